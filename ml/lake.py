@@ -1,0 +1,114 @@
+"""The lake: where partitions lie, and how one appears whole or not at all.
+
+`<root>/<stage>/<dataset>/<day>/` holds a partition; its `manifest.json` says what is in it. A partition is written
+aside (`.staging/`), and renamed into place when all of it is there. Nothing here knows what a partition holds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from upath import UPath
+
+MANIFEST = "manifest.json"
+
+
+class MissingPartition(FileNotFoundError):
+    """A partition that is needed has not been written."""
+
+
+@dataclass(frozen=True)
+class Lake:
+    """One root, local or any fsspec URL.
+
+    >>> lake = Lake.at("/tmp/example-lake")
+    >>> with lake.write("raw_logs", "criteo", "2014-01-01") as staging:
+    ...     _ = (staging / "rows.txt").write_text("one row")
+    ...     lake.describe(staging, {"rows": 1})
+    >>> lake.manifest("raw_logs", "criteo", "2014-01-01")["rows"]
+    1
+    """
+
+    root: UPath
+
+    @classmethod
+    def at(cls, root: str | os.PathLike[str]) -> Lake:
+        path = UPath(root)
+        return cls(path.absolute() if path.protocol in ("", "file") else path)
+
+    def partition(self, stage: str, dataset: str, day: str) -> UPath:
+        """Where a partition lies, whether or not it is there."""
+        return self.root / stage / dataset / day
+
+    def has(self, stage: str, dataset: str, day: str) -> bool:
+        return (self.partition(stage, dataset, day) / MANIFEST).exists()
+
+    def need(self, stage: str, dataset: str, day: str) -> UPath:
+        """Where a partition lies. Raises `MissingPartition`, with the way out, where it is not there."""
+        if not self.has(stage, dataset, day):
+            raise MissingPartition(
+                f"{dataset}/{stage} of {day} is not in the lake at {self.root}; materialise it first: "
+                f"dagster asset materialize -m orchestration.definitions --select {dataset}/{stage} --partition {day}"
+            )
+        return self.partition(stage, dataset, day)
+
+    def manifest(self, stage: str, dataset: str, day: str) -> dict[str, Any]:
+        return json.loads((self.need(stage, dataset, day) / MANIFEST).read_text())
+
+    def days(self, stage: str, dataset: str) -> list[str]:
+        """Days of a stage that are there, in order."""
+        folder = self.root / stage / dataset
+        if not folder.exists():
+            return []
+        return sorted(p.name for p in folder.iterdir() if not p.name.startswith(".") and (p / MANIFEST).exists())
+
+    @staticmethod
+    def describe(staging: UPath, manifest: dict[str, Any]) -> None:
+        """Write a partition's manifest; the last thing before its `write` ends."""
+        (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+
+    @contextmanager
+    def write(self, stage: str, dataset: str, day: str) -> Iterator[UPath]:
+        """A folder to write a partition into; it replaces the one in the lake when the block ends without an error.
+
+        What a killed writer left aside is removed first. Raises `ValueError` where the block wrote no manifest.
+        """
+        final = self.partition(stage, dataset, day)
+        staging = final.parent / ".staging" / day
+        replaced = final.parent / ".staging" / f"{day}.replaced"
+        for left in (staging, replaced):
+            _remove(left)
+        staging.mkdir(parents=True)
+        try:
+            yield staging
+            if not (staging / MANIFEST).exists():
+                raise ValueError(f"{staging}: a partition without {MANIFEST} can not be committed")
+        except BaseException:
+            _remove(staging)
+            raise
+        _fsync(staging)
+        if final.exists():
+            final.rename(replaced)
+        staging.rename(final)
+        _remove(replaced)
+
+
+def _remove(path: UPath) -> None:
+    if path.exists():
+        path.fs.rm(path.path, recursive=True)
+
+
+def _fsync(folder: UPath) -> None:
+    """On a local disk, see that the bytes are there before the rename says so."""
+    if folder.protocol not in ("", "file"):
+        return
+    for path in Path(folder.path).rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())

@@ -1,0 +1,65 @@
+"""The Spark session: one per process, local unless `EVERGREEN_SPARK_MASTER` names a cluster."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+JAVA = 17
+
+
+class JavaMissing(RuntimeError):
+    """Spark's Java is not on this machine."""
+
+
+def check_java() -> None:
+    """Raise `JavaMissing`, with the command that mends it, where Java 17 is not to be found."""
+    home = os.environ.get("JAVA_HOME")
+    java = os.path.join(home, "bin", "java") if home else "java"  # noqa: PTH118
+    way_out = (
+        f"Spark needs Java {JAVA}. Install it with `apt-get install openjdk-{JAVA}-jre-headless` (Debian, Ubuntu) or "
+        f"`brew install openjdk@{JAVA}` (macOS), and let JAVA_HOME or PATH lead to it."
+    )
+    try:
+        banner = subprocess.run([java, "-version"], capture_output=True, text=True, check=True).stderr
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise JavaMissing(f"no Java found ({java}): {way_out}") from error
+    version = banner.split('"')[1] if '"' in banner else banner.strip()
+    if version.split(".")[0] != str(JAVA):
+        raise JavaMissing(f"found Java {version} ({java}): {way_out}")
+
+
+def start_session(master: str | None = None, app: str = "evergreen") -> SparkSession:
+    """The process's session, started on first call (5 to 20 s). Raises `JavaMissing`.
+
+    Workers run this Python; times are UTC; everything binds to loopback when the master is local.
+    """
+    from pyspark.sql import SparkSession
+
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        return active
+    master = master or os.environ.get("EVERGREEN_SPARK_MASTER") or f"local[{os.cpu_count() or 2}]"
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    builder = (
+        SparkSession.builder.master(master)
+        .appName(app)
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.sql.session.timeZone", "UTC")
+        .config("spark.sql.shuffle.partitions", str(2 * (os.cpu_count() or 2)))
+        .config("spark.sql.execution.arrow.pyspark.enabled", "true")
+        .config("spark.driver.memory", os.environ.get("EVERGREEN_SPARK_MEMORY", "2g"))
+        .config("spark.log.level", "ERROR")
+    )
+    if master.startswith("local"):
+        check_java()
+        builder = builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.host", "127.0.0.1")
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    return session
