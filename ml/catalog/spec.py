@@ -41,17 +41,19 @@ class Source(Strict):
 
     files: str = Field(description="Glob below the dataset's landing folder. May hold strftime codes (%Y-%m-%d): "
                                    "then a file's day is known from its path.")  # fmt: skip
-    members: str = Field("*", description="Glob of member names, for zip archives.")
+    members: str = Field(default="*", description="Glob of member names, for zip archives.")
     format: Literal["csv", "tsv", "jsonl", "parquet"]
-    header: bool = Field(False, description="Whether each file (and zip member) begins with a header line.")
+    header: bool = Field(default=False, description="Whether each file (and zip member) begins with a header line.")
     columns: dict[str, ColumnType] = Field(min_length=1, description="Names in file order, with types. `I{1..13}: int` "
                                                                      "stands for thirteen columns.")  # fmt: skip
-    rename: dict[str, str] = Field({}, description="Name in the file's header (or JSON key) -> name in `columns`.")
-    separator: str | None = Field(None, min_length=1, max_length=1, description="Overrides the format's own.")
-    quoted: bool = Field(False, description="Whether CSV fields may be quoted with double quotes.")
+    rename: dict[str, str] = Field(default={}, description="Name in the file's header (or JSON key) -> name in `columns`.")
+    separator: str | None = Field(default=None, min_length=1, max_length=1, description="Overrides the format's own.")
+    quoted: bool = Field(default=False, description="Whether CSV fields may be quoted with double quotes.")
     null_tokens: tuple[str, ...] = ("",)
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
-    spill_days: int = Field(0, ge=0, le=7, description="With a dated path: how many days a row may lie from its file's day.")
+    spill_days: int = Field(
+        default=0, ge=0, le=7, description="With a dated path: how many days a row may lie from its file's day."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -85,8 +87,8 @@ class Time(Strict):
 
     column: str | None = None
     unit: Literal["s", "ms", "us", "ns", "iso8601"] = "s"
-    timezone: Annotated[str, AfterValidator(_is_zone)] = Field("UTC", description="A day is a day in this zone.")
-    by_position: bool = Field(False, description="No clock in the log: the partition range's days are equal parts of "
+    timezone: Annotated[str, AfterValidator(_is_zone)] = Field(default="UTC", description="A day is a day in this zone.")
+    by_position: bool = Field(default=False, description="No clock in the log: the partition range's days are equal parts of "
                                                  "it, in file order, and event times are spread evenly over each.")  # fmt: skip
 
     @model_validator(mode="after")
@@ -99,9 +101,9 @@ class Time(Strict):
 class Negatives(Strict):
     """Seeded sampling of items that the user was (probably) shown or could have been shown, and did not take."""
 
-    per_positive: int = Field(4, ge=1, le=1000)
-    window_hours: float = Field(6.0, gt=0, description="Candidates are items with an event in the hours before.")
-    distribution: Literal["uniform", "popularity"] = Field("uniform", description="Over the window's distinct items, "
+    per_positive: int = Field(default=4, ge=1, le=1000)
+    window_hours: float = Field(default=6.0, gt=0, description="Candidates are items with an event in the hours before.")
+    distribution: Literal["uniform", "popularity"] = Field(default="uniform", description="Over the window's distinct items, "
                                                                                   "or over its events.")  # fmt: skip
     seed: int = 0
 
@@ -110,8 +112,10 @@ class Label(Strict):
     """What is to be predicted: a 0/1 column, a column at or above a threshold, or every row a positive."""
 
     column: str | None = None
-    at_least: float | None = Field(None, description="Positive where the column is at or above this; missing is refused.")
-    negatives: Negatives | None = Field(None, description="Every row is a positive; negatives are sampled.")
+    at_least: float | None = Field(
+        default=None, description="Positive where the column is at or above this; missing is refused."
+    )
+    negatives: Negatives | None = Field(default=None, description="Every row is a positive; negatives are sampled.")
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -126,11 +130,11 @@ class DenseColumn(Strict):
     """One float32 feature. Order of work: fill, clip, log1p, scale."""
 
     name: str
-    column: str = Field("", description="Column of the log or of a joined table; the feature's own name by default.")
-    fill: float = Field(0.0, allow_inf_nan=False, description="In place of a missing value.")
+    column: str = Field(default="", description="Column of the log or of a joined table; the feature's own name by default.")
+    fill: float = Field(default=0.0, allow_inf_nan=False, description="In place of a missing value.")
     clip: tuple[float | None, float | None] | None = None
-    log1p: bool = Field(False, description="log(1 + max(x, 0)).")
-    scale: float = Field(1.0, allow_inf_nan=False)
+    log1p: bool = Field(default=False, description="log(1 + max(x, 0)).")
+    scale: float = Field(default=1.0, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -147,8 +151,8 @@ class DenseColumn(Strict):
 class VocabularySpec(Strict):
     """Ids by a frequency-limited dictionary instead of by hash; built from earlier days, never renumbered."""
 
-    min_count: int = Field(1, ge=1, description="Occurrences, over all earlier days, before a value gets an id.")
-    max_size: int | None = Field(None, ge=1, description="No value gets an id beyond this many.")
+    min_count: int = Field(default=1, ge=1, description="Occurrences, over all earlier days, before a value gets an id.")
+    max_size: int | None = Field(default=None, ge=1, description="No value gets an id beyond this many.")
 
 
 class SparseColumn(Strict):
@@ -156,14 +160,16 @@ class SparseColumn(Strict):
 
     name: str
     column: str | None = None
-    split: str | None = Field(None, min_length=1, description="Many ids: the value's parts between this separator.")
-    max_values: int = Field(64, ge=1, description="With split: parts beyond this many are left out.")
-    bucketise: tuple[float, ...] | None = Field(None, description="Ascending edges; id by the bucket a number falls in.")
+    split: str | None = Field(default=None, min_length=1, description="Many ids: the value's parts between this separator.")
+    max_values: int = Field(default=64, ge=1, description="With split: parts beyond this many are left out.")
+    bucketise: tuple[float, ...] | None = Field(
+        default=None, description="Ascending edges; id by the bucket a number falls in."
+    )
     cross: tuple[str, ...] | None = Field(
         None, min_length=2, max_length=4, description="Columns whose values together are one."
     )
-    hour_of_day: bool = Field(False, description="The event's hour, 0 to 23, in the log's time zone.")
-    vocabulary: VocabularySpec | None = Field(None, description="Absent: the id is a 64-bit hash of (feature, value).")
+    hour_of_day: bool = Field(default=False, description="The event's hour, 0 to 23, in the log's time zone.")
+    vocabulary: VocabularySpec | None = Field(default=None, description="Absent: the id is a 64-bit hash of (feature, value).")
 
     @model_validator(mode="before")
     @classmethod
@@ -212,8 +218,8 @@ class Splits(Strict):
     """Shares of each day; the rest is train."""
 
     by: Literal["time", "hash"] = "time"
-    validation: float = Field(0.05, ge=0, lt=1)
-    test: float = Field(0.05, ge=0, lt=1)
+    validation: float = Field(default=0.05, ge=0, lt=1)
+    test: float = Field(default=0.05, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -252,13 +258,13 @@ class Expectations(Strict):
     """What a day should look like; defaults suit most logs, and a user's YAML overrides any of them."""
 
     quarantine_rate: Band = Band(max=0.01)
-    volume: Band = Field(Band(min=0.2, max=5.0, severity="warning"), description="Rows over the median of recent days.")
+    volume: Band = Field(default=Band(min=0.2, max=5.0, severity="warning"), description="Rows over the median of recent days.")
     label_rate: Band = Band(min=0.0001, max=0.9999)
-    drift: Band = Field(Band(max=0.25, severity="warning"), description="Population stability index of each sparse "
+    drift: Band = Field(default=Band(max=0.25, severity="warning"), description="Population stability index of each sparse "
                                                                       "feature against the previous days.")  # fmt: skip
-    recent_days: int = Field(7, ge=1, description="How many previous days volume and drift compare with.")
-    unique: tuple[str, ...] = Field((), description="Columns that together identify a row (event_time may be named).")
-    duplicates: Band = Field(Band(max=0.0), description="Share of rows whose unique columns repeat another row's.")
+    recent_days: int = Field(default=7, ge=1, description="How many previous days volume and drift compare with.")
+    unique: tuple[str, ...] = Field(default=(), description="Columns that together identify a row (event_time may be named).")
+    duplicates: Band = Field(default=Band(max=0.0), description="Share of rows whose unique columns repeat another row's.")
     columns: dict[str, ColumnExpectation] = {}
 
     @model_validator(mode="before")
@@ -284,10 +290,10 @@ class Simulation(Strict):
     """A generator writes the landing files of this dataset (`ml.logs.synthetic`): simulated, and said so."""
 
     seed: int = 0
-    impressions_per_day: int = Field(200_000, ge=1)
-    users: int = Field(50_000, ge=1)
-    items: int = Field(5_000, ge=1, description="Alive on any one day.")
-    malformed_rate: float = Field(0.0005, ge=0, le=0.5)
+    impressions_per_day: int = Field(default=200_000, ge=1)
+    users: int = Field(default=50_000, ge=1)
+    items: int = Field(default=5_000, ge=1, description="Alive on any one day.")
+    malformed_rate: float = Field(default=0.0005, ge=0, le=0.5)
 
 
 class RecipeChoice(Strict):
@@ -311,13 +317,13 @@ class DatasetSpec(Strict):
     dense: tuple[DenseColumn, ...] = ()
     sparse: tuple[SparseColumn, ...] = Field(min_length=1)
     join: tuple[SideTable, ...] = ()
-    slices: tuple[str, ...] = Field((), description="Columns whose commonest values the report looks at one by one.")
+    slices: tuple[str, ...] = Field(default=(), description="Columns whose commonest values the report looks at one by one.")
     splits: Splits = Splits()
     expectations: Expectations = Expectations()
-    oracle: str | None = Field(None, description="Column with the true click probability, where the log is simulated.")
+    oracle: str | None = Field(default=None, description="Column with the true click probability, where the log is simulated.")
     simulation: Simulation | None = None
     recipe: RecipeChoice = RecipeChoice()
-    demo_days: int = Field(4, ge=2, description="How many days `make demo` runs.")
+    demo_days: int = Field(default=4, ge=2, description="How many days `make demo` runs.")
 
     @model_validator(mode="before")
     @classmethod
