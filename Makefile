@@ -1,0 +1,53 @@
+# Evergreen. `make demo` and `make test` set up everything themselves, and so does every other target.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+DATASET ?= synthetic
+LOGS ?=
+
+export EVERGREEN_HOME ?= $(CURDIR)/.evergreen
+export DAGSTER_HOME ?= $(CURDIR)
+# Where two processes share two cores, OpenMP's spinning threads make both several times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+RUN := .venv/bin/python
+READY := .venv/.ready
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help need demo test ui bench check clean
+
+help: ## What there is to make
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 20
+
+need:
+	@bash scripts/need.sh $(PYTHON)
+
+demo: $(READY) ## Run the main job and print its figures (DATASET=criteo LOGS=<folder> for real logs)
+	@$(RUN) -m orchestration.demo $(DATASET) $(if $(LOGS),--logs "$(LOGS)")
+
+test: $(READY) ## Pass the tests
+	@$(RUN) -m pytest
+
+ui: $(READY) ## Open the Dagster UI on http://127.0.0.1:3000
+	@mkdir -p "$(EVERGREEN_HOME)"
+	@.venv/bin/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
+
+bench: $(READY) ## Measure every speed claim: a table, and bench.json under the Evergreen home
+	@$(RUN) -m benchmarks
+
+check: $(READY) ## Linter, formatter, type checker
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/pyright
+
+clean: ## Remove what Evergreen wrote; the environment stays
+	rm -rf "$(EVERGREEN_HOME)"
+
+# torch first and with its own dependencies (the CUDA build needs its nvidia packages); then the pins, unresolved, so
+# that nothing pulls the CUDA build of FBGEMM in.
+$(READY): requirements.lock pyproject.toml | need
+	@echo "Setting up .venv, once; this takes a few minutes ..."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) torch==2.13.0
+	@$(PIP) --no-deps -r requirements.lock
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,56 @@
+"""The day's examples as features: dense float32 and sparse 64-bit ids, by the transforms that the catalog declares."""
+
+from math import ceil
+
+import dagster as dg
+
+from assets.days import each_day
+from assets.partitions import days_before
+from assets.policy import SPARK_POOL, daily_asset, key
+from assets.resources import LakeResource, LandingResource, SparkResource
+from ml.catalog.spec import DatasetSpec
+
+STAGE = "cleaned_features"
+
+
+def build(spec: DatasetSpec) -> dg.AssetsDefinition:
+    @daily_asset(
+        spec,
+        kinds={"parquet", "spark"},
+        deps=_deps(spec),
+        pool=SPARK_POOL,
+        description="Examples as dense and sparse features, in time order; vocabularies and negatives from the past alone.",
+    )
+    def cleaned_features(
+        context: dg.AssetExecutionContext, lake: LakeResource, landing: LandingResource, spark: SparkResource
+    ) -> dg.MaterializeResult:
+        from ml.features.clean import clean_day
+        from ml.features.schema import arrow_schema
+
+        columns = [dg.TableColumn(field.name, str(field.type)) for field in arrow_schema(spec)]
+
+        def work(day: str) -> dict[str, dg.MetadataValue | int | float | dg.TableSchema]:
+            done = clean_day(spec, day, lake.open(), landing.folder(spec.name), spark.runner(), spark.session())
+            return {
+                "dagster/row_count": done.rows,
+                "dagster/column_schema": dg.TableSchema(columns),
+                "positives": done.positives,
+                "sampled_negatives": done.negatives,
+                "joins": dg.MetadataValue.json(dict(done.joins)),
+                "vocabulary_sizes": dg.MetadataValue.json(dict(done.vocabulary_sizes)),
+                "path": dg.MetadataValue.path(str(lake.open().partition(STAGE, spec.name, day))),
+                "seconds": done.seconds,
+            }
+
+        return each_day(context, work)
+
+    return cleaned_features
+
+
+def _deps(spec: DatasetSpec) -> list[dg.AssetDep]:
+    negatives = spec.label.negatives
+    look_back = ceil(negatives.window_hours / 24) if negatives else 0
+    deps = [dg.AssetDep(key(spec, "raw_logs"), partition_mapping=days_before(look_back, 0))]
+    if any(sparse.vocabulary for sparse in spec.sparse):
+        deps.append(dg.AssetDep(key(spec, STAGE), partition_mapping=days_before(1, 1)))
+    return deps

@@ -1,0 +1,53 @@
+"""Running an asset's work day by day, and telling Dagster what came of each. A range run and single runs do the same.
+
+Also the one place that decides what is worth a retry: a passing fault of the machine or the network is, bad data is not.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import dagster as dg
+
+log = logging.getLogger("evergreen")
+
+RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether trying again may help: the network, a busy disk or database; never what the data or the user got wrong."""
+    if isinstance(error, FileNotFoundError | PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
+        return False
+    names = {cls.__name__ for cls in type(error).__mro__}
+    return isinstance(error, OSError) or bool(names & {"Py4JNetworkError", "OperationalError"})
+
+
+def each_day(
+    context: dg.AssetExecutionContext, work: Callable[[str], Mapping[str, Any]], summary: str = "rows"
+) -> dg.MaterializeResult:
+    """Do `work` for every partition of the run, in order; its result is the day's metadata.
+
+    A run over a range stores one materialisation for all of its days, so each day's figures are also logged as an
+    observation of that day. Raises `dg.Failure` that allows no retry, unless the fault is transient.
+    """
+    metadata: Mapping[str, Any] = {}
+    for day in context.partition_keys:
+        try:
+            metadata = work(day)
+        except Exception as error:
+            if is_transient(error):
+                raise
+            raise dg.Failure(f"{context.asset_key.to_user_string()} of {day}: {error}", allow_retries=False) from error
+        log.info("%s  %-24s %s", day, context.asset_key.path[-1], _brief(metadata, summary))
+        if len(context.partition_keys) > 1:
+            context.log_event(dg.AssetObservation(context.asset_key, partition=day, metadata=dict(metadata)))
+    return dg.MaterializeResult(metadata=dict(metadata))
+
+
+def _brief(metadata: Mapping[str, Any], key: str) -> str:
+    parts = []
+    if (value := metadata.get(key, metadata.get("dagster/row_count"))) is not None:
+        parts.append(f"{value:,} {key}" if isinstance(value, int) else f"{key} {value:.4f}")
+    if isinstance(seconds := metadata.get("seconds"), float):
+        parts.append(f"{seconds:.1f} s")
+    return ", ".join(parts)

@@ -1,0 +1,28 @@
+"""The graph of one dataset: its five daily assets and their checks. A catalog of datasets is as many such graphs."""
+
+from collections.abc import Iterable
+
+import dagster as dg
+
+from assets import cleaned_features, evaluation_reports, mds_datasets, raw_logs, tuned_models
+from assets.checks import build_checks
+from assets.freshness import build_freshness_check
+from assets.partitions import daily
+from assets.policy import key
+from ml.catalog.spec import DatasetSpec
+
+STAGES = (raw_logs, cleaned_features, mds_datasets, tuned_models, evaluation_reports)
+CHECKED = (raw_logs.STAGE, cleaned_features.STAGE, mds_datasets.STAGE)
+
+
+def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
+    """Assets and checks of one dataset, under its name."""
+    checks = [build_checks(spec, stage, key(spec, stage), daily(spec)) for stage in CHECKED]
+    return dg.Definitions(
+        assets=[stage.build(spec) for stage in STAGES],
+        asset_checks=[*checks, build_freshness_check(spec)],
+    )
+
+
+def catalog_graph(specs: Iterable[DatasetSpec]) -> dg.Definitions:
+    return dg.Definitions.merge(*(dataset_graph(spec) for spec in specs))

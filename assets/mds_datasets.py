@@ -1,0 +1,37 @@
+"""The day's features as training data: MDS blocks of rows, split into train, validation and test."""
+
+import dagster as dg
+
+from assets.days import each_day
+from assets.policy import SPARK_POOL, daily_asset, key
+from assets.resources import LakeResource, SparkResource
+from ml.catalog.spec import DatasetSpec
+
+STAGE = "mds_datasets"
+
+
+def build(spec: DatasetSpec) -> dg.AssetsDefinition:
+    @daily_asset(
+        spec,
+        kinds={"spark", "mds"},
+        deps=[key(spec, "cleaned_features")],
+        pool=SPARK_POOL,
+        description="Blocks of feature rows in the MDS format, permuted within windows of time; train, validation, test.",
+    )
+    def mds_datasets(context: dg.AssetExecutionContext, lake: LakeResource, spark: SparkResource) -> dg.MaterializeResult:
+        from ml.datasets.write import write_day
+
+        def work(day: str) -> dict[str, dg.MetadataValue | int | float]:
+            done = write_day(spec, day, lake.open(), spark.runner())
+            return {
+                "dagster/row_count": sum(done.rows.values()),
+                "splits": dg.MetadataValue.json(dict(done.rows)),
+                "blocks": sum(done.blocks.values()),
+                "bytes": done.bytes,
+                "path": dg.MetadataValue.path(str(lake.open().partition(STAGE, spec.name, day))),
+                "seconds": done.seconds,
+            }
+
+        return each_day(context, work)
+
+    return mds_datasets

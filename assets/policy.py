@@ -1,0 +1,38 @@
+"""What every daily asset has in common: key, group, owner, partitions, backfill, retries. Said once, here."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import dagster as dg
+
+from assets.days import RETRY
+from assets.partitions import daily
+from ml.catalog.spec import DatasetSpec
+
+OWNERS = ["team:evergreen"]
+SPARK_POOL = "spark"  # dagster.yaml lets one Spark-heavy step run at a time
+TRAINING_POOL = "training"
+
+
+def key(spec: DatasetSpec, stage: str) -> dg.AssetKey:
+    return dg.AssetKey([spec.name, stage])
+
+
+def daily_asset(
+    spec: DatasetSpec, *, kinds: set[str], deps: Sequence[Any] = (), pool: str | None = None, description: str
+) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
+    """Decorator of one stage of one dataset; the function's name is the stage."""
+    simulated = " The log is simulated." if spec.simulation else ""
+    return dg.asset(
+        key_prefix=spec.name,
+        group_name=spec.name,
+        partitions_def=daily(spec),
+        deps=deps,
+        owners=OWNERS,
+        kinds=kinds,
+        tags={"dataset": spec.name} | ({"simulated": "true"} if spec.simulation else {}),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        retry_policy=RETRY,
+        pool=pool,
+        description=description + simulated,
+    )

@@ -1,0 +1,26 @@
+"""Which days are done, as the lake says: by partition key and manifest, never by newest file. Nothing runs from here."""
+
+from assets import cleaned_features, evaluation_reports, mds_datasets, raw_logs, tuned_models
+from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake
+
+# Asset -> stage of the lake that holds its partitions.
+LAKE_STAGES = {
+    raw_logs.STAGE: "raw_logs",
+    cleaned_features.STAGE: "cleaned_features",
+    mds_datasets.STAGE: "mds_datasets",
+    tuned_models.STAGE: "tuned_models",
+    evaluation_reports.STAGE: "reports",
+}
+
+
+def is_done(lake: Lake, spec: DatasetSpec, day: str, logs: str) -> bool:
+    """Whether every stage of the day lies in the lake, written under the catalog entry and the log files of now."""
+    from ml.logs.ingest import is_current
+
+    for stage in LAKE_STAGES.values():
+        if not lake.has(stage, spec.name, day):
+            return False
+        if lake.manifest(stage, spec.name, day).get("fingerprint") != spec.fingerprint:
+            return False
+    return is_current(spec, day, logs, lake)

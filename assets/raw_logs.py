@@ -1,0 +1,45 @@
+"""The day's log lines as they came, typed and in time order; what could not be read lies beside them in quarantine."""
+
+import dagster as dg
+
+from assets.days import each_day
+from assets.policy import SPARK_POOL, daily_asset
+from assets.resources import LakeResource, LandingResource, SparkResource
+from ml.catalog.spec import DatasetSpec
+
+STAGE = "raw_logs"
+
+
+def build(spec: DatasetSpec) -> dg.AssetsDefinition:
+    @daily_asset(
+        spec,
+        kinds={"parquet", "spark"},
+        pool=SPARK_POOL,
+        description=f"{spec.description} The day's rows as Parquet, in time order; malformed lines in quarantine.",
+    )
+    def raw_logs(
+        context: dg.AssetExecutionContext, lake: LakeResource, landing: LandingResource, spark: SparkResource
+    ) -> dg.MaterializeResult:
+        from ml.logs.ingest import ingest_day
+
+        folder = landing.folder(spec.name)
+
+        def work(day: str) -> dict[str, dg.MetadataValue | int | float]:
+            if spec.simulation:
+                from ml.logs.synthetic import write_day
+
+                write_day(spec, day, folder)
+            done = ingest_day(spec, day, folder, lake.open(), spark.runner())
+            reasons = "\n".join(f"| {reason} | {count:,} |" for reason, count in sorted(done.reasons.items()))
+            return {
+                "dagster/row_count": done.rows,
+                "quarantined": done.quarantined,
+                "reasons": dg.MetadataValue.md(f"| reason | lines |\n|---|---|\n{reasons or '| none | 0 |'}"),
+                "files": done.files,
+                "path": dg.MetadataValue.path(str(lake.open().partition(STAGE, spec.name, day))),
+                "seconds": done.seconds,
+            }
+
+        return each_day(context, work)
+
+    return raw_logs

@@ -1,0 +1,60 @@
+"""Resources that asset signatures name. What they are bound to is a deployment's affair (`orchestration/deployments.py`)."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import Field
+
+from ml.lake import Lake
+from ml.parallel import LocalRunner, Runner, SparkRunner
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+class LakeResource(dg.ConfigurableResource):
+    """The lake that partitions are read from and written to."""
+
+    root: str = Field(description="A folder, or any fsspec URL.")
+
+    def open(self) -> Lake:
+        return Lake.at(self.root)
+
+
+class LandingResource(dg.ConfigurableResource):
+    """Where raw logs arrive: one folder per dataset."""
+
+    root: str = Field(description="A folder, or any fsspec URL.")
+
+    def folder(self, dataset: str) -> str:
+        return f"{self.root.rstrip('/')}/{dataset}"
+
+
+class SparkResource(dg.ConfigurableResource):
+    """Spark, started on first use; with `master: none` the same tasks run in this process instead."""
+
+    master: str = Field(
+        default="", description="Any Spark master; empty for a local session on every core; `none` for no Spark."
+    )
+
+    def session(self) -> "SparkSession | None":
+        from ml.spark import start_session
+
+        return None if self.master == "none" else start_session(self.master or None)
+
+    def runner(self) -> Runner:
+        session = self.session()
+        return SparkRunner(session) if session else LocalRunner()
+
+
+class MlflowResource(dg.ConfigurableResource):
+    """Where runs and models are logged."""
+
+    tracking_uri: str = Field(description="An MLflow server, or a SQLite URL.")
+    artifacts: str = Field(default="", description="Where artifacts of a SQLite store lie; a server knows its own.")
+
+    @classmethod
+    def embedded(cls, home: Path) -> "MlflowResource":
+        """A SQLite store and local artifacts below the Evergreen home."""
+        return cls(tracking_uri=f"sqlite:///{home}/mlflow.db", artifacts=str(home / "mlartifacts"))

@@ -1,0 +1,88 @@
+"""`make demo`: the first days of a dataset, from raw lines to reports, and a short table of what came of it."""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake
+from orchestration.deployments import home, lake_root, landing_root
+from orchestration.replay import DayFailed, quiet_console, replay, the_dataset
+
+log = logging.getLogger("evergreen")
+
+
+def link_logs(spec: DatasetSpec, logs: str | None) -> None:
+    """Let the dataset's landing folder be the folder given, and stay so for later commands and the UI."""
+    landing = Path(landing_root()) / spec.name
+    if logs is None:
+        if not landing.exists() and not spec.simulation:
+            raise click.ClickException(
+                f"{spec.name} needs its logs: make demo DATASET={spec.name} LOGS=<folder that holds {spec.source.files}>"
+            )
+        return
+    folder = Path(logs).expanduser().absolute()
+    if not folder.is_dir():
+        raise click.ClickException(f"LOGS: there is no folder {folder}")
+    landing.parent.mkdir(parents=True, exist_ok=True)
+    if landing.is_symlink():
+        landing.unlink()
+    elif landing.exists():
+        raise click.ClickException(f"{landing} is a folder of its own; move it away to use {folder} instead")
+    landing.symlink_to(folder)
+
+
+def figures_of(lake: Lake, spec: DatasetSpec, day: str) -> dict[str, Any]:
+    return json.loads((lake.need("reports", spec.name, day) / "figures.json").read_text())
+
+
+def table_of(spec: DatasetSpec, figures: dict[str, dict[str, Any]]) -> Table:
+    """A row a day: the model that had not seen the day, beside the baselines."""
+    table = Table(
+        title=f"{spec.name}: yesterday's model on a day it has not seen" + (" (simulated)" if spec.simulation else "")
+    )
+    for column in ("day", "rows", "AUC", "log loss", "NE", "calibration", "AUC of logistic regression", "best attainable AUC"):
+        table.add_column(column, justify="right")
+    for day, found in figures.items():
+        model, regression = found.get("model") or {}, (found.get("baselines") or {}).get("logistic_regression") or {}
+        oracle = found.get("oracle") or {}
+        cells = [model.get("auc"), model.get("log_loss"), model.get("normalised_entropy"), model.get("calibration")]
+        cells += [regression.get("auc"), oracle.get("auc")]
+        table.add_row(day, f"{found['rows']:,}", *("–" if cell is None else f"{cell:.4f}" for cell in cells))
+    return table
+
+
+@click.command()
+@click.argument("dataset", default="synthetic")
+@click.option("--logs", help="Folder of the dataset's raw logs.")
+@click.option("--days", type=click.IntRange(min=2), help="How many days; the catalog's demo_days by default.")
+def main(dataset: str, logs: str | None, days: int | None) -> None:
+    """Run the main job on the first days of DATASET, and print its figures and where the report lies."""
+    quiet_console()
+    spec = the_dataset(dataset)
+    os.environ.setdefault("DAGSTER_HOME", str(Path.cwd()))
+    os.environ.setdefault("EVERGREEN_HOME", str(home()))
+    home().mkdir(parents=True, exist_ok=True)
+    link_logs(spec, logs)
+    chosen = spec.days(last=spec.partitions.start.fromordinal(spec.partitions.start.toordinal() + 3650))
+    chosen = chosen[: days or spec.demo_days]
+    try:
+        ran = replay(spec, chosen)
+    except DayFailed as error:
+        raise click.ClickException(str(error)) from error
+    lake = Lake.at(lake_root())
+    console = Console()
+    console.print(table_of(spec, {day: figures_of(lake, spec, day) for day in chosen}))
+    console.print(f"{len(ran)} of {len(chosen)} days ran, {len(chosen) - len(ran)} were done.")
+    console.print("Report: ", lake.partition("reports", spec.name, chosen[-1]) / "report.html", sep="", soft_wrap=True)
+    console.print("Figures:", lake.partition("reports", spec.name, chosen[-1]) / "figures.json", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

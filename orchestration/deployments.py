@@ -1,0 +1,39 @@
+"""Where the assets run. A laptop needs nothing; a cluster is a few environment variables.
+
+| variable                 | default                        |                                            |
+|--------------------------|--------------------------------|--------------------------------------------|
+| EVERGREEN_HOME           | ./.evergreen                   | everything Evergreen writes                |
+| EVERGREEN_LAKE           | $EVERGREEN_HOME                | partitions; any fsspec URL                 |
+| EVERGREEN_LANDING        | $EVERGREEN_HOME/landing        | raw logs, a folder per dataset             |
+| EVERGREEN_SPARK_MASTER   | local, every core              | any Spark master; `none` for no Spark      |
+| MLFLOW_TRACKING_URI      | SQLite in $EVERGREEN_HOME      | an MLflow server                           |
+"""
+
+import os
+from pathlib import Path
+
+from assets.resources import LakeResource, LandingResource, MlflowResource, SparkResource
+
+
+def home() -> Path:
+    """The Evergreen home, absolute."""
+    return Path(os.environ.get("EVERGREEN_HOME") or ".evergreen").absolute()
+
+
+def lake_root() -> str:
+    return os.environ.get("EVERGREEN_LAKE") or str(home())
+
+
+def landing_root() -> str:
+    return os.environ.get("EVERGREEN_LANDING") or str(home() / "landing")
+
+
+def resources() -> dict[str, object]:
+    """The resources of this process's deployment, as the environment says."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    return {
+        "lake": LakeResource(root=lake_root()),
+        "landing": LandingResource(root=landing_root()),
+        "spark": SparkResource(master=os.environ.get("EVERGREEN_SPARK_MASTER") or ""),
+        "mlflow": MlflowResource(tracking_uri=uri) if uri else MlflowResource.embedded(home()),
+    }

@@ -1,0 +1,111 @@
+"""Days of a log, one run each, in one process: one JVM, one import of torch, history and checks in the UI as ever.
+
+    python -m orchestration.replay criteo --from 2014-01-01 --to 2014-01-07
+
+Days that are done are left alone, so a killed replay continues where it was.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from datetime import date, timedelta
+
+import click
+
+from ml.catalog.load import CatalogError, load_catalog
+from ml.catalog.spec import DatasetSpec
+
+log = logging.getLogger("evergreen")
+
+
+class DayFailed(RuntimeError):
+    """A day's run did not succeed; the days after it were not tried."""
+
+
+def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False) -> list[str]:
+    """Run the days in order and give back those that ran. Raises `DayFailed` at the first that fails."""
+    from assets.progress import is_done
+    from assets.resources import LakeResource, LandingResource
+    from orchestration.deployments import lake_root, landing_root
+
+    lake, logs = LakeResource(root=lake_root()).open(), LandingResource(root=landing_root()).folder(spec.name)
+    ran: list[str] = []
+    job = instance = None
+    for day in days:
+        if not redo and is_done(lake, spec, day, logs):
+            continue
+        if job is None:
+            import dagster as dg
+
+            from orchestration.definitions import build_defs
+            from orchestration.jobs import job_name
+
+            job = build_defs([spec]).resolve_job_def(job_name(spec))
+            instance = dg.DagsterInstance.get()
+        started = time.perf_counter()
+        result = job.execute_in_process(
+            partition_key=day,
+            instance=instance,
+            raise_on_error=False,
+            run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+        )
+        if not result.success:
+            raise DayFailed(f"{spec.name} of {day} failed in run {result.run_id}: {_why(result)}")
+        log.info("%s  done in %.1f s", day, time.perf_counter() - started)
+        ran.append(day)
+    return ran
+
+
+def _why(result) -> str:
+    """The first failure of a run, in a sentence."""
+    for event in result.all_events:
+        if event.is_step_failure:
+            return (
+                f"{event.step_key}: {event.step_failure_data.user_failure_data.description}"
+                if (event.step_failure_data.user_failure_data)
+                else f"{event.step_key}: {event.step_failure_data.error_display_string}"
+            )
+    return "see the run in the Dagster UI (make ui)"
+
+
+def quiet_console() -> None:
+    """Our own lines on the terminal, and warnings of others; the rest is in the Dagster UI."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    log.setLevel(logging.INFO)
+
+
+def the_dataset(name: str) -> DatasetSpec:
+    """A dataset by name. Raises `click.BadParameter` with the names there are, or with what is wrong in the catalog."""
+    try:
+        specs = load_catalog()
+    except CatalogError as error:
+        raise click.ClickException(str(error)) from error
+    if name not in specs:
+        raise click.BadParameter(f"no dataset {name!r} in the catalog; there are {', '.join(specs)}")
+    return specs[name]
+
+
+@click.command()
+@click.argument("dataset")
+@click.option("--from", "first", metavar="DAY", help="First day, YYYY-MM-DD; the log's first by default.")
+@click.option("--to", "last", metavar="DAY", help="Last day, included; the log's last, or yesterday for a live log.")
+@click.option("--redo", is_flag=True, help="Run days again that are done.")
+def main(dataset: str, first: str | None, last: str | None, redo: bool) -> None:
+    """Run the days of DATASET in order, in this process."""
+    quiet_console()
+    spec = the_dataset(dataset)
+    days = spec.days(last=date.today() - timedelta(days=1))
+    for given in filter(None, (first, last)):
+        if given not in days:
+            raise click.BadParameter(f"{given!r} is not a day of {dataset}; its days are {days[0]} to {days[-1]}")
+    chosen = [day for day in days if (first or days[0]) <= day <= (last or days[-1])]
+    try:
+        ran = replay(spec, chosen, redo=redo)
+    except DayFailed as error:
+        raise click.ClickException(str(error)) from error
+    log.info("%d of %d days ran, %d were done", len(ran), len(chosen), len(chosen) - len(ran))
+
+
+if __name__ == "__main__":
+    main()
