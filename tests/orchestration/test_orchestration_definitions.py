@@ -1,0 +1,67 @@
+"""The graph as a whole: what every asset must have, and a golden list against silent change."""
+
+import json
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from orchestration.definitions import defs
+
+GOLDEN = Path(__file__).with_name("golden_graph.json")
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dg.Definitions:
+    return defs()
+
+
+def graph_of(definitions: dg.Definitions) -> dict[str, object]:
+    repository = definitions.get_repository_def()
+    graph = repository.asset_graph
+    return {
+        "assets": {
+            key.to_user_string(): sorted(parent.to_user_string() for parent in graph.get(key).parent_keys)
+            for key in sorted(graph.materializable_asset_keys)
+        },
+        "checks": sorted(f"{check.asset_key.to_user_string()}:{check.name}" for check in graph.asset_check_keys),
+        "jobs": sorted(job.name for job in repository.get_all_jobs() if not job.name.startswith("__")),
+        "schedules": sorted(schedule.name for schedule in repository.schedule_defs),
+        "sensors": sorted(sensor.name for sensor in repository.sensor_defs),
+    }
+
+
+def test_definitions_are_loadable(loaded: dg.Definitions):
+    dg.Definitions.validate_loadable(loaded)
+
+
+def test_every_asset_has_owner_group_kinds_description_and_single_run_backfills(loaded: dg.Definitions):
+    graph = loaded.get_repository_def().asset_graph
+    for key in graph.materializable_asset_keys:
+        node = graph.get(key)
+        assert node.owners and node.kinds and node.description and node.group_name == key.path[0], key
+        assert node.backfill_policy == dg.BackfillPolicy.single_run(), key
+        assert node.partitions_def is not None, key
+
+
+def test_a_report_sees_only_models_of_earlier_days(loaded: dg.Definitions):
+    graph = loaded.get_repository_def().asset_graph
+    for report in (key for key in graph.materializable_asset_keys if key.path[-1] == "evaluation_reports"):
+        model = dg.AssetKey([report.path[0], "tuned_models"])
+        days = graph.get(report).partitions_def.get_partition_keys()
+        mapping = graph.get_partition_mapping(report, model)
+        upstream = mapping.get_upstream_mapped_partitions_result_for_partitions(
+            graph.get(report).partitions_def.subset_with_partition_keys([days[3]]),
+            graph.get(report).partitions_def,
+            graph.get(model).partitions_def,
+        )
+        assert list(upstream.partitions_subset.get_partition_keys()) == [days[2]]
+
+
+def test_graph_is_the_golden_one(loaded: dg.Definitions):
+    """A change of the graph is a change of this file: python -m tests.orchestration.test_orchestration_definitions"""
+    assert graph_of(loaded) == json.loads(GOLDEN.read_text())
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps(graph_of(defs()), indent=1) + "\n")
