@@ -40,7 +40,7 @@ class Lake:
     @classmethod
     def at(cls, root: str | os.PathLike[str]) -> Lake:
         path = UPath(root)
-        return cls(path.absolute() if path.protocol in ("", "file") else path)
+        return cls(path.absolute() if _is_local(path) else path)
 
     def partition(self, stage: str, dataset: str, day: str) -> UPath:
         """Where a partition lies, whether or not it is there."""
@@ -92,11 +92,29 @@ class Lake:
         except BaseException:
             _remove(staging)
             raise
+        _commit(staging, final, replaced)
+
+
+def _commit(staging: UPath, final: UPath, replaced: UPath) -> None:
+    """Put a finished partition in place of the one that is there."""
+    if _is_local(final):
         _fsync(staging)
         if final.exists():
-            final.rename(replaced)
-        staging.rename(final)
+            Path(final.path).rename(replaced.path)
+        Path(staging.path).rename(final.path)
         _remove(replaced)
+        return
+    # An object store has no rename: a partition counts from its manifest on, so that goes first and comes last.
+    fs = final.fs
+    if final.exists():
+        (final / MANIFEST).unlink(missing_ok=True)
+        _remove(final)
+    files = sorted(fs.find(staging.path), key=lambda path: path == (staging / MANIFEST).path)
+    for file in files:
+        target = file.replace(staging.path.rstrip("/"), final.path.rstrip("/"), 1)
+        fs.makedirs(target.rpartition("/")[0], exist_ok=True)
+        fs.copy(file, target)
+    _remove(staging)
 
 
 def _remove(path: UPath) -> None:
@@ -104,10 +122,12 @@ def _remove(path: UPath) -> None:
         path.fs.rm(path.path, recursive=True)
 
 
+def _is_local(path: UPath) -> bool:
+    return path.protocol in ("", "file")
+
+
 def _fsync(folder: UPath) -> None:
-    """On a local disk, see that the bytes are there before the rename says so."""
-    if folder.protocol not in ("", "file"):
-        return
+    """See that the bytes are on the disk before the rename says so."""
     for path in Path(folder.path).rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

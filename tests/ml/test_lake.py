@@ -1,0 +1,82 @@
+"""A partition appears whole or not at all, whatever happens to its writer."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from upath import UPath
+
+from ml.lake import Lake, MissingPartition
+
+DAY = ("raw_logs", "shop", "2025-03-01")
+
+
+def write(lake: Lake, text: str) -> None:
+    with lake.write(*DAY) as staging:
+        (staging / "rows.txt").write_text(text)
+        lake.describe(staging, {"rows": len(text)})
+
+
+def test_a_partition_is_there_after_its_block_and_not_before(lake: Lake):
+    with lake.write(*DAY) as staging:
+        (staging / "rows.txt").write_text("a")
+        lake.describe(staging, {"rows": 1})
+        assert not lake.has(*DAY)
+    assert lake.has(*DAY)
+    assert lake.manifest(*DAY) == {"rows": 1}
+    assert lake.days(*DAY[:2]) == [DAY[2]]
+
+
+def test_a_failed_writer_leaves_the_partition_that_was_there(lake: Lake):
+    write(lake, "old")
+    with pytest.raises(RuntimeError, match="boom"), lake.write(*DAY) as staging:
+        (staging / "rows.txt").write_text("half")
+        raise RuntimeError("boom")
+    assert (lake.need(*DAY) / "rows.txt").read_text() == "old"
+    write(lake, "new")
+    assert (lake.need(*DAY) / "rows.txt").read_text() == "new"
+    assert [p.name for p in (lake.root / DAY[0] / DAY[1] / ".staging").iterdir()] == []
+
+
+def test_a_partition_without_a_manifest_is_refused(lake: Lake):
+    with pytest.raises(ValueError, match="manifest"), lake.write(*DAY) as staging:
+        (staging / "rows.txt").write_text("a")
+    assert not lake.has(*DAY)
+
+
+def test_a_missing_partition_says_which_and_how_to_make_it(lake: Lake):
+    with pytest.raises(MissingPartition, match=r"shop/raw_logs of 2025-03-01 .* --partition 2025-03-01"):
+        lake.need(*DAY)
+
+
+def test_any_filesystem_will_do():
+    lake = Lake.at(UPath("memory://evergreen-test-lake"))
+    write(lake, "abc")
+    write(lake, "abcd")
+    assert lake.manifest(*DAY) == {"rows": 4}
+    assert lake.days(*DAY[:2]) == [DAY[2]]
+
+
+WRITER = """
+import sys, time
+from ml.lake import Lake
+lake = Lake.at(sys.argv[1])
+with lake.write("raw_logs", "shop", "2025-03-01") as staging:
+    (staging / "rows.txt").write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_writer_leaves_nothing_that_is_seen_and_the_next_one_cleans_up(lake: Lake):
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(lake.root)], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout and writer.stdout.readline() == "writing\n"
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait()
+    assert not lake.has(*DAY) and lake.days(*DAY[:2]) == []
+    write(lake, "whole")
+    assert (lake.need(*DAY) / "rows.txt").read_text() == "whole"
+    assert sorted(p.name for p in Path(str(lake.partition(*DAY))).iterdir()) == ["manifest.json", "rows.txt"]
