@@ -1,0 +1,43 @@
+"""Damaging log lines on purpose, in the ways that real ones are damaged; `KINDS` names them. Finding them is the loaders' work.
+
+The kinds suit a comma-separated log whose first field is a time in milliseconds and whose fields are never quoted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+YEAR_MS = 365 * 86_400_000
+
+
+def _with_time(line: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    time, _, rest = line.partition(b",")
+    return change(time) + b"," + rest
+
+
+KINDS: dict[str, Callable[[bytes], bytes]] = {
+    "cut short": lambda line: line[: line.rfind(b",", 0, max(len(line) // 2, line.find(b",") + 1))],
+    "a field too many": lambda line: line + b",0.5",
+    "not a number": lambda line: _with_time(line, lambda time: time[:-3] + b"abc"),
+    "no time": lambda line: _with_time(line, lambda _: b""),
+    "another year": lambda line: _with_time(line, lambda time: str(int(time) - YEAR_MS).encode()),
+    "not UTF-8": lambda line: b",\xff\xfe".join(line.rsplit(b",", 1)),
+    "two lines run together": lambda line: line + line,
+}
+
+
+def damage_lines(text: bytes, rate: float, rng: np.random.Generator) -> tuple[bytes, NDArray[np.bool_]]:
+    """`text` with each of its N newline-ended lines damaged with probability `rate`, and which were: bool [N]."""
+    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
+    damaged = rng.random(len(ends)) < rate
+    kinds = tuple(KINDS.values())
+    pieces, done = [], 0
+    # A loop over the damaged few, not over the lines.
+    for row in np.flatnonzero(damaged).tolist():
+        start, end = (int(ends[row - 1]) + 1 if row else 0), int(ends[row])
+        pieces += [text[done:start], kinds[rng.integers(len(kinds))](text[start:end])]
+        done = end
+    return b"".join([*pieces, text[done:]]), damaged
