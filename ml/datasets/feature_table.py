@@ -1,0 +1,86 @@
+"""The feature table of a day as the writer of training data takes it in: checked, and window by window.
+
+What the table's columns are is `ml.features.schema`; who writes it is `ml.features`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from upath import UPath
+
+from ml.catalog.spec import DatasetSpec
+from ml.features.schema import EVENT_TIME, LABEL, SAMPLE_RATE, FeatureSchema, arrow_schema
+
+FEATURES = "cleaned_features"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of the table."""
+
+    path: UPath
+    rows: int
+
+
+def parts_of(spec: DatasetSpec, partition: UPath) -> tuple[Part, ...]:
+    """The files of a day's table, in order. Raises `ValueError` for one of another schema than the spec's."""
+    expected = arrow_schema(spec)
+    parts = []
+    for path in sorted((partition / "rows").glob("part-*.parquet"), key=lambda path: path.name):
+        with path.open("rb") as file:
+            parquet = pq.ParquetFile(file)
+            found = parquet.schema_arrow
+            written = (found.metadata or {}).get(b"evergreen.fingerprint", b"none").decode()
+            if written != spec.fingerprint or not found.equals(expected):
+                raise ValueError(
+                    f"{path}: not the feature table of {spec.name} as it is specified now (fingerprint {spec.fingerprint}, "
+                    f"the file has {written}; columns {found.names}, expected {expected.names}); rerun {FEATURES} of the day"
+                )
+            parts.append(Part(path, parquet.metadata.num_rows))
+    return tuple(parts)
+
+
+def windows_of(spec: DatasetSpec, parts: Sequence[Part], begin: int, end: int, size: int) -> Iterator[tuple[int, pa.Table]]:
+    """Rows [begin, end) of the day in windows of `size` rows, the last one maybe shorter, each with its first position.
+
+    Holds one row group and one window; reads no row group that it does not need, and only the columns of a batch.
+    """
+    kept, held = [], 0
+    for table in _groups(spec, parts, begin, end):
+        kept.append(table)
+        held += table.num_rows
+        while held >= size or (held and begin + held == end):
+            table = pa.concat_tables(kept)
+            window, rest = table.slice(0, size), table.slice(size)
+            yield begin, window
+            begin, held, kept = begin + window.num_rows, rest.num_rows, [rest]
+
+
+def _groups(spec: DatasetSpec, parts: Sequence[Part], begin: int, end: int) -> Iterator[pa.Table]:
+    schema = FeatureSchema.of(spec)
+    columns = [EVENT_TIME, LABEL, SAMPLE_RATE, *schema.dense, *schema.sparse]
+    start = 0  # position of the part's, then of the row group's first row
+    for part in parts:
+        if start + part.rows <= begin or start >= end:
+            start += part.rows
+            continue
+        with part.path.open("rb") as file:
+            parquet = pq.ParquetFile(file)
+            for group in range(parquet.num_row_groups):
+                rows = parquet.metadata.row_group(group).num_rows
+                low, high = max(begin - start, 0), min(end - start, rows)
+                if low < high:
+                    yield parquet.read_row_group(group, columns, use_threads=False).slice(low, high - low)
+                start += rows
+
+
+def late(spec: DatasetSpec, day: str, position: int) -> ValueError:
+    """The error for a row that happened before the one ahead of it."""
+    return ValueError(
+        f"{spec.name}/{FEATURES} of {day}: row {position} happened before the row ahead of it; the feature table must be in "
+        f"event-time order. Rerun {FEATURES} of the day"
+    )

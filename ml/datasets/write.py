@@ -1,0 +1,216 @@
+"""Writing a day's training data: the feature table of a day in, MDS blocks of its splits out (`ml.datasets.layout`).
+
+Tasks are runs of whole windows. Each reads its rows of the feature table with Arrow and writes every window into a
+folder of its own, so their number and their order leave no trace in the bytes; one index per split then lists all.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from upath import UPath
+
+from ml.catalog.spec import DatasetSpec
+from ml.datasets.blocks import Rows, columns_of
+from ml.datasets.feature_table import FEATURES, Part, late, parts_of, windows_of
+from ml.datasets.layout import HASH, SPLITS, STAGE, derive_seed, mix64, split_of
+from ml.features.schema import FeatureSchema
+from ml.lake import Lake
+from ml.parallel import Runner
+
+
+@dataclass(frozen=True)
+class WrittenDay:
+    """What `write_day` wrote. rows, blocks: per split. bytes: on disk, all shards. seconds: wall clock."""
+
+    rows: dict[str, int]
+    blocks: dict[str, int]
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Day:
+    """What every task of a day needs to know. `seed` is the day's own."""
+
+    spec: DatasetSpec
+    parts: tuple[Part, ...]
+    staging: UPath
+    rows: int
+    block_rows: int
+    window_rows: int
+    compression: str | None
+    size_limit: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Task:
+    day: _Day
+    begin: int  # positions of the task's rows in the day, end excluded; begin is a window's first row
+    end: int
+
+
+@dataclass(frozen=True)
+class _Window:
+    """rows: per split. shards: index entries per split. first, last: event times."""
+
+    rows: list[int]
+    shards: list[list[dict[str, Any]]]
+    first: int
+    last: int
+
+
+def write_day(
+    spec: DatasetSpec,
+    day: str,
+    lake: Lake,
+    runner: Runner,
+    *,
+    block_rows: int = 1024,
+    window_blocks: int = 64,
+    compression: str | None = "zstd",
+    size_limit: int = 1 << 26,
+    seed: int = 0,
+    task_windows: int = 4,
+) -> WrittenDay:
+    """Write a day's splits into the lake as MDS: `<split>/index.json` and shards; an empty split has no folder.
+
+    A window is `block_rows * window_blocks` rows; `task_windows` of them make a task. Tasks hold one window at a time.
+    compression: zstd, with or without a level (`zstd:7`), or none. size_limit: bytes of a shard before compression.
+    Raises `MissingPartition` without the day's features, and `ValueError` where they are of another schema than the
+    spec's, or out of time order. The same features and arguments give the same bytes, whatever the runner.
+    """
+    began = time.perf_counter()
+    _check(block_rows=block_rows, window_blocks=window_blocks, size_limit=size_limit, task_windows=task_windows)
+    if compression is not None and compression.split(":")[0] != "zstd":
+        raise ValueError(f"compression: expected 'zstd', 'zstd:<level>' or None, found {compression!r}")
+    parts = parts_of(spec, lake.need(FEATURES, spec.name, day))
+    rows = sum(part.rows for part in parts)
+    with lake.write(STAGE, spec.name, day) as staging:
+        job = _Day(
+            spec=spec,
+            parts=parts,
+            staging=staging,
+            rows=rows,
+            block_rows=block_rows,
+            window_rows=block_rows * window_blocks,
+            compression=compression,
+            size_limit=size_limit,
+            seed=derive_seed(seed, spec.name, day),
+        )
+        stride = job.window_rows * task_windows
+        tasks = [_Task(job, begin, min(begin + stride, rows)) for begin in range(0, rows, stride)]
+        windows = [window for written in runner.map(_write_windows, tasks) for window in written]
+        for number, (one, following) in enumerate(pairwise(windows), 1):
+            if following.first < one.last:
+                raise late(spec, day, number * job.window_rows)
+        manifest = {
+            "rows": rows,
+            "fingerprint": spec.fingerprint,
+            "block_rows": block_rows,
+            "window_blocks": window_blocks,
+            "compression": compression,
+            "size_limit": size_limit,
+            "seed": seed,
+            "splits": {split: _write_index(staging / split, windows, s) for s, split in enumerate(SPLITS)},
+        }
+        lake.describe(staging, manifest)
+    splits: dict[str, dict[str, Any]] = manifest["splits"]
+    return WrittenDay(
+        rows={name: split["rows"] for name, split in splits.items()},
+        blocks={name: split["blocks"] for name, split in splits.items()},
+        bytes=sum(split["bytes"] for split in splits.values()),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _check(**positive: int) -> None:
+    for name, value in positive.items():
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1, found {value}")
+
+
+def _write_windows(task: _Task) -> list[_Window]:
+    windows = windows_of(task.day.spec, task.day.parts, task.begin, task.end, task.day.window_rows)
+    return [_write_window(task.day, begin, table) for begin, table in windows]
+
+
+def _write_window(day: _Day, begin: int, table: pa.Table) -> _Window:
+    rows = Rows.from_table(table, FeatureSchema.of(day.spec), begin)
+    for i in np.flatnonzero(np.diff(rows.event_time) < 0):
+        raise late(day.spec, day.staging.name, begin + int(i) + 1)
+    code = split_of(rows.position, day.rows, day.spec.splits, derive_seed(day.seed, "split"))
+    key = mix64(derive_seed(day.seed, "order"), rows.position)
+    counts, shards = [], []
+    for s, split in enumerate(SPLITS):
+        own = np.flatnonzero(code == s)
+        mixed = rows.take(own[np.argsort(key[own])])
+        counts.append(own.size)
+        shards.append(_write_blocks(day, f"{split}/{begin // day.window_rows:05d}", mixed) if own.size else [])
+    return _Window(counts, shards, int(rows.event_time[0]), int(rows.event_time[-1]))
+
+
+def _write_blocks(day: _Day, folder: str, rows: Rows) -> list[dict[str, Any]]:
+    """Write one split's part of a window; gives back its shards' index entries."""
+    import ml.datasets.torchvision_ops  # noqa: F401, I001  # what streaming imports needs it
+    from streaming import MDSWriter
+
+    with _local(day.staging / folder) as out:
+        writer = MDSWriter(
+            columns=columns_of(FeatureSchema.of(day.spec)),
+            out=str(out),
+            compression=day.compression,
+            hashes=[HASH],
+            size_limit=day.size_limit,
+            exist_ok=True,  # a task that Spark runs again begins its windows again
+        )
+        with writer:
+            for sample in rows.blocks(day.block_rows):
+                writer.write(sample)
+        (out / "index.json").unlink()  # the split's index lists these shards
+    return writer.shards
+
+
+@contextmanager
+def _local(folder: UPath) -> Iterator[Path]:
+    """A local folder whose files are in `folder` when the block ends: itself, where it is local."""
+    if folder.protocol in ("", "file"):
+        yield Path(folder.path)
+        return
+    aside = Path(tempfile.mkdtemp(prefix="evergreen-mds-"))
+    try:
+        yield aside
+        for path in sorted(aside.iterdir()):
+            (folder / path.name).write_bytes(path.read_bytes())
+    finally:
+        shutil.rmtree(aside)
+
+
+def _write_index(folder: UPath, windows: list[_Window], split: int) -> dict[str, Any]:
+    """One `index.json` over all windows of a split, as `streaming.base.util.merge_index` makes it; the manifest's entry."""
+    shards = []
+    for number, window in enumerate(windows):
+        for shard in window.shards[split]:
+            files = {key: {**shard[key], "basename": f"{number:05d}/{shard[key]['basename']}"}
+                     for key in ("raw_data", "zip_data") if shard[key]}  # fmt: skip
+            shards.append({**shard, **files})
+    if shards:
+        (folder / "index.json").write_text(json.dumps({"version": 2, "shards": shards}, sort_keys=True))
+    return {
+        "rows": sum(window.rows[split] for window in windows),
+        "blocks": sum(shard["samples"] for shard in shards),
+        "bytes": sum((shard["zip_data"] or shard["raw_data"])["bytes"] for shard in shards),
+        "windows": [window.rows[split] for window in windows],
+    }
