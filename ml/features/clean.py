@@ -1,0 +1,214 @@
+"""One day of `cleaned_features`: from the day's raw logs to the feature table and the vocabularies' new state.
+
+Here a day is planned, its tasks are run, its vocabularies extended and its partition committed; what a task does with rows
+is `ml.features.tasks`. The partition holds `rows/part-*.parquet` (`arrow_schema(spec)`, in event-time order over parts in
+name order), `vocabulary/<feature>.parquet` (state after the day) and the manifest. Its bytes follow from the raw logs, the
+spec and the state of the day before alone, whatever the runner.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
+
+from upath import UPath
+
+from ml.catalog.spec import DatasetSpec
+from ml.features.counting import ARROW_ROWS, Merge, VocabularySize, merge_in_arrow, merge_on_spark
+from ml.features.join import BROADCAST_BYTES, Joined, Strategy, prepare, sort_merge_join, strategy_for
+from ml.features.schema import arrow_schema
+from ml.features.storage import write_table
+from ml.features.tasks import Done, Job, Task, clean_task, earlier_days, expand_task, plan
+from ml.lake import MANIFEST, Lake
+from ml.logs.read import raw_parts, read_table
+from ml.parallel import Runner
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+STAGE = "cleaned_features"
+ROWS_PER_TASK = 200_000
+
+
+class StaleFeatures(ValueError):
+    """Features or vocabularies in the lake were made under another spec."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where work goes from a task's memory to Spark's shuffle, and how many rows make a task."""
+
+    broadcast_bytes: int = BROADCAST_BYTES
+    arrow_rows: int = ARROW_ROWS
+    rows_per_task: int = ROWS_PER_TASK
+
+
+@dataclass(frozen=True)
+class CleanedDay:
+    """What a day came to. without_candidate: logged events for which no negative could be drawn.
+
+    joins: side table -> how it was joined; vocabularies: feature -> size after the day; seconds: wall time.
+    """
+
+    rows: int
+    positives: int
+    negatives: int
+    without_candidate: int
+    label_rate: float
+    mean_sample_rate: float
+    parts: int
+    joins: dict[str, Strategy]
+    vocabularies: dict[str, VocabularySize]
+    seconds: float
+
+
+def clean_day(
+    spec: DatasetSpec,
+    day: str,
+    lake: Lake,
+    logs: str | UPath,
+    runner: Runner,
+    spark: SparkSession | None = None,
+    limits: Limits = Limits(),
+) -> CleanedDay:
+    """Write `cleaned_features` of a day. logs: the landing folder, where side tables lie. spark: for what needs a shuffle.
+
+    Raises `MissingPartition` where the day's raw logs, or the day before's vocabularies, are not there; `StaleFeatures` where
+    the latter were made under another spec; `RepeatedKey` for a side table; `LabelError` for rows without a usable label.
+    """
+    started = time.perf_counter()
+    parts = raw_parts(lake, spec.name, day)
+    earlier = [d for d in earlier_days(spec, day) if lake.has("raw_logs", spec.name, d)]
+    states, names = _previous_states(spec, day, lake), [s.name for s in spec.sparse if s.vocabulary]
+    with lake.write(STAGE, spec.name, day) as staging:
+        scratch = staging / "scratch"
+        sides, quarantined = _side_tables(spec, logs, scratch, limits, spark)
+        job = Job(
+            spec=spec,
+            day=day,
+            vocabularies={name: states.get(name) for name in names},
+            events=tuple(p for d in earlier for p in raw_parts(lake, spec.name, d)) + tuple(parts),
+            joins=tuple(sides.values()),
+            output=str(staging / "rows"),
+            counts=str(scratch / "counts"),
+        )
+        tasks = plan(job, parts, limits.rows_per_task)
+        without = 0
+        if spark is not None and any(side.strategy == "sort_merge" for side in sides.values()):
+            tasks, without = _join_on_spark(tasks, job, runner, spark, scratch)
+        done = runner.map(clean_task, tasks)
+        if not done:
+            write_table(arrow_schema(spec).empty_table(), staging / "rows" / "part-00000.parquet")
+        sizes = _extend(spec, job, tasks, staging, runner, spark, limits)
+        if scratch.exists():
+            scratch.fs.rm(scratch.path, recursive=True)
+        result = _sum(done, without, sides, sizes, time.perf_counter() - started)
+        manifest = {
+            "rows": result.rows,
+            "parts": result.parts,
+            "fingerprint": spec.fingerprint,
+            "positives": result.positives,
+            "negatives": result.negatives,
+            "without_candidate": result.without_candidate,
+            "label_rate": result.label_rate,
+            "mean_sample_rate": result.mean_sample_rate,
+            "vocabularies": {name: {"values": s.values, "ids": s.ids} for name, s in sizes.items()},
+            "joins": {name: {"strategy": side.strategy, "quarantined": quarantined[name]} for name, side in sides.items()},
+            "raw_logs": {d: _digest(lake, "raw_logs", spec.name, d) for d in [*earlier, day]},
+        }
+        lake.describe(staging, manifest)
+    return result
+
+
+def _digest(lake: Lake, stage: str, dataset: str, day: str) -> str:
+    return hashlib.sha256((lake.need(stage, dataset, day) / MANIFEST).read_bytes()).hexdigest()
+
+
+def _previous_states(spec: DatasetSpec, day: str, lake: Lake) -> dict[str, tuple[str, str]]:
+    """Feature -> state file after the day before, and its digest; empty on the first day."""
+    names = [s.name for s in spec.sparse if s.vocabulary]
+    if not names or date.fromisoformat(day) <= spec.partitions.start:
+        return {}
+    before = (date.fromisoformat(day) - timedelta(days=1)).isoformat()
+    found = lake.manifest(STAGE, spec.name, before)["fingerprint"]
+    if found != spec.fingerprint:
+        raise StaleFeatures(
+            f"{spec.name}/{STAGE} of {before} was made under another spec (fingerprint {found}, now {spec.fingerprint}), so "
+            f"its vocabularies do not fit; materialise {STAGE} again from {spec.partitions.start} to {before}"
+        )
+    folder = lake.partition(STAGE, spec.name, before) / "vocabulary"
+    return {name: (str(folder / f"{name}.parquet"), _digest(lake, STAGE, spec.name, before)) for name in names}
+
+
+def _side_tables(
+    spec: DatasetSpec, logs: str | UPath, scratch: UPath, limits: Limits, spark: SparkSession | None
+) -> tuple[dict[str, Joined], dict[str, int]]:
+    """Side tables, written where every task can read them, and how many of their lines were malformed."""
+    sides: dict[str, Joined] = {}
+    malformed: dict[str, int] = {}
+    for n, side in enumerate(spec.join):
+        table, quarantine = read_table(side.source, logs)
+        rows = prepare(side, table, spec.column_types[side.log_key])
+        path = scratch / "side" / f"{n}.parquet"
+        write_table(rows, path)
+        name = f"{side.source.files} on {side.log_key}"
+        strategy = strategy_for(rows, limits.broadcast_bytes, spark)
+        sides[name] = Joined(side.log_key, side.table_key, side.columns, strategy, str(path))
+        malformed[name] = len(quarantine)
+    return sides, malformed
+
+
+def _join_on_spark(tasks: list[Task], job: Job, runner: Runner, spark: SparkSession, scratch: UPath) -> tuple[list[Task], int]:
+    expanded = runner.map(expand_task, tasks)
+    files = [task.expanded for task, _ in expanded if task.expanded]
+    joins = tuple(
+        sort_merge_join(spark, files, side, side.path, str(scratch / "joined" / str(n)))
+        if side.strategy == "sort_merge"
+        else side
+        for n, side in enumerate(job.joins)
+    )
+    job = Job(job.spec, job.day, job.vocabularies, job.events, joins, job.output, job.counts)
+    return [Task(job, t.index, t.part, t.start, t.stop, t.number, t.expanded) for t, _ in expanded], sum(n for _, n in expanded)
+
+
+def _extend(
+    spec: DatasetSpec, job: Job, tasks: list[Task], staging: UPath, runner: Runner, spark: SparkSession | None, limits: Limits
+) -> dict[str, VocabularySize]:
+    merges = [
+        Merge(
+            feature=column.name,
+            limits=column.vocabulary,
+            previous=state[0] if (state := job.vocabularies[column.name]) else None,
+            partial=tuple(str(UPath(job.counts) / column.name / f"part-{task.index:05d}.parquet") for task in tasks),
+            target=str(staging / "vocabulary" / f"{column.name}.parquet"),
+        )
+        for column in spec.sparse
+        if column.vocabulary
+    ]
+    large = [merge for merge in merges if spark is not None and merge.rows() > limits.arrow_rows]
+    small = [merge for merge in merges if merge not in large]
+    sizes = dict(zip([m.feature for m in small], runner.map(merge_in_arrow, small), strict=True))
+    if spark is not None:
+        sizes |= {merge.feature: merge_on_spark(merge, spark, staging / "scratch" / "merged") for merge in large}
+    return {merge.feature: sizes[merge.feature] for merge in merges}
+
+
+def _sum(
+    done: list[Done], without: int, sides: dict[str, Joined], sizes: dict[str, VocabularySize], seconds: float
+) -> CleanedDay:
+    rows, positives = sum(d.rows for d in done), sum(d.positives for d in done)
+    return CleanedDay(
+        rows=rows,
+        positives=positives,
+        negatives=rows - positives,
+        without_candidate=without + sum(d.without for d in done),
+        label_rate=positives / rows if rows else 0.0,
+        mean_sample_rate=sum(d.rates for d in done) / rows if rows else 1.0,
+        parts=max(1, len(done)),
+        joins={name: side.strategy for name, side in sides.items()},
+        vocabularies=sizes,
+        seconds=seconds,
+    )

@@ -1,0 +1,141 @@
+"""Sparse features: from columns to 64-bit keys, one or several per row, and to the words that a key stands for.
+
+A key is the hash of (feature, value); without a vocabulary it is the feature's id. Dictionaries of ids are
+`ml.features.vocabulary`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+import numba as nb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ml.catalog.spec import ColumnType, SparseColumn
+from ml.features.buffers import flat, string_bytes, validity
+from ml.features.columns import plain, take_column
+from ml.features.hashing import combine, feature_seed, hash_ranges, hash_values
+from ml.features.schema import EVENT_TIME
+
+CROSS_JOINER = " × "
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Keys of N rows. values: int64 [V]; offsets: int32 [N + 1] into them, or None where each row has exactly one."""
+
+    values: np.ndarray
+    offsets: np.ndarray | None = None
+
+    def to_arrow(self, ids: np.ndarray) -> pa.Array:
+        """ids (int64 [V]) in place of the keys: Arrow int64 [N], or list<int64> [N]."""
+        if self.offsets is None:
+            return pa.array(ids)
+        return pa.ListArray.from_arrays(pa.array(self.offsets), pa.array(ids))
+
+
+@nb.njit(cache=True)
+def _part_ranges(  # type: ignore[no-untyped-def]
+    data: np.ndarray, offsets: np.ndarray, valid: np.ndarray, separator: np.ndarray, most: int, count_only: bool, total: int
+):
+    # Called twice: to count the parts, and to write them down. A row without a part has one, of start -1.
+    starts, ends = np.empty(total, np.int64), np.empty(total, np.int64)
+    rows = np.empty(len(offsets), np.int32)
+    width, n = len(separator), 0
+    for i in range(len(offsets) - 1):
+        rows[i] = n
+        begin, stop, parts = offsets[i], offsets[i + 1], 0
+        if len(valid) == 0 or valid[i]:
+            at = begin
+            while at <= stop and parts < most:
+                is_end = at == stop
+                is_separator = at + width <= stop
+                for j in range(width):
+                    if is_separator and data[at + j] != separator[j]:
+                        is_separator = False
+                if is_end or is_separator:
+                    if at > begin:
+                        if not count_only:
+                            starts[n], ends[n] = begin, at
+                        n += 1
+                        parts += 1
+                    at += width
+                    begin = at
+                else:
+                    at += 1
+        if parts == 0:
+            if not count_only:
+                starts[n], ends[n] = -1, -1
+            n += 1
+    rows[-1] = n
+    return rows, starts, ends
+
+
+def _parts(column: SparseColumn, values: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Bytes, list offsets [N + 1], and start and end of each part [V]; empty parts are left out."""
+    data, offsets = string_bytes(values)
+    separator = np.frombuffer((column.split or "").encode(), np.uint8)
+    valid = validity(values)
+    rows, _, _ = _part_ranges(data, offsets, valid, separator, column.max_values, True, 0)
+    _, starts, ends = _part_ranges(data, offsets, valid, separator, column.max_values, False, int(rows[-1]))
+    return data, rows, starts, ends
+
+
+def _buckets(edges: tuple[float, ...], values: pa.Array) -> pa.Array:
+    """Index of the bucket, 0 to len(edges): a number at an edge belongs above it; NaN and infinities are missing."""
+    wide = values.cast(pa.int64()).cast(pa.float64(), safe=False) if not pa.types.is_floating(values.type) else values
+    numbers = flat(wide, null=np.nan)
+    return pa.array(np.searchsorted(np.array(edges), numbers, side="right"), mask=~np.isfinite(numbers))
+
+
+@dataclass(frozen=True)
+class SparseFeature:
+    """How one sparse feature reads a batch."""
+
+    column: SparseColumn
+    types: dict[str, ColumnType]
+    zone: ZoneInfo
+
+    def _value(self, batch: pa.RecordBatch) -> pa.Array:
+        """The single value that is hashed: of the column, its bucket, or the hour of the event."""
+        if self.column.hour_of_day:
+            time = take_column(batch, EVENT_TIME, "int").cast(pa.timestamp("us", self.zone.key))
+            return pc.call_function("hour", [time])
+        name = self.column.inputs[0]
+        values = take_column(batch, name, self.types[name])
+        return _buckets(self.column.bucketise, values) if self.column.bucketise else values
+
+    def keys(self, batch: pa.RecordBatch) -> Keys:
+        """Keys of a batch's rows: MISSING_ID where the value, or any part of a cross, is missing."""
+        name = self.column.name
+        if self.column.cross:
+            parts = (hash_values(name, take_column(batch, c, self.types[c])) for c in self.column.cross)
+            return Keys(combine(*parts))
+        value = self._value(batch)
+        if not self.column.split:
+            return Keys(hash_values(name, value))
+        data, rows, starts, ends = _parts(self.column, plain(value))
+        return Keys(hash_ranges(data, starts, ends, starts >= 0, feature_seed(name)), rows)
+
+    def words(self, batch: pa.RecordBatch, positions: np.ndarray) -> pa.Array:
+        """What keys stand for, as a person reads it: strings [P], for positions (int64 [P]) in `keys(batch).values`."""
+        at = pa.array(positions)
+        if self.column.cross:
+            texts = [take_column(batch, c, self.types[c]).take(at) for c in self.column.cross]
+            strings = [plain(text).cast(pa.string()) for text in texts]
+            return pc.call_function("binary_join_element_wise", [*strings, pa.scalar(CROSS_JOINER)])
+        value = self._value(batch)
+        if not self.column.split:
+            return plain(value.take(at)).cast(pa.string())
+        data, _, starts, ends = _parts(self.column, plain(value))
+        return _copy_ranges(data, starts[positions], ends[positions])
+
+
+def _copy_ranges(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> pa.Array:
+    offsets = np.concatenate(([0], np.cumsum(ends - starts)))
+    place = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - starts, ends - starts)
+    chars = pa.py_buffer(data[place])
+    return pa.LargeStringArray.from_buffers(len(starts), pa.py_buffer(offsets), chars).cast(pa.string())

@@ -1,0 +1,35 @@
+"""Fixtures of the features' tests: raw logs laid out as `raw_logs` lays them out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import settings
+
+from ml.lake import Lake
+
+# The first example of a property compiles the kernels it meets.
+settings.register_profile("compiles", deadline=None)
+settings.load_profile("compiles")
+
+WriteRaw = Callable[..., None]
+
+
+@pytest.fixture
+def write_raw() -> WriteRaw:
+    """Writes a day of raw logs: `write_raw(lake, dataset, day, table, parts=1, row_group=1000)`."""
+
+    def write(lake: Lake, dataset: str, day: str, table: pa.Table, parts: int = 1, row_group: int = 1000) -> None:
+        with lake.write("raw_logs", dataset, day) as staging:
+            (staging / "rows").mkdir()
+            edges = np.linspace(0, len(table), parts + 1).astype(int)
+            for n in range(parts):
+                part = table.slice(edges[n], edges[n + 1] - edges[n])
+                pq.write_table(part, str(staging / "rows" / f"part-{n:05d}.parquet"), row_group_size=row_group)
+            lake.describe(staging, {"rows": len(table)})
+
+    return write
