@@ -73,6 +73,12 @@ class Lake:
         """Write a partition's manifest; the last thing before its `write` ends."""
         (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
 
+    def discard(self, stage: str, dataset: str, day: str) -> None:
+        """Remove a partition, if it is there; its manifest goes first, so that it is never seen in part."""
+        folder = self.partition(stage, dataset, day)
+        (folder / MANIFEST).unlink(missing_ok=True)
+        _remove(folder)
+
     @contextmanager
     def write(self, stage: str, dataset: str, day: str) -> Iterator[UPath]:
         """A folder to write a partition into; it replaces the one in the lake when the block ends without an error.

@@ -1,0 +1,149 @@
+"""A day of training: from yesterday's snapshot and today's MDS data to today's snapshot, one pass in time order.
+
+Here is what happens to a partition; how a step is made is `ml.training.loop`. The result of a day depends on the recipe,
+the day's data and yesterday's snapshot alone, however often the way there was interrupted.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any
+
+from upath import UPath
+
+from ml.catalog.spec import DatasetSpec
+from ml.datasets.reader import BlockReader
+from ml.features.schema import FeatureSchema
+from ml.lake import Lake
+from ml.training.checkpoint import Checkpoint
+from ml.training.loop import Step, TrainReport, train
+from ml.training.predict import STAGE
+from ml.training.progress import progress_of
+from ml.training.recipe import Recipe, load_recipe
+from ml.training.snapshot import digest, load_snapshot, save_snapshot
+from ml.training.state import TrainState, new_state
+
+if TYPE_CHECKING:
+    from ml.training.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class TrainedDay:
+    """What `train_day` wrote. folder: the partition; parent: the day it was warm-started from, None on the first.
+
+    resumed_at: rows of the day that an earlier, interrupted run had trained on. digest: of the snapshot.
+    """
+
+    dataset: str
+    day: str
+    folder: UPath
+    parent: str | None
+    recipe: Recipe
+    report: TrainReport
+    resumed_at: int
+    rows_so_far: int
+    digest: str
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Figures of the day, by name; loss is missing where the day has no rows."""
+        report = self.report
+        figures = {
+            "loss": report.loss,
+            "rows": report.rows,
+            "steps": report.steps,
+            "rows_touched": report.rows_touched,
+            "rows_so_far": self.rows_so_far,
+            "samples_per_second": report.samples_per_second,
+            "seconds_waiting": report.seconds_waiting,
+            "seconds_computing": report.seconds_computing,
+        } | {f"learning_rate_{name}": rate for name, rate in report.learning_rates.items()}
+        return {name: float(figure) for name, figure in figures.items() if figure is not None}
+
+
+def train_day(
+    spec: DatasetSpec,
+    day: str,
+    lake: Lake,
+    *,
+    recipe: Recipe | None = None,
+    tracker: Tracker | None = None,
+    progress: bool = True,
+) -> TrainedDay:
+    """Train on one day and write the partition `tuned_models/<dataset>/<day>`: a snapshot and its manifest.
+
+    The first day of the dataset begins from scratch, every other from the snapshot of the day before. recipe: the
+    dataset's own by default. A run that was killed, or stopped by SIGINT or SIGTERM, goes on at its last checkpoint when
+    it is called again, and ends with the very bytes of an undisturbed one.
+
+    Raises `MissingPartition` (the day's data or the day before), `SnapshotMismatch` (trained under another schema, or a
+    recipe of other shapes), `ValueError` (no day of this dataset), `DivergedError`.
+    """
+    recipe = recipe or load_recipe(spec.recipe.name, spec.recipe.overrides)
+    schema = FeatureSchema.of(spec)
+    parent = previous_day(spec, day)
+    reader = BlockReader(lake, spec, [day], splits=recipe.splits, batch_size=recipe.batch_size, order="time")
+    identity = {
+        "recipe": recipe.fingerprint,
+        "schema": schema.fingerprint,
+        "data": {key: value for key, value in reader.state_dict().items() if key != "batches"},
+        "parent": lake.manifest(STAGE, spec.name, parent)["digest"] if parent else None,
+    }
+    checkpoint = Checkpoint(lake, spec.name, day, identity, recipe.checkpoint_minutes)
+    state = checkpoint.resume(recipe, schema, reader) or _begin(lake, spec, parent, recipe, schema)
+    resumed_at = state.running.rows if state.running else 0
+    with (
+        tracker.follow(lake, spec, day, recipe, len(reader)) if tracker else nullcontext() as run,
+        progress_of(f"{spec.name} {day}", reader.rows, resumed_at, progress) as show,
+    ):
+
+        def on_step(current: TrainState, step: Step) -> None:
+            if run:
+                run.step(step)
+            checkpoint.after_step(current, reader)
+
+        with checkpoint.on_signals():
+            report = train(state, reader, total_steps=len(reader), progress=show, on_step=on_step)
+        with lake.write(STAGE, spec.name, day) as folder:
+            save_snapshot(state, folder)
+            place = lake.partition(STAGE, spec.name, day)
+            trained = TrainedDay(spec.name, day, place, parent, recipe, report, resumed_at, state.rows, digest(folder))
+            lake.describe(folder, _manifest(trained, identity))
+        checkpoint.discard()
+        if run:
+            run.finish(trained)
+    return trained
+
+
+def previous_day(spec: DatasetSpec, day: str) -> str | None:
+    """The day before, None for the dataset's first. Raises `ValueError` for a day out of its range."""
+    first, last, asked = spec.partitions.start, spec.partitions.end, date.fromisoformat(day)
+    if asked < first or (last is not None and asked > last):
+        raise ValueError(f"{spec.name} has no day {day}: its days are {first} to {last or 'today'}")
+    return None if asked == first else (asked - timedelta(days=1)).isoformat()
+
+
+def _begin(lake: Lake, spec: DatasetSpec, parent: str | None, recipe: Recipe, schema: FeatureSchema) -> TrainState:
+    if parent is None:
+        state = new_state(recipe, schema)
+    else:
+        state = load_snapshot(lake.need(STAGE, spec.name, parent), recipe=recipe, schema=schema)
+    state.begin_pass()
+    return state
+
+
+def _manifest(trained: TrainedDay, identity: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "dataset": trained.dataset,
+        "day": trained.day,
+        "parent_day": trained.parent,
+        "digest": trained.digest,
+        "fingerprint": identity["schema"],
+        "recipe_fingerprint": identity["recipe"],
+        "recipe": trained.recipe.model_dump(mode="json"),
+        "trained_from": identity,
+        "resumed_at": trained.resumed_at,
+        "metrics": trained.metrics,
+    }

@@ -1,0 +1,141 @@
+"""The one training loop: batch, resumed and later online training and trials all go through `train`.
+
+It takes a state and batches, steps once per batch, and gives back a report. Where batches come from, where states are
+kept and who watches is for the callers (`ml.training.daily` first of all).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import torch
+from torch import nn
+
+from ml.datasets.batch import Batch
+from ml.embeddings.bags import dense_parameters
+from ml.training.state import TrainState
+
+
+class DivergedError(ArithmeticError):
+    """The loss is not a finite number any more."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step, as watchers see it. index: in the pass, from 0. loss: mean over the batch's rows."""
+
+    index: int
+    rows: int
+    loss: float
+    learning_rates: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """A pass over a day. Sums run over the whole pass, also where it was resumed; seconds over this process's share.
+
+    loss: mean over rows, each predicted just before it was trained on (progressive validation). rows_touched: distinct
+    table rows updated. seconds_waiting: for batches; seconds_computing: the rest. samples_per_second: of this process.
+    """
+
+    rows: int
+    steps: int
+    loss: float | None
+    rows_touched: int
+    samples_per_second: float
+    seconds_waiting: float
+    seconds_computing: float
+    learning_rates: dict[str, float] = field(default_factory=dict)
+
+
+OnStep = Callable[[TrainState, Step], None]
+
+
+def train(
+    state: TrainState,
+    batches: Iterable[Batch],
+    *,
+    total_steps: int,
+    progress: Callable[[Step], None] | None = None,
+    on_step: OnStep | None = None,
+) -> TrainReport:
+    """Step once on each of `batches`, in their order, with binary cross-entropy.
+
+    total_steps: of the whole pass, which the schedule's shares refer to; a resumed pass goes on at `state.running.steps`.
+    progress and on_step are called after each step, when the state is whole: on_step may write it down, or raise to stop.
+
+    Labels are taken as they are: `Batch.sample_rate` is carried and not yet corrected for, so on down-sampled negatives
+    the model predicts the click probability among the rows that were kept, which ranks alike and is not calibrated to
+    the log before sampling. Raises `DivergedError`, naming step and day, at a loss that is not finite, before its update.
+    """
+    running = state.running
+    if running is None:
+        raise ValueError("the state has no running pass; begin_pass() starts one, a checkpoint holds one")
+    started, rows_before = time.perf_counter(), running.rows
+    waiting, rates = 0.0, {}
+    parameters = [parameter for _, parameter in dense_parameters(state.model)]
+    clip = state.recipe.dense_optimizer.clip_norm
+    state.model.train()
+    with threads(state.recipe.threads):
+        source = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(source, None)
+            waiting += time.perf_counter() - asked
+            if batch is None:
+                break
+            rates = state.set_learning_rates(state.recipe.schedule.factor(running.steps, total_steps))
+            losses = nn.functional.binary_cross_entropy_with_logits(
+                state.model(batch.dense, batch.sparse), batch.labels, reduction="none"
+            )
+            loss = losses.detach().double().mean().item()
+            if not math.isfinite(loss):
+                raise DivergedError(_diverged(running.steps, batch, loss, rates))
+            state.optimizer.zero_grad()
+            losses.mean().backward()
+            if clip is not None:
+                nn.utils.clip_grad_norm_(parameters, clip)
+            state.optimizer.step()
+            step = Step(running.steps, len(batch), loss, rates)
+            running.steps, running.rows = running.steps + 1, running.rows + len(batch)
+            running.loss_sum += loss * len(batch)
+            state.steps, state.rows = state.steps + 1, state.rows + len(batch)
+            if progress is not None:
+                progress(step)
+            if on_step is not None:
+                on_step(state, step)
+    seconds = time.perf_counter() - started
+    return TrainReport(
+        rows=running.rows,
+        steps=running.steps,
+        loss=running.loss_sum / running.rows if running.rows else None,
+        rows_touched=sum(bags.rows_touched() for bags in state.bags.values()),
+        samples_per_second=(running.rows - rows_before) / seconds,
+        seconds_waiting=waiting,
+        seconds_computing=seconds - waiting,
+        learning_rates=rates,
+    )
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use `count` threads while the block lasts. Nothing else here needs fixing: steps draw no random numbers."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _diverged(step: int, batch: Batch, loss: float, rates: dict[str, float]) -> str:
+    day = datetime.fromtimestamp(int(batch.event_time[0]) / 1e6, UTC).date()
+    return (
+        f"loss is {loss} at step {step} of the pass over {day} (UTC), with learning rates {rates}: "
+        "lower the recipe's learning rates, set dense_optimizer.clip_norm, or look for infinities among the dense features"
+    )

@@ -1,0 +1,40 @@
+"""Click probabilities from a trained day's model. Nothing here trains; scores and slices are `ml.evaluation`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from upath import UPath
+
+from ml.catalog.spec import DatasetSpec
+from ml.datasets.batch import Batch
+from ml.features.schema import FeatureSchema
+from ml.lake import Lake
+from ml.training.snapshot import load_snapshot
+
+STAGE = "tuned_models"
+
+
+def load_model(lake: Lake, spec: DatasetSpec, day: str) -> nn.Module:
+    """The model as it was after training on `day`, in eval mode.
+
+    Raises `MissingPartition`, and `SnapshotMismatch` where it was trained on features of another specification.
+    """
+    folder: UPath = lake.need(STAGE, spec.name, day)
+    return load_snapshot(folder, schema=FeatureSchema.of(spec), for_training=False).model.eval()
+
+
+@torch.no_grad()  # not inference_mode, which passes by the autograd key that FBGEMM's CPU kernel hangs on
+def predict(model: nn.Module, batches: Iterable[Batch]) -> npt.NDArray[np.float32]:
+    """Probabilities of all rows, float32 [N], in the order of the batches. The model is left as it was, tables included."""
+    was_training = model.training
+    model.eval()
+    try:
+        parts = [torch.sigmoid(model(batch.dense, batch.sparse)).numpy() for batch in batches]
+    finally:
+        model.train(was_training)
+    return np.concatenate(parts) if parts else np.empty(0, np.float32)

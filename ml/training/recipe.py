@@ -1,0 +1,170 @@
+"""How to train: the pydantic `Recipe` behind `catalog/recipes/*.yaml`, and loading one with a dataset's overrides.
+
+A recipe names numbers only; what they do lives in `ml.models`, `ml.embeddings` and `ml.training.loop`. Every key is used
+somewhere, and a key that is not known is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from ml.catalog.load import CATALOG, CatalogError, explain, read_yaml
+from ml.catalog.spec import Strict
+
+RECIPES = CATALOG / "recipes"
+Split = Literal["train", "validation", "test"]
+Width = int
+
+
+class ModelRecipe(Strict):
+    """Sizes of the network. The last width of each MLP is given by the model and not written down."""
+
+    kind: Literal["dlrm"]
+    embedding_dim: int = Field(ge=4, le=1024, multiple_of=4, description="D of every table; FBGEMM wants a multiple of 4.")
+    bottom: tuple[Width, ...] = Field(description="Hidden widths of the dense MLP; D follows.")
+    top: tuple[Width, ...] = Field(min_length=1, description="Hidden widths of the over MLP; 1 follows.")
+    linear_shortcut: bool = Field(
+        default=False, description="Add a linear function of the embeddings to the logit: first-order terms learn at once."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if bad := [width for width in (*self.bottom, *self.top) if width < 1]:
+            raise ValueError(f"bottom, top: widths must be positive, found {bad}")
+        return self
+
+
+class TableRecipe(Strict):
+    """Size of one feature's table, where it differs."""
+
+    rows: int = Field(ge=4, le=2**31 - 1)
+
+
+class TablesRecipe(Strict):
+    """Embedding tables: ids are hashed into `rows` rows, two of which belong to missing and out of vocabulary."""
+
+    rows: int = Field(ge=4, le=2**31 - 1, description="Rows of a table unless `features` says otherwise.")
+    features: dict[str, TableRecipe] = Field(default_factory=dict)
+    init_scale: float = Field(ge=0, allow_inf_nan=False, description="Rows begin uniform in [-init_scale, init_scale].")
+
+    def rows_of(self, feature: str) -> int:
+        return self.features[feature].rows if feature in self.features else self.rows
+
+
+class TableOptimizer(Strict):
+    """Row-wise Adagrad, fused into the backward pass: one accumulator per row, the mean square of its gradients."""
+
+    lr: float = Field(gt=0, allow_inf_nan=False)
+    eps: float = Field(gt=0, allow_inf_nan=False)
+    initial_accumulator: float = Field(
+        ge=0,
+        allow_inf_nan=False,
+        description="Damps the first updates of a row. In squared gradients of one example, so that it means the same at any "
+        "batch size.",
+    )
+
+
+class DenseOptimizer(Strict):
+    """Optimizer of everything that is not a table."""
+
+    kind: Literal["adam", "adagrad"]
+    lr: float = Field(gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="Decoupled from the gradient with adam.")
+    clip_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="Bound on the gradient's 2-norm.")
+
+
+class Schedule(Strict):
+    """Learning rates over one day, as shares of its steps: linear warm-up, plateau, linear decay."""
+
+    warm_up: float = Field(default=0.0, ge=0, le=1)
+    decay_start: float = Field(default=1.0, ge=0, le=1)
+    decay_to: float = Field(default=1.0, ge=0, le=1, description="Factor at the last step.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.warm_up > self.decay_start:
+            raise ValueError(f"warm_up {self.warm_up} ends after decay_start {self.decay_start}")
+        return self
+
+    def factor(self, step: int, total_steps: int) -> float:
+        """What both learning rates are multiplied with at a step counted from 0. In (0, 1], or 0 at the end if `decay_to` is.
+
+        >>> [Schedule(warm_up=0.5, decay_start=0.5, decay_to=0.0).factor(step, 4) for step in range(4)]
+        [0.5, 1.0, 0.5, 0.0]
+        """
+        done = (step + 1) / total_steps
+        if done < self.warm_up:
+            return done / self.warm_up
+        if done > self.decay_start:
+            return 1 - (1 - self.decay_to) * (done - self.decay_start) / (1 - self.decay_start)
+        return 1.0
+
+
+class Recipe(Strict):
+    """Everything that decides how a day's model is trained. `fingerprint` names it in manifests."""
+
+    model: ModelRecipe
+    tables: TablesRecipe
+    table_optimizer: TableOptimizer
+    dense_optimizer: DenseOptimizer
+    batch_size: int = Field(ge=1)
+    schedule: Schedule = Schedule()
+    splits: tuple[Split, ...] = Field(
+        default=("train", "validation", "test"),
+        min_length=1,
+        description="Splits of the day that are trained on. All of them: the report scores the next day.",
+    )
+    seed: int = Field(default=0, ge=0)
+    threads: int = Field(default=1, ge=1, description="Of torch. Sums depend on it, so it belongs to what is reproduced.")
+    checkpoint_minutes: float = Field(default=5.0, gt=0, description="How much work a kill may cost.")
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that the trained model depends on."""
+        shaped = self.model_dump(mode="json", exclude={"checkpoint_minutes"})
+        return hashlib.sha256(json.dumps(shaped, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def structure(self) -> dict[str, Any]:
+        """What fixes the shapes of the state: a snapshot can be trained on only where this is the same."""
+        shaping = {"model": True, "tables": {"rows": True, "features": True}, "dense_optimizer": {"kind": True}}
+        return self.model_dump(mode="json", include=shaping)
+
+
+def load_recipe(name: str, overrides: Mapping[str, Any] | None = None, folder: Path = RECIPES) -> Recipe:
+    """The recipe `<folder>/<name>.yaml`, with `overrides` merged into it key by key.
+
+    Raises `CatalogError` that names the file and the key path; a fault in the overrides begins with `recipe.overrides`,
+    where a dataset's YAML holds them.
+    """
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in folder.glob("*.yaml"))
+        raise CatalogError(f"{path}: no such recipe; the recipes are {known}")
+    data = read_yaml(path)
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        raise explain(path, error) from error
+    if not overrides:
+        return recipe
+    try:
+        return Recipe.model_validate(merge(data, overrides))
+    except ValidationError as error:
+        lines = str(explain(path, error)).replace(f"{path}: ", f"recipe.overrides (on {path}): ")
+        raise CatalogError(lines) from error
+
+
+def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `overrides` in place of its own; mappings are merged, everything else is replaced."""
+    merged = dict(base)
+    for key, value in overrides.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged

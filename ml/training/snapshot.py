@@ -1,0 +1,126 @@
+"""A whole training state in a folder, loadable alone: weights and optimizer state as safetensors, the rest as JSON.
+
+    weights.safetensors    `tables/<path>/<name>` and `dense/<parameter>`: all that predictions need
+    optimizer.safetensors  `tables/<path>/<name>` and `dense/<parameter>/<slot>`: all that training needs besides
+    state.json             recipe, schema, counters, versions of the libraries
+
+The same state gives the same bytes. Which folder holds which day is `ml.training.daily`'s business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from upath import UPath
+
+from ml.embeddings.bags import bags_of, dense_parameters
+from ml.features.schema import FeatureSchema
+from ml.training.recipe import Recipe
+from ml.training.state import Pass, TrainState, new_state
+
+WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+FORMAT = 1
+Tensors = dict[str, torch.Tensor]
+
+
+class SnapshotMismatch(ValueError):
+    """A snapshot is of another kind than was asked for, or its parts do not belong together."""
+
+
+def save_snapshot(state: TrainState, folder: Path | UPath) -> None:
+    """Write `state` into `folder`, which is there. Not atomic: `Lake.write` around it is."""
+    (folder / WEIGHTS).write_bytes(save(_contiguous(_weights(state))))
+    (folder / OPTIMIZER).write_bytes(save(_contiguous(_optimizer(state))))
+    described = {
+        "format": FORMAT,
+        "recipe": state.recipe.model_dump(mode="json"),
+        "schema": asdict(state.schema),
+        "steps": state.steps,
+        "rows": state.rows,
+        "pass": asdict(state.running) if state.running else None,
+        "versions": {name: version(name) for name in ("torch", "torchrec", "fbgemm-gpu-cpu")},
+    }
+    (folder / STATE).write_text(json.dumps(described, indent=1, sort_keys=True))
+
+
+def load_snapshot(
+    folder: Path | UPath, *, recipe: Recipe | None = None, schema: FeatureSchema | None = None, for_training: bool = True
+) -> TrainState:
+    """The state that was saved in `folder`, bit for bit.
+
+    recipe: trained on under this one instead of its own, which must give the same shapes (`Recipe.structure`); rates,
+    schedules and batch sizes may change from day to day. schema: must be the snapshot's own. for_training=False leaves
+    the optimizer's state unread. Raises `SnapshotMismatch` that names what differs, `FileNotFoundError`.
+    """
+    described = json.loads((folder / STATE).read_text())
+    if described["format"] != FORMAT:
+        raise SnapshotMismatch(f"{folder}: format {described['format']}, this code reads {FORMAT}; train its day again")
+    own_recipe = Recipe.model_validate(described["recipe"])
+    names = described["schema"]
+    own_schema = FeatureSchema(*(tuple(names[k]) for k in ("dense", "single", "multi")), fingerprint=names["fingerprint"])
+    faults = list(differences(asdict(own_schema), asdict(schema), "schema")) if schema else []
+    faults += list(differences(own_recipe.structure, recipe.structure, "recipe")) if recipe else []
+    if faults:
+        way_out = "go back to what it was, or train again from the first day"
+        raise SnapshotMismatch("\n".join([f"{folder} can not be trained on or scored with here; {way_out}:", *faults]))
+    state = new_state(recipe or own_recipe, own_schema)
+    _restore(folder / WEIGHTS, _weights(state))
+    if for_training:
+        _restore(folder / OPTIMIZER, _optimizer(state))
+    state.steps, state.rows = described["steps"], described["rows"]
+    state.running = Pass(**described["pass"]) if described["pass"] else None
+    return state
+
+
+def digest(folder: Path | UPath) -> str:
+    """SHA-256 over a snapshot's files: the identity of a trained model."""
+    sha = hashlib.sha256()
+    for name in (WEIGHTS, OPTIMIZER, STATE):
+        sha.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    return sha.hexdigest()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Iterator[str]:
+    """One line per key whose values differ, with its path."""
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from differences(a, b, f"{path}.{key}")
+        elif a != b:
+            yield f"{path}.{key}: {a!r} in the snapshot, {b!r} asked for"
+
+
+def _weights(state: TrainState) -> Tensors:
+    tensors = {f"tables/{path}/{name}": t for path, bags in bags_of(state.model).items() for name, t in bags.weights().items()}
+    return tensors | {f"dense/{name}": parameter.data for name, parameter in dense_parameters(state.model)}
+
+
+def _optimizer(state: TrainState) -> Tensors:
+    tensors = {
+        f"tables/{path}/{name}": t for path, bags in bags_of(state.model).items() for name, t in bags.training_state().items()
+    }
+    for name, parameter in dense_parameters(state.model):
+        tensors |= {f"dense/{name}/{slot}": t for slot, t in state.optimizer.state[parameter].items()}
+    return tensors
+
+
+def _restore(path: Path | UPath, tensors: Tensors) -> None:
+    """Copy each saved tensor into its place. Raises `SnapshotMismatch` unless names and shapes are the same."""
+    saved = load(path.read_bytes())
+    held, wanted = ({name: (tuple(t.shape), str(t.dtype)) for name, t in side.items()} for side in (saved, tensors))
+    if faults := list(differences(held, wanted, path.name)):
+        raise SnapshotMismatch("\n".join([f"{path} does not fit its {STATE}:", *faults]))
+    for name, tensor in tensors.items():
+        tensor.copy_(saved[name])
+
+
+def _contiguous(tensors: Tensors) -> Tensors:
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}

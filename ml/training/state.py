@@ -1,0 +1,75 @@
+"""What is trained: the model, its dense optimizer, and where in its life it stands. Stepping is `ml.training.loop`;
+writing it down is `ml.training.snapshot`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ml.embeddings.bags import TrainableBags, bags_of, dense_parameters
+from ml.features.schema import FeatureSchema
+from ml.models.build import build_model
+from ml.training.recipe import Recipe
+
+
+@dataclass
+class Pass:
+    """How far the running pass over a day has come, and its sums so far; a resumed pass goes on with them."""
+
+    steps: int = 0
+    rows: int = 0
+    loss_sum: float = 0.0
+
+
+@dataclass
+class TrainState:
+    """A model under training. steps, rows: over the whole life of the model, all days together."""
+
+    recipe: Recipe
+    schema: FeatureSchema
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    bags: dict[str, TrainableBags]
+    steps: int = 0
+    rows: int = 0
+    running: Pass | None = None
+
+    def begin_pass(self) -> None:
+        """Forget what belongs to the pass before."""
+        self.running = Pass()
+        for bags in self.bags.values():
+            bags.begin_pass()
+
+    def set_learning_rates(self, factor: float) -> dict[str, float]:
+        """Both optimizers' rates: the recipe's, times `factor`. Gives what was set."""
+        rates = {"dense": self.recipe.dense_optimizer.lr * factor, "tables": self.recipe.table_optimizer.lr * factor}
+        for group in self.optimizer.param_groups:
+            group["lr"] = rates["dense"]
+        for bags in self.bags.values():
+            bags.set_learning_rate(rates["tables"])
+        return rates
+
+
+def new_state(recipe: Recipe, schema: FeatureSchema) -> TrainState:
+    """An untrained model: the same bits for the same arguments."""
+    model = build_model(recipe, schema)
+    return TrainState(recipe, schema, model, _dense_optimizer(recipe, model), bags_of(model))
+
+
+def _dense_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer with all its slots there and zero, so that a state has the same tensors before its first step."""
+    choice = recipe.dense_optimizer
+    parameters = [parameter for _, parameter in dense_parameters(model)]
+    kind = {"adam": torch.optim.AdamW, "adagrad": torch.optim.Adagrad}[choice.kind]
+    optimizer = kind(parameters, lr=0.0, weight_decay=choice.weight_decay)
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()  # with a learning rate and gradients of zero no weight moves
+    optimizer.zero_grad()
+    for slots in optimizer.state.values():
+        for slot in slots.values():
+            slot.zero_()
+    return optimizer

@@ -1,0 +1,144 @@
+"""MLflow: what a day's training leaves there. Training itself knows `Tracker.follow` alone and works without it.
+
+One experiment per dataset, one run per day, named as the day. A day that is trained again is a new run, which takes
+the place of the older ones when it has finished: those are deleted (MLflow keeps them in its trash until `mlflow gc`),
+so that the list of runs is the list of days.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read by mlflow at its import
+
+from mlflow.entities import Metric, Param
+from mlflow.tracking import MlflowClient
+
+from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake
+from ml.training.loop import Step
+from ml.training.recipe import Recipe
+from ml.training.scorer import log_model
+
+if TYPE_CHECKING:
+    from ml.training.daily import TrainedDay
+
+_POINTS = 200  # of a curve over a day
+_SECONDS_BETWEEN_BATCHES = 30.0
+_BATCH = 500  # metrics in one request; servers take at most 1000
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """Where runs go. home: a local folder for the SQLite store and the artifacts, unless `MLFLOW_TRACKING_URI` is set.
+
+    tags: on every run, beside dataset and day; the id of the Dagster run belongs here. log_model: whether to log the
+    model of each day as a loadable `pyfunc`.
+    """
+
+    home: Path
+    tags: Mapping[str, str] = field(default_factory=dict)
+    log_model: bool = True
+
+    @property
+    def uri(self) -> str:
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(self.home / 'mlflow.db').absolute()}"
+
+    @contextmanager
+    def follow(self, lake: Lake, spec: DatasetSpec, day: str, recipe: Recipe, total_steps: int) -> Iterator[DayRun]:
+        """A run for one day's training. It ends FINISHED by `DayRun.finish`, FAILED by an error and KILLED by a signal."""
+        client = MlflowClient(self.uri)
+        experiment = self._experiment(client, spec)
+        tags = {"evergreen.dataset": spec.name, "evergreen.day": day, **self.tags}
+        run = client.create_run(experiment, tags=tags, run_name=day)
+        params = [Param(key, str(value)) for key, value in flatten(recipe.model_dump(mode="json")).items()]
+        client.log_batch(run.info.run_id, params=[*params, Param("fingerprint", recipe.fingerprint)])
+        following = DayRun(self, client, experiment, run.info.run_id, lake, spec, day, max(1, total_steps // _POINTS))
+        try:
+            yield following
+        except Exception:
+            following.end("FAILED")
+            raise
+        except BaseException:
+            following.end("KILLED")
+            raise
+        following.end("FINISHED")
+
+    def _experiment(self, client: MlflowClient, spec: DatasetSpec) -> str:
+        found = client.get_experiment_by_name(spec.name)
+        if found is not None:
+            return found.experiment_id
+        artifacts = None
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            artifacts = (self.home / "mlflow-artifacts" / spec.name).absolute().as_uri()
+        return client.create_experiment(spec.name, artifact_location=artifacts)
+
+
+@dataclass
+class DayRun:
+    """One run. every: how many steps a point of the curves stands for."""
+
+    tracker: Tracker
+    client: MlflowClient
+    experiment: str
+    run_id: str
+    lake: Lake
+    spec: DatasetSpec
+    day: str
+    every: int
+    _metrics: list[Metric] = field(default_factory=list)
+    _loss: float = 0.0
+    _rows: int = 0
+    _sent: float = field(default_factory=time.monotonic)
+
+    def step(self, step: Step) -> None:
+        """Take note of a step; every so often a point of the curves, and more seldom still a request."""
+        self._loss, self._rows = self._loss + step.loss * step.rows, self._rows + step.rows
+        if (step.index + 1) % self.every:
+            return
+        now = int(time.time() * 1000)
+        point = {"running_loss": self._loss / self._rows} | {f"lr_{name}": rate for name, rate in step.learning_rates.items()}
+        self._metrics += [Metric(name, value, now, step.index + 1) for name, value in point.items()]
+        self._loss, self._rows = 0.0, 0
+        if time.monotonic() - self._sent > _SECONDS_BETWEEN_BATCHES:
+            self._send()
+
+    def finish(self, trained: TrainedDay) -> None:
+        """The day's figures and its model; older runs of the day make room."""
+        now = int(time.time() * 1000)
+        self._metrics += [Metric(name, value, now, trained.report.steps) for name, value in trained.metrics.items()]
+        self.client.set_tag(self.run_id, "evergreen.digest", trained.digest)
+        self.client.set_tag(self.run_id, "evergreen.parent_day", trained.parent or "")
+        if self.tracker.log_model:
+            log_model(self.tracker.uri, self.run_id, self.lake, self.spec, self.day)
+        where = f"tags.`evergreen.day` = '{self.day}' and attributes.run_id != '{self.run_id}'"
+        for older in self.client.search_runs([self.experiment], where):
+            self.client.delete_run(older.info.run_id)
+
+    def end(self, status: str) -> None:
+        self._send()
+        self.client.set_terminated(self.run_id, status)
+
+    def _send(self) -> None:
+        for first in range(0, len(self._metrics), _BATCH):
+            self.client.log_batch(self.run_id, metrics=self._metrics[first : first + _BATCH])
+        self._metrics.clear()
+        self._sent = time.monotonic()
+
+
+def flatten(mapping: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots.
+
+    >>> flatten({"model": {"kind": "dlrm", "top": [64]}})
+    {'model.kind': 'dlrm', 'model.top': [64]}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        flat |= flatten(value, f"{path}{key}.") if isinstance(value, Mapping) and value else {f"{path}{key}": value}
+    return flat
