@@ -1,6 +1,7 @@
 """The day's examples as features: dense float32 and sparse 64-bit ids, by the transforms that the catalog declares."""
 
 from math import ceil
+from typing import Any
 
 import dagster as dg
 
@@ -29,17 +30,19 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
 
         columns = [dg.TableColumn(field.name, str(field.type)) for field in arrow_schema(spec)]
 
-        def work(day: str) -> dict[str, dg.MetadataValue | int | float | dg.TableSchema]:
+        def work(day: str) -> dict[str, Any]:
             done = clean_day(spec, day, lake.open(), landing.folder(spec.name), spark.runner(), spark.session())
             return {
                 "dagster/row_count": done.rows,
                 "dagster/column_schema": dg.TableSchema(columns),
                 "positives": done.positives,
                 "sampled_negatives": done.negatives,
-                "joins": dg.MetadataValue.json(dict(done.joins)),
-                "vocabulary_sizes": dg.MetadataValue.json(dict(done.vocabulary_sizes)),
+                "joins": dg.MetadataValue.json(done.joins),
+                "without_candidate": done.without_candidate,
+                "label_rate": done.label_rate,
+                "mean_sample_rate": done.mean_sample_rate,
+                "vocabulary_ids": dg.MetadataValue.json({name: size.ids for name, size in done.vocabularies.items()}),
                 "path": dg.MetadataValue.path(str(lake.open().partition(STAGE, spec.name, day))),
-                "seconds": done.seconds,
             }
 
         return each_day(context, work)

@@ -4,6 +4,7 @@ Also the one place that decides what is worth a retry: a passing fault of the ma
 """
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,23 +26,25 @@ def is_transient(error: BaseException) -> bool:
 def each_day(
     context: dg.AssetExecutionContext, work: Callable[[str], Mapping[str, Any]], summary: str = "rows"
 ) -> dg.MaterializeResult:
-    """Do `work` for every partition of the run, in order; its result is the day's metadata.
+    """Do `work` for every partition of the run, in order; its result, and the seconds it took, are the day's metadata.
 
     A run over a range stores one materialisation for all of its days, so each day's figures are also logged as an
     observation of that day. Raises `dg.Failure` that allows no retry, unless the fault is transient.
     """
-    metadata: Mapping[str, Any] = {}
+    metadata: dict[str, Any] = {}
     for day in context.partition_keys:
+        started = time.perf_counter()
         try:
-            metadata = work(day)
+            metadata = dict(work(day))
         except Exception as error:
             if is_transient(error):
                 raise
             raise dg.Failure(f"{context.asset_key.to_user_string()} of {day}: {error}", allow_retries=False) from error
+        metadata["seconds"] = time.perf_counter() - started
         log.info("%s  %-24s %s", day, context.asset_key.path[-1], _brief(metadata, summary))
         if len(context.partition_keys) > 1:
-            context.log_event(dg.AssetObservation(context.asset_key, partition=day, metadata=dict(metadata)))
-    return dg.MaterializeResult(metadata=dict(metadata))
+            context.log_event(dg.AssetObservation(context.asset_key, partition=day, metadata=metadata))
+    return dg.MaterializeResult(metadata=metadata)
 
 
 def _brief(metadata: Mapping[str, Any], key: str) -> str:

@@ -1,7 +1,7 @@
 """How good yesterday's model is on today, which it has not seen: figures, baselines, and a report to read."""
 
 from base64 import b64encode
-from datetime import date, timedelta
+from typing import Any
 
 import dagster as dg
 
@@ -30,24 +30,23 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     def evaluation_reports(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         from ml.evaluation.evaluate import evaluate_day
 
-        def work(day: str) -> dict[str, dg.MetadataValue | int | float | None]:
+        def work(day: str) -> dict[str, Any]:
             predict, model = _model_before(spec, day, lake.open())
             done = evaluate_day(spec, day, lake.open(), predict, model)
             scores = {
-                name: done.figures["model"].get(name) for name in ("auc", "log_loss", "normalised_entropy", "calibration")
+                name: (done.figures["model"] or {}).get(name)
+                for name in ("auc", "log_loss", "normalised_entropy", "calibration")
             }
             plots = {
                 name: dg.MetadataValue.md(f"![{name}](data:image/png;base64,{b64encode(png).decode()})")
                 for name, png in done.plots.items()
             }
-            report = lake.open().partition("reports", spec.name, day) / "report.html"
             return {
                 "dagster/row_count": done.rows,
                 **{name: value for name, value in scores.items() if value is not None},
                 "verdict": dg.MetadataValue.md(done.verdict),
-                "report": dg.MetadataValue.path(str(report)),
+                "report": dg.MetadataValue.path(str(done.report)),
                 **plots,
-                "seconds": done.seconds,
             }
 
         return each_day(context, work, summary="auc")
@@ -57,8 +56,15 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
 
 def _model_before(spec: DatasetSpec, day: str, lake: Lake):
     """Predictions by the model of the day before, and what to say of it; nothing on the first day."""
-    if date.fromisoformat(day) == spec.partitions.start:
-        return None, None
-    from ml.training.predict import load_predictor
+    from ml.datasets.collate import batch_from_arrow
+    from ml.features.schema import FeatureSchema
+    from ml.training.daily import previous_day
+    from ml.training.predict import load_model, predict
 
-    return load_predictor(lake, spec, (date.fromisoformat(day) - timedelta(days=1)).isoformat())
+    before = previous_day(spec, day)
+    if before is None:
+        return None, None
+    model, schema = load_model(lake, spec, before), FeatureSchema.of(spec)
+    manifest = lake.manifest("tuned_models", spec.name, before)
+    facts = {"snapshot_day": before, "rows_so_far": manifest["metrics"]["rows_so_far"], "recipe": spec.recipe.name}
+    return (lambda table: predict(model, [batch_from_arrow(table, schema)])), facts

@@ -1,5 +1,7 @@
 """The day's features as training data: MDS blocks of rows, split into train, validation and test."""
 
+from typing import Any
+
 import dagster as dg
 
 from assets.days import each_day
@@ -21,7 +23,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     def mds_datasets(context: dg.AssetExecutionContext, lake: LakeResource, spark: SparkResource) -> dg.MaterializeResult:
         from ml.datasets.write import write_day
 
-        def work(day: str) -> dict[str, dg.MetadataValue | int | float]:
+        def work(day: str) -> dict[str, Any]:
             done = write_day(spec, day, lake.open(), spark.runner())
             return {
                 "dagster/row_count": sum(done.rows.values()),
@@ -29,7 +31,6 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "blocks": sum(done.blocks.values()),
                 "bytes": done.bytes,
                 "path": dg.MetadataValue.path(str(lake.open().partition(STAGE, spec.name, day))),
-                "seconds": done.seconds,
             }
 
         return each_day(context, work)

@@ -1,5 +1,8 @@
 """The day's log lines as they came, typed and in time order; what could not be read lies beside them in quarantine."""
 
+from pathlib import Path
+from typing import Any
+
 import dagster as dg
 
 from assets.days import each_day
@@ -24,11 +27,11 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
 
         folder = landing.folder(spec.name)
 
-        def work(day: str) -> dict[str, dg.MetadataValue | int | float]:
+        def work(day: str) -> dict[str, Any]:
             if spec.simulation:
                 from ml.logs.synthetic import write_day
 
-                write_day(spec, day, folder)
+                write_day(spec, day, Path(folder))
             done = ingest_day(spec, day, folder, lake.open(), spark.runner())
             reasons = "\n".join(f"| {reason} | {count:,} |" for reason, count in sorted(done.reasons.items()))
             return {
@@ -37,7 +40,6 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "reasons": dg.MetadataValue.md(f"| reason | lines |\n|---|---|\n{reasons or '| none | 0 |'}"),
                 "files": done.files,
                 "path": dg.MetadataValue.path(str(lake.open().partition(STAGE, spec.name, day))),
-                "seconds": done.seconds,
             }
 
         return each_day(context, work)

@@ -1,6 +1,5 @@
 """Resources that asset signatures name. What they are bound to is a deployment's affair (`orchestration/deployments.py`)."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -49,12 +48,6 @@ class SparkResource(dg.ConfigurableResource):
 
 
 class MlflowResource(dg.ConfigurableResource):
-    """Where runs and models are logged."""
+    """Where runs and models are logged: `MLFLOW_TRACKING_URI`, or a SQLite store and local artifacts below `home`."""
 
-    tracking_uri: str = Field(description="An MLflow server, or a SQLite URL.")
-    artifacts: str = Field(default="", description="Where artifacts of a SQLite store lie; a server knows its own.")
-
-    @classmethod
-    def embedded(cls, home: Path) -> "MlflowResource":
-        """A SQLite store and local artifacts below the Evergreen home."""
-        return cls(tracking_uri=f"sqlite:///{home}/mlflow.db", artifacts=str(home / "mlartifacts"))
+    home: str = Field(description="A local folder.")

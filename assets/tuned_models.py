@@ -1,5 +1,8 @@
 """The day's model: yesterday's, having seen today once, in time order."""
 
+from pathlib import Path
+from typing import Any
+
 import dagster as dg
 
 from assets.days import each_day
@@ -23,18 +26,16 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         from ml.training.daily import train_day
         from ml.training.tracking import Tracker
 
-        def work(day: str) -> dict[str, dg.MetadataValue | int | float | str]:
-            tracker = Tracker(mlflow.tracking_uri, mlflow.artifacts, tags={"dagster/run_id": context.run_id})
+        def work(day: str) -> dict[str, Any]:
+            tracker = Tracker(Path(mlflow.home), tags={"dagster/run_id": context.run_id})
             done = train_day(spec, day, lake.open(), tracker=tracker)
             return {
-                "dagster/row_count": done.rows,
-                "loss": done.loss,
-                "samples_per_second": done.samples_per_second,
-                "steps": done.steps,
-                "warm_started_from": done.parent_day or "nothing: the first day",
-                "mlflow_run": done.mlflow_run_id or "",
-                "path": dg.MetadataValue.path(str(lake.open().partition(STAGE, spec.name, day))),
-                "seconds": done.seconds,
+                **done.metrics,
+                "dagster/row_count": done.report.rows,
+                "warm_started_from": done.parent or "nothing: the first day",
+                "resumed_at_row": done.resumed_at,
+                "recipe": dg.MetadataValue.json(done.recipe.model_dump(mode="json")),
+                "path": dg.MetadataValue.path(str(done.folder)),
             }
 
         return each_day(context, work, summary="loss")

@@ -30,10 +30,9 @@ def landing_root() -> str:
 
 def resources() -> dict[str, object]:
     """The resources of this process's deployment, as the environment says."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
     return {
         "lake": LakeResource(root=lake_root()),
         "landing": LandingResource(root=landing_root()),
         "spark": SparkResource(master=os.environ.get("EVERGREEN_SPARK_MASTER") or ""),
-        "mlflow": MlflowResource(tracking_uri=uri) if uri else MlflowResource.embedded(home()),
+        "mlflow": MlflowResource(home=str(home())),
     }
