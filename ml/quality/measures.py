@@ -1,0 +1,169 @@
+"""The figures that expectations are about: from profiles to a value for each subject (a column, a split, the day).
+
+A measure says what is, never what should be. What it can not tell is None: of a comparing measure that means there is
+nothing to compare with, of any other that the data does not hold what was asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+from ml.catalog.spec import DatasetSpec
+from ml.features.columns import ARROW_TYPES
+from ml.features.schema import arrow_schema
+from ml.quality.drift import population_stability_index
+from ml.quality.profile import Profile
+
+DAY = "day"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is there, and what should equal it."""
+
+    found: str
+    expected: str
+
+
+Value = float | Pair | None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a measure may look at. recent: profiles of the days before, by day. features: of an MDS day, what it was made of."""
+
+    spec: DatasetSpec
+    stage: str
+    today: Profile
+    recent: Mapping[str, Profile]
+    features: Profile | None = None
+
+
+Measure = Callable[[Evidence], Mapping[str, Value]]
+
+
+def measure(evidence: Evidence, name: str, columns: tuple[str, ...] = ()) -> dict[str, Value]:
+    """Values by subject; of `columns`, one (or, for a range, two) each, None for a column that is not there."""
+    found = dict(MEASURES[name](evidence))
+    if not columns:
+        return found
+    wanted = [f"{c} {end}" for c in columns for end in ("min", "max")] if name == "range" else list(columns)
+    return {subject: found.get(subject) for subject in wanted}
+
+
+def _share(count: str) -> Measure:
+    def share(evidence: Evidence) -> Mapping[str, Value]:
+        today = evidence.today
+        return {DAY: getattr(today, count) / today.rows if today.rows else 0.0}
+
+    return share
+
+
+def _volume(evidence: Evidence) -> Mapping[str, Value]:
+    usual = median(p.rows for p in evidence.recent.values()) if evidence.recent else 0
+    if not usual:
+        return {DAY: None if evidence.today.rows else 0.0}
+    return {DAY: evidence.today.rows / usual}
+
+
+def _quarantine_rate(evidence: Evidence) -> Mapping[str, Value]:
+    quarantined = evidence.today.manifest.get("quarantined")
+    if quarantined is None:
+        return {DAY: None}
+    return {DAY: quarantined / max(quarantined + evidence.today.rows, 1)}
+
+
+def _label_rate(evidence: Evidence) -> Mapping[str, Value]:
+    return {DAY: evidence.today.label_rate}
+
+
+def _null_rate(evidence: Evidence) -> Mapping[str, Value]:
+    return {name: column.nulls / max(evidence.today.rows, 1) for name, column in evidence.today.columns.items()}
+
+
+def _not_finite(evidence: Evidence) -> Mapping[str, Value]:
+    floats = {name: c for name, c in evidence.today.columns.items() if "float" in c.type or "double" in c.type}
+    return {name: column.not_finite / max(evidence.today.rows, 1) for name, column in floats.items()}
+
+
+def _range(evidence: Evidence) -> Mapping[str, Value]:
+    columns = evidence.today.columns.items()
+    return {f"{name} {end}": getattr(column, end) for name, column in columns for end in ("min", "max")}
+
+
+def _rows_beyond_manifest(evidence: Evidence) -> Mapping[str, Value]:
+    today = evidence.today
+    splits = today.manifest.get("splits", {})
+    beyond: dict[str, Value] = {
+        name: float(rows - splits[name]["rows"]) for name, rows in today.splits.items() if name in splits
+    }
+    rows = today.manifest.get("rows")
+    return beyond | {DAY: None if rows is None else float(today.rows - rows)}
+
+
+def _schema(evidence: Evidence) -> Mapping[str, Value]:
+    spec, today = evidence.spec, evidence.today
+    if evidence.stage == "raw_logs":
+        types = {"event_time": "int64"} | {name: str(ARROW_TYPES[kind]) for name, kind in spec.source.columns.items()}
+    elif evidence.stage == "cleaned_features":
+        types = {field.name: str(field.type) for field in arrow_schema(spec)}
+        types |= {name: "no such column" for name in today.columns if name not in types}
+    else:  # readers and scans refuse blocks of other columns than the fingerprint stands for
+        types = {}
+    pairs: dict[str, Value] = {}
+    for name, kind in types.items():
+        column = today.columns.get(name)
+        pairs[name] = Pair(_spelled(column.type) if column else "no such column", _spelled(kind))
+    return {"fingerprint": Pair(str(today.manifest.get("fingerprint")), spec.fingerprint)} | pairs
+
+
+def _spelled(kind: str) -> str:
+    # Parquet readers call a list's part "element", Arrow "item"; they are one type.
+    return kind.replace("element: ", "item: ")
+
+
+def _rows_of_features(evidence: Evidence) -> Mapping[str, Value]:
+    return {DAY: Pair(str(evidence.today.rows), str(evidence.features.rows)) if evidence.features else None}
+
+
+def _counts_of_features(evidence: Evidence) -> Mapping[str, Value]:
+    """Positives, and for each sparse feature how often it is missing, unknown, and in each bucket."""
+    if evidence.features is None:
+        return {DAY: None}
+    found: dict[str, Value] = {"positives": Pair(str(evidence.today.positives), str(evidence.features.positives))}
+    for name, before in evidence.features.histograms.items():
+        now = evidence.today.histograms.get(name)
+        moved = sum(abs(a - b) for a, b in zip(now.counts, before.counts, strict=True)) if now else sum(before.counts)
+        found[name] = Pair(f"{moved} ids otherwise", "0 ids otherwise")
+    return found
+
+
+def _drift(evidence: Evidence) -> Mapping[str, Value]:
+    vocabularies = {s.name for s in evidence.spec.sparse if s.vocabulary} if evidence.stage != "raw_logs" else set()
+    return {
+        name: population_stability_index(
+            today, [p.histograms[name] for p in evidence.recent.values() if name in p.histograms], name in vocabularies
+        )
+        for name, today in evidence.today.histograms.items()
+    }
+
+
+MEASURES: dict[str, Measure] = {
+    "schema": _schema,
+    "rows_beyond_manifest": _rows_beyond_manifest,
+    "rows_of_features": _rows_of_features,
+    "counts_of_features": _counts_of_features,
+    "volume": _volume,
+    "quarantine_rate": _quarantine_rate,
+    "null_rate": _null_rate,
+    "not_finite": _not_finite,
+    "range": _range,
+    "label_rate": _label_rate,
+    "bad_labels": _share("bad_labels"),
+    "duplicate_rate": _share("duplicates"),
+    "outside_day": _share("outside_day"),
+    "out_of_order": _share("out_of_order"),
+    "drift": _drift,
+}

@@ -1,0 +1,216 @@
+"""Measuring a partition: one vectorised pass over its Parquet, from Arrow columns to the figures of a `Profile`.
+
+Here is what can be counted; nothing here knows what a figure should be. MDS data is read by `ml.quality.scan_mds`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from upath import UPath
+
+from ml.catalog.spec import DatasetSpec
+from ml.features.hashing import combine, hash_values
+from ml.features.schema import EVENT_TIME, FIRST_ID, LABEL, MISSING_ID, OOV_ID
+from ml.quality.profile import ColumnProfile, Histogram, Profile
+
+BUCKETS = 256
+Ids = npt.NDArray[np.int64]
+
+
+def scan_partition(
+    spec: DatasetSpec, stage: str, partition: UPath, manifest: Mapping[str, Any], bounds: tuple[int, int]
+) -> Profile:
+    """Figures of one partition; bounds: first microsecond of the day and of the next. Raises `ValueError` naming a bad file."""
+    if stage == "mds_datasets":
+        from ml.quality.scan_mds import scan_mds
+
+        return scan_mds(spec, partition, manifest, bounds)
+    tally = _Tally(spec, stage, bounds)
+    for path in sorted((partition / "rows").glob("part-*.parquet"), key=str):
+        with path.fs.open(path.path, "rb") as file:
+            try:
+                footer = pq.read_metadata(file)
+                names = [name for name in tally.dictionaries if name in footer.schema.names]
+                tally.add_file(pq.ParquetFile(file, metadata=footer, read_dictionary=names))
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"{path}: not readable as Parquet: {error}") from error
+    return tally.profile(manifest)
+
+
+def histogram_of(ids: Ids) -> Histogram:
+    """Counts of ids [V]: values by id modulo `BUCKETS`, missing and out-of-vocabulary apart."""
+    counts = np.bincount(ids & (BUCKETS - 1), minlength=BUCKETS)
+    reserved = np.bincount(ids[(ids >= MISSING_ID) & (ids < FIRST_ID)], minlength=FIRST_ID)
+    counts[:FIRST_ID] -= reserved
+    return Histogram(int(reserved[MISSING_ID]), int(reserved[OOV_ID]), tuple(counts.tolist()))
+
+
+def add_histograms(a: Histogram, b: Histogram) -> Histogram:
+    buckets = tuple(x + y for x, y in zip(a.buckets, b.buckets, strict=True))
+    return Histogram(a.missing + b.missing, a.out_of_vocabulary + b.out_of_vocabulary, buckets)
+
+
+def column_profile(column: pa.Array) -> ColumnProfile:
+    """Figures of one column [N]; lists by their parts, strings by what is missing alone."""
+    kind = column.type.value_type if isinstance(column, pa.DictionaryArray) else column.type
+    if pa.types.is_list(kind):
+        parts = column_profile(column.flatten())
+        return ColumnProfile(str(kind), column.null_count + parts.nulls, parts.not_finite, parts.min, parts.max)
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        return ColumnProfile(str(kind), column.null_count)
+    return number_profile(str(kind), column.drop_null().to_numpy(zero_copy_only=False), column.null_count)
+
+
+def number_profile(kind: str, values: npt.NDArray[Any], nulls: int = 0) -> ColumnProfile:
+    """Figures of numbers [N] none of which is null."""
+    finite = np.isfinite(values)
+    known = values if finite.all() else values[finite]
+    if not known.size:
+        return ColumnProfile(kind, nulls, values.size)
+    return ColumnProfile(kind, nulls, values.size - known.size, known.min().item(), known.max().item())
+
+
+def merge_columns(a: ColumnProfile | None, b: ColumnProfile) -> ColumnProfile:
+    """Figures of two stretches of one column together; of differing types, both are named."""
+    if a is None:
+        return b
+    kind = a.type if a.type == b.type else f"{a.type} and {b.type}"
+    lows, highs = ([v for v in pair if v is not None] for pair in ((a.min, b.min), (a.max, b.max)))
+    return ColumnProfile(
+        kind, a.nulls + b.nulls, a.not_finite + b.not_finite, min(lows, default=None), max(highs, default=None)
+    )
+
+
+class _Tally:
+    """Sums over the row groups of a day, in time order."""
+
+    def __init__(self, spec: DatasetSpec, stage: str, bounds: tuple[int, int]) -> None:
+        self.spec, self.bounds, self.is_raw = spec, bounds, stage == "raw_logs"
+        self.columns: dict[str, ColumnProfile] = {}
+        self.histograms: dict[str, Histogram] = {}
+        self.rows = self.positives = self.bad_labels = self.outside = self.disordered = 0
+        self.last_time = -(2**63)
+        self.keys: list[Ids] = []
+        self.drifting = _raw_categories(spec) if self.is_raw else tuple(s.name for s in spec.sparse)
+        types = spec.column_types
+        self.dictionaries = [name for name in self.drifting if self.is_raw and types[name] == "string"]
+
+    def add_file(self, file: pq.ParquetFile) -> None:
+        for name in file.schema_arrow.names:  # a file without a row group still has its types
+            self._merge(name, column_profile(pa.nulls(0, file.schema_arrow.field(name).type)))
+        for group in range(file.num_row_groups):
+            footer = file.metadata.row_group(group)
+            counted = self._nulls_in_footer(file, footer)
+            names = [name for name in file.schema_arrow.names if name not in counted]
+            for name, nulls in counted.items():
+                self._merge(name, ColumnProfile(self.columns[name].type, nulls))
+            table = file.read_row_group(group, columns=names)
+            self.rows += footer.num_rows
+            for name in names:
+                self._merge(name, column_profile(_one_chunk(table, name)))
+            self._add_rows(lambda name, table=table: _one_chunk(table, name) if name in table.column_names else None)
+
+    def _nulls_in_footer(self, file: pq.ParquetFile, footer: pq.RowGroupMetaData) -> dict[str, int]:
+        """Columns of which only what is missing counts, and the footer says how many: they need not be read."""
+        used = {*self.drifting, *(self.spec.expectations.unique if self.is_raw else ())}
+        counts: dict[str, int] = {}
+        for i in range(footer.num_columns):
+            chunk = footer.column(i)
+            name = chunk.path_in_schema
+            if (
+                name not in file.schema_arrow.names
+                or name in used
+                or not pa.types.is_string(file.schema_arrow.field(name).type)
+            ):
+                continue
+            if chunk.is_stats_set and chunk.statistics.has_null_count:
+                counts[name] = chunk.statistics.null_count
+        return counts
+
+    def _merge(self, name: str, profile: ColumnProfile) -> None:
+        self.columns[name] = merge_columns(self.columns.get(name), profile)
+
+    def _add_rows(self, column: Callable[[str], pa.Array | None]) -> None:
+        self._add_times(column(EVENT_TIME))
+        self._add_labels(column)
+        for name in self.drifting:
+            if (values := column(name)) is not None:
+                ids = hash_values(name, values) if self.is_raw else _ids(values)
+                found = histogram_of(ids)
+                self.histograms[name] = add_histograms(self.histograms[name], found) if name in self.histograms else found
+        if self.is_raw and self.spec.expectations.unique:
+            parts = [column(name) for name in self.spec.expectations.unique]
+            if all(part is not None for part in parts):
+                self.keys.append(combine(*[hash_values("unique", part) for part in parts]))
+
+    def _add_times(self, column: pa.Array | None) -> None:
+        if column is None or not pa.types.is_integer(column.type):
+            return
+        times = column.drop_null().to_numpy()
+        if times.size == 0:
+            return
+        first, after = self.bounds
+        self.outside += int(np.count_nonzero((times < first) | (times >= after)))
+        self.disordered += int(np.count_nonzero(np.diff(times) < 0)) + int(times[0] < self.last_time)
+        self.last_time = int(times[-1])
+
+    def _add_labels(self, column: Callable[[str], pa.Array | None]) -> None:
+        label = self.spec.label
+        values = column((label.column or "") if self.is_raw else LABEL)
+        if values is None or pa.types.is_string(values.type):
+            return
+        numbers = values.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False)
+        if self.is_raw and label.at_least is not None:
+            self.positives += int(np.count_nonzero(numbers >= label.at_least))
+            self.bad_labels += int(np.count_nonzero(np.isnan(numbers)))
+        else:
+            ones = int(np.count_nonzero(numbers == 1))
+            self.positives += ones
+            self.bad_labels += numbers.size - ones - int(np.count_nonzero(numbers == 0))
+
+    def profile(self, manifest: Mapping[str, Any]) -> Profile:
+        return Profile(
+            rows=self.rows,
+            columns=self.columns,
+            histograms=self.histograms,
+            positives=self.positives,
+            bad_labels=self.bad_labels,
+            duplicates=_duplicates(self.keys),
+            outside_day=self.outside,
+            out_of_order=self.disordered,
+            manifest=manifest,
+        )
+
+
+def _raw_categories(spec: DatasetSpec) -> tuple[str, ...]:
+    """The log's own columns whose values sparse features take as categories, in the order of the log."""
+    wanted = {name for sparse in spec.sparse if not sparse.bucketise for name in sparse.inputs}
+    return tuple(name for name, kind in spec.source.columns.items() if name in wanted and kind != "float")
+
+
+def _one_chunk(table: pa.Table, name: str) -> pa.Array:
+    column = table.column(name)
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    combined = column.combine_chunks()
+    return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
+
+
+def _ids(column: pa.Array) -> Ids:
+    parts = column.flatten() if pa.types.is_list(column.type) else column
+    return parts.fill_null(MISSING_ID).to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
+
+
+def _duplicates(keys: list[Ids]) -> int:
+    """Rows whose key another row before them has. Keys are 64-bit hashes: two of N rows collide with probability N² / 2^65."""
+    if not keys:
+        return 0
+    known = np.concatenate(keys)
+    known = known[known != MISSING_ID]
+    return int(known.size - np.unique(known).size)

@@ -1,0 +1,72 @@
+"""Measuring a day's MDS data: every block of every split is read once, as a model's reader reads it.
+
+Here is the layout of blocks turned into the figures of a `Profile`; those of Parquet are `ml.quality.scan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from upath import UPath
+
+from ml.catalog.spec import DatasetSpec
+from ml.datasets.blocks import Rows
+from ml.datasets.layout import SPLITS
+from ml.datasets.shards import Bytes, pool_bytes, shards_of
+from ml.features.schema import EVENT_TIME, LABEL, SAMPLE_RATE, FeatureSchema
+from ml.lake import Lake
+from ml.quality.profile import ColumnProfile, Histogram, Profile
+from ml.quality.scan import add_histograms, histogram_of, merge_columns, number_profile
+
+
+def scan_mds(spec: DatasetSpec, partition: UPath, manifest: Mapping[str, Any], bounds: tuple[int, int]) -> Profile:
+    """Figures of one day's splits. Raises `CorruptShard`, naming the file, where one is not what its index says.
+
+    Data of another specification can not be decoded under this one: then nothing is measured but the manifest.
+    """
+    if manifest.get("fingerprint") != spec.fingerprint:
+        return Profile(rows=0, columns={}, manifest=manifest)
+    lake, day, schema = Lake(partition.parents[2]), partition.name, FeatureSchema.of(spec)
+    columns: dict[str, ColumnProfile] = {}
+    histograms: dict[str, Histogram] = {}
+    splits: dict[str, int] = dict.fromkeys(SPLITS, 0)
+    positives = bad_labels = outside = 0
+    scratch: dict[str, Bytes] = {}
+    for split in SPLITS:
+        for shard in shards_of(lake, spec, day, split):
+            rows = Rows.from_bytes(pool_bytes([shard], scratch), schema)
+            splits[split] += len(rows)
+            ones = int(np.count_nonzero(rows.label == 1))
+            positives += ones
+            bad_labels += len(rows) - ones - int(np.count_nonzero(rows.label == 0))
+            outside += int(np.count_nonzero((rows.event_time < bounds[0]) | (rows.event_time >= bounds[1])))
+            for name, profile in _columns(rows, schema).items():
+                columns[name] = merge_columns(columns.get(name), profile)
+            for name, found in _histograms(rows, schema).items():
+                histograms[name] = add_histograms(histograms[name], found) if name in histograms else found
+    return Profile(
+        rows=sum(splits.values()),
+        columns=columns,
+        histograms=histograms,
+        positives=positives,
+        bad_labels=bad_labels,
+        outside_day=outside,
+        splits=splits,
+        manifest=manifest,
+    )
+
+
+def _columns(rows: Rows, schema: FeatureSchema) -> dict[str, ColumnProfile]:
+    found = {name: rows.dense[:, i] for i, name in enumerate(schema.dense)}
+    found |= {LABEL: rows.label, SAMPLE_RATE: rows.sample_rate, EVENT_TIME: rows.event_time}
+    return {name: number_profile(values.dtype.name, values) for name, values in found.items()}
+
+
+def _histograms(rows: Rows, schema: FeatureSchema) -> dict[str, Histogram]:
+    found = {name: histogram_of(rows.single[:, i]) for i, name in enumerate(schema.single)}
+    if schema.multi:
+        feature = np.repeat(np.tile(np.arange(len(schema.multi)), len(rows)), rows.multi_lengths.ravel())
+        found |= {name: histogram_of(rows.multi_values[feature == i]) for i, name in enumerate(schema.multi)}
+    return found

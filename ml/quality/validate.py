@@ -1,0 +1,167 @@
+"""Verdicts on a day: the contract's expectations, decided by Great Expectations over a small frame of aggregates.
+
+The frame has a row for each subject (a column, a split, the day) and a column for each expectation, so one pass over
+the data serves every check and Great Expectations, which is slow on rows, never sees one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from ml.catalog.spec import DatasetSpec, Severity
+from ml.lake import Lake
+from ml.quality.contract import EQUAL, Expectation, contract
+from ml.quality.measures import Evidence, Pair, Value, measure
+from ml.quality.profile import profile_day
+
+NAMED = 5  # subjects that a verdict shows, the worst first
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one expectation. observed: the worst subjects, by name. compared_with: days."""
+
+    name: str
+    passed: bool
+    severity: Severity
+    observed: Mapping[str, str]
+    expected: str
+    why: str
+    compared_with: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Verdicts in the contract's order. rows: of the day. seconds: of the checks; import_seconds: of loading the library."""
+
+    verdicts: list[Verdict]
+    seconds: float
+    rows: int
+    import_seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing that blocks what is downstream went wrong."""
+        return all(v.passed or v.severity == "warning" for v in self.verdicts)
+
+
+@dataclass(frozen=True)
+class _Ruling:
+    """What Great Expectations said of one expectation."""
+
+    passed: bool
+    fault: str = ""
+
+
+def validate(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> Validation:
+    """Check one day of one stage. Raises `MissingPartition` where it is not in the lake, and what reading it raises.
+
+    A fault inside Great Expectations is a failed verdict of severity error.
+    """
+    began = time.perf_counter()
+    import great_expectations  # noqa: F401  # loaded here, so that its seconds are known apart
+
+    loaded = time.perf_counter()
+    evidence = gather(spec, stage, day, lake)
+    expectations = contract(spec, stage)
+    values = {e.name: measure(evidence, e.measure, e.columns) for e in expectations}
+    rulings = decide([e for e in expectations if any(v is not None for v in values[e.name].values())], values)
+    verdicts = [_verdict(e, values[e.name], rulings.get(e.name), evidence) for e in expectations]
+    return Validation(verdicts, time.perf_counter() - loaded, evidence.today.rows, loaded - began)
+
+
+def gather(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> Evidence:
+    """Profiles of the day and of the recent days before it that were written under the same specification."""
+    today = profile_day(spec, stage, day, lake)
+    before = [d for d in lake.days(stage, spec.name) if d < day][-spec.expectations.recent_days :]
+    own = today.manifest.get("fingerprint")
+    recent = {
+        d: profile_day(spec, stage, d, lake) for d in before if lake.manifest(stage, spec.name, d).get("fingerprint") == own
+    }
+    features = profile_day(spec, "cleaned_features", day, lake) if stage == "mds_datasets" else None
+    return Evidence(spec, stage, today, recent, features)
+
+
+def decide(expectations: Sequence[Expectation], values: Mapping[str, Mapping[str, Value]]) -> dict[str, _Ruling]:
+    """Great Expectations' ruling on each, by name."""
+    import great_expectations as gx
+    from great_expectations import expectations as library
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+    from great_expectations.exceptions.exceptions import GreatExpectationsError
+
+    suite = [getattr(library, e.type)(**_columns_of(e), **e.kwargs, meta={"name": e.name}) for e in expectations]
+    context = gx.get_context(mode="ephemeral")
+    context.variables.analytics_enabled = False
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    asset = context.data_sources.add_pandas("profiles").add_dataframe_asset("day")
+    batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": frame(expectations, values)})
+    try:
+        done = batch.validate(gx.ExpectationSuite(name="contract", expectations=suite), result_format="BOOLEAN_ONLY")
+    except GreatExpectationsError as error:
+        return {e.name: _Ruling(False, f"{type(error).__name__}: {error}") for e in expectations}
+    plain: list[dict[str, Any]] = [result.to_json_dict() for result in done.results]
+    return {result["expectation_config"]["meta"]["name"]: _ruling(result) for result in plain}
+
+
+def _columns_of(expectation: Expectation) -> dict[str, str]:
+    name = expectation.name
+    return {"column_A": f"{name} found", "column_B": f"{name} expected"} if expectation.type == EQUAL else {"column": name}
+
+
+def frame(expectations: Sequence[Expectation], values: Mapping[str, Mapping[str, Value]]) -> Any:
+    """The pandas frame that expectations look at: subjects by expectations, empty where one is not about the other."""
+    import pandas as pd
+
+    subjects = list(dict.fromkeys(subject for e in expectations for subject in values[e.name]))
+    columns: dict[str, list[Any]] = {}
+    for e in expectations:
+        cells = [values[e.name].get(subject) for subject in subjects]
+        if e.type == EQUAL:
+            columns[f"{e.name} found"] = [cell.found if isinstance(cell, Pair) else None for cell in cells]
+            columns[f"{e.name} expected"] = [cell.expected if isinstance(cell, Pair) else None for cell in cells]
+        else:
+            columns[e.name] = [float("nan") if cell is None else cell for cell in cells]
+    return pd.DataFrame(columns, index=pd.Index(subjects, name="subject"))
+
+
+def _ruling(result: dict[str, Any]) -> _Ruling:
+    info = result.get("exception_info") or {}
+    entries = [info] if "raised_exception" in info else list(info.values())
+    faults = [str(entry.get("exception_message")) for entry in entries if entry.get("raised_exception")]
+    return _Ruling(bool(result["success"]) and not faults, "; ".join(faults))
+
+
+def _verdict(e: Expectation, values: Mapping[str, Value], ruling: _Ruling | None, evidence: Evidence) -> Verdict:
+    days = tuple(evidence.recent) if e.compares else ()
+    if ruling is not None and ruling.fault:
+        return Verdict(e.name, False, "error", {"Great Expectations": ruling.fault}, e.expected, e.why, days)
+    passed, observed = ruling is None or ruling.passed, _worst(e, values)
+    if e.compares:
+        observed = observed or {"all": "nothing to compare with"}
+    elif not evidence.today.rows:
+        observed = observed or {"all": "no rows"}
+    elif missing := [subject for subject, value in values.items() if value is None]:
+        passed, observed = False, dict.fromkeys(missing[:NAMED], "not there to be measured") | observed
+    return Verdict(e.name, passed, e.severity, observed, e.expected, e.why, days)
+
+
+def _worst(e: Expectation, values: Mapping[str, Value]) -> dict[str, str]:
+    """The subjects furthest from what is expected, as text."""
+    pairs = {subject: v for subject, v in values.items() if isinstance(v, Pair)}
+    if e.type == EQUAL:
+        wrong = {s: f"{p.found}, expected {p.expected}" for s, p in pairs.items() if p.found != p.expected}
+        shown = wrong or ({s: p.found for s, p in pairs.items()} if len(pairs) == 1 else {"all": f"{len(pairs)} as expected"})
+        return dict(list(shown.items())[:NAMED])
+    numbers = {subject: v for subject, v in values.items() if isinstance(v, int | float)}
+    ranked = sorted(numbers, key=lambda subject: -_beyond(e, numbers[subject]))
+    return {subject: f"{numbers[subject]:.6g}" for subject in ranked[:NAMED]}
+
+
+def _beyond(e: Expectation, value: float) -> float:
+    """How far a value lies outside its band; inside, minus how near it is to a bound."""
+    low, high = e.kwargs.get("min_value"), e.kwargs.get("max_value")
+    return max(low - value if low is not None else -inf, value - high if high is not None else -inf)
