@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
@@ -26,13 +25,11 @@ if TYPE_CHECKING:
 # States and partial counts beyond this many rows together are merged by Spark SQL, where there is a session.
 ARROW_ROWS = 20_000_000
 
-_ONES = np.zeros(0, np.int64)
-
 
 def count_values(feature: SparseFeature, batch: pa.RecordBatch) -> pa.Table:
     """`COUNTS` of a batch's values of one feature, missing ones left out, in order of first occurrence."""
     keys = feature.keys(batch).values
-    distinct, counts, first = count_distinct(keys, _ONES, slots_for(len(keys)))
+    distinct, counts, first = count_distinct(keys, slots_for(len(keys)))
     return pa.Table.from_arrays([pa.array(distinct), feature.words(batch, first), pa.array(counts)], schema=COUNTS)
 
 

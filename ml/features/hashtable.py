@@ -43,15 +43,15 @@ def find(slots: np.ndarray, places: np.ndarray, keys: np.ndarray, absent: int) -
 
 
 @nb.njit(cache=True)
-def count_distinct(keys: np.ndarray, weights: np.ndarray, slots: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct keys in order of first occurrence, the sum of their weights, and where each occurs first.
+def count_distinct(keys: np.ndarray, slots: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct keys in order of first occurrence, how often each occurs, and where first; three of int64 [V].
 
-    keys: int64 [N], 0 is skipped; weights: int64 [N], or [0] for ones. slots: a power of two above the number of distinct keys.
+    keys: int64 [N], of which 0 is skipped. slots: a power of two above the number of distinct keys.
     """
     mask = slots - 1
     table = np.zeros(slots, np.int64)
     places = np.empty(slots, np.int64)
-    distinct, counts, first = (np.empty(slots, np.int64) for _ in range(3))
+    distinct, counts, first = np.empty(slots, np.int64), np.empty(slots, np.int64), np.empty(slots, np.int64)
     n = 0
     for i in range(len(keys)):
         if keys[i] == EMPTY:
@@ -63,5 +63,5 @@ def count_distinct(keys: np.ndarray, weights: np.ndarray, slots: int) -> tuple[n
             table[s], places[s] = keys[i], n
             distinct[n], counts[n], first[n] = keys[i], 0, i
             n += 1
-        counts[places[s]] += weights[i] if len(weights) else 1
+        counts[places[s]] += 1
     return distinct[:n].copy(), counts[:n].copy(), first[:n].copy()

@@ -251,9 +251,9 @@ def sample(events: Events, start: int, stop: int, number: int, negatives: Negati
     none = np.zeros(0, np.int64)
     if start == stop:
         return Sample(none, none, np.zeros(0, np.float32), 0)
-    users = count_distinct(events.user[start:stop], none, slots_for(stop - start))[0]
+    users = count_distinct(events.user[start:stop], slots_for(stop - start))[0]
     user = _codes(events.user, users)
-    items = count_distinct(events.item, none, slots_for(len(events.item)))[0]
+    items = count_distinct(events.item, slots_for(len(events.item)))[0]
     codes = _codes(events.item, items)
     owned = (user >= 0) & (codes >= 0)
     pairs = np.unique(user[owned] * len(items) + codes[owned])

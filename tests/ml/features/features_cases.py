@@ -73,9 +73,7 @@ def shop_day(spec: DatasetSpec, day: int, rows: int, seed: int = 0) -> pa.Table:
         "item": pa.array((rng.zipf(1.5, rows) % 50) - 5, mask=rng.random(rows) < 0.02),
         "country": pa.array(countries[rng.zipf(1.6, rows) % len(countries)], mask=rng.random(rows) < 0.1),
         "tags": pa.array(rng.choice(tags, rows), mask=rng.random(rows) < 0.1),
-        "price": pa.array(
-            rng.choice([0.0, -0.0, 1.0, 9.99, 50.0, 1e300, -5.0, np.nan, np.inf, -np.inf], rows), from_pandas=False
-        ),
+        "price": pa.array(rng.choice([0.0, -0.0, 1.0, 9.99, 50.0, 1e300, -5.0, np.nan, np.inf, -np.inf], rows)),
         "count": pa.array(rng.integers(-3, 6, rows), mask=rng.random(rows) < 0.2),
         "member": pa.array(rng.random(rows) < 0.5, mask=rng.random(rows) < 0.1),
         "click": pa.array((rng.random(rows) < 0.3).astype(np.int64)),

@@ -177,9 +177,7 @@ def test_split_is_python_s(values: list[str | None], separator: str) -> None:
     assert keys.to_arrow(keys.values).to_pylist() == [slow_sparse(spec, column, {"tags": v}) for v in values]
 
 
-@given(
-    st.lists(st.integers(-(2**40), 2**52), min_size=1, max_size=50), st.sampled_from(["America/Sao_Paulo", "Asia/Kathmandu"])
-)
+@given(st.lists(st.integers(-(2**40), 2**52), max_size=50), st.sampled_from(["America/Sao_Paulo", "Asia/Kathmandu"]))
 def test_hour_of_day_is_the_zones_on_every_date(times: list[int], zone: str) -> None:
     changes = [DAY_0 - 804 * DAY + hour * 3_600_000_000 for hour in range(72)]  # Brazil's clocks went forward on 2017-10-15
     hour = SparseColumn(name="hour", hour_of_day=True)
