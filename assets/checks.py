@@ -31,14 +31,15 @@ def build_checks(
     def checks(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterable[dg.AssetCheckResult]:
         from ml.quality.validate import validate
 
-        days = list(context.partition_keys)
+        days = _days(context, lake.open(), spec, stage)
         done = {day: validate(spec, stage, day, lake.open()) for day in days}
         share = _share_of_asset_time(context, lake.open(), spec, stage, {day: v.seconds for day, v in done.items()})
         wanted = {key.name for key in context.selected_asset_check_keys}
         for expectation in (e for e in expectations.values() if e.name in wanted):
             verdicts = {day: next(v for v in done[day].verdicts if v.name == expectation.name) for day in days}
             failing = [day for day in days if not verdicts[day].passed]
-            shown = verdicts[failing[0] if failing else days[-1]]
+            shown_day = failing[0] if failing else days[-1]
+            shown = verdicts[shown_day]
             severities = {verdicts[day].severity for day in failing} or {expectation.severity}
             yield dg.AssetCheckResult(
                 asset_key=asset_key,
@@ -49,6 +50,7 @@ def build_checks(
                     "observed": dg.MetadataValue.md(_table(shown.observed)),
                     "expected": shown.expected,
                     "why": shown.why,
+                    "day": shown_day,
                     "rows": sum(done[day].rows for day in days),
                     "compared_with": dg.MetadataValue.json(list(shown.compared_with)),
                     "seconds": sum(v.seconds for v in done.values()),
@@ -58,6 +60,15 @@ def build_checks(
             )
 
     return checks
+
+
+def _days(context: dg.AssetCheckExecutionContext, lake: Lake, spec: DatasetSpec, stage: str) -> list[str]:
+    """The run's partitions. A run of checks alone has none (Dagster gives it no partition): then the newest day there is."""
+    if context.has_partition_key or context.has_partition_key_range:
+        return list(context.partition_keys)
+    newest = lake.days(stage, spec.name)[-1:] or [spec.partitions.start.isoformat()]
+    lake.need(stage, spec.name, newest[0])
+    return newest
 
 
 def _check_spec(e: Expectation, asset_key: dg.AssetKey, partitions_def: dg.PartitionsDefinition) -> dg.AssetCheckSpec:
