@@ -28,10 +28,11 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         from ml.features.clean import clean_day
         from ml.features.schema import arrow_schema
 
+        folder, runner, session = landing.folder(spec.name), spark.runner(), spark.session()
         columns = [dg.TableColumn(field.name, str(field.type)) for field in arrow_schema(spec)]
 
         def work(day: str) -> dict[str, Any]:
-            done = clean_day(spec, day, lake.open(), landing.folder(spec.name), spark.runner(), spark.session())
+            done = clean_day(spec, day, lake.open(), folder, runner, session)
             return {
                 "dagster/row_count": done.rows,
                 "dagster/column_schema": dg.TableSchema(columns),

@@ -23,8 +23,10 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     def mds_datasets(context: dg.AssetExecutionContext, lake: LakeResource, spark: SparkResource) -> dg.MaterializeResult:
         from ml.datasets.write import write_day
 
+        runner = spark.runner()
+
         def work(day: str) -> dict[str, Any]:
-            done = write_day(spec, day, lake.open(), spark.runner())
+            done = write_day(spec, day, lake.open(), runner)
             return {
                 "dagster/row_count": sum(done.rows.values()),
                 "splits": dg.MetadataValue.json(dict(done.rows)),

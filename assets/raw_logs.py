@@ -25,14 +25,14 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         from ml.logs.ingest import ingest_day
 
-        folder = landing.folder(spec.name)
+        folder, runner = landing.folder(spec.name), spark.runner()
 
         def work(day: str) -> dict[str, Any]:
             if spec.simulation:
                 from ml.logs.synthetic import write_day
 
                 write_day(spec, day, Path(folder))
-            done = ingest_day(spec, day, folder, lake.open(), spark.runner())
+            done = ingest_day(spec, day, folder, lake.open(), runner)
             reasons = "\n".join(f"| {reason} | {count:,} |" for reason, count in sorted(done.reasons.items()))
             return {
                 "dagster/row_count": done.rows,

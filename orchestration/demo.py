@@ -54,7 +54,7 @@ def table_of(spec: DatasetSpec, figures: dict[str, dict[str, Any]]) -> Table:
         oracle = found.get("oracle") or {}
         cells = [model.get("auc"), model.get("log_loss"), model.get("normalised_entropy"), model.get("calibration")]
         cells += [regression.get("auc"), oracle.get("auc")]
-        table.add_row(day, f"{found['rows']:,}", *("–" if cell is None else f"{cell:.4f}" for cell in cells))
+        table.add_row(day, f"{found['data']['rows']:,}", *("–" if cell is None else f"{cell:.4f}" for cell in cells))
     return table
 
 

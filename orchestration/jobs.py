@@ -3,7 +3,6 @@
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition as DailyJob
 
-from assets.partitions import daily
 from ml.catalog.spec import DatasetSpec
 
 
@@ -11,7 +10,6 @@ def daily_job(spec: DatasetSpec) -> DailyJob:
     return dg.define_asset_job(
         name=job_name(spec),
         selection=dg.AssetSelection.groups(spec.name),
-        partitions_def=daily(spec),
         description=f"A day of {spec.name}: raw logs, features, MDS data, model, report.",
         tags={"dataset": spec.name},
     )
