@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from made_features import DAY, make_spec, make_table, write_table
@@ -108,7 +107,7 @@ def test_every_row_once_per_epoch_over_all_ranks(
     per_rank = [list(reader) for reader in readers]
     assert {len(batches) for batches in per_rank} == {len(readers[0])}
     steps = len(readers[0]) // epochs
-    held = [json.loads(json.dumps(lake.manifest("mds_datasets", "made", day)))["splits"]["train"]["rows"] for day in DAYS]
+    held = [lake.manifest("mds_datasets", "made", day)["splits"]["train"]["rows"] for day in DAYS]
     assert readers[0].rows == sum(held)
     for epoch in range(epochs):
         seen = [batch for batches in per_rank for batch in batches[epoch * steps : (epoch + 1) * steps]]
@@ -312,7 +311,7 @@ def test_arguments_are_checked(lake: Lake, fault: dict[str, object], names: str)
 
 def test_a_remote_lake(lake: Lake) -> None:
     spec = make_spec()
-    table = write_table(lake, spec, 500)
+    write_table(lake, spec, 500)
     remote = Lake.at("memory://evergreen-test-lake")
     remote.root.fs.put(str(lake.root) + "/", remote.root.path + "/", recursive=True)
     write(remote, spec)
@@ -323,5 +322,4 @@ def test_a_remote_lake(lake: Lake) -> None:
     assert sorted(ids(mine)) == [*range(500)]
     for one, other in zip(mine, theirs, strict=True):
         assert_same(one, other)
-    assert pa.table({"n": sorted(ids(mine))}).num_rows == table.num_rows
     remote.root.fs.rm(remote.root.path, recursive=True)

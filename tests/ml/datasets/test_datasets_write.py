@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +21,16 @@ from made_features import DAY, make_spec, make_table, write_table
 
 from ml.datasets.layout import SPLITS, mix64
 from ml.datasets.reader import BlockReader
+from ml.datasets.shards import read_blocks, shards_of
 from ml.datasets.write import write_day
 from ml.lake import Lake, MissingPartition
 from ml.parallel import LocalRunner, SparkRunner
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 HASHED = {"by": "hash", "validation": 0.2, "test": 0.3}
 
@@ -51,6 +56,25 @@ def test_same_bytes_however_the_work_is_divided(lake: Lake, splits: dict[str, fl
     assert digests(lake) != found[0]
 
 
+class RepeatingRunner(LocalRunner):
+    """Runs each task twice, as Spark does with one whose executor was lost after the work was done."""
+
+    def map(self, function: Callable[[T], R], tasks: Sequence[T]) -> list[R]:
+        super().map(function, tasks)
+        return super().map(function, tasks)
+
+
+def test_same_bytes_where_tasks_ran_twice(lake: Lake) -> None:
+    spec = make_spec(**HASHED)
+    write_table(lake, spec, 500)
+    found = []
+    for runner in (LocalRunner(), RepeatingRunner()):
+        write_day(spec, DAY, lake, runner, block_rows=16, window_blocks=4)
+        found.append(digests(lake))
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
 def test_same_bytes_on_spark(lake: Lake, spark: SparkSession) -> None:
     spec = make_spec()
     write_table(lake, spec, 1000)
@@ -92,10 +116,8 @@ def test_rows_are_permuted_within_a_window_and_stay_in_it(lake: Lake) -> None:
     spec = make_spec(validation=0, test=0)
     write_table(lake, spec, 512)
     write_day(spec, DAY, lake, LocalRunner(), block_rows=32, window_blocks=8)
-    reader = BlockReader(lake, spec, [DAY], batch_size=512)
-    from ml.datasets.shards import read_blocks
-
-    places = [np.concatenate(read_blocks(shard)["position"]).view(np.int64) for shard in reader._shards]
+    shards = shards_of(lake, spec, DAY, "train")
+    places = [np.concatenate(read_blocks(shard)["position"]).view(np.int64) for shard in shards]
     assert [sorted(window.tolist()) for window in places] == [[*range(256)], [*range(256, 512)]]
     for window in places:
         assert np.abs(np.diff(window)).mean() == pytest.approx(256 / 3, rel=0.2)  # of a random order
