@@ -1,0 +1,162 @@
+"""Time: raw values to microseconds since 1970 UTC, and days of a time zone as ranges of them.
+
+Which rows lie outside the log's days, and what becomes of them, is `ml.logs.examine`.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions at import, out of a type checker's sight)
+
+from __future__ import annotations
+
+from datetime import date, datetime, time, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ml.catalog.spec import DatasetSpec, Time
+
+# A live log has no last day; its days are laid out this far ahead.
+LIVE_DAYS = 50 * 366
+FAR = 2**62
+_PER_UNIT = {"s": (1_000_000, 1), "ms": (1_000, 1), "us": (1, 1), "ns": (1, 1_000)}
+_QUARTER, _QUARTERS = 900_000_000, 1900 * 365 * 96  # clocks before the year 70 keep that year's offset
+_ISO = (
+    r"^(?P<y>\d{4})-(?P<mo>\d{2})-(?P<d>\d{2})(?:[T ](?P<h>\d{2}):(?P<mi>\d{2})(?::(?P<s>\d{2})(?:[.,](?P<f>\d{1,9}))?)?"
+    r" ?(?P<zone>[Zz]|(?P<sign>[+-])(?P<oh>\d{2}):?(?P<om>\d{2})?)?)?$"
+)
+
+
+def midnight(day: date, zone: ZoneInfo) -> int:
+    """The first instant of a day in a zone, in microseconds since 1970 UTC.
+
+    Where clocks skip midnight (America/Sao_Paulo on 2017-10-15) that is 01:00; where midnight comes twice, the earlier.
+    """
+    # fold=0 takes the offset from before a gap, so 00:00 in the gap is the very instant of the jump.
+    local = datetime.combine(day, time(0), zone)
+    return round((local - datetime(1970, 1, 1, tzinfo=ZoneInfo("UTC"))) / timedelta(microseconds=1))
+
+
+@lru_cache(maxsize=16)
+def _bounds(start: date, days: int, zone: str) -> NDArray[np.int64]:
+    info = ZoneInfo(zone)
+    return np.array([midnight(start + timedelta(days=i), info) for i in range(days + 1)], np.int64)
+
+
+def day_bounds(spec: DatasetSpec) -> NDArray[np.int64]:
+    """Where each day of a log begins, and the last ends: int64 [days + 1], microseconds since 1970 UTC."""
+    end = spec.partitions.end
+    days = (end - spec.partitions.start).days + 1 if end else LIVE_DAYS
+    return _bounds(spec.partitions.start, days, spec.time.timezone)
+
+
+def day_span(spec: DatasetSpec, day: str) -> tuple[int, int]:
+    """The first microsecond of a day, and the first of the next."""
+    index = day_index(spec, day)
+    bounds = day_bounds(spec)
+    return int(bounds[index]), int(bounds[index + 1])
+
+
+def day_index(spec: DatasetSpec, day: str) -> int:
+    """Which of the log's days a partition key is, from 0. Raises `ValueError` for a key that is none of them."""
+    try:
+        index = (date.fromisoformat(day) - spec.partitions.start).days
+    except ValueError:
+        index = -1
+    if not 0 <= index < len(day_bounds(spec)) - 1:
+        raise ValueError(
+            f"{spec.name}: no day {day!r}; its days run from {spec.partitions.start} to {spec.partitions.end or 'now'}"
+        )
+    return index
+
+
+def day_key(spec: DatasetSpec, index: int) -> str:
+    """The partition key (`YYYY-MM-DD`) of the log's day `index`."""
+    return (spec.partitions.start + timedelta(days=index)).isoformat()
+
+
+def days_of(times: NDArray[np.int64], bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Index of each time's day; -1 before the first, len(bounds) - 1 after the last. int64 [N]."""
+    return np.searchsorted(bounds, times, side="right") - 1
+
+
+def event_times(column: pa.ChunkedArray, clock: Time) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Microseconds since 1970 UTC (int64 [N]), and whether each value says a time at all (bool [N]); null does not.
+
+    A time beyond what 64 bits of microseconds hold is given as +-2^62, which is out of any log's range.
+    """
+    if clock.unit == "iso8601":
+        return _iso(column, ZoneInfo(clock.timezone))
+    times, per = _PER_UNIT[clock.unit]
+    known = pc.is_valid(column).to_numpy(zero_copy_only=False)
+    if pa.types.is_floating(column.type):
+        values = pc.fill_null(column, 0.0).to_numpy()
+        known &= np.isfinite(values)
+        scaled = np.rint(np.where(known, values, 0.0) * times / per)
+        return np.clip(scaled, -FAR, FAR).astype(np.int64), known
+    whole = pc.fill_null(column, 0).to_numpy()
+    limit = FAR // times
+    scaled = np.where(
+        np.abs(whole.astype(np.float64)) < limit, np.clip(whole, -limit, limit) * times, np.where(whole < 0, -FAR, FAR)
+    )
+    return scaled // per, known
+
+
+def _iso(column: pa.ChunkedArray, zone: ZoneInfo) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """`2026-01-31T23:59:59.5+02:00`, `... Z`, and without an offset in the log's own zone; a date alone is its midnight."""
+    found = pc.extract_regex(column.combine_chunks(), _ISO)
+    known = _mask(pc.is_valid(found))
+    year, month, day, hour, minute, second = (_integers(found, name) for name in ("y", "mo", "d", "h", "mi", "s"))
+    months = ((year - 1970) * 12 + month - 1).astype("datetime64[M]")
+    days = months.astype("datetime64[D]") + (day - 1)
+    known &= (month >= 1) & (month <= 12) & (day >= 1) & (days.astype("datetime64[M]") == months)
+    known &= (hour < 24) & (minute < 60) & (second < 60)
+    fraction = pc.utf8_slice_codeunits(pc.utf8_rpad(pc.struct_field(found, "f"), 6, "0"), 0, 6)
+    wall = ((days.astype(np.int64) * 24 + hour) * 60 + minute) * 60 + second
+    wall = wall * 1_000_000 + pc.fill_null(pc.cast(fraction, pa.int64()), 0).to_numpy(zero_copy_only=False)
+    sign = np.where(_mask(pc.equal(pc.struct_field(found, "sign"), "-")), -1, 1)
+    offset = sign * (_integers(found, "oh") * 60 + _integers(found, "om")) * 60_000_000
+    naive = known & _mask(pc.equal(pc.struct_field(found, "zone"), ""))
+    offset[naive] = _offsets(wall[naive], zone)
+    return np.where(known, wall - offset, 0), known
+
+
+def _mask(values: pa.Array) -> NDArray[np.bool_]:
+    return pc.fill_null(values, False).to_numpy(zero_copy_only=False)
+
+
+def _integers(found: pa.StructArray, name: str) -> NDArray[np.int64]:
+    texts = pc.struct_field(found, name)
+    return pc.fill_null(pc.cast(pc.if_else(pc.equal(texts, ""), "0", texts), pa.int64()), 0).to_numpy(zero_copy_only=False)
+
+
+def _offsets(wall: NDArray[np.int64], zone: ZoneInfo) -> NDArray[np.int64]:
+    """How far wall clocks [N] are ahead of UTC, in microseconds; no zone changes its clocks but on a quarter of an hour."""
+    quarters, where = np.unique(wall // _QUARTER, return_inverse=True)
+    first = datetime(1970, 1, 1, tzinfo=zone)
+    ahead = [(first + timedelta(minutes=15 * q)).utcoffset() for q in np.clip(quarters, -_QUARTERS, _QUARTERS).tolist()]
+    return np.array([(a or timedelta(0)) // timedelta(microseconds=1) for a in ahead], np.int64)[where]
+
+
+def position_parts(total: int, days: int) -> NDArray[np.int64]:
+    """Where each of a log's equal parts begins, and the last ends: int64 [days + 1], row numbers.
+
+    As the DLRM reference code cuts Criteo's log (data_utils.py): `divmod(total, days)`, the first `extras` parts one longer.
+    """
+    size, extras = divmod(total, days)
+    lengths = np.full(days, size, np.int64)
+    lengths[:extras] += 1
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+def position_times(rows: NDArray[np.int64], parts: NDArray[np.int64], bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Event times of rows by number, int64 [N]: spread evenly over their part's day, in order."""
+    day = np.searchsorted(parts, rows, side="right") - 1
+    count, begin = parts[day + 1] - parts[day], bounds[day]
+    # Quotient and remainder apart: row number times microseconds would pass 64 bits in a day of a hundred million rows.
+    step, rest = np.divmod(bounds[day + 1] - begin, count)
+    place = rows - parts[day]
+    return begin + place * step + place * rest // count

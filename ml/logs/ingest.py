@@ -1,0 +1,244 @@
+"""`raw_logs`: one day's rows out of the log into the lake, in time order, beside the day's quarantined lines.
+
+Tasks read slices of the day's files and write sorted runs aside; more tasks merge these into parts by ranges of event time.
+What is written is the same bytes whatever the runner and however the log is divided among tasks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from upath import UPath
+
+from ml.catalog.spec import DatasetSpec
+from ml.features.schema import EVENT_TIME
+from ml.lake import Lake
+from ml.logs.clock import day_bounds, day_index, position_times
+from ml.logs.examine import UNPLACED
+from ml.logs.index import BlockPlan, LogIndex, bad_days_by_position, place_bad, reading_fingerprint
+from ml.logs.layout import Layout
+from ml.logs.quarantine import SCHEMA
+from ml.logs.read import STAGE, read_parquet
+from ml.logs.runs import Run, plan_parts, write_parquet, write_part, write_run
+from ml.logs.scan import TASK_BYTES, Scanned, Slice, cut, file_day, pack, scan
+from ml.logs.sources import NoLogs
+from ml.parallel import LocalRunner, Runner
+
+PART_ROWS = 1_000_000
+_BAD_SCHEMA = pa.schema([pa.field("order", pa.int64()), pa.field("block", pa.int64()), *SCHEMA])
+
+
+class LogChanged(RuntimeError):
+    """The files of a log changed while a day was read out of them; a rerun reads them as they are then."""
+
+
+@dataclass(frozen=True)
+class IngestedDay:
+    """What a day came to. rows, quarantined: lines; reasons: quarantined lines by reason; files: how many were opened."""
+
+    rows: int
+    quarantined: int
+    reasons: dict[str, int]
+    files: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every reading task knows. parts: where days begin by row number, in a log without a clock."""
+
+    spec: DatasetSpec
+    day: int
+    folder: str
+    parts: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class _Task:
+    number: int
+    slices: list[Slice]
+    plans: dict[tuple[int, int], BlockPlan]
+
+
+@dataclass(frozen=True)
+class _Done:
+    """runs in file and line order; bad: path of the quarantined lines, if any; extents: (file, block, lines) read."""
+
+    runs: list[Run]
+    bad: str | None
+    extents: list[tuple[int, int, int]]
+
+
+def raw_schema(spec: DatasetSpec) -> pa.Schema:
+    """Arrow schema of a day's rows: event_time (int64, microseconds since 1970 UTC), then the source's columns."""
+    return pa.schema([pa.field(EVENT_TIME, pa.int64()), *Layout.declared(spec.source).schema])
+
+
+def ingest_day(
+    spec: DatasetSpec,
+    day: str,
+    logs: str | UPath,
+    lake: Lake,
+    runner: Runner,
+    *,
+    task_bytes: int = TASK_BYTES,
+    part_rows: int = PART_ROWS,
+) -> IngestedDay:
+    """Write partition `raw_logs` of a day: `rows/part-00000.parquet` and on, `quarantine.parquet`, manifest.
+
+    Parts one after the other are in order of (event time, file, line). Raises `NoLogs` where there are no files (with dated
+    paths: none of that day), `WrongFile` where a file lacks a column, `ValueError` for a day that is none of the log's.
+    """
+    started = time.perf_counter()
+    index = LogIndex.build(spec, logs, lake, runner, day)
+    if spec.source.dated and not any(file_day(spec, f.file) == day_index(spec, day) for f in index.files):
+        raise NoLogs(f"{logs}: no file of {day} matches {spec.source.files!r}; has the day landed?")
+    wanted = index.wanted(day)
+    slices = [one for n, blocks in wanted for one in cut(index.files[n].file, n, blocks)]
+    with lake.write(STAGE, spec.name, day) as staging:
+        aside = staging / "aside"
+        for folder in (staging / "rows", aside):
+            folder.mkdir(parents=True)
+        job = _Job(spec, day_index(spec, day), str(aside), index.parts if spec.time.by_position else None)
+        tasks = [_task(index, number, group) for number, group in enumerate(pack(slices, task_bytes))]
+        done = runner.map(partial(_read, job), tasks)
+        parts = plan_parts([run for one in done for run in one.runs], part_rows)
+        paths = [str(staging / "rows" / f"part-{n:05d}.parquet") for n in range(max(len(parts), 1))]
+        rows = sum(runner.map(write_part, list(zip(paths, parts, strict=False))))
+        if index.plans and rows != (found := sum(days[day][0] for days in index.counts.values() if day in days)):
+            raise LogChanged(f"{logs}: {rows} rows of {day} where the index had found {found}; was a file rewritten? Run again")
+        if not parts:
+            write_parquet([], raw_schema(spec), paths[0])
+        reasons: Counter[str] = Counter()
+        write_parquet(_quarantined(done, _first_lines(index, done), reasons), SCHEMA, str(staging / "quarantine.parquet"))
+        aside.fs.rm(aside.path, recursive=True)
+        reasons = Counter(dict(sorted(reasons.items())))
+        manifest = {
+            "dataset": spec.name,
+            "day": day,
+            "rows": rows,
+            "quarantined": reasons.total(),
+            "reasons": dict(reasons),
+            "fingerprint": spec.fingerprint,
+            "reading": reading_fingerprint(spec),
+            "signature": index.signature(day),
+            "files": [{"name": index.files[n].file.name, "stamp": index.files[n].file.stamp} for n, _ in wanted],
+        }
+        lake.describe(staging, manifest)
+    return IngestedDay(rows, reasons.total(), dict(reasons), len(wanted), time.perf_counter() - started)
+
+
+def is_current(spec: DatasetSpec, day: str, logs: str | UPath, lake: Lake, runner: Runner | None = None) -> bool:
+    """Whether the day in the lake was read in today's way from today's files. New or changed files of a log without dated
+    paths are looked into for it."""
+    if not lake.has(STAGE, spec.name, day):
+        return False
+    try:
+        index = LogIndex.build(spec, logs, lake, runner or LocalRunner(), day)
+    except NoLogs:
+        return False
+    return lake.manifest(STAGE, spec.name, day)["signature"] == index.signature(day)
+
+
+def _task(index: LogIndex, number: int, slices: list[Slice]) -> _Task:
+    plans = {
+        (one.order, block): plan
+        for one in slices
+        for block, plan in index.plans.get(one.file.name, {}).items()
+        if one.wanted is None or block in one.wanted
+    }
+    return _Task(number, slices, plans)
+
+
+def _read(job: _Job, task: _Task) -> _Done:
+    """Read slices, and write the day's rows as sorted runs and its bad lines beside them."""
+    schema = raw_schema(job.spec)
+    runs: list[Run] = []
+    held: list[pa.Table] = []
+    bad: list[pa.Table] = []
+    extents: list[tuple[int, int, int]] = []
+
+    def flush() -> None:
+        if held:
+            runs.append(write_run(pa.concat_tables(held), f"{job.folder}/rows-{task.number:05d}-{len(runs):05d}.arrow"))
+            held.clear()
+
+    for one in task.slices:
+        for block in scan(job.spec, one):
+            plan = task.plans.get((one.order, block.records.index))
+            times, days, bad_days = _placed(job, one, block, plan)
+            mine = days == job.day
+            if mine.any():
+                table = block.table.add_column(0, schema.field(0), pa.array(times)).cast(schema)
+                held.append(table if mine.all() else table.filter(pa.array(mine)))
+            bad.append(_bad_lines(one, block, np.flatnonzero(bad_days == job.day)))
+            extents.append((one.order, block.records.index, block.records.extent))
+            if sum(table.num_rows for table in held) >= PART_ROWS:
+                flush()
+    flush()
+    lines = pa.concat_tables([_BAD_SCHEMA.empty_table(), *bad])
+    if not lines.num_rows:
+        return _Done(runs, None, extents)
+    path = f"{job.folder}/bad-{task.number:05d}.parquet"
+    write_parquet([lines], _BAD_SCHEMA, path)
+    return _Done(runs, path, extents)
+
+
+def _placed(
+    job: _Job, one: Slice, block: Scanned, plan: BlockPlan | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64] | NDArray[np.int32], NDArray[np.int64] | NDArray[np.int32]]:
+    """Event times and days of a block's good rows, days of its bad lines."""
+    if job.parts is not None and plan is not None:
+        rows = plan.base_row + np.arange(block.table.num_rows)
+        days = np.searchsorted(job.parts, rows, side="right") - 1
+        times = position_times(rows, job.parts, day_bounds(job.spec))
+        return times, days, bad_days_by_position(block.bad_after, plan, job.parts)
+    inherited = plan.inherited if plan else file_day(job.spec, one.file) or 0
+    bad_days = place_bad(block)
+    return block.times, block.day, np.where(bad_days == UNPLACED, inherited, bad_days)
+
+
+def _bad_lines(one: Slice, block: Scanned, which: NDArray[np.int64]) -> pa.Table:
+    columns = [
+        [one.order] * len(which),
+        [block.records.index] * len(which),
+        [one.file.name] * len(which),
+        block.bad[which].tolist(),
+        [block.reasons[i] for i in which.tolist()],
+        [block.records.text_of(line) for line in block.bad[which].tolist()],
+    ]
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, _BAD_SCHEMA, strict=True)], schema=_BAD_SCHEMA)
+
+
+def _first_lines(index: LogIndex, done: Sequence[_Done]) -> dict[tuple[int, int], int]:
+    """(file, block) -> number of the block's first line, from 1; counted here where the index has not read the file."""
+    known = {
+        (n, block): plan.first_line
+        for n, of_file in enumerate(index.files)
+        for block, plan in index.plans.get(of_file.file.name, {}).items()
+    }
+    line, current = 1, -1
+    for order, block, extent in sorted(extent for one in done for extent in one.extents):
+        line = line if order == current else 1
+        known.setdefault((order, block), line)
+        line, current = line + extent, order
+    return known
+
+
+def _quarantined(done: Sequence[_Done], first: dict[tuple[int, int], int], reasons: Counter[str]) -> Iterator[pa.Table]:
+    """Quarantined lines of all tasks, numbered as in their files; counts them by reason on the way."""
+    for one in done:
+        if one.bad is None:
+            continue
+        table = read_parquet(one.bad)
+        blocks = zip(table.column("order").to_pylist(), table.column("block").to_pylist(), strict=True)
+        line = np.array([first[at] for at in blocks], np.int64) + table.column("line").to_numpy()
+        reasons.update(table.column("reason").to_pylist())
+        yield pa.table([table.column("file"), pa.array(line), table.column("reason"), table.column("text")], schema=SCHEMA)

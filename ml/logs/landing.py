@@ -1,0 +1,47 @@
+"""What has landed: the days whose files lie in the landing folder, and whether the lake has read them as they are now.
+
+For a sensor, which decides what to run; ingesting a day is `ml.logs.ingest`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from upath import UPath
+
+from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake
+from ml.logs.clock import day_index, day_key
+from ml.logs.index import LogIndex
+from ml.logs.ingest import STAGE
+from ml.logs.sources import NoLogs
+from ml.parallel import LocalRunner, Runner
+
+
+@dataclass(frozen=True)
+class LandedDay:
+    """key: the partition. stamp: changes when a file with lines of the day arrives, changes or goes. current: whether
+    `raw_logs` in the lake was made from just these files."""
+
+    key: str
+    stamp: str
+    current: bool
+
+
+def landed_days(spec: DatasetSpec, logs: str | UPath, lake: Lake, runner: Runner | None = None) -> list[LandedDay]:
+    """Days that have landed, in order; none where no file has. Raises `WrongFile`.
+
+    Without dated paths, a day that has no lines but lies between days that have is one of them.
+    """
+    try:
+        index = LogIndex.build(spec, logs, lake, runner or LocalRunner())
+    except NoLogs:
+        return []
+    days = list(index.signatures)
+    if days and not spec.source.dated:
+        days = [day_key(spec, i) for i in range(day_index(spec, days[0]), day_index(spec, days[-1]) + 1)]
+    return [LandedDay(day, index.signature(day), _signature(lake, spec, day) == index.signature(day)) for day in days]
+
+
+def _signature(lake: Lake, spec: DatasetSpec, day: str) -> str | None:
+    return lake.manifest(STAGE, spec.name, day)["signature"] if lake.has(STAGE, spec.name, day) else None

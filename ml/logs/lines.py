@@ -1,0 +1,80 @@
+"""Where the lines of a block begin and end, and taking some of them. Bytes only: what they mean is for the formats."""
+
+from __future__ import annotations
+
+import codecs
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+LF, CR = 0x0A, 0x0D
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The lines of a block: `data` ends with a line feed."""
+
+    data: bytes
+
+    @cached_property
+    def bytes(self) -> NDArray[np.uint8]:
+        return np.frombuffer(self.data, np.uint8)
+
+    @cached_property
+    def ends(self) -> NDArray[np.int64]:
+        """Index of each line's line feed, int64 [N]."""
+        return np.flatnonzero(self.bytes == LF)
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """Index of each line's first byte, int64 [N]."""
+        return np.concatenate([np.zeros(1, np.int64), self.ends[:-1] + 1])[: len(self.ends)]
+
+    @cached_property
+    def text_ends(self) -> NDArray[np.int64]:
+        """Index behind each line's last byte, without CR LF or LF, int64 [N]."""
+        before = self.bytes[np.maximum(self.ends - 1, 0)]
+        return self.ends - ((before == CR) & (self.ends > self.starts))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def text(self, line: int) -> bytes:
+        return self.data[self.starts[line] : self.text_ends[line]]
+
+    def take(self, mask: NDArray[np.bool_]) -> bytes:
+        """The lines where mask [N] is true, with their line feeds."""
+        if mask.all():
+            return self.data
+        return self.bytes[np.repeat(mask, self.ends - self.starts + 1)].tobytes()
+
+    def of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The line that each byte position lies in."""
+        return np.searchsorted(self.ends, positions, side="left")
+
+    def blank(self) -> NDArray[np.bool_]:
+        return self.text_ends == self.starts
+
+    def with_stray_cr(self) -> NDArray[np.bool_]:
+        """Lines with a CR before their end."""
+        found = np.zeros(len(self), bool)
+        returns = np.flatnonzero(self.bytes == CR)
+        line = self.of(returns)
+        found[line[returns < self.text_ends[line]]] = True
+        return found
+
+    def not_utf8(self) -> NDArray[np.bool_]:
+        """Lines that are no UTF-8. One step for each bad line, none for the good ones."""
+        found = np.zeros(len(self), bool)
+        view, begin = memoryview(self.data), 0
+        while begin < len(self.data):
+            try:
+                codecs.utf_8_decode(view[begin:], "strict", True)
+                break
+            except UnicodeDecodeError as error:
+                line = int(self.of(np.array([begin + error.start]))[0])
+                found[line] = True
+                begin = int(self.ends[line]) + 1
+        return found
