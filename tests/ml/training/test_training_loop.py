@@ -1,0 +1,106 @@
+"""One loop: it learns, counts, schedules, and refuses to go on with a loss that is no number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ml.datasets.batch import Batch
+from ml.features.schema import FeatureSchema
+from ml.training.loop import DivergedError, Step, train
+from ml.training.state import TrainState, new_state
+from made_days import make_batches, small_recipe
+
+SCHEMA = FeatureSchema(("x", "y"), ("a", "b"), ("m",), "f")
+
+
+def begun(**overrides: object) -> TrainState:
+    state = new_state(small_recipe(**overrides), SCHEMA)
+    state.begin_pass()
+    return state
+
+
+def weights(state: TrainState) -> list[torch.Tensor]:
+    tables = [t for bags in state.bags.values() for t in bags.weights().values()]
+    return [*tables, *(p.detach() for group in state.optimizer.param_groups for p in group["params"])]
+
+
+def test_the_loss_falls_on_a_learnable_stream() -> None:
+    state, losses = begun(), []
+    report = train(state, make_batches(SCHEMA, 300), total_steps=300, progress=lambda step: losses.append(step.loss))
+    assert sum(losses[-20:]) / 20 < 0.3 * sum(losses[:20]) / 20
+    assert report.loss == pytest.approx(sum(losses) / len(losses), rel=1e-9)
+
+
+def test_the_report_counts_what_was_done() -> None:
+    state, seen = begun(), []
+    batches = list(make_batches(SCHEMA, 7))
+    report = train(state, batches, total_steps=7, on_step=lambda state, step: seen.append((state.steps, step.index)))
+    assert (report.steps, report.rows) == (7, 7 * 32) == (state.steps, state.rows)
+    assert seen == [(i + 1, i) for i in range(7)]
+    distinct = sum(len(torch.cat([batch.sparse[key].values() for batch in batches]).unique()) for key in SCHEMA.sparse)
+    assert report.rows_touched == distinct  # ids below the number of rows are their own rows
+    assert report.samples_per_second > 0
+    assert report.seconds_waiting >= 0 <= report.seconds_computing
+
+
+def test_learning_rates_follow_the_schedule_on_both_sides() -> None:
+    steps: list[Step] = []
+    state = begun(schedule={"warm_up": 0.5, "decay_start": 0.5, "decay_to": 0.5})
+    train(state, make_batches(SCHEMA, 4), total_steps=4, progress=steps.append)
+    factors = [0.5, 1.0, 0.75, 0.5]
+    assert [s.learning_rates["dense"] for s in steps] == pytest.approx([0.001 * f for f in factors])
+    assert [s.learning_rates["tables"] for s in steps] == pytest.approx([0.05 * f for f in factors])
+
+
+def test_training_twice_gives_the_same_bits() -> None:
+    one, same = begun(), begun()
+    for state in (one, same):
+        train(state, make_batches(SCHEMA, 20), total_steps=20)
+    assert all(torch.equal(a, b) for a, b in zip(weights(one), weights(same), strict=True))
+
+
+def test_no_batches_change_nothing() -> None:
+    state = begun()
+    before = [w.clone() for w in weights(state)]
+    report = train(state, [], total_steps=0)
+    assert (report.rows, report.steps, report.loss) == (0, 0, None)
+    assert all(torch.equal(a, b) for a, b in zip(weights(state), before, strict=True))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_before_it_spoils_the_weights(value: float) -> None:
+    def damaged() -> Iterator[Batch]:
+        for number, batch in enumerate(make_batches(SCHEMA, 5)):
+            yield replace(batch, dense=torch.full_like(batch.dense, value)) if number == 3 else batch
+
+    state = begun()
+    with pytest.raises(DivergedError, match=r"step 3 of the pass over 2026-01-01 \(UTC\)"):
+        train(state, damaged(), total_steps=5)
+    assert state.steps == 3
+    assert all(torch.isfinite(w).all() for w in weights(state))
+
+
+def test_the_gradient_is_clipped_where_the_recipe_says_so() -> None:
+    def gradient(clip: float | None) -> float:
+        # The first step leaves the squared gradient in Adagrad's accumulator.
+        state = begun(dense_optimizer={"kind": "adagrad", "clip_norm": clip, "weight_decay": 0})
+        train(state, make_batches(SCHEMA, 1), total_steps=1)
+        return float(sum(slots["sum"].sum() for slots in state.optimizer.state.values())) ** 0.5
+
+    assert gradient(1e-3) == pytest.approx(1e-3, rel=1e-3)
+    assert gradient(None) > 0.01
+
+
+def test_a_state_without_a_pass_is_refused() -> None:
+    with pytest.raises(ValueError, match="begin_pass"):
+        train(new_state(small_recipe(), SCHEMA), [], total_steps=0)
+
+
+def test_threads_are_put_back() -> None:
+    before = torch.get_num_threads()
+    train(begun(threads=before + 1), make_batches(SCHEMA, 1), total_steps=1)
+    assert torch.get_num_threads() == before
