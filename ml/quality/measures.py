@@ -141,13 +141,16 @@ def _counts_of_features(evidence: Evidence) -> Mapping[str, Value]:
 
 
 def _drift(evidence: Evidence) -> Mapping[str, Value]:
-    vocabularies = {s.name for s in evidence.spec.sparse if s.vocabulary} if evidence.stage != "raw_logs" else set()
-    return {
-        name: population_stability_index(
-            today, [p.histograms[name] for p in evidence.recent.values() if name in p.histograms], name in vocabularies
-        )
-        for name, today in evidence.today.histograms.items()
-    }
+    """Users and items come and go by nature: features of who and of what are no categories, and are left out."""
+    spec, is_raw = evidence.spec, evidence.stage == "raw_logs"
+    identities = {s.name for s in spec.sparse if {spec.user, spec.item} & set(s.inputs)} if not is_raw else set()
+    vocabularies = {s.name for s in spec.sparse if s.vocabulary} if not is_raw else set()
+    found: dict[str, Value] = {}
+    for name, today in evidence.today.histograms.items():
+        if name not in identities:
+            before = [p.histograms[name] for p in evidence.recent.values() if name in p.histograms]
+            found[name] = population_stability_index(today, before, name in vocabularies)
+    return found
 
 
 MEASURES: dict[str, Measure] = {

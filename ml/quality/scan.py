@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numba as nb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -45,10 +46,18 @@ def scan_partition(
 
 def histogram_of(ids: Ids) -> Histogram:
     """Counts of ids [V]: values by id modulo `BUCKETS`, missing and out-of-vocabulary apart."""
-    counts = np.bincount(ids & (BUCKETS - 1), minlength=BUCKETS)
-    reserved = np.bincount(ids[(ids >= MISSING_ID) & (ids < FIRST_ID)], minlength=FIRST_ID)
-    counts[:FIRST_ID] -= reserved
-    return Histogram(int(reserved[MISSING_ID]), int(reserved[OOV_ID]), tuple(counts.tolist()))
+    counts = _count(ids)
+    return Histogram(int(counts[MISSING_ID]), int(counts[OOV_ID]), tuple(counts[FIRST_ID:].tolist()))
+
+
+@nb.njit(cache=True)
+def _count(ids: Ids) -> Ids:
+    counts = np.zeros(FIRST_ID + BUCKETS, np.int64)
+    for i in range(len(ids)):
+        value = ids[i]
+        reserved = (value == MISSING_ID) | (value == OOV_ID)
+        counts[value if reserved else FIRST_ID + (value & (BUCKETS - 1))] += 1
+    return counts
 
 
 def add_histograms(a: Histogram, b: Histogram) -> Histogram:
@@ -189,8 +198,8 @@ class _Tally:
 
 
 def _raw_categories(spec: DatasetSpec) -> tuple[str, ...]:
-    """The log's own columns whose values sparse features take as categories, in the order of the log."""
-    wanted = {name for sparse in spec.sparse if not sparse.bucketise for name in sparse.inputs}
+    """The log's own columns whose values sparse features take as categories, users and items apart, in the order of the log."""
+    wanted = {name for sparse in spec.sparse if not sparse.bucketise for name in sparse.inputs} - {spec.user, spec.item}
     return tuple(name for name, kind in spec.source.columns.items() if name in wanted and kind != "float")
 
 

@@ -19,6 +19,7 @@ from ml.quality.contract import contract
 from ml.quality.drift import NOISE, population_stability_index
 from ml.quality.profile import FILE, Histogram, Profile, day_bounds, profile_day
 from ml.quality.scan import BUCKETS, add_histograms, histogram_of
+from ml.quality.validate import validate
 
 SPEC = make_spec()
 DAY = DAYS[0]
@@ -123,6 +124,13 @@ def test_nothing_to_compare_with_is_none() -> None:
     assert population_stability_index(EVEN, [nothing]) is None
     assert population_stability_index(nothing, [EVEN]) is None
     assert population_stability_index(Histogram(0, 0, (3, 2) + (0,) * 254), [EVEN]) is None
+
+
+def test_users_and_items_may_come_and_go(lake: Lake) -> None:
+    write_raw(lake, SPEC, DAY)
+    write_raw(lake, SPEC, DAYS[1], lambda columns: columns.update(user=columns["item"], item=columns["user"]))
+    drift = next(v for v in validate(SPEC, "raw_logs", DAYS[1], lake).verdicts if v.name == "drift")
+    assert drift.passed and set(drift.observed) == {"country", "tags"}
 
 
 def test_a_vocabulary_compares_only_with_days_that_knew_a_value() -> None:
