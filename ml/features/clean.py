@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
-from ml.features.counting import ARROW_ROWS, Merge, VocabularySize, merge_in_arrow, merge_on_spark
+from ml.features.counting import ARROW_ROWS, Merge, VocabularySize, merge_in_arrow, merge_on_spark, pack
 from ml.features.join import BROADCAST_BYTES, Joined, Strategy, prepare, sort_merge_join, strategy_for
 from ml.features.schema import arrow_schema
 from ml.features.storage import write_table
 from ml.features.tasks import Done, Job, Task, clean_task, earlier_days, expand_task, plan
+from ml.features.vocabulary import StateFile
 from ml.lake import MANIFEST, Lake
 from ml.logs.read import raw_parts, read_table
 from ml.parallel import Runner
@@ -102,7 +103,7 @@ def clean_day(
         done = runner.map(clean_task, tasks)
         if not done:
             write_table(arrow_schema(spec).empty_table(), staging / "rows" / "part-00000.parquet")
-        sizes = _extend(spec, job, tasks, staging, runner, spark, limits)
+        sizes = _extend(job, tasks, done, staging, runner, spark, limits)
         if scratch.exists():
             scratch.fs.rm(scratch.path, recursive=True)
         result = _sum(done, without, sides, sizes, time.perf_counter() - started)
@@ -127,20 +128,22 @@ def _digest(lake: Lake, stage: str, dataset: str, day: str) -> str:
     return hashlib.sha256((lake.need(stage, dataset, day) / MANIFEST).read_bytes()).hexdigest()
 
 
-def _previous_states(spec: DatasetSpec, day: str, lake: Lake) -> dict[str, tuple[str, str]]:
-    """Feature -> state file after the day before, and its digest; empty on the first day."""
+def _previous_states(spec: DatasetSpec, day: str, lake: Lake) -> dict[str, StateFile]:
+    """Feature -> its state after the day before; empty on the first day."""
     names = [s.name for s in spec.sparse if s.vocabulary]
     if not names or date.fromisoformat(day) <= spec.partitions.start:
         return {}
     before = (date.fromisoformat(day) - timedelta(days=1)).isoformat()
-    found = lake.manifest(STAGE, spec.name, before)["fingerprint"]
+    manifest = lake.manifest(STAGE, spec.name, before)
+    found = manifest["fingerprint"]
     if found != spec.fingerprint:
         raise StaleFeatures(
             f"{spec.name}/{STAGE} of {before} was made under another spec (fingerprint {found}, now {spec.fingerprint}), so "
             f"its vocabularies do not fit; materialise {STAGE} again from {spec.partitions.start} to {before}"
         )
     folder = lake.partition(STAGE, spec.name, before) / "vocabulary"
-    return {name: (str(folder / f"{name}.parquet"), _digest(lake, STAGE, spec.name, before)) for name in names}
+    digest = _digest(lake, STAGE, spec.name, before)
+    return {n: StateFile(str(folder / f"{n}.parquet"), manifest["vocabularies"][n]["values"], digest) for n in names}
 
 
 def _side_tables(
@@ -175,22 +178,35 @@ def _join_on_spark(tasks: list[Task], job: Job, runner: Runner, spark: SparkSess
 
 
 def _extend(
-    spec: DatasetSpec, job: Job, tasks: list[Task], staging: UPath, runner: Runner, spark: SparkSession | None, limits: Limits
+    job: Job,
+    tasks: list[Task],
+    done: list[Done],
+    staging: UPath,
+    runner: Runner,
+    spark: SparkSession | None,
+    limits: Limits,
 ) -> dict[str, VocabularySize]:
+    """Write the vocabularies' states after the day; gives their sizes."""
+    columns = {column.name: column.vocabulary for column in job.spec.sparse if column.vocabulary}
     merges = [
         Merge(
-            feature=column.name,
-            limits=column.vocabulary,
-            previous=state[0] if (state := job.vocabularies[column.name]) else None,
-            partial=tuple(str(UPath(job.counts) / column.name / f"part-{task.index:05d}.parquet") for task in tasks),
-            target=str(staging / "vocabulary" / f"{column.name}.parquet"),
+            feature=name,
+            position=position,
+            limits=columns[name],
+            previous=before.path if before else None,
+            partial=tuple(task.counts for task in tasks),
+            target=str(staging / "vocabulary" / f"{name}.parquet"),
+            rows=sum(d.counted[position] for d in done) + (before.values if before else 0),
         )
-        for column in spec.sparse
-        if column.vocabulary
+        for position, (name, before) in enumerate(job.vocabularies.items())
     ]
-    large = [merge for merge in merges if spark is not None and merge.rows() > limits.arrow_rows]
-    small = [merge for merge in merges if merge not in large]
-    sizes = dict(zip([m.feature for m in small], runner.map(merge_in_arrow, small), strict=True))
+    large = [merge for merge in merges if spark is not None and tasks and merge.rows > limits.arrow_rows]
+    packs = pack(merge for merge in merges if merge not in large)
+    sizes = {
+        merge.feature: size
+        for packed, found in zip(packs, runner.map(merge_in_arrow, packs), strict=True)
+        for merge, size in zip(packed, found, strict=True)
+    }
     if spark is not None:
         sizes |= {merge.feature: merge_on_spark(merge, spark, staging / "scratch" / "merged") for merge in large}
     return {merge.feature: sizes[merge.feature] for merge in merges}

@@ -1,11 +1,12 @@
 """A day's occurrences per value, counted in parallel, and merged into the vocabulary's state.
 
-Each task counts its own rows; one merge per feature adds them up. A merge that fits in a task's memory is an Arrow task of its
-own, so that features share the cores; a larger one is a shuffle, and Spark SQL does it. Both write the same bytes.
+Each task counts its own rows; one merge per feature adds them up. A merge that fits in a task's memory is done in Arrow, small
+ones several to a task; a larger one is a shuffle, and Spark SQL does it. Both write the same bytes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,14 @@ from ml.features.vocabulary import COUNTS, STATE, STATE_ORDER, assign_ids, merge
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-# States and partial counts beyond this many rows together are merged by Spark SQL, where there is a session.
+# A feature's state and partial counts beyond this many rows together are merged by Spark SQL, where there is a session.
 ARROW_ROWS = 20_000_000
+
+# Smaller merges share a task until they come to this many rows: starting a task costs as much as merging them.
+ROWS_PER_TASK = 500_000
+
+# What a task counted: one row group per feature, in the features' order.
+COUNTED = pa.schema([("feature", pa.string()), *COUNTS])
 
 
 def count_values(feature: SparseFeature, batch: pa.RecordBatch) -> pa.Table:
@@ -33,27 +40,36 @@ def count_values(feature: SparseFeature, batch: pa.RecordBatch) -> pa.Table:
     return pa.Table.from_arrays([pa.array(distinct), feature.words(batch, first), pa.array(counts)], schema=COUNTS)
 
 
+def write_counts(features: Sequence[SparseFeature], batch: pa.RecordBatch, path: UPath) -> tuple[int, ...]:
+    """Write a batch's counts (`COUNTED`); gives the number of distinct values of each feature."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    counted = []
+    with (
+        path.fs.open(path.path, "wb") as file,
+        pq.ParquetWriter(file, COUNTED, compression="lz4", use_dictionary=False) as writer,
+    ):
+        for feature in features:
+            counts = count_values(feature, batch)
+            named = counts.add_column(0, "feature", pa.array([feature.column.name] * len(counts), pa.string()))
+            writer.write_table(named, row_group_size=max(1, len(counts)))
+            counted.append(len(counts))
+    return tuple(counted)
+
+
 @dataclass(frozen=True)
 class Merge:
-    """One feature's merge. previous: state before the day, None on the first; partial: its counts; target: state after it."""
+    """One feature's merge. previous: state before the day, None on the first; target: state after it.
+
+    partial: the tasks' counts, in which the feature's row group is at `position`. rows: how many are merged, all told.
+    """
 
     feature: str
+    position: int
     limits: VocabularySpec
     previous: str | None
     partial: tuple[str, ...]
     target: str
-
-    @property
-    def inputs(self) -> list[UPath]:
-        return [UPath(path) for path in ((self.previous,) if self.previous else ()) + self.partial]
-
-    def rows(self) -> int:
-        """Rows to be merged, from the files' footers."""
-        total = 0
-        for path in self.inputs:
-            with path.fs.open(path.path, "rb") as file:
-                total += pq.read_metadata(file).num_rows
-        return total
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -64,11 +80,29 @@ class VocabularySize:
     ids: int
 
 
-def merge_in_arrow(merge: Merge) -> VocabularySize:
-    """Write the state after the day, all of it in this process's memory."""
+def pack(merges: Iterable[Merge]) -> list[tuple[Merge, ...]]:
+    """Merges in the tasks that do them: together about `ROWS_PER_TASK` rows, or one larger merge alone."""
+    packs: list[tuple[Merge, ...]] = []
+    room = 0
+    for merge in merges:
+        if not packs or merge.rows > room:
+            packs.append(())
+            room = ROWS_PER_TASK
+        packs[-1] += (merge,)
+        room -= merge.rows
+    return packs
+
+
+def merge_in_arrow(merges: tuple[Merge, ...]) -> list[VocabularySize]:
+    """Write the states after the day, each in turn in this process's memory."""
+    return [_merge_in_arrow(merge) for merge in merges]
+
+
+def _merge_in_arrow(merge: Merge) -> VocabularySize:
     previous = read_parquet(UPath(merge.previous)) if merge.previous else None
-    merged = merge_counts(previous, [read_parquet(UPath(path)) for path in merge.partial])
-    return _write(merged.to_batches(), merge)
+    group = range(merge.position, merge.position + 1)
+    partial = [read_parquet(UPath(path), COUNTS.names, group) for path in merge.partial]
+    return _write(merge_counts(previous, partial).to_batches(), merge)
 
 
 def merge_on_spark(merge: Merge, spark: SparkSession, scratch: UPath) -> VocabularySize:
@@ -77,7 +111,8 @@ def merge_on_spark(merge: Merge, spark: SparkSession, scratch: UPath) -> Vocabul
 
     ordered = UPath(scratch / f"{merge.feature}.ordered")
     columns = [f.col(name) for name in STATE.names]
-    rows = spark.read.parquet(*merge.partial).withColumn("id", f.lit(None).cast("bigint")).select(*columns)
+    partial = spark.read.parquet(*merge.partial).where(f.col("feature") == merge.feature)
+    rows = partial.withColumn("id", f.lit(None).cast("bigint")).select(*columns)
     if merge.previous:
         rows = rows.unionByName(spark.read.parquet(merge.previous).select(*columns))
     summed = rows.groupBy("key").agg(f.min("value").alias("value"), f.sum("count").alias("count"), f.max("id").alias("id"))
@@ -88,10 +123,10 @@ def merge_on_spark(merge: Merge, spark: SparkSession, scratch: UPath) -> Vocabul
     return _write(batches, merge)
 
 
-def _write(ordered, merge: Merge) -> VocabularySize:  # type: ignore[no-untyped-def]
+def _write(ordered: Iterable[pa.RecordBatch], merge: Merge) -> VocabularySize:
     values = ids = 0
 
-    def counted():  # type: ignore[no-untyped-def]
+    def counted() -> Iterator[pa.RecordBatch]:
         nonlocal values, ids
         for batch in assign_ids(ordered, merge.limits):
             values += len(batch)

@@ -1,6 +1,6 @@
 """How this room writes and reads Parquet: one set of options, so that equal tables are equal bytes.
 
-Zstandard at level 1 with dictionaries: measured on Criteo it writes as fast as Snappy, is a fifth smaller and reads no slower.
+Zstandard at level 1 with dictionaries: on Criteo's features it writes at nine tenths of Snappy's speed, a seventh smaller.
 """
 
 from __future__ import annotations

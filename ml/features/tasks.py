@@ -18,26 +18,26 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
-from ml.features.counting import count_values
+from ml.features.counting import write_counts
 from ml.features.join import ROW, TASK_SHIFT, Joined, join_all
 from ml.features.negatives import MICROSECONDS_PER_HOUR, Events, sample, with_negatives
 from ml.features.schema import EVENT_TIME, LABEL, SAMPLE_RATE
 from ml.features.storage import read_parquet, write_table
 from ml.features.transforms import SAMPLED_LABEL, compile_transforms, sparse_features
-from ml.features.vocabulary import Vocabulary
+from ml.features.vocabulary import StateFile, Vocabulary
 
 
 @dataclass(frozen=True)
 class Job:
     """What all tasks of a day share.
 
-    vocabularies: feature -> (state file, its manifest's digest), or None before the first day. events: raw parts, of earlier
-    days and of this one, that negatives are drawn from. output, counts: folders that tasks write to.
+    vocabularies: feature -> its state before the day, None on the first day. events: raw parts, of earlier days and of this
+    one, that negatives are drawn from. output, counts: folders that tasks write to.
     """
 
     spec: DatasetSpec
     day: str
-    vocabularies: dict[str, tuple[str, str] | None]
+    vocabularies: dict[str, StateFile | None]
     events: tuple[str, ...]
     joins: tuple[Joined, ...]
     output: str
@@ -59,15 +59,24 @@ class Task:
     number: int
     expanded: str | None = None
 
+    @property
+    def counts(self) -> str:
+        """Where the task's counts lie."""
+        return f"{self.job.counts}/part-{self.index:05d}.parquet"
+
 
 @dataclass(frozen=True)
 class Done:
-    """What a task wrote. rates: sum of the sample rates; without: logged events for which there was no negative."""
+    """What a task wrote. rates: sum of the sample rates; without: logged events for which there was no negative.
+
+    counted: distinct values of each feature with a vocabulary, in the job's order.
+    """
 
     rows: int
     positives: int
     rates: float
     without: int
+    counted: tuple[int, ...]
 
 
 def plan(job: Job, parts: list[str], rows_per_task: int) -> list[Task]:
@@ -92,15 +101,14 @@ def clean_task(task: Task) -> Done:
     job, spec = task.job, task.job.spec
     rows, without = (read_parquet(UPath(task.expanded)), 0) if task.expanded else _expanded(task)
     batch = _one_batch(join_all(rows, job.joins, task.index))
-    vocabularies = {name: _vocabulary(*state) if state else Vocabulary.empty() for name, state in job.vocabularies.items()}
+    vocabularies = {name: _vocabulary(state) if state else Vocabulary.empty() for name, state in job.vocabularies.items()}
     features = compile_transforms(spec, vocabularies)(batch)
     write_table(pa.Table.from_batches([features]), UPath(job.output) / f"part-{task.index:05d}.parquet")
     logged = batch.filter(batch[SAMPLED_LABEL].cast(pa.bool_())) if spec.label.negatives else batch
-    for name in job.vocabularies:
-        counts = count_values(sparse_features(spec)[name], logged)
-        write_table(counts, UPath(job.counts) / name / f"part-{task.index:05d}.parquet")
+    counting = [sparse_features(spec)[name] for name in job.vocabularies]
+    counted = write_counts(counting, logged, UPath(task.counts)) if counting else ()
     label, rate = features[LABEL].to_numpy(), features[SAMPLE_RATE].to_numpy()
-    return Done(len(features), int(label.sum(dtype=np.float64)), float(rate.sum(dtype=np.float64)), without)
+    return Done(len(features), int(label.sum(dtype=np.float64)), float(rate.sum(dtype=np.float64)), without, counted)
 
 
 def expand_task(task: Task) -> tuple[Task, int]:
@@ -180,6 +188,6 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
 
 
 @lru_cache(maxsize=64)
-def _vocabulary(path: str, digest: str) -> Vocabulary:
-    """Loaded once per process for all its tasks; the digest tells a rewritten state from the old one."""
-    return Vocabulary.read(UPath(path))
+def _vocabulary(state: StateFile) -> Vocabulary:
+    """Loaded once per process for all its tasks."""
+    return Vocabulary.read(UPath(state.path))

@@ -29,6 +29,15 @@ STATE_ORDER = (("id", "ascending"), ("count", "descending"), ("value", "ascendin
 
 
 @dataclass(frozen=True)
+class StateFile:
+    """Where a state lies, how many values it holds, and the digest of its partition's manifest, which tells states apart."""
+
+    path: str
+    values: int
+    digest: str
+
+
+@dataclass(frozen=True)
 class Vocabulary:
     """Keys that have an id. Id 0 is missing (key MISSING_ID), 1 is out of vocabulary, values begin at 2.
 
@@ -81,7 +90,7 @@ def merge_counts(previous: pa.Table | None, partial: Iterable[pa.Table]) -> pa.T
     """State (in `STATE_ORDER`, no new ids yet) of the previous day's state and today's partial counts together."""
     tables = [table.append_column("id", pa.nulls(len(table), pa.int64())).cast(STATE) for table in partial]
     merged = pa.concat_tables([*([previous] if previous is not None else []), *tables, STATE.empty_table()])
-    grouped = merged.group_by("key", use_threads=False).aggregate([("value", "min"), ("count", "sum"), ("id", "max")])
+    grouped = merged.group_by("key").aggregate([("value", "min"), ("count", "sum"), ("id", "max")])
     state = grouped.rename_columns({"value_min": "value", "count_sum": "count", "id_max": "id"}).select(STATE.names).cast(STATE)
     return state.sort_by(list(STATE_ORDER))
 

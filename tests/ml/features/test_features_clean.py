@@ -148,7 +148,7 @@ def test_a_missing_day_and_another_spec_are_refused(lake: Lake, tmp_path: Path, 
         clean_day(spec, DAYS[1], lake, str(tmp_path), LocalRunner())
     clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner())
     other = shop(dense=[])
-    with pytest.raises(StaleFeatures, match="of 2020-01-01 was made under another spec.*from 2020-01-01 to 2020-01-01"):
+    with pytest.raises(StaleFeatures, match=r"of 2020-01-01 was made under another spec.*from 2020-01-01 to 2020-01-01"):
         clean_day(other, DAYS[1], lake, str(tmp_path), LocalRunner())
     with pytest.raises(StaleFeatures, match="of 2020-01-01 was made under another spec"):
         feature_table(lake, other, DAYS[0])

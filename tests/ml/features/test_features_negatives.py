@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_tasks_draw_what_one_would(distribution: str) -> None:
     first = 1000  # the day begins here; what is before it is the window
     whole = sample(events, first, 3000, 0, negatives, "2020-01-02")
     edges = [1000, 1001, 1500, 1500, 2750, 3000]
-    parts = [sample(events, a, b, a - first, negatives, "2020-01-02") for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [sample(events, a, b, a - first, negatives, "2020-01-02") for a, b in itertools.pairwise(edges)]
     assert np.concatenate([p.event for p in parts]).tolist() == whole.event.tolist()
     assert np.concatenate([p.rate for p in parts]).tolist() == whole.rate.tolist()
     assert sum(p.without for p in parts) == whole.without

@@ -14,22 +14,23 @@ from hypothesis import strategies as st
 from upath import UPath
 
 from ml.catalog.spec import SparseColumn, VocabularySpec
-from ml.features.counting import Merge, count_values, merge_in_arrow, merge_on_spark
+from ml.features.counting import Merge, count_values, merge_in_arrow, merge_on_spark, pack, write_counts
 from ml.features.hashing import hash_values
 from ml.features.hashtable import count_distinct, slots_for
 from ml.features.schema import FIRST_ID, MISSING_ID, OOV_ID
 from ml.features.sparse import SparseFeature
-from ml.features.storage import write_table
 from ml.features.vocabulary import STATE, STATE_ORDER, Vocabulary, extend
 
 FEATURE = SparseFeature(SparseColumn(name="word", column="word"), {"word": "string"}, None)  # type: ignore[arg-type]
+
+OTHER = SparseFeature(SparseColumn(name="other"), {"other": "string"}, None)  # type: ignore[arg-type]
 
 DAYS = st.lists(st.lists(st.one_of(st.none(), st.sampled_from([*"abcdefgh", ""])), max_size=30), min_size=1, max_size=6)
 LIMITS = st.builds(VocabularySpec, min_count=st.integers(1, 5), max_size=st.one_of(st.none(), st.integers(1, 5)))
 
 
 def batch(words: list[str | None]) -> pa.RecordBatch:
-    return pa.record_batch({"word": pa.array(words, pa.string())})
+    return pa.record_batch({"word": pa.array(words, pa.string()), "other": pa.nulls(len(words), pa.string())})
 
 
 def slow_extend(ids: dict[str, int], counts: Counter[str], limits: VocabularySpec) -> dict[str, int]:
@@ -64,7 +65,7 @@ def test_days_of_a_vocabulary_are_those_of_a_plain_dictionary(days: list, limits
 
 
 def test_the_order_of_tasks_does_not_matter() -> None:
-    words = list("abracadabra") + ["", "é", "z"]
+    words = [*list("abracadabra"), "", "é", "z"]
     partial = [count_values(FEATURE, batch(words[n::3])) for n in range(3)]
     limits = VocabularySpec(min_count=1)
     assert extend(None, partial, limits).equals(extend(None, partial[::-1], limits))
@@ -84,6 +85,12 @@ def test_a_large_vocabulary_finds_every_key_and_no_other() -> None:
     assert set(ids[70_000:].tolist()) == {OOV_ID}
 
 
+def test_small_merges_share_a_task_and_a_large_one_is_alone() -> None:
+    rows = [100_000, 300_000, 200_000, 0, 900_000, 5, 10]
+    merges = [Merge(str(n), n, VocabularySpec(), None, (), "", count) for n, count in enumerate(rows)]
+    assert [[m.rows for m in packed] for packed in pack(merges)] == [[100_000, 300_000], [200_000, 0], [900_000], [5, 10]]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("limits", [VocabularySpec(min_count=2), VocabularySpec(min_count=1, max_size=40_000)])
 def test_spark_merges_to_the_same_bytes(spark, tmp_path: Path, limits: VocabularySpec) -> None:  # type: ignore[no-untyped-def]
@@ -94,10 +101,11 @@ def test_spark_merges_to_the_same_bytes(spark, tmp_path: Path, limits: Vocabular
         for task in range(3):
             words = [f"wörd {n}" for n in rng.zipf(1.2, 60_000) % 200_000]
             partial.append(str(tmp_path / f"{day}-{task}.parquet"))
-            write_table(count_values(FEATURE, batch(words)), UPath(partial[-1]))
+            counted = write_counts([OTHER, FEATURE], batch(words), UPath(partial[-1]))
+            assert counted == (0, len(set(words)))
         targets = [str(tmp_path / f"{day}-{how}.parquet") for how in ("arrow", "spark")]
-        arrow, on_spark = (Merge("word", limits, previous, tuple(partial), target) for target in targets)
-        sizes = merge_in_arrow(arrow), merge_on_spark(on_spark, spark, UPath(tmp_path / f"scratch-{day}"))
+        arrow, on_spark = (Merge("word", 1, limits, previous, tuple(partial), target, 0) for target in targets)
+        sizes = merge_in_arrow((arrow,))[0], merge_on_spark(on_spark, spark, UPath(tmp_path / f"scratch-{day}"))
         assert sizes[0] == sizes[1]
         assert sizes[0].ids == min(limits.max_size or sizes[0].ids, sizes[0].ids) > 1000
         assert Path(targets[0]).read_bytes() == Path(targets[1]).read_bytes()
