@@ -1,0 +1,63 @@
+"""The design matrix of the logistic regression: each (feature, id) hashed to a bucket, dense features standardised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from ml.features.schema import FeatureSchema
+
+BUCKETS = 2**20
+CLIP = 4.0  # standard deviations: one wild value must not set the solver's step
+
+
+@dataclass(frozen=True)
+class Design:
+    """How rows of the feature table become rows of a matrix [N, BUCKETS + D]; mean and deviation are of training rows."""
+
+    schema: FeatureSchema
+    mean: NDArray[np.float64]  # [D]
+    deviation: NDArray[np.float64]  # [D], 1 where a feature is constant
+
+    @classmethod
+    def of(cls, schema: FeatureSchema, table: pa.Table) -> Design:
+        dense = _dense(schema, table)
+        deviation = dense.std(axis=0)
+        return cls(schema, dense.mean(axis=0), np.where(deviation > 0, deviation, 1.0))
+
+    def matrix(self, table: pa.Table) -> csr_matrix:
+        """float32 [N, BUCKETS + D]. Features that share a bucket add up (Weinberger et al., 2009)."""
+        every, dense = np.arange(table.num_rows), len(self.schema.dense)
+        rows, columns = [], []
+        for seed, name in enumerate(self.schema.sparse):
+            ids = table.column(name).combine_chunks()
+            if name in self.schema.multi:
+                rows.append(ids.value_parent_indices().to_numpy())
+                ids = ids.flatten()
+            else:
+                rows.append(every)
+            columns.append(_bucket(ids.to_numpy(), seed))
+        standard = np.clip((_dense(self.schema, table) - self.mean) / self.deviation, -CLIP, CLIP)
+        values = np.concatenate([np.ones(sum(map(len, rows))), standard.ravel(order="F")]).astype(np.float32)
+        rows += [every] * dense
+        columns += [np.full(table.num_rows, BUCKETS + i) for i in range(dense)]
+        shape = (table.num_rows, BUCKETS + dense)
+        return csr_matrix((values, (np.concatenate(rows), np.concatenate(columns))), shape=shape)
+
+
+def _dense(schema: FeatureSchema, table: pa.Table) -> NDArray[np.float64]:
+    columns = [table.column(name).to_numpy().astype(np.float64) for name in schema.dense]
+    return np.stack(columns, axis=1) if columns else np.zeros((table.num_rows, 0))
+
+
+def _bucket(ids: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """[N] buckets of ids of one feature: splitmix64's finaliser (Steele et al., 2014), so that near ids fall far apart."""
+    with np.errstate(over="ignore"):
+        x = ids.view(np.uint64) + np.uint64(0x9E3779B97F4A7C15) * np.uint64(seed + 1)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((x ^ (x >> np.uint64(31))) % np.uint64(BUCKETS)).astype(np.int64)

@@ -1,0 +1,207 @@
+"""Scoring a day with a model that has not seen it: reads features, asks for predictions, writes the report's partition.
+
+Which model that is, and how it predicts, is the caller's; metrics, slices, baselines, plots and words are this room's
+other modules. `figures.json` holds, for machines, every number that the report shows:
+
+    dataset, day, simulated, timezone      what was scored
+    data                rows, clicks, label_rate, earlier_days (that baselines and "known" look at)
+    model               rows, clicks, label_rate, mean_prediction, auc, log_loss, normalised_entropy, calibration, facts
+    baselines           constant_prior and logistic_regression: the same keys
+    oracle              the same keys; the true probabilities of a simulated log
+    beats               by baseline: whether the model's AUC is above its
+    attained            auc, log_loss: share of the way from the constant prior to the oracle
+    verdict             word (good, mixed, poor, unknown) and sentences
+    slices              name, title, values: value, the metrics' keys, logistic_regression_auc
+    calibration_bins    of the model: rows, predicted, observed, error (standard error of observed)
+    auc_by_day          day, model, logistic_regression, oracle: of the earlier reports, and of this one last
+
+Every key is always there; what is undefined is null: a metric of one class, a baseline without earlier days, the model
+(`facts` too) of a first day. Nothing of it depends on when or where it was computed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from upath import UPath
+
+from ml.catalog.spec import DatasetSpec
+from ml.evaluation import plots
+from ml.evaluation.baselines import Baseline, fit_baselines
+from ml.evaluation.metrics import ClickSums, summary
+from ml.evaluation.report import render
+from ml.evaluation.rows import chunks, earlier_days
+from ml.evaluation.slices import key_columns, known_keys, score_slices, slices_of
+from ml.evaluation.verdict import attained, beats, verdict
+from ml.features.schema import LABEL, ORACLE, arrow_schema
+from ml.lake import Lake
+
+STAGE = "reports"
+WINDOW_DAYS = 7
+
+Predict = Callable[[pa.Table], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class EvaluatedDay:
+    """figures: what `figures.json` holds. plots: PNG by name. verdict: the report's first sentences."""
+
+    figures: dict[str, Any]
+    plots: dict[str, bytes]
+    verdict: str
+    rows: int
+    report: UPath
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Of the N rows of the day. keys: what slices are cut by. by: probabilities [N] of the model, baselines and oracle."""
+
+    labels: NDArray[np.float32]
+    keys: pa.Table
+    by: dict[str, NDArray[Any]]
+
+
+def evaluate_day(
+    spec: DatasetSpec,
+    day: str,
+    lake: Lake,
+    predict: Predict | None,
+    model: dict[str, Any] | None,
+    window_days: int = WINDOW_DAYS,
+) -> EvaluatedDay:
+    """Score `day` and write `reports/<dataset>/<day>`: `report.html`, `figures.json`, `figures/*.png`.
+
+    predict: rows of the feature table [N] -> float probabilities [N], by a model that has not seen the day; model: facts
+    on it to show, JSON values (`snapshot_day` is put into words). Without a model (None) there are data facts only.
+    window_days: how many days before `day` the baselines learn from and make an item or user known.
+    Raises `MissingPartition` without features of the day, `ValueError` for predictions that are no probabilities.
+    """
+    begin = time.perf_counter()
+    if model is not None and predict is None:
+        raise ValueError(f"{spec.name} {day}: facts of a model, and no predict to ask it")
+    earlier = earlier_days(lake, spec.name, day, window_days)
+    # Without a model there is nothing to compare with, so nothing is learned either.
+    baselines = fit_baselines(lake, spec, earlier if model is not None else [])
+    ask = {"model": predict} if model is not None else {}
+    ask |= {name: baseline.predict for name, baseline in baselines.items()}
+    scores = _score(lake, spec, day, {name: function for name, function in ask.items() if function is not None})
+    figures = _figures(lake, spec, day, scores, earlier, model, baselines)
+    images = _plots(scores, figures)
+    with lake.write(STAGE, spec.name, day) as staging:
+        (staging / "figures.json").write_text(json.dumps(figures, indent=1, allow_nan=False))
+        (staging / "report.html").write_text(render(figures, images), encoding="utf-8")
+        (staging / "figures").mkdir()
+        for name, png in images.items():
+            (staging / "figures" / f"{name}.png").write_bytes(png)
+        lake.describe(staging, {"rows": len(scores.labels), "fingerprint": spec.fingerprint, "plots": sorted(images)})
+    return EvaluatedDay(
+        figures=figures,
+        plots=images,
+        verdict=" ".join(figures["verdict"]["sentences"]),
+        rows=len(scores.labels),
+        report=lake.partition(STAGE, spec.name, day) / "report.html",
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _score(lake: Lake, spec: DatasetSpec, day: str, ask: dict[str, Predict]) -> _Scores:
+    keys, labels, oracle = [], [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
+    by: dict[str, list[NDArray[Any]]] = {name: [np.zeros(0, np.float32)] for name in ask}
+    for chunk in chunks(lake, spec, day):
+        labels.append(chunk.column(LABEL).to_numpy())
+        keys.append(chunk.select(key_columns(spec)))
+        if spec.oracle:
+            oracle.append(chunk.column(ORACLE).to_numpy())
+        for name, function in ask.items():
+            by[name].append(_checked(function(chunk), chunk.num_rows, f"{spec.name} {day}: {name}"))
+    columns = pa.schema([arrow_schema(spec).field(name) for name in key_columns(spec)])
+    table = pa.concat_tables([columns.empty_table(), *(part.cast(columns) for part in keys)])
+    scored = {name: np.concatenate(parts) for name, parts in by.items()}
+    truth = np.concatenate(oracle)
+    # A row that lost its true probability leaves no best possible to compare with.
+    if spec.oracle and np.isfinite(truth).all():
+        scored["oracle"] = truth
+    return _Scores(np.concatenate(labels), table, scored)
+
+
+def _checked(probabilities: NDArray[Any], rows: int, whose: str) -> NDArray[Any]:
+    found = np.asarray(probabilities)
+    if found.shape != (rows,):
+        raise ValueError(f"{whose} gave predictions of shape {found.shape} for {rows} rows; expected ({rows},)")
+    if not ((found >= 0) & (found <= 1)).all():
+        wrong = found[~((found >= 0) & (found <= 1))]
+        raise ValueError(f"{whose} gave {len(wrong)} predictions that are not in [0, 1], such as {wrong[0]}")
+    return found
+
+
+def _figures(
+    lake: Lake,
+    spec: DatasetSpec,
+    day: str,
+    scores: _Scores,
+    earlier: list[str],
+    model: dict[str, Any] | None,
+    baselines: dict[str, Baseline],
+) -> dict[str, Any]:
+    labels, by = scores.labels, scores.by
+    known = known_keys(lake, spec, earlier) if earlier else {}
+    slices = slices_of(spec, scores.keys, known)
+    sums = ClickSums.of(labels, by["model"]) if "model" in by else ClickSums()
+    figures: dict[str, Any] = {
+        "dataset": spec.name,
+        "description": spec.description,
+        "day": day,
+        "simulated": spec.simulation is not None,
+        "timezone": spec.time.timezone,
+        "data": {**_data(labels), "earlier_days": earlier},
+        "model": {**summary(labels, by.get("model")), "facts": model},
+        "baselines": {n: {**summary(labels, by.get(n)), "facts": baseline.facts} for n, baseline in baselines.items()},
+        "oracle": {**summary(labels, by.get("oracle")), "facts": None},
+        "slices": score_slices(slices, labels, by.get("model"), by.get("logistic_regression")),
+        "calibration_bins": [asdict(found) for found in sums.calibration_bins()],
+    }
+    figures["beats"] = beats(figures)
+    figures["attained"] = attained(figures)
+    figures["auc_by_day"] = _auc_by_day(lake, spec.name, day, figures)
+    word, sentences = verdict(figures)
+    figures["verdict"] = {"word": word, "sentences": sentences}
+    return figures
+
+
+def _data(labels: NDArray[Any]) -> dict[str, Any]:
+    return {name: value for name, value in summary(labels, None).items() if name in ("rows", "clicks", "label_rate")}
+
+
+def _auc_by_day(lake: Lake, dataset: str, day: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for other in lake.days(STAGE, dataset):
+        if other < day:
+            told = json.loads((lake.need(STAGE, dataset, other) / "figures.json").read_text())["auc_by_day"]
+            rows.append(told[-1])
+    last = {name: figures[name]["auc"] for name in ("model", "oracle")}
+    return [*rows, {"day": day, "logistic_regression": figures["baselines"]["logistic_regression"]["auc"], **last}]
+
+
+def _plots(scores: _Scores, figures: dict[str, Any]) -> dict[str, bytes]:
+    """PNG by name; none where there is nothing to score."""
+    if "model" not in scores.by or not len(scores.labels):
+        return {}
+    order = ("model", "logistic_regression", "constant_prior", "oracle")
+    sums = {name: ClickSums.of(scores.labels, scores.by[name]) for name in order if name in scores.by}
+    images = {
+        "roc": plots.roc(sums),
+        "calibration": plots.calibration({n: s for n, s in sums.items() if n in ("model", "logistic_regression")}),
+        "scores": plots.scores(sums["model"]),
+    }
+    if len(figures["auc_by_day"]) > 1:
+        images["auc_by_day"] = plots.auc_by_day(figures["auc_by_day"])
+    return images

@@ -1,0 +1,170 @@
+"""Metrics of predicted click probabilities, as sums that add up over chunks, slices and days. NumPy alone.
+
+`ClickSums` holds the sums; figures are computed from them at the end. What is undefined (an AUC of one class alone,
+the log loss of no rows) is None, never a number made up. Which rows to sum over is `ml.evaluation.slices`' business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CLIP = 1e-7  # probabilities are kept this far from 0 and 1 in the log loss, as float32 can hold no finer
+BINS = 4096
+LOGIT_RANGE = 16.2  # bins are equal in log-odds between minus and plus this, which holds CLIP and 1 - CLIP
+
+
+def auc(labels: NDArray[Any], scores: NDArray[Any]) -> float | None:
+    """Area under the ROC curve of [N] scores, exact: the share of (clicked, unclicked) pairs in the right order.
+
+    A tie counts one half (Mann and Whitney, 1947). labels: [N], 0 or 1. None where only one class is there.
+    """
+    clicked = np.asarray(labels) > 0.5
+    positives = int(clicked.sum())
+    negatives = clicked.size - positives
+    if not positives or not negatives:
+        return None
+    _, rank, count = np.unique(np.asarray(scores), return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(count) - (count - 1) / 2
+    return float((mean_rank[rank[clicked]].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Rows with like predictions: what was predicted for them, and what came. Standard error of the observed rate."""
+
+    rows: int
+    predicted: float
+    observed: float
+    error: float
+
+
+@dataclass(frozen=True)
+class ClickSums:
+    """Sums over N predictions; `a + b` is the sums over the rows of both.
+
+    >>> whole = ClickSums.of([0, 1, 1], [0.2, 0.7, 0.9])
+    >>> parts = ClickSums.of([0], [0.2]) + ClickSums.of([1, 1], [0.7, 0.9])
+    >>> whole.rows == parts.rows == 3 and whole.calibration == parts.calibration == 0.9
+    True
+    """
+
+    rows: int = 0
+    clicks: int = 0
+    predicted: float = 0.0
+    total_log_loss: float = 0.0
+    shown_in: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))  # rows by predicted log-odds
+    clicked_in: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    predicted_in: NDArray[np.float64] = field(default_factory=lambda: np.zeros(BINS))
+
+    @classmethod
+    def of(cls, labels: Any, probabilities: Any) -> ClickSums:
+        """labels: [N], 0 or 1. probabilities: [N] in [0, 1]. Raises `ValueError` for anything else."""
+        y, p = np.asarray(labels, np.float64), np.asarray(probabilities, np.float64)
+        if y.shape != p.shape or y.ndim != 1:
+            raise ValueError(f"labels {y.shape} and probabilities {p.shape}: expected two arrays of the same [N]")
+        if not ((y == 0) | (y == 1)).all():
+            raise ValueError("labels: expected 0 and 1 only")
+        if not ((p >= 0) & (p <= 1)).all():
+            raise ValueError(f"probabilities: row {int(np.argmax(~((p >= 0) & (p <= 1))))} is not in [0, 1]")
+        clipped = np.clip(p, CLIP, 1 - CLIP)
+        log_odds = np.log(clipped) - np.log1p(-clipped)
+        bins = np.minimum(((log_odds + LOGIT_RANGE) * (BINS / (2 * LOGIT_RANGE))).astype(np.int64), BINS - 1)
+        return cls(
+            rows=y.size,
+            clicks=int(y.sum()),
+            predicted=float(p.sum()),
+            total_log_loss=float(-np.where(y == 1, np.log(clipped), np.log1p(-clipped)).sum()),
+            shown_in=np.bincount(bins, minlength=BINS),
+            clicked_in=np.bincount(bins[y == 1], minlength=BINS),
+            predicted_in=np.bincount(bins, weights=p, minlength=BINS).astype(np.float64),
+        )
+
+    def __add__(self, other: ClickSums) -> ClickSums:
+        return ClickSums(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
+
+    @property
+    def label_rate(self) -> float | None:
+        return self.clicks / self.rows if self.rows else None
+
+    @property
+    def mean_prediction(self) -> float | None:
+        return self.predicted / self.rows if self.rows else None
+
+    @property
+    def log_loss(self) -> float | None:
+        """Mean over rows, in nats, of -y ln p - (1 - y) ln(1 - p)."""
+        return self.total_log_loss / self.rows if self.rows else None
+
+    @property
+    def normalised_entropy(self) -> float | None:
+        """Log loss over the entropy of the label rate: 1 is knowing the rate alone, less is better (He et al., 2014)."""
+        rate, loss = self.label_rate, self.log_loss
+        if rate is None or loss is None or rate in (0.0, 1.0):
+            return None
+        return loss / float(-rate * np.log(rate) - (1 - rate) * np.log1p(-rate))
+
+    @property
+    def calibration(self) -> float | None:
+        """Predicted over observed clicks; None where none was observed."""
+        return self.predicted / self.clicks if self.clicks else None
+
+    @property
+    def binned_auc(self) -> float | None:
+        """AUC from the bins, for sums over days whose predictions are gone; within 1e-3 of the exact one."""
+        false_rate, true_rate = self.roc()
+        return float(np.trapezoid(true_rate, false_rate)) if len(false_rate) else None
+
+    def roc(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """False and true positive rate from (0, 0) to (1, 1), a point per bin in use; empty where one class is missing."""
+        unclicked = self.rows - self.clicks
+        if not self.clicks or not unclicked:
+            return np.zeros(0), np.zeros(0)
+        used = np.flatnonzero(self.shown_in)[::-1]
+        true = np.cumsum(self.clicked_in[used]) / self.clicks
+        false = np.cumsum((self.shown_in - self.clicked_in)[used]) / unclicked
+        return np.concatenate([[0.0], false]), np.concatenate([[0.0], true])
+
+    def calibration_bins(self, count: int = 12) -> list[CalibrationBin]:
+        """At most `count` bins of about equally many rows, in ascending order of prediction; ties are never parted."""
+        if not self.rows:
+            return []
+        used = np.flatnonzero(self.shown_in)
+        middle = np.cumsum(self.shown_in[used]) - self.shown_in[used] / 2
+        of_bin = (middle * count / self.rows).astype(np.int64)
+        rows, clicks, predicted = (
+            np.bincount(of_bin, weights=sums[used], minlength=count)
+            for sums in (self.shown_in, self.clicked_in, self.predicted_in)
+        )
+        bins = []
+        for n, c, p in zip(rows.tolist(), clicks.tolist(), predicted.tolist(), strict=True):
+            if n:
+                rate = c / n
+                bins.append(CalibrationBin(int(n), p / n, rate, float(np.sqrt(rate * (1 - rate) / n))))
+        return bins
+
+    def histogram(self, count: int = 64) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+        """Edges in log-odds [count + 1], unclicked and clicked rows [count] between them."""
+        clicked, shown = (sums.reshape(count, -1).sum(axis=1) for sums in (self.clicked_in, self.shown_in))
+        return np.linspace(-LOGIT_RANGE, LOGIT_RANGE, count + 1), shown - clicked, clicked
+
+
+METRICS = ("mean_prediction", "auc", "log_loss", "normalised_entropy", "calibration")
+
+
+def summary(labels: NDArray[Any], probabilities: NDArray[Any] | None) -> dict[str, float | int | None]:
+    """Rows, clicks and label rate of [N] labels, and `METRICS` of the predictions [N] for them; None where undefined."""
+    sums = ClickSums.of(labels, np.zeros(len(labels)) if probabilities is None else probabilities)
+    facts: dict[str, float | int | None] = {"rows": sums.rows, "clicks": sums.clicks, "label_rate": sums.label_rate}
+    if probabilities is None:
+        return facts | dict.fromkeys(METRICS)
+    return facts | {
+        "mean_prediction": sums.mean_prediction,
+        "auc": auc(labels, probabilities),
+        "log_loss": sums.log_loss,
+        "normalised_entropy": sums.normalised_entropy,
+        "calibration": sums.calibration,
+    }

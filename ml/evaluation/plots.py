@@ -1,0 +1,131 @@
+"""The report's plots, as PNG bytes: ROC, calibration, scores, AUC by day. Drawing only; the numbers come from `metrics`.
+
+Matplotlib's objects on the Agg canvas, without pyplot: no global state, and the same numbers give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ml.evaluation.metrics import ClickSums
+
+COLOURS = {
+    "model": "#2563eb",
+    "logistic_regression": "#d97706",
+    "constant_prior": "#94a3b8",
+    "oracle": "#059669",
+}
+NAMES = {
+    "model": "model",
+    "logistic_regression": "logistic regression",
+    "constant_prior": "constant prior",
+    "oracle": "best possible",
+}
+RATES = (1e-6, 1e-5, 1e-4, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.98, 0.999)  # ticks
+INK, FAINT = "#334155", "#e2e8f0"
+DOTS_PER_INCH = 120
+
+
+def roc(scored: dict[str, ClickSums]) -> bytes:
+    """True against false positive rate of each; in the keys' order."""
+    figure, axes = _axes("ROC", "share of the unclicked above the threshold", "share of the clicked above it")
+    for name, sums in scored.items():
+        false, true = sums.roc()
+        if len(false):
+            axes.plot(false, true, color=COLOURS[name], label=NAMES[name], lw=2.2 if name == "model" else 1.5)
+    axes.set(xlim=(0, 1), ylim=(0, 1.005), aspect="equal")
+    return _png(figure, axes, "lower right")
+
+
+def calibration(scored: dict[str, ClickSums]) -> bytes:
+    """Observed against predicted click rate, bins of equally many rows, two standard errors as bars; logarithmic."""
+    figure, axes = _axes("Calibration", "predicted click rate", "observed click rate")
+    ends: list[float] = []
+    for name, sums in scored.items():
+        bins = [b for b in sums.calibration_bins() if b.predicted > 0 and b.observed > 0]
+        if bins:
+            x, y = np.array([b.predicted for b in bins]), np.array([b.observed for b in bins])
+            reach = np.array([2 * b.error for b in bins])
+            error = np.stack([np.minimum(reach, 0.9 * y), reach])
+            axes.errorbar(x, y, error, color=COLOURS[name], label=NAMES[name], lw=1.6, elinewidth=1, marker="o", ms=4)
+            ends += [*x, *y]
+    if ends:
+        low, high = min(ends) / 1.6, min(1.0, max(ends) * 1.6)
+        axes.plot([low, high], [low, high], color=INK, lw=1, ls=(0, (4, 3)), label="perfect", zorder=1)
+        axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
+        ticks = [rate for rate in RATES if low <= rate <= high]
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_ticks(ticks, [f"{100 * rate:g} %" for rate in ticks])
+            axis.set_ticks([], minor=True)
+    return _png(figure, axes, "upper left")
+
+
+def scores(model: ClickSums) -> bytes:
+    """How the model's scores of clicked and of unclicked rows lie."""
+    figure, axes = _axes("Scores", "predicted click rate", "share of rows")
+    edges, unclicked, clicked = model.histogram(128)
+    used = np.flatnonzero(unclicked + clicked)
+    for counts, name, colour in ((unclicked, "not clicked", "#94a3b8"), (clicked, "clicked", COLOURS["model"])):
+        if counts.sum():
+            axes.stairs(counts / counts.sum(), edges, fill=True, color=colour, alpha=0.55, label=name)
+            axes.stairs(counts / counts.sum(), edges, color=colour, lw=1.4)
+    if len(used):
+        low, high = float(edges[used[0]]), float(edges[used[-1] + 1])
+        ticks = [rate for rate in RATES if low <= np.log(rate / (1 - rate)) <= high]
+        every = max(1, -(-len(ticks) // 7))
+        axes.set_xticks(
+            [np.log(rate / (1 - rate)) for rate in ticks[::every]], [f"{100 * rate:g} %" for rate in ticks[::every]]
+        )
+        axes.set_xlim(low, high)
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+    axes.set_ylim(bottom=0)
+    return _png(figure, axes, "upper right")
+
+
+def auc_by_day(days: Sequence[dict[str, Any]]) -> bytes:
+    """AUC of each report so far, this day's last: rows with `day` and an AUC or None by name."""
+    figure, axes = _axes("AUC by day", "", "AUC")
+    place = range(len(days))
+    for name in ("oracle", "model", "logistic_regression"):
+        values = [np.nan if row[name] is None else row[name] for row in days]
+        if not np.isnan(values).all():
+            axes.plot(
+                place, values, color=COLOURS[name], label=NAMES[name], marker="o", ms=4, lw=2.2 if name == "model" else 1.5
+            )
+    every = max(1, -(-len(days) // 7))
+    axes.set_xticks(list(place)[::-1][::every], [row["day"][5:] for row in days][::-1][::every])
+    axes.margins(x=0.06, y=0.18)
+    return _png(figure, axes, "best")
+
+
+def _axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.7, 4.0), dpi=DOTS_PER_INCH, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
+    axes.set_xlabel(x, fontsize=9, color=INK)
+    axes.set_ylabel(y, fontsize=9, color=INK)
+    axes.tick_params(colors=INK, labelsize=8, length=0)
+    axes.grid(color=FAINT, lw=0.8)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(FAINT)
+    return figure, axes
+
+
+def _png(figure: Figure, axes: Axes, legend: Literal["best", "upper left", "upper right", "lower right"]) -> bytes:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc=legend, fontsize=8, frameon=False, labelcolor=INK)
+    else:
+        axes.text(0.5, 0.5, "nothing to draw", transform=axes.transAxes, ha="center", color=INK)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()

@@ -1,0 +1,54 @@
+"""Rows of the feature table for evaluation, chunk by chunk, and which earlier days may be looked at. Computes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import date, timedelta
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from upath import UPath
+
+from ml.catalog.spec import DatasetSpec
+from ml.features.schema import arrow_schema
+from ml.lake import Lake
+
+FEATURES = "cleaned_features"
+CHUNK = 65_536
+
+
+def earlier_days(lake: Lake, dataset: str, day: str, window: int) -> list[str]:
+    """Days with features among the `window` calendar days before `day`, in order; never `day` itself nor a later one."""
+    first = (date.fromisoformat(day) - timedelta(days=window)).isoformat()
+    return [other for other in lake.days(FEATURES, dataset) if first <= other < day]
+
+
+def count_rows(lake: Lake, dataset: str, day: str) -> int:
+    """Rows of a day's feature table. Raises `MissingPartition`."""
+    rows = 0
+    for path in _parts(lake, dataset, day):
+        with path.fs.open(path.path, "rb") as file, pq.ParquetFile(file) as parquet:
+            rows += parquet.metadata.num_rows
+    return rows
+
+
+def chunks(lake: Lake, spec: DatasetSpec, day: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """A day's feature table in event-time order, at most `CHUNK` rows at a time, `columns` of it or all.
+
+    Raises `MissingPartition`, and `ValueError` for a file of another shape than the spec's.
+    """
+    expected = arrow_schema(spec)
+    for path in _parts(lake, spec.name, day):
+        with path.fs.open(path.path, "rb") as file, pq.ParquetFile(file) as parquet:
+            found = parquet.schema_arrow
+            if found.metadata != expected.metadata or not found.equals(expected):
+                raise ValueError(
+                    f"{path}: not the feature table of {spec.name} as it is specified now (fingerprint {spec.fingerprint}); "
+                    f"materialise {spec.name}/{FEATURES} of {day} again"
+                )
+            for batch in parquet.iter_batches(batch_size=CHUNK, columns=list(columns) if columns is not None else None):
+                yield pa.Table.from_batches([batch])
+
+
+def _parts(lake: Lake, dataset: str, day: str) -> list[UPath]:
+    return sorted((lake.need(FEATURES, dataset, day) / "rows").glob("part-*.parquet"), key=lambda path: path.name)

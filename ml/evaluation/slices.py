@@ -1,0 +1,111 @@
+"""Slices of a scored day: by hour, by the commonest values of a column, new against known items and users.
+
+Says which rows belong to which slice and sums the metrics of each; every slice's values together are the whole day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ml.catalog.spec import DatasetSpec
+from ml.evaluation.metrics import summary
+from ml.evaluation.rows import chunks
+from ml.features.schema import EVENT_TIME, ITEM_KEY, SLICE_PREFIX, USER_KEY
+from ml.lake import Lake
+
+TOP_VALUES = 12
+OTHER, MISSING = "(all others)", "(missing)"
+PARTS = 24
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One way to part N rows: `code` [N] is the index of each row's value in `values`."""
+
+    name: str
+    title: str
+    values: tuple[str, ...]
+    code: NDArray[np.int64]
+
+
+def key_columns(spec: DatasetSpec) -> list[str]:
+    """Columns of the feature table that slices are cut by."""
+    keys = [ITEM_KEY] * (spec.item is not None) + [USER_KEY] * (spec.user is not None)
+    return [EVENT_TIME, *keys, *(SLICE_PREFIX + name for name in spec.slices)]
+
+
+def known_keys(lake: Lake, spec: DatasetSpec, days: Iterable[str]) -> dict[str, NDArray[np.int64]]:
+    """Sorted distinct item and user keys in the features of `days`, by column."""
+    columns = [name for name in (ITEM_KEY, USER_KEY) if name in key_columns(spec)]
+    seen: dict[str, list[pa.Array]] = {name: [pa.array([], pa.int64())] for name in columns}
+    for day in days if columns else ():
+        for chunk in chunks(lake, spec, day, columns):
+            for name in columns:
+                seen[name].append(chunk.column(name).unique())
+    return {name: np.unique(pa.chunked_array(found).to_numpy()) for name, found in seen.items()}
+
+
+def slices_of(spec: DatasetSpec, keys: pa.Table, known: dict[str, NDArray[np.int64]]) -> list[Slice]:
+    """Every way that the report parts the N rows of `keys` (columns `key_columns`); `known` is empty on a first day."""
+    slices = [_by_hour(spec, keys.column(EVENT_TIME))]
+    for column, what in ((ITEM_KEY, "item"), (USER_KEY, "user")):
+        if column in known:
+            code = np.isin(keys.column(column).to_numpy(), known[column]).astype(np.int64)
+            title = f"New and known {what}s"
+            slices.append(Slice(f"known_{what}", title, (f"new {what}", f"known {what}"), code))
+    slices += [_commonest(name, keys.column(SLICE_PREFIX + name)) for name in spec.slices]
+    return slices
+
+
+def score_slices(
+    slices: list[Slice], labels: NDArray[Any], model: NDArray[Any] | None, baseline: NDArray[Any] | None
+) -> list[dict[str, Any]]:
+    """Metrics of each slice's values that have rows, for `figures.json`. labels, model, baseline: [N].
+
+    Beside the model's metrics stands the baseline's AUC on the same rows. Without a model only rows and clicks are known.
+    """
+    scored = []
+    for part in slices:
+        order = np.argsort(part.code, kind="stable")
+        bounds = np.searchsorted(part.code[order], np.arange(len(part.values) + 1))
+        values = []
+        for value, low, high in zip(part.values, bounds[:-1], bounds[1:], strict=True):
+            rows = order[low:high]
+            if not len(rows):
+                continue
+            found = summary(labels[rows], model[rows] if model is not None else None)
+            beside = summary(labels[rows], baseline[rows])["auc"] if baseline is not None else None
+            values.append({"value": value, **found, "logistic_regression_auc": beside})
+        scored.append({"name": part.name, "title": part.title, "values": values})
+    return scored
+
+
+def _by_hour(spec: DatasetSpec, event_time: pa.ChunkedArray) -> Slice:
+    if spec.time.by_position:
+        title = "By part of the day (the log has no clock: equal parts by position)"
+        n = len(event_time)
+        code = np.arange(n) * PARTS // max(n, 1)
+        return Slice("part_of_day", title, tuple(f"{part + 1} of {PARTS}" for part in range(PARTS)), code)
+    local = pc.call_function("hour", [event_time.cast(pa.timestamp("us", tz=spec.time.timezone))])
+    title = f"By hour of the day ({spec.time.timezone})"
+    return Slice("hour", title, tuple(f"{hour:02d}:00" for hour in range(24)), local.to_numpy().astype(np.int64))
+
+
+def _commonest(name: str, column: pa.ChunkedArray) -> Slice:
+    """The `TOP_VALUES` commonest values (ties by value), the others together, and the missing."""
+    held = column.combine_chunks().dictionary_encode()
+    values = [*held.dictionary.to_pylist(), MISSING]
+    code = held.indices.fill_null(len(values) - 1).to_numpy().astype(np.int64)
+    counts = np.bincount(code, minlength=len(values)).tolist()
+    top = sorted(range(len(values) - 1), key=lambda i: (-counts[i], values[i]))[:TOP_VALUES]
+    place = np.full(len(values), len(top), np.int64)
+    place[top] = np.arange(len(top))
+    place[-1] = len(top) + 1
+    return Slice(name, f"By {name}", (*(values[i] for i in top), OTHER, MISSING), place[code])
