@@ -7,6 +7,7 @@ the model from code (`ml.training.pyfunc_entry`), so nothing is pickled, and `ml
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+from mlflow.models import ModelSignature
 from mlflow.pyfunc import PythonModel  # type: ignore[attr-defined]
+from mlflow.types.schema import AnyType, ColSpec, DataType, Schema, TensorSpec
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
@@ -76,7 +79,11 @@ class RawLogScorer(PythonModel):
 def log_model(uri: str, run_id: str, lake: Lake, spec: DatasetSpec, day: str) -> str:
     """Log the model of a trained day on a run. Gives its URI, for `mlflow.pyfunc.load_model`."""
     mlflow.set_tracking_uri(uri)
-    with tempfile.TemporaryDirectory() as scratch, mlflow.start_run(run_id=run_id, nested=True, log_system_metrics=False):
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        warnings.catch_warnings(),
+        mlflow.start_run(run_id=run_id, nested=True, log_system_metrics=False),
+    ):
         folder = Path(scratch) / ARTIFACT
         folder.mkdir()
         snapshot = lake.need(STAGE, spec.name, day)
@@ -85,14 +92,24 @@ def log_model(uri: str, run_id: str, lake: Lake, spec: DatasetSpec, day: str) ->
         if limited := [f"{feature.name}.parquet" for feature in spec.sparse if feature.vocabulary]:
             (folder / VOCABULARIES).mkdir()
             _copy(lake.need(FEATURES, spec.name, day) / VOCABULARIES, folder / VOCABULARIES, limited)
+        warnings.filterwarnings("ignore", message=".*An input example was not provided")  # the signature is written out
         logged = mlflow.pyfunc.log_model(
             name=ARTIFACT,
             python_model=str(Path(__file__).with_name("pyfunc_entry.py")),
             artifacts={ARTIFACT: str(folder)},
+            signature=_signature(spec),
             pip_requirements=list(_PACKAGES),
             metadata={"dataset": spec.name, "day": day, "columns": dict(spec.column_types)},
         )
     return logged.model_uri
+
+
+def _signature(spec: DatasetSpec) -> ModelSignature:
+    """Names of the columns that features are made from. Types are checked by the scorer, not by MLflow: to pandas an int
+    column with a missing value is a float one, which MLflow would refuse."""
+    used = dict.fromkeys([d.column for d in spec.dense] + [c for s in spec.sparse for c in s.inputs])
+    inputs: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), name, required=False) for name in used]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec(DataType.float)]))
 
 
 def _copy(source: UPath, target: Path, names: Sequence[str]) -> None:

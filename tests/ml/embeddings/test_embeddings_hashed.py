@@ -18,7 +18,7 @@ def make_bags(lr: float = 0.1, accumulator: float = 0.0, eps: float = 1e-8, seed
 
 
 def make_features(keys: str = "abc", values: tuple[list[int], ...] = ([0, 3, 3], [1, 49, 2], [6, 5, 4])) -> KeyedJaggedTensor:
-    return KeyedJaggedTensor(list(keys), torch.tensor(sum(values, [])), lengths=torch.ones(3 * len(keys), dtype=torch.int32))
+    return KeyedJaggedTensor(list(keys), torch.tensor(values).flatten(), lengths=torch.ones(3 * len(keys), dtype=torch.int32))
 
 
 def test_a_bag_is_the_mean_of_its_rows_and_an_empty_bag_is_zero() -> None:

@@ -129,7 +129,9 @@ def test_a_signal_after_the_last_step_is_not_lost(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize("what", ["recipe", "data", "parent"])
-def test_a_checkpoint_of_another_recipe_data_or_parent_is_not_used(lake: Lake, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_of_another_recipe_data_or_parent_is_not_used(
+    lake: Lake, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     days = write_days(lake, made_spec(), days=2, rows=320)
     trained(lake, days[0])
     stop_in_the_sixth_step(lake, days[1], monkeypatch)

@@ -86,7 +86,7 @@ def test_a_model_learns_and_scores_the_next_day(lake: Lake) -> None:
     labels = np.concatenate([batch.labels.numpy() for batch in batches])
     assert probabilities.shape == labels.shape
     assert probabilities.dtype == np.float32
-    assert (auc(labels, probabilities) or 0) > 0.85
+    assert (auc(labels, probabilities) or 0) > 0.8
     assert probabilities.mean() == pytest.approx(labels.mean(), rel=0.15)
 
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from made_days import make_batches, small_recipe
 
 from ml.datasets.batch import Batch
 from ml.features.schema import FeatureSchema
 from ml.training.loop import DivergedError, Step, train
 from ml.training.state import TrainState, new_state
-from made_days import make_batches, small_recipe
 
 SCHEMA = FeatureSchema(("x", "y"), ("a", "b"), ("m",), "f")
 

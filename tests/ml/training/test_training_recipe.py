@@ -64,7 +64,7 @@ def test_a_wrong_override_is_refused_with_its_key_path(overrides: dict[str, obje
 
 def test_a_wrong_file_is_refused_with_its_name_and_key_path(tmp_path: Path) -> None:
     text = (RECIPES / "dlrm.yaml").read_text()
-    (tmp_path / "bad.yaml").write_text(text.replace("batch_size: 512", "batch_size: many"))
+    (tmp_path / "bad.yaml").write_text(text.replace("batch_size: 256", "batch_size: many"))
     with pytest.raises(CatalogError, match=r"bad\.yaml: batch_size: .*found 'many'"):
         load_recipe("bad", folder=tmp_path)
     with pytest.raises(CatalogError, match=r"none\.yaml: no such recipe; the recipes are \['bad'\]"):

@@ -90,9 +90,9 @@ def test_another_shape_is_refused_by_name(tmp_path: Path, overrides: dict[str, d
 
 def test_another_schema_is_refused_by_name(tmp_path: Path) -> None:
     folder = saved(trained(1), tmp_path / "one")
-    with pytest.raises(SnapshotMismatch, match="schema.fingerprint: 'fingerprint' in the snapshot, 'other' asked for"):
+    with pytest.raises(SnapshotMismatch, match=r"schema\.fingerprint: 'fingerprint' in the snapshot, 'other' asked for"):
         load_snapshot(folder, schema=replace(SCHEMA, fingerprint="other"))
-    with pytest.raises(SnapshotMismatch, match=r"schema.single: \('a', 'b'\) in the snapshot, \('a',\) asked for"):
+    with pytest.raises(SnapshotMismatch, match=r"schema\.single: \('a', 'b'\) in the snapshot, \('a',\) asked for"):
         load_snapshot(folder, schema=replace(SCHEMA, single=("a",)))
 
 

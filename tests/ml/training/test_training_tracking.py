@@ -77,8 +77,8 @@ def test_a_days_run_and_its_model_come_back(lake: Lake, tracker: Tracker) -> Non
     assert [point.step for point in curve] == list(range(1, 101))
     assert np.mean([point.value for point in curve]) == pytest.approx(result.report.loss)
 
-    (logged,) = mlflow.search_logged_models(filter_string=f"source_run_id = '{run.info.run_id}'", output_format="list")
-    scorer = mlflow.pyfunc.load_model(logged.model_uri)
+    (logged,) = run.outputs.model_outputs
+    scorer = mlflow.pyfunc.load_model(f"models:/{logged.model_id}")
     frame = raw_rows(50)
     features = compile_transforms(made_spec(), with_label=False)(
         pa.RecordBatch.from_pydict(
