@@ -6,7 +6,8 @@ LOGS ?=
 
 export EVERGREEN_HOME ?= $(CURDIR)/.evergreen
 export DAGSTER_HOME ?= $(CURDIR)
-# Where two processes share two cores, OpenMP's spinning threads make both several times slower.
+export EVERGREEN_DAGSTER := $(EVERGREEN_HOME)/dagster
+# Spinning OpenMP threads make two processes on two cores crawl.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 RUN := .venv/bin/python
@@ -28,7 +29,7 @@ test: $(READY) ## Pass the tests
 	@$(RUN) -m pytest
 
 ui: $(READY) ## Open the Dagster UI on http://127.0.0.1:3000
-	@mkdir -p "$(EVERGREEN_HOME)"
+	@mkdir -p "$(EVERGREEN_DAGSTER)"
 	@.venv/bin/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
 
 bench: $(READY) ## Measure every speed claim: a table, and bench.json under the Evergreen home

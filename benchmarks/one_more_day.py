@@ -37,7 +37,7 @@ print(total + sum(checks.values()))
 def run() -> list[Result]:
     root = Path(__file__).parents[1]
     with tempfile.TemporaryDirectory() as home:
-        env = os.environ | {"EVERGREEN_HOME": home, "DAGSTER_HOME": str(root)}
+        env = os.environ | {"EVERGREEN_HOME": home, "DAGSTER_HOME": str(root), "EVERGREEN_DAGSTER": f"{home}/dagster"}
 
         def python(*arguments: str) -> str:
             return subprocess.run(

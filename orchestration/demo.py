@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
-from orchestration.deployments import home, lake_root, landing_root
+from orchestration.deployments import lake_root, landing_root
 from orchestration.replay import DayFailed, quiet_console, replay, the_dataset
 
 log = logging.getLogger("evergreen")
@@ -47,13 +46,14 @@ def table_of(spec: DatasetSpec, figures: dict[str, dict[str, Any]]) -> Table:
     table = Table(
         title=f"{spec.name}: yesterday's model on a day it has not seen" + (" (simulated)" if spec.simulation else "")
     )
-    for column in ("day", "rows", "AUC", "log loss", "NE", "calibration", "AUC of logistic regression", "best attainable AUC"):
-        table.add_column(column, justify="right")
+    best = ("best AUC",) if spec.oracle else ()
+    for column in ("day", "rows", "AUC", "log loss", "NE", "calibration", "AUC of LR", *best):
+        table.add_column(column, justify="right", no_wrap=True)
     for day, found in figures.items():
         model, regression = found.get("model") or {}, (found.get("baselines") or {}).get("logistic_regression") or {}
         oracle = found.get("oracle") or {}
         cells = [model.get("auc"), model.get("log_loss"), model.get("normalised_entropy"), model.get("calibration")]
-        cells += [regression.get("auc"), oracle.get("auc")]
+        cells += [regression.get("auc")] + ([oracle.get("auc")] if spec.oracle else [])
         table.add_row(day, f"{found['data']['rows']:,}", *("–" if cell is None else f"{cell:.4f}" for cell in cells))
     return table
 
@@ -66,9 +66,6 @@ def main(dataset: str, logs: str | None, days: int | None) -> None:
     """Run the main job on the first days of DATASET, and print its figures and where the report lies."""
     quiet_console()
     spec = the_dataset(dataset)
-    os.environ.setdefault("DAGSTER_HOME", str(Path.cwd()))
-    os.environ.setdefault("EVERGREEN_HOME", str(home()))
-    home().mkdir(parents=True, exist_ok=True)
     link_logs(spec, logs)
     chosen = spec.days(last=spec.partitions.start.fromordinal(spec.partitions.start.toordinal() + 3650))
     chosen = chosen[: days or spec.demo_days]
@@ -79,6 +76,9 @@ def main(dataset: str, logs: str | None, days: int | None) -> None:
     lake = Lake.at(lake_root())
     console = Console()
     console.print(table_of(spec, {day: figures_of(lake, spec, day) for day in chosen}))
+    console.print(
+        "LR: a hashed logistic regression on the same days." + (" Best: the true probabilities." if spec.oracle else "")
+    )
     console.print(f"{len(ran)} of {len(chosen)} days ran, {len(chosen) - len(ran)} were done.")
     console.print("Report: ", lake.partition("reports", spec.name, chosen[-1]) / "report.html", sep="", soft_wrap=True)
     console.print("Figures:", lake.partition("reports", spec.name, chosen[-1]) / "figures.json", soft_wrap=True)

@@ -6,15 +6,18 @@ Days that are done are left alone, so a killed replay continues where it was.
 """
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
 from datetime import date, timedelta
+from pathlib import Path
 
 import click
 
 from ml.catalog.load import CatalogError, load_catalog
 from ml.catalog.spec import DatasetSpec
+from orchestration.deployments import home, lake_root, landing_root
 
 log = logging.getLogger("evergreen")
 
@@ -27,7 +30,6 @@ def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False) -> lis
     """Run the days in order and give back those that ran. Raises `DayFailed` at the first that fails."""
     from assets.progress import is_done
     from assets.resources import LakeResource, LandingResource
-    from orchestration.deployments import lake_root, landing_root
 
     lake, logs = LakeResource(root=lake_root()).open(), LandingResource(root=landing_root()).folder(spec.name)
     ran: list[str] = []
@@ -70,9 +72,12 @@ def _why(result) -> str:
 
 
 def quiet_console() -> None:
-    """Our own lines on the terminal, and warnings of others; the rest is in the Dagster UI."""
+    """Our own lines on the terminal, and errors of others; the rest is in the Dagster UI. Dagster gets its variables."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     log.setLevel(logging.INFO)
+    os.environ.setdefault("DAGSTER_HOME", str(Path.cwd()))
+    os.environ.setdefault("EVERGREEN_DAGSTER", str(home() / "dagster"))
+    Path(os.environ["EVERGREEN_DAGSTER"]).mkdir(parents=True, exist_ok=True)
 
 
 def the_dataset(name: str) -> DatasetSpec:
