@@ -99,9 +99,8 @@ def event_times(column: pa.ChunkedArray, clock: Time) -> tuple[NDArray[np.int64]
         return np.clip(scaled, -FAR, FAR).astype(np.int64), known
     whole = pc.fill_null(column, 0).to_numpy()
     limit = FAR // times
-    scaled = np.where(
-        np.abs(whole.astype(np.float64)) < limit, np.clip(whole, -limit, limit) * times, np.where(whole < 0, -FAR, FAR)
-    )
+    # (|-2^63| does not fit 64 bits, hence the two comparisons)
+    scaled = np.select([whole <= -limit, whole >= limit], [-FAR, FAR], whole * times) if times > 1 else whole
     return scaled // per, known
 
 

@@ -24,7 +24,7 @@ from ml.logs.values import null_tokens
 
 
 def read_row_groups(source: Source, file: LogFile, wanted: Collection[int] | None) -> Iterator[Records]:
-    """Records of a Parquet file by row group. A row that does not fit the types is a bad line, and so is the rest of a corrupt file.
+    """Records of a Parquet file by row group. A row that does not fit the types is a bad line; so is all that is corrupt.
 
     Raises `WrongFile` where the file lacks a column.
     """

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ml.catalog.spec import ColumnType
 from ml.logs.layout import ARROW_TYPES, BOM, Layout
-from ml.logs.lines import CR, LF, Lines
+from ml.logs.lines import LF, Lines
 from ml.logs.quarantine import FIELDS, UNBALANCED, UNREADABLE, bad_value
 from ml.logs.values import all_finite, bad_values
 
@@ -27,10 +27,6 @@ class DelimitedReader:
         self.separator = ord(self.source.delimiter)
 
     def read(self, lines: Lines) -> pa.Table | None:
-        # Arrow takes a blank line for a row of nulls, and a CR for a line end.
-        stray = b"\r" in lines.data and b"\r" in lines.data.replace(b"\r\n", b"\n")
-        if stray or _holds_blank(lines.data):
-            return None
         table = self._arrow(lines.data, dict(self.source.columns))
         if table is None or table.num_rows != lines.data.count(b"\n") or not all_finite(table):
             return None
@@ -105,7 +101,3 @@ class DelimitedReader:
         fields = np.bincount(lines.of(separators), minlength=len(lines)) + 1
         wrong = (fields != len(self.fields)) & ~doubtful
         return dict.fromkeys(np.flatnonzero(wrong).tolist(), FIELDS), doubtful
-
-
-def _holds_blank(data: bytes) -> bool:
-    return data[0] == LF or b"\n\n" in data or (data[0] == CR and data[:2] == b"\r\n") or b"\n\r\n" in data

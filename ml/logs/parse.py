@@ -19,7 +19,10 @@ from ml.logs.quarantine import BLANK, NOT_UTF8, STRAY_CR
 
 
 class Reader(Protocol):
-    """One format of lines. `refused`: the reason for a line that it does not read, where no better one is known."""
+    """One format of lines, given lines that are plain (`Lines.are_plain`).
+
+    refused: the reason for a line that it does not read, where no better one is known.
+    """
 
     refused: str
 
@@ -66,7 +69,7 @@ def parse_block(layout: Layout, data: bytes) -> Parsed:
     if not data:
         return Parsed(schema.empty_table(), np.zeros(0, np.int64), {}, lines)
     reader = reader_for(layout)
-    if _is_utf8(data) and (table := reader.read(lines)) is not None:
+    if lines.are_plain() and (table := reader.read(lines)) is not None:
         return Parsed(table, np.arange(len(lines)), {}, lines)
     bad: dict[int, str] = {}
     for reason, found in ((NOT_UTF8, lines.not_utf8()), (BLANK, lines.blank()), (STRAY_CR, lines.with_stray_cr())):
@@ -102,11 +105,3 @@ def _take(lines: Lines, numbers: NDArray[np.int64]) -> Lines:
 
 def _without(numbers: NDArray[np.int64], bad: dict[int, str]) -> NDArray[np.int64]:
     return numbers[~np.isin(numbers, np.fromiter(bad, np.int64, len(bad)))] if bad else numbers
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        str(data, "utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True

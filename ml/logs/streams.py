@@ -20,6 +20,9 @@ from ml.logs.sources import LogFile
 
 BLOCK = 8 << 20
 PIECE = 1 << 20
+# What is unpacked at once is lost at once where the packed bytes are broken.
+UNPACKED_PIECE = 1 << 16
+HEAD = 1000
 
 
 class Damaged(Exception):
@@ -47,13 +50,13 @@ def pieces(file: LogFile, start: int = 0) -> Iterator[bytes]:
             if file.member is not None:
                 with zipfile.ZipFile(raw) as archive:
                     member = cast(zipfile.ZipExtFile, archive.open(file.member))
-                    while piece := member.read1(PIECE):
+                    while piece := member.read1(UNPACKED_PIECE):
                         yield piece
             elif name.endswith(".zip"):
                 raise Damaged("not a zip archive")
             elif name.endswith(".gz"):
                 with gzip.GzipFile(fileobj=raw, mode="rb") as unpacked:
-                    while piece := unpacked.read1(PIECE):
+                    while piece := unpacked.read1(UNPACKED_PIECE):
                         yield piece
             elif name.endswith(".zst"):
                 yield from _zstandard(raw)
@@ -152,7 +155,7 @@ class _Cutter:
         end = self.find_line_end(begin)
         length = (end if end >= 0 else len(self.held)) - begin
         if length > BLOCK:
-            data, head = self.drop(begin), bytes(self.held[:PIECE])
+            data, head = self.drop(begin), bytes(self.held[: min(BLOCK, HEAD)])
             self.skip_line()
             return Block(index, data, too_long=head)
         if end >= 0:

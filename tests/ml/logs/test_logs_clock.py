@@ -1,0 +1,126 @@
+"""Event times and days: against the standard library's own clock, one value at a time."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ml.catalog.spec import DatasetSpec, Time
+from ml.logs.clock import day_bounds, day_index, day_key, day_span, days_of, event_times, position_parts, position_times
+
+UTC = timezone.utc  # noqa: UP017
+
+
+def spec(zone: str, start: date, end: date) -> DatasetSpec:
+    return DatasetSpec.model_validate(
+        {
+            "name": "clock",
+            "description": "",
+            "source": {"files": "*", "format": "csv", "columns": {"t": "int", "y": "int"}},
+            "time": {"column": "t", "timezone": zone},
+            "partitions": {"start": start, "end": end},
+            "label": {"column": "y"},
+            "sparse": ["t"],
+        }
+    )
+
+
+def micros(moment: datetime) -> int:
+    return round((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/Sao_Paulo", "Europe/Berlin", "Asia/Kathmandu", "Australia/Lord_Howe"])
+def test_days_are_days_on_the_wall(zone: str) -> None:
+    days = spec(zone, date(2017, 1, 1), date(2018, 12, 31))
+    bounds, info = day_bounds(days), ZoneInfo(zone)
+    assert (np.diff(bounds) > 22 * 3_600_000_000).all()
+    rng = np.random.default_rng(0)
+    around = np.concatenate([bounds + shift for shift in (-1, 0, 1)])
+    times = np.concatenate([around, rng.integers(bounds[0], bounds[-1], 3000)])
+    for moment, day in zip(times.tolist(), days_of(times, bounds).tolist(), strict=True):
+        local = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=moment)).astimezone(info)
+        assert (local.date() - date(2017, 1, 1)).days == day
+
+
+def test_sao_paulo_has_no_midnight_on_15_october_2017(catalog: dict[str, DatasetSpec]) -> None:
+    begin, end = day_span(catalog["globo"], "2017-10-15")
+    assert begin == micros(datetime(2017, 10, 15, 3, tzinfo=UTC))
+    assert end - begin == 23 * 3_600_000_000
+    assert day_key(catalog["globo"], day_index(catalog["globo"], "2017-10-15")) == "2017-10-15"
+
+
+@pytest.mark.parametrize("key", ["2017-10-17", "2017-09-30", "yesterday", ""])
+def test_a_key_that_is_no_day_of_the_log_is_refused(key: str, catalog: dict[str, DatasetSpec]) -> None:
+    with pytest.raises(ValueError, match="its days run from 2017-10-01 to 2017-10-16"):
+        day_index(catalog["globo"], key)
+
+
+@pytest.mark.parametrize(("unit", "per"), [("s", 1_000_000), ("ms", 1_000), ("us", 1)])
+def test_numbers_of_every_unit(unit: str, per: int) -> None:
+    values = [0, 1, -1, 1506826828, 2**62, -(2**63), 2**63 - 1, None]
+    times, known = event_times(pa.chunked_array([pa.array(values, pa.int64())]), Time(column="t", unit=unit))  # type: ignore[arg-type]
+    assert known.tolist() == [True] * 7 + [False]
+    assert times.tolist()[:4] == [0, per, -per, 1506826828 * per]
+    assert times[4] >= 2**62 and times[5] <= -(2**62) and times[6] >= 2**62
+    floats, known = event_times(pa.chunked_array([[1.5, float("nan"), 1e300, -1e300]]), Time(column="t", unit=unit))  # type: ignore[arg-type]
+    assert known.tolist() == [True, False, True, True]
+    assert floats.tolist() == [round(1.5 * per), 0, 2**62, -(2**62)]
+
+
+def test_nanoseconds() -> None:
+    values = pa.chunked_array([[1506826828020123456, 2**63 - 1]])
+    assert event_times(values, Time(column="t", unit="ns"))[0].tolist() == [1506826828020123, (2**63 - 1) // 1000]
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/Sao_Paulo", "Asia/Kathmandu"])
+def test_iso_8601(zone: str) -> None:
+    rng, info = np.random.default_rng(0), ZoneInfo(zone)
+    texts, expected = [], []
+    for seconds in rng.integers(-(10**9), 3 * 10**9, 2000).tolist():
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds, microseconds=int(rng.integers(10**6)))
+        shift = timezone(timedelta(minutes=int(rng.integers(-14 * 60, 14 * 60))))
+        local = moment.astimezone(info).replace(tzinfo=None, fold=0)
+        ways = [moment.isoformat(), moment.astimezone(shift).isoformat(), local.isoformat(sep=" "), local.date().isoformat()]
+        text = ways[int(rng.integers(len(ways)))]
+        said = datetime.fromisoformat(text)
+        texts.append(text.replace("+00:00", "Z"))
+        expected.append(micros(said if said.tzinfo else said.replace(tzinfo=info)))
+    times, known = event_times(pa.chunked_array([texts]), Time(column="t", unit="iso8601", timezone=zone))
+    assert known.all()
+    assert times.tolist() == expected
+
+
+WRONG_TIMES = ["", "x", "2026-02-30", "2026-13-01", "2026-01-01T24:00", "2026-01-01T10:60", "2026-01-01T10:00:60", "1506826828"]
+
+
+@pytest.mark.parametrize("text", [*WRONG_TIMES, "2026-01-01T10:00+", "2026-1-1", "2026-00-01", "2026-01-00", None])
+def test_what_is_no_time_is_not_taken_for_one(text: str | None) -> None:
+    column = pa.chunked_array([pa.array(["2026-01-01", text], pa.string())])
+    assert event_times(column, Time(column="t", unit="iso8601"))[1].tolist() == [True, False]
+
+
+@pytest.mark.parametrize(("total", "days"), [(0, 3), (2, 3), (10, 3), (137_139, 7), (45_840_617, 7)])
+def test_equal_parts_by_position(total: int, days: int) -> None:
+    parts = position_parts(total, days)
+    lengths = np.diff(parts)
+    assert parts[0] == 0 and parts[-1] == total
+    size, extras = divmod(total, days)
+    assert lengths.tolist() == [size + 1] * extras + [size] * (days - extras)
+
+
+def test_times_by_position_fill_each_day_in_order() -> None:
+    bounds = day_bounds(spec("America/Sao_Paulo", date(2017, 10, 14), date(2017, 10, 16)))
+    parts = position_parts(1_000_003, 3)
+    times = position_times(np.arange(1_000_003), parts, bounds)
+    assert (np.diff(times) > 0).all()
+    for day in range(3):
+        of_day = times[parts[day] : parts[day + 1]]
+        assert of_day[0] == bounds[day] and of_day[-1] < bounds[day + 1]
+        steps = np.diff(of_day)
+        assert steps.max() - steps.min() <= 1
+    far = position_times(np.array([3 * 10**9 - 1]), np.array([0, 3 * 10**9]), bounds[:2])
+    assert bounds[1] - 100 < far[0] < bounds[1]
