@@ -21,7 +21,8 @@ from benchmarks.result import Result
 
 
 def names() -> list[str]:
-    return [module.name for module in pkgutil.iter_modules(benchmarks.__path__) if module.name not in ("__main__", "result")]
+    found = (module.name for module in pkgutil.iter_modules(benchmarks.__path__))
+    return [name for name in found if name != "result" and not name.startswith("_")]
 
 
 def short(figure: float | None) -> str:

@@ -1,0 +1,182 @@
+"""Raw Criteo TSV to cleaned Parquet: the product's road beside the DLRM reference's way, Polars, and Spark's own expressions.
+
+All start from the same file, more than a million rows made of the real sample (`EVERGREEN_REAL_LOGS`; a stand-in of its
+shape, said so, where there is none), and end with Parquet; two cores, Spark and compiled kernels warm. The log is two days, as
+it takes two for a vocabulary to be used. The baselines neither check a line nor put rows in order; ours do.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pcsv
+from upath import UPath
+
+from benchmarks._criteo_baselines import dlrm_reference, polars_features, spark_features
+from benchmarks.result import Result
+from ml.catalog.load import load_catalog
+from ml.catalog.spec import DatasetSpec
+from ml.features.clean import clean_day
+from ml.features.schema import EVENT_TIME
+from ml.features.storage import write_table
+from ml.features.transforms import compile_transforms
+from ml.lake import Lake
+from ml.logs.ingest import ingest_day
+from ml.logs.layout import Layout
+from ml.logs.parse import parse_block
+from ml.logs.sources import find_files
+from ml.logs.streams import blocks
+from ml.parallel import SparkRunner
+from ml.spark import start_session
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+ROWS, FEW, MIN_COUNT = 1_100_000, 40_000, 10
+LOG = "train.tsv"
+DENSE = [f"I{n}" for n in range(1, 14)]
+SPARSE = [f"C{n}" for n in range(1, 27)]
+
+
+def run() -> list[Result]:
+    spark = start_session("local[2]")
+    hashed, words = _spec(vocabularies=False), _spec(vocabularies=True)
+    with tempfile.TemporaryDirectory() as folder:
+        root, few = Path(folder), Path(folder) / "few"
+        log, source = root / LOG, _write_log(root, ROWS)
+        _write_log(few, FEW)
+        for spec in (hashed, words):
+            _product(spec, few, root / "warm", spark)
+        _straight(hashed, few, root / "warm", spark)
+        spark_features(spark, few / LOG, root / "warm" / "spark")
+
+        plain = FEW / _timed(dlrm_reference, few / LOG, few)
+        read = ROWS / _fastest(_read_only, log)
+        results: list[Result] = []
+        for spec, name, min_count in ((hashed, "hashed ids", 0), (words, "vocabularies", MIN_COUNT)):
+            whole, cleaning = min(_product(spec, root, root / "lake", spark) for _ in range(2))
+            polars = ROWS / _fastest(polars_features, log, root, min_count)
+            what, ours = f"Criteo TSV to features, {name}", ROWS / whole
+            alone = f"raw_logs and cleaned_features; the latter alone {ROWS / cleaning:,.0f} rows/s"
+            note = f"{alone}. Floor: pyarrow reads the TSV and does no more. {source}"
+            results += [
+                Result(what, "rows/s", ours, plain, "DLRM reference's way, one core", read, note),
+                Result(what, "rows/s", ours, polars, "Polars, two cores", read, source),
+            ]
+        native = ROWS / _fastest(spark_features, spark, log, root / "spark")
+        straight = ROWS / _fastest(_straight, hashed, root, root / "straight", spark)
+    what, ours, polars = results[1].name, results[1].ours, results[1].baseline
+    no_stop = "the same parser, transforms and writer, block by block: no order, no quarantine, no partition between"
+    return [
+        *results,
+        Result(what, "rows/s", ours, native, "Spark's own expressions, two cores", read, source),
+        Result(f"{what}, without raw_logs between", "rows/s", straight, polars, "Polars, two cores", read, no_stop),
+    ]
+
+
+def _timed(work: Callable[..., object], *arguments: object) -> float:
+    started = time.perf_counter()
+    work(*arguments)
+    return time.perf_counter() - started
+
+
+def _fastest(work: Callable[..., object], *arguments: object) -> float:
+    return min(_timed(work, *arguments) for _ in range(2))
+
+
+def _spec(vocabularies: bool) -> DatasetSpec:
+    declared: dict[str, Any] = load_catalog()["criteo"].model_dump(mode="json")
+    declared["source"]["files"] = LOG
+    declared["partitions"] = {"start": "2014-01-01", "end": "2014-01-02"}
+    if vocabularies:
+        declared["sparse"] = [{"name": name, "vocabulary": {"min_count": MIN_COUNT}} for name in SPARSE]
+    return DatasetSpec.model_validate(declared)
+
+
+def _product(spec: DatasetSpec, logs: Path, lake: Path, spark: SparkSession) -> tuple[float, float]:
+    """Seconds from the raw file to both days' features, and those of them spent in `cleaned_features`."""
+    runner, there = SparkRunner(spark), Lake.at(lake)
+    started, cleaning = time.perf_counter(), 0.0
+    for day in spec.days():
+        ingest_day(spec, day, str(logs), there, runner)
+        cleaning += clean_day(spec, day, there, str(logs), runner, spark).seconds
+    return time.perf_counter() - started, cleaning
+
+
+def _straight(spec: DatasetSpec, logs: Path, out: Path, spark: SparkSession) -> None:
+    """From the raw file to features block by block, with the product's parser, transforms and writer."""
+    file = find_files(spec.source, str(logs))[0]
+    layout, last = Layout.declared(spec.source), file.size // (8 << 20)
+
+    def task(index: int) -> int:
+        rows = 0
+        for block in blocks(file, index, index):
+            table = parse_block(layout, block.data).table
+            timed = table.add_column(0, EVENT_TIME, pa.array(np.arange(len(table))))
+            features = compile_transforms(spec)(timed.combine_chunks().to_batches()[0])
+            write_table(pa.Table.from_batches([features]), UPath(out / f"part-{block.index:05d}.parquet"))
+            rows += len(features)
+        return rows
+
+    SparkRunner(spark).map(task, range(last + 1))
+
+
+def _read_only(path: Path) -> None:
+    names = ["label", *DENSE, *SPARSE]
+    types = {name: pa.string() if name in SPARSE else pa.int64() for name in names}
+    pcsv.read_csv(
+        path,
+        read_options=pcsv.ReadOptions(column_names=names),
+        parse_options=pcsv.ParseOptions(delimiter="\t", quote_char=False),
+        convert_options=pcsv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=True),
+    )
+
+
+def _write_log(folder: Path, rows: int) -> str:
+    """Write a TSV of so many rows; gives what it was made of. Each further copy of the sample has other rare categories."""
+    folder.mkdir(parents=True, exist_ok=True)
+    real = Path(os.environ.get("EVERGREEN_REAL_LOGS", "")) / "criteo" / "train.txt.gz"
+    sample, source = (_real(real), "real sample repeated") if real.is_file() else (_stand_in(), "stand-in: no real logs found")
+    rng = np.random.default_rng(0)
+    with (folder / LOG).open("wb") as file:
+        options = pcsv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
+        for copy in range(-(-rows // len(sample))):
+            table = sample.slice(0, min(len(sample), rows - copy * len(sample)))
+            for name in SPARSE if copy else []:
+                other = pc.call_function("binary_replace_slice", [table[name]], pc.ReplaceSliceOptions(4, 8, f"{copy:04x}"))
+                changed = pa.array(rng.random(len(table)) < 0.2)
+                values = pc.call_function("if_else", [changed, other, table[name]])
+                table = table.set_column(table.schema.get_field_index(name), name, values)
+            pcsv.write_csv(table, file, options)
+    return source
+
+
+def _real(path: Path) -> pa.Table:
+    names = ["label", *DENSE, *SPARSE]
+    return pcsv.read_csv(
+        path,
+        read_options=pcsv.ReadOptions(column_names=names),
+        parse_options=pcsv.ParseOptions(delimiter="\t"),
+        convert_options=pcsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True),
+    )
+
+
+def _stand_in(rows: int = 140_000) -> pa.Table:
+    """Rows of Criteo's shape: counts with gaps, categories of 3 to 100,000 values, Zipf."""
+    rng = np.random.default_rng(1)
+    columns: dict[str, pa.Array] = {"label": pa.array((rng.random(rows) < 0.25).astype(int).astype(str))}
+    for name in DENSE:
+        columns[name] = pa.array((rng.zipf(1.6, rows) % 10_000).astype(str), mask=rng.random(rows) < 0.2)
+    for n, name in enumerate(SPARSE):
+        values = rng.zipf(1.3, rows) % int(3 * 1.5**n)
+        words = np.array([f"{value * 2_654_435_761 % 2**32:08x}" for value in range(int(3 * 1.5**n))])
+        columns[name] = pa.array(words[values], mask=rng.random(rows) < 0.1)
+    return pa.table(columns)
