@@ -57,20 +57,21 @@ class DelimitedReader:
             return None
         return table.slice(0, table.num_rows - 1) if self.source.quoted else table
 
-    def faults(self, lines: Lines) -> dict[int, str]:
+    def misshapen(self, lines: Lines) -> dict[int, str]:
         found, doubtful = self._wrong_shape(lines)
         for line in np.flatnonzero(doubtful).tolist():
             if self._shape(lines.text(line)) is None:
                 found[line] = UNBALANCED if lines.text(line).count(b'"') % 2 else FIELDS
-        good = np.ones(len(lines), bool)
-        good[list(found)] = False
-        numbers, rest = np.flatnonzero(good), lines.take(good)
-        texts = self._arrow(rest, dict.fromkeys(self.source.columns, "string")) if len(numbers) else None
-        if texts is None or texts.num_rows != len(numbers):
+        return found
+
+    def misvalued(self, lines: Lines) -> dict[int, str]:
+        texts = self._arrow(lines.data, dict.fromkeys(self.source.columns, "string"))
+        found: dict[int, str] = {}
+        if texts is None or texts.num_rows != len(lines):
             return found
         for column, kind in self.source.columns.items():
             wrong = np.flatnonzero(bad_values(texts.column(column).combine_chunks(), kind))
-            found |= {line: bad_value(kind, column) for line in numbers[wrong].tolist() if line not in found}
+            found |= {line: bad_value(kind, column) for line in wrong.tolist() if line not in found}
         return found
 
     def _shape(self, text: bytes) -> pa.Table | None:
@@ -98,6 +99,6 @@ class DelimitedReader:
             doubtful[lines.of(opening[~at_begin])] = True
             depth = np.searchsorted(quotes, separators) - np.searchsorted(quotes, lines.starts[lines.of(separators)])
             separators = separators[depth % 2 == 0]
-        fields = np.bincount(lines.of(separators), minlength=len(lines)) + 1
+        fields = np.diff(np.searchsorted(separators, lines.ends), prepend=0) + 1
         wrong = (fields != len(self.fields)) & ~doubtful
         return dict.fromkeys(np.flatnonzero(wrong).tolist(), FIELDS), doubtful

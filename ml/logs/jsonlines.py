@@ -47,7 +47,10 @@ class JsonReader:
         table = table.select(self.schema.names).rename_columns(self.layout.schema.names)
         return null_tokens(table, self.layout.source.null_tokens)
 
-    def faults(self, lines: Lines) -> dict[int, str]:
+    def misshapen(self, lines: Lines) -> dict[int, str]:
+        return {}  # shape and values are one in JSON
+
+    def misvalued(self, lines: Lines) -> dict[int, str]:
         found: dict[int, str] = {}
         for begin in range(0, len(lines), CHUNK):
             numbers = range(begin, min(begin + CHUNK, len(lines)))

@@ -49,7 +49,10 @@ class Lines:
         """The lines where mask [N] is true, with their line feeds."""
         if mask.all():
             return self.data
-        return self.bytes[np.repeat(mask, self.ends - self.starts + 1)].tobytes()
+        # One slice for each run of neighbours.
+        edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
+        begins, stops = self.starts[edges[::2]].tolist(), (self.ends[edges[1::2] - 1] + 1).tolist()
+        return b"".join([self.data[begin:stop] for begin, stop in zip(begins, stops, strict=True)])
 
     def of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """The line that each byte position lies in."""

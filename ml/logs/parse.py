@@ -30,8 +30,15 @@ class Reader(Protocol):
         """A typed row for each line, or None where any line is not exactly one good row."""
         ...
 
-    def faults(self, lines: Lines) -> dict[int, str]:
-        """Line -> reason. May miss some, may not blame a line that `read` alone would take."""
+    def misshapen(self, lines: Lines) -> dict[int, str]:
+        """Line -> reason, of lines that are cut up wrongly."""
+        ...
+
+    def misvalued(self, lines: Lines) -> dict[int, str]:
+        """Line -> reason, of lines that are not misshapen but hold what is no value of its column's type.
+
+        Both may miss some; neither may blame a line that `read` alone would take.
+        """
         ...
 
 
@@ -71,17 +78,26 @@ def parse_block(layout: Layout, data: bytes) -> Parsed:
     reader = reader_for(layout)
     if lines.are_plain() and (table := reader.read(lines)) is not None:
         return Parsed(table, np.arange(len(lines)), {}, lines)
+    bad = _misshapen(reader, lines)
+    left, tables = _without(np.arange(len(lines)), bad), [schema.empty_table()]
+    # Where no line is misshapen, `read` has just refused these very lines.
+    if bad and len(left) and (table := reader.read(_take(lines, left))) is not None:
+        tables.append(table)
+    elif len(left):
+        bad |= {int(left[line]): reason for line, reason in reader.misvalued(_take(lines, left)).items()}
+        _read_halves(reader, lines, _without(left, bad), tables, bad)
+    return Parsed(
+        pa.concat_tables(tables).combine_chunks(), _without(np.arange(len(lines)), bad), dict(sorted(bad.items())), lines
+    )
+
+
+def _misshapen(reader: Reader, lines: Lines) -> dict[int, str]:
     bad: dict[int, str] = {}
     for reason, found in ((NOT_UTF8, lines.not_utf8()), (BLANK, lines.blank()), (STRAY_CR, lines.with_stray_cr())):
         bad |= {line: reason for line in np.flatnonzero(found).tolist() if line not in bad}
     numbers = _without(np.arange(len(lines)), bad)
-    if len(numbers):
-        faults = reader.faults(_take(lines, numbers))
-        bad |= {int(numbers[line]): reason for line, reason in faults.items()}
-        numbers = _without(numbers, bad)
-    tables = [schema.empty_table()]
-    _read_halves(reader, lines, numbers, tables, bad)
-    return Parsed(pa.concat_tables(tables).combine_chunks(), _without(numbers, bad), dict(sorted(bad.items())), lines)
+    found = reader.misshapen(_take(lines, numbers)) if len(numbers) else {}
+    return bad | {int(numbers[line]): reason for line, reason in found.items()}
 
 
 def _read_halves(reader: Reader, lines: Lines, numbers: NDArray[np.int64], tables: list[pa.Table], bad: dict[int, str]) -> None:

@@ -29,10 +29,20 @@ def bad_values(texts: pa.Array, kind: ColumnType) -> NDArray[np.bool_]:
         return np.zeros(len(texts), bool)
     if kind == "bool":
         wrong = pc.invert(pc.is_in(texts, _BOOLEANS))
+    elif _all_values(texts, kind):
+        return np.zeros(len(texts), bool)
     else:
         doubtful = texts.filter(pc.fill_null(pc.invert(pc.match_substring_regex(texts, _SURELY[kind])), False)).unique()
         wrong = pc.is_in(texts, pa.array([text for text in doubtful.to_pylist() if not _is_value(text, kind)], pa.string()))
     return pc.and_(wrong, pc.is_valid(texts)).to_numpy(zero_copy_only=False)
+
+
+def _all_values(texts: pa.Array, kind: ColumnType) -> bool:
+    try:
+        values = texts.cast(ARROW_TYPES[kind])
+    except pa.ArrowInvalid:  # one of them is bad, or padded with blanks, which the CSV reader takes off
+        return False
+    return kind != "float" or bool(pc.all(pc.is_finite(values), min_count=0).as_py())
 
 
 def _is_value(text: str, kind: ColumnType) -> bool:

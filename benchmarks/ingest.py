@@ -1,0 +1,131 @@
+"""Reading raw lines of Criteo's shape into typed, checked columns, and a day of them into the lake, beside plain Python loops.
+
+Rows per second of processor time in one process. The baseline splits a line, converts its numbers and says what is wrong
+with a bad one, line after line, which is how such a loader is written first.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from benchmarks.result import Result
+from ml.catalog.load import load_catalog
+from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake
+from ml.logs.ingest import ingest_day
+from ml.logs.layout import Layout
+from ml.logs.parse import parse_block
+from ml.parallel import LocalRunner
+
+ROWS, LOOP_ROWS, ROUNDS = 200_000, 20_000, 5
+
+
+def criteo_like(rows: int, seed: int = 0) -> list[bytes]:
+    """Lines with the columns, missing shares and lengths of Criteo's log: a label, 13 counts, 26 hashed categories."""
+    rng = np.random.default_rng(seed)
+    columns = [rng.integers(0, 2, rows).astype("S1")]
+    for _ in range(13):
+        numbers = rng.geometric(10.0 ** -rng.uniform(0.3, 3.5), rows).astype("S8")
+        columns.append(np.where(rng.random(rows) < 0.22, b"", numbers))
+    for _ in range(26):
+        known = np.array([b"%08x" % v for v in rng.integers(0, 2**32, 20_000).tolist()])
+        values = known[np.minimum(rng.zipf(1.3, rows), 20_000) - 1]
+        columns.append(np.where(rng.random(rows) < 0.11, b"", values))
+    return [b"\t".join(fields) for fields in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def run() -> list[Result]:
+    criteo = load_catalog()["criteo"]
+    layout = Layout.declared(criteo.source)
+    lines = criteo_like(ROWS)
+    clean, loop = b"\n".join(lines[: ROWS // 4]) + b"\n", lines[:LOOP_ROWS]
+    looped = LOOP_ROWS / _processor_seconds(lambda: _loop(loop, criteo), 2)
+    bare = (ROWS // 4) / _processor_seconds(lambda: _arrow(clean, layout))
+    name, unit, of = "parse Criteo-shaped TSV", "rows/CPU-s", "Python loop over lines"
+    results = [_parsed(name, clean, layout, looped, of, bare)]
+    rng = np.random.default_rng(1)
+    for share in (0.001, 0.2):
+        spoiled = lines[: ROWS // 4]
+        for n, row in enumerate(np.flatnonzero(rng.random(len(spoiled)) < share).tolist()):
+            line = spoiled[row]
+            spoiled[row] = [line[: len(line) // 2], line.replace(b"\t", b"\tx", 1), line + b"\xff", b""][n % 4]
+        looped_bad = LOOP_ROWS / _processor_seconds(lambda some=spoiled[:LOOP_ROWS]: _loop(some, criteo), 2)
+        text = b"\n".join(spoiled) + b"\n"
+        results.append(_parsed(f"{name}, {share:.1%} of lines bad", text, layout, looped_bad, of))
+    results.append(
+        Result("raw_logs: TSV to a day in the lake", unit, _ingested(lines, criteo), looped, f"{of}, nothing written")
+    )
+    return results
+
+
+def _parsed(name: str, text: bytes, layout: Layout, baseline: float, of: str, floor: float | None = None) -> Result:
+    rows = text.count(b"\n")
+    ours = rows / _processor_seconds(lambda: parse_block(layout, text))
+    note = "floor: Arrow's CSV reader alone, unchecked" if floor else ""
+    return Result(name, "rows/CPU-s", ours, baseline, of, floor, note)
+
+
+def _ingested(lines: list[bytes], criteo: DatasetSpec) -> float:
+    """Rows a second for the whole way to Parquet in time order; a day's rows carry a time, so that no index comes first."""
+    columns = {"time": "int", **criteo.source.columns}
+    source = criteo.source.model_copy(update={"files": "%Y-%m-%d.tsv", "columns": columns})
+    clock = criteo.time.model_copy(update={"column": "time", "by_position": False})
+    spec = criteo.model_copy(update={"source": source, "time": clock})
+    day = spec.days()[0]
+    times = np.random.default_rng(2).integers(1388534400, 1388620800, len(lines)).tolist()
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / f"{day}.tsv").write_bytes(b"".join(b"%d\t%s\n" % pair for pair in zip(times, lines, strict=True)))
+        lake, runner = Lake.at(Path(folder) / "lake"), LocalRunner()
+        return len(lines) / _processor_seconds(lambda: ingest_day(spec, day, folder, lake, runner), 2)
+
+
+def _arrow(text: bytes, layout: Layout) -> pa.Table:
+    schema = layout.schema
+    return pa_csv.read_csv(
+        pa.BufferReader(text),
+        pa_csv.ReadOptions(use_threads=False, block_size=len(text) + 1, column_names=schema.names),
+        pa_csv.ParseOptions(delimiter="\t", quote_char=False),
+        pa_csv.ConvertOptions(column_types=schema, null_values=[""], strings_can_be_null=True, check_utf8=False),
+    )
+
+
+def _loop(lines: list[bytes], criteo: DatasetSpec) -> tuple[dict[str, list[object]], dict[int, str]]:
+    columns: dict[str, list[object]] = {name: [] for name in criteo.source.columns}
+    bad: dict[int, str] = {}
+    for number, line in enumerate(lines):
+        try:
+            fields = line.decode().split("\t")
+        except UnicodeDecodeError:
+            bad[number] = "not UTF-8"
+            continue
+        if len(fields) != len(columns):
+            bad[number] = "wrong number of fields"
+            continue
+        row: list[object] = []
+        for (name, kind), field in zip(criteo.source.columns.items(), fields, strict=True):
+            try:
+                row.append((int(field) if kind == "int" else field) if field else None)
+            except ValueError:
+                bad[number] = f"bad number in column {name}"
+                break
+        else:
+            for values, value in zip(columns.values(), row, strict=True):
+                values.append(value)
+    return columns, bad
+
+
+def _processor_seconds(work, rounds: int = ROUNDS) -> float:
+    """The quickest of a few rounds, after one that does not count."""
+    work()
+    taken = []
+    for _ in range(rounds):
+        begin = time.process_time()
+        work()
+        taken.append(time.process_time() - begin)
+    return min(taken)
