@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.result import Result
 from ml.catalog.load import load_catalog
-from ml.logs.simulation import CATEGORIES, COUNTRIES, DEVICES, FACTORS
+from ml.logs.population import CATEGORIES, COUNTRIES, DEVICES, FACTORS
 from ml.logs.synthetic import COLUMNS, write_day
 
 ROWS, LOOP_ROWS = 1_000_000, 20_000

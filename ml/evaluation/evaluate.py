@@ -3,7 +3,7 @@
 Which model that is, and how it predicts, is the caller's; metrics, slices, baselines, plots and words are this room's
 other modules. `figures.json` holds, for machines, every number that the report shows:
 
-    dataset, day, simulated, timezone      what was scored
+    dataset, description, day, simulated, timezone    what was scored
     data                rows, clicks, label_rate, earlier_days (that baselines and "known" look at)
     model               rows, clicks, label_rate, mean_prediction, auc, log_loss, normalised_entropy, calibration, facts
     baselines           constant_prior and logistic_regression: the same keys

@@ -20,7 +20,8 @@ import pyarrow.csv as pacsv
 
 from ml.catalog.spec import DatasetSpec, Simulation
 from ml.logs.damage import damage_lines
-from ml.logs.simulation import CATEGORIES, COUNTRIES, DEVICES, Impressions, Items, Stream, Users, World, draw_hour, generator
+from ml.logs.population import CATEGORIES, COUNTRIES, DEVICES, Items, Stream, Users, World, generator
+from ml.logs.simulation import Impressions, draw_hour
 
 GENERATOR = 1  # grows whenever the same settings would give other bytes
 COLUMNS = ("time", "user_id", "item_id", "category", "country", "device", "user_age", "item_age_hours", "price", "tags",

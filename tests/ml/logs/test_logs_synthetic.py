@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from ml.catalog.spec import DatasetSpec
 from ml.logs.damage import KINDS, damage_lines
-from ml.logs.simulation import Items, World
+from ml.logs.population import Items, World
 from ml.logs.synthetic import COLUMNS, write_day
 
 FIELDS = {name: i for i, name in enumerate(COLUMNS)}
