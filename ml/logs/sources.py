@@ -48,6 +48,7 @@ def find_files(source: Source, folder: str | UPath) -> list[LogFile]:
     Raises `NoLogs`, naming folder and pattern, where the folder is missing or nothing in it matches.
     """
     root = UPath(folder)
+    root = root.absolute() if root.protocol in ("", "file") else root  # a task may run in another working folder
     way_out = "give the folder of the logs, as in: make demo DATASET=<name> LOGS=<folder>"
     if not root.exists():
         raise NoLogs(f"{root}: no such folder (it should hold {source.files!r}); {way_out}")
@@ -69,7 +70,7 @@ def find_files(source: Source, folder: str | UPath) -> list[LogFile]:
 
 
 def _plain(path: UPath, name: str, day: date | None) -> LogFile:
-    size, stamp = _stamp(path)
+    size, stamp = stamp_of(path)
     return LogFile(str(path), None, size, stamp, day, name)
 
 
@@ -83,7 +84,8 @@ def _members(source: Source, path: UPath, name: str, day: date | None) -> list[L
     return [LogFile(str(path), i.filename, i.file_size, stamps[i.filename], day, f"{name}!{i.filename}") for i in infos]
 
 
-def _stamp(path: UPath) -> tuple[int, str]:
+def stamp_of(path: UPath) -> tuple[int, str]:
+    """Size in bytes, and what changes when the content does."""
     if path.protocol in ("", "file", "local"):
         status = path.stat()
         return status.st_size, f"mtime:{status.st_mtime_ns}:{status.st_size}"

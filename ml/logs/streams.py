@@ -11,12 +11,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import BinaryIO, cast
 
 import zstandard
 from upath import UPath
 
-from ml.logs.sources import LogFile
+from ml.logs.sources import LogFile, stamp_of
 
 BLOCK = 8 << 20
 PIECE = 1 << 20
@@ -44,17 +45,17 @@ class Block:
 
 def pieces(file: LogFile, start: int = 0) -> Iterator[bytes]:
     """The unpacked bytes of a file, from `start` where it can be split. Raises `Damaged` where packed bytes are broken."""
-    name = file.name.lower()
-    with UPath(file.url).open("rb") as raw:
-        try:
-            if file.member is not None:
-                with zipfile.ZipFile(raw) as archive:
-                    member = cast(zipfile.ZipExtFile, archive.open(file.member))
-                    while piece := member.read1(UNPACKED_PIECE):
-                        yield piece
-            elif name.endswith(".zip"):
+    path, name = UPath(file.url), file.name.lower()
+    try:
+        if file.member is not None:
+            with _member(_archive(file.url, stamp_of(path)[1]), file.member) as member:
+                while piece := member.read1(UNPACKED_PIECE):
+                    yield piece
+            return
+        with path.open("rb") as raw:
+            if name.endswith(".zip"):
                 raise Damaged("not a zip archive")
-            elif name.endswith(".gz"):
+            if name.endswith(".gz"):
                 with gzip.GzipFile(fileobj=raw, mode="rb") as unpacked:
                     while piece := unpacked.read1(UNPACKED_PIECE):
                         yield piece
@@ -64,10 +65,21 @@ def pieces(file: LogFile, start: int = 0) -> Iterator[bytes]:
                 raw.seek(start)
                 while piece := raw.read(PIECE):
                     yield piece
-        except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, zstandard.ZstdError) as error:
-            raise Damaged(str(error) or type(error).__name__) from error
-        except (NotImplementedError, RuntimeError) as error:  # zipfile's: a method it does not know; an encrypted member
-            raise Damaged(str(error)) from error
+    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, zstandard.ZstdError) as error:
+        raise Damaged(str(error) or type(error).__name__) from error
+
+
+@lru_cache(maxsize=2)
+def _archive(url: str, stamp: str) -> zipfile.ZipFile:
+    """An archive, kept open: its directory is read once and not again for each of its members. stamp: of its present state."""
+    return zipfile.ZipFile(cast(BinaryIO, UPath(url).open("rb")))
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipExtFile:
+    try:
+        return cast(zipfile.ZipExtFile, archive.open(name))
+    except RuntimeError as error:  # encrypted, or packed by a method that zipfile does not know
+        raise Damaged(str(error)) from error
 
 
 def _zstandard(raw: BinaryIO) -> Iterator[bytes]:

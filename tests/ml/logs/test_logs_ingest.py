@@ -93,6 +93,7 @@ def test_rows_are_in_time_then_file_then_line_order(tmp_path: Path, lake: Lake) 
     assert manifest["fingerprint"] == spec().fingerprint and len(manifest["files"]) == 5
 
 
+@pytest.mark.slow
 def test_the_same_bytes_however_it_is_divided(
     tmp_path: Path, lake: Lake, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ def test_globo(real_logs: Path, catalog: dict[str, DatasetSpec], lake: Lake) -> 
     assert day.files < 100
 
 
+@pytest.mark.slow
 def test_criteo(real_logs: Path, catalog: dict[str, DatasetSpec], lake: Lake) -> None:
     criteo = catalog["criteo"]
     days = criteo.days()
