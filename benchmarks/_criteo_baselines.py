@@ -46,8 +46,11 @@ def dlrm_reference(path: Path, out: Path) -> None:
         np.savez_compressed(out / "processed.npz", y=data["y"], dense=floats, sparse=mapped)
 
 
-def polars_features(path: Path, out: Path, min_count: int) -> None:
-    """Polars on every core: hashed ids where min_count is 0, else ids by vocabularies of the days before, over two days."""
+def polars_features(path: Path, out: Path, min_count: int, via_raw: bool) -> None:
+    """Polars on every core: hashed ids where min_count is 0, else ids by vocabularies of the days before, over two days.
+
+    via_raw: with the typed rows written as Parquet first, and read again, as a lake with both partitions has it.
+    """
     import polars as pl
 
     names = ["label", *DENSE, *SPARSE]
@@ -56,6 +59,9 @@ def polars_features(path: Path, out: Path, min_count: int) -> None:
     dense = [pl.col(name).fill_null(0).clip(0).log1p().cast(pl.Float32) for name in DENSE]
     label = pl.col("label").cast(pl.Float32)
     kept = {"compression": "zstd", "compression_level": 1}
+    if via_raw:
+        log.sink_parquet(out / "polars-raw.parquet", **kept)
+        log = pl.scan_parquet(out / "polars-raw.parquet")
     if not min_count:
         hashes = {name: pl.col(name).hash(seed) for seed, name in enumerate(SPARSE)}
         ids = [pl.when(pl.col(name).is_null()).then(0).otherwise(hashed).alias(name) for name, hashed in hashes.items()]

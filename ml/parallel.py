@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+# Starting a Spark task costs tens of milliseconds; so many per core still even out tasks of unequal length.
+SLICES_PER_CORE = 4
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -30,7 +33,7 @@ class LocalRunner:
 
 
 class SparkRunner:
-    """One Spark task per task, on whatever master the session has."""
+    """Tasks as Spark tasks, neighbours together where there are many, on whatever master the session has."""
 
     def __init__(self, spark: SparkSession) -> None:
         self.spark = spark
@@ -38,4 +41,6 @@ class SparkRunner:
     def map(self, function: Callable[[T], R], tasks: Sequence[T]) -> list[R]:
         if not tasks:
             return []
-        return self.spark.sparkContext.parallelize(list(tasks), len(tasks)).map(function).collect()
+        context = self.spark.sparkContext
+        slices = min(len(tasks), SLICES_PER_CORE * context.defaultParallelism)
+        return context.parallelize(list(tasks), slices).map(function).collect()
