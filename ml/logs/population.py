@@ -62,12 +62,18 @@ class World:
     @classmethod
     def of(cls, seed: int) -> World:
         rng, c = generator(seed, Stream.WORLD), len(CATEGORIES)
-        category = rng.normal(size=(c, FACTORS))
+
+        def centres(count: int) -> Floats:
+            """[count, K] of one length: few as they are, their lengths would make one seed's log much easier than another's."""
+            vectors = rng.normal(size=(count, FACTORS))
+            return vectors * np.sqrt(FACTORS) / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+        category = centres(c)
         return cls(
             category=category,
             tag=0.5 * category[:, None] + rng.normal(size=(c, TAGS_PER_CATEGORY, FACTORS)),
-            country=(rng.normal(size=(len(COUNTRIES), FACTORS)), rng.normal(size=(len(COUNTRIES), FACTORS))),
-            generation=rng.normal(size=FACTORS),
+            country=(centres(len(COUNTRIES)), centres(len(COUNTRIES))),
+            generation=centres(1)[0],
             shelf_days=rng.uniform(0.7, 4.0, c),
             fashion_days=rng.uniform(5.0, 20.0, c),
             phase=rng.uniform(0, 2 * np.pi, c),
@@ -102,7 +108,7 @@ class Users:
             device=rng.choice(len(DEVICES), count, p=DEVICE_SHARE),
             age=age,
             told_age=np.where(rng.random(count) < 0.12, np.nan, age),
-            propensity=0.5 * rng.normal(size=count),
+            propensity=0.4 * rng.normal(size=count),
             taste=(rng.normal(size=(count, FACTORS)), rng.normal(size=(count, FACTORS))),
             taste_days=rng.uniform(20.0, 90.0, count),
         )
@@ -112,7 +118,7 @@ class Users:
         countries = turning(*world.country, np.full(len(COUNTRIES), 2 * np.pi * day / 60.0))
         generation = ((self.age - 38.0) / 15.0)[:, None] * world.generation
         own = turning(*self.taste, 2 * np.pi * day / self.taste_days)
-        return 0.6 * countries[self.country] + 0.4 * generation + 0.7 * own
+        return 0.8 * countries[self.country] + 0.6 * generation + 0.5 * own
 
     def awake(self, hour: int) -> Floats:
         """[U] weight of being shown something in this UTC hour: activity, by the hour where the user lives."""

@@ -62,7 +62,7 @@ def draw_hour(world: World, users: Users, items: Items, seed: int, day: int, hou
         + world.fashion(start)[category]
         - 0.12 * (np.log(items.price[item]) - 2.2)
         - STALENESS * (np.log1p(age) - 3.0)
-        + 0.85 * affinity
+        + 0.7 * affinity
     )
     probability = np.round(1 / (1 + np.exp(-log_odds)), 6)
     return Impressions(time_ms, user, item, device, age, probability, rng.random(count) < probability)
