@@ -6,6 +6,7 @@
 | EVERGREEN_LAKE           | $EVERGREEN_HOME                | partitions; any fsspec URL                 |
 | EVERGREEN_LANDING        | $EVERGREEN_HOME/landing        | raw logs, a folder per dataset             |
 | EVERGREEN_SPARK_MASTER   | local, every core              | any Spark master; `none` for no Spark      |
+| EVERGREEN_CATALOG        | the repository's catalog/      | the datasets, one YAML each                |
 | MLFLOW_TRACKING_URI      | SQLite in $EVERGREEN_HOME      | an MLflow server                           |
 """
 
@@ -13,6 +14,7 @@ import os
 from pathlib import Path
 
 from assets.resources import LakeResource, LandingResource, MlflowResource, SparkResource
+from ml.catalog.load import CATALOG
 
 
 def home() -> Path:
@@ -26,6 +28,10 @@ def lake_root() -> str:
 
 def landing_root() -> str:
     return os.environ.get("EVERGREEN_LANDING") or str(home() / "landing")
+
+
+def catalog_folder() -> Path:
+    return Path(os.environ.get("EVERGREEN_CATALOG") or CATALOG)
 
 
 def resources() -> dict[str, object]:

@@ -17,7 +17,7 @@ import click
 
 from ml.catalog.load import CatalogError, load_catalog
 from ml.catalog.spec import DatasetSpec
-from orchestration.deployments import home, lake_root, landing_root
+from orchestration.deployments import catalog_folder, home, lake_root, landing_root
 
 log = logging.getLogger("evergreen")
 
@@ -40,16 +40,19 @@ def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False) -> lis
         if job is None:
             import dagster as dg
 
+            from orchestration.dead_runs import fail_dead_runs, owner_tags
             from orchestration.definitions import build_defs
             from orchestration.jobs import job_name
 
             job = build_defs([spec]).resolve_job_def(job_name(spec))
             instance = dg.DagsterInstance.get()
+            fail_dead_runs(instance)
         started = time.perf_counter()
         result = job.execute_in_process(
             partition_key=day,
             instance=instance,
             raise_on_error=False,
+            tags=owner_tags(),
             run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
         )
         if not result.success:
@@ -83,7 +86,7 @@ def quiet_console() -> None:
 def the_dataset(name: str) -> DatasetSpec:
     """A dataset by name. Raises `click.BadParameter` with the names there are, or with what is wrong in the catalog."""
     try:
-        specs = load_catalog()
+        specs = load_catalog(catalog_folder())
     except CatalogError as error:
         raise click.ClickException(str(error)) from error
     if name not in specs:

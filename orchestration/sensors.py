@@ -4,6 +4,7 @@ import dagster as dg
 
 from assets.resources import LakeResource, LandingResource
 from ml.catalog.spec import DatasetSpec
+from orchestration.dead_runs import fail_dead_runs
 from orchestration.jobs import DailyJob
 
 IN_PROGRESS = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED)
@@ -24,6 +25,7 @@ def landing_sensor(spec: DatasetSpec, job: DailyJob) -> dg.SensorDefinition:
     def landing_folder(context: dg.SensorEvaluationContext, lake: LakeResource, landing: LandingResource):
         from ml.logs.landing import landed_days
 
+        fail_dead_runs(context.instance)
         running = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=list(IN_PROGRESS)), limit=1)
         if running:
             return dg.SkipReason(f"run {running[0].run_id} is in progress")

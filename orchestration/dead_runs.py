@@ -1,0 +1,36 @@
+"""Runs whose process was killed. Dagster goes on counting them as started; here they are found and said to have failed."""
+
+import os
+import socket
+from collections.abc import Mapping
+
+import dagster as dg
+
+PID, HOST = "evergreen/pid", "evergreen/host"
+UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+
+
+def owner_tags() -> dict[str, str]:
+    """Tags of a run that this process executes itself, so that others can tell when it is gone."""
+    return {PID: str(os.getpid()), HOST: socket.gethostname()}
+
+
+def is_orphaned(tags: Mapping[str, str]) -> bool:
+    """Whether a run's process was on this machine and is no longer there."""
+    if tags.get(HOST) != socket.gethostname() or not tags.get(PID, "").isdigit():
+        return False
+    try:
+        os.kill(int(tags[PID]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def fail_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Report as failed each run whose process is gone, and give back their ids."""
+    dead = [run for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)) if is_orphaned(run.tags)]
+    for run in dead:
+        instance.report_run_failed(run, "the process of this run was killed; run the day again")
+    return [run.run_id for run in dead]

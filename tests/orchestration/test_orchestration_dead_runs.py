@@ -1,0 +1,36 @@
+"""A run whose process is gone is reported as failed; one whose process lives, or is another's, is left alone."""
+
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+
+from orchestration.dead_runs import HOST, PID, fail_dead_runs, owner_tags
+
+
+@pytest.fixture
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def started(instance: dg.DagsterInstance, tags: dict[str, str]) -> str:
+    @dg.job
+    def nothing(): ...
+
+    run = instance.create_run_for_job(nothing, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    return run.run_id
+
+
+def test_only_runs_of_dead_processes_here_are_failed(dead_pid: int):
+    with dg.DagsterInstance.ephemeral() as instance:
+        dead = started(instance, owner_tags() | {PID: str(dead_pid)})
+        alive = started(instance, owner_tags())
+        elsewhere = started(instance, {PID: str(dead_pid), HOST: "another-machine"})
+        unknown = started(instance, {})
+        assert fail_dead_runs(instance) == [dead]
+        statuses = {run_id: instance.get_run_by_id(run_id).status for run_id in (dead, alive, elsewhere, unknown)}
+        assert statuses.pop(dead) == dg.DagsterRunStatus.FAILURE
+        assert set(statuses.values()) == {dg.DagsterRunStatus.STARTED}

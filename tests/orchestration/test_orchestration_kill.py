@@ -1,0 +1,84 @@
+"""Killed in the middle of each asset and run again, a replay ends with the bytes of one that nobody disturbed."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from assets.progress import LAKE_STAGES
+from ml.catalog.load import CATALOG
+from ml.lake import MANIFEST, Lake
+
+ROOT = Path(__file__).parents[2]
+DAYS = ["2026-01-01", "2026-01-02"]
+
+
+def small_catalog(folder: Path) -> None:
+    """The built-in log with days of a few thousand rows."""
+    spec = yaml.safe_load((CATALOG / "synthetic.yaml").read_text())
+    spec["simulation"] |= {"impressions_per_day": 20_000, "users": 500, "items": 200}
+    folder.mkdir()
+    (folder / "synthetic.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+
+
+def replay(home: Path, catalog: Path) -> subprocess.Popen[bytes]:
+    env = os.environ | {
+        "EVERGREEN_HOME": str(home),
+        "EVERGREEN_CATALOG": str(catalog),
+        "EVERGREEN_DAGSTER": str(home / "dagster"),
+        "EVERGREEN_SPARK_MASTER": "none",
+        "DAGSTER_HOME": str(ROOT),
+    }
+    command = [sys.executable, "-m", "orchestration.replay", "synthetic", "--from", DAYS[0], "--to", DAYS[-1]]
+    home.mkdir(exist_ok=True)
+    with (home / "replay.log").open("wb") as log:
+        return subprocess.Popen(command, env=env, cwd=ROOT, stdout=log, stderr=log)
+
+
+def kill_while_writing(stage: str, day: str, home: Path, catalog: Path) -> None:
+    """Start a replay, and kill it as soon as it writes a partition of the stage."""
+    process = replay(home, catalog)
+    staging = home / stage / "synthetic" / ".staging" / day
+    while process.poll() is None and not staging.exists():
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, f"ended before it was killed in {stage}"
+
+
+def digests(home: Path) -> dict[str, str]:
+    """Of every file of every partition; a manifest of a model also holds how long training took, so its digest counts."""
+    lake, found = Lake.at(home), {}
+    for stage in LAKE_STAGES.values():
+        for day in lake.days(stage, "synthetic"):
+            folder = Path(str(lake.partition(stage, "synthetic", day)))
+            for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+                name = str(path.relative_to(home))
+                if stage == "tuned_models" and path.name == MANIFEST:
+                    found[name] = lake.manifest(stage, "synthetic", day)["digest"]
+                else:
+                    found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+@pytest.mark.slow
+def test_killed_in_each_asset_and_run_again(tmp_path: Path):
+    catalog = tmp_path / "catalog"
+    small_catalog(catalog)
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    process = replay(undisturbed, catalog)
+    assert process.wait() == 0, (undisturbed / "replay.log").read_text()[-2000:]
+    for stage in LAKE_STAGES.values():
+        kill_while_writing(stage, DAYS[-1], disturbed, catalog)
+        lake = Lake.at(disturbed)
+        assert not lake.has(stage, "synthetic", DAYS[-1])
+        assert all((lake.partition(stage, "synthetic", day) / MANIFEST).exists() for day in lake.days(stage, "synthetic"))
+    process = replay(disturbed, catalog)
+    assert process.wait() == 0, (disturbed / "replay.log").read_text()[-2000:]
+    assert digests(disturbed) == digests(undisturbed)
