@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
+from ml.features.read import feature_parts
 from ml.features.schema import arrow_schema
 from ml.lake import Lake
 
@@ -26,7 +27,7 @@ def earlier_days(lake: Lake, dataset: str, day: str, window: int) -> list[str]:
 def count_rows(lake: Lake, dataset: str, day: str) -> int:
     """Rows of a day's feature table. Raises `MissingPartition`."""
     rows = 0
-    for path in _parts(lake, dataset, day):
+    for path in map(UPath, feature_parts(lake, dataset, day)):
         with path.fs.open(path.path, "rb") as file, pq.ParquetFile(file) as parquet:
             rows += parquet.metadata.num_rows
     return rows
@@ -38,7 +39,7 @@ def chunks(lake: Lake, spec: DatasetSpec, day: str, columns: Sequence[str] | Non
     Raises `MissingPartition`, and `ValueError` for a file of another shape than the spec's.
     """
     expected = arrow_schema(spec)
-    for path in _parts(lake, spec.name, day):
+    for path in map(UPath, feature_parts(lake, spec.name, day)):
         with path.fs.open(path.path, "rb") as file, pq.ParquetFile(file) as parquet:
             found = parquet.schema_arrow
             if found.metadata != expected.metadata or not found.equals(expected):
@@ -48,7 +49,3 @@ def chunks(lake: Lake, spec: DatasetSpec, day: str, columns: Sequence[str] | Non
                 )
             for batch in parquet.iter_batches(batch_size=CHUNK, columns=list(columns) if columns is not None else None):
                 yield pa.Table.from_batches([batch])
-
-
-def _parts(lake: Lake, dataset: str, day: str) -> list[UPath]:
-    return sorted((lake.need(FEATURES, dataset, day) / "rows").glob("part-*.parquet"), key=lambda path: path.name)
