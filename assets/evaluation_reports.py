@@ -66,5 +66,5 @@ def _model_before(spec: DatasetSpec, day: str, lake: Lake):
         return None, None
     model, schema = load_model(lake, spec, before), FeatureSchema.of(spec)
     manifest = lake.manifest("tuned_models", spec.name, before)
-    facts = {"snapshot_day": before, "rows_so_far": manifest["metrics"]["rows_so_far"], "recipe": spec.recipe.name}
+    facts = {"snapshot_day": before, "rows_so_far": int(manifest["metrics"]["rows_so_far"]), "recipe": spec.recipe.name}
     return (lambda table: predict(model, [batch_from_arrow(table, schema)])), facts

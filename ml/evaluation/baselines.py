@@ -22,7 +22,7 @@ from ml.evaluation.rows import chunks, count_rows
 from ml.features.schema import LABEL, FeatureSchema
 from ml.lake import Lake
 
-NONZEROS = 25_000_000  # of the training matrix; beyond them rows are thinned at random, which bounds time and memory
+NONZEROS = 8_000_000  # of the training matrix; beyond them rows are thinned at random, which bounds time and memory
 TUNING_NONZEROS = 3_000_000
 STEPS = (0.003, 0.01, 0.03, 0.1, 0.3)
 EPOCHS = (8, 100)  # the fewest, and the most where rows are few

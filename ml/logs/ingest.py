@@ -31,7 +31,7 @@ from ml.logs.scan import TASK_BYTES, Scanned, Slice, cut, file_day, pack, scan
 from ml.logs.sources import NoLogs
 from ml.parallel import LocalRunner, Runner
 
-PART_ROWS = 1_000_000
+PART_ROWS = 1 << 18
 _BAD_SCHEMA = pa.schema([pa.field("order", pa.int64()), pa.field("block", pa.int64()), *SCHEMA])
 
 

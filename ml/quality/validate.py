@@ -6,6 +6,7 @@ the data serves every check and Great Expectations, which is slow on rows, never
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ def validate(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> Validation:
     began = time.perf_counter()
     import great_expectations  # noqa: F401  # loaded here, so that its seconds are known apart
 
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it sets itself to INFO
     loaded = time.perf_counter()
     evidence = gather(spec, stage, day, lake)
     expectations = contract(spec, stage)

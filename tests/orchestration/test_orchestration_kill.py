@@ -31,6 +31,7 @@ def replay(home: Path, catalog: Path) -> subprocess.Popen[bytes]:
     env = os.environ | {
         "EVERGREEN_HOME": str(home),
         "EVERGREEN_CATALOG": str(catalog),
+        "EVERGREEN_LANDING": str(catalog.parent / "landing"),  # shared: manifests hold the stamps of log files
         "EVERGREEN_DAGSTER": str(home / "dagster"),
         "EVERGREEN_SPARK_MASTER": "none",
         "DAGSTER_HOME": str(ROOT),
