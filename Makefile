@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 RUN := .venv/bin/python
 READY := .venv/.ready
-PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
+PIP := $(RUN) -m pip install --quiet --quiet --disable-pip-version-check
 
 .PHONY: help need demo test ui bench check clean
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -44,10 +45,11 @@ def figures_of(lake: Lake, spec: DatasetSpec, day: str) -> dict[str, Any]:
 def table_of(spec: DatasetSpec, figures: dict[str, dict[str, Any]]) -> Table:
     """A row a day: the model that had not seen the day, beside the baselines."""
     table = Table(
-        title=f"{spec.name}: yesterday's model on a day it has not seen" + (" (simulated)" if spec.simulation else "")
+        box=SIMPLE_HEAD,
+        title=f"{spec.name}: yesterday's model on a day it has not seen" + (" (simulated)" if spec.simulation else ""),
     )
     best = ("best AUC",) if spec.oracle else ()
-    for column in ("day", "rows", "AUC", "log loss", "NE", "calibration", "AUC of LR", *best):
+    for column in ("day", "rows", "AUC", "log loss", "NE", "pred/obs", "LR AUC", *best):
         table.add_column(column, justify="right", no_wrap=True)
     for day, found in figures.items():
         model, regression = found.get("model") or {}, (found.get("baselines") or {}).get("logistic_regression") or {}
@@ -77,7 +79,8 @@ def main(dataset: str, logs: str | None, days: int | None) -> None:
     console = Console()
     console.print(table_of(spec, {day: figures_of(lake, spec, day) for day in chosen}))
     console.print(
-        "LR: a hashed logistic regression on the same days." + (" Best: the true probabilities." if spec.oracle else "")
+        "NE: normalised entropy. LR: a hashed logistic regression on the same days."
+        + (" Best: the true probabilities." if spec.oracle else "")
     )
     console.print(f"{len(ran)} of {len(chosen)} days ran, {len(chosen) - len(ran)} were done.")
     console.print("Report: ", lake.partition("reports", spec.name, chosen[-1]) / "report.html", sep="", soft_wrap=True)

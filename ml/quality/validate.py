@@ -66,7 +66,7 @@ def validate(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> Validation:
     began = time.perf_counter()
     import great_expectations  # noqa: F401  # loaded here, so that its seconds are known apart
 
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it sets itself to INFO
+    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)  # it sets itself to INFO
     loaded = time.perf_counter()
     evidence = gather(spec, stage, day, lake)
     expectations = contract(spec, stage)
