@@ -46,9 +46,10 @@ def table_of(spec: DatasetSpec, figures: dict[str, dict[str, Any]]) -> Table:
     """A row a day: the model that had not seen the day, beside the baselines."""
     table = Table(
         box=SIMPLE_HEAD,
+        pad_edge=False,
         title=f"{spec.name}: yesterday's model on a day it has not seen" + (" (simulated)" if spec.simulation else ""),
     )
-    best = ("best AUC",) if spec.oracle else ()
+    best = ("best",) if spec.oracle else ()
     for column in ("day", "rows", "AUC", "log loss", "NE", "pred/obs", "LR AUC", *best):
         table.add_column(column, justify="right", no_wrap=True)
     for day, found in figures.items():
