@@ -9,6 +9,7 @@ from assets.checks import build_checks
 from assets.freshness import build_freshness_check
 from assets.partitions import daily
 from assets.policy import key
+from assets.report_checks import build_report_checks
 from ml.catalog.spec import DatasetSpec
 
 STAGES = (raw_logs, cleaned_features, mds_datasets, tuned_models, evaluation_reports)
@@ -20,7 +21,7 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
     checks = [build_checks(spec, stage, key(spec, stage), daily(spec)) for stage in CHECKED]
     return dg.Definitions(
         assets=[stage.build(spec) for stage in STAGES],
-        asset_checks=[*checks, build_freshness_check(spec)],
+        asset_checks=[*checks, build_freshness_check(spec), build_report_checks(spec)],
     )
 
 

@@ -14,13 +14,16 @@ LAKE_STAGES = {
 }
 
 
+def stages_done(lake: Lake, spec: DatasetSpec, day: str) -> bool:
+    """Whether every stage of the day lies in the lake, written under the catalog entry of now."""
+    return all(
+        lake.has(stage, spec.name, day) and lake.manifest(stage, spec.name, day).get("fingerprint") == spec.fingerprint
+        for stage in LAKE_STAGES.values()
+    )
+
+
 def is_done(lake: Lake, spec: DatasetSpec, day: str, logs: str) -> bool:
-    """Whether every stage of the day lies in the lake, written under the catalog entry and the log files of now."""
+    """Whether every stage of the day is done, and from the log files of now."""
     from ml.logs.ingest import is_current
 
-    for stage in LAKE_STAGES.values():
-        if not lake.has(stage, spec.name, day):
-            return False
-        if lake.manifest(stage, spec.name, day).get("fingerprint") != spec.fingerprint:
-            return False
-    return is_current(spec, day, logs, lake)
+    return stages_done(lake, spec, day) and is_current(spec, day, logs, lake)

@@ -14,10 +14,16 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import click
+import dagster as dg
 
+from assets.progress import is_done
+from assets.resources import LakeResource, LandingResource
 from ml.catalog.load import CatalogError, load_catalog
 from ml.catalog.spec import DatasetSpec
+from orchestration.dead_runs import fail_dead_runs, owner_tags
+from orchestration.definitions import build_defs
 from orchestration.deployments import catalog_folder, home, lake_root, landing_root
+from orchestration.jobs import job_name
 
 log = logging.getLogger("evergreen")
 
@@ -28,9 +34,6 @@ class DayFailed(RuntimeError):
 
 def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False) -> list[str]:
     """Run the days in order and give back those that ran. Raises `DayFailed` at the first that fails."""
-    from assets.progress import is_done
-    from assets.resources import LakeResource, LandingResource
-
     lake, logs = LakeResource(root=lake_root()).open(), LandingResource(root=landing_root()).folder(spec.name)
     ran: list[str] = []
     job = instance = None
@@ -38,12 +41,6 @@ def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False) -> lis
         if not redo and is_done(lake, spec, day, logs):
             continue
         if job is None:
-            import dagster as dg
-
-            from orchestration.dead_runs import fail_dead_runs, owner_tags
-            from orchestration.definitions import build_defs
-            from orchestration.jobs import job_name
-
             job = build_defs([spec]).resolve_job_def(job_name(spec))
             instance = dg.DagsterInstance.get()
             fail_dead_runs(instance)

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from assets.progress import stages_done
 from assets.resources import LakeResource, LandingResource
 from ml.catalog.spec import DatasetSpec
 from orchestration.dead_runs import fail_dead_runs
@@ -30,7 +31,7 @@ def landing_sensor(spec: DatasetSpec, job: DailyJob) -> dg.SensorDefinition:
         if running:
             return dg.SkipReason(f"run {running[0].run_id} is in progress")
         for day in landed_days(spec, landing.folder(spec.name), lake.open()):
-            if not day.current:
+            if not (day.current and stages_done(lake.open(), spec, day.key)):
                 return dg.RunRequest(run_key=f"{day.key}:{day.stamp}", partition_key=day.key)
         return dg.SkipReason("every day that has landed is in the lake")
 

@@ -1,0 +1,58 @@
+"""Checks on a report: is yesterday's model better than the baselines, and are its probabilities what they say?"""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import dagster as dg
+
+from assets.partitions import daily
+from assets.policy import key
+from assets.resources import LakeResource
+from ml.catalog.spec import DatasetSpec
+
+CALIBRATED = (0.8, 1.25)
+
+
+def judge(figures: dict[str, Any]) -> dict[str, tuple[bool, dict[str, Any]]]:
+    """Check -> whether it passed, and the figures it looked at. What is undefined (a first day) has nothing to fail."""
+    model = figures["model"]
+    aucs = {"model": model["auc"]} | {name: found["auc"] for name, found in figures["baselines"].items()}
+    calibration = model["calibration"]
+    return {
+        "beats_baselines": (all(won is not False for won in figures["beats"].values()), aucs),
+        "calibrated": (calibration is None or CALIBRATED[0] <= calibration <= CALIBRATED[1], {"calibration": calibration}),
+    }
+
+
+def build_report_checks(spec: DatasetSpec) -> dg.AssetChecksDefinition:
+    report, partitions = key(spec, "evaluation_reports"), daily(spec)
+    described = {
+        "beats_baselines": "The model's AUC is above that of the constant prior and of the logistic regression.",
+        "calibrated": f"Predicted over observed clicks lies within {CALIBRATED[0]} and {CALIBRATED[1]}.",
+    }
+
+    @dg.multi_asset_check(
+        name=f"{spec.name}_report_checks",
+        specs=[
+            dg.AssetCheckSpec(name, asset=report, description=text, partitions_def=partitions)
+            for name, text in described.items()
+        ],
+    )
+    def checks(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterable[dg.AssetCheckResult]:
+        verdicts = {
+            day: judge(json.loads((lake.open().need("reports", spec.name, day) / "figures.json").read_text()))
+            for day in context.partition_keys
+        }
+        for name in described:
+            failing = [day for day, found in verdicts.items() if not found[name][0]]
+            shown = verdicts[failing[0] if failing else context.partition_keys[-1]][name][1]
+            yield dg.AssetCheckResult(
+                asset_key=report,
+                check_name=name,
+                passed=not failing,
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={**{k: v for k, v in shown.items() if v is not None}, "failing_days": dg.MetadataValue.json(failing)},
+            )
+
+    return checks
