@@ -75,6 +75,7 @@ def quiet_console() -> None:
     """Our own lines on the terminal, and errors of others; the rest is in the Dagster UI. Dagster gets its variables."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     log.setLevel(logging.INFO)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # TorchRec's own affair
     os.environ.setdefault("DAGSTER_HOME", str(Path.cwd()))
     os.environ.setdefault("EVERGREEN_DAGSTER", str(home() / "dagster"))
     Path(os.environ["EVERGREEN_DAGSTER"]).mkdir(parents=True, exist_ok=True)
