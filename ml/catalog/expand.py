@@ -5,18 +5,22 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-MAX_RANGE = 10_000
+from ml.catalog.strict import fault
+
+_RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
+MAX_RANGE = 10_000  # names, of one range and of all that stand in one place together
 
 
 def expand_name(name: str) -> list[str]:
-    """`I{1..3}` -> `['I1', 'I2', 'I3']`; a name without a range stands for itself."""
+    """`I{1..3}` -> `['I1', 'I2', 'I3']`; a name without a range stands for itself. Raises `ValueError`."""
     match = _RANGE.search(name)
     if not match:
         return [name]
     low, high = int(match[1]), int(match[2])
     if not low <= high < low + MAX_RANGE:
-        raise ValueError(f"{name!r}: expected an ascending range of at most {MAX_RANGE} names")
+        raise ValueError(f"{name!r:.80}: expected an ascending range of at most {MAX_RANGE} names")
+    if _RANGE.search(name, match.end()):
+        raise ValueError(f"{name!r:.80}: expected one range in a name")
     return [name[: match.start()] + str(i) + name[match.end() :] for i in range(low, high + 1)]
 
 
@@ -26,10 +30,11 @@ def expand_mapping(data: Any, key: str) -> Any:
         return data
     spelled: dict[Any, Any] = {}
     for name, value in data[key].items():
-        for each in expand_name(name) if isinstance(name, str) else [name]:
+        for each in _names(name, key) if isinstance(name, str) else [name]:
             if each in spelled:
-                raise ValueError(f"{key}: {each!r} named more than once")
+                raise fault(key, f"{each!r:.80} named more than once")
             spelled[each] = value
+        _check_count(len(spelled), key)
     return {**data, key: spelled}
 
 
@@ -41,7 +46,38 @@ def expand_named(data: Any, key: str) -> Any:
     for entry in data[key]:
         entry = {"name": entry} if isinstance(entry, str) else entry
         if isinstance(entry, dict) and isinstance(entry.get("name"), str):
-            spelled += [{**entry, "name": name} for name in expand_name(entry["name"])]
+            spelled += [{**entry, "name": name} for name in _names(entry["name"], key)]
         else:
             spelled.append(entry)
+        _check_count(len(spelled), key)
     return {**data, key: spelled}
+
+
+def expand_dataset(data: Any) -> Any:
+    """A whole catalog entry spelled out, wherever ranges may stand; once done, doing it again changes nothing."""
+    data = expand_named(expand_named(data, "dense"), "sparse")
+    if not isinstance(data, dict):
+        return data
+    for key in ("source", "expectations"):
+        data = {**data, key: expand_mapping(data[key], "columns")} if key in data else data
+    if isinstance(data.get("join"), list):
+        tables = [
+            {**table, "source": expand_mapping(table["source"], "columns")}
+            if isinstance(table, dict) and "source" in table
+            else table
+            for table in data["join"]
+        ]
+        data = {**data, "join": tables}
+    return data
+
+
+def _names(name: str, key: str) -> list[str]:
+    try:
+        return expand_name(name)
+    except ValueError as error:
+        raise fault(key, str(error)) from error
+
+
+def _check_count(count: int, key: str) -> None:
+    if count > MAX_RANGE:
+        raise fault(key, f"expected at most {MAX_RANGE} names in all")

@@ -1,0 +1,157 @@
+"""pydantic's faults in a user's words: file, key path, what was expected, what was found, on which line.
+
+Knows models by their fields alone, so recipes are explained by it as well as datasets.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Sequence
+from datetime import date, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from ml.catalog.document import CatalogError, Document, shown
+from ml.catalog.strict import FAULT
+
+Key = str | int
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", date: "a date such as 2025-03-01"}
+_EXPECTED = {
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+    "string_type": "expected text",
+    "date_type": "expected a date such as 2025-03-01",
+    "date_parsing": "expected a date such as 2025-03-01",
+    "date_from_datetime_parsing": "expected a date such as 2025-03-01",
+    "date_from_datetime_inexact": "expected a date such as 2025-03-01",
+    "dict_type": "expected keys with values",
+    "model_type": "expected keys with values",
+    "tuple_type": "expected a list",
+    "list_type": "expected a list",
+    "finite_number": "expected a finite number",
+}
+
+
+def explain(
+    path: Path, error: ValidationError, model: type[BaseModel] | None = None, document: Document | None = None
+) -> CatalogError:
+    """One line per fault of a pydantic error, with the key's path as a user would point at it.
+
+    model: whose keys to suggest for an unknown one. document: for the line of each fault.
+    """
+    lines = []
+    faults = error.errors(include_url=False)
+    for found in faults:
+        if found["type"] == "too_short" and any(
+            f["loc"][: len(found["loc"])] == found["loc"] for f in faults if f is not found
+        ):
+            continue  # pydantic counts the entries that are right; those that are not have their own line
+        keys = [*found["loc"], *_steps(found.get("ctx", {}).get("key", "") if found["type"] == FAULT else "")]
+        what = _what(found, model)
+        lines.append(describe(path, keys, what, document))
+    return CatalogError("\n".join(dict.fromkeys(lines)))
+
+
+def describe(path: Path, keys: Sequence[Key], what: str, document: Document | None = None) -> str:
+    """One line: file, key path, what is wrong, and where the file has it."""
+    if keys and keys[-1] == "[key]":  # pydantic's word for the name itself, beside what stands under it
+        keys, what = keys[:-2], f"the name {shown(keys[-2])}: {what}"
+    data = document.data if document else {}
+    spelled, written = _as_written(data, keys)
+    line = f" (line {document.line(written)})" if document else ""
+    return f"{path}: {'.'.join(_short(key) for key in spelled) or '(top)'}: {what}{line}"
+
+
+def _short(key: Key) -> str:
+    return str(key) if len(str(key)) <= 60 else f"{str(key)[:57]}..."
+
+
+def _what(found: Any, model: type[BaseModel] | None) -> str:
+    kind, value = found["type"], shown(found["input"])
+    if kind == FAULT:
+        return found["msg"]
+    if kind == "value_error":
+        return found["msg"].removeprefix("Value error, ")
+    if kind == "missing":
+        field = _fields(model, found["loc"][:-1]).get(str(found["loc"][-1]))
+        return f"missing; expected: {field.description}" if field is not None and field.description else "missing"
+    if kind == "extra_forbidden":
+        known = list(_fields(model, found["loc"][:-1]))
+        near = get_close_matches(str(found["loc"][-1]), known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; the keys here are {known}" if known else ""
+        return f"unknown key, found {value}{hint}"
+    said = _EXPECTED.get(kind) or found["msg"].replace("Input should be", "expected").replace("Value should", "expected to")
+    return f"{said[0].lower()}{said[1:]}, found {value}"
+
+
+def _fields(model: type[BaseModel] | None, loc: Sequence[Key]) -> dict[str, Any]:
+    """The fields of the model that lies at `loc` below `model`; none where it is no model."""
+    at: Any = model
+    for key in loc:
+        if _is_model(at):
+            field = at.model_fields.get(str(key))
+            at = field.annotation if field else None
+        elif get_origin(at) in (tuple, list, dict):
+            at = next((part for part in get_args(at) if _is_model(part)), None)
+        if get_origin(at) in (Union, types.UnionType):
+            at = next((part for part in get_args(at) if part is not type(None)), None)
+    return dict(at.model_fields) if _is_model(at) else {}
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _steps(key: str) -> list[Key]:
+    return [int(step) if step.isdigit() else step for step in key.split(".")] if key else []
+
+
+def _as_written(data: Any, keys: Sequence[Key]) -> tuple[list[Key], list[Key]]:
+    """A path to a feature by the feature's name, for the reader, and by its place, for the file: ranges are spelled out
+    in `data`, and what is entry 14 there may be the third line of the file."""
+    spelled: list[Key] = list(keys)
+    if len(keys) < 2 or keys[0] not in ("dense", "sparse") or not isinstance(data.get(keys[0]), list):
+        return spelled, spelled
+    from ml.catalog.expand import expand_named
+
+    place = 0
+    for written, entry in enumerate(data[keys[0]]):
+        try:
+            expanded = expand_named({"all": [entry]}, "all")["all"]
+        except ValueError:
+            return spelled, spelled
+        for one in expanded:
+            name = one.get("name") if isinstance(one, dict) else None
+            if keys[1] in (place, name) and isinstance(name, str) and name:
+                return [keys[0], name, *keys[2:]], [keys[0], written, *keys[2:]]
+            place += 1
+    return spelled, spelled
+
+
+def coercions(said: Any, meant: Any, keys: tuple[Key, ...] = ()) -> list[tuple[tuple[Key, ...], str]]:
+    """Where a model's value is not what the file says: '7' taken for 7, a time for its day. pydantic is obliging so.
+
+    said: plain data; meant: the model dumped. Pairs of key path and what was expected.
+    """
+    if isinstance(said, dict) and isinstance(meant, dict):
+        return [fault for key, value in said.items() if key in meant for fault in coercions(value, meant[key], (*keys, key))]
+    if isinstance(said, list) and isinstance(meant, list | tuple):
+        pairs = enumerate(zip(said, meant, strict=True))
+        return [fault for i, (value, other) in pairs for fault in coercions(value, other, (*keys, i))]
+    return [] if _same(said, meant) else [(keys, f"expected {_WORDS.get(type(meant), meant)}, found {shown(said)}")]
+
+
+def _same(said: Any, meant: Any) -> bool:
+    if isinstance(meant, date):
+        return said == meant.isoformat() or (not isinstance(said, datetime) and said == meant)
+    if isinstance(said, bool) or isinstance(meant, bool):
+        return said is meant
+    return said == meant

@@ -1,0 +1,407 @@
+"""The four catalog files, damaged in thousands of ways: what is wrong is refused by file, key and expectation, what is
+still valid means what it says, and nothing else is ever raised."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ml.catalog.expand import MAX_RANGE, expand_dataset
+from ml.catalog.explain import coercions
+from ml.catalog.load import CATALOG, CatalogError, load_catalog, load_dataset
+
+NAMES = ["criteo", "globo", "movielens", "synthetic"]
+TEXTS = {name: (CATALOG / f"{name}.yaml").read_bytes() for name in NAMES}
+FREE = {"columns", "rename", "overrides"}  # mappings whose keys are the user's own
+Path_ = tuple[str | int, ...]
+
+
+def load(folder: Path, name: str, content: bytes | str | dict[str, Any]) -> Any:
+    path = folder / f"{name}.yaml"
+    text = yaml.safe_dump(content, sort_keys=False) if isinstance(content, dict) else content
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return load_dataset(path)
+
+
+def refusal(folder: Path, name: str, content: bytes | str | dict[str, Any]) -> str:
+    """The message, which names the file on each of its lines."""
+    with pytest.raises(CatalogError) as refused:
+        load(folder, name, content)
+    message = str(refused.value)
+    assert all(line.startswith(f"{folder / name}.yaml: ") for line in message.splitlines()), message
+    assert max(map(len, message.splitlines())) < len(str(folder)) + 800
+    return message.replace(f"{folder / name}.yaml: ", "")
+
+
+def data_of(name: str) -> dict[str, Any]:
+    return yaml.safe_load(TEXTS[name])
+
+
+def walk(value: Any, keys: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
+    """Every value below, with its path; what a recipe means is the recipe's own matter."""
+    if "overrides" in keys:
+        return
+    if keys:
+        yield keys, value
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from walk(part, (*keys, key))
+
+
+def at(data: Any, keys: Path_) -> Any:
+    for key in keys:
+        data = data[key]
+    return data
+
+
+def changed(name: str, keys: Path_, value: Any) -> dict[str, Any]:
+    data = copy.deepcopy(data_of(name))
+    at(data, keys[:-1])[keys[-1]] = value
+    return data
+
+
+def names_key(message: str, keys: Path_) -> bool:
+    """Whether a line's key path holds the last of the keys, or leads to where it stands; lists are told by name."""
+    steps = [str(key) for key in keys if isinstance(key, str)]
+    paths = [line.partition(": ")[0].split(".") for line in message.splitlines()]
+    return any(path[0] == steps[0] and (steps[-1] in path or len(path) <= len(keys) or "{" in steps[-1]) for path in paths)
+
+
+def mappings(name: str) -> list[Path_]:
+    found = [keys for keys, value in walk(data_of(name)) if isinstance(value, dict) and keys[-1] not in FREE]
+    return [(), *found]
+
+
+def test_the_catalog_as_it_is_loads_and_says_what_the_files_say() -> None:
+    for name, spec in load_catalog().items():
+        assert coercions(expand_dataset(data_of(name)), spec.model_dump()) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_key_anywhere_is_refused(tmp_path: Path, name: str) -> None:
+    for keys in mappings(name):
+        data = copy.deepcopy(data_of(name))
+        at(data, keys)["zzz"] = 1
+        message = refusal(tmp_path, name, data)
+        assert "zzz: unknown key, found 1" in message and names_key(message, (*keys, "zzz")), message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_misspelt_key_is_refused_with_the_right_one(tmp_path: Path, name: str) -> None:
+    for keys in mappings(name):
+        for key in at(data_of(name), keys):
+            data = copy.deepcopy(data_of(name))
+            mapping = at(data, keys)
+            mapping[key + key[-1]] = mapping.pop(key)
+            message = refusal(tmp_path, name, data)
+            assert "unknown key, found" in message and f"did you mean {key!r}?" in message, message
+            assert names_key(message, (*keys, key + key[-1])), message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_key_is_refused_with_what_it_is_for(tmp_path: Path, name: str) -> None:
+    for key in ("name", "description", "source", "time", "partitions", "label", "sparse"):
+        data = data_of(name)
+        del data[key]
+        assert f"{key}: missing; expected: " in refusal(tmp_path, name, data)
+    for keys in (("source", "files"), ("source", "format"), ("source", "columns"), ("partitions", "start")):
+        data = data_of(name)
+        del at(data, keys[:-1])[keys[-1]]
+        assert f"{'.'.join(keys)}: missing; expected: " in refusal(tmp_path, name, data)
+
+
+WRONG: dict[type, list[Any]] = {
+    bool: ["yes", "maybe", 3, 0, 1, 1.0, [True], {"a": True}, date(2020, 1, 1)],
+    int: ["7", "many", 7.5, True, [7], {"a": 7}, date(2020, 1, 1)],
+    float: ["0.5", "half", True, [0.5], {"a": 0.5}, float("nan"), float("inf")],
+    str: [3, 2.5, True, ["a"], {"a": "b"}, date(2020, 1, 1)],
+    date: [20140101, "soon", "2014-02-31", True, 1.5, ["2014-01-01"], "2014-01-01T00:00:00"],
+    list: [3, True, "text", {"a": 1}],
+    dict: [3, True, "text", ["a"]],
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_value_of_another_type_anywhere_is_refused(tmp_path: Path, name: str) -> None:
+    tried = 0
+    for keys, value in walk(data_of(name)):
+        for wrong in WRONG[type(value)] if value is not None else []:
+            is_short_form = keys[0] in ("dense", "sparse") and len(keys) == 2 and isinstance(wrong, str | dict)
+            if is_short_form or (type(value) is int and wrong == 7.5 and _takes_float(name, keys)):
+                continue
+            message = refusal(tmp_path, name, changed(name, keys, wrong))
+            assert names_key(message, keys), (keys, wrong, message)
+            assert re.search("expected|unknown key|missing|give |no column", message), (keys, wrong, message)
+            tried += 1
+    assert tried > 150
+
+
+def _takes_float(name: str, keys: Path_) -> bool:
+    return keys[-1] in ("min", "max", "window_hours", "at_least", "scale") or bool({"clip", "bucketise"} & set(keys))
+
+
+IMPOSSIBLE: list[tuple[str, Path_, Any, str]] = [
+    ("criteo", ("demo_days",), 1, "demo_days"),
+    ("criteo", ("name",), "Criteo", "name"),
+    ("criteo", ("name",), "globo", "name"),
+    ("criteo", ("sparse",), [], "sparse"),
+    ("criteo", ("source", "columns"), {}, "source.columns"),
+    ("criteo", ("source", "columns", "C{1..26}"), "str", "source.columns.C1"),
+    ("criteo", ("source", "columns", ""), "int", "source.columns"),
+    ("criteo", ("source", "format"), "xml", "source.format"),
+    ("criteo", ("source", "files"), "", "source.files"),
+    ("criteo", ("source", "files"), "/etc/passwd", "source.files"),
+    ("criteo", ("source", "files"), "../other/*.gz", "source.files"),
+    ("synthetic", ("source", "files"), "%Y-%m.csv", "source.files"),
+    ("synthetic", ("source", "files"), "%Y-%m-%d-%Q.csv", "source.files"),
+    ("synthetic", ("source", "files"), "%", "source.files"),
+    ("criteo", ("source", "separator"), "\n", "source.separator"),
+    ("criteo", ("source", "separator"), "::", "source.separator"),
+    ("criteo", ("source", "spill_days"), 1, "source.spill_days"),
+    ("criteo", ("source", "encoding"), "utf-16", "source.encoding"),
+    ("criteo", ("source", "rename"), {"a": "nowhere"}, "source.rename"),
+    ("criteo", ("source", "rename"), {"a": "label", "b": "label"}, "source.rename"),
+    ("criteo", ("source", "columns", "event_time"), "int", "source.columns"),
+    ("criteo", ("time", "timezone"), "Mars/Olympus", "time.timezone"),
+    ("criteo", ("time", "timezone"), "../../etc/passwd", "time.timezone"),
+    ("criteo", ("time", "timezone"), "America", "time.timezone"),
+    ("criteo", ("time", "timezone"), "", "time.timezone"),
+    ("criteo", ("time", "column"), "I1", "time"),
+    ("criteo", ("time",), {}, "time"),
+    ("criteo", ("partitions", "end"), None, "time.by_position"),
+    ("criteo", ("partitions", "end"), date(2013, 12, 31), "partitions.end"),
+    ("criteo", ("partitions", "end"), date(9999, 12, 31), "partitions.end"),
+    ("criteo", ("label", "column"), "clicked", "label.column"),
+    ("criteo", ("label", "column"), "C1", "label.column"),
+    ("criteo", ("label",), {}, "label"),
+    ("criteo", ("label",), {"at_least": 3, "negatives": {}}, "label.at_least"),
+    ("criteo", ("label",), {"negatives": {}}, "label.negatives"),
+    ("criteo", ("sparse", 0), "C{26..1}", "sparse"),
+    ("criteo", ("sparse", 0), "C{1..27}", "sparse.C27.column"),
+    ("criteo", ("sparse", 0), "C{1..99999999}", "sparse"),
+    ("criteo", ("sparse", 0), "C{1..9}{1..9}", "sparse"),
+    ("criteo", ("sparse", 0), "", "sparse.0.name"),
+    ("criteo", ("sparse", 0), "a.b", "sparse.a.b.name"),
+    ("criteo", ("sparse", 0), "label", "sparse.label"),
+    ("criteo", ("sparse", 0), "I1", "sparse"),
+    ("criteo", ("sparse", 0), {"name": "told", "column": "label"}, "sparse.told"),
+    ("criteo", ("dense", 0), {"name": "told", "column": "label"}, "dense.told"),
+    ("criteo", ("dense", 0), {"name": "C1"}, "dense.C1.column"),
+    ("criteo", ("dense", 0), {"name": "I1", "clip": [5, 5]}, "dense.I1.clip"),
+    ("criteo", ("dense", 0), {"name": "I1", "clip": [5]}, "dense.I1.clip.1"),
+    ("criteo", ("dense", 0), {"name": "I1", "scale": float("inf")}, "dense.I1.scale"),
+    ("criteo", ("slices",), ["nowhere"], "slices.0"),
+    ("criteo", ("user",), "nobody", "user"),
+    ("criteo", ("oracle",), "I1", "oracle"),
+    ("criteo", ("splits",), {"validation": 0.5, "test": 0.5}, "splits"),
+    ("criteo", ("splits",), {"validation": -0.1}, "splits.validation"),
+    ("criteo", ("splits",), {"by": "luck"}, "splits.by"),
+    ("criteo", ("expectations", "label_rate"), {}, "expectations.label_rate"),
+    ("criteo", ("expectations", "label_rate"), {"min": 0.5, "max": 0.1}, "expectations.label_rate.min"),
+    ("criteo", ("expectations", "label_rate", "severity"), "fatal", "expectations.label_rate.severity"),
+    ("criteo", ("expectations", "recent_days"), 0, "expectations.recent_days"),
+    ("criteo", ("expectations", "recent_days"), 10**9, "expectations.recent_days"),
+    ("criteo", ("expectations", "recent_days"), 10**30, "expectations.recent_days"),
+    ("criteo", ("expectations", "unique"), ["nowhere"], "expectations.unique"),
+    ("criteo", ("expectations", "columns"), {"C{1..2}": {"value": {"min": 0}}}, "expectations.columns.C1.value"),
+    ("criteo", ("expectations", "columns"), {"C{1..2}": {}, "C1": {}}, "expectations.columns"),
+    ("globo", ("label", "negatives", "per_positive"), 0, "label.negatives.per_positive"),
+    ("globo", ("label", "negatives", "window_hours"), 0, "label.negatives.window_hours"),
+    ("globo", ("label", "negatives", "window_hours"), 1e12, "label.negatives.window_hours"),
+    ("globo", ("label", "negatives", "seed"), -1, "label.negatives.seed"),
+    ("globo", ("item",), None, "label.negatives"),
+    ("globo", ("time", "unit"), "iso8601", "time.column"),
+    ("globo", ("sparse", 8), {"name": "hour", "hour_of_day": True, "column": "user_id"}, "sparse.hour"),
+    ("globo", ("sparse", 9), {"name": "x", "cross": ["user_id"]}, "sparse.x.cross"),
+    ("globo", ("sparse", 9), {"name": "x", "cross": ["user_id", "user_id"]}, "sparse.x.cross"),
+    ("globo", ("sparse", 9), {"name": "x", "cross": ["user_id", "nowhere"]}, "sparse.x.cross"),
+    ("movielens", ("join", 0, "columns"), ["title"], "join.0.columns"),
+    ("movielens", ("join", 0, "columns"), ["age"], "join.0.columns"),
+    ("movielens", ("join", 1, "columns"), ["age", "gender", "occupation", "user"], "join.1.columns"),
+    ("movielens", ("join", 0, "table_key"), "title", "join.0.table_key"),
+    ("movielens", ("join", 0, "table_key"), "movie_title", "join.0.table_key"),
+    ("movielens", ("join", 0, "log_key"), "age", "join.0.log_key"),
+    ("movielens", ("sparse", 5, "bucketise"), [], "sparse.age_group.bucketise"),
+    ("movielens", ("sparse", 5, "bucketise"), [3, 2], "sparse.age_group.bucketise"),
+    ("movielens", ("sparse", 5, "column"), "gender", "sparse.age_group.bucketise"),
+    ("movielens", ("sparse", 6, "column"), "age", "sparse.genres.split"),
+    ("movielens", ("sparse", 6, "bucketise"), [1, 2], "sparse.genres.split"),
+    ("movielens", ("expectations", "columns"), {"genres": {"null_rate": {"max": 0.1}}}, "expectations.columns.genres"),
+    ("synthetic", ("simulation", "seed"), -1, "simulation.seed"),
+    ("synthetic", ("simulation", "malformed_rate"), 0.9, "simulation.malformed_rate"),
+    ("synthetic", ("simulation",), None, "oracle"),
+    ("synthetic", ("sparse", 2, "vocabulary"), {"min_count": 0}, "sparse.category.vocabulary.min_count"),
+]
+
+
+@pytest.mark.parametrize(("name", "keys", "value", "key"), IMPOSSIBLE)
+def test_an_impossible_value_is_refused_by_its_key(tmp_path: Path, name: str, keys: Path_, value: Any, key: str) -> None:
+    whole = data_of(name)
+    target: Any = whole
+    for step in keys[:-1]:
+        target = target.setdefault(step, {}) if isinstance(target, dict) else target[step]
+    target[keys[-1]] = value
+    message = refusal(tmp_path, name, whole)
+    assert any(line.startswith(f"{key}: ") for line in message.splitlines()), message
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+RANGES = "".join(f"    c{i}_{{1..{MAX_RANGE}}}: int\n" for i in range(2000))
+TEXTUAL: dict[str, tuple[bytes | str, str]] = {
+    "empty": ("", "found nothing"),
+    "only a comment": ("# nothing\n", "found nothing"),
+    "a list at the top": ("- name: criteo\n", "found a list"),
+    "a word at the top": ("criteo", "found a str"),
+    "two documents": ("name: a\n---\nname: b\n", "line 2"),
+    "a tab": ("name: criteo\nsource:\n\tfiles: x\n", "line 3, column 1: .*spaces, not tabs"),
+    "an open bracket": ("name: [criteo\n", "line 2"),
+    "an open quote": ('name: "criteo\n', "line 2"),
+    "bad indent": ("name: criteo\n  source: 1\n", "line 2"),
+    "control characters": (b"name: \x00\x01\n", "not valid YAML"),
+    "not UTF-8": (b"name: criteo\ndescription: caf\xe9\n", "line 2: not UTF-8 at byte 29"),
+    "UTF-16": ("name: criteo\n".encode("utf-16"), "not UTF-8"),
+    "a gzip file": (b"\x1f\x8b\x08\x00" + bytes(range(256)), "not UTF-8"),
+    "a key given twice": ("name: a\nname: b\n", "line 2, column 1: .*'name' is given twice"),
+    "a key given twice below": ("source:\n  files: a\n  format: csv\n  files: b\n", "line 4.*'files' is given twice"),
+    "a number as a key": ("source:\n  columns:\n    1: int\n", "line 3.*found 1; if it is one, put it in quotes"),
+    "a truth value as a key": ("source:\n  columns:\n    on: int\n", "line 3.*found True; if it is one, put it in quotes"),
+    "a list as a key": ("? [a, b]\n: 1\n", "line 1.*a key must be a name"),
+    "a python object": ("name: !!python/object/apply:os.system [ls]\n", "line 1.*could not determine a constructor"),
+    "bytes": ("name: !!binary aGVsbG8=\n", "name: expected text.*found bytes"),
+    "a set": ("name: !!set {a, b}\n", "name: expected text.*found set"),
+    "a huge number": ("demo_days: 0x" + "f" * 9000 + "\n", "demo_days: a whole number of more than 64 bits"),
+    "a huge decimal": ("demo_days: " + "9" * 9000 + "\n", "not valid YAML"),
+    "no such day": ("partitions: {start: 2014-02-31}\n", "not valid YAML: day is out of range"),
+    "an unknown alias": ("name: *nobody\n", "line 1.*undefined alias"),
+    "a cycle of lists": ("name: &a [*a]\n", "line 1.*an alias .* leads back"),
+    "a cycle of keys": ("name: &a {b: *a}\n", "line 1.*an alias .* leads back"),
+    "a billion laughs": (LAUGHS, "aliases .* swell"),
+    "a billion merges": ("a: &a {x: 1}\nb:\n  <<: [*a, *a]\n", "line 3.*merge keys"),
+    "a deep nest": ("a: " + "[" * 60 + "]" * 60, "nested too deeply"),
+    "a very deep nest": ("a: " + "[" * 20_000 + "]" * 20_000, "nested too deeply"),
+    "a very deep block": ("".join(" " * i + "a:\n" for i in range(900)), "nested too deeply"),
+    "a range of digits": (f"sparse: ['C{{1..{'9' * 5000}}}']", "at most 200 characters"),
+    "many ranges": ("source:\n  columns:\n" + RANGES, "source.columns: expected at most"),
+    "a megabyte": ("# " + "x" * 1_000_001, "expected a catalog entry of at most"),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("case", TEXTUAL)
+def test_what_is_not_a_catalog_entry_is_refused(tmp_path: Path, case: str) -> None:
+    text, said = TEXTUAL[case]
+    message = refusal(tmp_path, "criteo", text)
+    assert re.search(said, message), message
+
+
+def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "criteo.yaml").mkdir()
+    with pytest.raises(CatalogError, match=r"criteo\.yaml: can not be read: "):
+        load_dataset(tmp_path / "criteo.yaml")
+    with pytest.raises(CatalogError, match=r"none\.yaml: can not be read: "):
+        load_dataset(tmp_path / "none.yaml")
+
+
+def test_an_empty_folder_is_no_catalog(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match=r"no \*\.yaml here"):
+        load_catalog(tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_line_given_twice_is_refused(tmp_path: Path, name: str) -> None:
+    lines = TEXTS[name].decode().splitlines(keepends=True)
+    for i, line in enumerate(lines):
+        if re.match(r"\s*[a-z_]\w*:", line):
+            assert (
+                "given twice" in refusal(tmp_path, name, "".join([*lines[: i + 1], line, *lines[i + 1 :]])) or not line.strip()
+            )
+
+
+def harmless(folder: Path, name: str, content: bytes) -> str:
+    """Refused as it should be, or loaded as what the file says. Anything else is an error."""
+    try:
+        spec = load(folder, name, content)
+    except CatalogError as error:
+        assert str(error).startswith(f"{folder / name}.yaml: ")
+        return "refused"
+    said = yaml.safe_load(content)
+    assert coercions(expand_dataset(said), spec.model_dump()) == []
+    assert set(said) <= set(spec.model_dump())
+    return "loaded"
+
+
+TOKENS = """\
+\t|: |- |[|]|{|}|&a |*a|!!|? |>|'|"|#|%|@|null|~|true|-1|1e999|.nan|{1..3}|<<: *a|2014-01-01|0o7|0x1f|1_000|12:30:45\n|---\n\
+|...\n|  |é|\u2028|\x00|\ufeff""".split("|")  # noqa: SIM905
+JUNK = st.sampled_from([b"\xff", b"\xc3", b"|", *(token.encode() for token in TOKENS)])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=400, deadline=None)
+@given(data=st.data())
+def test_random_damage_is_refused_or_means_what_it_says(tmp_path_factory: pytest.TempPathFactory, name: str, data: Any) -> None:
+    content = TEXTS[name]
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(content)))
+        cut = data.draw(st.integers(0, 12))
+        content = content[:start] + data.draw(JUNK | st.binary(max_size=4)) + content[start + cut :]
+    folder = tmp_path_factory.getbasetemp() / "damage"
+    folder.mkdir(exist_ok=True)
+    harmless(folder, name, content)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_value_anywhere_is_refused_or_means_what_it_says(
+    tmp_path_factory: pytest.TempPathFactory, name: str, data: Any
+) -> None:
+    scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates()
+    values = st.recursive(
+        scalars,
+        lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(max_size=6), below, max_size=3),
+        max_leaves=6,
+    )
+    keys = data.draw(st.sampled_from([keys for keys, _ in walk(data_of(name))]))
+    folder = tmp_path_factory.getbasetemp() / "values"
+    folder.mkdir(exist_ok=True)
+    text = yaml.safe_dump(changed(name, keys, data.draw(values)), sort_keys=False, allow_unicode=True)
+    harmless(folder, name, text.encode("utf-8", "surrogatepass"))
+
+
+def test_anchors_are_fine(tmp_path: Path) -> None:
+    text = TEXTS["criteo"].decode().replace("label_rate: {", "volume: &band {min: 0.15, max: 0.4}\n  label_rate: *band #{")
+    assert load(tmp_path, "criteo", text).expectations.volume.max == 0.4
+
+
+def test_a_byte_order_mark_is_fine(tmp_path: Path) -> None:
+    assert load(tmp_path, "criteo", b"\xef\xbb\xbf" + TEXTS["criteo"]) == load_catalog()["criteo"]
+
+
+def test_faults_come_together_with_their_lines(tmp_path: Path) -> None:
+    text = TEXTS["synthetic"].decode().replace("format: csv", "format: cvs").replace("min_count: 10", "min_cuont: 10", 1)
+    lines = text.splitlines()
+    first = next(i for i, line in enumerate(lines, 1) if "format: cvs" in line)
+    second = next(i for i, line in enumerate(lines, 1) if "min_cuont" in line)
+    assert refusal(tmp_path, "synthetic", text).splitlines() == [
+        f"source.format: expected 'csv', 'tsv', 'jsonl' or 'parquet', found 'cvs' (line {first})",
+        f"sparse.category.vocabulary.min_cuont: unknown key, found 10; did you mean 'min_count'? (line {second})",
+    ]
+
+
+def test_a_range_is_pointed_at_where_the_file_has_it(tmp_path: Path) -> None:
+    text = TEXTS["criteo"].decode().replace("log1p: true", "log1p: perhaps")
+    line = next(i for i, line in enumerate(text.splitlines(), 1) if "perhaps" in line)
+    first = refusal(tmp_path, "criteo", text).splitlines()[0]
+    assert first == f"dense.I1.log1p: expected true or false, found 'perhaps' (line {line})"
