@@ -53,7 +53,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
 
 def _deps(spec: DatasetSpec) -> list[dg.AssetDep]:
     negatives = spec.label.negatives
-    look_back = ceil(negatives.window_hours / 24) if negatives else 0
+    look_back = ceil(negatives.look_back_hours / 24) if negatives else 0
     deps = [dg.AssetDep(key(spec, "raw_logs"), partition_mapping=days_before(look_back, 0))]
     if any(sparse.vocabulary for sparse in spec.sparse):
         deps.append(dg.AssetDep(key(spec, STAGE), partition_mapping=days_before(1, 1)))

@@ -31,6 +31,16 @@ class Negatives(Strict):
         default="uniform", description="Over the window's distinct items, or over its events."
     )
     seed: Int = Field(default=0, ge=0, description="The same seed draws the same negatives.")
+    recent: dict[ColumnName, Annotated[Float, Field(gt=0, le=720)]] = Field(
+        default={},
+        description="Columns to make, for features: how many events a row's item had in so many hours before the row. "
+        "`{clicks_1h: 1}`.",
+    )
+
+    @property
+    def look_back_hours(self) -> float:
+        """How far before a row events are looked at."""
+        return max(self.window_hours, *self.recent.values(), 0.0)
 
 
 class Label(Strict):

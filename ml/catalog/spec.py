@@ -109,6 +109,10 @@ class DatasetSpec(Strict):
                 if column in known:
                     raise fault(f"join.{i}.columns", f"{column!r} would hide the column of {known[column]} of that name")
                 known[column] = f"join.{i}"
+        for name in self.label.negatives.recent if self.label.negatives else ():
+            if name in known:
+                raise fault(f"label.negatives.recent.{name}", f"would hide the column of {known[name]} of that name")
+            known[name] = "label.negatives.recent"
         if reserved := sorted(set(known) & set(RESERVED_COLUMNS)):
             raise fault("source.columns", f"{reserved} are names that Evergreen uses itself")
 
@@ -179,10 +183,12 @@ class DatasetSpec(Strict):
 
     @property
     def column_types(self) -> dict[str, ColumnType]:
-        """Types of the log's columns and of those joined to it."""
+        """Types of the log's columns, of those joined to it, and of those made beside sampled negatives."""
         types = dict(self.source.columns)
         for table in self.join:
             types |= {column: table.source.columns[column] for column in table.columns}
+        for name in self.label.negatives.recent if self.label.negatives else ():
+            types[name] = "int"
         return types
 
     @property

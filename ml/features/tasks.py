@@ -17,10 +17,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from upath import UPath
 
-from ml.catalog.spec import DatasetSpec
+from ml.catalog.spec import DatasetSpec, Negatives
 from ml.features.counting import write_counts
 from ml.features.join import ROW, TASK_SHIFT, Joined, join_all
 from ml.features.negatives import MICROSECONDS_PER_HOUR, Events, sample, with_negatives
+from ml.features.recent import with_recent
 from ml.features.schema import EVENT_TIME, LABEL, SAMPLE_RATE
 from ml.features.storage import read_parquet, write_table
 from ml.features.transforms import SAMPLED_LABEL, compile_transforms, sparse_features
@@ -125,21 +126,23 @@ def _expanded(task: Task) -> tuple[pa.Table, int]:
     spec, negatives = task.job.spec, task.job.spec.label.negatives
     rows = read_parquet(UPath(task.part), _columns(spec), range(task.start, task.stop), _dictionaries(spec))
     if negatives is None or not len(rows):
-        return _with_label(rows) if negatives else rows, 0
+        return _with_label(rows, negatives) if negatives else rows, 0
     if spec.user is None or spec.item is None:
         raise ValueError(f"{spec.name}: sampling negatives needs user and item")
     events, before = _events(task.job, spec.user, spec.item)
     start = before + task.number
     sampled = sample(events, start, start + len(rows), task.number, negatives, task.job.day)
-    return with_negatives(rows, spec.item, events, sampled), sampled.without
+    return with_recent(with_negatives(rows, spec.item, events, sampled), spec.item, events, negatives), sampled.without
 
 
-def _with_label(rows: pa.Table) -> pa.Table:
+def _with_label(rows: pa.Table, negatives: Negatives) -> pa.Table:
+    for name in negatives.recent:
+        rows = rows.append_column(name, pa.array([], pa.int64()))
     return rows.append_column(SAMPLED_LABEL, pa.array([], pa.float32())).append_column(SAMPLE_RATE, pa.array([], pa.float32()))
 
 
 def _events(job: Job, user: str, item: str) -> tuple[Events, int]:
-    """Events from the window before the day's first event to the day's end, and how many of them are of earlier days."""
+    """Events from the longest window before the day's first event to the day's end, and how many are of earlier days."""
     negatives = job.spec.label.negatives
     if negatives is None:
         raise ValueError(f"{job.spec.name}: no negatives declared")
@@ -148,7 +151,7 @@ def _events(job: Job, user: str, item: str) -> tuple[Events, int]:
     earlier = [p for p in job.events if day_of(p) != job.day]
     if not earlier:
         return Events.of(today, user, item), 0
-    since = today[EVENT_TIME][0].as_py() - round(negatives.window_hours * MICROSECONDS_PER_HOUR)
+    since = today[EVENT_TIME][0].as_py() - round(negatives.look_back_hours * MICROSECONDS_PER_HOUR)
     kept = ds.dataset(earlier, format="parquet").to_table(columns=columns, filter=pc.field(EVENT_TIME) >= since)
     return Events.of(pa.concat_tables([kept, today]), user, item), len(kept)
 
@@ -163,7 +166,7 @@ def earlier_days(spec: DatasetSpec, day: str) -> list[str]:
     if spec.label.negatives is None:
         return []
     # A day of the log's zone may be an hour longer or shorter than 24.
-    count = int(spec.label.negatives.window_hours // 23) + 1
+    count = int(spec.label.negatives.look_back_hours // 23) + 1
     first = date.fromisoformat(day)
     return [(first - timedelta(days=n)).isoformat() for n in range(count, 0, -1)]
 

@@ -21,7 +21,7 @@ from ml.catalog.load import CATALOG, CatalogError, load_catalog, load_dataset
 
 NAMES = ["criteo", "globo", "movielens", "synthetic"]
 TEXTS = {name: (CATALOG / f"{name}.yaml").read_bytes() for name in NAMES}
-FREE = {"columns", "rename", "overrides"}  # mappings whose keys are the user's own
+FREE = {"columns", "rename", "overrides", "recent"}  # mappings whose keys are the user's own
 Path_ = tuple[str | int, ...]
 
 
@@ -146,7 +146,7 @@ def test_a_value_of_another_type_anywhere_is_refused(tmp_path: Path, name: str) 
 
 
 def _takes_float(name: str, keys: Path_) -> bool:
-    return keys[-1] in ("min", "max", "window_hours", "at_least", "scale") or bool({"clip", "bucketise"} & set(keys))
+    return keys[-1] in ("min", "max", "window_hours", "at_least", "scale") or bool({"clip", "bucketise", "recent"} & set(keys))
 
 
 IMPOSSIBLE: list[tuple[str, Path_, Any, str]] = [
