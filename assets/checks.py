@@ -54,6 +54,7 @@ def build_checks(
                     "rows": sum(done[day].rows for day in days),
                     "compared_with": dg.MetadataValue.json(list(shown.compared_with)),
                     "seconds": sum(v.seconds for v in done.values()),
+                    "library_load_seconds": sum(v.import_seconds for v in done.values()),
                     **({"share_of_asset_time": share} if share is not None else {}),
                     **({"failing_days": dg.MetadataValue.json(failing), "days": len(days)} if len(days) > 1 else {}),
                 },

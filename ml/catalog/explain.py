@@ -38,6 +38,15 @@ _EXPECTED = {
     "list_type": "expected a list",
     "finite_number": "expected a finite number",
 }
+_PHRASES = (
+    ("Input should be", "expected"),
+    ("Value should", "expected to"),
+    ("String should have", "expected text with"),
+    ("greater than or equal to", "at least"),
+    ("less than or equal to", "at most"),
+    ("String should match pattern '^[^.\\s/:]+$'", "expected a name without dots, blanks, slashes or colons"),
+    ("String should match pattern '^[a-z][a-z0-9_]*$'", "expected lower-case letters, digits and _, beginning with a letter"),
+)
 
 
 def explain(
@@ -88,7 +97,9 @@ def _what(found: Any, model: type[BaseModel] | None) -> str:
         near = get_close_matches(str(found["loc"][-1]), known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; the keys here are {known}" if known else ""
         return f"unknown key, found {value}{hint}"
-    said = _EXPECTED.get(kind) or found["msg"].replace("Input should be", "expected").replace("Value should", "expected to")
+    said = _EXPECTED.get(kind) or found["msg"]
+    for theirs, ours in _PHRASES:
+        said = said.replace(theirs, ours)
     return f"{said[0].lower()}{said[1:]}, found {value}"
 
 
