@@ -53,13 +53,6 @@ def day_bounds(spec: DatasetSpec) -> NDArray[np.int64]:
     return _bounds(spec.partitions.start, days, spec.time.timezone)
 
 
-def day_span(spec: DatasetSpec, day: str) -> tuple[int, int]:
-    """The first microsecond of a day, and the first of the next."""
-    index = day_index(spec, day)
-    bounds = day_bounds(spec)
-    return int(bounds[index]), int(bounds[index + 1])
-
-
 def day_index(spec: DatasetSpec, day: str) -> int:
     """Which of the log's days a partition key is, from 0. Raises `ValueError` for a key that is none of them."""
     try:
@@ -141,7 +134,7 @@ def _offsets(wall: NDArray[np.int64], zone: ZoneInfo) -> NDArray[np.int64]:
 
 
 def position_parts(total: int, days: int) -> NDArray[np.int64]:
-    """Where each of a log's equal parts begins, and the last ends: int64 [days + 1], row numbers.
+    """Where each of the equal parts of `total` lines begins, and the last ends: int64 [days + 1], line numbers.
 
     As the DLRM reference code cuts Criteo's log (data_utils.py): `divmod(total, days)`, the first `extras` parts one longer.
     """
@@ -151,11 +144,11 @@ def position_parts(total: int, days: int) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 
-def position_times(rows: NDArray[np.int64], parts: NDArray[np.int64], bounds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Event times of rows by number, int64 [N]: spread evenly over their part's day, in order."""
-    day = np.searchsorted(parts, rows, side="right") - 1
+def position_times(lines: NDArray[np.int64], parts: NDArray[np.int64], bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Event times of lines by number, int64 [N]: spread evenly over their part's day, in order."""
+    day = np.searchsorted(parts, lines, side="right") - 1
     count, begin = parts[day + 1] - parts[day], bounds[day]
-    # Quotient and remainder apart: row number times microseconds would pass 64 bits in a day of a hundred million rows.
+    # Quotient and remainder apart: line number times microseconds would pass 64 bits in a day of a hundred million lines.
     step, rest = np.divmod(bounds[day + 1] - begin, count)
-    place = rows - parts[day]
+    place = lines - parts[day]
     return begin + place * step + place * rest // count

@@ -42,7 +42,7 @@ def read_row_groups(source: Source, file: LogFile, wanted: Collection[int] | Non
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk or the network, not the file
             reason = damaged(str(error).splitlines()[0])
-    yield Records(index, 1, schema.empty_table(), np.zeros(0, np.int64), np.zeros(1, np.int64), [reason], lambda _: b"")
+    yield Records(index, 1, 0, schema.empty_table(), np.zeros(0, np.int64), np.zeros(1, np.int64), [reason], lambda _: b"")
 
 
 def _records(source: Source, schema: pa.Schema, index: int, group: pa.Table) -> Records:
@@ -64,7 +64,7 @@ def _records(source: Source, schema: pa.Schema, index: int, group: pa.Table) -> 
 
     numbers = np.fromiter(bad, np.int64, len(bad))
     table = table if good.all() else table.filter(pa.array(good))
-    return Records(index, group.num_rows, table, np.flatnonzero(good), numbers, list(bad.values()), text_of)
+    return Records(index, group.num_rows, 0, table, np.flatnonzero(good), numbers, list(bad.values()), text_of)
 
 
 def _typed(values: pa.ChunkedArray, kind: ColumnType) -> tuple[pa.ChunkedArray, NDArray[np.bool_]]:

@@ -28,7 +28,7 @@ class DelimitedReader:
 
     def read(self, lines: Lines) -> pa.Table | None:
         table = self._arrow(lines.data, dict(self.source.columns))
-        if table is None or table.num_rows != lines.data.count(b"\n") or not all_finite(table):
+        if table is None or table.num_rows != len(lines) or not all_finite(table):
             return None
         return table
 

@@ -1,7 +1,8 @@
 """Which days' rows lie in which blocks of which files, so that a day opens only what it needs.
 
 Built by one parallel pass over new and changed files; what it found in a file is kept in the lake (`log_index/`).
-Where every row is of its dated path's day there is nothing to find, and nothing is read. Reading rows is `ml.logs.scan`.
+Where every row is of its dated path's day there is nothing to find, and nothing is read; in a log without a clock lines are
+counted and not parsed. Reading rows is `ml.logs.scan`.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,32 +22,37 @@ from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.logs.clock import day_bounds, day_index, day_key, position_parts
 from ml.logs.examine import UNPLACED
-from ml.logs.scan import Scanned, Slice, cut, file_day, pack, scan
+from ml.logs.scan import Scanned, Slice, count_lines, cut, file_day, pack, scan
 from ml.logs.sources import LogFile, find_files
 from ml.parallel import Runner
+
+# What is kept of a file is read again where this has changed.
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
 class BlockIndex:
-    """One block of a file. extent: its lines, a header included. rows, bad: how many of each day's (index as text).
+    """One block of a file. extent: its lines, a header included; header: how many of these are one.
 
-    leading: bad lines without a time of their own before the first good row; first_day, last_day: of its good rows
-    (UNPLACED without any). In a log without a clock, rows are counted as of day 0 and bad_after says after how many good
-    rows each bad line comes.
+    The rest is of logs with a clock. rows, bad: how many of each day's (index as text). leading: bad lines without a time of
+    their own before the first good row; first_day, last_day: of its good rows (UNPLACED without any); earliest, latest: event
+    times among its good rows.
     """
 
     index: int
     extent: int
-    rows: dict[str, int]
-    bad: dict[str, int]
-    leading: int
-    first_day: int
-    last_day: int
-    bad_after: list[int]
+    header: int
+    rows: dict[str, int] = field(default_factory=dict)
+    bad: dict[str, int] = field(default_factory=dict)
+    leading: int = 0
+    first_day: int = UNPLACED
+    last_day: int = UNPLACED
+    earliest: int = 0
+    latest: int = 0
 
     @property
-    def row_count(self) -> int:
-        return sum(self.rows.values())
+    def lines(self) -> int:
+        return self.extent - self.header
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,12 @@ class FileIndex:
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """How to place a block's lines. first_line: number of its first line, from 1. inherited: the day of bad lines before
-    its first good row. base_row: good rows of the log before it (a log without a clock)."""
+    """How to place a block's lines. first_line: number in the file of its first line, from 1. inherited: the day of bad lines
+    before its first good row. position: number in the log of its first line, from 0 and without headers, less its header."""
 
     first_line: int
     inherited: int
-    base_row: int
+    position: int
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,8 @@ class LogIndex:
     """The files of a log and what is in them. Days are partition keys.
 
     >>> index = LogIndex.build(spec, "/landing/globo", lake, LocalRunner())  # doctest: +SKIP
-    >>> index.counts["clicks.zip!clicks/clicks_hour_000.csv"]["2017-10-01"]  # rows, quarantined lines  # doctest: +SKIP
-    (711, 0)
+    >>> index.lines["clicks.zip!clicks/clicks_hour_000.csv"]["2017-10-01"]  # doctest: +SKIP
+    711
     """
 
     spec: DatasetSpec
@@ -102,45 +108,52 @@ class LogIndex:
 
     @cached_property
     def parts(self) -> NDArray[np.int64]:
-        """In a log without a clock: the rows at which each day begins, and the last ends, int64 [days + 1]."""
-        total = sum(block.row_count for file in self.files for block in file.blocks or ())
+        """In a log without a clock: the lines at which each day begins, and the last ends, int64 [days + 1]."""
+        total = sum(block.lines for file in self.files for block in file.blocks or ())
         return position_parts(total, len(day_bounds(self.spec)) - 1)
 
     @cached_property
     def plans(self) -> dict[str, dict[int, BlockPlan]]:
         """File name -> block -> how to place its lines; without files that nothing was read of."""
         plans: dict[str, dict[int, BlockPlan]] = {}
-        base = 0
+        position = 0
         for of_file in self.files:
             if of_file.blocks is None:
                 continue
-            begin, end = base, base + sum(block.row_count for block in of_file.blocks)
-            line, last, placed = 1, UNPLACED, {}
-            following = next((b.first_day for b in of_file.blocks if b.first_day != UNPLACED), self._fallback(of_file.file))
+            line, placed = 1, {}
+            last = next((b.first_day for b in of_file.blocks if b.first_day != UNPLACED), self._fallback(of_file.file))
             for block in of_file.blocks:
-                inherited = last if last != UNPLACED else following
-                if self.spec.time.by_position:
-                    inherited = self._day_of_row(base - 1 if base > begin else begin) if end > begin else 0
-                placed[block.index] = BlockPlan(line, inherited, base)
-                line, base = line + block.extent, base + block.row_count
+                placed[block.index] = BlockPlan(line, last, position - block.header)
+                line, position = line + block.extent, position + block.lines
                 last = block.last_day if block.last_day != UNPLACED else last
             plans[of_file.file.name] = placed
         return plans
 
     @cached_property
-    def counts(self) -> dict[str, dict[str, tuple[int, int]]]:
-        """File name -> day -> good rows and quarantined lines. Their sum over days is the file's lines, a header apart."""
-        counted: dict[str, dict[str, tuple[int, int]]] = {}
+    def lines(self) -> dict[str, dict[str, int]]:
+        """File name -> day -> lines: rows and quarantined ones. Their sum over days is the file's lines, a header apart."""
+        counted: dict[str, dict[str, int]] = {}
         for of_file in self.files:
-            rows: Counter[int] = Counter()
-            bad: Counter[int] = Counter()
+            lines: Counter[int] = Counter()
             for block in of_file.blocks or ():
-                in_block = self._counts(of_file, block)
-                rows.update(in_block[0])
-                bad.update(in_block[1])
-            days = sorted({*rows, *bad})
-            counted[of_file.file.name] = {day_key(self.spec, day): (rows[day], bad[day]) for day in days}
+                lines.update(self._lines(of_file, block))
+            counted[of_file.file.name] = {day_key(self.spec, day): lines[day] for day in sorted(lines)}
         return counted
+
+    def in_order(self, day: str) -> bool:
+        """Whether each block's rows of a day come no earlier than those of the blocks before it, as far as is known."""
+        if self.spec.time.by_position:
+            return True
+        index = day_index(self.spec, day)
+        first, end = day_bounds(self.spec)[index : index + 2].tolist()
+        spans = [
+            (max(block.earliest, first), min(block.latest, end - 1))
+            for of_file in self.files
+            for block in of_file.blocks or ()
+            if block.rows.get(str(index))
+        ]
+        known = all(of_file.blocks is not None or self._fallback(of_file.file) != index for of_file in self.files)
+        return known and all(before[1] <= after[0] for before, after in pairwise(spans))
 
     def wanted(self, day: str) -> list[tuple[int, tuple[int, ...] | None]]:
         """Place of each file with lines of a day, and the blocks that hold them (None: any may)."""
@@ -150,7 +163,7 @@ class LogIndex:
             if of_file.blocks is None:
                 if self._fallback(of_file.file) == index:
                     found.append((n, None))
-            elif hit := tuple(block.index for block in of_file.blocks if self._touches(of_file, block, index)):
+            elif hit := tuple(block.index for block in of_file.blocks if self._lines(of_file, block)[index]):
                 found.append((n, hit))
         return found
 
@@ -162,7 +175,7 @@ class LogIndex:
         for of_file in self.files:
             days = {self._fallback(of_file.file)} if of_file.blocks is None else set(everything)
             for block in of_file.blocks or () if not everything else ():
-                days.update(day for counts in self._counts(of_file, block) for day in counts)
+                days.update(self._lines(of_file, block))
             for day in days:
                 touched.setdefault(day, []).append(f"{of_file.file.name} {of_file.file.stamp}")
         reading = reading_fingerprint(self.spec)
@@ -172,38 +185,19 @@ class LogIndex:
         """`signatures` of a day, also for one without lines."""
         return self.signatures.get(day, _hash(reading_fingerprint(self.spec)))
 
-    def _day_of_row(self, row: int) -> int:
-        return int(np.searchsorted(self.parts, row, side="right")) - 1
-
     def _fallback(self, file: LogFile) -> int:
         return min(max(file_day(self.spec, file) or 0, 0), len(day_bounds(self.spec)) - 2)
 
-    def _touches(self, of_file: FileIndex, block: BlockIndex, day: int) -> bool:
-        return any(counts[day] for counts in self._counts(of_file, block))
-
-    def _counts(self, of_file: FileIndex, block: BlockIndex) -> tuple[Counter[int], Counter[int]]:
-        """Good rows and bad lines of a block by day."""
+    def _lines(self, of_file: FileIndex, block: BlockIndex) -> Counter[int]:
+        """Lines of a block by day."""
         plan = self.plans[of_file.file.name][block.index]
-        if not self.spec.time.by_position:
-            rows, bad = (Counter({int(day): n for day, n in of.items()}) for of in (block.rows, block.bad))
-            return rows, bad + Counter({plan.inherited: block.leading})
-        ends = np.clip(self.parts, plan.base_row, plan.base_row + block.row_count)
-        rows = Counter({day: int(n) for day, n in enumerate(np.diff(ends)) if n})
-        after = np.array(block.bad_after, np.int64)
-        bad = Counter(bad_days_by_position(after, plan, self.parts).tolist())
-        return rows, bad
-
-
-def bad_days_by_position(after: NDArray[np.int64], plan: BlockPlan, parts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The days of bad lines [Q], each after so many of its block's good rows: that of the last of these."""
-    of_row = np.searchsorted(parts, plan.base_row + after - 1, side="right") - 1
-    return np.where(after == 0, plan.inherited, of_row)
-
-
-def changed_days(previous: LogIndex | Mapping[str, str], current: LogIndex | Mapping[str, str]) -> set[str]:
-    """Days that a new, changed or removed file touches; an index or its `signatures`, as a sensor keeps them."""
-    before, now = (index.signatures if isinstance(index, LogIndex) else index for index in (previous, current))
-    return {day for day in {*before, *now} if before.get(day) != now.get(day)}
+        if self.spec.time.by_position:
+            begin = plan.position + block.header
+            ends = np.clip(self.parts, begin, begin + block.lines)
+            return Counter({day: int(n) for day, n in enumerate(np.diff(ends)) if n})
+        placed = Counter({int(day): n for day, n in block.rows.items()})
+        placed.update({int(day): n for day, n in block.bad.items()})
+        return placed + Counter({plan.inherited: block.leading})
 
 
 def reading_fingerprint(spec: DatasetSpec) -> str:
@@ -220,24 +214,25 @@ def _near(spec: DatasetSpec, file: LogFile, day: str | None) -> bool:
 
 
 def _index_task(spec: DatasetSpec, slices: list[Slice]) -> list[tuple[int, BlockIndex]]:
-    return [(one.order, _summary(spec, block)) for one in slices for block in scan(spec, one)]
+    if spec.time.by_position:
+        return [(one.order, BlockIndex(*counted)) for one in slices for counted in count_lines(spec, one)]
+    return [(one.order, _summary(block)) for one in slices for block in scan(spec, one)]
 
 
-def _summary(spec: DatasetSpec, block: Scanned) -> BlockIndex:
-    by_position = spec.time.by_position
-    days = np.zeros_like(block.day) if by_position else block.day
-    unplaced = block.bad_day == UNPLACED
-    leading = unplaced & (block.bad_after == 0)
-    placed = place_bad(block)[~leading]
+def _summary(block: Scanned) -> BlockIndex:
+    leading = (block.bad_day == UNPLACED) & (block.bad_after == 0)
+    some = len(block.day) > 0
     return BlockIndex(
         index=block.records.index,
         extent=block.records.extent,
-        rows=_count(days),
-        bad={} if by_position else _count(placed),
-        leading=0 if by_position else int(leading.sum()),
-        first_day=int(block.day[0]) if len(block.day) else UNPLACED,
-        last_day=int(block.day[-1]) if len(block.day) else UNPLACED,
-        bad_after=block.bad_after.tolist() if by_position else [],
+        header=block.records.header,
+        rows=_count(block.day),
+        bad=_count(place_bad(block)[~leading]),
+        leading=int(leading.sum()),
+        first_day=int(block.day[0]) if some else UNPLACED,
+        last_day=int(block.day[-1]) if some else UNPLACED,
+        earliest=int(block.times.min()) if some else 0,
+        latest=int(block.times.max()) if some else 0,
     )
 
 
@@ -265,14 +260,15 @@ def _cached(folder: UPath, reading: str, file: LogFile) -> FileIndex | None:
         kept = json.loads(_path(folder, file).read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-    if (kept["reading"], kept["name"], kept["stamp"]) != (reading, file.name, file.stamp):
+    if (kept.get("format"), kept["reading"], kept["name"], kept["stamp"]) != (_FORMAT, reading, file.name, file.stamp):
         return None
     return FileIndex(file, tuple(BlockIndex(**block) for block in kept["blocks"]))
 
 
 def _keep(folder: UPath, reading: str, index: FileIndex) -> None:
     blocks = [asdict(block) for block in index.blocks or ()]
-    kept = json.dumps({"reading": reading, "name": index.file.name, "stamp": index.file.stamp, "blocks": blocks})
+    found = {"format": _FORMAT, "reading": reading, "name": index.file.name, "stamp": index.file.stamp, "blocks": blocks}
+    kept = json.dumps(found)
     path = _path(folder, index.file)
     aside = path.with_name(f".{path.name}.{_hash(kept)}")
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """`raw_logs`: one day's rows out of the log into the lake, in time order, beside the day's quarantined lines.
 
-Tasks read slices of the day's files and write sorted runs aside; more tasks merge these into parts by ranges of event time.
-What is written is the same bytes whatever the runner and however the log is divided among tasks.
+Tasks read slices of the day's files. Where the log's blocks are in order already, each writes parts of the day; else sorted
+runs aside, which more tasks merge into parts by ranges of event time. What is written is the same bytes whatever the runner.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ml.features.schema import EVENT_TIME
 from ml.lake import Lake
 from ml.logs.clock import day_bounds, day_index, position_times
 from ml.logs.examine import UNPLACED
-from ml.logs.index import BlockPlan, LogIndex, bad_days_by_position, place_bad, reading_fingerprint
+from ml.logs.index import BlockPlan, LogIndex, place_bad, reading_fingerprint
 from ml.logs.layout import Layout
 from ml.logs.quarantine import SCHEMA
 from ml.logs.read import STAGE, read_parquet
-from ml.logs.runs import Run, plan_parts, write_parquet, write_part, write_run
+from ml.logs.runs import Run, in_time_order, plan_parts, write_parquet, write_part, write_run
 from ml.logs.scan import TASK_BYTES, Scanned, Slice, cut, file_day, pack, scan
 from ml.logs.sources import NoLogs
 from ml.parallel import LocalRunner, Runner
@@ -52,11 +52,13 @@ class IngestedDay:
 
 @dataclass(frozen=True)
 class _Job:
-    """What every reading task knows. parts: where days begin by row number, in a log without a clock."""
+    """What every reading task knows. staging: of the partition; in_order: whether its rows are parts as they come; parts: where
+    days begin by line, in a log without a clock."""
 
     spec: DatasetSpec
     day: int
-    folder: str
+    staging: UPath
+    in_order: bool
     parts: NDArray[np.int64] | None
 
 
@@ -69,8 +71,10 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Done:
-    """runs in file and line order; bad: path of the quarantined lines, if any; extents: (file, block, lines) read."""
+    """rows of the day; runs in file and line order; bad: path of the quarantined lines, if any; extents: (file, block, lines)
+    read."""
 
+    rows: int
     runs: list[Run]
     bad: str | None
     extents: list[tuple[int, int, int]]
@@ -93,7 +97,8 @@ def ingest_day(
 ) -> IngestedDay:
     """Write partition `raw_logs` of a day: `rows/part-00000.parquet` and on, `quarantine.parquet`, manifest.
 
-    Parts one after the other are in order of (event time, file, line). Raises `NoLogs` where there are no files (with dated
+    Parts by name, one after the other, are in order of (event time, file, line). task_bytes, part_rows: how much, unpacked, one
+    task reads and one part holds, about. Raises `NoLogs` where there are no files (with dated
     paths: none of that day), `WrongFile` where a file lacks a column, `ValueError` for a day that is none of the log's.
     """
     started = time.perf_counter()
@@ -106,18 +111,22 @@ def ingest_day(
         aside = staging / "aside"
         for folder in (staging / "rows", aside):
             folder.mkdir(parents=True)
-        job = _Job(spec, day_index(spec, day), str(aside), index.parts if spec.time.by_position else None)
+        by_line = index.parts if spec.time.by_position else None
+        job = _Job(spec, day_index(spec, day), staging, index.in_order(day), by_line)
         tasks = [_task(index, number, group) for number, group in enumerate(pack(slices, task_bytes))]
-        done = runner.map(partial(_read, job), tasks)
+        done = runner.map(partial(_read, job, part_rows=part_rows), tasks)
         parts = plan_parts([run for one in done for run in one.runs], part_rows)
-        paths = [str(staging / "rows" / f"part-{n:05d}.parquet") for n in range(max(len(parts), 1))]
-        rows = sum(runner.map(write_part, list(zip(paths, parts, strict=False))))
-        if index.plans and rows != (found := sum(days[day][0] for days in index.counts.values() if day in days)):
-            raise LogChanged(f"{logs}: {rows} rows of {day} where the index had found {found}; was a file rewritten? Run again")
-        if not parts:
-            write_parquet([], raw_schema(spec), paths[0])
+        runner.map(write_part, [(_part(staging, n), part) for n, part in enumerate(parts)])
+        rows = sum(one.rows for one in done)
+        if not rows:
+            write_parquet([], raw_schema(spec), _part(staging, 0))
         reasons: Counter[str] = Counter()
         write_parquet(_quarantined(done, _first_lines(index, done), reasons), SCHEMA, str(staging / "quarantine.parquet"))
+        lines, found = rows + reasons.total(), sum(of.get(day, 0) for of in index.lines.values())
+        if index.plans and lines != found:
+            raise LogChanged(
+                f"{logs}: {lines} lines of {day} where the index had found {found}; was a file rewritten? Run again"
+            )
         aside.fs.rm(aside.path, recursive=True)
         reasons = Counter(dict(sorted(reasons.items())))
         manifest = {
@@ -157,18 +166,30 @@ def _task(index: LogIndex, number: int, slices: list[Slice]) -> _Task:
     return _Task(number, slices, plans)
 
 
-def _read(job: _Job, task: _Task) -> _Done:
-    """Read slices, and write the day's rows as sorted runs and its bad lines beside them."""
+def _part(staging: UPath, *number: int) -> str:
+    return str(staging / "rows" / f"part-{'-'.join(f'{n:05d}' for n in number)}.parquet")
+
+
+def _read(job: _Job, task: _Task, part_rows: int) -> _Done:
+    """Read slices, and write the day's rows as parts or sorted runs, and its bad lines beside them."""
     schema = raw_schema(job.spec)
     runs: list[Run] = []
     held: list[pa.Table] = []
     bad: list[pa.Table] = []
     extents: list[tuple[int, int, int]] = []
+    rows = written = 0
 
     def flush() -> None:
-        if held:
-            runs.append(write_run(pa.concat_tables(held), f"{job.folder}/rows-{task.number:05d}-{len(runs):05d}.arrow"))
-            held.clear()
+        nonlocal rows, written
+        if not held:
+            return
+        table = in_time_order(pa.concat_tables(held))
+        if job.in_order:
+            write_parquet([table], schema, _part(job.staging, task.number, written))
+        else:
+            runs.append(write_run(table, str(job.staging / "aside" / f"rows-{task.number:05d}-{written:05d}.arrow")))
+        rows, written = rows + table.num_rows, written + 1
+        held.clear()
 
     for one in task.slices:
         for block in scan(job.spec, one):
@@ -180,15 +201,15 @@ def _read(job: _Job, task: _Task) -> _Done:
                 held.append(table if mine.all() else table.filter(pa.array(mine)))
             bad.append(_bad_lines(one, block, np.flatnonzero(bad_days == job.day)))
             extents.append((one.order, block.records.index, block.records.extent))
-            if sum(table.num_rows for table in held) >= PART_ROWS:
+            if sum(table.num_rows for table in held) >= part_rows:
                 flush()
     flush()
     lines = pa.concat_tables([_BAD_SCHEMA.empty_table(), *bad])
     if not lines.num_rows:
-        return _Done(runs, None, extents)
-    path = f"{job.folder}/bad-{task.number:05d}.parquet"
+        return _Done(rows, runs, None, extents)
+    path = str(job.staging / "aside" / f"bad-{task.number:05d}.parquet")
     write_parquet([lines], _BAD_SCHEMA, path)
-    return _Done(runs, path, extents)
+    return _Done(rows, runs, path, extents)
 
 
 def _placed(
@@ -196,10 +217,9 @@ def _placed(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64] | NDArray[np.int32], NDArray[np.int64] | NDArray[np.int32]]:
     """Event times and days of a block's good rows, days of its bad lines."""
     if job.parts is not None and plan is not None:
-        rows = plan.base_row + np.arange(block.table.num_rows)
-        days = np.searchsorted(job.parts, rows, side="right") - 1
-        times = position_times(rows, job.parts, day_bounds(job.spec))
-        return times, days, bad_days_by_position(block.bad_after, plan, job.parts)
+        lines, bad = plan.position + block.lines, plan.position + block.bad
+        days, bad_days = (np.searchsorted(job.parts, of, side="right") - 1 for of in (lines, bad))
+        return position_times(lines, job.parts, day_bounds(job.spec)), days, bad_days
     inherited = plan.inherited if plan else file_day(job.spec, one.file) or 0
     bad_days = place_bad(block)
     return block.times, block.day, np.where(bad_days == UNPLACED, inherited, bad_days)

@@ -61,11 +61,12 @@ class Lines:
     def are_plain(self) -> bool:
         """Whether all is UTF-8, no line is blank and no CR stands but at a line's end; quick, for nearly every block is."""
         try:
-            str(self.data, "utf-8")
+            _ = self.data.isascii() or str(self.data, "utf-8")
         except UnicodeDecodeError:
             return False
-        unix = self.data.replace(b"\r\n", b"\n") if b"\r" in self.data else self.data
-        return b"\r" not in unix and b"\n\n" not in unix and not unix.startswith(b"\n")
+        if b"\r" in self.data:
+            return not self.blank().any() and not self.with_stray_cr().any()
+        return bool((np.diff(self.ends, prepend=-1) > 1).all())
 
     def blank(self) -> NDArray[np.bool_]:
         return self.text_ends == self.starts

@@ -43,12 +43,15 @@ class Cut:
     stop: int
 
 
-def write_run(table: pa.Table, path: str) -> Run:
-    """Sort rows by event time (rows of one instant keep their order) and write them."""
+def in_time_order(table: pa.Table) -> pa.Table:
+    """Rows by event time; those of one instant keep their order."""
     times = table.column(EVENT_TIME).to_numpy()
-    if (times[1:] < times[:-1]).any():
-        order = np.argsort(times, kind="stable")
-        table, times = table.take(pa.array(order)), times[order]
+    return table.take(pa.array(np.argsort(times, kind="stable"))) if (times[1:] < times[:-1]).any() else table
+
+
+def write_run(table: pa.Table, path: str) -> Run:
+    """Write rows that are in time order."""
+    times = table.column(EVENT_TIME).to_numpy()
     with UPath(path).open("wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         for start in range(0, len(times), BATCH_ROWS):  # `read_cut` counts on batches of just this size
             writer.write_batch(table.slice(start, BATCH_ROWS).combine_chunks().to_batches()[0])
@@ -106,15 +109,11 @@ def _pieces(cuts: Iterable[Cut], part_rows: int) -> list[list[Cut]]:
     return parts
 
 
-def write_part(part: tuple[str, Sequence[Cut]]) -> int:
-    """Merge a part's cuts into one Parquet file; its number of rows. Of one instant, an earlier run's rows come first."""
+def write_part(part: tuple[str, Sequence[Cut]]) -> None:
+    """Merge a part's cuts into one Parquet file. Of one instant, an earlier run's rows come first."""
     path, cuts = part
-    table = pa.concat_tables([read_cut(cut) for cut in cuts]).combine_chunks()
-    times = table.column(EVENT_TIME).to_numpy()
-    if (times[1:] < times[:-1]).any():
-        table = table.take(pa.array(np.argsort(times, kind="stable"))).combine_chunks()
+    table = in_time_order(pa.concat_tables([read_cut(cut) for cut in cuts]).combine_chunks())
     write_parquet([table], table.schema, path)
-    return table.num_rows
 
 
 def read_cut(cut: Cut) -> pa.Table:
@@ -125,8 +124,12 @@ def read_cut(cut: Cut) -> pa.Table:
 
 
 def write_parquet(tables: Iterable[pa.Table], schema: pa.Schema, path: str) -> None:
-    """One Parquet file whose bytes depend on the rows alone, not on how they come in tables."""
-    with UPath(path).open("wb") as sink, pq.ParquetWriter(sink, schema, compression="zstd", compression_level=1) as writer:
+    """One Parquet file whose bytes depend on the rows alone, not on how they come in tables.
+
+    Only of event time, by which rows are ordered, can least and greatest values tell row groups apart.
+    """
+    options = {"compression": "zstd", "compression_level": 1, "write_statistics": [EVENT_TIME]}
+    with UPath(path).open("wb") as sink, pq.ParquetWriter(sink, schema, **options) as writer:
         for group in _regroup(tables, schema):
             writer.write_table(group, row_group_size=ROW_GROUP)
 

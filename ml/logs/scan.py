@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ml.catalog.spec import DatasetSpec
 from ml.logs.examine import FAULTS, UNPLACED, examine
-from ml.logs.records import Records, read_records
+from ml.logs.records import Records, count_records, read_records
 from ml.logs.sources import LogFile
 from ml.logs.streams import BLOCK
 
@@ -26,13 +26,14 @@ TASK_BYTES = 16 << 20
 class Scanned:
     """N good rows and Q bad lines of one block.
 
-    table: [N] rows. times: int64 [N]. day: int32 [N] (UNPLACED in a log without a clock). bad: int64 [Q] lines within the
-    block, with reasons [Q]. bad_day: int32 [Q], UNPLACED where the line's own time does not say. bad_after: int64 [Q], how
-    many of the block's good rows come before it.
+    table: [N] rows. lines: int64 [N], their lines within the block. times: int64 [N]. day: int32 [N] (UNPLACED in a log without
+    a clock). bad: int64 [Q] lines within the block, with reasons [Q]. bad_day: int32 [Q], UNPLACED where the line's own time
+    does not say. bad_after: int64 [Q], how many of the block's good rows come before it.
     """
 
     records: Records
     table: pa.Table
+    lines: NDArray[np.int64]
     times: NDArray[np.int64]
     day: NDArray[np.int32]
     bad: NDArray[np.int64]
@@ -101,4 +102,9 @@ def scan(spec: DatasetSpec, one: Slice) -> Iterator[Scanned]:
             unplaced = np.full(len(records.bad), UNPLACED, np.int32)
             bad, reasons = bad[order], [both[i] for i in order.tolist()]
             bad_day = np.concatenate([unplaced, found.day[~good]])[order]
-        yield Scanned(records, table, times, day, bad, reasons, bad_day, np.searchsorted(lines, bad))
+        yield Scanned(records, table, lines, times, day, bad, reasons, bad_day, np.searchsorted(lines, bad))
+
+
+def count_lines(spec: DatasetSpec, one: Slice) -> Iterator[tuple[int, int, int]]:
+    """Number, extent and header lines of each block of a slice, for which nothing is parsed. Raises `WrongFile`."""
+    return count_records(spec.source, one.file, one.first, one.wanted)

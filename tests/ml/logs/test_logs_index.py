@@ -14,7 +14,7 @@ import pytest
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.logs import streams
-from ml.logs.index import LogIndex, changed_days
+from ml.logs.index import LogIndex
 from ml.logs.ingest import ingest_day, is_current
 from ml.logs.landing import landed_days
 from ml.logs.read import quarantine_table, raw_table
@@ -54,15 +54,10 @@ def test_a_bad_line_is_of_the_day_of_the_good_line_before_it(tmp_path: Path, lak
     write(tmp_path, "a.csv", [bad, bad, line(1), bad, line(2), bad, bad, line(0.5), line(9), "\n", line(3, label=2)])
     write(tmp_path, "b.csv", [bad, bad])
     index = LogIndex.build(spec(), tmp_path, lake, RUNNER)
-    assert index.counts == {
-        # `line(9)` is out of range and goes to the nearest day; the unknown label has a time of its own.
-        "a.csv": {DAYS[0]: (1, 1), DAYS[1]: (1, 3), DAYS[2]: (1, 2), DAYS[3]: (0, 2)},
-        "b.csv": {DAYS[0]: (0, 2)},
-    }
-    for day in DAYS:
-        done = ingest_day(spec(), day, tmp_path, lake, RUNNER)
-        counted = [of.get(day, (0, 0)) for of in index.counts.values()]
-        assert (done.rows, done.quarantined) == (sum(r for r, _ in counted), sum(q for _, q in counted))
+    # `line(9)` is out of range and goes to the nearest day; the unknown label has a time of its own.
+    assert index.lines == {"a.csv": {DAYS[0]: 2, DAYS[1]: 4, DAYS[2]: 3, DAYS[3]: 2}, "b.csv": {DAYS[0]: 2}}
+    done = [ingest_day(spec(), day, tmp_path, lake, RUNNER) for day in DAYS]
+    assert [(d.rows, d.quarantined) for d in done] == [(1, 3), (1, 3), (1, 2), (0, 2)]
     lines = [(e["file"], e["line"]) for day in DAYS for e in quarantine_table(lake, "small", day).to_pylist()]
     assert sorted(lines) == [("a.csv", n) for n in (1, 2, 4, 6, 7, 9, 10, 11)] + [("b.csv", 1), ("b.csv", 2)]
 
@@ -86,17 +81,16 @@ def test_lines_all_come_to_a_day_whatever_the_blocks(
         apart = Lake(lake.root / str(block))
         index = LogIndex.build(log, tmp_path, apart, RUNNER)
         days = [ingest_day(log, day, tmp_path, apart, RUNNER) for day in DAYS]
-        assert sum(r + q for of in index.counts.values() for r, q in of.values()) == total
+        assert sum(lines for of in index.lines.values() for lines in of.values()) == total
         assert sum(done.rows + done.quarantined for done in days) == total
         tables = [(raw_table(apart, "small", day), quarantine_table(apart, "small", day)) for day in DAYS]
         lines = [(q["file"], q["line"], q["text"]) for _, table in tables for q in table.to_pylist()]
         assert len(set(lines)) == len(lines)
         for file, number, text in lines:
             assert (tmp_path / file).read_bytes().split(b"\n")[number - 1] == text
-        seen.append([(rows.to_pylist(), bad.to_pylist(), index.counts) for rows, bad in tables])
+        seen.append([(rows.to_pylist(), bad.to_pylist(), index.lines) for rows, bad in tables])
         if by_position:
-            sizes = [done.rows for done in days]
-            assert max(sizes) - min(sizes) <= 1
+            assert [done.rows + done.quarantined for done in days] == [total // 4] * 4
     assert seen[0] == seen[1] == seen[2]
 
 
@@ -115,26 +109,29 @@ def test_only_new_and_changed_files_are_read_again(tmp_path: Path, lake: Lake) -
             self.tasks += [one.file.name for task in tasks for one in task]
             return LocalRunner().map(function, tasks)
 
-    def read() -> tuple[LogIndex, list[str]]:
+    def read() -> tuple[dict[str, str], list[str]]:
         runner = Counting()
-        return LogIndex.build(spec(), tmp_path, lake, runner), runner.tasks
+        return LogIndex.build(spec(), tmp_path, lake, runner).signatures, runner.tasks
+
+    def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+        return {day for day in {*before, *after} if before.get(day) != after.get(day)}
 
     paths = [write(tmp_path, f"{i}.csv", [line(i)]) for i in range(3)]
     first, tasks = read()
     assert tasks == ["0.csv", "1.csv", "2.csv"]
     again, tasks = read()
-    assert tasks == [] and again.counts == first.counts and not changed_days(first, again)
+    assert tasks == [] and again == first
     write(tmp_path, "1.csv", [line(1), line(2)])
-    changed, tasks = read()
-    assert tasks == ["1.csv"] and changed_days(again, changed) == {DAYS[1], DAYS[2]}
+    longer, tasks = read()
+    assert tasks == ["1.csv"] and changed(again, longer) == {DAYS[1], DAYS[2]}
     write(tmp_path, "new.csv", [line(3)])
     added, tasks = read()
-    assert tasks == ["new.csv"] and changed_days(changed, added) == {DAYS[3]}
+    assert tasks == ["new.csv"] and changed(longer, added) == {DAYS[3]}
     paths[0].unlink()
     removed, tasks = read()
-    assert tasks == [] and changed_days(added.signatures, removed.signatures) == {DAYS[0]}
+    assert tasks == [] and changed(added, removed) == {DAYS[0]}
     other = spec(time={"column": "t", "unit": "s", "timezone": "Asia/Tokyo"})
-    assert LogIndex.build(other, tmp_path, lake, RUNNER).counts["2.csv"] == {DAYS[2]: (1, 0)}
+    assert LogIndex.build(other, tmp_path, lake, RUNNER).lines["2.csv"] == {DAYS[2]: 1}
 
 
 def test_currency_follows_the_files_of_the_day(tmp_path: Path, lake: Lake) -> None:

@@ -20,6 +20,7 @@ import pytest
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
+from ml.logs.index import LogIndex
 from ml.logs.ingest import ingest_day, raw_schema
 from ml.logs.layout import WrongFile
 from ml.logs.read import quarantine_table, raw_parts, raw_table
@@ -47,12 +48,12 @@ def spec(**source: Any) -> DatasetSpec:
     )
 
 
-def write_log(folder: Path, files: int = 5, rows: int = 4000, seed: int = 0) -> None:
-    """Rows over three days in no order, many of them in the same second, some bad."""
+def write_log(folder: Path, in_order: bool, files: int = 5, rows: int = 4000) -> None:
+    """Rows over three days, in time order or in none, many of them in the same second, some bad."""
     folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    for f in range(files):
-        times = MIDNIGHT + rng.choice([-86400, 0, 0, 0, 86400], rows) + rng.integers(0, 3000, rows)
+    rng = np.random.default_rng(0)
+    moments = MIDNIGHT + rng.choice([-86400, 0, 0, 0, 86400], (files, rows)) + rng.integers(0, 3000, (files, rows))
+    for f, times in enumerate(np.sort(moments, axis=None).reshape(files, rows) if in_order else moments):
         lines = [f"{t},f{f} {i},{i / 7:.4f},{i % 2}\n" for i, t in enumerate(times.tolist())]
         for i in rng.choice(rows, rows // 20, replace=False).tolist():
             lines[i] = ["bad\n", f"{MIDNIGHT},a,b,1\n", "\n", f"{MIDNIGHT},a,1.0,7\n", ",a,1.0,1\n"][i % 5]
@@ -64,12 +65,14 @@ def digest(lake: Lake) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_rows_are_in_time_then_file_then_line_order(tmp_path: Path, lake: Lake) -> None:
-    write_log(tmp_path / "logs")
+@pytest.mark.parametrize("in_order", [True, False])
+def test_rows_are_in_time_then_file_then_line_order(in_order: bool, tmp_path: Path, lake: Lake) -> None:
+    write_log(tmp_path / "logs", in_order)
     done = ingest_day(spec(), DAY, tmp_path / "logs", lake, LocalRunner(), part_rows=1500)
     table = raw_table(lake, "small", DAY)
     assert table.schema == raw_schema(spec()) and table.num_rows == done.rows
-    assert len(raw_parts(lake, "small", DAY)) > 3
+    assert LogIndex.build(spec(), tmp_path / "logs", lake, LocalRunner()).in_order(DAY) == in_order
+    assert len(raw_parts(lake, "small", DAY)) >= 3
     keys = [(t, *map(int, v[1:].split())) for t, v in zip(table["event_time"].to_pylist(), table["v"].to_pylist(), strict=True)]
     assert keys == sorted(keys)
     assert table["event_time"].to_pylist() == [t * 1_000_000 for t in table["t"].to_pylist()]
@@ -94,10 +97,10 @@ def test_rows_are_in_time_then_file_then_line_order(tmp_path: Path, lake: Lake) 
 
 
 @pytest.mark.slow
-def test_the_same_bytes_however_it_is_divided(
+def test_the_same_bytes_however_a_log_in_no_order_is_divided(
     tmp_path: Path, lake: Lake, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_log(tmp_path / "logs")
+    write_log(tmp_path / "logs", in_order=False)
     ingest_day(spec(), DAY, tmp_path / "logs", lake, LocalRunner(), part_rows=1500)
     first = digest(lake)
     assert sum("part-" in name for name in first) > 3
@@ -116,11 +119,24 @@ def test_the_same_bytes_however_it_is_divided(
     assert digest(apart) == first
 
 
+@pytest.mark.slow
+def test_the_same_bytes_of_a_log_in_order_on_every_runner(tmp_path: Path, lake: Lake, spark: SparkSession) -> None:
+    write_log(tmp_path / "logs", in_order=True)
+    ingest_day(spec(), DAY, tmp_path / "logs", lake, LocalRunner(), task_bytes=60_000, part_rows=1500)
+    first, rows = digest(lake), raw_table(lake, "small", DAY)
+    assert sum("part-" in name for name in first) > 3
+    ingest_day(spec(), DAY, tmp_path / "logs", lake, SparkRunner(spark), task_bytes=60_000, part_rows=1500)
+    assert digest(lake) == first
+    for task_bytes in (1, 10**9):
+        ingest_day(spec(), DAY, tmp_path / "logs", lake, LocalRunner(), task_bytes=task_bytes, part_rows=1500)
+        assert raw_table(lake, "small", DAY).equals(rows)
+
+
 def test_a_day_within_one_instant_is_cut_into_parts(tmp_path: Path, lake: Lake) -> None:
     for f in range(3):
-        (tmp_path / f"{f}.csv").write_text("".join(f"{MIDNIGHT},{f} {i},1.0,1\n" for i in range(1000)))
+        (tmp_path / f"{DAY} {f}.csv").write_text("".join(f"{MIDNIGHT},{f} {i},1.0,1\n" for i in range(1000)))
     for task_bytes in (1, 10**9):
-        ingest_day(spec(), DAY, tmp_path, lake, LocalRunner(), task_bytes=task_bytes, part_rows=700)
+        ingest_day(spec(files="%Y-%m-%d *.csv"), DAY, tmp_path, lake, LocalRunner(), task_bytes=task_bytes, part_rows=700)
         assert [pq.read_metadata(part).num_rows for part in raw_parts(lake, "small", DAY)] == [700] * 4 + [200]
         assert raw_table(lake, "small", DAY)["v"].to_pylist() == [f"{f} {i}" for f in range(3) for i in range(1000)]
 
@@ -183,9 +199,10 @@ ingest_day(spec(), DAY, sys.argv[2], Lake.at(sys.argv[3]), LocalRunner(), task_b
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_then_rerun(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_order", [True, False])
+def test_killed_at_any_moment_then_rerun(in_order: bool, tmp_path: Path) -> None:
     logs = tmp_path / "logs"
-    write_log(logs, files=8, rows=30_000)
+    write_log(logs, in_order, files=8, rows=30_000)
     whole = Lake.at(tmp_path / "whole")
     started = time.perf_counter()
     ingest_day(spec(), DAY, logs, whole, LocalRunner(), task_bytes=200_000, part_rows=20_000)
