@@ -14,36 +14,46 @@ DENSE = [f"I{n}" for n in range(1, 14)]
 SPARSE = [f"C{n}" for n in range(1, 27)]
 
 
-def dlrm_reference(path: Path, out: Path) -> None:
-    """The steps of facebookresearch/dlrm's data_utils: one process, row by row, several passes with dictionaries.
+def dlrm_reference(path: Path, out: Path, days: int = 2) -> None:
+    """The steps of facebookresearch/dlrm's data_utils (`getCriteoAdData`): one process, row by row, dictionaries.
 
-    Count the lines; parse each and note its categories; write; number the categories; map each row; take logs; write.
+    Count the lines; write each day's to a file; parse them row by row, note their categories and save; number the categories;
+    map them value by value, each column out of the saved archive, and save; join the days and save. Logarithms are taken when
+    training begins, and are left out here. So is the line that it prints for every row.
     """
     with path.open() as file:
         rows = sum(1 for _ in file)
-    label, dense, sparse = np.zeros(rows, np.int32), np.zeros((rows, 13), np.int32), np.zeros((rows, 26), np.int64)
-    seen: list[dict[int, int]] = [{} for _ in SPARSE]
+    sizes = [rows // days + (day < rows % days) for day in range(days)]
     with path.open() as file:
-        for row, line in enumerate(file):
-            fields = line.rstrip("\n").split("\t")
-            fields = [field or "0" for field in fields]
-            label[row] = np.int32(fields[0])
-            dense[row] = np.array(fields[1:14], dtype=np.int32)
-            sparse[row] = np.array([int(field, 16) for field in fields[14:]], dtype=np.int64)
-            for column in range(26):
-                seen[column][int(sparse[row][column])] = 1
-    np.savez_compressed(out / "parsed.npz", y=label, dense=dense, sparse=sparse)
+        for day, size in enumerate(sizes):
+            with (out / f"day_{day}").open("w") as split:
+                for _ in range(size):
+                    split.write(next(file))
+    seen: list[dict[np.int32, int]] = [{} for _ in SPARSE]
+    for day, size in enumerate(sizes):
+        label, dense, sparse = np.zeros(size, np.int32), np.zeros((size, 13), np.int32), np.zeros((size, 26), np.int32)
+        with (out / f"day_{day}").open() as file:
+            for row, line in enumerate(file):
+                fields = [field or "0" for field in line.rstrip("\n").split("\t")]
+                label[row] = np.int32(fields[0])
+                dense[row] = np.array(fields[1:14], dtype=np.int32)
+                sparse[row] = np.array([int(field, 16) for field in fields[14:]], dtype=np.int64).astype(np.int32)
+                for column in range(26):
+                    seen[column][sparse[row][column]] = 1
+        np.savez_compressed(out / f"parsed_{day}.npz", y=label, dense=dense, sparse=sparse.T)
     for values in seen:
         for number, value in enumerate(values):
             values[value] = number
-    with np.load(out / "parsed.npz") as data:
-        sparse = data["sparse"]
-        mapped = np.zeros((rows, 26), np.int32)
-        for column in range(26):
-            for row in range(rows):
-                mapped[row, column] = seen[column][int(sparse[row, column])]
-        floats = np.log(np.maximum(data["dense"], 0) + 1).astype(np.float32)
-        np.savez_compressed(out / "processed.npz", y=data["y"], dense=floats, sparse=mapped)
+    for day in range(days):
+        with np.load(out / f"parsed_{day}.npz") as data:
+            mapped = np.zeros(data["sparse"].shape)
+            for column in range(26):
+                for row, value in enumerate(data["sparse"][column]):
+                    mapped[column, row] = seen[column][value]
+            np.savez_compressed(out / f"mapped_{day}.npz", y=data["y"], dense=np.maximum(data["dense"], 0), sparse=mapped.T)
+    opened = [np.load(out / f"mapped_{day}.npz") for day in range(days)]
+    joined = {name: np.concatenate([data[name] for data in opened]) for name in ("y", "dense", "sparse")}
+    np.savez_compressed(out / "processed.npz", **joined)
 
 
 def polars_features(path: Path, out: Path, min_count: int, via_raw: bool) -> None:

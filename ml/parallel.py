@@ -6,14 +6,19 @@ and returns a small result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+import gc
+import pickle
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 # Starting a Spark task costs tens of milliseconds; so many per core still even out tasks of unequal length.
-SLICES_PER_CORE = 4
+SLICES_PER_CORE = 2
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -43,4 +48,45 @@ class SparkRunner:
             return []
         context = self.spark.sparkContext
         slices = min(len(tasks), SLICES_PER_CORE * context.defaultParallelism)
-        return context.parallelize(list(tasks), slices).map(function).collect()
+        attempts = 1 if context.master.startswith("local") else int(context.getConf().get("spark.task.maxFailures", "4") or 4)
+        results: list[Any] = context.parallelize(list(tasks), slices).mapPartitions(partial(_run, function, attempts)).collect()
+        for result in results:
+            if isinstance(result, _Raised):
+                raise result.error
+        return results
+
+
+@dataclass(frozen=True)
+class _Raised:
+    error: Exception
+
+
+def _run(function: Callable[[T], R], attempts: int, tasks: Iterable[T]) -> Iterator[R | _Raised]:
+    """Results of neighbouring tasks. What the last of Spark's attempts raises is brought home as a result: Spark itself would
+    give no more than its text."""
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    try:
+        for task in tasks:
+            yield function(task)
+    except Exception as error:
+        if (context.attemptNumber() if context else 0) + 1 < attempts or not _travels(error):
+            raise
+        error.add_note(f"In a Spark task:\n{traceback.format_exc()}")
+        yield _Raised(error)
+    _spare_the_collector()
+
+
+def _travels(error: Exception) -> bool:
+    try:
+        return isinstance(pickle.loads(pickle.dumps(error)), type(error))  # noqa: S301 (its own bytes)
+    except Exception:
+        return False
+
+
+@cache
+def _spare_the_collector() -> None:
+    """Once in a worker: Spark collects garbage after every task, and would search all modules for it, for a third of the time
+    of a short task."""
+    gc.freeze()

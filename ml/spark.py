@@ -54,6 +54,8 @@ def start_session(master: str | None = None, app: str = "evergreen") -> SparkSes
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.shuffle.partitions", str(2 * (os.cpu_count() or 2)))
         .config("spark.sql.execution.arrow.pyspark.enabled", "true")
+        # Over TCP each task waits tens of milliseconds for an acknowledgement.
+        .config("spark.python.unix.domain.socket.enabled", "true")
         .config("spark.driver.memory", os.environ.get("EVERGREEN_SPARK_MEMORY", "2g"))
         .config("spark.log.level", "ERROR")
     )
