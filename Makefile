@@ -40,8 +40,9 @@ check: $(READY) ## Linter, formatter, type checker
 	@.venv/bin/ruff format --check .
 	@.venv/bin/pyright
 
-clean: ## Remove what Evergreen wrote; the environment stays
-	rm -rf "$(EVERGREEN_HOME)"
+clean: ## Remove what Evergreen wrote; the environment and the landing folder, but for the simulated log, stay
+	@rm -rf "$(EVERGREEN_HOME)/landing/synthetic"
+	@if [ -d "$(EVERGREEN_HOME)" ]; then find "$(EVERGREEN_HOME)" -mindepth 1 -maxdepth 1 ! -name landing -exec rm -rf {} +; fi
 
 # torch first and with its own dependencies (the CUDA build needs its nvidia packages); then the pins, unresolved, so
 # that nothing pulls the CUDA build of FBGEMM in.

@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.days import checked_days
 from assets.resources import LakeResource
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
@@ -31,7 +32,7 @@ def build_checks(
     def checks(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterable[dg.AssetCheckResult]:
         from ml.quality.validate import validate
 
-        days = _days(context, lake.open(), spec, stage)
+        days = checked_days(context, lake.open(), stage, spec)
         done = {day: validate(spec, stage, day, lake.open()) for day in days}
         share = _share_of_asset_time(context, lake.open(), spec, stage, {day: v.seconds for day, v in done.items()})
         wanted = {key.name for key in context.selected_asset_check_keys}
@@ -61,15 +62,6 @@ def build_checks(
             )
 
     return checks
-
-
-def _days(context: dg.AssetCheckExecutionContext, lake: Lake, spec: DatasetSpec, stage: str) -> list[str]:
-    """The run's partitions. A run of checks alone has none (Dagster gives it no partition): then the newest day there is."""
-    if context.has_partition_key or context.has_partition_key_range:
-        return list(context.partition_keys)
-    newest = lake.days(stage, spec.name)[-1:] or [spec.partitions.start.isoformat()]
-    lake.need(stage, spec.name, newest[0])
-    return newest
 
 
 def _check_spec(e: Expectation, asset_key: dg.AssetKey, partitions_def: dg.PartitionsDefinition) -> dg.AssetCheckSpec:

@@ -10,17 +10,29 @@ from typing import Any
 
 import dagster as dg
 
+from assets.owner import own_run
+from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake
+
 log = logging.getLogger("evergreen")
+
+# By name, for their libraries are not loaded for it.
+_HARD = {"FileNotFoundError", "PermissionError", "FileExistsError", "NotADirectoryError", "IsADirectoryError", "BadGzipFile"}
+_PASSING = {"Py4JNetworkError", "OperationalError"}
+_WRAPPING = {"MlflowException"}
 
 RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether trying again may help: the network, a busy disk or database; never what the data or the user got wrong."""
-    if isinstance(error, FileNotFoundError | PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
-        return False
     names = {cls.__name__ for cls in type(error).__mro__}
-    return isinstance(error, OSError) or bool(names & {"Py4JNetworkError", "OperationalError"})
+    if names & _HARD or (type(error) is OSError and error.errno is None):  # so Arrow tells of a broken file
+        return False
+    if names & _WRAPPING:
+        behind = error.__cause__ or error.__context__
+        return behind is not None and is_transient(behind)
+    return isinstance(error, OSError) or bool(names & _PASSING)
 
 
 def each_day(
@@ -31,6 +43,7 @@ def each_day(
     A run over a range stores one materialisation for all of its days, so each day's figures are also logged as an
     observation of that day. Raises `dg.Failure` that allows no retry, unless the fault is transient.
     """
+    own_run(context)
     metadata: dict[str, Any] = {}
     for day in context.partition_keys:
         started = time.perf_counter()
@@ -49,8 +62,21 @@ def each_day(
 
 def _brief(metadata: Mapping[str, Any], key: str) -> str:
     parts = []
-    if (value := metadata.get(key, metadata.get("dagster/row_count"))) is not None:
+    key, value = (key, metadata[key]) if metadata.get(key) is not None else ("rows", metadata.get("dagster/row_count"))
+    if value is not None:
         parts.append(f"{value:,} {key}" if isinstance(value, int) else f"{key} {value:.4f}")
     if isinstance(seconds := metadata.get("seconds"), float):
         parts.append(f"{seconds:.1f} s")
     return ", ".join(parts)
+
+
+def checked_days(context: dg.AssetCheckExecutionContext, lake: Lake, stage: str, spec: DatasetSpec) -> list[str]:
+    """The run's partitions. A run of checks alone has none (Dagster gives it no partition): then the newest day there is.
+
+    Raises `MissingPartition` where there is none.
+    """
+    if context.has_partition_key or context.has_partition_key_range:
+        return list(context.partition_keys)
+    newest = lake.days(stage, spec.name)[-1:] or [spec.partitions.start.isoformat()]
+    lake.need(stage, spec.name, newest[0])
+    return newest

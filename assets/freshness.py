@@ -1,37 +1,52 @@
-"""How far the newest model is behind the newest log, in days. Wall-clock freshness says nothing of a replayed log."""
+"""How far the newest model is behind the newest log that has landed, in days. Wall-clock freshness says nothing of a replayed
+log. The landing sensor looks on its every tick, for a run that never comes would not."""
 
+from collections.abc import Iterable
 from datetime import date
+from typing import Any
 
 import dagster as dg
 
 from assets.policy import key
-from assets.resources import LakeResource
+from assets.resources import LakeResource, LandingResource
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 
+NAME = "freshness"
 MAX_LAG_DAYS = 1
 
 
-def lag_in_days(lake: Lake, dataset: str) -> int | None:
-    """Days from the newest model's day to the newest raw day; None where there is no raw day or no model yet."""
-    raw, models = lake.days("raw_logs", dataset), lake.days("tuned_models", dataset)
-    if not raw or not models:
+def lag_in_days(lake: Lake, dataset: str, landed: Iterable[str]) -> int | None:
+    """Days from the newest model's day to the newest that has landed; None where no day has, or there is no model yet."""
+    newest, models = max(landed, default=None), lake.days("tuned_models", dataset)
+    if newest is None or not models:
         return None
-    return max(0, (date.fromisoformat(raw[-1]) - date.fromisoformat(models[-1])).days)
+    return max(0, (date.fromisoformat(newest) - date.fromisoformat(models[-1])).days)
+
+
+def evaluation(spec: DatasetSpec, lag: int | None) -> dg.AssetCheckEvaluation:
+    """What the check would say of a lag, for those who look at it outside a run."""
+    return dg.AssetCheckEvaluation(asset_key=key(spec, "tuned_models"), check_name=NAME, **_verdict(lag))
+
+
+def _verdict(lag: int | None) -> dict[str, Any]:
+    return {
+        "passed": lag is not None and lag <= MAX_LAG_DAYS,
+        "severity": dg.AssetCheckSeverity.WARN,
+        "metadata": {"lag_days": lag if lag is not None else "no model yet"},
+    }
 
 
 def build_freshness_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=key(spec, "tuned_models"),
-        name="freshness",
-        description=f"The newest model is at most {MAX_LAG_DAYS} day behind the newest log.",
+        name=NAME,
+        description=f"The newest model is at most {MAX_LAG_DAYS} day behind the newest log that has landed.",
     )
-    def freshness(lake: LakeResource) -> dg.AssetCheckResult:
-        lag = lag_in_days(lake.open(), spec.name)
-        return dg.AssetCheckResult(
-            passed=lag is not None and lag <= MAX_LAG_DAYS,
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata={"lag_days": lag if lag is not None else "no model yet"},
-        )
+    def freshness(lake: LakeResource, landing: LandingResource) -> dg.AssetCheckResult:
+        from ml.logs.landing import landed_days
+
+        landed = landed_days(spec, landing.folder(spec.name), lake.open())
+        return dg.AssetCheckResult(**_verdict(lag_in_days(lake.open(), spec.name, (day.key for day in landed))))
 
     return freshness

@@ -83,11 +83,14 @@ class Lake:
     def write(self, stage: str, dataset: str, day: str) -> Iterator[UPath]:
         """A folder to write a partition into; it replaces the one in the lake when the block ends without an error.
 
-        What a killed writer left aside is removed first. Raises `ValueError` where the block wrote no manifest.
+        What a killed writer left aside is removed first, but a partition that it was about to replace is put back. Raises
+        `ValueError` where the block wrote no manifest.
         """
         final = self.partition(stage, dataset, day)
         staging = final.parent / ".staging" / day
         replaced = final.parent / ".staging" / f"{day}.replaced"
+        if _is_local(final) and replaced.exists() and not final.exists():
+            Path(replaced.path).rename(final.path)
         for left in (staging, replaced):
             _remove(left)
         staging.mkdir(parents=True)

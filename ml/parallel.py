@@ -48,7 +48,8 @@ class SparkRunner:
             return []
         context = self.spark.sparkContext
         slices = min(len(tasks), SLICES_PER_CORE * context.defaultParallelism)
-        attempts = 1 if context.master.startswith("local") else int(context.getConf().get("spark.task.maxFailures", "4") or 4)
+        allowed = context.getConf().get("spark.task.maxFailures") or "4"
+        attempts = 1 if str(context.master).startswith("local") else int(allowed)
         results: list[Any] = context.parallelize(list(tasks), slices).mapPartitions(partial(_run, function, attempts)).collect()
         for result in results:
             if isinstance(result, _Raised):

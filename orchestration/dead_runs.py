@@ -6,13 +6,9 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-PID, HOST = "evergreen/pid", "evergreen/host"
+from assets.owner import HOST, PID
+
 UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
-
-
-def owner_tags() -> dict[str, str]:
-    """Tags of a run that this process executes itself, so that others can tell when it is gone."""
-    return {PID: str(os.getpid()), HOST: socket.gethostname()}
 
 
 def is_orphaned(tags: Mapping[str, str]) -> bool:

@@ -9,6 +9,7 @@ import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
@@ -20,16 +21,22 @@ log = logging.getLogger("evergreen")
 
 def link_logs(spec: DatasetSpec, logs: str | None) -> None:
     """Let the dataset's landing folder be the folder given, and stay so for later commands and the UI."""
-    landing = Path(landing_root()) / spec.name
     if logs is None:
-        if not landing.exists() and not spec.simulation:
+        if not UPath(landing_root(), spec.name).exists() and not spec.simulation:
             raise click.ClickException(
                 f"{spec.name} needs its logs: make demo DATASET={spec.name} LOGS=<folder that holds {spec.source.files}>"
             )
         return
-    folder = Path(logs).expanduser().absolute()
+    if spec.simulation:
+        raise click.ClickException(f"{spec.name} writes its own, simulated log: run it without LOGS")
+    folder = Path(logs).expanduser().resolve()
     if not folder.is_dir():
         raise click.ClickException(f"LOGS: there is no folder {folder}")
+    if UPath(landing_root()).protocol not in ("", "file"):
+        raise click.ClickException(f"the landing folder is {landing_root()}: copy the logs to {landing_root()}/{spec.name}")
+    landing = Path(UPath(landing_root()).path) / spec.name
+    if landing.resolve() == folder:
+        return
     landing.parent.mkdir(parents=True, exist_ok=True)
     if landing.is_symlink():
         landing.unlink()

@@ -16,11 +16,12 @@ from pathlib import Path
 import click
 import dagster as dg
 
+from assets.owner import owner_tags
 from assets.progress import is_done
 from assets.resources import LakeResource, LandingResource
 from ml.catalog.load import CatalogError, load_catalog
 from ml.catalog.spec import DatasetSpec
-from orchestration.dead_runs import fail_dead_runs, owner_tags
+from orchestration.dead_runs import fail_dead_runs
 from orchestration.definitions import build_defs
 from orchestration.deployments import catalog_folder, home, lake_root, landing_root
 from orchestration.jobs import job_name

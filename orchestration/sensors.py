@@ -2,19 +2,24 @@
 
 import dagster as dg
 
+from assets.freshness import evaluation, lag_in_days
 from assets.progress import stages_done
 from assets.resources import LakeResource, LandingResource
 from ml.catalog.spec import DatasetSpec
 from orchestration.dead_runs import fail_dead_runs
 from orchestration.jobs import DailyJob
 
-IN_PROGRESS = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED)
+IN_PROGRESS = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+FAILED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+# Tag of a run that was asked for here: day, stamp of its files, fingerprint of the catalog entry.
+REQUEST = "evergreen/request"
 
 
 def landing_sensor(spec: DatasetSpec, job: DailyJob) -> dg.SensorDefinition:
     """Asks for one day at a time, the earliest first: a day's model starts from the model of the day before.
 
-    The run key holds the files' stamps, so a day that failed is asked for again when its files change, and only then.
+    A day that failed is asked for again when its files or its catalog entry change, and only then; meanwhile the tick says so.
+    Also looks how far the newest model is behind what has landed, and reports it when that changes (its cursor).
     """
 
     @dg.sensor(
@@ -27,12 +32,28 @@ def landing_sensor(spec: DatasetSpec, job: DailyJob) -> dg.SensorDefinition:
         from ml.logs.landing import landed_days
 
         fail_dead_runs(context.instance)
-        running = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=list(IN_PROGRESS)), limit=1)
-        if running:
-            return dg.SkipReason(f"run {running[0].run_id} is in progress")
-        for day in landed_days(spec, landing.folder(spec.name), lake.open()):
-            if not (day.current and stages_done(lake.open(), spec, day.key)):
-                return dg.RunRequest(run_key=f"{day.key}:{day.stamp}", partition_key=day.key)
-        return dg.SkipReason("every day that has landed is in the lake")
+        landed = landed_days(spec, landing.folder(spec.name), lake.open())
+        lag = lag_in_days(lake.open(), spec.name, (day.key for day in landed))
+        news = [evaluation(spec, lag)] if landed and context.cursor != str(lag) else []
+        due = (day for day in landed if not (day.current and stages_done(lake.open(), spec, day.key)))
+        answer = _answer(context.instance, spec, job, next(due, None))
+        requests, reason = ([answer], None) if isinstance(answer, dg.RunRequest) else ([], answer)
+        return dg.SensorResult(requests, reason, cursor=str(lag) if news else context.cursor, asset_events=news)
 
     return landing_folder
+
+
+def _answer(instance: dg.DagsterInstance, spec: DatasetSpec, job: DailyJob, due) -> dg.RunRequest | dg.SkipReason:
+    """What to do about the earliest day that is due (a `LandedDay`), if any."""
+    if running := instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=IN_PROGRESS), limit=1):
+        return dg.SkipReason(f"run {running[0].run_id} is in progress")
+    if due is None:
+        return dg.SkipReason("every day that has landed is in the lake")
+    request = f"{due.key}:{due.stamp}:{spec.fingerprint}"
+    earlier = instance.get_runs(dg.RunsFilter(job_name=job.name, tags={REQUEST: request}))
+    if earlier and earlier[0].status in FAILED:
+        return dg.SkipReason(
+            f"{due.key} failed in run {earlier[0].run_id}, and later days wait for it: mend the cause and re-execute that run; "
+            f"a change of the day's files or of its catalog entry has it run by itself"
+        )
+    return dg.RunRequest(run_key=f"{request}:{len(earlier)}", partition_key=due.key, tags={REQUEST: request})

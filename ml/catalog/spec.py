@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from datetime import date, timedelta
 from typing import Any, Self
 from zoneinfo import ZoneInfo
@@ -206,10 +207,29 @@ class DatasetSpec(Strict):
     @property
     def fingerprint(self) -> str:
         """Hash of everything that shapes features: data written under one is refused under another."""
-        shaped = self.model_dump(mode="json", include=set(_SHAPES_FEATURES))
+        return self.hash_of(_SHAPES_FEATURES)
+
+    def hash_of(self, keys: Iterable[str]) -> str:
+        """Hash of what some of the entry's keys say. The last day is no part of it, so that a log can grow by a day, but where
+        time is told by position: there the number of days shapes each of them."""
+        ends = None if self.time.by_position else {"partitions": {"end"}}
+        shaped = self.model_dump(mode="json", include=set(keys), exclude=ends)
         return hashlib.sha256(json.dumps(shaped, sort_keys=True).encode()).hexdigest()[:16]
 
 
 RESERVED_COLUMNS = ("event_time", "sample_rate", "row")
 RESERVED_FEATURES = ("event_time", "label", "sample_rate", "oracle")
-_SHAPES_FEATURES = ("name", "source", "time", "partitions", "label", "user", "item", "dense", "sparse", "join", "splits")
+_SHAPES_FEATURES = (
+    "name",
+    "source",
+    "time",
+    "partitions",
+    "label",
+    "user",
+    "item",
+    "dense",
+    "sparse",
+    "join",
+    "splits",
+    "simulation",
+)

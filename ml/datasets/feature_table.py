@@ -27,21 +27,28 @@ class Part:
 
 
 def parts_of(spec: DatasetSpec, partition: UPath) -> tuple[Part, ...]:
-    """The files of a day's table, in order. Raises `ValueError` for one of another schema than the spec's."""
+    """The files of a day's table, in order. Raises `ValueError` for one whose features are not the spec's."""
     expected = arrow_schema(spec)
+    wanted = [expected.field(name) for name in columns_of(spec)]
     parts = []
     for path in sorted((partition / "rows").glob("part-*.parquet"), key=lambda path: path.name):
         with path.open("rb") as file:
             parquet = pq.ParquetFile(file)
             found = parquet.schema_arrow
             written = (found.metadata or {}).get(b"evergreen.fingerprint", b"none").decode()
-            if written != spec.fingerprint or not found.equals(expected):
+            if written != spec.fingerprint or any(field not in found for field in wanted):
                 raise ValueError(
                     f"{path}: not the feature table of {spec.name} as it is specified now (fingerprint {spec.fingerprint}, "
-                    f"the file has {written}; columns {found.names}, expected {expected.names}); rerun {FEATURES} of the day"
+                    f"the file has {written}; columns {found.names}, expected {columns_of(spec)}); rerun {FEATURES} of the day"
                 )
             parts.append(Part(path, parquet.metadata.num_rows))
     return tuple(parts)
+
+
+def columns_of(spec: DatasetSpec) -> list[str]:
+    """The table's columns that a batch is made of."""
+    schema = FeatureSchema.of(spec)
+    return [EVENT_TIME, LABEL, SAMPLE_RATE, *schema.dense, *schema.sparse]
 
 
 def windows_of(spec: DatasetSpec, parts: Sequence[Part], begin: int, end: int, size: int) -> Iterator[tuple[int, pa.Table]]:
@@ -61,8 +68,6 @@ def windows_of(spec: DatasetSpec, parts: Sequence[Part], begin: int, end: int, s
 
 
 def _groups(spec: DatasetSpec, parts: Sequence[Part], begin: int, end: int) -> Iterator[pa.Table]:
-    schema = FeatureSchema.of(spec)
-    columns = [EVENT_TIME, LABEL, SAMPLE_RATE, *schema.dense, *schema.sparse]
     start = 0  # position of the part's, then of the row group's first row
     for part in parts:
         if start + part.rows <= begin or start >= end:
@@ -74,7 +79,7 @@ def _groups(spec: DatasetSpec, parts: Sequence[Part], begin: int, end: int) -> I
                 rows = parquet.metadata.row_group(group).num_rows
                 low, high = max(begin - start, 0), min(end - start, rows)
                 if low < high:
-                    yield parquet.read_row_group(group, columns, use_threads=False).slice(low, high - low)
+                    yield parquet.read_row_group(group, columns_of(spec), use_threads=False).slice(low, high - low)
                 start += rows
 
 

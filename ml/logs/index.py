@@ -94,7 +94,7 @@ class LogIndex:
         if spec.source.dated and not spec.source.spill_days:
             return cls(spec, tuple(FileIndex(file, None) for file in files))
         folder = lake.root / "log_index" / spec.name
-        reading = reading_fingerprint(spec)
+        reading = f"{reading_fingerprint(spec)} {spec.partitions.end}"  # lines beyond the last day are counted as of it
         found = {n: index for n, file in enumerate(files) if (index := _cached(folder, reading, file)) is not None}
         slices = [one for n, file in enumerate(files) if n not in found for one in cut(file, n)]
         blocks: dict[int, list[BlockIndex]] = {n: [] for n in range(len(files)) if n not in found}
@@ -169,15 +169,17 @@ class LogIndex:
 
     @cached_property
     def signatures(self) -> dict[str, str]:
-        """Day -> hash of the names and stamps of the files with lines of that day (of all, in a log without a clock)."""
+        """Day -> hash of the names and stamps of the files with lines of that day (of all, in a log without a clock), and of
+        how many lines of the day each has."""
         touched: dict[int, list[str]] = {}
         everything = range(len(day_bounds(self.spec)) - 1) if self.spec.time.by_position else ()
         for of_file in self.files:
-            days = {self._fallback(of_file.file)} if of_file.blocks is None else set(everything)
-            for block in of_file.blocks or () if not everything else ():
-                days.update(self._lines(of_file, block))
-            for day in days:
-                touched.setdefault(day, []).append(f"{of_file.file.name} {of_file.file.stamp}")
+            name, stamp = of_file.file.name, of_file.file.stamp
+            lines = Counter(dict.fromkeys((self._fallback(of_file.file),) if of_file.blocks is None else everything, 0))
+            for block in of_file.blocks or ():
+                lines.update(self._lines(of_file, block))
+            for day, count in lines.items():
+                touched.setdefault(day, []).append(f"{name} {stamp} {count}")
         reading = reading_fingerprint(self.spec)
         return {day_key(self.spec, day): _hash("\n".join([reading, *names])) for day, names in sorted(touched.items())}
 
@@ -202,8 +204,7 @@ class LogIndex:
 
 def reading_fingerprint(spec: DatasetSpec) -> str:
     """Hash of what shapes raw rows: where they lie and how they are read, their time, label and days."""
-    shaped = spec.model_dump(mode="json", include={"name", "source", "time", "partitions", "label"})
-    return _hash(json.dumps(shaped, sort_keys=True))
+    return spec.hash_of(("name", "source", "time", "partitions", "label"))
 
 
 def _near(spec: DatasetSpec, file: LogFile, day: str | None) -> bool:

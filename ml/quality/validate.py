@@ -7,11 +7,12 @@ the data serves every check and Great Expectations, which is slow on rows, never
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 from ml.catalog.spec import DatasetSpec, Severity
 from ml.lake import Lake
@@ -64,8 +65,7 @@ def validate(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> Validation:
     A fault inside Great Expectations is a failed verdict of severity error.
     """
     began = time.perf_counter()
-    import great_expectations  # noqa: F401  # loaded here, so that its seconds are known apart
-
+    load_library()
     logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)  # it sets itself to INFO
     loaded = time.perf_counter()
     evidence = gather(spec, stage, day, lake)
@@ -74,6 +74,18 @@ def validate(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> Validation:
     rulings = decide([e for e in expectations if any(v is not None for v in values[e.name].values())], values)
     verdicts = [_verdict(e, values[e.name], rulings.get(e.name), evidence) for e in expectations]
     return Validation(verdicts, time.perf_counter() - loaded, evidence.today.rows, loaded - began)
+
+
+def load_library() -> None:
+    """Import Great Expectations, without the Spark Connect that it would try: where that lacks a package, its import calls
+    `sys.exit` in a process without a main file, as Dagster's run workers are."""
+    modules: dict[str, Any] = cast(Any, sys.modules)
+    hidden = modules.setdefault("pyspark.sql.connect", None) is None  # to import what is None fails, as if it were not there
+    try:
+        import great_expectations  # noqa: F401
+    finally:
+        if hidden:
+            del modules["pyspark.sql.connect"]
 
 
 def gather(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> Evidence:

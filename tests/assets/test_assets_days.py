@@ -1,11 +1,22 @@
 """A range run does what single runs do; bad data is not retried, a passing fault is."""
 
+import gzip
+import logging
+import os
+
 import dagster as dg
 import pytest
+from mlflow.exceptions import MlflowException
 
 from assets.days import each_day, is_transient
+from assets.owner import PID
 from assets.policy import daily_asset
 from ml.catalog.spec import DatasetSpec
+
+
+def wrapped(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
 
 
 def stage(spec: DatasetSpec, work) -> dg.AssetsDefinition:
@@ -40,6 +51,28 @@ def test_a_range_run_works_day_by_day_in_order_and_keeps_each_days_figures(catal
         }
 
 
+def test_a_run_says_which_process_executes_it(catalog):
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = dg.materialize([stage(catalog["criteo"], lambda day: {})], partition_key="2014-01-02", instance=instance)
+        run = instance.get_run_by_id(done.run_id)
+        assert run is not None and run.tags[PID] == str(os.getpid())
+
+
+def test_the_terminal_names_what_it_counts(catalog, caplog: pytest.LogCaptureFixture):
+    def told(summary: str, metadata: dict) -> str:
+        @daily_asset(catalog["criteo"], kinds={"html"}, description="A stage under test.")
+        def raw_logs(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+            return each_day(context, lambda day: metadata, summary)
+
+        caplog.clear()
+        with dg.DagsterInstance.ephemeral() as instance, caplog.at_level(logging.INFO, "evergreen"):
+            dg.materialize([raw_logs], partition_key="2014-01-02", instance=instance)
+        return next(record.getMessage() for record in caplog.records if record.name == "evergreen")
+
+    assert "auc 0.7000" in told("auc", {"auc": 0.7, "dagster/row_count": 600})
+    assert "600 rows" in told("auc", {"auc": None, "dagster/row_count": 600})
+
+
 def test_bad_data_fails_once_and_names_the_day(catalog):
     tried: list[str] = []
 
@@ -67,6 +100,11 @@ def test_bad_data_fails_once_and_names_the_day(catalog):
         (PermissionError("rows"), False),
         (ValueError("label"), False),
         (KeyError("C1"), False),
+        (gzip.BadGzipFile("not a gzipped file"), False),
+        (OSError("Couldn't deserialize thrift"), False),  # as Arrow tells of a broken file
+        (wrapped(MlflowException("no answer"), ConnectionError("refused")), True),
+        (wrapped(MlflowException("no such experiment"), ValueError("name")), False),
+        (MlflowException("no such experiment"), False),
     ],
 )
 def test_only_passing_faults_are_worth_a_retry(error: Exception, transient: bool):

@@ -1,8 +1,14 @@
 """A model that loses to a baseline, or whose probabilities are off, is warned of; a first day is not."""
 
+import json
+
+import dagster as dg
 import pytest
 
-from assets.report_checks import judge
+from assets.report_checks import build_report_checks, judge
+from assets.resources import LakeResource
+from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake
 
 
 def figures(auc: float | None, beats: dict[str, bool | None], calibration: float | None) -> dict:
@@ -25,3 +31,23 @@ def figures(auc: float | None, beats: dict[str, bool | None], calibration: float
 def test_judgement(found: dict, passed: tuple[bool, bool]):
     verdict = judge(found)
     assert (verdict["beats_baselines"][0], verdict["calibrated"][0]) == passed
+
+
+@pytest.mark.parametrize("chosen", [["calibrated"], ["beats_baselines", "calibrated"]])
+def test_checks_can_be_run_by_themselves_and_look_at_the_newest_day(
+    chosen: list[str], catalog: dict[str, DatasetSpec], lake: Lake
+):
+    spec = catalog["criteo"]
+    for day, calibration in (("2014-01-02", 1.0), ("2014-01-03", 3.0)):
+        with lake.write("reports", spec.name, day) as staging:
+            (staging / "figures.json").write_text(json.dumps(figures(0.75, {"constant_prior": True}, calibration)))
+            lake.describe(staging, {})
+    checks = build_report_checks(spec)
+    report = dg.AssetSpec(dg.AssetKey([spec.name, "evaluation_reports"]))
+    keys = [dg.AssetCheckKey(report.key, name) for name in chosen]
+    defs = dg.Definitions([report], asset_checks=[checks], resources={"lake": LakeResource(root=str(lake.root))})
+    job = dg.define_asset_job("checks_alone", dg.AssetSelection.checks(*keys))
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = dg.Definitions.merge(defs, dg.Definitions(jobs=[job])).resolve_job_def("checks_alone")
+        found = done.execute_in_process(instance=instance).get_asset_check_evaluations()
+    assert {e.check_name: e.passed for e in found} == {name: name != "calibrated" for name in chosen}

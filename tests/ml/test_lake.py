@@ -41,6 +41,17 @@ def test_a_failed_writer_leaves_the_partition_that_was_there(lake: Lake):
     assert [p.name for p in (lake.root / DAY[0] / DAY[1] / ".staging").iterdir()] == []
 
 
+def test_a_partition_that_was_about_to_be_replaced_is_not_lost(lake: Lake):
+    """Killed between the two renames of a commit, and then bad data comes."""
+    write(lake, "old")
+    final = Path(lake.partition(*DAY).path)
+    final.rename(final.parent / ".staging" / f"{DAY[2]}.replaced")
+    assert not lake.has(*DAY)
+    with pytest.raises(RuntimeError, match="boom"), lake.write(*DAY):
+        raise RuntimeError("boom")
+    assert (lake.need(*DAY) / "rows.txt").read_text() == "old"
+
+
 def test_a_partition_without_a_manifest_is_refused(lake: Lake):
     with pytest.raises(ValueError, match="manifest"), lake.write(*DAY) as staging:
         (staging / "rows.txt").write_text("a")

@@ -26,11 +26,11 @@ def test_results_come_in_the_tasks_order(count: int, spark: SparkSession) -> Non
 def test_what_a_task_raised_is_raised(spark: SparkSession) -> None:
     runners: list[Runner] = [LocalRunner(), SparkRunner(spark)]
     for runner in runners:
-        with pytest.raises(ZeroDivisionError, match="^division by zero"):
+        with pytest.raises(ZeroDivisionError, match=r"^division by zero"):
             runner.map(partial(operator.truediv, 1), [4, 3, 2, 1, 0, 1, 2])
 
 
 @pytest.mark.slow
 def test_an_error_that_can_not_be_pickled_is_told_by_its_text(spark: SparkSession) -> None:
-    with pytest.raises(Exception, match="validation errors? for DatasetSpec"):
+    with pytest.raises(Exception, match=r"validation errors? for DatasetSpec"):
         SparkRunner(spark).map(DatasetSpec.model_validate, [{"name": 1}])

@@ -6,7 +6,8 @@ import sys
 import dagster as dg
 import pytest
 
-from orchestration.dead_runs import HOST, PID, fail_dead_runs, owner_tags
+from assets.owner import HOST, PID, owner_tags
+from orchestration.dead_runs import fail_dead_runs
 
 
 @pytest.fixture

@@ -69,3 +69,63 @@ def test_a_day_is_asked_for_when_its_file_arrives_or_changes(spec: DatasetSpec, 
         job = definitions.resolve_job_def(job_name(spec))
         instance.create_run_for_job(job, tags={"dagster/partition": DAYS[0]}, status=dg.DagsterRunStatus.STARTED)
         assert asked() == []  # one run of a dataset at a time
+
+
+def test_a_failed_day_is_named_until_something_of_it_changes(spec: DatasetSpec, tmp_path: Path):
+    lake, landing = Lake.at(tmp_path / "home"), tmp_path / "landing"
+    (landing / spec.name).mkdir(parents=True)
+    for day in DAYS:
+        write_day(spec, day, landing / spec.name)
+
+    def tick(of: DatasetSpec):
+        resources = {"lake": LakeResource(root=str(lake.root)), "landing": LandingResource(root=str(landing))}
+        definitions = build_defs([of], resources)
+        context = dg.build_sensor_context(instance=instance, definitions=definitions, resources=resources)
+        return definitions, definitions.resolve_sensor_def(f"{of.name}_landing").evaluate_tick(context)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        definitions, first = tick(spec)
+        [request] = first.run_requests or []
+        job, status = definitions.resolve_job_def(job_name(spec)), dg.DagsterRunStatus.FAILURE
+        run = instance.create_run_for_job(job, tags=request.tags, status=status)
+        _, blocked = tick(spec)
+        assert not blocked.run_requests and run.run_id in blocked.skip_message and DAYS[0] in blocked.skip_message
+
+        changed = spec.model_copy(update={"user": None})
+        _, again = tick(changed)
+        [other] = again.run_requests or []
+        assert other.partition_key == DAYS[0] and other.run_key != request.run_key
+
+        # It went well, and yet the day is not in the lake: Dagster would pass over a key that it has seen.
+        instance.create_run_for_job(job, tags=other.tags, status=dg.DagsterRunStatus.SUCCESS)
+        _, gone = tick(changed)
+        [third] = gone.run_requests or []
+        assert third.partition_key == DAYS[0] and third.run_key not in (request.run_key, other.run_key)
+
+
+def test_how_far_models_are_behind_is_told_when_it_changes(spec: DatasetSpec, tmp_path: Path):
+    lake, landing = Lake.at(tmp_path / "home"), tmp_path / "landing"
+    (landing / spec.name).mkdir(parents=True)
+    resources = {"lake": LakeResource(root=str(lake.root)), "landing": LandingResource(root=str(landing))}
+    definitions = build_defs([spec], resources)
+    sensor = definitions.resolve_sensor_def(f"{spec.name}_landing")
+    cursor = None
+
+    def told() -> list[object]:
+        nonlocal cursor
+        with dg.DagsterInstance.ephemeral() as instance:
+            context = dg.build_sensor_context(instance=instance, definitions=definitions, resources=resources, cursor=cursor)
+            tick = sensor.evaluate_tick(context)
+        cursor = tick.cursor
+        return [(event.passed, event.metadata["lag_days"].value) for event in tick.asset_events]
+
+    assert told() == []
+    write_day(spec, DAYS[0], landing / spec.name)
+    assert told() == [(False, "no model yet")]
+    assert told() == []
+    with lake.write("tuned_models", spec.name, DAYS[0]) as staging:
+        lake.describe(staging, {})
+    assert told() == [(True, 0)]
+    write_day(spec, "2026-01-03", landing / spec.name)
+    assert told() == [(False, 2)]
+    assert told() == []

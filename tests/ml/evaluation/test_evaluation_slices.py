@@ -6,10 +6,12 @@ from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from feature_days import put_day, shop_day, spec_of
 
 from ml.catalog.spec import DatasetSpec
 from ml.evaluation.metrics import summary
+from ml.evaluation.rows import chunks
 from ml.evaluation.slices import MISSING, OTHER, TOP_VALUES, key_columns, known_keys, score_slices, slices_of
 from ml.features.schema import ITEM_KEY, USER_KEY
 from ml.lake import Lake
@@ -75,3 +77,11 @@ def test_an_empty_day_has_slices_without_values() -> None:
     spec = spec_of()
     slices = slices_of(spec, keys_of(spec, shop_day(spec, "2026-01-03", 0)), {ITEM_KEY: np.arange(3)})
     assert all(part["values"] == [] for part in score_slices(slices, np.zeros(0), np.zeros(0), None))
+
+
+def test_days_written_before_a_slice_was_named_can_still_be_looked_back_on(lake: Lake) -> None:
+    before, now = spec_of(slices=[]), spec_of(slices=["place"])
+    put_day(lake, before, "2026-01-01", shop_day(before, "2026-01-01", 50))
+    assert known_keys(lake, now, ["2026-01-01"]).keys() == {ITEM_KEY, USER_KEY}
+    with pytest.raises(ValueError, match="materialise shop/cleaned_features of 2026-01-01 again"):
+        next(chunks(lake, now, "2026-01-01", key_columns(now)))

@@ -202,3 +202,16 @@ def test_a_file_rewritten_within_a_tick_of_its_stamp_is_not_half_taken(tmp_path:
         ingest_day(spec(), DAYS[0], tmp_path, lake, RUNNER)
     assert not lake.has("raw_logs", "small", DAYS[0])
     assert streams.BLOCK == 8 << 20
+
+
+def test_one_more_day_leaves_the_days_before_as_they_are(tmp_path: Path, lake: Lake) -> None:
+    short = spec()
+    write(tmp_path, "a.csv", [line(1), line(2)])
+    write(tmp_path, "b.csv", [line(3), line(4), "bad\n"])
+    for day in DAYS:
+        ingest_day(short, day, tmp_path, lake, RUNNER)
+    longer = short.model_copy(update={"partitions": short.partitions.model_copy(update={"end": START + timedelta(days=4)})})
+    # The line beyond what was the last day lay in that day's quarantine.
+    assert [is_current(longer, day, tmp_path, lake) for day in DAYS] == [True, True, True, False]
+    fresh = [ingest_day(longer, (START + timedelta(days=n)).isoformat(), tmp_path, lake, RUNNER) for n in (3, 4)]
+    assert [(done.rows, done.quarantined) for done in fresh] == [(1, 0), (1, 1)]

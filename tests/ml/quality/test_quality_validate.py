@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from datetime import date
@@ -236,3 +237,11 @@ def test_contracts_do_not_load_great_expectations() -> None:
     heavy = "{'great_expectations', 'torch', 'pandas', 'pyarrow'}"
     code = f"import sys, ml.quality.contract; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_process_without_a_main_file_can_check() -> None:
+    """As Dagster's run workers are: the library would end them with exit code 0 and no word."""
+    code = "from ml.quality.validate import load_library; load_library(); print('alive')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "alive"
