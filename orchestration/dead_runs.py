@@ -2,18 +2,18 @@
 
 import os
 import socket
-from collections.abc import Mapping
 
 import dagster as dg
 
-from assets.owner import HOST, PID
+from assets.owner import HOST, PID, RUN
 
 UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 
 
-def is_orphaned(tags: Mapping[str, str]) -> bool:
+def is_orphaned(run: dg.DagsterRun) -> bool:
     """Whether a run's process was on this machine and is no longer there."""
-    if tags.get(HOST) != socket.gethostname() or not tags.get(PID, "").isdigit():
+    tags = run.tags
+    if tags.get(RUN) != run.run_id or tags.get(HOST) != socket.gethostname() or not tags.get(PID, "").isdigit():
         return False
     try:
         os.kill(int(tags[PID]), 0)
@@ -26,7 +26,7 @@ def is_orphaned(tags: Mapping[str, str]) -> bool:
 
 def fail_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """Report as failed each run whose process is gone, and give back their ids."""
-    dead = [run for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)) if is_orphaned(run.tags)]
+    dead = [run for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)) if is_orphaned(run)]
     for run in dead:
         instance.report_run_failed(run, "the process of this run was killed; run the day again")
     return [run.run_id for run in dead]

@@ -16,7 +16,6 @@ from pathlib import Path
 import click
 import dagster as dg
 
-from assets.owner import owner_tags
 from assets.progress import is_done
 from assets.resources import LakeResource, LandingResource
 from ml.catalog.load import CatalogError, load_catalog
@@ -50,7 +49,6 @@ def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False) -> lis
             partition_key=day,
             instance=instance,
             raise_on_error=False,
-            tags=owner_tags(),
             run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
         )
         if not result.success:
