@@ -32,7 +32,8 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
 
         def work(day: str) -> dict[str, Any]:
             predict, model = _model_before(spec, day, lake.open())
-            done = evaluate_day(spec, day, lake.open(), predict, model)
+            snapshot = [("tuned_models", model["snapshot_day"])] if model else []
+            done = evaluate_day(spec, day, lake.open(), predict, model, asked=snapshot)
             scores = {
                 name: (done.figures["model"] or {}).get(name)
                 for name in ("auc", "log_loss", "normalised_entropy", "calibration")

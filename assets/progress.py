@@ -15,9 +15,11 @@ LAKE_STAGES = {
 
 
 def stages_done(lake: Lake, spec: DatasetSpec, day: str) -> bool:
-    """Whether every stage of the day lies in the lake, written under the catalog entry of now."""
+    """Whether every stage of the day lies in the lake, written under the catalog entry of now, from what lies there now."""
     return all(
-        lake.has(stage, spec.name, day) and lake.manifest(stage, spec.name, day).get("fingerprint") == spec.fingerprint
+        lake.has(stage, spec.name, day)
+        and lake.manifest(stage, spec.name, day).get("fingerprint") == spec.fingerprint
+        and not lake.is_outdated(stage, spec.name, day)
         for stage in LAKE_STAGES.values()
     )
 

@@ -1,14 +1,15 @@
 """The lake: where partitions lie, and how one appears whole or not at all.
 
-`<root>/<stage>/<dataset>/<day>/` holds a partition; its `manifest.json` says what is in it. A partition is written
-aside (`.staging/`), and renamed into place when all of it is there. Nothing here knows what a partition holds.
+`<root>/<stage>/<dataset>/<day>/` holds a partition; its `manifest.json` says what is in it, and what it was made from. A
+partition is written aside (`.staging/`), and renamed into place when all of it is there. Nothing here knows what one holds.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,21 @@ class Lake:
 
     def manifest(self, stage: str, dataset: str, day: str) -> dict[str, Any]:
         return json.loads((self.need(stage, dataset, day) / MANIFEST).read_text())
+
+    def digest(self, stage: str, dataset: str, day: str) -> str:
+        """Changes when what is in a partition does: what its manifest gives as `digest`, else the hash of the manifest."""
+        text = (self.need(stage, dataset, day) / MANIFEST).read_bytes()
+        return json.loads(text).get("digest") or hashlib.sha256(text).hexdigest()
+
+    def made_from(self, dataset: str, inputs: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
+        """For the manifest of a partition: `<stage>/<day>` -> digest, of what it is about to be made from (stage, day)."""
+        return {"made_from": {f"{stage}/{day}": self.digest(stage, dataset, day) for stage, day in inputs}}
+
+    def is_outdated(self, stage: str, dataset: str, day: str) -> bool:
+        """Whether a partition that it was made from is another now. One that is gone can not have changed."""
+        found: dict[str, str] = self.manifest(stage, dataset, day).get("made_from", {})
+        inputs = [(*place.split("/"), digest) for place, digest in found.items()]
+        return any(self.has(s, dataset, d) and self.digest(s, dataset, d) != digest for s, d, digest in inputs)
 
     def days(self, stage: str, dataset: str) -> list[str]:
         """Days of a stage that are there, in order."""

@@ -97,6 +97,7 @@ def write_day(
     if compression is not None and compression.split(":")[0] != "zstd":
         raise ValueError(f"compression: expected 'zstd', 'zstd:<level>' or None, found {compression!r}")
     parts = parts_of(spec, lake.need(FEATURES, spec.name, day))
+    made_from = lake.made_from(spec.name, [(FEATURES, day)])
     rows = sum(part.rows for part in parts)
     with lake.write(STAGE, spec.name, day) as staging:
         job = _Day(
@@ -116,7 +117,7 @@ def write_day(
         for number, (one, following) in enumerate(pairwise(windows), 1):
             if following.first < one.last:
                 raise late(spec, day, number * job.window_rows)
-        manifest = {
+        manifest: dict[str, Any] = {
             "rows": rows,
             "fingerprint": spec.fingerprint,
             "block_rows": block_rows,
@@ -125,7 +126,7 @@ def write_day(
             "size_limit": size_limit,
             "seed": seed,
             "splits": {split: _write_index(staging / split, windows, s) for s, split in enumerate(SPLITS)},
-        }
+        } | made_from
         lake.describe(staging, manifest)
     splits: dict[str, dict[str, Any]] = manifest["splits"]
     return WrittenDay(

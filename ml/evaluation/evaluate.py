@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ from ml.evaluation import plots
 from ml.evaluation.baselines import Baseline, fit_baselines
 from ml.evaluation.metrics import ClickSums, summary
 from ml.evaluation.report import render
-from ml.evaluation.rows import chunks, earlier_days
+from ml.evaluation.rows import FEATURES, chunks, earlier_days
 from ml.evaluation.slices import key_columns, known_keys, score_slices, slices_of
 from ml.evaluation.verdict import attained, beats, verdict
 from ml.features.schema import LABEL, ORACLE, arrow_schema
@@ -77,11 +77,13 @@ def evaluate_day(
     predict: Predict | None,
     model: dict[str, Any] | None,
     window_days: int = WINDOW_DAYS,
+    asked: Iterable[tuple[str, str]] = (),
 ) -> EvaluatedDay:
     """Score `day` and write `reports/<dataset>/<day>`: `report.html`, `figures.json`, `figures/*.png`.
 
     predict: rows of the feature table [N] -> float probabilities [N], by a model that has not seen the day; model: facts
     on it to show, JSON values (`snapshot_day` is put into words). Without a model (None) there are data facts only.
+    asked: stage and day of the partitions that `predict` looks at.
     window_days: how many days before `day` the baselines learn from and make an item or user known.
     Raises `MissingPartition` without features of the day, `ValueError` for predictions that are no probabilities.
     """
@@ -89,6 +91,7 @@ def evaluate_day(
     if model is not None and predict is None:
         raise ValueError(f"{spec.name} {day}: facts of a model, and no predict to ask it")
     earlier = earlier_days(lake, spec.name, day, window_days)
+    made_from = lake.made_from(spec.name, [*asked, *((FEATURES, d) for d in [*earlier, day])])
     # Without a model there is nothing to compare with, so nothing is learned either.
     baselines = fit_baselines(lake, spec, earlier if model is not None else [])
     ask = {"model": predict} if model is not None else {}
@@ -102,7 +105,8 @@ def evaluate_day(
         (staging / "figures").mkdir()
         for name, png in images.items():
             (staging / "figures" / f"{name}.png").write_bytes(png)
-        lake.describe(staging, {"rows": len(scores.labels), "fingerprint": spec.fingerprint, "plots": sorted(images)})
+        said = {"rows": len(scores.labels), "fingerprint": spec.fingerprint, "plots": sorted(images)}
+        lake.describe(staging, said | made_from)
     return EvaluatedDay(
         figures=figures,
         plots=images,

@@ -8,11 +8,10 @@ spec and the state of the day before alone, whatever the runner.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from upath import UPath
 
@@ -23,7 +22,7 @@ from ml.features.schema import arrow_schema
 from ml.features.storage import write_table
 from ml.features.tasks import Done, Job, Task, clean_task, earlier_days, expand_task, plan
 from ml.features.vocabulary import StateFile
-from ml.lake import MANIFEST, Lake
+from ml.lake import Lake
 from ml.logs.read import raw_parts, read_table
 from ml.parallel import Runner
 
@@ -83,6 +82,8 @@ def clean_day(
     started = time.perf_counter()
     parts = raw_parts(lake, spec.name, day)
     earlier = [d for d in earlier_days(spec, day) if lake.has("raw_logs", spec.name, d)]
+    before = [(STAGE, _day_before(day))] if _needs_state(spec, day) else []
+    made_from = lake.made_from(spec.name, [*before, *(("raw_logs", d) for d in [*earlier, day])])
     states, names = _previous_states(spec, day, lake), [s.name for s in spec.sparse if s.vocabulary]
     with lake.write(STAGE, spec.name, day) as staging:
         scratch = staging / "scratch"
@@ -107,7 +108,7 @@ def clean_day(
         if scratch.exists():
             scratch.fs.rm(scratch.path, recursive=True)
         result = _sum(done, without, sides, sizes, time.perf_counter() - started)
-        manifest = {
+        manifest: dict[str, Any] = {
             "rows": result.rows,
             "parts": result.parts,
             "fingerprint": spec.fingerprint,
@@ -118,22 +119,16 @@ def clean_day(
             "mean_sample_rate": result.mean_sample_rate,
             "vocabularies": {name: {"values": s.values, "ids": s.ids} for name, s in sizes.items()},
             "joins": {name: {"strategy": side.strategy, "quarantined": quarantined[name]} for name, side in sides.items()},
-            "raw_logs": {d: _digest(lake, "raw_logs", spec.name, d) for d in [*earlier, day]},
-        }
+        } | made_from
         lake.describe(staging, manifest)
     return result
 
 
-def _digest(lake: Lake, stage: str, dataset: str, day: str) -> str:
-    return hashlib.sha256((lake.need(stage, dataset, day) / MANIFEST).read_bytes()).hexdigest()
-
-
 def _previous_states(spec: DatasetSpec, day: str, lake: Lake) -> dict[str, StateFile]:
     """Feature -> its state after the day before; empty on the first day."""
-    names = [s.name for s in spec.sparse if s.vocabulary]
-    if not names or date.fromisoformat(day) <= spec.partitions.start:
+    if not _needs_state(spec, day):
         return {}
-    before = (date.fromisoformat(day) - timedelta(days=1)).isoformat()
+    before = _day_before(day)
     manifest = lake.manifest(STAGE, spec.name, before)
     found = manifest["fingerprint"]
     if found != spec.fingerprint:
@@ -142,8 +137,17 @@ def _previous_states(spec: DatasetSpec, day: str, lake: Lake) -> dict[str, State
             f"its vocabularies do not fit; materialise {STAGE} again from {spec.partitions.start} to {before}"
         )
     folder = lake.partition(STAGE, spec.name, before) / "vocabulary"
-    digest = _digest(lake, STAGE, spec.name, before)
+    digest = lake.digest(STAGE, spec.name, before)
+    names = [s.name for s in spec.sparse if s.vocabulary]
     return {n: StateFile(str(folder / f"{n}.parquet"), manifest["vocabularies"][n]["values"], digest) for n in names}
+
+
+def _needs_state(spec: DatasetSpec, day: str) -> bool:
+    return any(s.vocabulary for s in spec.sparse) and date.fromisoformat(day) > spec.partitions.start
+
+
+def _day_before(day: str) -> str:
+    return (date.fromisoformat(day) - timedelta(days=1)).isoformat()
 
 
 def _side_tables(

@@ -91,6 +91,7 @@ def train_day(
         "data": {key: value for key, value in reader.state_dict().items() if key != "batches"},
         "parent": lake.manifest(STAGE, spec.name, parent)["digest"] if parent else None,
     }
+    made_from = lake.made_from(spec.name, [("mds_datasets", day), *([(STAGE, parent)] if parent else [])])
     checkpoint = Checkpoint(lake, spec.name, day, identity, recipe.checkpoint_minutes)
     state = checkpoint.resume(recipe, schema, reader) or _begin(lake, spec, parent, recipe, schema)
     resumed_at = state.running.rows if state.running else 0
@@ -110,7 +111,7 @@ def train_day(
             save_snapshot(state, folder)
             place = lake.partition(STAGE, spec.name, day)
             trained = TrainedDay(spec.name, day, place, parent, recipe, report, resumed_at, state.rows, digest(folder))
-            lake.describe(folder, _manifest(trained, identity))
+            lake.describe(folder, _manifest(trained, identity) | made_from)
         checkpoint.discard()
         if run:
             run.finish(trained)

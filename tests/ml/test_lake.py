@@ -63,6 +63,26 @@ def test_a_missing_partition_says_which_and_how_to_make_it(lake: Lake):
         lake.need(*DAY)
 
 
+def test_a_partition_knows_when_what_it_was_made_from_is_another(lake: Lake):
+    def derive(digest: str | None = None) -> None:
+        made_from = lake.made_from("shop", [("raw_logs", DAY[2])])
+        with lake.write("cleaned_features", "shop", DAY[2]) as staging:
+            lake.describe(staging, made_from | ({"digest": digest} if digest else {}))
+
+    write(lake, "a")
+    derive()
+    assert not lake.is_outdated("cleaned_features", "shop", DAY[2])
+    write(lake, "a")  # the same again
+    assert not lake.is_outdated("cleaned_features", "shop", DAY[2])
+    write(lake, "ab")
+    assert lake.is_outdated("cleaned_features", "shop", DAY[2])
+    derive(digest="own")
+    assert not lake.is_outdated("cleaned_features", "shop", DAY[2])
+    assert lake.digest("cleaned_features", "shop", DAY[2]) == "own"
+    lake.discard(*DAY)
+    assert not lake.is_outdated("cleaned_features", "shop", DAY[2])
+
+
 def test_any_filesystem_will_do():
     lake = Lake.at(UPath("memory://evergreen-test-lake"))
     write(lake, "abc")

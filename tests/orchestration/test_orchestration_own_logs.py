@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import pytest
 
+from assets.progress import is_done, stages_done
 from assets.resources import LakeResource, LandingResource, MlflowResource, SparkResource
 from ml.catalog.load import CatalogError, load_dataset
 from ml.catalog.spec import DatasetSpec
@@ -89,6 +90,18 @@ def test_the_worked_example_runs_from_raw_lines_to_reports(shop: DatasetSpec, tm
     figures = json.loads((lake.need("reports", "shop", shop.days()[-1]) / "figures.json").read_text())
     assert figures["data"]["rows"] == manifests[-1]["rows"]
     assert 0 < figures["model"]["auc"] < 1
+
+    # A row of the first day comes late: when that day has been run again, those after it are due.
+    assert [stages_done(lake, shop, day) for day in shop.days()] == [True, True, True]
+    late = next((tmp_path / "landing" / "shop").glob(f"*{shop.days()[0]}*"))
+    late.write_bytes(late.read_bytes() + gzip.compress(gzip.decompress(late.read_bytes()).splitlines(keepends=True)[0]))
+    logs = LandingResource(root=str(tmp_path / "landing")).folder("shop")
+    assert [is_done(lake, shop, day, logs) for day in shop.days()] == [False, True, True]
+    with dg.DagsterInstance.ephemeral() as instance:
+        for done in range(1, 4):
+            assert job.execute_in_process(partition_key=shop.days()[done - 1], instance=instance).success
+            due = [is_done(lake, shop, day, logs) for day in shop.days()]
+            assert due[:done] == [True] * done and (done == 3 or due[done] is False)
 
 
 def test_the_pages_wrong_entry_is_refused_as_the_page_says(tmp_path: Path):
