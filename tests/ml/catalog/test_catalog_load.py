@@ -239,7 +239,7 @@ IMPOSSIBLE: list[tuple[str, Path_, Any, str]] = [
     ("synthetic", ("simulation", "seed"), -1, "simulation.seed"),
     ("synthetic", ("simulation", "malformed_rate"), 0.9, "simulation.malformed_rate"),
     ("synthetic", ("simulation",), None, "oracle"),
-    ("synthetic", ("sparse", 2, "vocabulary"), {"min_count": 0}, "sparse.category.vocabulary.min_count"),
+    ("synthetic", ("sparse", 5, "vocabulary"), {"min_count": 0}, "sparse.tags.vocabulary.min_count"),
 ]
 
 
@@ -390,7 +390,8 @@ def test_a_byte_order_mark_is_fine(tmp_path: Path) -> None:
 
 
 def test_faults_come_together_with_their_lines(tmp_path: Path) -> None:
-    text = TEXTS["synthetic"].decode().replace("format: csv", "format: cvs").replace("min_count: 10", "min_cuont: 10", 1)
+    text = TEXTS["synthetic"].decode().replace("format: csv", "format: cvs")
+    text = text.replace("  - category\n", "  - {name: category, vocabulary: {min_cuont: 10}}\n")
     lines = text.splitlines()
     first = next(i for i, line in enumerate(lines, 1) if "format: cvs" in line)
     second = next(i for i, line in enumerate(lines, 1) if "min_cuont" in line)
