@@ -37,7 +37,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "dagster/row_count": done.rows,
                 "dagster/column_schema": dg.TableSchema(columns),
                 "positives": done.positives,
-                "sampled_negatives": done.negatives,
+                "negatives": done.negatives,
                 "joins": dg.MetadataValue.json(done.joins),
                 "without_candidate": done.without_candidate,
                 "label_rate": done.label_rate,

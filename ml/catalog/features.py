@@ -25,7 +25,11 @@ class Negatives(Strict):
 
     per_positive: Int = Field(default=4, ge=1, le=1000, description="Negatives for each positive.")
     window_hours: Float = Field(
-        default=6.0, gt=0, le=720, description="Candidates are items with an event in this many hours before."
+        default=6.0,
+        gt=0,
+        le=720,
+        description="Candidates are items with an event in this many hours before, but for the user's own of the day and of "
+        "as many hours before its first event.",
     )
     distribution: Literal["uniform", "popularity"] = Field(
         default="uniform", description="Over the window's distinct items, or over its events."
@@ -34,7 +38,8 @@ class Negatives(Strict):
     recent: dict[ColumnName, Annotated[Float, Field(gt=0, le=720)]] = Field(
         default={},
         description="Columns to make, for features: how many events a row's item had in so many hours before the row. "
-        "`{clicks_1h: 1}`.",
+        "`{clicks_1h: 1}`. Over `window_hours` or more at least 1: every candidate has an event there, and a 0 would give the "
+        "label away.",
     )
 
     @property

@@ -123,8 +123,8 @@ class DatasetSpec(Strict):
         named: list[tuple[str, str | None, set[str]]] = [
             ("time.column", self.time.column, raw),
             ("label.column", self.label.column, known),
-            ("user", self.user, known),
-            ("item", self.item, known),
+            ("user", self.user, raw if self.label.negatives else known),  # negatives are drawn before the join
+            ("item", self.item, raw if self.label.negatives else known),
             ("oracle", self.oracle, known),
         ]
         named += [(f"dense.{d.name}.column", d.column, known) for d in self.dense]

@@ -23,6 +23,7 @@ from ml.features.storage import write_table
 from ml.features.tasks import Done, Job, Task, clean_task, earlier_days, expand_task, plan
 from ml.features.vocabulary import StateFile
 from ml.lake import Lake
+from ml.logs.index import reading_fingerprint
 from ml.logs.read import raw_parts, read_table
 from ml.parallel import Runner
 
@@ -81,7 +82,9 @@ def clean_day(
     """
     started = time.perf_counter()
     parts = raw_parts(lake, spec.name, day)
-    earlier = [d for d in earlier_days(spec, day) if lake.has("raw_logs", spec.name, d)]
+    earlier = earlier_days(spec, day)
+    for read in [*earlier, day]:
+        _check_reading(spec, read, lake)
     before = [(STAGE, _day_before(day))] if _needs_state(spec, day) else []
     made_from = lake.made_from(spec.name, [*before, *(("raw_logs", d) for d in [*earlier, day])])
     states, names = _previous_states(spec, day, lake), [s.name for s in spec.sparse if s.vocabulary]
@@ -99,7 +102,7 @@ def clean_day(
         )
         tasks = plan(job, parts, limits.rows_per_task)
         without = 0
-        if spark is not None and any(side.strategy == "sort_merge" for side in sides.values()):
+        if tasks and spark is not None and any(side.strategy == "sort_merge" for side in sides.values()):
             tasks, without = _join_on_spark(tasks, job, runner, spark, scratch)
         done = runner.map(clean_task, tasks)
         if not done:
@@ -122,6 +125,15 @@ def clean_day(
         } | made_from
         lake.describe(staging, manifest)
     return result
+
+
+def _check_reading(spec: DatasetSpec, day: str, lake: Lake) -> None:
+    wanted = reading_fingerprint(spec)
+    if lake.manifest("raw_logs", spec.name, day).get("reading", wanted) != wanted:
+        raise StaleFeatures(
+            f"{spec.name}/raw_logs of {day} was read under another catalog entry (source, time, label or first day); "
+            f"materialise raw_logs of that day again"
+        )
 
 
 def _previous_states(spec: DatasetSpec, day: str, lake: Lake) -> dict[str, StateFile]:

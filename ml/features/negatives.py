@@ -1,8 +1,8 @@
 """Seeded negative sampling: items that could have been shown to a user, and were not taken.
 
 For each logged event at time t, candidates are the items with an event in [t - window, t): never one from the future, and
-never one of the user's own (those seen in the day or in the window before it). Draws depend on the seed, the day and the
-event's number in the day alone, so that tasks may share the day as they like.
+never one of the user's own (those of the day, and of the window before its first event). Draws depend on the seed, the day
+and the event's number in the day alone, so that tasks may share the day as they like.
 
 `sample_rate` of a negative is the probability with which its item came to be drawn for that event; with k = per_positive:
 
@@ -255,7 +255,7 @@ def sample(events: Events, start: int, stop: int, number: int, negatives: Negati
     user = _codes(events.user, users)
     items = count_distinct(events.item, slots_for(len(events.item)))[0]
     codes = _codes(events.item, items)
-    owned = (user >= 0) & (codes >= 0)
+    owned = (user >= 0) & (codes >= 0) & (events.time >= events.time[start - number] - window)
     pairs = np.unique(user[owned] * len(items) + codes[owned])
     own_offsets = np.searchsorted(pairs, np.arange(len(users) + 1) * len(items))
     reach = int(np.searchsorted(events.time, events.time[start] - window))

@@ -6,6 +6,7 @@ Planning the tasks and committing the partition is `ml.features.clean`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import lru_cache
@@ -91,7 +92,7 @@ def plan(job: Job, parts: list[str], rows_per_task: int) -> list[Task]:
         start = rows = 0
         for group in range(footer.num_row_groups):
             rows += footer.row_group(group).num_rows
-            if rows >= rows_per_task or group + 1 == footer.num_row_groups:
+            if rows >= rows_per_task or (rows and group + 1 == footer.num_row_groups):
                 tasks.append(Task(job, len(tasks), part, start, group + 1, number))
                 start, number, rows = group + 1, number + rows, 0
     return tasks
@@ -147,13 +148,18 @@ def _events(job: Job, user: str, item: str) -> tuple[Events, int]:
     if negatives is None:
         raise ValueError(f"{job.spec.name}: no negatives declared")
     columns = [EVENT_TIME, *dict.fromkeys((user, item))]
-    today = ds.dataset([p for p in job.events if day_of(p) == job.day], format="parquet").to_table(columns=columns)
+    today = _dataset(p for p in job.events if day_of(p) == job.day).to_table(columns=columns)
     earlier = [p for p in job.events if day_of(p) != job.day]
     if not earlier:
         return Events.of(today, user, item), 0
     since = today[EVENT_TIME][0].as_py() - round(negatives.look_back_hours * MICROSECONDS_PER_HOUR)
-    kept = ds.dataset(earlier, format="parquet").to_table(columns=columns, filter=pc.field(EVENT_TIME) >= since)
+    kept = _dataset(earlier).to_table(columns=columns, filter=pc.field(EVENT_TIME) >= since)
     return Events.of(pa.concat_tables([kept, today]), user, item), len(kept)
+
+
+def _dataset(parts: Iterable[str]) -> ds.Dataset:
+    paths = [UPath(part) for part in parts]
+    return ds.dataset([path.path for path in paths], filesystem=paths[0].fs, format="parquet")
 
 
 def day_of(part: str) -> str:
@@ -162,13 +168,14 @@ def day_of(part: str) -> str:
 
 
 def earlier_days(spec: DatasetSpec, day: str) -> list[str]:
-    """Days before `day`, in order, in which the window of its first event may begin."""
+    """Days before `day`, from the log's first on and in order, in which the window of its first event may begin."""
     if spec.label.negatives is None:
         return []
     # A day of the log's zone may be an hour longer or shorter than 24.
     count = int(spec.label.negatives.look_back_hours // 23) + 1
     first = date.fromisoformat(day)
-    return [(first - timedelta(days=n)).isoformat() for n in range(count, 0, -1)]
+    days = (first - timedelta(days=n) for n in range(count, 0, -1))
+    return [other.isoformat() for other in days if other >= spec.partitions.start]
 
 
 def _columns(spec: DatasetSpec) -> list[str]:

@@ -122,7 +122,7 @@ def _mds(spec: DatasetSpec) -> list[Expectation]:
         _none("label_values", "bad_labels", "A label that is missing or neither 0 nor 1 can not be learnt."),
         _band("label_rate", "label_rate", expect.label_rate, "A day with almost no (or only) positives is a broken join."),
         _equal(
-            "values_equal", "counts_of_features", "Positives and ids are those of the features: rows were moved, not changed."
+            "values_equal", "counts_of_features", "What rows hold is what the features' hold: they were moved, not changed."
         ),
         _sample_rate(),
         _none("time_in_day", "outside_day", "Rows of another day would let a model see the future."),

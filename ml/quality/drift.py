@@ -18,7 +18,7 @@ Counts = npt.NDArray[np.float64]
 def population_stability_index(today: Histogram, before: Sequence[Histogram], vocabulary: bool = False) -> float | None:
     """The index (Siddiqi, 2006): `Σ (p - q) ln(p / q)` over buckets; None where there is nothing to compare with.
 
-    p: shares of today's ids; q: the mean of the shares on the days before, each day weighing the same. Buckets are
+    p: shares of today's ids; q: shares of the ids of the days before, all together: a day weighs what it holds. Buckets are
     missing, out of vocabulary, and the values by id. Read by custom: under 0.1 none, to 0.25 some, above it much drift.
 
     Between samples of n and m ids from one distribution the index is about `(B - 1) (1/n + 1/m)` (Yurdakul, 2018): where
@@ -36,13 +36,12 @@ def population_stability_index(today: Histogram, before: Sequence[Histogram], vo
         buckets //= 2
     if buckets < 2:
         return None
-    p = _shares(today, buckets)
-    q = np.mean([_shares(h, buckets) for h in days], axis=0)
+    p, q = _shares([today], buckets), _shares(days, buckets)
     return float(np.sum((p - q) * np.log(p / q)))
 
 
-def _shares(histogram: Histogram, buckets: int) -> Counts:
+def _shares(days: Sequence[Histogram], buckets: int) -> Counts:
     """[buckets + 2] shares, none of them 0. Folding halves onto each other is taking ids modulo half as much."""
-    values = np.reshape(histogram.buckets, (-1, buckets)).sum(axis=0)
-    counts = np.concatenate([[histogram.missing, histogram.out_of_vocabulary], values]) + SMOOTHING
+    missing, unknown, *values = np.sum([day.counts for day in days], axis=0)
+    counts = np.concatenate([[missing, unknown], np.reshape(values, (-1, buckets)).sum(axis=0)]) + SMOOTHING
     return counts / counts.sum()

@@ -6,6 +6,7 @@ nothing to compare with, of any other that the data does not hold what was asked
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -89,8 +90,13 @@ def _not_finite(evidence: Evidence) -> Mapping[str, Value]:
 
 
 def _range(evidence: Evidence) -> Mapping[str, Value]:
-    columns = evidence.today.columns.items()
-    return {f"{name} {end}": getattr(column, end) for name, column in columns for end in ("min", "max")}
+    """A column of nothing but missing values has none that could be out of range, which is within any: NaN."""
+    today = evidence.today
+    return {
+        f"{name} {end}": math.nan if today.rows and column.nulls == today.rows else getattr(column, end)
+        for name, column in today.columns.items()
+        for end in ("min", "max")
+    }
 
 
 def _rows_beyond_manifest(evidence: Evidence) -> Mapping[str, Value]:
@@ -129,10 +135,13 @@ def _rows_of_features(evidence: Evidence) -> Mapping[str, Value]:
 
 
 def _counts_of_features(evidence: Evidence) -> Mapping[str, Value]:
-    """Positives, and for each sparse feature how often it is missing, unknown, and in each bucket."""
+    """What all rows hold, in a number; positives; for each sparse feature how often it is missing, unknown, in each bucket."""
     if evidence.features is None:
         return {DAY: None}
-    found: dict[str, Value] = {"positives": Pair(str(evidence.today.positives), str(evidence.features.positives))}
+    found: dict[str, Value] = {
+        "what rows hold": Pair(f"{evidence.today.content:x}", f"{evidence.features.content:x}"),
+        "positives": Pair(str(evidence.today.positives), str(evidence.features.positives)),
+    }
     for name, before in evidence.features.histograms.items():
         now = evidence.today.histograms.get(name)
         moved = sum(abs(a - b) for a, b in zip(now.counts, before.counts, strict=True)) if now else sum(before.counts)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, Self
@@ -19,7 +20,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 
 FILE = "profile.json"
-VERSION = 1  # of what a profile holds: a kept one of another version is measured anew
+VERSION = 2  # of what a profile holds: a kept one of another version is measured anew
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Profile:
 
     positives: rows with label 1. bad_labels: rows whose label is neither 0 nor 1 (or missing). duplicates: rows that repeat
     another's unique columns; rows with a missing one repeat none. outside_day, out_of_order: by event_time, in the log's
-    time zone. splits: rows by split, of MDS data alone.
+    time zone. splits: rows by split, of MDS data alone. content: sums up what the rows hold (`ml.quality.content`), of features
+    and MDS data.
     """
 
     rows: int
@@ -68,6 +70,7 @@ class Profile:
     outside_day: int = 0
     out_of_order: int = 0
     splits: Mapping[str, int] = field(default_factory=dict)
+    content: int = 0
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -103,15 +106,17 @@ def profile_day(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> Profile:
     partition = lake.need(stage, spec.name, day)
     manifest = lake.manifest(stage, spec.name, day)
     digest, kept = _digest(spec, partition, manifest), f"profiles/{stage}"
-    if lake.has(kept, spec.name, day) and lake.manifest(kept, spec.name, day).get("digest") == digest:
-        return Profile.from_json((lake.partition(kept, spec.name, day) / FILE).read_text())
+    with suppress(FileNotFoundError):  # there is none, or another process is replacing it
+        if lake.manifest(kept, spec.name, day).get("digest") == digest:
+            return Profile.from_json((lake.partition(kept, spec.name, day) / FILE).read_text())
     from ml.quality.scan import scan_partition
 
     began = time.perf_counter()
     profile = scan_partition(spec, stage, partition, manifest, day_bounds(spec, day))
-    with lake.write(kept, spec.name, day) as staging:
+    seconds = time.perf_counter() - began
+    # Another process may measure the same day and win: what is kept only saves measuring again.
+    with suppress(OSError, ValueError), lake.write(kept, spec.name, day) as staging:
         (staging / FILE).write_text(profile.to_json())
-        seconds = time.perf_counter() - began
         lake.describe(staging, {"digest": digest, "fingerprint": spec.fingerprint, "rows": profile.rows, "seconds": seconds})
     return profile
 

@@ -3,6 +3,9 @@
 Here is what can be counted; nothing here knows what a figure should be. MDS data is read by `ml.quality.scan_mds`.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions at import, out of a type checker's sight)
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -12,12 +15,14 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.features.hashing import combine, hash_values
-from ml.features.schema import EVENT_TIME, FIRST_ID, LABEL, MISSING_ID, OOV_ID
+from ml.features.schema import EVENT_TIME, FIRST_ID, LABEL, MISSING_ID, OOV_ID, SAMPLE_RATE, FeatureSchema
+from ml.quality.content import content_of
 from ml.quality.profile import ColumnProfile, Histogram, Profile
 
 BUCKETS = 256
@@ -105,6 +110,7 @@ class _Tally:
         self.histograms: dict[str, Histogram] = {}
         self.rows = self.positives = self.bad_labels = self.outside = self.disordered = 0
         self.last_time = -(2**63)
+        self.content = 0
         self.keys: list[Ids] = []
         self.drifting = _raw_categories(spec) if self.is_raw else tuple(s.name for s in spec.sparse)
         types = spec.column_types
@@ -124,6 +130,8 @@ class _Tally:
             for name in names:
                 self._merge(name, column_profile(_one_chunk(table, name)))
             self._add_rows(lambda name, table=table: _one_chunk(table, name) if name in table.column_names else None)
+            if not self.is_raw:
+                self.content = (self.content + _content(self.spec, table)) % 2**64
 
     def _nulls_in_footer(self, file: pq.ParquetFile, footer: pq.RowGroupMetaData) -> dict[str, int]:
         """Columns of which only what is missing counts, and the footer says how many: they need not be read."""
@@ -193,8 +201,25 @@ class _Tally:
             duplicates=_duplicates(self.keys),
             outside_day=self.outside,
             out_of_order=self.disordered,
+            content=self.content,
             manifest=manifest,
         )
+
+
+def _content(spec: DatasetSpec, table: pa.Table) -> int:
+    """Of rows of the feature table; what a model does not see is left out. 0 where a column is missing: the schema says so."""
+    schema = FeatureSchema.of(spec)
+    singles = [EVENT_TIME, LABEL, SAMPLE_RATE, *schema.dense, *schema.single]
+    if not {*singles, *schema.multi} <= set(table.column_names):
+        return 0
+    columns: list[tuple[str, npt.NDArray[Any], npt.NDArray[Any] | None]] = [
+        (name, _one_chunk(table, name).to_numpy(zero_copy_only=False), None) for name in singles
+    ]
+    for name in schema.multi:
+        lists = _one_chunk(table, name)
+        lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+        columns.append((name, lists.flatten().to_numpy(zero_copy_only=False), lengths))
+    return content_of(table.num_rows, columns)
 
 
 def _raw_categories(spec: DatasetSpec) -> tuple[str, ...]:

@@ -5,10 +5,11 @@ Here is the layout of blocks turned into the figures of a `Profile`; those of Pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
@@ -17,6 +18,7 @@ from ml.datasets.layout import SPLITS
 from ml.datasets.shards import Bytes, pool_bytes, shards_of
 from ml.features.schema import EVENT_TIME, LABEL, SAMPLE_RATE, FeatureSchema
 from ml.lake import Lake
+from ml.quality.content import content_of
 from ml.quality.profile import ColumnProfile, Histogram, Profile
 from ml.quality.scan import add_histograms, histogram_of, merge_columns, number_profile
 
@@ -32,7 +34,7 @@ def scan_mds(spec: DatasetSpec, partition: UPath, manifest: Mapping[str, Any], b
     columns: dict[str, ColumnProfile] = {}
     histograms: dict[str, Histogram] = {}
     splits: dict[str, int] = dict.fromkeys(SPLITS, 0)
-    positives = bad_labels = outside = 0
+    positives = bad_labels = outside = content = 0
     scratch: dict[str, Bytes] = {}
     for split in SPLITS:
         for shard in shards_of(lake, spec, day, split):
@@ -42,6 +44,7 @@ def scan_mds(spec: DatasetSpec, partition: UPath, manifest: Mapping[str, Any], b
             positives += ones
             bad_labels += len(rows) - ones - int(np.count_nonzero(rows.label == 0))
             outside += int(np.count_nonzero((rows.event_time < bounds[0]) | (rows.event_time >= bounds[1])))
+            content = (content + _content(rows, schema)) % 2**64
             for name, profile in _columns(rows, schema).items():
                 columns[name] = merge_columns(columns.get(name), profile)
             for name, found in _histograms(rows, schema).items():
@@ -54,6 +57,7 @@ def scan_mds(spec: DatasetSpec, partition: UPath, manifest: Mapping[str, Any], b
         bad_labels=bad_labels,
         outside_day=outside,
         splits=splits,
+        content=content,
         manifest=manifest,
     )
 
@@ -66,7 +70,22 @@ def _columns(rows: Rows, schema: FeatureSchema) -> dict[str, ColumnProfile]:
 
 def _histograms(rows: Rows, schema: FeatureSchema) -> dict[str, Histogram]:
     found = {name: histogram_of(rows.single[:, i]) for i, name in enumerate(schema.single)}
-    if schema.multi:
-        feature = np.repeat(np.tile(np.arange(len(schema.multi)), len(rows)), rows.multi_lengths.ravel())
-        found |= {name: histogram_of(rows.multi_values[feature == i]) for i, name in enumerate(schema.multi)}
-    return found
+    return found | {name: histogram_of(values) for name, values in _multi(rows, schema)}
+
+
+def _multi(rows: Rows, schema: FeatureSchema) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
+    """Of each multi-valued feature, its values row after row."""
+    feature = np.repeat(np.tile(np.arange(len(schema.multi)), len(rows)), rows.multi_lengths.ravel())
+    return ((name, rows.multi_values[feature == i]) for i, name in enumerate(schema.multi))
+
+
+def _content(rows: Rows, schema: FeatureSchema) -> int:
+    columns: list[tuple[str, npt.NDArray[Any], npt.NDArray[Any] | None]] = [
+        (EVENT_TIME, rows.event_time, None),
+        (LABEL, rows.label, None),
+        (SAMPLE_RATE, rows.sample_rate, None),
+    ]
+    columns += [(name, rows.dense[:, i], None) for i, name in enumerate(schema.dense)]
+    columns += [(name, rows.single[:, i], None) for i, name in enumerate(schema.single)]
+    columns += [(name, values, rows.multi_lengths[:, i]) for i, (name, values) in enumerate(_multi(rows, schema))]
+    return content_of(len(rows), columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -26,7 +27,7 @@ from ml.features.read import feature_parts, feature_table
 from ml.features.schema import FIRST_ID, MISSING_ID, OOV_ID, arrow_schema
 from ml.features.transforms import compile_transforms
 from ml.features.vocabulary import Vocabulary
-from ml.lake import Lake, MissingPartition
+from ml.lake import MANIFEST, Lake, MissingPartition
 from ml.parallel import LocalRunner, SparkRunner
 
 SMALL = Limits(rows_per_task=300)
@@ -254,3 +255,19 @@ clean_day(shop(), {DAYS[0]!r}, Lake.at({str(lake.root)!r}), {str(tmp_path)!r}, L
     clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner(), limits=SMALL)
     assert digests(partition) == expected
     assert not list((Path(lake.root.path) / STAGE / "shop" / ".staging").iterdir())
+
+
+def test_negatives_need_the_days_that_they_look_back_on(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
+    spec = shop(**NEWS | {"sparse": ["item"]})
+    write_raw(lake, "shop", DAYS[1], news_day(spec, 1))
+    with pytest.raises(MissingPartition, match=f"shop/raw_logs of {DAYS[0]} is not in the lake"):
+        clean_day(spec, DAYS[1], lake, str(tmp_path), LocalRunner())
+
+
+def test_raw_logs_read_in_another_way_are_refused(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
+    spec = shop()
+    write_raw(lake, "shop", DAYS[0], shop_day(spec, 0, 50))
+    path = Path(lake.partition("raw_logs", "shop", DAYS[0]) / MANIFEST)
+    path.write_text(json.dumps({"rows": 50, "reading": "another"}))
+    with pytest.raises(StaleFeatures, match=f"shop/raw_logs of {DAYS[0]} was read under another catalog entry"):
+        clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner())

@@ -45,10 +45,11 @@ def drawn(table: pa.Table, sampled: Sample, start: int = 0) -> dict[int, list[tu
     return out
 
 
-def candidates(table: pa.Table, at: int, window: int) -> Counter[int]:
-    """Slowly: the events of each item that may be a negative of the event at a position."""
+def candidates(table: pa.Table, at: int, window: int, first: int) -> Counter[int]:
+    """Slowly: the events of each item that may be a negative of the event at a position. first: position of the day's first."""
     times, users, items = (table[name].to_pylist() for name in ("event_time", "user", "item"))
-    own = {items[at]} if users[at] is None else {i for u, i in zip(users, items, strict=True) if u == users[at]}
+    of_user = {n for n in range(len(times)) if users[n] == users[at] and times[n] >= times[first] - window}
+    own = {items[at]} if users[at] is None else {items[n] for n in of_user}
     near = (n for n in range(len(times)) if times[at] - window <= times[n] < times[at])
     return Counter(items[n] for n in near if items[n] is not None and items[n] not in own)
 
@@ -63,7 +64,7 @@ def test_negatives_against_a_slow_reference(distribution: str, seed: int, rows: 
     got = drawn(table, sampled, start)
     without = 0
     for at in range(start, rows):
-        may = candidates(table, at, round(hours * HOUR))
+        may = candidates(table, at, round(hours * HOUR), start)
         items = [item for item, _ in got[at]]
         assert set(items) <= set(may), "from the window, and not the user's own"
         assert len(set(items)) == len(items), "no item twice"

@@ -36,6 +36,25 @@ def test_it_counts_what_lies_in_the_hours_before_and_nothing_else(log, queries, 
     assert found.tolist() == slow
 
 
+@given(LOG)
+def test_over_the_window_a_count_does_not_tell_a_positive(log):
+    """What is sampled has an event in the window; so must seem every row."""
+    events, log = events_of(log)
+    rows = pa.table({"event_time": pa.array([m * MINUTE for m, _ in log], pa.int64()),
+                     "item": pa.array([i for _, i in log], pa.int64())})  # fmt: skip
+    made = with_recent(rows, "item", events, Negatives(window_hours=2.0, recent={"half": 0.5, "all": 2.0, "more": 3.0}))
+    slow = [sum(i == item and minute - 120 <= m < minute for m, i in log) for minute, item in log]
+    assert made["all"].to_pylist() == [max(1, count) for count in slow]
+    assert min([1, *made["more"].to_pylist()]) == 1 and min([0, *made["half"].to_pylist()]) == 0
+
+
+def test_a_row_without_an_item_has_no_events_before_it():
+    times = pa.array([n * MINUTE for n in range(3)], pa.int64())
+    table = pa.table({"event_time": times, "user": pa.array([1, 1, 1]), "item": pa.array([None, None, None], pa.int64())})
+    made = with_recent(table, "item", Events.of(table, "user", "item"), Negatives(recent={"clicks_1h": 1.0}))
+    assert made["clicks_1h"].to_pylist() == [0, 0, 0]
+
+
 def test_a_row_does_not_count_itself_nor_what_happens_at_its_time():
     events, _ = events_of([(10, 1), (10, 1), (20, 1)])
     rows = pa.table({"event_time": pa.array([10 * MINUTE, 20 * MINUTE], pa.int64()), "item": pa.array([1, 1], pa.int64())})

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -114,8 +117,15 @@ def test_the_index_by_hand() -> None:
 
 
 def test_no_drift_and_full_drift() -> None:
-    assert population_stability_index(EVEN, [EVEN, EVEN]) == 0.0
+    assert population_stability_index(EVEN, [EVEN, EVEN]) == pytest.approx(0, abs=1e-4)
     assert population_stability_index(Histogram(256_000, 0, (0,) * BUCKETS), [EVEN]) > 5  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("days", [[20_000] + [20] * 6, [20_000] + [100] * 6, [20_000] * 5 + [1, 1], [4000, 8, 8, 8, 8, 8]])
+def test_small_days_among_large_ones_are_no_drift(days: list[int]) -> None:
+    rng = np.random.default_rng(0)
+    today, *before = (histogram_of(rng.zipf(1.3, rows).astype(np.int64) * 7919) for rows in (20_000, *days))
+    assert 0 <= population_stability_index(today, before) < 5 * NOISE  # type: ignore[operator]
 
 
 def test_nothing_to_compare_with_is_none() -> None:
@@ -179,6 +189,23 @@ def test_columns_that_share_a_band_share_a_check() -> None:
 def test_contract_of_another_stage_is_refused() -> None:
     with pytest.raises(ValueError, match="raw_logs"):
         contract(SPEC, "tuned_models")
+
+
+def test_processes_that_measure_one_day_do_not_get_in_each_others_way(lake: Lake) -> None:
+    write_raw(lake, SPEC, DAY)
+    code = (
+        "import sys; from quality_days import make_spec; from ml.lake import Lake; from ml.quality.profile import profile_day\n"
+        "lake = Lake.at(sys.argv[1])\n"
+        "for n in range(20):\n"  # asked for otherwise each time, so that it is measured again
+        "    spec = make_spec(expectations={'unique': [['user', 'item', 'time'][: n % 3 + 1], []][n % 2]})\n"
+        "    print(profile_day(spec, 'raw_logs', sys.argv[2], lake).rows)"
+    )
+    command = [sys.executable, "-c", code, str(lake.root), DAY]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[3])])}
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) for _ in range(3)]
+    told = [process.communicate()[0].split() for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert told == [[str(ROWS)] * 20] * 3
 
 
 def test_profiles_lie_beside_the_data(lake: Lake, tmp_path: Path) -> None:

@@ -245,3 +245,13 @@ def test_a_process_without_a_main_file_can_check() -> None:
     code = "from ml.quality.validate import load_library; load_library(); print('alive')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "alive"
+
+
+def test_a_column_of_nothing_but_missing_values_is_not_out_of_range(lake: Lake) -> None:
+    spec = make_spec(expectations={"columns": {"price": {"value": {"min": 0}}}})
+
+    def none(columns: dict[str, Any]) -> None:
+        columns["price"] = pa.nulls(len(columns["price"]), pa.float64())
+
+    write_raw(lake, spec, DAYS[0], none)
+    assert all(v.passed for v in validate(spec, "raw_logs", DAYS[0], lake).verdicts if v.name.startswith("value"))
