@@ -67,5 +67,6 @@ def _model_before(spec: DatasetSpec, day: str, lake: Lake):
         return None, None
     model, schema = load_model(lake, spec, before), FeatureSchema.of(spec)
     manifest = lake.manifest("tuned_models", spec.name, before)
-    facts = {"snapshot_day": before, "rows_so_far": int(manifest["metrics"]["rows_so_far"]), "recipe": spec.recipe.name}
+    rows, kind = int(manifest["metrics"]["rows_so_far"]), manifest["recipe"]["model"]["kind"]
+    facts = {"snapshot_day": before, "rows_so_far": rows, "model": kind}
     return (lambda table: predict(model, [batch_from_arrow(table, schema)])), facts

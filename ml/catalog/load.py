@@ -34,7 +34,14 @@ def load_dataset(path: Path) -> DatasetSpec:
     if spec.name != path.stem:
         what = f"expected {path.stem!r}, as the file is called, found {spec.name!r}"
         raise CatalogError(describe(path, ["name"], what, document))
-    return spec
+    folders = [path.parent / "recipes", CATALOG / "recipes"]
+    holding = [folder for folder in folders if (folder / f"{spec.recipe.name}.yaml").is_file()]
+    if not holding:
+        known = sorted({recipe.stem for folder in folders for recipe in folder.glob("*.yaml")})
+        places = " and ".join(str(folder) for folder in dict.fromkeys(folders))
+        what = f"expected one of {known}, as in {places}, found {spec.recipe.name!r}"
+        raise CatalogError(describe(path, ["recipe", "name"], what, document))
+    return spec.model_copy(update={"recipe": spec.recipe.found_in(holding[0])})
 
 
 def load_catalog(folder: Path = CATALOG) -> dict[str, DatasetSpec]:

@@ -12,10 +12,11 @@ import hashlib
 import json
 from collections.abc import Iterable
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from ml.catalog.expand import expand_named
 from ml.catalog.expectations import Band, ColumnExpectation, Expectations, Severity
@@ -52,8 +53,23 @@ NUMBERS = ("int", "float", "bool")
 class RecipeChoice(Strict):
     """Which recipe trains this dataset's model, and what differs from it."""
 
-    name: str = Field(default="dlrm", min_length=1, description="Of the file in `catalog/recipes`.")
+    name: str = Field(
+        default="dlrm",
+        pattern=r"^[\w-]+$",
+        description="Of the file in `recipes/` beside the entry, else of a built-in one.",
+    )
     overrides: dict[str, Any] = Field(default={}, description="Keys of the recipe with other values, nested as they are there.")
+    _folder: Path | None = PrivateAttr(default=None)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the recipe lies; known of an entry that was read from a file."""
+        return self._folder
+
+    def found_in(self, folder: Path) -> Self:
+        found = self.model_copy()
+        found._folder = folder
+        return found
 
 
 class DatasetSpec(Strict):

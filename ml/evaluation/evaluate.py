@@ -4,6 +4,7 @@ Which model that is, and how it predicts, is the caller's; metrics, slices, base
 other modules. `figures.json` holds, for machines, every number that the report shows:
 
     dataset, description, day, simulated, timezone    what was scored
+    sampling            per_positive, window_hours, distribution: how negatives were drawn, where the log holds none
     data                rows, clicks, label_rate, earlier_days (that baselines and "known" look at)
     model               rows, clicks, label_rate, mean_prediction, auc, log_loss, normalised_entropy, calibration, facts
     baselines           constant_prior and logistic_regression: the same keys
@@ -147,6 +148,12 @@ def _checked(probabilities: NDArray[Any], rows: int, whose: str) -> NDArray[Any]
     return found
 
 
+def _sampling(spec: DatasetSpec) -> dict[str, Any] | None:
+    """How the rows that were not clicked came to be there, where the log does not hold them; rates are of what was drawn."""
+    negatives = spec.label.negatives
+    return negatives.model_dump(mode="json", include={"per_positive", "window_hours", "distribution"}) if negatives else None
+
+
 def _figures(
     lake: Lake,
     spec: DatasetSpec,
@@ -165,6 +172,7 @@ def _figures(
         "description": spec.description,
         "day": day,
         "simulated": spec.simulation is not None,
+        "sampling": _sampling(spec),
         "timezone": spec.time.timezone,
         "data": {**_data(labels), "earlier_days": earlier},
         "model": {**summary(labels, by.get("model")), "facts": model},

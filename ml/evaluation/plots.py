@@ -49,9 +49,10 @@ def calibration(scored: dict[str, ClickSums]) -> bytes:
     figure, axes = _axes("Calibration", "predicted click rate", "observed click rate")
     ends: list[float] = []
     for name, sums in scored.items():
-        bins = [b for b in sums.calibration_bins() if b.predicted > 0 and b.observed > 0]
+        bins = [b for b in sums.calibration_bins() if b.predicted > 0]
         if bins:
-            x, y = np.array([b.predicted for b in bins]), np.array([b.observed for b in bins])
+            # A bin without a click has no logarithm: half a click stands for it.
+            x, y = np.array([b.predicted for b in bins]), np.array([b.observed or 0.5 / b.rows for b in bins])
             reach = np.array([2 * b.error for b in bins])
             error = np.stack([np.minimum(reach, 0.9 * y), reach])
             axes.errorbar(x, y, error, color=COLOURS[name], label=NAMES[name], lw=1.6, elinewidth=1, marker="o", ms=4)

@@ -21,7 +21,7 @@ from ml.training.checkpoint import Checkpoint
 from ml.training.loop import Step, TrainReport, train
 from ml.training.predict import STAGE
 from ml.training.progress import progress_of
-from ml.training.recipe import Recipe, load_recipe
+from ml.training.recipe import RECIPES, Recipe, load_recipe
 from ml.training.snapshot import digest, load_snapshot, save_snapshot
 from ml.training.state import TrainState, new_state
 
@@ -81,7 +81,7 @@ def train_day(
     Raises `MissingPartition` (the day's data or the day before), `SnapshotMismatch` (trained under another schema, or a
     recipe of other shapes), `ValueError` (no day of this dataset), `DivergedError`.
     """
-    recipe = recipe or load_recipe(spec.recipe.name, spec.recipe.overrides)
+    recipe = recipe or load_recipe(spec.recipe.name, spec.recipe.overrides, spec.recipe.folder or RECIPES)
     schema = FeatureSchema.of(spec)
     parent = previous_day(spec, day)
     reader = BlockReader(lake, spec, [day], splits=recipe.splits, batch_size=recipe.batch_size, order="time")

@@ -8,6 +8,7 @@ so that the list of runs is the list of days.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -50,8 +51,13 @@ class Tracker:
     log_model: bool = True
 
     @property
+    def server(self) -> str | None:
+        """An MLflow server or store of the user's own."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or None
+
+    @property
     def uri(self) -> str:
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(self.home / 'mlflow.db').absolute()}"
+        return self.server or f"sqlite:///{(self.home / 'mlflow.db').absolute()}"
 
     @contextmanager
     def follow(self, lake: Lake, spec: DatasetSpec, day: str, recipe: Recipe, total_steps: int) -> Iterator[DayRun]:
@@ -60,10 +66,10 @@ class Tracker:
         experiment = self._experiment(client, spec)
         tags = {"evergreen.dataset": spec.name, "evergreen.day": day, **self.tags}
         run = client.create_run(experiment, tags=tags, run_name=day)
-        params = [Param(key, str(value)) for key, value in flatten(recipe.model_dump(mode="json")).items()]
-        client.log_batch(run.info.run_id, params=[*params, Param("fingerprint", recipe.fingerprint)])
         following = DayRun(self, client, experiment, run.info.run_id, lake, spec, day, max(1, total_steps // _POINTS))
         try:
+            params = {"fingerprint": recipe.fingerprint} | flatten(recipe.model_dump(mode="json"))
+            client.log_batch(run.info.run_id, params=[Param(legal(key), str(value)) for key, value in params.items()])
             yield following
         except Exception:
             following.end("FAILED")
@@ -76,9 +82,11 @@ class Tracker:
     def _experiment(self, client: MlflowClient, spec: DatasetSpec) -> str:
         found = client.get_experiment_by_name(spec.name)
         if found is not None:
+            if found.lifecycle_stage == "deleted":
+                client.restore_experiment(found.experiment_id)
             return found.experiment_id
         artifacts = None
-        if "MLFLOW_TRACKING_URI" not in os.environ:
+        if self.server is None:
             artifacts = (self.home / "mlflow-artifacts" / spec.name).absolute().as_uri()
         return client.create_experiment(spec.name, artifact_location=artifacts)
 
@@ -133,6 +141,15 @@ class DayRun:
             self.client.log_batch(self.run_id, metrics=self._metrics[first : first + _BATCH])
         self._metrics.clear()
         self._sent = time.monotonic()
+
+
+def legal(key: str) -> str:
+    """A name as MLflow allows it: other letters than Latin ones, and signs, become their code points.
+
+    >>> legal("tables.features.größe|x.rows")
+    'tables.features.gr_f6__df_e_7c_x.rows'
+    """
+    return re.sub(r"[^A-Za-z0-9_\-. :/]", lambda found: f"_{ord(found[0]):x}_", key)
 
 
 def flatten(mapping: Mapping[str, Any], path: str = "") -> dict[str, Any]:

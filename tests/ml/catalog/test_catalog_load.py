@@ -220,10 +220,10 @@ IMPOSSIBLE: list[tuple[str, Path_, Any, str]] = [
     ("globo", ("label", "negatives", "seed"), -1, "label.negatives.seed"),
     ("globo", ("item",), None, "label.negatives"),
     ("globo", ("time", "unit"), "iso8601", "time.column"),
-    ("globo", ("sparse", 8), {"name": "hour", "hour_of_day": True, "column": "user_id"}, "sparse.hour"),
-    ("globo", ("sparse", 9), {"name": "x", "cross": ["user_id"]}, "sparse.x.cross"),
-    ("globo", ("sparse", 9), {"name": "x", "cross": ["user_id", "user_id"]}, "sparse.x.cross"),
-    ("globo", ("sparse", 9), {"name": "x", "cross": ["user_id", "nowhere"]}, "sparse.x.cross"),
+    ("globo", ("sparse", 6), {"name": "hour", "hour_of_day": True, "column": "user_id"}, "sparse.hour"),
+    ("globo", ("sparse", 7), {"name": "x", "cross": ["user_id"]}, "sparse.x.cross"),
+    ("globo", ("sparse", 7), {"name": "x", "cross": ["user_id", "user_id"]}, "sparse.x.cross"),
+    ("globo", ("sparse", 7), {"name": "x", "cross": ["user_id", "nowhere"]}, "sparse.x.cross"),
     ("movielens", ("join", 0, "columns"), ["title"], "join.0.columns"),
     ("movielens", ("join", 0, "columns"), ["age"], "join.0.columns"),
     ("movielens", ("join", 1, "columns"), ["age", "gender", "occupation", "user"], "join.1.columns"),
@@ -406,3 +406,16 @@ def test_a_range_is_pointed_at_where_the_file_has_it(tmp_path: Path) -> None:
     line = next(i for i, line in enumerate(text.splitlines(), 1) if "perhaps" in line)
     first = refusal(tmp_path, "criteo", text).splitlines()[0]
     assert first == f"dense.I1.log1p: expected true or false, found 'perhaps' (line {line})"
+
+
+def test_a_recipe_beside_the_entry_comes_before_the_built_in_one(tmp_path: Path) -> None:
+    whole = data_of("criteo") | {"recipe": {"name": "mine"}}
+    message = refusal(tmp_path, "criteo", whole)
+    assert message.startswith("recipe.name: expected one of ['dlrm'], as in") and "found 'mine'" in message
+    (tmp_path / "recipes").mkdir()
+    for name in ("mine", "dlrm"):
+        (tmp_path / "recipes" / f"{name}.yaml").write_text("{}")
+    path = tmp_path / "criteo.yaml"
+    path.write_text(yaml.safe_dump(whole))
+    assert load_dataset(path).recipe.folder == tmp_path / "recipes"
+    assert load_catalog()["criteo"].recipe.folder == CATALOG / "recipes"

@@ -137,3 +137,23 @@ def test_flatten_keeps_every_leaf_of_a_recipe() -> None:
     assert flat["dense_optimizer.kind"] == "adam"
     assert flat["tables.features"] == {}
     assert not any(isinstance(value, dict) and value for value in flat.values())
+
+
+def test_names_that_mlflow_refuses_and_deleted_experiments_stop_nobody(
+    lake: Lake, tmp_path: Path
+) -> None:
+    spec, recipe = made_spec(), small_recipe(tables={"rows": 64, "init_scale": 0.1, "features": {"größe|x": {"rows": 8}}})
+    tracker = Tracker(tmp_path, log_model=False)
+    for _ in range(2):
+        with tracker.follow(lake, spec, "2026-01-01", recipe, 10) as run:
+            assert run is not None
+        client = MlflowClient(tracker.uri)
+        [found, *_] = client.search_runs([run.experiment])
+        assert found.info.status == "FINISHED" and found.data.params["tables.features.gr_f6__df_e_7c_x.rows"] == "8"
+        client.delete_experiment(run.experiment)
+
+
+def test_an_empty_uri_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    tracker = Tracker(tmp_path)
+    assert tracker.server is None and tracker.uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
