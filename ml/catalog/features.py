@@ -13,7 +13,7 @@ from ml.catalog.reading import ColumnName
 from ml.catalog.strict import Bool, Float, Int, Strict, fault
 
 # Features name the tables of a model, whose parameters are addressed with dots.
-FeatureName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^.\s/:]+$")]
+FeatureName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^.\s/:*?\[\]{}\\]+$")]
 
 
 def _is_name(value: Any) -> bool:

@@ -8,6 +8,7 @@ spec and the state of the day before alone, whatever the runner.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -120,11 +121,18 @@ def clean_day(
             "without_candidate": result.without_candidate,
             "label_rate": result.label_rate,
             "mean_sample_rate": result.mean_sample_rate,
-            "vocabularies": {name: {"values": s.values, "ids": s.ids} for name, s in sizes.items()},
+            "vocabularies": {
+                name: {"values": s.values, "ids": s.ids, "digest": _file_digest(staging / "vocabulary" / f"{name}.parquet")}
+                for name, s in sizes.items()
+            },
             "joins": {name: {"strategy": side.strategy, "quarantined": quarantined[name]} for name, side in sides.items()},
         } | made_from
         lake.describe(staging, manifest)
     return result
+
+
+def _file_digest(path: UPath) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _check_reading(spec: DatasetSpec, day: str, lake: Lake) -> None:

@@ -271,3 +271,21 @@ def test_raw_logs_read_in_another_way_are_refused(lake: Lake, tmp_path: Path, wr
     path.write_text(json.dumps({"rows": 50, "reading": "another"}))
     with pytest.raises(StaleFeatures, match=f"shop/raw_logs of {DAYS[0]} was read under another catalog entry"):
         clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner())
+
+
+def test_a_vocabulary_made_again_of_another_side_table_is_read_again(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
+    """In one process, which keeps vocabularies that it has read."""
+    sparse = [{"name": "colour", "vocabulary": {"min_count": 1}}]
+    spec = JOINED.model_validate(JOINED.model_dump(mode="json") | {"sparse": sparse, "dense": [], "slices": []})
+    for n, day in enumerate(DAYS[:2]):
+        write_raw(lake, "shop", day, shop_day(spec, n, 300))
+
+    def ids() -> list[int]:
+        for day in DAYS[:2]:
+            clean_day(spec, day, lake, str(tmp_path), LocalRunner())
+        return feature_table(lake, spec, DAYS[1])["colour"].to_pylist()
+
+    write_items(tmp_path)
+    first = ids()
+    (tmp_path / "items.csv").write_text((tmp_path / "items.csv").read_text().replace("red", "violet").replace("blue", "cyan"))
+    assert ids() == first and set(first) > {2, 3, 4}

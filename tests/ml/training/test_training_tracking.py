@@ -27,9 +27,8 @@ from ml.training.tracking import Tracker, flatten
 @pytest.fixture
 def tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracker]:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    before = mlflow.get_tracking_uri()
     yield Tracker(tmp_path / "home", tags={"dagster.run_id": "abc"})
-    mlflow.set_tracking_uri(before)
+    mlflow.set_tracking_uri("")  # else the default, a store in the working folder, would be named and made
 
 
 def runs_of(tracker: Tracker) -> list[Run]:
@@ -139,9 +138,7 @@ def test_flatten_keeps_every_leaf_of_a_recipe() -> None:
     assert not any(isinstance(value, dict) and value for value in flat.values())
 
 
-def test_names_that_mlflow_refuses_and_deleted_experiments_stop_nobody(
-    lake: Lake, tmp_path: Path
-) -> None:
+def test_names_that_mlflow_refuses_and_deleted_experiments_stop_nobody(lake: Lake, tmp_path: Path) -> None:
     spec, recipe = made_spec(), small_recipe(tables={"rows": 64, "init_scale": 0.1, "features": {"größe|x": {"rows": 8}}})
     tracker = Tracker(tmp_path, log_model=False)
     for _ in range(2):
