@@ -83,11 +83,12 @@ def test_killed_again_and_again_it_ends_as_if_undisturbed(lake: Lake) -> None:
 
 @pytest.mark.slow
 def test_terminated_it_dies_of_the_signal_and_goes_on_when_called_again(lake: Lake) -> None:
-    (day,) = write_days(lake, made_spec(), days=1, rows=9600)
+    rows = 28_800  # long enough for the signal to come in time on a busy machine too
+    (day,) = write_days(lake, made_spec(), days=1, rows=rows)
     assert interrupt(lake, day, signal.SIGTERM, after=3) == -signal.SIGTERM
     resumed = trained(lake, day)
     assert resumed.resumed_at >= 3 * 32
-    assert resumed.digest == undisturbed(lake, days=1, rows=9600)[0].digest
+    assert resumed.digest == undisturbed(lake, days=1, rows=rows)[0].digest
 
 
 def partly(lake: Lake, day: str, steps: int) -> tuple[TrainState, BlockReader, Checkpoint]:
