@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from upath import UPath
 
 MANIFEST = "manifest.json"
@@ -22,6 +23,10 @@ MANIFEST = "manifest.json"
 
 class MissingPartition(FileNotFoundError):
     """A partition that is needed has not been written."""
+
+
+class BusyPartition(TimeoutError):
+    """Two runs are about to write one partition."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,33 @@ class Lake:
         """A folder to write a partition into; it replaces the one in the lake when the block ends without an error.
 
         What a killed writer left aside is removed first, but a partition that it was about to replace is put back. Raises
-        `ValueError` where the block wrote no manifest.
+        `ValueError` where the block wrote no manifest, `BusyPartition` while another process (or thread) writes it.
         """
+        with self._alone(stage, dataset, day), self._written(stage, dataset, day) as staging:
+            yield staging
+
+    @contextmanager
+    def _alone(self, stage: str, dataset: str, day: str) -> Iterator[None]:
+        """Nobody else writes the partition meanwhile: on a local disk by a lock, which a killed process lets go of."""
+        folder = self.partition(stage, dataset, day).parent / ".locks"
+        if not _is_local(folder):
+            yield
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{folder.path}/{day}.lock", timeout=0, thread_local=False)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise BusyPartition(
+                f"{dataset}/{stage} of {day} is being written by another run; wait for it, then try again"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _written(self, stage: str, dataset: str, day: str) -> Iterator[UPath]:
         final = self.partition(stage, dataset, day)
         staging = final.parent / ".staging" / day
         replaced = final.parent / ".staging" / f"{day}.replaced"

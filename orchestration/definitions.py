@@ -5,9 +5,8 @@ from collections.abc import Iterable
 import dagster as dg
 
 from assets.graph import catalog_graph
-from ml.catalog.load import load_catalog
 from ml.catalog.spec import DatasetSpec
-from orchestration.deployments import catalog_folder, resources
+from orchestration.deployments import catalog, resources
 from orchestration.jobs import daily_job
 from orchestration.schedules import daily_schedule
 from orchestration.sensors import landing_sensor
@@ -33,4 +32,4 @@ def build_defs(specs: Iterable[DatasetSpec], resource_overrides: dict[str, objec
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    return build_defs(load_catalog(catalog_folder()).values())
+    return build_defs(catalog().values())

@@ -14,7 +14,9 @@ import os
 from pathlib import Path
 
 from assets.resources import LakeResource, LandingResource, MlflowResource, SparkResource
-from ml.catalog.load import CATALOG
+from ml.catalog.load import CATALOG, CatalogError, load_catalog
+from ml.catalog.spec import DatasetSpec
+from ml.training.recipe import RECIPES, load_recipe
 
 
 def home() -> Path:
@@ -32,6 +34,20 @@ def landing_root() -> str:
 
 def catalog_folder() -> Path:
     return Path(os.environ.get("EVERGREEN_CATALOG") or CATALOG)
+
+
+def catalog() -> dict[str, DatasetSpec]:
+    """The catalog's datasets, each with a recipe that can be read: what is wrong is said before anything runs.
+
+    Raises `CatalogError`.
+    """
+    specs = load_catalog(catalog_folder())
+    for name, spec in specs.items():
+        try:
+            load_recipe(spec.recipe.name, spec.recipe.overrides, spec.recipe.folder or RECIPES)
+        except CatalogError as error:
+            raise CatalogError(f"{catalog_folder() / name}.yaml: {error}") from error
+    return specs
 
 
 def resources() -> dict[str, object]:

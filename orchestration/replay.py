@@ -18,11 +18,11 @@ import dagster as dg
 
 from assets.progress import is_done
 from assets.resources import LakeResource, LandingResource
-from ml.catalog.load import CatalogError, load_catalog
+from ml.catalog.load import CatalogError
 from ml.catalog.spec import DatasetSpec
 from orchestration.dead_runs import fail_dead_runs
 from orchestration.definitions import build_defs
-from orchestration.deployments import catalog_folder, home, lake_root, landing_root
+from orchestration.deployments import catalog, home, lake_root, landing_root
 from orchestration.jobs import job_name
 
 log = logging.getLogger("evergreen")
@@ -83,7 +83,7 @@ def quiet_console() -> None:
 def the_dataset(name: str) -> DatasetSpec:
     """A dataset by name. Raises `click.BadParameter` with the names there are, or with what is wrong in the catalog."""
     try:
-        specs = load_catalog(catalog_folder())
+        specs = catalog()
     except CatalogError as error:
         raise click.ClickException(str(error)) from error
     if name not in specs:

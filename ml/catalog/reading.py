@@ -50,7 +50,7 @@ class Source(Strict):
         default={}, description="Name in the file's header (or JSON key) -> name in `columns`."
     )
     separator: str | None = Field(
-        default=None, min_length=1, max_length=1, description="Overrides the format's own: a comma for csv, a tab for tsv."
+        default=None, pattern=r"^[\t -~]$", description="Overrides the format's own: a comma for csv, a tab for tsv."
     )
     quoted: Bool = Field(default=False, description="Whether CSV fields may be quoted with double quotes.")
     null_tokens: tuple[str, ...] = Field(default=("",), description="Texts that stand for a missing value.")
@@ -128,7 +128,7 @@ class SideTable(Strict):
 
     source: Source = Field(description="Where the table lies and how it is read, like the log itself.")
     log_key: ColumnName = Field(description="Column of the log that the table is looked up by.")
-    table_key: ColumnName = Field(description="Column of the table that it is looked up in; the first row of a key counts.")
+    table_key: ColumnName = Field(description="Column of the table that it is looked up in; a key may be there once.")
     columns: tuple[ColumnName, ...] = Field(min_length=1, description="Columns of the table that become columns of the log.")
 
     @model_validator(mode="after")

@@ -106,6 +106,7 @@ def _iso(column: pa.ChunkedArray, zone: ZoneInfo) -> tuple[NDArray[np.int64], ND
     days = months.astype("datetime64[D]") + (day - 1)
     known &= (month >= 1) & (month <= 12) & (day >= 1) & (days.astype("datetime64[M]") == months)
     known &= (hour < 24) & (minute < 60) & (second < 60)
+    known &= (_integers(found, "oh") <= 18) & (_integers(found, "om") < 60)  # no zone is further from UTC
     fraction = pc.utf8_slice_codeunits(pc.utf8_rpad(pc.struct_field(found, "f"), 6, "0"), 0, 6)
     wall = ((days.astype(np.int64) * 24 + hour) * 60 + minute) * 60 + second
     wall = wall * 1_000_000 + pc.fill_null(pc.cast(fraction, pa.int64()), 0).to_numpy(zero_copy_only=False)

@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from itertools import pairwise
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -271,7 +272,7 @@ def _keep(folder: UPath, reading: str, index: FileIndex) -> None:
     found = {"format": _FORMAT, "reading": reading, "name": index.file.name, "stamp": index.file.stamp, "blocks": blocks}
     kept = json.dumps(found)
     path = _path(folder, index.file)
-    aside = path.with_name(f".{path.name}.{_hash(kept)}")
+    aside = path.with_name(f".{path.name}.{uuid4().hex}")  # another process may be at it too
     folder.mkdir(parents=True, exist_ok=True)
     aside.write_text(kept)
     aside.rename(path)

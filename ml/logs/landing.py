@@ -6,6 +6,7 @@ For a sensor, which decides what to run; ingesting a day is `ml.logs.ingest`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from upath import UPath
 
@@ -29,7 +30,7 @@ class LandedDay:
 
 
 def landed_days(spec: DatasetSpec, logs: str | UPath, lake: Lake, runner: Runner | None = None) -> list[LandedDay]:
-    """Days that have landed, in order; none where no file has. Raises `WrongFile`.
+    """Days that have landed and are over, in order; none where no file has. Raises `WrongFile`.
 
     Without dated paths, a day that has no lines but lies between days that have is one of them.
     """
@@ -37,9 +38,14 @@ def landed_days(spec: DatasetSpec, logs: str | UPath, lake: Lake, runner: Runner
         index = LogIndex.build(spec, logs, lake, runner or LocalRunner())
     except NoLogs:
         return []
-    days = list(index.signatures)
-    if days and not spec.source.dated:
-        days = [day_key(spec, i) for i in range(day_index(spec, days[0]), day_index(spec, days[-1]) + 1)]
+    if spec.source.dated:  # rows may spill into days whose own files are still to come
+        found = {file.file.day.isoformat() for file in index.files if file.file.day}
+    else:
+        found = {*index.signatures, *lake.days(STAGE, spec.name)}  # a day may have lost its lines to another
+        bounds = [day_index(spec, end(found)) for end in (min, max) if found] or [0, -1]
+        found = {day_key(spec, i) for i in range(bounds[0], bounds[1] + 1)}
+    yesterday = datetime.now(spec.zone).date() - timedelta(days=1)
+    days = sorted(found & set(spec.days(yesterday)))
     return [LandedDay(day, index.signature(day), _signature(lake, spec, day) == index.signature(day)) for day in days]
 
 

@@ -14,6 +14,7 @@ from datetime import date, datetime
 from upath import UPath
 
 from ml.catalog.spec import Source
+from ml.logs.layout import WrongFile
 
 
 class NoLogs(FileNotFoundError):
@@ -26,7 +27,8 @@ class LogFile:
 
     url: any that fsspec opens (credentials come from fsspec's own configuration). name: the path below the landing folder,
     `archive.zip!member` for a member. size: bytes, unpacked for a member. stamp: changes when the content does (CRC of a
-    member, entity tag or modification time of a file, with its size). day: from a dated path.
+    member, entity tag or modification time of a file, with its size). day: from a dated path. lines: whether it is made of
+    lines, whatever it is called.
     """
 
     url: str
@@ -35,11 +37,12 @@ class LogFile:
     stamp: str
     day: date | None
     name: str
+    lines: bool = True
 
     @property
     def splittable(self) -> bool:
         """Whether a reader may start in the middle: neither packed nor columnar."""
-        return self.member is None and not self.name.lower().endswith((".gz", ".zst", ".zip", ".parquet"))
+        return self.lines and self.member is None and not self.name.lower().endswith((".gz", ".zst", ".zip"))
 
 
 def find_files(source: Source, folder: str | UPath) -> list[LogFile]:
@@ -62,26 +65,37 @@ def find_files(source: Source, folder: str | UPath) -> list[LogFile]:
             continue
         day = _day(dated, source.files, name) if dated else None
         if dated is None or day is not None:
-            found += _members(source, path, name, day) if name.lower().endswith(".zip") else [_plain(path, name, day)]
+            found += _members(source, path, name, day) if name.lower().endswith(".zip") else [_plain(source, path, name, day)]
     if not found:
         members = f" with members {source.members!r}" if ".zip" in source.files.lower() else ""
         raise NoLogs(f"{root}: nothing here matches {source.files!r}{members}; {way_out}")
     return sorted(found, key=lambda file: (file.day or date.min, file.name))
 
 
-def _plain(path: UPath, name: str, day: date | None) -> LogFile:
+def _plain(source: Source, path: UPath, name: str, day: date | None) -> LogFile:
+    if source.format == "parquet" and name.lower().endswith((".gz", ".zst")):
+        raise WrongFile(f"{name}: Parquet is packed within, and is not read out of a packed file; unpack it")
     size, stamp = stamp_of(path)
-    return LogFile(str(path), None, size, stamp, day, name)
+    return LogFile(str(path), None, size, stamp, day, name, source.format != "parquet")
 
 
 def _members(source: Source, path: UPath, name: str, day: date | None) -> list[LogFile]:
+    if source.format == "parquet":
+        raise WrongFile(f"{name}: Parquet is packed within, and is not read out of an archive; unpack it")
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            infos = [i for i in archive.infolist() if not i.is_dir() and fnmatch.fnmatchcase(i.filename, source.members)]
+            # Of a name that is there twice, the last counts, as for whoever unpacks it.
+            named = {i.filename: i for i in archive.infolist()}.values()
+            infos = [i for i in named if not i.is_dir() and _is_member(i.filename, source.members)]
     except zipfile.BadZipFile:
-        return [_plain(path, name, day)]  # opening it as a stream says what is wrong, and it goes to quarantine
+        return [_plain(source, path, name, day)]  # opening it as a stream says what is wrong, and it goes to quarantine
     stamps = {i.filename: f"crc:{i.CRC:08x}:{i.file_size}" for i in infos}
     return [LogFile(str(path), i.filename, i.file_size, stamps[i.filename], day, f"{name}!{i.filename}") for i in infos]
+
+
+def _is_member(name: str, pattern: str) -> bool:
+    """Whether a member is of the log; what macOS keeps beside a file in an archive never is."""
+    return fnmatch.fnmatchcase(name, pattern) and not name.startswith("__MACOSX/")
 
 
 def stamp_of(path: UPath) -> tuple[int, str]:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml.features.hashing import feature_seed
+from ml.mixing import mix64
 
 Words = npt.NDArray[np.uint64]
 
@@ -31,27 +32,19 @@ def content_of(rows: int, columns: Iterable[tuple[str, npt.NDArray, npt.NDArray 
     return int(_sum(total))
 
 
-@nb.njit(cache=True, inline="always")
-def _mix(x):  # type: ignore[no-untyped-def]
-    # The finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
 @nb.njit(cache=True)
 def _add(total: Words, words: Words, seed: np.uint64) -> None:
     for i in range(len(total)):
-        total[i] += _mix(words[i] ^ seed)
+        total[i] += mix64(words[i] ^ seed)
 
 
 @nb.njit(cache=True)
 def _add_runs(total: Words, words: Words, lengths: npt.NDArray[np.int64], seed: np.uint64) -> None:
     at = 0
     for i in range(len(total)):
-        run = _mix(seed ^ np.uint64(lengths[i]))
+        run = mix64(seed ^ np.uint64(lengths[i]))
         for _ in range(lengths[i]):
-            run = _mix(run ^ words[at])
+            run = mix64(run ^ words[at])
             at += 1
         total[i] += run
 
@@ -60,5 +53,5 @@ def _add_runs(total: Words, words: Words, lengths: npt.NDArray[np.int64], seed: 
 def _sum(total: Words) -> np.uint64:
     found = np.uint64(0)
     for i in range(len(total)):
-        found += _mix(total[i])
+        found += mix64(total[i])
     return found

@@ -64,6 +64,7 @@ def _raw(spec: DatasetSpec) -> list[Expectation]:
         _band(
             "quarantine_rate", "quarantine_rate", expect.quarantine_rate, "Many malformed lines mean the format has changed."
         ),
+        _none("whole_files", "damaged_files", "Of a file that breaks off, nobody knows how much is missing."),
         _none("required", "null_rate", "A row without its time can not be placed in a day.", ("event_time",)),
         _none("time_in_day", "outside_day", "Rows of another day would let a model see the future."),
         _none("time_order", "out_of_order", "What trains online must see events as they happened."),

@@ -14,6 +14,7 @@ from statistics import median
 from ml.catalog.spec import DatasetSpec
 from ml.features.columns import ARROW_TYPES
 from ml.features.schema import arrow_schema
+from ml.logs.quarantine import damaged
 from ml.quality.drift import population_stability_index
 from ml.quality.profile import Profile
 
@@ -74,6 +75,12 @@ def _quarantine_rate(evidence: Evidence) -> Mapping[str, Value]:
     if quarantined is None:
         return {DAY: None}
     return {DAY: quarantined / max(quarantined + evidence.today.rows, 1)}
+
+
+def _damaged_files(evidence: Evidence) -> Mapping[str, Value]:
+    """How many files of the day could not be read to their end."""
+    reasons = evidence.today.manifest.get("reasons", {})
+    return {DAY: float(sum(count for reason, count in reasons.items() if reason.startswith(damaged(""))))}
 
 
 def _label_rate(evidence: Evidence) -> Mapping[str, Value]:
@@ -169,6 +176,7 @@ MEASURES: dict[str, Measure] = {
     "counts_of_features": _counts_of_features,
     "volume": _volume,
     "quarantine_rate": _quarantine_rate,
+    "damaged_files": _damaged_files,
     "null_rate": _null_rate,
     "not_finite": _not_finite,
     "range": _range,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from ml.lake import Lake, MissingPartition
+from ml.lake import BusyPartition, Lake, MissingPartition
 
 DAY = ("raw_logs", "shop", "2025-03-01")
 
@@ -39,6 +39,19 @@ def test_a_failed_writer_leaves_the_partition_that_was_there(lake: Lake):
     write(lake, "new")
     assert (lake.need(*DAY) / "rows.txt").read_text() == "new"
     assert [p.name for p in (lake.root / DAY[0] / DAY[1] / ".staging").iterdir()] == []
+
+
+def test_two_writers_of_one_partition_do_not_mix(lake: Lake):
+    with lake.write(*DAY) as staging:
+        with (
+            pytest.raises(BusyPartition, match="shop/raw_logs of 2025-03-01 is being written by another run"),
+            lake.write(*DAY),
+        ):
+            pass
+        (staging / "rows.txt").write_text("mine")
+        lake.describe(staging, {"rows": 4})
+    assert (lake.need(*DAY) / "rows.txt").read_text() == "mine"
+    write(lake, "next")
 
 
 def test_a_partition_that_was_about_to_be_replaced_is_not_lost(lake: Lake):

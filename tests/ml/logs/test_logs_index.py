@@ -215,3 +215,22 @@ def test_one_more_day_leaves_the_days_before_as_they_are(tmp_path: Path, lake: L
     assert [is_current(longer, day, tmp_path, lake) for day in DAYS] == [True, True, True, False]
     fresh = [ingest_day(longer, (START + timedelta(days=n)).isoformat(), tmp_path, lake, RUNNER) for n in (3, 4)]
     assert [(done.rows, done.quarantined) for done in fresh] == [(1, 0), (1, 1)]
+
+
+def test_a_day_that_lost_its_lines_to_another_is_done_again(tmp_path: Path, lake: Lake) -> None:
+    write(tmp_path, "a.csv", [line(1)])
+    ingest_day(spec(), DAYS[1], tmp_path, lake, RUNNER)
+    write(tmp_path, "a.csv", [line(2)])
+    assert [(d.key, d.current) for d in landed_days(spec(), tmp_path, lake)] == [(DAYS[1], False), (DAYS[2], False)]
+
+
+def test_a_day_that_rows_spill_into_has_not_landed_yet(tmp_path: Path, lake: Lake) -> None:
+    log = spec("%Y-%m-%d.csv", source={"spill_days": 1})
+    write(tmp_path, f"{DAYS[1]}.csv", [line(1), line(2)])
+    assert [d.key for d in landed_days(log, tmp_path, lake)] == [DAYS[1]]
+
+
+def test_days_to_come_have_not_landed(tmp_path: Path, lake: Lake) -> None:
+    live = spec().model_copy(update={"partitions": spec().partitions.model_copy(update={"end": None})})
+    write(tmp_path, "a.csv", [line(1), line(9000)])  # a clock that ran ahead
+    assert max(d.key for d in landed_days(live, tmp_path, lake)) < date.today().isoformat()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import warnings
 import zipfile
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 from upath import UPath
@@ -172,3 +175,24 @@ def test_blocks_divide_a_file_whoever_reads_them(block: int, tmp_path: Path, mon
             line for line in data.splitlines(keepends=True) if len(line.rstrip(b"\n")) <= block
         )
         assert sum(b.too_long is not None for b in whole) == sum(line in long for line in data.split(b"\n"))
+
+
+def test_parquet_is_read_whole_whatever_it_is_called(tmp_path: Path) -> None:
+    table = pa.table({"a": list(range(5000))})
+    pq.write_table(table, tmp_path / "a.pq", row_group_size=500)
+    source = Source.model_validate({"files": "*", "format": "parquet", "columns": {"a": "int"}})
+    [file] = find_files(source, tmp_path)
+    assert not file.splittable and read_table(source, tmp_path)[0].num_rows == 5000
+    (tmp_path / "b.parquet.gz").write_bytes(b"")
+    with pytest.raises(WrongFile, match=r"b\.parquet\.gz: Parquet is packed within"):
+        find_files(source, tmp_path)
+
+
+def test_of_a_member_that_is_there_twice_the_last_counts(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for text in ("1\n2\n", "3\n"):
+            archive.writestr("a.csv", text)
+        archive.writestr("__MACOSX/._a.csv", b"\0\0")
+    source = Source.model_validate({"files": "*.zip", "format": "csv", "columns": {"a": "int"}})
+    assert read_table(source, tmp_path)[0]["a"].to_pylist() == [3]

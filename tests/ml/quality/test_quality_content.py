@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from quality_days import DAYS, make_spec, write_features, write_mds, write_raw
 
@@ -29,6 +29,7 @@ def content(rows: list[tuple[int, float, list[int]]]) -> int:
     return content_of(len(rows), [("id", ids, None), ("x", dense, None), ("tags", np.array(parts, np.int64), lengths)])
 
 
+@settings(deadline=None)  # the first example compiles
 @given(ROWS, st.randoms())
 def test_order_does_not_matter(rows: list[Any], random: Any) -> None:
     shuffled = list(rows)
@@ -36,6 +37,7 @@ def test_order_does_not_matter(rows: list[Any], random: Any) -> None:
     assert content(shuffled) == content(rows)
 
 
+@settings(deadline=None)
 @given(ROWS, ROWS)
 def test_other_rows_have_another(a: list[Any], b: list[Any]) -> None:
     def bits(rows: list[Any]) -> list[Any]:

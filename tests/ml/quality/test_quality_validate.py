@@ -62,6 +62,7 @@ RAW = {
     "complete": {"manifest": {"rows": ROWS + 1}},
     "volume": {"rows": ROWS // 10},
     "quarantine_rate": {"manifest": {"quarantined": ROWS}},
+    "whole_files": {"manifest": {"reasons": {"damaged file: Error -3 while decompressing": 1}}},
     "required": {"change": put("event_time", 5, None)},
     "time_in_day": {"change": put("event_time", ROWS - 1, NEXT_DAY)},
     "time_order": {"change": put("event_time", 9, NEXT_DAY - 1)},
