@@ -1,0 +1,60 @@
+"""A row of a collisionless table as one record of 4-byte words: what it is of, and what it holds, side by side in memory.
+
+| words        | as      |                                                                          |
+|--------------|---------|--------------------------------------------------------------------------|
+| 0, 1         | int64   | id                                                                       |
+| 2, 3         | int64   | seen: latest event time, microseconds since 1970 UTC                     |
+| 4            | int32   | count: how often it was looked up in training                            |
+| 5            | int32   | version of the table when it was last updated                            |
+| 6            | int32   | number of its table, FREE for a row that waits to be used again          |
+| 7            | float32 | slot: row-wise Adagrad's accumulator; how many updates Adam has made     |
+| 8 … 8 + D    | float32 | weights                                                                  |
+| 8 + D …      | float32 | the optimizer's state: D for Adagrad, 2 D for Adam and FTRL, else none   |
+
+One record is one or two neighbouring cache lines, where columns apart would cost a miss each. Row 0 is the default row: what is
+not admitted reads it, and nothing updates it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+ID, SEEN = 0, 1  # of the int64 view
+COUNT, VERSION, TABLE, SLOT, WEIGHTS = 4, 5, 6, 7, 8
+FREE, DEFAULT = -1, 0
+_LINE = 64
+
+
+@dataclass
+class Records:
+    """R records of `width` words. floats: float32 [R, width]; words: the same memory as int32 [R, width]; longs: as int64
+    [R, width / 2]."""
+
+    floats: NDArray[np.float32]
+    words: NDArray[np.int32]
+    longs: NDArray[np.int64]
+
+    @classmethod
+    def zeros(cls, rows: int, width: int) -> Records:
+        """Zeros that begin with a cache line. Pages that are not written take no memory."""
+        raw = np.zeros(rows * width + _LINE // 4, np.float32)
+        start = (-raw.ctypes.data % _LINE) // 4
+        floats = raw[start : start + rows * width].reshape(rows, width)
+        return cls(floats, floats.view(np.int32), floats.view(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.floats)
+
+    def grown(self, rows: int, used: int) -> Records:
+        """A larger copy, of which the first `used` rows are these."""
+        larger = Records.zeros(rows, self.floats.shape[1])
+        larger.floats[:used] = self.floats[:used]
+        return larger
+
+
+def width_of(dim: int, state: int) -> int:
+    """Words of a record with `dim` weights and `state` words of optimizer state; even, so that int64s lie even."""
+    return WEIGHTS + dim + state + (dim + state) % 2

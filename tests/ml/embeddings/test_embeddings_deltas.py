@@ -1,0 +1,81 @@
+"""A store that is told what changed ends up as the one that changed, whatever it is told twice, and refuses what it missed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ml.embeddings.optimizers import RowOptimizer
+from ml.embeddings.records import WEIGHTS
+from ml.embeddings.store import Gap, Store, TableRules
+
+DIM, SECOND = 4, 1_000_000
+STEP = st.tuples(st.sampled_from(["train", "train", "expire", "sync", "again"]), st.lists(st.integers(-5, 5), max_size=8))
+
+
+def new_store() -> Store:
+    return Store([TableRules("t", ttl_seconds=3.0), TableRules("u")], DIM, RowOptimizer(), 0.1, 0)
+
+
+def held(store: Store) -> dict[tuple[int, int], tuple[int, bytes]]:
+    found = {}
+    for table in (0, 1):
+        for row in store.rows_of(table):
+            weights = store.records.floats[row, WEIGHTS : WEIGHTS + DIM].tobytes()
+            found[table, int(store.records.longs[row, 0])] = (int(store.records.longs[row, 1]), weights)
+    return found
+
+
+def train(store: Store, ids: list[int], now: int, rng: np.random.Generator) -> None:
+    tables, keys = np.array([i % 2 for i in ids], np.int64), np.array(ids, np.int64)
+    order = np.argsort(tables, kind="stable")
+    rows = store.find_for_training(tables[order], keys[order], now, 0.1)
+    n = int((tables == 0).sum())
+    offsets = np.array([0, n, len(ids)])
+    means, groups = np.zeros(2, bool), np.array([0, 1 << 32 | 1])
+    grad = rng.normal(size=(1, 2 * DIM)).astype(np.float32)
+    store.update(rows, offsets, np.empty(0, np.float32), means, groups, grad, 0.1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(STEP, max_size=20))
+def test_deltas_carry_everything(steps: list[tuple[str, list[int]]]) -> None:
+    trainer, server, rng = new_store(), new_store(), np.random.default_rng(0)
+    last = None
+    for now, (what, ids) in enumerate(steps):
+        if what == "train":
+            train(trainer, ids, now * SECOND, rng)
+        elif what == "expire":
+            trainer.expire(now * SECOND)
+        elif what == "again" and last is not None:
+            before = held(server)
+            assert server.apply(last) is False and held(server) == before
+        elif what == "sync":
+            last = trainer.delta(server.version)
+            assert server.apply(last) is (trainer.version > last.since)
+            assert held(server) == held(trainer) and len(server) == len(trainer) == len(server.ids)
+    server.apply(trainer.delta(server.version))
+    fresh = new_store()
+    fresh.apply(trainer.delta(0))
+    assert held(server) == held(trainer) == held(fresh)
+
+
+def test_a_delta_that_was_missed_is_refused() -> None:
+    trainer, server, rng = new_store(), new_store(), np.random.default_rng(0)
+    train(trainer, [1, 2], 0, rng)
+    first = trainer.version
+    train(trainer, [3], 0, rng)
+    with pytest.raises(Gap, match="the table is at version 0, the delta begins after 1"):
+        server.apply(trainer.delta(first))
+    assert held(server) == {}
+
+
+def test_a_delta_holds_what_was_touched_and_no_more() -> None:
+    store, rng = new_store(), np.random.default_rng(0)
+    train(store, list(range(1000)), 0, rng)
+    since = store.version
+    train(store, [7, 9], 0, rng)
+    delta = store.delta(since)
+    assert sorted(delta.ids.tolist()) == [7, 9] and len(delta.gone_ids) == 0
