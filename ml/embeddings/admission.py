@@ -1,17 +1,26 @@
-"""Which ids get a row: those seen often enough. Counting is exact, and what is not yet admitted takes no row, only a count.
+"""Which ids get a row: those seen often enough. What is not yet admitted takes no row, only a count.
 
-A waiting id is a slot of three int64, laid out as the map is: the id, `table << 40 | count`, and when it was last seen.
-Duplicates within a batch count, and all occurrences of the batch in which an id is admitted read its row.
+A waiting id is a slot of three int64, laid out as the map is: the id, `table << 40 | due << 39 | count`, and when it was last
+seen, in microseconds. Duplicates within a batch count, and all occurrences of the batch in which an id is admitted read its
+row. A sliding count is two: `earlier half window << 19 | this half window`.
 """
 
 from __future__ import annotations
 
 import numba as nb
+import numpy as np
 
-from ml.embeddings.idmap import EMPTY, ROW_BITS, ROW_MASK, find_one, home_of, insert_one
+from ml.embeddings.idmap import EMPTY, ROW_BITS, find_one, home_of, insert_one
 from ml.embeddings.initial import draw
 from ml.embeddings.optimizers import begin_state
 from ml.embeddings.records import COUNT, DEFAULT, ID, SEEN, TABLE, VERSION
+from ml.mixing import GOLDEN, mix64
+
+DIRECT, EXACT, SLIDING, PROBABILISTIC = range(4)
+DUE = 1 << 39
+COUNTED = DUE - 1
+_HALF_BITS = 19
+_HALF = (1 << _HALF_BITS) - 1
 
 
 @nb.njit(cache=True, inline="always")
@@ -24,41 +33,92 @@ def _waiting(waiting, table, key):  # type: ignore[no-untyped-def]
     return at
 
 
+@nb.njit(cache=True, inline="always")
+def occurrences(count, filter_):  # type: ignore[no-untyped-def]
+    """How many occurrences a waiting id's count stands for."""
+    if filter_ == SLIDING:
+        return (count >> _HALF_BITS & _HALF) + (count & _HALF)
+    return count & COUNTED
+
+
+@nb.njit(cache=True, inline="always")
+def _once_more(count, filter_, known, seen, now, half):  # type: ignore[no-untyped-def]
+    """The count after another occurrence at `now`. half: of the window, microseconds."""
+    if filter_ != SLIDING:
+        return (count & COUNTED) + 1
+    earlier, current = count >> _HALF_BITS & _HALF, count & _HALF
+    if known:
+        halves = now // half - seen // half
+        if halves == 1:
+            earlier, current = current, 0
+        elif halves > 1:
+            earlier, current = 0, 0
+    return earlier << _HALF_BITS | min(current + 1, _HALF)
+
+
+@nb.njit(cache=True, nogil=True)
+def count_missing(waiting, tables, ids, missing, now, state, filters, thresholds, halves, seeds, version, due):  # type: ignore[no-untyped-def]
+    """Count the occurrences `missing`, int64 [M] positions in ids, of `tables`, int64 [M], and mark the ids that are due.
+
+    due: int64 by table, how many those are, added to. state[2], how many slots are taken, is updated. There must be room for M.
+    """
+    for at in range(len(missing)):
+        table, key = tables[at], ids[missing[at]]
+        filter_ = filters[table]
+        if filter_ == DIRECT:
+            continue
+        if filter_ == PROBABILISTIC:
+            here_and_now = np.uint64(version) * np.uint64(GOLDEN) + np.uint64(missing[at])
+            chance = mix64(mix64(seeds[table] ^ np.uint64(key)) + here_and_now)
+            if chance > np.uint64(0xFFFFFFFFFFFFFFFF) // np.uint64(thresholds[table]):
+                continue
+        slot = _waiting(waiting, table, key)
+        known = waiting[slot, 1] != EMPTY
+        if not known:
+            waiting[slot, 0], waiting[slot, 1], waiting[slot, 2] = key, table << ROW_BITS, now
+            state[2] += 1
+        marked = waiting[slot, 1] & DUE
+        before = waiting[slot, 1] & COUNTED
+        if before == 0:
+            waiting[slot, 2] = now
+        count = _once_more(before, filter_, before > 0, waiting[slot, 2], now, halves[table])
+        if not marked and (filter_ == PROBABILISTIC or occurrences(count, filter_) >= thresholds[table]):
+            marked = DUE
+            due[table] += 1
+        waiting[slot, 1] = table << ROW_BITS | marked | count
+        waiting[slot, 2] = max(now, waiting[slot, 2])
+
+
 @nb.njit(cache=True, nogil=True)
 def admit(  # type: ignore[no-untyped-def]
-    slots, waiting, floats, words, longs, tables, ids, rows, missing, now, free, state, thresholds, caps, live,
+    slots, waiting, floats, words, longs, tables, ids, rows, missing, seconds, free, state, filters, caps, live,
     seeds, scale, dim, kind, constants, lr, version,
 ):  # fmt: skip
-    """Give rows to the occurrences `missing`, int64 [M] positions in tables, ids and rows [N], which have none.
+    """Give rows to the occurrences `missing` whose ids are due and fit in; rows [N] of the others become the default row.
 
-    state: int64 [3], the next row that was never used, how many of `free` there are, how many ids wait; updated. thresholds,
-    caps, live: int64 by table, live is updated. There must be room for M keys in slots, waiting and records.
+    state: int64 [3], the next row that was never used, how many of `free` there are, how many waiting slots are taken. caps,
+    live: int64 by table. There must be room for M keys in slots and records.
     """
     for at in range(len(missing)):
         i = missing[at]
-        table = tables[i]
-        if thresholds[table] > 1 and find_one(slots, table, ids[i]) == EMPTY:
-            slot = _waiting(waiting, table, ids[i])
-            if waiting[slot, 1] == EMPTY:
-                waiting[slot, 0], waiting[slot, 1] = ids[i], table << ROW_BITS
-                state[2] += 1
-            waiting[slot, 1] += 1
-            waiting[slot, 2] = max(now, waiting[slot, 2]) if waiting[slot, 1] & ROW_MASK > 1 else now
-    for at in range(len(missing)):
-        i = missing[at]
-        table, key = tables[i], ids[i]
+        table, key = tables[at], ids[i]
+        counts_here = filters[table] == DIRECT or filters[table] == PROBABILISTIC
         row = find_one(slots, table, key)
-        counted = 0
         if row == EMPTY:
             rows[i] = DEFAULT
-            if live[table] >= caps[table]:
-                continue
-            if thresholds[table] > 1:
+            counted = 0
+            if filters[table] != DIRECT:
                 slot = _waiting(waiting, table, key)
-                counted = waiting[slot, 1] & ROW_MASK
-                if counted < thresholds[table]:
+                if waiting[slot, 1] == EMPTY or not waiting[slot, 1] & DUE:
                     continue
-                waiting[slot, 1] = table << ROW_BITS  # should its row expire, it waits anew
+                count = waiting[slot, 1] & COUNTED
+                waiting[slot, 1] = table << ROW_BITS | (0 if counts_here else count)
+                if live[table] >= caps[table]:
+                    continue
+                waiting[slot, 1] = table << ROW_BITS  # should its row be let go, it waits anew
+                counted = 0 if counts_here else occurrences(count, filters[table])
+            elif live[table] >= caps[table]:
+                continue
             if state[1]:
                 state[1] -= 1
                 row = free[state[1]]
@@ -69,39 +129,24 @@ def admit(  # type: ignore[no-untyped-def]
             live[table] += 1
             draw(floats, row, dim, seeds[table], key, scale)
             begin_state(floats, row, dim, kind, constants, lr)
-            longs[row, ID], longs[row, SEEN] = key, now
+            longs[row, ID] = key
+            words[row, SEEN] = np.int32(np.uint32(seconds))
             words[row, COUNT], words[row, VERSION], words[row, TABLE] = counted, version, table
         rows[i] = row
-        words[row, COUNT] += thresholds[table] == 1
-        longs[row, SEEN] = max(longs[row, SEEN], now)
-
-
-@nb.njit(cache=True, nogil=True)
-def touch(words, longs, rows, missing, now):  # type: ignore[no-untyped-def]
-    """Count the occurrences that have a row, and put down the positions of those that have none; how many these are."""
-    without = 0
-    for i in range(len(rows)):
-        row = rows[i]
-        if row == EMPTY:
-            missing[without] = i
-            without += 1
-        else:
-            words[row, COUNT] += 1
-            longs[row, SEEN] = max(longs[row, SEEN], now)
-    return without
+        words[row, COUNT] += counts_here
 
 
 @nb.njit(cache=True)
-def keep_waiting(waiting, kept, before, ttl):  # type: ignore[no-untyped-def]
-    """Copy into kept (empty, with room) the ids that still wait: not those of a table with a ttl last seen before `before`
-    less it, nor those that were admitted (count 0). How many they are."""
+def keep_waiting(waiting, kept, now, ttl):  # type: ignore[no-untyped-def]
+    """Copy into kept (empty, with room) the ids that still wait: not those of a table with a ttl (microseconds) that were last
+    seen longer ago, nor those that were admitted. How many they are."""
     count = 0
     for at in range(len(waiting)):
         value = waiting[at, 1]
         if value == EMPTY:
             continue
         table = value >> ROW_BITS
-        if value & ROW_MASK == 0 or (ttl[table] > 0 and waiting[at, 2] < before - ttl[table]):
+        if value & COUNTED == 0 or (ttl[table] > 0 and waiting[at, 2] < now - ttl[table]):
             continue
         slot = _waiting(kept, table, waiting[at, 0])
         kept[slot, 0], kept[slot, 1], kept[slot, 2] = waiting[at, 0], value, waiting[at, 2]

@@ -5,11 +5,28 @@ snapshots need beyond it. Kinds of tables implement it in their own modules; mod
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+
+@dataclass(frozen=True)
+class TableFigures:
+    """Of one table. waiting: ids that are counted and have no row yet. The others are sums over its whole life: rows admitted,
+    expired, evicted; occurrences looked up in training, and of these such as had no row before their batch."""
+
+    rows: int
+    nbytes: int
+    waiting: int = 0
+    admitted: int = 0
+    expired: int = 0
+    evicted: int = 0
+    looked_up: int = 0
+    unknown: int = 0
 
 
 class TrainableBags(EmbeddingBagCollectionInterface):
@@ -22,21 +39,62 @@ class TrainableBags(EmbeddingBagCollectionInterface):
     def set_learning_rate(self, lr: float) -> None:
         """Learning rate of the backward passes to come."""
 
+    def set_time(self, now: int) -> None:
+        """Event time of the batches to come, microseconds since 1970 UTC, for tables that forget."""
+        return None
+
     @abstractmethod
     def weights(self) -> dict[str, torch.Tensor]:
-        """What predictions need, by name. Views of the live tensors: copying into one restores it."""
+        """What predictions need, by name; of tables whose size is fixed, views of the live tensors."""
 
     @abstractmethod
     def training_state(self) -> dict[str, torch.Tensor]:
-        """What only training needs, the optimizer's state first of all, by name. Views too."""
+        """What only training needs, the optimizer's state first of all, by name."""
+
+    def restore(self, weights: Mapping[str, torch.Tensor], training_state: Mapping[str, torch.Tensor] | None) -> None:
+        """Take on what `weights` and `training_state` gave; without the latter, for predictions alone.
+
+        Raises `ValueError`, naming the tensors, where they are not of these tables.
+        """
+        for own, saved in ((self.weights(), weights), (self.training_state(), training_state)):
+            if saved is None:
+                continue
+            if own.keys() != saved.keys():
+                raise ValueError(f"expected tensors {sorted(own)}, found {sorted(saved)}")
+            for name, tensor in own.items():
+                if tensor.shape != saved[name].shape or tensor.dtype != saved[name].dtype:
+                    expected, found = (f"{t.dtype} {tuple(t.shape)}" for t in (tensor, saved[name]))
+                    raise ValueError(f"{name}: expected {expected}, found {found}")
+                tensor.copy_(saved[name])
+
+    def dense_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Named parameters that are no table rows and are trained by the model's own optimizer."""
+        return iter(())
+
+    @abstractmethod
+    def figures(self) -> dict[str, TableFigures]:
+        """By table."""
 
     @abstractmethod
     def begin_pass(self) -> None:
         """Forget which rows were touched."""
 
+    def end_pass(self) -> None:
+        """The day is over: tables that forget do so now."""
+        return None
+
     @abstractmethod
     def rows_touched(self) -> int:
         """Distinct rows looked up in training mode since `begin_pass`."""
+
+
+def in_order(features: KeyedJaggedTensor, keys: list[str]) -> KeyedJaggedTensor:
+    """Those keys, in that order. Raises `KeyError` where one is missing."""
+    if features.keys() == keys:
+        return features
+    if missing := set(keys) - set(features.keys()):
+        raise KeyError(f"sparse features {sorted(missing)} are not in the batch, which has {features.keys()}")
+    return features.permute([features.keys().index(key) for key in keys])
 
 
 def bags_of(model: nn.Module) -> dict[str, TrainableBags]:
@@ -45,6 +103,9 @@ def bags_of(model: nn.Module) -> dict[str, TrainableBags]:
 
 
 def dense_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Named parameters that an ordinary optimizer trains: all but those of the tables."""
-    tables = tuple(f"{path}." for path in bags_of(model))
-    return ((name, p) for name, p in model.named_parameters() if not name.startswith(tables or ("\0",)))
+    """Named parameters that an ordinary optimizer trains: all but the rows of tables."""
+    tables = bags_of(model)
+    paths = tuple(f"{path}." for path in tables)
+    yield from ((name, p) for name, p in model.named_parameters() if not (paths and name.startswith(paths)))
+    for path, bags in tables.items():
+        yield from ((f"{path}.{name}", parameter) for name, parameter in bags.dense_parameters())

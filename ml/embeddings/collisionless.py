@@ -1,29 +1,32 @@
 """Collisionless tables behind TorchRec's `EmbeddingBagCollection` face: any 64-bit id has a row of its own, once admitted.
 
 Rows are updated in the backward pass, each once by the sum of its gradients. What a row is and when it comes and goes is
-`store`.
+`store`, how it is written down `columns`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
-from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
+from ml.embeddings import columns
+from ml.embeddings.bags import TableFigures, TrainableBags, in_order
 from ml.embeddings.optimizers import RowOptimizer
-from ml.embeddings.store import Store, TableRules
+from ml.embeddings.records import VERSION
+from ml.embeddings.rules import TableRules
+from ml.embeddings.store import Occurrences, Store
 
 
-class CollisionlessEmbeddingBags(EmbeddingBagCollectionInterface):
+class CollisionlessEmbeddingBags(TrainableBags):
     """Tables of one dimension D, for F features; several features may share one. `num_embeddings` of a config is not a bound.
 
-    Time is told by `set_time` before a batch: event time, in microseconds. Evaluation admits, counts and touches nothing.
+    Time is told by `set_time` before a batch: event time, in microseconds. Evaluation admits, counts and touches nothing. As
+    many threads work as torch is set to. Weights per sample are not learned: no gradient goes to them.
 
     >>> tables = [EmbeddingBagConfig(name="t", embedding_dim=4, num_embeddings=1, feature_names=["f"])]
     >>> bags = CollisionlessEmbeddingBags(tables, lr=0.1, init_scale=0.1)
@@ -53,11 +56,16 @@ class CollisionlessEmbeddingBags(EmbeddingBagCollectionInterface):
         self._keys = [feature for feature, _ in placed]
         if len(set(self._keys)) != len(self._keys):
             raise ValueError(f"expected each feature in one table, found {self._keys}")
-        self._tables = np.array([number for _, number in placed], np.int64)
-        self._groups = np.sort(self._tables << 32 | np.arange(len(placed)))
-        self._means = np.array([tables[number].pooling == PoolingType.MEAN for _, number in placed])
-        chosen = [(rules or {}).get(table.name, TableRules(table.name)) for table in tables]
-        self.store = Store(chosen, self._dim, optimizer or RowOptimizer(), init_scale, seed)
+        self.store = Store(
+            [(rules or {}).get(table.name, TableRules(table.name)) for table in tables],
+            self._dim,
+            optimizer or RowOptimizer(),
+            init_scale,
+            seed,
+            features=[number for _, number in placed],
+            means=[tables[number].pooling == PoolingType.MEAN for _, number in placed],
+        )
+        self._pass_began_at = 0
         # Autograd calls a backward only for what depends on something that wants a gradient.
         self._anchor = nn.Parameter(torch.empty(0))
 
@@ -66,17 +74,16 @@ class CollisionlessEmbeddingBags(EmbeddingBagCollectionInterface):
 
         The features' keys may come in any order. Raises `KeyError` where one is missing.
         """
-        if features.keys() != self._keys:
-            if missing := set(self._keys) - set(features.keys()):
-                raise KeyError(f"sparse features {sorted(missing)} are not in the batch, which has {features.keys()}")
-            features = features.permute([features.keys().index(key) for key in self._keys])
-        ids, offsets = features.values().numpy(), features.offsets().numpy().astype(np.int64, copy=False)
-        weights = features.weights().detach().numpy() if self._weighted else np.empty(0, np.float32)
-        tables = np.repeat(self._tables, features.length_per_key())
-        find = partial(self.store.find_for_training, now=self.now, lr=self.lr) if self.training else self.store.find
-        rows = find(tables, ids)
-        pooled = _Pool.apply(self._anchor, self, rows, offsets, weights)
+        features = in_order(features, self._keys)
+        offsets = features.offsets().numpy().astype(np.int64, copy=False)
+        batch = Occurrences(features.values().numpy(), offsets)
+        if self._weighted:
+            batch = batch._replace(weights=features.weights().detach().numpy())
+        pooled = _Pool.apply(self._anchor, self, batch) if self.training else self._look_up(batch)
         return KeyedTensor(self._keys, [self._dim] * len(self._keys), pooled)
+
+    def _look_up(self, batch: Occurrences) -> torch.Tensor:
+        return torch.from_numpy(self.store.look_up(batch, torch.get_num_threads()))
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
         return self._configs
@@ -85,22 +92,60 @@ class CollisionlessEmbeddingBags(EmbeddingBagCollectionInterface):
         return self._weighted
 
     def set_learning_rate(self, lr: float) -> None:
-        """Of the backward passes to come."""
         self.lr = lr
 
     def set_time(self, now: int) -> None:
-        """Event time of the batches to come, microseconds since 1970 UTC."""
         self.now = now
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """By table, in the order of ids: `<table>.id` int64 [N], `<table>.weight` float32 [N, D]; `version` int64 [2]."""
+        return columns.weights(self.store)
+
+    def training_state(self) -> dict[str, torch.Tensor]:
+        """By table: seen, count, version and optimizer state of each row; what waits; what was let go; counters."""
+        return columns.training_state(self.store) | {"pass": torch.tensor([self._pass_began_at])}
+
+    def restore(self, weights: Mapping[str, torch.Tensor], training_state: Mapping[str, torch.Tensor] | None) -> None:
+        columns.restore(self.store, weights, training_state)
+        if training_state is not None:
+            self._pass_began_at = int(training_state["pass"][0])
+
+    def begin_pass(self) -> None:
+        self._pass_began_at = self.store.version
+
+    def end_pass(self) -> None:
+        """Let go of what has not been seen for its table's time to live."""
+        self.store.expire(self.store.time)
+
+    def rows_touched(self) -> int:
+        return int((self.store.records.words[1 : self.store.used, VERSION] > self._pass_began_at).sum())
+
+    def figures(self) -> dict[str, TableFigures]:
+        store, each = self.store, self.store.row_bytes + self.store.ids.nbytes / max(len(self.store), 1)
+        waiting, counters = store.waiting_ids(), store.counters
+        return {
+            config.name: TableFigures(
+                rows=int(store.live[number]),
+                nbytes=round(int(store.live[number]) * each),
+                waiting=int(waiting[number]),
+                admitted=int(counters.admitted[number]),
+                expired=int(counters.expired[number]),
+                evicted=int(counters.evicted[number]),
+                looked_up=int(counters.looked_up[number]),
+                unknown=int(counters.unknown[number]),
+            )
+            for number, config in enumerate(self._configs)
+        }
 
 
 class _Pool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, anchor, bags, rows, offsets, weights):  # type: ignore[no-untyped-def, override]
-        ctx.bags, ctx.rows, ctx.offsets, ctx.bag_weights = bags, rows, offsets, weights
-        return torch.from_numpy(bags.store.pool(rows, offsets, weights, bags._means))
+    def forward(ctx, anchor, bags, batch):  # type: ignore[no-untyped-def, override]
+        out, taken = bags.store.look_up_for_training(batch, bags.now, bags.lr, torch.get_num_threads())
+        ctx.bags, ctx.taken = bags, taken
+        return torch.from_numpy(out)
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def, override]
-        bags = ctx.bags
-        bags.store.update(ctx.rows, ctx.offsets, ctx.bag_weights, bags._means, bags._groups, grad.contiguous().numpy(), bags.lr)
-        return None, None, None, None, None
+        ctx.bags.store.update(ctx.taken, grad.contiguous().numpy(), ctx.bags.lr)
+        return None, None, None

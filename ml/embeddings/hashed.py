@@ -19,7 +19,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from ml.embeddings.bags import TrainableBags
+from ml.embeddings.bags import TableFigures, TrainableBags, in_order
 from ml.embeddings.remap import to_rows
 
 
@@ -75,8 +75,7 @@ class HashedEmbeddingBags(TrainableBags):
 
         The features' keys may come in any order. Raises `KeyError` where one is missing.
         """
-        if features.keys() != self._keys:
-            features = _select(features, self._keys)
+        features = in_order(features, self._keys)
         of_key = torch.tensor(features.length_per_key())
         rows = to_rows(features.values(), torch.repeat_interleave(self.rows, of_key))
         if self.training:
@@ -99,14 +98,12 @@ class HashedEmbeddingBags(TrainableBags):
         tables = zip(self._configs, self._tbe.split_optimizer_states(), strict=True)
         return {f"{config.name}.accumulator": state.detach() for config, (state,) in tables} | {"touched": self.touched}
 
+    def figures(self) -> dict[str, TableFigures]:
+        tables = zip(self._configs, self._tbe.split_embedding_weights(), strict=True)
+        return {config.name: TableFigures(len(weight), weight.nbytes + 4 * len(weight)) for config, weight in tables}
+
     def begin_pass(self) -> None:
         self.touched.zero_()
 
     def rows_touched(self) -> int:
         return int(self.touched.sum())
-
-
-def _select(features: KeyedJaggedTensor, keys: list[str]) -> KeyedJaggedTensor:
-    if missing := set(keys) - set(features.keys()):
-        raise KeyError(f"sparse features {sorted(missing)} are not in the batch, which has {features.keys()}")
-    return features.permute([features.keys().index(key) for key in keys])

@@ -1,172 +1,196 @@
-"""The two kernels of every step: pooling rows into bags, and updating each row once by the sum of its bags' gradients.
+"""From ids to bags, block by block: memory is asked for the map's slots of a block, then for the rows found there, then these
+are summed into bags, so that the processor waits for many places at once and each is fetched from memory once.
 
 Occurrences come feature by feature, as in a KeyedJaggedTensor: bag f * B + b of feature f and example b holds occurrences
-offsets[f * B + b] to the next. Kernels are compiled for a dimension and an optimizer, whose loops then have constant bounds.
-Part p of P works on examples, or on rows, that no other part touches: parts may run in threads, and every row is summed in the
-order of its occurrences however many parts there are.
+offsets[f * B + b] to the next. Kernels take some of the features; features of different tables may run in threads, for no row
+is of two tables, and whatever the threads, a row's occurrences are seen in their order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numba as nb
 import numpy as np
+from numpy.typing import NDArray
 
-from ml.embeddings.optimizers import updater
-from ml.embeddings.prefetch import AHEAD, prefetch
-from ml.embeddings.records import VERSION, WEIGHTS
+from ml.embeddings.idmap import EMPTY, ROW_BITS, ROW_MASK, home_of
+from ml.embeddings.prefetch import prefetch
+from ml.embeddings.records import COUNT, PLACE, SEEN, WEIGHTS
 
-_FAST = {"reassoc", "contract"}
+FAST = {"reassoc", "contract"}
+_NONE = -1
+_BLOCK = 128  # occurrences between asking for memory and using it: few enough to be in the first cache still
+
+
+@dataclass
+class Lists:
+    """Of one part: the rows that occur, int64 [N], and the last occurrence of each, int32 [N], of which the first `found`
+    count; positions of occurrences without a row, and their tables, int64 [N], of which the first `missing` count."""
+
+    distinct: NDArray[np.int64]
+    last: NDArray[np.int32]
+    without: NDArray[np.int64]
+    tables: NDArray[np.int64]
+    found: int = 0
+    missing: int = 0
+
+    @classmethod
+    def room_for(cls, n: int) -> Lists:
+        return cls(np.empty(n, np.int64), np.empty(n, np.int32), np.empty(n, np.int64), np.empty(n, np.int64))
+
+
+@dataclass
+class Notes:
+    """What a pass over N occurrences leaves behind for the update. By occurrence: its row, int64 [N]; the line of the gradient
+    [B * F, D] that is its bag's, int32 [N]; its weight in the bag, float32 [N]; the occurrence of the same row before it, -1
+    for none, int32 [N]. And the lists of each part."""
+
+    rows: NDArray[np.int64]
+    lines: NDArray[np.int32]
+    shares: NDArray[np.float32]
+    before: NDArray[np.int32]
+    parts: list[Lists]
+
+    @classmethod
+    def room_for(cls, n: int, parts: int) -> Notes:
+        lists = [Lists.room_for(n) for _ in range(parts)]
+        return cls(np.empty(n, np.int64), np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.int32), lists)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@nb.njit(cache=True, error_model="numpy")
+def _find(slots, table, ids, rows, first, last):  # type: ignore[no-untyped-def]
+    """Rows of the occurrences [first, last), EMPTY for those without."""
+    mask, one = np.uint64(len(slots) - 1), np.uint64(1)
+    for at in range(first, last):
+        i = np.uint64(at)
+        home = np.uint64(home_of(table, ids[i], np.int64(mask)))
+        rows[i] = home  # until it is replaced, below
+        prefetch(slots, home, np.uint64(0))
+    for at in range(first, last):
+        i = np.uint64(at)
+        key, place, row = ids[i], np.uint64(rows[i]), np.int64(EMPTY)
+        while True:
+            value = slots[place, one]
+            if value == EMPTY:
+                break
+            if slots[place, np.uint64(0)] == key and value >> ROW_BITS == table:
+                row = value & ROW_MASK
+                break
+            place = (place + one) & mask
+        rows[i] = row
 
 
 @lru_cache(maxsize=32)
-def pooler(dim: int) -> Callable[..., None]:
-    """pool(floats, rows, offsets, weights, means, out, begin, end): examples [begin, end) into out, float32 [B, F * dim].
+def reader(dim: int, training: bool) -> Callable[..., tuple[int, int]]:
+    """read(slots, floats, words, ids, offsets, weights, means, tables, features, seconds, *notes, out) -> (found, missing).
 
-    rows: int64 [N]. weights: float32 [N], or empty. means: bool [F], whether a feature's bags are averaged.
+    Pools the bags of `features` into out, float32 [B, F * dim]; rows that are not there add nothing. In training it also
+    counts, touches and takes notes (see `Notes`); else it writes nothing but `rows`, in which it works.
+
+    ids: int64 [N]. weights: float32 [N], or empty. means: bool [F], whether a feature's bags are averaged. tables: int64 [F].
     """
 
-    @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-    def pool(floats, rows, offsets, weights, means, out, begin, end):  # type: ignore[no-untyped-def]
+    @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+    def read(  # type: ignore[no-untyped-def]
+        slots, floats, words, ids, offsets, weights, means, tables, features, seconds,
+        rows, lines, shares, before, distinct, last, without, of_table, out,
+    ):  # fmt: skip
         examples = len(out)
         weighted = len(weights) > 0
-        total = len(rows)
-        for feature in range(len(means)):
-            at = np.uint64(feature * dim)
-            for example in range(begin, end):
-                bag = np.uint64(feature * examples + example)
-                first, last = offsets[bag], offsets[bag + np.uint64(1)]
-                if last - first == 1 and not weighted:
-                    if first + AHEAD < total:
-                        soon = np.uint64(rows[np.uint64(first + AHEAD)])
-                        prefetch(floats, soon, np.uint64(WEIGHTS))
-                        prefetch(floats, soon, np.uint64(WEIGHTS + 15))
-                    row = np.uint64(rows[np.uint64(first)])
-                    for d in range(dim):
-                        out[example, at + np.uint64(d)] = floats[row, np.uint64(WEIGHTS + d)]
-                    continue
-                for d in range(dim):
-                    out[example, at + np.uint64(d)] = 0
-                for i in range(first, last):
-                    row = np.uint64(rows[i])
-                    weight = weights[i] if weighted else np.float32(1)
-                    for d in range(dim):
-                        out[example, at + np.uint64(d)] += weight * floats[row, np.uint64(WEIGHTS + d)]
-                if means[feature] and last - first > 1:
-                    scale = np.float32(1) / np.float32(last - first)
-                    for d in range(dim):
-                        out[example, at + np.uint64(d)] *= scale
-
-    return pool
-
-
-def scratch(occurrences: int) -> tuple[np.ndarray, ...]:
-    """What `trainer`'s kernel works in, enough for so many occurrences; each part needs its own."""
-    places = 16
-    while places < 2 * occurrences:
-        places *= 2
-    notes, distinct = np.empty((5, occurrences), np.int32), np.empty(occurrences, np.int64)
-    return notes, distinct, np.empty(occurrences, np.float32), np.empty(places, np.int32)
-
-
-@lru_cache(maxsize=32)
-def trainer(dim: int, kind: int) -> Callable[..., None]:
-    """update(floats, words, rows, offsets, weights, means, grad, groups, constants, lr, version, part, parts, *scratch).
-
-    Updates each row r with r % parts == part that an occurrence reads, but the default row, by its summed gradient.
-    grad: float32 [B, F * dim]. groups: int64 [F], table << 32 | feature, sorted: no row is of two tables, so each table's are
-    gathered alone.
-    """
-    apply = updater(dim, kind)
-
-    @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-    def update(  # type: ignore[no-untyped-def]
-        floats,
-        words,
-        rows,
-        offsets,
-        weights,
-        means,
-        grad,
-        groups,
-        constants,
-        lr,
-        version,
-        part,
-        parts,
-        notes,
-        distinct,
-        scales,
-        places,
-    ):
-        examples = len(grad)
-        weighted = len(weights) > 0
-        one = np.uint64(1)
-        summed = np.empty(dim, np.float32)
-        # Of an occurrence: where its gradient lies, with which weight, and the next occurrence of the same row.
-        example_of, column_of, chain = notes[0], notes[1], notes[2]
-        heads, tails = notes[3], notes[4]
-        begin = 0
-        while begin < len(groups):
-            end, here = begin, 0
-            while end < len(groups) and groups[end] >> 32 == groups[begin] >> 32:
-                feature = groups[end] & 0xFFFFFFFF
-                here += offsets[(feature + 1) * examples] - offsets[feature * examples]
-                end += 1
-            size = 16
-            while size < 2 * here:
-                size *= 2
-            places[:size] = -1
-            mask = np.uint64(size - 1)
-            found = np.uint64(0)
-            for group in range(begin, end):
-                feature = groups[group] & 0xFFFFFFFF
-                column = feature * dim
-                for example in range(examples):
-                    bag = np.uint64(feature * examples + example)
-                    begins, ends = offsets[bag], offsets[bag + one]
-                    scale = np.float32(1)
-                    if ends - begins > 1 and means[feature]:
-                        scale /= np.float32(ends - begins)
+        found, missing = 0, 0
+        for f in range(len(features)):
+            feature = features[f]
+            table, mean = tables[feature], means[feature]
+            column, bags = np.uint64(feature * dim), feature * examples
+            of_feature = offsets[bags + examples] - offsets[bags]
+            step = max(1, _BLOCK * examples // max(of_feature, 1))
+            for start in range(0, examples, step):
+                stop = min(start + step, examples)
+                _find(slots, table, ids, rows, offsets[bags + start], offsets[bags + stop])
+                for at in range(offsets[bags + start], offsets[bags + stop]):
+                    row = np.uint64(max(rows[np.uint64(at)], 0))
+                    prefetch(floats, row, np.uint64(0))
+                    prefetch(floats, row, np.uint64(WEIGHTS + dim - 1))
+                for example in range(start, stop):
+                    prefetch(out, np.uint64(example), column)
+                for example in range(start, stop):
+                    bag, line = np.uint64(bags + example), np.uint64(example)
+                    begins, ends = offsets[bag], offsets[bag + np.uint64(1)]
+                    alone = ends - begins == 1 and not weighted
+                    if not alone or rows[begins] == EMPTY:
+                        for d in range(dim):
+                            out[line, column + np.uint64(d)] = 0
                     for at in range(begins, ends):
                         i = np.uint64(at)
-                        row = np.uint64(rows[i])
-                        if row == 0 or (parts > 1 and np.int64(row) % parts != part):
+                        share = weights[i] if weighted else np.float32(1)
+                        if mean and ends - begins > 1:
+                            share /= np.float32(ends - begins)
+                        if training:
+                            lines[i] = example * len(means) + feature
+                            shares[i] = share
+                        if rows[i] == EMPTY:
+                            if training:
+                                without[np.uint64(missing)], of_table[np.uint64(missing)] = at, table
+                                missing += 1
                             continue
-                        example_of[i], column_of[i], chain[i] = example, column, -1
-                        scales[i] = scale * weights[i] if weighted else scale
-                        place = (row * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(40)) & mask
-                        known = places[place]
-                        while known >= 0 and np.uint64(distinct[np.uint64(known)]) != row:
-                            place = (place + one) & mask
-                            known = places[place]
-                        if known < 0:
-                            places[place], distinct[found], heads[found], tails[found] = found, row, i, i
-                            found += one
+                        row = np.uint64(rows[i])
+                        if training:
+                            words[row, np.uint64(COUNT)] += 1
+                            if seconds > np.int64(np.uint32(words[row, np.uint64(SEEN)])):
+                                words[row, np.uint64(SEEN)] = np.int32(np.uint32(seconds))
+                            found = _note(words, row, i, found, before, distinct, last)
+                        if alone:
+                            for d in range(dim):
+                                out[line, column + np.uint64(d)] = floats[row, np.uint64(WEIGHTS + d)]
                         else:
-                            chain[np.uint64(tails[np.uint64(known)])] = i
-                            tails[np.uint64(known)] = i
-            for n in range(np.int64(found)):
-                if n + AHEAD < np.int64(found):
-                    later = np.uint64(n + AHEAD)
-                    soon, head = np.uint64(distinct[later]), np.uint64(heads[later])
-                    prefetch(floats, soon, np.uint64(0))
-                    prefetch(floats, soon, np.uint64(16))
-                    prefetch(grad, np.uint64(example_of[head]), np.uint64(column_of[head]))
-                for d in range(dim):
-                    summed[d] = 0
-                next_one = heads[np.uint64(n)]
-                while next_one >= 0:
-                    i = np.uint64(next_one)
-                    example_at, first, scale = np.uint64(example_of[i]), np.uint64(column_of[i]), scales[i]
-                    for d in range(dim):
-                        summed[d] += scale * grad[example_at, first + np.uint64(d)]
-                    next_one = chain[i]
-                row = np.uint64(distinct[np.uint64(n)])
-                apply(floats, row, summed, constants, lr)
-                words[row, VERSION] = version
-            begin = end
+                            for d in range(dim):
+                                out[line, column + np.uint64(d)] += share * floats[row, np.uint64(WEIGHTS + d)]
+        return found, missing
 
-    return update
+    return read
+
+
+@nb.njit(cache=True, inline="always")
+def _note(words, row, i, found, before, distinct, last):  # type: ignore[no-untyped-def]
+    """List an occurrence under its row. A row is on the list if the list says so where the row thinks it stands (Briggs and
+    Torczon, 1993, sparse sets), so nothing needs to be cleared between batches."""
+    place = np.uint64(np.uint32(words[row, np.uint64(PLACE)]))
+    if place < np.uint64(found) and np.uint64(distinct[place]) == row:
+        before[i] = last[place]
+        last[place] = i
+        return found
+    words[row, np.uint64(PLACE)] = found
+    distinct[np.uint64(found)], last[np.uint64(found)], before[i] = row, i, _NONE
+    return found + 1
+
+
+@nb.njit(cache=True, nogil=True)
+def add_admitted(floats, words, dim, offsets, rows, lines, shares, before, distinct, last, found, without, features, out):  # type: ignore[no-untyped-def]
+    """Put right what `read` left out: occurrences `without` a row that have one now. Their bags are summed anew, in order, and
+    the notes completed; how many rows are found now. features: how many there are."""
+    examples = len(out)
+    done = np.int64(-1)
+    for n in range(len(without)):
+        i = without[n]
+        row = rows[i]
+        if row == 0:
+            continue
+        found = _note(words, np.uint64(row), np.uint64(i), found, before, distinct, last)
+        if lines[i] == done:
+            continue
+        done = np.int64(lines[i])
+        example, feature = done // features, done % features
+        bag = feature * examples + example
+        for d in range(dim):
+            out[example, feature * dim + d] = 0
+        for at in range(offsets[bag], offsets[bag + 1]):
+            if rows[at] > 0:
+                for d in range(dim):
+                    out[example, feature * dim + d] += shares[at] * floats[rows[at], WEIGHTS + d]
+    return found

@@ -3,10 +3,11 @@
 | words        | as      |                                                                          |
 |--------------|---------|--------------------------------------------------------------------------|
 | 0, 1         | int64   | id                                                                       |
-| 2, 3         | int64   | seen: latest event time, microseconds since 1970 UTC                     |
-| 4            | int32   | count: how often it was looked up in training                            |
-| 5            | int32   | version of the table when it was last updated                            |
-| 6            | int32   | number of its table, FREE for a row that waits to be used again          |
+| 2            | uint32  | seen: latest event time, whole seconds since 1970 UTC                    |
+| 3            | int32   | count: how often it was looked up in training                            |
+| 4            | int32   | version of the tables when it was last updated                           |
+| 5            | int32   | number of its table, FREE for a row that waits to be used again          |
+| 6            | int32   | place: where the batch at hand lists it, meaningless between batches     |
 | 7            | float32 | slot: row-wise Adagrad's accumulator; how many updates Adam has made     |
 | 8 … 8 + D    | float32 | weights                                                                  |
 | 8 + D …      | float32 | the optimizer's state: D for Adagrad, 2 D for Adam and FTRL, else none   |
@@ -22,10 +23,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-ID, SEEN = 0, 1  # of the int64 view
-COUNT, VERSION, TABLE, SLOT, WEIGHTS = 4, 5, 6, 7, 8
+from ml.embeddings.memory import zeros
+
+ID = 0  # of the int64 view
+SEEN, COUNT, VERSION, TABLE, PLACE, SLOT, WEIGHTS = 2, 3, 4, 5, 6, 7, 8
 FREE, DEFAULT = -1, 0
-_LINE = 64
+LATEST = 2**32 - 1  # seconds
 
 
 @dataclass
@@ -39,10 +42,7 @@ class Records:
 
     @classmethod
     def zeros(cls, rows: int, width: int) -> Records:
-        """Zeros that begin with a cache line. Pages that are not written take no memory."""
-        raw = np.zeros(rows * width + _LINE // 4, np.float32)
-        start = (-raw.ctypes.data % _LINE) // 4
-        floats = raw[start : start + rows * width].reshape(rows, width)
+        floats = zeros((rows, width), np.float32)
         return cls(floats, floats.view(np.int32), floats.view(np.int64))
 
     def __len__(self) -> int:
@@ -53,6 +53,10 @@ class Records:
         larger = Records.zeros(rows, self.floats.shape[1])
         larger.floats[:used] = self.floats[:used]
         return larger
+
+    def seen(self, rows: NDArray[np.int64] | slice) -> NDArray[np.int64]:
+        """Seconds since 1970 UTC, int64."""
+        return self.words[rows, SEEN].view(np.uint32).astype(np.int64)
 
 
 def width_of(dim: int, state: int) -> int:

@@ -1,7 +1,7 @@
 """The rows of some tables of one dimension: which ids have one, what they hold, and what becomes of them.
 
 No two ids ever share a row. Here rows are found, admitted, updated and let go; how bags are made of them is `pooling`, how a
-model sees them `collisionless`.
+model sees them `collisionless`, how they are written down `columns`.
 """
 
 from __future__ import annotations
@@ -9,92 +9,139 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from ml.embeddings.admission import admit, keep_waiting, touch
-from ml.embeddings.idmap import IdMap, find_many, slots_for
+from ml.embeddings.admission import (
+    COUNTED,
+    DIRECT,
+    EXACT,
+    PROBABILISTIC,
+    SLIDING,
+    admit,
+    count_missing,
+    keep_waiting,
+)  # fmt: skip
+from ml.embeddings.deltas import Delta, Gap
+from ml.embeddings.idmap import EMPTY, IdMap, find_many, slots_for
 from ml.embeddings.optimizers import CODES, RowOptimizer
-from ml.embeddings.pooling import pooler, scratch, trainer
-from ml.embeddings.records import COUNT, DEFAULT, FREE, ID, SEEN, TABLE, VERSION, WEIGHTS, Records, width_of
+from ml.embeddings.pooling import Lists, Notes, add_admitted, reader
+from ml.embeddings.records import COUNT, DEFAULT, FREE, ID, LATEST, SEEN, TABLE, VERSION, WEIGHTS, Records, width_of
+from ml.embeddings.rules import TableRules
+from ml.embeddings.threads import in_threads
+from ml.embeddings.updates import trainer
 
 MICROSECONDS = 1_000_000
 _FIRST_ROWS = 1024
 _UNBOUNDED = 1 << 40
+_EVICT_AHEAD = 16  # of a full table, one row in so many at once: finding them costs a look at all
+_FILTERS = {"exact": EXACT, "sliding": SLIDING, "probabilistic": PROBABILISTIC}
+_NO_WEIGHTS = np.empty(0, np.float32)
 
 
-@dataclass(frozen=True)
-class TableRules:
-    """Of one table. admit_after: an id has a row from its so-many-th occurrence on. ttl_seconds: rows not seen for so long, by
-    event time, are let go by `Store.expire`; None is never. max_rows: ids beyond so many have none."""
+class Occurrences(NamedTuple):
+    """What a batch looks up: N ids int64, feature by feature; offsets int64 [F * B + 1] of the bags; weights float32 [N] in
+    their bags, or none."""
 
-    name: str
-    admit_after: int = 1
-    ttl_seconds: float | None = None
-    max_rows: int | None = None
-
-
-class Gap(ValueError):
-    """A delta does not follow on what a store holds."""
-
-
-@dataclass(frozen=True)
-class Delta:
-    """What changed after version `since` up to `version`. tables int32, ids and seen int64 and weights float32 [U, dim] of U
-    rows; gone_tables int32 and gone_ids int64 of ids that were let go, and may be among the rows again."""
-
-    since: int
-    version: int
-    tables: NDArray[np.int32]
     ids: NDArray[np.int64]
-    seen: NDArray[np.int64]
-    weights: NDArray[np.float32]
-    gone_tables: NDArray[np.int32]
-    gone_ids: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    weights: NDArray[np.float32] = _NO_WEIGHTS
+
+
+@dataclass
+class Taken:
+    """The notes of one training look-up, until its update."""
+
+    notes: Notes
+    erased: int
+
+
+@dataclass
+class Counters:
+    """By table, int64 [T], since the store was new: occurrences looked up in training; of these without a row before their
+    batch; rows admitted; rows that expired; rows evicted to make way."""
+
+    looked_up: NDArray[np.int64]
+    unknown: NDArray[np.int64]
+    admitted: NDArray[np.int64]
+    expired: NDArray[np.int64]
+    evicted: NDArray[np.int64]
+
+    @classmethod
+    def zeros(cls, tables: int) -> Counters:
+        return cls(*(np.zeros(tables, np.int64) for _ in range(5)))
 
 
 class Store:
     """Rows of `dim` float32 weights, each with its optimizer's state, for tables numbered as `rules` are.
 
-    The default row, all zeros, stands for whatever has none: it is read and never updated.
+    features: the table of each feature, int64 [F]; means: whether its bags are averaged, bool [F]. The default row, all zeros,
+    stands for whatever has none: it is read and never updated. threads: at most so many, each with tables of its own; results
+    do not depend on it.
     """
 
-    def __init__(self, rules: Sequence[TableRules], dim: int, optimizer: RowOptimizer, init_scale: float, seed: int) -> None:
+    def __init__(
+        self,
+        rules: Sequence[TableRules],
+        dim: int,
+        optimizer: RowOptimizer,
+        init_scale: float,
+        seed: int,
+        features: Sequence[int] | None = None,
+        means: Sequence[bool] | None = None,
+    ) -> None:
+        tables = len(rules)
         self.rules, self.dim, self.optimizer, self.init_scale = tuple(rules), dim, optimizer, init_scale
+        self.features = np.arange(tables) if features is None else np.asarray(features, np.int64)
+        self.means = np.zeros(len(self.features), np.bool_) if means is None else np.asarray(means, np.bool_)
         self.ids = IdMap()
         self.records = Records.zeros(_FIRST_ROWS, width_of(dim, optimizer.words(dim)))
         self.records.words[DEFAULT, TABLE] = FREE
-        self.waiting = _no_waiting(0)
+        self.waiting = no_waiting(0)
         self.free = np.empty(0, np.int64)
-        self._state = np.array([DEFAULT + 1, 0, 0], np.int64)  # next unused row, free rows, waiting ids
-        self.live = np.zeros(len(rules), np.int64)
+        self.state = np.array([DEFAULT + 1, 0, 0], np.int64)  # next unused row, free rows, taken waiting slots
+        self.live = np.zeros(tables, np.int64)
         self.version = 0
+        self.time = 0
+        self.remembers = 0  # the oldest version that deltas may begin after
         self.gone: list[NDArray[np.int64]] = []  # of each time that rows were let go, [n, 3]: version, table, id
+        self.counters = Counters.zeros(tables)
+        self.seeds = np.array([_seed_of(seed, rule.name) for rule in rules], np.uint64)
         self._thresholds = np.array([rule.admit_after for rule in rules], np.int64)
         self._caps = np.array([rule.max_rows or _UNBOUNDED for rule in rules], np.int64)
+        self._filters = np.array([_filter_of(rule) for rule in rules], np.int64)
+        self._halves = np.array([max(1, round((r.window_seconds or 0) * MICROSECONDS / 2)) for r in rules], np.int64)
         self._ttl = np.array([round((rule.ttl_seconds or 0) * MICROSECONDS) for rule in rules], np.int64)
-        self._seeds = np.array([_seed_of(seed, rule.name) for rule in rules], np.uint64)
         self._kind, self._constants = CODES[optimizer.kind], optimizer.constants()
-        self._scratch = scratch(1)
+        self._erased = 0
+        self._spare: list[Notes] = []
 
     def __len__(self) -> int:
         """Ids that have a row."""
         return int(self.live.sum())
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of rows in use, of the map and of what waits."""
-        return (
-            int(self._state[0]) * self.records.floats.itemsize * self.records.floats.shape[1]
-            + self.ids.nbytes
-            + self.waiting.nbytes
-        )
+    def used(self) -> int:
+        """Records that are or were in use: all rows are below."""
+        return int(self.state[0])
 
     @property
-    def waiting_ids(self) -> int:
-        """Ids that are counted and have no row yet."""
-        return int((self.waiting[:, 1] & ((1 << 40) - 1) > 0).sum() - (self.waiting[:, 1] == -1).sum())
+    def row_bytes(self) -> int:
+        return self.records.floats.itemsize * self.records.floats.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of rows in use, of the map and of what waits."""
+        return self.used * self.row_bytes + self.ids.nbytes + self.waiting.nbytes
+
+    def waiting_ids(self) -> NDArray[np.int64]:
+        """How many ids are counted and have no row yet, by table, int64 [T]."""
+        values = self.waiting[:, 1]
+        values = values[(values != EMPTY) & (values & COUNTED > 0)]
+        return np.bincount(values >> 40, minlength=len(self.live))
 
     def find(self, tables: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of N ids, int64 [N], the default row for those without; nothing is counted, admitted or touched."""
@@ -102,81 +149,108 @@ class Store:
         find_many(self.ids.slots, tables, ids, rows)
         return np.maximum(rows, DEFAULT)
 
-    def find_for_training(self, tables: NDArray[np.int64], ids: NDArray[np.int64], now: int, lr: float) -> NDArray[np.int64]:
-        """The same, and every occurrence counts; ids that are due get a row. now: event time, microseconds since 1970 UTC."""
-        rows = np.empty(len(ids), np.int64)
-        find_many(self.ids.slots, tables, ids, rows)
-        missing = np.empty(len(ids), np.int64)
-        without = touch(self.records.words, self.records.longs, rows, missing, now)
-        if without:
-            self._reserve(without)
-            free = int(self._state[1])
-            before = int(self._state[0])
-            admit(
-                self.ids.slots, self.waiting, self.records.floats, self.records.words, self.records.longs, tables, ids, rows,
-                missing[:without], now, self.free, self._state, self._thresholds, self._caps, self.live, self._seeds,
-                np.float32(self.init_scale), self.dim, self._kind, self._constants, np.float32(lr), self.version,
-            )  # fmt: skip
-            self.ids.size += int(self._state[0]) - before + free - int(self._state[1])
-        return rows
-
-    def pool(
-        self, rows: NDArray[np.int64], offsets: NDArray[np.int64], weights: NDArray[np.float32], means: NDArray[np.bool_]
-    ) -> NDArray[np.float32]:
-        """Bags, float32 [B, F * dim]; see `pooling`."""
-        examples = (len(offsets) - 1) // len(means)
-        out = np.empty((examples, len(means) * self.dim), np.float32)
-        pooler(self.dim)(self.records.floats, rows, offsets, weights, means, out, 0, examples)
+    def look_up(self, batch: Occurrences, threads: int = 1) -> NDArray[np.float32]:
+        """Bags, float32 [B, F * dim], leaving everything as it is."""
+        out, parts = self._out(batch), self._parts(batch, threads)
+        notes = self._notes(len(batch.ids), len(parts))
+        self._read(batch, False, 0, parts, notes, out)
+        self._spare.append(notes)
         return out
 
-    def update(
-        self,
-        rows: NDArray[np.int64],
-        offsets: NDArray[np.int64],
-        weights: NDArray[np.float32],
-        means: NDArray[np.bool_],
-        groups: NDArray[np.int64],
-        grad: NDArray[np.float32],
-        lr: float,
-    ) -> None:
-        """One step of the optimizer on each row that was read, by the summed gradient of its occurrences."""
+    def look_up_for_training(
+        self, batch: Occurrences, now: int, lr: float, threads: int = 1
+    ) -> tuple[NDArray[np.float32], Taken]:
+        """The same, and every occurrence counts; ids that are due get a row. The notes are for `update`.
+
+        now: event time, microseconds since 1970 UTC; rows remember it by the second, from 1970 to 2106.
+        """
+        self.time = max(self.time, now)
+        seconds = min(max(now // MICROSECONDS, 0), LATEST)
+        out, parts = self._out(batch), self._parts(batch, threads)
+        notes = self._notes(len(batch.ids), len(parts))
+        self._read(batch, True, seconds, parts, notes, out)
+        lists = notes.parts[: len(parts)]
+        np.add.at(self.counters.looked_up, self.features, _per_feature(batch, len(self.features)))
+        if any(own.missing for own in lists):
+            missing = np.concatenate([own.without[: own.missing] for own in lists])
+            tables = np.concatenate([own.tables[: own.missing] for own in lists])
+            listed = np.concatenate([own.distinct[: own.found] for own in lists])
+            self._admit(batch.ids, notes.rows, missing, tables, listed, now, seconds, lr)
+            for own in lists:
+                own.found = add_admitted(
+                    self.records.floats, self.records.words, self.dim, batch.offsets, notes.rows, notes.lines, notes.shares,
+                    notes.before, own.distinct, own.last, own.found, own.without[: own.missing], len(self.features), out,
+                )  # fmt: skip
+        for own in notes.parts[len(parts) :]:
+            own.found = 0
+        return out, Taken(notes, self._erased)
+
+    def update(self, taken: Taken, grad: NDArray[np.float32], lr: float) -> None:
+        """One step of the optimizer on each row that was looked up, by the summed gradient of its occurrences.
+
+        grad: float32 [B, F * dim], of the bags. Raises `RuntimeError` where rows were let go since the look-up.
+        """
+        if taken.erased != self._erased:
+            raise RuntimeError("rows were let go between a look-up and its update; expire between steps")
         self.version += 1
-        if len(self._scratch[1]) < len(rows):
-            self._scratch = scratch(2 * len(rows))
-        trainer(self.dim, self._kind)(
-            self.records.floats, self.records.words, rows, offsets, weights, means, grad, groups, self._constants,
-            np.float32(lr), self.version, 0, 1, *self._scratch,
-        )  # fmt: skip
+        notes, lines, kernel = taken.notes, grad.reshape(-1, self.dim), trainer(self.dim, self._kind)
+
+        def work(own: Lists) -> None:
+            kernel(
+                self.records.floats, self.records.words, lines, own.distinct, own.last, own.found, notes.lines,
+                notes.shares, notes.before, self._constants, np.float32(lr), self.version,
+            )  # fmt: skip
+
+        in_threads(work, [own for own in notes.parts if own.found])
+        self._spare.append(notes)
+
+    def insert(self, tables: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Empty rows, int64 [N], for ids that have none, each given once: for loading what was written down."""
+        rows = self._take(len(ids))
+        self.ids.insert(tables, ids, rows)
+        self.live += np.bincount(tables, minlength=len(self.live))
+        self.records.floats[rows] = 0
+        self.records.longs[rows, ID], self.records.words[rows, TABLE] = ids, tables
+        return rows
 
     def expire(self, now: int) -> int:
         """Let go of rows, and of waiting ids, not seen for their table's time to live. How many rows that was."""
-        used = int(self._state[0])
-        tables = self.records.words[:used, TABLE]
+        if not self._ttl.any():
+            return 0
+        tables = self.records.words[: self.used, TABLE]
         held = np.flatnonzero(tables != FREE)
         ttl = self._ttl[tables[held]]
-        gone = held[(ttl > 0) & (self.records.longs[held, SEEN] < now - ttl)]
-        self._let_go(gone)
-        kept = _no_waiting(int(self._state[2]))
-        self._state[2] = keep_waiting(self.waiting, kept, now, self._ttl)
-        self.waiting = kept
+        gone = held[(ttl > 0) & (self.records.seen(held) * MICROSECONDS < now - ttl)]
+        self.counters.expired += self._let_go(gone)
+        self._set_waiting(no_waiting(int(self.state[2])), now, self._ttl)
         return len(gone)
 
     def delta(self, since: int) -> Delta:
-        """What changed after version `since`: rows that were updated or admitted, and ids that were let go."""
-        used = int(self._state[0])
-        words = self.records.words[:used]
+        """What changed after version `since`: rows that were updated or admitted, and ids that were let go.
+
+        Raises `Gap` where the store has forgotten what was let go so long ago.
+        """
+        if since < self.remembers:
+            raise Gap(f"what changed after {since} is known no more, only after {self.remembers}: load a snapshot")
+        words = self.records.words[: self.used]
         rows = np.flatnonzero((words[:, VERSION] > since) & (words[:, TABLE] != FREE))
         gone = np.concatenate([np.empty((0, 3), np.int64), *(part for part in self.gone if part[0, 0] > since)])
         return Delta(
             since=since,
             version=self.version,
+            time=self.time,
             tables=words[rows, TABLE],
             ids=self.records.longs[rows, ID],
-            seen=self.records.longs[rows, SEEN],
+            seen=self.records.seen(rows),
             weights=self.records.floats[rows, WEIGHTS : WEIGHTS + self.dim],
             gone_tables=gone[:, 1].astype(np.int32),
             gone_ids=gone[:, 2],
         )
+
+    def forget(self, version: int) -> None:
+        """Remember no longer which ids were let go up to `version`: no one will ask for a delta since an earlier one."""
+        self.gone = [part for part in self.gone if part[0, 0] > version]
+        self.remembers = max(self.remembers, version)
 
     def apply(self, delta: Delta) -> bool:
         """Take over what a delta of another store says; False where that is here already.
@@ -193,71 +267,166 @@ class Store:
         tables = delta.tables.astype(np.int64)
         rows = self.find(tables, delta.ids)
         new = np.flatnonzero(rows == DEFAULT)
-        self._reserve(len(new))
-        rows[new] = self._take(len(new))
-        self.ids.insert(tables[new], delta.ids[new], rows[new])
-        self.live += np.bincount(tables[new], minlength=len(self.live))
-        self.records.floats[rows] = 0
-        self.records.longs[rows, ID], self.records.longs[rows, SEEN] = delta.ids, delta.seen
-        self.records.words[rows, TABLE], self.records.words[rows, VERSION] = delta.tables, delta.version
+        rows[new] = self.insert(tables[new], delta.ids[new])
+        self.records.words[rows, SEEN] = delta.seen.astype(np.uint32).view(np.int32)
+        self.records.words[rows, VERSION] = delta.version
         self.records.floats[rows, WEIGHTS : WEIGHTS + self.dim] = delta.weights
-        self.version = delta.version
+        self.version, self.time = delta.version, max(self.time, delta.time)
         return True
 
-    def _take(self, count: int) -> NDArray[np.int64]:
-        """Rows that nothing is in: those let go first, then such as were never used."""
-        free = int(self._state[1])
-        reused = self.free[max(free - count, 0) : free]
-        fresh = np.arange(count - len(reused)) + self._state[0]
-        self._state[0] += len(fresh)
-        self._state[1] -= len(reused)
-        return np.concatenate([reused, fresh])
+    def rows_of(self, number: int) -> NDArray[np.int64]:
+        """Rows of one table, in the order of their ids."""
+        rows = np.flatnonzero(self.records.words[: self.used, TABLE] == number)
+        return rows[np.argsort(self.records.longs[rows, ID])]
 
     def table(self, number: int) -> dict[str, NDArray]:
-        """The rows of one table by column: id, count, seen, version, norm (of the weights); in the order of ids."""
+        """One table to look at, by column, in the order of ids: id, count, seen (seconds), version, norm (of the weights)."""
         rows = self.rows_of(number)
         weights = self.records.floats[rows, WEIGHTS : WEIGHTS + self.dim]
-        words, longs = self.records.words[rows], self.records.longs[rows]
+        words = self.records.words[rows]
         return {
-            "id": longs[:, ID],
+            "id": self.records.longs[rows, ID],
             "count": words[:, COUNT],
-            "seen": longs[:, SEEN],
+            "seen": self.records.seen(rows),
             "version": words[:, VERSION],
             "norm": np.sqrt((weights**2).sum(axis=1)),
         }
 
-    def rows_of(self, number: int) -> NDArray[np.int64]:
-        """Rows of one table, in the order of their ids."""
-        rows = np.flatnonzero(self.records.words[: int(self._state[0]), TABLE] == number)
-        return rows[np.argsort(self.records.longs[rows, ID])]
+    def _out(self, batch: Occurrences) -> NDArray[np.float32]:
+        # torch's memory begins with a cache line and is used again; numpy's would be new pages at every step.
+        return torch.empty((len(batch.offsets) - 1) // len(self.features), len(self.features) * self.dim).numpy()
 
-    def _let_go(self, rows: NDArray[np.int64]) -> None:
+    def _notes(self, occurrences: int, parts: int) -> Notes:
+        while self._spare:
+            notes = self._spare.pop()
+            if len(notes) >= occurrences and len(notes.parts) >= parts:
+                return notes
+        return Notes.room_for(occurrences + occurrences // 4, parts)
+
+    def _parts(self, batch: Occurrences, threads: int) -> list[NDArray[np.int64]]:
+        """Features by part: those of a table together, the largest tables first to whoever has least to do."""
+        if threads == 1 or len(self.live) == 1:
+            return [np.arange(len(self.features))]
+        work = np.bincount(self.features, _per_feature(batch, len(self.features)), len(self.live))
+        loads, part_of = np.zeros(threads), np.zeros(len(self.live), np.int64)
+        for table in np.argsort(-work, kind="stable"):
+            part_of[table] = loads.argmin()
+            loads[part_of[table]] += work[table]
+        parts = [np.flatnonzero(part_of[self.features] == part) for part in range(threads)]
+        return [part for part in parts if len(part)]
+
+    def _read(
+        self,
+        batch: Occurrences,
+        training: bool,
+        seconds: int,
+        parts: list[NDArray[np.int64]],
+        notes: Notes,
+        out: NDArray[np.float32],
+    ) -> None:
+        kernel = reader(self.dim, training)
+
+        def work(part: tuple[NDArray[np.int64], Lists]) -> None:
+            features, own = part
+            own.found, own.missing = kernel(
+                self.ids.slots, self.records.floats, self.records.words, batch.ids, batch.offsets, batch.weights, self.means,
+                self.features, features, seconds, notes.rows, notes.lines, notes.shares, notes.before, own.distinct,
+                own.last, own.without, own.tables, out,
+            )  # fmt: skip
+
+        in_threads(work, list(zip(parts, notes.parts, strict=False)))
+
+    def _admit(
+        self, ids: NDArray[np.int64], rows: NDArray[np.int64], missing: NDArray[np.int64], tables: NDArray[np.int64],
+        listed: NDArray[np.int64], now: int, seconds: int, lr: float,
+    ) -> None:  # fmt: skip
+        """Rows for those of the occurrences `missing` that are due, if need be by evicting rows that are not `listed`."""
+        self.counters.unknown += np.bincount(tables, minlength=len(self.live))
+        self._reserve(len(missing))
+        due = np.zeros_like(self.live)
+        count_missing(
+            self.waiting, tables, ids, missing, now, self.state, self._filters, self._thresholds, self._halves, self.seeds,
+            self.version, due,
+        )  # fmt: skip
+        for table in np.flatnonzero((self.live + due > self._caps) & (self._filters != DIRECT)):
+            if self.rules[table].evict != "never":
+                self._evict(table, int(self.live[table] + due[table] - self._caps[table]), listed)
+        before, live = self.used - int(self.state[1]), self.live.copy()
+        admit(
+            self.ids.slots, self.waiting, self.records.floats, self.records.words, self.records.longs, tables, ids, rows,
+            missing, seconds, self.free, self.state, self._filters, self._caps, self.live, self.seeds,
+            np.float32(self.init_scale), self.dim, self._kind, self._constants, np.float32(lr), self.version,
+        )  # fmt: skip
+        self.ids.size += self.used - int(self.state[1]) - before
+        self.counters.admitted += self.live - live
+
+    def _evict(self, table: int, count: int, listed: NDArray[np.int64]) -> None:
+        """Let go of at least `count` rows of a table, but for those of the batch at hand."""
+        mine = self.records.words[: self.used, TABLE] == table
+        mine[listed] = False
+        rows = np.flatnonzero(mine)
+        seen, counts = self.records.seen(rows), self.records.words[rows, COUNT]
+        keys = (seen, counts) if self.rules[table].evict == "least_frequently_used" else (counts, seen)
+        order = np.lexsort((self.records.longs[rows, ID], *keys))
+        gone = rows[order[: max(count, int(self._caps[table]) // _EVICT_AHEAD)]]
+        self.counters.evicted += self._let_go(gone)
+        self._erased -= 1  # none of them waits for an update: they are not of this batch
+
+    def _take(self, count: int) -> NDArray[np.int64]:
+        """Rows that nothing is in: those let go first, then such as were never used."""
+        self._reserve_rows(count)
+        free = int(self.state[1])
+        reused = self.free[max(free - count, 0) : free]
+        fresh = np.arange(count - len(reused)) + self.state[0]
+        self.state[0] += len(fresh)
+        self.state[1] -= len(reused)
+        return np.concatenate([reused, fresh])
+
+    def _let_go(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many rows that was, by table."""
         if not len(rows):
-            return
+            return np.zeros_like(self.live)
         tables, ids = self.records.words[rows, TABLE].astype(np.int64), self.records.longs[rows, ID]
         self.ids.erase(tables, ids)
         self.version += 1
+        self._erased += 1
         self.gone.append(np.stack([np.full(len(rows), self.version), tables, ids], axis=1))
-        self.live -= np.bincount(tables, minlength=len(self.live))
+        by_table = np.bincount(tables, minlength=len(self.live))
+        self.live -= by_table
         self.records.words[rows, TABLE] = FREE
-        count = int(self._state[1])
-        self.free = np.concatenate([self.free[:count], rows])
-        self._state[1] = len(self.free)
+        self.free = np.concatenate([self.free[: self.state[1]], rows])
+        self.state[1] = len(self.free)
+        return by_table
 
     def _reserve(self, more: int) -> None:
         """Room for so many more ids."""
         self.ids.reserve(more)
-        used = int(self._state[0])
-        if used + more > len(self.records):
-            self.records = self.records.grown(max(used + more, 2 * len(self.records)), used)
-        if (self._thresholds > 1).any() and slots_for(int(self._state[2]) + more) > len(self.waiting):
-            larger = _no_waiting(2 * int(self._state[2]) + more)
-            self._state[2] = keep_waiting(self.waiting, larger, 0, np.zeros_like(self._ttl))
-            self.waiting = larger
+        self._reserve_rows(more)
+        if (self._filters != DIRECT).any() and slots_for(int(self.state[2]) + more) > len(self.waiting):
+            self._set_waiting(no_waiting(2 * int(self.state[2]) + more), 0, np.zeros_like(self._ttl))
+
+    def _reserve_rows(self, more: int) -> None:
+        if self.used + more > len(self.records):
+            self.records = self.records.grown(max(self.used + more, 2 * len(self.records)), self.used)
+
+    def _set_waiting(self, kept: NDArray[np.int64], now: int, ttl: NDArray[np.int64]) -> None:
+        self.state[2] = keep_waiting(self.waiting, kept, now, ttl)
+        self.waiting = kept
 
 
-def _no_waiting(expected: int) -> NDArray[np.int64]:
-    return np.full((slots_for(expected), 3), -1, np.int64)
+def _per_feature(batch: Occurrences, features: int) -> NDArray[np.int64]:
+    """Occurrences of each feature, int64 [F]."""
+    examples = (len(batch.offsets) - 1) // features
+    return np.diff(batch.offsets[::examples]) if examples else np.zeros(features, np.int64)
+
+
+def no_waiting(expected: int) -> NDArray[np.int64]:
+    return np.full((slots_for(expected), 3), EMPTY, np.int64)
+
+
+def _filter_of(rule: TableRules) -> int:
+    evicts = rule.max_rows is not None and rule.evict != "never"
+    return DIRECT if rule.admit_after == 1 and not evicts else _FILTERS[rule.filter]
 
 
 def _seed_of(seed: int, table: str) -> int:

@@ -21,13 +21,14 @@ import torch
 from safetensors.torch import load, save
 from upath import UPath
 
-from ml.embeddings.bags import bags_of, dense_parameters
+from ml.embeddings.bags import dense_parameters
 from ml.features.schema import FeatureSchema
 from ml.training.recipe import Recipe
 from ml.training.state import Pass, TrainState, new_state
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 FORMAT = 1
+_TABLES = "tables/"
 Tensors = dict[str, torch.Tensor]
 
 
@@ -72,9 +73,7 @@ def load_snapshot(
         way_out = "go back to what it was, or train again from the first day"
         raise SnapshotMismatch("\n".join([f"{folder} can not be trained on or scored with here; {way_out}:", *faults]))
     state = new_state(recipe or own_recipe, own_schema)
-    _restore(folder / WEIGHTS, _weights(state))
-    if for_training:
-        _restore(folder / OPTIMIZER, _optimizer(state))
+    _restore(state, folder, for_training)
     state.steps, state.rows = described["steps"], described["rows"]
     state.running = Pass(**described["pass"]) if described["pass"] else None
     return state
@@ -99,27 +98,50 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> It
 
 
 def _weights(state: TrainState) -> Tensors:
-    tensors = {f"tables/{path}/{name}": t for path, bags in bags_of(state.model).items() for name, t in bags.weights().items()}
-    return tensors | {f"dense/{name}": parameter.data for name, parameter in dense_parameters(state.model)}
+    tables = {f"{_TABLES}{path}/{name}": t for path, bags in state.bags.items() for name, t in bags.weights().items()}
+    return tables | _dense_weights(state)
 
 
 def _optimizer(state: TrainState) -> Tensors:
-    tensors = {
-        f"tables/{path}/{name}": t for path, bags in bags_of(state.model).items() for name, t in bags.training_state().items()
-    }
-    for name, parameter in dense_parameters(state.model):
-        tensors |= {f"dense/{name}/{slot}": t for slot, t in state.optimizer.state[parameter].items()}
-    return tensors
+    tables = {f"{_TABLES}{path}/{name}": t for path, bags in state.bags.items() for name, t in bags.training_state().items()}
+    return tables | _dense_slots(state)
 
 
-def _restore(path: Path | UPath, tensors: Tensors) -> None:
-    """Copy each saved tensor into its place. Raises `SnapshotMismatch` unless names and shapes are the same."""
-    saved = load(path.read_bytes())
-    held, wanted = ({name: (tuple(t.shape), str(t.dtype)) for name, t in side.items()} for side in (saved, tensors))
+def _dense_weights(state: TrainState) -> Tensors:
+    return {f"dense/{name}": parameter.data for name, parameter in dense_parameters(state.model)}
+
+
+def _dense_slots(state: TrainState) -> Tensors:
+    slots = state.optimizer.state
+    return {f"dense/{name}/{slot}": t for name, p in dense_parameters(state.model) for slot, t in slots[p].items()}
+
+
+def _restore(state: TrainState, folder: Path | UPath, for_training: bool) -> None:
+    """Put back what was saved. Raises `SnapshotMismatch` unless it belongs to such a state."""
+    weights = load((folder / WEIGHTS).read_bytes())
+    slots = load((folder / OPTIMIZER).read_bytes()) if for_training else None
+    for path, bags in state.bags.items():
+        try:
+            bags.restore(_below(weights, path), _below(slots, path) if slots is not None else None)
+        except ValueError as error:
+            raise SnapshotMismatch(f"{folder} does not fit its {STATE}: tables {path}: {error}") from error
+    _copy(folder / WEIGHTS, weights, _dense_weights(state))
+    if slots is not None:
+        _copy(folder / OPTIMIZER, slots, _dense_slots(state))
+
+
+def _below(tensors: Tensors, path: str) -> Tensors:
+    prefix = f"{_TABLES}{path}/"
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _copy(path: Path | UPath, saved: Tensors, tensors: Tensors) -> None:
+    dense = {name: tensor for name, tensor in saved.items() if not name.startswith(_TABLES)}
+    held, wanted = ({name: (tuple(t.shape), str(t.dtype)) for name, t in side.items()} for side in (dense, tensors))
     if faults := list(differences(held, wanted, path.name)):
         raise SnapshotMismatch("\n".join([f"{path} does not fit its {STATE}:", *faults]))
     for name, tensor in tensors.items():
-        tensor.copy_(saved[name])
+        tensor.copy_(dense[name])
 
 
 def _contiguous(tensors: Tensors) -> Tensors:

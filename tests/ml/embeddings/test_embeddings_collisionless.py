@@ -17,7 +17,8 @@ from ml.embeddings.collisionless import CollisionlessEmbeddingBags
 from ml.embeddings.initial import draw
 from ml.embeddings.optimizers import Kind, RowOptimizer
 from ml.embeddings.records import WEIGHTS
-from ml.embeddings.store import TableRules
+from ml.embeddings.rules import TableRules
+from ml.embeddings.store import Occurrences, Store
 
 DIM, LR, SCALE = 4, 0.1, 0.2
 KINDS: list[Kind] = ["sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"]
@@ -40,26 +41,56 @@ class Reference:
     optimizer: RowOptimizer
     rules: dict[str, TableRules]
     seeds: dict[str, int]
+    version: int = 0
     rows: dict[tuple[str, int], Row] = field(default_factory=dict)
-    waiting: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
+    waiting: dict[tuple[str, int], tuple[list[int], int]] = field(default_factory=dict)
 
     def train(self, batch: list[tuple[str, str, list[int], bool]], now: int) -> list[np.ndarray]:
         """batch: feature, table, ids of a bag, whether it is averaged. Gives the bags."""
-        for _, table, ids, _ in batch:
-            for i in ids:
-                key = (table, i)
-                if key in self.rows:
-                    self.rows[key].count += 1
-                    self.rows[key].seen = max(self.rows[key].seen, now)
-                else:
-                    count, seen = self.waiting.get(key, (0, now))
-                    self.waiting[key] = (count + 1, max(seen, now))
-        for key, (count, _) in sorted(self.waiting.items()):
-            full = sum(table == key[0] for table, _ in self.rows) >= (self.rules[key[0]].max_rows or 2**60)
-            if count >= self.rules[key[0]].admit_after and not full:
-                self.rows[key] = self.new_row(key, count, now)
-                del self.waiting[key]
+        occurrences = [(table, i) for _, table, ids, _ in batch for i in ids]
+        known, due = set(self.rows), []
+        for key in occurrences:
+            if key in known:
+                self.rows[key].count += 1
+                self.rows[key].seen = max(self.rows[key].seen, now // SECOND)
+            elif self.is_due(key, now) and key not in due:
+                due.append(key)
+        for table, rule in self.rules.items():
+            mine = sorted((key for key in due if key[0] == table), key=occurrences.index)
+            if rule.max_rows is not None and rule.evict != "never":
+                self.evict(table, len(mine), known & set(occurrences))
+            for key in mine:
+                if sum(t == table for t, _ in self.rows) < (rule.max_rows or 2**60):
+                    counts, _ = self.waiting.pop(key, ([], 0))
+                    self.rows[key] = self.new_row(key, sum(counts) or occurrences.count(key), now)
+                elif rule.evict == "never" and rule.admit_after == 1:
+                    self.waiting.pop(key)  # such a table remembers nobody
         return [self.bag(table, ids, mean) for _, table, ids, mean in batch]
+
+    def is_due(self, key: tuple[str, int], now: int) -> bool:
+        """Whether an id without a row has now been seen often enough. counts: of the earlier and of this half window."""
+        rule = self.rules[key[0]]
+        counts, seen = self.waiting.get(key, ([0, 0], now))
+        if rule.window_seconds is not None:
+            halves = now // int(rule.window_seconds * SECOND / 2) - seen // int(rule.window_seconds * SECOND / 2)
+            counts = counts if halves <= 0 else [counts[1], 0] if halves == 1 else [0, 0]
+        counts = [counts[0], counts[1] + 1]
+        self.waiting[key] = (counts, max(seen, now))
+        return sum(counts) >= rule.admit_after
+
+    def evict(self, table: str, more: int, kept: set) -> None:
+        rule = self.rules[table]
+        mine = [key for key in self.rows if key[0] == table]
+        too_many = len(mine) + more - (rule.max_rows or 0)
+        if too_many <= 0:
+            return
+
+        def worth(key: tuple[str, int]) -> tuple[int, int, int]:
+            seen, count = self.rows[key].seen, self.rows[key].count
+            return (seen, count, key[1]) if rule.evict == "least_recently_used" else (count, seen, key[1])
+
+        for key in sorted((key for key in mine if key not in kept), key=worth)[: max(too_many, (rule.max_rows or 0) // 16)]:
+            del self.rows[key]
 
     def new_row(self, key: tuple[str, int], count: int, now: int) -> Row:
         record = np.zeros((1, WEIGHTS + DIM), np.float32)
@@ -69,7 +100,7 @@ class Reference:
         o = self.optimizer
         state["n"] = np.full(DIM, start)
         state["z"] = -w * ((o.beta + np.sqrt(start)) / LR + o.l2) - np.sign(w) * o.l1
-        return Row(w, state, count, now)
+        return Row(w, state, count, now // SECOND)
 
     def bag(self, table: str, ids: list[int], mean: bool) -> np.ndarray:
         found = [self.rows[table, i].weights if (table, i) in self.rows else np.zeros(DIM) for i in ids]
@@ -114,31 +145,47 @@ class Reference:
             ttl = self.rules[table].ttl_seconds
             return ttl is not None and seen < now - ttl * SECOND
 
-        left = {key: row for key, row in self.rows.items() if not gone(key[0], row.seen)}
+        left = {key: row for key, row in self.rows.items() if not gone(key[0], row.seen * SECOND)}
         expired = len(self.rows) - len(left)
         self.rows = left
-        self.waiting = {key: (count, seen) for key, (count, seen) in self.waiting.items() if not gone(key[0], seen)}
+        self.waiting = {key: (counts, seen) for key, (counts, seen) in self.waiting.items() if not gone(key[0], seen)}
         return expired
 
 
 IDS = st.sampled_from(EDGES) | st.integers(-(2**63), 2**63 - 1)
 BAGS = st.lists(st.lists(IDS, max_size=4), min_size=2, max_size=2)  # of two examples
-STEP = st.tuples(st.sampled_from(["train", "train", "train", "expire", "look"]), BAGS, BAGS, BAGS, st.integers(0, 40))
+STEP = st.tuples(st.sampled_from(["train", "train", "train", "expire", "look", "reload"]), BAGS, BAGS, BAGS, st.integers(0, 40))
+RULES = st.builds(
+    lambda admit_after, window, ttl, cap, evict: TableRules(
+        "t", admit_after, "sliding" if window else "exact", window, ttl, cap, evict
+    ),
+    st.sampled_from([1, 2, 3]),
+    st.sampled_from([None, None, 4.0]),
+    st.sampled_from([None, 10.0]),
+    st.sampled_from([None, 2, 5, 40]),
+    st.sampled_from(["never", "least_recently_used", "least_frequently_used"]),
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=120, deadline=None)
-@given(st.lists(STEP, min_size=1, max_size=12), st.sampled_from([1, 2, 3]), st.sampled_from([None, 10.0]))
-def test_every_sequence_ends_as_with_a_dict(kind: Kind, steps: list, admit_after: int, ttl: float | None) -> None:
+@settings(max_examples=400, deadline=None)
+@given(st.lists(STEP, min_size=1, max_size=12), RULES, st.sampled_from([1, 2]))
+def test_every_sequence_ends_as_with_a_dict(kind: Kind, steps: list, rule: TableRules, threads: int) -> None:
     tables = [
         EmbeddingBagConfig(name="t", embedding_dim=DIM, num_embeddings=1, feature_names=["f", "g"], pooling=PoolingType.MEAN),
         EmbeddingBagConfig(name="u", embedding_dim=DIM, num_embeddings=1, feature_names=["h"], pooling=PoolingType.SUM),
     ]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     table_of = {"f": ("t", True), "g": ("t", True), "h": ("u", False)}
-    rules = {"t": TableRules("t", admit_after=admit_after, ttl_seconds=ttl), "u": TableRules("u")}
+    rules = {"t": rule, "u": TableRules("u")}
     optimizer = RowOptimizer(kind, eps=1e-3, initial_accumulator=0.1, l1=0.01, l2=0.01)
-    bags = CollisionlessEmbeddingBags(tables, lr=LR, init_scale=SCALE, optimizer=optimizer, rules=rules, seed=3)
-    seeds = dict(zip(("t", "u"), bags.store._seeds, strict=True))
+
+    def new_bags() -> CollisionlessEmbeddingBags:
+        return CollisionlessEmbeddingBags(tables, lr=LR, init_scale=SCALE, optimizer=optimizer, rules=rules, seed=3)
+
+    bags = new_bags()
+    seeds: dict[str, int] = {"t": bags.store.seeds[0], "u": bags.store.seeds[1]}
     slow, now = Reference(optimizer, rules, seeds), 0
     rng = np.random.default_rng(0)
     for what, *of_feature, later in steps:
@@ -149,6 +196,12 @@ def test_every_sequence_ends_as_with_a_dict(kind: Kind, steps: list, admit_after
         features = KeyedJaggedTensor(list("fgh"), values, lengths=torch.tensor([len(ids) for _, _, ids, _ in batch]))
         if what == "expire":
             assert bags.store.expire(now) == slow.expire(now)
+            continue
+        if what == "reload":
+            again = new_bags()
+            again.restore(bags.weights(), bags.training_state())
+            assert all(torch.equal(value, again.training_state()[name]) for name, value in bags.training_state().items())
+            bags = again
             continue
         bags.train(what == "train")
         bags.set_time(now)
@@ -168,26 +221,37 @@ def test_every_sequence_ends_as_with_a_dict(kind: Kind, steps: list, admit_after
             assert held["count"].tolist() == [mine[i].count for i in sorted(mine)]
             assert held["seen"].tolist() == [mine[i].seen for i in sorted(mine)]
         assert len(bags.store) == len(slow.rows) == len(bags.store.ids)
-        assert bags.store.waiting_ids == len(slow.waiting)
+        assert bags.store.waiting_ids().sum() == len(slow.waiting)
+        assert rule.max_rows is None or bags.store.live[0] <= rule.max_rows
+    torch.set_num_threads(before)
+
+
+def train_ids(store: Store, ids: np.ndarray, now: int = 0) -> None:
+    """A step on one id per example, of the first table."""
+    batch = Occurrences(np.asarray(ids, np.int64), np.arange(len(ids) + 1))
+    _, taken = store.look_up_for_training(batch, now, LR)
+    store.update(taken, np.ones((len(ids), store.dim), np.float32), LR)
+
+
+def new_store(rule: TableRules | None = None, dim: int = 8, scale: float = 0.1, seed: int = 0) -> Store:
+    return Store([rule or TableRules("t")], dim, RowOptimizer(), scale, seed)
 
 
 def test_rows_never_share_and_grow_as_needed() -> None:
-    tables = [EmbeddingBagConfig(name="t", embedding_dim=8, num_embeddings=1, feature_names=["f"])]
-    bags = CollisionlessEmbeddingBags(tables, lr=0.1, init_scale=0.1)
-    rng = np.random.default_rng(0)
+    store, rng = new_store(), np.random.default_rng(0)
     ids = np.unique(rng.integers(-(2**63), 2**63 - 1, 50_000))
     for part in np.array_split(rng.permutation(ids), 37):
-        bags.store.find_for_training(np.zeros(len(part), np.int64), part, 0, 0.1)
-    rows = bags.store.find(np.zeros(len(ids), np.int64), ids)
-    assert len(np.unique(rows)) == len(ids) == len(bags.store) and rows.min() == 1
+        train_ids(store, part)
+    rows = store.find(np.zeros(len(ids), np.int64), ids)
+    assert len(np.unique(rows)) == len(ids) == len(store) and rows.min() == 1
 
 
 def test_first_weights_follow_from_seed_table_and_id_alone() -> None:
     def weights(order: list[int], name: str = "t", seed: int = 0) -> np.ndarray:
-        tables = [EmbeddingBagConfig(name=name, embedding_dim=8, num_embeddings=1, feature_names=["f"])]
-        store = CollisionlessEmbeddingBags(tables, lr=0.1, init_scale=0.5, seed=seed).store
-        rows = store.find_for_training(np.zeros(len(order), np.int64), np.array(order, np.int64), 0, 0.1)
-        return store.records.floats[rows, WEIGHTS : WEIGHTS + 8][np.argsort(order)]
+        store = new_store(TableRules(name), scale=0.5, seed=seed)
+        ids = np.array(order, np.int64)
+        out, _ = store.look_up_for_training(Occurrences(ids, np.arange(len(ids) + 1)), 0, LR)
+        return out[np.argsort(order)]
 
     same = weights([5, -7, 2**40])
     np.testing.assert_array_equal(same, weights([2**40, 5, -7]))
@@ -198,10 +262,61 @@ def test_first_weights_follow_from_seed_table_and_id_alone() -> None:
 
 
 def test_a_full_table_gives_no_more_rows() -> None:
+    store = new_store(TableRules("t", max_rows=3, evict="never"))
+    train_ids(store, np.arange(9))
+    assert store.table(0)["id"].tolist() == [0, 1, 2] and len(store) == 3
+
+
+def test_a_full_table_drops_what_was_least_recently_or_least_frequently_used() -> None:
+    kept = {}
+    for evict in ("least_recently_used", "least_frequently_used"):
+        store = new_store(TableRules("t", max_rows=3, evict=evict))
+        for second, ids in enumerate([[1, 1, 1], [2, 2], [3], [4]]):
+            train_ids(store, np.array(ids), second * SECOND)
+        kept[evict] = store.table(0)["id"].tolist()
+        assert store.counters.evicted.tolist() == [1] and store.counters.admitted.tolist() == [4]
+    assert kept == {"least_recently_used": [2, 3, 4], "least_frequently_used": [1, 2, 4]}
+
+
+def test_the_probabilistic_filter_admits_after_so_many_on_average() -> None:
+    store = new_store(TableRules("t", admit_after=10, filter="probabilistic"))
+    ids, seen_before = np.arange(20_000), np.zeros(20_000)
+    for _ in range(60):
+        seen_before += store.find(np.zeros(len(ids), np.int64), ids) == 0
+        train_ids(store, ids)
+    # Geometric with mean 10, cut at 60, where 0.2 % are left.
+    assert abs(seen_before.mean() - 10) < 0.3 and len(store) > 19_900
+    assert store.waiting_ids().sum() == 0
+
+
+def test_evaluation_changes_nothing() -> None:
     tables = [EmbeddingBagConfig(name="t", embedding_dim=4, num_embeddings=1, feature_names=["f"])]
-    bags = CollisionlessEmbeddingBags(tables, lr=0.1, init_scale=0.1, rules={"t": TableRules("t", max_rows=3)})
-    rows = bags.store.find_for_training(np.zeros(9, np.int64), np.arange(9), 0, 0.1)
-    assert sorted(rows.tolist()) == [0] * 6 + [1, 2, 3] and len(bags.store) == 3
+    bags = CollisionlessEmbeddingBags(tables, lr=LR, init_scale=SCALE, rules={"t": TableRules("t", admit_after=2)})
+    train_ids(bags.store, np.array([1, 1, 2, 3]))
+    before = {name: value.clone() for name, value in (bags.weights() | bags.training_state()).items()}
+    bags.eval()
+    bags.set_time(99 * SECOND)
+    outs = [bags(KeyedJaggedTensor(["f"], torch.tensor([1, 2, 7]), lengths=torch.tensor([1, 1, 1]))).values() for _ in range(3)]
+    out = outs[-1]
+    assert out[0].abs().sum() > 0 and out[1:].abs().sum() == 0
+    after = bags.weights() | bags.training_state()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_rows_that_went_before_their_update_came_are_an_error() -> None:
+    store = new_store(TableRules("t", ttl_seconds=1.0))
+    _, taken = store.look_up_for_training(Occurrences(np.array([1]), np.array([0, 1])), 0, LR)
+    store.expire(99 * SECOND)
+    with pytest.raises(RuntimeError, match="expire between steps"):
+        store.update(taken, np.ones((1, 8), np.float32), LR)
+
+
+def test_bytes_are_what_the_columns_need() -> None:
+    store, n = new_store(dim=16), 700_000
+    store.insert(np.zeros(n, np.int64), np.arange(n))
+    header, weights, per_slot = 32, 64, 16
+    assert store.row_bytes == header + weights
+    assert store.nbytes == (n + 1) * store.row_bytes + len(store.ids.slots) * per_slot + store.waiting.nbytes
 
 
 def test_the_order_of_a_batch_does_not_matter() -> None:

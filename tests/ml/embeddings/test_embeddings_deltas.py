@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ml.embeddings.deltas import Gap
 from ml.embeddings.optimizers import RowOptimizer
 from ml.embeddings.records import WEIGHTS
-from ml.embeddings.store import Gap, Store, TableRules
+from ml.embeddings.rules import TableRules
+from ml.embeddings.store import Occurrences, Store
 
 DIM, SECOND = 4, 1_000_000
 STEP = st.tuples(st.sampled_from(["train", "train", "expire", "sync", "again"]), st.lists(st.integers(-5, 5), max_size=8))
@@ -24,19 +26,16 @@ def held(store: Store) -> dict[tuple[int, int], tuple[int, bytes]]:
     for table in (0, 1):
         for row in store.rows_of(table):
             weights = store.records.floats[row, WEIGHTS : WEIGHTS + DIM].tobytes()
-            found[table, int(store.records.longs[row, 0])] = (int(store.records.longs[row, 1]), weights)
+            found[table, int(store.records.longs[row, 0])] = (int(store.records.seen(slice(row, row + 1))[0]), weights)
     return found
 
 
 def train(store: Store, ids: list[int], now: int, rng: np.random.Generator) -> None:
     tables, keys = np.array([i % 2 for i in ids], np.int64), np.array(ids, np.int64)
     order = np.argsort(tables, kind="stable")
-    rows = store.find_for_training(tables[order], keys[order], now, 0.1)
-    n = int((tables == 0).sum())
-    offsets = np.array([0, n, len(ids)])
-    means, groups = np.zeros(2, bool), np.array([0, 1 << 32 | 1])
-    grad = rng.normal(size=(1, 2 * DIM)).astype(np.float32)
-    store.update(rows, offsets, np.empty(0, np.float32), means, groups, grad, 0.1)
+    offsets = np.array([0, int((tables == 0).sum()), len(ids)])
+    _, taken = store.look_up_for_training(Occurrences(keys[order], offsets), now, 0.1)
+    store.update(taken, rng.normal(size=(1, 2 * DIM)).astype(np.float32), 0.1)
 
 
 @settings(max_examples=150, deadline=None)

@@ -1,0 +1,26 @@
+"""Memory for what is read at random places: zeros on huge pages, where the system has them.
+
+On pages of 4 KiB most look-ups in a table of gigabytes also miss the processor's cache of addresses; on huge ones they do not.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+_PAGE = 1 << 21
+
+
+def zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
+    """Zeros that begin with a page, if they are many. What is not written takes no memory."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size < _PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return np.zeros(shape, dtype)
+    memory = mmap.mmap(-1, size + _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    raw = np.frombuffer(memory, np.uint8)
+    start = -raw.ctypes.data % _PAGE
+    return raw[start : start + size].view(dtype).reshape(shape)

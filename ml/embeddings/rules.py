@@ -1,0 +1,39 @@
+"""What a table admits, how long it keeps it, and what it drops when it is full. Counting is `admission`; rows are `store`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Filter = Literal["exact", "sliding", "probabilistic"]
+Evict = Literal["never", "least_recently_used", "least_frequently_used"]
+
+
+@dataclass(frozen=True)
+class TableRules:
+    """Of one table; times are event time.
+
+    admit_after: an id has a row from its so-many-th occurrence on. filter: how occurrences count before that:
+      exact: all of them;
+      sliding: those of the last `window_seconds`, in two halves: each counts for half a window at least, a whole one at most;
+      probabilistic: none is remembered, and each admits with probability 1 / admit_after.
+    ttl_seconds: rows, and ids that wait for one, not seen for so long are let go by `Store.expire`; None is never.
+    max_rows: never more rows than these. evict: what makes way for an id that is due when there is no room; with "never" it
+    is turned away.
+    """
+
+    name: str
+    admit_after: int = 1
+    filter: Filter = "exact"
+    window_seconds: float | None = None
+    ttl_seconds: float | None = None
+    max_rows: int | None = None
+    evict: Evict = "least_recently_used"
+
+    def __post_init__(self) -> None:
+        if self.admit_after < 1 or (self.max_rows is not None and self.max_rows < 1):
+            raise ValueError(f"table {self.name!r}: admit_after and max_rows must be positive")
+        if (self.filter == "sliding") != (self.window_seconds is not None):
+            raise ValueError(f"table {self.name!r}: window_seconds belongs to filter: sliding, and filter: sliding needs it")
+        if any(seconds is not None and seconds <= 0 for seconds in (self.window_seconds, self.ttl_seconds)):
+            raise ValueError(f"table {self.name!r}: window_seconds and ttl_seconds must be positive")

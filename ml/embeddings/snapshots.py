@@ -1,0 +1,84 @@
+"""Whole stores on disk: a folder per version, a safetensors file per shard, written aside and renamed.
+
+    <root>/<version>/shard-00000-of-00002.safetensors    the columns of `columns.weights` and `columns.training_state`
+
+An interrupted writing leaves a folder that no one reads, and the snapshot before as it was. Shards are read into any other
+number of shards. How the model around the tables is kept is `ml.training.snapshot`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from ml.embeddings import columns
+from ml.embeddings.store import Store
+
+_ASIDE = ".writing-"
+
+
+def write_snapshot(store: Store, root: Path, shards: int = 1) -> Path:
+    """Write all of a store below `root`, which is made if need be. Gives its folder; one that is there stays."""
+    folder = root / f"{store.version:012d}"
+    if folder.exists():
+        return folder
+    aside = root / f"{_ASIDE}{os.getpid()}-{folder.name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    whole = columns.weights(store) | columns.training_state(store)
+    tables = [rule.name for rule in store.rules]
+    for shard in range(shards):
+        part = columns.divide(whole, tables, shard, shards) if shards > 1 else whole
+        path = aside / f"shard-{shard:05d}-of-{shards:05d}.safetensors"
+        save_file({name: tensor.contiguous() for name, tensor in part.items()}, path)
+        _sync(path)
+    _sync(aside)
+    aside.rename(folder)
+    _sync(root)
+    return folder
+
+
+def read_snapshot(store: Store, folder: Path, shard: int = 0, shards: int = 1, for_training: bool = True) -> None:
+    """Fill a new store with one shard of so many of a snapshot, however many it was written in.
+
+    Raises `FileNotFoundError` where shards are missing, `ValueError` where the tables are others.
+    """
+    tables = [rule.name for rule in store.rules]
+    parts = [columns.divide(load_file(path), tables, shard, shards) for path in shard_files(folder)]
+    whole = columns.unite(parts, tables) if len(parts) > 1 else parts[0]
+    names = {"version"} | {f"{table}.{kind}" for table in tables for kind in ("id", "weight")}
+    weights = {name: tensor for name, tensor in whole.items() if name in names}
+    state: dict[str, torch.Tensor] = {name: tensor for name, tensor in whole.items() if name not in names}
+    columns.restore(store, weights, state if for_training else None)
+
+
+def latest_snapshot(root: Path) -> Path | None:
+    """Folder of the newest whole snapshot."""
+    return max(_snapshots(root), default=None)
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """All shards of a snapshot. Raises `FileNotFoundError` where one is missing."""
+    found = sorted(folder.glob("shard-*-of-*.safetensors"))
+    expected = int(found[0].stem.rpartition("-")[2]) if found else 0
+    if not found or len(found) != expected:
+        raise FileNotFoundError(f"{folder}: {len(found)} of {expected or 'any'} shards are there; take an earlier snapshot")
+    return found
+
+
+def _snapshots(root: Path) -> Iterator[Path]:
+    return (folder for folder in root.glob("[0-9]*") if folder.is_dir()) if root.is_dir() else iter(())
+
+
+def _sync(path: Path) -> None:
+    """On the disk, not only on its way there."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

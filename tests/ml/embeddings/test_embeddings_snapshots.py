@@ -1,0 +1,149 @@
+"""What was written is what is read, in any number of shards, and however the writing ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ml.embeddings import columns
+from ml.embeddings.inspect import tables_of
+from ml.embeddings.optimizers import RowOptimizer
+from ml.embeddings.rules import TableRules
+from ml.embeddings.snapshots import latest_snapshot, read_snapshot, write_snapshot
+from ml.embeddings.store import Occurrences, Store
+
+SECOND = 1_000_000
+RULES = [TableRules("t", admit_after=2, ttl_seconds=5.0), TableRules("u", max_rows=40), TableRules("v", 3, "sliding", 4.0)]
+
+
+def new_store() -> Store:
+    return Store(RULES, 4, RowOptimizer("adam"), 0.1, 0)
+
+
+def step(store: Store, ids: np.ndarray, now: int, rng: np.random.Generator) -> None:
+    """One id of each table per example. ids: [3, B]."""
+    batch = Occurrences(ids.reshape(-1).astype(np.int64), np.arange(ids.size + 1))
+    _, taken = store.look_up_for_training(batch, now * SECOND, 0.1)
+    store.update(taken, rng.normal(size=(ids.shape[1], 12)).astype(np.float32), 0.1)
+
+
+def trained(steps: int, seed: int = 0) -> Store:
+    store, rng = new_store(), np.random.default_rng(seed)
+    for now in range(steps):
+        step(store, rng.integers(-60, 60, (3, 30)), now, rng)
+        if now % 4 == 3:
+            store.expire(now * SECOND)
+    return store
+
+
+def held(store: Store) -> dict[str, torch.Tensor]:
+    return columns.weights(store) | columns.training_state(store)
+
+
+def same(one: Store, other: Store) -> bool:
+    mine, others = held(one), held(other)
+    return mine.keys() == others.keys() and all(torch.equal(mine[name], others[name]) for name in mine)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 20), st.integers(1, 5), st.integers(1, 5), st.integers(0, 99))
+def test_any_number_of_shards_becomes_any_other(steps: int, written: int, read: int, seed: int) -> None:
+    store = trained(steps, seed)
+    with tempfile.TemporaryDirectory() as root:
+        folder = write_snapshot(store, Path(root), shards=written)
+        parts = []
+        for shard in range(read):
+            part = new_store()
+            read_snapshot(part, folder, shard, read)
+            parts.append(part)
+        assert sum(len(part) for part in parts) == len(store)
+        whole = columns.unite([held(part) for part in parts], [rule.name for rule in RULES])
+        assert all(torch.equal(value, whole[name]) for name, value in held(store).items())
+
+
+def test_a_store_that_was_read_goes_on_as_one_that_was_not(tmp_path: Path) -> None:
+    store, again = trained(10), new_store()
+    read_snapshot(again, write_snapshot(store, tmp_path))
+    assert same(store, again)
+    for one in (store, again):
+        rng = np.random.default_rng(5)
+        for now in range(10, 30):
+            step(one, rng.integers(-60, 60, (3, 30)), now, rng)
+            one.expire(now * SECOND)
+    assert same(store, again)
+    assert len(store.delta(3).ids) == len(again.delta(3).ids) > 0
+
+
+def test_the_same_store_gives_the_same_bytes(tmp_path: Path) -> None:
+    one, other = (write_snapshot(trained(9), tmp_path / name) for name in ("a", "b"))
+    assert [p.read_bytes() for p in sorted(one.iterdir())] == [p.read_bytes() for p in sorted(other.iterdir())]
+
+
+def test_tables_can_be_looked_at(tmp_path: Path) -> None:
+    store = trained(12)
+    frames = tables_of(write_snapshot(store, tmp_path, shards=3))
+    for number, rule in enumerate(RULES):
+        expected = store.table(number)
+        assert frames[rule.name]["id"].tolist() == expected["id"].tolist()
+        assert frames[rule.name]["count"].tolist() == expected["count"].tolist()
+        seconds = frames[rule.name]["seen"].map(lambda moment: int(moment.timestamp())).tolist()
+        assert seconds == expected["seen"].tolist()
+        np.testing.assert_allclose(frames[rule.name]["norm"], expected["norm"], rtol=1e-5)
+
+
+def test_missing_shards_and_other_tables_are_named(tmp_path: Path) -> None:
+    folder = write_snapshot(trained(5), tmp_path, shards=2)
+    other = Store([TableRules("x")], 4, RowOptimizer("adam"), 0.1, 0)
+    with pytest.raises(ValueError, match=r"x\.id"):
+        columns.restore(other, columns.weights(trained(1)), None)
+    next(folder.iterdir()).unlink()
+    with pytest.raises(FileNotFoundError, match="1 of 2 shards"):
+        read_snapshot(new_store(), folder)
+
+
+WRITER = """
+import sys
+import numpy as np
+from pathlib import Path
+sys.path[:0] = {path!r}
+from test_embeddings_snapshots import new_store, trained
+from ml.embeddings.snapshots import write_snapshot
+store = trained(3)
+print(write_snapshot(store, Path({root!r})), flush=True)
+store.insert(np.zeros(400_000, np.int64), np.arange(1000, 401_000))
+while True:
+    store.version += 1
+    print("writing", flush=True)
+    write_snapshot(store, Path({root!r}), shards=3)
+"""
+
+
+def test_a_kill_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
+    here = str(Path(__file__).parent)
+    for attempt, delay in enumerate((0.0, 0.05, 0.15)):
+        root = tmp_path / str(attempt)
+        code = WRITER.format(path=[here], root=str(root))
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            first = Path(writer.stdout.readline().strip())
+            assert writer.stdout.readline() == "writing\n"
+            time.sleep(delay)
+            os.kill(writer.pid, signal.SIGKILL)
+        found = latest_snapshot(root)
+        assert found is not None
+        store = new_store()
+        read_snapshot(store, found)
+        assert found != first or same(store, trained(3))
+        if found != first:
+            assert len(store) > 400_000  # the one that was being written was whole after all
