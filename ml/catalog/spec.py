@@ -223,7 +223,7 @@ class DatasetSpec(Strict):
     @property
     def fingerprint(self) -> str:
         """Hash of everything that shapes features: data written under one is refused under another."""
-        return self.hash_of(_SHAPES_FEATURES)
+        return hashlib.sha256(f"{_IDS} {self.hash_of(_SHAPES_FEATURES)}".encode()).hexdigest()[:16]
 
     def hash_of(self, keys: Iterable[str]) -> str:
         """Hash of what some of the entry's keys say. The last day is no part of it, so that a log can grow by a day, but where
@@ -233,6 +233,7 @@ class DatasetSpec(Strict):
         return hashlib.sha256(json.dumps(shaped, sort_keys=True).encode()).hexdigest()[:16]
 
 
+_IDS = 2  # how values become ids; another number where that changes, so that features of both are not mixed
 RESERVED_COLUMNS = ("event_time", "sample_rate", "row")
 RESERVED_FEATURES = ("event_time", "label", "sample_rate", "oracle")
 _SHAPES_FEATURES = (

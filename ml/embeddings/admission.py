@@ -12,8 +12,8 @@ import numpy as np
 
 from ml.embeddings.idmap import EMPTY, ROW_BITS, find_one, home_of, insert_one
 from ml.embeddings.initial import draw
-from ml.embeddings.optimizers import begin_state
 from ml.embeddings.records import COUNT, DEFAULT, ID, SEEN, TABLE, VERSION
+from ml.embeddings.updates import begin_state
 from ml.mixing import GOLDEN, mix64
 
 DIRECT, EXACT, SLIDING, PROBABILISTIC = range(4)

@@ -16,8 +16,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 @dataclass(frozen=True)
 class TableFigures:
-    """Of one table. waiting: ids that are counted and have no row yet. The others are sums over its whole life: rows admitted,
-    expired, evicted; occurrences looked up in training, and of these such as had no row before their batch."""
+    """Of one table. waiting: ids that are counted and have no row yet. The others are sums since `begin_pass`: rows
+    admitted, expired, evicted; occurrences looked up in training, and of these such as had no row before their batch."""
 
     rows: int
     nbytes: int

@@ -16,6 +16,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from ml.embeddings import columns
 from ml.embeddings.bags import TableFigures, TrainableBags, in_order
+from ml.embeddings.counters import Counters
 from ml.embeddings.optimizers import RowOptimizer
 from ml.embeddings.records import VERSION
 from ml.embeddings.rules import TableRules
@@ -65,7 +66,7 @@ class CollisionlessEmbeddingBags(TrainableBags):
             features=[number for _, number in placed],
             means=[tables[number].pooling == PoolingType.MEAN for _, number in placed],
         )
-        self._pass_began_at = 0
+        self._pass_began_at, self._counted_before = 0, Counters.zeros(len(self._configs))
         # Autograd calls a backward only for what depends on something that wants a gradient.
         self._anchor = nn.Parameter(torch.empty(0))
 
@@ -102,16 +103,19 @@ class CollisionlessEmbeddingBags(TrainableBags):
         return columns.weights(self.store)
 
     def training_state(self) -> dict[str, torch.Tensor]:
-        """By table: seen, count, version and optimizer state of each row; what waits; what was let go; counters."""
-        return columns.training_state(self.store) | {"pass": torch.tensor([self._pass_began_at])}
+        """By table: seen, count, version and optimizer state of each row; what waits; what was let go; counters. `pass`: int64
+        [6, T], the version and the counters at its beginning."""
+        began = np.stack([np.full(len(self._configs), self._pass_began_at), *self._counted_before.as_rows()])
+        return columns.training_state(self.store) | {"pass": torch.from_numpy(began)}
 
     def restore(self, weights: Mapping[str, torch.Tensor], training_state: Mapping[str, torch.Tensor] | None) -> None:
         columns.restore(self.store, weights, training_state)
         if training_state is not None:
-            self._pass_began_at = int(training_state["pass"][0])
+            began, *counters = training_state["pass"].numpy()
+            self._pass_began_at, self._counted_before = int(began[0]), Counters(*(np.array(row) for row in counters))
 
     def begin_pass(self) -> None:
-        self._pass_began_at = self.store.version
+        self._pass_began_at, self._counted_before = self.store.version, self.store.counters.copy()
 
     def end_pass(self) -> None:
         """Let go of what has not been seen for its table's time to live."""
@@ -122,7 +126,7 @@ class CollisionlessEmbeddingBags(TrainableBags):
 
     def figures(self) -> dict[str, TableFigures]:
         store, each = self.store, self.store.row_bytes + self.store.ids.nbytes / max(len(self.store), 1)
-        waiting, counters = store.waiting_ids(), store.counters
+        waiting, counters = store.waiting_ids(), store.counters.since(self._counted_before)
         return {
             config.name: TableFigures(
                 rows=int(store.live[number]),

@@ -6,16 +6,16 @@ Columns of several stores that share the rows among them may be put together, an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ml.embeddings.admission import COUNTED
+from ml.embeddings.counters import Counters
 from ml.embeddings.idmap import EMPTY
 from ml.embeddings.records import COUNT, SEEN, SLOT, VERSION, WEIGHTS
-from ml.embeddings.store import Counters, Store, no_waiting
+from ml.embeddings.store import Store, no_waiting
 from ml.mixing import GOLDEN
 
 Columns = Mapping[str, torch.Tensor]
@@ -53,7 +53,7 @@ def training_state(store: Store) -> dict[str, torch.Tensor]:
     waiting = waiting[np.lexsort((waiting[:, 0], waiting[:, 1] >> 40))]
     gone = np.concatenate([np.empty((0, 3), np.int64), *store.gone])
     gone = gone[np.lexsort((gone[:, 2], gone[:, 1], gone[:, 0]))]
-    counters = np.stack([getattr(store.counters, field.name) for field in fields(Counters)])
+    counters = np.stack(list(store.counters.as_rows()))
     return found | {
         "waiting": torch.from_numpy(waiting),
         "gone": torch.from_numpy(gone),

@@ -25,6 +25,7 @@ from ml.embeddings.admission import (
     count_missing,
     keep_waiting,
 )  # fmt: skip
+from ml.embeddings.counters import Counters
 from ml.embeddings.deltas import Delta, Gap
 from ml.embeddings.idmap import EMPTY, IdMap, find_many, slots_for
 from ml.embeddings.optimizers import CODES, RowOptimizer
@@ -57,22 +58,6 @@ class Taken:
 
     notes: Notes
     erased: int
-
-
-@dataclass
-class Counters:
-    """By table, int64 [T], since the store was new: occurrences looked up in training; of these without a row before their
-    batch; rows admitted; rows that expired; rows evicted to make way."""
-
-    looked_up: NDArray[np.int64]
-    unknown: NDArray[np.int64]
-    admitted: NDArray[np.int64]
-    expired: NDArray[np.int64]
-    evicted: NDArray[np.int64]
-
-    @classmethod
-    def zeros(cls, tables: int) -> Counters:
-        return cls(*(np.zeros(tables, np.int64) for _ in range(5)))
 
 
 class Store:

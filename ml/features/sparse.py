@@ -18,7 +18,7 @@ from ml.catalog.spec import ColumnType, SparseColumn
 from ml.features.buffers import flat, string_bytes, validity
 from ml.features.columns import plain, take_column
 from ml.features.hashing import combine, feature_seed, hash_ranges, hash_values
-from ml.features.schema import EVENT_TIME
+from ml.features.schema import EVENT_TIME, FIRST_ID, MISSING_ID
 
 CROSS_JOINER = " × "
 
@@ -91,6 +91,11 @@ def _buckets(edges: tuple[float, ...], values: pa.Array) -> pa.Array:
     return pa.array(np.searchsorted(np.array(edges), numbers, side="right"), mask=~np.isfinite(numbers))
 
 
+def _numbered(values: pa.Array) -> np.ndarray:
+    """Ids of what is numbered from 0 already, int64: dense, from FIRST_ID on."""
+    return flat(values.cast(pa.int64()), null=MISSING_ID - FIRST_ID) + FIRST_ID
+
+
 @dataclass(frozen=True)
 class SparseFeature:
     """How one sparse feature reads a batch."""
@@ -115,6 +120,8 @@ class SparseFeature:
             parts = (hash_values(name, take_column(batch, c, self.types[c])) for c in self.column.cross)
             return Keys(combine(*parts))
         value = self._value(batch)
+        if self.column.bucketise or self.column.hour_of_day:
+            return Keys(_numbered(value))
         if not self.column.split:
             return Keys(hash_values(name, value))
         data, rows, starts, ends = _parts(self.column, plain(value))

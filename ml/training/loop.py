@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ml.datasets.batch import Batch
-from ml.embeddings.bags import dense_parameters
+from ml.embeddings.bags import TableFigures, dense_parameters
 from ml.training.state import TrainState
 
 
@@ -40,7 +40,8 @@ class TrainReport:
     """A pass over a day. Sums run over the whole pass, also where it was resumed; seconds over this process's share.
 
     loss: mean over rows, each predicted just before it was trained on (progressive validation). rows_touched: distinct
-    table rows updated. seconds_waiting: for batches; seconds_computing: the rest. samples_per_second: of this process.
+    table rows updated. tables: figures by table, at the end of the pass. seconds_waiting: for batches; seconds_computing: the
+    rest. samples_per_second: of this process.
     """
 
     rows: int
@@ -51,6 +52,7 @@ class TrainReport:
     seconds_waiting: float
     seconds_computing: float
     learning_rates: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, TableFigures] = field(default_factory=dict)
 
 
 OnStep = Callable[[TrainState, Step], None]
@@ -89,6 +91,7 @@ def train(
             waiting += time.perf_counter() - asked
             if batch is None:
                 break
+            state.set_time(batch)
             rates = state.set_learning_rates(state.recipe.schedule.factor(running.steps, total_steps))
             losses = nn.functional.binary_cross_entropy_with_logits(
                 state.model(batch.dense, batch.sparse), batch.labels, reduction="none"
@@ -109,6 +112,7 @@ def train(
                 progress(step)
             if on_step is not None:
                 on_step(state, step)
+    state.end_pass()
     seconds = time.perf_counter() - started
     return TrainReport(
         rows=running.rows,
@@ -119,6 +123,7 @@ def train(
         seconds_waiting=waiting,
         seconds_computing=seconds - waiting,
         learning_rates=rates,
+        tables=state.figures(),
     )
 
 

@@ -10,12 +10,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from ml.catalog.load import CATALOG, CatalogError, explain, read_yaml
 from ml.catalog.spec import Strict
+from ml.embeddings.optimizers import Kind
+from ml.embeddings.rules import Evict, Filter, TableRules
 
 RECIPES = CATALOG / "recipes"
 Split = Literal["train", "validation", "test"]
@@ -40,26 +42,60 @@ class ModelRecipe(Strict):
         return self
 
 
-class TableRecipe(Strict):
-    """Size of one feature's table, where it differs."""
+class CollisionlessTable(Strict):
+    """A row for every id, once admitted: the table grows, and forgets what it is told to. Times are event time."""
 
+    kind: Literal["collisionless"] = "collisionless"
+    admit_after: int = Field(default=1, ge=1, description="An id has a row from its so-many-th occurrence on.")
+    filter: Filter = Field(
+        default="exact",
+        description="What counts until then: all, the last `window_seconds`, or nothing: each occurrence admits by chance.",
+    )
+    window_seconds: float | None = Field(default=None, gt=0, description="Of `filter: sliding`.")
+    ttl_seconds: float | None = Field(default=None, gt=0, description="Rows not seen for so long are let go; null is never.")
+    max_rows: int | None = Field(default=None, ge=1, description="Never more rows than these.")
+    evict: Evict = Field(default="least_recently_used", description="What makes way when `max_rows` are taken.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        TableRules("", **self.model_dump(exclude={"kind"}))
+        return self
+
+
+class HashedTable(Strict):
+    """A fixed number of rows; ids beyond them are hashed into them, and may share one."""
+
+    kind: Literal["hashed"]
     rows: int = Field(ge=4, le=2**31 - 1)
 
 
-class TablesRecipe(Strict):
-    """Embedding tables: ids are hashed into `rows` rows, two of which belong to missing and out of vocabulary."""
+class StaticTable(Strict):
+    """A fixed number of rows for a small stable vocabulary: buckets, hours. An id beyond them is out of vocabulary."""
 
-    rows: int = Field(ge=4, le=2**31 - 1, description="Rows of a table unless `features` says otherwise.")
+    kind: Literal["static"]
+    rows: int = Field(ge=4, le=2**31 - 1)
+
+
+TableRecipe = Annotated[CollisionlessTable | HashedTable | StaticTable, Field(discriminator="kind")]
+
+
+class TablesRecipe(Strict):
+    """Embedding tables, one per sparse feature. What `features` says of one is all there is to say of it: `default` is for the
+    others."""
+
+    default: TableRecipe = CollisionlessTable()
     features: dict[str, TableRecipe] = Field(default_factory=dict)
     init_scale: float = Field(ge=0, allow_inf_nan=False, description="Rows begin uniform in [-init_scale, init_scale].")
 
-    def rows_of(self, feature: str) -> int:
-        return self.features[feature].rows if feature in self.features else self.rows
+    def of(self, feature: str) -> CollisionlessTable | HashedTable | StaticTable:
+        return self.features.get(feature, self.default)
 
 
 class TableOptimizer(Strict):
-    """Row-wise Adagrad, fused into the backward pass: one accumulator per row, the mean square of its gradients."""
+    """Optimizer of table rows, applied in the backward pass. All kinds of tables know row-wise Adagrad: one accumulator per
+    row, the mean square of its gradients; collisionless tables know the others as well."""
 
+    kind: Kind = "rowwise_adagrad"
     lr: float = Field(gt=0, allow_inf_nan=False)
     eps: float = Field(gt=0, allow_inf_nan=False)
     initial_accumulator: float = Field(
@@ -68,6 +104,11 @@ class TableOptimizer(Strict):
         description="Damps the first updates of a row. In squared gradients of one example, so that it means the same at any "
         "batch size.",
     )
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="Of adam.")
+    beta2: float = Field(default=0.999, ge=0, lt=1, description="Of adam.")
+    beta: float = Field(default=1.0, ge=0, description="Of ftrl.")
+    l1: float = Field(default=0.0, ge=0, description="Of ftrl.")
+    l2: float = Field(default=0.0, ge=0, description="Of ftrl.")
 
 
 class DenseOptimizer(Strict):
@@ -133,8 +174,20 @@ class Recipe(Strict):
     @property
     def structure(self) -> dict[str, Any]:
         """What fixes the shapes of the state: a snapshot can be trained on only where this is the same."""
-        shaping = {"model": True, "tables": {"rows": True, "features": True}, "dense_optimizer": {"kind": True}}
-        return self.model_dump(mode="json", include=shaping)
+        shaping = {"model": True, "table_optimizer": {"kind"}, "dense_optimizer": {"kind"}}
+        shapes = {name: table.model_dump(include={"kind", "rows"}) for name, table in self.tables.features.items()}
+        default = self.tables.default.model_dump(include={"kind", "rows"})
+        return self.model_dump(mode="json", include=shaping) | {"tables": {"default": default, "features": shapes}}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        fixed = {name: table.kind for name, table in self.tables.features.items() if table.kind != "collisionless"}
+        fixed |= {} if self.tables.default.kind == "collisionless" else {"default": self.tables.default.kind}
+        if fixed and self.table_optimizer.kind != "rowwise_adagrad":
+            raise ValueError(
+                f"table_optimizer.kind {self.table_optimizer.kind} is for collisionless tables only, found {fixed}"
+            )
+        return self
 
 
 def load_recipe(name: str, overrides: Mapping[str, Any] | None = None, folder: Path = RECIPES) -> Recipe:

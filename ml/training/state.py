@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ml.embeddings.bags import TrainableBags, bags_of, dense_parameters
+from ml.datasets.batch import Batch
+from ml.embeddings.bags import TableFigures, TrainableBags, bags_of, dense_parameters
 from ml.features.schema import FeatureSchema
 from ml.models.build import build_model
 from ml.training.recipe import Recipe
@@ -42,6 +43,21 @@ class TrainState:
         self.running = Pass()
         for bags in self.bags.values():
             bags.begin_pass()
+
+    def end_pass(self) -> None:
+        """The pass is through: tables that forget do so."""
+        for bags in self.bags.values():
+            bags.end_pass()
+
+    def set_time(self, batch: Batch) -> None:
+        """Tell the tables when the batch happened: at its latest event."""
+        now = int(batch.event_time.max()) if len(batch) else 0
+        for bags in self.bags.values():
+            bags.set_time(now)
+
+    def figures(self) -> dict[str, TableFigures]:
+        """By table. Sums are over the running pass."""
+        return {name: figures for bags in self.bags.values() for name, figures in bags.figures().items()}
 
     def set_learning_rates(self, factor: float) -> dict[str, float]:
         """Both optimizers' rates: the recipe's, times `factor`. Gives what was set."""

@@ -17,7 +17,7 @@ from test_features_hashing import reference, signed
 
 from ml.catalog.spec import DatasetSpec, DenseColumn, SparseColumn
 from ml.features.dense import dense_values
-from ml.features.schema import MISSING_ID, OOV_ID, arrow_schema
+from ml.features.schema import FIRST_ID, MISSING_ID, OOV_ID, arrow_schema
 from ml.features.sparse import SparseFeature
 from ml.features.transforms import LabelError, Transform, compile_transforms
 from ml.features.vocabulary import Vocabulary
@@ -50,19 +50,19 @@ def slow_dense(column: DenseColumn, x: float | int | bool | None) -> float:
 
 
 def slow_sparse(spec: DatasetSpec, column: SparseColumn, row: dict[str, Any]) -> Any:
-    """The hashed id, or the list of them."""
+    """The id, or the list of them: hashed, but for hours and buckets, which are numbered."""
     if column.cross:
         return chained(column.name, [row[c] for c in column.cross])
     if column.hour_of_day:
         when = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=row["event_time"])
-        return reference(column.name, when.astimezone(spec.zone).hour)
+        return FIRST_ID + when.astimezone(spec.zone).hour
     value = row[column.column or ""]
     if column.split:
         parts = [part for part in (value or "").split(column.split) if part][: column.max_values]
         return [reference(column.name, part) for part in parts] or [MISSING_ID]
     if column.bucketise:
         missing = value is None or not math.isfinite(value)
-        return MISSING_ID if missing else reference(column.name, sum(value >= edge for edge in column.bucketise))
+        return MISSING_ID if missing else FIRST_ID + sum(value >= edge for edge in column.bucketise)
     return reference(column.name, value)
 
 

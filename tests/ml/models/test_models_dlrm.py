@@ -21,7 +21,9 @@ B = 5
 
 def small_recipe(**model: object) -> Recipe:
     small = {"embedding_dim": 4, "bottom": [8], "top": [8]}
-    return load_recipe("dlrm", {"model": {**small, **model}, "tables": {"rows": 64, "init_scale": 0.5}})
+    return load_recipe(
+        "dlrm", {"model": {**small, **model}, "tables": {"default": {"kind": "hashed", "rows": 64}, "init_scale": 0.5}}
+    )
 
 
 def make_features(schema: FeatureSchema, order: list[str] | None = None) -> KeyedJaggedTensor:
@@ -104,6 +106,6 @@ def test_the_same_recipe_and_schema_give_the_same_model_and_leave_the_random_sta
 
 
 def test_a_size_for_a_feature_that_is_not_there_is_refused() -> None:
-    recipe = load_recipe("dlrm", {"tables": {"features": {"nobody": {"rows": 100}}}})
+    recipe = load_recipe("dlrm", {"tables": {"features": {"nobody": {"kind": "hashed", "rows": 100}}}})
     with pytest.raises(ValueError, match=r"tables\.features: \['nobody'\] not among"):
         build_model(recipe, FeatureSchema((), ("a",), (), "f"))

@@ -21,11 +21,14 @@ from ml.parallel import LocalRunner
 from ml.training.recipe import Recipe, load_recipe
 
 FIRST = "2026-01-01"
+# The others are collisionless, so that both kinds are there.
+FEATURES = {"b": {"kind": "hashed", "rows": 64}}
+HASHED = {"kind": "hashed", "rows": 64}
 
 
 def small_recipe(**overrides: Any) -> Recipe:
     """The catalog's recipe, shrunk: seconds become milliseconds."""
-    small = {"model": {"embedding_dim": 4, "bottom": [8], "top": [8]}, "tables": {"rows": 64}, "batch_size": 32}
+    small = {"model": {"embedding_dim": 4, "bottom": [8], "top": [8]}, "tables": {"features": FEATURES}, "batch_size": 32}
     return load_recipe("dlrm", {**small, **overrides})
 
 

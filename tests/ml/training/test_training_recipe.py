@@ -10,7 +10,7 @@ from ml.catalog.load import CatalogError
 from ml.catalog.spec import DatasetSpec
 from ml.features.schema import FeatureSchema
 from ml.models.build import build_bags
-from ml.training.recipe import RECIPES, Recipe, Schedule, load_recipe, merge
+from ml.training.recipe import RECIPES, CollisionlessTable, HashedTable, Recipe, Schedule, load_recipe, merge
 
 
 def test_every_dataset_has_a_recipe_that_fits_its_features(catalog: dict[str, DatasetSpec]) -> None:
@@ -22,9 +22,12 @@ def test_every_dataset_has_a_recipe_that_fits_its_features(catalog: dict[str, Da
 
 
 def test_overrides_change_only_what_they_name() -> None:
-    plain, other = load_recipe("dlrm"), load_recipe("dlrm", {"tables": {"features": {"user": {"rows": 100}}}, "seed": 3})
-    assert other.tables.rows_of("user") == 100
-    assert other.tables.rows_of("item") == plain.tables.rows == other.tables.rows
+    plain, other = (
+        load_recipe("dlrm"),
+        load_recipe("dlrm", {"tables": {"features": {"user": {"kind": "hashed", "rows": 100}}}, "seed": 3}),
+    )
+    assert other.tables.of("user") == HashedTable(kind="hashed", rows=100)
+    assert other.tables.of("item") == plain.tables.default == other.tables.default == CollisionlessTable()
     assert other.model == plain.model
     assert other.seed == 3
     assert plain.fingerprint != other.fingerprint
@@ -45,8 +48,11 @@ def test_merge_leaves_its_arguments_alone() -> None:
         ({"model": {"embedding_dim": 6}}, "model.embedding_dim"),
         ({"model": {"top": []}}, "model.top"),
         ({"model": {"bottom": [0]}}, "model"),
-        ({"tables": {"rows": 2}}, "tables.rows"),
-        ({"tables": {"features": {"C1": {"row": 5}}}}, "tables.features.C1.row"),
+        ({"tables": {"default": {"kind": "hashed", "rows": 2}}}, "tables.default.hashed.rows"),
+        ({"tables": {"features": {"C1": {"row": 5}}}}, "tables.features.C1"),
+        ({"tables": {"features": {"C1": {"kind": "static", "row": 5}}}}, "tables.features.C1.static.row"),
+        ({"tables": {"default": {"kind": "collisionless", "window_seconds": 5}}}, "tables.default.collisionless"),
+        ({"tables": {"default": {"kind": "static", "rows": 5}}, "table_optimizer": {"kind": "adam"}}, "(top)"),
         ({"table_optimizer": {"lr": -1}}, "table_optimizer.lr"),
         ({"table_optimizer": {"lr": float("nan")}}, "table_optimizer.lr"),
         ({"dense_optimizer": {"kind": "lion"}}, "dense_optimizer.kind"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_days import make_batches, small_recipe
+from made_days import FEATURES, HASHED, make_batches, small_recipe
 
 from ml.features.schema import FeatureSchema
 from ml.training.loop import train
@@ -73,13 +73,13 @@ def test_predictions_need_no_optimizer_state(tmp_path: Path) -> None:
     [
         ({"model": {"embedding_dim": 8}}, "recipe.model.embedding_dim: 4 in the snapshot, 8 asked for"),
         ({"model": {"top": [8, 4]}}, "recipe.model.top: [8] in the snapshot, [8, 4] asked for"),
-        ({"tables": {"rows": 65}}, "recipe.tables.rows: 64 in the snapshot, 65 asked for"),
+        ({"tables": {"default": HASHED}}, r"recipe.tables.default.kind: 'collisionless' in the snapshot, 'hashed' asked for"),
         ({"dense_optimizer": {"kind": "adagrad"}}, "recipe.dense_optimizer.kind: 'adam' in the snapshot, 'adagrad' asked for"),
     ],
 )
 def test_another_shape_is_refused_by_name(tmp_path: Path, overrides: dict[str, dict[str, object]], fault: str) -> None:
     folder = saved(trained(1), tmp_path / "one")
-    merged = {"model": {"embedding_dim": 4, "bottom": [8], "top": [8]}, "tables": {"rows": 64}}
+    merged = {"model": {"embedding_dim": 4, "bottom": [8], "top": [8]}, "tables": {"features": FEATURES}}
     for section, values in overrides.items():
         merged[section] = {**merged.get(section, {}), **values}
     with pytest.raises(SnapshotMismatch) as refused:
@@ -103,7 +103,7 @@ def test_another_rate_is_taken_up(tmp_path: Path) -> None:
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
-    folder, other = saved(trained(1), tmp_path / "one"), saved(trained(1, tables={"rows": 65}), tmp_path / "two")
+    folder, other = saved(trained(1), tmp_path / "one"), saved(trained(1, tables={"default": HASHED}), tmp_path / "two")
     (folder / WEIGHTS).write_bytes((other / WEIGHTS).read_bytes())
     with pytest.raises(SnapshotMismatch, match=r"does not fit its state\.json: .*expected"):
         load_snapshot(folder)

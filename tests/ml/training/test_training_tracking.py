@@ -134,12 +134,12 @@ def test_a_given_tracking_uri_is_used(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_flatten_keeps_every_leaf_of_a_recipe() -> None:
     flat = flatten(small_recipe().model_dump(mode="json"))
     assert flat["dense_optimizer.kind"] == "adam"
-    assert flat["tables.features"] == {}
+    assert flat["tables.features.b.rows"] == 64
     assert not any(isinstance(value, dict) and value for value in flat.values())
 
 
 def test_names_that_mlflow_refuses_and_deleted_experiments_stop_nobody(lake: Lake, tmp_path: Path) -> None:
-    spec, recipe = made_spec(), small_recipe(tables={"rows": 64, "init_scale": 0.1, "features": {"größe|x": {"rows": 8}}})
+    spec, recipe = made_spec(), small_recipe(tables={"init_scale": 0.1, "features": {"größe|x": {"kind": "hashed", "rows": 8}}})
     tracker = Tracker(tmp_path, log_model=False)
     for _ in range(2):
         with tracker.follow(lake, spec, "2026-01-01", recipe, 10) as run:

@@ -1,0 +1,99 @@
+"""Tables of a fixed number of rows for small stable vocabularies: TorchRec's own, with its fused optimizer.
+
+An id below the number of rows is its row. Any other, negative ones too, is out of vocabulary and reads that row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
+from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+
+from ml.embeddings.bags import TableFigures, TrainableBags, in_order
+from ml.features.schema import OOV_ID
+
+
+class StaticEmbeddingBags(TrainableBags):
+    """F tables of one dimension D, a table per feature, with row-wise Adagrad in the backward pass.
+
+    >>> tables = [EmbeddingBagConfig(name="t", embedding_dim=4, num_embeddings=10, feature_names=["f"])]
+    >>> bags = StaticEmbeddingBags(tables, init_scale=0.1, lr=0.1, eps=1e-8, initial_accumulator=0.0, seed=0)
+    >>> features = KeyedJaggedTensor(["f"], values=torch.tensor([7, -12345]), lengths=torch.tensor([1, 0, 1]))
+    >>> bags(features)["f"].shape
+    torch.Size([3, 4])
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[EmbeddingBagConfig],
+        *,
+        init_scale: float,
+        lr: float,
+        eps: float,
+        initial_accumulator: float,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self._configs = list(tables)
+        self._keys = [feature for table in tables for feature in table.feature_names]
+        if len(self._keys) != len(self._configs):
+            raise ValueError(f"expected a table per feature, found {len(self._configs)} tables for {len(self._keys)} features")
+        self._rows = torch.tensor([table.num_embeddings for table in tables])
+        self._bags = FusedEmbeddingBagCollection(
+            self._configs, RowWiseAdagrad, {"lr": lr, "eps": eps}, device=torch.device("cpu")
+        )
+        self._optimizer = self._bags.fused_optimizer()
+        self.touched = torch.zeros(int(self._rows.sum()), dtype=torch.bool)
+        self._first_row = self._rows.cumsum(0) - self._rows
+        generator = torch.Generator().manual_seed(seed)
+        for weight in self.weights().values():
+            weight.uniform_(-init_scale, init_scale, generator=generator)
+        for name, state in self.training_state().items():
+            if name.endswith(".accumulator"):
+                state.fill_(initial_accumulator)
+
+    def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
+        """Pooled rows: KeyedTensor with values float32 [B, F * D], keys in the order of the tables.
+
+        The features' keys may come in any order. Raises `KeyError` where one is missing.
+        """
+        features = in_order(features, self._keys)
+        of_key = torch.tensor(features.length_per_key())
+        ids = features.values()
+        rows = torch.where((ids >= 0) & (ids < torch.repeat_interleave(self._rows, of_key)), ids, OOV_ID)
+        if self.training:
+            self.touched[rows + torch.repeat_interleave(self._first_row, of_key)] = True
+        return self._bags(KeyedJaggedTensor(self._keys, rows, lengths=features.lengths(), stride=features.stride()))
+
+    def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
+        return self._configs
+
+    def set_learning_rate(self, lr: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr  # type: ignore[index]
+        self._optimizer.step()  # hands the rate to the kernels; the rows it left to them long ago
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """`<table>.weight`: float32 [rows, D]."""
+        held = self._bags.state_dict()
+        return {f"{config.name}.weight": held[f"embedding_bags.{config.name}.weight"] for config in self._configs}
+
+    def training_state(self) -> dict[str, torch.Tensor]:
+        """`<table>.accumulator`: float32 [rows], row-wise Adagrad's sums of mean squares. `touched`: bool [sum of rows]."""
+        states = self._optimizer.state_dict()["state"]
+        names = [config.name for config in self._configs]
+        sums = {f"{name}.accumulator": states[f"{name}.weight"][f"{name}.weight.momentum_1"] for name in names}
+        return sums | {"touched": self.touched}
+
+    def figures(self) -> dict[str, TableFigures]:
+        return {c.name: TableFigures(c.num_embeddings, 4 * c.num_embeddings * (c.embedding_dim + 1)) for c in self._configs}
+
+    def begin_pass(self) -> None:
+        self.touched.zero_()
+
+    def rows_touched(self) -> int:
+        return int(self.touched.sum())
