@@ -1,7 +1,8 @@
 """The day's model: yesterday's, having seen today once, in time order."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -10,6 +11,9 @@ from assets.partitions import days_before
 from assets.policy import TRAINING_POOL, daily_asset, key
 from assets.resources import LakeResource, MlflowResource
 from ml.catalog.spec import DatasetSpec
+
+if TYPE_CHECKING:
+    from ml.embeddings.bags import TableFigures
 
 STAGE = "tuned_models"
 
@@ -34,6 +38,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "dagster/row_count": done.report.rows,
                 "warm_started_from": done.parent or "nothing: the first day",
                 "resumed_at_row": done.resumed_at,
+                "tables": _tables(done.report.tables),
                 "recipe": dg.MetadataValue.json(done.recipe.model_dump(mode="json")),
                 "path": dg.MetadataValue.path(str(done.folder)),
             }
@@ -41,3 +46,22 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         return each_day(context, work, summary="loss")
 
     return tuned_models
+
+
+def _tables(figures: "Mapping[str, TableFigures]") -> dg.TableMetadataValue:
+    """A line per embedding table: what it holds after the day, and what befell it on the day."""
+    numbers = ("rows", "waiting", "admitted", "expired", "evicted")
+    records = [
+        dg.TableRecord(
+            {
+                "table": name,
+                "megabytes": round(table.nbytes / 1e6, 3),
+                "unknown_rate": "" if table.unknown_rate is None else round(table.unknown_rate, 4),
+                **{number: getattr(table, number) for number in numbers},
+            }
+        )
+        for name, table in figures.items()
+    ]
+    columns = [dg.TableColumn("table"), *(dg.TableColumn(name, "int") for name in numbers)]
+    columns += [dg.TableColumn("megabytes", "float"), dg.TableColumn("unknown_rate", "float")]
+    return dg.MetadataValue.table(records, dg.TableSchema(columns=columns))

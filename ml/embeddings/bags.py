@@ -28,6 +28,11 @@ class TableFigures:
     looked_up: int = 0
     unknown: int = 0
 
+    @property
+    def unknown_rate(self) -> float | None:
+        """Share of the occurrences that had no row before their batch: what a server of the tables as they were would miss."""
+        return self.unknown / self.looked_up if self.looked_up else None
+
 
 class TrainableBags(EmbeddingBagCollectionInterface):
     """Pooled embeddings whose rows are updated during the backward pass, by an optimizer of their own."""

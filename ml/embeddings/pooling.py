@@ -22,7 +22,7 @@ from ml.embeddings.records import COUNT, PLACE, SEEN, WEIGHTS
 
 FAST = {"reassoc", "contract"}
 _NONE = -1
-_BLOCK = 128  # occurrences between asking for memory and using it: few enough to be in the first cache still
+_BLOCK = 32  # occurrences between asking for memory and using it: few enough to be in the first cache still
 
 
 @dataclass
@@ -64,14 +64,21 @@ class Notes:
 
 
 @nb.njit(cache=True, error_model="numpy")
-def _find(slots, table, ids, rows, first, last):  # type: ignore[no-untyped-def]
-    """Rows of the occurrences [first, last), EMPTY for those without."""
-    mask, one = np.uint64(len(slots) - 1), np.uint64(1)
+def _ask(slots, table, ids, rows, first, last):  # type: ignore[no-untyped-def]
+    """Ask memory for the slots where the occurrences [first, last) should be, and note in `rows` where that is."""
+    mask = len(slots) - 1
     for at in range(first, last):
         i = np.uint64(at)
-        home = np.uint64(home_of(table, ids[i], np.int64(mask)))
-        rows[i] = home  # until it is replaced, below
-        prefetch(slots, home, np.uint64(0))
+        home = home_of(table, ids[i], mask)
+        rows[i] = home
+        prefetch(slots, np.uint64(home), np.uint64(0))
+
+
+@nb.njit(cache=True, error_model="numpy")
+def _find(slots, floats, table, ids, rows, first, last, end):  # type: ignore[no-untyped-def]
+    """Rows of the occurrences [first, last), EMPTY for those without, which `_ask` has asked for; and ask for the rows, of
+    which the last word needed is `end`."""
+    mask, one = np.uint64(len(slots) - 1), np.uint64(1)
     for at in range(first, last):
         i = np.uint64(at)
         key, place, row = ids[i], np.uint64(rows[i]), np.int64(EMPTY)
@@ -81,9 +88,29 @@ def _find(slots, table, ids, rows, first, last):  # type: ignore[no-untyped-def]
                 break
             if slots[place, np.uint64(0)] == key and value >> ROW_BITS == table:
                 row = value & ROW_MASK
+                prefetch(floats, np.uint64(row), np.uint64(0))
+                prefetch(floats, np.uint64(row), end)
                 break
             place = (place + one) & mask
         rows[i] = row
+
+
+@nb.njit(cache=True, error_model="numpy")
+def _blocks(features, offsets, examples):  # type: ignore[no-untyped-def]
+    """int64 [n, 3]: feature, first and last example of blocks of about _BLOCK occurrences, in order."""
+    found = np.empty((0, 3), np.int64)
+    for turn in range(2):
+        n = 0
+        for f in range(len(features)):
+            bags = features[f] * examples
+            step = max(1, _BLOCK * examples // max(offsets[bags + examples] - offsets[bags], 1))
+            for start in range(0, examples, step):
+                if turn:
+                    found[n, 0], found[n, 1], found[n, 2] = features[f], start, min(start + step, examples)
+                n += 1
+        if not turn:
+            found = np.empty((n, 3), np.int64)
+    return found
 
 
 @lru_cache(maxsize=32)
@@ -95,6 +122,7 @@ def reader(dim: int, training: bool) -> Callable[..., tuple[int, int]]:
 
     ids: int64 [N]. weights: float32 [N], or empty. means: bool [F], whether a feature's bags are averaged. tables: int64 [F].
     """
+    end = np.uint64(WEIGHTS + dim - 1)
 
     @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
     def read(  # type: ignore[no-untyped-def]
@@ -104,53 +132,55 @@ def reader(dim: int, training: bool) -> Callable[..., tuple[int, int]]:
         examples = len(out)
         weighted = len(weights) > 0
         found, missing = 0, 0
-        for f in range(len(features)):
-            feature = features[f]
+        blocks = _blocks(features, offsets, examples)
+        for b in range(-2, len(blocks)):
+            if b + 2 < len(blocks):
+                feature, start, stop = blocks[b + 2, 0], blocks[b + 2, 1], blocks[b + 2, 2]
+                bags = feature * examples
+                _ask(slots, tables[feature], ids, rows, offsets[bags + start], offsets[bags + stop])
+            if b >= -1 and b + 1 < len(blocks):
+                feature, start, stop = blocks[b + 1, 0], blocks[b + 1, 1], blocks[b + 1, 2]
+                bags = feature * examples
+                _find(slots, floats, tables[feature], ids, rows, offsets[bags + start], offsets[bags + stop], end)
+                for example in range(start, stop):
+                    prefetch(out, np.uint64(example), np.uint64(feature * dim))
+            if b < 0:
+                continue
+            feature = blocks[b, 0]
             table, mean = tables[feature], means[feature]
             column, bags = np.uint64(feature * dim), feature * examples
-            of_feature = offsets[bags + examples] - offsets[bags]
-            step = max(1, _BLOCK * examples // max(of_feature, 1))
-            for start in range(0, examples, step):
-                stop = min(start + step, examples)
-                _find(slots, table, ids, rows, offsets[bags + start], offsets[bags + stop])
-                for at in range(offsets[bags + start], offsets[bags + stop]):
-                    row = np.uint64(max(rows[np.uint64(at)], 0))
-                    prefetch(floats, row, np.uint64(0))
-                    prefetch(floats, row, np.uint64(WEIGHTS + dim - 1))
-                for example in range(start, stop):
-                    prefetch(out, np.uint64(example), column)
-                for example in range(start, stop):
-                    bag, line = np.uint64(bags + example), np.uint64(example)
-                    begins, ends = offsets[bag], offsets[bag + np.uint64(1)]
-                    alone = ends - begins == 1 and not weighted
-                    if not alone or rows[begins] == EMPTY:
+            for example in range(blocks[b, 1], blocks[b, 2]):
+                bag, line = np.uint64(bags + example), np.uint64(example)
+                begins, ends = offsets[bag], offsets[bag + np.uint64(1)]
+                alone = ends - begins == 1 and not weighted
+                if not alone or rows[begins] == EMPTY:
+                    for d in range(dim):
+                        out[line, column + np.uint64(d)] = 0
+                for at in range(begins, ends):
+                    i = np.uint64(at)
+                    share = weights[i] if weighted else np.float32(1)
+                    if mean and ends - begins > 1:
+                        share /= np.float32(ends - begins)
+                    if training:
+                        lines[i] = example * len(means) + feature
+                        shares[i] = share
+                    if rows[i] == EMPTY:
+                        if training:
+                            without[np.uint64(missing)], of_table[np.uint64(missing)] = at, table
+                            missing += 1
+                        continue
+                    row = np.uint64(rows[i])
+                    if training:
+                        words[row, np.uint64(COUNT)] += 1
+                        if seconds > np.int64(np.uint32(words[row, np.uint64(SEEN)])):
+                            words[row, np.uint64(SEEN)] = np.int32(np.uint32(seconds))
+                        found = _note(words, row, i, found, before, distinct, last)
+                    if alone:
                         for d in range(dim):
-                            out[line, column + np.uint64(d)] = 0
-                    for at in range(begins, ends):
-                        i = np.uint64(at)
-                        share = weights[i] if weighted else np.float32(1)
-                        if mean and ends - begins > 1:
-                            share /= np.float32(ends - begins)
-                        if training:
-                            lines[i] = example * len(means) + feature
-                            shares[i] = share
-                        if rows[i] == EMPTY:
-                            if training:
-                                without[np.uint64(missing)], of_table[np.uint64(missing)] = at, table
-                                missing += 1
-                            continue
-                        row = np.uint64(rows[i])
-                        if training:
-                            words[row, np.uint64(COUNT)] += 1
-                            if seconds > np.int64(np.uint32(words[row, np.uint64(SEEN)])):
-                                words[row, np.uint64(SEEN)] = np.int32(np.uint32(seconds))
-                            found = _note(words, row, i, found, before, distinct, last)
-                        if alone:
-                            for d in range(dim):
-                                out[line, column + np.uint64(d)] = floats[row, np.uint64(WEIGHTS + d)]
-                        else:
-                            for d in range(dim):
-                                out[line, column + np.uint64(d)] += share * floats[row, np.uint64(WEIGHTS + d)]
+                            out[line, column + np.uint64(d)] = floats[row, np.uint64(WEIGHTS + d)]
+                    else:
+                        for d in range(dim):
+                            out[line, column + np.uint64(d)] += share * floats[row, np.uint64(WEIGHTS + d)]
         return found, missing
 
     return read

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Filter = Literal["exact", "sliding", "probabilistic"]
+Family = Literal["hash", "naive", "quotient_remainder", "generalised", "chinese_remainder"]
+Operation = Literal["concat", "add", "mult", "path", "project"]
 Evict = Literal["never", "least_recently_used", "least_frequently_used"]
 
 

@@ -9,13 +9,15 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 
 from ml.embeddings.bags import TrainableBags
 from ml.embeddings.collisionless import CollisionlessEmbeddingBags
+from ml.embeddings.compositional import Composition, CompositionalEmbeddingBags
 from ml.embeddings.hashed import HashedEmbeddingBags
 from ml.embeddings.mixed import MixedEmbeddingBags
 from ml.embeddings.optimizers import RowOptimizer
+from ml.embeddings.partitions import partitions_for
 from ml.embeddings.rules import TableRules
 from ml.embeddings.static import StaticEmbeddingBags
 from ml.features.schema import FeatureSchema
-from ml.training.recipe import CollisionlessTable, Recipe
+from ml.training.recipe import CollisionlessTable, CompositionalTable, Recipe
 
 
 def build_bags(recipe: Recipe, schema: FeatureSchema) -> EmbeddingBagCollectionInterface:
@@ -75,8 +77,27 @@ def _fixed(cls: type[HashedEmbeddingBags] | type[StaticEmbeddingBags]) -> Callab
     return build
 
 
+def _compositional(recipe: Recipe, features: Sequence[str]) -> TrainableBags:
+    compositions = {}
+    for feature in features:
+        table = recipe.tables.of(feature)
+        assert isinstance(table, CompositionalTable)
+        partitions = partitions_for(table.family, table.universe, table.rows, table.parts)
+        compositions[feature] = Composition(partitions, table.operation, table.dim)
+    return CompositionalEmbeddingBags(
+        [_config(recipe, feature) for feature in features],
+        compositions,
+        init_scale=recipe.tables.init_scale,
+        lr=recipe.table_optimizer.lr,
+        eps=recipe.table_optimizer.eps,
+        initial_accumulator=_accumulator(recipe),
+        seed=recipe.seed,
+    )
+
+
 KINDS: dict[str, Callable[[Recipe, Sequence[str]], TrainableBags]] = {
     "collisionless": _collisionless,
     "hashed": _fixed(HashedEmbeddingBags),
     "static": _fixed(StaticEmbeddingBags),
+    "compositional": _compositional,
 }

@@ -7,7 +7,7 @@ the day's data and yesterday's snapshot alone, however often the way there was i
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -56,11 +56,23 @@ class TrainedDay:
             "steps": report.steps,
             "rows_touched": report.rows_touched,
             "rows_so_far": self.rows_so_far,
+            **self._of_tables(),
             "samples_per_second": report.samples_per_second,
             "seconds_waiting": report.seconds_waiting,
             "seconds_computing": report.seconds_computing,
         } | {f"learning_rate_{name}": rate for name, rate in report.learning_rates.items()}
         return {name: float(figure) for name, figure in figures.items() if figure is not None}
+
+    def _of_tables(self) -> dict[str, float | None]:
+        tables = self.report.tables.values()
+        looked_up = sum(figures.looked_up for figures in tables)
+        return {
+            "table_rows": sum(figures.rows for figures in tables),
+            "table_megabytes": sum(figures.nbytes for figures in tables) / 1e6,
+            "rows_admitted": sum(figures.admitted for figures in tables),
+            "rows_expired": sum(figures.expired + figures.evicted for figures in tables),
+            "unknown_id_rate": sum(figures.unknown for figures in tables) / looked_up if looked_up else None,
+        }
 
 
 def train_day(
@@ -147,4 +159,5 @@ def _manifest(trained: TrainedDay, identity: dict[str, Any]) -> dict[str, Any]:
         "trained_from": identity,
         "resumed_at": trained.resumed_at,
         "metrics": trained.metrics,
+        "tables": {name: asdict(figures) for name, figures in trained.report.tables.items()},
     }

@@ -17,7 +17,8 @@ from pydantic import Field, ValidationError, model_validator
 from ml.catalog.load import CATALOG, CatalogError, explain, read_yaml
 from ml.catalog.spec import Strict
 from ml.embeddings.optimizers import Kind
-from ml.embeddings.rules import Evict, Filter, TableRules
+from ml.embeddings.partitions import partitions_for
+from ml.embeddings.rules import Evict, Family, Filter, Operation, TableRules
 
 RECIPES = CATALOG / "recipes"
 Split = Literal["train", "validation", "test"]
@@ -76,7 +77,30 @@ class StaticTable(Strict):
     rows: int = Field(ge=4, le=2**31 - 1)
 
 
-TableRecipe = Annotated[CollisionlessTable | HashedTable | StaticTable, Field(discriminator="kind")]
+class CompositionalTable(Strict):
+    """A fixed number of rows, several of which make an id's embedding together, so that no two ids of `universe` share it."""
+
+    kind: Literal["compositional"]
+    family: Family = Field(default="quotient_remainder", description="How an id's rows are found.")
+    operation: Operation = Field(
+        default="add",
+        description="How its rows become one: side by side, sum, product, through small MLPs; or projected up from `dim`.",
+    )
+    rows: int = Field(ge=4, le=2**31 - 1, description="In all, over the partitions.")
+    parts: int = Field(default=2, ge=1, description="Rows an id has, where the family leaves it open.")
+    universe: int = Field(
+        default=2**32, ge=1, le=2**64, description="How many ids are told apart; others are mixed into these."
+    )
+    dim: int | None = Field(default=None, ge=4, description="Of operation `project`: weights of a row.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        partitions_for(self.family, self.universe, self.rows, self.parts)
+        return self
+
+
+Table = CollisionlessTable | HashedTable | StaticTable | CompositionalTable
+TableRecipe = Annotated[Table, Field(discriminator="kind")]
 
 
 class TablesRecipe(Strict):
@@ -87,7 +111,7 @@ class TablesRecipe(Strict):
     features: dict[str, TableRecipe] = Field(default_factory=dict)
     init_scale: float = Field(ge=0, allow_inf_nan=False, description="Rows begin uniform in [-init_scale, init_scale].")
 
-    def of(self, feature: str) -> CollisionlessTable | HashedTable | StaticTable:
+    def of(self, feature: str) -> Table:
         return self.features.get(feature, self.default)
 
 
@@ -175,9 +199,9 @@ class Recipe(Strict):
     def structure(self) -> dict[str, Any]:
         """What fixes the shapes of the state: a snapshot can be trained on only where this is the same."""
         shaping = {"model": True, "table_optimizer": {"kind"}, "dense_optimizer": {"kind"}}
-        shapes = {name: table.model_dump(include={"kind", "rows"}) for name, table in self.tables.features.items()}
-        default = self.tables.default.model_dump(include={"kind", "rows"})
-        return self.model_dump(mode="json", include=shaping) | {"tables": {"default": default, "features": shapes}}
+        features = {name: _shape(table) for name, table in self.tables.features.items()}
+        tables = {"default": _shape(self.tables.default), "features": features}
+        return self.model_dump(mode="json", include=shaping) | {"tables": tables}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -188,6 +212,11 @@ class Recipe(Strict):
                 f"table_optimizer.kind {self.table_optimizer.kind} is for collisionless tables only, found {fixed}"
             )
         return self
+
+
+def _shape(table: Table) -> dict[str, Any]:
+    """What fixes a table's tensors: of one that grows, its kind alone."""
+    return table.model_dump(mode="json", include={"kind"} if isinstance(table, CollisionlessTable) else None)
 
 
 def load_recipe(name: str, overrides: Mapping[str, Any] | None = None, folder: Path = RECIPES) -> Recipe:
