@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-from assets import cleaned_features, evaluation_reports, mds_datasets, raw_logs, tuned_models
+from assets import cleaned_features, evaluation_reports, mds_datasets, raw_logs, studies, tuned_models
 from assets.checks import build_checks
 from assets.freshness import build_freshness_check
 from assets.partitions import daily
@@ -26,4 +26,7 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
 
 
 def catalog_graph(specs: Iterable[DatasetSpec]) -> dg.Definitions:
-    return dg.Definitions.merge(*(dataset_graph(spec) for spec in specs))
+    by_name = {spec.name: spec for spec in specs}
+    return dg.Definitions.merge(
+        *(dataset_graph(spec) for spec in by_name.values()), dg.Definitions(assets=studies.build(by_name))
+    )

@@ -6,13 +6,14 @@ Matplotlib's objects on the Agg canvas, without pyplot: no global state, and the
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ml.evaluation.metrics import ClickSums
 
@@ -103,6 +104,29 @@ def auc_by_day(days: Sequence[dict[str, Any]]) -> bytes:
     every = max(1, -(-len(days) // 7))
     axes.set_xticks(list(place)[::-1][::every], [row["day"][5:] for row in days][::-1][::every])
     axes.margins(x=0.06, y=0.18)
+    return _png(figure, axes, "best")
+
+
+def lines(title: str, x: str, y: str, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> bytes:
+    """Of each name a mean by step, from 1 on, and the spread around it as a band."""
+    figure, axes = _axes(title, x, y)
+    for (name, (mean, spread)), colour in zip(curves.items(), COLOURS.values(), strict=False):
+        steps, middle, around = np.arange(1, len(mean) + 1), np.array(mean), np.array(spread)
+        axes.plot(steps, middle, color=colour, label=name, lw=2)
+        axes.fill_between(steps, middle - around, middle + around, color=colour, alpha=0.2, lw=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _png(figure, axes, "best")
+
+
+def points(title: str, x: str, y: str, groups: Mapping[str, Sequence[tuple[float, float, str]]]) -> bytes:
+    """Of each name some (x, y, what it is), joined in their order."""
+    figure, axes = _axes(title, x, y)
+    for (name, placed), colour in zip(groups.items(), COLOURS.values(), strict=False):
+        axes.plot([p[0] for p in placed], [p[1] for p in placed], color=colour, label=name, marker="o", ms=4, lw=1.5)
+        for across, up, what in placed:
+            axes.annotate(what, (across, up), xytext=(4, 4), textcoords="offset points", fontsize=8, color=INK)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.margins(0.1)
     return _png(figure, axes, "best")
 
 

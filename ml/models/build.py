@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ml.features.schema import FeatureSchema
+from ml.models.deepfm import DeepFM
 from ml.models.dlrm import DLRM
 from ml.models.tables import build_bags
 from ml.training.recipe import Recipe
@@ -18,7 +19,11 @@ def _dlrm(recipe: Recipe, schema: FeatureSchema) -> nn.Module:
     return DLRM(build_bags(recipe, schema), len(schema.dense), sizes.bottom, sizes.top, sizes.linear_shortcut)
 
 
-MODELS: dict[str, Callable[[Recipe, FeatureSchema], nn.Module]] = {"dlrm": _dlrm}
+def _deepfm(recipe: Recipe, schema: FeatureSchema) -> nn.Module:
+    return DeepFM(build_bags(recipe, schema), len(schema.dense), recipe.model.top)
+
+
+MODELS: dict[str, Callable[[Recipe, FeatureSchema], nn.Module]] = {"dlrm": _dlrm, "deepfm": _deepfm}
 
 
 def build_model(recipe: Recipe, schema: FeatureSchema) -> nn.Module:

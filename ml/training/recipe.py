@@ -28,18 +28,20 @@ Width = int
 class ModelRecipe(Strict):
     """Sizes of the network. The last width of each MLP is given by the model and not written down."""
 
-    kind: Literal["dlrm"]
+    kind: Literal["dlrm", "deepfm"]
     embedding_dim: int = Field(ge=4, le=1024, multiple_of=4, description="D of every table; FBGEMM wants a multiple of 4.")
-    bottom: tuple[Width, ...] = Field(description="Hidden widths of the dense MLP; D follows.")
-    top: tuple[Width, ...] = Field(min_length=1, description="Hidden widths of the over MLP; 1 follows.")
+    bottom: tuple[Width, ...] = Field(description="Hidden widths of DLRM's dense MLP; D follows. Empty for DeepFM.")
+    top: tuple[Width, ...] = Field(min_length=1, description="Hidden widths of the over, or deep, MLP; 1 follows.")
     linear_shortcut: bool = Field(
-        default=False, description="Add a linear function of the embeddings to the logit: first-order terms learn at once."
+        default=False, description="Of DLRM: add a linear function of the embeddings to the logit, which learns at once."
     )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if bad := [width for width in (*self.bottom, *self.top) if width < 1]:
             raise ValueError(f"bottom, top: widths must be positive, found {bad}")
+        if self.kind == "deepfm" and (self.bottom or self.linear_shortcut):
+            raise ValueError("bottom and linear_shortcut are DLRM's; for deepfm: bottom: [], linear_shortcut: false")
         return self
 
 

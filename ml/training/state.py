@@ -38,6 +38,11 @@ class TrainState:
     rows: int = 0
     running: Pass | None = None
 
+    @classmethod
+    def of(cls, recipe: Recipe, schema: FeatureSchema, model: nn.Module) -> TrainState:
+        """A model that has not been trained yet, with its optimizer."""
+        return cls(recipe, schema, model, _dense_optimizer(recipe, model), bags_of(model))
+
     def begin_pass(self) -> None:
         """Forget what belongs to the pass before."""
         self.running = Pass()
@@ -71,8 +76,7 @@ class TrainState:
 
 def new_state(recipe: Recipe, schema: FeatureSchema) -> TrainState:
     """An untrained model: the same bits for the same arguments."""
-    model = build_model(recipe, schema)
-    return TrainState(recipe, schema, model, _dense_optimizer(recipe, model), bags_of(model))
+    return TrainState.of(recipe, schema, build_model(recipe, schema))
 
 
 def _dense_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:

@@ -1,0 +1,114 @@
+"""Studies: experiments on public logs, materialised on demand, whose figures the documentation speaks of."""
+
+from base64 import b64encode
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from assets.owner import own_run
+from assets.policy import OWNERS, TRAINING_POOL
+from assets.resources import LakeResource, LandingResource, SparkResource
+from ml.catalog.spec import DatasetSpec
+
+STAGE, MOVIELENS, GLOBO = "studies", "movielens-1m", "globo"
+
+
+class CollisionStudy(dg.Config):
+    """How long and how often."""
+
+    seeds: int = Field(default=3, ge=1, description="Runs of every variant.")
+    epochs: int = Field(default=10, ge=1, description="Passes over the ratings.")
+    days: int = Field(default=5, ge=2, description="Of Globo.com's log, for the sweep of admission and expiry.")
+
+
+def build(specs: Mapping[str, DatasetSpec]) -> list[dg.AssetsDefinition]:
+    """The studies that the catalog's datasets allow."""
+    return [_embedding_collisions(specs[GLOBO])] if GLOBO in specs else []
+
+
+def _embedding_collisions(spec: DatasetSpec) -> dg.AssetsDefinition:
+    @dg.asset(
+        key_prefix=STAGE,
+        group_name=STAGE,
+        owners=OWNERS,
+        kinds={"pytorch", "matplotlib"},
+        pool=TRAINING_POOL,
+        description="DeepFM on MovieLens 1M over collisionless, hashed and quotient-remainder tables at equal memory "
+        "(Monolith, figure 7); and what admission and expiry save and cost on Globo.com's days.",
+    )
+    def embedding_collisions(
+        context: dg.AssetExecutionContext,
+        config: CollisionStudy,
+        lake: LakeResource,
+        landing: LandingResource,
+        spark: SparkResource,
+    ) -> dg.MaterializeResult:
+        from pathlib import Path
+
+        from ml.studies import admission_sweep, embedding_collisions
+        from ml.studies.movielens_1m import read_ratings
+
+        own_run(context)
+        held = lake.open()
+        ratings = read_ratings(Path(landing.folder(MOVIELENS)))
+        curves = embedding_collisions.run_study(
+            ratings,
+            config.seeds,
+            config.epochs,
+            told=lambda c: context.log.info(f"{c.variant}, seed {c.seed}: AUC {c.auc[-1]:.4f} after {len(c.auc)} epochs"),
+        )
+        with held.write(STAGE, "embedding_collisions", MOVIELENS) as folder:
+            found = embedding_collisions.write_study(folder, curves)
+            held.describe(folder, {"ratings": len(ratings), **config.model_dump()})
+        with_ids = admission_sweep.with_ids(spec)
+        days = [(spec.partitions.start + timedelta(days=i)).isoformat() for i in range(config.days)]
+        admission_sweep.prepare(with_ids, days, held, landing.folder(spec.name), spark.runner())
+        settings = admission_sweep.sweep(
+            with_ids,
+            days,
+            held,
+            told=lambda s: context.log.info(
+                f"admit after {s.admit_after}, {s.ttl_days} days: {s.rows:,} rows, AUC {s.auc:.4f}"
+            ),
+        )
+        with held.write(STAGE, "embedding_collisions", GLOBO) as folder:
+            admission_sweep.write_sweep(folder, settings)
+            held.describe(folder, {"days": days})
+        return dg.MaterializeResult(
+            metadata={
+                "auc": _picture(embedding_collisions.figure(found)),
+                "sweep": _picture(admission_sweep.figure(settings)),
+                "variants": dg.MetadataValue.md(_variants(found)),
+                "settings": dg.MetadataValue.md(_settings(settings)),
+                "path": dg.MetadataValue.path(str(held.root / STAGE / "embedding_collisions")),
+                "dagster/row_count": len(ratings),
+            }
+        )
+
+    return embedding_collisions
+
+
+def _picture(png: bytes) -> dg.MetadataValue:
+    return dg.MetadataValue.md(f"![figure](data:image/png;base64,{b64encode(png).decode()})")
+
+
+def _variants(found: Mapping[str, Any]) -> str:
+    head = "| variant | MB | best AUC | smallest gap | its spread |\n|---|---|---|---|---|\n"
+    lines = []
+    for name, of in found.items():
+        least = min(range(len(of["gap"])), key=lambda epoch: of["gap"][epoch])
+        gap, spread = of["gap"][least], of["gap_spread"][least]
+        lines.append(f"| {name} | {of['bytes'] / 1e6:.2f} | {max(of['auc']):.4f} | {gap:.4f} | {spread:.4f} |")
+    return head + "\n".join(lines)
+
+
+def _settings(settings: list[Any]) -> str:
+    head = "| admitted after | kept (days) | rows | MB | waiting | AUC | unknown |\n|---|---|---|---|---|---|---|\n"
+    return head + "\n".join(
+        f"| {s.admit_after} | {s.ttl_days or 'for ever'} | {s.rows:,} | {s.nbytes / 1e6:.1f} | {s.waiting:,} | {s.auc:.4f} "
+        f"| {s.unknown_rate:.3f} |"
+        for s in settings
+    )

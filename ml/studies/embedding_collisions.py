@@ -1,0 +1,177 @@
+"""What collisions cost: DeepFM on MovieLens 1M over tables that never collide, hash, or take ids apart, at equal memory.
+
+The experiment behind figure 7 of Monolith (Liu et al., 2022, arXiv 2209.07663): ratings of 3.5 stars and more are positive, ten
+epochs, AUC on ratings held out. User and movie ids are 64-bit hashes; only their tables differ between the variants.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from upath import UPath
+
+from ml.datasets.batch import Batch
+from ml.evaluation.metrics import auc
+from ml.evaluation.plots import lines
+from ml.features.schema import FeatureSchema
+from ml.models.build import build_model
+from ml.studies.movielens_1m import SINGLE, Ratings
+from ml.training.loop import train
+from ml.training.predict import predict
+from ml.training.recipe import Recipe, load_recipe
+from ml.training.state import TrainState, new_state
+
+IDS = ("user", "movie")
+SCHEMA = FeatureSchema(dense=(), single=SINGLE, multi=("genres",), fingerprint="movielens-1m")
+PAPER_LOST = {"user": 0.0773, "movie": 0.0286}  # share of the ids that share a hash, table 1
+UNIVERSE = 1 << 20  # of the quotient-remainder variant: what 64-bit ids are first mixed into
+BATCH = 1024
+ASIDE = 10  # one rating in so many is held out
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One variant under one seed. auc: on the held-out ratings, after each epoch. nbytes: of the tables of users and movies."""
+
+    variant: str
+    seed: int
+    auc: list[float]
+    nbytes: int
+
+
+def run_study(ratings: Ratings, seeds: int = 3, epochs: int = 10, told: Callable[[Curve], None] | None = None) -> list[Curve]:
+    """Every variant under every seed; `told` of each as it ends. A seed fixes split, order and first weights for all."""
+    curves = []
+    for seed in range(seeds):
+        for name, recipe in variants(ratings, seed).items():
+            curve = _curve(name, recipe, ratings, seed, epochs)
+            curves.append(curve)
+            if told is not None:
+                told(curve)
+    return curves
+
+
+def variants(ratings: Ratings, seed: int) -> dict[str, Recipe]:
+    """By name. Sizes follow from the bytes that the collisionless tables take."""
+    counts = {name: len(np.unique(ratings.single[:, SINGLE.index(name)])) for name in IDS}
+    plain = _recipe(seed, {})
+    budget = _bytes(plain, ratings)
+    equal = {name: budget[name] // (4 * (plain.model.embedding_dim + 1)) for name in IDS}
+    loose = {name: _rows_that_lose(counts[name], PAPER_LOST[name]) for name in IDS}
+    apart = {"kind": "compositional", "family": "quotient_remainder", "operation": "add", "universe": UNIVERSE}
+    return {
+        "collisionless": plain,
+        "quotient-remainder, equal memory": _recipe(seed, {name: apart | {"rows": equal[name]} for name in IDS}),
+        "hashed, as many collisions as in the paper": _recipe(seed, _hashed(loose)),
+        "hashed, equal memory": _recipe(seed, _hashed(equal)),
+    }
+
+
+def summary(curves: list[Curve]) -> dict[str, Any]:
+    """By variant: bytes, mean and standard deviation of the AUC by epoch, and the gap that collisionless tables have over it,
+    seed by seed, the same way."""
+    by_variant: dict[str, NDArray[np.float64]] = {}
+    for curve in curves:
+        held = by_variant.get(curve.variant, np.empty((0, len(curve.auc))))
+        by_variant[curve.variant] = np.vstack([held, curve.auc])
+    best, size = by_variant["collisionless"], {curve.variant: curve.nbytes for curve in curves}
+    return {
+        name: {
+            "bytes": size[name],
+            "auc": values.mean(0).tolist(),
+            "auc_spread": values.std(0, ddof=min(1, len(values) - 1)).tolist(),
+            "gap": (best - values).mean(0).tolist(),
+            "gap_spread": (best - values).std(0, ddof=min(1, len(values) - 1)).tolist(),
+        }
+        for name, values in by_variant.items()
+    }
+
+
+def figure(found: dict[str, Any]) -> bytes:
+    """PNG: AUC by epoch, mean and spread."""
+    curves = {name: (of["auc"], of["auc_spread"]) for name, of in found.items()}
+    return lines("Collisions cost AUC: DeepFM, MovieLens 1M", "epoch", "AUC on held-out ratings", curves)
+
+
+def write_study(folder: Path | UPath, curves: list[Curve]) -> dict[str, Any]:
+    """`curves.json`, `summary.json` and `auc.png`. Gives the summary."""
+    found = summary(curves)
+    (folder / "curves.json").write_text(json.dumps([asdict(curve) for curve in curves], indent=1))
+    (folder / "summary.json").write_text(json.dumps(found, indent=1))
+    (folder / "auc.png").write_bytes(figure(found))
+    return found
+
+
+def _curve(name: str, recipe: Recipe, ratings: Ratings, seed: int, epochs: int) -> Curve:
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(ratings))
+    aside, seen = order[: len(order) // ASIDE], order[len(order) // ASIDE :]
+    held_out = [_batch(ratings, rows) for rows in np.array_split(aside, max(1, len(aside) // 8192))]
+    state, scores = new_state(recipe, SCHEMA), []
+    for _ in range(epochs):
+        state.begin_pass()
+        rows = rng.permutation(seen)
+        train(state, _batches(ratings, rows), total_steps=math.ceil(len(rows) / BATCH))
+        scores.append(auc(ratings.label[aside], predict(state.model, held_out)) or math.nan)
+    return Curve(name, seed, scores, sum(_table_bytes(state, name) for name in IDS))
+
+
+def _batches(ratings: Ratings, rows: NDArray[np.int64]) -> Iterator[Batch]:
+    return (_batch(ratings, rows[at : at + BATCH]) for at in range(0, len(rows), BATCH))
+
+
+def _batch(ratings: Ratings, rows: NDArray[np.int64]) -> Batch:
+    sparse, labels = ratings.batch(rows)
+    return Batch(torch.empty(len(rows), 0), sparse, labels, torch.ones(len(rows)), torch.zeros(len(rows), dtype=torch.int64))
+
+
+def _bytes(recipe: Recipe, ratings: Ratings) -> dict[str, int]:
+    """What the tables of users and movies take when all ids are there."""
+    model = build_model(recipe, SCHEMA).train()
+    with torch.no_grad():
+        for rows in np.array_split(np.arange(len(ratings)), max(1, len(ratings) // 65_536)):
+            model(torch.empty(len(rows), 0), ratings.batch(rows)[0])
+    state = TrainState.of(recipe, SCHEMA, model)
+    return {name: _table_bytes(state, name) for name in IDS}
+
+
+def _table_bytes(state: TrainState, table: str) -> int:
+    return state.figures()[table].nbytes
+
+
+def _rows_that_lose(ids: int, share: float) -> int:
+    """Rows into which so many ids fall such that this share of them finds its row taken, on average."""
+
+    def lost(rows: float) -> float:
+        return 1 - rows / ids * -math.expm1(ids * math.log1p(-1 / rows)) - share
+
+    return round(brentq(lost, 2, 1000 * ids))  # type: ignore[arg-type]
+
+
+def _hashed(rows: dict[str, int]) -> dict[str, Any]:
+    return {name: {"kind": "hashed", "rows": count} for name, count in rows.items()}
+
+
+def _recipe(seed: int, features: dict[str, Any]) -> Recipe:
+    """The catalog's recipe with DeepFM in its place, and rates for many epochs: constant, a row's first steps not damped."""
+    return load_recipe(
+        "dlrm",
+        {
+            "model": {"kind": "deepfm", "bottom": [], "top": [128, 64], "linear_shortcut": False},
+            "tables": {"features": features, "init_scale": 0.01},
+            "table_optimizer": {"lr": 0.02, "initial_accumulator": 0.0},
+            "dense_optimizer": {"lr": 0.001, "weight_decay": 0.0},
+            "schedule": {"warm_up": 0.0, "decay_start": 1.0, "decay_to": 1.0},
+            "batch_size": BATCH,
+            "seed": seed,
+        },
+    )
