@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,3 +40,8 @@ class TableRules:
             raise ValueError(f"table {self.name!r}: window_seconds belongs to filter: sliding, and filter: sliding needs it")
         if any(seconds is not None and seconds <= 0 for seconds in (self.window_seconds, self.ttl_seconds)):
             raise ValueError(f"table {self.name!r}: window_seconds and ttl_seconds must be positive")
+
+
+def seed_of(seed: int, table: str) -> int:
+    """What the first weights of a table follow from, beside the ids: 64 bits."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {table}".encode()).digest()[:8], "little")

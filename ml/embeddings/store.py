@@ -6,7 +6,6 @@ model sees them `collisionless`, how they are written down `columns`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -31,7 +30,7 @@ from ml.embeddings.idmap import EMPTY, IdMap, find_many, slots_for
 from ml.embeddings.optimizers import CODES, RowOptimizer
 from ml.embeddings.pooling import Lists, Notes, add_admitted, reader
 from ml.embeddings.records import COUNT, DEFAULT, FREE, ID, LATEST, SEEN, TABLE, VERSION, WEIGHTS, Records, width_of
-from ml.embeddings.rules import TableRules
+from ml.embeddings.rules import TableRules, seed_of
 from ml.embeddings.threads import in_threads
 from ml.embeddings.updates import trainer
 
@@ -94,7 +93,7 @@ class Store:
         self.remembers = 0  # the oldest version that deltas may begin after
         self.gone: list[NDArray[np.int64]] = []  # of each time that rows were let go, [n, 3]: version, table, id
         self.counters = Counters.zeros(tables)
-        self.seeds = np.array([_seed_of(seed, rule.name) for rule in rules], np.uint64)
+        self.seeds = np.array([seed_of(seed, rule.name) for rule in rules], np.uint64)
         self._thresholds = np.array([rule.admit_after for rule in rules], np.int64)
         self._caps = np.array([rule.max_rows or _UNBOUNDED for rule in rules], np.int64)
         self._filters = np.array([_filter_of(rule) for rule in rules], np.int64)
@@ -412,7 +411,3 @@ def no_waiting(expected: int) -> NDArray[np.int64]:
 def _filter_of(rule: TableRules) -> int:
     evicts = rule.max_rows is not None and rule.evict != "never"
     return DIRECT if rule.admit_after == 1 and not evicts else _FILTERS[rule.filter]
-
-
-def _seed_of(seed: int, table: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed} {table}".encode()).digest()[:8], "little")
