@@ -355,7 +355,7 @@ def _find(ids: torch.Tensor, asked: torch.Tensor) -> tuple[torch.Tensor, torch.T
     """Places in sorted `ids`, int64 [n], and whether they are there, bool [n]."""
     if not len(ids):
         return torch.zeros_like(asked), torch.zeros_like(asked, dtype=torch.bool)
-    place = torch.searchsorted(ids, asked).clamp(max=len(ids) - 1)
+    place = torch.searchsorted(ids.contiguous(), asked).clamp(max=len(ids) - 1)
     return place, ids[place] == asked
 
 

@@ -326,7 +326,7 @@ class Store:
     ) -> None:  # fmt: skip
         """Rows for those of the occurrences `missing` that are due, if need be by evicting rows that are not `listed`."""
         self.counters.unknown += np.bincount(tables, minlength=len(self.live))
-        self._reserve(len(missing))
+        self._reserve(self._bound(ids, missing, tables))
         due = np.zeros_like(self.live)
         count_missing(
             self.waiting, tables, ids, missing, now, self.state, self._filters, self._thresholds, self._halves, self.seeds,
@@ -381,6 +381,15 @@ class Store:
         self.free = np.concatenate([self.free[: self.state[1]], rows])
         self.state[1] = len(self.free)
         return by_table
+
+    def _bound(self, ids: NDArray[np.int64], missing: NDArray[np.int64], tables: NDArray[np.int64]) -> int:
+        """At most so many ids are without a row: how many occurrences, or, where these would need more memory, distinct ids."""
+        more = len(missing)
+        if slots_for(len(self.ids) + more) <= len(self.ids.slots) and self.used + more <= len(self.records):
+            return more
+        order = np.lexsort((ids[missing], tables))
+        mine, of = ids[missing][order], tables[order]
+        return 1 + int(((mine[1:] != mine[:-1]) | (of[1:] != of[:-1])).sum())
 
     def _reserve(self, more: int) -> None:
         """Room for so many more ids."""

@@ -33,7 +33,7 @@ from ml.training.state import TrainState, new_state
 IDS = ("user", "movie")
 SCHEMA = FeatureSchema(dense=(), single=SINGLE, multi=("genres",), fingerprint="movielens-1m")
 PAPER_LOST = {"user": 0.0773, "movie": 0.0286}  # share of the ids that share a hash, table 1
-UNIVERSE = 1 << 20  # of the quotient-remainder variant: what 64-bit ids are first mixed into
+UNIVERSE = 1 << 20  # at most, of the quotient-remainder variant: what 64-bit ids are first mixed into
 BATCH = 1024
 ASIDE = 10  # one rating in so many is held out
 
@@ -67,10 +67,10 @@ def variants(ratings: Ratings, seed: int) -> dict[str, Recipe]:
     budget = _bytes(plain, ratings)
     equal = {name: budget[name] // (4 * (plain.model.embedding_dim + 1)) for name in IDS}
     loose = {name: _rows_that_lose(counts[name], PAPER_LOST[name]) for name in IDS}
-    apart = {"kind": "compositional", "family": "quotient_remainder", "operation": "add", "universe": UNIVERSE}
+    apart = {name: _apart(rows) for name, rows in equal.items()}
     return {
         "collisionless": plain,
-        "quotient-remainder, equal memory": _recipe(seed, {name: apart | {"rows": equal[name]} for name in IDS}),
+        "quotient-remainder, equal memory": _recipe(seed, apart),
         "hashed, as many collisions as in the paper": _recipe(seed, _hashed(loose)),
         "hashed, equal memory": _recipe(seed, _hashed(equal)),
     }
@@ -138,7 +138,7 @@ def _bytes(recipe: Recipe, ratings: Ratings) -> dict[str, int]:
     """What the tables of users and movies take when all ids are there."""
     model = build_model(recipe, SCHEMA).train()
     with torch.no_grad():
-        for rows in np.array_split(np.arange(len(ratings)), max(1, len(ratings) // 65_536)):
+        for rows in np.array_split(np.arange(len(ratings)), max(1, len(ratings) // BATCH)):
             model(torch.empty(len(rows), 0), ratings.batch(rows)[0])
     state = TrainState.of(recipe, SCHEMA, model)
     return {name: _table_bytes(state, name) for name in IDS}
@@ -155,6 +155,12 @@ def _rows_that_lose(ids: int, share: float) -> int:
         return 1 - rows / ids * -math.expm1(ids * math.log1p(-1 / rows)) - share
 
     return round(brentq(lost, 2, 1000 * ids))  # type: ignore[arg-type]
+
+
+def _apart(rows: int) -> dict[str, Any]:
+    """Quotient and remainder over as many ids as so many rows can tell apart."""
+    universe = min(UNIVERSE, (rows // 2) ** 2)
+    return {"kind": "compositional", "family": "quotient_remainder", "operation": "add", "rows": rows, "universe": universe}
 
 
 def _hashed(rows: dict[str, int]) -> dict[str, Any]:
