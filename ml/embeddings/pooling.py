@@ -27,37 +27,49 @@ _BLOCK = 32  # occurrences between asking for memory and using it: few enough to
 
 @dataclass
 class Lists:
-    """Of one part: the rows that occur, int64 [N], and the last occurrence of each, int32 [N], of which the first `found`
-    count; positions of occurrences without a row, and their tables, int64 [N], of which the first `missing` count."""
+    """Of one part, whose features these are, int64: the rows that occur, int64 [N], of which the first `found` count; positions
+    of occurrences without a row, and their tables, int64 [N], of which the first `missing` count; and room for the summed
+    gradients of the rows, float32 [N, D]."""
 
+    features: NDArray[np.int64]
     distinct: NDArray[np.int64]
-    last: NDArray[np.int32]
     without: NDArray[np.int64]
     tables: NDArray[np.int64]
+    summed: NDArray[np.float32]
     found: int = 0
     missing: int = 0
 
     @classmethod
-    def room_for(cls, n: int) -> Lists:
-        return cls(np.empty(n, np.int64), np.empty(n, np.int32), np.empty(n, np.int64), np.empty(n, np.int64))
+    def room_for(cls, n: int, dim: int) -> Lists:
+        distinct, without, tables = (np.empty(n, np.int64) for _ in range(3))
+        return cls(np.empty(0, np.int64), distinct, without, tables, np.empty((n, dim), np.float32))
 
 
 @dataclass
 class Notes:
     """What a pass over N occurrences leaves behind for the update. By occurrence: its row, int64 [N]; the line of the gradient
-    [B * F, D] that is its bag's, int32 [N]; its weight in the bag, float32 [N]; the occurrence of the same row before it, -1
-    for none, int32 [N]. And the lists of each part."""
+    [B * F, D] that is its bag's, int32 [N]; its weight in the bag, float32 [N]; where its part lists its row, -1 where it has
+    none, int32 [N]. And the lists of each part."""
 
     rows: NDArray[np.int64]
     lines: NDArray[np.int32]
     shares: NDArray[np.float32]
-    before: NDArray[np.int32]
+    places: NDArray[np.int32]
     parts: list[Lists]
 
     @classmethod
-    def room_for(cls, n: int, parts: int) -> Notes:
-        lists = [Lists.room_for(n) for _ in range(parts)]
-        return cls(np.empty(n, np.int64), np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.int32), lists)
+    def room_for(cls, n: int) -> Notes:
+        return cls(np.empty(n, np.int64), np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.int32), [])
+
+    def divide(self, parts: list[NDArray[np.int64]], dim: int) -> None:
+        """Lists for these parts, from those that are there as far as they go."""
+        n = len(self.rows)
+        for number, features in enumerate(parts):
+            if number == len(self.parts):
+                self.parts.append(Lists.room_for(n, dim))
+            self.parts[number].features = features
+        for spare in self.parts[len(parts) :]:
+            spare.features = np.empty(0, np.int64)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -127,7 +139,7 @@ def reader(dim: int, training: bool) -> Callable[..., tuple[int, int]]:
     @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
     def read(  # type: ignore[no-untyped-def]
         slots, floats, words, ids, offsets, weights, means, tables, features, seconds,
-        rows, lines, shares, before, distinct, last, without, of_table, out,
+        rows, lines, shares, places, distinct, without, of_table, out,
     ):  # fmt: skip
         examples = len(out)
         weighted = len(weights) > 0
@@ -166,6 +178,7 @@ def reader(dim: int, training: bool) -> Callable[..., tuple[int, int]]:
                         shares[i] = share
                     if rows[i] == EMPTY:
                         if training:
+                            places[i] = _NONE
                             without[np.uint64(missing)], of_table[np.uint64(missing)] = at, table
                             missing += 1
                         continue
@@ -174,7 +187,7 @@ def reader(dim: int, training: bool) -> Callable[..., tuple[int, int]]:
                         words[row, np.uint64(COUNT)] += 1
                         if seconds > np.int64(np.uint32(words[row, np.uint64(SEEN)])):
                             words[row, np.uint64(SEEN)] = np.int32(np.uint32(seconds))
-                        found = _note(words, row, i, found, before, distinct, last)
+                        found = _note(words, row, i, found, places, distinct)
                     if alone:
                         for d in range(dim):
                             out[line, column + np.uint64(d)] = floats[row, np.uint64(WEIGHTS + d)]
@@ -187,21 +200,20 @@ def reader(dim: int, training: bool) -> Callable[..., tuple[int, int]]:
 
 
 @nb.njit(cache=True, inline="always")
-def _note(words, row, i, found, before, distinct, last):  # type: ignore[no-untyped-def]
-    """List an occurrence under its row. A row is on the list if the list says so where the row thinks it stands (Briggs and
-    Torczon, 1993, sparse sets), so nothing needs to be cleared between batches."""
+def _note(words, row, i, found, places, distinct):  # type: ignore[no-untyped-def]
+    """List an occurrence's row. It is on the list if the list says so where the row thinks it stands (Briggs and Torczon, 1993,
+    sparse sets), so nothing needs to be cleared between batches."""
     place = np.uint64(np.uint32(words[row, np.uint64(PLACE)]))
     if place < np.uint64(found) and np.uint64(distinct[place]) == row:
-        before[i] = last[place]
-        last[place] = i
+        places[i] = place
         return found
-    words[row, np.uint64(PLACE)] = found
-    distinct[np.uint64(found)], last[np.uint64(found)], before[i] = row, i, _NONE
+    words[row, np.uint64(PLACE)], places[i] = found, found
+    distinct[np.uint64(found)] = row
     return found + 1
 
 
 @nb.njit(cache=True, nogil=True)
-def add_admitted(floats, words, dim, offsets, rows, lines, shares, before, distinct, last, found, without, features, out):  # type: ignore[no-untyped-def]
+def add_admitted(floats, words, dim, offsets, rows, lines, shares, places, distinct, found, without, features, out):  # type: ignore[no-untyped-def]
     """Put right what `read` left out: occurrences `without` a row that have one now. Their bags are summed anew, in order, and
     the notes completed; how many rows are found now. features: how many there are."""
     examples = len(out)
@@ -211,7 +223,7 @@ def add_admitted(floats, words, dim, offsets, rows, lines, shares, before, disti
         row = rows[i]
         if row == 0:
             continue
-        found = _note(words, np.uint64(row), np.uint64(i), found, before, distinct, last)
+        found = _note(words, np.uint64(row), np.uint64(i), found, places, distinct)
         if lines[i] == done:
             continue
         done = np.int64(lines[i])

@@ -56,6 +56,7 @@ class Taken:
     """The notes of one training look-up, until its update."""
 
     notes: Notes
+    offsets: NDArray[np.int64]
     erased: int
 
 
@@ -135,9 +136,8 @@ class Store:
 
     def look_up(self, batch: Occurrences, threads: int = 1) -> NDArray[np.float32]:
         """Bags, float32 [B, F * dim], leaving everything as it is."""
-        out, parts = self._out(batch), self._parts(batch, threads)
-        notes = self._notes(len(batch.ids), len(parts))
-        self._read(batch, False, 0, parts, notes, out)
+        out, notes = self._out(batch), self._notes(batch, threads)
+        self._read(batch, False, 0, notes, out)
         self._spare.append(notes)
         return out
 
@@ -150,24 +150,20 @@ class Store:
         """
         self.time = max(self.time, now)
         seconds = min(max(now // MICROSECONDS, 0), LATEST)
-        out, parts = self._out(batch), self._parts(batch, threads)
-        notes = self._notes(len(batch.ids), len(parts))
-        self._read(batch, True, seconds, parts, notes, out)
-        lists = notes.parts[: len(parts)]
+        out, notes = self._out(batch), self._notes(batch, threads)
+        self._read(batch, True, seconds, notes, out)
         np.add.at(self.counters.looked_up, self.features, _per_feature(batch, len(self.features)))
-        if any(own.missing for own in lists):
-            missing = np.concatenate([own.without[: own.missing] for own in lists])
-            tables = np.concatenate([own.tables[: own.missing] for own in lists])
-            listed = np.concatenate([own.distinct[: own.found] for own in lists])
+        if any(own.missing for own in notes.parts):
+            missing = np.concatenate([own.without[: own.missing] for own in notes.parts])
+            tables = np.concatenate([own.tables[: own.missing] for own in notes.parts])
+            listed = np.concatenate([own.distinct[: own.found] for own in notes.parts])
             self._admit(batch.ids, notes.rows, missing, tables, listed, now, seconds, lr)
-            for own in lists:
+            for own in notes.parts:
                 own.found = add_admitted(
                     self.records.floats, self.records.words, self.dim, batch.offsets, notes.rows, notes.lines, notes.shares,
-                    notes.before, own.distinct, own.last, own.found, own.without[: own.missing], len(self.features), out,
+                    notes.places, own.distinct, own.found, own.without[: own.missing], len(self.features), out,
                 )  # fmt: skip
-        for own in notes.parts[len(parts) :]:
-            own.found = 0
-        return out, Taken(notes, self._erased)
+        return out, Taken(notes, batch.offsets, self._erased)
 
     def update(self, taken: Taken, grad: NDArray[np.float32], lr: float) -> None:
         """One step of the optimizer on each row that was looked up, by the summed gradient of its occurrences.
@@ -181,8 +177,9 @@ class Store:
 
         def work(own: Lists) -> None:
             kernel(
-                self.records.floats, self.records.words, lines, own.distinct, own.last, own.found, notes.lines,
-                notes.shares, notes.before, self._constants, np.float32(lr), self.version,
+                self.records.floats, self.records.words, lines, taken.offsets, own.features, len(grad), notes.lines,
+                notes.shares, notes.places, own.distinct, own.summed, own.found, self._constants, np.float32(lr),
+                self.version,
             )  # fmt: skip
 
         in_threads(work, [own for own in notes.parts if own.found])
@@ -280,12 +277,13 @@ class Store:
         # torch's memory begins with a cache line and is used again; numpy's would be new pages at every step.
         return torch.empty((len(batch.offsets) - 1) // len(self.features), len(self.features) * self.dim).numpy()
 
-    def _notes(self, occurrences: int, parts: int) -> Notes:
-        while self._spare:
-            notes = self._spare.pop()
-            if len(notes) >= occurrences and len(notes.parts) >= parts:
-                return notes
-        return Notes.room_for(occurrences + occurrences // 4, parts)
+    def _notes(self, batch: Occurrences, threads: int) -> Notes:
+        n = len(batch.ids)
+        spare = [notes for notes in self._spare if len(notes) >= n]
+        notes = spare[0] if spare else Notes.room_for(n + n // 4)
+        self._spare = spare[1:]
+        notes.divide(self._parts(batch, threads), self.dim)
+        return notes
 
     def _parts(self, batch: Occurrences, threads: int) -> list[NDArray[np.int64]]:
         """Features by part: those of a table together, the largest tables first to whoever has least to do."""
@@ -299,26 +297,17 @@ class Store:
         parts = [np.flatnonzero(part_of[self.features] == part) for part in range(threads)]
         return [part for part in parts if len(part)]
 
-    def _read(
-        self,
-        batch: Occurrences,
-        training: bool,
-        seconds: int,
-        parts: list[NDArray[np.int64]],
-        notes: Notes,
-        out: NDArray[np.float32],
-    ) -> None:
+    def _read(self, batch: Occurrences, training: bool, seconds: int, notes: Notes, out: NDArray[np.float32]) -> None:
         kernel = reader(self.dim, training)
 
-        def work(part: tuple[NDArray[np.int64], Lists]) -> None:
-            features, own = part
+        def work(own: Lists) -> None:
             own.found, own.missing = kernel(
                 self.ids.slots, self.records.floats, self.records.words, batch.ids, batch.offsets, batch.weights, self.means,
-                self.features, features, seconds, notes.rows, notes.lines, notes.shares, notes.before, own.distinct,
-                own.last, own.without, own.tables, out,
+                self.features, own.features, seconds, notes.rows, notes.lines, notes.shares, notes.places, own.distinct,
+                own.without, own.tables, out,
             )  # fmt: skip
 
-        in_threads(work, list(zip(parts, notes.parts, strict=False)))
+        in_threads(work, notes.parts)
 
     def _admit(
         self, ids: NDArray[np.int64], rows: NDArray[np.int64], missing: NDArray[np.int64], tables: NDArray[np.int64],

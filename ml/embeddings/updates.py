@@ -86,36 +86,38 @@ def updater(dim: int, kind: int) -> Callable[..., None]:
 
 @lru_cache(maxsize=32)
 def trainer(dim: int, kind: int) -> Callable[..., None]:
-    """update(floats, words, grad, distinct, last, found, lines, shares, before, constants, lr, version): a step of the
-    optimizer on each of the first `found` rows of `distinct`.
+    """update(floats, words, grad, offsets, features, examples, lines, shares, places, distinct, summed, found, constants, lr,
+    version): a step of the optimizer on each of the first `found` rows of `distinct`.
 
-    grad: float32 [B * F, dim]. The rest are `pooling.Notes`.
+    grad: float32 [B * F, dim]. The rest are `pooling.Notes` and one of its parts. Gradients are summed in the order in which
+    they lie, into places that hot rows keep in cache; going from row to row instead would wait for a gradient at every step.
     """
     apply = updater(dim, kind)
 
     @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
-    def update(floats, words, grad, distinct, last, found, lines, shares, before, constants, lr, version):  # type: ignore[no-untyped-def]
-        summed = np.empty(dim, np.float32)
+    def update(  # type: ignore[no-untyped-def]
+        floats, words, grad, offsets, features, examples, lines, shares, places, distinct, summed, found,
+        constants, lr, version,
+    ):  # fmt: skip
+        summed[:found] = 0
+        for f in range(len(features)):
+            start, end = offsets[features[f] * examples], offsets[(features[f] + 1) * examples]
+            for at in range(start, end):
+                i = np.uint64(at)
+                if at + AHEAD < end:
+                    prefetch(grad, np.uint64(lines[i + np.uint64(AHEAD)]), np.uint64(0))
+                if places[i] < 0:
+                    continue
+                place, line, share = np.uint64(places[i]), np.uint64(lines[i]), shares[i]
+                for d in range(dim):
+                    summed[place, np.uint64(d)] += share * grad[line, np.uint64(d)]
         for n in range(found):
             if n + AHEAD < found:
-                later = np.uint64(n + AHEAD)
-                soon = np.uint64(distinct[later])
+                soon = np.uint64(distinct[np.uint64(n + AHEAD)])
                 prefetch(floats, soon, np.uint64(0))
                 prefetch(floats, soon, np.uint64(WEIGHTS + dim - 1))
-                prefetch(grad, np.uint64(lines[np.uint64(last[later])]), np.uint64(0))
-            i = np.uint64(last[np.uint64(n)])
-            line, share = np.uint64(lines[i]), shares[i]
-            for d in range(dim):
-                summed[d] = share * grad[line, np.uint64(d)]
-            earlier = before[i]
-            while earlier >= 0:
-                i = np.uint64(earlier)
-                line, share = np.uint64(lines[i]), shares[i]
-                for d in range(dim):
-                    summed[d] += share * grad[line, np.uint64(d)]
-                earlier = before[i]
             row = np.uint64(distinct[np.uint64(n)])
-            apply(floats, row, summed, constants, lr)
+            apply(floats, row, summed[n], constants, lr)
             words[row, np.uint64(VERSION)] = version
 
     return update
