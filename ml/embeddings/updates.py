@@ -40,7 +40,7 @@ def updater(dim: int, kind: int) -> Callable[..., None]:
     """apply(floats, row, g, constants, lr): the gradient g, float32 [dim], to a row (uint64), for kernels to call."""
     first, second = WEIGHTS + dim, WEIGHTS + 2 * dim
 
-    @nb.njit(cache=True, error_model="numpy", fastmath=FAST)
+    @nb.njit(cache=True, error_model="numpy", fastmath=FAST, inline="always")
     def apply(floats, row, g, constants, lr):  # type: ignore[no-untyped-def]
         eps, one = constants[0], np.float32(1)
         if kind == ROWWISE:

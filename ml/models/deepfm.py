@@ -11,9 +11,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torchrec.models.dlrm import OverArch, SparseArch
+from torchrec.models.dlrm import OverArch
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from ml.models.sparse import SparseArch
 
 
 class DeepFM(nn.Module):
@@ -22,7 +24,7 @@ class DeepFM(nn.Module):
 
     def __init__(self, bags: EmbeddingBagCollectionInterface, dense: int, deep: Sequence[int]) -> None:
         super().__init__()
-        self.sparse_arch = SparseArch(bags)  # type: ignore[arg-type]  # it needs the interface only
+        self.sparse_arch = SparseArch(bags)
         self.deep = OverArch(self.sparse_arch.F * self.sparse_arch.D + dense, [*deep, 1])
         self.linear = nn.Linear(dense, 1) if dense else None
         self.bias = nn.Parameter(torch.zeros(1))

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torchrec.models.dlrm import DenseArch, OverArch, SparseArch
+from torchrec.models.dlrm import DenseArch, OverArch
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from ml.models.sparse import SparseArch
 
 
 class InteractionArch(nn.Module):
@@ -56,10 +58,8 @@ class DLRM(nn.Module):
         linear_shortcut: bool = False,
     ) -> None:
         super().__init__()
-        self.sparse_arch = SparseArch(bags)  # type: ignore[arg-type]  # it needs the interface only
+        self.sparse_arch = SparseArch(bags)
         features, dim = self.sparse_arch.F, self.sparse_arch.D
-        if any(config.embedding_dim != dim for config in bags.embedding_bag_configs()):
-            raise ValueError("all tables of a DLRM have the same dimension")
         self.has_dense = dense > 0
         self.dense_arch = DenseArch(max(dense, 1), [*bottom, dim])
         self.inter_arch = InteractionArch(features)
