@@ -81,7 +81,7 @@ def restore(store: Store, weights: Columns, training_state: Columns | None) -> N
     waiting = training_state["waiting"].numpy()
     # Laid out as slots are, so going through it as a map puts each where it belongs.
     store.waiting = waiting
-    store._set_waiting(no_waiting(len(waiting)), 0, np.zeros(len(store.rules), np.int64))
+    store.set_waiting(no_waiting(len(waiting)), 0, np.zeros(len(store.rules), np.int64))
     gone = training_state["gone"].numpy()
     store.gone = np.split(gone, np.flatnonzero(np.diff(gone[:, 0])) + 1) if len(gone) else []
     store.remembers = int(training_state["remembers"][0])

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ml.embeddings.records import DEFAULT, FREE, ID, SEEN, TABLE, VERSION, WEIGHTS
+
+if TYPE_CHECKING:
+    from ml.embeddings.store import Store
 
 
 class Gap(ValueError):
@@ -33,3 +39,49 @@ class Delta:
     @property
     def nbytes(self) -> int:
         return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
+
+
+def delta_of(store: Store, since: int) -> Delta:
+    """What changed in a store after version `since`: rows that were updated or admitted, and ids that were let go.
+
+    Raises `Gap` where the store has forgotten what was let go so long ago.
+    """
+    if since < store.remembers:
+        raise Gap(f"what changed after {since} is known no more, only after {store.remembers}: load a snapshot")
+    words = store.records.words[: store.used]
+    rows = np.flatnonzero((words[:, VERSION] > since) & (words[:, TABLE] != FREE))
+    gone = np.concatenate([np.empty((0, 3), np.int64), *(part for part in store.gone if part[0, 0] > since)])
+    return Delta(
+        since=since,
+        version=store.version,
+        time=store.time,
+        tables=words[rows, TABLE],
+        ids=store.records.longs[rows, ID],
+        seen=store.records.seen(rows),
+        weights=store.records.floats[rows, WEIGHTS : WEIGHTS + store.dim],
+        gone_tables=gone[:, 1].astype(np.int32),
+        gone_ids=gone[:, 2],
+    )
+
+
+def apply_to(store: Store, delta: Delta) -> bool:
+    """Let a store take over what a delta of another says; False where that is there already.
+
+    Raises `Gap` where something between the store's version and the delta's is missing.
+    """
+    if delta.version <= store.version:
+        return False
+    if delta.since > store.version:
+        way_out = f"load a snapshot, or ask for a delta since {store.version}"
+        raise Gap(f"the table is at version {store.version}, the delta begins after {delta.since}: {way_out}")
+    gone = store.find(delta.gone_tables.astype(np.int64), delta.gone_ids)
+    store.let_go(np.unique(gone[gone != DEFAULT]))
+    tables = delta.tables.astype(np.int64)
+    rows = store.find(tables, delta.ids)
+    new = np.flatnonzero(rows == DEFAULT)
+    rows[new] = store.insert(tables[new], delta.ids[new])
+    store.records.words[rows, SEEN] = delta.seen.astype(np.uint32).view(np.int32)
+    store.records.words[rows, VERSION] = delta.version
+    store.records.floats[rows, WEIGHTS : WEIGHTS + store.dim] = delta.weights
+    store.version, store.time = delta.version, max(store.time, delta.time)
+    return True

@@ -25,11 +25,11 @@ from ml.embeddings.admission import (
     keep_waiting,
 )  # fmt: skip
 from ml.embeddings.counters import Counters
-from ml.embeddings.deltas import Delta, Gap
+from ml.embeddings.deltas import Delta, apply_to, delta_of
 from ml.embeddings.idmap import EMPTY, IdMap, find_many, slots_for
 from ml.embeddings.optimizers import CODES, RowOptimizer
 from ml.embeddings.pooling import Lists, Notes, add_admitted, reader
-from ml.embeddings.records import COUNT, DEFAULT, FREE, ID, LATEST, SEEN, TABLE, VERSION, WEIGHTS, Records, width_of
+from ml.embeddings.records import COUNT, DEFAULT, FREE, ID, LATEST, TABLE, VERSION, WEIGHTS, Records, width_of
 from ml.embeddings.rules import TableRules, seed_of
 from ml.embeddings.threads import in_threads
 from ml.embeddings.updates import trainer
@@ -202,58 +202,22 @@ class Store:
         held = np.flatnonzero(tables != FREE)
         ttl = self._ttl[tables[held]]
         gone = held[(ttl > 0) & (self.records.seen(held) * MICROSECONDS < now - ttl)]
-        self.counters.expired += self._let_go(gone)
-        self._set_waiting(no_waiting(int(self.state[2])), now, self._ttl)
+        self.counters.expired += self.let_go(gone)
+        self.set_waiting(no_waiting(int(self.state[2])), now, self._ttl)
         return len(gone)
 
     def delta(self, since: int) -> Delta:
-        """What changed after version `since`: rows that were updated or admitted, and ids that were let go.
+        """What changed after version `since`. Raises `Gap`; see `deltas`."""
+        return delta_of(self, since)
 
-        Raises `Gap` where the store has forgotten what was let go so long ago.
-        """
-        if since < self.remembers:
-            raise Gap(f"what changed after {since} is known no more, only after {self.remembers}: load a snapshot")
-        words = self.records.words[: self.used]
-        rows = np.flatnonzero((words[:, VERSION] > since) & (words[:, TABLE] != FREE))
-        gone = np.concatenate([np.empty((0, 3), np.int64), *(part for part in self.gone if part[0, 0] > since)])
-        return Delta(
-            since=since,
-            version=self.version,
-            time=self.time,
-            tables=words[rows, TABLE],
-            ids=self.records.longs[rows, ID],
-            seen=self.records.seen(rows),
-            weights=self.records.floats[rows, WEIGHTS : WEIGHTS + self.dim],
-            gone_tables=gone[:, 1].astype(np.int32),
-            gone_ids=gone[:, 2],
-        )
+    def apply(self, delta: Delta) -> bool:
+        """Take over what a delta of another store says; False where that is here already. Raises `Gap`; see `deltas`."""
+        return apply_to(self, delta)
 
     def forget(self, version: int) -> None:
         """Remember no longer which ids were let go up to `version`: no one will ask for a delta since an earlier one."""
         self.gone = [part for part in self.gone if part[0, 0] > version]
         self.remembers = max(self.remembers, version)
-
-    def apply(self, delta: Delta) -> bool:
-        """Take over what a delta of another store says; False where that is here already.
-
-        Raises `Gap` where something between this store's version and the delta's is missing.
-        """
-        if delta.version <= self.version:
-            return False
-        if delta.since > self.version:
-            way_out = f"load a snapshot, or ask for a delta since {self.version}"
-            raise Gap(f"the table is at version {self.version}, the delta begins after {delta.since}: {way_out}")
-        gone = self.find(delta.gone_tables.astype(np.int64), delta.gone_ids)
-        self._let_go(np.unique(gone[gone != DEFAULT]))
-        tables = delta.tables.astype(np.int64)
-        rows = self.find(tables, delta.ids)
-        new = np.flatnonzero(rows == DEFAULT)
-        rows[new] = self.insert(tables[new], delta.ids[new])
-        self.records.words[rows, SEEN] = delta.seen.astype(np.uint32).view(np.int32)
-        self.records.words[rows, VERSION] = delta.version
-        self.records.floats[rows, WEIGHTS : WEIGHTS + self.dim] = delta.weights
-        self.version, self.time = delta.version, max(self.time, delta.time)
-        return True
 
     def rows_of(self, number: int) -> NDArray[np.int64]:
         """Rows of one table, in the order of their ids."""
@@ -342,7 +306,7 @@ class Store:
         keys = (seen, counts) if self.rules[table].evict == "least_frequently_used" else (counts, seen)
         order = np.lexsort((self.records.longs[rows, ID], *keys))
         gone = rows[order[: max(count, int(self._caps[table]) // _EVICT_AHEAD)]]
-        self.counters.evicted += self._let_go(gone)
+        self.counters.evicted += self.let_go(gone)
         self._erased -= 1  # none of them waits for an update: they are not of this batch
 
     def _take(self, count: int) -> NDArray[np.int64]:
@@ -355,8 +319,8 @@ class Store:
         self.state[1] -= len(reused)
         return np.concatenate([reused, fresh])
 
-    def _let_go(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many rows that was, by table."""
+    def let_go(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Free some rows, each given once. How many that was, by table, int64 [T]."""
         if not len(rows):
             return np.zeros_like(self.live)
         tables, ids = self.records.words[rows, TABLE].astype(np.int64), self.records.longs[rows, ID]
@@ -385,13 +349,14 @@ class Store:
         self.ids.reserve(more)
         self._reserve_rows(more)
         if (self._filters != DIRECT).any() and slots_for(int(self.state[2]) + more) > len(self.waiting):
-            self._set_waiting(no_waiting(2 * int(self.state[2]) + more), 0, np.zeros_like(self._ttl))
+            self.set_waiting(no_waiting(2 * int(self.state[2]) + more), 0, np.zeros_like(self._ttl))
 
     def _reserve_rows(self, more: int) -> None:
         if self.used + more > len(self.records):
             self.records = self.records.grown(max(self.used + more, 2 * len(self.records)), self.used)
 
-    def _set_waiting(self, kept: NDArray[np.int64], now: int, ttl: NDArray[np.int64]) -> None:
+    def set_waiting(self, kept: NDArray[np.int64], now: int, ttl: NDArray[np.int64]) -> None:
+        """Let `kept`, empty and with room, hold what waits, but for ids not seen for their table's ttl (microseconds, or 0)."""
         self.state[2] = keep_waiting(self.waiting, kept, now, ttl)
         self.waiting = kept
 

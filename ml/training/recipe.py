@@ -217,8 +217,8 @@ class Recipe(Strict):
 
 
 def _shape(table: Table) -> dict[str, Any]:
-    """What fixes a table's tensors: of one that grows, its kind alone."""
-    return table.model_dump(mode="json", include={"kind"} if isinstance(table, CollisionlessTable) else None)
+    """What fixes a table's tensors, and what they mean: of one that grows, its kind, and how it counts what waits."""
+    return table.model_dump(mode="json", include={"kind", "filter"} if isinstance(table, CollisionlessTable) else None)
 
 
 def load_recipe(name: str, overrides: Mapping[str, Any] | None = None, folder: Path = RECIPES) -> Recipe:
