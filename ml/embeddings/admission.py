@@ -12,7 +12,7 @@ import numpy as np
 
 from ml.embeddings.idmap import EMPTY, ROW_BITS, find_one, home_of, insert_one
 from ml.embeddings.initial import draw
-from ml.embeddings.records import COUNT, DEFAULT, ID, SEEN, TABLE, VERSION
+from ml.embeddings.records import COUNT, DEFAULT, ID, MOST, SEEN, TABLE, VERSION
 from ml.embeddings.updates import begin_state
 from ml.mixing import GOLDEN, mix64
 
@@ -131,9 +131,9 @@ def admit(  # type: ignore[no-untyped-def]
             begin_state(floats, row, dim, kind, constants, lr)
             longs[row, ID] = key
             words[row, SEEN] = np.int32(np.uint32(seconds))
-            words[row, COUNT], words[row, VERSION], words[row, TABLE] = counted, version, table
+            words[row, COUNT], words[row, VERSION], words[row, TABLE] = min(counted, MOST), version, table
         rows[i] = row
-        words[row, COUNT] += counts_here
+        words[row, COUNT] += counts_here and words[row, COUNT] != MOST
 
 
 @nb.njit(cache=True)

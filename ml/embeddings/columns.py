@@ -77,6 +77,7 @@ def restore(store: Store, weights: Columns, training_state: Columns | None) -> N
         begin += len(these)
         _fill(store, these, rule.name, weights, training_state)
     if training_state is None:
+        store.remembers = store.version  # what was let go before is not among the weights
         return
     waiting = training_state["waiting"].numpy()
     # Laid out as slots are, so going through it as a map puts each where it belongs.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ml.embeddings.idmap import EMPTY, ROW_BITS, ROW_MASK, home_of
 from ml.embeddings.prefetch import prefetch
-from ml.embeddings.records import COUNT, PLACE, SEEN, WEIGHTS
+from ml.embeddings.records import COUNT, MOST, PLACE, SEEN, WEIGHTS
 
 FAST = {"reassoc", "contract"}
 _NONE = -1
@@ -184,7 +184,7 @@ def reader(dim: int, training: bool) -> Callable[..., tuple[int, int]]:
                         continue
                     row = np.uint64(rows[i])
                     if training:
-                        words[row, np.uint64(COUNT)] += 1
+                        words[row, np.uint64(COUNT)] += words[row, np.uint64(COUNT)] != MOST
                         if seconds > np.int64(np.uint32(words[row, np.uint64(SEEN)])):
                             words[row, np.uint64(SEEN)] = np.int32(np.uint32(seconds))
                         found = _note(words, row, i, found, places, distinct)

@@ -4,7 +4,7 @@
 |--------------|---------|--------------------------------------------------------------------------|
 | 0, 1         | int64   | id                                                                       |
 | 2            | uint32  | seen: latest event time, whole seconds since 1970 UTC                    |
-| 3            | int32   | count: how often it was looked up in training                            |
+| 3            | int32   | count: how often it was looked up in training, up to MOST                |
 | 4            | int32   | version of the tables when it was last updated                           |
 | 5            | int32   | number of its table, FREE for a row that waits to be used again          |
 | 6            | int32   | place: where the batch at hand lists it, meaningless between batches     |
@@ -29,6 +29,7 @@ ID = 0  # of the int64 view
 SEEN, COUNT, VERSION, TABLE, PLACE, SLOT, WEIGHTS = 2, 3, 4, 5, 6, 7, 8
 FREE, DEFAULT = -1, 0
 LATEST = 2**32 - 1  # seconds
+MOST = 2**31 - 1  # occurrences that are counted, and versions
 
 
 @dataclass

@@ -29,7 +29,7 @@ from ml.embeddings.deltas import Delta, apply_to, delta_of
 from ml.embeddings.idmap import EMPTY, IdMap, find_many, slots_for
 from ml.embeddings.optimizers import CODES, RowOptimizer
 from ml.embeddings.pooling import Lists, Notes, add_admitted, reader
-from ml.embeddings.records import COUNT, DEFAULT, FREE, ID, LATEST, TABLE, VERSION, WEIGHTS, Records, width_of
+from ml.embeddings.records import COUNT, DEFAULT, FREE, ID, LATEST, MOST, TABLE, VERSION, WEIGHTS, Records, width_of
 from ml.embeddings.rules import TableRules, seed_of
 from ml.embeddings.threads import in_threads
 from ml.embeddings.updates import trainer
@@ -172,6 +172,8 @@ class Store:
         """
         if taken.erased != self._erased:
             raise RuntimeError("rows were let go between a look-up and its update; expire between steps")
+        if self.version >= MOST:
+            raise OverflowError(f"{self.version} updates are all that versions can count; set a snapshot's to 0, and load it")
         self.version += 1
         notes, lines, kernel = taken.notes, grad.reshape(-1, self.dim), trainer(self.dim, self._kind)
 
@@ -307,7 +309,6 @@ class Store:
         order = np.lexsort((self.records.longs[rows, ID], *keys))
         gone = rows[order[: max(count, int(self._caps[table]) // _EVICT_AHEAD)]]
         self.counters.evicted += self.let_go(gone)
-        self._erased -= 1  # none of them waits for an update: they are not of this batch
 
     def _take(self, count: int) -> NDArray[np.int64]:
         """Rows that nothing is in: those let go first, then such as were never used."""

@@ -16,7 +16,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from ml.embeddings.collisionless import CollisionlessEmbeddingBags
 from ml.embeddings.initial import draw
 from ml.embeddings.optimizers import Kind, RowOptimizer
-from ml.embeddings.records import WEIGHTS
+from ml.embeddings.records import COUNT, MOST, WEIGHTS
 from ml.embeddings.rules import TableRules
 from ml.embeddings.store import Occurrences, Store
 
@@ -309,6 +309,46 @@ def test_rows_that_went_before_their_update_came_are_an_error() -> None:
     store.expire(99 * SECOND)
     with pytest.raises(RuntimeError, match="expire between steps"):
         store.update(taken, np.ones((1, 8), np.float32), LR)
+
+
+def test_a_row_that_an_earlier_batch_still_waits_for_is_not_lost_silently() -> None:
+    store = new_store(TableRules("t", max_rows=2))
+    _, first = store.look_up_for_training(Occurrences(np.array([1, 2]), np.arange(3)), 0, LR)
+    _, second = store.look_up_for_training(Occurrences(np.array([3, 4]), np.arange(3)), SECOND, LR)
+    store.update(second, np.ones((2, 8), np.float32), LR)
+    with pytest.raises(RuntimeError, match="rows were let go"):
+        store.update(first, np.ones((2, 8), np.float32), LR)
+
+
+def test_a_batch_that_fills_the_table_alone_evicts_nothing_of_its_own() -> None:
+    store = new_store(TableRules("t", max_rows=2))
+    for _ in range(3):
+        train_ids(store, np.array([1, 2, 3, 4]))
+        assert len(store) == 2
+    assert store.table(0)["id"].tolist() == [1, 2]
+
+
+def test_counts_stop_where_they_can_not_go_on() -> None:
+    store = new_store()
+    train_ids(store, np.array([7]))
+    store.records.words[store.rows_of(0), COUNT] = MOST - 1
+    for _ in range(3):
+        train_ids(store, np.array([7]))
+    assert store.table(0)["count"].tolist() == [MOST]
+    store.version = MOST
+    with pytest.raises(OverflowError, match="all that versions can count"):
+        train_ids(store, np.array([7]))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_empty_batches_and_batches_of_empty_bags(threads: int) -> None:
+    store = Store([TableRules("t"), TableRules("u")], 4, RowOptimizer(), 0.1, 0)
+    for offsets in ([0], [0] * 7):
+        batch = Occurrences(np.empty(0, np.int64), np.array(offsets))
+        out, taken = store.look_up_for_training(batch, 0, LR, threads)
+        store.update(taken, np.ones_like(out), LR)
+        assert out.shape == (len(offsets) // 2, 8) and not out.any() and not store.look_up(batch, threads).any()
+    assert len(store) == 0
 
 
 def test_bytes_are_what_the_columns_need() -> None:
