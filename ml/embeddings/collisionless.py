@@ -77,9 +77,9 @@ class CollisionlessEmbeddingBags(TrainableBags):
         """
         features = in_order(features, self._keys)
         offsets = features.offsets().numpy().astype(np.int64, copy=False)
-        batch = Occurrences(features.values().numpy(), offsets)
+        batch = Occurrences(features.values().long().numpy(), offsets)
         if self._weighted:
-            batch = batch._replace(weights=features.weights().detach().numpy())
+            batch = batch._replace(weights=features.weights().detach().float().numpy())
         pooled = _Pool.apply(self._anchor, self, batch) if self.training else self._look_up(batch)
         return KeyedTensor(self._keys, [self._dim] * len(self._keys), pooled)
 
@@ -115,6 +115,8 @@ class CollisionlessEmbeddingBags(TrainableBags):
             self._pass_began_at, self._counted_before = int(began[0]), Counters(*(np.array(row) for row in counters))
 
     def begin_pass(self) -> None:
+        """Deltas reach back to here: what was let go before is forgotten, or the list of it would grow for ever."""
+        self.store.forget(self.store.version)
         self._pass_began_at, self._counted_before = self.store.version, self.store.counters.copy()
 
     def end_pass(self) -> None:

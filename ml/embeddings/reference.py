@@ -93,7 +93,7 @@ class ReferenceEmbeddingBags(TrainableBags):
         self.now = now
 
     def begin_pass(self) -> None:
-        return None
+        self.gone, self.remembers = self.gone[:0], self.version
 
     def rows_touched(self) -> int:
         return sum(int((table.rows["version"] > 0).sum()) for table in self.tables)

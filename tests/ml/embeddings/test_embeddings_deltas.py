@@ -71,6 +71,18 @@ def test_a_delta_that_was_missed_is_refused() -> None:
     assert held(server) == {}
 
 
+def test_a_delta_from_before_what_is_remembered_is_refused() -> None:
+    trainer, rng = new_store(), np.random.default_rng(0)
+    train(trainer, [2, 4], 0, rng)
+    since = trainer.version
+    trainer.expire(9 * SECOND)
+    assert trainer.delta(since).gone_ids.tolist() == [2, 4]
+    trainer.forget(trainer.version)
+    with pytest.raises(Gap, match=f"after {since} is known no more, only after {trainer.version}: load a snapshot"):
+        trainer.delta(since)
+    assert len(trainer.delta(trainer.version).gone_ids) == 0
+
+
 def test_a_delta_holds_what_was_touched_and_no_more() -> None:
     store, rng = new_store(), np.random.default_rng(0)
     train(store, list(range(1000)), 0, rng)
