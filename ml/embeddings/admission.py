@@ -57,9 +57,11 @@ def _once_more(count, filter_, known, seen, now, half):  # type: ignore[no-untyp
 
 
 @nb.njit(cache=True, nogil=True)
-def count_missing(waiting, tables, ids, missing, now, state, filters, thresholds, halves, seeds, version, due):  # type: ignore[no-untyped-def]
+def count_missing(waiting, tables, ids, missing, nth, now, state, filters, thresholds, halves, seeds, clocks, due):  # type: ignore[no-untyped-def]
     """Count the occurrences `missing`, int64 [M] positions in ids, of `tables`, int64 [M], and mark the ids that are due.
 
+    nth: int64 [M], the so-many-th of its id in the batch each is, and clocks: int64 by table, a number that no batch has twice;
+    chance is a function of these and of the id.
     due: int64 by table, how many those are, added to. state[2], how many slots are taken, is updated. There must be room for M.
     """
     for at in range(len(missing)):
@@ -68,7 +70,7 @@ def count_missing(waiting, tables, ids, missing, now, state, filters, thresholds
         if filter_ == DIRECT:
             continue
         if filter_ == PROBABILISTIC:
-            here_and_now = np.uint64(version) * np.uint64(GOLDEN) + np.uint64(missing[at])
+            here_and_now = np.uint64(clocks[table]) * np.uint64(GOLDEN) + np.uint64(nth[at])
             chance = mix64(mix64(seeds[table] ^ np.uint64(key)) + here_and_now)
             if chance > np.uint64(0xFFFFFFFFFFFFFFFF) // np.uint64(thresholds[table]):
                 continue
@@ -92,7 +94,7 @@ def count_missing(waiting, tables, ids, missing, now, state, filters, thresholds
 @nb.njit(cache=True, nogil=True)
 def admit(  # type: ignore[no-untyped-def]
     slots, waiting, floats, words, longs, tables, ids, rows, missing, seconds, free, state, filters, caps, live,
-    seeds, scale, dim, kind, constants, lr, version,
+    seeds, scale, dim, kind, constants, version,
 ):  # fmt: skip
     """Give rows to the occurrences `missing` whose ids are due and fit in; rows [N] of the others become the default row.
 
@@ -128,7 +130,7 @@ def admit(  # type: ignore[no-untyped-def]
             insert_one(slots, table, key, row)
             live[table] += 1
             draw(floats, row, dim, seeds[table], key, scale)
-            begin_state(floats, row, dim, kind, constants, lr)
+            begin_state(floats, row, dim, kind, constants)
             longs[row, ID] = key
             words[row, SEEN] = np.int32(np.uint32(seconds))
             words[row, COUNT], words[row, VERSION], words[row, TABLE] = min(counted, MOST), version, table

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
@@ -57,8 +58,9 @@ class CollisionlessEmbeddingBags(TrainableBags):
         self._keys = [feature for feature, _ in placed]
         if len(set(self._keys)) != len(self._keys):
             raise ValueError(f"expected each feature in one table, found {self._keys}")
+        rules = checked_rules(tables, rules or {})
         self.store = Store(
-            [(rules or {}).get(table.name, TableRules(table.name)) for table in tables],
+            [rules[table.name] for table in tables],
             self._dim,
             optimizer or RowOptimizer(),
             init_scale,
@@ -76,6 +78,8 @@ class CollisionlessEmbeddingBags(TrainableBags):
         The features' keys may come in any order. Raises `KeyError` where one is missing.
         """
         features = in_order(features, self._keys)
+        if features.variable_stride_per_key():
+            raise ValueError("batches of another size for each feature are not for these tables")
         offsets = features.offsets().numpy().astype(np.int64, copy=False)
         batch = Occurrences(features.values().long().numpy(), offsets)
         if self._weighted:
@@ -85,6 +89,13 @@ class CollisionlessEmbeddingBags(TrainableBags):
 
     def _look_up(self, batch: Occurrences) -> torch.Tensor:
         return torch.from_numpy(self.store.look_up(batch, torch.get_num_threads()))
+
+    def get_extra_state(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Rows are no parameters: a `state_dict` has them all the same."""
+        return {"weights": self.weights(), "training_state": self.training_state()}
+
+    def set_extra_state(self, state: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        self.restore(state["weights"], state["training_state"])
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
         return self._configs
@@ -144,14 +155,25 @@ class CollisionlessEmbeddingBags(TrainableBags):
         }
 
 
+def checked_rules(tables: Sequence[EmbeddingBagConfig], rules: Mapping[str, TableRules]) -> dict[str, TableRules]:
+    """Rules of every table, by its name. Raises `ValueError` where names do not tell tables apart, or rules are of none."""
+    names = [table.name for table in tables]
+    if len(set(names)) != len(names):
+        raise ValueError(f"expected tables of different names, found {names}")
+    if wrong := [name for name, rule in rules.items() if name not in names or rule.name != name]:
+        raise ValueError(f"rules {wrong} are not of the tables {names}, each under its own name")
+    return {name: rules.get(name, TableRules(name)) for name in names}
+
+
 class _Pool(torch.autograd.Function):
     @staticmethod
     def forward(ctx, anchor, bags, batch):  # type: ignore[no-untyped-def, override]
-        out, taken = bags.store.look_up_for_training(batch, bags.now, bags.lr, torch.get_num_threads())
+        out, taken = bags.store.look_up_for_training(batch, bags.now, torch.get_num_threads())
         ctx.bags, ctx.taken = bags, taken
         return torch.from_numpy(out)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):  # type: ignore[no-untyped-def, override]
         ctx.bags.store.update(ctx.taken, grad.contiguous().numpy(), ctx.bags.lr)
         return None, None, None

@@ -5,7 +5,10 @@ Columns of several stores that share the rows among them may be put together, an
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +16,10 @@ from numpy.typing import NDArray
 
 from ml.embeddings.admission import COUNTED
 from ml.embeddings.counters import Counters
-from ml.embeddings.idmap import EMPTY
+from ml.embeddings.idmap import EMPTY, ROW_BITS
+from ml.embeddings.optimizers import RowOptimizer
 from ml.embeddings.records import COUNT, SEEN, SLOT, VERSION, WEIGHTS
+from ml.embeddings.rules import TableRules
 from ml.embeddings.store import Store, no_waiting
 from ml.mixing import GOLDEN
 
@@ -34,8 +39,9 @@ def weights(store: Store) -> dict[str, torch.Tensor]:
 
 def training_state(store: Store) -> dict[str, torch.Tensor]:
     """By table `seen` int64 [N] (seconds), `count` and `version` int32 [N], `slot` float32 [N], `state` float32 [N, S]. Of all:
-    `waiting` int64 [W, 3]; `gone` int64 [G, 3]; `remembers` int64 [1]; `counters` int64 [5, T]."""
-    found = {}
+    `waiting` int64 [W, 3]; `gone` int64 [G, 3]; `remembers` int64 [1]; `counters` int64 [5, T]; `about` uint8 [n], JSON: what
+    the numbers in these mean."""
+    found = {"about": torch.tensor(list(json.dumps(about(store.optimizer, store.rules)).encode()), dtype=torch.uint8)}
     for number, rule in enumerate(store.rules):
         rows = store.rows_of(number)
         words = store.records.words[rows]
@@ -50,7 +56,7 @@ def training_state(store: Store) -> dict[str, torch.Tensor]:
         }
         found |= {f"{rule.name}.{name}": torch.from_numpy(np.ascontiguousarray(value)) for name, value in values.items()}
     waiting = store.waiting[(store.waiting[:, 1] != EMPTY) & (store.waiting[:, 1] & COUNTED > 0)]
-    waiting = waiting[np.lexsort((waiting[:, 0], waiting[:, 1] >> 40))]
+    waiting = waiting[np.lexsort((waiting[:, 0], waiting[:, 1] >> ROW_BITS))]
     gone = np.concatenate([np.empty((0, 3), np.int64), *store.gone])
     gone = gone[np.lexsort((gone[:, 2], gone[:, 1], gone[:, 0]))]
     counters = np.stack(list(store.counters.as_rows()))
@@ -62,8 +68,35 @@ def training_state(store: Store) -> dict[str, torch.Tensor]:
     }
 
 
+def about(optimizer: RowOptimizer, rules: Sequence[TableRules]) -> dict[str, Any]:
+    """What fixes the meaning of a training state's numbers."""
+    return {
+        "optimizer": optimizer.kind,
+        "tables": [rule.name for rule in rules],
+        "filters": [rule.filter for rule in rules],
+        "windows": [rule.window_seconds for rule in rules],
+    }
+
+
+def read_about(training_state: Columns, optimizer: RowOptimizer, rules: Sequence[TableRules]) -> list[int]:
+    """Numbers of the tables whose counts of what waits mean the same here; they do not where the window is another.
+
+    Raises `ValueError` where the state is one of another optimizer, other tables or other filters.
+    """
+    if "about" not in training_state:
+        raise ValueError("the training state does not say what it is of; it was written by an earlier version")
+    found, own = json.loads(bytes(training_state["about"].tolist())), about(optimizer, rules)
+    for name in ("optimizer", "tables", "filters"):
+        if found[name] != own[name]:
+            raise ValueError(f"{name}: expected {own[name]}, found {found[name]}")
+    return [number for number, pair in enumerate(zip(found["windows"], own["windows"], strict=True)) if pair[0] == pair[1]]
+
+
 def restore(store: Store, weights: Columns, training_state: Columns | None) -> None:
-    """Fill a new store. Raises `ValueError`, naming what is wrong, where the columns are not of such tables."""
+    """Fill a new store. Raises `ValueError`, naming what is wrong, where the columns are not of such tables.
+
+    What waits under a window of another length waits anew; where a table is full beyond its cap, rows make way.
+    """
     if len(store):
         raise ValueError("only a new store can be filled")
     _check(store, weights, training_state)
@@ -77,9 +110,12 @@ def restore(store: Store, weights: Columns, training_state: Columns | None) -> N
         begin += len(these)
         _fill(store, these, rule.name, weights, training_state)
     if training_state is None:
+        store.begin(rows)
         store.remembers = store.version  # what was let go before is not among the weights
         return
     waiting = training_state["waiting"].numpy()
+    same = read_about(training_state, store.optimizer, store.rules)
+    waiting = np.ascontiguousarray(waiting[np.isin(waiting[:, 1] >> ROW_BITS, same)])
     # Laid out as slots are, so going through it as a map puts each where it belongs.
     store.waiting = waiting
     store.set_waiting(no_waiting(len(waiting)), 0, np.zeros(len(store.rules), np.int64))
@@ -87,6 +123,7 @@ def restore(store: Store, weights: Columns, training_state: Columns | None) -> N
     store.gone = np.split(gone, np.flatnonzero(np.diff(gone[:, 0])) + 1) if len(gone) else []
     store.remembers = int(training_state["remembers"][0])
     store.counters = Counters(*(np.array(row) for row in training_state["counters"].numpy()))
+    store.keep_caps()
 
 
 def shard_of(ids: NDArray[np.int64], shards: int) -> NDArray[np.int64]:
@@ -122,7 +159,7 @@ def unite(parts: Sequence[Columns], tables: Sequence[str]) -> dict[str, torch.Te
     whole["version"] = torch.stack([part["version"] for part in parts]).amax(0)
     if "waiting" in whole:
         waiting, gone = (torch.cat([part[name] for part in parts]).numpy() for name in ("waiting", "gone"))
-        whole["waiting"] = torch.from_numpy(waiting[np.lexsort((waiting[:, 0], waiting[:, 1] >> 40))])
+        whole["waiting"] = torch.from_numpy(waiting[np.lexsort((waiting[:, 0], waiting[:, 1] >> ROW_BITS))])
         whole["gone"] = torch.from_numpy(gone[np.lexsort((gone[:, 2], gone[:, 1], gone[:, 0]))])
         whole["remembers"] = torch.stack([part["remembers"] for part in parts]).amax(0)
         whole["counters"] = torch.stack([part["counters"] for part in parts]).sum(0)
@@ -147,9 +184,23 @@ def _check(store: Store, weights: Columns, state: Columns | None) -> None:
     names = [f"{rule.name}.{kind}" for rule in store.rules for kind in ("id", "weight")]
     if faults := sorted({*names, "version"} ^ set(weights)):
         raise ValueError(f"expected tables {[rule.name for rule in store.rules]}; {faults} are missing or not expected")
+    if state is not None:
+        read_about(state, store.optimizer, store.rules)
+        rest = [f"{rule.name}.{kind}" for rule in store.rules for kind in _BY_ROW[2:]]
+        if missing := sorted({*rest, "waiting", "gone", "remembers", "counters"} - set(state)):
+            raise ValueError(f"the training state lacks {missing}")
+        for name in ("waiting", "gone"):
+            of = state[name][:, 1] >> ROW_BITS if name == "waiting" else state[name][:, 1]
+            if len(of) and not 0 <= int(of.min()) <= int(of.max()) < len(store.rules):
+                raise ValueError(f"{name}: speaks of tables that are not there")
+        if (found := tuple(state["counters"].shape)) != (expected := (len(fields(Counters)), len(store.rules))):
+            raise ValueError(f"counters: expected shape {expected}, found {found}")
     for rule in store.rules:
         n, found = len(weights[f"{rule.name}.id"]), tuple(weights[f"{rule.name}.weight"].shape)
         if found != (n, store.dim):
             raise ValueError(f"{rule.name}.weight: expected shape {(n, store.dim)}, found {found}")
+        ids = weights[f"{rule.name}.id"]
+        if not bool((ids[1:] > ids[:-1]).all()):
+            raise ValueError(f"{rule.name}.id: expected each id once, in order")
         if state is not None and (found := tuple(state[f"{rule.name}.state"].shape)) != (n, words):
             raise ValueError(f"{rule.name}.state: expected shape {(n, words)} for {store.optimizer.kind}, found {found}")

@@ -44,8 +44,10 @@ class Delta:
 def delta_of(store: Store, since: int) -> Delta:
     """What changed in a store after version `since`: rows that were updated or admitted, and ids that were let go.
 
-    Raises `Gap` where the store has forgotten what was let go so long ago.
+    Raises `Gap` where the store has forgotten what was let go so long ago, or has not come so far.
     """
+    if since > store.version:
+        raise Gap(f"the tables are at version {store.version}, and {since} is asked for: load a snapshot")
     if since < store.remembers:
         raise Gap(f"what changed after {since} is known no more, only after {store.remembers}: load a snapshot")
     words = store.records.words[: store.used]
@@ -67,15 +69,22 @@ def delta_of(store: Store, since: int) -> Delta:
 def apply_to(store: Store, delta: Delta) -> bool:
     """Let a store take over what a delta of another says; False where that is there already.
 
-    Raises `Gap` where something between the store's version and the delta's is missing.
+    Rows that are new here begin with a new optimizer's state. Raises `Gap` where something between the store's version and the
+    delta's is missing, `ValueError` where the delta is of other tables; the store is as it was then.
     """
+    if delta.weights.shape != (len(delta.ids), store.dim):
+        raise ValueError(f"a delta of weights {delta.weights.shape} for {len(delta.ids)} ids does not fit rows of {store.dim}")
+    of = np.concatenate([delta.tables, delta.gone_tables])
+    if len(of) and not 0 <= of.min() <= of.max() < len(store.live):
+        raise ValueError(f"a delta of tables {np.unique(of)} does not fit the {len(store.live)} tables here")
     if delta.version <= store.version:
         return False
     if delta.since > store.version:
         way_out = f"load a snapshot, or ask for a delta since {store.version}"
         raise Gap(f"the table is at version {store.version}, the delta begins after {delta.since}: {way_out}")
-    gone = store.find(delta.gone_tables.astype(np.int64), delta.gone_ids)
-    store.let_go(np.unique(gone[gone != DEFAULT]))
+    gone_tables = delta.gone_tables.astype(np.int64)
+    gone = store.find(gone_tables, delta.gone_ids)
+    store.let_go(np.unique(gone[gone != DEFAULT]), delta.version)
     tables = delta.tables.astype(np.int64)
     rows = store.find(tables, delta.ids)
     new = np.flatnonzero(rows == DEFAULT)
@@ -83,5 +92,9 @@ def apply_to(store: Store, delta: Delta) -> bool:
     store.records.words[rows, SEEN] = delta.seen.astype(np.uint32).view(np.int32)
     store.records.words[rows, VERSION] = delta.version
     store.records.floats[rows, WEIGHTS : WEIGHTS + store.dim] = delta.weights
+    store.begin(rows[new])
     store.version, store.time = delta.version, max(store.time, delta.time)
+    if len(gone_tables):  # all of them, for deltas that this store hands on
+        store.gone = [part for part in store.gone if part[0, 0] != delta.version]
+        store.remember(gone_tables, delta.gone_ids)
     return True

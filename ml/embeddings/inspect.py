@@ -14,12 +14,14 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
+from ml.embeddings.snapshots import shard_files
+
 COLUMNS = ("id", "count", "seen", "norm")
 
 
 def tables_of(folder: Path) -> dict[str, pd.DataFrame]:
     """A frame by table: id, count, seen (UTC), norm of the weights; in the order of ids. Raises `FileNotFoundError`."""
-    paths = sorted(folder.glob("*.safetensors"))
+    paths = shard_files(folder) if list(folder.glob("shard-*")) else sorted(folder.glob("*.safetensors"))
     if not paths:
         raise FileNotFoundError(f"{folder}: no safetensors here; give the folder of a snapshot, or of a day's model")
     found: dict[str, list[pd.DataFrame]] = {}

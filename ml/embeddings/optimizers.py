@@ -6,7 +6,10 @@
 | adagrad          | s += g^2; w -= lr g / (sqrt(s) + eps)                                       | Duchi et al. 2011           |
 | rowwise_adagrad  | s += mean(g^2), one s a row; w -= lr g / (sqrt(s) + eps)                    | FBGEMM                      |
 | adam             | m, v, corrected by the row's own number of updates; w -= lr m/(sqrt(v)+eps) | Kingma and Ba 2015          |
-| ftrl             | n += g^2, z += g - sigma w; w from z by l1 and l2, lr is alpha              | McMahan et al. 2013, alg. 1 |
+| ftrl             | d = sqrt(n + g^2) - sqrt(n); n += g^2; z += lr g - d w; w from z, n, l1, l2 | McMahan et al. 2013, alg. 1 |
+
+FTRL's z is McMahan's times the learning rate alpha, and so are l1 and l2 here: w = -sign(z) max(|z| - l1, 0) / (beta + sqrt(n)
++ l2). At a constant rate that is the same; a rate that changes scales the steps to come, and moves nothing by itself.
 """
 
 from __future__ import annotations

@@ -18,8 +18,6 @@ not admitted reads it, and nothing updates it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,19 +30,22 @@ LATEST = 2**32 - 1  # seconds
 MOST = 2**31 - 1  # occurrences that are counted, and versions
 
 
-@dataclass
 class Records:
     """R records of `width` words. floats: float32 [R, width]; words: the same memory as int32 [R, width]; longs: as int64
     [R, width / 2]."""
 
-    floats: NDArray[np.float32]
-    words: NDArray[np.int32]
-    longs: NDArray[np.int64]
+    def __init__(self, floats: NDArray[np.float32]) -> None:
+        self.floats = floats
+        self.words: NDArray[np.int32] = floats.view(np.int32)
+        self.longs: NDArray[np.int64] = floats.view(np.int64)
 
     @classmethod
     def zeros(cls, rows: int, width: int) -> Records:
-        floats = zeros((rows, width), np.float32)
-        return cls(floats, floats.view(np.int32), floats.view(np.int64))
+        return cls(zeros((rows, width), np.float32))
+
+    def __reduce__(self) -> tuple[type[Records], tuple[NDArray[np.float32]]]:
+        """Copies and pickles see one array: three would no longer be the same memory."""
+        return Records, (self.floats,)
 
     def __len__(self) -> int:
         return len(self.floats)

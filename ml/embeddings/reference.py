@@ -6,6 +6,7 @@ written down are those of `store`, so a snapshot of one is read by the other.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,8 +15,12 @@ from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
+from ml.embeddings import columns
 from ml.embeddings.bags import TableFigures, TrainableBags, in_order
+from ml.embeddings.collisionless import checked_rules
+from ml.embeddings.idmap import ROW_BITS, ROW_MASK
 from ml.embeddings.optimizers import RowOptimizer
+from ml.embeddings.records import LATEST
 from ml.embeddings.rules import TableRules, seed_of
 from ml.mixing import GOLDEN
 
@@ -71,7 +76,9 @@ class ReferenceEmbeddingBags(TrainableBags):
         self._keys = [feature for table in tables for feature in table.feature_names]
         self._table_of = [number for number, table in enumerate(tables) for _ in table.feature_names]
         self.version, self.time, self.remembers = 0, 0, 0
-        self.tables = [self._empty((rules or {}).get(t.name, TableRules(t.name)), seed) for t in tables]
+        named = checked_rules(tables, rules or {})
+        self.tables = [self._empty(named[table.name], seed) for table in tables]
+        self._began_at, self._counted_before = 0, [dict(table.counters) for table in self.tables]
         self.gone = torch.empty((0, 3), dtype=torch.int64, device=self.device)
         self._anchor = nn.Parameter(torch.empty(0, device=self.device))
 
@@ -90,21 +97,25 @@ class ReferenceEmbeddingBags(TrainableBags):
         self.lr = lr
 
     def set_time(self, now: int) -> None:
-        self.now = now
+        self.now = min(max(now, 0), LATEST * MICROSECONDS)
 
     def begin_pass(self) -> None:
         self.gone, self.remembers = self.gone[:0], self.version
+        self._began_at, self._counted_before = self.version, [dict(table.counters) for table in self.tables]
+
+    def end_pass(self) -> None:
+        self.expire(self.time)
 
     def rows_touched(self) -> int:
-        return sum(int((table.rows["version"] > 0).sum()) for table in self.tables)
+        return sum(int((table.rows["version"] > self._began_at).sum()) for table in self.tables)
 
     def figures(self) -> dict[str, TableFigures]:
-        return {
-            table.rules.name: TableFigures(
-                len(table), sum(c.nbytes for c in table.rows.values()), len(table.waiting), **table.counters
-            )
-            for table in self.tables
-        }
+        found = {}
+        for table, before in zip(self.tables, self._counted_before, strict=True):
+            since = {name: table.counters[name] - before[name] for name in _COUNTERS}
+            nbytes = sum(column.nbytes for column in table.rows.values())
+            found[table.rules.name] = TableFigures(len(table), nbytes, len(table.waiting), **since)
+        return found
 
     def weights(self) -> dict[str, torch.Tensor]:
         found = {f"{t.rules.name}.{name}": t.rows[name] for t in self.tables for name in ("id", "weight")}
@@ -112,11 +123,16 @@ class ReferenceEmbeddingBags(TrainableBags):
 
     def training_state(self) -> dict[str, torch.Tensor]:
         found = {f"{t.rules.name}.{name}": t.rows[name] for t in self.tables for name in _FIXED[2:]}
-        waiting = [t.waiting + torch.tensor([0, n << 40, 0], device=self.device) for n, t in enumerate(self.tables)]
+        waiting = [t.waiting + torch.tensor([0, n << ROW_BITS, 0], device=self.device) for n, t in enumerate(self.tables)]
         gone = self.gone
         for column in (2, 1, 0):
             gone = gone[gone[:, column].argsort(stable=True)]
+        began = [[self._began_at] * len(self.tables)]
+        began += [[before[name] for before in self._counted_before] for name in _COUNTERS]
+        about = json.dumps(columns.about(self.optimizer, [table.rules for table in self.tables])).encode()
         return found | {
+            "about": torch.tensor(list(about), dtype=torch.uint8),
+            "pass": torch.tensor(began),
             "waiting": torch.cat(waiting),
             "gone": gone,
             "remembers": torch.tensor([self.remembers]),
@@ -124,19 +140,25 @@ class ReferenceEmbeddingBags(TrainableBags):
         }
 
     def restore(self, weights: Mapping[str, torch.Tensor], training_state: Mapping[str, torch.Tensor] | None) -> None:
+        state = training_state
+        same = columns.read_about(state, self.optimizer, [t.rules for t in self.tables]) if state is not None else []
         self.version, self.time = weights["version"].tolist()
         for number, table in enumerate(self.tables):
-            name, state = table.rules.name, training_state
+            name = table.rules.name
             rows = self._new_rows(table, weights[f"{name}.id"].to(self.device), 0)
             rows["weight"] = weights[f"{name}.weight"].to(self.device)
             if state is not None:
                 rows |= {column: state[f"{name}.{column}"].to(self.device) for column in _FIXED[2:]}
-                mine = state["waiting"][state["waiting"][:, 1] >> 40 == number].to(self.device)
-                table.waiting = torch.stack([mine[:, 0], mine[:, 1] & ((1 << 40) - 1), mine[:, 2]], 1)
+                mine = state["waiting"][state["waiting"][:, 1] >> ROW_BITS == number].to(self.device)
+                mine = mine if number in same else mine[:0]
+                table.waiting = torch.stack([mine[:, 0], mine[:, 1] & ROW_MASK, mine[:, 2]], 1)
                 table.counters = dict(zip(_COUNTERS, state["counters"][:, number].tolist(), strict=True))
             table.rows = rows
         if training_state is not None:
             self.gone, self.remembers = training_state["gone"].to(self.device), int(training_state["remembers"][0])
+            self._began_at = int(training_state["pass"][0, 0])
+            counted = training_state["pass"][1:].T.tolist()
+            self._counted_before = [dict(zip(_COUNTERS, row, strict=True)) for row in counted]
 
     def expire(self, now: int) -> int:
         """As `Store.expire`."""
@@ -144,7 +166,8 @@ class ReferenceEmbeddingBags(TrainableBags):
         for table in self.tables:
             ttl = round((table.rules.ttl_seconds or 0) * MICROSECONDS)
             since = now - ttl if ttl else -(1 << 62)
-            keep.append(table.rows["seen"] * MICROSECONDS >= since)
+            age = (now // MICROSECONDS - table.rows["seen"]) * MICROSECONDS
+            keep.append(age <= ttl if ttl else torch.ones_like(age, dtype=torch.bool))
             table.waiting = table.waiting[table.waiting[:, 2] >= since]
         expired = [int((~kept).sum()) for kept in keep]
         if sum(expired):
@@ -211,7 +234,7 @@ class ReferenceEmbeddingBags(TrainableBags):
             table.counters["looked_up"] += len(where)
             table.counters["unknown"] += len(missing)
             new, inverse, occurred = missing.unique(return_inverse=True, return_counts=True)
-            due, counts = self._due(table, missing, new, inverse, occurred, where[~there])
+            due, counts = self._due(table, missing, new, inverse, occurred)
             first = torch.full((len(new),), len(missing), device=self.device)
             first = first.scatter_reduce(0, inverse, torch.arange(len(missing), device=self.device), "amin")
             order = due.nonzero().squeeze(1)[first[due].argsort()]
@@ -228,16 +251,15 @@ class ReferenceEmbeddingBags(TrainableBags):
             table.waiting = table.waiting[~torch.isin(table.waiting[:, 0], due[:room])]
 
     def _due(
-        self, table: _Table, missing: torch.Tensor, new: torch.Tensor, inverse: torch.Tensor, occurred: torch.Tensor,
-        where: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        self, table: _Table, missing: torch.Tensor, new: torch.Tensor, inverse: torch.Tensor, occurred: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Which of the distinct ids `new` are due, bool [U], and how often each has been seen, int64 [U]."""
         rules = table.rules
         evicts = rules.max_rows is not None and rules.evict != "never"
         if rules.admit_after == 1 and not evicts:
             return torch.ones_like(new, dtype=torch.bool), occurred
         if rules.filter == "probabilistic":
-            chance = _mix(_mix(missing ^ table.seed) + _signed(self.version * GOLDEN) + where)
+            chance = _mix(_mix(missing ^ table.seed) + _signed(table.counters["looked_up"] * GOLDEN) + _nth(inverse))
             bound = _signed((2**64 - 1) // rules.admit_after)
             lucky = (chance ^ _LOWEST) <= (bound ^ _LOWEST)  # as unsigned numbers
             return torch.zeros_like(new, dtype=torch.bool).index_put((inverse[lucky],), torch.tensor(True)), occurred
@@ -299,7 +321,7 @@ class ReferenceEmbeddingBags(TrainableBags):
         if o.kind in ("adagrad", "ftrl"):
             state[:, : self._dim] = o.initial_accumulator
         if o.kind == "ftrl":
-            scale = (o.beta + o.initial_accumulator**0.5) / self.lr + o.l2
+            scale = o.beta + o.initial_accumulator**0.5 + o.l2
             state[:, self._dim :] = -weight * scale - weight.sign() * o.l1
         whole = {"dtype": torch.int32, "device": self.device}
         return {
@@ -307,7 +329,7 @@ class ReferenceEmbeddingBags(TrainableBags):
             "weight": weight,
             "seen": torch.full((n,), seconds, dtype=torch.int64, device=self.device),
             "count": torch.zeros(n, **whole),
-            "version": torch.full((n,), self.version, **whole),
+            "version": torch.full((n,), self.version + 1, **whole),
             "slot": torch.full((n,), o.initial_accumulator if o.kind == "rowwise_adagrad" else 0.0, device=self.device),
             "state": state,
         }
@@ -333,9 +355,9 @@ class ReferenceEmbeddingBags(TrainableBags):
         else:
             n, z = state[rows, :dim], state[rows, dim:]
             total = n + g.square()
-            z = z + g - (total.sqrt() - n.sqrt()) / lr * w[rows]
+            z = z + lr * g - (total.sqrt() - n.sqrt()) * w[rows]
             state[rows] = torch.cat([total, z], 1)
-            w[rows] = -z.sign() * (z.abs() - o.l1).clamp(min=0) / ((o.beta + total.sqrt()) / lr + o.l2)
+            w[rows] = -z.sign() * (z.abs() - o.l1).clamp(min=0) / (o.beta + total.sqrt() + o.l2)
 
 
 class _Pool(torch.autograd.Function):
@@ -349,6 +371,17 @@ class _Pool(torch.autograd.Function):
         if ctx.bags.training:
             ctx.bags.update(ctx.features, grad)
         return None, None, None
+
+
+def _nth(inverse: torch.Tensor) -> torch.Tensor:
+    """The so-many-th of its kind each is, int64 [N]."""
+    order = inverse.argsort(stable=True)
+    sorted_ = inverse[order]
+    at = torch.arange(len(inverse), device=inverse.device)
+    first = torch.cat([torch.ones_like(at[:1], dtype=torch.bool), sorted_[1:] != sorted_[:-1]])
+    nth = torch.empty_like(at)
+    nth[order] = at - torch.where(first, at, 0).cummax(0).values
+    return nth
 
 
 def _find(ids: torch.Tensor, asked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,7 @@ from typing import Literal
 Filter = Literal["exact", "sliding", "probabilistic"]
 Family = Literal["hash", "naive", "quotient_remainder", "generalised", "chinese_remainder"]
 Operation = Literal["concat", "add", "mult", "path", "project"]
+SLIDING_MOST = (1 << 19) - 1  # occurrences that half a window can count
 Evict = Literal["never", "least_recently_used", "least_frequently_used"]
 
 
@@ -22,7 +23,7 @@ class TableRules:
       probabilistic: none is remembered, and each admits with probability 1 / admit_after.
     ttl_seconds: rows, and ids that wait for one, not seen for so long are let go by `Store.expire`; None is never.
     max_rows: never more rows than these. evict: what makes way for an id that is due when there is no room; with "never" it
-    is turned away.
+    is turned away. Of the ids of one batch that are due, the first come in, and none makes way for another.
     """
 
     name: str
@@ -38,6 +39,8 @@ class TableRules:
             raise ValueError(f"table {self.name!r}: admit_after and max_rows must be positive")
         if (self.filter == "sliding") != (self.window_seconds is not None):
             raise ValueError(f"table {self.name!r}: window_seconds belongs to filter: sliding, and filter: sliding needs it")
+        if self.filter == "sliding" and self.admit_after > SLIDING_MOST:
+            raise ValueError(f"table {self.name!r}: a sliding filter counts up to {SLIDING_MOST}, found {self.admit_after}")
         if any(seconds is not None and seconds <= 0 for seconds in (self.window_seconds, self.ttl_seconds)):
             raise ValueError(f"table {self.name!r}: window_seconds and ttl_seconds must be positive")
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -26,13 +27,13 @@ from ml.embeddings.admission import (
 )  # fmt: skip
 from ml.embeddings.counters import Counters
 from ml.embeddings.deltas import Delta, apply_to, delta_of
-from ml.embeddings.idmap import EMPTY, IdMap, find_many, slots_for
+from ml.embeddings.idmap import EMPTY, ROW_BITS, IdMap, find_many, slots_for
 from ml.embeddings.optimizers import CODES, RowOptimizer
 from ml.embeddings.pooling import Lists, Notes, add_admitted, reader
 from ml.embeddings.records import COUNT, DEFAULT, FREE, ID, LATEST, MOST, TABLE, VERSION, WEIGHTS, Records, width_of
 from ml.embeddings.rules import TableRules, seed_of
 from ml.embeddings.threads import in_threads
-from ml.embeddings.updates import trainer
+from ml.embeddings.updates import begin_states, trainer
 
 MICROSECONDS = 1_000_000
 _FIRST_ROWS = 1024
@@ -51,13 +52,17 @@ class Occurrences(NamedTuple):
     weights: NDArray[np.float32] = _NO_WEIGHTS
 
 
-@dataclass
+@dataclass(eq=False)
 class Taken:
-    """The notes of one training look-up, until its update."""
+    """The notes of one training look-up, until its update. Rows among them do not make way for others."""
 
     notes: Notes
     offsets: NDArray[np.int64]
     erased: int
+    spent: bool = False
+
+    def rows(self) -> NDArray[np.int64]:
+        return np.concatenate([own.distinct[: own.found] for own in self.notes.parts])
 
 
 class Store:
@@ -103,6 +108,14 @@ class Store:
         self._kind, self._constants = CODES[optimizer.kind], optimizer.constants()
         self._erased = 0
         self._spare: list[Notes] = []
+        self._pending: WeakSet[Taken] = WeakSet()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has no look-up of its own under way."""
+        return {name: value for name, value in vars(self).items() if name not in ("_spare", "_pending")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _spare=[], _pending=WeakSet())
 
     def __len__(self) -> int:
         """Ids that have a row."""
@@ -126,7 +139,7 @@ class Store:
         """How many ids are counted and have no row yet, by table, int64 [T]."""
         values = self.waiting[:, 1]
         values = values[(values != EMPTY) & (values & COUNTED > 0)]
-        return np.bincount(values >> 40, minlength=len(self.live))
+        return np.bincount(values >> ROW_BITS, minlength=len(self.live))
 
     def find(self, tables: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of N ids, int64 [N], the default row for those without; nothing is counted, admitted or touched."""
@@ -141,15 +154,13 @@ class Store:
         self._spare.append(notes)
         return out
 
-    def look_up_for_training(
-        self, batch: Occurrences, now: int, lr: float, threads: int = 1
-    ) -> tuple[NDArray[np.float32], Taken]:
+    def look_up_for_training(self, batch: Occurrences, now: int, threads: int = 1) -> tuple[NDArray[np.float32], Taken]:
         """The same, and every occurrence counts; ids that are due get a row. The notes are for `update`.
 
-        now: event time, microseconds since 1970 UTC; rows remember it by the second, from 1970 to 2106.
+        now: event time, microseconds since 1970 UTC; what is before 1970 or after 2106 is taken for the nearest that is not.
         """
-        self.time = max(self.time, now)
-        seconds = min(max(now // MICROSECONDS, 0), LATEST)
+        now = min(max(now, 0), LATEST * MICROSECONDS)
+        self.time, seconds = max(self.time, now), now // MICROSECONDS
         out, notes = self._out(batch), self._notes(batch, threads)
         self._read(batch, True, seconds, notes, out)
         np.add.at(self.counters.looked_up, self.features, _per_feature(batch, len(self.features)))
@@ -157,24 +168,29 @@ class Store:
             missing = np.concatenate([own.without[: own.missing] for own in notes.parts])
             tables = np.concatenate([own.tables[: own.missing] for own in notes.parts])
             listed = np.concatenate([own.distinct[: own.found] for own in notes.parts])
-            self._admit(batch.ids, notes.rows, missing, tables, listed, now, seconds, lr)
+            self._admit(batch.ids, notes.rows, missing, tables, listed, now, seconds)
             for own in notes.parts:
                 own.found = add_admitted(
                     self.records.floats, self.records.words, self.dim, batch.offsets, notes.rows, notes.lines, notes.shares,
                     notes.places, own.distinct, own.found, own.without[: own.missing], len(self.features), out,
                 )  # fmt: skip
-        return out, Taken(notes, batch.offsets, self._erased)
+        taken = Taken(notes, batch.offsets, self._erased)
+        self._pending.add(taken)
+        return out, taken
 
     def update(self, taken: Taken, grad: NDArray[np.float32], lr: float) -> None:
         """One step of the optimizer on each row that was looked up, by the summed gradient of its occurrences.
 
-        grad: float32 [B, F * dim], of the bags. Raises `RuntimeError` where rows were let go since the look-up.
+        grad: float32 [B, F * dim], of the bags. Raises `RuntimeError` where the look-up had its update before, or rows have
+        expired since.
         """
+        if taken.spent:
+            raise RuntimeError("this look-up has had its update: look up again before the next one")
         if taken.erased != self._erased:
             raise RuntimeError("rows were let go between a look-up and its update; expire between steps")
-        if self.version >= MOST:
-            raise OverflowError(f"{self.version} updates are all that versions can count; set a snapshot's to 0, and load it")
-        self.version += 1
+        self.version = self._next_version()
+        taken.spent = True
+        self._pending.discard(taken)
         notes, lines, kernel = taken.notes, grad.reshape(-1, self.dim), trainer(self.dim, self._kind)
 
         def work(own: Lists) -> None:
@@ -187,14 +203,23 @@ class Store:
         in_threads(work, [own for own in notes.parts if own.found])
         self._spare.append(notes)
 
+    def _next_version(self) -> int:
+        if self.version >= MOST:
+            raise OverflowError(f"{self.version} updates are all that versions can count; set a snapshot's to 0, and load it")
+        return self.version + 1
+
     def insert(self, tables: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Empty rows, int64 [N], for ids that have none, each given once: for loading what was written down."""
+        """Empty rows, int64 [N], for ids that have none, each given once: for loading what was written down, and `begin`."""
         rows = self._take(len(ids))
         self.ids.insert(tables, ids, rows)
         self.live += np.bincount(tables, minlength=len(self.live))
         self.records.floats[rows] = 0
         self.records.longs[rows, ID], self.records.words[rows, TABLE] = ids, tables
         return rows
+
+    def begin(self, rows: NDArray[np.int64]) -> None:
+        """Let the optimizer's state of rows be what it begins with, now that their weights are there."""
+        begin_states(self.records.floats, rows, self.dim, self._kind, self._constants)
 
     def expire(self, now: int) -> int:
         """Let go of rows, and of waiting ids, not seen for their table's time to live. How many rows that was."""
@@ -203,7 +228,8 @@ class Store:
         tables = self.records.words[: self.used, TABLE]
         held = np.flatnonzero(tables != FREE)
         ttl = self._ttl[tables[held]]
-        gone = held[(ttl > 0) & (self.records.seen(held) * MICROSECONDS < now - ttl)]
+        age = (now // MICROSECONDS - self.records.seen(held)) * MICROSECONDS  # whole seconds are all that rows remember
+        gone = held[(ttl > 0) & (age > ttl)]
         self.counters.expired += self.let_go(gone)
         self.set_waiting(no_waiting(int(self.state[2])), now, self._ttl)
         return len(gone)
@@ -244,10 +270,12 @@ class Store:
         return torch.empty((len(batch.offsets) - 1) // len(self.features), len(self.features) * self.dim).numpy()
 
     def _notes(self, batch: Occurrences, threads: int) -> Notes:
-        n = len(batch.ids)
-        spare = [notes for notes in self._spare if len(notes) >= n]
-        notes = spare[0] if spare else Notes.room_for(n + n // 4)
-        self._spare = spare[1:]
+        _check(batch, len(self.features))
+        n, notes = len(batch.ids), Notes.room_for(0)
+        while self._spare and len(notes) < max(n, 1):
+            notes = self._spare.pop()
+        if len(notes) < n:
+            notes = Notes.room_for(n + n // 4)
         notes.divide(self._parts(batch, threads), self.dim)
         return notes
 
@@ -277,38 +305,59 @@ class Store:
 
     def _admit(
         self, ids: NDArray[np.int64], rows: NDArray[np.int64], missing: NDArray[np.int64], tables: NDArray[np.int64],
-        listed: NDArray[np.int64], now: int, seconds: int, lr: float,
+        listed: NDArray[np.int64], now: int, seconds: int,
     ) -> None:  # fmt: skip
         """Rows for those of the occurrences `missing` that are due, if need be by evicting rows that are not `listed`."""
         self.counters.unknown += np.bincount(tables, minlength=len(self.live))
         self._reserve(self._bound(ids, missing, tables))
         due = np.zeros_like(self.live)
         count_missing(
-            self.waiting, tables, ids, missing, now, self.state, self._filters, self._thresholds, self._halves, self.seeds,
-            self.version, due,
+            self.waiting, tables, ids, missing, self._nth(ids, missing, tables), now, self.state, self._filters,
+            self._thresholds, self._halves, self.seeds, self.counters.looked_up, due,
         )  # fmt: skip
         for table in np.flatnonzero((self.live + due > self._caps) & (self._filters != DIRECT)):
-            if self.rules[table].evict != "never":
-                self._evict(table, int(self.live[table] + due[table] - self._caps[table]), listed)
+            self._make_way(table, int(self.live[table] + due[table] - self._caps[table]), listed)
         before, live = self.used - int(self.state[1]), self.live.copy()
         admit(
             self.ids.slots, self.waiting, self.records.floats, self.records.words, self.records.longs, tables, ids, rows,
             missing, seconds, self.free, self.state, self._filters, self._caps, self.live, self.seeds,
-            np.float32(self.init_scale), self.dim, self._kind, self._constants, np.float32(lr), self.version,
+            np.float32(self.init_scale), self.dim, self._kind, self._constants, self._next_version(),
         )  # fmt: skip
         self.ids.size += self.used - int(self.state[1]) - before
         self.counters.admitted += self.live - live
 
-    def _evict(self, table: int, count: int, listed: NDArray[np.int64]) -> None:
-        """Let go of at least `count` rows of a table, but for those of the batch at hand."""
+    def _nth(self, ids: NDArray[np.int64], missing: NDArray[np.int64], tables: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The so-many-th of its id each occurrence is; where chance admits, for only chance asks."""
+        nth = np.zeros(len(missing), np.int64)
+        asked = np.flatnonzero(self._filters[tables] == PROBABILISTIC)
+        if len(asked):
+            order = asked[np.lexsort((missing[asked], ids[missing[asked]], tables[asked]))]
+            mine, of = ids[missing[order]], tables[order]
+            first = np.concatenate([[True], (mine[1:] != mine[:-1]) | (of[1:] != of[:-1])])
+            at = np.arange(len(order))
+            nth[order] = at - np.maximum.accumulate(np.where(first, at, 0))
+        return nth
+
+    def keep_caps(self) -> None:
+        """Let go of what is beyond the tables' caps, where rows came in from elsewhere."""
+        for table in np.flatnonzero(self.live > self._caps):
+            self._make_way(table, int(self.live[table] - self._caps[table]), np.empty(0, np.int64))
+
+    def _make_way(self, table: int, count: int, listed: NDArray[np.int64]) -> None:
+        """Let go of at least `count` rows of a table that evicts, but for those of the batch at hand, and of such as have yet
+        to be updated."""
+        if self.rules[table].evict == "never":
+            return
         mine = self.records.words[: self.used, TABLE] == table
         mine[listed] = False
+        for taken in self._pending:
+            mine[taken.rows()] = False
         rows = np.flatnonzero(mine)
         seen, counts = self.records.seen(rows), self.records.words[rows, COUNT]
         keys = (seen, counts) if self.rules[table].evict == "least_frequently_used" else (counts, seen)
         order = np.lexsort((self.records.longs[rows, ID], *keys))
         gone = rows[order[: max(count, int(self._caps[table]) // _EVICT_AHEAD)]]
-        self.counters.evicted += self.let_go(gone)
+        self.counters.evicted += self._free(gone, self._next_version())
 
     def _take(self, count: int) -> NDArray[np.int64]:
         """Rows that nothing is in: those let go first, then such as were never used."""
@@ -320,21 +369,31 @@ class Store:
         self.state[1] -= len(reused)
         return np.concatenate([reused, fresh])
 
-    def let_go(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Free some rows, each given once. How many that was, by table, int64 [T]."""
+    def let_go(self, rows: NDArray[np.int64], version: int | None = None) -> NDArray[np.int64]:
+        """Free some rows, each given once, as of `version`, by default the next. How many that was, by table, int64 [T].
+
+        Look-ups under way can not be updated from then on.
+        """
+        self._erased += len(rows) > 0
+        return self._free(rows, self._next_version() if version is None else version)
+
+    def _free(self, rows: NDArray[np.int64], version: int) -> NDArray[np.int64]:
         if not len(rows):
             return np.zeros_like(self.live)
         tables, ids = self.records.words[rows, TABLE].astype(np.int64), self.records.longs[rows, ID]
         self.ids.erase(tables, ids)
-        self.version += 1
-        self._erased += 1
-        self.gone.append(np.stack([np.full(len(rows), self.version), tables, ids], axis=1))
+        self.version = version
+        self.remember(tables, ids)
         by_table = np.bincount(tables, minlength=len(self.live))
         self.live -= by_table
         self.records.words[rows, TABLE] = FREE
         self.free = np.concatenate([self.free[: self.state[1]], rows])
         self.state[1] = len(self.free)
         return by_table
+
+    def remember(self, tables: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
+        """For deltas to come: some ids, at least one, were let go at the present version."""
+        self.gone.append(np.stack([np.full(len(ids), self.version), tables, ids], axis=1))
 
     def _bound(self, ids: NDArray[np.int64], missing: NDArray[np.int64], tables: NDArray[np.int64]) -> int:
         """At most so many ids are without a row: how many occurrences, or, where these would need more memory, distinct ids."""
@@ -360,6 +419,17 @@ class Store:
         """Let `kept`, empty and with room, hold what waits, but for ids not seen for their table's ttl (microseconds, or 0)."""
         self.state[2] = keep_waiting(self.waiting, kept, now, ttl)
         self.waiting = kept
+
+
+def _check(batch: Occurrences, features: int) -> None:
+    """Kernels look at neither bounds nor sense. Raises `ValueError` for what is no batch of so many features."""
+    n, offsets, weights = len(batch.ids), batch.offsets, len(batch.weights)
+    if not features or (len(offsets) - 1) % features or len(offsets) == 0:
+        raise ValueError(f"{len(offsets) - 1} bags are no whole number of examples of {features} features")
+    if offsets[0] != 0 or offsets[-1] != n or not (offsets[1:] >= offsets[:-1]).all():
+        raise ValueError(f"the lengths of the bags do not belong to {n} ids: they add up to {offsets[-1]}")
+    if weights not in (0, n):
+        raise ValueError(f"{n} ids have {weights} weights")
 
 
 def _per_feature(batch: Occurrences, features: int) -> NDArray[np.int64]:

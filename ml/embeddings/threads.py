@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import TypeVar
 
@@ -15,8 +15,11 @@ def in_threads(work: Callable[[T], None], parts: Sequence[T]) -> None:
     """Do every part, each in a thread of its own; the first here."""
     if not parts:
         return
-    waiting = [_pool(os.getpid(), len(parts)).submit(work, part) for part in parts[1:]] if len(parts) > 1 else []
-    work(parts[0])
+    waiting = [_pool(os.getpid(), len(parts) - 1).submit(work, part) for part in parts[1:]] if len(parts) > 1 else []
+    try:
+        work(parts[0])
+    finally:
+        wait(waiting)  # whatever happens: they write into what the caller will use again
     for one in waiting:
         one.result()
 

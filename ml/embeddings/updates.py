@@ -15,7 +15,7 @@ from ml.embeddings.records import SLOT, VERSION, WEIGHTS
 
 
 @nb.njit(cache=True, error_model="numpy")
-def begin_state(floats, row, dim, kind, constants, lr):  # type: ignore[no-untyped-def]
+def begin_state(floats, row, dim, kind, constants):  # type: ignore[no-untyped-def]
     """Set the state of a row whose weights have just been drawn."""
     floats[row, SLOT] = constants[1] if kind == ROWWISE else np.float32(0)
     first = WEIGHTS + dim
@@ -30,58 +30,60 @@ def begin_state(floats, row, dim, kind, constants, lr):  # type: ignore[no-untyp
             # z such that the weights are what was drawn.
             n = constants[1]
             floats[row, first + d] = n
-            scale = (constants[4] + np.sqrt(n)) / lr + constants[6]
+            scale = constants[4] + np.sqrt(n) + constants[6]
             weight = floats[row, WEIGHTS + d]
             floats[row, first + dim + d] = -weight * scale - np.sign(weight) * constants[5]
 
 
-@lru_cache(maxsize=32)
-def updater(dim: int, kind: int) -> Callable[..., None]:
-    """apply(floats, row, g, constants, lr): the gradient g, float32 [dim], to a row (uint64), for kernels to call."""
+@nb.njit(cache=True, error_model="numpy")
+def begin_states(floats, rows, dim, kind, constants):  # type: ignore[no-untyped-def]
+    for row in rows:
+        begin_state(floats, row, dim, kind, constants)
+
+
+# In the module and not in `trainer`: numba finds compiled code again only where no function is among what a kernel closes over.
+@nb.njit(cache=True, error_model="numpy", fastmath=FAST, inline="always")
+def _apply(floats, row, g, constants, lr, dim, kind):  # type: ignore[no-untyped-def]
+    """The gradient g, float32 [dim], to a row (uint64). dim and kind are constants where it is called."""
     first, second = WEIGHTS + dim, WEIGHTS + 2 * dim
-
-    @nb.njit(cache=True, error_model="numpy", fastmath=FAST, inline="always")
-    def apply(floats, row, g, constants, lr):  # type: ignore[no-untyped-def]
-        eps, one = constants[0], np.float32(1)
-        if kind == ROWWISE:
-            squares = np.float32(0)
-            for d in range(dim):
-                squares += g[d] * g[d]
-            total = floats[row, SLOT] + squares / np.float32(dim)
-            floats[row, SLOT] = total
-            rate = lr / (np.sqrt(total) + eps)
-            for d in range(dim):
-                floats[row, np.uint64(WEIGHTS + d)] -= rate * g[d]
-        elif kind == SGD:
-            for d in range(dim):
-                floats[row, np.uint64(WEIGHTS + d)] -= lr * g[d]
-        elif kind == ADAGRAD:
-            for d in range(dim):
-                total = floats[row, np.uint64(first + d)] + g[d] * g[d]
-                floats[row, np.uint64(first + d)] = total
-                floats[row, np.uint64(WEIGHTS + d)] -= lr * g[d] / (np.sqrt(total) + eps)
-        elif kind == ADAM:
-            updates = floats[row, SLOT] + one
-            floats[row, SLOT] = updates
-            beta1, beta2 = constants[2], constants[3]
-            rate, correction = lr / (one - beta1**updates), one / (one - beta2**updates)
-            for d in range(dim):
-                m = beta1 * floats[row, np.uint64(first + d)] + (one - beta1) * g[d]
-                v = beta2 * floats[row, np.uint64(second + d)] + (one - beta2) * g[d] * g[d]
-                floats[row, np.uint64(first + d)], floats[row, np.uint64(second + d)] = m, v
-                floats[row, np.uint64(WEIGHTS + d)] -= rate * m / (np.sqrt(v * correction) + eps)
-        else:
-            beta, l1, l2 = constants[4], constants[5], constants[6]
-            for d in range(dim):
-                n, w = floats[row, np.uint64(first + d)], floats[row, np.uint64(WEIGHTS + d)]
-                total = n + g[d] * g[d]
-                z = floats[row, np.uint64(second + d)] + g[d] - (np.sqrt(total) - np.sqrt(n)) / lr * w
-                floats[row, np.uint64(first + d)], floats[row, np.uint64(second + d)] = total, z
-                beyond = abs(z) - l1
-                scale = (beta + np.sqrt(total)) / lr + l2
-                floats[row, np.uint64(WEIGHTS + d)] = -np.sign(z) * beyond / scale if beyond > 0 else np.float32(0)
-
-    return apply
+    eps, one = constants[0], np.float32(1)
+    if kind == ROWWISE:
+        squares = np.float32(0)
+        for d in range(dim):
+            squares += g[d] * g[d]
+        total = floats[row, SLOT] + squares / np.float32(dim)
+        floats[row, SLOT] = total
+        rate = lr / (np.sqrt(total) + eps)
+        for d in range(dim):
+            floats[row, np.uint64(WEIGHTS + d)] -= rate * g[d]
+    elif kind == SGD:
+        for d in range(dim):
+            floats[row, np.uint64(WEIGHTS + d)] -= lr * g[d]
+    elif kind == ADAGRAD:
+        for d in range(dim):
+            total = floats[row, np.uint64(first + d)] + g[d] * g[d]
+            floats[row, np.uint64(first + d)] = total
+            floats[row, np.uint64(WEIGHTS + d)] -= lr * g[d] / (np.sqrt(total) + eps)
+    elif kind == ADAM:
+        updates = floats[row, SLOT] + one
+        floats[row, SLOT] = updates
+        beta1, beta2 = constants[2], constants[3]
+        rate, correction = lr / (one - beta1**updates), one / (one - beta2**updates)
+        for d in range(dim):
+            m = beta1 * floats[row, np.uint64(first + d)] + (one - beta1) * g[d]
+            v = beta2 * floats[row, np.uint64(second + d)] + (one - beta2) * g[d] * g[d]
+            floats[row, np.uint64(first + d)], floats[row, np.uint64(second + d)] = m, v
+            floats[row, np.uint64(WEIGHTS + d)] -= rate * m / (np.sqrt(v * correction) + eps)
+    else:
+        beta, l1, l2 = constants[4], constants[5], constants[6]
+        for d in range(dim):
+            n, w = floats[row, np.uint64(first + d)], floats[row, np.uint64(WEIGHTS + d)]
+            total = n + g[d] * g[d]
+            z = floats[row, np.uint64(second + d)] + lr * g[d] - (np.sqrt(total) - np.sqrt(n)) * w
+            floats[row, np.uint64(first + d)], floats[row, np.uint64(second + d)] = total, z
+            beyond = abs(z) - l1
+            scale = beta + np.sqrt(total) + l2
+            floats[row, np.uint64(WEIGHTS + d)] = -np.sign(z) * beyond / scale if beyond > 0 else np.float32(0)
 
 
 @lru_cache(maxsize=32)
@@ -92,7 +94,6 @@ def trainer(dim: int, kind: int) -> Callable[..., None]:
     grad: float32 [B * F, dim]. The rest are `pooling.Notes` and one of its parts. Gradients are summed in the order in which
     they lie, into places that hot rows keep in cache; going from row to row instead would wait for a gradient at every step.
     """
-    apply = updater(dim, kind)
 
     @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
     def update(  # type: ignore[no-untyped-def]
@@ -117,7 +118,7 @@ def trainer(dim: int, kind: int) -> Callable[..., None]:
                 prefetch(floats, soon, np.uint64(0))
                 prefetch(floats, soon, np.uint64(WEIGHTS + dim - 1))
             row = np.uint64(distinct[np.uint64(n)])
-            apply(floats, row, summed[n], constants, lr)
+            _apply(floats, row, summed[n], constants, lr, dim, kind)
             words[row, np.uint64(VERSION)] = version
 
     return update

@@ -53,6 +53,7 @@ def _collisionless(recipe: Recipe, features: Sequence[str]) -> TrainableBags:
         assert isinstance(table, CollisionlessTable)
         rules[feature] = TableRules(feature, **table.model_dump(exclude={"kind"}))
     constants = optimizer.model_dump(exclude={"lr", "initial_accumulator"})
+    constants |= {name: constants[name] * optimizer.lr for name in ("l1", "l2")}  # as FTRL's paper has them
     return CollisionlessEmbeddingBags(
         [_config(recipe, feature) for feature in features],
         lr=optimizer.lr,

@@ -27,7 +27,7 @@ from ml.training.recipe import Recipe
 from ml.training.state import Pass, TrainState, new_state
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
-FORMAT = 2
+FORMAT = 3
 _TABLES = "tables/"
 Tensors = dict[str, torch.Tensor]
 

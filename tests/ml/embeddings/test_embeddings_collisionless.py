@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,7 +107,7 @@ class Reference:
         state = {"s": np.full(DIM, start), "r": np.array(start), "m": np.zeros(DIM), "v": np.zeros(DIM), "t": np.array(0)}
         o = self.optimizer
         state["n"] = np.full(DIM, start)
-        state["z"] = -w * ((o.beta + np.sqrt(start)) / LR + o.l2) - np.sign(w) * o.l1
+        state["z"] = -w * ((o.beta + np.sqrt(start)) / LR + o.l2 / LR) - np.sign(w) * o.l1 / LR
         return Row(w, state, count, now // SECOND)
 
     def bag(self, table: str, ids: list[int], mean: bool) -> np.ndarray:
@@ -137,18 +145,19 @@ class Reference:
             total = s["n"] + g**2
             s["z"] = s["z"] + g - (np.sqrt(total) - np.sqrt(s["n"])) / LR * w
             s["n"] = total
-            shrunk = np.sign(s["z"]) * np.maximum(np.abs(s["z"]) - o.l1, 0)
-            row.weights = -shrunk / ((o.beta + np.sqrt(total)) / LR + o.l2)
+            shrunk = np.sign(s["z"]) * np.maximum(np.abs(s["z"]) - o.l1 / LR, 0)  # the paper's own l1 and l2
+            row.weights = -shrunk / ((o.beta + np.sqrt(total)) / LR + o.l2 / LR)
 
     def expire(self, now: int) -> int:
-        def gone(table: str, seen: int) -> bool:
+        def gone(table: str, age: int) -> bool:
             ttl = self.rules[table].ttl_seconds
-            return ttl is not None and seen < now - ttl * SECOND
+            return ttl is not None and age > ttl * SECOND
 
-        left = {key: row for key, row in self.rows.items() if not gone(key[0], row.seen * SECOND)}
+        age_of = {key: (now // SECOND - row.seen) * SECOND for key, row in self.rows.items()}
+        left = {key: row for key, row in self.rows.items() if not gone(key[0], age_of[key])}
         expired = len(self.rows) - len(left)
         self.rows = left
-        self.waiting = {key: (counts, seen) for key, (counts, seen) in self.waiting.items() if not gone(key[0], seen)}
+        self.waiting = {key: (counts, seen) for key, (counts, seen) in self.waiting.items() if not gone(key[0], now - seen)}
         return expired
 
 
@@ -229,7 +238,7 @@ def test_every_sequence_ends_as_with_a_dict(kind: Kind, steps: list, rule: Table
 def train_ids(store: Store, ids: np.ndarray, now: int = 0) -> None:
     """A step on one id per example, of the first table."""
     batch = Occurrences(np.asarray(ids, np.int64), np.arange(len(ids) + 1))
-    _, taken = store.look_up_for_training(batch, now, LR)
+    _, taken = store.look_up_for_training(batch, now)
     store.update(taken, np.ones((len(ids), store.dim), np.float32), LR)
 
 
@@ -250,7 +259,7 @@ def test_first_weights_follow_from_seed_table_and_id_alone() -> None:
     def weights(order: list[int], name: str = "t", seed: int = 0) -> np.ndarray:
         store = new_store(TableRules(name), scale=0.5, seed=seed)
         ids = np.array(order, np.int64)
-        out, _ = store.look_up_for_training(Occurrences(ids, np.arange(len(ids) + 1)), 0, LR)
+        out, _ = store.look_up_for_training(Occurrences(ids, np.arange(len(ids) + 1)), 0)
         return out[np.argsort(order)]
 
     same = weights([5, -7, 2**40])
@@ -305,19 +314,170 @@ def test_evaluation_changes_nothing() -> None:
 
 def test_rows_that_went_before_their_update_came_are_an_error() -> None:
     store = new_store(TableRules("t", ttl_seconds=1.0))
-    _, taken = store.look_up_for_training(Occurrences(np.array([1]), np.array([0, 1])), 0, LR)
+    _, taken = store.look_up_for_training(Occurrences(np.array([1]), np.array([0, 1])), 0)
     store.expire(99 * SECOND)
     with pytest.raises(RuntimeError, match="expire between steps"):
         store.update(taken, np.ones((1, 8), np.float32), LR)
 
 
-def test_a_row_that_an_earlier_batch_still_waits_for_is_not_lost_silently() -> None:
+def test_a_row_that_an_earlier_batch_still_waits_for_makes_no_way() -> None:
     store = new_store(TableRules("t", max_rows=2))
-    _, first = store.look_up_for_training(Occurrences(np.array([1, 2]), np.arange(3)), 0, LR)
-    _, second = store.look_up_for_training(Occurrences(np.array([3, 4]), np.arange(3)), SECOND, LR)
-    store.update(second, np.ones((2, 8), np.float32), LR)
-    with pytest.raises(RuntimeError, match="rows were let go"):
-        store.update(first, np.ones((2, 8), np.float32), LR)
+    _, first = store.look_up_for_training(Occurrences(np.array([1, 2]), np.arange(3)), 0)
+    _, second = store.look_up_for_training(Occurrences(np.array([3, 4]), np.arange(3)), SECOND)
+    assert store.table(0)["id"].tolist() == [1, 2]
+    for taken in (second, first):
+        store.update(taken, np.ones((2, 8), np.float32), LR)
+    train_ids(store, np.array([3, 4]), 2 * SECOND)
+    assert store.table(0)["id"].tolist() == [3, 4]
+
+
+def plain_bags(**choices: Any) -> CollisionlessEmbeddingBags:
+    """One table, one feature, plain steps of the whole gradient from zero."""
+    tables = [EmbeddingBagConfig(name="t", embedding_dim=1, num_embeddings=1, feature_names=["f"])]
+    chosen = {"lr": 1.0, "init_scale": 0.0, "optimizer": RowOptimizer("sgd"), **choices}
+    return CollisionlessEmbeddingBags(tables, **chosen)
+
+
+def one_id(number: int) -> KeyedJaggedTensor:
+    return KeyedJaggedTensor(["f"], torch.tensor([number]), lengths=torch.tensor([1]))
+
+
+def test_a_second_backward_is_refused_and_harms_nothing() -> None:
+    bags = plain_bags()
+    loss = bags(one_id(1)).values().sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="has had its update"):
+        loss.backward()
+    first, second = bags(one_id(1)).values(), bags(one_id(2)).values()
+    (10 * first.sum()).backward()
+    (100 * second.sum()).backward()
+    assert bags.weights()["t.weight"].squeeze(1).tolist() == [-11.0, -100.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "lengths", "weights", "said"),
+    [
+        ([1, 2], [500], None, "do not belong to 2 ids"),
+        ([1, 2], [1], None, "do not belong to 2 ids"),
+        ([1, 2], [3, -1], None, "do not belong to 2 ids"),
+        ([1, 2], [1, 1], [0.5], "2 ids have 1 weights"),
+    ],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_batch_that_is_none_is_refused_before_memory_is_touched(
+    values: list[int], lengths: list[int], weights: list[float] | None, said: str, training: bool
+) -> None:
+    bags = plain_bags(weighted=weights is not None).train(training)
+    batch = KeyedJaggedTensor(
+        ["f"], torch.tensor(values), torch.tensor(weights) if weights else None, lengths=torch.tensor(lengths)
+    )
+    with pytest.raises(ValueError, match=said):
+        bags(batch)
+
+
+def test_batches_of_another_size_for_each_feature_are_refused() -> None:
+    tables = [EmbeddingBagConfig(name=f, embedding_dim=1, num_embeddings=1, feature_names=[f]) for f in "fg"]
+    bags = CollisionlessEmbeddingBags(tables, lr=1.0, init_scale=0.0)
+    features = KeyedJaggedTensor(
+        ["f", "g"], torch.arange(5), lengths=torch.ones(5, dtype=torch.int64), stride_per_key_per_rank=[[2], [3]]
+    )
+    with pytest.raises(ValueError, match="another size for each feature"):
+        bags(features)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda bags: pickle.loads(pickle.dumps(bags))])
+def test_a_copy_is_a_table_of_its_own(copied: Callable[[Any], Any]) -> None:
+    bags = plain_bags()
+    train_ids(bags.store, np.arange(500))
+    other = copied(bags)
+    for first in (500, 900, 3000):  # with room, and past the growth of map and rows
+        train_ids(other.store, np.arange(first, first + 400))
+    assert other.weights()["t.id"].tolist() == [*range(1300), *range(3000, 3400)]
+    assert len(other.store) == 1700 and len(bags.store) == 500
+
+
+def test_a_state_dict_has_the_rows() -> None:
+    bags, other = plain_bags(), plain_bags()
+    train_ids(bags.store, np.arange(5))
+    other.load_state_dict(bags.state_dict())
+    assert torch.equal(other.weights()["t.weight"], bags.weights()["t.weight"]) and len(other.store) == 5
+
+
+def test_names_that_do_not_tell_tables_apart_are_refused() -> None:
+    twice = [EmbeddingBagConfig(name="t", embedding_dim=1, num_embeddings=1, feature_names=[f]) for f in "fg"]
+    with pytest.raises(ValueError, match="tables of different names"):
+        CollisionlessEmbeddingBags(twice, lr=1.0, init_scale=0.0)
+    for rules in ({"typo": TableRules("typo")}, {"t": TableRules("x")}):
+        with pytest.raises(ValueError, match="are not of the tables"):
+            plain_bags(rules=rules)
+
+
+def test_chance_looks_at_ids_and_not_at_their_order() -> None:
+    ids, held = np.arange(300), []
+    for order in (ids, ids[::-1]):
+        store = new_store(TableRules("t", 3, "probabilistic"))
+        train_ids(store, np.concatenate([order, order]))
+        held.append(store.table(0)["id"].tolist())
+    assert held[0] == held[1] and 100 < len(held[0]) < 230  # 1 - (2/3)^2 of 300 is 167
+
+
+def test_chance_is_another_at_every_look_up_even_without_an_update() -> None:
+    store = new_store(TableRules("t", 3, "probabilistic"))
+    for _ in range(40):
+        store.look_up_for_training(Occurrences(np.array([7, 8, 9]), np.arange(4)), 0)
+    assert len(store) == 3
+
+
+def test_rows_live_at_least_as_long_as_they_may() -> None:
+    store = new_store(TableRules("t", ttl_seconds=1.0))
+    train_ids(store, np.array([1]), 10_999_999)
+    assert store.expire(11_200_000) == 0 and store.expire(12_100_000) == 1
+
+
+@pytest.mark.parametrize("now", [-5, 2**62, 2**63])
+def test_times_out_of_range_are_taken_for_the_nearest_in_it(now: int) -> None:
+    store = new_store(TableRules("t", ttl_seconds=1.0))
+    train_ids(store, np.array([1]), now)
+    assert store.time == min(max(now, 0), (2**32 - 1) * SECOND) and store.expire(store.time) == 0
+
+
+def test_more_than_a_sliding_filter_can_count_is_refused() -> None:
+    with pytest.raises(ValueError, match="counts up to 524287"):
+        TableRules("t", 2**19, "sliding", 4.0)
+
+
+@pytest.mark.parametrize("l1", [0.0, 0.01])
+def test_a_rate_that_changes_moves_no_row_of_ftrl_by_itself(l1: float) -> None:
+    store = Store([TableRules("t")], 2, RowOptimizer("ftrl", l1=l1, l2=0.1), 0.5, 0)
+    batch = Occurrences(np.array([1]), np.arange(2))
+    seen = []
+    for rate, gradient in ((0.0, 1.0), (1.0, 0.0), (0.1, 0.0)):
+        out, taken = store.look_up_for_training(batch, 0)
+        seen.append(out.copy())
+        store.update(taken, np.full((1, 2), gradient, np.float32), rate)
+    seen.append(store.look_up(batch))
+    assert np.abs(seen[0]).min() > 0.01
+    np.testing.assert_allclose(seen[2], seen[1], rtol=1e-5)
+    np.testing.assert_allclose(seen[3], seen[1], rtol=1e-5)
+
+
+def test_compiled_kernels_are_found_again_by_another_process(tmp_path: Path) -> None:
+    code = """
+import numpy as np
+from ml.embeddings.optimizers import CODES, RowOptimizer
+from ml.embeddings.pooling import reader
+from ml.embeddings.rules import TableRules
+from ml.embeddings.store import Occurrences, Store
+from ml.embeddings.updates import trainer
+store = Store([TableRules("t")], 4, RowOptimizer("adagrad"), 0.1, 0)
+_, taken = store.look_up_for_training(Occurrences(np.array([1]), np.arange(2)), 0)
+store.update(taken, np.ones((1, 4), np.float32), 0.1)
+kernels = (reader(4, True), trainer(4, CODES["adagrad"]))
+print([sum(kernel.stats.cache_hits.values()) for kernel in kernels])
+"""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    said = [subprocess.check_output([sys.executable, "-c", code], env=environment, text=True) for _ in range(2)]
+    assert [text.split("\n")[-2] for text in said] == ["[0, 0]", "[1, 1]"]
 
 
 def test_a_batch_that_fills_the_table_alone_evicts_nothing_of_its_own() -> None:
@@ -345,7 +505,7 @@ def test_empty_batches_and_batches_of_empty_bags(threads: int) -> None:
     store = Store([TableRules("t"), TableRules("u")], 4, RowOptimizer(), 0.1, 0)
     for offsets in ([0], [0] * 7):
         batch = Occurrences(np.empty(0, np.int64), np.array(offsets))
-        out, taken = store.look_up_for_training(batch, 0, LR, threads)
+        out, taken = store.look_up_for_training(batch, 0, threads)
         store.update(taken, np.ones_like(out), LR)
         assert out.shape == (len(offsets) // 2, 8) and not out.any() and not store.look_up(batch, threads).any()
     assert len(store) == 0

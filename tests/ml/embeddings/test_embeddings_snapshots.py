@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ml.embeddings import columns
 from ml.embeddings.inspect import tables_of
-from ml.embeddings.optimizers import RowOptimizer
+from ml.embeddings.optimizers import Kind, RowOptimizer
 from ml.embeddings.rules import TableRules
 from ml.embeddings.snapshots import latest_snapshot, read_snapshot, write_snapshot
 from ml.embeddings.store import Occurrences, Store
@@ -34,7 +34,7 @@ def new_store() -> Store:
 def step(store: Store, ids: np.ndarray, now: int, rng: np.random.Generator) -> None:
     """One id of each table per example. ids: [3, B]."""
     batch = Occurrences(ids.reshape(-1).astype(np.int64), np.arange(ids.size + 1))
-    _, taken = store.look_up_for_training(batch, now * SECOND, 0.1)
+    _, taken = store.look_up_for_training(batch, now * SECOND)
     store.update(taken, rng.normal(size=(ids.shape[1], 12)).astype(np.float32), 0.1)
 
 
@@ -147,3 +147,88 @@ def test_a_kill_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
         assert found != first or same(store, trained(3))
         if found != first:
             assert len(store) > 400_000  # the one that was being written was whole after all
+
+
+def saved(store: Store) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    return columns.weights(store), columns.training_state(store)
+
+
+def other_store(rules: list[TableRules] = RULES, kind: Kind = "adam") -> Store:
+    return Store(rules, 4, RowOptimizer(kind), 0.1, 0)
+
+
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        (other_store(kind="ftrl"), "optimizer: expected ftrl, found adam"),
+        (other_store([RULES[1], RULES[0], RULES[2]]), r"tables: expected \['u', 't', 'v'\], found \['t', 'u', 'v'\]"),
+        (other_store([*RULES[:2], TableRules("v", 3)]), "filters: expected"),
+        (other_store(RULES[:2]), "not expected"),
+    ],
+)
+def test_what_is_of_other_rules_is_refused_before_a_row_is_made(store: Store, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        columns.restore(store, *saved(trained(12)))
+    assert len(store) == 0 and store.version == 0
+
+
+def test_ids_given_twice_and_columns_left_out_are_refused() -> None:
+    weights, state = saved(trained(12))
+    twice = weights | {"t.id": torch.zeros_like(weights["t.id"])}
+    with pytest.raises(ValueError, match="each id once"):
+        columns.restore(new_store(), twice, state)
+    with pytest.raises(ValueError, match=r"lacks \['u.seen'\]"):
+        columns.restore(new_store(), weights, {name: tensor for name, tensor in state.items() if name != "u.seen"})
+
+
+def test_a_window_of_another_length_lets_what_waits_wait_anew() -> None:
+    store = trained(12)
+    other = other_store([*RULES[:2], TableRules("v", 3, "sliding", 8.0)])
+    columns.restore(other, *saved(store))
+    assert store.waiting_ids().tolist()[2] > 0
+    assert other.waiting_ids().tolist() == [*store.waiting_ids().tolist()[:2], 0]
+
+
+def test_a_lower_cap_is_kept_at_once() -> None:
+    store = trained(20)
+    assert store.live[1] == 40
+    other = other_store([RULES[0], TableRules("u", max_rows=10), RULES[2]])
+    columns.restore(other, *saved(store))
+    assert other.live.tolist() == [store.live[0], 10, store.live[2]]
+
+
+def test_another_history_of_the_same_version_takes_its_place(tmp_path: Path) -> None:
+    one, other = trained(9, seed=0), trained(9, seed=1)
+    other.version = one.version
+    folder = write_snapshot(one, tmp_path)
+    before = (folder / "shard-00000-of-00001.safetensors").stat().st_mtime_ns
+    assert write_snapshot(one, tmp_path) == folder
+    assert (folder / "shard-00000-of-00001.safetensors").stat().st_mtime_ns == before, "the same is left alone"
+    assert write_snapshot(other, tmp_path) == folder
+    back = new_store()
+    read_snapshot(back, folder)
+    assert same(back, other) and [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for pid in (gone.pid, os.getppid()):
+        (tmp_path / f".writing-{pid}-000000000001").mkdir()
+    write_snapshot(trained(3), tmp_path)
+    assert [path.name for path in tmp_path.glob(".writing-*")] == [f".writing-{os.getppid()}-000000000001"]
+
+
+def test_a_snapshot_that_can_not_be_read_says_which_and_why(tmp_path: Path) -> None:
+    folder = write_snapshot(trained(9), tmp_path, shards=2)
+    with pytest.raises(ValueError, match="shard: expected 0 to 1, found 5"):
+        read_snapshot(new_store(), folder, shard=5, shards=2)
+    with pytest.raises(ValueError, match=r"expected tables \['b'\]; \['b.id'\] are missing"):
+        read_snapshot(other_store([TableRules("b")]), folder)
+    path = folder / "shard-00001-of-00002.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"shard-00001-of-00002\.safetensors is damaged"):
+        read_snapshot(new_store(), folder)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="1 of 2 shards are there"):
+        tables_of(folder)
