@@ -30,7 +30,7 @@ def short(figure: float | None) -> str:
 
 
 def main(chosen: list[str]) -> None:
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 200)  # a file is as wide as the table
     found: list[Result] = []
     for name in chosen or names():
         console.print(f"[dim]{name} ...[/dim]")
