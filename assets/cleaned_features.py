@@ -17,6 +17,7 @@ STAGE = "cleaned_features"
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     @daily_asset(
         spec,
+        STAGE,
         kinds={"parquet", "spark"},
         deps=_deps(spec),
         pool=SPARK_POOL,

@@ -1,7 +1,7 @@
 """How good yesterday's model is on today, which it has not seen: figures, baselines, and a report to read."""
 
 from base64 import b64encode
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -12,6 +12,9 @@ from assets.resources import LakeResource
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 
+if TYPE_CHECKING:
+    from ml.evaluation.evaluate import Scored
+
 STAGE = "evaluation_reports"
 LOOK_BACK_DAYS = 7  # what the baselines train on, and what makes an item known
 
@@ -19,21 +22,22 @@ LOOK_BACK_DAYS = 7  # what the baselines train on, and what makes an item known
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     @daily_asset(
         spec,
+        STAGE,
         kinds={"html", "matplotlib"},
         deps=[
             dg.AssetDep(key(spec, "cleaned_features"), partition_mapping=days_before(LOOK_BACK_DAYS, 0)),
-            dg.AssetDep(key(spec, "tuned_models"), partition_mapping=days_before(1, 1)),
+            *(dg.AssetDep(key(spec, "tuned_models", model), partition_mapping=days_before(1, 1)) for model in spec.models),
             dg.AssetDep(key(spec, STAGE), partition_mapping=days_before(1, 1)),
         ],
-        description="The model of the day before, scored on the day, beside a constant prior and a logistic regression.",
+        description="The models of the day before, scored on the day, beside a constant prior and a logistic regression.",
     )
     def evaluation_reports(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         from ml.evaluation.evaluate import evaluate_day
 
         def work(day: str) -> dict[str, Any]:
-            predict, model = _model_before(spec, day, lake.open())
-            snapshot = [("tuned_models", model["snapshot_day"])] if model else []
-            done = evaluate_day(spec, day, lake.open(), predict, model, asked=snapshot)
+            models = _models_before(spec, day, lake.open())
+            asked = [(f"tuned_models/{name}", model.facts["snapshot_day"]) for name, model in models.items()]
+            done = evaluate_day(spec, day, lake.open(), models, asked=asked)
             scores = {
                 name: (done.figures["model"] or {}).get(name)
                 for name in ("auc", "log_loss", "normalised_entropy", "calibration")
@@ -45,6 +49,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
             return {
                 "dagster/row_count": done.rows,
                 **{name: value for name, value in scores.items() if value is not None},
+                "models": _models(done.figures["models"]),
                 "verdict": dg.MetadataValue.md(done.verdict),
                 "report": dg.MetadataValue.path(str(done.report)),
                 **plots,
@@ -55,18 +60,33 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     return evaluation_reports
 
 
-def _model_before(spec: DatasetSpec, day: str, lake: Lake):
-    """Predictions by the model of the day before, and what to say of it; nothing on the first day."""
+def _models_before(spec: DatasetSpec, day: str, lake: Lake) -> "dict[str, Scored]":
+    """The models of the day before, as the report asks them; none on the first day."""
     from ml.datasets.collate import batch_from_arrow
+    from ml.evaluation.evaluate import Scored
     from ml.features.schema import FeatureSchema
     from ml.training.daily import previous_day
-    from ml.training.predict import load_model, predict
+    from ml.training.predict import load_model, predict, stage_of
 
     before = previous_day(spec, day)
-    if before is None:
-        return None, None
-    model, schema = load_model(lake, spec, before), FeatureSchema.of(spec)
-    manifest = lake.manifest("tuned_models", spec.name, before)
-    rows, kind = int(manifest["metrics"]["rows_so_far"]), manifest["recipe"]["model"]["kind"]
-    facts = {"snapshot_day": before, "rows_so_far": rows, "model": kind}
-    return (lambda table: predict(model, [batch_from_arrow(table, schema)])), facts
+    schema = FeatureSchema.of(spec)
+
+    def scored(name: str, snapshot_day: str) -> Scored:
+        model = load_model(lake, spec, snapshot_day, name)
+        manifest = lake.manifest(stage_of(name), spec.name, snapshot_day)
+        rows, kind = int(manifest["metrics"]["rows_so_far"]), manifest["recipe"]["model"]["kind"]
+        facts = {"snapshot_day": snapshot_day, "rows_so_far": rows, "model": kind}
+        return Scored(lambda table: predict(model, [batch_from_arrow(table, schema)]), facts)
+
+    return {name: scored(name, before) for name in spec.models} if before else {}
+
+
+def _models(figures: dict[str, Any]) -> dg.TableMetadataValue:
+    """A line a model."""
+    numbers = ("auc", "log_loss", "normalised_entropy", "calibration")
+    records = [
+        dg.TableRecord({"model": name, **{n: "" if found[n] is None else round(found[n], 5) for n in numbers}})
+        for name, found in figures.items()
+    ]
+    columns = [dg.TableColumn("model"), *(dg.TableColumn(name, "float") for name in numbers)]
+    return dg.MetadataValue.table(records, dg.TableSchema(columns=columns))

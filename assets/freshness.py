@@ -16,9 +16,9 @@ NAME = "freshness"
 MAX_LAG_DAYS = 1
 
 
-def lag_in_days(lake: Lake, dataset: str, landed: Iterable[str]) -> int | None:
+def lag_in_days(lake: Lake, spec: DatasetSpec, landed: Iterable[str]) -> int | None:
     """Days from the newest model's day to the newest that has landed; None where no day has, or there is no model yet."""
-    newest, models = max(landed, default=None), lake.days("tuned_models", dataset)
+    newest, models = max(landed, default=None), lake.days(f"tuned_models/{spec.primary}", spec.name)
     if newest is None or not models:
         return None
     return max(0, (date.fromisoformat(newest) - date.fromisoformat(models[-1])).days)
@@ -26,7 +26,7 @@ def lag_in_days(lake: Lake, dataset: str, landed: Iterable[str]) -> int | None:
 
 def evaluation(spec: DatasetSpec, lag: int | None) -> dg.AssetCheckEvaluation:
     """What the check would say of a lag, for those who look at it outside a run."""
-    return dg.AssetCheckEvaluation(asset_key=key(spec, "tuned_models"), check_name=NAME, **_verdict(lag))
+    return dg.AssetCheckEvaluation(asset_key=key(spec, "tuned_models", spec.primary), check_name=NAME, **_verdict(lag))
 
 
 def _verdict(lag: int | None) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def _verdict(lag: int | None) -> dict[str, Any]:
 
 def build_freshness_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=key(spec, "tuned_models"),
+        asset=key(spec, "tuned_models", spec.primary),
         name=NAME,
         description=f"The newest model is at most {MAX_LAG_DAYS} day behind the newest log that has landed.",
     )
@@ -47,6 +47,6 @@ def build_freshness_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
         from ml.logs.landing import landed_days
 
         landed = landed_days(spec, landing.folder(spec.name), lake.open())
-        return dg.AssetCheckResult(**_verdict(lag_in_days(lake.open(), spec.name, (day.key for day in landed))))
+        return dg.AssetCheckResult(**_verdict(lag_in_days(lake.open(), spec, (day.key for day in landed))))
 
     return freshness

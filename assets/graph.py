@@ -1,4 +1,4 @@
-"""The graph of one dataset: its five daily assets and their checks. A catalog of datasets is as many such graphs."""
+"""The graph of one dataset: its daily assets, an asset for each of its models, and their checks. A catalog is many such."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,6 @@ from assets.policy import key
 from assets.report_checks import build_report_checks
 from ml.catalog.spec import DatasetSpec
 
-STAGES = (raw_logs, cleaned_features, mds_datasets, tuned_models, evaluation_reports)
 CHECKED = (raw_logs.STAGE, cleaned_features.STAGE, mds_datasets.STAGE)
 
 
@@ -20,7 +19,13 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
     """Assets and checks of one dataset, under its name."""
     checks = [build_checks(spec, stage, key(spec, stage), daily(spec)) for stage in CHECKED]
     return dg.Definitions(
-        assets=[stage.build(spec) for stage in STAGES],
+        assets=[
+            raw_logs.build(spec),
+            cleaned_features.build(spec),
+            mds_datasets.build(spec),
+            *(tuned_models.build(spec, model) for model in spec.models),
+            evaluation_reports.build(spec),
+        ],
         asset_checks=[*checks, build_freshness_check(spec), build_report_checks(spec)],
     )
 

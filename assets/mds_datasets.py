@@ -15,6 +15,7 @@ STAGE = "mds_datasets"
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     @daily_asset(
         spec,
+        STAGE,
         kinds={"spark", "mds"},
         deps=[key(spec, "cleaned_features")],
         pool=SPARK_POOL,

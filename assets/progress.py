@@ -1,17 +1,13 @@
 """Which days are done, as the lake says: by partition key and manifest, never by newest file. Nothing runs from here."""
 
-from assets import cleaned_features, evaluation_reports, mds_datasets, raw_logs, tuned_models
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 
-# Asset -> stage of the lake that holds its partitions.
-LAKE_STAGES = {
-    raw_logs.STAGE: "raw_logs",
-    cleaned_features.STAGE: "cleaned_features",
-    mds_datasets.STAGE: "mds_datasets",
-    tuned_models.STAGE: "tuned_models",
-    evaluation_reports.STAGE: "reports",
-}
+
+def stages_of(spec: DatasetSpec) -> list[str]:
+    """Stages of the lake that hold the days of a dataset's assets, in the order in which they are made."""
+    models = [f"tuned_models/{model}" for model in spec.models]
+    return ["raw_logs", "cleaned_features", "mds_datasets", *models, "reports"]
 
 
 def stages_done(lake: Lake, spec: DatasetSpec, day: str) -> bool:
@@ -20,7 +16,7 @@ def stages_done(lake: Lake, spec: DatasetSpec, day: str) -> bool:
         lake.has(stage, spec.name, day)
         and lake.manifest(stage, spec.name, day).get("fingerprint") == spec.fingerprint
         and not lake.is_outdated(stage, spec.name, day)
-        for stage in LAKE_STAGES.values()
+        for stage in stages_of(spec)
     )
 
 

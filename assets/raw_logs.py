@@ -16,6 +16,7 @@ STAGE = "raw_logs"
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     @daily_asset(
         spec,
+        STAGE,
         kinds={"parquet", "spark"},
         pool=SPARK_POOL,
         description=f"{spec.description} The day's rows as Parquet, in time order; malformed lines in quarantine.",

@@ -1,4 +1,4 @@
-"""The day's model: yesterday's, having seen today once, in time order."""
+"""The day's models, each of those the dataset names: yesterday's, having seen today once, in time order."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 STAGE = "tuned_models"
 
 
-def build(spec: DatasetSpec) -> dg.AssetsDefinition:
+def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
     @daily_asset(
         spec,
+        STAGE,
+        model,
         kinds={"pytorch", "mlflow"},
-        deps=[key(spec, "mds_datasets"), dg.AssetDep(key(spec, STAGE), partition_mapping=days_before(1, 1))],
+        deps=[key(spec, "mds_datasets"), dg.AssetDep(key(spec, STAGE, model), partition_mapping=days_before(1, 1))],
         pool=TRAINING_POOL,
-        description="DLRM after one pass over the day in time order, warm-started from the day before.",
+        description=f"{model} after one pass over the day in time order, warm-started from the day before.",
     )
     def tuned_models(context: dg.AssetExecutionContext, lake: LakeResource, mlflow: MlflowResource) -> dg.MaterializeResult:
         from ml.training.daily import train_day
@@ -32,7 +34,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
 
         def work(day: str) -> dict[str, Any]:
             tracker = Tracker(Path(mlflow.home), tags={"dagster/run_id": context.run_id})
-            done = train_day(spec, day, lake.open(), tracker=tracker)
+            done = train_day(spec, day, lake.open(), model, tracker=tracker)
             return {
                 **done.metrics,
                 "dagster/row_count": done.report.rows,

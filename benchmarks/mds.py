@@ -31,9 +31,9 @@ from ml.features.schema import FeatureSchema, arrow_schema
 from ml.features.storage import write_table
 from ml.lake import Lake
 from ml.parallel import SparkRunner
+from ml.recipes.recipe import recipe_of
 from ml.spark import start_session
 from ml.training.loop import train
-from ml.training.recipe import load_recipe
 from ml.training.state import new_state
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _row_by_row(folder: Path, schema: FeatureSchema) -> Iterator[Batch]:
 
 def _training(spec: DatasetSpec, schema: FeatureSchema, batches: Iterable[Batch]) -> tuple[float, float, float]:
     """Rows per second, the share of the time that went into waiting for batches, and rows per second without it."""
-    state = new_state(load_recipe(spec.recipe.name, spec.recipe.overrides), schema)
+    state = new_state(recipe_of(spec, "dlrm"), schema)
     state.begin_pass()
     report = train(state, batches, total_steps=STEPS)
     seconds = report.seconds_waiting + report.seconds_computing

@@ -79,7 +79,7 @@ class Lake:
     def is_outdated(self, stage: str, dataset: str, day: str) -> bool:
         """Whether a partition that it was made from is another now. One that is gone can not have changed."""
         found: dict[str, str] = self.manifest(stage, dataset, day).get("made_from", {})
-        inputs = [(*place.split("/"), digest) for place, digest in found.items()]
+        inputs = [(*place.rsplit("/", 1), digest) for place, digest in found.items()]
         return any(self.has(s, dataset, d) and self.digest(s, dataset, d) != digest for s, d, digest in inputs)
 
     def days(self, stage: str, dataset: str) -> list[str]:

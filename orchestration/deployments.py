@@ -16,7 +16,7 @@ from pathlib import Path
 from assets.resources import LakeResource, LandingResource, MlflowResource, SparkResource
 from ml.catalog.load import CATALOG, CatalogError, load_catalog
 from ml.catalog.spec import DatasetSpec
-from ml.training.recipe import RECIPES, load_recipe
+from ml.recipes.recipe import recipe_of
 
 
 def home() -> Path:
@@ -37,16 +37,17 @@ def catalog_folder() -> Path:
 
 
 def catalog() -> dict[str, DatasetSpec]:
-    """The catalog's datasets, each with a recipe that can be read: what is wrong is said before anything runs.
+    """The catalog's datasets, each with recipes that can be read: what is wrong is said before anything runs.
 
     Raises `CatalogError`.
     """
     specs = load_catalog(catalog_folder())
     for name, spec in specs.items():
-        try:
-            load_recipe(spec.recipe.name, spec.recipe.overrides, spec.recipe.folder or RECIPES)
-        except CatalogError as error:
-            raise CatalogError(f"{catalog_folder() / name}.yaml: {error}") from error
+        for model in spec.models:
+            try:
+                recipe_of(spec, model)
+            except CatalogError as error:
+                raise CatalogError(f"{catalog_folder() / name}.yaml: models.{model}: {error}") from error
     return specs
 
 

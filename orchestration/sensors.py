@@ -33,7 +33,7 @@ def landing_sensor(spec: DatasetSpec, job: DailyJob) -> dg.SensorDefinition:
 
         fail_dead_runs(context.instance)
         landed = landed_days(spec, landing.folder(spec.name), lake.open())
-        lag = lag_in_days(lake.open(), spec.name, (day.key for day in landed))
+        lag = lag_in_days(lake.open(), spec, (day.key for day in landed))
         news = [evaluation(spec, lag)] if landed and context.cursor != str(lag) else []
         due = (day for day in landed if not (day.current and stages_done(lake.open(), spec, day.key)))
         answer = _answer(context.instance, spec, job, next(due, None))

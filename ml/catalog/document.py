@@ -92,7 +92,7 @@ def read_document(path: Path) -> Document:
         raise CatalogError(f"{path}: line {line}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
     except RecursionError as error:
         raise CatalogError(f"{path}: nested too deeply; expected at most {MAX_DEPTH} levels") from error
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError, IndexError) as error:  # IndexError: of PyYAML, for an empty `!!int`
         raise CatalogError(f"{path}: {_where(error)}not valid YAML: {_what(error)}") from error
     if root is None or not isinstance(data, dict):
         found = "nothing" if data is None else f"a {type(data).__name__}"

@@ -35,13 +35,17 @@ def load_dataset(path: Path) -> DatasetSpec:
         what = f"expected {path.stem!r}, as the file is called, found {spec.name!r}"
         raise CatalogError(describe(path, ["name"], what, document))
     folders = [path.parent / "recipes", CATALOG / "recipes"]
-    holding = [folder for folder in folders if (folder / f"{spec.recipe.name}.yaml").is_file()]
-    if not holding:
-        known = sorted({recipe.stem for folder in folders for recipe in folder.glob("*.yaml")})
-        places = " and ".join(str(folder) for folder in dict.fromkeys(folders))
-        what = f"expected one of {known}, as in {places}, found {spec.recipe.name!r}"
-        raise CatalogError(describe(path, ["recipe", "name"], what, document))
-    return spec.model_copy(update={"recipe": spec.recipe.found_in(holding[0])})
+    models = {}
+    for name, choice in spec.models.items():
+        recipe = choice.recipe or name
+        holding = [folder for folder in folders if (folder / f"{recipe}.yaml").is_file()]
+        if not holding:
+            known = sorted({found.stem for folder in folders for found in folder.glob("*.yaml")})
+            places = " and ".join(str(folder) for folder in dict.fromkeys(folders))
+            what = f"expected one of the recipes {known}, as in {places}, found {recipe!r}"
+            raise CatalogError(describe(path, ["models", name, *(["recipe"] if choice.recipe else [])], what, document))
+        models[name] = choice.found_in(holding[0])
+    return spec.model_copy(update={"models": models})
 
 
 def load_catalog(folder: Path = CATALOG) -> dict[str, DatasetSpec]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from ml.catalog.spec import DatasetSpec
@@ -64,9 +64,8 @@ def shown_default(field: FieldInfo) -> str:
     if field.is_required():
         return "**required**"
     value = field.get_default(call_default_factory=True)
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json", exclude_defaults=True)
-    return "" if value in (None, "", (), {}) and value is not False else f"`{json.dumps(value)}`"
+    value = TypeAdapter(field.annotation).dump_python(value, mode="json", exclude_defaults=True)
+    return "" if value in (None, "", [], {}) and value is not False else f"`{json.dumps(value)}`"
 
 
 def section(model: type[BaseModel]) -> str:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, PrivateAttr, model_validator
@@ -32,9 +32,9 @@ __all__ = [
     "DenseColumn",
     "Expectations",
     "Label",
+    "ModelChoice",
     "Negatives",
     "Partitions",
-    "RecipeChoice",
     "Severity",
     "SideTable",
     "Simulation",
@@ -50,13 +50,22 @@ MICROSECONDS_PER_DAY = 86_400_000_000
 NUMBERS = ("int", "float", "bool")
 
 
-class RecipeChoice(Strict):
-    """Which recipe trains this dataset's model, and what differs from it."""
+ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
-    name: str = Field(
-        default="dlrm",
+
+class RecipeOfAll(Strict):
+    """What differs from the recipes of all of a dataset's models."""
+
+    overrides: dict[str, Any] = Field(default={}, description="Keys of the recipe with other values, nested as they are there.")
+
+
+class ModelChoice(Strict):
+    """Which recipe trains a model, and what differs from it."""
+
+    recipe: str | None = Field(
+        default=None,
         pattern=r"^[\w-]+$",
-        description="Of the file in `recipes/` beside the entry, else of a built-in one.",
+        description="Of the file in `recipes/` beside the entry, else of a built-in one; by default the model's own name.",
     )
     overrides: dict[str, Any] = Field(default={}, description="Keys of the recipe with other values, nested as they are there.")
     _folder: Path | None = PrivateAttr(default=None)
@@ -95,7 +104,10 @@ class DatasetSpec(Strict):
         default=None, description="Column with the true click probability, where the log is simulated."
     )
     simulation: Simulation | None = Field(default=None, description="Of a log that Evergreen writes itself.")
-    recipe: RecipeChoice = Field(default=RecipeChoice(), description="How the model is trained.")
+    models: dict[ModelName, ModelChoice] = Field(
+        default={"dlrm": ModelChoice()}, min_length=1, description="Models to train; reports are about the first."
+    )
+    recipe: RecipeOfAll = Field(default=RecipeOfAll(), description="How they are trained.")
     demo_days: Int = Field(default=4, ge=2, description="How many days `make demo` runs.")
 
     @model_validator(mode="before")
@@ -207,6 +219,11 @@ class DatasetSpec(Strict):
         for name in self.label.negatives.recent if self.label.negatives else ():
             types[name] = "int"
         return types
+
+    @property
+    def primary(self) -> str:
+        """The model that reports are about: the first."""
+        return next(iter(self.models))
 
     @property
     def zone(self) -> ZoneInfo:

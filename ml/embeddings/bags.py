@@ -37,6 +37,11 @@ class TableFigures:
 class TrainableBags(EmbeddingBagCollectionInterface):
     """Pooled embeddings whose rows are updated during the backward pass, by an optimizer of their own."""
 
+    def __init__(self, lr: float) -> None:
+        """lr: the learning rate that a schedule's factor is of."""
+        super().__init__()
+        self.base_lr = lr
+
     def is_weighted(self) -> bool:
         return False
 

@@ -48,7 +48,7 @@ class CollisionlessEmbeddingBags(TrainableBags):
         weighted: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(lr)
         self._configs, self._weighted, self.lr, self.now = list(tables), weighted, lr, 0
         dims = {table.embedding_dim for table in tables}
         if len(dims) != 1:

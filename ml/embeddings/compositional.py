@@ -69,7 +69,7 @@ class CompositionalEmbeddingBags(TrainableBags):
         initial_accumulator: float,
         seed: int,
     ) -> None:
-        super().__init__()
+        super().__init__(lr)
         self._configs = list(tables)
         self._keys = [feature for table in tables for feature in table.feature_names]
         if len(self._keys) != len(self._configs):

@@ -46,7 +46,9 @@ def _frame(tensors: Mapping[str, torch.Tensor], table: str) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-@click.command(help="Look at the collisionless tables of a snapshot, or of a day's model: <home>/tuned_models/<dataset>/<day>.")
+@click.command(
+    help="Look at the collisionless tables of a snapshot, or of a day's model: <home>/tuned_models/<model>/<dataset>/<day>."
+)
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--table", help="Only this one.")
 @click.option(

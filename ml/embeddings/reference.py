@@ -69,7 +69,7 @@ class ReferenceEmbeddingBags(TrainableBags):
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__()
+        super().__init__(lr)
         self._configs, self._weighted, self.lr, self.now = list(tables), weighted, lr, 0
         self.optimizer, self.init_scale, self.device = optimizer or RowOptimizer(), init_scale, torch.device(device)
         self._dim = tables[0].embedding_dim

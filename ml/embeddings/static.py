@@ -37,7 +37,7 @@ class StaticEmbeddingBags(TrainableBags):
         initial_accumulator: float,
         seed: int,
     ) -> None:
-        super().__init__()
+        super().__init__(lr)
         self._configs = list(tables)
         self._keys = [feature for table in tables for feature in table.feature_names]
         if len(self._keys) != len(self._configs):

@@ -7,6 +7,7 @@ other modules. `figures.json` holds, for machines, every number that the report 
     sampling            per_positive, window_hours, distribution: how negatives were drawn, where the log holds none
     data                rows, clicks, label_rate, earlier_days (that baselines and "known" look at)
     model               rows, clicks, label_rate, mean_prediction, auc, log_loss, normalised_entropy, calibration, facts
+    models              the same keys, by name, of all models; the first is the one above
     baselines           constant_prior and logistic_regression: the same keys
     oracle              the same keys; the true probabilities of a simulated log
     beats               by baseline: whether the model's AUC is above its
@@ -14,17 +15,17 @@ other modules. `figures.json` holds, for machines, every number that the report 
     verdict             word (good, mixed, poor, unknown) and sentences
     slices              name, title, values: value, the metrics' keys, logistic_regression_auc
     calibration_bins    of the model: rows, predicted, observed, error (standard error of observed)
-    auc_by_day          day, model, logistic_regression, oracle: of the earlier reports, and of this one last
+    auc_by_day          day, model, logistic_regression, oracle, models: of the earlier reports, and of this one last
 
 Every key is always there; what is undefined is null: a metric of one class, a baseline without earlier days, the model
-(`facts` too) of a first day. Nothing of it depends on when or where it was computed.
+(`facts` too) of a first day, which has no `models`. Nothing of it depends on when or where it was computed.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -46,8 +47,18 @@ from ml.lake import Lake
 
 STAGE = "reports"
 WINDOW_DAYS = 7
+_MODEL = "model "  # before the names of models, among those of baselines
 
 Predict = Callable[[pa.Table], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model that has not seen the day. predict: rows of the feature table [N] -> float probabilities [N]. facts: on it to
+    show, JSON values (`snapshot_day` is put into words)."""
+
+    predict: Predict
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -64,41 +75,42 @@ class EvaluatedDay:
 
 @dataclass(frozen=True)
 class _Scores:
-    """Of the N rows of the day. keys: what slices are cut by. by: probabilities [N] of the model, baselines and oracle."""
+    """Of the N rows of the day. keys: what slices are cut by. by: probabilities [N] of the models, baselines and oracle."""
 
     labels: NDArray[np.float32]
     keys: pa.Table
     by: dict[str, NDArray[Any]]
+
+    @property
+    def model(self) -> NDArray[Any] | None:
+        """Of the model that the report is about."""
+        return next((scores for name, scores in self.by.items() if name.startswith(_MODEL)), None)
 
 
 def evaluate_day(
     spec: DatasetSpec,
     day: str,
     lake: Lake,
-    predict: Predict | None,
-    model: dict[str, Any] | None,
+    models: Mapping[str, Scored],
     window_days: int = WINDOW_DAYS,
     asked: Iterable[tuple[str, str]] = (),
 ) -> EvaluatedDay:
     """Score `day` and write `reports/<dataset>/<day>`: `report.html`, `figures.json`, `figures/*.png`.
 
-    predict: rows of the feature table [N] -> float probabilities [N], by a model that has not seen the day; model: facts
-    on it to show, JSON values (`snapshot_day` is put into words). Without a model (None) there are data facts only.
-    asked: stage and day of the partitions that `predict` looks at.
+    models: by name, the first of them the one that the report is about; without one there are data facts only.
+    asked: stage and day of the partitions that the models look at.
     window_days: how many days before `day` the baselines learn from and make an item or user known.
     Raises `MissingPartition` without features of the day, `ValueError` for predictions that are no probabilities.
     """
     begin = time.perf_counter()
-    if model is not None and predict is None:
-        raise ValueError(f"{spec.name} {day}: facts of a model, and no predict to ask it")
     earlier = earlier_days(lake, spec.name, day, window_days)
     made_from = lake.made_from(spec.name, [*asked, *((FEATURES, d) for d in [*earlier, day])])
     # Without a model there is nothing to compare with, so nothing is learned either.
-    baselines = fit_baselines(lake, spec, earlier if model is not None else [])
-    ask = {"model": predict} if model is not None else {}
+    baselines = fit_baselines(lake, spec, earlier if models else [])
+    ask: dict[str, Predict | None] = {f"{_MODEL}{name}": model.predict for name, model in models.items()}
     ask |= {name: baseline.predict for name, baseline in baselines.items()}
     scores = _score(lake, spec, day, {name: function for name, function in ask.items() if function is not None})
-    figures = _figures(lake, spec, day, scores, earlier, model, baselines)
+    figures = _figures(lake, spec, day, scores, earlier, models, baselines)
     images = _plots(scores, figures)
     with lake.write(STAGE, spec.name, day) as staging:
         (staging / "figures.json").write_text(json.dumps(figures, indent=1, allow_nan=False))
@@ -160,13 +172,14 @@ def _figures(
     day: str,
     scores: _Scores,
     earlier: list[str],
-    model: dict[str, Any] | None,
+    models: Mapping[str, Scored],
     baselines: dict[str, Baseline],
 ) -> dict[str, Any]:
     labels, by = scores.labels, scores.by
     known = known_keys(lake, spec, earlier) if earlier else {}
     slices = slices_of(spec, scores.keys, known)
-    sums = ClickSums.of(labels, by["model"]) if "model" in by else ClickSums()
+    sums = ClickSums.of(labels, scores.model) if scores.model is not None else ClickSums()
+    of_models = {name: {**summary(labels, by[f"{_MODEL}{name}"]), "facts": model.facts} for name, model in models.items()}
     figures: dict[str, Any] = {
         "dataset": spec.name,
         "description": spec.description,
@@ -175,10 +188,11 @@ def _figures(
         "sampling": _sampling(spec),
         "timezone": spec.time.timezone,
         "data": {**_data(labels), "earlier_days": earlier},
-        "model": {**summary(labels, by.get("model")), "facts": model},
+        "model": next(iter(of_models.values()), {**summary(labels, None), "facts": None}),
+        "models": of_models,
         "baselines": {n: {**summary(labels, by.get(n)), "facts": baseline.facts} for n, baseline in baselines.items()},
         "oracle": {**summary(labels, by.get("oracle")), "facts": None},
-        "slices": score_slices(slices, labels, by.get("model"), by.get("logistic_regression")),
+        "slices": score_slices(slices, labels, scores.model, by.get("logistic_regression")),
         "calibration_bins": [asdict(found) for found in sums.calibration_bins()],
     }
     figures["beats"] = beats(figures)
@@ -200,15 +214,17 @@ def _auc_by_day(lake: Lake, dataset: str, day: str, figures: dict[str, Any]) -> 
             told = json.loads((lake.need(STAGE, dataset, other) / "figures.json").read_text())["auc_by_day"]
             rows.append(told[-1])
     last = {name: figures[name]["auc"] for name in ("model", "oracle")}
+    last["models"] = {name: found["auc"] for name, found in figures["models"].items()}
     return [*rows, {"day": day, "logistic_regression": figures["baselines"]["logistic_regression"]["auc"], **last}]
 
 
 def _plots(scores: _Scores, figures: dict[str, Any]) -> dict[str, bytes]:
     """PNG by name; none where there is nothing to score."""
-    if "model" not in scores.by or not len(scores.labels):
+    if scores.model is None or not len(scores.labels):
         return {}
-    order = ("model", "logistic_regression", "constant_prior", "oracle")
-    sums = {name: ClickSums.of(scores.labels, scores.by[name]) for name in order if name in scores.by}
+    order = ("logistic_regression", "constant_prior", "oracle")
+    shown = {"model": scores.model} | {name: scores.by[name] for name in order if name in scores.by}
+    sums = {name: ClickSums.of(scores.labels, found) for name, found in shown.items()}
     images = {
         "roc": plots.roc(sums),
         "calibration": plots.calibration({n: s for n, s in sums.items() if n in ("model", "logistic_regression")}),

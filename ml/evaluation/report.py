@@ -18,9 +18,11 @@ def render(figures: dict[str, Any], plots: dict[str, bytes]) -> str:
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters |= {"number": number, "percent": percent, "count": count, "fact": fact}
-    scored = {"model": figures["model"], **figures["baselines"], "oracle": figures["oracle"]}
+    models = {f"model {name}": found for name, found in figures["models"].items()} or {"model": figures["model"]}
+    scored = {**models, **figures["baselines"], "oracle": figures["oracle"]}
+    called = NAMES | {name: name.removeprefix("model ") for name in models}
     images = {name: b64encode(png).decode() for name, png in plots.items()}
-    return environment.get_template("report.html").render(f=figures, scored=scored, names=NAMES, images=images)
+    return environment.get_template("report.html").render(f=figures, scored=scored, names=called, images=images)
 
 
 def number(value: float | None, digits: int = 4) -> str:

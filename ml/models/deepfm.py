@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torchrec.models.dlrm import OverArch
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from ml.models.mlp import Tower, linear
 from ml.models.sparse import SparseArch
 
 
@@ -22,17 +22,16 @@ class DeepFM(nn.Module):
     """bags: F features of one dimension D, of which one is the first-order weight. dense: how many dense features, or 0.
     deep: hidden widths."""
 
-    def __init__(self, bags: EmbeddingBagCollectionInterface, dense: int, deep: Sequence[int]) -> None:
+    def __init__(self, bags: EmbeddingBagCollectionInterface, dense: int, deep: Sequence[int], dropout: float = 0.0) -> None:
         super().__init__()
         self.sparse_arch = SparseArch(bags)
-        self.deep = OverArch(self.sparse_arch.F * self.sparse_arch.D + dense, [*deep, 1])
-        self.linear = nn.Linear(dense, 1) if dense else None
-        self.bias = nn.Parameter(torch.zeros(1))
+        self.deep = Tower(self.sparse_arch.F * self.sparse_arch.D + dense, deep, dropout=dropout)
+        self.linear = linear(dense, 1, bias=False) if dense else None
 
     def forward(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
         """dense: float32 [B, I], or [B, 0]. Gives logits, float32 [B]."""
         embedded = self.sparse_arch(sparse)
         factors = embedded[:, :, 1:]
         pairs = 0.5 * (factors.sum(1).square() - factors.square().sum(1)).sum(1)  # equation 2, in linear time (Rendle, 2010)
-        logits = self.bias + embedded[:, :, 0].sum(1) + pairs + self.deep(torch.cat((embedded.flatten(1), dense), 1)).squeeze(1)
+        logits = embedded[:, :, 0].sum(1) + pairs + self.deep(torch.cat((embedded.flatten(1), dense), 1)).squeeze(1)
         return logits + self.linear(dense).squeeze(1) if self.linear is not None else logits

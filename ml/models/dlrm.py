@@ -1,45 +1,58 @@
-"""DLRM (Naumov et al., 2019, arXiv 1906.00091), from TorchRec's parts. Reading a recipe is `ml.models.build`.
+"""DLRM (Naumov et al., 2019, arXiv 1906.00091). Reading a recipe is `ml.models.build`.
 
-dense [B, I] ─── DenseArch (MLP) ───────── x [B, D] ──────────────────┬──────────────┐
+dense [B, I] ─── bottom MLP ────────────── x [B, D] ──────────────────┬──────────────┐
 (a constant 1 where a log has no dense features)                      │              │
-                                                             InteractionArch ── OverArch (MLP) ── + ── logits [B]
-sparse, F keys ─ SparseArch (bags) ─ e [B, F, D] ────┬────── all pairs' dot products                │
-                                                     └────── linear shortcut (on request) ──────────┘
+                                                                 interaction ─── top MLP ── + ── logits [B]
+sparse, F keys ─ SparseArch (bags) ─ e [B, F, D] ────┬────────────────┘                     │
+                                                     └────── linear shortcut (on request) ──┘
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import nn
-from torchrec.models.dlrm import DenseArch, OverArch
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from ml.models.mlp import MLP, Tower, begin_as_dlrm, linear
 from ml.models.sparse import SparseArch
 
 
-class InteractionArch(nn.Module):
+class DotInteraction(nn.Module):
     """Dot products of all pairs among the dense vector and the F embeddings, after the dense vector itself.
 
-    The same numbers as TorchRec's module of this name; taking the pairs from the flattened products with one index has
-    half its cost, as the backward of a two-index gather scatters.
+    Taking the pairs from the flattened products with one index has half the cost of TorchRec's two, whose backward scatters.
     """
 
     pairs: torch.Tensor
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, dim: int) -> None:
         super().__init__()
         n = features + 1
         first, second = torch.triu_indices(n, n, offset=1)
         self.register_buffer("pairs", first * n + second, persistent=False)
+        self.width = dim + n * (n - 1) // 2
 
     def forward(self, dense: torch.Tensor, sparse: torch.Tensor) -> torch.Tensor:
-        """dense: [B, D]. sparse: [B, F, D]. Gives [B, D + F + F (F - 1) / 2]."""
+        """dense: [B, D]. sparse: [B, F, D]. Gives [B, D + F (F + 1) / 2]."""
         vectors = torch.cat((dense.unsqueeze(1), sparse), dim=1)
         products = torch.bmm(vectors, vectors.transpose(1, 2))
         return torch.cat((dense, products.flatten(1).index_select(1, self.pairs)), dim=1)
+
+
+class CatInteraction(nn.Module):
+    """The dense vector and the F embeddings side by side."""
+
+    def __init__(self, features: int, dim: int) -> None:
+        super().__init__()
+        self.width = dim * (features + 1)
+
+    def forward(self, dense: torch.Tensor, sparse: torch.Tensor) -> torch.Tensor:
+        """dense: [B, D]. sparse: [B, F, D]. Gives [B, D + F D]."""
+        return torch.cat((dense, sparse.flatten(1)), dim=1)
 
 
 class DLRM(nn.Module):
@@ -55,22 +68,26 @@ class DLRM(nn.Module):
         dense: int,
         bottom: Sequence[int],
         top: Sequence[int],
+        *,
+        interaction: Literal["dot", "cat"] = "dot",
         linear_shortcut: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.sparse_arch = SparseArch(bags)
         features, dim = self.sparse_arch.F, self.sparse_arch.D
         self.has_dense = dense > 0
-        self.dense_arch = DenseArch(max(dense, 1), [*bottom, dim])
-        self.inter_arch = InteractionArch(features)
-        self.over_arch = OverArch(dim + features + features * (features - 1) // 2, [*top, 1])
-        self.shortcut = nn.Linear(features * dim, 1, bias=False) if linear_shortcut else None
+        self.bottom = MLP(max(dense, 1), [*bottom, dim], dropout)
+        self.interaction = (DotInteraction if interaction == "dot" else CatInteraction)(features, dim)
+        self.top = Tower(self.interaction.width, top, dropout=dropout)
+        begin_as_dlrm(self)
+        self.shortcut = linear(features * dim, 1, bias=False) if linear_shortcut else None
 
     def forward(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
         """dense: float32 [B, I]; where the log has no dense features, [B, 0]. Gives logits, float32 [B]."""
-        x = self.dense_arch(dense if self.has_dense else dense.new_ones(len(dense), 1))
+        x = self.bottom(dense if self.has_dense else dense.new_ones(len(dense), 1))
         embedded = self.sparse_arch(sparse)
-        logits = self.over_arch(self.inter_arch(x, embedded))
+        logits = self.top(self.interaction(x, embedded))
         if self.shortcut is not None:
             logits = logits + self.shortcut(embedded.flatten(1))
         return logits.squeeze(1)

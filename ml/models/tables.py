@@ -17,7 +17,11 @@ from ml.embeddings.partitions import partitions_for
 from ml.embeddings.rules import TableRules
 from ml.embeddings.static import StaticEmbeddingBags
 from ml.features.schema import FeatureSchema
-from ml.training.recipe import CollisionlessTable, CompositionalTable, Recipe
+from ml.models.crosses import cross_name
+from ml.recipes.models import WideDeepRecipe
+from ml.recipes.optimizers import TableOptimizer
+from ml.recipes.recipe import Recipe
+from ml.recipes.tables import CollisionlessTable, CompositionalTable
 
 
 def build_bags(recipe: Recipe, schema: FeatureSchema) -> EmbeddingBagCollectionInterface:
@@ -31,6 +35,33 @@ def build_bags(recipe: Recipe, schema: FeatureSchema) -> EmbeddingBagCollectionI
     return next(iter(kinds.values())) if len(kinds) == 1 else MixedEmbeddingBags(kinds)
 
 
+def build_wide(recipe: Recipe, chosen: WideDeepRecipe, schema: FeatureSchema) -> TrainableBags:
+    """Tables of one weight an id, zero at first, for every sparse feature and every cross: `wide.<feature>`.
+
+    Ids come and go as the recipe's `tables` say of the feature, where that one is collisionless; those of crosses as its
+    default does. Raises `ValueError` for a cross of what is no single-valued sparse feature.
+    """
+    if wrong := {name for pair in chosen.crosses for name in pair} - set(schema.single):
+        raise ValueError(
+            f"recipe: model.crosses: {sorted(wrong)} not among the single-valued sparse features {list(schema.single)}"
+        )
+    features = [*schema.sparse, *map(cross_name, chosen.crosses)]
+    configs = [
+        EmbeddingBagConfig(
+            name=f"wide.{feature}", embedding_dim=1, num_embeddings=1, feature_names=[feature], pooling=PoolingType.MEAN
+        )
+        for feature in features
+    ]
+    rules = {}
+    for feature, config in zip(features, configs, strict=True):
+        table = recipe.tables.of(feature)
+        rules[config.name] = _rules(config.name, table) if isinstance(table, CollisionlessTable) else TableRules(config.name)
+    optimizer = chosen.wide_optimizer
+    return CollisionlessEmbeddingBags(
+        configs, lr=optimizer.lr, init_scale=0.0, optimizer=_row_optimizer(recipe, optimizer), rules=rules, seed=recipe.seed
+    )
+
+
 def _config(recipe: Recipe, feature: str) -> EmbeddingBagConfig:
     return EmbeddingBagConfig(
         name=feature,
@@ -41,9 +72,21 @@ def _config(recipe: Recipe, feature: str) -> EmbeddingBagConfig:
     )
 
 
-def _accumulator(recipe: Recipe) -> float:
+def _accumulator(recipe: Recipe, optimizer: TableOptimizer) -> float:
     """A row's gradient in a mean over B examples is one example's over B."""
-    return recipe.table_optimizer.initial_accumulator / recipe.batch_size**2
+    return optimizer.initial_accumulator / recipe.batch_size**2
+
+
+def _row_optimizer(recipe: Recipe, optimizer: TableOptimizer) -> RowOptimizer:
+    """FTRL's constants are as its paper has them, for gradients of one example."""
+    scales = {"beta": 1 / recipe.batch_size, "l1": optimizer.lr / recipe.batch_size, "l2": optimizer.lr / recipe.batch_size}
+    scaled = {name: getattr(optimizer, name) * scale for name, scale in scales.items()}
+    constants = optimizer.model_dump(exclude={"lr", "initial_accumulator", *scaled})
+    return RowOptimizer(initial_accumulator=_accumulator(recipe, optimizer), **constants, **scaled)
+
+
+def _rules(name: str, table: CollisionlessTable) -> TableRules:
+    return TableRules(name, **table.model_dump(exclude={"kind"}))
 
 
 def _collisionless(recipe: Recipe, features: Sequence[str]) -> TrainableBags:
@@ -51,14 +94,12 @@ def _collisionless(recipe: Recipe, features: Sequence[str]) -> TrainableBags:
     for feature in features:
         table = recipe.tables.of(feature)
         assert isinstance(table, CollisionlessTable)
-        rules[feature] = TableRules(feature, **table.model_dump(exclude={"kind"}))
-    constants = optimizer.model_dump(exclude={"lr", "initial_accumulator"})
-    constants |= {name: constants[name] * optimizer.lr for name in ("l1", "l2")}  # as FTRL's paper has them
+        rules[feature] = _rules(feature, table)
     return CollisionlessEmbeddingBags(
         [_config(recipe, feature) for feature in features],
         lr=optimizer.lr,
         init_scale=recipe.tables.init_scale,
-        optimizer=RowOptimizer(initial_accumulator=_accumulator(recipe), **constants),
+        optimizer=_row_optimizer(recipe, optimizer),
         rules=rules,
         seed=recipe.seed,
     )
@@ -71,7 +112,7 @@ def _fixed(cls: type[HashedEmbeddingBags] | type[StaticEmbeddingBags]) -> Callab
             init_scale=recipe.tables.init_scale,
             lr=recipe.table_optimizer.lr,
             eps=recipe.table_optimizer.eps,
-            initial_accumulator=_accumulator(recipe),
+            initial_accumulator=_accumulator(recipe, recipe.table_optimizer),
             seed=recipe.seed,
         )
 
@@ -91,7 +132,7 @@ def _compositional(recipe: Recipe, features: Sequence[str]) -> TrainableBags:
         init_scale=recipe.tables.init_scale,
         lr=recipe.table_optimizer.lr,
         eps=recipe.table_optimizer.eps,
-        initial_accumulator=_accumulator(recipe),
+        initial_accumulator=_accumulator(recipe, recipe.table_optimizer),
         seed=recipe.seed,
     )
 

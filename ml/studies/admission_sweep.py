@@ -25,9 +25,9 @@ from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 from ml.logs.ingest import ingest_day
 from ml.parallel import Runner
+from ml.recipes.recipe import recipe_of
 from ml.training.loop import train
 from ml.training.predict import predict
-from ml.training.recipe import RECIPES, load_recipe, merge
 from ml.training.state import new_state
 
 THRESHOLDS = (1, 10, 20, 50, 100)  # a click is five examples: it and its negatives
@@ -99,7 +99,7 @@ def _setting(spec: DatasetSpec, days: Sequence[str], lake: Lake, threshold: int,
     seconds = lifetime and lifetime * DAY_SECONDS
     table = {"kind": "collisionless", "admit_after": threshold, "ttl_seconds": seconds}
     overrides: dict[str, Any] = {"tables": {"features": {name: table for name in IDS}}}
-    recipe = load_recipe(spec.recipe.name, merge(spec.recipe.overrides, overrides), spec.recipe.folder or RECIPES)
+    recipe = recipe_of(spec, "dlrm", overrides)
     state, scores, report = new_state(recipe, schema), [], None
     for day, following in pairwise(days):
         state.begin_pass()

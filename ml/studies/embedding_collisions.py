@@ -24,10 +24,10 @@ from ml.evaluation.metrics import auc
 from ml.evaluation.plots import lines
 from ml.features.schema import FeatureSchema
 from ml.models.build import build_model
+from ml.recipes.recipe import Recipe, load_recipe
 from ml.studies.movielens_1m import SINGLE, Ratings
 from ml.training.loop import train
 from ml.training.predict import predict
-from ml.training.recipe import Recipe, load_recipe
 from ml.training.state import TrainState, new_state
 
 IDS = ("user", "movie")
@@ -168,11 +168,10 @@ def _hashed(rows: dict[str, int]) -> dict[str, Any]:
 
 
 def _recipe(seed: int, features: dict[str, Any]) -> Recipe:
-    """The catalog's recipe with DeepFM in its place, and rates for many epochs: constant, a row's first steps not damped."""
+    """The catalog's DeepFM, with rates for many epochs: constant, a row's first steps not damped."""
     return load_recipe(
-        "dlrm",
+        "deepfm",
         {
-            "model": {"kind": "deepfm", "bottom": [], "top": [128, 64], "linear_shortcut": False},
             "tables": {"features": features, "init_scale": 0.01},
             "table_optimizer": {"lr": 0.02, "initial_accumulator": 0.0},
             "dense_optimizer": {"lr": 0.001, "weight_decay": 0.0},

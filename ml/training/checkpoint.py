@@ -19,19 +19,18 @@ from typing import Any
 from ml.datasets.reader import BlockReader
 from ml.features.schema import FeatureSchema
 from ml.lake import Lake
-from ml.training.recipe import Recipe
+from ml.recipes.recipe import Recipe
 from ml.training.snapshot import load_snapshot, save_snapshot
 from ml.training.state import TrainState
-
-STAGE = "checkpoints"
 
 
 @dataclass
 class Checkpoint:
-    """Of one day of one dataset. identity: plain values that fix what the pass computes; minutes: between two savings."""
+    """Of one day of one model. identity: plain values that fix what the pass computes; minutes: between two savings."""
 
     lake: Lake
     dataset: str
+    model: str
     day: str
     identity: dict[str, Any]
     minutes: float
@@ -39,18 +38,22 @@ class Checkpoint:
     _signal: int | None = None
     _before: dict[int, Any] = field(default_factory=dict)
 
+    @property
+    def stage(self) -> str:
+        return f"checkpoints/{self.model}"
+
     def resume(self, recipe: Recipe, schema: FeatureSchema, reader: BlockReader) -> TrainState | None:
         """The saved state, with `reader` set to its place; None where there is none, or one of another identity."""
-        if not self.lake.has(STAGE, self.dataset, self.day):
+        if not self.lake.has(self.stage, self.dataset, self.day):
             return None
-        saved = self.lake.manifest(STAGE, self.dataset, self.day)
+        saved = self.lake.manifest(self.stage, self.dataset, self.day)
         if saved["identity"] != self.identity:
             return None
         reader.load_state_dict(saved["reader"])
-        return load_snapshot(self.lake.need(STAGE, self.dataset, self.day), recipe=recipe, schema=schema)
+        return load_snapshot(self.lake.need(self.stage, self.dataset, self.day), recipe=recipe, schema=schema)
 
     def save(self, state: TrainState, reader: BlockReader) -> None:
-        with self.lake.write(STAGE, self.dataset, self.day) as folder:
+        with self.lake.write(self.stage, self.dataset, self.day) as folder:
             save_snapshot(state, folder)
             self.lake.describe(folder, {"identity": self.identity, "reader": reader.state_dict()})
         self._saved_at = time.monotonic()
@@ -64,7 +67,7 @@ class Checkpoint:
             self.save(state, reader)
 
     def discard(self) -> None:
-        self.lake.discard(STAGE, self.dataset, self.day)
+        self.lake.discard(self.stage, self.dataset, self.day)
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:

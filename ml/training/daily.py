@@ -17,11 +17,11 @@ from ml.catalog.spec import DatasetSpec
 from ml.datasets.reader import BlockReader
 from ml.features.schema import FeatureSchema
 from ml.lake import Lake
+from ml.recipes.recipe import Recipe, recipe_of
 from ml.training.checkpoint import Checkpoint
 from ml.training.loop import Step, TrainReport, train
-from ml.training.predict import STAGE
+from ml.training.predict import stage_of
 from ml.training.progress import progress_of
-from ml.training.recipe import RECIPES, Recipe, load_recipe
 from ml.training.snapshot import digest, load_snapshot, save_snapshot
 from ml.training.state import TrainState, new_state
 
@@ -37,6 +37,7 @@ class TrainedDay:
     """
 
     dataset: str
+    model: str
     day: str
     folder: UPath
     parent: str | None
@@ -79,21 +80,24 @@ def train_day(
     spec: DatasetSpec,
     day: str,
     lake: Lake,
+    model: str | None = None,
     *,
     recipe: Recipe | None = None,
     tracker: Tracker | None = None,
     progress: bool = True,
 ) -> TrainedDay:
-    """Train on one day and write the partition `tuned_models/<dataset>/<day>`: a snapshot and its manifest.
+    """Train on one day and write the partition `tuned_models/<model>/<dataset>/<day>`: a snapshot and its manifest.
 
-    The first day of the dataset begins from scratch, every other from the snapshot of the day before. recipe: the
-    dataset's own by default. A run that was killed, or stopped by SIGINT or SIGTERM, goes on at its last checkpoint when
-    it is called again, and ends with the very bytes of an undisturbed one.
+    The first day of the dataset begins from scratch, every other from the snapshot of the day before. model: one of those
+    that the dataset names, by default the first. recipe: the model's own by default. A run that was killed, or stopped by
+    SIGINT or SIGTERM, goes on at its last checkpoint when it is called again, and ends with the very bytes of an undisturbed
+    one.
 
     Raises `MissingPartition` (the day's data or the day before), `SnapshotMismatch` (trained under another schema, or a
     recipe of other shapes), `ValueError` (no day of this dataset), `DivergedError`.
     """
-    recipe = recipe or load_recipe(spec.recipe.name, spec.recipe.overrides, spec.recipe.folder or RECIPES)
+    model = model or spec.primary
+    recipe, stage = recipe or recipe_of(spec, model), stage_of(model)
     schema = FeatureSchema.of(spec)
     parent = previous_day(spec, day)
     reader = BlockReader(lake, spec, [day], splits=recipe.splits, batch_size=recipe.batch_size, order="time")
@@ -101,15 +105,15 @@ def train_day(
         "recipe": recipe.fingerprint,
         "schema": schema.fingerprint,
         "data": {key: value for key, value in reader.state_dict().items() if key != "batches"},
-        "parent": lake.manifest(STAGE, spec.name, parent)["digest"] if parent else None,
+        "parent": lake.manifest(stage, spec.name, parent)["digest"] if parent else None,
     }
-    made_from = lake.made_from(spec.name, [("mds_datasets", day), *([(STAGE, parent)] if parent else [])])
-    checkpoint = Checkpoint(lake, spec.name, day, identity, recipe.checkpoint_minutes)
-    state = checkpoint.resume(recipe, schema, reader) or _begin(lake, spec, parent, recipe, schema)
+    made_from = lake.made_from(spec.name, [("mds_datasets", day), *([(stage, parent)] if parent else [])])
+    checkpoint = Checkpoint(lake, spec.name, model, day, identity, recipe.checkpoint_minutes)
+    state = checkpoint.resume(recipe, schema, reader) or _begin(lake, spec, model, parent, recipe, schema)
     resumed_at = state.running.rows if state.running else 0
     with (
-        tracker.follow(lake, spec, day, recipe, len(reader)) if tracker else nullcontext() as run,
-        progress_of(f"{spec.name} {day}", reader.rows, resumed_at, progress) as show,
+        tracker.follow(lake, spec, model, day, recipe, len(reader)) if tracker else nullcontext() as run,
+        progress_of(f"{spec.name} {model} {day}", reader.rows, resumed_at, progress) as show,
     ):
 
         def on_step(current: TrainState, step: Step) -> None:
@@ -119,10 +123,10 @@ def train_day(
 
         with checkpoint.on_signals():
             report = train(state, reader, total_steps=len(reader), progress=show, on_step=on_step)
-        with lake.write(STAGE, spec.name, day) as folder:
+        with lake.write(stage, spec.name, day) as folder:
             save_snapshot(state, folder)
-            place = lake.partition(STAGE, spec.name, day)
-            trained = TrainedDay(spec.name, day, place, parent, recipe, report, resumed_at, state.rows, digest(folder))
+            place = lake.partition(stage, spec.name, day)
+            trained = TrainedDay(spec.name, model, day, place, parent, recipe, report, resumed_at, state.rows, digest(folder))
             lake.describe(folder, _manifest(trained, identity) | made_from)
         checkpoint.discard()
         if run:
@@ -138,11 +142,11 @@ def previous_day(spec: DatasetSpec, day: str) -> str | None:
     return None if asked == first else (asked - timedelta(days=1)).isoformat()
 
 
-def _begin(lake: Lake, spec: DatasetSpec, parent: str | None, recipe: Recipe, schema: FeatureSchema) -> TrainState:
+def _begin(lake: Lake, spec: DatasetSpec, model: str, parent: str | None, recipe: Recipe, schema: FeatureSchema) -> TrainState:
     if parent is None:
         state = new_state(recipe, schema)
     else:
-        state = load_snapshot(lake.need(STAGE, spec.name, parent), recipe=recipe, schema=schema)
+        state = load_snapshot(lake.need(stage_of(model), spec.name, parent), recipe=recipe, schema=schema)
     state.begin_pass()
     return state
 
@@ -150,6 +154,7 @@ def _begin(lake: Lake, spec: DatasetSpec, parent: str | None, recipe: Recipe, sc
 def _manifest(trained: TrainedDay, identity: dict[str, Any]) -> dict[str, Any]:
     return {
         "dataset": trained.dataset,
+        "model": trained.model,
         "day": trained.day,
         "parent_day": trained.parent,
         "digest": trained.digest,

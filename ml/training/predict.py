@@ -16,15 +16,18 @@ from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 from ml.training.snapshot import load_snapshot
 
-STAGE = "tuned_models"
+
+def stage_of(model: str) -> str:
+    """Where the days of a dataset's model of this name lie in the lake."""
+    return f"tuned_models/{model}"
 
 
-def load_model(lake: Lake, spec: DatasetSpec, day: str) -> nn.Module:
-    """The model as it was after training on `day`, in eval mode.
+def load_model(lake: Lake, spec: DatasetSpec, day: str, model: str | None = None) -> nn.Module:
+    """The model as it was after training on `day`, in eval mode; the dataset's first by default.
 
     Raises `MissingPartition`, and `SnapshotMismatch` where it was trained on features of another specification.
     """
-    folder: UPath = lake.need(STAGE, spec.name, day)
+    folder: UPath = lake.need(stage_of(model or spec.primary), spec.name, day)
     return load_snapshot(folder, schema=FeatureSchema.of(spec), for_training=False).model.eval()
 
 

@@ -29,7 +29,7 @@ from ml.features.schema import EVENT_TIME, LABEL, SAMPLE_RATE, FeatureSchema
 from ml.features.transforms import compile_transforms
 from ml.features.vocabulary import Vocabulary
 from ml.lake import Lake
-from ml.training.predict import STAGE, predict
+from ml.training.predict import predict, stage_of
 from ml.training.snapshot import STATE, WEIGHTS, load_snapshot
 
 SPEC, VOCABULARIES, ARTIFACT = "spec.json", "vocabulary", "model"
@@ -76,7 +76,7 @@ class RawLogScorer(PythonModel):
         return pa.RecordBatch.from_pydict(columns)
 
 
-def log_model(uri: str, run_id: str, lake: Lake, spec: DatasetSpec, day: str) -> str:
+def log_model(uri: str, run_id: str, lake: Lake, spec: DatasetSpec, day: str, model: str) -> str:
     """Log the model of a trained day on a run. Gives its URI, for `mlflow.pyfunc.load_model`."""
     mlflow.set_tracking_uri(uri)
     with (
@@ -86,7 +86,7 @@ def log_model(uri: str, run_id: str, lake: Lake, spec: DatasetSpec, day: str) ->
     ):
         folder = Path(scratch) / ARTIFACT
         folder.mkdir()
-        snapshot = lake.need(STAGE, spec.name, day)
+        snapshot = lake.need(stage_of(model), spec.name, day)
         _copy(snapshot, folder, (WEIGHTS, STATE))
         (folder / SPEC).write_text(spec.model_dump_json())
         if limited := [f"{feature.name}.parquet" for feature in spec.sparse if feature.vocabulary]:
@@ -99,7 +99,7 @@ def log_model(uri: str, run_id: str, lake: Lake, spec: DatasetSpec, day: str) ->
             artifacts={ARTIFACT: str(folder)},
             signature=_signature(spec),
             pip_requirements=list(_PACKAGES),
-            metadata={"dataset": spec.name, "day": day, "columns": dict(spec.column_types)},
+            metadata={"dataset": spec.name, "model": model, "day": day, "columns": dict(spec.column_types)},
         )
     return logged.model_uri
 

@@ -23,7 +23,7 @@ from upath import UPath
 
 from ml.embeddings.bags import dense_parameters
 from ml.features.schema import FeatureSchema
-from ml.training.recipe import Recipe
+from ml.recipes.recipe import Recipe
 from ml.training.state import Pass, TrainState, new_state
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"

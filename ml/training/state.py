@@ -13,7 +13,7 @@ from ml.datasets.batch import Batch
 from ml.embeddings.bags import TableFigures, TrainableBags, bags_of, dense_parameters
 from ml.features.schema import FeatureSchema
 from ml.models.build import build_model
-from ml.training.recipe import Recipe
+from ml.recipes.recipe import Recipe
 
 
 @dataclass
@@ -65,12 +65,12 @@ class TrainState:
         return {name: figures for bags in self.bags.values() for name, figures in bags.figures().items()}
 
     def set_learning_rates(self, factor: float) -> dict[str, float]:
-        """Both optimizers' rates: the recipe's, times `factor`. Gives what was set."""
+        """All optimizers' rates: the recipe's, times `factor`. Gives those of the dense part and of the embedding tables."""
         rates = {"dense": self.recipe.dense_optimizer.lr * factor, "tables": self.recipe.table_optimizer.lr * factor}
         for group in self.optimizer.param_groups:
             group["lr"] = rates["dense"]
         for bags in self.bags.values():
-            bags.set_learning_rate(rates["tables"])
+            bags.set_learning_rate(bags.base_lr * factor)
         return rates
 
 

@@ -1,6 +1,6 @@
 """MLflow: what a day's training leaves there. Training itself knows `Tracker.follow` alone and works without it.
 
-One experiment per dataset, one run per day, named as the day. A day that is trained again is a new run, which takes
+One experiment per dataset, one run per model and day, named as they are. A day that is trained again is a new run, which takes
 the place of the older ones when it has finished: those are deleted (MLflow keeps them in its trash until `mlflow gc`),
 so that the list of runs is the list of days.
 """
@@ -26,8 +26,8 @@ from mlflow.tracking import MlflowClient
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
+from ml.recipes.recipe import Recipe
 from ml.training.loop import Step
-from ml.training.recipe import Recipe
 from ml.training.scorer import log_model
 
 if TYPE_CHECKING:
@@ -60,13 +60,13 @@ class Tracker:
         return self.server or f"sqlite:///{(self.home / 'mlflow.db').absolute()}"
 
     @contextmanager
-    def follow(self, lake: Lake, spec: DatasetSpec, day: str, recipe: Recipe, total_steps: int) -> Iterator[DayRun]:
+    def follow(self, lake: Lake, spec: DatasetSpec, model: str, day: str, recipe: Recipe, total_steps: int) -> Iterator[DayRun]:
         """A run for one day's training. It ends FINISHED by `DayRun.finish`, FAILED by an error and KILLED by a signal."""
         client = MlflowClient(self.uri)
         experiment = self._experiment(client, spec)
-        tags = {"evergreen.dataset": spec.name, "evergreen.day": day, **self.tags}
-        run = client.create_run(experiment, tags=tags, run_name=day)
-        following = DayRun(self, client, experiment, run.info.run_id, lake, spec, day, max(1, total_steps // _POINTS))
+        tags = {"evergreen.dataset": spec.name, "evergreen.model": model, "evergreen.day": day, **self.tags}
+        run = client.create_run(experiment, tags=tags, run_name=f"{model} {day}")
+        following = DayRun(self, client, experiment, run.info.run_id, lake, spec, model, day, max(1, total_steps // _POINTS))
         try:
             params = {"fingerprint": recipe.fingerprint} | flatten(recipe.model_dump(mode="json"))
             client.log_batch(run.info.run_id, params=[Param(legal(key), str(value)) for key, value in params.items()])
@@ -101,6 +101,7 @@ class DayRun:
     run_id: str
     lake: Lake
     spec: DatasetSpec
+    model: str
     day: str
     every: int
     _metrics: list[Metric] = field(default_factory=list)
@@ -127,8 +128,9 @@ class DayRun:
         self.client.set_tag(self.run_id, "evergreen.digest", trained.digest)
         self.client.set_tag(self.run_id, "evergreen.parent_day", trained.parent or "")
         if self.tracker.log_model:
-            log_model(self.tracker.uri, self.run_id, self.lake, self.spec, self.day)
-        where = f"tags.`evergreen.day` = '{self.day}' and attributes.run_id != '{self.run_id}'"
+            log_model(self.tracker.uri, self.run_id, self.lake, self.spec, self.day, self.model)
+        same = f"tags.`evergreen.model` = '{self.model}' and tags.`evergreen.day` = '{self.day}'"
+        where = f"{same} and attributes.run_id != '{self.run_id}'"
         for older in self.client.search_runs([self.experiment], where):
             self.client.delete_run(older.info.run_id)
 

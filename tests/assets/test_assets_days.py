@@ -20,7 +20,7 @@ def wrapped(error: Exception, cause: Exception) -> Exception:
 
 
 def stage(spec: DatasetSpec, work) -> dg.AssetsDefinition:
-    @daily_asset(spec, kinds={"parquet"}, description="A stage under test.")
+    @daily_asset(spec, "raw_logs", kinds={"parquet"}, description="A stage under test.")
     def raw_logs(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         return each_day(context, work)
 
@@ -60,7 +60,7 @@ def test_a_run_says_which_process_executes_it(catalog):
 
 def test_the_terminal_names_what_it_counts(catalog, caplog: pytest.LogCaptureFixture):
     def told(summary: str, metadata: dict) -> str:
-        @daily_asset(catalog["criteo"], kinds={"html"}, description="A stage under test.")
+        @daily_asset(catalog["criteo"], "raw_logs", kinds={"html"}, description="A stage under test.")
         def raw_logs(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             return each_day(context, lambda day: metadata, summary)
 

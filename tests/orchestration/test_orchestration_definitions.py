@@ -6,6 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from ml.catalog.spec import DatasetSpec
 from orchestration.definitions import defs
 
 GOLDEN = Path(__file__).with_name("golden_graph.json")
@@ -47,10 +48,10 @@ def test_every_asset_has_owner_group_kinds_description_and_single_run_backfills(
         assert node.partitions_def is not None, key
 
 
-def test_a_report_sees_only_models_of_earlier_days(loaded: dg.Definitions):
+def test_a_report_sees_only_models_of_earlier_days(loaded: dg.Definitions, catalog: dict[str, DatasetSpec]):
     graph = loaded.get_repository_def().asset_graph
     for report in (key for key in graph.materializable_asset_keys if key.path[-1] == "evaluation_reports"):
-        model = dg.AssetKey([report.path[0], "tuned_models"])
+        model = dg.AssetKey([report.path[0], "tuned_models", catalog[report.path[0]].primary])
         days = graph.get(report).partitions_def.get_partition_keys()
         mapping = graph.get_partition_mapping(report, model)
         upstream = mapping.get_upstream_mapped_partitions_result_for_partitions(

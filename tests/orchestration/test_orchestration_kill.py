@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from assets.progress import LAKE_STAGES
-from ml.catalog.load import CATALOG
+from assets.progress import stages_of
+from ml.catalog.load import CATALOG, load_catalog
 from ml.lake import MANIFEST, Lake
 
 ROOT = Path(__file__).parents[2]
 DAYS = ["2026-01-01", "2026-01-02"]
+STAGES = stages_of(load_catalog()["synthetic"])
 
 
 def small_catalog(folder: Path) -> None:
@@ -56,12 +57,12 @@ def kill_while_writing(stage: str, day: str, home: Path, catalog: Path) -> None:
 def digests(home: Path) -> dict[str, str]:
     """Of every file of every partition; a manifest of a model also holds how long training took, so its digest counts."""
     lake, found = Lake.at(home), {}
-    for stage in LAKE_STAGES.values():
+    for stage in STAGES:
         for day in lake.days(stage, "synthetic"):
             folder = Path(str(lake.partition(stage, "synthetic", day)))
             for path in sorted(p for p in folder.rglob("*") if p.is_file()):
                 name = str(path.relative_to(home))
-                if stage == "tuned_models" and path.name == MANIFEST:
+                if stage.startswith("tuned_models/") and path.name == MANIFEST:
                     found[name] = lake.manifest(stage, "synthetic", day)["digest"]
                 else:
                     found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -75,7 +76,7 @@ def test_killed_in_each_asset_and_run_again(tmp_path: Path):
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     process = replay(undisturbed, catalog)
     assert process.wait() == 0, (undisturbed / "replay.log").read_text()[-2000:]
-    for stage in LAKE_STAGES.values():
+    for stage in STAGES:
         kill_while_writing(stage, DAYS[-1], disturbed, catalog)
         lake = Lake.at(disturbed)
         assert not lake.has(stage, "synthetic", DAYS[-1])

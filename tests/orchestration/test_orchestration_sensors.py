@@ -5,7 +5,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.progress import LAKE_STAGES
+from assets.progress import stages_of
 from assets.resources import LakeResource, LandingResource
 from ml.catalog.spec import DatasetSpec, Simulation
 from ml.lake import Lake
@@ -40,7 +40,7 @@ def test_a_day_is_asked_for_when_its_file_arrives_or_changes(spec: DatasetSpec, 
             """Raw logs for real; of the later stages the sensor looks at the manifests alone."""
             ingest_day(spec, day, str(folder), lake, LocalRunner())
             assert [asked_for for asked_for, _ in asked()] == [day]  # a day is not done with its raw logs
-            for stage in LAKE_STAGES.values():
+            for stage in stages_of(spec):
                 if stage != "raw_logs":
                     with lake.write(stage, spec.name, day) as staging:
                         lake.describe(staging, {"fingerprint": spec.fingerprint})
@@ -123,7 +123,7 @@ def test_how_far_models_are_behind_is_told_when_it_changes(spec: DatasetSpec, tm
     write_day(spec, DAYS[0], landing / spec.name)
     assert told() == [(False, "no model yet")]
     assert told() == []
-    with lake.write("tuned_models", spec.name, DAYS[0]) as staging:
+    with lake.write("tuned_models/dlrm", spec.name, DAYS[0]) as staging:
         lake.describe(staging, {})
     assert told() == [(True, 0)]
     write_day(spec, "2026-01-03", landing / spec.name)

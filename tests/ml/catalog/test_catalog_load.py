@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from ml.catalog.expand import MAX_RANGE, expand_dataset
 from ml.catalog.explain import coercions
 from ml.catalog.load import CATALOG, CatalogError, load_catalog, load_dataset
+from ml.recipes.recipe import recipe_of
 
 NAMES = ["criteo", "globo", "movielens", "synthetic"]
 TEXTS = {name: (CATALOG / f"{name}.yaml").read_bytes() for name in NAMES}
-FREE = {"columns", "rename", "overrides", "recent"}  # mappings whose keys are the user's own
+FREE = {"models", "columns", "rename", "overrides", "recent"}  # mappings whose keys are the user's own
 Path_ = tuple[str | int, ...]
 
 
@@ -282,6 +283,7 @@ TEXTUAL: dict[str, tuple[bytes | str, str]] = {
     "a set": ("name: !!set {a, b}\n", "name: expected text.*found set"),
     "a huge number": ("demo_days: 0x" + "f" * 9000 + "\n", "demo_days: a whole number of more than 64 bits"),
     "a huge decimal": ("demo_days: " + "9" * 9000 + "\n", "not valid YAML"),
+    "an empty whole number": ("demo_days: !!int\n", "not valid YAML"),
     "no such day": ("partitions: {start: 2014-02-31}\n", "not valid YAML: day is out of range"),
     "an unknown alias": ("name: *nobody\n", "line 1.*undefined alias"),
     "a cycle of lists": ("name: &a [*a]\n", "line 1.*an alias .* leads back"),
@@ -409,13 +411,15 @@ def test_a_range_is_pointed_at_where_the_file_has_it(tmp_path: Path) -> None:
 
 
 def test_a_recipe_beside_the_entry_comes_before_the_built_in_one(tmp_path: Path) -> None:
-    whole = data_of("criteo") | {"recipe": {"name": "mine"}}
+    whole = data_of("criteo") | {"models": {"dlrm": {}, "ours": {"recipe": "mine"}}}
     message = refusal(tmp_path, "criteo", whole)
-    assert message.startswith("recipe.name: expected one of ['dlrm'], as in") and "found 'mine'" in message
+    assert message.startswith("models.ours.recipe: expected one of the recipes ['dcn_v2', 'deepfm', 'dlrm', ")
+    assert "found 'mine'" in message
     (tmp_path / "recipes").mkdir()
-    for name in ("mine", "dlrm"):
-        (tmp_path / "recipes" / f"{name}.yaml").write_text("{}")
+    (tmp_path / "recipes" / "mine.yaml").write_text("extends: dlrm\nseed: 7")
     path = tmp_path / "criteo.yaml"
     path.write_text(yaml.safe_dump(whole))
-    assert load_dataset(path).recipe.folder == tmp_path / "recipes"
-    assert load_catalog()["criteo"].recipe.folder == CATALOG / "recipes"
+    spec = load_dataset(path)
+    assert spec.primary == "dlrm" and spec.models["dlrm"].folder == CATALOG / "recipes"
+    assert spec.models["ours"].folder == tmp_path / "recipes"
+    assert recipe_of(spec, "ours") == recipe_of(spec, "dlrm").model_copy(update={"seed": 7})

@@ -18,7 +18,7 @@ from feature_days import put_day, shop_day, spec_of
 
 import ml.evaluation.evaluate
 from ml.catalog.spec import DatasetSpec
-from ml.evaluation.evaluate import EvaluatedDay, evaluate_day
+from ml.evaluation.evaluate import EvaluatedDay, Scored, evaluate_day
 from ml.evaluation.metrics import METRICS
 from ml.lake import Lake, MissingPartition
 
@@ -39,7 +39,7 @@ def evaluate(lake: Lake, spec: DatasetSpec, table: pa.Table, predict: Callable[.
     for day in DAYS[:3]:
         put_day(lake, spec, day, shop_day(spec, day, 2_000))
     put_day(lake, spec, DAYS[3], table)
-    return evaluate_day(spec, DAYS[3], lake, predict, FACTS if predict else None)
+    return evaluate_day(spec, DAYS[3], lake, {"dlrm": Scored(predict, FACTS)} if predict else {})
 
 
 def strict(text: str) -> Any:
@@ -69,7 +69,7 @@ def test_figures_hold_every_documented_key_in_strict_json(lake: Lake) -> None:
     assert figures["beats"] == {"constant_prior": True, "logistic_regression": True}
     assert all(0.8 < share < 1.1 for share in figures["attained"].values())
     assert set(figures["calibration_bins"][0]) == {"rows", "predicted", "observed", "error"}
-    assert set(figures["auc_by_day"][-1]) == {"day", "model", "logistic_regression", "oracle"}
+    assert set(figures["auc_by_day"][-1]) == {"day", "model", "models", "logistic_regression", "oracle"}
     assert {*figures["slices"][0]["values"][0]} == SCORED | {"value", "logistic_regression_auc"}
 
 
@@ -126,7 +126,7 @@ def test_an_empty_day_says_so(lake: Lake) -> None:
 def test_a_first_day_has_data_facts_and_no_model(lake: Lake) -> None:
     spec = spec_of()
     put_day(lake, spec, DAYS[0], shop_day(spec, DAYS[0], 400))
-    done = evaluate_day(spec, DAYS[0], lake, None, None)
+    done = evaluate_day(spec, DAYS[0], lake, {})
     assert "no model older than this day" in done.verdict
     assert done.figures["model"] == {**done.figures["model"], "auc": None, "facts": None}
     assert done.figures["data"]["rows"] == 400 and done.figures["slices"][0]["values"]
@@ -136,7 +136,7 @@ def test_a_first_day_has_data_facts_and_no_model(lake: Lake) -> None:
 def test_a_model_without_earlier_features_stands_alone(lake: Lake) -> None:
     spec = spec_of()
     put_day(lake, spec, DAYS[3], shop_day(spec, DAYS[3], 400))
-    done = evaluate_day(spec, DAYS[3], lake, guess, FACTS)
+    done = evaluate_day(spec, DAYS[3], lake, {"dlrm": Scored(guess, FACTS)})
     assert done.figures["model"]["auc"] is not None and "no earlier days" in done.verdict
 
 
@@ -166,7 +166,7 @@ def test_later_days_change_nothing(lake: Lake) -> None:
     table = shop_day(spec, DAYS[3], 500)
     before = evaluate(lake, spec, table).figures
     put_day(lake, spec, "2026-01-05", shop_day(spec, "2026-01-05", 500))
-    evaluate_day(spec, "2026-01-05", lake, guess, FACTS)
+    evaluate_day(spec, "2026-01-05", lake, {"dlrm": Scored(guess, FACTS)})
     assert evaluate(lake, spec, table).figures == before
 
 
@@ -174,9 +174,9 @@ def test_auc_by_day_follows_the_reports(lake: Lake) -> None:
     spec = spec_of()
     for day in DAYS:
         put_day(lake, spec, day, shop_day(spec, day, 500))
-    evaluate_day(spec, DAYS[0], lake, None, None)
-    second = evaluate_day(spec, DAYS[1], lake, guess, FACTS).figures
-    fourth = evaluate_day(spec, DAYS[3], lake, guess, FACTS)
+    evaluate_day(spec, DAYS[0], lake, {})
+    second = evaluate_day(spec, DAYS[1], lake, {"dlrm": Scored(guess, FACTS)}).figures
+    fourth = evaluate_day(spec, DAYS[3], lake, {"dlrm": Scored(guess, FACTS)})
     told = fourth.figures["auc_by_day"]
     assert [row["day"] for row in told] == [DAYS[0], DAYS[1], DAYS[3]]
     assert told[0]["model"] is None and told[1]["model"] == second["model"]["auc"]
@@ -186,14 +186,14 @@ def test_auc_by_day_follows_the_reports(lake: Lake) -> None:
 @pytest.mark.parametrize("wrong", [np.array([0.5]), np.full(500, 1.5), np.full(500, np.nan)])
 def test_predictions_that_are_none_are_refused_and_nothing_is_written(wrong: np.ndarray, lake: Lake) -> None:
     spec = spec_of()
-    with pytest.raises(ValueError, match="shop 2026-01-04: model gave"):
+    with pytest.raises(ValueError, match="shop 2026-01-04: model dlrm gave"):
         evaluate(lake, spec, shop_day(spec, DAYS[3], 500), lambda table: wrong)
     assert not lake.has("reports", "shop", DAYS[3])
 
 
 def test_a_day_without_features_is_missed_loudly(lake: Lake) -> None:
     with pytest.raises(MissingPartition, match="cleaned_features of 2026-01-04"):
-        evaluate_day(spec_of(), DAYS[3], lake, guess, FACTS)
+        evaluate_day(spec_of(), DAYS[3], lake, {"dlrm": Scored(guess, FACTS)})
 
 
 def test_this_room_does_without_torch() -> None:

@@ -14,8 +14,8 @@ from ml.embeddings.bags import bags_of
 from ml.embeddings.mixed import MixedEmbeddingBags
 from ml.features.schema import FeatureSchema
 from ml.models.tables import KINDS, build_bags
+from ml.recipes.recipe import Recipe, load_recipe
 from ml.training.loop import train
-from ml.training.recipe import Recipe, load_recipe
 from ml.training.snapshot import load_snapshot, save_snapshot
 from ml.training.state import new_state
 

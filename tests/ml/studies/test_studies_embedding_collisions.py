@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from ml.recipes.tables import CompositionalTable, HashedTable
 from ml.studies.embedding_collisions import IDS, Curve, run_study, summary, variants, write_study
 from ml.studies.movielens_1m import KEYS, SINGLE, Ratings, read_ratings
-from ml.training.recipe import CompositionalTable, HashedTable
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from ml.datasets.write import write_day
 from ml.features.schema import FeatureSchema, arrow_schema
 from ml.lake import Lake
 from ml.parallel import LocalRunner
-from ml.training.recipe import Recipe, load_recipe
+from ml.recipes.recipe import Recipe, load_recipe
 
 FIRST = "2026-01-01"
 # The others are collisionless, so that both kinds are there.

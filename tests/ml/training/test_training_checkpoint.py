@@ -59,7 +59,7 @@ def interrupt(lake: Lake, day: str, signum: int, after: int) -> int:
 
 def taken(lake: Lake, day: str) -> int:
     try:
-        return lake.manifest("checkpoints", "made", day)["reader"]["batches"]
+        return lake.manifest("checkpoints/dlrm", "made", day)["reader"]["batches"]
     except FileNotFoundError:
         return 0
 
@@ -73,13 +73,13 @@ def test_killed_again_and_again_it_ends_as_if_undisturbed(lake: Lake) -> None:
     first = chance.randrange(1, steps // 3)
     for after in (first, first + chance.randrange(1, steps // 3)):
         assert interrupt(lake, days[1], signal.SIGKILL, after) == -signal.SIGKILL
-        assert lake.days("tuned_models", "made") == days[:1], "nothing of the day is visible"
+        assert lake.days("tuned_models/dlrm", "made") == days[:1], "nothing of the day is visible"
     resumed = trained(lake, days[1])
     assert resumed.resumed_at >= first * 32
     whole = undisturbed(lake, days=2, rows=rows)[1]
     assert resumed.digest == whole.digest
     assert (resumed.report.loss, resumed.report.rows_touched) == (whole.report.loss, whole.report.rows_touched)
-    assert not lake.has("checkpoints", "made", days[1]), "removed on success"
+    assert not lake.has("checkpoints/dlrm", "made", days[1]), "removed on success"
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def partly(lake: Lake, day: str, steps: int) -> tuple[TrainState, BlockReader, C
     state.begin_pass()
     batches = iter(reader)
     train(state, (next(batches) for _ in range(steps)), total_steps=len(reader))
-    return state, reader, Checkpoint(lake, "made", day, {"recipe": recipe.fingerprint}, minutes=60)
+    return state, reader, Checkpoint(lake, "made", "dlrm", day, {"recipe": recipe.fingerprint}, minutes=60)
 
 
 def test_a_signal_waits_for_the_step_then_saves_then_does_what_it_was_sent_for(lake: Lake) -> None:

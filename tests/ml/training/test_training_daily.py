@@ -20,7 +20,7 @@ from ml.training.predict import load_model, predict
 from ml.training.snapshot import SnapshotMismatch, digest, load_snapshot
 from ml.training.state import new_state
 
-STAGE, ALL = "tuned_models", ("train", "validation", "test")
+STAGE, ALL = "tuned_models/dlrm", ("train", "validation", "test")
 
 
 def train_days(lake: Lake, days: list[str], **overrides: object) -> list[TrainedDay]:
@@ -108,11 +108,11 @@ def test_predicting_changes_nothing_and_does_not_depend_on_the_batches(lake: Lak
 
 def test_a_missing_day_is_said_with_the_way_out(lake: Lake) -> None:
     days = write_days(lake, made_spec(), days=3, rows=100)
-    with pytest.raises(MissingPartition, match=rf"made/tuned_models of {days[0]} .* --partition {days[0]}"):
+    with pytest.raises(MissingPartition, match=rf"made/tuned_models/dlrm of {days[0]} .* --partition {days[0]}"):
         train_days(lake, days[1:2])
     with pytest.raises(MissingPartition, match="made/mds_datasets of 2026-01-04"):
         train_days(lake, [*days, "2026-01-04"])
-    with pytest.raises(MissingPartition, match="made/tuned_models of 2026-01-05"):
+    with pytest.raises(MissingPartition, match="made/tuned_models/dlrm of 2026-01-05"):
         load_model(lake, made_spec(), "2026-01-05")
 
 
@@ -157,4 +157,4 @@ def test_progress_goes_to_the_log_where_there_is_no_terminal(
     monkeypatch.setattr("ml.training.progress._SECONDS_BETWEEN_LINES", 0.0)
     with caplog.at_level(logging.INFO, logger="ml.training.progress"):
         train_day(made_spec(), days[0], lake, recipe=small_recipe())
-    assert any("made 2026-01-01: 300 of 300 rows, loss 0." in line for line in caplog.messages)
+    assert any("made dlrm 2026-01-01: 300 of 300 rows, loss 0." in line for line in caplog.messages)

@@ -63,7 +63,7 @@ def test_a_days_run_and_its_model_come_back(lake: Lake, tracker: Tracker) -> Non
     days = write_days(lake, made_spec(), days=2, rows=3200)
     result = [trained(lake, day, tracker) for day in days][1]
     runs = runs_of(tracker)
-    assert [run.info.run_name for run in runs] == days
+    assert [run.info.run_name for run in runs] == [f"dlrm {day}" for day in days]
     run = runs[1]
     assert run.info.status == "FINISHED"
     assert run.data.params["model.embedding_dim"] == "4"
@@ -112,7 +112,7 @@ def test_a_day_that_runs_again_takes_the_place_of_its_older_run(lake: Lake, trac
     for day in (*days, days[0]):
         trained(lake, day, light)
     runs = runs_of(tracker)
-    assert [run.info.run_name for run in runs] == days
+    assert [run.info.run_name for run in runs] == [f"dlrm {day}" for day in days]
     assert runs[0].info.start_time >= runs[1].info.start_time, "the later run of the first day is the one that stayed"
 
 
@@ -142,7 +142,7 @@ def test_names_that_mlflow_refuses_and_deleted_experiments_stop_nobody(lake: Lak
     spec, recipe = made_spec(), small_recipe(tables={"init_scale": 0.1, "features": {"größe|x": {"kind": "hashed", "rows": 8}}})
     tracker = Tracker(tmp_path, log_model=False)
     for _ in range(2):
-        with tracker.follow(lake, spec, "2026-01-01", recipe, 10) as run:
+        with tracker.follow(lake, spec, "dlrm", "2026-01-01", recipe, 10) as run:
             assert run is not None
         client = MlflowClient(tracker.uri)
         [found, *_] = client.search_runs([run.experiment])

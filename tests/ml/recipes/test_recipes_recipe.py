@@ -10,12 +10,14 @@ from ml.catalog.load import CatalogError
 from ml.catalog.spec import DatasetSpec
 from ml.features.schema import FeatureSchema
 from ml.models.build import build_bags
-from ml.training.recipe import RECIPES, CollisionlessTable, HashedTable, Recipe, Schedule, load_recipe, merge
+from ml.recipes.optimizers import Schedule
+from ml.recipes.recipe import RECIPES, Recipe, load_recipe, merge, recipe_of
+from ml.recipes.tables import CollisionlessTable, HashedTable
 
 
 def test_every_dataset_has_a_recipe_that_fits_its_features(catalog: dict[str, DatasetSpec]) -> None:
-    for spec in catalog.values():
-        recipe = load_recipe(spec.recipe.name, spec.recipe.overrides)
+    for spec, model in ((entry, model) for entry in catalog.values() for model in entry.models):
+        recipe = recipe_of(spec, model)
         features = FeatureSchema.of(spec)
         bags = build_bags(recipe.model_copy(update={"seed": 1}), features)
         assert {config.name for config in bags.embedding_bag_configs()} == set(features.sparse)
@@ -44,10 +46,10 @@ def test_merge_leaves_its_arguments_alone() -> None:
     ("overrides", "key"),
     [
         ({"modle": {}}, "modle"),
-        ({"model": {"embeding_dim": 8}}, "model.embeding_dim"),
-        ({"model": {"embedding_dim": 6}}, "model.embedding_dim"),
-        ({"model": {"top": []}}, "model.top"),
-        ({"model": {"bottom": [0]}}, "model"),
+        ({"model": {"embeding_dim": 8}}, "model.dlrm.embeding_dim"),
+        ({"model": {"embedding_dim": 6}}, "model.dlrm.embedding_dim"),
+        ({"model": {"top": []}}, "model.dlrm.top"),
+        ({"model": {"bottom": [0]}}, "model.dlrm.bottom.0"),
         ({"tables": {"default": {"kind": "hashed", "rows": 2}}}, "tables.default.hashed.rows"),
         ({"tables": {"features": {"C1": {"row": 5}}}}, "tables.features.C1"),
         ({"tables": {"features": {"C1": {"kind": "static", "row": 5}}}}, "tables.features.C1.static.row"),
@@ -73,7 +75,7 @@ def test_a_wrong_file_is_refused_with_its_name_and_key_path(tmp_path: Path) -> N
     (tmp_path / "bad.yaml").write_text(text.replace("batch_size: 256", "batch_size: many"))
     with pytest.raises(CatalogError, match=r"bad\.yaml: batch_size: .*found 'many'"):
         load_recipe("bad", folder=tmp_path)
-    with pytest.raises(CatalogError, match=r"none\.yaml: no such recipe; the recipes are \['bad'\]"):
+    with pytest.raises(CatalogError, match=r"none\.yaml: no such recipe; the recipes are \['bad', 'dcn_v2', "):
         load_recipe("none", folder=tmp_path)
 
 
@@ -91,3 +93,19 @@ def test_schedule_rises_stays_and_falls() -> None:
     assert factors[-1] == pytest.approx(0.2)
     assert all(0 < factor <= 1 for factor in factors)
     assert Schedule().factor(0, 1) == 1.0
+
+
+def test_a_recipe_that_extends_another_says_its_model_whole(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: deepfm\nmodel: {kind: deepfm, embedding_dim: 8, deep: [4]}\nbatch_size: 7")
+    mine, base = load_recipe("mine", folder=tmp_path), load_recipe("dlrm")
+    assert mine == base.model_copy(update={"model": mine.model, "batch_size": 7})
+    assert mine.model.model_dump() == {"kind": "deepfm", "embedding_dim": 8, "deep": (4,), "dropout": 0.0}
+    (tmp_path / "dlrm.yaml").write_text("extends: dlrm\nseed: 9")
+    assert load_recipe("dlrm", folder=tmp_path).seed == 9, "the one beside it is itself: the built-in one is meant"
+    for name, text in (("one", "extends: two"), ("two", "extends: one")):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    with pytest.raises(CatalogError, match=r"one\.yaml: extends: goes round in a circle, over \['one', 'two'\]"):
+        load_recipe("one", folder=tmp_path)
+    (tmp_path / "three.yaml").write_text("extends: nobody")
+    with pytest.raises(CatalogError, match=r"three\.yaml: extends: .*nobody\.yaml: no such recipe; the recipes are"):
+        load_recipe("three", folder=tmp_path)

@@ -1,0 +1,50 @@
+"""Cross-product features: the combination of two ids is an id (Cheng et al., 2016, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numba as nb
+import numpy as np
+import torch
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from ml.mixing import GOLDEN, mix64
+
+
+def cross_name(pair: tuple[str, str]) -> str:
+    return "*".join(pair)
+
+
+def with_crosses(sparse: KeyedJaggedTensor, pairs: Sequence[tuple[str, str]]) -> KeyedJaggedTensor:
+    """The features of `sparse`, then one of each pair, `a*b`, with an id for each combination.
+
+    Raises `ValueError` where a feature of a pair has not one id an example.
+    """
+    if not pairs:
+        return sparse
+    rows = sparse.stride()
+    crossed = torch.empty(len(pairs) * rows, dtype=torch.int64)
+    for i, pair in enumerate(pairs):
+        first, second = (_single(sparse, name, rows) for name in pair)
+        _cross(first, second, crossed[i * rows : (i + 1) * rows].numpy())
+    return KeyedJaggedTensor(
+        [*sparse.keys(), *map(cross_name, pairs)],
+        torch.cat((sparse.values(), crossed)),
+        lengths=torch.cat((sparse.lengths(), sparse.lengths().new_ones(len(crossed)))),
+        stride=rows,
+    )
+
+
+def _single(sparse: KeyedJaggedTensor, name: str, rows: int) -> np.ndarray:
+    one = sparse[name]
+    if not bool((one.lengths() == 1).all()):
+        raise ValueError(f"crosses: {name} has any number of ids an example; only features with one can be crossed")
+    return one.values().numpy()
+
+
+@nb.njit(cache=True)
+def _cross(first, second, out):  # type: ignore[no-untyped-def]
+    for i in range(len(out)):
+        mixed = mix64(np.uint64(first[i]) + np.uint64(GOLDEN))
+        out[i] = np.int64(mix64((mixed ^ np.uint64(second[i])) + np.uint64(GOLDEN)))

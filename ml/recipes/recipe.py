@@ -1,0 +1,134 @@
+"""How to train: the pydantic `Recipe` behind `catalog/recipes/*.yaml`, and loading one with a dataset's overrides.
+
+A recipe names numbers only; what they do lives in `ml.models`, `ml.embeddings` and `ml.training.loop`. Every key is used
+somewhere, and a key that is not known is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from ml.catalog.load import CATALOG, CatalogError, explain, read_yaml
+from ml.catalog.spec import DatasetSpec
+from ml.catalog.strict import Strict
+from ml.recipes.models import ModelRecipe
+from ml.recipes.optimizers import DenseOptimizer, Schedule, TableOptimizer
+from ml.recipes.tables import CollisionlessTable, Table, TablesRecipe
+
+RECIPES = CATALOG / "recipes"
+Split = Literal["train", "validation", "test"]
+
+
+class Recipe(Strict):
+    """Everything that decides how a day's model is trained. `fingerprint` names it in manifests."""
+
+    model: ModelRecipe
+    tables: TablesRecipe
+    table_optimizer: TableOptimizer
+    dense_optimizer: DenseOptimizer
+    batch_size: int = Field(ge=1)
+    schedule: Schedule = Schedule()
+    splits: tuple[Split, ...] = Field(
+        default=("train", "validation", "test"),
+        min_length=1,
+        description="Splits of the day that are trained on. All of them: the report scores the next day.",
+    )
+    seed: int = Field(default=0, ge=0)
+    threads: int = Field(default=1, ge=1, description="Of torch. Sums depend on it, so it belongs to what is reproduced.")
+    checkpoint_minutes: float = Field(default=5.0, gt=0, description="How much work a kill may cost.")
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that the trained model depends on."""
+        shaped = self.model_dump(mode="json", exclude={"checkpoint_minutes"})
+        return hashlib.sha256(json.dumps(shaped, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def structure(self) -> dict[str, Any]:
+        """What fixes the shapes of the state: a snapshot can be trained on only where this is the same."""
+        shaping = {"table_optimizer": {"kind"}, "dense_optimizer": {"kind"}}
+        features = {name: _shape(table) for name, table in self.tables.features.items()}
+        tables = {"default": _shape(self.tables.default), "features": features}
+        return self.model_dump(mode="json", include=shaping) | {"model": self.model.shape, "tables": tables}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        fixed = {name: table.kind for name, table in self.tables.features.items() if table.kind != "collisionless"}
+        fixed |= {} if self.tables.default.kind == "collisionless" else {"default": self.tables.default.kind}
+        if fixed and self.table_optimizer.kind != "rowwise_adagrad":
+            raise ValueError(
+                f"table_optimizer.kind {self.table_optimizer.kind} is for collisionless tables only, found {fixed}"
+            )
+        return self
+
+
+def _shape(table: Table) -> dict[str, Any]:
+    """What fixes a table's tensors, and what they mean: of one that grows, its kind, and how it counts what waits."""
+    return table.model_dump(mode="json", include={"kind", "filter"} if isinstance(table, CollisionlessTable) else None)
+
+
+def load_recipe(name: str, overrides: Mapping[str, Any] | None = None, folder: Path = RECIPES) -> Recipe:
+    """The recipe `<folder>/<name>.yaml`, with `overrides` merged into it key by key.
+
+    A file that `extends` another, of its folder or a built-in one, says only what differs from it; the `model` section it says
+    whole. Raises `CatalogError` that names the file and the key path; a fault in the overrides begins with `recipe.overrides`,
+    where a dataset's YAML holds them.
+    """
+    path = folder / f"{name}.yaml"
+    data = _read(path)
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        raise explain(path, error) from error
+    if not overrides:
+        return recipe
+    try:
+        return Recipe.model_validate(merge(data, overrides))
+    except ValidationError as error:
+        lines = str(explain(path, error)).replace(f"{path}: ", f"recipe.overrides (on {path}): ")
+        raise CatalogError(lines) from error
+
+
+def recipe_of(spec: DatasetSpec, model: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe of one of the dataset's models, with what differs for all of them, then for this one, then `overrides`.
+
+    Raises `CatalogError`, also where the dataset names no such model.
+    """
+    if model not in spec.models:
+        raise CatalogError(f"{spec.name} has no model {model!r}; its models are {list(spec.models)}")
+    choice = spec.models[model]
+    changed = merge(merge(spec.recipe.overrides, choice.overrides), overrides or {})
+    return load_recipe(choice.recipe or model, changed, choice.folder or RECIPES)
+
+
+def _read(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if not path.is_file():
+        known = sorted({p.stem for folder in (path.parent, RECIPES) for p in folder.glob("*.yaml")})
+        said = f"{extended[-1]}: extends: " if extended else ""
+        raise CatalogError(f"{said}{path}: no such recipe; the recipes are {known}")
+    if path in extended:
+        raise CatalogError(f"{path}: extends: goes round in a circle, over {[p.stem for p in extended]}")
+    data = read_yaml(path)
+    base = data.pop("extends", None)
+    if base is None:
+        return data
+    if not isinstance(base, str):
+        raise CatalogError(f"{path}: extends: expected the name of a recipe, found {base!r}")
+    places = [folder / f"{base}.yaml" for folder in (path.parent, RECIPES)]
+    below = _read(next((place for place in places if place.is_file() and place != path), places[0]), (*extended, path))
+    return merge(below, data) | ({"model": data["model"]} if "model" in data else {})
+
+
+def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `overrides` in place of its own; mappings are merged, everything else is replaced."""
+    merged = dict(base)
+    for key, value in overrides.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
