@@ -14,7 +14,7 @@ from torch import nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from ml.models.mlp import Tower, linear
+from ml.models.mlp import Tower, first_order
 from ml.models.sparse import SparseArch
 
 
@@ -26,7 +26,7 @@ class DeepFM(nn.Module):
         super().__init__()
         self.sparse_arch = SparseArch(bags)
         self.deep = Tower(self.sparse_arch.F * self.sparse_arch.D + dense, deep, dropout=dropout)
-        self.linear = linear(dense, 1, bias=False) if dense else None
+        self.linear = first_order(dense) if dense else None
 
     def forward(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
         """dense: float32 [B, I], or [B, 0]. Gives logits, float32 [B]."""

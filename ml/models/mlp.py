@@ -37,6 +37,13 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     return layer
 
 
+def first_order(inputs: int) -> nn.Linear:
+    """A weight an input, summed; zero at first, as a linear model begins."""
+    layer = nn.Linear(inputs, 1, bias=False)
+    nn.init.zeros_(layer.weight)
+    return layer
+
+
 def begin_as_dlrm(model: nn.Module) -> None:
     """Biases normal with variance 1 / outputs beside Glorot's weights: how DLRM's own code begins its layers
     (facebookresearch/dlrm, `DLRM_Net.create_mlp`)."""
