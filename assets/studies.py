@@ -9,7 +9,7 @@ import dagster as dg
 from pydantic import Field
 
 from assets.owner import own_run
-from assets.policy import OWNERS, TRAINING_POOL
+from assets.policy import OWNERS, TRAINING_POOL, key
 from assets.resources import LakeResource, LandingResource, SparkResource
 from ml.catalog.spec import DatasetSpec
 
@@ -26,7 +26,8 @@ class CollisionStudy(dg.Config):
 
 def build(specs: Mapping[str, DatasetSpec]) -> list[dg.AssetsDefinition]:
     """The studies that the catalog's datasets allow."""
-    return [_embedding_collisions(specs[GLOBO])] if GLOBO in specs else []
+    found = [_embedding_collisions(specs[GLOBO])] if GLOBO in specs else []
+    return found + [_models(spec) for spec in specs.values() if len(spec.models) > 1 and spec.partitions.end]
 
 
 def _embedding_collisions(spec: DatasetSpec) -> dg.AssetsDefinition:
@@ -89,6 +90,55 @@ def _embedding_collisions(spec: DatasetSpec) -> dg.AssetsDefinition:
         )
 
     return embedding_collisions
+
+
+class ModelStudy(dg.Config):
+    """How often."""
+
+    seeds: int = Field(default=3, ge=1, description="Runs of every model.")
+
+
+def _models(spec: DatasetSpec) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=[STAGE, f"{spec.name}_models"],
+        group_name=STAGE,
+        owners=OWNERS,
+        kinds={"pytorch"},
+        deps=[key(spec, "mds_datasets")],
+        pool=TRAINING_POOL,
+        description=f"Every model of {spec.name}, trained on all days but the last and scored on that, under several seeds.",
+    )
+    def models(context: dg.AssetExecutionContext, config: ModelStudy, lake: LakeResource) -> dg.MaterializeResult:
+        from ml.studies.model_comparison import compare, write_comparison
+
+        own_run(context)
+        held, days = lake.open(), spec.days()
+        scores = compare(
+            spec,
+            days,
+            held,
+            config.seeds,
+            told=lambda s: context.log.info(f"{s.model}, seed {s.seed}: AUC {s.auc:.4f}, log loss {s.log_loss:.4f}"),
+        )
+        with held.write(STAGE, "models", spec.name) as folder:
+            found = write_comparison(folder, scores)
+            held.describe(folder, config.model_dump())
+        return dg.MaterializeResult(
+            metadata={
+                "models": dg.MetadataValue.md(_scores(found)),
+                "path": dg.MetadataValue.path(str(held.partition(STAGE, "models", spec.name))),
+            }
+        )
+
+    return models
+
+
+def _scores(found: Mapping[str, Mapping[str, float]]) -> str:
+    head = "| model | AUC | its spread | log loss | predicted / observed |\n|---|---|---|---|---|\n"
+    return head + "\n".join(
+        f"| {name} | {of['auc']:.4f} | {of['auc_spread']:.4f} | {of['log_loss']:.4f} | {of['calibration']:.3f} |"
+        for name, of in found.items()
+    )
 
 
 def _picture(png: bytes) -> dg.MetadataValue:

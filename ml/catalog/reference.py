@@ -64,7 +64,7 @@ def shown_default(field: FieldInfo) -> str:
     if field.is_required():
         return "**required**"
     value = field.get_default(call_default_factory=True)
-    value = TypeAdapter(field.annotation).dump_python(value, mode="json", exclude_defaults=True)
+    value = TypeAdapter(field.annotation or Any).dump_python(value, mode="json", exclude_defaults=True)
     return "" if value in (None, "", [], {}) and value is not False else f"`{json.dumps(value)}`"
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from ml.models.mlp import MLP, Tower, begin_as_dlrm, linear
+from ml.models.mlp import MLP, Tower, begin_as_torchrec
 from ml.models.sparse import SparseArch
 
 
@@ -80,8 +80,8 @@ class DLRM(nn.Module):
         self.bottom = MLP(max(dense, 1), [*bottom, dim], dropout)
         self.interaction = (DotInteraction if interaction == "dot" else CatInteraction)(features, dim)
         self.top = Tower(self.interaction.width, top, dropout=dropout)
-        begin_as_dlrm(self)
-        self.shortcut = linear(features * dim, 1, bias=False) if linear_shortcut else None
+        self.shortcut = nn.Linear(features * dim, 1, bias=False) if linear_shortcut else None
+        begin_as_torchrec(self)
 
     def forward(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
         """dense: float32 [B, I]; where the log has no dense features, [B, 0]. Gives logits, float32 [B]."""

@@ -96,7 +96,7 @@ def test_schedule_rises_stays_and_falls() -> None:
 
 
 def test_a_recipe_that_extends_another_says_its_model_whole(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("extends: deepfm\nmodel: {kind: deepfm, embedding_dim: 8, deep: [4]}\nbatch_size: 7")
+    (tmp_path / "mine.yaml").write_text("extends: dlrm\nmodel: {kind: deepfm, embedding_dim: 8, deep: [4]}\nbatch_size: 7")
     mine, base = load_recipe("mine", folder=tmp_path), load_recipe("dlrm")
     assert mine == base.model_copy(update={"model": mine.model, "batch_size": 7})
     assert mine.model.model_dump() == {"kind": "deepfm", "embedding_dim": 8, "deep": (4,), "dropout": 0.0}
