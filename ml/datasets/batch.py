@@ -13,7 +13,8 @@ class Batch:
     """B examples, D dense and F sparse features.
 
     dense: float32 [B, D]. sparse: KeyedJaggedTensor of F keys, int64 ids, key-major, stride B.
-    labels: float32 [B], 0 or 1. sample_rate: float32 [B], 1.0 where nothing was down-sampled.
+    labels: float32 [B], 0 or 1. sample_rate: float32 [B], the probability with which such a
+    row, unclicked, came in; 1.0 where nothing was down-sampled.
     event_time: int64 [B], microseconds since 1970-01-01 UTC.
     """
 

@@ -4,7 +4,8 @@ For each logged event at time t, candidates are the items with an event in [t - 
 never one of the user's own (those of the day, and of the window before its first event). Draws depend on the seed, the day
 and the event's number in the day alone, so that tasks may share the day as they like.
 
-`sample_rate` of a negative is the probability with which its item came to be drawn for that event; with k = per_positive:
+`sample_rate` of a negative is the probability with which its item came to be drawn for that event, and that of a positive the
+probability with which its own would have been, had it not been taken; with k = per_positive:
 
 | distribution | draws                                                       | sample_rate          |
 |--------------|-------------------------------------------------------------|----------------------|
@@ -60,12 +61,13 @@ class Sample:
     """M negatives, in the order of their positives.
 
     positive: int64 [M], position among the task's events; event: int64 [M], position in `Events` of an event of the drawn item;
-    rate: float32 [M]; without: how many of the task's events had no candidate.
+    rate: float32 [M]; own_rate: float32 [N], of the task's events; without: how many of these had no candidate.
     """
 
     positive: np.ndarray
     event: np.ndarray
     rate: np.ndarray
+    own_rate: np.ndarray
     without: int
 
 
@@ -174,13 +176,22 @@ def _draw_events(state, k, first, last, codes, own, total, picks):  # type: igno
 
 
 @nb.njit(cache=True)
+def _rate(k, total, taken, popularity):  # type: ignore[no-untyped-def]
+    """The table at the top. taken: events of the item in the window."""
+    if not popularity:
+        return min(1.0, k / total)
+    share = taken / total
+    return 1.0 if share >= 1.0 else -math.expm1(k * math.log1p(-share))
+
+
+@nb.njit(cache=True)
 def _sample(  # type: ignore[no-untyped-def]
     time, codes, items, start, stop, number, users, own_offsets, own_items, window, k, popularity, seed
 ):
     # time, codes: events from the first in reach. start, stop: the task's events among them; number: of the first, in the day.
     n = stop - start
     positive, event = np.empty(n * k, np.int64), np.empty(n * k, np.int64)
-    rate = np.empty(n * k, np.float32)
+    rate, own_rate = np.empty(n * k, np.float32), np.ones(n, np.float32)
     tree = np.zeros(stop + 1, np.int64)
     last_seen = np.full(items, -1, np.int64)
     in_window = np.zeros(items, np.int64)
@@ -224,14 +235,13 @@ def _sample(  # type: ignore[no-untyped-def]
             drawn, total = _draw_items(state, k, first, last, tree, np.sort(own_places[:places]), picks)
         for j in range(drawn):
             positive[m], event[m] = i, picks[j]
-            if popularity:
-                share = in_window[codes[picks[j]]] / total
-                rate[m] = 1.0 if share >= 1.0 else -math.expm1(k * math.log1p(-share))
-            else:
-                rate[m] = min(1.0, k / total)
+            rate[m] = _rate(k, total, in_window[codes[picks[j]]], popularity)
             m += 1
+        if drawn:  # an item that nobody took in the window counts as taken once: now
+            taken = in_window[codes[start + i]] if codes[start + i] >= 0 else 0
+            own_rate[i] = _rate(k, total, max(taken, 1), popularity)
         without += drawn == 0
-    return positive[:m].copy(), event[:m].copy(), rate[:m].copy(), without
+    return positive[:m].copy(), event[:m].copy(), rate[:m].copy(), own_rate, without
 
 
 def _codes(keys: np.ndarray, distinct: np.ndarray) -> np.ndarray:
@@ -250,7 +260,7 @@ def sample(events: Events, start: int, stop: int, number: int, negatives: Negati
     window = round(negatives.window_hours * MICROSECONDS_PER_HOUR)
     none = np.zeros(0, np.int64)
     if start == stop:
-        return Sample(none, none, np.zeros(0, np.float32), 0)
+        return Sample(none, none, np.zeros(0, np.float32), np.zeros(0, np.float32), 0)
     users = count_distinct(events.user[start:stop], slots_for(stop - start))[0]
     user = _codes(events.user, users)
     items = count_distinct(events.item, slots_for(len(events.item)))[0]
@@ -259,7 +269,7 @@ def sample(events: Events, start: int, stop: int, number: int, negatives: Negati
     pairs = np.unique(user[owned] * len(items) + codes[owned])
     own_offsets = np.searchsorted(pairs, np.arange(len(users) + 1) * len(items))
     reach = int(np.searchsorted(events.time, events.time[start] - window))
-    positive, event, rate, without = _sample(
+    positive, event, rate, own_rate, without = _sample(
         events.time[reach:stop],
         codes[reach:stop],
         len(items),
@@ -274,7 +284,7 @@ def sample(events: Events, start: int, stop: int, number: int, negatives: Negati
         negatives.distribution == "popularity",
         feature_seed(f"negatives {negatives.seed} {day}"),
     )
-    return Sample(positive, event + reach, rate, without)
+    return Sample(positive, event + reach, rate, own_rate, without)
 
 
 def with_negatives(rows: pa.Table, item: str, events: Events, sampled: Sample) -> pa.Table:
@@ -286,5 +296,5 @@ def with_negatives(rows: pa.Table, item: str, events: Events, sampled: Sample) -
     items = pa.concat_arrays([own, events.values.take(pa.array(sampled.event)).cast(own.type)]).take(pa.array(order))
     expanded = rows.take(pa.array(base)).set_column(rows.schema.get_field_index(item), item, items)
     label = np.concatenate((np.ones(n, np.float32), np.zeros(m, np.float32)))[order]
-    rate = np.concatenate((np.ones(n, np.float32), sampled.rate))[order]
+    rate = np.concatenate((sampled.own_rate, sampled.rate))[order]
     return expanded.append_column(SAMPLED_LABEL, pa.array(label)).append_column(SAMPLE_RATE, pa.array(rate))

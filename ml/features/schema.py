@@ -6,7 +6,7 @@ One row per example, in event-time order within a day, columns in this order:
 |---------------|-----------------------|--------------------------------------------------------------------|
 | event_time    | int64                 | microseconds since 1970-01-01 UTC                                  |
 | label         | float32               | 0 or 1                                                             |
-| sample_rate   | float32               | 1.0 where nothing was down-sampled                                 |
+| sample_rate   | float32               | with which a row like it, unclicked, came in; 1.0 where all did    |
 | each dense    | float32               | never null                                                         |
 | each sparse   | int64 or list<int64>  | never null; a multi-valued feature without a part holds [MISSING_ID] |
 | key:user/item | int64                 | hashed ids for slices, not features; absent where the spec names none |

@@ -25,6 +25,20 @@ RECIPES = CATALOG / "recipes"
 Split = Literal["train", "validation", "test"]
 
 
+class EarlyStop(Strict):
+    """A target on the day's validation split, and how often it is looked at."""
+
+    metric: Literal["auc", "log_loss"] = "auc"
+    target: float = Field(gt=0, description="At least so much AUC, or at most so much log loss.")
+    every: float = Field(default=0.1, gt=0, le=1, description="Looks, in shares of the pass.")
+
+    def reached(self, value: float | None) -> bool:
+        """Whether that is good enough; what is undefined is not."""
+        if value is None:
+            return False
+        return value >= self.target if self.metric == "auc" else value <= self.target
+
+
 class Recipe(Strict):
     """Everything that decides how a day's model is trained. `fingerprint` names it in manifests."""
 
@@ -34,6 +48,15 @@ class Recipe(Strict):
     dense_optimizer: DenseOptimizer
     batch_size: int = Field(ge=1)
     schedule: Schedule = Schedule()
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Of the dense part's products; weights, tables and sums stay float32."
+    )
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, description="How far labels are moved towards a half.")
+    correct_sampling: bool = Field(
+        default=False,
+        description="Learn the odds before unclicked rows were sampled: logits are taken less the log of `sample_rate`.",
+    )
+    early_stop: EarlyStop | None = Field(default=None, description="End a pass early, once it is good enough.")
     splits: tuple[Split, ...] = Field(
         default=("train", "validation", "test"),
         min_length=1,
@@ -65,6 +88,8 @@ class Recipe(Strict):
             raise ValueError(
                 f"table_optimizer.kind {self.table_optimizer.kind} is for collisionless tables only, found {fixed}"
             )
+        if self.early_stop and "validation" in self.splits:
+            raise ValueError("early_stop looks at the split `validation`, which is among the splits trained on")
         return self
 
 

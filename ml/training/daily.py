@@ -6,6 +6,7 @@ the day's data and yesterday's snapshot alone, however often the way there was i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
@@ -19,6 +20,7 @@ from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe, recipe_of
 from ml.training.checkpoint import Checkpoint
+from ml.training.early_stop import stop_of
 from ml.training.loop import Step, TrainReport, train
 from ml.training.predict import stage_of
 from ml.training.progress import progress_of
@@ -27,6 +29,9 @@ from ml.training.state import TrainState, new_state
 
 if TYPE_CHECKING:
     from ml.training.tracking import Tracker
+
+
+EVALUATION_BATCH = 8192
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class TrainedDay:
             "steps": report.steps,
             "rows_touched": report.rows_touched,
             "rows_so_far": self.rows_so_far,
+            "stopped_early": float(report.stopped_early) if self.recipe.early_stop else None,
             **self._of_tables(),
             "samples_per_second": report.samples_per_second,
             "seconds_waiting": report.seconds_waiting,
@@ -111,6 +117,7 @@ def train_day(
     checkpoint = Checkpoint(lake, spec.name, model, day, identity, recipe.checkpoint_minutes)
     state = checkpoint.resume(recipe, schema, reader) or _begin(lake, spec, model, parent, recipe, schema)
     resumed_at = state.running.rows if state.running else 0
+    stop = _stop(lake, spec, day, recipe, len(reader))
     with (
         tracker.follow(lake, spec, model, day, recipe, len(reader)) if tracker else nullcontext() as run,
         progress_of(f"{spec.name} {model} {day}", reader.rows, resumed_at, progress) as show,
@@ -122,7 +129,7 @@ def train_day(
             checkpoint.after_step(current, reader)
 
         with checkpoint.on_signals():
-            report = train(state, reader, total_steps=len(reader), progress=show, on_step=on_step)
+            report = train(state, reader, total_steps=len(reader), progress=show, on_step=on_step, stop=stop)
         with lake.write(stage, spec.name, day) as folder:
             save_snapshot(state, folder)
             place = lake.partition(stage, spec.name, day)
@@ -140,6 +147,13 @@ def previous_day(spec: DatasetSpec, day: str) -> str | None:
     if asked < first or (last is not None and asked > last):
         raise ValueError(f"{spec.name} has no day {day}: its days are {first} to {last or 'today'}")
     return None if asked == first else (asked - timedelta(days=1)).isoformat()
+
+
+def _stop(lake: Lake, spec: DatasetSpec, day: str, recipe: Recipe, total_steps: int) -> Callable[[TrainState], bool] | None:
+    if recipe.early_stop is None:
+        return None
+    held_out = BlockReader(lake, spec, [day], splits=["validation"], batch_size=EVALUATION_BATCH, order="time")
+    return stop_of(recipe.early_stop, lambda: held_out, total_steps)
 
 
 def _begin(lake: Lake, spec: DatasetSpec, model: str, parent: str | None, recipe: Recipe, schema: FeatureSchema) -> TrainState:

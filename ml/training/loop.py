@@ -17,7 +17,9 @@ import torch
 from torch import nn
 
 from ml.datasets.batch import Batch
+from ml.datasets.layout import derive_seed
 from ml.embeddings.bags import TableFigures, dense_parameters
+from ml.recipes.recipe import Recipe
 from ml.training.state import TrainState
 
 
@@ -40,7 +42,8 @@ class TrainReport:
     """A pass over a day. Sums run over the whole pass, also where it was resumed; seconds over this process's share.
 
     loss: mean over rows, each predicted just before it was trained on (progressive validation). rows_touched: distinct
-    table rows updated. tables: figures by table, at the end of the pass. seconds_waiting: for batches; seconds_computing: the
+    table rows updated. stopped_early: whether the target was reached before the last batch. tables: figures by table, at the
+    end of the pass. seconds_waiting: for batches; seconds_computing: the
     rest. samples_per_second: of this process.
     """
 
@@ -51,6 +54,7 @@ class TrainReport:
     samples_per_second: float
     seconds_waiting: float
     seconds_computing: float
+    stopped_early: bool = False
     learning_rates: dict[str, float] = field(default_factory=dict)
     tables: dict[str, TableFigures] = field(default_factory=dict)
 
@@ -65,15 +69,18 @@ def train(
     total_steps: int,
     progress: Callable[[Step], None] | None = None,
     on_step: OnStep | None = None,
+    stop: Callable[[TrainState], bool] | None = None,
 ) -> TrainReport:
     """Step once on each of `batches`, in their order, with binary cross-entropy.
 
     total_steps: of the whole pass, which the schedule's shares refer to; a resumed pass goes on at `state.running.steps`.
     progress and on_step are called after each step, when the state is whole: on_step may write it down, or raise to stop.
+    stop: asked after each step, whether that was enough.
 
-    Labels are taken as they are: `Batch.sample_rate` is carried and not yet corrected for, so on down-sampled negatives
-    the model predicts the click probability among the rows that were kept, which ranks alike and is not calibrated to
-    the log before sampling. Raises `DivergedError`, naming step and day, at a loss that is not finite, before its update.
+    On down-sampled rows the model learns the click probability among the rows that came in, which ranks alike and is not
+    calibrated to the log before sampling; with the recipe's `correct_sampling` it learns that of the log (see `loss_of`).
+
+    Raises `DivergedError`, naming step and day, at a loss that is not finite, before its update.
     """
     running = state.running
     if running is None:
@@ -81,9 +88,9 @@ def train(
     started, rows_before = time.perf_counter(), running.rows
     waiting, rates = 0.0, {}
     parameters = [parameter for _, parameter in dense_parameters(state.model)]
-    clip = state.recipe.dense_optimizer.clip_norm
+    clip, stopped = state.recipe.dense_optimizer.clip_norm, False
     state.model.train()
-    with threads(state.recipe.threads):
+    with threads(state.recipe.threads), chance(state) as draw_anew:
         source = iter(batches)
         while True:
             asked = time.perf_counter()
@@ -93,9 +100,10 @@ def train(
                 break
             state.set_time(batch)
             rates = state.set_learning_rates(state.recipe.schedule.factor(running.steps, total_steps))
-            losses = nn.functional.binary_cross_entropy_with_logits(
-                state.model(batch.dense, batch.sparse), batch.labels, reduction="none"
-            )
+            draw_anew()
+            with torch.autocast("cpu", torch.bfloat16, enabled=state.recipe.precision == "bfloat16"):
+                logits = state.model(batch.dense, batch.sparse)
+            losses = loss_of(logits.float(), batch, state.recipe)
             loss = losses.detach().double().mean().item()
             if not math.isfinite(loss):
                 raise DivergedError(_diverged(running.steps, batch, loss, rates))
@@ -112,6 +120,9 @@ def train(
                 progress(step)
             if on_step is not None:
                 on_step(state, step)
+            if stop is not None and stop(state):
+                stopped = True
+                break
     state.end_pass()
     seconds = time.perf_counter() - started
     return TrainReport(
@@ -122,14 +133,40 @@ def train(
         samples_per_second=(running.rows - rows_before) / seconds,
         seconds_waiting=waiting,
         seconds_computing=seconds - waiting,
+        stopped_early=stopped,
         learning_rates=rates,
         tables=state.figures(),
     )
 
 
+def loss_of(logits: torch.Tensor, batch: Batch, recipe: Recipe) -> torch.Tensor:
+    """Binary cross-entropy of each row, float32 [B], from its logit [B].
+
+    correct_sampling: where an unclicked row x came in with probability pi(x), the odds of a click among the rows that did are
+    those of the log over pi(x). The model's logit is taken for the log's, and the loss sees it less log pi(x) (Wang, Zhang and
+    Wang, 2021, arXiv 2110.13048: maximum sampled conditional likelihood).
+    """
+    labels = batch.labels
+    if recipe.label_smoothing:
+        labels = labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / 2
+    if recipe.correct_sampling:
+        logits = logits - batch.sample_rate.log()
+    return nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+
+
+@contextmanager
+def chance(state: TrainState) -> Iterator[Callable[[], None]]:
+    """What to call before each step: draws of dropout then follow from seed and step alone. Nothing else draws."""
+    if not state.recipe.model.dropout:
+        yield lambda: None
+        return
+    with torch.random.fork_rng():
+        yield lambda: torch.manual_seed(derive_seed(state.recipe.seed, "dropout", state.steps)) and None
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Let torch use `count` threads while the block lasts. Nothing else here needs fixing: steps draw no random numbers."""
+    """Let torch use `count` threads while the block lasts."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

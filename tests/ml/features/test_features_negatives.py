@@ -54,6 +54,13 @@ def candidates(table: pa.Table, at: int, window: int, first: int) -> Counter[int
     return Counter(items[n] for n in near if items[n] is not None and items[n] not in own)
 
 
+def events_of_its_item(table: pa.Table, at: int, window: int) -> int:
+    """How often the item of the event at a position occurs in the window before it."""
+    times, items = table["event_time"].to_pylist(), table["item"].to_pylist()
+    near = [n for n in range(len(times)) if times[at] - window <= times[n] < times[at]]
+    return sum(items[n] == items[at] for n in near) if items[at] is not None else 0
+
+
 @given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 6), st.sampled_from([0.5, 3.0, 100.0]), st.integers(0, 30))
 @pytest.mark.parametrize("distribution", ["uniform", "popularity"])
 def test_negatives_against_a_slow_reference(distribution: str, seed: int, rows: int, k: int, hours: float, start: int) -> None:
@@ -78,6 +85,12 @@ def test_negatives_against_a_slow_reference(distribution: str, seed: int, rows: 
         for item, rate in got[at]:
             assert rate == pytest.approx(expected[item], rel=1e-5)
             assert 0 < rate <= 1
+        own = float(sampled.own_rate[at - start])
+        if not items or distribution == "uniform":
+            assert {own} == {rate for _, rate in got[at]} or (own == 1 and not items)
+        else:
+            taken = max(1, events_of_its_item(table, at, round(hours * HOUR)))
+            assert own == pytest.approx(1 - max(0, 1 - taken / may.total()) ** k, rel=1e-5)
     assert sampled.without == without
 
 
@@ -140,7 +153,7 @@ def test_negatives_stand_behind_their_positive_with_its_context() -> None:
     assert got["event_time"].to_pylist() == sorted(got["event_time"].to_pylist())
     logged = got.filter(pa.array(got["sampled:label"].to_numpy() == 1))
     assert logged.select(table.column_names).equals(table)
-    assert set(logged["sample_rate"].to_pylist()) == {1.0}
+    assert logged["sample_rate"].to_pylist() == sampled.own_rate.tolist()
     again = drawn(table, sampled)
     current: dict = {}
     for row in got.to_pylist():

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from made_days import make_batches, small_recipe
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ml.datasets.batch import Batch
+from ml.evaluation.metrics import summary
 from ml.features.schema import FeatureSchema
-from ml.training.loop import DivergedError, Step, train
+from ml.recipes.recipe import EarlyStop
+from ml.training.early_stop import stop_of
+from ml.training.loop import DivergedError, Step, loss_of, train
+from ml.training.predict import predict
 from ml.training.state import TrainState, new_state
 
 SCHEMA = FeatureSchema(("x", "y"), ("a", "b"), ("m",), "f")
@@ -104,3 +110,81 @@ def test_threads_are_put_back() -> None:
     before = torch.get_num_threads()
     train(begun(threads=before + 1), make_batches(SCHEMA, 1), total_steps=1)
     assert torch.get_num_threads() == before
+
+
+def test_smoothed_labels_are_learned_as_such() -> None:
+    batch = next(iter(make_batches(SCHEMA, 1)))
+    logits = torch.linspace(-3, 3, len(batch))
+    plain, smooth = (loss_of(logits, batch, small_recipe(label_smoothing=share)) for share in (0.0, 0.2))
+    opposite = loss_of(logits, replace(batch, labels=1 - batch.labels), small_recipe())
+    torch.testing.assert_close(smooth, 0.9 * plain + 0.1 * opposite)
+
+
+def test_sampled_rows_teach_the_odds_of_the_log() -> None:
+    """Clicks of 1 %, of the others one in 50 or one in 10 kept, as a dense feature says: the logits find the 1 % again."""
+    rng, rows = np.random.default_rng(0), 400_000
+    labels, often = rng.random(rows) < 0.01, rng.random(rows) < 0.5
+    rate = np.where(often, 0.1, 0.02)
+    kept = labels | (rng.random(rows) < rate)
+    schema = FeatureSchema(("x",), ("a",), (), "f")
+    sparse = KeyedJaggedTensor(
+        ["a"], torch.zeros(kept.sum(), dtype=torch.int64), lengths=torch.ones(kept.sum(), dtype=torch.int32)
+    )
+    whole = Batch(
+        dense=torch.from_numpy(often[kept].astype(np.float32)).unsqueeze(1),
+        sparse=sparse,
+        labels=torch.from_numpy(labels[kept].astype(np.float32)),
+        sample_rate=torch.from_numpy(rate[kept].astype(np.float32)),
+        event_time=torch.zeros(int(kept.sum()), dtype=torch.int64),
+    )
+    seen = {}
+    for corrected in (True, False):
+        recipe = small_recipe(correct_sampling=corrected, dense_optimizer={"lr": 0.02}, tables={"features": {}})
+        state = new_state(recipe, schema)
+        state.begin_pass()
+        train(state, [whole] * 300, total_steps=300)
+        clicked = predict(state.model, [whole])
+        seen[corrected] = [float(clicked[whole.dense[:, 0].numpy() == kind].mean()) for kind in (0, 1)]
+    assert seen[True] == pytest.approx([0.01, 0.01], rel=0.1)
+    assert seen[False][0] > 0.2 and 0.05 < seen[False][1] < 0.15, "else it learns the odds of what was kept"
+
+
+def test_dropout_draws_the_same_whoever_else_draws_and_wherever_it_is_interrupted() -> None:
+    dropping = {"model": {"dropout": 0.3, "embedding_dim": 4, "bottom": [8], "top": [8]}}
+    batches = list(make_batches(SCHEMA, 8))
+    one, other, none = begun(**dropping), begun(**dropping), begun()
+    torch.manual_seed(1)
+    train(one, batches, total_steps=8)
+    before = torch.get_rng_state()
+    train(other, batches[:3], total_steps=8)
+    assert torch.equal(torch.get_rng_state(), before), "and leaves chance as it was"
+    torch.manual_seed(2)
+    train(other, batches[3:], total_steps=8)
+    train(none, batches, total_steps=8)
+    assert all(torch.equal(a, b) for a, b in zip(weights(one), weights(other), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(weights(one), weights(none), strict=True))
+
+
+def test_bfloat16_ends_near_float32() -> None:
+    batches = list(make_batches(SCHEMA, 200))
+    losses = [train(begun(precision=kind), batches, total_steps=200).loss for kind in ("float32", "bfloat16")]
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("metric", "target", "stops"), [("auc", 0.9, True), ("log_loss", 0.3, True), ("log_loss", 1e-6, False)]
+)
+def test_a_pass_ends_once_its_target_is_reached(metric: str, target: float, stops: bool) -> None:
+    batches, held_out = list(make_batches(SCHEMA, 200)), list(make_batches(SCHEMA, 20))
+    rule = EarlyStop.model_validate({"metric": metric, "target": target, "every": 0.1})
+    state = begun()
+    report = train(state, batches, total_steps=200, stop=stop_of(rule, lambda: held_out, 200))
+    assert (report.stopped_early is stops and report.steps == 200) or report.steps % 20 == 0
+    assert (report.steps < 200) is stops
+    labels = np.concatenate([batch.labels.numpy() for batch in held_out])
+    assert rule.reached(summary(labels, predict(state.model, held_out))[metric]) is stops
+    # A pass that was interrupted in between ends at the same step.
+    again = begun()
+    train(again, batches[:13], total_steps=200, stop=stop_of(rule, lambda: held_out, 200))
+    resumed = train(again, batches[13:], total_steps=200, stop=stop_of(rule, lambda: held_out, 200))
+    assert resumed.steps == report.steps and all(torch.equal(a, b) for a, b in zip(weights(state), weights(again), strict=True))
