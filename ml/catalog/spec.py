@@ -250,9 +250,8 @@ class DatasetSpec(Strict):
         return hashlib.sha256(json.dumps(shaped, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_IDS = (
-    3  # how values become ids, and rows their rates; another number where that changes, so that features of both are not mixed
-)
+# How values become ids, and rows their rates: another number where that changes, so that features of both are not mixed.
+_IDS = 3
 RESERVED_COLUMNS = ("event_time", "sample_rate", "row")
 RESERVED_FEATURES = ("event_time", "label", "sample_rate", "oracle")
 _SHAPES_FEATURES = (
