@@ -53,7 +53,9 @@ def _embedding_collisions(spec: DatasetSpec) -> dg.AssetsDefinition:
         from ml.studies.movielens_1m import read_ratings
 
         own_run(context)
-        held = lake.open()
+        held, most = lake.open(), len(spec.days())
+        if config.days > most:
+            raise dg.Failure(f"days: {spec.name} has {most}, {config.days} asked for", allow_retries=False)
         ratings = read_ratings(Path(landing.folder(MOVIELENS)))
         curves = embedding_collisions.run_study(
             ratings,

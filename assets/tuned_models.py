@@ -58,12 +58,12 @@ def _tables(figures: "Mapping[str, TableFigures]") -> dg.TableMetadataValue:
             {
                 "table": name,
                 "megabytes": round(table.nbytes / 1e6, 3),
-                "unknown_rate": "" if table.unknown_rate is None else round(table.unknown_rate, 4),
+                "unknown_rate": "–" if table.unknown_rate is None else f"{table.unknown_rate:.4f}",
                 **{number: getattr(table, number) for number in numbers},
             }
         )
         for name, table in figures.items()
     ]
     columns = [dg.TableColumn("table"), *(dg.TableColumn(name, "int") for name in numbers)]
-    columns += [dg.TableColumn("megabytes", "float"), dg.TableColumn("unknown_rate", "float")]
+    columns += [dg.TableColumn("megabytes", "float"), dg.TableColumn("unknown_rate")]
     return dg.MetadataValue.table(records, dg.TableSchema(columns=columns))

@@ -1,7 +1,8 @@
 """Collisionless tables: look-up and update beside FBGEMM's fused tables and torch's own, the map alone, memory, deltas.
 
 Every side has F tables of dimension D and B examples with one id per feature. FBGEMM and torch are given ready-made row
-numbers; ours is given 64-bit ids, and finds their rows itself. Batches are new at every step, so no cache knows them.
+numbers; ours is given 64-bit ids, and finds their rows itself. Its memory is on huge pages, theirs is where they put it.
+Batches are new at every step, so no cache knows them.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from ml.training.loop import threads
 F, B, D, DENSE = 26, 4096, 16, 13
 STEPS, WARM = 14, 4
 KEYS = [f"f{f}" for f in range(F)]
-LINES_PER_ID = 3  # cache lines at random places: a slot of the map, and the two that a row lies in
+PLACES_PER_ID = 2  # at random: a slot of the map, and a row, whose second cache line lies beside the first
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,14 @@ def run() -> list[Result]:
         ids = np.random.default_rng(0).integers(-(2**62), 2**62, (F, rows // F))
         bags, fused, plain = _ours(ids), _fbgemm(rows // F), _Plain(rows // F)
         for draw in ("zipf", "uniform"):
+            best: dict[str, float] = {}
             for count in (1, 2):
                 with threads(count):
-                    found += _beside(bags, fused, plain if count == 1 else None, ids, draw, count, lines)
+                    results, rates = _beside(bags, fused, plain if count == 1 else None, ids, draw, count, lines)
+                found += results
+                best = {name: max(rate, best.get(name, 0.0)) for name, rate in rates.items()}
+            what = f"tables: look-up and update, {round(ids.size / 1e6)}M rows, {draw} ids, each at its best of 1 and 2 threads"
+            found.append(Result(what, "ids/s", best["ours"], best["FBGEMM"], "FBGEMM"))
         if rows == 10_000_000:
             found.append(_memory(bags))
         del bags, fused, plain
@@ -78,8 +84,8 @@ def _beside(
     draw: str,
     count: int,
     lines: float,
-) -> list[Result]:
-    """Ids per second of all sides, step by step in turn."""
+) -> tuple[list[Result], dict[str, float]]:
+    """Results, and ids per second of look-up and update of all sides, step by step in turn."""
     offsets, grad = torch.arange(F * B + 1), torch.randn(B, F * D)
     lengths = torch.ones(F * B, dtype=torch.int32)
 
@@ -103,17 +109,18 @@ def _beside(
             look_up[name].append(between - began)
     rates = {name: F * B / float(np.median(seconds[WARM:])) for name, seconds in update.items()}
     ahead = {name: F * B / float(np.median(seconds[WARM:])) for name, seconds in look_up.items()}
-    what = f"{ids.size // 1_000_000 or 1}M rows, {draw} ids, {count} thread{'s' * (count > 1)}"
-    floor = lines * count / LINES_PER_ID if draw == "uniform" else None
-    note = f"floor: {LINES_PER_ID} random cache lines an id, one visit" if floor else "hot rows stay in caches: no floor"
-    found = [
-        Result(f"tables: look-up in training, {what}", "ids/s", ahead["ours"], ahead["FBGEMM"], "FBGEMM", floor, note),
-        Result(f"tables: look-up and update, {what}", "ids/s", rates["ours"], rates["FBGEMM"], "FBGEMM", floor, note),
-    ]
+    what = f"{round(ids.size / 1e6)}M rows, {draw} ids, {count} thread{'s' * (count > 1)}"
+    floor = lines * count / PLACES_PER_ID if draw == "uniform" else None
+    found = []
+    for name, side in (("look-up in training", ahead), ("look-up and update", rates)):
+        note = (
+            f"{side['ours'] / floor:.0%} of the floor: {PLACES_PER_ID} random places an id" if floor else "hot rows: no floor"
+        )
+        found.append(Result(f"tables: {name}, {what}", "ids/s", side["ours"], side["FBGEMM"], "FBGEMM", floor, note))
     if plain is not None:
         name = "nn.EmbeddingBag"
         found.append(Result(f"tables: look-up and update, {what}", "ids/s", rates["ours"], rates[name], f"{name}, Adagrad"))
-    return found
+    return found, rates
 
 
 def _batches(ids: np.ndarray, draw: str) -> Iterator[Batch]:
@@ -204,7 +211,7 @@ def _map_alone() -> list[Result]:
 
 
 def _deltas() -> list[Result]:
-    """A delta of 200,000 rows, ready to be sent, and a whole snapshot of 5 million, written."""
+    """A delta of 200,000 rows, ready to be sent, and a whole snapshot of 5 million, written to disk."""
     rng, n, updated = np.random.default_rng(0), 5_000_000, 200_000
     ids = np.unique(rng.integers(-(2**62), 2**62, n))[None, :]
     table = EmbeddingBagConfig(name="t", embedding_dim=D, num_embeddings=1, feature_names=["f"])
@@ -222,7 +229,7 @@ def _deltas() -> list[Result]:
         whole = time.perf_counter() - began
         size = sum(path.stat().st_size for path in folder.iterdir())
     share = (delta.nbytes / len(delta.ids)) / (size / ids.size)
-    note = f"{delta.nbytes / 1e6:.0f} of {size / 1e6:.0f} MB; a row takes {share:.2f} of what it takes in a snapshot"
+    note = f"{delta.nbytes / 1e6:.0f} of {size / 1e6:.0f} MB; a row takes {share:.2f} of what it takes in a snapshot, written"
     return [Result("deltas: 200k rows of 5M", "per s", 1 / ready, 1 / whole, "a whole snapshot", note=note)]
 
 

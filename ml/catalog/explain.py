@@ -89,6 +89,8 @@ def _what(found: Any, model: type[BaseModel] | None) -> str:
         return found["msg"]
     if kind == "value_error":
         return found["msg"].removeprefix("Value error, ")
+    if kind == "union_tag_not_found":
+        return f"says not of which kind it is, found {value}"
     if kind == "missing":
         field = _fields(model, found["loc"][:-1]).get(str(found["loc"][-1]))
         return f"missing; expected: {field.description}" if field is not None and field.description else "missing"

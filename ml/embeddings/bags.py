@@ -13,6 +13,8 @@ from torch import nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from ml.embeddings.rules import seed_of
+
 
 @dataclass(frozen=True)
 class TableFigures:
@@ -105,6 +107,25 @@ def in_order(features: KeyedJaggedTensor, keys: list[str]) -> KeyedJaggedTensor:
     if missing := set(keys) - set(features.keys()):
         raise KeyError(f"sparse features {sorted(missing)} are not in the batch, which has {features.keys()}")
     return features.permute([features.keys().index(key) for key in keys])
+
+
+def plain(features: KeyedJaggedTensor) -> KeyedJaggedTensor:
+    """The same with int64 ids. Raises `ValueError` for weights per sample: kernels would pass them over in silence."""
+    if features.weights_or_none() is not None:
+        raise ValueError("weights per sample are for collisionless tables")
+    if features.values().dtype == torch.int64:
+        return features
+    return KeyedJaggedTensor(features.keys(), features.values().long(), lengths=features.lengths(), stride=features.stride())
+
+
+def generator_of(seed: int, table: str) -> torch.Generator:
+    """What the first weights of a table of a fixed size are drawn from."""
+    return torch.Generator().manual_seed(seed_of(seed, table))
+
+
+def module_name(table: str) -> str:
+    """Modules can not be called `type` or `keys`; tables can."""
+    return f"table_{table}"
 
 
 def bags_of(model: nn.Module) -> dict[str, TrainableBags]:

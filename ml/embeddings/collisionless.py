@@ -138,12 +138,13 @@ class CollisionlessEmbeddingBags(TrainableBags):
         return int((self.store.records.words[1 : self.store.used, VERSION] > self._pass_began_at).sum())
 
     def figures(self) -> dict[str, TableFigures]:
-        store, each = self.store, self.store.row_bytes + self.store.ids.nbytes / max(len(self.store), 1)
+        store = self.store
         waiting, counters = store.waiting_ids(), store.counters.since(self._counted_before)
+        nbytes = store.nbytes_by_table(waiting)
         return {
             config.name: TableFigures(
                 rows=int(store.live[number]),
-                nbytes=round(int(store.live[number]) * each),
+                nbytes=int(nbytes[number]),
                 waiting=int(waiting[number]),
                 admitted=int(counters.admitted[number]),
                 expired=int(counters.expired[number]),

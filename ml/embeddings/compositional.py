@@ -34,13 +34,11 @@ from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from ml.embeddings.bags import TableFigures, TrainableBags, in_order
-from ml.embeddings.partitions import Partitions
+from ml.embeddings.bags import TableFigures, TrainableBags, generator_of, in_order, module_name, plain
+from ml.embeddings.partitions import MULTIPLE, PATH_WIDTH, Partitions, widths_of
 from ml.embeddings.rules import Operation
 
-PATH_WIDTH = 8  # of the hidden layer of a path's MLPs
 _AROUND_ONE = 0.1
-_MULTIPLE = 4  # FBGEMM's, of a row's weights
 
 
 @dataclass(frozen=True)
@@ -74,11 +72,10 @@ class CompositionalEmbeddingBags(TrainableBags):
         self._keys = [feature for table in tables for feature in table.feature_names]
         if len(self._keys) != len(self._configs):
             raise ValueError(f"expected a table per feature, found {len(self._configs)} tables for {len(self._keys)} features")
-        generator = torch.Generator().manual_seed(seed)
         self.tables = nn.ModuleDict()
         for config in self._configs:
-            self.tables[config.name] = _Table(
-                config, compositions[config.name], init_scale, lr, eps, initial_accumulator, generator
+            self.tables[module_name(config.name)] = _Table(
+                config, compositions[config.name], init_scale, lr, eps, initial_accumulator, generator_of(seed, config.name)
             )
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
@@ -86,8 +83,8 @@ class CompositionalEmbeddingBags(TrainableBags):
 
         The features' keys may come in any order. Raises `KeyError` where one is missing.
         """
-        features = in_order(features, self._keys)
-        bags = [self.tables[c.name](features[key].values(), features[key].lengths()) for c, key in self._placed()]
+        features = plain(in_order(features, self._keys))
+        bags = [self.tables[module_name(c.name)](features[key].values(), features[key].lengths()) for c, key in self._placed()]
         return KeyedTensor(self._keys, [config.embedding_dim for config in self._configs], torch.cat(bags, dim=1))
 
     def _placed(self) -> Iterator[tuple[EmbeddingBagConfig, str]]:
@@ -119,13 +116,10 @@ class CompositionalEmbeddingBags(TrainableBags):
     def dense_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, table in self._named():
             if table.projection is not None:
-                yield f"tables.{name}.projection", table.projection
+                yield f"tables.{module_name(name)}.projection", table.projection
 
     def figures(self) -> dict[str, TableFigures]:
-        return {
-            name: TableFigures(sum(table.sizes), sum(4 * s * (w + 1) for s, w in zip(table.sizes, table.widths, strict=True)))
-            for name, table in self._named()
-        }
+        return {name: TableFigures(sum(table.sizes), table.nbytes) for name, table in self._named()}
 
     def begin_pass(self) -> None:
         for _, table in self._named():
@@ -135,7 +129,7 @@ class CompositionalEmbeddingBags(TrainableBags):
         return sum(int(table.touched.sum()) for _, table in self._named())
 
     def _named(self) -> Iterator[tuple[str, _Table]]:
-        return ((config.name, self.tables[config.name]) for config in self._configs)  # type: ignore[misc]
+        return ((config.name, self.tables[module_name(config.name)]) for config in self._configs)  # type: ignore[misc]
 
 
 class _Table(nn.Module):
@@ -155,7 +149,7 @@ class _Table(nn.Module):
         self.dim, self.mean = config.embedding_dim, config.pooling == PoolingType.MEAN
         self.partitions, self.operation = composition.partitions, composition.operation
         self.sizes = self.partitions.sizes
-        self.widths = _widths(config.name, self.dim, composition)
+        self.widths = widths_of(config.name, self.dim, composition.partitions, composition.operation, composition.dim)
         self.rows = SplitTableBatchedEmbeddingBagsCodegen(
             [(s, w, EmbeddingLocation.HOST, ComputeDevice.CPU) for s, w in zip(self.sizes, self.widths, strict=True)],
             optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
@@ -175,6 +169,12 @@ class _Table(nn.Module):
             weight.data.uniform_(low, high, generator=generator)
         for (state,) in self.rows.split_optimizer_states():
             state.fill_(initial_accumulator)
+
+    @property
+    def nbytes(self) -> int:
+        """Of rows, their sums of squares, and what projects them."""
+        rows = sum(4 * size * (width + 1) for size, width in zip(self.sizes, self.widths, strict=True))
+        return rows + (self.projection.nbytes if self.projection is not None else 0)
 
     def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         codes = torch.from_numpy(self.partitions.codes(ids.numpy()))
@@ -215,7 +215,7 @@ class _Table(nn.Module):
         if part and self.operation == "mult":
             return 1 - _AROUND_ONE, 1 + _AROUND_ONE
         if part and self.operation == "path":
-            bound = 1 / math.sqrt(self.dim) / PATH_WIDTH  # each MLP adds little at first
+            bound = min(1 / math.sqrt(self.dim) / PATH_WIDTH, scale)  # each MLP adds little at first, whatever the scale
             return -bound, bound
         return -scale, scale
 
@@ -229,26 +229,6 @@ def _mlp(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return torch.bmm(weights[:, into:back].view(n, dim, PATH_WIDTH), hidden.unsqueeze(2)).squeeze(2)
 
 
-def _widths(name: str, dim: int, composition: Composition) -> tuple[int, ...]:
-    """Weights of a row of each partition."""
-    parts, operation = len(composition.partitions.sizes), composition.operation
-    if (composition.dim is not None) != (operation == "project"):
-        raise ValueError(f"table {name!r}: dim belongs to operation project, and project needs it")
-    if operation == "project":
-        width = composition.dim or 0
-        if parts != 1 or width % _MULTIPLE or not 0 < width <= dim:
-            raise ValueError(f"table {name!r}: project takes one partition and a dim that is a multiple of 4, at most {dim}")
-        return (width,)
-    if operation == "concat":
-        if dim % (_MULTIPLE * parts):
-            raise ValueError(f"table {name!r}: concat of {parts} parts needs a dimension that {_MULTIPLE * parts} divides")
-        return (dim // parts,) * parts
-    if operation == "path":
-        mlp = 2 * PATH_WIDTH * dim + PATH_WIDTH
-        return (dim, *[mlp + -mlp % _MULTIPLE] * (parts - 1))
-    return (dim,) * parts
-
-
 def mixed_dimensions(ids: Mapping[str, int], dim: int, temperature: float = 0.3) -> dict[str, int]:
     """Weights of a row by feature: `dim` for the one with the fewest ids, fewer for the others, n^-temperature, to a multiple
     of 4 (Ginart et al., 2019, algorithm 2). ids: how many ids each feature has.
@@ -258,6 +238,5 @@ def mixed_dimensions(ids: Mapping[str, int], dim: int, temperature: float = 0.3)
     """
     fewest = min(ids.values())
     return {
-        name: max(_MULTIPLE, round(dim * (count / fewest) ** -temperature / _MULTIPLE) * _MULTIPLE)
-        for name, count in ids.items()
+        name: max(MULTIPLE, round(dim * (count / fewest) ** -temperature / MULTIPLE) * MULTIPLE) for name, count in ids.items()
     }

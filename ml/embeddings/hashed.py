@@ -16,15 +16,15 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     PoolingMode,
     SplitTableBatchedEmbeddingBagsCodegen,
 )
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from ml.embeddings.bags import TableFigures, TrainableBags, in_order
+from ml.embeddings.bags import TableFigures, TrainableBags, generator_of, in_order, plain
 from ml.embeddings.remap import to_rows
 
 
 class HashedEmbeddingBags(TrainableBags):
-    """F tables of one dimension D, a table per feature, mean pooled, with row-wise Adagrad in the backward pass.
+    """F tables of one dimension D and one pooling, a table per feature, with row-wise Adagrad in the backward pass.
 
     A forward in training mode is followed by a backward, which updates the rows at once with the learning rate of
     `set_learning_rate`; gradients of table rows are nowhere kept. Missing values and empty bags: see `ml.embeddings.remap`;
@@ -53,21 +53,23 @@ class HashedEmbeddingBags(TrainableBags):
         if len(self._keys) != len(self._configs):
             raise ValueError(f"expected a table per feature, found {len(self._configs)} tables for {len(self._keys)} features")
         self._dims = [table.embedding_dim for table in tables]
+        if len(poolings := {table.pooling for table in tables}) > 1:
+            raise ValueError(f"expected tables of one pooling, found {poolings}")
         self._tbe = SplitTableBatchedEmbeddingBagsCodegen(
             [(t.num_embeddings, t.embedding_dim, EmbeddingLocation.HOST, ComputeDevice.CPU) for t in tables],
             optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
             learning_rate=lr,
             eps=eps,
-            pooling_mode=PoolingMode.MEAN,
+            pooling_mode=PoolingMode.MEAN if tables[0].pooling == PoolingType.MEAN else PoolingMode.SUM,
             bounds_check_mode=BoundsCheckMode.NONE,  # rows come from to_rows, which can not leave the table
             table_names=[t.name for t in tables],
         )
         self.rows = torch.tensor([t.num_embeddings for t in tables])
         self.first_row = self.rows.cumsum(0) - self.rows
         self.touched = torch.zeros(int(self.rows.sum()), dtype=torch.bool)
-        generator = torch.Generator().manual_seed(seed)
-        for weight, (accumulator,) in zip(self._tbe.split_embedding_weights(), self._tbe.split_optimizer_states(), strict=True):
-            weight.data.uniform_(-init_scale, init_scale, generator=generator)
+        states = zip(tables, self._tbe.split_embedding_weights(), self._tbe.split_optimizer_states(), strict=True)
+        for table, weight, (accumulator,) in states:
+            weight.data.uniform_(-init_scale, init_scale, generator=generator_of(seed, table.name))
             accumulator.fill_(initial_accumulator)
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
@@ -75,7 +77,7 @@ class HashedEmbeddingBags(TrainableBags):
 
         The features' keys may come in any order. Raises `KeyError` where one is missing.
         """
-        features = in_order(features, self._keys)
+        features = plain(in_order(features, self._keys))
         of_key = torch.tensor(features.length_per_key())
         rows = to_rows(features.values(), torch.repeat_interleave(self.rows, of_key))
         if self.training:

@@ -24,6 +24,9 @@ class MixedEmbeddingBags(EmbeddingBagCollectionInterface):
         whole = [key for keys in self._keys.values() for key in keys]
         if len(set(whole)) != len(whole):
             raise ValueError(f"expected each feature in one collection, found {whole}")
+        tables = [config.name for config in self._configs]
+        if len(set(tables)) != len(tables):
+            raise ValueError(f"expected tables of different names, found {tables}")
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
         """KeyedTensor of all features, those of a kind together. Raises `KeyError` where one is missing."""

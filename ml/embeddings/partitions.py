@@ -24,9 +24,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.embeddings.rules import Family
+from ml.embeddings.rules import Family, Operation
 
 ALL_IDS = 1 << 64
+PATH_WIDTH = 8  # of the hidden layer of a path's MLPs
+MULTIPLE = 4  # FBGEMM's, of a row's weights
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Partitions:
 
     def codes(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Classes of each id: int64 [N] to int64 [k, N], row j in [0, sizes[j])."""
+        ids = ids.astype(np.int64, copy=False)
         places = self._places(ids)
         if self.family == "hash":
             return (_mixed(ids.view(np.uint64)) % np.uint64(self.sizes[0])).astype(np.int64)[None]
@@ -76,7 +79,9 @@ def partitions_for(family: Family, universe: int, rows: int, parts: int = 2) -> 
 
     Raises `ValueError` that says how many rows are needed.
     """
-    if family == "hash":
+    if parts < 1:
+        raise ValueError(f"{family}: expected at least one part, found {parts}")
+    if family == "hash" or (parts == 1 and family == "generalised"):
         return Partitions(family, universe, (rows,))
     if family == "naive":
         sizes: Sequence[int] = (universe,)
@@ -88,6 +93,30 @@ def partitions_for(family: Family, universe: int, rows: int, parts: int = 2) -> 
         least = universe if family == "naive" else parts * _root(universe, parts)
         raise ValueError(f"{family}: {rows} rows can not tell {universe} ids apart, about {least} can")
     return Partitions(family, universe, tuple(sizes))
+
+
+def widths_of(name: str, dim: int, partitions: Partitions, operation: Operation, narrow: int | None) -> tuple[int, ...]:
+    """Weights of a row of each partition of table `name`, whose embeddings have `dim`. narrow: of `project`, those of its rows.
+
+    Raises `ValueError` where the operation does not fit.
+    """
+    parts = len(partitions.sizes)
+    if narrow is not None and operation != "project":
+        raise ValueError(f"table {name!r}: dim belongs to operation project, found {operation}")
+    if operation == "project":
+        if narrow is None:
+            raise ValueError(f"table {name!r}: operation project needs a dim: the weights of a row before it is projected")
+        if parts != 1 or narrow % MULTIPLE or not 0 < narrow <= dim:
+            raise ValueError(f"table {name!r}: project takes one partition and a dim that is a multiple of 4, at most {dim}")
+        return (narrow,)
+    if operation == "concat":
+        if dim % (MULTIPLE * parts):
+            raise ValueError(f"table {name!r}: concat of {parts} parts needs a dimension that {MULTIPLE * parts} divides")
+        return (dim // parts,) * parts
+    if operation == "path":
+        mlp = 2 * PATH_WIDTH * dim + PATH_WIDTH
+        return (dim, *[mlp + -mlp % MULTIPLE] * (parts - 1))
+    return (dim,) * parts
 
 
 def _radix(universe: int, rows: int, parts: int) -> Sequence[int]:

@@ -6,6 +6,7 @@ An id below the number of rows is its row. Any other, negative ones too, is out 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
@@ -13,7 +14,7 @@ from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from ml.embeddings.bags import TableFigures, TrainableBags, in_order
+from ml.embeddings.bags import TableFigures, TrainableBags, generator_of, in_order, module_name, plain
 from ml.features.schema import OOV_ID
 
 
@@ -44,14 +45,17 @@ class StaticEmbeddingBags(TrainableBags):
             raise ValueError(f"expected a table per feature, found {len(self._configs)} tables for {len(self._keys)} features")
         self._rows = torch.tensor([table.num_embeddings for table in tables])
         self._bags = FusedEmbeddingBagCollection(
-            self._configs, RowWiseAdagrad, {"lr": lr, "eps": eps}, device=torch.device("cpu")
+            [replace(table, name=module_name(table.name)) for table in tables],
+            RowWiseAdagrad,
+            {"lr": lr, "eps": eps},
+            device=torch.device("cpu"),
         )
         self._optimizer = self._bags.fused_optimizer()
         self.touched = torch.zeros(int(self._rows.sum()), dtype=torch.bool)
+        self.counted = torch.zeros(len(tables), 2, dtype=torch.int64)
         self._first_row = self._rows.cumsum(0) - self._rows
-        generator = torch.Generator().manual_seed(seed)
-        for weight in self.weights().values():
-            weight.uniform_(-init_scale, init_scale, generator=generator)
+        for table, weight in zip(tables, self.weights().values(), strict=True):
+            weight.uniform_(-init_scale, init_scale, generator=generator_of(seed, table.name))
         for name, state in self.training_state().items():
             if name.endswith(".accumulator"):
                 state.fill_(initial_accumulator)
@@ -61,11 +65,17 @@ class StaticEmbeddingBags(TrainableBags):
 
         The features' keys may come in any order. Raises `KeyError` where one is missing.
         """
-        features = in_order(features, self._keys)
+        features = plain(in_order(features, self._keys))
+        if not features.stride():  # TorchRec's kernel knows no empty batch
+            dims = [config.embedding_dim for config in self._configs]
+            return KeyedTensor(self._keys, dims, torch.zeros(0, sum(dims)))
         of_key = torch.tensor(features.length_per_key())
         ids = features.values()
-        rows = torch.where((ids >= 0) & (ids < torch.repeat_interleave(self._rows, of_key)), ids, OOV_ID)
+        known = (ids >= 0) & (ids < torch.repeat_interleave(self._rows, of_key))
+        rows = torch.where(known, ids, OOV_ID)
         if self.training:
+            strange = torch.repeat_interleave(torch.arange(len(of_key)), of_key)[~known].bincount(minlength=len(of_key))
+            self.counted += torch.stack([of_key, strange], 1)
             self.touched[rows + torch.repeat_interleave(self._first_row, of_key)] = True
         return self._bags(KeyedJaggedTensor(self._keys, rows, lengths=features.lengths(), stride=features.stride()))
 
@@ -80,20 +90,29 @@ class StaticEmbeddingBags(TrainableBags):
     def weights(self) -> dict[str, torch.Tensor]:
         """`<table>.weight`: float32 [rows, D]."""
         held = self._bags.state_dict()
-        return {f"{config.name}.weight": held[f"embedding_bags.{config.name}.weight"] for config in self._configs}
+        names = [config.name for config in self._configs]
+        return {f"{name}.weight": held[f"embedding_bags.{module_name(name)}.weight"] for name in names}
 
     def training_state(self) -> dict[str, torch.Tensor]:
-        """`<table>.accumulator`: float32 [rows], row-wise Adagrad's sums of mean squares. `touched`: bool [sum of rows]."""
+        """`<table>.accumulator`: float32 [rows], row-wise Adagrad's sums of mean squares. `touched`: bool [sum of rows].
+        `counted`: int64 [F, 2], occurrences in training, and those out of vocabulary."""
         states = self._optimizer.state_dict()["state"]
         names = [config.name for config in self._configs]
-        sums = {f"{name}.accumulator": states[f"{name}.weight"][f"{name}.weight.momentum_1"] for name in names}
-        return sums | {"touched": self.touched}
+        inner = {name: f"{module_name(name)}.weight" for name in names}
+        sums = {f"{name}.accumulator": states[key][f"{key}.momentum_1"] for name, key in inner.items()}
+        return sums | {"touched": self.touched, "counted": self.counted}
 
     def figures(self) -> dict[str, TableFigures]:
-        return {c.name: TableFigures(c.num_embeddings, 4 * c.num_embeddings * (c.embedding_dim + 1)) for c in self._configs}
+        """`unknown` counts what was out of vocabulary."""
+        found = {}
+        for config, (looked_up, unknown) in zip(self._configs, self.counted.tolist(), strict=True):
+            rows, nbytes = config.num_embeddings, 4 * config.num_embeddings * (config.embedding_dim + 1)
+            found[config.name] = TableFigures(rows, nbytes, looked_up=looked_up, unknown=unknown)
+        return found
 
     def begin_pass(self) -> None:
         self.touched.zero_()
+        self.counted.zero_()
 
     def rows_touched(self) -> int:
         return int(self.touched.sum())

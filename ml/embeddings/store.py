@@ -135,6 +135,15 @@ class Store:
         """Bytes of rows in use, of the map and of what waits."""
         return self.used * self.row_bytes + self.ids.nbytes + self.waiting.nbytes
 
+    def nbytes_by_table(self, waiting: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The same by table, int64 [T]: rows that were freed and the map in shares of the rows, what waits in shares of that.
+
+        waiting: of `waiting_ids`.
+        """
+        of_rows, of_waiting = _shares(self.live), _shares(waiting)
+        split = of_rows * (self.nbytes - self.waiting.nbytes) + of_waiting * self.waiting.nbytes
+        return np.diff(np.round(np.cumsum(np.concatenate([[0.0], split])))).astype(np.int64)
+
     def waiting_ids(self) -> NDArray[np.int64]:
         """How many ids are counted and have no row yet, by table, int64 [T]."""
         values = self.waiting[:, 1]
@@ -419,6 +428,11 @@ class Store:
         """Let `kept`, empty and with room, hold what waits, but for ids not seen for their table's ttl (microseconds, or 0)."""
         self.state[2] = keep_waiting(self.waiting, kept, now, ttl)
         self.waiting = kept
+
+
+def _shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Each count's part of their sum; equal parts of nothing."""
+    return counts / counts.sum() if counts.any() else np.full(len(counts), 1 / len(counts))
 
 
 def _check(batch: Occurrences, features: int) -> None:

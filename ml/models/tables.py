@@ -13,7 +13,6 @@ from ml.embeddings.compositional import Composition, CompositionalEmbeddingBags
 from ml.embeddings.hashed import HashedEmbeddingBags
 from ml.embeddings.mixed import MixedEmbeddingBags
 from ml.embeddings.optimizers import RowOptimizer
-from ml.embeddings.partitions import partitions_for
 from ml.embeddings.rules import TableRules
 from ml.embeddings.static import StaticEmbeddingBags
 from ml.features.schema import FeatureSchema
@@ -124,8 +123,7 @@ def _compositional(recipe: Recipe, features: Sequence[str]) -> TrainableBags:
     for feature in features:
         table = recipe.tables.of(feature)
         assert isinstance(table, CompositionalTable)
-        partitions = partitions_for(table.family, table.universe, table.rows, table.parts)
-        compositions[feature] = Composition(partitions, table.operation, table.dim)
+        compositions[feature] = Composition(table.partitions, table.operation, table.dim)
     return CompositionalEmbeddingBags(
         [_config(recipe, feature) for feature in features],
         compositions,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,9 +17,10 @@ from pydantic import Field, ValidationError, model_validator
 from ml.catalog.load import CATALOG, CatalogError, explain, read_yaml
 from ml.catalog.spec import DatasetSpec
 from ml.catalog.strict import Strict
+from ml.embeddings.partitions import widths_of
 from ml.recipes.models import ModelRecipe
 from ml.recipes.optimizers import DenseOptimizer, Schedule, TableOptimizer
-from ml.recipes.tables import CollisionlessTable, Table, TablesRecipe
+from ml.recipes.tables import PARTED, CollisionlessTable, CompositionalTable, Table, TablesRecipe
 
 RECIPES = CATALOG / "recipes"
 Split = Literal["train", "validation", "test"]
@@ -72,12 +73,11 @@ class Recipe(Strict):
         shaped = self.model_dump(mode="json", exclude={"checkpoint_minutes"})
         return hashlib.sha256(json.dumps(shaped, sort_keys=True).encode()).hexdigest()[:16]
 
-    @property
-    def structure(self) -> dict[str, Any]:
-        """What fixes the shapes of the state: a snapshot can be trained on only where this is the same."""
+    def structure(self, sparse: Iterable[str]) -> dict[str, Any]:
+        """What fixes the shapes of the state over these sparse features: a snapshot can be trained on only where this is the
+        same."""
         shaping = {"table_optimizer": {"kind"}, "dense_optimizer": {"kind"}}
-        features = {name: _shape(table) for name, table in self.tables.features.items()}
-        tables = {"default": _shape(self.tables.default), "features": features}
+        tables = {feature: _shape(self.tables.of(feature)) for feature in sparse}
         return self.model_dump(mode="json", include=shaping) | {"model": self.model.shape, "tables": tables}
 
     @model_validator(mode="after")
@@ -88,6 +88,9 @@ class Recipe(Strict):
             raise ValueError(
                 f"table_optimizer.kind {self.table_optimizer.kind} is for collisionless tables only, found {fixed}"
             )
+        for name, table in {"default": self.tables.default, **self.tables.features}.items():
+            if isinstance(table, CompositionalTable):
+                widths_of(name, self.model.embedding_dim, table.partitions, table.operation, table.dim)
         if self.early_stop and "validation" in self.splits:
             raise ValueError("early_stop looks at the split `validation`, which is among the splits trained on")
         return self
@@ -95,7 +98,10 @@ class Recipe(Strict):
 
 def _shape(table: Table) -> dict[str, Any]:
     """What fixes a table's tensors, and what they mean: of one that grows, its kind, and how it counts what waits."""
-    return table.model_dump(mode="json", include={"kind", "filter"} if isinstance(table, CollisionlessTable) else None)
+    if isinstance(table, CollisionlessTable):
+        return table.model_dump(mode="json", include={"kind", "filter"})
+    unused = {"parts"} if isinstance(table, CompositionalTable) and table.family not in PARTED else None
+    return table.model_dump(mode="json", exclude=unused)
 
 
 def load_recipe(name: str, overrides: Mapping[str, Any] | None = None, folder: Path = RECIPES) -> Recipe:

@@ -7,22 +7,25 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ml.catalog.strict import Strict
-from ml.embeddings.partitions import partitions_for
+from ml.embeddings.partitions import Partitions, partitions_for
 from ml.embeddings.rules import Evict, Family, Filter, Operation, TableRules
+
+PARTED: tuple[Family, ...] = ("generalised", "chinese_remainder")
+Seconds = Annotated[float, Field(ge=1e-6, le=1e10)]  # what an int64 of microseconds holds, and rows remember
 
 
 class CollisionlessTable(Strict):
     """A row for every id, once admitted: the table grows, and forgets what it is told to. Times are event time."""
 
     kind: Literal["collisionless"] = "collisionless"
-    admit_after: int = Field(default=1, ge=1, description="An id has a row from its so-many-th occurrence on.")
+    admit_after: int = Field(default=1, ge=1, le=2**31 - 1, description="An id has a row from its so-many-th occurrence on.")
     filter: Filter = Field(
         default="exact",
         description="What counts until then: all, the last `window_seconds`, or nothing: each occurrence admits by chance.",
     )
-    window_seconds: float | None = Field(default=None, gt=0, description="Of `filter: sliding`.")
-    ttl_seconds: float | None = Field(default=None, gt=0, description="Rows not seen for so long are let go; null is never.")
-    max_rows: int | None = Field(default=None, ge=1, description="Never more rows than these.")
+    window_seconds: Seconds | None = Field(default=None, description="Of `filter: sliding`.")
+    ttl_seconds: Seconds | None = Field(default=None, description="Rows not seen for so long are let go; null is never.")
+    max_rows: int | None = Field(default=None, ge=1, le=2**40 - 2, description="Never more rows than these.")
     evict: Evict = Field(default="least_recently_used", description="What makes way when `max_rows` are taken.")
 
     @model_validator(mode="after")
@@ -61,9 +64,15 @@ class CompositionalTable(Strict):
     )
     dim: int | None = Field(default=None, ge=4, description="Of operation `project`: weights of a row.")
 
+    @property
+    def partitions(self) -> Partitions:
+        return partitions_for(self.family, self.universe, self.rows, self.parts)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        partitions_for(self.family, self.universe, self.rows, self.parts)
+        if self.parts != 2 and self.family not in PARTED:
+            raise ValueError(f"parts is for the families {PARTED}, found {self.family}")
+        self.partitions  # noqa: B018 -- raises where there are none
         return self
 
 

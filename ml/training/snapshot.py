@@ -68,7 +68,9 @@ def load_snapshot(
     names = described["schema"]
     own_schema = FeatureSchema(*(tuple(names[k]) for k in ("dense", "single", "multi")), fingerprint=names["fingerprint"])
     faults = list(differences(asdict(own_schema), asdict(schema), "schema")) if schema else []
-    faults += list(differences(own_recipe.structure, recipe.structure, "recipe")) if recipe else []
+    if recipe:
+        held, wanted = (of.structure(own_schema.sparse) for of in (own_recipe, recipe))
+        faults += list(differences(held, wanted, "recipe"))
     if faults:
         way_out = "go back to what it was, or train again from the first day"
         raise SnapshotMismatch("\n".join([f"{folder} can not be trained on or scored with here; {way_out}:", *faults]))

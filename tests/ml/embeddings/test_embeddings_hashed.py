@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ml.embeddings.hashed import HashedEmbeddingBags
@@ -13,7 +13,10 @@ SIZES = {"a": 10, "b": 50, "c": 7}
 
 
 def make_bags(lr: float = 0.1, accumulator: float = 0.0, eps: float = 1e-8, seed: int = 0) -> HashedEmbeddingBags:
-    tables = [EmbeddingBagConfig(name=k, embedding_dim=4, num_embeddings=n, feature_names=[k]) for k, n in SIZES.items()]
+    mean = PoolingType.MEAN
+    tables = [
+        EmbeddingBagConfig(name=k, embedding_dim=4, num_embeddings=n, feature_names=[k], pooling=mean) for k, n in SIZES.items()
+    ]
     return HashedEmbeddingBags(tables, init_scale=0.5, lr=lr, eps=eps, initial_accumulator=accumulator, seed=seed)
 
 

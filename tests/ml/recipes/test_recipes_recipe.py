@@ -42,6 +42,10 @@ def test_merge_leaves_its_arguments_alone() -> None:
     assert base == {"a": {"x": 1, "y": 2}}
 
 
+def of_x(table: dict[str, object]) -> dict[str, object]:
+    return {"tables": {"features": {"x": table}}}
+
+
 @pytest.mark.parametrize(
     ("overrides", "key"),
     [
@@ -60,6 +64,18 @@ def test_merge_leaves_its_arguments_alone() -> None:
         ({"dense_optimizer": {"kind": "lion"}}, "dense_optimizer.kind"),
         ({"schedule": {"warm_up": 0.9, "decay_start": 0.5}}, "schedule"),
         ({"splits": ["trian"]}, "splits.0"),
+        (of_x({"admit_after": 3}), "tables.features.x"),
+        (of_x({"kind": "collisionless", "ttl_seconds": 1e300}), "tables.features.x.collisionless.ttl_seconds"),
+        (of_x({"kind": "collisionless", "admit_after": 2**40}), "tables.features.x.collisionless.admit_after"),
+        (
+            {"tables": {"features": {"x": {"kind": "compositional", "rows": 1000, "universe": 9, "parts": 3}}}},
+            "tables.features.x.compositional",
+        ),
+        (
+            {"tables": {"features": {"x": {"kind": "compositional", "rows": 90, "family": "hash", "operation": "project"}}}},
+            "(top)",
+        ),
+        ({"early_stop": {"target": 0.7}}, "(top)"),
         ({"batch_size": 0}, "batch_size"),
         ({"model": "dlrm"}, "model"),
     ],
@@ -109,3 +125,17 @@ def test_a_recipe_that_extends_another_says_its_model_whole(tmp_path: Path) -> N
     (tmp_path / "three.yaml").write_text("extends: nobody")
     with pytest.raises(CatalogError, match=r"three\.yaml: extends: .*nobody\.yaml: no such recipe; the recipes are"):
         load_recipe("three", folder=tmp_path)
+
+
+def test_what_may_change_while_a_model_lives_is_no_part_of_its_structure() -> None:
+    """A feature under the default and the same said of it by name are one; so are other rates and times to live."""
+    plain = load_recipe("dlrm")
+    said = {"tables": {"features": {"x": {"kind": "collisionless", "ttl_seconds": 600}}}, "table_optimizer": {"lr": 0.01}}
+    assert load_recipe("dlrm", said).structure(["x", "y"]) == plain.structure(["x", "y"])
+    for other in ({"kind": "collisionless", "filter": "probabilistic"}, {"kind": "hashed", "rows": 9}):
+        assert load_recipe("dlrm", {"tables": {"features": {"x": other}}}).structure(["x"]) != plain.structure(["x"])
+
+
+def test_one_generalised_part_is_one_partition() -> None:
+    table = {"kind": "compositional", "family": "generalised", "parts": 1, "rows": 1000, "universe": 100}
+    assert load_recipe("dlrm", {"tables": {"default": table}}).tables.default.partitions.sizes == (1000,)

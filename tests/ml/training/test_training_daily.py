@@ -127,7 +127,7 @@ def test_days_out_of_the_range_are_refused() -> None:
 def test_a_recipe_of_another_shape_can_not_go_on_and_leaves_no_trace(lake: Lake) -> None:
     days = write_days(lake, made_spec(), days=2, rows=100)
     train_days(lake, days[:1])
-    with pytest.raises(SnapshotMismatch, match=r"tables\.default\.kind: 'collisionless' in the snapshot, 'hashed'"):
+    with pytest.raises(SnapshotMismatch, match=r"tables\.a\.kind: 'collisionless' in the snapshot, 'hashed'"):
         train_days(lake, days[1:], tables={"default": {"kind": "hashed", "rows": 128}})
     assert lake.days(STAGE, "made") == days[:1]
 

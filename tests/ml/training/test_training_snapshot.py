@@ -73,7 +73,7 @@ def test_predictions_need_no_optimizer_state(tmp_path: Path) -> None:
     [
         ({"model": {"embedding_dim": 8}}, "recipe.model.embedding_dim: 4 in the snapshot, 8 asked for"),
         ({"model": {"top": [8, 4]}}, "recipe.model.top: [8] in the snapshot, [8, 4] asked for"),
-        ({"tables": {"default": HASHED}}, r"recipe.tables.default.kind: 'collisionless' in the snapshot, 'hashed' asked for"),
+        ({"tables": {"default": HASHED}}, r"recipe.tables.m.kind: 'collisionless' in the snapshot, 'hashed' asked for"),
         ({"dense_optimizer": {"kind": "adagrad"}}, "recipe.dense_optimizer.kind: 'adam' in the snapshot, 'adagrad' asked for"),
     ],
 )
