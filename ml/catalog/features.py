@@ -99,7 +99,8 @@ class VocabularySpec(Strict):
 
 
 class SparseColumn(Strict):
-    """One id feature: the value of a column, its bucket, its parts, a cross of columns, or the hour of the event.
+    """One id feature: the value of a column, its bucket, its parts, a cross of columns, the hour of the event, or what the user
+    took before.
 
     A name alone, `- country`, is a feature of the column of that name.
     """
@@ -117,19 +118,29 @@ class SparseColumn(Strict):
         default=None, min_length=2, max_length=4, description="Columns whose values together are one."
     )
     hour_of_day: Bool = Field(default=False, description="The event's hour, 0 to 23, in the log's time zone.")
+    history: Int | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        description="Many ids: so many of the user's last items before the row, newest first, with the ids of the feature of "
+        "the item's column. For logs with sampled negatives; looks back as far as they do.",
+    )
     vocabulary: VocabularySpec | None = Field(default=None, description="Absent: the id is a 64-bit hash of (feature, value).")
 
     @model_validator(mode="before")
     @classmethod
     def _own_name(cls, data: Any) -> Any:
-        if isinstance(data, dict) and _is_name(data.get("name")) and not data.get("cross") and not data.get("hour_of_day"):
+        others = ("cross", "hour_of_day", "history")
+        if isinstance(data, dict) and _is_name(data.get("name")) and not any(data.get(key) for key in others):
             return {"column": data["name"], **data}
         return data
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if sum((self.column is not None, self.cross is not None, self.hour_of_day)) != 1:
-            raise fault("", "give one of column, cross or hour_of_day")
+        if sum((self.column is not None, self.cross is not None, self.hour_of_day, self.history is not None)) != 1:
+            raise fault("", "give one of column, cross, hour_of_day or history")
+        if self.history is not None and self.vocabulary:
+            raise fault("vocabulary", "a history has the ids of the item's feature")
         if self.split and self.bucketise is not None:
             raise fault("split", "does not go together with bucketise")
         for key in ("split", "bucketise"):
@@ -143,7 +154,7 @@ class SparseColumn(Strict):
 
     @property
     def multi_valued(self) -> bool:
-        return self.split is not None
+        return self.split is not None or self.history is not None
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -129,6 +129,11 @@ class DatasetSpec(Strict):
         if self.time.by_position and self.source.dated:
             raise fault("time.by_position", "does not go with a dated path in source.files")
         self._check_features()
+        for feature in (feature for feature in self.sparse if feature.history):
+            if not self.label.negatives:
+                raise fault(f"sparse.{feature.name}.history", "is for logs with label.negatives")
+            if self.item_feature is None:
+                raise fault(f"sparse.{feature.name}.history", f"needs a sparse feature of the item's column, {self.item!r}")
         return self
 
     def _check_joins(self) -> None:
@@ -219,6 +224,12 @@ class DatasetSpec(Strict):
         for name in self.label.negatives.recent if self.label.negatives else ():
             types[name] = "int"
         return types
+
+    @property
+    def item_feature(self) -> str | None:
+        """The sparse feature that is the item itself, hashed."""
+        plain = (f for f in self.sparse if f.column == self.item and not (f.split or f.bucketise or f.vocabulary))
+        return next((feature.name for feature in plain), None) if self.item else None
 
     @property
     def primary(self) -> str:

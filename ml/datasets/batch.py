@@ -26,3 +26,15 @@ class Batch:
 
     def __len__(self) -> int:
         return self.labels.numel()
+
+    def rows(self, kept: torch.Tensor) -> Batch:
+        """The rows of a mask, bool [B], in their order."""
+        lengths = self.sparse.lengths().view(-1, len(self))
+        of_values = torch.repeat_interleave(kept.repeat(len(lengths)), lengths.reshape(-1).long())
+        sparse = KeyedJaggedTensor(
+            self.sparse.keys(),
+            self.sparse.values()[of_values],
+            lengths=lengths[:, kept].reshape(-1),
+            stride=int(kept.sum()),
+        )
+        return Batch(self.dense[kept], sparse, self.labels[kept], self.sample_rate[kept], self.event_time[kept])

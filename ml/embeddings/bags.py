@@ -133,6 +133,12 @@ def bags_of(model: nn.Module) -> dict[str, TrainableBags]:
     return {path: module for path, module in model.named_modules() if isinstance(module, TrainableBags)}
 
 
+def dense_buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Named buffers that are not of tables: what a model remembers beside its parameters."""
+    paths = tuple(f"{path}." for path in bags_of(model))
+    yield from ((name, buffer) for name, buffer in model.named_buffers() if not (paths and name.startswith(paths)))
+
+
 def dense_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Named parameters that an ordinary optimizer trains: all but the rows of tables."""
     tables = bags_of(model)

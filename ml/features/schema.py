@@ -31,6 +31,7 @@ FIRST_ID = 2
 
 EVENT_TIME, LABEL, SAMPLE_RATE, ORACLE = "event_time", "label", "sample_rate", "oracle"
 USER_KEY, ITEM_KEY, SLICE_PREFIX = "key:user", "key:item", "slice:"
+HISTORY_PREFIX = "history:"  # of a column that is made before the table: ids for the feature of that name
 
 
 @dataclass(frozen=True)

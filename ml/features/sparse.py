@@ -18,7 +18,7 @@ from ml.catalog.spec import ColumnType, SparseColumn
 from ml.features.buffers import flat, string_bytes, validity
 from ml.features.columns import plain, take_column
 from ml.features.hashing import combine, feature_seed, hash_ranges, hash_values
-from ml.features.schema import EVENT_TIME, FIRST_ID, MISSING_ID
+from ml.features.schema import EVENT_TIME, FIRST_ID, HISTORY_PREFIX, MISSING_ID
 
 CROSS_JOINER = " × "
 
@@ -96,6 +96,18 @@ def _numbered(values: pa.Array) -> np.ndarray:
     return flat(values.cast(pa.int64()), null=MISSING_ID - FIRST_ID) + FIRST_ID
 
 
+def _history(batch: pa.RecordBatch, name: str) -> Keys:
+    """Ids that were looked up for each row; one who took nothing yet, and a batch that does not say, has the missing one."""
+    if name not in batch.schema.names:
+        return Keys(np.full(len(batch), MISSING_ID, np.int64), np.arange(len(batch) + 1, dtype=np.int32))
+    column = batch[name]
+    lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+    offsets = np.concatenate(([0], np.cumsum(np.maximum(lengths, 1)))).astype(np.int32)
+    values = np.full(offsets[-1], MISSING_ID, np.int64)
+    values[np.repeat(lengths > 0, np.maximum(lengths, 1))] = column.flatten().to_numpy()
+    return Keys(values, offsets)
+
+
 @dataclass(frozen=True)
 class SparseFeature:
     """How one sparse feature reads a batch."""
@@ -116,6 +128,8 @@ class SparseFeature:
     def keys(self, batch: pa.RecordBatch) -> Keys:
         """Keys of a batch's rows: MISSING_ID where the value, or any part of a cross, is missing."""
         name = self.column.name
+        if self.column.history:
+            return _history(batch, HISTORY_PREFIX + name)
         if self.column.cross:
             parts = (hash_values(name, take_column(batch, c, self.types[c])) for c in self.column.cross)
             return Keys(combine(*parts))
@@ -130,6 +144,8 @@ class SparseFeature:
     def words(self, batch: pa.RecordBatch, positions: np.ndarray) -> pa.Array:
         """What keys stand for, as a person reads it: strings [P], for positions (int64 [P]) in `keys(batch).values`."""
         at = pa.array(positions)
+        if self.column.history:
+            return pa.array(self.keys(batch).values[positions]).cast(pa.string())
         if self.column.cross:
             texts = [take_column(batch, c, self.types[c]).take(at) for c in self.column.cross]
             strings = [plain(text).cast(pa.string()) for text in texts]

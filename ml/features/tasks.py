@@ -20,10 +20,11 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec, Negatives
 from ml.features.counting import write_counts
+from ml.features.history import with_history
 from ml.features.join import ROW, TASK_SHIFT, Joined, join_all
 from ml.features.negatives import MICROSECONDS_PER_HOUR, Events, sample, with_negatives
 from ml.features.recent import with_recent
-from ml.features.schema import EVENT_TIME, LABEL, SAMPLE_RATE
+from ml.features.schema import EVENT_TIME, HISTORY_PREFIX, LABEL, SAMPLE_RATE
 from ml.features.storage import read_parquet, write_table
 from ml.features.transforms import SAMPLED_LABEL, compile_transforms, sparse_features
 from ml.features.vocabulary import StateFile, Vocabulary
@@ -127,16 +128,20 @@ def _expanded(task: Task) -> tuple[pa.Table, int]:
     spec, negatives = task.job.spec, task.job.spec.label.negatives
     rows = read_parquet(UPath(task.part), _columns(spec), range(task.start, task.stop), _dictionaries(spec))
     if negatives is None or not len(rows):
-        return _with_label(rows, negatives) if negatives else rows, 0
+        return _with_label(rows, spec, negatives) if negatives else rows, 0
     if spec.user is None or spec.item is None:
         raise ValueError(f"{spec.name}: sampling negatives needs user and item")
     events, before = _events(task.job, spec.user, spec.item)
     start = before + task.number
     sampled = sample(events, start, start + len(rows), task.number, negatives, task.job.day)
-    return with_recent(with_negatives(rows, spec.item, events, sampled), spec.item, events, negatives), sampled.without
+    expanded = with_recent(with_negatives(rows, spec.item, events, sampled), spec.item, events, negatives)
+    return with_history(expanded, spec, events), sampled.without
 
 
-def _with_label(rows: pa.Table, negatives: Negatives) -> pa.Table:
+def _with_label(rows: pa.Table, spec: DatasetSpec, negatives: Negatives) -> pa.Table:
+    for column in spec.sparse:
+        if column.history:
+            rows = rows.append_column(HISTORY_PREFIX + column.name, pa.array([], pa.list_(pa.int64())))
     for name in negatives.recent:
         rows = rows.append_column(name, pa.array([], pa.int64()))
     return rows.append_column(SAMPLED_LABEL, pa.array([], pa.float32())).append_column(SAMPLE_RATE, pa.array([], pa.float32()))

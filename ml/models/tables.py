@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
@@ -20,17 +20,29 @@ from ml.models.crosses import cross_name
 from ml.recipes.models import WideDeepRecipe
 from ml.recipes.optimizers import TableOptimizer
 from ml.recipes.recipe import Recipe
-from ml.recipes.tables import CollisionlessTable, CompositionalTable
+from ml.recipes.tables import CollisionlessTable, CompositionalTable, SharedTable
+
+Tables = Mapping[str, Sequence[str]]  # by name: the features that read it
 
 
-def build_bags(recipe: Recipe, schema: FeatureSchema) -> EmbeddingBagCollectionInterface:
-    """One table per sparse feature, named as it. Raises `ValueError` where the recipe speaks of a feature that is not there."""
-    if unknown := set(recipe.tables.features) - set(schema.sparse):
-        raise ValueError(f"recipe: tables.features: {sorted(unknown)} not among the sparse features {list(schema.sparse)}")
-    by_kind: dict[str, list[str]] = {}
-    for feature in schema.sparse:
-        by_kind.setdefault(recipe.tables.of(feature).kind, []).append(feature)
-    kinds = {kind: KINDS[kind](recipe, features) for kind, features in by_kind.items()}
+def build_bags(recipe: Recipe, schema: FeatureSchema, features: Sequence[str] | None = None) -> EmbeddingBagCollectionInterface:
+    """One table per sparse feature, or per one of `features`, named as it, but for those that share another's.
+
+    Raises `ValueError` where that one is not there.
+    """
+    chosen = schema.sparse if features is None else features
+    by_kind: dict[str, dict[str, list[str]]] = {}
+    for feature in chosen:
+        table = recipe.tables.of(feature)
+        if not isinstance(table, SharedTable):
+            by_kind.setdefault(table.kind, {})[feature] = [feature]
+    for feature in chosen:
+        table = recipe.tables.of(feature)
+        if isinstance(table, SharedTable):
+            if table.of not in by_kind.get("collisionless", {}):
+                raise ValueError(f"recipe: tables.features.{feature}.of: {table.of!r} has no collisionless table here")
+            by_kind["collisionless"][table.of].append(feature)
+    kinds = {kind: KINDS[kind](recipe, tables) for kind, tables in by_kind.items()}
     return next(iter(kinds.values())) if len(kinds) == 1 else MixedEmbeddingBags(kinds)
 
 
@@ -61,12 +73,12 @@ def build_wide(recipe: Recipe, chosen: WideDeepRecipe, schema: FeatureSchema) ->
     )
 
 
-def _config(recipe: Recipe, feature: str) -> EmbeddingBagConfig:
+def _config(recipe: Recipe, feature: str, readers: Sequence[str]) -> EmbeddingBagConfig:
     return EmbeddingBagConfig(
         name=feature,
         embedding_dim=recipe.model.embedding_dim,
         num_embeddings=getattr(recipe.tables.of(feature), "rows", 1),
-        feature_names=[feature],
+        feature_names=list(readers),
         pooling=PoolingType.MEAN,
     )
 
@@ -88,14 +100,14 @@ def _rules(name: str, table: CollisionlessTable) -> TableRules:
     return TableRules(name, **table.model_dump(exclude={"kind"}))
 
 
-def _collisionless(recipe: Recipe, features: Sequence[str]) -> TrainableBags:
+def _collisionless(recipe: Recipe, tables: Tables) -> TrainableBags:
     optimizer, rules = recipe.table_optimizer, {}
-    for feature in features:
+    for feature in tables:
         table = recipe.tables.of(feature)
         assert isinstance(table, CollisionlessTable)
         rules[feature] = _rules(feature, table)
     return CollisionlessEmbeddingBags(
-        [_config(recipe, feature) for feature in features],
+        [_config(recipe, name, readers) for name, readers in tables.items()],
         lr=optimizer.lr,
         init_scale=recipe.tables.init_scale,
         optimizer=_row_optimizer(recipe, optimizer),
@@ -104,10 +116,10 @@ def _collisionless(recipe: Recipe, features: Sequence[str]) -> TrainableBags:
     )
 
 
-def _fixed(cls: type[HashedEmbeddingBags] | type[StaticEmbeddingBags]) -> Callable[[Recipe, Sequence[str]], TrainableBags]:
-    def build(recipe: Recipe, features: Sequence[str]) -> TrainableBags:
+def _fixed(cls: type[HashedEmbeddingBags] | type[StaticEmbeddingBags]) -> Callable[[Recipe, Tables], TrainableBags]:
+    def build(recipe: Recipe, tables: Tables) -> TrainableBags:
         return cls(
-            [_config(recipe, feature) for feature in features],
+            [_config(recipe, name, readers) for name, readers in tables.items()],
             init_scale=recipe.tables.init_scale,
             lr=recipe.table_optimizer.lr,
             eps=recipe.table_optimizer.eps,
@@ -118,14 +130,14 @@ def _fixed(cls: type[HashedEmbeddingBags] | type[StaticEmbeddingBags]) -> Callab
     return build
 
 
-def _compositional(recipe: Recipe, features: Sequence[str]) -> TrainableBags:
+def _compositional(recipe: Recipe, tables: Tables) -> TrainableBags:
     compositions = {}
-    for feature in features:
+    for feature in tables:
         table = recipe.tables.of(feature)
         assert isinstance(table, CompositionalTable)
         compositions[feature] = Composition(table.partitions, table.operation, table.dim)
     return CompositionalEmbeddingBags(
-        [_config(recipe, feature) for feature in features],
+        [_config(recipe, name, readers) for name, readers in tables.items()],
         compositions,
         init_scale=recipe.tables.init_scale,
         lr=recipe.table_optimizer.lr,
@@ -135,7 +147,7 @@ def _compositional(recipe: Recipe, features: Sequence[str]) -> TrainableBags:
     )
 
 
-KINDS: dict[str, Callable[[Recipe, Sequence[str]], TrainableBags]] = {
+KINDS: dict[str, Callable[[Recipe, Tables], TrainableBags]] = {
     "collisionless": _collisionless,
     "hashed": _fixed(HashedEmbeddingBags),
     "static": _fixed(StaticEmbeddingBags),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ml.catalog.strict import Strict
 from ml.recipes.optimizers import TableOptimizer
 
 Width = Annotated[int, Field(ge=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1, description="Share of each hidden layer's outputs that training leaves out.")]
+
+
+_CHANGEABLE = {"dropout", "temperature", "loss", "uniform_negatives", "correct_frequency"}
 
 
 class _Model(Strict):
@@ -20,9 +23,14 @@ class _Model(Strict):
     dropout: Dropout = 0.0
 
     @property
+    def draws(self) -> bool:
+        """Whether a training step depends on chance."""
+        return self.dropout > 0
+
+    @property
     def shape(self) -> dict[str, Any]:
         """What fixes the shapes of a trained model."""
-        rates = self.model_dump(mode="json", exclude={"dropout"})
+        rates = self.model_dump(mode="json", exclude=_CHANGEABLE)
         return {name: value["kind"] if name == "wide_optimizer" else value for name, value in rates.items()}
 
 
@@ -66,4 +74,36 @@ class DcnRecipe(_Model):
     deep: tuple[Width, ...] = Field(min_length=1)
 
 
-ModelRecipe = Annotated[DlrmRecipe | WideDeepRecipe | DeepFMRecipe | DcnRecipe, Field(discriminator="kind")]
+class TwoTowerRecipe(_Model):
+    """Two Tower retrieval (Yi et al., 2019; Yang et al., 2020)."""
+
+    kind: Literal["two_tower"]
+    user: tuple[str, ...] = Field(min_length=1, description="Features, dense and sparse, of the user's tower.")
+    item: tuple[str, ...] = Field(min_length=1, description="Of the item's tower; sparse ones with one id an example.")
+    item_id: str = Field(description="The sparse feature of `item` that says which item it is.")
+    hidden: tuple[Width, ...] = Field(description="Of both towers' MLPs.")
+    out: int = Field(ge=1, description="Width of the vectors that are compared.")
+    temperature: float = Field(default=0.07, gt=0, description="What the vectors' cosine is divided by.")
+    loss: Literal["softmax", "pointwise"] = Field(
+        default="softmax", description="Each clicked row's item among those of the batch, or clicked or not row by row."
+    )
+    uniform_negatives: int = Field(
+        default=0, ge=0, description="Items drawn with equal chances from those of late, beside those of the batch."
+    )
+    correct_frequency: bool = Field(default=True, description="Take how often an item is sampled off its logits.")
+
+    @property
+    def draws(self) -> bool:
+        return super().draws or self.uniform_negatives > 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if both := set(self.user) & set(self.item):
+            raise ValueError(f"{sorted(both)} are features of both towers")
+        if self.item_id not in self.item:
+            raise ValueError(f"item_id {self.item_id!r} is not among the features of `item`, {list(self.item)}")
+        return self
+
+
+Model = DlrmRecipe | WideDeepRecipe | DeepFMRecipe | DcnRecipe | TwoTowerRecipe
+ModelRecipe = Annotated[Model, Field(discriminator="kind")]

@@ -63,6 +63,7 @@ class Recipe(Strict):
         min_length=1,
         description="Splits of the day that are trained on. All of them: the report scores the next day.",
     )
+    leave_out: tuple[str, ...] = Field(default=(), description="Sparse features that the model does not look at.")
     seed: int = Field(default=0, ge=0)
     threads: int = Field(default=1, ge=1, description="Of torch. Sums depend on it, so it belongs to what is reproduced.")
     checkpoint_minutes: float = Field(default=5.0, gt=0, description="How much work a kill may cost.")
@@ -78,7 +79,8 @@ class Recipe(Strict):
         same."""
         shaping = {"table_optimizer": {"kind"}, "dense_optimizer": {"kind"}}
         tables = {feature: _shape(self.tables.of(feature)) for feature in sparse}
-        return self.model_dump(mode="json", include=shaping) | {"model": self.model.shape, "tables": tables}
+        fixed = {"model": self.model.shape, "tables": tables, "leave_out": sorted(self.leave_out)}
+        return self.model_dump(mode="json", include=shaping) | fixed
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -76,7 +76,14 @@ class CompositionalTable(Strict):
         return self
 
 
-Table = CollisionlessTable | HashedTable | StaticTable | CompositionalTable
+class SharedTable(Strict):
+    """The rows of another feature's table: of a user's last items, say, those of items. Their ids must mean the same."""
+
+    kind: Literal["shared"]
+    of: str = Field(description="The other feature, whose table is collisionless.")
+
+
+Table = CollisionlessTable | HashedTable | StaticTable | CompositionalTable | SharedTable
 TableRecipe = Annotated[Table, Field(discriminator="kind")]
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from ml.datasets.batch import Batch
 from ml.datasets.layout import derive_seed
 from ml.embeddings.bags import TableFigures, dense_parameters
-from ml.recipes.recipe import Recipe
+from ml.training.objectives import losses_of
 from ml.training.state import TrainState
 
 
@@ -71,14 +71,15 @@ def train(
     on_step: OnStep | None = None,
     stop: Callable[[TrainState], bool] | None = None,
 ) -> TrainReport:
-    """Step once on each of `batches`, in their order, with binary cross-entropy.
+    """Step once on each of `batches`, in their order.
 
     total_steps: of the whole pass, which the schedule's shares refer to; a resumed pass goes on at `state.running.steps`.
     progress and on_step are called after each step, when the state is whole: on_step may write it down, or raise to stop.
     stop: asked after each step, whether that was enough.
 
     On down-sampled rows the model learns the click probability among the rows that came in, which ranks alike and is not
-    calibrated to the log before sampling; with the recipe's `correct_sampling` it learns that of the log (see `loss_of`).
+    calibrated to the log before sampling; with the recipe's `correct_sampling` it learns that of the log. What is
+    learned is `ml.training.objectives`.
 
     Raises `DivergedError`, naming step and day, at a loss that is not finite, before its update.
     """
@@ -102,16 +103,16 @@ def train(
             rates = state.set_learning_rates(state.recipe.schedule.factor(running.steps, total_steps))
             draw_anew()
             with torch.autocast("cpu", torch.bfloat16, enabled=state.recipe.precision == "bfloat16"):
-                logits = state.model(batch.dense, batch.sparse)
-            losses = loss_of(logits.float(), batch, state.recipe)
-            loss = losses.detach().double().mean().item()
+                losses = losses_of(state.model, batch, state.recipe)
+            loss = losses.detach().double().mean().item() if len(losses) else 0.0
             if not math.isfinite(loss):
                 raise DivergedError(_diverged(running.steps, batch, loss, rates))
-            state.optimizer.zero_grad()
-            losses.mean().backward()
-            if clip is not None:
-                nn.utils.clip_grad_norm_(parameters, clip)
-            state.optimizer.step()
+            if len(losses):
+                state.optimizer.zero_grad()
+                losses.mean().backward()
+                if clip is not None:
+                    nn.utils.clip_grad_norm_(parameters, clip)
+                state.optimizer.step()
             step = Step(running.steps, len(batch), loss, rates)
             running.steps, running.rows = running.steps + 1, running.rows + len(batch)
             running.loss_sum += loss * len(batch)
@@ -139,29 +140,14 @@ def train(
     )
 
 
-def loss_of(logits: torch.Tensor, batch: Batch, recipe: Recipe) -> torch.Tensor:
-    """Binary cross-entropy of each row, float32 [B], from its logit [B].
-
-    correct_sampling: where an unclicked row x came in with probability pi(x), the odds of a click among the rows that did are
-    those of the log over pi(x). The model's logit is taken for the log's, and the loss sees it less log pi(x) (Wang, Zhang and
-    Wang, 2021, arXiv 2110.13048: maximum sampled conditional likelihood).
-    """
-    labels = batch.labels
-    if recipe.label_smoothing:
-        labels = labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / 2
-    if recipe.correct_sampling:
-        logits = logits - batch.sample_rate.log()
-    return nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-
-
 @contextmanager
 def chance(state: TrainState) -> Iterator[Callable[[], None]]:
-    """What to call before each step: draws of dropout then follow from seed and step alone. Nothing else draws."""
-    if not state.recipe.model.dropout:
+    """What to call before each step: what it draws then follows from seed and step alone."""
+    if not state.recipe.model.draws:
         yield lambda: None
         return
     with torch.random.fork_rng():
-        yield lambda: torch.manual_seed(derive_seed(state.recipe.seed, "dropout", state.steps)) and None
+        yield lambda: torch.manual_seed(derive_seed(state.recipe.seed, "step", state.steps)) and None
 
 
 @contextmanager

@@ -21,13 +21,13 @@ import torch
 from safetensors.torch import load, save
 from upath import UPath
 
-from ml.embeddings.bags import dense_parameters
+from ml.embeddings.bags import dense_buffers, dense_parameters
 from ml.features.schema import FeatureSchema
 from ml.recipes.recipe import Recipe
 from ml.training.state import Pass, TrainState, new_state
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
-FORMAT = 3
+FORMAT = 4
 _TABLES = "tables/"
 Tensors = dict[str, torch.Tensor]
 
@@ -110,7 +110,8 @@ def _optimizer(state: TrainState) -> Tensors:
 
 
 def _dense_weights(state: TrainState) -> Tensors:
-    return {f"dense/{name}": parameter.data for name, parameter in dense_parameters(state.model)}
+    held = (*dense_parameters(state.model), *dense_buffers(state.model))
+    return {f"dense/{name}": tensor.data for name, tensor in held}
 
 
 def _dense_slots(state: TrainState) -> Tensors:

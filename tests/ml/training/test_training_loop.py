@@ -16,7 +16,8 @@ from ml.evaluation.metrics import summary
 from ml.features.schema import FeatureSchema
 from ml.recipes.recipe import EarlyStop
 from ml.training.early_stop import stop_of
-from ml.training.loop import DivergedError, Step, loss_of, train
+from ml.training.loop import DivergedError, Step, train
+from ml.training.objectives import cross_entropy
 from ml.training.predict import predict
 from ml.training.state import TrainState, new_state
 
@@ -115,8 +116,8 @@ def test_threads_are_put_back() -> None:
 def test_smoothed_labels_are_learned_as_such() -> None:
     batch = next(iter(make_batches(SCHEMA, 1)))
     logits = torch.linspace(-3, 3, len(batch))
-    plain, smooth = (loss_of(logits, batch, small_recipe(label_smoothing=share)) for share in (0.0, 0.2))
-    opposite = loss_of(logits, replace(batch, labels=1 - batch.labels), small_recipe())
+    plain, smooth = (cross_entropy(logits, batch, small_recipe(label_smoothing=share)) for share in (0.0, 0.2))
+    opposite = cross_entropy(logits, replace(batch, labels=1 - batch.labels), small_recipe())
     torch.testing.assert_close(smooth, 0.9 * plain + 0.1 * opposite)
 
 

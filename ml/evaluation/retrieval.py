@@ -1,0 +1,166 @@
+"""How well a model of two towers finds: the item that was clicked next, among all items that are alive.
+
+Time is cut into slices. At the beginning of each, the catalogue is what had a row in the hours before, with the features of its
+last row; the slice's clicks are looked up in it by one matrix product. Beside the model stands what was clicked most in the
+hour before. Nothing of a slice is known to either before it is scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ml.datasets.batch import Batch
+from ml.models.two_tower import TwoTower
+
+HOUR = 3_600_000_000
+CUTS = (10, 20, 50, 100)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """start: microseconds. clicks: how many. live: items in the catalogue. missing: clicks on items that were not in it.
+
+    model, popularity: hits by cut: clicks whose item was among the first so many.
+    """
+
+    start: int
+    clicks: int
+    live: int
+    missing: int
+    model: dict[int, int]
+    popularity: dict[int, int]
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Of all slices together."""
+
+    slices: list[Slice]
+
+    def at(self, cut: int, whose: str = "model") -> float:
+        """Share of the clicks whose item was among the first `cut`. whose: model or popularity."""
+        return sum(getattr(s, whose)[cut] for s in self.slices) / max(1, self.clicks)
+
+    @property
+    def clicks(self) -> int:
+        return sum(s.clicks for s in self.slices)
+
+    @property
+    def reachable(self) -> float:
+        """Share of the clicks whose item was in the catalogue at all."""
+        return 1 - sum(s.missing for s in self.slices) / max(1, self.clicks)
+
+
+@dataclass
+class Catalogue:
+    """Rows of the last hours, oldest first, by item: what is alive, and what is clicked."""
+
+    hours: float
+    times: list[NDArray[np.int64]] = field(default_factory=list)
+    ids: list[NDArray[np.int64]] = field(default_factory=list)
+    clicked: list[NDArray[np.bool_]] = field(default_factory=list)
+    sparse: list[NDArray[np.int64]] = field(default_factory=list)
+    dense: list[NDArray[np.float32]] = field(default_factory=list)
+
+    def add(self, batch: Batch, model: TwoTower) -> None:
+        items, dense = model.item_features(batch.dense, batch.sparse)
+        self.times.append(batch.event_time.numpy())
+        self.ids.append(batch.sparse[model.item_id].values().numpy())
+        self.clicked.append(batch.labels.numpy() > 0.5)
+        self.sparse.append(items.numpy())
+        self.dense.append(dense.numpy())
+
+    def forget(self, now: int) -> None:
+        """What has not been seen for so long is no more."""
+        while self.times and self.times[0][-1] < now - self.hours * HOUR:
+            for column in (self.times, self.ids, self.clicked, self.sparse, self.dense):
+                column.pop(0)
+
+    def live(self, now: int) -> tuple[NDArray[np.int64], torch.Tensor, torch.Tensor, NDArray[np.int64]]:
+        """Items, ids int64 [L] in order, their features as of their last row, sparse [L, Fi] and dense [L, Ii], and how often
+        each was clicked in the last hour, int64 [L]."""
+        times, ids = np.concatenate(self.times), np.concatenate(self.ids)
+        items, last = np.unique(ids[::-1], return_index=True)
+        rows = len(ids) - 1 - last
+        recent = np.concatenate(self.clicked) & (times >= now - HOUR)
+        clicks = np.bincount(np.searchsorted(items, ids[recent]), minlength=len(items))
+        sparse, dense = np.concatenate(self.sparse)[rows], np.concatenate(self.dense)[rows]
+        return items, torch.from_numpy(sparse), torch.from_numpy(dense), clicks
+
+
+def recall_over(
+    model: TwoTower,
+    batches: Iterable[Batch],
+    *,
+    begin: int,
+    minutes: float = 10.0,
+    live_hours: float = 6.0,
+    between: Callable[[list[Batch]], None] | None = None,
+    told: Callable[[Slice], None] | None = None,
+) -> Recall:
+    """Score every click from `begin` (microseconds) on; rows before fill the first catalogue.
+
+    batches: rows in time order. between: called with each slice's rows once it has been scored, to train on them (progressive
+    validation), and with the rows before `begin` never. told: of each slice.
+    """
+    catalogue, found = Catalogue(live_hours), []
+    for start, rows in _slices(batches, begin, round(minutes * 60e6)):
+        if start >= begin and catalogue.times:
+            catalogue.forget(start)
+            if catalogue.times:
+                found.append(_score(model, catalogue, start, rows))
+                if told is not None:
+                    told(found[-1])
+            if between is not None:
+                between(rows)
+        for batch in rows:
+            catalogue.add(batch, model)
+    return Recall(found)
+
+
+@torch.no_grad()
+def _score(model: TwoTower, catalogue: Catalogue, start: int, rows: Sequence[Batch]) -> Slice:
+    was_training = model.training
+    model.eval()
+    items, sparse, dense, popular = catalogue.live(start)
+    index = model.item_embedding(*model.item_rows(dense, sparse, rows[0].sparse.keys(), rows[0].dense.shape[1]))
+    hits, order = {cut: 0 for cut in CUTS}, np.argsort(-popular, kind="stable")
+    place = np.empty(len(items), np.int64)
+    place[order] = np.arange(len(items))
+    beside, clicks, missing = {cut: 0 for cut in CUTS}, 0, 0
+    for batch in rows:
+        clicked = batch.rows(batch.labels > 0.5)
+        if not len(clicked):
+            continue
+        own = clicked.sparse[model.item_id].values().numpy()
+        at = np.minimum(np.searchsorted(items, own), len(items) - 1)
+        there = items[at] == own
+        clicks, missing = clicks + len(own), missing + int((~there).sum())
+        scores = model.user_embedding(clicked.dense, clicked.sparse) @ index.T
+        better = (scores > scores.gather(1, torch.from_numpy(at).unsqueeze(1))).sum(1).numpy()
+        for cut in CUTS:
+            hits[cut] += int((there & (better < cut)).sum())
+            beside[cut] += int((there & (place[at] < cut)).sum())
+    model.train(was_training)
+    return Slice(start, clicks, len(items), missing, hits, beside)
+
+
+def _slices(batches: Iterable[Batch], begin: int, width: int) -> Iterator[tuple[int, list[Batch]]]:
+    """Rows by slice, cut at `begin` + n * width: when it begins, and its rows."""
+    current, held = None, []
+    for batch in batches:
+        number = (batch.event_time - begin).div(width, rounding_mode="floor")
+        for value in number.unique_consecutive().tolist():
+            part = batch.rows(number == value)
+            if current is not None and value != current:
+                yield begin + current * width, held
+                held = []
+            current = value
+            held.append(part)
+    if current is not None:
+        yield begin + current * width, held

@@ -1,0 +1,68 @@
+"""How often an item comes up in a batch, estimated as batches go by: what in-batch negatives are drawn with.
+
+Yi et al. (2019, "Sampling-bias-corrected neural modeling for large corpus item recommendations", algorithm 2) keep the mean gap
+between two batches that hold an item. On a news site what is new is what is read, and a mean of gaps learns of it too late:
+here it is the occurrences that fade, divided by how much of a lifetime an item has had.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ml.embeddings.remap import mix
+
+_HASHES = 2  # collisions add up, so the smaller of two is right unless both collide
+_ODD = 0x9E3779B97F4A7C15 - (1 << 64)
+
+
+class BatchFrequency(nn.Module):
+    """slots: of each hash; about ten times the items that are alive make collisions rare. memory: batches after which an
+    occurrence counts e times less.
+
+    Its tables are buffers, and part of a snapshot.
+    """
+
+    mass: torch.Tensor
+    first: torch.Tensor
+    last: torch.Tensor
+    batches: torch.Tensor
+
+    def __init__(self, slots: int = 1 << 16, memory: float = 50.0) -> None:
+        super().__init__()
+        self.memory = memory
+        self.register_buffer("mass", torch.zeros(_HASHES, slots))
+        self.register_buffer("first", torch.full((_HASHES, slots), -1, dtype=torch.int64))
+        self.register_buffer("last", torch.zeros(_HASHES, slots, dtype=torch.int64))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    def observe(self, ids: torch.Tensor) -> None:
+        """Take note of a batch's ids, int64 [B]."""
+        distinct, count = ids.unique(return_counts=True)
+        for number, slot in enumerate(self._slots(distinct)):
+            faded = self._faded(number, slot)
+            fresh = torch.zeros_like(self.mass[number]).index_add_(0, slot, count.float())[slot]
+            self.first[number, slot] = torch.where(self.first[number, slot] < 0, self.batches, self.first[number, slot])
+            self.mass[number, slot], self.last[number, slot] = faded + fresh, self.batches
+        self.batches += 1
+
+    def expected(self, ids: torch.Tensor) -> torch.Tensor:
+        """Occurrences of each id, int64 [N], in a batch as they have been of late, float32 [N]; 0 of one that never came up."""
+        found = []
+        for number, slot in enumerate(self._slots(ids)):
+            age = (self.batches - self.first[number, slot]).clamp(min=1)
+            found.append(self._faded(number, slot) / lifetime(age, self.memory))
+        return torch.stack(found).amin(0)
+
+    def _slots(self, ids: torch.Tensor) -> list[torch.Tensor]:
+        return [mix(ids + number * _ODD).remainder(self.mass.shape[1]) for number in range(_HASHES)]
+
+    def _faded(self, number: int, slot: torch.Tensor) -> torch.Tensor:
+        """Masses as of the next batch."""
+        return self.mass[number, slot] * torch.exp((self.last[number, slot] - self.batches) / self.memory)
+
+
+def lifetime(age: torch.Tensor, memory: float) -> torch.Tensor:
+    """What the occurrences of one a batch would have come to after `age` batches, at least 1: the sum of a geometric series."""
+    fade = torch.exp(torch.tensor(-1 / memory))
+    return (1 - fade ** age.float()) / (1 - fade)

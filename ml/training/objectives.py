@@ -1,0 +1,38 @@
+"""What a model learns from a batch: the losses of its rows, or of the rows that count."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ml.datasets.batch import Batch
+from ml.models.two_tower import TwoTower
+from ml.recipes.models import TwoTowerRecipe
+from ml.recipes.recipe import Recipe
+
+
+def losses_of(model: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
+    """Losses, float32: [B], of each row; or, where a model of two towers learns to find, [P], of the clicked rows alone."""
+    chosen = recipe.model
+    if isinstance(chosen, TwoTowerRecipe) and chosen.loss == "softmax":
+        assert isinstance(model, TwoTower)
+        clicked = batch.rows(batch.labels > 0.5)
+        if not len(clicked):
+            return torch.zeros(0)
+        return model.sampled_softmax(clicked.dense, clicked.sparse, chosen.uniform_negatives, chosen.correct_frequency)
+    return cross_entropy(model(batch.dense, batch.sparse).float(), batch, recipe)
+
+
+def cross_entropy(logits: torch.Tensor, batch: Batch, recipe: Recipe) -> torch.Tensor:
+    """Binary cross-entropy of each row, float32 [B], from its logit [B].
+
+    correct_sampling: where an unclicked row x came in with probability pi(x), the odds of a click among the rows that did are
+    those of the log over pi(x). The model's logit is taken for the log's, and the loss sees it less log pi(x) (Wang, Zhang and
+    Wang, 2021, arXiv 2110.13048: maximum sampled conditional likelihood).
+    """
+    labels = batch.labels
+    if recipe.label_smoothing:
+        labels = labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / 2
+    if recipe.correct_sampling:
+        logits = logits - batch.sample_rate.log()
+    return nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
