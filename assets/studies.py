@@ -13,7 +13,7 @@ from assets.policy import OWNERS, TRAINING_POOL, key
 from assets.resources import LakeResource, LandingResource, SparkResource
 from ml.catalog.spec import DatasetSpec
 
-STAGE, MOVIELENS, GLOBO = "studies", "movielens-1m", "globo"
+STAGE, MOVIELENS, GLOBO, RETRIEVAL = "studies", "movielens-1m", "globo", "two_tower"
 
 
 class CollisionStudy(dg.Config):
@@ -27,7 +27,8 @@ class CollisionStudy(dg.Config):
 def build(specs: Mapping[str, DatasetSpec]) -> list[dg.AssetsDefinition]:
     """The studies that the catalog's datasets allow."""
     found = [_embedding_collisions(specs[GLOBO])] if GLOBO in specs else []
-    return found + [_models(spec) for spec in specs.values() if len(spec.models) > 1 and spec.partitions.end]
+    found += [_models(spec) for spec in specs.values() if len(_ranking(spec)) > 1 and spec.partitions.end]
+    return found + [_retrieval(spec) for spec in specs.values() if RETRIEVAL in spec.models]
 
 
 def _embedding_collisions(spec: DatasetSpec) -> dg.AssetsDefinition:
@@ -92,6 +93,60 @@ def _embedding_collisions(spec: DatasetSpec) -> dg.AssetsDefinition:
         )
 
     return embedding_collisions
+
+
+def _ranking(spec: DatasetSpec) -> list[str]:
+    """Models that rank row by row; one that retrieves is measured otherwise."""
+    return [model for model in spec.models if model != RETRIEVAL]
+
+
+class RetrievalStudy(dg.Config):
+    """Over how many days."""
+
+    days: int = Field(default=3, ge=2, description="The last is scored by a model trained on those before.")
+
+
+def _retrieval(spec: DatasetSpec) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=[STAGE, f"{spec.name}_retrieval"],
+        group_name=STAGE,
+        owners=OWNERS,
+        kinds={"pytorch", "matplotlib"},
+        deps=[key(spec, "mds_datasets")],
+        pool=TRAINING_POOL,
+        description="Two Tower on a day it has not seen: the next click among all items alive, beside what was clicked most in "
+        "the hour before; with and without learning through the day.",
+    )
+    def retrieval(context: dg.AssetExecutionContext, config: RetrievalStudy, lake: LakeResource) -> dg.MaterializeResult:
+        from ml.studies import retrieval as study
+
+        own_run(context)
+        held = lake.open()
+        days = [(spec.partitions.start + timedelta(days=i)).isoformat() for i in range(config.days)]
+        found = study.run_study(spec, days, held, RETRIEVAL, told=context.log.info)
+        with held.write(STAGE, "retrieval", spec.name) as folder:
+            told = study.write_study(folder, found)
+            held.describe(folder, {"days": days})
+        return dg.MaterializeResult(
+            metadata={
+                "recall": _picture(study.figure(found)),
+                "ways": dg.MetadataValue.md(_recalls(told)),
+                "clicks": told["clicks"],
+                "live_items": told["live_items"],
+                "reachable": told["reachable"],
+                "path": dg.MetadataValue.path(str(held.partition(STAGE, "retrieval", spec.name))),
+            }
+        )
+
+    return retrieval
+
+
+def _recalls(told: Mapping[str, Any]) -> str:
+    cuts = list(next(iter(told["ways"].values())))
+    head = "| | " + " | ".join(cuts) + " |\n|" + "---|" * (len(cuts) + 1) + "\n"
+    return head + "\n".join(
+        f"| {way} | " + " | ".join(f"{of[cut]:.4f}" for cut in cuts) + " |" for way, of in told["ways"].items()
+    )
 
 
 class ModelStudy(dg.Config):

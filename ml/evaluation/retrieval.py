@@ -76,7 +76,7 @@ class Catalogue:
         self.dense.append(dense.numpy())
 
     def forget(self, now: int) -> None:
-        """What has not been seen for so long is no more."""
+        """Let go of batches that are too old to look at."""
         while self.times and self.times[0][-1] < now - self.hours * HOUR:
             for column in (self.times, self.ids, self.clicked, self.sparse, self.dense):
                 column.pop(0)
@@ -85,9 +85,11 @@ class Catalogue:
         """Items, ids int64 [L] in order, their features as of their last row, sparse [L, Fi] and dense [L, Ii], and how often
         each was clicked in the last hour, int64 [L]."""
         times, ids = np.concatenate(self.times), np.concatenate(self.ids)
-        items, last = np.unique(ids[::-1], return_index=True)
+        first = np.searchsorted(times, now - self.hours * HOUR)
+        items, last = np.unique(ids[first:][::-1], return_index=True)
         rows = len(ids) - 1 - last
         recent = np.concatenate(self.clicked) & (times >= now - HOUR)
+        recent[:first] = False
         clicks = np.bincount(np.searchsorted(items, ids[recent]), minlength=len(items))
         sparse, dense = np.concatenate(self.sparse)[rows], np.concatenate(self.dense)[rows]
         return items, torch.from_numpy(sparse), torch.from_numpy(dense), clicks
