@@ -1,7 +1,7 @@
 """Two Tower on a log of clicks: how often the item clicked next is among the first hundred found, of all that are alive.
 
-The model is trained on the days before, each once and in time order, then a day is scored slice by slice: by the model as it was
-at midnight, as the daily assets would serve it; and by one that learns from each slice once it has been scored. Both stand
+The model is trained on the days before, each once and in time order, then a day is scored slice by slice: by the model as it
+was at midnight, as the daily assets would serve it; and by one that learns from each slice once it has been scored. Both stand
 beside what was clicked most in the hour before.
 """
 
