@@ -39,6 +39,9 @@ class TableFigures:
 class TrainableBags(EmbeddingBagCollectionInterface):
     """Pooled embeddings whose rows are updated during the backward pass, by an optimizer of their own."""
 
+    divided_by_id = False
+    """Whether ranks share tables out by id; else by feature, as rows of a fixed number belong to several ids."""
+
     def __init__(self, lr: float) -> None:
         """lr: the learning rate that a schedule's factor is of."""
         super().__init__()
@@ -129,8 +132,12 @@ def module_name(table: str) -> str:
 
 
 def bags_of(model: nn.Module) -> dict[str, TrainableBags]:
-    """The collections of a model, by their path in it."""
-    return {path: module for path, module in model.named_modules() if isinstance(module, TrainableBags)}
+    """The collections of a model, by their path in it; of one that wraps another, the outer."""
+    found: dict[str, TrainableBags] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, TrainableBags) and not any(path.startswith(f"{outer}.") for outer in found):
+            found[path] = module
+    return found
 
 
 def dense_buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

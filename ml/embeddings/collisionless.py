@@ -37,6 +37,8 @@ class CollisionlessEmbeddingBags(TrainableBags):
     (torch.Size([3, 4]), 2)
     """
 
+    divided_by_id = True
+
     def __init__(
         self,
         tables: Sequence[EmbeddingBagConfig],

@@ -57,6 +57,8 @@ class _Table:
 class ReferenceEmbeddingBags(TrainableBags):
     """As `collisionless.CollisionlessEmbeddingBags`, which documents it."""
 
+    divided_by_id = True
+
     def __init__(
         self,
         tables: Sequence[EmbeddingBagConfig],

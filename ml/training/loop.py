@@ -19,7 +19,9 @@ from torch import nn
 from ml.datasets.batch import Batch
 from ml.datasets.layout import derive_seed
 from ml.embeddings.bags import TableFigures, dense_parameters
-from ml.training.objectives import losses_of
+from ml.recipes.recipe import Recipe
+from ml.training.objectives import losses_of, terms_of
+from ml.training.ranks import Ranks
 from ml.training.state import TrainState
 
 
@@ -70,12 +72,14 @@ def train(
     progress: Callable[[Step], None] | None = None,
     on_step: OnStep | None = None,
     stop: Callable[[TrainState], bool] | None = None,
+    ranks: Ranks | None = None,
 ) -> TrainReport:
     """Step once on each of `batches`, in their order.
 
     total_steps: of the whole pass, which the schedule's shares refer to; a resumed pass goes on at `state.running.steps`.
     progress and on_step are called after each step, when the state is whole: on_step may write it down, or raise to stop.
-    stop: asked after each step, whether that was enough.
+    stop: asked after each step, whether that was enough. ranks: the processes that train together, each on its own part of
+    every batch; what is told of a step, and the report's rows and loss, are of all of them.
 
     On down-sampled rows the model learns the click probability among the rows that came in, which ranks alike and is not
     calibrated to the log before sampling; with the recipe's `correct_sampling` it learns that of the log. What is
@@ -99,24 +103,27 @@ def train(
             waiting += time.perf_counter() - asked
             if batch is None:
                 break
-            state.set_time(batch)
+            now, rows, terms = facts_of(batch, state.recipe, ranks)
+            state.set_time(now)
             rates = state.set_learning_rates(state.recipe.schedule.factor(running.steps, total_steps))
             draw_anew()
             with torch.autocast("cpu", torch.bfloat16, enabled=state.recipe.precision == "bfloat16"):
                 losses = losses_of(state.model, batch, state.recipe)
-            loss = losses.detach().double().mean().item() if len(losses) else 0.0
+            loss = losses.detach().double().sum().item() / max(terms, 1)
             if not math.isfinite(loss):
                 raise DivergedError(_diverged(running.steps, batch, loss, rates))
-            if len(losses):
+            if terms:
                 state.optimizer.zero_grad()
-                losses.mean().backward()
+                (losses.sum() / terms).backward()
+                if ranks is not None:
+                    (loss,) = ranks.sum_gradients(parameters, loss)
                 if clip is not None:
                     nn.utils.clip_grad_norm_(parameters, clip)
                 state.optimizer.step()
-            step = Step(running.steps, len(batch), loss, rates)
-            running.steps, running.rows = running.steps + 1, running.rows + len(batch)
-            running.loss_sum += loss * len(batch)
-            state.steps, state.rows = state.steps + 1, state.rows + len(batch)
+            step = Step(running.steps, rows, loss, rates)
+            running.steps, running.rows = running.steps + 1, running.rows + rows
+            running.loss_sum += loss * rows
+            state.steps, state.rows = state.steps + 1, state.rows + rows
             if progress is not None:
                 progress(step)
             if on_step is not None:
@@ -138,6 +145,15 @@ def train(
         learning_rates=rates,
         tables=state.figures(),
     )
+
+
+def facts_of(batch: Batch, recipe: Recipe, ranks: Ranks | None) -> tuple[int, int, int]:
+    """Of the whole batch, over all ranks: its latest event time, its rows, and how many losses it has."""
+    own = (int(batch.event_time.max()) if len(batch) else 0, len(batch), terms_of(batch, recipe))
+    if ranks is None:
+        return own
+    times, rows, terms = zip(*ranks.gathered(*own), strict=True)
+    return max(times), sum(rows), sum(terms)
 
 
 @contextmanager

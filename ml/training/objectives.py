@@ -23,6 +23,14 @@ def losses_of(model: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
     return cross_entropy(model(batch.dense, batch.sparse).float(), batch, recipe)
 
 
+def terms_of(batch: Batch, recipe: Recipe) -> int:
+    """How many losses the batch has."""
+    chosen = recipe.model
+    if isinstance(chosen, TwoTowerRecipe) and chosen.loss == "softmax":
+        return int((batch.labels > 0.5).sum())
+    return len(batch)
+
+
 def cross_entropy(logits: torch.Tensor, batch: Batch, recipe: Recipe) -> torch.Tensor:
     """Binary cross-entropy of each row, float32 [B], from its logit [B].
 

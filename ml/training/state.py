@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ml.datasets.batch import Batch
 from ml.embeddings.bags import TableFigures, TrainableBags, bags_of, dense_parameters
 from ml.features.schema import FeatureSchema
 from ml.models.build import build_model
@@ -54,9 +53,8 @@ class TrainState:
         for bags in self.bags.values():
             bags.end_pass()
 
-    def set_time(self, batch: Batch) -> None:
-        """Tell the tables when the batch happened: at its latest event."""
-        now = int(batch.event_time.max()) if len(batch) else 0
+    def set_time(self, now: int) -> None:
+        """Tell the tables when a batch happened: microseconds since 1970 UTC."""
         for bags in self.bags.values():
             bags.set_time(now)
 

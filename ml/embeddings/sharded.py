@@ -1,0 +1,148 @@
+"""Tables shared out among the ranks of a process group: each id has one owner, who alone holds, counts and updates its row.
+
+A rank's ids go to their owners, rows come back and are pooled where they were asked for; in the backward pass gradients take
+the same way. Tables that grow are divided by id, those of a fixed size by feature, so that no row has two owners: the ranks
+together do what one process would do on all of their rows, in the order of the ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+
+from ml.embeddings.bags import TableFigures, TrainableBags, in_order
+from ml.embeddings.columns import shard_of
+
+
+class ShardedBags(TrainableBags):
+    """local: this rank's share of the tables, made alike on every rank. Every rank must make the same calls."""
+
+    def __init__(self, local: TrainableBags, group: dist.ProcessGroup | None = None) -> None:
+        super().__init__(local.base_lr)
+        self.local, self.group = local, group
+        configs = local.embedding_bag_configs()
+        self._keys = [feature for config in configs for feature in config.feature_names]
+        self._means = torch.tensor([c.pooling == PoolingType.MEAN for c in configs for _ in c.feature_names])
+        self._dim = configs[0].embedding_dim
+        self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
+        self._anchor = nn.Parameter(torch.empty(0))
+
+    def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
+        """Pooled rows of this rank's examples: KeyedTensor with values float32 [B, F * D], keys in the order of the tables."""
+        features = in_order(features, self._keys)
+        of_key = torch.tensor(features.length_per_key())
+        rows = _Exchange.apply(self._anchor, self, features.values().long(), of_key)
+        return KeyedTensor(self._keys, [self._dim] * len(self._keys), self._pooled(rows, features, of_key))
+
+    def _pooled(self, rows: torch.Tensor, features: KeyedJaggedTensor, of_key: torch.Tensor) -> torch.Tensor:
+        """Bags, float32 [B, F * D], of the rows of all occurrences, float32 [N, D]."""
+        f, b, lengths = len(self._keys), features.stride(), features.lengths().long()
+        if features.weights_or_none() is not None:
+            rows = rows * features.weights().float().unsqueeze(1)
+        if len(rows) != f * b or not bool((lengths == 1).all()):
+            bag = torch.repeat_interleave(torch.arange(f * b), lengths)
+            means = torch.repeat_interleave(self._means, of_key)
+            rows = rows * torch.where(means, 1 / lengths[bag], 1.0).unsqueeze(1)
+            rows = rows.new_zeros(f * b, self._dim).index_add(0, bag, rows)
+        return rows.view(f, b, self._dim).transpose(0, 1).reshape(b, f * self._dim)
+
+    def owners(self, ids: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        """Which rank has each occurrence, int64 [N]. key: int64 [N], the number of its feature."""
+        if self.local.divided_by_id:
+            return torch.from_numpy(shard_of(ids.numpy(), self.ranks))
+        return key % self.ranks
+
+    def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
+        return self.local.embedding_bag_configs()
+
+    def is_weighted(self) -> bool:
+        return self.local.is_weighted()
+
+    def set_learning_rate(self, lr: float) -> None:
+        self.local.set_learning_rate(lr)
+
+    def set_time(self, now: int) -> None:
+        self.local.set_time(now)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Of this rank's share."""
+        return self.local.weights()
+
+    def training_state(self) -> dict[str, torch.Tensor]:
+        """Of this rank's share."""
+        return self.local.training_state()
+
+    def restore(self, weights: Mapping[str, torch.Tensor], training_state: Mapping[str, torch.Tensor] | None) -> None:
+        self.local.restore(weights, training_state)
+
+    def figures(self) -> dict[str, TableFigures]:
+        """Of this rank's share."""
+        return self.local.figures()
+
+    def begin_pass(self) -> None:
+        self.local.begin_pass()
+
+    def end_pass(self) -> None:
+        self.local.end_pass()
+
+    def rows_touched(self) -> int:
+        return self.local.rows_touched()
+
+
+class _Exchange(torch.autograd.Function):
+    """Rows of all occurrences, float32 [N, D], from wherever they are."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: torch.Tensor, bags: ShardedBags, ids: torch.Tensor, of_key: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        f, d, keys = len(bags._keys), bags._dim, bags._keys
+        key = torch.repeat_interleave(torch.arange(f), of_key)
+        place = bags.owners(ids, key) * f + key
+        order = place.argsort(stable=True)
+        sent = place.bincount(minlength=bags.ranks * f).view(bags.ranks, f)
+        got = torch.empty_like(sent)
+        dist.all_to_all_single(got, sent, group=bags.group)
+        there, here = sent.sum(1).tolist(), got.sum(1).tolist()
+        asked = ids.new_empty(sum(here))
+        dist.all_to_all_single(asked, ids[order], here, there, group=bags.group)
+        # By feature, and within one in the order of the ranks: as one process would have them.
+        by_key = torch.repeat_interleave(torch.arange(f).repeat(bags.ranks), got.view(-1)).argsort(stable=True)
+        of_mine = got.sum(0)
+        stride = int(of_mine.max())
+        there_is = torch.arange(stride) < of_mine.unsqueeze(1)
+        batch = KeyedJaggedTensor(keys, asked[by_key], lengths=there_is.reshape(-1).int(), stride=stride)
+        with torch.set_grad_enabled(bags.training):
+            found = bags.local(batch).values().view(stride, f, d).transpose(0, 1)[there_is]
+        rows = torch.empty(len(asked), d)
+        rows[by_key] = found.detach()
+        back = torch.empty(len(ids), d)
+        dist.all_to_all_single(back, rows, there, here, group=bags.group)
+        out = torch.empty(len(ids), d)
+        out[order] = back
+        ctx.bags, ctx.found, ctx.order, ctx.by_key, ctx.there, ctx.here = bags, found, order, by_key, there, here
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[None, None, None, None]:  # type: ignore[override]
+        came = grad.new_empty(len(ctx.by_key), grad.shape[1])
+        dist.all_to_all_single(came, grad[ctx.order], ctx.here, ctx.there, group=ctx.bags.group)
+        if ctx.found.requires_grad:
+            torch.autograd.backward(ctx.found, came[ctx.by_key])
+        return None, None, None, None
+
+
+def shard_tables(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
+    """Put a sharded collection in the place of every collection of tables of a model."""
+    for module in list(model.modules()):
+        if isinstance(module, ShardedBags):
+            continue
+        for name, child in list(module.named_children()):
+            if isinstance(child, TrainableBags) and not isinstance(child, ShardedBags):
+                setattr(module, name, ShardedBags(child, group))
