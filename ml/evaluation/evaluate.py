@@ -37,7 +37,7 @@ from upath import UPath
 from ml.catalog.spec import DatasetSpec
 from ml.evaluation import plots
 from ml.evaluation.baselines import Baseline, fit_baselines
-from ml.evaluation.metrics import ClickSums, summary
+from ml.evaluation.metrics import METRICS, ClickSums, summary
 from ml.evaluation.report import render
 from ml.evaluation.rows import FEATURES, chunks, earlier_days
 from ml.evaluation.slices import key_columns, known_keys, score_slices, slices_of
@@ -55,10 +55,11 @@ Predict = Callable[[pa.Table], NDArray[Any]]
 @dataclass(frozen=True)
 class Scored:
     """A model that has not seen the day. predict: rows of the feature table [N] -> float probabilities [N]. facts: on it to
-    show, JSON values (`snapshot_day` is put into words)."""
+    show, JSON values (`snapshot_day` is put into words). ranks_only: its numbers put rows in order and are no probabilities."""
 
     predict: Predict
     facts: dict[str, Any]
+    ranks_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,11 @@ def _figures(
     known = known_keys(lake, spec, earlier) if earlier else {}
     slices = slices_of(spec, scores.keys, known)
     sums = ClickSums.of(labels, scores.model) if scores.model is not None else ClickSums()
-    of_models = {name: {**summary(labels, by[f"{_MODEL}{name}"]), "facts": model.facts} for name, model in models.items()}
+    of_models = {}
+    for name, scored in models.items():
+        told = summary(labels, by[f"{_MODEL}{name}"])
+        told |= {metric: None for metric in METRICS if scored.ranks_only and metric != "auc"}
+        of_models[name] = {**told, "facts": scored.facts}
     figures: dict[str, Any] = {
         "dataset": spec.name,
         "description": spec.description,

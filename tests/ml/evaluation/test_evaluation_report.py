@@ -199,3 +199,15 @@ def test_a_day_without_features_is_missed_loudly(lake: Lake) -> None:
 def test_this_room_does_without_torch() -> None:
     code = "import sys, ml.evaluation.evaluate; sys.exit(bool({'torch', 'pyspark'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_model_that_only_ranks_has_an_auc_and_no_more(lake: Lake) -> None:
+    spec = spec_of()
+    evaluate(lake, spec, shop_day(spec, DAYS[3], 2_000))
+    both = {"dlrm": Scored(guess, FACTS), "two_tower": Scored(guess, FACTS, ranks_only=True)}
+    done = evaluate_day(spec, DAYS[3], lake, both)
+    first, second = done.figures["models"].values()
+    assert first["auc"] == second["auc"] and first["log_loss"] is not None
+    assert second["log_loss"] is second["calibration"] is second["normalised_entropy"] is second["mean_prediction"] is None
+    assert done.figures["auc_by_day"][-1]["models"] == {"dlrm": first["auc"], "two_tower": first["auc"]}
+    assert "two_tower" in done.report.read_text()
