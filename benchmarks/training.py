@@ -7,14 +7,11 @@ Criteo's logs in the landing folder, as `make demo DATASET=criteo LOGS=…` puts
 
 from __future__ import annotations
 
-import os
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -30,41 +27,29 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from benchmarks._criteo_days import ALL, criteo_days
 from benchmarks.result import Result
-from ml.catalog.load import load_catalog
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
 from ml.datasets.reader import BlockReader
-from ml.datasets.write import write_day
 from ml.evaluation.metrics import auc
-from ml.features.clean import clean_day
 from ml.features.schema import FeatureSchema
 from ml.lake import Lake
-from ml.logs.ingest import ingest_day
-from ml.parallel import LocalRunner
 from ml.recipes.recipe import load_recipe
 from ml.training.loop import threads, train
 from ml.training.state import new_state
 
 BOTTOM, TOP, D, B = [512, 256], [512, 256], 16, 1024
 TABLE_ROWS = 100_000
-ALL = ("train", "validation", "test")
 Side = tuple[float, float, str]  # samples per second of CPU, AUC on the last day, where the time went
 Logits = Callable[[Batch], torch.Tensor]
 
 
 def run() -> list[Result]:
-    logs = Path(os.environ.get("EVERGREEN_LANDING") or Path(os.environ.get("EVERGREEN_HOME") or ".evergreen") / "landing")
-    if not (logs / "criteo").exists():
-        print(f"training: {logs / 'criteo'} is not there; make demo DATASET=criteo LOGS=<folder> puts it there")
-        return []
-    spec = load_catalog()["criteo"]
-    with tempfile.TemporaryDirectory() as folder, threads(1), _alone():
-        lake = Lake.at(folder)
-        for day in spec.days():
-            ingest_day(spec, day, str(logs / "criteo"), lake, LocalRunner())
-            clean_day(spec, day, lake, str(logs / "criteo"), LocalRunner())
-            write_day(spec, day, lake, LocalRunner())
+    with criteo_days() as data, threads(1), _alone():
+        if data is None:
+            return []
+        spec, lake = data
         found = {name: side(spec, lake) for name, side in SIDES.items()}
         floor = _dense_alone(spec)
     ours, ours_auc, where = found.pop("ours")
