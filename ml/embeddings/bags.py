@@ -5,11 +5,12 @@ snapshots need beyond it. Kinds of tables implement it in their own modules; mod
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -101,6 +102,15 @@ class TrainableBags(EmbeddingBagCollectionInterface):
     @abstractmethod
     def rows_touched(self) -> int:
         """Distinct rows looked up in training mode since `begin_pass`."""
+
+
+def features_of(tables: Sequence[EmbeddingBagConfig]) -> list[str]:
+    """The feature of each table, in their order. Raises `ValueError` where one has several: then they share its rows, which
+    collisionless tables alone know."""
+    found = [feature for table in tables for feature in table.feature_names]
+    if len(found) != len(tables):
+        raise ValueError(f"expected a table per feature, found {len(tables)} tables for {len(found)} features")
+    return found
 
 
 def in_order(features: KeyedJaggedTensor, keys: list[str]) -> KeyedJaggedTensor:

@@ -34,7 +34,7 @@ from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from ml.embeddings.bags import TableFigures, TrainableBags, generator_of, in_order, module_name, plain
+from ml.embeddings.bags import TableFigures, TrainableBags, features_of, generator_of, in_order, module_name, plain
 from ml.embeddings.partitions import MULTIPLE, PATH_WIDTH, Partitions, widths_of
 from ml.embeddings.rules import Operation
 
@@ -68,10 +68,7 @@ class CompositionalEmbeddingBags(TrainableBags):
         seed: int,
     ) -> None:
         super().__init__(lr)
-        self._configs = list(tables)
-        self._keys = [feature for table in tables for feature in table.feature_names]
-        if len(self._keys) != len(self._configs):
-            raise ValueError(f"expected a table per feature, found {len(self._configs)} tables for {len(self._keys)} features")
+        self._configs, self._keys = list(tables), features_of(tables)
         self.tables = nn.ModuleDict()
         for config in self._configs:
             self.tables[module_name(config.name)] = _Table(

@@ -19,7 +19,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from ml.embeddings.bags import TableFigures, TrainableBags, generator_of, in_order, plain
+from ml.embeddings.bags import TableFigures, TrainableBags, features_of, generator_of, in_order, plain
 from ml.embeddings.remap import to_rows
 
 
@@ -48,10 +48,7 @@ class HashedEmbeddingBags(TrainableBags):
         seed: int,
     ) -> None:
         super().__init__(lr)
-        self._configs = list(tables)
-        self._keys = [feature for table in tables for feature in table.feature_names]
-        if len(self._keys) != len(self._configs):
-            raise ValueError(f"expected a table per feature, found {len(self._configs)} tables for {len(self._keys)} features")
+        self._configs, self._keys = list(tables), features_of(tables)
         self._dims = [table.embedding_dim for table in tables]
         if len(poolings := {table.pooling for table in tables}) > 1:
             raise ValueError(f"expected tables of one pooling, found {poolings}")

@@ -14,7 +14,7 @@ from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from ml.embeddings.bags import TableFigures, TrainableBags, generator_of, in_order, module_name, plain
+from ml.embeddings.bags import TableFigures, TrainableBags, features_of, generator_of, in_order, module_name, plain
 from ml.features.schema import OOV_ID
 
 
@@ -39,10 +39,7 @@ class StaticEmbeddingBags(TrainableBags):
         seed: int,
     ) -> None:
         super().__init__(lr)
-        self._configs = list(tables)
-        self._keys = [feature for table in tables for feature in table.feature_names]
-        if len(self._keys) != len(self._configs):
-            raise ValueError(f"expected a table per feature, found {len(self._configs)} tables for {len(self._keys)} features")
+        self._configs, self._keys = list(tables), features_of(tables)
         self._rows = torch.tensor([table.num_embeddings for table in tables])
         self._bags = FusedEmbeddingBagCollection(
             [replace(table, name=module_name(table.name)) for table in tables],
