@@ -30,7 +30,7 @@ from ml.features.transforms import compile_transforms
 from ml.features.vocabulary import Vocabulary
 from ml.lake import Lake
 from ml.training.predict import predict, stage_of
-from ml.training.snapshot import STATE, WEIGHTS, load_snapshot
+from ml.training.snapshot import copy_for_predictions, load_snapshot
 
 SPEC, VOCABULARIES, ARTIFACT = "spec.json", "vocabulary", "model"
 FEATURES = "cleaned_features"
@@ -86,8 +86,7 @@ def log_model(uri: str, run_id: str, lake: Lake, spec: DatasetSpec, day: str, mo
     ):
         folder = Path(scratch) / ARTIFACT
         folder.mkdir()
-        snapshot = lake.need(stage_of(model), spec.name, day)
-        _copy(snapshot, folder, (WEIGHTS, STATE))
+        copy_for_predictions(lake.need(stage_of(model), spec.name, day), folder)
         (folder / SPEC).write_text(spec.model_dump_json())
         if limited := [f"{feature.name}.parquet" for feature in spec.sparse if feature.vocabulary]:
             (folder / VOCABULARIES).mkdir()

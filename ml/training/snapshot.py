@@ -81,6 +81,12 @@ def load_snapshot(
     return state
 
 
+def copy_for_predictions(folder: Path | UPath, target: Path) -> None:
+    """Copy of a snapshot what `load_snapshot(target, for_training=False)` reads."""
+    for name in (WEIGHTS, STATE):
+        (target / name).write_bytes((folder / name).read_bytes())
+
+
 def digest(folder: Path | UPath) -> str:
     """SHA-256 over a snapshot's files: the identity of a trained model."""
     sha = hashlib.sha256()
