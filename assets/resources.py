@@ -1,6 +1,6 @@
 """Resources that asset signatures name. What they are bound to is a deployment's affair (`orchestration/deployments.py`)."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
 from pydantic import Field
@@ -45,6 +45,21 @@ class SparkResource(dg.ConfigurableResource):
     def runner(self) -> Runner:
         session = self.session()
         return SparkRunner(session) if session else LocalRunner()
+
+
+class TrainingResource(dg.ConfigurableResource):
+    """How many processes train a model together, and who starts them."""
+
+    processes: int = Field(default=1, ge=1, description="Of each day's training; a recipe's `batch_size` is a multiple of it.")
+    launcher: Literal["torchrun", "driver", "executors"] = Field(
+        default="torchrun",
+        description="torchrun, here; or Spark's TorchDistributor: on the `driver`'s machine, or as tasks on `executors`.",
+    )
+    spark: dg.ResourceDependency[SparkResource]
+
+    def session(self) -> "SparkSession | None":
+        """Spark, where it starts the processes."""
+        return None if self.processes == 1 or self.launcher == "torchrun" else self.spark.session()
 
 
 class MlflowResource(dg.ConfigurableResource):

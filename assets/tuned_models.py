@@ -9,7 +9,7 @@ import dagster as dg
 from assets.days import each_day
 from assets.partitions import days_before
 from assets.policy import TRAINING_POOL, daily_asset, key
-from assets.resources import LakeResource, MlflowResource
+from assets.resources import LakeResource, MlflowResource, TrainingResource
 from ml.catalog.spec import DatasetSpec
 
 if TYPE_CHECKING:
@@ -28,18 +28,23 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
         pool=TRAINING_POOL,
         description=f"{model} after one pass over the day in time order, warm-started from the day before.",
     )
-    def tuned_models(context: dg.AssetExecutionContext, lake: LakeResource, mlflow: MlflowResource) -> dg.MaterializeResult:
-        from ml.training.daily import train_day
+    def tuned_models(
+        context: dg.AssetExecutionContext, lake: LakeResource, mlflow: MlflowResource, training: TrainingResource
+    ) -> dg.MaterializeResult:
+        from ml.training.launch import train_day_on
         from ml.training.tracking import Tracker
+
+        processes, session, launcher = training.processes, training.session(), training.launcher
 
         def work(day: str) -> dict[str, Any]:
             tracker = Tracker(Path(mlflow.home), tags={"dagster/run_id": context.run_id})
-            done = train_day(spec, day, lake.open(), model, tracker=tracker)
+            done = train_day_on(processes, spec, day, lake.open(), model, spark=session, launcher=launcher, tracker=tracker)
             return {
                 **done.metrics,
                 "dagster/row_count": done.report.rows,
                 "warm_started_from": done.parent or "nothing: the first day",
                 "resumed_at_row": done.resumed_at,
+                "processes": processes,
                 "tables": _tables(done.report.tables),
                 "recipe": dg.MetadataValue.json(done.recipe.model_dump(mode="json")),
                 "path": dg.MetadataValue.path(str(done.folder)),

@@ -95,10 +95,16 @@ class Lake:
         (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
 
     def discard(self, stage: str, dataset: str, day: str) -> None:
-        """Remove a partition, if it is there; its manifest goes first, so that it is never seen in part."""
+        """Remove a partition, if it is there, and what killed writers left of it; its manifest goes first, so that it is never
+        seen in part."""
         folder = self.partition(stage, dataset, day)
         (folder / MANIFEST).unlink(missing_ok=True)
         _remove(folder)
+        _remove(self.aside(stage, dataset, day))
+
+    def aside(self, stage: str, dataset: str, day: str) -> UPath:
+        """Where a partition is written before it is renamed into place: other processes may write beside the one in `write`."""
+        return self.partition(stage, dataset, day).parent / ".staging" / day
 
     @contextmanager
     def write(self, stage: str, dataset: str, day: str) -> Iterator[UPath]:
@@ -133,7 +139,7 @@ class Lake:
     @contextmanager
     def _written(self, stage: str, dataset: str, day: str) -> Iterator[UPath]:
         final = self.partition(stage, dataset, day)
-        staging = final.parent / ".staging" / day
+        staging = self.aside(stage, dataset, day)
         replaced = final.parent / ".staging" / f"{day}.replaced"
         if _is_local(final) and replaced.exists() and not final.exists():
             Path(replaced.path).rename(final.path)

@@ -6,6 +6,8 @@
 | EVERGREEN_LAKE           | $EVERGREEN_HOME                | partitions; any fsspec URL                 |
 | EVERGREEN_LANDING        | $EVERGREEN_HOME/landing        | raw logs, a folder per dataset             |
 | EVERGREEN_SPARK_MASTER   | local, every core              | any Spark master; `none` for no Spark      |
+| EVERGREEN_PROCESSES      | 1                              | that train a model together                |
+| EVERGREEN_LAUNCHER       | torchrun                       | or Spark's: `driver`, `executors`          |
 | EVERGREEN_CATALOG        | the repository's catalog/      | the datasets, one YAML each                |
 | MLFLOW_TRACKING_URI      | SQLite in $EVERGREEN_HOME      | an MLflow server                           |
 """
@@ -13,7 +15,7 @@
 import os
 from pathlib import Path
 
-from assets.resources import LakeResource, LandingResource, MlflowResource, SparkResource
+from assets.resources import LakeResource, LandingResource, MlflowResource, SparkResource, TrainingResource
 from ml.catalog.load import CATALOG, CatalogError, load_catalog
 from ml.catalog.spec import DatasetSpec
 from ml.recipes.recipe import recipe_of
@@ -53,9 +55,15 @@ def catalog() -> dict[str, DatasetSpec]:
 
 def resources() -> dict[str, object]:
     """The resources of this process's deployment, as the environment says."""
+    spark = SparkResource(master=os.environ.get("EVERGREEN_SPARK_MASTER") or "")
     return {
         "lake": LakeResource(root=lake_root()),
         "landing": LandingResource(root=landing_root()),
-        "spark": SparkResource(master=os.environ.get("EVERGREEN_SPARK_MASTER") or ""),
+        "spark": spark,
+        "training": TrainingResource(
+            processes=int(os.environ.get("EVERGREEN_PROCESSES") or 1),
+            launcher=os.environ.get("EVERGREEN_LAUNCHER") or "torchrun",  # type: ignore[arg-type]
+            spark=spark,
+        ),
         "mlflow": MlflowResource(home=str(home())),
     }

@@ -61,7 +61,7 @@ class TrainableBags(EmbeddingBagCollectionInterface):
 
     @abstractmethod
     def weights(self) -> dict[str, torch.Tensor]:
-        """What predictions need, by name; of tables whose size is fixed, views of the live tensors."""
+        """What predictions need, by name: of tables divided by id copies, of others views of the live tensors."""
 
     @abstractmethod
     def training_state(self) -> dict[str, torch.Tensor]:
@@ -75,12 +75,8 @@ class TrainableBags(EmbeddingBagCollectionInterface):
         for own, saved in ((self.weights(), weights), (self.training_state(), training_state)):
             if saved is None:
                 continue
-            if own.keys() != saved.keys():
-                raise ValueError(f"expected tensors {sorted(own)}, found {sorted(saved)}")
+            check_fit(own, saved)
             for name, tensor in own.items():
-                if tensor.shape != saved[name].shape or tensor.dtype != saved[name].dtype:
-                    expected, found = (f"{t.dtype} {tuple(t.shape)}" for t in (tensor, saved[name]))
-                    raise ValueError(f"{name}: expected {expected}, found {found}")
                 tensor.copy_(saved[name])
 
     def dense_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -102,6 +98,16 @@ class TrainableBags(EmbeddingBagCollectionInterface):
     @abstractmethod
     def rows_touched(self) -> int:
         """Distinct rows looked up in training mode since `begin_pass`."""
+
+
+def check_fit(own: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]) -> None:
+    """Raises `ValueError`, naming the tensors, unless both have the same names, shapes and dtypes."""
+    if own.keys() != saved.keys():
+        raise ValueError(f"expected tensors {sorted(own)}, found {sorted(saved)}")
+    for name, tensor in own.items():
+        if tensor.shape != saved[name].shape or tensor.dtype != saved[name].dtype:
+            expected, found = (f"{t.dtype} {tuple(t.shape)}" for t in (tensor, saved[name]))
+            raise ValueError(f"{name}: expected {expected}, found {found}")
 
 
 def features_of(tables: Sequence[EmbeddingBagConfig]) -> list[str]:

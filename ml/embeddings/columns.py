@@ -133,7 +133,7 @@ def shard_of(ids: NDArray[np.int64], shards: int) -> NDArray[np.int64]:
 
 
 def divide(columns: Columns, tables: Sequence[str], shard: int, shards: int) -> dict[str, torch.Tensor]:
-    """The part of one shard. Counters, which are sums over shards, stay with the first."""
+    """The part of one shard. Counters, which are sums over shards, now and at the beginning of a pass, stay with the first."""
     part = dict(columns)
     for table in tables:
         if f"{table}.id" not in columns:
@@ -145,6 +145,8 @@ def divide(columns: Columns, tables: Sequence[str], shard: int, shards: int) -> 
             part[name] = columns[name][torch.from_numpy(shard_of(columns[name].numpy()[:, at].copy(), shards) == shard)]
     if "counters" in columns and shard:
         part["counters"] = torch.zeros_like(columns["counters"])
+    if "pass" in columns and shard:
+        part["pass"] = torch.cat([columns["pass"][:1], torch.zeros_like(columns["pass"][1:])])
     return part
 
 
@@ -163,7 +165,16 @@ def unite(parts: Sequence[Columns], tables: Sequence[str]) -> dict[str, torch.Te
         whole["gone"] = torch.from_numpy(gone[np.lexsort((gone[:, 2], gone[:, 1], gone[:, 0]))])
         whole["remembers"] = torch.stack([part["remembers"] for part in parts]).amax(0)
         whole["counters"] = torch.stack([part["counters"] for part in parts]).sum(0)
+    if "pass" in whole:
+        began = torch.stack([part["pass"] for part in parts])
+        whole["pass"] = torch.cat([began[:, :1].amax(0), began[:, 1:].sum(0)])
     return whole
+
+
+def apart(whole: Columns, tables: Sequence[str]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """What `weights` gave, and what `training_state` did, of the two in one."""
+    names = {"version"} | {f"{table}.{kind}" for table in tables for kind in ("id", "weight")}
+    return {name: t for name, t in whole.items() if name in names}, {name: t for name, t in whole.items() if name not in names}
 
 
 def _fill(store: Store, rows: NDArray[np.int64], table: str, weights: Columns, state: Columns | None) -> None:

@@ -120,11 +120,11 @@ class ReferenceEmbeddingBags(TrainableBags):
         return found
 
     def weights(self) -> dict[str, torch.Tensor]:
-        found = {f"{t.rules.name}.{name}": t.rows[name] for t in self.tables for name in ("id", "weight")}
+        found = {f"{t.rules.name}.{name}": t.rows[name].clone() for t in self.tables for name in ("id", "weight")}
         return found | {"version": torch.tensor([self.version, self.time])}
 
     def training_state(self) -> dict[str, torch.Tensor]:
-        found = {f"{t.rules.name}.{name}": t.rows[name] for t in self.tables for name in _FIXED[2:]}
+        found = {f"{t.rules.name}.{name}": t.rows[name].clone() for t in self.tables for name in _FIXED[2:]}
         waiting = [t.waiting + torch.tensor([0, n << ROW_BITS, 0], device=self.device) for n, t in enumerate(self.tables)]
         gone = self.gone
         for column in (2, 1, 0):

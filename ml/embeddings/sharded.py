@@ -2,12 +2,14 @@
 
 A rank's ids go to their owners, rows come back and are pooled where they were asked for; in the backward pass gradients take
 the same way. Tables that grow are divided by id, those of a fixed size by feature, so that no row has two owners: the ranks
-together do what one process would do on all of their rows, in the order of the ranks.
+together do what one process would do on all of their rows, in the order of the ranks. Static tables are TorchRec's to place
+(`planned`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -17,12 +19,17 @@ from torch.autograd.function import once_differentiable
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
+from ml.embeddings import columns
 from ml.embeddings.bags import TableFigures, TrainableBags, in_order
-from ml.embeddings.columns import shard_of
+from ml.embeddings.planned import PlannedBags
+from ml.embeddings.static import StaticEmbeddingBags
 
 
 class ShardedBags(TrainableBags):
-    """local: this rank's share of the tables, made alike on every rank. Every rank must make the same calls."""
+    """local: new tables, made alike on every rank, each of which has its share from now on. All must make the same calls.
+
+    Figures are of this rank's share: those of the whole are their sums over ranks.
+    """
 
     def __init__(self, local: TrainableBags, group: dist.ProcessGroup | None = None) -> None:
         super().__init__(local.base_lr)
@@ -32,6 +39,10 @@ class ShardedBags(TrainableBags):
         self._means = torch.tensor([c.pooling == PoolingType.MEAN for c in configs for _ in c.feature_names])
         self._dim = configs[0].embedding_dim
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
+        self.divided_by_id = local.divided_by_id
+        self._tables = [config.name for config in configs]
+        # Of tables divided by feature, each of which has one.
+        self._owner = {config.name: number % self.ranks for number, config in enumerate(configs)}
         self._anchor = nn.Parameter(torch.empty(0))
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
@@ -56,7 +67,7 @@ class ShardedBags(TrainableBags):
     def owners(self, ids: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         """Which rank has each occurrence, int64 [N]. key: int64 [N], the number of its feature."""
         if self.local.divided_by_id:
-            return torch.from_numpy(shard_of(ids.numpy(), self.ranks))
+            return torch.from_numpy(columns.shard_of(ids.numpy(), self.ranks))
         return key % self.ranks
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
@@ -71,20 +82,32 @@ class ShardedBags(TrainableBags):
     def set_time(self, now: int) -> None:
         self.local.set_time(now)
 
+    def dense_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return self.local.dense_parameters()
+
     def weights(self) -> dict[str, torch.Tensor]:
-        """Of this rank's share."""
-        return self.local.weights()
+        """Of tables divided by id this rank's share; of others the whole, on every rank."""
+        return self.local.weights() if self.divided_by_id else self._whole(self.local.weights())
 
     def training_state(self) -> dict[str, torch.Tensor]:
-        """Of this rank's share."""
-        return self.local.training_state()
+        """Of tables divided by id this rank's share; of others the whole, on every rank."""
+        return self.local.training_state() if self.divided_by_id else self._whole(self.local.training_state())
 
     def restore(self, weights: Mapping[str, torch.Tensor], training_state: Mapping[str, torch.Tensor] | None) -> None:
-        self.local.restore(weights, training_state)
+        """Take this rank's share of what the whole tables gave."""
+        if self.divided_by_id:
+            share = columns.divide({**weights, **(training_state or {})}, self._tables, self.rank, self.ranks)
+            weights, rest = columns.apart(share, self._tables)
+            self.local.restore(weights, None if training_state is None else rest)
+        else:
+            self.local.restore(weights, None if training_state is None else self._own_marks(training_state))
 
     def figures(self) -> dict[str, TableFigures]:
-        """Of this rank's share."""
-        return self.local.figures()
+        own = self.local.figures()
+        if self.divided_by_id:
+            return own
+        nothing = TableFigures(**{field.name: 0 for field in fields(TableFigures)})
+        return {name: figures if self._owner[name] == self.rank else nothing for name, figures in own.items()}
 
     def begin_pass(self) -> None:
         self.local.begin_pass()
@@ -94,6 +117,36 @@ class ShardedBags(TrainableBags):
 
     def rows_touched(self) -> int:
         return self.local.rows_touched()
+
+    def _whole(self, share: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Every table's tensors from its owner; which rows were touched, of all tables in one, from all."""
+        found = {}
+        for name, tensor in share.items():
+            table = self._table_of(name)
+            whole = (tensor.byte() if tensor.dtype == torch.bool else tensor).clone()
+            if table is None:
+                dist.all_reduce(whole, group=self.group)
+            else:
+                dist.broadcast(whole, group_src=self._owner[table], group=self.group)
+            found[name] = whole.to(tensor.dtype)
+        return found
+
+    def _own_marks(self, whole: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The same, but for marks on what others own."""
+        found = dict(whole)
+        own = torch.tensor([self._owner[table] == self.rank for table in self._tables])
+        rows = torch.tensor([config.num_embeddings for config in self.local.embedding_bag_configs()])
+        for name, tensor in whole.items():
+            table = self._table_of(name)
+            if name == "touched":
+                found[name] = tensor & own.repeat_interleave(rows)
+            elif table is not None and name == f"{table}.touched" and self._owner[table] != self.rank:
+                found[name] = torch.zeros_like(tensor)
+        return found
+
+    def _table_of(self, name: str) -> str | None:
+        """Which table a tensor is of; None of one of all tables."""
+        return max((table for table in self._tables if name.startswith(f"{table}.")), key=len, default=None)
 
 
 class _Exchange(torch.autograd.Function):
@@ -144,5 +197,7 @@ def shard_tables(model: nn.Module, group: dist.ProcessGroup | None = None) -> No
         if isinstance(module, ShardedBags):
             continue
         for name, child in list(module.named_children()):
-            if isinstance(child, TrainableBags) and not isinstance(child, ShardedBags):
+            if isinstance(child, StaticEmbeddingBags):
+                setattr(module, name, PlannedBags(child, group))
+            elif isinstance(child, TrainableBags) and not isinstance(child, ShardedBags | PlannedBags):
                 setattr(module, name, ShardedBags(child, group))

@@ -63,9 +63,7 @@ def read_snapshot(store: Store, folder: Path, shard: int = 0, shards: int = 1, f
     if missing := {f"{table}.id" for table in tables} - set(parts[0]):
         raise ValueError(f"{folder}: expected tables {tables}; {sorted(missing)} are missing")
     whole = columns.unite(parts, tables) if len(parts) > 1 else parts[0]
-    names = {"version"} | {f"{table}.{kind}" for table in tables for kind in ("id", "weight")}
-    weights = {name: tensor for name, tensor in whole.items() if name in names}
-    state: dict[str, torch.Tensor] = {name: tensor for name, tensor in whole.items() if name not in names}
+    weights, state = columns.apart(whole, tables)
     columns.restore(store, weights, state if for_training else None)
 
 

@@ -12,6 +12,7 @@ learns from is chosen by the recipe: one row at a time, or each row's item among
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -22,6 +23,19 @@ from ml.models.frequency import BatchFrequency
 from ml.models.item_bank import ItemBank
 from ml.models.mlp import Tower, linear
 from ml.models.sparse import SparseArch
+
+
+class GathersRows(Protocol):
+    """Processes that train together, as `ml.training.ranks` has them."""
+
+    @property
+    def rank(self) -> int: ...
+
+    def rows_of_all(self, rows: torch.Tensor) -> tuple[torch.Tensor, int]: ...
+
+
+def _alone(rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+    return rows, 0
 
 
 class Side(nn.Module):
@@ -96,32 +110,40 @@ class TwoTower(nn.Module):
         return self.item(dense, self.sparse_arch(sparse))
 
     def sampled_softmax(
-        self, dense: torch.Tensor, sparse: KeyedJaggedTensor, uniform: int = 0, correct: bool = True
+        self,
+        dense: torch.Tensor,
+        sparse: KeyedJaggedTensor,
+        uniform: int = 0,
+        correct: bool = True,
+        ranks: GathersRows | None = None,
     ) -> torch.Tensor:
         """Cross-entropy of each row's own item among the items of all rows and `uniform` more, float32 [B].
 
         An item stands among the negatives as often as it is sampled; `correct` takes the log of how often that is expected to
         be off its logits (Yi et al., 2019, equation 3; of mixed samples, Yang et al., 2020). Another row with the same item is
-        no negative (an accidental hit).
+        no negative (an accidental hit). ranks: whose rows make up the batch; what is drawn besides, the first embeds for all.
         """
+        everyone = ranks.rows_of_all if ranks is not None else _alone
         own = sparse[self.item_id].values()
-        items = self.item_features(dense, sparse)
-        self.frequency.observe(own)
-        self.bank.observe(own, *items)
+        seen = [everyone(features)[0] for features in (own, *self.item_features(dense, sparse))]
+        if len(seen[0]):
+            self.frequency.observe(seen[0])
+            self.bank.observe(*seen)
         many = uniform and len(self.bank)
         if many:
             drawn = self.bank.draw(uniform)
-            dense, sparse = self._beside(dense, sparse, *drawn)
+            if ranks is None or ranks.rank == 0:
+                dense, sparse = self._beside(dense, sparse, *drawn)
         user, item = self.embeddings(dense, sparse)
-        ids = sparse[self.item_id].values()
+        (ids, _), (item, begin) = everyone(sparse[self.item_id].values()), everyone(item)
         logits = user[: len(own)] @ item.T / self.temperature
         if correct:
             expected = self.frequency.expected(ids) + (uniform / len(self.bank) if many else 0.0)
             logits = logits - expected.clamp(min=1e-6).log()
         at = torch.arange(len(own), device=own.device)
         twins = own.unsqueeze(1) == ids
-        twins[at, at] = False
-        return nn.functional.cross_entropy(logits.masked_fill(twins, -torch.inf), at, reduction="none")
+        twins[at, begin + at] = False
+        return nn.functional.cross_entropy(logits.masked_fill(twins, -torch.inf), begin + at, reduction="none")
 
     def item_features(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids of the items' sparse features, int64 [B, Fi], and their dense features, float32 [B, Ii]."""

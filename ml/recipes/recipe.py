@@ -18,6 +18,7 @@ from ml.catalog.load import CATALOG, CatalogError, explain, read_yaml
 from ml.catalog.spec import DatasetSpec
 from ml.catalog.strict import Strict
 from ml.embeddings.partitions import widths_of
+from ml.recipes.export import ExportRecipe
 from ml.recipes.models import ModelRecipe
 from ml.recipes.optimizers import DenseOptimizer, Schedule, TableOptimizer
 from ml.recipes.tables import PARTED, CollisionlessTable, CompositionalTable, Table, TablesRecipe
@@ -38,6 +39,14 @@ class EarlyStop(Strict):
         if value is None:
             return False
         return value >= self.target if self.metric == "auc" else value <= self.target
+
+
+class CheckpointRecipe(Strict):
+    """How much work a kill may cost, and how much of a day's way is kept until the day is written."""
+
+    minutes: float = Field(default=5.0, gt=0, description="Between two checkpoints.")
+    keep: int = Field(default=2, ge=1, description="So many of a day: where the newest can not be read, there is one before.")
+    hours: float = Field(default=48.0, gt=0, description="No older than that, of whatever day.")
 
 
 class Recipe(Strict):
@@ -66,12 +75,13 @@ class Recipe(Strict):
     leave_out: tuple[str, ...] = Field(default=(), description="Sparse features that the model does not look at.")
     seed: int = Field(default=0, ge=0)
     threads: int = Field(default=1, ge=1, description="Of torch. Sums depend on it, so it belongs to what is reproduced.")
-    checkpoint_minutes: float = Field(default=5.0, gt=0, description="How much work a kill may cost.")
+    checkpoints: CheckpointRecipe = CheckpointRecipe()
+    export: ExportRecipe = ExportRecipe()
 
     @property
     def fingerprint(self) -> str:
         """Hash of everything that the trained model depends on."""
-        shaped = self.model_dump(mode="json", exclude={"checkpoint_minutes"})
+        shaped = self.model_dump(mode="json", exclude={"checkpoints", "export"})
         return hashlib.sha256(json.dumps(shaped, sort_keys=True).encode()).hexdigest()[:16]
 
     def structure(self, sparse: Iterable[str]) -> dict[str, Any]:

@@ -1,73 +1,132 @@
 """Mid-day checkpoints: a training state beside the place in its data, so that a killed day goes on where it was.
 
-They lie in the lake's `checkpoints`, beside the visible partitions and written as whole as those, and are used only by
-a pass of the same identity (recipe, data, parent). When to save and when to stop is decided here too; what a state
-looks like on disk is `ml.training.snapshot`.
+They lie in the lake's `checkpoints`, written as whole as partitions: of each day a few, `<day>.0` and so on, of which the
+oldest is the next to be replaced. One is used only by a pass of the same identity (recipe, data, parent), of any number of
+ranks. The state is copied between two steps; copies are written while training goes on. When to save, what to keep and when to
+stop is decided here; what lies on disk is `ml.training.parts`.
 """
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+from safetensors import SafetensorError
+from upath import UPath
+
 from ml.datasets.reader import BlockReader
 from ml.features.schema import FeatureSchema
 from ml.lake import Lake
-from ml.recipes.recipe import Recipe
-from ml.training.snapshot import load_snapshot, save_snapshot
+from ml.recipes.recipe import CheckpointRecipe, Recipe
+from ml.training.parts import Part, part_of, read_parts, write_part
+from ml.training.ranks import Ranks
+from ml.training.snapshot import SnapshotMismatch
 from ml.training.state import TrainState
+
+STEPS_BETWEEN_LOOKS = 8  # ranks tell each other whether it is time to save, which costs a message
+_log = logging.getLogger(__name__)
 
 
 @dataclass
-class Checkpoint:
-    """Of one day of one model. identity: plain values that fix what the pass computes; minutes: between two savings."""
+class Checkpoints:
+    """Of one day of one model. identity: plain values that fix what the pass computes. ranks: which every one of must make the
+    same calls."""
 
     lake: Lake
     dataset: str
     model: str
     day: str
     identity: dict[str, Any]
-    minutes: float
+    kept: CheckpointRecipe
+    ranks: Ranks | None = None
+    _next: int = 0
+    _behind: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "checkpoint"))
+    _writing: Future[None] | None = None
     _saved_at: float = field(default_factory=time.monotonic)
     _signal: int | None = None
     _before: dict[int, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._ranks_behind = self.ranks.beside() if self.ranks else None
 
     @property
     def stage(self) -> str:
         return f"checkpoints/{self.model}"
 
+    def found(self) -> list[tuple[int, dict[str, Any]]]:
+        """Those of this day and identity, the newest first: which of the few it is, and its manifest."""
+        names = [name for name in self.lake.days(self.stage, self.dataset) if name.startswith(f"{self.day}.")]
+        manifests = {int(name.rpartition(".")[2]): self.lake.manifest(self.stage, self.dataset, name) for name in names}
+        own = {number: saved for number, saved in manifests.items() if saved["identity"] == self.identity}
+        return sorted(own.items(), key=lambda item: item[1]["reader"]["batches"], reverse=True)
+
     def resume(self, recipe: Recipe, schema: FeatureSchema, reader: BlockReader) -> TrainState | None:
-        """The saved state, with `reader` set to its place; None where there is none, or one of another identity."""
-        if not self.lake.has(self.stage, self.dataset, self.day):
-            return None
-        saved = self.lake.manifest(self.stage, self.dataset, self.day)
-        if saved["identity"] != self.identity:
-            return None
-        reader.load_state_dict(saved["reader"])
-        return load_snapshot(self.lake.need(self.stage, self.dataset, self.day), recipe=recipe, schema=schema)
+        """The newest saved state, with `reader` set to its place; None where there is none of this identity.
+
+        One that can not be read makes way for the one before."""
+        for number, saved in self.found():
+            try:
+                state = read_parts(self._folder(number), recipe, schema, self.ranks)
+            except (SnapshotMismatch, SafetensorError) as error:
+                _log.warning("%s can not be used: %s", self._folder(number), error)
+                continue
+            self._next = number + 1
+            reader.load_state_dict(saved["reader"])
+            return state
+        return None
 
     def save(self, state: TrainState, reader: BlockReader) -> None:
-        with self.lake.write(self.stage, self.dataset, self.day) as folder:
-            save_snapshot(state, folder)
-            self.lake.describe(folder, {"identity": self.identity, "reader": reader.state_dict()})
-        self._saved_at = time.monotonic()
+        """Copy the state, and have the copy written while training goes on; after the one before is."""
+        self.wait()
+        manifest = {"identity": self.identity, "reader": reader.state_dict(), "saved_at": time.time()}
+        name = f"{self.day}.{self._next % self.kept.keep}"
+        self._writing = self._behind.submit(self._write, name, part_of(state), manifest)
+        self._next, self._saved_at = self._next + 1, time.monotonic()
+
+    def wait(self) -> None:
+        """Until what is being written is there. Raises what went wrong with it."""
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
 
     def after_step(self, state: TrainState, reader: BlockReader) -> None:
         """Save where it is time to, or where a signal asked to stop; then let the signal do what it was sent for."""
-        if self._signal is not None:
+        if self._writing is not None and self._writing.done():
+            self.wait()
+        asked, due = self._signal is not None, time.monotonic() - self._saved_at > 60 * self.kept.minutes
+        if self.ranks is not None:
+            if state.steps % STEPS_BETWEEN_LOOKS:
+                return
+            of_all = self.ranks.summed([asked, due])
+            asked, due = of_all[0] > 0, of_all[1] > 0
+        if asked or due:
             self.save(state, reader)
+        if asked:
+            self.wait()
             self._deliver()
-        elif time.monotonic() - self._saved_at > 60 * self.minutes:
-            self.save(state, reader)
+
+    def united(self, state: TrainState, reader: BlockReader) -> TrainState | None:
+        """On the first rank the whole state, of which each rank has its share; on others None."""
+        self.save(state, reader)
+        self.wait()
+        if self.ranks is None or self.ranks.rank:
+            return None
+        return read_parts(self._folder((self._next - 1) % self.kept.keep), state.recipe, state.schema)
 
     def discard(self) -> None:
-        self.lake.discard(self.stage, self.dataset, self.day)
+        """The day is written: what led there can go."""
+        self.wait()
+        self._behind.shutdown()
+        if self.ranks is None or self.ranks.rank == 0:
+            self._clear(lambda name, age: name.startswith(f"{self.day}."))
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
@@ -77,8 +136,41 @@ class Checkpoint:
             self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
+        except BaseException:
+            with suppress(Exception):  # it may be of the same cause
+                self.wait()
+            raise
         finally:
             self._deliver()
+
+    def _write(self, name: str, part: Part, manifest: dict[str, Any]) -> None:
+        ranks = self._ranks_behind
+        if ranks is None:
+            with self.lake.write(self.stage, self.dataset, name) as folder:
+                write_part(part, folder)
+                self.lake.describe(folder, manifest)
+        elif ranks.rank == 0:
+            with self.lake.write(self.stage, self.dataset, name) as folder:
+                ranks.wait()  # the folder is there
+                write_part(part, folder, ranks)
+                ranks.wait()  # all have written
+                self.lake.describe(folder, manifest)
+        else:
+            ranks.wait()
+            write_part(part, self.lake.aside(self.stage, self.dataset, name), ranks)
+            ranks.wait()
+        if ranks is None or ranks.rank == 0:
+            self._clear(lambda name, age: age > self.kept.hours)
+
+    def _clear(self, goes: Callable[[str, float], bool]) -> None:
+        """Let go of those of this model, of whatever day, of which `goes` says so, given a name and its age in hours."""
+        for name in self.lake.days(self.stage, self.dataset):
+            saved_at = self.lake.manifest(self.stage, self.dataset, name).get("saved_at", 0.0)
+            if goes(name, (time.time() - saved_at) / 3600):
+                self.lake.discard(self.stage, self.dataset, name)
+
+    def _folder(self, number: int) -> UPath:
+        return self.lake.need(self.stage, self.dataset, f"{self.day}.{number}")
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self._signal = signum

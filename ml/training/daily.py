@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,12 @@ from ml.datasets.reader import BlockReader
 from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe, recipe_of
-from ml.training.checkpoint import Checkpoint
+from ml.training.checkpoint import Checkpoints
 from ml.training.early_stop import stop_of
 from ml.training.loop import Step, TrainReport, train
 from ml.training.predict import stage_of
 from ml.training.progress import progress_of
+from ml.training.ranks import Ranks
 from ml.training.snapshot import digest, load_snapshot, save_snapshot
 from ml.training.state import TrainState, new_state
 
@@ -91,13 +92,15 @@ def train_day(
     recipe: Recipe | None = None,
     tracker: Tracker | None = None,
     progress: bool = True,
+    ranks: Ranks | None = None,
 ) -> TrainedDay:
     """Train on one day and write the partition `tuned_models/<model>/<dataset>/<day>`: a snapshot and its manifest.
 
     The first day of the dataset begins from scratch, every other from the snapshot of the day before. model: one of those
     that the dataset names, by default the first. recipe: the model's own by default. A run that was killed, or stopped by
     SIGINT or SIGTERM, goes on at its last checkpoint when it is called again, and ends with the very bytes of an undisturbed
-    one.
+    one. ranks: the processes that train it together, each of which makes this call: they share batches and tables out among
+    them, and the first alone speaks to the lake, the tracker and the screen.
 
     Raises `MissingPartition` (the day's data or the day before), `SnapshotMismatch` (trained under another schema, or a
     recipe of other shapes), `ValueError` (no day of this dataset), `DivergedError`.
@@ -106,7 +109,7 @@ def train_day(
     recipe, stage = recipe or recipe_of(spec, model), stage_of(model)
     schema = FeatureSchema.of(spec)
     parent = previous_day(spec, day)
-    reader = BlockReader(lake, spec, [day], splits=recipe.splits, batch_size=recipe.batch_size, order="time")
+    reader = _reader(lake, spec, day, recipe, ranks)
     identity = {
         "recipe": recipe.fingerprint,
         "schema": schema.fingerprint,
@@ -114,28 +117,32 @@ def train_day(
         "parent": lake.manifest(stage, spec.name, parent)["digest"] if parent else None,
     }
     made_from = lake.made_from(spec.name, [("mds_datasets", day), *([(stage, parent)] if parent else [])])
-    checkpoint = Checkpoint(lake, spec.name, model, day, identity, recipe.checkpoint_minutes)
-    state = checkpoint.resume(recipe, schema, reader) or _begin(lake, spec, model, parent, recipe, schema)
+    checkpoints = Checkpoints(lake, spec.name, model, day, identity, recipe.checkpoints, ranks)
+    state = checkpoints.resume(recipe, schema, reader) or _begin(lake, spec, model, parent, recipe, schema, ranks)
     resumed_at = state.running.rows if state.running else 0
     stop = _stop(lake, spec, day, recipe, len(reader))
+    first = ranks is None or ranks.rank == 0
     with (
-        tracker.follow(lake, spec, model, day, recipe, len(reader)) if tracker else nullcontext() as run,
-        progress_of(f"{spec.name} {model} {day}", reader.rows, resumed_at, progress) as show,
+        tracker.follow(lake, spec, model, day, recipe, len(reader)) if tracker and first else nullcontext() as run,
+        progress_of(f"{spec.name} {model} {day}", reader.rows, resumed_at, progress and first) as show,
     ):
 
         def on_step(current: TrainState, step: Step) -> None:
             if run:
                 run.step(step)
-            checkpoint.after_step(current, reader)
+            checkpoints.after_step(current, reader)
 
-        with checkpoint.on_signals():
-            report = train(state, reader, total_steps=len(reader), progress=show, on_step=on_step, stop=stop)
-        with lake.write(stage, spec.name, day) as folder:
-            save_snapshot(state, folder)
-            place = lake.partition(stage, spec.name, day)
-            trained = TrainedDay(spec.name, model, day, place, parent, recipe, report, resumed_at, state.rows, digest(folder))
-            lake.describe(folder, _manifest(trained, identity) | made_from)
-        checkpoint.discard()
+        with checkpoints.on_signals():
+            report = train(state, reader, total_steps=len(reader), progress=show, on_step=on_step, stop=stop, ranks=ranks)
+        place = lake.partition(stage, spec.name, day)
+        trained = TrainedDay(spec.name, model, day, place, parent, recipe, report, resumed_at, state.rows, "")
+        whole = state if ranks is None else checkpoints.united(state, reader)
+        if whole is not None:
+            with lake.write(stage, spec.name, day) as folder:
+                save_snapshot(whole, folder)
+                trained = replace(trained, digest=digest(folder))
+                lake.describe(folder, _manifest(trained, identity) | made_from)
+        checkpoints.discard()
         if run:
             run.finish(trained)
     return trained
@@ -156,11 +163,28 @@ def _stop(lake: Lake, spec: DatasetSpec, day: str, recipe: Recipe, total_steps: 
     return stop_of(recipe.early_stop, lambda: held_out, total_steps)
 
 
-def _begin(lake: Lake, spec: DatasetSpec, model: str, parent: str | None, recipe: Recipe, schema: FeatureSchema) -> TrainState:
+def _reader(lake: Lake, spec: DatasetSpec, day: str, recipe: Recipe, ranks: Ranks | None) -> BlockReader:
+    """This rank's part of every batch. Raises `ValueError` where batches can not be shared evenly."""
+    rank, size = (ranks.rank, ranks.size) if ranks else (0, 1)
+    if recipe.batch_size % size:
+        raise ValueError(f"recipe: batch_size: {recipe.batch_size} rows can not be shared out evenly among {size} processes")
+    each = recipe.batch_size // size
+    return BlockReader(lake, spec, [day], splits=recipe.splits, batch_size=each, order="time", rank=rank, world_size=size)
+
+
+def _begin(
+    lake: Lake,
+    spec: DatasetSpec,
+    model: str,
+    parent: str | None,
+    recipe: Recipe,
+    schema: FeatureSchema,
+    ranks: Ranks | None,
+) -> TrainState:
     if parent is None:
-        state = new_state(recipe, schema)
+        state = new_state(recipe, schema, ranks)
     else:
-        state = load_snapshot(lake.need(stage_of(model), spec.name, parent), recipe=recipe, schema=schema)
+        state = load_snapshot(lake.need(stage_of(model), spec.name, parent), recipe=recipe, schema=schema, ranks=ranks)
     state.begin_pass()
     return state
 

@@ -9,17 +9,19 @@ from ml.datasets.batch import Batch
 from ml.models.two_tower import TwoTower
 from ml.recipes.models import TwoTowerRecipe
 from ml.recipes.recipe import Recipe
+from ml.training.ranks import Ranks
 
 
-def losses_of(model: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
-    """Losses, float32: [B], of each row; or, where a model of two towers learns to find, [P], of the clicked rows alone."""
+def losses_of(model: nn.Module, batch: Batch, recipe: Recipe, ranks: Ranks | None = None) -> torch.Tensor:
+    """Losses, float32: [B], of each row; or, where a model of two towers learns to find, [P], of the clicked rows alone, among
+    those of all ranks."""
     chosen = recipe.model
     if isinstance(chosen, TwoTowerRecipe) and chosen.loss == "softmax":
         assert isinstance(model, TwoTower)
         clicked = batch.rows(batch.labels > 0.5)
-        if not len(clicked):
+        if not len(clicked) and ranks is None:
             return torch.zeros(0)
-        return model.sampled_softmax(clicked.dense, clicked.sparse, chosen.uniform_negatives, chosen.correct_frequency)
+        return model.sampled_softmax(clicked.dense, clicked.sparse, chosen.uniform_negatives, chosen.correct_frequency, ranks)
     return cross_entropy(model(batch.dense, batch.sparse).float(), batch, recipe)
 
 

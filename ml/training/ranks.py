@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,36 @@ class Ranks:
     def of(cls, group: dist.ProcessGroup | None = None) -> Ranks:
         return cls(dist.get_rank(group), dist.get_world_size(group), group)
 
+    def beside(self) -> Ranks:
+        """The same processes once more, for messages that go between them while others do. Every rank must call it."""
+        group = dist.new_group(backend="gloo")
+        assert isinstance(group, dist.ProcessGroup)
+        return Ranks(self.rank, self.size, group)
+
     def gathered(self, *numbers: int) -> list[tuple[int, ...]]:
         """Some whole numbers of every rank, in the order of the ranks."""
         own = torch.tensor(numbers)
         of_all = torch.empty(self.size * len(numbers), dtype=own.dtype)
         dist.all_gather_into_tensor(of_all, own, group=self.group)
         return [tuple(row) for row in of_all.view(self.size, -1).tolist()]
+
+    def summed(self, numbers: Sequence[int]) -> list[int]:
+        """Sums of some whole numbers over all ranks."""
+        total = torch.tensor(numbers, dtype=torch.int64)
+        dist.all_reduce(total, group=self.group)
+        return total.tolist()
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        dist.barrier(group=self.group)
+
+    def rows_of_all(self, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """The rows of all ranks [sum of N, ...], in their order, and where this rank's begin; gradients find their way back.
+
+        rows: [N, ...], N of this rank.
+        """
+        counts = [count for (count,) in self.gathered(len(rows))]
+        return _RowsOfAll.apply(rows, self, counts), sum(counts[: self.rank])
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter], *more: float) -> list[float]:
         """Sum the gradients of all ranks, in one message; and some numbers, which it gives back."""
@@ -39,3 +65,23 @@ class Ranks:
             parameter.grad = flat[at : at + gradient.numel()].view_as(gradient)
             at += gradient.numel()
         return flat[at:].tolist()
+
+
+class _RowsOfAll(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, ranks: Ranks, counts: Sequence[int]) -> torch.Tensor:  # type: ignore[override]
+        ctx.ranks, ctx.counts = ranks, counts
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        of_all = rows.new_empty(ranks.size * max(counts), *rows.shape[1:])
+        dist.all_gather_into_tensor(of_all, padded, group=ranks.group)
+        parts = of_all.view(ranks.size, max(counts), *rows.shape[1:])
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+        total = grad.contiguous()
+        dist.all_reduce(total, group=ctx.ranks.group)
+        begin = sum(ctx.counts[: ctx.ranks.rank])
+        return total[begin : begin + ctx.counts[ctx.ranks.rank]], None, None

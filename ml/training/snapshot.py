@@ -24,11 +24,12 @@ from upath import UPath
 from ml.embeddings.bags import dense_buffers, dense_parameters
 from ml.features.schema import FeatureSchema
 from ml.recipes.recipe import Recipe
+from ml.training.ranks import Ranks
 from ml.training.state import Pass, TrainState, new_state
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 FORMAT = 4
-_TABLES = "tables/"
+TABLES = "tables/"
 Tensors = dict[str, torch.Tensor]
 
 
@@ -38,9 +39,36 @@ class SnapshotMismatch(ValueError):
 
 def save_snapshot(state: TrainState, folder: Path | UPath) -> None:
     """Write `state` into `folder`, which is there. Not atomic: `Lake.write` around it is."""
-    (folder / WEIGHTS).write_bytes(save(_contiguous(_weights(state))))
-    (folder / OPTIMIZER).write_bytes(save(_contiguous(_optimizer(state))))
-    described = {
+    (folder / WEIGHTS).write_bytes(save(_contiguous(weights_of(state))))
+    (folder / OPTIMIZER).write_bytes(save(_contiguous(slots_of(state))))
+    (folder / STATE).write_text(json.dumps(described(state), indent=1, sort_keys=True))
+
+
+def load_snapshot(
+    folder: Path | UPath,
+    *,
+    recipe: Recipe | None = None,
+    schema: FeatureSchema | None = None,
+    for_training: bool = True,
+    ranks: Ranks | None = None,
+) -> TrainState:
+    """The state that was saved in `folder`, bit for bit.
+
+    recipe: trained on under this one instead of its own, which must give the same shapes (`Recipe.structure`); rates,
+    schedules and batch sizes may change from day to day. schema: must be the snapshot's own. for_training=False leaves
+    the optimizer's state unread. ranks: those that share the tables out among them. Raises `SnapshotMismatch` that names what
+    differs, `FileNotFoundError`.
+    """
+    state = state_like(json.loads((folder / STATE).read_text()), folder, recipe, schema, ranks)
+    weights = load((folder / WEIGHTS).read_bytes())
+    slots = load((folder / OPTIMIZER).read_bytes()) if for_training else None
+    put_back(state, weights, slots, folder)
+    return state
+
+
+def described(state: TrainState) -> dict[str, Any]:
+    """Of a state all but its tensors, as JSON has it."""
+    return {
         "format": FORMAT,
         "recipe": state.recipe.model_dump(mode="json"),
         "schema": asdict(state.schema),
@@ -49,19 +77,17 @@ def save_snapshot(state: TrainState, folder: Path | UPath) -> None:
         "pass": asdict(state.running) if state.running else None,
         "versions": {name: version(name) for name in ("torch", "torchrec", "fbgemm-gpu-cpu")},
     }
-    (folder / STATE).write_text(json.dumps(described, indent=1, sort_keys=True))
 
 
-def load_snapshot(
-    folder: Path | UPath, *, recipe: Recipe | None = None, schema: FeatureSchema | None = None, for_training: bool = True
+def state_like(
+    described: Mapping[str, Any],
+    folder: Path | UPath,
+    recipe: Recipe | None = None,
+    schema: FeatureSchema | None = None,
+    ranks: Ranks | None = None,
 ) -> TrainState:
-    """The state that was saved in `folder`, bit for bit.
-
-    recipe: trained on under this one instead of its own, which must give the same shapes (`Recipe.structure`); rates,
-    schedules and batch sizes may change from day to day. schema: must be the snapshot's own. for_training=False leaves
-    the optimizer's state unread. Raises `SnapshotMismatch` that names what differs, `FileNotFoundError`.
-    """
-    described = json.loads((folder / STATE).read_text())
+    """A state as `described`, its tensors still to be put back. folder: where that was read, for errors; the others are as for
+    `load_snapshot`. Raises `SnapshotMismatch`."""
     if described["format"] != FORMAT:
         raise SnapshotMismatch(f"{folder}: format {described['format']}, this code reads {FORMAT}; train its day again")
     own_recipe = Recipe.model_validate(described["recipe"])
@@ -74,8 +100,7 @@ def load_snapshot(
     if faults:
         way_out = "go back to what it was, or train again from the first day"
         raise SnapshotMismatch("\n".join([f"{folder} can not be trained on or scored with here; {way_out}:", *faults]))
-    state = new_state(recipe or own_recipe, own_schema)
-    _restore(state, folder, for_training)
+    state = new_state(recipe or own_recipe, own_schema, ranks)
     state.steps, state.rows = described["steps"], described["rows"]
     state.running = Pass(**described["pass"]) if described["pass"] else None
     return state
@@ -105,13 +130,15 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> It
             yield f"{path}.{key}: {a!r} in the snapshot, {b!r} asked for"
 
 
-def _weights(state: TrainState) -> Tensors:
-    tables = {f"{_TABLES}{path}/{name}": t for path, bags in state.bags.items() for name, t in bags.weights().items()}
+def weights_of(state: TrainState) -> Tensors:
+    """All that predictions need."""
+    tables = {f"{TABLES}{path}/{name}": t for path, bags in state.bags.items() for name, t in bags.weights().items()}
     return tables | _dense_weights(state)
 
 
-def _optimizer(state: TrainState) -> Tensors:
-    tables = {f"{_TABLES}{path}/{name}": t for path, bags in state.bags.items() for name, t in bags.training_state().items()}
+def slots_of(state: TrainState) -> Tensors:
+    """All that training needs besides."""
+    tables = {f"{TABLES}{path}/{name}": t for path, bags in state.bags.items() for name, t in bags.training_state().items()}
     return tables | _dense_slots(state)
 
 
@@ -125,10 +152,10 @@ def _dense_slots(state: TrainState) -> Tensors:
     return {f"dense/{name}/{slot}": t for name, p in dense_parameters(state.model) for slot, t in slots[p].items()}
 
 
-def _restore(state: TrainState, folder: Path | UPath, for_training: bool) -> None:
-    """Put back what was saved. Raises `SnapshotMismatch` unless it belongs to such a state."""
-    weights = load((folder / WEIGHTS).read_bytes())
-    slots = load((folder / OPTIMIZER).read_bytes()) if for_training else None
+def put_back(state: TrainState, weights: Tensors, slots: Tensors | None, folder: Path | UPath) -> None:
+    """Let a new state take on what `weights_of` and `slots_of` gave of another.
+
+    Raises `SnapshotMismatch`, naming `folder`, unless it belongs to such a state."""
     for path, bags in state.bags.items():
         try:
             bags.restore(_below(weights, path), _below(slots, path) if slots is not None else None)
@@ -140,12 +167,12 @@ def _restore(state: TrainState, folder: Path | UPath, for_training: bool) -> Non
 
 
 def _below(tensors: Tensors, path: str) -> Tensors:
-    prefix = f"{_TABLES}{path}/"
+    prefix = f"{TABLES}{path}/"
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _copy(path: Path | UPath, saved: Tensors, tensors: Tensors) -> None:
-    dense = {name: tensor for name, tensor in saved.items() if not name.startswith(_TABLES)}
+    dense = {name: tensor for name, tensor in saved.items() if not name.startswith(TABLES)}
     held, wanted = ({name: (tuple(t.shape), str(t.dtype)) for name, t in side.items()} for side in (dense, tensors))
     if faults := list(differences(held, wanted, path.name)):
         raise SnapshotMismatch("\n".join([f"{path} does not fit its {STATE}:", *faults]))

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from ml.embeddings.bags import TableFigures, TrainableBags, bags_of, dense_parameters
+from ml.embeddings.sharded import shard_tables
 from ml.features.schema import FeatureSchema
 from ml.models.build import build_model
 from ml.recipes.recipe import Recipe
+from ml.training.ranks import Ranks
 
 
 @dataclass
@@ -72,9 +74,12 @@ class TrainState:
         return rates
 
 
-def new_state(recipe: Recipe, schema: FeatureSchema) -> TrainState:
-    """An untrained model: the same bits for the same arguments."""
-    return TrainState.of(recipe, schema, build_model(recipe, schema))
+def new_state(recipe: Recipe, schema: FeatureSchema, ranks: Ranks | None = None) -> TrainState:
+    """An untrained model: the same bits for the same arguments. ranks: those that share its tables out among them."""
+    model = build_model(recipe, schema)
+    if ranks is not None:
+        shard_tables(model, ranks.group)
+    return TrainState.of(recipe, schema, model)
 
 
 def _dense_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:

@@ -39,7 +39,7 @@ def test_overrides_change_only_what_they_name() -> None:
     assert other.model == plain.model
     assert other.seed == 3
     assert plain.fingerprint != other.fingerprint
-    assert load_recipe("dlrm", {"checkpoint_minutes": 1}).fingerprint == plain.fingerprint
+    assert load_recipe("dlrm", {"checkpoints": {"minutes": 1}}).fingerprint == plain.fingerprint
 
 
 def test_merge_leaves_its_arguments_alone() -> None:
