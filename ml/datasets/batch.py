@@ -29,7 +29,7 @@ class Batch:
 
     def rows(self, kept: torch.Tensor) -> Batch:
         """The rows of a mask, bool [B], in their order."""
-        lengths = self.sparse.lengths().view(-1, len(self))
+        lengths = self.sparse.lengths().view(len(self.sparse.keys()), len(self))
         of_values = torch.repeat_interleave(kept.repeat(len(lengths)), lengths.reshape(-1).long())
         sparse = KeyedJaggedTensor(
             self.sparse.keys(),

@@ -191,8 +191,8 @@ class _Exchange(torch.autograd.Function):
         return None, None, None, None
 
 
-def shard_tables(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
-    """Put a sharded collection in the place of every collection of tables of a model."""
+def shard_tables(model: nn.Module, group: dist.ProcessGroup | None = None, by_id: bool = True) -> None:
+    """Put a sharded collection in the place of every collection of tables of a model; by_id=False: of a fixed size alone."""
     for module in list(model.modules()):
         if isinstance(module, ShardedBags):
             continue
@@ -200,4 +200,6 @@ def shard_tables(model: nn.Module, group: dist.ProcessGroup | None = None) -> No
             if isinstance(child, StaticEmbeddingBags):
                 setattr(module, name, PlannedBags(child, group))
             elif isinstance(child, TrainableBags) and not isinstance(child, ShardedBags | PlannedBags):
+                if child.divided_by_id and not by_id:
+                    continue
                 setattr(module, name, ShardedBags(child, group))

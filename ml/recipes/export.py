@@ -9,6 +9,8 @@ from pydantic import Field
 from ml.catalog.strict import Strict
 from ml.embeddings.formats import Format
 
+LOOK_BACK_DAYS = 7  # an export is judged by rows of its day and, where these are few, of days before it, so many in all
+
 
 class ExportRecipe(Strict):
     """Changes nothing of how a model is trained."""

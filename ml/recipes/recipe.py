@@ -73,6 +73,11 @@ class Recipe(Strict):
         description="Splits of the day that are trained on. All of them: the report scores the next day.",
     )
     leave_out: tuple[str, ...] = Field(default=(), description="Sparse features that the model does not look at.")
+    embeddings: Literal["sharded", "independent"] = Field(
+        default="sharded",
+        description="Processes that train together share out the rows of collisionless tables; or each learns them for itself "
+        "on its own examples, dense layers are kept alike, and rows become one at the end of the day.",
+    )
     seed: int = Field(default=0, ge=0)
     threads: int = Field(default=1, ge=1, description="Of torch. Sums depend on it, so it belongs to what is reproduced.")
     checkpoints: CheckpointRecipe = CheckpointRecipe()

@@ -134,9 +134,11 @@ def train_day(
 
         with checkpoints.on_signals():
             report = train(state, reader, total_steps=len(reader), progress=show, on_step=on_step, stop=stop, ranks=ranks)
+        whole = state if ranks is None else checkpoints.united(state, reader)
+        if whole is not None:
+            report = replace(report, rows_touched=whole.rows_touched(), tables=whole.figures())
         place = lake.partition(stage, spec.name, day)
         trained = TrainedDay(spec.name, model, day, place, parent, recipe, report, resumed_at, state.rows, "")
-        whole = state if ranks is None else checkpoints.united(state, reader)
         if whole is not None:
             with lake.write(stage, spec.name, day) as folder:
                 save_snapshot(whole, folder)

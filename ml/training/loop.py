@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import torch
@@ -45,7 +45,7 @@ class TrainReport:
 
     loss: mean over rows, each predicted just before it was trained on (progressive validation). rows_touched: distinct
     table rows updated. stopped_early: whether the target was reached before the last batch. tables: figures by table, at the
-    end of the pass. seconds_waiting: for batches; seconds_computing: the
+    end of the pass; both of this rank's share. seconds_waiting: for batches; seconds_computing: the
     rest. samples_per_second: of all ranks, in this process's share of the pass.
     """
 
@@ -133,18 +133,17 @@ def train(
                 break
     state.end_pass()
     seconds = time.perf_counter() - started
-    rows_touched, tables = figures_of(state, ranks)
     return TrainReport(
         rows=running.rows,
         steps=running.steps,
         loss=running.loss_sum / running.rows if running.rows else None,
-        rows_touched=rows_touched,
+        rows_touched=state.rows_touched(),
         samples_per_second=(running.rows - rows_before) / seconds,
         seconds_waiting=waiting,
         seconds_computing=seconds - waiting,
         stopped_early=stopped,
         learning_rates=rates,
-        tables=tables,
+        tables=state.figures(),
     )
 
 
@@ -155,17 +154,6 @@ def facts_of(batch: Batch, recipe: Recipe, ranks: Ranks | None) -> tuple[int, in
         return own
     times, rows, terms = zip(*ranks.gathered(*own), strict=True)
     return max(times), sum(rows), sum(terms)
-
-
-def figures_of(state: TrainState, ranks: Ranks | None) -> tuple[int, dict[str, TableFigures]]:
-    """Rows touched in the pass, and figures by table, over all ranks."""
-    touched, tables = sum(bags.rows_touched() for bags in state.bags.values()), state.figures()
-    if ranks is None:
-        return touched, tables
-    names = [field.name for field in fields(TableFigures)]
-    touched, *numbers = ranks.summed([touched, *(getattr(table, name) for table in tables.values() for name in names)])
-    of_table = zip(*[iter(numbers)] * len(names), strict=True)
-    return touched, {name: TableFigures(*numbers) for name, numbers in zip(tables, of_table, strict=True)}
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from upath import UPath
 
 from ml.embeddings import columns
+from ml.embeddings.replicas import merge
 from ml.features.schema import FeatureSchema
 from ml.recipes.recipe import Recipe
 from ml.training.ranks import Ranks
@@ -99,21 +100,30 @@ def _read_dense(folder: UPath) -> Tensors:
 
 
 def _read_share(folder: UPath, state: TrainState, ranks: Ranks | None) -> Tensors:
-    """The whole of the tables divided by id, or this rank's share: taken file by file, so that no rank holds them all."""
+    """The whole of the tables divided by id, or this rank's share: taken file by file, so that no rank holds them all.
+
+    Where each rank learned them for itself: what it had, or, by another number of ranks, what comes of all.
+    """
     files = sorted(folder.glob("tables-*-of-*.safetensors"), key=lambda path: path.name)
     if not files or len(files) != int(files[0].stem.rpartition("-")[2]):
         raise SnapshotMismatch(f"{folder}: of the tables' files only {[file.name for file in files]} are there")
     divided = {path: bags for path, bags in state.bags.items() if bags.divided_by_id}
     tables = {path: [config.name for config in bags.embedding_bag_configs()] for path, bags in divided.items()}
     parts: dict[str, list[Tensors]] = {path: [] for path in divided}
+    independent = state.recipe.embeddings == "independent"
+    if independent and ranks and len(files) == ranks.size:
+        files = files[ranks.rank :][:1]
     for file in files:
         tensors = load(file.read_bytes())
         for path in divided:
             part = {name.removeprefix(f"{path}/"): t for name, t in tensors.items() if name.startswith(f"{path}/")}
-            parts[path].append(columns.divide(part, tables[path], ranks.rank, ranks.size) if ranks else part)
+            parts[path].append(
+                columns.divide(part, tables[path], ranks.rank, ranks.size) if ranks and not independent else part
+            )
     found: Tensors = {}
     for path in divided:
-        both = columns.apart(columns.unite(parts[path], tables[path]), tables[path])
+        whole = merge(parts[path], tables[path]) if independent else columns.unite(parts[path], tables[path])
+        both = columns.apart(whole, tables[path])
         for kind, tensors in zip(_KINDS, both, strict=True):
             found |= {f"{kind}{TABLES}{path}/{name}": tensor for name, tensor in tensors.items()}
     return found

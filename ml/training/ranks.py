@@ -34,7 +34,7 @@ class Ranks:
         """Some whole numbers of every rank, in the order of the ranks."""
         own = torch.tensor(numbers)
         of_all = torch.empty(self.size * len(numbers), dtype=own.dtype)
-        dist.all_gather_into_tensor(of_all, own, group=self.group)
+        dist.all_gather_single(of_all, own, group=self.group)
         return [tuple(row) for row in of_all.view(self.size, -1).tolist()]
 
     def summed(self, numbers: Sequence[int]) -> list[int]:
@@ -74,7 +74,7 @@ class _RowsOfAll(torch.autograd.Function):
         padded = rows.new_zeros(max(counts), *rows.shape[1:])
         padded[: len(rows)] = rows
         of_all = rows.new_empty(ranks.size * max(counts), *rows.shape[1:])
-        dist.all_gather_into_tensor(of_all, padded, group=ranks.group)
+        dist.all_gather_single(of_all, padded, group=ranks.group)
         parts = of_all.view(ranks.size, max(counts), *rows.shape[1:])
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 

@@ -64,6 +64,10 @@ class TrainState:
         """By table. Sums are over the running pass."""
         return {name: figures for bags in self.bags.values() for name, figures in bags.figures().items()}
 
+    def rows_touched(self) -> int:
+        """Distinct table rows updated in the running pass."""
+        return sum(bags.rows_touched() for bags in self.bags.values())
+
     def set_learning_rates(self, factor: float) -> dict[str, float]:
         """All optimizers' rates: the recipe's, times `factor`. Gives those of the dense part and of the embedding tables."""
         rates = {"dense": self.recipe.dense_optimizer.lr * factor, "tables": self.recipe.table_optimizer.lr * factor}
@@ -78,7 +82,7 @@ def new_state(recipe: Recipe, schema: FeatureSchema, ranks: Ranks | None = None)
     """An untrained model: the same bits for the same arguments. ranks: those that share its tables out among them."""
     model = build_model(recipe, schema)
     if ranks is not None:
-        shard_tables(model, ranks.group)
+        shard_tables(model, ranks.group, by_id=recipe.embeddings == "sharded")
     return TrainState.of(recipe, schema, model)
 
 

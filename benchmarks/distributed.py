@@ -1,0 +1,107 @@
+"""Several processes on this machine's cores against one, training the same batches of Criteo's sample in the same order.
+
+Each trains two days as `ml.training.launch` has it, on one thread a process; the first is not counted. Sharded, processes share
+out the tables by id and exchange ids and rows at every step; independent, each learns embeddings of its own, and gradients of
+dense layers alone go between them. What messages take is the time spent in them, in which a process also waits for the others.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from upath import UPath
+
+from benchmarks._criteo_days import ALL, criteo_days
+from benchmarks.result import Result
+from ml.catalog.spec import DatasetSpec
+from ml.datasets.reader import BlockReader
+from ml.features.schema import FeatureSchema
+from ml.lake import Lake
+from ml.recipes.recipe import Recipe, load_recipe
+from ml.training.launch import launch, process_group
+from ml.training.loop import train
+from ml.training.state import new_state
+
+PROCESSES = 2
+BATCH = 2048  # of all processes together
+LARGE = {"bottom": [512, 256], "top": [512, 256], "embedding_dim": 16, "linear_shortcut": True}
+_EXCHANGES = ("all_to_all_single", "all_gather_single", "all_reduce")
+
+
+def run() -> list[Result]:
+    with criteo_days() as data:
+        if data is None:
+            return []
+        spec, lake = data
+        results = []
+        for name, model in (("the catalog's DLRM", {}), ("MLPs 512-256", LARGE)):
+            recipe = load_recipe("dlrm", {"model": model, "batch_size": BATCH, "precision": "bfloat16"})
+            alone, _ = _samples(spec, lake, recipe, 1)
+            for how in ("sharded", "independent"):
+                chosen = recipe.model_copy(update={"embeddings": how})
+                together, share = _samples(spec, lake, chosen, PROCESSES)
+                told = f"messages take {share:.0%} of a step"
+                results.append(
+                    Result(
+                        f"{name}, {PROCESSES} processes, {how}",
+                        "samples/s",
+                        together,
+                        alone,
+                        "one process",
+                        PROCESSES * alone,
+                        told,
+                    )
+                )
+    return results
+
+
+def _samples(spec: DatasetSpec, lake: Lake, recipe: Recipe, processes: int) -> tuple[float, float]:
+    """Samples a second of all processes, and the share of the time that messages take."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return launch(_rank, spec, str(lake.root), recipe, processes=processes, scratch=UPath(scratch))
+
+
+def _rank(spec: DatasetSpec, root: str, recipe: Recipe) -> tuple[float, float]:
+    lake, schema = Lake.at(root), FeatureSchema.of(spec)
+    with process_group() as ranks:
+        together = ranks if ranks.size > 1 else None
+        state = new_state(recipe, schema, together)
+        spent = _timed_exchanges()
+        figures = (0.0, 0.0)
+        for day in spec.days()[:2]:
+            each = BATCH // ranks.size
+            reader = BlockReader(
+                lake, spec, [day], splits=ALL, batch_size=each, order="time", rank=ranks.rank, world_size=ranks.size
+            )
+            state.begin_pass()
+            ranks.wait()
+            began, spent[:] = time.perf_counter(), [0.0]
+            report = train(state, reader, total_steps=len(reader), ranks=together)
+            seconds = time.perf_counter() - began
+            figures = (report.rows / seconds, spent[0] / seconds)
+    return figures
+
+
+def _timed_exchanges() -> list[float]:
+    """Seconds that this process has spent in messages."""
+    spent = [0.0]
+
+    def timed(call: Callable[..., Any]) -> Callable[..., Any]:
+        def timing(*args: Any, **options: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return call(*args, **options)
+            finally:
+                spent[0] += time.perf_counter() - began
+
+        return timing
+
+    for name in _EXCHANGES:
+        setattr(dist, name, timed(getattr(dist, name)))
+    torch.set_num_threads(1)
+    return spent
