@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from upath import UPath
 
-from ml.datasets.batch import Batch
 from ml.evaluation.metrics import auc
 from ml.evaluation.plots import lines
 from ml.features.schema import FeatureSchema
@@ -115,31 +114,22 @@ def _curve(name: str, recipe: Recipe, ratings: Ratings, seed: int, epochs: int) 
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(ratings))
     aside, seen = order[: len(order) // ASIDE], order[len(order) // ASIDE :]
-    held_out = [_batch(ratings, rows) for rows in np.array_split(aside, max(1, len(aside) // 8192))]
+    held_out = list(ratings.batches(aside, 8192))
     state, scores = new_state(recipe, SCHEMA), []
     for _ in range(epochs):
         state.begin_pass()
         rows = rng.permutation(seen)
-        train(state, _batches(ratings, rows), total_steps=math.ceil(len(rows) / BATCH))
+        train(state, ratings.batches(rows, BATCH), total_steps=math.ceil(len(rows) / BATCH))
         scores.append(auc(ratings.label[aside], predict(state.model, held_out)) or math.nan)
     return Curve(name, seed, scores, sum(_table_bytes(state, name) for name in IDS))
-
-
-def _batches(ratings: Ratings, rows: NDArray[np.int64]) -> Iterator[Batch]:
-    return (_batch(ratings, rows[at : at + BATCH]) for at in range(0, len(rows), BATCH))
-
-
-def _batch(ratings: Ratings, rows: NDArray[np.int64]) -> Batch:
-    sparse, labels = ratings.batch(rows)
-    return Batch(torch.empty(len(rows), 0), sparse, labels, torch.ones(len(rows)), torch.zeros(len(rows), dtype=torch.int64))
 
 
 def _bytes(recipe: Recipe, ratings: Ratings) -> dict[str, int]:
     """What the tables of users and movies take when all ids are there."""
     model = build_model(recipe, SCHEMA).train()
     with torch.no_grad():
-        for rows in np.array_split(np.arange(len(ratings)), max(1, len(ratings) // BATCH)):
-            model(torch.empty(len(rows), 0), ratings.batch(rows)[0])
+        for batch in ratings.batches(np.arange(len(ratings)), BATCH):
+            model(batch.dense, batch.sparse)
     state = TrainState.of(recipe, SCHEMA, model)
     return {name: _table_bytes(state, name) for name in IDS}
 

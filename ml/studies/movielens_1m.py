@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,53 +13,71 @@ import torch
 from numpy.typing import NDArray
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from ml.datasets.batch import Batch
 from ml.features.hashing import hash_values
 
 FILES = ("ratings.csv.gz", "users.dat", "movies.dat")
 SINGLE = ("user", "movie", "gender", "age", "occupation")
-KEYS = (*SINGLE, "genres")
+ALL = (*SINGLE, "zip", "year")  # year: of release
 LIKED = 3.5  # stars
 
 
 @dataclass(frozen=True)
 class Ratings:
-    """single: int64 [N, 5], hashed ids of SINGLE. genres: int64 [N, 6], hashed, 0 beyond a movie's own. label: float32 [N]."""
+    """names: S features of one id each. single: int64 [N, S], their hashed ids. genres: int64 [N, 6], hashed, 0 beyond a
+    movie's own. stars: int8 [N], 1 to 5."""
 
+    names: tuple[str, ...]
     single: NDArray[np.int64]
     genres: NDArray[np.int64]
-    label: NDArray[np.float32]
+    stars: NDArray[np.int8]
 
     def __len__(self) -> int:
-        return len(self.label)
+        return len(self.stars)
+
+    @property
+    def label(self) -> NDArray[np.float32]:
+        """Whether it was liked, float32 [N]."""
+        return (self.stars >= LIKED).astype(np.float32)
 
     def take(self, rows: NDArray[np.int64]) -> Ratings:
-        return Ratings(self.single[rows], self.genres[rows], self.label[rows])
+        return replace(self, single=self.single[rows], genres=self.genres[rows], stars=self.stars[rows])
 
-    def batch(self, rows: NDArray[np.int64]) -> tuple[KeyedJaggedTensor, torch.Tensor]:
-        """Features and labels, float32 [B]."""
+    def batches(self, rows: NDArray[np.int64], size: int) -> Iterator[Batch]:
+        """Those rows in their order, `size` at a time."""
+        return (self.batch(rows[at : at + size]) for at in range(0, len(rows), size))
+
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """Keys are `names` and genres; all at time 0."""
         genres = self.genres[rows]
         held = genres != 0
-        lengths = np.concatenate([np.ones(len(SINGLE) * len(rows), np.int32), held.sum(1, dtype=np.int32)])
+        lengths = np.concatenate([np.ones(len(self.names) * len(rows), np.int32), held.sum(1, dtype=np.int32)])
         values = np.concatenate([np.ascontiguousarray(self.single[rows].T).reshape(-1), genres[held]])
-        sparse = KeyedJaggedTensor(list(KEYS), torch.from_numpy(values), lengths=torch.from_numpy(lengths), stride=len(rows))
-        return sparse, torch.from_numpy(self.label[rows])
+        sparse = KeyedJaggedTensor(
+            [*self.names, "genres"], torch.from_numpy(values), lengths=torch.from_numpy(lengths), stride=len(rows)
+        )
+        labels = torch.from_numpy((self.stars[rows] >= LIKED).astype(np.float32))
+        return Batch(
+            torch.empty(len(rows), 0), sparse, labels, torch.ones(len(rows)), torch.zeros(len(rows), dtype=torch.int64)
+        )
 
 
-def read_ratings(folder: Path) -> Ratings:
-    """All 1,000,209 ratings. Raises `FileNotFoundError` that says what to put where."""
+def read_ratings(folder: Path, names: Sequence[str] = SINGLE) -> Ratings:
+    """All 1,000,209 ratings, with those of the features of `ALL`. Raises `FileNotFoundError` that says what to put where."""
     if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder}: {', '.join(missing)} not there; put the files of MovieLens 1M into this folder")
     ratings = pd.read_csv(folder / "ratings.csv.gz")
     users = _read(folder / "users.dat", ["user", "gender", "age", "occupation", "zip"])
     movies = _read(folder / "movies.dat", ["movie", "title", "genres"])
     whole = ratings.merge(users, on="user", validate="many_to_one").merge(movies, on="movie", validate="many_to_one")
-    single = np.stack([_hashed(name, whole[name].to_numpy()) for name in SINGLE], 1)
+    whole["year"] = whole["title"].str[-5:-1]
+    single = np.stack([_hashed(name, whole[name].to_numpy()) for name in names], 1)
     split = movies["genres"].str.split("|", expand=True)
     genres = np.stack(
         [np.where(column.isna(), 0, _hashed("genres", column.fillna("").to_numpy())) for _, column in split.items()], 1
     )
     at = pd.Index(movies["movie"]).get_indexer(pd.Index(whole["movie"]))
-    return Ratings(single, genres[at], (whole["rating"] >= LIKED).to_numpy(np.float32))
+    return Ratings(tuple(names), single, genres[at], whole["rating"].to_numpy(np.int8))
 
 
 def _hashed(feature: str, values: NDArray) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from scipy.stats import binom
 
 from ml.recipes.tables import CompositionalTable, HashedTable
 from ml.studies.embedding_collisions import IDS, Curve, run_study, summary, variants, write_study
-from ml.studies.movielens_1m import KEYS, SINGLE, Ratings, read_ratings
+from ml.studies.movielens_1m import SINGLE, Ratings, read_ratings
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +23,9 @@ def test_the_ratings_are_all_there(ratings: Ratings) -> None:
     assert len(ratings) == 1_000_209
     assert len(np.unique(ratings.single[:, 0])) == 6_040 and len(np.unique(ratings.single[:, 1])) == 3_706
     assert round(float(ratings.label.mean()), 4) == 0.5752  # four and five stars
-    sparse, labels = ratings.batch(np.array([0, 5, 9]))
-    assert sparse.keys() == list(KEYS) and len(labels) == 3 and sparse.stride() == 3
-    assert all(len(bag) >= 1 for bag in sparse["genres"].to_dense())
+    batch = ratings.batch(np.array([0, 5, 9]))
+    assert batch.sparse.keys() == [*SINGLE, "genres"] and len(batch) == 3 and batch.sparse.stride() == 3
+    assert all(len(bag) >= 1 for bag in batch.sparse["genres"].to_dense())
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
