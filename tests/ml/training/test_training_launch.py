@@ -9,11 +9,12 @@ import pytest
 import torch
 from made_days import made_spec, small_recipe, write_days
 from pyspark import cloudpickle
+from pyspark.sql import SparkSession
 from safetensors.torch import load_file
 
 from ml.lake import Lake
 from ml.training.daily import TrainedDay, train_day
-from ml.training.launch import Launcher, RankFailed, launch, process_group
+from ml.training.launch import RankFailed, launch, process_group
 from ml.training.ranks import Ranks
 from ml.training.snapshot import WEIGHTS
 
@@ -91,15 +92,30 @@ def test_batches_that_can_not_be_shared_evenly_are_refused(lake: Lake) -> None:
         train_day(made_spec(), day, lake, recipe=small_recipe(), progress=False, ranks=Ranks(0, 3))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["driver", "executors"])
-def test_spark_starts_them_too(launcher: Launcher, lake: Lake, tmp_path: Path, spark) -> None:  # type: ignore[no-untyped-def]
-    for module in ("test_training_launch", "made_days"):  # which Spark's processes can not import
+@pytest.fixture
+def importable() -> None:
+    """To Spark's processes, which do not know the folder of the tests."""
+    for module in ("test_training_launch", "made_days"):
         cloudpickle.register_pickle_by_value(sys.modules[module])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("importable")
+def test_spark_starts_them_on_the_driver_and_tells_of_a_failing_rank(lake: Lake, spark: SparkSession) -> None:
+    (day,) = write_days(lake, made_spec(), days=1, rows=ROWS)
+    with pytest.raises(RankFailed, match="rank 1 failed:(?s:.*)ZeroDivisionError: the second process fails"):
+        launch(on_rank, str(lake.root), day, 9, processes=2, scratch=lake.root, spark=spark, launcher="driver")
+    assert not lake.days("tuned_models/dlrm", "made")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("importable")
+def test_spark_starts_them_on_executors(lake: Lake, tmp_path: Path, spark: SparkSession) -> None:
     whole = alone(tmp_path / "alone", days=1)[0]
     (day,) = write_days(lake, made_spec(), days=1, rows=ROWS)
-    with pytest.raises(RankFailed, match="ZeroDivisionError: the second process fails"):
-        launch(on_rank, str(lake.root), day, 9, processes=2, scratch=lake.root, spark=spark, launcher=launcher)
-    resumed = launch(on_rank, str(lake.root), day, processes=2, scratch=lake.root, spark=spark, launcher=launcher)
-    assert resumed.resumed_at == 8 * 32
-    same(resumed, whole)
+    same(launch(on_rank, str(lake.root), day, processes=2, scratch=lake.root, spark=spark, launcher="executors"), whole)
+
+
+def test_sparks_launchers_need_spark(lake: Lake) -> None:
+    with pytest.raises(ValueError, match="launcher driver needs Spark: set EVERGREEN_SPARK_MASTER"):
+        launch(on_rank, str(lake.root), "2026-01-01", processes=2, scratch=lake.root, launcher="driver")
