@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 ROWS, FEW, BATCH = 1_000_000, 24_000, 4096
+RANKS = 8
 STEPS = 64  # of training: one pool of mixed blocks is read whole before its first batch
 
 
@@ -72,6 +73,10 @@ def _reading(spec: DatasetSpec, day: str, lake: Lake, rows_folder: Path) -> list
     reader = BlockReader(lake, spec, [day], batch_size=BATCH, order="shuffled")
     blocks = ROWS / min(_seconds(reader) for _ in range(4))
     by_row = FEW / min(_seconds(_row_by_row(rows_folder, schema)) for _ in range(2))
+    own, whole = (
+        BlockReader(lake, spec, [day], batch_size=BATCH // RANKS, order="shuffled", rank=1, world_size=RANKS, lanes=lanes)
+        for lanes in (RANKS, 1)
+    )
     bytes_per_row = 4 * (len(schema.dense) + 2) + 8 * (len(schema.sparse) + 2)
     from_blocks, waiting, alone = _training(spec, schema, islice(reader, STEPS))
     from_rows, starving, _ = _training(spec, schema, _row_by_row(rows_folder, schema))
@@ -84,6 +89,14 @@ def _reading(spec: DatasetSpec, day: str, lake: Lake, rows_folder: Path) -> list
             f"StreamingDataset, a row to a sample, {FEW:,} rows",
             floor=_bandwidth() / bytes_per_row,
             note=f"the fastest pass of each; floor: {bytes_per_row} bytes a row at the memory bandwidth measured here",
+        ),
+        Result(
+            f"MDS: an epoch of shuffled batches, one of {RANKS} ranks reading its share",
+            "rows/s",
+            ROWS / min(_seconds(own) for _ in range(4)),
+            ROWS / min(_seconds(whole) for _ in range(4)),
+            "the same with one lane, where it reads all shards",
+            note=f"rows of the epoch, all ranks' together, that one rank passes; {RANKS} lanes",
         ),
         Result(
             f"MDS: DLRM trained from shuffled blocks, batches of {BATCH}",

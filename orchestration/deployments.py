@@ -8,6 +8,8 @@
 | EVERGREEN_SPARK_MASTER   | local, every core              | any Spark master; `none` for no Spark      |
 | EVERGREEN_PROCESSES      | 1                              | that train a model together                |
 | EVERGREEN_LAUNCHER       | torchrun                       | or Spark's: `driver`, `executors`          |
+| EVERGREEN_CACHE          | none                           | folder for shards of a lake elsewhere      |
+| EVERGREEN_CACHE_LIMIT    | none                           | how much of it at most, as in `100gb`      |
 | EVERGREEN_CATALOG        | the repository's catalog/      | the datasets, one YAML each                |
 | MLFLOW_TRACKING_URI      | SQLite in $EVERGREEN_HOME      | an MLflow server                           |
 """

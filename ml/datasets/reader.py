@@ -1,15 +1,17 @@
 """Reading training data as batches: which rows, in which order, on which rank, from where on.
 
 The order of an epoch is one sequence of rows, whatever the number of ranks: pools of shards, the rows of each either in
-time order or permuted. Global batch g is rows [g * G, (g + 1) * G) of it, G = batch_size * world_size, and rank r takes
-the r-th part. The format of the files is `ml.datasets.shards`.
+time order or permuted. Which of them are a rank's in global batch g is `ml.datasets.lanes`: with one lane, the r-th part of
+rows [g * G, (g + 1) * G), G = batch_size * world_size. The format of the files is `ml.datasets.shards`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
-from typing import Any, Literal, get_args
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +20,17 @@ from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
 from ml.datasets.blocks import Rows
 from ml.datasets.collate import batch_from_rows
+from ml.datasets.lanes import Lanes
 from ml.datasets.layout import SPLITS, derive_seed
-from ml.datasets.shards import Bytes, Shard, digest, pool_bytes, shards_of
+from ml.datasets.pools import Pool, by_blocks, by_window, pools_between
+from ml.datasets.shards import Bytes, Shard, digest, pool_bytes, read_blocks, shards_of
 from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 
+if TYPE_CHECKING:
+    from ml.datasets.streaming import ShardCache
+
 Order = Literal["time", "shuffled"]
-Pool = tuple[Shard, ...]
 Index = npt.NDArray[np.int64]
 
 
@@ -35,16 +41,21 @@ class BlockReader:
     splits by hash. order "shuffled": shards in an order that differs by epoch, then the rows of as many shards as hold
     at least `mix_blocks` blocks permuted together. A reader holds one such pool, or in time order one window, at a time.
 
+    A window's blocks hold rows of all its times, so in time order every rank reads all shards. Shuffled, with `lanes` a
+    multiple of the ranks, a rank reads its own share of them (two lanes may meet in one), and holds a pool for each of its
+    lanes. cache: a folder of this node through which a remote lake is read, of `cache_limit` at most; it changes no batch
+    (`ml.datasets.streaming`).
+
     Every rank gets `len(reader)` batches of `batch_size` rows; the last of an epoch is smaller (rows left over are
     dealt evenly, so a rank may get none of them) or, with `drop_last`, left out. `rows` is the number of rows of one
-    epoch over all ranks.
+    epoch over all ranks; each is seen once, by one of them.
 
     `state_dict()` says how many batches the caller has taken; an iterator made after `load_state_dict(state)` goes on
     from there, also with another world size as long as batch_size * world_size is the same. Later iterators begin at the
     beginning.
 
     Raises `MissingPartition`, `OtherData` where the lake holds data of another specification, `CorruptShard` while
-    reading, and `ValueError` for an argument out of range.
+    reading, `BusyCache`, and `ValueError` for an argument out of range.
 
     >>> reader = BlockReader(lake, spec, ["2014-01-01"], batch_size=4096)  # doctest: +SKIP
     >>> for batch in reader:  # doctest: +SKIP
@@ -66,9 +77,14 @@ class BlockReader:
         epochs: int = 1,
         drop_last: bool = False,
         mix_blocks: int = 256,
+        lanes: int = 1,
+        cache: str | os.PathLike[str] | None = None,
+        cache_limit: str | None = None,
     ) -> None:
         _at_least_one(batch_size=batch_size, world_size=world_size, epochs=epochs, mix_blocks=mix_blocks)
         _check_names(days, splits, order)
+        if order == "time" and lanes != 1:
+            raise ValueError(f"lanes: expected 1 in time order, found {lanes}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank: expected 0 to {world_size - 1}, found {rank}")
         self.schema = FeatureSchema.of(spec)
@@ -79,12 +95,15 @@ class BlockReader:
         self._shards = sorted(shards, key=lambda shard: shard.window)
         self._global = batch_size * world_size
         self.rows = sum(shard.rows for shard in shards)
+        self._lanes = Lanes(self.rows, lanes, self._global)
         self._epoch_batches = self.rows // self._global if drop_last else -(-self.rows // self._global)
         self._begin = self._taken = 0
+        self._cache = _cache(self._shards, cache, cache_limit) if cache and shards else None
         self._identity: dict[str, Any] = {
             "order": order,
             "seed": seed,
             "mix_blocks": mix_blocks,
+            "lanes": lanes,
             "global_batch": self._global,
             "drop_last": drop_last,
             "data": digest(self._shards),
@@ -125,46 +144,62 @@ class BlockReader:
 
     def _epoch(self, epoch: int, first: int) -> Iterator[Rows]:
         """This rank's part of each global batch of an epoch, from the `first` on."""
-        pools = self._pools(epoch)
-        ends = np.cumsum([sum(shard.rows for shard in pool) for pool in pools])
-        loaded, rows, order = -1, None, np.empty(0, np.int64)
-        scratch: dict[str, Bytes] = {}
+        lanes: dict[int, _Lane] = {}
         for number in range(first, self._epoch_batches):
-            begin, end = self._share(number)
             parts: list[Rows] = []
-            while begin < end or not parts:
-                pool = min(int(np.searchsorted(ends, begin, side="right")), len(pools) - 1)
-                if rows is None or pool != loaded:
-                    loaded, rows = pool, Rows.from_bytes(pool_bytes(pools[pool], scratch), self.schema)
-                    order = self._arrange(rows, epoch, pool)
-                start = int(ends[pool]) - len(rows)
-                parts.append(rows.take(order[begin - start : end - start]))
-                begin = min(end, int(ends[pool]))
+            for lane, begin, end in self._lanes.share(number, self.rank, self.world_size):
+                if lane not in lanes:
+                    lanes[lane] = _Lane(self._pools(epoch, lane), partial(self._open, epoch, lane))
+                parts += lanes[lane].take(begin, end)
             yield parts[0] if len(parts) == 1 else Rows.concatenate(parts)
 
-    def _share(self, number: int) -> tuple[int, int]:
-        """Rows of the epoch that are this rank's in global batch `number`; what the last one holds is dealt evenly."""
-        begin = number * self._global
-        each, more = divmod(min(self._global, self.rows - begin), self.world_size)
-        begin += self.rank * each + min(self.rank, more)
-        return begin, begin + each + (self.rank < more)
-
-    def _pools(self, epoch: int) -> list[Pool]:
+    def _pools(self, epoch: int, lane: int) -> list[Pool]:
+        begin, end = self._lanes.end(lane - 1), self._lanes.end(lane)
         if self.order == "time":
-            return [tuple(shards) for _, shards in groupby(self._shards, key=lambda shard: shard.window)]
-        pools, held = [[]], 0
-        for i in np.random.default_rng(derive_seed(self.seed, "shards", epoch)).permutation(len(self._shards)):
-            if held >= self.mix_blocks:
-                pools.append([])
-                held = 0
-            pools[-1].append(self._shards[i])
-            held += self._shards[i].blocks
-        return [tuple(pool) for pool in pools]
+            return pools_between(begin, end, self._shards, by_window)
+        order = np.random.default_rng(derive_seed(self.seed, "shards", epoch)).permutation(len(self._shards))
+        return pools_between(begin, end, [self._shards[i] for i in order], partial(by_blocks, blocks=self.mix_blocks))
 
-    def _arrange(self, rows: Rows, epoch: int, pool: int) -> Index:
+    def _open(self, epoch: int, lane: int, pools: Sequence[Pool], scratch: dict[str, Bytes]) -> tuple[Rows, Index]:
+        """Of the first of some pools, all rows of its shards, and which are its own, in their order. The others are next."""
+        pool = pools[0]
+        if self._cache:
+            self._cache.prefetch(shard for pool in pools for shard in pool.shards)
+        read = self._cache.read if self._cache else read_blocks
+        rows = Rows.from_bytes(pool_bytes(pool.shards, scratch, read), self.schema)
         if self.order == "time":
-            return np.argsort(rows.position)
-        return np.random.default_rng(derive_seed(self.seed, "rows", epoch, pool)).permutation(len(rows))
+            return rows, np.argsort(rows.position)
+        seed = derive_seed(self.seed, "rows", epoch, pool.number + lane * len(self._shards))
+        return rows, pool.skip + np.random.default_rng(seed).permutation(pool.end - pool.begin)
+
+
+class _Lane:
+    """One lane of an epoch as it is read: holds the rows of the pool it is in, and their order."""
+
+    def __init__(self, pools: Sequence[Pool], open_first: Callable[..., tuple[Rows, Index]]) -> None:
+        self._pools, self._open = pools, open_first
+        self._ends = [pool.end for pool in pools]
+        self._number, self._rows, self._order = -1, None, np.empty(0, np.int64)
+        self._scratch: dict[str, Bytes] = {}
+
+    def take(self, begin: int, end: int) -> list[Rows]:
+        """Rows of the epoch, in parts of one pool each; one part at least, which may be empty."""
+        parts: list[Rows] = []
+        while begin < end or not parts:
+            number = min(bisect_right(self._ends, begin), len(self._pools) - 1)
+            if self._rows is None or (number != self._number and begin < end):
+                self._number = number
+                self._rows, self._order = self._open(self._pools[number : number + 2], self._scratch)
+            start = self._pools[number].begin
+            parts.append(self._rows.take(self._order[begin - start : end - start]))
+            begin = min(end, self._ends[number])
+        return parts
+
+
+def _cache(shards: Sequence[Shard], folder: str | os.PathLike[str], limit: str | None) -> ShardCache:
+    from ml.datasets.streaming import ShardCache  # which takes seconds to import
+
+    return ShardCache(shards, folder, limit)
 
 
 def _at_least_one(**numbers: int) -> None:

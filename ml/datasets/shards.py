@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 
 Bytes = npt.NDArray[np.uint8]
+Columns = dict[str, list[Bytes]]  # of a shard: by name, one array per block
 
 
 class CorruptShard(ValueError):
@@ -86,13 +87,13 @@ def digest(shards: Iterable[Shard]) -> str:
     return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def read_blocks(shard: Shard) -> dict[str, list[Bytes]]:
+def read_blocks(shard: Shard) -> Columns:
     """The bytes of each column, one view per block. Raises `CorruptShard` unless the file is what its index says."""
     data = _read(shard)
     samples = shard.entry["samples"]
     offsets = data[4 : 8 + 4 * samples].view(np.uint32).tolist()
     names, sizes = shard.entry["column_names"], shard.entry["column_sizes"]
-    columns: dict[str, list[Bytes]] = {name: [] for name in names}
+    columns: Columns = {name: [] for name in names}
     variable = 4 * sizes.count(None)
     for begin in offsets[:-1]:
         at = begin + variable
@@ -120,15 +121,17 @@ def _read(shard: Shard) -> Bytes:
     return np.frombuffer(zstandard.decompress(found.data, shard.entry["raw_data"]["bytes"]), np.uint8)
 
 
-def pool_bytes(shards: Iterable[Shard], scratch: dict[str, Bytes]) -> dict[str, Bytes]:
-    """The bytes of each column of several shards, one after the other.
+def pool_bytes(
+    shards: Iterable[Shard], scratch: dict[str, Bytes], read: Callable[[Shard], Columns] = read_blocks
+) -> dict[str, Bytes]:
+    """The bytes of each column of several shards, one after the other. read: opens one of them.
 
     They lie in `scratch`, which grows as needed and is used again by the next call: fresh pages for every pool would
     cost more than filling them.
     """
-    parts: dict[str, list[Bytes]] = {}
+    parts: Columns = {}
     for shard in shards:
-        for name, blocks in read_blocks(shard).items():
+        for name, blocks in read(shard).items():
             parts.setdefault(name, []).extend(blocks)
     filled = {}
     for name, blocks in parts.items():

@@ -6,7 +6,8 @@ the day's data and yesterday's snapshot alone, however often the way there was i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
@@ -161,7 +162,7 @@ def previous_day(spec: DatasetSpec, day: str) -> str | None:
 def _stop(lake: Lake, spec: DatasetSpec, day: str, recipe: Recipe, total_steps: int) -> Callable[[TrainState], bool] | None:
     if recipe.early_stop is None:
         return None
-    held_out = BlockReader(lake, spec, [day], splits=["validation"], batch_size=EVALUATION_BATCH, order="time")
+    held_out = _in_time_order(lake, spec, day, ["validation"], EVALUATION_BATCH)
     return stop_of(recipe.early_stop, lambda: held_out, total_steps)
 
 
@@ -171,7 +172,25 @@ def _reader(lake: Lake, spec: DatasetSpec, day: str, recipe: Recipe, ranks: Rank
     if recipe.batch_size % size:
         raise ValueError(f"recipe: batch_size: {recipe.batch_size} rows can not be shared out evenly among {size} processes")
     each = recipe.batch_size // size
-    return BlockReader(lake, spec, [day], splits=recipe.splits, batch_size=each, order="time", rank=rank, world_size=size)
+    return _in_time_order(lake, spec, day, recipe.splits, each, rank, size)
+
+
+def _in_time_order(
+    lake: Lake, spec: DatasetSpec, day: str, splits: Sequence[str], batch_size: int, rank: int = 0, size: int = 1
+) -> BlockReader:
+    """A day's rows, by way of this machine's cache where it has one."""
+    return BlockReader(
+        lake,
+        spec,
+        [day],
+        splits=splits,
+        batch_size=batch_size,
+        order="time",
+        rank=rank,
+        world_size=size,
+        cache=os.environ.get("EVERGREEN_CACHE") or None,
+        cache_limit=os.environ.get("EVERGREEN_CACHE_LIMIT") or None,
+    )
 
 
 def _begin(

@@ -171,14 +171,15 @@ def test_shuffled_order_differs_by_epoch_and_mixes(lake: Lake) -> None:
     assert (np.array(ids(list(other))).reshape(-1, 256) != seen[0]).mean() > 0.99
 
 
-@pytest.mark.parametrize("order", ["time", "shuffled"])
+@pytest.mark.parametrize(("order", "lanes"), [("time", 1), ("shuffled", 1), ("shuffled", 3), ("shuffled", 4)])
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_resume_at_every_batch_also_with_other_ranks(lake: Lake, order: str, drop_last: bool) -> None:
+def test_resume_at_every_batch_also_with_other_ranks(lake: Lake, order: str, lanes: int, drop_last: bool) -> None:
     spec = make_spec()
     for day in DAYS:
         write_table(lake, spec, 300, day=day)
         write(lake, spec, day)
     same = {"splits": ("train", "test"), "order": order, "epochs": 2, "mix_blocks": 6, "drop_last": drop_last, "seed": 5}
+    same["lanes"] = lanes
     whole = list(BlockReader(lake, spec, DAYS, batch_size=48, **same))
     for stop in range(len(whole) + 1):
         first = BlockReader(lake, spec, DAYS, batch_size=48, **same)
@@ -243,9 +244,17 @@ def test_a_state_of_another_reading_is_refused(lake: Lake) -> None:
     write_table(lake, spec, 300)
     write(lake, spec)
     state = BlockReader(lake, spec, [DAY], batch_size=32).state_dict()
-    for change in ({"batch_size": 16}, {"order": "shuffled"}, {"seed": 1}, {"splits": ("test",)}):
+    changes = [
+        ({"batch_size": 16}, "global_batch"),
+        ({"batch_size": 11, "world_size": 3}, "global_batch"),
+        ({"seed": 1}, "seed"),
+        ({"order": "shuffled"}, "order"),
+        ({"order": "shuffled", "lanes": 2}, "lanes"),
+        ({"splits": ("test",)}, "data"),
+    ]
+    for change, name in changes:
         other = BlockReader(lake, spec, [DAY], **{"batch_size": 32, **change})
-        with pytest.raises(ValueError, match=r"in the state, .* here"):
+        with pytest.raises(ValueError, match=rf"{name}: .* in the state, .* here"):
             other.load_state_dict(state)
     reader = BlockReader(lake, spec, [DAY], batch_size=32)
     with pytest.raises(ValueError, match="batches: expected 0 to"):
@@ -292,6 +301,8 @@ def test_data_of_another_specification_is_refused(lake: Lake) -> None:
         ({"rank": 1}, "rank"),
         ({"epochs": 0}, "epochs"),
         ({"mix_blocks": 0}, "mix_blocks"),
+        ({"lanes": 2}, "lanes"),
+        ({"lanes": 3, "order": "shuffled"}, "lanes"),
         ({"order": "random"}, "order"),
         ({"splits": ("training",)}, "splits"),
         ({"splits": "train"}, "splits"),
