@@ -103,7 +103,7 @@ def importable() -> None:
 @pytest.mark.usefixtures("importable")
 def test_spark_starts_them_on_the_driver_and_tells_of_a_failing_rank(lake: Lake, spark: SparkSession) -> None:
     (day,) = write_days(lake, made_spec(), days=1, rows=ROWS)
-    with pytest.raises(RankFailed, match="rank 1 failed:(?s:.*)ZeroDivisionError: the second process fails"):
+    with pytest.raises(RankFailed, match=r"rank 1 failed:(?s:.*)ZeroDivisionError: the second process fails"):
         launch(on_rank, str(lake.root), day, 9, processes=2, scratch=lake.root, spark=spark, launcher="driver")
     assert not lake.days("tuned_models/dlrm", "made")
 
