@@ -1,14 +1,15 @@
-"""The graph of one dataset: its daily assets, an asset for each of its models, and their checks. A catalog is many such."""
+"""The graph of one dataset: its daily assets, two for each of its models, and their checks. A catalog is many such."""
 
 from collections.abc import Iterable
 
 import dagster as dg
 
-from assets import cleaned_features, evaluation_reports, mds_datasets, raw_logs, studies, tuned_models
+from assets import cleaned_features, evaluation_reports, exported_models, mds_datasets, raw_logs, studies, tuned_models
 from assets.checks import build_checks
 from assets.freshness import build_freshness_check
 from assets.partitions import daily
 from assets.policy import key
+from assets.promotion_checks import build_promotion_check
 from assets.report_checks import build_report_checks
 from ml.catalog.spec import DatasetSpec
 
@@ -24,9 +25,10 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
             cleaned_features.build(spec),
             mds_datasets.build(spec),
             *(tuned_models.build(spec, model) for model in spec.models),
+            *(exported_models.build(spec, model) for model in spec.models),
             evaluation_reports.build(spec),
         ],
-        asset_checks=[*checks, build_freshness_check(spec), build_report_checks(spec)],
+        asset_checks=[*checks, build_freshness_check(spec), build_report_checks(spec), build_promotion_check(spec)],
     )
 
 

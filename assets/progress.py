@@ -6,8 +6,8 @@ from ml.lake import Lake
 
 def stages_of(spec: DatasetSpec) -> list[str]:
     """Stages of the lake that hold the days of a dataset's assets, in the order in which they are made."""
-    models = [f"tuned_models/{model}" for model in spec.models]
-    return ["raw_logs", "cleaned_features", "mds_datasets", *models, "reports"]
+    trained, exported = ([f"{stage}/{model}" for model in spec.models] for stage in ("tuned_models", "exported_models"))
+    return ["raw_logs", "cleaned_features", "mds_datasets", *trained, "reports", *exported]
 
 
 def stages_done(lake: Lake, spec: DatasetSpec, day: str) -> bool:

@@ -1,78 +1,138 @@
-"""A trained DLRM's tables in fewer bits: what that costs in AUC, what it saves in bytes, how fast bags are read."""
+"""Trained models in fewer bits: what that costs in AUC, what it saves in bytes, how fast bags are read and rows are scored."""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
-import numpy as np
 import torch
 from torch import nn
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from benchmarks._criteo_days import ALL, criteo_days
 from benchmarks.result import Result
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
 from ml.datasets.reader import BlockReader
-from ml.embeddings.quantised import Bits, quantise_tables
-from ml.evaluation.metrics import auc
+from ml.embeddings.formats import Format
+from ml.embeddings.quantised import quantise_tables
 from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 from ml.recipes.recipe import recipe_of
+from ml.serving.accuracy import accuracy_of
+from ml.serving.artifact import bytes_of
+from ml.serving.int8 import quantise_layers
 from ml.training.loop import threads, train
-from ml.training.predict import predict
 from ml.training.state import new_state
 
-KINDS: tuple[Bits, ...] = ("fp32", "fp16", "int8", "int4")
-B = 1024
+FORMATS: tuple[Format, ...] = ("float32", "float16", "int8", "int4")
+ROWS, FEW = 1024, 64  # of a batch
+TRAINED, BOTH = "as trained", "int8 rows, int8 layers"
+ROUNDS = 7
 
 
 def run() -> list[Result]:
+    results: list[Result] = []
     with criteo_days() as found, threads(1):
         if found is None:
-            return []
+            return results
         spec, lake = found
-        model = _trained(spec, lake)
-        batches = list(_reader(spec, lake, spec.days()[-1]))
-        labels = np.concatenate([batch.labels.numpy() for batch in batches])
-        whole, as_trained, results = auc(labels, predict(model, batches)) or 0.0, _rate(model, batches), []
-        for bits in KINDS:
-            small = copy.deepcopy(model)
-            losses = quantise_tables(small, bits).values()
-            lost = whole - (auc(labels, predict(small, batches)) or 0.0)
-            nbytes, before = sum(loss.nbytes for loss in losses), sum(loss.before for loss in losses)
-            worst = max(loss.error for loss in losses)
-            note = (
-                f"AUC {whole:.4f}, {lost:+.5f} lost; rows take {nbytes / before:.3f} of float32's bytes; "
-                f"the worst table is off by {worst:.2%} of its weights"
-            )
-            rate = _rate(small, batches)
-            results.append(Result(f"quantised rows: {bits}, bags read", "bags/s", rate, as_trained, "as trained", note=note))
+        last = spec.days()[-1]
+        (whole,), many, few = (list(_reader(spec, lake, last, size)) for size in (1 << 20, ROWS, FEW))
+        few = few[: len(few) // 4]
+        for name in spec.models:
+            models = _formats(_trained(spec, lake, name), all_of_them=name == spec.primary)
+            if name == spec.primary:
+                tables = {made: model.get_submodule("sparse_arch.embedding_bag_collection") for made, model in models.items()}
+                read = {made: partial(_read, bags, [b.sparse for b in many]) for made, bags in tables.items() if made != BOTH}
+                results += _compared(f"{name}, bags read", "bags/s", read, len(whole) * len(whole.sparse.keys()))
+            notes = _notes(models, whole)
+            for batches in (many, few):
+                scored = {made: partial(_score, model, batches) for made, model in models.items()}
+                title, rows = f"{name}, rows scored, {len(batches[0])} at a time", sum(map(len, batches))
+                results += _compared(title, "rows/s", scored, rows, notes if batches is many else {})
+            results.append(_beside_torch(name, models[TRAINED], whole, many))
     return results
 
 
-def _trained(spec: DatasetSpec, lake: Lake) -> nn.Module:
-    recipe = recipe_of(spec, "dlrm")
+def _reader(spec: DatasetSpec, lake: Lake, day: str, size: int) -> BlockReader:
+    return BlockReader(lake, spec, [day], splits=ALL, batch_size=size, order="time")
+
+
+def _trained(spec: DatasetSpec, lake: Lake, name: str) -> nn.Module:
+    """On all days but the last."""
+    recipe = recipe_of(spec, name)
     state = new_state(recipe, FeatureSchema.of(spec))
     for day in spec.days()[:-1]:
         state.begin_pass()
-        reader = BlockReader(lake, spec, [day], splits=ALL, batch_size=recipe.batch_size, order="time")
+        reader = _reader(spec, lake, day, recipe.batch_size)
         train(state, reader, total_steps=len(reader))
     return state.model.eval()
 
 
-def _reader(spec: DatasetSpec, lake: Lake, day: str) -> Iterator[Batch]:
-    return iter(BlockReader(lake, spec, [day], splits=ALL, batch_size=B, order="time"))
+def _formats(model: nn.Module, all_of_them: bool) -> dict[str, nn.Module]:
+    found = {TRAINED: model}
+    for rows in FORMATS if all_of_them else ("int8",):
+        found[f"{rows} rows"] = copy.deepcopy(model)
+        quantise_tables(found[f"{rows} rows"], rows)
+    found[BOTH] = copy.deepcopy(found["int8 rows"])
+    quantise_layers(found[BOTH])
+    return found
+
+
+def _notes(models: Mapping[str, nn.Module], whole: Batch) -> dict[str, str]:
+    """What each lost and saved, on a day that none has seen."""
+    trained, before = accuracy_of(models[TRAINED], whole), bytes_of(models[TRAINED])
+    found = {}
+    for made, model in models.items():
+        lost, share = trained.lost(accuracy_of(model, whole)), bytes_of(model) / before
+        found[made] = f"AUC {trained.auc:.4f}, {lost:+.5f} lost; {share:.2f} of the bytes, with ids and layers"
+    return found
+
+
+def _compared(
+    title: str, unit: str, work: Mapping[str, Callable[[], None]], count: int, notes: Mapping[str, str] | None = None
+) -> list[Result]:
+    """Each beside the model as it was trained."""
+    rates, notes = _rates(work, count), notes or {}
+    baseline = rates.pop(TRAINED)
+    return [Result(f"{made}: {title}", unit, rate, baseline, TRAINED, note=notes.get(made, "")) for made, rate in rates.items()]
+
+
+def _beside_torch(name: str, model: nn.Module, whole: Batch, batches: Sequence[Batch]) -> Result:
+    """Our int8 layers beside torch.ao's, on tables as trained."""
+    ours = copy.deepcopy(model)
+    quantise_layers(ours)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {nn.Linear}, dtype=torch.qint8)
+    rates = _rates({"ours": partial(_score, ours, batches), "theirs": partial(_score, theirs, batches)}, len(whole))
+    lost = [accuracy_of(model, whole).lost(accuracy_of(one, whole)) for one in (ours, theirs)]
+    note = f"AUC lost: {lost[0]:+.5f} with ours, {lost[1]:+.5f} with torch's"
+    return Result(f"int8 layers: {name}, rows scored", "rows/s", rates["ours"], rates["theirs"], "torch.ao dynamic", note=note)
+
+
+def _rates(work: Mapping[str, Callable[[], None]], count: int) -> dict[str, float]:
+    """How many a second, the best of some rounds in turn, so that a busy machine is busy for all."""
+    best = dict.fromkeys(work, float("inf"))
+    for _ in range(ROUNDS):
+        for made, once in work.items():
+            began = time.perf_counter()
+            once()
+            best[made] = min(best[made], time.perf_counter() - began)
+    return {made: count / seconds for made, seconds in best.items()}
 
 
 @torch.no_grad()
-def _rate(model: nn.Module, batches: list[Batch]) -> float:
-    """Bags per second of the model's tables, the best of three passes."""
-    tables, best = model.get_submodule("sparse_arch.embedding_bag_collection"), float("inf")
-    for _ in range(3):
-        began = time.perf_counter()
-        for batch in batches:
-            tables(batch.sparse)
-        best = min(best, time.perf_counter() - began)
-    return sum(len(batch) * len(batch.sparse.keys()) for batch in batches) / best
+def _read(tables: nn.Module, features: Sequence[KeyedJaggedTensor]) -> None:
+    for one in features:
+        tables(one)
+
+
+@torch.no_grad()
+def _score(model: nn.Module, batches: Sequence[Batch]) -> None:
+    for batch in batches:
+        model(batch.dense, batch.sparse)

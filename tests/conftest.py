@@ -1,8 +1,10 @@
-"""Fixtures that every room's tests share: the repository's catalog, a lake in a temporary folder, one Spark session."""
+"""Fixtures that every room's tests share: the repository's catalog, a lake and an MLflow store in a temporary folder, one Spark
+session."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +31,29 @@ def catalog() -> dict[str, DatasetSpec]:
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
     return Lake.at(tmp_path / "lake")
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once: laying out its tables takes seconds."""
+    from mlflow.tracking import MlflowClient
+
+    store = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{store}").search_experiments()
+    return store
+
+
+@pytest.fixture
+def mlflow_home(empty_mlflow_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of one's own with a store in it."""
+    import mlflow
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(empty_mlflow_store, home / "mlflow.db")
+    yield home
+    mlflow.set_tracking_uri("")  # else the default, a store in the working folder, would be named and made
 
 
 @pytest.fixture(scope="session")

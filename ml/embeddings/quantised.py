@@ -1,105 +1,148 @@
-"""Tables to look up in and no more, their rows in fewer bits: FBGEMM's inference tables behind the same face.
+"""Tables to look up in and no more, their rows in fewer bits (`formats`): FBGEMM's inference tables behind the same face.
 
-| bits | a row of D weights takes                     | weights                                                   |
-|------|----------------------------------------------|-----------------------------------------------------------|
-| fp32 | 4 D bytes                                    | as trained                                                |
-| fp16 | 2 D                                          | rounded                                                   |
-| int8 | D, and 4 for scale and shift                 | 256 steps between the row's smallest and its largest      |
-| int4 | D / 2, and 4                                 | 16 steps                                                  |
-
-Ids find their rows as before; an id without one reads zeros.
+Ids find their rows as in the tables that were trained; an id without one reads zeros.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
+import numba as nb
 import torch
 from fbgemm_gpu.split_embedding_configs import SparseType
 from fbgemm_gpu.split_table_batched_embeddings_ops_inference import IntNBitTableBatchedEmbeddingBagsCodegen
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import BoundsCheckMode, EmbeddingLocation, PoolingMode
-from fbgemm_gpu.tbe.utils import quantize_embs
 from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from ml.embeddings.bags import TrainableBags, bags_of, in_order
+from ml.embeddings.bags import TrainableBags, bags_of, check_fit, in_order
 from ml.embeddings.collisionless import CollisionlessEmbeddingBags
+from ml.embeddings.formats import Format, fitting, row_bytes
 from ml.embeddings.hashed import HashedEmbeddingBags
-from ml.embeddings.idmap import EMPTY, IdMap
-from ml.embeddings.records import WEIGHTS
+from ml.embeddings.idmap import IdMap, find_one, home_of
+from ml.embeddings.prefetch import AHEAD, prefetch
 from ml.embeddings.remap import to_rows
 from ml.embeddings.static import StaticEmbeddingBags
-from ml.features.schema import OOV_ID
+from ml.features.schema import FIRST_ID, OOV_ID
 
-Bits = Literal["fp32", "fp16", "int8", "int4"]
-_TYPES: dict[Bits, SparseType] = {
-    "fp32": SparseType.FP32,
-    "fp16": SparseType.FP16,
+_KINDS: dict[type, str] = {
+    CollisionlessEmbeddingBags: "collisionless",
+    HashedEmbeddingBags: "hashed",
+    StaticEmbeddingBags: "static",
+}
+_TYPES: dict[Format, SparseType] = {
+    "float32": SparseType.FP32,
+    "float16": SparseType.FP16,
     "int8": SparseType.INT8,
     "int4": SparseType.INT4,
 }
-_ALIGNED = 1  # rows begin where the one before ends: no padding
 
 
 @dataclass(frozen=True)
-class TableLoss:
-    """What a table's rows lost. error: the root of the mean square of what changed, over that of the weights. nbytes: of its
-    rows now; before: as float32."""
+class QuantisedTable:
+    """What became of a table. nbytes: of its rows now; before: as float32.
 
-    error: float
+    rms_error, largest_error: root of the mean square, and largest, of what its weights are off by, over the root of the mean
+    square of the weights.
+    """
+
+    rows: int
+    held_as: Format
     nbytes: int
     before: int
+    rms_error: float
+    largest_error: float
 
 
 class QuantisedBags(EmbeddingBagCollectionInterface):
-    """Tables of one dimension D as they were when this was made. Knows the kinds collisionless, hashed and static."""
+    """Tables of one pooling that were trained as `kind`. formats: of each table, in their order.
 
-    def __init__(self, bags: TrainableBags, bits: Bits) -> None:
+    packed: rows of each table, uint8 [R, bytes of a row], as FBGEMM reads them. ids: int64 [R] of each, of those that grow.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[EmbeddingBagConfig],
+        kind: str,
+        formats: Sequence[Format],
+        packed: Sequence[torch.Tensor],
+        ids: Sequence[torch.Tensor] = (),
+    ) -> None:
         super().__init__()
-        self._configs, self.bits = bags.embedding_bag_configs(), bits
-        self._keys = [feature for config in self._configs for feature in config.feature_names]
-        self._table_of = torch.tensor([n for n, config in enumerate(self._configs) for _ in config.feature_names])
-        self._means = torch.tensor([self._configs[n].pooling == PoolingType.MEAN for n in self._table_of])
-        self._dims = [self._configs[n].embedding_dim for n in self._table_of]
-        self._rows, tables = _rows_of(bags)
-        zero = [torch.cat((table, table.new_zeros(1, table.shape[1]))) for table in tables]  # the last: of ids without a row
-        self._none = torch.tensor([len(table) for table in tables])
+        if len(poolings := {config.pooling for config in configs}) > 1:
+            raise ValueError(f"expected tables of one pooling, found {poolings}")
+        self.kind, self.formats, self._ids = kind, list(formats), list(ids)
+        self._configs = [replace(c, num_embeddings=len(rows)) for c, rows in zip(configs, packed, strict=True)]
+        self._keys = [feature for config in configs for feature in config.feature_names]
+        self._table_of = torch.tensor([n for n, config in enumerate(configs) for _ in config.feature_names])
+        self._dims = [config.embedding_dim for config in configs for _ in config.feature_names]
+        self._rows = torch.tensor([len(rows) for rows in packed])
+        self._map = _map_of(self._ids)
         self._tbe = IntNBitTableBatchedEmbeddingBagsCodegen(
             [
-                (c.name, len(t), c.embedding_dim, _TYPES[bits], EmbeddingLocation.HOST)
-                for c, t in zip(self._configs, zero, strict=True)
+                (config.name, max(len(rows), 1), config.embedding_dim, _TYPES[held_as], EmbeddingLocation.HOST)
+                for config, rows, held_as in zip(configs, packed, formats, strict=True)
             ],
             feature_table_map=self._table_of.tolist(),
-            pooling_mode=PoolingMode.SUM,
+            pooling_mode=PoolingMode.MEAN if PoolingType.MEAN in poolings else PoolingMode.SUM,
             device="cpu",
-            bounds_check_mode=BoundsCheckMode.NONE,
+            bounds_check_mode=BoundsCheckMode.NONE,  # rows are of the table, or none (-1), which FBGEMM reads as zeros
             output_dtype=SparseType.FP32,
-            row_alignment=_ALIGNED,
-            weight_lists=[quantize_embs(table, _TYPES[bits]) for table in zero],
+            row_alignment=1,  # rows begin where the one before ends: no padding
             indices_dtype=torch.int64,
         )
-        self.losses = {
-            config.name: _loss(table, bits) for config, table in zip(self._configs, tables, strict=True)
-        }  # fmt: skip
+        self._tbe.initialize_weights()
+        for own, rows in zip(self._packed(), packed, strict=True):
+            own.copy_(rows)
+
+    @classmethod
+    def restored(
+        cls, configs: Sequence[EmbeddingBagConfig], about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+    ) -> QuantisedBags:
+        """What `about` and `tensors` gave. configs: of the tables that were trained.
+
+        Raises `ValueError`, `LookupError` where they do not fit: rows that are not there would be read from what lies behind.
+        """
+        formats: list[Format] = [about["formats"][config.name] for config in configs]
+        packed = [tensors[f"{config.name}.rows"] for config in configs]
+        wanted: dict[str, torch.Tensor] = {}
+        for config, held_as, rows in zip(configs, formats, packed, strict=True):
+            wanted[f"{config.name}.rows"] = rows.new_empty(
+                len(rows), row_bytes(held_as, config.embedding_dim), dtype=torch.uint8, device="meta"
+            )
+            if about["kind"] == "collisionless":
+                wanted[f"{config.name}.id"] = rows.new_empty(len(rows), dtype=torch.int64, device="meta")
+            elif len(rows) <= FIRST_ID:
+                raise ValueError(f"{config.name}: {len(rows)} rows, of which {FIRST_ID} are of no value's")
+        check_fit(wanted, tensors)
+        ids = [tensors[f"{config.name}.id"] for config in configs if f"{config.name}.id" in wanted]
+        return cls(configs, about["kind"], formats, packed, ids)
+
+    def about(self) -> dict[str, Any]:
+        """What `tensors` are, as plain values."""
+        return {"kind": self.kind, "formats": {c.name: f for c, f in zip(self._configs, self.formats, strict=True)}}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """By table: `<table>.rows` uint8 [R, bytes of a row], and of those that grow `<table>.id` int64 [R]."""
+        found = {f"{c.name}.rows": rows for c, rows in zip(self._configs, self._packed(), strict=True)}
+        return found | {f"{c.name}.id": ids for c, ids in zip(self._configs, self._ids, strict=False)}
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
-        """Pooled rows: KeyedTensor with values float32 [B, F * D], keys in the order of the tables; empty bags are zeros."""
+        """Pooled rows: KeyedTensor with values float32 [B, F * D], keys in the order of the tables; empty bags are zeros.
+
+        The features' keys may come in any order. Raises `KeyError` where one is missing.
+        """
         features = in_order(features, self._keys)
-        of_key = torch.tensor(features.length_per_key())
-        table = torch.repeat_interleave(self._table_of, of_key)
-        rows = self._rows.find(features.values().long(), table, self._none)
-        lengths = features.lengths().long()
-        offsets = torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))
-        pooled = self._tbe(rows, offsets)
-        shares = torch.where(self._means.unsqueeze(1), 1 / lengths.view(len(self._keys), -1).clamp(min=1), 1.0)
-        if bool((shares != 1).any()):
-            pooled = pooled * shares.T.repeat_interleave(torch.tensor(self._dims), 1)
-        return KeyedTensor(self._keys, self._dims, pooled)
+        if features.variable_stride_per_key():
+            raise ValueError("batches of another size for each feature are not for these tables")
+        if not features.stride():  # FBGEMM's kernel knows no empty batch
+            return KeyedTensor(self._keys, self._dims, torch.zeros(0, sum(self._dims)))
+        offsets = features.offsets().long()
+        return KeyedTensor(self._keys, self._dims, self._tbe(self._find(features.values().long(), offsets), offsets))
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
         return self._configs
@@ -107,81 +150,118 @@ class QuantisedBags(EmbeddingBagCollectionInterface):
     def is_weighted(self) -> bool:
         return False
 
+    def _find(self, ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        """Rows, int64 [N], -1 for an id without one."""
+        if self.kind == "collisionless":
+            rows = torch.empty_like(ids)
+            _find(self._map.slots, self._table_of.numpy(), ids.numpy(), offsets.numpy(), rows.numpy())
+            return rows
+        ends = offsets[:: (len(offsets) - 1) // len(self._keys)]
+        rows = torch.repeat_interleave(self._rows[self._table_of], ends.diff())
+        if self.kind == "hashed":
+            return to_rows(ids, rows)
+        return torch.where((ids >= 0) & (ids < rows), ids, OOV_ID)
 
-class _Map:
-    """Rows by id, of tables that grow."""
-
-    def __init__(self, ids: Sequence[np.ndarray]) -> None:
-        self.ids = IdMap(sum(map(len, ids)))
-        for number, own in enumerate(ids):
-            self.ids.insert(np.full(len(own), number), own, np.arange(len(own)))
-
-    def find(self, ids: torch.Tensor, table: torch.Tensor, none: torch.Tensor) -> torch.Tensor:
-        """Rows, int64 [N]; `none` [T] of each table for an id without one."""
-        rows = torch.from_numpy(self.ids.find(table.numpy(), ids.numpy()))
-        return torch.where(rows == EMPTY, none[table], rows)
-
-
-class _Fixed:
-    """Rows by number, of tables of a fixed size. hashed: whether ids beyond share rows, or are out of vocabulary."""
-
-    def __init__(self, hashed: bool) -> None:
-        self.hashed = hashed
-
-    def find(self, ids: torch.Tensor, table: torch.Tensor, none: torch.Tensor) -> torch.Tensor:
-        if self.hashed:
-            return to_rows(ids, none[table])
-        return torch.where((ids >= 0) & (ids < none[table]), ids, OOV_ID)
+    def _packed(self) -> list[torch.Tensor]:
+        """Rows of each table, views of FBGEMM's memory; a table without rows has one there that is never read."""
+        whole = self._tbe.split_embedding_weights(split_scale_shifts=False)
+        return [rows[: c.num_embeddings] for (rows, _), c in zip(whole, self._configs, strict=True)]
 
 
-def _rows_of(bags: TrainableBags) -> tuple[_Map | _Fixed, list[torch.Tensor]]:
-    """How ids find rows, and the rows of each table, float32 [R, D]."""
-    if isinstance(bags, CollisionlessEmbeddingBags):
-        store = bags.store
-        rows = [store.rows_of(number) for number in range(len(store.rules))]
-        end = WEIGHTS + store.dim
-        weights = [torch.from_numpy(store.records.floats[own, WEIGHTS:end]) for own in rows]
-        return _Map([store.records.longs[own, 0] for own in rows]), weights
-    if isinstance(bags, HashedEmbeddingBags | StaticEmbeddingBags):
-        held = bags.weights()
-        names = [config.name for config in bags.embedding_bag_configs()]
-        return _Fixed(isinstance(bags, HashedEmbeddingBags)), [held[f"{name}.weight"].detach().clone() for name in names]
-    raise TypeError(f"{type(bags).__name__} has no rows to quantise: collisionless, hashed and static tables have")
+def quantisable(model: nn.Module) -> dict[str, TrainableBags]:
+    """A model's tables that can be held in fewer bits, by their path: all but those of which several rows make an embedding."""
+    return {path: bags for path, bags in bags_of(model).items() if type(bags) in _KINDS}
 
 
-def _loss(table: torch.Tensor, bits: Bits) -> TableLoss:
-    rows, dim = table.shape
-    each = {"fp32": 4 * dim, "fp16": 2 * dim, "int8": dim + 4, "int4": dim // 2 + 4}[bits]
-    if not rows:
-        return TableLoss(0.0, 0, 0)
-    spread = table.square().mean().sqrt()
-    error = float((_back(table, bits) - table).square().mean().sqrt() / spread) if spread > 0 else 0.0
-    return TableLoss(error, rows * each, rows * 4 * dim)
+def quantise_bags(
+    bags: TrainableBags, rows: Format, tables: Mapping[str, Format] | None = None
+) -> tuple[QuantisedBags, dict[str, QuantisedTable]]:
+    """What `bags` hold now, in the format `rows`, or as `tables` says of one; and what became of each table, by name.
+
+    Raises `TypeError` for tables of which several rows make an embedding, `ValueError` for weighted bags.
+    """
+    if type(bags) not in _KINDS:
+        raise TypeError(f"{type(bags).__name__} has no rows to quantise: those of {sorted(_KINDS.values())} tables are")
+    if bags.is_weighted():
+        raise ValueError("weights per sample are for training alone")
+    configs, held = bags.embedding_bag_configs(), bags.weights()
+    formats: list[Format] = []
+    packed: list[torch.Tensor] = []
+    figures: dict[str, QuantisedTable] = {}
+    for config in configs:
+        weights = held[f"{config.name}.weight"].detach()
+        formats.append(fitting((tables or {}).get(config.name, rows), config.embedding_dim))
+        packed.append(_pack(weights, formats[-1]))
+        figures[config.name] = _compare(weights, formats[-1], packed[-1])
+    ids = [held[f"{config.name}.id"] for config in configs if f"{config.name}.id" in held]
+    return QuantisedBags(configs, _KINDS[type(bags)], formats, packed, ids), figures
 
 
-def _back(table: torch.Tensor, bits: Bits) -> torch.Tensor:
-    """The weights as they are read."""
-    if bits == "fp32":
-        return table
-    if bits == "fp16":
-        return table.half().float()
-    if bits == "int8":
-        quantised = torch.ops.fbgemm.FloatToFused8BitRowwiseQuantized(table)
-        return torch.ops.fbgemm.Fused8BitRowwiseQuantizedToFloat(quantised)
-    return torch.ops.fbgemm.FusedNBitRowwiseQuantizedSBHalfToFloat(
-        torch.ops.fbgemm.FloatToFusedNBitRowwiseQuantizedSBHalf(table, 4), 4
-    )
+def quantise_tables(model: nn.Module, rows: Format, tables: Mapping[str, Format] | None = None) -> dict[str, QuantisedTable]:
+    """Put tables in fewer bits in the place of a model's, which must not be trained on; those that can not be stay as they are.
 
-
-def quantise_tables(model: nn.Module, bits: Bits) -> dict[str, TableLoss]:
-    """Put tables in fewer bits in the place of a model's, which must not be trained on. Tables made of several rows stay as
-    they are. Gives what each table lost, by name."""
-    found: dict[str, TableLoss] = {}
-    for path, bags in bags_of(model).items():
-        if not isinstance(bags, CollisionlessEmbeddingBags | HashedEmbeddingBags | StaticEmbeddingBags):
-            continue
-        quantised = QuantisedBags(bags, bits)
-        parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, quantised)
-        found |= quantised.losses
+    rows: the format of all but those that `tables` names. Gives what became of each, by name.
+    """
+    found: dict[str, QuantisedTable] = {}
+    for path, bags in quantisable(model).items():
+        quantised, figures = quantise_bags(bags, rows, tables)
+        model.set_submodule(path, quantised)
+        found |= figures
     return found
+
+
+def _map_of(ids: Sequence[torch.Tensor]) -> IdMap:
+    found = IdMap(sum(map(len, ids)))
+    for number, own in enumerate(ids):
+        found.insert(torch.full_like(own, number).numpy(), own.numpy(), torch.arange(len(own)).numpy())
+    return found
+
+
+@nb.njit(cache=True, nogil=True)
+def _find(slots, table_of, ids, offsets, rows):  # type: ignore[no-untyped-def]
+    mask, bags = len(slots) - 1, (len(offsets) - 1) // len(table_of)
+    for feature in range(len(table_of)):
+        table, end = table_of[feature], offsets[(feature + 1) * bags]
+        for i in range(offsets[feature * bags], end):
+            if i + AHEAD < end:
+                prefetch(slots, home_of(table, ids[i + AHEAD], mask), 0)
+            rows[i] = find_one(slots, table, ids[i])
+
+
+def _pack(weights: torch.Tensor, held_as: Format) -> torch.Tensor:
+    """Rows as FBGEMM reads them, uint8 [R, bytes of a row]: of int8 and int4, scale and shift as float16 come first."""
+    rows, dim = weights.shape
+    if not rows:
+        return torch.empty(0, row_bytes(held_as, dim), dtype=torch.uint8)
+    if held_as == "int8":
+        fused = torch.ops.fbgemm.FloatToFused8BitRowwiseQuantized(weights.contiguous())
+        scale_shift = fused[:, -8:].contiguous().view(torch.float32).half().view(torch.uint8)
+        return torch.cat((scale_shift, fused[:, :-8]), 1)
+    if held_as == "int4":
+        fused = torch.ops.fbgemm.FloatToFusedNBitRowwiseQuantizedSBHalf(weights.contiguous(), 4)
+        return torch.cat((fused[:, -4:], fused[:, :-4]), 1)
+    return (weights.half() if held_as == "float16" else weights).contiguous().view(torch.uint8)
+
+
+def _unpack(packed: torch.Tensor, held_as: Format) -> torch.Tensor:
+    """The weights as they are read, float32 [R, D]."""
+    if held_as in ("float32", "float16"):
+        return packed.contiguous().view(torch.float32 if held_as == "float32" else torch.float16).float()
+    scale, shift = packed[:, :4].contiguous().view(torch.float16).float().split(1, 1)
+    steps = packed[:, 4:]
+    if held_as == "int4":
+        steps = torch.stack((steps & 15, steps >> 4), 2).flatten(1)
+    return steps * scale + shift
+
+
+def _compare(weights: torch.Tensor, held_as: Format, packed: torch.Tensor) -> QuantisedTable:
+    spread, off = weights.square().mean().sqrt(), _unpack(packed, held_as) - weights
+    known = len(weights) > 0 and bool(spread > 0)
+    return QuantisedTable(
+        len(weights),
+        held_as,
+        nbytes=packed.numel(),
+        before=weights.nbytes,
+        rms_error=float(off.square().mean().sqrt() / spread) if known else 0.0,
+        largest_error=float(off.abs().max() / spread) if known else 0.0,
+    )

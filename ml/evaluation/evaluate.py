@@ -16,6 +16,7 @@ other modules. `figures.json` holds, for machines, every number that the report 
     slices              name, title, values: value, the metrics' keys, logistic_regression_auc
     calibration_bins    of the model: rows, predicted, observed, error (standard error of observed)
     auc_by_day          day, model, logistic_regression, oracle, models: of the earlier reports, and of this one last
+    standing            champion, challenger: of the models, by the same reports
 
 Every key is always there; what is undefined is null: a metric of one class, a baseline without earlier days, the model
 (`facts` too) of a first day, which has no `models`. Nothing of it depends on when or where it was computed.
@@ -38,6 +39,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.evaluation import plots
 from ml.evaluation.baselines import Baseline, fit_baselines
 from ml.evaluation.metrics import METRICS, ClickSums, summary
+from ml.evaluation.promotion import standings
 from ml.evaluation.report import render
 from ml.evaluation.rows import FEATURES, chunks, earlier_days
 from ml.evaluation.slices import key_columns, known_keys, score_slices, slices_of
@@ -55,7 +57,8 @@ Predict = Callable[[pa.Table], NDArray[Any]]
 @dataclass(frozen=True)
 class Scored:
     """A model that has not seen the day. predict: rows of the feature table [N] -> float probabilities [N]. facts: on it to
-    show, JSON values (`snapshot_day` is put into words). ranks_only: its numbers put rows in order and are no probabilities."""
+    show, JSON values (`snapshot_day`, the day it was trained until, is put into words, and told of what is champion).
+    ranks_only: its numbers put rows in order and are no probabilities."""
 
     predict: Predict
     facts: dict[str, Any]
@@ -202,7 +205,9 @@ def _figures(
     }
     figures["beats"] = beats(figures)
     figures["attained"] = attained(figures)
-    figures["auc_by_day"] = _auc_by_day(lake, spec.name, day, figures)
+    before = _reports_before(lake, spec.name, day)
+    figures["auc_by_day"] = [*(told["auc_by_day"][-1] for told in before), _aucs(figures)]
+    figures["standing"] = _standing([*before, figures])
     word, sentences = verdict(figures)
     figures["verdict"] = {"word": word, "sentences": sentences}
     return figures
@@ -212,15 +217,20 @@ def _data(labels: NDArray[Any]) -> dict[str, Any]:
     return {name: value for name, value in summary(labels, None).items() if name in ("rows", "clicks", "label_rate")}
 
 
-def _auc_by_day(lake: Lake, dataset: str, day: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = []
-    for other in lake.days(STAGE, dataset):
-        if other < day:
-            told = json.loads((lake.need(STAGE, dataset, other) / "figures.json").read_text())["auc_by_day"]
-            rows.append(told[-1])
-    last = {name: figures[name]["auc"] for name in ("model", "oracle")}
-    last["models"] = {name: found["auc"] for name, found in figures["models"].items()}
-    return [*rows, {"day": day, "logistic_regression": figures["baselines"]["logistic_regression"]["auc"], **last}]
+def _reports_before(lake: Lake, dataset: str, day: str) -> list[dict[str, Any]]:
+    folders = [lake.need(STAGE, dataset, other) for other in lake.days(STAGE, dataset) if other < day]
+    return [json.loads((folder / "figures.json").read_text()) for folder in folders]
+
+
+def _aucs(figures: dict[str, Any]) -> dict[str, Any]:
+    found = {name: figures[name]["auc"] for name in ("model", "oracle")}
+    found["models"] = {name: of["auc"] for name, of in figures["models"].items()}
+    return {"day": figures["day"], "logistic_regression": figures["baselines"]["logistic_regression"]["auc"], **found}
+
+
+def _standing(reports: list[dict[str, Any]]) -> dict[str, str | None]:
+    found = standings(reports)
+    return {"champion": found[-1].champion if found else None, "challenger": found[-1].challenger if found else None}
 
 
 def _plots(scores: _Scores, figures: dict[str, Any]) -> dict[str, bytes]:

@@ -20,7 +20,8 @@ def render(figures: dict[str, Any], plots: dict[str, bytes]) -> str:
     environment.filters |= {"number": number, "percent": percent, "count": count, "fact": fact}
     models = {f"model {name}": found for name, found in figures["models"].items()} or {"model": figures["model"]}
     scored = {**models, **figures["baselines"], "oracle": figures["oracle"]}
-    called = NAMES | {name: name.removeprefix("model ") for name in models}
+    titles = {name: f" ({title})" for title, name in figures["standing"].items()} if figures["standing"]["challenger"] else {}
+    called = NAMES | {name: name.removeprefix("model ") + titles.get(name.removeprefix("model "), "") for name in models}
     images = {name: b64encode(png).decode() for name, png in plots.items()}
     return environment.get_template("report.html").render(f=figures, scored=scored, names=called, images=images)
 

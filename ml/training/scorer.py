@@ -1,40 +1,45 @@
-"""A trained day's model as MLflow serves it: raw log columns in, probabilities out. Logging it lives here as well.
+"""A trained day's model as MLflow serves it: raw log columns in, probabilities out. Logging it is `ml.training.logged_model`.
 
-The logged artifact is a folder: the snapshot's weights and state, the dataset's spec and its vocabularies. MLflow builds
-the model from code (`ml.training.pyfunc_entry`), so nothing is pickled, and `ml` must be importable where it is loaded.
+It is made of a folder: the snapshot's weights and state, the dataset's spec and its vocabularies. MLflow builds the model
+from code (`ml.training.pyfunc_entry`), so nothing is pickled, and `ml` must be importable where it is loaded.
 """
 
 from __future__ import annotations
 
-import tempfile
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-from mlflow.models import ModelSignature
+import pyarrow.compute as pc
 from mlflow.pyfunc import PythonModel  # type: ignore[attr-defined]
-from mlflow.types.schema import AnyType, ColSpec, DataType, Schema, TensorSpec
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.collate import batch_from_arrow
 from ml.features.columns import ARROW_TYPES
-from ml.features.schema import EVENT_TIME, LABEL, SAMPLE_RATE, FeatureSchema
+from ml.features.hashing import hash_values
+from ml.features.schema import EVENT_TIME, HISTORY_PREFIX, LABEL, SAMPLE_RATE, FeatureSchema
 from ml.features.transforms import compile_transforms
 from ml.features.vocabulary import Vocabulary
-from ml.lake import Lake
-from ml.training.predict import predict, stage_of
-from ml.training.snapshot import copy_for_predictions, load_snapshot
+from ml.training.predict import predict
+from ml.training.snapshot import load_snapshot
 
 SPEC, VOCABULARIES, ARTIFACT = "spec.json", "vocabulary", "model"
-FEATURES = "cleaned_features"
-_PACKAGES = ("torch", "torchrec", "fbgemm-gpu-cpu", "safetensors", "pyarrow", "pydantic", "numba")
+MAX_FLOAT_INT = 2**53  # below it every int is a float64 too; pandas makes floats of ints beside missing values
+
+
+def raw_columns(spec: DatasetSpec) -> dict[str, pa.DataType]:
+    """What features are made from, with its type: columns of the log, joined ones and counts beside it; event_time (µs UTC)
+    where an hour is asked for; and for each history, as `history:<feature>`, the user's last items, newest first."""
+    used = [d.column for d in spec.dense] + [column for s in spec.sparse for column in s.inputs]
+    columns = {name: ARROW_TYPES[spec.column_types[name]] for name in [*used, spec.user, spec.item] if name}
+    if any(feature.hour_of_day for feature in spec.sparse):
+        columns[EVENT_TIME] = pa.int64()
+    histories = [feature.name for feature in spec.sparse if feature.history]
+    return columns | {f"{HISTORY_PREFIX}{name}": pa.list_(columns[spec.item or ""]) for name in histories}
 
 
 class RawLogScorer(PythonModel):
@@ -52,65 +57,42 @@ class RawLogScorer(PythonModel):
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> npt.NDArray[np.float32]:
-        """model_input: the log's columns and the joined ones, as `spec` types them (missing values may be NaN or None), and
-        event_time (int64, µs UTC), which may be left out where no feature is made from it. Raises `KeyError` and `TypeError`
-        that name a column."""
+        """model_input: `raw_columns(spec)`; missing values may be NaN or None, ints may be text, and a history may be left out.
+        Raises `KeyError` and `TypeError` that name a column."""
         features = pa.Table.from_batches([self.transform(self._raw(model_input))])
         for name, value in ((LABEL, 0.0), (SAMPLE_RATE, 1.0)):
             features = features.append_column(name, pa.array(np.full(len(model_input), value, np.float32)))
         return predict(self.model, [batch_from_arrow(features, self.schema)])
 
     def _raw(self, frame: pd.DataFrame) -> pa.RecordBatch:
-        columns = {}
-        for name, kind in self.spec.column_types.items():
-            if name not in frame.columns:
-                continue
-            try:
-                columns[name] = pa.Array.from_pandas(frame[name], type=ARROW_TYPES[kind])
-            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-                raise TypeError(f"column {name!r}: declared {kind}: {error}") from error
-        if EVENT_TIME in frame.columns:
-            columns[EVENT_TIME] = pa.Array.from_pandas(frame[EVENT_TIME], type=pa.int64())
-        elif not any(feature.hour_of_day for feature in self.spec.sparse):
+        wanted = raw_columns(self.spec)
+        columns = {name: _typed(frame, name, kind) for name, kind in wanted.items() if name in frame.columns}
+        for feature in self.spec.sparse:
+            if (name := f"{HISTORY_PREFIX}{feature.name}") in columns:
+                columns[name] = self._ids(columns[name], feature.history)
+        if EVENT_TIME not in wanted:
             columns[EVENT_TIME] = pa.array(np.zeros(len(frame), np.int64))
         return pa.RecordBatch.from_pydict(columns)
 
+    def _ids(self, items: pa.Array, most: int | None) -> pa.Array:
+        """Lists of items as lists of their ids, [N]; no list is an empty one."""
+        kept = pc.call_function("list_slice", [items], pc.ListSliceOptions(0, most))
+        lengths = pc.call_function("list_value_length", [kept]).fill_null(0).to_numpy()
+        offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(hash_values(self.spec.item_feature or "", kept.flatten())))
 
-def log_model(uri: str, run_id: str, lake: Lake, spec: DatasetSpec, day: str, model: str) -> str:
-    """Log the model of a trained day on a run. Gives its URI, for `mlflow.pyfunc.load_model`."""
-    mlflow.set_tracking_uri(uri)
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        warnings.catch_warnings(),
-        mlflow.start_run(run_id=run_id, nested=True, log_system_metrics=False),
-    ):
-        folder = Path(scratch) / ARTIFACT
-        folder.mkdir()
-        copy_for_predictions(lake.need(stage_of(model), spec.name, day), folder)
-        (folder / SPEC).write_text(spec.model_dump_json())
-        if limited := [f"{feature.name}.parquet" for feature in spec.sparse if feature.vocabulary]:
-            (folder / VOCABULARIES).mkdir()
-            _copy(lake.need(FEATURES, spec.name, day) / VOCABULARIES, folder / VOCABULARIES, limited)
-        warnings.filterwarnings("ignore", message=".*An input example was not provided")  # the signature is written out
-        logged = mlflow.pyfunc.log_model(
-            name=ARTIFACT,
-            python_model=str(Path(__file__).with_name("pyfunc_entry.py")),
-            artifacts={ARTIFACT: str(folder)},
-            signature=_signature(spec),
-            pip_requirements=list(_PACKAGES),
-            metadata={"dataset": spec.name, "model": model, "day": day, "columns": dict(spec.column_types)},
+
+def _typed(frame: pd.DataFrame, name: str, kind: pa.DataType) -> pa.Array:
+    column = frame[name]
+    try:
+        if pa.types.is_integer(kind) and pd.api.types.infer_dtype(column) == "string":
+            return pa.Array.from_pandas(column, type=pa.string()).cast(kind)
+        typed = pa.Array.from_pandas(column, type=kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise TypeError(f"column {name!r}: declared {kind}: {error}") from error
+    if pa.types.is_integer(kind) and column.dtype.kind == "f" and (column.abs() > MAX_FLOAT_INT).any():
+        raise TypeError(
+            f"column {name!r}: declared {kind}: ints beyond {MAX_FLOAT_INT} came as floats, which can not tell one from the "
+            "next; beside missing values send them as text, or in pandas as Int64"
         )
-    return logged.model_uri
-
-
-def _signature(spec: DatasetSpec) -> ModelSignature:
-    """Names of the columns that features are made from. Types are checked by the scorer, not by MLflow: to pandas an int
-    column with a missing value is a float one, which MLflow would refuse."""
-    used = dict.fromkeys([d.column for d in spec.dense] + [c for s in spec.sparse for c in s.inputs])
-    inputs: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), name, required=False) for name in used]
-    return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec(DataType.float)]))
-
-
-def _copy(source: UPath, target: Path, names: Sequence[str]) -> None:
-    for name in names:
-        (target / name).write_bytes((source / name).read_bytes())
+    return typed

@@ -70,7 +70,7 @@ def described(state: TrainState) -> dict[str, Any]:
     """Of a state all but its tensors, as JSON has it."""
     return {
         "format": FORMAT,
-        "recipe": state.recipe.model_dump(mode="json"),
+        "recipe": state.recipe.model_dump(mode="json", exclude={"checkpoints", "export"}),  # what the weights do not depend on
         "schema": asdict(state.schema),
         "steps": state.steps,
         "rows": state.rows,

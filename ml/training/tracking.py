@@ -2,7 +2,8 @@
 
 One experiment per dataset, one run per model and day, named as they are. A day that is trained again is a new run, which takes
 the place of the older ones when it has finished: those are deleted (MLflow keeps them in its trash until `mlflow gc`),
-so that the list of runs is the list of days.
+so that the list of runs is the list of days. Beside its metrics a run holds its recipe (`recipe.yaml`), what the machine did
+(`system/*`) and the day's model, which is a version in the registry too.
 """
 
 from __future__ import annotations
@@ -16,19 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# MLflow reads these at its import; a user's own choice stands.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-
+import yaml
 from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe
+from ml.training.logged_model import log_model
 from ml.training.loop import Step
-from ml.training.scorer import log_model
+from ml.training.registry import DAY, DIGEST, MODEL, register
+from ml.training.system_metrics import system_metrics
 
 if TYPE_CHECKING:
     from ml.training.daily import TrainedDay
@@ -43,7 +42,7 @@ class Tracker:
     """Where runs go. home: a local folder for the SQLite store and the artifacts, unless `MLFLOW_TRACKING_URI` is set.
 
     tags: on every run, beside dataset and day; the id of the Dagster run belongs here. log_model: whether to log the
-    model of each day as a loadable `pyfunc`.
+    model of each day as a loadable `pyfunc`, and register it.
     """
 
     home: Path
@@ -59,18 +58,24 @@ class Tracker:
     def uri(self) -> str:
         return self.server or f"sqlite:///{(self.home / 'mlflow.db').absolute()}"
 
+    def client(self) -> MlflowClient:
+        return MlflowClient(self.uri)
+
     @contextmanager
     def follow(self, lake: Lake, spec: DatasetSpec, model: str, day: str, recipe: Recipe, total_steps: int) -> Iterator[DayRun]:
         """A run for one day's training. It ends FINISHED by `DayRun.finish`, FAILED by an error and KILLED by a signal."""
-        client = MlflowClient(self.uri)
+        client = self.client()
         experiment = self._experiment(client, spec)
-        tags = {"evergreen.dataset": spec.name, "evergreen.model": model, "evergreen.day": day, **self.tags}
+        tags = {"evergreen.dataset": spec.name, MODEL: model, DAY: day, **self.tags}
         run = client.create_run(experiment, tags=tags, run_name=f"{model} {day}")
         following = DayRun(self, client, experiment, run.info.run_id, lake, spec, model, day, max(1, total_steps // _POINTS))
         try:
             params = {"fingerprint": recipe.fingerprint} | flatten(recipe.model_dump(mode="json"))
             client.log_batch(run.info.run_id, params=[Param(legal(key), str(value)) for key, value in params.items()])
-            yield following
+            written = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+            client.log_text(run.info.run_id, written, "recipe.yaml")
+            with system_metrics(self.uri, run.info.run_id):
+                yield following
         except Exception:
             following.end("FAILED")
             raise
@@ -125,14 +130,18 @@ class DayRun:
         """The day's figures and its model; older runs of the day make room."""
         now = int(time.time() * 1000)
         self._metrics += [Metric(name, value, now, trained.report.steps) for name, value in trained.metrics.items()]
-        self.client.set_tag(self.run_id, "evergreen.digest", trained.digest)
+        self.client.set_tag(self.run_id, DIGEST, trained.digest)
         self.client.set_tag(self.run_id, "evergreen.parent_day", trained.parent or "")
         if self.tracker.log_model:
-            log_model(self.tracker.uri, self.run_id, self.lake, self.spec, self.day, self.model)
-        same = f"tags.`evergreen.model` = '{self.model}' and tags.`evergreen.day` = '{self.day}'"
+            logged = log_model(self.client, self.run_id, self.lake, self.spec, self.day, self.model)
+            register(self.client, self.spec.name, logged, self.model, self.day, trained.digest)
+        same = f"tags.`{MODEL}` = '{self.model}' and tags.`{DAY}` = '{self.day}'"
         where = f"{same} and attributes.run_id != '{self.run_id}'"
         for older in self.client.search_runs([self.experiment], where):
             self.client.delete_run(older.info.run_id)
+            if self.tracker.log_model:  # else their models may still be versions in the registry
+                for output in older.outputs.model_outputs if older.outputs else ():
+                    self.client.delete_logged_model(output.model_id)
 
     def end(self, status: str) -> None:
         self._send()

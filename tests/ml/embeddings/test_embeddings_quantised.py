@@ -4,51 +4,103 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_embeddings_face import NAMES, Build, collisionless, configs_of, features_of, hashed, static, trained
-from torchrec.modules.embedding_configs import PoolingType
+from test_embeddings_face import NAMES, Build, collisionless, compositional, configs_of, features_of, hashed, static, trained
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 
-from ml.embeddings.quantised import Bits, QuantisedBags, quantise_tables
+from ml.embeddings.bags import TrainableBags
+from ml.embeddings.collisionless import CollisionlessEmbeddingBags
+from ml.embeddings.formats import Format, fitting, row_bytes
+from ml.embeddings.quantised import QuantisedBags, quantise_bags, quantise_tables
 from ml.features.schema import FeatureSchema
 from ml.models.build import build_model
 from ml.recipes.recipe import load_recipe
 
 BATCH = {"type": [[2, 9], [], [3, 3, 4]], "keys": [[4], [5, 5], [8]]}
-WORST: dict[Bits, float] = {"fp32": 0.0, "fp16": 1e-3, "int8": 0.01, "int4": 0.15}
+WORST: dict[Format, float] = {"float32": 0.0, "float16": 1e-3, "int8": 0.01, "int4": 0.15}
+BUILDS: list[Build] = [collisionless, hashed, static]
 
 
-@pytest.mark.parametrize("build", [collisionless, hashed, static])
-@pytest.mark.parametrize("bits", list(WORST))
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("held_as", list(WORST))
 @pytest.mark.parametrize("pooling", [PoolingType.MEAN, PoolingType.SUM])
-def test_bags_are_what_they_were_but_for_what_the_bits_cost(build: Build, bits: Bits, pooling: PoolingType) -> None:
+def test_bags_are_what_they_were_but_for_what_the_bits_cost(build: Build, held_as: Format, pooling: PoolingType) -> None:
     bags = trained(build, pooling)
     wanted = bags(features_of(BATCH))
-    quantised = QuantisedBags(bags, bits)
+    quantised, tables = quantise_bags(bags, held_as)
     found = quantised(features_of(BATCH))
     assert found.keys() == wanted.keys()
     scale = wanted.values().abs().max()
-    assert (found.values() - wanted.values()).abs().max() <= max(WORST[bits] * 3 * scale, 1e-6)
-    assert set(quantised.losses) == set(NAMES)
-    for loss in quantised.losses.values():
-        assert loss.error <= WORST[bits] and (loss.error > 0) is (bits != "fp32")
-        assert loss.nbytes / loss.before == {"fp32": 1, "fp16": 1 / 2, "int8": 1 / 2, "int4": 3 / 8}[bits]  # D = 4
+    assert (found.values() - wanted.values()).abs().max() <= max(WORST[held_as] * 3 * scale, 1e-6)
+    assert set(tables) == set(NAMES)
+    for table in tables.values():
+        assert table.rms_error <= WORST[held_as] and (table.rms_error > 0) is (held_as != "float32")
+        assert table.rms_error <= table.largest_error <= 4 * WORST[held_as]
+        assert table.nbytes / table.before == {"float32": 1, "float16": 1 / 2, "int8": 1 / 2, "int4": 3 / 8}[held_as]  # D = 4
+
+
+@pytest.mark.parametrize("held_as", list(WORST))
+def test_errors_are_of_what_is_read(held_as: Format) -> None:
+    bags = trained(hashed)
+    quantised, tables = quantise_bags(bags, held_as)
+    read, weights = quantised(features_of({name: [[i] for i in range(50)] for name in NAMES})), bags.weights()
+    for name in NAMES:
+        off, spread = read[name] - weights[f"{name}.weight"], weights[f"{name}.weight"].square().mean().sqrt()
+        assert tables[name].rms_error == pytest.approx(float(off.square().mean().sqrt() / spread), abs=1e-6)
+        assert tables[name].largest_error == pytest.approx(float(off.abs().max() / spread), abs=1e-6)
 
 
 def test_ids_without_a_row_read_zeros() -> None:
-    quantised = QuantisedBags(trained(collisionless), "int8")
+    quantised, _ = quantise_bags(trained(collisionless), "int8")
     out = quantised(features_of({"type": [[10**12, -(2**63)], [2]], "keys": [[77], [78]]}))
     assert not out["type"][0].any() and not out["keys"].any() and out["type"][1].any()
 
 
-def test_what_is_out_of_vocabulary_reads_its_row_and_hashes_theirs() -> None:
-    for build in (static, hashed):
-        bags = trained(build)
-        batch = features_of({"type": [[10**12], [-3]], "keys": [[-1], [50]]})
-        torch.testing.assert_close(QuantisedBags(bags, "fp32")(batch).values(), bags(batch).values())
+@pytest.mark.parametrize("build", BUILDS)
+def test_strange_ids_read_what_they_read_before(build: Build) -> None:
+    """Out of vocabulary, hashed, or unknown: also in bags with known ones, whose mean they are part of."""
+    bags = trained(build)
+    batch = features_of({"type": [[10**12, 3], [-3]], "keys": [[-1, 5, 50], [50]]})
+    torch.testing.assert_close(quantise_bags(bags, "float32")[0](batch).values(), bags(batch).values())
 
 
-def test_a_table_without_rows_is_all_zeros() -> None:
-    quantised = QuantisedBags(collisionless(configs_of()).eval(), "int4")
+def test_a_table_without_rows_is_all_zeros_and_an_empty_batch_has_no_bags() -> None:
+    quantised, tables = quantise_bags(collisionless(configs_of()).eval(), "int4")
     assert not quantised(features_of(BATCH)).values().any()
+    assert quantised(features_of({"type": [], "keys": []})).values().shape == (0, 8)
+    assert {table.rows for table in tables.values()} == {0}
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_what_was_written_down_is_read_back_bit_for_bit(build: Build) -> None:
+    bags = trained(build)
+    quantised, _ = quantise_bags(bags, "int8", {"keys": "float16"})
+    assert quantised.about()["formats"] == {"type": "int8", "keys": "float16"}
+    back = QuantisedBags.restored(configs_of(), quantised.about(), quantised.tensors())
+    batch = features_of({"type": [[2, 77], [3]], "keys": [[-1], [4, 5]]})
+    assert torch.equal(back(batch).values(), quantised(batch).values())
+    assert {c.name: c.num_embeddings for c in back.embedding_bag_configs()} == {
+        name: len(bags.weights()[f"{name}.weight"]) for name in NAMES
+    }
+
+
+def test_a_weight_an_id_is_held_as_float16_where_steps_would_take_more() -> None:
+    assert [fitting(held_as, 1) for held_as in WORST] == ["float32", "float16", "float16", "float16"]
+    assert all(fitting(held_as, dim) == held_as for held_as in WORST for dim in (4, 16, 1024))
+    assert [row_bytes(held_as, 16) for held_as in WORST] == [64, 32, 20, 12]
+    config = EmbeddingBagConfig(name="t", embedding_dim=1, num_embeddings=1, feature_names=["t"])
+    bags = CollisionlessEmbeddingBags([config], lr=0.1, init_scale=0.3)
+    batch = features_of({"t": [[1], [2], [1, 3]]})
+    bags(batch)
+    wanted = bags.eval()(batch).values()
+    torch.testing.assert_close(quantise_bags(bags, "int8")[0](batch).values(), wanted, rtol=0, atol=2e-4)  # 0.3 / 2^11
+
+
+def test_tables_made_of_several_rows_and_bags_that_are_weighted_are_refused() -> None:
+    with pytest.raises(TypeError, match="CompositionalEmbeddingBags has no rows to quantise"):
+        quantise_bags(trained(compositional), "int8")
+    weighted: TrainableBags = CollisionlessEmbeddingBags(configs_of(), lr=0.1, init_scale=0.3, weighted=True)
+    with pytest.raises(ValueError, match="weights per sample"):
+        quantise_bags(weighted, "int8")
 
 
 def test_a_model_keeps_its_logits_and_its_compositional_tables() -> None:

@@ -210,4 +210,18 @@ def test_a_model_that_only_ranks_has_an_auc_and_no_more(lake: Lake) -> None:
     assert first["auc"] == second["auc"] and first["log_loss"] is not None
     assert second["log_loss"] is second["calibration"] is second["normalised_entropy"] is second["mean_prediction"] is None
     assert done.figures["auc_by_day"][-1]["models"] == {"dlrm": first["auc"], "two_tower": first["auc"]}
-    assert "two_tower" in done.report.read_text()
+    assert done.figures["standing"] == {"champion": "dlrm", "challenger": None}
+    assert "two_tower" in done.report.read_text() and "champion" not in done.report.read_text()
+
+
+def test_the_champion_is_named_beside_its_challenger(lake: Lake) -> None:
+    spec = spec_of()
+    for day in DAYS:
+        put_day(lake, spec, day, shop_day(spec, day, 300))
+    assert evaluate_day(spec, DAYS[0], lake, {}).figures["standing"] == {"champion": None, "challenger": None}
+    both = {"dlrm": Scored(lambda table: guess(table) / 2 + 0.25, FACTS), "deepfm": Scored(guess, FACTS)}
+    for day in DAYS[1:3]:
+        assert evaluate_day(spec, day, lake, both).figures["standing"] == {"champion": "dlrm", "challenger": "deepfm"}
+    done = evaluate_day(spec, DAYS[3], lake, both)
+    assert done.figures["standing"] == {"champion": "deepfm", "challenger": "dlrm"}, "as good an order, better probabilities"
+    assert "deepfm (champion)" in done.report.read_text()

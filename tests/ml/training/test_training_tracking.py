@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import threading
 from pathlib import Path
 
-import mlflow
 import numpy as np
-import pandas as pd
-import pyarrow as pa
 import pytest
+import yaml
 from made_days import made_spec, small_recipe, write_days
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from ml.datasets.collate import batch_from_arrow
-from ml.features.schema import FeatureSchema
-from ml.features.transforms import compile_transforms
 from ml.lake import Lake
+from ml.recipes.recipe import Recipe
 from ml.training.daily import TrainedDay, train_day
 from ml.training.loop import DivergedError
-from ml.training.predict import load_model, predict
+from ml.training.registry import versions
+from ml.training.system_metrics import system_metrics
 from ml.training.tracking import Tracker, flatten
 
 
 @pytest.fixture
-def tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracker]:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    yield Tracker(tmp_path / "home", tags={"dagster.run_id": "abc"})
-    mlflow.set_tracking_uri("")  # else the default, a store in the working folder, would be named and made
+def tracker(mlflow_home: Path) -> Tracker:
+    return Tracker(mlflow_home, tags={"dagster.run_id": "abc"})
 
 
 def runs_of(tracker: Tracker) -> list[Run]:
@@ -40,22 +36,6 @@ def runs_of(tracker: Tracker) -> list[Run]:
 
 def trained(lake: Lake, day: str, tracker: Tracker, **overrides: object) -> TrainedDay:
     return train_day(made_spec(), day, lake, recipe=small_recipe(**overrides), tracker=tracker, progress=False)
-
-
-def raw_rows(rows: int) -> pd.DataFrame:
-    """Raw log columns, with values missing here and there, as pandas has them: ints with gaps are floats."""
-    rng = np.random.default_rng(3)
-    frame = pd.DataFrame(
-        {
-            "d0": rng.standard_normal(rows),
-            "d1": rng.standard_normal(rows),
-            "a": rng.choice(["x", "y", None], rows),
-            "b": rng.integers(0, 1000, rows).astype(float),
-            "tags": rng.choice(["p|q", "q", "", None], rows),
-        }
-    )
-    frame.loc[::7, ["d0", "b"]] = np.nan
-    return frame
 
 
 @pytest.mark.slow
@@ -76,33 +56,14 @@ def test_a_days_run_and_its_model_come_back(lake: Lake, tracker: Tracker) -> Non
     assert [point.step for point in curve] == list(range(1, 101))
     assert np.mean([point.value for point in curve]) == pytest.approx(result.report.loss)
 
+    client = tracker.client()
+    written = Path(client.download_artifacts(run.info.run_id, "recipe.yaml", str(tracker.home))).read_text()
+    assert Recipe.model_validate(yaml.safe_load(written)) == small_recipe()
     (logged,) = run.outputs.model_outputs
-    scorer = mlflow.pyfunc.load_model(f"models:/{logged.model_id}")
-    frame = raw_rows(50)
-    features = compile_transforms(made_spec(), with_label=False)(
-        pa.RecordBatch.from_pydict(
-            {
-                "event_time": pa.array(np.zeros(50, np.int64)),
-                "d0": pa.Array.from_pandas(frame["d0"]),
-                "d1": pa.Array.from_pandas(frame["d1"]),
-                "a": pa.Array.from_pandas(frame["a"]),
-                "b": pa.Array.from_pandas(frame["b"], type=pa.int64()),
-                "tags": pa.Array.from_pandas(frame["tags"]),
-            }
-        )
-    )
-    table = pa.Table.from_batches([features])
-    for name in ("label", "sample_rate"):
-        table = table.append_column(name, pa.array(np.zeros(50, np.float32)))
-    batch = batch_from_arrow(table, FeatureSchema.of(made_spec()))
-    probabilities = scorer.predict(frame)
-    np.testing.assert_array_equal(probabilities, predict(load_model(lake, made_spec(), days[1]), [batch]))
-    assert probabilities.std() > 0.01
-
+    [version] = versions(client, "made", "dlrm", days[1])
+    assert version.source == f"models:/{logged.model_id}" and version.tags["evergreen.digest"] == result.digest
     files = [path.name for path in (tracker.home / "mlflow-artifacts").rglob("*") if path.is_file()]
     assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pt", ".pth"))]
-    with pytest.raises(Exception, match="no column 'a'"):
-        scorer.predict(frame.drop(columns="a"))
 
 
 @pytest.mark.slow
@@ -114,6 +75,34 @@ def test_a_day_that_runs_again_takes_the_place_of_its_older_run(lake: Lake, trac
     runs = runs_of(tracker)
     assert [run.info.run_name for run in runs] == [f"dlrm {day}" for day in days]
     assert runs[0].info.start_time >= runs[1].info.start_time, "the later run of the first day is the one that stayed"
+
+
+def test_a_model_that_is_logged_again_takes_the_place_of_the_older_one(lake: Lake, tracker: Tracker) -> None:
+    (day,) = write_days(lake, made_spec(), days=1, rows=320)
+    client = tracker.client()
+    for _ in range(2):
+        trained(lake, day, tracker)
+        [version] = versions(client, "made", "dlrm", day)
+        client.set_registered_model_alias("made", "champion", str(version.version))
+    assert int(version.version) == 2
+    (run,) = runs_of(tracker)
+    assert [model.source_run_id for model in client.search_logged_models([run.info.experiment_id])] == [run.info.run_id]
+
+
+def test_the_machine_is_watched_and_no_longer_than_the_run_lasts(lake: Lake, tracker: Tracker) -> None:
+    pytest.importorskip("psutil")
+    with pytest.raises(KeyboardInterrupt), tracker.follow(lake, made_spec(), "dlrm", "2026-01-01", small_recipe(), 10):
+        raise KeyboardInterrupt
+    (run,) = runs_of(tracker)
+    assert run.info.status == "KILLED"
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= run.data.metrics.keys()
+    assert "system-metrics" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_store_that_fails_the_watch_is_no_matter_of_the_run(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING), system_metrics("nowhere://", "ab"):
+        reached = True
+    assert reached and "no (more) system metrics of MLflow run ab" in caplog.text
 
 
 @pytest.mark.slow
@@ -138,9 +127,9 @@ def test_flatten_keeps_every_leaf_of_a_recipe() -> None:
     assert not any(isinstance(value, dict) and value for value in flat.values())
 
 
-def test_names_that_mlflow_refuses_and_deleted_experiments_stop_nobody(lake: Lake, tmp_path: Path) -> None:
+def test_names_that_mlflow_refuses_and_deleted_experiments_stop_nobody(lake: Lake, mlflow_home: Path) -> None:
     spec, recipe = made_spec(), small_recipe(tables={"init_scale": 0.1, "features": {"größe|x": {"kind": "hashed", "rows": 8}}})
-    tracker = Tracker(tmp_path, log_model=False)
+    tracker = Tracker(mlflow_home, log_model=False)
     for _ in range(2):
         with tracker.follow(lake, spec, "dlrm", "2026-01-01", recipe, 10) as run:
             assert run is not None

@@ -1,0 +1,75 @@
+"""The day's models as they are served: rows and layers in fewer bits, refused where that costs more than the recipe allows."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from assets.days import each_day
+from assets.partitions import days_before
+from assets.policy import TRAINING_POOL, daily_asset, key
+from assets.resources import LakeResource
+from ml.catalog.spec import DatasetSpec
+from ml.recipes.export import LOOK_BACK_DAYS
+
+if TYPE_CHECKING:
+    from ml.serving.quantise import MeasuredTable
+
+STAGE = "exported_models"
+
+
+def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
+    @daily_asset(
+        spec,
+        STAGE,
+        model,
+        kinds={"pytorch", "safetensors"},
+        deps=[
+            key(spec, "tuned_models", model),
+            dg.AssetDep(key(spec, "mds_datasets"), partition_mapping=days_before(LOOK_BACK_DAYS - 1, 0)),
+        ],
+        pool=TRAINING_POOL,
+        description=f"{model} of the day for inference alone, in the formats that its recipe's `export` asks for.",
+    )
+    def exported_models(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+        from ml.serving.export import export_day
+
+        def work(day: str) -> dict[str, Any]:
+            done = export_day(spec, day, lake.open(), model)
+            found = done.quantised
+            return {
+                "lost": found.lost,
+                "lost_of": found.metric,
+                "lost_by_tables": found.by_tables,
+                "lost_by_layers": found.by_layers,
+                "megabytes": done.bytes_after / 1e6,
+                "bytes_ratio": done.bytes_after / done.bytes_before,
+                "rows_scored": found.rows,
+                "tables": _tables(found.tables),
+                "export": dg.MetadataValue.json(found.choice.model_dump(mode="json")),
+                "path": dg.MetadataValue.path(str(done.folder)),
+            }
+
+        return each_day(context, work, summary="bytes_ratio")
+
+    return exported_models
+
+
+def _tables(tables: "Mapping[str, MeasuredTable]") -> dg.TableMetadataValue:
+    """A line per table. Errors are shares of the weights' root mean square; losses are with this table alone in fewer bits."""
+    numbers = ("rms_error", "largest_error", "auc_loss")
+    records = [
+        dg.TableRecord(
+            {
+                "table": name,
+                "format": table.held_as,
+                "rows": table.rows,
+                "megabytes": round(table.nbytes / 1e6, 3),
+                **{number: float(f"{getattr(table, number):.3g}") for number in numbers},
+            }
+        )
+        for name, table in tables.items()
+    ]
+    columns = [dg.TableColumn("table"), dg.TableColumn("format"), dg.TableColumn("rows", "int")]
+    columns += [dg.TableColumn(name, "float") for name in ("megabytes", *numbers)]
+    return dg.MetadataValue.table(records, dg.TableSchema(columns=columns))

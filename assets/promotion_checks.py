@@ -1,0 +1,75 @@
+"""Champion and challenger of a dataset, by its reports up to the day, and the aliases of MLflow's registry that follow them."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from assets.days import checked_days
+from assets.partitions import daily
+from assets.policy import key
+from assets.resources import LakeResource, MlflowResource
+from ml.catalog.spec import DatasetSpec
+
+if TYPE_CHECKING:
+    from ml.evaluation.promotion import Standing
+
+NAME = "promotion"
+MARGIN = 0.005  # of AUC; models of one dataset differ by less from day to day
+
+
+def build_promotion_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
+    report = key(spec, "evaluation_reports")
+
+    @dg.asset_check(
+        asset=report,
+        name=NAME,
+        partitions_def=daily(spec),
+        description="Which model is champion and which challenger, by the reports up to the day; aliases in MLflow's registry "
+        f"follow the newest one. Warns where the champion's AUC is more than {MARGIN} below the day's best.",
+    )
+    def promotion(context: dg.AssetCheckExecutionContext, lake: LakeResource, mlflow: MlflowResource) -> dg.AssetCheckResult:
+        from ml.evaluation.promotion import standings
+
+        days = checked_days(context, lake.open(), "reports", spec)
+        reported = [lake.open().need("reports", spec.name, day) for day in lake.open().days("reports", spec.name)]
+        found = standings(json.loads((folder / "figures.json").read_text()) for folder in reported)
+        until = [standing for standing in found if standing.day <= days[-1]]
+        told = [standing for standing in until if standing.day >= days[0]]
+        failing = [standing.day for standing in told if standing.behind > MARGIN]
+        return dg.AssetCheckResult(
+            passed=not failing,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={
+                **(_told(until[-1]) if until else {"champion": "none: no models were compared up to this day"}),
+                "changed": any(standing.replaced for standing in told),
+                **(_aliases(spec, found[-1], Path(mlflow.home)) if found else {}),
+                "failing_days": dg.MetadataValue.json(failing),
+            },
+        )
+
+    return promotion
+
+
+def _told(standing: "Standing") -> dict[str, Any]:
+    """Of the day, or of the last before it on which models could be compared."""
+    replaced = {"replaced": standing.replaced} if standing.replaced else {}
+    aucs = {f"auc_{name}": auc for name, (auc, _) in standing.scores.items()}
+    challenger = standing.challenger or "none: there is no other model"
+    return {"day": standing.day, "champion": standing.champion, "challenger": challenger, **replaced, **aucs}
+
+
+def _aliases(spec: DatasetSpec, newest: "Standing", home: Path) -> dict[str, str]:
+    """Let the registry's aliases follow the newest report, whichever day is checked: they never move back."""
+    from ml.training.registry import CHALLENGER, CHAMPION, point
+    from ml.training.tracking import Tracker
+
+    models = {CHAMPION: newest.champion, CHALLENGER: newest.challenger}
+    wanted = {alias: (model, newest.trained_until[model]) if model else None for alias, model in models.items()}
+    told = {}
+    for alias, version in point(Tracker(home).client(), spec.name, wanted).items():
+        which = " trained until ".join(wanted[alias] or ())
+        found = f"version {version.version}: " if version else "not moved: MLflow's registry has no version of "
+        told[f"{alias}_alias"] = f"{found}{which}" if which else "none"
+    return told

@@ -1,0 +1,102 @@
+"""Who is champion, as reports go by: what it takes to become one, and what it must not depend on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ml.evaluation.promotion import DAYS, Standing, standings
+
+Told = dict[str, tuple[float | None, float | None]]
+
+
+def report(number: int, told: Told) -> dict[str, Any]:
+    """As `figures.json` has it. told: AUC and log loss, by model."""
+    facts = {"snapshot_day": f"2026-01-{number:02d}"}
+    models = {name: {"auc": auc, "log_loss": loss, "facts": facts} for name, (auc, loss) in told.items()}
+    return {"day": f"2026-01-{number + 1:02d}", "models": models}
+
+
+def reports(*days: Told) -> list[dict[str, Any]]:
+    return [report(number, told) for number, told in enumerate(days, 1)]
+
+
+def champions(*days: Told) -> list[str]:
+    return [standing.champion for standing in standings(reports(*days))]
+
+
+BETTER: Told = {"dlrm": (0.70, 0.5), "deepfm": (0.71, 0.5)}
+WORSE: Told = {"dlrm": (0.70, 0.5), "deepfm": (0.69, 0.5)}
+
+# Few values, so that ties come up.
+scored = st.tuples(st.sampled_from([0.6, 0.7, 0.8, None]), st.sampled_from([0.4, 0.5]))
+days_of_models = st.lists(
+    st.dictionaries(st.sampled_from(["dlrm", "deepfm", "dcn_v2"]), scored | st.just((0.9, None)), max_size=3), max_size=14
+)
+
+
+def test_a_challenger_takes_over_after_days_in_a_row_and_no_sooner() -> None:
+    assert champions(BETTER, BETTER, WORSE, BETTER, BETTER, BETTER) == ["dlrm"] * 5 + ["deepfm"]
+    found = standings(reports(BETTER, BETTER, BETTER, BETTER))
+    assert [standing.replaced for standing in found] == [None, None, "dlrm", None]
+    assert [standing.challenger for standing in found] == ["deepfm", "deepfm", "dlrm", "dlrm"]
+    assert found[0].behind == pytest.approx(0.01) and found[2].behind == 0
+    assert found[2].trained_until == {"dlrm": "2026-01-03", "deepfm": "2026-01-03"}
+
+
+def test_equal_aucs_are_told_apart_by_log_loss() -> None:
+    assert champions(*[{"dlrm": (0.7, 0.5), "deepfm": (0.7, 0.49)}] * 3)[-1] == "deepfm"
+    as_good: Told = {"dlrm": (0.7, 0.5), "deepfm": (0.7, 0.5)}
+    assert champions(*[BETTER] * DAYS, *[as_good] * 9)[-1] == "deepfm", "as good is not better"
+
+
+def test_of_several_that_were_better_the_best_on_the_last_day_takes_over() -> None:
+    three = {"dlrm": (0.70, 0.5), "deepfm": (0.72, 0.5), "dcn_v2": (0.71, 0.5)}
+    assert champions(three, three, {**three, "dcn_v2": (0.73, 0.5)})[-1] == "dcn_v2"
+    assert champions(three, three, {**three, "deepfm": (0.73, 0.5)})[-1] == "deepfm"
+
+
+def test_what_only_ranks_does_not_compete_whatever_its_auc() -> None:
+    found = standings(reports(*[{"two_tower": (0.99, None), "dlrm": (0.7, 0.5)}] * 4))
+    assert {standing.champion for standing in found} == {"dlrm"}
+    assert {standing.challenger for standing in found} == {None}
+
+
+def test_a_model_that_came_later_has_to_win_its_days_and_one_that_is_gone_leaves_its_place() -> None:
+    alone: Told = {"dlrm": (0.70, 0.5)}
+    assert champions(alone, alone, BETTER, BETTER, BETTER) == ["dlrm"] * 4 + ["deepfm"]
+    gone: Told = {"wide_deep": (0.6, 0.5), "dcn_v2": (0.8, 0.5)}
+    assert champions(BETTER, gone) == ["dlrm", "wide_deep"]
+
+
+def test_days_that_compare_nothing_neither_count_nor_interrupt() -> None:
+    nothing: Told = {"dlrm": (None, 0.5), "deepfm": (None, 0.5)}  # of one class
+    found = standings([{"day": "2026-01-01", "models": {}}, *reports(BETTER, nothing, BETTER, {}, BETTER)])
+    assert [standing.champion for standing in found] == ["dlrm", "dlrm", "deepfm"]
+    assert [standing.day for standing in found] == ["2026-01-02", "2026-01-04", "2026-01-06"]
+
+
+@given(days_of_models, st.integers(0, 14))
+def test_a_days_outcome_hangs_on_no_later_report(days: list[Told], until: int) -> None:
+    assert standings(reports(*days[:until])) == [s for s in standings(reports(*days)) if s.day <= f"2026-01-{until + 1:02d}"]
+
+
+def won(recent: list[Standing], name: str, over: str) -> bool:
+    """Whether a model was the better one on enough days in a row."""
+    both = [standing.scores for standing in recent if {name, over} <= standing.scores.keys()]
+    return len(both) == DAYS and all(scores[name] > scores[over] for scores in both)
+
+
+@given(days_of_models)
+def test_a_change_is_earned_and_one_that_is_earned_comes(days: list[Told]) -> None:
+    found = standings(reports(*days))
+    for place, standing in enumerate(found):
+        before, recent = found[place - 1].champion if place else None, found[max(0, place + 1 - DAYS) : place + 1]
+        assert standing.champion in standing.scores
+        assert standing.replaced == (before if before != standing.champion else None)
+        if before in standing.scores:
+            assert (standing.replaced is not None) == any(won(recent, name, before) for name in standing.scores)
+            assert not standing.replaced or won(recent, standing.champion, before)
