@@ -22,6 +22,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 from ml.embeddings import columns
 from ml.embeddings.bags import TableFigures, TrainableBags, in_order
 from ml.embeddings.planned import PlannedBags
+from ml.embeddings.routes import route
 from ml.embeddings.static import StaticEmbeddingBags
 
 
@@ -150,45 +151,61 @@ class ShardedBags(TrainableBags):
 
 
 class _Exchange(torch.autograd.Function):
-    """Rows of all occurrences, float32 [N, D], from wherever they are."""
+    """Rows of all occurrences, float32 [N, D], from wherever they are.
+
+    Owners are told of every occurrence, for they count them; a row goes there and back once, however often it is asked for.
+    """
 
     @staticmethod
     def forward(ctx: Any, anchor: torch.Tensor, bags: ShardedBags, ids: torch.Tensor, of_key: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        f, d, keys = len(bags._keys), bags._dim, bags._keys
+        f, d, keys, group = len(bags._keys), bags._dim, bags._keys, bags.group
         key = torch.repeat_interleave(torch.arange(f), of_key)
-        place = bags.owners(ids, key) * f + key
-        order = place.argsort(stable=True)
-        sent = place.bincount(minlength=bags.ranks * f).view(bags.ranks, f)
+        order, number, sent = map(
+            torch.from_numpy, route(ids.numpy(), (bags.owners(ids, key) * f + key).numpy(), bags.ranks * f)
+        )
         got = torch.empty_like(sent)
-        dist.all_to_all_single(got, sent, group=bags.group)
-        there, here = sent.sum(1).tolist(), got.sum(1).tolist()
-        asked = ids.new_empty(sum(here))
-        dist.all_to_all_single(asked, ids[order], here, there, group=bags.group)
-        # By feature, and within one in the order of the ranks: as one process would have them.
-        by_key = torch.repeat_interleave(torch.arange(f).repeat(bags.ranks), got.view(-1)).argsort(stable=True)
-        of_mine = got.sum(0)
+        dist.all_to_all_single(got, sent, group=group)
+        # By rank, feature, and whether distinct ids or those that come again.
+        sent, got = sent.view(bags.ranks, f, 2), got.view(bags.ranks, f, 2)
+        asked = ids.new_empty(int(got.sum()))
+        dist.all_to_all_single(asked, ids[order], got.sum((1, 2)).tolist(), sent.sum((1, 2)).tolist(), group=group)
+        by_key, of_mine = _by_feature(got.sum(2))
         stride = int(of_mine.max())
         there_is = torch.arange(stride) < of_mine.unsqueeze(1)
         batch = KeyedJaggedTensor(keys, asked[by_key], lengths=there_is.reshape(-1).int(), stride=stride)
         with torch.set_grad_enabled(bags.training):
             found = bags.local(batch).values().view(stride, f, d).transpose(0, 1)[there_is]
-        rows = torch.empty(len(asked), d)
-        rows[by_key] = found.detach()
-        back = torch.empty(len(ids), d)
-        dist.all_to_all_single(back, rows, there, here, group=bags.group)
-        out = torch.empty(len(ids), d)
-        out[order] = back
-        ctx.bags, ctx.found, ctx.order, ctx.by_key, ctx.there, ctx.here = bags, found, order, by_key, there, here
-        return out
+        distinct = torch.tensor([True, False]).repeat(bags.ranks * f).repeat_interleave(got.view(-1))
+        where = torch.empty_like(by_key)
+        where[by_key] = torch.arange(len(by_key))
+        where, here, there = where[distinct], got[..., 0].sum(1).tolist(), sent[..., 0].sum(1).tolist()
+        rows = torch.empty(sum(there), d)
+        dist.all_to_all_single(rows, found.detach()[where], there, here, group=group)
+        ctx.bags, ctx.found, ctx.number, ctx.where, ctx.there, ctx.here = bags, found, number, where, there, here
+        return rows[number]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[None, None, None, None]:  # type: ignore[override]
-        came = grad.new_empty(len(ctx.by_key), grad.shape[1])
-        dist.all_to_all_single(came, grad[ctx.order], ctx.here, ctx.there, group=ctx.bags.group)
+        summed = grad.new_zeros(sum(ctx.there), grad.shape[1]).index_add_(0, ctx.number, grad)
+        came = grad.new_empty(len(ctx.where), grad.shape[1])
+        dist.all_to_all_single(came, summed, ctx.here, ctx.there, group=ctx.bags.group)
         if ctx.found.requires_grad:
-            torch.autograd.backward(ctx.found, came[ctx.by_key])
+            of_all = torch.zeros_like(ctx.found)
+            of_all[ctx.where] = came
+            torch.autograd.backward(ctx.found, of_all)
         return None, None, None, None
+
+
+def _by_feature(got: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What came by rank and feature, in order of features, and within one of ranks: as one process would have it.
+
+    got: occurrences, int64 [R, F]. Gives where each was, int64 [N], and how many a feature has, int64 [F].
+    """
+    begins = (got.view(-1).cumsum(0) - got.view(-1)).view_as(got).T.reshape(-1)
+    lengths = got.T.reshape(-1)
+    shift = begins - (lengths.cumsum(0) - lengths)
+    return torch.arange(int(lengths.sum())) + shift.repeat_interleave(lengths), got.sum(0)
 
 
 def shard_tables(model: nn.Module, group: dist.ProcessGroup | None = None, by_id: bool = True) -> None:
