@@ -26,13 +26,13 @@ RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, j
 
 def is_transient(error: BaseException) -> bool:
     """Whether trying again may help: the network, a busy disk or database; never what the data or the user got wrong."""
-    names = {cls.__name__ for cls in type(error).__mro__}
+    names = set(getattr(error, "kinds", ())) or {cls.__name__ for cls in type(error).__mro__}  # of another process's error
     if names & _HARD or (type(error) is OSError and error.errno is None):  # so Arrow tells of a broken file
         return False
     if names & _WRAPPING:
         behind = error.__cause__ or error.__context__
         return behind is not None and is_transient(behind)
-    return isinstance(error, OSError) or bool(names & _PASSING)
+    return bool(names & {"OSError", *_PASSING})
 
 
 def each_day(

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
+Launcher = Literal["local", "driver", "executors"]
+
+
 class LakeResource(dg.ConfigurableResource):
     """The lake that partitions are read from and written to."""
 
@@ -51,15 +54,15 @@ class TrainingResource(dg.ConfigurableResource):
     """How many processes train a model together, and who starts them."""
 
     processes: int = Field(default=1, ge=1, description="Of each day's training; a recipe's `batch_size` is a multiple of it.")
-    launcher: Literal["torchrun", "driver", "executors"] = Field(
-        default="torchrun",
-        description="torchrun, here; or Spark's TorchDistributor: on the `driver`'s machine, or as tasks on `executors`.",
+    launcher: Launcher = Field(
+        default="local",
+        description="`local`, here; or Spark's TorchDistributor: on the `driver`'s machine, or as tasks on `executors`.",
     )
     spark: dg.ResourceDependency[SparkResource]
 
     def session(self) -> "SparkSession | None":
         """Spark, where it starts the processes."""
-        return None if self.processes == 1 or self.launcher == "torchrun" else self.spark.session()
+        return None if self.processes == 1 or self.launcher == "local" else self.spark.session()
 
 
 class MlflowResource(dg.ConfigurableResource):

@@ -7,7 +7,7 @@
 | EVERGREEN_LANDING        | $EVERGREEN_HOME/landing        | raw logs, a folder per dataset             |
 | EVERGREEN_SPARK_MASTER   | local, every core              | any Spark master; `none` for no Spark      |
 | EVERGREEN_PROCESSES      | 1                              | that train a model together                |
-| EVERGREEN_LAUNCHER       | torchrun                       | or Spark's: `driver`, `executors`          |
+| EVERGREEN_LAUNCHER       | local                          | or Spark's: `driver`, `executors`          |
 | EVERGREEN_CACHE          | none                           | folder for shards of a lake elsewhere      |
 | EVERGREEN_CACHE_LIMIT    | none                           | how much of it at most, as in `100gb`      |
 | EVERGREEN_CATALOG        | the repository's catalog/      | the datasets, one YAML each                |
@@ -16,8 +16,9 @@
 
 import os
 from pathlib import Path
+from typing import get_args
 
-from assets.resources import LakeResource, LandingResource, MlflowResource, SparkResource, TrainingResource
+from assets.resources import LakeResource, LandingResource, Launcher, MlflowResource, SparkResource, TrainingResource
 from ml.catalog.load import CATALOG, CatalogError, load_catalog
 from ml.catalog.spec import DatasetSpec
 from ml.recipes.recipe import recipe_of
@@ -62,10 +63,16 @@ def resources() -> dict[str, object]:
         "lake": LakeResource(root=lake_root()),
         "landing": LandingResource(root=landing_root()),
         "spark": spark,
-        "training": TrainingResource(
-            processes=int(os.environ.get("EVERGREEN_PROCESSES") or 1),
-            launcher=os.environ.get("EVERGREEN_LAUNCHER") or "torchrun",  # type: ignore[arg-type]
-            spark=spark,
-        ),
+        "training": _training(spark),
         "mlflow": MlflowResource(home=str(home())),
     }
+
+
+def _training(spark: SparkResource) -> TrainingResource:
+    """Raises `ValueError`, naming the variable, for what it can not be."""
+    processes, launcher = os.environ.get("EVERGREEN_PROCESSES") or "1", os.environ.get("EVERGREEN_LAUNCHER") or "local"
+    if not processes.isdecimal() or int(processes) < 1:
+        raise ValueError(f"EVERGREEN_PROCESSES: expected a whole number from 1 on, found {processes!r}")
+    if launcher not in get_args(Launcher):
+        raise ValueError(f"EVERGREEN_LAUNCHER: expected one of {get_args(Launcher)}, found {launcher!r}")
+    return TrainingResource(processes=int(processes), launcher=launcher, spark=spark)  # type: ignore[arg-type]

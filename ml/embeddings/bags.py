@@ -87,6 +87,10 @@ class TrainableBags(EmbeddingBagCollectionInterface):
     def figures(self) -> dict[str, TableFigures]:
         """By table."""
 
+    def cap_share(self, rank: int, ranks: int) -> None:
+        """Of rows that are shared out by id, so many a table may have here that all ranks together keep to its cap."""
+        return None
+
     @abstractmethod
     def begin_pass(self) -> None:
         """Forget which rows were touched."""

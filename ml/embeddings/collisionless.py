@@ -127,6 +127,9 @@ class CollisionlessEmbeddingBags(TrainableBags):
             began, *counters = training_state["pass"].numpy()
             self._pass_began_at, self._counted_before = int(began[0]), Counters(*(np.array(row) for row in counters))
 
+    def cap_share(self, rank: int, ranks: int) -> None:
+        self.store.set_caps([share_of_cap(rule.max_rows, rank, ranks) for rule in self.store.rules])
+
     def begin_pass(self) -> None:
         """Deltas reach back to here: what was let go before is forgotten, or the list of it would grow for ever."""
         self.store.forget(self.store.version)
@@ -156,6 +159,11 @@ class CollisionlessEmbeddingBags(TrainableBags):
             )
             for number, config in enumerate(self._configs)
         }
+
+
+def share_of_cap(max_rows: int | None, rank: int, ranks: int) -> int | None:
+    """One at least: a table capped at fewer rows than there are ranks may have one on each."""
+    return None if max_rows is None else max(1, max_rows // ranks + (rank < max_rows % ranks))
 
 
 def checked_rules(tables: Sequence[EmbeddingBagConfig], rules: Mapping[str, TableRules]) -> dict[str, TableRules]:

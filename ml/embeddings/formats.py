@@ -21,5 +21,8 @@ def row_bytes(held_as: Format, dim: int) -> int:
 
 
 def fitting(asked: Format, dim: int) -> Format:
-    """The format to hold rows of `dim` weights in: float16 where steps would take more, as of tables of one weight an id."""
+    """The format to hold rows of `dim` weights in: float16 where steps would take more, as of tables of one weight an id, and
+    int8 for int4 where FBGEMM, which wants a multiple of 4, does not read it."""
+    if asked == "int4" and dim % 4:
+        asked = "int8"
     return asked if row_bytes(asked, dim) <= row_bytes("float16", dim) or asked == "float32" else "float16"

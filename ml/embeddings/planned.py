@@ -48,7 +48,7 @@ class PlannedBags(TrainableBags):
         self._group, self._rank, self._size = group, dist.get_rank(group), dist.get_world_size(group)
         weights, state = whole.weights(), whole.training_state()
         self._like = [{name: tensor.to("meta") for name, tensor in kind.items()} for kind in (weights, state)]
-        on_gpu = dist.get_backend(group) == "nccl"
+        on_gpu = "nccl" in dist.get_backend(group)
         self._device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
         self._dmp, placed = _sharded(whole.collection, self._device, group)
         inner = {config.name: module_name(config.name) for config in self._configs}

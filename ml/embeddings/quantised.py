@@ -34,6 +34,8 @@ _KINDS: dict[type, str] = {
     HashedEmbeddingBags: "hashed",
     StaticEmbeddingBags: "static",
 }
+_LARGEST = torch.finfo(torch.float16).max
+_LEAST_SCALE = 2.0**-24  # float16 holds nothing smaller
 _TYPES: dict[Format, SparseType] = {
     "float32": SparseType.FP32,
     "float16": SparseType.FP16,
@@ -100,13 +102,12 @@ class QuantisedBags(EmbeddingBagCollectionInterface):
             own.copy_(rows)
 
     @classmethod
-    def restored(
-        cls, configs: Sequence[EmbeddingBagConfig], about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
-    ) -> QuantisedBags:
-        """What `about` and `tensors` gave. configs: of the tables that were trained.
+    def restored(cls, bags: TrainableBags, about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> QuantisedBags:
+        """What `about` and `tensors` gave. bags: of the kind and the tables that were trained.
 
         Raises `ValueError`, `LookupError` where they do not fit: rows that are not there would be read from what lies behind.
         """
+        configs, kind = bags.embedding_bag_configs(), _KINDS[type(bags)]
         formats: list[Format] = [about["formats"][config.name] for config in configs]
         packed = [tensors[f"{config.name}.rows"] for config in configs]
         wanted: dict[str, torch.Tensor] = {}
@@ -114,17 +115,17 @@ class QuantisedBags(EmbeddingBagCollectionInterface):
             wanted[f"{config.name}.rows"] = rows.new_empty(
                 len(rows), row_bytes(held_as, config.embedding_dim), dtype=torch.uint8, device="meta"
             )
-            if about["kind"] == "collisionless":
+            if kind == "collisionless":
                 wanted[f"{config.name}.id"] = rows.new_empty(len(rows), dtype=torch.int64, device="meta")
             elif len(rows) <= FIRST_ID:
                 raise ValueError(f"{config.name}: {len(rows)} rows, of which {FIRST_ID} are of no value's")
         check_fit(wanted, tensors)
         ids = [tensors[f"{config.name}.id"] for config in configs if f"{config.name}.id" in wanted]
-        return cls(configs, about["kind"], formats, packed, ids)
+        return cls(configs, kind, formats, packed, ids)
 
     def about(self) -> dict[str, Any]:
         """What `tensors` are, as plain values."""
-        return {"kind": self.kind, "formats": {c.name: f for c, f in zip(self._configs, self.formats, strict=True)}}
+        return {"formats": {c.name: f for c, f in zip(self._configs, self.formats, strict=True)}}
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """By table: `<table>.rows` uint8 [R, bytes of a row], and of those that grow `<table>.id` int64 [R]."""
@@ -134,9 +135,11 @@ class QuantisedBags(EmbeddingBagCollectionInterface):
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
         """Pooled rows: KeyedTensor with values float32 [B, F * D], keys in the order of the tables; empty bags are zeros.
 
-        The features' keys may come in any order. Raises `KeyError` where one is missing.
+        The features' keys may come in any order. Raises `KeyError` where one is missing, `ValueError` for weights per sample.
         """
         features = in_order(features, self._keys)
+        if features.weights_or_none() is not None:
+            raise ValueError("weights per sample are for training alone")
         if features.variable_stride_per_key():
             raise ValueError("batches of another size for each feature are not for these tables")
         if not features.stride():  # FBGEMM's kernel knows no empty batch
@@ -176,7 +179,8 @@ def quantisable(model: nn.Module) -> dict[str, TrainableBags]:
 def quantise_bags(
     bags: TrainableBags, rows: Format, tables: Mapping[str, Format] | None = None
 ) -> tuple[QuantisedBags, dict[str, QuantisedTable]]:
-    """What `bags` hold now, in the format `rows`, or as `tables` says of one; and what became of each table, by name.
+    """What `bags` hold now, in the format `rows`, or as `tables` says of one; and what became of each table, by name. A table
+    with weights beyond float16 stays float32.
 
     Raises `TypeError` for tables of which several rows make an embedding, `ValueError` for weighted bags.
     """
@@ -190,7 +194,9 @@ def quantise_bags(
     figures: dict[str, QuantisedTable] = {}
     for config in configs:
         weights = held[f"{config.name}.weight"].detach()
-        formats.append(fitting((tables or {}).get(config.name, rows), config.embedding_dim))
+        asked = (tables or {}).get(config.name, rows)
+        within = bool((weights.abs() <= _LARGEST).all())
+        formats.append(fitting(asked, config.embedding_dim) if within else "float32")
         packed.append(_pack(weights, formats[-1]))
         figures[config.name] = _compare(weights, formats[-1], packed[-1])
     ids = [held[f"{config.name}.id"] for config in configs if f"{config.name}.id" in held]
@@ -229,18 +235,27 @@ def _find(slots, table_of, ids, offsets, rows):  # type: ignore[no-untyped-def]
 
 
 def _pack(weights: torch.Tensor, held_as: Format) -> torch.Tensor:
-    """Rows as FBGEMM reads them, uint8 [R, bytes of a row]: of int8 and int4, scale and shift as float16 come first."""
-    rows, dim = weights.shape
-    if not rows:
-        return torch.empty(0, row_bytes(held_as, dim), dtype=torch.uint8)
-    if held_as == "int8":
-        fused = torch.ops.fbgemm.FloatToFused8BitRowwiseQuantized(weights.contiguous())
-        scale_shift = fused[:, -8:].contiguous().view(torch.float32).half().view(torch.uint8)
-        return torch.cat((scale_shift, fused[:, :-8]), 1)
+    """Rows as FBGEMM reads them, uint8 [R, bytes of a row]: of int8 and int4, scale and shift as float16 come first. Both are
+    rounded away from the row, which lies within the steps then, and steps are counted with what is read."""
+    if not len(weights):
+        return torch.empty(0, row_bytes(held_as, weights.shape[1]), dtype=torch.uint8)
+    if held_as in ("float32", "float16"):
+        return (weights.half() if held_as == "float16" else weights).contiguous().view(torch.uint8)
+    most = 255 if held_as == "int8" else 15
+    shift = _half(weights.amin(1, keepdim=True), -torch.inf)
+    span = weights.amax(1, keepdim=True) - shift.float()
+    scale = _half((span / most).clamp(min=_LEAST_SCALE), torch.inf)
+    steps = ((weights - shift.float()) / scale.float()).round().clamp(max=most).to(torch.uint8)
     if held_as == "int4":
-        fused = torch.ops.fbgemm.FloatToFusedNBitRowwiseQuantizedSBHalf(weights.contiguous(), 4)
-        return torch.cat((fused[:, -4:], fused[:, :-4]), 1)
-    return (weights.half() if held_as == "float16" else weights).contiguous().view(torch.uint8)
+        steps = steps[:, ::2] | steps[:, 1::2] << 4
+    return torch.cat((torch.cat((scale, shift), 1).view(torch.uint8), steps), 1)
+
+
+def _half(numbers: torch.Tensor, towards: float) -> torch.Tensor:
+    """As float16, rounded up (towards inf) or down (-inf)."""
+    near = numbers.half()
+    wrong = near.float() < numbers if towards > 0 else near.float() > numbers
+    return torch.where(wrong, near.nextafter(torch.full_like(near, towards)), near)
 
 
 def _unpack(packed: torch.Tensor, held_as: Format) -> torch.Tensor:

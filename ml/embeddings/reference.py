@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from ml.embeddings import columns
 from ml.embeddings.bags import TableFigures, TrainableBags, in_order
-from ml.embeddings.collisionless import checked_rules
+from ml.embeddings.collisionless import checked_rules, share_of_cap
 from ml.embeddings.idmap import ROW_BITS, ROW_MASK
 from ml.embeddings.optimizers import RowOptimizer
 from ml.embeddings.records import LATEST
@@ -100,6 +100,10 @@ class ReferenceEmbeddingBags(TrainableBags):
 
     def set_time(self, now: int) -> None:
         self.now = min(max(now, 0), LATEST * MICROSECONDS)
+
+    def cap_share(self, rank: int, ranks: int) -> None:
+        for table in self.tables:
+            table.rules = replace(table.rules, max_rows=share_of_cap(table.rules.max_rows, rank, ranks))
 
     def begin_pass(self) -> None:
         self.gone, self.remembers = self.gone[:0], self.version
@@ -261,7 +265,8 @@ class ReferenceEmbeddingBags(TrainableBags):
         if rules.admit_after == 1 and not evicts:
             return torch.ones_like(new, dtype=torch.bool), occurred
         if rules.filter == "probabilistic":
-            chance = _mix(_mix(missing ^ table.seed) + _signed(table.counters["looked_up"] * GOLDEN) + _nth(inverse))
+            clock = table.counters["looked_up"] + self.version
+            chance = _mix(_mix(missing ^ table.seed) + _signed(clock * GOLDEN) + _nth(inverse))
             bound = _signed((2**64 - 1) // rules.admit_after)
             lucky = (chance ^ _LOWEST) <= (bound ^ _LOWEST)  # as unsigned numbers
             return torch.zeros_like(new, dtype=torch.bool).index_put((inverse[lucky],), torch.tensor(True)), occurred

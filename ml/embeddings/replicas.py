@@ -1,7 +1,8 @@
 """Tables that several ranks learned each for itself on its own examples, put together as one: only gradients of dense layers
 went between the ranks.
 
-A row that one rank touched in the pass is that rank's; of one that several touched, weights and optimizer state are means.
+A row that one rank touched in the pass is that rank's; of one that several touched, weights and optimizer state are means; one
+that nobody touched is as it was.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def merge(parts: Sequence[Columns], tables: Sequence[str]) -> dict[str, torch.Te
         ids, place = torch.cat([part[f"{table}.id"] for part in parts]).unique(return_inverse=True)
         touched = torch.cat([part[f"{table}.version"] for part in parts]) > began
         by_someone = torch.zeros(len(ids), dtype=torch.bool).index_put((place[touched],), torch.tensor(True))
-        counts = touched | ~by_someone[place]
+        first = torch.full((len(ids),), len(place)).scatter_reduce(0, place, torch.arange(len(place)), "amin")
+        counts = touched | (~by_someone[place] & (first[place] == torch.arange(len(place))))
         share = torch.zeros(len(ids)).index_add(0, place[counts], torch.ones(int(counts.sum())))
         whole[f"{table}.id"] = ids
         for name in (f"{table}.{kind}" for kind in _MEANS):

@@ -1,4 +1,6 @@
-"""Who is asked for what: a batch's occurrences in the order in which they go to their owners, and which of them are alike."""
+"""Who is asked for what: a batch's occurrences in the order in which they go to their owners, and which of them are alike;
+and bags of the rows that come back.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +48,39 @@ def route(ids, places, count):  # type: ignore[no-untyped-def]
             number[n] = distinct[place]
             distinct[place] += 1
     return order, number, counts
+
+
+@nb.njit(cache=True)
+def pool(rows, number, offsets, means, examples, out):  # type: ignore[no-untyped-def]
+    """Add up bags of rows, by feature and in it by example.
+
+    rows: float32 [U, D]. number: int64 [N], the row of each occurrence. offsets: int64 [F * B + 1]. means: bool [F]. out:
+    float32 [B, F * D], zeros.
+    """
+    dim = rows.shape[1]
+    for bag in range(len(offsets) - 1):
+        feature, example = bag // examples, bag % examples
+        share = _share(offsets[bag + 1] - offsets[bag], means[feature])
+        for at in range(offsets[bag], offsets[bag + 1]):
+            for d in range(dim):
+                out[example, feature * dim + d] += share * rows[number[at], d]
+
+
+@nb.njit(cache=True)
+def spread(grad, number, offsets, means, examples, out):  # type: ignore[no-untyped-def]
+    """`pool`'s way back: the summed gradients of rows, float32 [U, D], zeros before, from those of bags, float32 [B, F * D]."""
+    dim = out.shape[1]
+    for bag in range(len(offsets) - 1):
+        feature, example = bag // examples, bag % examples
+        share = _share(offsets[bag + 1] - offsets[bag], means[feature])
+        for at in range(offsets[bag], offsets[bag + 1]):
+            for d in range(dim):
+                out[number[at], d] += share * grad[example, feature * dim + d]
+
+
+@nb.njit(cache=True, inline="always")
+def _share(length, mean):  # type: ignore[no-untyped-def]
+    return np.float32(1) / np.float32(length) if mean and length > 1 else np.float32(1)
 
 
 @nb.njit(cache=True)

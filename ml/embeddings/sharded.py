@@ -2,8 +2,9 @@
 
 A rank's ids go to their owners, rows come back and are pooled where they were asked for; in the backward pass gradients take
 the same way. Tables that grow are divided by id, those of a fixed size by feature, so that no row has two owners: the ranks
-together do what one process would do on all of their rows, in the order of the ranks. Static tables are TorchRec's to place
-(`planned`).
+together do what one process would do on all of their rows, in the order of the ranks. But a cap on a table's rows is divided
+too, what makes way is chosen within a share, and chance admission draws anew by the number of ranks. Static tables are
+TorchRec's to place (`planned`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 from ml.embeddings import columns
 from ml.embeddings.bags import TableFigures, TrainableBags, in_order
 from ml.embeddings.planned import PlannedBags
-from ml.embeddings.routes import route
+from ml.embeddings.routes import pool, route, spread
 from ml.embeddings.static import StaticEmbeddingBags
 
 
@@ -34,6 +35,8 @@ class ShardedBags(TrainableBags):
 
     def __init__(self, local: TrainableBags, group: dist.ProcessGroup | None = None) -> None:
         super().__init__(local.base_lr)
+        if local.is_weighted():
+            raise ValueError("tables with weights per sample are not shared out among processes")
         self.local, self.group = local, group
         configs = local.embedding_bag_configs()
         self._keys = [feature for config in configs for feature in config.feature_names]
@@ -44,26 +47,13 @@ class ShardedBags(TrainableBags):
         self._tables = [config.name for config in configs]
         # Of tables divided by feature, each of which has one.
         self._owner = {config.name: number % self.ranks for number, config in enumerate(configs)}
+        local.cap_share(self.rank, self.ranks)
         self._anchor = nn.Parameter(torch.empty(0))
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
         """Pooled rows of this rank's examples: KeyedTensor with values float32 [B, F * D], keys in the order of the tables."""
-        features = in_order(features, self._keys)
-        of_key = torch.tensor(features.length_per_key())
-        rows = _Exchange.apply(self._anchor, self, features.values().long(), of_key)
-        return KeyedTensor(self._keys, [self._dim] * len(self._keys), self._pooled(rows, features, of_key))
-
-    def _pooled(self, rows: torch.Tensor, features: KeyedJaggedTensor, of_key: torch.Tensor) -> torch.Tensor:
-        """Bags, float32 [B, F * D], of the rows of all occurrences, float32 [N, D]."""
-        f, b, lengths = len(self._keys), features.stride(), features.lengths().long()
-        if features.weights_or_none() is not None:
-            rows = rows * features.weights().float().unsqueeze(1)
-        if len(rows) != f * b or not bool((lengths == 1).all()):
-            bag = torch.repeat_interleave(torch.arange(f * b), lengths)
-            means = torch.repeat_interleave(self._means, of_key)
-            rows = rows * torch.where(means, 1 / lengths[bag], 1.0).unsqueeze(1)
-            rows = rows.new_zeros(f * b, self._dim).index_add(0, bag, rows)
-        return rows.view(f, b, self._dim).transpose(0, 1).reshape(b, f * self._dim)
+        pooled = _Exchange.apply(self._anchor, self, in_order(features, self._keys))
+        return KeyedTensor(self._keys, [self._dim] * len(self._keys), pooled)
 
     def owners(self, ids: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         """Which rank has each occurrence, int64 [N]. key: int64 [N], the number of its feature."""
@@ -73,9 +63,6 @@ class ShardedBags(TrainableBags):
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
         return self.local.embedding_bag_configs()
-
-    def is_weighted(self) -> bool:
-        return self.local.is_weighted()
 
     def set_learning_rate(self, lr: float) -> None:
         self.local.set_learning_rate(lr)
@@ -151,50 +138,61 @@ class ShardedBags(TrainableBags):
 
 
 class _Exchange(torch.autograd.Function):
-    """Rows of all occurrences, float32 [N, D], from wherever they are.
+    """Bags of this rank's examples, float32 [B, F * D], of rows from wherever they are.
 
     Owners are told of every occurrence, for they count them; a row goes there and back once, however often it is asked for.
     """
 
     @staticmethod
-    def forward(ctx: Any, anchor: torch.Tensor, bags: ShardedBags, ids: torch.Tensor, of_key: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        f, d, keys, group = len(bags._keys), bags._dim, bags._keys, bags.group
-        key = torch.repeat_interleave(torch.arange(f), of_key)
-        order, number, sent = map(
-            torch.from_numpy, route(ids.numpy(), (bags.owners(ids, key) * f + key).numpy(), bags.ranks * f)
-        )
+    def forward(ctx: Any, anchor: torch.Tensor, bags: ShardedBags, features: KeyedJaggedTensor) -> torch.Tensor:  # type: ignore[override]
+        f, d, keys, group, ids = len(bags._keys), bags._dim, bags._keys, bags.group, features.values().long()
+        key = torch.repeat_interleave(torch.arange(f), torch.tensor(features.length_per_key()))
+        places = bags.owners(ids, key) * f + key
+        order, number, sent = route(ids.numpy(), places.numpy(), bags.ranks * f)
+        # By rank, feature, and whether distinct ids or those that come again.
+        sent = torch.from_numpy(sent).view(bags.ranks, f, 2)
         got = torch.empty_like(sent)
         dist.all_to_all_single(got, sent, group=group)
-        # By rank, feature, and whether distinct ids or those that come again.
-        sent, got = sent.view(bags.ranks, f, 2), got.view(bags.ranks, f, 2)
         asked = ids.new_empty(int(got.sum()))
-        dist.all_to_all_single(asked, ids[order], got.sum((1, 2)).tolist(), sent.sum((1, 2)).tolist(), group=group)
+        here, there = got.sum((1, 2)).tolist(), sent.sum((1, 2)).tolist()
+        dist.all_to_all_single(asked, ids[torch.from_numpy(order)], here, there, group=group)
         by_key, of_mine = _by_feature(got.sum(2))
         stride = int(of_mine.max())
-        there_is = torch.arange(stride) < of_mine.unsqueeze(1)
-        batch = KeyedJaggedTensor(keys, asked[by_key], lengths=there_is.reshape(-1).int(), stride=stride)
+        lengths = (torch.arange(stride) < of_mine.unsqueeze(1)).reshape(-1).int()
         with torch.set_grad_enabled(bags.training):
-            found = bags.local(batch).values().view(stride, f, d).transpose(0, 1)[there_is]
+            found = bags.local(KeyedJaggedTensor(keys, asked[by_key], lengths=lengths, stride=stride)).values().float()
         distinct = torch.tensor([True, False]).repeat(bags.ranks * f).repeat_interleave(got.view(-1))
-        where = torch.empty_like(by_key)
-        where[by_key] = torch.arange(len(by_key))
-        where, here, there = where[distinct], got[..., 0].sum(1).tolist(), sent[..., 0].sum(1).tolist()
+        cells = torch.empty_like(by_key)
+        cells[by_key] = _cells(of_mine)
+        cells, here, there = cells[distinct], got[..., 0].sum(1).tolist(), sent[..., 0].sum(1).tolist()
         rows = torch.empty(sum(there), d)
-        dist.all_to_all_single(rows, found.detach()[where], there, here, group=group)
-        ctx.bags, ctx.found, ctx.number, ctx.where, ctx.there, ctx.here = bags, found, number, where, there, here
-        return rows[number]
+        dist.all_to_all_single(rows, found.detach().view(-1, d)[cells], there, here, group=group)
+        place = (number, features.offsets().long().numpy(), bags._means.numpy(), features.stride())
+        out = torch.zeros(features.stride(), f * d)
+        pool(rows.numpy(), *place, out.numpy())
+        ctx.bags, ctx.found, ctx.cells, ctx.place, ctx.there, ctx.here = bags, found, cells, place, there, here
+        return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[None, None, None, None]:  # type: ignore[override]
-        summed = grad.new_zeros(sum(ctx.there), grad.shape[1]).index_add_(0, ctx.number, grad)
-        came = grad.new_empty(len(ctx.where), grad.shape[1])
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[None, None, None]:  # type: ignore[override]
+        summed = torch.zeros(sum(ctx.there), ctx.bags._dim)
+        number, offsets, means, examples = ctx.place
+        spread(grad.float().contiguous().numpy(), number, offsets, means, examples, summed.numpy())
+        came = summed.new_empty(len(ctx.cells), ctx.bags._dim)
         dist.all_to_all_single(came, summed, ctx.here, ctx.there, group=ctx.bags.group)
         if ctx.found.requires_grad:
             of_all = torch.zeros_like(ctx.found)
-            of_all[ctx.where] = came
+            of_all.view(-1, ctx.bags._dim)[ctx.cells] = came
             torch.autograd.backward(ctx.found, of_all)
-        return None, None, None, None
+        return None, None, None
+
+
+def _cells(of_feature: torch.Tensor) -> torch.Tensor:
+    """Where the bags of one id each lie in a [B, F] of them: int64 [N], by feature. of_feature: int64 [F], how many one has."""
+    f = len(of_feature)
+    first = (of_feature.cumsum(0) - of_feature).repeat_interleave(of_feature)
+    return (torch.arange(len(first)) - first) * f + torch.arange(f).repeat_interleave(of_feature)
 
 
 def _by_feature(got: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

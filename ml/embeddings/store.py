@@ -101,7 +101,7 @@ class Store:
         self.counters = Counters.zeros(tables)
         self.seeds = np.array([seed_of(seed, rule.name) for rule in rules], np.uint64)
         self._thresholds = np.array([rule.admit_after for rule in rules], np.int64)
-        self._caps = np.array([rule.max_rows or _UNBOUNDED for rule in rules], np.int64)
+        self.set_caps([rule.max_rows for rule in rules])
         self._filters = np.array([_filter_of(rule) for rule in rules], np.int64)
         self._halves = np.array([max(1, round((r.window_seconds or 0) * MICROSECONDS / 2)) for r in rules], np.int64)
         self._ttl = np.array([round((rule.ttl_seconds or 0) * MICROSECONDS) for rule in rules], np.int64)
@@ -322,7 +322,7 @@ class Store:
         due = np.zeros_like(self.live)
         count_missing(
             self.waiting, tables, ids, missing, self._nth(ids, missing, tables), now, self.state, self._filters,
-            self._thresholds, self._halves, self.seeds, self.counters.looked_up, due,
+            self._thresholds, self._halves, self.seeds, self.counters.looked_up + self.version, due,
         )  # fmt: skip
         for table in np.flatnonzero((self.live + due > self._caps) & (self._filters != DIRECT)):
             self._make_way(table, int(self.live[table] + due[table] - self._caps[table]), listed)
@@ -346,6 +346,10 @@ class Store:
             at = np.arange(len(order))
             nth[order] = at - np.maximum.accumulate(np.where(first, at, 0))
         return nth
+
+    def set_caps(self, caps: Sequence[int | None]) -> None:
+        """Rows that each table may have from now on; None is any number."""
+        self._caps = np.array([cap or _UNBOUNDED for cap in caps], np.int64)
 
     def keep_caps(self) -> None:
         """Let go of what is beyond the tables' caps, where rows came in from elsewhere."""

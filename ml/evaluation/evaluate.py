@@ -14,12 +14,13 @@ other modules. `figures.json` holds, for machines, every number that the report 
     attained            auc, log_loss: share of the way from the constant prior to the oracle
     verdict             word (good, mixed, poor, unknown) and sentences
     slices              name, title, values: value, the metrics' keys, logistic_regression_auc
-    calibration_bins    of the model: rows, predicted, observed, error (standard error of observed)
+    calibration_bins    of the model: rows, predicted, observed, error (standard error of observed); none where it only ranks
     auc_by_day          day, model, logistic_regression, oracle, models: of the earlier reports, and of this one last
     standing            champion, challenger: of the models, by the same reports
 
 Every key is always there; what is undefined is null: a metric of one class, a baseline without earlier days, the model
-(`facts` too) of a first day, which has no `models`. Nothing of it depends on when or where it was computed.
+(`facts` too) of a first day, which has no `models`; of a model that only ranks, all metrics but AUC. Nothing of it
+depends on when or where it was computed.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from upath import UPath
 from ml.catalog.spec import DatasetSpec
 from ml.evaluation import plots
 from ml.evaluation.baselines import Baseline, fit_baselines
-from ml.evaluation.metrics import METRICS, ClickSums, summary
+from ml.evaluation.metrics import ClickSums, summary
 from ml.evaluation.promotion import standings
 from ml.evaluation.report import render
 from ml.evaluation.rows import FEATURES, chunks, earlier_days
@@ -182,12 +183,12 @@ def _figures(
     labels, by = scores.labels, scores.by
     known = known_keys(lake, spec, earlier) if earlier else {}
     slices = slices_of(spec, scores.keys, known)
-    sums = ClickSums.of(labels, scores.model) if scores.model is not None else ClickSums()
-    of_models = {}
-    for name, scored in models.items():
-        told = summary(labels, by[f"{_MODEL}{name}"])
-        told |= {metric: None for metric in METRICS if scored.ranks_only and metric != "auc"}
-        of_models[name] = {**told, "facts": scored.facts}
+    ranks_only = next((scored.ranks_only for scored in models.values()), False)
+    sums = ClickSums() if scores.model is None or ranks_only else ClickSums.of(labels, scores.model)
+    of_models = {
+        name: {**summary(labels, by[f"{_MODEL}{name}"], scored.ranks_only), "facts": scored.facts}
+        for name, scored in models.items()
+    }
     figures: dict[str, Any] = {
         "dataset": spec.name,
         "description": spec.description,
@@ -200,7 +201,7 @@ def _figures(
         "models": of_models,
         "baselines": {n: {**summary(labels, by.get(n)), "facts": baseline.facts} for n, baseline in baselines.items()},
         "oracle": {**summary(labels, by.get("oracle")), "facts": None},
-        "slices": score_slices(slices, labels, scores.model, by.get("logistic_regression")),
+        "slices": score_slices(slices, labels, scores.model, by.get("logistic_regression"), ranks_only),
         "calibration_bins": [asdict(found) for found in sums.calibration_bins()],
     }
     figures["beats"] = beats(figures)
@@ -240,11 +241,10 @@ def _plots(scores: _Scores, figures: dict[str, Any]) -> dict[str, bytes]:
     order = ("logistic_regression", "constant_prior", "oracle")
     shown = {"model": scores.model} | {name: scores.by[name] for name in order if name in scores.by}
     sums = {name: ClickSums.of(scores.labels, found) for name, found in shown.items()}
-    images = {
-        "roc": plots.roc(sums),
-        "calibration": plots.calibration({n: s for n, s in sums.items() if n in ("model", "logistic_regression")}),
-        "scores": plots.scores(sums["model"]),
-    }
+    images = {"roc": plots.roc(sums)}
+    if figures["calibration_bins"]:
+        images["calibration"] = plots.calibration({n: s for n, s in sums.items() if n in ("model", "logistic_regression")})
+        images["scores"] = plots.scores(sums["model"])
     if len(figures["auc_by_day"]) > 1:
         images["auc_by_day"] = plots.auc_by_day(figures["auc_by_day"])
     return images

@@ -112,12 +112,6 @@ class ClickSums:
         """Predicted over observed clicks; None where none was observed."""
         return self.predicted / self.clicks if self.clicks else None
 
-    @property
-    def binned_auc(self) -> float | None:
-        """AUC from the bins, for sums over days whose predictions are gone; within 1e-3 of the exact one."""
-        false_rate, true_rate = self.roc()
-        return float(np.trapezoid(true_rate, false_rate)) if len(false_rate) else None
-
     def roc(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """False and true positive rate from (0, 0) to (1, 1), a point per bin in use; empty where one class is missing."""
         unclicked = self.rows - self.clicks
@@ -155,12 +149,18 @@ class ClickSums:
 METRICS = ("mean_prediction", "auc", "log_loss", "normalised_entropy", "calibration")
 
 
-def summary(labels: NDArray[Any], probabilities: NDArray[Any] | None) -> dict[str, float | int | None]:
-    """Rows, clicks and label rate of [N] labels, and `METRICS` of the predictions [N] for them; None where undefined."""
+def summary(
+    labels: NDArray[Any], probabilities: NDArray[Any] | None, ranks_only: bool = False
+) -> dict[str, float | int | None]:
+    """Rows, clicks and label rate of [N] labels, and `METRICS` of the predictions [N] for them; None where undefined.
+
+    ranks_only: the predictions put rows in order and are no probabilities, so that AUC alone is defined."""
     sums = ClickSums.of(labels, np.zeros(len(labels)) if probabilities is None else probabilities)
     facts: dict[str, float | int | None] = {"rows": sums.rows, "clicks": sums.clicks, "label_rate": sums.label_rate}
     if probabilities is None:
         return facts | dict.fromkeys(METRICS)
+    if ranks_only:
+        return facts | dict.fromkeys(METRICS) | {"auc": auc(labels, probabilities)}
     return facts | {
         "mean_prediction": sums.mean_prediction,
         "auc": auc(labels, probabilities),

@@ -2,7 +2,8 @@
 
 Time is cut into slices. At the beginning of each, the catalogue is what had a row in the hours before, with the features of its
 last row; the slice's clicks are looked up in it by one matrix product. Beside the model stands what was clicked most in the
-hour before. Nothing of a slice is known to either before it is scored.
+hour before. Neither has learned from a slice before it is scored; but a click is looked up with the user's features as they
+were at the click, and her history may hold clicks from earlier in the slice.
 """
 
 from __future__ import annotations
@@ -127,6 +128,7 @@ def recall_over(
 
 @torch.no_grad()
 def _score(model: TwoTower, catalogue: Catalogue, start: int, rows: Sequence[Batch]) -> Slice:
+    """Of items with one score, as of those with one count of clicks, the first in the catalogue comes first."""
     was_training = model.training
     model.eval()
     items, sparse, dense, popular = catalogue.live(start)
@@ -144,7 +146,11 @@ def _score(model: TwoTower, catalogue: Catalogue, start: int, rows: Sequence[Bat
         there = items[at] == own
         clicks, missing = clicks + len(own), missing + int((~there).sum())
         scores = model.user_embedding(clicked.dense, clicked.sparse) @ index.T
-        better = (scores > scores.gather(1, torch.from_numpy(at).unsqueeze(1))).sum(1).numpy()
+        if not bool(scores.isfinite().all()):
+            raise ValueError(f"scores of the slice that begins at {start} µs are not finite: the model's weights have diverged")
+        column = torch.from_numpy(at).unsqueeze(1)
+        own_score, earlier = scores.gather(1, column), torch.arange(len(items)) < column
+        better = ((scores > own_score) | (scores == own_score) & earlier).sum(1).numpy()
         for cut in CUTS:
             hits[cut] += int((there & (better < cut)).sum())
             beside[cut] += int((there & (place[at] < cut)).sum())

@@ -65,11 +65,16 @@ def slices_of(spec: DatasetSpec, keys: pa.Table, known: dict[str, NDArray[np.int
 
 
 def score_slices(
-    slices: list[Slice], labels: NDArray[Any], model: NDArray[Any] | None, baseline: NDArray[Any] | None
+    slices: list[Slice],
+    labels: NDArray[Any],
+    model: NDArray[Any] | None,
+    baseline: NDArray[Any] | None,
+    ranks_only: bool = False,
 ) -> list[dict[str, Any]]:
     """Metrics of each slice's values that have rows, for `figures.json`. labels, model, baseline: [N].
 
     Beside the model's metrics stands the baseline's AUC on the same rows. Without a model only rows and clicks are known.
+    ranks_only: of the model, as for `summary`.
     """
     scored = []
     for part in slices:
@@ -80,7 +85,7 @@ def score_slices(
             rows = order[low:high]
             if not len(rows):
                 continue
-            found = summary(labels[rows], model[rows] if model is not None else None)
+            found = summary(labels[rows], model[rows] if model is not None else None, ranks_only)
             beside = summary(labels[rows], baseline[rows])["auc"] if baseline is not None else None
             values.append({"value": value, **found, "logistic_regression_auc": beside})
         scored.append({"name": part.name, "title": part.title, "values": values})

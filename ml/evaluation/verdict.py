@@ -45,14 +45,15 @@ def verdict(figures: dict[str, Any]) -> tuple[str, list[str]]:
         return "unknown", [f"All rows of the day are {only}, so there is no order to get right and no AUC.", *simulated]
     until = f" trained until {model['facts']['snapshot_day']}" if "snapshot_day" in model["facts"] else ""
     order = f"The model{until} ranks a clicked impression above an unclicked one {100 * model['auc']:.1f} times in 100."
-    sentences = [order, _against(figures), _calibration(model["calibration"])]
+    calibration = model["calibration"]  # None of a model that only ranks
+    sentences = [order, _against(figures), *([] if calibration is None else [_calibration(calibration)])]
     share = figures["attained"]["auc"]
     if share is not None:
         best = figures["oracle"]["auc"]
         way = f"of the way from chance to the best possible AUC ({best:.3f}) it went {100 * share:.0f} %"
         sentences.append(f"{way[0].upper()}{way[1:]}.")
     known = [won for won in figures["beats"].values() if won is not None]
-    well = WELL_CALIBRATED[0] <= model["calibration"] <= WELL_CALIBRATED[1]
+    well = calibration is None or WELL_CALIBRATED[0] <= calibration <= WELL_CALIBRATED[1]
     word = "unknown" if not known else "poor" if not any(known) else "good" if all(known) and well else "mixed"
     return word, [*sentences, *simulated]
 

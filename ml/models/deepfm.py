@@ -3,6 +3,9 @@
 sparse, F keys ─ SparseArch (bags) ─ e [B, F, D] ─┬─ e[:, :, 0]: first-order weights, summed ─────────┐
                                                   ├─ e[:, :, 1:]: all pairs' dot products (FM) ────── + ── logits [B]
 dense [B, I] ─────────────────────────────────────┴─ flattened: MLP ───────────────────────────────────┘
+
+Other than in the paper, the MLP sees the first-order weights too, and dense features are in the linear part and the MLP, but
+not among the pairs.
 """
 
 from __future__ import annotations

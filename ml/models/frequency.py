@@ -12,13 +12,14 @@ from torch import nn
 
 from ml.embeddings.remap import mix
 
-_HASHES = 2  # collisions add up, so the smaller of two is right unless both collide
+_HASHES = 2  # collisions add up, and make old: the lesser mass and the lesser age of two are right unless both collide
+_GONE = 1e-2  # of an occurrence: what has faded to that begins anew
 _ODD = 0x9E3779B97F4A7C15 - (1 << 64)
 
 
 class BatchFrequency(nn.Module):
     """slots: of each hash; about ten times the items that are alive make collisions rare. memory: batches after which an
-    occurrence counts e times less.
+    occurrence counts e times less. What comes back after it has faded away counts as new.
 
     Its tables are buffers, and part of a snapshot.
     """
@@ -32,7 +33,7 @@ class BatchFrequency(nn.Module):
         super().__init__()
         self.memory = memory
         self.register_buffer("mass", torch.zeros(_HASHES, slots))
-        self.register_buffer("first", torch.full((_HASHES, slots), -1, dtype=torch.int64))
+        self.register_buffer("first", torch.zeros(_HASHES, slots, dtype=torch.int64))
         self.register_buffer("last", torch.zeros(_HASHES, slots, dtype=torch.int64))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
@@ -42,17 +43,16 @@ class BatchFrequency(nn.Module):
         for number, slot in enumerate(self._slots(distinct)):
             faded = self._faded(number, slot)
             fresh = torch.zeros_like(self.mass[number]).index_add_(0, slot, count.float())[slot]
-            self.first[number, slot] = torch.where(self.first[number, slot] < 0, self.batches, self.first[number, slot])
+            self.first[number, slot] = torch.where(faded < _GONE, self.batches, self.first[number, slot])
             self.mass[number, slot], self.last[number, slot] = faded + fresh, self.batches
         self.batches += 1
 
     def expected(self, ids: torch.Tensor) -> torch.Tensor:
         """Occurrences of each id, int64 [N], in a batch as they have been of late, float32 [N]; 0 of one that never came up."""
-        found = []
-        for number, slot in enumerate(self._slots(ids)):
-            age = (self.batches - self.first[number, slot]).clamp(min=1)
-            found.append(self._faded(number, slot) / lifetime(age, self.memory))
-        return torch.stack(found).amin(0)
+        slots = list(enumerate(self._slots(ids)))
+        mass = torch.stack([self._faded(number, slot) for number, slot in slots]).amin(0)
+        age = torch.stack([self.batches - self.first[number, slot] for number, slot in slots]).amin(0)
+        return mass / lifetime(age.clamp(min=1), self.memory)
 
     def _slots(self, ids: torch.Tensor) -> list[torch.Tensor]:
         return [mix(ids + number * _ODD).remainder(self.mass.shape[1]) for number in range(_HASHES)]

@@ -1,4 +1,4 @@
-"""Items that came by of late, with their features: what uniform negatives are drawn from (Yang et al., 2020, "Mixed negative
+"""Items that came by, with their features: what uniform negatives are drawn from (Yang et al., 2020, "Mixed negative
 sampling for learning two-tower neural networks in recommendations").
 """
 
@@ -11,7 +11,8 @@ from ml.embeddings.remap import mix
 
 
 class ItemBank(nn.Module):
-    """slots: at most so many items; one of two that fall into a slot is there. sparse, dense: how many features of each kind.
+    """slots: at most so many items; of two that fall into a slot the one that came last is there. So old ones make way for new
+    where a catalogue is larger than that; in a smaller one they stay. sparse, dense: how many features of each kind.
 
     Its tables are buffers, and part of a snapshot.
     """

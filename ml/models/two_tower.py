@@ -24,6 +24,8 @@ from ml.models.item_bank import ItemBank
 from ml.models.mlp import Tower, linear
 from ml.models.sparse import SparseArch
 
+_SHORT = 1e-3  # a vector of zeros, as of ids without rows alone, has a gradient of one over that
+
 
 class GathersRows(Protocol):
     """Processes that train together, as `ml.training.ranks` has them."""
@@ -51,12 +53,13 @@ class Side(nn.Module):
         self.linear = linear(width, out, bias=False) if sparse else None
 
     def forward(self, dense: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-        """dense: float32 [B, I]; embedded: float32 [B, F, D]. Gives vectors of length 1, float32 [B, out]."""
+        """dense: float32 [B, I]; embedded: float32 [B, F, D]. Gives vectors of length 1, float32 [B, out]; of next to nothing
+        shorter ones."""
         own = embedded[:, self.sparse].flatten(1)
         out = self.mlp(torch.cat((own, dense[:, self.dense]), 1))
         if self.linear is not None:
             out = out + self.linear(own)
-        return nn.functional.normalize(out.float(), dim=1)
+        return nn.functional.normalize(out.float(), dim=1, eps=_SHORT)
 
 
 class TwoTower(nn.Module):
@@ -120,15 +123,17 @@ class TwoTower(nn.Module):
         """Cross-entropy of each row's own item among the items of all rows and `uniform` more, float32 [B].
 
         An item stands among the negatives as often as it is sampled; `correct` takes the log of how often that is expected to
-        be off its logits (Yi et al., 2019, equation 3; of mixed samples, Yang et al., 2020). Another row with the same item is
-        no negative (an accidental hit). ranks: whose rows make up the batch; what is drawn besides, the first embeds for all.
+        be off its logits (Yi et al., 2019, equation 3; of mixed samples, Yang et al., 2020). As there, the row's own item is no
+        exception, though it is always there and not drawn (Khrylchenko et al., 2025, arXiv 2507.09331, discuss that). Another
+        row with the same item is no negative (an accidental hit).
+
+        ranks: whose rows make up the batch; what is drawn besides, the first embeds for all.
         """
         everyone = ranks.rows_of_all if ranks is not None else _alone
         own = sparse[self.item_id].values()
         seen = [everyone(features)[0] for features in (own, *self.item_features(dense, sparse))]
-        if len(seen[0]):
-            self.frequency.observe(seen[0])
-            self.bank.observe(*seen)
+        self.frequency.observe(seen[0])
+        self.bank.observe(*seen)
         many = uniform and len(self.bank)
         if many:
             drawn = self.bank.draw(uniform)
@@ -136,7 +141,8 @@ class TwoTower(nn.Module):
                 dense, sparse = self._beside(dense, sparse, *drawn)
         user, item = self.embeddings(dense, sparse)
         (ids, _), (item, begin) = everyone(sparse[self.item_id].values()), everyone(item)
-        logits = user[: len(own)] @ item.T / self.temperature
+        with torch.autocast(user.device.type, enabled=False):  # cosines over a small temperature want more than eight bits
+            logits = user[: len(own)] @ item.T / self.temperature
         if correct:
             expected = self.frequency.expected(ids) + (uniform / len(self.bank) if many else 0.0)
             logits = logits - expected.clamp(min=1e-6).log()
@@ -169,6 +175,6 @@ class TwoTower(nn.Module):
         """The rows, and behind them rows of some items without a user."""
         more_dense, more = self.item_rows(items, ids, sparse.keys(), dense.shape[1])
         values = [part for name in sparse.keys() for part in (sparse[name].values(), more[name].values())]  # noqa: SIM118
-        lengths = torch.cat((sparse.lengths().view(-1, len(dense)), more.lengths().view(-1, len(items))), 1)
+        lengths = torch.cat([part.lengths().view(len(sparse.keys()), -1) for part in (sparse, more)], 1)
         both = torch.cat((dense, more_dense))
         return both, KeyedJaggedTensor(sparse.keys(), torch.cat(values), lengths=lengths.reshape(-1), stride=len(both))

@@ -3,6 +3,8 @@
 sparse, F keys ─┬─ with crosses of pairs ─ wide bags, a weight an id ─ summed ── + ── logits [B]
                 └─ SparseArch (bags) ─ e [B, F D] ─ deep MLP ────────────────────┤
 dense [B, I] ───┴─────────────────────────────────── linear ─────────────────────┘
+
+Other than in the paper, weights and embeddings of several ids of a feature are averaged, not summed.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class TwoTowerRecipe(_Model):
         default="softmax", description="Each clicked row's item among those of the batch, or clicked or not row by row."
     )
     uniform_negatives: int = Field(
-        default=0, ge=0, description="Items drawn with equal chances from those of late, beside those of the batch."
+        default=0, ge=0, description="Items drawn with equal chances from those that came by, beside those of the batch."
     )
     correct_frequency: bool = Field(default=True, description="Take how often an item is sampled off its logits.")
 

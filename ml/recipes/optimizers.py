@@ -53,12 +53,13 @@ class Schedule(Strict):
         return self
 
     def factor(self, step: int, total_steps: int) -> float:
-        """What both learning rates are multiplied with at a step counted from 0. In (0, 1], or 0 at the end if `decay_to` is.
+        """What both learning rates are multiplied with at a step counted from 0. In (0, 1], or 0 at the end if `decay_to` is;
+        past the end as at the end.
 
         >>> [Schedule(warm_up=0.5, decay_start=0.5, decay_to=0.0).factor(step, 4) for step in range(4)]
         [0.5, 1.0, 0.5, 0.0]
         """
-        done = (step + 1) / total_steps
+        done = min(1.0, (step + 1) / total_steps)
         if done < self.warm_up:
             return done / self.warm_up
         if done > self.decay_start:

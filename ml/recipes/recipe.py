@@ -19,7 +19,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.catalog.strict import Strict
 from ml.embeddings.partitions import widths_of
 from ml.recipes.export import ExportRecipe
-from ml.recipes.models import ModelRecipe
+from ml.recipes.models import ModelRecipe, TwoTowerRecipe
 from ml.recipes.optimizers import DenseOptimizer, Schedule, TableOptimizer
 from ml.recipes.tables import PARTED, CollisionlessTable, CompositionalTable, Table, TablesRecipe
 
@@ -34,6 +34,12 @@ class EarlyStop(Strict):
     target: float = Field(gt=0, description="At least so much AUC, or at most so much log loss.")
     every: float = Field(default=0.1, gt=0, le=1, description="Looks, in shares of the pass.")
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.metric == "auc" and self.target > 1:
+            raise ValueError(f"target: no AUC is above 1, found {self.target}")
+        return self
+
     def reached(self, value: float | None) -> bool:
         """Whether that is good enough; what is undefined is not."""
         if value is None:
@@ -45,7 +51,7 @@ class CheckpointRecipe(Strict):
     """How much work a kill may cost, and how much of a day's way is kept until the day is written."""
 
     minutes: float = Field(default=5.0, gt=0, description="Between two checkpoints.")
-    keep: int = Field(default=2, ge=1, description="So many of a day: where the newest can not be read, there is one before.")
+    keep: int = Field(default=2, ge=2, description="So many of a day: where the newest can not be read, there is one before.")
     hours: float = Field(default=48.0, gt=0, description="No older than that, of whatever day.")
 
 
@@ -110,6 +116,14 @@ class Recipe(Strict):
                 widths_of(name, self.model.embedding_dim, table.partitions, table.operation, table.dim)
         if self.early_stop and "validation" in self.splits:
             raise ValueError("early_stop looks at the split `validation`, which is among the splits trained on")
+        if isinstance(self.model, TwoTowerRecipe):
+            rowwise = [name for name in ("correct_sampling", "label_smoothing") if getattr(self, name)]
+            if rowwise and self.model.loss == "softmax":
+                raise ValueError(
+                    f"{rowwise}: of clicked or not row by row; two_tower's `loss: softmax` learns from clicks alone"
+                )
+            if not self.tables.init_scale:
+                raise ValueError("tables.init_scale: two_tower compares directions, which vectors of zeros have none of")
         return self
 
 

@@ -16,6 +16,7 @@ from ml.datasets.batch import Batch
 from ml.embeddings.bags import TrainableBags, bags_of
 from ml.embeddings.quantised import QuantisedBags
 from ml.evaluation.metrics import ClickSums, auc
+from ml.training.predict import logits_of
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class Accuracy:
 
 
 @torch.no_grad()  # not inference_mode, which FBGEMM's CPU kernels hang on
-def accuracy_of(model: nn.Module, batch: Batch) -> Accuracy:
-    """Raises `ValueError` where the batch has no rows."""
-    logits = model(batch.dense, batch.sparse).double().numpy()
+def accuracy_of(model: nn.Module, batch: Batch, corrected: bool = False) -> Accuracy:
+    """corrected: as for `ml.training.predict.predict`. Raises `ValueError` where the batch has no rows."""
+    logits = logits_of(model, batch, corrected).double().numpy()
     labels = batch.labels.numpy()
     log_loss = ClickSums.of(labels, 1 / (1 + np.exp(-logits))).log_loss
     if log_loss is None:
@@ -43,12 +44,14 @@ def accuracy_of(model: nn.Module, batch: Batch) -> Accuracy:
     return Accuracy(auc(labels, logits), log_loss)
 
 
-def losses_by_table(model: nn.Module, quantised: Mapping[str, QuantisedBags], batch: Batch) -> dict[str, float]:
+def losses_by_table(
+    model: nn.Module, quantised: Mapping[str, QuantisedBags], batch: Batch, corrected: bool = False
+) -> dict[str, float]:
     """What the model loses on the batch with one table in fewer bits and all else as trained, by table.
 
     quantised: by the path of the bags that they were made of. Every bag is read once. The model is left as it was.
     """
-    trained, before = bags_of(model), accuracy_of(model, batch)
+    trained, before = bags_of(model), accuracy_of(model, batch, corrected)
     swapped = {path: _OneSwapped(trained[path], bags) for path, bags in quantised.items()}
     found: dict[str, float] = {}
     try:
@@ -57,7 +60,7 @@ def losses_by_table(model: nn.Module, quantised: Mapping[str, QuantisedBags], ba
         for bags in swapped.values():
             for config, held_as in zip(bags.embedding_bag_configs(), bags.quantised.formats, strict=True):
                 bags.swapped = set(config.feature_names)
-                found[config.name] = before.lost(accuracy_of(model, batch)) if held_as != "float32" else 0.0
+                found[config.name] = before.lost(accuracy_of(model, batch, corrected)) if held_as != "float32" else 0.0
             bags.swapped = set()
     finally:
         for path in swapped:

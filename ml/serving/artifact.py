@@ -68,10 +68,11 @@ def load_exported(folder: Path | UPath) -> nn.Module:
 
     Raises `DamagedExport`, `FileNotFoundError`.
     """
-    about, weights = (folder / MODEL).read_text(), (folder / WEIGHTS).read_bytes()
+    about, weights = (folder / MODEL).read_bytes(), (folder / WEIGHTS).read_bytes()
     try:
         return _restored(json.loads(about), load(weights)).requires_grad_(False)
-    except (SafetensorError, ValidationError, ValueError, LookupError, AttributeError, TypeError) as error:
+    # RuntimeError is torch's of a layer that no memory holds.
+    except (SafetensorError, ValidationError, ValueError, LookupError, AttributeError, TypeError, RuntimeError) as error:
         raise DamagedExport(f"{folder}: {MODEL} and {WEIGHTS} make no model here; export its day again: {error}") from error
 
 
@@ -83,8 +84,7 @@ def _restored(described: dict[str, Any], tensors: Tensors) -> nn.Module:
         layer = model.get_submodule(path)
         model.set_submodule(path, Int8Linear(layer.in_features, layer.out_features))  # type: ignore[arg-type]
     for path, about in described["tables"].items():
-        configs = bags_of(model)[path].embedding_bag_configs()
-        model.set_submodule(path, QuantisedBags.restored(configs, about, _below(tensors, f"{_TABLES}/{path}/")))
+        model.set_submodule(path, QuantisedBags.restored(bags_of(model)[path], about, _below(tensors, f"{_TABLES}/{path}/")))
     for path, bags in bags_of(model).items():
         bags.restore(_below(tensors, f"{_TABLES}/{path}/"), None)
     dense, saved = _dense(model), _below(tensors, f"{_DENSE}/")

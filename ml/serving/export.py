@@ -21,7 +21,7 @@ from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 from ml.recipes.export import LOOK_BACK_DAYS, ExportRecipe
 from ml.recipes.recipe import recipe_of
-from ml.serving.artifact import bytes_of, digest, load_exported, save_exported
+from ml.serving.artifact import DamagedExport, bytes_of, digest, load_exported, save_exported
 from ml.serving.quantise import Quantised, quantise
 from ml.training.predict import stage_of as trained_stage
 from ml.training.snapshot import load_snapshot
@@ -53,9 +53,19 @@ def stage_of(model: str) -> str:
 def load_day(lake: Lake, spec: DatasetSpec, day: str, model: str | None = None) -> nn.Module:
     """The exported model of a day, the dataset's first by default: `forward(dense, sparse) -> logits [B]`.
 
-    Raises `MissingPartition`, `DamagedExport`.
+    Raises `MissingPartition`; `DamagedExport`, also where it was made of features of another specification, or its files are
+    not those that were written.
     """
-    return load_exported(lake.need(stage_of(model or spec.primary), spec.name, day))
+    stage = stage_of(model or spec.primary)
+    folder, manifest = lake.need(stage, spec.name, day), lake.manifest(stage, spec.name, day)
+    if manifest["fingerprint"] != spec.fingerprint:
+        raise DamagedExport(
+            f"{folder}: of features with the fingerprint {manifest['fingerprint']}, {spec.name} has {spec.fingerprint} now; go "
+            "back to what it was, or train and export again"
+        )
+    if manifest["digest"] != digest(folder):
+        raise DamagedExport(f"{folder}: not the files that its manifest describes; export its day again")
+    return load_exported(folder)
 
 
 def export_day(
@@ -78,7 +88,7 @@ def export_day(
     if batch is None:
         raise ExportRefused(f"{spec.name}/{stage} of {day}: {days[0]} to {days[-1]} have no rows to tell what it would lose")
     made_from = lake.made_from(spec.name, [(source, day), *((DATASETS, scored) for scored in days)])
-    quantised = quantise(net, choice, batch)
+    quantised = quantise(net, choice, batch, state.recipe.correct_sampling)
     if quantised.lost > choice.max_auc_loss:
         raise ExportRefused(f"{spec.name}/{stage} of {day}: {_refusal(quantised, days)}")
     with lake.write(stage, spec.name, day) as folder:
@@ -90,8 +100,8 @@ def export_day(
 
 
 def rows_to_score(lake: Lake, spec: DatasetSpec, day: str) -> tuple[list[str], Batch | None]:
-    """`ROWS` rows of the day drawn with equal chances; where it has fewer, with those of the days before it, of a week at most.
-    Gives their days too; None where there are no rows.
+    """`ROWS` rows of the day drawn with equal chances; where it has fewer, of it and so many days before it as it takes, of a
+    week at most, each row with the same chance whatever its day. Gives their days too; None where there are no rows.
 
     They are of all splits, and the model learned from most of them: where it did, it leans on the rows of rare ids more than it
     will tomorrow, so losses look larger than they are, if anything. Few rows would have a limit of AUC refuse by chance.

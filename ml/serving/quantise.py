@@ -18,7 +18,8 @@ TABLE_ROWS = 2048  # of those that are scored, for each table: a pass a table ov
 
 @dataclass(frozen=True)
 class MeasuredTable(QuantisedTable):
-    """auc_loss: of the trained model with this table alone in fewer bits, on the first `TABLE_ROWS` rows."""
+    """auc_loss: of the trained model with this table alone in fewer bits, on the first rows of both kinds, half of `TABLE_ROWS`
+    of each at most; of log loss where that is `Quantised.metric`."""
 
     auc_loss: float
 
@@ -45,10 +46,11 @@ class Quantised:
         return self.before.lost(self.after)
 
 
-def quantise(model: nn.Module, choice: ExportRecipe, batch: Batch) -> Quantised:
+def quantise(model: nn.Module, choice: ExportRecipe, batch: Batch, corrected: bool = False) -> Quantised:
     """Put tables and layers in fewer bits in the place of a trained model's, and measure on a batch what that costs.
 
-    Raises `ValueError` where `choice.tables` names a table that is not there, or can not be quantised.
+    corrected: as for `ml.training.predict.predict`. Raises `ValueError` where `choice.tables` names a table that is not there,
+    or can not be quantised.
     """
     made, figures = {}, {}
     for path, bags in quantisable(model).items():
@@ -56,13 +58,15 @@ def quantise(model: nn.Module, choice: ExportRecipe, batch: Batch) -> Quantised:
         figures |= own
     if strange := set(choice.tables) - set(figures):
         raise ValueError(f"recipe: export.tables: {sorted(strange)} not among the tables {sorted(figures)}")
-    auc_losses = losses_by_table(model, made, batch.rows(torch.arange(len(batch)) < TABLE_ROWS))
+    clicked = batch.labels > 0.5
+    few = torch.where(clicked, clicked.cumsum(0), (~clicked).cumsum(0)) <= TABLE_ROWS // 2
+    auc_losses = losses_by_table(model, made, batch.rows(few), corrected)
     tables = {name: MeasuredTable(**asdict(table), auc_loss=auc_losses[name]) for name, table in figures.items()}
-    before = accuracy_of(model, batch)
+    before = accuracy_of(model, batch, corrected)
     for path, bags in made.items():
         model.set_submodule(path, bags)
-    between = accuracy_of(model, batch)
+    between = accuracy_of(model, batch, corrected)
     if choice.layers == "int8":
         quantise_layers(model)
-    after = accuracy_of(model, batch)
+    after = accuracy_of(model, batch, corrected)
     return Quantised(choice, len(batch), before, after, before.lost(between), between.lost(after), tables)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ import numpy as np
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
+from ml.datasets.layout import SPLITS
 from ml.datasets.reader import BlockReader
 from ml.evaluation.metrics import summary
 from ml.features.schema import FeatureSchema
@@ -80,10 +82,9 @@ def _score(spec: DatasetSpec, days: Sequence[str], lake: Lake, model: str, recip
         state.begin_pass()
         reader = BlockReader(lake, spec, [day], splits=recipe.splits, batch_size=recipe.batch_size, order="time")
         speeds.append(train(state, reader, total_steps=len(reader)).samples_per_second)
-    batches = list(BlockReader(lake, spec, [days[-1]], splits=recipe.splits, batch_size=8192, order="time"))
+    batches = list(BlockReader(lake, spec, [days[-1]], splits=SPLITS, batch_size=8192, order="time"))
     labels = np.concatenate([batch.labels.numpy() for batch in batches])
-    figures = summary(labels, predict(state.model, batches))
-    names = ("auc", "log_loss", "normalised_entropy", "calibration")
-    return Score(
-        model, recipe.seed, *(float(figures[name] or "nan") for name in names), samples_per_second=statistics.median(speeds)
-    )
+    figures = summary(labels, predict(state.model, batches, recipe.correct_sampling))
+    found = (figures[name] for name in ("auc", "log_loss", "normalised_entropy", "calibration"))
+    known = (math.nan if figure is None else figure for figure in found)
+    return Score(model, recipe.seed, *known, samples_per_second=statistics.median(speeds))

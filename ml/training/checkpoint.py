@@ -26,9 +26,8 @@ from ml.datasets.reader import BlockReader
 from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 from ml.recipes.recipe import CheckpointRecipe, Recipe
-from ml.training.parts import Part, part_of, read_parts, write_part
+from ml.training.parts import Part, Read, part_of, read_parts, state_of, write_part
 from ml.training.ranks import Ranks
-from ml.training.snapshot import SnapshotMismatch
 from ml.training.state import TrainState
 
 STEPS_BETWEEN_LOOKS = 8  # ranks tell each other whether it is time to save, which costs a message
@@ -63,24 +62,24 @@ class Checkpoints:
 
     def found(self) -> list[tuple[int, dict[str, Any]]]:
         """Those of this day and identity, the newest first: which of the few it is, and its manifest."""
-        names = [name for name in self.lake.days(self.stage, self.dataset) if name.startswith(f"{self.day}.")]
-        manifests = {int(name.rpartition(".")[2]): self.lake.manifest(self.stage, self.dataset, name) for name in names}
-        own = {number: saved for number, saved in manifests.items() if saved["identity"] == self.identity}
-        return sorted(own.items(), key=lambda item: item[1]["reader"]["batches"], reverse=True)
+        found = {}
+        for name, saved in self._manifests():
+            if name.startswith(f"{self.day}.") and saved.get("identity") == self.identity:
+                found[int(name.rpartition(".")[2])] = saved
+        return sorted(found.items(), key=lambda item: item[1]["reader"]["batches"], reverse=True)
 
     def resume(self, recipe: Recipe, schema: FeatureSchema, reader: BlockReader) -> TrainState | None:
         """The newest saved state, with `reader` set to its place; None where there is none of this identity.
 
         One that can not be read makes way for the one before."""
         for number, saved in self.found():
-            try:
-                state = read_parts(self._folder(number), recipe, schema, self.ranks)
-            except (SnapshotMismatch, SafetensorError) as error:
-                _log.warning("%s can not be used: %s", self._folder(number), error)
+            read = self._read(number)
+            if self.ranks is not None and self.ranks.summed([read is not None])[0] < self.ranks.size:
                 continue
-            self._next = number + 1
-            reader.load_state_dict(saved["reader"])
-            return state
+            if read is not None:
+                self._next = number + 1
+                reader.load_state_dict(saved["reader"])
+                return state_of(read, recipe, schema, self.ranks)
         return None
 
     def save(self, state: TrainState, reader: BlockReader) -> None:
@@ -119,14 +118,15 @@ class Checkpoints:
         self.wait()
         if self.ranks is None or self.ranks.rank:
             return None
-        return read_parts(self._folder((self._next - 1) % self.kept.keep), state.recipe, state.schema)
+        newest = self._folder((self._next - 1) % self.kept.keep)
+        return state_of(read_parts(newest), state.recipe, state.schema)
 
     def discard(self) -> None:
         """The day is written: what led there can go."""
         self.wait()
         self._behind.shutdown()
         if self.ranks is None or self.ranks.rank == 0:
-            self._clear(lambda name, age: name.startswith(f"{self.day}."))
+            self._clear(lambda name, _: name.startswith(f"{self.day}."))
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
@@ -160,14 +160,28 @@ class Checkpoints:
             write_part(part, self.lake.aside(self.stage, self.dataset, name), ranks)
             ranks.wait()
         if ranks is None or ranks.rank == 0:
-            self._clear(lambda name, age: age > self.kept.hours)
+            self._clear(lambda _, age: age > self.kept.hours)
 
     def _clear(self, goes: Callable[[str, float], bool]) -> None:
         """Let go of those of this model, of whatever day, of which `goes` says so, given a name and its age in hours."""
-        for name in self.lake.days(self.stage, self.dataset):
-            saved_at = self.lake.manifest(self.stage, self.dataset, name).get("saved_at", 0.0)
-            if goes(name, (time.time() - saved_at) / 3600):
+        for name, saved in self._manifests():
+            if goes(name, (time.time() - saved.get("saved_at", 0.0)) / 3600):
                 self.lake.discard(self.stage, self.dataset, name)
+
+    def _manifests(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Of all of this model; of one that can not be read, nothing."""
+        for name in self.lake.days(self.stage, self.dataset):
+            saved: dict[str, Any] = {}
+            with suppress(OSError, ValueError):
+                saved = self.lake.manifest(self.stage, self.dataset, name)
+            yield name, saved
+
+    def _read(self, number: int) -> Read | None:
+        try:
+            return read_parts(self._folder(number), self.ranks)
+        except (OSError, ValueError, LookupError, SafetensorError) as error:
+            _log.warning("%s can not be used: %s", self.lake.partition(self.stage, self.dataset, f"{self.day}.{number}"), error)
+            return None
 
     def _folder(self, number: int) -> UPath:
         return self.lake.need(self.stage, self.dataset, f"{self.day}.{number}")

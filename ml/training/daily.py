@@ -117,6 +117,8 @@ def train_day(
         "data": {key: value for key, value in reader.state_dict().items() if key != "batches"},
         "parent": lake.manifest(stage, spec.name, parent)["digest"] if parent else None,
     }
+    if ranks is not None and recipe.embeddings == "independent":
+        identity["processes"] = ranks.size  # each goes on with tables of its own
     made_from = lake.made_from(spec.name, [("mds_datasets", day), *([(stage, parent)] if parent else [])])
     checkpoints = Checkpoints(lake, spec.name, model, day, identity, recipe.checkpoints, ranks)
     state = checkpoints.resume(recipe, schema, reader) or _begin(lake, spec, model, parent, recipe, schema, ranks)

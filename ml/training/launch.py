@@ -11,12 +11,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
+import signal
 import sys
+import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -24,7 +28,7 @@ import click
 import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 from upath import UPath
 
 from ml.catalog.load import CATALOG, load_catalog
@@ -38,12 +42,20 @@ if TYPE_CHECKING:
 
     from ml.training.tracking import Tracker
 
-Launcher = Literal["torchrun", "driver", "executors"]
+Launcher = Literal["local", "driver", "executors"]
 R = TypeVar("R")
+
+_RESULT, _MEETING = "result", "EVERGREEN_MEETING"
+_LOOPBACK = {"linux": "lo", "darwin": "lo0"}
+_SECONDS_TO_STOP = 30.0
 
 
 class RankFailed(RuntimeError):
-    """One of several processes failed; the message has its traceback."""
+    """One of several processes failed; the message has its traceback. kinds: names of its error's classes, if it told them."""
+
+    def __init__(self, message: str, kinds: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.kinds = tuple(kinds)
 
 
 def train_day_on(
@@ -54,7 +66,7 @@ def train_day_on(
     model: str | None = None,
     *,
     spark: SparkSession | None = None,
-    launcher: Launcher = "torchrun",
+    launcher: Launcher = "local",
     tracker: Tracker | None = None,
 ) -> TrainedDay:
     """`train_day`, by that many processes, of this machine or of Spark's. One is this process itself.
@@ -64,7 +76,7 @@ def train_day_on(
     if processes == 1:
         return train_day(spec, day, lake, model, tracker=tracker)
     args = (spec, day, str(lake.root), model, tracker)
-    return launch(_train, *args, processes=processes, scratch=lake.root / ".launched", spark=spark, launcher=launcher)
+    return launch(_train, *args, processes=processes, scratch=lake.root, spark=spark, launcher=launcher)
 
 
 def launch(
@@ -73,77 +85,114 @@ def launch(
     processes: int,
     scratch: UPath,
     spark: SparkSession | None = None,
-    launcher: Launcher = "torchrun",
+    launcher: Launcher = "local",
 ) -> R:
     """What `function(*args)`, called in so many processes, gives in the first of them.
 
-    function: of a module, which they can import. scratch: a folder which all of them can write to. launcher: torchrun starts
+    function: of a module, which they can import. scratch: a folder which all of them can write to. launcher: `local` starts
     them here, and so does Spark's TorchDistributor on the `driver`; on `executors` they are tasks. Raises `RankFailed`,
     `ValueError` for Spark's launchers without `spark`.
     """
-    if launcher != "torchrun" and spark is None:
-        raise ValueError(f"launcher {launcher} needs Spark: set EVERGREEN_SPARK_MASTER, or EVERGREEN_LAUNCHER=torchrun")
-    failures = scratch / uuid.uuid4().hex
+    if launcher != "local" and spark is None:
+        raise ValueError(f"launcher {launcher} needs Spark: set EVERGREEN_SPARK_MASTER, or EVERGREEN_LAUNCHER=local")
+    failures = scratch / f".launched-{uuid.uuid4().hex}"
     try:
-        if launcher == "torchrun":
-            return _torchrun(processes, _telling, function, str(failures), *args)
+        if launcher == "local":
+            return _here(processes, function, str(failures), *args)
         from pyspark.ml.torch.distributor import TorchDistributor
 
         distributor = TorchDistributor(processes, local_mode=launcher == "driver", use_gpu=torch.cuda.is_available())
         return distributor.run(_telling, function, str(failures), *args)  # type: ignore[return-value]
     except Exception as error:
-        raise RankFailed(_first_failure(failures) or str(error)) from error
+        raise _failure(error, failures) from error
     finally:
         if failures.exists():
             failures.fs.rm(failures.path, recursive=True)
+
+
+def _here(processes: int, function: Callable[..., R], failures: str, *args: object) -> R:
+    """Processes of this one, which meet by way of a file: nothing listens beyond the loopback interface."""
+    with tempfile.TemporaryDirectory() as folder:
+        given = (processes, folder, function, failures, *args)
+        context = start_processes(_rank, given, nprocs=processes, join=False, start_method="spawn")
+        assert context is not None
+        try:
+            while not context.join():
+                pass
+        except BaseException:
+            _end([process for process in context.processes if process is not None])
+            raise
+        return pickle.loads((Path(folder) / _RESULT).read_bytes())  # noqa: S301 (of a process of this one)
+
+
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """Ask those that live to stop, which makes a checkpoint; after a while do not ask any more."""
+    for process in processes:
+        process.terminate()
+    until = time.monotonic() + _SECONDS_TO_STOP
+    for process in processes:
+        process.join(max(0.0, until - time.monotonic()))
+        process.kill()
+
+
+def _rank(rank: int, processes: int, folder: str, function: Callable[..., R], failures: str, *args: object) -> None:
+    """What a process of `_here` does: with torchrun's variables, and another place to meet."""
+    of_all = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "RANK": rank, "LOCAL_RANK": rank}
+    os.environ |= {name: str(value) for name, value in of_all.items()} | {_MEETING: f"file://{folder}/meeting"}
+    result = _telling(function, failures, *args)
+    if rank == 0:
+        (Path(folder) / _RESULT).write_bytes(pickle.dumps(result))
 
 
 def _telling(function: Callable[..., R], failures: str, *args: object) -> R:
     """The call, and a note of what it raised: launchers tell of that in part, or not at all."""
     try:
         return function(*args)
-    except Exception:
+    except BaseException as error:
+        kinds = [cls.__name__ for cls in type(error).__mro__]
+        told = {"time": time.time(), "rank": int(os.environ["RANK"]), "traceback": traceback.format_exc(), "kinds": kinds}
         folder = UPath(failures)
         folder.mkdir(parents=True, exist_ok=True)
-        told = {"time": time.time(), "rank": os.environ["RANK"], "traceback": traceback.format_exc()}
         (folder / f"{told['rank']}.json").write_text(json.dumps(told))
+        if isinstance(error, KeyboardInterrupt):
+            raise SystemExit(128 + signal.SIGINT) from error  # who starts processes takes an interrupt for an end
         raise
 
 
-def _first_failure(failures: UPath) -> str | None:
+def _failure(error: Exception, failures: UPath) -> RankFailed:
     """Of the rank that failed first: others fail when they miss it."""
-    found = [json.loads(path.read_text()) for path in failures.glob("*.json")] if failures.exists() else []
-    first = min(found, key=lambda told: told["time"], default=None)
-    return first and f"rank {first['rank']} failed:\n{first['traceback']}"
-
-
-def _torchrun(processes: int, function: Callable[..., R], *args: object) -> R:
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.1,
-        start_method="spawn",
-    )
-    return elastic_launch(config, function)(*args)[0]
+    notes = {}
+    for path in failures.glob("*.json") if failures.exists() else ():
+        with suppress(ValueError):  # ended while it wrote
+            note = json.loads(path.read_text())
+            notes[note["rank"]] = note
+    if isinstance(error, ProcessExitedException) and error.error_index not in notes:
+        how = error.signal_name or f"exit code {error.exit_code}"
+        return RankFailed(f"rank {error.error_index} ended without a word: {how}; SIGKILL is often for want of memory")
+    if not notes:
+        return RankFailed(str(error))
+    first = min(notes.values(), key=lambda told: told["time"])
+    return RankFailed(f"rank {first['rank']} failed:\n{first['traceback']}", first["kinds"])
 
 
 @contextmanager
 def process_group() -> Iterator[Ranks]:
-    """The processes that torchrun started, as its variables say: NCCL between GPUs, Gloo between CPUs."""
-    if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"] and sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    """The processes that `launch` or torchrun started, as its variables say: NCCL between GPUs, Gloo between CPUs."""
+    if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"] and sys.platform in _LOOPBACK:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK[sys.platform])
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+        init_method=os.environ.get(_MEETING, "env://"),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+    )
     yield Ranks.of()
     dist.destroy_process_group()  # not after an error: others would fail of that before the error is told
 
 
 def _train(spec: DatasetSpec, day: str, root: str, model: str | None, tracker: Tracker | None) -> TrainedDay:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is open is closed
     with process_group() as ranks:
         return train_day(spec, day, Lake.at(root), model, tracker=tracker, ranks=ranks)
 
@@ -166,6 +215,8 @@ def main(dataset: str, day: str, model: str | None, lake: str, catalog: Path) ->
         raise click.BadParameter(f"no dataset {dataset!r}; the catalog has {sorted(specs)}")
     if model is not None and model not in specs[dataset].models:
         raise click.BadParameter(f"{dataset} has no model {model!r}; it has {sorted(specs[dataset].models)}")
+    if "LOCAL_WORLD_SIZE" not in os.environ:
+        raise click.UsageError("start it with torchrun: torchrun --nproc-per-node 2 -m ml.training.launch ...")
     trained = _train(specs[dataset], day, lake, model, None)
     if os.environ["RANK"] == "0":
         click.echo(f"{trained.folder}: {trained.report.rows:,} rows, loss {trained.report.loss}")

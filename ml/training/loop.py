@@ -31,10 +31,12 @@ class DivergedError(ArithmeticError):
 
 @dataclass(frozen=True)
 class Step:
-    """One step, as watchers see it. index: in the pass, from 0. loss: mean over the batch's rows."""
+    """One step, as watchers see it. index: in the pass, from 0. loss: mean of the batch's `terms` losses, one a row but where
+    only clicked rows have one; 0 where there are none."""
 
     index: int
     rows: int
+    terms: int
     loss: float
     learning_rates: dict[str, float]
 
@@ -43,10 +45,10 @@ class Step:
 class TrainReport:
     """A pass over a day. Sums run over the whole pass, also where it was resumed; seconds over this process's share.
 
-    loss: mean over rows, each predicted just before it was trained on (progressive validation). rows_touched: distinct
-    table rows updated. stopped_early: whether the target was reached before the last batch. tables: figures by table, at the
-    end of the pass; both of this rank's share. seconds_waiting: for batches; seconds_computing: the
-    rest. samples_per_second: of all ranks, in this process's share of the pass.
+    loss: mean over rows that have one, each predicted just before it was trained on (progressive validation). rows_touched:
+    distinct table rows updated; tables: figures by table, at the end of the pass; both of this rank's share. stopped_early:
+    whether the pass was ended by `stop`. seconds_waiting: for batches; seconds_computing: the rest. samples_per_second: of all
+    ranks, in this process's share of the pass.
     """
 
     rows: int
@@ -78,8 +80,8 @@ def train(
 
     total_steps: of the whole pass, which the schedule's shares refer to; a resumed pass goes on at `state.running.steps`.
     progress and on_step are called after each step, when the state is whole: on_step may write it down, or raise to stop.
-    stop: asked after each step, whether that was enough. ranks: the processes that train together, each on its own part of
-    every batch; what is told of a step, and the report's rows and loss, are of all of them.
+    stop: asked after each step, whether that was enough; all ranks must say so. ranks: the processes that train together, each
+    on its own part of every batch; what is told of a step, and the report's rows and loss, are of all of them.
 
     On down-sampled rows the model learns the click probability among the rows that came in, which ranks alike and is not
     calibrated to the log before sampling; with the recipe's `correct_sampling` it learns that of the log. What is
@@ -95,9 +97,13 @@ def train(
     parameters = [parameter for _, parameter in dense_parameters(state.model)]
     clip, stopped = state.recipe.dense_optimizer.clip_norm, False
     state.model.train()
-    with threads(state.recipe.threads), chance(state) as draw_anew:
+    with threads(state.recipe.threads), chance(state, ranks) as draw_anew:
         source = iter(batches)
         while True:
+            # Before a step and not behind it: a pass that was interrupted at a look begins with that look.
+            if stop is not None and running.steps and _all(stop(state), ranks):
+                stopped = True
+                break
             asked = time.perf_counter()
             batch = next(source, None)
             waiting += time.perf_counter() - asked
@@ -106,13 +112,14 @@ def train(
             now, rows, terms = facts_of(batch, state.recipe, ranks)
             state.set_time(now)
             rates = state.set_learning_rates(state.recipe.schedule.factor(running.steps, total_steps))
-            draw_anew()
-            with torch.autocast("cpu", torch.bfloat16, enabled=state.recipe.precision == "bfloat16"):
-                losses = losses_of(state.model, batch, state.recipe, ranks)
-            loss = losses.detach().double().sum().item() / max(terms, 1)
-            if not math.isfinite(loss):
-                raise DivergedError(_diverged(running.steps, batch, loss, rates))
+            loss = 0.0
             if terms:
+                draw_anew()
+                with torch.autocast("cpu", torch.bfloat16, enabled=state.recipe.precision == "bfloat16"):
+                    losses = losses_of(state.model, batch, state.recipe, ranks)
+                loss = losses.detach().double().sum().item() / terms
+                if not math.isfinite(loss):
+                    raise DivergedError(_diverged(running.steps, batch, loss, rates))
                 state.optimizer.zero_grad()
                 (losses.sum() / terms).backward()
                 if ranks is not None:
@@ -120,23 +127,20 @@ def train(
                 if clip is not None:
                     nn.utils.clip_grad_norm_(parameters, clip)
                 state.optimizer.step()
-            step = Step(running.steps, rows, loss, rates)
+            step = Step(running.steps, rows, terms, loss, rates)
             running.steps, running.rows = running.steps + 1, running.rows + rows
-            running.loss_sum += loss * rows
+            running.loss_sum, running.terms = running.loss_sum + loss * terms, running.terms + terms
             state.steps, state.rows = state.steps + 1, state.rows + rows
             if progress is not None:
                 progress(step)
             if on_step is not None:
                 on_step(state, step)
-            if stop is not None and stop(state):
-                stopped = True
-                break
     state.end_pass()
     seconds = time.perf_counter() - started
     return TrainReport(
         rows=running.rows,
         steps=running.steps,
-        loss=running.loss_sum / running.rows if running.rows else None,
+        loss=running.loss_sum / running.terms if running.terms else None,
         rows_touched=state.rows_touched(),
         samples_per_second=(running.rows - rows_before) / seconds,
         seconds_waiting=waiting,
@@ -156,14 +160,19 @@ def facts_of(batch: Batch, recipe: Recipe, ranks: Ranks | None) -> tuple[int, in
     return max(times), sum(rows), sum(terms)
 
 
+def _all(here: bool, ranks: Ranks | None) -> bool:
+    return here if ranks is None else ranks.summed([here])[0] == ranks.size
+
+
 @contextmanager
-def chance(state: TrainState) -> Iterator[Callable[[], None]]:
-    """What to call before each step: what it draws then follows from seed and step alone."""
+def chance(state: TrainState, ranks: Ranks | None = None) -> Iterator[Callable[[], None]]:
+    """What to call before each step: what it draws then follows from seed, step and rank alone."""
     if not state.recipe.model.draws:
         yield lambda: None
         return
     with torch.random.fork_rng():
-        yield lambda: torch.manual_seed(derive_seed(state.recipe.seed, "step", state.steps)) and None
+        rank = (ranks.rank,) if ranks is not None and ranks.rank else ()
+        yield lambda: torch.manual_seed(derive_seed(state.recipe.seed, "step", state.steps, *rank)) and None
 
 
 @contextmanager

@@ -19,8 +19,6 @@ def losses_of(model: nn.Module, batch: Batch, recipe: Recipe, ranks: Ranks | Non
     if isinstance(chosen, TwoTowerRecipe) and chosen.loss == "softmax":
         assert isinstance(model, TwoTower)
         clicked = batch.rows(batch.labels > 0.5)
-        if not len(clicked) and ranks is None:
-            return torch.zeros(0)
         return model.sampled_softmax(clicked.dense, clicked.sparse, chosen.uniform_negatives, chosen.correct_frequency, ranks)
     return cross_entropy(model(batch.dense, batch.sparse).float(), batch, recipe)
 
@@ -36,13 +34,18 @@ def terms_of(batch: Batch, recipe: Recipe) -> int:
 def cross_entropy(logits: torch.Tensor, batch: Batch, recipe: Recipe) -> torch.Tensor:
     """Binary cross-entropy of each row, float32 [B], from its logit [B].
 
-    correct_sampling: where an unclicked row x came in with probability pi(x), the odds of a click among the rows that did are
-    those of the log over pi(x). The model's logit is taken for the log's, and the loss sees it less log pi(x) (Wang, Zhang and
-    Wang, 2021, arXiv 2110.13048: maximum sampled conditional likelihood).
+    correct_sampling: the model's logit is taken for the log's, and the loss sees it `as_sampled` (Wang, Zhang and Wang, 2021,
+    arXiv 2110.13048: maximum sampled conditional likelihood).
     """
     labels = batch.labels
     if recipe.label_smoothing:
         labels = labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / 2
     if recipe.correct_sampling:
-        logits = logits - batch.sample_rate.log()
+        logits = as_sampled(logits, batch)
     return nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+
+
+def as_sampled(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Logits [B] of the log before sampling as those of the rows that came in: where an unclicked row x does with probability
+    pi(x), the odds of a click among them are those of the log over pi(x)."""
+    return logits - batch.sample_rate.log()

@@ -32,7 +32,7 @@ from ml.embeddings.replicas import merge
 from ml.features.schema import FeatureSchema
 from ml.recipes.recipe import Recipe
 from ml.training.ranks import Ranks
-from ml.training.snapshot import STATE, TABLES, SnapshotMismatch, Tensors, described, put_back, slots_of, state_like, weights_of
+from ml.training.snapshot import FORMAT, STATE, TABLES, Tensors, described, put_back, slots_of, state_like, weights_of
 from ml.training.state import TrainState
 
 _KINDS = {"weights/": weights_of, "optimizer/": slots_of}
@@ -74,14 +74,38 @@ def write_part(part: Part, folder: UPath, ranks: Ranks | None = None) -> None:
             (here / STATE).write_text(json.dumps(part.described, indent=1, sort_keys=True))
 
 
-def read_parts(folder: UPath, recipe: Recipe, schema: FeatureSchema, ranks: Ranks | None = None) -> TrainState:
-    """The state whose parts lie in `folder`, or this rank's share of it. Arguments and errors are those of `load_snapshot`."""
-    state = state_like(json.loads((folder / STATE).read_text()), folder, recipe, schema, ranks)
-    tensors = _read_dense(folder / "dense") | _read_share(folder, state, ranks)
+@dataclass(frozen=True)
+class Read:
+    """What lies in a folder, as far as it is this rank's: the whole of `dense`, of `shares` its own part by collection."""
+
+    folder: UPath
+    dense: Tensors
+    shares: dict[str, Tensors]
+    described: dict[str, Any]
+
+
+def read_parts(folder: UPath, ranks: Ranks | None = None) -> Read:
+    """Read what was written by any number of ranks. Asks nothing of other ranks.
+
+    Raises `OSError`, `ValueError` and safetensors' own errors where something is damaged or missing.
+    """
+    described = json.loads((folder / STATE).read_text())
+    if described["format"] != FORMAT:
+        raise ValueError(f"{folder}: format {described['format']}, this code reads {FORMAT}")
+    independent = described["recipe"]["embeddings"] == "independent"
+    return Read(folder, _read_dense(folder / "dense"), _read_shares(folder, ranks, independent), described)
+
+
+def state_of(read: Read, recipe: Recipe, schema: FeatureSchema, ranks: Ranks | None = None) -> TrainState:
+    """The state that was read, or this rank's share of it; every rank must call it. Errors are those of `load_snapshot`."""
+    state = state_like(read.described, read.folder, recipe, schema, ranks)
     weights, slots = (
-        {name.removeprefix(kind): tensor for name, tensor in tensors.items() if name.startswith(kind)} for kind in _KINDS
+        {name.removeprefix(kind): tensor for name, tensor in read.dense.items() if name.startswith(kind)} for kind in _KINDS
     )
-    put_back(state, weights, slots, folder)
+    for path, columns_of in read.shares.items():
+        for kind, tensors in zip((weights, slots), columns.apart(columns_of, _tables(columns_of)), strict=True):
+            kind |= {f"{TABLES}{path}/{name}": tensor for name, tensor in tensors.items()}
+    put_back(state, weights, slots, read.folder)
     return state
 
 
@@ -99,34 +123,35 @@ def _read_dense(folder: UPath) -> Tensors:
     return tensors
 
 
-def _read_share(folder: UPath, state: TrainState, ranks: Ranks | None) -> Tensors:
-    """The whole of the tables divided by id, or this rank's share: taken file by file, so that no rank holds them all.
+def _read_shares(folder: UPath, ranks: Ranks | None, independent: bool) -> dict[str, Tensors]:
+    """By collection the whole of its columns, or this rank's: taken file by file, so that no rank holds them all.
 
-    Where each rank learned them for itself: what it had, or, by another number of ranks, what comes of all.
+    Where each rank learned them for itself: what it had, or to one process what comes of all.
     """
     files = sorted(folder.glob("tables-*-of-*.safetensors"), key=lambda path: path.name)
     if not files or len(files) != int(files[0].stem.rpartition("-")[2]):
-        raise SnapshotMismatch(f"{folder}: of the tables' files only {[file.name for file in files]} are there")
-    divided = {path: bags for path, bags in state.bags.items() if bags.divided_by_id}
-    tables = {path: [config.name for config in bags.embedding_bag_configs()] for path, bags in divided.items()}
-    parts: dict[str, list[Tensors]] = {path: [] for path in divided}
-    independent = state.recipe.embeddings == "independent"
-    if independent and ranks and len(files) == ranks.size:
-        files = files[ranks.rank :][:1]
+        raise ValueError(f"{folder}: of the tables' files only {[file.name for file in files]} are there")
+    if independent and ranks:
+        return _by_collection(load(files[ranks.rank].read_bytes()))
+    parts: dict[str, list[Tensors]] = {}
     for file in files:
-        tensors = load(file.read_bytes())
-        for path in divided:
-            part = {name.removeprefix(f"{path}/"): t for name, t in tensors.items() if name.startswith(f"{path}/")}
-            parts[path].append(
-                columns.divide(part, tables[path], ranks.rank, ranks.size) if ranks and not independent else part
-            )
-    found: Tensors = {}
-    for path in divided:
-        whole = merge(parts[path], tables[path]) if independent else columns.unite(parts[path], tables[path])
-        both = columns.apart(whole, tables[path])
-        for kind, tensors in zip(_KINDS, both, strict=True):
-            found |= {f"{kind}{TABLES}{path}/{name}": tensor for name, tensor in tensors.items()}
+        for path, part in _by_collection(load(file.read_bytes())).items():
+            parts.setdefault(path, []).append(columns.divide(part, _tables(part), ranks.rank, ranks.size) if ranks else part)
+    together = merge if independent else columns.unite
+    return {path: together(of_files, _tables(of_files[0])) for path, of_files in parts.items()}
+
+
+def _by_collection(tensors: Tensors) -> dict[str, Tensors]:
+    found: dict[str, Tensors] = {}
+    for name, tensor in tensors.items():
+        path, _, name = name.partition("/")
+        found.setdefault(path, {})[name] = tensor
     return found
+
+
+def _tables(columns_of: Tensors) -> list[str]:
+    """In their own order, which numbers them: the state says it."""
+    return json.loads(bytes(columns_of["about"].tolist()))["tables"]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
 from ml.features.schema import FeatureSchema
 from ml.lake import Lake
+from ml.training.objectives import as_sampled
 from ml.training.snapshot import load_snapshot
 
 
@@ -31,13 +32,23 @@ def load_model(lake: Lake, spec: DatasetSpec, day: str, model: str | None = None
     return load_snapshot(folder, schema=FeatureSchema.of(spec), for_training=False).model.eval()
 
 
+def logits_of(model: nn.Module, batch: Batch, corrected: bool) -> torch.Tensor:
+    """Logits, float32 [B], of a model in eval mode. corrected: of one trained with `correct_sampling`, whose logits are of the
+    log before sampling, those among the rows that came in, which is what these can be scored by."""
+    logits = model(batch.dense, batch.sparse)
+    return as_sampled(logits, batch) if corrected else logits
+
+
 @torch.no_grad()  # not inference_mode, which passes by the autograd key that FBGEMM's CPU kernel hangs on
-def predict(model: nn.Module, batches: Iterable[Batch]) -> npt.NDArray[np.float32]:
-    """Probabilities of all rows, float32 [N], in the order of the batches. The model is left as it was, tables included."""
+def predict(model: nn.Module, batches: Iterable[Batch], corrected: bool = False) -> npt.NDArray[np.float32]:
+    """Probabilities of all rows, float32 [N], in the order of the batches. The model is left as it was, tables included.
+
+    corrected: as for `logits_of`.
+    """
     was_training = model.training
     model.eval()
     try:
-        parts = [torch.sigmoid(model(batch.dense, batch.sparse)).numpy() for batch in batches]
+        parts = [torch.sigmoid(logits_of(model, batch, corrected)).numpy() for batch in batches]
     finally:
         model.train(was_training)
     return np.concatenate(parts) if parts else np.empty(0, np.float32)

@@ -32,8 +32,9 @@ def _on_bar(bar: tqdm) -> Callable[[Step], None]:
     smooth: list[float] = []
 
     def show(step: Step) -> None:
-        smooth[:] = [0.95 * smooth[0] + 0.05 * step.loss if smooth else step.loss]
-        bar.set_postfix(loss=f"{smooth[0]:.4f}", refresh=False)
+        if step.terms:
+            smooth[:] = [0.95 * smooth[0] + 0.05 * step.loss if smooth else step.loss]
+            bar.set_postfix(loss=f"{smooth[0]:.4f}", refresh=False)
         bar.update(step.rows)
 
     return show
@@ -41,15 +42,15 @@ def _on_bar(bar: tqdm) -> Callable[[Step], None]:
 
 def _in_log(title: str, rows: int, done: int) -> Callable[[Step], None]:
     began = said = time.monotonic()
-    seen, loss_sum, loss_rows = done, 0.0, 0
+    seen, loss_sum, terms = done, 0.0, 0
 
     def show(step: Step) -> None:
-        nonlocal said, seen, loss_sum, loss_rows
-        seen, loss_sum, loss_rows = seen + step.rows, loss_sum + step.loss * step.rows, loss_rows + step.rows
+        nonlocal said, seen, loss_sum, terms
+        seen, loss_sum, terms = seen + step.rows, loss_sum + step.loss * step.terms, terms + step.terms
         now = time.monotonic()
         if now - said > _SECONDS_BETWEEN_LINES:
             rate = (seen - done) / (now - began)
-            _log.info("%s: %d of %d rows, loss %.4f, %.0f rows/s", title, seen, rows, loss_sum / loss_rows, rate)
-            said, loss_sum, loss_rows = now, 0.0, 0
+            _log.info("%s: %d of %d rows, loss %.4f, %.0f rows/s", title, seen, rows, loss_sum / max(terms, 1), rate)
+            said, loss_sum, terms = now, 0.0, 0
 
     return show

@@ -26,7 +26,7 @@ class Ranks:
 
     def beside(self) -> Ranks:
         """The same processes once more, for messages that go between them while others do. Every rank must call it."""
-        group = dist.new_group(backend="gloo")
+        group = dist.new_group(dist.get_process_group_ranks(self.group or dist.group.WORLD), backend="gloo")
         assert isinstance(group, dist.ProcessGroup)
         return Ranks(self.rank, self.size, group)
 

@@ -28,7 +28,7 @@ from ml.training.ranks import Ranks
 from ml.training.state import Pass, TrainState, new_state
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
-FORMAT = 4
+FORMAT = 5
 TABLES = "tables/"
 Tensors = dict[str, torch.Tensor]
 

@@ -19,10 +19,11 @@ from ml.training.ranks import Ranks
 
 @dataclass
 class Pass:
-    """How far the running pass over a day has come, and its sums so far; a resumed pass goes on with them."""
+    """How far the running pass over a day has come, and its sums so far; a resumed pass goes on with them. terms: losses."""
 
     steps: int = 0
     rows: int = 0
+    terms: int = 0
     loss_sum: float = 0.0
 
 

@@ -111,18 +111,20 @@ class DayRun:
     every: int
     _metrics: list[Metric] = field(default_factory=list)
     _loss: float = 0.0
-    _rows: int = 0
+    _terms: int = 0
     _sent: float = field(default_factory=time.monotonic)
 
     def step(self, step: Step) -> None:
         """Take note of a step; every so often a point of the curves, and more seldom still a request."""
-        self._loss, self._rows = self._loss + step.loss * step.rows, self._rows + step.rows
+        self._loss, self._terms = self._loss + step.loss * step.terms, self._terms + step.terms
         if (step.index + 1) % self.every:
             return
         now = int(time.time() * 1000)
-        point = {"running_loss": self._loss / self._rows} | {f"lr_{name}": rate for name, rate in step.learning_rates.items()}
+        point = {f"lr_{name}": rate for name, rate in step.learning_rates.items()}
+        if self._terms:
+            point["running_loss"] = self._loss / self._terms
         self._metrics += [Metric(name, value, now, step.index + 1) for name, value in point.items()]
-        self._loss, self._rows = 0.0, 0
+        self._loss, self._terms = 0.0, 0
         if time.monotonic() - self._sent > _SECONDS_BETWEEN_BATCHES:
             self._send()
 

@@ -25,6 +25,7 @@ def figures(auc: float | None, beats: dict[str, bool | None], calibration: float
         (figures(0.75, {"constant_prior": True, "logistic_regression": True}, 1.0), (True, True)),
         (figures(0.65, {"constant_prior": True, "logistic_regression": False}, 1.0), (False, True)),
         (figures(0.75, {"constant_prior": True, "logistic_regression": True}, 1.7), (True, False)),
+        (figures(0.75, {"constant_prior": True, "logistic_regression": True}, None), (True, True)),
         (figures(None, {"constant_prior": None, "logistic_regression": None}, None), (True, True)),
     ],
 )

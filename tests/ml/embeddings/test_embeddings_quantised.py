@@ -6,11 +6,13 @@ import pytest
 import torch
 from test_embeddings_face import NAMES, Build, collisionless, compositional, configs_of, features_of, hashed, static, trained
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ml.embeddings.bags import TrainableBags
 from ml.embeddings.collisionless import CollisionlessEmbeddingBags
 from ml.embeddings.formats import Format, fitting, row_bytes
 from ml.embeddings.quantised import QuantisedBags, quantise_bags, quantise_tables
+from ml.embeddings.static import StaticEmbeddingBags
 from ml.features.schema import FeatureSchema
 from ml.models.build import build_model
 from ml.recipes.recipe import load_recipe
@@ -63,8 +65,9 @@ def test_strange_ids_read_what_they_read_before(build: Build) -> None:
     torch.testing.assert_close(quantise_bags(bags, "float32")[0](batch).values(), bags(batch).values())
 
 
-def test_a_table_without_rows_is_all_zeros_and_an_empty_batch_has_no_bags() -> None:
-    quantised, tables = quantise_bags(collisionless(configs_of()).eval(), "int4")
+@pytest.mark.parametrize("held_as", list(WORST))
+def test_a_table_without_rows_is_all_zeros_and_an_empty_batch_has_no_bags(held_as: Format) -> None:
+    quantised, tables = quantise_bags(collisionless(configs_of()).eval(), held_as)
     assert not quantised(features_of(BATCH)).values().any()
     assert quantised(features_of({"type": [], "keys": []})).values().shape == (0, 8)
     assert {table.rows for table in tables.values()} == {0}
@@ -75,7 +78,7 @@ def test_what_was_written_down_is_read_back_bit_for_bit(build: Build) -> None:
     bags = trained(build)
     quantised, _ = quantise_bags(bags, "int8", {"keys": "float16"})
     assert quantised.about()["formats"] == {"type": "int8", "keys": "float16"}
-    back = QuantisedBags.restored(configs_of(), quantised.about(), quantised.tensors())
+    back = QuantisedBags.restored(bags, quantised.about(), quantised.tensors())
     batch = features_of({"type": [[2, 77], [3]], "keys": [[-1], [4, 5]]})
     assert torch.equal(back(batch).values(), quantised(batch).values())
     assert {c.name: c.num_embeddings for c in back.embedding_bag_configs()} == {
@@ -93,6 +96,54 @@ def test_a_weight_an_id_is_held_as_float16_where_steps_would_take_more() -> None
     bags(batch)
     wanted = bags.eval()(batch).values()
     torch.testing.assert_close(quantise_bags(bags, "int8")[0](batch).values(), wanted, rtol=0, atol=2e-4)  # 0.3 / 2^11
+
+
+def table_of(weights: torch.Tensor) -> TrainableBags:
+    config = EmbeddingBagConfig(name="t", embedding_dim=weights.shape[1], num_embeddings=len(weights), feature_names=["t"])
+    bags = StaticEmbeddingBags([config], init_scale=1, lr=0.1, eps=1e-8, initial_accumulator=0, seed=0)
+    bags.weights()["t.weight"].copy_(weights)
+    return bags.eval()
+
+
+@pytest.mark.parametrize("size", [1e-5, 1e-4, 1e-3, 1, 6e4])
+@pytest.mark.parametrize(("held_as", "worst"), [("int8", 0.006), ("int4", 0.07)])
+def test_steps_are_of_the_scale_that_is_read_however_small_weights_are(size: float, held_as: Format, worst: float) -> None:
+    weights = (torch.rand(500, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1) * size
+    assert quantise_bags(table_of(weights), held_as)[1]["t"].rms_error < worst
+
+
+def test_steps_lie_within_a_row_that_is_far_from_zero() -> None:
+    weights = 5 + 0.01 * torch.rand(500, 16, generator=torch.Generator().manual_seed(0))
+    largest = quantise_bags(table_of(weights), "int8")[1]["t"].largest_error * 5
+    assert largest < 1e-4, "a shift of float16 alone is off by up to 0.002"
+
+
+@pytest.mark.parametrize("held_as", ["float16", "int8", "int4"])
+def test_a_table_with_weights_beyond_float16_stays_as_it_is(held_as: Format) -> None:
+    weights = torch.randn(9, 8, generator=torch.Generator().manual_seed(0))
+    weights[5, 3] = 70_000
+    bags, batch = table_of(weights), features_of({"t": [[5, 6], [7]]})
+    quantised, tables = quantise_bags(bags, held_as)
+    assert tables["t"].held_as == "float32" and tables["t"].largest_error == 0
+    torch.testing.assert_close(quantised(batch).values(), bags(batch).values())
+
+
+@pytest.mark.parametrize("dim", [3, 5, 6, 7, 10])
+def test_rows_that_fbgemm_does_not_read_in_four_bits_have_eight(dim: int) -> None:
+    config = EmbeddingBagConfig(name="t", embedding_dim=dim, num_embeddings=1, feature_names=["t"])
+    bags, batch = CollisionlessEmbeddingBags([config], lr=0.1, init_scale=0.3), features_of({"t": [[5, 6], [7]]})
+    bags(batch)
+    bags.eval()
+    quantised, tables = quantise_bags(bags, "int4")
+    assert tables["t"].held_as == ("float16" if dim == 3 else "int8")
+    torch.testing.assert_close(quantised(batch).values(), bags(batch).values(), rtol=0.02, atol=0.02)
+
+
+def test_weights_per_sample_are_refused() -> None:
+    plain = features_of(BATCH)
+    weighted = KeyedJaggedTensor(plain.keys(), plain.values(), weights=torch.ones(len(plain.values())), lengths=plain.lengths())
+    with pytest.raises(ValueError, match="weights per sample"):
+        quantise_bags(trained(hashed), "int8")[0](weighted)
 
 
 def test_tables_made_of_several_rows_and_bags_that_are_weighted_are_refused() -> None:

@@ -214,6 +214,18 @@ def test_a_model_that_only_ranks_has_an_auc_and_no_more(lake: Lake) -> None:
     assert "two_tower" in done.report.read_text() and "champion" not in done.report.read_text()
 
 
+def test_a_report_about_a_model_that_only_ranks_takes_its_numbers_for_no_probabilities(lake: Lake) -> None:
+    spec = spec_of()
+    evaluate(lake, spec, shop_day(spec, DAYS[3], 2_000))
+    ranker = Scored(lambda table: guess(table) ** 3, FACTS, ranks_only=True)
+    done = evaluate_day(spec, DAYS[3], lake, {"two_tower": ranker, "dlrm": Scored(guess, FACTS)})
+    assert done.figures["verdict"]["word"] == "good" and "Predicted clicks" not in done.verdict
+    assert done.figures["calibration_bins"] == [] and set(done.plots) == {"roc"}
+    told = [done.figures["model"], *(value for part in done.figures["slices"] for value in part["values"])]
+    assert all(of[name] is None for of in told for name in METRICS if name != "auc") and told[0]["auc"] is not None
+    assert done.figures["models"]["dlrm"]["calibration"] is not None
+
+
 def test_the_champion_is_named_beside_its_challenger(lake: Lake) -> None:
     spec = spec_of()
     for day in DAYS:

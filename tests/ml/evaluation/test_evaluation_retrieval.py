@@ -98,6 +98,32 @@ def test_hits_are_those_of_the_whole_order() -> None:
     assert found.live == len(live) and found.missing == sum(item not in last for item in own)
 
 
+def model_that_gives(number: float) -> TwoTower:
+    model = state_of().model
+    assert isinstance(model, TwoTower)
+    for side in (model.user, model.item):
+        for parameter in side.parameters():
+            parameter.data.zero_()
+        side.mlp[-1].bias.data.fill_(number)
+    return model
+
+
+def test_equal_scores_are_in_the_order_of_the_catalogue() -> None:
+    whole = rows_of(400, 1, minutes=60)
+    (found,) = recall_over(model_that_gives(1.0), [whole], begin=30 * MINUTE, minutes=30).slices
+    items, late = whole.sparse["item"].values(), whole.event_time >= 30 * MINUTE
+    live = items[~late].unique()  # in order
+    clicked = items[late & (whole.labels > 0.5)]
+    assert found.clicks == len(clicked) and len(live) > 20
+    for k in (10, 20):
+        assert found.model[k] == int(torch.isin(clicked, live[:k]).sum()) < found.clicks
+
+
+def test_scores_that_are_not_finite_are_no_hits() -> None:
+    with pytest.raises(ValueError, match=r"slice that begins at 1800000000 µs are not finite"):
+        recall_over(model_that_gives(float("nan")), [rows_of(400, 1, minutes=60)], begin=30 * MINUTE, minutes=30)
+
+
 def test_a_model_that_learns_between_slices_finds_what_one_at_midnight_does_not() -> None:
     rows = cut(rows_of(6000, 2, minutes=600, alike=True), [500] * 11)
     scores = {}

@@ -101,6 +101,27 @@ def test_uniform_negatives_come_from_the_items_of_late() -> None:
     losses.mean().backward()
 
 
+def test_rows_without_any_known_id_have_a_gradient_that_is_no_explosion() -> None:
+    tables = {"default": {"kind": "collisionless", "admit_after": 2}, "features": {}}
+    sizes = {"user": ["user"], "item": ["item"], "embedding_dim": 8, "out": 16, "hidden": [16]}
+    model = build_model(load_recipe("two_tower", {"model": sizes, "tables": tables}), SCHEMA)
+    assert isinstance(model, TwoTower)
+    model.sampled_softmax(*batch_of([1, 2, 3, 1, 5, 1])).mean().backward()
+    steepest = max(float(p.grad.abs().max()) for p in model.parameters() if p.grad is not None)
+    assert 0 < steepest < 1e6
+
+
+def test_the_softmax_is_as_exact_where_products_are_of_half_the_bits() -> None:
+    losses = []
+    for enabled in (False, True):
+        model = model_of(hidden=[])
+        vectors = torch.nn.functional.normalize(torch.randn(2, B, 16, generator=torch.Generator().manual_seed(0)), dim=2)
+        model.embeddings = lambda *_, vectors=vectors: tuple(vectors)  # type: ignore[method-assign,misc]
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses.append(model.sampled_softmax(*batch_of([1, 2, 3, 4, 5, 6])))
+    assert torch.equal(losses[0], losses[1])
+
+
 def test_recipes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\['who'\] not among the features"):
         model_of(user=["who"])

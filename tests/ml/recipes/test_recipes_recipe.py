@@ -82,6 +82,7 @@ def of_x(table: dict[str, object]) -> dict[str, object]:
             "(top)",
         ),
         ({"early_stop": {"target": 0.7}}, "(top)"),
+        ({"early_stop": {"target": 7}, "splits": ["train"]}, "early_stop"),
         ({"batch_size": 0}, "batch_size"),
         ({"model": "dlrm"}, "model"),
     ],
@@ -90,6 +91,17 @@ def test_a_wrong_override_is_refused_with_its_key_path(overrides: dict[str, obje
     with pytest.raises(CatalogError) as refused:
         load_recipe("dlrm", overrides)
     assert f"recipe.overrides (on {RECIPES / 'dlrm.yaml'}): {key}: " in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"correct_sampling": True}, {"label_smoothing": 0.1}, {"tables": {"init_scale": 0}}], ids=str
+)
+def test_what_two_towers_would_pass_over_is_refused(overrides: dict[str, object]) -> None:
+    with pytest.raises(CatalogError, match=next(iter(overrides))):
+        load_recipe("two_tower", overrides)
+    load_recipe("dlrm", overrides)
+    if "tables" not in overrides:
+        load_recipe("two_tower", overrides | {"model": {"loss": "pointwise"}})
 
 
 def test_a_wrong_file_is_refused_with_its_name_and_key_path(tmp_path: Path) -> None:
@@ -114,7 +126,8 @@ def test_schedule_rises_stays_and_falls() -> None:
     assert factors[500:] == sorted(factors[500:], reverse=True)
     assert factors[-1] == pytest.approx(0.2)
     assert all(0 < factor <= 1 for factor in factors)
-    assert Schedule().factor(0, 1) == 1.0
+    assert Schedule().factor(0, 1) == Schedule().factor(7, 5) == 1.0
+    assert schedule.factor(5000, 1000) == schedule.factor(999, 1000), "past the end as at the end"
 
 
 def test_a_recipe_that_extends_another_says_its_model_whole(tmp_path: Path) -> None:

@@ -135,5 +135,19 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         (folder / MODEL).write_text(json.dumps(described | changed))
         with pytest.raises(DamagedExport, match="99, this code reads 1" if "format" in changed else "make no model"):
             load_exported(folder)
+    huge = described["recipe"] | {"model": described["recipe"]["model"] | {"top": [10**7, 10**6]}}
+    for text in (b"\xff\xfe{}", b"[]", b"", json.dumps(described | {"recipe": huge}).encode()):
+        (folder / MODEL).write_bytes(text)
+        with pytest.raises(DamagedExport, match=f"{folder}: .* make no model here"):
+            load_exported(folder)
     (folder / MODEL).write_text(json.dumps(described))
     load_exported(folder)
+
+
+def test_how_ids_find_their_rows_is_that_of_the_recipe(tmp_path: Path) -> None:
+    model, folder = saved(tmp_path / "one")
+    described, batch = json.loads((folder / MODEL).read_text()), strange()
+    for table in described["tables"].values():
+        table["kind"] = "static"
+    (folder / MODEL).write_text(json.dumps(described))
+    assert torch.equal(load_exported(folder)(batch.dense, batch.sparse), model(batch.dense, batch.sparse))

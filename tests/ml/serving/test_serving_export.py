@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,15 @@ import torch
 
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.reader import BlockReader
+from ml.evaluation.metrics import ClickSums
 from ml.lake import Lake, MissingPartition
 from ml.recipes.export import ExportRecipe
 from ml.recipes.recipe import load_recipe
 from ml.serving import export
-from ml.serving.artifact import digest
+from ml.serving.artifact import DamagedExport, digest
 from ml.serving.export import ExportedDay, ExportRefused, export_day, load_day, rows_to_score
 from ml.training.daily import train_day
-from ml.training.predict import load_model
+from ml.training.predict import load_model, predict
 from tests.ml.training.made_days import made_spec, small_recipe, write_days
 
 STAGE, ALL, ROWS = "exported_models/dlrm", ("train", "validation", "test"), 600
@@ -123,6 +124,30 @@ def test_days_without_rows_and_days_that_were_not_trained_are_refused(lake: Lake
     train_day(made_spec(), day, none, recipe=small_recipe(**COARSE), progress=False)
     with pytest.raises(ExportRefused, match="have no rows to tell what it would lose"):
         exported(none, day)
+
+
+def test_foreign_and_damaged_exports_are_refused(lake: Lake, days: list[str]) -> None:
+    weights = exported(lake, days[1]).folder / "weights.safetensors"
+    dense = [{"name": "d0", "log1p": True}, {"name": "d1"}]
+    other = DatasetSpec.model_validate(made_spec().model_dump(mode="json") | {"dense": dense})
+    with pytest.raises(DamagedExport, match=f"made has {other.fingerprint} now; go back to what it was, or train and export"):
+        load_day(lake, other, days[1])
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100] + bytes([whole[-100] ^ 0x40]) + whole[-99:])
+    with pytest.raises(DamagedExport, match="not the files that its manifest describes; export its day again"):
+        load_day(lake, made_spec(), days[1])
+
+
+def test_sampled_rows_are_scored_as_they_were_learned(lake: Lake, days: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a recipe with `correct_sampling`: the guard sees logits less the log of `sample_rate`."""
+    train_day(made_spec(), days[0], lake, recipe=small_recipe(**COARSE, correct_sampling=True), progress=False)
+    _, batch = rows_to_score(lake, made_spec(), days[0])
+    assert batch is not None
+    sampled = replace(batch, sample_rate=torch.full((len(batch),), 0.1))
+    monkeypatch.setattr(export, "rows_to_score", lambda *_: ([days[0]], sampled))
+    model = load_model(lake, made_spec(), days[0])
+    wanted = ClickSums.of(batch.labels.numpy(), predict(model, [sampled], corrected=True)).log_loss
+    assert exported(lake, days[0]).quantised.before.log_loss == pytest.approx(wanted, rel=1e-5)
 
 
 def test_a_recipe_says_how_and_its_fingerprint_does_not_change() -> None:

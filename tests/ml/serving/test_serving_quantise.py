@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+import ml.serving.quantise
 from ml.datasets.batch import Batch
 from ml.embeddings.quantised import quantisable, quantise_bags, quantise_tables
 from ml.features.schema import FeatureSchema
@@ -79,6 +81,20 @@ def test_nothing_is_lost_where_nothing_changes(wide_deep: nn.Module, batch: Batc
 def test_a_table_that_is_not_there_is_refused(wide_deep: nn.Module, batch: Batch) -> None:
     with pytest.raises(ValueError, match=r"export\.tables: \['z'\] not among the tables \['a', 'b', 'm', 'wide\.a'"):
         quantise(copy.deepcopy(wide_deep), ExportRecipe(tables={"z": "int4"}), batch)
+
+
+def test_tables_are_measured_on_rows_of_both_kinds_wherever_they_lie(
+    wide_deep: nn.Module, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ml.serving.quantise, "TABLE_ROWS", 64)
+    clicked = batch.labels > 0.5
+    late = replace(batch, labels=(clicked & (clicked.cumsum(0) > 100)).float())
+    few = (late.labels > 0.5) & (late.labels.cumsum(0) <= 32) | (late.labels < 0.5) & ((1 - late.labels).cumsum(0) <= 32)
+    made = {path: quantise_bags(bags, "int4")[0] for path, bags in quantisable(wide_deep).items()}
+    wanted = losses_by_table(wide_deep, made, late.rows(few))
+    found = quantise(copy.deepcopy(wide_deep), ExportRecipe(rows="int4"), late)
+    assert accuracy_of(wide_deep, late.rows(few)).auc is not None and any(wanted.values())
+    assert {name: table.auc_loss for name, table in found.tables.items()} == wanted
 
 
 def test_where_auc_is_undefined_log_loss_counts(wide_deep: nn.Module, batch: Batch) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -155,6 +156,41 @@ def test_a_checkpoint_of_the_same_is_used(lake: Lake, monkeypatch: pytest.Monkey
     trained(lake, days[0])
     stop_in_the_sixth_step(lake, days[1], monkeypatch)
     assert trained(lake, days[1]).resumed_at == 5 * 32
+
+
+@pytest.mark.parametrize("damage", ["state.json", "dense", "manifest.json", "half the tables"])
+def test_a_damaged_checkpoint_makes_way_for_the_one_before(lake: Lake, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (day,) = write_days(lake, made_spec(), days=1, rows=320)
+    stop_in_the_sixth_step(lake, day, monkeypatch)
+    folders = {
+        lake.manifest("checkpoints/dlrm", "made", name)["reader"]["batches"]: lake.partition("checkpoints/dlrm", "made", name)
+        for name in lake.days("checkpoints/dlrm", "made")
+    }
+    assert sorted(folders) == [4, 5], "two are kept"
+    newest = Path(str(folders[5]))
+    if damage == "half the tables":
+        tables = newest / "tables-00000-of-00001.safetensors"
+        tables.write_bytes(tables.read_bytes()[: tables.stat().st_size // 2])
+    elif damage == "dense":
+        shutil.rmtree(newest / damage)
+    else:
+        (newest / damage).write_bytes(b"")
+    resumed = trained(lake, day)
+    assert resumed.resumed_at == 4 * 32
+    assert resumed.digest == undisturbed(lake, days=1, rows=320)[0].digest
+    assert not lake.days("checkpoints/dlrm", "made")
+
+
+def test_what_is_too_old_of_any_day_goes(lake: Lake) -> None:
+    days = write_days(lake, made_spec(), days=2, rows=320)
+    state, reader, old = partly(lake, days[0], steps=2)
+    old.save(state, reader)
+    old.wait()
+    state, reader, new = partly(lake, days[1], steps=2)
+    new.kept = CheckpointRecipe(hours=1e-9)
+    new.save(state, reader)
+    new.wait()
+    assert lake.days("checkpoints/dlrm", "made") == []
 
 
 class _Stop(logging.Handler):

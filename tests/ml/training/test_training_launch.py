@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,31 +14,34 @@ from pyspark import cloudpickle
 from pyspark.sql import SparkSession
 from safetensors.torch import load_file
 
+from assets.days import is_transient
 from ml.lake import Lake
 from ml.training.daily import TrainedDay, train_day
 from ml.training.launch import RankFailed, launch, process_group
 from ml.training.ranks import Ranks
 from ml.training.snapshot import WEIGHTS
 
-ROWS = 320
+ROWS = 640
 STATIC = {"features": {"b": {"kind": "static", "rows": 64}, "tags": {"kind": "hashed", "rows": 16}}}
 
 
-def on_rank(root: str, day: str, fail_at: int | None = None) -> TrainedDay:
+def on_rank(root: str, day: str, fail_at: int | None = None, killed: bool = False) -> TrainedDay:
     with process_group() as ranks:
         recipe = small_recipe(tables=STATIC, checkpoints={"minutes": 1e-5})
         if fail_at is not None:
-            fail_in_step(fail_at, ranks.rank)
+            fail_in_step(fail_at, ranks.rank, killed)
         return train_day(made_spec(), day, Lake.at(root), recipe=recipe, progress=False, ranks=ranks)
 
 
-def fail_in_step(step: int, rank: int) -> None:
+def fail_in_step(step: int, rank: int, killed: bool) -> None:
     import ml.training.loop as loop
 
     losses_of, calls = loop.losses_of, iter(range(10_000))
 
     def failing(*args):  # type: ignore[no-untyped-def]
         if next(calls) == step and rank == 1:
+            if killed:
+                os.kill(os.getpid(), signal.SIGKILL)
             raise ZeroDivisionError("the second process fails")
         return losses_of(*args)
 
@@ -84,6 +89,23 @@ def test_a_failing_rank_ends_the_job_with_its_own_traceback_and_two_or_one_go_on
     resumed = train_day(made_spec(), day, lake, recipe=recipe, progress=False)
     assert resumed.resumed_at == 8 * 32
     same(resumed, whole)
+
+
+def test_a_killed_rank_is_named_with_its_signal_and_a_day_goes_on_by_two(lake: Lake, tmp_path: Path) -> None:
+    whole = alone(tmp_path / "alone", days=1)[0]
+    (day,) = write_days(lake, made_spec(), days=1, rows=ROWS)
+    with pytest.raises(RankFailed, match="rank 1 ended without a word: SIGKILL"):
+        launch(on_rank, str(lake.root), day, 18, True, processes=2, scratch=lake.root)
+    resumed = launch(on_rank, str(lake.root), day, processes=2, scratch=lake.root)
+    assert resumed.resumed_at in (8 * 32, 16 * 32), "the second may not have been written yet"
+    same(resumed, whole)
+    assert [path.name for path in Path(str(lake.root)).glob(".launched*")] == []
+
+
+def test_an_error_of_another_process_is_as_passing_as_it_was_there() -> None:
+    assert is_transient(RankFailed("", ["BusyPartition", "TimeoutError", "OSError", "Exception"]))
+    assert not is_transient(RankFailed("", ["FileNotFoundError", "OSError", "Exception"]))
+    assert not is_transient(RankFailed("", ["ZeroDivisionError", "Exception"]))
 
 
 def test_batches_that_can_not_be_shared_evenly_are_refused(lake: Lake) -> None:

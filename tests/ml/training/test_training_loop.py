@@ -144,7 +144,11 @@ def test_sampled_rows_teach_the_odds_of_the_log() -> None:
         state = new_state(recipe, schema)
         state.begin_pass()
         train(state, [whole] * 300, total_steps=300)
-        clicked = predict(state.model, [whole])
+        clicked, known = predict(state.model, [whole]), whole.labels.numpy()
+        as_learned = summary(known, predict(state.model, [whole], corrected))
+        assert as_learned["calibration"] == pytest.approx(1, abs=0.05)
+        rule = EarlyStop(metric="log_loss", target=(as_learned["log_loss"] or 0) + 0.01, every=0.5)
+        assert stop_of(rule, lambda: [whole], 600)(state), "which is how the target is looked at"
         seen[corrected] = [float(clicked[whole.dense[:, 0].numpy() == kind].mean()) for kind in (0, 1)]
     assert seen[True] == pytest.approx([0.01, 0.01], rel=0.1)
     assert seen[False][0] > 0.2 and 0.05 < seen[False][1] < 0.15, "else it learns the odds of what was kept"
