@@ -2,30 +2,30 @@
 
 Yi et al. (2019, "Sampling-bias-corrected neural modeling for large corpus item recommendations", algorithm 2) keep the mean gap
 between two batches that hold an item. On a news site what is new is what is read, and a mean of gaps learns of it too late:
-here it is the occurrences that fade, divided by how much of a lifetime an item has had.
+here it is the occurrences that fade. An item that has only just come up counts as rare, as most of those are that do.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import nn
 
 from ml.embeddings.remap import mix
 
-_HASHES = 2  # collisions add up, and make old: the lesser mass and the lesser age of two are right unless both collide
-_GONE = 1e-2  # of an occurrence: what has faded to that begins anew
+_HASHES = 2  # collisions add up, so the smaller of two is right unless both collide
 _ODD = 0x9E3779B97F4A7C15 - (1 << 64)
 
 
 class BatchFrequency(nn.Module):
     """slots: of each hash; about ten times the items that are alive make collisions rare. memory: batches after which an
-    occurrence counts e times less. What comes back after it has faded away counts as new.
+    occurrence counts e times less.
 
     Its tables are buffers, and part of a snapshot.
     """
 
     mass: torch.Tensor
-    first: torch.Tensor
     last: torch.Tensor
     batches: torch.Tensor
 
@@ -33,7 +33,6 @@ class BatchFrequency(nn.Module):
         super().__init__()
         self.memory = memory
         self.register_buffer("mass", torch.zeros(_HASHES, slots))
-        self.register_buffer("first", torch.zeros(_HASHES, slots, dtype=torch.int64))
         self.register_buffer("last", torch.zeros(_HASHES, slots, dtype=torch.int64))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
@@ -41,18 +40,14 @@ class BatchFrequency(nn.Module):
         """Take note of a batch's ids, int64 [B]."""
         distinct, count = ids.unique(return_counts=True)
         for number, slot in enumerate(self._slots(distinct)):
-            faded = self._faded(number, slot)
             fresh = torch.zeros_like(self.mass[number]).index_add_(0, slot, count.float())[slot]
-            self.first[number, slot] = torch.where(faded < _GONE, self.batches, self.first[number, slot])
-            self.mass[number, slot], self.last[number, slot] = faded + fresh, self.batches
+            self.mass[number, slot], self.last[number, slot] = self._faded(number, slot) + fresh, self.batches
         self.batches += 1
 
     def expected(self, ids: torch.Tensor) -> torch.Tensor:
         """Occurrences of each id, int64 [N], in a batch as they have been of late, float32 [N]; 0 of one that never came up."""
-        slots = list(enumerate(self._slots(ids)))
-        mass = torch.stack([self._faded(number, slot) for number, slot in slots]).amin(0)
-        age = torch.stack([self.batches - self.first[number, slot] for number, slot in slots]).amin(0)
-        return mass / lifetime(age.clamp(min=1), self.memory)
+        masses = [self._faded(number, slot) for number, slot in enumerate(self._slots(ids))]
+        return torch.stack(masses).amin(0) / self._of_one()
 
     def _slots(self, ids: torch.Tensor) -> list[torch.Tensor]:
         return [mix(ids + number * _ODD).remainder(self.mass.shape[1]) for number in range(_HASHES)]
@@ -61,8 +56,7 @@ class BatchFrequency(nn.Module):
         """Masses as of the next batch."""
         return self.mass[number, slot] * torch.exp((self.last[number, slot] - self.batches) / self.memory)
 
-
-def lifetime(age: torch.Tensor, memory: float) -> torch.Tensor:
-    """What the occurrences of one a batch would have come to after `age` batches, at least 1: the sum of a geometric series."""
-    fade = torch.exp(torch.tensor(-1 / memory))
-    return (1 - fade ** age.float()) / (1 - fade)
+    def _of_one(self) -> float:
+        """The mass of what came up once in every batch so far: the sum of a geometric series, of 1 at least."""
+        fade = math.exp(-1 / self.memory)
+        return max(1.0, fade * (1 - fade ** int(self.batches)) / (1 - fade))
