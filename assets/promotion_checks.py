@@ -44,7 +44,7 @@ def build_promotion_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
             metadata={
                 **(_told(until[-1]) if until else {"champion": "none: no models were compared up to this day"}),
                 "changed": any(standing.replaced for standing in told),
-                **(_aliases(spec, found[-1], Path(mlflow.home)) if found else {}),
+                **(_aliases(context, spec, found[-1], Path(mlflow.home)) if found else {}),
                 "failing_days": dg.MetadataValue.json(failing),
             },
         )
@@ -60,16 +60,28 @@ def _told(standing: "Standing") -> dict[str, Any]:
     return {"day": standing.day, "champion": standing.champion, "challenger": challenger, **replaced, **aucs}
 
 
-def _aliases(spec: DatasetSpec, newest: "Standing", home: Path) -> dict[str, str]:
-    """Let the registry's aliases follow the newest report, whichever day is checked: they never move back."""
+def _aliases(context: dg.AssetCheckExecutionContext, spec: DatasetSpec, newest: "Standing", home: Path) -> dict[str, str]:
+    """Let the registry's aliases follow the newest report, whichever day is checked: they never move back, and all or none."""
+    from mlflow.exceptions import MlflowException
+
     from ml.training.registry import CHALLENGER, CHAMPION, point
     from ml.training.tracking import Tracker
 
     models = {CHAMPION: newest.champion, CHALLENGER: newest.challenger}
-    wanted = {alias: (model, newest.trained_until[model]) if model else None for alias, model in models.items()}
-    told = {}
-    for alias, version in point(Tracker(home).client(), spec.name, wanted).items():
-        which = " trained until ".join(wanted[alias] or ())
-        found = f"version {version.version}: " if version else "not moved: MLflow's registry has no version of "
-        told[f"{alias}_alias"] = f"{found}{which}" if which else "none"
-    return told
+    until = newest.trained_until
+    wanted = {alias: (model, until.get(model, "an unknown day")) if model else None for alias, model in models.items()}
+    try:
+        found = point(Tracker(home).client(), spec.name, wanted)
+    except MlflowException as error:  # the verdict needs reports alone
+        context.log.warning("aliases of %s were not moved: %s", spec.name, error)
+        return {"aliases": f"not moved: {error}"}
+    which = {alias: " trained until ".join(of) for alias, of in wanted.items() if of}
+    missing = [which[alias] for alias in which if not found[alias]]
+    if missing:
+        reason = f"not moved: MLflow's registry has no version of {' and of '.join(missing)}"
+        context.log.warning("aliases of %s were %s", spec.name, reason)
+        return {f"{alias}_alias": reason for alias in wanted}
+    return {
+        f"{alias}_alias": f"version {version.version}: {which[alias]}" if version else "none"
+        for alias, version in found.items()
+    }

@@ -69,3 +69,8 @@ class MlflowResource(dg.ConfigurableResource):
     """Where runs and models are logged: `MLFLOW_TRACKING_URI`, or a SQLite store and local artifacts below `home`."""
 
     home: str = Field(description="A local folder.")
+    example_rows: int = Field(
+        default=5,
+        ge=0,
+        description="Raw rows of the day's log that are logged with a model, as an example of its input; 0 for none.",
+    )

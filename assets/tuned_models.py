@@ -37,7 +37,8 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
         processes, session, launcher = training.processes, training.session(), training.launcher
 
         def work(day: str) -> dict[str, Any]:
-            tracker = Tracker(Path(mlflow.home), tags={"dagster/run_id": context.run_id})
+            tags = {"dagster/run_id": context.run_id}
+            tracker = Tracker(Path(mlflow.home), tags, example_rows=mlflow.example_rows)
             done = train_day_on(processes, spec, day, lake.open(), model, spark=session, launcher=launcher, tracker=tracker)
             return {
                 **done.metrics,

@@ -12,6 +12,7 @@
 | EVERGREEN_CACHE_LIMIT    | none                           | how much of it at most, as in `100gb`      |
 | EVERGREEN_CATALOG        | the repository's catalog/      | the datasets, one YAML each                |
 | MLFLOW_TRACKING_URI      | SQLite in $EVERGREEN_HOME      | an MLflow server                           |
+| EVERGREEN_EXAMPLE_ROWS   | 5                              | raw rows that go to MLflow with a model    |
 """
 
 import os
@@ -64,8 +65,16 @@ def resources() -> dict[str, object]:
         "landing": LandingResource(root=landing_root()),
         "spark": spark,
         "training": _training(spark),
-        "mlflow": MlflowResource(home=str(home())),
+        "mlflow": _mlflow(),
     }
+
+
+def _mlflow() -> MlflowResource:
+    """Raises `ValueError`, naming the variable, for what it can not be."""
+    rows = os.environ.get("EVERGREEN_EXAMPLE_ROWS") or "5"
+    if not rows.isdecimal():
+        raise ValueError(f"EVERGREEN_EXAMPLE_ROWS: expected a whole number from 0 on, found {rows!r}")
+    return MlflowResource(home=str(home()), example_rows=int(rows))
 
 
 def _training(spark: SparkResource) -> TrainingResource:

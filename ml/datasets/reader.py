@@ -145,13 +145,17 @@ class BlockReader:
     def _epoch(self, epoch: int, first: int) -> Iterator[Rows]:
         """This rank's part of each global batch of an epoch, from the `first` on."""
         lanes: dict[int, _Lane] = {}
-        for number in range(first, self._epoch_batches):
-            parts: list[Rows] = []
-            for lane, begin, end in self._lanes.share(number, self.rank, self.world_size):
-                if lane not in lanes:
-                    lanes[lane] = _Lane(self._pools(epoch, lane), partial(self._open, epoch, lane))
-                parts += lanes[lane].take(begin, end)
-            yield parts[0] if len(parts) == 1 else Rows.concatenate(parts)
+        try:
+            for number in range(first, self._epoch_batches):
+                parts: list[Rows] = []
+                for lane, begin, end in self._lanes.share(number, self.rank, self.world_size):
+                    if lane not in lanes:
+                        lanes[lane] = _Lane(self._pools(epoch, lane), partial(self._open, epoch, lane))
+                    parts += lanes[lane].take(begin, end)
+                yield parts[0] if len(parts) == 1 else Rows.concatenate(parts)
+        finally:
+            if self._cache:
+                self._cache.forget()
 
     def _pools(self, epoch: int, lane: int) -> list[Pool]:
         begin, end = self._lanes.end(lane - 1), self._lanes.end(lane)
@@ -164,7 +168,7 @@ class BlockReader:
         """Of the first of some pools, all rows of its shards, and which are its own, in their order. The others are next."""
         pool = pools[0]
         if self._cache:
-            self._cache.prefetch(shard for pool in pools for shard in pool.shards)
+            self._cache.prefetch((shard for pool in pools[1:] for shard in pool.shards), beside=pool.shards)
         read = self._cache.read if self._cache else read_blocks
         rows = Rows.from_bytes(pool_bytes(pool.shards, scratch, read), self.schema)
         if self.order == "time":

@@ -3,14 +3,22 @@
 StreamingDataset keeps the files; whose rows they are, and in which order, is `ml.datasets.reader`'s to say. Its own
 partition (0.13, `partition/orig.py`) repeats samples where the ranks do not divide them, other ones for another number of
 ranks, so no epoch would be exact, and none resumed on other ranks; and it knows of samples, which are blocks, not of rows.
+
+Beside the cache it leaves small lock files in the temporary folder, and where all ranks are killed at once its shared memory,
+until the machine starts anew. What it has to clean that up asks only whether somebody else has the memory open, and takes
+that of a job that just begins; so nobody calls it here.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import shutil
-from collections.abc import Iterable, Sequence
+import weakref
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -26,11 +34,15 @@ from ml.datasets.shards import Columns, CorruptShard, Shard, digest, read_blocks
 
 # isort: split
 from streaming import Stream, StreamingDataset
+from streaming.base.constant import CACHE_FILELOCK
 from streaming.base.dataset import _ShardState
-from streaming.base.util import retry
+from streaming.base.util import bytes_to_int, retry
 from streaming.base.world import World
 
 _ATTEMPTS = 4  # of reading a shard that other ranks evict, or a crash has left in part
+_OWN = "evergreen-shards"  # below the user's folder, in which nothing else is touched
+_MARK = "made-by-evergreen"  # in each place of ours; what does not carry it is not removed
+_THREADS = 2  # that fetch ahead
 
 
 class BusyCache(TimeoutError):
@@ -38,25 +50,28 @@ class BusyCache(TimeoutError):
 
 
 class ShardCache:
-    """Shards of a lake at any fsspec URL, as files in `folder` of this node; raw, so that each is unpacked once.
+    """Shards of a lake at any fsspec URL, as files in `<folder>/evergreen-shards` of this node; raw, so that each is unpacked
+    once.
 
-    limit: bytes the shards may take ("100gb"), at least four times the largest; the one that was not read for longest goes
-    first. What the folder holds of other days, and no reader has open, is removed.
+    limit: bytes it may take ("100gb"), at least the indexes' and four times the largest shard's, packed and unpacked; the
+    shard that was not read for longest goes first. What readers left there of other days, and none has open, is removed.
 
     All ranks make one at the same time, with torchrun's variables (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `LOCAL_WORLD_SIZE`)
     in the environment: those of a node share its files through StreamingDataset. Files that a killed run left are used
     again; each is checked against the hash in the lake's index whenever it is read.
 
-    Raises `BusyCache`, and `ValueError` where the limit is too low.
+    Raises `BusyCache`, and `ValueError` where the limit is too low, or lake and folder lie in one another.
     """
 
     def __init__(self, shards: Sequence[Shard], folder: str | os.PathLike[str], limit: str | None = None) -> None:
-        root = Path(folder).absolute()
         splits: dict[UPath, list[Shard]] = {}
         for shard in shards:
             splits.setdefault(shard.path.parents[1], []).append(shard)
+        root = _own(Path(folder), splits)
+        room = _room(limit, splits)
         places = {source: _place(root, source, held) for source, held in splits.items()}
-        if World.detect().is_local_leader:
+        world = World.detect()
+        if world.is_local_leader:
             self._locks = [_locked(place) for place in places.values()]
             _forget_others(root)
             for source, held in splits.items():
@@ -64,9 +79,17 @@ class ShardCache:
         self._dataset = StreamingDataset(
             streams=[_LakeStream(source, place) for source, place in places.items()], cache_limit=limit, validate_hash=HASH
         )
+        # It looks for its lock under one name and keeps it under another, and so makes another lock at every turn, whichever
+        # thread holds the last.
+        self._dataset._cache_filelock = FileLock(self._dataset._cache_filelock_path)
+        setattr(self._dataset, CACHE_FILELOCK, self._dataset._cache_filelock)
         self._numbers = {shard.path: number for number, shard in enumerate(chain.from_iterable(splits.values()))}
         self._copies = {shard.path: _copy(shard, places[source]) for source, held in splits.items() for shard in held}
-        self._ahead = ThreadPoolExecutor(2, thread_name_prefix="shards")
+        self._room = room / world.ranks_per_node
+        self._ahead: dict[UPath, Shard] = {}  # asked for, and not opened yet; of these
+        self._wanted: deque[Shard] = deque()  # are not yet on their way
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="shards")
+        weakref.finalize(self, self._threads.shutdown, wait=False, cancel_futures=True)
 
     def read(self, shard: Shard) -> Columns:
         """What `read_blocks` gives, of the shard's copy here. Raises `CorruptShard`, and what the lake's file system does."""
@@ -86,20 +109,48 @@ class ShardCache:
                 self._dataset.evict_shard(self._numbers[shard.path])
         raise faults[-1]
 
-    def prefetch(self, shards: Iterable[Shard]) -> None:
-        """Begin to fetch shards that are read next. What fails here fails again, and is told, when they are read."""
+    def prefetch(self, shards: Iterable[Shard], beside: Iterable[Shard]) -> None:
+        """Begin to fetch shards that are read next, as many as the limit holds beside those that are read now, and those asked
+        for earlier. What fails here fails again, and is told, when they are read."""
+        now = {shard.path: shard for shard in beside}
+        self._ahead = {path: shard for path, shard in self._ahead.items() if path not in now}
+        self._wanted = deque(shard for shard in self._wanted.copy() if shard.path not in now)
+        room = self._room - sum(map(_most_bytes, [*now.values(), *self._ahead.values()]))
         for shard in shards:
-            self._ahead.submit(self._fetch, shard, blocking=False)
+            if shard.path in now or shard.path in self._ahead:
+                continue
+            room -= _most_bytes(shard)
+            if room < 0:
+                break
+            self._ahead[shard.path] = shard
+            self._wanted.append(shard)
+        for _ in range(min(_THREADS, len(self._wanted))):
+            self._threads.submit(self._fetch_wanted)
+
+    def forget(self) -> None:
+        """Fetch nothing ahead that was asked for and is not on its way."""
+        self._ahead.clear()
+        self._wanted.clear()
+
+    def _fetch_wanted(self) -> None:
+        """One of them, then the next: queued all at once, they would all be fetched before the interpreter ends."""
+        try:
+            self._fetch(self._wanted.popleft(), blocking=False)
+        finally:
+            if self._wanted:
+                self._threads.submit(self._fetch_wanted)
 
     def _fetch(self, shard: Shard, blocking: bool) -> None:
-        number = self._numbers[shard.path]
+        number, lock = self._numbers[shard.path], self._dataset._cache_filelock
         try:
             self._dataset.prepare_shard(number, blocking)
         except Exception as error:
+            if lock.is_locked:  # by this thread
+                lock.release(force=True)
             # StreamingDataset would go on saying that the shard is on its way, and whoever wants it would wait for ever.
             self._dataset.shards[number].evict()
             self._dataset._shard_states[number] = _ShardState.REMOTE
-            if isinstance(error, ValueError):  # of all it raises, only its comparison of hashes is one
+            if isinstance(error, ValueError) and "Checksum" in str(error):
                 way_out = f"rerun {STAGE} of {shard.window[0]}"
                 raise CorruptShard(f"{shard.path}: its bytes are not those that were written; {way_out}") from error
             raise
@@ -124,6 +175,39 @@ class _LakeStream(Stream):
         return str(target)
 
 
+def _own(folder: Path, splits: Iterable[UPath]) -> Path:
+    """Where in the user's folder shards lie."""
+    own = folder.resolve() / _OWN
+    for root in {Path(split.path).resolve().parents[3] for split in splits if split.protocol in ("", "file")}:
+        if own.is_relative_to(root) or root.is_relative_to(folder.resolve()):
+            raise ValueError(f"cache (EVERGREEN_CACHE): {folder} and the lake {root} lie in one another; name a folder apart")
+    return own
+
+
+def _room(limit: str | None, splits: Mapping[UPath, Sequence[Shard]]) -> float:
+    """Bytes for shards. StreamingDataset asks for less, and then finds no room for a shard when the indexes are in the way."""
+    if limit is None:
+        return math.inf
+    indexes = sum(len(_index(held)) for held in splits.values())
+    largest = max(_most_bytes(shard) for held in splits.values() for shard in held)
+    try:
+        given = bytes_to_int(limit)
+    except ValueError as error:
+        raise ValueError(f"cache_limit (EVERGREEN_CACHE_LIMIT): {error}") from error
+    if given < indexes + 4 * largest:
+        raise ValueError(
+            f"cache_limit (EVERGREEN_CACHE_LIMIT): {limit} is too low for this data; expected {indexes + 4 * largest} bytes "
+            f"at least, for indexes of {indexes} and four times the largest shard"
+        )
+    return given - indexes
+
+
+def _most_bytes(shard: Shard) -> int:
+    """What a shard takes as it is unpacked."""
+    zipped = shard.entry["zip_data"]
+    return shard.entry["raw_data"]["bytes"] + (zipped["bytes"] if zipped else 0)
+
+
 def _place(folder: Path, source: UPath, shards: list[Shard]) -> Path:
     """Where a split of a day lies in the cache; elsewhere when the day is written again."""
     dataset, day, split = source.parts[-3:]
@@ -135,11 +219,16 @@ def _copy(shard: Shard, place: Path) -> Shard:
     return replace(shard, path=UPath(place) / shard.entry["raw_data"]["basename"], entry=raw)
 
 
-def _write_index(place: Path, shards: list[Shard]) -> None:
+def _index(shards: Iterable[Shard]) -> bytes:
     """What StreamingDataset reads first: the lake's index, less the shards without a sample."""
+    return json.dumps({"version": 2, "shards": [shard.entry for shard in shards]}).encode()
+
+
+def _write_index(place: Path, shards: list[Shard]) -> None:
     aside = place / "index.json.tmp"
     place.mkdir(parents=True, exist_ok=True)
-    aside.write_text(json.dumps({"version": 2, "shards": [shard.entry for shard in shards]}))
+    (place / _MARK).touch()
+    aside.write_bytes(_index(shards))
     aside.rename(place / "index.json")
 
 
@@ -158,7 +247,8 @@ def _locked(place: Path) -> FileLock:
 
 
 def _forget_others(folder: Path) -> None:
-    """Remove what nobody has open."""
-    for index in folder.glob("*/*/*/index.json"):
-        with suppress(Timeout), FileLock(f"{index.parent}.lock", timeout=0):
-            shutil.rmtree(index.parent)
+    """Remove what earlier readers made and nobody has open."""
+    for place in [mark.parent for mark in folder.glob(f"*/*/*/{_MARK}")]:
+        if re.search(r"-[0-9a-f]{16}$", place.name):
+            with suppress(Timeout), FileLock(f"{place}.lock", timeout=0):
+                shutil.rmtree(place)

@@ -16,7 +16,8 @@ other modules. `figures.json` holds, for machines, every number that the report 
     slices              name, title, values: value, the metrics' keys, logistic_regression_auc
     calibration_bins    of the model: rows, predicted, observed, error (standard error of observed); none where it only ranks
     auc_by_day          day, model, logistic_regression, oracle, models: of the earlier reports, and of this one last
-    standing            champion, challenger: of the models, by the same reports
+    standing            champion, challenger: of the models, by the same reports as they were then; where one of them was made
+                        again since, the check `promotion`, which reads them anew, may know better
 
 Every key is always there; what is undefined is null: a metric of one class, a baseline without earlier days, the model
 (`facts` too) of a first day, which has no `models`; of a model that only ranks, all metrics but AUC. Nothing of it

@@ -19,7 +19,8 @@ Scores = dict[str, tuple[float, float]]  # of each model AUC, and log loss with 
 class Standing:
     """After a day whose report compares models. replaced: the champion before, where the day brought another.
 
-    scores: of the models that compete, on the day. trained_until: of each of them, the day whose snapshot was scored.
+    scores: of the models that compete, on the day. trained_until: of those whose report says so, the day whose snapshot was
+    scored.
     """
 
     day: str
@@ -43,23 +44,25 @@ def standings(reports: Iterable[Mapping[str, Any]], days: int = DAYS) -> list[St
     """After each of the days in turn. reports: what their `figures.json` hold, in the order of days.
 
     The first champion is the first model that the dataset names. A model that beat the champion on each of the last `days`
-    days, by AUC and where that ties by log loss, takes its place; of several such, the best on the last. A champion that is
-    not scored any more leaves its place to the first that is. Models that only rank do not compete, and days on which
-    nothing can be compared (a first day, a day of one class) do not count.
+    days, by AUC and where that ties by log loss, takes its place, by however little; of several such, the best on the last.
+    One that is as good in both is not better. A champion that one report does not score leaves its place at once, to the first
+    that is, and has to win it back. Models that only rank do not compete. Days are those with a report that compares: others
+    (without a report, a first day, a day of one class) neither count nor interrupt.
     """
     found: list[Standing] = []
     for figures in reports:
         if scores := _scores(figures):
             held = found[-1].champion if found else None
             champion = _champion(held, [*(standing.scores for standing in found), scores][-days:], days)
-            until = {name: figures["models"][name]["facts"]["snapshot_day"] for name in scores}
+            facts = {name: figures["models"][name].get("facts") or {} for name in scores}
+            until = {name: of["snapshot_day"] for name, of in facts.items() if "snapshot_day" in of}
             found.append(Standing(figures["day"], champion, held if held != champion else None, scores, until))
     return found
 
 
 def _scores(figures: Mapping[str, Any]) -> Scores:
-    models = figures.get("models", {}).items()  # a report of an older layout has none
-    return {name: (of["auc"], -of["log_loss"]) for name, of in models if None not in (of["auc"], of["log_loss"])}
+    models = (figures.get("models") or {}).items()  # a report of an older layout has none
+    return {name: (of["auc"], -of["log_loss"]) for name, of in models if None not in (of.get("auc"), of.get("log_loss"))}
 
 
 def _champion(held: str | None, recent: Sequence[Scores], days: int) -> str:

@@ -70,7 +70,8 @@ AUTOINT = Published(
     auc=0.8437,
     log_loss=0.3846,
     source="AutoInt (Song et al., 2019, arXiv 1810.11921v2), table 5",
-    differs="mean of ten runs; also looks at when a movie was rated, which this copy of the data does not hold",
+    differs="mean of ten runs; also looks at when a movie was rated, which this copy of the data does not hold; "
+    "years of release before 1970 are decades there",
 )
 PROTOCOLS = {
     "ids and attributes": Protocol(leave_out=("zip",), published=RECBOLE),
@@ -141,23 +142,31 @@ def run_once(name: str, ratings: Ratings, seed: int, epochs: int, patience: int)
         batches = ratings.batches(rng.permutation(training), recipe.batch_size)
         report = train(state, batches, total_steps=math.ceil(len(training) / recipe.batch_size))
         speeds.append(report.samples_per_second)
-        scores.append(auc(ratings.label[validation], predict(state.model, looked_at)) or math.nan)
-        if scores[-1] > max(scores[:-1], default=0):
+        found = auc(ratings.label[validation], predict(state.model, looked_at))
+        if found is None:
+            raise ValueError(f"{name}, seed {seed}: the {len(validation)} ratings for validation are of one class")
+        scores.append(found)
+        if found > max(scores[:-1], default=-math.inf):
             best, predicted = len(scores), predict(state.model, scored)
-    found = figures_of(ratings.label[test], predicted)
+    figures = figures_of(ratings.label[test], predicted)
     return Run(
         name,
         seed,
         scores,
         best,
-        auc=float(found["auc"] or math.nan),
-        log_loss=float(found["log_loss"] or math.nan),
+        auc=_defined(figures["auc"]),
+        log_loss=_defined(figures["log_loss"]),
         samples_per_second=statistics.median(speeds),
     )
 
 
+def _defined(figure: float | None) -> float:
+    return math.nan if figure is None else float(figure)
+
+
 def summary(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """Of each protocol: means over the seeds, standard deviations as `<figure>_spread`, and what was published."""
+    """Of each protocol: means over the seeds, standard deviations as `<figure>_spread`, and what was published. The spread of a
+    few seeds tells how far apart they lie, and is no interval for the mean."""
     found: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(run.protocol for run in runs):
         own, published = [run for run in runs if run.protocol == name], PROTOCOLS[name].published

@@ -26,7 +26,7 @@ from ml.lake import Lake
 from ml.logs.read import STAGE as RAW_LOGS
 from ml.logs.read import raw_parts
 from ml.training.predict import stage_of
-from ml.training.scorer import ARTIFACT, MAX_FLOAT_INT, SPEC, VOCABULARIES, raw_columns
+from ml.training.scorer import ARTIFACT, FLOAT_LIMIT, SPEC, VOCABULARIES, raw_columns
 from ml.training.snapshot import copy_for_predictions
 
 FEATURES = "cleaned_features"
@@ -34,20 +34,31 @@ EXAMPLE_ROWS = 5
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu-cpu", "safetensors", "pyarrow", "pydantic", "numba")
 
 
-def log_model(client: MlflowClient, run_id: str, lake: Lake, spec: DatasetSpec, day: str, model: str) -> LoggedModel:
-    """Log the model of a trained day as an output of a run. Its `model_uri` is for `mlflow.pyfunc.load_model`."""
+def log_model(
+    client: MlflowClient,
+    run_id: str,
+    lake: Lake,
+    spec: DatasetSpec,
+    day: str,
+    model: str,
+    example_rows: int = EXAMPLE_ROWS,
+) -> LoggedModel:
+    """Log the model of a trained day as an output of a run. Its `model_uri` is for `mlflow.pyfunc.load_model`.
+
+    example_rows: of the day's raw log, which lie beside the model for all to see who see that; with 0 there is no example.
+    """
     experiment = client.get_run(run_id).info.experiment_id
     facts = {"dataset": spec.name, "model": model, "day": day}
     logged = client.create_logged_model(experiment, f"{model} {day}", run_id, {f"evergreen.{k}": v for k, v in facts.items()})
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*An input example was not provided")  # of a day without rows
+        warnings.filterwarnings("ignore", message=".*An input example was not provided")  # without rows, or none wanted
         mlflow.pyfunc.save_model(
             path=f"{scratch}/saved",
             mlflow_model=Model(logged.artifact_location, run_id, model_id=logged.model_id),
             python_model=str(Path(__file__).with_name("pyfunc_entry.py")),
             artifacts={ARTIFACT: str(_folder(Path(scratch) / ARTIFACT, lake, spec, day, model))},
             signature=signature_of(spec),
-            input_example=example_of(lake, spec, day),  # pyright: ignore[reportArgumentType]  # None is its default
+            input_example=example_of(lake, spec, day, example_rows),  # pyright: ignore[reportArgumentType]  # None is its default
             pip_requirements=list(_PACKAGES),
             metadata={**facts, "columns": {name: str(kind) for name, kind in raw_columns(spec).items()}},
         )
@@ -63,17 +74,17 @@ def signature_of(spec: DatasetSpec) -> ModelSignature:
     return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec(DataType.float)]))
 
 
-def example_of(lake: Lake, spec: DatasetSpec, day: str) -> pd.DataFrame | None:
-    """The first rows of the day's raw logs, as one would send them; None where the lake holds none.
+def example_of(lake: Lake, spec: DatasetSpec, day: str, count: int) -> pd.DataFrame | None:
+    """The first rows of the day's raw logs, as one would send them; None where the lake holds none, or none is asked for.
 
     Columns that are joined to the log, or counted beside it, are not in there, and missing in the example.
     """
-    parts = raw_parts(lake, spec.name, day) if lake.has(RAW_LOGS, spec.name, day) else []
+    parts = raw_parts(lake, spec.name, day) if count and lake.has(RAW_LOGS, spec.name, day) else []
     types = raw_columns(spec)
     for part in map(UPath, parts):
         with part.open("rb") as file, pq.ParquetFile(file) as parquet:
             held = [name for name in parquet.schema_arrow.names if name in types]
-            if rows := next(parquet.iter_batches(EXAMPLE_ROWS, columns=held), None):
+            if rows := next(parquet.iter_batches(count, columns=held), None):
                 columns = {n: rows[n].cast(kind) if n in held else pa.nulls(len(rows), kind) for n, kind in types.items()}
                 return pa.table({n: _sendable(column) for n, column in columns.items()}).to_pandas(integer_object_nulls=True)
     return None
@@ -83,7 +94,7 @@ def _sendable(column: pa.Array) -> pa.Array:
     """Text in place of ints that would not come through pandas as they are."""
     if not pa.types.is_integer(column.type) or not 0 < column.null_count < len(column):
         return column
-    return column.cast(pa.string()) if max(map(abs, column.drop_null().to_pylist())) > MAX_FLOAT_INT else column
+    return column.cast(pa.string()) if max(map(abs, column.drop_null().to_pylist())) >= FLOAT_LIMIT else column
 
 
 def _folder(folder: Path, lake: Lake, spec: DatasetSpec, day: str, model: str) -> Path:

@@ -6,7 +6,8 @@ count registrations and mean nothing more. Aliases are set here; who deserves on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import mlflow
 from mlflow.entities import LoggedModel
@@ -26,14 +27,25 @@ def register(client: MlflowClient, dataset: str, logged: LoggedModel, model: str
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     older = versions(client, dataset, model, day)
-    mlflow.set_tracking_uri(client.tracking_uri)  # where a SQL registry looks for the logged model, whatever the client's is
     tags = {MODEL: model, DAY: day, DIGEST: digest}
-    new = client.create_model_version(dataset, logged.model_uri, logged.source_run_id, tags, model_id=logged.model_id)
+    with _tracking_uri(client.tracking_uri):  # where a SQL registry looks for the logged model, whatever the client's is
+        new = client.create_model_version(dataset, logged.model_uri, logged.source_run_id, tags, model_id=logged.model_id)
     for version in older:
         for alias in version.aliases:
             client.set_registered_model_alias(dataset, alias, str(new.version))
         client.delete_model_version(dataset, str(version.version))
     return new
+
+
+@contextmanager
+def _tracking_uri(uri: str) -> Iterator[None]:
+    """MLflow's global one, and the environment variable it sets by it, for a while."""
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else ""
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def versions(client: MlflowClient, dataset: str, model: str, day: str) -> list[ModelVersion]:
@@ -47,15 +59,19 @@ def versions(client: MlflowClient, dataset: str, model: str, day: str) -> list[M
 def point(client: MlflowClient, dataset: str, aliases: Mapping[str, tuple[str, str] | None]) -> dict[str, ModelVersion | None]:
     """Let each alias point at the version of its (model, day), and where that is None at none. Gives the versions.
 
-    Where a day has no version the alias stays where it is: what it points at was scored too, if on an earlier day.
+    Where a day has no version all aliases stay where they are: what they point at was scored too, if on an earlier day, and
+    moved one by one, two of them could end up at one model.
     """
     if not client.search_registered_models(f"name = '{dataset}'"):
         return dict.fromkeys(aliases)
-    pointed: dict[str, ModelVersion | None] = {}
-    for alias, wanted in aliases.items():
-        pointed[alias] = next(iter(versions(client, dataset, *wanted)), None) if wanted else None
-        if version := pointed[alias]:
+    found = {
+        alias: next(iter(versions(client, dataset, *wanted)), None) if wanted else None for alias, wanted in aliases.items()
+    }
+    if any(wanted and not found[alias] for alias, wanted in aliases.items()):
+        return found
+    for alias, version in found.items():
+        if version:
             client.set_registered_model_alias(dataset, alias, str(version.version))
-        elif wanted is None:
+        else:
             client.delete_registered_model_alias(dataset, alias)
-    return pointed
+    return found

@@ -28,7 +28,7 @@ from ml.training.predict import predict
 from ml.training.snapshot import load_snapshot
 
 SPEC, VOCABULARIES, ARTIFACT = "spec.json", "vocabulary", "model"
-MAX_FLOAT_INT = 2**53  # below it every int is a float64 too; pandas makes floats of ints beside missing values
+FLOAT_LIMIT = 2**53  # below it every int is a float64 of its own; pandas makes floats of ints beside missing values
 
 
 def raw_columns(spec: DatasetSpec) -> dict[str, pa.DataType]:
@@ -83,16 +83,29 @@ class RawLogScorer(PythonModel):
 
 
 def _typed(frame: pd.DataFrame, name: str, kind: pa.DataType) -> pa.Array:
-    column = frame[name]
+    column: Any = frame[name]
     try:
         if pa.types.is_integer(kind) and pd.api.types.infer_dtype(column) == "string":
             return pa.Array.from_pandas(column, type=pa.string()).cast(kind)
         typed = pa.Array.from_pandas(column, type=kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise TypeError(f"column {name!r}: declared {kind}: {error}") from error
-    if pa.types.is_integer(kind) and column.dtype.kind == "f" and (column.abs() > MAX_FLOAT_INT).any():
+    listed = pa.types.is_list(kind)
+    if pa.types.is_integer(kind.value_type if listed else kind) and _blurred(column.explode() if listed else column):
         raise TypeError(
-            f"column {name!r}: declared {kind}: ints beyond {MAX_FLOAT_INT} came as floats, which can not tell one from the "
-            "next; beside missing values send them as text, or in pandas as Int64"
+            f"column {name!r}: declared {kind}: ints came as floats too large to tell one from the next (from {FLOAT_LIMIT} "
+            f"on, or {_exact(np.float32)} as float32); beside missing values send them as text, or in pandas as Int64"
         )
     return typed
+
+
+def _blurred(values: pd.Series) -> bool:
+    """Whether floats are among them that stand for several ints."""
+    if values.dtype.kind == "f":
+        return bool((values.abs() >= _exact(values.dtype.type)).any())
+    return values.dtype == object and any(isinstance(v, float | np.floating) and abs(v) >= _exact(type(v)) for v in values)
+
+
+def _exact(kind: type) -> int:
+    """Below it every int is a float of its own of that type."""
+    return 2 ** (np.finfo(kind).nmant + 1)

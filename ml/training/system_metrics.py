@@ -16,6 +16,7 @@ from mlflow.environment_variables import MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL
 
 _SECONDS = 1.0  # between two points,
 _SHARE = 0.01  # or this share of the time since the first, where that is longer
+_PATIENCE = 10.0  # seconds, for the last point
 _log = logging.getLogger(__name__)
 
 
@@ -29,7 +30,9 @@ def system_metrics(uri: str, run_id: str) -> Iterator[None]:
         yield
     finally:
         over.set()
-        thread.join()
+        thread.join(_PATIENCE)
+        if thread.is_alive():
+            _log.warning("MLflow run %s: the store takes the last system metrics late or never", run_id)
 
 
 def _watch(uri: str, run_id: str, over: threading.Event) -> None:

@@ -4,10 +4,13 @@ One experiment per dataset, one run per model and day, named as they are. A day 
 the place of the older ones when it has finished: those are deleted (MLflow keeps them in its trash until `mlflow gc`),
 so that the list of runs is the list of days. Beside its metrics a run holds its recipe (`recipe.yaml`), what the machine did
 (`system/*`) and the day's model, which is a version in the registry too.
+
+A store that can not be reached stops a run from beginning, and nothing later: what it does not take is warned of.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -18,13 +21,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from mlflow.entities import Metric, Param
+from filelock import FileLock
+from mlflow.entities import Metric, Param, Run
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe
-from ml.training.logged_model import log_model
+from ml.training.logged_model import EXAMPLE_ROWS, log_model
 from ml.training.loop import Step
 from ml.training.registry import DAY, DIGEST, MODEL, register
 from ml.training.system_metrics import system_metrics
@@ -35,6 +40,8 @@ if TYPE_CHECKING:
 _POINTS = 200  # of a curve over a day
 _SECONDS_BETWEEN_BATCHES = 30.0
 _BATCH = 500  # metrics in one request; servers take at most 1000
+_PAUSE = 10  # times as long as a request took in vain, until the next
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,14 @@ class Tracker:
     """Where runs go. home: a local folder for the SQLite store and the artifacts, unless `MLFLOW_TRACKING_URI` is set.
 
     tags: on every run, beside dataset and day; the id of the Dagster run belongs here. log_model: whether to log the
-    model of each day as a loadable `pyfunc`, and register it.
+    model of each day as a loadable `pyfunc`, and register it. example_rows: of the raw log, that go with a model as an example
+    of its input.
     """
 
     home: Path
     tags: Mapping[str, str] = field(default_factory=dict)
     log_model: bool = True
+    example_rows: int = EXAMPLE_ROWS
 
     @property
     def server(self) -> str | None:
@@ -59,7 +68,11 @@ class Tracker:
         return self.server or f"sqlite:///{(self.home / 'mlflow.db').absolute()}"
 
     def client(self) -> MlflowClient:
-        return MlflowClient(self.uri)
+        if self.server:
+            return MlflowClient(self.uri)
+        self.home.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.home / "mlflow.db.lock"):  # whoever opens the store first lays out its tables
+            return MlflowClient(self.uri)
 
     @contextmanager
     def follow(self, lake: Lake, spec: DatasetSpec, model: str, day: str, recipe: Recipe, total_steps: int) -> Iterator[DayRun]:
@@ -68,7 +81,7 @@ class Tracker:
         experiment = self._experiment(client, spec)
         tags = {"evergreen.dataset": spec.name, MODEL: model, DAY: day, **self.tags}
         run = client.create_run(experiment, tags=tags, run_name=f"{model} {day}")
-        following = DayRun(self, client, experiment, run.info.run_id, lake, spec, model, day, max(1, total_steps // _POINTS))
+        following = DayRun(self, client, run, lake, spec, model, day, max(1, total_steps // _POINTS))
         try:
             params = {"fingerprint": recipe.fingerprint} | flatten(recipe.model_dump(mode="json"))
             client.log_batch(run.info.run_id, params=[Param(legal(key), str(value)) for key, value in params.items()])
@@ -93,7 +106,12 @@ class Tracker:
         artifacts = None
         if self.server is None:
             artifacts = (self.home / "mlflow-artifacts" / spec.name).absolute().as_uri()
-        return client.create_experiment(spec.name, artifact_location=artifacts)
+        try:
+            return client.create_experiment(spec.name, artifact_location=artifacts)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return self._experiment(client, spec)  # another run made it meanwhile
 
 
 @dataclass
@@ -102,8 +120,7 @@ class DayRun:
 
     tracker: Tracker
     client: MlflowClient
-    experiment: str
-    run_id: str
+    run: Run
     lake: Lake
     spec: DatasetSpec
     model: str
@@ -112,7 +129,8 @@ class DayRun:
     _metrics: list[Metric] = field(default_factory=list)
     _loss: float = 0.0
     _terms: int = 0
-    _sent: float = field(default_factory=time.monotonic)
+    _warned: bool = False
+    _next: float = field(default_factory=lambda: time.monotonic() + _SECONDS_BETWEEN_BATCHES)
 
     def step(self, step: Step) -> None:
         """Take note of a step; every so often a point of the curves, and more seldom still a request."""
@@ -125,21 +143,32 @@ class DayRun:
             point["running_loss"] = self._loss / self._terms
         self._metrics += [Metric(name, value, now, step.index + 1) for name, value in point.items()]
         self._loss, self._terms = 0.0, 0
-        if time.monotonic() - self._sent > _SECONDS_BETWEEN_BATCHES:
+        if time.monotonic() > self._next:
             self._send()
 
     def finish(self, trained: TrainedDay) -> None:
-        """The day's figures and its model; older runs of the day make room."""
+        """The day's figures and its model; older runs of the day make room. The day lies in the lake by then: whatever goes
+        wrong here is warned of, and not raised."""
         now = int(time.time() * 1000)
         self._metrics += [Metric(name, value, now, trained.report.steps) for name, value in trained.metrics.items()]
-        self.client.set_tag(self.run_id, DIGEST, trained.digest)
-        self.client.set_tag(self.run_id, "evergreen.parent_day", trained.parent or "")
+        try:
+            self._publish(trained)
+        except Exception as error:  # stores of many kinds have errors of their own
+            missing = "its model, or its version in the registry," if self.tracker.log_model else "its tags"
+            self._warn(f"{missing} may be missing; the day itself is trained. Materialise it again to log it", error)
+
+    def _publish(self, trained: TrainedDay) -> None:
+        own = self.run.info
+        self.client.set_tag(own.run_id, DIGEST, trained.digest)
+        self.client.set_tag(own.run_id, "evergreen.parent_day", trained.parent or "")
         if self.tracker.log_model:
-            logged = log_model(self.client, self.run_id, self.lake, self.spec, self.day, self.model)
+            rows = self.tracker.example_rows
+            logged = log_model(self.client, own.run_id, self.lake, self.spec, self.day, self.model, rows)
             register(self.client, self.spec.name, logged, self.model, self.day, trained.digest)
         same = f"tags.`{MODEL}` = '{self.model}' and tags.`{DAY}` = '{self.day}'"
-        where = f"{same} and attributes.run_id != '{self.run_id}'"
-        for older in self.client.search_runs([self.experiment], where):
+        # One that began later is in progress, or has taken this one's place.
+        where = f"{same} and attributes.run_id != '{own.run_id}' and attributes.start_time <= {own.start_time}"
+        for older in self.client.search_runs([own.experiment_id], where):
             self.client.delete_run(older.info.run_id)
             if self.tracker.log_model:  # else their models may still be versions in the registry
                 for output in older.outputs.model_outputs if older.outputs else ():
@@ -147,13 +176,33 @@ class DayRun:
 
     def end(self, status: str) -> None:
         self._send()
-        self.client.set_terminated(self.run_id, status)
+        try:
+            self.client.set_terminated(self.run.info.run_id, status)
+        except MlflowException as error:
+            self._warn(f"it is not marked as {status}", error)
+        if self._metrics:
+            _log.warning("MLflow run %s of %s %s: %d metrics are lost", *self._which, len(self._metrics))
 
     def _send(self) -> None:
-        for first in range(0, len(self._metrics), _BATCH):
-            self.client.log_batch(self.run_id, metrics=self._metrics[first : first + _BATCH])
-        self._metrics.clear()
-        self._sent = time.monotonic()
+        """Metrics noted so far. Those that the store does not take are kept for the next time."""
+        begin = time.monotonic()
+        pause = _SECONDS_BETWEEN_BATCHES
+        try:
+            while self._metrics:
+                self.client.log_batch(self.run.info.run_id, metrics=self._metrics[:_BATCH])
+                del self._metrics[:_BATCH]
+        except MlflowException as error:
+            if not self._warned:
+                self._warn("metrics are kept until the store takes them", error)
+            self._warned, pause = True, max(pause, _PAUSE * (time.monotonic() - begin))
+        self._next = time.monotonic() + pause
+
+    @property
+    def _which(self) -> tuple[str, str, str]:
+        return self.run.info.run_id, self.model, self.day
+
+    def _warn(self, what: str, error: Exception) -> None:
+        _log.warning("MLflow run %s of %s %s: %s (%s: %s)", *self._which, what, type(error).__name__, error)
 
 
 def legal(key: str) -> str:

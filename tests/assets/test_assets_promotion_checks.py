@@ -80,6 +80,15 @@ def test_it_tells_who_is_champion_whether_or_not_there_is_a_registry(lake: Lake,
     assert "no version of deepfm trained until 2014-01-04" in told(newest)["champion_alias"]
 
 
+def test_a_registry_that_is_away_leaves_the_verdict(lake: Lake, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_reports(lake)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    found = check(DAYS[3])
+    assert found.passed and told(found)["champion"] == "deepfm"
+    assert told(found)["aliases"].startswith("not moved: ")
+
+
 def test_aliases_follow_the_newest_report_whichever_day_is_checked(lake: Lake, check: Check, mlflow_home: Path) -> None:
     from ml.training.registry import register
     from ml.training.tracking import Tracker

@@ -8,6 +8,7 @@ import pytest
 
 from ml.catalog.spec import DatasetSpec
 from orchestration.definitions import defs
+from orchestration.deployments import resources
 
 GOLDEN = Path(__file__).with_name("golden_graph.json")
 
@@ -60,6 +61,14 @@ def test_a_report_sees_only_models_of_earlier_days(loaded: dg.Definitions, catal
             graph.get(model).partitions_def,
         )
         assert list(upstream.partitions_subset.get_partition_keys()) == [days[2]]
+
+
+def test_raw_rows_that_go_to_mlflow_are_a_matter_of_the_deployment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EVERGREEN_EXAMPLE_ROWS", "0")
+    assert resources()["mlflow"].example_rows == 0  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setenv("EVERGREEN_EXAMPLE_ROWS", "-1")
+    with pytest.raises(ValueError, match="EVERGREEN_EXAMPLE_ROWS: expected a whole number"):
+        resources()
 
 
 def test_graph_is_the_golden_one(loaded: dg.Definitions):

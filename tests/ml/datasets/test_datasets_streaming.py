@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ml.datasets.batch import Batch
 from ml.datasets.layout import SPLITS
 from ml.datasets.reader import BlockReader
 from ml.datasets.shards import CorruptShard
-from ml.datasets.streaming import StreamingDataset
+from ml.datasets.streaming import StreamingDataset, _LakeStream
 from ml.datasets.write import write_day
 from ml.lake import Lake
 from ml.parallel import LocalRunner
@@ -151,9 +152,89 @@ def test_a_damaged_lake_is_told_and_nobody_waits(lake: Lake, spec: DatasetSpec, 
     assert sum(len(batch) for batch in reader) == 500
 
 
-def test_a_limit_that_holds_no_shards_is_refused(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cache limit"):
-        BlockReader(lake, spec, [DAY], batch_size=8, cache=tmp_path / "cache", cache_limit="1kb")
+def test_a_limit_is_refused_unless_it_holds_indexes_and_shards(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
+    def cached(limit: str) -> BlockReader:
+        return BlockReader(lake, spec, DAYS, batch_size=8, order="shuffled", cache=tmp_path / "cache", cache_limit=limit)
+
+    with pytest.raises(ValueError, match=r"cache_limit \(EVERGREEN_CACHE_LIMIT\).*expected \d+ bytes") as refused:
+        cached("1kb")
+    least = int(str(refused.value).split("expected ")[1].split()[0])
+    with pytest.raises(ValueError, match="expected"):
+        cached(f"{least - 1}b")
+    assert sum(len(batch) for batch in cached(f"{least}b")) == 1077
+    with pytest.raises(ValueError, match=r"EVERGREEN_CACHE_LIMIT.*lots"):
+        cached("lots")
+
+
+def test_a_cache_and_a_lake_do_not_lie_in_one_another(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
+    for folder in (tmp_path, Path(lake.root.path), Path(lake.root.path) / "mds_datasets"):
+        with pytest.raises(ValueError, match=r"EVERGREEN_CACHE.*name a folder apart"):
+            BlockReader(lake, spec, [DAY], batch_size=8, cache=folder)
+    assert sum(len(batch) for batch in BlockReader(lake, spec, DAYS, batch_size=50)) == 1077
+
+
+def test_what_others_keep_in_the_folder_stays(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
+    strangers = [tmp_path / "cache" / part / "a/b/c/index.json" for part in ("", "evergreen-shards")]
+    strangers.append(tmp_path / "cache/evergreen-shards/a/b/train-0123456789abcdef/index.json")
+    for path in strangers:
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+    BlockReader(lake, spec, DAYS[:1], batch_size=50, cache=tmp_path / "cache")
+    assert all(path.exists() for path in strangers)
+
+
+@pytest.mark.parametrize("order", ["time", "shuffled"])
+def test_a_low_limit_does_not_fetch_a_shard_for_nothing(
+    lake: Lake, spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: Any
+) -> None:
+    fetched: list[str] = []
+    download = _LakeStream._download_file
+
+    def counted(stream: _LakeStream, name: str, to: str | None = None) -> str:
+        fetched.append(f"{stream.local} {name}")
+        return download(stream, name, to)
+
+    monkeypatch.setattr(_LakeStream, "_download_file", counted)
+    reader = BlockReader(
+        lake, spec, DAYS, batch_size=8, order=order, mix_blocks=32, cache=tmp_path / "cache", cache_limit="80kb"
+    )
+    assert sum(len(batch) for batch in reader) == 1077
+    assert len(fetched) == len(set(fetched)) == 18
+
+
+def test_an_epoch_that_is_left_fetches_no_more(
+    lake: Lake, spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going, download = threading.Event(), _LakeStream._download_file
+
+    def held_back(stream: _LakeStream, name: str, to: str | None = None) -> str:
+        if threading.current_thread() is not threading.main_thread():
+            going.wait(30)
+        return download(stream, name, to)
+
+    monkeypatch.setattr(_LakeStream, "_download_file", held_back)
+    reader = BlockReader(lake, spec, DAYS, batch_size=8, order="shuffled", mix_blocks=32, cache=tmp_path / "cache")
+    batches = iter(reader)
+    next(batches)
+    held = len(files(tmp_path / "cache"))
+    del batches
+    going.set()
+    assert reader._cache
+    reader._cache._threads.shutdown()
+    assert len(files(tmp_path / "cache")) <= held + 2  # those that were on their way
+
+
+def test_an_eviction_that_fails_is_told_and_holds_nobody_up(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
+    reader = BlockReader(lake, spec, DAYS, batch_size=50, cache=tmp_path / "cache", cache_limit="80kb")
+    assert reader._cache
+    dataset = reader._cache._dataset
+    whole = dataset.cache_limit
+    dataset.cache_limit = 1
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no shards present locally"):
+            list(reader)
+    dataset.cache_limit = whole
+    assert sum(len(batch) for batch in reader) == 1077
 
 
 def test_a_rank_fetches_the_shards_of_its_own_lanes(lake: Lake, tmp_path: Path) -> None:

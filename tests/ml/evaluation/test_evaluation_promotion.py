@@ -72,6 +72,13 @@ def test_a_model_that_came_later_has_to_win_its_days_and_one_that_is_gone_leaves
     assert champions(BETTER, gone) == ["dlrm", "wide_deep"]
 
 
+@pytest.mark.parametrize("facts", [{}, None])
+def test_a_report_that_does_not_say_what_was_scored_counts_too(facts: dict[str, Any] | None) -> None:
+    [standing] = standings([{"day": "2026-01-02", "models": {"dlrm": {"auc": 0.7, "log_loss": 0.5, "facts": facts}}}])
+    assert standing.champion == "dlrm" and standing.trained_until == {}
+    assert standings([{"day": "2026-01-02", "models": {"dlrm": {"auc": 0.7}}}, {"models": None}]) == []
+
+
 def test_days_that_compare_nothing_neither_count_nor_interrupt() -> None:
     nothing: Told = {"dlrm": (None, 0.5), "deepfm": (None, 0.5)}  # of one class
     found = standings([{"day": "2026-01-01", "models": {}}, *reports(BETTER, nothing, BETTER, {}, BETTER)])

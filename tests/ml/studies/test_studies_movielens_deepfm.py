@@ -52,6 +52,11 @@ def test_the_epoch_that_validation_picks_is_the_one_scored(ratings: Ratings) -> 
     assert run_once("ids and attributes", ratings, 1, epochs=2, patience=2).auc != run.auc
 
 
+def test_ratings_of_one_class_are_refused(ratings: Ratings) -> None:
+    with pytest.raises(ValueError, match="seed 0: the 5 ratings for validation are of one class"):
+        run_once("ids and attributes", ratings.take(np.flatnonzero(ratings.stars > 3)[:50]), 0, epochs=1, patience=1)
+
+
 def test_a_summary_stands_beside_what_was_published(tmp_path: Path) -> None:
     runs = [Run("attributes alone", seed, [0.8], 1, auc, 0.4, 10.0) for seed, auc in enumerate((0.81, 0.83))]
     runs.append(Run("ids and attributes, all ratings", 0, [0.8], 1, 0.8, 0.5, 10.0))

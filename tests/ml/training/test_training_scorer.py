@@ -28,8 +28,9 @@ from ml.lake import Lake
 from ml.logs.read import raw_table
 from ml.parallel import LocalRunner
 from ml.training.daily import train_day
-from ml.training.logged_model import EXAMPLE_ROWS
+from ml.training.logged_model import EXAMPLE_ROWS, _sendable, example_of
 from ml.training.predict import load_model, predict
+from ml.training.scorer import _typed
 from ml.training.tracking import Tracker
 
 HOUR = 3_600_000_000
@@ -131,7 +132,7 @@ def test_a_raw_row_is_scored_as_its_features_are(lake: Lake, served: Callable[[D
     loose = raw.to_pandas().assign(page=raw["page"].cast(pa.string()).to_pylist())
     assert loose["who"].dtype == np.float64, "ints beside missing values are floats to pandas"
     np.testing.assert_array_equal(model.predict(loose), wanted)
-    with pytest.raises(Exception, match=r"column 'page'.*beyond 9007199254740992.*send them as text"):
+    with pytest.raises(Exception, match=r"column 'page'.*from 9007199254740992 on, or.*send them as text"):
         model.predict(raw.to_pandas())
 
     example = model.input_example
@@ -145,6 +146,53 @@ def test_a_raw_row_is_scored_as_its_features_are(lake: Lake, served: Callable[[D
         model.predict(raw.to_pandas().assign(page="three"))
     with pytest.raises(Exception, match="no column 'event_time'"):
         model.predict(example.drop(columns="event_time"))
+
+
+LIST = pa.list_(pa.int64())
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (pd.Series([2.0**53, np.nan]), pa.int64()),
+        (pd.Series([2.0**53, None], dtype=object), pa.int64()),
+        (pd.Series([2**24, 1], dtype=np.float32), pa.int64()),
+        (pd.Series([[1, -(2.0**53)], None]), LIST),
+        (pd.Series([np.array([2**24, 1], np.float32), None]), LIST),
+        (pd.Series([1 + 2j]), pa.float64()),
+        (pd.Series([pd.Timestamp("2026-01-01")]), pa.bool_()),
+    ],
+)
+def test_what_can_not_be_told_apart_or_read_is_refused_by_name(values: pd.Series, kind: pa.DataType) -> None:
+    with pytest.raises(TypeError, match="column 'who': declared"):
+        _typed(pd.DataFrame({"who": values}), "who", kind)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (pd.Series([2.0**53 - 1, np.nan]), pa.int64()),
+        (pd.Series([2**24 - 1, 1], dtype=np.float32), pa.int64()),
+        (pd.Series([2**53, None], dtype="Int64"), pa.int64()),
+        (pd.Series([[2**53 + 1, 1], None, []]), LIST),
+    ],
+)
+def test_what_is_exact_comes_through(values: pd.Series, kind: pa.DataType) -> None:
+    assert _typed(pd.DataFrame({"who": values}), "who", kind).to_pylist()[0] in (2**53 - 1, 2**24 - 1, 2**53, [2**53 + 1, 1])
+
+
+def test_an_example_holds_as_many_raw_rows_as_are_wanted(lake: Lake) -> None:
+    with lake.write("raw_logs", CLICKED.name, FIRST) as staging:
+        (staging / "rows").mkdir()
+        pq.write_table(rows_of(CLICKED), str(staging / "rows" / "part-00000.parquet"))
+        lake.describe(staging, {"rows": ROWS})
+    three = example_of(lake, CLICKED, FIRST, 3)
+    assert three is not None and len(three) == 3
+    assert example_of(lake, CLICKED, FIRST, 0) is None
+
+
+def test_an_int_that_is_no_float_of_its_own_is_sent_as_text() -> None:
+    assert _sendable(pa.array([2**53, None])).to_pylist() == [str(2**53), None]
 
 
 def test_what_lies_beside_a_log_is_taken_from_the_caller(lake: Lake, served: Callable[[DatasetSpec], PyFuncModel]) -> None:

@@ -9,14 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock, Timeout
 from made_days import made_spec, small_recipe, write_days
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe
+from ml.training import system_metrics as watching
+from ml.training import tracking
 from ml.training.daily import TrainedDay, train_day
-from ml.training.loop import DivergedError
+from ml.training.loop import DivergedError, Step
 from ml.training.registry import versions
 from ml.training.system_metrics import system_metrics
 from ml.training.tracking import Tracker, flatten
@@ -105,6 +109,16 @@ def test_a_store_that_fails_the_watch_is_no_matter_of_the_run(caplog: pytest.Log
     assert reached and "no (more) system metrics of MLflow run ab" in caplog.text
 
 
+def test_a_watch_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    hangs = threading.Event()
+    monkeypatch.setattr(watching, "_watch", lambda *_: hangs.wait(60))
+    monkeypatch.setattr(watching, "_PATIENCE", 0.01)
+    with system_metrics("nowhere://", "ab"):
+        pass
+    assert "late or never" in caplog.text and not hangs.is_set()
+    hangs.set()
+
+
 @pytest.mark.slow
 def test_a_run_that_fails_says_so_and_leaves_the_older_one(lake: Lake, tracker: Tracker) -> None:
     (day,) = write_days(lake, made_spec(), days=1, rows=320)
@@ -113,6 +127,83 @@ def test_a_run_that_fails_says_so_and_leaves_the_older_one(lake: Lake, tracker: 
     with pytest.raises(DivergedError):
         trained(lake, day, light, table_optimizer={"lr": 1e30}, dense_optimizer={"lr": 1e30})
     assert sorted(run.info.status for run in runs_of(tracker)) == ["FAILED", "FINISHED"]
+
+
+class Stuttering(MlflowClient):
+    """Fails the calls that are named."""
+
+    failing: tuple[str, ...] = ()
+
+    def __getattribute__(self, name: str) -> object:
+        if name in Stuttering.failing:
+            raise MlflowException(f"{name}: the server is away")
+        return super().__getattribute__(name)
+
+
+@pytest.fixture
+def stuttering(monkeypatch: pytest.MonkeyPatch) -> type[Stuttering]:
+    monkeypatch.setattr(tracking, "MlflowClient", Stuttering)
+    monkeypatch.setattr(Stuttering, "failing", ())
+    monkeypatch.setattr(tracking, "_SECONDS_BETWEEN_BATCHES", 0.0)
+    return Stuttering
+
+
+def test_a_server_that_stutters_costs_no_trained_day(
+    lake: Lake, tracker: Tracker, stuttering: type[Stuttering], caplog: pytest.LogCaptureFixture
+) -> None:
+    (day,) = write_days(lake, made_spec(), days=1, rows=320)
+    light = Tracker(tracker.home, log_model=False)
+    with light.follow(lake, made_spec(), "dlrm", day, small_recipe(), 10) as run:
+        stuttering.failing = ("log_batch",)
+        for index in range(4):
+            run.step(Step(index, 32, 32, 0.5, {}))
+        assert caplog.text.count("metrics are kept") == 1
+        stuttering.failing = ()
+    points = light.client().get_metric_history(run.run.info.run_id, "running_loss")
+    assert [point.step for point in points] == [1, 2, 3, 4]
+    stuttering.failing = ("set_tag", "set_terminated")
+    assert trained(lake, day, light).report.rows == 320
+    assert "Materialise it again" in caplog.text and "not marked as FINISHED" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, ValueError])
+def test_what_ended_a_day_is_told_whatever_the_server_does(
+    lake: Lake, tracker: Tracker, stuttering: type[Stuttering], kind: type[BaseException]
+) -> None:
+    with pytest.raises(kind, match="mine"), tracker.follow(lake, made_spec(), "dlrm", "2026-01-01", small_recipe(), 10) as run:
+        run.step(Step(0, 32, 32, 0.5, {}))
+        stuttering.failing = ("log_batch", "set_terminated")
+        raise kind("mine")
+
+
+def test_the_later_of_two_runs_stays_whichever_ends_first(lake: Lake, tracker: Tracker) -> None:
+    (day,) = write_days(lake, made_spec(), days=1, rows=320)
+    light = Tracker(tracker.home, log_model=False)
+    done = trained(lake, day, light)
+    follow = lambda: light.follow(lake, made_spec(), "dlrm", day, small_recipe(), 10)  # noqa: E731
+    with follow() as first:
+        with follow() as second:
+            first.finish(done)
+        assert [run.info.run_id for run in runs_of(tracker)] != [first.run.info.run_id], "the second was in progress"
+        second.finish(done)
+        first.finish(done)
+    assert [run.info.run_id for run in runs_of(tracker)] == [second.run.info.run_id]
+
+
+def test_one_opens_the_store_at_a_time_and_an_experiment_is_made_once(
+    lake: Lake, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(uri: str) -> MlflowClient:
+        with pytest.raises(Timeout):
+            FileLock(tracker.home / "mlflow.db.lock", timeout=0).acquire()
+        return MlflowClient(uri)
+
+    monkeypatch.setattr(tracking, "MlflowClient", opened)
+    client = tracker.client()
+    made = client.create_experiment("made")
+    found, asked = client.get_experiment_by_name, iter([None])
+    monkeypatch.setattr(client, "get_experiment_by_name", lambda name: next(asked, found(name)))
+    assert tracker._experiment(client, made_spec()) == made
 
 
 def test_a_given_tracking_uri_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,9 +225,10 @@ def test_names_that_mlflow_refuses_and_deleted_experiments_stop_nobody(lake: Lak
         with tracker.follow(lake, spec, "dlrm", "2026-01-01", recipe, 10) as run:
             assert run is not None
         client = MlflowClient(tracker.uri)
-        [found, *_] = client.search_runs([run.experiment])
+        experiment = run.run.info.experiment_id
+        [found, *_] = client.search_runs([experiment])
         assert found.info.status == "FINISHED" and found.data.params["tables.features.gr_f6__df_e_7c_x.rows"] == "8"
-        client.delete_experiment(run.experiment)
+        client.delete_experiment(experiment)
 
 
 def test_an_empty_uri_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
