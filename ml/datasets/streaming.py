@@ -16,15 +16,17 @@ import math
 import os
 import re
 import shutil
+import tempfile
 import weakref
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+import torch.distributed as dist
 from filelock import FileLock, Timeout
 from upath import UPath
 
@@ -39,6 +41,7 @@ from streaming.base.dataset import _ShardState
 from streaming.base.util import bytes_to_int, retry
 from streaming.base.world import World
 
+_SECONDS_ALONE = 60.0
 _ATTEMPTS = 4  # of reading a shard that other ranks evict, or a crash has left in part
 _OWN = "evergreen-shards"  # below the user's folder, in which nothing else is touched
 _MARK = "made-by-evergreen"  # in each place of ours; what does not carry it is not removed
@@ -47,6 +50,20 @@ _THREADS = 2  # that fetch ahead
 
 class BusyCache(TimeoutError):
     """Another process, not a rank of this job, fills the same folder."""
+
+
+@contextmanager
+def _alone_on_machine(leader: bool) -> Iterator[None]:
+    """StreamingDataset's ranks look for names in shared memory that no job has, and take them later: two jobs that begin in the
+    same moment may find the same. After a while they begin all the same, lest jobs on several nodes wait for each other."""
+    with ExitStack() as held:
+        if leader:
+            lock = FileLock(Path(tempfile.gettempdir()) / f"evergreen-streaming-{os.getuid()}.lock")
+            with suppress(Timeout):
+                held.enter_context(lock.acquire(timeout=_SECONDS_ALONE))
+        if dist.is_initialized():
+            dist.barrier()
+        yield
 
 
 class ShardCache:
@@ -76,9 +93,9 @@ class ShardCache:
             _forget_others(root)
             for source, held in splits.items():
                 _write_index(places[source], held)
-        self._dataset = StreamingDataset(
-            streams=[_LakeStream(source, place) for source, place in places.items()], cache_limit=limit, validate_hash=HASH
-        )
+        streams = [_LakeStream(source, place) for source, place in places.items()]
+        with _alone_on_machine(world.is_local_leader):
+            self._dataset = StreamingDataset(streams=streams, cache_limit=limit, validate_hash=HASH)
         # It looks for its lock under one name and keeps it under another, and so makes another lock at every turn, whichever
         # thread holds the last.
         self._dataset._cache_filelock = FileLock(self._dataset._cache_filelock_path)
