@@ -101,7 +101,7 @@ def train_day(
     that the dataset names, by default the first. recipe: the model's own by default. A run that was killed, or stopped by
     SIGINT or SIGTERM, goes on at its last checkpoint when it is called again, and ends with the very bytes of an undisturbed
     one. ranks: the processes that train it together, each of which makes this call: they share batches and tables out among
-    them, and the first alone speaks to the lake, the tracker and the screen.
+    them, each writes its part of a checkpoint, and the first alone writes the partition and speaks to tracker and screen.
 
     Raises `MissingPartition` (the day's data or the day before), `SnapshotMismatch` (trained under another schema, or a
     recipe of other shapes), `ValueError` (no day of this dataset), `DivergedError`.
