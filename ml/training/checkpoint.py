@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Checkpoints:
-    """Of one day of one model. identity: plain values that fix what the pass computes. ranks: all of them make the same calls."""
+    """Of one day of one model. identity: plain values that fix what the pass computes. ranks: all must make the same calls."""
 
     lake: Lake
     dataset: str
