@@ -48,7 +48,7 @@ clean: ## Remove what Evergreen wrote; the environment and the landing folder, b
 # that nothing pulls the CUDA build of FBGEMM in.
 $(READY): requirements.lock pyproject.toml | need
 	@echo "Setting up .venv, once; this takes a few minutes ..."
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv --clear .venv
 	@$(PIP) torch==2.13.0
 	@$(PIP) --no-deps -r requirements.lock
 	@$(PIP) --no-deps --no-build-isolation -e .
