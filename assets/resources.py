@@ -1,18 +1,16 @@
 """Resources that asset signatures name. What they are bound to is a deployment's affair (`orchestration/deployments.py`)."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
 from ml.lake import Lake
 from ml.parallel import LocalRunner, Runner, SparkRunner
+from ml.training.launchers import Launcher
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-
-
-Launcher = Literal["local", "driver", "executors"]
 
 
 class LakeResource(dg.ConfigurableResource):
@@ -51,13 +49,15 @@ class SparkResource(dg.ConfigurableResource):
 
 
 class TrainingResource(dg.ConfigurableResource):
-    """How many processes train a model together, and who starts them."""
+    """How many processes train a model together, who starts them, and by what way they read."""
 
     processes: int = Field(default=1, ge=1, description="Of each day's training; a recipe's `batch_size` is a multiple of it.")
     launcher: Launcher = Field(
         default="local",
         description="`local`, here; or Spark's TorchDistributor: on the `driver`'s machine, or as tasks on `executors`.",
     )
+    cache: str = Field(default="", description="A folder of each machine for shards of a lake elsewhere; empty for none.")
+    cache_limit: str = Field(default="", description="How much of it at most, as in `100gb`; empty for any.")
     spark: dg.ResourceDependency[SparkResource]
 
     def session(self) -> "SparkSession | None":

@@ -34,18 +34,29 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
         from ml.training.launch import train_day_on
         from ml.training.tracking import Tracker
 
-        processes, session, launcher = training.processes, training.session(), training.launcher
+        session = training.session()
 
         def work(day: str) -> dict[str, Any]:
             tags = {"dagster/run_id": context.run_id}
             tracker = Tracker(Path(mlflow.home), tags, example_rows=mlflow.example_rows)
-            done = train_day_on(processes, spec, day, lake.open(), model, spark=session, launcher=launcher, tracker=tracker)
+            done = train_day_on(
+                training.processes,
+                spec,
+                day,
+                lake.open(),
+                model,
+                spark=session,
+                launcher=training.launcher,
+                tracker=tracker,
+                cache=training.cache or None,
+                cache_limit=training.cache_limit or None,
+            )
             return {
                 **done.metrics,
                 "dagster/row_count": done.report.rows,
                 "warm_started_from": done.parent or "nothing: the first day",
                 "resumed_at_row": done.resumed_at,
-                "processes": processes,
+                "processes": training.processes,
                 "tables": _tables(done.report.tables),
                 "recipe": dg.MetadataValue.json(done.recipe.model_dump(mode="json")),
                 "path": dg.MetadataValue.path(str(done.folder)),

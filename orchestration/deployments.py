@@ -19,10 +19,11 @@ import os
 from pathlib import Path
 from typing import get_args
 
-from assets.resources import LakeResource, LandingResource, Launcher, MlflowResource, SparkResource, TrainingResource
+from assets.resources import LakeResource, LandingResource, MlflowResource, SparkResource, TrainingResource
 from ml.catalog.load import CATALOG, CatalogError, load_catalog
 from ml.catalog.spec import DatasetSpec
 from ml.recipes.recipe import recipe_of
+from ml.training.launchers import Launcher
 
 
 def home() -> Path:
@@ -84,4 +85,10 @@ def _training(spark: SparkResource) -> TrainingResource:
         raise ValueError(f"EVERGREEN_PROCESSES: expected a whole number from 1 on, found {processes!r}")
     if launcher not in get_args(Launcher):
         raise ValueError(f"EVERGREEN_LAUNCHER: expected one of {get_args(Launcher)}, found {launcher!r}")
-    return TrainingResource(processes=int(processes), launcher=launcher, spark=spark)  # type: ignore[arg-type]
+    return TrainingResource(
+        processes=int(processes),
+        launcher=launcher,  # type: ignore[arg-type]
+        cache=os.environ.get("EVERGREEN_CACHE") or "",
+        cache_limit=os.environ.get("EVERGREEN_CACHE_LIMIT") or "",
+        spark=spark,
+    )

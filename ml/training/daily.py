@@ -6,11 +6,10 @@ the day's data and yesterday's snapshot alone, however often the way there was i
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from upath import UPath
@@ -94,6 +93,8 @@ def train_day(
     tracker: Tracker | None = None,
     progress: bool = True,
     ranks: Ranks | None = None,
+    cache: str | None = None,
+    cache_limit: str | None = None,
 ) -> TrainedDay:
     """Train on one day and write the partition `tuned_models/<model>/<dataset>/<day>`: a snapshot and its manifest.
 
@@ -102,6 +103,7 @@ def train_day(
     SIGINT or SIGTERM, goes on at its last checkpoint when it is called again, and ends with the very bytes of an undisturbed
     one. ranks: the processes that train it together, each of which makes this call: they share batches and tables out among
     them, each writes its part of a checkpoint, and the first alone writes the partition and speaks to tracker and screen.
+    cache, cache_limit: as `BlockReader` has them.
 
     Raises `MissingPartition` (the day's data or the day before), `SnapshotMismatch` (trained under another schema, or a
     recipe of other shapes), `ValueError` (no day of this dataset), `DivergedError`.
@@ -110,7 +112,8 @@ def train_day(
     recipe, stage = recipe or recipe_of(spec, model), stage_of(model)
     schema = FeatureSchema.of(spec)
     parent = previous_day(spec, day)
-    reader = _reader(lake, spec, day, recipe, ranks)
+    in_time_order = partial(BlockReader, lake, spec, [day], order="time", cache=cache, cache_limit=cache_limit)
+    reader = _of_rank(in_time_order, recipe, ranks)
     identity = {
         "recipe": recipe.fingerprint,
         "schema": schema.fingerprint,
@@ -123,7 +126,10 @@ def train_day(
     checkpoints = Checkpoints(lake, spec.name, model, day, identity, recipe.checkpoints, ranks)
     state = checkpoints.resume(recipe, schema, reader) or _begin(lake, spec, model, parent, recipe, schema, ranks)
     resumed_at = state.running.rows if state.running else 0
-    stop = _stop(lake, spec, day, recipe, len(reader))
+    stop = None
+    if recipe.early_stop:
+        held_out = in_time_order(splits=["validation"], batch_size=EVALUATION_BATCH)
+        stop = stop_of(recipe.early_stop, lambda: held_out, len(reader))
     first = ranks is None or ranks.rank == 0
     with (
         tracker.follow(lake, spec, model, day, recipe, len(reader)) if tracker and first else nullcontext() as run,
@@ -161,38 +167,12 @@ def previous_day(spec: DatasetSpec, day: str) -> str | None:
     return None if asked == first else (asked - timedelta(days=1)).isoformat()
 
 
-def _stop(lake: Lake, spec: DatasetSpec, day: str, recipe: Recipe, total_steps: int) -> Callable[[TrainState], bool] | None:
-    if recipe.early_stop is None:
-        return None
-    held_out = _in_time_order(lake, spec, day, ["validation"], EVALUATION_BATCH)
-    return stop_of(recipe.early_stop, lambda: held_out, total_steps)
-
-
-def _reader(lake: Lake, spec: DatasetSpec, day: str, recipe: Recipe, ranks: Ranks | None) -> BlockReader:
+def _of_rank(read: partial[BlockReader], recipe: Recipe, ranks: Ranks | None) -> BlockReader:
     """This rank's part of every batch. Raises `ValueError` where batches can not be shared evenly."""
     rank, size = (ranks.rank, ranks.size) if ranks else (0, 1)
     if recipe.batch_size % size:
         raise ValueError(f"recipe: batch_size: {recipe.batch_size} rows can not be shared out evenly among {size} processes")
-    each = recipe.batch_size // size
-    return _in_time_order(lake, spec, day, recipe.splits, each, rank, size)
-
-
-def _in_time_order(
-    lake: Lake, spec: DatasetSpec, day: str, splits: Sequence[str], batch_size: int, rank: int = 0, size: int = 1
-) -> BlockReader:
-    """A day's rows, by way of this machine's cache where it has one."""
-    return BlockReader(
-        lake,
-        spec,
-        [day],
-        splits=splits,
-        batch_size=batch_size,
-        order="time",
-        rank=rank,
-        world_size=size,
-        cache=os.environ.get("EVERGREEN_CACHE") or None,
-        cache_limit=os.environ.get("EVERGREEN_CACHE_LIMIT") or None,
-    )
+    return read(splits=recipe.splits, batch_size=recipe.batch_size // size, rank=rank, world_size=size)
 
 
 def _begin(

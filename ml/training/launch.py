@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 import torch
@@ -35,6 +35,7 @@ from ml.catalog.load import CATALOG, load_catalog
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.training.daily import TrainedDay, train_day
+from ml.training.launchers import Launcher
 from ml.training.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
     from ml.training.tracking import Tracker
 
-Launcher = Literal["local", "driver", "executors"]
 R = TypeVar("R")
 
 _RESULT, _MEETING = "result", "EVERGREEN_MEETING"
@@ -68,14 +68,16 @@ def train_day_on(
     spark: SparkSession | None = None,
     launcher: Launcher = "local",
     tracker: Tracker | None = None,
+    cache: str | None = None,
+    cache_limit: str | None = None,
 ) -> TrainedDay:
     """`train_day`, by that many processes, of this machine or of Spark's. One is this process itself.
 
     Raises what `train_day` raises, or `RankFailed` where there are several.
     """
     if processes == 1:
-        return train_day(spec, day, lake, model, tracker=tracker)
-    args = (spec, day, str(lake.root), model, tracker)
+        return train_day(spec, day, lake, model, tracker=tracker, cache=cache, cache_limit=cache_limit)
+    args = (spec, day, str(lake.root), model, tracker, cache, cache_limit)
     return launch(_train, *args, processes=processes, scratch=lake.root, spark=spark, launcher=launcher)
 
 
@@ -190,11 +192,19 @@ def process_group() -> Iterator[Ranks]:
     dist.destroy_process_group()  # not after an error: others would fail of that before the error is told
 
 
-def _train(spec: DatasetSpec, day: str, root: str, model: str | None, tracker: Tracker | None) -> TrainedDay:
+def _train(
+    spec: DatasetSpec,
+    day: str,
+    root: str,
+    model: str | None,
+    tracker: Tracker | None,
+    cache: str | None,
+    cache_limit: str | None,
+) -> TrainedDay:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is open is closed
     with process_group() as ranks:
-        return train_day(spec, day, Lake.at(root), model, tracker=tracker, ranks=ranks)
+        return train_day(spec, day, Lake.at(root), model, tracker=tracker, ranks=ranks, cache=cache, cache_limit=cache_limit)
 
 
 @click.command(help="Train a day of a dataset, by as many processes as torchrun starts.")
@@ -209,7 +219,11 @@ def _train(spec: DatasetSpec, day: str, root: str, model: str | None, tracker: T
     default=CATALOG,
     help="Where the datasets' YAML files are.",
 )
-def main(dataset: str, day: str, model: str | None, lake: str, catalog: Path) -> None:
+@click.option("--cache", envvar="EVERGREEN_CACHE", help="A folder of this machine for shards of a lake elsewhere.")
+@click.option("--cache-limit", envvar="EVERGREEN_CACHE_LIMIT", help="How much of it at most, as in 100gb.")
+def main(
+    dataset: str, day: str, model: str | None, lake: str, catalog: Path, cache: str | None, cache_limit: str | None
+) -> None:
     specs = load_catalog(catalog)
     if dataset not in specs:
         raise click.BadParameter(f"no dataset {dataset!r}; the catalog has {sorted(specs)}")
@@ -217,7 +231,7 @@ def main(dataset: str, day: str, model: str | None, lake: str, catalog: Path) ->
         raise click.BadParameter(f"{dataset} has no model {model!r}; it has {sorted(specs[dataset].models)}")
     if "LOCAL_WORLD_SIZE" not in os.environ:
         raise click.UsageError("start it with torchrun: torchrun --nproc-per-node 2 -m ml.training.launch ...")
-    trained = _train(specs[dataset], day, lake, model, None)
+    trained = _train(specs[dataset], day, lake, model, None, cache or None, cache_limit or None)
     if os.environ["RANK"] == "0":
         click.echo(f"{trained.folder}: {trained.report.rows:,} rows, loss {trained.report.loss}")
 
