@@ -54,7 +54,7 @@ def each_day(
                 raise
             raise dg.Failure(f"{context.asset_key.to_user_string()} of {day}: {error}", allow_retries=False) from error
         metadata["seconds"] = time.perf_counter() - started
-        log.info("%s  %-24s %s", day, context.asset_key.path[-1], _brief(metadata, summary))
+        log.info("%s  %-25s %s", day, "/".join(context.asset_key.path[1:]), _brief(metadata, summary))
         if len(context.partition_keys) > 1:
             context.log_event(dg.AssetObservation(context.asset_key, partition=day, metadata=metadata))
     return dg.MaterializeResult(metadata=metadata)
