@@ -65,7 +65,7 @@ def _models_before(spec: DatasetSpec, day: str, lake: Lake) -> "dict[str, Scored
     from ml.datasets.collate import batch_from_arrow
     from ml.evaluation.evaluate import Scored
     from ml.features.schema import FeatureSchema
-    from ml.training.daily import previous_day
+    from ml.training.day import previous_day
     from ml.training.predict import load_model, predict, stage_of
 
     before = previous_day(spec, day)

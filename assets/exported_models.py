@@ -13,7 +13,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.recipes.export import LOOK_BACK_DAYS
 
 if TYPE_CHECKING:
-    from ml.serving.quantise import MeasuredTable
+    from ml.export.quantise import MeasuredTable
 
 STAGE = "exported_models"
 
@@ -32,7 +32,7 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
         description=f"{model} of the day for inference alone, in the formats that its recipe's `export` asks for.",
     )
     def exported_models(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-        from ml.serving.export import export_day
+        from ml.export.export import export_day
 
         def work(day: str) -> dict[str, Any]:
             done = export_day(spec, day, lake.open(), model)

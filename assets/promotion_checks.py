@@ -64,8 +64,8 @@ def _aliases(context: dg.AssetCheckExecutionContext, spec: DatasetSpec, newest: 
     """Let the registry's aliases follow the newest report, whichever day is checked: they never move back, and all or none."""
     from mlflow.exceptions import MlflowException
 
-    from ml.training.registry import CHALLENGER, CHAMPION, point
-    from ml.training.tracking import Tracker
+    from ml.tracking.registry import CHALLENGER, CHAMPION, point
+    from ml.tracking.run import Tracker
 
     models = {CHAMPION: newest.champion, CHALLENGER: newest.challenger}
     until = newest.trained_until

@@ -30,7 +30,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
 
         def work(day: str) -> dict[str, Any]:
             if spec.simulation:
-                from ml.logs.synthetic import write_day
+                from ml.logs.synthetic.simulate import write_day
 
                 write_day(spec, day, Path(folder))
             done = ingest_day(spec, day, folder, lake.open(), runner)

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
+from ml.compute.runner import LocalRunner, Runner, SparkRunner
+from ml.distributed.launchers import Launcher
 from ml.lake import Lake
-from ml.parallel import LocalRunner, Runner, SparkRunner
-from ml.training.launchers import Launcher
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -39,7 +39,7 @@ class SparkResource(dg.ConfigurableResource):
     )
 
     def session(self) -> "SparkSession | None":
-        from ml.spark import start_session
+        from ml.compute.spark import start_session
 
         return None if self.master == "none" else start_session(self.master or None)
 

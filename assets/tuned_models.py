@@ -13,7 +13,7 @@ from assets.resources import LakeResource, MlflowResource, TrainingResource
 from ml.catalog.spec import DatasetSpec
 
 if TYPE_CHECKING:
-    from ml.embeddings.bags import TableFigures
+    from ml.embeddings.interface import TableFigures
 
 STAGE = "tuned_models"
 
@@ -31,8 +31,8 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
     def tuned_models(
         context: dg.AssetExecutionContext, lake: LakeResource, mlflow: MlflowResource, training: TrainingResource
     ) -> dg.MaterializeResult:
-        from ml.training.launch import train_day_on
-        from ml.training.tracking import Tracker
+        from ml.distributed.launch import train_day_on
+        from ml.tracking.run import Tracker
 
         session = training.session()
 

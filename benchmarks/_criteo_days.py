@@ -10,11 +10,11 @@ from pathlib import Path
 
 from ml.catalog.load import load_catalog
 from ml.catalog.spec import DatasetSpec
+from ml.compute.runner import LocalRunner
 from ml.datasets.write import write_day
 from ml.features.clean import clean_day
 from ml.lake import Lake
 from ml.logs.ingest import ingest_day
-from ml.parallel import LocalRunner
 
 ALL = ("train", "validation", "test")
 

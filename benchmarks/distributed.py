@@ -1,8 +1,9 @@
 """Several processes on this machine's cores against one, training the same batches of Criteo's sample in the same order.
 
-Each trains two days as `ml.training.launch` has it, on one thread a process; the first is not counted. Sharded, processes share
-out the tables by id and exchange ids and rows at every step; independent, each learns embeddings of its own, and gradients of
-dense layers alone go between them. What messages take is the time spent in them, in which a process also waits for the others.
+Each trains two days as `ml.distributed.launch` has it, on one thread a process; the first is not counted. Sharded,
+processes share out the tables by id and exchange ids and rows at every step; independent, each learns embeddings of its
+own, and gradients of dense layers alone go between them. What messages take is the time spent in them, in which a
+process also waits for the others.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from benchmarks._criteo_days import ALL, criteo_days
 from benchmarks.result import Result
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.reader import BlockReader
+from ml.distributed.launch import launch, process_group
 from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe, load_recipe
-from ml.training.launch import launch, process_group
 from ml.training.loop import train
 from ml.training.state import new_state
 

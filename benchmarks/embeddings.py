@@ -33,11 +33,11 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from benchmarks.result import Result
-from ml.embeddings.collisionless import CollisionlessEmbeddingBags
-from ml.embeddings.idmap import IdMap
-from ml.embeddings.memory import zeros
-from ml.embeddings.prefetch import AHEAD, prefetch
-from ml.embeddings.snapshots import write_snapshot
+from ml.embeddings.collisionless.bags import CollisionlessEmbeddingBags
+from ml.embeddings.collisionless.hash_map import IdMap
+from ml.embeddings.collisionless.memory import zeros
+from ml.embeddings.collisionless.prefetch import AHEAD, prefetch
+from ml.embeddings.collisionless.snapshots import write_snapshot
 from ml.models.dlrm import DLRM
 from ml.training.loop import threads
 

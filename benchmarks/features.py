@@ -24,18 +24,18 @@ from benchmarks._criteo_baselines import dlrm_reference, polars_features, spark_
 from benchmarks.result import Result
 from ml.catalog.load import load_catalog
 from ml.catalog.spec import DatasetSpec
+from ml.compute.runner import SparkRunner
+from ml.compute.spark import start_session
 from ml.features.clean import clean_day
 from ml.features.schema import EVENT_TIME
-from ml.features.storage import write_table
 from ml.features.transforms import compile_transforms
 from ml.lake import Lake
 from ml.logs.ingest import ingest_day
-from ml.logs.layout import Layout
-from ml.logs.parse import parse_block
 from ml.logs.sources import find_files
 from ml.logs.streams import blocks
-from ml.parallel import SparkRunner
-from ml.spark import start_session
+from ml.logs.text.layout import Layout
+from ml.logs.text.parse import parse_block
+from ml.parquet import write_table
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

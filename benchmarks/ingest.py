@@ -17,11 +17,11 @@ import pyarrow.csv as pa_csv
 from benchmarks.result import Result
 from ml.catalog.load import load_catalog
 from ml.catalog.spec import DatasetSpec
+from ml.compute.runner import LocalRunner
 from ml.lake import Lake
 from ml.logs.ingest import ingest_day
-from ml.logs.layout import Layout
-from ml.logs.parse import parse_block
-from ml.parallel import LocalRunner
+from ml.logs.text.layout import Layout
+from ml.logs.text.parse import parse_block
 
 ROWS, LOOP_ROWS, ROUNDS = 200_000, 20_000, 5
 

@@ -24,15 +24,15 @@ import ml.datasets.torchvision_ops  # noqa: F401  # streaming fails without
 from benchmarks.result import Result
 from ml.catalog.load import load_catalog
 from ml.catalog.spec import DatasetSpec
+from ml.compute.runner import SparkRunner
+from ml.compute.spark import start_session
 from ml.datasets.batch import Batch
 from ml.datasets.reader import BlockReader
 from ml.datasets.write import write_day
 from ml.features.schema import FeatureSchema, arrow_schema
-from ml.features.storage import write_table
 from ml.lake import Lake
-from ml.parallel import SparkRunner
+from ml.parquet import write_table
 from ml.recipes.recipe import recipe_of
-from ml.spark import start_session
 from ml.training.loop import train
 from ml.training.state import new_state
 
@@ -137,7 +137,7 @@ def _dataframe_to_mds(frame: DataFrame, out: Path) -> float:
     from streaming.base.converters import dataframe_to_mds
 
     def prepare(batches: Iterable[Any]) -> Iterator[Any]:
-        from ml.datasets import streaming, torchvision_ops  # noqa: F401
+        from ml.datasets import cache, torchvision_ops  # noqa: F401
 
         time.sleep(1)  # so that the other task gets the other worker
         yield from (batch.head(0) for batch in batches)

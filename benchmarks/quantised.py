@@ -14,17 +14,17 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from benchmarks._criteo_days import ALL, criteo_days
 from benchmarks.result import Result
+from ml.artifacts.exported import bytes_of
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
 from ml.datasets.reader import BlockReader
-from ml.embeddings.formats import Format
-from ml.embeddings.quantised import quantise_tables
+from ml.embeddings.inference.formats import Format
+from ml.embeddings.inference.quantised import quantise_tables
+from ml.export.accuracy import accuracy_of
+from ml.export.int8 import quantise_layers
 from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 from ml.recipes.recipe import recipe_of
-from ml.serving.accuracy import accuracy_of
-from ml.serving.artifact import bytes_of
-from ml.serving.int8 import quantise_layers
 from ml.training.loop import threads, train
 from ml.training.state import new_state
 

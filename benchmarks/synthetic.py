@@ -12,8 +12,8 @@ from pathlib import Path
 
 from benchmarks.result import Result
 from ml.catalog.load import load_catalog
-from ml.logs.population import CATEGORIES, COUNTRIES, DEVICES, FACTORS
-from ml.logs.synthetic import COLUMNS, write_day
+from ml.logs.synthetic.population import CATEGORIES, COUNTRIES, DEVICES, FACTORS
+from ml.logs.synthetic.simulate import COLUMNS, write_day
 
 ROWS, LOOP_ROWS = 1_000_000, 20_000
 USERS, ITEMS = 50_000, 5_000

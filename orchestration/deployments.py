@@ -22,8 +22,8 @@ from typing import get_args
 from assets.resources import LakeResource, LandingResource, MlflowResource, SparkResource, TrainingResource
 from ml.catalog.load import CATALOG, CatalogError, load_catalog
 from ml.catalog.spec import DatasetSpec
+from ml.distributed.launchers import Launcher
 from ml.recipes.recipe import recipe_of
-from ml.training.launchers import Launcher
 
 
 def home() -> Path:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Processes that tests start, Spark's workers among them, import this checkout and its tests.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
 
 from ml.catalog.load import load_catalog
 from ml.catalog.spec import DatasetSpec
@@ -66,7 +68,7 @@ def real_logs() -> Path:
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
-    from ml.spark import start_session
+    from ml.compute.spark import start_session
 
     session = start_session("local[2]")
     yield session

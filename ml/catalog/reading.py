@@ -157,7 +157,7 @@ class Partitions(Strict):
 
 
 class Simulation(Strict):
-    """A generator writes the landing files of this dataset (`ml.logs.synthetic`): simulated, and said so."""
+    """A generator writes the landing files of this dataset (`ml.logs.synthetic.simulate`): simulated, and said so."""
 
     seed: Int = Field(default=0, ge=0, description="The same seed gives the same log.")
     impressions_per_day: Int = Field(default=200_000, ge=1, description="Rows a day.")

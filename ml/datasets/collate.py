@@ -8,7 +8,7 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ml.datasets.batch import Batch
-from ml.datasets.blocks import Rows, gather_runs
+from ml.datasets.rows import Rows, gather_runs
 from ml.features.schema import FeatureSchema
 
 

@@ -1,8 +1,8 @@
 """Reading training data as batches: which rows, in which order, on which rank, from where on.
 
 The order of an epoch is one sequence of rows, whatever the number of ranks: pools of shards, the rows of each either in
-time order or permuted. Which of them are a rank's in global batch g is `ml.datasets.lanes`: with one lane, the r-th part of
-rows [g * G, (g + 1) * G), G = batch_size * world_size. The format of the files is `ml.datasets.shards`.
+time order or permuted. Which of them are a rank's in global batch g is `ml.datasets.canonical_nodes`: with one lane, the
+r-th part of rows [g * G, (g + 1) * G), G = batch_size * world_size. The format of the files is `ml.datasets.shards`.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import numpy.typing as npt
 
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
-from ml.datasets.blocks import Rows
+from ml.datasets.canonical_nodes import Lanes
 from ml.datasets.collate import batch_from_rows
-from ml.datasets.lanes import Lanes
-from ml.datasets.layout import SPLITS, derive_seed
-from ml.datasets.pools import Pool, by_blocks, by_window, pools_between
+from ml.datasets.rows import Rows
 from ml.datasets.shards import Bytes, Shard, digest, pool_bytes, read_blocks, shards_of
+from ml.datasets.shuffle_blocks import Pool, by_blocks, by_window, pools_between
+from ml.datasets.splits import SPLITS, derive_seed
 from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 
 if TYPE_CHECKING:
-    from ml.datasets.streaming import ShardCache
+    from ml.datasets.cache import ShardCache
 
 Order = Literal["time", "shuffled"]
 Index = npt.NDArray[np.int64]
@@ -44,7 +44,7 @@ class BlockReader:
     A window's blocks hold rows of all its times, so in time order every rank reads all shards. Shuffled, with `lanes` a
     multiple of the ranks, a rank reads its own share of them (two lanes may meet in one), and holds a pool for each of its
     lanes. cache: a folder of this node through which a remote lake is read, of `cache_limit` at most; it changes no batch
-    (`ml.datasets.streaming`).
+    (`ml.datasets.cache`).
 
     Every rank gets `len(reader)` batches of `batch_size` rows; the last of an epoch is smaller (rows left over are
     dealt evenly, so a rank may get none of them) or, with `drop_last`, left out. `rows` is the number of rows of one
@@ -201,7 +201,7 @@ class _Lane:
 
 
 def _cache(shards: Sequence[Shard], folder: str | os.PathLike[str], limit: str | None) -> ShardCache:
-    from ml.datasets.streaming import ShardCache  # which takes seconds to import
+    from ml.datasets.cache import ShardCache  # which takes seconds to import
 
     return ShardCache(shards, folder, limit)
 

@@ -22,8 +22,8 @@ import zstandard
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
-from ml.datasets.blocks import columns_of
-from ml.datasets.layout import HASH, STAGE
+from ml.datasets.rows import columns_of
+from ml.datasets.splits import HASH, STAGE
 from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 

@@ -1,4 +1,4 @@
-"""Writing a day's training data: the feature table of a day in, MDS blocks of its splits out (`ml.datasets.layout`).
+"""Writing a day's training data: the feature table of a day in, MDS blocks of its splits out (`ml.datasets.splits`).
 
 Tasks are runs of whole windows. Each reads its rows of the feature table with Arrow and writes every window into a
 folder of its own, so their number and their order leave no trace in the bytes; one index per split then lists all.
@@ -22,12 +22,12 @@ import pyarrow as pa
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
-from ml.datasets.blocks import Rows, columns_of
+from ml.compute.runner import Runner
 from ml.datasets.feature_table import FEATURES, Part, late, parts_of, windows_of
-from ml.datasets.layout import HASH, SPLITS, STAGE, derive_seed, mix64, split_of
+from ml.datasets.rows import Rows, columns_of
+from ml.datasets.splits import HASH, SPLITS, STAGE, derive_seed, mix64, split_of
 from ml.features.schema import FeatureSchema
 from ml.lake import Lake
-from ml.parallel import Runner
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A snapshot's tables to look at, also from the command line: `python -m ml.embeddings.inspect --help`.
 
-Reads the files of `ml.embeddings.snapshots` and the day's model in the lake alike: whatever holds a store's columns.
+Reads the files of `ml.embeddings.collisionless.snapshots` and the day's model in the lake alike: whatever holds a store's
+columns.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
-from ml.embeddings.snapshots import shard_files
+from ml.embeddings.collisionless.snapshots import shard_files
 
 COLUMNS = ("id", "count", "seen", "norm")
 

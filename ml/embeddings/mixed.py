@@ -10,7 +10,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from ml.embeddings.bags import TrainableBags, in_order
+from ml.embeddings.interface import TrainableBags, in_order
 
 
 class MixedEmbeddingBags(EmbeddingBagCollectionInterface):

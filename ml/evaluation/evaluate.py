@@ -40,7 +40,6 @@ from upath import UPath
 from ml.catalog.spec import DatasetSpec
 from ml.evaluation import plots
 from ml.evaluation.baselines import Baseline, fit_baselines
-from ml.evaluation.metrics import ClickSums, summary
 from ml.evaluation.promotion import standings
 from ml.evaluation.report import render
 from ml.evaluation.rows import FEATURES, chunks, earlier_days
@@ -48,6 +47,7 @@ from ml.evaluation.slices import key_columns, known_keys, score_slices, slices_o
 from ml.evaluation.verdict import attained, beats, verdict
 from ml.features.schema import LABEL, ORACLE, arrow_schema
 from ml.lake import Lake
+from ml.metrics import ClickSums, summary
 
 STAGE = "reports"
 WINDOW_DAYS = 7

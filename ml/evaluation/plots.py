@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ml.evaluation.metrics import ClickSums
+from ml.metrics import ClickSums
 
 COLOURS = {
     "model": "#2563eb",

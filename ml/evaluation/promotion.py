@@ -1,7 +1,7 @@
 """Champion and challenger: which of a dataset's models to trust, by the reports of its days.
 
 A report scores all models on the same rows, which none of them has seen. What is decided here follows from reports alone, and
-for a day from none later than it; where the models lie and what points at them is `ml.training.registry`.
+for a day from none later than it; where the models lie and what points at them is `ml.tracking.registry`.
 """
 
 from __future__ import annotations

@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ml.catalog.spec import DatasetSpec
-from ml.evaluation.metrics import summary
 from ml.evaluation.rows import chunks
 from ml.features.schema import EVENT_TIME, ITEM_KEY, SLICE_PREFIX, USER_KEY
 from ml.lake import Lake
+from ml.metrics import summary
 
 TOP_VALUES = 12
 OTHER, MISSING = "(all others)", "(missing)"

@@ -1,7 +1,7 @@
 """One day of `cleaned_features`: from the day's raw logs to the feature table and the vocabularies' new state.
 
 Here a day is planned, its tasks are run, its vocabularies extended and its partition committed; what a task does with rows
-is `ml.features.tasks`. The partition holds `rows/part-*.parquet` (`arrow_schema(spec)`, in event-time order over parts in
+is `ml.features.clean_task`. The partition holds `rows/part-*.parquet` (`arrow_schema(spec)`, in event-time order over parts in
 name order), `vocabulary/<feature>.parquet` (state after the day) and the manifest. Its bytes follow from the raw logs, the
 spec and the state of the day before alone, whatever the runner.
 """
@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
-from ml.features.counting import ARROW_ROWS, Merge, VocabularySize, merge_in_arrow, merge_on_spark, pack
-from ml.features.join import BROADCAST_BYTES, Joined, Strategy, prepare, sort_merge_join, strategy_for
+from ml.compute.runner import Runner
+from ml.features.clean_task import Done, Job, Task, clean_task, earlier_days, expand_task, plan
 from ml.features.schema import arrow_schema
-from ml.features.storage import write_table
-from ml.features.tasks import Done, Job, Task, clean_task, earlier_days, expand_task, plan
+from ml.features.side_join import BROADCAST_BYTES, Joined, Strategy, prepare, sort_merge_join, strategy_for
 from ml.features.vocabulary import StateFile
+from ml.features.vocabulary_counts import ARROW_ROWS, Merge, VocabularySize, merge_in_arrow, merge_on_spark, pack
 from ml.lake import Lake
 from ml.logs.index import reading_fingerprint
 from ml.logs.read import raw_parts, read_table
-from ml.parallel import Runner
+from ml.parquet import write_table
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -9,8 +9,8 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.features.clean import STAGE, StaleFeatures
-from ml.features.storage import read_parquet
 from ml.lake import Lake
+from ml.parquet import read_parquet
 
 
 def feature_parts(lake: Lake, dataset: str, day: str) -> list[str]:

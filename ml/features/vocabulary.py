@@ -2,7 +2,7 @@
 
 A vocabulary's state after day d is one Parquet file (`STATE`): every value seen so far with its count and, once it has
 one, its id. Ids of day d come from the state after an earlier day; how a value becomes a 64-bit key is
-`ml.features.hashing`, and how a day's occurrences are counted in parallel is `ml.features.counting`.
+`ml.features.hashing`, and how a day's occurrences are counted in parallel is `ml.features.vocabulary_counts`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Time: raw values to microseconds since 1970 UTC, and days of a time zone as ranges of them.
 
-Which rows lie outside the log's days, and what becomes of them, is `ml.logs.examine`.
+Which rows lie outside the log's days, and what becomes of them, is `ml.logs.validate_rows`.
 """
 
 # pyright: reportAttributeAccessIssue=false

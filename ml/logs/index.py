@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
+from ml.compute.runner import Runner
 from ml.lake import Lake
 from ml.logs.clock import day_bounds, day_index, day_key, position_parts
-from ml.logs.examine import UNPLACED
 from ml.logs.scan import Scanned, Slice, count_lines, cut, file_day, pack, scan
 from ml.logs.sources import LogFile, find_files
-from ml.parallel import Runner
+from ml.logs.validate_rows import UNPLACED
 
 # What is kept of a file is read again where this has changed.
 _FORMAT = 2

@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
+from ml.compute.runner import LocalRunner, Runner
 from ml.features.schema import EVENT_TIME
 from ml.lake import Lake
 from ml.logs.clock import day_bounds, day_index, position_times
-from ml.logs.examine import UNPLACED
+from ml.logs.external_sort import Run, in_time_order, plan_parts, write_parquet, write_part, write_run
 from ml.logs.index import BlockPlan, LogIndex, place_bad, reading_fingerprint
-from ml.logs.layout import Layout
 from ml.logs.quarantine import SCHEMA
 from ml.logs.read import STAGE, read_parquet
-from ml.logs.runs import Run, in_time_order, plan_parts, write_parquet, write_part, write_run
 from ml.logs.scan import TASK_BYTES, Scanned, Slice, cut, file_day, pack, scan
 from ml.logs.sources import NoLogs
-from ml.parallel import LocalRunner, Runner
+from ml.logs.text.layout import Layout
+from ml.logs.validate_rows import UNPLACED
 
 PART_ROWS = 1 << 18
 _BAD_SCHEMA = pa.schema([pa.field("order", pa.int64()), pa.field("block", pa.int64()), *SCHEMA])

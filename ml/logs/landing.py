@@ -11,12 +11,12 @@ from datetime import datetime, timedelta
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
+from ml.compute.runner import LocalRunner, Runner
 from ml.lake import Lake
 from ml.logs.clock import day_index, day_key
 from ml.logs.index import LogIndex
 from ml.logs.ingest import STAGE
 from ml.logs.sources import NoLogs
-from ml.parallel import LocalRunner, Runner
 
 
 @dataclass(frozen=True)

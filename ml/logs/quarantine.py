@@ -1,6 +1,6 @@
 """Lines that could not be read as rows: the vocabulary of reasons, and the table that holds such lines.
 
-What is wrong with a line is found out in `ml.logs.parse` and `ml.logs.examine`; here it is only named and kept.
+What is wrong with a line is found out in `ml.logs.text.parse` and `ml.logs.validate_rows`; here it is only named and kept.
 
 | reason                    | of a line                                                                               |
 |---------------------------|-----------------------------------------------------------------------------------------|

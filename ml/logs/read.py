@@ -11,10 +11,10 @@ from upath import UPath
 
 from ml.catalog.spec import Source
 from ml.lake import Lake
-from ml.logs.layout import Layout
+from ml.logs.parsed_blocks import read_records
 from ml.logs.quarantine import Quarantine
-from ml.logs.records import read_records
 from ml.logs.sources import find_files
+from ml.logs.text.layout import Layout
 
 STAGE = "raw_logs"
 

@@ -13,10 +13,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ml.catalog.spec import DatasetSpec
-from ml.logs.examine import FAULTS, UNPLACED, examine
-from ml.logs.records import Records, count_records, read_records
+from ml.logs.parsed_blocks import Records, count_records, read_records
 from ml.logs.sources import LogFile
 from ml.logs.streams import BLOCK
+from ml.logs.validate_rows import FAULTS, UNPLACED, examine
 
 # Unpacked bytes that one task reads: enough to be worth a task, little enough to share a day among a few cores.
 TASK_BYTES = 16 << 20

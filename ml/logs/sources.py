@@ -1,6 +1,6 @@
 """Which files a log is made of: globbing the landing folder, members of zip archives, stamps, days named by paths.
 
-Opening them is `ml.logs.streams`; what is in them is `ml.logs.parse`.
+Opening them is `ml.logs.streams`; what is in them is `ml.logs.text.parse`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import date, datetime
 from upath import UPath
 
 from ml.catalog.spec import Source
-from ml.logs.layout import WrongFile
+from ml.logs.text.layout import WrongFile
 
 
 class NoLogs(FileNotFoundError):

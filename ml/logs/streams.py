@@ -1,7 +1,7 @@
 """Opening a log file as a stream of bytes, and cutting the stream into blocks of whole lines.
 
 Block k of a file is the lines whose first byte (unpacked) lies in [k * BLOCK, (k + 1) * BLOCK): the same lines whoever
-reads them, so that tasks can share a file and still agree. What the lines say is `ml.logs.parse`.
+reads them, so that tasks can share a file and still agree. What the lines say is `ml.logs.text.parse`.
 """
 
 from __future__ import annotations

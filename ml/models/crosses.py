@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from ml.mixing import GOLDEN, mix64
+from ml.hashing import GOLDEN, mix64
 
 
 def cross_name(pair: tuple[str, str]) -> str:

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import nn
 
-from ml.embeddings.remap import mix
+from ml.embeddings.fixed.id_to_row import mix
 
 _HASHES = 2  # collisions add up, so the smaller of two is right unless both collide
 _ODD = 0x9E3779B97F4A7C15 - (1 << 64)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ml.embeddings.remap import mix
+from ml.embeddings.fixed.id_to_row import mix
 
 
 class ItemBank(nn.Module):

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 
-from ml.embeddings.bags import TrainableBags
-from ml.embeddings.collisionless import CollisionlessEmbeddingBags
-from ml.embeddings.compositional import Composition, CompositionalEmbeddingBags
-from ml.embeddings.hashed import HashedEmbeddingBags
+from ml.embeddings.collisionless.bags import CollisionlessEmbeddingBags
+from ml.embeddings.fixed.compositional import Composition, CompositionalEmbeddingBags
+from ml.embeddings.fixed.hashed import HashedEmbeddingBags
+from ml.embeddings.fixed.static import StaticEmbeddingBags
+from ml.embeddings.interface import TrainableBags
 from ml.embeddings.mixed import MixedEmbeddingBags
 from ml.embeddings.optimizers import RowOptimizer
 from ml.embeddings.rules import TableRules
-from ml.embeddings.static import StaticEmbeddingBags
 from ml.features.schema import FeatureSchema
 from ml.models.crosses import cross_name
 from ml.recipes.models import WideDeepRecipe

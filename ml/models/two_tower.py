@@ -28,7 +28,7 @@ _SHORT = 1e-3  # a vector of zeros, as of ids without rows alone, has a gradient
 
 
 class GathersRows(Protocol):
-    """Processes that train together, as `ml.training.ranks` has them."""
+    """Processes that train together, as `ml.distributed.process_group` has them."""
 
     @property
     def rank(self) -> int: ...

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml.features.hashing import feature_seed
-from ml.mixing import mix64
+from ml.hashing import mix64
 
 Words = npt.NDArray[np.uint64]
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
-from ml.datasets.blocks import Rows
-from ml.datasets.layout import SPLITS
+from ml.datasets.rows import Rows
 from ml.datasets.shards import Bytes, pool_bytes, shards_of
+from ml.datasets.splits import SPLITS
 from ml.features.schema import EVENT_TIME, LABEL, SAMPLE_RATE, FeatureSchema
 from ml.lake import Lake
 from ml.quality.content import content_of

@@ -1,4 +1,4 @@
-"""What a trained model is made into for inference alone: the `export` section of a recipe. How is `ml.serving`."""
+"""What a trained model is made into for inference alone: the `export` section of a recipe. How is `ml.export`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from ml.catalog.strict import Strict
-from ml.embeddings.formats import Format
+from ml.embeddings.inference.formats import Format
 
 LOOK_BACK_DAYS = 7  # an export is judged by rows of its day and, where these are few, of days before it, so many in all
 

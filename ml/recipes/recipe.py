@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from ml.catalog.load import CATALOG, CatalogError, explain, read_yaml
 from ml.catalog.spec import DatasetSpec
 from ml.catalog.strict import Strict
-from ml.embeddings.partitions import widths_of
+from ml.embeddings.fixed.partitions import widths_of
 from ml.recipes.export import ExportRecipe
 from ml.recipes.models import ModelRecipe, TwoTowerRecipe
 from ml.recipes.optimizers import DenseOptimizer, Schedule, TableOptimizer

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ml.catalog.strict import Strict
-from ml.embeddings.partitions import Partitions, partitions_for
+from ml.embeddings.fixed.partitions import Partitions, partitions_for
 from ml.embeddings.rules import Evict, Family, Filter, Operation, TableRules
 
 PARTED: tuple[Family, ...] = ("generalised", "chinese_remainder")

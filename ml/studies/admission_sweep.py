@@ -16,15 +16,15 @@ import numpy as np
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec, SparseColumn
+from ml.compute.runner import Runner
 from ml.datasets.reader import BlockReader
 from ml.datasets.write import write_day
-from ml.evaluation.metrics import auc
 from ml.evaluation.plots import points
 from ml.features.clean import clean_day
 from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 from ml.logs.ingest import ingest_day
-from ml.parallel import Runner
+from ml.metrics import auc
 from ml.recipes.recipe import recipe_of
 from ml.training.loop import train
 from ml.training.predict import predict

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from upath import UPath
 
-from ml.evaluation.metrics import auc
 from ml.evaluation.plots import lines
 from ml.features.schema import FeatureSchema
+from ml.metrics import auc
 from ml.models.build import build_model
 from ml.recipes.recipe import Recipe, load_recipe
 from ml.studies.movielens_1m import SINGLE, Ratings

@@ -14,11 +14,11 @@ import numpy as np
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
-from ml.datasets.layout import SPLITS
 from ml.datasets.reader import BlockReader
-from ml.evaluation.metrics import summary
+from ml.datasets.splits import SPLITS
 from ml.features.schema import FeatureSchema
 from ml.lake import Lake
+from ml.metrics import summary
 from ml.recipes.recipe import Recipe, recipe_of
 from ml.training.loop import train
 from ml.training.predict import predict

@@ -3,7 +3,7 @@
 They lie in the lake's `checkpoints`, written as whole as partitions: of each day a few, `<day>.0` and so on, of which the
 oldest is the next to be replaced. One is used only by a pass of the same identity (recipe, data, parent), of any number of
 ranks. The state is copied between two steps; copies are written while training goes on. When to save, what to keep and when to
-stop is decided here; what lies on disk is `ml.training.parts`.
+stop is decided here; what lies on disk is `ml.artifacts.parts`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any
 from safetensors import SafetensorError
 from upath import UPath
 
+from ml.artifacts.parts import Part, Read, part_of, read_parts, state_of, write_part
 from ml.datasets.reader import BlockReader
+from ml.distributed.process_group import Ranks
 from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 from ml.recipes.recipe import CheckpointRecipe, Recipe
-from ml.training.parts import Part, Read, part_of, read_parts, state_of, write_part
-from ml.training.ranks import Ranks
 from ml.training.state import TrainState
 
 STEPS_BETWEEN_LOOKS = 8  # ranks tell each other whether it is time to save, which costs a message

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from ml.datasets.batch import Batch
-from ml.evaluation.metrics import summary
+from ml.metrics import summary
 from ml.recipes.recipe import EarlyStop
 from ml.training.predict import predict
 from ml.training.state import TrainState

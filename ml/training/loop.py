@@ -1,7 +1,7 @@
 """The one training loop: batch, resumed and later online training and trials all go through `train`.
 
 It takes a state and batches, steps once per batch, and gives back a report. Where batches come from, where states are
-kept and who watches is for the callers (`ml.training.daily` first of all).
+kept and who watches is for the callers (`ml.training.day` first of all).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 from ml.datasets.batch import Batch
-from ml.datasets.layout import derive_seed
-from ml.embeddings.bags import TableFigures, dense_parameters
+from ml.datasets.splits import derive_seed
+from ml.distributed.process_group import Ranks
+from ml.embeddings.interface import TableFigures, dense_parameters
 from ml.recipes.recipe import Recipe
 from ml.training.objectives import losses_of, terms_of
-from ml.training.ranks import Ranks
 from ml.training.state import TrainState
 
 

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from ml.datasets.batch import Batch
+from ml.distributed.process_group import Ranks
 from ml.models.two_tower import TwoTower
 from ml.recipes.models import TwoTowerRecipe
 from ml.recipes.recipe import Recipe
-from ml.training.ranks import Ranks
 
 
 def losses_of(model: nn.Module, batch: Batch, recipe: Recipe, ranks: Ranks | None = None) -> torch.Tensor:

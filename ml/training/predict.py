@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from upath import UPath
 
+from ml.artifacts.snapshot import load_snapshot
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
 from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 from ml.training.objectives import as_sampled
-from ml.training.snapshot import load_snapshot
 
 
 def stage_of(model: str) -> str:

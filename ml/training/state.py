@@ -1,5 +1,5 @@
 """What is trained: the model, its dense optimizer, and where in its life it stands. Stepping is `ml.training.loop`;
-writing it down is `ml.training.snapshot`.
+writing it down is `ml.artifacts.snapshot`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ml.embeddings.bags import TableFigures, TrainableBags, bags_of, dense_parameters
-from ml.embeddings.sharded import shard_tables
+from ml.distributed.process_group import Ranks
+from ml.embeddings.distributed.sharded import shard_tables
+from ml.embeddings.interface import TableFigures, TrainableBags, bags_of, dense_parameters
 from ml.features.schema import FeatureSchema
 from ml.models.build import build_model
 from ml.recipes.recipe import Recipe
-from ml.training.ranks import Ranks
 
 
 @dataclass

@@ -1,0 +1,162 @@
+"""From (table, id) to row: an open-addressing hash map in which no two ids ever share a row. What rows hold is `store`.
+
+A slot is two int64: the id, and `table << 40 | row`, EMPTY where there is none. So any id may be a key, and a look-up touches
+one cache line. Linear probing over a power of two of slots, at most 7 in 10 taken; deleting shifts back what follows, so that
+nothing is left to trip over (Knuth, TAOCP 3, 6.4, algorithm R).
+"""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.embeddings.collisionless.prefetch import AHEAD, prefetch
+from ml.hashing import GOLDEN, mix64
+
+EMPTY = -1
+ROW_BITS = 40
+ROW_MASK = (1 << ROW_BITS) - 1
+_SMALLEST, _TAKEN, _OF = 1 << 10, 7, 10
+
+
+class IdMap:
+    """Keys (table, id): table in [0, 2^23), id any int64; rows in [0, 2^40).
+
+    >>> ids = IdMap()
+    >>> ids.insert(np.array([0, 0, 1]), np.array([7, -1, 7]), np.array([1, 2, 3]))
+    >>> ids.find(np.array([0, 1, 1]), np.array([-1, 7, -1])).tolist()
+    [2, 3, -1]
+    """
+
+    def __init__(self, expected: int = 0) -> None:
+        self.slots = _empty(slots_for(expected))
+        self.size = 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    @property
+    def nbytes(self) -> int:
+        return self.slots.nbytes
+
+    def find(self, tables: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows int64 [N], EMPTY for keys that are not there."""
+        rows = np.empty(len(ids), np.int64)
+        find_many(self.slots, tables, ids, rows)
+        return rows
+
+    def insert(self, tables: NDArray[np.int64], ids: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+        """Put N keys that are not there, each once."""
+        self.reserve(len(ids))
+        insert_many(self.slots, tables, ids, rows)
+        self.size += len(ids)
+
+    def erase(self, tables: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
+        """Take out those of N keys that are there."""
+        self.size -= erase_many(self.slots, tables, ids)
+
+    def reserve(self, more: int) -> None:
+        """Make room for `more` keys."""
+        wanted = slots_for(self.size + more)
+        if wanted > len(self.slots):
+            larger = _empty(wanted)
+            move(self.slots, larger)
+            self.slots = larger
+
+
+def slots_for(keys: int) -> int:
+    """How many slots hold so many keys: a power of two."""
+    slots = _SMALLEST
+    while keys * _OF > slots * _TAKEN:
+        slots *= 2
+    return slots
+
+
+def _empty(slots: int) -> NDArray[np.int64]:
+    return np.full((slots, 2), EMPTY, np.int64)
+
+
+@nb.njit(cache=True, inline="always")
+def home_of(table, key, mask):  # type: ignore[no-untyped-def]
+    """First slot of a key."""
+    return np.int64(mix64(np.uint64(key) + np.uint64(table + 1) * np.uint64(GOLDEN)) & np.uint64(mask))
+
+
+@nb.njit(cache=True, inline="always")
+def find_one(slots, table, key):  # type: ignore[no-untyped-def]
+    """Row of a key, EMPTY where it is not there."""
+    mask = len(slots) - 1
+    at = home_of(table, key, mask)
+    while True:
+        value = slots[at, 1]
+        if value == EMPTY:
+            return np.int64(EMPTY)
+        if slots[at, 0] == key and value >> ROW_BITS == table:
+            return value & ROW_MASK
+        at = (at + 1) & mask
+
+
+@nb.njit(cache=True, inline="always")
+def insert_one(slots, table, key, row):  # type: ignore[no-untyped-def]
+    """Put a key that is not there; there must be room."""
+    mask = len(slots) - 1
+    at = home_of(table, key, mask)
+    while slots[at, 1] != EMPTY:
+        at = (at + 1) & mask
+    slots[at, 0] = key
+    slots[at, 1] = table << ROW_BITS | row
+
+
+@nb.njit(cache=True)
+def erase_one(slots, table, key):  # type: ignore[no-untyped-def]
+    """Take a key out; whether it was there."""
+    mask = len(slots) - 1
+    at = home_of(table, key, mask)
+    while True:
+        value = slots[at, 1]
+        if value == EMPTY:
+            return False
+        if slots[at, 0] == key and value >> ROW_BITS == table:
+            break
+        at = (at + 1) & mask
+    hole, after = at, (at + 1) & mask
+    while slots[after, 1] != EMPTY:
+        home = home_of(slots[after, 1] >> ROW_BITS, slots[after, 0], mask)
+        # It may move back unless its home lies cyclically in (hole, after].
+        if ((after - home) & mask) >= ((after - hole) & mask):
+            slots[hole, 0], slots[hole, 1] = slots[after, 0], slots[after, 1]
+            hole = after
+        after = (after + 1) & mask
+    slots[hole, 1] = EMPTY
+    return True
+
+
+@nb.njit(cache=True, nogil=True)
+def find_many(slots, tables, ids, rows):  # type: ignore[no-untyped-def]
+    mask = len(slots) - 1
+    for i in range(len(ids)):
+        if i + AHEAD < len(ids):
+            prefetch(slots, home_of(tables[i + AHEAD], ids[i + AHEAD], mask), 0)
+        rows[i] = find_one(slots, tables[i], ids[i])
+
+
+@nb.njit(cache=True, nogil=True)
+def insert_many(slots, tables, ids, rows):  # type: ignore[no-untyped-def]
+    for i in range(len(ids)):
+        insert_one(slots, tables[i], ids[i], rows[i])
+
+
+@nb.njit(cache=True, nogil=True)
+def erase_many(slots, tables, ids):  # type: ignore[no-untyped-def]
+    erased = 0
+    for i in range(len(ids)):
+        erased += erase_one(slots, tables[i], ids[i])
+    return erased
+
+
+@nb.njit(cache=True, nogil=True)
+def move(slots, larger):  # type: ignore[no-untyped-def]
+    for at in range(len(slots)):
+        if slots[at, 1] != EMPTY:
+            insert_one(larger, slots[at, 1] >> ROW_BITS, slots[at, 0], slots[at, 1] & ROW_MASK)

@@ -1,0 +1,22 @@
+"""A row's first weights: a function of seed, table and id, so that they are the same in every run, on every rank and server."""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+
+from ml.embeddings.collisionless.row_layout import WEIGHTS
+from ml.hashing import GOLDEN, mix64
+
+_STEP = np.uint64(GOLDEN)
+
+
+@nb.njit(cache=True)
+def draw(floats, row, dim, table_seed, key, scale):  # type: ignore[no-untyped-def]
+    """Weights of a row, uniform in [-scale, scale). table_seed: uint64, of seed and table; key: the id."""
+    state = mix64(np.uint64(table_seed) ^ mix64(np.uint64(key) + _STEP))
+    for d in range(dim):
+        state += _STEP
+        # 24 random bits: all that a float32 in [0, 1) has.
+        share = np.float32(mix64(state) >> np.uint64(40)) * np.float32(2.0**-24)
+        floats[row, WEIGHTS + d] = scale * (np.float32(2) * share - np.float32(1))

@@ -1,0 +1,156 @@
+"""From ids to codes: a partition puts every id into one of its classes; a family of partitions gives several classes per id.
+
+Families (Shi et al., 2020, "Compositional Embeddings Using Complementary Partitions", arXiv 1909.02107, section 3), over the
+ids of a universe [0, N):
+
+| family              | codes of an id i                                             | unique |
+|---------------------|--------------------------------------------------------------|--------|
+| hash                | mixed(i) mod m                                               | no     |
+| naive               | i                                                            | yes    |
+| quotient_remainder  | i mod m, i div m                                             | yes    |
+| generalised         | digits of i in the mixed radix m1, m2, ...                   | yes    |
+| chinese_remainder   | i mod m1, i mod m2, ..., pairwise coprime, product at least N | yes    |
+
+Ids are counted as unsigned 64-bit numbers. One beyond the universe is mixed into it, where it may share its codes; in
+a universe of 2^64 none is. What is looked up by a code is `compositional`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.embeddings.rules import Family, Operation
+
+ALL_IDS = 1 << 64
+PATH_WIDTH = 8  # of the hidden layer of a path's MLPs
+MULTIPLE = 4  # FBGEMM's, of a row's weights
+
+
+@dataclass(frozen=True)
+class Partitions:
+    """sizes: classes of each partition, k of them. Raises `ValueError` where ids of the universe would share all codes."""
+
+    family: Family
+    universe: int
+    sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.universe <= ALL_IDS or not self.sizes or min(self.sizes) < 1:
+            raise ValueError(f"{self.family}: expected a universe of 1 to 2^64 ids and positive sizes, found {self}")
+        if self.family in ("hash", "naive") and len(self.sizes) != 1:
+            raise ValueError(f"{self.family} has one partition, found sizes {self.sizes}")
+        if self.family == "quotient_remainder" and len(self.sizes) != 2:
+            raise ValueError(f"quotient_remainder has two partitions, found sizes {self.sizes}")
+        if self.family != "hash" and math.prod(self.sizes) < self.universe:
+            raise ValueError(f"{self.family}: {self.sizes} give {math.prod(self.sizes)} codes for {self.universe} ids")
+        if self.family == "chinese_remainder" and math.lcm(*self.sizes) != math.prod(self.sizes):
+            raise ValueError(f"chinese_remainder: sizes {self.sizes} are not pairwise coprime")
+
+    def codes(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Classes of each id: int64 [N] to int64 [k, N], row j in [0, sizes[j])."""
+        ids = ids.astype(np.int64, copy=False)
+        places = self._places(ids)
+        if self.family == "hash":
+            return (_mixed(ids.view(np.uint64)) % np.uint64(self.sizes[0])).astype(np.int64)[None]
+        codes = np.empty((len(self.sizes), len(places)), np.int64)
+        for j, size in enumerate(self.sizes):
+            codes[j] = places % np.uint64(size)
+            if self.family != "chinese_remainder":
+                places = places // np.uint64(size)
+        return codes
+
+    def _places(self, ids: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Ids as numbers of the universe, uint64 [N]."""
+        places = ids.view(np.uint64)
+        if self.universe == ALL_IDS:
+            return places
+        bound = np.uint64(self.universe)
+        return np.where(places < bound, places, _mixed(places) % bound)
+
+
+def partitions_for(family: Family, universe: int, rows: int, parts: int = 2) -> Partitions:
+    """The partitions of a family that make most of `rows` rows in all: the first as large as can be, so that few ids share it;
+    those of the Chinese remainder about equal. parts: k, of the families that leave it open.
+
+    Raises `ValueError` that says how many rows are needed.
+    """
+    if parts < 1:
+        raise ValueError(f"{family}: expected at least one part, found {parts}")
+    if family == "hash" or (parts == 1 and family == "generalised"):
+        return Partitions(family, universe, (rows,))
+    if family == "naive":
+        sizes: Sequence[int] = (universe,)
+    elif family == "chinese_remainder":
+        sizes = _coprime(rows // parts, parts)
+    else:
+        sizes = _radix(universe, rows, 2 if family == "quotient_remainder" else parts)
+    if not sizes or sum(sizes) > rows or math.prod(sizes) < universe:
+        least = universe if family == "naive" else parts * _root(universe, parts)
+        raise ValueError(f"{family}: {rows} rows can not tell {universe} ids apart, about {least} can")
+    return Partitions(family, universe, tuple(sizes))
+
+
+def widths_of(name: str, dim: int, partitions: Partitions, operation: Operation, narrow: int | None) -> tuple[int, ...]:
+    """Weights of a row of each partition of table `name`, whose embeddings have `dim`. narrow: of `project`, those of its rows.
+
+    Raises `ValueError` where the operation does not fit.
+    """
+    parts = len(partitions.sizes)
+    if narrow is not None and operation != "project":
+        raise ValueError(f"table {name!r}: dim belongs to operation project, found {operation}")
+    if operation == "project":
+        if narrow is None:
+            raise ValueError(f"table {name!r}: operation project needs a dim: the weights of a row before it is projected")
+        if parts != 1 or narrow % MULTIPLE or not 0 < narrow <= dim:
+            raise ValueError(f"table {name!r}: project takes one partition and a dim that is a multiple of 4, at most {dim}")
+        return (narrow,)
+    if operation == "concat":
+        if dim % (MULTIPLE * parts):
+            raise ValueError(f"table {name!r}: concat of {parts} parts needs a dimension that {MULTIPLE * parts} divides")
+        return (dim // parts,) * parts
+    if operation == "path":
+        mlp = 2 * PATH_WIDTH * dim + PATH_WIDTH
+        return (dim, *[mlp + -mlp % MULTIPLE] * (parts - 1))
+    return (dim,) * parts
+
+
+def _radix(universe: int, rows: int, parts: int) -> Sequence[int]:
+    """The largest first size that leaves room for the others, which are equal."""
+    first = rows - (parts - 1)
+    while first > 0:
+        rest = _root(-(-universe // first), parts - 1)
+        fits = rows - (parts - 1) * rest
+        if fits >= first:
+            return (first, *[rest] * (parts - 1))
+        first = fits
+    return ()
+
+
+def _coprime(largest: int, count: int) -> Sequence[int]:
+    found: list[int] = []
+    for size in range(largest, 1, -1):
+        if all(math.gcd(size, other) == 1 for other in found):
+            found.append(size)
+            if len(found) == count:
+                return found
+    return ()
+
+
+def _root(number: int, degree: int) -> int:
+    """The smallest r with r ** degree >= number, exactly."""
+    root = max(1, round(number ** (1 / degree)) - 2)
+    while root**degree < number:
+        root += 1
+    return root
+
+
+def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """As `ml.hashing.mix64`, of an array."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

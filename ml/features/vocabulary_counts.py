@@ -1,0 +1,137 @@
+"""A day's occurrences per value, counted in parallel, and merged into the vocabulary's state.
+
+Each task counts its own rows; one merge per feature adds them up. A merge that fits in a task's memory is done in Arrow, small
+ones several to a task; a larger one is a shuffle, and Spark SQL does it. Both write the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from upath import UPath
+
+from ml.catalog.spec import VocabularySpec
+from ml.features.hashtable import count_distinct, slots_for
+from ml.features.sparse import SparseFeature
+from ml.features.vocabulary import COUNTS, STATE, STATE_ORDER, assign_ids, merge_counts
+from ml.parquet import read_parquet, write_batches
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+# A feature's state and partial counts beyond this many rows together are merged by Spark SQL, where there is a session.
+ARROW_ROWS = 20_000_000
+
+# Smaller merges share a task until they come to this many rows: starting a task costs as much as merging them.
+ROWS_PER_TASK = 500_000
+
+# What a task counted: one row group per feature, in the features' order.
+COUNTED = pa.schema([("feature", pa.string()), *COUNTS])
+
+
+def count_values(feature: SparseFeature, batch: pa.RecordBatch) -> pa.Table:
+    """`COUNTS` of a batch's values of one feature, missing ones left out, in order of first occurrence."""
+    keys = feature.keys(batch).values
+    distinct, counts, first = count_distinct(keys, slots_for(len(keys)))
+    return pa.Table.from_arrays([pa.array(distinct), feature.words(batch, first), pa.array(counts)], schema=COUNTS)
+
+
+def write_counts(features: Sequence[SparseFeature], batch: pa.RecordBatch, path: UPath) -> tuple[int, ...]:
+    """Write a batch's counts (`COUNTED`); gives the number of distinct values of each feature."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    counted = []
+    with (
+        path.fs.open(path.path, "wb") as file,
+        pq.ParquetWriter(file, COUNTED, compression="lz4", use_dictionary=False) as writer,
+    ):
+        for feature in features:
+            counts = count_values(feature, batch)
+            named = counts.add_column(0, "feature", pa.array([feature.column.name] * len(counts), pa.string()))
+            writer.write_table(named, row_group_size=max(1, len(counts)))
+            counted.append(len(counts))
+    return tuple(counted)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """One feature's merge. previous: state before the day, None on the first; target: state after it.
+
+    partial: the tasks' counts, in which the feature's row group is at `position`. rows: how many are merged, all told.
+    """
+
+    feature: str
+    position: int
+    limits: VocabularySpec
+    previous: str | None
+    partial: tuple[str, ...]
+    target: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class VocabularySize:
+    """values: distinct values seen so far; ids: those of them that have an id."""
+
+    values: int
+    ids: int
+
+
+def pack(merges: Iterable[Merge]) -> list[tuple[Merge, ...]]:
+    """Merges in the tasks that do them: together about `ROWS_PER_TASK` rows, or one larger merge alone."""
+    packs: list[tuple[Merge, ...]] = []
+    room = 0
+    for merge in merges:
+        if not packs or merge.rows > room:
+            packs.append(())
+            room = ROWS_PER_TASK
+        packs[-1] += (merge,)
+        room -= merge.rows
+    return packs
+
+
+def merge_in_arrow(merges: tuple[Merge, ...]) -> list[VocabularySize]:
+    """Write the states after the day, each in turn in this process's memory."""
+    return [_merge_in_arrow(merge) for merge in merges]
+
+
+def _merge_in_arrow(merge: Merge) -> VocabularySize:
+    previous = read_parquet(UPath(merge.previous)) if merge.previous else None
+    group = range(merge.position, merge.position + 1)
+    partial = [read_parquet(UPath(path), COUNTS.names, group) for path in merge.partial]
+    return _write(merge_counts(previous, partial).to_batches(), merge)
+
+
+def merge_on_spark(merge: Merge, spark: SparkSession, scratch: UPath) -> VocabularySize:
+    """Write the same state, with the sums and the order made by Spark SQL; scratch: a folder that Spark may write to."""
+    from pyspark.sql import functions as f
+
+    ordered = UPath(scratch / f"{merge.feature}.ordered")
+    columns = [f.col(name) for name in STATE.names]
+    partial = spark.read.parquet(*merge.partial).where(f.col("feature") == merge.feature)
+    rows = partial.withColumn("id", f.lit(None).cast("bigint")).select(*columns)
+    if merge.previous:
+        rows = rows.unionByName(spark.read.parquet(merge.previous).select(*columns))
+    summed = rows.groupBy("key").agg(f.min("value").alias("value"), f.sum("count").alias("count"), f.max("id").alias("id"))
+    order = [f.col(name).asc_nulls_last() if way == "ascending" else f.col(name).desc() for name, way in STATE_ORDER]
+    summed.select(*columns).orderBy(*order).write.parquet(str(ordered))
+    parts = sorted(path for path in ordered.iterdir() if path.name.endswith(".parquet"))
+    batches = (batch for part in parts for batch in read_parquet(part).cast(STATE).to_batches())
+    return _write(batches, merge)
+
+
+def _write(ordered: Iterable[pa.RecordBatch], merge: Merge) -> VocabularySize:
+    values = ids = 0
+
+    def counted() -> Iterator[pa.RecordBatch]:
+        nonlocal values, ids
+        for batch in assign_ids(ordered, merge.limits):
+            values += len(batch)
+            ids += len(batch) - batch["id"].null_count
+            yield batch
+
+    write_batches(counted(), STATE, UPath(merge.target))
+    return VocabularySize(values, ids)

@@ -1,0 +1,93 @@
+"""Parquet files to typed columns: row groups take the place of blocks, rows that of lines."""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions at import, out of a type checker's sight)
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from upath import UPath
+
+from ml.catalog.spec import ColumnType, Source
+from ml.logs.parsed_blocks import Records
+from ml.logs.quarantine import NOT_UTF8, TEXT_BYTES, bad_value, damaged
+from ml.logs.sources import LogFile
+from ml.logs.text.layout import ARROW_TYPES, Layout, names_in
+from ml.logs.text.value_types import null_tokens
+
+
+def read_row_groups(source: Source, file: LogFile, wanted: Collection[int] | None) -> Iterator[Records]:
+    """Records of a Parquet file by row group. A row that does not fit the types is a bad line; so is all that is corrupt.
+
+    Raises `WrongFile` where the file lacks a column.
+    """
+    schema = Layout.declared(source).schema
+    with UPath(file.url).open("rb") as raw:
+        index = 0
+        try:
+            parquet = pq.ParquetFile(raw)
+            names_in(source, parquet.schema_arrow.names, file.name, "schema")
+            for index in range(parquet.num_row_groups):
+                if wanted is None or index in wanted:
+                    yield _records(source, schema, index, parquet.read_row_group(index, use_threads=False))
+            return
+        except (pa.ArrowInvalid, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk or the network, not the file
+            reason = damaged(str(error).splitlines()[0])
+    yield Records(index, 1, 0, schema.empty_table(), np.zeros(0, np.int64), np.zeros(1, np.int64), [reason], lambda _: b"")
+
+
+def _records(source: Source, schema: pa.Schema, index: int, group: pa.Table) -> Records:
+    group = group.rename_columns([source.rename.get(name, name) for name in group.column_names]).select(schema.names)
+    bad: dict[int, str] = {}
+    columns: list[pa.ChunkedArray] = []
+    for column, kind in source.columns.items():
+        values, wrong = _typed(group.column(column), kind)
+        columns.append(values)
+        reason = NOT_UTF8 if kind == "string" else bad_value(kind, column)
+        bad |= {row: reason for row in np.flatnonzero(wrong).tolist() if row not in bad}
+    good = np.ones(group.num_rows, bool)
+    good[list(bad)] = False
+    bad = dict(sorted(bad.items()))
+    table = null_tokens(pa.table(columns, schema=schema), source.null_tokens)
+
+    def text_of(row: int) -> bytes:
+        return json.dumps(group.slice(row, 1).to_pylist()[0], default=repr).encode()[:TEXT_BYTES]
+
+    numbers = np.fromiter(bad, np.int64, len(bad))
+    table = table if good.all() else table.filter(pa.array(good))
+    return Records(index, group.num_rows, 0, table, np.flatnonzero(good), numbers, list(bad.values()), text_of)
+
+
+def _typed(values: pa.ChunkedArray, kind: ColumnType) -> tuple[pa.ChunkedArray, NDArray[np.bool_]]:
+    """A column as its declared type, and which rows [N] do not fit it (null there)."""
+    target = ARROW_TYPES[kind]
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if pa.types.is_timestamp(values.type) and kind == "int":
+        values = values.cast(pa.int64())
+    try:
+        typed, wrong = values.cast(target), np.zeros(len(values), bool)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        fits = [_cast_one(value, target) for value in values]
+        typed = pa.chunked_array([pa.array([value.as_py() if value is not None else None for value in fits], target)])
+        wrong = np.array([value is None for value in fits], bool)
+    if kind == "float":
+        infinite = pc.fill_null(pc.invert(pc.is_finite(typed)), False).to_numpy()
+        wrong |= infinite
+    return typed, wrong
+
+
+def _cast_one(value: pa.Scalar, target: pa.DataType) -> pa.Scalar | None:
+    try:
+        return value.cast(target)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return None

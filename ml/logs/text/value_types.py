@@ -1,0 +1,64 @@
+"""Which texts of a column are no values of its type, by the very conversions that Arrow's CSV reader uses."""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions at import, out of a type checker's sight)
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ml.catalog.spec import ColumnType
+from ml.logs.text.layout import ARROW_TYPES
+
+_SURELY = {"int": r"^-?[0-9]{1,18}$", "float": r"^-?[0-9]{1,15}(\.[0-9]{1,15})?$"}
+_BOOLEANS = pa.array(["1", "True", "TRUE", "true", "0", "False", "FALSE", "false"])
+
+
+def all_finite(table: pa.Table) -> bool:
+    """Whether no float is infinite or not a number."""
+    floats = [column for column in table.columns if pa.types.is_floating(column.type)]
+    return all(pc.all(pc.is_finite(column), min_count=0).as_py() for column in floats)
+
+
+def bad_values(texts: pa.Array, kind: ColumnType) -> NDArray[np.bool_]:
+    """Which of N texts (null where missing) are no values of `kind`: bool [N]. Only doubtful ones are looked at singly."""
+    if kind == "string":
+        return np.zeros(len(texts), bool)
+    if kind == "bool":
+        wrong = pc.invert(pc.is_in(texts, _BOOLEANS))
+    elif _all_values(texts, kind):
+        return np.zeros(len(texts), bool)
+    else:
+        doubtful = texts.filter(pc.fill_null(pc.invert(pc.match_substring_regex(texts, _SURELY[kind])), False)).unique()
+        wrong = pc.is_in(texts, pa.array([text for text in doubtful.to_pylist() if not _is_value(text, kind)], pa.string()))
+    return pc.and_(wrong, pc.is_valid(texts)).to_numpy(zero_copy_only=False)
+
+
+def _all_values(texts: pa.Array, kind: ColumnType) -> bool:
+    try:
+        values = texts.cast(ARROW_TYPES[kind])
+    except pa.ArrowInvalid:  # one of them is bad, or padded with blanks, which the CSV reader takes off
+        return False
+    return kind != "float" or bool(pc.all(pc.is_finite(values), min_count=0).as_py())
+
+
+def _is_value(text: str, kind: ColumnType) -> bool:
+    try:
+        value = pa.scalar(text.strip(" \t")).cast(ARROW_TYPES[kind]).as_py()
+    except pa.ArrowInvalid:
+        return False
+    return bool(np.isfinite(value)) if kind == "float" else True
+
+
+def null_tokens(table: pa.Table, tokens: tuple[str, ...]) -> pa.Table:
+    """The table with null for every text that is one of the tokens; for formats whose reader knows no null tokens."""
+    columns = [
+        pc.if_else(pc.is_in(column, pa.array(tokens, pa.string())), pa.scalar(None, pa.string()), column)
+        if pa.types.is_string(column.type)
+        else column
+        for column in table.columns
+    ]
+    return pa.table(columns, schema=table.schema)

@@ -1,0 +1,226 @@
+"""MLflow: what a day's training leaves there. Training itself knows `Tracker.follow` alone and works without it.
+
+One experiment per dataset, one run per model and day, named as they are. A day that is trained again is a new run, which takes
+the place of the older ones when it has finished: those are deleted (MLflow keeps them in its trash until `mlflow gc`),
+so that the list of runs is the list of days. Beside its metrics a run holds its recipe (`recipe.yaml`), what the machine did
+(`system/*`) and the day's model, which is a version in the registry too.
+
+A store that can not be reached stops a run from beginning, and nothing later: what it does not take is warned of.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from filelock import FileLock
+from mlflow.entities import Metric, Param, Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake
+from ml.recipes.recipe import Recipe
+from ml.tracking.model import EXAMPLE_ROWS, log_model
+from ml.tracking.registry import DAY, DIGEST, MODEL, register
+from ml.tracking.system_metrics import system_metrics
+from ml.training.loop import Step
+
+if TYPE_CHECKING:
+    from ml.training.day import TrainedDay
+
+_POINTS = 200  # of a curve over a day
+_SECONDS_BETWEEN_BATCHES = 30.0
+_BATCH = 500  # metrics in one request; servers take at most 1000
+_PAUSE = 10  # times as long as a request took in vain, until the next
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """Where runs go. home: a local folder for the SQLite store and the artifacts, unless `MLFLOW_TRACKING_URI` is set.
+
+    tags: on every run, beside dataset and day; the id of the Dagster run belongs here. log_model: whether to log the
+    model of each day as a loadable `pyfunc`, and register it. example_rows: of the raw log, that go with a model as an example
+    of its input.
+    """
+
+    home: Path
+    tags: Mapping[str, str] = field(default_factory=dict)
+    log_model: bool = True
+    example_rows: int = EXAMPLE_ROWS
+
+    @property
+    def server(self) -> str | None:
+        """An MLflow server or store of the user's own."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or None
+
+    @property
+    def uri(self) -> str:
+        return self.server or f"sqlite:///{(self.home / 'mlflow.db').absolute()}"
+
+    def client(self) -> MlflowClient:
+        if self.server:
+            return MlflowClient(self.uri)
+        self.home.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.home / "mlflow.db.lock"):  # whoever opens the store first lays out its tables
+            return MlflowClient(self.uri)
+
+    @contextmanager
+    def follow(self, lake: Lake, spec: DatasetSpec, model: str, day: str, recipe: Recipe, total_steps: int) -> Iterator[DayRun]:
+        """A run for one day's training. It ends FINISHED by `DayRun.finish`, FAILED by an error and KILLED by a signal."""
+        client = self.client()
+        experiment = self._experiment(client, spec)
+        tags = {"evergreen.dataset": spec.name, MODEL: model, DAY: day, **self.tags}
+        run = client.create_run(experiment, tags=tags, run_name=f"{model} {day}")
+        following = DayRun(self, client, run, lake, spec, model, day, max(1, total_steps // _POINTS))
+        try:
+            params = {"fingerprint": recipe.fingerprint} | flatten(recipe.model_dump(mode="json"))
+            client.log_batch(run.info.run_id, params=[Param(legal(key), str(value)) for key, value in params.items()])
+            written = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+            client.log_text(run.info.run_id, written, "recipe.yaml")
+            with system_metrics(self.uri, run.info.run_id):
+                yield following
+        except Exception:
+            following.end("FAILED")
+            raise
+        except BaseException:
+            following.end("KILLED")
+            raise
+        following.end("FINISHED")
+
+    def _experiment(self, client: MlflowClient, spec: DatasetSpec) -> str:
+        found = client.get_experiment_by_name(spec.name)
+        if found is not None:
+            if found.lifecycle_stage == "deleted":
+                client.restore_experiment(found.experiment_id)
+            return found.experiment_id
+        artifacts = None
+        if self.server is None:
+            artifacts = (self.home / "mlflow-artifacts" / spec.name).absolute().as_uri()
+        try:
+            return client.create_experiment(spec.name, artifact_location=artifacts)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return self._experiment(client, spec)  # another run made it meanwhile
+
+
+@dataclass
+class DayRun:
+    """One run. every: how many steps a point of the curves stands for."""
+
+    tracker: Tracker
+    client: MlflowClient
+    run: Run
+    lake: Lake
+    spec: DatasetSpec
+    model: str
+    day: str
+    every: int
+    _metrics: list[Metric] = field(default_factory=list)
+    _loss: float = 0.0
+    _terms: int = 0
+    _warned: bool = False
+    _next: float = field(default_factory=lambda: time.monotonic() + _SECONDS_BETWEEN_BATCHES)
+
+    def step(self, step: Step) -> None:
+        """Take note of a step; every so often a point of the curves, and more seldom still a request."""
+        self._loss, self._terms = self._loss + step.loss * step.terms, self._terms + step.terms
+        if (step.index + 1) % self.every:
+            return
+        now = int(time.time() * 1000)
+        point = {f"lr_{name}": rate for name, rate in step.learning_rates.items()}
+        if self._terms:
+            point["running_loss"] = self._loss / self._terms
+        self._metrics += [Metric(name, value, now, step.index + 1) for name, value in point.items()]
+        self._loss, self._terms = 0.0, 0
+        if time.monotonic() > self._next:
+            self._send()
+
+    def finish(self, trained: TrainedDay) -> None:
+        """The day's figures and its model; older runs of the day make room. The day lies in the lake by then: whatever goes
+        wrong here is warned of, and not raised."""
+        now = int(time.time() * 1000)
+        self._metrics += [Metric(name, value, now, trained.report.steps) for name, value in trained.metrics.items()]
+        try:
+            self._publish(trained)
+        except Exception as error:  # stores of many kinds have errors of their own
+            missing = "its model, or its version in the registry," if self.tracker.log_model else "its tags"
+            self._warn(f"{missing} may be missing; the day itself is trained. Materialise it again to log it", error)
+
+    def _publish(self, trained: TrainedDay) -> None:
+        own = self.run.info
+        self.client.set_tag(own.run_id, DIGEST, trained.digest)
+        self.client.set_tag(own.run_id, "evergreen.parent_day", trained.parent or "")
+        if self.tracker.log_model:
+            rows = self.tracker.example_rows
+            logged = log_model(self.client, own.run_id, self.lake, self.spec, self.day, self.model, rows)
+            register(self.client, self.spec.name, logged, self.model, self.day, trained.digest)
+        same = f"tags.`{MODEL}` = '{self.model}' and tags.`{DAY}` = '{self.day}'"
+        # One that began later is in progress, or has taken this one's place.
+        where = f"{same} and attributes.run_id != '{own.run_id}' and attributes.start_time <= {own.start_time}"
+        for older in self.client.search_runs([own.experiment_id], where):
+            self.client.delete_run(older.info.run_id)
+            if self.tracker.log_model:  # else their models may still be versions in the registry
+                for output in older.outputs.model_outputs if older.outputs else ():
+                    self.client.delete_logged_model(output.model_id)
+
+    def end(self, status: str) -> None:
+        self._send()
+        try:
+            self.client.set_terminated(self.run.info.run_id, status)
+        except MlflowException as error:
+            self._warn(f"it is not marked as {status}", error)
+        if self._metrics:
+            _log.warning("MLflow run %s of %s %s: %d metrics are lost", *self._which, len(self._metrics))
+
+    def _send(self) -> None:
+        """Metrics noted so far. Those that the store does not take are kept for the next time."""
+        begin = time.monotonic()
+        pause = _SECONDS_BETWEEN_BATCHES
+        try:
+            while self._metrics:
+                self.client.log_batch(self.run.info.run_id, metrics=self._metrics[:_BATCH])
+                del self._metrics[:_BATCH]
+        except MlflowException as error:
+            if not self._warned:
+                self._warn("metrics are kept until the store takes them", error)
+            self._warned, pause = True, max(pause, _PAUSE * (time.monotonic() - begin))
+        self._next = time.monotonic() + pause
+
+    @property
+    def _which(self) -> tuple[str, str, str]:
+        return self.run.info.run_id, self.model, self.day
+
+    def _warn(self, what: str, error: Exception) -> None:
+        _log.warning("MLflow run %s of %s %s: %s (%s: %s)", *self._which, what, type(error).__name__, error)
+
+
+def legal(key: str) -> str:
+    """A name as MLflow allows it: other letters than Latin ones, and signs, become their code points.
+
+    >>> legal("tables.features.größe|x.rows")
+    'tables.features.gr_f6__df_e_7c_x.rows'
+    """
+    return re.sub(r"[^A-Za-z0-9_\-. :/]", lambda found: f"_{ord(found[0]):x}_", key)
+
+
+def flatten(mapping: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots.
+
+    >>> flatten({"model": {"kind": "dlrm", "top": [64]}})
+    {'model.kind': 'dlrm', 'model.top': [64]}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        flat |= flatten(value, f"{path}{key}.") if isinstance(value, Mapping) and value else {f"{path}{key}": value}
+    return flat

@@ -1,0 +1,415 @@
+"""The collisionless tables once more, in plain torch: slower, on any device, and what the fast ones are held against.
+
+A table is a handful of columns, sorted by id; everything is done to whole columns. Rules, first weights, optimizers and what is
+written down are those of `store`, so a snapshot of one is read by the other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import nn
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+
+from ml.embeddings.collisionless import state_dict as columns
+from ml.embeddings.collisionless.bags import checked_rules, share_of_cap
+from ml.embeddings.collisionless.hash_map import ROW_BITS, ROW_MASK
+from ml.embeddings.collisionless.row_layout import LATEST
+from ml.embeddings.interface import TableFigures, TrainableBags, in_order
+from ml.embeddings.optimizers import RowOptimizer
+from ml.embeddings.rules import TableRules, seed_of
+from ml.hashing import GOLDEN
+
+MICROSECONDS = 1_000_000
+EVICT_AHEAD = 16
+_HALF_BITS = 19
+_HALF = (1 << _HALF_BITS) - 1
+_FIXED = ("id", "weight", "seen", "count", "version", "slot", "state")
+_COUNTERS = ("looked_up", "unknown", "admitted", "expired", "evicted")
+
+
+@dataclass
+class _Table:
+    """Rows by column, sorted by id, and waiting ids: id, count (two halves of it where it slides), time last seen."""
+
+    rules: TableRules
+    seed: int
+    rows: dict[str, torch.Tensor]
+    waiting: torch.Tensor
+    counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTERS, 0))
+
+    def __len__(self) -> int:
+        return len(self.rows["id"])
+
+    def keep(self, which: torch.Tensor) -> None:
+        """Rows by mask or index."""
+        self.rows = {name: column[which] for name, column in self.rows.items()}
+
+    def add(self, more: dict[str, torch.Tensor]) -> None:
+        self.rows = {name: torch.cat([column, more[name]]) for name, column in self.rows.items()}
+        self.keep(self.rows["id"].argsort())
+
+
+class ReferenceEmbeddingBags(TrainableBags):
+    """As `collisionless.CollisionlessEmbeddingBags`, which documents it."""
+
+    divided_by_id = True
+
+    def __init__(
+        self,
+        tables: Sequence[EmbeddingBagConfig],
+        *,
+        lr: float,
+        init_scale: float,
+        optimizer: RowOptimizer | None = None,
+        rules: Mapping[str, TableRules] | None = None,
+        weighted: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(lr)
+        self._configs, self._weighted, self.lr, self.now = list(tables), weighted, lr, 0
+        self.optimizer, self.init_scale, self.device = optimizer or RowOptimizer(), init_scale, torch.device(device)
+        self._dim = tables[0].embedding_dim
+        self._keys = [feature for table in tables for feature in table.feature_names]
+        self._table_of = [number for number, table in enumerate(tables) for _ in table.feature_names]
+        self.version, self.time, self.remembers = 0, 0, 0
+        named = checked_rules(tables, rules or {})
+        self.tables = [self._empty(named[table.name], seed) for table in tables]
+        self._began_at, self._counted_before = 0, [dict(table.counters) for table in self.tables]
+        self.gone = torch.empty((0, 3), dtype=torch.int64, device=self.device)
+        self._anchor = nn.Parameter(torch.empty(0, device=self.device))
+
+    def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
+        features = in_order(features, self._keys)
+        pooled = _Pool.apply(self._anchor, self, features)
+        return KeyedTensor(self._keys, [self._dim] * len(self._keys), pooled)
+
+    def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
+        return self._configs
+
+    def is_weighted(self) -> bool:
+        return self._weighted
+
+    def set_learning_rate(self, lr: float) -> None:
+        self.lr = lr
+
+    def set_time(self, now: int) -> None:
+        self.now = min(max(now, 0), LATEST * MICROSECONDS)
+
+    def cap_share(self, rank: int, ranks: int) -> None:
+        for table in self.tables:
+            table.rules = replace(table.rules, max_rows=share_of_cap(table.rules.max_rows, rank, ranks))
+
+    def begin_pass(self) -> None:
+        self.gone, self.remembers = self.gone[:0], self.version
+        self._began_at, self._counted_before = self.version, [dict(table.counters) for table in self.tables]
+
+    def end_pass(self) -> None:
+        self.expire(self.time)
+
+    def rows_touched(self) -> int:
+        return sum(int((table.rows["version"] > self._began_at).sum()) for table in self.tables)
+
+    def figures(self) -> dict[str, TableFigures]:
+        found = {}
+        for table, before in zip(self.tables, self._counted_before, strict=True):
+            since = {name: table.counters[name] - before[name] for name in _COUNTERS}
+            nbytes = sum(column.nbytes for column in table.rows.values())
+            found[table.rules.name] = TableFigures(len(table), nbytes, len(table.waiting), **since)
+        return found
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        found = {f"{t.rules.name}.{name}": t.rows[name].clone() for t in self.tables for name in ("id", "weight")}
+        return found | {"version": torch.tensor([self.version, self.time])}
+
+    def training_state(self) -> dict[str, torch.Tensor]:
+        found = {f"{t.rules.name}.{name}": t.rows[name].clone() for t in self.tables for name in _FIXED[2:]}
+        waiting = [t.waiting + torch.tensor([0, n << ROW_BITS, 0], device=self.device) for n, t in enumerate(self.tables)]
+        gone = self.gone
+        for column in (2, 1, 0):
+            gone = gone[gone[:, column].argsort(stable=True)]
+        began = [[self._began_at] * len(self.tables)]
+        began += [[before[name] for before in self._counted_before] for name in _COUNTERS]
+        about = json.dumps(columns.about(self.optimizer, [table.rules for table in self.tables])).encode()
+        return found | {
+            "about": torch.tensor(list(about), dtype=torch.uint8),
+            "pass": torch.tensor(began),
+            "waiting": torch.cat(waiting),
+            "gone": gone,
+            "remembers": torch.tensor([self.remembers]),
+            "counters": torch.tensor([[table.counters[name] for table in self.tables] for name in _COUNTERS]),
+        }
+
+    def restore(self, weights: Mapping[str, torch.Tensor], training_state: Mapping[str, torch.Tensor] | None) -> None:
+        state = training_state
+        same = columns.read_about(state, self.optimizer, [t.rules for t in self.tables]) if state is not None else []
+        self.version, self.time = weights["version"].tolist()
+        for number, table in enumerate(self.tables):
+            name = table.rules.name
+            rows = self._new_rows(table, weights[f"{name}.id"].to(self.device), 0)
+            rows["weight"] = weights[f"{name}.weight"].to(self.device)
+            if state is not None:
+                rows |= {column: state[f"{name}.{column}"].to(self.device) for column in _FIXED[2:]}
+                mine = state["waiting"][state["waiting"][:, 1] >> ROW_BITS == number].to(self.device)
+                mine = mine if number in same else mine[:0]
+                table.waiting = torch.stack([mine[:, 0], mine[:, 1] & ROW_MASK, mine[:, 2]], 1)
+                table.counters = dict(zip(_COUNTERS, state["counters"][:, number].tolist(), strict=True))
+            table.rows = rows
+        if training_state is not None:
+            self.gone, self.remembers = training_state["gone"].to(self.device), int(training_state["remembers"][0])
+            self._began_at = int(training_state["pass"][0, 0])
+            counted = training_state["pass"][1:].T.tolist()
+            self._counted_before = [dict(zip(_COUNTERS, row, strict=True)) for row in counted]
+
+    def expire(self, now: int) -> int:
+        """As `Store.expire`."""
+        keep = []
+        for table in self.tables:
+            ttl = round((table.rules.ttl_seconds or 0) * MICROSECONDS)
+            since = now - ttl if ttl else -(1 << 62)
+            age = (now // MICROSECONDS - table.rows["seen"]) * MICROSECONDS
+            keep.append(age <= ttl if ttl else torch.ones_like(age, dtype=torch.bool))
+            table.waiting = table.waiting[table.waiting[:, 2] >= since]
+        expired = [int((~kept).sum()) for kept in keep]
+        if sum(expired):
+            self._let_go([table.rows["id"][~kept] for table, kept in zip(self.tables, keep, strict=True)])
+        for table, kept, count in zip(self.tables, keep, expired, strict=True):
+            table.keep(kept)
+            table.counters["expired"] += count
+        return sum(expired)
+
+    def look_up(self, features: KeyedJaggedTensor, training: bool) -> torch.Tensor:
+        """Bags, float32 [B, F * D]."""
+        ids = features.values()
+        of_feature = torch.repeat_interleave(torch.tensor(features.length_per_key(), device=self.device))
+        of_table = torch.tensor(self._table_of, device=self.device)[of_feature]
+        if training:
+            self.time = max(self.time, self.now)
+            self._see(ids, of_table)
+        embedded = torch.zeros(len(ids), self._dim, device=self.device)
+        for number, table in enumerate(self.tables):
+            mine = of_table == number
+            row, there = _find(table.rows["id"], ids[mine])
+            found = torch.zeros(int(mine.sum()), self._dim, device=self.device)
+            found[there] = table.rows["weight"][row[there]]
+            embedded[mine] = found
+        bag, share = self._bags(features)
+        lengths = features.lengths()
+        out = torch.zeros(len(lengths), self._dim, device=self.device).index_add(0, bag, embedded * share.unsqueeze(1))
+        return out.view(len(self._keys), -1, self._dim).permute(1, 0, 2).reshape(-1, len(self._keys) * self._dim)
+
+    def update(self, features: KeyedJaggedTensor, grad: torch.Tensor) -> None:
+        """One step on every row that was looked up. grad: float32 [B, F * D]."""
+        self.version += 1
+        bag, share = self._bags(features)
+        of_bag = grad.view(-1, len(self._keys), self._dim).permute(1, 0, 2).reshape(-1, self._dim)
+        of_occurrence = of_bag[bag] * share.unsqueeze(1)
+        examples = len(features.lengths()) // len(self._keys)
+        of_table = torch.tensor(self._table_of, device=self.device)[bag // max(examples, 1)]
+        for number, table in enumerate(self.tables):
+            mine = of_table == number
+            row, there = _find(table.rows["id"], features.values()[mine])
+            touched, place = row[there].unique(return_inverse=True)
+            summed = torch.zeros(len(touched), self._dim, device=self.device).index_add(0, place, of_occurrence[mine][there])
+            self._step(table, touched, summed)
+            table.rows["version"][touched] = self.version
+
+    def _bags(self, features: KeyedJaggedTensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of each occurrence: its bag, int64 [N], and its share in it, float32 [N]."""
+        lengths = features.lengths().long()
+        bag = torch.repeat_interleave(torch.arange(len(lengths), device=self.device), lengths)
+        share = features.weights().detach() if self._weighted else torch.ones(len(bag), device=self.device)
+        means = torch.tensor([self._configs[t].pooling == PoolingType.MEAN for t in self._table_of], device=self.device)
+        examples = len(lengths) // len(self._keys)
+        return bag, torch.where(means[bag // max(examples, 1)], share / lengths[bag], share)
+
+    def _see(self, ids: torch.Tensor, of_table: torch.Tensor) -> None:
+        """Count a batch's occurrences, make room, and give rows to the ids that are due: each for all tables at once."""
+        seconds, found = self.now // MICROSECONDS, []
+        for number, table in enumerate(self.tables):
+            where = (of_table == number).nonzero().squeeze(1)
+            row, there = _find(table.rows["id"], ids[where])
+            known, missing = row[there], ids[where][~there]
+            table.rows["count"].index_add_(0, known, torch.ones_like(known, dtype=torch.int32))
+            table.rows["seen"][known] = table.rows["seen"][known].clamp(min=seconds)
+            table.counters["looked_up"] += len(where)
+            table.counters["unknown"] += len(missing)
+            new, inverse, occurred = missing.unique(return_inverse=True, return_counts=True)
+            due, counts = self._due(table, missing, new, inverse, occurred)
+            first = torch.full((len(new),), len(missing), device=self.device)
+            first = first.scatter_reduce(0, inverse, torch.arange(len(missing), device=self.device), "amin")
+            order = due.nonzero().squeeze(1)[first[due].argsort()]
+            found.append((new[order], counts[order], known.unique()))
+        for number, (table, (due, _, known)) in enumerate(zip(self.tables, found, strict=True)):
+            if table.rules.max_rows is not None and table.rules.evict != "never":
+                self._evict(number, table, len(due), known)
+        for table, (due, counts, _) in zip(self.tables, found, strict=True):
+            room = len(due) if table.rules.max_rows is None else max(0, table.rules.max_rows - len(table))
+            rows = self._new_rows(table, due[:room], seconds)
+            rows["count"] = counts[:room].to(torch.int32)
+            table.add(rows)
+            table.counters["admitted"] += len(due[:room])
+            table.waiting = table.waiting[~torch.isin(table.waiting[:, 0], due[:room])]
+
+    def _due(
+        self, table: _Table, missing: torch.Tensor, new: torch.Tensor, inverse: torch.Tensor, occurred: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which of the distinct ids `new` are due, bool [U], and how often each has been seen, int64 [U]."""
+        rules = table.rules
+        evicts = rules.max_rows is not None and rules.evict != "never"
+        if rules.admit_after == 1 and not evicts:
+            return torch.ones_like(new, dtype=torch.bool), occurred
+        if rules.filter == "probabilistic":
+            clock = table.counters["looked_up"] + self.version
+            chance = _mix(_mix(missing ^ table.seed) + _signed(clock * GOLDEN) + _nth(inverse))
+            bound = _signed((2**64 - 1) // rules.admit_after)
+            lucky = (chance ^ _LOWEST) <= (bound ^ _LOWEST)  # as unsigned numbers
+            return torch.zeros_like(new, dtype=torch.bool).index_put((inverse[lucky],), torch.tensor(True)), occurred
+        place, waits = _find(table.waiting[:, 0], new)
+        packed, seen = torch.zeros_like(new), torch.full_like(new, self.now)
+        packed[waits], seen[waits] = table.waiting[place[waits], 1], table.waiting[place[waits], 2]
+        if rules.filter == "sliding":
+            half = max(1, round((rules.window_seconds or 0) * MICROSECONDS / 2))
+            halves = self.now // half - seen // half
+            earlier, current = packed >> _HALF_BITS, packed & _HALF
+            earlier = torch.where(halves == 1, current, torch.where(halves > 1, 0, earlier))
+            current = torch.where(halves >= 1, 0, current) + occurred
+            packed, counts = earlier << _HALF_BITS | current, earlier + current
+        else:
+            packed = counts = packed + occurred
+        others = table.waiting[~torch.isin(table.waiting[:, 0], new)]
+        fresh = torch.stack([new, packed, seen.clamp(min=self.now)], 1)
+        both = torch.cat([others, fresh])
+        table.waiting = both[both[:, 0].argsort()]
+        return counts >= rules.admit_after, counts
+
+    def _evict(self, number: int, table: _Table, due: int, listed: torch.Tensor) -> None:
+        cap = table.rules.max_rows or 0
+        too_many = len(table) + due - cap
+        if too_many <= 0:
+            return
+        evictable = torch.ones(len(table), dtype=torch.bool, device=self.device)
+        evictable[listed] = False
+        rows = evictable.nonzero().squeeze(1)
+        keys = ("count", "seen") if table.rules.evict == "least_recently_used" else ("seen", "count")
+        for key in keys:  # rows are in the order of ids already, and sorting is stable
+            rows = rows[table.rows[key][rows].argsort(stable=True)]
+        gone = rows[: max(too_many, cap // EVICT_AHEAD)]
+        if len(gone):
+            ids = table.rows["id"][gone]
+            self._let_go([ids if n == number else ids[:0] for n in range(len(self.tables))])
+            table.counters["evicted"] += len(gone)
+            table.keep(~torch.isin(torch.arange(len(table), device=self.device), gone))
+
+    def _let_go(self, ids: list[torch.Tensor]) -> None:
+        self.version += 1
+        parts = [torch.stack([torch.full_like(i, self.version), torch.full_like(i, n), i], 1) for n, i in enumerate(ids)]
+        self.gone = torch.cat([self.gone, *parts])
+
+    def _empty(self, rules: TableRules, seed: int) -> _Table:
+        waiting = torch.empty((0, 3), dtype=torch.int64, device=self.device)
+        table = _Table(rules, _signed(seed_of(seed, rules.name)), {}, waiting)
+        table.rows = self._new_rows(table, waiting[:, 0], 0)
+        return table
+
+    def _new_rows(self, table: _Table, ids: torch.Tensor, seconds: int) -> dict[str, torch.Tensor]:
+        """First weights and state of some ids, not counted yet."""
+        n, o = len(ids), self.optimizer
+        steps = (torch.arange(self._dim, device=self.device) + 1) * _signed(GOLDEN)
+        drawn = _mix(_mix(_mix(ids + _signed(GOLDEN)) ^ table.seed).unsqueeze(1) + steps)
+        share = (drawn >> 40 & ((1 << 24) - 1)).float() * 2.0**-24
+        weight = self.init_scale * (2 * share - 1)
+        state = torch.zeros(n, o.words(self._dim), device=self.device)
+        if o.kind in ("adagrad", "ftrl"):
+            state[:, : self._dim] = o.initial_accumulator
+        if o.kind == "ftrl":
+            scale = o.beta + o.initial_accumulator**0.5 + o.l2
+            state[:, self._dim :] = -weight * scale - weight.sign() * o.l1
+        whole = {"dtype": torch.int32, "device": self.device}
+        return {
+            "id": ids,
+            "weight": weight,
+            "seen": torch.full((n,), seconds, dtype=torch.int64, device=self.device),
+            "count": torch.zeros(n, **whole),
+            "version": torch.full((n,), self.version + 1, **whole),
+            "slot": torch.full((n,), o.initial_accumulator if o.kind == "rowwise_adagrad" else 0.0, device=self.device),
+            "state": state,
+        }
+
+    def _step(self, table: _Table, rows: torch.Tensor, g: torch.Tensor) -> None:
+        o, lr, dim = self.optimizer, self.lr, self._dim
+        w, state, slot = table.rows["weight"], table.rows["state"], table.rows["slot"]
+        if o.kind == "sgd":
+            w[rows] -= lr * g
+        elif o.kind == "rowwise_adagrad":
+            slot[rows] += g.square().mean(1)
+            w[rows] -= lr * g / (slot[rows].sqrt() + o.eps).unsqueeze(1)
+        elif o.kind == "adagrad":
+            state[rows] += g.square()
+            w[rows] -= lr * g / (state[rows].sqrt() + o.eps)
+        elif o.kind == "adam":
+            slot[rows] += 1
+            t = slot[rows].unsqueeze(1)
+            m = o.beta1 * state[rows, :dim] + (1 - o.beta1) * g
+            v = o.beta2 * state[rows, dim:] + (1 - o.beta2) * g.square()
+            state[rows] = torch.cat([m, v], 1)
+            w[rows] -= lr / (1 - o.beta1**t) * m / ((v / (1 - o.beta2**t)).sqrt() + o.eps)
+        else:
+            n, z = state[rows, :dim], state[rows, dim:]
+            total = n + g.square()
+            z = z + lr * g - (total.sqrt() - n.sqrt()) * w[rows]
+            state[rows] = torch.cat([total, z], 1)
+            w[rows] = -z.sign() * (z.abs() - o.l1).clamp(min=0) / (o.beta + total.sqrt() + o.l2)
+
+
+class _Pool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, anchor, bags, features):  # type: ignore[no-untyped-def, override]
+        ctx.bags, ctx.features = bags, features
+        return bags.look_up(features, bags.training)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def, override]
+        if ctx.bags.training:
+            ctx.bags.update(ctx.features, grad)
+        return None, None, None
+
+
+def _nth(inverse: torch.Tensor) -> torch.Tensor:
+    """The so-many-th of its kind each is, int64 [N]."""
+    order = inverse.argsort(stable=True)
+    sorted_ = inverse[order]
+    at = torch.arange(len(inverse), device=inverse.device)
+    first = torch.cat([torch.ones_like(at[:1], dtype=torch.bool), sorted_[1:] != sorted_[:-1]])
+    nth = torch.empty_like(at)
+    nth[order] = at - torch.where(first, at, 0).cummax(0).values
+    return nth
+
+
+def _find(ids: torch.Tensor, asked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Places in sorted `ids`, int64 [n], and whether they are there, bool [n]."""
+    if not len(ids):
+        return torch.zeros_like(asked), torch.zeros_like(asked, dtype=torch.bool)
+    place = torch.searchsorted(ids.contiguous(), asked).clamp(max=len(ids) - 1)
+    return place, ids[place] == asked
+
+
+def _signed(number: int) -> int:
+    """The int64 of the same 64 bits."""
+    number &= (1 << 64) - 1
+    return number - (1 << 64) if number >> 63 else number
+
+
+_LOWEST = _signed(1 << 63)
+
+
+def _mix(x: torch.Tensor) -> torch.Tensor:
+    """As `ml.hashing.mix64`, of int64 tensors; `>>` copies the sign, which is masked out."""
+    x = (x ^ (x >> 30 & ((1 << 34) - 1))) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> 27 & ((1 << 37) - 1))) * _signed(0x94D049BB133111EB)
+    return x ^ (x >> 31 & ((1 << 33) - 1))

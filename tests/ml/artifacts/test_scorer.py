@@ -1,0 +1,212 @@
+"""From raw rows to a served model and back: what MLflow serves scores a raw row as the model scores the features made of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from mlflow.pyfunc import PyFuncModel
+from mlflow.pyfunc.scoring_server import _parse_json_data
+
+from ml.artifacts.scorer import _typed
+from ml.catalog.spec import DatasetSpec
+from ml.compute.runner import LocalRunner
+from ml.datasets.collate import batch_from_arrow
+from ml.datasets.write import write_day
+from ml.evaluation.rows import chunks
+from ml.features.clean import clean_day
+from ml.features.schema import LABEL, FeatureSchema
+from ml.lake import Lake
+from ml.logs.read import raw_table
+from ml.tracking.model import EXAMPLE_ROWS, _sendable, example_of
+from ml.tracking.run import Tracker
+from ml.training.day import train_day
+from ml.training.predict import load_model, predict
+from tests.helpers.training_days import FIRST, small_recipe
+
+HOUR = 3_600_000_000
+ROWS = 600
+COLUMNS = {"time": "int", "who": "int", "what": "int", "page": "int", "tags": "string", "price": "float", "member": "bool"}
+KNOWN: dict[str, Any] = {
+    "name": "kiosk",
+    "description": "Made for tests.",
+    "source": {"files": "*.csv", "format": "csv", "columns": COLUMNS},
+    "time": {"column": "time", "timezone": "America/Sao_Paulo"},
+    "partitions": {"start": FIRST},
+    "user": "who",
+    "item": "what",
+    "dense": [{"name": "price", "log1p": True}, {"name": "is_member", "column": "member"}],
+    "sparse": [
+        {"name": "article", "column": "what"},
+        "page",
+        {"name": "tags", "split": "|"},
+        {"name": "hour", "hour_of_day": True},
+        {"name": "price_bucket", "column": "price", "bucketise": [1, 5]},
+        {"name": "who_x_page", "cross": ["who", "page"]},
+    ],
+}
+CLICKED = DatasetSpec.model_validate(
+    KNOWN | {"source": KNOWN["source"] | {"columns": COLUMNS | {"clicked": "int"}}, "label": {"column": "clicked"}}
+)
+SAMPLED = DatasetSpec.model_validate(
+    KNOWN
+    | {
+        "label": {"negatives": {"per_positive": 1, "window_hours": 24, "recent": {"busy": 1}}},
+        "dense": [{"name": "busy"}],
+        "sparse": [*KNOWN["sparse"], {"name": "read", "history": 2}],
+    }
+)
+
+
+def rows_of(spec: DatasetSpec) -> pa.Table:
+    """A day's raw rows, in time order, with values missing here and there."""
+    rng = np.random.default_rng(5)
+    some: Callable[[float], np.ndarray] = lambda share: rng.random(ROWS) < share  # noqa: E731
+    columns = {
+        "event_time": pa.array(1_767_240_000_000_000 + np.cumsum(rng.integers(1, HOUR // 30, ROWS))),
+        "who": pa.array(rng.integers(0, 30, ROWS), mask=some(0.1)),
+        "what": pa.array(rng.integers(0, 20, ROWS)),
+        "page": pa.array(rng.integers(2**60, 2**60 + 5, ROWS), mask=some(0.2)),
+        "tags": pa.array(rng.choice(["p|q", "q", ""], ROWS), mask=some(0.2)),
+        "price": pa.array(rng.choice([0.5, 2.0, 7.0], ROWS), mask=some(0.2)),
+        "member": pa.array(some(0.5), mask=some(0.2)),
+        "clicked": pa.array(some(0.4).astype(np.int64)),
+    }
+    return pa.table({name: columns[name] for name in ("event_time", *spec.source.columns) if name != "time"}).append_column(
+        "time", pa.nulls(ROWS, pa.int64())
+    )
+
+
+@pytest.fixture
+def served(lake: Lake, mlflow_home: Path) -> Callable[[DatasetSpec], PyFuncModel]:
+    """Takes a spec from raw logs to a registered model, and loads that."""
+
+    def serve(spec: DatasetSpec) -> PyFuncModel:
+        with lake.write("raw_logs", spec.name, FIRST) as staging:
+            (staging / "rows").mkdir()
+            pq.write_table(rows_of(spec), str(staging / "rows" / "part-00000.parquet"))
+            lake.describe(staging, {"rows": ROWS})
+        clean_day(spec, FIRST, lake, "", LocalRunner())
+        write_day(spec, FIRST, lake, LocalRunner(), block_rows=64, window_blocks=2)
+        tracker = Tracker(mlflow_home)
+        train_day(spec, FIRST, lake, recipe=small_recipe(tables={}), tracker=tracker, progress=False)
+        mlflow.set_tracking_uri(tracker.uri)
+        return mlflow.pyfunc.load_model(f"models:/{spec.name}/1")
+
+    return serve
+
+
+def of_features(lake: Lake, spec: DatasetSpec) -> np.ndarray:
+    """Predictions of the day's features whose row was logged, and not sampled."""
+    table = pa.concat_tables(chunks(lake, spec, FIRST))
+    if spec.label.negatives:
+        table = table.filter(pc.field(LABEL) == 1)
+    return predict(load_model(lake, spec, FIRST), [batch_from_arrow(table, FeatureSchema.of(spec))])
+
+
+def exact(rows: pa.Table) -> pd.DataFrame:
+    """As pandas holds ints beside missing values without making floats of them."""
+    return rows.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+
+
+def over_http(model: PyFuncModel, body: str) -> np.ndarray:
+    """As MLflow's scoring server answers a request."""
+    return model.predict(_parse_json_data(body, model.metadata, model.metadata.get_input_schema()).data)
+
+
+def test_a_raw_row_is_scored_as_its_features_are(lake: Lake, served: Callable[[DatasetSpec], PyFuncModel]) -> None:
+    model = served(CLICKED)
+    raw = raw_table(lake, CLICKED.name, FIRST)
+    wanted = of_features(lake, CLICKED)
+    assert wanted.std() > 0.001
+    np.testing.assert_array_equal(model.predict(exact(raw)), wanted)
+    loose = raw.to_pandas().assign(page=raw["page"].cast(pa.string()).to_pylist())
+    assert loose["who"].dtype == np.float64, "ints beside missing values are floats to pandas"
+    np.testing.assert_array_equal(model.predict(loose), wanted)
+    with pytest.raises(Exception, match=r"column 'page'.*from 9007199254740992 on, or.*send them as text"):
+        model.predict(raw.to_pandas())
+
+    example = model.input_example
+    assert isinstance(example, pd.DataFrame) and len(example) == EXAMPLE_ROWS
+    assert {*example.columns} == {*CLICKED.source.columns, "event_time"} - {"time", "clicked"}
+    # Sums of few rows round otherwise than those of many.
+    np.testing.assert_allclose(model.predict(example), wanted[:EXAMPLE_ROWS], rtol=1e-5)
+    body = json.dumps({"dataframe_split": json.loads(example.to_json(orient="split", index=False))})
+    np.testing.assert_allclose(over_http(model, body), wanted[:EXAMPLE_ROWS], rtol=1e-5)
+    with pytest.raises(Exception, match="column 'page'"):
+        model.predict(raw.to_pandas().assign(page="three"))
+    with pytest.raises(Exception, match="no column 'event_time'"):
+        model.predict(example.drop(columns="event_time"))
+
+
+LIST = pa.list_(pa.int64())
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (pd.Series([2.0**53, np.nan]), pa.int64()),
+        (pd.Series([2.0**53, None], dtype=object), pa.int64()),
+        (pd.Series([2**24, 1], dtype=np.float32), pa.int64()),
+        (pd.Series([[1, -(2.0**53)], None]), LIST),
+        (pd.Series([np.array([2**24, 1], np.float32), None]), LIST),
+        (pd.Series([1 + 2j]), pa.float64()),
+        (pd.Series([pd.Timestamp("2026-01-01")]), pa.bool_()),
+    ],
+)
+def test_what_can_not_be_told_apart_or_read_is_refused_by_name(values: pd.Series, kind: pa.DataType) -> None:
+    with pytest.raises(TypeError, match="column 'who': declared"):
+        _typed(pd.DataFrame({"who": values}), "who", kind)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (pd.Series([2.0**53 - 1, np.nan]), pa.int64()),
+        (pd.Series([2**24 - 1, 1], dtype=np.float32), pa.int64()),
+        (pd.Series([2**53, None], dtype="Int64"), pa.int64()),
+        (pd.Series([[2**53 + 1, 1], None, []]), LIST),
+    ],
+)
+def test_what_is_exact_comes_through(values: pd.Series, kind: pa.DataType) -> None:
+    assert _typed(pd.DataFrame({"who": values}), "who", kind).to_pylist()[0] in (2**53 - 1, 2**24 - 1, 2**53, [2**53 + 1, 1])
+
+
+def test_an_example_holds_as_many_raw_rows_as_are_wanted(lake: Lake) -> None:
+    with lake.write("raw_logs", CLICKED.name, FIRST) as staging:
+        (staging / "rows").mkdir()
+        pq.write_table(rows_of(CLICKED), str(staging / "rows" / "part-00000.parquet"))
+        lake.describe(staging, {"rows": ROWS})
+    three = example_of(lake, CLICKED, FIRST, 3)
+    assert three is not None and len(three) == 3
+    assert example_of(lake, CLICKED, FIRST, 0) is None
+
+
+def test_an_int_that_is_no_float_of_its_own_is_sent_as_text() -> None:
+    assert _sendable(pa.array([2**53, None])).to_pylist() == [str(2**53), None]
+
+
+def test_what_lies_beside_a_log_is_taken_from_the_caller(lake: Lake, served: Callable[[DatasetSpec], PyFuncModel]) -> None:
+    model = served(SAMPLED)
+    raw = raw_table(lake, SAMPLED.name, FIRST)
+    when, who, what = (raw[name].to_pylist() for name in ("event_time", "who", "what"))
+    earlier = [[j for j in range(i - 1, -1, -1) if when[j] < when[i]] for i in range(ROWS)]
+    frame = exact(raw)
+    frame["busy"] = [sum(what[j] == what[i] and when[j] >= when[i] - HOUR for j in earlier[i]) for i in range(ROWS)]
+    frame["history:read"] = [[what[j] for j in earlier[i] if who[i] is not None and who[j] == who[i]] for i in range(ROWS)]
+    wanted = of_features(lake, SAMPLED)
+    np.testing.assert_array_equal(model.predict(frame), wanted)
+    assert (model.predict(frame.drop(columns="history:read")) != wanted).any()
+
+    example = model.input_example
+    assert isinstance(example, pd.DataFrame) and example[["busy", "history:read"]].isna().all(axis=None)
+    assert np.isfinite(model.predict(example)).all()

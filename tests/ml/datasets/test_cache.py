@@ -1,0 +1,331 @@
+"""Reading a lake through a node's cache: the same batches, over processes that are killed and come back in other numbers."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from ml.catalog.spec import DatasetSpec
+from ml.compute.runner import LocalRunner
+from ml.datasets.batch import Batch
+from ml.datasets.cache import StreamingDataset, _LakeStream
+from ml.datasets.reader import BlockReader
+from ml.datasets.shards import CorruptShard
+from ml.datasets.splits import SPLITS
+from ml.datasets.write import write_day
+from ml.lake import Lake
+from tests.helpers.feature_table import DAY, make_spec, write_table
+
+DAYS = [DAY, "2026-01-02"]
+GLOBAL, CHECKPOINT = 24, 3  # rows of all ranks, batches between checkpoints
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["ml.datasets.cache", "ml.datasets.reader"])
+
+
+@pytest.fixture
+def spec(lake: Lake) -> DatasetSpec:
+    """Two days in the lake: 500 and 577 rows in blocks of 16, windows of 4."""
+    spec = make_spec(validation=0, test=0)
+    for seed, day in enumerate(DAYS):
+        write_table(lake, spec, 500 + 77 * seed, day=day, seed=seed)
+        write_day(spec, day, lake, LocalRunner(), block_rows=16, window_blocks=4)
+    return spec
+
+
+@pytest.fixture
+def remote(lake: Lake, spec: DatasetSpec) -> Iterator[Lake]:
+    other = Lake.at("memory://evergreen-streamed-lake")
+    other.root.fs.put(str(lake.root) + "/", other.root.path + "/", recursive=True)
+    yield other
+    other.root.fs.rm(other.root.path, recursive=True)
+
+
+def ids(batch: Batch) -> list[int]:
+    """Of each row, a feature that no other row has."""
+    return batch.sparse["s1"].values().tolist()
+
+
+def files(cache: Path) -> list[Path]:
+    return sorted(path for path in cache.rglob("*") if ".mds" in path.name)
+
+
+def test_mosaicml_streaming_reads_the_same_folder(lake: Lake, spec: DatasetSpec) -> None:
+    folder = Path(lake.partition("mds_datasets", "made", DAY).path) / "train"
+    dataset = StreamingDataset(local=str(folder), batch_size=4, shuffle=False, validate_hash="xxh3_64")
+    theirs = [row for i in range(len(dataset)) for row in dataset[i]["single"][:, 1].tolist()]
+    mine = [row for batch in BlockReader(lake, spec, [DAY], batch_size=64) for row in ids(batch)]
+    assert len(mine) == 500 and sorted(theirs) == sorted(mine)
+
+
+def test_merged_index_is_that_of_streaming(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
+    from streaming.base.util import merge_index
+
+    folder = Path(lake.partition("mds_datasets", "made", DAY).path) / "train"
+    ours = json.loads((folder / "index.json").read_text())
+    parts = []
+    for number in sorted({shard["raw_data"]["basename"].split("/")[0] for shard in ours["shards"]}):
+        own = [json.loads(json.dumps(s)) for s in ours["shards"] if s["raw_data"]["basename"].startswith(f"{number}/")]
+        for shard in own:
+            for key in ("raw_data", "zip_data"):
+                shard[key]["basename"] = shard[key]["basename"].split("/")[1]
+        (tmp_path / number).mkdir()
+        (tmp_path / number / "index.json").write_text(json.dumps({"version": 2, "shards": own}))
+        parts.append(str(tmp_path / number / "index.json"))
+    merge_index(parts, str(tmp_path))
+    assert json.loads((tmp_path / "index.json").read_text()) == ours
+
+
+@pytest.mark.parametrize("order", ["time", "shuffled"])
+@pytest.mark.parametrize("limit", [None, "80kb"])
+def test_a_remote_lake_through_a_cache(
+    lake: Lake, remote: Lake, spec: DatasetSpec, tmp_path: Path, order: Any, limit: str | None
+) -> None:
+    same: dict[str, Any] = {"splits": SPLITS, "batch_size": 50, "order": order, "epochs": 2, "mix_blocks": 8}
+    cached = BlockReader(remote, spec, DAYS, cache=tmp_path / "cache", cache_limit=limit, **same)
+    plain = BlockReader(lake, spec, DAYS, **same)
+    assert [ids(batch) for batch in cached] == [ids(batch) for batch in plain]
+    assert cached.state_dict() == plain.state_dict()
+    held = files(tmp_path / "cache")
+    if limit:
+        assert len(held) < 18
+    else:
+        assert len(held) == 18 and all(path.suffix == ".mds" for path in held)  # unpacked, the packed ones gone
+
+
+def test_days_that_no_reader_has_open_leave_the_cache(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
+    def days_held() -> set[str]:
+        return {path.parents[2].name for path in files(tmp_path / "cache")}
+
+    both = BlockReader(lake, spec, DAYS, batch_size=50, cache=tmp_path / "cache")
+    assert sum(len(batch) for batch in both) == 1077
+    BlockReader(lake, spec, DAYS[:1], batch_size=50, cache=tmp_path / "cache")
+    assert days_held() == set(DAYS)
+    del both
+    BlockReader(lake, spec, DAYS[:1], batch_size=50, cache=tmp_path / "cache")
+    assert days_held() == set(DAYS[:1])
+
+
+def test_a_day_written_again_is_fetched_again(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
+    for rows in (500, 300):
+        write_table(lake, spec, rows)
+        write_day(spec, DAY, lake, LocalRunner(), block_rows=16, window_blocks=4)
+        (batch,) = BlockReader(lake, spec, [DAY], batch_size=rows, cache=tmp_path / "cache")
+        assert batch.sparse["s0"].values().tolist() == [*range(rows)]
+
+
+def test_what_a_crash_left_in_the_cache_is_checked(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
+    lake_folder = Path(lake.partition("mds_datasets", "made", DAY).path) / "train"
+    whole = [ids(batch) for batch in BlockReader(lake, spec, [DAY], batch_size=50)]
+    assert [ids(b) for b in BlockReader(lake, spec, [DAY], batch_size=50, cache=tmp_path / "cache")] == whole
+    cut, flipped, gone, both, partly, *_ = files(tmp_path / "cache")
+    cut.write_bytes(cut.read_bytes()[:-5])
+    flipped.write_bytes(flipped.read_bytes()[:-1] + b"?")
+    gone.unlink()
+    shutil.copy(lake_folder / both.parent.name / f"{both.name}.zstd", both.parent)  # killed before it was removed
+    partly.rename(f"{partly}.zstd")  # and before it was all on the disk
+    assert [ids(b) for b in BlockReader(lake, spec, [DAY], batch_size=50, cache=tmp_path / "cache")] == whole
+
+
+@pytest.mark.parametrize("damage", ["flip", "lose"])
+def test_a_damaged_lake_is_told_and_nobody_waits(lake: Lake, spec: DatasetSpec, tmp_path: Path, damage: str) -> None:
+    reader = BlockReader(lake, spec, [DAY], batch_size=50, cache=tmp_path / "cache")
+    path = sorted(Path(lake.partition("mds_datasets", "made", DAY).path).rglob("*.mds.zstd"))[2]
+    data = path.read_bytes()
+    path.unlink()
+    if damage == "flip":
+        path.write_bytes(data[:-1] + b"?")
+    for _ in range(2):
+        with pytest.raises(CorruptShard if damage == "flip" else FileNotFoundError, match=str(path)):
+            list(reader)
+    path.write_bytes(data)
+    assert sum(len(batch) for batch in reader) == 500
+
+
+def test_a_limit_is_refused_unless_it_holds_indexes_and_shards(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
+    def cached(limit: str) -> BlockReader:
+        return BlockReader(lake, spec, DAYS, batch_size=8, order="shuffled", cache=tmp_path / "cache", cache_limit=limit)
+
+    with pytest.raises(ValueError, match=r"cache_limit \(EVERGREEN_CACHE_LIMIT\).*expected \d+ bytes") as refused:
+        cached("1kb")
+    least = int(str(refused.value).split("expected ")[1].split()[0])
+    with pytest.raises(ValueError, match="expected"):
+        cached(f"{least - 1}b")
+    assert sum(len(batch) for batch in cached(f"{least}b")) == 1077
+    with pytest.raises(ValueError, match=r"EVERGREEN_CACHE_LIMIT.*lots"):
+        cached("lots")
+
+
+def test_a_cache_and_a_lake_do_not_lie_in_one_another(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
+    for folder in (tmp_path, Path(lake.root.path), Path(lake.root.path) / "mds_datasets"):
+        with pytest.raises(ValueError, match=r"EVERGREEN_CACHE.*name a folder apart"):
+            BlockReader(lake, spec, [DAY], batch_size=8, cache=folder)
+    assert sum(len(batch) for batch in BlockReader(lake, spec, DAYS, batch_size=50)) == 1077
+
+
+def test_what_others_keep_in_the_folder_stays(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
+    strangers = [tmp_path / "cache" / part / "a/b/c/index.json" for part in ("", "evergreen-shards")]
+    strangers.append(tmp_path / "cache/evergreen-shards/a/b/train-0123456789abcdef/index.json")
+    for path in strangers:
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+    BlockReader(lake, spec, DAYS[:1], batch_size=50, cache=tmp_path / "cache")
+    assert all(path.exists() for path in strangers)
+
+
+@pytest.mark.parametrize("order", ["time", "shuffled"])
+def test_a_low_limit_does_not_fetch_a_shard_for_nothing(
+    lake: Lake, spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: Any
+) -> None:
+    fetched: list[str] = []
+    download = _LakeStream._download_file
+
+    def counted(stream: _LakeStream, name: str, to: str | None = None) -> str:
+        fetched.append(f"{stream.local} {name}")
+        return download(stream, name, to)
+
+    monkeypatch.setattr(_LakeStream, "_download_file", counted)
+    reader = BlockReader(
+        lake, spec, DAYS, batch_size=8, order=order, mix_blocks=32, cache=tmp_path / "cache", cache_limit="80kb"
+    )
+    assert sum(len(batch) for batch in reader) == 1077
+    assert len(fetched) == len(set(fetched)) == 18
+
+
+def test_an_epoch_that_is_left_fetches_no_more(
+    lake: Lake, spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going, download = threading.Event(), _LakeStream._download_file
+
+    def held_back(stream: _LakeStream, name: str, to: str | None = None) -> str:
+        if threading.current_thread() is not threading.main_thread():
+            going.wait(30)
+        return download(stream, name, to)
+
+    monkeypatch.setattr(_LakeStream, "_download_file", held_back)
+    reader = BlockReader(lake, spec, DAYS, batch_size=8, order="shuffled", mix_blocks=32, cache=tmp_path / "cache")
+    batches = iter(reader)
+    next(batches)
+    held = len(files(tmp_path / "cache"))
+    del batches
+    going.set()
+    assert reader._cache
+    reader._cache._threads.shutdown()
+    assert len(files(tmp_path / "cache")) <= held + 2  # those that were on their way
+
+
+def test_an_eviction_that_fails_is_told_and_holds_nobody_up(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
+    reader = BlockReader(lake, spec, DAYS, batch_size=50, cache=tmp_path / "cache", cache_limit="80kb")
+    assert reader._cache
+    dataset = reader._cache._dataset
+    whole = dataset.cache_limit
+    dataset.cache_limit = 1
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no shards present locally"):
+            list(reader)
+    dataset.cache_limit = whole
+    assert sum(len(batch) for batch in reader) == 1077
+
+
+def test_a_rank_fetches_the_shards_of_its_own_lanes(lake: Lake, tmp_path: Path) -> None:
+    spec = make_spec(validation=0, test=0)
+    write_table(lake, spec, 4096)
+    write_day(spec, DAY, lake, LocalRunner(), block_rows=16, window_blocks=4)
+    ranks, lanes, rows = 4, 8, []
+    for rank in range(ranks):
+        reader = BlockReader(
+            lake, spec, [DAY], batch_size=32, order="shuffled", rank=rank, world_size=ranks, lanes=lanes,
+            cache=tmp_path / str(rank),
+        )  # fmt: skip
+        rows += [row for batch in reader for row in ids(batch)]
+        assert 64 / ranks <= len(files(tmp_path / str(rank))) <= 64 / ranks + 1  # two lanes may meet in a shard
+    assert len(rows) == len(set(rows)) == 4096
+
+
+def read(
+    rank: int, ranks: int, root: str, told: str, state: dict[str, Any] | None, kill: tuple[int, int], options: Any
+) -> None:
+    """Be one rank: tell the rows of each batch, keep the state now and then; one rank dies at one batch."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    dist.init_process_group("gloo", init_method=f"file://{told}/store", rank=rank, world_size=ranks)
+    reader = BlockReader(
+        Lake.at(root), make_spec(validation=0, test=0), DAYS, batch_size=GLOBAL // ranks, rank=rank, world_size=ranks, **options
+    )
+    if state:
+        reader.load_state_dict(state)
+    with Path(told, f"{rank}.jsonl").open("w") as file:
+        for batch in reader:
+            taken = reader.state_dict()
+            if (rank, taken["batches"]) == kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+            print(json.dumps([taken["batches"], ids(batch)]), file=file, flush=True)
+            dist.barrier()
+            if rank == 0 and taken["batches"] % CHECKPOINT == 0:
+                Path(told, "state.json").write_text(json.dumps(taken))
+    dist.destroy_process_group()
+
+
+def run(ranks: int, *given: Any) -> list[int | None]:
+    """What so many processes ended with."""
+    started = [processes.Process(target=read, args=(rank, ranks, *given)) for rank in range(ranks)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(120)
+    return [process.exitcode for process in started]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"order": "time"}, {"order": "shuffled", "lanes": 2, "mix_blocks": 6, "epochs": 2, "cache_limit": "80kb"}],
+    ids=["time", "lanes"],
+)
+def test_killed_ranks_go_on_as_other_ranks_at_the_same_row(
+    lake: Lake, spec: DatasetSpec, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    reader = BlockReader(lake, spec, DAYS, batch_size=GLOBAL, **{k: v for k, v in options.items() if k != "cache_limit"})
+    undisturbed = [ids(batch) for batch in reader]
+    seen: list[list[int]] = []
+    state: dict[str, Any] | None = None
+    options = {**options, "cache": str(tmp_path / "cache")}
+    for ranks, victim, stop, kept in [(2, 1, 8, 6), (1, 0, 17, 15), (2, 0, 26, 24), (2, 0, 0, len(undisturbed))]:
+        told = tmp_path / str(stop)
+        told.mkdir()
+        ends = run(ranks, str(lake.root), str(told), state, (victim, stop), options)
+        assert ends[victim] == (-signal.SIGKILL if stop else 0)
+        assert None not in ends and (0 in ends) == (stop == 0)  # a rank that lost another neither ends well nor waits
+        parts = [[json.loads(line) for line in (told / f"{rank}.jsonl").open()] for rank in range(ranks)]
+        # What was read after the last checkpoint is lost, and read again.
+        assert all(len(seen) + len(part) >= kept for part in parts)
+        for batch in range(kept - len(seen)):
+            assert {part[batch][0] for part in parts} == {len(seen) + 1}
+            seen.append([row for part in parts for row in part[batch][1]])
+        if stop:
+            state = json.loads((told / "state.json").read_text())
+            assert state and state["batches"] == kept
+    assert seen == undisturbed
+    for epoch in range(reader.epochs):
+        of_epoch = seen[epoch * len(seen) // reader.epochs :][: len(seen) // reader.epochs]
+        rows = [row for batch in of_epoch for row in batch]
+        assert len(rows) == len(set(rows)) == 1077
+
+
+def test_two_jobs_do_not_share_a_cache(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
+    mine = BlockReader(lake, spec, DAYS, batch_size=8, cache=tmp_path / "cache")
+    told = tmp_path / "told"
+    told.mkdir()
+    assert run(1, str(lake.root), str(told), None, (0, 0), {"cache": str(tmp_path / "cache")}) == [1]
+    assert not (told / "0.jsonl").exists()
+    assert sum(len(batch) for batch in mine) == 1077
+    del mine
+    assert run(1, str(lake.root), str(told), None, (0, 0), {"cache": str(tmp_path / "cache")}) == [0]

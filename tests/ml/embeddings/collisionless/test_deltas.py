@@ -1,0 +1,149 @@
+"""A store that is told what changed ends up as the one that changed, whatever it is told twice, and refuses what it missed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ml.embeddings.collisionless.deltas import Gap
+from ml.embeddings.collisionless.row_layout import WEIGHTS
+from ml.embeddings.collisionless.store import Occurrences, Store
+from ml.embeddings.optimizers import Kind, RowOptimizer
+from ml.embeddings.rules import TableRules
+
+DIM, SECOND = 4, 1_000_000
+STEP = st.tuples(st.sampled_from(["train", "train", "expire", "sync", "again"]), st.lists(st.integers(-5, 5), max_size=8))
+
+
+def new_store() -> Store:
+    return Store([TableRules("t", ttl_seconds=3.0), TableRules("u")], DIM, RowOptimizer(), 0.1, 0)
+
+
+def held(store: Store) -> dict[tuple[int, int], tuple[int, bytes]]:
+    found = {}
+    for table in (0, 1):
+        for row in store.rows_of(table):
+            weights = store.records.floats[row, WEIGHTS : WEIGHTS + DIM].tobytes()
+            found[table, int(store.records.longs[row, 0])] = (int(store.records.seen(slice(row, row + 1))[0]), weights)
+    return found
+
+
+def train(store: Store, ids: list[int], now: int, rng: np.random.Generator) -> None:
+    tables, keys = np.array([i % 2 for i in ids], np.int64), np.array(ids, np.int64)
+    order = np.argsort(tables, kind="stable")
+    offsets = np.array([0, int((tables == 0).sum()), len(ids)])
+    _, taken = store.look_up_for_training(Occurrences(keys[order], offsets), now)
+    store.update(taken, rng.normal(size=(1, 2 * DIM)).astype(np.float32), 0.1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(STEP, max_size=20))
+def test_deltas_carry_everything(steps: list[tuple[str, list[int]]]) -> None:
+    trainer, server, rng = new_store(), new_store(), np.random.default_rng(0)
+    last = None
+    for now, (what, ids) in enumerate(steps):
+        if what == "train":
+            train(trainer, ids, now * SECOND, rng)
+        elif what == "expire":
+            trainer.expire(now * SECOND)
+        elif what == "again" and last is not None:
+            before = held(server)
+            assert server.apply(last) is False and held(server) == before
+        elif what == "sync":
+            last = trainer.delta(server.version)
+            assert server.apply(last) is (trainer.version > last.since)
+            assert held(server) == held(trainer) and len(server) == len(trainer) == len(server.ids)
+    server.apply(trainer.delta(server.version))
+    fresh = new_store()
+    fresh.apply(trainer.delta(0))
+    assert held(server) == held(trainer) == held(fresh)
+
+
+def test_a_delta_that_was_missed_is_refused() -> None:
+    trainer, server, rng = new_store(), new_store(), np.random.default_rng(0)
+    train(trainer, [1, 2], 0, rng)
+    first = trainer.version
+    train(trainer, [3], 0, rng)
+    with pytest.raises(Gap, match="the table is at version 0, the delta begins after 1"):
+        server.apply(trainer.delta(first))
+    assert held(server) == {}
+
+
+def test_a_delta_from_before_what_is_remembered_is_refused() -> None:
+    trainer, rng = new_store(), np.random.default_rng(0)
+    train(trainer, [2, 4], 0, rng)
+    since = trainer.version
+    trainer.expire(9 * SECOND)
+    assert trainer.delta(since).gone_ids.tolist() == [2, 4]
+    trainer.forget(trainer.version)
+    with pytest.raises(Gap, match=f"after {since} is known no more, only after {trainer.version}: load a snapshot"):
+        trainer.delta(since)
+    assert len(trainer.delta(trainer.version).gone_ids) == 0
+
+
+def test_a_delta_holds_what_was_touched_and_no_more() -> None:
+    store, rng = new_store(), np.random.default_rng(0)
+    train(store, list(range(1000)), 0, rng)
+    since = store.version
+    train(store, [7, 9], 0, rng)
+    delta = store.delta(since)
+    assert sorted(delta.ids.tolist()) == [7, 9] and len(delta.gone_ids) == 0
+
+
+def test_a_row_that_came_without_an_update_is_sent_all_the_same() -> None:
+    trainer, server, rng = new_store(), new_store(), np.random.default_rng(0)
+    train(trainer, [2], 0, rng)
+    server.apply(trainer.delta(0))
+    trainer.look_up_for_training(Occurrences(np.array([4]), np.array([0, 1, 1])), 0)
+    train(trainer, [2], 0, rng)
+    server.apply(trainer.delta(server.version))
+    assert held(server) == held(trainer) and len(server) == 2
+
+
+def test_a_delta_handed_on_says_what_it_was_told() -> None:
+    trainer, near, far, rng = new_store(), new_store(), new_store(), np.random.default_rng(0)
+    train(trainer, [2, 4, 6], 0, rng)
+    near.apply(trainer.delta(0))
+    train(trainer, [8], 9 * SECOND, rng)
+    far.apply(trainer.delta(0))
+    trainer.expire(9 * SECOND)
+    train(trainer, [10], 9 * SECOND, rng)
+    near.apply(trainer.delta(near.version))
+    far.apply(near.delta(far.version))
+    assert held(far) == held(near) == held(trainer) and far.version == trainer.version
+    assert {i for _, i in held(far)} == {8, 10}
+
+
+def test_a_delta_of_other_tables_is_refused_and_changes_nothing() -> None:
+    trainer, server, rng = new_store(), new_store(), np.random.default_rng(0)
+    train(trainer, [2, 3], 0, rng)
+    good = trainer.delta(0)
+    for wrong, said in (
+        (replace(good, weights=good.weights[:, :1]), "does not fit rows of 4"),
+        (replace(good, tables=good.tables + 2), "does not fit the 2 tables here"),
+        (replace(good, gone_tables=np.array([7], np.int32), gone_ids=np.array([1])), "does not fit the 2 tables here"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            server.apply(wrong)
+        assert server.version == 0 and len(server) == len(server.ids) == 0
+    with pytest.raises(Gap, match="99 is asked for"):
+        trainer.delta(99)
+
+
+@pytest.mark.parametrize("kind", ["rowwise_adagrad", "adagrad", "adam", "ftrl"])
+def test_rows_that_were_told_of_are_trained_on_as_new_ones(kind: Kind) -> None:
+    """A step without a gradient moves nothing."""
+    rules, optimizer = [TableRules("t")], RowOptimizer(kind, initial_accumulator=0.5)
+    trainer, server = Store(rules, DIM, optimizer, 0.5, 0), Store(rules, DIM, optimizer, 0.0, 0)
+    batch = Occurrences(np.array([7]), np.array([0, 1]))
+    _, taken = trainer.look_up_for_training(batch, 0)
+    trainer.update(taken, np.ones((1, DIM), np.float32), 0.1)
+    server.apply(trainer.delta(0))
+    out, taken = server.look_up_for_training(batch, 0)
+    server.update(taken, np.zeros((1, DIM), np.float32), 0.1)
+    assert np.abs(out).min() > 0
+    np.testing.assert_allclose(server.look_up(batch), out, rtol=1e-6)

@@ -1,0 +1,239 @@
+"""A day evaluated, from features to report: every documented key, strict JSON, escaped HTML, and the days that are none."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import ml.evaluation.evaluate
+from ml.catalog.spec import DatasetSpec
+from ml.evaluation.evaluate import EvaluatedDay, Scored, evaluate_day
+from ml.lake import Lake, MissingPartition
+from ml.metrics import METRICS
+from tests.helpers.shop_days import put_day, shop_day, spec_of
+
+DAYS = [(date(2026, 1, 1) + timedelta(days=i)).isoformat() for i in range(4)]
+FACTS = {"recipe": "dlrm", "snapshot_day": "2026-01-03", "rows_trained": 6_000}
+SCORED = {"rows", "clicks", "label_rate", *METRICS}
+
+
+def guess(table: pa.Table) -> np.ndarray:
+    """A fair model: what was true, blurred."""
+    blur = np.random.default_rng(table.num_rows).normal(size=table.num_rows)
+    truth = table["oracle"].to_numpy()
+    return (1 / (1 + np.exp(-np.log(truth / (1 - truth)) - 0.1 * blur))).astype(np.float32)
+
+
+def evaluate(lake: Lake, spec: DatasetSpec, table: pa.Table, predict: Callable[..., Any] | None = guess) -> EvaluatedDay:
+    """Score `table` as the fourth day, after three ordinary ones."""
+    for day in DAYS[:3]:
+        put_day(lake, spec, day, shop_day(spec, day, 2_000))
+    put_day(lake, spec, DAYS[3], table)
+    return evaluate_day(spec, DAYS[3], lake, {"dlrm": Scored(predict, FACTS)} if predict else {})
+
+
+def strict(text: str) -> Any:
+    def refuse(name: str) -> Any:
+        raise ValueError(f"{name} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_figures_hold_every_documented_key_in_strict_json(lake: Lake) -> None:
+    spec = spec_of()
+    done = evaluate(lake, spec, shop_day(spec, DAYS[3], 2_000))
+    folder = lake.need("reports", "shop", DAYS[3])
+    figures = strict((folder / "figures.json").read_text())
+    assert figures == done.figures
+    documented = re.findall(r"^    (\w+(?:, \w+)*) {2,}\w", ml.evaluation.evaluate.__doc__ or "", re.MULTILINE)
+    assert {key for line in documented for key in line.split(", ")} == set(figures)
+    for scored in (figures["model"], figures["oracle"], *figures["baselines"].values()):
+        assert set(scored) == SCORED | {"facts"}
+        assert all(isinstance(scored[name], int | float) for name in SCORED)
+    assert set(figures["baselines"]) == {"constant_prior", "logistic_regression"}
+    assert figures["model"]["facts"] == FACTS
+    same = {name: figures["model"][name] for name in ("rows", "clicks", "label_rate")}
+    assert figures["data"] == {**same, "earlier_days": DAYS[:3]} and same["rows"] == 2_000
+    assert figures["baselines"]["logistic_regression"]["facts"]["days"] == DAYS[:3]
+    assert figures["baselines"]["constant_prior"]["auc"] == 0.5
+    assert figures["beats"] == {"constant_prior": True, "logistic_regression": True}
+    assert all(0.8 < share < 1.1 for share in figures["attained"].values())
+    assert set(figures["calibration_bins"][0]) == {"rows", "predicted", "observed", "error"}
+    assert set(figures["auc_by_day"][-1]) == {"day", "model", "models", "logistic_regression", "oracle"}
+    assert {*figures["slices"][0]["values"][0]} == SCORED | {"value", "logistic_regression_auc"}
+
+
+def test_the_report_is_one_file_with_small_figures_and_a_plain_verdict(lake: Lake) -> None:
+    spec = spec_of()
+    done = evaluate(lake, spec, shop_day(spec, DAYS[3], 2_000))
+    html = done.report.read_text()
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)|url\(|@import|<script""", html)
+    assert re.search(r"trained until 2026-01-03 ranks a clicked impression above an unclicked one \d\d\.\d times in 100", html)
+    assert "beats both baselines" in html and "simulated" in html
+    for name in ("roc", "calibration", "scores"):
+        png = (done.report.parent / "figures" / f"{name}.png").read_bytes()
+        assert png == done.plots[name] and png.startswith(b"\x89PNG") and len(png) < 60_000
+
+
+def test_a_rerun_gives_the_same_bytes(lake: Lake) -> None:
+    spec = spec_of()
+    table = shop_day(spec, DAYS[3], 500)
+
+    def all_bytes() -> dict[str, bytes]:
+        folder = Path(evaluate(lake, spec, table).report.parent)
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    first = all_bytes()
+    assert len(first) == 6 and all_bytes() == first
+
+
+def test_text_from_logs_is_escaped(lake: Lake) -> None:
+    spec = spec_of()
+    hostile = ["<script>alert(1)</script>", "'\"><img src=x onerror=alert(1)>", "{{ 7 * 7 }}", "–\u202e&amp;", "x" * 3_000]
+    table = shop_day(spec, DAYS[3], 500, **{"slice:place": [hostile[i % 5] for i in range(500)]})
+    html = evaluate(lake, spec, table).report.read_text()
+    assert "<script" not in html and "<img src=x" not in html and "<visitors>" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html and "{{ 7 * 7 }}" in html and "&amp;amp;" in html
+
+
+@pytest.mark.parametrize(("label", "word"), [(0.0, "unclicked"), (1.0, "clicked")])
+def test_a_day_of_one_class_has_dashes_and_says_why(label: float, word: str, lake: Lake) -> None:
+    spec = spec_of()
+    done = evaluate(lake, spec, shop_day(spec, DAYS[3], 300, label=np.full(300, label)))
+    assert done.figures["model"]["auc"] is None and done.figures["model"]["log_loss"] is not None
+    assert f"All rows of the day are {word}" in done.verdict
+    assert "<strong>–</strong>" in done.report.read_text()
+
+
+def test_an_empty_day_says_so(lake: Lake) -> None:
+    spec = spec_of()
+    done = evaluate(lake, spec, shop_day(spec, DAYS[3], 0))
+    assert done.rows == 0 and done.plots == {} and "no rows" in done.verdict
+    assert all(done.figures["model"][name] is None for name in METRICS)
+    strict((done.report.parent / "figures.json").read_text())
+
+
+def test_a_first_day_has_data_facts_and_no_model(lake: Lake) -> None:
+    spec = spec_of()
+    put_day(lake, spec, DAYS[0], shop_day(spec, DAYS[0], 400))
+    done = evaluate_day(spec, DAYS[0], lake, {})
+    assert "no model older than this day" in done.verdict
+    assert done.figures["model"] == {**done.figures["model"], "auc": None, "facts": None}
+    assert done.figures["data"]["rows"] == 400 and done.figures["slices"][0]["values"]
+    assert done.figures["beats"] == {"constant_prior": None, "logistic_regression": None}
+
+
+def test_a_model_without_earlier_features_stands_alone(lake: Lake) -> None:
+    spec = spec_of()
+    put_day(lake, spec, DAYS[3], shop_day(spec, DAYS[3], 400))
+    done = evaluate_day(spec, DAYS[3], lake, {"dlrm": Scored(guess, FACTS)})
+    assert done.figures["model"]["auc"] is not None and "no earlier days" in done.verdict
+
+
+def test_a_log_without_oracle_tells_of_none(lake: Lake) -> None:
+    spec = spec_of(oracle=None, simulation=None)
+    done = evaluate(lake, spec, shop_day(spec, DAYS[3], 500), lambda table: np.full(table.num_rows, 0.3, np.float32))
+    assert done.figures["oracle"]["auc"] is None and done.figures["attained"] == {"auc": None, "log_loss": None}
+    html = done.report.read_text()
+    assert "best possible" not in html and "simulated" not in done.verdict
+    assert done.figures["beats"] == {"constant_prior": False, "logistic_regression": False}
+    assert "does not beat" in done.verdict
+
+
+def test_the_scored_day_teaches_the_baselines_nothing(lake: Lake) -> None:
+    spec = spec_of()
+    table = shop_day(spec, DAYS[3], 1_000)
+    plain = evaluate(lake, spec, table).figures["baselines"]
+    flipped = table.set_column(1, table.schema.field(1), pa.array(1 - table["label"].to_numpy(), pa.float32()))
+    turned = evaluate(lake, spec, flipped).figures["baselines"]
+    for name in plain:
+        assert plain[name]["facts"] == turned[name]["facts"]
+        assert plain[name]["mean_prediction"] == turned[name]["mean_prediction"]
+
+
+def test_later_days_change_nothing(lake: Lake) -> None:
+    spec = spec_of()
+    table = shop_day(spec, DAYS[3], 500)
+    before = evaluate(lake, spec, table).figures
+    put_day(lake, spec, "2026-01-05", shop_day(spec, "2026-01-05", 500))
+    evaluate_day(spec, "2026-01-05", lake, {"dlrm": Scored(guess, FACTS)})
+    assert evaluate(lake, spec, table).figures == before
+
+
+def test_auc_by_day_follows_the_reports(lake: Lake) -> None:
+    spec = spec_of()
+    for day in DAYS:
+        put_day(lake, spec, day, shop_day(spec, day, 500))
+    evaluate_day(spec, DAYS[0], lake, {})
+    second = evaluate_day(spec, DAYS[1], lake, {"dlrm": Scored(guess, FACTS)}).figures
+    fourth = evaluate_day(spec, DAYS[3], lake, {"dlrm": Scored(guess, FACTS)})
+    told = fourth.figures["auc_by_day"]
+    assert [row["day"] for row in told] == [DAYS[0], DAYS[1], DAYS[3]]
+    assert told[0]["model"] is None and told[1]["model"] == second["model"]["auc"]
+    assert "auc_by_day" in fourth.plots
+
+
+@pytest.mark.parametrize("wrong", [np.array([0.5]), np.full(500, 1.5), np.full(500, np.nan)])
+def test_predictions_that_are_none_are_refused_and_nothing_is_written(wrong: np.ndarray, lake: Lake) -> None:
+    spec = spec_of()
+    with pytest.raises(ValueError, match="shop 2026-01-04: model dlrm gave"):
+        evaluate(lake, spec, shop_day(spec, DAYS[3], 500), lambda table: wrong)
+    assert not lake.has("reports", "shop", DAYS[3])
+
+
+def test_a_day_without_features_is_missed_loudly(lake: Lake) -> None:
+    with pytest.raises(MissingPartition, match="cleaned_features of 2026-01-04"):
+        evaluate_day(spec_of(), DAYS[3], lake, {"dlrm": Scored(guess, FACTS)})
+
+
+def test_this_room_does_without_torch() -> None:
+    code = "import sys, ml.evaluation.evaluate; sys.exit(bool({'torch', 'pyspark'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_model_that_only_ranks_has_an_auc_and_no_more(lake: Lake) -> None:
+    spec = spec_of()
+    evaluate(lake, spec, shop_day(spec, DAYS[3], 2_000))
+    both = {"dlrm": Scored(guess, FACTS), "two_tower": Scored(guess, FACTS, ranks_only=True)}
+    done = evaluate_day(spec, DAYS[3], lake, both)
+    first, second = done.figures["models"].values()
+    assert first["auc"] == second["auc"] and first["log_loss"] is not None
+    assert second["log_loss"] is second["calibration"] is second["normalised_entropy"] is second["mean_prediction"] is None
+    assert done.figures["auc_by_day"][-1]["models"] == {"dlrm": first["auc"], "two_tower": first["auc"]}
+    assert done.figures["standing"] == {"champion": "dlrm", "challenger": None}
+    assert "two_tower" in done.report.read_text() and "champion" not in done.report.read_text()
+
+
+def test_a_report_about_a_model_that_only_ranks_takes_its_numbers_for_no_probabilities(lake: Lake) -> None:
+    spec = spec_of()
+    evaluate(lake, spec, shop_day(spec, DAYS[3], 2_000))
+    ranker = Scored(lambda table: guess(table) ** 3, FACTS, ranks_only=True)
+    done = evaluate_day(spec, DAYS[3], lake, {"two_tower": ranker, "dlrm": Scored(guess, FACTS)})
+    assert done.figures["verdict"]["word"] == "good" and "Predicted clicks" not in done.verdict
+    assert done.figures["calibration_bins"] == [] and set(done.plots) == {"roc"}
+    told = [done.figures["model"], *(value for part in done.figures["slices"] for value in part["values"])]
+    assert all(of[name] is None for of in told for name in METRICS if name != "auc") and told[0]["auc"] is not None
+    assert done.figures["models"]["dlrm"]["calibration"] is not None
+
+
+def test_the_champion_is_named_beside_its_challenger(lake: Lake) -> None:
+    spec = spec_of()
+    for day in DAYS:
+        put_day(lake, spec, day, shop_day(spec, day, 300))
+    assert evaluate_day(spec, DAYS[0], lake, {}).figures["standing"] == {"champion": None, "challenger": None}
+    both = {"dlrm": Scored(lambda table: guess(table) / 2 + 0.25, FACTS), "deepfm": Scored(guess, FACTS)}
+    for day in DAYS[1:3]:
+        assert evaluate_day(spec, day, lake, both).figures["standing"] == {"champion": "dlrm", "challenger": "deepfm"}
+    done = evaluate_day(spec, DAYS[3], lake, both)
+    assert done.figures["standing"] == {"champion": "deepfm", "challenger": "dlrm"}, "as good an order, better probabilities"
+    assert "deepfm (champion)" in done.report.read_text()

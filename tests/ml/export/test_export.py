@@ -1,0 +1,163 @@
+"""A day's export: what it is made from, what it says of itself, and that a bad one is never written."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ml.artifacts.exported import DamagedExport, digest
+from ml.catalog.spec import DatasetSpec
+from ml.datasets.reader import BlockReader
+from ml.export import export
+from ml.export.export import ExportedDay, ExportRefused, export_day, load_day, rows_to_score
+from ml.lake import Lake, MissingPartition
+from ml.metrics import ClickSums
+from ml.recipes.export import ExportRecipe
+from ml.recipes.recipe import load_recipe
+from ml.training.day import train_day
+from ml.training.predict import load_model, predict
+from tests.helpers.training_days import made_spec, small_recipe, write_days
+
+STAGE, ALL, ROWS = "exported_models/dlrm", ("train", "validation", "test"), 600
+# Rows of large weights: sixteen steps between the smallest and the largest are too few.
+COARSE: dict[str, Any] = {
+    "model": {"embedding_dim": 8, "bottom": [8], "top": [8]},
+    "tables": {"features": {}, "init_scale": 2.0},
+    "table_optimizer": {"lr": 0.5},
+}
+INT8 = ExportRecipe(layers="int8")
+
+
+@pytest.fixture
+def days(lake: Lake) -> list[str]:
+    """Three days, two of them trained."""
+    days = write_days(lake, made_spec(), 3, ROWS)
+    for day in days[:2]:
+        train_day(made_spec(), day, lake, recipe=small_recipe(**COARSE), progress=False)
+    return days
+
+
+def exported(lake: Lake, day: str, choice: ExportRecipe = INT8) -> ExportedDay:
+    return export_day(made_spec(), day, lake, choice=choice)
+
+
+def test_an_export_scores_as_the_trained_model_and_takes_less(lake: Lake, days: list[str]) -> None:
+    done = exported(lake, days[1])
+    model, trained = load_day(lake, made_spec(), days[1]), load_model(lake, made_spec(), days[1])
+    batch = next(iter(BlockReader(lake, made_spec(), [days[2]], splits=ALL, batch_size=ROWS)))
+    ours, theirs = (torch.sigmoid(m(batch.dense, batch.sparse)) for m in (model, trained))
+    assert (ours - theirs).abs().max() < 0.05 and (ours - theirs).abs().mean() < 0.01
+    assert done.bytes_after < 0.6 * done.bytes_before
+    assert done.quantised.lost <= INT8.max_auc_loss
+
+
+def test_the_manifest_says_all_of_it(lake: Lake, days: list[str]) -> None:
+    done = exported(lake, days[1])
+    manifest, found = lake.manifest(STAGE, "made", days[1]), done.quantised
+    source = lake.manifest("tuned_models/dlrm", "made", days[1])
+    assert manifest["snapshot"] == source["digest"] == manifest["made_from"][f"tuned_models/dlrm/{days[1]}"]
+    assert manifest["digest"] == digest(done.folder) and manifest["fingerprint"] == made_spec().fingerprint
+    assert manifest["export"] == {"rows": "int8", "tables": {}, "layers": "int8", "max_auc_loss": 0.0005}
+    assert manifest["bytes"] == {"before": done.bytes_before, "after": done.bytes_after}
+    assert manifest["before"] == asdict(found.before) and manifest["after"] == asdict(found.after)
+    assert manifest["lost"] == {"metric": "AUC", "all": found.lost, "by_tables": found.by_tables, "by_layers": found.by_layers}
+    assert set(manifest["tables"]) == {"a", "b", "tags"}
+    assert manifest["tables"]["a"] == asdict(found.tables["a"])
+    assert manifest["tables"]["a"]["rows"] == 6 and manifest["tables"]["a"]["nbytes"] == 6 * 12
+    assert not lake.is_outdated(STAGE, "made", days[1])
+
+
+def test_a_rerun_gives_the_same_bytes(lake: Lake, days: list[str]) -> None:
+    first = exported(lake, days[1])
+    once = lake.manifest(STAGE, "made", days[1])
+    assert exported(lake, days[1]).folder == first.folder and lake.manifest(STAGE, "made", days[1]) == once
+
+
+def test_no_later_day_is_looked_at_and_earlier_ones_only_where_rows_are_few(
+    lake: Lake, days: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = exported(lake, days[1]).folder / "manifest.json"
+    assert lake.manifest(STAGE, "made", days[1])["days_scored"] == days[:2], manifest
+    assert lake.manifest(STAGE, "made", days[1])["rows_scored"] == 2 * ROWS
+    monkeypatch.setattr(export, "ROWS", ROWS)
+    scored, batch = rows_to_score(lake, made_spec(), days[1])
+    assert scored == [days[1]] and batch is not None and len(batch) == ROWS
+    monkeypatch.setattr(export, "ROWS", ROWS // 2)
+    scored, some = rows_to_score(lake, made_spec(), days[1])
+    assert scored == [days[1]] and some is not None and len(some) == ROWS // 2
+    assert float(some.event_time.double().std()) == pytest.approx(float(batch.event_time.double().std()), rel=0.1)
+
+
+def test_days_of_another_specification_are_not_scored(lake: Lake, days: list[str]) -> None:
+    other = lake.manifest("mds_datasets", "made", days[0]) | {"fingerprint": "another"}
+    lake.describe(lake.partition("mds_datasets", "made", days[0]), other)
+    assert rows_to_score(lake, made_spec(), days[1])[0] == [days[1]]
+
+
+def test_an_export_that_loses_too_much_is_refused_and_the_one_before_stays(lake: Lake, days: list[str]) -> None:
+    with pytest.raises(ExportRefused) as refused:
+        exported(lake, days[1], ExportRecipe(rows="int4"))
+    assert not lake.has(STAGE, "made", days[1])
+    said = str(refused.value)
+    assert said.startswith(f"made/{STAGE} of {days[1]}: AUC goes from 0.9")
+    assert f"on {2 * ROWS} rows of {days[0]} to {days[1]}" in said and "max_auc_loss is 0.0005" in said
+    assert "alone: " in said and "as int4" in said and "Give such tables more bits (export.tables)" in said
+    exported(lake, days[1])
+    before = lake.manifest(STAGE, "made", days[1])
+    with pytest.raises(ExportRefused):
+        exported(lake, days[1], ExportRecipe(rows="int4"))
+    assert lake.manifest(STAGE, "made", days[1]) == before
+    load_day(lake, made_spec(), days[1])
+    exported(lake, days[1], ExportRecipe(rows="int4", max_auc_loss=0.05))
+    assert lake.manifest(STAGE, "made", days[1])["export"]["rows"] == "int4", "the way out"
+
+
+def test_days_without_rows_and_days_that_were_not_trained_are_refused(lake: Lake, days: list[str]) -> None:
+    with pytest.raises(MissingPartition, match=rf"made/tuned_models/dlrm of {days[2]}"):
+        exported(lake, days[2])
+    none = Lake.at(Path(str(lake.root)).parent / "empty")
+    (day,) = write_days(none, made_spec(), 1, 0)
+    train_day(made_spec(), day, none, recipe=small_recipe(**COARSE), progress=False)
+    with pytest.raises(ExportRefused, match="have no rows to tell what it would lose"):
+        exported(none, day)
+
+
+def test_foreign_and_damaged_exports_are_refused(lake: Lake, days: list[str]) -> None:
+    weights = exported(lake, days[1]).folder / "weights.safetensors"
+    dense = [{"name": "d0", "log1p": True}, {"name": "d1"}]
+    other = DatasetSpec.model_validate(made_spec().model_dump(mode="json") | {"dense": dense})
+    with pytest.raises(DamagedExport, match=f"made has {other.fingerprint} now; go back to what it was, or train and export"):
+        load_day(lake, other, days[1])
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100] + bytes([whole[-100] ^ 0x40]) + whole[-99:])
+    with pytest.raises(DamagedExport, match="not the files that its manifest describes; export its day again"):
+        load_day(lake, made_spec(), days[1])
+
+
+def test_sampled_rows_are_scored_as_they_were_learned(lake: Lake, days: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a recipe with `correct_sampling`: the guard sees logits less the log of `sample_rate`."""
+    train_day(made_spec(), days[0], lake, recipe=small_recipe(**COARSE, correct_sampling=True), progress=False)
+    _, batch = rows_to_score(lake, made_spec(), days[0])
+    assert batch is not None
+    sampled = replace(batch, sample_rate=torch.full((len(batch),), 0.1))
+    monkeypatch.setattr(export, "rows_to_score", lambda *_: ([days[0]], sampled))
+    model = load_model(lake, made_spec(), days[0])
+    wanted = ClickSums.of(batch.labels.numpy(), predict(model, [sampled], corrected=True)).log_loss
+    assert exported(lake, days[0]).quantised.before.log_loss == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_recipe_says_how_and_its_fingerprint_does_not_change() -> None:
+    recipe = load_recipe("dlrm", {"export": {"rows": "int4", "tables": {"C3": "float16"}}})
+    assert recipe.export == ExportRecipe(rows="int4", tables={"C3": "float16"})
+    assert recipe.fingerprint == load_recipe("dlrm").fingerprint
+
+
+def test_the_dataset_s_recipe_is_the_default(lake: Lake, days: list[str]) -> None:
+    described = made_spec().model_dump(mode="json")
+    spec = DatasetSpec.model_validate(described | {"recipe": {"overrides": {"export": {"rows": "float16"}}}})
+    done = export_day(spec, days[1], lake)
+    assert done.quantised.choice == ExportRecipe(rows="float16")

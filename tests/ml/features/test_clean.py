@@ -1,0 +1,290 @@
+"""A day of features: the same bytes again, by any runner, after a kill; nothing of the day itself, or later, in its ids."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ml.catalog.spec import DatasetSpec
+from ml.compute.runner import LocalRunner, SparkRunner
+from ml.features.clean import STAGE, Limits, StaleFeatures, clean_day
+from ml.features.hashing import hash_values
+from ml.features.read import feature_parts, feature_table
+from ml.features.schema import FIRST_ID, MISSING_ID, OOV_ID, arrow_schema
+from ml.features.side_join import RepeatedKey
+from ml.features.transforms import compile_transforms
+from ml.features.vocabulary import Vocabulary
+from ml.lake import MANIFEST, Lake, MissingPartition
+from tests.helpers.shop_features import digests, shop, shop_day
+from tests.ml.features.point_in_time.test_negatives import random_log
+
+SMALL = Limits(rows_per_task=300)
+DAYS = ("2020-01-01", "2020-01-02", "2020-01-03")
+
+JOINED = shop(
+    join=[
+        {
+            "log_key": "item",
+            "table_key": "id",
+            "columns": ["colour", "weight"],
+            "source": {
+                "files": "items.csv",
+                "format": "csv",
+                "header": True,
+                "columns": {"id": "int", "colour": "string", "weight": "float"},
+            },
+        }
+    ],
+    sparse=[
+        {"name": "colour", "vocabulary": {"min_count": 2}},
+        {"name": "item_id", "column": "item"},
+        {"name": "colour_x_country", "cross": ["colour", "country"]},
+    ],
+    dense=[{"name": "weight"}],
+)
+
+NEWS: dict[str, Any] = {
+    "source": {"files": "log.csv", "format": "csv", "columns": {"user": "int", "item": "int", "page": "int"}},
+    "label": {"negatives": {"per_positive": 3, "window_hours": 6}},
+    "dense": [],
+    "sparse": ["item", "page", {"name": "item_word", "column": "item", "vocabulary": {"min_count": 2}}],
+    "slices": [],
+}
+
+
+def write_items(folder: Path, repeated: bool = False) -> None:
+    lines = [f"{n},{['red', 'blue', 'green'][n % 3]},{n / 4}" for n in range(0, 30)] + (["3,red,1"] if repeated else [])
+    (folder / "items.csv").write_text("\n".join(["id,colour,weight", *lines]) + "\n")
+
+
+def news_day(spec: DatasetSpec, day: int, rows: int = 700) -> pa.Table:
+    table = random_log(rows, day, users=40, items=30, hours=24)
+    first = 1_577_836_800_000_000 + day * 86_400_000_000
+    return table.set_column(0, "event_time", pa.array(table["event_time"].to_numpy() + first))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_day_is_its_rows_transformed_in_order(lake: Lake, tmp_path: Path, write_raw: Any, groups: int) -> None:
+    spec = shop()
+    day = shop_day(spec, 0, 1000)
+    write_raw(lake, "shop", DAYS[0], day, parts=3, row_group=1000 // groups)
+    done = clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner(), limits=SMALL)
+    got = feature_table(lake, spec, DAYS[0])
+    empty = {name: Vocabulary.empty() for name in ("country_id", "tag_words", "country_x_count")}
+    expected = compile_transforms(spec, empty)(day.combine_chunks().to_batches()[0])
+    assert got.combine_chunks().equals(pa.table(expected))
+    assert (got.schema, got.schema.metadata) == (arrow_schema(spec), arrow_schema(spec).metadata)
+    assert feature_table(lake, spec, DAYS[0], ["item_id"]).equals(got.select(["item_id"]))
+    clicks = int(np.sum(day["click"].to_numpy()))
+    assert (done.rows, done.positives, done.negatives) == (1000, clicks, 1000 - clicks)
+    manifest = lake.manifest(STAGE, "shop", DAYS[0])
+    assert manifest["rows"] == 1000
+    assert manifest["label_rate"] == clicks / 1000
+    assert manifest["fingerprint"] == spec.fingerprint
+    assert manifest["mean_sample_rate"] == 1.0
+    assert manifest["parts"] == len(feature_parts(lake, "shop", DAYS[0])) == done.parts
+    assert set(digests(lake.partition(STAGE, "shop", DAYS[0]))) == {
+        "manifest.json",
+        *(f"rows/part-{n:05d}.parquet" for n in range(done.parts)),
+        *(f"vocabulary/{name}.parquet" for name in empty),
+    }
+
+
+def test_an_empty_day_has_a_part_without_rows(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
+    spec = shop()
+    write_raw(lake, "shop", DAYS[0], shop_day(spec, 0, 0))
+    assert clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner()).rows == 0
+    got = feature_table(lake, spec, DAYS[0])
+    assert (len(got), got.schema) == (0, arrow_schema(spec))
+
+
+def test_ids_of_a_day_come_from_the_days_before_it(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
+    spec = shop()
+    counts: Counter[str] = Counter()
+    known: dict[str, int] = {}
+    for n, day in enumerate(DAYS):
+        raw = shop_day(spec, n, 400)
+        write_raw(lake, "shop", day, raw, row_group=100)
+        done = clean_day(spec, day, lake, str(tmp_path), LocalRunner(), limits=Limits(rows_per_task=100))
+        words = raw["country"].to_pylist()
+        expected = [MISSING_ID if w is None else known.get(w, OOV_ID) for w in words]
+        assert feature_table(lake, spec, day)["country_id"].to_pylist() == expected
+        counts.update(w for w in words if w is not None)
+        for word in sorted((w for w in counts if w not in known), key=lambda w: (-counts[w], w.encode())):
+            if counts[word] >= 3 and len(known) < 4:
+                known[word] = FIRST_ID + len(known)
+        assert done.vocabularies["country_id"].ids == len(known)
+        assert done.vocabularies["country_id"].values == len(counts)
+    assert len(known) == 4
+
+
+def test_later_days_leave_earlier_ones_alone(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
+    spec = shop()
+    for n, day in enumerate(DAYS):
+        write_raw(lake, "shop", day, shop_day(spec, n, 300))
+        clean_day(spec, day, lake, str(tmp_path), LocalRunner())
+    before = digests(lake.partition(STAGE, "shop", DAYS[1]))
+    write_raw(lake, "shop", DAYS[2], shop_day(spec, 2, 600, seed=9))
+    clean_day(spec, DAYS[1], lake, str(tmp_path), LocalRunner())
+    assert digests(lake.partition(STAGE, "shop", DAYS[1])) == before
+
+
+def test_a_missing_day_and_another_spec_are_refused(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
+    spec = shop()
+    for n, day in enumerate(DAYS):
+        write_raw(lake, "shop", day, shop_day(spec, n, 50))
+    with pytest.raises(MissingPartition, match="shop/cleaned_features of 2020-01-01 is not in the lake"):
+        clean_day(spec, DAYS[1], lake, str(tmp_path), LocalRunner())
+    clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner())
+    other = shop(dense=[])
+    with pytest.raises(StaleFeatures, match=r"of 2020-01-01 was made under another spec.*from 2020-01-01 to 2020-01-01"):
+        clean_day(other, DAYS[1], lake, str(tmp_path), LocalRunner())
+    with pytest.raises(StaleFeatures, match="of 2020-01-01 was made under another spec"):
+        feature_table(lake, other, DAYS[0])
+    assert lake.days(STAGE, "shop") == [DAYS[0]]
+    with pytest.raises(MissingPartition, match="shop/raw_logs of 2020-01-09"):
+        clean_day(spec, "2020-01-09", lake, str(tmp_path), LocalRunner())
+
+
+def test_negatives_come_from_the_window_that_begins_the_day_before(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
+    spec = shop(**NEWS)
+    raws = [news_day(spec, n) for n in range(2)]
+    for day, raw in zip(DAYS, raws, strict=False):
+        write_raw(lake, "shop", day, raw, parts=2, row_group=200)
+    first = clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner(), limits=SMALL)
+    second = clean_day(spec, DAYS[1], lake, str(tmp_path), LocalRunner(), limits=SMALL)
+    assert first.without_candidate > 0 == second.without_candidate
+    assert (second.positives, second.negatives) == (700, 2100)
+    got = feature_table(lake, spec, DAYS[1])
+    assert got["event_time"].to_pylist() == sorted(got["event_time"].to_pylist())
+    assert lake.manifest(STAGE, "shop", DAYS[1])["made_from"].keys() == {
+        *(f"raw_logs/{day}" for day in DAYS[:2]),
+        f"cleaned_features/{DAYS[0]}",
+    }
+    # Only what was logged is counted: sampling items must not make them common.
+    assert second.vocabularies["item_word"].values <= 30
+    table = pa.concat_tables(raws)
+    state = Vocabulary.read(lake.partition(STAGE, "shop", DAYS[1]) / "vocabulary" / "item_word.parquet")
+    logged = Counter(item for item in table["item"].to_pylist() if item is not None)
+    assert len(state) == sum(count >= 2 for count in logged.values())
+
+
+def test_joined_columns_follow_the_sampled_item(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
+    side = JOINED.join[0].model_dump(mode="json")
+    spec = shop(**NEWS | {"join": [side], "slices": ["colour"], "sparse": ["item", "page"]})
+    write_items(tmp_path)
+    write_raw(lake, "shop", DAYS[0], news_day(spec, 0))
+    clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner())
+    colour = {int(hash_values("item", pa.array([n]))[0]): ["red", "blue", "green"][n % 3] for n in range(30)}
+    rows = feature_table(lake, spec, DAYS[0]).select(["label", "item", "slice:colour"]).to_pylist()
+    assert all(row["slice:colour"] == colour.get(row["item"]) for row in rows)
+    assert any(row["label"] == 0 and row["slice:colour"] for row in rows)
+
+
+def test_a_repeated_key_of_a_side_table_stops_the_day(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
+    write_items(tmp_path, repeated=True)
+    write_raw(lake, "shop", DAYS[0], shop_day(JOINED, 0, 50))
+    with pytest.raises(RepeatedKey, match=r"items\.csv: id 3 has 2 rows"):
+        clean_day(JOINED, DAYS[0], lake, str(tmp_path), LocalRunner())
+    assert not lake.has(STAGE, "shop", DAYS[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", [shop(), JOINED, shop(**NEWS), shop(**NEWS | {"join": JOINED.join, "slices": ["colour"]})])
+def test_every_runner_and_strategy_writes_the_same_bytes(spark, lake, tmp_path, write_raw, spec) -> None:  # type: ignore[no-untyped-def]
+    write_items(tmp_path)
+    make = news_day if spec.label.negatives else shop_day
+    for n, day in enumerate(DAYS[:2]):
+        write_raw(lake, "shop", day, make(spec, n, 900), parts=2, row_group=200)
+    shuffled = Limits(broadcast_bytes=0, arrow_rows=0, rows_per_task=300)
+    runs = [
+        lambda day: clean_day(spec, day, lake, str(tmp_path), LocalRunner(), limits=SMALL),
+        lambda day: clean_day(spec, day, lake, str(tmp_path), LocalRunner(), limits=SMALL),
+        lambda day: clean_day(spec, day, lake, str(tmp_path), SparkRunner(spark), spark, limits=SMALL),
+        lambda day: clean_day(spec, day, lake, str(tmp_path), SparkRunner(spark), spark, limits=shuffled),
+    ]
+    results = []
+    for run in runs:
+        done = [run(day) for day in DAYS[:2]]
+        files = [digests(lake.partition(STAGE, "shop", day)) for day in DAYS[:2]]
+        for of_day in files:
+            del of_day["manifest.json"]  # says which join was taken
+        results.append((files, [(d.rows, d.positives, d.without_candidate, d.vocabularies) for d in done]))
+    assert all(result == results[0] for result in results[1:])
+    strategies = ("broadcast", "sort_merge") if spec.join else (None, None)
+    assert next(iter(done[0].joins.values()), None) == strategies[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("written", [1, 20, 60])
+def test_a_killed_day_is_never_seen_and_is_written_again(lake: Lake, tmp_path: Path, write_raw: Any, written: int) -> None:
+    spec = shop()
+    write_raw(lake, "shop", DAYS[0], shop_day(spec, 0, 60_000), parts=3, row_group=400)
+    clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner(), limits=SMALL)
+    partition = lake.partition(STAGE, "shop", DAYS[0])
+    expected = digests(partition)
+    shutil.rmtree(partition.path)
+    script = f"""
+from tests.helpers.shop_features import shop
+from ml.features.clean import Limits, clean_day
+from ml.lake import Lake
+from ml.compute.runner import LocalRunner
+clean_day(shop(), {DAYS[0]!r}, Lake.at({str(lake.root)!r}), {str(tmp_path)!r}, LocalRunner(), limits=Limits(rows_per_task=300))
+"""
+    process = subprocess.Popen([sys.executable, "-c", script])
+    staging = Path(lake.root.path) / STAGE / "shop" / ".staging" / DAYS[0] / "rows"
+    while not staging.exists() or len(list(staging.iterdir())) < written:
+        assert process.poll() is None, "killed in the middle of its work, not after"
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not partition.exists()
+    clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner(), limits=SMALL)
+    assert digests(partition) == expected
+    assert not list((Path(lake.root.path) / STAGE / "shop" / ".staging").iterdir())
+
+
+def test_negatives_need_the_days_that_they_look_back_on(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
+    spec = shop(**NEWS | {"sparse": ["item"]})
+    write_raw(lake, "shop", DAYS[1], news_day(spec, 1))
+    with pytest.raises(MissingPartition, match=f"shop/raw_logs of {DAYS[0]} is not in the lake"):
+        clean_day(spec, DAYS[1], lake, str(tmp_path), LocalRunner())
+
+
+def test_raw_logs_read_in_another_way_are_refused(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
+    spec = shop()
+    write_raw(lake, "shop", DAYS[0], shop_day(spec, 0, 50))
+    path = Path(lake.partition("raw_logs", "shop", DAYS[0]) / MANIFEST)
+    path.write_text(json.dumps({"rows": 50, "reading": "another"}))
+    with pytest.raises(StaleFeatures, match=f"shop/raw_logs of {DAYS[0]} was read under another catalog entry"):
+        clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner())
+
+
+def test_a_vocabulary_made_again_of_another_side_table_is_read_again(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
+    """In one process, which keeps vocabularies that it has read."""
+    sparse = [{"name": "colour", "vocabulary": {"min_count": 1}}]
+    spec = JOINED.model_validate(JOINED.model_dump(mode="json") | {"sparse": sparse, "dense": [], "slices": []})
+    for n, day in enumerate(DAYS[:2]):
+        write_raw(lake, "shop", day, shop_day(spec, n, 300))
+
+    def ids() -> list[int]:
+        for day in DAYS[:2]:
+            clean_day(spec, day, lake, str(tmp_path), LocalRunner())
+        return feature_table(lake, spec, DAYS[1])["colour"].to_pylist()
+
+    write_items(tmp_path)
+    first = ids()
+    (tmp_path / "items.csv").write_text((tmp_path / "items.csv").read_text().replace("red", "violet").replace("blue", "cyan"))
+    assert ids() == first and set(first) > {2, 3, 4}

@@ -1,0 +1,95 @@
+"""Side tables: a left join that keeps rows and order, the same both ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from upath import UPath
+
+from ml.catalog.spec import SideTable
+from ml.features.side_join import (
+    ROW,
+    TASK_SHIFT,
+    Joined,
+    RepeatedKey,
+    index_join,
+    join_all,
+    prepare,
+    sort_merge_join,
+    strategy_for,
+)
+from ml.parquet import write_table
+
+SIDE = SideTable.model_validate(
+    {
+        "log_key": "item",
+        "table_key": "id",
+        "columns": ["title", "size of it"],
+        "source": {"files": "items.csv", "format": "csv", "columns": {"id": "int", "title": "string", "size of it": "float"}},
+    }
+)
+
+KEYS = st.lists(st.one_of(st.none(), st.integers(-3, 12)), max_size=30)
+
+
+def items(keys: list[int | None]) -> pa.Table:
+    sizes = [None if key == 3 else (key or 0) / 2 for key in keys]
+    titles = [f"item {key}" for key in keys]
+    return pa.table({"id": pa.array(keys, pa.int64()), "title": titles, "size of it": pa.array(sizes, pa.float64())})
+
+
+@given(KEYS, st.lists(st.one_of(st.none(), st.integers(-3, 12)), unique=True, max_size=12))
+def test_join_is_a_look_up_in_a_dictionary(log_keys: list[int | None], keys: list[int | None]) -> None:
+    rows = prepare(SIDE, items(keys), "int")
+    log = pa.table({"at": list(range(len(log_keys))), "item": pa.array(log_keys, pa.int64())})
+    known: dict[Any, Any] = {row["id"]: row for row in items(keys).to_pylist() if row["id"] is not None}
+    for column in (log, log.set_column(1, "item", log["item"].dictionary_encode())):
+        got = index_join(column, "item", rows, "id", SIDE.columns)
+        assert got["at"].to_pylist() == list(range(len(log_keys)))
+        for name in SIDE.columns:
+            assert got[name].to_pylist() == [known.get(key, {}).get(name) for key in log_keys]
+
+
+def test_a_repeated_key_names_table_and_key() -> None:
+    with pytest.raises(RepeatedKey, match=r"items\.csv: id 7 has 2 rows \(2 keys are repeated\)"):
+        prepare(SIDE, items([5, 7, 7, 1, 9, 9]), "int")
+
+
+def test_keys_of_another_type_are_cast_or_refused() -> None:
+    assert prepare(SIDE, items([5, 7]), "string")["id"].to_pylist() == ["5", "7"]
+    words = SIDE.model_copy(update={"table_key": "title"})
+    with pytest.raises(TypeError, match=r"items\.csv: title: can not be compared with the log's 'item' \(int\)"):
+        prepare(words, items([5, 7]), "int")
+
+
+def test_size_decides_and_without_spark_there_is_no_choice() -> None:
+    rows = items(list(range(100)))
+    session: Any = object()
+    assert strategy_for(rows, rows.nbytes, session) == "broadcast"
+    assert strategy_for(rows, rows.nbytes - 1, session) == "sort_merge"
+    assert strategy_for(rows, 0, None) == "broadcast"
+
+
+@pytest.mark.slow
+def test_spark_gives_the_same_columns(spark, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    rng = np.random.default_rng(0)
+    rows = prepare(SIDE, items(list(range(5000))), "int")
+    write_table(rows, UPath(tmp_path / "side.parquet"))
+    side = Joined("item", "id", SIDE.columns, "broadcast", str(tmp_path / "side.parquet"))
+    logs, files = [], []
+    for task in range(3):
+        keys = pa.array(rng.integers(0, 7000, 2000), mask=rng.random(2000) < 0.1)
+        logs.append(pa.table({ROW: np.arange(2000) + (task << TASK_SHIFT), "item": keys}))
+        files.append(str(tmp_path / f"log-{task}.parquet"))
+        write_table(logs[-1], UPath(files[-1]))
+    joined = sort_merge_join(spark, files, side, side.path, str(tmp_path / "joined"))
+    for task, log in enumerate(logs):
+        here, there = join_all(log, [side], task), join_all(log, [joined], task)
+        assert there.equals(here)
+        assert 0 < there["title"].null_count < 1500

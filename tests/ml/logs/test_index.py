@@ -1,0 +1,236 @@
+"""The index accounts for every line, opens only what a day needs, and notices what has changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ml.catalog.spec import DatasetSpec
+from ml.compute.runner import LocalRunner
+from ml.lake import Lake
+from ml.logs import streams
+from ml.logs.index import LogIndex
+from ml.logs.ingest import ingest_day, is_current
+from ml.logs.landing import landed_days
+from ml.logs.read import quarantine_table, raw_table
+from ml.logs.sources import NoLogs
+
+RUNNER = LocalRunner()
+START = date(2026, 3, 1)
+DAYS = [(START + timedelta(days=i)).isoformat() for i in range(4)]
+MIDNIGHT = 1772323200  # 2026-03-01 UTC
+
+
+def spec(files: str = "*.csv", start: date = START, **more: Any) -> DatasetSpec:
+    source = {"files": files, "format": "csv", "columns": {"t": "int", "v": "string", "y": "int"}}
+    data: dict[str, Any] = {"name": "small", "description": "", "source": source | more.pop("source", {})}
+    data |= {
+        "time": {"column": "t"},
+        "partitions": {"start": start, "end": START + timedelta(days=3)},
+        "label": {"column": "y"},
+    }
+    return DatasetSpec.model_validate(data | {"sparse": ["v"]} | more)
+
+
+def line(day: float, value: object = "v", label: int = 1) -> str:
+    return f"{MIDNIGHT + int(day * 86400)},{value},{label}\n"
+
+
+def write(folder: Path, name: str, lines: Sequence[str], header: str = "") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(header + "".join(lines))
+    return path
+
+
+def test_a_bad_line_is_of_the_day_of_the_good_line_before_it(tmp_path: Path, lake: Lake) -> None:
+    bad = "bad\n"
+    write(tmp_path, "a.csv", [bad, bad, line(1), bad, line(2), bad, bad, line(0.5), line(9), "\n", line(3, label=2)])
+    write(tmp_path, "b.csv", [bad, bad])
+    index = LogIndex.build(spec(), tmp_path, lake, RUNNER)
+    # `line(9)` is out of range and goes to the nearest day; the unknown label has a time of its own.
+    assert index.lines == {"a.csv": {DAYS[0]: 2, DAYS[1]: 4, DAYS[2]: 3, DAYS[3]: 2}, "b.csv": {DAYS[0]: 2}}
+    done = [ingest_day(spec(), day, tmp_path, lake, RUNNER) for day in DAYS]
+    assert [(d.rows, d.quarantined) for d in done] == [(1, 3), (1, 3), (1, 2), (0, 2)]
+    lines = [(e["file"], e["line"]) for day in DAYS for e in quarantine_table(lake, "small", day).to_pylist()]
+    assert sorted(lines) == [("a.csv", n) for n in (1, 2, 4, 6, 7, 9, 10, 11)] + [("b.csv", 1), ("b.csv", 2)]
+
+
+@pytest.mark.parametrize("by_position", [False, True])
+def test_lines_all_come_to_a_day_whatever_the_blocks(
+    by_position: bool, tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    total = 0
+    for name in ("a.csv", "b.csv", "c.csv", "d.csv"):
+        lines = [line(rng.random() * 4.4 - 0.2, i) if rng.random() < 0.7 else "x,y\n" for i in range(500)]
+        write(tmp_path, name, lines if name != "c.csv" else ["bad\n"] * 500, "t,v,y\n")
+        total += 500
+    time = {"by_position": True} if by_position else {"column": "t"}
+    log = spec(source={"header": True}, time=time)
+    seen = []
+    for block in (300, 1000, 8 << 20):
+        for module in ("streams", "scan"):
+            monkeypatch.setattr(f"ml.logs.{module}.BLOCK", block)
+        apart = Lake(lake.root / str(block))
+        index = LogIndex.build(log, tmp_path, apart, RUNNER)
+        days = [ingest_day(log, day, tmp_path, apart, RUNNER) for day in DAYS]
+        assert sum(lines for of in index.lines.values() for lines in of.values()) == total
+        assert sum(done.rows + done.quarantined for done in days) == total
+        tables = [(raw_table(apart, "small", day), quarantine_table(apart, "small", day)) for day in DAYS]
+        lines = [(q["file"], q["line"], q["text"]) for _, table in tables for q in table.to_pylist()]
+        assert len(set(lines)) == len(lines)
+        for file, number, text in lines:
+            assert (tmp_path / file).read_bytes().split(b"\n")[number - 1] == text
+        seen.append([(rows.to_pylist(), bad.to_pylist(), index.lines) for rows, bad in tables])
+        if by_position:
+            assert [done.rows + done.quarantined for done in days] == [total // 4] * 4
+    assert seen[0] == seen[1] == seen[2]
+
+
+def test_a_day_opens_only_the_files_that_hold_its_lines(tmp_path: Path, lake: Lake) -> None:
+    for i in range(4):
+        write(tmp_path, f"{i}.csv", [line(i + 0.1), line(i + 0.2)])
+    assert [ingest_day(spec(), day, tmp_path, lake, RUNNER).files for day in DAYS] == [1, 1, 1, 1]
+
+
+def test_only_new_and_changed_files_are_read_again(tmp_path: Path, lake: Lake) -> None:
+    class Counting:
+        def __init__(self) -> None:
+            self.tasks: list[Any] = []
+
+        def map(self, function: Any, tasks: Sequence[Any]) -> list[Any]:
+            self.tasks += [one.file.name for task in tasks for one in task]
+            return LocalRunner().map(function, tasks)
+
+    def read() -> tuple[dict[str, str], list[str]]:
+        runner = Counting()
+        return LogIndex.build(spec(), tmp_path, lake, runner).signatures, runner.tasks
+
+    def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+        return {day for day in {*before, *after} if before.get(day) != after.get(day)}
+
+    paths = [write(tmp_path, f"{i}.csv", [line(i)]) for i in range(3)]
+    first, tasks = read()
+    assert tasks == ["0.csv", "1.csv", "2.csv"]
+    again, tasks = read()
+    assert tasks == [] and again == first
+    write(tmp_path, "1.csv", [line(1), line(2)])
+    longer, tasks = read()
+    assert tasks == ["1.csv"] and changed(again, longer) == {DAYS[1], DAYS[2]}
+    write(tmp_path, "new.csv", [line(3)])
+    added, tasks = read()
+    assert tasks == ["new.csv"] and changed(longer, added) == {DAYS[3]}
+    paths[0].unlink()
+    removed, tasks = read()
+    assert tasks == [] and changed(added, removed) == {DAYS[0]}
+    other = spec(time={"column": "t", "unit": "s", "timezone": "Asia/Tokyo"})
+    assert LogIndex.build(other, tmp_path, lake, RUNNER).lines["2.csv"] == {DAYS[2]: 1}
+
+
+def test_currency_follows_the_files_of_the_day(tmp_path: Path, lake: Lake) -> None:
+    write(tmp_path, "a.csv", [line(0), line(1)])
+    assert not is_current(spec(), DAYS[0], tmp_path, lake)
+    for day in DAYS[:2]:
+        ingest_day(spec(), day, tmp_path, lake, RUNNER)
+    assert [d.current for d in landed_days(spec(), tmp_path, lake)] == [True, True]
+    write(tmp_path, "b.csv", [line(1), line(3)])
+    assert is_current(spec(), DAYS[0], tmp_path, lake) and not is_current(spec(), DAYS[1], tmp_path, lake)
+    landed = landed_days(spec(), tmp_path, lake)
+    assert [(d.key, d.current) for d in landed] == list(zip(DAYS, [True, False, False, False], strict=True))
+    assert not is_current(spec(time={"column": "t", "unit": "ms"}), DAYS[0], tmp_path, lake)
+    assert landed_days(spec(), tmp_path / "nothing", lake) == []
+
+
+def test_dated_paths_need_no_reading(tmp_path: Path, lake: Lake) -> None:
+    log = spec("%Y-%m-%d.csv")
+    for i in (0, 1, 3):
+        write(tmp_path, f"{DAYS[i]}.csv", [line(i), "bad\n", line(i - 1), line(i + 0.5)])
+    write(tmp_path, "2026-02-01.csv", [line(0)])
+    assert LogIndex.build(log, tmp_path, lake, RUNNER).plans == {}
+    done = ingest_day(log, DAYS[1], tmp_path, lake, RUNNER)
+    assert (done.rows, done.reasons, done.files) == (2, {"time out of range": 1, "wrong number of fields": 1}, 1)
+    assert quarantine_table(lake, "small", DAYS[1]).column("line").to_pylist() == [2, 3]
+    assert not (lake.root / "log_index").exists()
+    with pytest.raises(NoLogs, match="no file of 2026-03-03"):
+        ingest_day(log, DAYS[2], tmp_path, lake, RUNNER)
+    assert not lake.has("raw_logs", "small", DAYS[2])
+    assert [(d.key, d.current) for d in landed_days(log, tmp_path, lake)] == [
+        (DAYS[0], False),
+        (DAYS[1], True),
+        (DAYS[3], False),
+    ]
+
+
+def test_lines_of_big_dated_files_are_numbered_through(tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = spec("%Y-%m-%d.csv", source={"header": True})
+    lines = [line(i / 1000, i) if i % 7 else f"bad {i}\n" for i in range(900)]
+    path = write(tmp_path, f"{DAYS[0]}.csv", lines, "t,v,y\n")
+    for module in ("streams", "scan"):
+        monkeypatch.setattr(f"ml.logs.{module}.BLOCK", 500)
+    monkeypatch.setattr("ml.logs.scan.TASK_BYTES", 1500)
+    done = ingest_day(log, DAYS[0], tmp_path, lake, RUNNER, task_bytes=1500)
+    assert done.rows + done.quarantined == 900
+    text = path.read_bytes().split(b"\n")
+    for entry in quarantine_table(lake, "small", DAYS[0]).to_pylist():
+        assert text[entry["line"] - 1] == entry["text"]
+
+
+def test_spilled_rows_of_dated_paths_find_their_day(tmp_path: Path, lake: Lake) -> None:
+    log = spec("%Y-%m-%d.csv", source={"spill_days": 1})
+    for i in range(4):
+        write(tmp_path, f"{DAYS[i]}.csv", ["bad\n", line(i - 1), "bad\n", line(i), line(i + 1), line(i + 2)])
+    done = [ingest_day(log, day, tmp_path, lake, RUNNER) for day in DAYS]
+    assert sum(d.rows + d.quarantined for d in done) == 24
+    assert [d.rows for d in done] == [2, 3, 3, 2]
+    assert [d.files for d in done] == [2, 3, 3, 2]
+
+
+def test_a_file_rewritten_within_a_tick_of_its_stamp_is_not_half_taken(tmp_path: Path, lake: Lake) -> None:
+    path = write(tmp_path, "a.csv", [line(0, "aa"), line(0, "bb")])
+    stamp = path.stat()
+    LogIndex.build(spec(), tmp_path, lake, RUNNER)
+    write(tmp_path, "a.csv", [line(0, "aa"), line(1, "bb")])
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    with pytest.raises(RuntimeError, match="was a file rewritten"):
+        ingest_day(spec(), DAYS[0], tmp_path, lake, RUNNER)
+    assert not lake.has("raw_logs", "small", DAYS[0])
+    assert streams.BLOCK == 8 << 20
+
+
+def test_one_more_day_leaves_the_days_before_as_they_are(tmp_path: Path, lake: Lake) -> None:
+    short = spec()
+    write(tmp_path, "a.csv", [line(1), line(2)])
+    write(tmp_path, "b.csv", [line(3), line(4), "bad\n"])
+    for day in DAYS:
+        ingest_day(short, day, tmp_path, lake, RUNNER)
+    longer = short.model_copy(update={"partitions": short.partitions.model_copy(update={"end": START + timedelta(days=4)})})
+    # The line beyond what was the last day lay in that day's quarantine.
+    assert [is_current(longer, day, tmp_path, lake) for day in DAYS] == [True, True, True, False]
+    fresh = [ingest_day(longer, (START + timedelta(days=n)).isoformat(), tmp_path, lake, RUNNER) for n in (3, 4)]
+    assert [(done.rows, done.quarantined) for done in fresh] == [(1, 0), (1, 1)]
+
+
+def test_a_day_that_lost_its_lines_to_another_is_done_again(tmp_path: Path, lake: Lake) -> None:
+    write(tmp_path, "a.csv", [line(1)])
+    ingest_day(spec(), DAYS[1], tmp_path, lake, RUNNER)
+    write(tmp_path, "a.csv", [line(2)])
+    assert [(d.key, d.current) for d in landed_days(spec(), tmp_path, lake)] == [(DAYS[1], False), (DAYS[2], False)]
+
+
+def test_a_day_that_rows_spill_into_has_not_landed_yet(tmp_path: Path, lake: Lake) -> None:
+    log = spec("%Y-%m-%d.csv", source={"spill_days": 1})
+    write(tmp_path, f"{DAYS[1]}.csv", [line(1), line(2)])
+    assert [d.key for d in landed_days(log, tmp_path, lake)] == [DAYS[1]]
+
+
+def test_days_to_come_have_not_landed(tmp_path: Path, lake: Lake) -> None:
+    live = spec().model_copy(update={"partitions": spec().partitions.model_copy(update={"end": None})})
+    write(tmp_path, "a.csv", [line(1), line(9000)])  # a clock that ran ahead
+    assert max(d.key for d in landed_days(live, tmp_path, lake)) < date.today().isoformat()

@@ -1,0 +1,28 @@
+"""The last day is scored whole, and a figure of zero is one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from torch import nn
+
+from ml.datasets.batch import Batch
+from ml.lake import Lake
+from ml.studies import model_comparison
+from ml.studies.model_comparison import compare
+from tests.helpers.training_days import made_spec, write_days
+
+
+def test_all_of_the_last_day_is_scored_whatever_was_trained_on(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored = []
+
+    def worst(model: nn.Module, batches: Sequence[Batch], corrected: bool) -> np.ndarray:
+        scored.append((sum(map(len, batches)), corrected))
+        return np.concatenate([1 - batch.labels.numpy() for batch in batches])
+
+    monkeypatch.setattr(model_comparison, "predict", worst)
+    spec, days = made_spec(), write_days(lake, made_spec(), 2, 200)
+    (found,) = compare(spec, days, lake, seeds=1, overrides={"splits": ["train"], "correct_sampling": True})
+    assert scored == [(200, True)] and found.auc == 0.0

@@ -1,0 +1,237 @@
+"""What a day leaves in MLflow, read back through MLflow's own client."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from filelock import FileLock, Timeout
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from ml.lake import Lake
+from ml.recipes.recipe import Recipe
+from ml.tracking import run as tracking
+from ml.tracking import system_metrics as watching
+from ml.tracking.registry import versions
+from ml.tracking.run import Tracker, flatten
+from ml.tracking.system_metrics import system_metrics
+from ml.training.day import TrainedDay, train_day
+from ml.training.loop import DivergedError, Step
+from tests.helpers.training_days import made_spec, small_recipe, write_days
+
+
+@pytest.fixture
+def tracker(mlflow_home: Path) -> Tracker:
+    return Tracker(mlflow_home, tags={"dagster.run_id": "abc"})
+
+
+def runs_of(tracker: Tracker) -> list[Run]:
+    client = MlflowClient(tracker.uri)
+    experiment = client.get_experiment_by_name("made")
+    assert experiment is not None
+    return client.search_runs([experiment.experiment_id], order_by=["attributes.run_name"])
+
+
+def trained(lake: Lake, day: str, tracker: Tracker, **overrides: object) -> TrainedDay:
+    return train_day(made_spec(), day, lake, recipe=small_recipe(**overrides), tracker=tracker, progress=False)
+
+
+@pytest.mark.slow
+def test_a_days_run_and_its_model_come_back(lake: Lake, tracker: Tracker) -> None:
+    days = write_days(lake, made_spec(), days=2, rows=3200)
+    result = [trained(lake, day, tracker) for day in days][1]
+    runs = runs_of(tracker)
+    assert [run.info.run_name for run in runs] == [f"dlrm {day}" for day in days]
+    run = runs[1]
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.embedding_dim"] == "4"
+    assert run.data.params["fingerprint"] == small_recipe().fingerprint
+    wanted = {"evergreen.dataset": "made", "evergreen.day": days[1], "dagster.run_id": "abc", "evergreen.parent_day": days[0]}
+    assert wanted.items() <= run.data.tags.items()
+    assert run.data.tags["evergreen.digest"] == result.digest
+    assert run.data.metrics["loss"] == pytest.approx(result.report.loss)
+    curve = MlflowClient(tracker.uri).get_metric_history(run.info.run_id, "running_loss")
+    assert [point.step for point in curve] == list(range(1, 101))
+    assert np.mean([point.value for point in curve]) == pytest.approx(result.report.loss)
+
+    client = tracker.client()
+    written = Path(client.download_artifacts(run.info.run_id, "recipe.yaml", str(tracker.home))).read_text()
+    assert Recipe.model_validate(yaml.safe_load(written)) == small_recipe()
+    (logged,) = run.outputs.model_outputs
+    [version] = versions(client, "made", "dlrm", days[1])
+    assert version.source == f"models:/{logged.model_id}" and version.tags["evergreen.digest"] == result.digest
+    files = [path.name for path in (tracker.home / "mlflow-artifacts").rglob("*") if path.is_file()]
+    assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pt", ".pth"))]
+
+
+@pytest.mark.slow
+def test_a_day_that_runs_again_takes_the_place_of_its_older_run(lake: Lake, tracker: Tracker) -> None:
+    days = write_days(lake, made_spec(), days=2, rows=320)
+    light = Tracker(tracker.home, log_model=False)
+    for day in (*days, days[0]):
+        trained(lake, day, light)
+    runs = runs_of(tracker)
+    assert [run.info.run_name for run in runs] == [f"dlrm {day}" for day in days]
+    assert runs[0].info.start_time >= runs[1].info.start_time, "the later run of the first day is the one that stayed"
+
+
+def test_a_model_that_is_logged_again_takes_the_place_of_the_older_one(lake: Lake, tracker: Tracker) -> None:
+    (day,) = write_days(lake, made_spec(), days=1, rows=320)
+    client = tracker.client()
+    for _ in range(2):
+        trained(lake, day, tracker)
+        [version] = versions(client, "made", "dlrm", day)
+        client.set_registered_model_alias("made", "champion", str(version.version))
+    assert int(version.version) == 2
+    (run,) = runs_of(tracker)
+    assert [model.source_run_id for model in client.search_logged_models([run.info.experiment_id])] == [run.info.run_id]
+
+
+def test_the_machine_is_watched_and_no_longer_than_the_run_lasts(lake: Lake, tracker: Tracker) -> None:
+    pytest.importorskip("psutil")
+    with pytest.raises(KeyboardInterrupt), tracker.follow(lake, made_spec(), "dlrm", "2026-01-01", small_recipe(), 10):
+        raise KeyboardInterrupt
+    (run,) = runs_of(tracker)
+    assert run.info.status == "KILLED"
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= run.data.metrics.keys()
+    assert "system-metrics" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_store_that_fails_the_watch_is_no_matter_of_the_run(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING), system_metrics("nowhere://", "ab"):
+        reached = True
+    assert reached and "no (more) system metrics of MLflow run ab" in caplog.text
+
+
+def test_a_watch_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    hangs = threading.Event()
+    monkeypatch.setattr(watching, "_watch", lambda *_: hangs.wait(60))
+    monkeypatch.setattr(watching, "_PATIENCE", 0.01)
+    with system_metrics("nowhere://", "ab"):
+        pass
+    assert "late or never" in caplog.text and not hangs.is_set()
+    hangs.set()
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_says_so_and_leaves_the_older_one(lake: Lake, tracker: Tracker) -> None:
+    (day,) = write_days(lake, made_spec(), days=1, rows=320)
+    light = Tracker(tracker.home, log_model=False)
+    trained(lake, day, light)
+    with pytest.raises(DivergedError):
+        trained(lake, day, light, table_optimizer={"lr": 1e30}, dense_optimizer={"lr": 1e30})
+    assert sorted(run.info.status for run in runs_of(tracker)) == ["FAILED", "FINISHED"]
+
+
+class Stuttering(MlflowClient):
+    """Fails the calls that are named."""
+
+    failing: tuple[str, ...] = ()
+
+    def __getattribute__(self, name: str) -> object:
+        if name in Stuttering.failing:
+            raise MlflowException(f"{name}: the server is away")
+        return super().__getattribute__(name)
+
+
+@pytest.fixture
+def stuttering(monkeypatch: pytest.MonkeyPatch) -> type[Stuttering]:
+    monkeypatch.setattr(tracking, "MlflowClient", Stuttering)
+    monkeypatch.setattr(Stuttering, "failing", ())
+    monkeypatch.setattr(tracking, "_SECONDS_BETWEEN_BATCHES", 0.0)
+    return Stuttering
+
+
+def test_a_server_that_stutters_costs_no_trained_day(
+    lake: Lake, tracker: Tracker, stuttering: type[Stuttering], caplog: pytest.LogCaptureFixture
+) -> None:
+    (day,) = write_days(lake, made_spec(), days=1, rows=320)
+    light = Tracker(tracker.home, log_model=False)
+    with light.follow(lake, made_spec(), "dlrm", day, small_recipe(), 10) as run:
+        stuttering.failing = ("log_batch",)
+        for index in range(4):
+            run.step(Step(index, 32, 32, 0.5, {}))
+        assert caplog.text.count("metrics are kept") == 1
+        stuttering.failing = ()
+    points = light.client().get_metric_history(run.run.info.run_id, "running_loss")
+    assert [point.step for point in points] == [1, 2, 3, 4]
+    stuttering.failing = ("set_tag", "set_terminated")
+    assert trained(lake, day, light).report.rows == 320
+    assert "Materialise it again" in caplog.text and "not marked as FINISHED" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, ValueError])
+def test_what_ended_a_day_is_told_whatever_the_server_does(
+    lake: Lake, tracker: Tracker, stuttering: type[Stuttering], kind: type[BaseException]
+) -> None:
+    with pytest.raises(kind, match="mine"), tracker.follow(lake, made_spec(), "dlrm", "2026-01-01", small_recipe(), 10) as run:
+        run.step(Step(0, 32, 32, 0.5, {}))
+        stuttering.failing = ("log_batch", "set_terminated")
+        raise kind("mine")
+
+
+def test_the_later_of_two_runs_stays_whichever_ends_first(lake: Lake, tracker: Tracker) -> None:
+    (day,) = write_days(lake, made_spec(), days=1, rows=320)
+    light = Tracker(tracker.home, log_model=False)
+    done = trained(lake, day, light)
+    follow = lambda: light.follow(lake, made_spec(), "dlrm", day, small_recipe(), 10)  # noqa: E731
+    with follow() as first:
+        with follow() as second:
+            first.finish(done)
+        assert [run.info.run_id for run in runs_of(tracker)] != [first.run.info.run_id], "the second was in progress"
+        second.finish(done)
+        first.finish(done)
+    assert [run.info.run_id for run in runs_of(tracker)] == [second.run.info.run_id]
+
+
+def test_one_opens_the_store_at_a_time_and_an_experiment_is_made_once(
+    lake: Lake, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(uri: str) -> MlflowClient:
+        with pytest.raises(Timeout):
+            FileLock(tracker.home / "mlflow.db.lock", timeout=0).acquire()
+        return MlflowClient(uri)
+
+    monkeypatch.setattr(tracking, "MlflowClient", opened)
+    client = tracker.client()
+    made = client.create_experiment("made")
+    found, asked = client.get_experiment_by_name, iter([None])
+    monkeypatch.setattr(client, "get_experiment_by_name", lambda name: next(asked, found(name)))
+    assert tracker._experiment(client, made_spec()) == made
+
+
+def test_a_given_tracking_uri_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking.example:5000")
+    assert Tracker(tmp_path).uri == "http://tracking.example:5000"
+
+
+def test_flatten_keeps_every_leaf_of_a_recipe() -> None:
+    flat = flatten(small_recipe().model_dump(mode="json"))
+    assert flat["dense_optimizer.kind"] == "adam"
+    assert flat["tables.features.b.rows"] == 64
+    assert not any(isinstance(value, dict) and value for value in flat.values())
+
+
+def test_names_that_mlflow_refuses_and_deleted_experiments_stop_nobody(lake: Lake, mlflow_home: Path) -> None:
+    spec, recipe = made_spec(), small_recipe(tables={"init_scale": 0.1, "features": {"größe|x": {"kind": "hashed", "rows": 8}}})
+    tracker = Tracker(mlflow_home, log_model=False)
+    for _ in range(2):
+        with tracker.follow(lake, spec, "dlrm", "2026-01-01", recipe, 10) as run:
+            assert run is not None
+        client = MlflowClient(tracker.uri)
+        experiment = run.run.info.experiment_id
+        [found, *_] = client.search_runs([experiment])
+        assert found.info.status == "FINISHED" and found.data.params["tables.features.gr_f6__df_e_7c_x.rows"] == "8"
+        client.delete_experiment(experiment)
+
+
+def test_an_empty_uri_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    tracker = Tracker(tmp_path)
+    assert tracker.server is None and tracker.uri == f"sqlite:///{tmp_path / 'mlflow.db'}"

@@ -1,0 +1,216 @@
+"""Killed, stopped, or neither: a day ends with the same bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ml.datasets.reader import BlockReader
+from ml.features.schema import FeatureSchema
+from ml.lake import Lake
+from ml.recipes.recipe import CheckpointRecipe
+from ml.training.checkpoint import Checkpoints
+from ml.training.day import TrainedDay, train_day
+from ml.training.loop import train
+from ml.training.state import TrainState, new_state
+from tests.helpers.training_days import made_spec, small_recipe, write_days
+
+ALL = ("train", "validation", "test")
+OFTEN = {"checkpoints": {"minutes": 1e-5}}
+TRAINER = """
+import signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever a library did in the process that starts this one
+from tests.helpers.training_days import made_spec, small_recipe
+from ml.lake import Lake
+from ml.training.day import train_day
+train_day(made_spec(), sys.argv[2], Lake.at(sys.argv[1]), recipe=small_recipe(checkpoints={"minutes": 1e-5}), progress=False)
+"""
+
+
+def trained(lake: Lake, day: str, **overrides: object) -> TrainedDay:
+    return train_day(made_spec(), day, lake, recipe=small_recipe(**overrides), progress=False)
+
+
+def undisturbed(lake: Lake, days: int, rows: int) -> list[TrainedDay]:
+    clean = Lake.at(lake.root.parent / "undisturbed")
+    return [trained(clean, day) for day in write_days(clean, made_spec(), days, rows)]
+
+
+def interrupt(lake: Lake, day: str, signum: int, after: int) -> int:
+    """Train a day in a process of its own, and send it a signal when its checkpoints have come to `after` batches."""
+    command = [sys.executable, "-c", TRAINER, str(lake.root), day]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while taken(lake, day) < after:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.002)
+    process.send_signal(signum)
+    process.communicate()
+    return process.returncode
+
+
+def taken(lake: Lake, day: str) -> int:
+    found = [0]
+    for name in lake.days("checkpoints/dlrm", "made"):
+        with contextlib.suppress(FileNotFoundError):  # replaced just now
+            found.append(lake.manifest("checkpoints/dlrm", "made", name)["reader"]["batches"])
+    return max(found)
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_as_if_undisturbed(lake: Lake) -> None:
+    rows, steps = 9600, 300
+    days = write_days(lake, made_spec(), days=2, rows=rows)
+    trained(lake, days[0])
+    chance = random.Random()
+    first = chance.randrange(1, steps // 3)
+    for after in (first, first + chance.randrange(1, steps // 3)):
+        assert interrupt(lake, days[1], signal.SIGKILL, after) == -signal.SIGKILL
+        assert lake.days("tuned_models/dlrm", "made") == days[:1], "nothing of the day is visible"
+    resumed = trained(lake, days[1])
+    assert resumed.resumed_at >= first * 32
+    whole = undisturbed(lake, days=2, rows=rows)[1]
+    assert resumed.digest == whole.digest
+    assert (resumed.report.loss, resumed.report.rows_touched) == (whole.report.loss, whole.report.rows_touched)
+    assert not lake.days("checkpoints/dlrm", "made"), "removed on success"
+
+
+@pytest.mark.slow
+def test_terminated_it_dies_of_the_signal_and_goes_on_when_called_again(lake: Lake) -> None:
+    rows = 9600
+    (day,) = write_days(lake, made_spec(), days=1, rows=rows)
+    assert interrupt(lake, day, signal.SIGTERM, after=3) == -signal.SIGTERM
+    resumed = trained(lake, day)
+    assert resumed.resumed_at >= 3 * 32
+    assert resumed.digest == undisturbed(lake, days=1, rows=rows)[0].digest
+
+
+def partly(lake: Lake, day: str, steps: int) -> tuple[TrainState, BlockReader, Checkpoints]:
+    """A day trained on for so many steps, as `train_day` does it, and no further."""
+    recipe, schema = small_recipe(), FeatureSchema.of(made_spec())
+    reader = BlockReader(lake, made_spec(), [day], splits=ALL, batch_size=32, order="time")
+    state = new_state(recipe, schema)
+    state.begin_pass()
+    batches = iter(reader)
+    train(state, (next(batches) for _ in range(steps)), total_steps=len(reader))
+    return state, reader, Checkpoints(lake, "made", "dlrm", day, {"recipe": recipe.fingerprint}, CheckpointRecipe(minutes=60))
+
+
+def test_a_signal_waits_for_the_step_then_saves_then_does_what_it_was_sent_for(lake: Lake) -> None:
+    (day,) = write_days(lake, made_spec(), days=1, rows=320)
+    state, reader, checkpoint = partly(lake, day, steps=4)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), checkpoint.on_signals():
+        checkpoint.after_step(state, reader)
+        assert taken(lake, day) == 0, "an hour has not passed"
+        os.kill(os.getpid(), signal.SIGINT)
+        checkpoint.after_step(state, reader)
+        pytest.fail("the interrupt was swallowed")
+    assert taken(lake, day) == 4
+    assert signal.getsignal(signal.SIGINT) is before
+
+    again = BlockReader(lake, made_spec(), [day], splits=ALL, batch_size=32, order="time")
+    resumed = checkpoint.resume(state.recipe, state.schema, again)
+    assert resumed is not None
+    assert (resumed.steps, resumed.running) == (4, state.running)
+    assert len(list(again)) == 6
+
+
+def test_a_signal_after_the_last_step_is_not_lost(lake: Lake) -> None:
+    (day,) = write_days(lake, made_spec(), days=1, rows=320)
+    _, _, checkpoint = partly(lake, day, steps=1)
+    with pytest.raises(KeyboardInterrupt), checkpoint.on_signals():
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("what", ["recipe", "data", "parent"])
+def test_a_checkpoint_of_another_recipe_data_or_parent_is_not_used(
+    lake: Lake, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = write_days(lake, made_spec(), days=2, rows=320)
+    trained(lake, days[0])
+    stop_in_the_sixth_step(lake, days[1], monkeypatch)
+    recipe: dict[str, object] = {}
+    if what == "recipe":
+        recipe = {"seed": 1}
+    if what == "data":
+        write_days(lake, made_spec(), days=2, rows=352)
+    if what == "parent":
+        trained(lake, days[0], seed=1)
+    assert trained(lake, days[1], **recipe).resumed_at == 0
+
+
+def test_a_checkpoint_of_the_same_is_used(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    days = write_days(lake, made_spec(), days=2, rows=320)
+    trained(lake, days[0])
+    stop_in_the_sixth_step(lake, days[1], monkeypatch)
+    assert trained(lake, days[1]).resumed_at == 5 * 32
+
+
+@pytest.mark.parametrize("damage", ["state.json", "dense", "manifest.json", "half the tables"])
+def test_a_damaged_checkpoint_makes_way_for_the_one_before(lake: Lake, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (day,) = write_days(lake, made_spec(), days=1, rows=320)
+    stop_in_the_sixth_step(lake, day, monkeypatch)
+    folders = {
+        lake.manifest("checkpoints/dlrm", "made", name)["reader"]["batches"]: lake.partition("checkpoints/dlrm", "made", name)
+        for name in lake.days("checkpoints/dlrm", "made")
+    }
+    assert sorted(folders) == [4, 5], "two are kept"
+    newest = Path(str(folders[5]))
+    if damage == "half the tables":
+        tables = newest / "tables-00000-of-00001.safetensors"
+        tables.write_bytes(tables.read_bytes()[: tables.stat().st_size // 2])
+    elif damage == "dense":
+        shutil.rmtree(newest / damage)
+    else:
+        (newest / damage).write_bytes(b"")
+    resumed = trained(lake, day)
+    assert resumed.resumed_at == 4 * 32
+    assert resumed.digest == undisturbed(lake, days=1, rows=320)[0].digest
+    assert not lake.days("checkpoints/dlrm", "made")
+
+
+def test_what_is_too_old_of_any_day_goes(lake: Lake) -> None:
+    days = write_days(lake, made_spec(), days=2, rows=320)
+    state, reader, old = partly(lake, days[0], steps=2)
+    old.save(state, reader)
+    old.wait()
+    state, reader, new = partly(lake, days[1], steps=2)
+    new.kept = CheckpointRecipe(hours=1e-9)
+    new.save(state, reader)
+    new.wait()
+    assert lake.days("checkpoints/dlrm", "made") == []
+
+
+class _Stop(logging.Handler):
+    """Raises at the sixth line of progress."""
+
+    lines = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines += 1
+        if self.lines == 6:
+            raise InterruptedError
+
+
+def stop_in_the_sixth_step(lake: Lake, day: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train with a checkpoint after each step, until a line of progress about the sixth can not be written."""
+    monkeypatch.setattr("ml.training.progress._SECONDS_BETWEEN_LINES", 0.0)
+    log, stop = logging.getLogger("ml.training.progress"), _Stop()
+    monkeypatch.setattr(log, "level", logging.INFO)
+    log.addHandler(stop)
+    try:
+        with pytest.raises(InterruptedError):
+            train_day(made_spec(), day, lake, recipe=small_recipe(**OFTEN))
+    finally:
+        log.removeHandler(stop)
+    assert taken(lake, day) == 5

@@ -1,0 +1,160 @@
+"""Day after day: warm starts, whole partitions, and what predicts from them."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from ml.artifacts.snapshot import SnapshotMismatch, digest, load_snapshot
+from ml.datasets.batch import Batch
+from ml.datasets.reader import BlockReader
+from ml.features.schema import FeatureSchema
+from ml.lake import Lake, MissingPartition
+from ml.metrics import auc
+from ml.training.day import TrainedDay, previous_day, train_day
+from ml.training.loop import train
+from ml.training.predict import load_model, predict
+from ml.training.state import new_state
+from tests.helpers.training_days import FIRST, made_spec, small_recipe, write_days
+
+STAGE, ALL = "tuned_models/dlrm", ("train", "validation", "test")
+
+
+def train_days(lake: Lake, days: list[str], **overrides: object) -> list[TrainedDay]:
+    return [train_day(made_spec(), day, lake, recipe=small_recipe(**overrides), progress=False) for day in days]
+
+
+def batches_of(lake: Lake, day: str, size: int = 100) -> list[Batch]:
+    return list(BlockReader(lake, made_spec(), [day], splits=ALL, batch_size=size))
+
+
+def test_each_day_goes_on_from_the_day_before(lake: Lake) -> None:
+    spec = made_spec()
+    days = write_days(lake, spec, days=3, rows=300)
+    trained = train_days(lake, days)
+    assert [t.parent for t in trained] == [None, *days[:2]]
+    assert [t.rows_so_far for t in trained] == [300, 600, 900]
+
+    state = new_state(small_recipe(), FeatureSchema.of(spec))
+    for day in days:
+        state.begin_pass()
+        train(state, batches_of(lake, day, size=32), total_steps=10)
+    model, batch = load_model(lake, spec, days[-1]), batches_of(lake, days[0])[0]
+    assert torch.equal(model(batch.dense, batch.sparse), state.model.eval()(batch.dense, batch.sparse))
+
+
+def test_the_manifest_says_what_was_trained_from_what(lake: Lake) -> None:
+    days = write_days(lake, made_spec(), days=2, rows=300)
+    first, second = train_days(lake, days)
+    manifest = lake.manifest(STAGE, "made", days[1])
+    assert manifest["parent_day"] == days[0]
+    assert manifest["trained_from"]["parent"] == first.digest == digest(lake.partition(STAGE, "made", days[0]))
+    assert manifest["digest"] == second.digest != first.digest
+    assert manifest["fingerprint"] == made_spec().fingerprint
+    assert manifest["recipe_fingerprint"] == small_recipe().fingerprint
+    assert manifest["metrics"]["rows"] == 300
+    assert manifest["metrics"]["loss"] == second.report.loss
+    assert {p.name for p in second.folder.iterdir()} == {
+        "manifest.json",
+        "weights.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+    }
+
+
+def test_a_rerun_gives_the_same_bytes(lake: Lake) -> None:
+    days = write_days(lake, made_spec(), days=2, rows=300)
+    once = [t.digest for t in train_days(lake, days)]
+    assert [t.digest for t in train_days(lake, days)] == once
+    assert train_days(lake, days[1:])[0].digest == once[1]
+
+
+def test_only_the_splits_of_the_recipe_are_trained_on(lake: Lake) -> None:
+    days = write_days(lake, made_spec(), days=1, rows=300)
+    assert train_days(lake, days, splits=["train"])[0].report.rows == 270
+    assert train_days(lake, days)[0].report.rows == 300
+
+
+def test_a_model_learns_and_scores_the_next_day(lake: Lake) -> None:
+    days = write_days(lake, made_spec(), days=3, rows=4000)
+    train_days(lake, days[:2])
+    batches = batches_of(lake, days[2])
+    probabilities = predict(load_model(lake, made_spec(), days[1]), iter(batches))
+    labels = np.concatenate([batch.labels.numpy() for batch in batches])
+    assert probabilities.shape == labels.shape
+    assert probabilities.dtype == np.float32
+    assert (auc(labels, probabilities) or 0) > 0.8
+    assert probabilities.mean() == pytest.approx(labels.mean(), rel=0.15)
+
+
+def test_predicting_changes_nothing_and_does_not_depend_on_the_batches(lake: Lake) -> None:
+    days = write_days(lake, made_spec(), days=1, rows=300)
+    train_days(lake, days)
+    folder = lake.need(STAGE, "made", days[0])
+    state = load_snapshot(folder)
+    state.model.train()
+    tables = [t for bags in state.bags.values() for t in (*bags.weights().values(), *bags.training_state().values())]
+    before = [t.clone() for t in (*tables, *state.model.parameters())]
+    whole = predict(state.model, batches_of(lake, days[0], size=300))
+    small = predict(state.model, batches_of(lake, days[0], size=7))
+    np.testing.assert_allclose(whole, small, rtol=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip((*tables, *state.model.parameters()), before, strict=True))
+    assert state.model.training
+    assert predict(state.model, []).shape == (0,)
+
+
+def test_a_missing_day_is_said_with_the_way_out(lake: Lake) -> None:
+    days = write_days(lake, made_spec(), days=3, rows=100)
+    with pytest.raises(MissingPartition, match=rf"made/tuned_models/dlrm of {days[0]} .* --partition {days[0]}"):
+        train_days(lake, days[1:2])
+    with pytest.raises(MissingPartition, match="made/mds_datasets of 2026-01-04"):
+        train_days(lake, [*days, "2026-01-04"])
+    with pytest.raises(MissingPartition, match="made/tuned_models/dlrm of 2026-01-05"):
+        load_model(lake, made_spec(), "2026-01-05")
+
+
+def test_days_out_of_the_range_are_refused() -> None:
+    assert previous_day(made_spec(), FIRST) is None
+    assert previous_day(made_spec(), "2026-01-02") == FIRST
+    for day in ("2025-12-31", "2026-01-06"):
+        with pytest.raises(ValueError, match=f"made has no day {day}: its days are 2026-01-01 to 2026-01-05"):
+            previous_day(made_spec(), day)
+
+
+def test_a_recipe_of_another_shape_can_not_go_on_and_leaves_no_trace(lake: Lake) -> None:
+    days = write_days(lake, made_spec(), days=2, rows=100)
+    train_days(lake, days[:1])
+    with pytest.raises(SnapshotMismatch, match=r"tables\.a\.kind: 'collisionless' in the snapshot, 'hashed'"):
+        train_days(lake, days[1:], tables={"default": {"kind": "hashed", "rows": 128}})
+    assert lake.days(STAGE, "made") == days[:1]
+
+
+def test_a_log_without_dense_features_trains(lake: Lake) -> None:
+    spec = made_spec(dense=0)
+    (day,) = write_days(lake, spec, days=1, rows=300)
+    trained = train_day(spec, day, lake, recipe=small_recipe(), progress=False)
+    assert trained.report.rows == 300
+
+
+def test_an_empty_day_passes_the_model_on(lake: Lake) -> None:
+    spec = made_spec()
+    days = write_days(lake, spec, days=1, rows=100) + write_days(lake, spec, days=2, rows=0)[1:]
+    write_days(lake, spec, days=1, rows=100)
+    first, empty = train_days(lake, days)
+    assert empty.report.rows == 0
+    assert "loss" not in empty.metrics
+    weights = [(t.folder / "weights.safetensors").read_bytes() for t in (first, empty)]
+    assert weights[0] == weights[1]
+
+
+def test_progress_goes_to_the_log_where_there_is_no_terminal(
+    lake: Lake, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = write_days(lake, made_spec(), days=1, rows=300)
+    monkeypatch.setattr("ml.training.progress._SECONDS_BETWEEN_LINES", 0.0)
+    with caplog.at_level(logging.INFO, logger="ml.training.progress"):
+        train_day(made_spec(), days[0], lake, recipe=small_recipe())
+    assert any("made dlrm 2026-01-01: 300 of 300 rows, loss 0." in line for line in caplog.messages)
