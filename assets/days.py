@@ -78,5 +78,5 @@ def checked_days(context: dg.AssetCheckExecutionContext, lake: Lake, stage: str,
     if context.has_partition_key or context.has_partition_key_range:
         return list(context.partition_keys)
     newest = lake.days(stage, spec.name)[-1:] or [spec.partitions.start.isoformat()]
-    lake.need(stage, spec.name, newest[0])
+    lake.require(stage, spec.name, newest[0])
     return newest

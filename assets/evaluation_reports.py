@@ -77,7 +77,7 @@ def _models_before(spec: DatasetSpec, day: str, lake: Lake) -> "dict[str, Scored
         rows, kind = int(manifest["metrics"]["rows_so_far"]), manifest["recipe"]["model"]["kind"]
         facts = {"snapshot_day": snapshot_day, "rows_so_far": rows, "model": kind}
         finds = manifest["recipe"]["model"].get("loss") == "softmax"
-        corrected = manifest["recipe"]["correct_sampling"]
+        corrected = manifest["recipe"]["sampling_correction"]
         return Scored(lambda table: predict(model, [batch_from_arrow(table, schema)], corrected), facts, ranks_only=finds)
 
     return {name: scored(name, before) for name in spec.models} if before else {}

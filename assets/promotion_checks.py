@@ -33,8 +33,8 @@ def build_promotion_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
         from ml.evaluation.promotion import standings
 
         days = checked_days(context, lake.open(), "reports", spec)
-        reported = [lake.open().need("reports", spec.name, day) for day in lake.open().days("reports", spec.name)]
-        found = standings(json.loads((folder / "figures.json").read_text()) for folder in reported)
+        reported = [lake.open().require("reports", spec.name, day) for day in lake.open().days("reports", spec.name)]
+        found = standings(json.loads((folder / "metrics.json").read_text()) for folder in reported)
         until = [standing for standing in found if standing.day <= days[-1]]
         told = [standing for standing in until if standing.day >= days[0]]
         failing = [standing.day for standing in told if standing.behind > MARGIN]

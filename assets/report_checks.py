@@ -44,7 +44,8 @@ def build_report_checks(spec: DatasetSpec) -> dg.AssetChecksDefinition:
     def checks(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterable[dg.AssetCheckResult]:
         days = checked_days(context, lake.open(), "reports", spec)
         verdicts = {
-            day: judge(json.loads((lake.open().need("reports", spec.name, day) / "figures.json").read_text())) for day in days
+            day: judge(json.loads((lake.open().require("reports", spec.name, day) / "metrics.json").read_text()))
+            for day in days
         }
         wanted = {chosen.name for chosen in context.selected_asset_check_keys}
         for name in (name for name in described if name in wanted):

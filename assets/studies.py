@@ -60,13 +60,13 @@ def movielens_deepfm(
     runs = study.run_study(
         ratings,
         **config.model_dump(),
-        told=lambda r: context.log.info(
+        on_result=lambda r: context.log.info(
             f"{r.protocol}, seed {r.seed}: AUC {r.auc:.4f}, log loss {r.log_loss:.4f} after {r.epoch} epochs"
         ),
     )
     with held.write(STAGE, "movielens_deepfm", MOVIELENS) as folder:
         found = study.write_study(folder, runs)
-        held.describe(folder, {"ratings": len(ratings), **config.model_dump()})
+        held.write_manifest(folder, {"ratings": len(ratings), **config.model_dump()})
     return dg.MaterializeResult(
         metadata={
             "protocols": dg.MetadataValue.md(_protocols(found)),
@@ -120,11 +120,11 @@ def _embedding_collisions(spec: DatasetSpec) -> dg.AssetsDefinition:
             ratings,
             config.seeds,
             config.epochs,
-            told=lambda c: context.log.info(f"{c.variant}, seed {c.seed}: AUC {c.auc[-1]:.4f} after {len(c.auc)} epochs"),
+            on_result=lambda c: context.log.info(f"{c.variant}, seed {c.seed}: AUC {c.auc[-1]:.4f} after {len(c.auc)} epochs"),
         )
         with held.write(STAGE, "embedding_collisions", MOVIELENS) as folder:
             found = embedding_collisions.write_study(folder, curves)
-            held.describe(folder, {"ratings": len(ratings), **config.model_dump()})
+            held.write_manifest(folder, {"ratings": len(ratings), **config.model_dump()})
         with_ids = admission_sweep.with_ids(spec)
         days = [(spec.partitions.start + timedelta(days=i)).isoformat() for i in range(config.days)]
         admission_sweep.prepare(with_ids, days, held, landing.folder(spec.name), spark.runner())
@@ -132,13 +132,13 @@ def _embedding_collisions(spec: DatasetSpec) -> dg.AssetsDefinition:
             with_ids,
             days,
             held,
-            told=lambda s: context.log.info(
-                f"admit after {s.admit_after}, {s.ttl_days} days: {s.rows:,} rows, AUC {s.auc:.4f}"
+            on_result=lambda s: context.log.info(
+                f"admit after {s.min_count}, {s.ttl_days} days: {s.rows:,} rows, AUC {s.auc:.4f}"
             ),
         )
         with held.write(STAGE, "embedding_collisions", GLOBO) as folder:
             admission_sweep.write_sweep(folder, settings)
-            held.describe(folder, {"days": days})
+            held.write_manifest(folder, {"days": days})
         return dg.MaterializeResult(
             metadata={
                 "auc": _picture(embedding_collisions.figure(found)),
@@ -181,10 +181,10 @@ def _retrieval(spec: DatasetSpec) -> dg.AssetsDefinition:
         own_run(context)
         held = lake.open()
         days = [(spec.partitions.start + timedelta(days=i)).isoformat() for i in range(config.days)]
-        found = study.run_study(spec, days, held, RETRIEVAL, told=context.log.info)
+        found = study.run_study(spec, days, held, RETRIEVAL, on_result=context.log.info)
         with held.write(STAGE, "retrieval", spec.name) as folder:
             told = study.write_study(folder, found)
-            held.describe(folder, {"days": days})
+            held.write_manifest(folder, {"days": days})
         return dg.MaterializeResult(
             metadata={
                 "recall": _picture(study.figure(found)),
@@ -233,11 +233,11 @@ def _models(spec: DatasetSpec) -> dg.AssetsDefinition:
             days,
             held,
             config.seeds,
-            told=lambda s: context.log.info(f"{s.model}, seed {s.seed}: AUC {s.auc:.4f}, log loss {s.log_loss:.4f}"),
+            on_result=lambda s: context.log.info(f"{s.model}, seed {s.seed}: AUC {s.auc:.4f}, log loss {s.log_loss:.4f}"),
         )
         with held.write(STAGE, "models", spec.name) as folder:
             found = write_comparison(folder, scores)
-            held.describe(folder, config.model_dump())
+            held.write_manifest(folder, config.model_dump())
         return dg.MaterializeResult(
             metadata={
                 "models": dg.MetadataValue.md(_scores(found)),
@@ -273,7 +273,7 @@ def _variants(found: Mapping[str, Any]) -> str:
 def _settings(settings: list[Any]) -> str:
     head = "| admitted after | kept (days) | rows | MB | waiting | AUC | unknown |\n|---|---|---|---|---|---|---|\n"
     return head + "\n".join(
-        f"| {s.admit_after} | {s.ttl_days or 'for ever'} | {s.rows:,} | {s.nbytes / 1e6:.1f} | {s.waiting:,} | {s.auc:.4f} "
+        f"| {s.min_count} | {s.ttl_days or 'for ever'} | {s.rows:,} | {s.nbytes / 1e6:.1f} | {s.waiting:,} | {s.auc:.4f} "
         f"| {s.unknown_rate:.3f} |"
         for s in settings
     )

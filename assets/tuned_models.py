@@ -13,7 +13,7 @@ from assets.resources import LakeResource, MlflowResource, TrainingResource
 from ml.catalog.spec import DatasetSpec
 
 if TYPE_CHECKING:
-    from ml.embeddings.interface import TableFigures
+    from ml.embeddings.interface import TableStats
 
 STAGE = "tuned_models"
 
@@ -67,7 +67,7 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
     return tuned_models
 
 
-def _tables(figures: "Mapping[str, TableFigures]") -> dg.TableMetadataValue:
+def _tables(figures: "Mapping[str, TableStats]") -> dg.TableMetadataValue:
     """A line per embedding table: what it holds after the day, and what befell it on the day."""
     numbers = ("rows", "waiting", "admitted", "expired", "evicted")
     records = [

@@ -71,11 +71,11 @@ def _rank(spec: DatasetSpec, root: str, recipe: Recipe, apart: bool) -> tuple[fl
                 lake, spec, [day], splits=ALL, batch_size=each, order="time", rank=ranks.rank, world_size=ranks.size
             )
             state.begin_pass()
-            ranks.wait()
+            ranks.barrier()
             began, spent[:] = time.perf_counter(), [0.0]
             train(state, reader, total_steps=len(reader), ranks=together)
             share = spent[0]
-            ranks.wait()
+            ranks.barrier()
             seconds = time.perf_counter() - began
             figures = (reader.rows / seconds, share / seconds)
     return figures

@@ -36,7 +36,7 @@ class Lake:
     >>> lake = Lake.at("/tmp/example-lake")
     >>> with lake.write("raw_logs", "criteo", "2014-01-01") as staging:
     ...     _ = (staging / "rows.txt").write_text("one row")
-    ...     lake.describe(staging, {"rows": 1})
+    ...     lake.write_manifest(staging, {"rows": 1})
     >>> lake.manifest("raw_logs", "criteo", "2014-01-01")["rows"]
     1
     """
@@ -55,7 +55,7 @@ class Lake:
     def has(self, stage: str, dataset: str, day: str) -> bool:
         return (self.partition(stage, dataset, day) / MANIFEST).exists()
 
-    def need(self, stage: str, dataset: str, day: str) -> UPath:
+    def require(self, stage: str, dataset: str, day: str) -> UPath:
         """Where a partition lies. Raises `MissingPartition`, with the way out, where it is not there."""
         if not self.has(stage, dataset, day):
             raise MissingPartition(
@@ -65,20 +65,20 @@ class Lake:
         return self.partition(stage, dataset, day)
 
     def manifest(self, stage: str, dataset: str, day: str) -> dict[str, Any]:
-        return json.loads((self.need(stage, dataset, day) / MANIFEST).read_text())
+        return json.loads((self.require(stage, dataset, day) / MANIFEST).read_text())
 
     def digest(self, stage: str, dataset: str, day: str) -> str:
         """Changes when what is in a partition does: what its manifest gives as `digest`, else the hash of the manifest."""
-        text = (self.need(stage, dataset, day) / MANIFEST).read_bytes()
+        text = (self.require(stage, dataset, day) / MANIFEST).read_bytes()
         return json.loads(text).get("digest") or hashlib.sha256(text).hexdigest()
 
-    def made_from(self, dataset: str, inputs: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
+    def lineage(self, dataset: str, inputs: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
         """For the manifest of a partition: `<stage>/<day>` -> digest, of what it is about to be made from (stage, day)."""
-        return {"made_from": {f"{stage}/{day}": self.digest(stage, dataset, day) for stage, day in inputs}}
+        return {"lineage": {f"{stage}/{day}": self.digest(stage, dataset, day) for stage, day in inputs}}
 
     def is_outdated(self, stage: str, dataset: str, day: str) -> bool:
         """Whether a partition that it was made from is another now. One that is gone can not have changed."""
-        found: dict[str, str] = self.manifest(stage, dataset, day).get("made_from", {})
+        found: dict[str, str] = self.manifest(stage, dataset, day).get("lineage", {})
         inputs = [(*place.rsplit("/", 1), digest) for place, digest in found.items()]
         return any(self.has(s, dataset, d) and self.digest(s, dataset, d) != digest for s, d, digest in inputs)
 
@@ -90,7 +90,7 @@ class Lake:
         return sorted(p.name for p in folder.iterdir() if not p.name.startswith(".") and (p / MANIFEST).exists())
 
     @staticmethod
-    def describe(staging: UPath, manifest: dict[str, Any]) -> None:
+    def write_manifest(staging: UPath, manifest: dict[str, Any]) -> None:
         """Write a partition's manifest; the last thing before its `write` ends."""
         (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
 
@@ -100,9 +100,9 @@ class Lake:
         folder = self.partition(stage, dataset, day)
         (folder / MANIFEST).unlink(missing_ok=True)
         _remove(folder)
-        _remove(self.aside(stage, dataset, day))
+        _remove(self.staging_path(stage, dataset, day))
 
-    def aside(self, stage: str, dataset: str, day: str) -> UPath:
+    def staging_path(self, stage: str, dataset: str, day: str) -> UPath:
         """Where a partition is written before it is renamed into place: other processes may write beside the one in `write`."""
         return self.partition(stage, dataset, day).parent / ".staging" / day
 
@@ -139,7 +139,7 @@ class Lake:
     @contextmanager
     def _written(self, stage: str, dataset: str, day: str) -> Iterator[UPath]:
         final = self.partition(stage, dataset, day)
-        staging = self.aside(stage, dataset, day)
+        staging = self.staging_path(stage, dataset, day)
         replaced = final.parent / ".staging" / f"{day}.replaced"
         if _is_local(final) and replaced.exists() and not final.exists():
             Path(replaced.path).rename(final.path)

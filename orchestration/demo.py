@@ -46,7 +46,7 @@ def link_logs(spec: DatasetSpec, logs: str | None) -> None:
 
 
 def figures_of(lake: Lake, spec: DatasetSpec, day: str) -> dict[str, Any]:
-    return json.loads((lake.need("reports", spec.name, day) / "figures.json").read_text())
+    return json.loads((lake.require("reports", spec.name, day) / "metrics.json").read_text())
 
 
 def table_of(spec: DatasetSpec, figures: dict[str, dict[str, Any]]) -> Table:
@@ -92,7 +92,7 @@ def main(dataset: str, logs: str | None, days: int | None) -> None:
     )
     console.print(f"{len(ran)} of {len(chosen)} days ran, {len(chosen) - len(ran)} were done.")
     console.print("Report: ", lake.partition("reports", spec.name, chosen[-1]) / "report.html", sep="", soft_wrap=True)
-    console.print("Figures:", lake.partition("reports", spec.name, chosen[-1]) / "figures.json", soft_wrap=True)
+    console.print("Figures:", lake.partition("reports", spec.name, chosen[-1]) / "metrics.json", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class Part:
 
 def part_of(state: TrainState) -> Part:
     """Every rank must call it."""
-    divided = {path: bags for path, bags in state.bags.items() if bags.divided_by_id}
+    divided = {path: bags for path, bags in state.bags.items() if bags.sharded_by_id}
     share = {
         f"{path}/{name}": tensor
         for path, bags in divided.items()

@@ -96,8 +96,8 @@ def write_day(
     _check(block_rows=block_rows, window_blocks=window_blocks, size_limit=size_limit, task_windows=task_windows)
     if compression is not None and compression.split(":")[0] != "zstd":
         raise ValueError(f"compression: expected 'zstd', 'zstd:<level>' or None, found {compression!r}")
-    parts = parts_of(spec, lake.need(FEATURES, spec.name, day))
-    made_from = lake.made_from(spec.name, [(FEATURES, day)])
+    parts = parts_of(spec, lake.require(FEATURES, spec.name, day))
+    made_from = lake.lineage(spec.name, [(FEATURES, day)])
     rows = sum(part.rows for part in parts)
     with lake.write(STAGE, spec.name, day) as staging:
         job = _Day(
@@ -127,7 +127,7 @@ def write_day(
             "seed": seed,
             "splits": {split: _write_index(staging / split, windows, s) for s, split in enumerate(SPLITS)},
         } | made_from
-        lake.describe(staging, manifest)
+        lake.write_manifest(staging, manifest)
     splits: dict[str, dict[str, Any]] = manifest["splits"]
     return WrittenDay(
         rows={name: split["rows"] for name, split in splits.items()},

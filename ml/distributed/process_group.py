@@ -24,36 +24,36 @@ class Ranks:
     def of(cls, group: dist.ProcessGroup | None = None) -> Ranks:
         return cls(dist.get_rank(group), dist.get_world_size(group), group)
 
-    def beside(self) -> Ranks:
+    def new_group(self) -> Ranks:
         """The same processes once more, for messages that go between them while others do. Every rank must call it."""
         group = dist.new_group(dist.get_process_group_ranks(self.group or dist.group.WORLD), backend="gloo")
         assert isinstance(group, dist.ProcessGroup)
         return Ranks(self.rank, self.size, group)
 
-    def gathered(self, *numbers: int) -> list[tuple[int, ...]]:
+    def all_gather(self, *numbers: int) -> list[tuple[int, ...]]:
         """Some whole numbers of every rank, in the order of the ranks."""
         own = torch.tensor(numbers)
         of_all = torch.empty(self.size * len(numbers), dtype=own.dtype)
         dist.all_gather_single(of_all, own, group=self.group)
         return [tuple(row) for row in of_all.view(self.size, -1).tolist()]
 
-    def summed(self, numbers: Sequence[int]) -> list[int]:
+    def all_reduce_sum(self, numbers: Sequence[int]) -> list[int]:
         """Sums of some whole numbers over all ranks."""
         total = torch.tensor(numbers, dtype=torch.int64)
         dist.all_reduce(total, group=self.group)
         return total.tolist()
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all ranks are here."""
         dist.barrier(group=self.group)
 
-    def rows_of_all(self, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+    def all_gather_rows(self, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
         """The rows of all ranks [sum of N, ...], in their order, and where this rank's begin; gradients find their way back.
 
         rows: [N, ...], N of this rank.
         """
-        counts = [count for (count,) in self.gathered(len(rows))]
-        return _RowsOfAll.apply(rows, self, counts), sum(counts[: self.rank])
+        counts = [count for (count,) in self.all_gather(len(rows))]
+        return _AllGatherRows.apply(rows, self, counts), sum(counts[: self.rank])
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter], *more: float) -> list[float]:
         """Sum the gradients of all ranks, in one message; and some numbers, which it gives back."""
@@ -67,7 +67,7 @@ class Ranks:
         return flat[at:].tolist()
 
 
-class _RowsOfAll(torch.autograd.Function):
+class _AllGatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, ranks: Ranks, counts: Sequence[int]) -> torch.Tensor:  # type: ignore[override]
         ctx.ranks, ctx.counts = ranks, counts

@@ -18,7 +18,7 @@ from ml.embeddings.rules import seed_of
 
 
 @dataclass(frozen=True)
-class TableFigures:
+class TableStats:
     """Of one table. waiting: ids that are counted and have no row yet. The others are sums since `begin_pass`: rows
     admitted, expired, evicted; occurrences looked up in training, and of these such as had no row before their batch."""
 
@@ -40,7 +40,7 @@ class TableFigures:
 class TrainableBags(EmbeddingBagCollectionInterface):
     """Pooled embeddings whose rows are updated during the backward pass, by an optimizer of their own."""
 
-    divided_by_id = False
+    sharded_by_id = False
     """Whether ranks share tables out by id; else by feature, as rows of a fixed number belong to several ids."""
 
     def __init__(self, lr: float) -> None:
@@ -84,10 +84,10 @@ class TrainableBags(EmbeddingBagCollectionInterface):
         return iter(())
 
     @abstractmethod
-    def figures(self) -> dict[str, TableFigures]:
+    def stats(self) -> dict[str, TableStats]:
         """By table."""
 
-    def cap_share(self, rank: int, ranks: int) -> None:
+    def set_rank_cap(self, rank: int, ranks: int) -> None:
         """Of rows that are shared out by id, so many a table may have here that all ranks together keep to its cap."""
         return None
 

@@ -1,7 +1,7 @@
 """Scoring a day with a model that has not seen it: reads features, asks for predictions, writes the report's partition.
 
 Which model that is, and how it predicts, is the caller's; metrics, slices, baselines, plots and words are this room's
-other modules. `figures.json` holds, for machines, every number that the report shows:
+other modules. `metrics.json` holds, for machines, every number that the report shows:
 
     dataset, description, day, simulated, timezone    what was scored
     sampling            per_positive, window_hours, distribution: how negatives were drawn, where the log holds none
@@ -69,7 +69,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class EvaluatedDay:
-    """figures: what `figures.json` holds. plots: PNG by name. verdict: the report's first sentences."""
+    """figures: what `metrics.json` holds. plots: PNG by name. verdict: the report's first sentences."""
 
     figures: dict[str, Any]
     plots: dict[str, bytes]
@@ -101,7 +101,7 @@ def evaluate_day(
     window_days: int = WINDOW_DAYS,
     asked: Iterable[tuple[str, str]] = (),
 ) -> EvaluatedDay:
-    """Score `day` and write `reports/<dataset>/<day>`: `report.html`, `figures.json`, `figures/*.png`.
+    """Score `day` and write `reports/<dataset>/<day>`: `report.html`, `metrics.json`, `figures/*.png`.
 
     models: by name, the first of them the one that the report is about; without one there are data facts only.
     asked: stage and day of the partitions that the models look at.
@@ -110,7 +110,7 @@ def evaluate_day(
     """
     begin = time.perf_counter()
     earlier = earlier_days(lake, spec.name, day, window_days)
-    made_from = lake.made_from(spec.name, [*asked, *((FEATURES, d) for d in [*earlier, day])])
+    made_from = lake.lineage(spec.name, [*asked, *((FEATURES, d) for d in [*earlier, day])])
     # Without a model there is nothing to compare with, so nothing is learned either.
     baselines = fit_baselines(lake, spec, earlier if models else [])
     ask: dict[str, Predict | None] = {f"{_MODEL}{name}": model.predict for name, model in models.items()}
@@ -119,13 +119,13 @@ def evaluate_day(
     figures = _figures(lake, spec, day, scores, earlier, models, baselines)
     images = _plots(scores, figures)
     with lake.write(STAGE, spec.name, day) as staging:
-        (staging / "figures.json").write_text(json.dumps(figures, indent=1, allow_nan=False))
+        (staging / "metrics.json").write_text(json.dumps(figures, indent=1, allow_nan=False))
         (staging / "report.html").write_text(render(figures, images), encoding="utf-8")
         (staging / "figures").mkdir()
         for name, png in images.items():
             (staging / "figures" / f"{name}.png").write_bytes(png)
         said = {"rows": len(scores.labels), "fingerprint": spec.fingerprint, "plots": sorted(images)}
-        lake.describe(staging, said | made_from)
+        lake.write_manifest(staging, said | made_from)
     return EvaluatedDay(
         figures=figures,
         plots=images,
@@ -220,8 +220,8 @@ def _data(labels: NDArray[Any]) -> dict[str, Any]:
 
 
 def _reports_before(lake: Lake, dataset: str, day: str) -> list[dict[str, Any]]:
-    folders = [lake.need(STAGE, dataset, other) for other in lake.days(STAGE, dataset) if other < day]
-    return [json.loads((folder / "figures.json").read_text()) for folder in folders]
+    folders = [lake.require(STAGE, dataset, other) for other in lake.days(STAGE, dataset) if other < day]
+    return [json.loads((folder / "metrics.json").read_text()) for folder in folders]
 
 
 def _aucs(figures: dict[str, Any]) -> dict[str, Any]:

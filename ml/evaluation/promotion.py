@@ -41,7 +41,7 @@ class Standing:
 
 
 def standings(reports: Iterable[Mapping[str, Any]], days: int = DAYS) -> list[Standing]:
-    """After each of the days in turn. reports: what their `figures.json` hold, in the order of days.
+    """After each of the days in turn. reports: what their `metrics.json` hold, in the order of days.
 
     The first champion is the first model that the dataset names. A model that beat the champion on each of the last `days`
     days, by AUC and where that ties by log loss, takes its place, by however little; of several such, the best on the last.

@@ -104,12 +104,12 @@ def recall_over(
     minutes: float = 10.0,
     live_hours: float = 6.0,
     between: Callable[[list[Batch]], None] | None = None,
-    told: Callable[[Slice], None] | None = None,
+    on_result: Callable[[Slice], None] | None = None,
 ) -> Recall:
     """Score every click from `begin` (microseconds) on; rows before fill the first catalogue.
 
     batches: rows in time order. between: called with each slice's rows once it has been scored, to train on them (progressive
-    validation), and with the rows before `begin` never. told: of each slice.
+    validation), and with the rows before `begin` never. on_result: of each slice.
     """
     catalogue, found = Catalogue(live_hours), []
     for start, rows in _slices(batches, begin, round(minutes * 60e6)):
@@ -117,8 +117,8 @@ def recall_over(
             catalogue.forget(start)
             if catalogue.times:
                 found.append(_score(model, catalogue, start, rows))
-                if told is not None:
-                    told(found[-1])
+                if on_result is not None:
+                    on_result(found[-1])
             if between is not None:
                 between(rows)
         for batch in rows:

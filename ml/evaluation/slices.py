@@ -71,7 +71,7 @@ def score_slices(
     baseline: NDArray[Any] | None,
     ranks_only: bool = False,
 ) -> list[dict[str, Any]]:
-    """Metrics of each slice's values that have rows, for `figures.json`. labels, model, baseline: [N].
+    """Metrics of each slice's values that have rows, for `metrics.json`. labels, model, baseline: [N].
 
     Beside the model's metrics stands the baseline's AUC on the same rows. Without a model only rows and clicks are known.
     ranks_only: of the model, as for `summary`.

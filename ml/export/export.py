@@ -57,7 +57,7 @@ def load_day(lake: Lake, spec: DatasetSpec, day: str, model: str | None = None) 
     not those that were written.
     """
     stage = stage_of(model or spec.primary)
-    folder, manifest = lake.need(stage, spec.name, day), lake.manifest(stage, spec.name, day)
+    folder, manifest = lake.require(stage, spec.name, day), lake.manifest(stage, spec.name, day)
     if manifest["fingerprint"] != spec.fingerprint:
         raise DamagedExport(
             f"{folder}: of features with the fingerprint {manifest['fingerprint']}, {spec.name} has {spec.fingerprint} now; go "
@@ -81,21 +81,21 @@ def export_day(
     model = model or spec.primary
     choice = choice or recipe_of(spec, model).export
     stage, source = stage_of(model), trained_stage(model)
-    state = load_snapshot(lake.need(source, spec.name, day), schema=FeatureSchema.of(spec), for_training=False)
+    state = load_snapshot(lake.require(source, spec.name, day), schema=FeatureSchema.of(spec), for_training=False)
     net = state.model.eval()
     bytes_before = bytes_of(net)
     days, batch = rows_to_score(lake, spec, day)
     if batch is None:
         raise ExportRefused(f"{spec.name}/{stage} of {day}: {days[0]} to {days[-1]} have no rows to tell what it would lose")
-    made_from = lake.made_from(spec.name, [(source, day), *((DATASETS, scored) for scored in days)])
-    quantised = quantise(net, choice, batch, state.recipe.correct_sampling)
+    made_from = lake.lineage(spec.name, [(source, day), *((DATASETS, scored) for scored in days)])
+    quantised = quantise(net, choice, batch, state.recipe.sampling_correction)
     if quantised.lost > choice.max_auc_loss:
         raise ExportRefused(f"{spec.name}/{stage} of {day}: {_refusal(quantised, days)}")
     with lake.write(stage, spec.name, day) as folder:
         save_exported(net, state.recipe, state.schema, folder)
         done = ExportedDay(lake.partition(stage, spec.name, day), days, quantised, bytes_before, bytes_of(net))
         identity = {"digest": digest(folder), "fingerprint": spec.fingerprint, "snapshot": lake.digest(source, spec.name, day)}
-        lake.describe(folder, identity | _figures(done) | made_from)
+        lake.write_manifest(folder, identity | _figures(done) | made_from)
     return done
 
 

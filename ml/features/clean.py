@@ -87,7 +87,7 @@ def clean_day(
     for read in [*earlier, day]:
         _check_reading(spec, read, lake)
     before = [(STAGE, _day_before(day))] if _needs_state(spec, day) else []
-    made_from = lake.made_from(spec.name, [*before, *(("raw_logs", d) for d in [*earlier, day])])
+    made_from = lake.lineage(spec.name, [*before, *(("raw_logs", d) for d in [*earlier, day])])
     states, names = _previous_states(spec, day, lake), [s.name for s in spec.sparse if s.vocabulary]
     with lake.write(STAGE, spec.name, day) as staging:
         scratch = staging / "scratch"
@@ -127,7 +127,7 @@ def clean_day(
             },
             "joins": {name: {"strategy": side.strategy, "quarantined": quarantined[name]} for name, side in sides.items()},
         } | made_from
-        lake.describe(staging, manifest)
+        lake.write_manifest(staging, manifest)
     return result
 
 

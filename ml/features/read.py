@@ -15,7 +15,7 @@ from ml.parquet import read_parquet
 
 def feature_parts(lake: Lake, dataset: str, day: str) -> list[str]:
     """Parquet files of a day's features, in event-time order. Raises `MissingPartition`."""
-    folder = lake.need(STAGE, dataset, day) / "rows"
+    folder = lake.require(STAGE, dataset, day) / "rows"
     return sorted(str(path) for path in folder.iterdir() if path.name.endswith(".parquet"))
 
 

@@ -140,7 +140,7 @@ def ingest_day(
             "signature": index.signature(day),
             "files": [{"name": index.files[n].file.name, "stamp": index.files[n].file.stamp} for n, _ in wanted],
         }
-        lake.describe(staging, manifest)
+        lake.write_manifest(staging, manifest)
     return IngestedDay(rows, reasons.total(), dict(reasons), len(wanted), time.perf_counter() - started)
 
 

@@ -38,7 +38,7 @@ def read_table(source: Source, folder: str | UPath) -> tuple[pa.Table, Quarantin
 
 def raw_parts(lake: Lake, dataset: str, day: str) -> list[str]:
     """Parquet files of a day's rows, in event-time order. Raises `MissingPartition`."""
-    folder = lake.need(STAGE, dataset, day) / "rows"
+    folder = lake.require(STAGE, dataset, day) / "rows"
     return sorted(str(path) for path in folder.iterdir() if path.name.endswith(".parquet"))
 
 
@@ -49,7 +49,7 @@ def raw_table(lake: Lake, dataset: str, day: str) -> pa.Table:
 
 def quarantine_table(lake: Lake, dataset: str, day: str) -> pa.Table:
     """A day's quarantined lines, [Q]: file, line, reason, text; in file and line order. Raises `MissingPartition`."""
-    return read_parquet(str(lake.need(STAGE, dataset, day) / "quarantine.parquet"))
+    return read_parquet(str(lake.require(STAGE, dataset, day) / "quarantine.parquet"))
 
 
 def read_parquet(path: str) -> pa.Table:

@@ -96,10 +96,10 @@ def build_model(recipe: Recipe, schema: FeatureSchema) -> nn.Module:
 
 def _seen(recipe: Recipe, schema: FeatureSchema) -> FeatureSchema:
     """What the model looks at of a batch's features."""
-    for key, named in (("leave_out", recipe.leave_out), ("tables.features", recipe.tables.features)):
+    for key, named in (("exclude_features", recipe.exclude_features), ("tables.features", recipe.tables.features)):
         if strange := set(named) - set(schema.sparse):
             raise ValueError(f"recipe: {key}: {sorted(strange)} not among the sparse features {list(schema.sparse)}")
-    single, multi = (tuple(n for n in names if n not in recipe.leave_out) for names in (schema.single, schema.multi))
+    single, multi = (tuple(n for n in names if n not in recipe.exclude_features) for names in (schema.single, schema.multi))
     if not single and not multi:
-        raise ValueError(f"recipe: leave_out: nothing is left of the sparse features {list(schema.sparse)}")
+        raise ValueError(f"recipe: exclude_features: nothing is left of the sparse features {list(schema.sparse)}")
     return replace(schema, single=single, multi=multi)

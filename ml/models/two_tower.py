@@ -33,7 +33,7 @@ class GathersRows(Protocol):
     @property
     def rank(self) -> int: ...
 
-    def rows_of_all(self, rows: torch.Tensor) -> tuple[torch.Tensor, int]: ...
+    def all_gather_rows(self, rows: torch.Tensor) -> tuple[torch.Tensor, int]: ...
 
 
 def _alone(rows: torch.Tensor) -> tuple[torch.Tensor, int]:
@@ -129,7 +129,7 @@ class TwoTower(nn.Module):
 
         ranks: whose rows make up the batch; what is drawn besides, the first embeds for all.
         """
-        everyone = ranks.rows_of_all if ranks is not None else _alone
+        everyone = ranks.all_gather_rows if ranks is not None else _alone
         own = sparse[self.item_id].values()
         seen = [everyone(features)[0] for features in (own, *self.item_features(dense, sparse))]
         self.frequency.observe(seen[0])

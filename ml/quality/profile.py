@@ -103,7 +103,7 @@ def profile_day(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> Profile:
 
     Raises `MissingPartition` where the day's data is not there.
     """
-    partition = lake.need(stage, spec.name, day)
+    partition = lake.require(stage, spec.name, day)
     manifest = lake.manifest(stage, spec.name, day)
     digest, kept = _digest(spec, partition, manifest), f"profiles/{stage}"
     with suppress(FileNotFoundError):  # there is none, or another process is replacing it
@@ -117,7 +117,9 @@ def profile_day(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> Profile:
     # Another process may measure the same day and win: what is kept only saves measuring again.
     with suppress(OSError, ValueError), lake.write(kept, spec.name, day) as staging:
         (staging / FILE).write_text(profile.to_json())
-        lake.describe(staging, {"digest": digest, "fingerprint": spec.fingerprint, "rows": profile.rows, "seconds": seconds})
+        lake.write_manifest(
+            staging, {"digest": digest, "fingerprint": spec.fingerprint, "rows": profile.rows, "seconds": seconds}
+        )
     return profile
 
 

@@ -13,7 +13,7 @@ Width = Annotated[int, Field(ge=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1, description="Share of each hidden layer's outputs that training leaves out.")]
 
 
-_CHANGEABLE = {"dropout", "temperature", "loss", "uniform_negatives", "correct_frequency"}
+_CHANGEABLE = {"dropout", "temperature", "loss", "uniform_negatives", "logq_correction"}
 
 
 class _Model(Strict):
@@ -90,7 +90,7 @@ class TwoTowerRecipe(_Model):
     uniform_negatives: int = Field(
         default=0, ge=0, description="Items drawn with equal chances from those that came by, beside those of the batch."
     )
-    correct_frequency: bool = Field(default=True, description="Take how often an item is sampled off its logits.")
+    logq_correction: bool = Field(default=True, description="Take how often an item is sampled off its logits.")
 
     @property
     def draws(self) -> bool:

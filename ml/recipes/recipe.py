@@ -68,7 +68,7 @@ class Recipe(Strict):
         default="float32", description="Of the dense part's products; weights, tables and sums stay float32."
     )
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, description="How far labels are moved towards a half.")
-    correct_sampling: bool = Field(
+    sampling_correction: bool = Field(
         default=False,
         description="Learn the odds before unclicked rows were sampled: logits are taken less the log of `sample_rate`.",
     )
@@ -78,7 +78,7 @@ class Recipe(Strict):
         min_length=1,
         description="Splits of the day that are trained on. All of them: the report scores the next day.",
     )
-    leave_out: tuple[str, ...] = Field(default=(), description="Sparse features that the model does not look at.")
+    exclude_features: tuple[str, ...] = Field(default=(), description="Sparse features that the model does not look at.")
     embeddings: Literal["sharded", "independent"] = Field(
         default="sharded",
         description="Processes that train together share out the rows of collisionless tables; or each learns them for itself "
@@ -100,7 +100,7 @@ class Recipe(Strict):
         same."""
         shaping = {"table_optimizer": {"kind"}, "dense_optimizer": {"kind"}}
         tables = {feature: _shape(self.tables.of(feature)) for feature in sparse}
-        fixed = {"model": self.model.shape, "tables": tables, "leave_out": sorted(self.leave_out)}
+        fixed = {"model": self.model.shape, "tables": tables, "exclude_features": sorted(self.exclude_features)}
         return self.model_dump(mode="json", include=shaping) | fixed
 
     @model_validator(mode="after")
@@ -117,7 +117,7 @@ class Recipe(Strict):
         if self.early_stop and "validation" in self.splits:
             raise ValueError("early_stop looks at the split `validation`, which is among the splits trained on")
         if isinstance(self.model, TwoTowerRecipe):
-            rowwise = [name for name in ("correct_sampling", "label_smoothing") if getattr(self, name)]
+            rowwise = [name for name in ("sampling_correction", "label_smoothing") if getattr(self, name)]
             if rowwise and self.model.loss == "softmax":
                 raise ValueError(
                     f"{rowwise}: of clicked or not row by row; two_tower's `loss: softmax` learns from clicks alone"

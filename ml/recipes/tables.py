@@ -18,7 +18,7 @@ class CollisionlessTable(Strict):
     """A row for every id, once admitted: the table grows, and forgets what it is told to. Times are event time."""
 
     kind: Literal["collisionless"] = "collisionless"
-    admit_after: int = Field(default=1, ge=1, le=2**31 - 1, description="An id has a row from its so-many-th occurrence on.")
+    min_count: int = Field(default=1, ge=1, le=2**31 - 1, description="An id has a row from its so-many-th occurrence on.")
     filter: Filter = Field(
         default="exact",
         description="What counts until then: all, the last `window_seconds`, or nothing: each occurrence admits by chance.",

@@ -42,7 +42,7 @@ class Setting:
     auc: mean over the days scored, each by the model of the day before. unknown_rate: on the last day, of readers and articles.
     """
 
-    admit_after: int
+    min_count: int
     ttl_days: float | None
     rows: int
     nbytes: int
@@ -67,15 +67,17 @@ def prepare(spec: DatasetSpec, days: Sequence[str], lake: Lake, landing: str, ru
             write_day(spec, day, lake, runner)
 
 
-def sweep(spec: DatasetSpec, days: Sequence[str], lake: Lake, told: Callable[[Setting], None] | None = None) -> list[Setting]:
+def sweep(
+    spec: DatasetSpec, days: Sequence[str], lake: Lake, on_result: Callable[[Setting], None] | None = None
+) -> list[Setting]:
     """Every threshold without expiry, and every lifetime without a threshold. Trains on all days but the last, scores all but
     the first."""
     chosen = [(threshold, None) for threshold in THRESHOLDS] + [(1, lifetime) for lifetime in LIFETIMES if lifetime]
     found = []
     for threshold, lifetime in chosen:
         found.append(_setting(spec, days, lake, threshold, lifetime))
-        if told is not None:
-            told(found[-1])
+        if on_result is not None:
+            on_result(found[-1])
     return found
 
 
@@ -88,7 +90,7 @@ def write_sweep(folder: Path | UPath, settings: list[Setting]) -> None:
 def figure(settings: list[Setting]) -> bytes:
     """PNG: AUC against rows."""
     by_kind = {
-        "admitted after": [(s.rows, s.auc, str(s.admit_after)) for s in settings if s.ttl_days is None],
+        "admitted after": [(s.rows, s.auc, str(s.min_count)) for s in settings if s.ttl_days is None],
         "kept for (days)": [(s.rows, s.auc, f"{s.ttl_days:g}") for s in settings if s.ttl_days is not None],
     }
     return points("Fewer rows, what AUC: Globo.com", "rows of readers and articles", "AUC of the next day", by_kind)
@@ -97,7 +99,7 @@ def figure(settings: list[Setting]) -> bytes:
 def _setting(spec: DatasetSpec, days: Sequence[str], lake: Lake, threshold: int, lifetime: float | None) -> Setting:
     schema = FeatureSchema.of(spec)
     seconds = lifetime and lifetime * DAY_SECONDS
-    table = {"kind": "collisionless", "admit_after": threshold, "ttl_seconds": seconds}
+    table = {"kind": "collisionless", "min_count": threshold, "ttl_seconds": seconds}
     overrides: dict[str, Any] = {"tables": {"features": {name: table for name in IDS}}}
     recipe = recipe_of(spec, "dlrm", overrides)
     state, scores, report = new_state(recipe, schema), [], None
@@ -112,7 +114,7 @@ def _setting(spec: DatasetSpec, days: Sequence[str], lake: Lake, threshold: int,
         raise ValueError(f"a sweep needs at least two days, found {list(days)}")
     tables = [report.tables[name] for name in IDS]
     return Setting(
-        admit_after=threshold,
+        min_count=threshold,
         ttl_days=lifetime,
         rows=sum(figures.rows for figures in tables),
         nbytes=sum(figures.nbytes for figures in tables),

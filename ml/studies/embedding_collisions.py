@@ -47,15 +47,17 @@ class Curve:
     nbytes: int
 
 
-def run_study(ratings: Ratings, seeds: int = 3, epochs: int = 10, told: Callable[[Curve], None] | None = None) -> list[Curve]:
-    """Every variant under every seed; `told` of each as it ends. A seed fixes split, order and first weights for all."""
+def run_study(
+    ratings: Ratings, seeds: int = 3, epochs: int = 10, on_result: Callable[[Curve], None] | None = None
+) -> list[Curve]:
+    """Every variant under every seed; `on_result` receives each as it ends. A seed fixes split, order and first weights for all."""
     curves = []
     for seed in range(seeds):
         for name, recipe in variants(ratings, seed).items():
             curve = _curve(name, recipe, ratings, seed, epochs)
             curves.append(curve)
-            if told is not None:
-                told(curve)
+            if on_result is not None:
+                on_result(curve)
     return curves
 
 
@@ -135,7 +137,7 @@ def _bytes(recipe: Recipe, ratings: Ratings) -> dict[str, int]:
 
 
 def _table_bytes(state: TrainState, table: str) -> int:
-    return state.figures()[table].nbytes
+    return state.stats()[table].nbytes
 
 
 def _rows_that_lose(ids: int, share: float) -> int:

@@ -44,7 +44,7 @@ def compare(
     lake: Lake,
     seeds: int = 3,
     overrides: Mapping[str, Any] | None = None,
-    told: Callable[[Score], None] | None = None,
+    on_result: Callable[[Score], None] | None = None,
 ) -> list[Score]:
     """Every model of `spec` under seeds 0, 1, … Each day is seen once, in time order, as the daily assets do."""
     scores = []
@@ -52,8 +52,8 @@ def compare(
         for model in spec.models:
             score = _score(spec, days, lake, model, recipe_of(spec, model, {"seed": seed, **(overrides or {})}))
             scores.append(score)
-            if told is not None:
-                told(score)
+            if on_result is not None:
+                on_result(score)
     return scores
 
 
@@ -84,7 +84,7 @@ def _score(spec: DatasetSpec, days: Sequence[str], lake: Lake, model: str, recip
         speeds.append(train(state, reader, total_steps=len(reader)).samples_per_second)
     batches = list(BlockReader(lake, spec, [days[-1]], splits=SPLITS, batch_size=8192, order="time"))
     labels = np.concatenate([batch.labels.numpy() for batch in batches])
-    figures = summary(labels, predict(state.model, batches, recipe.correct_sampling))
+    figures = summary(labels, predict(state.model, batches, recipe.sampling_correction))
     found = (figures[name] for name in ("auc", "log_loss", "normalised_entropy", "calibration"))
     known = (math.nan if figure is None else figure for figure in found)
     return Score(model, recipe.seed, *known, samples_per_second=statistics.median(speeds))

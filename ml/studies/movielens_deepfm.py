@@ -53,9 +53,9 @@ class Published:
 
 @dataclass(frozen=True)
 class Protocol:
-    """leave_out: features that the model does not look at. neutral: whether ratings of three stars stay, as not liked."""
+    """exclude_features: features that the model ignores. neutral: whether ratings of three stars stay, as not liked."""
 
-    leave_out: tuple[str, ...]
+    exclude_features: tuple[str, ...]
     neutral: bool = False
     published: Published | None = None
 
@@ -74,9 +74,9 @@ AUTOINT = Published(
     "years of release before 1970 are decades there",
 )
 PROTOCOLS = {
-    "ids and attributes": Protocol(leave_out=("zip",), published=RECBOLE),
-    "attributes alone": Protocol(leave_out=("user", "movie"), published=AUTOINT),
-    "ids and attributes, all ratings": Protocol(leave_out=("zip",), neutral=True),
+    "ids and attributes": Protocol(exclude_features=("zip",), published=RECBOLE),
+    "attributes alone": Protocol(exclude_features=("user", "movie"), published=AUTOINT),
+    "ids and attributes, all ratings": Protocol(exclude_features=("zip",), neutral=True),
 }
 
 
@@ -99,9 +99,9 @@ def run_study(
     seeds: int = 3,
     epochs: int = 30,
     patience: int = 2,
-    told: Callable[[Run], None] | None = None,
+    on_result: Callable[[Run], None] | None = None,
 ) -> list[Run]:
-    """Every protocol under seeds 0, 1, …, each of which fixes split, order and first weights; `told` of each run as it ends.
+    """Every protocol under seeds 0, 1, …, each of which fixes split, order and first weights; `on_result` receives each run as it ends.
 
     ratings: with the features of `ALL`. A run ends after `epochs`, or `patience` epochs without a better AUC on validation.
     """
@@ -110,8 +110,8 @@ def run_study(
         for seed in range(seeds):
             run = run_once(name, ratings, seed, epochs, patience)
             runs.append(run)
-            if told is not None:
-                told(run)
+            if on_result is not None:
+                on_result(run)
     return runs
 
 
@@ -130,7 +130,7 @@ def run_once(name: str, ratings: Ratings, seed: int, epochs: int, patience: int)
     """Validation picks the epoch; the labels of the test split meet the predictions of that epoch's model alone."""
     protocol = PROTOCOLS[name]
     ratings = rated(ratings, protocol)
-    recipe = load_recipe("deepfm", {**RECIPE, "leave_out": protocol.leave_out, "seed": seed})
+    recipe = load_recipe("deepfm", {**RECIPE, "exclude_features": protocol.exclude_features, "seed": seed})
     training, validation, test = split(len(ratings), seed)
     looked_at, scored = (list(ratings.batches(rows, 8192)) for rows in (validation, test))
     rng, state = np.random.default_rng([seed, 1]), new_state(recipe, SCHEMA)

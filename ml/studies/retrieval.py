@@ -32,7 +32,7 @@ WAYS = ("as at midnight", "learning through the day")
 
 
 def run_study(
-    spec: DatasetSpec, days: Sequence[str], lake: Lake, model: str = "two_tower", told: Callable[[str], None] | None = None
+    spec: DatasetSpec, days: Sequence[str], lake: Lake, model: str = "two_tower", on_result: Callable[[str], None] | None = None
 ) -> dict[str, Recall]:
     """By way (`WAYS`): recall on the last of `days`, of a model trained on those before."""
     begin = round(datetime.combine(datetime.fromisoformat(days[-1]), time(), spec.zone).timestamp() * 1e6)
@@ -43,8 +43,8 @@ def run_study(
         rows = BlockReader(lake, spec, list(days[-2:]), splits=("train", "validation", "test"), batch_size=8192, order="time")
         assert isinstance(state.model, TwoTower)
         found[way] = recall_over(state.model, rows, begin=begin, between=between)
-        if told is not None:
-            told(f"{way}: recall@100 {found[way].at(100):.4f}, most clicked {found[way].at(100, 'popularity'):.4f}")
+        if on_result is not None:
+            on_result(f"{way}: recall@100 {found[way].at(100):.4f}, most clicked {found[way].at(100, 'popularity'):.4f}")
     return found
 
 

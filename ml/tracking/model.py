@@ -100,11 +100,11 @@ def _sendable(column: pa.Array) -> pa.Array:
 def _folder(folder: Path, lake: Lake, spec: DatasetSpec, day: str, model: str) -> Path:
     """What the scorer is made of, gathered in a new folder."""
     folder.mkdir()
-    copy_for_predictions(lake.need(stage_of(model), spec.name, day), folder)
+    copy_for_predictions(lake.require(stage_of(model), spec.name, day), folder)
     (folder / SPEC).write_text(spec.model_dump_json())
     if limited := [f"{feature.name}.parquet" for feature in spec.sparse if feature.vocabulary]:
         (folder / VOCABULARIES).mkdir()
-        _copy(lake.need(FEATURES, spec.name, day) / VOCABULARIES, folder / VOCABULARIES, limited)
+        _copy(lake.require(FEATURES, spec.name, day) / VOCABULARIES, folder / VOCABULARIES, limited)
     return folder
 
 

@@ -53,7 +53,7 @@ class Checkpoints:
     _before: dict[int, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._ranks_behind = self.ranks.beside() if self.ranks else None
+        self._ranks_behind = self.ranks.new_group() if self.ranks else None
 
     @property
     def stage(self) -> str:
@@ -73,7 +73,7 @@ class Checkpoints:
         One that can not be read makes way for the one before."""
         for number, saved in self.found():
             read = self._read(number)
-            if self.ranks is not None and self.ranks.summed([read is not None])[0] < self.ranks.size:
+            if self.ranks is not None and self.ranks.all_reduce_sum([read is not None])[0] < self.ranks.size:
                 continue
             if read is not None:
                 self._next = number + 1
@@ -103,7 +103,7 @@ class Checkpoints:
         if self.ranks is not None:
             if state.steps % STEPS_BETWEEN_LOOKS:
                 return
-            of_all = self.ranks.summed([asked, due])
+            of_all = self.ranks.all_reduce_sum([asked, due])
             asked, due = of_all[0] > 0, of_all[1] > 0
         if asked or due:
             self.save(state, reader)
@@ -147,17 +147,17 @@ class Checkpoints:
         if ranks is None:
             with self.lake.write(self.stage, self.dataset, name) as folder:
                 write_part(part, folder)
-                self.lake.describe(folder, manifest)
+                self.lake.write_manifest(folder, manifest)
         elif ranks.rank == 0:
             with self.lake.write(self.stage, self.dataset, name) as folder:
-                ranks.wait()  # the folder is there
+                ranks.barrier()  # the folder is there
                 write_part(part, folder, ranks)
-                ranks.wait()  # all have written
-                self.lake.describe(folder, manifest)
+                ranks.barrier()  # all have written
+                self.lake.write_manifest(folder, manifest)
         else:
-            ranks.wait()
-            write_part(part, self.lake.aside(self.stage, self.dataset, name), ranks)
-            ranks.wait()
+            ranks.barrier()
+            write_part(part, self.lake.staging_path(self.stage, self.dataset, name), ranks)
+            ranks.barrier()
         if ranks is None or ranks.rank == 0:
             self._clear(lambda _, age: age > self.kept.hours)
 
@@ -183,7 +183,7 @@ class Checkpoints:
             return None
 
     def _folder(self, number: int) -> UPath:
-        return self.lake.need(self.stage, self.dataset, f"{self.day}.{number}")
+        return self.lake.require(self.stage, self.dataset, f"{self.day}.{number}")
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self._signal = signum

@@ -122,7 +122,7 @@ def train_day(
     }
     if ranks is not None and recipe.embeddings == "independent":
         identity["processes"] = ranks.size  # each goes on with tables of its own
-    made_from = lake.made_from(spec.name, [("mds_datasets", day), *([(stage, parent)] if parent else [])])
+    made_from = lake.lineage(spec.name, [("mds_datasets", day), *([(stage, parent)] if parent else [])])
     checkpoints = Checkpoints(lake, spec.name, model, day, identity, recipe.checkpoints, ranks)
     state = checkpoints.resume(recipe, schema, reader) or _begin(lake, spec, model, parent, recipe, schema, ranks)
     resumed_at = state.running.rows if state.running else 0
@@ -145,14 +145,14 @@ def train_day(
             report = train(state, reader, total_steps=len(reader), progress=show, on_step=on_step, stop=stop, ranks=ranks)
         whole = state if ranks is None else checkpoints.united(state, reader)
         if whole is not None:
-            report = replace(report, rows_touched=whole.rows_touched(), tables=whole.figures())
+            report = replace(report, rows_touched=whole.rows_touched(), tables=whole.stats())
         place = lake.partition(stage, spec.name, day)
         trained = TrainedDay(spec.name, model, day, place, parent, recipe, report, resumed_at, state.rows, "")
         if whole is not None:
             with lake.write(stage, spec.name, day) as folder:
                 save_snapshot(whole, folder)
                 trained = replace(trained, digest=digest(folder))
-                lake.describe(folder, _manifest(trained, identity) | made_from)
+                lake.write_manifest(folder, _manifest(trained, identity) | made_from)
         checkpoints.discard()
         if run:
             run.finish(trained)
@@ -187,7 +187,7 @@ def _begin(
     if parent is None:
         state = new_state(recipe, schema, ranks)
     else:
-        state = load_snapshot(lake.need(stage_of(model), spec.name, parent), recipe=recipe, schema=schema, ranks=ranks)
+        state = load_snapshot(lake.require(stage_of(model), spec.name, parent), recipe=recipe, schema=schema, ranks=ranks)
     state.begin_pass()
     return state
 

@@ -30,7 +30,7 @@ def stop_of(rule: EarlyStop, held_out: Callable[[], Iterable[Batch]], total_step
                 labels.append(batch.labels.numpy())
                 yield batch
 
-        scores = predict(state.model, noted(), state.recipe.correct_sampling)
+        scores = predict(state.model, noted(), state.recipe.sampling_correction)
         return rule.reached(summary(np.concatenate(labels), scores)[rule.metric] if labels else None)
 
     return reached

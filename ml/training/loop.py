@@ -19,9 +19,9 @@ from torch import nn
 from ml.datasets.batch import Batch
 from ml.datasets.splits import derive_seed
 from ml.distributed.process_group import Ranks
-from ml.embeddings.interface import TableFigures, dense_parameters
+from ml.embeddings.interface import TableStats, dense_parameters
 from ml.recipes.recipe import Recipe
-from ml.training.objectives import losses_of, terms_of
+from ml.training.objectives import num_losses, per_example_loss
 from ml.training.state import TrainState
 
 
@@ -60,7 +60,7 @@ class TrainReport:
     seconds_computing: float
     stopped_early: bool = False
     learning_rates: dict[str, float] = field(default_factory=dict)
-    tables: dict[str, TableFigures] = field(default_factory=dict)
+    tables: dict[str, TableStats] = field(default_factory=dict)
 
 
 OnStep = Callable[[TrainState, Step], None]
@@ -84,7 +84,7 @@ def train(
     on its own part of every batch; what is told of a step, and the report's rows and loss, are of all of them.
 
     On down-sampled rows the model learns the click probability among the rows that came in, which ranks alike and is not
-    calibrated to the log before sampling; with the recipe's `correct_sampling` it learns that of the log. What is
+    calibrated to the log before sampling; with the recipe's `sampling_correction` it learns that of the log. What is
     learned is `ml.training.objectives`.
 
     Raises `DivergedError`, naming step and day, at a loss that is not finite, before its update.
@@ -97,7 +97,7 @@ def train(
     parameters = [parameter for _, parameter in dense_parameters(state.model)]
     clip, stopped = state.recipe.dense_optimizer.clip_norm, False
     state.model.train()
-    with threads(state.recipe.threads), chance(state, ranks) as draw_anew:
+    with threads(state.recipe.threads), seeded_steps(state, ranks) as draw_anew:
         source = iter(batches)
         while True:
             # Before a step and not behind it: a pass that was interrupted at a look begins with that look.
@@ -109,14 +109,14 @@ def train(
             waiting += time.perf_counter() - asked
             if batch is None:
                 break
-            now, rows, terms = facts_of(batch, state.recipe, ranks)
+            now, rows, terms = batch_stats(batch, state.recipe, ranks)
             state.set_time(now)
             rates = state.set_learning_rates(state.recipe.schedule.factor(running.steps, total_steps))
             loss = 0.0
             if terms:
                 draw_anew()
                 with torch.autocast("cpu", torch.bfloat16, enabled=state.recipe.precision == "bfloat16"):
-                    losses = losses_of(state.model, batch, state.recipe, ranks)
+                    losses = per_example_loss(state.model, batch, state.recipe, ranks)
                 loss = losses.detach().double().sum().item() / terms
                 if not math.isfinite(loss):
                     raise DivergedError(_diverged(running.steps, batch, loss, rates))
@@ -147,25 +147,25 @@ def train(
         seconds_computing=seconds - waiting,
         stopped_early=stopped,
         learning_rates=rates,
-        tables=state.figures(),
+        tables=state.stats(),
     )
 
 
-def facts_of(batch: Batch, recipe: Recipe, ranks: Ranks | None) -> tuple[int, int, int]:
+def batch_stats(batch: Batch, recipe: Recipe, ranks: Ranks | None) -> tuple[int, int, int]:
     """Of the whole batch, over all ranks: its latest event time, its rows, and how many losses it has."""
-    own = (int(batch.event_time.max()) if len(batch) else 0, len(batch), terms_of(batch, recipe))
+    own = (int(batch.event_time.max()) if len(batch) else 0, len(batch), num_losses(batch, recipe))
     if ranks is None:
         return own
-    times, rows, terms = zip(*ranks.gathered(*own), strict=True)
+    times, rows, terms = zip(*ranks.all_gather(*own), strict=True)
     return max(times), sum(rows), sum(terms)
 
 
 def _all(here: bool, ranks: Ranks | None) -> bool:
-    return here if ranks is None else ranks.summed([here])[0] == ranks.size
+    return here if ranks is None else ranks.all_reduce_sum([here])[0] == ranks.size
 
 
 @contextmanager
-def chance(state: TrainState, ranks: Ranks | None = None) -> Iterator[Callable[[], None]]:
+def seeded_steps(state: TrainState, ranks: Ranks | None = None) -> Iterator[Callable[[], None]]:
     """What to call before each step: what it draws then follows from seed, step and rank alone."""
     if not state.recipe.model.draws:
         yield lambda: None

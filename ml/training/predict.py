@@ -15,7 +15,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
 from ml.features.schema import FeatureSchema
 from ml.lake import Lake
-from ml.training.objectives import as_sampled
+from ml.training.objectives import to_sampled_logits
 
 
 def stage_of(model: str) -> str:
@@ -28,15 +28,15 @@ def load_model(lake: Lake, spec: DatasetSpec, day: str, model: str | None = None
 
     Raises `MissingPartition`, and `SnapshotMismatch` where it was trained on features of another specification.
     """
-    folder: UPath = lake.need(stage_of(model or spec.primary), spec.name, day)
+    folder: UPath = lake.require(stage_of(model or spec.primary), spec.name, day)
     return load_snapshot(folder, schema=FeatureSchema.of(spec), for_training=False).model.eval()
 
 
 def logits_of(model: nn.Module, batch: Batch, corrected: bool) -> torch.Tensor:
-    """Logits, float32 [B], of a model in eval mode. corrected: of one trained with `correct_sampling`, whose logits are of the
-    log before sampling, those among the rows that came in, which is what these can be scored by."""
+    """Logits, float32 [B], of a model in eval mode. corrected: of one trained with `sampling_correction`, whose logits are of
+    the log before sampling, those among the rows that came in, which is what these can be scored by."""
     logits = model(batch.dense, batch.sparse)
-    return as_sampled(logits, batch) if corrected else logits
+    return to_sampled_logits(logits, batch) if corrected else logits
 
 
 @torch.no_grad()  # not inference_mode, which passes by the autograd key that FBGEMM's CPU kernel hangs on

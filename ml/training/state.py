@@ -11,7 +11,7 @@ from torch import nn
 
 from ml.distributed.process_group import Ranks
 from ml.embeddings.distributed.sharded import shard_tables
-from ml.embeddings.interface import TableFigures, TrainableBags, bags_of, dense_parameters
+from ml.embeddings.interface import TableStats, TrainableBags, bags_of, dense_parameters
 from ml.features.schema import FeatureSchema
 from ml.models.build import build_model
 from ml.recipes.recipe import Recipe
@@ -61,9 +61,9 @@ class TrainState:
         for bags in self.bags.values():
             bags.set_time(now)
 
-    def figures(self) -> dict[str, TableFigures]:
+    def stats(self) -> dict[str, TableStats]:
         """By table. Sums are over the running pass."""
-        return {name: figures for bags in self.bags.values() for name, figures in bags.figures().items()}
+        return {name: figures for bags in self.bags.values() for name, figures in bags.stats().items()}
 
     def rows_touched(self) -> int:
         """Distinct table rows updated in the running pass."""

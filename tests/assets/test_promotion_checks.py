@@ -24,8 +24,8 @@ Check = Callable[..., dg.AssetCheckEvaluation]
 def write_report(lake: Lake, day: str, before: str, **aucs: float) -> None:
     models = {name: {"auc": auc, "log_loss": 0.5, "facts": {"snapshot_day": before}} for name, auc in aucs.items()}
     with lake.write("reports", "criteo", day) as staging:
-        (staging / "figures.json").write_text(json.dumps({"day": day, "models": models}))
-        lake.describe(staging, {})
+        (staging / "metrics.json").write_text(json.dumps({"day": day, "models": models}))
+        lake.write_manifest(staging, {})
 
 
 def write_reports(lake: Lake) -> None:

@@ -41,8 +41,8 @@ def test_checks_can_be_run_by_themselves_and_look_at_the_newest_day(
     spec = catalog["criteo"]
     for day, calibration in (("2014-01-02", 1.0), ("2014-01-03", 3.0)):
         with lake.write("reports", spec.name, day) as staging:
-            (staging / "figures.json").write_text(json.dumps(figures(0.75, {"constant_prior": True}, calibration)))
-            lake.describe(staging, {})
+            (staging / "metrics.json").write_text(json.dumps(figures(0.75, {"constant_prior": True}, calibration)))
+            lake.write_manifest(staging, {})
     checks = build_report_checks(spec)
     report = dg.AssetSpec(dg.AssetKey([spec.name, "evaluation_reports"]))
     keys = [dg.AssetCheckKey(report.key, name) for name in chosen]

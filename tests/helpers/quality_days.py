@@ -83,7 +83,7 @@ def write_raw(
         for number, part in enumerate((table.slice(0, half), table.slice(half))):
             write_table(part.combine_chunks(), staging / "rows" / f"part-{number:05d}.parquet")
         said = {"rows": table.num_rows, "quarantined": 3, "fingerprint": spec.fingerprint, "seconds": 2.0} | dict(manifest)
-        lake.describe(staging, said)
+        lake.write_manifest(staging, said)
 
 
 def write_features(
@@ -100,7 +100,7 @@ def write_features(
     table = table.replace_schema_metadata(transform.schema.metadata)
     with lake.write("cleaned_features", spec.name, day) as staging:
         write_table(table, staging / "rows" / "part-00000.parquet")
-        lake.describe(staging, {"rows": table.num_rows, "fingerprint": spec.fingerprint} | dict(manifest))
+        lake.write_manifest(staging, {"rows": table.num_rows, "fingerprint": spec.fingerprint} | dict(manifest))
 
 
 def write_mds(lake: Lake, spec: DatasetSpec, day: str) -> None:

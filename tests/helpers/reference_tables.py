@@ -19,7 +19,7 @@ from ml.embeddings.collisionless import state_dict as columns
 from ml.embeddings.collisionless.bags import checked_rules, share_of_cap
 from ml.embeddings.collisionless.hash_map import ROW_BITS, ROW_MASK
 from ml.embeddings.collisionless.row_layout import LATEST
-from ml.embeddings.interface import TableFigures, TrainableBags, in_order
+from ml.embeddings.interface import TableStats, TrainableBags, in_order
 from ml.embeddings.optimizers import RowOptimizer
 from ml.embeddings.rules import TableRules, seed_of
 from ml.hashing import GOLDEN
@@ -57,7 +57,7 @@ class _Table:
 class ReferenceEmbeddingBags(TrainableBags):
     """As `collisionless.CollisionlessEmbeddingBags`, which documents it."""
 
-    divided_by_id = True
+    sharded_by_id = True
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class ReferenceEmbeddingBags(TrainableBags):
     def set_time(self, now: int) -> None:
         self.now = min(max(now, 0), LATEST * MICROSECONDS)
 
-    def cap_share(self, rank: int, ranks: int) -> None:
+    def set_rank_cap(self, rank: int, ranks: int) -> None:
         for table in self.tables:
             table.rules = replace(table.rules, max_rows=share_of_cap(table.rules.max_rows, rank, ranks))
 
@@ -115,12 +115,12 @@ class ReferenceEmbeddingBags(TrainableBags):
     def rows_touched(self) -> int:
         return sum(int((table.rows["version"] > self._began_at).sum()) for table in self.tables)
 
-    def figures(self) -> dict[str, TableFigures]:
+    def stats(self) -> dict[str, TableStats]:
         found = {}
         for table, before in zip(self.tables, self._counted_before, strict=True):
             since = {name: table.counters[name] - before[name] for name in _COUNTERS}
             nbytes = sum(column.nbytes for column in table.rows.values())
-            found[table.rules.name] = TableFigures(len(table), nbytes, len(table.waiting), **since)
+            found[table.rules.name] = TableStats(len(table), nbytes, len(table.waiting), **since)
         return found
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -262,12 +262,12 @@ class ReferenceEmbeddingBags(TrainableBags):
         """Which of the distinct ids `new` are due, bool [U], and how often each has been seen, int64 [U]."""
         rules = table.rules
         evicts = rules.max_rows is not None and rules.evict != "never"
-        if rules.admit_after == 1 and not evicts:
+        if rules.min_count == 1 and not evicts:
             return torch.ones_like(new, dtype=torch.bool), occurred
         if rules.filter == "probabilistic":
             clock = table.counters["looked_up"] + self.version
             chance = _mix(_mix(missing ^ table.seed) + _signed(clock * GOLDEN) + _nth(inverse))
-            bound = _signed((2**64 - 1) // rules.admit_after)
+            bound = _signed((2**64 - 1) // rules.min_count)
             lucky = (chance ^ _LOWEST) <= (bound ^ _LOWEST)  # as unsigned numbers
             return torch.zeros_like(new, dtype=torch.bool).index_put((inverse[lucky],), torch.tensor(True)), occurred
         place, waits = _find(table.waiting[:, 0], new)
@@ -286,7 +286,7 @@ class ReferenceEmbeddingBags(TrainableBags):
         fresh = torch.stack([new, packed, seen.clamp(min=self.now)], 1)
         both = torch.cat([others, fresh])
         table.waiting = both[both[:, 0].argsort()]
-        return counts >= rules.admit_after, counts
+        return counts >= rules.min_count, counts
 
     def _evict(self, number: int, table: _Table, due: int, listed: torch.Tensor) -> None:
         cap = table.rules.max_rows or 0

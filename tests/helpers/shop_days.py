@@ -74,4 +74,4 @@ def put_day(lake: Lake, spec: DatasetSpec, day: str, table: pa.Table, parts: int
         edges = np.linspace(0, table.num_rows, parts + 1).astype(int)
         for part, (low, high) in enumerate(pairwise(edges.tolist())):
             pq.write_table(table.slice(low, high - low), folder / f"part-{part:05d}.parquet")
-        lake.describe(staging, {"rows": table.num_rows, "fingerprint": spec.fingerprint})
+        lake.write_manifest(staging, {"rows": table.num_rows, "fingerprint": spec.fingerprint})

@@ -17,13 +17,13 @@ DAY = ("raw_logs", "shop", "2025-03-01")
 def write(lake: Lake, text: str) -> None:
     with lake.write(*DAY) as staging:
         (staging / "rows.txt").write_text(text)
-        lake.describe(staging, {"rows": len(text)})
+        lake.write_manifest(staging, {"rows": len(text)})
 
 
 def test_a_partition_is_there_after_its_block_and_not_before(lake: Lake):
     with lake.write(*DAY) as staging:
         (staging / "rows.txt").write_text("a")
-        lake.describe(staging, {"rows": 1})
+        lake.write_manifest(staging, {"rows": 1})
         assert not lake.has(*DAY)
     assert lake.has(*DAY)
     assert lake.manifest(*DAY) == {"rows": 1}
@@ -35,9 +35,9 @@ def test_a_failed_writer_leaves_the_partition_that_was_there(lake: Lake):
     with pytest.raises(RuntimeError, match="boom"), lake.write(*DAY) as staging:
         (staging / "rows.txt").write_text("half")
         raise RuntimeError("boom")
-    assert (lake.need(*DAY) / "rows.txt").read_text() == "old"
+    assert (lake.require(*DAY) / "rows.txt").read_text() == "old"
     write(lake, "new")
-    assert (lake.need(*DAY) / "rows.txt").read_text() == "new"
+    assert (lake.require(*DAY) / "rows.txt").read_text() == "new"
     assert [p.name for p in (lake.root / DAY[0] / DAY[1] / ".staging").iterdir()] == []
 
 
@@ -49,8 +49,8 @@ def test_two_writers_of_one_partition_do_not_mix(lake: Lake):
         ):
             pass
         (staging / "rows.txt").write_text("mine")
-        lake.describe(staging, {"rows": 4})
-    assert (lake.need(*DAY) / "rows.txt").read_text() == "mine"
+        lake.write_manifest(staging, {"rows": 4})
+    assert (lake.require(*DAY) / "rows.txt").read_text() == "mine"
     write(lake, "next")
 
 
@@ -62,7 +62,7 @@ def test_a_partition_that_was_about_to_be_replaced_is_not_lost(lake: Lake):
     assert not lake.has(*DAY)
     with pytest.raises(RuntimeError, match="boom"), lake.write(*DAY):
         raise RuntimeError("boom")
-    assert (lake.need(*DAY) / "rows.txt").read_text() == "old"
+    assert (lake.require(*DAY) / "rows.txt").read_text() == "old"
 
 
 def test_a_partition_without_a_manifest_is_refused(lake: Lake):
@@ -73,14 +73,14 @@ def test_a_partition_without_a_manifest_is_refused(lake: Lake):
 
 def test_a_missing_partition_says_which_and_how_to_make_it(lake: Lake):
     with pytest.raises(MissingPartition, match=r"shop/raw_logs of 2025-03-01 .* --partition 2025-03-01"):
-        lake.need(*DAY)
+        lake.require(*DAY)
 
 
 def test_a_partition_knows_when_what_it_was_made_from_is_another(lake: Lake):
     def derive(digest: str | None = None) -> None:
-        made_from = lake.made_from("shop", [("raw_logs", DAY[2])])
+        made_from = lake.lineage("shop", [("raw_logs", DAY[2])])
         with lake.write("cleaned_features", "shop", DAY[2]) as staging:
-            lake.describe(staging, made_from | ({"digest": digest} if digest else {}))
+            lake.write_manifest(staging, made_from | ({"digest": digest} if digest else {}))
 
     write(lake, "a")
     derive()
@@ -122,5 +122,5 @@ def test_a_killed_writer_leaves_nothing_that_is_seen_and_the_next_one_cleans_up(
     writer.wait()
     assert not lake.has(*DAY) and lake.days(*DAY[:2]) == []
     write(lake, "whole")
-    assert (lake.need(*DAY) / "rows.txt").read_text() == "whole"
+    assert (lake.require(*DAY) / "rows.txt").read_text() == "whole"
     assert sorted(p.name for p in Path(str(lake.partition(*DAY))).iterdir()) == ["manifest.json", "rows.txt"]

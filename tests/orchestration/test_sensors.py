@@ -43,7 +43,7 @@ def test_a_day_is_asked_for_when_its_file_arrives_or_changes(spec: DatasetSpec, 
             for stage in stages_of(spec):
                 if stage != "raw_logs":
                     with lake.write(stage, spec.name, day) as staging:
-                        lake.describe(staging, {"fingerprint": spec.fingerprint})
+                        lake.write_manifest(staging, {"fingerprint": spec.fingerprint})
 
         def asked() -> list[tuple[str | None, str | None]]:
             context = dg.build_sensor_context(instance=instance, definitions=definitions, resources=resources)
@@ -124,7 +124,7 @@ def test_how_far_models_are_behind_is_told_when_it_changes(spec: DatasetSpec, tm
     assert told() == [(False, "no model yet")]
     assert told() == []
     with lake.write("tuned_models/dlrm", spec.name, DAYS[0]) as staging:
-        lake.describe(staging, {})
+        lake.write_manifest(staging, {})
     assert told() == [(True, 0)]
     write_day(spec, "2026-01-03", landing / spec.name)
     assert told() == [(False, 2)]

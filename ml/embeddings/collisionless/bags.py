@@ -19,7 +19,7 @@ from ml.embeddings.collisionless import state_dict as columns
 from ml.embeddings.collisionless.counters import Counters
 from ml.embeddings.collisionless.row_layout import VERSION
 from ml.embeddings.collisionless.store import Occurrences, Store
-from ml.embeddings.interface import TableFigures, TrainableBags, in_order
+from ml.embeddings.interface import TableStats, TrainableBags, in_order
 from ml.embeddings.optimizers import RowOptimizer
 from ml.embeddings.rules import TableRules
 
@@ -37,7 +37,7 @@ class CollisionlessEmbeddingBags(TrainableBags):
     (torch.Size([3, 4]), 2)
     """
 
-    divided_by_id = True
+    sharded_by_id = True
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class CollisionlessEmbeddingBags(TrainableBags):
             began, *counters = training_state["pass"].numpy()
             self._pass_began_at, self._counted_before = int(began[0]), Counters(*(np.array(row) for row in counters))
 
-    def cap_share(self, rank: int, ranks: int) -> None:
+    def set_rank_cap(self, rank: int, ranks: int) -> None:
         self.store.set_caps([share_of_cap(rule.max_rows, rank, ranks) for rule in self.store.rules])
 
     def begin_pass(self) -> None:
@@ -142,12 +142,12 @@ class CollisionlessEmbeddingBags(TrainableBags):
     def rows_touched(self) -> int:
         return int((self.store.records.words[1 : self.store.used, VERSION] > self._pass_began_at).sum())
 
-    def figures(self) -> dict[str, TableFigures]:
+    def stats(self) -> dict[str, TableStats]:
         store = self.store
         waiting, counters = store.waiting_ids(), store.counters.since(self._counted_before)
         nbytes = store.nbytes_by_table(waiting)
         return {
-            config.name: TableFigures(
+            config.name: TableStats(
                 rows=int(store.live[number]),
                 nbytes=int(nbytes[number]),
                 waiting=int(waiting[number]),

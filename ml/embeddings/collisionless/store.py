@@ -112,7 +112,7 @@ class Store:
         self.gone: list[NDArray[np.int64]] = []  # of each time that rows were let go, [n, 3]: version, table, id
         self.counters = Counters.zeros(tables)
         self.seeds = np.array([seed_of(seed, rule.name) for rule in rules], np.uint64)
-        self._thresholds = np.array([rule.admit_after for rule in rules], np.int64)
+        self._thresholds = np.array([rule.min_count for rule in rules], np.int64)
         self.set_caps([rule.max_rows for rule in rules])
         self._filters = np.array([_filter_of(rule) for rule in rules], np.int64)
         self._halves = np.array([max(1, round((r.window_seconds or 0) * MICROSECONDS / 2)) for r in rules], np.int64)
@@ -474,4 +474,4 @@ def no_waiting(expected: int) -> NDArray[np.int64]:
 
 def _filter_of(rule: TableRules) -> int:
     evicts = rule.max_rows is not None and rule.evict != "never"
-    return DIRECT if rule.admit_after == 1 and not evicts else _FILTERS[rule.filter]
+    return DIRECT if rule.min_count == 1 and not evicts else _FILTERS[rule.filter]

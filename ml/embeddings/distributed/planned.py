@@ -26,7 +26,7 @@ from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from ml.embeddings.fixed.static import StaticEmbeddingBags
-from ml.embeddings.interface import TableFigures, TrainableBags, check_fit, module_name
+from ml.embeddings.interface import TableStats, TrainableBags, check_fit, module_name
 
 _WHOLE = ParameterConstraints(
     sharding_types=[ShardingType.TABLE_WISE.value], compute_kernels=[EmbeddingComputeKernel.FUSED.value]
@@ -108,13 +108,13 @@ class PlannedBags(TrainableBags):
             self.lookups.touched.copy_(training_state["touched"])
             self.lookups.counted.copy_(training_state["counted"] * (self._rank == 0))
 
-    def figures(self) -> dict[str, TableFigures]:
+    def stats(self) -> dict[str, TableStats]:
         """`unknown` counts what was out of vocabulary."""
         found = {}
         for config, (looked_up, unknown) in zip(self._configs, self.lookups.counted.tolist(), strict=True):
             rows = config.num_embeddings if self.owner[config.name] == self._rank else 0
             nbytes = 4 * rows * (config.embedding_dim + 1)
-            found[config.name] = TableFigures(rows, nbytes, looked_up=looked_up, unknown=unknown)
+            found[config.name] = TableStats(rows, nbytes, looked_up=looked_up, unknown=unknown)
         return found
 
     def begin_pass(self) -> None:

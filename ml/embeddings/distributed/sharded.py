@@ -24,7 +24,7 @@ from ml.embeddings.collisionless import state_dict as columns
 from ml.embeddings.distributed.exchange_plan import pool, route, spread
 from ml.embeddings.distributed.planned import PlannedBags
 from ml.embeddings.fixed.static import StaticEmbeddingBags
-from ml.embeddings.interface import TableFigures, TrainableBags, in_order
+from ml.embeddings.interface import TableStats, TrainableBags, in_order
 
 
 class ShardedBags(TrainableBags):
@@ -43,11 +43,11 @@ class ShardedBags(TrainableBags):
         self._means = torch.tensor([c.pooling == PoolingType.MEAN for c in configs for _ in c.feature_names])
         self._dim = configs[0].embedding_dim
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
-        self.divided_by_id = local.divided_by_id
+        self.sharded_by_id = local.sharded_by_id
         self._tables = [config.name for config in configs]
         # Of tables divided by feature, each of which has one.
         self._owner = {config.name: number % self.ranks for number, config in enumerate(configs)}
-        local.cap_share(self.rank, self.ranks)
+        local.set_rank_cap(self.rank, self.ranks)
         self._anchor = nn.Parameter(torch.empty(0))
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
@@ -57,7 +57,7 @@ class ShardedBags(TrainableBags):
 
     def owners(self, ids: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         """Which rank has each occurrence, int64 [N]. key: int64 [N], the number of its feature."""
-        if self.local.divided_by_id:
+        if self.local.sharded_by_id:
             return torch.from_numpy(columns.shard_of(ids.numpy(), self.ranks))
         return key % self.ranks
 
@@ -75,26 +75,26 @@ class ShardedBags(TrainableBags):
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Of tables divided by id this rank's share; of others the whole, on every rank."""
-        return self.local.weights() if self.divided_by_id else self._whole(self.local.weights())
+        return self.local.weights() if self.sharded_by_id else self._whole(self.local.weights())
 
     def training_state(self) -> dict[str, torch.Tensor]:
         """Of tables divided by id this rank's share; of others the whole, on every rank."""
-        return self.local.training_state() if self.divided_by_id else self._whole(self.local.training_state())
+        return self.local.training_state() if self.sharded_by_id else self._whole(self.local.training_state())
 
     def restore(self, weights: Mapping[str, torch.Tensor], training_state: Mapping[str, torch.Tensor] | None) -> None:
         """Take this rank's share of what the whole tables gave."""
-        if self.divided_by_id:
+        if self.sharded_by_id:
             share = columns.divide({**weights, **(training_state or {})}, self._tables, self.rank, self.ranks)
             weights, rest = columns.apart(share, self._tables)
             self.local.restore(weights, None if training_state is None else rest)
         else:
             self.local.restore(weights, None if training_state is None else self._own_marks(training_state))
 
-    def figures(self) -> dict[str, TableFigures]:
-        own = self.local.figures()
-        if self.divided_by_id:
+    def stats(self) -> dict[str, TableStats]:
+        own = self.local.stats()
+        if self.sharded_by_id:
             return own
-        nothing = TableFigures(**{field.name: 0 for field in fields(TableFigures)})
+        nothing = TableStats(**{field.name: 0 for field in fields(TableStats)})
         return {name: figures if self._owner[name] == self.rank else nothing for name, figures in own.items()}
 
     def begin_pass(self) -> None:
@@ -215,6 +215,6 @@ def shard_tables(model: nn.Module, group: dist.ProcessGroup | None = None, by_id
             if isinstance(child, StaticEmbeddingBags):
                 setattr(module, name, PlannedBags(child, group))
             elif isinstance(child, TrainableBags) and not isinstance(child, ShardedBags | PlannedBags):
-                if child.divided_by_id and not by_id:
+                if child.sharded_by_id and not by_id:
                     continue
                 setattr(module, name, ShardedBags(child, group))

@@ -35,7 +35,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from ml.embeddings.fixed.partitions import MULTIPLE, PATH_WIDTH, Partitions, widths_of
-from ml.embeddings.interface import TableFigures, TrainableBags, features_of, generator_of, in_order, module_name, plain
+from ml.embeddings.interface import TableStats, TrainableBags, features_of, generator_of, in_order, module_name, plain
 from ml.embeddings.rules import Operation
 
 _AROUND_ONE = 0.1
@@ -115,8 +115,8 @@ class CompositionalEmbeddingBags(TrainableBags):
             if table.projection is not None:
                 yield f"tables.{module_name(name)}.projection", table.projection
 
-    def figures(self) -> dict[str, TableFigures]:
-        return {name: TableFigures(sum(table.sizes), table.nbytes) for name, table in self._named()}
+    def stats(self) -> dict[str, TableStats]:
+        return {name: TableStats(sum(table.sizes), table.nbytes) for name, table in self._named()}
 
     def begin_pass(self) -> None:
         for _, table in self._named():

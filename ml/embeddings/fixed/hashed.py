@@ -20,7 +20,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from ml.embeddings.fixed.id_to_row import to_rows
-from ml.embeddings.interface import TableFigures, TrainableBags, features_of, generator_of, in_order, plain
+from ml.embeddings.interface import TableStats, TrainableBags, features_of, generator_of, in_order, plain
 
 
 class HashedEmbeddingBags(TrainableBags):
@@ -97,9 +97,9 @@ class HashedEmbeddingBags(TrainableBags):
         tables = zip(self._configs, self._tbe.split_optimizer_states(), strict=True)
         return {f"{config.name}.accumulator": state.detach() for config, (state,) in tables} | {"touched": self.touched}
 
-    def figures(self) -> dict[str, TableFigures]:
+    def stats(self) -> dict[str, TableStats]:
         tables = zip(self._configs, self._tbe.split_embedding_weights(), strict=True)
-        return {config.name: TableFigures(len(weight), weight.nbytes + 4 * len(weight)) for config, weight in tables}
+        return {config.name: TableStats(len(weight), weight.nbytes + 4 * len(weight)) for config, weight in tables}
 
     def begin_pass(self) -> None:
         self.touched.zero_()

@@ -14,7 +14,7 @@ from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from ml.embeddings.interface import TableFigures, TrainableBags, features_of, generator_of, in_order, module_name, plain
+from ml.embeddings.interface import TableStats, TrainableBags, features_of, generator_of, in_order, module_name, plain
 from ml.features.schema import OOV_ID
 
 
@@ -118,12 +118,12 @@ class StaticEmbeddingBags(TrainableBags):
         sums = {f"{name}.accumulator": states[key][f"{key}.momentum_1"] for name, key in inner.items()}
         return sums | {"touched": self.lookups.touched, "counted": self.lookups.counted}
 
-    def figures(self) -> dict[str, TableFigures]:
+    def stats(self) -> dict[str, TableStats]:
         """`unknown` counts what was out of vocabulary."""
         found = {}
         for config, (looked_up, unknown) in zip(self._configs, self.lookups.counted.tolist(), strict=True):
             rows, nbytes = config.num_embeddings, 4 * config.num_embeddings * (config.embedding_dim + 1)
-            found[config.name] = TableFigures(rows, nbytes, looked_up=looked_up, unknown=unknown)
+            found[config.name] = TableStats(rows, nbytes, looked_up=looked_up, unknown=unknown)
         return found
 
     def begin_pass(self) -> None:

@@ -36,7 +36,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "dlrm": {"model": {"bottom": [8], "top": [8], "interaction": "cat"}, "tables": {"features": TABLES}},
     "wide_deep": {"model": {"deep": [8], "crosses": [["a", "b"]]}, "tables": {"features": TABLES}},
     "deepfm": {"model": {"deep": [8]}},
-    "dcn_v2": {"model": {"deep": [8], "low_rank": 3}, "leave_out": ["d"]},
+    "dcn_v2": {"model": {"deep": [8], "low_rank": 3}, "exclude_features": ["d"]},
     "two_tower": {"model": {"hidden": [8], "out": 4, **TOWERS}, "tables": {"features": TABLES}},
 }
 

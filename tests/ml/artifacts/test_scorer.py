@@ -94,7 +94,7 @@ def served(lake: Lake, mlflow_home: Path) -> Callable[[DatasetSpec], PyFuncModel
         with lake.write("raw_logs", spec.name, FIRST) as staging:
             (staging / "rows").mkdir()
             pq.write_table(rows_of(spec), str(staging / "rows" / "part-00000.parquet"))
-            lake.describe(staging, {"rows": ROWS})
+            lake.write_manifest(staging, {"rows": ROWS})
         clean_day(spec, FIRST, lake, "", LocalRunner())
         write_day(spec, FIRST, lake, LocalRunner(), block_rows=64, window_blocks=2)
         tracker = Tracker(mlflow_home)
@@ -185,7 +185,7 @@ def test_an_example_holds_as_many_raw_rows_as_are_wanted(lake: Lake) -> None:
     with lake.write("raw_logs", CLICKED.name, FIRST) as staging:
         (staging / "rows").mkdir()
         pq.write_table(rows_of(CLICKED), str(staging / "rows" / "part-00000.parquet"))
-        lake.describe(staging, {"rows": ROWS})
+        lake.write_manifest(staging, {"rows": ROWS})
     three = example_of(lake, CLICKED, FIRST, 3)
     assert three is not None and len(three) == 3
     assert example_of(lake, CLICKED, FIRST, 0) is None

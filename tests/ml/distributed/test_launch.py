@@ -34,16 +34,16 @@ def on_rank(root: str, day: str, fail_at: int | None = None, killed: bool = Fals
 def fail_in_step(step: int, rank: int, killed: bool) -> None:
     import ml.training.loop as loop
 
-    losses_of, calls = loop.losses_of, iter(range(10_000))
+    per_example_loss, calls = loop.per_example_loss, iter(range(10_000))
 
     def failing(*args):  # type: ignore[no-untyped-def]
         if next(calls) == step and rank == 1:
             if killed:
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ZeroDivisionError("the second process fails")
-        return losses_of(*args)
+        return per_example_loss(*args)
 
-    loop.losses_of = failing
+    loop.per_example_loss = failing
 
 
 def weights(trained: TrainedDay) -> dict[str, torch.Tensor]:

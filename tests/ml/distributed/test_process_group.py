@@ -22,7 +22,7 @@ from tests.helpers.training_days import make_batches, small_recipe
 
 SCHEMA = FeatureSchema(("x", "y"), ("a", "b", "c"), ("m",), "f")
 TABLES = {
-    "a": {"kind": "collisionless", "admit_after": 2, "ttl_seconds": 3600.0},
+    "a": {"kind": "collisionless", "min_count": 2, "ttl_seconds": 3600.0},
     "b": {"kind": "hashed", "rows": 16},
     "c": {"kind": "static", "rows": 64},
     "m": {"kind": "compositional", "rows": 40, "universe": 100},
@@ -129,7 +129,7 @@ def test_two_processes_train_what_one_does(name: str, together: tuple[Path, dict
     torch.testing.assert_close(told[name][0], losses, rtol=rtol, atol=atol)
     whole = put_together(folder, name, RECIPES[name])
     assert whole.rows_touched() == alone.rows_touched()
-    assert whole.figures().keys() == alone.figures().keys()
+    assert whole.stats().keys() == alone.stats().keys()
     for of in (weights_of, slots_of):
         mine, theirs = of(alone), of(whole)
         assert mine.keys() == theirs.keys()
@@ -143,7 +143,7 @@ def test_two_processes_train_what_one_does(name: str, together: tuple[Path, dict
 
 def test_all_ranks_together_keep_to_a_tables_cap(together: tuple[Path, dict[str, Told], int]) -> None:
     whole = put_together(together[0], "capped", CAPPED)
-    assert 0 < whole.figures()["a"].rows <= 11 < whole.figures()["c"].rows
+    assert 0 < whole.stats()["a"].rows <= 11 < whole.stats()["c"].rows
 
 
 def test_ranks_stop_together(together: tuple[Path, dict[str, Told], int]) -> None:

@@ -146,7 +146,7 @@ def test_static_tables_read_one_row_for_all_that_is_out_of_vocabulary() -> None:
     bags = static(configs_of())
     bags.begin_pass()
     bags(features_of({"type": [[2], [ROWS], [-1]], "keys": [[3], [ROWS - 1], [MISSING_ID]]}))
-    assert {name: (f.looked_up, f.unknown) for name, f in bags.figures().items()} == {"type": (3, 2), "keys": (3, 0)}
+    assert {name: (f.looked_up, f.unknown) for name, f in bags.stats().items()} == {"type": (3, 2), "keys": (3, 0)}
     assert bags.rows_touched() == 2 + 3
     bags.eval()
     for strange in (ROWS, ROWS + 10**12, -1, -(2**63)):
@@ -178,6 +178,6 @@ def test_bytes_by_table_add_up_to_those_of_the_store() -> None:
         ids = {name: [[int(i)] for i in rng.integers(0, 10**6, 3000)] for name in NAMES}
         bags(features_of(ids)).values().sum().backward()
     assert isinstance(bags, CollisionlessEmbeddingBags)
-    assert sum(f.nbytes for f in bags.figures().values()) == pytest.approx(bags.store.nbytes, abs=2)
+    assert sum(f.nbytes for f in bags.stats().values()) == pytest.approx(bags.store.nbytes, abs=2)
     bags.store.let_go(bags.store.rows_of(0))
-    assert sum(f.nbytes for f in bags.figures().values()) == pytest.approx(bags.store.nbytes, abs=2)
+    assert sum(f.nbytes for f in bags.stats().values()) == pytest.approx(bags.store.nbytes, abs=2)

@@ -14,7 +14,7 @@ Told = dict[str, tuple[float | None, float | None]]
 
 
 def report(number: int, told: Told) -> dict[str, Any]:
-    """As `figures.json` has it. told: AUC and log loss, by model."""
+    """As `metrics.json` has it. told: AUC and log loss, by model."""
     facts = {"snapshot_day": f"2026-01-{number:02d}"}
     models = {name: {"auc": auc, "log_loss": loss, "facts": facts} for name, (auc, loss) in told.items()}
     return {"day": f"2026-01-{number + 1:02d}", "models": models}

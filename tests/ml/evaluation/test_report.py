@@ -52,8 +52,8 @@ def strict(text: str) -> Any:
 def test_figures_hold_every_documented_key_in_strict_json(lake: Lake) -> None:
     spec = spec_of()
     done = evaluate(lake, spec, shop_day(spec, DAYS[3], 2_000))
-    folder = lake.need("reports", "shop", DAYS[3])
-    figures = strict((folder / "figures.json").read_text())
+    folder = lake.require("reports", "shop", DAYS[3])
+    figures = strict((folder / "metrics.json").read_text())
     assert figures == done.figures
     documented = re.findall(r"^    (\w+(?:, \w+)*) {2,}\w", ml.evaluation.evaluate.__doc__ or "", re.MULTILINE)
     assert {key for line in documented for key in line.split(", ")} == set(figures)
@@ -120,7 +120,7 @@ def test_an_empty_day_says_so(lake: Lake) -> None:
     done = evaluate(lake, spec, shop_day(spec, DAYS[3], 0))
     assert done.rows == 0 and done.plots == {} and "no rows" in done.verdict
     assert all(done.figures["model"][name] is None for name in METRICS)
-    strict((done.report.parent / "figures.json").read_text())
+    strict((done.report.parent / "metrics.json").read_text())
 
 
 def test_a_first_day_has_data_facts_and_no_model(lake: Lake) -> None:

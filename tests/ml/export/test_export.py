@@ -59,7 +59,7 @@ def test_the_manifest_says_all_of_it(lake: Lake, days: list[str]) -> None:
     done = exported(lake, days[1])
     manifest, found = lake.manifest(STAGE, "made", days[1]), done.quantised
     source = lake.manifest("tuned_models/dlrm", "made", days[1])
-    assert manifest["snapshot"] == source["digest"] == manifest["made_from"][f"tuned_models/dlrm/{days[1]}"]
+    assert manifest["snapshot"] == source["digest"] == manifest["lineage"][f"tuned_models/dlrm/{days[1]}"]
     assert manifest["digest"] == digest(done.folder) and manifest["fingerprint"] == made_spec().fingerprint
     assert manifest["export"] == {"rows": "int8", "tables": {}, "layers": "int8", "max_auc_loss": 0.0005}
     assert manifest["bytes"] == {"before": done.bytes_before, "after": done.bytes_after}
@@ -94,7 +94,7 @@ def test_no_later_day_is_looked_at_and_earlier_ones_only_where_rows_are_few(
 
 def test_days_of_another_specification_are_not_scored(lake: Lake, days: list[str]) -> None:
     other = lake.manifest("mds_datasets", "made", days[0]) | {"fingerprint": "another"}
-    lake.describe(lake.partition("mds_datasets", "made", days[0]), other)
+    lake.write_manifest(lake.partition("mds_datasets", "made", days[0]), other)
     assert rows_to_score(lake, made_spec(), days[1])[0] == [days[1]]
 
 
@@ -139,8 +139,8 @@ def test_foreign_and_damaged_exports_are_refused(lake: Lake, days: list[str]) ->
 
 
 def test_sampled_rows_are_scored_as_they_were_learned(lake: Lake, days: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a recipe with `correct_sampling`: the guard sees logits less the log of `sample_rate`."""
-    train_day(made_spec(), days[0], lake, recipe=small_recipe(**COARSE, correct_sampling=True), progress=False)
+    """Of a recipe with `sampling_correction`: the guard sees logits less the log of `sample_rate`."""
+    train_day(made_spec(), days[0], lake, recipe=small_recipe(**COARSE, sampling_correction=True), progress=False)
     _, batch = rows_to_score(lake, made_spec(), days[0])
     assert batch is not None
     sampled = replace(batch, sample_rate=torch.full((len(batch),), 0.1))

@@ -30,6 +30,6 @@ def write_raw() -> WriteRaw:
             for n in range(parts):
                 part = table.slice(edges[n], edges[n + 1] - edges[n])
                 pq.write_table(part, str(staging / "rows" / f"part-{n:05d}.parquet"), row_group_size=row_group)
-            lake.describe(staging, {"rows": len(table)})
+            lake.write_manifest(staging, {"rows": len(table)})
 
     return write

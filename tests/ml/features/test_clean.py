@@ -169,7 +169,7 @@ def test_negatives_come_from_the_window_that_begins_the_day_before(lake: Lake, t
     assert (second.positives, second.negatives) == (700, 2100)
     got = feature_table(lake, spec, DAYS[1])
     assert got["event_time"].to_pylist() == sorted(got["event_time"].to_pylist())
-    assert lake.manifest(STAGE, "shop", DAYS[1])["made_from"].keys() == {
+    assert lake.manifest(STAGE, "shop", DAYS[1])["lineage"].keys() == {
         *(f"raw_logs/{day}" for day in DAYS[:2]),
         f"cleaned_features/{DAYS[0]}",
     }

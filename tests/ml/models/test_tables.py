@@ -25,7 +25,7 @@ FEATURES = {
     "word": {"kind": "hashed", "rows": 64},
     "page": {"kind": "compositional", "rows": 200, "universe": 5000},
     "site": {"kind": "compositional", "rows": 500, "family": "hash", "operation": "project", "dim": 4},
-    "tags": {"kind": "collisionless", "admit_after": 2, "ttl_seconds": 3600.0},
+    "tags": {"kind": "collisionless", "min_count": 2, "ttl_seconds": 3600.0},
 }
 MICROSECONDS = 1_000_000
 

@@ -102,7 +102,7 @@ def test_uniform_negatives_come_from_the_items_of_late() -> None:
 
 
 def test_rows_without_any_known_id_have_a_gradient_that_is_no_explosion() -> None:
-    tables = {"default": {"kind": "collisionless", "admit_after": 2}, "features": {}}
+    tables = {"default": {"kind": "collisionless", "min_count": 2}, "features": {}}
     sizes = {"user": ["user"], "item": ["item"], "embedding_dim": 8, "out": 16, "hidden": [16]}
     model = build_model(load_recipe("two_tower", {"model": sizes, "tables": tables}), SCHEMA)
     assert isinstance(model, TwoTower)

@@ -26,7 +26,7 @@ def test_every_dataset_has_a_recipe_that_fits_its_features(catalog: dict[str, Da
             for config in bags.embedding_bag_configs()
             for feature in config.feature_names
         }
-        assert read == set(features.sparse) - set(recipe.leave_out)
+        assert read == set(features.sparse) - set(recipe.exclude_features)
 
 
 def test_overrides_change_only_what_they_name() -> None:
@@ -70,9 +70,9 @@ def of_x(table: dict[str, object]) -> dict[str, object]:
         ({"dense_optimizer": {"kind": "lion"}}, "dense_optimizer.kind"),
         ({"schedule": {"warm_up": 0.9, "decay_start": 0.5}}, "schedule"),
         ({"splits": ["trian"]}, "splits.0"),
-        (of_x({"admit_after": 3}), "tables.features.x"),
+        (of_x({"min_count": 3}), "tables.features.x"),
         (of_x({"kind": "collisionless", "ttl_seconds": 1e300}), "tables.features.x.collisionless.ttl_seconds"),
-        (of_x({"kind": "collisionless", "admit_after": 2**40}), "tables.features.x.collisionless.admit_after"),
+        (of_x({"kind": "collisionless", "min_count": 2**40}), "tables.features.x.collisionless.min_count"),
         (
             {"tables": {"features": {"x": {"kind": "compositional", "rows": 1000, "universe": 9, "parts": 3}}}},
             "tables.features.x.compositional",
@@ -94,7 +94,7 @@ def test_a_wrong_override_is_refused_with_its_key_path(overrides: dict[str, obje
 
 
 @pytest.mark.parametrize(
-    "overrides", [{"correct_sampling": True}, {"label_smoothing": 0.1}, {"tables": {"init_scale": 0}}], ids=str
+    "overrides", [{"sampling_correction": True}, {"label_smoothing": 0.1}, {"tables": {"init_scale": 0}}], ids=str
 )
 def test_what_two_towers_would_pass_over_is_refused(overrides: dict[str, object]) -> None:
     with pytest.raises(CatalogError, match=next(iter(overrides))):

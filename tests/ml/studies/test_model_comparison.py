@@ -24,5 +24,5 @@ def test_all_of_the_last_day_is_scored_whatever_was_trained_on(lake: Lake, monke
 
     monkeypatch.setattr(model_comparison, "predict", worst)
     spec, days = made_spec(), write_days(lake, made_spec(), 2, 200)
-    (found,) = compare(spec, days, lake, seeds=1, overrides={"splits": ["train"], "correct_sampling": True})
+    (found,) = compare(spec, days, lake, seeds=1, overrides={"splits": ["train"], "sampling_correction": True})
     assert scored == [(200, True)] and found.auc == 0.0

@@ -93,7 +93,7 @@ def test_a_model_learns_and_scores_the_next_day(lake: Lake) -> None:
 def test_predicting_changes_nothing_and_does_not_depend_on_the_batches(lake: Lake) -> None:
     days = write_days(lake, made_spec(), days=1, rows=300)
     train_days(lake, days)
-    folder = lake.need(STAGE, "made", days[0])
+    folder = lake.require(STAGE, "made", days[0])
     state = load_snapshot(folder)
     state.model.train()
     tables = [t for bags in state.bags.values() for t in (*bags.weights().values(), *bags.training_state().values())]

@@ -140,7 +140,7 @@ def test_sampled_rows_teach_the_odds_of_the_log() -> None:
     )
     seen = {}
     for corrected in (True, False):
-        recipe = small_recipe(correct_sampling=corrected, dense_optimizer={"lr": 0.02}, tables={"features": {}})
+        recipe = small_recipe(sampling_correction=corrected, dense_optimizer={"lr": 0.02}, tables={"features": {}})
         state = new_state(recipe, schema)
         state.begin_pass()
         train(state, [whole] * 300, total_steps=300)

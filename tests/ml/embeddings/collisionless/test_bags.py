@@ -71,7 +71,7 @@ class Reference:
                 if sum(t == table for t, _ in self.rows) < (rule.max_rows or 2**60):
                     counts, _ = self.waiting.pop(key, ([], 0))
                     self.rows[key] = self.new_row(key, sum(counts) or occurrences.count(key), now)
-                elif rule.evict == "never" and rule.admit_after == 1:
+                elif rule.evict == "never" and rule.min_count == 1:
                     self.waiting.pop(key)  # such a table remembers nobody
         return [self.bag(table, ids, mean) for _, table, ids, mean in batch]
 
@@ -84,7 +84,7 @@ class Reference:
             counts = counts if halves <= 0 else [counts[1], 0] if halves == 1 else [0, 0]
         counts = [counts[0], counts[1] + 1]
         self.waiting[key] = (counts, max(seen, now))
-        return sum(counts) >= rule.admit_after
+        return sum(counts) >= rule.min_count
 
     def evict(self, table: str, more: int, kept: set) -> None:
         rule = self.rules[table]
@@ -165,8 +165,8 @@ IDS = st.sampled_from(EDGES) | st.integers(-(2**63), 2**63 - 1)
 BAGS = st.lists(st.lists(IDS, max_size=4), min_size=2, max_size=2)  # of two examples
 STEP = st.tuples(st.sampled_from(["train", "train", "train", "expire", "look", "reload"]), BAGS, BAGS, BAGS, st.integers(0, 40))
 RULES = st.builds(
-    lambda admit_after, window, ttl, cap, evict: TableRules(
-        "t", admit_after, "sliding" if window else "exact", window, ttl, cap, evict
+    lambda min_count, window, ttl, cap, evict: TableRules(
+        "t", min_count, "sliding" if window else "exact", window, ttl, cap, evict
     ),
     st.sampled_from([1, 2, 3]),
     st.sampled_from([None, None, 4.0]),
@@ -288,7 +288,7 @@ def test_a_full_table_drops_what_was_least_recently_or_least_frequently_used() -
 
 
 def test_the_probabilistic_filter_admits_after_so_many_on_average() -> None:
-    store = new_store(TableRules("t", admit_after=10, filter="probabilistic"))
+    store = new_store(TableRules("t", min_count=10, filter="probabilistic"))
     ids, seen_before = np.arange(20_000), np.zeros(20_000)
     for _ in range(60):
         seen_before += store.find(np.zeros(len(ids), np.int64), ids) == 0
@@ -300,7 +300,7 @@ def test_the_probabilistic_filter_admits_after_so_many_on_average() -> None:
 
 def test_evaluation_changes_nothing() -> None:
     tables = [EmbeddingBagConfig(name="t", embedding_dim=4, num_embeddings=1, feature_names=["f"])]
-    bags = CollisionlessEmbeddingBags(tables, lr=LR, init_scale=SCALE, rules={"t": TableRules("t", admit_after=2)})
+    bags = CollisionlessEmbeddingBags(tables, lr=LR, init_scale=SCALE, rules={"t": TableRules("t", min_count=2)})
     train_ids(bags.store, np.array([1, 1, 2, 3]))
     before = {name: value.clone() for name, value in (bags.weights() | bags.training_state()).items()}
     bags.eval()

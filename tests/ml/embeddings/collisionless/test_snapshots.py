@@ -24,7 +24,7 @@ from ml.embeddings.optimizers import Kind, RowOptimizer
 from ml.embeddings.rules import TableRules
 
 SECOND = 1_000_000
-RULES = [TableRules("t", admit_after=2, ttl_seconds=5.0), TableRules("u", max_rows=40), TableRules("v", 3, "sliding", 4.0)]
+RULES = [TableRules("t", min_count=2, ttl_seconds=5.0), TableRules("u", max_rows=40), TableRules("v", 3, "sliding", 4.0)]
 
 
 def new_store() -> Store:

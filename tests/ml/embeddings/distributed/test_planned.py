@@ -99,7 +99,7 @@ def facts(rank: int, ranks: int, bags: TrainableBags, model: nn.Module, half: Tr
         "pooled": [*first, *pooled(bags, rank, ranks, range(HALF, STEPS))],
         "middle": middle,
         "end": told(bags),
-        "figures": bags.figures(),
+        "figures": bags.stats(),
         "touched": bags.rows_touched(),
         "none": bags(batch(0, 0, 0)[1]).values().detach(),
         "logits before": logits(whole, rank, ranks),
