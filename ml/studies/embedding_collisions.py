@@ -50,7 +50,9 @@ class Curve:
 def run_study(
     ratings: Ratings, seeds: int = 3, epochs: int = 10, on_result: Callable[[Curve], None] | None = None
 ) -> list[Curve]:
-    """Every variant under every seed; `on_result` receives each as it ends. A seed fixes split, order and first weights for all."""
+    """Every variant under every seed; `on_result` receives each as it ends.
+
+    A seed fixes split, order and first weights for all."""
     curves = []
     for seed in range(seeds):
         for name, recipe in variants(ratings, seed).items():

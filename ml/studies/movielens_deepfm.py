@@ -101,7 +101,8 @@ def run_study(
     patience: int = 2,
     on_result: Callable[[Run], None] | None = None,
 ) -> list[Run]:
-    """Every protocol under seeds 0, 1, …, each of which fixes split, order and first weights; `on_result` receives each run as it ends.
+    """Every protocol under seeds 0, 1, …, each of which fixes split, order and first weights.
+    `on_result` receives each run as it ends.
 
     ratings: with the features of `ALL`. A run ends after `epochs`, or `patience` epochs without a better AUC on validation.
     """
