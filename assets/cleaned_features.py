@@ -27,7 +27,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, lake: LakeResource, landing: LandingResource, spark: SparkResource
     ) -> dg.MaterializeResult:
         from ml.features.clean import clean_day
-        from ml.features.schema import arrow_schema
+        from ml.schema import arrow_schema
 
         folder, runner, session = landing.folder(spec.name), spark.runner(), spark.session()
         columns = [dg.TableColumn(field.name, str(field.type)) for field in arrow_schema(spec)]

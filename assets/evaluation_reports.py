@@ -64,7 +64,7 @@ def _models_before(spec: DatasetSpec, day: str, lake: Lake) -> "dict[str, Scored
     """The models of the day before, as the report asks them; none on the first day."""
     from ml.datasets.collate import batch_from_arrow
     from ml.evaluation.evaluate import Scored
-    from ml.features.schema import FeatureSchema
+    from ml.schema import FeatureSchema
     from ml.training.day import previous_day
     from ml.training.predict import load_model, predict, stage_of
 

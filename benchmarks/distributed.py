@@ -22,9 +22,9 @@ from benchmarks.result import Result
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.reader import BlockReader
 from ml.distributed.launch import launch, process_group
-from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe, load_recipe
+from ml.schema import FeatureSchema
 from ml.training.loop import train
 from ml.training.state import new_state
 

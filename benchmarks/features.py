@@ -27,7 +27,6 @@ from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import SparkRunner
 from ml.compute.spark import start_session
 from ml.features.clean import clean_day
-from ml.features.schema import EVENT_TIME
 from ml.features.transforms import compile_transforms
 from ml.lake import Lake
 from ml.logs.ingest import ingest_day
@@ -36,6 +35,7 @@ from ml.logs.streams import blocks
 from ml.logs.text.layout import Layout
 from ml.logs.text.parse import parse_block
 from ml.parquet import write_table
+from ml.schema import EVENT_TIME
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

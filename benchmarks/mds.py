@@ -29,10 +29,10 @@ from ml.compute.spark import start_session
 from ml.datasets.batch import Batch
 from ml.datasets.reader import BlockReader
 from ml.datasets.write import write_day
-from ml.features.schema import FeatureSchema, arrow_schema
 from ml.lake import Lake
 from ml.parquet import write_table
 from ml.recipes.recipe import recipe_of
+from ml.schema import FeatureSchema, arrow_schema
 from ml.training.loop import train
 from ml.training.state import new_state
 

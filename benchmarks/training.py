@@ -32,10 +32,10 @@ from benchmarks.result import Result
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
 from ml.datasets.reader import BlockReader
-from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 from ml.metrics import auc
 from ml.recipes.recipe import load_recipe
+from ml.schema import FeatureSchema
 from ml.training.loop import threads, train
 from ml.training.state import new_state
 

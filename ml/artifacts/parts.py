@@ -31,8 +31,8 @@ from ml.artifacts.snapshot import FORMAT, STATE, TABLES, Tensors, described, put
 from ml.distributed.process_group import Ranks
 from ml.embeddings.collisionless import state_dict as columns
 from ml.embeddings.distributed.replicas import merge
-from ml.features.schema import FeatureSchema
 from ml.recipes.recipe import Recipe
+from ml.schema import FeatureSchema
 from ml.training.state import TrainState
 
 _KINDS = {"weights/": weights_of, "optimizer/": slots_of}

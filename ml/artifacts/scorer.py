@@ -20,11 +20,10 @@ from upath import UPath
 from ml.artifacts.snapshot import load_snapshot
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.collate import batch_from_arrow
-from ml.features.columns import ARROW_TYPES
 from ml.features.hashing import hash_values
-from ml.features.schema import EVENT_TIME, HISTORY_PREFIX, LABEL, SAMPLE_RATE, FeatureSchema
 from ml.features.transforms import compile_transforms
 from ml.features.vocabulary import Vocabulary
+from ml.schema import ARROW_TYPES, EVENT_TIME, HISTORY_PREFIX, LABEL, SAMPLE_RATE, FeatureSchema
 from ml.training.predict import predict
 
 SPEC, VOCABULARIES, ARTIFACT = "spec.json", "vocabulary", "model"

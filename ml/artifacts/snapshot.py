@@ -23,8 +23,8 @@ from upath import UPath
 
 from ml.distributed.process_group import Ranks
 from ml.embeddings.interface import dense_buffers, dense_parameters
-from ml.features.schema import FeatureSchema
 from ml.recipes.recipe import Recipe
+from ml.schema import FeatureSchema
 from ml.training.state import Pass, TrainState, new_state
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"

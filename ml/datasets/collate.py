@@ -9,7 +9,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ml.datasets.batch import Batch
 from ml.datasets.rows import Rows, gather_runs
-from ml.features.schema import FeatureSchema
+from ml.schema import FeatureSchema
 
 
 def batch_from_rows(rows: Rows, schema: FeatureSchema) -> Batch:

@@ -1,6 +1,6 @@
 """The feature table of a day as the writer of training data takes it in: checked, and window by window.
 
-What the table's columns are is `ml.features.schema`; who writes it is `ml.features`.
+What the table's columns are is `ml.schema`; who writes it is `ml.features`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
-from ml.features.schema import EVENT_TIME, LABEL, SAMPLE_RATE, FeatureSchema, arrow_schema
+from ml.schema import EVENT_TIME, LABEL, SAMPLE_RATE, FeatureSchema, arrow_schema
 
 FEATURES = "cleaned_features"
 

@@ -24,8 +24,8 @@ from ml.datasets.rows import Rows
 from ml.datasets.shards import Bytes, Shard, digest, pool_bytes, read_blocks, shards_of
 from ml.datasets.shuffle_blocks import Pool, by_blocks, by_window, pools_between
 from ml.datasets.splits import SPLITS, derive_seed
-from ml.features.schema import FeatureSchema
 from ml.lake import Lake
+from ml.schema import FeatureSchema
 
 if TYPE_CHECKING:
     from ml.datasets.cache import ShardCache

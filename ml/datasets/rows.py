@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ml.features.schema import EVENT_TIME, LABEL, SAMPLE_RATE, FeatureSchema
+from ml.schema import EVENT_TIME, LABEL, SAMPLE_RATE, FeatureSchema
 
 Array = npt.NDArray[Any]
 

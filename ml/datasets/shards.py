@@ -24,8 +24,8 @@ from upath import UPath
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.rows import columns_of
 from ml.datasets.splits import HASH, STAGE
-from ml.features.schema import FeatureSchema
 from ml.lake import Lake
+from ml.schema import FeatureSchema
 
 Bytes = npt.NDArray[np.uint8]
 Columns = dict[str, list[Bytes]]  # of a shard: by name, one array per block

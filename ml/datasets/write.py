@@ -26,8 +26,8 @@ from ml.compute.runner import Runner
 from ml.datasets.feature_table import FEATURES, Part, late, parts_of, windows_of
 from ml.datasets.rows import Rows, columns_of
 from ml.datasets.splits import HASH, SPLITS, STAGE, derive_seed, mix64, split_of
-from ml.features.schema import FeatureSchema
 from ml.lake import Lake
+from ml.schema import FeatureSchema
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from sklearn.linear_model import SGDClassifier
 from ml.catalog.spec import DatasetSpec
 from ml.evaluation.design import Design
 from ml.evaluation.rows import chunks, count_rows
-from ml.features.schema import LABEL, FeatureSchema
 from ml.lake import Lake
 from ml.metrics import ClickSums
+from ml.schema import LABEL, FeatureSchema
 
 NONZEROS = 8_000_000  # of the training matrix; beyond them rows are thinned at random, which bounds time and memory
 TUNING_NONZEROS = 3_000_000

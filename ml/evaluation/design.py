@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from ml.features.schema import FeatureSchema
+from ml.schema import FeatureSchema
 
 BUCKETS = 2**20
 CLIP = 4.0  # standard deviations: one wild value must not set the solver's step

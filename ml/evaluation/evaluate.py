@@ -45,9 +45,9 @@ from ml.evaluation.report import render
 from ml.evaluation.rows import FEATURES, chunks, earlier_days
 from ml.evaluation.slices import key_columns, known_keys, score_slices, slices_of
 from ml.evaluation.verdict import attained, beats, verdict
-from ml.features.schema import LABEL, ORACLE, arrow_schema
 from ml.lake import Lake
 from ml.metrics import ClickSums, summary
+from ml.schema import LABEL, ORACLE, arrow_schema
 
 STAGE = "reports"
 WINDOW_DAYS = 7

@@ -11,8 +11,8 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.features.read import feature_parts
-from ml.features.schema import arrow_schema
 from ml.lake import Lake
+from ml.schema import arrow_schema
 
 FEATURES = "cleaned_features"
 CHUNK = 65_536

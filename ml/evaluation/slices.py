@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from ml.catalog.spec import DatasetSpec
 from ml.evaluation.rows import chunks
-from ml.features.schema import EVENT_TIME, ITEM_KEY, SLICE_PREFIX, USER_KEY
 from ml.lake import Lake
 from ml.metrics import summary
+from ml.schema import EVENT_TIME, ITEM_KEY, SLICE_PREFIX, USER_KEY
 
 TOP_VALUES = 12
 OTHER, MISSING = "(all others)", "(missing)"

@@ -20,10 +20,10 @@ from ml.datasets.reader import BlockReader
 from ml.datasets.splits import SPLITS
 from ml.datasets.splits import STAGE as DATASETS
 from ml.export.quantise import Quantised, quantise
-from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 from ml.recipes.export import LOOK_BACK_DAYS, ExportRecipe
 from ml.recipes.recipe import recipe_of
+from ml.schema import FeatureSchema
 from ml.training.predict import stage_of as trained_stage
 
 ROWS = 8192

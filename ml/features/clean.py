@@ -19,7 +19,6 @@ from upath import UPath
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import Runner
 from ml.features.clean_task import Done, Job, Task, clean_task, earlier_days, expand_task, plan
-from ml.features.schema import arrow_schema
 from ml.features.side_join import BROADCAST_BYTES, Joined, Strategy, prepare, sort_merge_join, strategy_for
 from ml.features.vocabulary import StateFile
 from ml.features.vocabulary_counts import ARROW_ROWS, Merge, VocabularySize, merge_in_arrow, merge_on_spark, pack
@@ -27,6 +26,7 @@ from ml.lake import Lake
 from ml.logs.index import reading_fingerprint
 from ml.logs.read import raw_parts, read_table
 from ml.parquet import write_table
+from ml.schema import arrow_schema
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

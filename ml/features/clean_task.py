@@ -22,12 +22,12 @@ from ml.catalog.spec import DatasetSpec, Negatives
 from ml.features.point_in_time.history import with_history
 from ml.features.point_in_time.negatives import MICROSECONDS_PER_HOUR, Events, sample, with_negatives
 from ml.features.point_in_time.trailing_counts import with_recent
-from ml.features.schema import EVENT_TIME, HISTORY_PREFIX, LABEL, SAMPLE_RATE
 from ml.features.side_join import ROW, TASK_SHIFT, Joined, join_all
 from ml.features.transforms import SAMPLED_LABEL, compile_transforms, sparse_features
 from ml.features.vocabulary import StateFile, Vocabulary
 from ml.features.vocabulary_counts import write_counts
 from ml.parquet import read_parquet, write_table
+from ml.schema import EVENT_TIME, HISTORY_PREFIX, LABEL, SAMPLE_RATE
 
 
 @dataclass(frozen=True)

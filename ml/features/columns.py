@@ -5,13 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from ml.catalog.spec import ColumnType
-
-ARROW_TYPES: dict[ColumnType, pa.DataType] = {
-    "int": pa.int64(),
-    "float": pa.float64(),
-    "string": pa.string(),
-    "bool": pa.bool_(),
-}
+from ml.schema import ARROW_TYPES
 
 
 def take_column(batch: pa.RecordBatch, name: str, declared: ColumnType) -> pa.Array:

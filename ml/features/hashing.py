@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from ml.features.buffers import flat, numbers, string_bytes, validity
-from ml.features.schema import FIRST_ID, MISSING_ID
+from ml.schema import FIRST_ID, MISSING_ID
 
 _P1 = np.uint64(0x9E3779B185EBCA87)
 _P2 = np.uint64(0xC2B2AE3D27D4EB4F)

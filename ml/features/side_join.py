@@ -16,8 +16,9 @@ from upath import UPath
 
 from ml.catalog.spec import ColumnType, SideTable
 from ml.features.buffers import flat
-from ml.features.columns import ARROW_TYPES, plain
+from ml.features.columns import plain
 from ml.parquet import read_parquet
+from ml.schema import ARROW_TYPES
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -18,7 +18,7 @@ from ml.catalog.spec import ColumnType, SparseColumn
 from ml.features.buffers import flat, string_bytes, validity
 from ml.features.columns import plain, take_column
 from ml.features.hashing import combine, feature_seed, hash_ranges, hash_values
-from ml.features.schema import EVENT_TIME, FIRST_ID, HISTORY_PREFIX, MISSING_ID
+from ml.schema import EVENT_TIME, FIRST_ID, HISTORY_PREFIX, MISSING_ID
 
 CROSS_JOINER = " × "
 

@@ -17,9 +17,9 @@ from ml.features.buffers import flat
 from ml.features.columns import plain, take_column
 from ml.features.dense import dense_values
 from ml.features.hashing import hash_values
-from ml.features.schema import EVENT_TIME, ITEM_KEY, LABEL, ORACLE, SAMPLE_RATE, SLICE_PREFIX, USER_KEY, arrow_schema
 from ml.features.sparse import SparseFeature
 from ml.features.vocabulary import Vocabulary
+from ml.schema import EVENT_TIME, ITEM_KEY, LABEL, ORACLE, SAMPLE_RATE, SLICE_PREFIX, USER_KEY, arrow_schema
 
 # 1 for a logged event and 0 for a sampled negative, where a spec has negatives; no log's column is called so.
 SAMPLED_LABEL = "sampled:label"

@@ -19,7 +19,7 @@ from upath import UPath
 from ml.catalog.spec import VocabularySpec
 from ml.features.buffers import numbers
 from ml.features.hashtable import EMPTY, find, insert, slots_for
-from ml.features.schema import FIRST_ID, MISSING_ID, OOV_ID
+from ml.schema import FIRST_ID, MISSING_ID, OOV_ID
 
 COUNTS = pa.schema([("key", pa.int64()), ("value", pa.string()), ("count", pa.int64())])
 STATE = pa.schema([*COUNTS, ("id", pa.int64())])

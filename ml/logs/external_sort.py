@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from upath import UPath
 
-from ml.features.schema import EVENT_TIME
+from ml.schema import EVENT_TIME
 
 SECOND = 1_000_000
 BATCH_ROWS = 1 << 16

@@ -19,7 +19,6 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner, Runner
-from ml.features.schema import EVENT_TIME
 from ml.lake import Lake
 from ml.logs.clock import day_bounds, day_index, position_times
 from ml.logs.external_sort import Run, in_time_order, plan_parts, write_parquet, write_part, write_run
@@ -30,6 +29,7 @@ from ml.logs.scan import TASK_BYTES, Scanned, Slice, cut, file_day, pack, scan
 from ml.logs.sources import NoLogs
 from ml.logs.text.layout import Layout
 from ml.logs.validate_rows import UNPLACED
+from ml.schema import EVENT_TIME
 
 PART_ROWS = 1 << 18
 _BAD_SCHEMA = pa.schema([pa.field("order", pa.int64()), pa.field("block", pa.int64()), *SCHEMA])

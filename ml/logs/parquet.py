@@ -19,8 +19,9 @@ from ml.catalog.spec import ColumnType, Source
 from ml.logs.parsed_blocks import Records
 from ml.logs.quarantine import NOT_UTF8, TEXT_BYTES, bad_value, damaged
 from ml.logs.sources import LogFile
-from ml.logs.text.layout import ARROW_TYPES, Layout, names_in
+from ml.logs.text.layout import Layout, names_in
 from ml.logs.text.value_types import null_tokens
+from ml.schema import ARROW_TYPES
 
 
 def read_row_groups(source: Source, file: LogFile, wanted: Collection[int] | None) -> Iterator[Records]:

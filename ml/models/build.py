@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from ml.features.schema import FeatureSchema
 from ml.models.dcn import DCNv2
 from ml.models.deepfm import DeepFM
 from ml.models.dlrm import DLRM
@@ -17,6 +16,7 @@ from ml.models.two_tower import TwoTower
 from ml.models.wide_deep import WideDeep
 from ml.recipes.models import DcnRecipe, DeepFMRecipe, DlrmRecipe, TwoTowerRecipe, WideDeepRecipe
 from ml.recipes.recipe import Recipe
+from ml.schema import FeatureSchema
 
 
 def _dlrm(recipe: Recipe, chosen: DlrmRecipe, schema: FeatureSchema) -> nn.Module:

@@ -15,12 +15,12 @@ from ml.embeddings.interface import TrainableBags
 from ml.embeddings.mixed import MixedEmbeddingBags
 from ml.embeddings.optimizers import RowOptimizer
 from ml.embeddings.rules import TableRules
-from ml.features.schema import FeatureSchema
 from ml.models.crosses import cross_name
 from ml.recipes.models import WideDeepRecipe
 from ml.recipes.optimizers import TableOptimizer
 from ml.recipes.recipe import Recipe
 from ml.recipes.tables import CollisionlessTable, CompositionalTable, SharedTable
+from ml.schema import FeatureSchema
 
 Tables = Mapping[str, Sequence[str]]  # by name: the features that read it
 

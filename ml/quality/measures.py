@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from statistics import median
 
 from ml.catalog.spec import DatasetSpec
-from ml.features.columns import ARROW_TYPES
-from ml.features.schema import arrow_schema
 from ml.logs.quarantine import damaged
 from ml.quality.drift import population_stability_index
 from ml.quality.profile import Profile
+from ml.schema import ARROW_TYPES, arrow_schema
 
 DAY = "day"
 

@@ -21,9 +21,9 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.features.hashing import combine, hash_values
-from ml.features.schema import EVENT_TIME, FIRST_ID, LABEL, MISSING_ID, OOV_ID, SAMPLE_RATE, FeatureSchema
 from ml.quality.content import content_of
 from ml.quality.profile import ColumnProfile, Histogram, Profile
+from ml.schema import EVENT_TIME, FIRST_ID, LABEL, MISSING_ID, OOV_ID, SAMPLE_RATE, FeatureSchema
 
 BUCKETS = 256
 Ids = npt.NDArray[np.int64]

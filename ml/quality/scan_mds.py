@@ -16,11 +16,11 @@ from ml.catalog.spec import DatasetSpec
 from ml.datasets.rows import Rows
 from ml.datasets.shards import Bytes, pool_bytes, shards_of
 from ml.datasets.splits import SPLITS
-from ml.features.schema import EVENT_TIME, LABEL, SAMPLE_RATE, FeatureSchema
 from ml.lake import Lake
 from ml.quality.content import content_of
 from ml.quality.profile import ColumnProfile, Histogram, Profile
 from ml.quality.scan import add_histograms, histogram_of, merge_columns, number_profile
+from ml.schema import EVENT_TIME, LABEL, SAMPLE_RATE, FeatureSchema
 
 
 def scan_mds(spec: DatasetSpec, partition: UPath, manifest: Mapping[str, Any], bounds: tuple[int, int]) -> Profile:

@@ -21,11 +21,11 @@ from ml.datasets.reader import BlockReader
 from ml.datasets.write import write_day
 from ml.evaluation.plots import points
 from ml.features.clean import clean_day
-from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 from ml.logs.ingest import ingest_day
 from ml.metrics import auc
 from ml.recipes.recipe import recipe_of
+from ml.schema import FeatureSchema
 from ml.training.loop import train
 from ml.training.predict import predict
 from ml.training.state import new_state

@@ -20,10 +20,10 @@ from scipy.optimize import brentq
 from upath import UPath
 
 from ml.evaluation.plots import lines
-from ml.features.schema import FeatureSchema
 from ml.metrics import auc
 from ml.models.build import build_model
 from ml.recipes.recipe import Recipe, load_recipe
+from ml.schema import FeatureSchema
 from ml.studies.movielens_1m import SINGLE, Ratings
 from ml.training.loop import train
 from ml.training.predict import predict

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from upath import UPath
 
-from ml.features.schema import FeatureSchema
 from ml.metrics import auc
 from ml.metrics import summary as figures_of
 from ml.recipes.recipe import load_recipe
+from ml.schema import FeatureSchema
 from ml.studies.movielens_1m import ALL, Ratings
 from ml.training.loop import train
 from ml.training.predict import predict

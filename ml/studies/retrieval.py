@@ -21,10 +21,10 @@ from ml.datasets.batch import Batch
 from ml.datasets.reader import BlockReader
 from ml.evaluation.plots import lines
 from ml.evaluation.retrieval import CUTS, Recall, recall_over
-from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 from ml.models.two_tower import TwoTower
 from ml.recipes.recipe import recipe_of
+from ml.schema import FeatureSchema
 from ml.training.loop import train
 from ml.training.state import TrainState, new_state
 

@@ -25,9 +25,9 @@ from upath import UPath
 from ml.artifacts.parts import Part, Read, part_of, read_parts, state_of, write_part
 from ml.datasets.reader import BlockReader
 from ml.distributed.process_group import Ranks
-from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 from ml.recipes.recipe import CheckpointRecipe, Recipe
+from ml.schema import FeatureSchema
 from ml.training.state import TrainState
 
 STEPS_BETWEEN_LOOKS = 8  # ranks tell each other whether it is time to save, which costs a message

@@ -18,9 +18,9 @@ from ml.artifacts.snapshot import digest, load_snapshot, save_snapshot
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.reader import BlockReader
 from ml.distributed.process_group import Ranks
-from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe, recipe_of
+from ml.schema import FeatureSchema
 from ml.training.checkpoint import Checkpoints
 from ml.training.early_stop import stop_of
 from ml.training.loop import Step, TrainReport, train

@@ -13,8 +13,8 @@ from upath import UPath
 from ml.artifacts.snapshot import load_snapshot
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
-from ml.features.schema import FeatureSchema
 from ml.lake import Lake
+from ml.schema import FeatureSchema
 from ml.training.objectives import to_sampled_logits
 
 

@@ -12,9 +12,9 @@ from torch import nn
 from ml.distributed.process_group import Ranks
 from ml.embeddings.distributed.sharded import shard_tables
 from ml.embeddings.interface import TableStats, TrainableBags, bags_of, dense_parameters
-from ml.features.schema import FeatureSchema
 from ml.models.build import build_model
 from ml.recipes.recipe import Recipe
+from ml.schema import FeatureSchema
 
 
 @dataclass

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ml.catalog.spec import DatasetSpec
-from ml.features.schema import arrow_schema
 from ml.lake import Lake
+from ml.schema import arrow_schema
 
 DAY = "2026-01-01"
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
-from ml.features.columns import ARROW_TYPES
+from ml.schema import ARROW_TYPES
 
 DAY_0 = int(np.datetime64("2020-01-01", "us").astype(np.int64))
 DAY = 86_400_000_000

@@ -16,9 +16,9 @@ from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
 from ml.datasets.batch import Batch
 from ml.datasets.write import write_day
-from ml.features.schema import FeatureSchema, arrow_schema
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe, load_recipe
+from ml.schema import FeatureSchema, arrow_schema
 
 FIRST = "2026-01-01"
 # The others are collisionless, so that both kinds are there.

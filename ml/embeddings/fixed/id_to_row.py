@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ml.features.schema import FIRST_ID
+from ml.schema import FIRST_ID
 
 _LOW_31 = (1 << 31) - 1
 _NOT_NEGATIVE = (1 << 63) - 1

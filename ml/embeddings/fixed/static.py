@@ -15,7 +15,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from ml.embeddings.interface import TableStats, TrainableBags, features_of, generator_of, in_order, module_name, plain
-from ml.features.schema import OOV_ID
+from ml.schema import OOV_ID
 
 
 class Lookups:

@@ -27,7 +27,7 @@ from ml.embeddings.fixed.id_to_row import to_rows
 from ml.embeddings.fixed.static import StaticEmbeddingBags
 from ml.embeddings.inference.formats import Format, fitting, row_bytes
 from ml.embeddings.interface import TrainableBags, bags_of, check_fit, in_order
-from ml.features.schema import FIRST_ID, OOV_ID
+from ml.schema import FIRST_ID, OOV_ID
 
 _KINDS: dict[type, str] = {
     CollisionlessEmbeddingBags: "collisionless",

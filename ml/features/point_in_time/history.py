@@ -9,7 +9,7 @@ import pyarrow as pa
 from ml.catalog.spec import DatasetSpec
 from ml.features.hashing import hash_values
 from ml.features.point_in_time.negatives import Events
-from ml.features.schema import EVENT_TIME, HISTORY_PREFIX, MISSING_ID
+from ml.schema import EVENT_TIME, HISTORY_PREFIX, MISSING_ID
 
 
 @nb.njit(cache=True)

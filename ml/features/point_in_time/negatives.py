@@ -27,8 +27,8 @@ from ml.catalog.spec import Negatives
 from ml.features.columns import plain
 from ml.features.hashing import feature_seed, hash_values
 from ml.features.hashtable import count_distinct, find, insert, slots_for
-from ml.features.schema import EVENT_TIME, SAMPLE_RATE
 from ml.features.transforms import SAMPLED_LABEL
+from ml.schema import EVENT_TIME, SAMPLE_RATE
 
 MICROSECONDS_PER_HOUR = 3_600_000_000
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from ml.catalog.spec import Negatives
 from ml.features.hashing import hash_values
 from ml.features.point_in_time.negatives import MICROSECONDS_PER_HOUR, Events
-from ml.features.schema import EVENT_TIME, MISSING_ID
+from ml.schema import EVENT_TIME, MISSING_ID
 
 
 @nb.njit(cache=True)

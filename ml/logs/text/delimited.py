@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from ml.catalog.spec import ColumnType
 from ml.logs.quarantine import FIELDS, UNBALANCED, UNREADABLE, bad_value
-from ml.logs.text.layout import ARROW_TYPES, BOM, Layout
+from ml.logs.text.layout import BOM, Layout
 from ml.logs.text.lines import LF, Lines
 from ml.logs.text.value_types import all_finite, bad_values
+from ml.schema import ARROW_TYPES
 
 QUOTE = 0x22
 

@@ -11,14 +11,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from ml.catalog.spec import ColumnType, Source
+from ml.catalog.spec import Source
+from ml.schema import ARROW_TYPES
 
-ARROW_TYPES: dict[ColumnType, pa.DataType] = {
-    "int": pa.int64(),
-    "float": pa.float64(),
-    "string": pa.string(),
-    "bool": pa.bool_(),
-}
 BOM = b"\xef\xbb\xbf"
 
 

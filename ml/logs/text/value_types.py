@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ml.catalog.spec import ColumnType
-from ml.logs.text.layout import ARROW_TYPES
+from ml.schema import ARROW_TYPES
 
 _SURELY = {"int": r"^-?[0-9]{1,18}$", "float": r"^-?[0-9]{1,15}(\.[0-9]{1,15})?$"}
 _BOOLEANS = pa.array(["1", "True", "TRUE", "true", "0", "False", "FALSE", "false"])

@@ -17,8 +17,8 @@ from ml.datasets.batch import Batch
 from ml.embeddings.inference.formats import Format
 from ml.embeddings.inference.quantised import QuantisedBags, quantise_tables
 from ml.export.int8 import Int8Linear, quantise_layers
-from ml.features.schema import FeatureSchema
 from ml.recipes.recipe import Recipe, load_recipe
+from ml.schema import FeatureSchema
 from ml.training.loop import train
 from ml.training.state import new_state
 from tests.helpers.training_days import make_batches

@@ -24,9 +24,9 @@ from ml.datasets.collate import batch_from_arrow
 from ml.datasets.write import write_day
 from ml.evaluation.rows import chunks
 from ml.features.clean import clean_day
-from ml.features.schema import LABEL, FeatureSchema
 from ml.lake import Lake
 from ml.logs.read import raw_table
+from ml.schema import LABEL, FeatureSchema
 from ml.tracking.model import EXAMPLE_ROWS, _sendable, example_of
 from ml.tracking.run import Tracker
 from ml.training.day import train_day

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ml.artifacts.snapshot import OPTIMIZER, STATE, WEIGHTS, SnapshotMismatch, digest, load_snapshot, save_snapshot
-from ml.features.schema import FeatureSchema
+from ml.schema import FeatureSchema
 from ml.training.loop import train
 from ml.training.state import TrainState, new_state
 from tests.helpers.training_days import FEATURES, HASHED, make_batches, small_recipe

@@ -18,8 +18,8 @@ from ml.datasets.reader import BlockReader
 from ml.datasets.shards import CorruptShard, OtherData
 from ml.datasets.splits import SPLITS
 from ml.datasets.write import write_day
-from ml.features.schema import FeatureSchema
 from ml.lake import Lake, MissingPartition
+from ml.schema import FeatureSchema
 from tests.helpers.feature_table import DAY, make_spec, make_table, write_table
 
 DAYS = ["2026-01-01", "2026-01-02"]

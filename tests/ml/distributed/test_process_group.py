@@ -14,8 +14,8 @@ from ml.artifacts.snapshot import slots_of, weights_of
 from ml.datasets.batch import Batch
 from ml.distributed.launch import launch, process_group
 from ml.distributed.process_group import Ranks
-from ml.features.schema import FeatureSchema
 from ml.recipes.recipe import Recipe, load_recipe
+from ml.schema import FeatureSchema
 from ml.training.loop import train
 from ml.training.state import TrainState, new_state
 from tests.helpers.training_days import make_batches, small_recipe

@@ -18,7 +18,7 @@ from ml.embeddings.fixed.static import StaticEmbeddingBags
 from ml.embeddings.interface import TrainableBags
 from ml.embeddings.mixed import MixedEmbeddingBags
 from ml.embeddings.optimizers import RowOptimizer
-from ml.features.schema import MISSING_ID, OOV_ID
+from ml.schema import MISSING_ID, OOV_ID
 from tests.helpers.reference_tables import ReferenceEmbeddingBags
 
 DIM, ROWS, START = 4, 50, 0.5

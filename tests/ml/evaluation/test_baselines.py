@@ -15,10 +15,10 @@ from ml.catalog.spec import DatasetSpec
 from ml.evaluation.baselines import fit_baselines
 from ml.evaluation.design import BUCKETS, Design
 from ml.evaluation.rows import earlier_days
-from ml.features.schema import FeatureSchema
 from ml.features.transforms import compile_transforms
 from ml.lake import Lake
 from ml.metrics import auc
+from ml.schema import FeatureSchema
 from tests.helpers.shop_days import put_day, shop_day, spec_of
 
 DAYS = ["2026-01-01", "2026-01-02", "2026-01-03"]

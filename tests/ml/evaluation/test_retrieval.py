@@ -9,10 +9,10 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ml.datasets.batch import Batch
 from ml.evaluation.retrieval import HOUR, recall_over
-from ml.features.schema import FeatureSchema
 from ml.models.build import build_model
 from ml.models.two_tower import TwoTower
 from ml.recipes.recipe import load_recipe
+from ml.schema import FeatureSchema
 from ml.training.loop import train
 from ml.training.state import TrainState
 

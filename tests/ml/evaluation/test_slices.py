@@ -11,9 +11,9 @@ import pytest
 from ml.catalog.spec import DatasetSpec
 from ml.evaluation.rows import chunks
 from ml.evaluation.slices import MISSING, OTHER, TOP_VALUES, key_columns, known_keys, score_slices, slices_of
-from ml.features.schema import ITEM_KEY, USER_KEY
 from ml.lake import Lake
 from ml.metrics import summary
+from ml.schema import ITEM_KEY, USER_KEY
 from tests.helpers.shop_days import put_day, shop_day, spec_of
 
 

@@ -15,10 +15,10 @@ from ml.embeddings.inference.quantised import quantisable, quantise_bags, quanti
 from ml.export.accuracy import Accuracy, accuracy_of, losses_by_table
 from ml.export.int8 import quantise_layers
 from ml.export.quantise import quantise
-from ml.features.schema import FeatureSchema
 from ml.models.build import build_model
 from ml.recipes.export import ExportRecipe
 from ml.recipes.recipe import load_recipe
+from ml.schema import FeatureSchema
 from ml.training.loop import train
 from ml.training.state import TrainState
 from tests.helpers.training_days import make_batches

@@ -22,11 +22,11 @@ from ml.compute.runner import LocalRunner, SparkRunner
 from ml.features.clean import STAGE, Limits, StaleFeatures, clean_day
 from ml.features.hashing import hash_values
 from ml.features.read import feature_parts, feature_table
-from ml.features.schema import FIRST_ID, MISSING_ID, OOV_ID, arrow_schema
 from ml.features.side_join import RepeatedKey
 from ml.features.transforms import compile_transforms
 from ml.features.vocabulary import Vocabulary
 from ml.lake import MANIFEST, Lake, MissingPartition
+from ml.schema import FIRST_ID, MISSING_ID, OOV_ID, arrow_schema
 from tests.helpers.shop_features import digests, shop, shop_day
 from tests.ml.features.point_in_time.test_negatives import random_log
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml.features.hashing import _chain, _hash_words, combine, feature_seed, hash_values, xxh64
-from ml.features.schema import MISSING_ID, OOV_ID
+from ml.schema import MISSING_ID, OOV_ID
 
 INTS = st.integers(-(2**63), 2**63 - 1)
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from ml.catalog.spec import DatasetSpec, DenseColumn, SparseColumn
 from ml.compute.runner import SparkRunner
 from ml.features.dense import dense_values
-from ml.features.schema import FIRST_ID, MISSING_ID, OOV_ID, arrow_schema
 from ml.features.sparse import SparseFeature
 from ml.features.transforms import LabelError, Transform, compile_transforms
 from ml.features.vocabulary import Vocabulary
+from ml.schema import FIRST_ID, MISSING_ID, OOV_ID, arrow_schema
 from tests.helpers.shop_features import DAY, DAY_0, shop, shop_day
 from tests.ml.features.test_hashing import reference, signed
 

@@ -16,10 +16,10 @@ from upath import UPath
 from ml.catalog.spec import SparseColumn, VocabularySpec
 from ml.features.hashing import hash_values
 from ml.features.hashtable import count_distinct, slots_for
-from ml.features.schema import FIRST_ID, MISSING_ID, OOV_ID
 from ml.features.sparse import SparseFeature
 from ml.features.vocabulary import STATE, STATE_ORDER, Vocabulary, extend
 from ml.features.vocabulary_counts import Merge, count_values, merge_in_arrow, merge_on_spark, pack, write_counts
+from ml.schema import FIRST_ID, MISSING_ID, OOV_ID
 
 FEATURE = SparseFeature(SparseColumn(name="word", column="word"), {"word": "string"}, None)  # type: ignore[arg-type]
 

@@ -12,13 +12,13 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ml.embeddings.interface import bags_of, dense_parameters
-from ml.features.schema import FeatureSchema
 from ml.models.build import build_model
 from ml.models.crosses import with_crosses
 from ml.models.dcn import CrossLayer
 from ml.models.deepfm import DeepFM
 from ml.models.wide_deep import WideDeep
 from ml.recipes.recipe import load_recipe
+from ml.schema import FeatureSchema
 
 B = 5
 KINDS: list[tuple[str, dict[str, Any]]] = [

@@ -11,10 +11,10 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from ml.features.schema import FeatureSchema
 from ml.models.build import build_model
 from ml.models.dlrm import DLRM, DotInteraction
 from ml.recipes.recipe import Recipe, load_recipe
+from ml.schema import FeatureSchema
 
 B = 5
 

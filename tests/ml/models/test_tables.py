@@ -13,9 +13,9 @@ from ml.artifacts.snapshot import load_snapshot, save_snapshot
 from ml.datasets.batch import Batch
 from ml.embeddings.interface import bags_of
 from ml.embeddings.mixed import MixedEmbeddingBags
-from ml.features.schema import FeatureSchema
 from ml.models.tables import KINDS, build_bags
 from ml.recipes.recipe import Recipe, load_recipe
+from ml.schema import FeatureSchema
 from ml.training.loop import train
 from ml.training.state import new_state
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from ml.features.schema import FeatureSchema
 from ml.models.build import build_model
 from ml.models.item_bank import ItemBank
 from ml.models.two_tower import TwoTower
 from ml.recipes.recipe import load_recipe
+from ml.schema import FeatureSchema
 
 SCHEMA = FeatureSchema(("age", "clicks"), ("user", "item", "topic"), ("read",), "f")
 B = 6

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml.features.hashing import hash_values
-from ml.features.schema import MISSING_ID, OOV_ID
 from ml.lake import Lake
 from ml.quality.contract import contract
 from ml.quality.drift import NOISE, population_stability_index
 from ml.quality.profile import FILE, Histogram, Profile, day_bounds, profile_day
 from ml.quality.scan import BUCKETS, add_histograms, histogram_of
 from ml.quality.validate import validate
+from ml.schema import MISSING_ID, OOV_ID
 from tests.helpers.quality_days import DAYS, ROWS, make_spec, raw_columns, write_days, write_features, write_mds, write_raw
 
 SPEC = make_spec()

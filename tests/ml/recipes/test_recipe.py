@@ -9,11 +9,11 @@ import pytest
 from ml.catalog.load import CatalogError
 from ml.catalog.spec import DatasetSpec
 from ml.embeddings.interface import bags_of
-from ml.features.schema import FeatureSchema
 from ml.models.build import build_model
 from ml.recipes.optimizers import Schedule
 from ml.recipes.recipe import RECIPES, Recipe, load_recipe, merge, recipe_of
 from ml.recipes.tables import CollisionlessTable, HashedTable
+from ml.schema import FeatureSchema
 
 
 def test_every_dataset_has_a_recipe_that_fits_its_features(catalog: dict[str, DatasetSpec]) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from ml.datasets.reader import BlockReader
-from ml.features.schema import FeatureSchema
 from ml.lake import Lake
 from ml.recipes.recipe import CheckpointRecipe
+from ml.schema import FeatureSchema
 from ml.training.checkpoint import Checkpoints
 from ml.training.day import TrainedDay, train_day
 from ml.training.loop import train

@@ -11,9 +11,9 @@ import torch
 from ml.artifacts.snapshot import SnapshotMismatch, digest, load_snapshot
 from ml.datasets.batch import Batch
 from ml.datasets.reader import BlockReader
-from ml.features.schema import FeatureSchema
 from ml.lake import Lake, MissingPartition
 from ml.metrics import auc
+from ml.schema import FeatureSchema
 from ml.training.day import TrainedDay, previous_day, train_day
 from ml.training.loop import train
 from ml.training.predict import load_model, predict

@@ -11,9 +11,9 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ml.datasets.batch import Batch
-from ml.features.schema import FeatureSchema
 from ml.metrics import summary
 from ml.recipes.recipe import EarlyStop
+from ml.schema import FeatureSchema
 from ml.training.early_stop import stop_of
 from ml.training.loop import DivergedError, Step, train
 from ml.training.objectives import cross_entropy

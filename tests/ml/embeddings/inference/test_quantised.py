@@ -12,9 +12,9 @@ from ml.embeddings.fixed.static import StaticEmbeddingBags
 from ml.embeddings.inference.formats import Format, fitting, row_bytes
 from ml.embeddings.inference.quantised import QuantisedBags, quantise_bags, quantise_tables
 from ml.embeddings.interface import TrainableBags
-from ml.features.schema import FeatureSchema
 from ml.models.build import build_model
 from ml.recipes.recipe import load_recipe
+from ml.schema import FeatureSchema
 from tests.ml.embeddings.test_interface import (
     NAMES,
     Build,

@@ -11,8 +11,8 @@ from ml.catalog.spec import DatasetSpec
 from ml.features.hashing import hash_values
 from ml.features.point_in_time.history import last_items, with_history
 from ml.features.point_in_time.negatives import Events
-from ml.features.schema import HISTORY_PREFIX, MISSING_ID
 from ml.features.transforms import compile_transforms
+from ml.schema import HISTORY_PREFIX, MISSING_ID
 
 
 def log_of(times: list[int], users: list[int | None], items: list[int]) -> pa.Table:

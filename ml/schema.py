@@ -1,0 +1,92 @@
+"""Column names, reserved ids and types that several packages share, and the schema of the feature table.
+
+The feature table is what `cleaned_features` writes and every later stage reads. It has one row per example, in
+event-time order within a day, and these columns in this order:
+
+| column        | type                  | value                                                                |
+|---------------|-----------------------|----------------------------------------------------------------------|
+| event_time    | int64                 | microseconds since 1970-01-01 UTC                                    |
+| label         | float32               | 0 or 1                                                               |
+| sample_rate   | float32               | probability that sampling kept an unclicked row like this; 1.0 without sampling |
+| each dense    | float32               | never null                                                           |
+| each sparse   | int64 or list<int64>  | never null; an empty multi-valued feature holds [MISSING_ID]         |
+| key:user/item | int64                 | hashed ids for slices, not features; only if the spec names a user or an item |
+| slice:<name>  | string                | raw value of each column in `spec.slices`                            |
+| oracle        | float32               | the true click probability; only in simulated logs                   |
+
+Every sparse feature has the same id space: 0 is missing, 1 is out of vocabulary, values begin at 2 (hashed values are
+any other signed 64-bit number). Ids 0 and 1 never belong to a real value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from ml.catalog.spec import ColumnType, DatasetSpec
+
+MISSING_ID = 0
+OOV_ID = 1
+FIRST_ID = 2
+
+EVENT_TIME, LABEL, SAMPLE_RATE, ORACLE = "event_time", "label", "sample_rate", "oracle"
+USER_KEY, ITEM_KEY, SLICE_PREFIX = "key:user", "key:item", "slice:"
+HISTORY_PREFIX = "history:"  # of a column of ids that is computed before the transforms, for the feature of that name
+
+ARROW_TYPES: dict[ColumnType, pa.DataType] = {
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "string": pa.string(),
+    "bool": pa.bool_(),
+}
+
+
+@dataclass(frozen=True)
+class FeatureSchema:
+    """Names of a dataset's features, in the order in which batches and models hold them.
+
+    Args:
+        dense: Names of the dense features.
+        single: Sparse features with exactly one id per example.
+        multi: Sparse features with any number of ids per example.
+        fingerprint: `DatasetSpec.fingerprint` of the spec that the features were made under.
+
+    Example:
+        >>> FeatureSchema(dense=("price",), single=("user",), multi=("genres",), fingerprint="f0").sparse
+        ('user', 'genres')
+    """
+
+    dense: tuple[str, ...]
+    single: tuple[str, ...]
+    multi: tuple[str, ...]
+    fingerprint: str
+
+    @classmethod
+    def of(cls, spec: DatasetSpec) -> FeatureSchema:
+        """Returns the schema of a dataset's features."""
+        return cls(
+            dense=tuple(d.name for d in spec.dense),
+            single=tuple(s.name for s in spec.sparse if not s.multi_valued),
+            multi=tuple(s.name for s in spec.sparse if s.multi_valued),
+            fingerprint=spec.fingerprint,
+        )
+
+    @property
+    def sparse(self) -> tuple[str, ...]:
+        """Keys of a batch's KeyedJaggedTensor, in order."""
+        return self.single + self.multi
+
+
+def arrow_schema(spec: DatasetSpec) -> pa.Schema:
+    """Returns the Arrow schema of a dataset's feature table, with the spec's fingerprint as metadata."""
+    fields = [pa.field(EVENT_TIME, pa.int64()), pa.field(LABEL, pa.float32()), pa.field(SAMPLE_RATE, pa.float32())]
+    fields += [pa.field(d.name, pa.float32()) for d in spec.dense]
+    fields += [pa.field(s.name, pa.list_(pa.int64()) if s.multi_valued else pa.int64()) for s in spec.sparse]
+    fields += [pa.field(USER_KEY, pa.int64())] if spec.user else []
+    fields += [pa.field(ITEM_KEY, pa.int64())] if spec.item else []
+    fields += [pa.field(SLICE_PREFIX + name, pa.string()) for name in spec.slices]
+    fields += [pa.field(ORACLE, pa.float32())] if spec.oracle else []
+    return pa.schema(fields, metadata={b"evergreen.fingerprint": spec.fingerprint.encode()})
