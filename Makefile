@@ -26,7 +26,7 @@ demo: $(READY) ## Run the main job and print its figures (DATASET=criteo LOGS=<f
 	@$(RUN) -m orchestration.demo $(DATASET) $(if $(LOGS),--logs "$(LOGS)")
 
 test: $(READY) ## Pass the tests
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -q
 
 ui: $(READY) ## Open the Dagster UI on http://127.0.0.1:3000
 	@mkdir -p "$(EVERGREEN_DAGSTER)"

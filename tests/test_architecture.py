@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -39,30 +38,44 @@ def imports() -> dict[str, set[str]]:
     return {name: set(imported(ast.parse(file.read_text()), known)) - {name} for name, file in known.items()}
 
 
-def cycle_in(graph: dict[str, set[str]]) -> list[str]:
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        return error.args[1]
-    return []
+def knots(graph: dict[str, set[str]]) -> set[frozenset[str]]:
+    """Sets of nodes that each lead to all others of their set: the strongly connected components of more than one node."""
+    reach: dict[str, set[str]] = {}
+    for start in graph:
+        found, ahead = set[str](), list(graph[start])
+        while ahead:
+            node = ahead.pop()
+            if node not in found:
+                found.add(node)
+                ahead += graph.get(node, ())
+        reach[start] = found
+    return {frozenset({a} | {b for b in reach[a] if a in reach.get(b, ())}) for a in graph if a in reach[a]}
 
 
 def package_of(module: str) -> str:
-    """`ml.logs.text.parse` is of the package `ml.logs`, `ml.lake` of itself."""
+    """`ml.logs.text.parse` belongs to the package `ml.logs`, `ml.lake` to itself."""
     return ".".join(module.split(".")[:2])
 
 
-@pytest.mark.xfail(reason="being untangled", strict=False)
+# Cycles that are still to be removed. A new one fails the tests, and so does one that grows.
+KNOWN_MODULES: list[set[str]] = [
+    {"ml.quality.profile", "ml.quality.scan", "ml.quality.scan_mds"},
+    {"ml.logs.parquet", "ml.logs.parsed_blocks"},
+]
+KNOWN_PACKAGES: list[set[str]] = [{"ml.artifacts", "ml.distributed", "ml.export", "ml.tracking", "ml.training"}]
+
+
 def test_no_module_imports_itself_by_way_of_others() -> None:
-    assert cycle_in(imports()) == []
+    new = [knot for knot in knots(imports()) if not any(knot <= known for known in KNOWN_MODULES)]
+    assert not new
 
 
-@pytest.mark.xfail(reason="being untangled", strict=False)
 def test_no_package_imports_itself_by_way_of_others() -> None:
     graph: dict[str, set[str]] = defaultdict(set)
     for module, targets in imports().items():
         graph[package_of(module)] |= {package_of(target) for target in targets} - {package_of(module)}
-    assert cycle_in(graph) == []
+    new = [knot for knot in knots(graph) if not any(knot <= known for known in KNOWN_PACKAGES)]
+    assert not new
 
 
 @pytest.mark.parametrize("layer", LAYERS)
