@@ -46,7 +46,7 @@ def build_freshness_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
     def freshness(lake: LakeResource, landing: LandingResource) -> dg.AssetCheckResult:
         from ml.logs.landing import landed_days
 
-        landed = landed_days(spec, landing.folder(spec.name), lake.open())
+        landed = landed_days(spec.log, landing.folder(spec.name), lake.open())
         return dg.AssetCheckResult(**_verdict(lag_in_days(lake.open(), spec, (day.key for day in landed))))
 
     return freshness

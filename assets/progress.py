@@ -14,7 +14,7 @@ def stages_done(lake: Lake, spec: DatasetSpec, day: str) -> bool:
     """Whether every stage of the day lies in the lake, written under the catalog entry of now, from what lies there now."""
     return all(
         lake.has(stage, spec.name, day)
-        and lake.manifest(stage, spec.name, day).get("fingerprint") == spec.fingerprint
+        and lake.manifest(stage, spec.name, day).get("fingerprint") == spec.fingerprint_of(stage)
         and not lake.is_outdated(stage, spec.name, day)
         for stage in stages_of(spec)
     )
@@ -24,4 +24,4 @@ def is_done(lake: Lake, spec: DatasetSpec, day: str, logs: str) -> bool:
     """Whether every stage of the day is done, and from the log files of now."""
     from ml.logs.ingest import is_current
 
-    return stages_done(lake, spec, day) and is_current(spec, day, logs, lake)
+    return stages_done(lake, spec, day) and is_current(spec.log, day, logs, lake)

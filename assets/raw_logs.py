@@ -32,8 +32,8 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
             if spec.simulation:
                 from ml.logs.synthetic.simulate import write_day
 
-                write_day(spec, day, Path(folder))
-            done = ingest_day(spec, day, folder, lake.open(), runner)
+                write_day(spec.log, day, Path(folder))
+            done = ingest_day(spec.log, day, folder, lake.open(), runner)
             reasons = "\n".join(f"| {reason} | {count:,} |" for reason, count in sorted(done.reasons.items()))
             return {
                 "dagster/row_count": done.rows,

@@ -32,7 +32,7 @@ def criteo_days() -> Iterator[tuple[DatasetSpec, Lake] | None]:
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake.at(folder)
         for day in spec.days():
-            ingest_day(spec, day, str(logs), lake, LocalRunner())
+            ingest_day(spec.log, day, str(logs), lake, LocalRunner())
             clean_day(spec, day, lake, str(logs), LocalRunner())
             write_day(spec, day, lake, LocalRunner())
         yield spec, lake

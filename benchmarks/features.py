@@ -107,7 +107,7 @@ def _product(spec: DatasetSpec, logs: Path, lake: Path, spark: SparkSession) -> 
     runner, there = SparkRunner(spark), Lake.at(lake)
     started, cleaning = time.perf_counter(), 0.0
     for day in spec.days():
-        ingest_day(spec, day, str(logs), there, runner)
+        ingest_day(spec.log, day, str(logs), there, runner)
         cleaning += clean_day(spec, day, there, str(logs), runner, spark).seconds
     return time.perf_counter() - started, cleaning
 

@@ -82,7 +82,7 @@ def _ingested(lines: list[bytes], criteo: DatasetSpec) -> float:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / f"{day}.tsv").write_bytes(b"".join(b"%d\t%s\n" % pair for pair in zip(times, lines, strict=True)))
         lake, runner = Lake.at(Path(folder) / "lake"), LocalRunner()
-        return len(lines) / _processor_seconds(lambda: ingest_day(spec, day, folder, lake, runner), 2)
+        return len(lines) / _processor_seconds(lambda: ingest_day(spec.log, day, folder, lake, runner), 2)
 
 
 def _arrow(text: bytes, layout: Layout) -> pa.Table:

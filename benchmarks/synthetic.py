@@ -26,7 +26,7 @@ def run() -> list[Result]:
     spec = spec.model_copy(update={"simulation": simulation})
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
-        write_day(spec, spec.days()[0], Path(folder))
+        write_day(spec.log, spec.days()[0], Path(folder))
         ours = ROWS / (time.perf_counter() - begin)
         baseline = LOOP_ROWS / _loop(Path(folder) / "loop.csv")
     note = f"{ours * 60 / 1e6:.0f} million rows a minute in one process; the loop's set-up of users and items is not counted"

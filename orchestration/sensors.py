@@ -32,7 +32,7 @@ def landing_sensor(spec: DatasetSpec, job: DailyJob) -> dg.SensorDefinition:
         from ml.logs.landing import landed_days
 
         fail_dead_runs(context.instance)
-        landed = landed_days(spec, landing.folder(spec.name), lake.open())
+        landed = landed_days(spec.log, landing.folder(spec.name), lake.open())
         lag = lag_in_days(lake.open(), spec, (day.key for day in landed))
         news = [evaluation(spec, lag)] if landed and context.cursor != str(lag) else []
         due = (day for day in landed if not (day.current and stages_done(lake.open(), spec, day.key)))

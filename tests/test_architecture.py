@@ -88,3 +88,9 @@ def test_layers_import_only_those_below(layer: str) -> None:
         if module.split(".")[0] == layer and target.split(".")[0] not in allowed
     }
     assert not above
+
+
+def test_logs_know_a_log_and_not_its_dataset() -> None:
+    """`ml.logs` reads a `LogSpec`, so that one dataset can have several logs."""
+    targets = {target for module, targets in imports().items() if package_of(module) == "ml.logs" for target in targets}
+    assert not targets & {"ml.catalog.spec", "ml.catalog.features", "ml.catalog.load"}

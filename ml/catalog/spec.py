@@ -9,9 +9,7 @@ path, is `ml.catalog.load`.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Self
 from zoneinfo import ZoneInfo
@@ -21,6 +19,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from ml.catalog.expand import expand_named
 from ml.catalog.expectations import Band, ColumnExpectation, Expectations, Severity
 from ml.catalog.features import DenseColumn, Label, Negatives, SparseColumn, Splits, VocabularySpec
+from ml.catalog.log_spec import RESERVED_COLUMNS, LabelColumn, LogSpec, check_log, hash_of
 from ml.catalog.reading import ColumnName, ColumnType, Partitions, SideTable, Simulation, Source, Time
 from ml.catalog.strict import Int, Strict, fault
 
@@ -32,6 +31,8 @@ __all__ = [
     "DenseColumn",
     "Expectations",
     "Label",
+    "LabelColumn",
+    "LogSpec",
     "ModelChoice",
     "Negatives",
     "Partitions",
@@ -46,7 +47,6 @@ __all__ = [
     "VocabularySpec",
 ]
 
-MICROSECONDS_PER_DAY = 86_400_000_000
 NUMBERS = ("int", "float", "bool")
 
 
@@ -117,6 +117,7 @@ class DatasetSpec(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        check_log(self.source, self.time, self.partitions)
         self._check_joins()
         self._check_columns()
         self._check_types()
@@ -124,10 +125,6 @@ class DatasetSpec(Strict):
             raise fault("label.negatives", "sampling needs user and item")
         if self.oracle and not self.simulation:
             raise fault("oracle", "only a simulated log knows its true click probability")
-        if self.time.by_position and self.partitions.end is None:
-            raise fault("time.by_position", "needs partitions.end, to cut the log into equal days")
-        if self.time.by_position and self.source.dated:
-            raise fault("time.by_position", "does not go with a dated path in source.files")
         self._check_features()
         for feature in (feature for feature in self.sparse if feature.history):
             if not self.label.negatives:
@@ -154,7 +151,6 @@ class DatasetSpec(Strict):
         """Every column that is named is there."""
         raw, known = set(self.source.columns), set(self.column_types)
         named: list[tuple[str, str | None, set[str]]] = [
-            ("time.column", self.time.column, raw),
             ("label.column", self.label.column, known),
             ("user", self.user, raw if self.label.negatives else known),  # negatives are drawn before the join
             ("item", self.item, raw if self.label.negatives else known),
@@ -202,11 +198,6 @@ class DatasetSpec(Strict):
         for key, column in (("label.column", self.label.column), ("oracle", self.oracle)):
             if column and types[column] not in NUMBERS:
                 raise fault(key, f"{column!r} is {types[column]}, expected a number")
-        if self.time.column:
-            wanted = ("string",) if self.time.unit == "iso8601" else ("int", "float")
-            if types[self.time.column] not in wanted:
-                found = f"{self.time.column!r} is {types[self.time.column]}"
-                raise fault("time.column", f"{found}; unit {self.time.unit} needs {' or '.join(wanted)}")
         for i, table in enumerate(self.join):
             log, other = types[table.log_key], table.source.columns[table.table_key]
             if log != other:
@@ -237,45 +228,38 @@ class DatasetSpec(Strict):
         return next(iter(self.models))
 
     @property
+    def log(self) -> LogSpec:
+        """Where the dataset's log is stored and how it is read: all that `ml.logs` needs."""
+        column, binary = self.label.column, self.label.at_least is None
+        return LogSpec(
+            dataset=self.name,
+            source=self.source,
+            time=self.time,
+            partitions=self.partitions,
+            label=LabelColumn(column=column, binary=binary) if column is not None and column in self.source.columns else None,
+            simulation=self.simulation,
+        )
+
+    @property
     def zone(self) -> ZoneInfo:
-        return ZoneInfo(self.time.timezone)
+        return self.log.zone
 
     def days(self, last: date | None = None) -> list[str]:
-        """Partition keys (`YYYY-MM-DD`) from the first day to the last, both included; `last` bounds a live log."""
-        end = self.partitions.end or last
-        if end is None:
-            raise ValueError(f"{self.name}: a live log has no last day; say which")
-        count = (end - self.partitions.start).days + 1
-        return [(self.partitions.start + timedelta(days=i)).isoformat() for i in range(count)]
+        """Partition keys (`YYYY-MM-DD`) of the log, in order; see `LogSpec.days`."""
+        return self.log.days(last)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that shapes features: data written under one is refused under another."""
-        return hashlib.sha256(f"{_IDS} {self.hash_of(_SHAPES_FEATURES)}".encode()).hexdigest()[:16]
+        """Hash of everything that shapes features. Data written under one fingerprint is refused under another."""
+        features = hash_of(self, set(type(self).model_fields) - _SHAPES_FEATURES)
+        return hashlib.sha256(f"{_IDS} {self.log.fingerprint} {features}".encode()).hexdigest()[:16]
 
-    def hash_of(self, keys: Iterable[str]) -> str:
-        """Hash of what some of the entry's keys say. The last day is no part of it, so that a log can grow by a day, but where
-        time is told by position: there the number of days shapes each of them."""
-        ends = None if self.time.by_position else {"partitions": {"end"}}
-        shaped = self.model_dump(mode="json", include=set(keys), exclude=ends)
-        return hashlib.sha256(json.dumps(shaped, sort_keys=True).encode()).hexdigest()[:16]
+    def fingerprint_of(self, stage: str) -> str:
+        """The fingerprint that partitions of a stage carry: the log's for its raw rows, the dataset's for all that follows."""
+        return self.log.fingerprint if stage == self.log.stage else self.fingerprint
 
 
-# How values become ids, and rows their rates: another number where that changes, so that features of both are not mixed.
+# Version of how values become ids and rows get their sampling rates. Increase it with either, so that features are not mixed.
 _IDS = 3
-RESERVED_COLUMNS = ("event_time", "sample_rate", "row")
 RESERVED_FEATURES = ("event_time", "label", "sample_rate", "oracle")
-_SHAPES_FEATURES = (
-    "name",
-    "source",
-    "time",
-    "partitions",
-    "label",
-    "user",
-    "item",
-    "dense",
-    "sparse",
-    "join",
-    "splits",
-    "simulation",
-)
+_SHAPES_FEATURES = {"label", "user", "item", "dense", "sparse", "join", "splits"}

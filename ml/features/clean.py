@@ -23,7 +23,6 @@ from ml.features.side_join import BROADCAST_BYTES, Joined, Strategy, prepare, so
 from ml.features.vocabulary import StateFile
 from ml.features.vocabulary_counts import ARROW_ROWS, Merge, VocabularySize, merge_in_arrow, merge_on_spark, pack
 from ml.lake import Lake
-from ml.logs.index import reading_fingerprint
 from ml.logs.read import raw_parts, read_table
 from ml.parquet import write_table
 from ml.schema import arrow_schema
@@ -136,8 +135,8 @@ def _file_digest(path: UPath) -> str:
 
 
 def _check_reading(spec: DatasetSpec, day: str, lake: Lake) -> None:
-    wanted = reading_fingerprint(spec)
-    if lake.manifest("raw_logs", spec.name, day).get("reading", wanted) != wanted:
+    wanted = spec.log.fingerprint
+    if lake.manifest("raw_logs", spec.name, day).get("fingerprint", wanted) != wanted:
         raise StaleFeatures(
             f"{spec.name}/raw_logs of {day} was read under another catalog entry (source, time, label or first day); "
             f"materialise raw_logs of that day again"

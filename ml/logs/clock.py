@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ml.catalog.spec import DatasetSpec, Time
+from ml.catalog.log_spec import LogSpec
+from ml.catalog.reading import Time
 
 # A live log has no last day; its days are laid out this far ahead.
 LIVE_DAYS = 50 * 366
@@ -46,29 +47,29 @@ def _bounds(start: date, days: int, zone: str) -> NDArray[np.int64]:
     return np.array([midnight(start + timedelta(days=i), info) for i in range(days + 1)], np.int64)
 
 
-def day_bounds(spec: DatasetSpec) -> NDArray[np.int64]:
+def day_bounds(log: LogSpec) -> NDArray[np.int64]:
     """Where each day of a log begins, and the last ends: int64 [days + 1], microseconds since 1970 UTC."""
-    end = spec.partitions.end
-    days = (end - spec.partitions.start).days + 1 if end else LIVE_DAYS
-    return _bounds(spec.partitions.start, days, spec.time.timezone)
+    end = log.partitions.end
+    days = (end - log.partitions.start).days + 1 if end else LIVE_DAYS
+    return _bounds(log.partitions.start, days, log.time.timezone)
 
 
-def day_index(spec: DatasetSpec, day: str) -> int:
+def day_index(log: LogSpec, day: str) -> int:
     """Which of the log's days a partition key is, from 0. Raises `ValueError` for a key that is none of them."""
     try:
-        index = (date.fromisoformat(day) - spec.partitions.start).days
+        index = (date.fromisoformat(day) - log.partitions.start).days
     except ValueError:
         index = -1
-    if not 0 <= index < len(day_bounds(spec)) - 1:
+    if not 0 <= index < len(day_bounds(log)) - 1:
         raise ValueError(
-            f"{spec.name}: no day {day!r}; its days run from {spec.partitions.start} to {spec.partitions.end or 'now'}"
+            f"{log.dataset}: no day {day!r}; its days run from {log.partitions.start} to {log.partitions.end or 'now'}"
         )
     return index
 
 
-def day_key(spec: DatasetSpec, index: int) -> str:
+def day_key(log: LogSpec, index: int) -> str:
     """The partition key (`YYYY-MM-DD`) of the log's day `index`."""
-    return (spec.partitions.start + timedelta(days=index)).isoformat()
+    return (log.partitions.start + timedelta(days=index)).isoformat()
 
 
 def days_of(times: NDArray[np.int64], bounds: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from upath import UPath
 
-from ml.catalog.spec import DatasetSpec
+from ml.catalog.log_spec import LogSpec
 from ml.compute.runner import Runner
 from ml.lake import Lake
 from ml.logs.clock import day_bounds, day_index, day_key, position_parts
@@ -28,7 +28,7 @@ from ml.logs.sources import LogFile, find_files
 from ml.logs.validate_rows import UNPLACED
 
 # What is kept of a file is read again where this has changed.
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -78,40 +78,40 @@ class BlockPlan:
 class LogIndex:
     """The files of a log and what is in them. Days are partition keys.
 
-    >>> index = LogIndex.build(spec, "/landing/globo", lake, LocalRunner())  # doctest: +SKIP
+    >>> index = LogIndex.build(log, "/landing/globo", lake, LocalRunner())  # doctest: +SKIP
     >>> index.lines["clicks.zip!clicks/clicks_hour_000.csv"]["2017-10-01"]  # doctest: +SKIP
     711
     """
 
-    spec: DatasetSpec
+    log: LogSpec
     files: tuple[FileIndex, ...]
 
     @classmethod
-    def build(cls, spec: DatasetSpec, logs: str | UPath, lake: Lake, runner: Runner, day: str | None = None) -> LogIndex:
+    def build(cls, log: LogSpec, logs: str | UPath, lake: Lake, runner: Runner, day: str | None = None) -> LogIndex:
         """Index all files, or of a log with dated paths those that may hold rows of `day`. Raises `NoLogs`, `WrongFile`."""
-        files = find_files(spec.source, logs)
-        if spec.source.dated:
-            files = [file for file in files if _near(spec, file, day)]
-        if spec.source.dated and not spec.source.spill_days:
-            return cls(spec, tuple(FileIndex(file, None) for file in files))
-        folder = lake.root / "log_index" / spec.name
-        reading = f"{reading_fingerprint(spec)} {spec.partitions.end}"  # lines beyond the last day are counted as of it
+        files = find_files(log.source, logs)
+        if log.source.dated:
+            files = [file for file in files if _near(log, file, day)]
+        if log.source.dated and not log.source.spill_days:
+            return cls(log, tuple(FileIndex(file, None) for file in files))
+        folder = lake.root / "log_index" / log.dataset / log.stage
+        reading = f"{log.fingerprint} {log.partitions.end}"  # lines beyond the last day are counted as of it
         found = {n: index for n, file in enumerate(files) if (index := _cached(folder, reading, file)) is not None}
         slices = [one for n, file in enumerate(files) if n not in found for one in cut(file, n)]
         blocks: dict[int, list[BlockIndex]] = {n: [] for n in range(len(files)) if n not in found}
-        for done in runner.map(partial(_index_task, spec), pack(slices)):
+        for done in runner.map(partial(_index_task, log), pack(slices)):
             for n, block in done:
                 blocks[n].append(block)
         for n, of_file in blocks.items():
             found[n] = FileIndex(files[n], tuple(sorted(of_file, key=lambda block: block.index)))
             _keep(folder, reading, found[n])
-        return cls(spec, tuple(found[n] for n in range(len(files))))
+        return cls(log, tuple(found[n] for n in range(len(files))))
 
     @cached_property
     def parts(self) -> NDArray[np.int64]:
         """In a log without a clock: the lines at which each day begins, and the last ends, int64 [days + 1]."""
         total = sum(block.lines for file in self.files for block in file.blocks or ())
-        return position_parts(total, len(day_bounds(self.spec)) - 1)
+        return position_parts(total, len(day_bounds(self.log)) - 1)
 
     @cached_property
     def plans(self) -> dict[str, dict[int, BlockPlan]]:
@@ -138,15 +138,15 @@ class LogIndex:
             lines: Counter[int] = Counter()
             for block in of_file.blocks or ():
                 lines.update(self._lines(of_file, block))
-            counted[of_file.file.name] = {day_key(self.spec, day): lines[day] for day in sorted(lines)}
+            counted[of_file.file.name] = {day_key(self.log, day): lines[day] for day in sorted(lines)}
         return counted
 
     def in_order(self, day: str) -> bool:
         """Whether each block's rows of a day come no earlier than those of the blocks before it, as far as is known."""
-        if self.spec.time.by_position:
+        if self.log.time.by_position:
             return True
-        index = day_index(self.spec, day)
-        first, end = day_bounds(self.spec)[index : index + 2].tolist()
+        index = day_index(self.log, day)
+        first, end = day_bounds(self.log)[index : index + 2].tolist()
         spans = [
             (max(block.earliest, first), min(block.latest, end - 1))
             for of_file in self.files
@@ -158,7 +158,7 @@ class LogIndex:
 
     def wanted(self, day: str) -> list[tuple[int, tuple[int, ...] | None]]:
         """Place of each file with lines of a day, and the blocks that hold them (None: any may)."""
-        index = day_index(self.spec, day)
+        index = day_index(self.log, day)
         found: list[tuple[int, tuple[int, ...] | None]] = []
         for n, of_file in enumerate(self.files):
             if of_file.blocks is None:
@@ -173,7 +173,7 @@ class LogIndex:
         """Day -> hash of the names and stamps of the files with lines of that day (of all, in a log without a clock), and of
         how many lines of the day each has."""
         touched: dict[int, list[str]] = {}
-        everything = range(len(day_bounds(self.spec)) - 1) if self.spec.time.by_position else ()
+        everything = range(len(day_bounds(self.log)) - 1) if self.log.time.by_position else ()
         for of_file in self.files:
             name, stamp = of_file.file.name, of_file.file.stamp
             lines = Counter(dict.fromkeys((self._fallback(of_file.file),) if of_file.blocks is None else everything, 0))
@@ -181,20 +181,20 @@ class LogIndex:
                 lines.update(self._lines(of_file, block))
             for day, count in lines.items():
                 touched.setdefault(day, []).append(f"{name} {stamp} {count}")
-        reading = reading_fingerprint(self.spec)
-        return {day_key(self.spec, day): _hash("\n".join([reading, *names])) for day, names in sorted(touched.items())}
+        reading = self.log.fingerprint
+        return {day_key(self.log, day): _hash("\n".join([reading, *names])) for day, names in sorted(touched.items())}
 
     def signature(self, day: str) -> str:
         """`signatures` of a day, also for one without lines."""
-        return self.signatures.get(day, _hash(reading_fingerprint(self.spec)))
+        return self.signatures.get(day, _hash(self.log.fingerprint))
 
     def _fallback(self, file: LogFile) -> int:
-        return min(max(file_day(self.spec, file) or 0, 0), len(day_bounds(self.spec)) - 2)
+        return min(max(file_day(self.log, file) or 0, 0), len(day_bounds(self.log)) - 2)
 
     def _lines(self, of_file: FileIndex, block: BlockIndex) -> Counter[int]:
         """Lines of a block by day."""
         plan = self.plans[of_file.file.name][block.index]
-        if self.spec.time.by_position:
+        if self.log.time.by_position:
             begin = plan.position + block.header
             ends = np.clip(self.parts, begin, begin + block.lines)
             return Counter({day: int(n) for day, n in enumerate(np.diff(ends)) if n})
@@ -203,22 +203,17 @@ class LogIndex:
         return placed + Counter({plan.inherited: block.leading})
 
 
-def reading_fingerprint(spec: DatasetSpec) -> str:
-    """Hash of what shapes raw rows: where they lie and how they are read, their time, label and days."""
-    return spec.hash_of(("name", "source", "time", "partitions", "label"))
-
-
-def _near(spec: DatasetSpec, file: LogFile, day: str | None) -> bool:
+def _near(log: LogSpec, file: LogFile, day: str | None) -> bool:
     """Whether a dated file may hold rows of a day, or of any."""
-    low, high = (0, len(day_bounds(spec)) - 2) if day is None else (day_index(spec, day),) * 2
-    spill = spec.source.spill_days
-    return low - spill <= (file_day(spec, file) or 0) <= high + spill
+    low, high = (0, len(day_bounds(log)) - 2) if day is None else (day_index(log, day),) * 2
+    spill = log.source.spill_days
+    return low - spill <= (file_day(log, file) or 0) <= high + spill
 
 
-def _index_task(spec: DatasetSpec, slices: list[Slice]) -> list[tuple[int, BlockIndex]]:
-    if spec.time.by_position:
-        return [(one.order, BlockIndex(*counted)) for one in slices for counted in count_lines(spec, one)]
-    return [(one.order, _summary(block)) for one in slices for block in scan(spec, one)]
+def _index_task(log: LogSpec, slices: list[Slice]) -> list[tuple[int, BlockIndex]]:
+    if log.time.by_position:
+        return [(one.order, BlockIndex(*counted)) for one in slices for counted in count_lines(log, one)]
+    return [(one.order, _summary(block)) for one in slices for block in scan(log, one)]
 
 
 def _summary(block: Scanned) -> BlockIndex:

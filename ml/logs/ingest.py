@@ -17,14 +17,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from upath import UPath
 
-from ml.catalog.spec import DatasetSpec
+from ml.catalog.log_spec import LogSpec
 from ml.compute.runner import LocalRunner, Runner
 from ml.lake import Lake
 from ml.logs.clock import day_bounds, day_index, position_times
 from ml.logs.external_sort import Run, in_time_order, plan_parts, write_parquet, write_part, write_run
-from ml.logs.index import BlockPlan, LogIndex, place_bad, reading_fingerprint
+from ml.logs.index import BlockPlan, LogIndex, place_bad
 from ml.logs.quarantine import SCHEMA
-from ml.logs.read import STAGE, read_parquet
+from ml.logs.read import read_parquet
 from ml.logs.scan import TASK_BYTES, Scanned, Slice, cut, file_day, pack, scan
 from ml.logs.sources import NoLogs
 from ml.logs.text.layout import Layout
@@ -55,7 +55,7 @@ class _Job:
     """What every reading task knows. staging: of the partition; in_order: whether its rows are parts as they come; parts: where
     days begin by line, in a log without a clock."""
 
-    spec: DatasetSpec
+    log: LogSpec
     day: int
     staging: UPath
     in_order: bool
@@ -80,13 +80,13 @@ class _Done:
     extents: list[tuple[int, int, int]]
 
 
-def raw_schema(spec: DatasetSpec) -> pa.Schema:
+def raw_schema(log: LogSpec) -> pa.Schema:
     """Arrow schema of a day's rows: event_time (int64, microseconds since 1970 UTC), then the source's columns."""
-    return pa.schema([pa.field(EVENT_TIME, pa.int64()), *Layout.declared(spec.source).schema])
+    return pa.schema([pa.field(EVENT_TIME, pa.int64()), *Layout.declared(log.source).schema])
 
 
 def ingest_day(
-    spec: DatasetSpec,
+    log: LogSpec,
     day: str,
     logs: str | UPath,
     lake: Lake,
@@ -102,24 +102,24 @@ def ingest_day(
     paths: none of that day), `WrongFile` where a file lacks a column, `ValueError` for a day that is none of the log's.
     """
     started = time.perf_counter()
-    index = LogIndex.build(spec, logs, lake, runner, day)
-    if spec.source.dated and not any(file_day(spec, f.file) == day_index(spec, day) for f in index.files):
-        raise NoLogs(f"{logs}: no file of {day} matches {spec.source.files!r}; has the day landed?")
+    index = LogIndex.build(log, logs, lake, runner, day)
+    if log.source.dated and not any(file_day(log, f.file) == day_index(log, day) for f in index.files):
+        raise NoLogs(f"{logs}: no file of {day} matches {log.source.files!r}; has the day landed?")
     wanted = index.wanted(day)
     slices = [one for n, blocks in wanted for one in cut(index.files[n].file, n, blocks)]
-    with lake.write(STAGE, spec.name, day) as staging:
+    with lake.write(log.stage, log.dataset, day) as staging:
         aside = staging / "aside"
         for folder in (staging / "rows", aside):
             folder.mkdir(parents=True)
-        by_line = index.parts if spec.time.by_position else None
-        job = _Job(spec, day_index(spec, day), staging, index.in_order(day), by_line)
+        by_line = index.parts if log.time.by_position else None
+        job = _Job(log, day_index(log, day), staging, index.in_order(day), by_line)
         tasks = [_task(index, number, group) for number, group in enumerate(pack(slices, task_bytes))]
         done = runner.map(partial(_read, job, part_rows=part_rows), tasks)
         parts = plan_parts([run for one in done for run in one.runs], part_rows)
         runner.map(write_part, [(_part(staging, n), part) for n, part in enumerate(parts)])
         rows = sum(one.rows for one in done)
         if not rows:
-            write_parquet([], raw_schema(spec), _part(staging, 0))
+            write_parquet([], raw_schema(log), _part(staging, 0))
         reasons: Counter[str] = Counter()
         write_parquet(_quarantined(done, _first_lines(index, done), reasons), SCHEMA, str(staging / "quarantine.parquet"))
         lines, found = rows + reasons.total(), sum(of.get(day, 0) for of in index.lines.values())
@@ -130,13 +130,12 @@ def ingest_day(
         aside.fs.rm(aside.path, recursive=True)
         reasons = Counter(dict(sorted(reasons.items())))
         manifest = {
-            "dataset": spec.name,
+            "dataset": log.dataset,
             "day": day,
             "rows": rows,
             "quarantined": reasons.total(),
             "reasons": dict(reasons),
-            "fingerprint": spec.fingerprint,
-            "reading": reading_fingerprint(spec),
+            "fingerprint": log.fingerprint,
             "signature": index.signature(day),
             "files": [{"name": index.files[n].file.name, "stamp": index.files[n].file.stamp} for n, _ in wanted],
         }
@@ -144,16 +143,16 @@ def ingest_day(
     return IngestedDay(rows, reasons.total(), dict(reasons), len(wanted), time.perf_counter() - started)
 
 
-def is_current(spec: DatasetSpec, day: str, logs: str | UPath, lake: Lake, runner: Runner | None = None) -> bool:
+def is_current(log: LogSpec, day: str, logs: str | UPath, lake: Lake, runner: Runner | None = None) -> bool:
     """Whether the day in the lake was read in today's way from today's files. New or changed files of a log without dated
     paths are looked into for it."""
-    if not lake.has(STAGE, spec.name, day):
+    if not lake.has(log.stage, log.dataset, day):
         return False
     try:
-        index = LogIndex.build(spec, logs, lake, runner or LocalRunner(), day)
+        index = LogIndex.build(log, logs, lake, runner or LocalRunner(), day)
     except NoLogs:
         return False
-    return lake.manifest(STAGE, spec.name, day)["signature"] == index.signature(day)
+    return lake.manifest(log.stage, log.dataset, day)["signature"] == index.signature(day)
 
 
 def _task(index: LogIndex, number: int, slices: list[Slice]) -> _Task:
@@ -172,7 +171,7 @@ def _part(staging: UPath, *number: int) -> str:
 
 def _read(job: _Job, task: _Task, part_rows: int) -> _Done:
     """Read slices, and write the day's rows as parts or sorted runs, and its bad lines beside them."""
-    schema = raw_schema(job.spec)
+    schema = raw_schema(job.log)
     runs: list[Run] = []
     held: list[pa.Table] = []
     bad: list[pa.Table] = []
@@ -192,7 +191,7 @@ def _read(job: _Job, task: _Task, part_rows: int) -> _Done:
         held.clear()
 
     for one in task.slices:
-        for block in scan(job.spec, one):
+        for block in scan(job.log, one):
             plan = task.plans.get((one.order, block.records.index))
             times, days, bad_days = _placed(job, one, block, plan)
             mine = days == job.day
@@ -219,8 +218,8 @@ def _placed(
     if job.parts is not None and plan is not None:
         lines, bad = plan.position + block.lines, plan.position + block.bad
         days, bad_days = (np.searchsorted(job.parts, of, side="right") - 1 for of in (lines, bad))
-        return position_times(lines, job.parts, day_bounds(job.spec)), days, bad_days
-    inherited = plan.inherited if plan else file_day(job.spec, one.file) or 0
+        return position_times(lines, job.parts, day_bounds(job.log)), days, bad_days
+    inherited = plan.inherited if plan else file_day(job.log, one.file) or 0
     bad_days = place_bad(block)
     return block.times, block.day, np.where(bad_days == UNPLACED, inherited, bad_days)
 

@@ -10,12 +10,11 @@ from datetime import datetime, timedelta
 
 from upath import UPath
 
-from ml.catalog.spec import DatasetSpec
+from ml.catalog.log_spec import LogSpec
 from ml.compute.runner import LocalRunner, Runner
 from ml.lake import Lake
 from ml.logs.clock import day_index, day_key
 from ml.logs.index import LogIndex
-from ml.logs.ingest import STAGE
 from ml.logs.sources import NoLogs
 
 
@@ -29,25 +28,25 @@ class LandedDay:
     current: bool
 
 
-def landed_days(spec: DatasetSpec, logs: str | UPath, lake: Lake, runner: Runner | None = None) -> list[LandedDay]:
+def landed_days(log: LogSpec, logs: str | UPath, lake: Lake, runner: Runner | None = None) -> list[LandedDay]:
     """Days that have landed and are over, in order; none where no file has. Raises `WrongFile`.
 
     Without dated paths, a day that has no lines but lies between days that have is one of them.
     """
     try:
-        index = LogIndex.build(spec, logs, lake, runner or LocalRunner())
+        index = LogIndex.build(log, logs, lake, runner or LocalRunner())
     except NoLogs:
         return []
-    if spec.source.dated:  # rows may spill into days whose own files are still to come
+    if log.source.dated:  # rows may spill into days whose own files are still to come
         found = {file.file.day.isoformat() for file in index.files if file.file.day}
     else:
-        found = {*index.signatures, *lake.days(STAGE, spec.name)}  # a day may have lost its lines to another
-        bounds = [day_index(spec, end(found)) for end in (min, max) if found] or [0, -1]
-        found = {day_key(spec, i) for i in range(bounds[0], bounds[1] + 1)}
-    yesterday = datetime.now(spec.zone).date() - timedelta(days=1)
-    days = sorted(found & set(spec.days(yesterday)))
-    return [LandedDay(day, index.signature(day), _signature(lake, spec, day) == index.signature(day)) for day in days]
+        found = {*index.signatures, *lake.days(log.stage, log.dataset)}  # a day may have lost its lines to another
+        bounds = [day_index(log, end(found)) for end in (min, max) if found] or [0, -1]
+        found = {day_key(log, i) for i in range(bounds[0], bounds[1] + 1)}
+    yesterday = datetime.now(log.zone).date() - timedelta(days=1)
+    days = sorted(found & set(log.days(yesterday)))
+    return [LandedDay(day, index.signature(day), _signature(lake, log, day) == index.signature(day)) for day in days]
 
 
-def _signature(lake: Lake, spec: DatasetSpec, day: str) -> str | None:
-    return lake.manifest(STAGE, spec.name, day)["signature"] if lake.has(STAGE, spec.name, day) else None
+def _signature(lake: Lake, log: LogSpec, day: str) -> str | None:
+    return lake.manifest(log.stage, log.dataset, day)["signature"] if lake.has(log.stage, log.dataset, day) else None

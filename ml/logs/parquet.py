@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from upath import UPath
 
-from ml.catalog.spec import ColumnType, Source
+from ml.catalog.reading import ColumnType, Source
 from ml.logs.parsed_blocks import Records
 from ml.logs.quarantine import NOT_UTF8, TEXT_BYTES, bad_value, damaged
 from ml.logs.sources import LogFile

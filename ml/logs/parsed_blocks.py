@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ml.catalog.spec import Source
+from ml.catalog.reading import Source
 from ml.logs.quarantine import TEXT_BYTES, TOO_LONG, damaged
 from ml.logs.sources import LogFile
 from ml.logs.streams import Block, blocks

@@ -9,14 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from ml.catalog.spec import Source
+from ml.catalog.log_spec import RAW_LOGS
+from ml.catalog.reading import Source
 from ml.lake import Lake
 from ml.logs.parsed_blocks import read_records
 from ml.logs.quarantine import Quarantine
 from ml.logs.sources import find_files
 from ml.logs.text.layout import Layout
-
-STAGE = "raw_logs"
 
 
 def read_table(source: Source, folder: str | UPath) -> tuple[pa.Table, Quarantine]:
@@ -36,20 +35,20 @@ def read_table(source: Source, folder: str | UPath) -> tuple[pa.Table, Quarantin
     return pa.concat_tables(tables).combine_chunks(), Quarantine.concat(bad)
 
 
-def raw_parts(lake: Lake, dataset: str, day: str) -> list[str]:
+def raw_parts(lake: Lake, dataset: str, day: str, stage: str = RAW_LOGS) -> list[str]:
     """Parquet files of a day's rows, in event-time order. Raises `MissingPartition`."""
-    folder = lake.require(STAGE, dataset, day) / "rows"
+    folder = lake.require(stage, dataset, day) / "rows"
     return sorted(str(path) for path in folder.iterdir() if path.name.endswith(".parquet"))
 
 
-def raw_table(lake: Lake, dataset: str, day: str) -> pa.Table:
+def raw_table(lake: Lake, dataset: str, day: str, stage: str = RAW_LOGS) -> pa.Table:
     """A day's rows, [N]: event_time and the source's columns, in event-time order. Raises `MissingPartition`."""
-    return pa.concat_tables([read_parquet(path) for path in raw_parts(lake, dataset, day)])
+    return pa.concat_tables([read_parquet(path) for path in raw_parts(lake, dataset, day, stage)])
 
 
-def quarantine_table(lake: Lake, dataset: str, day: str) -> pa.Table:
+def quarantine_table(lake: Lake, dataset: str, day: str, stage: str = RAW_LOGS) -> pa.Table:
     """A day's quarantined lines, [Q]: file, line, reason, text; in file and line order. Raises `MissingPartition`."""
-    return read_parquet(str(lake.require(STAGE, dataset, day) / "quarantine.parquet"))
+    return read_parquet(str(lake.require(stage, dataset, day) / "quarantine.parquet"))
 
 
 def read_parquet(path: str) -> pa.Table:

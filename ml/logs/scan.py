@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ml.catalog.spec import DatasetSpec
+from ml.catalog.log_spec import LogSpec
 from ml.logs.parsed_blocks import Records, count_records, read_records
 from ml.logs.sources import LogFile
 from ml.logs.streams import BLOCK
@@ -56,9 +56,9 @@ class Slice:
         return len(self.wanted) * BLOCK if self.file.splittable and self.wanted is not None else self.file.size
 
 
-def file_day(spec: DatasetSpec, file: LogFile) -> int | None:
+def file_day(log: LogSpec, file: LogFile) -> int | None:
     """Index of a dated file's day, below 0 or beyond the last where it lies outside the log's range."""
-    return None if file.day is None else (file.day - spec.partitions.start).days
+    return None if file.day is None else (file.day - log.partitions.start).days
 
 
 def cut(file: LogFile, order: int, wanted: Collection[int] | None = None) -> list[Slice]:
@@ -84,11 +84,11 @@ def pack(slices: Sequence[Slice], task_bytes: int = TASK_BYTES) -> list[list[Sli
     return tasks
 
 
-def scan(spec: DatasetSpec, one: Slice) -> Iterator[Scanned]:
+def scan(log: LogSpec, one: Slice) -> Iterator[Scanned]:
     """Read, type and examine the blocks of a slice. Raises `WrongFile`."""
-    day_of_file = file_day(spec, one.file)
-    for records in read_records(spec.source, one.file, one.first, one.wanted):
-        found = examine(spec, records.table, day_of_file)
+    day_of_file = file_day(log, one.file)
+    for records in read_records(log.source, one.file, one.first, one.wanted):
+        found = examine(log, records.table, day_of_file)
         good = found.fault == 0
         if good.all():
             table, lines, bad, reasons = records.table, records.lines, records.bad, records.reasons
@@ -105,6 +105,6 @@ def scan(spec: DatasetSpec, one: Slice) -> Iterator[Scanned]:
         yield Scanned(records, table, lines, times, day, bad, reasons, bad_day, np.searchsorted(lines, bad))
 
 
-def count_lines(spec: DatasetSpec, one: Slice) -> Iterator[tuple[int, int, int]]:
+def count_lines(log: LogSpec, one: Slice) -> Iterator[tuple[int, int, int]]:
     """Number, extent and header lines of each block of a slice, for which nothing is parsed. Raises `WrongFile`."""
-    return count_records(spec.source, one.file, one.first, one.wanted)
+    return count_records(log.source, one.file, one.first, one.wanted)

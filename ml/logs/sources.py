@@ -13,7 +13,7 @@ from datetime import date, datetime
 
 from upath import UPath
 
-from ml.catalog.spec import Source
+from ml.catalog.reading import Source
 from ml.logs.text.layout import WrongFile
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ml.catalog.spec import DatasetSpec
+from ml.catalog.log_spec import LogSpec
 from ml.logs.clock import day_bounds, days_of, event_times
 from ml.logs.quarantine import LABEL_MISSING, LABEL_UNKNOWN, TIME_MISSING, TIME_RANGE, TIME_UNPARSABLE
 
@@ -34,36 +34,36 @@ class Examined:
     fault: NDArray[np.int8]
 
 
-def examine(spec: DatasetSpec, table: pa.Table, file_day: int | None) -> Examined:
+def examine(log: LogSpec, table: pa.Table, file_day: int | None) -> Examined:
     """Look at N typed rows of one file; file_day: index (possibly outside the range) of a dated path's day."""
     count = table.num_rows
     fault, times, day = np.zeros(count, np.int8), np.zeros(count, np.int64), np.full(count, UNPLACED, np.int32)
-    if (column := spec.time.column) is not None:
-        bounds = day_bounds(spec)
-        times, known = event_times(table.column(column), spec.time)
+    if (column := log.time.column) is not None:
+        bounds = day_bounds(log)
+        times, known = event_times(table.column(column), log.time)
         missing = pc.is_null(table.column(column)).to_numpy()
         found = days_of(times, bounds)
         nearest = np.clip(found, 0, len(bounds) - 2)
         beyond = nearest != found
         if file_day is not None:
-            far = np.abs(found - file_day) > spec.source.spill_days
+            far = np.abs(found - file_day) > log.source.spill_days
             beyond, nearest = beyond | far, np.where(far, np.clip(file_day, 0, len(bounds) - 2), nearest)
         fault[beyond] = FAULTS.index(TIME_RANGE)
         fault[~known] = FAULTS.index(TIME_UNPARSABLE)
         fault[missing] = FAULTS.index(TIME_MISSING)
         day = np.where(known, nearest, UNPLACED).astype(np.int32)
     good = fault == 0
-    for reason, rows in _label_faults(spec, table).items():
+    for reason, rows in _label_faults(log, table).items():
         fault[rows & good] = FAULTS.index(reason)
     return Examined(times, day, fault)
 
 
-def _label_faults(spec: DatasetSpec, table: pa.Table) -> dict[str, NDArray[np.bool_]]:
-    if spec.label.column is None or spec.label.column not in table.column_names:
+def _label_faults(log: LogSpec, table: pa.Table) -> dict[str, NDArray[np.bool_]]:
+    if log.label is None:
         return {}
-    label = table.column(spec.label.column)
+    label = table.column(log.label.column)
     missing = pc.is_null(label).to_numpy()
     found = {LABEL_MISSING: missing}
-    if spec.label.at_least is None and not pa.types.is_boolean(label.type):
+    if log.label.binary and not pa.types.is_boolean(label.type):
         found[LABEL_UNKNOWN] = ~missing & ~pc.is_in(label, pa.array([0, 1], label.type)).to_numpy()
     return found

@@ -128,7 +128,7 @@ def _schema(evidence: Evidence) -> Mapping[str, Value]:
     for name, kind in types.items():
         column = today.columns.get(name)
         pairs[name] = Pair(_spelled(column.type) if column else "no such column", _spelled(kind))
-    return {"fingerprint": Pair(str(today.manifest.get("fingerprint")), spec.fingerprint)} | pairs
+    return {"fingerprint": Pair(str(today.manifest.get("fingerprint")), spec.fingerprint_of(evidence.stage))} | pairs
 
 
 def _spelled(kind: str) -> str:

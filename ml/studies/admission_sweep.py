@@ -62,7 +62,7 @@ def prepare(spec: DatasetSpec, days: Sequence[str], lake: Lake, landing: str, ru
     """Training data of the days, where it is not there yet. spec: of `with_ids`."""
     for day in days:
         if not lake.has("mds_datasets", spec.name, day):
-            ingest_day(spec, day, landing, lake, runner)
+            ingest_day(spec.log, day, landing, lake, runner)
             clean_day(spec, day, lake, landing, runner, None)
             write_day(spec, day, lake, runner)
 

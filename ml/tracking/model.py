@@ -23,9 +23,9 @@ from upath import UPath
 
 from ml.artifacts.scorer import ARTIFACT, FLOAT_LIMIT, SPEC, VOCABULARIES, raw_columns
 from ml.artifacts.snapshot import copy_for_predictions
+from ml.catalog.log_spec import RAW_LOGS
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
-from ml.logs.read import STAGE as RAW_LOGS
 from ml.logs.read import raw_parts
 from ml.training.predict import stage_of
 

@@ -64,7 +64,7 @@ def write_raw(lake: Lake, day: str, spoil: Spoil, **manifest: Any) -> None:
     spoil(day, columns)
     with lake.write("raw_logs", SPEC.name, day) as staging:
         write_table(pa.table(columns), staging / "rows" / "part-00000.parquet")
-        lake.write_manifest(staging, {"rows": ROWS, "quarantined": 0, "fingerprint": SPEC.fingerprint} | manifest)
+        lake.write_manifest(staging, {"rows": ROWS, "quarantined": 0, "fingerprint": SPEC.log.fingerprint} | manifest)
 
 
 @pytest.fixture

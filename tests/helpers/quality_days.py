@@ -82,7 +82,7 @@ def write_raw(
     with lake.write("raw_logs", spec.name, day) as staging:
         for number, part in enumerate((table.slice(0, half), table.slice(half))):
             write_table(part.combine_chunks(), staging / "rows" / f"part-{number:05d}.parquet")
-        said = {"rows": table.num_rows, "quarantined": 3, "fingerprint": spec.fingerprint, "seconds": 2.0} | dict(manifest)
+        said = {"rows": table.num_rows, "quarantined": 3, "fingerprint": spec.log.fingerprint, "seconds": 2.0} | dict(manifest)
         lake.write_manifest(staging, said)
 
 

@@ -38,7 +38,7 @@ def test_a_day_is_asked_for_when_its_file_arrives_or_changes(spec: DatasetSpec, 
 
         def finish(day: str) -> None:
             """Raw logs for real; of the later stages the sensor looks at the manifests alone."""
-            ingest_day(spec, day, str(folder), lake, LocalRunner())
+            ingest_day(spec.log, day, str(folder), lake, LocalRunner())
             assert [asked_for for asked_for, _ in asked()] == [day]  # a day is not done with its raw logs
             for stage in stages_of(spec):
                 if stage != "raw_logs":
@@ -52,7 +52,7 @@ def test_a_day_is_asked_for_when_its_file_arrives_or_changes(spec: DatasetSpec, 
 
         assert asked() == []
         for day in DAYS:
-            write_day(spec, day, folder)
+            write_day(spec.log, day, folder)
         [(first, key)] = asked()
         assert first == DAYS[0]
         assert asked() == [(first, key)]  # the same key: Dagster runs it once
@@ -75,7 +75,7 @@ def test_a_failed_day_is_named_until_something_of_it_changes(spec: DatasetSpec, 
     lake, landing = Lake.at(tmp_path / "home"), tmp_path / "landing"
     (landing / spec.name).mkdir(parents=True)
     for day in DAYS:
-        write_day(spec, day, landing / spec.name)
+        write_day(spec.log, day, landing / spec.name)
 
     def tick(of: DatasetSpec):
         resources = {"lake": LakeResource(root=str(lake.root)), "landing": LandingResource(root=str(landing))}
@@ -120,12 +120,12 @@ def test_how_far_models_are_behind_is_told_when_it_changes(spec: DatasetSpec, tm
         return [(event.passed, event.metadata["lag_days"].value) for event in tick.asset_events]
 
     assert told() == []
-    write_day(spec, DAYS[0], landing / spec.name)
+    write_day(spec.log, DAYS[0], landing / spec.name)
     assert told() == [(False, "no model yet")]
     assert told() == []
     with lake.write("tuned_models/dlrm", spec.name, DAYS[0]) as staging:
         lake.write_manifest(staging, {})
     assert told() == [(True, 0)]
-    write_day(spec, "2026-01-03", landing / spec.name)
+    write_day(spec.log, "2026-01-03", landing / spec.name)
     assert told() == [(False, 2)]
     assert told() == []

@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from ml.catalog.spec import DatasetSpec, Simulation
+from ml.catalog.log_spec import LogSpec
+from ml.catalog.reading import Simulation
 from ml.logs.synthetic.corrupt import damage_lines
 from ml.logs.synthetic.impressions import Impressions, draw_hour
 from ml.logs.synthetic.population import CATEGORIES, COUNTRIES, DEVICES, Items, Stream, Users, World, generator
@@ -44,14 +45,14 @@ class SimulatedDay:
     written: bool
 
 
-def write_day(spec: DatasetSpec, day: str, folder: Path) -> SimulatedDay:
+def write_day(log: LogSpec, day: str, folder: Path) -> SimulatedDay:
     """Write `<folder>/<YYYY-MM-DD>.csv`, aside and then renamed, unless a file of the same settings is there already.
 
-    Settings and counts lie beside it in `.<YYYY-MM-DD>.csv.json`. Raises `ValueError` for a spec that is not of the
+    Settings and counts lie beside it in `.<YYYY-MM-DD>.csv.json`. Raises `ValueError` for a log that is not of the
     built-in log's shape or a day that is none, and `FileExistsError` where the file there was not written by this
     function: another's log is never overwritten.
     """
-    simulation, when = _simulation(spec), date.fromisoformat(day)
+    simulation, when = _simulation(log), date.fromisoformat(day)
     path = folder / f"{when.isoformat()}.csv"
     facts_path = folder / f".{path.name}.json"
     settings = {"generator": GENERATOR, "day": day, **simulation.model_dump(mode="json")}
@@ -130,21 +131,21 @@ def _csv(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _simulation(spec: DatasetSpec) -> Simulation:
-    """The spec's simulation. Raises `ValueError` where its source is not the file that is written here."""
-    if spec.simulation is None:
-        raise ValueError(f"{spec.name}: simulation: absent, so this dataset's landing files are its owner's")
+def _simulation(log: LogSpec) -> Simulation:
+    """The log's simulation. Raises `ValueError` where its source is not the file that is written here."""
+    if log.simulation is None:
+        raise ValueError(f"{log.dataset}: simulation: absent, so this dataset's landing files are its owner's")
     fixed = {
-        "source.files": (spec.source.files, "%Y-%m-%d.csv"),
-        "source.format": (spec.source.format, "csv"),
-        "source.header": (spec.source.header, True),
-        "source.columns": (tuple(spec.source.columns), COLUMNS),
-        "source.delimiter": (spec.source.delimiter, ","),
-        "source.null_tokens": ("" in spec.source.null_tokens, True),
-        "time.unit": (spec.time.unit, "ms"),
-        "time.timezone": (spec.time.timezone, "UTC"),
+        "source.files": (log.source.files, "%Y-%m-%d.csv"),
+        "source.format": (log.source.format, "csv"),
+        "source.header": (log.source.header, True),
+        "source.columns": (tuple(log.source.columns), COLUMNS),
+        "source.delimiter": (log.source.delimiter, ","),
+        "source.null_tokens": ("" in log.source.null_tokens, True),
+        "time.unit": (log.time.unit, "ms"),
+        "time.timezone": (log.time.timezone, "UTC"),
     }
     for key, (found, written) in fixed.items():
         if found != written:
-            raise ValueError(f"{spec.name}: {key}: the simulation writes {written!r}, the catalog says {found!r}")
-    return spec.simulation
+            raise ValueError(f"{log.dataset}: {key}: the simulation writes {written!r}, the catalog says {found!r}")
+    return log.simulation

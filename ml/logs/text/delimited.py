@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 from numpy.typing import NDArray
 
-from ml.catalog.spec import ColumnType
+from ml.catalog.reading import ColumnType
 from ml.logs.quarantine import FIELDS, UNBALANCED, UNREADABLE, bad_value
 from ml.logs.text.layout import BOM, Layout
 from ml.logs.text.lines import LF, Lines

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json as pa_json
 
-from ml.catalog.spec import ColumnType
+from ml.catalog.reading import ColumnType
 from ml.logs.quarantine import BAD_JSON, bad_value
 from ml.logs.text.layout import BOM, Layout
 from ml.logs.text.lines import Lines

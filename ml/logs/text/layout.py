@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from ml.catalog.spec import Source
+from ml.catalog.reading import Source
 from ml.schema import ARROW_TYPES
 
 BOM = b"\xef\xbb\xbf"

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ml.catalog.spec import ColumnType
+from ml.catalog.reading import ColumnType
 from ml.schema import ARROW_TYPES
 
 _SURELY = {"int": r"^-?[0-9]{1,18}$", "float": r"^-?[0-9]{1,15}(\.[0-9]{1,15})?$"}

@@ -267,7 +267,7 @@ def test_raw_logs_read_in_another_way_are_refused(lake: Lake, tmp_path: Path, wr
     spec = shop()
     write_raw(lake, "shop", DAYS[0], shop_day(spec, 0, 50))
     path = Path(lake.partition("raw_logs", "shop", DAYS[0]) / MANIFEST)
-    path.write_text(json.dumps({"rows": 50, "reading": "another"}))
+    path.write_text(json.dumps({"rows": 50, "fingerprint": "another"}))
     with pytest.raises(StaleFeatures, match=f"shop/raw_logs of {DAYS[0]} was read under another catalog entry"):
         clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner())
 

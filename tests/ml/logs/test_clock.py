@@ -9,22 +9,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ml.catalog.spec import DatasetSpec, Time
+from ml.catalog.log_spec import LogSpec
+from ml.catalog.reading import Time
+from ml.catalog.spec import DatasetSpec
 from ml.logs.clock import day_bounds, day_index, day_key, days_of, event_times, position_parts, position_times
 
 UTC = timezone.utc  # noqa: UP017
 
 
-def spec(zone: str, start: date, end: date) -> DatasetSpec:
-    return DatasetSpec.model_validate(
+def spec(zone: str, start: date, end: date) -> LogSpec:
+    return LogSpec.model_validate(
         {
-            "name": "clock",
-            "description": "",
+            "dataset": "clock",
             "source": {"files": "*", "format": "csv", "columns": {"t": "int", "y": "int"}},
             "time": {"column": "t", "timezone": zone},
             "partitions": {"start": start, "end": end},
-            "label": {"column": "y"},
-            "sparse": ["t"],
         }
     )
 
@@ -47,17 +46,17 @@ def test_days_are_days_on_the_wall(zone: str) -> None:
 
 
 def test_sao_paulo_has_no_midnight_on_15_october_2017(catalog: dict[str, DatasetSpec]) -> None:
-    index = day_index(catalog["globo"], "2017-10-15")
-    begin, end = day_bounds(catalog["globo"])[index : index + 2].tolist()
+    index = day_index(catalog["globo"].log, "2017-10-15")
+    begin, end = day_bounds(catalog["globo"].log)[index : index + 2].tolist()
     assert begin == micros(datetime(2017, 10, 15, 3, tzinfo=UTC))
     assert end - begin == 23 * 3_600_000_000
-    assert day_key(catalog["globo"], index) == "2017-10-15"
+    assert day_key(catalog["globo"].log, index) == "2017-10-15"
 
 
 @pytest.mark.parametrize("key", ["2017-10-17", "2017-09-30", "yesterday", ""])
 def test_a_key_that_is_no_day_of_the_log_is_refused(key: str, catalog: dict[str, DatasetSpec]) -> None:
     with pytest.raises(ValueError, match="its days run from 2017-10-01 to 2017-10-16"):
-        day_index(catalog["globo"], key)
+        day_index(catalog["globo"].log, key)
 
 
 @pytest.mark.parametrize(("unit", "per"), [("s", 1_000_000), ("ms", 1_000), ("us", 1)])

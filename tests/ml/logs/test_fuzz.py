@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ml.catalog.spec import Source
+from ml.catalog.reading import Source
 from ml.logs.read import read_table
 from ml.logs.text.layout import Layout
 from ml.logs.text.parse import Parsed, parse_block

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ml.catalog.spec import DatasetSpec
+from ml.catalog.log_spec import LogSpec
 from ml.compute.runner import LocalRunner
 from ml.lake import Lake
 from ml.logs import streams
@@ -27,15 +27,15 @@ DAYS = [(START + timedelta(days=i)).isoformat() for i in range(4)]
 MIDNIGHT = 1772323200  # 2026-03-01 UTC
 
 
-def spec(files: str = "*.csv", start: date = START, **more: Any) -> DatasetSpec:
+def spec(files: str = "*.csv", start: date = START, **more: Any) -> LogSpec:
     source = {"files": files, "format": "csv", "columns": {"t": "int", "v": "string", "y": "int"}}
-    data: dict[str, Any] = {"name": "small", "description": "", "source": source | more.pop("source", {})}
+    data: dict[str, Any] = {"dataset": "small", "source": source | more.pop("source", {})}
     data |= {
         "time": {"column": "t"},
         "partitions": {"start": start, "end": START + timedelta(days=3)},
         "label": {"column": "y"},
     }
-    return DatasetSpec.model_validate(data | {"sparse": ["v"]} | more)
+    return LogSpec.model_validate(data | more)
 
 
 def line(day: float, value: object = "v", label: int = 1) -> str:

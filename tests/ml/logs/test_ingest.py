@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ml.catalog.spec import DatasetSpec
+from ml.catalog.log_spec import LogSpec
 from ml.compute.runner import LocalRunner, SparkRunner
 from ml.lake import Lake
 from ml.logs.index import LogIndex
@@ -34,16 +34,14 @@ MIDNIGHT = 1777680000  # 2026-05-02 UTC
 COLUMNS = {"t": "int", "v": "string", "x": "float", "y": "int"}
 
 
-def spec(**source: Any) -> DatasetSpec:
-    return DatasetSpec.model_validate(
+def spec(**source: Any) -> LogSpec:
+    return LogSpec.model_validate(
         {
-            "name": "small",
-            "description": "",
+            "dataset": "small",
             "source": {"files": "*.csv", "format": "csv", "columns": COLUMNS} | source,
             "time": {"column": "t"},
             "partitions": {"start": date(2026, 5, 1), "end": date(2026, 5, 3)},
             "label": {"column": "y"},
-            "sparse": ["v"],
         }
     )
 

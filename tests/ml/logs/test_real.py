@@ -18,7 +18,7 @@ from ml.logs.read import raw_table, read_table
 @pytest.mark.slow
 def test_globo(real_logs: Path, catalog: dict[str, DatasetSpec], lake: Lake) -> None:
     globo, runner = catalog["globo"], LocalRunner()
-    index = LogIndex.build(globo, real_logs / "globo", lake, runner)
+    index = LogIndex.build(globo.log, real_logs / "globo", lake, runner)
     rows = sum(sum(block.rows.values()) for of in index.files for block in of.blocks or ())
     lines = sum(sum(of.values()) for of in index.lines.values())
     assert (len(index.files), rows, lines - rows) == (385, 2_981_196, 6_985)
@@ -26,9 +26,9 @@ def test_globo(real_logs: Path, catalog: dict[str, DatasetSpec], lake: Lake) -> 
     assert (table.num_rows, len(quarantine)) == (2_988_181, 0)
     distinct = [len(table.column(name).unique()) for name in ("user_id", "click_article_id", "session_id")]
     assert distinct == [322_897, 46_033, 1_048_594]
-    day = ingest_day(globo, "2017-10-15", real_logs / "globo", lake, runner)
+    day = ingest_day(globo.log, "2017-10-15", real_logs / "globo", lake, runner)
     assert (day.rows, day.quarantined) == (92_007, 0)
-    last = ingest_day(globo, "2017-10-16", real_logs / "globo", lake, runner)
+    last = ingest_day(globo.log, "2017-10-16", real_logs / "globo", lake, runner)
     assert (last.rows, last.reasons) == (191_635, {"time out of range": 6_985})
     assert day.files < 100
 
@@ -37,7 +37,7 @@ def test_globo(real_logs: Path, catalog: dict[str, DatasetSpec], lake: Lake) -> 
 def test_criteo(real_logs: Path, catalog: dict[str, DatasetSpec], lake: Lake) -> None:
     criteo = catalog["criteo"]
     days = criteo.days()
-    done = [ingest_day(criteo, day, real_logs / "criteo", lake, LocalRunner()) for day in days]
+    done = [ingest_day(criteo.log, day, real_logs / "criteo", lake, LocalRunner()) for day in days]
     assert [d.rows for d in done] == [19_592, 19_592, *[19_591] * 5]
     assert sum(d.quarantined for d in done) == 0
     table = pa.concat_tables([raw_table(lake, "criteo", day) for day in days])
@@ -55,11 +55,11 @@ def test_criteo(real_logs: Path, catalog: dict[str, DatasetSpec], lake: Lake) ->
 
 def test_movielens(real_logs: Path, catalog: dict[str, DatasetSpec], lake: Lake) -> None:
     movielens, folder = catalog["movielens"], real_logs / "movielens-100k"
-    index = LogIndex.build(movielens, folder, lake, LocalRunner())
+    index = LogIndex.build(movielens.log, folder, lake, LocalRunner())
     days = index.lines["u.data"]
     assert sum(days.values()) == 100_000
     assert (min(days), max(days)) == ("1997-09-20", "1998-04-22")
-    assert ingest_day(movielens, max(days), folder, lake, LocalRunner()).rows == days[max(days)]
+    assert ingest_day(movielens.log, max(days), folder, lake, LocalRunner()).rows == days[max(days)]
     sizes = {}
     for side in movielens.join:
         table, quarantine = read_table(side.source, folder)

@@ -16,7 +16,7 @@ import pytest
 import zstandard
 from upath import UPath
 
-from ml.catalog.spec import Source
+from ml.catalog.reading import Source
 from ml.logs import streams
 from ml.logs.read import read_table
 from ml.logs.sources import NoLogs, find_files

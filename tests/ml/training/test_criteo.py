@@ -24,7 +24,7 @@ def test_six_days_in_one_pass_predict_the_seventh(lake: Lake, catalog: dict[str,
     spec, logs, runner = catalog["criteo"], str(real_logs / "criteo"), LocalRunner()
     trained = []
     for day in spec.days():
-        ingest_day(spec, day, logs, lake, runner)
+        ingest_day(spec.log, day, logs, lake, runner)
         clean_day(spec, day, lake, logs, runner)
         write_day(spec, day, lake, runner)
         trained.append(train_day(spec, day, lake, progress=False))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from ml.catalog.log_spec import LogSpec
 from ml.catalog.spec import DatasetSpec
 from ml.logs.synthetic.corrupt import KINDS, damage_lines
 from ml.logs.synthetic.population import Items, World
@@ -19,24 +20,24 @@ FIELDS = {name: i for i, name in enumerate(COLUMNS)}
 DAY_MS = 86_400_000
 
 
-def simulated(catalog: dict[str, DatasetSpec], **changes: object) -> DatasetSpec:
-    spec = catalog["synthetic"]
+def simulated(catalog: dict[str, DatasetSpec], **changes: object) -> LogSpec:
+    spec = catalog["synthetic"].log
     assert spec.simulation is not None
     return spec.model_copy(update={"simulation": spec.simulation.model_copy(update=changes)})
 
 
 @pytest.fixture(scope="module")
-def small(catalog: dict[str, DatasetSpec]) -> DatasetSpec:
+def small(catalog: dict[str, DatasetSpec]) -> LogSpec:
     return simulated(catalog, impressions_per_day=5_000, users=500, items=80, malformed_rate=0.02)
 
 
 @pytest.fixture(scope="module")
-def clean(catalog: dict[str, DatasetSpec]) -> DatasetSpec:
+def clean(catalog: dict[str, DatasetSpec]) -> LogSpec:
     return simulated(catalog, impressions_per_day=100_000, malformed_rate=0.0)
 
 
 @pytest.fixture(scope="module")
-def rows(clean: DatasetSpec, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+def rows(clean: LogSpec, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     path = write_day(clean, "2026-01-05", tmp_path_factory.mktemp("landing")).path
     with path.open(newline="") as file:
         return np.array(list(csv.reader(file))[1:])
@@ -46,7 +47,7 @@ def column(rows: np.ndarray, name: str) -> np.ndarray:
     return rows[:, FIELDS[name]]
 
 
-def test_a_day_depends_on_seed_and_day_alone(catalog: dict[str, DatasetSpec], small: DatasetSpec, tmp_path: Path) -> None:
+def test_a_day_depends_on_seed_and_day_alone(catalog: dict[str, DatasetSpec], small: LogSpec, tmp_path: Path) -> None:
     days = ["2026-01-01", "2026-01-02", "2026-01-03"]
     forward = {day: write_day(small, day, tmp_path / "a").path.read_bytes() for day in days}
     backward = {day: write_day(small, day, tmp_path / "b").path.read_bytes() for day in reversed(days)}
@@ -56,14 +57,14 @@ def test_a_day_depends_on_seed_and_day_alone(catalog: dict[str, DatasetSpec], sm
     assert write_day(other, days[0], tmp_path / "c").path.read_bytes() != forward[days[0]]
 
 
-def test_the_file_is_the_one_the_catalog_declares(small: DatasetSpec, tmp_path: Path) -> None:
+def test_the_file_is_the_one_the_catalog_declares(small: LogSpec, tmp_path: Path) -> None:
     written = write_day(small, "2026-01-01", tmp_path)
     assert written.path == tmp_path / "2026-01-01.csv"
     assert written.path.read_text(errors="replace").split("\n")[0].split(",") == list(small.source.columns)
 
 
 def test_an_existing_file_of_the_same_settings_is_left_alone(
-    catalog: dict[str, DatasetSpec], small: DatasetSpec, tmp_path: Path
+    catalog: dict[str, DatasetSpec], small: LogSpec, tmp_path: Path
 ) -> None:
     first = write_day(small, "2026-01-01", tmp_path)
     with first.path.open("ab") as file:
@@ -77,14 +78,14 @@ def test_an_existing_file_of_the_same_settings_is_left_alone(
     assert changed.written and changed.rows + changed.malformed == 6_000
 
 
-def test_a_file_of_somebody_else_is_never_overwritten(small: DatasetSpec, tmp_path: Path) -> None:
+def test_a_file_of_somebody_else_is_never_overwritten(small: LogSpec, tmp_path: Path) -> None:
     (tmp_path / "2026-01-01.csv").write_text("mine")
     with pytest.raises(FileExistsError, match="move it away"):
         write_day(small, "2026-01-01", tmp_path)
     assert (tmp_path / "2026-01-01.csv").read_text() == "mine"
 
 
-def test_a_killed_writer_leaves_nothing_that_is_taken_for_a_day(small: DatasetSpec, tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_nothing_that_is_taken_for_a_day(small: LogSpec, tmp_path: Path) -> None:
     whole = write_day(small, "2026-01-01", tmp_path / "whole").path.read_bytes()
     folder = tmp_path / "killed"
     folder.mkdir()
@@ -94,7 +95,7 @@ def test_a_killed_writer_leaves_nothing_that_is_taken_for_a_day(small: DatasetSp
     assert [path.name for path in folder.glob("*.csv*") if not path.name.startswith(".")] == ["2026-01-01.csv"]
 
 
-def test_malformed_lines_have_their_share_and_their_kinds(small: DatasetSpec, tmp_path: Path) -> None:
+def test_malformed_lines_have_their_share_and_their_kinds(small: LogSpec, tmp_path: Path) -> None:
     day = write_day(small, "2026-01-01", tmp_path)
     lines = day.path.read_bytes().split(b"\n")[1:-1]
     assert len(lines) == day.rows + day.malformed == 5_000
@@ -186,8 +187,8 @@ def test_an_item_keeps_its_nature_while_it_lives() -> None:
 
 def test_a_spec_of_another_shape_is_refused(catalog: dict[str, DatasetSpec], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="criteo: simulation"):
-        write_day(catalog["criteo"], "2014-01-01", tmp_path)
-    spec = catalog["synthetic"]
+        write_day(catalog["criteo"].log, "2014-01-01", tmp_path)
+    spec = catalog["synthetic"].log
     seconds = spec.model_copy(update={"time": spec.time.model_copy(update={"unit": "s"})})
     with pytest.raises(ValueError, match=r"time\.unit"):
         write_day(seconds, "2026-01-01", tmp_path)

@@ -1,0 +1,114 @@
+"""What one log is: where its files are stored and how they are read, apart from what is learned from them.
+
+A `LogSpec` is all that `ml.logs` knows of a dataset. A dataset has one log today (`DatasetSpec.log`); it can have several,
+such as impressions and actions, because each log names the stage of the lake that its days are written to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import date, timedelta
+from typing import Self
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, Field, model_validator
+
+from ml.catalog.reading import ColumnName, Partitions, Simulation, Source, Time
+from ml.catalog.strict import Bool, Strict, fault
+
+RAW_LOGS = "raw_logs"
+RESERVED_COLUMNS = ("event_time", "sample_rate", "row")
+
+
+class LabelColumn(Strict):
+    """The column of a log that holds the label. Rows whose label cannot be used are quarantined when the log is read."""
+
+    column: ColumnName = Field(description="Column of the log; a row in which it is missing is quarantined.")
+    binary: Bool = Field(default=True, description="Whether values other than 0 and 1 are quarantined too.")
+
+
+class LogSpec(Strict):
+    """One log of a dataset: its files, columns, event time and days.
+
+    Example:
+        >>> log = LogSpec(
+        ...     dataset="shop",
+        ...     stage="raw_actions",
+        ...     source={"files": "actions/*.csv", "format": "csv", "columns": {"time": "int", "item": "int"}},
+        ...     time={"column": "time", "unit": "ms"},
+        ...     partitions={"start": "2026-03-01", "end": "2026-03-31"},
+        ... )
+        >>> log.days()[:2]
+        ['2026-03-01', '2026-03-02']
+    """
+
+    dataset: str = Field(description="Name of the dataset that the log belongs to.")
+    stage: str = Field(default=RAW_LOGS, pattern=r"^[a-z][a-z0-9_]*$", description="Stage of the lake that holds its days.")
+    source: Source = Field(description="Where the files are and how a line becomes typed columns.")
+    time: Time = Field(description="When a row happened.")
+    partitions: Partitions = Field(description="The log's days.")
+    label: LabelColumn | None = Field(default=None, description="Column with the label, where the log has one.")
+    simulation: Simulation | None = Field(default=None, description="Settings of a log that Evergreen writes itself.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_log(self.source, self.time, self.partitions)
+        if self.label and self.label.column not in self.source.columns:
+            raise fault("label.column", f"no column {self.label.column!r}; the columns are {sorted(self.source.columns)}")
+        return self
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The time zone in which a day is a day."""
+        return ZoneInfo(self.time.timezone)
+
+    def days(self, last: date | None = None) -> list[str]:
+        """Lists the log's partition keys in order.
+
+        Args:
+            last: The last day of a live log. Ignored for a log with `partitions.end`.
+
+        Returns:
+            Keys such as `2026-03-01`, the first and the last day included.
+
+        Raises:
+            ValueError: The log is live and `last` is missing.
+        """
+        end = self.partitions.end or last
+        if end is None:
+            raise ValueError(f"{self.dataset}: the log is live (no partitions.end), so pass its last day to list its days")
+        count = (end - self.partitions.start).days + 1
+        return [(self.partitions.start + timedelta(days=i)).isoformat() for i in range(count)]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that shapes raw rows. Days written under one fingerprint are stale under another.
+
+        The last day is left out, so that a log can grow by a day, except where event times come from positions: there the
+        number of days shapes every one of them.
+        """
+        return hash_of(self, {} if self.time.by_position else {"partitions": {"end"}})
+
+
+def hash_of(model: BaseModel, exclude: dict[str, set[str]] | set[str]) -> str:
+    """Hash of a model's values as JSON, 16 hexadecimal digits."""
+    said = model.model_dump(mode="json", exclude=exclude)
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_log(source: Source, time: Time, partitions: Partitions) -> None:
+    """Checks what the parts of one log ask of each other. Raises a fault that names the key."""
+    if reserved := sorted(set(source.columns) & set(RESERVED_COLUMNS)):
+        raise fault("source.columns", f"{reserved} are names that Evergreen uses itself")
+    if time.by_position and partitions.end is None:
+        raise fault("time.by_position", "needs partitions.end, to cut the log into equal days")
+    if time.by_position and source.dated:
+        raise fault("time.by_position", "does not go with a dated path in source.files")
+    if time.column is None:
+        return
+    if time.column not in source.columns:
+        raise fault("time.column", f"no column {time.column!r}; the columns are {sorted(source.columns)}")
+    kind, wanted = source.columns[time.column], ("string",) if time.unit == "iso8601" else ("int", "float")
+    if kind not in wanted:
+        raise fault("time.column", f"{time.column!r} is {kind}; unit {time.unit} needs {' or '.join(wanted)}")
