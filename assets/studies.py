@@ -271,9 +271,9 @@ def _variants(found: Mapping[str, Any]) -> str:
 
 
 def _settings(settings: list[Any]) -> str:
-    head = "| admitted after | kept (days) | rows | MB | waiting | AUC | unknown |\n|---|---|---|---|---|---|---|\n"
+    head = "| admitted after | kept (days) | rows | MB | candidates | AUC | unknown |\n|---|---|---|---|---|---|---|\n"
     return head + "\n".join(
-        f"| {s.min_count} | {s.ttl_days or 'for ever'} | {s.rows:,} | {s.nbytes / 1e6:.1f} | {s.waiting:,} | {s.auc:.4f} "
+        f"| {s.min_count} | {s.ttl_days or 'for ever'} | {s.rows:,} | {s.nbytes / 1e6:.1f} | {s.candidates:,} | {s.auc:.4f} "
         f"| {s.unknown_rate:.3f} |"
         for s in settings
     )

@@ -69,7 +69,7 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
 
 def _tables(figures: "Mapping[str, TableStats]") -> dg.TableMetadataValue:
     """A line per embedding table: what it holds after the day, and what befell it on the day."""
-    numbers = ("rows", "waiting", "admitted", "expired", "evicted")
+    numbers = ("rows", "candidates", "admitted", "expired", "evicted")
     records = [
         dg.TableRecord(
             {

@@ -34,7 +34,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from benchmarks.result import Result
 from ml.embeddings.collisionless.bags import CollisionlessEmbeddingBags
-from ml.embeddings.collisionless.hash_map import IdMap
+from ml.embeddings.collisionless.hash_map import HashMap
 from ml.embeddings.collisionless.memory import zeros
 from ml.embeddings.collisionless.prefetch import AHEAD, prefetch
 from ml.embeddings.collisionless.snapshots import write_snapshot
@@ -181,13 +181,13 @@ def _map_alone() -> list[Result]:
     rng, n = np.random.default_rng(0), 2_000_000
     ids = np.unique(rng.integers(-(2**62), 2**62, n))
     asked, tables, rows = rng.permutation(ids), np.zeros(len(ids), np.int64), np.arange(len(ids))
-    own, index, plain = IdMap(), Index(asked), dict(zip(ids.tolist(), range(len(ids)), strict=True))
+    own, index, plain = HashMap(), Index(asked), dict(zip(ids.tolist(), range(len(ids)), strict=True))
     fbgemm = torch.classes.fbgemm.PrunedMapCPU()
     narrow, whole = torch.arange(len(ids), dtype=torch.int32), torch.tensor([0, len(ids)], dtype=torch.int32)
     small = torch.from_numpy(rng.permutation(len(ids)).astype(np.int32))  # it takes 32-bit ids only
     listed = asked.tolist()
     insert = {
-        "ours": _rate(len(ids), lambda: IdMap().insert(tables, ids, rows)),
+        "ours": _rate(len(ids), lambda: HashMap().insert(tables, ids, rows)),
         "dict": _rate(len(ids), lambda: dict(zip(listed, range(len(listed)), strict=True))),
         "FBGEMM's pruned map (32-bit ids)": _rate(
             len(ids), lambda: torch.classes.fbgemm.PrunedMapCPU().insert(small, narrow, whole, 1)
@@ -217,7 +217,7 @@ def _deltas() -> list[Result]:
     table = EmbeddingBagConfig(name="t", embedding_dim=D, num_embeddings=1, feature_names=["f"])
     bags = CollisionlessEmbeddingBags([table], lr=0.05, init_scale=0.01)
     bags.store.insert(np.zeros(ids.size, np.int64), ids[0])
-    since = bags.store.version
+    since = bags.store.step
     chosen = torch.from_numpy(rng.choice(ids[0], updated, replace=False))
     bags(KeyedJaggedTensor(["f"], chosen, lengths=torch.ones(updated, dtype=torch.int32))).values().sum().backward()
     began = time.perf_counter()
@@ -261,7 +261,7 @@ def _dlrm() -> list[Result]:
                     loss.backward()
                     optimizers[name].step()
                     seconds[name].append(time.perf_counter() - began)
-        rates = {name: B / float(np.median(taken[WARM:])) for name, taken in seconds.items()}
+        rates = {name: B / float(np.median(times[WARM:])) for name, times in seconds.items()}
         ours, (other, baseline) = rates.pop("ours"), next(iter(rates.items()))
         what = f"DLRM step, 26 tables of 100k rows, zipf ids, {count} thread{'s' * (count > 1)}"
         found.append(Result(what, "samples/s", ours, baseline, other))

@@ -29,7 +29,7 @@ from upath import UPath
 
 from ml.artifacts.snapshot import FORMAT, STATE, TABLES, Tensors, described, put_back, slots_of, state_like, weights_of
 from ml.distributed.process_group import Ranks
-from ml.embeddings.collisionless import state_dict as columns
+from ml.embeddings.collisionless import state_dict
 from ml.embeddings.distributed.replicas import merge
 from ml.recipes.recipe import Recipe
 from ml.schema import FeatureSchema
@@ -103,7 +103,9 @@ def state_of(read: Read, recipe: Recipe, schema: FeatureSchema, ranks: Ranks | N
         {name.removeprefix(kind): tensor for name, tensor in read.dense.items() if name.startswith(kind)} for kind in _KINDS
     )
     for path, columns_of in read.shares.items():
-        for kind, tensors in zip((weights, slots), columns.apart(columns_of, _tables(columns_of)), strict=True):
+        for kind, tensors in zip(
+            (weights, slots), state_dict.split_optimizer_state(columns_of, _tables(columns_of)), strict=True
+        ):
             kind |= {f"{TABLES}{path}/{name}": tensor for name, tensor in tensors.items()}
     put_back(state, weights, slots, read.folder)
     return state
@@ -136,8 +138,8 @@ def _read_shares(folder: UPath, ranks: Ranks | None, independent: bool) -> dict[
     parts: dict[str, list[Tensors]] = {}
     for file in files:
         for path, part in _by_collection(load(file.read_bytes())).items():
-            parts.setdefault(path, []).append(columns.divide(part, _tables(part), ranks.rank, ranks.size) if ranks else part)
-    together = merge if independent else columns.unite
+            parts.setdefault(path, []).append(state_dict.shard(part, _tables(part), ranks.rank, ranks.size) if ranks else part)
+    together = merge if independent else state_dict.merge_shards
     return {path: together(of_files, _tables(of_files[0])) for path, of_files in parts.items()}
 
 

@@ -19,12 +19,12 @@ from ml.embeddings.rules import seed_of
 
 @dataclass(frozen=True)
 class TableStats:
-    """Of one table. waiting: ids that are counted and have no row yet. The others are sums since `begin_pass`: rows
+    """Of one table. candidates: ids that are counted and have no row yet. The others are sums since `begin_pass`: rows
     admitted, expired, evicted; occurrences looked up in training, and of these such as had no row before their batch."""
 
     rows: int
     nbytes: int
-    waiting: int = 0
+    candidates: int = 0
     admitted: int = 0
     expired: int = 0
     evicted: int = 0

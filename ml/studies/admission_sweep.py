@@ -38,7 +38,7 @@ DAY_SECONDS = 86_400.0
 
 @dataclass(frozen=True)
 class Setting:
-    """ttl_days: of rows, None for ever. rows, nbytes, waiting: of readers' and articles' tables after the last day trained on.
+    """ttl_days of rows, or None. rows, nbytes, candidates: of readers' and articles' tables after the last day of training.
     auc: mean over the days scored, each by the model of the day before. unknown_rate: on the last day, of readers and articles.
     """
 
@@ -46,7 +46,7 @@ class Setting:
     ttl_days: float | None
     rows: int
     nbytes: int
-    waiting: int
+    candidates: int
     auc: float
     auc_by_day: list[float]
     unknown_rate: float
@@ -118,7 +118,7 @@ def _setting(spec: DatasetSpec, days: Sequence[str], lake: Lake, threshold: int,
         ttl_days=lifetime,
         rows=sum(figures.rows for figures in tables),
         nbytes=sum(figures.nbytes for figures in tables),
-        waiting=sum(figures.waiting for figures in tables),
+        candidates=sum(figures.candidates for figures in tables),
         auc=float(np.mean(scores)),
         auc_by_day=scores,
         unknown_rate=sum(figures.unknown for figures in tables) / max(1, sum(figures.looked_up for figures in tables)),

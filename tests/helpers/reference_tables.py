@@ -15,7 +15,7 @@ from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from ml.embeddings.collisionless import state_dict as columns
+from ml.embeddings.collisionless import state_dict
 from ml.embeddings.collisionless.bags import checked_rules, share_of_cap
 from ml.embeddings.collisionless.hash_map import ROW_BITS, ROW_MASK
 from ml.embeddings.collisionless.row_layout import LATEST
@@ -28,18 +28,18 @@ MICROSECONDS = 1_000_000
 EVICT_AHEAD = 16
 _HALF_BITS = 19
 _HALF = (1 << _HALF_BITS) - 1
-_FIXED = ("id", "weight", "seen", "count", "version", "slot", "state")
+_FIXED = ("id", "weight", "seen", "count", "step", "slot", "state")
 _COUNTERS = ("looked_up", "unknown", "admitted", "expired", "evicted")
 
 
 @dataclass
 class _Table:
-    """Rows by column, sorted by id, and waiting ids: id, count (two halves of it where it slides), time last seen."""
+    """Rows by column, sorted by id, and candidates: id, count (two halves of it where it slides), time last seen."""
 
     rules: TableRules
     seed: int
     rows: dict[str, torch.Tensor]
-    waiting: torch.Tensor
+    candidates: torch.Tensor
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTERS, 0))
 
     def __len__(self) -> int:
@@ -77,11 +77,11 @@ class ReferenceEmbeddingBags(TrainableBags):
         self._dim = tables[0].embedding_dim
         self._keys = [feature for table in tables for feature in table.feature_names]
         self._table_of = [number for number, table in enumerate(tables) for _ in table.feature_names]
-        self.version, self.time, self.remembers = 0, 0, 0
+        self.step, self.time, self.oldest_delta_step = 0, 0, 0
         named = checked_rules(tables, rules or {})
         self.tables = [self._empty(named[table.name], seed) for table in tables]
         self._began_at, self._counted_before = 0, [dict(table.counters) for table in self.tables]
-        self.gone = torch.empty((0, 3), dtype=torch.int64, device=self.device)
+        self.tombstones = torch.empty((0, 3), dtype=torch.int64, device=self.device)
         self._anchor = nn.Parameter(torch.empty(0, device=self.device))
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
@@ -106,62 +106,65 @@ class ReferenceEmbeddingBags(TrainableBags):
             table.rules = replace(table.rules, max_rows=share_of_cap(table.rules.max_rows, rank, ranks))
 
     def begin_pass(self) -> None:
-        self.gone, self.remembers = self.gone[:0], self.version
-        self._began_at, self._counted_before = self.version, [dict(table.counters) for table in self.tables]
+        self.tombstones, self.oldest_delta_step = self.tombstones[:0], self.step
+        self._began_at, self._counted_before = self.step, [dict(table.counters) for table in self.tables]
 
     def end_pass(self) -> None:
         self.expire(self.time)
 
     def rows_touched(self) -> int:
-        return sum(int((table.rows["version"] > self._began_at).sum()) for table in self.tables)
+        return sum(int((table.rows["step"] > self._began_at).sum()) for table in self.tables)
 
     def stats(self) -> dict[str, TableStats]:
         found = {}
         for table, before in zip(self.tables, self._counted_before, strict=True):
             since = {name: table.counters[name] - before[name] for name in _COUNTERS}
             nbytes = sum(column.nbytes for column in table.rows.values())
-            found[table.rules.name] = TableStats(len(table), nbytes, len(table.waiting), **since)
+            found[table.rules.name] = TableStats(len(table), nbytes, len(table.candidates), **since)
         return found
 
     def weights(self) -> dict[str, torch.Tensor]:
         found = {f"{t.rules.name}.{name}": t.rows[name].clone() for t in self.tables for name in ("id", "weight")}
-        return found | {"version": torch.tensor([self.version, self.time])}
+        return found | {"step": torch.tensor([self.step, self.time])}
 
     def training_state(self) -> dict[str, torch.Tensor]:
         found = {f"{t.rules.name}.{name}": t.rows[name].clone() for t in self.tables for name in _FIXED[2:]}
-        waiting = [t.waiting + torch.tensor([0, n << ROW_BITS, 0], device=self.device) for n, t in enumerate(self.tables)]
-        gone = self.gone
+        candidates = [t.candidates + torch.tensor([0, n << ROW_BITS, 0], device=self.device) for n, t in enumerate(self.tables)]
+        gone = self.tombstones
         for column in (2, 1, 0):
             gone = gone[gone[:, column].argsort(stable=True)]
         began = [[self._began_at] * len(self.tables)]
         began += [[before[name] for before in self._counted_before] for name in _COUNTERS]
-        about = json.dumps(columns.about(self.optimizer, [table.rules for table in self.tables])).encode()
+        about = json.dumps(state_dict.about(self.optimizer, [table.rules for table in self.tables])).encode()
         return found | {
             "about": torch.tensor(list(about), dtype=torch.uint8),
             "pass": torch.tensor(began),
-            "waiting": torch.cat(waiting),
-            "gone": gone,
-            "remembers": torch.tensor([self.remembers]),
+            "candidates": torch.cat(candidates),
+            "tombstones": gone,
+            "oldest_delta_step": torch.tensor([self.oldest_delta_step]),
             "counters": torch.tensor([[table.counters[name] for table in self.tables] for name in _COUNTERS]),
         }
 
     def restore(self, weights: Mapping[str, torch.Tensor], training_state: Mapping[str, torch.Tensor] | None) -> None:
         state = training_state
-        same = columns.read_about(state, self.optimizer, [t.rules for t in self.tables]) if state is not None else []
-        self.version, self.time = weights["version"].tolist()
+        same = state_dict.read_about(state, self.optimizer, [t.rules for t in self.tables]) if state is not None else []
+        self.step, self.time = weights["step"].tolist()
         for number, table in enumerate(self.tables):
             name = table.rules.name
             rows = self._new_rows(table, weights[f"{name}.id"].to(self.device), 0)
             rows["weight"] = weights[f"{name}.weight"].to(self.device)
             if state is not None:
                 rows |= {column: state[f"{name}.{column}"].to(self.device) for column in _FIXED[2:]}
-                mine = state["waiting"][state["waiting"][:, 1] >> ROW_BITS == number].to(self.device)
+                mine = state["candidates"][state["candidates"][:, 1] >> ROW_BITS == number].to(self.device)
                 mine = mine if number in same else mine[:0]
-                table.waiting = torch.stack([mine[:, 0], mine[:, 1] & ROW_MASK, mine[:, 2]], 1)
+                table.candidates = torch.stack([mine[:, 0], mine[:, 1] & ROW_MASK, mine[:, 2]], 1)
                 table.counters = dict(zip(_COUNTERS, state["counters"][:, number].tolist(), strict=True))
             table.rows = rows
         if training_state is not None:
-            self.gone, self.remembers = training_state["gone"].to(self.device), int(training_state["remembers"][0])
+            self.tombstones, self.oldest_delta_step = (
+                training_state["tombstones"].to(self.device),
+                int(training_state["oldest_delta_step"][0]),
+            )
             self._began_at = int(training_state["pass"][0, 0])
             counted = training_state["pass"][1:].T.tolist()
             self._counted_before = [dict(zip(_COUNTERS, row, strict=True)) for row in counted]
@@ -174,10 +177,10 @@ class ReferenceEmbeddingBags(TrainableBags):
             since = now - ttl if ttl else -(1 << 62)
             age = (now // MICROSECONDS - table.rows["seen"]) * MICROSECONDS
             keep.append(age <= ttl if ttl else torch.ones_like(age, dtype=torch.bool))
-            table.waiting = table.waiting[table.waiting[:, 2] >= since]
+            table.candidates = table.candidates[table.candidates[:, 2] >= since]
         expired = [int((~kept).sum()) for kept in keep]
         if sum(expired):
-            self._let_go([table.rows["id"][~kept] for table, kept in zip(self.tables, keep, strict=True)])
+            self._delete_rows([table.rows["id"][~kept] for table, kept in zip(self.tables, keep, strict=True)])
         for table, kept, count in zip(self.tables, keep, expired, strict=True):
             table.keep(kept)
             table.counters["expired"] += count
@@ -205,7 +208,7 @@ class ReferenceEmbeddingBags(TrainableBags):
 
     def update(self, features: KeyedJaggedTensor, grad: torch.Tensor) -> None:
         """One step on every row that was looked up. grad: float32 [B, F * D]."""
-        self.version += 1
+        self.step += 1
         bag, share = self._bags(features)
         of_bag = grad.view(-1, len(self._keys), self._dim).permute(1, 0, 2).reshape(-1, self._dim)
         of_occurrence = of_bag[bag] * share.unsqueeze(1)
@@ -217,7 +220,7 @@ class ReferenceEmbeddingBags(TrainableBags):
             touched, place = row[there].unique(return_inverse=True)
             summed = torch.zeros(len(touched), self._dim, device=self.device).index_add(0, place, of_occurrence[mine][there])
             self._step(table, touched, summed)
-            table.rows["version"][touched] = self.version
+            table.rows["step"][touched] = self.step
 
     def _bags(self, features: KeyedJaggedTensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of each occurrence: its bag, int64 [N], and its share in it, float32 [N]."""
@@ -254,7 +257,7 @@ class ReferenceEmbeddingBags(TrainableBags):
             rows["count"] = counts[:room].to(torch.int32)
             table.add(rows)
             table.counters["admitted"] += len(due[:room])
-            table.waiting = table.waiting[~torch.isin(table.waiting[:, 0], due[:room])]
+            table.candidates = table.candidates[~torch.isin(table.candidates[:, 0], due[:room])]
 
     def _due(
         self, table: _Table, missing: torch.Tensor, new: torch.Tensor, inverse: torch.Tensor, occurred: torch.Tensor
@@ -265,14 +268,14 @@ class ReferenceEmbeddingBags(TrainableBags):
         if rules.min_count == 1 and not evicts:
             return torch.ones_like(new, dtype=torch.bool), occurred
         if rules.filter == "probabilistic":
-            clock = table.counters["looked_up"] + self.version
+            clock = table.counters["looked_up"] + self.step
             chance = _mix(_mix(missing ^ table.seed) + _signed(clock * GOLDEN) + _nth(inverse))
             bound = _signed((2**64 - 1) // rules.min_count)
             lucky = (chance ^ _LOWEST) <= (bound ^ _LOWEST)  # as unsigned numbers
             return torch.zeros_like(new, dtype=torch.bool).index_put((inverse[lucky],), torch.tensor(True)), occurred
-        place, waits = _find(table.waiting[:, 0], new)
+        place, waits = _find(table.candidates[:, 0], new)
         packed, seen = torch.zeros_like(new), torch.full_like(new, self.now)
-        packed[waits], seen[waits] = table.waiting[place[waits], 1], table.waiting[place[waits], 2]
+        packed[waits], seen[waits] = table.candidates[place[waits], 1], table.candidates[place[waits], 2]
         if rules.filter == "sliding":
             half = max(1, round((rules.window_seconds or 0) * MICROSECONDS / 2))
             halves = self.now // half - seen // half
@@ -282,10 +285,10 @@ class ReferenceEmbeddingBags(TrainableBags):
             packed, counts = earlier << _HALF_BITS | current, earlier + current
         else:
             packed = counts = packed + occurred
-        others = table.waiting[~torch.isin(table.waiting[:, 0], new)]
+        others = table.candidates[~torch.isin(table.candidates[:, 0], new)]
         fresh = torch.stack([new, packed, seen.clamp(min=self.now)], 1)
         both = torch.cat([others, fresh])
-        table.waiting = both[both[:, 0].argsort()]
+        table.candidates = both[both[:, 0].argsort()]
         return counts >= rules.min_count, counts
 
     def _evict(self, number: int, table: _Table, due: int, listed: torch.Tensor) -> None:
@@ -302,19 +305,19 @@ class ReferenceEmbeddingBags(TrainableBags):
         gone = rows[: max(too_many, cap // EVICT_AHEAD)]
         if len(gone):
             ids = table.rows["id"][gone]
-            self._let_go([ids if n == number else ids[:0] for n in range(len(self.tables))])
+            self._delete_rows([ids if n == number else ids[:0] for n in range(len(self.tables))])
             table.counters["evicted"] += len(gone)
             table.keep(~torch.isin(torch.arange(len(table), device=self.device), gone))
 
-    def _let_go(self, ids: list[torch.Tensor]) -> None:
-        self.version += 1
-        parts = [torch.stack([torch.full_like(i, self.version), torch.full_like(i, n), i], 1) for n, i in enumerate(ids)]
-        self.gone = torch.cat([self.gone, *parts])
+    def _delete_rows(self, ids: list[torch.Tensor]) -> None:
+        self.step += 1
+        parts = [torch.stack([torch.full_like(i, self.step), torch.full_like(i, n), i], 1) for n, i in enumerate(ids)]
+        self.tombstones = torch.cat([self.tombstones, *parts])
 
     def _empty(self, rules: TableRules, seed: int) -> _Table:
-        waiting = torch.empty((0, 3), dtype=torch.int64, device=self.device)
-        table = _Table(rules, _signed(seed_of(seed, rules.name)), {}, waiting)
-        table.rows = self._new_rows(table, waiting[:, 0], 0)
+        candidates = torch.empty((0, 3), dtype=torch.int64, device=self.device)
+        table = _Table(rules, _signed(seed_of(seed, rules.name)), {}, candidates)
+        table.rows = self._new_rows(table, candidates[:, 0], 0)
         return table
 
     def _new_rows(self, table: _Table, ids: torch.Tensor, seconds: int) -> dict[str, torch.Tensor]:
@@ -336,7 +339,7 @@ class ReferenceEmbeddingBags(TrainableBags):
             "weight": weight,
             "seen": torch.full((n,), seconds, dtype=torch.int64, device=self.device),
             "count": torch.zeros(n, **whole),
-            "version": torch.full((n,), self.version + 1, **whole),
+            "step": torch.full((n,), self.step + 1, **whole),
             "slot": torch.full((n,), o.initial_accumulator if o.kind == "rowwise_adagrad" else 0.0, device=self.device),
             "state": state,
         }

@@ -15,9 +15,9 @@ from torch.autograd.function import once_differentiable
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from ml.embeddings.collisionless import state_dict as columns
+from ml.embeddings.collisionless import state_dict
 from ml.embeddings.collisionless.counters import Counters
-from ml.embeddings.collisionless.row_layout import VERSION
+from ml.embeddings.collisionless.row_layout import STEP
 from ml.embeddings.collisionless.store import Occurrences, Store
 from ml.embeddings.interface import TableStats, TrainableBags, in_order
 from ml.embeddings.optimizers import RowOptimizer
@@ -112,17 +112,17 @@ class CollisionlessEmbeddingBags(TrainableBags):
         self.now = now
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """By table, in the order of ids: `<table>.id` int64 [N], `<table>.weight` float32 [N, D]; `version` int64 [2]."""
-        return columns.weights(self.store)
+        """By table, in the order of ids: `<table>.id` int64 [N], `<table>.weight` float32 [N, D]; `step` int64 [2]."""
+        return state_dict.weights(self.store)
 
     def training_state(self) -> dict[str, torch.Tensor]:
-        """By table: seen, count, version and optimizer state of each row; what waits; what was let go; counters. `pass`: int64
-        [6, T], the version and the counters at its beginning."""
+        """By table: seen, count, step and optimizer state of each row; what waits; what was let go; counters. `pass`: int64
+        [6, T], the step and the counters at its beginning."""
         began = np.stack([np.full(len(self._configs), self._pass_began_at), *self._counted_before.as_rows()])
-        return columns.training_state(self.store) | {"pass": torch.from_numpy(began)}
+        return state_dict.training_state(self.store) | {"pass": torch.from_numpy(began)}
 
     def restore(self, weights: Mapping[str, torch.Tensor], training_state: Mapping[str, torch.Tensor] | None) -> None:
-        columns.restore(self.store, weights, training_state)
+        state_dict.restore(self.store, weights, training_state)
         if training_state is not None:
             began, *counters = training_state["pass"].numpy()
             self._pass_began_at, self._counted_before = int(began[0]), Counters(*(np.array(row) for row in counters))
@@ -132,25 +132,25 @@ class CollisionlessEmbeddingBags(TrainableBags):
 
     def begin_pass(self) -> None:
         """Deltas reach back to here: what was let go before is forgotten, or the list of it would grow for ever."""
-        self.store.forget(self.store.version)
-        self._pass_began_at, self._counted_before = self.store.version, self.store.counters.copy()
+        self.store.trim_tombstones(self.store.step)
+        self._pass_began_at, self._counted_before = self.store.step, self.store.counters.copy()
 
     def end_pass(self) -> None:
         """Let go of what has not been seen for its table's time to live."""
         self.store.expire(self.store.time)
 
     def rows_touched(self) -> int:
-        return int((self.store.records.words[1 : self.store.used, VERSION] > self._pass_began_at).sum())
+        return int((self.store.array.words[1 : self.store.used, STEP] > self._pass_began_at).sum())
 
     def stats(self) -> dict[str, TableStats]:
         store = self.store
-        waiting, counters = store.waiting_ids(), store.counters.since(self._counted_before)
-        nbytes = store.nbytes_by_table(waiting)
+        candidates, counters = store.num_candidates(), store.counters.since(self._counted_before)
+        nbytes = store.nbytes_by_table(candidates)
         return {
             config.name: TableStats(
                 rows=int(store.live[number]),
                 nbytes=int(nbytes[number]),
-                waiting=int(waiting[number]),
+                candidates=int(candidates[number]),
                 admitted=int(counters.admitted[number]),
                 expired=int(counters.expired[number]),
                 evicted=int(counters.evicted[number]),
@@ -179,12 +179,12 @@ def checked_rules(tables: Sequence[EmbeddingBagConfig], rules: Mapping[str, Tabl
 class _Pool(torch.autograd.Function):
     @staticmethod
     def forward(ctx, anchor, bags, batch):  # type: ignore[no-untyped-def, override]
-        out, taken = bags.store.look_up_for_training(batch, bags.now, torch.get_num_threads())
-        ctx.bags, ctx.taken = bags, taken
+        out, pending = bags.store.look_up_for_training(batch, bags.now, torch.get_num_threads())
+        ctx.bags, ctx.pending = bags, pending
         return torch.from_numpy(out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):  # type: ignore[no-untyped-def, override]
-        ctx.bags.store.update(ctx.taken, grad.contiguous().numpy(), ctx.bags.lr)
+        ctx.bags.store.update(ctx.pending, grad.contiguous().numpy(), ctx.bags.lr)
         return None, None, None

@@ -20,10 +20,10 @@ ROW_MASK = (1 << ROW_BITS) - 1
 _SMALLEST, _TAKEN, _OF = 1 << 10, 7, 10
 
 
-class IdMap:
+class HashMap:
     """Keys (table, id): table in [0, 2^23), id any int64; rows in [0, 2^40).
 
-    >>> ids = IdMap()
+    >>> ids = HashMap()
     >>> ids.insert(np.array([0, 0, 1]), np.array([7, -1, 7]), np.array([1, 2, 3]))
     >>> ids.find(np.array([0, 1, 1]), np.array([-1, 7, -1])).tolist()
     [2, 3, -1]

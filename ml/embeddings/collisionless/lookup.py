@@ -26,7 +26,7 @@ _BLOCK = 32  # occurrences between asking for memory and using it: few enough to
 
 
 @dataclass
-class Lists:
+class PartitionBuffers:
     """Of one part, whose features these are, int64: the rows that occur, int64 [N], of which the first `found` count; positions
     of occurrences without a row, and their tables, int64 [N], of which the first `missing` count; and room for the summed
     gradients of the rows, float32 [N, D]."""
@@ -40,13 +40,13 @@ class Lists:
     missing: int = 0
 
     @classmethod
-    def room_for(cls, n: int, dim: int) -> Lists:
+    def room_for(cls, n: int, dim: int) -> PartitionBuffers:
         distinct, without, tables = (np.empty(n, np.int64) for _ in range(3))
         return cls(np.empty(0, np.int64), distinct, without, tables, np.empty((n, dim), np.float32))
 
 
 @dataclass
-class Notes:
+class LookupContext:
     """What a pass over N occurrences leaves behind for the update. By occurrence: its row, int64 [N]; the line of the gradient
     [B * F, D] that is its bag's, int32 [N]; its weight in the bag, float32 [N]; where its part lists its row, -1 where it has
     none, int32 [N]. And the lists of each part."""
@@ -55,18 +55,18 @@ class Notes:
     lines: NDArray[np.int32]
     shares: NDArray[np.float32]
     places: NDArray[np.int32]
-    parts: list[Lists]
+    parts: list[PartitionBuffers]
 
     @classmethod
-    def room_for(cls, n: int) -> Notes:
+    def room_for(cls, n: int) -> LookupContext:
         return cls(np.empty(n, np.int64), np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.int32), [])
 
-    def divide(self, parts: list[NDArray[np.int64]], dim: int) -> None:
-        """Lists for these parts, from those that are there as far as they go."""
+    def partition(self, parts: list[NDArray[np.int64]], dim: int) -> None:
+        """PartitionBuffers for these parts, from those that are there as far as they go."""
         n = len(self.rows)
         for number, features in enumerate(parts):
             if number == len(self.parts):
-                self.parts.append(Lists.room_for(n, dim))
+                self.parts.append(PartitionBuffers.room_for(n, dim))
             self.parts[number].features = features
         for spare in self.parts[len(parts) :]:
             spare.features = np.empty(0, np.int64)
@@ -127,10 +127,10 @@ def _blocks(features, offsets, examples):  # type: ignore[no-untyped-def]
 
 @lru_cache(maxsize=32)
 def reader(dim: int, training: bool) -> Callable[..., tuple[int, int]]:
-    """read(slots, floats, words, ids, offsets, weights, means, tables, features, seconds, *notes, out) -> (found, missing).
+    """read(slots, floats, words, ids, offsets, weights, means, tables, features, seconds, *context, out) -> (found, missing).
 
     Pools the bags of `features` into out, float32 [B, F * dim]; rows that are not there add nothing. In training it also
-    counts, touches and takes notes (see `Notes`); else it writes nothing but `rows`, in which it works.
+    counts, touches and fills the context (see `LookupContext`); else it writes nothing but `rows`, in which it works.
 
     ids: int64 [N]. weights: float32 [N], or empty. means: bool [F], whether a feature's bags are averaged. tables: int64 [F].
     """
@@ -215,7 +215,7 @@ def _note(words, row, i, found, places, distinct):  # type: ignore[no-untyped-de
 @nb.njit(cache=True, nogil=True)
 def add_admitted(floats, words, dim, offsets, rows, lines, shares, places, distinct, found, without, features, out):  # type: ignore[no-untyped-def]
     """Put right what `read` left out: occurrences `without` a row that have one now. Their bags are summed anew, in order, and
-    the notes completed; how many rows are found now. features: how many there are."""
+    the context is completed; how many rows are found now. features: how many there are."""
     examples = len(out)
     done = np.int64(-1)
     for n in range(len(without)):

@@ -5,7 +5,7 @@
 | 0, 1         | int64   | id                                                                       |
 | 2            | uint32  | seen: latest event time, whole seconds since 1970 UTC                    |
 | 3            | int32   | count: how often it was looked up in training, up to MOST                |
-| 4            | int32   | version of the tables when it was last updated                           |
+| 4            | int32   | step of the tables when it was last updated                              |
 | 5            | int32   | number of its table, FREE for a row that waits to be used again          |
 | 6            | int32   | place: where the batch at hand lists it, meaningless between batches     |
 | 7            | float32 | slot: row-wise Adagrad's accumulator; how many updates Adam has made     |
@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from ml.embeddings.collisionless.memory import zeros
 
 ID = 0  # of the int64 view
-SEEN, COUNT, VERSION, TABLE, PLACE, SLOT, WEIGHTS = 2, 3, 4, 5, 6, 7, 8
+SEEN, COUNT, STEP, TABLE, PLACE, SLOT, WEIGHTS = 2, 3, 4, 5, 6, 7, 8
 FREE, DEFAULT = -1, 0
 LATEST = 2**32 - 1  # seconds
-MOST = 2**31 - 1  # occurrences that are counted, and versions
+MOST = 2**31 - 1  # occurrences that are counted, and steps
 
 
-class Records:
+class RowArray:
     """R records of `width` words. floats: float32 [R, width]; words: the same memory as int32 [R, width]; longs: as int64
     [R, width / 2]."""
 
@@ -40,19 +40,19 @@ class Records:
         self.longs: NDArray[np.int64] = floats.view(np.int64)
 
     @classmethod
-    def zeros(cls, rows: int, width: int) -> Records:
+    def zeros(cls, rows: int, width: int) -> RowArray:
         return cls(zeros((rows, width), np.float32))
 
-    def __reduce__(self) -> tuple[type[Records], tuple[NDArray[np.float32]]]:
+    def __reduce__(self) -> tuple[type[RowArray], tuple[NDArray[np.float32]]]:
         """Copies and pickles see one array: three would no longer be the same memory."""
-        return Records, (self.floats,)
+        return RowArray, (self.floats,)
 
     def __len__(self) -> int:
         return len(self.floats)
 
-    def grown(self, rows: int, used: int) -> Records:
+    def grown(self, rows: int, used: int) -> RowArray:
         """A larger copy, of which the first `used` rows are these."""
-        larger = Records.zeros(rows, self.floats.shape[1])
+        larger = RowArray.zeros(rows, self.floats.shape[1])
         larger.floats[:used] = self.floats[:used]
         return larger
 

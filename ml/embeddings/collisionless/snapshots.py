@@ -1,6 +1,6 @@
-"""Whole stores on disk: a folder per version, a safetensors file per shard, written aside and renamed.
+"""Whole stores on disk: a folder per step, a safetensors file per shard, written aside and renamed.
 
-    <root>/<version>/shard-00000-of-00002.safetensors    the columns of `columns.weights` and `columns.training_state`
+    <root>/<step>/shard-00000-of-00002.safetensors    the columns of `state_dict.weights` and `state_dict.training_state`
 
 An interrupted writing leaves a folder that no one reads, and the snapshot before as it was. Shards are read into any other
 number of shards. How the model around the tables is kept is `ml.artifacts.snapshot`.
@@ -18,24 +18,24 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ml.embeddings.collisionless import state_dict as columns
+from ml.embeddings.collisionless import state_dict
 from ml.embeddings.collisionless.store import Store
 
 _ASIDE = ".writing-"
 
 
 def write_snapshot(store: Store, root: Path, shards: int = 1) -> Path:
-    """Write all of a store below `root`, which is made if need be. Gives its folder; one of this version that is there already
+    """Write all of a store below `root`, which is made if need be. Gives its folder; one of this step that is there already
     is replaced, unless it is the same. What killed writers left is removed."""
-    folder = root / f"{store.version:012d}"
+    folder = root / f"{store.step:012d}"
     root.mkdir(parents=True, exist_ok=True)
     _clear(root)
     aside = root / f"{_ASIDE}{os.getpid()}-{folder.name}"
     aside.mkdir()
-    whole = columns.weights(store) | columns.training_state(store)
+    whole = state_dict.weights(store) | state_dict.training_state(store)
     tables = [rule.name for rule in store.rules]
     for shard in range(shards):
-        part = columns.divide(whole, tables, shard, shards) if shards > 1 else whole
+        part = state_dict.shard(whole, tables, shard, shards) if shards > 1 else whole
         path = aside / f"shard-{shard:05d}-of-{shards:05d}.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in part.items()}, path)
         _sync(path)
@@ -59,12 +59,12 @@ def read_snapshot(store: Store, folder: Path, shard: int = 0, shards: int = 1, f
     if not 0 <= shard < shards:
         raise ValueError(f"shard: expected 0 to {shards - 1}, found {shard}")
     tables = [rule.name for rule in store.rules]
-    parts = [columns.divide(_load(path), tables, shard, shards) for path in shard_files(folder)]
+    parts = [state_dict.shard(_load(path), tables, shard, shards) for path in shard_files(folder)]
     if missing := {f"{table}.id" for table in tables} - set(parts[0]):
         raise ValueError(f"{folder}: expected tables {tables}; {sorted(missing)} are missing")
-    whole = columns.unite(parts, tables) if len(parts) > 1 else parts[0]
-    weights, state = columns.apart(whole, tables)
-    columns.restore(store, weights, state if for_training else None)
+    whole = state_dict.merge_shards(parts, tables) if len(parts) > 1 else parts[0]
+    weights, state = state_dict.split_optimizer_state(whole, tables)
+    state_dict.restore(store, weights, state if for_training else None)
 
 
 def latest_snapshot(root: Path) -> Path | None:

@@ -17,53 +17,53 @@ from numpy.typing import NDArray
 from ml.embeddings.collisionless.admission import COUNTED
 from ml.embeddings.collisionless.counters import Counters
 from ml.embeddings.collisionless.hash_map import EMPTY, ROW_BITS
-from ml.embeddings.collisionless.row_layout import COUNT, SEEN, SLOT, VERSION, WEIGHTS
-from ml.embeddings.collisionless.store import Store, no_waiting
+from ml.embeddings.collisionless.row_layout import COUNT, SEEN, SLOT, STEP, WEIGHTS
+from ml.embeddings.collisionless.store import Store, empty_candidates
 from ml.embeddings.optimizers import RowOptimizer
 from ml.embeddings.rules import TableRules
 from ml.hashing import GOLDEN
 
 Columns = Mapping[str, torch.Tensor]
-_BY_ROW = ("id", "weight", "seen", "count", "version", "slot", "state")
+_BY_ROW = ("id", "weight", "seen", "count", "step", "slot", "state")
 
 
 def weights(store: Store) -> dict[str, torch.Tensor]:
-    """`<table>.id` int64 [N], `<table>.weight` float32 [N, D]; `version` int64 [2]: the version, and its event time."""
-    found = {"version": torch.tensor([store.version, store.time])}
+    """`<table>.id` int64 [N], `<table>.weight` float32 [N, D]; `step` int64 [2]: the step, and its event time."""
+    found = {"step": torch.tensor([store.step, store.time])}
     for number, rule in enumerate(store.rules):
         rows = store.rows_of(number)
-        found[f"{rule.name}.id"] = torch.from_numpy(store.records.longs[rows, 0])
-        found[f"{rule.name}.weight"] = torch.from_numpy(store.records.floats[rows, WEIGHTS : WEIGHTS + store.dim])
+        found[f"{rule.name}.id"] = torch.from_numpy(store.array.longs[rows, 0])
+        found[f"{rule.name}.weight"] = torch.from_numpy(store.array.floats[rows, WEIGHTS : WEIGHTS + store.dim])
     return found
 
 
 def training_state(store: Store) -> dict[str, torch.Tensor]:
-    """By table `seen` int64 [N] (seconds), `count` and `version` int32 [N], `slot` float32 [N], `state` float32 [N, S]. Of all:
-    `waiting` int64 [W, 3]; `gone` int64 [G, 3]; `remembers` int64 [1]; `counters` int64 [5, T]; `about` uint8 [n], JSON: what
-    the numbers in these mean."""
+    """By table `seen` int64 [N] (seconds), `count` and `step` int32 [N], `slot` float32 [N], `state` float32 [N, S]. Of all:
+    `candidates` int64 [W, 3]; `tombstones` int64 [G, 3]; `oldest_delta_step` int64 [1]; `counters` int64 [5, T];
+    `about` uint8 [n], JSON: what the numbers in these mean."""
     found = {"about": torch.tensor(list(json.dumps(about(store.optimizer, store.rules)).encode()), dtype=torch.uint8)}
     for number, rule in enumerate(store.rules):
         rows = store.rows_of(number)
-        words = store.records.words[rows]
+        words = store.array.words[rows]
         begin = WEIGHTS + store.dim
-        state = store.records.floats[rows, begin : begin + store.optimizer.words(store.dim)]
+        state = store.array.floats[rows, begin : begin + store.optimizer.words(store.dim)]
         values = {
-            "seen": store.records.seen(rows),
+            "seen": store.array.seen(rows),
             "count": words[:, COUNT],
-            "version": words[:, VERSION],
-            "slot": store.records.floats[rows, SLOT],
+            "step": words[:, STEP],
+            "slot": store.array.floats[rows, SLOT],
             "state": state,
         }
         found |= {f"{rule.name}.{name}": torch.from_numpy(np.ascontiguousarray(value)) for name, value in values.items()}
-    waiting = store.waiting[(store.waiting[:, 1] != EMPTY) & (store.waiting[:, 1] & COUNTED > 0)]
-    waiting = waiting[np.lexsort((waiting[:, 0], waiting[:, 1] >> ROW_BITS))]
-    gone = np.concatenate([np.empty((0, 3), np.int64), *store.gone])
+    candidates = store.candidates[(store.candidates[:, 1] != EMPTY) & (store.candidates[:, 1] & COUNTED > 0)]
+    candidates = candidates[np.lexsort((candidates[:, 0], candidates[:, 1] >> ROW_BITS))]
+    gone = np.concatenate([np.empty((0, 3), np.int64), *store.tombstones])
     gone = gone[np.lexsort((gone[:, 2], gone[:, 1], gone[:, 0]))]
     counters = np.stack(list(store.counters.as_rows()))
     return found | {
-        "waiting": torch.from_numpy(waiting),
-        "gone": torch.from_numpy(gone),
-        "remembers": torch.tensor([store.remembers]),
+        "candidates": torch.from_numpy(candidates),
+        "tombstones": torch.from_numpy(gone),
+        "oldest_delta_step": torch.tensor([store.oldest_delta_step]),
         "counters": torch.from_numpy(counters),
     }
 
@@ -103,7 +103,7 @@ def restore(store: Store, weights: Columns, training_state: Columns | None) -> N
     tables = [np.full(len(weights[f"{rule.name}.id"]), number) for number, rule in enumerate(store.rules)]
     ids = np.concatenate([weights[f"{rule.name}.id"].numpy() for rule in store.rules])
     rows = store.insert(np.concatenate(tables), ids)
-    store.version, store.time = weights["version"].tolist()
+    store.step, store.time = weights["step"].tolist()
     begin = 0
     for rule in store.rules:
         these = rows[begin : begin + len(weights[f"{rule.name}.id"])]
@@ -111,17 +111,17 @@ def restore(store: Store, weights: Columns, training_state: Columns | None) -> N
         _fill(store, these, rule.name, weights, training_state)
     if training_state is None:
         store.begin(rows)
-        store.remembers = store.version  # what was let go before is not among the weights
+        store.oldest_delta_step = store.step  # what was let go before is not among the weights
         return
-    waiting = training_state["waiting"].numpy()
+    candidates = training_state["candidates"].numpy()
     same = read_about(training_state, store.optimizer, store.rules)
-    waiting = np.ascontiguousarray(waiting[np.isin(waiting[:, 1] >> ROW_BITS, same)])
+    candidates = np.ascontiguousarray(candidates[np.isin(candidates[:, 1] >> ROW_BITS, same)])
     # Laid out as slots are, so going through it as a map puts each where it belongs.
-    store.waiting = waiting
-    store.set_waiting(no_waiting(len(waiting)), 0, np.zeros(len(store.rules), np.int64))
-    gone = training_state["gone"].numpy()
-    store.gone = np.split(gone, np.flatnonzero(np.diff(gone[:, 0])) + 1) if len(gone) else []
-    store.remembers = int(training_state["remembers"][0])
+    store.candidates = candidates
+    store.set_candidates(empty_candidates(len(candidates)), 0, np.zeros(len(store.rules), np.int64))
+    gone = training_state["tombstones"].numpy()
+    store.tombstones = np.split(gone, np.flatnonzero(np.diff(gone[:, 0])) + 1) if len(gone) else []
+    store.oldest_delta_step = int(training_state["oldest_delta_step"][0])
     store.counters = Counters(*(np.array(row) for row in training_state["counters"].numpy()))
     store.keep_caps()
 
@@ -132,38 +132,38 @@ def shard_of(ids: NDArray[np.int64], shards: int) -> NDArray[np.int64]:
     return ((mixed >> np.uint64(40)) % np.uint64(shards)).astype(np.int64)
 
 
-def divide(columns: Columns, tables: Sequence[str], shard: int, shards: int) -> dict[str, torch.Tensor]:
+def shard(columns: Columns, tables: Sequence[str], index: int, count: int) -> dict[str, torch.Tensor]:
     """The part of one shard. Counters, which are sums over shards, now and at the beginning of a pass, stay with the first."""
     part = dict(columns)
     for table in tables:
         if f"{table}.id" not in columns:
             continue
-        mine = torch.from_numpy(shard_of(columns[f"{table}.id"].numpy(), shards) == shard)
+        mine = torch.from_numpy(shard_of(columns[f"{table}.id"].numpy(), count) == index)
         part |= {name: columns[name][mine] for kind in _BY_ROW if (name := f"{table}.{kind}") in columns}
-    for name, at in (("waiting", 0), ("gone", 2)):
+    for name, at in (("candidates", 0), ("tombstones", 2)):
         if name in columns:
-            part[name] = columns[name][torch.from_numpy(shard_of(columns[name].numpy()[:, at].copy(), shards) == shard)]
-    if "counters" in columns and shard:
+            part[name] = columns[name][torch.from_numpy(shard_of(columns[name].numpy()[:, at].copy(), count) == index)]
+    if "counters" in columns and index:
         part["counters"] = torch.zeros_like(columns["counters"])
-    if "pass" in columns and shard:
+    if "pass" in columns and index:
         part["pass"] = torch.cat([columns["pass"][:1], torch.zeros_like(columns["pass"][1:])])
     return part
 
 
-def unite(parts: Sequence[Columns], tables: Sequence[str]) -> dict[str, torch.Tensor]:
-    """What `divide` took apart; the versions are the latest."""
+def merge_shards(parts: Sequence[Columns], tables: Sequence[str]) -> dict[str, torch.Tensor]:
+    """What `shard` took apart; the steps are the latest."""
     whole = dict(parts[0])
     for table in tables:
         order = torch.cat([part[f"{table}.id"] for part in parts]).argsort()
         for kind in _BY_ROW:
             if (name := f"{table}.{kind}") in whole:
                 whole[name] = torch.cat([part[name] for part in parts])[order]
-    whole["version"] = torch.stack([part["version"] for part in parts]).amax(0)
-    if "waiting" in whole:
-        waiting, gone = (torch.cat([part[name] for part in parts]).numpy() for name in ("waiting", "gone"))
-        whole["waiting"] = torch.from_numpy(waiting[np.lexsort((waiting[:, 0], waiting[:, 1] >> ROW_BITS))])
-        whole["gone"] = torch.from_numpy(gone[np.lexsort((gone[:, 2], gone[:, 1], gone[:, 0]))])
-        whole["remembers"] = torch.stack([part["remembers"] for part in parts]).amax(0)
+    whole["step"] = torch.stack([part["step"] for part in parts]).amax(0)
+    if "candidates" in whole:
+        candidates, gone = (torch.cat([part[name] for part in parts]).numpy() for name in ("candidates", "tombstones"))
+        whole["candidates"] = torch.from_numpy(candidates[np.lexsort((candidates[:, 0], candidates[:, 1] >> ROW_BITS))])
+        whole["tombstones"] = torch.from_numpy(gone[np.lexsort((gone[:, 2], gone[:, 1], gone[:, 0]))])
+        whole["oldest_delta_step"] = torch.stack([part["oldest_delta_step"] for part in parts]).amax(0)
         whole["counters"] = torch.stack([part["counters"] for part in parts]).sum(0)
     if "pass" in whole:
         began = torch.stack([part["pass"] for part in parts])
@@ -171,20 +171,20 @@ def unite(parts: Sequence[Columns], tables: Sequence[str]) -> dict[str, torch.Te
     return whole
 
 
-def apart(whole: Columns, tables: Sequence[str]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def split_optimizer_state(whole: Columns, tables: Sequence[str]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """What `weights` gave, and what `training_state` did, of the two in one."""
-    names = {"version"} | {f"{table}.{kind}" for table in tables for kind in ("id", "weight")}
+    names = {"step"} | {f"{table}.{kind}" for table in tables for kind in ("id", "weight")}
     return {name: t for name, t in whole.items() if name in names}, {name: t for name, t in whole.items() if name not in names}
 
 
 def _fill(store: Store, rows: NDArray[np.int64], table: str, weights: Columns, state: Columns | None) -> None:
-    records = store.records
+    records = store.array
     records.floats[rows, WEIGHTS : WEIGHTS + store.dim] = weights[f"{table}.weight"].numpy()
     if state is None:
-        records.words[rows, VERSION] = store.version
+        records.words[rows, STEP] = store.step
         return
     records.words[rows, SEEN] = state[f"{table}.seen"].numpy().astype(np.uint32).view(np.int32)
-    records.words[rows, COUNT], records.words[rows, VERSION] = state[f"{table}.count"], state[f"{table}.version"]
+    records.words[rows, COUNT], records.words[rows, STEP] = state[f"{table}.count"], state[f"{table}.step"]
     records.floats[rows, SLOT] = state[f"{table}.slot"].numpy()
     begin = WEIGHTS + store.dim
     records.floats[rows, begin : begin + store.optimizer.words(store.dim)] = state[f"{table}.state"].numpy()
@@ -193,15 +193,15 @@ def _fill(store: Store, rows: NDArray[np.int64], table: str, weights: Columns, s
 def _check(store: Store, weights: Columns, state: Columns | None) -> None:
     words = store.optimizer.words(store.dim)
     names = [f"{rule.name}.{kind}" for rule in store.rules for kind in ("id", "weight")]
-    if faults := sorted({*names, "version"} ^ set(weights)):
+    if faults := sorted({*names, "step"} ^ set(weights)):
         raise ValueError(f"expected tables {[rule.name for rule in store.rules]}; {faults} are missing or not expected")
     if state is not None:
         read_about(state, store.optimizer, store.rules)
         rest = [f"{rule.name}.{kind}" for rule in store.rules for kind in _BY_ROW[2:]]
-        if missing := sorted({*rest, "waiting", "gone", "remembers", "counters"} - set(state)):
+        if missing := sorted({*rest, "candidates", "tombstones", "oldest_delta_step", "counters"} - set(state)):
             raise ValueError(f"the training state lacks {missing}")
-        for name in ("waiting", "gone"):
-            of = state[name][:, 1] >> ROW_BITS if name == "waiting" else state[name][:, 1]
+        for name in ("candidates", "tombstones"):
+            of = state[name][:, 1] >> ROW_BITS if name == "candidates" else state[name][:, 1]
             if len(of) and not 0 <= int(of.min()) <= int(of.max()) < len(store.rules):
                 raise ValueError(f"{name}: speaks of tables that are not there")
         if (found := tuple(state["counters"].shape)) != (expected := (len(fields(Counters)), len(store.rules))):

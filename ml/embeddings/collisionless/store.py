@@ -23,12 +23,12 @@ from ml.embeddings.collisionless.admission import (
     SLIDING,
     admit,
     count_missing,
-    keep_waiting,
+    keep_candidates,
 )  # fmt: skip
 from ml.embeddings.collisionless.counters import Counters
 from ml.embeddings.collisionless.deltas import Delta, apply_to, delta_of
-from ml.embeddings.collisionless.hash_map import EMPTY, ROW_BITS, IdMap, find_many, slots_for
-from ml.embeddings.collisionless.lookup import Lists, Notes, add_admitted, reader
+from ml.embeddings.collisionless.hash_map import EMPTY, ROW_BITS, HashMap, find_many, slots_for
+from ml.embeddings.collisionless.lookup import LookupContext, PartitionBuffers, add_admitted, reader
 from ml.embeddings.collisionless.row_layout import (
     COUNT,
     DEFAULT,
@@ -36,10 +36,10 @@ from ml.embeddings.collisionless.row_layout import (
     ID,
     LATEST,
     MOST,
+    STEP,
     TABLE,
-    VERSION,
     WEIGHTS,
-    Records,
+    RowArray,
     width_of,
 )
 from ml.embeddings.collisionless.threads import in_threads
@@ -65,16 +65,16 @@ class Occurrences(NamedTuple):
 
 
 @dataclass(eq=False)
-class Taken:
-    """The notes of one training look-up, until its update. Rows among them do not make way for others."""
+class PendingUpdate:
+    """The context of one training look-up, until its update. Rows among them do not make way for others."""
 
-    notes: Notes
+    context: LookupContext
     offsets: NDArray[np.int64]
-    erased: int
-    spent: bool = False
+    deletions: int
+    done: bool = False
 
     def rows(self) -> NDArray[np.int64]:
-        return np.concatenate([own.distinct[: own.found] for own in self.notes.parts])
+        return np.concatenate([own.distinct[: own.found] for own in self.context.parts])
 
 
 class Store:
@@ -99,17 +99,17 @@ class Store:
         self.rules, self.dim, self.optimizer, self.init_scale = tuple(rules), dim, optimizer, init_scale
         self.features = np.arange(tables) if features is None else np.asarray(features, np.int64)
         self.means = np.zeros(len(self.features), np.bool_) if means is None else np.asarray(means, np.bool_)
-        self.ids = IdMap()
-        self.records = Records.zeros(_FIRST_ROWS, width_of(dim, optimizer.words(dim)))
-        self.records.words[DEFAULT, TABLE] = FREE
-        self.waiting = no_waiting(0)
+        self.hash_map = HashMap()
+        self.array = RowArray.zeros(_FIRST_ROWS, width_of(dim, optimizer.words(dim)))
+        self.array.words[DEFAULT, TABLE] = FREE
+        self.candidates = empty_candidates(0)
         self.free = np.empty(0, np.int64)
-        self.state = np.array([DEFAULT + 1, 0, 0], np.int64)  # next unused row, free rows, taken waiting slots
+        self.state = np.array([DEFAULT + 1, 0, 0], np.int64)  # next unused row, free rows, taken candidate slots
         self.live = np.zeros(tables, np.int64)
-        self.version = 0
+        self.step = 0
         self.time = 0
-        self.remembers = 0  # the oldest version that deltas may begin after
-        self.gone: list[NDArray[np.int64]] = []  # of each time that rows were let go, [n, 3]: version, table, id
+        self.oldest_delta_step = 0  # the oldest step that deltas may begin after
+        self.tombstones: list[NDArray[np.int64]] = []  # of each time that rows were let go, [n, 3]: step, table, id
         self.counters = Counters.zeros(tables)
         self.seeds = np.array([seed_of(seed, rule.name) for rule in rules], np.uint64)
         self._thresholds = np.array([rule.min_count for rule in rules], np.int64)
@@ -118,9 +118,9 @@ class Store:
         self._halves = np.array([max(1, round((r.window_seconds or 0) * MICROSECONDS / 2)) for r in rules], np.int64)
         self._ttl = np.array([round((rule.ttl_seconds or 0) * MICROSECONDS) for rule in rules], np.int64)
         self._kind, self._constants = CODES[optimizer.kind], optimizer.constants()
-        self._erased = 0
-        self._spare: list[Notes] = []
-        self._pending: WeakSet[Taken] = WeakSet()
+        self._deletions = 0
+        self._spare: list[LookupContext] = []
+        self._pending: WeakSet[PendingUpdate] = WeakSet()
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has no look-up of its own under way."""
@@ -135,154 +135,154 @@ class Store:
 
     @property
     def used(self) -> int:
-        """Records that are or were in use: all rows are below."""
+        """RowArray that are or were in use: all rows are below."""
         return int(self.state[0])
 
     @property
     def row_bytes(self) -> int:
-        return self.records.floats.itemsize * self.records.floats.shape[1]
+        return self.array.floats.itemsize * self.array.floats.shape[1]
 
     @property
     def nbytes(self) -> int:
         """Bytes of rows in use, of the map and of what waits."""
-        return self.used * self.row_bytes + self.ids.nbytes + self.waiting.nbytes
+        return self.used * self.row_bytes + self.hash_map.nbytes + self.candidates.nbytes
 
-    def nbytes_by_table(self, waiting: NDArray[np.int64]) -> NDArray[np.int64]:
+    def nbytes_by_table(self, candidates: NDArray[np.int64]) -> NDArray[np.int64]:
         """The same by table, int64 [T]: rows that were freed and the map in shares of the rows, what waits in shares of that.
 
-        waiting: of `waiting_ids`.
+        candidates: of `num_candidates`.
         """
-        of_rows, of_waiting = _shares(self.live), _shares(waiting)
-        split = of_rows * (self.nbytes - self.waiting.nbytes) + of_waiting * self.waiting.nbytes
+        of_rows, of_candidates = _shares(self.live), _shares(candidates)
+        split = of_rows * (self.nbytes - self.candidates.nbytes) + of_candidates * self.candidates.nbytes
         return np.diff(np.round(np.cumsum(np.concatenate([[0.0], split])))).astype(np.int64)
 
-    def waiting_ids(self) -> NDArray[np.int64]:
+    def num_candidates(self) -> NDArray[np.int64]:
         """How many ids are counted and have no row yet, by table, int64 [T]."""
-        values = self.waiting[:, 1]
+        values = self.candidates[:, 1]
         values = values[(values != EMPTY) & (values & COUNTED > 0)]
         return np.bincount(values >> ROW_BITS, minlength=len(self.live))
 
     def find(self, tables: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of N ids, int64 [N], the default row for those without; nothing is counted, admitted or touched."""
         rows = np.empty(len(ids), np.int64)
-        find_many(self.ids.slots, tables, ids, rows)
+        find_many(self.hash_map.slots, tables, ids, rows)
         return np.maximum(rows, DEFAULT)
 
     def look_up(self, batch: Occurrences, threads: int = 1) -> NDArray[np.float32]:
         """Bags, float32 [B, F * dim], leaving everything as it is."""
-        out, notes = self._out(batch), self._notes(batch, threads)
-        self._read(batch, False, 0, notes, out)
-        self._spare.append(notes)
+        out, context = self._out(batch), self._new_context(batch, threads)
+        self._read(batch, False, 0, context, out)
+        self._spare.append(context)
         return out
 
-    def look_up_for_training(self, batch: Occurrences, now: int, threads: int = 1) -> tuple[NDArray[np.float32], Taken]:
-        """The same, and every occurrence counts; ids that are due get a row. The notes are for `update`.
+    def look_up_for_training(self, batch: Occurrences, now: int, threads: int = 1) -> tuple[NDArray[np.float32], PendingUpdate]:
+        """The same, and every occurrence counts; ids that are due get a row. The pending update is for `update`.
 
         now: event time, microseconds since 1970 UTC; what is before 1970 or after 2106 is taken for the nearest that is not.
         """
         now = min(max(now, 0), LATEST * MICROSECONDS)
         self.time, seconds = max(self.time, now), now // MICROSECONDS
-        out, notes = self._out(batch), self._notes(batch, threads)
-        self._read(batch, True, seconds, notes, out)
+        out, context = self._out(batch), self._new_context(batch, threads)
+        self._read(batch, True, seconds, context, out)
         np.add.at(self.counters.looked_up, self.features, _per_feature(batch, len(self.features)))
-        if any(own.missing for own in notes.parts):
-            missing = np.concatenate([own.without[: own.missing] for own in notes.parts])
-            tables = np.concatenate([own.tables[: own.missing] for own in notes.parts])
-            listed = np.concatenate([own.distinct[: own.found] for own in notes.parts])
-            self._admit(batch.ids, notes.rows, missing, tables, listed, now, seconds)
-            for own in notes.parts:
+        if any(own.missing for own in context.parts):
+            missing = np.concatenate([own.without[: own.missing] for own in context.parts])
+            tables = np.concatenate([own.tables[: own.missing] for own in context.parts])
+            listed = np.concatenate([own.distinct[: own.found] for own in context.parts])
+            self._admit(batch.ids, context.rows, missing, tables, listed, now, seconds)
+            for own in context.parts:
                 own.found = add_admitted(
-                    self.records.floats, self.records.words, self.dim, batch.offsets, notes.rows, notes.lines, notes.shares,
-                    notes.places, own.distinct, own.found, own.without[: own.missing], len(self.features), out,
+                    self.array.floats, self.array.words, self.dim, batch.offsets, context.rows, context.lines, context.shares,
+                    context.places, own.distinct, own.found, own.without[: own.missing], len(self.features), out,
                 )  # fmt: skip
-        taken = Taken(notes, batch.offsets, self._erased)
-        self._pending.add(taken)
-        return out, taken
+        pending = PendingUpdate(context, batch.offsets, self._deletions)
+        self._pending.add(pending)
+        return out, pending
 
-    def update(self, taken: Taken, grad: NDArray[np.float32], lr: float) -> None:
+    def update(self, pending: PendingUpdate, grad: NDArray[np.float32], lr: float) -> None:
         """One step of the optimizer on each row that was looked up, by the summed gradient of its occurrences.
 
         grad: float32 [B, F * dim], of the bags. Raises `RuntimeError` where the look-up had its update before, or rows have
         expired since.
         """
-        if taken.spent:
+        if pending.done:
             raise RuntimeError("this look-up has had its update: look up again before the next one")
-        if taken.erased != self._erased:
+        if pending.deletions != self._deletions:
             raise RuntimeError("rows were let go between a look-up and its update; expire between steps")
-        self.version = self._next_version()
-        taken.spent = True
-        self._pending.discard(taken)
-        notes, lines, kernel = taken.notes, grad.reshape(-1, self.dim), trainer(self.dim, self._kind)
+        self.step = self._next_step()
+        pending.done = True
+        self._pending.discard(pending)
+        context, lines, kernel = pending.context, grad.reshape(-1, self.dim), trainer(self.dim, self._kind)
 
-        def work(own: Lists) -> None:
+        def work(own: PartitionBuffers) -> None:
             kernel(
-                self.records.floats, self.records.words, lines, taken.offsets, own.features, len(grad), notes.lines,
-                notes.shares, notes.places, own.distinct, own.summed, own.found, self._constants, np.float32(lr),
-                self.version,
+                self.array.floats, self.array.words, lines, pending.offsets, own.features, len(grad), context.lines,
+                context.shares, context.places, own.distinct, own.summed, own.found, self._constants, np.float32(lr),
+                self.step,
             )  # fmt: skip
 
-        in_threads(work, [own for own in notes.parts if own.found])
-        self._spare.append(notes)
+        in_threads(work, [own for own in context.parts if own.found])
+        self._spare.append(context)
 
-    def _next_version(self) -> int:
-        if self.version >= MOST:
-            raise OverflowError(f"{self.version} updates are all that versions can count; set a snapshot's to 0, and load it")
-        return self.version + 1
+    def _next_step(self) -> int:
+        if self.step >= MOST:
+            raise OverflowError(f"{self.step} updates are all that steps can count; set a snapshot's to 0, and load it")
+        return self.step + 1
 
     def insert(self, tables: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Empty rows, int64 [N], for ids that have none, each given once: for loading what was written down, and `begin`."""
         rows = self._take(len(ids))
-        self.ids.insert(tables, ids, rows)
+        self.hash_map.insert(tables, ids, rows)
         self.live += np.bincount(tables, minlength=len(self.live))
-        self.records.floats[rows] = 0
-        self.records.longs[rows, ID], self.records.words[rows, TABLE] = ids, tables
+        self.array.floats[rows] = 0
+        self.array.longs[rows, ID], self.array.words[rows, TABLE] = ids, tables
         return rows
 
     def begin(self, rows: NDArray[np.int64]) -> None:
         """Let the optimizer's state of rows be what it begins with, now that their weights are there."""
-        begin_states(self.records.floats, rows, self.dim, self._kind, self._constants)
+        begin_states(self.array.floats, rows, self.dim, self._kind, self._constants)
 
     def expire(self, now: int) -> int:
-        """Let go of rows, and of waiting ids, not seen for their table's time to live. How many rows that was."""
+        """Let go of rows, and of candidates, not seen for their table's time to live. How many rows that was."""
         if not self._ttl.any():
             return 0
-        tables = self.records.words[: self.used, TABLE]
+        tables = self.array.words[: self.used, TABLE]
         held = np.flatnonzero(tables != FREE)
         ttl = self._ttl[tables[held]]
-        age = (now // MICROSECONDS - self.records.seen(held)) * MICROSECONDS  # whole seconds are all that rows remember
+        age = (now // MICROSECONDS - self.array.seen(held)) * MICROSECONDS  # whole seconds are all that rows remember
         gone = held[(ttl > 0) & (age > ttl)]
-        self.counters.expired += self.let_go(gone)
-        self.set_waiting(no_waiting(int(self.state[2])), now, self._ttl)
+        self.counters.expired += self.delete_rows(gone)
+        self.set_candidates(empty_candidates(int(self.state[2])), now, self._ttl)
         return len(gone)
 
     def delta(self, since: int) -> Delta:
-        """What changed after version `since`. Raises `Gap`; see `deltas`."""
+        """What changed after step `since`. Raises `Gap`; see `deltas`."""
         return delta_of(self, since)
 
     def apply(self, delta: Delta) -> bool:
         """Take over what a delta of another store says; False where that is here already. Raises `Gap`; see `deltas`."""
         return apply_to(self, delta)
 
-    def forget(self, version: int) -> None:
-        """Remember no longer which ids were let go up to `version`: no one will ask for a delta since an earlier one."""
-        self.gone = [part for part in self.gone if part[0, 0] > version]
-        self.remembers = max(self.remembers, version)
+    def trim_tombstones(self, step: int) -> None:
+        """Remember no longer which ids were let go up to `step`: no one will ask for a delta since an earlier one."""
+        self.tombstones = [part for part in self.tombstones if part[0, 0] > step]
+        self.oldest_delta_step = max(self.oldest_delta_step, step)
 
     def rows_of(self, number: int) -> NDArray[np.int64]:
         """Rows of one table, in the order of their ids."""
-        rows = np.flatnonzero(self.records.words[: self.used, TABLE] == number)
-        return rows[np.argsort(self.records.longs[rows, ID])]
+        rows = np.flatnonzero(self.array.words[: self.used, TABLE] == number)
+        return rows[np.argsort(self.array.longs[rows, ID])]
 
     def table(self, number: int) -> dict[str, NDArray]:
-        """One table to look at, by column, in the order of ids: id, count, seen (seconds), version, norm (of the weights)."""
+        """One table to look at, by column, in the order of ids: id, count, seen (seconds), step, norm (of the weights)."""
         rows = self.rows_of(number)
-        weights = self.records.floats[rows, WEIGHTS : WEIGHTS + self.dim]
-        words = self.records.words[rows]
+        weights = self.array.floats[rows, WEIGHTS : WEIGHTS + self.dim]
+        words = self.array.words[rows]
         return {
-            "id": self.records.longs[rows, ID],
+            "id": self.array.longs[rows, ID],
             "count": words[:, COUNT],
-            "seen": self.records.seen(rows),
-            "version": words[:, VERSION],
+            "seen": self.array.seen(rows),
+            "step": words[:, STEP],
             "norm": np.sqrt((weights**2).sum(axis=1)),
         }
 
@@ -290,15 +290,15 @@ class Store:
         # torch's memory begins with a cache line and is used again; numpy's would be new pages at every step.
         return torch.empty((len(batch.offsets) - 1) // len(self.features), len(self.features) * self.dim).numpy()
 
-    def _notes(self, batch: Occurrences, threads: int) -> Notes:
+    def _new_context(self, batch: Occurrences, threads: int) -> LookupContext:
         _check(batch, len(self.features))
-        n, notes = len(batch.ids), Notes.room_for(0)
-        while self._spare and len(notes) < max(n, 1):
-            notes = self._spare.pop()
-        if len(notes) < n:
-            notes = Notes.room_for(n + n // 4)
-        notes.divide(self._parts(batch, threads), self.dim)
-        return notes
+        n, context = len(batch.ids), LookupContext.room_for(0)
+        while self._spare and len(context) < max(n, 1):
+            context = self._spare.pop()
+        if len(context) < n:
+            context = LookupContext.room_for(n + n // 4)
+        context.partition(self._parts(batch, threads), self.dim)
+        return context
 
     def _parts(self, batch: Occurrences, threads: int) -> list[NDArray[np.int64]]:
         """Features by part: those of a table together, the largest tables first to whoever has least to do."""
@@ -312,17 +312,17 @@ class Store:
         parts = [np.flatnonzero(part_of[self.features] == part) for part in range(threads)]
         return [part for part in parts if len(part)]
 
-    def _read(self, batch: Occurrences, training: bool, seconds: int, notes: Notes, out: NDArray[np.float32]) -> None:
+    def _read(self, batch: Occurrences, training: bool, seconds: int, context: LookupContext, out: NDArray[np.float32]) -> None:
         kernel = reader(self.dim, training)
 
-        def work(own: Lists) -> None:
+        def work(own: PartitionBuffers) -> None:
             own.found, own.missing = kernel(
-                self.ids.slots, self.records.floats, self.records.words, batch.ids, batch.offsets, batch.weights, self.means,
-                self.features, own.features, seconds, notes.rows, notes.lines, notes.shares, notes.places, own.distinct,
+                self.hash_map.slots, self.array.floats, self.array.words, batch.ids, batch.offsets, batch.weights, self.means,
+                self.features, own.features, seconds, context.rows, context.lines, context.shares, context.places, own.distinct,
                 own.without, own.tables, out,
             )  # fmt: skip
 
-        in_threads(work, notes.parts)
+        in_threads(work, context.parts)
 
     def _admit(
         self, ids: NDArray[np.int64], rows: NDArray[np.int64], missing: NDArray[np.int64], tables: NDArray[np.int64],
@@ -333,18 +333,18 @@ class Store:
         self._reserve(self._bound(ids, missing, tables))
         due = np.zeros_like(self.live)
         count_missing(
-            self.waiting, tables, ids, missing, self._nth(ids, missing, tables), now, self.state, self._filters,
-            self._thresholds, self._halves, self.seeds, self.counters.looked_up + self.version, due,
+            self.candidates, tables, ids, missing, self._nth(ids, missing, tables), now, self.state, self._filters,
+            self._thresholds, self._halves, self.seeds, self.counters.looked_up + self.step, due,
         )  # fmt: skip
         for table in np.flatnonzero((self.live + due > self._caps) & (self._filters != DIRECT)):
-            self._make_way(table, int(self.live[table] + due[table] - self._caps[table]), listed)
+            self._evict_to_cap(table, int(self.live[table] + due[table] - self._caps[table]), listed)
         before, live = self.used - int(self.state[1]), self.live.copy()
         admit(
-            self.ids.slots, self.waiting, self.records.floats, self.records.words, self.records.longs, tables, ids, rows,
+            self.hash_map.slots, self.candidates, self.array.floats, self.array.words, self.array.longs, tables, ids, rows,
             missing, seconds, self.free, self.state, self._filters, self._caps, self.live, self.seeds,
-            np.float32(self.init_scale), self.dim, self._kind, self._constants, self._next_version(),
+            np.float32(self.init_scale), self.dim, self._kind, self._constants, self._next_step(),
         )  # fmt: skip
-        self.ids.size += self.used - int(self.state[1]) - before
+        self.hash_map.size += self.used - int(self.state[1]) - before
         self.counters.admitted += self.live - live
 
     def _nth(self, ids: NDArray[np.int64], missing: NDArray[np.int64], tables: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -366,23 +366,23 @@ class Store:
     def keep_caps(self) -> None:
         """Let go of what is beyond the tables' caps, where rows came in from elsewhere."""
         for table in np.flatnonzero(self.live > self._caps):
-            self._make_way(table, int(self.live[table] - self._caps[table]), np.empty(0, np.int64))
+            self._evict_to_cap(table, int(self.live[table] - self._caps[table]), np.empty(0, np.int64))
 
-    def _make_way(self, table: int, count: int, listed: NDArray[np.int64]) -> None:
+    def _evict_to_cap(self, table: int, count: int, listed: NDArray[np.int64]) -> None:
         """Let go of at least `count` rows of a table that evicts, but for those of the batch at hand, and of such as have yet
         to be updated."""
         if self.rules[table].evict == "never":
             return
-        mine = self.records.words[: self.used, TABLE] == table
+        mine = self.array.words[: self.used, TABLE] == table
         mine[listed] = False
-        for taken in self._pending:
-            mine[taken.rows()] = False
+        for pending in self._pending:
+            mine[pending.rows()] = False
         rows = np.flatnonzero(mine)
-        seen, counts = self.records.seen(rows), self.records.words[rows, COUNT]
+        seen, counts = self.array.seen(rows), self.array.words[rows, COUNT]
         keys = (seen, counts) if self.rules[table].evict == "least_frequently_used" else (counts, seen)
-        order = np.lexsort((self.records.longs[rows, ID], *keys))
+        order = np.lexsort((self.array.longs[rows, ID], *keys))
         gone = rows[order[: max(count, int(self._caps[table]) // _EVICT_AHEAD)]]
-        self.counters.evicted += self._free(gone, self._next_version())
+        self.counters.evicted += self._free(gone, self._next_step())
 
     def _take(self, count: int) -> NDArray[np.int64]:
         """Rows that nothing is in: those let go first, then such as were never used."""
@@ -394,36 +394,36 @@ class Store:
         self.state[1] -= len(reused)
         return np.concatenate([reused, fresh])
 
-    def let_go(self, rows: NDArray[np.int64], version: int | None = None) -> NDArray[np.int64]:
-        """Free some rows, each given once, as of `version`, by default the next. How many that was, by table, int64 [T].
+    def delete_rows(self, rows: NDArray[np.int64], step: int | None = None) -> NDArray[np.int64]:
+        """Free some rows, each given once, as of `step`, by default the next. How many that was, by table, int64 [T].
 
         Look-ups under way can not be updated from then on.
         """
-        self._erased += len(rows) > 0
-        return self._free(rows, self._next_version() if version is None else version)
+        self._deletions += len(rows) > 0
+        return self._free(rows, self._next_step() if step is None else step)
 
-    def _free(self, rows: NDArray[np.int64], version: int) -> NDArray[np.int64]:
+    def _free(self, rows: NDArray[np.int64], step: int) -> NDArray[np.int64]:
         if not len(rows):
             return np.zeros_like(self.live)
-        tables, ids = self.records.words[rows, TABLE].astype(np.int64), self.records.longs[rows, ID]
-        self.ids.erase(tables, ids)
-        self.version = version
-        self.remember(tables, ids)
+        tables, ids = self.array.words[rows, TABLE].astype(np.int64), self.array.longs[rows, ID]
+        self.hash_map.erase(tables, ids)
+        self.step = step
+        self.add_tombstones(tables, ids)
         by_table = np.bincount(tables, minlength=len(self.live))
         self.live -= by_table
-        self.records.words[rows, TABLE] = FREE
+        self.array.words[rows, TABLE] = FREE
         self.free = np.concatenate([self.free[: self.state[1]], rows])
         self.state[1] = len(self.free)
         return by_table
 
-    def remember(self, tables: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
-        """For deltas to come: some ids, at least one, were let go at the present version."""
-        self.gone.append(np.stack([np.full(len(ids), self.version), tables, ids], axis=1))
+    def add_tombstones(self, tables: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
+        """For deltas to come: some ids, at least one, were let go at the present step."""
+        self.tombstones.append(np.stack([np.full(len(ids), self.step), tables, ids], axis=1))
 
     def _bound(self, ids: NDArray[np.int64], missing: NDArray[np.int64], tables: NDArray[np.int64]) -> int:
         """At most so many ids are without a row: how many occurrences, or, where these would need more memory, distinct ids."""
         more = len(missing)
-        if slots_for(len(self.ids) + more) <= len(self.ids.slots) and self.used + more <= len(self.records):
+        if slots_for(len(self.hash_map) + more) <= len(self.hash_map.slots) and self.used + more <= len(self.array):
             return more
         order = np.lexsort((ids[missing], tables))
         mine, of = ids[missing][order], tables[order]
@@ -431,19 +431,19 @@ class Store:
 
     def _reserve(self, more: int) -> None:
         """Room for so many more ids."""
-        self.ids.reserve(more)
+        self.hash_map.reserve(more)
         self._reserve_rows(more)
-        if (self._filters != DIRECT).any() and slots_for(int(self.state[2]) + more) > len(self.waiting):
-            self.set_waiting(no_waiting(2 * int(self.state[2]) + more), 0, np.zeros_like(self._ttl))
+        if (self._filters != DIRECT).any() and slots_for(int(self.state[2]) + more) > len(self.candidates):
+            self.set_candidates(empty_candidates(2 * int(self.state[2]) + more), 0, np.zeros_like(self._ttl))
 
     def _reserve_rows(self, more: int) -> None:
-        if self.used + more > len(self.records):
-            self.records = self.records.grown(max(self.used + more, 2 * len(self.records)), self.used)
+        if self.used + more > len(self.array):
+            self.array = self.array.grown(max(self.used + more, 2 * len(self.array)), self.used)
 
-    def set_waiting(self, kept: NDArray[np.int64], now: int, ttl: NDArray[np.int64]) -> None:
+    def set_candidates(self, kept: NDArray[np.int64], now: int, ttl: NDArray[np.int64]) -> None:
         """Let `kept`, empty and with room, hold what waits, but for ids not seen for their table's ttl (microseconds, or 0)."""
-        self.state[2] = keep_waiting(self.waiting, kept, now, ttl)
-        self.waiting = kept
+        self.state[2] = keep_candidates(self.candidates, kept, now, ttl)
+        self.candidates = kept
 
 
 def _shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -468,7 +468,7 @@ def _per_feature(batch: Occurrences, features: int) -> NDArray[np.int64]:
     return np.diff(batch.offsets[::examples]) if examples else np.zeros(features, np.int64)
 
 
-def no_waiting(expected: int) -> NDArray[np.int64]:
+def empty_candidates(expected: int) -> NDArray[np.int64]:
     return np.full((slots_for(expected), 3), EMPTY, np.int64)
 
 

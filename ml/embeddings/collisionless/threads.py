@@ -15,12 +15,12 @@ def in_threads(work: Callable[[T], None], parts: Sequence[T]) -> None:
     """Do every part, each in a thread of its own; the first here."""
     if not parts:
         return
-    waiting = [_pool(os.getpid(), len(parts) - 1).submit(work, part) for part in parts[1:]] if len(parts) > 1 else []
+    futures = [_pool(os.getpid(), len(parts) - 1).submit(work, part) for part in parts[1:]] if len(parts) > 1 else []
     try:
         work(parts[0])
     finally:
-        wait(waiting)  # whatever happens: they write into what the caller will use again
-    for one in waiting:
+        wait(futures)  # whatever happens: they write into what the caller will use again
+    for one in futures:
         one.result()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ml.embeddings.collisionless.lookup import FAST
 from ml.embeddings.collisionless.prefetch import AHEAD, prefetch
-from ml.embeddings.collisionless.row_layout import SLOT, VERSION, WEIGHTS
+from ml.embeddings.collisionless.row_layout import SLOT, STEP, WEIGHTS
 from ml.embeddings.optimizers import ADAGRAD, ADAM, FTRL, ROWWISE, SGD
 
 
@@ -89,16 +89,16 @@ def _apply(floats, row, g, constants, lr, dim, kind):  # type: ignore[no-untyped
 @lru_cache(maxsize=32)
 def trainer(dim: int, kind: int) -> Callable[..., None]:
     """update(floats, words, grad, offsets, features, examples, lines, shares, places, distinct, summed, found, constants, lr,
-    version): a step of the optimizer on each of the first `found` rows of `distinct`.
+    step): a step of the optimizer on each of the first `found` rows of `distinct`.
 
-    grad: float32 [B * F, dim]. The rest are `pooling.Notes` and one of its parts. Gradients are summed in the order in which
-    they lie, into places that hot rows keep in cache; going from row to row instead would wait for a gradient at every step.
+    grad: float32 [B * F, dim]. The rest are `lookup.LookupContext` and one of its parts. Gradients are summed in their
+    order, into places that hot rows keep in cache; going from row to row instead would wait for a gradient at every step.
     """
 
     @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
     def update(  # type: ignore[no-untyped-def]
         floats, words, grad, offsets, features, examples, lines, shares, places, distinct, summed, found,
-        constants, lr, version,
+        constants, lr, step,
     ):  # fmt: skip
         summed[:found] = 0
         for f in range(len(features)):
@@ -119,6 +119,6 @@ def trainer(dim: int, kind: int) -> Callable[..., None]:
                 prefetch(floats, soon, np.uint64(WEIGHTS + dim - 1))
             row = np.uint64(distinct[np.uint64(n)])
             _apply(floats, row, summed[n], constants, lr, dim, kind)
-            words[row, np.uint64(VERSION)] = version
+            words[row, np.uint64(STEP)] = step
 
     return update

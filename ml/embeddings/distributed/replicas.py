@@ -15,17 +15,17 @@ import torch
 from ml.embeddings.collisionless.hash_map import ROW_BITS, ROW_MASK
 
 Columns = Mapping[str, torch.Tensor]
-_MEANS, _LATEST = ("weight", "slot", "state"), ("seen", "count", "version")
+_MEANS, _LATEST = ("weight", "slot", "state"), ("seen", "count", "step")
 
 
 def merge(parts: Sequence[Columns], tables: Sequence[str]) -> dict[str, torch.Tensor]:
-    """parts: by rank, `columns.weights` and `columns.training_state` with the `pass` of the collection, all of which began the
+    """parts: by rank, `state_dict.weights` and `state_dict.training_state` with the `pass` of the collection. All began the
     pass as the same tables. Occurrences that two ranks counted of the same id are those of the one that saw more."""
     whole = dict(parts[0])
     began = int(parts[0]["pass"][0, 0])
     for table in tables:
         ids, place = torch.cat([part[f"{table}.id"] for part in parts]).unique(return_inverse=True)
-        touched = torch.cat([part[f"{table}.version"] for part in parts]) > began
+        touched = torch.cat([part[f"{table}.step"] for part in parts]) > began
         by_someone = torch.zeros(len(ids), dtype=torch.bool).index_put((place[touched],), torch.tensor(True))
         first = torch.full((len(ids),), len(place)).scatter_reduce(0, place, torch.arange(len(place)), "amin")
         counts = touched | (~by_someone[place] & (first[place] == torch.arange(len(place))))
@@ -38,26 +38,26 @@ def merge(parts: Sequence[Columns], tables: Sequence[str]) -> dict[str, torch.Te
         for name in (f"{table}.{kind}" for kind in _LATEST):
             values = torch.cat([part[name] for part in parts])
             whole[name] = values.new_zeros(len(ids)).scatter_reduce(0, place, values, "amax")
-    stacked = {name: torch.stack([part[name] for part in parts]) for name in ("version", "remembers", "counters")}
-    whole |= {name: stacked[name].amax(0) for name in ("version", "remembers")}
+    stacked = {name: torch.stack([part[name] for part in parts]) for name in ("step", "oldest_delta_step", "counters")}
+    whole |= {name: stacked[name].amax(0) for name in ("step", "oldest_delta_step")}
     whole["counters"] = stacked["counters"].sum(0) - (len(parts) - 1) * parts[0]["pass"][1:]
     held = {number: whole[f"{table}.id"].numpy() for number, table in enumerate(tables)}
-    whole["waiting"] = torch.from_numpy(_without(_latest(parts), held))
-    gone = np.unique(np.concatenate([part["gone"].numpy() for part in parts]), axis=0)
-    whole["gone"] = torch.from_numpy(_not_in(gone, gone[:, 1], gone[:, 2], held))
+    whole["candidates"] = torch.from_numpy(_without(_latest(parts), held))
+    gone = np.unique(np.concatenate([part["tombstones"].numpy() for part in parts]), axis=0)
+    whole["tombstones"] = torch.from_numpy(_not_in(gone, gone[:, 1], gone[:, 2], held))
     return whole
 
 
 def _latest(parts: Sequence[Columns]) -> np.ndarray:
     """What waits, int64 [W, 3], by table and id; of an id that waits in several parts, the one with the highest count."""
-    waiting = np.concatenate([part["waiting"].numpy() for part in parts])
-    waiting = waiting[np.lexsort((-(waiting[:, 1] & ROW_MASK), waiting[:, 0], waiting[:, 1] >> ROW_BITS))]
-    same = (waiting[1:, 0] == waiting[:-1, 0]) & (waiting[1:, 1] >> ROW_BITS == waiting[:-1, 1] >> ROW_BITS)
-    return waiting[np.concatenate([[True], ~same])] if len(waiting) else waiting
+    candidates = np.concatenate([part["candidates"].numpy() for part in parts])
+    candidates = candidates[np.lexsort((-(candidates[:, 1] & ROW_MASK), candidates[:, 0], candidates[:, 1] >> ROW_BITS))]
+    same = (candidates[1:, 0] == candidates[:-1, 0]) & (candidates[1:, 1] >> ROW_BITS == candidates[:-1, 1] >> ROW_BITS)
+    return candidates[np.concatenate([[True], ~same])] if len(candidates) else candidates
 
 
-def _without(waiting: np.ndarray, held: Mapping[int, np.ndarray]) -> np.ndarray:
-    return _not_in(waiting, waiting[:, 1] >> ROW_BITS, waiting[:, 0], held)
+def _without(candidates: np.ndarray, held: Mapping[int, np.ndarray]) -> np.ndarray:
+    return _not_in(candidates, candidates[:, 1] >> ROW_BITS, candidates[:, 0], held)
 
 
 def _not_in(rows: np.ndarray, table: np.ndarray, ids: np.ndarray, held: Mapping[int, np.ndarray]) -> np.ndarray:

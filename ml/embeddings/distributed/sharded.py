@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from ml.embeddings.collisionless import state_dict as columns
+from ml.embeddings.collisionless import state_dict
 from ml.embeddings.distributed.exchange_plan import pool, route, spread
 from ml.embeddings.distributed.planned import PlannedBags
 from ml.embeddings.fixed.static import StaticEmbeddingBags
@@ -58,7 +58,7 @@ class ShardedBags(TrainableBags):
     def owners(self, ids: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         """Which rank has each occurrence, int64 [N]. key: int64 [N], the number of its feature."""
         if self.local.sharded_by_id:
-            return torch.from_numpy(columns.shard_of(ids.numpy(), self.ranks))
+            return torch.from_numpy(state_dict.shard_of(ids.numpy(), self.ranks))
         return key % self.ranks
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
@@ -84,8 +84,8 @@ class ShardedBags(TrainableBags):
     def restore(self, weights: Mapping[str, torch.Tensor], training_state: Mapping[str, torch.Tensor] | None) -> None:
         """Take this rank's share of what the whole tables gave."""
         if self.sharded_by_id:
-            share = columns.divide({**weights, **(training_state or {})}, self._tables, self.rank, self.ranks)
-            weights, rest = columns.apart(share, self._tables)
+            share = state_dict.shard({**weights, **(training_state or {})}, self._tables, self.rank, self.ranks)
+            weights, rest = state_dict.split_optimizer_state(share, self._tables)
             self.local.restore(weights, None if training_state is None else rest)
         else:
             self.local.restore(weights, None if training_state is None else self._own_marks(training_state))

@@ -20,7 +20,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from ml.embeddings.collisionless.bags import CollisionlessEmbeddingBags
-from ml.embeddings.collisionless.hash_map import IdMap, find_one, home_of
+from ml.embeddings.collisionless.hash_map import HashMap, find_one, home_of
 from ml.embeddings.collisionless.prefetch import AHEAD, prefetch
 from ml.embeddings.fixed.hashed import HashedEmbeddingBags
 from ml.embeddings.fixed.id_to_row import to_rows
@@ -216,8 +216,8 @@ def quantise_tables(model: nn.Module, rows: Format, tables: Mapping[str, Format]
     return found
 
 
-def _map_of(ids: Sequence[torch.Tensor]) -> IdMap:
-    found = IdMap(sum(map(len, ids)))
+def _map_of(ids: Sequence[torch.Tensor]) -> HashMap:
+    found = HashMap(sum(map(len, ids)))
     for number, own in enumerate(ids):
         found.insert(torch.full_like(own, number).numpy(), own.numpy(), torch.arange(len(own)).numpy())
     return found

@@ -179,5 +179,5 @@ def test_bytes_by_table_add_up_to_those_of_the_store() -> None:
         bags(features_of(ids)).values().sum().backward()
     assert isinstance(bags, CollisionlessEmbeddingBags)
     assert sum(f.nbytes for f in bags.stats().values()) == pytest.approx(bags.store.nbytes, abs=2)
-    bags.store.let_go(bags.store.rows_of(0))
+    bags.store.delete_rows(bags.store.rows_of(0))
     assert sum(f.nbytes for f in bags.stats().values()) == pytest.approx(bags.store.nbytes, abs=2)

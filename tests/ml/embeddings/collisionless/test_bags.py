@@ -49,9 +49,8 @@ class Reference:
     optimizer: RowOptimizer
     rules: dict[str, TableRules]
     seeds: dict[str, int]
-    version: int = 0
     rows: dict[tuple[str, int], Row] = field(default_factory=dict)
-    waiting: dict[tuple[str, int], tuple[list[int], int]] = field(default_factory=dict)
+    candidates: dict[tuple[str, int], tuple[list[int], int]] = field(default_factory=dict)
 
     def train(self, batch: list[tuple[str, str, list[int], bool]], now: int) -> list[np.ndarray]:
         """batch: feature, table, ids of a bag, whether it is averaged. Gives the bags."""
@@ -69,21 +68,21 @@ class Reference:
                 self.evict(table, len(mine), known & set(occurrences))
             for key in mine:
                 if sum(t == table for t, _ in self.rows) < (rule.max_rows or 2**60):
-                    counts, _ = self.waiting.pop(key, ([], 0))
+                    counts, _ = self.candidates.pop(key, ([], 0))
                     self.rows[key] = self.new_row(key, sum(counts) or occurrences.count(key), now)
                 elif rule.evict == "never" and rule.min_count == 1:
-                    self.waiting.pop(key)  # such a table remembers nobody
+                    self.candidates.pop(key)  # such a table remembers nobody
         return [self.bag(table, ids, mean) for _, table, ids, mean in batch]
 
     def is_due(self, key: tuple[str, int], now: int) -> bool:
         """Whether an id without a row has now been seen often enough. counts: of the earlier and of this half window."""
         rule = self.rules[key[0]]
-        counts, seen = self.waiting.get(key, ([0, 0], now))
+        counts, seen = self.candidates.get(key, ([0, 0], now))
         if rule.window_seconds is not None:
             halves = now // int(rule.window_seconds * SECOND / 2) - seen // int(rule.window_seconds * SECOND / 2)
             counts = counts if halves <= 0 else [counts[1], 0] if halves == 1 else [0, 0]
         counts = [counts[0], counts[1] + 1]
-        self.waiting[key] = (counts, max(seen, now))
+        self.candidates[key] = (counts, max(seen, now))
         return sum(counts) >= rule.min_count
 
     def evict(self, table: str, more: int, kept: set) -> None:
@@ -157,7 +156,9 @@ class Reference:
         left = {key: row for key, row in self.rows.items() if not gone(key[0], age_of[key])}
         expired = len(self.rows) - len(left)
         self.rows = left
-        self.waiting = {key: (counts, seen) for key, (counts, seen) in self.waiting.items() if not gone(key[0], now - seen)}
+        self.candidates = {
+            key: (counts, seen) for key, (counts, seen) in self.candidates.items() if not gone(key[0], now - seen)
+        }
         return expired
 
 
@@ -229,8 +230,8 @@ def test_every_sequence_ends_as_with_a_dict(kind: Kind, steps: list, rule: Table
             assert held["id"].tolist() == sorted(mine)
             assert held["count"].tolist() == [mine[i].count for i in sorted(mine)]
             assert held["seen"].tolist() == [mine[i].seen for i in sorted(mine)]
-        assert len(bags.store) == len(slow.rows) == len(bags.store.ids)
-        assert bags.store.waiting_ids().sum() == len(slow.waiting)
+        assert len(bags.store) == len(slow.rows) == len(bags.store.hash_map)
+        assert bags.store.num_candidates().sum() == len(slow.candidates)
         assert rule.max_rows is None or bags.store.live[0] <= rule.max_rows
     torch.set_num_threads(before)
 
@@ -238,8 +239,8 @@ def test_every_sequence_ends_as_with_a_dict(kind: Kind, steps: list, rule: Table
 def train_ids(store: Store, ids: np.ndarray, now: int = 0) -> None:
     """A step on one id per example, of the first table."""
     batch = Occurrences(np.asarray(ids, np.int64), np.arange(len(ids) + 1))
-    _, taken = store.look_up_for_training(batch, now)
-    store.update(taken, np.ones((len(ids), store.dim), np.float32), LR)
+    _, pending = store.look_up_for_training(batch, now)
+    store.update(pending, np.ones((len(ids), store.dim), np.float32), LR)
 
 
 def new_store(rule: TableRules | None = None, dim: int = 8, scale: float = 0.1, seed: int = 0) -> Store:
@@ -295,7 +296,7 @@ def test_the_probabilistic_filter_admits_after_so_many_on_average() -> None:
         train_ids(store, ids)
     # Geometric with mean 10, cut at 60, where 0.2 % are left.
     assert abs(seen_before.mean() - 10) < 0.3 and len(store) > 19_900
-    assert store.waiting_ids().sum() == 0
+    assert store.num_candidates().sum() == 0
 
 
 def test_evaluation_changes_nothing() -> None:
@@ -314,10 +315,10 @@ def test_evaluation_changes_nothing() -> None:
 
 def test_rows_that_went_before_their_update_came_are_an_error() -> None:
     store = new_store(TableRules("t", ttl_seconds=1.0))
-    _, taken = store.look_up_for_training(Occurrences(np.array([1]), np.array([0, 1])), 0)
+    _, pending = store.look_up_for_training(Occurrences(np.array([1]), np.array([0, 1])), 0)
     store.expire(99 * SECOND)
     with pytest.raises(RuntimeError, match="expire between steps"):
-        store.update(taken, np.ones((1, 8), np.float32), LR)
+        store.update(pending, np.ones((1, 8), np.float32), LR)
 
 
 def test_a_row_that_an_earlier_batch_still_waits_for_makes_no_way() -> None:
@@ -325,8 +326,8 @@ def test_a_row_that_an_earlier_batch_still_waits_for_makes_no_way() -> None:
     _, first = store.look_up_for_training(Occurrences(np.array([1, 2]), np.arange(3)), 0)
     _, second = store.look_up_for_training(Occurrences(np.array([3, 4]), np.arange(3)), SECOND)
     assert store.table(0)["id"].tolist() == [1, 2]
-    for taken in (second, first):
-        store.update(taken, np.ones((2, 8), np.float32), LR)
+    for pending in (second, first):
+        store.update(pending, np.ones((2, 8), np.float32), LR)
     train_ids(store, np.array([3, 4]), 2 * SECOND)
     assert store.table(0)["id"].tolist() == [3, 4]
 
@@ -452,9 +453,9 @@ def test_a_rate_that_changes_moves_no_row_of_ftrl_by_itself(l1: float) -> None:
     batch = Occurrences(np.array([1]), np.arange(2))
     seen = []
     for rate, gradient in ((0.0, 1.0), (1.0, 0.0), (0.1, 0.0)):
-        out, taken = store.look_up_for_training(batch, 0)
+        out, pending = store.look_up_for_training(batch, 0)
         seen.append(out.copy())
-        store.update(taken, np.full((1, 2), gradient, np.float32), rate)
+        store.update(pending, np.full((1, 2), gradient, np.float32), rate)
     seen.append(store.look_up(batch))
     assert np.abs(seen[0]).min() > 0.01
     np.testing.assert_allclose(seen[2], seen[1], rtol=1e-5)
@@ -470,8 +471,8 @@ from ml.embeddings.rules import TableRules
 from ml.embeddings.collisionless.store import Occurrences, Store
 from ml.embeddings.collisionless.update import trainer
 store = Store([TableRules("t")], 4, RowOptimizer("adagrad"), 0.1, 0)
-_, taken = store.look_up_for_training(Occurrences(np.array([1]), np.arange(2)), 0)
-store.update(taken, np.ones((1, 4), np.float32), 0.1)
+_, pending = store.look_up_for_training(Occurrences(np.array([1]), np.arange(2)), 0)
+store.update(pending, np.ones((1, 4), np.float32), 0.1)
 kernels = (reader(4, True), trainer(4, CODES["adagrad"]))
 print([sum(kernel.stats.cache_hits.values()) for kernel in kernels])
 """
@@ -491,12 +492,12 @@ def test_a_batch_that_fills_the_table_alone_evicts_nothing_of_its_own() -> None:
 def test_counts_stop_where_they_can_not_go_on() -> None:
     store = new_store()
     train_ids(store, np.array([7]))
-    store.records.words[store.rows_of(0), COUNT] = MOST - 1
+    store.array.words[store.rows_of(0), COUNT] = MOST - 1
     for _ in range(3):
         train_ids(store, np.array([7]))
     assert store.table(0)["count"].tolist() == [MOST]
-    store.version = MOST
-    with pytest.raises(OverflowError, match="all that versions can count"):
+    store.step = MOST
+    with pytest.raises(OverflowError, match="all that steps can count"):
         train_ids(store, np.array([7]))
 
 
@@ -505,8 +506,8 @@ def test_empty_batches_and_batches_of_empty_bags(threads: int) -> None:
     store = Store([TableRules("t"), TableRules("u")], 4, RowOptimizer(), 0.1, 0)
     for offsets in ([0], [0] * 7):
         batch = Occurrences(np.empty(0, np.int64), np.array(offsets))
-        out, taken = store.look_up_for_training(batch, 0, threads)
-        store.update(taken, np.ones_like(out), LR)
+        out, pending = store.look_up_for_training(batch, 0, threads)
+        store.update(pending, np.ones_like(out), LR)
         assert out.shape == (len(offsets) // 2, 8) and not out.any() and not store.look_up(batch, threads).any()
     assert len(store) == 0
 
@@ -516,7 +517,7 @@ def test_bytes_are_what_the_columns_need() -> None:
     store.insert(np.zeros(n, np.int64), np.arange(n))
     header, weights, per_slot = 32, 64, 16
     assert store.row_bytes == header + weights
-    assert store.nbytes == (n + 1) * store.row_bytes + len(store.ids.slots) * per_slot + store.waiting.nbytes
+    assert store.nbytes == (n + 1) * store.row_bytes + len(store.hash_map.slots) * per_slot + store.candidates.nbytes
 
 
 def test_the_order_of_a_batch_does_not_matter() -> None:
@@ -528,7 +529,7 @@ def test_the_order_of_a_batch_does_not_matter() -> None:
         bags = CollisionlessEmbeddingBags(tables, lr=0.1, init_scale=0.1)
         features = KeyedJaggedTensor(["f"], torch.from_numpy(ids[order]), lengths=torch.ones(64, dtype=torch.int64))
         bags(features).values().backward(torch.from_numpy(grad[order]))
-        ends.append(bags.store.records.floats[bags.store.rows_of(0), WEIGHTS : WEIGHTS + 4])
+        ends.append(bags.store.array.floats[bags.store.rows_of(0), WEIGHTS : WEIGHTS + 4])
     np.testing.assert_allclose(ends[0], ends[1], rtol=1e-5, atol=1e-6)
 
 

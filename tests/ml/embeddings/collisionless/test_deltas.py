@@ -27,8 +27,8 @@ def held(store: Store) -> dict[tuple[int, int], tuple[int, bytes]]:
     found = {}
     for table in (0, 1):
         for row in store.rows_of(table):
-            weights = store.records.floats[row, WEIGHTS : WEIGHTS + DIM].tobytes()
-            found[table, int(store.records.longs[row, 0])] = (int(store.records.seen(slice(row, row + 1))[0]), weights)
+            weights = store.array.floats[row, WEIGHTS : WEIGHTS + DIM].tobytes()
+            found[table, int(store.array.longs[row, 0])] = (int(store.array.seen(slice(row, row + 1))[0]), weights)
     return found
 
 
@@ -36,8 +36,8 @@ def train(store: Store, ids: list[int], now: int, rng: np.random.Generator) -> N
     tables, keys = np.array([i % 2 for i in ids], np.int64), np.array(ids, np.int64)
     order = np.argsort(tables, kind="stable")
     offsets = np.array([0, int((tables == 0).sum()), len(ids)])
-    _, taken = store.look_up_for_training(Occurrences(keys[order], offsets), now)
-    store.update(taken, rng.normal(size=(1, 2 * DIM)).astype(np.float32), 0.1)
+    _, pending = store.look_up_for_training(Occurrences(keys[order], offsets), now)
+    store.update(pending, rng.normal(size=(1, 2 * DIM)).astype(np.float32), 0.1)
 
 
 @settings(max_examples=150, deadline=None)
@@ -54,10 +54,10 @@ def test_deltas_carry_everything(steps: list[tuple[str, list[int]]]) -> None:
             before = held(server)
             assert server.apply(last) is False and held(server) == before
         elif what == "sync":
-            last = trainer.delta(server.version)
-            assert server.apply(last) is (trainer.version > last.since)
-            assert held(server) == held(trainer) and len(server) == len(trainer) == len(server.ids)
-    server.apply(trainer.delta(server.version))
+            last = trainer.delta(server.step)
+            assert server.apply(last) is (trainer.step > last.since)
+            assert held(server) == held(trainer) and len(server) == len(trainer) == len(server.hash_map)
+    server.apply(trainer.delta(server.step))
     fresh = new_store()
     fresh.apply(trainer.delta(0))
     assert held(server) == held(trainer) == held(fresh)
@@ -66,9 +66,9 @@ def test_deltas_carry_everything(steps: list[tuple[str, list[int]]]) -> None:
 def test_a_delta_that_was_missed_is_refused() -> None:
     trainer, server, rng = new_store(), new_store(), np.random.default_rng(0)
     train(trainer, [1, 2], 0, rng)
-    first = trainer.version
+    first = trainer.step
     train(trainer, [3], 0, rng)
-    with pytest.raises(Gap, match="the table is at version 0, the delta begins after 1"):
+    with pytest.raises(Gap, match="the table is at step 0, the delta begins after 1"):
         server.apply(trainer.delta(first))
     assert held(server) == {}
 
@@ -76,22 +76,22 @@ def test_a_delta_that_was_missed_is_refused() -> None:
 def test_a_delta_from_before_what_is_remembered_is_refused() -> None:
     trainer, rng = new_store(), np.random.default_rng(0)
     train(trainer, [2, 4], 0, rng)
-    since = trainer.version
+    since = trainer.step
     trainer.expire(9 * SECOND)
-    assert trainer.delta(since).gone_ids.tolist() == [2, 4]
-    trainer.forget(trainer.version)
-    with pytest.raises(Gap, match=f"after {since} is known no more, only after {trainer.version}: load a snapshot"):
+    assert trainer.delta(since).deleted_ids.tolist() == [2, 4]
+    trainer.trim_tombstones(trainer.step)
+    with pytest.raises(Gap, match=f"after {since} is known no more, only after {trainer.step}: load a snapshot"):
         trainer.delta(since)
-    assert len(trainer.delta(trainer.version).gone_ids) == 0
+    assert len(trainer.delta(trainer.step).deleted_ids) == 0
 
 
 def test_a_delta_holds_what_was_touched_and_no_more() -> None:
     store, rng = new_store(), np.random.default_rng(0)
     train(store, list(range(1000)), 0, rng)
-    since = store.version
+    since = store.step
     train(store, [7, 9], 0, rng)
     delta = store.delta(since)
-    assert sorted(delta.ids.tolist()) == [7, 9] and len(delta.gone_ids) == 0
+    assert sorted(delta.ids.tolist()) == [7, 9] and len(delta.deleted_ids) == 0
 
 
 def test_a_row_that_came_without_an_update_is_sent_all_the_same() -> None:
@@ -100,7 +100,7 @@ def test_a_row_that_came_without_an_update_is_sent_all_the_same() -> None:
     server.apply(trainer.delta(0))
     trainer.look_up_for_training(Occurrences(np.array([4]), np.array([0, 1, 1])), 0)
     train(trainer, [2], 0, rng)
-    server.apply(trainer.delta(server.version))
+    server.apply(trainer.delta(server.step))
     assert held(server) == held(trainer) and len(server) == 2
 
 
@@ -112,9 +112,9 @@ def test_a_delta_handed_on_says_what_it_was_told() -> None:
     far.apply(trainer.delta(0))
     trainer.expire(9 * SECOND)
     train(trainer, [10], 9 * SECOND, rng)
-    near.apply(trainer.delta(near.version))
-    far.apply(near.delta(far.version))
-    assert held(far) == held(near) == held(trainer) and far.version == trainer.version
+    near.apply(trainer.delta(near.step))
+    far.apply(near.delta(far.step))
+    assert held(far) == held(near) == held(trainer) and far.step == trainer.step
     assert {i for _, i in held(far)} == {8, 10}
 
 
@@ -125,11 +125,11 @@ def test_a_delta_of_other_tables_is_refused_and_changes_nothing() -> None:
     for wrong, said in (
         (replace(good, weights=good.weights[:, :1]), "does not fit rows of 4"),
         (replace(good, tables=good.tables + 2), "does not fit the 2 tables here"),
-        (replace(good, gone_tables=np.array([7], np.int32), gone_ids=np.array([1])), "does not fit the 2 tables here"),
+        (replace(good, deleted_tables=np.array([7], np.int32), deleted_ids=np.array([1])), "does not fit the 2 tables here"),
     ):
         with pytest.raises(ValueError, match=said):
             server.apply(wrong)
-        assert server.version == 0 and len(server) == len(server.ids) == 0
+        assert server.step == 0 and len(server) == len(server.hash_map) == 0
     with pytest.raises(Gap, match="99 is asked for"):
         trainer.delta(99)
 
@@ -140,10 +140,10 @@ def test_rows_that_were_told_of_are_trained_on_as_new_ones(kind: Kind) -> None:
     rules, optimizer = [TableRules("t")], RowOptimizer(kind, initial_accumulator=0.5)
     trainer, server = Store(rules, DIM, optimizer, 0.5, 0), Store(rules, DIM, optimizer, 0.0, 0)
     batch = Occurrences(np.array([7]), np.array([0, 1]))
-    _, taken = trainer.look_up_for_training(batch, 0)
-    trainer.update(taken, np.ones((1, DIM), np.float32), 0.1)
+    _, pending = trainer.look_up_for_training(batch, 0)
+    trainer.update(pending, np.ones((1, DIM), np.float32), 0.1)
     server.apply(trainer.delta(0))
-    out, taken = server.look_up_for_training(batch, 0)
-    server.update(taken, np.zeros((1, DIM), np.float32), 0.1)
+    out, pending = server.look_up_for_training(batch, 0)
+    server.update(pending, np.zeros((1, DIM), np.float32), 0.1)
     assert np.abs(out).min() > 0
     np.testing.assert_allclose(server.look_up(batch), out, rtol=1e-6)

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml.embeddings.collisionless import state_dict as columns
+from ml.embeddings.collisionless import state_dict
 from ml.embeddings.collisionless.snapshots import latest_snapshot, read_snapshot, write_snapshot
 from ml.embeddings.collisionless.store import Occurrences, Store
 from ml.embeddings.inspect import tables_of
@@ -34,8 +34,8 @@ def new_store() -> Store:
 def step(store: Store, ids: np.ndarray, now: int, rng: np.random.Generator) -> None:
     """One id of each table per example. ids: [3, B]."""
     batch = Occurrences(ids.reshape(-1).astype(np.int64), np.arange(ids.size + 1))
-    _, taken = store.look_up_for_training(batch, now * SECOND)
-    store.update(taken, rng.normal(size=(ids.shape[1], 12)).astype(np.float32), 0.1)
+    _, pending = store.look_up_for_training(batch, now * SECOND)
+    store.update(pending, rng.normal(size=(ids.shape[1], 12)).astype(np.float32), 0.1)
 
 
 def trained(steps: int, seed: int = 0) -> Store:
@@ -48,7 +48,7 @@ def trained(steps: int, seed: int = 0) -> Store:
 
 
 def held(store: Store) -> dict[str, torch.Tensor]:
-    return columns.weights(store) | columns.training_state(store)
+    return state_dict.weights(store) | state_dict.training_state(store)
 
 
 def same(one: Store, other: Store) -> bool:
@@ -68,7 +68,7 @@ def test_any_number_of_shards_becomes_any_other(steps: int, written: int, read: 
             read_snapshot(part, folder, shard, read)
             parts.append(part)
         assert sum(len(part) for part in parts) == len(store)
-        whole = columns.unite([held(part) for part in parts], [rule.name for rule in RULES])
+        whole = state_dict.merge_shards([held(part) for part in parts], [rule.name for rule in RULES])
         assert all(torch.equal(value, whole[name]) for name, value in held(store).items())
 
 
@@ -106,7 +106,7 @@ def test_missing_shards_and_other_tables_are_named(tmp_path: Path) -> None:
     folder = write_snapshot(trained(5), tmp_path, shards=2)
     other = Store([TableRules("x")], 4, RowOptimizer("adam"), 0.1, 0)
     with pytest.raises(ValueError, match=r"x\.id"):
-        columns.restore(other, columns.weights(trained(1)), None)
+        state_dict.restore(other, state_dict.weights(trained(1)), None)
     next(folder.iterdir()).unlink()
     with pytest.raises(FileNotFoundError, match="1 of 2 shards"):
         read_snapshot(new_store(), folder)
@@ -122,7 +122,7 @@ store = trained(3)
 print(write_snapshot(store, Path({root!r})), flush=True)
 store.insert(np.zeros(400_000, np.int64), np.arange(1000, 401_000))
 while True:
-    store.version += 1
+    store.step += 1
     print("writing", flush=True)
     write_snapshot(store, Path({root!r}), shards=3)
 """
@@ -148,7 +148,7 @@ def test_a_kill_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
 
 
 def saved(store: Store) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    return columns.weights(store), columns.training_state(store)
+    return state_dict.weights(store), state_dict.training_state(store)
 
 
 def other_store(rules: list[TableRules] = RULES, kind: Kind = "adam") -> Store:
@@ -166,38 +166,38 @@ def other_store(rules: list[TableRules] = RULES, kind: Kind = "adam") -> Store:
 )
 def test_what_is_of_other_rules_is_refused_before_a_row_is_made(store: Store, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        columns.restore(store, *saved(trained(12)))
-    assert len(store) == 0 and store.version == 0
+        state_dict.restore(store, *saved(trained(12)))
+    assert len(store) == 0 and store.step == 0
 
 
 def test_ids_given_twice_and_columns_left_out_are_refused() -> None:
     weights, state = saved(trained(12))
     twice = weights | {"t.id": torch.zeros_like(weights["t.id"])}
     with pytest.raises(ValueError, match="each id once"):
-        columns.restore(new_store(), twice, state)
+        state_dict.restore(new_store(), twice, state)
     with pytest.raises(ValueError, match=r"lacks \['u.seen'\]"):
-        columns.restore(new_store(), weights, {name: tensor for name, tensor in state.items() if name != "u.seen"})
+        state_dict.restore(new_store(), weights, {name: tensor for name, tensor in state.items() if name != "u.seen"})
 
 
 def test_a_window_of_another_length_lets_what_waits_wait_anew() -> None:
     store = trained(12)
     other = other_store([*RULES[:2], TableRules("v", 3, "sliding", 8.0)])
-    columns.restore(other, *saved(store))
-    assert store.waiting_ids().tolist()[2] > 0
-    assert other.waiting_ids().tolist() == [*store.waiting_ids().tolist()[:2], 0]
+    state_dict.restore(other, *saved(store))
+    assert store.num_candidates().tolist()[2] > 0
+    assert other.num_candidates().tolist() == [*store.num_candidates().tolist()[:2], 0]
 
 
 def test_a_lower_cap_is_kept_at_once() -> None:
     store = trained(20)
     assert store.live[1] == 40
     other = other_store([RULES[0], TableRules("u", max_rows=10), RULES[2]])
-    columns.restore(other, *saved(store))
+    state_dict.restore(other, *saved(store))
     assert other.live.tolist() == [store.live[0], 10, store.live[2]]
 
 
 def test_another_history_of_the_same_version_takes_its_place(tmp_path: Path) -> None:
     one, other = trained(9, seed=0), trained(9, seed=1)
-    other.version = one.version
+    other.step = one.step
     folder = write_snapshot(one, tmp_path)
     before = (folder / "shard-00000-of-00001.safetensors").stat().st_mtime_ns
     assert write_snapshot(one, tmp_path) == folder
