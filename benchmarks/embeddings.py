@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numba as nb
 import numpy as np
 import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
@@ -33,6 +32,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from benchmarks.result import Result
+from ml.compute.kernel_cache import jit
 from ml.embeddings.collisionless.bags import CollisionlessEmbeddingBags
 from ml.embeddings.collisionless.hash_map import HashMap
 from ml.embeddings.collisionless.memory import zeros
@@ -287,7 +287,7 @@ def _random_lines() -> float:
     return _rate(len(places), lambda: _sum_lines(lines, places))
 
 
-@nb.njit(cache=True)
+@jit
 def _sum_lines(lines, places):  # type: ignore[no-untyped-def]
     total = np.float32(0)
     for i in range(len(places)):

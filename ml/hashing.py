@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
+
+from ml.compute.kernel_cache import jit
 
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: steps by it visit all numbers, evenly
 
 
-@nb.njit(cache=True, inline="always")
+@jit(inline="always")
 def mix64(x):  # type: ignore[no-untyped-def]
     """A bijection of uint64: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

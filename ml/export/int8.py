@@ -7,11 +7,12 @@ hundredth their size, of which one part alone leaves nothing. What a row gives d
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 import torch
 from torch import nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
+
+from ml.compute.kernel_cache import jit
 
 _STEPS = 127
 _PART = 7  # bits of the lower part
@@ -94,7 +95,7 @@ def _products(parts: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return parts.float() @ weight.float()
 
 
-@nb.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _to_parts(rows, bits, parts, scale, scale_bits):  # type: ignore[no-untyped-def]
     """Rows as higher and lower parts, int8 [2, B, inputs]. bits, scale_bits: rows and scale, the same memory, as int32."""
     for i in range(len(rows)):
@@ -114,7 +115,7 @@ def _to_parts(rows, bits, parts, scale, scale_bits):  # type: ignore[no-untyped-
             parts[1, i, j] = step - (higher << _PART)
 
 
-@nb.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _from_parts(sums, rows, columns, bias, out):  # type: ignore[no-untyped-def]
     for i in range(len(out)):
         for j in range(out.shape[1]):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 
-import numba as nb
 import numpy as np
 import pyarrow as pa
 
 from ml.catalog.spec import DenseColumn
+from ml.compute.kernel_cache import jit
 from ml.features.buffers import numbers, validity
 
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-@nb.njit(cache=True)
+@jit
 def _dense(  # type: ignore[no-untyped-def]
     values: np.ndarray, valid: np.ndarray, fill: float, low: float, high: float, log1p: bool, scale: float
 ):

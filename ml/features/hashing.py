@@ -14,10 +14,10 @@ can compute the same id:
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 import pyarrow as pa
 
+from ml.compute.kernel_cache import jit
 from ml.features.buffers import flat, numbers, string_bytes, validity
 from ml.schema import FIRST_ID, MISSING_ID
 
@@ -30,24 +30,24 @@ _EIGHT = np.uint64(8)
 _SPARK_SEED = np.uint64(42)  # the seed that Spark SQL's xxhash64 begins with
 
 
-@nb.njit(inline="always")
+@jit(inline="always")
 def _rotate(x, bits):  # type: ignore[no-untyped-def]
     return (x << np.uint64(bits)) | (x >> np.uint64(64 - bits))
 
 
-@nb.njit(inline="always")
+@jit(inline="always")
 def _avalanche(h):  # type: ignore[no-untyped-def]
     h = (h ^ (h >> np.uint64(33))) * _P2
     h = (h ^ (h >> np.uint64(29))) * _P3
     return h ^ (h >> np.uint64(32))
 
 
-@nb.njit(inline="always")
+@jit(inline="always")
 def _round(accumulator, lane):  # type: ignore[no-untyped-def]
     return _rotate(accumulator + lane * _P2, 31) * _P1
 
 
-@nb.njit(inline="always")
+@jit(inline="always")
 def _word(data, at, width):  # type: ignore[no-untyped-def]
     word = np.uint64(0)
     for i in range(width):
@@ -55,13 +55,13 @@ def _word(data, at, width):  # type: ignore[no-untyped-def]
     return word
 
 
-@nb.njit(inline="always")
+@jit(inline="always")
 def _xxh64_word(word, seed):  # type: ignore[no-untyped-def]
     h = (seed + _P5 + _EIGHT) ^ _round(np.uint64(0), word)
     return _avalanche(_rotate(h, 27) * _P1 + _P4)
 
 
-@nb.njit(cache=True)
+@jit
 def xxh64(data: np.ndarray, start: int, end: int, seed: np.uint64) -> np.uint64:
     """XXH64 of data[start:end] (uint8), as the published algorithm has it."""
     length = end - start
@@ -92,13 +92,13 @@ def xxh64(data: np.ndarray, start: int, end: int, seed: np.uint64) -> np.uint64:
     return _avalanche(h)
 
 
-@nb.njit(inline="always")
+@jit(inline="always")
 def _as_id(h):  # type: ignore[no-untyped-def]
     # Hashes 0 and 1 would be taken for missing and out of vocabulary.
     return np.int64(h) if h > np.uint64(1) else np.int64(h) + FIRST_ID
 
 
-@nb.njit(cache=True)
+@jit
 def hash_ranges(data: np.ndarray, starts: np.ndarray, ends: np.ndarray, valid: np.ndarray, seed: np.uint64) -> np.ndarray:
     """Ids of byte ranges: data uint8, starts and ends int [N], valid bool [N] or [0] where all are. int64 [N]."""
     ids = np.empty(len(starts), np.int64)
@@ -108,7 +108,7 @@ def hash_ranges(data: np.ndarray, starts: np.ndarray, ends: np.ndarray, valid: n
     return ids
 
 
-@nb.njit(cache=True)
+@jit
 def _hash_words(words: np.ndarray, valid: np.ndarray, seed: np.uint64) -> np.ndarray:
     ids = np.empty(len(words), np.int64)
     for i in range(len(words)):
@@ -117,7 +117,7 @@ def _hash_words(words: np.ndarray, valid: np.ndarray, seed: np.uint64) -> np.nda
     return ids
 
 
-@nb.njit(cache=True)
+@jit
 def _chain(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     ids = np.empty(len(left), np.int64)
     for i in range(len(left)):

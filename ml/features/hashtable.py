@@ -6,8 +6,9 @@ Keys are any int64 but 0 (MISSING_ID, never a value's key), which marks an empty
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
+
+from ml.compute.kernel_cache import jit
 
 EMPTY = 0
 
@@ -17,7 +18,7 @@ def slots_for(count: int) -> int:
     return 1 << max(4, (2 * count - 1).bit_length())
 
 
-@nb.njit(cache=True)
+@jit
 def insert(slots: np.ndarray, places: np.ndarray, keys: np.ndarray) -> None:
     """Put keys (int64 [V], distinct, not 0) into zeroed slots (int64 [S], S a power of two); places[s]: position of its key."""
     mask = len(slots) - 1
@@ -29,7 +30,7 @@ def insert(slots: np.ndarray, places: np.ndarray, keys: np.ndarray) -> None:
         places[s] = i
 
 
-@nb.njit(cache=True)
+@jit
 def find(slots: np.ndarray, places: np.ndarray, keys: np.ndarray, absent: int) -> np.ndarray:
     """Position of each key (int64 [N]) as it was inserted, or `absent`; a key of 0 is absent. int64 [N]."""
     mask = len(slots) - 1
@@ -42,7 +43,7 @@ def find(slots: np.ndarray, places: np.ndarray, keys: np.ndarray, absent: int) -
     return found
 
 
-@nb.njit(cache=True)
+@jit
 def count_distinct(keys: np.ndarray, slots: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Distinct keys in order of first occurrence, how often each occurs, and where first; three of int64 [V].
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
-import numba as nb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml.catalog.spec import ColumnType, SparseColumn
+from ml.compute.kernel_cache import jit
 from ml.features.buffers import flat, string_bytes, validity
 from ml.features.columns import plain, take_column
 from ml.features.hashing import combine, feature_seed, hash_ranges, hash_values
@@ -37,7 +37,7 @@ class Keys:
         return pa.ListArray.from_arrays(pa.array(self.offsets), pa.array(ids))
 
 
-@nb.njit(cache=True)
+@jit
 def _part_ranges(  # type: ignore[no-untyped-def]
     data: np.ndarray, offsets: np.ndarray, valid: np.ndarray, separator: np.ndarray, most: int, count_only: bool, total: int
 ):

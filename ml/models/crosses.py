@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numba as nb
 import numpy as np
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from ml.compute.kernel_cache import jit
 from ml.hashing import GOLDEN, mix64
 
 
@@ -43,7 +43,7 @@ def _single(sparse: KeyedJaggedTensor, name: str, rows: int) -> np.ndarray:
     return one.values().numpy()
 
 
-@nb.njit(cache=True)
+@jit
 def _cross(first, second, out):  # type: ignore[no-untyped-def]
     for i in range(len(out)):
         mixed = mix64(np.uint64(first[i]) + np.uint64(GOLDEN))

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from ml.compute.kernel_cache import jit
 from ml.features.hashing import feature_seed
 from ml.hashing import mix64
 
@@ -32,13 +32,13 @@ def content_of(rows: int, columns: Iterable[tuple[str, npt.NDArray, npt.NDArray 
     return int(_sum(total))
 
 
-@nb.njit(cache=True)
+@jit
 def _add(total: Words, words: Words, seed: np.uint64) -> None:
     for i in range(len(total)):
         total[i] += mix64(words[i] ^ seed)
 
 
-@nb.njit(cache=True)
+@jit
 def _add_runs(total: Words, words: Words, lengths: npt.NDArray[np.int64], seed: np.uint64) -> None:
     at = 0
     for i in range(len(total)):
@@ -49,7 +49,7 @@ def _add_runs(total: Words, words: Words, lengths: npt.NDArray[np.int64], seed: 
         total[i] += run
 
 
-@nb.njit(cache=True)
+@jit
 def _sum(total: Words) -> np.uint64:
     found = np.uint64(0)
     for i in range(len(total)):

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
+from ml.compute.kernel_cache import jit
 from ml.features.hashing import combine, hash_values
 from ml.quality.content import content_of
 from ml.quality.profile import ColumnProfile, Histogram, Profile
@@ -55,7 +55,7 @@ def histogram_of(ids: Ids) -> Histogram:
     return Histogram(int(counts[MISSING_ID]), int(counts[OOV_ID]), tuple(counts[FIRST_ID:].tolist()))
 
 
-@nb.njit(cache=True)
+@jit
 def _count(ids: Ids) -> Ids:
     counts = np.zeros(FIRST_ID + BUCKETS, np.int64)
     for i in range(len(ids)):

@@ -7,9 +7,9 @@ row. A sliding count is two: `earlier half window << 19 | this half window`.
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
+from ml.compute.kernel_cache import jit
 from ml.embeddings.collisionless.hash_map import EMPTY, ROW_BITS, find_one, home_of, insert_one
 from ml.embeddings.collisionless.initial import draw
 from ml.embeddings.collisionless.row_layout import COUNT, DEFAULT, ID, MOST, SEEN, STEP, TABLE
@@ -23,7 +23,7 @@ _HALF_BITS = 19
 _HALF = (1 << _HALF_BITS) - 1
 
 
-@nb.njit(cache=True, inline="always")
+@jit(inline="always")
 def _candidate_slot(candidates, table, key):  # type: ignore[no-untyped-def]
     """Slot of a candidate, or the empty one where it belongs."""
     mask = len(candidates) - 1
@@ -33,7 +33,7 @@ def _candidate_slot(candidates, table, key):  # type: ignore[no-untyped-def]
     return at
 
 
-@nb.njit(cache=True, inline="always")
+@jit(inline="always")
 def occurrences(count, filter_):  # type: ignore[no-untyped-def]
     """How many occurrences a candidate's count stands for."""
     if filter_ == SLIDING:
@@ -41,7 +41,7 @@ def occurrences(count, filter_):  # type: ignore[no-untyped-def]
     return count & COUNTED
 
 
-@nb.njit(cache=True, inline="always")
+@jit(inline="always")
 def _once_more(count, filter_, known, seen, now, half):  # type: ignore[no-untyped-def]
     """The count after another occurrence at `now`. half: of the window, microseconds."""
     if filter_ != SLIDING:
@@ -56,7 +56,7 @@ def _once_more(count, filter_, known, seen, now, half):  # type: ignore[no-untyp
     return earlier << _HALF_BITS | min(current + 1, _HALF)
 
 
-@nb.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def count_missing(candidates, tables, ids, missing, nth, now, state, filters, thresholds, halves, seeds, clocks, due):  # type: ignore[no-untyped-def]
     """Count the occurrences `missing`, int64 [M] positions in ids, of `tables`, int64 [M], and mark the ids that are due.
 
@@ -91,7 +91,7 @@ def count_missing(candidates, tables, ids, missing, nth, now, state, filters, th
         candidates[slot, 2] = max(now, candidates[slot, 2])
 
 
-@nb.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def admit(  # type: ignore[no-untyped-def]
     slots, candidates, floats, words, longs, tables, ids, rows, missing, seconds, free, state, filters, caps, live,
     seeds, scale, dim, kind, constants, step,
@@ -138,7 +138,7 @@ def admit(  # type: ignore[no-untyped-def]
         words[row, COUNT] += counts_here and words[row, COUNT] != MOST
 
 
-@nb.njit(cache=True)
+@jit
 def keep_candidates(candidates, kept, now, ttl):  # type: ignore[no-untyped-def]
     """Copy into kept (empty, with room) the ids that still wait: not those of a table with a ttl (microseconds) that were last
     seen longer ago, nor those that were admitted. How many they are."""

@@ -7,10 +7,10 @@ nothing is left to trip over (Knuth, TAOCP 3, 6.4, algorithm R).
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from ml.compute.kernel_cache import jit
 from ml.embeddings.collisionless.prefetch import AHEAD, prefetch
 from ml.hashing import GOLDEN, mix64
 
@@ -77,13 +77,13 @@ def _empty(slots: int) -> NDArray[np.int64]:
     return np.full((slots, 2), EMPTY, np.int64)
 
 
-@nb.njit(cache=True, inline="always")
+@jit(inline="always")
 def home_of(table, key, mask):  # type: ignore[no-untyped-def]
     """First slot of a key."""
     return np.int64(mix64(np.uint64(key) + np.uint64(table + 1) * np.uint64(GOLDEN)) & np.uint64(mask))
 
 
-@nb.njit(cache=True, inline="always")
+@jit(inline="always")
 def find_one(slots, table, key):  # type: ignore[no-untyped-def]
     """Row of a key, EMPTY where it is not there."""
     mask = len(slots) - 1
@@ -97,7 +97,7 @@ def find_one(slots, table, key):  # type: ignore[no-untyped-def]
         at = (at + 1) & mask
 
 
-@nb.njit(cache=True, inline="always")
+@jit(inline="always")
 def insert_one(slots, table, key, row):  # type: ignore[no-untyped-def]
     """Put a key that is not there; there must be room."""
     mask = len(slots) - 1
@@ -108,7 +108,7 @@ def insert_one(slots, table, key, row):  # type: ignore[no-untyped-def]
     slots[at, 1] = table << ROW_BITS | row
 
 
-@nb.njit(cache=True)
+@jit
 def erase_one(slots, table, key):  # type: ignore[no-untyped-def]
     """Take a key out; whether it was there."""
     mask = len(slots) - 1
@@ -132,7 +132,7 @@ def erase_one(slots, table, key):  # type: ignore[no-untyped-def]
     return True
 
 
-@nb.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def find_many(slots, tables, ids, rows):  # type: ignore[no-untyped-def]
     mask = len(slots) - 1
     for i in range(len(ids)):
@@ -141,13 +141,13 @@ def find_many(slots, tables, ids, rows):  # type: ignore[no-untyped-def]
         rows[i] = find_one(slots, tables[i], ids[i])
 
 
-@nb.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def insert_many(slots, tables, ids, rows):  # type: ignore[no-untyped-def]
     for i in range(len(ids)):
         insert_one(slots, tables[i], ids[i], rows[i])
 
 
-@nb.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def erase_many(slots, tables, ids):  # type: ignore[no-untyped-def]
     erased = 0
     for i in range(len(ids)):
@@ -155,7 +155,7 @@ def erase_many(slots, tables, ids):  # type: ignore[no-untyped-def]
     return erased
 
 
-@nb.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def move(slots, larger):  # type: ignore[no-untyped-def]
     for at in range(len(slots)):
         if slots[at, 1] != EMPTY:

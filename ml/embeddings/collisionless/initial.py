@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
+from ml.compute.kernel_cache import jit
 from ml.embeddings.collisionless.row_layout import WEIGHTS
 from ml.hashing import GOLDEN, mix64
 
 _STEP = np.uint64(GOLDEN)
 
 
-@nb.njit(cache=True)
+@jit
 def draw(floats, row, dim, table_seed, key, scale):  # type: ignore[no-untyped-def]
     """Weights of a row, uniform in [-scale, scale). table_seed: uint64, of seed and table; key: the id."""
     state = mix64(np.uint64(table_seed) ^ mix64(np.uint64(key) + _STEP))

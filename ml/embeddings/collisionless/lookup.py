@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from ml.compute.kernel_cache import jit
 from ml.embeddings.collisionless.hash_map import EMPTY, ROW_BITS, ROW_MASK, home_of
 from ml.embeddings.collisionless.prefetch import prefetch
 from ml.embeddings.collisionless.row_layout import COUNT, MOST, PLACE, SEEN, WEIGHTS
@@ -75,7 +75,7 @@ class LookupContext:
         return len(self.rows)
 
 
-@nb.njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def _ask(slots, table, ids, rows, first, last):  # type: ignore[no-untyped-def]
     """Ask memory for the slots where the occurrences [first, last) should be, and note in `rows` where that is."""
     mask = len(slots) - 1
@@ -86,7 +86,7 @@ def _ask(slots, table, ids, rows, first, last):  # type: ignore[no-untyped-def]
         prefetch(slots, np.uint64(home), np.uint64(0))
 
 
-@nb.njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def _find(slots, floats, table, ids, rows, first, last, end):  # type: ignore[no-untyped-def]
     """Rows of the occurrences [first, last), EMPTY for those without, which `_ask` has asked for; and ask for the rows, of
     which the last word needed is `end`."""
@@ -107,7 +107,7 @@ def _find(slots, floats, table, ids, rows, first, last, end):  # type: ignore[no
         rows[i] = row
 
 
-@nb.njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def _blocks(features, offsets, examples):  # type: ignore[no-untyped-def]
     """int64 [n, 3]: feature, first and last example of blocks of about _BLOCK occurrences, in order."""
     found = np.empty((0, 3), np.int64)
@@ -136,7 +136,7 @@ def reader(dim: int, training: bool) -> Callable[..., tuple[int, int]]:
     """
     end = np.uint64(WEIGHTS + dim - 1)
 
-    @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+    @jit(nogil=True, error_model="numpy", fastmath=FAST)
     def read(  # type: ignore[no-untyped-def]
         slots, floats, words, ids, offsets, weights, means, tables, features, seconds,
         rows, lines, shares, places, distinct, without, of_table, out,
@@ -199,7 +199,7 @@ def reader(dim: int, training: bool) -> Callable[..., tuple[int, int]]:
     return read
 
 
-@nb.njit(cache=True, inline="always")
+@jit(inline="always")
 def _note(words, row, i, found, places, distinct):  # type: ignore[no-untyped-def]
     """List an occurrence's row. It is on the list if the list says so where the row thinks it stands (Briggs and Torczon, 1993,
     sparse sets), so nothing needs to be cleared between batches."""
@@ -212,7 +212,7 @@ def _note(words, row, i, found, places, distinct):  # type: ignore[no-untyped-de
     return found + 1
 
 
-@nb.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def add_admitted(floats, words, dim, offsets, rows, lines, shares, places, distinct, found, without, features, out):  # type: ignore[no-untyped-def]
     """Put right what `read` left out: occurrences `without` a row that have one now. Their bags are summed anew, in order, and
     the context is completed; how many rows are found now. features: how many there are."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-import numba as nb
 import numpy as np
 
+from ml.compute.kernel_cache import jit
 from ml.embeddings.collisionless.lookup import FAST
 from ml.embeddings.collisionless.prefetch import AHEAD, prefetch
 from ml.embeddings.collisionless.row_layout import SLOT, STEP, WEIGHTS
 from ml.embeddings.optimizers import ADAGRAD, ADAM, FTRL, ROWWISE, SGD
 
 
-@nb.njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def begin_state(floats, row, dim, kind, constants):  # type: ignore[no-untyped-def]
     """Set the state of a row whose weights have just been drawn."""
     floats[row, SLOT] = constants[1] if kind == ROWWISE else np.float32(0)
@@ -35,14 +35,14 @@ def begin_state(floats, row, dim, kind, constants):  # type: ignore[no-untyped-d
             floats[row, first + dim + d] = -weight * scale - np.sign(weight) * constants[5]
 
 
-@nb.njit(cache=True, error_model="numpy")
+@jit(error_model="numpy")
 def begin_states(floats, rows, dim, kind, constants):  # type: ignore[no-untyped-def]
     for row in rows:
         begin_state(floats, row, dim, kind, constants)
 
 
 # In the module and not in `trainer`: numba finds compiled code again only where no function is among what a kernel closes over.
-@nb.njit(cache=True, error_model="numpy", fastmath=FAST, inline="always")
+@jit(error_model="numpy", fastmath=FAST, inline="always")
 def _apply(floats, row, g, constants, lr, dim, kind):  # type: ignore[no-untyped-def]
     """The gradient g, float32 [dim], to a row (uint64). dim and kind are constants where it is called."""
     first, second = WEIGHTS + dim, WEIGHTS + 2 * dim
@@ -95,7 +95,7 @@ def trainer(dim: int, kind: int) -> Callable[..., None]:
     order, into places that hot rows keep in cache; going from row to row instead would wait for a gradient at every step.
     """
 
-    @nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+    @jit(nogil=True, error_model="numpy", fastmath=FAST)
     def update(  # type: ignore[no-untyped-def]
         floats, words, grad, offsets, features, examples, lines, shares, places, distinct, summed, found,
         constants, lr, step,

@@ -4,13 +4,13 @@ and bags of the rows that come back.
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
+from ml.compute.kernel_cache import jit
 from ml.hashing import GOLDEN, mix64
 
 
-@nb.njit(cache=True)
+@jit
 def route(ids, places, count):  # type: ignore[no-untyped-def]
     """By place, the first occurrences of its distinct ids before the others, both as they came.
 
@@ -50,7 +50,7 @@ def route(ids, places, count):  # type: ignore[no-untyped-def]
     return order, number, counts
 
 
-@nb.njit(cache=True)
+@jit
 def pool(rows, number, offsets, means, examples, out):  # type: ignore[no-untyped-def]
     """Add up bags of rows, by feature and in it by example.
 
@@ -66,7 +66,7 @@ def pool(rows, number, offsets, means, examples, out):  # type: ignore[no-untype
                 out[example, feature * dim + d] += share * rows[number[at], d]
 
 
-@nb.njit(cache=True)
+@jit
 def spread(grad, number, offsets, means, examples, out):  # type: ignore[no-untyped-def]
     """`pool`'s way back: the summed gradients of rows, float32 [U, D], zeros before, from those of bags, float32 [B, F * D]."""
     dim = out.shape[1]
@@ -78,12 +78,12 @@ def spread(grad, number, offsets, means, examples, out):  # type: ignore[no-unty
                 out[number[at], d] += share * grad[example, feature * dim + d]
 
 
-@nb.njit(cache=True, inline="always")
+@jit(inline="always")
 def _share(length, mean):  # type: ignore[no-untyped-def]
     return np.float32(1) / np.float32(length) if mean and length > 1 else np.float32(1)
 
 
-@nb.njit(cache=True)
+@jit
 def _power_above(least):  # type: ignore[no-untyped-def]
     power = 16
     while power < least:

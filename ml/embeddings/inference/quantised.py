@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numba as nb
 import torch
 from fbgemm_gpu.split_embedding_configs import SparseType
 from fbgemm_gpu.split_table_batched_embeddings_ops_inference import IntNBitTableBatchedEmbeddingBagsCodegen
@@ -19,6 +18,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
+from ml.compute.kernel_cache import jit
 from ml.embeddings.collisionless.bags import CollisionlessEmbeddingBags
 from ml.embeddings.collisionless.hash_map import HashMap, find_one, home_of
 from ml.embeddings.collisionless.prefetch import AHEAD, prefetch
@@ -223,7 +223,7 @@ def _map_of(ids: Sequence[torch.Tensor]) -> HashMap:
     return found
 
 
-@nb.njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _find(slots, table_of, ids, offsets, rows):  # type: ignore[no-untyped-def]
     mask, bags = len(slots) - 1, (len(offsets) - 1) // len(table_of)
     for feature in range(len(table_of)):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 import pyarrow as pa
 
 from ml.catalog.spec import DatasetSpec
+from ml.compute.kernel_cache import jit
 from ml.features.hashing import hash_values
 from ml.features.point_in_time.negatives import Events
 from ml.schema import EVENT_TIME, HISTORY_PREFIX, MISSING_ID
 
 
-@nb.njit(cache=True)
+@jit
 def _last(starts, ends, times, places, query_times, most):  # type: ignore[no-untyped-def]
     # times, places: of each user's events, ascending, user after user; starts, ends: where those of a row's user lie.
     offsets = np.zeros(len(query_times) + 1, np.int32)

@@ -19,11 +19,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numba as nb
 import numpy as np
 import pyarrow as pa
 
 from ml.catalog.spec import Negatives
+from ml.compute.kernel_cache import jit
 from ml.features.columns import plain
 from ml.features.hashing import feature_seed, hash_values
 from ml.features.hashtable import count_distinct, find, insert, slots_for
@@ -71,7 +71,7 @@ class Sample:
     without: int
 
 
-@nb.njit(inline="always")
+@jit(inline="always")
 def _next(state):  # type: ignore[no-untyped-def]
     # splitmix64 (Steele et al., 2014): one stream per event, from its number.
     state[0] += np.uint64(0x9E3779B97F4A7C15)
@@ -81,12 +81,12 @@ def _next(state):  # type: ignore[no-untyped-def]
     return z ^ (z >> np.uint64(31))
 
 
-@nb.njit(inline="always")
+@jit(inline="always")
 def _below(state, n):  # type: ignore[no-untyped-def]
     return np.int64(_next(state) % np.uint64(n))
 
 
-@nb.njit(cache=True)
+@jit
 def _add(tree, at, amount):  # type: ignore[no-untyped-def]
     at += 1
     while at < len(tree):
@@ -94,7 +94,7 @@ def _add(tree, at, amount):  # type: ignore[no-untyped-def]
         at += at & -at
 
 
-@nb.njit(cache=True)
+@jit
 def _sum(tree, end):  # type: ignore[no-untyped-def]
     total = 0
     while end > 0:
@@ -103,7 +103,7 @@ def _sum(tree, end):  # type: ignore[no-untyped-def]
     return total
 
 
-@nb.njit(cache=True)
+@jit
 def _select(tree, rank):  # type: ignore[no-untyped-def]
     # Position of the mark before which `rank` marks lie.
     at, step = 0, 1
@@ -117,13 +117,13 @@ def _select(tree, rank):  # type: ignore[no-untyped-def]
     return at
 
 
-@nb.njit(cache=True)
+@jit
 def _is_own(own, code):  # type: ignore[no-untyped-def]
     at = np.searchsorted(own, code)
     return at < len(own) and own[at] == code
 
 
-@nb.njit(cache=True)
+@jit
 def _draw_items(state, k, first, last, tree, own_places, picks):  # type: ignore[no-untyped-def]
     # Marks (of each item, its last event in the window) lie from position `first`; own_places are those of the user's items.
     before = _sum(tree, first)
@@ -148,7 +148,7 @@ def _draw_items(state, k, first, last, tree, own_places, picks):  # type: ignore
     return drawn, candidates
 
 
-@nb.njit(cache=True)
+@jit
 def _draw_events(state, k, first, last, codes, own, total, picks):  # type: ignore[no-untyped-def]
     drawn = 0
     for _ in range(k):
@@ -175,7 +175,7 @@ def _draw_events(state, k, first, last, codes, own, total, picks):  # type: igno
     return drawn
 
 
-@nb.njit(cache=True)
+@jit
 def _rate(k, total, taken, popularity):  # type: ignore[no-untyped-def]
     """The table at the top. taken: events of the item in the window."""
     if not popularity:
@@ -184,7 +184,7 @@ def _rate(k, total, taken, popularity):  # type: ignore[no-untyped-def]
     return 1.0 if share >= 1.0 else -math.expm1(k * math.log1p(-share))
 
 
-@nb.njit(cache=True)
+@jit
 def _sample(  # type: ignore[no-untyped-def]
     time, codes, items, start, stop, number, users, own_offsets, own_items, window, k, popularity, seed
 ):

@@ -7,17 +7,17 @@ than 1, or a count of 0 would say that the row is a positive.
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 import pyarrow as pa
 
 from ml.catalog.spec import Negatives
+from ml.compute.kernel_cache import jit
 from ml.features.hashing import hash_values
 from ml.features.point_in_time.negatives import MICROSECONDS_PER_HOUR, Events
 from ml.schema import EVENT_TIME, MISSING_ID
 
 
-@nb.njit(cache=True)
+@jit
 def _counts(starts, ends, times, query_times, span):  # type: ignore[no-untyped-def]
     # times: of each item's events, ascending, item after item; starts, ends: where those of a row's item lie.
     out = np.empty(len(query_times), np.int64)
