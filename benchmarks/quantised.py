@@ -21,8 +21,8 @@ from ml.datasets.reader import BlockReader
 from ml.embeddings.inference.formats import Format
 from ml.embeddings.inference.quantised import quantise_tables
 from ml.export.accuracy import accuracy_of
-from ml.export.int8 import quantise_layers
 from ml.lake import Lake
+from ml.models.int8 import quantise_layers
 from ml.recipes.recipe import recipe_of
 from ml.schema import FeatureSchema
 from ml.training.loop import threads, train

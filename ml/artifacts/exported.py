@@ -26,9 +26,9 @@ from upath import UPath
 
 from ml.embeddings.inference.quantised import QuantisedBags
 from ml.embeddings.interface import bags_of, check_fit, dense_buffers, dense_parameters
-from ml.export.int8 import Int8Linear
 from ml.models.build import build_model
 from ml.models.frequency import BatchFrequency
+from ml.models.int8 import Int8Linear
 from ml.models.item_bank import ItemBank
 from ml.recipes.recipe import Recipe
 from ml.recipes.tables import HashedTable, StaticTable, Table

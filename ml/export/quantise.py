@@ -10,7 +10,7 @@ from torch import nn
 from ml.datasets.batch import Batch
 from ml.embeddings.inference.quantised import QuantisedTable, quantisable, quantise_bags
 from ml.export.accuracy import Accuracy, accuracy_of, losses_by_table
-from ml.export.int8 import quantise_layers
+from ml.models.int8 import quantise_layers
 from ml.recipes.export import ExportRecipe
 
 TABLE_ROWS = 2048  # of those that are scored, for each table: a pass a table over all of them would take longest of all

@@ -16,7 +16,7 @@ from ml.artifacts.exported import MODEL, WEIGHTS, DamagedExport, bytes_of, diges
 from ml.datasets.batch import Batch
 from ml.embeddings.inference.formats import Format
 from ml.embeddings.inference.quantised import QuantisedBags, quantise_tables
-from ml.export.int8 import Int8Linear, quantise_layers
+from ml.models.int8 import Int8Linear, quantise_layers
 from ml.recipes.recipe import Recipe, load_recipe
 from ml.schema import FeatureSchema
 from ml.training.loop import train

@@ -13,9 +13,9 @@ import ml.export.quantise
 from ml.datasets.batch import Batch
 from ml.embeddings.inference.quantised import quantisable, quantise_bags, quantise_tables
 from ml.export.accuracy import Accuracy, accuracy_of, losses_by_table
-from ml.export.int8 import quantise_layers
 from ml.export.quantise import quantise
 from ml.models.build import build_model
+from ml.models.int8 import quantise_layers
 from ml.recipes.export import ExportRecipe
 from ml.recipes.recipe import load_recipe
 from ml.schema import FeatureSchema

@@ -1,4 +1,4 @@
-"""Layers of eight bits give what the trained ones give, but for what rounding weights costs."""
+"""Int8 layers give the outputs of the trained layers, up to the rounding of weights."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
 from ml.embeddings.fixed.compositional import Composition, CompositionalEmbeddingBags
 from ml.embeddings.fixed.partitions import partitions_for
-from ml.export import int8
-from ml.export.int8 import Int8Linear, layers_of, quantise_layers
+from ml.models import int8
+from ml.models.int8 import Int8Linear, layers_of, quantise_layers
 
 
 def layer_of(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
@@ -25,7 +25,7 @@ def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
 @pytest.mark.parametrize("inputs", [1, 2, 13, 64, 429])
 @pytest.mark.parametrize("outputs", [2, 3, 64])
 @pytest.mark.parametrize("rows", [1, 2, 17, 300])
-def test_outputs_are_off_by_what_rounding_weights_costs(inputs: int, outputs: int, rows: int) -> None:
+def test_outputs_differ_by_the_rounding_of_weights_alone(inputs: int, outputs: int, rows: int) -> None:
     layer, x = layer_of(inputs, outputs), torch.randn(rows, inputs)
     rounded = nn.Linear(inputs, outputs)
     scale = layer.weight.abs().amax(1, keepdim=True) / 127
@@ -36,11 +36,11 @@ def test_outputs_are_off_by_what_rounding_weights_costs(inputs: int, outputs: in
 
 
 def test_small_inputs_beside_large_ones_are_not_lost() -> None:
-    """As embeddings beside dense features: in steps of the largest number over 127 they would all be zero."""
+    """As embeddings beside dense features: steps of 1/127 of the largest number would round them all to zero."""
     layer = layer_of(64, 32, bias=False)
     x = torch.randn(200, 64)
     x[:, :4] *= 100
-    layer.weight[:, :4] = 0  # so that what is small is all that counts
+    layer.weight[:, :4] = 0  # so that only the small inputs count
     assert error(Int8Linear.of(layer)(x), layer(x)) < 0.02
 
 
@@ -52,14 +52,14 @@ def test_a_row_gives_the_same_bits_in_every_batch() -> None:
     assert torch.equal(layer(x.T.contiguous().T), whole), "whatever the strides"
 
 
-def test_a_processor_without_products_of_eight_bits_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_processor_without_int8_products_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = Int8Linear.of(layer_of(429, 64)), torch.randn(50, 429)
     wanted = layer(x)
     monkeypatch.setattr(int8.torch.cpu, "_is_vnni_supported", lambda: False)
     assert torch.equal(layer(x), wanted)
 
 
-def test_zeros_empty_batches_and_what_is_not_finite() -> None:
+def test_zeros_empty_batches_and_non_finite_inputs() -> None:
     layer = layer_of(10, 4)
     ours, x = Int8Linear.of(layer), torch.randn(4, 10)
     x[0], x[1, 3], x[2, 3] = 0, torch.nan, -torch.inf

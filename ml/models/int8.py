@@ -1,8 +1,9 @@
-"""Linear layers whose products are of eight bits: integers times integers, summed exactly.
+"""Linear layers with 8-bit integer products, for inference on CPU.
 
-y = (128 h + l) W_q^T s_x s_w + b: a row of W is scaled by its own largest number, s_w = max |w| / 127. A row x of the input is
-scaled as it comes in, and taken in two parts of eight bits, x = s_x (128 h + l): dense features stand beside embeddings a
-hundredth their size, of which one part alone leaves nothing. What a row gives does not depend on the others of its batch.
+y = (128 h + l) W_q^T s_x s_w + b. Each row of W is scaled by its largest absolute value: s_w = max |w| / 127. Each row of the
+input is scaled when it arrives and split into two 8-bit parts, x = s_x (128 h + l). One part is not enough: a row holds dense
+features beside embeddings a hundredth of their size, which a single part would round to zero. Integer products are summed
+exactly, and the output of a row does not depend on the other rows of its batch.
 """
 
 from __future__ import annotations
@@ -16,20 +17,30 @@ from ml.compute.kernel_cache import jit
 
 _STEPS = 127
 _PART = 7  # bits of the lower part
-# Floats as int32: without their sign they are ordered as magnitudes are, with what is not finite above all others.
+# Read as int32 without the sign bit, floats are ordered by magnitude, with infinities and NaN above all finite numbers.
 _NO_SIGN, _INFINITE = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
-_LEAST = np.int32((127 - 100) << 23)  # 2^-100, that a row of zeros has a scale
+_LEAST = np.int32((127 - 100) << 23)  # 2^-100, so that a row of zeros has a scale
 
 
 class Int8Linear(nn.Module):
-    """A linear layer, `forward(float32 [B, inputs]) -> float32 [B, outputs]`, not to be trained on; on CPU.
+    """A linear layer of 8-bit weights: `forward(float32 [B, inputs]) -> float32 [B, outputs]`, on CPU, without gradients.
 
-    weight: int8 [inputs, outputs]. scale, bias: float32 [outputs]. What is not finite in a row makes all of its outputs NaN.
+    If a row of the input holds an infinity or NaN, all outputs of that row are NaN.
 
-    >>> layer = nn.Linear(64, 8)
-    >>> x = torch.randn(16, 64)
-    >>> bool((Int8Linear.of(layer)(x) - layer(x)).abs().max() < 0.05)
-    True
+    Args:
+        inputs: Features per row of the input.
+        outputs: Features per row of the output.
+
+    Attributes:
+        weight: int8 [inputs, outputs].
+        scale: float32 [outputs], the step of each output's weights.
+        bias: float32 [outputs].
+
+    Example:
+        >>> layer = nn.Linear(64, 8)
+        >>> x = torch.randn(16, 64)
+        >>> bool((Int8Linear.of(layer)(x) - layer(x)).abs().max() < 0.05)
+        True
     """
 
     weight: torch.Tensor
@@ -44,10 +55,11 @@ class Int8Linear(nn.Module):
 
     @classmethod
     def of(cls, layer: nn.Linear) -> Int8Linear:
+        """Quantises the weights of a trained layer; the bias stays float32."""
         found, weight = cls(layer.in_features, layer.out_features), layer.weight.detach().float()
         found.scale = weight.abs().amax(1) / _STEPS
         steps = weight / found.scale.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1)
-        found.weight.copy_(steps.round().T)  # a copy has the strides that oneDNN insists on, `contiguous` not where inputs is 1
+        found.weight.copy_(steps.round().T)  # copy_ keeps the strides that oneDNN needs; `contiguous` does not if inputs is 1
         if layer.bias is not None:
             found.bias = layer.bias.detach().float().clone()
         return found
@@ -67,9 +79,15 @@ class Int8Linear(nn.Module):
 
 
 def quantise_layers(model: nn.Module) -> list[str]:
-    """Put `Int8Linear` in the place of a model's linear layers, which must not be trained on. Gives their paths.
+    """Replaces a model's linear layers by `Int8Linear`. The model must not be trained afterwards.
 
-    Layers with one output stay as they are, being sums, and so does what tables project with.
+    Layers with one output stay float32, and so do the projections inside embedding tables.
+
+    Args:
+        model: Any model; changed in place.
+
+    Returns:
+        Paths of the replaced layers.
     """
     paths = layers_of(model)
     for path in paths:
@@ -78,7 +96,7 @@ def quantise_layers(model: nn.Module) -> list[str]:
 
 
 def layers_of(model: nn.Module) -> list[str]:
-    """Paths of the linear layers that can be of eight bits."""
+    """Paths of the linear layers that `quantise_layers` replaces."""
     tables = tuple(f"{p}." for p, module in model.named_modules() if isinstance(module, EmbeddingBagCollectionInterface))
     return [
         path
@@ -88,8 +106,10 @@ def layers_of(model: nn.Module) -> list[str]:
 
 
 def _products(parts: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Sums of products, int32 [2 B, outputs]. A processor without such products would get a plain loop from torch; there the
-    same sums come as float32, exact up to 2^24."""
+    """Sums of products, int32 [2 B, outputs].
+
+    Without VNNI instructions `torch._int_mm` is a plain loop, so the same sums are computed in float32, exact up to 2^24.
+    """
     if torch.cpu._is_vnni_supported():
         return torch._int_mm(parts, weight)  # pyright: ignore[reportPrivateImportUsage]
     return parts.float() @ weight.float()
@@ -97,7 +117,7 @@ def _products(parts: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 @jit(nogil=True)
 def _to_parts(rows, bits, parts, scale, scale_bits):  # type: ignore[no-untyped-def]
-    """Rows as higher and lower parts, int8 [2, B, inputs]. bits, scale_bits: rows and scale, the same memory, as int32."""
+    """Splits rows into higher and lower parts, int8 [2, B, inputs]. bits, scale_bits: rows and scale viewed as int32."""
     for i in range(len(rows)):
         largest = _LEAST
         for j in range(rows.shape[1]):
