@@ -23,8 +23,8 @@ from ml.datasets.collate import batch_from_arrow
 from ml.features.hashing import hash_values
 from ml.features.transforms import compile_transforms
 from ml.features.vocabulary import Vocabulary
+from ml.models.predict import predict
 from ml.schema import ARROW_TYPES, EVENT_TIME, HISTORY_PREFIX, LABEL, SAMPLE_RATE, FeatureSchema
-from ml.training.predict import predict
 
 SPEC, VOCABULARIES, ARTIFACT = "spec.json", "vocabulary", "model"
 FLOAT_LIMIT = 2**53  # below it every int is a float64 of its own; pandas makes floats of ints beside missing values

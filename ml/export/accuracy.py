@@ -16,7 +16,7 @@ from ml.datasets.batch import Batch
 from ml.embeddings.inference.quantised import QuantisedBags
 from ml.embeddings.interface import TrainableBags, bags_of
 from ml.metrics import ClickSums, auc
-from ml.training.predict import logits_of
+from ml.models.predict import logits_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Accuracy:
 
 @torch.no_grad()  # not inference_mode, which FBGEMM's CPU kernels hang on
 def accuracy_of(model: nn.Module, batch: Batch, corrected: bool = False) -> Accuracy:
-    """corrected: as for `ml.training.predict.predict`. Raises `ValueError` where the batch has no rows."""
+    """corrected: as for `ml.models.predict.predict`. Raises `ValueError` where the batch has no rows."""
     logits = logits_of(model, batch, corrected).double().numpy()
     labels = batch.labels.numpy()
     log_loss = ClickSums.of(labels, 1 / (1 + np.exp(-logits))).log_loss

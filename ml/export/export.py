@@ -24,7 +24,7 @@ from ml.lake import Lake
 from ml.recipes.export import LOOK_BACK_DAYS, ExportRecipe
 from ml.recipes.recipe import recipe_of
 from ml.schema import FeatureSchema
-from ml.training.predict import stage_of as trained_stage
+from ml.training.load import stage_of as trained_stage
 
 ROWS = 8192
 _NAMED = 3

@@ -49,7 +49,7 @@ class Quantised:
 def quantise(model: nn.Module, choice: ExportRecipe, batch: Batch, corrected: bool = False) -> Quantised:
     """Put tables and layers in fewer bits in the place of a trained model's, and measure on a batch what that costs.
 
-    corrected: as for `ml.training.predict.predict`. Raises `ValueError` where `choice.tables` names a table that is not there,
+    corrected: as for `ml.models.predict.predict`. Raises `ValueError` where `choice.tables` names a table that is not there,
     or can not be quantised.
     """
     made, figures = {}, {}

@@ -24,10 +24,10 @@ from ml.features.clean import clean_day
 from ml.lake import Lake
 from ml.logs.ingest import ingest_day
 from ml.metrics import auc
+from ml.models.predict import predict
 from ml.recipes.recipe import recipe_of
 from ml.schema import FeatureSchema
 from ml.training.loop import train
-from ml.training.predict import predict
 from ml.training.state import new_state
 
 THRESHOLDS = (1, 10, 20, 50, 100)  # a click is five examples: it and its negatives

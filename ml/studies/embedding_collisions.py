@@ -22,11 +22,11 @@ from upath import UPath
 from ml.evaluation.plots import lines
 from ml.metrics import auc
 from ml.models.build import build_model
+from ml.models.predict import predict
 from ml.recipes.recipe import Recipe, load_recipe
 from ml.schema import FeatureSchema
 from ml.studies.movielens_1m import SINGLE, Ratings
 from ml.training.loop import train
-from ml.training.predict import predict
 from ml.training.state import TrainState, new_state
 
 IDS = ("user", "movie")

@@ -18,10 +18,10 @@ from ml.datasets.reader import BlockReader
 from ml.datasets.splits import SPLITS
 from ml.lake import Lake
 from ml.metrics import summary
+from ml.models.predict import predict
 from ml.recipes.recipe import Recipe, recipe_of
 from ml.schema import FeatureSchema
 from ml.training.loop import train
-from ml.training.predict import predict
 from ml.training.state import new_state
 
 

@@ -22,11 +22,11 @@ from upath import UPath
 
 from ml.metrics import auc
 from ml.metrics import summary as figures_of
+from ml.models.predict import predict
 from ml.recipes.recipe import load_recipe
 from ml.schema import FeatureSchema
 from ml.studies.movielens_1m import ALL, Ratings
 from ml.training.loop import train
-from ml.training.predict import predict
 from ml.training.state import new_state
 
 SCHEMA = FeatureSchema(dense=(), single=ALL, multi=("genres",), fingerprint="movielens-1m")

@@ -27,7 +27,7 @@ from ml.catalog.log_spec import RAW_LOGS
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.logs.read import raw_parts
-from ml.training.predict import stage_of
+from ml.training.load import stage_of
 
 FEATURES = "cleaned_features"
 EXAMPLE_ROWS = 5

@@ -23,8 +23,8 @@ from ml.recipes.recipe import Recipe, recipe_of
 from ml.schema import FeatureSchema
 from ml.training.checkpoint import Checkpoints
 from ml.training.early_stop import stop_of
+from ml.training.load import stage_of
 from ml.training.loop import Step, TrainReport, train
-from ml.training.predict import stage_of
 from ml.training.progress import progress_of
 from ml.training.state import TrainState, new_state
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import numpy as np
-
 from ml.datasets.batch import Batch
 from ml.metrics import summary
+from ml.models.predict import predict_labelled
 from ml.recipes.recipe import EarlyStop
-from ml.training.predict import predict
 from ml.training.state import TrainState
 
 
@@ -23,14 +21,7 @@ def stop_of(rule: EarlyStop, held_out: Callable[[], Iterable[Batch]], total_step
     def reached(state: TrainState) -> bool:
         if state.running is None or state.running.steps % period:
             return False
-        labels: list[np.ndarray] = []
-
-        def noted() -> Iterable[Batch]:
-            for batch in held_out():
-                labels.append(batch.labels.numpy())
-                yield batch
-
-        scores = predict(state.model, noted(), state.recipe.sampling_correction)
-        return rule.reached(summary(np.concatenate(labels), scores)[rule.metric] if labels else None)
+        labels, scores = predict_labelled(state.model, held_out(), state.recipe.sampling_correction)
+        return rule.reached(summary(labels, scores)[rule.metric] if len(labels) else None)
 
     return reached

@@ -7,6 +7,7 @@ from torch import nn
 
 from ml.datasets.batch import Batch
 from ml.distributed.process_group import Ranks
+from ml.models.predict import to_sampled_logits
 from ml.models.two_tower import TwoTower
 from ml.recipes.models import TwoTowerRecipe
 from ml.recipes.recipe import Recipe
@@ -43,9 +44,3 @@ def cross_entropy(logits: torch.Tensor, batch: Batch, recipe: Recipe) -> torch.T
     if recipe.sampling_correction:
         logits = to_sampled_logits(logits, batch)
     return nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-
-
-def to_sampled_logits(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Logits [B] of the log before sampling as those of the rows that came in: where an unclicked row x does with probability
-    pi(x), the odds of a click among them are those of the log over pi(x)."""
-    return logits - batch.sample_rate.log()

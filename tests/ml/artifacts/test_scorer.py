@@ -26,11 +26,12 @@ from ml.evaluation.rows import chunks
 from ml.features.clean import clean_day
 from ml.lake import Lake
 from ml.logs.read import raw_table
+from ml.models.predict import predict
 from ml.schema import LABEL, FeatureSchema
 from ml.tracking.model import EXAMPLE_ROWS, _sendable, example_of
 from ml.tracking.run import Tracker
 from ml.training.day import train_day
-from ml.training.predict import load_model, predict
+from ml.training.load import load_model
 from tests.helpers.training_days import FIRST, small_recipe
 
 HOUR = 3_600_000_000

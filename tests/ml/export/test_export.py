@@ -16,10 +16,11 @@ from ml.export import export
 from ml.export.export import ExportedDay, ExportRefused, export_day, load_day, rows_to_score
 from ml.lake import Lake, MissingPartition
 from ml.metrics import ClickSums
+from ml.models.predict import predict
 from ml.recipes.export import ExportRecipe
 from ml.recipes.recipe import load_recipe
 from ml.training.day import train_day
-from ml.training.predict import load_model, predict
+from ml.training.load import load_model
 from tests.helpers.training_days import made_spec, small_recipe, write_days
 
 STAGE, ALL, ROWS = "exported_models/dlrm", ("train", "validation", "test"), 600

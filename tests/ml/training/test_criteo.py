@@ -15,8 +15,9 @@ from ml.features.clean import clean_day
 from ml.lake import Lake
 from ml.logs.ingest import ingest_day
 from ml.metrics import auc
+from ml.models.predict import predict
 from ml.training.day import train_day
-from ml.training.predict import load_model, predict
+from ml.training.load import load_model
 
 
 @pytest.mark.slow

@@ -13,10 +13,11 @@ from ml.datasets.batch import Batch
 from ml.datasets.reader import BlockReader
 from ml.lake import Lake, MissingPartition
 from ml.metrics import auc
+from ml.models.predict import predict
 from ml.schema import FeatureSchema
 from ml.training.day import TrainedDay, previous_day, train_day
+from ml.training.load import load_model
 from ml.training.loop import train
-from ml.training.predict import load_model, predict
 from ml.training.state import new_state
 from tests.helpers.training_days import FIRST, made_spec, small_recipe, write_days
 

@@ -12,12 +12,12 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ml.datasets.batch import Batch
 from ml.metrics import summary
+from ml.models.predict import predict
 from ml.recipes.recipe import EarlyStop
 from ml.schema import FeatureSchema
 from ml.training.early_stop import stop_of
 from ml.training.loop import DivergedError, Step, train
 from ml.training.objectives import cross_entropy
-from ml.training.predict import predict
 from ml.training.state import TrainState, new_state
 from tests.helpers.training_days import make_batches, small_recipe
 

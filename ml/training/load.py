@@ -1,0 +1,36 @@
+"""Trained models, loaded by their day."""
+
+from __future__ import annotations
+
+from torch import nn
+from upath import UPath
+
+from ml.artifacts.snapshot import load_snapshot
+from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake
+from ml.schema import FeatureSchema
+
+
+def stage_of(model: str) -> str:
+    """Name of the lake's stage that holds the trained days of a model."""
+    return f"tuned_models/{model}"
+
+
+def load_model(lake: Lake, spec: DatasetSpec, day: str, model: str | None = None) -> nn.Module:
+    """Load the model as it was after training on a day.
+
+    Args:
+        lake: where the trained days are stored.
+        spec: the dataset.
+        day: `YYYY-MM-DD`.
+        model: one of the dataset's models; by default the first.
+
+    Returns:
+        The model in eval mode.
+
+    Raises:
+        MissingPartition: the day has not been trained.
+        SnapshotMismatch: the model was trained on features of another specification.
+    """
+    folder: UPath = lake.require(stage_of(model or spec.primary), spec.name, day)
+    return load_snapshot(folder, schema=FeatureSchema.of(spec), for_training=False).model.eval()
