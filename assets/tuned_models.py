@@ -31,26 +31,18 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
     def tuned_models(
         context: dg.AssetExecutionContext, lake: LakeResource, mlflow: MlflowResource, training: TrainingResource
     ) -> dg.MaterializeResult:
-        from ml.distributed.launch import train_day_on
+        from ml.distributed.launchers import Processes
         from ml.tracking.run import Tracker
+        from ml.training.day import DayOptions
+        from ml.training.launch import train_day_on
 
-        session = training.session()
+        processes = Processes(training.processes, training.launcher, training.session())
 
         def work(day: str) -> dict[str, Any]:
             tags = {"dagster/run_id": context.run_id}
             tracker = Tracker(Path(mlflow.home), tags, example_rows=mlflow.example_rows)
-            done = train_day_on(
-                training.processes,
-                spec,
-                day,
-                lake.open(),
-                model,
-                spark=session,
-                launcher=training.launcher,
-                tracker=tracker,
-                cache=training.cache or None,
-                cache_limit=training.cache_limit or None,
-            )
+            options = DayOptions(tracker=tracker, cache=training.cache or None, cache_limit=training.cache_limit or None)
+            done = train_day_on(processes, spec, day, lake.open(), model, options)
             return {
                 **done.metrics,
                 "dagster/row_count": done.report.rows,

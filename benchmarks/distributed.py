@@ -1,6 +1,6 @@
 """Several processes on this machine's cores against one, training the same batches of Criteo's sample in the same order.
 
-Each trains two days as `ml.distributed.launch` has it, on one thread a process; the first is not counted. Sharded,
+Each trains two days as `ml.training.launch` has it, on one thread a process; the first is not counted. Sharded,
 processes share out the tables by id and exchange ids and rows at every step; independent, each learns embeddings of its
 own, and gradients of dense layers alone go between them. What messages take is the time spent in them, in which a
 process also waits for the others.
@@ -22,10 +22,11 @@ from benchmarks.result import Result
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.reader import BlockReader
 from ml.distributed.launch import launch, process_group
+from ml.distributed.launchers import Processes
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe, load_recipe
 from ml.schema import FeatureSchema
-from ml.training.loop import train
+from ml.training.passes import train_pass
 from ml.training.state import new_state
 
 PROCESSES = 2
@@ -55,7 +56,7 @@ def run() -> list[Result]:
 def _samples(spec: DatasetSpec, lake: Lake, recipe: Recipe, processes: int, apart: bool = False) -> tuple[float, float]:
     """Samples a second of all processes, and the share of the time that messages take. apart: no process knows of another."""
     with tempfile.TemporaryDirectory() as scratch:
-        return launch(_rank, spec, str(lake.root), recipe, apart, processes=processes, scratch=UPath(scratch))
+        return launch(_rank, spec, str(lake.root), recipe, apart, processes=Processes(processes), scratch=UPath(scratch))
 
 
 def _rank(spec: DatasetSpec, root: str, recipe: Recipe, apart: bool) -> tuple[float, float]:
@@ -73,7 +74,7 @@ def _rank(spec: DatasetSpec, root: str, recipe: Recipe, apart: bool) -> tuple[fl
             state.begin_pass()
             ranks.barrier()
             began, spent[:] = time.perf_counter(), [0.0]
-            train(state, reader, total_steps=len(reader), ranks=together)
+            train_pass(state, reader, total_steps=len(reader), ranks=together)
             share = spent[0]
             ranks.barrier()
             seconds = time.perf_counter() - began

@@ -33,7 +33,7 @@ from ml.lake import Lake
 from ml.parquet import write_table
 from ml.recipes.recipe import recipe_of
 from ml.schema import FeatureSchema, arrow_schema
-from ml.training.loop import train
+from ml.training.passes import train_pass
 from ml.training.state import new_state
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _training(spec: DatasetSpec, schema: FeatureSchema, batches: Iterable[Batch]
     """Rows per second, the share of the time that went into waiting for batches, and rows per second without it."""
     state = new_state(recipe_of(spec, "dlrm"), schema)
     state.begin_pass()
-    report = train(state, batches, total_steps=STEPS)
+    report = train_pass(state, batches, total_steps=STEPS)
     seconds = report.seconds_waiting + report.seconds_computing
     return report.rows / seconds, report.seconds_waiting / seconds, report.rows / report.seconds_computing
 

@@ -25,7 +25,8 @@ from ml.lake import Lake
 from ml.models.int8 import quantise_layers
 from ml.recipes.recipe import recipe_of
 from ml.schema import FeatureSchema
-from ml.training.loop import threads, train
+from ml.training.loop import threads
+from ml.training.passes import train_pass
 from ml.training.state import new_state
 
 FORMATS: tuple[Format, ...] = ("float32", "float16", "int8", "int4")
@@ -69,7 +70,7 @@ def _trained(spec: DatasetSpec, lake: Lake, name: str) -> nn.Module:
     for day in spec.days()[:-1]:
         state.begin_pass()
         reader = _reader(spec, lake, day, recipe.batch_size)
-        train(state, reader, total_steps=len(reader))
+        train_pass(state, reader, total_steps=len(reader))
     return state.model.eval()
 
 

@@ -36,7 +36,8 @@ from ml.lake import Lake
 from ml.metrics import auc
 from ml.recipes.recipe import load_recipe
 from ml.schema import FeatureSchema
-from ml.training.loop import threads, train
+from ml.training.loop import threads
+from ml.training.passes import train_pass
 from ml.training.state import new_state
 
 BOTTOM, TOP, D, B = [512, 256], [512, 256], 16, 1024
@@ -70,7 +71,7 @@ def _ours(spec: DatasetSpec, lake: Lake, precision: str = "bfloat16") -> Side:
     for day in spec.days()[:-1]:
         state.begin_pass()
         reader = _reader(spec, lake, day)
-        report = train(state, reader, total_steps=len(reader))
+        report = train_pass(state, reader, total_steps=len(reader))
         waiting, computing, rows = waiting + report.seconds_waiting, computing + report.seconds_computing, rows + report.rows
     seconds = time.process_time() - began
     state.model.eval()

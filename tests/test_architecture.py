@@ -62,7 +62,7 @@ KNOWN_MODULES: list[set[str]] = [
     {"ml.quality.profile", "ml.quality.scan", "ml.quality.scan_mds"},
     {"ml.logs.parquet", "ml.logs.parsed_blocks"},
 ]
-KNOWN_PACKAGES: list[set[str]] = [{"ml.artifacts", "ml.distributed", "ml.export", "ml.tracking", "ml.training"}]
+KNOWN_PACKAGES: list[set[str]] = [{"ml.artifacts", "ml.export", "ml.tracking", "ml.training"}]
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:

@@ -28,7 +28,7 @@ from ml.schema import FeatureSchema
 from ml.training.state import Pass, TrainState, new_state
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
-FORMAT = 5
+FORMAT = 6
 TABLES = "tables/"
 Tensors = dict[str, torch.Tensor]
 

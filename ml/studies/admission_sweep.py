@@ -27,7 +27,7 @@ from ml.metrics import auc
 from ml.models.predict import predict
 from ml.recipes.recipe import recipe_of
 from ml.schema import FeatureSchema
-from ml.training.loop import train
+from ml.training.passes import train_pass
 from ml.training.state import new_state
 
 THRESHOLDS = (1, 10, 20, 50, 100)  # a click is five examples: it and its negatives
@@ -106,7 +106,7 @@ def _setting(spec: DatasetSpec, days: Sequence[str], lake: Lake, threshold: int,
     for day, following in pairwise(days):
         state.begin_pass()
         reader = BlockReader(lake, spec, [day], splits=recipe.splits, batch_size=recipe.batch_size, order="time")
-        report = train(state, reader, total_steps=len(reader))
+        report = train_pass(state, reader, total_steps=len(reader))
         batches = list(BlockReader(lake, spec, [following], splits=recipe.splits, batch_size=8192, order="time"))
         labels = np.concatenate([batch.labels.numpy() for batch in batches])
         scores.append(auc(labels, predict(state.model, batches)) or float("nan"))

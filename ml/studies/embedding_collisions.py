@@ -26,7 +26,7 @@ from ml.models.predict import predict
 from ml.recipes.recipe import Recipe, load_recipe
 from ml.schema import FeatureSchema
 from ml.studies.movielens_1m import SINGLE, Ratings
-from ml.training.loop import train
+from ml.training.passes import train_pass
 from ml.training.state import TrainState, new_state
 
 IDS = ("user", "movie")
@@ -123,7 +123,7 @@ def _curve(name: str, recipe: Recipe, ratings: Ratings, seed: int, epochs: int) 
     for _ in range(epochs):
         state.begin_pass()
         rows = rng.permutation(seen)
-        train(state, ratings.batches(rows, BATCH), total_steps=math.ceil(len(rows) / BATCH))
+        train_pass(state, ratings.batches(rows, BATCH), total_steps=math.ceil(len(rows) / BATCH))
         scores.append(auc(ratings.label[aside], predict(state.model, held_out)) or math.nan)
     return Curve(name, seed, scores, sum(_table_bytes(state, name) for name in IDS))
 

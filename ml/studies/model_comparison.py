@@ -21,7 +21,7 @@ from ml.metrics import summary
 from ml.models.predict import predict
 from ml.recipes.recipe import Recipe, recipe_of
 from ml.schema import FeatureSchema
-from ml.training.loop import train
+from ml.training.passes import train_pass
 from ml.training.state import new_state
 
 
@@ -81,7 +81,7 @@ def _score(spec: DatasetSpec, days: Sequence[str], lake: Lake, model: str, recip
     for day in days[:-1]:
         state.begin_pass()
         reader = BlockReader(lake, spec, [day], splits=recipe.splits, batch_size=recipe.batch_size, order="time")
-        speeds.append(train(state, reader, total_steps=len(reader)).samples_per_second)
+        speeds.append(train_pass(state, reader, total_steps=len(reader)).samples_per_second)
     batches = list(BlockReader(lake, spec, [days[-1]], splits=SPLITS, batch_size=8192, order="time"))
     labels = np.concatenate([batch.labels.numpy() for batch in batches])
     figures = summary(labels, predict(state.model, batches, recipe.sampling_correction))

@@ -26,7 +26,7 @@ from ml.models.predict import predict
 from ml.recipes.recipe import load_recipe
 from ml.schema import FeatureSchema
 from ml.studies.movielens_1m import ALL, Ratings
-from ml.training.loop import train
+from ml.training.passes import train_pass
 from ml.training.state import new_state
 
 SCHEMA = FeatureSchema(dense=(), single=ALL, multi=("genres",), fingerprint="movielens-1m")
@@ -141,7 +141,7 @@ def run_once(name: str, ratings: Ratings, seed: int, epochs: int, patience: int)
     while len(scores) < epochs and len(scores) - best < patience:
         state.begin_pass()
         batches = ratings.batches(rng.permutation(training), recipe.batch_size)
-        report = train(state, batches, total_steps=math.ceil(len(training) / recipe.batch_size))
+        report = train_pass(state, batches, total_steps=math.ceil(len(training) / recipe.batch_size))
         speeds.append(report.samples_per_second)
         found = auc(ratings.label[validation], predict(state.model, looked_at))
         if found is None:

@@ -25,7 +25,7 @@ from ml.lake import Lake
 from ml.models.two_tower import TwoTower
 from ml.recipes.recipe import recipe_of
 from ml.schema import FeatureSchema
-from ml.training.loop import train
+from ml.training.passes import train_pass
 from ml.training.state import TrainState, new_state
 
 WAYS = ("as at midnight", "learning through the day")
@@ -83,7 +83,7 @@ def _trained(spec: DatasetSpec, days: Sequence[str], lake: Lake, model: str) -> 
     for day in days:
         state.begin_pass()
         reader = BlockReader(lake, spec, [day], splits=recipe.splits, batch_size=recipe.batch_size, order="time")
-        train(state, reader, total_steps=len(reader))
+        train_pass(state, reader, total_steps=len(reader))
     return state
 
 
@@ -92,6 +92,6 @@ def _learn(state: TrainState) -> Callable[[list[Batch]], None]:
 
     def between(rows: list[Batch]) -> None:
         state.begin_pass()
-        train(state, rows, total_steps=len(rows))
+        train_pass(state, rows, total_steps=len(rows))
 
     return between

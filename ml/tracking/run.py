@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from filelock import FileLock
@@ -32,10 +32,7 @@ from ml.recipes.recipe import Recipe
 from ml.tracking.model import EXAMPLE_ROWS, log_model
 from ml.tracking.registry import DAY, DIGEST, MODEL, register
 from ml.tracking.system_metrics import system_metrics
-from ml.training.loop import Step
-
-if TYPE_CHECKING:
-    from ml.training.day import TrainedDay
+from ml.training.report import Step, TrainedDay
 
 _POINTS = 200  # of a curve over a day
 _SECONDS_BETWEEN_BATCHES = 30.0
@@ -134,7 +131,7 @@ class DayRun:
 
     def step(self, step: Step) -> None:
         """Take note of a step; every so often a point of the curves, and more seldom still a request."""
-        self._loss, self._terms = self._loss + step.loss * step.terms, self._terms + step.terms
+        self._loss, self._terms = self._loss + step.loss * step.num_losses, self._terms + step.num_losses
         if (step.index + 1) % self.every:
             return
         now = int(time.time() * 1000)

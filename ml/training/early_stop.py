@@ -1,27 +1,42 @@
-"""Whether a pass has come far enough to end: the recipe's target, on rows that are not trained on."""
+"""Early stopping: end a pass once its model reaches the recipe's target on rows that are not trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
 from ml.datasets.batch import Batch
+from ml.distributed.process_group import Ranks
 from ml.metrics import summary
 from ml.models.predict import predict_labelled
 from ml.recipes.recipe import EarlyStop
+from ml.training.loop import threads
 from ml.training.state import TrainState
 
 
-def stop_of(rule: EarlyStop, held_out: Callable[[], Iterable[Batch]], total_steps: int) -> Callable[[TrainState], bool]:
-    """For `train`: at every so-many-th step of a pass, whether the target is reached on `held_out()`.
+class EarlyStopping:
+    """Evaluates the target of a recipe a fixed number of times in a pass.
 
-    Looks at the same steps however often the pass is interrupted, so a resumed pass ends where an undisturbed one does.
+    The model is evaluated at the same steps however often the pass is interrupted, so a resumed pass ends at the same step as
+    an uninterrupted one. For that, ask `reached` before the first step of a resumed pass and after every step.
+
+    Args:
+        rule: metric, target and interval.
+        held_out: gives the rows to evaluate on; called for each evaluation.
+        total_steps: steps of the whole pass.
+        ranks: the processes that train together. The pass ends when all of them have reached the target.
     """
-    period = max(1, round(rule.every * total_steps))
 
-    def reached(state: TrainState) -> bool:
-        if state.running is None or state.running.steps % period:
+    def __init__(
+        self, rule: EarlyStop, held_out: Callable[[], Iterable[Batch]], total_steps: int, ranks: Ranks | None = None
+    ) -> None:
+        self._rule, self._held_out, self._ranks = rule, held_out, ranks
+        self._period = max(1, round(rule.every * total_steps))
+
+    def reached(self, state: TrainState) -> bool:
+        """Whether the pass may end here: False between evaluations, else whether the target is reached."""
+        if state.running is None or not state.running.steps or state.running.steps % self._period:
             return False
-        labels, scores = predict_labelled(state.model, held_out(), state.recipe.sampling_correction)
-        return rule.reached(summary(labels, scores)[rule.metric] if len(labels) else None)
-
-    return reached
+        with threads(state.recipe.threads):
+            labels, scores = predict_labelled(state.model, self._held_out(), state.recipe.sampling_correction)
+        here = self._rule.reached(summary(labels, scores)[self._rule.metric] if len(labels) else None)
+        return here if self._ranks is None else self._ranks.all_reduce_sum([here])[0] == self._ranks.size

@@ -1,16 +1,14 @@
-"""The one training loop: batch, resumed and later online training and trials all go through `train`.
+"""The one training loop: `train_step` updates a state with one batch, and `steps` does so for a sequence of batches.
 
-It takes a state and batches, steps once per batch, and gives back a report. Where batches come from, where states are
-kept and who watches is for the callers (`ml.training.day` first of all).
+Daily training, replays, trials and online training all iterate over `steps`. A loop knows neither days nor slices: checkpoints,
+progress, early stopping and the end of a pass are the caller's responsibility (`ml.training.passes`, `ml.training.day`).
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import torch
@@ -19,165 +17,112 @@ from torch import nn
 from ml.datasets.batch import Batch
 from ml.datasets.splits import derive_seed
 from ml.distributed.process_group import Ranks
-from ml.embeddings.interface import TableStats, dense_parameters
 from ml.recipes.recipe import Recipe
 from ml.training.objectives import num_losses, per_example_loss
+from ml.training.report import Step
 from ml.training.state import TrainState
 
 
 class DivergedError(ArithmeticError):
-    """The loss is not a finite number any more."""
+    """The loss is no longer a finite number."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """One step, as watchers see it. index: in the pass, from 0. loss: mean of the batch's `terms` losses, one a row but where
-    only clicked rows have one; 0 where there are none."""
+def train_step(state: TrainState, batch: Batch, *, total_steps: int, ranks: Ranks | None = None) -> Step:
+    """Update a state with one batch.
 
-    index: int
-    rows: int
-    terms: int
-    loss: float
-    learning_rates: dict[str, float]
+    What the step draws (dropout, sampled negatives) follows from the recipe's seed, the step's number over the life of the
+    model and the rank alone; the global random state is left as it was. torch uses `recipe.threads` threads.
 
+    Args:
+        state: a state with a running pass, updated in place.
+        batch: B rows; with `ranks`, this rank's rows of the global batch, of which there may be none.
+        total_steps: steps of the whole pass, which the learning-rate schedule refers to.
+        ranks: the processes that train together. Each of them must make the same call.
 
-@dataclass(frozen=True)
-class TrainReport:
-    """A pass over a day. Sums run over the whole pass, also where it was resumed; seconds over this process's share.
+    Returns:
+        The step, with the loss and the logits of the rows as they were before the update.
 
-    loss: mean over rows that have one, each predicted just before it was trained on (progressive validation). rows_touched:
-    distinct table rows updated; tables: figures by table, at the end of the pass; both of this rank's share. stopped_early:
-    whether the pass was ended by `stop`. seconds_waiting: for batches; seconds_computing: the rest. samples_per_second: of all
-    ranks, in this process's share of the pass.
+    Raises:
+        DivergedError: the loss is not finite. The weights have not been updated.
+        ValueError: the state has no running pass.
     """
-
-    rows: int
-    steps: int
-    loss: float | None
-    rows_touched: int
-    samples_per_second: float
-    seconds_waiting: float
-    seconds_computing: float
-    stopped_early: bool = False
-    learning_rates: dict[str, float] = field(default_factory=dict)
-    tables: dict[str, TableStats] = field(default_factory=dict)
-
-
-OnStep = Callable[[TrainState, Step], None]
-
-
-def train(
-    state: TrainState,
-    batches: Iterable[Batch],
-    *,
-    total_steps: int,
-    progress: Callable[[Step], None] | None = None,
-    on_step: OnStep | None = None,
-    stop: Callable[[TrainState], bool] | None = None,
-    ranks: Ranks | None = None,
-) -> TrainReport:
-    """Step once on each of `batches`, in their order.
-
-    total_steps: of the whole pass, which the schedule's shares refer to; a resumed pass goes on at `state.running.steps`.
-    progress and on_step are called after each step, when the state is whole: on_step may write it down, or raise to stop.
-    stop: asked after each step, whether that was enough; all ranks must say so. ranks: the processes that train together, each
-    on its own part of every batch; what is told of a step, and the report's rows and loss, are of all of them.
-
-    On down-sampled rows the model learns the click probability among the rows that came in, which ranks alike and is not
-    calibrated to the log before sampling; with the recipe's `sampling_correction` it learns that of the log. What is
-    learned is `ml.training.objectives`.
-
-    Raises `DivergedError`, naming step and day, at a loss that is not finite, before its update.
-    """
-    running = state.running
+    running, recipe = state.running, state.recipe
     if running is None:
         raise ValueError("the state has no running pass; begin_pass() starts one, a checkpoint holds one")
-    started, rows_before = time.perf_counter(), running.rows
-    waiting, rates = 0.0, {}
-    parameters = [parameter for _, parameter in dense_parameters(state.model)]
-    clip, stopped = state.recipe.dense_optimizer.clip_norm, False
-    state.model.train()
-    with threads(state.recipe.threads), seeded_steps(state, ranks) as draw_anew:
-        source = iter(batches)
-        while True:
-            # Before a step and not behind it: a pass that was interrupted at a look begins with that look.
-            if stop is not None and running.steps and _all(stop(state), ranks):
-                stopped = True
-                break
-            asked = time.perf_counter()
-            batch = next(source, None)
-            waiting += time.perf_counter() - asked
-            if batch is None:
-                break
-            now, rows, terms = batch_stats(batch, state.recipe, ranks)
-            state.set_time(now)
-            rates = state.set_learning_rates(state.recipe.schedule.factor(running.steps, total_steps))
-            loss = 0.0
-            if terms:
-                draw_anew()
-                with torch.autocast("cpu", torch.bfloat16, enabled=state.recipe.precision == "bfloat16"):
-                    losses = per_example_loss(state.model, batch, state.recipe, ranks)
-                loss = losses.detach().double().sum().item() / terms
-                if not math.isfinite(loss):
-                    raise DivergedError(_diverged(running.steps, batch, loss, rates))
-                state.optimizer.zero_grad()
-                (losses.sum() / terms).backward()
-                if ranks is not None:
-                    (loss,) = ranks.sum_gradients(parameters, loss)
-                if clip is not None:
-                    nn.utils.clip_grad_norm_(parameters, clip)
-                state.optimizer.step()
-            step = Step(running.steps, rows, terms, loss, rates)
-            running.steps, running.rows = running.steps + 1, running.rows + rows
-            running.loss_sum, running.terms = running.loss_sum + loss * terms, running.terms + terms
-            state.steps, state.rows = state.steps + 1, state.rows + rows
-            if progress is not None:
-                progress(step)
-            if on_step is not None:
-                on_step(state, step)
-    state.end_pass()
-    seconds = time.perf_counter() - started
-    return TrainReport(
-        rows=running.rows,
-        steps=running.steps,
-        loss=running.loss_sum / running.terms if running.terms else None,
-        rows_touched=state.rows_touched(),
-        samples_per_second=(running.rows - rows_before) / seconds,
-        seconds_waiting=waiting,
-        seconds_computing=seconds - waiting,
-        stopped_early=stopped,
-        learning_rates=rates,
-        tables=state.stats(),
-    )
+    now, rows, losses_in_batch = batch_stats(batch, recipe, ranks)
+    state.set_time(now)
+    rates = state.set_learning_rates(recipe.schedule.factor(running.steps, total_steps))
+    if not state.model.training:
+        state.model.train()
+    loss, logits = 0.0, None
+    if losses_in_batch:
+        with threads(recipe.threads), seeded_draws(state, ranks):
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                losses, logits = per_example_loss(state.model, batch, recipe, ranks)
+            loss = losses.detach().double().sum().item() / losses_in_batch
+            if not math.isfinite(loss):
+                raise DivergedError(_diverged(running.steps, batch, loss, rates))
+            state.optimizer.zero_grad()
+            (losses.sum() / losses_in_batch).backward()
+            if ranks is not None:
+                (loss,) = ranks.sum_gradients(state.dense_parameters, loss)
+            if recipe.dense_optimizer.clip_norm is not None:
+                nn.utils.clip_grad_norm_(state.dense_parameters, recipe.dense_optimizer.clip_norm)
+            state.optimizer.step()
+    step = Step(running.steps, rows, losses_in_batch, loss, rates, batch, None if logits is None else logits.detach())
+    state.record_step(rows, losses_in_batch, loss)
+    return step
+
+
+def steps(state: TrainState, batches: Iterable[Batch], *, total_steps: int, ranks: Ranks | None = None) -> Iterator[Step]:
+    """Train on each of some batches in their order, and yield each step once the state is whole again.
+
+    Between two steps the caller may save the state, score with it, or stop iterating. The batches may be a day, a slice of
+    one, or what is left of an interrupted pass: the pass continues at `state.running.steps`.
+
+    On down-sampled rows the model learns the click probability among the sampled rows. That ranks like the probability in
+    the full log but is not calibrated to it; with the recipe's `sampling_correction` the model learns that of the full log.
+
+    Args:
+        state: a state with a running pass, updated in place.
+        batches: the batches; with `ranks`, this rank's part of each.
+        total_steps: steps of the whole pass.
+        ranks: the processes that train together, which must all take the same number of steps.
+
+    Yields:
+        A `Step` for each batch.
+
+    Raises:
+        DivergedError, ValueError: as `train_step` does.
+    """
+    for batch in batches:
+        yield train_step(state, batch, total_steps=total_steps, ranks=ranks)
 
 
 def batch_stats(batch: Batch, recipe: Recipe, ranks: Ranks | None) -> tuple[int, int, int]:
-    """Of the whole batch, over all ranks: its latest event time, its rows, and how many losses it has."""
+    """Latest event time, number of rows and number of losses of the global batch."""
     own = (int(batch.event_time.max()) if len(batch) else 0, len(batch), num_losses(batch, recipe))
     if ranks is None:
         return own
-    times, rows, terms = zip(*ranks.all_gather(*own), strict=True)
-    return max(times), sum(rows), sum(terms)
-
-
-def _all(here: bool, ranks: Ranks | None) -> bool:
-    return here if ranks is None else ranks.all_reduce_sum([here])[0] == ranks.size
+    times, rows, losses = zip(*ranks.all_gather(*own), strict=True)
+    return max(times), sum(rows), sum(losses)
 
 
 @contextmanager
-def seeded_steps(state: TrainState, ranks: Ranks | None = None) -> Iterator[Callable[[], None]]:
-    """What to call before each step: what it draws then follows from seed, step and rank alone."""
+def seeded_draws(state: TrainState, ranks: Ranks | None = None) -> Iterator[None]:
+    """Seed what the block draws by recipe seed, step and rank; afterwards the global random state is what it was."""
     if not state.recipe.model.draws:
-        yield lambda: None
+        yield
         return
     with torch.random.fork_rng():
         rank = (ranks.rank,) if ranks is not None and ranks.rank else ()
-        yield lambda: torch.manual_seed(derive_seed(state.recipe.seed, "step", state.steps, *rank)) and None
+        torch.manual_seed(derive_seed(state.recipe.seed, "step", state.steps, *rank))
+        yield
 
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Let torch use `count` threads while the block lasts."""
+    """Let torch use `count` threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

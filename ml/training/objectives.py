@@ -1,4 +1,4 @@
-"""What a model learns from a batch: the losses of its rows, or of the rows that count."""
+"""What a model learns from a batch: the losses of its rows, or of its clicked rows."""
 
 from __future__ import annotations
 
@@ -13,34 +13,52 @@ from ml.recipes.models import TwoTowerRecipe
 from ml.recipes.recipe import Recipe
 
 
-def per_example_loss(model: nn.Module, batch: Batch, recipe: Recipe, ranks: Ranks | None = None) -> torch.Tensor:
-    """Losses, float32: [B], of each row; or, where a model of two towers learns to find, [P], of the clicked rows alone, among
-    those of all ranks."""
+def per_example_loss(
+    model: nn.Module, batch: Batch, recipe: Recipe, ranks: Ranks | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Compute the losses of a batch, and the logits they come from.
+
+    Args:
+        model: a model in training mode.
+        batch: B rows, P of them clicked.
+        recipe: chooses the loss.
+        ranks: the processes whose rows share their items as sampled negatives.
+
+    Returns:
+        Losses, float32 [B], and logits, float32 [B], comparable with the labels of the batch. For a two-tower model with
+        `loss: softmax`, the losses of the clicked rows, float32 [P], and None.
+    """
     chosen = recipe.model
     if isinstance(chosen, TwoTowerRecipe) and chosen.loss == "softmax":
         assert isinstance(model, TwoTower)
         clicked = batch.rows(batch.labels > 0.5)
-        return model.sampled_softmax(clicked.dense, clicked.sparse, chosen.uniform_negatives, chosen.logq_correction, ranks)
-    return cross_entropy(model(batch.dense, batch.sparse).float(), batch, recipe)
+        losses = model.sampled_softmax(clicked.dense, clicked.sparse, chosen.uniform_negatives, chosen.logq_correction, ranks)
+        return losses, None
+    logits = model(batch.dense, batch.sparse).float()
+    if recipe.sampling_correction:
+        logits = to_sampled_logits(logits, batch)
+    return cross_entropy(logits, batch.labels, recipe.label_smoothing), logits
 
 
 def num_losses(batch: Batch, recipe: Recipe) -> int:
-    """How many losses the batch has."""
+    """Count the losses of a batch: B, or the clicked rows for `loss: softmax`."""
     chosen = recipe.model
     if isinstance(chosen, TwoTowerRecipe) and chosen.loss == "softmax":
         return int((batch.labels > 0.5).sum())
     return len(batch)
 
 
-def cross_entropy(logits: torch.Tensor, batch: Batch, recipe: Recipe) -> torch.Tensor:
-    """Binary cross-entropy of each row, float32 [B], from its logit [B].
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    """Compute the binary cross-entropy of each row.
 
-    sampling_correction: the model's logit is taken for the log's, and the loss sees it through
-    `to_sampled_logits` (Wang, Zhang and Wang, 2021, arXiv 2110.13048: maximum sampled conditional likelihood).
+    Args:
+        logits: float32 [B].
+        labels: float32 [B], 0 or 1.
+        label_smoothing: how far labels are moved towards 0.5, as a fraction of 1.
+
+    Returns:
+        float32 [B].
     """
-    labels = batch.labels
-    if recipe.label_smoothing:
-        labels = labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / 2
-    if recipe.sampling_correction:
-        logits = to_sampled_logits(logits, batch)
+    if label_smoothing:
+        labels = labels * (1 - label_smoothing) + label_smoothing / 2
     return nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")

@@ -1,4 +1,4 @@
-"""How far a pass is, for a person: a bar on a terminal, a line now and then in a log elsewhere."""
+"""Progress of a pass for a person: a bar on a terminal, otherwise a line in the log every half minute."""
 
 from __future__ import annotations
 
@@ -10,29 +10,39 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from ml.training.loop import Step
+from ml.training.report import Step
 
 _SECONDS_BETWEEN_LINES = 30.0
 _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def progress_of(title: str, rows: int, done: int = 0, show: bool = True) -> Iterator[Callable[[Step], None] | None]:
-    """What `train` calls after each step: of `rows` rows, `done` were trained on before. None where nothing is to be shown."""
+def progress_of(title: str, rows: int, done: int = 0, show: bool = True) -> Iterator[Callable[[Step], None]]:
+    """Show the progress of a pass inside the block.
+
+    Args:
+        title: shown in front of the bar, or of each line.
+        rows: rows of the whole pass.
+        done: rows that were trained on before.
+        show: False shows nothing.
+
+    Yields:
+        A function to call after each step.
+    """
     if not show:
-        yield None
+        yield lambda step: None
     elif sys.stderr.isatty():
         with tqdm(total=rows, initial=done, desc=title, unit="row", unit_scale=True, smoothing=0.1) as bar:
-            yield _on_bar(bar)
+            yield _bar(bar)
     else:
-        yield _in_log(title, rows, done)
+        yield _log_lines(title, rows, done)
 
 
-def _on_bar(bar: tqdm) -> Callable[[Step], None]:
+def _bar(bar: tqdm) -> Callable[[Step], None]:
     smooth: list[float] = []
 
     def show(step: Step) -> None:
-        if step.terms:
+        if step.num_losses:
             smooth[:] = [0.95 * smooth[0] + 0.05 * step.loss if smooth else step.loss]
             bar.set_postfix(loss=f"{smooth[0]:.4f}", refresh=False)
         bar.update(step.rows)
@@ -40,17 +50,17 @@ def _on_bar(bar: tqdm) -> Callable[[Step], None]:
     return show
 
 
-def _in_log(title: str, rows: int, done: int) -> Callable[[Step], None]:
-    began = said = time.monotonic()
-    seen, loss_sum, terms = done, 0.0, 0
+def _log_lines(title: str, rows: int, done: int) -> Callable[[Step], None]:
+    started = last_line = time.monotonic()
+    seen, loss_sum, losses = done, 0.0, 0
 
     def show(step: Step) -> None:
-        nonlocal said, seen, loss_sum, terms
-        seen, loss_sum, terms = seen + step.rows, loss_sum + step.loss * step.terms, terms + step.terms
+        nonlocal last_line, seen, loss_sum, losses
+        seen, loss_sum, losses = seen + step.rows, loss_sum + step.loss * step.num_losses, losses + step.num_losses
         now = time.monotonic()
-        if now - said > _SECONDS_BETWEEN_LINES:
-            rate = (seen - done) / (now - began)
-            _log.info("%s: %d of %d rows, loss %.4f, %.0f rows/s", title, seen, rows, loss_sum / max(terms, 1), rate)
-            said, loss_sum, terms = now, 0.0, 0
+        if now - last_line > _SECONDS_BETWEEN_LINES:
+            rate = (seen - done) / (now - started)
+            _log.info("%s: %d of %d rows, loss %.4f, %.0f rows/s", title, seen, rows, loss_sum / max(losses, 1), rate)
+            last_line, loss_sum, losses = now, 0.0, 0
 
     return show

@@ -7,7 +7,7 @@ from assets import exported_models
 from assets.resources import LakeResource
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
-from ml.training.day import train_day
+from ml.training.day import DayOptions, train_day
 from tests.helpers.training_days import made_spec, small_recipe, write_days
 
 COARSE = {"tables": {"features": {}, "init_scale": 2.0}, "table_optimizer": {"lr": 0.5}}
@@ -16,7 +16,7 @@ COARSE = {"tables": {"features": {}, "init_scale": 2.0}, "table_optimizer": {"lr
 @pytest.fixture
 def day(lake: Lake) -> str:
     (day,) = write_days(lake, made_spec(), 1, 600)
-    train_day(made_spec(), day, lake, recipe=small_recipe(**COARSE), progress=False)
+    train_day(made_spec(), day, lake, options=DayOptions(recipe=small_recipe(**COARSE), progress=False))
     return day
 
 

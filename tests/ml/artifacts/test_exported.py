@@ -19,7 +19,7 @@ from ml.embeddings.inference.quantised import QuantisedBags, quantise_tables
 from ml.models.int8 import Int8Linear, quantise_layers
 from ml.recipes.recipe import Recipe, load_recipe
 from ml.schema import FeatureSchema
-from ml.training.loop import train
+from ml.training.passes import train_pass
 from ml.training.state import new_state
 from tests.helpers.training_days import make_batches
 
@@ -46,7 +46,7 @@ def trained(name: str) -> tuple[nn.Module, Recipe]:
     recipe = load_recipe(name, overrides | {"model": {"embedding_dim": 8, **overrides["model"]}})
     state = new_state(recipe, SCHEMA)
     state.begin_pass()
-    train(state, make_batches(SCHEMA, 5), total_steps=5)
+    train_pass(state, make_batches(SCHEMA, 5), total_steps=5)
     return state.model.eval(), recipe
 
 

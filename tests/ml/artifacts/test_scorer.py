@@ -30,7 +30,7 @@ from ml.models.predict import predict
 from ml.schema import LABEL, FeatureSchema
 from ml.tracking.model import EXAMPLE_ROWS, _sendable, example_of
 from ml.tracking.run import Tracker
-from ml.training.day import train_day
+from ml.training.day import DayOptions, train_day
 from ml.training.load import load_model
 from tests.helpers.training_days import FIRST, small_recipe
 
@@ -99,7 +99,7 @@ def served(lake: Lake, mlflow_home: Path) -> Callable[[DatasetSpec], PyFuncModel
         clean_day(spec, FIRST, lake, "", LocalRunner())
         write_day(spec, FIRST, lake, LocalRunner(), block_rows=64, window_blocks=2)
         tracker = Tracker(mlflow_home)
-        train_day(spec, FIRST, lake, recipe=small_recipe(tables={}), tracker=tracker, progress=False)
+        train_day(spec, FIRST, lake, options=DayOptions(recipe=small_recipe(tables={}), tracker=tracker, progress=False))
         mlflow.set_tracking_uri(tracker.uri)
         return mlflow.pyfunc.load_model(f"models:/{spec.name}/1")
 

@@ -11,7 +11,7 @@ import torch
 
 from ml.artifacts.snapshot import OPTIMIZER, STATE, WEIGHTS, SnapshotMismatch, digest, load_snapshot, save_snapshot
 from ml.schema import FeatureSchema
-from ml.training.loop import train
+from ml.training.passes import train_pass
 from ml.training.state import TrainState, new_state
 from tests.helpers.training_days import FEATURES, HASHED, make_batches, small_recipe
 
@@ -22,7 +22,7 @@ FILES = (WEIGHTS, OPTIMIZER, STATE)
 def trained(steps: int = 10, **overrides: object) -> TrainState:
     state = new_state(small_recipe(**overrides), SCHEMA)
     state.begin_pass()
-    train(state, make_batches(SCHEMA, steps), total_steps=30)
+    train_pass(state, make_batches(SCHEMA, steps), total_steps=30)
     return state
 
 
@@ -47,10 +47,10 @@ def test_training_goes_on_as_if_never_interrupted(tmp_path: Path, kind: str) -> 
     batches = list(make_batches(SCHEMA, 30))
     undisturbed = new_state(small_recipe(dense_optimizer={"kind": kind}), SCHEMA)
     undisturbed.begin_pass()
-    whole = train(undisturbed, batches, total_steps=30)
+    whole = train_pass(undisturbed, batches, total_steps=30)
 
     loaded = load_snapshot(saved(trained(12, dense_optimizer={"kind": kind}), tmp_path / "half"))
-    rest = train(loaded, batches[12:], total_steps=30)
+    rest = train_pass(loaded, batches[12:], total_steps=30)
     assert digest(saved(undisturbed, tmp_path / "a")) == digest(saved(loaded, tmp_path / "b"))
     assert (rest.rows, rest.steps, rest.loss, rest.rows_touched) == (whole.rows, whole.steps, whole.loss, whole.rows_touched)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from ml.artifacts.parts import part_of, read_parts, state_of, write_part
 from ml.artifacts.snapshot import slots_of, weights_of
 from ml.datasets.batch import Batch
 from ml.distributed.launch import launch, process_group
+from ml.distributed.launchers import Processes
 from ml.distributed.process_group import Ranks
-from ml.recipes.recipe import Recipe, load_recipe
+from ml.recipes.recipe import EarlyStop, Recipe, load_recipe
 from ml.schema import FeatureSchema
-from ml.training.loop import train
+from ml.training.early_stop import EarlyStopping
+from ml.training.passes import train_pass
 from ml.training.state import TrainState, new_state
 from tests.helpers.training_days import make_batches, small_recipe
 
@@ -83,7 +86,7 @@ def trained(recipe: Recipe, ranks: Ranks | None = None) -> tuple[TrainState, Tol
     state, losses = new_state(recipe, SCHEMA, ranks), []
     state.begin_pass()
     batches = [share(batch, ranks.rank) if ranks else batch for batch in whole_batches(recipe)]
-    report = train(state, batches, total_steps=STEPS, on_step=lambda _, step: losses.append(step.loss), ranks=ranks)
+    report = train_pass(state, batches, total_steps=STEPS, after_step=lambda step: losses.append(step.loss), ranks=ranks)
     return state, (losses, report.rows)
 
 
@@ -98,13 +101,11 @@ def on_rank(folder: str) -> tuple[dict[str, Told], int]:
         state = new_state(RECIPES["independent"], SCHEMA, ranks)
         state.begin_pass()
         batches = [share(batch, ranks.rank) for batch in make_batches(SCHEMA, STEPS)]
-        report = train(
-            state,
-            batches,
-            total_steps=STEPS,
-            ranks=ranks,
-            stop=lambda state: ranks.rank == 0 or (state.running is not None and state.running.steps >= ENOUGH),
-        )
+        evaluations = itertools.count(1)
+        rule = EarlyStop(metric="log_loss", target=1e9, every=1 / STEPS)  # any rows reach it, and no rows do not
+        held_out = lambda: batches[:1] if next(evaluations) >= ENOUGH or ranks.rank == 0 else []  # noqa: E731
+        stopping = EarlyStopping(rule, held_out, STEPS, ranks)
+        report = train_pass(state, batches, total_steps=STEPS, early_stopping=stopping, ranks=ranks)
     return found, report.steps
 
 
@@ -113,7 +114,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     folder = tmp_path_factory.mktemp("together")
     for name in (*RECIPES, "capped"):
         (folder / name).mkdir()
-    return folder, *launch(on_rank, str(folder), processes=WORLD, scratch=UPath(folder))
+    return folder, *launch(on_rank, str(folder), processes=Processes(WORLD), scratch=UPath(folder))
 
 
 def put_together(folder: Path, name: str, recipe: Recipe) -> TrainState:

@@ -13,7 +13,7 @@ from ml.models.build import build_model
 from ml.models.two_tower import TwoTower
 from ml.recipes.recipe import load_recipe
 from ml.schema import FeatureSchema
-from ml.training.loop import train
+from ml.training.passes import train_pass
 from ml.training.state import TrainState
 
 SCHEMA = FeatureSchema(("age", "clicks"), ("user", "item"), (), "f")
@@ -57,7 +57,7 @@ def test_it_counts_what_a_slow_reading_counts_however_rows_are_batched() -> None
     state = state_of()
     state.begin_pass()
     whole = rows_of(600, 0)
-    train(state, cut(whole, [200, 200]), total_steps=3)
+    train_pass(state, cut(whole, [200, 200]), total_steps=3)
     model = state.model.eval()
     assert isinstance(model, TwoTower)
     recall = recall_over(model, cut(whole, [1, 77, 200, 3]), begin=120 * MINUTE, minutes=30, live_hours=0.75)
@@ -76,7 +76,7 @@ def test_it_counts_what_a_slow_reading_counts_however_rows_are_batched() -> None
 def test_hits_are_those_of_the_whole_order() -> None:
     state, whole = state_of(), rows_of(400, 1, minutes=60)
     state.begin_pass()
-    train(state, [whole], total_steps=1)
+    train_pass(state, [whole], total_steps=1)
     model = state.model.eval()
     assert isinstance(model, TwoTower)
     (found,) = recall_over(model, [whole], begin=30 * MINUTE, minutes=30, live_hours=6).slices
@@ -133,7 +133,7 @@ def test_a_model_that_learns_between_slices_finds_what_one_at_midnight_does_not(
         def between(slice_: list[Batch], state: TrainState = state) -> None:
             for _ in range(5):
                 state.begin_pass()
-                train(state, slice_, total_steps=len(slice_))
+                train_pass(state, slice_, total_steps=len(slice_))
 
         assert isinstance(state.model, TwoTower)
         recall = recall_over(state.model, rows, begin=HOUR, minutes=30, between=between if learns else None)

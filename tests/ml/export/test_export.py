@@ -19,7 +19,7 @@ from ml.metrics import ClickSums
 from ml.models.predict import predict
 from ml.recipes.export import ExportRecipe
 from ml.recipes.recipe import load_recipe
-from ml.training.day import train_day
+from ml.training.day import DayOptions, train_day
 from ml.training.load import load_model
 from tests.helpers.training_days import made_spec, small_recipe, write_days
 
@@ -38,7 +38,7 @@ def days(lake: Lake) -> list[str]:
     """Three days, two of them trained."""
     days = write_days(lake, made_spec(), 3, ROWS)
     for day in days[:2]:
-        train_day(made_spec(), day, lake, recipe=small_recipe(**COARSE), progress=False)
+        train_day(made_spec(), day, lake, options=DayOptions(recipe=small_recipe(**COARSE), progress=False))
     return days
 
 
@@ -122,7 +122,7 @@ def test_days_without_rows_and_days_that_were_not_trained_are_refused(lake: Lake
         exported(lake, days[2])
     none = Lake.at(Path(str(lake.root)).parent / "empty")
     (day,) = write_days(none, made_spec(), 1, 0)
-    train_day(made_spec(), day, none, recipe=small_recipe(**COARSE), progress=False)
+    train_day(made_spec(), day, none, options=DayOptions(recipe=small_recipe(**COARSE), progress=False))
     with pytest.raises(ExportRefused, match="have no rows to tell what it would lose"):
         exported(none, day)
 
@@ -141,7 +141,9 @@ def test_foreign_and_damaged_exports_are_refused(lake: Lake, days: list[str]) ->
 
 def test_sampled_rows_are_scored_as_they_were_learned(lake: Lake, days: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a recipe with `sampling_correction`: the guard sees logits less the log of `sample_rate`."""
-    train_day(made_spec(), days[0], lake, recipe=small_recipe(**COARSE, sampling_correction=True), progress=False)
+    train_day(
+        made_spec(), days[0], lake, options=DayOptions(recipe=small_recipe(**COARSE, sampling_correction=True), progress=False)
+    )
     _, batch = rows_to_score(lake, made_spec(), days[0])
     assert batch is not None
     sampled = replace(batch, sample_rate=torch.full((len(batch),), 0.1))

@@ -19,7 +19,7 @@ from ml.models.int8 import quantise_layers
 from ml.recipes.export import ExportRecipe
 from ml.recipes.recipe import load_recipe
 from ml.schema import FeatureSchema
-from ml.training.loop import train
+from ml.training.passes import train_pass
 from ml.training.state import TrainState
 from tests.helpers.training_days import make_batches
 
@@ -35,7 +35,7 @@ def wide_deep() -> nn.Module:
     recipe = load_recipe("wide_deep", {"model": model, "tables": {"features": features, "init_scale": 1.0}})
     state = TrainState.of(recipe, SCHEMA, build_model(recipe, SCHEMA))
     state.begin_pass()
-    train(state, make_batches(SCHEMA, 20), total_steps=20)
+    train_pass(state, make_batches(SCHEMA, 20), total_steps=20)
     return state.model.eval()
 
 

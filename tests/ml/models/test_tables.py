@@ -16,7 +16,7 @@ from ml.embeddings.mixed import MixedEmbeddingBags
 from ml.models.tables import KINDS, build_bags
 from ml.recipes.recipe import Recipe, load_recipe
 from ml.schema import FeatureSchema
-from ml.training.loop import train
+from ml.training.passes import train_pass
 from ml.training.state import new_state
 
 SCHEMA = FeatureSchema(dense=("d",), single=("id", "bucket", "word", "page", "site"), multi=("tags",), fingerprint="0")
@@ -56,7 +56,7 @@ def batches(count: int, seed: int = 0) -> list[Batch]:
 def test_kinds_stand_side_by_side_and_learn() -> None:
     state = new_state(recipe(init_scale=0.1), SCHEMA)
     state.begin_pass()
-    report = train(state, batches(150), total_steps=150)
+    report = train_pass(state, batches(150), total_steps=150)
     assert report.loss is not None and report.loss < 0.4
     assert set(report.tables) == set(SCHEMA.sparse)
     assert report.tables["id"].rows == 50 and report.tables["bucket"].rows == 16
@@ -74,11 +74,11 @@ def test_all_kinds_are_saved_and_go_on_as_if_never_interrupted(tmp_path: Path) -
     whole, first = new_state(recipe(), SCHEMA), new_state(recipe(), SCHEMA)
     for state in (whole, first):
         state.begin_pass()
-        train(state, data[:20], total_steps=40)
+        train_pass(state, data[:20], total_steps=40)
     save_snapshot(first, tmp_path)
     second = load_snapshot(tmp_path, schema=SCHEMA)
     for state in (whole, second):
-        train(state, data[20:], total_steps=40)
+        train_pass(state, data[20:], total_steps=40)
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, state in ((one, whole), (two, second)):
         folder.mkdir()
@@ -92,7 +92,7 @@ def test_rows_expire_when_the_pass_ends() -> None:
     data = batches(60)
     first = {int(i) for i in data[0].sparse["id"].values()}
     late = {int(i) for batch in data[49:] for i in batch.sparse["id"].values()}
-    report = train(state, data, total_steps=60)
+    report = train_pass(state, data, total_steps=60)
     assert report.tables["id"].expired == len(first | {int(i) for b in data for i in b.sparse["id"].values()}) - len(late)
 
 

@@ -16,14 +16,18 @@ from mlflow.tracking import MlflowClient
 
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe
+from ml.schema import FeatureSchema
 from ml.tracking import run as tracking
 from ml.tracking import system_metrics as watching
 from ml.tracking.registry import versions
 from ml.tracking.run import Tracker, flatten
 from ml.tracking.system_metrics import system_metrics
-from ml.training.day import TrainedDay, train_day
-from ml.training.loop import DivergedError, Step
-from tests.helpers.training_days import made_spec, small_recipe, write_days
+from ml.training.day import DayOptions, train_day
+from ml.training.loop import DivergedError
+from ml.training.report import Step, TrainedDay
+from tests.helpers.training_days import made_spec, make_batches, small_recipe, write_days
+
+BATCH = next(make_batches(FeatureSchema((), ("a",), (), "f"), 1))
 
 
 @pytest.fixture
@@ -39,7 +43,9 @@ def runs_of(tracker: Tracker) -> list[Run]:
 
 
 def trained(lake: Lake, day: str, tracker: Tracker, **overrides: object) -> TrainedDay:
-    return train_day(made_spec(), day, lake, recipe=small_recipe(**overrides), tracker=tracker, progress=False)
+    return train_day(
+        made_spec(), day, lake, options=DayOptions(recipe=small_recipe(**overrides), tracker=tracker, progress=False)
+    )
 
 
 @pytest.mark.slow
@@ -156,7 +162,7 @@ def test_a_server_that_stutters_costs_no_trained_day(
     with light.follow(lake, made_spec(), "dlrm", day, small_recipe(), 10) as run:
         stuttering.failing = ("log_batch",)
         for index in range(4):
-            run.step(Step(index, 32, 32, 0.5, {}))
+            run.step(Step(index, 32, 32, 0.5, {}, BATCH, None))
         assert caplog.text.count("metrics are kept") == 1
         stuttering.failing = ()
     points = light.client().get_metric_history(run.run.info.run_id, "running_loss")
@@ -171,7 +177,7 @@ def test_what_ended_a_day_is_told_whatever_the_server_does(
     lake: Lake, tracker: Tracker, stuttering: type[Stuttering], kind: type[BaseException]
 ) -> None:
     with pytest.raises(kind, match="mine"), tracker.follow(lake, made_spec(), "dlrm", "2026-01-01", small_recipe(), 10) as run:
-        run.step(Step(0, 32, 32, 0.5, {}))
+        run.step(Step(0, 32, 32, 0.5, {}, BATCH, None))
         stuttering.failing = ("log_batch", "set_terminated")
         raise kind("mine")
 

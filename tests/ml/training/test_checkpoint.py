@@ -20,8 +20,9 @@ from ml.lake import Lake
 from ml.recipes.recipe import CheckpointRecipe
 from ml.schema import FeatureSchema
 from ml.training.checkpoint import Checkpoints
-from ml.training.day import TrainedDay, train_day
-from ml.training.loop import train
+from ml.training.day import DayOptions, train_day
+from ml.training.passes import train_pass
+from ml.training.report import TrainedDay
 from ml.training.state import TrainState, new_state
 from tests.helpers.training_days import made_spec, small_recipe, write_days
 
@@ -32,13 +33,14 @@ import signal, sys
 signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever a library did in the process that starts this one
 from tests.helpers.training_days import made_spec, small_recipe
 from ml.lake import Lake
-from ml.training.day import train_day
-train_day(made_spec(), sys.argv[2], Lake.at(sys.argv[1]), recipe=small_recipe(checkpoints={"minutes": 1e-5}), progress=False)
+from ml.training.day import DayOptions, train_day
+options = DayOptions(recipe=small_recipe(checkpoints={"minutes": 1e-5}), progress=False)
+train_day(made_spec(), sys.argv[2], Lake.at(sys.argv[1]), options=options)
 """
 
 
 def trained(lake: Lake, day: str, **overrides: object) -> TrainedDay:
-    return train_day(made_spec(), day, lake, recipe=small_recipe(**overrides), progress=False)
+    return train_day(made_spec(), day, lake, options=DayOptions(recipe=small_recipe(**overrides), progress=False))
 
 
 def undisturbed(lake: Lake, days: int, rows: int) -> list[TrainedDay]:
@@ -101,7 +103,7 @@ def partly(lake: Lake, day: str, steps: int) -> tuple[TrainState, BlockReader, C
     state = new_state(recipe, schema)
     state.begin_pass()
     batches = iter(reader)
-    train(state, (next(batches) for _ in range(steps)), total_steps=len(reader))
+    train_pass(state, (next(batches) for _ in range(steps)), total_steps=len(reader))
     return state, reader, Checkpoints(lake, "made", "dlrm", day, {"recipe": recipe.fingerprint}, CheckpointRecipe(minutes=60))
 
 
@@ -210,7 +212,7 @@ def stop_in_the_sixth_step(lake: Lake, day: str, monkeypatch: pytest.MonkeyPatch
     log.addHandler(stop)
     try:
         with pytest.raises(InterruptedError):
-            train_day(made_spec(), day, lake, recipe=small_recipe(**OFTEN))
+            train_day(made_spec(), day, lake, options=DayOptions(recipe=small_recipe(**OFTEN)))
     finally:
         log.removeHandler(stop)
     assert taken(lake, day) == 5

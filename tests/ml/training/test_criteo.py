@@ -16,7 +16,7 @@ from ml.lake import Lake
 from ml.logs.ingest import ingest_day
 from ml.metrics import auc
 from ml.models.predict import predict
-from ml.training.day import train_day
+from ml.training.day import DayOptions, train_day
 from ml.training.load import load_model
 
 
@@ -28,7 +28,7 @@ def test_six_days_in_one_pass_predict_the_seventh(lake: Lake, catalog: dict[str,
         ingest_day(spec.log, day, logs, lake, runner)
         clean_day(spec, day, lake, logs, runner)
         write_day(spec, day, lake, runner)
-        trained.append(train_day(spec, day, lake, progress=False))
+        trained.append(train_day(spec, day, lake, options=DayOptions(progress=False)))
     assert trained[-1].rows_so_far == sum(t.report.rows for t in trained) == 137_139
 
     *_, sixth, seventh = spec.days()

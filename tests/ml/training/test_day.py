@@ -15,9 +15,10 @@ from ml.lake import Lake, MissingPartition
 from ml.metrics import auc
 from ml.models.predict import predict
 from ml.schema import FeatureSchema
-from ml.training.day import TrainedDay, previous_day, train_day
+from ml.training.day import DayOptions, previous_day, train_day
 from ml.training.load import load_model
-from ml.training.loop import train
+from ml.training.passes import train_pass
+from ml.training.report import TrainedDay
 from ml.training.state import new_state
 from tests.helpers.training_days import FIRST, made_spec, small_recipe, write_days
 
@@ -25,7 +26,9 @@ STAGE, ALL = "tuned_models/dlrm", ("train", "validation", "test")
 
 
 def train_days(lake: Lake, days: list[str], **overrides: object) -> list[TrainedDay]:
-    return [train_day(made_spec(), day, lake, recipe=small_recipe(**overrides), progress=False) for day in days]
+    return [
+        train_day(made_spec(), day, lake, options=DayOptions(recipe=small_recipe(**overrides), progress=False)) for day in days
+    ]
 
 
 def batches_of(lake: Lake, day: str, size: int = 100) -> list[Batch]:
@@ -42,7 +45,7 @@ def test_each_day_goes_on_from_the_day_before(lake: Lake) -> None:
     state = new_state(small_recipe(), FeatureSchema.of(spec))
     for day in days:
         state.begin_pass()
-        train(state, batches_of(lake, day, size=32), total_steps=10)
+        train_pass(state, batches_of(lake, day, size=32), total_steps=10)
     model, batch = load_model(lake, spec, days[-1]), batches_of(lake, days[0])[0]
     assert torch.equal(model(batch.dense, batch.sparse), state.model.eval()(batch.dense, batch.sparse))
 
@@ -136,7 +139,7 @@ def test_a_recipe_of_another_shape_can_not_go_on_and_leaves_no_trace(lake: Lake)
 def test_a_log_without_dense_features_trains(lake: Lake) -> None:
     spec = made_spec(dense=0)
     (day,) = write_days(lake, spec, days=1, rows=300)
-    trained = train_day(spec, day, lake, recipe=small_recipe(), progress=False)
+    trained = train_day(spec, day, lake, options=DayOptions(recipe=small_recipe(), progress=False))
     assert trained.report.rows == 300
 
 
@@ -157,5 +160,5 @@ def test_progress_goes_to_the_log_where_there_is_no_terminal(
     days = write_days(lake, made_spec(), days=1, rows=300)
     monkeypatch.setattr("ml.training.progress._SECONDS_BETWEEN_LINES", 0.0)
     with caplog.at_level(logging.INFO, logger="ml.training.progress"):
-        train_day(made_spec(), days[0], lake, recipe=small_recipe())
+        train_day(made_spec(), days[0], lake, options=DayOptions(recipe=small_recipe()))
     assert any("made dlrm 2026-01-01: 300 of 300 rows, loss 0." in line for line in caplog.messages)

@@ -1,0 +1,171 @@
+"""What training reports of a step, a pass and a day. Plain values; nothing here trains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from upath import UPath
+
+from ml.datasets.batch import Batch
+from ml.embeddings.interface import TableStats
+from ml.recipes.recipe import Recipe
+from ml.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step. Counts and loss are of all ranks; batch and logits are this rank's.
+
+    Attributes:
+        index: step of the pass, from 0.
+        rows: rows in the batch.
+        num_losses: losses averaged in `loss`: one for each row, or one for each clicked row with `loss: softmax`.
+        loss: mean of the losses before the update; 0 if there are none.
+        learning_rates: of this step, of the dense part (`dense`) and of the tables (`tables`).
+        batch: the B rows that were trained on.
+        logits: float32 [B], computed in training mode before the update and comparable with the labels of the batch, so
+            that a progressive AUC needs no second forward. None if the loss has no logit for each row.
+    """
+
+    index: int
+    rows: int
+    num_losses: int
+    loss: float
+    learning_rates: dict[str, float]
+    batch: Batch
+    logits: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """Result of a pass. Sums cover the whole pass, also if it was resumed; times cover this process's share of it.
+
+    Attributes:
+        rows: rows trained on, over all ranks.
+        steps: optimizer steps.
+        loss: mean over the rows that have a loss, each predicted before it was trained on (progressive validation); None
+            without rows.
+        rows_touched: distinct table rows updated, of this rank.
+        samples_per_second: of all ranks, during this process's share of the pass.
+        seconds_waiting: seconds spent waiting for batches.
+        seconds_computing: all other seconds.
+        stopped_early: whether the early-stopping target ended the pass.
+        learning_rates: of the last step.
+        tables: statistics by table at the end of the pass, of this rank.
+    """
+
+    rows: int
+    steps: int
+    loss: float | None
+    rows_touched: int
+    samples_per_second: float
+    seconds_waiting: float
+    seconds_computing: float
+    stopped_early: bool = False
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, TableStats] = field(default_factory=dict)
+
+
+class PassMeter:
+    """Measures this process's share of a pass, from its construction to `report`.
+
+    Iterate over the meter in place of the batches, so that the time spent waiting for them is known.
+
+    Args:
+        state: the state under training; its running pass may have been resumed.
+        batches: the batches to hand through.
+    """
+
+    def __init__(self, state: TrainState, batches: Iterable[Batch]) -> None:
+        self._state, self._batches = state, batches
+        self._started, self._waiting = time.perf_counter(), 0.0
+        self._rows_before = state.running.rows if state.running else 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        source = iter(self._batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(source, None)
+            self._waiting += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def report(self, last: Step | None, stopped_early: bool = False) -> TrainReport:
+        """Report the pass so far; `last` is its latest step in this process, if there was one."""
+        running = self._state.running
+        assert running is not None
+        seconds = time.perf_counter() - self._started
+        return TrainReport(
+            rows=running.rows,
+            steps=running.steps,
+            loss=running.loss_sum / running.num_losses if running.num_losses else None,
+            rows_touched=self._state.rows_touched(),
+            samples_per_second=(running.rows - self._rows_before) / seconds,
+            seconds_waiting=self._waiting,
+            seconds_computing=seconds - self._waiting,
+            stopped_early=stopped_early,
+            learning_rates=last.learning_rates if last else {},
+            tables=self._state.stats(),
+        )
+
+
+@dataclass(frozen=True)
+class TrainedDay:
+    """A trained day in the lake.
+
+    Attributes:
+        dataset: name of the dataset.
+        model: name of the model.
+        day: `YYYY-MM-DD`.
+        folder: the partition that was written.
+        parent: the day whose snapshot training started from; None on the first day.
+        recipe: the recipe it was trained under.
+        report: the pass over the day.
+        resumed_at: rows of the day that an earlier, interrupted run had trained on.
+        rows_so_far: rows trained on over the life of the model.
+        digest: of the snapshot.
+    """
+
+    dataset: str
+    model: str
+    day: str
+    folder: UPath
+    parent: str | None
+    recipe: Recipe
+    report: TrainReport
+    resumed_at: int
+    rows_so_far: int
+    digest: str
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the day by name; those that are undefined, such as the loss of a day without rows, are left out."""
+        report = self.report
+        metrics = {
+            "loss": report.loss,
+            "rows": report.rows,
+            "steps": report.steps,
+            "rows_touched": report.rows_touched,
+            "rows_so_far": self.rows_so_far,
+            "stopped_early": float(report.stopped_early) if self.recipe.early_stop else None,
+            **self._table_metrics(),
+            "samples_per_second": report.samples_per_second,
+            "seconds_waiting": report.seconds_waiting,
+            "seconds_computing": report.seconds_computing,
+        } | {f"learning_rate_{name}": rate for name, rate in report.learning_rates.items()}
+        return {name: float(value) for name, value in metrics.items() if value is not None}
+
+    def _table_metrics(self) -> dict[str, float | None]:
+        tables = self.report.tables.values()
+        looked_up = sum(stats.looked_up for stats in tables)
+        return {
+            "table_rows": sum(stats.rows for stats in tables),
+            "table_megabytes": sum(stats.nbytes for stats in tables) / 1e6,
+            "rows_admitted": sum(stats.admitted for stats in tables),
+            "rows_expired": sum(stats.expired + stats.evicted for stats in tables),
+            "unknown_id_rate": sum(stats.unknown for stats in tables) / looked_up if looked_up else None,
+        }
