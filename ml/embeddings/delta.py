@@ -192,17 +192,7 @@ class DeltaReceiver(ABC):
             Gap: If changes between this collection's step and the delta's beginning are missing.
             ValueError: If the delta is of other tables.
         """
-        shapes = self.delta_shapes()
-        if unknown := sorted(delta.tables.keys() - shapes.keys()):
-            raise ValueError(f"the delta has tables {unknown}, which are not among {sorted(shapes)}")
-        for name, table in delta.tables.items():
-            _check(name, shapes[name], table)
-        if delta.step <= self.step:
-            return False
-        if delta.since > self.step:
-            way_out = f"load a snapshot, or request a delta since {self.step}"
-            raise Gap(f"the tables are at step {self.step}, the delta begins after {delta.since}: {way_out}")
-        return True
+        return check_delta(delta, self.step, self.delta_shapes())
 
     def apply_delta(self, delta: Delta) -> bool:
         """Update, insert and delete rows as a delta says. (`apply` is the name of a method of every `torch.nn.Module`.)
@@ -230,7 +220,21 @@ class DeltaReceiver(ABC):
         """Apply a delta that was accepted."""
 
 
-def _check(name: str, shape: TableShape, table: TableDelta) -> None:
+def check_delta(delta: Delta, step: int, shapes: Mapping[str, TableShape]) -> bool:
+    """Check whether tables of some shapes that are at a step can apply a delta; see `DeltaReceiver.accepts`."""
+    if unknown := sorted(delta.tables.keys() - shapes.keys()):
+        raise ValueError(f"the delta has tables {unknown}, which are not among {sorted(shapes)}")
+    for name, table in delta.tables.items():
+        _check_table(name, shapes[name], table)
+    if delta.step <= step:
+        return False
+    if delta.since > step:
+        way_out = f"load a snapshot, or request a delta since {step}"
+        raise Gap(f"the tables are at step {step}, the delta begins after {delta.since}: {way_out}")
+    return True
+
+
+def _check_table(name: str, shape: TableShape, table: TableDelta) -> None:
     """Raises `ValueError` for rows that do not fit a table."""
     if table.weights.shape[1] != shape.width:
         raise ValueError(f"table {name!r} has rows of {shape.width} weights, the delta has {table.weights.shape[1]}")

@@ -19,6 +19,7 @@ from ml.embeddings.collisionless import state_dict
 from ml.embeddings.collisionless.bags import checked_rules, share_of_cap
 from ml.embeddings.collisionless.hash_map import ROW_BITS, ROW_MASK
 from ml.embeddings.collisionless.row_layout import LATEST
+from ml.embeddings.delta import Delta, Gap, TableDelta, TableShape
 from ml.embeddings.interface import TableStats, TrainableBags, in_order
 from ml.embeddings.optimizers import RowOptimizer
 from ml.embeddings.rules import TableRules, seed_of
@@ -77,7 +78,7 @@ class ReferenceEmbeddingBags(TrainableBags):
         self._dim = tables[0].embedding_dim
         self._keys = [feature for table in tables for feature in table.feature_names]
         self._table_of = [number for number, table in enumerate(tables) for _ in table.feature_names]
-        self.step, self.time, self.oldest_delta_step = 0, 0, 0
+        self._updates, self.time, self.oldest_delta_step = 0, 0, 0
         named = checked_rules(tables, rules or {})
         self.tables = [self._empty(named[table.name], seed) for table in tables]
         self._began_at, self._counted_before = 0, [dict(table.counters) for table in self.tables]
@@ -104,6 +105,43 @@ class ReferenceEmbeddingBags(TrainableBags):
     def set_rank_cap(self, rank: int, ranks: int) -> None:
         for table in self.tables:
             table.rules = replace(table.rules, max_rows=share_of_cap(table.rules.max_rows, rank, ranks))
+
+    @property
+    def step(self) -> int:
+        return self._updates
+
+    def advance_to(self, step: int) -> None:
+        self._updates = max(self._updates, step)
+
+    def delta_shapes(self) -> dict[str, TableShape]:
+        return {table.rules.name: TableShape(self._dim, None) for table in self.tables}
+
+    def delta(self, since: int) -> Delta:
+        if not self.oldest_delta_step <= since <= self.step:
+            raise Gap(f"{since} is not among steps {self.oldest_delta_step} to {self.step}")
+        tables = {}
+        for number, table in enumerate(self.tables):
+            changed = table.rows["step"] > since
+            deleted = self.tombstones[(self.tombstones[:, 0] > since) & (self.tombstones[:, 1] == number), 2].unique()
+            keys, weights, seen = (table.rows[name][changed] for name in ("id", "weight", "seen"))
+            tables[table.rules.name] = TableDelta(keys, weights, seen, deleted)
+        return Delta(since, self.step, self.time, tables)
+
+    def _write_delta(self, delta: Delta) -> None:
+        for number, table in enumerate(self.tables):
+            own = delta.tables[table.rules.name]
+            table.keep(~torch.isin(table.rows["id"], own.deleted))
+            row, there = _find(table.rows["id"], own.keys)
+            rows = self._new_rows(table, own.keys, 0)
+            rows["weight"], rows["seen"], rows["state"] = own.weights.clone(), own.seen.clone(), self._first_state(own.weights)
+            for name in ("count", "slot", "state"):
+                rows[name][there] = table.rows[name][row[there]]
+            rows["step"] = torch.full_like(rows["step"], delta.step)
+            table.keep(~torch.isin(table.rows["id"], own.keys))
+            table.add(rows)
+            tombs = [torch.full_like(own.deleted, delta.step), torch.full_like(own.deleted, number), own.deleted]
+            self.tombstones = torch.cat([self.tombstones, torch.stack(tombs, 1)])
+        self._updates, self.time = delta.step, max(self.time, delta.time)
 
     def begin_pass(self) -> None:
         self.tombstones, self.oldest_delta_step = self.tombstones[:0], self.step
@@ -148,7 +186,7 @@ class ReferenceEmbeddingBags(TrainableBags):
     def restore(self, weights: Mapping[str, torch.Tensor], training_state: Mapping[str, torch.Tensor] | None) -> None:
         state = training_state
         same = state_dict.read_about(state, self.optimizer, [t.rules for t in self.tables]) if state is not None else []
-        self.step, self.time = weights["step"].tolist()
+        self._updates, self.time = weights["step"].tolist()
         for number, table in enumerate(self.tables):
             name = table.rules.name
             rows = self._new_rows(table, weights[f"{name}.id"].to(self.device), 0)
@@ -208,7 +246,7 @@ class ReferenceEmbeddingBags(TrainableBags):
 
     def update(self, features: KeyedJaggedTensor, grad: torch.Tensor) -> None:
         """One step on every row that was looked up. grad: float32 [B, F * D]."""
-        self.step += 1
+        self._updates += 1
         bag, share = self._bags(features)
         of_bag = grad.view(-1, len(self._keys), self._dim).permute(1, 0, 2).reshape(-1, self._dim)
         of_occurrence = of_bag[bag] * share.unsqueeze(1)
@@ -310,7 +348,7 @@ class ReferenceEmbeddingBags(TrainableBags):
             table.keep(~torch.isin(torch.arange(len(table), device=self.device), gone))
 
     def _delete_rows(self, ids: list[torch.Tensor]) -> None:
-        self.step += 1
+        self._updates += 1
         parts = [torch.stack([torch.full_like(i, self.step), torch.full_like(i, n), i], 1) for n, i in enumerate(ids)]
         self.tombstones = torch.cat([self.tombstones, *parts])
 
@@ -327,12 +365,6 @@ class ReferenceEmbeddingBags(TrainableBags):
         drawn = _mix(_mix(_mix(ids + _signed(GOLDEN)) ^ table.seed).unsqueeze(1) + steps)
         share = (drawn >> 40 & ((1 << 24) - 1)).float() * 2.0**-24
         weight = self.init_scale * (2 * share - 1)
-        state = torch.zeros(n, o.words(self._dim), device=self.device)
-        if o.kind in ("adagrad", "ftrl"):
-            state[:, : self._dim] = o.initial_accumulator
-        if o.kind == "ftrl":
-            scale = o.beta + o.initial_accumulator**0.5 + o.l2
-            state[:, self._dim :] = -weight * scale - weight.sign() * o.l1
         whole = {"dtype": torch.int32, "device": self.device}
         return {
             "id": ids,
@@ -341,8 +373,19 @@ class ReferenceEmbeddingBags(TrainableBags):
             "count": torch.zeros(n, **whole),
             "step": torch.full((n,), self.step + 1, **whole),
             "slot": torch.full((n,), o.initial_accumulator if o.kind == "rowwise_adagrad" else 0.0, device=self.device),
-            "state": state,
+            "state": self._first_state(weight),
         }
+
+    def _first_state(self, weight: torch.Tensor) -> torch.Tensor:
+        """Optimizer state of rows that have these weights and no update yet, float32 [N, S]."""
+        o = self.optimizer
+        state = torch.zeros(len(weight), o.words(self._dim), device=self.device)
+        if o.kind in ("adagrad", "ftrl"):
+            state[:, : self._dim] = o.initial_accumulator
+        if o.kind == "ftrl":
+            scale = o.beta + o.initial_accumulator**0.5 + o.l2
+            state[:, self._dim :] = -weight * scale - weight.sign() * o.l1
+        return state
 
     def _step(self, table: _Table, rows: torch.Tensor, g: torch.Tensor) -> None:
         o, lr, dim = self.optimizer, self.lr, self._dim

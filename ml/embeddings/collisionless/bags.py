@@ -17,8 +17,10 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from ml.embeddings.collisionless import state_dict
 from ml.embeddings.collisionless.counters import Counters
+from ml.embeddings.collisionless.deltas import shapes_of
 from ml.embeddings.collisionless.row_layout import STEP
 from ml.embeddings.collisionless.store import Occurrences, Store
+from ml.embeddings.delta import Delta, TableShape
 from ml.embeddings.interface import TableStats, TrainableBags, in_order
 from ml.embeddings.optimizers import RowOptimizer
 from ml.embeddings.rules import TableRules
@@ -129,6 +131,22 @@ class CollisionlessEmbeddingBags(TrainableBags):
 
     def set_rank_cap(self, rank: int, ranks: int) -> None:
         self.store.set_caps([share_of_cap(rule.max_rows, rank, ranks) for rule in self.store.rules])
+
+    @property
+    def step(self) -> int:
+        return self.store.step
+
+    def advance_to(self, step: int) -> None:
+        self.store.step = max(self.store.step, step)
+
+    def delta_shapes(self) -> Mapping[str, TableShape]:
+        return shapes_of(self.store)
+
+    def delta(self, since: int) -> Delta:
+        return self.store.delta(since)
+
+    def _write_delta(self, delta: Delta) -> None:
+        self.store.apply(delta)
 
     def begin_pass(self) -> None:
         """Deltas reach back to here: what was let go before is forgotten, or the list of it would grow for ever."""

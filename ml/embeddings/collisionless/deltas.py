@@ -1,100 +1,87 @@
-"""What changed in a store since a step: the unit that a trainer sends and a server applies. Sending is not here."""
+"""Deltas of a store: rows that were updated or admitted, and ids that were deleted, after a step."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
 from ml.embeddings.collisionless.row_layout import DEFAULT, FREE, ID, SEEN, STEP, TABLE, WEIGHTS
+from ml.embeddings.delta import Delta, Gap, TableDelta, TableShape, check_delta
 
 if TYPE_CHECKING:
     from ml.embeddings.collisionless.store import Store
 
 
-class Gap(ValueError):
-    """A delta does not follow on what a store holds, or is asked for from before its tombstones begin."""
-
-
-@dataclass(frozen=True)
-class Delta:
-    """What changed after step `since` up to `step`, as of event time `time`, microseconds since 1970 UTC.
-
-    tables int32, ids int64, seen int64 (seconds) and weights float32 [U, dim] of U rows; deleted_tables int32 and
-    deleted_ids int64 of ids that were let go, and may be among the rows again.
-    """
-
-    since: int
-    step: int
-    time: int
-    tables: NDArray[np.int32]
-    ids: NDArray[np.int64]
-    seen: NDArray[np.int64]
-    weights: NDArray[np.float32]
-    deleted_tables: NDArray[np.int32]
-    deleted_ids: NDArray[np.int64]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
+def shapes_of(store: Store) -> dict[str, TableShape]:
+    """Return the shape of each table's rows in deltas, by table name."""
+    return {rule.name: TableShape(store.dim, rows=None) for rule in store.rules}
 
 
 def delta_of(store: Store, since: int) -> Delta:
-    """What changed in a store after step `since`: rows that were updated or admitted, and ids that were let go.
+    """Return what changed in a store after step `since`, rows and deleted ids in the order of their ids.
 
-    Raises `Gap` where the store has forgotten what was let go so long ago, or has not come so far.
+    Raises:
+        Gap: If the store has not come so far, or has trimmed tombstones of later steps.
     """
     if since > store.step:
-        raise Gap(f"the tables are at step {store.step}, and {since} is asked for: load a snapshot")
+        raise Gap(f"the tables are at step {store.step}, changes since {since} were requested: load a snapshot")
     if since < store.oldest_delta_step:
-        raise Gap(f"what changed after {since} is known no more, only after {store.oldest_delta_step}: load a snapshot")
-    words = store.array.words[: store.used]
-    rows = np.flatnonzero((words[:, STEP] > since) & (words[:, TABLE] != FREE))
-    gone = np.concatenate([np.empty((0, 3), np.int64), *(part for part in store.tombstones if part[0, 0] > since)])
-    return Delta(
-        since=since,
-        step=store.step,
-        time=store.time,
-        tables=words[rows, TABLE],
-        ids=store.array.longs[rows, ID],
-        seen=store.array.seen(rows),
-        weights=store.array.floats[rows, WEIGHTS : WEIGHTS + store.dim],
-        deleted_tables=gone[:, 1].astype(np.int32),
-        deleted_ids=gone[:, 2],
-    )
+        oldest = store.oldest_delta_step
+        raise Gap(f"changes since step {since} are unavailable, the oldest are those since {oldest}: load a snapshot")
+    words, ids = store.array.words[: store.used], store.array.longs
+    changed = np.flatnonzero((words[:, STEP] > since) & (words[:, TABLE] != FREE))
+    deleted = np.concatenate([np.empty((0, 3), np.int64), *(part for part in store.tombstones if part[0, 0] > since)])
+    tables = {}
+    for number, rule in enumerate(store.rules):
+        rows = changed[words[changed, TABLE] == number]
+        rows = rows[np.argsort(ids[rows, ID])]
+        tables[rule.name] = TableDelta(
+            keys=torch.from_numpy(ids[rows, ID]),
+            weights=torch.from_numpy(store.array.floats[rows, WEIGHTS : WEIGHTS + store.dim]),
+            seen=torch.from_numpy(store.array.seen(rows)),
+            deleted=torch.from_numpy(np.unique(deleted[deleted[:, 1] == number, 2])),
+        )
+    return Delta(since, store.step, store.time, tables)
 
 
 def apply_to(store: Store, delta: Delta) -> bool:
-    """Let a store take over what a delta of another says; False where that is there already.
+    """Update, insert and delete rows of a store as a delta says. Rows that are new here begin with a new optimizer state.
 
-    Rows that are new here begin with a new optimizer's state. Raises `Gap` where something between the store's step and the
-    delta's is missing, `ValueError` where the delta is of other tables; the store is as it was then.
+    Returns:
+        True if the delta was applied, False if its changes were applied before.
+
+    Raises:
+        Gap: If changes between the store's step and the delta's beginning are missing; nothing is changed.
+        ValueError: If the delta is of other tables; nothing is changed.
     """
-    if delta.weights.shape != (len(delta.ids), store.dim):
-        raise ValueError(f"a delta of weights {delta.weights.shape} for {len(delta.ids)} ids does not fit rows of {store.dim}")
-    of = np.concatenate([delta.tables, delta.deleted_tables])
-    if len(of) and not 0 <= of.min() <= of.max() < len(store.live):
-        raise ValueError(f"a delta of tables {np.unique(of)} does not fit the {len(store.live)} tables here")
-    if delta.step <= store.step:
+    if not check_delta(delta, store.step, shapes_of(store)):
         return False
-    if delta.since > store.step:
-        way_out = f"load a snapshot, or ask for a delta since {store.step}"
-        raise Gap(f"the table is at step {store.step}, the delta begins after {delta.since}: {way_out}")
-    deleted_tables = delta.deleted_tables.astype(np.int64)
-    gone = store.find(deleted_tables, delta.deleted_ids)
-    store.delete_rows(np.unique(gone[gone != DEFAULT]), delta.step)
-    tables = delta.tables.astype(np.int64)
-    rows = store.find(tables, delta.ids)
+    number_of = {rule.name: number for number, rule in enumerate(store.rules)}
+    parts = [(number_of[name], table) for name, table in delta.tables.items() if table.seen is not None]
+    deleted, deleted_tables = _with_table([(number, table.deleted) for number, table in parts])
+    found = store.find(deleted_tables, deleted)
+    store.delete_rows(np.unique(found[found != DEFAULT]), delta.step)
+    ids, tables = _with_table([(number, table.keys) for number, table in parts])
+    rows = store.find(tables, ids)
     new = np.flatnonzero(rows == DEFAULT)
-    rows[new] = store.insert(tables[new], delta.ids[new])
-    store.array.words[rows, SEEN] = delta.seen.astype(np.uint32).view(np.int32)
-    store.array.words[rows, STEP] = delta.step
-    store.array.floats[rows, WEIGHTS : WEIGHTS + store.dim] = delta.weights
+    rows[new] = store.insert(tables[new], ids[new])
+    if parts:
+        seen = torch.cat([table.seen for _, table in parts if table.seen is not None]).numpy()
+        store.array.words[rows, SEEN] = seen.astype(np.uint32).view(np.int32)
+        store.array.words[rows, STEP] = delta.step
+        store.array.floats[rows, WEIGHTS : WEIGHTS + store.dim] = torch.cat([table.weights for _, table in parts]).numpy()
     store.begin(rows[new])
     store.step, store.time = delta.step, max(store.time, delta.time)
-    if len(deleted_tables):  # all of them, for deltas that this store hands on
+    if len(deleted):  # including ids that had no row here, for deltas that this store sends on
         store.tombstones = [part for part in store.tombstones if part[0, 0] != delta.step]
-        store.add_tombstones(deleted_tables, delta.deleted_ids)
+        store.add_tombstones(deleted_tables, deleted)
     return True
+
+
+def _with_table(parts: list[tuple[int, torch.Tensor]]) -> tuple[np.ndarray, np.ndarray]:
+    """Concatenate ids of several tables. Returns them, and the number of each one's table, both int64 [N]."""
+    numbers = [np.full(len(ids), number) for number, ids in parts]
+    empty = np.empty(0, np.int64)
+    return np.concatenate([empty, *(ids.numpy() for _, ids in parts)]), np.concatenate([empty, *numbers])

@@ -26,7 +26,7 @@ from ml.embeddings.collisionless.admission import (
     keep_candidates,
 )  # fmt: skip
 from ml.embeddings.collisionless.counters import Counters
-from ml.embeddings.collisionless.deltas import Delta, apply_to, delta_of
+from ml.embeddings.collisionless.deltas import apply_to, delta_of
 from ml.embeddings.collisionless.hash_map import EMPTY, ROW_BITS, HashMap, find_many, slots_for
 from ml.embeddings.collisionless.lookup import LookupContext, PartitionBuffers, add_admitted, reader
 from ml.embeddings.collisionless.row_layout import (
@@ -44,6 +44,7 @@ from ml.embeddings.collisionless.row_layout import (
 )
 from ml.embeddings.collisionless.threads import in_threads
 from ml.embeddings.collisionless.update import begin_states, trainer
+from ml.embeddings.delta import Delta
 from ml.embeddings.optimizers import CODES, RowOptimizer
 from ml.embeddings.rules import TableRules, seed_of
 

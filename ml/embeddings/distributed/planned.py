@@ -1,10 +1,10 @@
-"""Tables of a fixed number of rows in TorchRec's hands: its planner says which rank has which table, and
-`DistributedModelParallel` puts them there and takes ids, rows and gradients from rank to rank.
+"""Static tables distributed by TorchRec: its planner assigns each table to a rank, and `DistributedModelParallel` exchanges
+ids, rows and gradients.
 
-Every table stays whole, so that the ranks together do what one process would do on all of their examples: to the bit where
-their number is a power of two, as TorchRec divides by it, else up to rounding. The planner's other kinds are left out. Columns
-of a row would have a sum of row-wise Adagrad each, and learn something else; copies on all ranks would have an optimizer that
-no checkpoint reaches; rows divided among ranks, which TorchRec offers on GPUs alone, have not been tried.
+Tables are never split, so the ranks together compute what one process would on all of their examples: bit for bit if the
+number of ranks is a power of two, because TorchRec divides by it, else up to rounding. The planner's other sharding types are
+excluded. Splitting columns would give a row several sums of row-wise Adagrad, and so other results; replicated tables have an
+optimizer that checkpoints cannot reach; splitting rows is offered on GPUs only and has not been tested.
 """
 
 from __future__ import annotations
@@ -21,37 +21,54 @@ from torchrec.distributed.planner import EmbeddingShardingPlanner
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import KernelConfig, ParameterConstraints, TopologyFactory, TrainerConfig
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ModuleSharder, ShardingEnv, ShardingType
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
+from ml.embeddings.delta import Delta
+from ml.embeddings.fixed.base import FixedBags, module_name, row_delta
 from ml.embeddings.fixed.static import StaticEmbeddingBags
-from ml.embeddings.interface import TableStats, TrainableBags, check_fit, module_name
+from ml.embeddings.interface import TableStats, check_fit
 
-_WHOLE = ParameterConstraints(
+_TABLE_WISE = ParameterConstraints(
     sharding_types=[ShardingType.TABLE_WISE.value], compute_kernels=[EmbeddingComputeKernel.FUSED.value]
 )
-_RESERVED = 0.15  # of a rank's memory, for all that is no table
+_NO_ROWS = torch.empty(0, dtype=torch.int64)
+_RESERVED = 0.15  # fraction of a rank's memory for everything except tables
 
 
-class PlannedBags(TrainableBags):
-    """whole: tables made alike on every rank, given up to this. Every rank must make the same calls, also with a batch of no
-    examples. Gradients are summed over ranks.
+class PlannedBags(FixedBags):
+    """Static tables, each stored on the rank that TorchRec's planner assigned it to. Gradients are summed over ranks.
 
-    Figures are of this rank's share, and sums over ranks are those of the whole: rows, bytes and rows touched by anyone are
-    those of the tables that it has, occurrences those of its own batches.
+    All ranks must make the same calls, also with a batch of no examples. `stats` and `rows_touched` cover one rank's share:
+    rows and bytes of the tables that it stores, and occurrences in its own batches. Sums over ranks are those of the whole.
+
+    Args:
+        whole: Tables, built alike on every rank. Do not use them afterwards.
+        group: The ranks; by default all processes.
+
+    Example:
+        >>> import tempfile
+        >>> from torchrec.modules.embedding_configs import EmbeddingBagConfig
+        >>> store = dist.FileStore(tempfile.mktemp(), 1)
+        >>> dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+        >>> tables = [EmbeddingBagConfig(name="t", embedding_dim=4, num_embeddings=10, feature_names=["f"])]
+        >>> bags = StaticEmbeddingBags(tables, init_scale=0.1, lr=0.1, eps=1e-8, initial_accumulator=0.0, seed=0)
+        >>> planned = PlannedBags(bags)
+        >>> planned(KeyedJaggedTensor(["f"], torch.tensor([7, 3]), lengths=torch.tensor([1, 0, 1])))["f"].shape
+        torch.Size([3, 4])
+        >>> dist.destroy_process_group()
     """
 
     def __init__(self, whole: StaticEmbeddingBags, group: dist.ProcessGroup | None = None) -> None:
-        super().__init__(whole.base_lr)
-        self._configs, self.lookups = whole.embedding_bag_configs(), whole.lookups
+        configs, weights, state = whole.embedding_bag_configs(), whole.weights(), whole.training_state()
+        super().__init__(configs, whole.base_lr, {c.name: (c.num_embeddings, c.embedding_dim) for c in configs})
+        self.lookup, self.row_steps = whole.lookup, whole.row_steps
         self._group, self._rank, self._size = group, dist.get_rank(group), dist.get_world_size(group)
-        weights, state = whole.weights(), whole.training_state()
         self._like = [{name: tensor.to("meta") for name, tensor in kind.items()} for kind in (weights, state)]
         on_gpu = "nccl" in dist.get_backend(group)
         self._device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
-        self._dmp, placed = _sharded(whole.collection, self._device, group)
-        inner = {config.name: module_name(config.name) for config in self._configs}
+        self._dmp, placed = _distributed(whole.collection, self._device, group)
+        inner = {config.name: module_name(config.name) for config in configs}
         self.owner = {table: placed[name] for table, name in inner.items()}
         held, sums = self._dmp.state_dict(), self._dmp.fused_optimizer.state_dict()["state"]
         self._own: dict[str, torch.Tensor] = {}
@@ -61,79 +78,134 @@ class PlannedBags(TrainableBags):
             self._own[f"{table}.weight"], self._own[f"{table}.accumulator"] = (
                 shards.local_shards()[0].tensor.detach() for shards in (held[key], accumulator)
             )
-        self.restore(weights, state)
+        self._restore_own(weights, state)
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
-        """Pooled rows of this rank's examples: KeyedTensor with values float32 [B, F * D], keys in the order of the tables,
-        whatever their order in the plan.
+        """Look up and pool the rows of this rank's examples.
 
-        The features' keys may come in any order. Raises `KeyError` where one is missing.
+        Args:
+            features: Ids of at least the F features, keys in any order.
+
+        Returns:
+            Pooled rows, float32 [B, F * D], keys in the order of the tables, whatever their order in the plan.
+
+        Raises:
+            KeyError: If a feature is missing.
         """
-        rows = self.lookups.rows(features, self.training)
+        rows = self.lookup.rows(features, self.training)
         pooled, keys = self._dmp(rows.to(self._device)).wait(), rows.keys()
         values = pooled.values() if pooled.keys() == keys else torch.cat([pooled[key] for key in keys], 1)
-        if values.requires_grad:  # TorchRec divides by the number of ranks: gradients here are summed
+        if values.requires_grad:  # TorchRec averages gradients over ranks; here they are summed
             values.register_hook(lambda gradient: gradient * self._size)
+        if self.training:
+            self.lookup.mark(rows, self.row_steps, values)
         return KeyedTensor(keys, [config.embedding_dim for config in self._configs], values)
-
-    def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
-        return self._configs
 
     def set_learning_rate(self, lr: float) -> None:
         for group in self._dmp.fused_optimizer.param_groups:
             group["lr"] = lr  # type: ignore[index]
-        self._dmp.fused_optimizer.step()  # hands the rate to the kernels; the rows it left to them long ago
+        self._dmp.fused_optimizer.step()  # passes the rate to the kernels; the backward passes have updated the rows already
+
+    def part_weights(self) -> dict[str, torch.Tensor]:
+        """Return the live weights of the tables that this rank stores."""
+        return self._own_tensors("weight")
+
+    def part_accumulators(self) -> dict[str, torch.Tensor]:
+        return self._own_tensors("accumulator")
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The whole of `StaticEmbeddingBags.weights`, copied, on every rank."""
-        return {name: self._whole(name) for name in self._like[0]}
+        """Return copies of the tensors of `StaticEmbeddingBags.weights`, complete on every rank."""
+        return {name: self._broadcast(name) for name in self._like[0] if name != "step"} | {
+            "step": self.row_steps.clock.clone()
+        }
 
     def training_state(self) -> dict[str, torch.Tensor]:
-        """The whole of `StaticEmbeddingBags.training_state`, copied, on every rank: touched by any, counted by all."""
-        sums = {name: self._whole(name) for name in self._like[1] if name.endswith(".accumulator")}
-        return sums | {"touched": self._touched(), "counted": self._reduced(self.lookups.counted, dist.ReduceOp.SUM)}
+        """Return copies of the tensors of `StaticEmbeddingBags.training_state`, complete on every rank: steps are the latest of
+        any rank, occurrences the sums of all."""
+        sums = {name: self._broadcast(name) for name in self._like[1] if name.endswith(".accumulator")}
+        self._share_steps()
+        steps = {name: tensor.clone() for name, tensor in self.row_steps.state().items()}
+        return sums | steps | {"counted": self._reduced(self.lookup.counted, dist.ReduceOp.SUM)}
 
     def restore(self, weights: Mapping[str, torch.Tensor], training_state: Mapping[str, torch.Tensor] | None) -> None:
-        """Take this rank's part of whole tensors; the first rank takes what was counted.
+        """Restore the tables that this rank stores from tensors of all tables.
 
-        Raises `ValueError`, naming the tensors, where they are not of these tables.
+        Raises:
+            ValueError: If names, shapes or dtypes do not fit; the message names the tensors.
         """
         for like, saved in zip(self._like, (weights, training_state), strict=True):
-            if saved is None:
-                continue
-            check_fit(like, saved)
-            for name in self._own.keys() & saved.keys():
-                self._own[name].copy_(saved[name])
-        if training_state is not None:
-            self.lookups.touched.copy_(training_state["touched"])
-            self.lookups.counted.copy_(training_state["counted"] * (self._rank == 0))
+            if saved is not None:
+                check_fit(like, saved)
+        self._restore_own(weights, training_state)
+        self.row_steps.clock.copy_(weights["step"])
+        if training_state is None:
+            self.row_steps.forget()
+            return
+        for name, tensor in self.row_steps.state().items():
+            tensor.copy_(training_state[name])
+        self.lookup.counted.copy_(training_state["counted"] * (self._rank == 0))
 
     def stats(self) -> dict[str, TableStats]:
-        """`unknown` counts what was out of vocabulary."""
+        """Return statistics of this rank's share of each table; `unknown` counts occurrences that were out of vocabulary."""
         found = {}
-        for config, (looked_up, unknown) in zip(self._configs, self.lookups.counted.tolist(), strict=True):
+        for config, (looked_up, unknown) in zip(self._configs, self.lookup.counted.tolist(), strict=True):
             rows = config.num_embeddings if self.owner[config.name] == self._rank else 0
             nbytes = 4 * rows * (config.embedding_dim + 1)
             found[config.name] = TableStats(rows, nbytes, looked_up=looked_up, unknown=unknown)
         return found
 
     def begin_pass(self) -> None:
-        self.lookups.forget()
+        super().begin_pass()
+        self.lookup.counted.zero_()
 
     def rows_touched(self) -> int:
-        of_table = self._touched().split([config.num_embeddings for config in self._configs])
-        tables = zip(self._configs, of_table, strict=True)
-        return sum(int(touched.sum()) for config, touched in tables if self.owner[config.name] == self._rank)
+        """Return how many rows of the tables on this rank were looked up by any rank."""
+        self._share_steps()
+        return sum(touched for name, touched in self.row_steps.touched().items() if self.owner[name] == self._rank)
 
-    def _whole(self, name: str) -> torch.Tensor:
-        """A table's tensor, from the rank that has it."""
+    def delta(self, since: int) -> Delta:
+        """Return this rank's share: the changes of the tables that it stores. Every rank must call it.
+
+        `ml.embeddings.delta.merge_deltas` merges the shares.
+        """
+        self._share_steps()
+        changed, weights = self.row_steps.changed(since), self.part_weights()
+        for config in self._configs:
+            if config.name not in weights:
+                changed[config.name], weights[config.name] = _NO_ROWS, torch.empty(0, config.embedding_dim)
+        tables = {name: row_delta(rows, weights[name]) for name, rows in changed.items()}
+        return Delta(since, self.step, self.row_steps.time, tables)
+
+    def _write_delta(self, delta: Delta) -> None:
+        """Apply this rank's share of the delta of all tables."""
+        weights, steps = self.part_weights(), self.row_steps.by_table()
+        for name, table in delta.tables.items():
+            steps[name][table.keys] = delta.step
+            if name in weights:
+                weights[name][table.keys] = table.weights.to(self._device)
+        self.row_steps.advance_to(delta.step)
+        self.row_steps.set_time(delta.time)
+
+    def _own_tensors(self, kind: str) -> dict[str, torch.Tensor]:
+        names = (config.name for config in self._configs)
+        return {name: self._own[f"{name}.{kind}"] for name in names if f"{name}.{kind}" in self._own}
+
+    def _restore_own(self, weights: Mapping[str, torch.Tensor], training_state: Mapping[str, torch.Tensor] | None) -> None:
+        saved = {**weights, **(training_state or {})}
+        for name in self._own.keys() & saved.keys():
+            self._own[name].copy_(saved[name])
+
+    def _broadcast(self, name: str) -> torch.Tensor:
+        """Return a table's tensor from the rank that stores it."""
         like = self._like[name.endswith(".accumulator")][name]
         found = self._own[name].clone() if name in self._own else torch.empty_like(like, device=self._device)
         dist.broadcast(found, group_src=self.owner[name.rpartition(".")[0]], group=self._group)
         return found.cpu()
 
-    def _touched(self) -> torch.Tensor:
-        return self._reduced(self.lookups.touched.byte(), dist.ReduceOp.MAX).bool()
+    def _share_steps(self) -> None:
+        """Let all ranks know when any of them last looked a row up."""
+        for tensor in (self.row_steps.rows, self.row_steps.clock):
+            tensor.copy_(self._reduced(tensor, dist.ReduceOp.MAX))
 
     def _reduced(self, tensor: torch.Tensor, how: dist.ReduceOp.RedOpType) -> torch.Tensor:
         found = tensor.to(self._device, copy=True)
@@ -141,10 +213,10 @@ class PlannedBags(TrainableBags):
         return found.cpu()
 
 
-def _sharded(
+def _distributed(
     tables: FusedEmbeddingBagCollection, device: torch.device, group: dist.ProcessGroup | None
 ) -> tuple[DistributedModelParallel, dict[str, int]]:
-    """The tables on their ranks, and whose each is."""
+    """Distribute tables by the planner. Returns them, and the rank that stores each."""
     env = ShardingEnv.from_process_group(cast(dist.ProcessGroup, group or dist.group.WORLD))
     sharders: list[ModuleSharder[Any]] = [FusedEmbeddingBagCollectionSharder()]
     planner = EmbeddingShardingPlanner(
@@ -152,9 +224,9 @@ def _sharded(
             TrainerConfig(world_size=env.world_size), kernel_config=KernelConfig(compute_device=device.type)
         ),
         storage_reservation=FixedPercentageStorageReservation(_RESERVED),
-        constraints={config.name: _WHOLE for config in tables.embedding_bag_configs()},
+        constraints={config.name: _TABLE_WISE for config in tables.embedding_bag_configs()},
     )
-    tables = tables.to("meta")  # or every rank would keep the whole of them for good
+    tables = tables.to("meta")  # otherwise every rank would keep a copy of all tables
     plan = planner.collective_plan(tables, sharders, env.process_group)
     placed = cast(EmbeddingModuleShardingPlan, plan.plan[""])
     owner = {name: cast(list[int], sharding.ranks)[0] for name, sharding in placed.items()}

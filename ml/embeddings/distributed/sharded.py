@@ -1,16 +1,17 @@
-"""Tables shared out among the ranks of a process group: each id has one owner, who alone holds, counts and updates its row.
+"""Tables sharded across the ranks of a process group: each row has one owner, which stores, counts and updates it.
 
-A rank's ids go to their owners, rows come back and are pooled where they were asked for; in the backward pass gradients take
-the same way. Tables that grow are divided by id, those of a fixed size by feature, so that no row has two owners: the ranks
-together do what one process would do on all of their rows, in the order of the ranks. But a cap on a table's rows is divided
-too, what makes way is chosen within a share, and chance admission draws anew by the number of ranks. Static tables are
-TorchRec's to place (`planned`).
+The ids of a rank's batch are sent to their owners; rows come back and are pooled on the rank that asked for them. The backward
+pass sends gradients the same way. Tables that store ids are sharded by id, tables of a fixed size are assigned to ranks as a
+whole, so no row has two owners, and the ranks together compute what one process would on all of their rows, in the order of the
+ranks. There are two differences: a cap on a table's rows is divided among the ranks, each of which evicts within its own share,
+and probabilistic admission draws other random numbers for another number of ranks. Static tables are distributed by TorchRec
+(`planned`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -21,22 +22,45 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from ml.embeddings.collisionless import state_dict
-from ml.embeddings.distributed.exchange_plan import pool, route, spread
+from ml.embeddings.delta import Delta, TableDelta, TableShape
+from ml.embeddings.distributed.exchange_plan import plan_exchange, pool_rows, sum_row_gradients
 from ml.embeddings.distributed.planned import PlannedBags
 from ml.embeddings.fixed.static import StaticEmbeddingBags
 from ml.embeddings.interface import TableStats, TrainableBags, in_order
 
 
 class ShardedBags(TrainableBags):
-    """local: new tables, made alike on every rank, each of which has its share from now on. All must make the same calls.
+    """A collection of tables whose rows are sharded across ranks. All ranks must make the same calls.
 
-    Figures are of this rank's share: those of the whole are their sums over ranks.
+    Statistics are of this rank's share; those of the whole are their sums over ranks.
+
+    Ranks count their own updates, so their steps may differ during a pass. `end_pass` and `delta` raise all of them to the
+    latest, so that a receiver at the step of a delta, or of a snapshot taken after a pass, misses nothing that any rank updates
+    later.
+
+    Args:
+        local: A new collection, built alike on every rank; it stores this rank's share from now on.
+        group: The ranks; by default all processes.
+
+    Raises:
+        ValueError: If the features of the tables are weighted.
+
+    Example:
+        >>> import tempfile
+        >>> from ml.embeddings.collisionless.bags import CollisionlessEmbeddingBags
+        >>> store = dist.FileStore(tempfile.mktemp(), 1)
+        >>> dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+        >>> tables = [EmbeddingBagConfig(name="t", embedding_dim=4, num_embeddings=1, feature_names=["f"])]
+        >>> bags = ShardedBags(CollisionlessEmbeddingBags(tables, lr=0.1, init_scale=0.1))
+        >>> bags(KeyedJaggedTensor(["f"], torch.tensor([7, -1]), lengths=torch.tensor([1, 0, 1])))["f"].shape
+        torch.Size([3, 4])
+        >>> dist.destroy_process_group()
     """
 
     def __init__(self, local: TrainableBags, group: dist.ProcessGroup | None = None) -> None:
         super().__init__(local.base_lr)
         if local.is_weighted():
-            raise ValueError("tables with weights per sample are not shared out among processes")
+            raise ValueError("tables with weights per sample cannot be sharded across processes")
         self.local, self.group = local, group
         configs = local.embedding_bag_configs()
         self._keys = [feature for config in configs for feature in config.feature_names]
@@ -45,21 +69,31 @@ class ShardedBags(TrainableBags):
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
         self.sharded_by_id = local.sharded_by_id
         self._tables = [config.name for config in configs]
-        # Of tables divided by feature, each of which has one.
+        # Of tables that are assigned as a whole, which have one feature each.
         self._owner = {config.name: number % self.ranks for number, config in enumerate(configs)}
         local.set_rank_cap(self.rank, self.ranks)
         self._anchor = nn.Parameter(torch.empty(0))
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
-        """Pooled rows of this rank's examples: KeyedTensor with values float32 [B, F * D], keys in the order of the tables."""
+        """Look up and pool the rows of this rank's examples.
+
+        Args:
+            features: Ids of at least the F features, keys in any order.
+
+        Returns:
+            Pooled rows, float32 [B, F * D], keys in the order of the tables.
+
+        Raises:
+            KeyError: If a feature is missing.
+        """
         pooled = _Exchange.apply(self._anchor, self, in_order(features, self._keys))
         return KeyedTensor(self._keys, [self._dim] * len(self._keys), pooled)
 
-    def owners(self, ids: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        """Which rank has each occurrence, int64 [N]. key: int64 [N], the number of its feature."""
+    def owners(self, ids: torch.Tensor, feature: torch.Tensor) -> torch.Tensor:
+        """Return the rank that owns each occurrence, int64 [N]. ids, feature: int64 [N], the latter the feature's index."""
         if self.local.sharded_by_id:
             return torch.from_numpy(state_dict.shard_of(ids.numpy(), self.ranks))
-        return key % self.ranks
+        return feature % self.ranks
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
         return self.local.embedding_bag_configs()
@@ -74,140 +108,194 @@ class ShardedBags(TrainableBags):
         return self.local.dense_parameters()
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Of tables divided by id this rank's share; of others the whole, on every rank."""
-        return self.local.weights() if self.sharded_by_id else self._whole(self.local.weights())
+        """Return this rank's share of rows sharded by id; other tables completely, on every rank."""
+        return self.local.weights() if self.sharded_by_id else self._broadcast(self.local.weights())
 
     def training_state(self) -> dict[str, torch.Tensor]:
-        """Of tables divided by id this rank's share; of others the whole, on every rank."""
-        return self.local.training_state() if self.sharded_by_id else self._whole(self.local.training_state())
+        """Return this rank's share of rows sharded by id; other tables completely, on every rank."""
+        return self.local.training_state() if self.sharded_by_id else self._broadcast(self.local.training_state())
 
     def restore(self, weights: Mapping[str, torch.Tensor], training_state: Mapping[str, torch.Tensor] | None) -> None:
-        """Take this rank's share of what the whole tables gave."""
+        """Restore this rank's share from the tensors of the complete tables."""
         if self.sharded_by_id:
             share = state_dict.shard({**weights, **(training_state or {})}, self._tables, self.rank, self.ranks)
             weights, rest = state_dict.split_optimizer_state(share, self._tables)
             self.local.restore(weights, None if training_state is None else rest)
         else:
-            self.local.restore(weights, None if training_state is None else self._own_marks(training_state))
+            self.local.restore(weights, None if training_state is None else self._own_steps(training_state))
 
     def stats(self) -> dict[str, TableStats]:
         own = self.local.stats()
         if self.sharded_by_id:
             return own
         nothing = TableStats(**{field.name: 0 for field in fields(TableStats)})
-        return {name: figures if self._owner[name] == self.rank else nothing for name, figures in own.items()}
+        return {name: stats if self._owner[name] == self.rank else nothing for name, stats in own.items()}
 
     def begin_pass(self) -> None:
         self.local.begin_pass()
 
     def end_pass(self) -> None:
         self.local.end_pass()
+        self._align_steps()
 
     def rows_touched(self) -> int:
         return self.local.rows_touched()
 
-    def _whole(self, share: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Every table's tensors from its owner; which rows were touched, of all tables in one, from all."""
+    @property
+    def step(self) -> int:
+        return self.local.step
+
+    def advance_to(self, step: int) -> None:
+        self.local.advance_to(step)
+
+    def delta_shapes(self) -> Mapping[str, TableShape]:
+        return self.local.delta_shapes()
+
+    def delta(self, since: int) -> Delta:
+        """Return this rank's share of the changes. Every rank must call it.
+
+        `ml.embeddings.delta.merge_deltas` merges the shares.
+        """
+        self._align_steps()
+        found = self.local.delta(since)
+        return found if self.sharded_by_id else self._own_share(found)
+
+    def register_receiver(self, name: str, step: int) -> None:
+        self.local.register_receiver(name, step)
+
+    def acknowledge(self, name: str, step: int) -> None:
+        self.local.acknowledge(name, step)
+
+    def accepts(self, delta: Delta) -> bool:
+        """Check the delta of the complete tables. Every rank must call it; see `DeltaReceiver.accepts`."""
+        self._align_steps()
+        return super().accepts(delta)
+
+    def _write_delta(self, delta: Delta) -> None:
+        """Apply this rank's share of the delta of the complete tables."""
+        self.local.apply_delta(self._own_share(delta))
+
+    def _own_share(self, delta: Delta) -> Delta:
+        """Select the rows that this rank owns."""
+        tables = {}
+        for name, table in delta.tables.items():
+            if self.sharded_by_id:
+                rows, deleted = (self._owned(ids) for ids in (table.keys, table.deleted))
+            else:
+                mine = self._owner[self._table_of(f"{name}.") or name] == self.rank
+                rows, deleted = (torch.full((len(ids),), mine) for ids in (table.keys, table.deleted))
+            seen = None if table.seen is None else table.seen[rows]
+            tables[name] = TableDelta(table.keys[rows], table.weights[rows], seen, table.deleted[deleted])
+        return replace(delta, tables=tables)
+
+    def _owned(self, ids: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(state_dict.shard_of(ids.numpy(), self.ranks) == self.rank)
+
+    def _align_steps(self) -> None:
+        """Raise the steps of all ranks to the latest."""
+        latest = torch.tensor(self.local.step)
+        dist.all_reduce(latest, dist.ReduceOp.MAX, group=self.group)
+        self.local.advance_to(int(latest))
+
+    def _broadcast(self, share: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return every table's tensors from its owner; tensors that belong to no table are the same on all ranks."""
         found = {}
         for name, tensor in share.items():
-            table = self._table_of(name)
-            whole = (tensor.byte() if tensor.dtype == torch.bool else tensor).clone()
-            if table is None:
-                dist.all_reduce(whole, group=self.group)
-            else:
-                dist.broadcast(whole, group_src=self._owner[table], group=self.group)
-            found[name] = whole.to(tensor.dtype)
+            found[name], table = tensor.clone(), self._table_of(name)
+            if table is not None:
+                dist.broadcast(found[name], group_src=self._owner[table], group=self.group)
         return found
 
-    def _own_marks(self, whole: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The same, but for marks on what others own."""
+    def _own_steps(self, whole: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Set the row steps of other ranks' tables to zero, so that their rows are counted there alone."""
         found = dict(whole)
-        own = torch.tensor([self._owner[table] == self.rank for table in self._tables])
-        rows = torch.tensor([config.num_embeddings for config in self.local.embedding_bag_configs()])
         for name, tensor in whole.items():
             table = self._table_of(name)
-            if name == "touched":
-                found[name] = tensor & own.repeat_interleave(rows)
-            elif table is not None and name == f"{table}.touched" and self._owner[table] != self.rank:
+            if table is not None and name.endswith(".row_step") and self._owner[table] != self.rank:
                 found[name] = torch.zeros_like(tensor)
         return found
 
     def _table_of(self, name: str) -> str | None:
-        """Which table a tensor is of; None of one of all tables."""
+        """Return the table that a tensor belongs to, None if it belongs to the collection."""
         return max((table for table in self._tables if name.startswith(f"{table}.")), key=len, default=None)
 
 
 class _Exchange(torch.autograd.Function):
-    """Bags of this rank's examples, float32 [B, F * D], of rows from wherever they are.
+    """Pools the rows of this rank's examples, float32 [B, F * D], wherever they are stored.
 
-    Owners are told of every occurrence, for they count them; a row goes there and back once, however often it is asked for.
+    Owners receive every occurrence, because they count them; a row is sent and updated once per batch, however often it occurs.
     """
 
     @staticmethod
     def forward(ctx: Any, anchor: torch.Tensor, bags: ShardedBags, features: KeyedJaggedTensor) -> torch.Tensor:  # type: ignore[override]
         f, d, keys, group, ids = len(bags._keys), bags._dim, bags._keys, bags.group, features.values().long()
-        key = torch.repeat_interleave(torch.arange(f), torch.tensor(features.length_per_key()))
-        places = bags.owners(ids, key) * f + key
-        order, number, sent = route(ids.numpy(), places.numpy(), bags.ranks * f)
-        # By rank, feature, and whether distinct ids or those that come again.
-        sent = torch.from_numpy(sent).view(bags.ranks, f, 2)
-        got = torch.empty_like(sent)
-        dist.all_to_all_single(got, sent, group=group)
-        asked = ids.new_empty(int(got.sum()))
-        here, there = got.sum((1, 2)).tolist(), sent.sum((1, 2)).tolist()
-        dist.all_to_all_single(asked, ids[torch.from_numpy(order)], here, there, group=group)
-        by_key, of_mine = _by_feature(got.sum(2))
-        stride = int(of_mine.max())
-        lengths = (torch.arange(stride) < of_mine.unsqueeze(1)).reshape(-1).int()
+        feature = torch.repeat_interleave(torch.arange(f), torch.tensor(features.length_per_key()))  # [N]
+        places = bags.owners(ids, feature) * f + feature
+        order, row_of, sent = plan_exchange(ids.numpy(), places.numpy(), bags.ranks * f)
+        sent = torch.from_numpy(sent).view(bags.ranks, f, 2)  # distinct and repeated occurrences
+        received = torch.empty_like(sent)
+        dist.all_to_all_single(received, sent, group=group)
+        requested = ids.new_empty(int(received.sum()))
+        here, there = received.sum((1, 2)).tolist(), sent.sum((1, 2)).tolist()
+        dist.all_to_all_single(requested, ids[torch.from_numpy(order)], here, there, group=group)
+        by_feature, per_feature = _by_feature(received.sum(2))
+        stride = int(per_feature.max())
+        lengths = (torch.arange(stride) < per_feature.unsqueeze(1)).reshape(-1).int()
         with torch.set_grad_enabled(bags.training):
-            found = bags.local(KeyedJaggedTensor(keys, asked[by_key], lengths=lengths, stride=stride)).values().float()
-        distinct = torch.tensor([True, False]).repeat(bags.ranks * f).repeat_interleave(got.view(-1))
-        cells = torch.empty_like(by_key)
-        cells[by_key] = _cells(of_mine)
-        cells, here, there = cells[distinct], got[..., 0].sum(1).tolist(), sent[..., 0].sum(1).tolist()
+            found = bags.local(KeyedJaggedTensor(keys, requested[by_feature], lengths=lengths, stride=stride)).values().float()
+        distinct = torch.tensor([True, False]).repeat(bags.ranks * f).repeat_interleave(received.view(-1))
+        cells = torch.empty_like(by_feature)
+        cells[by_feature] = _cells(per_feature)
+        cells, here, there = cells[distinct], received[..., 0].sum(1).tolist(), sent[..., 0].sum(1).tolist()
         rows = torch.empty(sum(there), d)
         dist.all_to_all_single(rows, found.detach().view(-1, d)[cells], there, here, group=group)
-        place = (number, features.offsets().long().numpy(), bags._means.numpy(), features.stride())
+        bag_args = (row_of, features.offsets().long().numpy(), bags._means.numpy(), features.stride())
         out = torch.zeros(features.stride(), f * d)
-        pool(rows.numpy(), *place, out.numpy())
-        ctx.bags, ctx.found, ctx.cells, ctx.place, ctx.there, ctx.here = bags, found, cells, place, there, here
+        pool_rows(rows.numpy(), *bag_args, out.numpy())
+        ctx.bags, ctx.found, ctx.cells, ctx.bag_args, ctx.there, ctx.here = bags, found, cells, bag_args, there, here
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[None, None, None]:  # type: ignore[override]
-        summed = torch.zeros(sum(ctx.there), ctx.bags._dim)
-        number, offsets, means, examples = ctx.place
-        spread(grad.float().contiguous().numpy(), number, offsets, means, examples, summed.numpy())
-        came = summed.new_empty(len(ctx.cells), ctx.bags._dim)
-        dist.all_to_all_single(came, summed, ctx.here, ctx.there, group=ctx.bags.group)
+        sent = torch.zeros(sum(ctx.there), ctx.bags._dim)
+        row_of, offsets, means, examples = ctx.bag_args
+        sum_row_gradients(grad.float().contiguous().numpy(), row_of, offsets, means, examples, sent.numpy())
+        received = sent.new_empty(len(ctx.cells), ctx.bags._dim)
+        dist.all_to_all_single(received, sent, ctx.here, ctx.there, group=ctx.bags.group)
         if ctx.found.requires_grad:
-            of_all = torch.zeros_like(ctx.found)
-            of_all.view(-1, ctx.bags._dim)[ctx.cells] = came
-            torch.autograd.backward(ctx.found, of_all)
+            gradients = torch.zeros_like(ctx.found)
+            gradients.view(-1, ctx.bags._dim)[ctx.cells] = received
+            torch.autograd.backward(ctx.found, gradients)
         return None, None, None
 
 
-def _cells(of_feature: torch.Tensor) -> torch.Tensor:
-    """Where the bags of one id each lie in a [B, F] of them: int64 [N], by feature. of_feature: int64 [F], how many one has."""
-    f = len(of_feature)
-    first = (of_feature.cumsum(0) - of_feature).repeat_interleave(of_feature)
-    return (torch.arange(len(first)) - first) * f + torch.arange(f).repeat_interleave(of_feature)
+def _cells(per_feature: torch.Tensor) -> torch.Tensor:
+    """Return the cell of each bag of one id in a [B, F] grid, int64 [N], by feature. per_feature: number of bags, int64 [F]."""
+    f = len(per_feature)
+    first = (per_feature.cumsum(0) - per_feature).repeat_interleave(per_feature)
+    return (torch.arange(len(first)) - first) * f + torch.arange(f).repeat_interleave(per_feature)
 
 
-def _by_feature(got: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What came by rank and feature, in order of features, and within one of ranks: as one process would have it.
+def _by_feature(received: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Order what was received by rank and feature as one process would have it: by feature, and within it by rank.
 
-    got: occurrences, int64 [R, F]. Gives where each was, int64 [N], and how many a feature has, int64 [F].
+    received: number of occurrences, int64 [R, F]. Returns the position of each, int64 [N], and counts by feature, int64 [F].
     """
-    begins = (got.view(-1).cumsum(0) - got.view(-1)).view_as(got).T.reshape(-1)
-    lengths = got.T.reshape(-1)
+    begins = (received.view(-1).cumsum(0) - received.view(-1)).view_as(received).T.reshape(-1)
+    lengths = received.T.reshape(-1)
     shift = begins - (lengths.cumsum(0) - lengths)
-    return torch.arange(int(lengths.sum())) + shift.repeat_interleave(lengths), got.sum(0)
+    return torch.arange(int(lengths.sum())) + shift.repeat_interleave(lengths), received.sum(0)
 
 
 def shard_tables(model: nn.Module, group: dist.ProcessGroup | None = None, by_id: bool = True) -> None:
-    """Put a sharded collection in the place of every collection of tables of a model; by_id=False: of a fixed size alone."""
+    """Replace every collection of tables of a model by a sharded one.
+
+    Args:
+        model: A new model, built alike on every rank.
+        group: The ranks; by default all processes.
+        by_id: False leaves tables that store ids as they are: each rank trains its own (`replicas`).
+    """
     for module in list(model.modules()):
         if isinstance(module, ShardedBags):
             continue

@@ -1,18 +1,18 @@
-"""Tables in which an id's embedding is put together from several small rows, and rows of fewer dimensions are projected up.
+"""Compositional embedding tables: an id's embedding is combined from several small rows, or projected from a narrow row.
 
-An id's codes (`partitions`) each pick a row, and an operation combines them (Shi et al., 2020, arXiv 1909.02107):
+An id's codes (`partitions`) each select a row, and an operation combines the rows (Shi et al., 2020, arXiv 1909.02107):
 
 | operation | embedding of an id                                                                                   |
 |-----------|------------------------------------------------------------------------------------------------------|
-| concat    | its k rows of D / k weights side by side                                                             |
-| add       | their sum                                                                                            |
-| mult      | their product, element by element                                                                    |
-| path      | the first row, then through a small MLP per further code, each added to what came in                 |
+| concat    | concatenation of its k rows of D / k weights                                                         |
+| add       | sum of its rows                                                                                      |
+| mult      | element-wise product of its rows                                                                     |
+| path      | the first row, passed through a small residual MLP per further code                                  |
 | project   | one row of d <= D weights, times a matrix of the table: mixed dimensions (Ginart et al., 2019,        |
 |           | arXiv 1909.11810)                                                                                    |
 
-Rows are trained by FBGEMM's fused kernel, matrices by the model's own optimizer. Whatever the operation, embeddings begin with
-the spread of a plain table's.
+Rows are trained by FBGEMM's fused kernel, matrices by the model's own optimizer. First weights are scaled such that embeddings
+have the variance of a plain table's, whatever the operation.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
+from ml.embeddings.fixed.base import FixedBags, generator_of, module_name, unweighted
 from ml.embeddings.fixed.partitions import MULTIPLE, PATH_WIDTH, Partitions, widths_of
-from ml.embeddings.interface import TableStats, TrainableBags, features_of, generator_of, in_order, module_name, plain
+from ml.embeddings.interface import TableStats, in_order
 from ml.embeddings.rules import Operation
 
 _AROUND_ONE = 0.1
@@ -43,17 +44,46 @@ _AROUND_ONE = 0.1
 
 @dataclass(frozen=True)
 class Composition:
-    """How a table's rows are found and combined. dim: weights of a row before a projection, of `project` alone."""
+    """How the rows of a table are found and combined.
+
+    Args:
+        partitions: The codes of an id; each selects a row.
+        operation: How rows are combined.
+        dim: Weights of a row before the projection; for operation `project` only.
+    """
 
     partitions: Partitions
     operation: Operation
     dim: int | None = None
 
 
-class CompositionalEmbeddingBags(TrainableBags):
-    """F tables of one dimension D, a table per feature, with row-wise Adagrad in the backward pass.
+class CompositionalEmbeddingBags(FixedBags):
+    """F compositional tables of one dimension D, one table per feature, with row-wise Adagrad in the backward pass.
 
-    Bags pool the ids' embeddings, not their rows. Raises `ValueError` where an operation does not fit its partitions or D.
+    Bags pool the embeddings of ids, not their rows.
+
+    Args:
+        tables: The tables; each has one feature.
+        compositions: How rows are found and combined, by table name.
+        init_scale: Embeddings begin with the variance of weights drawn uniformly from [-init_scale, init_scale).
+        lr: Learning rate, before any schedule.
+        eps: Added to the root of a row's accumulator.
+        initial_accumulator: First value of each row's accumulator.
+        seed: First weights follow from the seed and the table's name.
+
+    Raises:
+        ValueError: If a table has several features, or an operation does not fit its partitions or D.
+
+    Example:
+        >>> from ml.embeddings.fixed.partitions import partitions_for
+        >>> tables = [EmbeddingBagConfig(name="t", embedding_dim=8, num_embeddings=1, feature_names=["f"])]
+        >>> how = Composition(partitions_for("quotient_remainder", universe=1000, rows=80), operation="concat")
+        >>> bags = CompositionalEmbeddingBags(
+        ...     tables, {"t": how}, init_scale=0.1, lr=0.1, eps=1e-8, initial_accumulator=0.0, seed=0
+        ... )
+        >>> features = KeyedJaggedTensor(["f"], values=torch.tensor([7, 999]), lengths=torch.tensor([1, 0, 1]))
+        >>> bags(features)["f"].shape, bags.stats()["t"].rows
+        (torch.Size([3, 8]), 79)
     """
 
     def __init__(
@@ -67,48 +97,64 @@ class CompositionalEmbeddingBags(TrainableBags):
         initial_accumulator: float,
         seed: int,
     ) -> None:
-        super().__init__(lr)
-        self._configs, self._keys = list(tables), features_of(tables)
-        self.tables = nn.ModuleDict()
-        for config in self._configs:
-            self.tables[module_name(config.name)] = _Table(
-                config, compositions[config.name], init_scale, lr, eps, initial_accumulator, generator_of(seed, config.name)
-            )
+        made = {
+            c.name: _Table(c, compositions[c.name], init_scale, lr, eps, initial_accumulator, generator_of(seed, c.name))
+            for c in tables
+        }
+        super().__init__(
+            tables,
+            lr,
+            {
+                f"{name}.{part}": shape
+                for name, table in made.items()
+                for part, shape in enumerate(zip(table.sizes, table.widths, strict=True))
+            },
+        )
+        self.tables = nn.ModuleDict({module_name(name): table for name, table in made.items()})
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
-        """Pooled embeddings: KeyedTensor with values float32 [B, F * D], keys in the order of the tables.
+        """Look up, combine and pool rows.
 
-        The features' keys may come in any order. Raises `KeyError` where one is missing.
+        Args:
+            features: Ids of at least the F features, keys in any order.
+
+        Returns:
+            Pooled embeddings, float32 [B, F * D], keys in the order of the tables.
+
+        Raises:
+            KeyError: If a feature is missing.
+            ValueError: If the features have weights per sample.
         """
-        features = plain(in_order(features, self._keys))
-        bags = [self.tables[module_name(c.name)](features[key].values(), features[key].lengths()) for c, key in self._placed()]
-        return KeyedTensor(self._keys, [config.embedding_dim for config in self._configs], torch.cat(bags, dim=1))
-
-    def _placed(self) -> Iterator[tuple[EmbeddingBagConfig, str]]:
-        return zip(self._configs, self._keys, strict=True)
-
-    def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
-        return self._configs
+        features = unweighted(in_order(features, self._keys))
+        bags, marked, first_row = [], [], 0
+        for key, (_, table) in zip(self._keys, self._named(), strict=True):
+            codes = table.codes(features[key].values())  # [k, N]
+            bags.append(table(codes, features[key].lengths()))
+            firsts = first_row + torch.tensor([0, *table.sizes[:-1]]).cumsum(0)
+            marked.append((codes + firsts[:, None]).view(-1))
+            first_row += sum(table.sizes)
+        pooled = torch.cat(bags, dim=1)
+        if self.training:
+            self.row_steps.mark(torch.cat(marked), pooled)
+        return KeyedTensor(self._keys, [config.embedding_dim for config in self._configs], pooled)
 
     def set_learning_rate(self, lr: float) -> None:
         for _, table in self._named():
             table.rows.set_learning_rate(lr)
 
-    def weights(self) -> dict[str, torch.Tensor]:
-        """`<table>.<partition>.weight`: float32 [size, width]."""
+    def part_weights(self) -> dict[str, torch.Tensor]:
         return {
-            f"{name}.{part}.weight": weight.detach()
+            f"{name}.{part}": weight.detach()
             for name, table in self._named()
             for part, weight in enumerate(table.rows.split_embedding_weights())
         }
 
-    def training_state(self) -> dict[str, torch.Tensor]:
-        """`<table>.<partition>.accumulator`: float32 [size]. `<table>.touched`: bool [sum of sizes]."""
-        found = {f"{name}.touched": table.touched for name, table in self._named()}
-        for name, table in self._named():
-            states = table.rows.split_optimizer_states()
-            found |= {f"{name}.{part}.accumulator": state.detach() for part, (state,) in enumerate(states)}
-        return found
+    def part_accumulators(self) -> dict[str, torch.Tensor]:
+        return {
+            f"{name}.{part}": state.detach()
+            for name, table in self._named()
+            for part, (state,) in enumerate(table.rows.split_optimizer_states())
+        }
 
     def dense_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, table in self._named():
@@ -118,19 +164,12 @@ class CompositionalEmbeddingBags(TrainableBags):
     def stats(self) -> dict[str, TableStats]:
         return {name: TableStats(sum(table.sizes), table.nbytes) for name, table in self._named()}
 
-    def begin_pass(self) -> None:
-        for _, table in self._named():
-            table.touched.zero_()
-
-    def rows_touched(self) -> int:
-        return sum(int(table.touched.sum()) for _, table in self._named())
-
     def _named(self) -> Iterator[tuple[str, _Table]]:
         return ((config.name, self.tables[module_name(config.name)]) for config in self._configs)  # type: ignore[misc]
 
 
 class _Table(nn.Module):
-    """One table: `forward(ids [N], lengths [B])` gives its bags, float32 [B, D]."""
+    """One table with k parts: `forward(codes [k, N], lengths [B])` returns its bags, float32 [B, D]."""
 
     def __init__(
         self,
@@ -152,37 +191,36 @@ class _Table(nn.Module):
             optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
             learning_rate=lr,
             eps=eps,
-            pooling_mode=PoolingMode.SUM,  # of one row: FBGEMM's unpooled look-up wants equal widths
+            pooling_mode=PoolingMode.SUM,  # of one row each, as FBGEMM's unpooled look-up needs equal widths
             bounds_check_mode=BoundsCheckMode.NONE,  # codes are below their sizes
         )
-        self.touched = torch.zeros(sum(self.sizes), dtype=torch.bool)
         self.projection = None
         if self.operation == "project":
             spread = math.sqrt(3 / self.widths[0])  # uniform, of variance 1 / d
             matrix = torch.empty(self.widths[0], self.dim).uniform_(-spread, spread, generator=generator)
             self.projection = nn.Parameter(matrix)
         for part, weight in enumerate(self.rows.split_embedding_weights()):
-            low, high = self._begin(part, init_scale)
-            weight.data.uniform_(low, high, generator=generator)
+            low, high = self._first_weights(part, init_scale)
+            weight.detach().uniform_(low, high, generator=generator)
         for (state,) in self.rows.split_optimizer_states():
             state.fill_(initial_accumulator)
 
     @property
     def nbytes(self) -> int:
-        """Of rows, their sums of squares, and what projects them."""
+        """Bytes of rows, accumulators and projection."""
         rows = sum(4 * size * (width + 1) for size, width in zip(self.sizes, self.widths, strict=True))
         return rows + (self.projection.nbytes if self.projection is not None else 0)
 
-    def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        codes = torch.from_numpy(self.partitions.codes(ids.numpy()))
-        if self.training:
-            firsts = torch.tensor([0, *self.sizes[:-1]]).cumsum(0)
-            self.touched[(codes + firsts[:, None]).view(-1)] = True
-        found = self.rows(codes.view(-1), torch.arange(codes.numel() + 1))
+    def codes(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the row in each part of each id. int64 [N] to int64 [k, N]."""
+        return torch.from_numpy(self.partitions.codes(ids.numpy()))
+
+    def forward(self, codes: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        found = self.rows(codes.view(-1), torch.arange(codes.numel() + 1))  # [N, sum of widths]
         return self._pooled(self._combined(found), lengths)
 
     def _combined(self, found: torch.Tensor) -> torch.Tensor:
-        """Embeddings of the ids, float32 [N, D]. found: float32 [N, sum of widths]."""
+        """Combine rows, float32 [N, sum of widths], to embeddings, float32 [N, D]."""
         if self.operation == "concat":
             return found
         if self.projection is not None:
@@ -205,8 +243,8 @@ class _Table(nn.Module):
             embedded = embedded / lengths[bag].unsqueeze(1)
         return embedded.new_zeros(len(lengths), self.dim).index_add(0, bag, embedded)
 
-    def _begin(self, part: int, scale: float) -> tuple[float, float]:
-        """Bounds of a part's first weights, such that what is combined is spread as uniform in [-scale, scale)."""
+    def _first_weights(self, part: int, scale: float) -> tuple[float, float]:
+        """Return bounds of a part's first weights such that embeddings have the variance of uniform in [-scale, scale)."""
         if self.operation == "add":
             return -scale / math.sqrt(len(self.sizes)), scale / math.sqrt(len(self.sizes))
         if part and self.operation == "mult":
@@ -218,7 +256,10 @@ class _Table(nn.Module):
 
 
 def _mlp(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """An MLP of its own for each of N vectors. weights: float32 [N, PATH_WIDTH * (2 D + 1) + D], padded. x: float32 [N, D]."""
+    """Apply N different MLPs to N vectors.
+
+    weights: the MLPs, float32 [N, at least PATH_WIDTH * (2 D + 1)]; padding follows. x: float32 [N, D].
+    """
     n, dim = x.shape
     into, back = PATH_WIDTH * dim, 2 * PATH_WIDTH * dim
     hidden = torch.bmm(weights[:, :into].view(n, PATH_WIDTH, dim), x.unsqueeze(2)).squeeze(2)
@@ -227,11 +268,19 @@ def _mlp(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def mixed_dimensions(ids: Mapping[str, int], dim: int, temperature: float = 0.3) -> dict[str, int]:
-    """Weights of a row by feature: `dim` for the one with the fewest ids, fewer for the others, n^-temperature, to a multiple
-    of 4 (Ginart et al., 2019, algorithm 2). ids: how many ids each feature has.
+    """Choose the width of rows by feature: the more ids a feature has, the narrower (Ginart et al., 2019, algorithm 2).
 
-    >>> mixed_dimensions({"hour": 24, "item": 10_000, "user": 10_000_000}, 32)
-    {'hour': 32, 'item': 4, 'user': 4}
+    Args:
+        ids: Number of ids of each feature.
+        dim: Width for the feature with the fewest ids.
+        temperature: Widths fall with the number of ids to the power of `-temperature`.
+
+    Returns:
+        Widths, multiples of 4, by feature.
+
+    Example:
+        >>> mixed_dimensions({"hour": 24, "item": 10_000, "user": 10_000_000}, 32)
+        {'hour': 32, 'item': 4, 'user': 4}
     """
     fewest = min(ids.values())
     return {

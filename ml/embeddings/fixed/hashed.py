@@ -1,6 +1,6 @@
-"""Static embedding tables behind TorchRec's `EmbeddingBagCollection` face: ids are remapped to rows, rows are looked up
-and trained by FBGEMM's fused kernel. Nothing here knows what model stands on it; tables that grow and forget wear the
-same face beside this module.
+"""Hashed embedding tables: any 64-bit id is mapped to one of a fixed number of rows, which several ids may share.
+
+Rows are looked up and trained by FBGEMM's fused kernel. Which row an id reads is defined in `ml.embeddings.fixed.id_to_row`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,33 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
+from ml.embeddings.fixed.base import FixedBags, generator_of, unweighted
 from ml.embeddings.fixed.id_to_row import to_rows
-from ml.embeddings.interface import TableStats, TrainableBags, features_of, generator_of, in_order, plain
+from ml.embeddings.interface import TableStats, in_order
 
 
-class HashedEmbeddingBags(TrainableBags):
-    """F tables of one dimension D and one pooling, a table per feature, with row-wise Adagrad in the backward pass.
+class HashedEmbeddingBags(FixedBags):
+    """F hashed tables with one pooling, one table per feature, with row-wise Adagrad in the backward pass.
 
-    A forward in training mode is followed by a backward, which updates the rows at once with the learning rate of
-    `set_learning_rate`; gradients of table rows are nowhere kept. Missing values and empty bags: see
-    `ml.embeddings.fixed.id_to_row`; an empty bag gives zeros.
+    The backward pass updates the rows at once; gradients of rows are not stored. An empty bag gives zeros.
 
-    >>> tables = [EmbeddingBagConfig(name="t", embedding_dim=4, num_embeddings=10, feature_names=["f"])]
-    >>> bags = HashedEmbeddingBags(tables, init_scale=0.1, lr=0.1, eps=1e-8, initial_accumulator=0.0, seed=0)
-    >>> features = KeyedJaggedTensor(["f"], values=torch.tensor([7, -12345]), lengths=torch.tensor([1, 0, 1]))
-    >>> bags(features)["f"].shape
-    torch.Size([3, 4])
+    Args:
+        tables: The tables; each has one feature, and all have the same pooling.
+        init_scale: First weights are drawn uniformly from [-init_scale, init_scale).
+        lr: Learning rate, before any schedule.
+        eps: Added to the root of a row's accumulator.
+        initial_accumulator: First value of each row's accumulator.
+        seed: First weights follow from the seed and the table's name.
+
+    Raises:
+        ValueError: If a table has several features, or poolings differ.
+
+    Example:
+        >>> tables = [EmbeddingBagConfig(name="t", embedding_dim=4, num_embeddings=10, feature_names=["f"])]
+        >>> bags = HashedEmbeddingBags(tables, init_scale=0.1, lr=0.1, eps=1e-8, initial_accumulator=0.0, seed=0)
+        >>> features = KeyedJaggedTensor(["f"], values=torch.tensor([7, -12345]), lengths=torch.tensor([1, 0, 1]))
+        >>> bags(features)["f"].shape
+        torch.Size([3, 4])
     """
 
     def __init__(
@@ -47,8 +58,7 @@ class HashedEmbeddingBags(TrainableBags):
         initial_accumulator: float,
         seed: int,
     ) -> None:
-        super().__init__(lr)
-        self._configs, self._keys = list(tables), features_of(tables)
+        super().__init__(tables, lr, {t.name: (t.num_embeddings, t.embedding_dim) for t in tables})
         self._dims = [table.embedding_dim for table in tables]
         if len(poolings := {table.pooling for table in tables}) > 1:
             raise ValueError(f"expected tables of one pooling, found {poolings}")
@@ -58,51 +68,47 @@ class HashedEmbeddingBags(TrainableBags):
             learning_rate=lr,
             eps=eps,
             pooling_mode=PoolingMode.MEAN if tables[0].pooling == PoolingType.MEAN else PoolingMode.SUM,
-            bounds_check_mode=BoundsCheckMode.NONE,  # rows come from to_rows, which can not leave the table
+            bounds_check_mode=BoundsCheckMode.NONE,  # rows come from to_rows, which cannot leave the table
             table_names=[t.name for t in tables],
         )
-        self.rows = torch.tensor([t.num_embeddings for t in tables])
-        self.first_row = self.rows.cumsum(0) - self.rows
-        self.touched = torch.zeros(int(self.rows.sum()), dtype=torch.bool)
-        states = zip(tables, self._tbe.split_embedding_weights(), self._tbe.split_optimizer_states(), strict=True)
-        for table, weight, (accumulator,) in states:
-            weight.data.uniform_(-init_scale, init_scale, generator=generator_of(seed, table.name))
-            accumulator.fill_(initial_accumulator)
+        self._sizes = torch.tensor([t.num_embeddings for t in tables])
+        self._first_row = self._sizes.cumsum(0) - self._sizes
+        accumulators = self.part_accumulators()
+        for name, weight in self.part_weights().items():
+            weight.uniform_(-init_scale, init_scale, generator=generator_of(seed, name))
+            accumulators[name].fill_(initial_accumulator)
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
-        """Pooled rows: KeyedTensor with values float32 [B, F * D], keys in the order of the tables.
+        """Look up and pool rows.
 
-        The features' keys may come in any order. Raises `KeyError` where one is missing.
+        Args:
+            features: Ids of at least the F features, keys in any order.
+
+        Returns:
+            Pooled rows, float32 [B, F * D], keys in the order of the tables.
+
+        Raises:
+            KeyError: If a feature is missing.
+            ValueError: If the features have weights per sample.
         """
-        features = plain(in_order(features, self._keys))
+        features = unweighted(in_order(features, self._keys))
         of_key = torch.tensor(features.length_per_key())
-        rows = to_rows(features.values(), torch.repeat_interleave(self.rows, of_key))
+        rows = to_rows(features.values(), torch.repeat_interleave(self._sizes, of_key))  # [N]
+        pooled = self._tbe(rows, features.offsets().long())
         if self.training:
-            self.touched[rows + torch.repeat_interleave(self.first_row, of_key)] = True
-        return KeyedTensor(self._keys, self._dims, self._tbe(rows, features.offsets().long()))
-
-    def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
-        return self._configs
+            self.row_steps.mark(rows + torch.repeat_interleave(self._first_row, of_key), pooled)
+        return KeyedTensor(self._keys, self._dims, pooled)
 
     def set_learning_rate(self, lr: float) -> None:
         self._tbe.set_learning_rate(lr)
 
-    def weights(self) -> dict[str, torch.Tensor]:
-        """`<table>.weight`: float32 [rows, D]."""
+    def part_weights(self) -> dict[str, torch.Tensor]:
         tables = zip(self._configs, self._tbe.split_embedding_weights(), strict=True)
-        return {f"{config.name}.weight": weight.detach() for config, weight in tables}
+        return {config.name: weight.detach() for config, weight in tables}
 
-    def training_state(self) -> dict[str, torch.Tensor]:
-        """`<table>.accumulator`: float32 [rows], row-wise Adagrad's sums of mean squares. `touched`: bool [sum of rows]."""
+    def part_accumulators(self) -> dict[str, torch.Tensor]:
         tables = zip(self._configs, self._tbe.split_optimizer_states(), strict=True)
-        return {f"{config.name}.accumulator": state.detach() for config, (state,) in tables} | {"touched": self.touched}
+        return {config.name: state.detach() for config, (state,) in tables}
 
     def stats(self) -> dict[str, TableStats]:
-        tables = zip(self._configs, self._tbe.split_embedding_weights(), strict=True)
-        return {config.name: TableStats(len(weight), weight.nbytes + 4 * len(weight)) for config, weight in tables}
-
-    def begin_pass(self) -> None:
-        self.touched.zero_()
-
-    def rows_touched(self) -> int:
-        return int(self.touched.sum())
+        return {name: TableStats(len(rows), rows.nbytes + 4 * len(rows)) for name, rows in self.part_weights().items()}

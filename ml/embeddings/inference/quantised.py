@@ -73,11 +73,13 @@ class QuantisedBags(EmbeddingBagCollectionInterface):
         formats: Sequence[Format],
         packed: Sequence[torch.Tensor],
         ids: Sequence[torch.Tensor] = (),
+        clock: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         if len(poolings := {config.pooling for config in configs}) > 1:
             raise ValueError(f"expected tables of one pooling, found {poolings}")
         self.kind, self.formats, self._ids = kind, list(formats), list(ids)
+        self._clock = torch.zeros(2, dtype=torch.int64) if clock is None else clock.clone()
         self._configs = [replace(c, num_embeddings=len(rows)) for c, rows in zip(configs, packed, strict=True)]
         self._keys = [feature for config in configs for feature in config.feature_names]
         self._table_of = torch.tensor([n for n, config in enumerate(configs) for _ in config.feature_names])
@@ -110,7 +112,7 @@ class QuantisedBags(EmbeddingBagCollectionInterface):
         configs, kind = bags.embedding_bag_configs(), _KINDS[type(bags)]
         formats: list[Format] = [about["formats"][config.name] for config in configs]
         packed = [tensors[f"{config.name}.rows"] for config in configs]
-        wanted: dict[str, torch.Tensor] = {}
+        wanted = {"step": torch.empty(2, dtype=torch.int64, device="meta")}
         for config, held_as, rows in zip(configs, formats, packed, strict=True):
             wanted[f"{config.name}.rows"] = rows.new_empty(
                 len(rows), row_bytes(held_as, config.embedding_dim), dtype=torch.uint8, device="meta"
@@ -121,15 +123,17 @@ class QuantisedBags(EmbeddingBagCollectionInterface):
                 raise ValueError(f"{config.name}: {len(rows)} rows, of which {FIRST_ID} are of no value's")
         check_fit(wanted, tensors)
         ids = [tensors[f"{config.name}.id"] for config in configs if f"{config.name}.id" in wanted]
-        return cls(configs, kind, formats, packed, ids)
+        return cls(configs, kind, formats, packed, ids, tensors["step"])
 
     def about(self) -> dict[str, Any]:
         """What `tensors` are, as plain values."""
         return {"formats": {c.name: f for c, f in zip(self._configs, self.formats, strict=True)}}
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """By table: `<table>.rows` uint8 [R, bytes of a row], and of those that grow `<table>.id` int64 [R]."""
+        """By table: `<table>.rows` uint8 [R, bytes of a row], and of those that grow `<table>.id` int64 [R]. `step`
+        int64 [2]: the step of the tables, and their event time."""
         found = {f"{c.name}.rows": rows for c, rows in zip(self._configs, self._packed(), strict=True)}
+        found["step"] = self._clock
         return found | {f"{c.name}.id": ids for c, ids in zip(self._configs, self._ids, strict=False)}
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
@@ -200,7 +204,7 @@ def quantise_bags(
         packed.append(_pack(weights, formats[-1]))
         figures[config.name] = _compare(weights, formats[-1], packed[-1])
     ids = [held[f"{config.name}.id"] for config in configs if f"{config.name}.id" in held]
-    return QuantisedBags(configs, _KINDS[type(bags)], formats, packed, ids), figures
+    return QuantisedBags(configs, _KINDS[type(bags)], formats, packed, ids, held["step"]), figures
 
 
 def quantise_tables(model: nn.Module, rows: Format, tables: Mapping[str, Format] | None = None) -> dict[str, QuantisedTable]:

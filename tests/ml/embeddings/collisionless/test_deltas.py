@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml.embeddings.collisionless.deltas import Gap
 from ml.embeddings.collisionless.row_layout import WEIGHTS
 from ml.embeddings.collisionless.store import Occurrences, Store
+from ml.embeddings.delta import Gap
 from ml.embeddings.optimizers import Kind, RowOptimizer
 from ml.embeddings.rules import TableRules
 
@@ -68,7 +68,7 @@ def test_a_delta_that_was_missed_is_refused() -> None:
     train(trainer, [1, 2], 0, rng)
     first = trainer.step
     train(trainer, [3], 0, rng)
-    with pytest.raises(Gap, match="the table is at step 0, the delta begins after 1"):
+    with pytest.raises(Gap, match="the tables are at step 0, the delta begins after 1"):
         server.apply(trainer.delta(first))
     assert held(server) == {}
 
@@ -78,11 +78,13 @@ def test_a_delta_from_before_what_is_remembered_is_refused() -> None:
     train(trainer, [2, 4], 0, rng)
     since = trainer.step
     trainer.expire(9 * SECOND)
-    assert trainer.delta(since).deleted_ids.tolist() == [2, 4]
+    assert trainer.delta(since).tables["t"].deleted.tolist() == [2, 4]
     trainer.trim_tombstones(trainer.step)
-    with pytest.raises(Gap, match=f"after {since} is known no more, only after {trainer.step}: load a snapshot"):
+    with pytest.raises(
+        Gap, match=f"since step {since} are unavailable, the oldest are those since {trainer.step}: load a snapshot"
+    ):
         trainer.delta(since)
-    assert len(trainer.delta(trainer.step).deleted_ids) == 0
+    assert not any(len(table.deleted) for table in trainer.delta(trainer.step).tables.values())
 
 
 def test_a_delta_holds_what_was_touched_and_no_more() -> None:
@@ -91,7 +93,8 @@ def test_a_delta_holds_what_was_touched_and_no_more() -> None:
     since = store.step
     train(store, [7, 9], 0, rng)
     delta = store.delta(since)
-    assert sorted(delta.ids.tolist()) == [7, 9] and len(delta.deleted_ids) == 0
+    assert {name: table.keys.tolist() for name, table in delta.tables.items()} == {"t": [], "u": [7, 9]}
+    assert not any(len(table.deleted) for table in delta.tables.values())
 
 
 def test_a_row_that_came_without_an_update_is_sent_all_the_same() -> None:
@@ -122,15 +125,16 @@ def test_a_delta_of_other_tables_is_refused_and_changes_nothing() -> None:
     trainer, server, rng = new_store(), new_store(), np.random.default_rng(0)
     train(trainer, [2, 3], 0, rng)
     good = trainer.delta(0)
+    narrow, by_row = replace(good.tables["t"], weights=good.tables["t"].weights[:, :1]), replace(good.tables["t"], seen=None)
     for wrong, said in (
-        (replace(good, weights=good.weights[:, :1]), "does not fit rows of 4"),
-        (replace(good, tables=good.tables + 2), "does not fit the 2 tables here"),
-        (replace(good, deleted_tables=np.array([7], np.int32), deleted_ids=np.array([1])), "does not fit the 2 tables here"),
+        ({"t": narrow}, "'t' has rows of 4 weights, the delta has 1"),
+        ({"t": good.tables["t"], "v": good.tables["u"]}, r"\['v'\], which are not among \['t', 'u'\]"),
+        ({"u": by_row}, "'u' stores ids, the delta has row numbers"),
     ):
         with pytest.raises(ValueError, match=said):
-            server.apply(wrong)
+            server.apply(replace(good, tables=wrong))
         assert server.step == 0 and len(server) == len(server.hash_map) == 0
-    with pytest.raises(Gap, match="99 is asked for"):
+    with pytest.raises(Gap, match="since 99 were requested"):
         trainer.delta(99)
 
 

@@ -1,4 +1,4 @@
-"""Occurrences by place, distinct ids first: against plain lists."""
+"""The order of an exchange, distinct ids first, checked against plain lists."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml.embeddings.distributed.exchange_plan import route
+from ml.embeddings.distributed.exchange_plan import plan_exchange
 
 OCCURRENCES = st.lists(st.tuples(st.sampled_from([-1, 0, 1, 7, 2**63 - 1, -(2**63)]), st.integers(0, 3)), max_size=60)
 
@@ -15,7 +15,7 @@ OCCURRENCES = st.lists(st.tuples(st.sampled_from([-1, 0, 1, 7, 2**63 - 1, -(2**6
 @given(OCCURRENCES)
 def test_order_numbers_and_counts(occurrences: list[tuple[int, int]]) -> None:
     ids, places = (np.array([pair[part] for pair in occurrences], np.int64) for part in (0, 1))
-    order, number, counts = route(ids, places, 4)
+    order, row_of, counts = plan_exchange(ids, places, 4)
     wanted: list[int] = []
     distinct: list[tuple[int, int]] = []
     for place in range(4):
@@ -25,4 +25,4 @@ def test_order_numbers_and_counts(occurrences: list[tuple[int, int]]) -> None:
         distinct += [occurrences[n] for n in firsts]
         assert counts[place].tolist() == [len(firsts), len(here) - len(firsts)]
     assert order.tolist() == wanted
-    assert [distinct[k] for k in number] == occurrences
+    assert [distinct[k] for k in row_of] == occurrences

@@ -116,7 +116,7 @@ def work(rank: int, ranks: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/group-of-{ranks}", rank=rank, world_size=ranks)
     bags, half, model, single = PlannedBags(tables()), PlannedBags(tables()), model_of(), model_of({"a": 400})
     middle = torch.load(f"{folder}/middle.pt")
-    weights = {name: tensor for name, tensor in middle.items() if name.endswith(".weight")}
+    weights = {name: tensor for name, tensor in middle.items() if name == "step" or name.endswith(".weight")}
     state = {name: tensor for name, tensor in middle.items() if name not in weights}
     errors = []
     for wrong in ({}, weights | {"a.weight": weights["b.weight"]}, weights | {"c.weight": weights["c.weight"].double()}):
@@ -199,7 +199,7 @@ def test_figures_of_ranks_add_up_to_the_whole(found: Found, ranks: int) -> None:
 def test_what_two_ranks_hold_tables_without_ranks_take_on(found: Found, ranks: int) -> None:
     alone, of_ranks = found
     middle, bags = of_ranks[ranks][-1]["middle"], tables()
-    weights = {name: tensor for name, tensor in middle.items() if name.endswith(".weight")}
+    weights = {name: tensor for name, tensor in middle.items() if name == "step" or name.endswith(".weight")}
     bags.restore(weights, {name: tensor for name, tensor in middle.items() if name not in weights})
     for values, wanted in zip(pooled(bags, 0, 1, range(HALF, STEPS)), alone["resumed"], strict=True):
         assert torch.equal(values, wanted)

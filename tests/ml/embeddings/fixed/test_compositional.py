@@ -73,7 +73,7 @@ def by_hand(kind: Composition, parts: list[torch.Tensor], projection: torch.Tens
 def test_it_gives_and_learns_what_plain_torch_does(name: str, pooling: PoolingType) -> None:
     bags, kind = new_bags({name: KINDS[name]}, pooling), KINDS[name]
     features = batch([name])
-    parts = [weight.clone().requires_grad_() for weight in bags.weights().values()]
+    parts = [weight.clone().requires_grad_() for weight in bags.part_weights().values()]
     projections = [p.detach().clone().requires_grad_() for _, p in bags.dense_parameters()]
     projection = projections[0] if projections else None
     jagged = features[name]
@@ -88,7 +88,7 @@ def test_it_gives_and_learns_what_plain_torch_does(name: str, pooling: PoolingTy
     grad = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1))
     got.backward(grad)
     wanted.backward(grad)
-    for part, weight in zip(parts, bags.weights().values(), strict=True):
+    for part, weight in zip(parts, bags.part_weights().values(), strict=True):
         assert part.grad is not None
         sums = 0.1 + part.grad.square().mean(1, keepdim=True)
         torch.testing.assert_close(weight, part.detach() - LR * part.grad / (sums.sqrt() + EPS), rtol=2e-3, atol=2e-4)
