@@ -29,6 +29,7 @@ from ml.compute.spark import start_session
 from ml.datasets.batch import Batch
 from ml.datasets.reader import BlockReader
 from ml.datasets.write import write_day
+from ml.hashing import GOLDEN
 from ml.lake import Lake
 from ml.parquet import write_table
 from ml.recipes.recipe import recipe_of
@@ -121,7 +122,7 @@ def _features(spec: DatasetSpec, day: str, lake: Lake, folder: Path) -> Path:
     columns |= {dense.name: np.log1p(rng.geometric(0.05, ROWS)).astype(np.float32) for dense in spec.dense}
     for i, sparse in enumerate(spec.sparse):
         value = rng.zipf(1.2, ROWS).astype(np.uint64) % np.uint64(10 ** (1 + i % 6)) + np.uint64(i << 32)
-        columns[sparse.name] = (value * np.uint64(0x9E3779B97F4A7C15)).view(np.int64)
+        columns[sparse.name] = (value * np.uint64(GOLDEN)).view(np.int64)
     table = pa.table(columns, schema=arrow_schema(spec))
     with lake.write("cleaned_features", spec.name, day) as staging:
         for part in range(2):

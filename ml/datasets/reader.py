@@ -23,7 +23,8 @@ from ml.datasets.collate import batch_from_rows
 from ml.datasets.rows import Rows
 from ml.datasets.shards import Bytes, Shard, digest, pool_bytes, read_blocks, shards_of
 from ml.datasets.shuffle_blocks import Pool, by_blocks, by_window, pools_between
-from ml.datasets.splits import SPLITS, derive_seed
+from ml.datasets.splits import SPLITS
+from ml.hashing import derive_seed
 from ml.lake import Lake
 from ml.schema import FeatureSchema
 

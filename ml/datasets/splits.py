@@ -8,12 +8,11 @@ order, and every choice depends on the row's position in the day alone, never on
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import numpy.typing as npt
 
 from ml.catalog.spec import Splits
+from ml.hashing import mix64_array
 
 STAGE = "mds_datasets"
 HASH = "xxh3_64"  # of every shard, in its index, checked by who reads it
@@ -21,17 +20,9 @@ SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
 
 
-def derive_seed(*parts: str | int) -> int:
-    """An unsigned 64-bit seed for a named purpose: the same parts give the same seed, everywhere and always."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "little")
-
-
-def mix64(seed: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """Seeded hash of row positions [N], uint64: the SplitMix64 finaliser (Steele et al., 2014). Distinct in, distinct out."""
-    x = positions.astype(np.uint64) + np.uint64(seed)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+def hash_positions(seed: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """Returns a seeded hash of row positions [N], uint64. Distinct positions have distinct hashes."""
+    return mix64_array(positions.astype(np.uint64) + np.uint64(seed))
 
 
 def split_of(positions: npt.NDArray[np.int64], day_rows: int, splits: Splits, seed: int) -> npt.NDArray[np.int8]:
@@ -42,7 +33,7 @@ def split_of(positions: npt.NDArray[np.int64], day_rows: int, splits: Splits, se
         code[positions >= day_rows - test - validation] = VALIDATION
         code[positions >= day_rows - test] = TEST
     else:
-        share = (mix64(seed, positions) >> np.uint64(11)) * 2.0**-53
+        share = (hash_positions(seed, positions) >> np.uint64(11)) * 2.0**-53
         code[share < splits.test + splits.validation] = VALIDATION
         code[share < splits.test] = TEST
     return code

@@ -25,7 +25,8 @@ from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import Runner
 from ml.datasets.feature_table import FEATURES, Part, late, parts_of, windows_of
 from ml.datasets.rows import Rows, columns_of
-from ml.datasets.splits import HASH, SPLITS, STAGE, derive_seed, mix64, split_of
+from ml.datasets.splits import HASH, SPLITS, STAGE, hash_positions, split_of
+from ml.hashing import derive_seed
 from ml.lake import Lake
 from ml.schema import FeatureSchema
 
@@ -153,7 +154,7 @@ def _write_window(day: _Day, begin: int, table: pa.Table) -> _Window:
     for i in np.flatnonzero(np.diff(rows.event_time) < 0):
         raise late(day.spec, day.staging.name, begin + int(i) + 1)
     code = split_of(rows.position, day.rows, day.spec.splits, derive_seed(day.seed, "split"))
-    key = mix64(derive_seed(day.seed, "order"), rows.position)
+    key = hash_positions(derive_seed(day.seed, "order"), rows.position)
     counts, shards = [], []
     for s, split in enumerate(SPLITS):
         own = np.flatnonzero(code == s)

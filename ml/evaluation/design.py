@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from ml.hashing import GOLDEN, mix64_array
 from ml.schema import FeatureSchema
 
 BUCKETS = 2**20
@@ -55,9 +56,6 @@ def _dense(schema: FeatureSchema, table: pa.Table) -> NDArray[np.float64]:
 
 
 def _bucket(ids: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """[N] buckets of ids of one feature: splitmix64's finaliser (Steele et al., 2014), so that near ids fall far apart."""
-    with np.errstate(over="ignore"):
-        x = ids.view(np.uint64) + np.uint64(0x9E3779B97F4A7C15) * np.uint64(seed + 1)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ((x ^ (x >> np.uint64(31))) % np.uint64(BUCKETS)).astype(np.int64)
+    """Bucket of each id of one feature, int64 [N]: hashed, so that similar ids are far apart."""
+    shift = np.uint64(GOLDEN * (seed + 1) % 2**64)
+    return (mix64_array(ids.view(np.uint64) + shift) % np.uint64(BUCKETS)).astype(np.int64)

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from ml.embeddings.fixed.id_to_row import mix
+from ml.hashing import GOLDEN
 
 _HASHES = 2  # collisions add up, so the smaller of two is right unless both collide
-_ODD = 0x9E3779B97F4A7C15 - (1 << 64)
+_STEP = GOLDEN - (1 << 64)  # as a signed number, which int64 tensors need
 
 
 class BatchFrequency(nn.Module):
@@ -50,7 +51,7 @@ class BatchFrequency(nn.Module):
         return torch.stack(masses).amin(0) / self._of_one()
 
     def _slots(self, ids: torch.Tensor) -> list[torch.Tensor]:
-        return [mix(ids + number * _ODD).remainder(self.mass.shape[1]) for number in range(_HASHES)]
+        return [mix(ids + number * _STEP).remainder(self.mass.shape[1]) for number in range(_HASHES)]
 
     def _faded(self, number: int, slot: torch.Tensor) -> torch.Tensor:
         """Masses as of the next batch."""

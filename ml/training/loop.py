@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from ml.datasets.batch import Batch
-from ml.datasets.splits import derive_seed
 from ml.distributed.process_group import Ranks
+from ml.hashing import derive_seed
 from ml.recipes.recipe import Recipe
 from ml.training.objectives import num_losses, per_example_loss
 from ml.training.report import Step

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.embeddings.rules import Family, Operation
+from ml.hashing import mix64_array
 
 ALL_IDS = 1 << 64
 PATH_WIDTH = 8  # of the hidden layer of a path's MLPs
@@ -56,7 +57,7 @@ class Partitions:
         ids = ids.astype(np.int64, copy=False)
         places = self._places(ids)
         if self.family == "hash":
-            return (_mixed(ids.view(np.uint64)) % np.uint64(self.sizes[0])).astype(np.int64)[None]
+            return (mix64_array(ids.view(np.uint64)) % np.uint64(self.sizes[0])).astype(np.int64)[None]
         codes = np.empty((len(self.sizes), len(places)), np.int64)
         for j, size in enumerate(self.sizes):
             codes[j] = places % np.uint64(size)
@@ -70,7 +71,7 @@ class Partitions:
         if self.universe == ALL_IDS:
             return places
         bound = np.uint64(self.universe)
-        return np.where(places < bound, places, _mixed(places) % bound)
+        return np.where(places < bound, places, mix64_array(places) % bound)
 
 
 def partitions_for(family: Family, universe: int, rows: int, parts: int = 2) -> Partitions:
@@ -147,10 +148,3 @@ def _root(number: int, degree: int) -> int:
     while root**degree < number:
         root += 1
     return root
-
-
-def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """As `ml.hashing.mix64`, of an array."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

@@ -28,6 +28,7 @@ from ml.features.columns import plain
 from ml.features.hashing import feature_seed, hash_values
 from ml.features.hashtable import count_distinct, find, insert, slots_for
 from ml.features.transforms import SAMPLED_LABEL
+from ml.hashing import GOLDEN, mix64
 from ml.schema import EVENT_TIME, SAMPLE_RATE
 
 MICROSECONDS_PER_HOUR = 3_600_000_000
@@ -73,12 +74,9 @@ class Sample:
 
 @jit(inline="always")
 def _next(state):  # type: ignore[no-untyped-def]
-    # splitmix64 (Steele et al., 2014): one stream per event, from its number.
-    state[0] += np.uint64(0x9E3779B97F4A7C15)
-    z = state[0]
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    # SplitMix64: each event has its own stream, started at its number.
+    state[0] += np.uint64(GOLDEN)
+    return mix64(state[0])
 
 
 @jit(inline="always")

@@ -20,7 +20,7 @@ import pytest
 from ml.compute.runner import LocalRunner, SparkRunner
 from ml.datasets.reader import BlockReader
 from ml.datasets.shards import read_blocks, shards_of
-from ml.datasets.splits import SPLITS, mix64
+from ml.datasets.splits import SPLITS, hash_positions
 from ml.datasets.write import write_day
 from ml.lake import Lake, MissingPartition
 from tests.helpers.feature_table import DAY, make_spec, make_table, write_table
@@ -123,7 +123,7 @@ def test_rows_are_permuted_within_a_window_and_stay_in_it(lake: Lake) -> None:
 
 
 def test_mixing_is_distinct_for_distinct_positions_and_spread_evenly() -> None:
-    mixed = mix64(12345, np.arange(200_000))
+    mixed = hash_positions(12345, np.arange(200_000))
     assert np.unique(mixed).size == mixed.size
     assert np.histogram(mixed >> np.uint64(56), bins=256)[0].std() < 2 * np.sqrt(200_000 / 256)
 
