@@ -65,10 +65,9 @@ def _models_before(spec: DatasetSpec, day: str, lake: Lake) -> "dict[str, Scored
     from ml.datasets.collate import batch_from_arrow
     from ml.models.predict import predict
     from ml.schema import FeatureSchema
-    from ml.training.day import previous_day
     from ml.training.load import load_model, stage_of
 
-    before = previous_day(spec, day)
+    before = spec.previous_day(day)
     schema = FeatureSchema.of(spec)
 
     def scored(name: str, snapshot_day: str) -> Scored:

@@ -2,7 +2,6 @@
 log. The landing sensor looks on its every tick, for a run that never comes would not."""
 
 from collections.abc import Iterable
-from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -10,6 +9,7 @@ import dagster as dg
 from assets.policy import key
 from assets.resources import LakeResource, LandingResource
 from ml.catalog.spec import DatasetSpec
+from ml.days import days_apart
 from ml.lake import Lake
 
 NAME = "freshness"
@@ -21,7 +21,7 @@ def lag_in_days(lake: Lake, spec: DatasetSpec, landed: Iterable[str]) -> int | N
     newest, models = max(landed, default=None), lake.days(f"tuned_models/{spec.primary}", spec.name)
     if newest is None or not models:
         return None
-    return max(0, (date.fromisoformat(newest) - date.fromisoformat(models[-1])).days)
+    return max(0, days_apart(models[-1], newest))
 
 
 def evaluation(spec: DatasetSpec, lag: int | None) -> dg.AssetCheckEvaluation:

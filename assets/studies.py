@@ -2,7 +2,6 @@
 
 from base64 import b64encode
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -12,6 +11,7 @@ from assets.owner import own_run
 from assets.policy import OWNERS, TRAINING_POOL, key
 from assets.resources import LakeResource, LandingResource, SparkResource
 from ml.catalog.spec import DatasetSpec
+from ml.days import days_from
 
 STAGE, MOVIELENS, GLOBO, RETRIEVAL = "studies", "movielens-1m", "globo", "two_tower"
 
@@ -126,7 +126,7 @@ def _embedding_collisions(spec: DatasetSpec) -> dg.AssetsDefinition:
             found = embedding_collisions.write_study(folder, curves)
             held.write_manifest(folder, {"ratings": len(ratings), **config.model_dump()})
         with_ids = admission_sweep.with_ids(spec)
-        days = [(spec.partitions.start + timedelta(days=i)).isoformat() for i in range(config.days)]
+        days = days_from(spec.partitions.start.isoformat(), config.days)
         admission_sweep.prepare(with_ids, days, held, landing.folder(spec.name), spark.runner())
         settings = admission_sweep.sweep(
             with_ids,
@@ -180,7 +180,7 @@ def _retrieval(spec: DatasetSpec) -> dg.AssetsDefinition:
 
         own_run(context)
         held = lake.open()
-        days = [(spec.partitions.start + timedelta(days=i)).isoformat() for i in range(config.days)]
+        days = days_from(spec.partitions.start.isoformat(), config.days)
         found = study.run_study(spec, days, held, RETRIEVAL, on_result=context.log.info)
         with held.write(STAGE, "retrieval", spec.name) as folder:
             told = study.write_study(folder, found)

@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from datetime import date, timedelta
 from pathlib import Path
 
 import click
@@ -20,6 +19,7 @@ from assets.progress import is_done
 from assets.resources import LakeResource, LandingResource
 from ml.catalog.load import CatalogError
 from ml.catalog.spec import DatasetSpec
+from ml.days import yesterday
 from orchestration.dead_runs import fail_dead_runs
 from orchestration.definitions import build_defs
 from orchestration.deployments import catalog, home, lake_root, landing_root
@@ -100,7 +100,7 @@ def main(dataset: str, first: str | None, last: str | None, redo: bool) -> None:
     """Run the days of DATASET in order, in this process."""
     quiet_console()
     spec = the_dataset(dataset)
-    days = spec.days(last=date.today() - timedelta(days=1))
+    days = spec.days(last=yesterday())
     for given in filter(None, (first, last)):
         if given not in days:
             raise click.BadParameter(f"{given!r} is not a day of {dataset}; its days are {days[0]} to {days[-1]}")

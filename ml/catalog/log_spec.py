@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import date, timedelta
+from datetime import date
 from typing import Self
 from zoneinfo import ZoneInfo
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from ml.catalog.reading import ColumnName, Partitions, Simulation, Source, Time
 from ml.catalog.strict import Bool, Strict, fault
+from ml.days import days_between
 
 RAW_LOGS = "raw_logs"
 RESERVED_COLUMNS = ("event_time", "sample_rate", "row")
@@ -78,8 +79,7 @@ class LogSpec(Strict):
         end = self.partitions.end or last
         if end is None:
             raise ValueError(f"{self.dataset}: the log is live (no partitions.end), so pass its last day to list its days")
-        count = (end - self.partitions.start).days + 1
-        return [(self.partitions.start + timedelta(days=i)).isoformat() for i in range(count)]
+        return days_between(self.partitions.start.isoformat(), end.isoformat())
 
     @property
     def fingerprint(self) -> str:

@@ -22,6 +22,7 @@ from ml.catalog.features import DenseColumn, Label, Negatives, SparseColumn, Spl
 from ml.catalog.log_spec import RESERVED_COLUMNS, LabelColumn, LogSpec, check_log, hash_of
 from ml.catalog.reading import ColumnName, ColumnType, Partitions, SideTable, Simulation, Source, Time
 from ml.catalog.strict import Int, Strict, fault
+from ml.days import day_before
 
 __all__ = [
     "Band",
@@ -247,6 +248,13 @@ class DatasetSpec(Strict):
     def days(self, last: date | None = None) -> list[str]:
         """Partition keys (`YYYY-MM-DD`) of the log, in order; see `LogSpec.days`."""
         return self.log.days(last)
+
+    def previous_day(self, day: str) -> str | None:
+        """Returns the day before `day`, None for the dataset's first. Raises `ValueError` for any other day."""
+        first, last, asked = self.partitions.start, self.partitions.end, date.fromisoformat(day)
+        if asked < first or (last is not None and asked > last):
+            raise ValueError(f"{self.name} has no day {day}: its days are {first} to {last or 'today'}")
+        return None if asked == first else day_before(day)
 
     @property
     def fingerprint(self) -> str:

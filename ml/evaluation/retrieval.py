@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from ml.datasets.batch import Batch
+from ml.days import MICROSECONDS_PER_HOUR
 from ml.models.two_tower import TwoTower
 
-HOUR = 3_600_000_000
 CUTS = (10, 20, 50, 100)
 
 
@@ -78,7 +78,7 @@ class Catalogue:
 
     def forget(self, now: int) -> None:
         """Let go of batches that are too old to look at."""
-        while self.times and self.times[0][-1] < now - self.hours * HOUR:
+        while self.times and self.times[0][-1] < now - self.hours * MICROSECONDS_PER_HOUR:
             for column in (self.times, self.ids, self.clicked, self.sparse, self.dense):
                 column.pop(0)
 
@@ -86,10 +86,10 @@ class Catalogue:
         """Items, ids int64 [L] in order, their features as of their last row, sparse [L, Fi] and dense [L, Ii], and how often
         each was clicked in the last hour, int64 [L]."""
         times, ids = np.concatenate(self.times), np.concatenate(self.ids)
-        first = np.searchsorted(times, now - self.hours * HOUR)
+        first = np.searchsorted(times, now - self.hours * MICROSECONDS_PER_HOUR)
         items, last = np.unique(ids[first:][::-1], return_index=True)
         rows = len(ids) - 1 - last
-        recent = np.concatenate(self.clicked) & (times >= now - HOUR)
+        recent = np.concatenate(self.clicked) & (times >= now - MICROSECONDS_PER_HOUR)
         recent[:first] = False
         clicks = np.bincount(np.searchsorted(items, ids[recent]), minlength=len(items))
         sparse, dense = np.concatenate(self.sparse)[rows], np.concatenate(self.dense)[rows]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import date, timedelta
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
+from ml.days import trailing_days
 from ml.features.read import feature_parts
 from ml.lake import Lake
 from ml.schema import arrow_schema
@@ -20,8 +20,8 @@ CHUNK = 65_536
 
 def earlier_days(lake: Lake, dataset: str, day: str, window: int) -> list[str]:
     """Days with features among the `window` calendar days before `day`, in order; never `day` itself nor a later one."""
-    first = (date.fromisoformat(day) - timedelta(days=window)).isoformat()
-    return [other for other in lake.days(FEATURES, dataset) if first <= other < day]
+    there = set(lake.days(FEATURES, dataset))
+    return [other for other in trailing_days(day, window) if other in there]
 
 
 def count_rows(lake: Lake, dataset: str, day: str) -> int:

@@ -6,7 +6,6 @@ What an exported model holds is `artifact`; what it lost is measured by `quantis
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import date, timedelta
 from typing import Any
 
 from torch import nn
@@ -19,6 +18,7 @@ from ml.datasets.batch import Batch
 from ml.datasets.reader import BlockReader
 from ml.datasets.splits import SPLITS
 from ml.datasets.splits import STAGE as DATASETS
+from ml.days import day_before
 from ml.export.quantise import Quantised, quantise
 from ml.lake import Lake
 from ml.recipes.export import LOOK_BACK_DAYS, ExportRecipe
@@ -109,7 +109,7 @@ def rows_to_score(lake: Lake, spec: DatasetSpec, day: str) -> tuple[list[str], B
     days = [day]
     reader = _reader(lake, spec, days)
     while reader.rows < ROWS and len(days) < LOOK_BACK_DAYS:
-        before = (date.fromisoformat(days[0]) - timedelta(days=1)).isoformat()
+        before = day_before(days[0])
         there = lake.has(DATASETS, spec.name, before)
         if not there or lake.manifest(DATASETS, spec.name, before)["fingerprint"] != spec.fingerprint:
             break

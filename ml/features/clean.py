@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import Runner
+from ml.days import day_before
 from ml.features.clean_task import Done, Job, Task, clean_task, earlier_days, expand_task, plan
 from ml.features.side_join import BROADCAST_BYTES, Joined, Strategy, prepare, sort_merge_join, strategy_for
 from ml.features.vocabulary import StateFile
@@ -85,7 +86,7 @@ def clean_day(
     earlier = earlier_days(spec, day)
     for read in [*earlier, day]:
         _check_reading(spec, read, lake)
-    before = [(STAGE, _day_before(day))] if _needs_state(spec, day) else []
+    before = [(STAGE, day_before(day))] if _needs_state(spec, day) else []
     made_from = lake.lineage(spec.name, [*before, *(("raw_logs", d) for d in [*earlier, day])])
     states, names = _previous_states(spec, day, lake), [s.name for s in spec.sparse if s.vocabulary]
     with lake.write(STAGE, spec.name, day) as staging:
@@ -147,7 +148,7 @@ def _previous_states(spec: DatasetSpec, day: str, lake: Lake) -> dict[str, State
     """Feature -> its state after the day before; empty on the first day."""
     if not _needs_state(spec, day):
         return {}
-    before = _day_before(day)
+    before = day_before(day)
     manifest = lake.manifest(STAGE, spec.name, before)
     found = manifest["fingerprint"]
     if found != spec.fingerprint:
@@ -163,10 +164,6 @@ def _previous_states(spec: DatasetSpec, day: str, lake: Lake) -> dict[str, State
 
 def _needs_state(spec: DatasetSpec, day: str) -> bool:
     return any(s.vocabulary for s in spec.sparse) and date.fromisoformat(day) > spec.partitions.start
-
-
-def _day_before(day: str) -> str:
-    return (date.fromisoformat(day) - timedelta(days=1)).isoformat()
 
 
 def _side_tables(

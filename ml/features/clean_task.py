@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
 from functools import lru_cache
 
 import numpy as np
@@ -19,8 +18,9 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec, Negatives
+from ml.days import MICROSECONDS_PER_HOUR, trailing_days
 from ml.features.point_in_time.history import with_history
-from ml.features.point_in_time.negatives import MICROSECONDS_PER_HOUR, Events, sample, with_negatives
+from ml.features.point_in_time.negatives import Events, sample, with_negatives
 from ml.features.point_in_time.trailing_counts import with_recent
 from ml.features.side_join import ROW, TASK_SHIFT, Joined, join_all
 from ml.features.transforms import SAMPLED_LABEL, compile_transforms, sparse_features
@@ -178,9 +178,7 @@ def earlier_days(spec: DatasetSpec, day: str) -> list[str]:
         return []
     # A day of the log's zone may be an hour longer or shorter than 24.
     count = int(spec.label.negatives.look_back_hours // 23) + 1
-    first = date.fromisoformat(day)
-    days = (first - timedelta(days=n) for n in range(count, 0, -1))
-    return [other.isoformat() for other in days if other >= spec.partitions.start]
+    return [other for other in trailing_days(day, count) if other >= spec.partitions.start.isoformat()]
 
 
 def _columns(spec: DatasetSpec) -> list[str]:

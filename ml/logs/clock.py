@@ -8,7 +8,7 @@ Which rows lie outside the log's days, and what becomes of them, is `ml.logs.val
 
 from __future__ import annotations
 
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ml.catalog.log_spec import LogSpec
 from ml.catalog.reading import Time
+from ml.days import midnight
 
 # A live log has no last day; its days are laid out this far ahead.
 LIVE_DAYS = 50 * 366
@@ -29,16 +30,6 @@ _ISO = (
     r"^(?P<y>\d{4})-(?P<mo>\d{2})-(?P<d>\d{2})(?:[T ](?P<h>\d{2}):(?P<mi>\d{2})(?::(?P<s>\d{2})(?:[.,](?P<f>\d{1,9}))?)?"
     r" ?(?P<zone>[Zz]|(?P<sign>[+-])(?P<oh>\d{2}):?(?P<om>\d{2})?)?)?$"
 )
-
-
-def midnight(day: date, zone: ZoneInfo) -> int:
-    """The first instant of a day in a zone, in microseconds since 1970 UTC.
-
-    Where clocks skip midnight (America/Sao_Paulo on 2017-10-15) that is 01:00; where midnight comes twice, the earlier.
-    """
-    # fold=0 takes the offset from before a gap, so 00:00 in the gap is the very instant of the jump.
-    local = datetime.combine(day, time(0), zone)
-    return round((local - datetime(1970, 1, 1, tzinfo=ZoneInfo("UTC"))) / timedelta(microseconds=1))
 
 
 @lru_cache(maxsize=16)

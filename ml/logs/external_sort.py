@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from upath import UPath
 
+from ml.days import MICROSECONDS_PER_SECOND
 from ml.schema import EVENT_TIME
 
-SECOND = 1_000_000
 BATCH_ROWS = 1 << 16
 ROW_GROUP = 1 << 17
 
@@ -55,7 +55,7 @@ def write_run(table: pa.Table, path: str) -> Run:
     with UPath(path).open("wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         for start in range(0, len(times), BATCH_ROWS):  # `read_cut` counts on batches of just this size
             writer.write_batch(table.slice(start, BATCH_ROWS).combine_chunks().to_batches()[0])
-    seconds, first = np.unique(times // SECOND, return_index=True)
+    seconds, first = np.unique(times // MICROSECONDS_PER_SECOND, return_index=True)
     rows = np.diff(np.append(first, len(times)))
     return Run(path, seconds, rows, times[first], times[first + rows - 1])
 

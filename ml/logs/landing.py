@@ -6,12 +6,12 @@ For a sensor, which decides what to run; ingesting a day is `ml.logs.ingest`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
 from upath import UPath
 
 from ml.catalog.log_spec import LogSpec
 from ml.compute.runner import LocalRunner, Runner
+from ml.days import yesterday
 from ml.lake import Lake
 from ml.logs.clock import day_index, day_key
 from ml.logs.index import LogIndex
@@ -43,8 +43,7 @@ def landed_days(log: LogSpec, logs: str | UPath, lake: Lake, runner: Runner | No
         found = {*index.signatures, *lake.days(log.stage, log.dataset)}  # a day may have lost its lines to another
         bounds = [day_index(log, end(found)) for end in (min, max) if found] or [0, -1]
         found = {day_key(log, i) for i in range(bounds[0], bounds[1] + 1)}
-    yesterday = datetime.now(log.zone).date() - timedelta(days=1)
-    days = sorted(found & set(log.days(yesterday)))
+    days = sorted(found & set(log.days(yesterday(log.zone))))
     return [LandedDay(day, index.signature(day), _signature(lake, log, day) == index.signature(day)) for day in days]
 
 

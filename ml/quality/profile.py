@@ -11,12 +11,12 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from datetime import date, datetime, timedelta
 from typing import Any, Self
 
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
+from ml.days import day_bounds
 from ml.lake import Lake
 
 FILE = "profile.json"
@@ -90,14 +90,6 @@ class Profile:
         return cls(**data)
 
 
-def day_bounds(spec: DatasetSpec, day: str) -> tuple[int, int]:
-    """First microsecond of the day in the log's time zone, and that of the next day; since 1970-01-01 UTC."""
-    midnight = date.fromisoformat(day)
-    ends = (datetime(d.year, d.month, d.day, tzinfo=spec.zone) for d in (midnight, midnight + timedelta(days=1)))
-    first, after = (int(end.timestamp()) * 1_000_000 for end in ends)
-    return first, after
-
-
 def profile_day(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> Profile:
     """The day's profile: the one in the lake (`profiles/<stage>`), or measured and put there where its data has changed.
 
@@ -112,7 +104,7 @@ def profile_day(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> Profile:
     from ml.quality.scan import scan_partition
 
     began = time.perf_counter()
-    profile = scan_partition(spec, stage, partition, manifest, day_bounds(spec, day))
+    profile = scan_partition(spec, stage, partition, manifest, day_bounds(day, spec.zone))
     seconds = time.perf_counter() - began
     # Another process may measure the same day and win: what is kept only saves measuring again.
     with suppress(OSError, ValueError), lake.write(kept, spec.name, day) as staging:

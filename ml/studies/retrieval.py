@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from upath import UPath
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
 from ml.datasets.reader import BlockReader
+from ml.days import day_bounds
 from ml.evaluation.plots import lines
 from ml.evaluation.retrieval import CUTS, Recall, recall_over
 from ml.lake import Lake
@@ -35,7 +35,7 @@ def run_study(
     spec: DatasetSpec, days: Sequence[str], lake: Lake, model: str = "two_tower", on_result: Callable[[str], None] | None = None
 ) -> dict[str, Recall]:
     """By way (`WAYS`): recall on the last of `days`, of a model trained on those before."""
-    begin = round(datetime.combine(datetime.fromisoformat(days[-1]), time(), spec.zone).timestamp() * 1e6)
+    begin = day_bounds(days[-1], spec.zone)[0]
     found = {}
     for way in WAYS:
         state = _trained(spec, days[:-1], lake, model)

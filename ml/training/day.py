@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from datetime import date, timedelta
 from functools import partial
 from typing import Any
 
@@ -87,7 +86,7 @@ def train_day(
     model = model or spec.primary
     recipe, stage = options.recipe or recipe_of(spec, model), stage_of(model)
     schema = FeatureSchema.of(spec)
-    parent = previous_day(spec, day)
+    parent = spec.previous_day(day)
     in_time_order = partial(BlockReader, lake, spec, [day], order="time", cache=options.cache, cache_limit=options.cache_limit)
     reader = _reader_of_rank(in_time_order, recipe, ranks)
     identity = {
@@ -141,14 +140,6 @@ def train_day(
         if observer:
             observer.finish(trained)
     return trained
-
-
-def previous_day(spec: DatasetSpec, day: str) -> str | None:
-    """The day before, or None for the dataset's first day. Raises `ValueError` for a day outside the dataset's range."""
-    first, last, asked = spec.partitions.start, spec.partitions.end, date.fromisoformat(day)
-    if asked < first or (last is not None and asked > last):
-        raise ValueError(f"{spec.name} has no day {day}: its days are {first} to {last or 'today'}")
-    return None if asked == first else (asked - timedelta(days=1)).isoformat()
 
 
 def _reader_of_rank(read: partial[BlockReader], recipe: Recipe, ranks: Ranks | None) -> BlockReader:

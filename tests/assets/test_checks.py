@@ -14,10 +14,10 @@ from assets.checks import build_checks
 from assets.partitions import daily
 from assets.resources import LakeResource
 from ml.catalog.spec import DatasetSpec
+from ml.days import day_bounds
 from ml.lake import Lake
 from ml.parquet import write_table
 from ml.quality.contract import contract
-from ml.quality.profile import day_bounds
 
 DAYS = ["2026-03-01", "2026-03-02", "2026-03-03"]
 ROWS = 1_000
@@ -52,7 +52,7 @@ def another_country(day: str, columns: dict[str, Any]) -> None:
 
 
 def write_raw(lake: Lake, day: str, spoil: Spoil, **manifest: Any) -> None:
-    first, after = day_bounds(SPEC, day)
+    first, after = day_bounds(day, SPEC.zone)
     times = [first + i * ((after - first) // ROWS) for i in range(ROWS)]
     columns: dict[str, Any] = {
         "event_time": pa.array(times),

@@ -11,11 +11,11 @@ import pyarrow as pa
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
 from ml.datasets.write import write_day
+from ml.days import day_bounds
 from ml.features.transforms import compile_transforms
 from ml.features.vocabulary import Vocabulary
 from ml.lake import Lake
 from ml.parquet import write_table
-from ml.quality.profile import day_bounds
 
 DAYS = [f"2026-03-{day:02d}" for day in range(1, 8)]
 ROWS = 4_000
@@ -55,7 +55,7 @@ def make_spec(**changes: Any) -> DatasetSpec:
 def raw_columns(spec: DatasetSpec, day: str, rows: int = ROWS) -> dict[str, Any]:
     """Columns of an unspoilt day: seeded by the day, users and items Zipf, a tenth clicked, in time order."""
     rng = np.random.default_rng(int(day.replace("-", "")))
-    first, after = day_bounds(spec, day)
+    first, after = day_bounds(day, spec.zone)
     times = np.sort(rng.choice(after - first, rows, replace=False)) + first
     countries = rng.choice(["BR", "PT", "AO", "MZ", ""], rows, p=[0.6, 0.2, 0.1, 0.05, 0.05])
     return {

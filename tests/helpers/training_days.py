@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
 from ml.datasets.batch import Batch
 from ml.datasets.write import write_day
+from ml.days import days_from
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe, load_recipe
 from ml.schema import FeatureSchema, arrow_schema
@@ -71,7 +71,7 @@ def make_columns(spec: DatasetSpec, rows: int, seed: int) -> dict[str, Any]:
 def write_days(lake: Lake, spec: DatasetSpec, days: int, rows: int) -> list[str]:
     """`cleaned_features` and `mds_datasets` of the first days; gives the days."""
     schema = arrow_schema(spec)
-    written = [(date.fromisoformat(FIRST) + timedelta(days=i)).isoformat() for i in range(days)]
+    written = days_from(FIRST, days)
     for number, day in enumerate(written):
         start = 1_767_225_600_000_000 + number * 86_400_000_000
         columns = make_columns(spec, rows, seed=number) | {"event_time": start + np.arange(rows)}

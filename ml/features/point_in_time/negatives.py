@@ -24,14 +24,13 @@ import pyarrow as pa
 
 from ml.catalog.spec import Negatives
 from ml.compute.kernel_cache import jit
+from ml.days import MICROSECONDS_PER_HOUR
 from ml.features.columns import plain
 from ml.features.hashing import feature_seed, hash_values
 from ml.features.hashtable import count_distinct, find, insert, slots_for
 from ml.features.transforms import SAMPLED_LABEL
 from ml.hashing import GOLDEN, mix64
 from ml.schema import EVENT_TIME, SAMPLE_RATE
-
-MICROSECONDS_PER_HOUR = 3_600_000_000
 
 # Draws of a popular item that is the user's own are drawn again, so often; then the rest are counted off one by one.
 _REDRAWS = 64

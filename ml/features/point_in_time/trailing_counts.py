@@ -12,8 +12,9 @@ import pyarrow as pa
 
 from ml.catalog.spec import Negatives
 from ml.compute.kernel_cache import jit
+from ml.days import MICROSECONDS_PER_HOUR
 from ml.features.hashing import hash_values
-from ml.features.point_in_time.negatives import MICROSECONDS_PER_HOUR, Events
+from ml.features.point_in_time.negatives import Events
 from ml.schema import EVENT_TIME, MISSING_ID
 
 

@@ -8,7 +8,8 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ml.datasets.batch import Batch
-from ml.evaluation.retrieval import HOUR, recall_over
+from ml.days import MICROSECONDS_PER_HOUR
+from ml.evaluation.retrieval import recall_over
 from ml.models.build import build_model
 from ml.models.two_tower import TwoTower
 from ml.recipes.recipe import load_recipe
@@ -136,7 +137,7 @@ def test_a_model_that_learns_between_slices_finds_what_one_at_midnight_does_not(
                 train_pass(state, slice_, total_steps=len(slice_))
 
         assert isinstance(state.model, TwoTower)
-        recall = recall_over(state.model, rows, begin=HOUR, minutes=30, between=between if learns else None)
+        recall = recall_over(state.model, rows, begin=MICROSECONDS_PER_HOUR, minutes=30, between=between if learns else None)
         late = recall.slices[len(recall.slices) // 2 :]
         scores[learns] = sum(s.model[10] for s in late) / sum(s.clicks for s in late)
     assert scores[False] < 0.6 and scores[True] > 0.9

@@ -17,7 +17,7 @@ from ml.features.hashing import hash_values
 from ml.lake import Lake
 from ml.quality.contract import contract
 from ml.quality.drift import NOISE, population_stability_index
-from ml.quality.profile import FILE, Histogram, Profile, day_bounds, profile_day
+from ml.quality.profile import FILE, Histogram, Profile, profile_day
 from ml.quality.scan import BUCKETS, add_histograms, histogram_of
 from ml.quality.validate import validate
 from ml.schema import MISSING_ID, OOV_ID
@@ -83,15 +83,6 @@ def test_a_kept_profile_is_used_until_its_data_changes(lake: Lake) -> None:
     assert kept.stat().st_ino != inode and again.rows == first.rows
     asked = make_spec(expectations={"unique": ["user"]})
     assert profile_day(asked, "raw_logs", DAY, lake).duplicates > again.duplicates
-
-
-@pytest.mark.parametrize(
-    ("zone", "day", "hours"),
-    [("UTC", "2026-03-01", 24), ("America/New_York", "2026-03-08", 23), ("America/New_York", "2026-11-01", 25)],
-)
-def test_a_day_is_as_long_as_its_zone_says(zone: str, day: str, hours: int) -> None:
-    first, after = day_bounds(make_spec(time={"column": "time", "unit": "ms", "timezone": zone}), day)
-    assert (after - first) / 3_600_000_000 == hours
 
 
 @given(ids)

@@ -13,14 +13,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from ml.days import day_bounds
 from ml.lake import MANIFEST, Lake, MissingPartition
 from ml.quality.contract import BETWEEN, STAGES, Expectation, contract
 from ml.quality.validate import Validation, decide, validate
-from tests.helpers.quality_days import DAYS, ROWS, day_bounds, make_spec, write_days, write_features, write_mds, write_raw
+from tests.helpers.quality_days import DAYS, ROWS, make_spec, write_days, write_features, write_mds, write_raw
 
 SPEC = make_spec()
 DAY = DAYS[2]
-NEXT_DAY = day_bounds(SPEC, DAY)[1]
+NEXT_DAY = day_bounds(DAY, SPEC.zone)[1]
 
 
 def put(name: str, row: int, value: Any) -> Callable[[dict[str, Any]], None]:

@@ -15,12 +15,12 @@ from ml.lake import Lake, MissingPartition
 from ml.metrics import auc
 from ml.models.predict import predict
 from ml.schema import FeatureSchema
-from ml.training.day import DayOptions, previous_day, train_day
+from ml.training.day import DayOptions, train_day
 from ml.training.load import load_model
 from ml.training.passes import train_pass
 from ml.training.report import TrainedDay
 from ml.training.state import new_state
-from tests.helpers.training_days import FIRST, made_spec, small_recipe, write_days
+from tests.helpers.training_days import made_spec, small_recipe, write_days
 
 STAGE, ALL = "tuned_models/dlrm", ("train", "validation", "test")
 
@@ -118,14 +118,6 @@ def test_a_missing_day_is_said_with_the_way_out(lake: Lake) -> None:
         train_days(lake, [*days, "2026-01-04"])
     with pytest.raises(MissingPartition, match="made/tuned_models/dlrm of 2026-01-05"):
         load_model(lake, made_spec(), "2026-01-05")
-
-
-def test_days_out_of_the_range_are_refused() -> None:
-    assert previous_day(made_spec(), FIRST) is None
-    assert previous_day(made_spec(), "2026-01-02") == FIRST
-    for day in ("2025-12-31", "2026-01-06"):
-        with pytest.raises(ValueError, match=f"made has no day {day}: its days are 2026-01-01 to 2026-01-05"):
-            previous_day(made_spec(), day)
 
 
 def test_a_recipe_of_another_shape_can_not_go_on_and_leaves_no_trace(lake: Lake) -> None:

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml.catalog.spec import Negatives
-from ml.features.point_in_time.negatives import MICROSECONDS_PER_HOUR, Events, Sample, sample, with_negatives
+from ml.days import MICROSECONDS_PER_HOUR
+from ml.features.point_in_time.negatives import Events, Sample, sample, with_negatives
 
 HOUR = MICROSECONDS_PER_HOUR
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml.catalog.spec import Negatives
+from ml.days import MICROSECONDS_PER_HOUR
 from ml.features.hashing import hash_values
-from ml.features.point_in_time.negatives import MICROSECONDS_PER_HOUR, Events
+from ml.features.point_in_time.negatives import Events
 from ml.features.point_in_time.trailing_counts import count_recent, with_recent
 
 MINUTE = MICROSECONDS_PER_HOUR // 60
