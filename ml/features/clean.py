@@ -24,7 +24,8 @@ from ml.features.side_join import BROADCAST_BYTES, Joined, Strategy, prepare, so
 from ml.features.vocabulary import StateFile
 from ml.features.vocabulary_counts import ARROW_ROWS, Merge, VocabularySize, merge_in_arrow, merge_on_spark, pack
 from ml.lake import Lake
-from ml.logs.read import raw_parts, read_table
+from ml.logs.read import raw_parts
+from ml.logs.source_table import read_table
 from ml.parquet import write_table
 from ml.schema import arrow_schema
 

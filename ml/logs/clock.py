@@ -1,6 +1,6 @@
-"""Time: raw values to microseconds since 1970 UTC, and days of a time zone as ranges of them.
+"""Converts raw time values to microseconds since 1970 UTC, and a log's days to ranges of them.
 
-Which rows lie outside the log's days, and what becomes of them, is `ml.logs.validate_rows`.
+`ml.logs.validate_rows` decides what happens to rows outside the log's days.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -21,11 +21,11 @@ from ml.catalog.log_spec import LogSpec
 from ml.catalog.reading import Time
 from ml.days import midnight
 
-# A live log has no last day; its days are laid out this far ahead.
+# A live log has no last day: its days extend this far ahead.
 LIVE_DAYS = 50 * 366
 FAR = 2**62
 _PER_UNIT = {"s": (1_000_000, 1), "ms": (1_000, 1), "us": (1, 1), "ns": (1, 1_000)}
-_QUARTER, _QUARTERS = 900_000_000, 1900 * 365 * 96  # clocks before the year 70 keep that year's offset
+_QUARTER, _QUARTERS = 900_000_000, 1900 * 365 * 96  # clocks before the year 70 keep the offset of that year
 _ISO = (
     r"^(?P<y>\d{4})-(?P<mo>\d{2})-(?P<d>\d{2})(?:[T ](?P<h>\d{2}):(?P<mi>\d{2})(?::(?P<s>\d{2})(?:[.,](?P<f>\d{1,9}))?)?"
     r" ?(?P<zone>[Zz]|(?P<sign>[+-])(?P<oh>\d{2}):?(?P<om>\d{2})?)?)?$"
@@ -39,39 +39,50 @@ def _bounds(start: date, days: int, zone: str) -> NDArray[np.int64]:
 
 
 def day_bounds(log: LogSpec) -> NDArray[np.int64]:
-    """Where each day of a log begins, and the last ends: int64 [days + 1], microseconds since 1970 UTC."""
+    """The instant at which each day of a log begins, and the end of the last: int64 [days + 1], microseconds since 1970 UTC."""
     end = log.partitions.end
     days = (end - log.partitions.start).days + 1 if end else LIVE_DAYS
     return _bounds(log.partitions.start, days, log.time.timezone)
 
 
 def day_index(log: LogSpec, day: str) -> int:
-    """Which of the log's days a partition key is, from 0. Raises `ValueError` for a key that is none of them."""
+    """Index of a partition key among the log's days, from 0.
+
+    Raises:
+        ValueError: The key is not a day of the log.
+    """
     try:
         index = (date.fromisoformat(day) - log.partitions.start).days
     except ValueError:
         index = -1
     if not 0 <= index < len(day_bounds(log)) - 1:
         raise ValueError(
-            f"{log.dataset}: no day {day!r}; its days run from {log.partitions.start} to {log.partitions.end or 'now'}"
+            f"{log.dataset}: {day!r} is not a day of the log; its days run from {log.partitions.start} to "
+            f"{log.partitions.end or 'now'} (partitions in the catalog entry)"
         )
     return index
 
 
 def day_key(log: LogSpec, index: int) -> str:
-    """The partition key (`YYYY-MM-DD`) of the log's day `index`."""
+    """The partition key (`YYYY-MM-DD`) of the log's day with this index."""
     return (log.partitions.start + timedelta(days=index)).isoformat()
 
 
 def days_of(times: NDArray[np.int64], bounds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Index of each time's day; -1 before the first, len(bounds) - 1 after the last. int64 [N]."""
+    """Index of the day of each time, int64 [N]; -1 before the first day, len(bounds) - 1 after the last."""
     return np.searchsorted(bounds, times, side="right") - 1
 
 
 def event_times(column: pa.ChunkedArray, clock: Time) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Microseconds since 1970 UTC (int64 [N]), and whether each value says a time at all (bool [N]); null does not.
+    """Converts a time column.
 
-    A time beyond what 64 bits of microseconds hold is given as +-2^62, which is out of any log's range.
+    Args:
+        column: Raw values [N]; null is not a time.
+        clock: Their unit and time zone.
+
+    Returns:
+        Microseconds since 1970 UTC, int64 [N], and whether each value is a time, bool [N]. Times that do not fit 64 bits of
+        microseconds become +-2^62, which is outside the days of any log.
     """
     if clock.unit == "iso8601":
         return _iso(column, ZoneInfo(clock.timezone))
@@ -90,7 +101,7 @@ def event_times(column: pa.ChunkedArray, clock: Time) -> tuple[NDArray[np.int64]
 
 
 def _iso(column: pa.ChunkedArray, zone: ZoneInfo) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """`2026-01-31T23:59:59.5+02:00`, `... Z`, and without an offset in the log's own zone; a date alone is its midnight."""
+    """Reads `2026-01-31T23:59:59.5+02:00` and `... Z`; without an offset, in the log's zone; a date alone is its midnight."""
     found = pc.extract_regex(column.combine_chunks(), _ISO)
     known = _mask(pc.is_valid(found))
     year, month, day, hour, minute, second = (_integers(found, name) for name in ("y", "mo", "d", "h", "mi", "s"))
@@ -119,7 +130,7 @@ def _integers(found: pa.StructArray, name: str) -> NDArray[np.int64]:
 
 
 def _offsets(wall: NDArray[np.int64], zone: ZoneInfo) -> NDArray[np.int64]:
-    """How far wall clocks [N] are ahead of UTC, in microseconds; no zone changes its clocks but on a quarter of an hour."""
+    """How far wall clocks [N] are ahead of UTC, in microseconds. Every zone changes its clocks on a quarter of an hour."""
     quarters, where = np.unique(wall // _QUARTER, return_inverse=True)
     first = datetime(1970, 1, 1, tzinfo=zone)
     ahead = [(first + timedelta(minutes=15 * q)).utcoffset() for q in np.clip(quarters, -_QUARTERS, _QUARTERS).tolist()]
@@ -127,9 +138,12 @@ def _offsets(wall: NDArray[np.int64], zone: ZoneInfo) -> NDArray[np.int64]:
 
 
 def position_parts(total: int, days: int) -> NDArray[np.int64]:
-    """Where each of the equal parts of `total` lines begins, and the last ends: int64 [days + 1], line numbers.
+    """Divides `total` lines into equal parts, one for each day.
 
-    As the DLRM reference code cuts Criteo's log (data_utils.py): `divmod(total, days)`, the first `extras` parts one longer.
+    As the DLRM reference code divides Criteo's log (data_utils.py): `divmod(total, days)`, the first `extras` parts one longer.
+
+    Returns:
+        The line at which each part begins, and the end of the last: int64 [days + 1].
     """
     size, extras = divmod(total, days)
     lengths = np.full(days, size, np.int64)
@@ -138,10 +152,10 @@ def position_parts(total: int, days: int) -> NDArray[np.int64]:
 
 
 def position_times(lines: NDArray[np.int64], parts: NDArray[np.int64], bounds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Event times of lines by number, int64 [N]: spread evenly over their part's day, in order."""
+    """Event times of lines [N], int64 [N]: spread evenly, and in order, over the day of their part."""
     day = np.searchsorted(parts, lines, side="right") - 1
     count, begin = parts[day + 1] - parts[day], bounds[day]
-    # Quotient and remainder apart: line number times microseconds would pass 64 bits in a day of a hundred million lines.
+    # Quotient and remainder separately: line number times microseconds overflows 64 bits in a day of a hundred million lines.
     step, rest = np.divmod(bounds[day + 1] - begin, count)
     place = lines - parts[day]
     return begin + place * step + place * rest // count

@@ -1,7 +1,7 @@
-"""Sorted runs on disk, and merging them into parts: how a day is put in time order though no process holds all of it.
+"""Sorts a day that does not fit in memory: sorted runs on disk, which are merged into parts.
 
-A run is an Arrow file of rows in event-time order. Parts are ranges of event time, cut where every division of the log
-into runs cuts them: at seconds, or within one instant by row number. Who makes runs is `ml.logs.ingest`.
+A run is an Arrow file of rows in event-time order. Parts are ranges of event time. They are cut at seconds, or by row number
+within one instant, so that the parts are the same however the log was divided into runs. `ml.logs.ingest` makes the runs.
 """
 
 from __future__ import annotations
@@ -23,9 +23,16 @@ ROW_GROUP = 1 << 17
 
 
 @dataclass(frozen=True)
-class Run:
-    """Rows in event-time order. seconds: int64 [S] ascending, those with rows; rows: int64 [S] in each; first, last: int64 [S],
-    the earliest and latest event time within each."""
+class SortedRun:
+    """A file of rows in event-time order, and how they are spread over S seconds.
+
+    Attributes:
+        path: Arrow IPC file.
+        seconds: The seconds that have rows, int64 [S], ascending.
+        rows: Number of rows in each second, int64 [S].
+        first: Earliest event time in each second, int64 [S].
+        last: Latest event time in each second, int64 [S].
+    """
 
     path: str
     seconds: NDArray[np.int64]
@@ -35,7 +42,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Cut:
+class RunRange:
     """Rows `start` to `stop` of a run."""
 
     path: str
@@ -43,28 +50,31 @@ class Cut:
     stop: int
 
 
-def in_time_order(table: pa.Table) -> pa.Table:
-    """Rows by event time; those of one instant keep their order."""
+def sort_by_time(table: pa.Table) -> pa.Table:
+    """Sorts rows by event time. Rows of one instant keep their order."""
     times = table.column(EVENT_TIME).to_numpy()
     return table.take(pa.array(np.argsort(times, kind="stable"))) if (times[1:] < times[:-1]).any() else table
 
 
-def write_run(table: pa.Table, path: str) -> Run:
-    """Write rows that are in time order."""
+def write_run(table: pa.Table, path: str) -> SortedRun:
+    """Writes a run of rows that are already in time order."""
     times = table.column(EVENT_TIME).to_numpy()
     with UPath(path).open("wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        for start in range(0, len(times), BATCH_ROWS):  # `read_cut` counts on batches of just this size
+        for start in range(0, len(times), BATCH_ROWS):  # `read_range` relies on batches of exactly this size
             writer.write_batch(table.slice(start, BATCH_ROWS).combine_chunks().to_batches()[0])
     seconds, first = np.unique(times // MICROSECONDS_PER_SECOND, return_index=True)
     rows = np.diff(np.append(first, len(times)))
-    return Run(path, seconds, rows, times[first], times[first + rows - 1])
+    return SortedRun(path, seconds, rows, times[first], times[first + rows - 1])
 
 
-def plan_parts(runs: Sequence[Run], part_rows: int) -> list[list[Cut]]:
-    """The cuts that make up each part, parts in time order and cuts in the runs' order.
+def plan_parts(runs: Sequence[SortedRun], part_rows: int) -> list[list[RunRange]]:
+    """Divides runs into parts by ranges of event time.
 
-    A part holds whole seconds and at most `part_rows` rows, or one second that has more. A second whose rows all have one
-    event time needs no sorting, and is cut after every `part_rows`.
+    A part holds whole seconds and at most `part_rows` rows, or one second that has more. A second whose rows all have the same
+    event time needs no sorting, so it is divided after every `part_rows`.
+
+    Returns:
+        The ranges that make up each part; parts in time order, ranges in the order of the runs.
     """
     if not runs:
         return []
@@ -74,53 +84,53 @@ def plan_parts(runs: Sequence[Run], part_rows: int) -> list[list[Cut]]:
     np.minimum.at(first, where, np.concatenate([run.first for run in runs]))
     np.maximum.at(last, where, np.concatenate([run.last for run in runs]))
     ends = np.cumsum(totals)
-    parts: list[list[Cut]] = []
+    parts: list[list[RunRange]] = []
     begin = 0
     while begin < len(seconds):
         before = int(ends[begin - 1]) if begin else 0
         end = max(int(np.searchsorted(ends, before + part_rows, side="right")), begin + 1)
-        cuts = [cut for run in runs if (cut := _within(run, int(seconds[begin]), int(seconds[end - 1])))]
+        ranges = [found for run in runs if (found := _within(run, int(seconds[begin]), int(seconds[end - 1])))]
         if totals[begin] > part_rows and first[begin] == last[begin]:
-            parts += _pieces(cuts, part_rows)
+            parts += _split(ranges, part_rows)
         else:
-            parts.append(cuts)
+            parts.append(ranges)
         begin = end
     return parts
 
 
-def _within(run: Run, first: int, last: int) -> Cut | None:
+def _within(run: SortedRun, first: int, last: int) -> RunRange | None:
     ends = np.append(0, np.cumsum(run.rows))
     low, high = np.searchsorted(run.seconds, first), np.searchsorted(run.seconds, last, side="right")
-    return Cut(run.path, int(ends[low]), int(ends[high])) if low < high else None
+    return RunRange(run.path, int(ends[low]), int(ends[high])) if low < high else None
 
 
-def _pieces(cuts: Iterable[Cut], part_rows: int) -> list[list[Cut]]:
-    parts: list[list[Cut]] = []
+def _split(ranges: Iterable[RunRange], part_rows: int) -> list[list[RunRange]]:
+    parts: list[list[RunRange]] = []
     room = 0
-    for cut in cuts:
-        start = cut.start
-        while start < cut.stop:
+    for one in ranges:
+        start = one.start
+        while start < one.stop:
             if not room:
                 parts.append([])
                 room = part_rows
-            stop = min(cut.stop, start + room)
-            parts[-1].append(Cut(cut.path, start, stop))
+            stop = min(one.stop, start + room)
+            parts[-1].append(RunRange(one.path, start, stop))
             start, room = stop, room - (stop - start)
     return parts
 
 
-def write_part(part: tuple[str, Sequence[Cut]]) -> None:
-    """Merge a part's cuts into one Parquet file. Of one instant, an earlier run's rows come first."""
-    path, cuts = part
-    table = in_time_order(pa.concat_tables([read_cut(cut) for cut in cuts]).combine_chunks())
+def write_part(part: tuple[str, Sequence[RunRange]]) -> None:
+    """Merges the ranges of a part into one Parquet file. Rows of one instant keep the order of the runs."""
+    path, ranges = part
+    table = sort_by_time(pa.concat_tables([read_range(one) for one in ranges]).combine_chunks())
     write_parquet([table], table.schema, path)
 
 
-def read_cut(cut: Cut) -> pa.Table:
-    with UPath(cut.path).open("rb") as file, pa.ipc.open_file(file) as reader:
-        low, high = cut.start // BATCH_ROWS, -(-cut.stop // BATCH_ROWS)
+def read_range(part: RunRange) -> pa.Table:
+    with UPath(part.path).open("rb") as file, pa.ipc.open_file(file) as reader:
+        low, high = part.start // BATCH_ROWS, -(-part.stop // BATCH_ROWS)
         batches = [reader.get_batch(i) for i in range(low, high)]
-        return pa.Table.from_batches(batches, reader.schema).slice(cut.start - low * BATCH_ROWS, cut.stop - cut.start)
+        return pa.Table.from_batches(batches, reader.schema).slice(part.start - low * BATCH_ROWS, part.stop - part.start)
 
 
 def write_parquet(tables: Iterable[pa.Table], schema: pa.Schema, path: str) -> None:

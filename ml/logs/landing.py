@@ -1,6 +1,6 @@
-"""What has landed: the days whose files lie in the landing folder, and whether the lake has read them as they are now.
+"""Finds the days whose files have landed, and whether the lake holds them as the files are now.
 
-For a sensor, which decides what to run; ingesting a day is `ml.logs.ingest`.
+Sensors decide with it what to run; `ml.logs.ingest` ingests a day.
 """
 
 from __future__ import annotations
@@ -20,27 +20,42 @@ from ml.logs.sources import NoLogs
 
 @dataclass(frozen=True)
 class LandedDay:
-    """key: the partition. stamp: changes when a file with lines of the day arrives, changes or goes. current: whether
-    `raw_logs` in the lake was made from just these files."""
+    """A day with files in the landing folder.
+
+    Attributes:
+        key: The partition key.
+        stamp: Changes when a file with lines of the day arrives, changes or is removed.
+        current: Whether the partition in the lake was made from exactly these files.
+    """
 
     key: str
     stamp: str
     current: bool
 
 
-def landed_days(log: LogSpec, logs: str | UPath, lake: Lake, runner: Runner | None = None) -> list[LandedDay]:
-    """Days that have landed and are over, in order; none where no file has. Raises `WrongFile`.
+def landed_days(log: LogSpec, folder: str | UPath, lake: Lake, runner: Runner | None = None) -> list[LandedDay]:
+    """Lists the days that have landed and are over.
 
-    Without dated paths, a day that has no lines but lies between days that have is one of them.
+    Args:
+        log: The log.
+        folder: The landing folder.
+        lake: Where the days are, or will be.
+        runner: Runs the tasks that index new files; local by default.
+
+    Returns:
+        Days in order, empty if no file has landed. Without dated paths, a day without lines between days with lines counts.
+
+    Raises:
+        WrongFile: A file lacks a column.
     """
     try:
-        index = LogIndex.build(log, logs, lake, runner or LocalRunner())
+        index = LogIndex.build(log, folder, lake, runner or LocalRunner())
     except NoLogs:
         return []
-    if log.source.dated:  # rows may spill into days whose own files are still to come
+    if log.source.dated:  # rows can spill into days whose own files have not arrived yet
         found = {file.file.day.isoformat() for file in index.files if file.file.day}
     else:
-        found = {*index.signatures, *lake.days(log.stage, log.dataset)}  # a day may have lost its lines to another
+        found = {*index.signatures, *lake.days(log.stage, log.dataset)}  # a day can have lost all its lines to another
         bounds = [day_index(log, end(found)) for end in (min, max) if found] or [0, -1]
         found = {day_key(log, i) for i in range(bounds[0], bounds[1] + 1)}
     days = sorted(found & set(log.days(yesterday(log.zone))))

@@ -1,4 +1,4 @@
-"""Parquet files to typed columns: row groups take the place of blocks, rows that of lines."""
+"""Reads Parquet files as parsed blocks: row groups count as blocks, rows as lines."""
 
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions at import, out of a type checker's sight)
@@ -16,37 +16,38 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from ml.catalog.reading import ColumnType, Source
-from ml.logs.parsed_blocks import Records
-from ml.logs.quarantine import NOT_UTF8, TEXT_BYTES, bad_value, damaged
+from ml.logs.parsed_blocks import ParsedBlock
+from ml.logs.quarantine import NOT_UTF8, TEXT_BYTES, bad_value, damaged_file
 from ml.logs.sources import LogFile
-from ml.logs.text.layout import Layout, names_in
+from ml.logs.text.layout import Layout, rename_fields
 from ml.logs.text.value_types import null_tokens
 from ml.schema import ARROW_TYPES
 
 
-def read_row_groups(source: Source, file: LogFile, wanted: Collection[int] | None) -> Iterator[Records]:
-    """Records of a Parquet file by row group. A row that does not fit the types is a bad line; so is all that is corrupt.
+def read_row_groups(source: Source, file: LogFile, wanted: Collection[int] | None) -> Iterator[ParsedBlock]:
+    """Reads the `wanted` row groups of a file (all if None). Rows that do not fit the types are bad lines.
 
-    Raises `WrongFile` where the file lacks a column.
+    Raises:
+        WrongFile: The file lacks a column of the source.
     """
     schema = Layout.declared(source).schema
     with UPath(file.url).open("rb") as raw:
         index = 0
         try:
             parquet = pq.ParquetFile(raw)
-            names_in(source, parquet.schema_arrow.names, file.name, "schema")
+            rename_fields(source, parquet.schema_arrow.names, file.name, "schema")
             for index in range(parquet.num_row_groups):
                 if wanted is None or index in wanted:
-                    yield _records(source, schema, index, parquet.read_row_group(index, use_threads=False))
+                    yield _parse(source, schema, index, parquet.read_row_group(index, use_threads=False))
             return
         except (pa.ArrowInvalid, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk or the network, not the file
-            reason = damaged(str(error).splitlines()[0])
-    yield Records(index, 1, 0, schema.empty_table(), np.zeros(0, np.int64), np.zeros(1, np.int64), [reason], lambda _: b"")
+                raise  # the disk or the network failed, not the file
+            reason = damaged_file(str(error).splitlines()[0])
+    yield ParsedBlock(index, 1, 0, schema.empty_table(), np.zeros(0, np.int64), np.zeros(1, np.int64), [reason], lambda _: b"")
 
 
-def _records(source: Source, schema: pa.Schema, index: int, group: pa.Table) -> Records:
+def _parse(source: Source, schema: pa.Schema, index: int, group: pa.Table) -> ParsedBlock:
     group = group.rename_columns([source.rename.get(name, name) for name in group.column_names]).select(schema.names)
     bad: dict[int, str] = {}
     columns: list[pa.ChunkedArray] = []
@@ -63,13 +64,20 @@ def _records(source: Source, schema: pa.Schema, index: int, group: pa.Table) -> 
     def text_of(row: int) -> bytes:
         return json.dumps(group.slice(row, 1).to_pylist()[0], default=repr).encode()[:TEXT_BYTES]
 
-    numbers = np.fromiter(bad, np.int64, len(bad))
-    table = table if good.all() else table.filter(pa.array(good))
-    return Records(index, group.num_rows, 0, table, np.flatnonzero(good), numbers, list(bad.values()), text_of)
+    return ParsedBlock(
+        index=index,
+        num_lines=group.num_rows,
+        header_lines=0,
+        table=table if good.all() else table.filter(pa.array(good)),
+        row_lines=np.flatnonzero(good),
+        bad_lines=np.fromiter(bad, np.int64, len(bad)),
+        reasons=list(bad.values()),
+        text_of=text_of,
+    )
 
 
 def _typed(values: pa.ChunkedArray, kind: ColumnType) -> tuple[pa.ChunkedArray, NDArray[np.bool_]]:
-    """A column as its declared type, and which rows [N] do not fit it (null there)."""
+    """A column [N] in its declared type, null where a value does not fit it, and a mask of those rows, bool [N]."""
     target = ARROW_TYPES[kind]
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)

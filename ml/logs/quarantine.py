@@ -1,26 +1,26 @@
-"""Lines that could not be read as rows: the vocabulary of reasons, and the table that holds such lines.
+"""Quarantined lines: the vocabulary of reasons, and the table that holds such lines.
 
-What is wrong with a line is found out in `ml.logs.text.parse` and `ml.logs.validate_rows`; here it is only named and kept.
+`ml.logs.text.parse` and `ml.logs.validate_rows` decide that a line is bad; this module names the reasons.
 
-| reason                    | of a line                                                                               |
+| reason                    | cause                                                                                   |
 |---------------------------|-----------------------------------------------------------------------------------------|
-| blank line                | nothing between two line ends                                                           |
-| not UTF-8                 | bytes that are no UTF-8 text                                                            |
+| blank line                | no characters between two line ends                                                     |
+| not UTF-8                 | bytes that are not UTF-8 text                                                           |
 | stray carriage return     | a CR that no line feed follows                                                          |
-| line too long             | longer than `ml.logs.streams.BLOCK` bytes                                               |
-| wrong number of fields    | more or fewer than the log has columns                                                  |
-| unbalanced quote          | a quoted field that never ends on its line                                              |
-| bad number in column X    | no number, an integer beyond 64 bits, or an infinite or not-a-number float              |
-| bad boolean in column X   | none of 1, 0, true, false                                                               |
-| bad text in column X      | a JSON value that is no string                                                          |
-| bad JSON                  | no JSON object, more than one, a key given twice, half a surrogate pair                 |
-| unreadable                | refused for another cause                                                               |
-| time missing              | null event time                                                                         |
-| time unparsable           | an event time that is no date and time                                                  |
-| time out of range         | before the first or after the last partition day, or too far from its dated file's day  |
-| label missing             | null label                                                                              |
-| unknown label             | neither 0 nor 1, where the label is a column without a threshold                        |
-| damaged file: WHY         | all that follows the last good byte of a truncated or corrupt archive, as one line      |
+| line too long             | a line longer than `ml.logs.streams.BLOCK` bytes                                        |
+| wrong number of fields    | more or fewer fields than the log has columns                                           |
+| unbalanced quote          | a quoted field without an end on its line                                               |
+| bad number in column X    | not a number, an integer beyond 64 bits, or an infinite or not-a-number float           |
+| bad boolean in column X   | a value other than 1, 0, true and false                                                 |
+| bad text in column X      | a JSON value that is not a string                                                       |
+| bad JSON                  | not one JSON object, a repeated key, or half a surrogate pair                           |
+| unreadable                | refused by the reader for any other reason                                              |
+| time missing              | a null event time                                                                       |
+| time unparsable           | an event time that is not a date and time                                               |
+| time out of range         | before the first or after the last partition day, or too far from the day of its file   |
+| label missing             | a null label                                                                            |
+| unknown label             | a label other than 0 and 1, if the label column has no threshold                        |
+| damaged file: WHY         | the lost rest of a truncated or corrupt file, counted as one line                       |
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FIELDS, UNBALANCED, BAD_JSON, UNREADABLE = "wrong number of fields", "unbalanced
 TIME_MISSING, TIME_UNPARSABLE, TIME_RANGE = "time missing", "time unparsable", "time out of range"
 LABEL_MISSING, LABEL_UNKNOWN = "label missing", "unknown label"
 
-TEXT_BYTES = 1000
+TEXT_BYTES = 1000  # of a quarantined line, this many bytes are kept
 
 SCHEMA = pa.schema(
     [
@@ -49,18 +49,27 @@ SCHEMA = pa.schema(
 
 
 def bad_value(kind: str, column: str) -> str:
-    """The reason for a value of declared type `kind` (`int`, `float`, `bool`, `string`) that is none."""
+    """The reason for a value of `column` that is not of the declared type `kind` (`int`, `float`, `bool` or `string`)."""
     word = {"int": "number", "float": "number", "bool": "boolean", "string": "text"}[kind]
     return f"bad {word} in column {column}"
 
 
-def damaged(why: object) -> str:
+def damaged_file(why: object) -> str:
+    """The reason for the lost rest of a file; with an empty `why`, the prefix of all such reasons."""
     return f"damaged file: {why}"
 
 
 @dataclass(frozen=True)
 class Quarantine:
-    """Q lines, in file and line order. table: columns file, line (from 1, header included), reason, text (its first bytes)."""
+    """Q quarantined lines in file and line order.
+
+    Attributes:
+        table: Columns `file`, `line` (from 1, a header included), `reason` and `text` (the line's first bytes), [Q].
+
+    Example:
+        >>> Quarantine.of("a.csv", [7], ["blank line"], [b""]).reasons
+        {'blank line': 1}
+    """
 
     table: pa.Table
 
@@ -69,14 +78,16 @@ class Quarantine:
 
     @property
     def reasons(self) -> dict[str, int]:
-        """How many lines for each reason."""
+        """Number of lines by reason."""
         return dict(sorted(Counter(self.table.column("reason").to_pylist()).items()))
 
     @classmethod
     def of(cls, file: str, lines: Sequence[int], reasons: Sequence[str], texts: Sequence[bytes]) -> Quarantine:
+        """Builds the quarantine of one file from [Q] line numbers, reasons and texts."""
         columns = [[file] * len(lines), list(lines), list(reasons), [text[:TEXT_BYTES] for text in texts]]
         return cls(pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA))
 
     @classmethod
     def concat(cls, parts: Iterable[Quarantine]) -> Quarantine:
+        """Joins quarantines in the order given."""
         return cls(pa.concat_tables([SCHEMA.empty_table(), *(part.table for part in parts)]))

@@ -1,6 +1,6 @@
-"""Which files a log is made of: globbing the landing folder, members of zip archives, stamps, days named by paths.
+"""Finds the files of a log: globs in the landing folder, members of zip archives, stamps, and days named by paths.
 
-Opening them is `ml.logs.streams`; what is in them is `ml.logs.text.parse`.
+`ml.logs.streams` opens the files, `ml.logs.formats` reads them.
 """
 
 from __future__ import annotations
@@ -13,22 +13,27 @@ from datetime import date, datetime
 
 from upath import UPath
 
+from ml.catalog.log_spec import LogSpec
 from ml.catalog.reading import Source
 from ml.logs.text.layout import WrongFile
 
 
 class NoLogs(FileNotFoundError):
-    """No log files where the catalog says they lie."""
+    """There are no log files where the catalog entry looks for them."""
 
 
 @dataclass(frozen=True)
 class LogFile:
     """One plain or compressed file, or one member of a zip archive.
 
-    url: any that fsspec opens (credentials come from fsspec's own configuration). name: the path below the landing folder,
-    `archive.zip!member` for a member. size: bytes, unpacked for a member. stamp: changes when the content does (CRC of a
-    member, entity tag or modification time of a file, with its size). day: from a dated path. lines: whether it is made of
-    lines, whatever it is called.
+    Attributes:
+        url: Any URL that fsspec opens; credentials come from fsspec's own configuration.
+        member: Name within the archive, for a member.
+        size: Bytes; unpacked bytes for a member.
+        stamp: Changes with the content: the CRC of a member, or the entity tag or modification time of a file, with the size.
+        day: The day that a dated path names.
+        name: Path below the landing folder; `archive.zip!member` for a member.
+        lines: Whether the file holds lines, whatever its name; False for Parquet.
     """
 
     url: str
@@ -41,22 +46,31 @@ class LogFile:
 
     @property
     def splittable(self) -> bool:
-        """Whether a reader may start in the middle: neither packed nor columnar."""
+        """Whether a reader can start in the middle: the file is neither packed nor columnar."""
         return self.lines and self.member is None and not self.name.lower().endswith((".gz", ".zst", ".zip"))
 
 
 def find_files(source: Source, folder: str | UPath) -> list[LogFile]:
-    """The files of a source, ordered by day (where paths are dated), then by name.
+    """Finds the files of a source.
 
-    Raises `NoLogs`, naming folder and pattern, where the folder is missing or nothing in it matches.
+    Args:
+        source: Patterns of paths and of archive members.
+        folder: The landing folder, local or any fsspec URL.
+
+    Returns:
+        Files ordered by day, if paths are dated, then by name.
+
+    Raises:
+        NoLogs: The folder is missing, or nothing in it matches the pattern.
+        WrongFile: A Parquet file is packed in another file.
     """
     root = UPath(folder)
-    root = root.absolute() if root.protocol in ("", "file") else root  # a task may run in another working folder
-    way_out = "give the folder of the logs, as in: make demo DATASET=<name> LOGS=<folder>"
+    root = root.absolute() if root.protocol in ("", "file") else root  # a task can run in another working folder
+    way_out = "pass the folder of the logs, as in: make demo DATASET=<name> LOGS=<folder>"
     if not root.exists():
-        raise NoLogs(f"{root}: no such folder (it should hold {source.files!r}); {way_out}")
+        raise NoLogs(f"{root}: no such folder (expected one with files {source.files!r}); {way_out}")
     if not root.is_dir():
-        raise NoLogs(f"{root}: a file, not a folder (it should hold {source.files!r}); {way_out}")
+        raise NoLogs(f"{root}: a file, not a folder (expected one with files {source.files!r}); {way_out}")
     dated = _dated_pattern(source.files) if source.dated else None
     found: list[LogFile] = []
     for path in sorted(set(root.glob(_glob(source.files))), key=str):
@@ -68,38 +82,43 @@ def find_files(source: Source, folder: str | UPath) -> list[LogFile]:
             found += _members(source, path, name, day) if name.lower().endswith(".zip") else [_plain(source, path, name, day)]
     if not found:
         members = f" with members {source.members!r}" if ".zip" in source.files.lower() else ""
-        raise NoLogs(f"{root}: nothing here matches {source.files!r}{members}; {way_out}")
+        raise NoLogs(f"{root}: no file here matches {source.files!r}{members}; {way_out}")
     return sorted(found, key=lambda file: (file.day or date.min, file.name))
+
+
+def file_day(log: LogSpec, file: LogFile) -> int | None:
+    """Index of a dated file's day: below 0 or beyond the last if it is outside the log's days, None without a dated path."""
+    return None if file.day is None else (file.day - log.partitions.start).days
 
 
 def _plain(source: Source, path: UPath, name: str, day: date | None) -> LogFile:
     if source.format == "parquet" and name.lower().endswith((".gz", ".zst")):
-        raise WrongFile(f"{name}: Parquet is packed within, and is not read out of a packed file; unpack it")
+        raise WrongFile(f"{name}: Parquet inside a packed file is not supported; unpack the file in the landing folder")
     size, stamp = stamp_of(path)
     return LogFile(str(path), None, size, stamp, day, name, source.format != "parquet")
 
 
 def _members(source: Source, path: UPath, name: str, day: date | None) -> list[LogFile]:
     if source.format == "parquet":
-        raise WrongFile(f"{name}: Parquet is packed within, and is not read out of an archive; unpack it")
+        raise WrongFile(f"{name}: Parquet inside an archive is not supported; unpack the archive in the landing folder")
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            # Of a name that is there twice, the last counts, as for whoever unpacks it.
+            # If a name occurs twice, the last member counts, as it does when unpacking.
             named = {i.filename: i for i in archive.infolist()}.values()
             infos = [i for i in named if not i.is_dir() and _is_member(i.filename, source.members)]
     except zipfile.BadZipFile:
-        return [_plain(source, path, name, day)]  # opening it as a stream says what is wrong, and it goes to quarantine
+        return [_plain(source, path, name, day)]  # opening it as a stream fails with the reason, which goes to quarantine
     stamps = {i.filename: f"crc:{i.CRC:08x}:{i.file_size}" for i in infos}
     return [LogFile(str(path), i.filename, i.file_size, stamps[i.filename], day, f"{name}!{i.filename}") for i in infos]
 
 
 def _is_member(name: str, pattern: str) -> bool:
-    """Whether a member is of the log; what macOS keeps beside a file in an archive never is."""
+    """Whether a member belongs to the log. The metadata that macOS adds to archives never does."""
     return fnmatch.fnmatchcase(name, pattern) and not name.startswith("__MACOSX/")
 
 
 def stamp_of(path: UPath) -> tuple[int, str]:
-    """Size in bytes, and what changes when the content does."""
+    """Size in bytes, and a stamp that changes with the content."""
     if path.protocol in ("", "file", "local"):
         status = path.stat()
         return status.st_size, f"mtime:{status.st_mtime_ns}:{status.st_size}"
@@ -124,12 +143,12 @@ def _glob(files: str) -> str:
 
 
 def _dated_pattern(files: str) -> re.Pattern[str]:
-    """Groups: one for each run of text that strftime codes and what joins them describe."""
+    """Pattern of the paths, with one group for each strftime code."""
     pattern = ""
     for piece in re.split(r"(%.|\*\*/|\*|\?)", files):
         if piece.startswith("%") and len(piece) == 2:
             if piece not in _CODES:
-                raise ValueError(f"source.files {files!r}: {piece} is not among {sorted(_CODES)}")
+                raise ValueError(f"source.files {files!r}: code {piece} is not supported; use some of {sorted(_CODES)}")
             pattern += piece[1:] if piece == "%%" else f"({_CODES[piece]})"
         else:
             pattern += {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}.get(piece, re.escape(piece))
@@ -137,14 +156,14 @@ def _dated_pattern(files: str) -> re.Pattern[str]:
 
 
 def _day(pattern: re.Pattern[str], files: str, name: str) -> date | None:
-    """The day that a path names; None where it names none (`2026-02-31.csv`)."""
+    """The day that a path names; None if there is no such day (`2026-02-31.csv`)."""
     match = pattern.fullmatch(name)
     if match is None:
         return None
     codes = [code for code in re.findall(r"%.", files) if code != "%%"]
     named: dict[str, str] = {}
     for code, text in zip(codes, match.groups(), strict=True):
-        if named.setdefault(code, text) != text:  # `%Y/%m/%Y-%m-%d.csv`: both mentions must agree
+        if named.setdefault(code, text) != text:  # `%Y/%m/%Y-%m-%d.csv`: both must agree
             return None
     try:
         return datetime.strptime(" ".join(named.values()), " ".join(named)).date()

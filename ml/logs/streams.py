@@ -1,7 +1,7 @@
-"""Opening a log file as a stream of bytes, and cutting the stream into blocks of whole lines.
+"""Opens a log file as a stream of bytes, and cuts the stream into blocks of whole lines.
 
-Block k of a file is the lines whose first byte (unpacked) lies in [k * BLOCK, (k + 1) * BLOCK): the same lines whoever
-reads them, so that tasks can share a file and still agree. What the lines say is `ml.logs.text.parse`.
+Block k of a file holds the lines whose first unpacked byte is in [k * BLOCK, (k + 1) * BLOCK). The same lines are in a block
+no matter who reads it, so tasks can share a file. `ml.logs.text.parse` parses the lines.
 """
 
 from __future__ import annotations
@@ -21,30 +21,36 @@ from ml.logs.sources import LogFile, stamp_of
 
 BLOCK = 8 << 20
 PIECE = 1 << 20
-# What is unpacked at once is lost at once where the packed bytes are broken.
+# Small, because a whole piece is lost if packed bytes are corrupt.
 UNPACKED_PIECE = 1 << 16
 HEAD = 1000
 
 
-class Damaged(Exception):
-    """A file ends or breaks before its end: what was read so far is good, the rest is lost."""
+class DamagedFile(Exception):
+    """A file is truncated or corrupt: everything read so far is good, the rest is lost."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """data: whole lines, ended by a line feed but for a last one. too_long: the head of a line longer than BLOCK, the last of
-    the block and not in data. damaged: why the file can not be read beyond this block; data then lacks `torn`, the beginning
-    of a line that the damage cut."""
+    """Whole lines of a file.
+
+    Attributes:
+        index: Number of the block in its file.
+        data: The lines. Each ends with a line feed, except possibly the last line of a file.
+        too_long: Beginning of a line longer than BLOCK, the last of the block and not in `data`.
+        damage: Why the file cannot be read beyond this block.
+        torn: Beginning of the line that the damage cut, not in `data`.
+    """
 
     index: int
     data: bytes
     too_long: bytes | None = None
-    damaged: str | None = None
+    damage: str | None = None
     torn: bytes = b""
 
 
 def pieces(file: LogFile, start: int = 0) -> Iterator[bytes]:
-    """The unpacked bytes of a file, from `start` where it can be split. Raises `Damaged` where packed bytes are broken."""
+    """The unpacked bytes of a file, from `start` if it can be split. Raises `DamagedFile` if packed bytes are corrupt."""
     path, name = UPath(file.url), file.name.lower()
     try:
         if file.member is not None:
@@ -54,7 +60,7 @@ def pieces(file: LogFile, start: int = 0) -> Iterator[bytes]:
             return
         with path.open("rb") as raw:
             if name.endswith(".zip"):
-                raise Damaged("not a zip archive")
+                raise DamagedFile("not a zip archive")
             if name.endswith(".gz"):
                 with gzip.GzipFile(fileobj=raw, mode="rb") as unpacked:
                     while piece := unpacked.read1(UNPACKED_PIECE):
@@ -66,24 +72,24 @@ def pieces(file: LogFile, start: int = 0) -> Iterator[bytes]:
                 while piece := raw.read(PIECE):
                     yield piece
     except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, zstandard.ZstdError) as error:
-        raise Damaged(str(error) or type(error).__name__) from error
+        raise DamagedFile(str(error) or type(error).__name__) from error
 
 
 @lru_cache(maxsize=2)
 def _archive(url: str, stamp: str) -> zipfile.ZipFile:
-    """An archive, kept open: its directory is read once and not again for each of its members. stamp: of its present state."""
+    """An archive, kept open so that its directory is read once and not for each member. stamp: tells its versions apart."""
     return zipfile.ZipFile(cast(BinaryIO, UPath(url).open("rb")))
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipExtFile:
     try:
         return cast(zipfile.ZipExtFile, archive.open(name))
-    except RuntimeError as error:  # encrypted, or packed by a method that zipfile does not know
-        raise Damaged(str(error)) from error
+    except RuntimeError as error:  # encrypted, or packed by a method that zipfile does not support
+        raise DamagedFile(str(error)) from error
 
 
 def _zstandard(raw: BinaryIO) -> Iterator[bytes]:
-    """Frame after frame; `stream_reader` would take a truncated frame for a finished one."""
+    """Unpacks frame by frame, because `stream_reader` does not notice a truncated frame."""
     decompressor, frame = zstandard.ZstdDecompressor(max_window_size=1 << 31), None
     while packed := raw.read(PIECE):
         while packed:
@@ -92,16 +98,22 @@ def _zstandard(raw: BinaryIO) -> Iterator[bytes]:
                 yield unpacked
             packed, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
     if frame is not None:
-        raise Damaged("compressed file ended before the end of a frame")
+        raise DamagedFile("compressed file ended before the end of a frame")
 
 
 def blocks(file: LogFile, first: int = 0, last: int | None = None) -> Iterator[Block]:
-    """Blocks `first` to `last` (both included; to the end by default) of a file; blocks in which no line begins are left out.
+    """Reads blocks of whole lines.
 
-    A file that can not be split is unpacked from its beginning, and the blocks before `first` are passed over.
+    Args:
+        file: The file. If it cannot be split, it is unpacked from its beginning and blocks before `first` are skipped.
+        first: The first block.
+        last: The last block, included; None reads to the end.
+
+    Yields:
+        Blocks in order, without those in which no line begins.
     """
     seek = first * BLOCK if file.splittable else 0
-    # One byte early: a line feed there says that a line begins at `seek` itself.
+    # One byte early: a line feed there means that a line begins at `seek` itself.
     cutter = _Cutter(pieces(file, max(seek - 1, 0)), max(seek - 1, 0))
     if seek:
         cutter.skip_line()
@@ -114,7 +126,7 @@ def blocks(file: LogFile, first: int = 0, last: int | None = None) -> Iterator[B
 
 
 class _Cutter:
-    """Holds what has been read and not been cut: `held` begins a line, at byte `position` of the file."""
+    """Cuts a stream of bytes into blocks. `held` was read and not yet cut; it begins a line, at byte `position` of the file."""
 
     def __init__(self, source: Iterator[bytes], position: int) -> None:
         self.source, self.position = source, position
@@ -125,13 +137,13 @@ class _Cutter:
     def read(self) -> None:
         try:
             piece = next(self.source, b"")
-        except Damaged as error:
+        except DamagedFile as error:
             piece, self.damage = b"", str(error)
         self.ended = not piece
         self.held += piece
 
     def find_line_end(self, begin: int) -> int:
-        """Index of the first line feed from `begin`, reading on for it; -1 where there is none, or only beyond BLOCK bytes."""
+        """Index of the first line feed from `begin`, reading further if needed; -1 if there is none within BLOCK bytes."""
         searched = begin
         while (found := self.held.find(b"\n", searched)) < 0 and not self.ended and len(self.held) - begin <= BLOCK:
             searched = len(self.held)
@@ -155,14 +167,14 @@ class _Cutter:
         while not self.held and not self.ended:
             self.read()
         index = self.position // BLOCK
-        room = (index + 1) * BLOCK - self.position  # lines that begin within `room` bytes are this block's
+        room = (index + 1) * BLOCK - self.position  # lines that begin within `room` bytes belong to this block
         while len(self.held) < room and not self.ended:
             self.read()
         if not self.held:
             if self.damage is None:
                 return None
             why, self.damage = self.damage, None
-            return Block(index, b"", damaged=why)
+            return Block(index, b"", damage=why)
         begin = self.held.rfind(b"\n", 0, min(room, len(self.held)) - 1) + 1  # the last line that begins in the block
         end = self.find_line_end(begin)
         length = (end if end >= 0 else len(self.held)) - begin
@@ -175,4 +187,4 @@ class _Cutter:
         if self.damage is None:
             return Block(index, self.drop(len(self.held)))
         data, why, self.damage = self.drop(begin), self.damage, None
-        return Block(index, data, damaged=why, torn=self.drop(len(self.held)))
+        return Block(index, data, damage=why, torn=self.drop(len(self.held)))

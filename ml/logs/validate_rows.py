@@ -1,6 +1,6 @@
-"""What a typed row means: its event time, its day, whether its label can be used. Rows that fail go to quarantine.
+"""Judges typed rows: their event time, their day, and whether their label can be used. Rows that fail go to quarantine.
 
-Reading lines into typed rows is `ml.logs.text.parse`; where the rows of a day are written, `ml.logs.ingest`.
+`ml.logs.formats` reads the rows.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -19,25 +19,37 @@ from ml.catalog.log_spec import LogSpec
 from ml.logs.clock import day_bounds, days_of, event_times
 from ml.logs.quarantine import LABEL_MISSING, LABEL_UNKNOWN, TIME_MISSING, TIME_RANGE, TIME_UNPARSABLE
 
-# Codes of `Examined.fault`; 0 is a good row.
+# Codes of `ValidatedRows.fault`; 0 is a good row.
 FAULTS = ("", TIME_MISSING, TIME_UNPARSABLE, TIME_RANGE, LABEL_MISSING, LABEL_UNKNOWN)
 UNPLACED = -1
 
 
 @dataclass(frozen=True)
-class Examined:
-    """Of N typed rows. times: int64 [N], microseconds UTC, 0 where a log has no clock. day: int32 [N], index of the log's day
-    that the row (or, of a bad one, its quarantined line) belongs to, UNPLACED where its time does not say. fault: int8 [N]."""
+class ValidatedRows:
+    """The verdict on N typed rows.
+
+    Attributes:
+        times: Event times, int64 [N], microseconds since 1970 UTC; 0 in a log without a clock.
+        days: Index of the log's day that each row belongs to, int32 [N]; UNPLACED without a readable time. For a bad row, it
+            is the day in whose quarantine the row goes.
+        fault: Code in `FAULTS`, int8 [N].
+    """
 
     times: NDArray[np.int64]
-    day: NDArray[np.int32]
+    days: NDArray[np.int32]
     fault: NDArray[np.int8]
 
 
-def examine(log: LogSpec, table: pa.Table, file_day: int | None) -> Examined:
-    """Look at N typed rows of one file; file_day: index (possibly outside the range) of a dated path's day."""
+def validate_rows(log: LogSpec, table: pa.Table, file_day: int | None) -> ValidatedRows:
+    """Judges the rows of one file.
+
+    Args:
+        log: The log, with its clock, days and label column.
+        table: Typed rows with the source's columns, [N].
+        file_day: Index of the day in a dated path; it may be outside the log's days.
+    """
     count = table.num_rows
-    fault, times, day = np.zeros(count, np.int8), np.zeros(count, np.int64), np.full(count, UNPLACED, np.int32)
+    fault, times, days = np.zeros(count, np.int8), np.zeros(count, np.int64), np.full(count, UNPLACED, np.int32)
     if (column := log.time.column) is not None:
         bounds = day_bounds(log)
         times, known = event_times(table.column(column), log.time)
@@ -51,11 +63,11 @@ def examine(log: LogSpec, table: pa.Table, file_day: int | None) -> Examined:
         fault[beyond] = FAULTS.index(TIME_RANGE)
         fault[~known] = FAULTS.index(TIME_UNPARSABLE)
         fault[missing] = FAULTS.index(TIME_MISSING)
-        day = np.where(known, nearest, UNPLACED).astype(np.int32)
+        days = np.where(known, nearest, UNPLACED).astype(np.int32)
     good = fault == 0
     for reason, rows in _label_faults(log, table).items():
         fault[rows & good] = FAULTS.index(reason)
-    return Examined(times, day, fault)
+    return ValidatedRows(times, days, fault)
 
 
 def _label_faults(log: LogSpec, table: pa.Table) -> dict[str, NDArray[np.bool_]]:

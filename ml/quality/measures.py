@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from ml.catalog.spec import DatasetSpec
-from ml.logs.quarantine import damaged
+from ml.logs.quarantine import damaged_file
 from ml.quality.drift import population_stability_index
 from ml.quality.profile import Profile
 from ml.schema import ARROW_TYPES, arrow_schema
@@ -79,7 +79,7 @@ def _quarantine_rate(evidence: Evidence) -> Mapping[str, Value]:
 def _damaged_files(evidence: Evidence) -> Mapping[str, Value]:
     """How many files of the day could not be read to their end."""
     reasons = evidence.today.manifest.get("reasons", {})
-    return {DAY: float(sum(count for reason, count in reasons.items() if reason.startswith(damaged(""))))}
+    return {DAY: float(sum(count for reason, count in reasons.items() if reason.startswith(damaged_file(""))))}
 
 
 def _label_rate(evidence: Evidence) -> Mapping[str, Value]:

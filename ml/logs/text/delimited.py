@@ -1,4 +1,4 @@
-"""CSV and TSV lines to typed columns by Arrow's reader, and which lines of a block it refuses and why."""
+"""Reads CSV and TSV lines into typed columns with Arrow's reader, and finds the lines that it refuses and why."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ QUOTE = 0x22
 
 
 class DelimitedReader:
-    """Fields between a separator, one line a row; with `quoted`, fields may be wrapped in double quotes (a quote within
-    doubled), but may not hold a line end."""
+    """Reads one row per line. Quoted fields can hold separators and doubled quotes, but no line ends."""
 
     refused = UNREADABLE
 
@@ -34,8 +33,8 @@ class DelimitedReader:
         return table
 
     def _arrow(self, data: bytes, kinds: dict[str, ColumnType]) -> pa.Table | None:
-        # Arrow drops one byte order mark, which here would be a first field's own. A blank line at the end is a row of
-        # nulls, unless a quote left open has swallowed it: so it guards the quotes of the last line.
+        # Arrow drops one byte order mark, which here would belong to the first field. A blank line at the end becomes a row
+        # of nulls, unless an open quote has swallowed it: so it guards the quotes of the last line.
         data = (BOM if data.startswith(BOM) else b"") + data + (b"\n" if self.source.quoted else b"")
         try:
             table = pa_csv.read_csv(
@@ -51,21 +50,21 @@ class DelimitedReader:
                     include_columns=list(kinds),
                     null_values=list(self.source.null_tokens),
                     strings_can_be_null=True,
-                    check_utf8=False,  # checked before, for every field and not only those that are columns
+                    check_utf8=False,  # checked before, also for fields that are not columns
                 ),
             )
         except pa.ArrowInvalid:
             return None
         return table.slice(0, table.num_rows - 1) if self.source.quoted else table
 
-    def misshapen(self, lines: Lines) -> dict[int, str]:
-        found, doubtful = self._wrong_shape(lines)
+    def malformed(self, lines: Lines) -> dict[int, str]:
+        found, doubtful = self._wrong_field_counts(lines)
         for line in np.flatnonzero(doubtful).tolist():
-            if self._shape(lines.text(line)) is None:
+            if self._as_one_row(lines.text(line)) is None:
                 found[line] = UNBALANCED if lines.text(line).count(b'"') % 2 else FIELDS
         return found
 
-    def misvalued(self, lines: Lines) -> dict[int, str]:
+    def invalid(self, lines: Lines) -> dict[int, str]:
         texts = self._arrow(lines.data, dict.fromkeys(self.source.columns, "string"))
         found: dict[int, str] = {}
         if texts is None or texts.num_rows != len(lines):
@@ -75,30 +74,30 @@ class DelimitedReader:
             found |= {line: bad_value(kind, column) for line in wrong.tolist() if line not in found}
         return found
 
-    def _shape(self, text: bytes) -> pa.Table | None:
+    def _as_one_row(self, text: bytes) -> pa.Table | None:
         table = self._arrow(text + b"\n", dict.fromkeys(self.source.columns, "string"))
         return table if table is not None and table.num_rows == 1 else None
 
-    def _wrong_shape(self, lines: Lines) -> tuple[dict[int, str], NDArray[np.bool_]]:
-        """Lines with a wrong number of fields, and lines whose quotes leave that in doubt.
+    def _wrong_field_counts(self, lines: Lines) -> tuple[dict[int, str], NDArray[np.bool_]]:
+        """Lines with a wrong number of fields, and lines whose quotes leave that in doubt (bool [N]).
 
-        Quotes are beyond doubt where they pair up and each that opens stands at the beginning of a field or closes a
-        doubled one: then the separators at even depth are those between fields.
+        Quotes are certain if they pair up and each opening one begins a field or follows a doubled quote. Then the
+        separators at even depth are those between fields.
         """
         data = lines.bytes
         separators = np.flatnonzero(data == self.separator)
         doubtful = np.zeros(len(lines), bool)
         if self.source.quoted:
             quotes = np.flatnonzero(data == QUOTE)
-            line = lines.of(quotes)
+            line = lines.line_at(quotes)
             count = np.bincount(line, minlength=len(lines))
             doubtful |= count % 2 == 1
-            place = np.arange(len(quotes)) - np.searchsorted(line, line, side="left")  # of a quote within its line
+            place = np.arange(len(quotes)) - np.searchsorted(line, line, side="left")  # of each quote within its line
             opening = quotes[place % 2 == 0]
             before = data[np.maximum(opening - 1, 0)]
             at_begin = (opening == 0) | np.isin(before, [self.separator, LF, QUOTE])
-            doubtful[lines.of(opening[~at_begin])] = True
-            depth = np.searchsorted(quotes, separators) - np.searchsorted(quotes, lines.starts[lines.of(separators)])
+            doubtful[lines.line_at(opening[~at_begin])] = True
+            depth = np.searchsorted(quotes, separators) - np.searchsorted(quotes, lines.starts[lines.line_at(separators)])
             separators = separators[depth % 2 == 0]
         fields = np.diff(np.searchsorted(separators, lines.ends), prepend=0) + 1
         wrong = (fields != len(self.fields)) & ~doubtful

@@ -1,4 +1,4 @@
-"""JSON lines to typed columns by Arrow's reader, and which lines of a block it refuses and why."""
+"""Reads JSON lines into typed columns with Arrow's reader, and finds the lines that it refuses and why."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ CHUNK = 128
 
 
 class JsonReader:
-    """One JSON object a line; keys that are no columns are read over, missing ones are null."""
+    """Reads one JSON object per line. Keys that are not columns are ignored; columns without a key are null."""
 
     refused = BAD_JSON
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.names = layout.originals
+        self.names = layout.original_names
         self.schema = pa.schema([(self.names[field.name], field.type) for field in layout.schema])
 
     def read(self, lines: Lines) -> pa.Table | None:
-        # With a brace at both ends of every line no object can lie across two; then as many rows as lines means one each.
-        # (A bare `null` on a line would crash Arrow's reader, so this is not only for the count.)
+        # With a brace at both ends of every line no object can span two; then as many rows as lines means one row each.
+        # The check also protects Arrow's reader, which crashes on a bare `null`.
         if not _braced(lines):
             return None
         try:
@@ -47,10 +47,10 @@ class JsonReader:
         table = table.select(self.schema.names).rename_columns(self.layout.schema.names)
         return null_tokens(table, self.layout.source.null_tokens)
 
-    def misshapen(self, lines: Lines) -> dict[int, str]:
-        return {}  # shape and values are one in JSON
+    def malformed(self, lines: Lines) -> dict[int, str]:
+        return {}  # `invalid` finds bad structure and bad values together
 
-    def misvalued(self, lines: Lines) -> dict[int, str]:
+    def invalid(self, lines: Lines) -> dict[int, str]:
         found: dict[int, str] = {}
         for begin in range(0, len(lines), CHUNK):
             numbers = range(begin, min(begin + CHUNK, len(lines)))
@@ -59,7 +59,7 @@ class JsonReader:
                 continue
             for line in numbers:
                 reason = self._fault(lines.text(line))
-                # Arrow has the last word, as it has where no line of the block is bad.
+                # Arrow decides, as it does in a block without bad lines.
                 if reason is not None and self.read(Lines(lines.text(line) + b"\n")) is None:
                     found[line] = reason
         return found

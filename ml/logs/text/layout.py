@@ -1,6 +1,6 @@
-"""How one file's lines map to a source's columns: from its header where it has one, else from the catalog.
+"""How the fields of one file map to a source's columns: by the file's header, or by the catalog if it has none.
 
-Reading lines by a layout is `ml.logs.text.delimited`, `ml.logs.text.jsonlines` and `ml.logs.parquet`.
+`ml.logs.text.delimited`, `ml.logs.text.jsonlines` and `ml.logs.parquet` read rows with it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,17 @@ BOM = b"\xef\xbb\xbf"
 
 
 class WrongFile(ValueError):
-    """A file is not what the catalog says: the message names file and column, and what to do."""
+    """A file does not match the catalog entry. The message names the file, the column and what to change."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """fields: names in the file's own order, renamed; those that are no columns of the source are read over."""
+    """The fields of one file.
+
+    Attributes:
+        source: The source that the file belongs to.
+        fields: Names in the file's own order, renamed as the catalog says. Names that are not columns are ignored.
+    """
 
     source: Source
     fields: tuple[str, ...]
@@ -34,31 +39,52 @@ class Layout:
         return pa.schema([(name, ARROW_TYPES[kind]) for name, kind in self.source.columns.items()])
 
     @property
-    def originals(self) -> dict[str, str]:
-        """Name in the catalog -> name in the file, for formats that name each value."""
+    def original_names(self) -> dict[str, str]:
+        """Column -> its name in the file, for formats that name each value."""
         return {name: name for name in self.source.columns} | {new: old for old, new in self.source.rename.items()}
 
     @classmethod
     def declared(cls, source: Source) -> Layout:
+        """The layout of a file without a header: the catalog's columns in order."""
         return cls(source, tuple(source.columns))
 
     @classmethod
     def from_header(cls, source: Source, header: bytes, file: str) -> Layout:
-        """Raises `WrongFile` where the header lacks a column of the source, or names one twice."""
+        """The layout that a header line gives.
+
+        Raises:
+            WrongFile: The header lacks a column of the source, or names one twice.
+        """
         text = header.removeprefix(BOM).rstrip(b"\r\n").decode(source.encoding, errors="replace")
         quoting = csv.QUOTE_MINIMAL if source.quoted else csv.QUOTE_NONE
         found = next(csv.reader([text], delimiter=source.delimiter, quoting=quoting), [])
-        return cls(source, names_in(source, found, file, "header"))
+        return cls(source, rename_fields(source, found, file, "header"))
 
 
-def names_in(source: Source, found: Sequence[str], file: str, what: str) -> tuple[str, ...]:
-    """The names that a file gives, as the source calls them. Raises `WrongFile`."""
+def rename_fields(source: Source, found: Sequence[str], file: str, where: str) -> tuple[str, ...]:
+    """Renames a file's fields as the catalog says.
+
+    Args:
+        source: Source with `columns` and `rename`.
+        found: Names in the file.
+        file: Name of the file, for errors.
+        where: What holds the names (`header` or `schema`), for errors.
+
+    Returns:
+        The names in the file's order.
+
+    Raises:
+        WrongFile: A column of the source is absent, or is there twice.
+    """
     names = tuple(source.rename.get(name.strip(), name.strip()) for name in found)
     if missing := [column for column in source.columns if column not in names]:
         raise WrongFile(
-            f"{file}: {what} lacks column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}; it holds "
-            f"{', '.join(map(repr, found[:40]))}. Mend source.columns or source.rename in the catalog, or remove the file"
+            f"{file}: {where} lacks column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}; it has "
+            f"{', '.join(map(repr, found[:40]))}. Correct source.columns or source.rename in the catalog, or remove the file"
         )
     if twice := sorted({name for name in names if names.count(name) > 1} & set(source.columns)):
-        raise WrongFile(f"{file}: {what} names {', '.join(map(repr, twice))} more than once")
+        raise WrongFile(
+            f"{file}: {where} has {', '.join(map(repr, twice))} more than once, so the values are ambiguous; correct the file "
+            f"or source.rename in the catalog"
+        )
     return names

@@ -1,4 +1,4 @@
-"""Where the lines of a block begin and end, and taking some of them. Bytes only: what they mean is for the formats."""
+"""Finds where the lines of a block begin and end, and selects some of them. Works on bytes, without regard to the format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ _WINDOW = 1 << 14
 
 @dataclass(frozen=True)
 class Lines:
-    """The lines of a block: `data` ends with a line feed."""
+    """The N lines of a block.
+
+    Attributes:
+        data: The lines' bytes, ended by a line feed.
+    """
 
     data: bytes
 
@@ -35,7 +39,7 @@ class Lines:
 
     @cached_property
     def text_ends(self) -> NDArray[np.int64]:
-        """Index behind each line's last byte, without CR LF or LF, int64 [N]."""
+        """Index behind each line's last byte, without its CR LF or LF, int64 [N]."""
         before = self.bytes[np.maximum(self.ends - 1, 0)]
         return self.ends - ((before == CR) & (self.ends > self.starts))
 
@@ -43,6 +47,7 @@ class Lines:
         return len(self.ends)
 
     def text(self, line: int) -> bytes:
+        """The bytes of one line without its line end."""
         return self.data[self.starts[line] : self.text_ends[line]]
 
     def take(self, mask: NDArray[np.bool_]) -> bytes:
@@ -54,12 +59,12 @@ class Lines:
         begins, stops = self.starts[edges[::2]].tolist(), (self.ends[edges[1::2] - 1] + 1).tolist()
         return b"".join([self.data[begin:stop] for begin, stop in zip(begins, stops, strict=True)])
 
-    def of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The line that each byte position lies in."""
+    def line_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The line that holds each byte position."""
         return np.searchsorted(self.ends, positions, side="left")
 
     def are_plain(self) -> bool:
-        """Whether all is UTF-8, no line is blank and no CR stands but at a line's end; quick, for nearly every block is."""
+        """Whether all bytes are UTF-8, no line is blank and CR occurs only at line ends. Fast: nearly every block is plain."""
         try:
             _ = self.data.isascii() or str(self.data, "utf-8")
         except UnicodeDecodeError:
@@ -69,26 +74,27 @@ class Lines:
         return bool((np.diff(self.ends, prepend=-1) > 1).all())
 
     def blank(self) -> NDArray[np.bool_]:
+        """Lines without characters, bool [N]."""
         return self.text_ends == self.starts
 
     def with_stray_cr(self) -> NDArray[np.bool_]:
-        """Lines with a CR before their end."""
+        """Lines with a CR before their end, bool [N]."""
         found = np.zeros(len(self), bool)
         returns = np.flatnonzero(self.bytes == CR)
-        line = self.of(returns)
+        line = self.line_at(returns)
         found[line[returns < self.text_ends[line]]] = True
         return found
 
     def not_utf8(self) -> NDArray[np.bool_]:
-        """Lines that are no UTF-8. One step for each bad line, none for the good ones."""
+        """Lines that are not UTF-8, bool [N]. Takes one step for each bad line and none for good ones."""
         found = np.zeros(len(self), bool)
         view, begin = memoryview(self.data), 0
         while begin < len(self.data):
             try:
-                # By windows, for an error carries a copy of all that was to be decoded.
+                # In windows, because an error carries a copy of everything that was to be decoded.
                 begin += codecs.utf_8_decode(view[begin : begin + _WINDOW], "strict", False)[1]
             except UnicodeDecodeError as error:
-                line = int(self.of(np.array([begin + error.start]))[0])
+                line = int(self.line_at(np.array([begin + error.start]))[0])
                 found[line] = True
                 begin = int(self.ends[line]) + 1
         return found

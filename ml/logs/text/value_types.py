@@ -1,4 +1,4 @@
-"""Which texts of a column are no values of its type, by the very conversions that Arrow's CSV reader uses."""
+"""Finds the texts of a column that are not values of its type, with the conversions that Arrow's CSV reader uses."""
 
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions at import, out of a type checker's sight)
@@ -18,13 +18,13 @@ _BOOLEANS = pa.array(["1", "True", "TRUE", "true", "0", "False", "FALSE", "false
 
 
 def all_finite(table: pa.Table) -> bool:
-    """Whether no float is infinite or not a number."""
+    """Whether every float of the table is finite (null counts as finite)."""
     floats = [column for column in table.columns if pa.types.is_floating(column.type)]
     return all(pc.all(pc.is_finite(column), min_count=0).as_py() for column in floats)
 
 
 def bad_values(texts: pa.Array, kind: ColumnType) -> NDArray[np.bool_]:
-    """Which of N texts (null where missing) are no values of `kind`: bool [N]. Only doubtful ones are looked at singly."""
+    """Marks the texts [N] that are not values of `kind`, bool [N]; null is fine. Checks only doubtful texts one by one."""
     if kind == "string":
         return np.zeros(len(texts), bool)
     if kind == "bool":
@@ -40,7 +40,7 @@ def bad_values(texts: pa.Array, kind: ColumnType) -> NDArray[np.bool_]:
 def _all_values(texts: pa.Array, kind: ColumnType) -> bool:
     try:
         values = texts.cast(ARROW_TYPES[kind])
-    except pa.ArrowInvalid:  # one of them is bad, or padded with blanks, which the CSV reader takes off
+    except pa.ArrowInvalid:  # one of them is bad, or padded with blanks, which the CSV reader strips
         return False
     return kind != "float" or bool(pc.all(pc.is_finite(values), min_count=0).as_py())
 
@@ -54,7 +54,7 @@ def _is_value(text: str, kind: ColumnType) -> bool:
 
 
 def null_tokens(table: pa.Table, tokens: tuple[str, ...]) -> pa.Table:
-    """The table with null for every text that is one of the tokens; for formats whose reader knows no null tokens."""
+    """Replaces every text that is one of the tokens by null, for formats whose reader has no null tokens."""
     columns = [
         pc.if_else(pc.is_in(column, pa.array(tokens, pa.string())), pa.scalar(None, pa.string()), column)
         if pa.types.is_string(column.type)

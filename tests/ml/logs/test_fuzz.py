@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from ml.catalog.reading import Source
-from ml.logs.read import read_table
+from ml.logs.source_table import read_table
 from ml.logs.text.layout import Layout
-from ml.logs.text.parse import Parsed, parse_block
+from ml.logs.text.parse import ParsedLines, parse_block
 
 COLUMNS: dict[str, Any] = {"a": "int", "b": "float", "c": "string", "d": "bool", "e": "int", "f": "string"}
 KINDS = ("csv", "tsv", "quoted", "jsonl")
@@ -246,8 +246,8 @@ def verdicts(lines: list[bytes], kind: str) -> dict[int, list[Any] | None]:
     return found
 
 
-def rows_of(parsed: Parsed) -> dict[int, list[Any]]:
-    return {line: list(row.values()) for line, row in zip(parsed.lines.tolist(), parsed.table.to_pylist(), strict=True)}
+def rows_of(parsed: ParsedLines) -> dict[int, list[Any]]:
+    return {line: list(row.values()) for line, row in zip(parsed.row_lines.tolist(), parsed.table.to_pylist(), strict=True)}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -76,7 +76,7 @@ def test_lines_all_come_to_a_day_whatever_the_blocks(
     log = spec(source={"header": True}, time=time)
     seen = []
     for block in (300, 1000, 8 << 20):
-        for module in ("streams", "scan"):
+        for module in ("streams", "block_ranges"):
             monkeypatch.setattr(f"ml.logs.{module}.BLOCK", block)
         apart = Lake(lake.root / str(block))
         index = LogIndex.build(log, tmp_path, apart, RUNNER)
@@ -153,7 +153,7 @@ def test_dated_paths_need_no_reading(tmp_path: Path, lake: Lake) -> None:
     for i in (0, 1, 3):
         write(tmp_path, f"{DAYS[i]}.csv", [line(i), "bad\n", line(i - 1), line(i + 0.5)])
     write(tmp_path, "2026-02-01.csv", [line(0)])
-    assert LogIndex.build(log, tmp_path, lake, RUNNER).plans == {}
+    assert LogIndex.build(log, tmp_path, lake, RUNNER).placements == {}
     done = ingest_day(log, DAYS[1], tmp_path, lake, RUNNER)
     assert (done.rows, done.reasons, done.files) == (2, {"time out of range": 1, "wrong number of fields": 1}, 1)
     assert quarantine_table(lake, "small", DAYS[1]).column("line").to_pylist() == [2, 3]
@@ -172,9 +172,9 @@ def test_lines_of_big_dated_files_are_numbered_through(tmp_path: Path, lake: Lak
     log = spec("%Y-%m-%d.csv", source={"header": True})
     lines = [line(i / 1000, i) if i % 7 else f"bad {i}\n" for i in range(900)]
     path = write(tmp_path, f"{DAYS[0]}.csv", lines, "t,v,y\n")
-    for module in ("streams", "scan"):
+    for module in ("streams", "block_ranges"):
         monkeypatch.setattr(f"ml.logs.{module}.BLOCK", 500)
-    monkeypatch.setattr("ml.logs.scan.TASK_BYTES", 1500)
+    monkeypatch.setattr("ml.logs.block_ranges.TASK_BYTES", 1500)
     done = ingest_day(log, DAYS[0], tmp_path, lake, RUNNER, task_bytes=1500)
     assert done.rows + done.quarantined == 900
     text = path.read_bytes().split(b"\n")
@@ -198,7 +198,7 @@ def test_a_file_rewritten_within_a_tick_of_its_stamp_is_not_half_taken(tmp_path:
     LogIndex.build(spec(), tmp_path, lake, RUNNER)
     write(tmp_path, "a.csv", [line(0, "aa"), line(1, "bb")])
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    with pytest.raises(RuntimeError, match="was a file rewritten"):
+    with pytest.raises(RuntimeError, match="a file was rewritten"):
         ingest_day(spec(), DAYS[0], tmp_path, lake, RUNNER)
     assert not lake.has("raw_logs", "small", DAYS[0])
     assert streams.BLOCK == 8 << 20

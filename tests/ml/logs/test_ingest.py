@@ -22,7 +22,8 @@ from ml.catalog.log_spec import LogSpec
 from ml.compute.runner import LocalRunner, SparkRunner
 from ml.lake import Lake
 from ml.logs.index import LogIndex
-from ml.logs.ingest import ingest_day, raw_schema
+from ml.logs.ingest import ingest_day
+from ml.logs.ingest_task import raw_schema
 from ml.logs.read import quarantine_table, raw_parts, raw_table
 from ml.logs.text.layout import WrongFile
 
@@ -110,7 +111,7 @@ def test_the_same_bytes_however_a_log_in_no_order_is_divided(
     fresh = Lake.at(tmp_path / "fresh")  # with an index made on Spark too
     ingest_day(spec(), DAY, tmp_path / "logs", fresh, SparkRunner(spark), part_rows=1500)
     assert digest(fresh) == first
-    for module in ("streams", "scan"):
+    for module in ("streams", "block_ranges"):
         monkeypatch.setattr(f"ml.logs.{module}.BLOCK", 20_000)
     apart = Lake.at(tmp_path / "apart")
     ingest_day(spec(), DAY, tmp_path / "logs", apart, LocalRunner(), task_bytes=40_000, part_rows=1500)

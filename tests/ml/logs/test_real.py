@@ -12,7 +12,8 @@ from ml.compute.runner import LocalRunner
 from ml.lake import Lake
 from ml.logs.index import LogIndex
 from ml.logs.ingest import ingest_day
-from ml.logs.read import raw_table, read_table
+from ml.logs.read import raw_table
+from ml.logs.source_table import read_table
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from upath import UPath
 
 from ml.catalog.reading import Source
 from ml.logs import streams
-from ml.logs.read import read_table
+from ml.logs.source_table import read_table
 from ml.logs.sources import NoLogs, find_files
 from ml.logs.streams import blocks
 from ml.logs.text.layout import WrongFile
@@ -111,7 +111,7 @@ def test_a_byte_order_mark_within_a_file_is_text(tmp_path: Path) -> None:
 def test_missing_folder_and_unmatched_pattern_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(NoLogs, match=r"nowhere: no such folder .*LOGS=<folder>"):
         find_files(source("*.csv"), tmp_path / "nowhere")
-    with pytest.raises(NoLogs, match=r"nothing here matches '\*\.csv'.*LOGS=<folder>"):
+    with pytest.raises(NoLogs, match=r"no file here matches '\*\.csv'.*LOGS=<folder>"):
         find_files(source("*.csv"), tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(NoLogs, match="a file, not a folder"):
@@ -184,7 +184,7 @@ def test_parquet_is_read_whole_whatever_it_is_called(tmp_path: Path) -> None:
     [file] = find_files(source, tmp_path)
     assert not file.splittable and read_table(source, tmp_path)[0].num_rows == 5000
     (tmp_path / "b.parquet.gz").write_bytes(b"")
-    with pytest.raises(WrongFile, match=r"b\.parquet\.gz: Parquet is packed within"):
+    with pytest.raises(WrongFile, match=r"b\.parquet\.gz: Parquet inside a packed file is not supported"):
         find_files(source, tmp_path)
 
 

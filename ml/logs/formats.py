@@ -1,0 +1,40 @@
+"""Reads a file's blocks whatever its format: the one entry for everything that reads log files."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from ml.catalog.reading import Source
+from ml.logs.parquet import read_row_groups
+from ml.logs.parsed_blocks import ParsedBlock
+from ml.logs.sources import LogFile
+from ml.logs.text.blocks import count_text_lines, read_text_blocks
+
+
+def read_blocks(source: Source, file: LogFile, first: int = 0, wanted: Collection[int] | None = None) -> Iterator[ParsedBlock]:
+    """Parses a file block by block; for Parquet, row group by row group.
+
+    Args:
+        source: The file's columns and format.
+        file: The file.
+        first: The first block to read.
+        wanted: The blocks to read; None reads every block from `first`.
+
+    Yields:
+        Blocks in file order. The lost rest of a truncated or corrupt file is one bad line of the last block.
+
+    Raises:
+        WrongFile: The file lacks a column of the source.
+    """
+    if source.format == "parquet":
+        return read_row_groups(source, file, wanted)
+    return read_text_blocks(source, file, first, wanted)
+
+
+def count_lines(
+    source: Source, file: LogFile, first: int = 0, wanted: Collection[int] | None = None
+) -> Iterator[tuple[int, int, int]]:
+    """Yields index, `num_lines` and `header_lines` of each block of `read_blocks`. Text is counted, not parsed."""
+    if source.format == "parquet":  # the footer does not say which row groups are damaged
+        return ((block.index, block.num_lines, block.header_lines) for block in read_blocks(source, file, first, wanted))
+    return count_text_lines(source, file, first, wanted)
