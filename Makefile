@@ -3,6 +3,10 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 DATASET ?= synthetic
 LOGS ?=
+ONLY ?=
+TRIALS ?= 20
+SEED ?= $(shell date +%j)
+PROCESSES ?= auto
 
 export EVERGREEN_HOME ?= $(CURDIR)/.evergreen
 export DAGSTER_HOME ?= $(CURDIR)
@@ -14,10 +18,10 @@ RUN := .venv/bin/python
 READY := .venv/.ready
 PIP := $(RUN) -m pip install --quiet --quiet --disable-pip-version-check
 
-.PHONY: help need demo test ui bench check clean
+.PHONY: help need demo test test-fast soak ui bench check clean
 
 help: ## What there is to make
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
 
 need:
 	@bash scripts/need.sh $(PYTHON)
@@ -25,15 +29,22 @@ need:
 demo: $(READY) ## Run the main job and print its figures (DATASET=criteo LOGS=<folder> for real logs)
 	@$(RUN) -m orchestration.demo $(DATASET) $(if $(LOGS),--logs "$(LOGS)")
 
-test: $(READY) ## Pass the tests
-	@$(RUN) -m pytest -q
+test: $(READY) ## Pass the tests, on every core
+	@$(RUN) -m pytest -n $(PROCESSES) --dist loadfile
+
+test-fast: $(READY) ## The tests that take no more than a few seconds each, for a developer's loop
+	@$(RUN) -m pytest -n $(PROCESSES) --dist loadfile -m "not slow"
+
+soak: $(READY) ## Long trials: kills, replays, generated attacks (TRIALS=20 times what `make test` runs, from SEED=n on)
+	@EVERGREEN_TRIALS=$(TRIALS) EVERGREEN_SEED=$(SEED) $(RUN) -m pytest -m soak --timeout=0 -v
+
 
 ui: $(READY) ## Open the Dagster UI on http://127.0.0.1:3000
 	@mkdir -p "$(EVERGREEN_DAGSTER)"
 	@.venv/bin/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
 
-bench: $(READY) ## Measure every speed claim: a table, and bench.json under the Evergreen home
-	@$(RUN) -m benchmarks
+bench: $(READY) ## Measure every speed claim, as ratios (ONLY="training request" for some; LOGS=<folder> with Criteo's log)
+	@$(if $(LOGS),EVERGREEN_REAL_LOGS="$(LOGS)") $(RUN) -m benchmarks $(ONLY)
 
 check: $(READY) ## Linter, formatter, type checker
 	@.venv/bin/ruff check .

@@ -14,6 +14,7 @@ import yaml
 from assets.progress import stages_of
 from ml.catalog.load import CATALOG, load_catalog
 from ml.lake import MANIFEST, Lake
+from tests.helpers.trials import TRIALS
 
 ROOT = Path(__file__).parents[2]
 DAYS = ["2026-01-01", "2026-01-02"]
@@ -70,13 +71,14 @@ def digests(home: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_killed_in_each_asset_and_run_again(tmp_path: Path):
     catalog = tmp_path / "catalog"
     small_catalog(catalog)
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     process = replay(undisturbed, catalog)
     assert process.wait() == 0, (undisturbed / "replay.log").read_text()[-2000:]
-    for stage in STAGES:
+    for stage in STAGES * TRIALS:
         kill_while_writing(stage, DAYS[-1], disturbed, catalog)
         lake = Lake.at(disturbed)
         assert not lake.has(stage, "synthetic", DAYS[-1])

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ml.catalog.expand import MAX_RANGE, expand_dataset
 from ml.catalog.explain import coercions
 from ml.catalog.load import CATALOG, CatalogError, load_catalog, load_dataset
 from ml.recipes.recipe import recipe_of
+from tests.helpers.trials import examples
 
 NAMES = ["criteo", "globo", "movielens", "synthetic"]
 TEXTS = {name: (CATALOG / f"{name}.yaml").read_bytes() for name in NAMES}
@@ -350,7 +351,8 @@ JUNK = st.sampled_from([b"\xff", b"\xc3", b"|", *(token.encode() for token in TO
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=400, deadline=None)
+@pytest.mark.soak
+@examples(400)
 @given(data=st.data())
 def test_random_damage_is_refused_or_means_what_it_says(tmp_path_factory: pytest.TempPathFactory, name: str, data: Any) -> None:
     content = TEXTS[name]
@@ -364,7 +366,8 @@ def test_random_damage_is_refused_or_means_what_it_says(tmp_path_factory: pytest
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=150, deadline=None)
+@pytest.mark.soak
+@examples(150)
 @given(data=st.data())
 def test_any_value_anywhere_is_refused_or_means_what_it_says(
     tmp_path_factory: pytest.TempPathFactory, name: str, data: Any

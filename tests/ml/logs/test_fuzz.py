@@ -20,6 +20,7 @@ from ml.catalog.reading import Source
 from ml.logs.source_table import read_table
 from ml.logs.text.layout import Layout
 from ml.logs.text.parse import ParsedLines, parse_block
+from tests.helpers.trials import seeds
 
 COLUMNS: dict[str, Any] = {"a": "int", "b": "float", "c": "string", "d": "bool", "e": "int", "f": "string"}
 KINDS = ("csv", "tsv", "quoted", "jsonl")
@@ -250,9 +251,11 @@ def rows_of(parsed: ParsedLines) -> dict[int, list[Any]]:
     return {line: list(row.values()) for line, row in zip(parsed.row_lines.tolist(), parsed.table.to_pylist(), strict=True)}
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_line_is_kept_as_it_was_or_quarantined(kind: str) -> None:
-    lines = spoiled_log(1, kind)
+@pytest.mark.parametrize("seed", seeds(1))
+def test_every_line_is_kept_as_it_was_or_quarantined(seed: int, kind: str) -> None:
+    lines = spoiled_log(seed + 1, kind)
     assert len(set(lines)) > DAMAGED
     parsed = parse_block(Layout.declared(source(kind)), b"\n".join(lines) + b"\n")
     rows, expected = rows_of(parsed), verdicts(lines, kind)
@@ -264,9 +267,11 @@ def test_every_line_is_kept_as_it_was_or_quarantined(kind: str) -> None:
     assert rows == {n: row for n, row in expected.items() if row is not None}
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_line_is_judged_alike_alone_and_among_others(kind: str) -> None:
-    lines = spoiled_log(2, kind, 600)
+@pytest.mark.parametrize("seed", seeds(1))
+def test_a_line_is_judged_alike_alone_and_among_others(seed: int, kind: str) -> None:
+    lines = spoiled_log(seed + 2, kind, 600)
     layout = Layout.declared(source(kind))
     together = parse_block(layout, b"\n".join(lines))
     alone = [parse_block(layout, line + b"\n") for line in lines]

@@ -26,6 +26,7 @@ from ml.logs.ingest import ingest_day
 from ml.logs.ingest_task import raw_schema
 from ml.logs.read import quarantine_table, raw_parts, raw_table
 from ml.logs.text.layout import WrongFile
+from tests.helpers.trials import SEED, TRIALS
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -197,6 +198,7 @@ ingest_day(spec(), DAY, sys.argv[1], Lake.at(sys.argv[2]), LocalRunner(), task_b
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("in_order", [True, False])
 def test_killed_at_any_moment_then_rerun(in_order: bool, tmp_path: Path) -> None:
     logs = tmp_path / "logs"
@@ -207,7 +209,7 @@ def test_killed_at_any_moment_then_rerun(in_order: bool, tmp_path: Path) -> None
     takes = time.perf_counter() - started
     lake = Lake.at(tmp_path / "killed")
     killed = 0
-    for share in (0.05, 0.3, 0.5, 0.65, 0.8, 0.9, 0.97):
+    for share in np.random.default_rng(SEED).permutation(np.linspace(0.05, 0.97, 7 * TRIALS)):
         command = [sys.executable, "-c", KILLED, str(logs), str(lake.root)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert process.stdout is not None and process.stdout.readline() == b"begin\n"

@@ -25,6 +25,7 @@ from ml.training.passes import train_pass
 from ml.training.report import TrainedDay
 from ml.training.state import TrainState, new_state
 from tests.helpers.training_days import made_spec, small_recipe, write_days
+from tests.helpers.trials import seeds
 
 ALL = ("train", "validation", "test")
 OFTEN = {"checkpoints": {"minutes": 1e-5}}
@@ -69,11 +70,13 @@ def taken(lake: Lake, day: str) -> int:
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_it_ends_as_if_undisturbed(lake: Lake) -> None:
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", seeds(1))
+def test_killed_again_and_again_it_ends_as_if_undisturbed(lake: Lake, seed: int) -> None:
     rows, steps = 9600, 300
     days = write_days(lake, made_spec(), days=2, rows=rows)
     trained(lake, days[0])
-    chance = random.Random()
+    chance = random.Random(seed)
     first = chance.randrange(1, steps // 3)
     for after in (first, first + chance.randrange(1, steps // 3)):
         assert interrupt(lake, days[1], signal.SIGKILL, after) == -signal.SIGKILL

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torchrec.models.dlrm import DLRM, DLRMTrain
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
@@ -27,6 +27,7 @@ from ml.embeddings.collisionless.row_layout import COUNT, MOST, WEIGHTS
 from ml.embeddings.collisionless.store import Occurrences, Store
 from ml.embeddings.optimizers import Kind, RowOptimizer
 from ml.embeddings.rules import TableRules
+from tests.helpers.trials import examples
 
 DIM, LR, SCALE = 4, 0.1, 0.2
 KINDS: list[Kind] = ["sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"]
@@ -178,7 +179,8 @@ RULES = st.builds(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=400, deadline=None)
+@pytest.mark.soak
+@examples(400)
 @given(st.lists(STEP, min_size=1, max_size=12), RULES, st.sampled_from([1, 2]))
 def test_every_sequence_ends_as_with_a_dict(kind: Kind, steps: list, rule: TableRules, threads: int) -> None:
     tables = [
