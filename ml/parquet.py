@@ -1,11 +1,13 @@
-"""How this room writes and reads Parquet: one set of options, so that equal tables are equal bytes.
+"""Parquet files of the lake, written so that equal rows give equal bytes.
 
-Zstandard at level 1 with dictionaries: on Criteo's features it writes at nine tenths of Snappy's speed, a seventh smaller.
+Zstandard at level 1 with dictionaries: on Criteo's features it writes at nine tenths of Snappy's speed, and files are a
+seventh smaller.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,30 +16,50 @@ from upath import UPath
 ROW_GROUP = 65_536
 
 
-def write_table(table: pa.Table, path: UPath) -> None:
-    """One file of row groups of `ROW_GROUP` rows."""
+def write_table(table: pa.Table, path: str | UPath) -> None:
+    """Writes a table to one file; see `write_batches`."""
     write_batches(table.to_batches(), table.schema, path)
 
 
-def write_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: UPath) -> None:
-    """The same, from a stream: the bytes do not depend on where one batch ends and the next begins."""
+def write_batches(
+    batches: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    path: str | UPath,
+    *,
+    row_group: int = ROW_GROUP,
+    statistics: bool | Sequence[str] = True,
+) -> None:
+    """Writes a stream of record batches to one file.
+
+    The bytes depend on the rows and the options alone, not on where one batch ends and the next begins. At most one row group
+    and one batch are held in memory.
+
+    Args:
+        batches: Rows, in order. An empty stream gives a file without rows.
+        schema: Schema of every batch.
+        path: The file, local or of any fsspec filesystem. Its folder is created.
+        row_group: Rows of each row group but the last.
+        statistics: Columns for which least and greatest values are stored, or whether to store them for all.
+    """
+    path = UPath(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    kept: Any = statistics if isinstance(statistics, bool) else list(statistics)  # (pyarrow's annotation lacks lists)
     with (
         path.fs.open(path.path, "wb") as file,
-        pq.ParquetWriter(file, schema, compression="zstd", compression_level=1) as writer,
+        pq.ParquetWriter(file, schema, compression="zstd", compression_level=1, write_statistics=kept) as writer,
     ):
-        for group in _regroup(batches, schema):
-            writer.write_table(group, row_group_size=ROW_GROUP)
+        for group in _regroup(batches, schema, row_group):
+            writer.write_table(group, row_group_size=row_group)
 
 
-def _regroup(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+def _regroup(batches: Iterable[pa.RecordBatch], schema: pa.Schema, row_group: int) -> Iterator[pa.Table]:
     held: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
-        while rows + len(batch) >= ROW_GROUP:
-            held.append(batch.slice(0, ROW_GROUP - rows))
-            batch = batch.slice(ROW_GROUP - rows)
-            # One chunk a column: the writer's pages, and so the bytes, would follow the chunks.
+        while rows + len(batch) >= row_group:
+            held.append(batch.slice(0, row_group - rows))
+            batch = batch.slice(row_group - rows)
+            # One chunk per column, because the writer begins a page, and so changes the bytes, at each chunk.
             yield pa.Table.from_batches(held, schema).combine_chunks()
             held, rows = [], 0
         if len(batch):
@@ -48,9 +70,20 @@ def _regroup(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[p
 
 
 def read_parquet(
-    path: UPath, columns: Sequence[str] | None = None, groups: range | None = None, dictionaries: Sequence[str] = ()
+    path: str | UPath, columns: Sequence[str] | None = None, groups: range | None = None, dictionaries: Sequence[str] = ()
 ) -> pa.Table:
-    """Rows of one file; groups: of these row groups alone; dictionaries: string columns to keep dictionary encoded."""
+    """Reads one file.
+
+    Args:
+        path: The file, local or of any fsspec filesystem.
+        columns: Columns to read; all by default.
+        groups: Row groups to read; all by default.
+        dictionaries: String columns to leave dictionary encoded.
+
+    Returns:
+        The rows in the order in which they were written.
+    """
+    path = UPath(path)
     with (
         path.fs.open(path.path, "rb") as opened,
         pq.ParquetFile(opened, read_dictionary=list(dictionaries)) as file,

@@ -6,16 +6,16 @@ within one instant, so that the parts are the same however the log was divided i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from upath import UPath
 
 from ml.days import MICROSECONDS_PER_SECOND
+from ml.parquet import write_batches
 from ml.schema import EVENT_TIME
 
 BATCH_ROWS = 1 << 16
@@ -134,22 +134,9 @@ def read_range(part: RunRange) -> pa.Table:
 
 
 def write_parquet(tables: Iterable[pa.Table], schema: pa.Schema, path: str) -> None:
-    """One Parquet file whose bytes depend on the rows alone, not on how they come in tables.
+    """Writes a file of rows that are in event-time order.
 
-    Only of event time, by which rows are ordered, can least and greatest values tell row groups apart.
+    Rows are ordered by event time, so its least and greatest values are the only ones that tell row groups apart.
     """
-    options = {"compression": "zstd", "compression_level": 1, "write_statistics": [EVENT_TIME]}
-    with UPath(path).open("wb") as sink, pq.ParquetWriter(sink, schema, **options) as writer:
-        for group in _regroup(tables, schema):
-            writer.write_table(group, row_group_size=ROW_GROUP)
-
-
-def _regroup(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
-    held = schema.empty_table()
-    for table in tables:
-        held = pa.concat_tables([held, table])
-        while held.num_rows >= ROW_GROUP:
-            yield held.slice(0, ROW_GROUP).combine_chunks()
-            held = held.slice(ROW_GROUP)
-    if held.num_rows:
-        yield held.combine_chunks()
+    batches = (batch for table in tables for batch in table.to_batches())
+    write_batches(batches, schema, path, row_group=ROW_GROUP, statistics=[EVENT_TIME])

@@ -25,8 +25,8 @@ from ml.logs.external_sort import plan_parts, write_parquet, write_part
 from ml.logs.index import LogIndex
 from ml.logs.ingest_task import IngestJob, IngestTask, TaskResult, ingest_task, part_path, raw_schema
 from ml.logs.quarantine import SCHEMA
-from ml.logs.read import read_parquet
 from ml.logs.sources import NoLogs, file_day
+from ml.parquet import read_parquet
 
 PART_ROWS = 1 << 18
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from upath import UPath
 
 from ml.catalog.log_spec import RAW_LOGS
 from ml.lake import Lake
+from ml.parquet import read_parquet
 
 
 def raw_parts(lake: Lake, dataset: str, day: str, stage: str = RAW_LOGS) -> list[str]:
@@ -33,9 +32,4 @@ def raw_table(lake: Lake, dataset: str, day: str, stage: str = RAW_LOGS) -> pa.T
 
 def quarantine_table(lake: Lake, dataset: str, day: str, stage: str = RAW_LOGS) -> pa.Table:
     """Reads a day's quarantined lines [Q]: `file`, `line`, `reason`, `text`. Arguments as for `raw_parts`."""
-    return read_parquet(str(lake.require(stage, dataset, day) / "quarantine.parquet"))
-
-
-def read_parquet(path: str) -> pa.Table:
-    with UPath(path).open("rb") as file:
-        return pq.read_table(file)
+    return read_parquet(lake.require(stage, dataset, day) / "quarantine.parquet")
