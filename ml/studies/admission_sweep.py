@@ -1,6 +1,7 @@
-"""What admission and expiry save and cost: rows, memory and AUC on days of Globo.com's log, with its readers and articles.
+"""What admission and expiry of table rows save and cost on days of Globo.com's log: rows, memory and AUC.
 
-A day's model is trained on from the day before's, as the daily assets do, and scored on the next day, which it has not seen.
+The model of each day continues from the day before, as daily training does, and is scored on the next day, which it has not
+seen. Readers and articles are among its features.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,15 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec, SparseColumn
 from ml.compute.runner import Runner
-from ml.datasets.reader import BlockReader
 from ml.datasets.write import write_day
 from ml.evaluation.plots import points
 from ml.features.clean import clean_day
 from ml.lake import Lake
 from ml.logs.ingest import ingest_day
-from ml.metrics import auc
-from ml.models.predict import predict
 from ml.recipes.recipe import recipe_of
-from ml.schema import FeatureSchema
-from ml.training.passes import train_pass
-from ml.training.state import new_state
+from ml.training.replay import replay
 
-THRESHOLDS = (1, 10, 20, 50, 100)  # a click is five examples: it and its negatives
+THRESHOLDS = (1, 10, 20, 50, 100)  # a click gives five examples: its own and four negatives
 LIFETIMES: tuple[float | None, ...] = (None, 2.0, 1.0, 0.5)  # days
 IDS = {"reader": "user_id", "article": "click_article_id"}
 DAY_SECONDS = 86_400.0
@@ -38,8 +33,15 @@ DAY_SECONDS = 86_400.0
 
 @dataclass(frozen=True)
 class Setting:
-    """ttl_days of rows, or None. rows, nbytes, candidates: of readers' and articles' tables after the last day of training.
-    auc: mean over the days scored, each by the model of the day before. unknown_rate: on the last day, of readers and articles.
+    """One setting of the tables of readers and articles, and what it gave.
+
+    Attributes:
+        min_count: occurrences after which an id is admitted.
+        ttl_days: lifetime of a row without updates; None keeps rows indefinitely.
+        rows, nbytes, candidates: of both tables after the last day trained on.
+        auc: mean over the scored days, each scored by the model of the day before.
+        auc_by_day: of each scored day.
+        unknown_rate: share of the look-ups without a row on the last day trained on.
     """
 
     min_count: int
@@ -53,13 +55,13 @@ class Setting:
 
 
 def with_ids(spec: DatasetSpec) -> DatasetSpec:
-    """The dataset with its readers and articles among the sparse features."""
+    """The dataset with its readers and articles added to the sparse features."""
     more = [SparseColumn(name=name, column=column) for name, column in IDS.items()]
     return spec.model_copy(update={"name": f"{spec.name}-ids", "sparse": (*spec.sparse, *more)})
 
 
 def prepare(spec: DatasetSpec, days: Sequence[str], lake: Lake, landing: str, runner: Runner) -> None:
-    """Training data of the days, where it is not there yet. spec: of `with_ids`."""
+    """Write the training data of the days that the lake does not have yet; `spec` is what `with_ids` returns."""
     for day in days:
         if not lake.has("mds_datasets", spec.name, day):
             ingest_day(spec.log, day, landing, lake, runner)
@@ -70,8 +72,22 @@ def prepare(spec: DatasetSpec, days: Sequence[str], lake: Lake, landing: str, ru
 def sweep(
     spec: DatasetSpec, days: Sequence[str], lake: Lake, on_result: Callable[[Setting], None] | None = None
 ) -> list[Setting]:
-    """Every threshold without expiry, and every lifetime without a threshold. Trains on all days but the last, scores all but
-    the first."""
+    """Run every threshold without expiry, and every lifetime without a threshold.
+
+    Args:
+        spec: the dataset, as `with_ids` returns it.
+        days: at least two days. All except the last are trained on, all except the first are scored.
+        lake: where the data is stored.
+        on_result: called with each setting as soon as it is known.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ValueError: there are fewer than two days.
+    """
+    if len(days) < 2:
+        raise ValueError(f"a sweep needs at least two days, found {list(days)}")
     chosen = [(threshold, None) for threshold in THRESHOLDS] + [(1, lifetime) for lifetime in LIFETIMES if lifetime]
     found = []
     for threshold, lifetime in chosen:
@@ -82,44 +98,37 @@ def sweep(
 
 
 def write_sweep(folder: Path | UPath, settings: list[Setting]) -> None:
-    """`settings.json` and `rows.png`."""
+    """Write `settings.json` and `rows.png`."""
     (folder / "settings.json").write_text(json.dumps([asdict(setting) for setting in settings], indent=1))
     (folder / "rows.png").write_bytes(figure(settings))
 
 
 def figure(settings: list[Setting]) -> bytes:
-    """PNG: AUC against rows."""
+    """Plot AUC against rows as a PNG."""
     by_kind = {
         "admitted after": [(s.rows, s.auc, str(s.min_count)) for s in settings if s.ttl_days is None],
         "kept for (days)": [(s.rows, s.auc, f"{s.ttl_days:g}") for s in settings if s.ttl_days is not None],
     }
-    return points("Fewer rows, what AUC: Globo.com", "rows of readers and articles", "AUC of the next day", by_kind)
+    return points("AUC by rows kept: Globo.com", "rows of readers and articles", "AUC of the next day", by_kind)
 
 
 def _setting(spec: DatasetSpec, days: Sequence[str], lake: Lake, threshold: int, lifetime: float | None) -> Setting:
-    schema = FeatureSchema.of(spec)
     seconds = lifetime and lifetime * DAY_SECONDS
     table = {"kind": "collisionless", "min_count": threshold, "ttl_seconds": seconds}
     overrides: dict[str, Any] = {"tables": {"features": {name: table for name in IDS}}}
     recipe = recipe_of(spec, "dlrm", overrides)
-    state, scores, report = new_state(recipe, schema), [], None
-    for day, following in pairwise(days):
-        state.begin_pass()
-        reader = BlockReader(lake, spec, [day], splits=recipe.splits, batch_size=recipe.batch_size, order="time")
-        report = train_pass(state, reader, total_steps=len(reader))
-        batches = list(BlockReader(lake, spec, [following], splits=recipe.splits, batch_size=8192, order="time"))
-        labels = np.concatenate([batch.labels.numpy() for batch in batches])
-        scores.append(auc(labels, predict(state.model, batches)) or float("nan"))
-    if report is None:
-        raise ValueError(f"a sweep needs at least two days, found {list(days)}")
+    replayed = replay(spec, days, lake, recipe, scored_splits=recipe.splits, train_last=False).days
+    scores = [day.scores["auc"] or float("nan") for day in replayed if day.scores]
+    report = replayed[-2].report
+    assert report is not None
     tables = [report.tables[name] for name in IDS]
     return Setting(
         min_count=threshold,
         ttl_days=lifetime,
-        rows=sum(figures.rows for figures in tables),
-        nbytes=sum(figures.nbytes for figures in tables),
-        candidates=sum(figures.candidates for figures in tables),
+        rows=sum(stats.rows for stats in tables),
+        nbytes=sum(stats.nbytes for stats in tables),
+        candidates=sum(stats.candidates for stats in tables),
         auc=float(np.mean(scores)),
         auc_by_day=scores,
-        unknown_rate=sum(figures.unknown for figures in tables) / max(1, sum(figures.looked_up for figures in tables)),
+        unknown_rate=sum(stats.unknown for stats in tables) / max(1, sum(stats.looked_up for stats in tables)),
     )

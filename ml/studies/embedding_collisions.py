@@ -1,7 +1,7 @@
-"""What collisions cost: DeepFM on MovieLens 1M over tables that never collide, hash, or take ids apart, at equal memory.
+"""What collisions cost: DeepFM on MovieLens 1M over collisionless, hashed and quotient-remainder tables of equal memory.
 
-The experiment behind figure 7 of Monolith (Liu et al., 2022, arXiv 2209.07663): ratings of 3.5 stars and more are positive, ten
-epochs, AUC on ratings held out. User and movie ids are 64-bit hashes; only their tables differ between the variants.
+The experiment follows figure 7 of Monolith (Liu et al., 2022, arXiv 2209.07663): ratings of 3.5 stars and more are positive,
+ten epochs, AUC on held-out ratings. User and movie ids are 64-bit hashes; only their tables differ between the variants.
 """
 
 from __future__ import annotations
@@ -20,26 +20,30 @@ from scipy.optimize import brentq
 from upath import UPath
 
 from ml.evaluation.plots import lines
-from ml.metrics import auc
 from ml.models.build import build_model
-from ml.models.predict import predict
 from ml.recipes.recipe import Recipe, load_recipe
 from ml.schema import FeatureSchema
 from ml.studies.movielens_1m import SINGLE, Ratings
 from ml.training.passes import train_pass
+from ml.training.score import score
 from ml.training.state import TrainState, new_state
 
 IDS = ("user", "movie")
 SCHEMA = FeatureSchema(dense=(), single=SINGLE, multi=("genres",), fingerprint="movielens-1m")
-PAPER_LOST = {"user": 0.0773, "movie": 0.0286}  # share of the ids that share a hash, table 1
-UNIVERSE = 1 << 20  # at most, of the quotient-remainder variant: what 64-bit ids are first mixed into
+PAPER_LOST = {"user": 0.0773, "movie": 0.0286}  # fraction of the ids that share a hash, table 1
+UNIVERSE = 1 << 20  # largest range that the quotient-remainder variant first hashes 64-bit ids into
 BATCH = 1024
-ASIDE = 10  # one rating in so many is held out
+HELD_OUT = 10  # one rating in ten is held out
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One variant under one seed. auc: on the held-out ratings, after each epoch. nbytes: of the tables of users and movies."""
+    """One variant under one seed.
+
+    Attributes:
+        auc: on the held-out ratings, after each epoch.
+        nbytes: memory of the tables of users and movies.
+    """
 
     variant: str
     seed: int
@@ -50,9 +54,17 @@ class Curve:
 def run_study(
     ratings: Ratings, seeds: int = 3, epochs: int = 10, on_result: Callable[[Curve], None] | None = None
 ) -> list[Curve]:
-    """Every variant under every seed; `on_result` receives each as it ends.
+    """Train every variant under every seed.
 
-    A seed fixes split, order and first weights for all."""
+    Args:
+        ratings: with the features of `SINGLE`.
+        seeds: number of runs of each variant. A seed fixes split, order and initial weights for all variants.
+        epochs: passes over the ratings that are not held out.
+        on_result: called with each curve as soon as it is known.
+
+    Returns:
+        A curve for each seed and variant.
+    """
     curves = []
     for seed in range(seeds):
         for name, recipe in variants(ratings, seed).items():
@@ -64,28 +76,32 @@ def run_study(
 
 
 def variants(ratings: Ratings, seed: int) -> dict[str, Recipe]:
-    """By name. Sizes follow from the bytes that the collisionless tables take."""
+    """Recipes by name. The sizes of the other tables follow from the bytes that the collisionless tables take."""
     counts = {name: len(np.unique(ratings.single[:, SINGLE.index(name)])) for name in IDS}
     plain = _recipe(seed, {})
     budget = _bytes(plain, ratings)
     equal = {name: budget[name] // (4 * (plain.model.embedding_dim + 1)) for name in IDS}
-    loose = {name: _rows_that_lose(counts[name], PAPER_LOST[name]) for name in IDS}
-    apart = {name: _apart(rows) for name, rows in equal.items()}
+    as_in_paper = {name: _rows_for_collisions(counts[name], PAPER_LOST[name]) for name in IDS}
+    parts = {name: _quotient_remainder(rows) for name, rows in equal.items()}
     return {
         "collisionless": plain,
-        "quotient-remainder, equal memory": _recipe(seed, apart),
-        "hashed, as many collisions as in the paper": _recipe(seed, _hashed(loose)),
+        "quotient-remainder, equal memory": _recipe(seed, parts),
+        "hashed, as many collisions as in the paper": _recipe(seed, _hashed(as_in_paper)),
         "hashed, equal memory": _recipe(seed, _hashed(equal)),
     }
 
 
 def summary(curves: list[Curve]) -> dict[str, Any]:
-    """By variant: bytes, mean and standard deviation of the AUC by epoch, and the gap that collisionless tables have over it,
-    seed by seed, the same way."""
+    """Summarise the curves by variant.
+
+    Returns:
+        For each variant its bytes, the mean and standard deviation of the AUC by epoch, and those of the gap between the
+        collisionless tables and the variant, taken seed by seed.
+    """
     by_variant: dict[str, NDArray[np.float64]] = {}
     for curve in curves:
-        held = by_variant.get(curve.variant, np.empty((0, len(curve.auc))))
-        by_variant[curve.variant] = np.vstack([held, curve.auc])
+        own = by_variant.get(curve.variant, np.empty((0, len(curve.auc))))
+        by_variant[curve.variant] = np.vstack([own, curve.auc])
     best, size = by_variant["collisionless"], {curve.variant: curve.nbytes for curve in curves}
     return {
         name: {
@@ -100,13 +116,13 @@ def summary(curves: list[Curve]) -> dict[str, Any]:
 
 
 def figure(found: dict[str, Any]) -> bytes:
-    """PNG: AUC by epoch, mean and spread."""
+    """Plot mean and spread of the AUC by epoch as a PNG."""
     curves = {name: (of["auc"], of["auc_spread"]) for name, of in found.items()}
     return lines("Collisions cost AUC: DeepFM, MovieLens 1M", "epoch", "AUC on held-out ratings", curves)
 
 
 def write_study(folder: Path | UPath, curves: list[Curve]) -> dict[str, Any]:
-    """`curves.json`, `summary.json` and `auc.png`. Gives the summary."""
+    """Write `curves.json`, `summary.json` and `auc.png`. Returns the summary."""
     found = summary(curves)
     (folder / "curves.json").write_text(json.dumps([asdict(curve) for curve in curves], indent=1))
     (folder / "summary.json").write_text(json.dumps(found, indent=1))
@@ -117,19 +133,19 @@ def write_study(folder: Path | UPath, curves: list[Curve]) -> dict[str, Any]:
 def _curve(name: str, recipe: Recipe, ratings: Ratings, seed: int, epochs: int) -> Curve:
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(ratings))
-    aside, seen = order[: len(order) // ASIDE], order[len(order) // ASIDE :]
-    held_out = list(ratings.batches(aside, 8192))
+    held, seen = order[: len(order) // HELD_OUT], order[len(order) // HELD_OUT :]
+    held_out = list(ratings.batches(held, 8192))
     state, scores = new_state(recipe, SCHEMA), []
     for _ in range(epochs):
         state.begin_pass()
         rows = rng.permutation(seen)
         train_pass(state, ratings.batches(rows, BATCH), total_steps=math.ceil(len(rows) / BATCH))
-        scores.append(auc(ratings.label[aside], predict(state.model, held_out)) or math.nan)
+        scores.append(score(state, held_out)["auc"] or math.nan)
     return Curve(name, seed, scores, sum(_table_bytes(state, name) for name in IDS))
 
 
 def _bytes(recipe: Recipe, ratings: Ratings) -> dict[str, int]:
-    """What the tables of users and movies take when all ids are there."""
+    """Bytes of the tables of users and movies that hold all ids."""
     model = build_model(recipe, SCHEMA).train()
     with torch.no_grad():
         for batch in ratings.batches(np.arange(len(ratings)), BATCH):
@@ -142,8 +158,8 @@ def _table_bytes(state: TrainState, table: str) -> int:
     return state.stats()[table].nbytes
 
 
-def _rows_that_lose(ids: int, share: float) -> int:
-    """Rows into which so many ids fall such that this share of them finds its row taken, on average."""
+def _rows_for_collisions(ids: int, share: float) -> int:
+    """Number of rows over which `ids` ids collide such that, on average, this share of them finds its row taken."""
 
     def lost(rows: float) -> float:
         return 1 - rows / ids * -math.expm1(ids * math.log1p(-1 / rows)) - share
@@ -151,8 +167,8 @@ def _rows_that_lose(ids: int, share: float) -> int:
     return round(brentq(lost, 2, 1000 * ids))  # type: ignore[arg-type]
 
 
-def _apart(rows: int) -> dict[str, Any]:
-    """Quotient and remainder over as many ids as so many rows can tell apart."""
+def _quotient_remainder(rows: int) -> dict[str, Any]:
+    """A table of quotients and remainders over the largest range of ids that `rows` rows can tell apart."""
     universe = min(UNIVERSE, (rows // 2) ** 2)
     return {"kind": "compositional", "family": "quotient_remainder", "operation": "add", "rows": rows, "universe": universe}
 
@@ -162,7 +178,7 @@ def _hashed(rows: dict[str, int]) -> dict[str, Any]:
 
 
 def _recipe(seed: int, features: dict[str, Any]) -> Recipe:
-    """The catalog's DeepFM, with rates for many epochs: constant, a row's first steps not damped."""
+    """The catalog's DeepFM with learning rates for many epochs: constant, and without an initial accumulator."""
     return load_recipe(
         "deepfm",
         {

@@ -1,4 +1,7 @@
-"""MovieLens 1M (Harper and Konstan, 2015) as arrays: ratings with what is known of users and movies. No clock, so no days."""
+"""MovieLens 1M (Harper and Konstan, 2015) as arrays: ratings joined with attributes of users and movies.
+
+This copy of the data has no times, so it cannot be divided into days.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,14 @@ LIKED = 3.5  # stars
 
 @dataclass(frozen=True)
 class Ratings:
-    """names: S features of one id each. single: int64 [N, S], their hashed ids. genres: int64 [N, 6], hashed, 0 beyond a
-    movie's own. stars: int8 [N], 1 to 5."""
+    """N ratings.
+
+    Attributes:
+        names: S features with one id per rating.
+        single: int64 [N, S], their hashed ids.
+        genres: int64 [N, 6], hashed; 0 pads movies with fewer genres.
+        stars: int8 [N], 1 to 5.
+    """
 
     names: tuple[str, ...]
     single: NDArray[np.int64]
@@ -37,18 +46,19 @@ class Ratings:
 
     @property
     def label(self) -> NDArray[np.float32]:
-        """Whether it was liked, float32 [N]."""
+        """Whether the movie was liked, float32 [N], 0 or 1."""
         return (self.stars >= LIKED).astype(np.float32)
 
     def take(self, rows: NDArray[np.int64]) -> Ratings:
+        """Select rows, int64 [M], in their order."""
         return replace(self, single=self.single[rows], genres=self.genres[rows], stars=self.stars[rows])
 
     def batches(self, rows: NDArray[np.int64], size: int) -> Iterator[Batch]:
-        """Those rows in their order, `size` at a time."""
+        """Batches of `size` of the rows, int64 [M], in their order."""
         return (self.batch(rows[at : at + size]) for at in range(0, len(rows), size))
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
-        """Keys are `names` and genres; all at time 0."""
+        """Make one batch of the rows, int64 [B], with the keys `names` and `genres`, at event time 0."""
         genres = self.genres[rows]
         held = genres != 0
         lengths = np.concatenate([np.ones(len(self.names) * len(rows), np.int32), held.sum(1, dtype=np.int32)])
@@ -63,9 +73,20 @@ class Ratings:
 
 
 def read_ratings(folder: Path, names: Sequence[str] = SINGLE) -> Ratings:
-    """All 1,000,209 ratings, with those of the features of `ALL`. Raises `FileNotFoundError` that says what to put where."""
+    """Read all 1,000,209 ratings.
+
+    Args:
+        folder: holds the files of MovieLens 1M (`FILES`).
+        names: the features to read, among those of `ALL`.
+
+    Returns:
+        The ratings in the order of the file.
+
+    Raises:
+        FileNotFoundError: a file is missing; the message names it.
+    """
     if missing := [name for name in FILES if not (folder / name).is_file()]:
-        raise FileNotFoundError(f"{folder}: {', '.join(missing)} not there; put the files of MovieLens 1M into this folder")
+        raise FileNotFoundError(f"{folder}: {', '.join(missing)} not found; put the files of MovieLens 1M into this folder")
     ratings = pd.read_csv(folder / "ratings.csv.gz")
     users = _read(folder / "users.dat", ["user", "gender", "age", "occupation", "zip"])
     movies = _read(folder / "movies.dat", ["movie", "title", "genres"])

@@ -1,9 +1,9 @@
-"""DeepFM on MovieLens 1M split at random, beside what the literature reports for that split.
+"""DeepFM on MovieLens 1M split at random, beside the results that the literature reports for that split.
 
 The protocol is that of AutoInt (Song et al., 2019, arXiv 1810.11921, section 5.1) and of RecBole's benchmark (Zhao et al.,
-2021, arXiv 2011.01731): four and five stars are positive, one and two negative, ratings of three stars left out; of the rest
-80 % are for training, 10 % for validation, 10 % for the test. What the models look at differs between the two, and so do their
-figures, by 0.06 of AUC: AutoInt's know neither the user nor the movie, only what they are like.
+2021, arXiv 2011.01731): four and five stars are positive, one and two are negative, and ratings of three stars are excluded;
+80 % of the rest are for training, 10 % for validation and 10 % for the test. The two use different features, and their AUCs
+differ by 0.06: AutoInt's models read neither the user id nor the movie id, only attributes of both.
 """
 
 from __future__ import annotations
@@ -20,18 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 from upath import UPath
 
-from ml.metrics import auc
-from ml.metrics import summary as figures_of
-from ml.models.predict import predict
 from ml.recipes.recipe import load_recipe
 from ml.schema import FeatureSchema
 from ml.studies.movielens_1m import ALL, Ratings
 from ml.training.passes import train_pass
+from ml.training.score import score
 from ml.training.state import new_state
 
 SCHEMA = FeatureSchema(dense=(), single=ALL, multi=("genres",), fingerprint="movielens-1m")
 NEUTRAL = 3  # stars
-RECIPE = {  # chosen on the validation split of seed 0; embeddings of 16 as both sources have, widths as the recipe has
+RECIPE = {  # chosen on the validation split of seed 0; embeddings of 16 as in both sources, widths as in the recipe
     "model": {"dropout": 0.1},
     "tables": {"init_scale": 0.01},
     "table_optimizer": {"lr": 0.1, "initial_accumulator": 0.0},
@@ -43,7 +41,7 @@ RECIPE = {  # chosen on the validation split of seed 0; embeddings of 16 as both
 
 @dataclass(frozen=True)
 class Published:
-    """DeepFM's figures on the test split as others report them. differs: from what is done here."""
+    """Published results of DeepFM on the test split. `differs` says how the experiment differs from this one."""
 
     auc: float
     log_loss: float
@@ -53,7 +51,13 @@ class Published:
 
 @dataclass(frozen=True)
 class Protocol:
-    """exclude_features: features that the model ignores. neutral: whether ratings of three stars stay, as not liked."""
+    """Which features and ratings are used.
+
+    Attributes:
+        exclude_features: features that the model ignores.
+        neutral: whether ratings of three stars are kept, as negatives.
+        published: results to compare with.
+    """
 
     exclude_features: tuple[str, ...]
     neutral: bool = False
@@ -70,8 +74,8 @@ AUTOINT = Published(
     auc=0.8437,
     log_loss=0.3846,
     source="AutoInt (Song et al., 2019, arXiv 1810.11921v2), table 5",
-    differs="mean of ten runs; also looks at when a movie was rated, which this copy of the data does not hold; "
-    "years of release before 1970 are decades there",
+    differs="mean of ten runs; also uses the time of the rating, which this copy of the data does not hold; "
+    "release years before 1970 are grouped by decade",
 )
 PROTOCOLS = {
     "ids and attributes": Protocol(exclude_features=("zip",), published=RECBOLE),
@@ -82,8 +86,14 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One protocol under one seed. validation: AUC after each epoch. epoch: the best there, from 1. auc, log_loss: on the test
-    split, after that epoch. samples_per_second: of training, median over the epochs, on this machine at that hour."""
+    """One protocol under one seed.
+
+    Attributes:
+        validation: AUC on the validation split after each epoch.
+        epoch: the epoch with the best AUC on validation, from 1.
+        auc, log_loss: on the test split, by the model of that epoch.
+        samples_per_second: of training, the median over the epochs, as measured on this machine during the study.
+    """
 
     protocol: str
     seed: int
@@ -101,10 +111,17 @@ def run_study(
     patience: int = 2,
     on_result: Callable[[Run], None] | None = None,
 ) -> list[Run]:
-    """Every protocol under seeds 0, 1, …, each of which fixes split, order and first weights.
-    `on_result` receives each run as it ends.
+    """Run every protocol under several seeds.
 
-    ratings: with the features of `ALL`. A run ends after `epochs`, or `patience` epochs without a better AUC on validation.
+    Args:
+        ratings: with the features of `ALL`.
+        seeds: number of runs of each protocol. A seed fixes split, order and initial weights.
+        epochs: largest number of passes over the training split.
+        patience: passes without a better AUC on validation after which a run ends.
+        on_result: called with each run as soon as it ends.
+
+    Returns:
+        A run for each protocol and seed.
     """
     runs = []
     for name in PROTOCOLS:
@@ -117,70 +134,71 @@ def run_study(
 
 
 def rated(ratings: Ratings, protocol: Protocol) -> Ratings:
-    """What the protocol is about."""
+    """The ratings that the protocol uses."""
     return ratings if protocol.neutral else ratings.take(np.flatnonzero(ratings.stars != NEUTRAL))
 
 
 def split(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Rows for training, validation and test: 80, 10 and 10 of a hundred, drawn at random."""
+    """Draw the rows for training, validation and test at random: 80, 10 and 10 %."""
     test, validation, training = np.split(np.random.default_rng(seed).permutation(count), [count // 10, count // 10 * 2])
     return training, validation, test
 
 
 def run_once(name: str, ratings: Ratings, seed: int, epochs: int, patience: int) -> Run:
-    """Validation picks the epoch; the labels of the test split meet the predictions of that epoch's model alone."""
+    """Run one protocol under one seed. Only the model of the epoch that validation chooses counts on the test split."""
     protocol = PROTOCOLS[name]
     ratings = rated(ratings, protocol)
     recipe = load_recipe("deepfm", {**RECIPE, "exclude_features": protocol.exclude_features, "seed": seed})
     training, validation, test = split(len(ratings), seed)
-    looked_at, scored = (list(ratings.batches(rows, 8192)) for rows in (validation, test))
+    validation_batches, test_batches = (list(ratings.batches(rows, 8192)) for rows in (validation, test))
     rng, state = np.random.default_rng([seed, 1]), new_state(recipe, SCHEMA)
     scores: list[float] = []
     speeds: list[float] = []
-    best, predicted = 0, np.empty(0, np.float32)
+    best, tested = 0, dict[str, float | int | None]()
     while len(scores) < epochs and len(scores) - best < patience:
         state.begin_pass()
         batches = ratings.batches(rng.permutation(training), recipe.batch_size)
         report = train_pass(state, batches, total_steps=math.ceil(len(training) / recipe.batch_size))
         speeds.append(report.samples_per_second)
-        found = auc(ratings.label[validation], predict(state.model, looked_at))
+        found = score(state, validation_batches)["auc"]
         if found is None:
             raise ValueError(f"{name}, seed {seed}: the {len(validation)} ratings for validation are of one class")
         scores.append(found)
         if found > max(scores[:-1], default=-math.inf):
-            best, predicted = len(scores), predict(state.model, scored)
-    figures = figures_of(ratings.label[test], predicted)
+            best, tested = len(scores), score(state, test_batches)
     return Run(
         name,
         seed,
         scores,
         best,
-        auc=_defined(figures["auc"]),
-        log_loss=_defined(figures["log_loss"]),
+        auc=_defined(tested["auc"]),
+        log_loss=_defined(tested["log_loss"]),
         samples_per_second=statistics.median(speeds),
     )
 
 
-def _defined(figure: float | None) -> float:
-    return math.nan if figure is None else float(figure)
+def _defined(metric: float | None) -> float:
+    return math.nan if metric is None else float(metric)
 
 
 def summary(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """Of each protocol: means over the seeds, standard deviations as `<figure>_spread`, and what was published. The spread of a
-    few seeds tells how far apart they lie, and is no interval for the mean."""
+    """Summarise the runs by protocol: means over the seeds, standard deviations as `<metric>_spread`, and published results.
+
+    The spread of a few seeds says how far apart the runs are; it is not a confidence interval of the mean.
+    """
     found: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(run.protocol for run in runs):
         own, published = [run for run in runs if run.protocol == name], PROTOCOLS[name].published
         found[name] = {"seeds": len(own), "published": asdict(published) if published else None}
-        for figure in ("auc", "log_loss", "epoch", "samples_per_second"):
-            values = [getattr(run, figure) for run in own]
-            found[name][figure] = statistics.fmean(values)
-            found[name][f"{figure}_spread"] = statistics.stdev(values) if len(values) > 1 else 0.0
+        for metric in ("auc", "log_loss", "epoch", "samples_per_second"):
+            values = [getattr(run, metric) for run in own]
+            found[name][metric] = statistics.fmean(values)
+            found[name][f"{metric}_spread"] = statistics.stdev(values) if len(values) > 1 else 0.0
     return found
 
 
 def write_study(folder: Path | UPath, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """`runs.json` and `summary.json`. Gives the summary."""
+    """Write `runs.json` and `summary.json`. Returns the summary."""
     found = summary(runs)
     (folder / "runs.json").write_text(json.dumps([asdict(run) for run in runs], indent=1))
     (folder / "summary.json").write_text(json.dumps(found, indent=1))

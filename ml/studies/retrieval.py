@@ -1,8 +1,8 @@
-"""Two Tower on a log of clicks: how often the item clicked next is among the first hundred found, of all that are alive.
+"""Recall of a two-tower model on a log of clicks: how often the next clicked item is among the first k of all live items.
 
-The model is trained on the days before, each once and in time order, then a day is scored slice by slice: by the model as it
-was at midnight, as the daily assets would serve it; and by one that learns from each slice once it has been scored. Both stand
-beside what was clicked most in the hour before.
+The model is trained on the previous days, each once and in time order. Then a day is scored slice by slice, in two ways: by the
+model as it was at midnight, which is what daily training serves, and by a model that is also trained on each slice after that
+slice is scored. Both are compared with the items clicked most in the hour before.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from ml.evaluation.retrieval import CUTS, Recall, recall_over
 from ml.lake import Lake
 from ml.models.two_tower import TwoTower
 from ml.recipes.recipe import recipe_of
-from ml.schema import FeatureSchema
 from ml.training.passes import train_pass
-from ml.training.state import TrainState, new_state
+from ml.training.replay import replay
+from ml.training.state import TrainState
 
 WAYS = ("as at midnight", "learning through the day")
 
@@ -34,12 +34,23 @@ WAYS = ("as at midnight", "learning through the day")
 def run_study(
     spec: DatasetSpec, days: Sequence[str], lake: Lake, model: str = "two_tower", on_result: Callable[[str], None] | None = None
 ) -> dict[str, Recall]:
-    """By way (`WAYS`): recall on the last of `days`, of a model trained on those before."""
-    begin = day_bounds(days[-1], spec.zone)[0]
-    found = {}
+    """Measure recall on one day in both ways.
+
+    Args:
+        spec: the dataset, whose `mds_datasets` of the days are in the lake.
+        days: at least two days. The last is scored by a model trained on those before it.
+        lake: where the data is stored.
+        model: name of a two-tower model of the dataset.
+        on_result: called with a line of text after each way.
+
+    Returns:
+        Recall by way (`WAYS`).
+    """
+    begin, _ = day_bounds(days[-1], spec.zone)
+    found, recipe = {}, recipe_of(spec, model)
     for way in WAYS:
-        state = _trained(spec, days[:-1], lake, model)
-        between = _learn(state) if way == WAYS[1] else None
+        state = replay(spec, days[:-1], lake, recipe, scored=()).state
+        between = _train_on_slice(state) if way == WAYS[1] else None
         rows = BlockReader(lake, spec, list(days[-2:]), splits=("train", "validation", "test"), batch_size=8192, order="time")
         assert isinstance(state.model, TwoTower)
         found[way] = recall_over(state.model, rows, begin=begin, between=between)
@@ -49,7 +60,7 @@ def run_study(
 
 
 def summary(found: dict[str, Recall]) -> dict[str, Any]:
-    """Recall by way and cut, and by what was clicked most."""
+    """Recall by way and cut, beside that of the most clicked items."""
     first = next(iter(found.values()))
     ways = {way: {f"recall@{cut}": recall.at(cut) for cut in CUTS} for way, recall in found.items()}
     ways["most clicked in the last hour"] = {f"recall@{cut}": first.at(cut, "popularity") for cut in CUTS}
@@ -58,37 +69,27 @@ def summary(found: dict[str, Recall]) -> dict[str, Any]:
 
 
 def figure(found: dict[str, Recall]) -> bytes:
-    """PNG: recall@100 by hour of the day."""
+    """Plot recall@100 by hour of the day as a PNG."""
     curves: dict[str, tuple[list[float], list[float]]] = {}
     for way, recall in found.items():
         hours = [Recall(recall.slices[at : at + 6]) for at in range(0, len(recall.slices), 6)]
         curves[way] = ([hour.at(100) for hour in hours], [0.0] * len(hours))
         curves.setdefault("most clicked in the last hour", ([h.at(100, "popularity") for h in hours], [0.0] * len(hours)))
-    return lines("The next click among the first hundred", "hour of the day", "recall@100", curves)
+    return lines("Recall of the next click", "hour of the day", "recall@100", curves)
 
 
 def write_study(folder: Path | UPath, found: dict[str, Recall]) -> dict[str, Any]:
-    """`slices.json`, `summary.json` and `recall.png`. Gives the summary."""
-    told = summary(found)
+    """Write `slices.json`, `summary.json` and `recall.png`. Returns the summary."""
+    summed = summary(found)
     slices = {way: [asdict(s) for s in recall.slices] for way, recall in found.items()}
     (folder / "slices.json").write_text(json.dumps(slices))
-    (folder / "summary.json").write_text(json.dumps(told, indent=1))
+    (folder / "summary.json").write_text(json.dumps(summed, indent=1))
     (folder / "recall.png").write_bytes(figure(found))
-    return told
+    return summed
 
 
-def _trained(spec: DatasetSpec, days: Sequence[str], lake: Lake, model: str) -> TrainState:
-    recipe = recipe_of(spec, model)
-    state = new_state(recipe, FeatureSchema.of(spec))
-    for day in days:
-        state.begin_pass()
-        reader = BlockReader(lake, spec, [day], splits=recipe.splits, batch_size=recipe.batch_size, order="time")
-        train_pass(state, reader, total_steps=len(reader))
-    return state
-
-
-def _learn(state: TrainState) -> Callable[[list[Batch]], None]:
-    """Train on a slice's rows, in the batches they come in."""
+def _train_on_slice(state: TrainState) -> Callable[[list[Batch]], None]:
+    """Train on the rows of a slice, in their batches; each slice is a pass of its own."""
 
     def between(rows: list[Batch]) -> None:
         state.begin_pass()

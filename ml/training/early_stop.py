@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterable
 
 from ml.datasets.batch import Batch
 from ml.distributed.process_group import Ranks
-from ml.metrics import summary
-from ml.models.predict import predict_labelled
 from ml.recipes.recipe import EarlyStop
-from ml.training.loop import threads
+from ml.training.score import score
 from ml.training.state import TrainState
 
 
@@ -36,7 +34,6 @@ class EarlyStopping:
         """Whether the pass may end here: False between evaluations, else whether the target is reached."""
         if state.running is None or not state.running.steps or state.running.steps % self._period:
             return False
-        with threads(state.recipe.threads):
-            labels, scores = predict_labelled(state.model, self._held_out(), state.recipe.sampling_correction)
-        here = self._rule.reached(summary(labels, scores)[self._rule.metric] if len(labels) else None)
+        scores = score(state, self._held_out())
+        here = bool(scores["rows"]) and self._rule.reached(scores[self._rule.metric])
         return here if self._ranks is None else self._ranks.all_reduce_sum([here])[0] == self._ranks.size

@@ -29,7 +29,7 @@ def test_the_ratings_are_all_there(ratings: Ratings) -> None:
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"ratings\.csv\.gz, users\.dat, movies\.dat not there; put the files"):
+    with pytest.raises(FileNotFoundError, match=r"ratings\.csv\.gz, users\.dat, movies\.dat not found; put the files"):
         read_ratings(tmp_path)
 
 

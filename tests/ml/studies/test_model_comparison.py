@@ -1,4 +1,4 @@
-"""The last day is scored whole, and a figure of zero is one."""
+"""The last day is scored whole, and a metric of zero is not taken for an undefined one."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from torch import nn
 
 from ml.datasets.batch import Batch
 from ml.lake import Lake
-from ml.studies import model_comparison
 from ml.studies.model_comparison import compare
+from ml.training import score
 from tests.helpers.training_days import made_spec, write_days
 
 
 def test_all_of_the_last_day_is_scored_whatever_was_trained_on(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     scored = []
 
-    def worst(model: nn.Module, batches: Sequence[Batch], corrected: bool) -> np.ndarray:
-        scored.append((sum(map(len, batches)), corrected))
-        return np.concatenate([1 - batch.labels.numpy() for batch in batches])
+    def worst(model: nn.Module, batches: Sequence[Batch], corrected: bool) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.concatenate([batch.labels.numpy() for batch in batches])
+        scored.append((len(labels), corrected))
+        return labels, 1 - labels
 
-    monkeypatch.setattr(model_comparison, "predict", worst)
+    monkeypatch.setattr(score, "predict_labelled", worst)
     spec, days = made_spec(), write_days(lake, made_spec(), 2, 200)
     (found,) = compare(spec, days, lake, seeds=1, overrides={"splits": ["train"], "sampling_correction": True})
     assert scored == [(200, True)] and found.auc == 0.0
