@@ -1,6 +1,6 @@
-"""Damaging log lines on purpose, in the ways that real ones are damaged; `KINDS` names them. Finding them is the loaders' work.
+"""Corrupts log lines on purpose, in the ways in which real lines are corrupt (`KINDS`). Readers must quarantine each of them.
 
-The kinds suit a comma-separated log whose first field is a time in milliseconds and whose fields are never quoted.
+The kinds fit a comma-separated log whose first field is a time in milliseconds and whose fields are never quoted.
 """
 
 from __future__ import annotations
@@ -29,15 +29,24 @@ KINDS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def damage_lines(text: bytes, rate: float, rng: np.random.Generator) -> tuple[bytes, NDArray[np.bool_]]:
-    """`text` with each of its N newline-ended lines damaged with probability `rate`, and which were: bool [N]."""
+def corrupt_lines(text: bytes, rate: float, rng: np.random.Generator) -> tuple[bytes, NDArray[np.bool_]]:
+    """Corrupts each line with a given probability.
+
+    Args:
+        text: N lines, each ended by a line feed.
+        rate: Probability that a line is corrupted.
+        rng: Draws the lines and the kinds.
+
+    Returns:
+        The new text, and which lines are corrupt, bool [N].
+    """
     ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
-    damaged = rng.random(len(ends)) < rate
+    corrupt = rng.random(len(ends)) < rate
     kinds = tuple(KINDS.values())
     pieces, done = [], 0
-    # A loop over the damaged few, not over the lines.
-    for row in np.flatnonzero(damaged).tolist():
+    # A loop over the few corrupt lines, not over all.
+    for row in np.flatnonzero(corrupt).tolist():
         start, end = (int(ends[row - 1]) + 1 if row else 0), int(ends[row])
         pieces += [text[done:start], kinds[rng.integers(len(kinds))](text[start:end])]
         done = end
-    return b"".join([*pieces, text[done:]]), damaged
+    return b"".join([*pieces, text[done:]]), corrupt

@@ -1,9 +1,8 @@
-"""What the simulated world's users are shown in an hour, and how probably they click: the model behind the built-in log.
+"""Draws the impressions of one simulated hour and their click probabilities: the model behind the built-in log.
 
-The log-odds of a click add up what a person brings (propensity, device, the hour where they live), what an item
-brings (quality, freshness, price, its category's fashion of the week) and their affinity, the product of latent
-factors (low rank, as in Koren et al., 2009). Who they are is `ml.logs.synthetic.population`; how a day of it becomes a landing
-file is `ml.logs.synthetic.simulate`.
+The log-odds of a click are a sum of user terms (propensity, device, local hour), item terms (quality, freshness, price, the
+current fashion of its category) and their affinity, a product of latent factors (Koren et al., 2009).
+`ml.logs.synthetic.population` makes users and items; `ml.logs.synthetic.simulate` writes a day to a landing file.
 """
 
 from __future__ import annotations
@@ -22,34 +21,54 @@ STALENESS = 0.12  # log-odds lost per unit of log1p(age in hours)
 
 @dataclass(frozen=True)
 class Impressions:
-    """N impressions of one hour, in time order. `user` and `item` are indices into the day's Users and Items."""
+    """N impressions of one hour, in time order.
+
+    Attributes:
+        time_ms: Milliseconds since 1970 UTC, int64 [N].
+        user: Index into the day's `Users`, int64 [N].
+        item: Index into the day's `Items`, int64 [N].
+        device: Index into `DEVICES`, int64 [N].
+        item_age_hours: Hours since the item's birth, float64 [N].
+        probability: Probability of a click, float64 [N]. Rounded before clicks are drawn, so that it is exact in the log.
+        clicked: Whether the user clicked, bool [N].
+    """
 
     time_ms: Ints
     user: Ints
     item: Ints
     device: Ints
     item_age_hours: Floats
-    probability: Floats  # of a click; rounded first, so that what is written is exactly what `clicked` was drawn from
+    probability: Floats
     clicked: NDArray[np.bool_]
 
 
-def draw(weights: Floats, count: int, rng: np.random.Generator) -> Ints:
-    """[count] indices, drawn in proportion to `weights`. Raises `ValueError` where all are zero."""
+def draw_weighted(weights: Floats, count: int, rng: np.random.Generator) -> Ints:
+    """Draws indices in proportion to `weights`, int64 [count]. Raises `ValueError` if all weights are zero."""
     total = np.cumsum(weights)
     if not total[-1] > 0:
-        raise ValueError("nobody is awake or nothing is alive: all weights are zero")
+        raise ValueError("cannot draw impressions: all weights are zero; give the simulation more users or items")
     return np.minimum(np.searchsorted(total, rng.random(count) * total[-1], side="right"), len(weights) - 1)
 
 
 def draw_hour(world: World, users: Users, items: Items, seed: int, day: int, hour: int, count: int) -> Impressions:
-    """`count` impressions of one hour of a day (days since 1970-01-01, UTC)."""
+    """Draws the impressions of one hour.
+
+    Args:
+        world: Latent factors and fashions.
+        users: All users.
+        items: The items that are alive on the day.
+        seed: The log's seed.
+        day: Days since 1970-01-01, UTC.
+        hour: Hour of the day, UTC.
+        count: Number of impressions.
+    """
     rng = generator(seed, Stream.IMPRESSIONS, day, hour)
     start = day + hour / 24
     time_ms = np.sort(rng.integers(0, 3_600_000, count)) + round(start * 24) * 3_600_000
-    user = draw(users.awake(hour), count, rng)
-    item = draw(items.shown(world, start + 1 / 24), count, rng)
+    user = draw_weighted(users.activity_in(hour), count, rng)
+    item = draw_weighted(items.exposure_at(world, start + 1 / 24), count, rng)
     age = np.maximum(np.round(time_ms / 3_600_000 - items.born[item] * 24, 2), 0.0)
-    device = np.where(rng.random(count) < 0.8, users.device[user], draw(DEVICE_SHARE, count, rng))
+    device = np.where(rng.random(count) < 0.8, users.device[user], draw_weighted(DEVICE_SHARE, count, rng))
     local = (hour + UTC_OFFSET[users.country[user]]) % 24
     category = items.category[item]
     affinity = np.einsum("nk,nk->n", users.tastes(world, start)[user], items.factors[item]) / np.sqrt(FACTORS)

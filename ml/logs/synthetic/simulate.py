@@ -1,8 +1,8 @@
-"""The built-in log: landing files of a SIMULATED dataset, whose true click probabilities are known. No person is in it.
+"""Writes the landing files of the built-in SIMULATED dataset, whose true click probabilities are known. It has no real users.
 
-A day is drawn from the world of `ml.logs.synthetic.impressions`, hour by hour, from (seed, day) alone: the same settings give
-the same bytes, in whatever order days are written. Values go missing as they do in real logs, and a few lines are
-damaged on purpose, in the ways of `ml.logs.synthetic.corrupt`. Reading the files is the business of the loaders of this room.
+Each hour of a day is drawn by `ml.logs.synthetic.impressions` from (seed, day) alone: the same settings give the same bytes,
+in whatever order days are written. Some values are missing, as in real logs, and a few lines are corrupted on purpose by
+`ml.logs.synthetic.corrupt`. The files are read like those of any other log.
 """
 
 from __future__ import annotations
@@ -20,58 +20,78 @@ import pyarrow.csv as pacsv
 
 from ml.catalog.log_spec import LogSpec
 from ml.catalog.reading import Simulation
-from ml.logs.synthetic.corrupt import damage_lines
+from ml.logs.synthetic.corrupt import corrupt_lines
 from ml.logs.synthetic.impressions import Impressions, draw_hour
 from ml.logs.synthetic.population import CATEGORIES, COUNTRIES, DEVICES, Items, Stream, Users, World, generator
 
-GENERATOR = 1  # grows whenever the same settings would give other bytes
+GENERATOR = 1  # version; increase it when the same settings give other bytes
 COLUMNS = ("time", "user_id", "item_id", "category", "country", "device", "user_age", "item_age_hours", "price", "tags",
            "clicked", "true_probability")  # fmt: skip
-MISSING = {"category": 0.01, "country": 0.02, "device": 0.01, "price": 0.05}  # shares of impressions
+MISSING = {"category": 0.01, "country": 0.02, "device": 0.01, "price": 0.05}  # share of impressions without a value
 HOURS = np.arange(24)
 VOLUME = 1.0 + 0.45 * np.cos(2 * np.pi * (HOURS - 20) / 24) + 0.2 * np.cos(4 * np.pi * (HOURS - 12) / 24)
 
 
 @dataclass(frozen=True)
 class SimulatedDay:
-    """What a landing file holds. `rows` are its well-formed lines; `written` is false where it was already there."""
+    """What a landing file holds.
+
+    Attributes:
+        path: The file.
+        day: The partition key.
+        rows: Well-formed lines.
+        malformed: Lines that were corrupted on purpose.
+        clicks: Clicks among the well-formed lines.
+        true_probability: Mean click probability of the well-formed lines.
+        written: False if the file was already there.
+    """
 
     path: Path
     day: str
     rows: int
     malformed: int
     clicks: int
-    true_probability: float  # mean over the well-formed lines
+    true_probability: float
     written: bool
 
 
 def write_day(log: LogSpec, day: str, folder: Path) -> SimulatedDay:
-    """Write `<folder>/<YYYY-MM-DD>.csv`, aside and then renamed, unless a file of the same settings is there already.
+    """Writes `<folder>/<YYYY-MM-DD>.csv`, unless a file of the same settings is already there.
 
-    Settings and counts lie beside it in `.<YYYY-MM-DD>.csv.json`. Raises `ValueError` for a log that is not of the
-    built-in log's shape or a day that is none, and `FileExistsError` where the file there was not written by this
-    function: another's log is never overwritten.
+    The file is written beside its place and then renamed. Its settings and counts are kept in `.<YYYY-MM-DD>.csv.json`.
+
+    Args:
+        log: A log with `simulation`, of the same form as the built-in one.
+        day: The partition key.
+        folder: The landing folder.
+
+    Raises:
+        ValueError: The log does not have the form of the built-in one, or `day` is not a date.
+        FileExistsError: The file there was not written by this function; files of others are never overwritten.
     """
     simulation, when = _simulation(log), date.fromisoformat(day)
     path = folder / f"{when.isoformat()}.csv"
-    facts_path = folder / f".{path.name}.json"
+    record_path = folder / f".{path.name}.json"
     settings = {"generator": GENERATOR, "day": day, **simulation.model_dump(mode="json")}
     if path.exists():
-        if not facts_path.exists():
-            raise FileExistsError(f"{path}: not written by the simulation; move it away, or let another dataset read it")
-        kept = json.loads(facts_path.read_text())
+        if not record_path.exists():
+            raise FileExistsError(
+                f"{path}: this file was not written by the simulation, which does not overwrite it; move it away, or declare a "
+                f"dataset without `simulation` to read it"
+            )
+        kept = json.loads(record_path.read_text())
         if kept["settings"] == settings:
             return SimulatedDay(path=path, day=day, written=False, **kept["facts"])
         path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{path.name}.part"
-    with aside.open("wb") as file:
+    staged = folder / f".{path.name}.part"
+    with staged.open("wb") as file:
         facts = _write_lines(file, simulation, (when - date(1970, 1, 1)).days)
         file.flush()
         os.fsync(file.fileno())
-    # The record first: a file without one is taken for somebody else's, a record without a file is simply written again.
-    facts_path.write_text(json.dumps({"settings": settings, "facts": facts}, indent=1))
-    aside.rename(path)
+    # The record first: a file without a record counts as foreign, a record without a file is written again.
+    record_path.write_text(json.dumps({"settings": settings, "facts": facts}, indent=1))
+    staged.rename(path)
     return SimulatedDay(path=path, day=day, written=True, **facts)
 
 
@@ -87,23 +107,23 @@ def _write_lines(file: BinaryIO, simulation: Simulation, day: int) -> dict[str, 
         if not count:
             continue
         impressions = draw_hour(world, users, items, seed, day, hour, count)
-        rng = generator(seed, Stream.DAMAGE, day, hour)
+        rng = generator(seed, Stream.CORRUPTION, day, hour)
         text = _csv(_table(impressions, users, items, rng))
-        text, damaged = damage_lines(text, simulation.malformed_rate, rng)
+        text, corrupt = corrupt_lines(text, simulation.malformed_rate, rng)
         file.write(text)
-        whole = ~damaged
+        whole = ~corrupt
         rows += int(whole.sum())
-        malformed += int(damaged.sum())
+        malformed += int(corrupt.sum())
         clicks += int(impressions.clicked[whole].sum())
         probability += float(impressions.probability[whole].sum())
     return {"rows": rows, "malformed": malformed, "clicks": clicks, "true_probability": probability / max(rows, 1)}
 
 
 def _table(shown: Impressions, users: Users, items: Items, rng: np.random.Generator) -> pa.Table:
-    """[N] impressions as the log's columns; missing values are nulls."""
+    """The log's columns of N impressions, with nulls for missing values."""
     n = len(shown.time_ms)
     lost = {name: rng.random(n) < share for name, share in MISSING.items()}
-    told_age = users.told_age[shown.user]
+    reported_age = users.reported_age[shown.user]
 
     def named(names: tuple[str, ...], index: np.ndarray, column: str) -> pa.Array:
         return pa.array(names).take(pa.array(index, mask=lost[column]))
@@ -115,7 +135,7 @@ def _table(shown: Impressions, users: Users, items: Items, rng: np.random.Genera
         "category": named(CATEGORIES, items.category[shown.item], "category"),
         "country": named(COUNTRIES, users.country[shown.user], "country"),
         "device": named(DEVICES, shown.device, "device"),
-        "user_age": pa.array(told_age, mask=np.isnan(told_age)),
+        "user_age": pa.array(reported_age, mask=np.isnan(reported_age)),
         "item_age_hours": shown.item_age_hours,
         "price": pa.array(items.price[shown.item], mask=lost["price"]),
         "tags": pa.array(items.tags).take(pa.array(shown.item)),
@@ -132,9 +152,11 @@ def _csv(table: pa.Table) -> bytes:
 
 
 def _simulation(log: LogSpec) -> Simulation:
-    """The log's simulation. Raises `ValueError` where its source is not the file that is written here."""
+    """The log's simulation. Raises `ValueError` if the log reads other files than the simulation writes."""
     if log.simulation is None:
-        raise ValueError(f"{log.dataset}: simulation: absent, so this dataset's landing files are its owner's")
+        raise ValueError(
+            f"{log.dataset}: simulation: missing in the catalog entry, so landing files of this dataset are not simulated"
+        )
     fixed = {
         "source.files": (log.source.files, "%Y-%m-%d.csv"),
         "source.format": (log.source.format, "csv"),
@@ -147,5 +169,7 @@ def _simulation(log: LogSpec) -> Simulation:
     }
     for key, (found, written) in fixed.items():
         if found != written:
-            raise ValueError(f"{log.dataset}: {key}: the simulation writes {written!r}, the catalog says {found!r}")
+            raise ValueError(
+                f"{log.dataset}: {key}: the simulation writes {written!r}, but the catalog has {found!r}; correct the entry"
+            )
     return log.simulation

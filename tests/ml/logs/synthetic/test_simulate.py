@@ -1,4 +1,4 @@
-"""The built-in log: any day from (seed, day) alone, true probabilities true, damage counted, nobody's file overwritten."""
+"""The built-in log: any day from (seed, day) alone, true probabilities, corrupt lines counted, no foreign file overwritten."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from ml.catalog.log_spec import LogSpec
 from ml.catalog.spec import DatasetSpec
-from ml.logs.synthetic.corrupt import KINDS, damage_lines
+from ml.logs.synthetic.corrupt import KINDS, corrupt_lines
 from ml.logs.synthetic.population import Items, World
 from ml.logs.synthetic.simulate import COLUMNS, write_day
 
@@ -114,18 +114,18 @@ def test_malformed_lines_have_their_share_and_their_kinds(small: LogSpec, tmp_pa
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_damage_changes_a_line_and_keeps_it_one(kind: str) -> None:
+def test_every_kind_of_corruption_changes_a_line_and_keeps_it_one(kind: str) -> None:
     line = b"1767225600123,23,20454001,news,,phone,33,1.25,9.5,,0,0.081234"
     broken = KINDS[kind](line)
     assert broken != line and b"\n" not in broken
 
 
-def test_damage_leaves_the_other_lines_as_they_were() -> None:
+def test_corruption_leaves_the_other_lines_as_they_were() -> None:
     lines = [b"17672256001%02d,1,2,news,US,phone,33,1.25,9.5,,0,0.5" % i for i in range(100)]
-    text, damaged = damage_lines(b"\n".join(lines) + b"\n", 0.3, np.random.default_rng(0))
+    text, corrupt = corrupt_lines(b"\n".join(lines) + b"\n", 0.3, np.random.default_rng(0))
     after = text.split(b"\n")[:-1]
     assert len(after) == 100
-    assert [i for i in range(100) if after[i] != lines[i]] == np.flatnonzero(damaged).tolist()
+    assert [i for i in range(100) if after[i] != lines[i]] == np.flatnonzero(corrupt).tolist()
 
 
 def test_rows_lie_in_the_day_in_time_order(rows: np.ndarray) -> None:
