@@ -1,6 +1,7 @@
-"""How a log is read, as the catalog declares it: files, columns, time, side tables, days, and the simulation of a log.
+"""Catalog keys that say how files are read: columns, time, days, side tables, and the simulation of a log.
 
-Declarations only; reading lives in `ml.logs`. What becomes of the columns is `ml.catalog.features`.
+Declarations only. `ml.logs` reads the files; `ml.catalog.log_spec` combines the keys of one log; `ml.catalog.features` declares
+what is learned from its columns.
 """
 
 from __future__ import annotations
@@ -25,38 +26,37 @@ MAX_DAYS = 36_525  # a hundred years
 def _is_zone(name: str) -> str:
     try:
         ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as error:  # unknown, not a relative path, a folder of zones
-        raise fault("", f"not an IANA time zone such as 'UTC' or 'America/Sao_Paulo': {name!r:.80}") from error
+    except (KeyError, ValueError, OSError) as error:  # unknown, an absolute path, a folder of zones
+        raise fault("", f"expected an IANA time zone such as 'UTC' or 'America/Sao_Paulo', found {name!r:.80}") from error
     return name
 
 
 class Source(Strict):
-    """Where log lines lie and how one is cut into typed columns."""
+    """Where files are, and how a line becomes typed columns."""
 
     files: str = Field(
         min_length=1,
-        description="Glob below the dataset's landing folder. May hold strftime codes (`%Y-%m-%d`): then a file's day is known "
-        "from its path.",
+        description="Glob below the dataset's landing folder. With strftime codes (`%Y-%m-%d`), a file's path gives its day.",
     )
-    members: str = Field(default="*", min_length=1, description="Glob of member names, for zip archives.")
+    members: str = Field(default="*", min_length=1, description="Glob of member names in zip archives.")
     format: Literal["csv", "tsv", "jsonl", "parquet"] = Field(
-        description="What a file holds; plain, gzipped (`.gz`) or members of a zip (`.zip`), as its name says."
+        description="Format of the files. They can be plain, packed (`.gz`, `.zst`) or members of a `.zip`, by their names."
     )
-    header: Bool = Field(default=False, description="Whether each file (and zip member) begins with a header line.")
+    header: Bool = Field(default=False, description="Whether each file (or zip member) begins with a header line.")
     columns: dict[ColumnName, ColumnType] = Field(
-        min_length=1, description="Names in file order, with types. `I{1..13}: int` stands for thirteen columns."
+        min_length=1, description="Names in file order, with types. `I{1..13}: int` declares thirteen columns."
     )
     rename: dict[str, ColumnName] = Field(
-        default={}, description="Name in the file's header (or JSON key) -> name in `columns`."
+        default={}, description="Mapping of names in a file's header (or JSON keys) to names in `columns`."
     )
     separator: str | None = Field(
-        default=None, pattern=r"^[\t -~]$", description="Overrides the format's own: a comma for csv, a tab for tsv."
+        default=None, pattern=r"^[\t -~]$", description="Field separator; by default a comma for csv and a tab for tsv."
     )
-    quoted: Bool = Field(default=False, description="Whether CSV fields may be quoted with double quotes.")
-    null_tokens: tuple[str, ...] = Field(default=("",), description="Texts that stand for a missing value.")
-    encoding: Literal["utf-8", "latin-1"] = Field(default="utf-8", description="Of the text in the files.")
+    quoted: Bool = Field(default=False, description="Whether fields can be enclosed in double quotes (csv and tsv).")
+    null_tokens: tuple[str, ...] = Field(default=("",), description="Texts that mean a missing value.")
+    encoding: Literal["utf-8", "latin-1"] = Field(default="utf-8", description="Text encoding of the files.")
     spill_days: Int = Field(
-        default=0, ge=0, le=7, description="With a dated path: how many days a row may lie from its file's day."
+        default=0, ge=0, le=7, description="With a dated path: maximum distance, in days, of a row's day from its file's day."
     )
 
     @model_validator(mode="before")
@@ -67,35 +67,36 @@ class Source(Strict):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.quoted and self.format not in ("csv", "tsv"):
-            raise fault("quoted", f"only csv and tsv have quotes, this is {self.format}")
+            raise fault("quoted", f"only for csv and tsv, but format is {self.format}")
         if self.separator and self.format not in ("csv", "tsv"):
-            raise fault("separator", f"only csv and tsv have one, this is {self.format}")
+            raise fault("separator", f"only for csv and tsv, but format is {self.format}")
         if self.separator and (self.separator in "\r\n" or (self.quoted and self.separator == '"')):
-            raise fault("separator", f"{self.separator!r} ends a line or a quoted field; expected another character")
+            raise fault("separator", f"{self.separator!r} also ends a line or a quoted field; use another character")
         if unknown := sorted(set(self.rename.values()) - set(self.columns)):
-            raise fault("rename", f"{unknown} not among columns {list(self.columns)}")
+            raise fault("rename", f"{unknown} are not among source.columns {list(self.columns)}")
         if twice := sorted({name for name in self.rename.values() if list(self.rename.values()).count(name) > 1}):
-            raise fault("rename", f"more than one name of the file becomes {twice}")
+            raise fault("rename", f"more than one name of the file is renamed to {twice}")
         if self.spill_days and not self.dated:
             raise fault("spill_days", "needs a dated path (strftime codes in files)")
         if self.files.startswith("/") or ".." in self.files.split("/"):
-            raise fault("files", f"{self.files!r} leads out of the landing folder; expected a glob below it")
+            raise fault("files", f"{self.files!r} is outside the landing folder; expected a glob below it")
         codes = re.findall(r"%.?", self.files)
         if unknown := [code for code in codes if code not in DATE_CODES]:
-            raise fault("files", f"{unknown} are no strftime codes of a day; expected some of {list(DATE_CODES)}")
+            raise fault("files", f"{unknown} are not supported strftime codes; expected some of {list(DATE_CODES)}")
         if self.dated and not any(known <= {*codes} for known in _DAYS):
             raise fault(
-                "files", f"{self.files!r} does not say a whole day; expected year, month and day (%Y, %m, %d) or %Y and %j"
+                "files", f"{self.files!r} does not give a whole day; expected year, month and day (%Y, %m, %d) or %Y and %j"
             )
         return self
 
     @property
     def dated(self) -> bool:
-        """Whether a file's day is known from its path."""
+        """Whether a file's path gives its day."""
         return "%" in self.files.replace("%%", "")
 
     @property
     def delimiter(self) -> str:
+        """The field separator; empty for formats without one."""
         return self.separator or {"csv": ",", "tsv": "\t"}.get(self.format, "")
 
 
@@ -103,17 +104,18 @@ _DAYS = [{y, m, "%d"} for y in ("%Y", "%y") for m in ("%m", "%b", "%B")] + [{y, 
 
 
 class Time(Strict):
-    """When a row happened: a column, or equal parts of the whole log by position."""
+    """Event time of a row: a column, or by position in a log without a clock."""
 
-    column: ColumnName | None = Field(default=None, description="Column with the event's time; or else `by_position: true`.")
+    column: ColumnName | None = Field(default=None, description="Column with the event time; give this or `by_position: true`.")
     unit: Literal["s", "ms", "us", "ns", "iso8601"] = Field(
-        default="s", description="Of the column: counted since 1970-01-01 UTC, or a text such as 2025-03-01T10:00:00+01:00."
+        default="s",
+        description="Unit of the column since 1970-01-01 UTC, or `iso8601` for text such as 2025-03-01T10:00:00+01:00.",
     )
-    timezone: Annotated[str, AfterValidator(_is_zone)] = Field(default="UTC", description="A day is a day in this zone.")
+    timezone: Annotated[str, AfterValidator(_is_zone)] = Field(default="UTC", description="Time zone that defines days.")
     by_position: Bool = Field(
         default=False,
-        description="No clock in the log: the partition range's days are equal parts of it, in file order, and event times are "
-        "spread evenly over each.",
+        description="For a log without a clock: its lines, in file order, are divided into equal days, with event times spread "
+        "evenly over each day.",
     )
 
     @model_validator(mode="after")
@@ -124,43 +126,43 @@ class Time(Strict):
 
 
 class SideTable(Strict):
-    """A table joined to the log on one column: item titles, user ages. Left join; the log's rows and order stay."""
+    """A table joined to the log on one column, such as item titles. A left join: the log keeps its rows and their order."""
 
-    source: Source = Field(description="Where the table lies and how it is read, like the log itself.")
-    log_key: ColumnName = Field(description="Column of the log that the table is looked up by.")
-    table_key: ColumnName = Field(description="Column of the table that it is looked up in; a key may be there once.")
-    columns: tuple[ColumnName, ...] = Field(min_length=1, description="Columns of the table that become columns of the log.")
+    source: Source = Field(description="Where the table is and how it is read, as for the log itself.")
+    log_key: ColumnName = Field(description="Column of the log to join on.")
+    table_key: ColumnName = Field(description="Column of the table to join on; each key must occur once.")
+    columns: tuple[ColumnName, ...] = Field(min_length=1, description="Columns of the table that are added to the log.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         have = sorted(self.source.columns)
         if self.table_key not in have:
-            raise fault("table_key", f"{self.table_key!r} not among source.columns {have}")
+            raise fault("table_key", f"{self.table_key!r} is not among source.columns {have}")
         if unknown := sorted(set(self.columns) - set(have)):
-            raise fault("columns", f"{unknown} not among source.columns {have}")
+            raise fault("columns", f"{unknown} are not among source.columns {have}")
         return self
 
 
 class Partitions(Strict):
-    """The days of the log, both ends included; without an end it is live."""
+    """First and last day of the log, both included. Without an end the log is live."""
 
-    start: date = Field(description="First day, as 2025-03-01.")
-    end: date | None = Field(default=None, description="Last day; absent: the log is live and goes on.")
+    start: date = Field(description="First day, such as 2025-03-01.")
+    end: date | None = Field(default=None, description="Last day; without it, the log is live and grows every day.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.end and self.end < self.start:
             raise fault("end", f"{self.end} is before start {self.start}; expected the same day or a later one")
         if self.end and (self.end - self.start).days >= MAX_DAYS:
-            raise fault("end", f"{self.end} is far after start {self.start}; expected at most {MAX_DAYS} days")
+            raise fault("end", f"{self.end} is too far after start {self.start}; expected at most {MAX_DAYS} days")
         return self
 
 
 class Simulation(Strict):
-    """A generator writes the landing files of this dataset (`ml.logs.synthetic.simulate`): simulated, and said so."""
+    """Settings of a simulated log: Evergreen writes its landing files itself (`ml.logs.synthetic.simulate`)."""
 
     seed: Int = Field(default=0, ge=0, description="The same seed gives the same log.")
-    impressions_per_day: Int = Field(default=200_000, ge=1, description="Rows a day.")
-    users: Int = Field(default=50_000, ge=1, description="Users of the whole log.")
-    items: Int = Field(default=5_000, ge=1, description="Items alive on any one day.")
-    malformed_rate: Float = Field(default=0.0005, ge=0, le=0.5, description="Share of lines that are damaged on purpose.")
+    impressions_per_day: Int = Field(default=200_000, ge=1, description="Rows per day.")
+    users: Int = Field(default=50_000, ge=1, description="Number of users.")
+    items: Int = Field(default=5_000, ge=1, description="Number of items that are alive on any one day.")
+    malformed_rate: Float = Field(default=0.0005, ge=0, le=0.5, description="Share of lines that are corrupted on purpose.")
