@@ -32,7 +32,7 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
         description=f"{model} of the day for inference alone, in the formats that its recipe's `export` asks for.",
     )
     def exported_models(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-        from ml.export.export import export_day
+        from ml.export.day import export_day
 
         def work(day: str) -> dict[str, Any]:
             done = export_day(spec, day, lake.open(), model)

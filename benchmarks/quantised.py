@@ -14,7 +14,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from benchmarks._criteo_days import ALL, criteo_days
 from benchmarks.result import Result
-from ml.artifacts.exported import bytes_of
+from ml.artifacts.weights import bytes_of
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
 from ml.datasets.reader import BlockReader

@@ -1,184 +1,299 @@
-"""A whole training state in a folder, loadable alone: weights and optimizer state as safetensors, the rest as JSON.
+"""The files of a model on disk: named tensors as safetensors, everything else as JSON, nothing pickled.
 
-    weights.safetensors    `tables/<path>/<name>` and `dense/<parameter>`: all that predictions need
-    optimizer.safetensors  `tables/<path>/<name>` and `dense/<parameter>/<slot>`: all that training needs besides
-    state.json             recipe, schema, counters, versions of the libraries
+A trained day, a mid-day checkpoint of several ranks and an exported model share one layout:
 
-The same state gives the same bytes. Which folder holds which day is `ml.training.day`'s business.
+    weights-00000-of-00002.safetensors      what predictions need, of the first shard of two
+    optimizer-00000-of-00002.safetensors    what only training needs; a model for inference has none
+    state.json                              format, number of shards, SHA-256 of every file, and the caller's metadata
+
+Tensors are called `dense/<name>` and `tables/<path of the collection>/<name>`. Collections in `sharded_by_id` have a part of
+their rows in each shard; every other tensor is stored once, in one of the shards. A snapshot of one process has one shard. Any
+number of ranks can read what any other number has written.
+
+This module knows tensors and files. `ml.artifacts.weights` turns a model into tensors, `ml.training.state_dict` a training
+state.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
-from importlib.metadata import version
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from upath import UPath
 
 from ml.distributed.process_group import Ranks
-from ml.embeddings.interface import dense_buffers, dense_parameters
-from ml.recipes.recipe import Recipe
-from ml.schema import FeatureSchema
-from ml.training.state import Pass, TrainState, new_state
+from ml.embeddings.collisionless import state_dict
+from ml.embeddings.distributed.replicas import merge
 
-WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 FORMAT = 6
-TABLES = "tables/"
+STATE = "state.json"
+WEIGHTS, OPTIMIZER = "weights", "optimizer"
+TABLES, DENSE = "tables/", "dense/"
 Tensors = dict[str, torch.Tensor]
+_WAY_OUT = "restore the folder from a copy, or train its day again (an export: export its day again)"
 
 
 class SnapshotMismatch(ValueError):
-    """A snapshot is of another kind than was asked for, or its parts do not belong together."""
+    """The snapshot was written for another recipe, another schema or another format than the caller asks for."""
 
 
-def save_snapshot(state: TrainState, folder: Path | UPath) -> None:
-    """Write `state` into `folder`, which is there. Not atomic: `Lake.write` around it is."""
-    (folder / WEIGHTS).write_bytes(save(_contiguous(weights_of(state))))
-    (folder / OPTIMIZER).write_bytes(save(_contiguous(slots_of(state))))
-    (folder / STATE).write_text(json.dumps(described(state), indent=1, sort_keys=True))
+class DamagedSnapshot(ValueError):
+    """A file of the snapshot is missing, is not the file that was written, or does not fit the others."""
 
 
-def load_snapshot(
-    folder: Path | UPath,
-    *,
-    recipe: Recipe | None = None,
-    schema: FeatureSchema | None = None,
-    for_training: bool = True,
-    ranks: Ranks | None = None,
-) -> TrainState:
-    """The state that was saved in `folder`, bit for bit.
+@dataclass(frozen=True)
+class CheckpointShard:
+    """The part of a model's state that one process holds, as named tensors.
 
-    recipe: trained on under this one instead of its own, which must give the same shapes (`Recipe.structure`); rates,
-    schedules and batch sizes may change from day to day. schema: must be the snapshot's own. for_training=False leaves
-    the optimizer's state unread. ranks: those that share the tables out among them. Raises `SnapshotMismatch` that names what
-    differs, `FileNotFoundError`.
+    Attributes:
+        weights: Tensors that predictions need.
+        optimizer: Tensors that only training needs; None for inference.
+        metadata: Plain values that the caller needs to rebuild the model. The same in every shard.
+        sharded_by_id: Path of each collection whose rows are sharded by id -> names of its tables, in its order.
+        independent: Whether every rank learned the tables of `sharded_by_id` for itself, so that shards hold several versions
+            of the same rows.
     """
-    state = state_like(json.loads((folder / STATE).read_text()), folder, recipe, schema, ranks)
-    weights = load((folder / WEIGHTS).read_bytes())
-    slots = load((folder / OPTIMIZER).read_bytes()) if for_training else None
-    put_back(state, weights, slots, folder)
-    return state
+
+    weights: Tensors
+    optimizer: Tensors | None
+    metadata: dict[str, Any]
+    sharded_by_id: dict[str, list[str]] = field(default_factory=dict)
+    independent: bool = False
 
 
-def described(state: TrainState) -> dict[str, Any]:
-    """Of a state all but its tensors, as JSON has it."""
-    return {
+def file_name(kind: str, shard: int, shards: int) -> str:
+    """Name of a shard's file. kind: `WEIGHTS` or `OPTIMIZER`."""
+    return f"{kind}-{shard:05d}-of-{shards:05d}.safetensors"
+
+
+def own_tensors(tensors: Tensors, sharded_by_id: Mapping[str, Sequence[str]], rank: int, ranks: int) -> Tensors:
+    """Choose what one rank writes: its rows of tables sharded by id, and its part of the tensors that all ranks have.
+
+    The latter are assigned largest first, each to the rank with the fewest bytes so far.
+
+    Args:
+        tensors: All tensors of the rank; the same names on every rank.
+        sharded_by_id: As in `CheckpointShard`.
+        rank: This rank.
+        ranks: How many there are.
+    """
+    by_id = tuple(f"{TABLES}{path}/" for path in sharded_by_id)
+    load_of, owner = [0] * ranks, {}
+    shared = [name for name in tensors if not name.startswith(by_id)]
+    for name in sorted(shared, key=lambda name: (-tensors[name].nbytes, name)):
+        owner[name] = load_of.index(min(load_of))
+        load_of[owner[name]] += tensors[name].nbytes
+    return {name: tensor for name, tensor in tensors.items() if owner.get(name, rank) == rank}
+
+
+def save_shard(shard: CheckpointShard, folder: Path | UPath, ranks: Ranks | None = None) -> None:
+    """Write this rank's shard into an existing folder. The same state gives the same bytes.
+
+    Every rank must call it, and none may read before all have returned. It is not atomic: `Lake.write` around it is.
+
+    Args:
+        shard: What `own_tensors` chose for this rank.
+        folder: An existing folder, the same for all ranks.
+        ranks: The processes that write together; None for one.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> save_shard(CheckpointShard({"dense/w": torch.ones(2)}, None, {"steps": 3}), folder)
+        >>> loaded = load_tensors(folder, for_training=False)
+        >>> loaded.weights["dense/w"].tolist(), loaded.metadata
+        ([1.0, 1.0], {'steps': 3})
+    """
+    rank, size = (ranks.rank, ranks.size) if ranks else (0, 1)
+    digests = write_files(shard, folder, rank, size)
+    if ranks is not None:
+        numbers = struct.unpack(f">{4 * len(digests)}q", bytes.fromhex("".join(digests.values())))
+        of_all = [struct.pack(f">{len(row)}q", *row).hex() for row in ranks.all_gather(*numbers)]
+        kinds = [name.partition("-")[0] for name in digests]
+        digests = {
+            file_name(kind, number, size): row[64 * i : 64 * (i + 1)]
+            for number, row in enumerate(of_all)
+            for i, kind in enumerate(kinds)
+        }
+    if rank == 0:
+        write_state(shard, folder, digests, size)
+
+
+def write_files(shard: CheckpointShard, folder: Path | UPath, number: int = 0, shards: int = 1) -> dict[str, str]:
+    """Write the tensors of one shard. Returns the SHA-256 of each file by its name, for `write_state`."""
+    digests = {}
+    for kind, tensors in ((WEIGHTS, shard.weights), (OPTIMIZER, shard.optimizer)):
+        if tensors is not None:
+            name = file_name(kind, number, shards)
+            digests[name] = write_file(folder, name, save({key: tensor.contiguous() for key, tensor in tensors.items()}))
+    return digests
+
+
+def write_file(folder: Path | UPath, name: str, data: bytes) -> str:
+    """Write one file of a snapshot or a bundle, in an existing folder or one level below. Returns its SHA-256."""
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_state(shard: CheckpointShard, folder: Path | UPath, digests: Mapping[str, str], shards: int = 1) -> None:
+    """Write `state.json`, which completes a snapshot. digests: SHA-256 of all its files, of every shard."""
+    state = {
         "format": FORMAT,
-        "recipe": state.recipe.model_dump(mode="json", exclude={"checkpoints", "export"}),  # what the weights do not depend on
-        "schema": asdict(state.schema),
-        "steps": state.steps,
-        "rows": state.rows,
-        "pass": asdict(state.running) if state.running else None,
-        "versions": {name: version(name) for name in ("torch", "torchrec", "fbgemm-gpu-cpu")},
+        "shards": shards,
+        "files": dict(digests),
+        "sharded_by_id": shard.sharded_by_id,
+        "independent": shard.independent,
+        "metadata": shard.metadata,
     }
+    _write_json(folder, state)
 
 
-def state_like(
-    described: Mapping[str, Any],
-    folder: Path | UPath,
-    recipe: Recipe | None = None,
-    schema: FeatureSchema | None = None,
-    ranks: Ranks | None = None,
-) -> TrainState:
-    """A state as `described`, its tensors still to be put back. folder: where that was read, for errors; the others are as for
-    `load_snapshot`. Raises `SnapshotMismatch`."""
-    if described["format"] != FORMAT:
-        raise SnapshotMismatch(f"{folder}: format {described['format']}, this code reads {FORMAT}; train its day again")
-    own_recipe = Recipe.model_validate(described["recipe"])
-    names = described["schema"]
-    own_schema = FeatureSchema(*(tuple(names[k]) for k in ("dense", "single", "multi")), fingerprint=names["fingerprint"])
-    faults = list(differences(asdict(own_schema), asdict(schema), "schema")) if schema else []
-    if recipe:
-        held, wanted = (of.structure(own_schema.sparse) for of in (own_recipe, recipe))
-        faults += list(differences(held, wanted, "recipe"))
-    if faults:
-        way_out = "go back to what it was, or train again from the first day"
-        raise SnapshotMismatch("\n".join([f"{folder} can not be trained on or scored with here; {way_out}:", *faults]))
-    state = new_state(recipe or own_recipe, own_schema, ranks)
-    state.steps, state.rows = described["steps"], described["rows"]
-    state.running = Pass(**described["pass"]) if described["pass"] else None
+def read_state(folder: Path | UPath) -> dict[str, Any]:
+    """Read `state.json`.
+
+    Raises:
+        FileNotFoundError: The folder holds no snapshot.
+        SnapshotMismatch: It was written in another format.
+        DamagedSnapshot: The file cannot be read.
+    """
+    try:
+        state = json.loads((folder / STATE).read_bytes())
+        found = state["format"]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{folder} has no {STATE}: it holds no model, or one of an older format; train its day again (an export: export "
+            "its day again)"
+        ) from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise DamagedSnapshot(f"{folder / STATE} cannot be read ({error}); {_WAY_OUT}") from error
+    if found != FORMAT:
+        raise SnapshotMismatch(f"{folder}: format {found}, this code reads {FORMAT}; train its day again")
     return state
 
 
-def copy_for_predictions(folder: Path | UPath, target: Path) -> None:
-    """Copy of a snapshot what `load_snapshot(target, for_training=False)` reads."""
-    for name in (WEIGHTS, STATE):
-        (target / name).write_bytes((folder / name).read_bytes())
+def load_tensors(folder: Path | UPath, ranks: Ranks | None = None, for_training: bool = True) -> CheckpointShard:
+    """Read the whole of a snapshot, or this rank's part of its tables sharded by id. Ranks do not wait for each other.
+
+    Files are read one after the other, so that no rank holds all rows of a table that is sharded by id. Tables that ranks
+    learned independently are read as they were by the same number of ranks, and merged for any other.
+
+    Args:
+        folder: What `save_shard` wrote.
+        ranks: The processes that read together; None for one.
+        for_training: False leaves optimizer files unread.
+
+    Returns:
+        A shard with every tensor that is stored once, and the rows of this rank.
+
+    Raises:
+        FileNotFoundError: The folder holds no snapshot.
+        SnapshotMismatch: It was written in another format.
+        DamagedSnapshot: A file is missing or is not the one that was written; the message names it.
+    """
+    state = read_state(folder)
+    rank, size = (ranks.rank, ranks.size) if ranks else (0, 1)
+    shards, by_id, independent = state["shards"], state["sharded_by_id"], state["independent"]
+    as_they_were = ranks is not None and independent and shards == size
+    # Independent tables are merged by what only training knows.
+    kinds = (WEIGHTS, OPTIMIZER) if for_training or (independent and shards > 1) else (WEIGHTS,)
+    parts: dict[str, list[Tensors]] = {path: [] for path in by_id}
+    found: dict[str, Tensors] = {kind: {} for kind in kinds}
+    kind_of: dict[str, str] = {}
+    for number in range(shards):
+        for kind in kinds:
+            tensors = _load(folder, state, file_name(kind, number, shards))
+            kind_of |= dict.fromkeys(tensors, kind)
+            found[kind] |= tensors
+        for path, tables in by_id.items():
+            columns = _take(found.values(), f"{TABLES}{path}/")
+            if not as_they_were or number == rank:
+                parts[path].append(columns if independent or size == 1 else state_dict.shard(columns, tables, rank, size))
+    for path, of_path in parts.items():
+        combine = merge if independent else state_dict.merge_shards
+        columns = of_path[0] if len(of_path) == 1 else combine(of_path, by_id[path])
+        for name, tensor in columns.items():
+            key = f"{TABLES}{path}/{name}"
+            found[kind_of[key]][key] = tensor
+    return CheckpointShard(found[WEIGHTS], found[OPTIMIZER] if for_training else None, state["metadata"], by_id, independent)
+
+
+def copy_weights(source: Path | UPath, folder: Path | UPath, beside: Mapping[str, str] | None = None) -> None:
+    """Copy from a snapshot what predictions need into another folder, which becomes a snapshot without optimizer state.
+
+    Args:
+        source: What `save_shard` wrote.
+        folder: An existing folder.
+        beside: SHA-256, by name, of other files that the new `state.json` should record.
+
+    Raises:
+        FileNotFoundError: The source holds no snapshot.
+        SnapshotMismatch: It was written in another format.
+        DamagedSnapshot: A file is missing, or is not the one that was written; the message names it.
+    """
+    state = read_state(source)
+    names = [name for name in state["files"] if name.startswith(WEIGHTS)]
+    files = {name: write_file(folder, name, read_file(source, state, name)) for name in names}
+    _write_json(folder, state | {"files": files | dict(beside or {})})
 
 
 def digest(folder: Path | UPath) -> str:
-    """SHA-256 over a snapshot's files: the identity of a trained model."""
-    sha = hashlib.sha256()
-    for name in (WEIGHTS, OPTIMIZER, STATE):
-        sha.update(hashlib.sha256((folder / name).read_bytes()).digest())
-    return sha.hexdigest()
+    """Compute the identity of a stored model: SHA-256 of its `state.json`, which has the digest of every other file."""
+    return hashlib.sha256((folder / STATE).read_bytes()).hexdigest()
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Iterator[str]:
-    """One line per key whose values differ, with its path."""
-    for key in sorted({*old, *new}):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            yield from differences(a, b, f"{path}.{key}")
-        elif a != b:
-            yield f"{path}.{key}: {a!r} in the snapshot, {b!r} asked for"
+def read_file(folder: Path | UPath, state: Mapping[str, Any], name: str) -> bytes:
+    """Read one file of a snapshot or a bundle. state: its `read_state`.
+
+    Raises:
+        DamagedSnapshot: The file is missing, or is not the one that was written.
+    """
+    path = folder / name
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DamagedSnapshot(f"{path} is missing; {_WAY_OUT}") from error
+    if hashlib.sha256(data).hexdigest() != state["files"].get(name):
+        raise DamagedSnapshot(f"{path} is not the file that {STATE} describes; {_WAY_OUT}")
+    return data
 
 
-def weights_of(state: TrainState) -> Tensors:
-    """All that predictions need."""
-    tables = {f"{TABLES}{path}/{name}": t for path, bags in state.bags.items() for name, t in bags.weights().items()}
-    return tables | _dense_weights(state)
-
-
-def slots_of(state: TrainState) -> Tensors:
-    """All that training needs besides."""
-    tables = {f"{TABLES}{path}/{name}": t for path, bags in state.bags.items() for name, t in bags.training_state().items()}
-    return tables | _dense_slots(state)
-
-
-def _dense_weights(state: TrainState) -> Tensors:
-    held = (*dense_parameters(state.model), *dense_buffers(state.model))
-    return {f"dense/{name}": tensor.data for name, tensor in held}
-
-
-def _dense_slots(state: TrainState) -> Tensors:
-    slots = state.optimizer.state
-    return {f"dense/{name}/{slot}": t for name, p in dense_parameters(state.model) for slot, t in slots[p].items()}
-
-
-def put_back(state: TrainState, weights: Tensors, slots: Tensors | None, folder: Path | UPath) -> None:
-    """Let a new state take on what `weights_of` and `slots_of` gave of another.
-
-    Raises `SnapshotMismatch`, naming `folder`, unless it belongs to such a state."""
-    for path, bags in state.bags.items():
-        try:
-            bags.restore(_below(weights, path), _below(slots, path) if slots is not None else None)
-        except ValueError as error:
-            raise SnapshotMismatch(f"{folder} does not fit its {STATE}: tables {path}: {error}") from error
-    _copy(folder / WEIGHTS, weights, _dense_weights(state))
-    if slots is not None:
-        _copy(folder / OPTIMIZER, slots, _dense_slots(state))
-
-
-def _below(tensors: Tensors, path: str) -> Tensors:
-    prefix = f"{TABLES}{path}/"
+def below(tensors: Mapping[str, torch.Tensor], prefix: str) -> Tensors:
+    """Tensors whose names begin with a prefix, by the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _copy(path: Path | UPath, saved: Tensors, tensors: Tensors) -> None:
-    dense = {name: tensor for name, tensor in saved.items() if not name.startswith(TABLES)}
-    held, wanted = ({name: (tuple(t.shape), str(t.dtype)) for name, t in side.items()} for side in (dense, tensors))
-    if faults := list(differences(held, wanted, path.name)):
-        raise SnapshotMismatch("\n".join([f"{path} does not fit its {STATE}:", *faults]))
-    for name, tensor in tensors.items():
-        tensor.copy_(dense[name])
+def differences(saved: Mapping[str, Any], asked: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Yield one line, with its path, for each key whose values differ."""
+    for key in sorted({*saved, *asked}):
+        a, b = saved.get(key), asked.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from differences(a, b, f"{path}{key}.")
+        elif a != b:
+            yield f"{path}{key}: {a!r} in the snapshot, {b!r} asked for"
 
 
-def _contiguous(tensors: Tensors) -> Tensors:
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+def _take(held: Iterable[Tensors], prefix: str) -> Tensors:
+    """Remove tensors from where they are held, by the rest of their names."""
+    names = [(tensors, name) for tensors in held for name in tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors.pop(name) for tensors, name in names}
+
+
+def _write_json(folder: Path | UPath, state: Mapping[str, Any]) -> None:
+    (folder / STATE).write_text(json.dumps(state, indent=1, sort_keys=True))
+
+
+def _load(folder: Path | UPath, state: Mapping[str, Any], name: str) -> Tensors:
+    try:
+        return load(read_file(folder, state, name))
+    except SafetensorError as error:
+        raise DamagedSnapshot(f"{folder / name} cannot be read ({error}); {_WAY_OUT}") from error

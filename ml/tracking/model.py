@@ -1,14 +1,13 @@
-"""Logging a trained day's model in MLflow, with its signature and an example of its input. The model is `ml.artifacts.scorer`.
+"""Logs the model of a trained day in MLflow as a bundle, with its signature and an example of its input.
 
-MLflow's own `log_model` would load the model to score the example, and read back the run's metrics; here the same files are
-written, and nothing is run.
+MLflow's own `log_model` would load the model to score the example, and read back the metrics of the run. Here the same files
+are written without running anything.
 """
 
 from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -21,16 +20,17 @@ from mlflow.tracking import MlflowClient
 from mlflow.types.schema import AnyType, ColSpec, DataType, Schema, TensorSpec
 from upath import UPath
 
-from ml.artifacts.scorer import ARTIFACT, FLOAT_LIMIT, SPEC, VOCABULARIES, raw_columns
-from ml.artifacts.snapshot import copy_for_predictions
+from ml.artifacts.bundle import vocabulary_states, write_inputs
+from ml.artifacts.raw_columns import FLOAT_LIMIT, raw_columns
+from ml.artifacts.snapshot import copy_weights
 from ml.catalog.log_spec import RAW_LOGS
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.logs.read import raw_parts
 from ml.training.load import stage_of
 
-FEATURES = "cleaned_features"
 EXAMPLE_ROWS = 5
+_BUNDLE = "bundle"  # name of the artifact, known to pyfunc_entry.py
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu-cpu", "safetensors", "pyarrow", "pydantic", "numba")
 
 
@@ -43,22 +43,37 @@ def log_model(
     model: str,
     example_rows: int = EXAMPLE_ROWS,
 ) -> LoggedModel:
-    """Log the model of a trained day as an output of a run. Its `model_uri` is for `mlflow.pyfunc.load_model`.
+    """Log the model of a trained day as an output of a run.
 
-    example_rows: of the day's raw log, which lie beside the model for all to see who see that; with 0 there is no example.
+    Args:
+        client: MLflow's client.
+        run_id: The run that trained the day.
+        lake: Where the trained day is stored.
+        spec: The dataset.
+        day: `YYYY-MM-DD`.
+        model: Name of the model.
+        example_rows: Rows of the day's raw log that are stored beside the model, readable for everyone who can read it; 0 for
+            no example.
+
+    Returns:
+        The logged model. `mlflow.pyfunc.load_model` takes its `model_uri`.
     """
     experiment = client.get_run(run_id).info.experiment_id
     facts = {"dataset": spec.name, "model": model, "day": day}
     logged = client.create_logged_model(experiment, f"{model} {day}", run_id, {f"evergreen.{k}": v for k, v in facts.items()})
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*An input example was not provided")  # without rows, or none wanted
+        warnings.filterwarnings("ignore", message=".*An input example was not provided")
+        bundle = Path(scratch) / _BUNDLE
+        bundle.mkdir()
+        inputs = write_inputs(bundle, spec, vocabulary_states(lake, spec, day))
+        copy_weights(lake.require(stage_of(model), spec.name, day), bundle, inputs)
         mlflow.pyfunc.save_model(
             path=f"{scratch}/saved",
             mlflow_model=Model(logged.artifact_location, run_id, model_id=logged.model_id),
             python_model=str(Path(__file__).with_name("pyfunc_entry.py")),
-            artifacts={ARTIFACT: str(_folder(Path(scratch) / ARTIFACT, lake, spec, day, model))},
+            artifacts={_BUNDLE: str(bundle)},
             signature=signature_of(spec),
-            input_example=example_of(lake, spec, day, example_rows),  # pyright: ignore[reportArgumentType]  # None is its default
+            input_example=example_of(lake, spec, day, example_rows),  # pyright: ignore[reportArgumentType]
             pip_requirements=list(_PACKAGES),
             metadata={**facts, "columns": {name: str(kind) for name, kind in raw_columns(spec).items()}},
         )
@@ -68,16 +83,21 @@ def log_model(
 
 
 def signature_of(spec: DatasetSpec) -> ModelSignature:
-    """Names of the columns that features are made from. Types are checked by the scorer, not by MLflow: to pandas an int
-    column with a missing value is a float one, which MLflow would refuse."""
+    """Describe the input: the names of the raw columns, all optional.
+
+    The bundle checks types, not MLflow: pandas turns an int column with a missing value into floats, which MLflow would refuse.
+    """
     inputs: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), name, required=False) for name in raw_columns(spec)]
     return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec(DataType.float)]))
 
 
 def example_of(lake: Lake, spec: DatasetSpec, day: str, count: int) -> pd.DataFrame | None:
-    """The first rows of the day's raw logs, as one would send them; None where the lake holds none, or none is asked for.
+    """Read the first rows of the day's raw log, as a caller would send them.
 
-    Columns that are joined to the log, or counted beside it, are not in there, and missing in the example.
+    Columns that are joined to the log or counted beside it are missing values in the example.
+
+    Returns:
+        `count` rows, or None if the lake has no raw log of the day or `count` is 0.
     """
     parts = raw_parts(lake, spec.name, day) if count and lake.has(RAW_LOGS, spec.name, day) else []
     types = raw_columns(spec)
@@ -91,23 +111,7 @@ def example_of(lake: Lake, spec: DatasetSpec, day: str, count: int) -> pd.DataFr
 
 
 def _sendable(column: pa.Array) -> pa.Array:
-    """Text in place of ints that would not come through pandas as they are."""
+    """Ints as text if pandas would turn them into floats that are ambiguous."""
     if not pa.types.is_integer(column.type) or not 0 < column.null_count < len(column):
         return column
     return column.cast(pa.string()) if max(map(abs, column.drop_null().to_pylist())) >= FLOAT_LIMIT else column
-
-
-def _folder(folder: Path, lake: Lake, spec: DatasetSpec, day: str, model: str) -> Path:
-    """What the scorer is made of, gathered in a new folder."""
-    folder.mkdir()
-    copy_for_predictions(lake.require(stage_of(model), spec.name, day), folder)
-    (folder / SPEC).write_text(spec.model_dump_json())
-    if limited := [f"{feature.name}.parquet" for feature in spec.sparse if feature.vocabulary]:
-        (folder / VOCABULARIES).mkdir()
-        _copy(lake.require(FEATURES, spec.name, day) / VOCABULARIES, folder / VOCABULARIES, limited)
-    return folder
-
-
-def _copy(source: UPath, target: Path, names: Sequence[str]) -> None:
-    for name in names:
-        (target / name).write_bytes((source / name).read_bytes())

@@ -1,7 +1,31 @@
-"""What MLflow runs to rebuild a logged model ("model from code"). It is never imported; the model is `ml.artifacts.scorer`."""
+"""The code that MLflow runs to rebuild a logged model ("model from code"): `mlflow.pyfunc.load_model` of a bundle.
 
+MLflow executes this file; nothing imports it. Nothing is pickled, and `ml` must be importable where the model is loaded.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
 from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel  # type: ignore[attr-defined]
 
-from ml.artifacts.scorer import RawLogScorer
+from ml.artifacts.bundle import Bundle
 
-set_model(RawLogScorer())
+
+class BundleModel(PythonModel):
+    """Scores a frame of N raw log rows: probabilities, float32 [N]."""
+
+    def load_context(self, context: Any) -> None:
+        self.bundle = Bundle.load(Path(context.artifacts["bundle"]))
+
+    # MLflow declares that this returns None.
+    def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> npt.NDArray[np.float32]:
+        return self.bundle.predict(model_input)
+
+
+set_model(BundleModel())

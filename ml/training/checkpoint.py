@@ -3,7 +3,7 @@
 They lie in the lake's `checkpoints`, written as whole as partitions: of each day a few, `<day>.0` and so on, of which the
 oldest is the next to be replaced. One is used only by a pass of the same identity (recipe, data, parent), of any number of
 ranks. The state is copied between two steps; copies are written while training goes on. When to save, what to keep and when to
-stop is decided here; what lies on disk is `ml.artifacts.parts`.
+stop is decided here; what lies on disk is `ml.artifacts.snapshot`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from safetensors import SafetensorError
 from upath import UPath
 
-from ml.artifacts.parts import Part, Read, part_of, read_parts, state_of, write_part
+from ml.artifacts.snapshot import CheckpointShard, load_tensors, save_shard
 from ml.datasets.reader import BlockReader
 from ml.distributed.process_group import Ranks
 from ml.lake import Lake
 from ml.recipes.recipe import CheckpointRecipe, Recipe
 from ml.schema import FeatureSchema
 from ml.training.state import TrainState
+from ml.training.state_dict import load_snapshot, restore, shard_of_state, state_from_metadata
 
 STEPS_BETWEEN_LOOKS = 8  # ranks tell each other whether it is time to save, which costs a message
 _log = logging.getLogger(__name__)
@@ -72,13 +72,16 @@ class Checkpoints:
 
         One that can not be read makes way for the one before."""
         for number, saved in self.found():
-            read = self._read(number)
-            if self.ranks is not None and self.ranks.all_reduce_sum([read is not None])[0] < self.ranks.size:
+            shard = self._read(number)
+            if self.ranks is not None and self.ranks.all_reduce_sum([shard is not None])[0] < self.ranks.size:
                 continue
-            if read is not None:
+            if shard is not None:
                 self._next = number + 1
                 reader.load_state_dict(saved["reader"])
-                return state_of(read, recipe, schema, self.ranks)
+                folder = self._folder(number)
+                state = state_from_metadata(shard.metadata, folder, recipe, schema, self.ranks)
+                restore(state, shard, folder)
+                return state
         return None
 
     def save(self, state: TrainState, reader: BlockReader) -> None:
@@ -86,7 +89,7 @@ class Checkpoints:
         self.wait()
         manifest = {"identity": self.identity, "reader": reader.state_dict(), "saved_at": time.time()}
         name = f"{self.day}.{self._next % self.kept.keep}"
-        self._writing = self._behind.submit(self._write, name, part_of(state), manifest)
+        self._writing = self._behind.submit(self._write, name, shard_of_state(state, self.ranks, copy=True), manifest)
         self._next, self._saved_at = self._next + 1, time.monotonic()
 
     def wait(self) -> None:
@@ -118,7 +121,7 @@ class Checkpoints:
         if self.ranks is None or self.ranks.rank:
             return None
         newest = self._folder((self._next - 1) % self.kept.keep)
-        return state_of(read_parts(newest), state.recipe, state.schema)
+        return load_snapshot(newest, recipe=state.recipe, schema=state.schema)
 
     def discard(self) -> None:
         """The day is written: what led there can go."""
@@ -142,21 +145,21 @@ class Checkpoints:
         finally:
             self._deliver()
 
-    def _write(self, name: str, part: Part, manifest: dict[str, Any]) -> None:
+    def _write(self, name: str, shard: CheckpointShard, manifest: dict[str, Any]) -> None:
         ranks = self._ranks_behind
         if ranks is None:
             with self.lake.write(self.stage, self.dataset, name) as folder:
-                write_part(part, folder)
+                save_shard(shard, folder)
                 self.lake.write_manifest(folder, manifest)
         elif ranks.rank == 0:
             with self.lake.write(self.stage, self.dataset, name) as folder:
                 ranks.barrier()  # the folder is there
-                write_part(part, folder, ranks)
+                save_shard(shard, folder, ranks)
                 ranks.barrier()  # all have written
                 self.lake.write_manifest(folder, manifest)
         else:
             ranks.barrier()
-            write_part(part, self.lake.staging_path(self.stage, self.dataset, name), ranks)
+            save_shard(shard, self.lake.staging_path(self.stage, self.dataset, name), ranks)
             ranks.barrier()
         if ranks is None or ranks.rank == 0:
             self._clear(lambda _, age: age > self.kept.hours)
@@ -175,11 +178,12 @@ class Checkpoints:
                 saved = self.lake.manifest(self.stage, self.dataset, name)
             yield name, saved
 
-    def _read(self, number: int) -> Read | None:
+    def _read(self, number: int) -> CheckpointShard | None:
         try:
-            return read_parts(self._folder(number), self.ranks)
-        except (OSError, ValueError, LookupError, SafetensorError) as error:
-            _log.warning("%s can not be used: %s", self.lake.partition(self.stage, self.dataset, f"{self.day}.{number}"), error)
+            return load_tensors(self._folder(number), self.ranks)
+        except (OSError, ValueError) as error:  # DamagedSnapshot and SnapshotMismatch are ValueErrors
+            folder = self.lake.partition(self.stage, self.dataset, f"{self.day}.{number}")
+            _log.warning("checkpoint %s cannot be used: %s", folder, error)
             return None
 
     def _folder(self, number: int) -> UPath:

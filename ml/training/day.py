@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from ml.artifacts.snapshot import digest, load_snapshot, save_snapshot
+from ml.artifacts.snapshot import digest
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.reader import BlockReader
 from ml.distributed.process_group import Ranks
@@ -26,6 +26,7 @@ from ml.training.passes import train_pass
 from ml.training.progress import progress_of
 from ml.training.report import Step, TrainedDay
 from ml.training.state import TrainState, new_state
+from ml.training.state_dict import load_snapshot, save_snapshot
 from ml.training.tracker import Tracker
 
 EVALUATION_BATCH = 8192

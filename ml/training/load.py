@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from torch import nn
-from upath import UPath
 
-from ml.artifacts.snapshot import load_snapshot
+from ml.artifacts.predictor import TorchPredictor
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.schema import FeatureSchema
@@ -26,11 +25,12 @@ def load_model(lake: Lake, spec: DatasetSpec, day: str, model: str | None = None
         model: one of the dataset's models; by default the first.
 
     Returns:
-        The model in eval mode.
+        The model in eval mode, without gradients.
 
     Raises:
         MissingPartition: the day has not been trained.
         SnapshotMismatch: the model was trained on features of another specification.
+        DamagedSnapshot: a file is missing, or is not the one that was written.
     """
-    folder: UPath = lake.require(stage_of(model or spec.primary), spec.name, day)
-    return load_snapshot(folder, schema=FeatureSchema.of(spec), for_training=False).model.eval()
+    folder = lake.require(stage_of(model or spec.primary), spec.name, day)
+    return TorchPredictor.load(folder, FeatureSchema.of(spec)).model

@@ -1,6 +1,6 @@
 """The state of training: the model, its dense optimizer and its counters.
 
-`ml.training.loop` updates a state; `ml.artifacts.snapshot` saves and loads it.
+`ml.training.loop` updates a state; `ml.training.state_dict` saves and loads it.
 """
 
 from __future__ import annotations

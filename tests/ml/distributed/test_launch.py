@@ -12,13 +12,13 @@ from pyspark.sql import SparkSession
 from safetensors.torch import load_file
 
 from assets.days import is_transient
-from ml.artifacts.snapshot import WEIGHTS
 from ml.distributed.launch import RankFailed, launch, process_group
 from ml.distributed.launchers import Processes
 from ml.distributed.process_group import Ranks
 from ml.lake import Lake
 from ml.training.day import DayOptions, train_day
 from ml.training.report import TrainedDay
+from tests.helpers.snapshots import WEIGHTS_FILE
 from tests.helpers.training_days import made_spec, small_recipe, write_days
 
 ROWS = 640
@@ -49,7 +49,7 @@ def fail_in_step(step: int, rank: int, killed: bool) -> None:
 
 
 def weights(trained: TrainedDay) -> dict[str, torch.Tensor]:
-    return load_file(f"{trained.folder}/{WEIGHTS}")
+    return load_file(f"{trained.folder}/{WEIGHTS_FILE}")
 
 
 def same(one: TrainedDay, other: TrainedDay) -> None:

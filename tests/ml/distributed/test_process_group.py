@@ -10,8 +10,7 @@ import pytest
 import torch
 from upath import UPath
 
-from ml.artifacts.parts import part_of, read_parts, state_of, write_part
-from ml.artifacts.snapshot import slots_of, weights_of
+from ml.artifacts.weights import weights_of
 from ml.datasets.batch import Batch
 from ml.distributed.launch import launch, process_group
 from ml.distributed.launchers import Processes
@@ -21,6 +20,7 @@ from ml.schema import FeatureSchema
 from ml.training.early_stop import EarlyStopping
 from ml.training.passes import train_pass
 from ml.training.state import TrainState, new_state
+from ml.training.state_dict import load_snapshot, optimizer_of, save_snapshot
 from tests.helpers.training_days import make_batches, small_recipe
 
 SCHEMA = FeatureSchema(("x", "y"), ("a", "b", "c"), ("m",), "f")
@@ -97,7 +97,7 @@ def on_rank(folder: str) -> tuple[dict[str, Told], int]:
     with process_group() as ranks:
         for name, recipe in {**RECIPES, "capped": CAPPED}.items():
             state, found[name] = trained(recipe, ranks)
-            write_part(part_of(state), UPath(folder, name), ranks)
+            save_snapshot(state, UPath(folder, name), ranks)
         state = new_state(RECIPES["independent"], SCHEMA, ranks)
         state.begin_pass()
         batches = [share(batch, ranks.rank) for batch in make_batches(SCHEMA, STEPS)]
@@ -118,7 +118,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 
 
 def put_together(folder: Path, name: str, recipe: Recipe) -> TrainState:
-    return state_of(read_parts(UPath(folder, name)), recipe, SCHEMA)
+    return load_snapshot(UPath(folder, name), recipe=recipe, schema=SCHEMA)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -131,7 +131,7 @@ def test_two_processes_train_what_one_does(name: str, together: tuple[Path, dict
     whole = put_together(folder, name, RECIPES[name])
     assert whole.rows_touched() == alone.rows_touched()
     assert whole.stats().keys() == alone.stats().keys()
-    for of in (weights_of, slots_of):
+    for of in (lambda state: weights_of(state.model), optimizer_of):
         mine, theirs = of(alone), of(whole)
         assert mine.keys() == theirs.keys()
         for tensor in mine:

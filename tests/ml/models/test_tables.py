@@ -9,7 +9,6 @@ import pytest
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from ml.artifacts.snapshot import load_snapshot, save_snapshot
 from ml.datasets.batch import Batch
 from ml.embeddings.interface import bags_of
 from ml.embeddings.mixed import MixedEmbeddingBags
@@ -18,6 +17,7 @@ from ml.recipes.recipe import Recipe, load_recipe
 from ml.schema import FeatureSchema
 from ml.training.passes import train_pass
 from ml.training.state import new_state
+from ml.training.state_dict import load_snapshot, save_snapshot
 
 SCHEMA = FeatureSchema(dense=("d",), single=("id", "bucket", "word", "page", "site"), multi=("tags",), fingerprint="0")
 FEATURES = {

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from ml.training.day import DayOptions, train_day
 from ml.training.passes import train_pass
 from ml.training.report import TrainedDay
 from ml.training.state import TrainState, new_state
+from tests.helpers.snapshots import OPTIMIZER_FILE, WEIGHTS_FILE
 from tests.helpers.training_days import made_spec, small_recipe, write_days
 from tests.helpers.trials import seeds
 
@@ -161,8 +161,8 @@ def test_a_checkpoint_of_the_same_is_used(lake: Lake, monkeypatch: pytest.Monkey
     assert trained(lake, days[1]).resumed_at == 5 * 32
 
 
-@pytest.mark.parametrize("damage", ["state.json", "dense", "manifest.json", "half the tables"])
-def test_a_damaged_checkpoint_makes_way_for_the_one_before(lake: Lake, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("damage", ["state.json", "manifest.json", "half the weights", "no optimizer", "a flipped bit"])
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(lake: Lake, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (day,) = write_days(lake, made_spec(), days=1, rows=320)
     stop_in_the_sixth_step(lake, day, monkeypatch)
     folders = {
@@ -171,11 +171,14 @@ def test_a_damaged_checkpoint_makes_way_for_the_one_before(lake: Lake, damage: s
     }
     assert sorted(folders) == [4, 5], "two are kept"
     newest = Path(str(folders[5]))
-    if damage == "half the tables":
-        tables = newest / "tables-00000-of-00001.safetensors"
-        tables.write_bytes(tables.read_bytes()[: tables.stat().st_size // 2])
-    elif damage == "dense":
-        shutil.rmtree(newest / damage)
+    weights, optimizer = newest / WEIGHTS_FILE, newest / OPTIMIZER_FILE
+    whole = weights.read_bytes()
+    if damage == "half the weights":
+        weights.write_bytes(whole[: len(whole) // 2])
+    elif damage == "a flipped bit":
+        weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    elif damage == "no optimizer":
+        optimizer.unlink()
     else:
         (newest / damage).write_bytes(b"")
     resumed = trained(lake, day)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ml.artifacts.snapshot import SnapshotMismatch, digest, load_snapshot
+from ml.artifacts.snapshot import SnapshotMismatch, digest
 from ml.datasets.batch import Batch
 from ml.datasets.reader import BlockReader
 from ml.lake import Lake, MissingPartition
@@ -20,6 +20,8 @@ from ml.training.load import load_model
 from ml.training.passes import train_pass
 from ml.training.report import TrainedDay
 from ml.training.state import new_state
+from ml.training.state_dict import load_snapshot
+from tests.helpers.snapshots import OPTIMIZER_FILE, WEIGHTS_FILE
 from tests.helpers.training_days import made_spec, small_recipe, write_days
 
 STAGE, ALL = "tuned_models/dlrm", ("train", "validation", "test")
@@ -63,8 +65,8 @@ def test_the_manifest_says_what_was_trained_from_what(lake: Lake) -> None:
     assert manifest["metrics"]["loss"] == second.report.loss
     assert {p.name for p in second.folder.iterdir()} == {
         "manifest.json",
-        "weights.safetensors",
-        "optimizer.safetensors",
+        WEIGHTS_FILE,
+        OPTIMIZER_FILE,
         "state.json",
     }
 
@@ -142,7 +144,7 @@ def test_an_empty_day_passes_the_model_on(lake: Lake) -> None:
     first, empty = train_days(lake, days)
     assert empty.report.rows == 0
     assert "loss" not in empty.metrics
-    weights = [(t.folder / "weights.safetensors").read_bytes() for t in (first, empty)]
+    weights = [(t.folder / WEIGHTS_FILE).read_bytes() for t in (first, empty)]
     assert weights[0] == weights[1]
 
 

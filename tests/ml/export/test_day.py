@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from ml.artifacts.exported import DamagedExport, digest
+from ml.artifacts.snapshot import DamagedSnapshot, SnapshotMismatch, digest
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.reader import BlockReader
-from ml.export import export
-from ml.export.export import ExportedDay, ExportRefused, export_day, load_day, rows_to_score
+from ml.export import day as export
+from ml.export.day import ExportedDay, ExportRefused, export_day, load_export, rows_to_score
 from ml.lake import Lake, MissingPartition
 from ml.metrics import ClickSums
 from ml.models.predict import predict
@@ -21,6 +21,7 @@ from ml.recipes.export import ExportRecipe
 from ml.recipes.recipe import load_recipe
 from ml.training.day import DayOptions, train_day
 from ml.training.load import load_model
+from tests.helpers.snapshots import WEIGHTS_FILE, record_digests
 from tests.helpers.training_days import made_spec, small_recipe, write_days
 
 STAGE, ALL, ROWS = "exported_models/dlrm", ("train", "validation", "test"), 600
@@ -48,9 +49,9 @@ def exported(lake: Lake, day: str, choice: ExportRecipe = INT8) -> ExportedDay:
 
 def test_an_export_scores_as_the_trained_model_and_takes_less(lake: Lake, days: list[str]) -> None:
     done = exported(lake, days[1])
-    model, trained = load_day(lake, made_spec(), days[1]), load_model(lake, made_spec(), days[1])
+    bundle, trained = load_export(lake, made_spec(), days[1]), load_model(lake, made_spec(), days[1])
     batch = next(iter(BlockReader(lake, made_spec(), [days[2]], splits=ALL, batch_size=ROWS)))
-    ours, theirs = (torch.sigmoid(m(batch.dense, batch.sparse)) for m in (model, trained))
+    ours, theirs = torch.from_numpy(bundle.score(batch)), torch.sigmoid(trained(batch.dense, batch.sparse))
     assert (ours - theirs).abs().max() < 0.05 and (ours - theirs).abs().mean() < 0.01
     assert done.bytes_after < 0.6 * done.bytes_before
     assert done.quantised.lost <= INT8.max_auc_loss
@@ -106,13 +107,13 @@ def test_an_export_that_loses_too_much_is_refused_and_the_one_before_stays(lake:
     said = str(refused.value)
     assert said.startswith(f"made/{STAGE} of {days[1]}: AUC goes from 0.9")
     assert f"on {2 * ROWS} rows of {days[0]} to {days[1]}" in said and "max_auc_loss is 0.0005" in said
-    assert "alone: " in said and "as int4" in said and "Give such tables more bits (export.tables)" in said
+    assert "alone: " in said and "as int4" in said and "Give these tables more bits (export.tables)" in said
     exported(lake, days[1])
     before = lake.manifest(STAGE, "made", days[1])
     with pytest.raises(ExportRefused):
         exported(lake, days[1], ExportRecipe(rows="int4"))
     assert lake.manifest(STAGE, "made", days[1]) == before
-    load_day(lake, made_spec(), days[1])
+    load_export(lake, made_spec(), days[1])
     exported(lake, days[1], ExportRecipe(rows="int4", max_auc_loss=0.05))
     assert lake.manifest(STAGE, "made", days[1])["export"]["rows"] == "int4", "the way out"
 
@@ -123,20 +124,23 @@ def test_days_without_rows_and_days_that_were_not_trained_are_refused(lake: Lake
     none = Lake.at(Path(str(lake.root)).parent / "empty")
     (day,) = write_days(none, made_spec(), 1, 0)
     train_day(made_spec(), day, none, options=DayOptions(recipe=small_recipe(**COARSE), progress=False))
-    with pytest.raises(ExportRefused, match="have no rows to tell what it would lose"):
+    with pytest.raises(ExportRefused, match="have no rows to measure the loss on"):
         exported(none, day)
 
 
 def test_foreign_and_damaged_exports_are_refused(lake: Lake, days: list[str]) -> None:
-    weights = exported(lake, days[1]).folder / "weights.safetensors"
+    weights = exported(lake, days[1]).folder / WEIGHTS_FILE
     dense = [{"name": "d0", "log1p": True}, {"name": "d1"}]
     other = DatasetSpec.model_validate(made_spec().model_dump(mode="json") | {"dense": dense})
-    with pytest.raises(DamagedExport, match=f"made has {other.fingerprint} now; go back to what it was, or train and export"):
-        load_day(lake, other, days[1])
+    with pytest.raises(SnapshotMismatch, match=f"made has {other.fingerprint} now; restore the earlier specification"):
+        load_export(lake, other, days[1])
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100] + bytes([whole[-100] ^ 0x40]) + whole[-99:])
-    with pytest.raises(DamagedExport, match="not the files that its manifest describes; export its day again"):
-        load_day(lake, made_spec(), days[1])
+    with pytest.raises(DamagedSnapshot, match=f"{WEIGHTS_FILE} is not the file that state.json describes"):
+        load_export(lake, made_spec(), days[1])
+    record_digests(Path(str(weights.parent)))
+    with pytest.raises(DamagedSnapshot, match="not the files that its manifest describes; export its day again"):
+        load_export(lake, made_spec(), days[1])
 
 
 def test_sampled_rows_are_scored_as_they_were_learned(lake: Lake, days: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import pytest
 from mlflow.pyfunc import PyFuncModel
 from mlflow.pyfunc.scoring_server import _parse_json_data
 
-from ml.artifacts.scorer import _typed
+from ml.artifacts.raw_columns import typed_series
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
 from ml.datasets.collate import batch_from_arrow
@@ -166,7 +166,7 @@ LIST = pa.list_(pa.int64())
 )
 def test_what_can_not_be_told_apart_or_read_is_refused_by_name(values: pd.Series, kind: pa.DataType) -> None:
     with pytest.raises(TypeError, match="column 'who': declared"):
-        _typed(pd.DataFrame({"who": values}), "who", kind)
+        typed_series("who", values, kind)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_what_can_not_be_told_apart_or_read_is_refused_by_name(values: pd.Series
     ],
 )
 def test_what_is_exact_comes_through(values: pd.Series, kind: pa.DataType) -> None:
-    assert _typed(pd.DataFrame({"who": values}), "who", kind).to_pylist()[0] in (2**53 - 1, 2**24 - 1, 2**53, [2**53 + 1, 1])
+    assert typed_series("who", values, kind).to_pylist()[0] in (2**53 - 1, 2**24 - 1, 2**53, [2**53 + 1, 1])
 
 
 def test_an_example_holds_as_many_raw_rows_as_are_wanted(lake: Lake) -> None:

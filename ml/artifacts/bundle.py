@@ -1,0 +1,165 @@
+"""A bundle: one folder with everything that predicts. Raw log columns in, click probabilities out.
+
+    weights-*.safetensors, state.json    the model, in the layout of `ml.artifacts.snapshot`
+    spec.json                            the dataset's spec: columns and transforms
+    vocabulary/<feature>.parquet         ids of each frequency-limited vocabulary: `key` and `id`, int64
+
+`state.json` has the SHA-256 of every file. MLflow's models and the partitions of `exported_models` are bundles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from upath import UPath
+
+from ml.artifacts.predictor import Predictor, TorchPredictor
+from ml.artifacts.raw_columns import RawColumns
+from ml.artifacts.snapshot import read_file, read_state, write_file
+from ml.catalog.spec import DatasetSpec
+from ml.datasets.batch import Batch
+from ml.datasets.collate import batch_from_arrow
+from ml.features.transforms import compile_transforms
+from ml.features.vocabulary import Vocabulary
+from ml.lake import Lake
+from ml.schema import LABEL, SAMPLE_RATE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPEC, VOCABULARIES = "spec.json", "vocabulary"
+FEATURES = "cleaned_features"
+
+
+class Bundle:
+    """Predicts click probabilities from raw log rows.
+
+    Args:
+        spec: The dataset.
+        predictor: A model of the dataset's features.
+        vocabularies: One for each feature that has a frequency-limited vocabulary.
+
+    Example:
+        >>> import tempfile
+        >>> from ml.catalog.load import load_catalog
+        >>> from ml.models.build import build_model
+        >>> from ml.recipes.recipe import recipe_of
+        >>> from ml.schema import FeatureSchema
+        >>> spec = load_catalog()["criteo"]
+        >>> recipe, schema, folder = recipe_of(spec, "dlrm"), FeatureSchema.of(spec), Path(tempfile.mkdtemp())
+        >>> model = TorchPredictor(build_model(recipe, schema), recipe, schema)
+        >>> model.save(folder, write_inputs(folder, spec, {}))
+        >>> bundle = Bundle.load(folder)
+        >>> row = pa.RecordBatch.from_pylist([dict.fromkeys(bundle.columns)], pa.schema(list(bundle.columns.items())))
+        >>> bundle.predict(row).shape
+        (1,)
+    """
+
+    def __init__(self, spec: DatasetSpec, predictor: Predictor, vocabularies: Mapping[str, Vocabulary]) -> None:
+        self.spec, self.predictor, self._vocabularies = spec, predictor, vocabularies
+
+    @classmethod
+    def load(cls, folder: Path | UPath) -> Bundle:
+        """Load a bundle from its folder alone.
+
+        Raises:
+            FileNotFoundError: The folder holds no model.
+            SnapshotMismatch: It was written in another format.
+            DamagedSnapshot: A file is missing, or is not the one that was written; the message names it.
+        """
+        state = read_state(folder)
+        spec = DatasetSpec.model_validate_json(read_file(folder, state, SPEC))
+        vocabularies = {
+            feature.name: _vocabulary(read_file(folder, state, vocabulary_file(feature.name)))
+            for feature in spec.sparse
+            if feature.vocabulary
+        }
+        return cls(spec, TorchPredictor.load(folder), vocabularies)
+
+    @property
+    def columns(self) -> dict[str, pa.DataType]:
+        """Columns that `predict` reads, with their types."""
+        return self._raw.types
+
+    def predict(self, rows: pa.RecordBatch | pd.DataFrame) -> npt.NDArray[np.float32]:
+        """Predict click probabilities in the full log.
+
+        Args:
+            rows: N raw log rows with the columns of `columns`; see `RawColumns` for what they may hold.
+
+        Returns:
+            float32 [N], in the order of the rows.
+
+        Raises:
+            KeyError: A column is missing; the message names it.
+            TypeError: A column cannot be read in its declared type; the message names it.
+        """
+        return self.score(self.batch(self._raw(rows)))
+
+    def batch(self, rows: pa.RecordBatch) -> Batch:
+        """Transform N raw rows, already in their declared types, to the tensors that the model reads."""
+        features = pa.Table.from_batches([self._transform(rows)])
+        for name, value in ((LABEL, 0.0), (SAMPLE_RATE, 1.0)):
+            features = features.append_column(name, pa.array(np.full(len(rows), value, np.float32)))
+        return batch_from_arrow(features, self.predictor.schema)
+
+    def score(self, batch: Batch, sampled: bool = False) -> npt.NDArray[np.float32]:
+        """Predict click probabilities of transformed rows, float32 [B]; see `Predictor.predict`."""
+        return self.predictor.predict(batch, sampled)
+
+    @cached_property
+    def _raw(self) -> RawColumns:
+        return RawColumns(self.spec)
+
+    @cached_property
+    def _transform(self):  # type: ignore[no-untyped-def]
+        return compile_transforms(self.spec, self._vocabularies, with_label=False)
+
+
+def write_inputs(folder: Path | UPath, spec: DatasetSpec, states: Mapping[str, UPath]) -> dict[str, str]:
+    """Write the files of a bundle beside its model: the spec, and of each vocabulary the values that have an id.
+
+    Args:
+        folder: An existing folder.
+        spec: The dataset.
+        states: Where the state of each vocabulary is stored, by feature.
+
+    Returns:
+        SHA-256 of each file by its name, for the model's `state.json`.
+    """
+    digests = {SPEC: write_file(folder, SPEC, spec.model_dump_json().encode())}
+    for name, path in states.items():
+        state = ds.dataset(path.path, format="parquet", filesystem=path.fs)
+        known = state.to_table(columns=["key", "id"], filter=pc.field("id").is_valid()).combine_chunks()
+        sink = pa.BufferOutputStream()
+        pq.write_table(known, sink, compression="zstd")
+        file = vocabulary_file(name)
+        digests[file] = write_file(folder, file, sink.getvalue().to_pybytes())
+    return digests
+
+
+def vocabulary_states(lake: Lake, spec: DatasetSpec, day: str) -> dict[str, UPath]:
+    """Find the states of a dataset's vocabularies after a day. Raises `MissingPartition` if there are any to find."""
+    names = [feature.name for feature in spec.sparse if feature.vocabulary]
+    if not names:
+        return {}
+    folder = lake.require(FEATURES, spec.name, day)
+    return {name: folder / vocabulary_file(name) for name in names}
+
+
+def vocabulary_file(feature: str) -> str:
+    """Name of a vocabulary's file in a bundle, and in a partition of `cleaned_features`."""
+    return f"{VOCABULARIES}/{feature}.parquet"
+
+
+def _vocabulary(data: bytes) -> Vocabulary:
+    return Vocabulary.from_state(pq.read_table(pa.BufferReader(data)))

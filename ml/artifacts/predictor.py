@@ -1,0 +1,191 @@
+"""What a bundle predicts with: a torch model, as trained or quantised, stored in the layout of `ml.artifacts.snapshot`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+from torch import nn
+from upath import UPath
+
+from ml.artifacts.snapshot import (
+    STATE,
+    TABLES,
+    CheckpointShard,
+    DamagedSnapshot,
+    SnapshotMismatch,
+    Tensors,
+    below,
+    differences,
+    load_tensors,
+    write_files,
+    write_state,
+)
+from ml.artifacts.weights import load_weights, quantised_of, weights_of
+from ml.datasets.batch import Batch
+from ml.embeddings.inference.quantised import QuantisedBags
+from ml.embeddings.interface import bags_of
+from ml.models.build import build_model
+from ml.models.int8 import Int8Linear
+from ml.models.predict import predict
+from ml.recipes.recipe import Recipe
+from ml.recipes.tables import HashedTable, StaticTable, Table
+from ml.schema import FeatureSchema
+
+
+class Predictor(Protocol):
+    """Any model that a bundle can hold. Quantisation and deltas apply to torch models only."""
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """The features that the model reads."""
+        ...
+
+    def predict(self, batch: Batch, sampled: bool = False) -> npt.NDArray[np.float32]:
+        """Compute click probabilities.
+
+        Args:
+            batch: B rows; labels are not needed.
+            sampled: True for probabilities on the down-sampled rows, which can be scored against their labels; needs the
+                batch's `sample_rate`. False for probabilities in the full log.
+
+        Returns:
+            float32 [B].
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TorchPredictor:
+    """A torch model for inference, with the recipe and the schema that it was built from.
+
+    Attributes:
+        model: `forward(dense [B, I], sparse KJT) -> logits [B]`, in eval mode.
+        recipe: How it was trained.
+        schema: The features that it reads.
+
+    Example:
+        >>> import tempfile
+        >>> from ml.models.build import build_model
+        >>> from ml.recipes.recipe import load_recipe
+        >>> recipe, schema = load_recipe("dlrm"), FeatureSchema(("age",), ("user", "item"), (), "f")
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> TorchPredictor(build_model(recipe, schema), recipe, schema).save(folder)
+        >>> TorchPredictor.load(folder).schema.dense
+        ('age',)
+    """
+
+    model: nn.Module
+    recipe: Recipe
+    schema: FeatureSchema
+
+    def predict(self, batch: Batch, sampled: bool = False) -> npt.NDArray[np.float32]:
+        """Compute click probabilities, float32 [B]; see `Predictor.predict`."""
+        return predict(self.model, [batch], corrected=sampled and self.recipe.sampling_correction)
+
+    def save(self, folder: Path | UPath, beside: Mapping[str, str] | None = None) -> None:
+        """Write the model into an existing folder. Not atomic: `Lake.write` around it is.
+
+        Args:
+            folder: An existing folder.
+            beside: SHA-256, by name, of other files that `state.json` should record.
+        """
+        quantised = {
+            "tables": {path: bags.about() for path, bags in quantised_of(self.model).items()},
+            "layers": [path for path, module in self.model.named_modules() if isinstance(module, Int8Linear)],
+        }
+        metadata = metadata_of(self.recipe, self.schema) | {"quantised": quantised}
+        shard = CheckpointShard(weights_of(self.model), None, metadata, collections_by_id(self.model))
+        write_state(shard, folder, write_files(shard, folder) | dict(beside or {}))
+
+    @classmethod
+    def load(cls, folder: Path | UPath, schema: FeatureSchema | None = None) -> TorchPredictor:
+        """Load the model of a trained day, an export or a bundle, without gradients. Optimizer state is not read.
+
+        Args:
+            folder: A snapshot, an export or a bundle.
+            schema: The schema that the caller's batches have; by default any.
+
+        Raises:
+            FileNotFoundError: The folder holds no model.
+            SnapshotMismatch: The model reads features of another schema, or was written in another format.
+            DamagedSnapshot: A file is missing, damaged or does not fit the others; the message names it.
+        """
+        shard = load_tensors(folder, for_training=False)
+        try:
+            recipe, own = recipe_of_metadata(shard.metadata), schema_of_metadata(shard.metadata)
+            check_same(folder, {"schema": asdict(own)}, {"schema": asdict(schema or own)})
+            quantised = shard.metadata.get("quantised", {"tables": {}, "layers": []})
+            model = _model(recipe, own, quantised, shard.weights)
+        except SnapshotMismatch:
+            raise
+        # torch raises RuntimeError for a layer that exceeds the memory.
+        except (ValidationError, ValueError, LookupError, AttributeError, TypeError, RuntimeError) as error:
+            raise DamagedSnapshot(
+                f"{folder}: its weights do not fit {STATE}; train its day again (an export: export its day again): {error}"
+            ) from error
+        return cls(model.requires_grad_(False), recipe, own)
+
+
+def metadata_of(recipe: Recipe, schema: FeatureSchema) -> dict[str, Any]:
+    """Describe a model as plain values: what `recipe_of_metadata` and `schema_of_metadata` read, and the library versions."""
+    return {
+        "recipe": recipe.model_dump(mode="json", exclude={"checkpoints", "export"}),  # weights do not depend on these
+        "schema": asdict(schema),
+        "versions": {name: version(name) for name in ("torch", "torchrec", "fbgemm-gpu-cpu")},
+    }
+
+
+def recipe_of_metadata(metadata: Mapping[str, Any]) -> Recipe:
+    """Rebuild the recipe that `metadata_of` described."""
+    return Recipe.model_validate(metadata["recipe"])
+
+
+def schema_of_metadata(metadata: Mapping[str, Any]) -> FeatureSchema:
+    """Rebuild the schema that `metadata_of` described."""
+    names = metadata["schema"]
+    return FeatureSchema(*(tuple(names[key]) for key in ("dense", "single", "multi")), fingerprint=names["fingerprint"])
+
+
+def check_same(folder: Path | UPath, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raise `SnapshotMismatch`, naming each key that differs, unless the saved description is the one asked for."""
+    if faults := list(differences(saved, asked)):
+        way_out = "restore the earlier setting, or train again from the first day"
+        raise SnapshotMismatch("\n".join([f"{folder} cannot be trained further or scored with here; {way_out}:", *faults]))
+
+
+def collections_by_id(model: nn.Module) -> dict[str, list[str]]:
+    """Tables of each trainable collection that ranks shard by id, by its path in the model."""
+    found = {path: bags for path, bags in bags_of(model).items() if bags.sharded_by_id}
+    return {path: [config.name for config in bags.embedding_bag_configs()] for path, bags in found.items()}
+
+
+def _model(recipe: Recipe, schema: FeatureSchema, quantised: Mapping[str, Any], weights: Tensors) -> nn.Module:
+    model = build_model(_shrunk(recipe) if quantised["tables"] else recipe, schema).eval()
+    for path in quantised["layers"]:
+        layer = model.get_submodule(path)
+        model.set_submodule(path, Int8Linear(layer.in_features, layer.out_features))  # type: ignore[arg-type]
+    for path, about in quantised["tables"].items():
+        bags = QuantisedBags.restored(bags_of(model)[path], about, below(weights, f"{TABLES}{path}/"))
+        model.set_submodule(path, bags)
+    load_weights(model, weights)
+    return model
+
+
+def _shrunk(recipe: Recipe) -> Recipe:
+    """The same recipe with tables of few rows: quantised tables replace them before their rows are read."""
+
+    def least(table: Table) -> Table:
+        return table.model_copy(update={"rows": 4}) if isinstance(table, HashedTable | StaticTable) else table
+
+    tables = recipe.tables
+    features = {name: least(table) for name, table in tables.features.items()}
+    return recipe.model_copy(
+        update={"tables": tables.model_copy(update={"default": least(tables.default), "features": features})}
+    )

@@ -1,0 +1,133 @@
+"""Raw log columns as a caller sends them, checked against a dataset's spec: types, ints that came as floats, histories."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ml.catalog.spec import DatasetSpec
+from ml.features.hashing import hash_values
+from ml.schema import ARROW_TYPES, EVENT_TIME, HISTORY_PREFIX
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FLOAT_LIMIT = 2**53  # from here on a float64 can stand for several ints; pandas turns ints beside missing values into floats
+
+
+def raw_columns(spec: DatasetSpec) -> dict[str, pa.DataType]:
+    """List the columns that a dataset's features are computed from, with their types.
+
+    These are columns of the log, columns joined to it and counts beside it; `event_time` (microseconds since 1970-01-01 UTC) if
+    a feature uses the hour; and for each history feature `history:<feature>`, the user's last items, newest first.
+    """
+    used = [d.column for d in spec.dense] + [column for s in spec.sparse for column in s.inputs]
+    columns = {name: ARROW_TYPES[spec.column_types[name]] for name in [*used, spec.user, spec.item] if name}
+    if any(feature.hour_of_day for feature in spec.sparse):
+        columns[EVENT_TIME] = pa.int64()
+    histories = [feature.name for feature in spec.sparse if feature.history]
+    return columns | {f"{HISTORY_PREFIX}{name}": pa.list_(columns[spec.item or ""]) for name in histories}
+
+
+class RawColumns:
+    """Turns raw log rows into the record batch that a dataset's transforms read.
+
+    Args:
+        spec: The dataset.
+    """
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        self.types = raw_columns(spec)
+        self._histories = {f"{HISTORY_PREFIX}{s.name}": s.history for s in spec.sparse if s.history}
+        self._item_feature = spec.item_feature or ""
+
+    def __call__(self, rows: pa.RecordBatch | pd.DataFrame) -> pa.RecordBatch:
+        """Check N rows.
+
+        Args:
+            rows: The columns of `raw_columns`; other columns are ignored. Missing values may be null, NaN or None, ints may be
+                sent as text, and histories may be left out.
+
+        Returns:
+            N rows in declared types, with histories as lists of ids.
+
+        Raises:
+            TypeError: A column cannot be read in its declared type, or its ints came as floats too large to tell one from the
+                next. The message names the column.
+        """
+        if isinstance(rows, pa.RecordBatch):
+            held = {name: rows.column(name) for name in rows.schema.names if name in self.types}
+            columns = {name: typed_array(name, column, self.types[name]) for name, column in held.items()}
+        else:
+            columns = {name: typed_series(name, rows[name], self.types[name]) for name in self.types if name in rows.columns}
+        for name, most in self._histories.items():
+            if name in columns:
+                columns[name] = self._ids(columns[name], most)
+        if EVENT_TIME not in self.types:  # transforms require one
+            columns[EVENT_TIME] = pa.array(np.zeros(len(rows), np.int64))
+        return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+    def _ids(self, items: pa.Array, most: int | None) -> pa.Array:
+        """Lists of items [N] as lists of their ids; a missing list becomes an empty one."""
+        kept = pc.call_function("list_slice", [items], pc.ListSliceOptions(0, most))
+        lengths = pc.call_function("list_value_length", [kept]).fill_null(0).to_numpy()
+        offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(hash_values(self._item_feature, kept.flatten())))
+
+
+def typed_array(name: str, column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Cast an Arrow column to its declared type; a dictionary of that type stays one. Raises `TypeError`, naming the column."""
+    held = column.type.value_type if isinstance(column, pa.DictionaryArray) else column.type
+    if held.equals(kind):
+        return column
+    listed = pa.types.is_list(held) or pa.types.is_large_list(held)
+    values = column.flatten() if listed else column
+    if pa.types.is_floating(values.type) and _is_int(kind):
+        numbers = values.drop_null().to_numpy(zero_copy_only=False)
+        if len(numbers) and bool((np.abs(numbers) >= _exact(numbers.dtype.type)).any()):
+            raise TypeError(_ambiguous(name, kind))
+    try:
+        return column.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise TypeError(f"column {name!r}: declared {kind}: {error}") from error
+
+
+def typed_series(name: str, column: Any, kind: pa.DataType) -> pa.Array:
+    """Convert a pandas Series to its declared type. Raises `TypeError`, naming the column."""
+    import pandas as pd
+
+    try:
+        if pa.types.is_integer(kind) and pd.api.types.infer_dtype(column) == "string":
+            return pa.Array.from_pandas(column, type=pa.string()).cast(kind)
+        typed = pa.Array.from_pandas(column, type=kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise TypeError(f"column {name!r}: declared {kind}: {error}") from error
+    if _is_int(kind) and _any_ambiguous(column.explode() if pa.types.is_list(kind) else column):
+        raise TypeError(_ambiguous(name, kind))
+    return typed
+
+
+def _is_int(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind.value_type if pa.types.is_list(kind) else kind)
+
+
+def _any_ambiguous(values: pd.Series) -> bool:
+    """Whether some of the values are floats that stand for several ints."""
+    if values.dtype.kind == "f":
+        return bool((values.abs() >= _exact(values.dtype.type)).any())
+    return values.dtype == object and any(isinstance(v, float | np.floating) and abs(v) >= _exact(type(v)) for v in values)
+
+
+def _exact(kind: type[Any]) -> int:
+    """Every int below this is a different float of that type."""
+    return 2 ** (np.finfo(kind).nmant + 1)
+
+
+def _ambiguous(name: str, kind: pa.DataType) -> str:
+    return (
+        f"column {name!r}: declared {kind}: ints came as floats too large to tell one from the next (from {FLOAT_LIMIT} on, or "
+        f"{_exact(np.float32)} as float32); beside missing values send them as text, or in pandas as Int64"
+    )

@@ -1,0 +1,181 @@
+"""Exports a trained day for inference: quantise it, measure the loss, and write a bundle unless the recipe refuses the loss."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from upath import UPath
+
+from ml.artifacts.bundle import FEATURES, Bundle, vocabulary_states, write_inputs
+from ml.artifacts.predictor import TorchPredictor
+from ml.artifacts.snapshot import DamagedSnapshot, SnapshotMismatch, digest
+from ml.artifacts.weights import bytes_of
+from ml.catalog.spec import DatasetSpec
+from ml.datasets.batch import Batch
+from ml.datasets.reader import BlockReader
+from ml.datasets.splits import SPLITS
+from ml.datasets.splits import STAGE as DATASETS
+from ml.days import day_before
+from ml.export.quantise import Quantised, quantise
+from ml.lake import Lake
+from ml.recipes.export import LOOK_BACK_DAYS, ExportRecipe
+from ml.recipes.recipe import recipe_of
+from ml.schema import FeatureSchema
+from ml.training.load import stage_of as trained_stage
+
+ROWS = 8192
+_NAMED = 3  # tables that a refusal names
+
+
+class ExportRefused(ValueError):
+    """The export loses more accuracy than its recipe allows, or there are no rows to measure the loss on."""
+
+
+@dataclass(frozen=True)
+class ExportedDay:
+    """What `export_day` wrote.
+
+    Attributes:
+        folder: The partition.
+        days: Days of the rows that both models scored.
+        quantised: Formats and losses.
+        bytes_before: Bytes of everything that predictions need, as trained.
+        bytes_after: The same as exported.
+    """
+
+    folder: UPath
+    days: list[str]
+    quantised: Quantised
+    bytes_before: int
+    bytes_after: int
+
+
+def stage_of(model: str) -> str:
+    """Name of the lake's stage that holds the exported days of a model."""
+    return f"exported_models/{model}"
+
+
+def load_export(lake: Lake, spec: DatasetSpec, day: str, model: str | None = None) -> Bundle:
+    """Load the exported bundle of a day.
+
+    Args:
+        lake: Where exports are stored.
+        spec: The dataset.
+        day: `YYYY-MM-DD`.
+        model: One of the dataset's models; by default the first.
+
+    Raises:
+        MissingPartition: The day has not been exported.
+        SnapshotMismatch: It was exported under another specification of the dataset.
+        DamagedSnapshot: The files are not those that the manifest describes.
+    """
+    stage = stage_of(model or spec.primary)
+    folder, manifest = lake.require(stage, spec.name, day), lake.manifest(stage, spec.name, day)
+    if manifest["fingerprint"] != spec.fingerprint:
+        raise SnapshotMismatch(
+            f"{folder}: exported with the fingerprint {manifest['fingerprint']}, {spec.name} has {spec.fingerprint} now; "
+            "restore the earlier specification, or train and export again"
+        )
+    if manifest["digest"] != digest(folder):
+        raise DamagedSnapshot(f"{folder}: not the files that its manifest describes; export its day again")
+    return Bundle.load(folder)
+
+
+def export_day(
+    spec: DatasetSpec, day: str, lake: Lake, model: str | None = None, *, choice: ExportRecipe | None = None
+) -> ExportedDay:
+    """Export a trained day and write the partition `exported_models/<model>/<dataset>/<day>`, a bundle.
+
+    The trained and the exported model score the same rows (`rows_to_score`). The recipe limits the loss of AUC, or of log loss
+    if AUC is undefined because all rows are clicked or none is.
+
+    Args:
+        spec: The dataset.
+        day: `YYYY-MM-DD`.
+        lake: Where models and data are stored.
+        model: One of the dataset's models; by default the first.
+        choice: Formats and limit; by default what the model's recipe says under `export`.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ExportRefused: The export loses too much, or there are no rows to score. Nothing is written.
+        MissingPartition: The day has not been trained.
+        ValueError: `choice.tables` names a table that the model does not have.
+    """
+    model = model or spec.primary
+    choice = choice or recipe_of(spec, model).export
+    stage, source = stage_of(model), trained_stage(model)
+    predictor = TorchPredictor.load(lake.require(source, spec.name, day), FeatureSchema.of(spec))
+    bytes_before = bytes_of(predictor.model)
+    days, batch = rows_to_score(lake, spec, day)
+    if batch is None:
+        raise ExportRefused(f"{spec.name}/{stage} of {day}: {days[0]} to {days[-1]} have no rows to measure the loss on")
+    vocabularies = vocabulary_states(lake, spec, day)
+    inputs = [(source, day), *((DATASETS, scored) for scored in days), *([(FEATURES, day)] if vocabularies else [])]
+    lineage = lake.lineage(spec.name, inputs)
+    quantised = quantise(predictor.model, choice, batch, predictor.recipe.sampling_correction)
+    if quantised.lost > choice.max_auc_loss:
+        raise ExportRefused(f"{spec.name}/{stage} of {day}: {_refusal(quantised, days)}")
+    with lake.write(stage, spec.name, day) as folder:
+        predictor.save(folder, write_inputs(folder, spec, vocabularies))
+        done = ExportedDay(lake.partition(stage, spec.name, day), days, quantised, bytes_before, bytes_of(predictor.model))
+        identity = {"digest": digest(folder), "fingerprint": spec.fingerprint, "snapshot": lake.digest(source, spec.name, day)}
+        lake.write_manifest(folder, identity | _measured(done) | lineage)
+    return done
+
+
+def rows_to_score(lake: Lake, spec: DatasetSpec, day: str) -> tuple[list[str], Batch | None]:
+    """Draw `ROWS` rows of the day without replacement, every row with the same chance.
+
+    If the day has fewer rows, days before it are added, a week at most, and rows are drawn from all of them. Rows are of all
+    splits, and the model was trained on most of them: there it relies more on rows of rare ids than it will on the next day, so
+    losses look larger than they are, if anything. With few rows, a limit on AUC would refuse by chance.
+
+    Returns:
+        The days, in order, and the rows; None if there are no rows.
+    """
+    days = [day]
+    reader = _reader(lake, spec, days)
+    while reader.rows < ROWS and len(days) < LOOK_BACK_DAYS:
+        before = day_before(days[0])
+        there = lake.has(DATASETS, spec.name, before)
+        if not there or lake.manifest(DATASETS, spec.name, before)["fingerprint"] != spec.fingerprint:
+            break
+        days.insert(0, before)
+        reader = _reader(lake, spec, days)
+    return days, next(iter(reader), None)
+
+
+def _reader(lake: Lake, spec: DatasetSpec, days: list[str]) -> BlockReader:
+    return BlockReader(lake, spec, days, splits=SPLITS, batch_size=ROWS, order="shuffled")
+
+
+def _refusal(found: Quantised, days: list[str]) -> str:
+    """Say what was lost, by which tables and layers, and how to fix it."""
+    before, after = ((a.log_loss if found.before.auc is None else a.auc) for a in (found.before, found.after))
+    worst = sorted(found.tables.items(), key=lambda item: -item[1].auc_loss)[:_NAMED]
+    most = ", ".join(f"{name} {table.auc_loss:.5f} as {table.held_as}" for name, table in worst)
+    return (
+        f"{found.metric} goes from {before:.5f} to {after:.5f} on {found.rows} rows of {days[0]} to {days[-1]}, a loss of "
+        f"{found.lost:.5f}; the recipe's export.max_auc_loss is {found.choice.max_auc_loss}. Tables lose {found.by_tables:.5f} "
+        f"(alone: {most}), layers as {found.choice.layers} {found.by_layers:.5f}. Give these tables more bits (export.tables), "
+        "or all of them (export.rows), leave layers as they are (export.layers: float32), or allow a larger loss; the "
+        "previous export of the day is unchanged"
+    )
+
+
+def _measured(done: ExportedDay) -> dict[str, Any]:
+    found = done.quantised
+    return {
+        "export": found.choice.model_dump(mode="json"),
+        "bytes": {"before": done.bytes_before, "after": done.bytes_after},
+        "rows_scored": found.rows,
+        "days_scored": done.days,
+        "before": asdict(found.before),
+        "after": asdict(found.after),
+        "lost": {"metric": found.metric, "all": found.lost, "by_tables": found.by_tables, "by_layers": found.by_layers},
+        "tables": {name: asdict(table) for name, table in found.tables.items()},
+    }
