@@ -38,44 +38,12 @@ from ml.artifacts.snapshot import (
 )
 from ml.distributed.process_group import Ranks
 from ml.embeddings.collisionless import state_dict
-from ml.embeddings.collisionless.store import Occurrences, Store
-from ml.embeddings.optimizers import RowOptimizer
-from ml.embeddings.rules import TableRules
+from ml.embeddings.collisionless.store import Store
 from ml.lake import Lake
+from tests.helpers.stores import NAMES, SECOND, held, new_store, same, step, trained_store
 
-SECOND = 1_000_000
-RULES = [TableRules("t", min_count=2, ttl_seconds=5.0), TableRules("u", max_rows=40), TableRules("v", 3, "sliding", 4.0)]
-NAMES, PATH = [rule.name for rule in RULES], "model.bags"
+PATH = "model.bags"
 DENSE: Tensors = {f"dense/{n}": torch.arange(float(size)) for n, size in (("a", 9), ("b", 5), ("c", 4), ("d", 0))}
-
-
-def new_store() -> Store:
-    return Store(RULES, 4, RowOptimizer("adam"), 0.1, 0)
-
-
-def step(store: Store, ids: np.ndarray, now: int, rng: np.random.Generator) -> None:
-    """One id of each table per example. ids: [3, B]."""
-    batch = Occurrences(ids.reshape(-1).astype(np.int64), np.arange(ids.size + 1))
-    _, taken = store.look_up_for_training(batch, now * SECOND)
-    store.update(taken, rng.normal(size=(ids.shape[1], 12)).astype(np.float32), 0.1)
-
-
-def trained(steps: int, seed: int = 0) -> Store:
-    store, rng = new_store(), np.random.default_rng(seed)
-    for now in range(steps):
-        step(store, rng.integers(-60, 60, (3, 30)), now, rng)
-        if now % 4 == 3:
-            store.expire(now * SECOND)
-    return store
-
-
-def held(store: Store) -> Tensors:
-    return state_dict.weights(store) | state_dict.training_state(store)
-
-
-def same(one: Store, other: Store) -> bool:
-    mine, others = held(one), held(other)
-    return mine.keys() == others.keys() and all(torch.equal(mine[name], others[name]) for name in mine)
 
 
 def shard_of(store: Store, rank: int, ranks: int) -> CheckpointShard:
@@ -112,7 +80,7 @@ def restored(folder: Path, ranks: Ranks | None = None) -> Store:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 20), st.integers(1, 5), st.integers(1, 5), st.integers(0, 99))
 def test_any_number_of_shards_becomes_any_other(steps: int, written: int, read: int, seed: int) -> None:
-    store = trained(steps, seed)
+    store = trained_store(steps, seed)
     with tempfile.TemporaryDirectory() as root:
         folder = write(store, Path(root), written)
         shards = [load_tensors(folder, Ranks(rank, read)) for rank in range(read)]
@@ -134,7 +102,7 @@ def test_tensors_that_all_ranks_have_are_written_once_and_shared_evenly() -> Non
 
 
 def test_a_store_that_was_read_trains_on_as_one_that_was_not(tmp_path: Path) -> None:
-    store = trained(10)
+    store = trained_store(10)
     again = restored(write(store, tmp_path))
     assert same(store, again)
     for one in (store, again):
@@ -148,14 +116,14 @@ def test_a_store_that_was_read_trains_on_as_one_that_was_not(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("shards", [1, 3])
 def test_the_same_state_gives_the_same_bytes(tmp_path: Path, shards: int) -> None:
-    one, other = (write(trained(9), tmp_path / name, shards) for name in ("a", "b"))
+    one, other = (write(trained_store(9), tmp_path / name, shards) for name in ("a", "b"))
     assert {p.name: p.read_bytes() for p in one.iterdir()} == {p.name: p.read_bytes() for p in other.iterdir()}
     assert len(list(one.iterdir())) == 2 * shards + 1
-    assert digest(one) == digest(other) != digest(write(trained(9, seed=1), tmp_path / "c", shards))
+    assert digest(one) == digest(other) != digest(write(trained_store(9, seed=1), tmp_path / "c", shards))
 
 
 def test_every_file_is_recorded_and_verified(tmp_path: Path) -> None:
-    folder = write(trained(9), tmp_path, shards=2)
+    folder = write(trained_store(9), tmp_path, shards=2)
     names = [file_name(kind, number, 2) for kind in (WEIGHTS, OPTIMIZER) for number in range(2)]
     assert set(json.loads((folder / STATE).read_text())["files"]) == set(names)
     assert {path.name for path in folder.iterdir()} == {*names, STATE}
@@ -174,7 +142,7 @@ def test_every_file_is_recorded_and_verified(tmp_path: Path) -> None:
 
 
 def test_predictions_need_no_optimizer_files(tmp_path: Path) -> None:
-    store = trained(9)
+    store = trained_store(9)
     folder = write(store, tmp_path / "whole", shards=3)
     for number in range(3):
         (folder / file_name(OPTIMIZER, number, 3)).unlink()
@@ -191,9 +159,10 @@ def test_predictions_need_no_optimizer_files(tmp_path: Path) -> None:
 WRITER = """
 import sys
 import numpy as np
-from tests.ml.artifacts.test_snapshot import commit, new_store, trained
+from tests.helpers.stores import trained_store
+from tests.ml.artifacts.test_snapshot import commit
 from ml.lake import Lake
-lake, store = Lake.at({root!r}), trained(3)
+lake, store = Lake.at({root!r}), trained_store(3)
 commit(lake, store)
 store.insert(np.zeros(400_000, np.int64), np.arange(1000, 401_000))
 while True:
@@ -220,16 +189,16 @@ def test_a_kill_while_writing_leaves_the_one_before(lake: Lake, delay: float) ->
         with contextlib.suppress(InterruptedError), lake.write("tuned_models", "made", "2026-01-01"):
             raise InterruptedError
     found = restored(Path(lake.require("tuned_models", "made", "2026-01-01").path))
-    assert same(found, trained(3)) or len(found) > 400_000  # the second one was whole after all
+    assert same(found, trained_store(3)) or len(found) > 400_000  # the second one was whole after all
 
 
 def test_a_write_after_a_kill_replaces_what_is_there(lake: Lake) -> None:
-    commit(lake, trained(9))
-    commit(lake, trained(12), shards=2)
+    commit(lake, trained_store(9))
+    commit(lake, trained_store(12), shards=2)
     folder = Path(lake.require("tuned_models", "made", "2026-01-01").path)
-    assert same(restored(folder), trained(12)) and not list(folder.parent.glob(".staging/*"))
+    assert same(restored(folder), trained_store(12)) and not list(folder.parent.glob(".staging/*"))
 
 
 def test_one_process_writes_its_shard_alone(tmp_path: Path) -> None:
-    save_shard(shard_of(trained(5), 0, 1), tmp_path)
-    assert same(restored(tmp_path), trained(5))
+    save_shard(shard_of(trained_store(5), 0, 1), tmp_path)
+    assert same(restored(tmp_path), trained_store(5))

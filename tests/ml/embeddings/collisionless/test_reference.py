@@ -95,7 +95,7 @@ def test_tables_need_no_fbgemm() -> None:
     code = """
 import sys
 sys.modules["fbgemm_gpu"] = None
-import ml.embeddings.collisionless.store, ml.embeddings.collisionless.snapshots, ml.embeddings.inspect
+import ml.embeddings.collisionless.store, ml.artifacts.inspect
 assert not any(name.startswith("torchrec") for name in sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,76 @@
+"""What a store is filled from belongs to its rules, or is refused before a row is made."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ml.embeddings.collisionless import state_dict
+from ml.embeddings.collisionless.store import Store
+from ml.embeddings.optimizers import Kind, RowOptimizer
+from ml.embeddings.rules import TableRules
+from tests.helpers.stores import NAMES, RULES, held, new_store, trained_store
+
+
+def saved(store: Store) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    return state_dict.weights(store), state_dict.training_state(store)
+
+
+def other_store(rules: list[TableRules] = RULES, kind: Kind = "adam") -> Store:
+    return Store(rules, 4, RowOptimizer(kind), 0.1, 0)
+
+
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        (other_store(kind="ftrl"), "optimizer: expected ftrl, found adam"),
+        (other_store([RULES[1], RULES[0], RULES[2]]), r"tables: expected \['u', 't', 'v'\], found \['t', 'u', 'v'\]"),
+        (other_store([*RULES[:2], TableRules("v", 3)]), "filters: expected"),
+        (other_store(RULES[:2]), "not expected"),
+    ],
+)
+def test_what_is_of_other_rules_is_refused_before_a_row_is_made(store: Store, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        state_dict.restore(store, *saved(trained_store(12)))
+    assert len(store) == 0 and store.step == 0
+
+
+def test_tables_that_are_missing_are_named() -> None:
+    other = Store([TableRules("x")], 4, RowOptimizer("adam"), 0.1, 0)
+    with pytest.raises(ValueError, match=r"x\.id"):
+        state_dict.restore(other, state_dict.weights(trained_store(1)), None)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 20), st.integers(1, 5), st.integers(0, 99))
+def test_shards_that_are_merged_are_the_whole(steps: int, shards: int, seed: int) -> None:
+    whole = held(trained_store(steps, seed))
+    merged = state_dict.merge_shards([state_dict.shard(whole, NAMES, shard, shards) for shard in range(shards)], NAMES)
+    assert whole.keys() == merged.keys() and all(torch.equal(whole[name], merged[name]) for name in whole)
+
+
+def test_ids_given_twice_and_columns_left_out_are_refused() -> None:
+    weights, state = saved(trained_store(12))
+    twice = weights | {"t.id": torch.zeros_like(weights["t.id"])}
+    with pytest.raises(ValueError, match="each id once"):
+        state_dict.restore(new_store(), twice, state)
+    with pytest.raises(ValueError, match=r"lacks \['u.seen'\]"):
+        state_dict.restore(new_store(), weights, {name: tensor for name, tensor in state.items() if name != "u.seen"})
+
+
+def test_a_window_of_another_length_lets_what_waits_wait_anew() -> None:
+    store = trained_store(12)
+    other = other_store([*RULES[:2], TableRules("v", 3, "sliding", 8.0)])
+    state_dict.restore(other, *saved(store))
+    assert store.num_candidates().tolist()[2] > 0
+    assert other.num_candidates().tolist() == [*store.num_candidates().tolist()[:2], 0]
+
+
+def test_a_lower_cap_is_kept_at_once() -> None:
+    store = trained_store(20)
+    assert store.live[1] == 40
+    other = other_store([RULES[0], TableRules("u", max_rows=10), RULES[2]])
+    state_dict.restore(other, *saved(store))
+    assert other.live.tolist() == [store.live[0], 10, store.live[2]]
