@@ -9,15 +9,14 @@ from assets.days import each_day
 from assets.partitions import days_before
 from assets.policy import SPARK_POOL, daily_asset, key
 from assets.resources import LakeResource, LandingResource, SparkResource
+from ml import stages
 from ml.catalog.spec import DatasetSpec
-
-STAGE = "cleaned_features"
 
 
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     @daily_asset(
         spec,
-        STAGE,
+        stages.CLEANED_FEATURES,
         kinds={"parquet", "spark"},
         deps=_deps(spec),
         pool=SPARK_POOL,
@@ -44,7 +43,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "label_rate": done.label_rate,
                 "mean_sample_rate": done.mean_sample_rate,
                 "vocabulary_ids": dg.MetadataValue.json({name: size.ids for name, size in done.vocabularies.items()}),
-                "path": dg.MetadataValue.path(str(lake.open().partition(STAGE, spec.name, day))),
+                "path": dg.MetadataValue.path(str(lake.open().partition(stages.CLEANED_FEATURES, spec.name, day))),
             }
 
         return each_day(context, work)
@@ -55,7 +54,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
 def _deps(spec: DatasetSpec) -> list[dg.AssetDep]:
     negatives = spec.label.negatives
     look_back = ceil(negatives.look_back_hours / 24) if negatives else 0
-    deps = [dg.AssetDep(key(spec, "raw_logs"), partition_mapping=days_before(look_back, 0))]
+    deps = [dg.AssetDep(key(spec, stages.RAW_LOGS), partition_mapping=days_before(look_back, 0))]
     if any(sparse.vocabulary for sparse in spec.sparse):
-        deps.append(dg.AssetDep(key(spec, STAGE), partition_mapping=days_before(1, 1)))
+        deps.append(dg.AssetDep(key(spec, stages.CLEANED_FEATURES), partition_mapping=days_before(1, 1)))
     return deps

@@ -9,25 +9,25 @@ from assets.days import each_day
 from assets.partitions import days_before
 from assets.policy import daily_asset, key
 from assets.resources import LakeResource
+from ml import stages
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 
 if TYPE_CHECKING:
     from ml.evaluation.evaluate import Scored
 
-STAGE = "evaluation_reports"
 LOOK_BACK_DAYS = 7  # what the baselines train on, and what makes an item known
 
 
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     @daily_asset(
         spec,
-        STAGE,
+        stages.EVALUATION_REPORTS,
         kinds={"html", "matplotlib"},
         deps=[
-            dg.AssetDep(key(spec, "cleaned_features"), partition_mapping=days_before(LOOK_BACK_DAYS, 0)),
-            *(dg.AssetDep(key(spec, "tuned_models", model), partition_mapping=days_before(1, 1)) for model in spec.models),
-            dg.AssetDep(key(spec, STAGE), partition_mapping=days_before(1, 1)),
+            dg.AssetDep(key(spec, stages.CLEANED_FEATURES), partition_mapping=days_before(LOOK_BACK_DAYS, 0)),
+            *(dg.AssetDep(key(spec, stages.tuned_models(model)), partition_mapping=days_before(1, 1)) for model in spec.models),
+            dg.AssetDep(key(spec, stages.EVALUATION_REPORTS), partition_mapping=days_before(1, 1)),
         ],
         description="The models of the day before, scored on the day, beside a constant prior and a logistic regression.",
     )
@@ -36,7 +36,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
 
         def work(day: str) -> dict[str, Any]:
             models = _models_before(spec, day, lake.open())
-            asked = [(f"tuned_models/{name}", model.facts["snapshot_day"]) for name, model in models.items()]
+            asked = [(stages.tuned_models(name), model.facts["snapshot_day"]) for name, model in models.items()]
             done = evaluate_day(spec, day, lake.open(), models, asked=asked)
             scores = {
                 name: (done.figures["model"] or {}).get(name)
@@ -65,14 +65,14 @@ def _models_before(spec: DatasetSpec, day: str, lake: Lake) -> "dict[str, Scored
     from ml.datasets.collate import batch_from_arrow
     from ml.models.predict import predict
     from ml.schema import FeatureSchema
-    from ml.training.load import load_model, stage_of
+    from ml.training.load import load_model
 
     before = spec.previous_day(day)
     schema = FeatureSchema.of(spec)
 
     def scored(name: str, snapshot_day: str) -> Scored:
         model = load_model(lake, spec, snapshot_day, name)
-        manifest = lake.manifest(stage_of(name), spec.name, snapshot_day)
+        manifest = lake.manifest(stages.tuned_models(name), spec.name, snapshot_day)
         rows, kind = int(manifest["metrics"]["rows_so_far"]), manifest["recipe"]["model"]["kind"]
         facts = {"snapshot_day": snapshot_day, "rows_so_far": rows, "model": kind}
         finds = manifest["recipe"]["model"].get("loss") == "softmax"

@@ -9,24 +9,22 @@ from assets.days import each_day
 from assets.partitions import days_before
 from assets.policy import TRAINING_POOL, daily_asset, key
 from assets.resources import LakeResource
+from ml import stages
 from ml.catalog.spec import DatasetSpec
 from ml.recipes.export import LOOK_BACK_DAYS
 
 if TYPE_CHECKING:
     from ml.export.quantise import MeasuredTable
 
-STAGE = "exported_models"
-
 
 def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
     @daily_asset(
         spec,
-        STAGE,
-        model,
+        stages.exported_models(model),
         kinds={"pytorch", "safetensors"},
         deps=[
-            key(spec, "tuned_models", model),
-            dg.AssetDep(key(spec, "mds_datasets"), partition_mapping=days_before(LOOK_BACK_DAYS - 1, 0)),
+            key(spec, stages.tuned_models(model)),
+            dg.AssetDep(key(spec, stages.MDS_DATASETS), partition_mapping=days_before(LOOK_BACK_DAYS - 1, 0)),
         ],
         pool=TRAINING_POOL,
         description=f"{model} of the day for inference alone, in the formats that its recipe's `export` asks for.",

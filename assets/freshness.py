@@ -8,6 +8,7 @@ import dagster as dg
 
 from assets.policy import key
 from assets.resources import LakeResource, LandingResource
+from ml import stages
 from ml.catalog.spec import DatasetSpec
 from ml.days import days_apart
 from ml.lake import Lake
@@ -18,7 +19,7 @@ MAX_LAG_DAYS = 1
 
 def lag_in_days(lake: Lake, spec: DatasetSpec, landed: Iterable[str]) -> int | None:
     """Days from the newest model's day to the newest that has landed; None where no day has, or there is no model yet."""
-    newest, models = max(landed, default=None), lake.days(f"tuned_models/{spec.primary}", spec.name)
+    newest, models = max(landed, default=None), lake.days(stages.tuned_models(spec.primary), spec.name)
     if newest is None or not models:
         return None
     return max(0, days_apart(models[-1], newest))
@@ -26,7 +27,7 @@ def lag_in_days(lake: Lake, spec: DatasetSpec, landed: Iterable[str]) -> int | N
 
 def evaluation(spec: DatasetSpec, lag: int | None) -> dg.AssetCheckEvaluation:
     """What the check would say of a lag, for those who look at it outside a run."""
-    return dg.AssetCheckEvaluation(asset_key=key(spec, "tuned_models", spec.primary), check_name=NAME, **_verdict(lag))
+    return dg.AssetCheckEvaluation(asset_key=key(spec, stages.tuned_models(spec.primary)), check_name=NAME, **_verdict(lag))
 
 
 def _verdict(lag: int | None) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def _verdict(lag: int | None) -> dict[str, Any]:
 
 def build_freshness_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=key(spec, "tuned_models", spec.primary),
+        asset=key(spec, stages.tuned_models(spec.primary)),
         name=NAME,
         description=f"The newest model is at most {MAX_LAG_DAYS} day behind the newest log that has landed.",
     )

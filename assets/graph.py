@@ -12,13 +12,12 @@ from assets.policy import key
 from assets.promotion_checks import build_promotion_check
 from assets.report_checks import build_report_checks
 from ml.catalog.spec import DatasetSpec
-
-CHECKED = (raw_logs.STAGE, cleaned_features.STAGE, mds_datasets.STAGE)
+from ml.stages import VALIDATED
 
 
 def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
     """Assets and checks of one dataset, under its name."""
-    checks = [build_checks(spec, stage, key(spec, stage), daily(spec)) for stage in CHECKED]
+    checks = [build_checks(spec, stage, key(spec, stage), daily(spec)) for stage in VALIDATED]
     return dg.Definitions(
         assets=[
             raw_logs.build(spec),

@@ -7,17 +7,16 @@ import dagster as dg
 from assets.days import each_day
 from assets.policy import SPARK_POOL, daily_asset, key
 from assets.resources import LakeResource, SparkResource
+from ml import stages
 from ml.catalog.spec import DatasetSpec
-
-STAGE = "mds_datasets"
 
 
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     @daily_asset(
         spec,
-        STAGE,
+        stages.MDS_DATASETS,
         kinds={"spark", "mds"},
-        deps=[key(spec, "cleaned_features")],
+        deps=[key(spec, stages.CLEANED_FEATURES)],
         pool=SPARK_POOL,
         description="Blocks of feature rows in the MDS format, permuted within windows of time; train, validation, test.",
     )
@@ -33,7 +32,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "splits": dg.MetadataValue.json(dict(done.rows)),
                 "blocks": sum(done.blocks.values()),
                 "bytes": done.bytes,
-                "path": dg.MetadataValue.path(str(lake.open().partition(STAGE, spec.name, day))),
+                "path": dg.MetadataValue.path(str(lake.open().partition(stages.MDS_DATASETS, spec.name, day))),
             }
 
         return each_day(context, work)

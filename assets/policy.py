@@ -14,18 +14,18 @@ SPARK_POOL = "spark"  # dagster.yaml lets one Spark-heavy step run at a time
 TRAINING_POOL = "training"
 
 
-def key(spec: DatasetSpec, *stage: str) -> dg.AssetKey:
-    """Of a stage of one dataset; a model's is the stage and its name."""
-    return dg.AssetKey([spec.name, *stage])
+def key(spec: DatasetSpec, stage: str) -> dg.AssetKey:
+    """Returns the key of the asset that writes a stage of the lake for one dataset."""
+    return dg.AssetKey([spec.name, *stage.split("/")])
 
 
 def daily_asset(
-    spec: DatasetSpec, *stage: str, kinds: set[str], deps: Sequence[Any] = (), pool: str | None = None, description: str
+    spec: DatasetSpec, stage: str, *, kinds: set[str], deps: Sequence[Any] = (), pool: str | None = None, description: str
 ) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
     """Decorator of one stage of one dataset."""
     simulated = " The log is simulated." if spec.simulation else ""
     return dg.asset(
-        key=key(spec, *stage),
+        key=key(spec, stage),
         group_name=spec.name,
         partitions_def=daily(spec),
         deps=deps,

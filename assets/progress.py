@@ -2,12 +2,7 @@
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
-
-
-def stages_of(spec: DatasetSpec) -> list[str]:
-    """Stages of the lake that hold the days of a dataset's assets, in the order in which they are made."""
-    trained, exported = ([f"{stage}/{model}" for model in spec.models] for stage in ("tuned_models", "exported_models"))
-    return ["raw_logs", "cleaned_features", "mds_datasets", *trained, "reports", *exported]
+from ml.stages import stages_of
 
 
 def stages_done(lake: Lake, spec: DatasetSpec, day: str) -> bool:

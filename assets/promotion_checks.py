@@ -10,6 +10,7 @@ from assets.days import checked_days
 from assets.partitions import daily
 from assets.policy import key
 from assets.resources import LakeResource, MlflowResource
+from ml import stages
 from ml.catalog.spec import DatasetSpec
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ MARGIN = 0.005  # of AUC; models of one dataset differ by less from day to day
 
 
 def build_promotion_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
-    report = key(spec, "evaluation_reports")
+    report = key(spec, stages.EVALUATION_REPORTS)
 
     @dg.asset_check(
         asset=report,
@@ -32,8 +33,11 @@ def build_promotion_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
     def promotion(context: dg.AssetCheckExecutionContext, lake: LakeResource, mlflow: MlflowResource) -> dg.AssetCheckResult:
         from ml.evaluation.promotion import standings
 
-        days = checked_days(context, lake.open(), "reports", spec)
-        reported = [lake.open().require("reports", spec.name, day) for day in lake.open().days("reports", spec.name)]
+        days = checked_days(context, lake.open(), stages.EVALUATION_REPORTS, spec)
+        reported = [
+            lake.open().require(stages.EVALUATION_REPORTS, spec.name, day)
+            for day in lake.open().days(stages.EVALUATION_REPORTS, spec.name)
+        ]
         found = standings(json.loads((folder / "metrics.json").read_text()) for folder in reported)
         until = [standing for standing in found if standing.day <= days[-1]]
         told = [standing for standing in until if standing.day >= days[0]]

@@ -8,15 +8,14 @@ import dagster as dg
 from assets.days import each_day
 from assets.policy import SPARK_POOL, daily_asset
 from assets.resources import LakeResource, LandingResource, SparkResource
+from ml import stages
 from ml.catalog.spec import DatasetSpec
-
-STAGE = "raw_logs"
 
 
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     @daily_asset(
         spec,
-        STAGE,
+        stages.RAW_LOGS,
         kinds={"parquet", "spark"},
         pool=SPARK_POOL,
         description=f"{spec.description} The day's rows as Parquet, in time order; malformed lines in quarantine.",
@@ -40,7 +39,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "quarantined": done.quarantined,
                 "reasons": dg.MetadataValue.md(f"| reason | lines |\n|---|---|\n{reasons or '| none | 0 |'}"),
                 "files": done.files,
-                "path": dg.MetadataValue.path(str(lake.open().partition(STAGE, spec.name, day))),
+                "path": dg.MetadataValue.path(str(lake.open().partition(stages.RAW_LOGS, spec.name, day))),
             }
 
         return each_day(context, work)

@@ -10,6 +10,7 @@ from assets.days import checked_days
 from assets.partitions import daily
 from assets.policy import key
 from assets.resources import LakeResource
+from ml import stages
 from ml.catalog.spec import DatasetSpec
 
 CALIBRATED = (0.8, 1.25)
@@ -27,7 +28,7 @@ def judge(figures: dict[str, Any]) -> dict[str, tuple[bool, dict[str, Any]]]:
 
 
 def build_report_checks(spec: DatasetSpec) -> dg.AssetChecksDefinition:
-    report, partitions = key(spec, "evaluation_reports"), daily(spec)
+    report, partitions = key(spec, stages.EVALUATION_REPORTS), daily(spec)
     described = {
         "beats_baselines": "The model's AUC is above that of the constant prior and of the logistic regression.",
         "calibrated": f"Predicted over observed clicks lies within {CALIBRATED[0]} and {CALIBRATED[1]}.",
@@ -42,11 +43,9 @@ def build_report_checks(spec: DatasetSpec) -> dg.AssetChecksDefinition:
         can_subset=True,
     )
     def checks(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterable[dg.AssetCheckResult]:
-        days = checked_days(context, lake.open(), "reports", spec)
-        verdicts = {
-            day: judge(json.loads((lake.open().require("reports", spec.name, day) / "metrics.json").read_text()))
-            for day in days
-        }
+        held, stage = lake.open(), stages.EVALUATION_REPORTS
+        days = checked_days(context, held, stage, spec)
+        verdicts = {day: judge(json.loads((held.require(stage, spec.name, day) / "metrics.json").read_text())) for day in days}
         wanted = {chosen.name for chosen in context.selected_asset_check_keys}
         for name in (name for name in described if name in wanted):
             failing = [day for day, found in verdicts.items() if not found[name][0]]

@@ -12,8 +12,9 @@ from assets.policy import OWNERS, TRAINING_POOL, key
 from assets.resources import LakeResource, LandingResource, SparkResource
 from ml.catalog.spec import DatasetSpec
 from ml.days import days_from
+from ml.stages import MDS_DATASETS, STUDIES
 
-STAGE, MOVIELENS, GLOBO, RETRIEVAL = "studies", "movielens-1m", "globo", "two_tower"
+MOVIELENS, GLOBO, RETRIEVAL = "movielens-1m", "globo", "two_tower"
 
 
 class CollisionStudy(dg.Config):
@@ -40,8 +41,8 @@ class RandomSplitStudy(dg.Config):
 
 
 @dg.asset(
-    key_prefix=STAGE,
-    group_name=STAGE,
+    key_prefix=STUDIES,
+    group_name=STUDIES,
     owners=OWNERS,
     kinds={"pytorch"},
     pool=TRAINING_POOL,
@@ -64,13 +65,13 @@ def movielens_deepfm(
             f"{r.protocol}, seed {r.seed}: AUC {r.auc:.4f}, log loss {r.log_loss:.4f} after {r.epoch} epochs"
         ),
     )
-    with held.write(STAGE, "movielens_deepfm", MOVIELENS) as folder:
+    with held.write(STUDIES, "movielens_deepfm", MOVIELENS) as folder:
         found = study.write_study(folder, runs)
         held.write_manifest(folder, {"ratings": len(ratings), **config.model_dump()})
     return dg.MaterializeResult(
         metadata={
             "protocols": dg.MetadataValue.md(_protocols(found)),
-            "path": dg.MetadataValue.path(str(held.partition(STAGE, "movielens_deepfm", MOVIELENS))),
+            "path": dg.MetadataValue.path(str(held.partition(STUDIES, "movielens_deepfm", MOVIELENS))),
             "dagster/row_count": len(ratings),
         }
     )
@@ -91,8 +92,8 @@ def _protocols(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _embedding_collisions(spec: DatasetSpec) -> dg.AssetsDefinition:
     @dg.asset(
-        key_prefix=STAGE,
-        group_name=STAGE,
+        key_prefix=STUDIES,
+        group_name=STUDIES,
         owners=OWNERS,
         kinds={"pytorch", "matplotlib"},
         pool=TRAINING_POOL,
@@ -122,7 +123,7 @@ def _embedding_collisions(spec: DatasetSpec) -> dg.AssetsDefinition:
             config.epochs,
             on_result=lambda c: context.log.info(f"{c.variant}, seed {c.seed}: AUC {c.auc[-1]:.4f} after {len(c.auc)} epochs"),
         )
-        with held.write(STAGE, "embedding_collisions", MOVIELENS) as folder:
+        with held.write(STUDIES, "embedding_collisions", MOVIELENS) as folder:
             found = embedding_collisions.write_study(folder, curves)
             held.write_manifest(folder, {"ratings": len(ratings), **config.model_dump()})
         with_ids = admission_sweep.with_ids(spec)
@@ -136,7 +137,7 @@ def _embedding_collisions(spec: DatasetSpec) -> dg.AssetsDefinition:
                 f"admit after {s.min_count}, {s.ttl_days} days: {s.rows:,} rows, AUC {s.auc:.4f}"
             ),
         )
-        with held.write(STAGE, "embedding_collisions", GLOBO) as folder:
+        with held.write(STUDIES, "embedding_collisions", GLOBO) as folder:
             admission_sweep.write_sweep(folder, settings)
             held.write_manifest(folder, {"days": days})
         return dg.MaterializeResult(
@@ -145,7 +146,7 @@ def _embedding_collisions(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "sweep": _picture(admission_sweep.figure(settings)),
                 "variants": dg.MetadataValue.md(_variants(found)),
                 "settings": dg.MetadataValue.md(_settings(settings)),
-                "path": dg.MetadataValue.path(str(held.root / STAGE / "embedding_collisions")),
+                "path": dg.MetadataValue.path(str(held.root / STUDIES / "embedding_collisions")),
                 "dagster/row_count": len(ratings),
             }
         )
@@ -166,11 +167,11 @@ class RetrievalStudy(dg.Config):
 
 def _retrieval(spec: DatasetSpec) -> dg.AssetsDefinition:
     @dg.asset(
-        key=[STAGE, f"{spec.name}_retrieval"],
-        group_name=STAGE,
+        key=[STUDIES, f"{spec.name}_retrieval"],
+        group_name=STUDIES,
         owners=OWNERS,
         kinds={"pytorch", "matplotlib"},
-        deps=[key(spec, "mds_datasets")],
+        deps=[key(spec, MDS_DATASETS)],
         pool=TRAINING_POOL,
         description="Two Tower on a day it has not seen: the next click among all items alive, beside what was clicked most in "
         "the hour before; with and without learning through the day.",
@@ -182,7 +183,7 @@ def _retrieval(spec: DatasetSpec) -> dg.AssetsDefinition:
         held = lake.open()
         days = days_from(spec.partitions.start.isoformat(), config.days)
         found = study.run_study(spec, days, held, RETRIEVAL, on_result=context.log.info)
-        with held.write(STAGE, "retrieval", spec.name) as folder:
+        with held.write(STUDIES, "retrieval", spec.name) as folder:
             told = study.write_study(folder, found)
             held.write_manifest(folder, {"days": days})
         return dg.MaterializeResult(
@@ -192,7 +193,7 @@ def _retrieval(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "clicks": told["clicks"],
                 "live_items": told["live_items"],
                 "reachable": told["reachable"],
-                "path": dg.MetadataValue.path(str(held.partition(STAGE, "retrieval", spec.name))),
+                "path": dg.MetadataValue.path(str(held.partition(STUDIES, "retrieval", spec.name))),
             }
         )
 
@@ -215,11 +216,11 @@ class ModelStudy(dg.Config):
 
 def _models(spec: DatasetSpec) -> dg.AssetsDefinition:
     @dg.asset(
-        key=[STAGE, f"{spec.name}_models"],
-        group_name=STAGE,
+        key=[STUDIES, f"{spec.name}_models"],
+        group_name=STUDIES,
         owners=OWNERS,
         kinds={"pytorch"},
-        deps=[key(spec, "mds_datasets")],
+        deps=[key(spec, MDS_DATASETS)],
         pool=TRAINING_POOL,
         description=f"Every model of {spec.name}, trained on all days but the last and scored on that, under several seeds.",
     )
@@ -235,13 +236,13 @@ def _models(spec: DatasetSpec) -> dg.AssetsDefinition:
             config.seeds,
             on_result=lambda s: context.log.info(f"{s.model}, seed {s.seed}: AUC {s.auc:.4f}, log loss {s.log_loss:.4f}"),
         )
-        with held.write(STAGE, "models", spec.name) as folder:
+        with held.write(STUDIES, "models", spec.name) as folder:
             found = write_comparison(folder, scores)
             held.write_manifest(folder, config.model_dump())
         return dg.MaterializeResult(
             metadata={
                 "models": dg.MetadataValue.md(_scores(found)),
-                "path": dg.MetadataValue.path(str(held.partition(STAGE, "models", spec.name))),
+                "path": dg.MetadataValue.path(str(held.partition(STUDIES, "models", spec.name))),
             }
         )
 

@@ -10,21 +10,22 @@ from assets.days import each_day
 from assets.partitions import days_before
 from assets.policy import TRAINING_POOL, daily_asset, key
 from assets.resources import LakeResource, MlflowResource, TrainingResource
+from ml import stages
 from ml.catalog.spec import DatasetSpec
 
 if TYPE_CHECKING:
     from ml.embeddings.interface import TableStats
 
-STAGE = "tuned_models"
-
 
 def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
     @daily_asset(
         spec,
-        STAGE,
-        model,
+        stages.tuned_models(model),
         kinds={"pytorch", "mlflow"},
-        deps=[key(spec, "mds_datasets"), dg.AssetDep(key(spec, STAGE, model), partition_mapping=days_before(1, 1))],
+        deps=[
+            key(spec, stages.MDS_DATASETS),
+            dg.AssetDep(key(spec, stages.tuned_models(model)), partition_mapping=days_before(1, 1)),
+        ],
         pool=TRAINING_POOL,
         description=f"{model} after one pass over the day in time order, warm-started from the day before.",
     )

@@ -13,6 +13,7 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
+from ml.stages import EVALUATION_REPORTS
 from orchestration.deployments import lake_root, landing_root
 from orchestration.replay import DayFailed, quiet_console, replay, the_dataset
 
@@ -46,7 +47,7 @@ def link_logs(spec: DatasetSpec, logs: str | None) -> None:
 
 
 def figures_of(lake: Lake, spec: DatasetSpec, day: str) -> dict[str, Any]:
-    return json.loads((lake.require("reports", spec.name, day) / "metrics.json").read_text())
+    return json.loads((lake.require(EVALUATION_REPORTS, spec.name, day) / "metrics.json").read_text())
 
 
 def table_of(spec: DatasetSpec, figures: dict[str, dict[str, Any]]) -> Table:
@@ -91,8 +92,8 @@ def main(dataset: str, logs: str | None, days: int | None) -> None:
         + (" Best: the true probabilities." if spec.oracle else "")
     )
     console.print(f"{len(ran)} of {len(chosen)} days ran, {len(chosen) - len(ran)} were done.")
-    console.print("Report: ", lake.partition("reports", spec.name, chosen[-1]) / "report.html", sep="", soft_wrap=True)
-    console.print("Figures:", lake.partition("reports", spec.name, chosen[-1]) / "metrics.json", soft_wrap=True)
+    console.print("Report: ", lake.partition(EVALUATION_REPORTS, spec.name, chosen[-1]) / "report.html", sep="", soft_wrap=True)
+    console.print("Figures:", lake.partition(EVALUATION_REPORTS, spec.name, chosen[-1]) / "metrics.json", soft_wrap=True)
 
 
 if __name__ == "__main__":

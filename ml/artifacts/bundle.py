@@ -32,12 +32,12 @@ from ml.features.transforms import compile_transforms
 from ml.features.vocabulary import Vocabulary
 from ml.lake import Lake
 from ml.schema import LABEL, SAMPLE_RATE
+from ml.stages import CLEANED_FEATURES
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SPEC, VOCABULARIES = "spec.json", "vocabulary"
-FEATURES = "cleaned_features"
 
 
 class Bundle:
@@ -152,7 +152,7 @@ def vocabulary_states(lake: Lake, spec: DatasetSpec, day: str) -> dict[str, UPat
     names = [feature.name for feature in spec.sparse if feature.vocabulary]
     if not names:
         return {}
-    folder = lake.require(FEATURES, spec.name, day)
+    folder = lake.require(CLEANED_FEATURES, spec.name, day)
     return {name: folder / vocabulary_file(name) for name in names}
 
 

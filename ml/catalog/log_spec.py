@@ -17,8 +17,8 @@ from pydantic import BaseModel, Field, model_validator
 from ml.catalog.reading import ColumnName, Partitions, Simulation, Source, Time
 from ml.catalog.strict import Bool, Strict, fault
 from ml.days import days_between
+from ml.stages import RAW_LOGS
 
-RAW_LOGS = "raw_logs"
 RESERVED_COLUMNS = ("event_time", "sample_rate", "row")
 
 

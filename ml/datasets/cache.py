@@ -32,7 +32,8 @@ from upath import UPath
 
 import ml.datasets.torchvision_ops  # noqa: F401  # streaming fails without
 from ml.datasets.shards import Columns, CorruptShard, Shard, digest, read_blocks
-from ml.datasets.splits import HASH, STAGE
+from ml.datasets.splits import HASH
+from ml.stages import MDS_DATASETS
 
 # isort: split
 from streaming import Stream, StreamingDataset
@@ -168,7 +169,7 @@ class ShardCache:
             self._dataset.shards[number].evict()
             self._dataset._shard_states[number] = _ShardState.REMOTE
             if isinstance(error, ValueError) and "Checksum" in str(error):
-                way_out = f"rerun {STAGE} of {shard.window[0]}"
+                way_out = f"rerun {MDS_DATASETS} of {shard.window[0]}"
                 raise CorruptShard(f"{shard.path}: its bytes are not those that were written; {way_out}") from error
             raise
 

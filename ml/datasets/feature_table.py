@@ -14,8 +14,7 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.schema import EVENT_TIME, LABEL, SAMPLE_RATE, FeatureSchema, arrow_schema
-
-FEATURES = "cleaned_features"
+from ml.stages import CLEANED_FEATURES
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,8 @@ def parts_of(spec: DatasetSpec, partition: UPath) -> tuple[Part, ...]:
             if written != spec.fingerprint or any(field not in found for field in wanted):
                 raise ValueError(
                     f"{path}: not the feature table of {spec.name} as it is specified now (fingerprint {spec.fingerprint}, "
-                    f"the file has {written}; columns {found.names}, expected {columns_of(spec)}); rerun {FEATURES} of the day"
+                    f"the file has {written}; columns {found.names}, expected {columns_of(spec)}); "
+                    f"rerun {CLEANED_FEATURES} of the day"
                 )
             parts.append(Part(path, parquet.metadata.num_rows))
     return tuple(parts)
@@ -86,6 +86,6 @@ def _groups(spec: DatasetSpec, parts: Sequence[Part], begin: int, end: int) -> I
 def late(spec: DatasetSpec, day: str, position: int) -> ValueError:
     """The error for a row that happened before the one ahead of it."""
     return ValueError(
-        f"{spec.name}/{FEATURES} of {day}: row {position} happened before the row ahead of it; the feature table must be in "
-        f"event-time order. Rerun {FEATURES} of the day"
+        f"{spec.name}/{CLEANED_FEATURES} of {day}: row {position} happened before the row ahead of it; the feature "
+        f"table must be in event-time order. Rerun {CLEANED_FEATURES} of the day"
     )

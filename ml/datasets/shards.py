@@ -23,9 +23,10 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.rows import columns_of
-from ml.datasets.splits import HASH, STAGE
+from ml.datasets.splits import HASH
 from ml.lake import Lake
 from ml.schema import FeatureSchema
+from ml.stages import MDS_DATASETS
 
 Bytes = npt.NDArray[np.uint8]
 Columns = dict[str, list[Bytes]]  # of a shard: by name, one array per block
@@ -52,12 +53,12 @@ class Shard:
 
 def shards_of(lake: Lake, spec: DatasetSpec, day: str, split: str) -> list[Shard]:
     """Shards of a day's split, in the order of its index. Raises `MissingPartition`, `OtherData` or `CorruptShard`."""
-    manifest = lake.manifest(STAGE, spec.name, day)
-    folder = lake.partition(STAGE, spec.name, day) / split
+    manifest = lake.manifest(MDS_DATASETS, spec.name, day)
+    folder = lake.partition(MDS_DATASETS, spec.name, day) / split
     if manifest["fingerprint"] != spec.fingerprint:
         raise OtherData(
             f"{folder.parent} was written under specification {manifest['fingerprint']} of {spec.name}, which is now "
-            f"{spec.fingerprint}; rerun {STAGE} of the day and what is before it"
+            f"{spec.fingerprint}; rerun {MDS_DATASETS} of the day and what is before it"
         )
     if not manifest["splits"][split]["rows"]:
         return []
@@ -69,14 +70,14 @@ def shards_of(lake: Lake, spec: DatasetSpec, day: str, split: str) -> list[Shard
             continue
         basename = (entry["zip_data"] or entry["raw_data"])["basename"]
         if dict(zip(entry["column_names"], entry["column_encodings"], strict=True)) != columns:
-            raise CorruptShard(f"{folder / basename}: columns are not those of {spec.name}; rerun {STAGE} of {day}")
+            raise CorruptShard(f"{folder / basename}: columns are not those of {spec.name}; rerun {MDS_DATASETS} of {day}")
         window = int(basename.split("/")[0])
         rows = min(entry["samples"] * manifest["block_rows"], left[window])
         left[window] -= rows
         shards.append(Shard(folder / basename, entry, (day, window), entry["samples"], rows))
     if any(left):
         raise CorruptShard(
-            f"{folder / 'index.json'}: lists fewer rows than {folder.parent / 'manifest.json'}; rerun {STAGE} of {day}"
+            f"{folder / 'index.json'}: lists fewer rows than {folder.parent / 'manifest.json'}; rerun {MDS_DATASETS} of {day}"
         )
     return shards
 
@@ -109,7 +110,7 @@ def _read(shard: Shard) -> Bytes:
     """The shard's bytes, as they were before compression."""
     zipped = shard.entry["zip_data"]
     info = zipped or shard.entry["raw_data"]
-    way_out = f"rerun {STAGE} of {shard.window[0]}"
+    way_out = f"rerun {MDS_DATASETS} of {shard.window[0]}"
     local = shard.path.protocol in ("", "file") and shard.path.stat().st_size > 0  # an empty file can not be mapped
     found = np.memmap(shard.path.path, np.uint8, "r") if local else np.frombuffer(shard.path.read_bytes(), np.uint8)
     if found.size != info["bytes"]:

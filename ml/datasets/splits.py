@@ -14,7 +14,6 @@ import numpy.typing as npt
 from ml.catalog.spec import Splits
 from ml.hashing import mix64_array
 
-STAGE = "mds_datasets"
 HASH = "xxh3_64"  # of every shard, in its index, checked by who reads it
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)

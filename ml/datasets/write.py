@@ -23,12 +23,13 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import Runner
-from ml.datasets.feature_table import FEATURES, Part, late, parts_of, windows_of
+from ml.datasets.feature_table import Part, late, parts_of, windows_of
 from ml.datasets.rows import Rows, columns_of
-from ml.datasets.splits import HASH, SPLITS, STAGE, hash_positions, split_of
+from ml.datasets.splits import HASH, SPLITS, hash_positions, split_of
 from ml.hashing import derive_seed
 from ml.lake import Lake
 from ml.schema import FeatureSchema
+from ml.stages import CLEANED_FEATURES, MDS_DATASETS
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,10 @@ def write_day(
     _check(block_rows=block_rows, window_blocks=window_blocks, size_limit=size_limit, task_windows=task_windows)
     if compression is not None and compression.split(":")[0] != "zstd":
         raise ValueError(f"compression: expected 'zstd', 'zstd:<level>' or None, found {compression!r}")
-    parts = parts_of(spec, lake.require(FEATURES, spec.name, day))
-    made_from = lake.lineage(spec.name, [(FEATURES, day)])
+    parts = parts_of(spec, lake.require(CLEANED_FEATURES, spec.name, day))
+    made_from = lake.lineage(spec.name, [(CLEANED_FEATURES, day)])
     rows = sum(part.rows for part in parts)
-    with lake.write(STAGE, spec.name, day) as staging:
+    with lake.write(MDS_DATASETS, spec.name, day) as staging:
         job = _Day(
             spec=spec,
             parts=parts,

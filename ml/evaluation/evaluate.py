@@ -42,14 +42,14 @@ from ml.evaluation import plots
 from ml.evaluation.baselines import Baseline, fit_baselines
 from ml.evaluation.promotion import standings
 from ml.evaluation.report import render
-from ml.evaluation.rows import FEATURES, chunks, earlier_days
+from ml.evaluation.rows import chunks, earlier_days
 from ml.evaluation.slices import key_columns, known_keys, score_slices, slices_of
 from ml.evaluation.verdict import attained, beats, verdict
 from ml.lake import Lake
 from ml.metrics import ClickSums, summary
 from ml.schema import LABEL, ORACLE, arrow_schema
+from ml.stages import CLEANED_FEATURES, EVALUATION_REPORTS
 
-STAGE = "reports"
 WINDOW_DAYS = 7
 _MODEL = "model "  # before the names of models, among those of baselines
 
@@ -101,7 +101,7 @@ def evaluate_day(
     window_days: int = WINDOW_DAYS,
     asked: Iterable[tuple[str, str]] = (),
 ) -> EvaluatedDay:
-    """Score `day` and write `reports/<dataset>/<day>`: `report.html`, `metrics.json`, `figures/*.png`.
+    """Score `day` and write `evaluation_reports/<dataset>/<day>`: `report.html`, `metrics.json`, `figures/*.png`.
 
     models: by name, the first of them the one that the report is about; without one there are data facts only.
     asked: stage and day of the partitions that the models look at.
@@ -110,7 +110,7 @@ def evaluate_day(
     """
     begin = time.perf_counter()
     earlier = earlier_days(lake, spec.name, day, window_days)
-    made_from = lake.lineage(spec.name, [*asked, *((FEATURES, d) for d in [*earlier, day])])
+    made_from = lake.lineage(spec.name, [*asked, *((CLEANED_FEATURES, d) for d in [*earlier, day])])
     # Without a model there is nothing to compare with, so nothing is learned either.
     baselines = fit_baselines(lake, spec, earlier if models else [])
     ask: dict[str, Predict | None] = {f"{_MODEL}{name}": model.predict for name, model in models.items()}
@@ -118,7 +118,7 @@ def evaluate_day(
     scores = _score(lake, spec, day, {name: function for name, function in ask.items() if function is not None})
     figures = _figures(lake, spec, day, scores, earlier, models, baselines)
     images = _plots(scores, figures)
-    with lake.write(STAGE, spec.name, day) as staging:
+    with lake.write(EVALUATION_REPORTS, spec.name, day) as staging:
         (staging / "metrics.json").write_text(json.dumps(figures, indent=1, allow_nan=False))
         (staging / "report.html").write_text(render(figures, images), encoding="utf-8")
         (staging / "figures").mkdir()
@@ -131,7 +131,7 @@ def evaluate_day(
         plots=images,
         verdict=" ".join(figures["verdict"]["sentences"]),
         rows=len(scores.labels),
-        report=lake.partition(STAGE, spec.name, day) / "report.html",
+        report=lake.partition(EVALUATION_REPORTS, spec.name, day) / "report.html",
         seconds=time.perf_counter() - begin,
     )
 
@@ -220,7 +220,9 @@ def _data(labels: NDArray[Any]) -> dict[str, Any]:
 
 
 def _reports_before(lake: Lake, dataset: str, day: str) -> list[dict[str, Any]]:
-    folders = [lake.require(STAGE, dataset, other) for other in lake.days(STAGE, dataset) if other < day]
+    folders = [
+        lake.require(EVALUATION_REPORTS, dataset, other) for other in lake.days(EVALUATION_REPORTS, dataset) if other < day
+    ]
     return [json.loads((folder / "metrics.json").read_text()) for folder in folders]
 
 

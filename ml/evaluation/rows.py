@@ -13,14 +13,14 @@ from ml.days import trailing_days
 from ml.features.read import feature_parts
 from ml.lake import Lake
 from ml.schema import arrow_schema
+from ml.stages import CLEANED_FEATURES
 
-FEATURES = "cleaned_features"
 CHUNK = 65_536
 
 
 def earlier_days(lake: Lake, dataset: str, day: str, window: int) -> list[str]:
     """Days with features among the `window` calendar days before `day`, in order; never `day` itself nor a later one."""
-    there = set(lake.days(FEATURES, dataset))
+    there = set(lake.days(CLEANED_FEATURES, dataset))
     return [other for other in trailing_days(day, window) if other in there]
 
 
@@ -46,7 +46,7 @@ def chunks(lake: Lake, spec: DatasetSpec, day: str, columns: Sequence[str] | Non
             if found.metadata != expected.metadata or any(field not in found for field in wanted):
                 raise ValueError(
                     f"{path}: not the feature table of {spec.name} as it is specified now (fingerprint {spec.fingerprint}); "
-                    f"materialise {spec.name}/{FEATURES} of {day} again"
+                    f"materialise {spec.name}/{CLEANED_FEATURES} of {day} again"
                 )
             for batch in parquet.iter_batches(batch_size=CHUNK, columns=list(columns) if columns is not None else None):
                 yield pa.Table.from_batches([batch])

@@ -7,7 +7,7 @@ from typing import Any
 
 from upath import UPath
 
-from ml.artifacts.bundle import FEATURES, Bundle, vocabulary_states, write_inputs
+from ml.artifacts.bundle import Bundle, vocabulary_states, write_inputs
 from ml.artifacts.predictor import TorchPredictor
 from ml.artifacts.snapshot import DamagedSnapshot, SnapshotMismatch, digest
 from ml.artifacts.weights import bytes_of
@@ -15,14 +15,13 @@ from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
 from ml.datasets.reader import BlockReader
 from ml.datasets.splits import SPLITS
-from ml.datasets.splits import STAGE as DATASETS
 from ml.days import day_before
 from ml.export.quantise import Quantised, quantise
 from ml.lake import Lake
 from ml.recipes.export import LOOK_BACK_DAYS, ExportRecipe
 from ml.recipes.recipe import recipe_of
 from ml.schema import FeatureSchema
-from ml.training.load import stage_of as trained_stage
+from ml.stages import CLEANED_FEATURES, MDS_DATASETS, exported_models, tuned_models
 
 ROWS = 8192
 _NAMED = 3  # tables that a refusal names
@@ -51,11 +50,6 @@ class ExportedDay:
     bytes_after: int
 
 
-def stage_of(model: str) -> str:
-    """Name of the lake's stage that holds the exported days of a model."""
-    return f"exported_models/{model}"
-
-
 def load_export(lake: Lake, spec: DatasetSpec, day: str, model: str | None = None) -> Bundle:
     """Load the exported bundle of a day.
 
@@ -70,7 +64,7 @@ def load_export(lake: Lake, spec: DatasetSpec, day: str, model: str | None = Non
         SnapshotMismatch: It was exported under another specification of the dataset.
         DamagedSnapshot: The files are not those that the manifest describes.
     """
-    stage = stage_of(model or spec.primary)
+    stage = exported_models(model or spec.primary)
     folder, manifest = lake.require(stage, spec.name, day), lake.manifest(stage, spec.name, day)
     if manifest["fingerprint"] != spec.fingerprint:
         raise SnapshotMismatch(
@@ -107,14 +101,14 @@ def export_day(
     """
     model = model or spec.primary
     choice = choice or recipe_of(spec, model).export
-    stage, source = stage_of(model), trained_stage(model)
+    stage, source = exported_models(model), tuned_models(model)
     predictor = TorchPredictor.load(lake.require(source, spec.name, day), FeatureSchema.of(spec))
     bytes_before = bytes_of(predictor.model)
     days, batch = rows_to_score(lake, spec, day)
     if batch is None:
         raise ExportRefused(f"{spec.name}/{stage} of {day}: {days[0]} to {days[-1]} have no rows to measure the loss on")
     vocabularies = vocabulary_states(lake, spec, day)
-    inputs = [(source, day), *((DATASETS, scored) for scored in days), *([(FEATURES, day)] if vocabularies else [])]
+    inputs = [(source, day), *((MDS_DATASETS, scored) for scored in days), *([(CLEANED_FEATURES, day)] if vocabularies else [])]
     lineage = lake.lineage(spec.name, inputs)
     quantised = quantise(predictor.model, choice, batch, predictor.recipe.sampling_correction)
     if quantised.lost > choice.max_auc_loss:
@@ -141,8 +135,8 @@ def rows_to_score(lake: Lake, spec: DatasetSpec, day: str) -> tuple[list[str], B
     reader = _reader(lake, spec, days)
     while reader.rows < ROWS and len(days) < LOOK_BACK_DAYS:
         before = day_before(days[0])
-        there = lake.has(DATASETS, spec.name, before)
-        if not there or lake.manifest(DATASETS, spec.name, before)["fingerprint"] != spec.fingerprint:
+        there = lake.has(MDS_DATASETS, spec.name, before)
+        if not there or lake.manifest(MDS_DATASETS, spec.name, before)["fingerprint"] != spec.fingerprint:
             break
         days.insert(0, before)
         reader = _reader(lake, spec, days)

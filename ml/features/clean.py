@@ -28,11 +28,11 @@ from ml.logs.read import raw_parts
 from ml.logs.source_table import read_table
 from ml.parquet import write_table
 from ml.schema import arrow_schema
+from ml.stages import CLEANED_FEATURES
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-STAGE = "cleaned_features"
 ROWS_PER_TASK = 200_000
 
 
@@ -87,10 +87,10 @@ def clean_day(
     earlier = earlier_days(spec, day)
     for read in [*earlier, day]:
         _check_reading(spec, read, lake)
-    before = [(STAGE, day_before(day))] if _needs_state(spec, day) else []
+    before = [(CLEANED_FEATURES, day_before(day))] if _needs_state(spec, day) else []
     made_from = lake.lineage(spec.name, [*before, *(("raw_logs", d) for d in [*earlier, day])])
     states, names = _previous_states(spec, day, lake), [s.name for s in spec.sparse if s.vocabulary]
-    with lake.write(STAGE, spec.name, day) as staging:
+    with lake.write(CLEANED_FEATURES, spec.name, day) as staging:
         scratch = staging / "scratch"
         sides, quarantined = _side_tables(spec, logs, scratch, limits, spark)
         job = Job(
@@ -150,15 +150,16 @@ def _previous_states(spec: DatasetSpec, day: str, lake: Lake) -> dict[str, State
     if not _needs_state(spec, day):
         return {}
     before = day_before(day)
-    manifest = lake.manifest(STAGE, spec.name, before)
+    manifest = lake.manifest(CLEANED_FEATURES, spec.name, before)
     found = manifest["fingerprint"]
     if found != spec.fingerprint:
         raise StaleFeatures(
-            f"{spec.name}/{STAGE} of {before} was made under another spec (fingerprint {found}, now {spec.fingerprint}), so "
-            f"its vocabularies do not fit; materialise {STAGE} again from {spec.partitions.start} to {before}"
+            f"{spec.name}/{CLEANED_FEATURES} of {before} was made under another spec (fingerprint {found}, now "
+            f"{spec.fingerprint}), so its vocabularies do not fit; materialise {CLEANED_FEATURES} again from "
+            f"{spec.partitions.start} to {before}"
         )
-    folder = lake.partition(STAGE, spec.name, before) / "vocabulary"
-    digest = lake.digest(STAGE, spec.name, before)
+    folder = lake.partition(CLEANED_FEATURES, spec.name, before) / "vocabulary"
+    digest = lake.digest(CLEANED_FEATURES, spec.name, before)
     names = [s.name for s in spec.sparse if s.vocabulary]
     return {n: StateFile(str(folder / f"{n}.parquet"), manifest["vocabularies"][n]["values"], digest) for n in names}
 

@@ -8,14 +8,15 @@ import pyarrow as pa
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
-from ml.features.clean import STAGE, StaleFeatures
+from ml.features.clean import StaleFeatures
 from ml.lake import Lake
 from ml.parquet import read_parquet
+from ml.stages import CLEANED_FEATURES
 
 
 def feature_parts(lake: Lake, dataset: str, day: str) -> list[str]:
     """Parquet files of a day's features, in event-time order. Raises `MissingPartition`."""
-    folder = lake.require(STAGE, dataset, day) / "rows"
+    folder = lake.require(CLEANED_FEATURES, dataset, day) / "rows"
     return sorted(str(path) for path in folder.iterdir() if path.name.endswith(".parquet"))
 
 
@@ -24,10 +25,10 @@ def feature_table(lake: Lake, spec: DatasetSpec, day: str, columns: Sequence[str
 
     Raises `MissingPartition`, and `StaleFeatures` where they were made under another spec.
     """
-    found = lake.manifest(STAGE, spec.name, day)["fingerprint"]
+    found = lake.manifest(CLEANED_FEATURES, spec.name, day)["fingerprint"]
     if found != spec.fingerprint:
         raise StaleFeatures(
-            f"{spec.name}/{STAGE} of {day} was made under another spec (fingerprint {found}, now {spec.fingerprint}); "
-            f"materialise {STAGE} of that day again"
+            f"{spec.name}/{CLEANED_FEATURES} of {day} was made under another spec (fingerprint {found}, now "
+            f"{spec.fingerprint}); materialise {CLEANED_FEATURES} of that day again"
         )
     return pa.concat_tables([read_parquet(UPath(path), columns) for path in feature_parts(lake, spec.name, day)])

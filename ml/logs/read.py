@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from ml.catalog.log_spec import RAW_LOGS
 from ml.lake import Lake
 from ml.parquet import read_parquet
+from ml.stages import RAW_LOGS
 
 
 def raw_parts(lake: Lake, dataset: str, day: str, stage: str = RAW_LOGS) -> list[str]:

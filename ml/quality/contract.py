@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ml.catalog.spec import Band, DatasetSpec, Severity
+from ml.stages import CLEANED_FEATURES, MDS_DATASETS, RAW_LOGS, VALIDATED
 
-STAGES = ("raw_logs", "cleaned_features", "mds_datasets")
 BETWEEN, EQUAL = "ExpectColumnValuesToBeBetween", "ExpectColumnPairValuesToBeEqual"
 
 
@@ -48,9 +48,9 @@ class Expectation:
 
 def contract(spec: DatasetSpec, stage: str) -> list[Expectation]:
     """The expectations of one stage, in the order in which a reader wants them. Raises `ValueError` for another stage."""
-    if stage not in STAGES:
-        raise ValueError(f"no contract for stage {stage!r}; there is one for each of {list(STAGES)}")
-    return {"raw_logs": _raw, "cleaned_features": _features, "mds_datasets": _mds}[stage](spec)
+    if stage not in VALIDATED:
+        raise ValueError(f"no contract for stage {stage!r}; there is one for each of {list(VALIDATED)}")
+    return {RAW_LOGS: _raw, CLEANED_FEATURES: _features, MDS_DATASETS: _mds}[stage](spec)
 
 
 def _raw(spec: DatasetSpec) -> list[Expectation]:

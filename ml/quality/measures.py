@@ -16,6 +16,7 @@ from ml.logs.quarantine import damaged_file
 from ml.quality.drift import population_stability_index
 from ml.quality.profile import Profile
 from ml.schema import ARROW_TYPES, arrow_schema
+from ml.stages import CLEANED_FEATURES, RAW_LOGS
 
 DAY = "day"
 
@@ -117,9 +118,9 @@ def _rows_beyond_manifest(evidence: Evidence) -> Mapping[str, Value]:
 
 def _schema(evidence: Evidence) -> Mapping[str, Value]:
     spec, today = evidence.spec, evidence.today
-    if evidence.stage == "raw_logs":
+    if evidence.stage == RAW_LOGS:
         types = {"event_time": "int64"} | {name: str(ARROW_TYPES[kind]) for name, kind in spec.source.columns.items()}
-    elif evidence.stage == "cleaned_features":
+    elif evidence.stage == CLEANED_FEATURES:
         types = {field.name: str(field.type) for field in arrow_schema(spec)}
         types |= {name: "no such column" for name in today.columns if name not in types}
     else:  # readers and scans refuse blocks of other columns than the fingerprint stands for
@@ -157,7 +158,7 @@ def _counts_of_features(evidence: Evidence) -> Mapping[str, Value]:
 
 def _drift(evidence: Evidence) -> Mapping[str, Value]:
     """Users and items come and go by nature: features of who and of what are no categories, and are left out."""
-    spec, is_raw = evidence.spec, evidence.stage == "raw_logs"
+    spec, is_raw = evidence.spec, evidence.stage == RAW_LOGS
     identities = {s.name for s in spec.sparse if {spec.user, spec.item} & set(s.inputs)} if not is_raw else set()
     vocabularies = {s.name for s in spec.sparse if s.vocabulary} if not is_raw else set()
     found: dict[str, Value] = {}

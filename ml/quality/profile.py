@@ -18,6 +18,7 @@ from upath import UPath
 from ml.catalog.spec import DatasetSpec
 from ml.days import day_bounds
 from ml.lake import Lake
+from ml.stages import profiles
 
 FILE = "profile.json"
 VERSION = 2  # of what a profile holds: a kept one of another version is measured anew
@@ -97,7 +98,7 @@ def profile_day(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> Profile:
     """
     partition = lake.require(stage, spec.name, day)
     manifest = lake.manifest(stage, spec.name, day)
-    digest, kept = _digest(spec, partition, manifest), f"profiles/{stage}"
+    digest, kept = _digest(spec, partition, manifest), profiles(stage)
     with suppress(FileNotFoundError):  # there is none, or another process is replacing it
         if lake.manifest(kept, spec.name, day).get("digest") == digest:
             return Profile.from_json((lake.partition(kept, spec.name, day) / FILE).read_text())

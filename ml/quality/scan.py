@@ -24,6 +24,7 @@ from ml.features.hashing import combine, hash_values
 from ml.quality.content import content_of
 from ml.quality.profile import ColumnProfile, Histogram, Profile
 from ml.schema import EVENT_TIME, FIRST_ID, LABEL, MISSING_ID, OOV_ID, SAMPLE_RATE, FeatureSchema
+from ml.stages import MDS_DATASETS, RAW_LOGS
 
 BUCKETS = 256
 Ids = npt.NDArray[np.int64]
@@ -33,7 +34,7 @@ def scan_partition(
     spec: DatasetSpec, stage: str, partition: UPath, manifest: Mapping[str, Any], bounds: tuple[int, int]
 ) -> Profile:
     """Figures of one partition; bounds: first microsecond of the day and of the next. Raises `ValueError` naming a bad file."""
-    if stage == "mds_datasets":
+    if stage == MDS_DATASETS:
         from ml.quality.scan_mds import scan_mds
 
         return scan_mds(spec, partition, manifest, bounds)
@@ -105,7 +106,7 @@ class _Tally:
     """Sums over the row groups of a day, in time order."""
 
     def __init__(self, spec: DatasetSpec, stage: str, bounds: tuple[int, int]) -> None:
-        self.spec, self.bounds, self.is_raw = spec, bounds, stage == "raw_logs"
+        self.spec, self.bounds, self.is_raw = spec, bounds, stage == RAW_LOGS
         self.columns: dict[str, ColumnProfile] = {}
         self.histograms: dict[str, Histogram] = {}
         self.rows = self.positives = self.bad_labels = self.outside = self.disordered = 0

@@ -19,6 +19,7 @@ from ml.lake import Lake
 from ml.quality.contract import EQUAL, Expectation, contract
 from ml.quality.measures import Evidence, Pair, Value, measure
 from ml.quality.profile import profile_day
+from ml.stages import CLEANED_FEATURES, MDS_DATASETS
 
 NAMED = 5  # subjects that a verdict shows, the worst first
 
@@ -96,7 +97,7 @@ def gather(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> Evidence:
     recent = {
         d: profile_day(spec, stage, d, lake) for d in before if lake.manifest(stage, spec.name, d).get("fingerprint") == own
     }
-    features = profile_day(spec, "cleaned_features", day, lake) if stage == "mds_datasets" else None
+    features = profile_day(spec, CLEANED_FEATURES, day, lake) if stage == MDS_DATASETS else None
     return Evidence(spec, stage, today, recent, features)
 
 

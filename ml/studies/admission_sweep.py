@@ -23,6 +23,7 @@ from ml.features.clean import clean_day
 from ml.lake import Lake
 from ml.logs.ingest import ingest_day
 from ml.recipes.recipe import recipe_of
+from ml.stages import MDS_DATASETS
 from ml.training.replay import replay
 
 THRESHOLDS = (1, 10, 20, 50, 100)  # a click gives five examples: its own and four negatives
@@ -63,7 +64,7 @@ def with_ids(spec: DatasetSpec) -> DatasetSpec:
 def prepare(spec: DatasetSpec, days: Sequence[str], lake: Lake, landing: str, runner: Runner) -> None:
     """Write the training data of the days that the lake does not have yet; `spec` is what `with_ids` returns."""
     for day in days:
-        if not lake.has("mds_datasets", spec.name, day):
+        if not lake.has(MDS_DATASETS, spec.name, day):
             ingest_day(spec.log, day, landing, lake, runner)
             clean_day(spec, day, lake, landing, runner, None)
             write_day(spec, day, lake, runner)

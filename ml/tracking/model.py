@@ -23,11 +23,10 @@ from upath import UPath
 from ml.artifacts.bundle import vocabulary_states, write_inputs
 from ml.artifacts.raw_columns import FLOAT_LIMIT, raw_columns
 from ml.artifacts.snapshot import copy_weights
-from ml.catalog.log_spec import RAW_LOGS
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.logs.read import raw_parts
-from ml.training.load import stage_of
+from ml.stages import RAW_LOGS, tuned_models
 
 EXAMPLE_ROWS = 5
 _BUNDLE = "bundle"  # name of the artifact, known to pyfunc_entry.py
@@ -66,7 +65,7 @@ def log_model(
         bundle = Path(scratch) / _BUNDLE
         bundle.mkdir()
         inputs = write_inputs(bundle, spec, vocabulary_states(lake, spec, day))
-        copy_weights(lake.require(stage_of(model), spec.name, day), bundle, inputs)
+        copy_weights(lake.require(tuned_models(model), spec.name, day), bundle, inputs)
         mlflow.pyfunc.save_model(
             path=f"{scratch}/saved",
             mlflow_model=Model(logged.artifact_location, run_id, model_id=logged.model_id),

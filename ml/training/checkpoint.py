@@ -27,6 +27,7 @@ from ml.distributed.process_group import Ranks
 from ml.lake import Lake
 from ml.recipes.recipe import CheckpointRecipe, Recipe
 from ml.schema import FeatureSchema
+from ml.stages import checkpoints
 from ml.training.state import TrainState
 from ml.training.state_dict import load_snapshot, restore, shard_of_state, state_from_metadata
 
@@ -57,7 +58,7 @@ class Checkpoints:
 
     @property
     def stage(self) -> str:
-        return f"checkpoints/{self.model}"
+        return checkpoints(self.model)
 
     def found(self) -> list[tuple[int, dict[str, Any]]]:
         """Those of this day and identity, the newest first: which of the few it is, and its manifest."""

@@ -19,9 +19,9 @@ from ml.distributed.process_group import Ranks
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe, recipe_of
 from ml.schema import FeatureSchema
+from ml.stages import MDS_DATASETS, tuned_models
 from ml.training.checkpoint import Checkpoints
 from ml.training.early_stop import EarlyStopping
-from ml.training.load import stage_of
 from ml.training.passes import train_pass
 from ml.training.progress import progress_of
 from ml.training.report import Step, TrainedDay
@@ -85,7 +85,7 @@ def train_day(
     """
     options = options or DayOptions()
     model = model or spec.primary
-    recipe, stage = options.recipe or recipe_of(spec, model), stage_of(model)
+    recipe, stage = options.recipe or recipe_of(spec, model), tuned_models(model)
     schema = FeatureSchema.of(spec)
     parent = spec.previous_day(day)
     in_time_order = partial(BlockReader, lake, spec, [day], order="time", cache=options.cache, cache_limit=options.cache_limit)
@@ -98,7 +98,7 @@ def train_day(
     }
     if ranks is not None and recipe.embeddings == "independent":
         identity["processes"] = ranks.size  # each continues with tables of its own
-    lineage = lake.lineage(spec.name, [("mds_datasets", day), *([(stage, parent)] if parent else [])])
+    lineage = lake.lineage(spec.name, [(MDS_DATASETS, day), *([(stage, parent)] if parent else [])])
     checkpoints = Checkpoints(lake, spec.name, model, day, identity, recipe.checkpoints, ranks)
     state = checkpoints.resume(recipe, schema, reader) or _begin(lake, spec, model, parent, recipe, schema, ranks)
     resumed_at = state.running.rows if state.running else 0
@@ -163,7 +163,7 @@ def _begin(
     if parent is None:
         state = new_state(recipe, schema, ranks)
     else:
-        state = load_snapshot(lake.require(stage_of(model), spec.name, parent), recipe=recipe, schema=schema, ranks=ranks)
+        state = load_snapshot(lake.require(tuned_models(model), spec.name, parent), recipe=recipe, schema=schema, ranks=ranks)
     state.begin_pass()
     return state
 

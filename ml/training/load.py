@@ -8,11 +8,7 @@ from ml.artifacts.predictor import TorchPredictor
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.schema import FeatureSchema
-
-
-def stage_of(model: str) -> str:
-    """Name of the lake's stage that holds the trained days of a model."""
-    return f"tuned_models/{model}"
+from ml.stages import tuned_models
 
 
 def load_model(lake: Lake, spec: DatasetSpec, day: str, model: str | None = None) -> nn.Module:
@@ -32,5 +28,5 @@ def load_model(lake: Lake, spec: DatasetSpec, day: str, model: str | None = None
         SnapshotMismatch: the model was trained on features of another specification.
         DamagedSnapshot: a file is missing, or is not the one that was written.
     """
-    folder = lake.require(stage_of(model or spec.primary), spec.name, day)
+    folder = lake.require(tuned_models(model or spec.primary), spec.name, day)
     return TorchPredictor.load(folder, FeatureSchema.of(spec)).model

@@ -23,7 +23,7 @@ Check = Callable[..., dg.AssetCheckEvaluation]
 
 def write_report(lake: Lake, day: str, before: str, **aucs: float) -> None:
     models = {name: {"auc": auc, "log_loss": 0.5, "facts": {"snapshot_day": before}} for name, auc in aucs.items()}
-    with lake.write("reports", "criteo", day) as staging:
+    with lake.write("evaluation_reports", "criteo", day) as staging:
         (staging / "metrics.json").write_text(json.dumps({"day": day, "models": models}))
         lake.write_manifest(staging, {})
 

@@ -40,7 +40,7 @@ def test_checks_can_be_run_by_themselves_and_look_at_the_newest_day(
 ):
     spec = catalog["criteo"]
     for day, calibration in (("2014-01-02", 1.0), ("2014-01-03", 3.0)):
-        with lake.write("reports", spec.name, day) as staging:
+        with lake.write("evaluation_reports", spec.name, day) as staging:
             (staging / "metrics.json").write_text(json.dumps(figures(0.75, {"constant_prior": True}, calibration)))
             lake.write_manifest(staging, {})
     checks = build_report_checks(spec)

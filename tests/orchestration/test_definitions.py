@@ -6,7 +6,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from assets import policy
 from ml.catalog.spec import DatasetSpec
+from ml.stages import stages_of
 from orchestration.definitions import defs
 from orchestration.deployments import resources
 
@@ -47,6 +49,12 @@ def test_every_asset_has_owner_group_kinds_description_and_single_run_backfills(
             continue
         assert node.backfill_policy == dg.BackfillPolicy.single_run(), key
         assert node.partitions_def is not None, key
+
+
+def test_assets_are_the_stages_of_the_lake(loaded: dg.Definitions, catalog: dict[str, DatasetSpec]):
+    keys = loaded.get_repository_def().asset_graph.materializable_asset_keys
+    stages = {policy.key(spec, stage) for spec in catalog.values() for stage in stages_of(spec)}
+    assert stages == {found for found in keys if found.path[0] != "studies"}
 
 
 def test_a_report_sees_only_models_of_earlier_days(loaded: dg.Definitions, catalog: dict[str, DatasetSpec]):

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from assets.progress import stages_of
 from ml.catalog.load import CATALOG, load_catalog
 from ml.lake import MANIFEST, Lake
+from ml.stages import stages_of
 from tests.helpers.trials import TRIALS
 
 ROOT = Path(__file__).parents[2]

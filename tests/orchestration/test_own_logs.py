@@ -87,7 +87,7 @@ def test_the_worked_example_runs_from_raw_lines_to_reports(shop: DatasetSpec, tm
     manifests = [lake.manifest("raw_logs", "shop", day) for day in shop.days()]
     assert sum(m["rows"] for m in manifests) == written
     assert [m["quarantined"] for m in manifests] == [1, 1, 1]
-    figures = json.loads((lake.require("reports", "shop", shop.days()[-1]) / "metrics.json").read_text())
+    figures = json.loads((lake.require("evaluation_reports", "shop", shop.days()[-1]) / "metrics.json").read_text())
     assert figures["data"]["rows"] == manifests[-1]["rows"]
     assert 0 < figures["model"]["auc"] < 1
 

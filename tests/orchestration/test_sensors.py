@@ -5,13 +5,13 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.progress import stages_of
 from assets.resources import LakeResource, LandingResource
 from ml.catalog.spec import DatasetSpec, Simulation
 from ml.compute.runner import LocalRunner
 from ml.lake import Lake
 from ml.logs.ingest import ingest_day
 from ml.logs.synthetic.simulate import write_day
+from ml.stages import stages_of
 from orchestration.definitions import build_defs
 from orchestration.jobs import job_name
 

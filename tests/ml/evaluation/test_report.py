@@ -52,7 +52,7 @@ def strict(text: str) -> Any:
 def test_figures_hold_every_documented_key_in_strict_json(lake: Lake) -> None:
     spec = spec_of()
     done = evaluate(lake, spec, shop_day(spec, DAYS[3], 2_000))
-    folder = lake.require("reports", "shop", DAYS[3])
+    folder = lake.require("evaluation_reports", "shop", DAYS[3])
     figures = strict((folder / "metrics.json").read_text())
     assert figures == done.figures
     documented = re.findall(r"^    (\w+(?:, \w+)*) {2,}\w", ml.evaluation.evaluate.__doc__ or "", re.MULTILINE)
@@ -188,7 +188,7 @@ def test_predictions_that_are_none_are_refused_and_nothing_is_written(wrong: np.
     spec = spec_of()
     with pytest.raises(ValueError, match="shop 2026-01-04: model dlrm gave"):
         evaluate(lake, spec, shop_day(spec, DAYS[3], 500), lambda table: wrong)
-    assert not lake.has("reports", "shop", DAYS[3])
+    assert not lake.has("evaluation_reports", "shop", DAYS[3])
 
 
 def test_a_day_without_features_is_missed_loudly(lake: Lake) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner, SparkRunner
-from ml.features.clean import STAGE, Limits, StaleFeatures, clean_day
+from ml.features.clean import Limits, StaleFeatures, clean_day
 from ml.features.hashing import hash_values
 from ml.features.read import feature_parts, feature_table
 from ml.features.side_join import RepeatedKey
@@ -27,6 +27,7 @@ from ml.features.transforms import compile_transforms
 from ml.features.vocabulary import Vocabulary
 from ml.lake import MANIFEST, Lake, MissingPartition
 from ml.schema import FIRST_ID, MISSING_ID, OOV_ID, arrow_schema
+from ml.stages import CLEANED_FEATURES
 from tests.helpers.shop_features import digests, shop, shop_day
 from tests.ml.features.point_in_time.test_negatives import random_log
 
@@ -89,13 +90,13 @@ def test_a_day_is_its_rows_transformed_in_order(lake: Lake, tmp_path: Path, writ
     assert feature_table(lake, spec, DAYS[0], ["item_id"]).equals(got.select(["item_id"]))
     clicks = int(np.sum(day["click"].to_numpy()))
     assert (done.rows, done.positives, done.negatives) == (1000, clicks, 1000 - clicks)
-    manifest = lake.manifest(STAGE, "shop", DAYS[0])
+    manifest = lake.manifest(CLEANED_FEATURES, "shop", DAYS[0])
     assert manifest["rows"] == 1000
     assert manifest["label_rate"] == clicks / 1000
     assert manifest["fingerprint"] == spec.fingerprint
     assert manifest["mean_sample_rate"] == 1.0
     assert manifest["parts"] == len(feature_parts(lake, "shop", DAYS[0])) == done.parts
-    assert set(digests(lake.partition(STAGE, "shop", DAYS[0]))) == {
+    assert set(digests(lake.partition(CLEANED_FEATURES, "shop", DAYS[0]))) == {
         "manifest.json",
         *(f"rows/part-{n:05d}.parquet" for n in range(done.parts)),
         *(f"vocabulary/{name}.parquet" for name in empty),
@@ -135,10 +136,10 @@ def test_later_days_leave_earlier_ones_alone(lake: Lake, tmp_path: Path, write_r
     for n, day in enumerate(DAYS):
         write_raw(lake, "shop", day, shop_day(spec, n, 300))
         clean_day(spec, day, lake, str(tmp_path), LocalRunner())
-    before = digests(lake.partition(STAGE, "shop", DAYS[1]))
+    before = digests(lake.partition(CLEANED_FEATURES, "shop", DAYS[1]))
     write_raw(lake, "shop", DAYS[2], shop_day(spec, 2, 600, seed=9))
     clean_day(spec, DAYS[1], lake, str(tmp_path), LocalRunner())
-    assert digests(lake.partition(STAGE, "shop", DAYS[1])) == before
+    assert digests(lake.partition(CLEANED_FEATURES, "shop", DAYS[1])) == before
 
 
 def test_a_missing_day_and_another_spec_are_refused(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
@@ -153,7 +154,7 @@ def test_a_missing_day_and_another_spec_are_refused(lake: Lake, tmp_path: Path, 
         clean_day(other, DAYS[1], lake, str(tmp_path), LocalRunner())
     with pytest.raises(StaleFeatures, match="of 2020-01-01 was made under another spec"):
         feature_table(lake, other, DAYS[0])
-    assert lake.days(STAGE, "shop") == [DAYS[0]]
+    assert lake.days(CLEANED_FEATURES, "shop") == [DAYS[0]]
     with pytest.raises(MissingPartition, match="shop/raw_logs of 2020-01-09"):
         clean_day(spec, "2020-01-09", lake, str(tmp_path), LocalRunner())
 
@@ -169,14 +170,14 @@ def test_negatives_come_from_the_window_that_begins_the_day_before(lake: Lake, t
     assert (second.positives, second.negatives) == (700, 2100)
     got = feature_table(lake, spec, DAYS[1])
     assert got["event_time"].to_pylist() == sorted(got["event_time"].to_pylist())
-    assert lake.manifest(STAGE, "shop", DAYS[1])["lineage"].keys() == {
+    assert lake.manifest(CLEANED_FEATURES, "shop", DAYS[1])["lineage"].keys() == {
         *(f"raw_logs/{day}" for day in DAYS[:2]),
         f"cleaned_features/{DAYS[0]}",
     }
     # Only what was logged is counted: sampling items must not make them common.
     assert second.vocabularies["item_word"].values <= 30
     table = pa.concat_tables(raws)
-    state = Vocabulary.read(lake.partition(STAGE, "shop", DAYS[1]) / "vocabulary" / "item_word.parquet")
+    state = Vocabulary.read(lake.partition(CLEANED_FEATURES, "shop", DAYS[1]) / "vocabulary" / "item_word.parquet")
     logged = Counter(item for item in table["item"].to_pylist() if item is not None)
     assert len(state) == sum(count >= 2 for count in logged.values())
 
@@ -198,7 +199,7 @@ def test_a_repeated_key_of_a_side_table_stops_the_day(lake: Lake, tmp_path: Path
     write_raw(lake, "shop", DAYS[0], shop_day(JOINED, 0, 50))
     with pytest.raises(RepeatedKey, match=r"items\.csv: id 3 has 2 rows"):
         clean_day(JOINED, DAYS[0], lake, str(tmp_path), LocalRunner())
-    assert not lake.has(STAGE, "shop", DAYS[0])
+    assert not lake.has(CLEANED_FEATURES, "shop", DAYS[0])
 
 
 @pytest.mark.slow
@@ -218,7 +219,7 @@ def test_every_runner_and_strategy_writes_the_same_bytes(spark, lake, tmp_path, 
     results = []
     for run in runs:
         done = [run(day) for day in DAYS[:2]]
-        files = [digests(lake.partition(STAGE, "shop", day)) for day in DAYS[:2]]
+        files = [digests(lake.partition(CLEANED_FEATURES, "shop", day)) for day in DAYS[:2]]
         for of_day in files:
             del of_day["manifest.json"]  # says which join was taken
         results.append((files, [(d.rows, d.positives, d.without_candidate, d.vocabularies) for d in done]))
@@ -233,7 +234,7 @@ def test_a_killed_day_is_never_seen_and_is_written_again(lake: Lake, tmp_path: P
     spec = shop()
     write_raw(lake, "shop", DAYS[0], shop_day(spec, 0, 60_000), parts=3, row_group=400)
     clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner(), limits=SMALL)
-    partition = lake.partition(STAGE, "shop", DAYS[0])
+    partition = lake.partition(CLEANED_FEATURES, "shop", DAYS[0])
     expected = digests(partition)
     shutil.rmtree(partition.path)
     script = f"""
@@ -244,7 +245,7 @@ from ml.compute.runner import LocalRunner
 clean_day(shop(), {DAYS[0]!r}, Lake.at({str(lake.root)!r}), {str(tmp_path)!r}, LocalRunner(), limits=Limits(rows_per_task=300))
 """
     process = subprocess.Popen([sys.executable, "-c", script])
-    staging = Path(lake.root.path) / STAGE / "shop" / ".staging" / DAYS[0] / "rows"
+    staging = Path(lake.root.path) / CLEANED_FEATURES / "shop" / ".staging" / DAYS[0] / "rows"
     while not staging.exists() or len(list(staging.iterdir())) < written:
         assert process.poll() is None, "killed in the middle of its work, not after"
         time.sleep(0.001)
@@ -253,7 +254,7 @@ clean_day(shop(), {DAYS[0]!r}, Lake.at({str(lake.root)!r}), {str(tmp_path)!r}, L
     assert not partition.exists()
     clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner(), limits=SMALL)
     assert digests(partition) == expected
-    assert not list((Path(lake.root.path) / STAGE / "shop" / ".staging").iterdir())
+    assert not list((Path(lake.root.path) / CLEANED_FEATURES / "shop" / ".staging").iterdir())
 
 
 def test_negatives_need_the_days_that_they_look_back_on(lake: Lake, tmp_path: Path, write_raw: Any) -> None:

@@ -15,8 +15,9 @@ import pytest
 
 from ml.days import day_bounds
 from ml.lake import MANIFEST, Lake, MissingPartition
-from ml.quality.contract import BETWEEN, STAGES, Expectation, contract
+from ml.quality.contract import BETWEEN, Expectation, contract
 from ml.quality.validate import Validation, decide, validate
+from ml.stages import VALIDATED
 from tests.helpers.quality_days import DAYS, ROWS, make_spec, write_days, write_features, write_mds, write_raw
 
 SPEC = make_spec()
@@ -100,7 +101,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return lake
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", VALIDATED)
 def test_an_unspoilt_day_passes(lake: Lake, stage: str) -> None:
     write_days(lake, SPEC, [DAY], write_raw, write_features, write_mds)
     done = validate(SPEC, stage, DAY, lake)
@@ -159,11 +160,11 @@ def test_mds_manifest_that_counts_other_rows(lake: Lake) -> None:
 def test_every_expectation_has_a_day_that_breaks_it() -> None:
     broken = {"raw_logs": set(RAW), "cleaned_features": set(FEATURES)}
     broken["mds_datasets"] = {*MDS, "values_equal", "rows_equal", "schema", "complete"}
-    assert broken == {stage: {e.name for e in contract(SPEC, stage)} for stage in STAGES}
+    assert broken == {stage: {e.name for e in contract(SPEC, stage)} for stage in VALIDATED}
 
 
 def test_first_day_has_nothing_to_compare_with(lake: Lake) -> None:
-    for stage in STAGES:
+    for stage in VALIDATED:
         compared = [v for v in validate(SPEC, stage, DAYS[0], lake).verdicts if v.name in ("volume", "drift")]
         assert all(v.passed and v.observed == {"all": "nothing to compare with"} and not v.compared_with for v in compared)
 

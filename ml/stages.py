@@ -1,0 +1,51 @@
+"""Names of the lake's stages, and the order in which a day passes through them.
+
+A stage is a folder of the lake (`<root>/<stage>/<dataset>/<day>`), and its name is the key of the asset that writes it, below
+the dataset's name: `criteo/tuned_models/dlrm` writes `tuned_models/dlrm/criteo/<day>`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ml.catalog.spec import DatasetSpec
+
+RAW_LOGS = "raw_logs"
+CLEANED_FEATURES = "cleaned_features"
+MDS_DATASETS = "mds_datasets"
+EVALUATION_REPORTS = "evaluation_reports"
+STUDIES = "studies"
+
+VALIDATED = (RAW_LOGS, CLEANED_FEATURES, MDS_DATASETS)
+"""Stages of rows. Each has a contract, which `ml.quality` checks its days against."""
+
+
+def tuned_models(model: str) -> str:
+    """Returns the stage of a model's trained days."""
+    return f"tuned_models/{model}"
+
+
+def exported_models(model: str) -> str:
+    """Returns the stage of a model's days that are exported for inference."""
+    return f"exported_models/{model}"
+
+
+def checkpoints(model: str) -> str:
+    """Returns the folder of the lake for checkpoints of a model's days that are being trained."""
+    return f"checkpoints/{model}"
+
+
+def profiles(stage: str) -> str:
+    """Returns the folder of the lake for the profiles of a stage's days."""
+    return f"profiles/{stage}"
+
+
+def stages_of(spec: DatasetSpec) -> list[str]:
+    """Returns the stages that hold the days of a dataset's assets, in the order in which they are made."""
+    return [
+        *VALIDATED,
+        *(tuned_models(model) for model in spec.models),
+        *(exported_models(model) for model in spec.models),
+        EVALUATION_REPORTS,
+    ]
