@@ -1,53 +1,111 @@
-"""`make bench`: runs every benchmark, prints one table, and writes bench.json under the Evergreen home.
+"""`make bench`: run every benchmark, or those that are named, print one table and write bench.json under the Evergreen home.
 
-Only ratios count: both sides are measured in the same run, on whatever else the machine is doing.
+Only ratios count: both sides are measured in the same run, beside whatever else the machine is doing.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import pkgutil
 import sys
+import time
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import click
 from rich.console import Console
 from rich.table import Table
 
 import benchmarks
+from benchmarks.real_logs import NoRealLogs
 from benchmarks.result import Result
+
+APART = ("result", "real_logs")
 
 
 def names() -> list[str]:
+    """Modules that have a `run() -> list[Result]`."""
     found = (module.name for module in pkgutil.iter_modules(benchmarks.__path__))
-    return [name for name in found if name != "result" and not name.startswith("_")]
+    return [name for name in found if name not in APART and not name.startswith("_")]
 
 
 def short(figure: float | None) -> str:
     return "" if figure is None else f"{figure:,.0f}" if abs(figure) >= 100 else f"{figure:.3g}"
 
 
-def main(chosen: list[str]) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 200)  # a file is as wide as the table
-    found: list[Result] = []
-    for name in chosen or names():
-        console.print(f"[dim]{name} ...[/dim]")
-        found += importlib.import_module(f"benchmarks.{name}").run()
+def table_of(results: Iterable[Result]) -> Table:
+    """One row per result."""
     table = Table(title="Ratios measured in this run")
     for column in ("what", "unit", "ours", "baseline", "of", "ratio", "floor", "note"):
         table.add_column(column, justify="right" if column in ("ours", "baseline", "ratio", "floor") else "left")
-    for r in found:
+    for r in results:
         figures = (short(r.ours), short(r.baseline), r.baseline_name, f"{r.ratio:.2f}", short(r.floor), r.note)
         table.add_row(r.name, r.unit, *figures)
-    console.print(table)
+    return table
+
+
+def measure(chosen: Sequence[str], console: Console) -> tuple[list[Result], list[str]]:
+    """Run benchmarks one after the other.
+
+    Returns:
+        Their results, and the names of those that failed.
+    """
+    found: list[Result] = []
+    failed = []
+    for number, name in enumerate(chosen, 1):
+        console.print(f"[{number}/{len(chosen)}] {name} ...", markup=False, highlight=False)
+        began = time.perf_counter()
+        try:
+            results = importlib.import_module(f"benchmarks.{name}").run()
+        except NoRealLogs as error:
+            console.print(f"    left out: {error}", markup=False, highlight=False)
+            continue
+        except Exception as error:  # the others are measured all the same
+            failed.append(name)
+            console.print(f"    failed: {type(error).__name__}: {error}", markup=False, highlight=False)
+            continue
+        found += results
+        ratios = ", ".join(f"{result.ratio:.2f}" for result in results)
+        console.print(f"    {time.perf_counter() - began:.0f} s; ratios {ratios}", markup=False, highlight=False)
+    return found, failed
+
+
+def quieten() -> None:
+    """Silence warnings and logs of libraries: they say nothing about what is measured."""
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of processes that benchmarks start
+    logging.basicConfig(level=logging.ERROR)
+    for name in ("torch.fx._symbolic_trace", "torchrec", "mlflow", "py4j", "alembic", "dagster"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@click.command()
+@click.argument("chosen", nargs=-1, metavar="[NAME]...")
+@click.option("--list", "listed", is_flag=True, help="Print the names of the benchmarks.")
+def main(chosen: Sequence[str], listed: bool) -> None:
+    """Measure every speed claim, or those of the benchmarks NAME, as ratios."""
+    if listed:
+        click.echo("\n".join(names()))
+        return
+    if unknown := sorted(set(chosen) - set(names())):
+        raise click.BadParameter(f"no benchmark {', '.join(unknown)}; there are {', '.join(names())}")
+    quieten()
+    console = Console(width=None if sys.stdout.isatty() else 200)  # a file is as wide as the table
+    found, failed = measure(chosen or names(), console)
+    console.print(table_of(found))
     home = Path(os.environ.get("EVERGREEN_HOME") or ".evergreen")
     home.mkdir(parents=True, exist_ok=True)
-    rows = [{**asdict(r), "ratio": r.ratio} for r in found]
+    rows = [{**asdict(result), "ratio": result.ratio} for result in found]
     (home / "bench.json").write_text(json.dumps(rows, indent=1))
     console.print(f"Written to {home / 'bench.json'}")
+    if failed:
+        raise click.ClickException(f"failed: {', '.join(failed)}; run `make bench ONLY={failed[0]}` to see one alone")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+from benchmarks.real_logs import criteo_folder
 from ml.catalog.load import load_catalog
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
@@ -20,14 +19,13 @@ ALL = ("train", "validation", "test")
 
 
 @contextmanager
-def criteo_days() -> Iterator[tuple[DatasetSpec, Lake] | None]:
-    """The dataset and a lake with its seven days; None, and a word on why, where the logs are not in the landing folder."""
-    home = Path(os.environ.get("EVERGREEN_HOME") or ".evergreen")
-    logs = Path(os.environ.get("EVERGREEN_LANDING") or home / "landing") / "criteo"
-    if not logs.exists():
-        print(f"{logs} is not there; make demo DATASET=criteo LOGS=<folder> puts it there")
-        yield None
-        return
+def criteo_days() -> Iterator[tuple[DatasetSpec, Lake]]:
+    """The dataset, and a lake with its seven days that is removed afterwards.
+
+    Raises:
+        NoRealLogs: Criteo's log is not on this machine.
+    """
+    logs = criteo_folder()
     spec = load_catalog()["criteo"]
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake.at(folder)

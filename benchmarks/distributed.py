@@ -36,10 +36,7 @@ _EXCHANGES = ("all_to_all_single", "all_gather_single", "all_reduce")
 
 
 def run() -> list[Result]:
-    with criteo_days() as data:
-        if data is None:
-            return []
-        spec, lake = data
+    with criteo_days() as (spec, lake):
         results = []
         for name, model in (("the catalog's DLRM", {}), ("MLPs 512-256", LARGE)):
             recipe = load_recipe("dlrm", {"model": model, "batch_size": BATCH, "precision": "bfloat16"})

@@ -7,7 +7,6 @@ it takes two for a vocabulary to be used. The baselines neither check a line nor
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import pyarrow.csv as pcsv
 from upath import UPath
 
 from benchmarks._criteo_baselines import dlrm_reference, polars_features, spark_features
+from benchmarks.real_logs import NoRealLogs, criteo_folder
 from benchmarks.result import Result
 from ml.catalog.load import load_catalog
 from ml.catalog.spec import DatasetSpec
@@ -144,8 +144,10 @@ def _read_only(path: Path) -> None:
 def _write_log(folder: Path, rows: int) -> str:
     """Write a TSV of so many rows; gives what it was made of. Each further copy of the sample has other rare categories."""
     folder.mkdir(parents=True, exist_ok=True)
-    real = Path(os.environ.get("EVERGREEN_REAL_LOGS", "")) / "criteo" / "train.txt.gz"
-    sample, source = (_real(real), "real sample repeated") if real.is_file() else (_stand_in(), "stand-in: no real logs found")
+    try:
+        sample, source = _real(criteo_folder() / "train.txt.gz"), "real sample repeated"
+    except NoRealLogs:
+        sample, source = _stand_in(), "stand-in: no real logs found"
     rng = np.random.default_rng(0)
     with (folder / LOG).open("wb") as file:
         options = pcsv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")

@@ -37,10 +37,7 @@ ROUNDS = 7
 
 def run() -> list[Result]:
     results: list[Result] = []
-    with criteo_days() as found, threads(1):
-        if found is None:
-            return results
-        spec, lake = found
+    with criteo_days() as (spec, lake), threads(1):
         last = spec.days()[-1]
         (whole,), many, few = (list(_reader(spec, lake, last, size)) for size in (1 << 20, ROWS, FEW))
         few = few[: len(few) // 4]
