@@ -1,4 +1,7 @@
-"""From a recipe and the names of the features to a model. One entry per kind of model; no model reads a recipe itself."""
+"""Build a model from a recipe and the names of its features.
+
+Each kind of model has one function here; models themselves do not read recipes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from ml.models.dcn import DCNv2
 from ml.models.deepfm import DeepFM
 from ml.models.dlrm import DLRM
 from ml.models.tables import build_bags, build_wide
-from ml.models.two_tower import TwoTower
+from ml.models.two_tower import TowerFeatures, TwoTower
 from ml.models.wide_deep import WideDeep
 from ml.recipes.models import DcnRecipe, DeepFMRecipe, DlrmRecipe, TwoTowerRecipe, WideDeepRecipe
 from ml.recipes.recipe import Recipe
@@ -53,21 +56,19 @@ def _dcn(recipe: Recipe, chosen: DcnRecipe, schema: FeatureSchema) -> nn.Module:
 
 
 def _two_tower(recipe: Recipe, chosen: TwoTowerRecipe, schema: FeatureSchema) -> nn.Module:
-    """Raises `ValueError` for a feature that is not there, or has many ids an example where it may not."""
+    """Raises `ValueError` for a feature that does not exist, or that has several ids per row where one is required."""
     known = {*schema.dense, *schema.sparse}
-    if strange := {*chosen.user, *chosen.item} - known:
-        raise ValueError(f"recipe: model.user, model.item: {sorted(strange)} not among the features {sorted(known)}")
+    if unknown := {*chosen.user, *chosen.item} - known:
+        raise ValueError(f"recipe: model.user, model.item: {sorted(unknown)} not among the features {sorted(known)}")
     if many := set(chosen.item) & set(schema.multi):
-        raise ValueError(f"recipe: model.item: {sorted(many)} have any number of ids an example; an item's have one")
+        raise ValueError(f"recipe: model.item: {sorted(many)} have any number of ids per row; features of an item have one")
     if chosen.item_id not in schema.single:
-        raise ValueError(f"recipe: model.item_id: {chosen.item_id!r} is no sparse feature")
+        raise ValueError(f"recipe: model.item_id: {chosen.item_id!r} is not a single-valued sparse feature")
     used = [name for name in schema.sparse if name in (*chosen.user, *chosen.item)]
     return TwoTower(
         build_bags(recipe, schema, used),
         schema.dense,
-        chosen.user,
-        chosen.item,
-        chosen.item_id,
+        TowerFeatures(chosen.user, chosen.item, chosen.item_id),
         chosen.hidden,
         chosen.out,
         chosen.temperature,
@@ -85,21 +86,35 @@ MODELS: dict[type, Callable[..., nn.Module]] = {
 
 
 def build_model(recipe: Recipe, schema: FeatureSchema) -> nn.Module:
-    """A freshly initialised model, `forward(dense [B, I], sparse KJT) -> logits [B]`; the same for the same arguments.
+    """Build an untrained model.
 
-    Raises `ValueError` where the recipe speaks of features that are not there.
+    Args:
+        recipe: chooses the model, its sizes and its tables. Its seed fixes the initial weights.
+        schema: the features of a batch; `recipe.exclude_features` are left out.
+
+    Returns:
+        A model with `forward(dense [B, I], sparse KJT) -> logits [B]`: the same bits for the same arguments.
+
+    Raises:
+        ValueError: the recipe names features that the schema does not have.
+
+    Example:
+        >>> from ml.recipes.recipe import load_recipe
+        >>> schema = FeatureSchema(dense=("age",), single=("user", "item"), multi=(), fingerprint="f")
+        >>> type(build_model(load_recipe("deepfm"), schema)).__name__
+        'DeepFM'
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return MODELS[type(recipe.model)](recipe, recipe.model, _seen(recipe, schema))
+        return MODELS[type(recipe.model)](recipe, recipe.model, _visible(recipe, schema))
 
 
-def _seen(recipe: Recipe, schema: FeatureSchema) -> FeatureSchema:
-    """What the model looks at of a batch's features."""
+def _visible(recipe: Recipe, schema: FeatureSchema) -> FeatureSchema:
+    """The features that the model reads: those of the schema without the excluded ones."""
     for key, named in (("exclude_features", recipe.exclude_features), ("tables.features", recipe.tables.features)):
-        if strange := set(named) - set(schema.sparse):
-            raise ValueError(f"recipe: {key}: {sorted(strange)} not among the sparse features {list(schema.sparse)}")
+        if unknown := set(named) - set(schema.sparse):
+            raise ValueError(f"recipe: {key}: {sorted(unknown)} not among the sparse features {list(schema.sparse)}")
     single, multi = (tuple(n for n in names if n not in recipe.exclude_features) for names in (schema.single, schema.multi))
     if not single and not multi:
-        raise ValueError(f"recipe: exclude_features: nothing is left of the sparse features {list(schema.sparse)}")
+        raise ValueError(f"recipe: exclude_features: excludes all of the sparse features {list(schema.sparse)}")
     return replace(schema, single=single, multi=multi)

@@ -1,4 +1,4 @@
-"""Cross-product features: the combination of two ids is an id (Cheng et al., 2016, section 3.1)."""
+"""Cross-product features: each combination of two ids becomes an id of its own (Cheng et al., 2016, section 3.1)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,28 @@ from ml.hashing import GOLDEN, mix64
 
 
 def cross_name(pair: tuple[str, str]) -> str:
+    """Name of the crossed feature of a pair: `a*b`."""
     return "*".join(pair)
 
 
 def with_crosses(sparse: KeyedJaggedTensor, pairs: Sequence[tuple[str, str]]) -> KeyedJaggedTensor:
-    """The features of `sparse`, then one of each pair, `a*b`, with an id for each combination.
+    """Append a crossed feature for each pair of features.
 
-    Raises `ValueError` where a feature of a pair has not one id an example.
+    Args:
+        sparse: F keys, B rows.
+        pairs: pairs of features that have exactly one id in each row.
+
+    Returns:
+        F + len(pairs) keys: those of `sparse`, then `a*b` for each pair, with one id in each row. Without pairs, `sparse`
+        itself.
+
+    Raises:
+        ValueError: a feature of a pair has more or fewer than one id in some row.
+
+    Example:
+        >>> sparse = KeyedJaggedTensor(["a", "b"], torch.tensor([1, 2, 7, 7]), lengths=torch.ones(4, dtype=torch.int64))
+        >>> with_crosses(sparse, [("a", "b")]).keys()
+        ['a', 'b', 'a*b']
     """
     if not pairs:
         return sparse
@@ -39,7 +54,7 @@ def with_crosses(sparse: KeyedJaggedTensor, pairs: Sequence[tuple[str, str]]) ->
 def _single(sparse: KeyedJaggedTensor, name: str, rows: int) -> np.ndarray:
     one = sparse[name]
     if not bool((one.lengths() == 1).all()):
-        raise ValueError(f"crosses: {name} has any number of ids an example; only features with one can be crossed")
+        raise ValueError(f"crosses: {name} does not have one id in every row; only single-valued features can be crossed")
     return one.values().numpy()
 
 

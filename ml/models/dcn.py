@@ -1,7 +1,7 @@
-"""DCN-v2 (Wang et al., 2021, arXiv 2008.13535): explicit crosses of bounded degree, and a deep part after or beside them.
+"""DCN-v2 (Wang et al., 2021, arXiv 2008.13535): explicit feature crosses of bounded degree, stacked with or parallel to an MLP.
 
 x0 = [e, dense] ─ cross layers: x <- x0 * (W x + b) + x (equation 1) ─┬─ stacked:  deep MLP of x ───────┬─ linear ── logits [B]
-                                                                      └─ parallel: beside one of x0 ────┘
+                                                                      └─ parallel: [x, deep MLP of x0] ─┘
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ from ml.models.sparse import SparseArch
 
 
 class CrossLayer(nn.Module):
-    """x0 * (W x + b) + x; with a rank r, W = U V of that rank (equation 2)."""
+    """One cross layer: x0 * (W x + b) + x (equation 1).
+
+    Args:
+        width: width of the input and of the output.
+        low_rank: rank r of W = U V (equation 2); None for a full matrix.
+    """
 
     def __init__(self, width: int, low_rank: int | None) -> None:
         super().__init__()
@@ -27,12 +32,38 @@ class CrossLayer(nn.Module):
         self.weight = nn.Sequential(*down_up)
 
     def forward(self, x0: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Both [B, width], and so is what it gives."""
+        """Cross x with x0, float32 [B, width] each, into float32 [B, width]."""
         return torch.addcmul(x, x0, self.weight(x))
 
 
 class DCNv2(nn.Module):
-    """bags: F features of one dimension D. dense: how many dense features, or 0. deep: hidden widths."""
+    """DCN-v2 over any collection of tables.
+
+    Args:
+        bags: F features of one dimension D.
+        dense: number of dense features I, or 0.
+        deep: hidden widths of the MLP.
+        cross_layers: number of cross layers.
+        low_rank: rank of their matrices; None for full matrices.
+        structure: whether the MLP follows the cross layers (`stacked`) or reads the same input (`parallel`).
+        dropout: as for `MLP`.
+
+    Example:
+        >>> import torch
+        >>> from torchrec.modules.embedding_configs import EmbeddingBagConfig
+        >>> from torchrec.modules.embedding_modules import EmbeddingBagCollection
+        >>> from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+        >>> tables = [
+        ...     EmbeddingBagConfig(name=name, embedding_dim=4, num_embeddings=10, feature_names=[name])
+        ...     for name in ("user", "item")
+        ... ]
+        >>> bags = EmbeddingBagCollection(tables=tables)
+        >>> ids, lengths = torch.tensor([1, 2, 3, 4, 5]), torch.tensor([1, 1, 2, 1])  # the first row has two items
+        >>> sparse = KeyedJaggedTensor(["user", "item"], ids, lengths=lengths)
+        >>> model = DCNv2(bags, dense=3, deep=[8], cross_layers=2)
+        >>> model(torch.rand(2, 3), sparse).shape
+        torch.Size([2])
+    """
 
     def __init__(
         self,
@@ -54,8 +85,16 @@ class DCNv2(nn.Module):
         self.over = linear(deep[-1] if self.stacked else width + deep[-1], 1)
 
     def forward(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
-        """dense: float32 [B, I], or [B, 0]. Gives logits, float32 [B]."""
-        x0 = torch.cat((self.sparse_arch(sparse).flatten(1), dense), 1)
+        """Compute logits.
+
+        Args:
+            dense: float32 [B, I], or [B, 0] without dense features.
+            sparse: F keys, B rows.
+
+        Returns:
+            float32 [B].
+        """
+        x0 = torch.cat((self.sparse_arch(sparse).flatten(1), dense), 1)  # [B, F D + I]
         x = x0
         for layer in self.cross:
             x = layer(x0, x)

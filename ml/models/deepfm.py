@@ -1,11 +1,11 @@
-"""DeepFM (Guo et al., 2017, arXiv 1703.04247): first- and second-order terms and a deep part on the same embeddings.
+"""DeepFM (Guo et al., 2017, arXiv 1703.04247): first-order terms, second-order terms and an MLP share the same embeddings.
 
 sparse, F keys ─ SparseArch (bags) ─ e [B, F, D] ─┬─ e[:, :, 0]: first-order weights, summed ─────────┐
                                                   ├─ e[:, :, 1:]: all pairs' dot products (FM) ────── + ── logits [B]
 dense [B, I] ─────────────────────────────────────┴─ flattened: MLP ───────────────────────────────────┘
 
-Other than in the paper, the MLP sees the first-order weights too, and dense features are in the linear part and the MLP, but
-not among the pairs.
+Two things differ from the paper. The MLP also reads the first-order weights, and dense features enter the linear part and the
+MLP but not the pairs.
 """
 
 from __future__ import annotations
@@ -22,8 +22,31 @@ from ml.models.sparse import SparseArch
 
 
 class DeepFM(nn.Module):
-    """bags: F features of one dimension D, of which one is the first-order weight. dense: how many dense features, or 0.
-    deep: hidden widths."""
+    """DeepFM over any collection of tables.
+
+    Args:
+        bags: F features of one dimension D. The first component of an embedding is its first-order weight, the others are its
+            factors.
+        dense: number of dense features I, or 0.
+        deep: hidden widths of the MLP.
+        dropout: as for `MLP`.
+
+    Example:
+        >>> import torch
+        >>> from torchrec.modules.embedding_configs import EmbeddingBagConfig
+        >>> from torchrec.modules.embedding_modules import EmbeddingBagCollection
+        >>> from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+        >>> tables = [
+        ...     EmbeddingBagConfig(name=name, embedding_dim=4, num_embeddings=10, feature_names=[name])
+        ...     for name in ("user", "item")
+        ... ]
+        >>> bags = EmbeddingBagCollection(tables=tables)
+        >>> ids, lengths = torch.tensor([1, 2, 3, 4, 5]), torch.tensor([1, 1, 2, 1])  # the first row has two items
+        >>> sparse = KeyedJaggedTensor(["user", "item"], ids, lengths=lengths)
+        >>> model = DeepFM(bags, dense=3, deep=[8])
+        >>> model(torch.rand(2, 3), sparse).shape
+        torch.Size([2])
+    """
 
     def __init__(self, bags: EmbeddingBagCollectionInterface, dense: int, deep: Sequence[int], dropout: float = 0.0) -> None:
         super().__init__()
@@ -32,8 +55,16 @@ class DeepFM(nn.Module):
         self.linear = first_order(dense) if dense else None
 
     def forward(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
-        """dense: float32 [B, I], or [B, 0]. Gives logits, float32 [B]."""
-        embedded = self.sparse_arch(sparse)
+        """Compute logits.
+
+        Args:
+            dense: float32 [B, I], or [B, 0] without dense features.
+            sparse: F keys, B rows.
+
+        Returns:
+            float32 [B].
+        """
+        embedded = self.sparse_arch(sparse)  # [B, F, D]
         factors = embedded[:, :, 1:]
         pairs = 0.5 * (factors.sum(1).square() - factors.square().sum(1)).sum(1)  # equation 2, in linear time (Rendle, 2010)
         logits = embedded[:, :, 0].sum(1) + pairs + self.deep(torch.cat((embedded.flatten(1), dense), 1)).squeeze(1)

@@ -1,10 +1,10 @@
-"""DLRM (Naumov et al., 2019, arXiv 1906.00091). Reading a recipe is `ml.models.build`.
+"""DLRM (Naumov et al., 2019, arXiv 1906.00091).
 
 dense [B, I] ─── bottom MLP ────────────── x [B, D] ──────────────────┬──────────────┐
-(a constant 1 where a log has no dense features)                      │              │
+(a constant 1 if there are no dense features)                         │              │
                                                                  interaction ─── top MLP ── + ── logits [B]
 sparse, F keys ─ SparseArch (bags) ─ e [B, F, D] ────┬────────────────┘                     │
-                                                     └────── linear shortcut (on request) ──┘
+                                                     └────── linear shortcut (optional) ────┘
 """
 
 from __future__ import annotations
@@ -17,14 +17,22 @@ from torch import nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from ml.models.mlp import MLP, Tower, begin_as_torchrec
+from ml.models.mlp import MLP, Tower, init_as_torchrec
 from ml.models.sparse import SparseArch
 
 
 class DotInteraction(nn.Module):
-    """Dot products of all pairs among the dense vector and the F embeddings, after the dense vector itself.
+    """Concatenates the dense vector with the dot products of all pairs among it and the F embeddings.
 
-    Taking the pairs from the flattened products with one index has half the cost of TorchRec's two, whose backward scatters.
+    The pairs are selected from the flattened products with one index. TorchRec's module uses two, whose backward scatters;
+    this costs half.
+
+    Args:
+        features: F.
+        dim: D.
+
+    Attributes:
+        width: D + F (F + 1) / 2, the width of the output.
     """
 
     pairs: torch.Tensor
@@ -37,29 +45,61 @@ class DotInteraction(nn.Module):
         self.width = dim + n * (n - 1) // 2
 
     def forward(self, dense: torch.Tensor, sparse: torch.Tensor) -> torch.Tensor:
-        """dense: [B, D]. sparse: [B, F, D]. Gives [B, D + F (F + 1) / 2]."""
-        vectors = torch.cat((dense.unsqueeze(1), sparse), dim=1)
-        products = torch.bmm(vectors, vectors.transpose(1, 2))
+        """Combine float32 [B, D] and float32 [B, F, D] into float32 [B, D + F (F + 1) / 2]."""
+        vectors = torch.cat((dense.unsqueeze(1), sparse), dim=1)  # [B, F + 1, D]
+        products = torch.bmm(vectors, vectors.transpose(1, 2))  # [B, F + 1, F + 1]
         return torch.cat((dense, products.flatten(1).index_select(1, self.pairs)), dim=1)
 
 
 class CatInteraction(nn.Module):
-    """The dense vector and the F embeddings side by side."""
+    """Concatenates the dense vector and the F embeddings.
+
+    Args:
+        features: F.
+        dim: D.
+
+    Attributes:
+        width: D + F D, the width of the output.
+    """
 
     def __init__(self, features: int, dim: int) -> None:
         super().__init__()
         self.width = dim * (features + 1)
 
     def forward(self, dense: torch.Tensor, sparse: torch.Tensor) -> torch.Tensor:
-        """dense: [B, D]. sparse: [B, F, D]. Gives [B, D + F D]."""
+        """Combine float32 [B, D] and float32 [B, F, D] into float32 [B, D + F D]."""
         return torch.cat((dense, sparse.flatten(1)), dim=1)
 
 
 class DLRM(nn.Module):
-    """bags: F features of one dimension D. dense: how many dense features, or 0. bottom, top: hidden widths.
+    """DLRM over any collection of tables.
 
-    linear_shortcut adds a linear function of all embeddings to the logit, the first-order terms of Wide & Deep (Cheng et
-    al., 2016): dot products of two small vectors are slow to start, and one pass over the data does not wait.
+    Args:
+        bags: F features of one dimension D.
+        dense: number of dense features I, or 0.
+        bottom: hidden widths of the bottom MLP; its output width is D.
+        top: hidden widths of the top MLP.
+        interaction: `dot` or `cat`.
+        linear_shortcut: adds a linear function of all embeddings to the logit, which is the first-order part of Wide & Deep
+            (Cheng et al., 2016). Dot products of two small vectors learn slowly at first, which costs accuracy if there is
+            only one pass over the data.
+        dropout: as for `MLP`.
+
+    Example:
+        >>> import torch
+        >>> from torchrec.modules.embedding_configs import EmbeddingBagConfig
+        >>> from torchrec.modules.embedding_modules import EmbeddingBagCollection
+        >>> from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+        >>> tables = [
+        ...     EmbeddingBagConfig(name=name, embedding_dim=4, num_embeddings=10, feature_names=[name])
+        ...     for name in ("user", "item")
+        ... ]
+        >>> bags = EmbeddingBagCollection(tables=tables)
+        >>> ids, lengths = torch.tensor([1, 2, 3, 4, 5]), torch.tensor([1, 1, 2, 1])  # the first row has two items
+        >>> sparse = KeyedJaggedTensor(["user", "item"], ids, lengths=lengths)
+        >>> model = DLRM(bags, dense=3, bottom=[8], top=[8])
+        >>> model(torch.rand(2, 3), sparse).shape
+        torch.Size([2])
     """
 
     def __init__(
@@ -81,10 +121,18 @@ class DLRM(nn.Module):
         self.interaction = (DotInteraction if interaction == "dot" else CatInteraction)(features, dim)
         self.top = Tower(self.interaction.width, top, dropout=dropout)
         self.shortcut = nn.Linear(features * dim, 1, bias=False) if linear_shortcut else None
-        begin_as_torchrec(self)
+        init_as_torchrec(self)
 
     def forward(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
-        """dense: float32 [B, I]; where the log has no dense features, [B, 0]. Gives logits, float32 [B]."""
+        """Compute logits.
+
+        Args:
+            dense: float32 [B, I], or [B, 0] without dense features.
+            sparse: F keys, B rows.
+
+        Returns:
+            float32 [B].
+        """
         x = self.bottom(dense if self.has_dense else dense.new_ones(len(dense), 1))
         embedded = self.sparse_arch(sparse)
         logits = self.top(self.interaction(x, embedded))

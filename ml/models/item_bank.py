@@ -1,5 +1,5 @@
-"""Items that came by, with their features: what uniform negatives are drawn from (Yang et al., 2020, "Mixed negative
-sampling for learning two-tower neural networks in recommendations").
+"""Recently seen items with their features, from which uniform negatives are drawn (Yang et al., 2020, "Mixed negative sampling
+for learning two-tower neural networks in recommendations").
 """
 
 from __future__ import annotations
@@ -11,10 +11,24 @@ from ml.embeddings.fixed.id_to_row import mix
 
 
 class ItemBank(nn.Module):
-    """slots: at most so many items; of two that fall into a slot the one that came last is there. So old ones make way for new
-    where a catalogue is larger than that; in a smaller one they stay. sparse, dense: how many features of each kind.
+    """Keeps the last features of recently seen items.
 
-    Its tables are buffers, and part of a snapshot.
+    An item replaces the one that was in its slot. In a catalogue larger than the bank, old items are therefore replaced by
+    new ones; in a smaller one, most items stay. The bank is kept in buffers, which are part of a snapshot.
+
+    Args:
+        sparse: number Fi of sparse features of an item, with one id each.
+        dense: number Ii of dense features of an item.
+        slots: largest number of items.
+
+    Example:
+        >>> bank = ItemBank(sparse=1, dense=1)
+        >>> bank.observe(torch.tensor([5, 6, 5]), torch.tensor([[50], [60], [51]]), torch.zeros(3, 1))
+        >>> len(bank)
+        2
+        >>> sparse, dense = bank.draw(count=4)
+        >>> sparse.shape, dense.shape
+        (torch.Size([4, 1]), torch.Size([4, 1]))
     """
 
     held: torch.Tensor
@@ -28,7 +42,13 @@ class ItemBank(nn.Module):
         self.register_buffer("dense", torch.zeros(slots, dense))
 
     def observe(self, ids: torch.Tensor, sparse: torch.Tensor, dense: torch.Tensor) -> None:
-        """Remember a batch's items: ids int64 [B], sparse int64 [B, Fi], dense float32 [B, Ii]; of an item, the last row's."""
+        """Store the items of a batch; of an item in several rows, the last one.
+
+        Args:
+            ids: int64 [B].
+            sparse: int64 [B, Fi].
+            dense: float32 [B, Ii].
+        """
         slot = mix(ids).remainder(len(self.held))
         order = torch.arange(len(ids), device=ids.device)
         last = torch.full_like(self.held, -1, dtype=torch.int64).scatter_reduce(0, slot, order, "amax")
@@ -36,10 +56,11 @@ class ItemBank(nn.Module):
         self.held[slot[kept]], self.sparse[slot[kept]], self.dense[slot[kept]] = True, sparse[kept], dense[kept]
 
     def draw(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features of `count` items drawn with equal chances: sparse int64 [count, Fi], dense float32 [count, Ii]."""
+        """Draw `count` items uniformly. Returns their features: sparse, int64 [count, Fi], and dense, float32 [count, Ii]."""
         there = self.held.nonzero().squeeze(1)
         chosen = there[torch.randint(len(there), (count,), device=there.device)]
         return self.sparse[chosen], self.dense[chosen]
 
     def __len__(self) -> int:
+        """Number of items in the bank."""
         return int(self.held.sum())

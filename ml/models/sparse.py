@@ -1,4 +1,4 @@
-"""From a batch's sparse features to their embeddings as one tensor, whatever collection of tables gives them."""
+"""Embeddings of a batch's sparse features as one tensor, from any collection of tables."""
 
 from __future__ import annotations
 
@@ -9,8 +9,37 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 
 class SparseArch(nn.Module):
-    """bags: F features of one dimension D. As TorchRec's module of this name, but that nothing is copied where the collection
-    gives its features in the order of its tables, as all but sharded ones do."""
+    """Looks up the sparse features of a batch and stacks their embeddings.
+
+    TorchRec's module of this name always copies the embeddings. This one does not if the collection returns its features in
+    the order of its tables, which all except sharded collections do.
+
+    Args:
+        bags: a collection of F features in total, whose tables share one dimension D.
+
+    Attributes:
+        features: names of the features, in the order of the tables.
+        F: number of features.
+        D: dimension of the embeddings.
+
+    Raises:
+        ValueError: the tables have different dimensions.
+
+    Example:
+        >>> import torch
+        >>> from torchrec.modules.embedding_configs import EmbeddingBagConfig
+        >>> from torchrec.modules.embedding_modules import EmbeddingBagCollection
+        >>> from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+        >>> tables = [
+        ...     EmbeddingBagConfig(name=name, embedding_dim=4, num_embeddings=10, feature_names=[name])
+        ...     for name in ("user", "item")
+        ... ]
+        >>> bags = EmbeddingBagCollection(tables=tables)
+        >>> ids, lengths = torch.tensor([1, 2, 3, 4, 5]), torch.tensor([1, 1, 2, 1])  # the first row has two items
+        >>> sparse = KeyedJaggedTensor(["user", "item"], ids, lengths=lengths)
+        >>> SparseArch(bags)(sparse).shape  # [B, F, D]
+        torch.Size([2, 2, 4])
+    """
 
     def __init__(self, bags: EmbeddingBagCollectionInterface) -> None:
         super().__init__()
@@ -18,11 +47,11 @@ class SparseArch(nn.Module):
         self.features = [feature for config in bags.embedding_bag_configs() for feature in config.feature_names]
         dims = {config.embedding_dim for config in bags.embedding_bag_configs()}
         if len(dims) != 1:
-            raise ValueError(f"all tables of a model have the same dimension, found {sorted(dims)}")
+            raise ValueError(f"all tables of a model must have the same dimension, found {sorted(dims)}")
         self.F, self.D = len(self.features), dims.pop()
 
     def forward(self, sparse: KeyedJaggedTensor) -> torch.Tensor:
-        """Embeddings, float32 [B, F, D], in the order of the tables."""
+        """Returns embeddings, float32 [B, F, D], in the order of the tables."""
         pooled = self.embedding_bag_collection(sparse)
         if pooled.keys() == self.features:
             values = pooled.values()

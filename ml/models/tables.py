@@ -1,4 +1,4 @@
-"""From a recipe and the names of the sparse features to their tables, each of the kind that the recipe chose for it."""
+"""Build the tables of the sparse features, each of the kind that the recipe chooses for it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,22 @@ from ml.recipes.recipe import Recipe
 from ml.recipes.tables import CollisionlessTable, CompositionalTable, SharedTable
 from ml.schema import FeatureSchema
 
-Tables = Mapping[str, Sequence[str]]  # by name: the features that read it
+Tables = Mapping[str, Sequence[str]]  # table name -> features that read it
 
 
 def build_bags(recipe: Recipe, schema: FeatureSchema, features: Sequence[str] | None = None) -> EmbeddingBagCollectionInterface:
-    """One table per sparse feature, or per one of `features`, named as it, but for those that share another's.
+    """Build one table for each sparse feature, named like it, except for features that share the table of another.
 
-    Raises `ValueError` where that one is not there.
+    Args:
+        recipe: chooses kind, size and optimizer of each table.
+        schema: the features of a batch.
+        features: the sparse features to build tables for; by default all.
+
+    Returns:
+        A collection of one kind, or a mixed one.
+
+    Raises:
+        ValueError: a feature shares a table that does not exist.
     """
     chosen = schema.sparse if features is None else features
     by_kind: dict[str, dict[str, list[str]]] = {}
@@ -40,17 +49,28 @@ def build_bags(recipe: Recipe, schema: FeatureSchema, features: Sequence[str] | 
         table = recipe.tables.of(feature)
         if isinstance(table, SharedTable):
             if table.of not in by_kind.get("collisionless", {}):
-                raise ValueError(f"recipe: tables.features.{feature}.of: {table.of!r} has no collisionless table here")
+                raise ValueError(f"recipe: tables.features.{feature}.of: {table.of!r} has no collisionless table")
             by_kind["collisionless"][table.of].append(feature)
     kinds = {kind: KINDS[kind](recipe, tables) for kind, tables in by_kind.items()}
     return next(iter(kinds.values())) if len(kinds) == 1 else MixedEmbeddingBags(kinds)
 
 
 def build_wide(recipe: Recipe, chosen: WideDeepRecipe, schema: FeatureSchema) -> TrainableBags:
-    """Tables of one weight an id, zero at first, for every sparse feature and every cross: `wide.<feature>`.
+    """Build the tables of Wide & Deep's linear part: one weight per id, zero at first.
 
-    Ids come and go as the recipe's `tables` say of the feature, where that one is collisionless; those of crosses as its
-    default does. Raises `ValueError` for a cross of what is no single-valued sparse feature.
+    Ids are admitted to a table and expire as the recipe's `tables` say of its feature, if the feature's table is
+    collisionless. Crossed features follow the recipe's default table.
+
+    Args:
+        recipe: as for `build_bags`.
+        chosen: the model section of the recipe, with its crosses and the optimizer of these tables.
+        schema: the features of a batch.
+
+    Returns:
+        Tables named `wide.<feature>`, for every sparse feature and every cross.
+
+    Raises:
+        ValueError: a cross names a feature that is not a single-valued sparse feature.
     """
     if wrong := {name for pair in chosen.crosses for name in pair} - set(schema.single):
         raise ValueError(
@@ -84,12 +104,12 @@ def _config(recipe: Recipe, feature: str, readers: Sequence[str]) -> EmbeddingBa
 
 
 def _accumulator(recipe: Recipe, optimizer: TableOptimizer) -> float:
-    """A row's gradient in a mean over B examples is one example's over B."""
+    """Scale the accumulator to gradients of a mean over B rows, which are 1/B of those of one row."""
     return optimizer.initial_accumulator / recipe.batch_size**2
 
 
 def _row_optimizer(recipe: Recipe, optimizer: TableOptimizer) -> RowOptimizer:
-    """FTRL's constants are as its paper has them, for gradients of one example."""
+    """Scale FTRL's constants, which its paper gives for gradients of one row, to gradients of a mean over B rows."""
     scales = {"beta": 1 / recipe.batch_size, "l1": optimizer.lr / recipe.batch_size, "l2": optimizer.lr / recipe.batch_size}
     scaled = {name: getattr(optimizer, name) * scale for name, scale in scales.items()}
     constants = optimizer.model_dump(exclude={"lr", "initial_accumulator", *scaled})

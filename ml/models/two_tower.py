@@ -1,17 +1,18 @@
-"""Two Tower retrieval: a vector for a user in her context, one for an item, and their dot product.
+"""Two-tower retrieval: the dot product of a user's vector and an item's vector.
 
 user features ─ bags [B, Fu, D], dense ─ MLP + linear ─ / norm ── u [B, E] ─┐
                                                                             ├─ u · i / temperature ── logits [B]
 item features ─ bags [B, Fi, D], dense ─ MLP + linear ─ / norm ── i [B, E] ─┘
 
-Vectors have length 1, so that an index of nearest neighbours finds what the dot product ranks. The linear part beside each MLP
-lets embeddings meet from the first step on. What it
-learns from is chosen by the recipe: one row at a time, or each row's item among those of all rows (`sampled_softmax`).
+Vectors have length 1, so that an index of nearest neighbours returns what the dot product ranks first. The linear layer beside
+each MLP passes gradients to the embeddings from the first step on. The recipe chooses the loss: the cross-entropy of each row,
+or that of each row's item among the items of all rows (`sampled_softmax`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -24,24 +25,52 @@ from ml.models.item_bank import ItemBank
 from ml.models.mlp import Tower, linear
 from ml.models.sparse import SparseArch
 
-_SHORT = 1e-3  # a vector of zeros, as of ids without rows alone, has a gradient of one over that
+_MIN_NORM = 1e-3  # bounds the gradient of a zero vector, which a row without any known id has
 
 
 class GathersRows(Protocol):
-    """Processes that train together, as `ml.distributed.process_group` has them."""
+    """The processes that train together; `ml.distributed.process_group` implements it."""
 
     @property
-    def rank(self) -> int: ...
+    def rank(self) -> int:
+        """This process's rank."""
+        ...
 
-    def all_gather_rows(self, rows: torch.Tensor) -> tuple[torch.Tensor, int]: ...
+    def all_gather_rows(self, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """Gather the rows of all ranks. Returns them and the index of this rank's first row."""
+        ...
 
 
-def _alone(rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+def _own_rows(rows: torch.Tensor) -> tuple[torch.Tensor, int]:
     return rows, 0
 
 
+@dataclass(frozen=True)
+class TowerFeatures:
+    """The features of each tower, dense and sparse, by name. No feature belongs to both.
+
+    Attributes:
+        user: features of the user and the context.
+        item: features of the item. Each has one id per row.
+        item_id: the sparse feature of `item` that identifies the item.
+    """
+
+    user: Sequence[str]
+    item: Sequence[str]
+    item_id: str
+
+
 class Side(nn.Module):
-    """One tower. sparse: places of its features among all F. dense: places among the dense features."""
+    """One tower: an MLP and a linear layer over its features, normalised to length 1.
+
+    Args:
+        sparse: indices of its features among all F sparse features.
+        dense: indices of its features among the dense features.
+        dim: dimension D of the embeddings.
+        hidden: hidden widths of the MLP.
+        out: dimension E of the vectors.
+        dropout: as for `MLP`.
+    """
 
     def __init__(
         self, sparse: Sequence[int], dense: Sequence[int], dim: int, hidden: Sequence[int], out: int, dropout: float
@@ -53,28 +82,55 @@ class Side(nn.Module):
         self.linear = linear(width, out, bias=False) if sparse else None
 
     def forward(self, dense: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-        """dense: float32 [B, I]; embedded: float32 [B, F, D]. Gives vectors of length 1, float32 [B, out]; of next to nothing
-        shorter ones."""
+        """Compute vectors from all dense features, float32 [B, I], and embeddings, float32 [B, F, D].
+
+        Returns:
+            float32 [B, E], of length 1; shorter if the vector before normalisation is nearly zero.
+        """
         own = embedded[:, self.sparse].flatten(1)
         out = self.mlp(torch.cat((own, dense[:, self.dense]), 1))
         if self.linear is not None:
             out = out + self.linear(own)
-        return nn.functional.normalize(out.float(), dim=1, eps=_SHORT)
+        return nn.functional.normalize(out.float(), dim=1, eps=_MIN_NORM)
 
 
 class TwoTower(nn.Module):
-    """bags: F features of one dimension D. user, item: names of each tower's features, dense and sparse, none in both; those of
-    items have one id an example. item_id: which of them says what the item is. dense: names of the dense features. hidden:
-    widths of both towers' MLPs. out: E.
+    """Two towers over any collection of tables.
+
+    Args:
+        bags: F features of one dimension D.
+        dense: names of the I dense features.
+        features: which features belong to which tower.
+        hidden: hidden widths of the MLP of each tower.
+        out: dimension E of the vectors.
+        temperature: divides the dot products.
+        dropout: as for `MLP`.
+
+    Example:
+        >>> import torch
+        >>> from torchrec.modules.embedding_configs import EmbeddingBagConfig
+        >>> from torchrec.modules.embedding_modules import EmbeddingBagCollection
+        >>> from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+        >>> tables = [
+        ...     EmbeddingBagConfig(name=name, embedding_dim=4, num_embeddings=10, feature_names=[name])
+        ...     for name in ("user", "item")
+        ... ]
+        >>> bags = EmbeddingBagCollection(tables=tables)
+        >>> ids, lengths = torch.tensor([1, 2, 3, 4]), torch.tensor([1, 1, 1, 1])
+        >>> sparse = KeyedJaggedTensor(["user", "item"], ids, lengths=lengths)
+        >>> features = TowerFeatures(user=["user", "age"], item=["item"], item_id="item")
+        >>> model = TwoTower(bags, ["age"], features, hidden=[8], out=4, temperature=0.1)
+        >>> model(torch.rand(2, 1), sparse).shape
+        torch.Size([2])
+        >>> model.item_embedding(torch.rand(2, 1), sparse).shape
+        torch.Size([2, 4])
     """
 
     def __init__(
         self,
         bags: EmbeddingBagCollectionInterface,
         dense: Sequence[str],
-        user: Sequence[str],
-        item: Sequence[str],
-        item_id: str,
+        features: TowerFeatures,
         hidden: Sequence[int],
         out: int,
         temperature: float,
@@ -84,32 +140,40 @@ class TwoTower(nn.Module):
         self.sparse_arch, self.temperature = SparseArch(bags), temperature
         known = self.sparse_arch.features
         sides = []
-        for names in (user, item):
+        for names in (features.user, features.item):
             sparse = [known.index(name) for name in names if name in known]
-            places = [list(dense).index(name) for name in names if name in dense]
-            sides.append(Side(sparse, places, self.sparse_arch.D, hidden, out, dropout))
+            own_dense = [list(dense).index(name) for name in names if name in dense]
+            sides.append(Side(sparse, own_dense, self.sparse_arch.D, hidden, out, dropout))
         self.user, self.item = sides
-        self.item_sparse = [name for name in item if name in known]
-        self.item_id = item_id
+        self.item_sparse = [name for name in features.item if name in known]
+        self.item_id = features.item_id
         self.frequency = BatchFrequency()
         self.bank = ItemBank(len(self.item_sparse), len(self.item.dense))
 
     def forward(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
-        """dense: float32 [B, I]. Gives logits, float32 [B], of each row's user and item."""
+        """Compute the logit of each row's user and item.
+
+        Args:
+            dense: float32 [B, I].
+            sparse: F keys, B rows.
+
+        Returns:
+            float32 [B].
+        """
         user, item = self.embeddings(dense, sparse)
         return (user * item).sum(1) / self.temperature
 
     def embeddings(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors of the rows' users and of their items, float32 [B, E] each."""
+        """Compute the vectors of each row's user and item, float32 [B, E] each."""
         embedded = self.sparse_arch(sparse)
         return self.user(dense, embedded), self.item(dense, embedded)
 
     def user_embedding(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
-        """Vectors of the rows' users, float32 [B, E]; bags of the items' features may be empty."""
+        """Compute the vectors of the users, float32 [B, E]. The item's features may be left empty."""
         return self.user(dense, self.sparse_arch(sparse))
 
     def item_embedding(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
-        """Vectors of the rows' items, float32 [B, E]; bags of the users' features may be empty."""
+        """Compute the vectors of the items, float32 [B, E]. The user's features may be left empty."""
         return self.item(dense, self.sparse_arch(sparse))
 
     def sampled_softmax(
@@ -120,28 +184,36 @@ class TwoTower(nn.Module):
         correct: bool = True,
         ranks: GathersRows | None = None,
     ) -> torch.Tensor:
-        """Cross-entropy of each row's own item among the items of all rows and `uniform` more, float32 [B].
+        """Compute the cross-entropy of each row's item among the items of all rows and `uniform` further items.
 
-        An item stands among the negatives as often as it is sampled; `correct` takes the log of how often that is expected to
-        be off its logits (Yi et al., 2019, equation 3; of mixed samples, Yang et al., 2020). As there, the row's own item is no
-        exception, though it is always there and not drawn (Khrylchenko et al., 2025, arXiv 2507.09331, discuss that). Another
-        row with the same item is no negative (an accidental hit).
+        An item is among the negatives as often as it is sampled, so `correct` subtracts the log of its expected number of
+        samples from its logit (Yi et al., 2019, equation 3; for mixed samples Yang et al., 2020). As in these papers, the
+        correction includes the row's own item, although it is always present and not sampled (discussed by Khrylchenko et
+        al., 2025, arXiv 2507.09331). Other rows with the same item are not negatives (accidental hits).
 
-        ranks: whose rows make up the batch; what is drawn besides, the first embeds for all.
+        Args:
+            dense: float32 [B, I], of clicked rows.
+            sparse: F keys, B rows.
+            uniform: number of negatives drawn uniformly from the recently seen items.
+            correct: whether to apply the correction.
+            ranks: the processes whose rows make up the batch. The first rank embeds the uniform negatives for all.
+
+        Returns:
+            float32 [B].
         """
-        everyone = ranks.all_gather_rows if ranks is not None else _alone
+        gather = ranks.all_gather_rows if ranks is not None else _own_rows
         own = sparse[self.item_id].values()
-        seen = [everyone(features)[0] for features in (own, *self.item_features(dense, sparse))]
+        seen = [gather(features)[0] for features in (own, *self.item_features(dense, sparse))]
         self.frequency.observe(seen[0])
         self.bank.observe(*seen)
         many = uniform and len(self.bank)
         if many:
             drawn = self.bank.draw(uniform)
             if ranks is None or ranks.rank == 0:
-                dense, sparse = self._beside(dense, sparse, *drawn)
+                dense, sparse = self._append_items(dense, sparse, *drawn)
         user, item = self.embeddings(dense, sparse)
-        (ids, _), (item, begin) = everyone(sparse[self.item_id].values()), everyone(item)
-        with torch.autocast(user.device.type, enabled=False):  # cosines over a small temperature want more than eight bits
+        (ids, _), (item, begin) = gather(sparse[self.item_id].values()), gather(item)
+        with torch.autocast(user.device.type, enabled=False):  # cosines over a small temperature need more than bfloat16's bits
             logits = user[: len(own)] @ item.T / self.temperature
         if correct:
             expected = self.frequency.expected(ids) + (uniform / len(self.bank) if many else 0.0)
@@ -152,15 +224,22 @@ class TwoTower(nn.Module):
         return nn.functional.cross_entropy(logits.masked_fill(twins, -torch.inf), begin + at, reduction="none")
 
     def item_features(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids of the items' sparse features, int64 [B, Fi], and their dense features, float32 [B, Ii]."""
+        """Select the items' features. Returns sparse ids, int64 [B, Fi], and dense features, float32 [B, Ii]."""
         return torch.stack([sparse[name].values() for name in self.item_sparse], 1), dense[:, self.item.dense]
 
     def item_rows(
         self, dense: torch.Tensor, ids: torch.Tensor, keys: Sequence[str], width: int
     ) -> tuple[torch.Tensor, KeyedJaggedTensor]:
-        """Rows of items without a user, as models take them, from what `item_features` gives.
+        """Make rows of items without a user, in the form that `item_embedding` takes.
 
-        dense: float32 [N, Ii]. ids: int64 [N, Fi]. keys: of all sparse features; width: how many dense features there are.
+        Args:
+            dense: float32 [N, Ii], as `item_features` returns it.
+            ids: int64 [N, Fi], as `item_features` returns it.
+            keys: names of all sparse features.
+            width: number I of all dense features.
+
+        Returns:
+            Dense features, float32 [N, I], and sparse features of N rows; the user's are zero or empty.
         """
         rows = dense.new_zeros(len(dense), width)
         rows[:, self.item.dense] = dense
@@ -169,10 +248,10 @@ class TwoTower(nn.Module):
         lengths = torch.tensor(mine, dtype=torch.int32, device=ids.device).repeat_interleave(len(ids))
         return rows, KeyedJaggedTensor(list(keys), torch.cat(values), lengths=lengths, stride=len(ids))
 
-    def _beside(
+    def _append_items(
         self, dense: torch.Tensor, sparse: KeyedJaggedTensor, ids: torch.Tensor, items: torch.Tensor
     ) -> tuple[torch.Tensor, KeyedJaggedTensor]:
-        """The rows, and behind them rows of some items without a user."""
+        """Append rows of items without a user to the rows of a batch."""
         more_dense, more = self.item_rows(items, ids, sparse.keys(), dense.shape[1])
         values = [part for name in sparse.keys() for part in (sparse[name].values(), more[name].values())]  # noqa: SIM118
         lengths = torch.cat([part.lengths().view(len(sparse.keys()), -1) for part in (sparse, more)], 1)

@@ -1,10 +1,10 @@
-"""Wide & Deep (Cheng et al., 2016, arXiv 1606.07792): a linear model over ids and their crosses remembers, an MLP generalises.
+"""Wide & Deep (Cheng et al., 2016, arXiv 1606.07792): a linear model over ids and their crosses beside an MLP.
 
-sparse, F keys ─┬─ with crosses of pairs ─ wide bags, a weight an id ─ summed ── + ── logits [B]
+sparse, F keys ─┬─ with crosses of pairs ─ wide bags, 1 weight per id ─ summed ─ + ── logits [B]
                 └─ SparseArch (bags) ─ e [B, F D] ─ deep MLP ────────────────────┤
 dense [B, I] ───┴─────────────────────────────────── linear ─────────────────────┘
 
-Other than in the paper, weights and embeddings of several ids of a feature are averaged, not summed.
+Unlike in the paper, the weights and embeddings of several ids of a feature are averaged, not summed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,36 @@ from ml.models.sparse import SparseArch
 
 
 class WideDeep(nn.Module):
-    """bags: F features of one dimension D. wide: one weight an id, of every feature and of every pair in `crosses`, named
-    `a*b`. dense: how many dense features, or 0. deep: hidden widths."""
+    """Wide & Deep over any collections of tables.
+
+    Args:
+        bags: F features of one dimension D, for the deep part.
+        wide: tables of dimension 1, for every feature and for every pair in `crosses`, named `a*b`.
+        crosses: pairs of single-valued features.
+        dense: number of dense features I, or 0.
+        deep: hidden widths of the MLP.
+        dropout: as for `MLP`.
+
+    Example:
+        >>> import torch
+        >>> from torchrec.modules.embedding_configs import EmbeddingBagConfig
+        >>> from torchrec.modules.embedding_modules import EmbeddingBagCollection
+        >>> from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+        >>> tables = [
+        ...     EmbeddingBagConfig(name=name, embedding_dim=4, num_embeddings=10, feature_names=[name])
+        ...     for name in ("user", "item")
+        ... ]
+        >>> bags = EmbeddingBagCollection(tables=tables)
+        >>> weights = [
+        ...     EmbeddingBagConfig(name=f"wide.{name}", embedding_dim=1, num_embeddings=10, feature_names=[name])
+        ...     for name in ("user", "item")
+        ... ]
+        >>> ids, lengths = torch.tensor([1, 2, 3, 4]), torch.tensor([1, 1, 1, 1])
+        >>> sparse = KeyedJaggedTensor(["user", "item"], ids, lengths=lengths)
+        >>> model = WideDeep(bags, EmbeddingBagCollection(tables=weights), crosses=[], dense=3, deep=[8])
+        >>> model(torch.rand(2, 3), sparse).shape
+        torch.Size([2])
+    """
 
     def __init__(
         self,
@@ -40,8 +68,16 @@ class WideDeep(nn.Module):
         self.linear = first_order(dense) if dense else None
 
     def forward(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
-        """dense: float32 [B, I], or [B, 0]. Gives logits, float32 [B]."""
-        remembered = self.wide(with_crosses(sparse, self.crosses)).values().sum(1)
+        """Compute logits.
+
+        Args:
+            dense: float32 [B, I], or [B, 0] without dense features.
+            sparse: F keys, B rows.
+
+        Returns:
+            float32 [B].
+        """
+        wide = self.wide(with_crosses(sparse, self.crosses)).values().sum(1)
         embedded = self.sparse_arch(sparse).flatten(1)
-        logits = remembered + self.deep(torch.cat((embedded, dense), 1)).squeeze(1)
+        logits = wide + self.deep(torch.cat((embedded, dense), 1)).squeeze(1)
         return logits + self.linear(dense).squeeze(1) if self.linear is not None else logits
