@@ -1,4 +1,4 @@
-"""The day's models as they are served: rows and layers in fewer bits, refused where that costs more than the recipe allows."""
+"""The day's models as bundles for inference: quantised tables and layers, refused if the recipe does not allow the loss."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -25,9 +25,10 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
         deps=[
             key(spec, stages.tuned_models(model)),
             dg.AssetDep(key(spec, stages.MDS_DATASETS), partition_mapping=days_before(LOOK_BACK_DAYS - 1, 0)),
+            *([key(spec, stages.CLEANED_FEATURES)] if any(feature.vocabulary for feature in spec.sparse) else []),
         ],
         pool=TRAINING_POOL,
-        description=f"{model} of the day for inference alone, in the formats that its recipe's `export` asks for.",
+        description=f"{model} of the day as a bundle for inference, in the formats that its recipe's `export` chooses.",
     )
     def exported_models(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         from ml.export.day import export_day
@@ -54,7 +55,7 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
 
 
 def _tables(tables: "Mapping[str, MeasuredTable]") -> dg.TableMetadataValue:
-    """A line per table. Errors are shares of the weights' root mean square; losses are with this table alone in fewer bits."""
+    """One row per table: errors relative to the root mean square of its weights, and the loss with only it quantised."""
     numbers = ("rms_error", "largest_error", "auc_loss")
     records = [
         dg.TableRecord(

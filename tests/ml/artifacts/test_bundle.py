@@ -1,8 +1,9 @@
-"""From raw rows to a served model and back: what MLflow serves scores a raw row as the model scores the features made of it."""
+"""A bundle scores a raw row as its model scores the features of that row: in MLflow, from an export, and over HTTP."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,20 @@ import pytest
 from mlflow.pyfunc import PyFuncModel
 from mlflow.pyfunc.scoring_server import _parse_json_data
 
-from ml.artifacts.raw_columns import typed_series
+from ml.artifacts.bundle import Bundle
+from ml.artifacts.raw_columns import typed_array, typed_series
+from ml.artifacts.snapshot import DamagedSnapshot
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
 from ml.datasets.collate import batch_from_arrow
 from ml.datasets.write import write_day
 from ml.evaluation.rows import chunks
+from ml.export.day import export_day
 from ml.features.clean import clean_day
 from ml.lake import Lake
 from ml.logs.read import raw_table
 from ml.models.predict import predict
+from ml.recipes.export import ExportRecipe
 from ml.schema import LABEL, FeatureSchema
 from ml.tracking.model import EXAMPLE_ROWS, _sendable, example_of
 from ml.tracking.run import Tracker
@@ -35,6 +40,7 @@ from ml.training.load import load_model
 from tests.helpers.training_days import FIRST, small_recipe
 
 HOUR = 3_600_000_000
+SECOND = "2026-01-02"
 ROWS = 600
 COLUMNS = {"time": "int", "who": "int", "what": "int", "page": "int", "tags": "string", "price": "float", "member": "bool"}
 KNOWN: dict[str, Any] = {
@@ -68,12 +74,18 @@ SAMPLED = DatasetSpec.model_validate(
 )
 
 
-def rows_of(spec: DatasetSpec) -> pa.Table:
+LIMITED = DatasetSpec.model_validate(
+    CLICKED.model_dump(mode="json", exclude_unset=True)
+    | {"sparse": [{"name": "page", "vocabulary": {"min_count": 60}}, {"name": "tags", "split": "|", "vocabulary": {}}, "what"]}
+)
+
+
+def rows_of(spec: DatasetSpec, start: int = 1_767_240_000_000_000, seed: int = 5) -> pa.Table:
     """A day's raw rows, in time order, with values missing here and there."""
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng(seed)
     some: Callable[[float], np.ndarray] = lambda share: rng.random(ROWS) < share  # noqa: E731
     columns = {
-        "event_time": pa.array(1_767_240_000_000_000 + np.cumsum(rng.integers(1, HOUR // 30, ROWS))),
+        "event_time": pa.array(start + np.cumsum(rng.integers(1, HOUR // 30, ROWS))),
         "who": pa.array(rng.integers(0, 30, ROWS), mask=some(0.1)),
         "what": pa.array(rng.integers(0, 20, ROWS)),
         "page": pa.array(rng.integers(2**60, 2**60 + 5, ROWS), mask=some(0.2)),
@@ -106,9 +118,9 @@ def served(lake: Lake, mlflow_home: Path) -> Callable[[DatasetSpec], PyFuncModel
     return serve
 
 
-def of_features(lake: Lake, spec: DatasetSpec) -> np.ndarray:
-    """Predictions of the day's features whose row was logged, and not sampled."""
-    table = pa.concat_tables(chunks(lake, spec, FIRST))
+def of_features(lake: Lake, spec: DatasetSpec, day: str = FIRST) -> np.ndarray:
+    """The first day's model on a day's features whose row was logged, and not sampled."""
+    table = pa.concat_tables(chunks(lake, spec, day))
     if spec.label.negatives:
         table = table.filter(pc.field(LABEL) == 1)
     return predict(load_model(lake, spec, FIRST), [batch_from_arrow(table, FeatureSchema.of(spec))])
@@ -194,6 +206,65 @@ def test_an_example_holds_as_many_raw_rows_as_are_wanted(lake: Lake) -> None:
 
 def test_an_int_that_is_no_float_of_its_own_is_sent_as_text() -> None:
     assert _sendable(pa.array([2**53, None])).to_pylist() == [str(2**53), None]
+
+
+def test_an_export_is_a_bundle_that_needs_no_lake(lake: Lake, tmp_path: Path) -> None:
+    """Its vocabularies are those after the day, with which the next day's features are made."""
+    for number, day in enumerate((FIRST, SECOND)):
+        with lake.write("raw_logs", LIMITED.name, day) as staging:
+            (staging / "rows").mkdir()
+            rows = rows_of(LIMITED, 1_767_240_000_000_000 + number * 24 * HOUR, seed=number)
+            pq.write_table(rows, str(staging / "rows" / "part-00000.parquet"))
+            lake.write_manifest(staging, {"rows": ROWS})
+        clean_day(LIMITED, day, lake, "", LocalRunner())
+    write_day(LIMITED, FIRST, lake, LocalRunner(), block_rows=64, window_blocks=2)
+    recipe = small_recipe(tables={"init_scale": 0.3})
+    train_day(LIMITED, FIRST, lake, options=DayOptions(recipe=recipe, progress=False))
+    done = export_day(LIMITED, FIRST, lake, choice=ExportRecipe(rows="float32"))
+    assert f"cleaned_features/{FIRST}" in lake.manifest("exported_models/dlrm", LIMITED.name, FIRST)["lineage"]
+    folder = tmp_path / "elsewhere"
+    shutil.copytree(str(done.folder), folder)
+    shutil.move(str(lake.root), tmp_path / "gone")
+    bundle = Bundle.load(folder)
+    moved = Lake.at(tmp_path / "gone")
+    rows = raw_table(moved, LIMITED.name, SECOND)
+    wanted = of_features(moved, LIMITED, SECOND)
+    assert wanted.std() > 0.001
+    (batch,) = rows.combine_chunks().to_batches()
+    for given in (batch, exact(rows), rows.select(list(bundle.columns)).combine_chunks().to_batches()[0]):
+        np.testing.assert_allclose(bundle.predict(given), wanted, rtol=1e-6)
+    ids = bundle.batch(batch).sparse["page"].values()
+    assert set(ids.tolist()) > {0, 2, 3}, "missing, and values with ids of their own"
+    for file in ("spec.json", "vocabulary/page.parquet"):
+        whole = (folder / file).read_bytes()
+        (folder / file).write_bytes(whole[:-1])
+        with pytest.raises(DamagedSnapshot, match=f"{file} is not the file that state.json describes"):
+            Bundle.load(folder)
+        (folder / file).write_bytes(whole)
+
+
+@pytest.mark.parametrize("declared", [pa.int64(), LIST])
+@pytest.mark.parametrize(("kind", "exact_below"), [(pa.float32(), 2**24), (pa.float64(), 2**53)])
+def test_ints_of_a_record_batch_that_came_as_floats_are_read_or_refused(
+    declared: pa.DataType, kind: pa.DataType, exact_below: int
+) -> None:
+    def column(number: int) -> pa.Array:
+        values = pa.array([float(number), None, 1.0], kind)
+        return values if declared == pa.int64() else pa.ListArray.from_arrays(pa.array([0, 3]), values)
+
+    read = typed_array("who", column(exact_below - 1), declared)
+    assert read.type == declared and (read if declared == pa.int64() else read.flatten())[0].as_py() == exact_below - 1
+    with pytest.raises(TypeError, match=r"column 'who': declared .* ints came as floats too large"):
+        typed_array("who", column(-exact_below), declared)
+
+
+def test_columns_of_a_record_batch_come_in_their_type_or_are_named() -> None:
+    text = pa.array(["7", None])
+    assert typed_array("who", text, pa.int64()).to_pylist() == [7, None]
+    encoded = text.dictionary_encode()
+    assert typed_array("who", encoded, pa.string()) is encoded
+    with pytest.raises(TypeError, match="column 'who': declared int64"):
+        typed_array("who", pa.array(["seven"]), pa.int64())
 
 
 def test_what_lies_beside_a_log_is_taken_from_the_caller(lake: Lake, served: Callable[[DatasetSpec], PyFuncModel]) -> None:
