@@ -1,7 +1,8 @@
-"""Reading raw lines of Criteo's shape into typed, checked columns, and a day of them into the lake, beside plain Python loops.
+"""Reading raw lines like Criteo's into typed, checked columns, and ingesting days of them, against plain Python loops.
 
-Rows per second of processor time in one process. The baseline splits a line, converts its numbers and says what is wrong
-with a bad one, line after line, which is how such a loader is written first.
+Rows per second of processor time in one process. The baseline loop splits each line, converts its numbers and finds the reason
+why a bad line is bad, which is how such a loader is usually written first. For a log without dated paths, the baseline parses
+every line twice: once for the index and once for its day.
 """
 
 from __future__ import annotations
@@ -16,18 +17,22 @@ import pyarrow.csv as pa_csv
 
 from benchmarks.result import Result
 from ml.catalog.load import load_catalog
+from ml.catalog.log_spec import LogSpec
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
 from ml.lake import Lake
+from ml.logs.block_cache import MAX_BYTES
+from ml.logs.index import LogIndex
 from ml.logs.ingest import ingest_day
 from ml.logs.text.layout import Layout
 from ml.logs.text.parse import parse_block
 
 ROWS, LOOP_ROWS, ROUNDS = 200_000, 20_000, 5
+START, DAY = 1_388_534_400, 86_400  # the first instant of Criteo's days, and the length of a day, in seconds
 
 
 def criteo_like(rows: int, seed: int = 0) -> list[bytes]:
-    """Lines with the columns, missing shares and lengths of Criteo's log: a label, 13 counts, 26 hashed categories."""
+    """Lines with the columns, lengths and missing values of Criteo's log: a label, 13 counts, 26 hashed categories."""
     rng = np.random.default_rng(seed)
     columns = [rng.integers(0, 2, rows).astype("S1")]
     for _ in range(13):
@@ -59,7 +64,11 @@ def run() -> list[Result]:
         text = b"\n".join(spoiled) + b"\n"
         results.append(_parsed(f"{name}, {share:.1%} of lines bad", text, layout, looped_bad, of))
     results.append(
-        Result("raw_logs: TSV to a day in the lake", unit, _ingested(lines, criteo), looped, f"{of}, nothing written")
+        Result("raw_logs: TSV to a day in the lake", unit, _ingested(lines, criteo.log), looped, f"{of}, nothing written")
+    )
+    cached, parsed = (_indexed(lines, criteo.log, cache_bytes) for cache_bytes in (MAX_BYTES, 0))
+    results.append(
+        Result("raw_logs: undated TSV, index and days", unit, cached, parsed, "parsing for the index and for the day")
     )
     return results
 
@@ -71,18 +80,40 @@ def _parsed(name: str, text: bytes, layout: Layout, baseline: float, of: str, fl
     return Result(name, "rows/CPU-s", ours, baseline, of, floor, note)
 
 
-def _ingested(lines: list[bytes], criteo: DatasetSpec) -> float:
-    """Rows a second for the whole way to Parquet in time order; a day's rows carry a time, so that no index comes first."""
-    columns = {"time": "int", **criteo.source.columns}
-    source = criteo.source.model_copy(update={"files": "%Y-%m-%d.tsv", "columns": columns})
+def _timed(criteo: LogSpec, files: str) -> LogSpec:
+    """Criteo's log with a time as its first column."""
+    source = criteo.source.model_copy(update={"files": files, "columns": {"time": "int", **criteo.source.columns}})
     clock = criteo.time.model_copy(update={"column": "time", "by_position": False})
-    spec = criteo.model_copy(update={"source": source, "time": clock})
-    day = spec.days()[0]
-    times = np.random.default_rng(2).integers(1388534400, 1388620800, len(lines)).tolist()
+    return criteo.model_copy(update={"source": source, "time": clock})
+
+
+def _ingested(lines: list[bytes], criteo: LogSpec) -> float:
+    """Rows per second from a dated file to Parquet in time order. Dated files need no index."""
+    log = _timed(criteo, "%Y-%m-%d.tsv")
+    day = log.days()[0]
+    times = np.random.default_rng(2).integers(START, START + DAY, len(lines)).tolist()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / f"{day}.tsv").write_bytes(b"".join(b"%d\t%s\n" % pair for pair in zip(times, lines, strict=True)))
         lake, runner = Lake.at(Path(folder) / "lake"), LocalRunner()
-        return len(lines) / _processor_seconds(lambda: ingest_day(spec.log, day, folder, lake, runner), 2)
+        return len(lines) / _processor_seconds(lambda: ingest_day(log, day, folder, lake, runner), 2)
+
+
+def _indexed(lines: list[bytes], criteo: LogSpec, cache_bytes: int) -> float:
+    """Rows per second from one undated file in time order, through the index, to Parquet of all its days."""
+    log, runner = _timed(criteo, "log.tsv"), LocalRunner()
+    days = log.days()
+    times = (START + np.arange(len(lines)) * len(days) * DAY // len(lines)).tolist()
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "log.tsv").write_bytes(b"".join(b"%d\t%s\n" % pair for pair in zip(times, lines, strict=True)))
+
+        def work() -> None:
+            with tempfile.TemporaryDirectory() as root:
+                lake = Lake.at(root)
+                LogIndex.build(log, folder, lake, runner, cache_bytes=cache_bytes)
+                for day in days:
+                    ingest_day(log, day, folder, lake, runner)
+
+        return len(lines) / _processor_seconds(work, 2)
 
 
 def _arrow(text: bytes, layout: Layout) -> pa.Table:
@@ -121,7 +152,7 @@ def _loop(lines: list[bytes], criteo: DatasetSpec) -> tuple[dict[str, list[objec
 
 
 def _processor_seconds(work, rounds: int = ROUNDS) -> float:
-    """The quickest of a few rounds, after one that does not count."""
+    """Processor time of the fastest of a few rounds, after one warm-up round."""
     work()
     taken = []
     for _ in range(rounds):

@@ -19,6 +19,7 @@ from upath import UPath
 from ml.catalog.log_spec import LogSpec
 from ml.compute.runner import Runner
 from ml.lake import Lake
+from ml.logs.block_cache import MAX_BYTES, BlockCache
 from ml.logs.block_ranges import BlockRange, pack_tasks, split_file
 from ml.logs.clock import day_bounds, day_index, day_key, position_parts
 from ml.logs.file_index import BlockIndex, FileIndex, FileIndexStore
@@ -50,6 +51,7 @@ class LogIndex:
     Attributes:
         log: The log.
         files: What each file holds.
+        cache: The blocks that were parsed for the index; None for logs whose index needs no parsing.
 
     Example:
         >>> import tempfile, pathlib
@@ -69,9 +71,18 @@ class LogIndex:
 
     log: LogSpec
     files: tuple[FileIndex, ...]
+    cache: BlockCache | None = None
 
     @classmethod
-    def build(cls, log: LogSpec, folder: str | UPath, lake: Lake, runner: Runner, day: str | None = None) -> LogIndex:
+    def build(
+        cls,
+        log: LogSpec,
+        folder: str | UPath,
+        lake: Lake,
+        runner: Runner,
+        day: str | None = None,
+        cache_bytes: int = MAX_BYTES,
+    ) -> LogIndex:
         """Indexes the files of a log. Only new and changed files are read.
 
         Args:
@@ -80,27 +91,33 @@ class LogIndex:
             lake: Keeps what files hold, in `log_index/`.
             runner: Runs the tasks that read files.
             day: With dated paths, index only the files that can hold rows of this day.
+            cache_bytes: Bytes of log text, about, whose parsed blocks are kept in the lake.
 
         Raises:
             NoLogs: There are no files.
             WrongFile: A file lacks a column.
         """
-        files = find_files(log.source, folder)
+        everything = files = find_files(log.source, folder)
         if log.source.dated:
             files = [file for file in files if _near(log, file, day)]
         if log.source.dated and not log.source.spill_days:
             return cls(log, tuple(FileIndex(file, None) for file in files))
         store = FileIndexStore(log, lake)
         found = {n: index for n, file in enumerate(files) if (index := store.load(file)) is not None}
-        ranges = [part for n, file in enumerate(files) if n not in found for part in split_file(file, n)]
-        blocks: dict[int, list[BlockIndex]] = {n: [] for n in range(len(files)) if n not in found}
-        for done in runner.map(partial(_index_task, log), pack_tasks(ranges)):
+        new = {n: file for n, file in enumerate(files) if n not in found}
+        cache, cached = None, frozenset[int]()
+        if not log.time.by_position and log.source.format != "parquet":
+            cache = BlockCache(store.folder / "blocks", store.reading, cache_bytes)
+            cached = cache.make_room(everything, new) if new else cached
+        ranges = [part for n, file in new.items() for part in split_file(file, n)]
+        blocks: dict[int, list[BlockIndex]] = {n: [] for n in new}
+        for done in runner.map(partial(_index_task, log, cache, cached), pack_tasks(ranges)):
             for n, block in done:
                 blocks[n].append(block)
         for n, of_file in blocks.items():
             found[n] = FileIndex(files[n], tuple(sorted(of_file, key=lambda block: block.index)))
             store.save(found[n])
-        return cls(log, tuple(found[n] for n in range(len(files))))
+        return cls(log, tuple(found[n] for n in range(len(files))), cache)
 
     @cached_property
     def parts(self) -> NDArray[np.int64]:
@@ -206,11 +223,20 @@ def _near(log: LogSpec, file: LogFile, day: str | None) -> bool:
     return low - spill <= (file_day(log, file) or 0) <= high + spill
 
 
-def _index_task(log: LogSpec, ranges: list[BlockRange]) -> list[tuple[int, BlockIndex]]:
+def _index_task(
+    log: LogSpec, cache: BlockCache | None, cached: frozenset[int], ranges: list[BlockRange]
+) -> list[tuple[int, BlockIndex]]:
+    """Indexes the blocks of ranges, and keeps those of the files in `cached`."""
     if log.time.by_position:
         counted = ((part, count_lines(log.source, part.file, part.first, part.wanted)) for part in ranges)
         return [(part.file_number, BlockIndex(*block)) for part, blocks in counted for block in blocks]
-    return [(part.file_number, BlockIndex.of(block)) for part in ranges for block in read_validated_blocks(log, part)]
+    found = []
+    for part in ranges:
+        for block in read_validated_blocks(log, part):
+            found.append((part.file_number, BlockIndex.of(block)))
+            if cache and part.file_number in cached:
+                cache.write(part.file, block)
+    return found
 
 
 def _hash(text: str) -> str:

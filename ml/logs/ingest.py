@@ -94,7 +94,7 @@ def ingest_day(
         for subfolder in (staging / "rows", scratch):
             subfolder.mkdir(parents=True)
         by_line = index.parts if log.time.by_position else None
-        job = IngestJob(log, day_index(log, day), staging, index.in_order(day), by_line, part_rows)
+        job = IngestJob(log, day_index(log, day), staging, index.in_order(day), by_line, part_rows, index.cache)
         tasks = [_task(index, number, group) for number, group in enumerate(pack_tasks(ranges, task_bytes))]
         done = runner.map(partial(ingest_task, job), tasks)
         parts = plan_parts([run for one in done for run in one.runs], part_rows)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from ml.catalog.log_spec import LogSpec
+from ml.logs.block_cache import BlockCache
 from ml.logs.block_ranges import BlockRange
 from ml.logs.clock import day_bounds, position_times
 from ml.logs.external_sort import SortedRun, sort_by_time, write_parquet, write_run
@@ -39,6 +40,7 @@ class IngestJob:
         in_order: Whether the log's blocks are in time order, so that rows become parts without sorting.
         parts: In a log without a clock: the line at which each day begins, int64 [days + 1].
         part_rows: Rows of one part, about.
+        cache: Blocks that were parsed for the index.
     """
 
     log: LogSpec
@@ -47,6 +49,7 @@ class IngestJob:
     in_order: bool
     parts: NDArray[np.int64] | None
     part_rows: int
+    cache: BlockCache | None
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def ingest_task(job: IngestJob, task: IngestTask) -> TaskResult:
         held.clear()
 
     for part in task.ranges:
-        for block in read_validated_blocks(job.log, part):
+        for block in job.cache.read_blocks(job.log, part) if job.cache else read_validated_blocks(job.log, part):
             placement = task.placements.get((part.file_number, block.index))
             times, days, bad_days = _place(job, part, block, placement)
             mine = days == job.day

@@ -1,0 +1,143 @@
+"""Keeps the blocks that indexing has parsed, so that the days of a log need not parse them again.
+
+The cache is in the lake, beside the file indices, and bounded. Everything in it can be deleted at any time: a block that is
+absent or unreadable is parsed from its file. Only text files are cached, because Parquet files are fast to read.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from uuid import uuid4
+
+import pyarrow as pa
+from upath import UPath
+
+from ml.catalog.log_spec import LogSpec
+from ml.logs.block_ranges import BlockRange
+from ml.logs.sources import LogFile
+from ml.logs.validated_blocks import ValidatedBlock, read_validated_blocks
+
+MAX_BYTES = 8 << 30
+_FORMAT = 1  # increase it when the content of cached files changes
+_UNPACKED = 6  # text is about this much larger than a .gz or .zst file of it
+_BAD_SCHEMA = pa.schema([("line", pa.int64()), ("day", pa.int32()), ("reason", pa.string()), ("text", pa.binary())])
+
+
+@dataclass(frozen=True)
+class BlockCache:
+    """Cached blocks of one log, one Arrow file each.
+
+    Attributes:
+        folder: Where the files are.
+        reading: Fingerprint of how the log is read. Blocks of another reading are never returned.
+        max_bytes: Bytes of log text whose blocks are kept, about. Cached blocks are smaller than the text.
+    """
+
+    folder: UPath
+    reading: str
+    max_bytes: int = MAX_BYTES
+
+    def make_room(self, files: Collection[LogFile], new: dict[int, LogFile]) -> frozenset[int]:
+        """Prepares for the blocks of new files, and deletes what they replace.
+
+        Blocks of files that were changed or removed are deleted. If the new files do not fit beside the others, the others
+        are deleted too: newer files are more likely to have days that were not ingested yet.
+
+        Args:
+            files: All files of the log.
+            new: Number -> file, of the files about to be indexed.
+
+        Returns:
+            Numbers of the new files whose blocks are to be written.
+        """
+        sizes = {n: _text_bytes(file) for n, file in new.items()}
+        others = [file for file in files if file not in new.values()]
+        room = self.max_bytes - sum(map(_text_bytes, others))
+        if sum(sizes.values()) > room:
+            room, others = self.max_bytes, []
+        valid = {self._key(file) for file in others}
+        if self.folder.exists():
+            for path in self.folder.iterdir():
+                if path.name.partition("-")[0] not in valid:
+                    path.unlink(missing_ok=True)
+        fitting = set()
+        for n, size in sizes.items():
+            if size <= room:
+                fitting.add(n)
+                room -= size
+        return frozenset(fitting)
+
+    def write(self, file: LogFile, block: ValidatedBlock) -> None:
+        """Keeps one block."""
+        path = self._path(file, block.index)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        staged = path.with_name(f".{path.name}.{uuid4().hex}")  # another process can index the same file
+        counts = {"index": block.index, "num_lines": block.num_lines, "header_lines": block.header_lines}
+        arrays = [*block.table.columns, pa.array(block.row_lines), pa.array(block.times), pa.array(block.days)]
+        rows = pa.table(arrays, names=[*block.table.column_names, "", "", ""], metadata={"counts": json.dumps(counts)})
+        bad = [block.bad_lines, block.bad_days, block.reasons, block.texts]
+        bad_table = pa.table([pa.array(c, f.type) for c, f in zip(bad, _BAD_SCHEMA, strict=True)], schema=_BAD_SCHEMA)
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        with staged.open("wb") as sink:
+            for table in (rows, bad_table):
+                with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+                    writer.write_table(table.combine_chunks())
+        staged.rename(path)
+
+    def read(self, file: LogFile, index: int) -> ValidatedBlock | None:
+        """One block, or None if it is not cached."""
+        try:
+            with self._path(file, index).open("rb") as source:
+                rows, bad = pa.ipc.open_stream(source).read_all(), pa.ipc.open_stream(source).read_all()
+        except FileNotFoundError:
+            return None
+        except (pa.ArrowInvalid, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk or the network failed
+            return None  # a truncated file
+        width = rows.num_columns - 3
+        row_lines, times, days = (rows.column(width + n).to_numpy() for n in range(3))
+        return ValidatedBlock(
+            **json.loads(rows.schema.metadata[b"counts"]),
+            table=rows.select(range(width)).replace_schema_metadata(None),
+            row_lines=row_lines,
+            times=times,
+            days=days,
+            bad_lines=bad.column("line").to_numpy(),
+            bad_days=bad.column("day").to_numpy(),
+            reasons=bad.column("reason").to_pylist(),
+            texts=bad.column("text").to_pylist(),
+        )
+
+    def read_blocks(self, log: LogSpec, part: BlockRange) -> Iterator[ValidatedBlock]:
+        """Reads the blocks of a range like `read_validated_blocks`, from the cache where it has them."""
+        wanted = part.wanted or ()
+        cached = [index for index in wanted if self._path(part.file, index).exists()]
+        if not cached:
+            yield from read_validated_blocks(log, part)
+            return
+        others = tuple(index for index in wanted if index not in cached)
+        parsed = read_validated_blocks(log, replace(part, wanted=others)) if others else iter(())
+        yield from heapq.merge(parsed, self._read_or_parse(log, part, cached), key=lambda block: block.index)
+
+    def _read_or_parse(self, log: LogSpec, part: BlockRange, indices: list[int]) -> Iterator[ValidatedBlock]:
+        for index in indices:
+            block = self.read(part.file, index)
+            if block is not None:
+                yield block
+            else:  # deleted just now, or unreadable
+                yield from read_validated_blocks(log, replace(part, wanted=(index,)))
+
+    def _key(self, file: LogFile) -> str:
+        return sha256(f"{_FORMAT} {self.reading} {file.url} {file.name} {file.stamp}".encode()).hexdigest()[:32]
+
+    def _path(self, file: LogFile, index: int) -> UPath:
+        return self.folder / f"{self._key(file)}-{index}.arrow"
+
+
+def _text_bytes(file: LogFile) -> int:
+    return file.size * (_UNPACKED if file.name.lower().endswith((".gz", ".zst")) else 1)
