@@ -43,7 +43,7 @@ class WideDeep(nn.Module):
         ... ]
         >>> bags = EmbeddingBagCollection(tables=tables)
         >>> weights = [
-        ...     EmbeddingBagConfig(name=f"wide.{name}", embedding_dim=1, num_embeddings=10, feature_names=[name])
+        ...     EmbeddingBagConfig(name=f"wide_{name}", embedding_dim=1, num_embeddings=10, feature_names=[name])
         ...     for name in ("user", "item")
         ... ]
         >>> ids, lengths = torch.tensor([1, 2, 3, 4]), torch.tensor([1, 1, 1, 1])
