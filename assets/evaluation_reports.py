@@ -63,6 +63,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
 def _models_before(spec: DatasetSpec, day: str, lake: Lake) -> "dict[str, Scored]":
     """The models of the day before, as the report asks them; none on the first day."""
     from ml.datasets.collate import batch_from_arrow
+    from ml.evaluation.evaluate import Scored
     from ml.models.predict import predict
     from ml.schema import FeatureSchema
     from ml.training.load import load_model
