@@ -8,9 +8,7 @@ from ml.stages import stages_of
 def stages_done(lake: Lake, spec: DatasetSpec, day: str) -> bool:
     """Whether every stage of the day lies in the lake, written under the catalog entry of now, from what lies there now."""
     return all(
-        lake.has(stage, spec.name, day)
-        and lake.manifest(stage, spec.name, day).get("fingerprint") == spec.fingerprint_of(stage)
-        and not lake.is_outdated(stage, spec.name, day)
+        lake.is_current(stage, spec.name, day, spec.fingerprint_of(stage)) and not lake.is_outdated(stage, spec.name, day)
         for stage in stages_of(spec)
     )
 

@@ -22,11 +22,15 @@ MANIFEST = "manifest.json"
 
 
 class MissingPartition(FileNotFoundError):
-    """A partition that is needed has not been written."""
+    """A partition that is needed is not in the lake."""
+
+
+class StalePartition(ValueError):
+    """A partition was made under another version of the catalog entry than the one it is to be used with."""
 
 
 class BusyPartition(TimeoutError):
-    """Two runs are about to write one partition."""
+    """Another run is writing the partition."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,39 @@ class Lake:
     def has(self, stage: str, dataset: str, day: str) -> bool:
         return (self.partition(stage, dataset, day) / MANIFEST).exists()
 
-    def require(self, stage: str, dataset: str, day: str) -> UPath:
-        """Where a partition lies. Raises `MissingPartition`, with the way out, where it is not there."""
+    def require(self, stage: str, dataset: str, day: str, *, fingerprint: str | None = None, since: str | None = None) -> UPath:
+        """Returns the folder of a partition that must be there.
+
+        Args:
+            stage: The stage, such as `raw_logs`.
+            dataset: The dataset's name.
+            day: The partition key.
+            fingerprint: The fingerprint that the partition must have been made under, as `DatasetSpec.fingerprint_of` gives
+                it. Not checked by default.
+            since: First day to remake if the partition is stale, for a stage whose days build on each other; `day` by default.
+
+        Raises:
+            MissingPartition: The partition is not in the lake.
+            StalePartition: The partition was made under another fingerprint.
+        """
         if not self.has(stage, dataset, day):
             raise MissingPartition(
                 f"{dataset}/{stage} of {day} is not in the lake at {self.root}; materialise it first: "
-                f"dagster asset materialize -m orchestration.definitions --select {dataset}/{stage} --partition {day}"
+                f"{_command(stage, dataset, day, day)}"
             )
+        if fingerprint is not None:
+            found = self.manifest(stage, dataset, day).get("fingerprint")
+            if found != fingerprint:
+                raise StalePartition(
+                    f"{dataset}/{stage} of {day} was made under the fingerprint {found}, and the catalog entry {dataset} "
+                    f"now has {fingerprint}. Restore the entry as it was, or materialise the partition again: "
+                    f"{_command(stage, dataset, since or day, day)}"
+                )
         return self.partition(stage, dataset, day)
+
+    def is_current(self, stage: str, dataset: str, day: str, fingerprint: str) -> bool:
+        """Whether a partition is in the lake and was made under this fingerprint."""
+        return self.has(stage, dataset, day) and self.manifest(stage, dataset, day).get("fingerprint") == fingerprint
 
     def manifest(self, stage: str, dataset: str, day: str) -> dict[str, Any]:
         return json.loads((self.require(stage, dataset, day) / MANIFEST).read_text())
@@ -154,6 +183,12 @@ class Lake:
             _remove(staging)
             raise
         _commit(staging, final, replaced)
+
+
+def _command(stage: str, dataset: str, first: str, last: str) -> str:
+    """The shell command that makes the partitions from one day to another."""
+    days = f"--partition {last}" if first == last else f"--partition-range {first}...{last}"
+    return f"dagster asset materialize -m orchestration.definitions --select {dataset}/{stage} {days}"
 
 
 def _commit(staging: UPath, final: UPath, replaced: UPath) -> None:

@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
-from ml.schema import EVENT_TIME, LABEL, SAMPLE_RATE, FeatureSchema, arrow_schema
+from ml.features.read import check_file, feature_parts
+from ml.lake import Lake
+from ml.schema import EVENT_TIME, LABEL, SAMPLE_RATE, FeatureSchema
 from ml.stages import CLEANED_FEATURES
 
 
@@ -25,22 +27,13 @@ class Part:
     rows: int
 
 
-def parts_of(spec: DatasetSpec, partition: UPath) -> tuple[Part, ...]:
-    """The files of a day's table, in order. Raises `ValueError` for one whose features are not the spec's."""
-    expected = arrow_schema(spec)
-    wanted = [expected.field(name) for name in columns_of(spec)]
+def parts_of(lake: Lake, spec: DatasetSpec, day: str) -> tuple[Part, ...]:
+    """The files of a day's table, in order. Raises `MissingPartition`, `StalePartition`, and `ValueError` for another table."""
     parts = []
-    for path in sorted((partition / "rows").glob("part-*.parquet"), key=lambda path: path.name):
+    for path in feature_parts(lake, spec, day):
         with path.open("rb") as file:
             parquet = pq.ParquetFile(file)
-            found = parquet.schema_arrow
-            written = (found.metadata or {}).get(b"evergreen.fingerprint", b"none").decode()
-            if written != spec.fingerprint or any(field not in found for field in wanted):
-                raise ValueError(
-                    f"{path}: not the feature table of {spec.name} as it is specified now (fingerprint {spec.fingerprint}, "
-                    f"the file has {written}; columns {found.names}, expected {columns_of(spec)}); "
-                    f"rerun {CLEANED_FEATURES} of the day"
-                )
+            check_file(spec, path, parquet.schema_arrow, columns_of(spec))
             parts.append(Part(path, parquet.metadata.num_rows))
     return tuple(parts)
 

@@ -55,7 +55,7 @@ class BlockReader:
     from there, also with another world size as long as batch_size * world_size is the same. Later iterators begin at the
     beginning.
 
-    Raises `MissingPartition`, `OtherData` where the lake holds data of another specification, `CorruptShard` while
+    Raises `MissingPartition`, `StalePartition` where the lake holds data of another specification, `CorruptShard` while
     reading, `BusyCache`, and `ValueError` for an argument out of range.
 
     >>> reader = BlockReader(lake, spec, ["2014-01-01"], batch_size=4096)  # doctest: +SKIP

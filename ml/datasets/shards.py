@@ -36,10 +36,6 @@ class CorruptShard(ValueError):
     """A shard is not as its index says; the message names the file and the way out."""
 
 
-class OtherData(ValueError):
-    """Data in the lake was written under another specification than the one it is read with."""
-
-
 @dataclass(frozen=True)
 class Shard:
     """One file of blocks: where it lies, what its index entry says, and which rows of the epoch it holds."""
@@ -52,14 +48,9 @@ class Shard:
 
 
 def shards_of(lake: Lake, spec: DatasetSpec, day: str, split: str) -> list[Shard]:
-    """Shards of a day's split, in the order of its index. Raises `MissingPartition`, `OtherData` or `CorruptShard`."""
+    """Shards of a day's split, in the order of its index. Raises `MissingPartition`, `StalePartition` or `CorruptShard`."""
+    folder = lake.require(MDS_DATASETS, spec.name, day, fingerprint=spec.fingerprint) / split
     manifest = lake.manifest(MDS_DATASETS, spec.name, day)
-    folder = lake.partition(MDS_DATASETS, spec.name, day) / split
-    if manifest["fingerprint"] != spec.fingerprint:
-        raise OtherData(
-            f"{folder.parent} was written under specification {manifest['fingerprint']} of {spec.name}, which is now "
-            f"{spec.fingerprint}; rerun {MDS_DATASETS} of the day and what is before it"
-        )
     if not manifest["splits"][split]["rows"]:
         return []
     columns = columns_of(FeatureSchema.of(spec))

@@ -91,14 +91,14 @@ def write_day(
 
     A window is `block_rows * window_blocks` rows; `task_windows` of them make a task. Tasks hold one window at a time.
     compression: zstd, with or without a level (`zstd:7`), or none. size_limit: bytes of a shard before compression.
-    Raises `MissingPartition` without the day's features, and `ValueError` where they are of another schema than the
-    spec's, or out of time order. The same features and arguments give the same bytes, whatever the runner.
+    Raises `MissingPartition` or `StalePartition` for the day's features, and `ValueError` where they are of another schema
+    than the spec's, or out of time order. The same features and arguments give the same bytes, whatever the runner.
     """
     began = time.perf_counter()
     _check(block_rows=block_rows, window_blocks=window_blocks, size_limit=size_limit, task_windows=task_windows)
     if compression is not None and compression.split(":")[0] != "zstd":
         raise ValueError(f"compression: expected 'zstd', 'zstd:<level>' or None, found {compression!r}")
-    parts = parts_of(spec, lake.require(CLEANED_FEATURES, spec.name, day))
+    parts = parts_of(lake, spec, day)
     made_from = lake.lineage(spec.name, [(CLEANED_FEATURES, day)])
     rows = sum(part.rows for part in parts)
     with lake.write(MDS_DATASETS, spec.name, day) as staging:

@@ -41,7 +41,7 @@ class Baseline:
 def fit_baselines(lake: Lake, spec: DatasetSpec, days: list[str], nonzeros: int = NONZEROS) -> dict[str, Baseline]:
     """`constant_prior` and `logistic_regression`, from the features of `days` (ascending, all before the scored one)."""
     schema = FeatureSchema.of(spec)
-    available = {day: count_rows(lake, spec.name, day) for day in days}
+    available = {day: count_rows(lake, spec, day) for day in days}
     total = sum(available.values())
     per_row = len(schema.single) + 3 * len(schema.multi) + len(schema.dense)
     share = min(1.0, nonzeros / max(1, total * per_row))

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.days import trailing_days
-from ml.features.read import feature_parts
+from ml.features.read import check_file, feature_parts
 from ml.lake import Lake
 from ml.schema import arrow_schema
 from ml.stages import CLEANED_FEATURES
@@ -24,10 +23,10 @@ def earlier_days(lake: Lake, dataset: str, day: str, window: int) -> list[str]:
     return [other for other in trailing_days(day, window) if other in there]
 
 
-def count_rows(lake: Lake, dataset: str, day: str) -> int:
-    """Rows of a day's feature table. Raises `MissingPartition`."""
+def count_rows(lake: Lake, spec: DatasetSpec, day: str) -> int:
+    """Rows of a day's feature table. Raises `MissingPartition` or `StalePartition`."""
     rows = 0
-    for path in map(UPath, feature_parts(lake, dataset, day)):
+    for path in feature_parts(lake, spec, day):
         with path.fs.open(path.path, "rb") as file, pq.ParquetFile(file) as parquet:
             rows += parquet.metadata.num_rows
     return rows
@@ -36,17 +35,11 @@ def count_rows(lake: Lake, dataset: str, day: str) -> int:
 def chunks(lake: Lake, spec: DatasetSpec, day: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """A day's feature table in event-time order, at most `CHUNK` rows at a time, `columns` of it or all.
 
-    Raises `MissingPartition`, and `ValueError` for a file of another shape than the spec's.
+    Raises `MissingPartition`, `StalePartition`, and `ValueError` for a file of another shape than the spec's.
     """
-    expected = arrow_schema(spec)
-    wanted = [expected.field(name) for name in (columns if columns is not None else expected.names)]
-    for path in map(UPath, feature_parts(lake, spec.name, day)):
+    wanted = arrow_schema(spec).names if columns is None else list(columns)
+    for path in feature_parts(lake, spec, day):
         with path.fs.open(path.path, "rb") as file, pq.ParquetFile(file) as parquet:
-            found = parquet.schema_arrow
-            if found.metadata != expected.metadata or any(field not in found for field in wanted):
-                raise ValueError(
-                    f"{path}: not the feature table of {spec.name} as it is specified now (fingerprint {spec.fingerprint}); "
-                    f"materialise {spec.name}/{CLEANED_FEATURES} of {day} again"
-                )
-            for batch in parquet.iter_batches(batch_size=CHUNK, columns=list(columns) if columns is not None else None):
+            check_file(spec, path, parquet.schema_arrow, wanted)
+            for batch in parquet.iter_batches(batch_size=CHUNK, columns=wanted):
                 yield pa.Table.from_batches([batch])

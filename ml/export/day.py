@@ -9,7 +9,7 @@ from upath import UPath
 
 from ml.artifacts.bundle import Bundle, vocabulary_states, write_inputs
 from ml.artifacts.predictor import TorchPredictor
-from ml.artifacts.snapshot import DamagedSnapshot, SnapshotMismatch, digest
+from ml.artifacts.snapshot import DamagedSnapshot, digest
 from ml.artifacts.weights import bytes_of
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
@@ -61,17 +61,12 @@ def load_export(lake: Lake, spec: DatasetSpec, day: str, model: str | None = Non
 
     Raises:
         MissingPartition: The day has not been exported.
-        SnapshotMismatch: It was exported under another specification of the dataset.
+        StalePartition: It was exported under another specification of the dataset.
         DamagedSnapshot: The files are not those that the manifest describes.
     """
     stage = exported_models(model or spec.primary)
-    folder, manifest = lake.require(stage, spec.name, day), lake.manifest(stage, spec.name, day)
-    if manifest["fingerprint"] != spec.fingerprint:
-        raise SnapshotMismatch(
-            f"{folder}: exported with the fingerprint {manifest['fingerprint']}, {spec.name} has {spec.fingerprint} now; "
-            "restore the earlier specification, or train and export again"
-        )
-    if manifest["digest"] != digest(folder):
+    folder = lake.require(stage, spec.name, day, fingerprint=spec.fingerprint)
+    if lake.manifest(stage, spec.name, day)["digest"] != digest(folder):
         raise DamagedSnapshot(f"{folder}: not the files that its manifest describes; export its day again")
     return Bundle.load(folder)
 
@@ -135,8 +130,7 @@ def rows_to_score(lake: Lake, spec: DatasetSpec, day: str) -> tuple[list[str], B
     reader = _reader(lake, spec, days)
     while reader.rows < ROWS and len(days) < LOOK_BACK_DAYS:
         before = day_before(days[0])
-        there = lake.has(MDS_DATASETS, spec.name, before)
-        if not there or lake.manifest(MDS_DATASETS, spec.name, before)["fingerprint"] != spec.fingerprint:
+        if not lake.is_current(MDS_DATASETS, spec.name, before, spec.fingerprint):
             break
         days.insert(0, before)
         reader = _reader(lake, spec, days)

@@ -28,16 +28,12 @@ from ml.logs.read import raw_parts
 from ml.logs.source_table import read_table
 from ml.parquet import write_table
 from ml.schema import arrow_schema
-from ml.stages import CLEANED_FEATURES
+from ml.stages import CLEANED_FEATURES, RAW_LOGS
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 ROWS_PER_TASK = 200_000
-
-
-class StaleFeatures(ValueError):
-    """Features or vocabularies in the lake were made under another spec."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +75,16 @@ def clean_day(
 ) -> CleanedDay:
     """Write `cleaned_features` of a day. logs: the landing folder, where side tables lie. spark: for what needs a shuffle.
 
-    Raises `MissingPartition` where the day's raw logs, or the day before's vocabularies, are not there; `StaleFeatures` where
-    the latter were made under another spec; `RepeatedKey` for a side table; `LabelError` for rows without a usable label.
+    Raises `MissingPartition` where the day's raw logs, or the day before's vocabularies, are not there; `StalePartition` where
+    they were made under another spec; `RepeatedKey` for a side table; `LabelError` for rows without a usable label.
     """
     started = time.perf_counter()
     parts = raw_parts(lake, spec.name, day)
     earlier = earlier_days(spec, day)
     for read in [*earlier, day]:
-        _check_reading(spec, read, lake)
+        lake.require(RAW_LOGS, spec.name, read, fingerprint=spec.log.fingerprint)
     before = [(CLEANED_FEATURES, day_before(day))] if _needs_state(spec, day) else []
-    made_from = lake.lineage(spec.name, [*before, *(("raw_logs", d) for d in [*earlier, day])])
+    made_from = lake.lineage(spec.name, [*before, *((RAW_LOGS, d) for d in [*earlier, day])])
     states, names = _previous_states(spec, day, lake), [s.name for s in spec.sparse if s.vocabulary]
     with lake.write(CLEANED_FEATURES, spec.name, day) as staging:
         scratch = staging / "scratch"
@@ -136,29 +132,14 @@ def _file_digest(path: UPath) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _check_reading(spec: DatasetSpec, day: str, lake: Lake) -> None:
-    wanted = spec.log.fingerprint
-    if lake.manifest("raw_logs", spec.name, day).get("fingerprint", wanted) != wanted:
-        raise StaleFeatures(
-            f"{spec.name}/raw_logs of {day} was read under another catalog entry (source, time, label or first day); "
-            f"materialise raw_logs of that day again"
-        )
-
-
 def _previous_states(spec: DatasetSpec, day: str, lake: Lake) -> dict[str, StateFile]:
     """Feature -> its state after the day before; empty on the first day."""
     if not _needs_state(spec, day):
         return {}
     before = day_before(day)
+    first = spec.partitions.start.isoformat()
+    folder = lake.require(CLEANED_FEATURES, spec.name, before, fingerprint=spec.fingerprint, since=first) / "vocabulary"
     manifest = lake.manifest(CLEANED_FEATURES, spec.name, before)
-    found = manifest["fingerprint"]
-    if found != spec.fingerprint:
-        raise StaleFeatures(
-            f"{spec.name}/{CLEANED_FEATURES} of {before} was made under another spec (fingerprint {found}, now "
-            f"{spec.fingerprint}), so its vocabularies do not fit; materialise {CLEANED_FEATURES} again from "
-            f"{spec.partitions.start} to {before}"
-        )
-    folder = lake.partition(CLEANED_FEATURES, spec.name, before) / "vocabulary"
     digest = lake.digest(CLEANED_FEATURES, spec.name, before)
     names = [s.name for s in spec.sparse if s.vocabulary]
     return {n: StateFile(str(folder / f"{n}.parquet"), manifest["vocabularies"][n]["values"], digest) for n in names}

@@ -62,5 +62,5 @@ def write_table(lake: Lake, spec: DatasetSpec, rows: int, day: str = DAY, seed: 
         for i in range(parts):
             with (staging / "rows" / f"part-{i:05d}.parquet").open("wb") as file:
                 pq.write_table(table.slice(cuts[i], cuts[i + 1] - cuts[i]), file, row_group_size=97)
-        lake.write_manifest(staging, {"rows": rows})
+        lake.write_manifest(staging, {"rows": rows, "fingerprint": spec.fingerprint})
     return table

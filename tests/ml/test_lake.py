@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from ml.lake import BusyPartition, Lake, MissingPartition
+from ml.lake import BusyPartition, Lake, MissingPartition, StalePartition
 
 DAY = ("raw_logs", "shop", "2025-03-01")
 
@@ -28,6 +28,29 @@ def test_a_partition_is_there_after_its_block_and_not_before(lake: Lake):
     assert lake.has(*DAY)
     assert lake.manifest(*DAY) == {"rows": 1}
     assert lake.days(*DAY[:2]) == [DAY[2]]
+
+
+def test_a_partition_of_another_fingerprint_is_refused_with_the_way_out(lake: Lake):
+    with lake.write(*DAY) as staging:
+        lake.write_manifest(staging, {"fingerprint": "old"})
+    assert lake.require(*DAY, fingerprint="old") == lake.require(*DAY) == lake.partition(*DAY)
+    with pytest.raises(
+        StalePartition, match=r"shop/raw_logs of 2025-03-01 was made under .* old, .* shop now has new"
+    ) as error:
+        lake.require(*DAY, fingerprint="new")
+    assert str(error.value).endswith("--select shop/raw_logs --partition 2025-03-01")
+    with pytest.raises(StalePartition, match=r"--partition-range 2025-02-01\.\.\.2025-03-01$"):
+        lake.require(*DAY, fingerprint="new", since="2025-02-01")
+    assert [lake.is_current(*DAY, fingerprint) for fingerprint in ("old", "new")] == [True, False]
+
+
+def test_a_partition_without_a_fingerprint_is_none_of_the_entry(lake: Lake):
+    write(lake, "old")
+    with pytest.raises(StalePartition, match="the fingerprint None"):
+        lake.require(*DAY, fingerprint="new")
+    with pytest.raises(MissingPartition):
+        lake.require(DAY[0], DAY[1], "2025-03-02", fingerprint="new")
+    assert not lake.is_current(DAY[0], DAY[1], "2025-03-02", "new")
 
 
 def test_a_failed_writer_leaves_the_partition_that_was_there(lake: Lake):

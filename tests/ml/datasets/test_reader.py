@@ -15,10 +15,10 @@ from ml.compute.runner import LocalRunner
 from ml.datasets.batch import Batch
 from ml.datasets.collate import batch_from_arrow
 from ml.datasets.reader import BlockReader
-from ml.datasets.shards import CorruptShard, OtherData
+from ml.datasets.shards import CorruptShard
 from ml.datasets.splits import SPLITS
 from ml.datasets.write import write_day
-from ml.lake import Lake, MissingPartition
+from ml.lake import Lake, MissingPartition, StalePartition
 from ml.schema import FeatureSchema
 from tests.helpers.feature_table import DAY, make_spec, make_table, write_table
 
@@ -289,7 +289,7 @@ def test_data_of_another_specification_is_refused(lake: Lake) -> None:
     with pytest.raises(MissingPartition):
         BlockReader(lake, spec, [DAY], batch_size=8)
     write(lake, spec)
-    with pytest.raises(OtherData, match="rerun"):
+    with pytest.raises(StalePartition, match="materialise the partition again"):
         BlockReader(lake, make_spec(dense=2), [DAY], batch_size=8)
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from ml.artifacts.snapshot import DamagedSnapshot, SnapshotMismatch, digest
+from ml.artifacts.snapshot import DamagedSnapshot, digest
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.reader import BlockReader
 from ml.export import day as export
 from ml.export.day import ExportedDay, ExportRefused, export_day, load_export, rows_to_score
-from ml.lake import Lake, MissingPartition
+from ml.lake import Lake, MissingPartition, StalePartition
 from ml.metrics import ClickSums
 from ml.models.predict import predict
 from ml.recipes.export import ExportRecipe
@@ -132,7 +132,7 @@ def test_foreign_and_damaged_exports_are_refused(lake: Lake, days: list[str]) ->
     weights = exported(lake, days[1]).folder / WEIGHTS_FILE
     dense = [{"name": "d0", "log1p": True}, {"name": "d1"}]
     other = DatasetSpec.model_validate(made_spec().model_dump(mode="json") | {"dense": dense})
-    with pytest.raises(SnapshotMismatch, match=f"made has {other.fingerprint} now; restore the earlier specification"):
+    with pytest.raises(StalePartition, match=f"made now has {other.fingerprint}. Restore the entry as it was"):
         load_export(lake, other, days[1])
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100] + bytes([whole[-100] ^ 0x40]) + whole[-99:])

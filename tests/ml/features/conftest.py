@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
 
+from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 
 # The first example of a property compiles the kernels it meets.
@@ -21,15 +22,15 @@ WriteRaw = Callable[..., None]
 
 @pytest.fixture
 def write_raw() -> WriteRaw:
-    """Writes a day of raw logs: `write_raw(lake, dataset, day, table, parts=1, row_group=1000)`."""
+    """Writes a day of raw logs: `write_raw(lake, spec, day, table, parts=1, row_group=1000)`."""
 
-    def write(lake: Lake, dataset: str, day: str, table: pa.Table, parts: int = 1, row_group: int = 1000) -> None:
-        with lake.write("raw_logs", dataset, day) as staging:
+    def write(lake: Lake, spec: DatasetSpec, day: str, table: pa.Table, parts: int = 1, row_group: int = 1000) -> None:
+        with lake.write("raw_logs", spec.name, day) as staging:
             (staging / "rows").mkdir()
             edges = np.linspace(0, len(table), parts + 1).astype(int)
             for n in range(parts):
                 part = table.slice(edges[n], edges[n + 1] - edges[n])
                 pq.write_table(part, str(staging / "rows" / f"part-{n:05d}.parquet"), row_group_size=row_group)
-            lake.write_manifest(staging, {"rows": len(table)})
+            lake.write_manifest(staging, {"rows": len(table), "fingerprint": spec.log.fingerprint})
 
     return write

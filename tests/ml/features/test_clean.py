@@ -19,13 +19,13 @@ import pytest
 
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner, SparkRunner
-from ml.features.clean import Limits, StaleFeatures, clean_day
+from ml.features.clean import Limits, clean_day
 from ml.features.hashing import hash_values
 from ml.features.read import feature_parts, feature_table
 from ml.features.side_join import RepeatedKey
 from ml.features.transforms import compile_transforms
 from ml.features.vocabulary import Vocabulary
-from ml.lake import MANIFEST, Lake, MissingPartition
+from ml.lake import MANIFEST, Lake, MissingPartition, StalePartition
 from ml.schema import FIRST_ID, MISSING_ID, OOV_ID, arrow_schema
 from ml.stages import CLEANED_FEATURES
 from tests.helpers.shop_features import digests, shop, shop_day
@@ -80,7 +80,7 @@ def news_day(spec: DatasetSpec, day: int, rows: int = 700) -> pa.Table:
 def test_a_day_is_its_rows_transformed_in_order(lake: Lake, tmp_path: Path, write_raw: Any, groups: int) -> None:
     spec = shop()
     day = shop_day(spec, 0, 1000)
-    write_raw(lake, "shop", DAYS[0], day, parts=3, row_group=1000 // groups)
+    write_raw(lake, spec, DAYS[0], day, parts=3, row_group=1000 // groups)
     done = clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner(), limits=SMALL)
     got = feature_table(lake, spec, DAYS[0])
     empty = {name: Vocabulary.empty() for name in ("country_id", "tag_words", "country_x_count")}
@@ -95,7 +95,7 @@ def test_a_day_is_its_rows_transformed_in_order(lake: Lake, tmp_path: Path, writ
     assert manifest["label_rate"] == clicks / 1000
     assert manifest["fingerprint"] == spec.fingerprint
     assert manifest["mean_sample_rate"] == 1.0
-    assert manifest["parts"] == len(feature_parts(lake, "shop", DAYS[0])) == done.parts
+    assert manifest["parts"] == len(feature_parts(lake, spec, DAYS[0])) == done.parts
     assert set(digests(lake.partition(CLEANED_FEATURES, "shop", DAYS[0]))) == {
         "manifest.json",
         *(f"rows/part-{n:05d}.parquet" for n in range(done.parts)),
@@ -105,7 +105,7 @@ def test_a_day_is_its_rows_transformed_in_order(lake: Lake, tmp_path: Path, writ
 
 def test_an_empty_day_has_a_part_without_rows(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
     spec = shop()
-    write_raw(lake, "shop", DAYS[0], shop_day(spec, 0, 0))
+    write_raw(lake, spec, DAYS[0], shop_day(spec, 0, 0))
     assert clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner()).rows == 0
     got = feature_table(lake, spec, DAYS[0])
     assert (len(got), got.schema) == (0, arrow_schema(spec))
@@ -117,7 +117,7 @@ def test_ids_of_a_day_come_from_the_days_before_it(lake: Lake, tmp_path: Path, w
     known: dict[str, int] = {}
     for n, day in enumerate(DAYS):
         raw = shop_day(spec, n, 400)
-        write_raw(lake, "shop", day, raw, row_group=100)
+        write_raw(lake, spec, day, raw, row_group=100)
         done = clean_day(spec, day, lake, str(tmp_path), LocalRunner(), limits=Limits(rows_per_task=100))
         words = raw["country"].to_pylist()
         expected = [MISSING_ID if w is None else known.get(w, OOV_ID) for w in words]
@@ -134,10 +134,10 @@ def test_ids_of_a_day_come_from_the_days_before_it(lake: Lake, tmp_path: Path, w
 def test_later_days_leave_earlier_ones_alone(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
     spec = shop()
     for n, day in enumerate(DAYS):
-        write_raw(lake, "shop", day, shop_day(spec, n, 300))
+        write_raw(lake, spec, day, shop_day(spec, n, 300))
         clean_day(spec, day, lake, str(tmp_path), LocalRunner())
     before = digests(lake.partition(CLEANED_FEATURES, "shop", DAYS[1]))
-    write_raw(lake, "shop", DAYS[2], shop_day(spec, 2, 600, seed=9))
+    write_raw(lake, spec, DAYS[2], shop_day(spec, 2, 600, seed=9))
     clean_day(spec, DAYS[1], lake, str(tmp_path), LocalRunner())
     assert digests(lake.partition(CLEANED_FEATURES, "shop", DAYS[1])) == before
 
@@ -145,14 +145,14 @@ def test_later_days_leave_earlier_ones_alone(lake: Lake, tmp_path: Path, write_r
 def test_a_missing_day_and_another_spec_are_refused(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
     spec = shop()
     for n, day in enumerate(DAYS):
-        write_raw(lake, "shop", day, shop_day(spec, n, 50))
+        write_raw(lake, spec, day, shop_day(spec, n, 50))
     with pytest.raises(MissingPartition, match="shop/cleaned_features of 2020-01-01 is not in the lake"):
         clean_day(spec, DAYS[1], lake, str(tmp_path), LocalRunner())
     clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner())
     other = shop(dense=[])
-    with pytest.raises(StaleFeatures, match=r"of 2020-01-01 was made under another spec.*from 2020-01-01 to 2020-01-01"):
+    with pytest.raises(StalePartition, match=r"of 2020-01-01 was made under the fingerprint .* --partition 2020-01-01"):
         clean_day(other, DAYS[1], lake, str(tmp_path), LocalRunner())
-    with pytest.raises(StaleFeatures, match="of 2020-01-01 was made under another spec"):
+    with pytest.raises(StalePartition, match="shop/cleaned_features of 2020-01-01 was made under the fingerprint"):
         feature_table(lake, other, DAYS[0])
     assert lake.days(CLEANED_FEATURES, "shop") == [DAYS[0]]
     with pytest.raises(MissingPartition, match="shop/raw_logs of 2020-01-09"):
@@ -163,7 +163,7 @@ def test_negatives_come_from_the_window_that_begins_the_day_before(lake: Lake, t
     spec = shop(**NEWS)
     raws = [news_day(spec, n) for n in range(2)]
     for day, raw in zip(DAYS, raws, strict=False):
-        write_raw(lake, "shop", day, raw, parts=2, row_group=200)
+        write_raw(lake, spec, day, raw, parts=2, row_group=200)
     first = clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner(), limits=SMALL)
     second = clean_day(spec, DAYS[1], lake, str(tmp_path), LocalRunner(), limits=SMALL)
     assert first.without_candidate > 0 == second.without_candidate
@@ -186,7 +186,7 @@ def test_joined_columns_follow_the_sampled_item(lake: Lake, tmp_path: Path, writ
     side = JOINED.join[0].model_dump(mode="json")
     spec = shop(**NEWS | {"join": [side], "slices": ["colour"], "sparse": ["item", "page"]})
     write_items(tmp_path)
-    write_raw(lake, "shop", DAYS[0], news_day(spec, 0))
+    write_raw(lake, spec, DAYS[0], news_day(spec, 0))
     clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner())
     colour = {int(hash_values("item", pa.array([n]))[0]): ["red", "blue", "green"][n % 3] for n in range(30)}
     rows = feature_table(lake, spec, DAYS[0]).select(["label", "item", "slice:colour"]).to_pylist()
@@ -196,7 +196,7 @@ def test_joined_columns_follow_the_sampled_item(lake: Lake, tmp_path: Path, writ
 
 def test_a_repeated_key_of_a_side_table_stops_the_day(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
     write_items(tmp_path, repeated=True)
-    write_raw(lake, "shop", DAYS[0], shop_day(JOINED, 0, 50))
+    write_raw(lake, JOINED, DAYS[0], shop_day(JOINED, 0, 50))
     with pytest.raises(RepeatedKey, match=r"items\.csv: id 3 has 2 rows"):
         clean_day(JOINED, DAYS[0], lake, str(tmp_path), LocalRunner())
     assert not lake.has(CLEANED_FEATURES, "shop", DAYS[0])
@@ -208,7 +208,7 @@ def test_every_runner_and_strategy_writes_the_same_bytes(spark, lake, tmp_path, 
     write_items(tmp_path)
     make = news_day if spec.label.negatives else shop_day
     for n, day in enumerate(DAYS[:2]):
-        write_raw(lake, "shop", day, make(spec, n, 900), parts=2, row_group=200)
+        write_raw(lake, spec, day, make(spec, n, 900), parts=2, row_group=200)
     shuffled = Limits(broadcast_bytes=0, arrow_rows=0, rows_per_task=300)
     runs = [
         lambda day: clean_day(spec, day, lake, str(tmp_path), LocalRunner(), limits=SMALL),
@@ -232,7 +232,7 @@ def test_every_runner_and_strategy_writes_the_same_bytes(spark, lake, tmp_path, 
 @pytest.mark.parametrize("written", [1, 20, 60])
 def test_a_killed_day_is_never_seen_and_is_written_again(lake: Lake, tmp_path: Path, write_raw: Any, written: int) -> None:
     spec = shop()
-    write_raw(lake, "shop", DAYS[0], shop_day(spec, 0, 60_000), parts=3, row_group=400)
+    write_raw(lake, spec, DAYS[0], shop_day(spec, 0, 60_000), parts=3, row_group=400)
     clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner(), limits=SMALL)
     partition = lake.partition(CLEANED_FEATURES, "shop", DAYS[0])
     expected = digests(partition)
@@ -259,17 +259,17 @@ clean_day(shop(), {DAYS[0]!r}, Lake.at({str(lake.root)!r}), {str(tmp_path)!r}, L
 
 def test_negatives_need_the_days_that_they_look_back_on(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
     spec = shop(**NEWS | {"sparse": ["item"]})
-    write_raw(lake, "shop", DAYS[1], news_day(spec, 1))
+    write_raw(lake, spec, DAYS[1], news_day(spec, 1))
     with pytest.raises(MissingPartition, match=f"shop/raw_logs of {DAYS[0]} is not in the lake"):
         clean_day(spec, DAYS[1], lake, str(tmp_path), LocalRunner())
 
 
 def test_raw_logs_read_in_another_way_are_refused(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
     spec = shop()
-    write_raw(lake, "shop", DAYS[0], shop_day(spec, 0, 50))
+    write_raw(lake, spec, DAYS[0], shop_day(spec, 0, 50))
     path = Path(lake.partition("raw_logs", "shop", DAYS[0]) / MANIFEST)
     path.write_text(json.dumps({"rows": 50, "fingerprint": "another"}))
-    with pytest.raises(StaleFeatures, match=f"shop/raw_logs of {DAYS[0]} was read under another catalog entry"):
+    with pytest.raises(StalePartition, match=f"shop/raw_logs of {DAYS[0]} was made under the fingerprint another"):
         clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner())
 
 
@@ -278,7 +278,7 @@ def test_a_vocabulary_made_again_of_another_side_table_is_read_again(lake: Lake,
     sparse = [{"name": "colour", "vocabulary": {"min_count": 1}}]
     spec = JOINED.model_validate(JOINED.model_dump(mode="json") | {"sparse": sparse, "dense": [], "slices": []})
     for n, day in enumerate(DAYS[:2]):
-        write_raw(lake, "shop", day, shop_day(spec, n, 300))
+        write_raw(lake, spec, day, shop_day(spec, n, 300))
 
     def ids() -> list[int]:
         for day in DAYS[:2]:
