@@ -83,7 +83,7 @@ class CompositionalEmbeddingBags(FixedBags):
         ... )
         >>> features = KeyedJaggedTensor(["f"], values=torch.tensor([7, 999]), lengths=torch.tensor([1, 0, 1]))
         >>> bags(features)["f"].shape, bags.stats()["t"].rows
-        (torch.Size([3, 8]), 79)
+        (torch.Size([3, 8]), 80)
     """
 
     def __init__(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 import torch
 
-import ml.embeddings.delta
 from ml.embeddings.delta import Delta, TableDelta, merge_deltas
 
 
@@ -20,10 +17,6 @@ def table(keys: list[int], deleted: list[int] | None = None, seen: bool = True) 
 def equal(one: Delta, other: Delta) -> bool:
     mine, theirs = one.to_tensors(), other.to_tensors()
     return mine.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
-
-
-def test_examples() -> None:
-    assert doctest.testmod(ml.embeddings.delta).failed == 0
 
 
 def test_a_delta_survives_flattening_whatever_its_tables_are_called() -> None:
