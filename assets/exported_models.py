@@ -61,7 +61,7 @@ def _tables(tables: "Mapping[str, MeasuredTable]") -> dg.TableMetadataValue:
         dg.TableRecord(
             {
                 "table": name,
-                "format": table.held_as,
+                "format": table.format,
                 "rows": table.rows,
                 "megabytes": round(table.nbytes / 1e6, 3),
                 **{number: float(f"{getattr(table, number):.3g}") for number in numbers},

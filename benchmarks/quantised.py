@@ -19,7 +19,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
 from ml.datasets.reader import BlockReader
 from ml.embeddings.inference.formats import Format
-from ml.embeddings.inference.quantised import quantise_tables
+from ml.embeddings.inference.quantise import quantise_tables
 from ml.export.accuracy import accuracy_of
 from ml.lake import Lake
 from ml.models.int8 import quantise_layers

@@ -245,3 +245,25 @@ def _check_table(name: str, shape: TableShape, table: TableDelta) -> None:
         raise ValueError(f"table {name!r} has a fixed number of rows, the delta has ids: it is of another kind of table")
     elif len(table.keys) and not 0 <= int(table.keys.min()) <= int(table.keys.max()) < shape.rows:
         raise ValueError(f"table {name!r} has {shape.rows} rows, the delta has row {int(table.keys.max())}")
+
+
+def apply_deltas(receivers: Mapping[str, DeltaReceiver], deltas: Mapping[str, Delta]) -> bool:
+    """Apply deltas to several collections, or to none where one of them is refused.
+
+    Args:
+        receivers: The collections, by name.
+        deltas: A delta for each of them.
+
+    Returns:
+        True if a collection was changed.
+
+    Raises:
+        Gap: If changes between a collection's step and its delta's beginning are missing; nothing is changed.
+        ValueError: If the names differ, or a delta is of other tables; nothing is changed.
+    """
+    if faults := sorted(receivers.keys() ^ deltas.keys()):
+        raise ValueError(f"expected deltas of the collections {sorted(receivers)}; {faults} are missing or not expected")
+    new = [name for name, receiver in receivers.items() if receiver.accepts(deltas[name])]
+    for name in new:
+        receivers[name].apply_delta(deltas[name])
+    return bool(new)

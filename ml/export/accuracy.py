@@ -58,9 +58,9 @@ def losses_by_table(
         for path, bags in swapped.items():
             model.set_submodule(path, bags)
         for bags in swapped.values():
-            for config, held_as in zip(bags.embedding_bag_configs(), bags.quantised.formats, strict=True):
+            for config, format in zip(bags.embedding_bag_configs(), bags.quantised.formats, strict=True):
                 bags.swapped = set(config.feature_names)
-                found[config.name] = before.lost(accuracy_of(model, batch, corrected)) if held_as != "float32" else 0.0
+                found[config.name] = before.lost(accuracy_of(model, batch, corrected)) if format != "float32" else 0.0
             bags.swapped = set()
     finally:
         for path in swapped:

@@ -145,7 +145,7 @@ def _refusal(found: Quantised, days: list[str]) -> str:
     """Say what was lost, by which tables and layers, and how to fix it."""
     before, after = ((a.log_loss if found.before.auc is None else a.auc) for a in (found.before, found.after))
     worst = sorted(found.tables.items(), key=lambda item: -item[1].auc_loss)[:_NAMED]
-    most = ", ".join(f"{name} {table.auc_loss:.5f} as {table.held_as}" for name, table in worst)
+    most = ", ".join(f"{name} {table.auc_loss:.5f} as {table.format}" for name, table in worst)
     return (
         f"{found.metric} goes from {before:.5f} to {after:.5f} on {found.rows} rows of {days[0]} to {days[-1]}, a loss of "
         f"{found.lost:.5f}; the recipe's export.max_auc_loss is {found.choice.max_auc_loss}. Tables lose {found.by_tables:.5f} "

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from ml.datasets.batch import Batch
-from ml.embeddings.inference.quantised import QuantisedTable, quantisable, quantise_bags
+from ml.embeddings.inference.kinds import quantisable
+from ml.embeddings.inference.quantise import QuantisedTable, quantise_bags
 from ml.export.accuracy import Accuracy, accuracy_of, losses_by_table
 from ml.models.int8 import quantise_layers
 from ml.recipes.export import ExportRecipe

@@ -18,7 +18,8 @@ from ml.artifacts.snapshot import OPTIMIZER, STATE, DamagedSnapshot, SnapshotMis
 from ml.artifacts.weights import bytes_of
 from ml.datasets.batch import Batch
 from ml.embeddings.inference.formats import Format
-from ml.embeddings.inference.quantised import QuantisedBags, quantise_tables
+from ml.embeddings.inference.quantise import quantise_tables
+from ml.embeddings.inference.quantised import QuantisedBags
 from ml.models.int8 import Int8Linear, quantise_layers
 from ml.recipes.recipe import Recipe, load_recipe
 from ml.schema import FeatureSchema

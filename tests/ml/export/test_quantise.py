@@ -11,7 +11,8 @@ from torch import nn
 
 import ml.export.quantise
 from ml.datasets.batch import Batch
-from ml.embeddings.inference.quantised import quantisable, quantise_bags, quantise_tables
+from ml.embeddings.inference.kinds import quantisable
+from ml.embeddings.inference.quantise import quantise_bags, quantise_tables
 from ml.export.accuracy import Accuracy, accuracy_of, losses_by_table
 from ml.export.quantise import quantise
 from ml.models.build import build_model
@@ -68,7 +69,7 @@ def test_what_was_lost_is_told_by_tables_and_layers(wide_deep: nn.Module, batch:
     assert found.by_tables == trained.lost(accuracy_of(with_tables, batch))
     quantise_layers(with_tables)
     assert torch.equal(with_tables(batch.dense, batch.sparse), model(batch.dense, batch.sparse))
-    formats = {name: table.held_as for name, table in found.tables.items()}
+    formats = {name: table.format for name, table in found.tables.items()}
     assert formats == {"a": "float16", "b": "int4", "m": "int4", "wide.a": "float16", "wide.b": "float16", "wide.m": "float16"}
 
 

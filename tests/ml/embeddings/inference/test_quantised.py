@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from threading import Event, Thread
+
+import numpy as np
 import pytest
 import torch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ml.embeddings.collisionless.bags import CollisionlessEmbeddingBags
+from ml.embeddings.collisionless.row_layout import STEP, WEIGHTS
 from ml.embeddings.fixed.static import StaticEmbeddingBags
 from ml.embeddings.inference.formats import Format, fitting, row_bytes
-from ml.embeddings.inference.quantised import QuantisedBags, quantise_bags, quantise_tables
+from ml.embeddings.inference.packed_tables import PackedTables
+from ml.embeddings.inference.quantise import quantise_bags, quantise_tables
+from ml.embeddings.inference.quantised import QuantisedBags
 from ml.embeddings.interface import TrainableBags
 from ml.models.build import build_model
 from ml.recipes.recipe import load_recipe
 from ml.schema import FeatureSchema
+from tests.helpers.paths import ROOT
 from tests.ml.embeddings.test_interface import (
     NAMES,
     Build,
@@ -33,27 +44,27 @@ BUILDS: list[Build] = [collisionless, hashed, static]
 
 
 @pytest.mark.parametrize("build", BUILDS)
-@pytest.mark.parametrize("held_as", list(WORST))
+@pytest.mark.parametrize("format", list(WORST))
 @pytest.mark.parametrize("pooling", [PoolingType.MEAN, PoolingType.SUM])
-def test_bags_are_what_they_were_but_for_what_the_bits_cost(build: Build, held_as: Format, pooling: PoolingType) -> None:
+def test_bags_are_what_they_were_but_for_what_the_bits_cost(build: Build, format: Format, pooling: PoolingType) -> None:
     bags = trained(build, pooling)
     wanted = bags(features_of(BATCH))
-    quantised, tables = quantise_bags(bags, held_as)
+    quantised, tables = quantise_bags(bags, format)
     found = quantised(features_of(BATCH))
     assert found.keys() == wanted.keys()
     scale = wanted.values().abs().max()
-    assert (found.values() - wanted.values()).abs().max() <= max(WORST[held_as] * 3 * scale, 1e-6)
+    assert (found.values() - wanted.values()).abs().max() <= max(WORST[format] * 3 * scale, 1e-6)
     assert set(tables) == set(NAMES)
     for table in tables.values():
-        assert table.rms_error <= WORST[held_as] and (table.rms_error > 0) is (held_as != "float32")
-        assert table.rms_error <= table.largest_error <= 4 * WORST[held_as]
-        assert table.nbytes / table.before == {"float32": 1, "float16": 1 / 2, "int8": 1 / 2, "int4": 3 / 8}[held_as]  # D = 4
+        assert table.rms_error <= WORST[format] and (table.rms_error > 0) is (format != "float32")
+        assert table.rms_error <= table.largest_error <= 4 * WORST[format]
+        assert table.nbytes / table.before == {"float32": 1, "float16": 1 / 2, "int8": 1 / 2, "int4": 3 / 8}[format]  # D = 4
 
 
-@pytest.mark.parametrize("held_as", list(WORST))
-def test_errors_are_of_what_is_read(held_as: Format) -> None:
+@pytest.mark.parametrize("format", list(WORST))
+def test_errors_are_of_what_is_read(format: Format) -> None:
     bags = trained(hashed)
-    quantised, tables = quantise_bags(bags, held_as)
+    quantised, tables = quantise_bags(bags, format)
     read, weights = quantised(features_of({name: [[i] for i in range(50)] for name in NAMES})), bags.weights()
     for name in NAMES:
         off, spread = read[name] - weights[f"{name}.weight"], weights[f"{name}.weight"].square().mean().sqrt()
@@ -75,9 +86,9 @@ def test_strange_ids_read_what_they_read_before(build: Build) -> None:
     torch.testing.assert_close(quantise_bags(bags, "float32")[0](batch).values(), bags(batch).values())
 
 
-@pytest.mark.parametrize("held_as", list(WORST))
-def test_a_table_without_rows_is_all_zeros_and_an_empty_batch_has_no_bags(held_as: Format) -> None:
-    quantised, tables = quantise_bags(collisionless(configs_of()).eval(), held_as)
+@pytest.mark.parametrize("format", list(WORST))
+def test_a_table_without_rows_is_all_zeros_and_an_empty_batch_has_no_bags(format: Format) -> None:
+    quantised, tables = quantise_bags(collisionless(configs_of()).eval(), format)
     assert not quantised(features_of(BATCH)).values().any()
     assert quantised(features_of({"type": [], "keys": []})).values().shape == (0, 8)
     assert {table.rows for table in tables.values()} == {0}
@@ -96,10 +107,10 @@ def test_what_was_written_down_is_read_back_bit_for_bit(build: Build) -> None:
     }
 
 
-def test_a_weight_an_id_is_held_as_float16_where_steps_would_take_more() -> None:
-    assert [fitting(held_as, 1) for held_as in WORST] == ["float32", "float16", "float16", "float16"]
-    assert all(fitting(held_as, dim) == held_as for held_as in WORST for dim in (4, 16, 1024))
-    assert [row_bytes(held_as, 16) for held_as in WORST] == [64, 32, 20, 12]
+def test_a_weight_an_id_is_format_float16_where_steps_would_take_more() -> None:
+    assert [fitting(format, 1) for format in WORST] == ["float32", "float16", "float16", "float16"]
+    assert all(fitting(format, dim) == format for format in WORST for dim in (4, 16, 1024))
+    assert [row_bytes(format, 16) for format in WORST] == [64, 32, 20, 12]
     config = EmbeddingBagConfig(name="t", embedding_dim=1, num_embeddings=1, feature_names=["t"])
     bags = CollisionlessEmbeddingBags([config], lr=0.1, init_scale=0.3)
     batch = features_of({"t": [[1], [2], [1, 3]]})
@@ -116,10 +127,10 @@ def table_of(weights: torch.Tensor) -> TrainableBags:
 
 
 @pytest.mark.parametrize("size", [1e-5, 1e-4, 1e-3, 1, 6e4])
-@pytest.mark.parametrize(("held_as", "worst"), [("int8", 0.006), ("int4", 0.07)])
-def test_steps_are_of_the_scale_that_is_read_however_small_weights_are(size: float, held_as: Format, worst: float) -> None:
+@pytest.mark.parametrize(("format", "worst"), [("int8", 0.006), ("int4", 0.07)])
+def test_steps_are_of_the_scale_that_is_read_however_small_weights_are(size: float, format: Format, worst: float) -> None:
     weights = (torch.rand(500, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1) * size
-    assert quantise_bags(table_of(weights), held_as)[1]["t"].rms_error < worst
+    assert quantise_bags(table_of(weights), format)[1]["t"].rms_error < worst
 
 
 def test_steps_lie_within_a_row_that_is_far_from_zero() -> None:
@@ -128,13 +139,13 @@ def test_steps_lie_within_a_row_that_is_far_from_zero() -> None:
     assert largest < 1e-4, "a shift of float16 alone is off by up to 0.002"
 
 
-@pytest.mark.parametrize("held_as", ["float16", "int8", "int4"])
-def test_a_table_with_weights_beyond_float16_stays_as_it_is(held_as: Format) -> None:
+@pytest.mark.parametrize("format", ["float16", "int8", "int4"])
+def test_a_table_with_weights_beyond_float16_stays_as_it_is(format: Format) -> None:
     weights = torch.randn(9, 8, generator=torch.Generator().manual_seed(0))
     weights[5, 3] = 70_000
     bags, batch = table_of(weights), features_of({"t": [[5, 6], [7]]})
-    quantised, tables = quantise_bags(bags, held_as)
-    assert tables["t"].held_as == "float32" and tables["t"].largest_error == 0
+    quantised, tables = quantise_bags(bags, format)
+    assert tables["t"].format == "float32" and tables["t"].largest_error == 0
     torch.testing.assert_close(quantised(batch).values(), bags(batch).values())
 
 
@@ -145,7 +156,7 @@ def test_rows_that_fbgemm_does_not_read_in_four_bits_have_eight(dim: int) -> Non
     bags(batch)
     bags.eval()
     quantised, tables = quantise_bags(bags, "int4")
-    assert tables["t"].held_as == ("float16" if dim == 3 else "int8")
+    assert tables["t"].format == ("float16" if dim == 3 else "int8")
     torch.testing.assert_close(quantised(batch).values(), bags(batch).values(), rtol=0.02, atol=0.02)
 
 
@@ -175,3 +186,111 @@ def test_a_model_keeps_its_logits_and_its_compositional_tables() -> None:
     wanted = model(dense, features)
     assert set(quantise_tables(model, "int8")) == {"a", "b", "m"}
     torch.testing.assert_close(model(dense, features), wanted, rtol=0.02, atol=0.02)
+
+
+def grown(rows: int) -> CollisionlessEmbeddingBags:
+    config = EmbeddingBagConfig(name="t", embedding_dim=16, num_embeddings=1, feature_names=["t"])
+    bags = CollisionlessEmbeddingBags([config], lr=0.1, init_scale=0.3)
+    bags(features_of({"t": [list(range(rows))]})).values().sum().backward()
+    return bags
+
+
+def test_rows_of_deleted_ids_are_used_again() -> None:
+    bags = grown(1000)
+    quantised, _ = quantise_bags(bags, "int8")
+    before = quantised.nbytes
+    for now in range(1, 6):
+        bags.store.delete_rows(bags.store.rows_of(0)[:900])
+        bags(features_of({"t": [list(range(10_000 * now, 10_000 * now + 900))]})).values().sum().backward()
+        quantised.apply_delta(bags.delta(quantised.step))
+    assert quantised.nbytes == before and quantised.embedding_bag_configs()[0].num_embeddings == 1000
+
+
+def test_a_table_grows_in_place_and_the_tables_behind_it_move() -> None:
+    packed = [torch.randint(0, 255, (rows, 20), dtype=torch.uint8) for rows in (4, 3, 0)]
+    tables = PackedTables([16] * 3, ["int8"] * 3, packed, torch.arange(3), mean=True)
+    tables.reserve(0, 9)
+    tables.reserve(2, 2)
+    assert tables.capacities == [9, 3, 2] and tables.nbytes == 14 * 20
+    for number, rows in enumerate(packed):
+        assert np.array_equal(tables.rows(number)[: len(rows)], rows.numpy())
+    tables.reserve(0, 10)
+    assert tables.capacities[0] == 10
+    tables.reserve(0, 80)
+    tables.reserve(0, 81)
+    assert tables.capacities[0] == 90, "one eighth more"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads the peak of memory from /proc")
+def test_growing_needs_no_second_copy_of_the_rows() -> None:
+    """Of 200 MB, a new process; the peak is that of the process."""
+    code = """
+import torch
+from ml.embeddings.inference.packed_tables import PackedTables
+def status(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) * 1024
+rows = 10_000_000
+tables = PackedTables([16], ["int8"], [torch.ones(rows, 20, dtype=torch.uint8)], torch.arange(1), mean=True)
+before = status("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")
+tables.reserve(0, rows + 1)
+print((status("VmHWM") - before) / (20 * rows))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert float(done.stdout) < 0.2, "one eighth of headroom"
+
+
+def test_weights_beyond_float16_need_a_new_export() -> None:
+    bags = table_of(torch.randn(9, 8, generator=torch.Generator().manual_seed(0)))
+    quantised, _ = quantise_bags(bags, "int8")
+    bags.train()(features_of({"t": [[5]]})).values().sum().backward()
+    bags.weights()["t.weight"][5, 3] = 70_000
+    before = quantised.tensors()
+    with pytest.raises(ValueError, match="'t' is int8, the delta has weights beyond float16: export the model again"):
+        quantised.apply_delta(bags.delta(0))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in quantised.tensors().items())
+    exact, _ = quantise_bags(table_of(torch.zeros(9, 8)), "float32")
+    assert exact.apply_delta(bags.delta(0))
+
+
+def test_reads_during_a_delta_are_of_before_or_after_it() -> None:
+    """All rows have the same weights, which the deltas change, while the table grows."""
+    bags = grown(64)
+
+    def set_all(value: float) -> None:
+        rows = bags.store.rows_of(0)
+        bags.store.array.floats[rows, WEIGHTS : WEIGHTS + 16] = value
+        bags.store.step += 1
+        bags.store.array.words[rows, STEP] = bags.store.step
+
+    set_all(0.0)
+    quantised, _ = quantise_bags(bags, "float16")
+    batch, seen, done = features_of({"t": [[i] for i in range(64)]}), set(), Event()
+
+    def read() -> None:
+        while not done.is_set():
+            values = quantised(batch).values().unique()
+            seen.add(tuple(values.tolist()))
+
+    readers = [Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for value in range(1, 40):
+        bags(features_of({"t": [list(range(1000 * value, 1000 * value + 500))]})).values().sum().backward()
+        set_all(float(value))
+        quantised.apply_delta(bags.delta(quantised.step))
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert all(len(values) == 1 for values in seen) and len(seen) > 1
+
+
+def test_a_copy_of_quantised_tables_is_independent() -> None:
+    bags = grown(10)
+    quantised, _ = quantise_bags(bags, "int8")
+    other = copy.deepcopy(quantised)
+    bags(features_of({"t": [[3, 77]]})).values().sum().backward()
+    quantised.apply_delta(bags.delta(0))
+    batch = features_of({"t": [[3], [77]]})
+    assert not other(batch)["t"][1].any() and quantised(batch)["t"][1].any()
+    assert other.apply_delta(bags.delta(0)) and torch.equal(other(batch).values(), quantised(batch).values())

@@ -1,0 +1,59 @@
+"""Packing of rows into the layouts that FBGEMM's inference kernel reads.
+
+Each row is packed by itself: the same weights give the same bytes, whatever the other rows are.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ml.embeddings.inference.formats import Format, row_bytes
+
+LARGEST = torch.finfo(torch.float16).max
+"""Rows with larger weights can only be float32."""
+_SMALLEST_SCALE = 2.0**-24  # the smallest positive float16
+
+
+def pack(weights: torch.Tensor, format: Format) -> torch.Tensor:
+    """Pack rows.
+
+    In int8 and int4, a row begins with its scale and shift as float16. Both are rounded outwards, so that all weights are
+    within the steps, and the steps are counted with the scale and shift that are read back.
+
+    Args:
+        weights: float32 [R, D].
+        format: The format of the packed rows.
+
+    Returns:
+        uint8 [R, `row_bytes(format, D)`].
+    """
+    if not len(weights):
+        return torch.empty(0, row_bytes(format, weights.shape[1]), dtype=torch.uint8)
+    if format in ("float32", "float16"):
+        return (weights.half() if format == "float16" else weights).contiguous().view(torch.uint8)
+    most = 255 if format == "int8" else 15
+    shift = _rounded_half(weights.amin(1, keepdim=True), -torch.inf)
+    span = weights.amax(1, keepdim=True) - shift.float()
+    scale = _rounded_half((span / most).clamp(min=_SMALLEST_SCALE), torch.inf)
+    steps = ((weights - shift.float()) / scale.float()).round().clamp(max=most).to(torch.uint8)
+    if format == "int4":
+        steps = steps[:, ::2] | steps[:, 1::2] << 4
+    return torch.cat((torch.cat((scale, shift), 1).view(torch.uint8), steps), 1)
+
+
+def unpack(packed: torch.Tensor, format: Format) -> torch.Tensor:
+    """Return the weights that are read from packed rows, float32 [R, D]."""
+    if format in ("float32", "float16"):
+        return packed.contiguous().view(torch.float32 if format == "float32" else torch.float16).float()
+    scale, shift = packed[:, :4].contiguous().view(torch.float16).float().split(1, 1)
+    steps = packed[:, 4:]
+    if format == "int4":
+        steps = torch.stack((steps & 15, steps >> 4), 2).flatten(1)
+    return steps * scale + shift
+
+
+def _rounded_half(numbers: torch.Tensor, towards: float) -> torch.Tensor:
+    """Return numbers as float16, rounded up (towards inf) or down (towards -inf)."""
+    near = numbers.half()
+    wrong = near.float() < numbers if towards > 0 else near.float() > numbers
+    return torch.where(wrong, near.nextafter(torch.full_like(near, towards)), near)
