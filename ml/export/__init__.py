@@ -1,1 +1,1 @@
-"""From a trained day's model to one that only answers: smaller, measured against the one it was made of, and loadable alone."""
+"""Exports trained models for inference: smaller, measured against the trained model, and loadable alone."""

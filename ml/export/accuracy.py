@@ -1,4 +1,4 @@
-"""How well a model scores some rows, and what each of its tables loses in fewer bits, one at a time."""
+"""Accuracy of a model on a batch, and the accuracy that each table alone loses when it is quantised."""
 
 from __future__ import annotations
 
@@ -21,21 +21,41 @@ from ml.models.predict import logits_of
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of some rows; auc is None where they are all clicked, or none is."""
+    """Accuracy on some rows.
+
+    Attributes:
+        auc: None if all rows are clicked or none is.
+        log_loss: Mean log loss.
+
+    Example:
+        >>> round(Accuracy(0.75, 0.5).lost(Accuracy(0.74, 0.6)), 3)
+        0.01
+        >>> round(Accuracy(None, 0.5).lost(Accuracy(None, 0.6)), 3)
+        0.1
+    """
 
     auc: float | None
     log_loss: float
 
     def lost(self, after: Accuracy) -> float:
-        """How much less accurate `after` is: by AUC or, where it is undefined, by log loss."""
+        """Accuracy lost from this to `after`: AUC, or log loss if AUC is undefined. Negative if `after` is better."""
         if self.auc is None or after.auc is None:
             return after.log_loss - self.log_loss
         return self.auc - after.auc
 
 
-@torch.no_grad()  # not inference_mode, which FBGEMM's CPU kernels hang on
+@torch.no_grad()  # not inference_mode, which bypasses the autograd key that FBGEMM's CPU kernels need
 def accuracy_of(model: nn.Module, batch: Batch, corrected: bool = False) -> Accuracy:
-    """corrected: as for `ml.models.predict.predict`. Raises `ValueError` where the batch has no rows."""
+    """Score a batch.
+
+    Args:
+        model: `forward(dense, sparse) -> logits [B]`, in eval mode.
+        batch: B rows with labels.
+        corrected: As for `ml.models.predict.predict`.
+
+    Raises:
+        ValueError: The batch has no rows.
+    """
     logits = logits_of(model, batch, corrected).double().numpy()
     labels = batch.labels.numpy()
     log_loss = ClickSums.of(labels, 1 / (1 + np.exp(-logits))).log_loss
@@ -47,9 +67,18 @@ def accuracy_of(model: nn.Module, batch: Batch, corrected: bool = False) -> Accu
 def losses_by_table(
     model: nn.Module, quantised: Mapping[str, QuantisedBags], batch: Batch, corrected: bool = False
 ) -> dict[str, float]:
-    """What the model loses on the batch with one table in fewer bits and all else as trained, by table.
+    """Measure the accuracy that the model loses on a batch with one table quantised and everything else as trained.
 
-    quantised: by the path of the bags that they were made of. Every bag is read once. The model is left as it was.
+    All tables are read once, trained and quantised. The model is left unchanged.
+
+    Args:
+        model: The trained model, in eval mode.
+        quantised: Quantised collections, by the path of the collection in the model that each replaces.
+        batch: B rows with labels.
+        corrected: As for `ml.models.predict.predict`.
+
+    Returns:
+        Lost AUC, or log loss if AUC is undefined, by table.
     """
     trained, before = bags_of(model), accuracy_of(model, batch, corrected)
     swapped = {path: _OneSwapped(trained[path], bags) for path, bags in quantised.items()}
@@ -69,7 +98,7 @@ def losses_by_table(
 
 
 class _OneSwapped(EmbeddingBagCollectionInterface):
-    """Bags of trained tables, but for the features `swapped`, whose bags are the quantised tables'; of one batch."""
+    """Bags of trained tables, except that the features `swapped` read the quantised ones. Serves a single batch."""
 
     def __init__(self, trained: TrainableBags, quantised: QuantisedBags) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A trained model in fewer bits, and what that costs on some rows. Whether it is too much, and where it goes, is `export`."""
+"""Quantises a trained model and measures the accuracy lost. `ml.export.day` decides whether the loss is acceptable."""
 
 from __future__ import annotations
 
@@ -14,20 +14,35 @@ from ml.export.accuracy import Accuracy, accuracy_of, losses_by_table
 from ml.models.int8 import quantise_layers
 from ml.recipes.export import ExportRecipe
 
-TABLE_ROWS = 2048  # of those that are scored, for each table: a pass a table over all of them would take longest of all
+TABLE_ROWS = 2048  # rows that each table is measured on: with all rows this would be the slowest part of an export
 
 
 @dataclass(frozen=True)
 class MeasuredTable(QuantisedTable):
-    """auc_loss: of the trained model with this table alone in fewer bits, on the first rows of both kinds, half of `TABLE_ROWS`
-    of each at most; of log loss where that is `Quantised.metric`."""
+    """A quantised table, and the accuracy that the model loses with this table alone quantised.
+
+    Attributes:
+        auc_loss: Measured on the first clicked and the first unclicked rows, at most half of `TABLE_ROWS` each; loss of log
+            loss
+            where that is `Quantised.metric`.
+    """
 
     auc_loss: float
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """What became of a model. before, after: on the same rows. by_tables, by_layers: their parts in what was lost."""
+    """How a model was quantised, and what that costs.
+
+    Attributes:
+        choice: What the recipe asked for.
+        rows: Rows scored.
+        before: Accuracy as trained.
+        after: Accuracy as quantised, on the same rows.
+        by_tables: The part of the loss that the tables cause.
+        by_layers: The part of the loss that the layers cause.
+        tables: Format, size and error of each table.
+    """
 
     choice: ExportRecipe
     rows: int
@@ -39,30 +54,37 @@ class Quantised:
 
     @property
     def metric(self) -> str:
-        """What `lost` is of."""
+        """The metric of `lost`: AUC, or log loss if AUC is undefined."""
         return "log loss" if self.before.auc is None else "AUC"
 
     @property
     def lost(self) -> float:
+        """Accuracy lost by quantising tables and layers."""
         return self.before.lost(self.after)
 
 
 def quantise(model: nn.Module, choice: ExportRecipe, batch: Batch, corrected: bool = False) -> Quantised:
-    """Put tables and layers in fewer bits in the place of a trained model's, and measure on a batch what that costs.
+    """Replace tables and layers of a trained model by quantised ones, and measure on a batch what that costs.
 
-    corrected: as for `ml.models.predict.predict`. Raises `ValueError` where `choice.tables` names a table that is not there,
-    or can not be quantised.
+    Args:
+        model: The trained model, in eval mode; changed in place.
+        choice: Formats of tables and layers.
+        batch: B rows with labels.
+        corrected: As for `ml.models.predict.predict`.
+
+    Raises:
+        ValueError: `choice.tables` names a table that the model does not have, or that cannot be quantised.
     """
-    made, figures = {}, {}
+    made, stats = {}, {}
     for path, bags in quantisable(model).items():
         made[path], own = quantise_bags(bags, choice.rows, choice.tables)
-        figures |= own
-    if strange := set(choice.tables) - set(figures):
-        raise ValueError(f"recipe: export.tables: {sorted(strange)} not among the tables {sorted(figures)}")
+        stats |= own
+    if strange := set(choice.tables) - set(stats):
+        raise ValueError(f"recipe: export.tables: {sorted(strange)} are not among the tables {sorted(stats)}")
     clicked = batch.labels > 0.5
     few = torch.where(clicked, clicked.cumsum(0), (~clicked).cumsum(0)) <= TABLE_ROWS // 2
     auc_losses = losses_by_table(model, made, batch.rows(few), corrected)
-    tables = {name: MeasuredTable(**asdict(table), auc_loss=auc_losses[name]) for name, table in figures.items()}
+    tables = {name: MeasuredTable(**asdict(table), auc_loss=auc_losses[name]) for name, table in stats.items()}
     before = accuracy_of(model, batch, corrected)
     for path, bags in made.items():
         model.set_submodule(path, bags)

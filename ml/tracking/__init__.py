@@ -1,4 +1,4 @@
-"""MLflow: what a day of training leaves there. `ml.training` reaches it through a small protocol and works without it."""
+"""Experiment tracking with MLflow. `ml.training` reaches it through a small protocol and works without it."""
 
 import os
 

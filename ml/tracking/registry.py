@@ -1,7 +1,7 @@
-"""MLflow's registry: one registered model per dataset, and in it a version for each day of each of the dataset's models.
+"""MLflow's model registry: one registered model per dataset, with one version for each day of each of the dataset's models.
 
-A version's tags say which it is (`evergreen.model`, `evergreen.day`) and of what bytes (`evergreen.digest`); version numbers
-count registrations and mean nothing more. Aliases are set here; who deserves one is `ml.evaluation.promotion`'s to say.
+A version's tags identify it (`evergreen.model`, `evergreen.day`) and its bytes (`evergreen.digest`); version numbers count
+registrations and carry no other meaning. Aliases are set here; `ml.evaluation.promotion` decides which models they point at.
 """
 
 from __future__ import annotations
@@ -20,7 +20,19 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 
 
 def register(client: MlflowClient, dataset: str, logged: LoggedModel, model: str, day: str, digest: str) -> ModelVersion:
-    """A version of the model logged. It takes the place, and the aliases, of older ones of the same model and day."""
+    """Register a logged model as a version. It replaces older versions of the same model and day, and takes over their aliases.
+
+    Args:
+        client: MLflow's client.
+        dataset: Name of the registered model.
+        logged: The logged model.
+        model: Name of the model among those of the dataset.
+        day: `YYYY-MM-DD`.
+        digest: Digest of the trained day.
+
+    Returns:
+        The new version.
+    """
     try:
         client.create_registered_model(dataset)
     except MlflowException as error:
@@ -28,7 +40,7 @@ def register(client: MlflowClient, dataset: str, logged: LoggedModel, model: str
             raise
     older = versions(client, dataset, model, day)
     tags = {MODEL: model, DAY: day, DIGEST: digest}
-    with _tracking_uri(client.tracking_uri):  # where a SQL registry looks for the logged model, whatever the client's is
+    with _tracking_uri(client.tracking_uri):  # a SQL registry looks for the logged model there, whatever the client's URI
         new = client.create_model_version(dataset, logged.model_uri, logged.source_run_id, tags, model_id=logged.model_id)
     for version in older:
         for alias in version.aliases:
@@ -39,7 +51,7 @@ def register(client: MlflowClient, dataset: str, logged: LoggedModel, model: str
 
 @contextmanager
 def _tracking_uri(uri: str) -> Iterator[None]:
-    """MLflow's global one, and the environment variable it sets by it, for a while."""
+    """Set MLflow's global tracking URI, and the environment variable that follows it, within the block."""
     before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else ""
     mlflow.set_tracking_uri(uri)
     try:
@@ -49,18 +61,26 @@ def _tracking_uri(uri: str) -> Iterator[None]:
 
 
 def versions(client: MlflowClient, dataset: str, model: str, day: str) -> list[ModelVersion]:
-    """Versions of a day of a model, the newest first: one where it was registered, else none."""
+    """Find the versions of a day of a model, newest first: one if it was registered, otherwise none."""
     found = client.search_model_versions(f"name = '{dataset}' and tags.`{MODEL}` = '{model}' and tags.`{DAY}` = '{day}'")
-    # What a search finds comes without its aliases.
+    # Search results come without aliases.
     held = [client.get_model_version(dataset, str(version.version)) for version in found]
     return sorted(held, key=lambda version: int(version.version), reverse=True)
 
 
 def point(client: MlflowClient, dataset: str, aliases: Mapping[str, tuple[str, str] | None]) -> dict[str, ModelVersion | None]:
-    """Let each alias point at the version of its (model, day), and where that is None at none. Gives the versions.
+    """Point each alias at the version of its (model, day), or remove it where that is None.
 
-    Where a day has no version all aliases stay where they are: what they point at was scored too, if on an earlier day, and
-    moved one by one, two of them could end up at one model.
+    If a day has no version, all aliases stay where they are: the versions that they point at were scored as well, on an earlier
+    day, and if only some moved, two of them could end up at one model.
+
+    Args:
+        client: MLflow's client.
+        dataset: Name of the registered model.
+        aliases: Model and day by alias.
+
+    Returns:
+        The version by alias; None if there is none.
     """
     if not client.search_registered_models(f"name = '{dataset}'"):
         return dict.fromkeys(aliases)

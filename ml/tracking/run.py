@@ -1,11 +1,11 @@
-"""MLflow: what a day's training leaves there. Training itself knows `Tracker.follow` alone and works without it.
+"""MLflow runs of trained days: metrics, recipe, system metrics, and the model, registered as a version.
 
-One experiment per dataset, one run per model and day, named as they are. A day that is trained again is a new run, which takes
-the place of the older ones when it has finished: those are deleted (MLflow keeps them in its trash until `mlflow gc`),
-so that the list of runs is the list of days. Beside its metrics a run holds its recipe (`recipe.yaml`), what the machine did
-(`system/*`) and the day's model, which is a version in the registry too.
+There is one experiment per dataset and one run per model and day, named after them. When a day is trained again, the new run
+replaces the older ones once it has finished: those are deleted (MLflow keeps them in its trash until `mlflow gc`), so that the
+list of runs is the list of days. A run holds the day's metrics, its recipe (`recipe.yaml`), system metrics (`system/*`) and its
+model, which is also a version in the registry.
 
-A store that can not be reached stops a run from beginning, and nothing later: what it does not take is warned of.
+If MLflow is unreachable when a run starts, the run fails; later errors are only logged.
 """
 
 from __future__ import annotations
@@ -34,20 +34,27 @@ from ml.tracking.registry import DAY, DIGEST, MODEL, register
 from ml.tracking.system_metrics import system_metrics
 from ml.training.report import Step, TrainedDay
 
-_POINTS = 200  # of a curve over a day
+_POINTS = 200  # points of a curve over a day
 _SECONDS_BETWEEN_BATCHES = 30.0
 _BATCH = 500  # metrics in one request; servers take at most 1000
-_PAUSE = 10  # times as long as a request took in vain, until the next
+_PAUSE = 10  # wait this many times as long as the failed request took
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Tracker:
-    """Where runs go. home: a local folder for the SQLite store and the artifacts, unless `MLFLOW_TRACKING_URI` is set.
+    """Opens an MLflow run for each day that is trained; implements `ml.training.tracker.Tracker`.
 
-    tags: on every run, beside dataset and day; the id of the Dagster run belongs here. log_model: whether to log the
-    model of each day as a loadable `pyfunc`, and register it. example_rows: of the raw log, that go with a model as an example
-    of its input.
+    Attributes:
+        home: Local folder of the SQLite store and the artifacts, unless `MLFLOW_TRACKING_URI` is set.
+        tags: Tags of every run, besides dataset and day, such as the id of the Dagster run.
+        log_model: Whether to log each day's model as a loadable `pyfunc`, and register it.
+        example_rows: Raw log rows that are stored with a model as an example of its input.
+
+    Example:
+        >>> tracker = Tracker(Path("/data/mlflow"), tags={"team": "ads"}, log_model=False)
+        >>> tracker.tags["team"]
+        'ads'
     """
 
     home: Path
@@ -57,23 +64,31 @@ class Tracker:
 
     @property
     def server(self) -> str | None:
-        """An MLflow server or store of the user's own."""
+        """URI of the user's own MLflow server or store, if there is one."""
         return os.environ.get("MLFLOW_TRACKING_URI") or None
 
     @property
     def uri(self) -> str:
+        """URI of the store that runs are written to."""
         return self.server or f"sqlite:///{(self.home / 'mlflow.db').absolute()}"
 
     def client(self) -> MlflowClient:
+        """Connect to the store, and create it if it is local and does not exist."""
         if self.server:
             return MlflowClient(self.uri)
         self.home.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.home / "mlflow.db.lock"):  # whoever opens the store first lays out its tables
+        with FileLock(self.home / "mlflow.db.lock"):  # the first to open the store creates its tables
             return MlflowClient(self.uri)
 
     @contextmanager
     def follow(self, lake: Lake, spec: DatasetSpec, model: str, day: str, recipe: Recipe, total_steps: int) -> Iterator[DayRun]:
-        """A run for one day's training. It ends FINISHED by `DayRun.finish`, FAILED by an error and KILLED by a signal."""
+        """Open a run for the training of one day; see `ml.training.tracker.Tracker.follow`.
+
+        The run ends as FINISHED, as FAILED after an error, or as KILLED after a signal.
+
+        Raises:
+            MlflowException: The store is unreachable when the run starts.
+        """
         client = self.client()
         experiment = self._experiment(client, spec)
         tags = {"evergreen.dataset": spec.name, MODEL: model, DAY: day, **self.tags}
@@ -108,12 +123,23 @@ class Tracker:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            return self._experiment(client, spec)  # another run made it meanwhile
+            return self._experiment(client, spec)  # another run created it in the meantime
 
 
 @dataclass
 class DayRun:
-    """One run. every: how many steps a point of the curves stands for."""
+    """One MLflow run; implements `ml.training.tracker.DayObserver`.
+
+    Attributes:
+        tracker: What opened the run.
+        client: MLflow's client.
+        run: MLflow's run.
+        lake: Where the day is stored.
+        spec: The dataset.
+        model: Name of the model.
+        day: `YYYY-MM-DD`.
+        every: Steps that one point of the curves covers.
+    """
 
     tracker: Tracker
     client: MlflowClient
@@ -130,7 +156,7 @@ class DayRun:
     _next: float = field(default_factory=lambda: time.monotonic() + _SECONDS_BETWEEN_BATCHES)
 
     def step(self, step: Step) -> None:
-        """Take note of a step; every so often a point of the curves, and more seldom still a request."""
+        """Record a step. Some steps complete a point of the curves, and points are sent in batches."""
         self._loss, self._terms = self._loss + step.loss * step.num_losses, self._terms + step.num_losses
         if (step.index + 1) % self.every:
             return
@@ -144,13 +170,15 @@ class DayRun:
             self._send()
 
     def finish(self, trained: TrainedDay) -> None:
-        """The day's figures and its model; older runs of the day make room. The day lies in the lake by then: whatever goes
-        wrong here is warned of, and not raised."""
+        """Log the day's metrics and model, and delete older runs of the day.
+
+        The day is in the lake by then, so errors are logged and not raised.
+        """
         now = int(time.time() * 1000)
         self._metrics += [Metric(name, value, now, trained.report.steps) for name, value in trained.metrics.items()]
         try:
             self._publish(trained)
-        except Exception as error:  # stores of many kinds have errors of their own
+        except Exception as error:  # every kind of store raises its own errors
             missing = "its model, or its version in the registry," if self.tracker.log_model else "its tags"
             self._warn(f"{missing} may be missing; the day itself is trained. Materialise it again to log it", error)
 
@@ -163,15 +191,16 @@ class DayRun:
             logged = log_model(self.client, own.run_id, self.lake, self.spec, self.day, self.model, rows)
             register(self.client, self.spec.name, logged, self.model, self.day, trained.digest)
         same = f"tags.`{MODEL}` = '{self.model}' and tags.`{DAY}` = '{self.day}'"
-        # One that began later is in progress, or has taken this one's place.
+        # A run that started later is in progress, or has replaced this one.
         where = f"{same} and attributes.run_id != '{own.run_id}' and attributes.start_time <= {own.start_time}"
         for older in self.client.search_runs([own.experiment_id], where):
             self.client.delete_run(older.info.run_id)
-            if self.tracker.log_model:  # else their models may still be versions in the registry
+            if self.tracker.log_model:  # otherwise their models may still be versions in the registry
                 for output in older.outputs.model_outputs if older.outputs else ():
                     self.client.delete_logged_model(output.model_id)
 
     def end(self, status: str) -> None:
+        """Mark the run as FINISHED, FAILED or KILLED; errors are logged and not raised."""
         self._send()
         try:
             self.client.set_terminated(self.run.info.run_id, status)
@@ -181,7 +210,7 @@ class DayRun:
             _log.warning("MLflow run %s of %s %s: %d metrics are lost", *self._which, len(self._metrics))
 
     def _send(self) -> None:
-        """Metrics noted so far. Those that the store does not take are kept for the next time."""
+        """Send the metrics recorded so far. Metrics that the store does not accept are kept for the next attempt."""
         begin = time.monotonic()
         pause = _SECONDS_BETWEEN_BATCHES
         try:
@@ -190,7 +219,7 @@ class DayRun:
                 del self._metrics[:_BATCH]
         except MlflowException as error:
             if not self._warned:
-                self._warn("metrics are kept until the store takes them", error)
+                self._warn("metrics are kept until the store accepts them", error)
             self._warned, pause = True, max(pause, _PAUSE * (time.monotonic() - begin))
         self._next = time.monotonic() + pause
 
@@ -203,7 +232,7 @@ class DayRun:
 
 
 def legal(key: str) -> str:
-    """A name as MLflow allows it: other letters than Latin ones, and signs, become their code points.
+    """Make a name that MLflow allows: characters other than ASCII letters, digits and `_-. :/` become their code points.
 
     >>> legal("tables.features.größe|x.rows")
     'tables.features.gr_f6__df_e_7c_x.rows'
@@ -212,7 +241,7 @@ def legal(key: str) -> str:
 
 
 def flatten(mapping: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots.
+    """Flatten nested mappings, joining their keys by dots.
 
     >>> flatten({"model": {"kind": "dlrm", "top": [64]}})
     {'model.kind': 'dlrm', 'model.top': [64]}

@@ -1,7 +1,8 @@
-"""CPU, memory, disk, network and GPU of the machine while a run lasts: MLflow's readings, at a pace for runs of seconds.
+"""System metrics of the machine during a run: CPU, memory, disk, network and GPU, sampled often enough for runs of seconds.
 
-MLflow's monitor asks the server for the run's state before every point and leaves the last one out; here the points lie close
-at first and ever further apart, there is one more at the end, and nothing is asked for.
+MLflow's own monitor asks the server for the state of the run before every point, and drops the last one. Here the first points
+are close together and the intervals grow with the length of the run, there is one more point at the end, and nothing is asked
+of the server.
 """
 
 from __future__ import annotations
@@ -14,15 +15,20 @@ from contextlib import contextmanager
 
 from mlflow.environment_variables import MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL
 
-_SECONDS = 1.0  # between two points,
-_SHARE = 0.01  # or this share of the time since the first, where that is longer
-_PATIENCE = 10.0  # seconds, for the last point
+_SECONDS = 1.0  # between two points;
+_SHARE = 0.01  # or this fraction of the time since the first point, if that is longer
+_PATIENCE = 10.0  # seconds to wait for the last point
 _log = logging.getLogger(__name__)
 
 
 @contextmanager
 def system_metrics(uri: str, run_id: str) -> Iterator[None]:
-    """Points of the run's `system/*` metrics while the block lasts. What goes wrong with them is warned of, and not raised."""
+    """Record `system/*` metrics of a run within the block. Errors are logged and not raised.
+
+    Args:
+        uri: URI of the MLflow store.
+        run_id: The run.
+    """
     over = threading.Event()
     thread = threading.Thread(target=_watch, args=(uri, run_id, over), name="system-metrics", daemon=True)
     thread.start()
@@ -32,18 +38,18 @@ def system_metrics(uri: str, run_id: str) -> Iterator[None]:
         over.set()
         thread.join(_PATIENCE)
         if thread.is_alive():
-            _log.warning("MLflow run %s: the store takes the last system metrics late or never", run_id)
+            _log.warning("MLflow run %s: the store accepts the last system metrics late or never", run_id)
 
 
 def _watch(uri: str, run_id: str, over: threading.Event) -> None:
     try:
-        # These need psutil, which MLflow does without until it is asked for them.
+        # Needs psutil, which MLflow imports only for system metrics.
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         monitor = SystemMetricsMonitor(run_id, tracking_uri=uri)
         pause = MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or _SECONDS
         began, ended = time.monotonic(), False
-        monitor.collect_metrics()  # a rate is since the reading before, and this is the first
+        monitor.collect_metrics()  # rates are relative to the previous reading, and this is the first
         for part in monitor.monitors:
             part.clear_metrics()
         while not ended:
@@ -51,5 +57,5 @@ def _watch(uri: str, run_id: str, over: threading.Event) -> None:
             monitor.collect_metrics()
             monitor.publish_metrics(monitor.aggregate_metrics())
         monitor.mlflow_logger.flush()
-    except Exception as error:  # figures of the machine are no reason to lose a day's training
+    except Exception as error:  # system metrics are no reason to lose a day's training
         _log.warning("no (more) system metrics of MLflow run %s: %s: %s", run_id, type(error).__name__, error)

@@ -1,9 +1,9 @@
-"""Mid-day checkpoints: a training state beside the place in its data, so that a killed day goes on where it was.
+"""Mid-day checkpoints: a training state and the reader's position, from which a killed run of a day resumes.
 
-They lie in the lake's `checkpoints`, written as whole as partitions: of each day a few, `<day>.0` and so on, of which the
-oldest is the next to be replaced. One is used only by a pass of the same identity (recipe, data, parent), of any number of
-ranks. The state is copied between two steps; copies are written while training goes on. When to save, what to keep and when to
-stop is decided here; what lies on disk is `ml.artifacts.snapshot`.
+They are partitions of the lake's stage `checkpoints`, a few per day, called `<day>.0` and so on; each new one replaces the
+oldest. A checkpoint is used only by a pass of the same identity (recipe, data, parent), on any number of ranks. The state is
+copied between two steps and written while training continues. This module decides when to save, what to keep and when to stop;
+the files are those of `ml.artifacts.snapshot`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,23 @@ from ml.stages import checkpoints
 from ml.training.state import TrainState
 from ml.training.state_dict import load_snapshot, restore, shard_of_state, state_from_metadata
 
-STEPS_BETWEEN_LOOKS = 8  # ranks tell each other whether it is time to save, which costs a message
+STEPS_BETWEEN_CHECKS = 8  # ranks exchange a message to agree on whether it is time to save
 _log = logging.getLogger(__name__)
 
 
 @dataclass
 class Checkpoints:
-    """Of one day of one model. identity: plain values that fix what the pass computes. ranks: all must make the same calls."""
+    """Checkpoints of one day of one model. All ranks must make the same calls.
+
+    Attributes:
+        lake: Where checkpoints are stored.
+        dataset: Name of the dataset.
+        model: Name of the model.
+        day: `YYYY-MM-DD`.
+        identity: Plain values that determine what the pass computes.
+        kept: How often to save, and what to keep.
+        ranks: The processes that train together; None for one.
+    """
 
     lake: Lake
     dataset: str
@@ -47,21 +57,21 @@ class Checkpoints:
     kept: CheckpointRecipe
     ranks: Ranks | None = None
     _next: int = 0
-    _behind: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "checkpoint"))
+    _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "checkpoint"))
     _writing: Future[None] | None = None
     _saved_at: float = field(default_factory=time.monotonic)
     _signal: int | None = None
     _before: dict[int, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._ranks_behind = self.ranks.new_group() if self.ranks else None
+        self._writer_ranks = self.ranks.new_group() if self.ranks else None
 
     @property
     def stage(self) -> str:
         return checkpoints(self.model)
 
     def found(self) -> list[tuple[int, dict[str, Any]]]:
-        """Those of this day and identity, the newest first: which of the few it is, and its manifest."""
+        """List the checkpoints of this day and identity, newest first: the number of each, and its manifest."""
         found = {}
         for name, saved in self._manifests():
             if name.startswith(f"{self.day}.") and saved.get("identity") == self.identity:
@@ -69,9 +79,18 @@ class Checkpoints:
         return sorted(found.items(), key=lambda item: item[1]["reader"]["batches"], reverse=True)
 
     def resume(self, recipe: Recipe, schema: FeatureSchema, reader: BlockReader) -> TrainState | None:
-        """The newest saved state, with `reader` set to its place; None where there is none of this identity.
+        """Load the newest checkpoint of this identity, and set the reader to its position.
 
-        One that can not be read makes way for the one before."""
+        A checkpoint that cannot be read is skipped for the one before.
+
+        Args:
+            recipe: How the day is trained.
+            schema: The features that the model reads.
+            reader: The day's reader; moved to the checkpoint's position.
+
+        Returns:
+            The state; None if there is no checkpoint of this identity.
+        """
         for number, saved in self.found():
             shard = self._read(number)
             if self.ranks is not None and self.ranks.all_reduce_sum([shard is not None])[0] < self.ranks.size:
@@ -86,26 +105,26 @@ class Checkpoints:
         return None
 
     def save(self, state: TrainState, reader: BlockReader) -> None:
-        """Copy the state, and have the copy written while training goes on; after the one before is."""
+        """Copy the state, and write the copy in the background, once the previous one is written."""
         self.wait()
         manifest = {"identity": self.identity, "reader": reader.state_dict(), "saved_at": time.time()}
         name = f"{self.day}.{self._next % self.kept.keep}"
-        self._writing = self._behind.submit(self._write, name, shard_of_state(state, self.ranks, copy=True), manifest)
+        self._writing = self._writer.submit(self._write, name, shard_of_state(state, self.ranks, copy=True), manifest)
         self._next, self._saved_at = self._next + 1, time.monotonic()
 
     def wait(self) -> None:
-        """Until what is being written is there. Raises what went wrong with it."""
+        """Wait for the checkpoint that is being written. Raises its error if it fails."""
         if self._writing is not None:
             self._writing.result()
             self._writing = None
 
     def after_step(self, state: TrainState, reader: BlockReader) -> None:
-        """Save where it is time to, or where a signal asked to stop; then let the signal do what it was sent for."""
+        """Save if it is time to, or if a signal arrived; then deliver the signal."""
         if self._writing is not None and self._writing.done():
             self.wait()
         asked, due = self._signal is not None, time.monotonic() - self._saved_at > 60 * self.kept.minutes
         if self.ranks is not None:
-            if state.steps % STEPS_BETWEEN_LOOKS:
+            if state.steps % STEPS_BETWEEN_CHECKS:
                 return
             of_all = self.ranks.all_reduce_sum([asked, due])
             asked, due = of_all[0] > 0, of_all[1] > 0
@@ -115,8 +134,8 @@ class Checkpoints:
             self.wait()
             self._deliver()
 
-    def united(self, state: TrainState, reader: BlockReader) -> TrainState | None:
-        """On the first rank the whole state, of which each rank has its share; on others None."""
+    def merged(self, state: TrainState, reader: BlockReader) -> TrainState | None:
+        """Collect the whole state on the first rank; None on the others."""
         self.save(state, reader)
         self.wait()
         if self.ranks is None or self.ranks.rank:
@@ -125,36 +144,38 @@ class Checkpoints:
         return load_snapshot(newest, recipe=state.recipe, schema=state.schema)
 
     def discard(self) -> None:
-        """The day is written: what led there can go."""
+        """Delete the checkpoints of the day, once the day itself is written."""
         self.wait()
-        self._behind.shutdown()
+        self._writer.shutdown()
         if self.ranks is None or self.ranks.rank == 0:
             self._clear(lambda name, _: name.startswith(f"{self.day}."))
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """While the block lasts, SIGINT and SIGTERM wait for the end of a step. Python allows this in the main thread only;
-        elsewhere signals do what they did, and at most `minutes` of work are lost."""
+        """Delay SIGINT and SIGTERM to the end of a step, within the block.
+
+        Python allows this in the main thread only. Elsewhere signals act at once, and at most `minutes` of work are lost.
+        """
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         except BaseException:
-            with suppress(Exception):  # it may be of the same cause
+            with suppress(Exception):  # it may have the same cause
                 self.wait()
             raise
         finally:
             self._deliver()
 
     def _write(self, name: str, shard: CheckpointShard, manifest: dict[str, Any]) -> None:
-        ranks = self._ranks_behind
+        ranks = self._writer_ranks
         if ranks is None:
             with self.lake.write(self.stage, self.dataset, name) as folder:
                 save_shard(shard, folder)
                 self.lake.write_manifest(folder, manifest)
         elif ranks.rank == 0:
             with self.lake.write(self.stage, self.dataset, name) as folder:
-                ranks.barrier()  # the folder is there
+                ranks.barrier()  # the folder exists
                 save_shard(shard, folder, ranks)
                 ranks.barrier()  # all have written
                 self.lake.write_manifest(folder, manifest)
@@ -165,14 +186,14 @@ class Checkpoints:
         if ranks is None or ranks.rank == 0:
             self._clear(lambda _, age: age > self.kept.hours)
 
-    def _clear(self, goes: Callable[[str, float], bool]) -> None:
-        """Let go of those of this model, of whatever day, of which `goes` says so, given a name and its age in hours."""
+    def _clear(self, selects: Callable[[str, float], bool]) -> None:
+        """Delete the checkpoints of this model, of any day, that `selects` chooses by name and age in hours."""
         for name, saved in self._manifests():
-            if goes(name, (time.time() - saved.get("saved_at", 0.0)) / 3600):
+            if selects(name, (time.time() - saved.get("saved_at", 0.0)) / 3600):
                 self.lake.discard(self.stage, self.dataset, name)
 
     def _manifests(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Of all of this model; of one that can not be read, nothing."""
+        """Manifests of all checkpoints of this model; an empty one for a manifest that cannot be read."""
         for name in self.lake.days(self.stage, self.dataset):
             saved: dict[str, Any] = {}
             with suppress(OSError, ValueError):
@@ -194,7 +215,7 @@ class Checkpoints:
         self._signal = signum
 
     def _deliver(self) -> None:
-        """Put back the handlers that were there, and hand them the signal that waits, if one does."""
+        """Restore the previous signal handlers, and deliver the delayed signal to them."""
         while self._before:
             signal.signal(*self._before.popitem())
         signum, self._signal = self._signal, None

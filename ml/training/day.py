@@ -127,7 +127,7 @@ def train_day(
                 early_stopping=early_stopping,
                 ranks=ranks,
             )
-        whole = state if ranks is None else checkpoints.united(state, reader)
+        whole = state if ranks is None else checkpoints.merged(state, reader)
         if whole is not None:
             report = replace(report, rows_touched=whole.rows_touched(), tables=whole.stats())
         folder = lake.partition(stage, spec.name, day)

@@ -80,7 +80,7 @@ def test_nothing_is_lost_where_nothing_changes(wide_deep: nn.Module, batch: Batc
 
 
 def test_a_table_that_is_not_there_is_refused(wide_deep: nn.Module, batch: Batch) -> None:
-    with pytest.raises(ValueError, match=r"export\.tables: \['z'\] not among the tables \['a', 'b', 'm', 'wide\.a'"):
+    with pytest.raises(ValueError, match=r"export\.tables: \['z'\] are not among the tables \['a', 'b', 'm', 'wide\.a'"):
         quantise(copy.deepcopy(wide_deep), ExportRecipe(tables={"z": "int4"}), batch)
 
 
