@@ -1,4 +1,7 @@
-"""The processes that train one model together: what they tell each other at every step, beside what tables exchange."""
+"""The processes that train one model together, and the messages they exchange at every step.
+
+What sharded tables exchange is in `ml.embeddings.distributed`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,25 @@ from torch.autograd.function import once_differentiable
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `size` of a group. Dense layers are alike on all ranks, as their gradients are summed."""
+    """This process among those that train a model together.
+
+    Every rank must make the same calls in the same order. Dense layers are equal on all ranks, because their gradients are
+    summed.
+
+    Attributes:
+        rank: this process's number, from 0.
+        size: number of processes.
+        group: the group they form; None for torch's default group.
+
+    Example:
+        >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        >>> ranks = Ranks.of()
+        >>> ranks.all_gather(7, 8)
+        [(7, 8)]
+        >>> ranks.all_reduce_sum([1, 2])
+        [1, 2]
+        >>> dist.destroy_process_group()
+    """
 
     rank: int
     size: int
@@ -22,41 +43,54 @@ class Ranks:
 
     @classmethod
     def of(cls, group: dist.ProcessGroup | None = None) -> Ranks:
+        """This process in a group that has been initialised; by default torch's default group."""
         return cls(dist.get_rank(group), dist.get_world_size(group), group)
 
     def new_group(self) -> Ranks:
-        """The same processes once more, for messages that go between them while others do. Every rank must call it."""
+        """Form another group of the same processes, for messages that another thread sends at the same time."""
         group = dist.new_group(dist.get_process_group_ranks(self.group or dist.group.WORLD), backend="gloo")
         assert isinstance(group, dist.ProcessGroup)
         return Ranks(self.rank, self.size, group)
 
     def all_gather(self, *numbers: int) -> list[tuple[int, ...]]:
-        """Some whole numbers of every rank, in the order of the ranks."""
+        """Gather some integers of every rank. Returns one tuple per rank, in their order."""
         own = torch.tensor(numbers)
         of_all = torch.empty(self.size * len(numbers), dtype=own.dtype)
         dist.all_gather_single(of_all, own, group=self.group)
         return [tuple(row) for row in of_all.view(self.size, -1).tolist()]
 
     def all_reduce_sum(self, numbers: Sequence[int]) -> list[int]:
-        """Sums of some whole numbers over all ranks."""
+        """Sum some integers over all ranks."""
         total = torch.tensor(numbers, dtype=torch.int64)
         dist.all_reduce(total, group=self.group)
         return total.tolist()
 
     def barrier(self) -> None:
-        """Until all ranks are here."""
+        """Wait until all ranks have made this call."""
         dist.barrier(group=self.group)
 
     def all_gather_rows(self, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """The rows of all ranks [sum of N, ...], in their order, and where this rank's begin; gradients find their way back.
+        """Gather the rows of all ranks, of which each may have another number. It is differentiable.
 
-        rows: [N, ...], N of this rank.
+        Args:
+            rows: [N, ...], this rank's N rows.
+
+        Returns:
+            The rows of all ranks, [sum of N, ...], in the order of the ranks, and the index of this rank's first row.
         """
         counts = [count for (count,) in self.all_gather(len(rows))]
         return _AllGatherRows.apply(rows, self, counts), sum(counts[: self.rank])
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter], *more: float) -> list[float]:
-        """Sum the gradients of all ranks, in one message; and some numbers, which it gives back."""
+        """Sum the gradients of all ranks in place, together with some numbers, in one message.
+
+        Args:
+            parameters: dense parameters, the same on all ranks. A missing gradient counts as zero.
+            *more: further numbers to sum, as float32.
+
+        Returns:
+            The sums of `more`.
+        """
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         flat = torch.cat([*(g.reshape(-1) for g in gradients), torch.tensor(more, dtype=torch.float32)])
         dist.all_reduce(flat, group=self.group)

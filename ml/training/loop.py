@@ -90,10 +90,33 @@ def steps(state: TrainState, batches: Iterable[Batch], *, total_steps: int, rank
         ranks: the processes that train together, which must all take the same number of steps.
 
     Yields:
-        A `Step` for each batch.
+        A `Step` for each batch, before the next batch is read.
 
     Raises:
         DivergedError, ValueError: as `train_step` does.
+
+    Example:
+        Progressive validation costs no second forward:
+
+        >>> from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+        >>> from ml.metrics import auc
+        >>> from ml.recipes.recipe import load_recipe
+        >>> from ml.schema import FeatureSchema
+        >>> from ml.training.state import new_state
+        >>> ids = torch.tensor([1, 2, 3, 4])
+        >>> batch = Batch(
+        ...     dense=torch.rand(4, 1),
+        ...     sparse=KeyedJaggedTensor(["item"], ids, lengths=torch.ones(4, dtype=torch.int32)),
+        ...     labels=torch.tensor([0.0, 1.0, 0.0, 1.0]),
+        ...     sample_rate=torch.ones(4),
+        ...     event_time=torch.arange(4),
+        ... )
+        >>> state = new_state(load_recipe("dlrm"), FeatureSchema(("age",), ("item",), (), "f"))
+        >>> state.begin_pass()
+        >>> scored = [(step.batch.labels, step.logits) for step in steps(state, [batch] * 50, total_steps=50)]
+        >>> labels, logits = (torch.cat(part).numpy() for part in zip(*scored))
+        >>> auc(labels, logits) > 0.9
+        True
     """
     for batch in batches:
         yield train_step(state, batch, total_steps=total_steps, ranks=ranks)
