@@ -49,7 +49,7 @@ class LogSpec(Strict):
     source: Source = Field(description="Where the files are and how a line becomes typed columns.")
     time: Time = Field(description="When a row happened.")
     partitions: Partitions = Field(description="The log's days.")
-    label: LabelColumn | None = Field(default=None, description="Column with the label, where the log has one.")
+    label: LabelColumn | None = Field(default=None, description="Column with the label, if the log has one.")
     simulation: Simulation | None = Field(default=None, description="Settings of a log that Evergreen writes itself.")
 
     @model_validator(mode="after")
@@ -61,7 +61,7 @@ class LogSpec(Strict):
 
     @property
     def zone(self) -> ZoneInfo:
-        """The time zone in which a day is a day."""
+        """The time zone that defines days."""
         return ZoneInfo(self.time.timezone)
 
     def days(self, last: date | None = None) -> list[str]:
@@ -85,26 +85,28 @@ class LogSpec(Strict):
     def fingerprint(self) -> str:
         """Hash of everything that shapes raw rows. Days written under one fingerprint are stale under another.
 
-        The last day is left out, so that a log can grow by a day, except where event times come from positions: there the
-        number of days shapes every one of them.
+        The last day is excluded, so that a log can grow by a day, unless event times come from positions: then the number of
+        days changes every day.
         """
         return hash_of(self, {} if self.time.by_position else {"partitions": {"end"}})
 
 
 def hash_of(model: BaseModel, exclude: dict[str, set[str]] | set[str]) -> str:
     """Hash of a model's values as JSON, 16 hexadecimal digits."""
-    said = model.model_dump(mode="json", exclude=exclude)
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+    values = model.model_dump(mode="json", exclude=exclude)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_log(source: Source, time: Time, partitions: Partitions) -> None:
-    """Checks what the parts of one log ask of each other. Raises a fault that names the key."""
+    """Checks that the parts of one log fit together. Raises a fault that names the key."""
     if reserved := sorted(set(source.columns) & set(RESERVED_COLUMNS)):
-        raise fault("source.columns", f"{reserved} are names that Evergreen uses itself")
+        raise fault(
+            "source.columns", f"{reserved} are reserved names; give the columns other names, for headers with source.rename"
+        )
     if time.by_position and partitions.end is None:
-        raise fault("time.by_position", "needs partitions.end, to cut the log into equal days")
+        raise fault("time.by_position", "needs partitions.end, because the log is divided into equal days")
     if time.by_position and source.dated:
-        raise fault("time.by_position", "does not go with a dated path in source.files")
+        raise fault("time.by_position", "cannot be combined with a dated path in source.files")
     if time.column is None:
         return
     if time.column not in source.columns:

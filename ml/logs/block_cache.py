@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from uuid import uuid4
@@ -86,7 +87,8 @@ class BlockCache:
             for table in (rows, bad_table):
                 with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
                     writer.write_table(table.combine_chunks())
-        staged.rename(path)
+        with suppress(FileNotFoundError):  # another process has made room in the meantime
+            staged.rename(path)
 
     def read(self, file: LogFile, index: int) -> ValidatedBlock | None:
         """One block, or None if it is not cached."""
@@ -114,7 +116,7 @@ class BlockCache:
         )
 
     def read_blocks(self, log: LogSpec, part: BlockRange) -> Iterator[ValidatedBlock]:
-        """Reads the blocks of a range like `read_validated_blocks`, from the cache where it has them."""
+        """Reads the blocks of a range like `read_validated_blocks`, from the cache if it has them."""
         wanted = part.wanted or ()
         cached = [index for index in wanted if self._path(part.file, index).exists()]
         if not cached:

@@ -19,13 +19,13 @@ def _with_time(line: bytes, change: Callable[[bytes], bytes]) -> bytes:
 
 
 KINDS: dict[str, Callable[[bytes], bytes]] = {
-    "cut short": lambda line: line[: line.rfind(b",", 0, max(len(line) // 2, line.find(b",") + 1))],
-    "a field too many": lambda line: line + b",0.5",
+    "truncated": lambda line: line[: line.rfind(b",", 0, max(len(line) // 2, line.find(b",") + 1))],
+    "extra field": lambda line: line + b",0.5",
     "not a number": lambda line: _with_time(line, lambda time: time[:-3] + b"abc"),
-    "no time": lambda line: _with_time(line, lambda _: b""),
-    "another year": lambda line: _with_time(line, lambda time: str(int(time) - YEAR_MS).encode()),
+    "missing time": lambda line: _with_time(line, lambda _: b""),
+    "wrong year": lambda line: _with_time(line, lambda time: str(int(time) - YEAR_MS).encode()),
     "not UTF-8": lambda line: b",\xff\xfe".join(line.rsplit(b",", 1)),
-    "two lines run together": lambda line: line + line,
+    "two lines joined": lambda line: line + line,
 }
 
 

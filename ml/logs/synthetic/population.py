@@ -41,13 +41,13 @@ def generator(seed: int, stream: int, *parts: int) -> np.random.Generator:
 
 
 def rotate(a: Floats, b: Floats, angle: Floats) -> Floats:
-    """Rotates vectors in the plane of `a` and `b` [N, K] by `angle` [N], in radians; [N, K] of the same variance."""
+    """Rotates vectors in the plane of `a` and `b` [N, K] by `angle` [N], in radians, which keeps their variance."""
     return a * np.cos(angle)[:, None] + b * np.sin(angle)[:, None]
 
 
 @dataclass(frozen=True)
 class World:
-    """Parameters shared by users and items: latent centres of C categories, P countries and their tags, and fashions."""
+    """Parameters shared by users and items: latent centres of C categories and their tags, of P countries, and fashions."""
 
     category: Floats  # [C, K] centre of the items of a category
     tag: Floats  # [C, TAGS_PER_CATEGORY, K]

@@ -1,4 +1,4 @@
-"""Event times and days: against the standard library's own clock, one value at a time."""
+"""Event times and days, compared with the standard library one value at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The index accounts for every line, opens only what a day needs, and notices what has changed."""
+"""The index accounts for every line, opens only what a day needs, and notices changed files."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_bad_line_is_of_the_day_of_the_good_line_before_it(tmp_path: Path, lak
     write(tmp_path, "a.csv", [bad, bad, line(1), bad, line(2), bad, bad, line(0.5), line(9), "\n", line(3, label=2)])
     write(tmp_path, "b.csv", [bad, bad])
     index = LogIndex.build(spec(), tmp_path, lake, RUNNER)
-    # `line(9)` is out of range and goes to the nearest day; the unknown label has a time of its own.
+    # `line(9)` is out of range and goes to the nearest day; the line with the unknown label has its own time.
     assert index.lines == {"a.csv": {DAYS[0]: 2, DAYS[1]: 4, DAYS[2]: 3, DAYS[3]: 2}, "b.csv": {DAYS[0]: 2}}
     done = [ingest_day(spec(), day, tmp_path, lake, RUNNER) for day in DAYS]
     assert [(d.rows, d.quarantined) for d in done] == [(1, 3), (1, 3), (1, 2), (0, 2)]
@@ -211,7 +211,7 @@ def test_one_more_day_leaves_the_days_before_as_they_are(tmp_path: Path, lake: L
     for day in DAYS:
         ingest_day(short, day, tmp_path, lake, RUNNER)
     longer = short.model_copy(update={"partitions": short.partitions.model_copy(update={"end": START + timedelta(days=4)})})
-    # The line beyond what was the last day lay in that day's quarantine.
+    # The line beyond the earlier last day was in the quarantine of that day.
     assert [is_current(longer, day, tmp_path, lake) for day in DAYS] == [True, True, True, False]
     fresh = [ingest_day(longer, (START + timedelta(days=n)).isoformat(), tmp_path, lake, RUNNER) for n in (3, 4)]
     assert [(done.rows, done.quarantined) for done in fresh] == [(1, 0), (1, 1)]

@@ -1,4 +1,4 @@
-"""A day in the lake: complete, in order, the same bytes however it was made, and whole or not there at all."""
+"""A day in the lake is complete, in order, the same bytes however it was made, and whole or absent."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def spec(**source: Any) -> LogSpec:
 
 
 def write_log(folder: Path, in_order: bool, files: int = 5, rows: int = 4000) -> None:
-    """Rows over three days, in time order or in none, many of them in the same second, some bad."""
+    """Rows over three days, in time order or shuffled, many of them in the same second, some bad."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     moments = MIDNIGHT + rng.choice([-86400, 0, 0, 0, 86400], (files, rows)) + rng.integers(0, 3000, (files, rows))
@@ -109,7 +109,7 @@ def test_the_same_bytes_however_a_log_in_no_order_is_divided(
         assert digest(lake) == first
     ingest_day(spec(), DAY, tmp_path / "logs", lake, SparkRunner(spark), task_bytes=100_000, part_rows=1500)
     assert digest(lake) == first
-    fresh = Lake.at(tmp_path / "fresh")  # with an index made on Spark too
+    fresh = Lake.at(tmp_path / "fresh")  # with an index made on Spark as well
     ingest_day(spec(), DAY, tmp_path / "logs", fresh, SparkRunner(spark), part_rows=1500)
     assert digest(fresh) == first
     for module in ("streams", "block_ranges"):
@@ -218,7 +218,7 @@ def test_killed_at_any_moment_then_rerun(in_order: bool, tmp_path: Path) -> None
         process.wait()
         process.stdout.close()
         killed += process.returncode == -signal.SIGKILL
-        # Whatever is to be seen is all there.
+        # Whatever can be seen is complete.
         if lake.has("raw_logs", "small", DAY):
             assert digest(lake) == digest(whole)
             lake.discard("raw_logs", "small", DAY)

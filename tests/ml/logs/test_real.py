@@ -1,4 +1,4 @@
-"""Real logs: the counts that their publishers, or anyone who counts lines, would find."""
+"""Real logs have the counts that their publishers give, or that counting lines gives."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_criteo(real_logs: Path, catalog: dict[str, DatasetSpec], lake: Lake) ->
     assert table.drop_columns("event_time").equals(original)
     assert round(sum(original["label"].to_pylist()) / 137_139, 4) == 0.2568
     categories = [original.column(name) for name in criteo.source.columns if name.startswith("C")]
-    # Distinct (column, value) pairs, missing being one value of a column.
+    # Distinct (column, value) pairs; missing is one value of a column.
     assert sum(len(c.unique()) for c in categories) == 316_191
     unlabelled = {name: kind for name, kind in criteo.source.columns.items() if name != "label"}
     test = criteo.source.model_copy(update={"files": "test.txt.gz", "columns": unlabelled})

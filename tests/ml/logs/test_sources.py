@@ -1,4 +1,4 @@
-"""Finding files and reading them as blocks: patterns, dates, stamps, archives whole and damaged, byte ranges."""
+"""Finding files and reading them as blocks: patterns, dates, stamps, whole and damaged archives, byte ranges."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def test_rows_before_a_truncation_are_kept(kind: str, share: float, tmp_path: Pa
     table, quarantine = read_table(source(), tmp_path)
     kept = table.num_rows
     assert table.column("a").to_pylist() == list(range(kept))
-    if share or kind == "zip":  # nothing at all is no damage: an empty file has no lines
+    if share or kind == "zip":  # an empty file is not damaged: it has no lines
         assert [r.startswith("damaged file: ") for r in quarantine.reasons] == [True]
         assert quarantine.table.column("line").to_pylist() == [kept + 1]
-    if kind != "zip":  # a zip archive's directory lies at its end
+    if kind != "zip":  # the directory of a zip archive is at its end
         assert kept >= 100_000 * share * 0.5 - 20_000
 
 

@@ -1,6 +1,6 @@
-"""Thousands of lines damaged at random, in every text format: what is wrong is quarantined, what is right is kept as it was.
+"""Thousands of randomly corrupted lines in every text format: bad lines are quarantined, good lines keep their values.
 
-The judge is a slow reader of one line at a time, in plain Python, that shares nothing with the one under test.
+The reference is a slow reader in plain Python that reads one line at a time and shares no code with the reader under test.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.helpers.trials import seeds
 
 COLUMNS: dict[str, Any] = {"a": "int", "b": "float", "c": "string", "d": "bool", "e": "int", "f": "string"}
 KINDS = ("csv", "tsv", "quoted", "jsonl")
-DAMAGED = 1500
+CORRUPTED = 1500
 
 
 def source(kind: str) -> Source:
@@ -33,7 +33,7 @@ def source(kind: str) -> Source:
 
 
 class Wrong(Exception):
-    """The slow reader's verdict."""
+    """The slow reader refuses a line."""
 
 
 def slow_value(text: str | None, kind: str) -> Any:
@@ -47,7 +47,7 @@ def slow_value(text: str | None, kind: str) -> Any:
             raise Wrong(f"bool {text!r}")
         return text in ("1", "true", "True", "TRUE")
     if kind == "int":
-        # 0x1F is a number to Arrow; the rest is as anyone would have it.
+        # Arrow also accepts 0x1F.
         if re.fullmatch(r"-?[0-9]+|0[xX][0-9a-fA-F]{1,16}", bare, re.ASCII) is None:
             raise Wrong(f"int {text!r}")
         value = int(bare, 16) if bare[:2] in ("0x", "0X") else int(bare)
@@ -91,7 +91,7 @@ def only_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def slow_row(line: bytes, kind: str) -> list[Any]:
-    """The values of a line, or `Wrong`."""
+    """The values of a line. Raises `Wrong`."""
     try:
         text = line.removesuffix(b"\r").decode()
     except UnicodeDecodeError as error:
@@ -186,8 +186,8 @@ PIECES += [
 ]
 
 
-def damage(rng: np.random.Generator, line: bytes, other: bytes) -> bytes:
-    """One of endlessly many ways to spoil a line; some leave it right."""
+def corrupt(rng: np.random.Generator, line: bytes, other: bytes) -> bytes:
+    """Changes a line at random. Some changes leave it valid."""
     separators = [i for i, byte in enumerate(line) if byte in b",\t:"]
     at = int(rng.integers(0, len(line) + 1))
     to = int(rng.integers(at, len(line) + 1))
@@ -226,14 +226,14 @@ def damage(rng: np.random.Generator, line: bytes, other: bytes) -> bytes:
     return ways[int(rng.integers(len(ways)))]().replace(b"\n", b" ")
 
 
-def spoiled_log(seed: int, kind: str, count: int = 2 * DAMAGED) -> list[bytes]:
+def corrupted_log(seed: int, kind: str, count: int = 2 * CORRUPTED) -> list[bytes]:
     rng = np.random.default_rng(seed)
     lines = [good_line(rng, kind) for _ in range(count)]
     for i in rng.choice(count, count // 2, replace=False).tolist():
-        spoiled = damage(rng, lines[i], lines[int(rng.integers(count))])
+        changed = corrupt(rng, lines[i], lines[int(rng.integers(count))])
         for _ in range(int(rng.integers(0, 2))):
-            spoiled = damage(rng, spoiled, lines[i])
-        lines[i] = spoiled
+            changed = corrupt(rng, changed, lines[i])
+        lines[i] = changed
     return lines
 
 
@@ -255,13 +255,13 @@ def rows_of(parsed: ParsedLines) -> dict[int, list[Any]]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", seeds(1))
 def test_every_line_is_kept_as_it_was_or_quarantined(seed: int, kind: str) -> None:
-    lines = spoiled_log(seed + 1, kind)
-    assert len(set(lines)) > DAMAGED
+    lines = corrupted_log(seed + 1, kind)
+    assert len(set(lines)) > CORRUPTED
     parsed = parse_block(Layout.declared(source(kind)), b"\n".join(lines) + b"\n")
     rows, expected = rows_of(parsed), verdicts(lines, kind)
     assert sorted([*rows, *parsed.bad]) == list(range(len(lines)))
     wrong = {n for n, row in expected.items() if row is None}
-    assert len(wrong) > DAMAGED / 3
+    assert len(wrong) > CORRUPTED / 3
     misjudged = {n: (lines[n][:200], parsed.bad.get(n)) for n in wrong ^ set(parsed.bad)}
     assert not misjudged
     assert rows == {n: row for n, row in expected.items() if row is not None}
@@ -271,7 +271,7 @@ def test_every_line_is_kept_as_it_was_or_quarantined(seed: int, kind: str) -> No
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", seeds(1))
 def test_a_line_is_judged_alike_alone_and_among_others(seed: int, kind: str) -> None:
-    lines = spoiled_log(seed + 2, kind, 600)
+    lines = corrupted_log(seed + 2, kind, 600)
     layout = Layout.declared(source(kind))
     together = parse_block(layout, b"\n".join(lines))
     alone = [parse_block(layout, line + b"\n") for line in lines]
@@ -280,7 +280,7 @@ def test_a_line_is_judged_alike_alone_and_among_others(seed: int, kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_undamaged_lines_take_the_fast_path_and_lose_nothing(kind: str) -> None:
+def test_good_lines_are_read_at_once_and_keep_their_values(kind: str) -> None:
     rng = np.random.default_rng(3)
     lines = [good_line(rng, kind) for _ in range(2000)]
     parsed = parse_block(Layout.declared(source(kind)), b"\r\n".join(lines))
@@ -290,7 +290,7 @@ def test_undamaged_lines_take_the_fast_path_and_lose_nothing(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_quarantined_lines_are_named_by_file_line_and_text(kind: str, tmp_path: Path) -> None:
-    lines = spoiled_log(4, kind, 400)
+    lines = corrupted_log(4, kind, 400)
     (tmp_path / "a.log").write_bytes(b"\n".join(lines[:150]) + b"\n")
     (tmp_path / "b.log").write_bytes(b"\n".join(lines[150:]))
     table, quarantine = read_table(source(kind), tmp_path)
