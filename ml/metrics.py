@@ -18,18 +18,37 @@ LOGIT_RANGE = 16.2  # bins are equal in log-odds between minus and plus this, wh
 
 
 def auc(labels: NDArray[Any], scores: NDArray[Any]) -> float | None:
-    """Area under the ROC curve of [N] scores, exact: the share of (clicked, unclicked) pairs in the right order.
+    """Compute the exact area under the ROC curve: the share of (positive, negative) pairs in the right order.
 
-    A tie counts one half (Mann and Whitney, 1947). labels: [N], 0 or 1. None where only one class is there.
+    A tie counts one half (Mann and Whitney, 1947).
+
+    Args:
+        labels: 0 or 1, [N].
+        scores: [N], in any monotone unit.
+
+    Returns:
+        None if only one class is present.
     """
-    clicked = np.asarray(labels) > 0.5
-    positives = int(clicked.sum())
-    negatives = clicked.size - positives
+    order = np.argsort(scores)
+    return auc_of_sorted(np.asarray(labels)[order] > 0.5, np.asarray(scores)[order])
+
+
+def auc_of_sorted(positive: NDArray[np.bool_], scores: NDArray[Any]) -> float | None:
+    """Compute `auc` of rows in ascending order of their scores; the order of ties does not matter.
+
+    Args:
+        positive: bool [N].
+        scores: [N], ascending; NaNs last, which tie with each other.
+    """
+    positives = int(positive.sum())
+    negatives = positive.size - positives
     if not positives or not negatives:
         return None
-    _, rank, count = np.unique(np.asarray(scores), return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(count) - (count - 1) / 2
-    return float((mean_rank[rank[clicked]].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    differs = (scores[1:] != scores[:-1]) & ~(np.isnan(scores[1:]) & np.isnan(scores[:-1]))
+    first = np.flatnonzero(np.concatenate([[True], differs]))  # [T]: where each group of ties begins
+    mean_rank = first + (np.diff(first, append=positive.size) + 1) / 2
+    rank_sum = (mean_rank * np.add.reduceat(positive, first, dtype=np.int64)).sum()
+    return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 @dataclass(frozen=True)
@@ -149,22 +168,36 @@ class ClickSums:
 METRICS = ("mean_prediction", "auc", "log_loss", "normalised_entropy", "calibration")
 
 
-def summary(
-    labels: NDArray[Any], probabilities: NDArray[Any] | None, ranks_only: bool = False
-) -> dict[str, float | int | None]:
-    """Rows, clicks and label rate of [N] labels, and `METRICS` of the predictions [N] for them; None where undefined.
+def count_clicks(labels: NDArray[Any]) -> dict[str, float | int | None]:
+    """Count rows and clicks of [N] labels, and their rate; None without rows."""
+    rows, clicks = len(labels), int(np.sum(np.asarray(labels) > 0.5))
+    return {"rows": rows, "clicks": clicks, "label_rate": clicks / rows if rows else None}
 
-    ranks_only: the predictions put rows in order and are no probabilities, so that AUC alone is defined."""
-    sums = ClickSums.of(labels, np.zeros(len(labels)) if probabilities is None else probabilities)
-    facts: dict[str, float | int | None] = {"rows": sums.rows, "clicks": sums.clicks, "label_rate": sums.label_rate}
-    if probabilities is None:
-        return facts | dict.fromkeys(METRICS)
-    if ranks_only:
-        return facts | dict.fromkeys(METRICS) | {"auc": auc(labels, probabilities)}
-    return facts | {
+
+def metrics_of(sums: ClickSums | None, area: float | None, ranks_only: bool = False) -> dict[str, float | int | None]:
+    """Compute `METRICS` from sums over the rows.
+
+    Args:
+        sums: of the predictions; None without predictions.
+        area: their AUC.
+        ranks_only: True if the predictions only order rows and are no probabilities, so that only the AUC is defined.
+    """
+    if sums is None or ranks_only:
+        return dict.fromkeys(METRICS) | {"auc": area}
+    return {
         "mean_prediction": sums.mean_prediction,
-        "auc": auc(labels, probabilities),
+        "auc": area,
         "log_loss": sums.log_loss,
         "normalised_entropy": sums.normalised_entropy,
         "calibration": sums.calibration,
     }
+
+
+def summary(
+    labels: NDArray[Any], probabilities: NDArray[Any] | None, ranks_only: bool = False
+) -> dict[str, float | int | None]:
+    """Compute rows, clicks and label rate of [N] labels, and `METRICS` of the predictions [N]; None where undefined."""
+    if probabilities is None:
+        return count_clicks(labels) | metrics_of(None, None)
+    sums = ClickSums.of(labels, probabilities)
+    return count_clicks(labels) | metrics_of(sums, auc(labels, probabilities), ranks_only)

@@ -6,7 +6,9 @@ they are given and nothing else; the step size is chosen on the last of those, n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,9 +84,13 @@ def _logistic_regression(
     # Without both classes on the side that trains there is nothing to compare, and the middle of the range stands.
     if len(held_out) and np.unique(labels[tuning]).size == 2:
         train, check = matrix[tuning], matrix[held_out]
-        for step in STEPS:
+
+        def held_out_loss(step: float) -> float:
             predicted = _fit(train, labels[tuning], step).predict_proba(check)[:, 1]
-            losses[step] = ClickSums.of(labels[held_out], predicted).log_loss or 0.0
+            return ClickSums.of(labels[held_out], predicted).log_loss or 0.0
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # scikit-learn's SGD releases the interpreter's lock
+            losses = dict(zip(STEPS, pool.map(held_out_loss, STEPS), strict=True))
     best = min(losses, key=lambda step: losses[step]) if losses else STEPS[len(STEPS) // 2]
     model = _fit(matrix, labels, best)
     facts |= {

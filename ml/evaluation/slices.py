@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ml.catalog.spec import DatasetSpec
 from ml.evaluation.rows import chunks
 from ml.lake import Lake
-from ml.metrics import summary
+from ml.metrics import ClickSums, auc_of_sorted, count_clicks, metrics_of
 from ml.schema import EVENT_TIME, ITEM_KEY, SLICE_PREFIX, USER_KEY
 
 TOP_VALUES = 12
@@ -71,25 +71,45 @@ def score_slices(
     baseline: NDArray[Any] | None,
     ranks_only: bool = False,
 ) -> list[dict[str, Any]]:
-    """Metrics of each slice's values that have rows, for `metrics.json`. labels, model, baseline: [N].
+    """Compute the metrics of each value of each slice that has rows, for `metrics.json`.
 
-    Beside the model's metrics stands the baseline's AUC on the same rows. Without a model only rows and clicks are known.
-    ranks_only: of the model, as for `summary`.
+    Args:
+        slices: ways to partition the N rows.
+        labels: [N].
+        model: probabilities [N]; without a model only rows and clicks are known.
+        baseline: probabilities [N], whose AUC on the same rows stands beside the model's.
+        ranks_only: True if the model's predictions only order rows.
     """
+    # Sorted once by score, the rows of every value are in order too, and no slice needs a sort of floats.
+    by_model, by_baseline = (None if scores is None else np.argsort(scores, kind="stable") for scores in (model, baseline))
     scored = []
     for part in slices:
-        order = np.argsort(part.code, kind="stable")
-        bounds = np.searchsorted(part.code[order], np.arange(len(part.values) + 1))
+        count = len(part.values)
+        of_model = _rows_by_value(part.code, count, by_model if by_model is not None else np.arange(len(labels)))
+        of_baseline = None if by_baseline is None else _rows_by_value(part.code, count, by_baseline)
         values = []
-        for value, low, high in zip(part.values, bounds[:-1], bounds[1:], strict=True):
-            rows = order[low:high]
+        for number, (value, rows) in enumerate(zip(part.values, of_model, strict=True)):
             if not len(rows):
                 continue
-            found = summary(labels[rows], model[rows] if model is not None else None, ranks_only)
-            beside = summary(labels[rows], baseline[rows])["auc"] if baseline is not None else None
+            found = count_clicks(labels[rows])
+            if model is None:
+                found |= metrics_of(None, None)
+            else:
+                sums = None if ranks_only else ClickSums.of(labels[rows], model[rows])
+                found |= metrics_of(sums, auc_of_sorted(labels[rows] > 0.5, model[rows]), ranks_only)
+            beside = None
+            if baseline is not None and of_baseline is not None:
+                beside = auc_of_sorted(labels[of_baseline[number]] > 0.5, baseline[of_baseline[number]])
             values.append({"value": value, **found, "logistic_regression_auc": beside})
         scored.append({"name": part.name, "title": part.title, "values": values})
     return scored
+
+
+def _rows_by_value(code: NDArray[np.int64], count: int, order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Rows of each of `count` values, in the order of `order` [N]."""
+    # Of 16-bit codes numpy's stable sort is a radix sort.
+    grouped = order[np.argsort(code[order].astype(np.int16), kind="stable")]
+    return np.split(grouped, np.cumsum(np.bincount(code, minlength=count))[:-1])
 
 
 def _by_hour(spec: DatasetSpec, event_time: pa.ChunkedArray) -> Slice:

@@ -17,7 +17,8 @@ import pytest
 
 import ml.evaluation.evaluate
 from ml.catalog.spec import DatasetSpec
-from ml.evaluation.evaluate import EvaluatedDay, Scored, evaluate_day
+from ml.evaluation.evaluate import EvaluatedDay, evaluate_day
+from ml.evaluation.scores import ScoredModel
 from ml.lake import Lake, MissingPartition
 from ml.metrics import METRICS
 from tests.helpers.shop_days import put_day, shop_day, spec_of
@@ -39,7 +40,7 @@ def evaluate(lake: Lake, spec: DatasetSpec, table: pa.Table, predict: Callable[.
     for day in DAYS[:3]:
         put_day(lake, spec, day, shop_day(spec, day, 2_000))
     put_day(lake, spec, DAYS[3], table)
-    return evaluate_day(spec, DAYS[3], lake, {"dlrm": Scored(predict, FACTS)} if predict else {})
+    return evaluate_day(spec, DAYS[3], lake, {"dlrm": ScoredModel(predict, FACTS)} if predict else {})
 
 
 def strict(text: str) -> Any:
@@ -54,7 +55,7 @@ def test_figures_hold_every_documented_key_in_strict_json(lake: Lake) -> None:
     done = evaluate(lake, spec, shop_day(spec, DAYS[3], 2_000))
     folder = lake.require("evaluation_reports", "shop", DAYS[3])
     figures = strict((folder / "metrics.json").read_text())
-    assert figures == done.figures
+    assert figures == done.metrics
     documented = re.findall(r"^    (\w+(?:, \w+)*) {2,}\w", ml.evaluation.evaluate.__doc__ or "", re.MULTILINE)
     assert {key for line in documented for key in line.split(", ")} == set(figures)
     for scored in (figures["model"], figures["oracle"], *figures["baselines"].values()):
@@ -69,7 +70,7 @@ def test_figures_hold_every_documented_key_in_strict_json(lake: Lake) -> None:
     assert figures["beats"] == {"constant_prior": True, "logistic_regression": True}
     assert all(0.8 < share < 1.1 for share in figures["attained"].values())
     assert set(figures["calibration_bins"][0]) == {"rows", "predicted", "observed", "error"}
-    assert set(figures["auc_by_day"][-1]) == {"day", "model", "models", "logistic_regression", "oracle"}
+    assert set(figures["history"][-1]) == {"day", "model", "models", "logistic_regression", "oracle"}
     assert {*figures["slices"][0]["values"][0]} == SCORED | {"value", "logistic_regression_auc"}
 
 
@@ -110,7 +111,7 @@ def test_text_from_logs_is_escaped(lake: Lake) -> None:
 def test_a_day_of_one_class_has_dashes_and_says_why(label: float, word: str, lake: Lake) -> None:
     spec = spec_of()
     done = evaluate(lake, spec, shop_day(spec, DAYS[3], 300, label=np.full(300, label)))
-    assert done.figures["model"]["auc"] is None and done.figures["model"]["log_loss"] is not None
+    assert done.metrics["model"]["auc"] is None and done.metrics["model"]["log_loss"] is not None
     assert f"All rows of the day are {word}" in done.verdict
     assert "<strong>–</strong>" in done.report.read_text()
 
@@ -119,7 +120,7 @@ def test_an_empty_day_says_so(lake: Lake) -> None:
     spec = spec_of()
     done = evaluate(lake, spec, shop_day(spec, DAYS[3], 0))
     assert done.rows == 0 and done.plots == {} and "no rows" in done.verdict
-    assert all(done.figures["model"][name] is None for name in METRICS)
+    assert all(done.metrics["model"][name] is None for name in METRICS)
     strict((done.report.parent / "metrics.json").read_text())
 
 
@@ -128,34 +129,34 @@ def test_a_first_day_has_data_facts_and_no_model(lake: Lake) -> None:
     put_day(lake, spec, DAYS[0], shop_day(spec, DAYS[0], 400))
     done = evaluate_day(spec, DAYS[0], lake, {})
     assert "no model older than this day" in done.verdict
-    assert done.figures["model"] == {**done.figures["model"], "auc": None, "facts": None}
-    assert done.figures["data"]["rows"] == 400 and done.figures["slices"][0]["values"]
-    assert done.figures["beats"] == {"constant_prior": None, "logistic_regression": None}
+    assert done.metrics["model"] == {**done.metrics["model"], "auc": None, "facts": None}
+    assert done.metrics["data"]["rows"] == 400 and done.metrics["slices"][0]["values"]
+    assert done.metrics["beats"] == {"constant_prior": None, "logistic_regression": None}
 
 
 def test_a_model_without_earlier_features_stands_alone(lake: Lake) -> None:
     spec = spec_of()
     put_day(lake, spec, DAYS[3], shop_day(spec, DAYS[3], 400))
-    done = evaluate_day(spec, DAYS[3], lake, {"dlrm": Scored(guess, FACTS)})
-    assert done.figures["model"]["auc"] is not None and "no earlier days" in done.verdict
+    done = evaluate_day(spec, DAYS[3], lake, {"dlrm": ScoredModel(guess, FACTS)})
+    assert done.metrics["model"]["auc"] is not None and "no earlier days" in done.verdict
 
 
 def test_a_log_without_oracle_tells_of_none(lake: Lake) -> None:
     spec = spec_of(oracle=None, simulation=None)
     done = evaluate(lake, spec, shop_day(spec, DAYS[3], 500), lambda table: np.full(table.num_rows, 0.3, np.float32))
-    assert done.figures["oracle"]["auc"] is None and done.figures["attained"] == {"auc": None, "log_loss": None}
+    assert done.metrics["oracle"]["auc"] is None and done.metrics["attained"] == {"auc": None, "log_loss": None}
     html = done.report.read_text()
     assert "best possible" not in html and "simulated" not in done.verdict
-    assert done.figures["beats"] == {"constant_prior": False, "logistic_regression": False}
+    assert done.metrics["beats"] == {"constant_prior": False, "logistic_regression": False}
     assert "does not beat" in done.verdict
 
 
 def test_the_scored_day_teaches_the_baselines_nothing(lake: Lake) -> None:
     spec = spec_of()
     table = shop_day(spec, DAYS[3], 1_000)
-    plain = evaluate(lake, spec, table).figures["baselines"]
+    plain = evaluate(lake, spec, table).metrics["baselines"]
     flipped = table.set_column(1, table.schema.field(1), pa.array(1 - table["label"].to_numpy(), pa.float32()))
-    turned = evaluate(lake, spec, flipped).figures["baselines"]
+    turned = evaluate(lake, spec, flipped).metrics["baselines"]
     for name in plain:
         assert plain[name]["facts"] == turned[name]["facts"]
         assert plain[name]["mean_prediction"] == turned[name]["mean_prediction"]
@@ -164,10 +165,10 @@ def test_the_scored_day_teaches_the_baselines_nothing(lake: Lake) -> None:
 def test_later_days_change_nothing(lake: Lake) -> None:
     spec = spec_of()
     table = shop_day(spec, DAYS[3], 500)
-    before = evaluate(lake, spec, table).figures
+    before = evaluate(lake, spec, table).metrics
     put_day(lake, spec, "2026-01-05", shop_day(spec, "2026-01-05", 500))
-    evaluate_day(spec, "2026-01-05", lake, {"dlrm": Scored(guess, FACTS)})
-    assert evaluate(lake, spec, table).figures == before
+    evaluate_day(spec, "2026-01-05", lake, {"dlrm": ScoredModel(guess, FACTS)})
+    assert evaluate(lake, spec, table).metrics == before
 
 
 def test_auc_by_day_follows_the_reports(lake: Lake) -> None:
@@ -175,9 +176,9 @@ def test_auc_by_day_follows_the_reports(lake: Lake) -> None:
     for day in DAYS:
         put_day(lake, spec, day, shop_day(spec, day, 500))
     evaluate_day(spec, DAYS[0], lake, {})
-    second = evaluate_day(spec, DAYS[1], lake, {"dlrm": Scored(guess, FACTS)}).figures
-    fourth = evaluate_day(spec, DAYS[3], lake, {"dlrm": Scored(guess, FACTS)})
-    told = fourth.figures["auc_by_day"]
+    second = evaluate_day(spec, DAYS[1], lake, {"dlrm": ScoredModel(guess, FACTS)}).metrics
+    fourth = evaluate_day(spec, DAYS[3], lake, {"dlrm": ScoredModel(guess, FACTS)})
+    told = fourth.metrics["history"]
     assert [row["day"] for row in told] == [DAYS[0], DAYS[1], DAYS[3]]
     assert told[0]["model"] is None and told[1]["model"] == second["model"]["auc"]
     assert "auc_by_day" in fourth.plots
@@ -193,7 +194,7 @@ def test_predictions_that_are_none_are_refused_and_nothing_is_written(wrong: np.
 
 def test_a_day_without_features_is_missed_loudly(lake: Lake) -> None:
     with pytest.raises(MissingPartition, match="cleaned_features of 2026-01-04"):
-        evaluate_day(spec_of(), DAYS[3], lake, {"dlrm": Scored(guess, FACTS)})
+        evaluate_day(spec_of(), DAYS[3], lake, {"dlrm": ScoredModel(guess, FACTS)})
 
 
 def test_this_room_does_without_torch() -> None:
@@ -204,36 +205,36 @@ def test_this_room_does_without_torch() -> None:
 def test_a_model_that_only_ranks_has_an_auc_and_no_more(lake: Lake) -> None:
     spec = spec_of()
     evaluate(lake, spec, shop_day(spec, DAYS[3], 2_000))
-    both = {"dlrm": Scored(guess, FACTS), "two_tower": Scored(guess, FACTS, ranks_only=True)}
+    both = {"dlrm": ScoredModel(guess, FACTS), "two_tower": ScoredModel(guess, FACTS, ranks_only=True)}
     done = evaluate_day(spec, DAYS[3], lake, both)
-    first, second = done.figures["models"].values()
+    first, second = done.metrics["models"].values()
     assert first["auc"] == second["auc"] and first["log_loss"] is not None
     assert second["log_loss"] is second["calibration"] is second["normalised_entropy"] is second["mean_prediction"] is None
-    assert done.figures["auc_by_day"][-1]["models"] == {"dlrm": first["auc"], "two_tower": first["auc"]}
-    assert done.figures["standing"] == {"champion": "dlrm", "challenger": None}
+    assert {n: of["auc"] for n, of in done.metrics["history"][-1]["models"].items()} == dict.fromkeys(both, first["auc"])
+    assert done.metrics["standing"] == {"champion": "dlrm", "challenger": None}
     assert "two_tower" in done.report.read_text() and "champion" not in done.report.read_text()
 
 
 def test_a_report_about_a_model_that_only_ranks_takes_its_numbers_for_no_probabilities(lake: Lake) -> None:
     spec = spec_of()
     evaluate(lake, spec, shop_day(spec, DAYS[3], 2_000))
-    ranker = Scored(lambda table: guess(table) ** 3, FACTS, ranks_only=True)
-    done = evaluate_day(spec, DAYS[3], lake, {"two_tower": ranker, "dlrm": Scored(guess, FACTS)})
-    assert done.figures["verdict"]["word"] == "good" and "Predicted clicks" not in done.verdict
-    assert done.figures["calibration_bins"] == [] and set(done.plots) == {"roc"}
-    told = [done.figures["model"], *(value for part in done.figures["slices"] for value in part["values"])]
+    ranker = ScoredModel(lambda table: guess(table) ** 3, FACTS, ranks_only=True)
+    done = evaluate_day(spec, DAYS[3], lake, {"two_tower": ranker, "dlrm": ScoredModel(guess, FACTS)})
+    assert done.metrics["verdict"]["word"] == "good" and "Predicted clicks" not in done.verdict
+    assert done.metrics["calibration_bins"] == [] and set(done.plots) == {"roc"}
+    told = [done.metrics["model"], *(value for part in done.metrics["slices"] for value in part["values"])]
     assert all(of[name] is None for of in told for name in METRICS if name != "auc") and told[0]["auc"] is not None
-    assert done.figures["models"]["dlrm"]["calibration"] is not None
+    assert done.metrics["models"]["dlrm"]["calibration"] is not None
 
 
 def test_the_champion_is_named_beside_its_challenger(lake: Lake) -> None:
     spec = spec_of()
     for day in DAYS:
         put_day(lake, spec, day, shop_day(spec, day, 300))
-    assert evaluate_day(spec, DAYS[0], lake, {}).figures["standing"] == {"champion": None, "challenger": None}
-    both = {"dlrm": Scored(lambda table: guess(table) / 2 + 0.25, FACTS), "deepfm": Scored(guess, FACTS)}
+    assert evaluate_day(spec, DAYS[0], lake, {}).metrics["standing"] == {"champion": None, "challenger": None}
+    both = {"dlrm": ScoredModel(lambda table: guess(table) / 2 + 0.25, FACTS), "deepfm": ScoredModel(guess, FACTS)}
     for day in DAYS[1:3]:
-        assert evaluate_day(spec, day, lake, both).figures["standing"] == {"champion": "dlrm", "challenger": "deepfm"}
+        assert evaluate_day(spec, day, lake, both).metrics["standing"] == {"champion": "dlrm", "challenger": "deepfm"}
     done = evaluate_day(spec, DAYS[3], lake, both)
-    assert done.figures["standing"] == {"champion": "deepfm", "challenger": "dlrm"}, "as good an order, better probabilities"
+    assert done.metrics["standing"] == {"champion": "deepfm", "challenger": "dlrm"}, "as good an order, better probabilities"
     assert "deepfm (champion)" in done.report.read_text()

@@ -1,0 +1,105 @@
+"""Predictions of models, baselines and the oracle for the rows of one day, and their sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ml.catalog.spec import DatasetSpec
+from ml.evaluation.rows import chunks
+from ml.evaluation.slices import key_columns
+from ml.lake import Lake
+from ml.metrics import ClickSums, auc
+from ml.schema import LABEL, ORACLE, arrow_schema
+
+ORACLE_SCORES = "oracle"
+
+Predict = Callable[[pa.Table], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """A model that has not seen the day on which it is scored.
+
+    Attributes:
+        predict: N rows of the feature table -> float probabilities [N].
+        facts: JSON values that the report shows. `snapshot_day`, the day up to which the model was trained, also appears in
+            the verdict and in the standing of the champion.
+        ranks_only: True if the predictions only order rows and are no probabilities.
+    """
+
+    predict: Predict
+    facts: dict[str, Any]
+    ranks_only: bool = False
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Predictions for the N rows of a day.
+
+    Attributes:
+        labels: float32 [N].
+        keys: the N rows of the columns that slices are made by.
+        by: probabilities [N] by the name of who predicted.
+    """
+
+    labels: NDArray[np.float32]
+    keys: pa.Table
+    by: dict[str, NDArray[Any]]
+
+    @cached_property
+    def sums(self) -> dict[str, ClickSums]:
+        """Sums over all rows, by name; computed once."""
+        return {name: ClickSums.of(self.labels, found) for name, found in self.by.items()}
+
+    @cached_property
+    def aucs(self) -> dict[str, float | None]:
+        """AUC over all rows, by name; computed once."""
+        return {name: auc(self.labels, found) for name, found in self.by.items()}
+
+
+def score_day(spec: DatasetSpec, day: str, lake: Lake, predictors: Mapping[str, Predict]) -> Scores:
+    """Score the features of a day, chunk by chunk.
+
+    Args:
+        spec: the dataset. If it has an oracle, the true probabilities are among the scores, unless a row lacks its own.
+        day: `YYYY-MM-DD`.
+        lake: where features are stored.
+        predictors: rows of the feature table -> probabilities, by name.
+
+    Raises:
+        MissingPartition: the day has no features.
+        ValueError: predictions are no probabilities, or not one for each row; the message names who predicted.
+    """
+    keys, labels, truth = [], [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
+    by: dict[str, list[NDArray[Any]]] = {name: [np.zeros(0, np.float32)] for name in predictors}
+    for chunk in chunks(lake, spec, day):
+        labels.append(chunk.column(LABEL).to_numpy())
+        keys.append(chunk.select(key_columns(spec)))
+        if spec.oracle:
+            truth.append(chunk.column(ORACLE).to_numpy())
+        for name, predict in predictors.items():
+            by[name].append(_checked(predict(chunk), chunk.num_rows, f"{spec.name} {day}: {name}"))
+    columns = pa.schema([arrow_schema(spec).field(name) for name in key_columns(spec)])
+    table = pa.concat_tables([columns.empty_table(), *(part.cast(columns) for part in keys)])
+    found = {name: np.concatenate(parts) for name, parts in by.items()}
+    oracle = np.concatenate(truth)
+    if spec.oracle and np.isfinite(oracle).all():
+        found[ORACLE_SCORES] = oracle
+    return Scores(np.concatenate(labels), table, found)
+
+
+def _checked(probabilities: NDArray[Any], rows: int, whose: str) -> NDArray[Any]:
+    found = np.asarray(probabilities)
+    if found.shape != (rows,):
+        raise ValueError(f"{whose} gave predictions of shape {found.shape} for {rows} rows; expected ({rows},)")
+    if not ((found >= 0) & (found <= 1)).all():
+        wrong = found[~((found >= 0) & (found <= 1))]
+        raise ValueError(f"{whose} gave {len(wrong)} predictions that are not in [0, 1], such as {wrong[0]}")
+    return found
