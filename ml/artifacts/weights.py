@@ -28,7 +28,7 @@ def weights_of(model: nn.Module) -> Tensors:
     tables = {path: bags.weights() for path, bags in bags_of(model).items()}
     tables |= {path: bags.tensors() for path, bags in quantised_of(model).items()}
     named = {f"{TABLES}{path}/{name}": tensor for path, own in tables.items() for name, tensor in own.items()}
-    return named | {f"{DENSE}{name}": tensor for name, tensor in _dense(model).items()}
+    return named | {f"{DENSE}{name}": tensor for name, tensor in dense_of(model).items()}
 
 
 def training_buffers(model: nn.Module) -> Tensors:
@@ -56,7 +56,7 @@ def load_weights(
             bags.restore(below(weights, prefix), None if optimizer is None else below(optimizer, prefix))
         except ValueError as error:
             raise ValueError(f"tables {path}: {error}") from error
-    fill(_dense(model), below(weights, DENSE))
+    fill(dense_of(model), below(weights, DENSE))
 
 
 def fill(own: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]) -> None:
@@ -76,7 +76,8 @@ def quantised_of(model: nn.Module) -> dict[str, QuantisedBags]:
     return {path: module for path, module in model.named_modules() if isinstance(module, QuantisedBags)}
 
 
-def _dense(model: nn.Module) -> Tensors:
+def dense_of(model: nn.Module) -> Tensors:
+    """Name the parameters and buffers that predictions need outside of tables; they share memory with the model."""
     apart = _paths(model, (QuantisedBags, *_FOR_TRAINING))
     held = {name: parameter.data for name, parameter in dense_parameters(model)}
     return held | {name: buffer for name, buffer in dense_buffers(model) if not name.startswith(apart)}

@@ -56,13 +56,22 @@ class Int8Linear(nn.Module):
     @classmethod
     def of(cls, layer: nn.Linear) -> Int8Linear:
         """Quantises the weights of a trained layer; the bias stays float32."""
-        found, weight = cls(layer.in_features, layer.out_features), layer.weight.detach().float()
-        found.scale = weight.abs().amax(1) / _STEPS
-        steps = weight / found.scale.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1)
-        found.weight.copy_(steps.round().T)  # copy_ keeps the strides that oneDNN needs; `contiguous` does not if inputs is 1
-        if layer.bias is not None:
-            found.bias = layer.bias.detach().float().clone()
+        found = cls(layer.in_features, layer.out_features)
+        found.set_weights(layer.weight, layer.bias)
         return found
+
+    def set_weights(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        """Quantises weights into this layer.
+
+        Args:
+            weight: [outputs, inputs], as `nn.Linear` has it.
+            bias: [outputs], or None for zeros.
+        """
+        weight = weight.detach().float()
+        self.scale.copy_(weight.abs().amax(1) / _STEPS)
+        steps = weight / self.scale.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1)
+        self.weight.copy_(steps.round().T)  # copy_ keeps the strides that oneDNN needs; `contiguous` does not if inputs is 1
+        self.bias.copy_(torch.zeros_like(self.bias) if bias is None else bias.detach())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.detach().float().contiguous().numpy()

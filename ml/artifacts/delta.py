@@ -1,0 +1,165 @@
+"""What changed in a whole model between two steps: its dense part, and the delta of each collection of tables.
+
+A trained model creates deltas. Trained and exported models apply them: an exported model that has applied the deltas since its
+export has the same tensors as a new export of the trained model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ml.artifacts.snapshot import DENSE, TABLES
+from ml.artifacts.weights import dense_of, quantised_of
+from ml.embeddings.delta import Delta, DeltaReceiver, apply_deltas, merge_deltas
+from ml.embeddings.interface import bags_of
+from ml.models.int8 import Int8Linear
+
+
+@dataclass(frozen=True)
+class ModelDelta:
+    """The changes of a model.
+
+    Args:
+        dense: All parameters and buffers that predictions need outside of tables, by name, as the trained model has them. They
+            change at every step, so a delta has all of them.
+        tables: The delta of each collection of tables, by its path in the model.
+
+    Example:
+        >>> from ml.models.build import build_model
+        >>> from ml.recipes.recipe import load_recipe
+        >>> from ml.schema import FeatureSchema
+        >>> recipe, schema = load_recipe("dlrm"), FeatureSchema(("age",), ("user", "item"), (), "f")
+        >>> trained, server = build_model(recipe, schema), build_model(recipe, schema)
+        >>> delta = model_delta(trained, since=steps_of(server))
+        >>> list(delta.tables)
+        ['sparse_arch.embedding_bag_collection']
+        >>> apply_delta(server, ModelDelta.from_tensors(delta.to_tensors()))  # nothing was trained
+        False
+    """
+
+    dense: Mapping[str, torch.Tensor]
+    tables: Mapping[str, Delta]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.dense.values()) + sum(delta.nbytes for delta in self.tables.values())
+
+    def to_tensors(self) -> dict[str, torch.Tensor]:
+        """Flatten to named tensors, as safetensors stores them.
+
+        Returns:
+            `dense/<name>`, and `tables/<path>/<name>` for the tensors of `Delta.to_tensors`.
+        """
+        tables = {path: delta.to_tensors() for path, delta in self.tables.items()}
+        named = {f"{TABLES}{path}/{name}": tensor for path, own in tables.items() for name, tensor in own.items()}
+        return named | {f"{DENSE}{name}": tensor for name, tensor in self.dense.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> ModelDelta:
+        """Rebuild a delta from the tensors of `to_tensors`.
+
+        Raises:
+            ValueError: If tensors are missing, or do not belong together.
+        """
+        dense: dict[str, torch.Tensor] = {}
+        tables: dict[str, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith(DENSE):
+                dense[name.removeprefix(DENSE)] = tensor
+            elif name.startswith(TABLES) and "/" in (rest := name.removeprefix(TABLES)):
+                path, _, own = rest.partition("/")
+                tables.setdefault(path, {})[own] = tensor
+            else:
+                raise ValueError(f"delta: expected tensors {DENSE}… and {TABLES}…, found {name!r}")
+        return cls(dense, {path: Delta.from_tensors(own) for path, own in tables.items()})
+
+
+def receivers_of(model: nn.Module) -> dict[str, DeltaReceiver]:
+    """Return the collections of a trained or exported model that deltas can be applied to, by their path in it."""
+    return {**bags_of(model), **quantised_of(model)}
+
+
+def steps_of(model: nn.Module) -> dict[str, int]:
+    """Return the step of each collection of tables of a model, by its path in it."""
+    return {path: bags.step for path, bags in receivers_of(model).items()}
+
+
+def model_delta(model: nn.Module, since: Mapping[str, int]) -> ModelDelta:
+    """Return what changed in a trained model after some steps.
+
+    On several ranks every rank must call it, and gets its share; `merge_model_deltas` merges the shares.
+
+    Args:
+        model: A model under training.
+        since: The step of each collection, usually the receiver's `steps_of`.
+
+    Returns:
+        The changes; its tensors do not share memory with the model.
+
+    Raises:
+        Gap: If a step lies in the future, or further back than changes are known: the receiver needs a snapshot.
+        ValueError: If the steps are those of another model.
+    """
+    bags = bags_of(model)
+    if faults := sorted(bags.keys() ^ since.keys()):
+        raise ValueError(f"expected steps of the collections {sorted(bags)}; {faults} are missing or not expected")
+    dense = {name: tensor.clone() for name, tensor in dense_of(model).items()}
+    return ModelDelta(dense, {path: own.delta(since[path]) for path, own in bags.items()})
+
+
+def merge_model_deltas(shares: Sequence[ModelDelta]) -> ModelDelta:
+    """Merge the deltas of the ranks that train one model. The dense part is the same on all ranks."""
+    first = shares[0]
+    return ModelDelta(first.dense, {path: merge_deltas([share.tables[path] for share in shares]) for path in first.tables})
+
+
+def apply_delta(model: nn.Module, delta: ModelDelta) -> bool:
+    """Apply a delta to a trained or an exported model, completely or not at all.
+
+    Rows are quantised into the formats of their tables, weights of `Int8Linear` layers to 8 bits. Each collection of quantised
+    tables can be read meanwhile; the model as a whole cannot, because its parts are updated one after the other.
+
+    Args:
+        model: A model of the structure of the one that was trained.
+        delta: Changes that follow on the model's steps.
+
+    Returns:
+        True if the delta was applied, False if its changes were applied before.
+
+    Raises:
+        Gap: If changes between the model's steps and the delta's beginning are missing; nothing is changed.
+        ValueError: If the delta is of another model; nothing is changed.
+    """
+    layers = {path: module for path, module in model.named_modules() if isinstance(module, Int8Linear)}
+    plain = {name: t for name, t in dense_of(model).items() if name.rpartition(".")[0] not in layers}
+    _check_dense(plain, layers, delta.dense)
+    if not apply_deltas(receivers_of(model), delta.tables):
+        return False
+    for name, tensor in plain.items():
+        tensor.copy_(delta.dense[name])
+    for path, layer in layers.items():
+        layer.set_weights(delta.dense[f"{path}.weight"], delta.dense.get(f"{path}.bias"))
+    return True
+
+
+def _check_dense(
+    plain: Mapping[str, torch.Tensor], layers: Mapping[str, Int8Linear], saved: Mapping[str, torch.Tensor]
+) -> None:
+    """Raises `ValueError`, naming the tensors, unless a delta's dense part fits a model's tensors and 8-bit layers."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in plain.items()}
+    for path, layer in layers.items():
+        wanted[f"{path}.weight"] = tuple(reversed(layer.weight.shape))
+        if f"{path}.bias" in saved:
+            wanted[f"{path}.bias"] = tuple(layer.bias.shape)
+    found = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+    if faults := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
+        name = faults[0]
+        raise ValueError(
+            f"the delta is of another model: {len(faults)} dense tensors differ, the first is {name}: "
+            f"expected {wanted.get(name, 'none')}, found {found.get(name, 'none')}"
+        )

@@ -1,0 +1,143 @@
+"""A delta brings a trained or an exported model to the state of the one that was trained on, bit for bit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+from ml.artifacts.delta import ModelDelta, apply_delta, merge_model_deltas, model_delta, steps_of
+from ml.artifacts.predictor import TorchPredictor
+from ml.artifacts.weights import weights_of
+from ml.datasets.batch import Batch
+from ml.embeddings.delta import Gap
+from ml.embeddings.inference.quantise import quantise_tables
+from ml.embeddings.inference.quantised import QuantisedBags
+from ml.models.int8 import Int8Linear, quantise_layers
+from ml.recipes.recipe import load_recipe
+from ml.training.passes import train_pass
+from ml.training.state import TrainState, new_state
+from tests.helpers.training_days import make_batches
+from tests.ml.artifacts.test_predictor import MODELS, SCHEMA, strange
+
+DAY = 86_400 * 1_000_000
+GROWING = {"kind": "collisionless", "ttl_seconds": 100_000, "max_rows": 40}
+
+
+def state_of(name: str) -> TrainState:
+    """Rows of the tables that store ids expire after a day, and are evicted."""
+    overrides = {key: dict(value) if isinstance(value, dict) else value for key, value in MODELS[name].items()}
+    overrides["tables"] = {**overrides.get("tables", {}), "default": GROWING}
+    overrides["model"] = {"embedding_dim": 8, **overrides["model"]}
+    return new_state(load_recipe(name, overrides), SCHEMA)
+
+
+def batches(day: int, steps: int = 4) -> Iterator[Batch]:
+    """Other ids every day: some come, some go."""
+    for batch in make_batches(SCHEMA, steps, seed=day):
+        batch.sparse.values().add_(7 * day)
+        yield replace(batch, event_time=batch.event_time + day * DAY)
+
+
+def train(state: TrainState, day: int) -> None:
+    state.begin_pass()
+    train_pass(state, batches(day), total_steps=4)
+
+
+def exported(state: TrainState, folder: Path) -> nn.Module:
+    """As a server has it: written and read."""
+    model = copy.deepcopy(state.model).eval()
+    quantise_tables(model, "int8", {"a": "float16"})
+    quantise_layers(model)
+    folder.mkdir(exist_ok=True)
+    TorchPredictor(model, state.recipe, state.schema).save(folder)
+    return TorchPredictor.load(folder).model
+
+
+def sent(delta: ModelDelta) -> ModelDelta:
+    """As it is read from a file."""
+    return ModelDelta.from_tensors(load(save({name: tensor.contiguous() for name, tensor in delta.to_tensors().items()})))
+
+
+def assert_same(model: nn.Module, wanted: nn.Module) -> None:
+    """Tensors and predictions, bit for bit."""
+    mine, theirs = weights_of(model), weights_of(wanted)
+    assert mine.keys() == theirs.keys()
+    assert [name for name, tensor in mine.items() if not torch.equal(tensor, theirs[name])] == []
+    for batch in (strange(), *batches(3, 1)):
+        with torch.no_grad():
+            assert torch.equal(model(batch.dense, batch.sparse), wanted(batch.dense, batch.sparse))
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_an_int8_export_with_deltas_is_a_fresh_export(name: str, tmp_path: Path) -> None:
+    state = state_of(name)
+    train(state, 0)
+    server = exported(state, tmp_path / "server")
+    kinds = {type(module) for module in server.modules()}
+    assert {Int8Linear, QuantisedBags} <= kinds
+    before, deleted = copy.deepcopy(server), 0
+    for day in (1, 2):
+        train(state, day)
+        delta = sent(model_delta(state.model, steps_of(server)))
+        deleted += sum(len(table.deleted) for own in delta.tables.values() for table in own.tables.values())
+        assert apply_delta(server, delta) and not apply_delta(server, delta)
+        assert_same(server, exported(state, tmp_path / f"fresh {day}"))
+        with pytest.raises(Gap):
+            apply_delta(before, replace(delta, tables={path: replace(d, since=d.step - 1) for path, d in delta.tables.items()}))
+        state.model.train()
+    assert deleted > 0
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_a_trained_model_with_deltas_predicts_as_the_one_that_was_trained_on(name: str) -> None:
+    state, replica = state_of(name), state_of(name)
+    for day in range(2):
+        train(state, day)
+        assert apply_delta(replica.model, sent(model_delta(state.model, steps_of(replica.model))))
+        assert steps_of(replica.model) == steps_of(state.model)
+        assert_same(replica.model.eval(), state.model.eval())
+
+
+def test_a_delta_of_another_model_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    state, other = state_of("dlrm"), state_of("deepfm")
+    train(state, 0)
+    train(other, 0)
+    server = exported(state, tmp_path)
+    before = {name: tensor.clone() for name, tensor in weights_of(server).items()}
+    with pytest.raises(ValueError, match=r"of another model: \d+ dense tensors differ"):
+        apply_delta(server, model_delta(other.model, dict.fromkeys(steps_of(other.model), 0)))
+    train(state, 1)
+    good = model_delta(state.model, steps_of(server))
+    path, *_, last = good.tables
+    assert path != last
+    for wrong, error, said in (
+        (replace(good, dense=good.dense | {"top.extra": torch.zeros(1)}), ValueError, "top.extra: expected none, found"),
+        (replace(good, tables={path: good.tables[path]}), ValueError, "are missing or not expected"),
+        (replace(good, tables={**good.tables, last: replace(good.tables[last], since=99, step=100)}), Gap, "begins after 99"),
+    ):
+        with pytest.raises(error, match=said):
+            apply_delta(server, wrong)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in weights_of(server).items())
+    with pytest.raises(ValueError, match="are missing or not expected"):
+        model_delta(state.model, {})
+    with pytest.raises(ValueError, match="expected tensors"):
+        ModelDelta.from_tensors({"other": torch.zeros(1)})
+
+
+def test_a_delta_shares_no_memory_and_counts_its_bytes() -> None:
+    state = state_of("dlrm")
+    train(state, 0)
+    delta = model_delta(state.model, dict.fromkeys(steps_of(state.model), 0))
+    kept = {name: tensor.clone() for name, tensor in delta.to_tensors().items()}
+    train(state, 1)
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in delta.to_tensors().items())
+    spans = 24 * len(delta.tables)
+    assert delta.nbytes == sum(tensor.nbytes for tensor in kept.values()) - spans
+    assert merge_model_deltas([delta]).dense is delta.dense
