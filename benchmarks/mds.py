@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 ROWS, FEW, BATCH = 1_000_000, 24_000, 4096
 RANKS = 8
-STEPS = 64  # of training: one pool of mixed blocks is read whole before its first batch
+STEPS = 64  # of training: one shuffle block is read whole before its first batch
 
 
 def run() -> list[Result]:
@@ -75,8 +75,10 @@ def _reading(spec: DatasetSpec, day: str, lake: Lake, rows_folder: Path) -> list
     blocks = ROWS / min(_seconds(reader) for _ in range(4))
     by_row = FEW / min(_seconds(_row_by_row(rows_folder, schema)) for _ in range(2))
     own, whole = (
-        BlockReader(lake, spec, [day], batch_size=BATCH // RANKS, order="shuffled", rank=1, world_size=RANKS, lanes=lanes)
-        for lanes in (RANKS, 1)
+        BlockReader(
+            lake, spec, [day], batch_size=BATCH // RANKS, order="shuffled", rank=1, world_size=RANKS, num_canonical_nodes=nodes
+        )
+        for nodes in (RANKS, 1)
     )
     bytes_per_row = 4 * (len(schema.dense) + 2) + 8 * (len(schema.sparse) + 2)
     from_blocks, waiting, alone = _training(spec, schema, islice(reader, STEPS))
@@ -96,8 +98,8 @@ def _reading(spec: DatasetSpec, day: str, lake: Lake, rows_folder: Path) -> list
             "rows/s",
             ROWS / min(_seconds(own) for _ in range(4)),
             ROWS / min(_seconds(whole) for _ in range(4)),
-            "the same with one lane, where it reads all shards",
-            note=f"rows of the epoch, all ranks' together, that one rank passes; {RANKS} lanes",
+            "the same with one canonical node, where it reads all shards",
+            note=f"rows of the epoch, all ranks' together, that one rank passes; {RANKS} canonical nodes",
         ),
         Result(
             f"MDS: DLRM trained from shuffled blocks, batches of {BATCH}",

@@ -1,8 +1,9 @@
-"""Reading training data as batches: which rows, in which order, on which rank, from where on.
+"""Reading training data as batches: which rows, in which order, on which rank, and from which batch on.
 
-The order of an epoch is one sequence of rows, whatever the number of ranks: pools of shards, the rows of each either in
-time order or permuted. Which of them are a rank's in global batch g is `ml.datasets.canonical_nodes`: with one lane, the
-r-th part of rows [g * G, (g + 1) * G), G = batch_size * world_size. The format of the files is `ml.datasets.shards`.
+The order of an epoch is one sequence of rows, for any number of ranks: shuffle blocks one after the other, the rows of each
+either in time order or permuted. `ml.datasets.canonical_nodes` says which of them a rank reads in a global batch: with one
+canonical node, rank r reads the r-th part of rows [g * G, (g + 1) * G), where G = batch_size * world_size. The file format is
+in `ml.datasets.shards`.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import numpy.typing as npt
 
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
-from ml.datasets.canonical_nodes import Lanes
+from ml.datasets.canonical_nodes import CanonicalNodes
 from ml.datasets.collate import batch_from_rows
 from ml.datasets.rows import Rows
-from ml.datasets.shards import Bytes, Shard, digest, pool_bytes, read_blocks, shards_of
-from ml.datasets.shuffle_blocks import Pool, by_blocks, by_window, pools_between
+from ml.datasets.shards import Bytes, Shard, digest, read_blocks, read_columns, shards_of
+from ml.datasets.shuffle_blocks import ShuffleBlock, by_blocks, by_window, shuffle_blocks_between
 from ml.datasets.splits import SPLITS
 from ml.hashing import derive_seed
 from ml.lake import Lake
@@ -36,31 +37,53 @@ Index = npt.NDArray[np.int64]
 
 
 class BlockReader:
-    """Batches of the rows of some days and splits.
+    """Reads batches of the rows of some days and splits.
 
-    order "time": days in sequence, within a day the exact time order, also where several splits are read or rows went to
-    splits by hash. order "shuffled": shards in an order that differs by epoch, then the rows of as many shards as hold
-    at least `mix_blocks` blocks permuted together. A reader holds one such pool, or in time order one window, at a time.
+    Order "time": days in sequence, and within a day the exact time order, also where several splits are read or rows were split
+    by hash. Order "shuffled": shards in an order that differs by epoch; the rows of each shuffle block (as many shards as hold
+    at least `blocks_per_shuffle` blocks) are permuted together. A reader holds one shuffle block, or in time order one window,
+    in memory at a time.
 
-    A window's blocks hold rows of all its times, so in time order every rank reads all shards. Shuffled, with `lanes` a
-    multiple of the ranks, a rank reads its own share of them (two lanes may meet in one), and holds a pool for each of its
-    lanes. cache: a folder of this node through which a remote lake is read, of `cache_limit` at most; it changes no batch
-    (`ml.datasets.cache`).
+    The blocks of a window hold rows of all its times. In time order, every rank therefore reads all shards. In shuffled order,
+    where `num_canonical_nodes` is a multiple of the number of ranks, a rank reads its own share of the shards (a shard may
+    belong to two nodes), and holds one shuffle block for each of its nodes.
 
-    Every rank gets `len(reader)` batches of `batch_size` rows; the last of an epoch is smaller (rows left over are
-    dealt evenly, so a rank may get none of them) or, with `drop_last`, left out. `rows` is the number of rows of one
-    epoch over all ranks; each is seen once, by one of them.
+    Every rank gets `len(reader)` batches of `batch_size` rows. The last batch of an epoch is smaller (its rows are divided
+    evenly, so a rank may get none of them) or, with `drop_last`, left out. `rows` is the number of rows of one epoch over all
+    ranks; each row is read once, by one of them.
 
-    `state_dict()` says how many batches the caller has taken; an iterator made after `load_state_dict(state)` goes on
-    from there, also with another world size as long as batch_size * world_size is the same. Later iterators begin at the
+    `state_dict()` counts the batches that the caller has taken. An iterator created after `load_state_dict(state)` resumes
+    there, also with another world size, provided that `batch_size * world_size` is the same. Later iterators start from the
     beginning.
 
-    Raises `MissingPartition`, `StalePartition` where the lake holds data of another specification, `CorruptShard` while
-    reading, `BusyCache`, and `ValueError` for an argument out of range.
+    Args:
+        lake: The lake that holds `mds_datasets` of the days.
+        spec: The dataset.
+        days: Days in ascending order.
+        splits: Some of "train", "validation" and "test".
+        batch_size: Rows per batch and rank.
+        order: "time" or "shuffled".
+        seed: Seed of the shuffled order.
+        rank: This process's rank.
+        world_size: Number of ranks.
+        epochs: Number of passes over the rows.
+        drop_last: Whether to leave out the last, smaller batch of an epoch.
+        blocks_per_shuffle: Blocks whose rows are permuted together.
+        num_canonical_nodes: Parts of an epoch that are read side by side (`ml.datasets.canonical_nodes`); 1 in time order.
+        cache: A folder of this node through which a remote lake is read (`ml.datasets.cache`). It does not change the batches.
+        cache_limit: Maximum size of the cache, as in "100gb".
 
-    >>> reader = BlockReader(lake, spec, ["2014-01-01"], batch_size=4096)  # doctest: +SKIP
-    >>> for batch in reader:  # doctest: +SKIP
-    ...     step(batch)
+    Raises:
+        MissingPartition: A day is not in the lake.
+        StalePartition: The data was written under another specification.
+        CorruptShard: While reading, a shard's bytes differ from what was written.
+        BusyCache: Another process fills the cache's folder.
+        ValueError: An argument is out of range.
+
+    Example:
+        >>> reader = BlockReader(lake, spec, ["2014-01-01"], batch_size=4096)  # doctest: +SKIP
+        >>> for batch in reader:  # doctest: +SKIP
+        ...     step(batch)
     """
 
     def __init__(
@@ -77,34 +100,34 @@ class BlockReader:
         world_size: int = 1,
         epochs: int = 1,
         drop_last: bool = False,
-        mix_blocks: int = 256,
-        lanes: int = 1,
+        blocks_per_shuffle: int = 256,
+        num_canonical_nodes: int = 1,
         cache: str | os.PathLike[str] | None = None,
         cache_limit: str | None = None,
     ) -> None:
-        _at_least_one(batch_size=batch_size, world_size=world_size, epochs=epochs, mix_blocks=mix_blocks)
+        _at_least_one(batch_size=batch_size, world_size=world_size, epochs=epochs, blocks_per_shuffle=blocks_per_shuffle)
         _check_names(days, splits, order)
-        if order == "time" and lanes != 1:
-            raise ValueError(f"lanes: expected 1 in time order, found {lanes}")
+        if order == "time" and num_canonical_nodes != 1:
+            raise ValueError(f"num_canonical_nodes: expected 1 in time order, found {num_canonical_nodes}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank: expected 0 to {world_size - 1}, found {rank}")
         self.schema = FeatureSchema.of(spec)
         self.batch_size, self.rank, self.world_size, self.epochs = batch_size, rank, world_size, epochs
-        self.order, self.seed, self.mix_blocks = order, seed, mix_blocks
+        self.order, self.seed, self.blocks_per_shuffle = order, seed, blocks_per_shuffle
         wanted = [split for split in SPLITS if split in splits]
         shards = [shard for day in days for split in wanted for shard in shards_of(lake, spec, day, split)]
         self._shards = sorted(shards, key=lambda shard: shard.window)
         self._global = batch_size * world_size
         self.rows = sum(shard.rows for shard in shards)
-        self._lanes = Lanes(self.rows, lanes, self._global)
+        self._nodes = CanonicalNodes(self.rows, num_canonical_nodes, self._global)
         self._epoch_batches = self.rows // self._global if drop_last else -(-self.rows // self._global)
         self._begin = self._taken = 0
         self._cache = _cache(self._shards, cache, cache_limit) if cache and shards else None
         self._identity: dict[str, Any] = {
             "order": order,
             "seed": seed,
-            "mix_blocks": mix_blocks,
-            "lanes": lanes,
+            "blocks_per_shuffle": blocks_per_shuffle,
+            "num_canonical_nodes": num_canonical_nodes,
             "global_batch": self._global,
             "drop_last": drop_last,
             "data": digest(self._shards),
@@ -145,57 +168,59 @@ class BlockReader:
 
     def _epoch(self, epoch: int, first: int) -> Iterator[Rows]:
         """This rank's part of each global batch of an epoch, from the `first` on."""
-        lanes: dict[int, _Lane] = {}
+        nodes: dict[int, _Node] = {}
         try:
             for number in range(first, self._epoch_batches):
                 parts: list[Rows] = []
-                for lane, begin, end in self._lanes.share(number, self.rank, self.world_size):
-                    if lane not in lanes:
-                        lanes[lane] = _Lane(self._pools(epoch, lane), partial(self._open, epoch, lane))
-                    parts += lanes[lane].take(begin, end)
+                for node, begin, end in self._nodes.share(number, self.rank, self.world_size):
+                    if node not in nodes:
+                        nodes[node] = _Node(self._shuffle_blocks(epoch, node), partial(self._open, epoch, node))
+                    parts += nodes[node].take(begin, end)
                 yield parts[0] if len(parts) == 1 else Rows.concatenate(parts)
         finally:
             if self._cache:
                 self._cache.forget()
 
-    def _pools(self, epoch: int, lane: int) -> list[Pool]:
-        begin, end = self._lanes.end(lane - 1), self._lanes.end(lane)
+    def _shuffle_blocks(self, epoch: int, node: int) -> list[ShuffleBlock]:
+        begin, end = self._nodes.end(node - 1), self._nodes.end(node)
         if self.order == "time":
-            return pools_between(begin, end, self._shards, by_window)
+            return shuffle_blocks_between(begin, end, self._shards, by_window)
         order = np.random.default_rng(derive_seed(self.seed, "shards", epoch)).permutation(len(self._shards))
-        return pools_between(begin, end, [self._shards[i] for i in order], partial(by_blocks, blocks=self.mix_blocks))
+        return shuffle_blocks_between(
+            begin, end, [self._shards[i] for i in order], partial(by_blocks, blocks=self.blocks_per_shuffle)
+        )
 
-    def _open(self, epoch: int, lane: int, pools: Sequence[Pool], scratch: dict[str, Bytes]) -> tuple[Rows, Index]:
-        """Of the first of some pools, all rows of its shards, and which are its own, in their order. The others are next."""
-        pool = pools[0]
+    def _open(self, epoch: int, node: int, blocks: Sequence[ShuffleBlock], scratch: dict[str, Bytes]) -> tuple[Rows, Index]:
+        """Of the first of some blocks, all rows of its shards, and which are its own, in their order. The others are next."""
+        block = blocks[0]
         if self._cache:
-            self._cache.prefetch((shard for pool in pools[1:] for shard in pool.shards), beside=pool.shards)
+            self._cache.prefetch((shard for block in blocks[1:] for shard in block.shards), beside=block.shards)
         read = self._cache.read if self._cache else read_blocks
-        rows = Rows.from_bytes(pool_bytes(pool.shards, scratch, read), self.schema)
+        rows = Rows.from_bytes(read_columns(block.shards, scratch, read), self.schema)
         if self.order == "time":
             return rows, np.argsort(rows.position)
-        seed = derive_seed(self.seed, "rows", epoch, pool.number + lane * len(self._shards))
-        return rows, pool.skip + np.random.default_rng(seed).permutation(pool.end - pool.begin)
+        seed = derive_seed(self.seed, "rows", epoch, block.number + node * len(self._shards))
+        return rows, block.skip + np.random.default_rng(seed).permutation(block.end - block.begin)
 
 
-class _Lane:
-    """One lane of an epoch as it is read: holds the rows of the pool it is in, and their order."""
+class _Node:
+    """One node of an epoch as it is read: holds the rows of the block it is in, and their order."""
 
-    def __init__(self, pools: Sequence[Pool], open_first: Callable[..., tuple[Rows, Index]]) -> None:
-        self._pools, self._open = pools, open_first
-        self._ends = [pool.end for pool in pools]
+    def __init__(self, blocks: Sequence[ShuffleBlock], open_first: Callable[..., tuple[Rows, Index]]) -> None:
+        self._shuffle_blocks, self._open = blocks, open_first
+        self._ends = [block.end for block in blocks]
         self._number, self._rows, self._order = -1, None, np.empty(0, np.int64)
         self._scratch: dict[str, Bytes] = {}
 
     def take(self, begin: int, end: int) -> list[Rows]:
-        """Rows of the epoch, in parts of one pool each; one part at least, which may be empty."""
+        """Rows of the epoch, in parts of one block each; one part at least, which may be empty."""
         parts: list[Rows] = []
         while begin < end or not parts:
-            number = min(bisect_right(self._ends, begin), len(self._pools) - 1)
+            number = min(bisect_right(self._ends, begin), len(self._shuffle_blocks) - 1)
             if self._rows is None or (number != self._number and begin < end):
                 self._number = number
-                self._rows, self._order = self._open(self._pools[number : number + 2], self._scratch)
-            start = self._pools[number].begin
+                self._rows, self._order = self._open(self._shuffle_blocks[number : number + 2], self._scratch)
+            start = self._shuffle_blocks[number].begin
             parts.append(self._rows.take(self._order[begin - start : end - start]))
             begin = min(end, self._ends[number])
         return parts

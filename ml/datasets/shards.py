@@ -113,12 +113,12 @@ def _read(shard: Shard) -> Bytes:
     return np.frombuffer(zstandard.decompress(found.data, shard.entry["raw_data"]["bytes"]), np.uint8)
 
 
-def pool_bytes(
+def read_columns(
     shards: Iterable[Shard], scratch: dict[str, Bytes], read: Callable[[Shard], Columns] = read_blocks
 ) -> dict[str, Bytes]:
     """The bytes of each column of several shards, one after the other. read: opens one of them.
 
-    They lie in `scratch`, which grows as needed and is used again by the next call: fresh pages for every pool would
+    They lie in `scratch`, which grows as needed and is used again by the next call: fresh pages for every block would
     cost more than filling them.
     """
     parts: Columns = {}

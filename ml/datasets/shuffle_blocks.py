@@ -1,6 +1,6 @@
-"""Shards in the order of an epoch, in pools: the rows of one are in memory together, so that they can be sorted or mixed.
+"""Shards of an epoch grouped into shuffle blocks: the rows of a block are in memory together, to be sorted or permuted.
 
-Where a pool lies in the epoch's sequence of rows is known here; what its rows are, who reads it does. Opens no file.
+This module computes where each block lies in the epoch's sequence of rows. It opens no file.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Group = tuple[Shard, ...]
 
 
 @dataclass(frozen=True)
-class Pool:
-    """Rows `begin` to `end` of an epoch: those of `shards`, in their order, less the first `skip`, up to as many.
+class ShuffleBlock:
+    """Rows `[begin, end)` of an epoch: the rows of `shards` in order, without the first `skip`, `end - begin` of them.
 
-    number: of the pools between the same rows, which it is.
+    `number` is the block's index among the blocks of the same range of rows.
     """
 
     shards: Group
@@ -30,32 +30,39 @@ class Pool:
     number: int
 
 
-def pools_between(
+def shuffle_blocks_between(
     begin: int, end: int, sequence: Sequence[Shard], group: Callable[[Sequence[Shard]], Sequence[Group]]
-) -> list[Pool]:
-    """Pools of these rows of an epoch whose shards are `sequence`; one at least, which may be empty.
+) -> list[ShuffleBlock]:
+    """Group the shards that hold rows `[begin, end)` of an epoch.
 
-    Only its first and its last shard hold rows of others.
+    Args:
+        begin: First row of the range.
+        end: Row after the last one.
+        sequence: Shards of the whole epoch, in its order.
+        group: Divides consecutive shards into groups.
+
+    Returns:
+        At least one block; it may be empty. Only the first and the last shard can hold rows outside the range.
     """
-    ends = np.cumsum([shard.rows for shard in sequence])
+    ends = np.cumsum([shard.rows for shard in sequence])  # [shards]
     first = min(int(np.searchsorted(ends, begin, side="right")), len(sequence) - 1)
     last = max(int(np.searchsorted(ends, end)), first)
     at = int(ends[first]) - sequence[first].rows
-    pools = []
+    blocks = []
     for number, shards in enumerate(group(sequence[first : last + 1])):
         following = at + sum(shard.rows for shard in shards)
-        pools.append(Pool(shards, max(begin - at, 0), max(at, begin), min(following, end), number))
+        blocks.append(ShuffleBlock(shards, max(begin - at, 0), max(at, begin), min(following, end), number))
         at = following
-    return pools
+    return blocks
 
 
 def by_window(shards: Sequence[Shard]) -> list[Group]:
-    """Shards of one window, of any split, together."""
+    """Group the shards of each window, of all splits."""
     return [tuple(group) for _, group in groupby(shards, key=lambda shard: shard.window)]
 
 
 def by_blocks(shards: Sequence[Shard], blocks: int) -> list[Group]:
-    """As many shards together as hold so many blocks, or are left."""
+    """Group consecutive shards until each group holds at least `blocks` MDS samples; the last group may hold fewer."""
     groups, held = [[]], 0
     for shard in shards:
         if held >= blocks:

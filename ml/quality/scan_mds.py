@@ -14,7 +14,7 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.rows import Rows
-from ml.datasets.shards import Bytes, pool_bytes, shards_of
+from ml.datasets.shards import Bytes, read_columns, shards_of
 from ml.datasets.splits import SPLITS
 from ml.lake import Lake
 from ml.quality.content import content_of
@@ -38,7 +38,7 @@ def scan_mds(spec: DatasetSpec, partition: UPath, manifest: Mapping[str, Any], b
     scratch: dict[str, Bytes] = {}
     for split in SPLITS:
         for shard in shards_of(lake, spec, day, split):
-            rows = Rows.from_bytes(pool_bytes([shard], scratch), schema)
+            rows = Rows.from_bytes(read_columns([shard], scratch), schema)
             splits[split] += len(rows)
             ones = int(np.count_nonzero(rows.label == 1))
             positives += ones

@@ -91,7 +91,7 @@ def test_merged_index_is_that_of_streaming(lake: Lake, spec: DatasetSpec, tmp_pa
 def test_a_remote_lake_through_a_cache(
     lake: Lake, remote: Lake, spec: DatasetSpec, tmp_path: Path, order: Any, limit: str | None
 ) -> None:
-    same: dict[str, Any] = {"splits": SPLITS, "batch_size": 50, "order": order, "epochs": 2, "mix_blocks": 8}
+    same: dict[str, Any] = {"splits": SPLITS, "batch_size": 50, "order": order, "epochs": 2, "blocks_per_shuffle": 8}
     cached = BlockReader(remote, spec, DAYS, cache=tmp_path / "cache", cache_limit=limit, **same)
     plain = BlockReader(lake, spec, DAYS, **same)
     assert [ids(batch) for batch in cached] == [ids(batch) for batch in plain]
@@ -196,7 +196,7 @@ def test_a_low_limit_does_not_fetch_a_shard_for_nothing(
 
     monkeypatch.setattr(_LakeStream, "_download_file", counted)
     reader = BlockReader(
-        lake, spec, DAYS, batch_size=8, order=order, mix_blocks=32, cache=tmp_path / "cache", cache_limit="80kb"
+        lake, spec, DAYS, batch_size=8, order=order, blocks_per_shuffle=32, cache=tmp_path / "cache", cache_limit="80kb"
     )
     assert sum(len(batch) for batch in reader) == 1077
     assert len(fetched) == len(set(fetched)) == 18
@@ -213,7 +213,7 @@ def test_an_epoch_that_is_left_fetches_no_more(
         return download(stream, name, to)
 
     monkeypatch.setattr(_LakeStream, "_download_file", held_back)
-    reader = BlockReader(lake, spec, DAYS, batch_size=8, order="shuffled", mix_blocks=32, cache=tmp_path / "cache")
+    reader = BlockReader(lake, spec, DAYS, batch_size=8, order="shuffled", blocks_per_shuffle=32, cache=tmp_path / "cache")
     batches = iter(reader)
     next(batches)
     held = len(files(tmp_path / "cache"))
@@ -237,18 +237,18 @@ def test_an_eviction_that_fails_is_told_and_holds_nobody_up(lake: Lake, spec: Da
     assert sum(len(batch) for batch in reader) == 1077
 
 
-def test_a_rank_fetches_the_shards_of_its_own_lanes(lake: Lake, tmp_path: Path) -> None:
+def test_a_rank_fetches_the_shards_of_its_own_nodes(lake: Lake, tmp_path: Path) -> None:
     spec = make_spec(validation=0, test=0)
     write_table(lake, spec, 4096)
     write_day(spec, DAY, lake, LocalRunner(), block_rows=16, window_blocks=4)
-    ranks, lanes, rows = 4, 8, []
+    ranks, nodes, rows = 4, 8, []
     for rank in range(ranks):
         reader = BlockReader(
-            lake, spec, [DAY], batch_size=32, order="shuffled", rank=rank, world_size=ranks, lanes=lanes,
+            lake, spec, [DAY], batch_size=32, order="shuffled", rank=rank, world_size=ranks, num_canonical_nodes=nodes,
             cache=tmp_path / str(rank),
         )  # fmt: skip
         rows += [row for batch in reader for row in ids(batch)]
-        assert 64 / ranks <= len(files(tmp_path / str(rank))) <= 64 / ranks + 1  # two lanes may meet in a shard
+        assert 64 / ranks <= len(files(tmp_path / str(rank))) <= 64 / ranks + 1  # two nodes may meet in a shard
     assert len(rows) == len(set(rows)) == 4096
 
 
@@ -287,8 +287,11 @@ def run(ranks: int, *given: Any) -> list[int | None]:
 
 @pytest.mark.parametrize(
     "options",
-    [{"order": "time"}, {"order": "shuffled", "lanes": 2, "mix_blocks": 6, "epochs": 2, "cache_limit": "80kb"}],
-    ids=["time", "lanes"],
+    [
+        {"order": "time"},
+        {"order": "shuffled", "num_canonical_nodes": 2, "blocks_per_shuffle": 6, "epochs": 2, "cache_limit": "80kb"},
+    ],
+    ids=["time", "num_canonical_nodes"],
 )
 def test_killed_ranks_go_on_as_other_ranks_at_the_same_row(
     lake: Lake, spec: DatasetSpec, tmp_path: Path, options: dict[str, Any]

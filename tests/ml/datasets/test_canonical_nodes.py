@@ -1,4 +1,4 @@
-"""Lanes over many shapes: each row of an epoch once, the same global batches for any number of ranks, in even parts."""
+"""Canonical nodes: each row of an epoch once, the same global batches for any number of ranks, in even parts."""
 
 from __future__ import annotations
 
@@ -6,40 +6,40 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml.datasets.canonical_nodes import Lanes
+from ml.datasets.canonical_nodes import CanonicalNodes
 
 
-def rows_of(lanes: Lanes, batch: int, rank: int, world_size: int) -> list[int]:
-    return [row for _, begin, end in lanes.share(batch, rank, world_size) for row in range(begin, end)]
+def rows_of(nodes: CanonicalNodes, batch: int, rank: int, world_size: int) -> list[int]:
+    return [row for _, begin, end in nodes.share(batch, rank, world_size) for row in range(begin, end)]
 
 
 @given(rows=st.integers(1, 300), count=st.integers(1, 6), each=st.integers(1, 7), world_size=st.integers(1, 7))
 def test_batches_are_an_epoch_whatever_the_ranks(rows: int, count: int, each: int, world_size: int) -> None:
-    lanes = Lanes(rows, count, count * each)
-    batches = -(-rows // lanes.global_batch)
+    nodes = CanonicalNodes(rows, count, count * each)
+    batches = -(-rows // nodes.global_batch)
     seen = []
     for batch in range(batches):
-        whole = rows_of(lanes, batch, 0, 1)
-        parts = [rows_of(lanes, batch, rank, world_size) for rank in range(world_size)]
+        whole = rows_of(nodes, batch, 0, 1)
+        parts = [rows_of(nodes, batch, rank, world_size) for rank in range(world_size)]
         assert [row for part in parts for row in part] == whole
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
-        assert len(whole) == lanes.global_batch or batch == batches - 1
+        assert len(whole) == nodes.global_batch or batch == batches - 1
         seen += whole
     assert sorted(seen) == [*range(rows)]
 
 
 @given(rows=st.integers(1, 300), world_size=st.integers(1, 4), per_rank=st.integers(1, 3), each=st.integers(1, 5))
-def test_a_rank_keeps_to_its_own_lanes(rows: int, world_size: int, per_rank: int, each: int) -> None:
-    lanes = Lanes(rows, world_size * per_rank, world_size * per_rank * each)
-    for batch in range(rows // lanes.global_batch):
+def test_a_rank_keeps_to_its_own_nodes(rows: int, world_size: int, per_rank: int, each: int) -> None:
+    nodes = CanonicalNodes(rows, world_size * per_rank, world_size * per_rank * each)
+    for batch in range(rows // nodes.global_batch):
         for rank in range(world_size):
-            spans = lanes.share(batch, rank, world_size)
-            assert [lane for lane, _, _ in spans] == [*range(rank * per_rank, (rank + 1) * per_rank)]
-            for lane, begin, end in spans:
-                assert lanes.end(lane - 1) <= begin < end <= lanes.end(lane)
+            spans = nodes.share(batch, rank, world_size)
+            assert [node for node, _, _ in spans] == [*range(rank * per_rank, (rank + 1) * per_rank)]
+            for node, begin, end in spans:
+                assert nodes.end(node - 1) <= begin < end <= nodes.end(node)
 
 
 @pytest.mark.parametrize("count", [0, -2, 5])
 def test_lanes_divide_the_global_batch(count: int) -> None:
-    with pytest.raises(ValueError, match=r"^lanes: expected a divisor of the global batch"):
-        Lanes(100, count, 12)
+    with pytest.raises(ValueError, match=r"^num_canonical_nodes: expected a divisor of the global batch"):
+        CanonicalNodes(100, count, 12)

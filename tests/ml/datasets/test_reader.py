@@ -87,10 +87,10 @@ def test_a_batch_holds_the_table_key_by_key() -> None:
 @pytest.mark.parametrize("order", ["time", "shuffled"])
 @pytest.mark.parametrize("splits", [{"by": "time", "validation": 0.1, "test": 0.1}, HASHED])
 @pytest.mark.parametrize(
-    ("batch_size", "world_size", "mix_blocks"), [(1, 3, 1), (7, 1, 3), (32, 2, 1), (50, 3, 10_000), (997, 2, 8)]
+    ("batch_size", "world_size", "blocks_per_shuffle"), [(1, 3, 1), (7, 1, 3), (32, 2, 1), (50, 3, 10_000), (997, 2, 8)]
 )
 def test_every_row_once_per_epoch_over_all_ranks(
-    lake: Lake, order: str, splits: dict[str, float], batch_size: int, world_size: int, mix_blocks: int
+    lake: Lake, order: str, splits: dict[str, float], batch_size: int, world_size: int, blocks_per_shuffle: int
 ) -> None:
     spec = make_spec(multi=0, **splits)
     for seed, day in enumerate(DAYS):
@@ -100,7 +100,7 @@ def test_every_row_once_per_epoch_over_all_ranks(
     readers = [
         BlockReader(
             lake, spec, DAYS, batch_size=batch_size, order=order, rank=rank, world_size=world_size, epochs=epochs,
-            mix_blocks=mix_blocks, seed=3,
+            blocks_per_shuffle=blocks_per_shuffle, seed=3,
         )
         for rank in range(world_size)
     ]  # fmt: skip
@@ -158,28 +158,35 @@ def test_shuffled_order_differs_by_epoch_and_mixes(lake: Lake) -> None:
     rows = 8192
     write_table(lake, spec, rows)
     write(lake, spec, block_rows=32, window_blocks=8)
-    reader = BlockReader(lake, spec, [DAY], batch_size=256, order="shuffled", epochs=2, mix_blocks=64)
+    reader = BlockReader(lake, spec, [DAY], batch_size=256, order="shuffled", epochs=2, blocks_per_shuffle=64)
     seen = np.array(ids(list(reader))).reshape(2, -1, 256)
     assert (seen[0] != seen[1]).mean() > 0.99
-    # Eight windows of 256 rows make a pool of 2048: a batch must spread over the day as that many windows do, and
+    # Eight windows of 256 rows make a shuffle block of 2048: a batch must spread over the day as that many windows do, and
     # neighbours in a batch must be strangers in time. In time order both figures are near 0.
     assert np.ptp(seen[0], axis=1).min() > rows / 2
     assert np.abs(np.diff(seen[0], axis=1)).mean() > rows / 6
-    again = BlockReader(lake, spec, [DAY], batch_size=256, order="shuffled", epochs=2, mix_blocks=64)
+    again = BlockReader(lake, spec, [DAY], batch_size=256, order="shuffled", epochs=2, blocks_per_shuffle=64)
     assert np.array_equal(np.array(ids(list(again))).reshape(2, -1, 256), seen)
-    other = BlockReader(lake, spec, [DAY], batch_size=256, order="shuffled", seed=1, mix_blocks=64)
+    other = BlockReader(lake, spec, [DAY], batch_size=256, order="shuffled", seed=1, blocks_per_shuffle=64)
     assert (np.array(ids(list(other))).reshape(-1, 256) != seen[0]).mean() > 0.99
 
 
-@pytest.mark.parametrize(("order", "lanes"), [("time", 1), ("shuffled", 1), ("shuffled", 3), ("shuffled", 4)])
+@pytest.mark.parametrize(("order", "num_canonical_nodes"), [("time", 1), ("shuffled", 1), ("shuffled", 3), ("shuffled", 4)])
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_resume_at_every_batch_also_with_other_ranks(lake: Lake, order: str, lanes: int, drop_last: bool) -> None:
+def test_resume_at_every_batch_also_with_other_ranks(lake: Lake, order: str, num_canonical_nodes: int, drop_last: bool) -> None:
     spec = make_spec()
     for day in DAYS:
         write_table(lake, spec, 300, day=day)
         write(lake, spec, day)
-    same = {"splits": ("train", "test"), "order": order, "epochs": 2, "mix_blocks": 6, "drop_last": drop_last, "seed": 5}
-    same["lanes"] = lanes
+    same = {
+        "splits": ("train", "test"),
+        "order": order,
+        "epochs": 2,
+        "blocks_per_shuffle": 6,
+        "drop_last": drop_last,
+        "seed": 5,
+    }
+    same["num_canonical_nodes"] = num_canonical_nodes
     whole = list(BlockReader(lake, spec, DAYS, batch_size=48, **same))
     for stop in range(len(whole) + 1):
         first = BlockReader(lake, spec, DAYS, batch_size=48, **same)
@@ -249,7 +256,7 @@ def test_a_state_of_another_reading_is_refused(lake: Lake) -> None:
         ({"batch_size": 11, "world_size": 3}, "global_batch"),
         ({"seed": 1}, "seed"),
         ({"order": "shuffled"}, "order"),
-        ({"order": "shuffled", "lanes": 2}, "lanes"),
+        ({"order": "shuffled", "num_canonical_nodes": 2}, "num_canonical_nodes"),
         ({"splits": ("test",)}, "data"),
     ]
     for change, name in changes:
@@ -300,9 +307,9 @@ def test_data_of_another_specification_is_refused(lake: Lake) -> None:
         ({"world_size": 0}, "world_size"),
         ({"rank": 1}, "rank"),
         ({"epochs": 0}, "epochs"),
-        ({"mix_blocks": 0}, "mix_blocks"),
-        ({"lanes": 2}, "lanes"),
-        ({"lanes": 3, "order": "shuffled"}, "lanes"),
+        ({"blocks_per_shuffle": 0}, "blocks_per_shuffle"),
+        ({"num_canonical_nodes": 2}, "num_canonical_nodes"),
+        ({"num_canonical_nodes": 3, "order": "shuffled"}, "num_canonical_nodes"),
         ({"order": "random"}, "order"),
         ({"splits": ("training",)}, "splits"),
         ({"splits": "train"}, "splits"),

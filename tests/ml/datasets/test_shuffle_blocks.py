@@ -1,4 +1,4 @@
-"""Pools over made-up shards: the rows asked for, each once, with no shard that holds none of them."""
+"""Shuffle blocks over made-up shards: the rows asked for, each once, with no shard that holds none of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from upath import UPath
 
 from ml.datasets.shards import Shard
-from ml.datasets.shuffle_blocks import by_blocks, by_window, pools_between
+from ml.datasets.shuffle_blocks import by_blocks, by_window, shuffle_blocks_between
 
 SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=12)
 
@@ -26,26 +26,26 @@ def test_parts_of_an_epoch_hold_each_row_once(sizes: list[int], cuts: list[float
     places = sorted({0, rows, *(round(cut * rows) for cut in cuts)})
     seen = []
     for begin, end in pairwise(places):
-        for number, pool in enumerate(pools_between(begin, end, shards, partial(by_blocks, blocks=blocks))):
-            held = [(shards.index(shard), i) for shard in pool.shards for i in range(shard.rows)]
-            own = held[pool.skip :][: pool.end - pool.begin]
-            assert own == of_epoch[pool.begin : pool.end] and pool.number == number
-            assert {n for n, _ in own} == {shards.index(shard) for shard in pool.shards}
-            assert sum(shard.blocks for shard in pool.shards[:-1]) < blocks
+        for number, block in enumerate(shuffle_blocks_between(begin, end, shards, partial(by_blocks, blocks=blocks))):
+            held = [(shards.index(shard), i) for shard in block.shards for i in range(shard.rows)]
+            own = held[block.skip :][: block.end - block.begin]
+            assert own == of_epoch[block.begin : block.end] and block.number == number
+            assert {n for n, _ in own} == {shards.index(shard) for shard in block.shards}
+            assert sum(shard.blocks for shard in block.shards[:-1]) < blocks
             seen += own
     assert seen == of_epoch
 
 
 @given(sizes=SIZES, at=st.floats(0, 1))
-def test_no_rows_are_one_empty_pool(sizes: list[int], at: float) -> None:
+def test_no_rows_are_one_empty_shuffle_block(sizes: list[int], at: float) -> None:
     place = round(at * sum(sizes))
-    (pool,) = pools_between(place, place, made(sizes), partial(by_blocks, blocks=4))
-    assert pool.begin == pool.end == place and len(pool.shards) == 1
+    (block,) = shuffle_blocks_between(place, place, made(sizes), partial(by_blocks, blocks=4))
+    assert block.begin == block.end == place and len(block.shards) == 1
 
 
 @given(sizes=SIZES)
-def test_a_window_is_one_pool(sizes: list[int]) -> None:
-    pools = pools_between(0, sum(sizes), made(sizes), by_window)
-    assert [[shard.window[1] for shard in pool.shards] for pool in pools] == [
+def test_a_window_is_one_shuffle_block(sizes: list[int]) -> None:
+    blocks = shuffle_blocks_between(0, sum(sizes), made(sizes), by_window)
+    assert [[shard.window[1] for shard in block.shards] for block in blocks] == [
         [n // 2] * len(sizes[n : n + 2]) for n in range(0, len(sizes), 2)
     ]
