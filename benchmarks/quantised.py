@@ -1,4 +1,4 @@
-"""Trained models in fewer bits: what that costs in AUC, what it saves in bytes, how fast bags are read and rows are scored."""
+"""Quantised models: AUC lost, bytes saved, and the speed of reading bags and scoring rows."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _reader(spec: DatasetSpec, lake: Lake, day: str, size: int) -> BlockReader:
 
 
 def _trained(spec: DatasetSpec, lake: Lake, name: str) -> nn.Module:
-    """On all days but the last."""
+    """The model after all days except the last."""
     recipe = recipe_of(spec, name)
     state = new_state(recipe, FeatureSchema.of(spec))
     for day in spec.days()[:-1]:
@@ -82,7 +82,7 @@ def _formats(model: nn.Module, all_of_them: bool) -> dict[str, nn.Module]:
 
 
 def _notes(models: Mapping[str, nn.Module], whole: Batch) -> dict[str, str]:
-    """What each lost and saved, on a day that none has seen."""
+    """AUC lost and bytes saved by each model, on a day that none was trained on."""
     trained, before = accuracy_of(models[TRAINED], whole), bytes_of(models[TRAINED])
     found = {}
     for made, model in models.items():
@@ -94,7 +94,7 @@ def _notes(models: Mapping[str, nn.Module], whole: Batch) -> dict[str, str]:
 def _compared(
     title: str, unit: str, work: Mapping[str, Callable[[], None]], count: int, notes: Mapping[str, str] | None = None
 ) -> list[Result]:
-    """Each beside the model as it was trained."""
+    """The rate of each model beside that of the trained one."""
     rates, notes = _rates(work, count), notes or {}
     baseline = rates.pop(TRAINED)
     return [Result(f"{made}: {title}", unit, rate, baseline, TRAINED, note=notes.get(made, "")) for made, rate in rates.items()]
@@ -114,7 +114,7 @@ def _beside_torch(name: str, model: nn.Module, whole: Batch, batches: Sequence[B
 
 
 def _rates(work: Mapping[str, Callable[[], None]], count: int) -> dict[str, float]:
-    """How many a second, the best of some rounds in turn, so that a busy machine is busy for all."""
+    """Items per second, the best of some rounds in turn, so that a busy machine slows all alike."""
     best = dict.fromkeys(work, float("inf"))
     for _ in range(ROUNDS):
         for made, once in work.items():

@@ -241,7 +241,7 @@ def copy_weights(source: Path | UPath, folder: Path | UPath, beside: Mapping[str
         DamagedSnapshot: A file is missing, or is not the one that was written; the message names it.
     """
     state = read_state(source)
-    names = [name for name in state["files"] if name.startswith(WEIGHTS)]
+    names = [file_name(WEIGHTS, number, state["shards"]) for number in range(state["shards"])]
     files = {name: write_file(folder, name, read_file(source, state, name)) for name in names}
     _write_json(folder, state | {"files": files | dict(beside or {})})
 

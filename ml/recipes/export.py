@@ -1,4 +1,4 @@
-"""What a trained model is made into for inference alone: the `export` section of a recipe. How is `ml.export`."""
+"""The `export` section of a recipe: how `ml.export` quantises a trained model for inference."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from pydantic import Field
 from ml.catalog.strict import Strict
 from ml.embeddings.inference.formats import Format
 
-LOOK_BACK_DAYS = 7  # an export is judged by rows of its day and, where these are few, of days before it, so many in all
+LOOK_BACK_DAYS = 7  # days whose rows an export is measured on, if its own day has few
 
 
 class ExportRecipe(Strict):
-    """Changes nothing of how a model is trained."""
+    """Formats of an exported model. They do not change how it is trained."""
 
-    rows: Format = Field(default="int8", description="Of embedding tables.")
-    tables: dict[str, Format] = Field(default_factory=dict, description="By table, where it is another than `rows`.")
+    rows: Format = Field(default="int8", description="Format of the rows of embedding tables.")
+    tables: dict[str, Format] = Field(default_factory=dict, description="Formats of single tables, if different from `rows`.")
     layers: Literal["float32", "int8"] = Field(
-        default="float32", description="Linear layers with more than one output; int8 is faster for large batches."
+        default="float32", description="Format of linear layers with more than one output; int8 is faster for large batches."
     )
     max_auc_loss: float = Field(
-        default=0.0005, ge=0, description="An export that loses more is refused; of log loss, where AUC is undefined."
+        default=0.0005,
+        ge=0,
+        description="Largest loss of AUC, or of log loss if AUC is undefined; an export that loses more is refused.",
     )

@@ -1,4 +1,4 @@
-"""The asset of an export: what it tells of one, and that one which is refused fails it, once."""
+"""The asset of an export: its metadata, and that a refused export fails it without a retry."""
 
 import dagster as dg
 import pytest

@@ -101,7 +101,7 @@ def rows_of(spec: DatasetSpec, start: int = 1_767_240_000_000_000, seed: int = 5
 
 @pytest.fixture
 def served(lake: Lake, mlflow_home: Path) -> Callable[[DatasetSpec], PyFuncModel]:
-    """Takes a spec from raw logs to a registered model, and loads that."""
+    """Trains a day of a spec from raw logs, and loads the registered model."""
 
     def serve(spec: DatasetSpec) -> PyFuncModel:
         with lake.write("raw_logs", spec.name, FIRST) as staging:
@@ -119,7 +119,7 @@ def served(lake: Lake, mlflow_home: Path) -> Callable[[DatasetSpec], PyFuncModel
 
 
 def of_features(lake: Lake, spec: DatasetSpec, day: str = FIRST) -> np.ndarray:
-    """The first day's model on a day's features whose row was logged, and not sampled."""
+    """Predictions of the first day's model on a day's features, for logged rows without sampled negatives."""
     table = pa.concat_tables(chunks(lake, spec, day))
     if spec.label.negatives:
         table = table.filter(pc.field(LABEL) == 1)
@@ -127,7 +127,7 @@ def of_features(lake: Lake, spec: DatasetSpec, day: str = FIRST) -> np.ndarray:
 
 
 def exact(rows: pa.Table) -> pd.DataFrame:
-    """As pandas holds ints beside missing values without making floats of them."""
+    """A frame whose ints stay ints beside missing values."""
     return rows.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
 
 
@@ -151,7 +151,7 @@ def test_a_raw_row_is_scored_as_its_features_are(lake: Lake, served: Callable[[D
     example = model.input_example
     assert isinstance(example, pd.DataFrame) and len(example) == EXAMPLE_ROWS
     assert {*example.columns} == {*CLICKED.source.columns, "event_time"} - {"time", "clicked"}
-    # Sums of few rows round otherwise than those of many.
+    # Sums over few rows are rounded differently from sums over many.
     np.testing.assert_allclose(model.predict(example), wanted[:EXAMPLE_ROWS], rtol=1e-5)
     body = json.dumps({"dataframe_split": json.loads(example.to_json(orient="split", index=False))})
     np.testing.assert_allclose(over_http(model, body), wanted[:EXAMPLE_ROWS], rtol=1e-5)
@@ -176,7 +176,7 @@ LIST = pa.list_(pa.int64())
         (pd.Series([pd.Timestamp("2026-01-01")]), pa.bool_()),
     ],
 )
-def test_what_can_not_be_told_apart_or_read_is_refused_by_name(values: pd.Series, kind: pa.DataType) -> None:
+def test_ambiguous_and_unreadable_values_are_refused_by_column(values: pd.Series, kind: pa.DataType) -> None:
     with pytest.raises(TypeError, match="column 'who': declared"):
         typed_series("who", values, kind)
 
@@ -190,11 +190,11 @@ def test_what_can_not_be_told_apart_or_read_is_refused_by_name(values: pd.Series
         (pd.Series([[2**53 + 1, 1], None, []]), LIST),
     ],
 )
-def test_what_is_exact_comes_through(values: pd.Series, kind: pa.DataType) -> None:
+def test_exact_values_are_read(values: pd.Series, kind: pa.DataType) -> None:
     assert typed_series("who", values, kind).to_pylist()[0] in (2**53 - 1, 2**24 - 1, 2**53, [2**53 + 1, 1])
 
 
-def test_an_example_holds_as_many_raw_rows_as_are_wanted(lake: Lake) -> None:
+def test_an_example_has_as_many_raw_rows_as_asked_for(lake: Lake) -> None:
     with lake.write("raw_logs", CLICKED.name, FIRST) as staging:
         (staging / "rows").mkdir()
         pq.write_table(rows_of(CLICKED), str(staging / "rows" / "part-00000.parquet"))
@@ -204,7 +204,7 @@ def test_an_example_holds_as_many_raw_rows_as_are_wanted(lake: Lake) -> None:
     assert example_of(lake, CLICKED, FIRST, 0) is None
 
 
-def test_an_int_that_is_no_float_of_its_own_is_sent_as_text() -> None:
+def test_ints_that_floats_cannot_represent_are_sent_as_text() -> None:
     assert _sendable(pa.array([2**53, None])).to_pylist() == [str(2**53), None]
 
 
@@ -245,7 +245,7 @@ def test_an_export_is_a_bundle_that_needs_no_lake(lake: Lake, tmp_path: Path) ->
 
 @pytest.mark.parametrize("declared", [pa.int64(), LIST])
 @pytest.mark.parametrize(("kind", "exact_below"), [(pa.float32(), 2**24), (pa.float64(), 2**53)])
-def test_ints_of_a_record_batch_that_came_as_floats_are_read_or_refused(
+def test_floats_of_a_record_batch_are_read_as_ints_or_refused(
     declared: pa.DataType, kind: pa.DataType, exact_below: int
 ) -> None:
     def column(number: int) -> pa.Array:
@@ -258,7 +258,7 @@ def test_ints_of_a_record_batch_that_came_as_floats_are_read_or_refused(
         typed_array("who", column(-exact_below), declared)
 
 
-def test_columns_of_a_record_batch_come_in_their_type_or_are_named() -> None:
+def test_columns_of_a_record_batch_are_cast_or_refused_by_name() -> None:
     text = pa.array(["7", None])
     assert typed_array("who", text, pa.int64()).to_pylist() == [7, None]
     encoded = text.dictionary_encode()
@@ -267,7 +267,7 @@ def test_columns_of_a_record_batch_come_in_their_type_or_are_named() -> None:
         typed_array("who", pa.array(["seven"]), pa.int64())
 
 
-def test_what_lies_beside_a_log_is_taken_from_the_caller(lake: Lake, served: Callable[[DatasetSpec], PyFuncModel]) -> None:
+def test_counts_and_histories_come_from_the_caller(lake: Lake, served: Callable[[DatasetSpec], PyFuncModel]) -> None:
     model = served(SAMPLED)
     raw = raw_table(lake, SAMPLED.name, FIRST)
     when, who, what = (raw[name].to_pylist() for name in ("event_time", "who", "what"))

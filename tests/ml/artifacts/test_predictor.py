@@ -1,4 +1,4 @@
-"""What is loaded gives the bits of what was saved, whatever the model and its tables; what does not fit is refused."""
+"""A loaded model gives the bits of the saved one, for every model and kind of table; files that do not fit are refused."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from upath import UPath
 
 from ml.artifacts.predictor import TorchPredictor
 from ml.artifacts.snapshot import OPTIMIZER, STATE, DamagedSnapshot, SnapshotMismatch, digest, file_name
@@ -62,7 +63,7 @@ def trained(name: str) -> tuple[nn.Module, Recipe]:
 
 
 def strange() -> Batch:
-    """Ids that were trained on, and ids that no table knows."""
+    """A batch of trained ids and ids without a row."""
     batch = next(make_batches(SCHEMA, 1, seed=1))
     ids = batch.sparse.values().clone()
     ids[::3] = torch.randint(-(2**62), 2**62, (len(ids[::3]),))
@@ -85,7 +86,7 @@ def saved(folder: Path, name: str = "dlrm", rows: Format = "int8") -> tuple[nn.M
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_what_is_loaded_gives_the_same_bits(tmp_path: Path, name: str) -> None:
+def test_a_loaded_model_gives_the_same_bits(tmp_path: Path, name: str) -> None:
     model, folder = saved(tmp_path / "one", name)
     loaded = TorchPredictor.load(folder).model
     for batch in (strange(), next(make_batches(SCHEMA, 1))):
@@ -97,7 +98,7 @@ def test_what_is_loaded_gives_the_same_bits(tmp_path: Path, name: str) -> None:
     assert kinds.count(Int8Linear) == sum(isinstance(m, Int8Linear) for m in model.modules()) > 0
 
 
-def test_what_was_loaded_is_saved_again_in_the_same_bytes(tmp_path: Path) -> None:
+def test_a_loaded_model_is_saved_in_the_same_bytes(tmp_path: Path) -> None:
     _, one = saved(tmp_path / "one")
     two = tmp_path / "two"
     two.mkdir()
@@ -108,26 +109,24 @@ def test_what_was_loaded_is_saved_again_in_the_same_bytes(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_float32_is_the_trained_model_bit_for_bit_and_what_is_unknown_reads_the_same(tmp_path: Path, name: str) -> None:
+def test_float32_is_the_trained_model_also_for_unknown_ids(tmp_path: Path, name: str) -> None:
     model, recipe = trained(name)
     batch, before = strange(), bytes_of(model)
     wanted = model(batch.dense, batch.sparse)
     quantise_tables(model, "float32")
     TorchPredictor(model, recipe, SCHEMA).save(tmp_path)
     torch.testing.assert_close(TorchPredictor.load(tmp_path).model(batch.dense, batch.sparse), wanted)
-    assert 0 <= before - bytes_of(model) <= 32, "but for the versions that tables count"
+    assert 0 <= before - bytes_of(model) <= 32, "except the steps that tables count"
 
 
-def test_bytes_are_those_of_the_tensors_that_are_written(tmp_path: Path) -> None:
+def test_bytes_of_counts_the_tensors_that_are_written(tmp_path: Path) -> None:
     model, folder = saved(tmp_path / "one")
     assert 0 < (folder / WEIGHTS_FILE).stat().st_size - bytes_of(model) < 10_000, "names and shapes"
     towers, folder = saved(tmp_path / "two", "two_tower")
-    assert bytes_of(towers) < sum(t.nbytes for t in towers.get_submodule("frequency").buffers()), (
-        "needed to learn, not to answer"
-    )
+    assert bytes_of(towers) < sum(t.nbytes for t in towers.get_submodule("frequency").buffers()), "needed for training only"
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     _, folder = saved(tmp_path / "one")
     _, other = saved(tmp_path / "two", "deepfm")
     weights, state = folder / WEIGHTS_FILE, folder / STATE
@@ -183,7 +182,7 @@ def test_another_schema_is_refused_by_name(tmp_path: Path) -> None:
         TorchPredictor.load(folder, replace(SCHEMA, fingerprint="other"))
 
 
-def test_how_ids_find_their_rows_is_that_of_the_recipe(tmp_path: Path) -> None:
+def test_the_recipe_decides_how_ids_find_their_rows(tmp_path: Path) -> None:
     model, folder = saved(tmp_path / "one")
     batch = strange()
     quantised = json.loads((folder / STATE).read_text())["metadata"]["quantised"]
@@ -203,7 +202,7 @@ def test_a_trained_state_is_loaded_for_predictions_without_its_optimizer(tmp_pat
     assert torch.equal(model(batch.dense, batch.sparse), state.model.eval()(batch.dense, batch.sparse))
 
 
-def test_the_recipe_says_whether_probabilities_are_corrected_for_sampling(tmp_path: Path) -> None:
+def test_probabilities_are_corrected_for_sampling_if_the_recipe_asks(tmp_path: Path) -> None:
     state, batch = trained_state("dlrm"), strange()
     sampled = replace(batch, sample_rate=torch.full((len(batch),), 0.25))
     plain = TorchPredictor(state.model.eval(), state.recipe, SCHEMA)
@@ -214,3 +213,12 @@ def test_the_recipe_says_whether_probabilities_are_corrected_for_sampling(tmp_pa
     assert (plain.predict(sampled, sampled=True) == wanted).all()
     odds = wanted / (1 - wanted) / 0.25
     torch.testing.assert_close(torch.from_numpy(corrected.predict(sampled, sampled=True)), torch.from_numpy(odds / (1 + odds)))
+
+
+def test_a_model_is_stored_on_any_filesystem() -> None:
+    model, recipe = trained("dlrm")
+    folder = UPath("memory://models/one")
+    folder.mkdir(parents=True)
+    TorchPredictor(model, recipe, SCHEMA).save(folder)
+    batch = strange()
+    assert torch.equal(TorchPredictor.load(folder).model(batch.dense, batch.sparse), model(batch.dense, batch.sparse))

@@ -1,4 +1,4 @@
-"""What was written is what is read: by any number of shards into any number, to the bit, and however the writing ended."""
+"""A snapshot is read bit for bit: from any number of shards into any number, also after a writer was killed."""
 
 from __future__ import annotations
 

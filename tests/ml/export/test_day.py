@@ -1,4 +1,4 @@
-"""A day's export: what it is made from, what it says of itself, and that a bad one is never written."""
+"""Exporting a day: lineage, manifest, and that an export with too large a loss is never written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.helpers.snapshots import WEIGHTS_FILE, record_digests
 from tests.helpers.training_days import made_spec, small_recipe, write_days
 
 STAGE, ALL, ROWS = "exported_models/dlrm", ("train", "validation", "test"), 600
-# Rows of large weights: sixteen steps between the smallest and the largest are too few.
+# Rows with large weights: 16 steps between the smallest and the largest are too few.
 COARSE: dict[str, Any] = {
     "model": {"embedding_dim": 8, "bottom": [8], "top": [8]},
     "tables": {"features": {}, "init_scale": 2.0},
@@ -57,7 +57,7 @@ def test_an_export_scores_as_the_trained_model_and_takes_less(lake: Lake, days: 
     assert done.quantised.lost <= INT8.max_auc_loss
 
 
-def test_the_manifest_says_all_of_it(lake: Lake, days: list[str]) -> None:
+def test_the_manifest_describes_the_export(lake: Lake, days: list[str]) -> None:
     done = exported(lake, days[1])
     manifest, found = lake.manifest(STAGE, "made", days[1]), done.quantised
     source = lake.manifest("tuned_models/dlrm", "made", days[1])
@@ -79,7 +79,7 @@ def test_a_rerun_gives_the_same_bytes(lake: Lake, days: list[str]) -> None:
     assert exported(lake, days[1]).folder == first.folder and lake.manifest(STAGE, "made", days[1]) == once
 
 
-def test_no_later_day_is_looked_at_and_earlier_ones_only_where_rows_are_few(
+def test_earlier_days_are_scored_only_if_the_day_has_few_rows_and_later_ones_never(
     lake: Lake, days: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = exported(lake, days[1]).folder / "manifest.json"
@@ -100,7 +100,7 @@ def test_days_of_another_specification_are_not_scored(lake: Lake, days: list[str
     assert rows_to_score(lake, made_spec(), days[1])[0] == [days[1]]
 
 
-def test_an_export_that_loses_too_much_is_refused_and_the_one_before_stays(lake: Lake, days: list[str]) -> None:
+def test_an_export_that_loses_too_much_is_refused_and_the_previous_one_stays(lake: Lake, days: list[str]) -> None:
     with pytest.raises(ExportRefused) as refused:
         exported(lake, days[1], ExportRecipe(rows="int4"))
     assert not lake.has(STAGE, "made", days[1])
@@ -143,7 +143,7 @@ def test_foreign_and_damaged_exports_are_refused(lake: Lake, days: list[str]) ->
         load_export(lake, made_spec(), days[1])
 
 
-def test_sampled_rows_are_scored_as_they_were_learned(lake: Lake, days: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampled_rows_are_scored_with_corrected_logits(lake: Lake, days: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a recipe with `sampling_correction`: the guard sees logits less the log of `sample_rate`."""
     train_day(
         made_spec(), days[0], lake, options=DayOptions(recipe=small_recipe(**COARSE, sampling_correction=True), progress=False)
@@ -157,7 +157,7 @@ def test_sampled_rows_are_scored_as_they_were_learned(lake: Lake, days: list[str
     assert exported(lake, days[0]).quantised.before.log_loss == pytest.approx(wanted, rel=1e-5)
 
 
-def test_a_recipe_says_how_and_its_fingerprint_does_not_change() -> None:
+def test_the_export_section_does_not_change_the_fingerprint_of_a_recipe() -> None:
     recipe = load_recipe("dlrm", {"export": {"rows": "int4", "tables": {"C3": "float16"}}})
     assert recipe.export == ExportRecipe(rows="int4", tables={"C3": "float16"})
     assert recipe.fingerprint == load_recipe("dlrm").fingerprint

@@ -1,4 +1,4 @@
-"""What fewer bits cost is measured on the model itself, table by table."""
+"""The loss by quantisation is measured on the model itself, table by table."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def batch() -> Batch:
     return next(make_batches(SCHEMA, 1, size=3000, seed=5))
 
 
-def test_a_tables_loss_is_that_of_the_model_with_that_table_alone_in_fewer_bits(wide_deep: nn.Module, batch: Batch) -> None:
+def test_the_loss_of_a_table_is_that_of_the_model_with_only_this_table_quantised(wide_deep: nn.Module, batch: Batch) -> None:
     before = accuracy_of(wide_deep, batch)
     made = {path: quantise_bags(bags, "int4")[0] for path, bags in quantisable(wide_deep).items()}
     modules = dict(wide_deep.named_modules())
@@ -59,7 +59,7 @@ def test_a_tables_loss_is_that_of_the_model_with_that_table_alone_in_fewer_bits(
     assert any(losses.values())
 
 
-def test_what_was_lost_is_told_by_tables_and_layers(wide_deep: nn.Module, batch: Batch) -> None:
+def test_the_loss_is_split_into_tables_and_layers(wide_deep: nn.Module, batch: Batch) -> None:
     model, trained = copy.deepcopy(wide_deep), accuracy_of(wide_deep, batch)
     found = quantise(model, ExportRecipe(rows="int4", layers="int8", tables={"a": "float16"}), batch)
     assert (found.before, found.after, found.rows) == (trained, accuracy_of(model, batch), 3000)
@@ -73,18 +73,18 @@ def test_what_was_lost_is_told_by_tables_and_layers(wide_deep: nn.Module, batch:
     assert formats == {"a": "float16", "b": "int4", "m": "int4", "wide.a": "float16", "wide.b": "float16", "wide.m": "float16"}
 
 
-def test_nothing_is_lost_where_nothing_changes(wide_deep: nn.Module, batch: Batch) -> None:
+def test_nothing_is_lost_if_nothing_changes(wide_deep: nn.Module, batch: Batch) -> None:
     found = quantise(copy.deepcopy(wide_deep), ExportRecipe(rows="float32", layers="float32"), batch)
     assert found.lost == pytest.approx(0, abs=1e-6) and found.by_layers == 0
     assert {table.auc_loss for table in found.tables.values()} == {0.0}
 
 
-def test_a_table_that_is_not_there_is_refused(wide_deep: nn.Module, batch: Batch) -> None:
+def test_an_unknown_table_is_refused(wide_deep: nn.Module, batch: Batch) -> None:
     with pytest.raises(ValueError, match=r"export\.tables: \['z'\] are not among the tables \['a', 'b', 'm', 'wide\.a'"):
         quantise(copy.deepcopy(wide_deep), ExportRecipe(tables={"z": "int4"}), batch)
 
 
-def test_tables_are_measured_on_rows_of_both_kinds_wherever_they_lie(
+def test_tables_are_measured_on_clicked_and_unclicked_rows_wherever_they_are(
     wide_deep: nn.Module, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ml.export.quantise, "TABLE_ROWS", 64)
@@ -98,7 +98,7 @@ def test_tables_are_measured_on_rows_of_both_kinds_wherever_they_lie(
     assert {name: table.auc_loss for name, table in found.tables.items()} == wanted
 
 
-def test_where_auc_is_undefined_log_loss_counts(wide_deep: nn.Module, batch: Batch) -> None:
+def test_log_loss_is_measured_if_auc_is_undefined(wide_deep: nn.Module, batch: Batch) -> None:
     clicked = batch.rows(batch.labels == 1)
     found = quantise(copy.deepcopy(wide_deep), ExportRecipe(rows="int4"), clicked)
     assert found.metric == "log loss" and found.before.auc is None

@@ -45,12 +45,12 @@ def test_a_day_of_a_model_is_one_version_however_often_it_is_registered(client: 
     assert version.run_id and client.get_model_version_download_uri("made", "4").endswith("/artifacts")
 
 
-def test_registering_leaves_mlflows_own_uri_as_it_was(client: MlflowClient) -> None:
+def test_registering_leaves_mlflows_global_uri_unchanged(client: MlflowClient) -> None:
     register(client, "made", logged(client), "dlrm", FIRST, "a")
     assert not mlflow.is_tracking_uri_set() and not os.environ.get("MLFLOW_TRACKING_URI")
 
 
-def test_aliases_move_on_to_the_version_that_takes_a_days_place(client: MlflowClient) -> None:
+def test_aliases_move_to_the_version_that_replaces_a_day(client: MlflowClient) -> None:
     register(client, "made", logged(client), "dlrm", FIRST, "a")
     register(client, "made", logged(client), "deepfm", FIRST, "b")
     point(client, "made", {CHAMPION: ("dlrm", FIRST), CHALLENGER: ("deepfm", FIRST)})
@@ -62,7 +62,7 @@ def test_aliases_move_on_to_the_version_that_takes_a_days_place(client: MlflowCl
         client.get_model_version("made", "1")
 
 
-def test_an_alias_without_a_version_to_point_at_stays_and_one_that_is_wanted_no_more_goes(client: MlflowClient) -> None:
+def test_an_alias_without_a_version_stays_and_an_unwanted_alias_is_removed(client: MlflowClient) -> None:
     wanted = {CHAMPION: ("dlrm", FIRST), CHALLENGER: None}
     assert point(client, "made", wanted) == {CHAMPION: None, CHALLENGER: None}, "nothing was ever registered"
     register(client, "made", logged(client), "dlrm", FIRST, "a")
@@ -70,6 +70,6 @@ def test_an_alias_without_a_version_to_point_at_stays_and_one_that_is_wanted_no_
     point(client, "made", {CHAMPION: ("dlrm", FIRST), CHALLENGER: ("deepfm", FIRST)})
     found = point(client, "made", {CHAMPION: ("deepfm", SECOND), CHALLENGER: ("dlrm", FIRST)})
     assert found[CHAMPION] is None
-    assert aliases(client) == {CHAMPION: 1, CHALLENGER: 2}, "both move or none, else both would be at one model"
+    assert aliases(client) == {CHAMPION: 1, CHALLENGER: 2}, "both move or none, otherwise both would point at one model"
     point(client, "made", wanted)
     assert aliases(client) == {CHAMPION: 1}

@@ -1,4 +1,4 @@
-"""What a day leaves in MLflow, read back through MLflow's own client."""
+"""The MLflow run of a day, read back through MLflow's own client."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def trained(lake: Lake, day: str, tracker: Tracker, **overrides: object) -> Trai
 
 
 @pytest.mark.slow
-def test_a_days_run_and_its_model_come_back(lake: Lake, tracker: Tracker) -> None:
+def test_the_run_of_a_day_and_its_model_are_read_back(lake: Lake, tracker: Tracker) -> None:
     days = write_days(lake, made_spec(), days=2, rows=3200)
     result = [trained(lake, day, tracker) for day in days][1]
     runs = runs_of(tracker)
@@ -77,7 +77,7 @@ def test_a_days_run_and_its_model_come_back(lake: Lake, tracker: Tracker) -> Non
 
 
 @pytest.mark.slow
-def test_a_day_that_runs_again_takes_the_place_of_its_older_run(lake: Lake, tracker: Tracker) -> None:
+def test_a_day_that_is_trained_again_replaces_its_older_run(lake: Lake, tracker: Tracker) -> None:
     days = write_days(lake, made_spec(), days=2, rows=320)
     light = Tracker(tracker.home, log_model=False)
     for day in (*days, days[0]):
@@ -87,7 +87,7 @@ def test_a_day_that_runs_again_takes_the_place_of_its_older_run(lake: Lake, trac
     assert runs[0].info.start_time >= runs[1].info.start_time, "the later run of the first day is the one that stayed"
 
 
-def test_a_model_that_is_logged_again_takes_the_place_of_the_older_one(lake: Lake, tracker: Tracker) -> None:
+def test_a_model_that_is_logged_again_replaces_the_older_one(lake: Lake, tracker: Tracker) -> None:
     (day,) = write_days(lake, made_spec(), days=1, rows=320)
     client = tracker.client()
     for _ in range(2):
@@ -99,7 +99,7 @@ def test_a_model_that_is_logged_again_takes_the_place_of_the_older_one(lake: Lak
     assert [model.source_run_id for model in client.search_logged_models([run.info.experiment_id])] == [run.info.run_id]
 
 
-def test_the_machine_is_watched_and_no_longer_than_the_run_lasts(lake: Lake, tracker: Tracker) -> None:
+def test_system_metrics_are_recorded_until_the_run_ends(lake: Lake, tracker: Tracker) -> None:
     pytest.importorskip("psutil")
     with pytest.raises(KeyboardInterrupt), tracker.follow(lake, made_spec(), "dlrm", "2026-01-01", small_recipe(), 10):
         raise KeyboardInterrupt
@@ -109,13 +109,15 @@ def test_the_machine_is_watched_and_no_longer_than_the_run_lasts(lake: Lake, tra
     assert "system-metrics" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_a_store_that_fails_the_watch_is_no_matter_of_the_run(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_store_of_system_metrics_does_not_fail_the_run(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING), system_metrics("nowhere://", "ab"):
         reached = True
     assert reached and "no (more) system metrics of MLflow run ab" in caplog.text
 
 
-def test_a_watch_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hanging_store_of_system_metrics_does_not_block_the_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     hangs = threading.Event()
     monkeypatch.setattr(watching, "_watch", lambda *_: hangs.wait(60))
     monkeypatch.setattr(watching, "_PATIENCE", 0.01)
@@ -126,7 +128,7 @@ def test_a_watch_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch, capl
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_says_so_and_leaves_the_older_one(lake: Lake, tracker: Tracker) -> None:
+def test_a_failed_run_is_marked_and_the_older_one_stays(lake: Lake, tracker: Tracker) -> None:
     (day,) = write_days(lake, made_spec(), days=1, rows=320)
     light = Tracker(tracker.home, log_model=False)
     trained(lake, day, light)
@@ -135,54 +137,54 @@ def test_a_run_that_fails_says_so_and_leaves_the_older_one(lake: Lake, tracker: 
     assert sorted(run.info.status for run in runs_of(tracker)) == ["FAILED", "FINISHED"]
 
 
-class Stuttering(MlflowClient):
-    """Fails the calls that are named."""
+class Unreliable(MlflowClient):
+    """A client whose calls listed in `failing` raise."""
 
     failing: tuple[str, ...] = ()
 
     def __getattribute__(self, name: str) -> object:
-        if name in Stuttering.failing:
+        if name in Unreliable.failing:
             raise MlflowException(f"{name}: the server is away")
         return super().__getattribute__(name)
 
 
 @pytest.fixture
-def stuttering(monkeypatch: pytest.MonkeyPatch) -> type[Stuttering]:
-    monkeypatch.setattr(tracking, "MlflowClient", Stuttering)
-    monkeypatch.setattr(Stuttering, "failing", ())
+def unreliable(monkeypatch: pytest.MonkeyPatch) -> type[Unreliable]:
+    monkeypatch.setattr(tracking, "MlflowClient", Unreliable)
+    monkeypatch.setattr(Unreliable, "failing", ())
     monkeypatch.setattr(tracking, "_SECONDS_BETWEEN_BATCHES", 0.0)
-    return Stuttering
+    return Unreliable
 
 
-def test_a_server_that_stutters_costs_no_trained_day(
-    lake: Lake, tracker: Tracker, stuttering: type[Stuttering], caplog: pytest.LogCaptureFixture
+def test_an_unreliable_server_costs_no_trained_day(
+    lake: Lake, tracker: Tracker, unreliable: type[Unreliable], caplog: pytest.LogCaptureFixture
 ) -> None:
     (day,) = write_days(lake, made_spec(), days=1, rows=320)
     light = Tracker(tracker.home, log_model=False)
     with light.follow(lake, made_spec(), "dlrm", day, small_recipe(), 10) as run:
-        stuttering.failing = ("log_batch",)
+        unreliable.failing = ("log_batch",)
         for index in range(4):
             run.step(Step(index, 32, 32, 0.5, {}, BATCH, None))
         assert caplog.text.count("metrics are kept") == 1
-        stuttering.failing = ()
+        unreliable.failing = ()
     points = light.client().get_metric_history(run.run.info.run_id, "running_loss")
     assert [point.step for point in points] == [1, 2, 3, 4]
-    stuttering.failing = ("set_tag", "set_terminated")
+    unreliable.failing = ("set_tag", "set_terminated")
     assert trained(lake, day, light).report.rows == 320
     assert "Materialise it again" in caplog.text and "not marked as FINISHED" in caplog.text
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, ValueError])
-def test_what_ended_a_day_is_told_whatever_the_server_does(
-    lake: Lake, tracker: Tracker, stuttering: type[Stuttering], kind: type[BaseException]
+def test_the_error_that_ended_a_day_is_raised_whatever_the_server_does(
+    lake: Lake, tracker: Tracker, unreliable: type[Unreliable], kind: type[BaseException]
 ) -> None:
     with pytest.raises(kind, match="mine"), tracker.follow(lake, made_spec(), "dlrm", "2026-01-01", small_recipe(), 10) as run:
         run.step(Step(0, 32, 32, 0.5, {}, BATCH, None))
-        stuttering.failing = ("log_batch", "set_terminated")
+        unreliable.failing = ("log_batch", "set_terminated")
         raise kind("mine")
 
 
-def test_the_later_of_two_runs_stays_whichever_ends_first(lake: Lake, tracker: Tracker) -> None:
+def test_the_run_that_started_later_stays_whichever_ends_first(lake: Lake, tracker: Tracker) -> None:
     (day,) = write_days(lake, made_spec(), days=1, rows=320)
     light = Tracker(tracker.home, log_model=False)
     done = trained(lake, day, light)
@@ -196,7 +198,7 @@ def test_the_later_of_two_runs_stays_whichever_ends_first(lake: Lake, tracker: T
     assert [run.info.run_id for run in runs_of(tracker)] == [second.run.info.run_id]
 
 
-def test_one_opens_the_store_at_a_time_and_an_experiment_is_made_once(
+def test_the_store_is_opened_by_one_at_a_time_and_an_experiment_created_once(
     lake: Lake, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def opened(uri: str) -> MlflowClient:
@@ -224,7 +226,7 @@ def test_flatten_keeps_every_leaf_of_a_recipe() -> None:
     assert not any(isinstance(value, dict) and value for value in flat.values())
 
 
-def test_names_that_mlflow_refuses_and_deleted_experiments_stop_nobody(lake: Lake, mlflow_home: Path) -> None:
+def test_names_that_mlflow_refuses_and_deleted_experiments_are_handled(lake: Lake, mlflow_home: Path) -> None:
     spec, recipe = made_spec(), small_recipe(tables={"init_scale": 0.1, "features": {"größe|x": {"kind": "hashed", "rows": 8}}})
     tracker = Tracker(mlflow_home, log_model=False)
     for _ in range(2):

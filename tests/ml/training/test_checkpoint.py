@@ -1,4 +1,4 @@
-"""Killed, stopped, or neither: a day ends with the same bytes."""
+"""A day that was killed or stopped ends with the same bytes as one that was not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ALL = ("train", "validation", "test")
 OFTEN = {"checkpoints": {"minutes": 1e-5}}
 TRAINER = """
 import signal, sys
-signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever a library did in the process that starts this one
+signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever handler the parent process left
 from tests.helpers.training_days import made_spec, small_recipe
 from ml.lake import Lake
 from ml.training.day import DayOptions, train_day
@@ -50,7 +50,7 @@ def undisturbed(lake: Lake, days: int, rows: int) -> list[TrainedDay]:
 
 
 def interrupt(lake: Lake, day: str, signum: int, after: int) -> int:
-    """Train a day in a process of its own, and send it a signal when its checkpoints have come to `after` batches."""
+    """Train a day in another process, and send it a signal once a checkpoint has `after` batches."""
     command = [sys.executable, "-c", TRAINER, str(lake.root), day]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while taken(lake, day) < after:
@@ -64,7 +64,7 @@ def interrupt(lake: Lake, day: str, signum: int, after: int) -> int:
 def taken(lake: Lake, day: str) -> int:
     found = [0]
     for name in lake.days("checkpoints/dlrm", "made"):
-        with contextlib.suppress(FileNotFoundError):  # replaced just now
+        with contextlib.suppress(FileNotFoundError):  # it is being replaced
             found.append(lake.manifest("checkpoints/dlrm", "made", name)["reader"]["batches"])
     return max(found)
 
@@ -72,7 +72,7 @@ def taken(lake: Lake, day: str) -> int:
 @pytest.mark.slow
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", seeds(1))
-def test_killed_again_and_again_it_ends_as_if_undisturbed(lake: Lake, seed: int) -> None:
+def test_a_day_killed_several_times_ends_as_if_undisturbed(lake: Lake, seed: int) -> None:
     rows, steps = 9600, 300
     days = write_days(lake, made_spec(), days=2, rows=rows)
     trained(lake, days[0])
@@ -90,7 +90,7 @@ def test_killed_again_and_again_it_ends_as_if_undisturbed(lake: Lake, seed: int)
 
 
 @pytest.mark.slow
-def test_terminated_it_dies_of_the_signal_and_goes_on_when_called_again(lake: Lake) -> None:
+def test_a_terminated_day_ends_with_the_signal_and_resumes_when_called_again(lake: Lake) -> None:
     rows = 9600
     (day,) = write_days(lake, made_spec(), days=1, rows=rows)
     assert interrupt(lake, day, signal.SIGTERM, after=3) == -signal.SIGTERM
@@ -100,7 +100,7 @@ def test_terminated_it_dies_of_the_signal_and_goes_on_when_called_again(lake: La
 
 
 def partly(lake: Lake, day: str, steps: int) -> tuple[TrainState, BlockReader, Checkpoints]:
-    """A day trained on for so many steps, as `train_day` does it, and no further."""
+    """A day trained for some steps as `train_day` does it."""
     recipe, schema = small_recipe(), FeatureSchema.of(made_spec())
     reader = BlockReader(lake, made_spec(), [day], splits=ALL, batch_size=32, order="time")
     state = new_state(recipe, schema)
@@ -110,7 +110,7 @@ def partly(lake: Lake, day: str, steps: int) -> tuple[TrainState, BlockReader, C
     return state, reader, Checkpoints(lake, "made", "dlrm", day, {"recipe": recipe.fingerprint}, CheckpointRecipe(minutes=60))
 
 
-def test_a_signal_waits_for_the_step_then_saves_then_does_what_it_was_sent_for(lake: Lake) -> None:
+def test_a_signal_is_delivered_after_the_step_and_its_checkpoint(lake: Lake) -> None:
     (day,) = write_days(lake, made_spec(), days=1, rows=320)
     state, reader, checkpoint = partly(lake, day, steps=4)
     before = signal.getsignal(signal.SIGINT)
@@ -187,7 +187,7 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(lake: Lake, damage: 
     assert not lake.days("checkpoints/dlrm", "made")
 
 
-def test_what_is_too_old_of_any_day_goes(lake: Lake) -> None:
+def test_checkpoints_that_are_too_old_are_deleted_for_any_day(lake: Lake) -> None:
     days = write_days(lake, made_spec(), days=2, rows=320)
     state, reader, old = partly(lake, days[0], steps=2)
     old.save(state, reader)
@@ -211,7 +211,7 @@ class _Stop(logging.Handler):
 
 
 def stop_in_the_sixth_step(lake: Lake, day: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train with a checkpoint after each step, until a line of progress about the sixth can not be written."""
+    """Train with a checkpoint after each step, until logging the progress of the sixth fails."""
     monkeypatch.setattr("ml.training.progress._SECONDS_BETWEEN_LINES", 0.0)
     log, stop = logging.getLogger("ml.training.progress"), _Stop()
     monkeypatch.setattr(log, "level", logging.INFO)

@@ -1,4 +1,4 @@
-"""A snapshot is the whole state: what comes back is the same, goes on the same, and fits or is refused."""
+"""A snapshot is the whole state: it is loaded bit for bit, training continues the same, and what does not fit is refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def saved(state: TrainState, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["adam", "adagrad"])
-def test_what_was_saved_comes_back_bit_for_bit(tmp_path: Path, kind: str) -> None:
+def test_a_saved_state_is_loaded_bit_for_bit(tmp_path: Path, kind: str) -> None:
     state = trained(dense_optimizer={"kind": kind})
     one = saved(state, tmp_path / "one")
     two = saved(load_snapshot(one), tmp_path / "two")
@@ -45,7 +45,7 @@ def test_what_was_saved_comes_back_bit_for_bit(tmp_path: Path, kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", ["adam", "adagrad"])
-def test_training_goes_on_as_if_never_interrupted(tmp_path: Path, kind: str) -> None:
+def test_training_continues_as_if_never_interrupted(tmp_path: Path, kind: str) -> None:
     batches = list(make_batches(SCHEMA, 30))
     undisturbed = new_state(small_recipe(dense_optimizer={"kind": kind}), SCHEMA)
     undisturbed.begin_pass()
@@ -57,7 +57,7 @@ def test_training_goes_on_as_if_never_interrupted(tmp_path: Path, kind: str) -> 
     assert (rest.rows, rest.steps, rest.loss, rest.rows_touched) == (whole.rows, whole.steps, whole.loss, whole.rows_touched)
 
 
-def test_an_untrained_state_can_be_saved_too(tmp_path: Path) -> None:
+def test_an_untrained_state_can_be_saved(tmp_path: Path) -> None:
     folder = saved(new_state(small_recipe(), SCHEMA), tmp_path / "new")
     assert load_snapshot(folder).running is None
 
@@ -79,7 +79,7 @@ def test_predictions_need_no_optimizer_state(tmp_path: Path) -> None:
         ({"dense_optimizer": {"kind": "adagrad"}}, "recipe.dense_optimizer.kind: 'adam' in the snapshot, 'adagrad' asked for"),
     ],
 )
-def test_another_shape_is_refused_by_name(tmp_path: Path, overrides: dict[str, dict[str, object]], fault: str) -> None:
+def test_other_shapes_are_refused_by_name(tmp_path: Path, overrides: dict[str, dict[str, object]], fault: str) -> None:
     folder = saved(trained(1), tmp_path / "one")
     merged = {"model": {"embedding_dim": 4, "bottom": [8], "top": [8]}, "tables": {"features": FEATURES}}
     for section, values in overrides.items():
@@ -98,7 +98,7 @@ def test_another_schema_is_refused_by_name(tmp_path: Path) -> None:
         load_snapshot(folder, schema=replace(SCHEMA, single=("a",)))
 
 
-def test_another_rate_is_taken_up(tmp_path: Path) -> None:
+def test_other_learning_rates_are_used(tmp_path: Path) -> None:
     folder = saved(trained(1), tmp_path / "one")
     loaded = load_snapshot(folder, recipe=small_recipe(dense_optimizer={"lr": 0.5}, table_optimizer={"lr": 0.25}))
     assert loaded.set_learning_rates(1.0) == {"dense": 0.5, "tables": 0.25}
