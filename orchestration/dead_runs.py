@@ -1,4 +1,4 @@
-"""Runs whose process was killed. Dagster goes on counting them as started; here they are found and said to have failed."""
+"""Runs whose process was killed. Dagster keeps them as started; this module finds them and reports them as failed."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 
 
 def is_orphaned(run: dg.DagsterRun) -> bool:
-    """Whether a run's process was on this machine and is no longer there."""
+    """True if a run's process was on this machine and has exited."""
     tags = run.tags
     if tags.get(RUN) != run.run_id or tags.get(HOST) != socket.gethostname() or not tags.get(PID, "").isdigit():
         return False
@@ -25,7 +25,7 @@ def is_orphaned(run: dg.DagsterRun) -> bool:
 
 
 def fail_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Report as failed each run whose process is gone, and give back their ids."""
+    """Report each run whose process has exited as failed, and return their ids."""
     dead = [run for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)) if is_orphaned(run)]
     for run in dead:
         instance.report_run_failed(run, "the process of this run was killed; run the day again")

@@ -13,7 +13,12 @@ from orchestration.sensors import landing_sensor
 
 
 def build_defs(specs: Iterable[DatasetSpec], resource_overrides: dict[str, object] | None = None) -> dg.Definitions:
-    """Definitions of some datasets, on this process's deployment but for the resources given."""
+    """Build the definitions of some datasets.
+
+    Args:
+        specs: the datasets.
+        resource_overrides: resources by name, in place of those of this process's deployment.
+    """
     specs = list(specs)
     jobs = [daily_job(spec) for spec in specs]
     bound = resources() | (resource_overrides or {})
@@ -24,7 +29,7 @@ def build_defs(specs: Iterable[DatasetSpec], resource_overrides: dict[str, objec
             jobs=jobs,
             schedules=[daily_schedule(job) for job in jobs],
             sensors=[landing_sensor(spec, job) for spec, job in zip(specs, jobs, strict=True)],
-            # One process, one JVM, one import of torch: a third of the CPU time of a process per step.
+            # One process, one JVM and one import of torch take a third of the CPU time of one process per step.
             executor=dg.in_process_executor,
         ),
     )

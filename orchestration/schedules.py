@@ -1,4 +1,4 @@
-"""A daily run per dataset, an hour after the day has ended in the dataset's own time zone."""
+"""A daily run per dataset, one hour after the day ends in the dataset's own time zone."""
 
 import dagster as dg
 
@@ -6,5 +6,5 @@ from orchestration.jobs import DailyJob
 
 
 def daily_schedule(job: DailyJob):
-    """Off until switched on: a replayed log has no use for it."""
+    """The schedule of one dataset. It is off until switched on, since a replayed log does not need it."""
     return dg.build_schedule_from_partitioned_job(job, name=f"{job.name}_schedule", hour_of_day=1)

@@ -1,0 +1,23 @@
+"""Studies: experiments on public logs, materialised on demand, with the results that the documentation quotes."""
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from assets.studies import embedding_collisions, models, retrieval
+from assets.studies.movielens_deepfm import movielens_deepfm
+from ml.catalog.spec import DatasetSpec
+
+
+def build(specs: Mapping[str, DatasetSpec]) -> list[dg.AssetsDefinition]:
+    """Build the studies that the datasets of a catalog allow."""
+    found = [movielens_deepfm]
+    if embedding_collisions.GLOBO in specs:
+        found.append(embedding_collisions.build(specs[embedding_collisions.GLOBO]))
+    found += [models.build(spec) for spec in specs.values() if len(_rankers(spec)) > 1 and spec.partitions.end]
+    return found + [retrieval.build(spec) for spec in specs.values() if retrieval.MODEL in spec.models]
+
+
+def _rankers(spec: DatasetSpec) -> list[str]:
+    """Models that score single rows; retrieval models have a study of their own."""
+    return [model for model in spec.models if model != retrieval.MODEL]

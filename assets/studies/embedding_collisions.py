@@ -1,0 +1,121 @@
+"""What collisions cost, and what admission and expiry save and cost (Monolith, arXiv 2209.07663, figure 7)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from assets.owner import own_run
+from assets.resources import LakeResource, LandingResource, SparkResource
+from assets.studies.movielens_deepfm import MOVIELENS
+from assets.studies.study_asset import picture, study_asset, table
+from ml.catalog.spec import DatasetSpec
+from ml.days import days_from
+from ml.lake import Lake
+from ml.stages import STUDIES
+
+NAME, GLOBO = "embedding_collisions", "globo"
+
+
+class CollisionStudy(dg.Config):
+    """Number of runs, and their length."""
+
+    seeds: int = Field(default=3, ge=1, description="Runs of every variant.")
+    epochs: int = Field(default=10, ge=1, description="Passes over the ratings.")
+    days: int = Field(default=5, ge=2, description="Days of Globo.com's log for the sweep over admission and expiry.")
+
+
+def build(spec: DatasetSpec) -> dg.AssetsDefinition:
+    """The study, with `spec` for the sweep over admission and expiry."""
+
+    @study_asset(
+        NAME,
+        kinds={"pytorch", "matplotlib"},
+        description="DeepFM on MovieLens 1M over collisionless, hashed and quotient-remainder tables at equal memory "
+        "(Monolith, figure 7); and what admission and expiry save and cost on Globo.com's days.",
+    )
+    def embedding_collisions(
+        context: dg.AssetExecutionContext,
+        config: CollisionStudy,
+        lake: LakeResource,
+        landing: LandingResource,
+        spark: SparkResource,
+    ) -> dg.MaterializeResult:
+        from ml.studies import admission_sweep, embedding_collisions
+        from ml.studies.movielens_1m import read_ratings
+
+        own_run(context)
+        held, most = lake.open(), len(spec.days())
+        if config.days > most:
+            raise dg.Failure(f"days: {config.days} requested, {spec.name} has {most}", allow_retries=False)
+        ratings = read_ratings(Path(landing.folder(MOVIELENS)))
+        curves = embedding_collisions.run_study(
+            ratings,
+            config.seeds,
+            config.epochs,
+            on_result=lambda c: context.log.info(f"{c.variant}, seed {c.seed}: AUC {c.auc[-1]:.4f} after {len(c.auc)} epochs"),
+        )
+        with held.write(STUDIES, NAME, MOVIELENS) as folder:
+            found = embedding_collisions.write_study(folder, curves)
+            held.write_manifest(folder, {"ratings": len(ratings), **config.model_dump()})
+        settings = _sweep(context, config, held, landing, spark)
+        return dg.MaterializeResult(
+            metadata={
+                "auc": picture(embedding_collisions.figure(found)),
+                "sweep": picture(admission_sweep.figure(settings)),
+                "variants": _variants(found),
+                "settings": _settings(settings),
+                "path": dg.MetadataValue.path(str(held.root / STUDIES / NAME)),
+                "dagster/row_count": len(ratings),
+            }
+        )
+
+    def _sweep(
+        context: dg.AssetExecutionContext, config: CollisionStudy, held: Lake, landing: LandingResource, spark: SparkResource
+    ) -> list[Any]:
+        from ml.studies import admission_sweep
+
+        with_ids = admission_sweep.with_ids(spec)
+        days = days_from(spec.partitions.start.isoformat(), config.days)
+        admission_sweep.prepare(with_ids, days, held, landing.folder(spec.name), spark.runner())
+        settings = admission_sweep.sweep(
+            with_ids,
+            days,
+            held,
+            on_result=lambda s: context.log.info(
+                f"min_count {s.min_count}, ttl {s.ttl_days} days: {s.rows:,} rows, AUC {s.auc:.4f}"
+            ),
+        )
+        with held.write(STUDIES, NAME, spec.name) as folder:
+            admission_sweep.write_sweep(folder, settings)
+            held.write_manifest(folder, {"days": days})
+        return settings
+
+    return embedding_collisions
+
+
+def _variants(found: Mapping[str, Any]) -> dg.MetadataValue:
+    rows = []
+    for name, of in found.items():
+        least = min(range(len(of["gap"])), key=lambda epoch: of["gap"][epoch])
+        gap, spread = of["gap"][least], of["gap_spread"][least]
+        rows.append([name, f"{of['bytes'] / 1e6:.2f}", f"{max(of['auc']):.4f}", f"{gap:.4f}", f"{spread:.4f}"])
+    return table(["variant", "MB", "best AUC", "smallest gap", "spread of the gap"], rows)
+
+
+def _settings(settings: Sequence[Any]) -> dg.MetadataValue:
+    rows = [
+        [
+            s.min_count,
+            s.ttl_days or "no expiry",
+            f"{s.rows:,}",
+            f"{s.nbytes / 1e6:.1f}",
+            f"{s.candidates:,}",
+            f"{s.auc:.4f}",
+            f"{s.unknown_rate:.3f}",
+        ]
+        for s in settings
+    ]
+    return table(["min_count", "ttl (days)", "rows", "MB", "candidates", "AUC", "unknown rate"], rows)

@@ -1,0 +1,55 @@
+"""Comparison of the models of one dataset, under several seeds."""
+
+import dagster as dg
+from pydantic import Field
+
+from assets.owner import own_run
+from assets.policy import key
+from assets.resources import LakeResource
+from assets.studies.study_asset import study_asset, table
+from ml.catalog.spec import DatasetSpec
+from ml.stages import MDS_DATASETS, STUDIES
+
+
+class ModelStudy(dg.Config):
+    """Number of runs."""
+
+    seeds: int = Field(default=3, ge=1, description="Runs of every model.")
+
+
+def build(spec: DatasetSpec) -> dg.AssetsDefinition:
+    """The study on one dataset with several ranking models."""
+
+    @study_asset(
+        f"{spec.name}_models",
+        kinds={"pytorch"},
+        deps=[key(spec, MDS_DATASETS)],
+        description=f"Every model of {spec.name}, trained on all days except the last and scored on that, under several seeds.",
+    )
+    def models(context: dg.AssetExecutionContext, config: ModelStudy, lake: LakeResource) -> dg.MaterializeResult:
+        from ml.studies.model_comparison import compare, write_comparison
+
+        own_run(context)
+        held = lake.open()
+        scores = compare(
+            spec,
+            spec.days(),
+            held,
+            config.seeds,
+            on_result=lambda s: context.log.info(f"{s.model}, seed {s.seed}: AUC {s.auc:.4f}, log loss {s.log_loss:.4f}"),
+        )
+        with held.write(STUDIES, "models", spec.name) as folder:
+            found = write_comparison(folder, scores)
+            held.write_manifest(folder, config.model_dump())
+        rows = (
+            [name, f"{of['auc']:.4f}", f"{of['auc_spread']:.4f}", f"{of['log_loss']:.4f}", f"{of['calibration']:.3f}"]
+            for name, of in found.items()
+        )
+        return dg.MaterializeResult(
+            metadata={
+                "models": table(["model", "AUC", "spread", "log loss", "predicted / observed"], rows),
+                "path": dg.MetadataValue.path(str(held.partition(STUDIES, "models", spec.name))),
+            }
+        )
+
+    return models
