@@ -1,4 +1,4 @@
-"""Brace ranges in catalog files: `C{1..26}` stands for twenty-six names. Spelling only; no meaning lives here."""
+"""Expands brace ranges in catalog files: `C{1..26}` becomes twenty-six names. Only this module knows where they are allowed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,21 @@ from typing import Any
 from ml.catalog.strict import fault
 
 _RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
-MAX_RANGE = 10_000  # names, of one range and of all that stand in one place together
+MAX_RANGE = 10_000  # names of one range, and of all ranges under one key together
 
 
 def expand_name(name: str) -> list[str]:
-    """`I{1..3}` -> `['I1', 'I2', 'I3']`; a name without a range stands for itself. Raises `ValueError`."""
+    """Expands the range in a name.
+
+    Example:
+        >>> expand_name("I{1..3}")
+        ['I1', 'I2', 'I3']
+        >>> expand_name("price")
+        ['price']
+
+    Raises:
+        ValueError: The range is not ascending, is too long, or is not the only one.
+    """
     match = _RANGE.search(name)
     if not match:
         return [name]
@@ -24,60 +34,66 @@ def expand_name(name: str) -> list[str]:
     return [name[: match.start()] + str(i) + name[match.end() :] for i in range(low, high + 1)]
 
 
-def expand_mapping(data: Any, key: str) -> Any:
-    """`data[key]` with each `name{a..b}: value` spelled out; anything but a mapping is left for validation."""
-    if not isinstance(data, dict) or not isinstance(data.get(key), dict):
-        return data
-    spelled: dict[Any, Any] = {}
-    for name, value in data[key].items():
-        for each in _names(name, key) if isinstance(name, str) else [name]:
-            if each in spelled:
-                raise fault(key, f"{each!r:.80} named more than once")
-            spelled[each] = value
-        _check_count(len(spelled), key)
-    return {**data, key: spelled}
+def expand_entry(data: Any) -> Any:
+    """Expands all ranges of a catalog entry, or of a single log: in the names of features and of columns.
 
+    Anything malformed is returned as it is, for validation to refuse. Expanding twice is the same as expanding once.
 
-def expand_named(data: Any, key: str) -> Any:
-    """`data[key]`, a list of mappings with a `name`, with each `name: x{a..b}` spelled out; `- x` means `- name: x`."""
-    if not isinstance(data, dict) or not isinstance(data.get(key), list):
-        return data
-    spelled: list[Any] = []
-    for entry in data[key]:
-        entry = {"name": entry} if isinstance(entry, str) else entry
-        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
-            spelled += [{**entry, "name": name} for name in _names(entry["name"], key)]
-        else:
-            spelled.append(entry)
-        _check_count(len(spelled), key)
-    return {**data, key: spelled}
-
-
-def expand_dataset(data: Any) -> Any:
-    """A whole catalog entry spelled out, wherever ranges may stand; once done, doing it again changes nothing."""
-    data = expand_named(expand_named(data, "dense"), "sparse")
+    Raises:
+        PydanticCustomError: A range is not valid, or gives a name twice; the fault names the key.
+    """
     if not isinstance(data, dict):
         return data
+    data = expand_named(expand_named(data, "dense"), "sparse")
     for key in ("source", "expectations"):
-        data = {**data, key: expand_mapping(data[key], "columns")} if key in data else data
+        data = {**data, key: _expand_columns(data[key], f"{key}.columns")} if key in data else data
     if isinstance(data.get("join"), list):
         tables = [
-            {**table, "source": expand_mapping(table["source"], "columns")}
+            {**table, "source": _expand_columns(table["source"], f"join.{i}.source.columns")}
             if isinstance(table, dict) and "source" in table
             else table
-            for table in data["join"]
+            for i, table in enumerate(data["join"])
         ]
         data = {**data, "join": tables}
     return data
 
 
-def _names(name: str, key: str) -> list[str]:
+def expand_named(data: Any, key: str) -> Any:
+    """Expands the list `data[key]` of mappings with a `name`, one mapping for each name; `- x` means `- name: x`."""
+    if not isinstance(data, dict) or not isinstance(data.get(key), list):
+        return data
+    expanded: list[Any] = []
+    for entry in data[key]:
+        entry = {"name": entry} if isinstance(entry, str) else entry
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
+            expanded += [{**entry, "name": name} for name in _names(entry["name"], key)]
+        else:
+            expanded.append(entry)
+        _check_count(len(expanded), key)
+    return {**data, key: expanded}
+
+
+def _expand_columns(data: Any, path: str) -> Any:
+    """Expands the names in the mapping `data["columns"]`."""
+    if not isinstance(data, dict) or not isinstance(data.get("columns"), dict):
+        return data
+    expanded: dict[Any, Any] = {}
+    for name, value in data["columns"].items():
+        for each in _names(name, path) if isinstance(name, str) else [name]:
+            if each in expanded:
+                raise fault(path, f"{each!r:.80} is named more than once")
+            expanded[each] = value
+        _check_count(len(expanded), path)
+    return {**data, "columns": expanded}
+
+
+def _names(name: str, path: str) -> list[str]:
     try:
         return expand_name(name)
     except ValueError as error:
-        raise fault(key, str(error)) from error
+        raise fault(path, str(error)) from error
 
 
-def _check_count(count: int, key: str) -> None:
+def _check_count(count: int, path: str) -> None:
     if count > MAX_RANGE:
-        raise fault(key, f"expected at most {MAX_RANGE} names in all")
+        raise fault(path, f"expected at most {MAX_RANGE} names in all")

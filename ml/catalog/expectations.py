@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ml.catalog.expand import expand_mapping
 from ml.catalog.reading import ColumnName
 from ml.catalog.strict import Float, Int, Strict, fault
 
@@ -54,8 +53,3 @@ class Expectations(Strict):
     columns: dict[ColumnName, ColumnExpectation] = Field(
         default={}, description="By column of the log; `C{1..26}: {null_rate: {max: 0.5}}` stands for twenty-six."
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _expand(cls, data: Any) -> Any:
-        return expand_mapping(data, "columns")

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ml.catalog.document import CatalogError, read_document
-from ml.catalog.expand import expand_dataset
+from ml.catalog.expand import expand_entry
 from ml.catalog.explain import coercions, describe, explain
 from ml.catalog.spec import DatasetSpec
 
@@ -29,7 +29,7 @@ def load_dataset(path: Path) -> DatasetSpec:
         spec = DatasetSpec.model_validate(document.data)
     except ValidationError as error:
         raise explain(path, error, DatasetSpec, document) from error
-    if wrong := coercions(expand_dataset(document.data), spec.model_dump()):
+    if wrong := coercions(expand_entry(document.data), spec.model_dump()):
         raise CatalogError("\n".join(describe(path, keys, what, document) for keys, what in wrong))
     if spec.name != path.stem:
         what = f"expected {path.stem!r}, as the file is called, found {spec.name!r}"

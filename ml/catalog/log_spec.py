@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import date
-from typing import Self
+from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, Field, model_validator
 
+from ml.catalog.expand import expand_entry
 from ml.catalog.reading import ColumnName, Partitions, Simulation, Source, Time
 from ml.catalog.strict import Bool, Strict, fault
 from ml.days import days_between
@@ -51,6 +52,11 @@ class LogSpec(Strict):
     partitions: Partitions = Field(description="The log's days.")
     label: LabelColumn | None = Field(default=None, description="Column with the label, if the log has one.")
     simulation: Simulation | None = Field(default=None, description="Settings of a log that Evergreen writes itself.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, data: Any) -> Any:
+        return expand_entry(data)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 from datetime import date
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from ml.catalog.expand import expand_mapping
 from ml.catalog.strict import Bool, Float, Int, Strict, fault
 
 ColumnType = Literal["int", "float", "string", "bool"]
@@ -58,11 +57,6 @@ class Source(Strict):
     spill_days: Int = Field(
         default=0, ge=0, le=7, description="With a dated path: maximum distance, in days, of a row's day from its file's day."
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _expand(cls, data: Any) -> Any:
-        return expand_mapping(data, "columns")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

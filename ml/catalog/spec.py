@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from ml.catalog.expand import expand_named
+from ml.catalog.expand import expand_entry
 from ml.catalog.expectations import Band, ColumnExpectation, Expectations, Severity
 from ml.catalog.features import DenseColumn, Label, Negatives, SparseColumn, Splits, VocabularySpec
 from ml.catalog.log_spec import RESERVED_COLUMNS, LabelColumn, LogSpec, check_log, hash_of
@@ -114,7 +114,7 @@ class DatasetSpec(Strict):
     @model_validator(mode="before")
     @classmethod
     def _expand(cls, data: Any) -> Any:
-        return expand_named(expand_named(data, "dense"), "sparse")
+        return expand_entry(data)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -15,7 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml.catalog.expand import MAX_RANGE, expand_dataset
+from ml.catalog.expand import MAX_RANGE, expand_entry
 from ml.catalog.explain import coercions
 from ml.catalog.load import CATALOG, CatalogError, load_catalog, load_dataset
 from ml.recipes.recipe import recipe_of
@@ -85,7 +85,7 @@ def mappings(name: str) -> list[Path_]:
 
 def test_the_catalog_as_it_is_loads_and_says_what_the_files_say() -> None:
     for name, spec in load_catalog().items():
-        assert coercions(expand_dataset(data_of(name)), spec.model_dump()) == []
+        assert coercions(expand_entry(data_of(name)), spec.model_dump()) == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -339,7 +339,7 @@ def harmless(folder: Path, name: str, content: bytes) -> str:
         assert str(error).startswith(f"{folder / name}.yaml: ")
         return "refused"
     said = yaml.safe_load(content)
-    assert coercions(expand_dataset(said), spec.model_dump()) == []
+    assert coercions(expand_entry(said), spec.model_dump()) == []
     assert set(said) <= set(spec.model_dump())
     return "loaded"
 
