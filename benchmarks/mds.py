@@ -129,7 +129,7 @@ def _features(spec: DatasetSpec, day: str, lake: Lake, folder: Path) -> Path:
     with lake.write("cleaned_features", spec.name, day) as staging:
         for part in range(2):
             write_table(table.slice(part * ROWS // 2, ROWS // 2), staging / "rows" / f"part-{part:05d}.parquet")
-        lake.write_manifest(staging, {"rows": ROWS})
+        lake.write_manifest(staging, {"rows": ROWS, "fingerprint": spec.fingerprint})
     few = Lake.at(folder).root / "few.parquet"
     write_table(table.slice(0, FEW), few)
     return Path(few.path)

@@ -79,7 +79,7 @@ def write_days(lake: Lake, spec: DatasetSpec, days: int, rows: int) -> list[str]
             (folder / "rows").mkdir()
             with (folder / "rows" / "part-00000.parquet").open("wb") as file:
                 pq.write_table(pa.table({name: columns[name] for name in schema.names}, schema=schema), file)
-            lake.write_manifest(folder, {"rows": rows})
+            lake.write_manifest(folder, {"rows": rows, "fingerprint": spec.fingerprint})
         write_day(spec, day, lake, LocalRunner(), block_rows=64, window_blocks=2)
     return written
 

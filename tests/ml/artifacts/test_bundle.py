@@ -107,7 +107,7 @@ def served(lake: Lake, mlflow_home: Path) -> Callable[[DatasetSpec], PyFuncModel
         with lake.write("raw_logs", spec.name, FIRST) as staging:
             (staging / "rows").mkdir()
             pq.write_table(rows_of(spec), str(staging / "rows" / "part-00000.parquet"))
-            lake.write_manifest(staging, {"rows": ROWS})
+            lake.write_manifest(staging, {"rows": ROWS, "fingerprint": spec.log.fingerprint})
         clean_day(spec, FIRST, lake, "", LocalRunner())
         write_day(spec, FIRST, lake, LocalRunner(), block_rows=64, window_blocks=2)
         tracker = Tracker(mlflow_home)
@@ -198,7 +198,7 @@ def test_an_example_has_as_many_raw_rows_as_asked_for(lake: Lake) -> None:
     with lake.write("raw_logs", CLICKED.name, FIRST) as staging:
         (staging / "rows").mkdir()
         pq.write_table(rows_of(CLICKED), str(staging / "rows" / "part-00000.parquet"))
-        lake.write_manifest(staging, {"rows": ROWS})
+        lake.write_manifest(staging, {"rows": ROWS, "fingerprint": CLICKED.log.fingerprint})
     three = example_of(lake, CLICKED, FIRST, 3)
     assert three is not None and len(three) == 3
     assert example_of(lake, CLICKED, FIRST, 0) is None
@@ -215,7 +215,7 @@ def test_an_export_is_a_bundle_that_needs_no_lake(lake: Lake, tmp_path: Path) ->
             (staging / "rows").mkdir()
             rows = rows_of(LIMITED, 1_767_240_000_000_000 + number * 24 * HOUR, seed=number)
             pq.write_table(rows, str(staging / "rows" / "part-00000.parquet"))
-            lake.write_manifest(staging, {"rows": ROWS})
+            lake.write_manifest(staging, {"rows": ROWS, "fingerprint": LIMITED.log.fingerprint})
         clean_day(LIMITED, day, lake, "", LocalRunner())
     write_day(LIMITED, FIRST, lake, LocalRunner(), block_rows=64, window_blocks=2)
     recipe = small_recipe(tables={"init_scale": 0.3})

@@ -95,7 +95,7 @@ def test_no_days_no_baselines(lake: Lake) -> None:
 
 def test_a_feature_table_of_another_spec_is_refused(lake: Lake, spec: DatasetSpec) -> None:
     other = spec_of(dense=[{"name": "price", "log1p": True}])
-    with pytest.raises(ValueError, match="materialise shop/cleaned_features of 2026-01-01 again"):
+    with pytest.raises(ValueError, match="shop/cleaned_features of 2026-01-01 was made under the fingerprint"):
         fit_baselines(lake, other, DAYS)
 
 
