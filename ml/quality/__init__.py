@@ -1,1 +1,1 @@
-"""What a day's data should look like, as data, and whether it does. Reports verdicts; never mends or drops a row."""
+"""Data quality: what a day's data should look like, declared as data, and checks of it. Rows are never changed."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ml.quality.profile import Histogram
+from ml.quality.histogram import Histogram
 
 NOISE = 0.02  # of the index, between two samples of one distribution, that is put up with
 SMOOTHING = 0.5  # rows added to each bucket, so that an empty one has a logarithm

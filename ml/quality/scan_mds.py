@@ -1,36 +1,41 @@
-"""Measuring a day's MDS data: every block of every split is read once, as a model's reader reads it.
-
-Here is the layout of blocks turned into the figures of a `Profile`; those of Parquet are `ml.quality.scan`.
-"""
+"""Measures a day of MDS data. Every block of every split is read once, as a training reader reads it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.rows import Rows
 from ml.datasets.shards import Bytes, read_columns, shards_of
 from ml.datasets.splits import SPLITS
+from ml.days import day_bounds
 from ml.lake import Lake
+from ml.quality.column_profile import ColumnProfile, number_profile
 from ml.quality.content import content_of
-from ml.quality.profile import ColumnProfile, Histogram, Profile
-from ml.quality.scan import add_histograms, histogram_of, merge_columns, number_profile
+from ml.quality.histogram import Histogram, histogram_of
+from ml.quality.profile import Profile
 from ml.schema import EVENT_TIME, LABEL, SAMPLE_RATE, FeatureSchema
+from ml.stages import MDS_DATASETS
 
 
-def scan_mds(spec: DatasetSpec, partition: UPath, manifest: Mapping[str, Any], bounds: tuple[int, int]) -> Profile:
-    """Figures of one day's splits. Raises `CorruptShard`, naming the file, where one is not what its index says.
+def scan_mds(spec: DatasetSpec, day: str, lake: Lake) -> Profile:
+    """Measures a day's splits.
 
-    Data of another specification can not be decoded under this one: then nothing is measured but the manifest.
+    Data of another fingerprint cannot be decoded: its profile has no rows and no columns, only the manifest.
+
+    Raises:
+        MissingPartition: The day's data is not in the lake.
+        CorruptShard: A file is not what its index says; the message names it.
     """
-    if manifest.get("fingerprint") != spec.fingerprint:
+    manifest = lake.manifest(MDS_DATASETS, spec.name, day)
+    if not lake.is_current(MDS_DATASETS, spec.name, day, spec.fingerprint):
         return Profile(rows=0, columns={}, manifest=manifest)
-    lake, day, schema = Lake(partition.parents[2]), partition.name, FeatureSchema.of(spec)
+    first, after = day_bounds(day, spec.zone)
+    schema = FeatureSchema.of(spec)
     columns: dict[str, ColumnProfile] = {}
     histograms: dict[str, Histogram] = {}
     splits: dict[str, int] = dict.fromkeys(SPLITS, 0)
@@ -43,12 +48,12 @@ def scan_mds(spec: DatasetSpec, partition: UPath, manifest: Mapping[str, Any], b
             ones = int(np.count_nonzero(rows.label == 1))
             positives += ones
             bad_labels += len(rows) - ones - int(np.count_nonzero(rows.label == 0))
-            outside += int(np.count_nonzero((rows.event_time < bounds[0]) | (rows.event_time >= bounds[1])))
+            outside += int(np.count_nonzero((rows.event_time < first) | (rows.event_time >= after)))
             content = (content + _content(rows, schema)) % 2**64
             for name, profile in _columns(rows, schema).items():
-                columns[name] = merge_columns(columns.get(name), profile)
+                columns[name] = columns[name] + profile if name in columns else profile
             for name, found in _histograms(rows, schema).items():
-                histograms[name] = add_histograms(histograms[name], found) if name in histograms else found
+                histograms[name] = histograms[name] + found if name in histograms else found
     return Profile(
         rows=sum(splits.values()),
         columns=columns,
@@ -74,7 +79,7 @@ def _histograms(rows: Rows, schema: FeatureSchema) -> dict[str, Histogram]:
 
 
 def _multi(rows: Rows, schema: FeatureSchema) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
-    """Of each multi-valued feature, its values row after row."""
+    """Ids of each multi-valued feature, row after row."""
     feature = np.repeat(np.tile(np.arange(len(schema.multi)), len(rows)), rows.multi_lengths.ravel())
     return ((name, rows.multi_values[feature == i]) for i, name in enumerate(schema.multi))
 

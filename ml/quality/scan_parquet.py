@@ -1,10 +1,7 @@
-"""Measuring a partition: one vectorised pass over its Parquet, from Arrow columns to the figures of a `Profile`.
-
-Here is what can be counted; nothing here knows what a figure should be. MDS data is read by `ml.quality.scan_mds`.
-"""
+"""Measures a partition of Parquet files in one vectorised pass. MDS data is measured by `ml.quality.scan_mds`."""
 
 # pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at import, out of a type checker's sight)
+# (pyarrow.compute generates its functions at import, so the type checker does not see them)
 
 from __future__ import annotations
 
@@ -19,25 +16,30 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
-from ml.compute.kernel_cache import jit
 from ml.features.hashing import combine, hash_values
+from ml.quality.column_profile import ColumnProfile, column_profile
 from ml.quality.content import content_of
-from ml.quality.profile import ColumnProfile, Histogram, Profile
-from ml.schema import EVENT_TIME, FIRST_ID, LABEL, MISSING_ID, OOV_ID, SAMPLE_RATE, FeatureSchema
-from ml.stages import MDS_DATASETS, RAW_LOGS
-
-BUCKETS = 256
-Ids = npt.NDArray[np.int64]
+from ml.quality.histogram import Histogram, Ids, histogram_of
+from ml.quality.profile import Profile
+from ml.schema import EVENT_TIME, LABEL, MISSING_ID, SAMPLE_RATE, FeatureSchema
+from ml.stages import RAW_LOGS
 
 
-def scan_partition(
+def scan_parquet(
     spec: DatasetSpec, stage: str, partition: UPath, manifest: Mapping[str, Any], bounds: tuple[int, int]
 ) -> Profile:
-    """Figures of one partition; bounds: first microsecond of the day and of the next. Raises `ValueError` naming a bad file."""
-    if stage == MDS_DATASETS:
-        from ml.quality.scan_mds import scan_mds
+    """Measures a day of raw logs or features.
 
-        return scan_mds(spec, partition, manifest, bounds)
+    Args:
+        spec: The dataset.
+        stage: The stage that the partition belongs to.
+        partition: The partition's folder.
+        manifest: Its manifest.
+        bounds: First microsecond of the day and of the next day, since 1970-01-01 UTC.
+
+    Raises:
+        ValueError: A file is not readable as Parquet; the message names it.
+    """
     tally = _Tally(spec, stage, bounds)
     for path in sorted((partition / "rows").glob("part-*.parquet"), key=str):
         with path.fs.open(path.path, "rb") as file:
@@ -50,60 +52,8 @@ def scan_partition(
     return tally.profile(manifest)
 
 
-def histogram_of(ids: Ids) -> Histogram:
-    """Counts of ids [V]: values by id modulo `BUCKETS`, missing and out-of-vocabulary apart."""
-    counts = _count(ids)
-    return Histogram(int(counts[MISSING_ID]), int(counts[OOV_ID]), tuple(counts[FIRST_ID:].tolist()))
-
-
-@jit
-def _count(ids: Ids) -> Ids:
-    counts = np.zeros(FIRST_ID + BUCKETS, np.int64)
-    for i in range(len(ids)):
-        value = ids[i]
-        reserved = (value == MISSING_ID) | (value == OOV_ID)
-        counts[value if reserved else FIRST_ID + (value & (BUCKETS - 1))] += 1
-    return counts
-
-
-def add_histograms(a: Histogram, b: Histogram) -> Histogram:
-    buckets = tuple(x + y for x, y in zip(a.buckets, b.buckets, strict=True))
-    return Histogram(a.missing + b.missing, a.out_of_vocabulary + b.out_of_vocabulary, buckets)
-
-
-def column_profile(column: pa.Array) -> ColumnProfile:
-    """Figures of one column [N]; lists by their parts, strings by what is missing alone."""
-    kind = column.type.value_type if isinstance(column, pa.DictionaryArray) else column.type
-    if pa.types.is_list(kind):
-        parts = column_profile(column.flatten())
-        return ColumnProfile(str(kind), column.null_count + parts.nulls, parts.not_finite, parts.min, parts.max)
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        return ColumnProfile(str(kind), column.null_count)
-    return number_profile(str(kind), column.drop_null().to_numpy(zero_copy_only=False), column.null_count)
-
-
-def number_profile(kind: str, values: npt.NDArray[Any], nulls: int = 0) -> ColumnProfile:
-    """Figures of numbers [N] none of which is null."""
-    finite = np.isfinite(values)
-    known = values if finite.all() else values[finite]
-    if not known.size:
-        return ColumnProfile(kind, nulls, values.size)
-    return ColumnProfile(kind, nulls, values.size - known.size, known.min().item(), known.max().item())
-
-
-def merge_columns(a: ColumnProfile | None, b: ColumnProfile) -> ColumnProfile:
-    """Figures of two stretches of one column together; of differing types, both are named."""
-    if a is None:
-        return b
-    kind = a.type if a.type == b.type else f"{a.type} and {b.type}"
-    lows, highs = ([v for v in pair if v is not None] for pair in ((a.min, b.min), (a.max, b.max)))
-    return ColumnProfile(
-        kind, a.nulls + b.nulls, a.not_finite + b.not_finite, min(lows, default=None), max(highs, default=None)
-    )
-
-
 class _Tally:
-    """Sums over the row groups of a day, in time order."""
+    """Sums over the row groups of a day, which are added in time order."""
 
     def __init__(self, spec: DatasetSpec, stage: str, bounds: tuple[int, int]) -> None:
         self.spec, self.bounds, self.is_raw = spec, bounds, stage == RAW_LOGS
@@ -118,7 +68,7 @@ class _Tally:
         self.dictionaries = [name for name in self.drifting if self.is_raw and types[name] == "string"]
 
     def add_file(self, file: pq.ParquetFile) -> None:
-        for name in file.schema_arrow.names:  # a file without a row group still has its types
+        for name in file.schema_arrow.names:  # a file without row groups has types as well
             self._merge(name, column_profile(pa.nulls(0, file.schema_arrow.field(name).type)))
         for group in range(file.num_row_groups):
             footer = file.metadata.row_group(group)
@@ -135,7 +85,7 @@ class _Tally:
                 self.content = (self.content + _content(self.spec, table)) % 2**64
 
     def _nulls_in_footer(self, file: pq.ParquetFile, footer: pq.RowGroupMetaData) -> dict[str, int]:
-        """Columns of which only what is missing counts, and the footer says how many: they need not be read."""
+        """Missing values of columns that need not be read: only those are measured of them, and the footer counts them."""
         used = {*self.drifting, *(self.spec.expectations.unique if self.is_raw else ())}
         counts: dict[str, int] = {}
         for i in range(footer.num_columns):
@@ -152,7 +102,7 @@ class _Tally:
         return counts
 
     def _merge(self, name: str, profile: ColumnProfile) -> None:
-        self.columns[name] = merge_columns(self.columns.get(name), profile)
+        self.columns[name] = self.columns[name] + profile if name in self.columns else profile
 
     def _add_rows(self, column: Callable[[str], pa.Array | None]) -> None:
         self._add_times(column(EVENT_TIME))
@@ -161,7 +111,7 @@ class _Tally:
             if (values := column(name)) is not None:
                 ids = hash_values(name, values) if self.is_raw else _ids(values)
                 found = histogram_of(ids)
-                self.histograms[name] = add_histograms(self.histograms[name], found) if name in self.histograms else found
+                self.histograms[name] = self.histograms[name] + found if name in self.histograms else found
         if self.is_raw and self.spec.expectations.unique:
             parts = [column(name) for name in self.spec.expectations.unique]
             if all(part is not None for part in parts):
@@ -208,7 +158,7 @@ class _Tally:
 
 
 def _content(spec: DatasetSpec, table: pa.Table) -> int:
-    """Of rows of the feature table; what a model does not see is left out. 0 where a column is missing: the schema says so."""
+    """Hash of the columns that models see. 0 if one is missing, which the `schema` check reports."""
     schema = FeatureSchema.of(spec)
     singles = [EVENT_TIME, LABEL, SAMPLE_RATE, *schema.dense, *schema.single]
     if not {*singles, *schema.multi} <= set(table.column_names):
@@ -224,7 +174,7 @@ def _content(spec: DatasetSpec, table: pa.Table) -> int:
 
 
 def _raw_categories(spec: DatasetSpec) -> tuple[str, ...]:
-    """The log's own columns whose values sparse features take as categories, users and items apart, in the order of the log."""
+    """Columns of the log that sparse features take as categories, without users and items, in the order of the log."""
     wanted = {name for sparse in spec.sparse if not sparse.bucketise for name in sparse.inputs} - {spec.user, spec.item}
     return tuple(name for name, kind in spec.source.columns.items() if name in wanted and kind != "float")
 
@@ -243,7 +193,7 @@ def _ids(column: pa.Array) -> Ids:
 
 
 def _duplicates(keys: list[Ids]) -> int:
-    """Rows whose key another row before them has. Keys are 64-bit hashes: two of N rows collide with probability N² / 2^65."""
+    """Number of rows whose key an earlier row has. Keys are 64-bit hashes: any two of N collide with probability N² / 2^65."""
     if not keys:
         return 0
     known = np.concatenate(keys)

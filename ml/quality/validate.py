@@ -18,7 +18,7 @@ from ml.catalog.spec import DatasetSpec, Severity
 from ml.lake import Lake
 from ml.quality.contract import EQUAL, Expectation, contract
 from ml.quality.measures import Evidence, Pair, Value, measure
-from ml.quality.profile import profile_day
+from ml.quality.profiling import profile_day
 from ml.stages import CLEANED_FEATURES, MDS_DATASETS
 
 NAMED = 5  # subjects that a verdict shows, the worst first

@@ -17,8 +17,9 @@ from ml.features.hashing import hash_values
 from ml.lake import Lake
 from ml.quality.contract import contract
 from ml.quality.drift import NOISE, population_stability_index
-from ml.quality.profile import FILE, Histogram, Profile, profile_day
-from ml.quality.scan import BUCKETS, add_histograms, histogram_of
+from ml.quality.histogram import BUCKETS, Histogram, histogram_of
+from ml.quality.profile import Profile
+from ml.quality.profiling import FILE, profile_day
 from ml.quality.validate import validate
 from ml.schema import MISSING_ID, OOV_ID
 from tests.helpers.quality_days import DAYS, ROWS, make_spec, raw_columns, write_days, write_features, write_mds, write_raw
@@ -95,7 +96,7 @@ def test_a_histogram_counts_each_id_once(values: list[int]) -> None:
 
 @given(ids, ids)
 def test_histograms_add_up(a: list[int], b: list[int]) -> None:
-    parts = add_histograms(histogram_of(np.array(a, np.int64)), histogram_of(np.array(b, np.int64)))
+    parts = histogram_of(np.array(a, np.int64)) + histogram_of(np.array(b, np.int64))
     assert parts == histogram_of(np.array(a + b, np.int64))
 
 
@@ -185,7 +186,7 @@ def test_processes_that_measure_one_day_do_not_get_in_each_others_way(lake: Lake
     write_raw(lake, SPEC, DAY)
     code = (
         "import sys; from tests.helpers.quality_days import make_spec; from ml.lake import Lake\n"
-        "from ml.quality.profile import profile_day\n"
+        "from ml.quality.profiling import profile_day\n"
         "lake = Lake.at(sys.argv[1])\n"
         "for n in range(20):\n"  # asked for otherwise each time, so that it is measured again
         "    spec = make_spec(expectations={'unique': [['user', 'item', 'time'][: n % 3 + 1], []][n % 2]})\n"
