@@ -1,4 +1,4 @@
-"""A day trained by several processes, whoever starts them: what one process gives, whole in the lake, or its traceback."""
+"""Several processes write the day that one process does, with every launcher, or raise the traceback of the one that failed."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ RECIPES = {
 }
 CAPPED = small_recipe(**tables(features={"a": {"kind": "collisionless", "max_rows": 11, "evict": "never"}}))
 STEPS, WORLD, ENOUGH = 12, 2, 5
-Told = tuple[list[float], int]
+Losses = tuple[list[float], int]
 
 
 def whole_batches(recipe: Recipe) -> list[Batch]:
@@ -82,7 +82,7 @@ def share(batch: Batch, rank: int) -> Batch:
     return batch.rows(kept)
 
 
-def trained(recipe: Recipe, ranks: Ranks | None = None) -> tuple[TrainState, Told]:
+def trained(recipe: Recipe, ranks: Ranks | None = None) -> tuple[TrainState, Losses]:
     state, losses = new_state(recipe, SCHEMA, ranks), []
     state.begin_pass()
     batches = [share(batch, ranks.rank) if ranks else batch for batch in whole_batches(recipe)]
@@ -90,7 +90,7 @@ def trained(recipe: Recipe, ranks: Ranks | None = None) -> tuple[TrainState, Tol
     return state, (losses, report.rows)
 
 
-def on_rank(folder: str) -> tuple[dict[str, Told], int]:
+def on_rank(folder: str) -> tuple[dict[str, Losses], int]:
     """Writes what it has of every state; tells of the passes, and at which step ranks that do not agree at first stopped."""
     torch.set_num_threads(1)
     found = {}
@@ -110,7 +110,7 @@ def on_rank(folder: str) -> tuple[dict[str, Told], int]:
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Told], int]:
+def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Losses], int]:
     folder = tmp_path_factory.mktemp("together")
     for name in (*RECIPES, "capped"):
         (folder / name).mkdir()
@@ -122,12 +122,12 @@ def put_together(folder: Path, name: str, recipe: Recipe) -> TrainState:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_two_processes_train_what_one_does(name: str, together: tuple[Path, dict[str, Told], int]) -> None:
-    folder, told, _ = together
+def test_two_processes_train_what_one_does(name: str, together: tuple[Path, dict[str, Losses], int]) -> None:
+    folder, found, _ = together
     alone, (losses, rows) = trained(RECIPES[name])
     rtol, atol = (2e-2, 1e-2) if RECIPES[name].precision == "bfloat16" else (1e-4, 1e-5)
-    assert told[name][1] == rows
-    torch.testing.assert_close(told[name][0], losses, rtol=rtol, atol=atol)
+    assert found[name][1] == rows
+    torch.testing.assert_close(found[name][0], losses, rtol=rtol, atol=atol)
     whole = put_together(folder, name, RECIPES[name])
     assert whole.rows_touched() == alone.rows_touched()
     assert whole.stats().keys() == alone.stats().keys()
@@ -142,10 +142,10 @@ def test_two_processes_train_what_one_does(name: str, together: tuple[Path, dict
                 )
 
 
-def test_all_ranks_together_keep_to_a_tables_cap(together: tuple[Path, dict[str, Told], int]) -> None:
+def test_all_ranks_together_keep_to_a_tables_cap(together: tuple[Path, dict[str, Losses], int]) -> None:
     whole = put_together(together[0], "capped", CAPPED)
     assert 0 < whole.stats()["a"].rows <= 11 < whole.stats()["c"].rows
 
 
-def test_ranks_stop_together(together: tuple[Path, dict[str, Told], int]) -> None:
+def test_ranks_stop_together(together: tuple[Path, dict[str, Losses], int]) -> None:
     assert together[2] == ENOUGH

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ml.artifacts.snapshot import load_snapshot
 from ml.datasets.reader import BlockReader
 from ml.lake import Lake
 from ml.training.day import DayOptions, train_day
@@ -13,14 +12,11 @@ from ml.training.load import load_model
 from ml.training.replay import ReplayedDay, replay
 from ml.training.score import score
 from ml.training.state import TrainState
+from ml.training.state_dict import load_snapshot
 from tests.helpers.training_days import made_spec, small_recipe, write_days
+from tests.helpers.training_states import same_weights
 
 ALL = ("train", "validation", "test")
-
-
-def weights(state: TrainState) -> list[torch.Tensor]:
-    tables = [tensor for bags in state.bags.values() for tensor in bags.weights().values()]
-    return [*tables, *(parameter.detach() for parameter in state.dense_parameters)]
 
 
 def scores_of(lake: Lake, state: TrainState, day: str, *splits: str) -> dict[str, float | int | None]:
@@ -33,7 +29,7 @@ def test_days_are_trained_as_daily_training_does_and_scored_by_the_day_before(la
     replayed = replay(made_spec(), days, lake, recipe, on_result=seen.append)
     trained = [train_day(made_spec(), day, lake, options=DayOptions(recipe=recipe, progress=False)) for day in days]
     last = load_snapshot(trained[-1].folder)
-    assert all(torch.equal(a, b) for a, b in zip(weights(replayed.state), weights(last), strict=True))
+    assert same_weights(replayed.state, last)
     assert seen == replayed.days and [day.day for day in seen] == days
     assert [day.report.loss for day in seen if day.report] == [day.report.loss for day in trained]
     assert seen[0].scores is None
