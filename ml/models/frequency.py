@@ -13,7 +13,7 @@ import math
 import torch
 from torch import nn
 
-from ml.embeddings.fixed.id_to_row import mix
+from ml.embeddings.fixed.id_to_row import fmix64
 from ml.hashing import GOLDEN
 
 _HASHES = 2  # a collision only adds mass, so the smaller of two estimates is right unless both collide
@@ -62,7 +62,7 @@ class BatchFrequency(nn.Module):
         return torch.stack(masses).amin(0) / self._mass_of_one_per_batch()
 
     def _slots(self, ids: torch.Tensor) -> list[torch.Tensor]:
-        return [mix(ids + number * _STEP).remainder(self.mass.shape[1]) for number in range(_HASHES)]
+        return [fmix64(ids + number * _STEP).remainder(self.mass.shape[1]) for number in range(_HASHES)]
 
     def _decayed(self, number: int, slot: torch.Tensor) -> torch.Tensor:
         """Masses decayed to the next batch."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ml.embeddings.fixed.id_to_row import mix
+from ml.embeddings.fixed.id_to_row import fmix64
 
 
 class ItemBank(nn.Module):
@@ -49,7 +49,7 @@ class ItemBank(nn.Module):
             sparse: int64 [B, Fi].
             dense: float32 [B, Ii].
         """
-        slot = mix(ids).remainder(len(self.held))
+        slot = fmix64(ids).remainder(len(self.held))
         order = torch.arange(len(ids), device=ids.device)
         last = torch.full_like(self.held, -1, dtype=torch.int64).scatter_reduce(0, slot, order, "amax")
         kept = last[slot.unique()]

@@ -1,18 +1,18 @@
-"""From ids to codes: a partition puts every id into one of its classes; a family of partitions gives several classes per id.
+"""Partitions map ids to codes: a partition assigns every id to one of its classes; a family of partitions has several.
 
-Families (Shi et al., 2020, "Compositional Embeddings Using Complementary Partitions", arXiv 1909.02107, section 3), over the
-ids of a universe [0, N):
+Families over the ids of a universe [0, N) (Shi et al., 2020, "Compositional Embeddings Using Complementary Partitions", arXiv
+1909.02107, section 3):
 
 | family              | codes of an id i                                             | unique |
 |---------------------|--------------------------------------------------------------|--------|
-| hash                | mixed(i) mod m                                               | no     |
+| hash                | mix64(i) mod m                                               | no     |
 | naive               | i                                                            | yes    |
 | quotient_remainder  | i mod m, i div m                                             | yes    |
 | generalised         | digits of i in the mixed radix m1, m2, ...                   | yes    |
 | chinese_remainder   | i mod m1, i mod m2, ..., pairwise coprime, product at least N | yes    |
 
-Ids are counted as unsigned 64-bit numbers. One beyond the universe is mixed into it, where it may share its codes; in
-a universe of 2^64 none is. What is looked up by a code is `compositional`.
+Ids are read as unsigned 64-bit numbers. An id outside the universe is hashed into it, where it may share all its codes with
+another; no id is outside a universe of 2^64. `compositional` looks up rows by code.
 """
 
 from __future__ import annotations
@@ -28,13 +28,26 @@ from ml.embeddings.rules import Family, Operation
 from ml.hashing import mix64_array
 
 ALL_IDS = 1 << 64
-PATH_WIDTH = 8  # of the hidden layer of a path's MLPs
-MULTIPLE = 4  # FBGEMM's, of a row's weights
+PATH_WIDTH = 8  # hidden units of the MLPs of operation `path`
+MULTIPLE = 4  # FBGEMM needs rows of a multiple of 4 weights
 
 
 @dataclass(frozen=True)
 class Partitions:
-    """sizes: classes of each partition, k of them. Raises `ValueError` where ids of the universe would share all codes."""
+    """A family of k partitions.
+
+    Args:
+        family: How codes are computed.
+        universe: Number of ids, at most 2^64.
+        sizes: Number of classes of each partition.
+
+    Raises:
+        ValueError: If two ids of the universe would share all codes, except for family `hash`.
+
+    Example:
+        >>> Partitions("quotient_remainder", universe=100, sizes=(10, 10)).codes(np.array([7, 42])).tolist()
+        [[7, 2], [0, 4]]
+    """
 
     family: Family
     universe: int
@@ -53,7 +66,7 @@ class Partitions:
             raise ValueError(f"chinese_remainder: sizes {self.sizes} are not pairwise coprime")
 
     def codes(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Classes of each id: int64 [N] to int64 [k, N], row j in [0, sizes[j])."""
+        """Return the class of each id in each partition: int64 [N] to int64 [k, N], row j in [0, sizes[j])."""
         ids = ids.astype(np.int64, copy=False)
         places = self._places(ids)
         if self.family == "hash":
@@ -66,7 +79,7 @@ class Partitions:
         return codes
 
     def _places(self, ids: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """Ids as numbers of the universe, uint64 [N]."""
+        """Return ids as numbers of the universe, uint64 [N]."""
         places = ids.view(np.uint64)
         if self.universe == ALL_IDS:
             return places
@@ -75,10 +88,25 @@ class Partitions:
 
 
 def partitions_for(family: Family, universe: int, rows: int, parts: int = 2) -> Partitions:
-    """The partitions of a family that make most of `rows` rows in all: the first as large as can be, so that few ids share it;
-    those of the Chinese remainder about equal. parts: k, of the families that leave it open.
+    """Choose the sizes of partitions for a number of rows.
 
-    Raises `ValueError` that says how many rows are needed.
+    The first partition is as large as possible, so that few ids share its rows; those of the Chinese remainder are about equal.
+
+    Args:
+        family: How codes are computed.
+        universe: Number of ids.
+        rows: Largest sum of the sizes.
+        parts: Number of partitions, for the families that leave it open.
+
+    Returns:
+        The partitions.
+
+    Raises:
+        ValueError: If the rows cannot distinguish the ids; the message says how many rows can.
+
+    Example:
+        >>> partitions_for("quotient_remainder", universe=1000, rows=80).sizes
+        (64, 16)
     """
     if parts < 1:
         raise ValueError(f"{family}: expected at least one part, found {parts}")
@@ -92,21 +120,32 @@ def partitions_for(family: Family, universe: int, rows: int, parts: int = 2) -> 
         sizes = _radix(universe, rows, 2 if family == "quotient_remainder" else parts)
     if not sizes or sum(sizes) > rows or math.prod(sizes) < universe:
         least = universe if family == "naive" else parts * _root(universe, parts)
-        raise ValueError(f"{family}: {rows} rows can not tell {universe} ids apart, about {least} can")
+        raise ValueError(f"{family}: {rows} rows cannot distinguish {universe} ids, about {least} can")
     return Partitions(family, universe, tuple(sizes))
 
 
 def widths_of(name: str, dim: int, partitions: Partitions, operation: Operation, narrow: int | None) -> tuple[int, ...]:
-    """Weights of a row of each partition of table `name`, whose embeddings have `dim`. narrow: of `project`, those of its rows.
+    """Return the width of the rows of each partition.
 
-    Raises `ValueError` where the operation does not fit.
+    Args:
+        name: The table's name, for errors.
+        dim: Dimension of the table's embeddings.
+        partitions: The codes of an id.
+        operation: How rows are combined.
+        narrow: Width of rows before a projection, for operation `project` only.
+
+    Returns:
+        Weights of a row, for each partition.
+
+    Raises:
+        ValueError: If the operation does not fit the partitions or the dimension.
     """
     parts = len(partitions.sizes)
     if narrow is not None and operation != "project":
         raise ValueError(f"table {name!r}: dim belongs to operation project, found {operation}")
     if operation == "project":
         if narrow is None:
-            raise ValueError(f"table {name!r}: operation project needs a dim: the weights of a row before it is projected")
+            raise ValueError(f"table {name!r}: operation project needs a dim: the width of rows before the projection")
         if parts != 1 or narrow % MULTIPLE or not 0 < narrow <= dim:
             raise ValueError(f"table {name!r}: project takes one partition and a dim that is a multiple of 4, at most {dim}")
         return (narrow,)
@@ -121,7 +160,7 @@ def widths_of(name: str, dim: int, partitions: Partitions, operation: Operation,
 
 
 def _radix(universe: int, rows: int, parts: int) -> Sequence[int]:
-    """The largest first size that leaves room for the others, which are equal."""
+    """Return sizes: the largest first one that leaves room for the others, which are equal."""
     first = rows - (parts - 1)
     while first > 0:
         rest = _root(-(-universe // first), parts - 1)
@@ -133,6 +172,7 @@ def _radix(universe: int, rows: int, parts: int) -> Sequence[int]:
 
 
 def _coprime(largest: int, count: int) -> Sequence[int]:
+    """Return `count` pairwise coprime sizes, at most `largest`."""
     found: list[int] = []
     for size in range(largest, 1, -1):
         if all(math.gcd(size, other) == 1 for other in found):
@@ -143,7 +183,7 @@ def _coprime(largest: int, count: int) -> Sequence[int]:
 
 
 def _root(number: int, degree: int) -> int:
-    """The smallest r with r ** degree >= number, exactly."""
+    """Return the smallest r with r ** degree >= number, exactly."""
     root = max(1, round(number ** (1 / degree)) - 2)
     while root**degree < number:
         root += 1

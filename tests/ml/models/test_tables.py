@@ -99,7 +99,7 @@ def test_rows_expire_when_the_pass_ends() -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"kind": "compositional", "rows": 100}, "can not tell 4294967296 ids apart"),
+        ({"kind": "compositional", "rows": 100}, "cannot distinguish 4294967296 ids"),
         ({"kind": "collisionless", "filter": "sliding"}, "window_seconds belongs to filter: sliding"),
     ],
 )

@@ -136,7 +136,7 @@ def test_tables_of_all_kinds_stand_together_and_are_restored() -> None:
 
 @pytest.mark.parametrize("family", ["hash", "quotient_remainder"])
 def test_torchrecs_dlrm_takes_it_and_learns_what_a_shared_row_can_not(family: Family) -> None:
-    """The label of an id is its quotient's parity: 8 hashed rows for 200 ids can not tell, quotient and remainder can."""
+    """The label of an id is its quotient's parity: 8 hashed rows for 200 ids cannot tell, quotient and remainder can."""
     torch.manual_seed(0)
     sizes = (8,) if family == "hash" else (20, 10)
     bags = new_bags({"f": Composition(Partitions(family, 200, sizes), "add")}, scale=0.1)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml.embeddings.fixed.id_to_row import mix, to_rows
+from ml.embeddings.fixed.id_to_row import fmix64, to_rows
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 EXTREMES = [-(2**63), -(2**63) + 1, -2, -1, 0, 1, 2, 2**31 - 1, 2**31, 2**63 - 2, 2**63 - 1]
@@ -46,13 +46,13 @@ def test_hashes_spread_evenly_even_where_they_differ_in_few_bits() -> None:
 
 @given(st.lists(INT64, unique=True))
 def test_mix_keeps_different_ids_different(ids: list[int]) -> None:
-    assert len(set(mix(torch.tensor(ids, dtype=torch.int64)).tolist())) == len(ids)
+    assert len(set(fmix64(torch.tensor(ids, dtype=torch.int64)).tolist())) == len(ids)
 
 
 def test_mix_is_the_published_finaliser() -> None:
-    def fmix64(k: int) -> int:
+    def published(k: int) -> int:
         k = (k ^ (k >> 33)) * 0xFF51AFD7ED558CCD % 2**64
         k = (k ^ (k >> 33)) * 0xC4CEB9FE1A85EC53 % 2**64
         return k ^ (k >> 33)
 
-    assert [i % 2**64 for i in mix(torch.tensor(EXTREMES)).tolist()] == [fmix64(i % 2**64) for i in EXTREMES]
+    assert [i % 2**64 for i in fmix64(torch.tensor(EXTREMES)).tolist()] == [published(i % 2**64) for i in EXTREMES]
