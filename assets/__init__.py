@@ -1,9 +1,9 @@
-"""What there is: one graph of daily assets and checks per dataset of the catalog. How is `ml/`, when is `orchestration/`."""
+"""One graph of daily assets and checks for each dataset of the catalog. The work is in `ml/`, schedules in `orchestration/`."""
 
 import warnings
 
 import dagster as dg
 
-# Partitioned checks and single-run backfills are in use on purpose; a warning for each asset would bury the rest.
+# Partitioned checks and single-run backfills are used on purpose; a warning per asset would hide all others.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)

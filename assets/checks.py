@@ -1,7 +1,7 @@
-"""Data quality as asset checks: the contract of a stage, one check for each expectation, a verdict for each partition.
+"""Data quality as asset checks: one check for each expectation of a stage's contract, with a verdict for each partition.
 
-What is expected and how it is decided is `ml.quality`; here is what Dagster shows of it. An expectation of severity error
-blocks what is downstream in the same run, a warning does not.
+`ml.quality` defines and evaluates the expectations; this module shows them in Dagster. An expectation of severity error blocks
+downstream assets in the same run, a warning does not.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ SEVERITIES = {"error": dg.AssetCheckSeverity.ERROR, "warning": dg.AssetCheckSeve
 def build_checks(
     spec: DatasetSpec, stage: str, asset_key: dg.AssetKey, partitions_def: dg.PartitionsDefinition
 ) -> dg.AssetChecksDefinition:
-    """The checks of one stage of one dataset, in one step: one pass over the data, one loading of Great Expectations."""
+    """Build the checks of one stage of one dataset as one step: one pass over the data, one import of Great Expectations."""
     expectations = {e.name: e for e in contract(spec, stage)}
 
     @dg.multi_asset_check(
@@ -82,7 +82,7 @@ def _table(observed: Mapping[str, str]) -> str:
 def _share_of_asset_time(
     context: dg.AssetCheckExecutionContext, lake: Lake, spec: DatasetSpec, stage: str, checked: Mapping[str, float]
 ) -> float | None:
-    """Seconds of the checks over those of writing the same days; None where nobody wrote down what those took."""
+    """Return the seconds of the checks over those of writing the same days; None if the latter were not recorded."""
     asset = context.selected_asset_check_keys
     written: dict[str, float] = {}
     for day in checked:
@@ -95,7 +95,7 @@ def _share_of_asset_time(
 
 
 def _seconds_in_events(instance: dg.DagsterInstance, asset_key: dg.AssetKey, day: str) -> float | None:
-    """The `seconds` of the day's newest observation (a range run logs one a day), or else of its materialisation."""
+    """Return `seconds` of the day's newest observation (a range run logs one per day) or materialisation."""
     wanted = dg.AssetRecordsFilter(asset_key, asset_partitions=[day])
     records: Sequence[Any] = [
         *instance.fetch_observations(wanted, limit=1).records,

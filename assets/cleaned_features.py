@@ -1,4 +1,4 @@
-"""The day's examples as features: dense float32 and sparse 64-bit ids, by the transforms that the catalog declares."""
+"""Features of the day's examples: dense float32 and sparse 64-bit ids, by the transforms that the catalog declares."""
 
 from math import ceil
 from typing import Any
@@ -20,7 +20,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         kinds={"parquet", "spark"},
         deps=_deps(spec),
         pool=SPARK_POOL,
-        description="Examples as dense and sparse features, in time order; vocabularies and negatives from the past alone.",
+        description="Dense and sparse features of the examples, in time order; vocabularies and negatives come from the past.",
     )
     def cleaned_features(
         context: dg.AssetExecutionContext, lake: LakeResource, landing: LandingResource, spark: SparkResource

@@ -1,6 +1,6 @@
-"""Running an asset's work day by day, and telling Dagster what came of each. A range run and single runs do the same.
+"""Runs the work of an asset day by day and reports each day to Dagster. A range run and single runs do the same.
 
-Also the one place that decides what is worth a retry: a passing fault of the machine or the network is, bad data is not.
+This module also decides what is retried: transient faults of the machine or the network are, bad data is not.
 """
 
 import logging
@@ -16,7 +16,7 @@ from ml.lake import Lake
 
 log = logging.getLogger("evergreen")
 
-# By name, for their libraries are not loaded for it.
+# Names of classes, so that their libraries need not be imported.
 _HARD = {"FileNotFoundError", "PermissionError", "FileExistsError", "NotADirectoryError", "IsADirectoryError", "BadGzipFile"}
 _PASSING = {"Py4JNetworkError", "OperationalError"}
 _WRAPPING = {"MlflowException"}
@@ -25,9 +25,11 @@ RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, j
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether trying again may help: the network, a busy disk or database; never what the data or the user got wrong."""
-    names = set(getattr(error, "kinds", ())) or {cls.__name__ for cls in type(error).__mro__}  # of another process's error
-    if names & _HARD or (type(error) is OSError and error.errno is None):  # so Arrow tells of a broken file
+    """True if a retry may help: for faults of the network, a busy disk or database, but not for errors in data or settings."""
+    names = set(getattr(error, "kinds", ())) or {
+        cls.__name__ for cls in type(error).__mro__
+    }  # set on errors of other processes
+    if names & _HARD or (type(error) is OSError and error.errno is None):  # Arrow's error for a damaged file
         return False
     if names & _WRAPPING:
         behind = error.__cause__ or error.__context__
@@ -38,10 +40,18 @@ def is_transient(error: BaseException) -> bool:
 def each_day(
     context: dg.AssetExecutionContext, work: Callable[[str], Mapping[str, Any]], summary: str = "rows"
 ) -> dg.MaterializeResult:
-    """Do `work` for every partition of the run, in order; its result, and the seconds it took, are the day's metadata.
+    """Call `work` for every partition of the run, in order; its result and its duration are the metadata of the day.
 
-    A run over a range stores one materialisation for all of its days, so each day's figures are also logged as an
-    observation of that day. Raises `dg.Failure` that allows no retry, unless the fault is transient.
+    A run over a range stores one materialisation for all its days, so the metadata of each day are also logged as an
+    observation of that day.
+
+    Args:
+        context: of the asset.
+        work: day -> metadata.
+        summary: key of the metadata that the log line shows.
+
+    Raises:
+        dg.Failure: without retries, unless the fault is transient.
     """
     own_run(context)
     metadata: dict[str, Any] = {}
@@ -71,9 +81,12 @@ def _brief(metadata: Mapping[str, Any], key: str) -> str:
 
 
 def checked_days(context: dg.AssetCheckExecutionContext, lake: Lake, stage: str, spec: DatasetSpec) -> list[str]:
-    """The run's partitions. A run of checks alone has none (Dagster gives it no partition): then the newest day there is.
+    """Return the partitions of a run of checks.
 
-    Raises `MissingPartition` where there is none.
+    Dagster gives a run of checks alone no partition; it checks the newest day in the lake.
+
+    Raises:
+        MissingPartition: the lake holds no day.
     """
     if context.has_partition_key or context.has_partition_key_range:
         return list(context.partition_keys)

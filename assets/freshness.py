@@ -1,5 +1,6 @@
-"""How far the newest model is behind the newest log that has landed, in days. Wall-clock freshness says nothing of a replayed
-log. The landing sensor looks on its every tick, for a run that never comes would not."""
+"""Days between the newest model and the newest log that has landed. Wall-clock freshness is meaningless for a replayed log.
+
+The landing sensor evaluates this on every tick, because a check inside a run cannot report that no run happened."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -18,7 +19,7 @@ MAX_LAG_DAYS = 1
 
 
 def lag_in_days(lake: Lake, spec: DatasetSpec, landed: Iterable[str]) -> int | None:
-    """Days from the newest model's day to the newest that has landed; None where no day has, or there is no model yet."""
+    """Return the days from the newest model to the newest landed log; None if no log has landed or there is no model yet."""
     newest, models = max(landed, default=None), lake.days(stages.tuned_models(spec.primary), spec.name)
     if newest is None or not models:
         return None
@@ -26,7 +27,7 @@ def lag_in_days(lake: Lake, spec: DatasetSpec, landed: Iterable[str]) -> int | N
 
 
 def evaluation(spec: DatasetSpec, lag: int | None) -> dg.AssetCheckEvaluation:
-    """What the check would say of a lag, for those who look at it outside a run."""
+    """Return the check's evaluation of a lag, for use outside a run."""
     return dg.AssetCheckEvaluation(asset_key=key(spec, stages.tuned_models(spec.primary)), check_name=NAME, **_verdict(lag))
 
 

@@ -1,4 +1,4 @@
-"""The graph of one dataset: its daily assets, two for each of its models, and their checks. A catalog is many such."""
+"""The graph of one dataset: its daily assets, two for each model, and their checks; and the graph of a catalog."""
 
 from collections.abc import Iterable
 
@@ -16,7 +16,7 @@ from ml.stages import VALIDATED
 
 
 def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
-    """Assets and checks of one dataset, under its name."""
+    """Build the assets and checks of one dataset, in the group of its name."""
     checks = [build_checks(spec, stage, key(spec, stage), daily(spec)) for stage in VALIDATED]
     return dg.Definitions(
         assets=[

@@ -1,4 +1,4 @@
-"""The day's features as training data: MDS blocks of rows, split into train, validation and test."""
+"""Training data of the day: MDS blocks of feature rows, split into train, validation and test."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         kinds={"spark", "mds"},
         deps=[key(spec, stages.CLEANED_FEATURES)],
         pool=SPARK_POOL,
-        description="Blocks of feature rows in the MDS format, permuted within windows of time; train, validation, test.",
+        description="Feature rows in MDS blocks, permuted within windows of time; splits train, validation and test.",
     )
     def mds_datasets(context: dg.AssetExecutionContext, lake: LakeResource, spark: SparkResource) -> dg.MaterializeResult:
         from ml.datasets.write import write_day

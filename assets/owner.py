@@ -1,16 +1,16 @@
-"""Which process executes a run. Dagster does not know, and counts a run whose process was killed as started for ever."""
+"""Tags that name the process which executes a run. Dagster keeps a run whose process was killed as started indefinitely."""
 
 import os
 import socket
 
 import dagster as dg
 
-# A retry inherits its parent's tags, so they name the run that they were meant for.
+# A retry inherits the tags of its parent, so the tags also name their run.
 RUN, PID, HOST = "evergreen/run", "evergreen/pid", "evergreen/host"
 
 
 def owner_tags(run_id: str) -> dict[str, str]:
-    """Tags of a run that this process executes, so that others can tell when it is gone."""
+    """Return tags of a run that this process executes, so that other processes can tell when it has exited."""
     return {RUN: run_id, PID: str(os.getpid()), HOST: socket.gethostname()}
 
 

@@ -1,4 +1,4 @@
-"""Days as partitions. Every asset of a dataset shares one definition, so that ranges and backfills stay whole."""
+"""Days as partitions. All assets of a dataset share one definition, so that ranges and backfills cover all of them."""
 
 from datetime import timedelta
 
@@ -8,7 +8,7 @@ from ml.catalog.spec import DatasetSpec
 
 
 def daily(spec: DatasetSpec) -> dg.DailyPartitionsDefinition:
-    """The dataset's days, in its own time zone; open-ended for a live log."""
+    """Return the days of a dataset in its own time zone; the range of a live log is open."""
     end = spec.partitions.end
     return dg.DailyPartitionsDefinition(
         start_date=spec.partitions.start.isoformat(),
@@ -18,5 +18,5 @@ def daily(spec: DatasetSpec) -> dg.DailyPartitionsDefinition:
 
 
 def days_before(first: int, last: int) -> dg.TimeWindowPartitionMapping:
-    """Maps a day to the days from `first` to `last` before it: `(1, 1)` is yesterday, `(7, 0)` the week up to the day."""
+    """Map a day to the days from `first` to `last` before it: `(1, 1)` is the day before, `(7, 0)` the week up to the day."""
     return dg.TimeWindowPartitionMapping(start_offset=-first, end_offset=-last, allow_nonexistent_upstream_partitions=True)

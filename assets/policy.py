@@ -1,4 +1,4 @@
-"""What every daily asset has in common: key, group, owner, partitions, backfill, retries. Said once, here."""
+"""Settings that all daily assets share: key, group, owner, partitions, backfill policy and retries."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ def key(spec: DatasetSpec, stage: str) -> dg.AssetKey:
 def daily_asset(
     spec: DatasetSpec, stage: str, *, kinds: set[str], deps: Sequence[Any] = (), pool: str | None = None, description: str
 ) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
-    """Decorator of one stage of one dataset."""
+    """Decorate the function of one stage of one dataset; arguments are those of `dg.asset`."""
     simulated = " The log is simulated." if spec.simulation else ""
     return dg.asset(
         key=key(spec, stage),

@@ -1,4 +1,4 @@
-"""Champion and challenger of a dataset, by its reports up to the day, and the aliases of MLflow's registry that follow them."""
+"""Champion and challenger of a dataset according to its reports, and the aliases in MLflow's registry that follow them."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ml.evaluation.promotion import Standing
 
 NAME = "promotion"
-MARGIN = 0.005  # of AUC; models of one dataset differ by less from day to day
+MARGIN = 0.005  # of AUC; the models of one dataset differ by less from day to day
 
 
 def build_promotion_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
@@ -27,8 +27,8 @@ def build_promotion_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
         asset=report,
         name=NAME,
         partitions_def=daily(spec),
-        description="Which model is champion and which challenger, by the reports up to the day; aliases in MLflow's registry "
-        f"follow the newest one. Warns where the champion's AUC is more than {MARGIN} below the day's best.",
+        description="Champion and challenger according to the reports up to the day; aliases in MLflow's registry "
+        f"follow the newest report. Warns where the champion's AUC is more than {MARGIN} below the day's best.",
     )
     def promotion(context: dg.AssetCheckExecutionContext, lake: LakeResource, mlflow: MlflowResource) -> dg.AssetCheckResult:
         from ml.evaluation.promotion import standings
@@ -40,14 +40,14 @@ def build_promotion_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
         ]
         found = standings(json.loads((folder / "metrics.json").read_text()) for folder in reported)
         until = [standing for standing in found if standing.day <= days[-1]]
-        told = [standing for standing in until if standing.day >= days[0]]
-        failing = [standing.day for standing in told if standing.behind > MARGIN]
+        checked = [standing for standing in until if standing.day >= days[0]]
+        failing = [standing.day for standing in checked if standing.behind > MARGIN]
         return dg.AssetCheckResult(
             passed=not failing,
             severity=dg.AssetCheckSeverity.WARN,
             metadata={
-                **(_told(until[-1]) if until else {"champion": "none: no models were compared up to this day"}),
-                "changed": any(standing.replaced for standing in told),
+                **(_metadata(until[-1]) if until else {"champion": "none: no models were compared up to this day"}),
+                "changed": any(standing.replaced for standing in checked),
                 **(_aliases(context, spec, found[-1], Path(mlflow.home)) if found else {}),
                 "failing_days": dg.MetadataValue.json(failing),
             },
@@ -56,8 +56,8 @@ def build_promotion_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
     return promotion
 
 
-def _told(standing: "Standing") -> dict[str, Any]:
-    """Of the day, or of the last before it on which models could be compared."""
+def _metadata(standing: "Standing") -> dict[str, Any]:
+    """Metadata of the day, or of the last day before it on which models could be compared."""
     replaced = {"replaced": standing.replaced} if standing.replaced else {}
     aucs = {f"auc_{name}": auc for name, (auc, _) in standing.scores.items()}
     challenger = standing.challenger or "none: there is no other model"
@@ -65,7 +65,7 @@ def _told(standing: "Standing") -> dict[str, Any]:
 
 
 def _aliases(context: dg.AssetCheckExecutionContext, spec: DatasetSpec, newest: "Standing", home: Path) -> dict[str, str]:
-    """Let the registry's aliases follow the newest report, whichever day is checked: they never move back, and all or none."""
+    """Point the registry's aliases at the models of the newest report, all or none, whichever day is checked."""
     from mlflow.exceptions import MlflowException
 
     from ml.tracking.registry import CHALLENGER, CHAMPION, point
@@ -76,7 +76,7 @@ def _aliases(context: dg.AssetCheckExecutionContext, spec: DatasetSpec, newest: 
     wanted = {alias: (model, until.get(model, "an unknown day")) if model else None for alias, model in models.items()}
     try:
         found = point(Tracker(home).client(), spec.name, wanted)
-    except MlflowException as error:  # the verdict needs reports alone
+    except MlflowException as error:  # the verdict depends on reports alone
         context.log.warning("aliases of %s were not moved: %s", spec.name, error)
         return {"aliases": f"not moved: {error}"}
     which = {alias: " trained until ".join(of) for alias, of in wanted.items() if of}

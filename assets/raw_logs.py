@@ -1,4 +1,4 @@
-"""The day's log lines as they came, typed and in time order; what could not be read lies beside them in quarantine."""
+"""Rows of the day's log, typed and in time order, and the malformed lines in quarantine."""
 
 from pathlib import Path
 from typing import Any

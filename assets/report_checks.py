@@ -1,4 +1,4 @@
-"""Checks on a report: is yesterday's model better than the baselines, and are its probabilities what they say?"""
+"""Checks of a report: whether the model of the day before beats the baselines, and whether it is calibrated."""
 
 import json
 from collections.abc import Iterable
@@ -16,13 +16,13 @@ from ml.catalog.spec import DatasetSpec
 CALIBRATED = (0.8, 1.25)
 
 
-def judge(figures: dict[str, Any]) -> dict[str, tuple[bool, dict[str, Any]]]:
-    """Check -> whether it passed, and the figures it looked at. What is undefined (a first day) has nothing to fail."""
-    model = figures["model"]
-    aucs = {"model": model["auc"]} | {name: found["auc"] for name, found in figures["baselines"].items()}
+def judge(metrics: dict[str, Any]) -> dict[str, tuple[bool, dict[str, Any]]]:
+    """Return for each check whether it passed and the values that it used. Undefined values, as on a first day, pass."""
+    model = metrics["model"]
+    aucs = {"model": model["auc"]} | {name: found["auc"] for name, found in metrics["baselines"].items()}
     calibration = model["calibration"]
     return {
-        "beats_baselines": (all(won is not False for won in figures["beats"].values()), aucs),
+        "beats_baselines": (all(won is not False for won in metrics["beats"].values()), aucs),
         "calibrated": (calibration is None or CALIBRATED[0] <= calibration <= CALIBRATED[1], {"calibration": calibration}),
     }
 

@@ -1,4 +1,4 @@
-"""Resources that asset signatures name. What they are bound to is a deployment's affair (`orchestration/deployments.py`)."""
+"""Resources of the assets. `orchestration/deployments.py` binds them to a deployment."""
 
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ class LakeResource(dg.ConfigurableResource):
 
 
 class LandingResource(dg.ConfigurableResource):
-    """Where raw logs arrive: one folder per dataset."""
+    """The folder where raw logs arrive, with one folder per dataset."""
 
     root: str = Field(description="A folder, or any fsspec URL.")
 
@@ -32,7 +32,7 @@ class LandingResource(dg.ConfigurableResource):
 
 
 class SparkResource(dg.ConfigurableResource):
-    """Spark, started on first use; with `master: none` the same tasks run in this process instead."""
+    """Spark, started on first use. With `master: none` the same tasks run in this process."""
 
     master: str = Field(
         default="", description="Any Spark master; empty for a local session on every core; `none` for no Spark."
@@ -49,28 +49,32 @@ class SparkResource(dg.ConfigurableResource):
 
 
 class TrainingResource(dg.ConfigurableResource):
-    """How many processes train a model together, who starts them, and by what way they read."""
+    """The processes that train a model together: their number, their launcher and their cache."""
 
-    processes: int = Field(default=1, ge=1, description="Of each day's training; a recipe's `batch_size` is a multiple of it.")
+    processes: int = Field(
+        default=1, ge=1, description="Processes that train a day together; `batch_size` of a recipe must be a multiple of it."
+    )
     launcher: Launcher = Field(
         default="local",
-        description="`local`, here; or Spark's TorchDistributor: on the `driver`'s machine, or as tasks on `executors`.",
+        description="`local` for this machine, or Spark's TorchDistributor on the `driver` or on `executors`.",
     )
-    cache: str = Field(default="", description="A folder of each machine for shards of a lake elsewhere; empty for none.")
-    cache_limit: str = Field(default="", description="How much of it at most, as in `100gb`; empty for any.")
+    cache: str = Field(
+        default="", description="A folder on each machine that caches shards of a remote lake; empty for no cache."
+    )
+    cache_limit: str = Field(default="", description="Size limit of the cache, such as `100gb`; empty for no limit.")
     spark: dg.ResourceDependency[SparkResource]
 
     def session(self) -> "SparkSession | None":
-        """Spark, where it starts the processes."""
+        """Return the Spark session if it starts the processes."""
         return None if self.processes == 1 or self.launcher == "local" else self.spark.session()
 
 
 class MlflowResource(dg.ConfigurableResource):
-    """Where runs and models are logged: `MLFLOW_TRACKING_URI`, or a SQLite store and local artifacts below `home`."""
+    """MLflow, at `MLFLOW_TRACKING_URI` or as a SQLite store with local artifacts below `home`."""
 
     home: str = Field(description="A local folder.")
     example_rows: int = Field(
         default=5,
         ge=0,
-        description="Raw rows of the day's log that are logged with a model, as an example of its input; 0 for none.",
+        description="Raw rows of the day that are logged with a model as its input example; 0 for none.",
     )

@@ -1,4 +1,4 @@
-"""The day's models, each of those the dataset names: yesterday's, having seen today once, in time order."""
+"""Models of the day: each of the dataset's models, continued from the day before by one pass in time order."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,7 +61,7 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
 
 
 def _tables(figures: "Mapping[str, TableStats]") -> dg.TableMetadataValue:
-    """A line per embedding table: what it holds after the day, and what befell it on the day."""
+    """One row per embedding table: its content after the day, and its changes on the day."""
     numbers = ("rows", "candidates", "admitted", "expired", "evicted")
     records = [
         dg.TableRecord(

@@ -1,1 +1,1 @@
-"""When and where: definitions, deployments, jobs, schedules, sensors, and the command that replays days in one process."""
+"""Definitions, deployments, jobs, schedules and sensors, and the command that replays days in one process."""

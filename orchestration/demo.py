@@ -1,4 +1,4 @@
-"""`make demo`: the first days of a dataset, from raw lines to reports, and a short table of what came of it."""
+"""`make demo`: the first days of a dataset from raw lines to reports, and a table of their metrics."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ log = logging.getLogger("evergreen")
 
 
 def link_logs(spec: DatasetSpec, logs: str | None) -> None:
-    """Let the dataset's landing folder be the folder given, and stay so for later commands and the UI."""
+    """Link the dataset's landing folder to a folder of logs. The link stays for later commands and the UI."""
     if logs is None:
         if not UPath(landing_root(), spec.name).exists() and not spec.simulation:
             raise click.ClickException(
@@ -29,7 +29,7 @@ def link_logs(spec: DatasetSpec, logs: str | None) -> None:
             )
         return
     if spec.simulation:
-        raise click.ClickException(f"{spec.name} writes its own, simulated log: run it without LOGS")
+        raise click.ClickException(f"{spec.name} simulates its own log: run it without LOGS")
     folder = Path(logs).expanduser().resolve()
     if not folder.is_dir():
         raise click.ClickException(f"LOGS: there is no folder {folder}")
@@ -42,16 +42,16 @@ def link_logs(spec: DatasetSpec, logs: str | None) -> None:
     if landing.is_symlink():
         landing.unlink()
     elif landing.exists():
-        raise click.ClickException(f"{landing} is a folder of its own; move it away to use {folder} instead")
+        raise click.ClickException(f"{landing} is a folder and not a link; move it away to use {folder} instead")
     landing.symlink_to(folder)
 
 
-def figures_of(lake: Lake, spec: DatasetSpec, day: str) -> dict[str, Any]:
+def metrics_of(lake: Lake, spec: DatasetSpec, day: str) -> dict[str, Any]:
     return json.loads((lake.require(EVALUATION_REPORTS, spec.name, day) / "metrics.json").read_text())
 
 
-def table_of(spec: DatasetSpec, figures: dict[str, dict[str, Any]]) -> Table:
-    """A row a day: the model that had not seen the day, beside the baselines."""
+def table_of(spec: DatasetSpec, metrics: dict[str, dict[str, Any]]) -> Table:
+    """Build a table with one row per day: the model, which had not seen the day, and the baselines."""
     table = Table(
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -60,7 +60,7 @@ def table_of(spec: DatasetSpec, figures: dict[str, dict[str, Any]]) -> Table:
     best = ("best",) if spec.oracle else ()
     for column in ("day", "rows", "AUC", "log loss", "NE", "pred/obs", "LR AUC", *best):
         table.add_column(column, justify="right", no_wrap=True)
-    for day, found in figures.items():
+    for day, found in metrics.items():
         model, regression = found.get("model") or {}, (found.get("baselines") or {}).get("logistic_regression") or {}
         oracle = found.get("oracle") or {}
         cells = [model.get("auc"), model.get("log_loss"), model.get("normalised_entropy"), model.get("calibration")]
@@ -72,9 +72,9 @@ def table_of(spec: DatasetSpec, figures: dict[str, dict[str, Any]]) -> Table:
 @click.command()
 @click.argument("dataset", default="synthetic")
 @click.option("--logs", help="Folder of the dataset's raw logs.")
-@click.option("--days", type=click.IntRange(min=2), help="How many days; the catalog's demo_days by default.")
+@click.option("--days", type=click.IntRange(min=2), help="Number of days; by default demo_days of the catalog.")
 def main(dataset: str, logs: str | None, days: int | None) -> None:
-    """Run the main job on the first days of DATASET, and print its figures and where the report lies."""
+    """Run the main job on the first days of DATASET, and print its metrics and the path of the report."""
     quiet_console()
     spec = the_dataset(dataset)
     link_logs(spec, logs)
@@ -86,14 +86,14 @@ def main(dataset: str, logs: str | None, days: int | None) -> None:
         raise click.ClickException(str(error)) from error
     lake = Lake.at(lake_root())
     console = Console()
-    console.print(table_of(spec, {day: figures_of(lake, spec, day) for day in chosen}))
+    console.print(table_of(spec, {day: metrics_of(lake, spec, day) for day in chosen}))
     console.print(
-        "NE: normalised entropy. LR: a hashed logistic regression on the same days."
+        "NE: normalised entropy. LR: hashed logistic regression on the same days."
         + (" Best: the true probabilities." if spec.oracle else "")
     )
-    console.print(f"{len(ran)} of {len(chosen)} days ran, {len(chosen) - len(ran)} were done.")
+    console.print(f"{len(ran)} of {len(chosen)} days ran, {len(chosen) - len(ran)} were already done.")
     console.print("Report: ", lake.partition(EVALUATION_REPORTS, spec.name, chosen[-1]) / "report.html", sep="", soft_wrap=True)
-    console.print("Figures:", lake.partition(EVALUATION_REPORTS, spec.name, chosen[-1]) / "metrics.json", soft_wrap=True)
+    console.print("Metrics:", lake.partition(EVALUATION_REPORTS, spec.name, chosen[-1]) / "metrics.json", soft_wrap=True)
 
 
 if __name__ == "__main__":

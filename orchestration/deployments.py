@@ -1,4 +1,4 @@
-"""Where the assets run. A laptop needs nothing; a cluster is a few environment variables.
+"""The deployment that the assets run on. A laptop needs no settings; a cluster needs a few environment variables.
 
 | variable                 | default                        |                                            |
 |--------------------------|--------------------------------|--------------------------------------------|
@@ -6,13 +6,13 @@
 | EVERGREEN_LAKE           | $EVERGREEN_HOME                | partitions; any fsspec URL                 |
 | EVERGREEN_LANDING        | $EVERGREEN_HOME/landing        | raw logs, a folder per dataset             |
 | EVERGREEN_SPARK_MASTER   | local, every core              | any Spark master; `none` for no Spark      |
-| EVERGREEN_PROCESSES      | 1                              | that train a model together                |
-| EVERGREEN_LAUNCHER       | local                          | or Spark's: `driver`, `executors`          |
-| EVERGREEN_CACHE          | none                           | folder for shards of a lake elsewhere      |
-| EVERGREEN_CACHE_LIMIT    | none                           | how much of it at most, as in `100gb`      |
+| EVERGREEN_PROCESSES      | 1                              | processes that train a model together      |
+| EVERGREEN_LAUNCHER       | local                          | `local`, or Spark's `driver`, `executors`  |
+| EVERGREEN_CACHE          | none                           | folder that caches shards of a remote lake |
+| EVERGREEN_CACHE_LIMIT    | none                           | size limit of the cache, such as `100gb`   |
 | EVERGREEN_CATALOG        | the repository's catalog/      | the datasets, one YAML each                |
 | MLFLOW_TRACKING_URI      | SQLite in $EVERGREEN_HOME      | an MLflow server                           |
-| EVERGREEN_EXAMPLE_ROWS   | 5                              | raw rows that go to MLflow with a model    |
+| EVERGREEN_EXAMPLE_ROWS   | 5                              | raw rows logged in MLflow with a model     |
 """
 
 import os
@@ -27,7 +27,7 @@ from ml.recipes.recipe import recipe_of
 
 
 def home() -> Path:
-    """The Evergreen home, absolute."""
+    """Return the absolute path of the Evergreen home."""
     return Path(os.environ.get("EVERGREEN_HOME") or ".evergreen").absolute()
 
 
@@ -44,9 +44,10 @@ def catalog_folder() -> Path:
 
 
 def catalog() -> dict[str, DatasetSpec]:
-    """The catalog's datasets, each with recipes that can be read: what is wrong is said before anything runs.
+    """Load the datasets of the catalog and check their recipes, so that errors appear before anything runs.
 
-    Raises `CatalogError`.
+    Raises:
+        CatalogError: an entry or a recipe is wrong; the message names the file and the key.
     """
     specs = load_catalog(catalog_folder())
     for name, spec in specs.items():
@@ -59,7 +60,7 @@ def catalog() -> dict[str, DatasetSpec]:
 
 
 def resources() -> dict[str, object]:
-    """The resources of this process's deployment, as the environment says."""
+    """Build the resources of this process's deployment from the environment variables."""
     spark = SparkResource(master=os.environ.get("EVERGREEN_SPARK_MASTER") or "")
     return {
         "lake": LakeResource(root=lake_root()),
@@ -71,18 +72,18 @@ def resources() -> dict[str, object]:
 
 
 def _mlflow() -> MlflowResource:
-    """Raises `ValueError`, naming the variable, for what it can not be."""
+    """Raises `ValueError`, naming the variable, for an invalid value."""
     rows = os.environ.get("EVERGREEN_EXAMPLE_ROWS") or "5"
     if not rows.isdecimal():
-        raise ValueError(f"EVERGREEN_EXAMPLE_ROWS: expected a whole number from 0 on, found {rows!r}")
+        raise ValueError(f"EVERGREEN_EXAMPLE_ROWS: expected a whole number of at least 0, found {rows!r}")
     return MlflowResource(home=str(home()), example_rows=int(rows))
 
 
 def _training(spark: SparkResource) -> TrainingResource:
-    """Raises `ValueError`, naming the variable, for what it can not be."""
+    """Raises `ValueError`, naming the variable, for an invalid value."""
     processes, launcher = os.environ.get("EVERGREEN_PROCESSES") or "1", os.environ.get("EVERGREEN_LAUNCHER") or "local"
     if not processes.isdecimal() or int(processes) < 1:
-        raise ValueError(f"EVERGREEN_PROCESSES: expected a whole number from 1 on, found {processes!r}")
+        raise ValueError(f"EVERGREEN_PROCESSES: expected a whole number of at least 1, found {processes!r}")
     if launcher not in get_args(Launcher):
         raise ValueError(f"EVERGREEN_LAUNCHER: expected one of {get_args(Launcher)}, found {launcher!r}")
     return TrainingResource(

@@ -1,8 +1,8 @@
-"""Days of a log, one run each, in one process: one JVM, one import of torch, history and checks in the UI as ever.
+"""Replays days of a log in one process, one Dagster run each, so that Spark and torch start once.
 
     python -m orchestration.replay criteo --from 2014-01-01 --to 2014-01-07
 
-Days that are done are left alone, so a killed replay continues where it was.
+Days that are done are skipped, so a killed replay continues where it stopped. Runs and checks appear in the UI.
 """
 
 import logging
@@ -29,11 +29,22 @@ log = logging.getLogger("evergreen")
 
 
 class DayFailed(RuntimeError):
-    """A day's run did not succeed; the days after it were not tried."""
+    """The run of a day failed; the days after it were not run."""
 
 
 def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False) -> list[str]:
-    """Run the days in order and give back those that ran. Raises `DayFailed` at the first that fails."""
+    """Run days in order.
+
+    Args:
+        spec: the dataset.
+        days: `YYYY-MM-DD`, ascending.
+        redo: also run days that are done.
+
+    Returns:
+        The days that ran.
+
+    Raises:
+        DayFailed: at the first day that fails."""
     lake, logs = LakeResource(root=lake_root()).open(), LandingResource(root=landing_root()).folder(spec.name)
     ran: list[str] = []
     job = instance = None
@@ -59,7 +70,7 @@ def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False) -> lis
 
 
 def _why(result) -> str:
-    """The first failure of a run, in a sentence."""
+    """Return the first failure of a run in one sentence."""
     for event in result.all_events:
         if event.is_step_failure:
             return (
@@ -71,23 +82,27 @@ def _why(result) -> str:
 
 
 def quiet_console() -> None:
-    """Our own lines on the terminal, and errors of others; the rest is in the Dagster UI. Dagster gets its variables."""
+    """Print Evergreen's own log lines and errors of others; the rest is in the UI. Also set Dagster's variables."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     log.setLevel(logging.INFO)
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # TorchRec's own affair
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # a warning that concerns TorchRec alone
     os.environ.setdefault("DAGSTER_HOME", str(Path.cwd()))
     os.environ.setdefault("EVERGREEN_DAGSTER", str(home() / "dagster"))
     Path(os.environ["EVERGREEN_DAGSTER"]).mkdir(parents=True, exist_ok=True)
 
 
 def the_dataset(name: str) -> DatasetSpec:
-    """A dataset by name. Raises `click.BadParameter` with the names there are, or with what is wrong in the catalog."""
+    """Return a dataset by name.
+
+    Raises:
+        click.BadParameter: the catalog has no such dataset; the message lists its datasets.
+        click.ClickException: the catalog is wrong."""
     try:
         specs = catalog()
     except CatalogError as error:
         raise click.ClickException(str(error)) from error
     if name not in specs:
-        raise click.BadParameter(f"no dataset {name!r} in the catalog; there are {', '.join(specs)}")
+        raise click.BadParameter(f"no dataset {name!r} in the catalog; it has {', '.join(specs)}")
     return specs[name]
 
 
@@ -95,7 +110,7 @@ def the_dataset(name: str) -> DatasetSpec:
 @click.argument("dataset")
 @click.option("--from", "first", metavar="DAY", help="First day, YYYY-MM-DD; the log's first by default.")
 @click.option("--to", "last", metavar="DAY", help="Last day, included; the log's last, or yesterday for a live log.")
-@click.option("--redo", is_flag=True, help="Run days again that are done.")
+@click.option("--redo", is_flag=True, help="Also run days that are done.")
 def main(dataset: str, first: str | None, last: str | None, redo: bool) -> None:
     """Run the days of DATASET in order, in this process."""
     quiet_console()
@@ -109,7 +124,7 @@ def main(dataset: str, first: str | None, last: str | None, redo: bool) -> None:
         ran = replay(spec, chosen, redo=redo)
     except DayFailed as error:
         raise click.ClickException(str(error)) from error
-    log.info("%d of %d days ran, %d were done", len(ran), len(chosen), len(chosen) - len(ran))
+    log.info("%d of %d days ran, %d were already done", len(ran), len(chosen), len(chosen) - len(ran))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A sensor per dataset on its landing folder: a day whose files have arrived or changed is run."""
+"""One sensor per dataset on its landing folder: it runs the days whose files have arrived or changed."""
 
 import dagster as dg
 
@@ -11,22 +11,23 @@ from orchestration.jobs import DailyJob
 
 IN_PROGRESS = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 FAILED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
-# Tag of a run that was asked for here: day, stamp of its files, fingerprint of the catalog entry.
+# Tag of a requested run: day, stamp of its files, fingerprint of the catalog entry.
 REQUEST = "evergreen/request"
 
 
 def landing_sensor(spec: DatasetSpec, job: DailyJob) -> dg.SensorDefinition:
-    """Asks for one day at a time, the earliest first: a day's model starts from the model of the day before.
+    """Build the sensor of one dataset.
 
-    A day that failed is asked for again when its files or its catalog entry change, and only then; meanwhile the tick says so.
-    Also looks how far the newest model is behind what has landed, and reports it when that changes (its cursor).
+    It requests one day at a time, the earliest first, because a day's model starts from the model of the day before. A day that
+    failed is requested again only when its files or its catalog entry change; until then the tick says so. The sensor also
+    reports the lag between the newest model and the newest log whenever it changes; the cursor holds the last lag.
     """
 
     @dg.sensor(
         name=f"{spec.name}_landing",
         job=job,
         minimum_interval_seconds=30,
-        description=f"Runs the days of {spec.name} whose files have arrived in the landing folder, or changed there.",
+        description=f"Runs the days of {spec.name} whose files have arrived or changed in the landing folder.",
     )
     def landing_folder(context: dg.SensorEvaluationContext, lake: LakeResource, landing: LandingResource):
         from ml.logs.landing import landed_days
@@ -44,7 +45,7 @@ def landing_sensor(spec: DatasetSpec, job: DailyJob) -> dg.SensorDefinition:
 
 
 def _answer(instance: dg.DagsterInstance, spec: DatasetSpec, job: DailyJob, due) -> dg.RunRequest | dg.SkipReason:
-    """What to do about the earliest day that is due (a `LandedDay`), if any."""
+    """Return what to do about the earliest day that is due (a `LandedDay`), if there is one."""
     if running := instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=IN_PROGRESS), limit=1):
         return dg.SkipReason(f"run {running[0].run_id} is in progress")
     if due is None:
@@ -53,7 +54,7 @@ def _answer(instance: dg.DagsterInstance, spec: DatasetSpec, job: DailyJob, due)
     earlier = instance.get_runs(dg.RunsFilter(job_name=job.name, tags={REQUEST: request}))
     if earlier and earlier[0].status in FAILED:
         return dg.SkipReason(
-            f"{due.key} failed in run {earlier[0].run_id}, and later days wait for it: mend the cause and re-execute that run; "
-            f"a change of the day's files or of its catalog entry has it run by itself"
+            f"{due.key} failed in run {earlier[0].run_id}, and later days wait for it: fix the cause and re-execute that run; "
+            f"the sensor runs it again when its files or its catalog entry change"
         )
     return dg.RunRequest(run_key=f"{request}:{len(earlier)}", partition_key=due.key, tags={REQUEST: request})

@@ -1,7 +1,7 @@
 """Baselines that a model must beat: the click rate of the days before, and a hashed logistic regression on the same features.
 
-They share nothing with our own models: scikit-learn on the feature table. They learn from the trailing days that
-they are given and nothing else; the step size is chosen on the last of those, never on the scored day.
+They share no code with the trained models: they are scikit-learn on the feature table. They learn from the trailing days that
+the caller names. The step size is chosen on the last of those days, never on the scored day.
 """
 
 from __future__ import annotations
@@ -24,24 +24,42 @@ from ml.lake import Lake
 from ml.metrics import ClickSums
 from ml.schema import LABEL, FeatureSchema
 
-NONZEROS = 8_000_000  # of the training matrix; beyond them rows are thinned at random, which bounds time and memory
+NONZEROS = 8_000_000  # of the training matrix; beyond them rows are sampled, which bounds time and memory
 TUNING_NONZEROS = 3_000_000
 STEPS = (0.003, 0.01, 0.03, 0.1, 0.3)
-EPOCHS = (8, 100)  # the fewest, and the most where rows are few
-VISITS = 1_000_000  # of rows, that more epochs than the fewest are good for
+EPOCHS = (8, 100)  # least and greatest number; few rows are visited more often
+VISITS = 1_000_000  # row visits up to which more than the least number of epochs are run
 HOLDOUT_OF_ONE_DAY = 0.2
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """predict: rows of the feature table [N] -> probabilities [N]; None where nothing could be learned, and `facts` say why."""
+    """A fitted baseline.
+
+    Attributes:
+        predict: rows of the feature table [N] -> probabilities [N]; None if nothing could be learned.
+        facts: JSON values that the report shows; without `predict` they give the `reason`.
+    """
 
     predict: Callable[[pa.Table], NDArray[np.float64]] | None
     facts: dict[str, Any]
 
 
 def fit_baselines(lake: Lake, spec: DatasetSpec, days: list[str], nonzeros: int = NONZEROS) -> dict[str, Baseline]:
-    """`constant_prior` and `logistic_regression`, from the features of `days` (ascending, all before the scored one)."""
+    """Fit both baselines.
+
+    Args:
+        lake: where features are stored.
+        spec: the dataset.
+        days: days to learn from, ascending, all before the scored one.
+        nonzeros: bound on the non-zero entries of the training matrix; beyond it rows are sampled.
+
+    Returns:
+        `constant_prior` and `logistic_regression`.
+
+    Raises:
+        MissingPartition, StalePartition: the features of a day cannot be used.
+    """
     schema = FeatureSchema.of(spec)
     available = {day: count_rows(lake, spec, day) for day in days}
     total = sum(available.values())
@@ -81,7 +99,7 @@ def _logistic_regression(
     matrix = design.matrix(rows)
     tuning, held_out = _split(day, TUNING_NONZEROS // per_row)
     losses: dict[float, float] = {}
-    # Without both classes on the side that trains there is nothing to compare, and the middle of the range stands.
+    # If the tuning rows hold one class only, the step sizes cannot be compared, and the middle one is used.
     if len(held_out) and np.unique(labels[tuning]).size == 2:
         train, check = matrix[tuning], matrix[held_out]
 
@@ -102,7 +120,7 @@ def _logistic_regression(
 
 
 def _split(day: NDArray[np.int64], most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row indices to tune on and to hold out: the last day with rows, or the end of the only one; thinned to `most` rows."""
+    """Return row indices to tune on and to hold out (the last day with rows, or the end of the only one), at most `most`."""
     last = np.flatnonzero(day == day[-1])
     if len(last) == len(day):
         last = last[round(len(last) * (1 - HOLDOUT_OF_ONE_DAY)) :]
@@ -113,8 +131,8 @@ def _split(day: NDArray[np.int64], most: int) -> tuple[NDArray[np.int64], NDArra
 
 
 def _fit(matrix: Any, labels: NDArray[np.float32], step: float) -> SGDClassifier:
-    """Averaged SGD (Polyak and Juditsky, 1992) with a constant step: for hashed ids, step times epochs is what the inverse
-    of an L2 penalty is. On Criteo it reaches the AUC of a converged L2-regularised fit (0.759) in a tenth of its time."""
+    """Fit averaged SGD (Polyak and Juditsky, 1992) with a constant step. For hashed ids, step times epochs acts like the
+    inverse of an L2 penalty. On Criteo it reaches the AUC of a converged L2-regularised fit (0.759) in a tenth of its time."""
     epochs = int(np.clip(VISITS // matrix.shape[0], *EPOCHS))
     model = SGDClassifier(
         loss="log_loss",

@@ -13,12 +13,12 @@ from ml.hashing import GOLDEN, mix64_array
 from ml.schema import FeatureSchema
 
 BUCKETS = 2**20
-CLIP = 4.0  # standard deviations: one wild value must not set the solver's step
+CLIP = 4.0  # standard deviations, so that an outlier does not dominate the solver's step
 
 
 @dataclass(frozen=True)
 class Design:
-    """How rows of the feature table become rows of a matrix [N, BUCKETS + D]; mean and deviation are of training rows."""
+    """Mapping from rows of the feature table to a matrix [N, BUCKETS + D], with mean and deviation of the training rows."""
 
     schema: FeatureSchema
     mean: NDArray[np.float64]  # [D]
@@ -31,7 +31,7 @@ class Design:
         return cls(schema, dense.mean(axis=0), np.where(deviation > 0, deviation, 1.0))
 
     def matrix(self, table: pa.Table) -> csr_matrix:
-        """float32 [N, BUCKETS + D]. Features that share a bucket add up (Weinberger et al., 2009)."""
+        """Build a float32 matrix [N, BUCKETS + D]. Features that share a bucket are added (Weinberger et al., 2009)."""
         every, dense = np.arange(table.num_rows), len(self.schema.dense)
         rows, columns = [], []
         for seed, name in enumerate(self.schema.sparse):

@@ -1,6 +1,6 @@
-"""The report's plots, as PNG bytes: ROC, calibration, scores, AUC by day. Drawing only; the numbers come from `metrics`.
+"""Plots of the report as PNG bytes: ROC, calibration, scores, AUC by day. The numbers come from `ml.metrics`.
 
-Matplotlib's objects on the Agg canvas, without pyplot: no global state, and the same numbers give the same bytes.
+They use Matplotlib's objects on the Agg canvas, without pyplot, so there is no global state and equal numbers give equal bytes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DOTS_PER_INCH = 120
 
 
 def roc(scored: dict[str, ClickSums]) -> bytes:
-    """True against false positive rate of each; in the keys' order."""
+    """Draw the true against the false positive rate of each name, in the order of the keys."""
     figure, axes = _axes("ROC", "share of the unclicked above the threshold", "share of the clicked above it")
     for name, sums in scored.items():
         false, true = sums.roc()
@@ -46,13 +46,13 @@ def roc(scored: dict[str, ClickSums]) -> bytes:
 
 
 def calibration(scored: dict[str, ClickSums]) -> bytes:
-    """Observed against predicted click rate, bins of equally many rows, two standard errors as bars; logarithmic."""
+    """Draw the observed against the predicted click rate on log axes, in bins of equal size, with two standard errors."""
     figure, axes = _axes("Calibration", "predicted click rate", "observed click rate")
     ends: list[float] = []
     for name, sums in scored.items():
         bins = [b for b in sums.calibration_bins() if b.predicted > 0]
         if bins:
-            # A bin without a click has no logarithm: half a click stands for it.
+            # A bin without clicks has no logarithm, so it is drawn at half a click.
             x, y = np.array([b.predicted for b in bins]), np.array([b.observed or 0.5 / b.rows for b in bins])
             reach = np.array([2 * b.error for b in bins])
             error = np.stack([np.minimum(reach, 0.9 * y), reach])
@@ -70,7 +70,7 @@ def calibration(scored: dict[str, ClickSums]) -> bytes:
 
 
 def scores(model: ClickSums) -> bytes:
-    """How the model's scores of clicked and of unclicked rows lie."""
+    """Draw the distributions of the model's scores for clicked and for unclicked rows."""
     figure, axes = _axes("Scores", "predicted click rate", "share of rows")
     edges, unclicked, clicked = model.histogram(128)
     used = np.flatnonzero(unclicked + clicked)
@@ -92,7 +92,7 @@ def scores(model: ClickSums) -> bytes:
 
 
 def auc_by_day(days: Sequence[dict[str, Any]]) -> bytes:
-    """AUC of each report so far, this day's last: rows with `day` and an AUC or None by name."""
+    """Draw the AUC of each reported day. days: entries of the history, with `day` and an AUC or None by name."""
     figure, axes = _axes("AUC by day", "", "AUC")
     place = range(len(days))
     for name in ("oracle", "model", "logistic_regression"):
@@ -108,7 +108,7 @@ def auc_by_day(days: Sequence[dict[str, Any]]) -> bytes:
 
 
 def lines(title: str, x: str, y: str, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> bytes:
-    """Of each name a mean by step, from 1 on, and the spread around it as a band."""
+    """Draw for each name the mean by step, counted from 1, and its spread as a band."""
     figure, axes = _axes(title, x, y)
     for (name, (mean, spread)), colour in zip(curves.items(), COLOURS.values(), strict=False):
         steps, middle, around = np.arange(1, len(mean) + 1), np.array(mean), np.array(spread)
@@ -119,7 +119,7 @@ def lines(title: str, x: str, y: str, curves: Mapping[str, tuple[Sequence[float]
 
 
 def points(title: str, x: str, y: str, groups: Mapping[str, Sequence[tuple[float, float, str]]]) -> bytes:
-    """Of each name some (x, y, what it is), joined in their order."""
+    """Draw for each name some points (x, y, label), joined in their order."""
     figure, axes = _axes(title, x, y)
     for (name, placed), colour in zip(groups.items(), COLOURS.values(), strict=False):
         axes.plot([p[0] for p in placed], [p[1] for p in placed], color=colour, label=name, marker="o", ms=4, lw=1.5)

@@ -1,7 +1,7 @@
-"""Champion and challenger: which of a dataset's models to trust, by the reports of its days.
+"""Champion and challenger: which of a dataset's models to trust, according to its reports.
 
-A report scores all models on the same rows, which none of them has seen. What is decided here follows from reports alone, and
-for a day from none later than it; where the models lie and what points at them is `ml.tracking.registry`.
+A report scores all models on the same rows, which none of them has seen. The decision for a day uses the reports up to that
+day alone. Aliases that point at the models are set by `ml.tracking.registry`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-DAYS = 3  # in a row, on which a challenger has to be better than the champion
+DAYS = 3  # consecutive reported days on which a challenger has to be better than the champion
 
-Scores = dict[str, tuple[float, float]]  # of each model AUC, and log loss with its sign turned: the greater, the better
+Scores = dict[str, tuple[float, float]]  # AUC and negative log loss of each model: greater is better
 
 
 @dataclass(frozen=True)
 class Standing:
-    """After a day whose report compares models. replaced: the champion before, where the day brought another.
+    """Champion and scores after one day whose report compares models.
 
-    scores: of the models that compete, on the day. trained_until: of those whose report says so, the day whose snapshot was
-    scored.
+    Attributes:
+        day: the reported day.
+        champion: the model to trust after it.
+        replaced: the champion before, if the day brought another one.
+        scores: AUC and negative log loss of each competing model on the day.
+        trained_until: by model, the day up to which the scored snapshot was trained, if the report says so.
     """
 
     day: str
@@ -31,37 +35,43 @@ class Standing:
 
     @property
     def challenger(self) -> str | None:
-        """The best of the others on the day."""
+        """The best model of the day apart from the champion."""
         return max((name for name in self.scores if name != self.champion), key=self.scores.__getitem__, default=None)
 
     @property
     def behind(self) -> float:
-        """How much AUC the champion is short of the day's best model."""
+        """AUC of the day's best model less that of the champion."""
         return max(auc for auc, _ in self.scores.values()) - self.scores[self.champion][0]
 
 
 def standings(reports: Iterable[Mapping[str, Any]], days: int = DAYS) -> list[Standing]:
-    """After each of the days in turn. reports: what their `metrics.json` hold, in the order of days.
+    """Decide the champion after each reported day.
 
-    The first champion is the first model that the dataset names. A model that beat the champion on each of the last `days`
-    days, by AUC and where that ties by log loss, takes its place, by however little; of several such, the best on the last.
-    One that is as good in both is not better. A champion that one report does not score leaves its place at once, to the first
-    that is, and has to win it back. Models that only rank do not compete. Days are those with a report that compares: others
-    (without a report, a first day, a day of one class) neither count nor interrupt.
+    The first champion is the first model that the dataset names. A model that was better than the champion on each of the last
+    `days` days, by AUC and in a tie by log loss, replaces it, whatever the margin; among several, the best of the last day
+    does. A champion that a report does not score is replaced at once by the first model that it scores. Models that only rank
+    do not compete. Only days whose report compares models count; others (a first day, a day of one class) are skipped.
+
+    Args:
+        reports: contents of `metrics.json`, or entries of its `history`, in the order of days.
+        days: consecutive reported days on which a challenger must be better.
+
+    Returns:
+        One standing for each day that compares models.
     """
     found: list[Standing] = []
-    for figures in reports:
-        if scores := _scores(figures):
+    for report in reports:
+        if scores := _scores(report):
             held = found[-1].champion if found else None
             champion = _champion(held, [*(standing.scores for standing in found), scores][-days:], days)
-            facts = {name: figures["models"][name].get("facts") or {} for name in scores}
+            facts = {name: report["models"][name].get("facts") or {} for name in scores}
             until = {name: of["snapshot_day"] for name, of in facts.items() if "snapshot_day" in of}
-            found.append(Standing(figures["day"], champion, held if held != champion else None, scores, until))
+            found.append(Standing(report["day"], champion, held if held != champion else None, scores, until))
     return found
 
 
-def _scores(figures: Mapping[str, Any]) -> Scores:
-    models = (figures.get("models") or {}).items()  # a report of an older layout has none
+def _scores(report: Mapping[str, Any]) -> Scores:
+    models = (report.get("models") or {}).items()
     return {name: (of["auc"], -of["log_loss"]) for name, of in models if None not in (of.get("auc"), of.get("log_loss"))}
 
 

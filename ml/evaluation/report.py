@@ -1,4 +1,4 @@
-"""The report to read: one HTML file with everything in it, from the figures and the plots. Its words are `verdict`'s."""
+"""The report as one self-contained HTML file, made from the metrics and the plots. Its first sentences come from `verdict`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ml.evaluation.plots import NAMES
 NOTHING = "–"
 
 
-def render(figures: dict[str, Any], plots: dict[str, bytes]) -> str:
-    """HTML without outside resources. Text from logs is escaped; what is undefined is shown as a dash."""
+def render(metrics: dict[str, Any], plots: dict[str, bytes]) -> str:
+    """Render the report without external resources. Text from logs is escaped; undefined values are shown as a dash."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters |= {"number": number, "percent": percent, "count": count, "fact": fact}
-    models = {f"model {name}": found for name, found in figures["models"].items()} or {"model": figures["model"]}
-    scored = {**models, **figures["baselines"], "oracle": figures["oracle"]}
-    titles = {name: f" ({title})" for title, name in figures["standing"].items()} if figures["standing"]["challenger"] else {}
+    models = {f"model {name}": found for name, found in metrics["models"].items()} or {"model": metrics["model"]}
+    scored = {**models, **metrics["baselines"], "oracle": metrics["oracle"]}
+    titles = {name: f" ({title})" for title, name in metrics["standing"].items()} if metrics["standing"]["challenger"] else {}
     called = NAMES | {name: name.removeprefix("model ") + titles.get(name.removeprefix("model "), "") for name in models}
     images = {name: b64encode(png).decode() for name, png in plots.items()}
-    return environment.get_template("report.html").render(f=figures, scored=scored, names=called, images=images)
+    return environment.get_template("report.html").render(f=metrics, scored=scored, names=called, images=images)
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -39,7 +39,7 @@ def count(value: int | None) -> str:
 
 
 def fact(value: Any) -> str:
-    """A value of a model's or baseline's facts as a person would write it."""
+    """Format one of the facts of a model or baseline."""
     if value is None:
         return NOTHING
     if isinstance(value, bool):

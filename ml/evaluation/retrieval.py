@@ -1,9 +1,9 @@
-"""How well a model of two towers finds: the item that was clicked next, among all items that are alive.
+"""Recall of a two-tower model: whether it finds the item that was clicked next among all live items.
 
-Time is cut into slices. At the beginning of each, the catalogue is what had a row in the hours before, with the features of its
-last row; the slice's clicks are looked up in it by one matrix product. Beside the model stands what was clicked most in the
-hour before. Neither has learned from a slice before it is scored; but a click is looked up with the user's features as they
-were at the click, and her history may hold clicks from earlier in the slice.
+Time is divided into slices. At the start of each slice, the catalogue holds the items that had a row in the hours before, with
+the features of their last row; the clicks of the slice are searched in it by one matrix product. The baseline ranks items by
+their clicks in the hour before. Neither has learned from a slice before it is scored. A click is searched with the user's
+features at the time of the click, whose history may hold clicks from earlier in the slice.
 """
 
 from __future__ import annotations
@@ -24,9 +24,14 @@ CUTS = (10, 20, 50, 100)
 
 @dataclass(frozen=True)
 class Slice:
-    """start: microseconds. clicks: how many. live: items in the catalogue. missing: clicks on items that were not in it.
+    """Counts of one slice.
 
-    model, popularity: hits by cut: clicks whose item was among the first so many.
+    Attributes:
+        start: microseconds since 1970 UTC.
+        clicks: number of clicks.
+        live: items in the catalogue.
+        missing: clicks on items that were not in the catalogue.
+        model, popularity: by cut, clicks whose item was among the first `cut` results.
     """
 
     start: int
@@ -39,12 +44,12 @@ class Slice:
 
 @dataclass(frozen=True)
 class Recall:
-    """Of all slices together."""
+    """Totals of all slices."""
 
     slices: list[Slice]
 
     def at(self, cut: int, whose: str = "model") -> float:
-        """Share of the clicks whose item was among the first `cut`. whose: model or popularity."""
+        """Share of the clicks whose item was among the first `cut` results of the model or of popularity."""
         return sum(getattr(s, whose)[cut] for s in self.slices) / max(1, self.clicks)
 
     @property
@@ -53,13 +58,13 @@ class Recall:
 
     @property
     def reachable(self) -> float:
-        """Share of the clicks whose item was in the catalogue at all."""
+        """Share of the clicks whose item was in the catalogue."""
         return 1 - sum(s.missing for s in self.slices) / max(1, self.clicks)
 
 
 @dataclass
 class Catalogue:
-    """Rows of the last hours, oldest first, by item: what is alive, and what is clicked."""
+    """Rows of the last hours, oldest first: which items are live, and how often they were clicked."""
 
     hours: float
     times: list[NDArray[np.int64]] = field(default_factory=list)
@@ -77,14 +82,14 @@ class Catalogue:
         self.dense.append(dense.numpy())
 
     def forget(self, now: int) -> None:
-        """Let go of batches that are too old to look at."""
+        """Drop batches that are older than the window."""
         while self.times and self.times[0][-1] < now - self.hours * MICROSECONDS_PER_HOUR:
             for column in (self.times, self.ids, self.clicked, self.sparse, self.dense):
                 column.pop(0)
 
     def live(self, now: int) -> tuple[NDArray[np.int64], torch.Tensor, torch.Tensor, NDArray[np.int64]]:
-        """Items, ids int64 [L] in order, their features as of their last row, sparse [L, Fi] and dense [L, Ii], and how often
-        each was clicked in the last hour, int64 [L]."""
+        """Return the ids of the L live items, int64 [L] ascending, the features of their last rows, sparse [L, Fi] and dense
+        [L, Ii], and their clicks in the last hour, int64 [L]."""
         times, ids = np.concatenate(self.times), np.concatenate(self.ids)
         first = np.searchsorted(times, now - self.hours * MICROSECONDS_PER_HOUR)
         items, last = np.unique(ids[first:][::-1], return_index=True)
@@ -106,10 +111,13 @@ def recall_over(
     between: Callable[[list[Batch]], None] | None = None,
     on_result: Callable[[Slice], None] | None = None,
 ) -> Recall:
-    """Score every click from `begin` (microseconds) on; rows before fill the first catalogue.
+    """Score every click from a point in time on; the rows before it fill the first catalogue.
 
-    batches: rows in time order. between: called with each slice's rows once it has been scored, to train on them (progressive
-    validation), and with the rows before `begin` never. on_result: of each slice.
+    Args:
+        batches: rows in time order.
+        begin: microseconds since 1970 UTC.
+        between: called with the rows of each slice after it has been scored, to train on them (progressive validation).
+        on_result: called with each slice.
     """
     catalogue, found = Catalogue(live_hours), []
     for start, rows in _slices(batches, begin, round(minutes * 60e6)):
@@ -128,7 +136,7 @@ def recall_over(
 
 @torch.no_grad()
 def _score(model: TwoTower, catalogue: Catalogue, start: int, rows: Sequence[Batch]) -> Slice:
-    """Of items with one score, as of those with one count of clicks, the first in the catalogue comes first."""
+    """Score one slice. Items with equal scores, or with equal counts, keep the order of the catalogue."""
     was_training = model.training
     model.eval()
     items, sparse, dense, popular = catalogue.live(start)
@@ -159,7 +167,7 @@ def _score(model: TwoTower, catalogue: Catalogue, start: int, rows: Sequence[Bat
 
 
 def _slices(batches: Iterable[Batch], begin: int, width: int) -> Iterator[tuple[int, list[Batch]]]:
-    """Rows by slice, cut at `begin` + n * width: when it begins, and its rows."""
+    """Yield the start and the rows of each slice `[begin + n * width, begin + (n + 1) * width)`."""
     current, held = None, []
     for batch in batches:
         number = (batch.event_time - begin).div(width, rounding_mode="floor")

@@ -1,4 +1,4 @@
-"""Rows of the feature table for evaluation, chunk by chunk, and which earlier days may be looked at. Computes nothing."""
+"""Rows of the feature table for evaluation, in chunks, and the earlier days that may be used."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ CHUNK = 65_536
 
 
 def earlier_days(lake: Lake, dataset: str, day: str, window: int) -> list[str]:
-    """Days with features among the `window` calendar days before `day`, in order; never `day` itself nor a later one."""
+    """Return the days with features among the `window` calendar days before `day`, ascending."""
     there = set(lake.days(CLEANED_FEATURES, dataset))
     return [other for other in trailing_days(day, window) if other in there]
 
 
 def count_rows(lake: Lake, spec: DatasetSpec, day: str) -> int:
-    """Rows of a day's feature table. Raises `MissingPartition` or `StalePartition`."""
+    """Count the rows of a day's feature table. Raises `MissingPartition` or `StalePartition`."""
     rows = 0
     for path in feature_parts(lake, spec, day):
         with path.fs.open(path.path, "rb") as file, pq.ParquetFile(file) as parquet:
@@ -33,9 +33,17 @@ def count_rows(lake: Lake, spec: DatasetSpec, day: str) -> int:
 
 
 def chunks(lake: Lake, spec: DatasetSpec, day: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """A day's feature table in event-time order, at most `CHUNK` rows at a time, `columns` of it or all.
+    """Read a day's feature table in event-time order, at most `CHUNK` rows at a time.
 
-    Raises `MissingPartition`, `StalePartition`, and `ValueError` for a file of another shape than the spec's.
+    Args:
+        lake: where features are stored.
+        spec: the dataset.
+        day: `YYYY-MM-DD`.
+        columns: columns to read; by default all.
+
+    Raises:
+        MissingPartition, StalePartition: the features of the day cannot be used.
+        ValueError: a file does not have the columns of the spec.
     """
     wanted = arrow_schema(spec).names if columns is None else list(columns)
     for path in feature_parts(lake, spec, day):

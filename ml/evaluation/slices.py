@@ -1,6 +1,6 @@
 """Slices of a scored day: by hour, by the commonest values of a column, new against known items and users.
 
-Says which rows belong to which slice and sums the metrics of each; every slice's values together are the whole day.
+This module assigns rows to slices and computes the metrics of each value. The values of a slice together are the whole day.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PARTS = 24
 
 @dataclass(frozen=True)
 class Slice:
-    """One way to part N rows: `code` [N] is the index of each row's value in `values`."""
+    """One way to partition N rows: `code` [N] is the index of each row's value in `values`."""
 
     name: str
     title: str
@@ -36,13 +36,13 @@ class Slice:
 
 
 def key_columns(spec: DatasetSpec) -> list[str]:
-    """Columns of the feature table that slices are cut by."""
+    """Return the columns of the feature table that define slices."""
     keys = [ITEM_KEY] * (spec.item is not None) + [USER_KEY] * (spec.user is not None)
     return [EVENT_TIME, *keys, *(SLICE_PREFIX + name for name in spec.slices)]
 
 
 def known_keys(lake: Lake, spec: DatasetSpec, days: Iterable[str]) -> dict[str, NDArray[np.int64]]:
-    """Sorted distinct item and user keys in the features of `days`, by column."""
+    """Return the sorted distinct item and user keys in the features of some days, by column."""
     columns = [name for name in (ITEM_KEY, USER_KEY) if name in key_columns(spec)]
     seen: dict[str, list[pa.Array]] = {name: [pa.array([], pa.int64())] for name in columns}
     for day in days if columns else ():
@@ -53,7 +53,7 @@ def known_keys(lake: Lake, spec: DatasetSpec, days: Iterable[str]) -> dict[str, 
 
 
 def slices_of(spec: DatasetSpec, keys: pa.Table, known: dict[str, NDArray[np.int64]]) -> list[Slice]:
-    """Every way that the report parts the N rows of `keys` (columns `key_columns`); `known` is empty on a first day."""
+    """Return every slice of the N rows of `keys` (columns `key_columns`). known: as from `known_keys`; empty on a first day."""
     slices = [_by_hour(spec, keys.column(EVENT_TIME))]
     for column, what in ((ITEM_KEY, "item"), (USER_KEY, "user")):
         if column in known:
@@ -124,7 +124,7 @@ def _by_hour(spec: DatasetSpec, event_time: pa.ChunkedArray) -> Slice:
 
 
 def _commonest(name: str, column: pa.ChunkedArray) -> Slice:
-    """The `TOP_VALUES` commonest values (ties by value), the others together, and the missing."""
+    """Slice by the `TOP_VALUES` most common values (ties by value), all others together, and missing."""
     held = column.combine_chunks().dictionary_encode()
     values = [*held.dictionary.to_pylist(), MISSING]
     code = held.indices.fill_null(len(values) - 1).to_numpy().astype(np.int64)

@@ -1,4 +1,4 @@
-"""The report's first sentences: what the figures mean, in plain words. Figures in, text out; no thresholds hidden elsewhere."""
+"""The first sentences of the report: what the metrics mean, in plain words. All thresholds are here."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ WELL_CALIBRATED = (0.9, 1.1)  # predicted over observed clicks
 BASELINE_NAMES = {"constant_prior": "the constant prior", "logistic_regression": "the logistic regression"}
 
 
-def beats(figures: dict[str, Any]) -> dict[str, bool | None]:
-    """Of each baseline: whether the model's AUC is above its; None where one of the two is not known."""
-    model = figures["model"]["auc"]
+def beats(metrics: dict[str, Any]) -> dict[str, bool | None]:
+    """For each baseline, whether the model has a higher AUC; None if one of the two is undefined."""
+    model = metrics["model"]["auc"]
     return {
         name: None if model is None or baseline["auc"] is None else model > baseline["auc"]
-        for name, baseline in figures["baselines"].items()
+        for name, baseline in metrics["baselines"].items()
     }
 
 
-def attained(figures: dict[str, Any]) -> dict[str, float | None]:
-    """How far the model came on the way from the constant prior (0) to the best possible (1), by AUC and by log loss.
+def attained(metrics: dict[str, Any]) -> dict[str, float | None]:
+    """Share of the distance from the constant prior (0) to the oracle (1) that the model covers, by AUC and by log loss.
 
-    None without an oracle, or where there is no way to go. May be negative: worse than the constant prior.
+    It is None without an oracle or if both ends are equal, and negative if the model is worse than the constant prior.
     """
-    prior, model, best = figures["baselines"]["constant_prior"], figures["model"], figures["oracle"]
+    prior, model, best = metrics["baselines"]["constant_prior"], metrics["model"], metrics["oracle"]
     shares: dict[str, float | None] = {}
     for metric in ("auc", "log_loss"):
         ends = (prior[metric], model[metric], best[metric])
@@ -31,52 +31,51 @@ def attained(figures: dict[str, Any]) -> dict[str, float | None]:
     return shares
 
 
-def verdict(figures: dict[str, Any]) -> tuple[str, list[str]]:
-    """A word for the badge (good, mixed, poor, unknown) and the sentences."""
-    model, data = figures["model"], figures["data"]
-    simulated = ["This log is simulated: no person clicked, and the true click probability is known."] * figures["simulated"]
+def verdict(metrics: dict[str, Any]) -> tuple[str, list[str]]:
+    """Return a word for the badge (good, mixed, poor, unknown) and the sentences."""
+    model, data = metrics["model"], metrics["data"]
+    simulated = ["This log is simulated: no person clicked, and the true click probability is known."] * metrics["simulated"]
     if not data["rows"]:
         return "unknown", ["The day holds no rows, so there is nothing to score.", *simulated]
     if model["facts"] is None:
-        told = "There is no model older than this day, so nothing is scored here; below is what the day holds."
-        return "unknown", [told, *simulated]
+        first = "No model was trained before this day, so nothing is scored. The data of the day is described below."
+        return "unknown", [first, *simulated]
     if model["auc"] is None:
         only = "clicked" if data["clicks"] else "unclicked"
-        return "unknown", [f"All rows of the day are {only}, so there is no order to get right and no AUC.", *simulated]
+        return "unknown", [f"All rows of the day are {only}, so there is no AUC.", *simulated]
     until = f" trained until {model['facts']['snapshot_day']}" if "snapshot_day" in model["facts"] else ""
     order = f"The model{until} ranks a clicked impression above an unclicked one {100 * model['auc']:.1f} times in 100."
-    calibration = model["calibration"]  # None of a model that only ranks
-    sentences = [order, _against(figures), *([] if calibration is None else [_calibration(calibration)])]
-    share = figures["attained"]["auc"]
+    calibration = model["calibration"]  # None for a model that only ranks
+    sentences = [order, _against(metrics), *([] if calibration is None else [_calibration(calibration)])]
+    share = metrics["attained"]["auc"]
     if share is not None:
-        best = figures["oracle"]["auc"]
-        way = f"of the way from chance to the best possible AUC ({best:.3f}) it went {100 * share:.0f} %"
-        sentences.append(f"{way[0].upper()}{way[1:]}.")
-    known = [won for won in figures["beats"].values() if won is not None]
+        best = metrics["oracle"]["auc"]
+        sentences.append(f"It covers {100 * share:.0f} % of the distance from chance to the best possible AUC ({best:.3f}).")
+    known = [won for won in metrics["beats"].values() if won is not None]
     well = calibration is None or WELL_CALIBRATED[0] <= calibration <= WELL_CALIBRATED[1]
     word = "unknown" if not known else "poor" if not any(known) else "good" if all(known) and well else "mixed"
     return word, [*sentences, *simulated]
 
 
-def _against(figures: dict[str, Any]) -> str:
-    known = {name: won for name, won in figures["beats"].items() if won is not None}
+def _against(metrics: dict[str, Any]) -> str:
+    known = {name: won for name, won in metrics["beats"].items() if won is not None}
     if not known:
         return "There are no earlier days that a baseline could learn from."
     if len(known) > 1 and all(known.values()):
-        other = figures["baselines"]["logistic_regression"]["auc"]
+        other = metrics["baselines"]["logistic_regression"]["auc"]
         return f"It beats both baselines (logistic regression {100 * other:.1f}, constant prior 50.0)."
-    told = []
+    outcomes = []
     for name, won in known.items():
         outcome = "beats" if won else "does not beat"
-        told.append(f"{outcome} {BASELINE_NAMES[name]} ({100 * figures['baselines'][name]['auc']:.1f})")
-    return f"It {' and '.join(told)}."
+        outcomes.append(f"{outcome} {BASELINE_NAMES[name]} ({100 * metrics['baselines'][name]['auc']:.1f})")
+    return f"It {' and '.join(outcomes)}."
 
 
 def _calibration(ratio: float) -> str:
     if ratio < WELL_CALIBRATED[0]:
-        meaning = "it promises too little"
+        meaning = "it predicts too few"
     elif ratio > WELL_CALIBRATED[1]:
-        meaning = "it promises too much"
+        meaning = "it predicts too many"
     else:
-        meaning = "its probabilities can be taken at their word"
+        meaning = "it is well calibrated"
     return f"Predicted clicks are {ratio:.2f} times those observed: {meaning}."

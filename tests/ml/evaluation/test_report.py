@@ -128,7 +128,7 @@ def test_a_first_day_has_data_facts_and_no_model(lake: Lake) -> None:
     spec = spec_of()
     put_day(lake, spec, DAYS[0], shop_day(spec, DAYS[0], 400))
     done = evaluate_day(spec, DAYS[0], lake, {})
-    assert "no model older than this day" in done.verdict
+    assert "No model was trained before this day" in done.verdict
     assert done.metrics["model"] == {**done.metrics["model"], "auc": None, "facts": None}
     assert done.metrics["data"]["rows"] == 400 and done.metrics["slices"][0]["values"]
     assert done.metrics["beats"] == {"constant_prior": None, "logistic_regression": None}
