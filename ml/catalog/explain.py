@@ -15,6 +15,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from ml.catalog.document import CatalogError, Document, shown
+from ml.catalog.renamed import RENAMED
 from ml.catalog.strict import FAULT
 
 Key = str | int
@@ -94,6 +95,8 @@ def _what(found: Any, model: type[BaseModel] | None) -> str:
     if kind == "missing":
         field = _fields(model, found["loc"][:-1]).get(str(found["loc"][-1]))
         return f"missing; expected: {field.description}" if field is not None and field.description else "missing"
+    if kind == "extra_forbidden" and (key := str(found["loc"][-1])) in RENAMED:
+        return f"{key} is now {RENAMED[key]}"
     if kind == "extra_forbidden":
         known = list(_fields(model, found["loc"][:-1]))
         near = get_close_matches(str(found["loc"][-1]), known, n=1)
