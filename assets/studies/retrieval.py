@@ -31,6 +31,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         "the hour before; with and without learning through the day.",
     )
     def retrieval(context: dg.AssetExecutionContext, config: RetrievalStudy, lake: LakeResource) -> dg.MaterializeResult:
+        from ml.recipes.recipe import recipe_of
         from ml.studies import retrieval as study
 
         own_run(context)
@@ -39,7 +40,8 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         found = study.run_study(spec, days, held, MODEL, on_result=context.log.info)
         with held.write(STUDIES, "retrieval", spec.name) as folder:
             written = study.write_study(folder, found)
-            held.write_manifest(folder, {"days": days})
+            recipe = recipe_of(spec, MODEL).model_dump(mode="json")
+            held.write_manifest(folder, {"days": days, "recipe": recipe})
         cuts = list(next(iter(written["ways"].values())))
         recalls = ([way, *(f"{of[cut]:.4f}" for cut in cuts)] for way, of in written["ways"].items())
         return dg.MaterializeResult(

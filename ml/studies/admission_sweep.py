@@ -43,6 +43,7 @@ class Setting:
         auc: mean over the scored days, each scored by the model of the day before.
         auc_by_day: of each scored day.
         unknown_rate: share of the look-ups without a row on the last day trained on.
+        seed: of the recipe; weights and everything that training draws follow from it.
     """
 
     min_count: int
@@ -53,6 +54,7 @@ class Setting:
     auc: float
     auc_by_day: list[float]
     unknown_rate: float
+    seed: int
 
 
 def with_ids(spec: DatasetSpec) -> DatasetSpec:
@@ -132,4 +134,5 @@ def _setting(spec: DatasetSpec, days: Sequence[str], lake: Lake, threshold: int,
         auc=float(np.mean(scores)),
         auc_by_day=scores,
         unknown_rate=sum(stats.unknown for stats in tables) / max(1, sum(stats.looked_up for stats in tables)),
+        seed=recipe.seed,
     )
