@@ -22,6 +22,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from upath import UPath
 
+from ml.artifacts.delta import ModelDelta
 from ml.artifacts.predictor import Predictor, TorchPredictor
 from ml.artifacts.raw_columns import RawColumns
 from ml.artifacts.snapshot import read_file, read_state, write_file
@@ -115,6 +116,37 @@ class Bundle:
     def score(self, batch: Batch, sampled: bool = False) -> npt.NDArray[np.float32]:
         """Predict click probabilities of transformed rows, float32 [B]; see `Predictor.predict`."""
         return self.predictor.predict(batch, sampled)
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """The step of each collection of tables, by its path in the model: what to ask a trainer's `model_delta` for."""
+        return self._torch.steps
+
+    def apply(self, delta: ModelDelta) -> bool:
+        """Bring the model to the state that a trainer has reached since the bundle was written, or since the last delta.
+
+        Afterwards the bundle predicts what a new export of that state predicts, with the same formats. Vocabularies stay as
+        they
+        are: values that got an id since remain out of vocabulary until the next bundle. Predictions must wait meanwhile.
+
+        Args:
+            delta: Changes that follow on `steps`.
+
+        Returns:
+            True if the delta was applied, False if its changes were applied before.
+
+        Raises:
+            Gap: Changes between `steps` and the beginning of the delta are missing; nothing is changed.
+            ValueError: The delta is of another model; nothing is changed.
+            TypeError: The bundle does not hold a torch model.
+        """
+        return self._torch.apply(delta)
+
+    @property
+    def _torch(self) -> TorchPredictor:
+        if not isinstance(self.predictor, TorchPredictor):
+            raise TypeError(f"deltas apply to torch models, this bundle holds a {type(self.predictor).__name__}")
+        return self.predictor
 
     @cached_property
     def _raw(self) -> RawColumns:

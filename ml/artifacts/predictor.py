@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from torch import nn
 from upath import UPath
 
+from ml.artifacts.delta import ModelDelta, apply_delta, steps_of
 from ml.artifacts.snapshot import (
     STATE,
     TABLES,
@@ -88,6 +89,15 @@ class TorchPredictor:
     def predict(self, batch: Batch, sampled: bool = False) -> npt.NDArray[np.float32]:
         """Compute click probabilities, float32 [B]; see `Predictor.predict`."""
         return predict(self.model, [batch], corrected=sampled and self.recipe.sampling_correction)
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """The step of each collection of tables, by its path in the model: where the next delta must begin."""
+        return steps_of(self.model)
+
+    def apply(self, delta: ModelDelta) -> bool:
+        """Apply a delta completely or not at all; see `ml.artifacts.delta.apply_delta`."""
+        return apply_delta(self.model, delta)
 
     def save(self, folder: Path | UPath, beside: Mapping[str, str] | None = None) -> None:
         """Write the model into an existing folder. Not atomic: `Lake.write` around it is.

@@ -19,14 +19,19 @@ from mlflow.pyfunc import PyFuncModel
 from mlflow.pyfunc.scoring_server import _parse_json_data
 
 from ml.artifacts.bundle import Bundle
+from ml.artifacts.delta import ModelDelta, model_delta
+from ml.artifacts.predictor import TorchPredictor
 from ml.artifacts.raw_columns import typed_array, typed_series
-from ml.artifacts.snapshot import DamagedSnapshot
+from ml.artifacts.snapshot import DamagedSnapshot, digest
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
+from ml.datasets.batch import Batch
 from ml.datasets.collate import batch_from_arrow
+from ml.datasets.reader import BlockReader
 from ml.datasets.write import write_day
 from ml.evaluation.rows import chunks
 from ml.export.day import export_day
+from ml.export.quantise import quantise
 from ml.features.clean import clean_day
 from ml.lake import Lake
 from ml.logs.read import raw_table
@@ -37,7 +42,9 @@ from ml.tracking.model import EXAMPLE_ROWS, _sendable, example_of
 from ml.tracking.run import Tracker
 from ml.training.day import DayOptions, train_day
 from ml.training.load import load_model
-from tests.helpers.training_days import FIRST, small_recipe
+from ml.training.passes import train_pass
+from ml.training.state_dict import load_snapshot
+from tests.helpers.training_days import FIRST, made_spec, small_recipe, write_days
 
 HOUR = 3_600_000_000
 SECOND = "2026-01-02"
@@ -282,3 +289,49 @@ def test_counts_and_histories_come_from_the_caller(lake: Lake, served: Callable[
     example = model.input_example
     assert isinstance(example, pd.DataFrame) and example[["busy", "history:read"]].isna().all(axis=None)
     assert np.isfinite(model.predict(example)).all()
+
+
+MIXED = {
+    "model": {"embedding_dim": 8, "bottom": [8], "top": [8]},
+    "tables": {"features": {"b": {"kind": "hashed", "rows": 64}, "tags": {"kind": "static", "rows": 64}}},
+}
+
+
+def test_a_delta_brings_an_int8_bundle_to_what_a_fresh_export_predicts(lake: Lake, tmp_path: Path) -> None:
+    """Collisionless, hashed and static tables and the dense part; a whole day of training between export and delta."""
+    spec, choice = made_spec(), ExportRecipe(layers="int8", max_auc_loss=1.0)
+    days = write_days(lake, spec, 2, rows=600)
+    train_day(spec, days[0], lake, options=DayOptions(recipe=small_recipe(**MIXED), progress=False))
+    bundle = Bundle.load(Path(str(export_day(spec, days[0], lake, choice=choice).folder)))
+    whole = next(iter(BlockReader(lake, spec, [days[1]], splits=("train", "validation", "test"), batch_size=600)))
+    state = load_snapshot(lake.require("tuned_models/dlrm", "made", days[0]))
+    state.begin_pass()
+    train_pass(state, BlockReader(lake, spec, [days[1]], splits=("train",), batch_size=32), total_steps=17)
+    first, later = model_delta(state.model, bundle.steps), {path: bags.step for path, bags in state.bags.items()}
+    before = bundle.score(whole)
+    assert bundle.apply(ModelDelta.from_tensors(first.to_tensors())) and not bundle.apply(first)
+    assert bundle.steps == later
+
+    fresh = TorchPredictor(state.model.eval(), state.recipe, state.schema)
+    quantise(fresh.model, choice, whole)
+    assert fresh.predict(whole).tobytes() == bundle.score(whole).tobytes() != before.tobytes()
+    # What has applied deltas is written and read as a fresh export is.
+    for name, predictor in (("fresh", fresh), ("updated", bundle.predictor)):
+        (tmp_path / name).mkdir()
+        assert isinstance(predictor, TorchPredictor)
+        predictor.save(tmp_path / name)
+    assert digest(tmp_path / "fresh") == digest(tmp_path / "updated")
+
+
+def test_only_torch_models_take_deltas() -> None:
+    class Constant:
+        schema = FeatureSchema.of(CLICKED)
+
+        def predict(self, batch: Batch, sampled: bool = False) -> np.ndarray:
+            return np.full(len(batch), 0.5, np.float32)
+
+    bundle = Bundle(CLICKED, Constant(), {})
+    (rows,) = rows_of(CLICKED).combine_chunks().to_batches()
+    assert (bundle.predict(rows) == 0.5).all() and len(bundle.predict(rows)) == ROWS
+    with pytest.raises(TypeError, match="deltas apply to torch models, this bundle holds a Constant"):
+        bundle.apply(ModelDelta({}, {}))
