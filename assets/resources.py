@@ -12,6 +12,8 @@ from ml.lake import Lake
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from ml.datasets.cache_config import CacheConfig
+
 
 class LakeResource(dg.ConfigurableResource):
     """The lake that partitions are read from and written to."""
@@ -48,6 +50,18 @@ class SparkResource(dg.ConfigurableResource):
         return SparkRunner(session) if session else LocalRunner()
 
 
+class CacheSettings(dg.Config):
+    """A folder on each machine that caches shards of a remote lake."""
+
+    folder: str = Field(default="", description="A local folder outside the lake; empty for no cache.")
+    limit: str = Field(default="", description="Size limit of the cache, such as `100gb`; empty for no limit.")
+
+    def config(self) -> "CacheConfig | None":
+        from ml.datasets.cache_config import CacheConfig
+
+        return CacheConfig.of(self.folder, self.limit)
+
+
 class TrainingResource(dg.ConfigurableResource):
     """The processes that train a model together: their number, their launcher and their cache."""
 
@@ -58,10 +72,7 @@ class TrainingResource(dg.ConfigurableResource):
         default="local",
         description="`local` for this machine, or Spark's TorchDistributor on the `driver` or on `executors`.",
     )
-    cache: str = Field(
-        default="", description="A folder on each machine that caches shards of a remote lake; empty for no cache."
-    )
-    cache_limit: str = Field(default="", description="Size limit of the cache, such as `100gb`; empty for no limit.")
+    cache: CacheSettings = Field(default=CacheSettings(), description="Where each machine caches shards of a remote lake.")
     spark: dg.ResourceDependency[SparkResource]
 
     def session(self) -> "SparkSession | None":

@@ -42,7 +42,7 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
         def work(day: str) -> dict[str, Any]:
             tags = {"dagster/run_id": context.run_id}
             tracker = Tracker(Path(mlflow.home), tags, example_rows=mlflow.example_rows)
-            options = DayOptions(tracker=tracker, cache=training.cache or None, cache_limit=training.cache_limit or None)
+            options = DayOptions(tracker=tracker, cache=training.cache.config())
             done = train_day_on(processes, spec, day, lake.open(), model, options)
             return {
                 **done.metrics,

@@ -19,7 +19,7 @@ import os
 from pathlib import Path
 from typing import get_args
 
-from assets.resources import LakeResource, LandingResource, MlflowResource, SparkResource, TrainingResource
+from assets.resources import CacheSettings, LakeResource, LandingResource, MlflowResource, SparkResource, TrainingResource
 from ml.catalog.load import CATALOG, CatalogError, load_catalog
 from ml.catalog.spec import DatasetSpec
 from ml.distributed.launchers import Launcher
@@ -89,7 +89,8 @@ def _training(spark: SparkResource) -> TrainingResource:
     return TrainingResource(
         processes=int(processes),
         launcher=launcher,  # type: ignore[arg-type]
-        cache=os.environ.get("EVERGREEN_CACHE") or "",
-        cache_limit=os.environ.get("EVERGREEN_CACHE_LIMIT") or "",
+        cache=CacheSettings(
+            folder=os.environ.get("EVERGREEN_CACHE") or "", limit=os.environ.get("EVERGREEN_CACHE_LIMIT") or ""
+        ),
         spark=spark,
     )

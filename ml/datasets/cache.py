@@ -31,6 +31,7 @@ from filelock import FileLock, Timeout
 from upath import UPath
 
 import ml.datasets.torchvision_ops  # noqa: F401  # streaming fails without
+from ml.datasets.cache_config import CacheConfig
 from ml.datasets.shards import Columns, CorruptShard, Shard, digest, read_blocks
 from ml.datasets.splits import HASH
 from ml.stages import MDS_DATASETS
@@ -81,12 +82,12 @@ class ShardCache:
     Raises `BusyCache`, and `ValueError` where the limit is too low, or lake and folder lie in one another.
     """
 
-    def __init__(self, shards: Sequence[Shard], folder: str | os.PathLike[str], limit: str | None = None) -> None:
+    def __init__(self, shards: Sequence[Shard], config: CacheConfig) -> None:
         splits: dict[UPath, list[Shard]] = {}
         for shard in shards:
             splits.setdefault(shard.path.parents[1], []).append(shard)
-        root = _own(Path(folder), splits)
-        room = _room(limit, splits)
+        root = _own(Path(config.folder), splits)
+        room = _room(config.limit, splits)
         places = {source: _place(root, source, held) for source, held in splits.items()}
         world = World.detect()
         if world.is_local_leader:
@@ -96,7 +97,7 @@ class ShardCache:
                 _write_index(places[source], held)
         streams = [_LakeStream(source, place) for source, place in places.items()]
         with _alone_on_machine(world.is_local_leader):
-            self._dataset = StreamingDataset(streams=streams, cache_limit=limit, validate_hash=HASH)
+            self._dataset = StreamingDataset(streams=streams, cache_limit=config.limit, validate_hash=HASH)
         # It looks for its lock under one name and keeps it under another, and so makes another lock at every turn, whichever
         # thread holds the last.
         self._dataset._cache_filelock = FileLock(self._dataset._cache_filelock_path)

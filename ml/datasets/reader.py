@@ -8,7 +8,6 @@ in `ml.datasets.shards`.
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -19,6 +18,7 @@ import numpy.typing as npt
 
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
+from ml.datasets.cache_config import CacheConfig
 from ml.datasets.canonical_nodes import CanonicalNodes
 from ml.datasets.collate import batch_from_rows
 from ml.datasets.rows import Rows
@@ -70,8 +70,7 @@ class BlockReader:
         drop_last: Whether to leave out the last, smaller batch of an epoch.
         blocks_per_shuffle: Blocks whose rows are permuted together.
         num_canonical_nodes: Parts of an epoch that are read side by side (`ml.datasets.canonical_nodes`); 1 in time order.
-        cache: A folder of this node through which a remote lake is read (`ml.datasets.cache`). It does not change the batches.
-        cache_limit: Maximum size of the cache, as in "100gb".
+        cache: A folder of this node through which a remote lake is read. It does not change the batches.
 
     Raises:
         MissingPartition: A day is not in the lake.
@@ -102,8 +101,7 @@ class BlockReader:
         drop_last: bool = False,
         blocks_per_shuffle: int = 256,
         num_canonical_nodes: int = 1,
-        cache: str | os.PathLike[str] | None = None,
-        cache_limit: str | None = None,
+        cache: CacheConfig | None = None,
     ) -> None:
         _at_least_one(batch_size=batch_size, world_size=world_size, epochs=epochs, blocks_per_shuffle=blocks_per_shuffle)
         _check_names(days, splits, order)
@@ -122,7 +120,7 @@ class BlockReader:
         self._nodes = CanonicalNodes(self.rows, num_canonical_nodes, self._global)
         self._epoch_batches = self.rows // self._global if drop_last else -(-self.rows // self._global)
         self._begin = self._taken = 0
-        self._cache = _cache(self._shards, cache, cache_limit) if cache and shards else None
+        self._cache = _open_cache(self._shards, cache) if cache and shards else None
         self._identity: dict[str, Any] = {
             "order": order,
             "seed": seed,
@@ -226,10 +224,10 @@ class _Node:
         return parts
 
 
-def _cache(shards: Sequence[Shard], folder: str | os.PathLike[str], limit: str | None) -> ShardCache:
+def _open_cache(shards: Sequence[Shard], config: CacheConfig) -> ShardCache:
     from ml.datasets.cache import ShardCache  # which takes seconds to import
 
-    return ShardCache(shards, folder, limit)
+    return ShardCache(shards, config)
 
 
 def _at_least_one(**numbers: int) -> None:

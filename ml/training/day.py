@@ -14,6 +14,7 @@ from typing import Any
 
 from ml.artifacts.snapshot import digest
 from ml.catalog.spec import DatasetSpec
+from ml.datasets.cache_config import CacheConfig
 from ml.datasets.reader import BlockReader
 from ml.distributed.process_group import Ranks
 from ml.lake import Lake
@@ -41,14 +42,12 @@ class DayOptions:
         tracker: observes the training; by default nothing does.
         progress: whether to show a progress bar, or progress lines in the log.
         cache: a folder of this node through which a remote lake is read.
-        cache_limit: largest size of that folder, such as `100gb`.
     """
 
     recipe: Recipe | None = None
     tracker: Tracker | None = None
     progress: bool = True
-    cache: str | None = None
-    cache_limit: str | None = None
+    cache: CacheConfig | None = None
 
 
 def train_day(
@@ -88,7 +87,7 @@ def train_day(
     recipe, stage = options.recipe or recipe_of(spec, model), tuned_models(model)
     schema = FeatureSchema.of(spec)
     parent = spec.previous_day(day)
-    in_time_order = partial(BlockReader, lake, spec, [day], order="time", cache=options.cache, cache_limit=options.cache_limit)
+    in_time_order = partial(BlockReader, lake, spec, [day], order="time", cache=options.cache)
     reader = _reader_of_rank(in_time_order, recipe, ranks)
     identity = {
         "recipe": recipe.fingerprint,

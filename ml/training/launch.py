@@ -18,6 +18,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from ml.catalog.load import CATALOG, load_catalog
 from ml.catalog.spec import DatasetSpec
+from ml.datasets.cache_config import CacheConfig
 from ml.distributed.launch import Processes, launch, process_group
 from ml.lake import Lake
 from ml.training.day import DayOptions, train_day
@@ -83,7 +84,7 @@ def main(
         raise click.BadParameter(f"{dataset} has no model {model!r}; it has {sorted(specs[dataset].models)}")
     if "LOCAL_WORLD_SIZE" not in os.environ:
         raise click.UsageError("start it with torchrun: torchrun --nproc-per-node 2 -m ml.training.launch ...")
-    options = DayOptions(cache=cache or None, cache_limit=cache_limit or None)
+    options = DayOptions(cache=CacheConfig.of(cache, cache_limit))
     trained = _train_on_rank(specs[dataset], day, lake, model, options)
     if os.environ["RANK"] == "0":
         click.echo(f"{trained.folder}: {trained.report.rows:,} rows, loss {trained.report.loss}")

@@ -19,6 +19,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
 from ml.datasets.batch import Batch
 from ml.datasets.cache import StreamingDataset, _LakeStream
+from ml.datasets.cache_config import CacheConfig
 from ml.datasets.reader import BlockReader
 from ml.datasets.shards import CorruptShard
 from ml.datasets.splits import SPLITS
@@ -92,7 +93,7 @@ def test_a_remote_lake_through_a_cache(
     lake: Lake, remote: Lake, spec: DatasetSpec, tmp_path: Path, order: Any, limit: str | None
 ) -> None:
     same: dict[str, Any] = {"splits": SPLITS, "batch_size": 50, "order": order, "epochs": 2, "blocks_per_shuffle": 8}
-    cached = BlockReader(remote, spec, DAYS, cache=tmp_path / "cache", cache_limit=limit, **same)
+    cached = BlockReader(remote, spec, DAYS, cache=CacheConfig(tmp_path / "cache", limit), **same)
     plain = BlockReader(lake, spec, DAYS, **same)
     assert [ids(batch) for batch in cached] == [ids(batch) for batch in plain]
     assert cached.state_dict() == plain.state_dict()
@@ -107,12 +108,12 @@ def test_days_that_no_reader_has_open_leave_the_cache(lake: Lake, spec: DatasetS
     def days_held() -> set[str]:
         return {path.parents[2].name for path in files(tmp_path / "cache")}
 
-    both = BlockReader(lake, spec, DAYS, batch_size=50, cache=tmp_path / "cache")
+    both = BlockReader(lake, spec, DAYS, batch_size=50, cache=CacheConfig(tmp_path / "cache"))
     assert sum(len(batch) for batch in both) == 1077
-    BlockReader(lake, spec, DAYS[:1], batch_size=50, cache=tmp_path / "cache")
+    BlockReader(lake, spec, DAYS[:1], batch_size=50, cache=CacheConfig(tmp_path / "cache"))
     assert days_held() == set(DAYS)
     del both
-    BlockReader(lake, spec, DAYS[:1], batch_size=50, cache=tmp_path / "cache")
+    BlockReader(lake, spec, DAYS[:1], batch_size=50, cache=CacheConfig(tmp_path / "cache"))
     assert days_held() == set(DAYS[:1])
 
 
@@ -120,26 +121,26 @@ def test_a_day_written_again_is_fetched_again(lake: Lake, spec: DatasetSpec, tmp
     for rows in (500, 300):
         write_table(lake, spec, rows)
         write_day(spec, DAY, lake, LocalRunner(), block_rows=16, window_blocks=4)
-        (batch,) = BlockReader(lake, spec, [DAY], batch_size=rows, cache=tmp_path / "cache")
+        (batch,) = BlockReader(lake, spec, [DAY], batch_size=rows, cache=CacheConfig(tmp_path / "cache"))
         assert batch.sparse["s0"].values().tolist() == [*range(rows)]
 
 
 def test_what_a_crash_left_in_the_cache_is_checked(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
     lake_folder = Path(lake.partition("mds_datasets", "made", DAY).path) / "train"
     whole = [ids(batch) for batch in BlockReader(lake, spec, [DAY], batch_size=50)]
-    assert [ids(b) for b in BlockReader(lake, spec, [DAY], batch_size=50, cache=tmp_path / "cache")] == whole
+    assert [ids(b) for b in BlockReader(lake, spec, [DAY], batch_size=50, cache=CacheConfig(tmp_path / "cache"))] == whole
     cut, flipped, gone, both, partly, *_ = files(tmp_path / "cache")
     cut.write_bytes(cut.read_bytes()[:-5])
     flipped.write_bytes(flipped.read_bytes()[:-1] + b"?")
     gone.unlink()
     shutil.copy(lake_folder / both.parent.name / f"{both.name}.zstd", both.parent)  # killed before it was removed
     partly.rename(f"{partly}.zstd")  # and before it was all on the disk
-    assert [ids(b) for b in BlockReader(lake, spec, [DAY], batch_size=50, cache=tmp_path / "cache")] == whole
+    assert [ids(b) for b in BlockReader(lake, spec, [DAY], batch_size=50, cache=CacheConfig(tmp_path / "cache"))] == whole
 
 
 @pytest.mark.parametrize("damage", ["flip", "lose"])
 def test_a_damaged_lake_is_told_and_nobody_waits(lake: Lake, spec: DatasetSpec, tmp_path: Path, damage: str) -> None:
-    reader = BlockReader(lake, spec, [DAY], batch_size=50, cache=tmp_path / "cache")
+    reader = BlockReader(lake, spec, [DAY], batch_size=50, cache=CacheConfig(tmp_path / "cache"))
     path = sorted(Path(lake.partition("mds_datasets", "made", DAY).path).rglob("*.mds.zstd"))[2]
     data = path.read_bytes()
     path.unlink()
@@ -154,7 +155,7 @@ def test_a_damaged_lake_is_told_and_nobody_waits(lake: Lake, spec: DatasetSpec, 
 
 def test_a_limit_is_refused_unless_it_holds_indexes_and_shards(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
     def cached(limit: str) -> BlockReader:
-        return BlockReader(lake, spec, DAYS, batch_size=8, order="shuffled", cache=tmp_path / "cache", cache_limit=limit)
+        return BlockReader(lake, spec, DAYS, batch_size=8, order="shuffled", cache=CacheConfig(tmp_path / "cache", limit))
 
     with pytest.raises(ValueError, match=r"cache_limit \(EVERGREEN_CACHE_LIMIT\).*expected \d+ bytes") as refused:
         cached("1kb")
@@ -169,7 +170,7 @@ def test_a_limit_is_refused_unless_it_holds_indexes_and_shards(lake: Lake, spec:
 def test_a_cache_and_a_lake_do_not_lie_in_one_another(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
     for folder in (tmp_path, Path(lake.root.path), Path(lake.root.path) / "mds_datasets"):
         with pytest.raises(ValueError, match=r"EVERGREEN_CACHE.*name a folder apart"):
-            BlockReader(lake, spec, [DAY], batch_size=8, cache=folder)
+            BlockReader(lake, spec, [DAY], batch_size=8, cache=CacheConfig(folder))
     assert sum(len(batch) for batch in BlockReader(lake, spec, DAYS, batch_size=50)) == 1077
 
 
@@ -179,7 +180,7 @@ def test_what_others_keep_in_the_folder_stays(lake: Lake, spec: DatasetSpec, tmp
     for path in strangers:
         path.parent.mkdir(parents=True)
         path.write_text("{}")
-    BlockReader(lake, spec, DAYS[:1], batch_size=50, cache=tmp_path / "cache")
+    BlockReader(lake, spec, DAYS[:1], batch_size=50, cache=CacheConfig(tmp_path / "cache"))
     assert all(path.exists() for path in strangers)
 
 
@@ -196,7 +197,7 @@ def test_a_low_limit_does_not_fetch_a_shard_for_nothing(
 
     monkeypatch.setattr(_LakeStream, "_download_file", counted)
     reader = BlockReader(
-        lake, spec, DAYS, batch_size=8, order=order, blocks_per_shuffle=32, cache=tmp_path / "cache", cache_limit="80kb"
+        lake, spec, DAYS, batch_size=8, order=order, blocks_per_shuffle=32, cache=CacheConfig(tmp_path / "cache", "80kb")
     )
     assert sum(len(batch) for batch in reader) == 1077
     assert len(fetched) == len(set(fetched)) == 18
@@ -213,7 +214,9 @@ def test_an_epoch_that_is_left_fetches_no_more(
         return download(stream, name, to)
 
     monkeypatch.setattr(_LakeStream, "_download_file", held_back)
-    reader = BlockReader(lake, spec, DAYS, batch_size=8, order="shuffled", blocks_per_shuffle=32, cache=tmp_path / "cache")
+    reader = BlockReader(
+        lake, spec, DAYS, batch_size=8, order="shuffled", blocks_per_shuffle=32, cache=CacheConfig(tmp_path / "cache")
+    )
     batches = iter(reader)
     next(batches)
     held = len(files(tmp_path / "cache"))
@@ -225,7 +228,7 @@ def test_an_epoch_that_is_left_fetches_no_more(
 
 
 def test_an_eviction_that_fails_is_told_and_holds_nobody_up(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
-    reader = BlockReader(lake, spec, DAYS, batch_size=50, cache=tmp_path / "cache", cache_limit="80kb")
+    reader = BlockReader(lake, spec, DAYS, batch_size=50, cache=CacheConfig(tmp_path / "cache", "80kb"))
     assert reader._cache
     dataset = reader._cache._dataset
     whole = dataset.cache_limit
@@ -245,7 +248,7 @@ def test_a_rank_fetches_the_shards_of_its_own_nodes(lake: Lake, tmp_path: Path) 
     for rank in range(ranks):
         reader = BlockReader(
             lake, spec, [DAY], batch_size=32, order="shuffled", rank=rank, world_size=ranks, num_canonical_nodes=nodes,
-            cache=tmp_path / str(rank),
+            cache=CacheConfig(tmp_path / str(rank)),
         )  # fmt: skip
         rows += [row for batch in reader for row in ids(batch)]
         assert 64 / ranks <= len(files(tmp_path / str(rank))) <= 64 / ranks + 1  # two nodes may meet in a shard
@@ -286,21 +289,21 @@ def run(ranks: int, *given: Any) -> list[int | None]:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "limit"),
     [
-        {"order": "time"},
-        {"order": "shuffled", "num_canonical_nodes": 2, "blocks_per_shuffle": 6, "epochs": 2, "cache_limit": "80kb"},
+        ({"order": "time"}, None),
+        ({"order": "shuffled", "num_canonical_nodes": 2, "blocks_per_shuffle": 6, "epochs": 2}, "80kb"),
     ],
     ids=["time", "num_canonical_nodes"],
 )
 def test_killed_ranks_go_on_as_other_ranks_at_the_same_row(
-    lake: Lake, spec: DatasetSpec, tmp_path: Path, options: dict[str, Any]
+    lake: Lake, spec: DatasetSpec, tmp_path: Path, options: dict[str, Any], limit: str | None
 ) -> None:
-    reader = BlockReader(lake, spec, DAYS, batch_size=GLOBAL, **{k: v for k, v in options.items() if k != "cache_limit"})
+    reader = BlockReader(lake, spec, DAYS, batch_size=GLOBAL, **options)
     undisturbed = [ids(batch) for batch in reader]
     seen: list[list[int]] = []
     state: dict[str, Any] | None = None
-    options = {**options, "cache": str(tmp_path / "cache")}
+    options = {**options, "cache": CacheConfig(tmp_path / "cache", limit)}
     for ranks, victim, stop, kept in [(2, 1, 8, 6), (1, 0, 17, 15), (2, 0, 26, 24), (2, 0, 0, len(undisturbed))]:
         told = tmp_path / str(stop)
         told.mkdir()
@@ -324,11 +327,11 @@ def test_killed_ranks_go_on_as_other_ranks_at_the_same_row(
 
 
 def test_two_jobs_do_not_share_a_cache(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
-    mine = BlockReader(lake, spec, DAYS, batch_size=8, cache=tmp_path / "cache")
+    mine = BlockReader(lake, spec, DAYS, batch_size=8, cache=CacheConfig(tmp_path / "cache"))
     told = tmp_path / "told"
     told.mkdir()
-    assert run(1, str(lake.root), str(told), None, (0, 0), {"cache": str(tmp_path / "cache")}) == [1]
+    assert run(1, str(lake.root), str(told), None, (0, 0), {"cache": CacheConfig(tmp_path / "cache")}) == [1]
     assert not (told / "0.jsonl").exists()
     assert sum(len(batch) for batch in mine) == 1077
     del mine
-    assert run(1, str(lake.root), str(told), None, (0, 0), {"cache": str(tmp_path / "cache")}) == [0]
+    assert run(1, str(lake.root), str(told), None, (0, 0), {"cache": CacheConfig(tmp_path / "cache")}) == [0]
