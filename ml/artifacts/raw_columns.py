@@ -62,7 +62,10 @@ class RawColumns:
             held = {name: rows.column(name) for name in rows.schema.names if name in self.types}
             columns = {name: typed_array(name, column, self.types[name]) for name, column in held.items()}
         else:
-            columns = {name: typed_series(name, rows[name], self.types[name]) for name in self.types if name in rows.columns}
+            found = [(str(name), column) for name, column in rows.items() if name in self.types]
+            columns = {name: typed_series(name, column, self.types[name]) for name, column in found}
+            if len(columns) < len(found):
+                raise TypeError(f"columns {[name for name, _ in found]}: some occur more than once")
         for name, most in self._histories.items():
             if name in columns:
                 columns[name] = self._ids(columns[name], most)
@@ -99,10 +102,12 @@ def typed_series(name: str, column: Any, kind: pa.DataType) -> pa.Array:
     """Convert a pandas Series to its declared type. Raises `TypeError`, naming the column."""
     import pandas as pd
 
+    plain = isinstance(column.dtype, np.dtype)
+    values = column.to_numpy() if plain else column  # Arrow looks up several attributes of a Series, each of which takes long
     try:
-        if pa.types.is_integer(kind) and pd.api.types.infer_dtype(column) == "string":
-            return pa.Array.from_pandas(column, type=pa.string()).cast(kind)
-        typed = pa.Array.from_pandas(column, type=kind)
+        if pa.types.is_integer(kind) and pd.api.types.infer_dtype(values) == "string":
+            return pa.array(values, pa.string(), from_pandas=True).cast(kind)
+        typed = pa.array(values, kind, from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise TypeError(f"column {name!r}: declared {kind}: {error}") from error
     if _is_int(kind) and _any_ambiguous(column.explode() if pa.types.is_list(kind) else column):

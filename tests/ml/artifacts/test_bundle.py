@@ -21,7 +21,7 @@ from mlflow.pyfunc.scoring_server import _parse_json_data
 from ml.artifacts.bundle import Bundle
 from ml.artifacts.delta import ModelDelta, model_delta
 from ml.artifacts.predictor import TorchPredictor
-from ml.artifacts.raw_columns import typed_array, typed_series
+from ml.artifacts.raw_columns import RawColumns, typed_array, typed_series
 from ml.artifacts.snapshot import DamagedSnapshot, digest
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
@@ -263,6 +263,16 @@ def test_floats_of_a_record_batch_are_read_as_ints_or_refused(
     assert read.type == declared and (read if declared == pa.int64() else read.flatten())[0].as_py() == exact_below - 1
     with pytest.raises(TypeError, match=r"column 'who': declared .* ints came as floats too large"):
         typed_array("who", column(-exact_below), declared)
+
+
+def test_a_column_that_occurs_twice_is_refused() -> None:
+    (batch,) = rows_of(CLICKED).combine_chunks().to_batches()
+    frame = exact(rows_of(CLICKED))
+    twice = pa.RecordBatch.from_arrays([*batch.columns, batch["who"]], names=[*batch.schema.names, "who"])
+    with pytest.raises(KeyError, match="who"):
+        RawColumns(CLICKED)(twice)
+    with pytest.raises(TypeError, match=r"'who'.* occur more than once"):
+        RawColumns(CLICKED)(pd.concat([frame, frame[["who"]]], axis=1))
 
 
 def test_columns_of_a_record_batch_are_cast_or_refused_by_name() -> None:
