@@ -56,6 +56,7 @@ def start_session(master: str | None = None, app: str = "evergreen") -> SparkSes
         .config("spark.sql.execution.arrow.pyspark.enabled", "true")
         # Over TCP each task waits tens of milliseconds for an acknowledgement.
         .config("spark.python.unix.domain.socket.enabled", "true")
+        .config("spark.python.daemon.module", "ml.compute.spark_daemon")
         .config("spark.driver.memory", os.environ.get("EVERGREEN_SPARK_MEMORY", "2g"))
         .config("spark.log.level", "ERROR")
     )
