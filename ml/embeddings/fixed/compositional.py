@@ -110,6 +110,9 @@ class CompositionalEmbeddingBags(FixedBags):
                 for part, shape in enumerate(zip(table.sizes, table.widths, strict=True))
             },
         )
+        sizes = torch.tensor([rows for table in made.values() for rows in table.sizes])
+        first_rows = (sizes.cumsum(0) - sizes).split([len(table.sizes) for table in made.values()])
+        self._first_rows = [own.unsqueeze(1) for own in first_rows]  # of each part of a table, int64 [k, 1]
         self.tables = nn.ModuleDict({module_name(name): table for name, table in made.items()})
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
@@ -126,16 +129,15 @@ class CompositionalEmbeddingBags(FixedBags):
             ValueError: If the features have weights per sample.
         """
         features = unweighted(in_order(features, self._keys))
-        bags, marked, first_row = [], [], 0
-        for key, (_, table) in zip(self._keys, self._named(), strict=True):
-            codes = table.codes(features[key].values())  # [k, N]
-            bags.append(table(codes, features[key].lengths()))
-            firsts = first_row + torch.tensor([0, *table.sizes[:-1]]).cumsum(0)
-            marked.append((codes + firsts[:, None]).view(-1))
-            first_row += sum(table.sizes)
+        bags, rows = [], []
+        for key, (_, table), first_rows in zip(self._keys, self._named(), self._first_rows, strict=True):
+            ids = features[key]
+            codes = table.codes(ids.values())  # [k, N]
+            bags.append(table(codes, ids.lengths()))
+            rows.append((codes + first_rows).view(-1))
         pooled = torch.cat(bags, dim=1)
         if self.training:
-            self.row_steps.mark(torch.cat(marked), pooled)
+            self.row_steps.mark(torch.cat(rows), pooled)
         return KeyedTensor(self._keys, [config.embedding_dim for config in self._configs], pooled)
 
     def set_learning_rate(self, lr: float) -> None:
