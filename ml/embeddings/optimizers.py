@@ -1,4 +1,4 @@
-"""Optimizers of table rows, applied in the backward pass to the summed gradient of one row at a time (by `updates`).
+"""Optimizers of table rows, applied in the backward pass to the summed gradient of one row at a time.
 
 | kind             | update of weights w by gradient g, with state s                             | source                      |
 |------------------|-----------------------------------------------------------------------------|-----------------------------|
@@ -8,8 +8,8 @@
 | adam             | m, v, corrected by the row's own number of updates; w -= lr m/(sqrt(v)+eps) | Kingma and Ba 2015          |
 | ftrl             | d = sqrt(n + g^2) - sqrt(n); n += g^2; z += lr g - d w; w from z, n, l1, l2 | McMahan et al. 2013, alg. 1 |
 
-FTRL's z is McMahan's times the learning rate alpha, and so are l1 and l2 here: w = -sign(z) max(|z| - l1, 0) / (beta + sqrt(n)
-+ l2). At a constant rate that is the same; a rate that changes scales the steps to come, and moves nothing by itself.
+FTRL's z, l1 and l2 are McMahan's times the learning rate alpha: w = -sign(z) max(|z| - l1, 0) / (beta + sqrt(n) + l2). At a
+constant rate the results are the same. A change of the rate scales later updates, and changes no weight by itself.
 """
 
 from __future__ import annotations
@@ -27,9 +27,21 @@ _STATES: dict[Kind, int] = {"sgd": 0, "adagrad": 1, "rowwise_adagrad": 0, "adam"
 
 @dataclass(frozen=True)
 class RowOptimizer:
-    """Which optimizer, and its constants but for the learning rate, which a schedule sets.
+    """An optimizer and its constants, except the learning rate, which a schedule sets.
 
-    initial_accumulator: what Adagrad's sums and FTRL's n begin with. beta: FTRL's own.
+    Args:
+        kind: The update rule.
+        eps: Added to the root of an accumulator.
+        initial_accumulator: First value of Adagrad's sums and of FTRL's n.
+        beta1: Decay of Adam's first moment.
+        beta2: Decay of Adam's second moment.
+        beta: FTRL's beta.
+        l1: FTRL's l1, times the learning rate.
+        l2: FTRL's l2, times the learning rate.
+
+    Example:
+        >>> RowOptimizer("adam").words(dim=16)
+        32
     """
 
     kind: Kind = "rowwise_adagrad"
@@ -42,10 +54,10 @@ class RowOptimizer:
     l2: float = 0.0
 
     def words(self, dim: int) -> int:
-        """Words of state beside a row of `dim` weights."""
+        """Return the number of float32 values of state besides a row of `dim` weights."""
         return _STATES[self.kind] * dim
 
     def constants(self) -> np.ndarray:
-        """float32 [8], as the kernels take them."""
+        """Return the constants for the kernels, float32 [8]."""
         given = (self.eps, self.initial_accumulator, self.beta1, self.beta2, self.beta, self.l1, self.l2, 0.0)
         return np.array(given, np.float32)

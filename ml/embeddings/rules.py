@@ -1,4 +1,7 @@
-"""What a table admits, how long it keeps it, and what it drops when it is full. Counting is `admission`; rows are `store`."""
+"""Rules of a collisionless table: which ids are admitted, how long rows are kept, and which are evicted from a full table.
+
+The rules are applied by `ml.embeddings.collisionless`.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,29 @@ Evict = Literal["never", "least_recently_used", "least_frequently_used"]
 
 @dataclass(frozen=True)
 class TableRules:
-    """Of one table; times are event time.
+    """Rules of one table. All times are event time.
 
-    min_count: an id has a row from its so-many-th occurrence on. filter: how occurrences count before that:
-      exact: all of them;
-      sliding: those of the last `window_seconds`, in two halves: each counts for half a window at least, a whole one at most;
-      probabilistic: none is remembered, and each admits with probability 1 / min_count.
-    ttl_seconds: rows, and ids that wait for one, not seen for so long are let go by `Store.expire`; None is never.
-    max_rows: never more rows than these. evict: what makes way for an id that is due when there is no room; with "never" it
-    is turned away. Of the ids of one batch that are due, the first come in, and none makes way for another.
+    If several ids of a batch become due for a row at the same time and there is not room for all, the first ones are admitted;
+    none of them evicts another.
+
+    Args:
+        name: The table.
+        min_count: An id gets a row at this occurrence.
+        filter: How occurrences are counted before that. `exact` counts all of them. `sliding` counts those of the last
+            `window_seconds`, in two halves, so that each counts for at least half a window and at most a whole one.
+            `probabilistic` stores nothing: each occurrence admits its id with probability 1 / min_count.
+        window_seconds: Length of the window, for filter `sliding` only.
+        ttl_seconds: Rows and candidates that have not been seen for longer are deleted when tables expire rows; None keeps
+            them indefinitely.
+        max_rows: Cap on the number of rows; None for no cap.
+        evict: Which row of a full table is evicted for an id that is due; with `never`, the id is refused.
+
+    Raises:
+        ValueError: If values are not positive, or window and filter do not fit.
+
+    Example:
+        >>> TableRules("item", min_count=3, ttl_seconds=7 * 86_400, max_rows=1_000_000).evict
+        'least_recently_used'
     """
 
     name: str
@@ -46,5 +63,5 @@ class TableRules:
 
 
 def seed_of(seed: int, table: str) -> int:
-    """What the first weights of a table follow from, beside the ids: 64 bits."""
+    """Return the 64-bit seed of a table's first weights."""
     return int.from_bytes(hashlib.sha256(f"{seed} {table}".encode()).digest()[:8], "little")
