@@ -37,6 +37,12 @@ class RawColumns:
 
     Args:
         spec: The dataset.
+
+    Example:
+        >>> from ml.catalog.load import load_catalog
+        >>> check = RawColumns(load_catalog()["criteo"])
+        >>> check(pa.RecordBatch.from_pydict({"I1": ["7", None], "other": [1, 2]}))["I1"].to_pylist()
+        [7, None]
     """
 
     def __init__(self, spec: DatasetSpec) -> None:

@@ -60,6 +60,11 @@ class CheckpointShard:
         sharded_by_id: Path of each collection whose rows are sharded by id -> names of its tables, in its order.
         independent: Whether every rank learned the tables of `sharded_by_id` for itself, so that shards hold several versions
             of the same rows.
+
+    Example:
+        >>> shard = CheckpointShard({"dense/w": torch.ones(2)}, optimizer=None, metadata={"steps": 3})
+        >>> list(shard.weights), shard.sharded_by_id
+        (['dense/w'], {})
     """
 
     weights: Tensors

@@ -47,6 +47,10 @@ class Checkpoints:
         identity: Plain values that determine what the pass computes.
         kept: How often to save, and what to keep.
         ranks: The processes that train together; None for one.
+
+    Example:
+        >>> Checkpoints(Lake.at("/tmp/example-lake"), "criteo", "dlrm", "2014-01-02", {}, CheckpointRecipe()).found()
+        []
     """
 
     lake: Lake
