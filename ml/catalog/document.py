@@ -1,7 +1,7 @@
-"""A YAML file as plain data: names, lists, text, numbers, dates. Refuses what YAML allows and a catalog has no use for.
+"""Reads a YAML file as plain data: mappings, lists, text, numbers and dates. The meaning of keys is not known here.
 
-Nothing here knows what a key means. Duplicate keys, merge keys, cycles, and aliases that swell to more than a catalog
-entry can hold are errors; so are names that YAML takes for a number or a truth value.
+Duplicate keys, merge keys, cyclic aliases and aliases that expand to more than a catalog entry can hold are errors, and so are
+names that YAML reads as numbers or booleans.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ INT64 = 2**63
 
 
 class CatalogError(ValueError):
-    """A catalog file is wrong. The message holds one line per fault: file, key path, what was expected, what was found."""
+    """A catalog file is not valid. The message has one line per fault: file, key path, what was expected and what was found."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML lets a later duplicate key win in silence; here it is an error."""
+    """YAML silently keeps the last of duplicate keys; this loader refuses them."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys: set[Any] = set()
     for key_node, _ in node.value:
         if key_node.tag == "tag:yaml.org,2002:merge":
-            raise _refusal("merge keys (<<) are not for catalog files: write the keys out, or quote the name", key_node)
+            raise _refusal("merge keys (<<) are not supported: write the keys out, or quote the name", key_node)
         key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
         if not isinstance(key, str):
             raise _refusal(f"a key must be a name, found {shown(key)}; if it is one, put it in quotes", key_node)
@@ -49,13 +49,13 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 class Document:
-    """The data of a YAML file, and the lines on which its keys stand."""
+    """The data of a YAML file, and the line numbers of its keys."""
 
     def __init__(self, path: Path, data: dict[str, Any], root: yaml.Node) -> None:
         self.path, self.data, self._root = path, data, root
 
     def line(self, keys: Sequence[str | int]) -> int:
-        """Line, from 1, of the deepest of these nested keys and list places that the file spells out."""
+        """Line number, from 1, of the deepest of these nested keys and list positions that the file contains."""
         node, line = self._root, self._root.start_mark.line
         for key in keys:
             below = _below(node, key)
@@ -76,11 +76,15 @@ def _below(node: yaml.Node, key: str | int) -> tuple[int, yaml.Node] | None:
 
 
 def read_document(path: Path) -> Document:
-    """Raises `CatalogError` where the file is not UTF-8, not YAML, not plain data, or not a mapping of names."""
+    """Reads a file.
+
+    Raises:
+        CatalogError: The file cannot be read, or is not UTF-8, not YAML, not plain data, or not a mapping of names.
+    """
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise CatalogError(f"{path}: can not be read: {error.strerror}") from error
+        raise CatalogError(f"{path}: cannot be read: {error.strerror}") from error
     if len(raw) > MAX_BYTES:
         raise CatalogError(f"{path}: {len(raw)} bytes; expected a catalog entry of at most {MAX_BYTES}")
     try:
@@ -92,7 +96,7 @@ def read_document(path: Path) -> Document:
         raise CatalogError(f"{path}: line {line}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
     except RecursionError as error:
         raise CatalogError(f"{path}: nested too deeply; expected at most {MAX_DEPTH} levels") from error
-    except (yaml.YAMLError, ValueError, OverflowError, IndexError) as error:  # IndexError: of PyYAML, for an empty `!!int`
+    except (yaml.YAMLError, ValueError, OverflowError, IndexError) as error:  # PyYAML raises IndexError for an empty `!!int`
         raise CatalogError(f"{path}: {_where(error)}not valid YAML: {_what(error)}") from error
     if root is None or not isinstance(data, dict):
         found = "nothing" if data is None else f"a {type(data).__name__}"
@@ -109,19 +113,19 @@ def _where(error: Exception) -> str:
 def _what(error: Exception) -> str:
     problem = getattr(error, "problem", None) or str(error).partition("\n")[0] or type(error).__name__
     if "recursive" in problem:
-        return "an alias (*) leads back to what it is part of"
+        return "an alias (*) refers to a value that contains it"
     tab = "; indent with spaces, not tabs" if "'\\t'" in problem else ""
     return f"{problem:.300}{tab}"
 
 
 def _check(path: Path, value: Any, keys: tuple[str | int, ...], above: set[int], count: list[int]) -> None:
-    """Refuse what is not plain data; shared parts are counted as often as they are named."""
+    """Refuses data that is not plain. Aliased parts are counted as often as they are used."""
     count[0] += 1
     where = f"{path}: {'.'.join(map(str, keys[:6])) or '(top)'}: "
     if count[0] > MAX_NODES:
-        raise CatalogError(f"{where}aliases (*) swell the file to more than {MAX_NODES} values; write out what you mean")
+        raise CatalogError(f"{where}aliases (*) expand the file to more than {MAX_NODES} values; write the values out")
     if id(value) in above:
-        raise CatalogError(f"{where}an alias (*) leads back to what it is part of")
+        raise CatalogError(f"{where}an alias (*) refers to a value that contains it")
     if len(keys) > MAX_DEPTH:
         raise CatalogError(f"{where}nested too deeply; expected at most {MAX_DEPTH} levels")
     if isinstance(value, dict | list):
@@ -129,12 +133,12 @@ def _check(path: Path, value: Any, keys: tuple[str | int, ...], above: set[int],
         for key, part in parts:
             _check(path, part, (*keys, key), above | {id(value)}, count)
     elif isinstance(value, int) and not -INT64 <= value < INT64:
-        raise CatalogError(f"{where}a whole number of more than 64 bits")
+        raise CatalogError(f"{where}an integer of more than 64 bits")
     elif value is not None and not isinstance(value, str | int | float | date):
         raise CatalogError(f"{where}expected text, a number, a date, a list or keys with values, found {type(value).__name__}")
 
 
 def shown(value: Any) -> str:
-    """A value as an error message shows it, cut short."""
+    """A value as error messages show it, truncated."""
     text = repr(value) if not isinstance(value, int) or -INT64 <= value < INT64 else "a very large number"
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,4 +1,7 @@
-"""Expands brace ranges in catalog files: `C{1..26}` becomes twenty-six names. Only this module knows where they are allowed."""
+"""Expands brace ranges in catalog files and recipes: `C{1..26}` becomes twenty-six names.
+
+Only this module knows where ranges are allowed.
+"""
 
 from __future__ import annotations
 
@@ -46,15 +49,28 @@ def expand_entry(data: Any) -> Any:
         return data
     data = expand_named(expand_named(data, "dense"), "sparse")
     for key in ("source", "expectations"):
-        data = {**data, key: _expand_columns(data[key], f"{key}.columns")} if key in data else data
+        data = {**data, key: _expand_keys(data[key], "columns", key)} if key in data else data
     if isinstance(data.get("join"), list):
         tables = [
-            {**table, "source": _expand_columns(table["source"], f"join.{i}.source.columns")}
+            {**table, "source": _expand_keys(table["source"], "columns", f"join.{i}.source")}
             if isinstance(table, dict) and "source" in table
             else table
             for i, table in enumerate(data["join"])
         ]
         data = {**data, "join": tables}
+    return data
+
+
+def expand_recipe(data: Any) -> Any:
+    """Expands all ranges of a recipe, as `expand_entry` does: in the names of tables and of excluded features."""
+    if not isinstance(data, dict):
+        return data
+    for section, key in (("tables", "features"), ("export", "tables")):
+        data = {**data, section: _expand_keys(data[section], key, section)} if section in data else data
+    if isinstance(names := data.get("exclude_features"), list | tuple):
+        expanded = [each for name in names for each in (_names(name, "exclude_features") if isinstance(name, str) else [name])]
+        _check_count(len(expanded), "exclude_features")
+        data = {**data, "exclude_features": expanded}
     return data
 
 
@@ -73,18 +89,19 @@ def expand_named(data: Any, key: str) -> Any:
     return {**data, key: expanded}
 
 
-def _expand_columns(data: Any, path: str) -> Any:
-    """Expands the names in the mapping `data["columns"]`."""
-    if not isinstance(data, dict) or not isinstance(data.get("columns"), dict):
+def _expand_keys(data: Any, key: str, parent: str) -> Any:
+    """Expands the names in the mapping `data[key]`, which is `<parent>.<key>` in the file."""
+    if not isinstance(data, dict) or not isinstance(data.get(key), dict):
         return data
+    path = f"{parent}.{key}"
     expanded: dict[Any, Any] = {}
-    for name, value in data["columns"].items():
+    for name, value in data[key].items():
         for each in _names(name, path) if isinstance(name, str) else [name]:
             if each in expanded:
                 raise fault(path, f"{each!r:.80} is named more than once")
             expanded[each] = value
         _check_count(len(expanded), path)
-    return {**data, "columns": expanded}
+    return {**data, key: expanded}
 
 
 def _names(name: str, path: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a day should look like, as the catalog declares it. Declarations only; judging lives in `ml.quality`."""
+"""Catalog keys that say what a day should look like. Declarations only; `ml.quality` checks them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Severity = Literal["error", "warning"]
 
 
 class Band(Strict):
-    """Where a figure should lie, and what it means when it does not. An error blocks what is downstream."""
+    """Allowed range of a statistic, and how severe it is to be outside."""
 
-    min: Float | None = Field(default=None, description="Least that is fine; absent: no lower bound.")
-    max: Float | None = Field(default=None, description="Most that is fine; absent: no upper bound.")
-    severity: Severity = Field(default="error", description="`error` blocks what is downstream, `warning` does not.")
+    min: Float | None = Field(default=None, description="Smallest allowed value; no lower bound by default.")
+    max: Float | None = Field(default=None, description="Largest allowed value; no upper bound by default.")
+    severity: Severity = Field(default="error", description="`error` blocks downstream assets, `warning` does not.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -29,27 +29,33 @@ class Band(Strict):
 
 
 class ColumnExpectation(Strict):
-    """Of one raw column: its share of missing values, and the range of the rest (numbers only)."""
+    """Expectations of one column of the log."""
 
-    null_rate: Band | None = Field(default=None, description="Share of missing values, 0 to 1.")
-    value: Band | None = Field(default=None, description="Every value that is not missing; of columns of numbers.")
+    null_rate: Band | None = Field(default=None, description="Share of missing values, between 0 and 1.")
+    value: Band | None = Field(default=None, description="Values that are not missing; only for columns of numbers.")
 
 
 class Expectations(Strict):
-    """What a day should look like; defaults suit most logs, and a user's YAML overrides any of them."""
+    """Expectations of a day. The defaults suit most logs."""
 
-    quarantine_rate: Band = Field(default=Band(max=0.01), description="Malformed lines over all lines.")
-    volume: Band = Field(default=Band(min=0.2, max=5.0, severity="warning"), description="Rows over the median of recent days.")
-    label_rate: Band = Field(default=Band(min=0.0001, max=0.9999), description="Share of positives.")
+    quarantine_rate: Band = Field(default=Band(max=0.01), description="Share of malformed lines.")
+    volume: Band = Field(
+        default=Band(min=0.2, max=5.0, severity="warning"), description="Number of rows relative to the median of recent days."
+    )
+    label_rate: Band = Field(default=Band(min=0.0001, max=0.9999), description="Share of positive labels.")
     drift: Band = Field(
         default=Band(max=0.25, severity="warning"),
-        description="Population stability index of each sparse feature but users and items, against the previous days.",
+        description="Population stability index of each sparse feature against recent days; users and items are excluded.",
     )
-    recent_days: Int = Field(default=7, ge=1, le=366, description="How many previous days volume and drift compare with.")
+    recent_days: Int = Field(
+        default=7, ge=1, le=366, description="Number of previous days that volume and drift are compared with."
+    )
     unique: tuple[ColumnName, ...] = Field(
-        default=(), description="Columns that together identify a row (event_time may be named)."
+        default=(), description="Columns that together identify a row; `event_time` is allowed."
     )
-    duplicates: Band = Field(default=Band(max=0.0), description="Share of rows whose unique columns repeat another row's.")
+    duplicates: Band = Field(
+        default=Band(max=0.0), description="Share of rows that repeat another row's values of the `unique` columns."
+    )
     columns: dict[ColumnName, ColumnExpectation] = Field(
-        default={}, description="By column of the log; `C{1..26}: {null_rate: {max: 0.5}}` stands for twenty-six."
+        default={}, description="Expectations by column of the log; `C{1..26}: {null_rate: {max: 0.5}}` declares twenty-six."
     )

@@ -1,6 +1,6 @@
-"""pydantic's faults in a user's words: file, key path, what was expected, what was found, on which line.
+"""Rewrites pydantic's errors for users: file, key path, what was expected, what was found, and the line.
 
-Knows models by their fields alone, so recipes are explained by it as well as datasets.
+Only the fields of the models are used, so the same code explains datasets and recipes.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from ml.catalog.document import CatalogError, Document, shown
+from ml.catalog.expand import expand_named
 from ml.catalog.renamed import RENAMED
 from ml.catalog.strict import FAULT
 
 Key = str | int
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", date: "a date such as 2025-03-01"}
+_WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", date: "a date such as 2025-03-01"}
 _EXPECTED = {
-    "int_type": "expected a whole number",
-    "int_parsing": "expected a whole number",
-    "int_from_float": "expected a whole number",
+    "int_type": "expected an integer",
+    "int_parsing": "expected an integer",
+    "int_from_float": "expected an integer",
     "float_type": "expected a number",
     "float_parsing": "expected a number",
     "bool_type": "expected true or false",
@@ -45,17 +46,21 @@ _PHRASES = (
     ("String should have", "expected text with"),
     ("greater than or equal to", "at least"),
     ("less than or equal to", "at most"),
-    ("String should match pattern '^[^.\\s/:]+$'", "expected a name without dots, blanks, slashes or colons"),
-    ("String should match pattern '^[a-z][a-z0-9_]*$'", "expected lower-case letters, digits and _, beginning with a letter"),
+    ("String should match pattern '^[^.\\s/:]+$'", "expected a name without dots, spaces, slashes or colons"),
+    ("String should match pattern '^[a-z][a-z0-9_]*$'", "expected lower-case letters, digits and _, starting with a letter"),
 )
 
 
 def explain(
     path: Path, error: ValidationError, model: type[BaseModel] | None = None, document: Document | None = None
 ) -> CatalogError:
-    """One line per fault of a pydantic error, with the key's path as a user would point at it.
+    """Converts a validation error into one line per fault.
 
-    model: whose keys to suggest for an unknown one. document: for the line of each fault.
+    Args:
+        path: The file that was validated.
+        error: The error that pydantic raised.
+        model: The model that was validated, whose keys are suggested in place of unknown ones.
+        document: The file's contents, to add the line of each fault.
     """
     lines = []
     faults = error.errors(include_url=False)
@@ -63,7 +68,7 @@ def explain(
         if found["type"] == "too_short" and any(
             f["loc"][: len(found["loc"])] == found["loc"] for f in faults if f is not found
         ):
-            continue  # pydantic counts the entries that are right; those that are not have their own line
+            continue  # pydantic counts valid entries only; the others have their own lines
         keys = [*found["loc"], *_steps(found.get("ctx", {}).get("key", "") if found["type"] == FAULT else "")]
         what = _what(found, model)
         lines.append(describe(path, keys, what, document))
@@ -71,9 +76,9 @@ def explain(
 
 
 def describe(path: Path, keys: Sequence[Key], what: str, document: Document | None = None) -> str:
-    """One line: file, key path, what is wrong, and where the file has it."""
-    if keys and keys[-1] == "[key]":  # pydantic's word for the name itself, beside what stands under it
-        keys, what = keys[:-2], f"the name {shown(keys[-2])}: {what}"
+    """Formats one fault: file, key path, what is wrong, and the line."""
+    if keys and keys[-1] == "[key]":  # pydantic's marker for an error in the key itself, not in its value
+        keys, what = keys[:-2], f"name {shown(keys[-2])}: {what}"
     data = document.data if document else {}
     spelled, written = _as_written(data, keys)
     line = f" (line {document.line(written)})" if document else ""
@@ -91,7 +96,7 @@ def _what(found: Any, model: type[BaseModel] | None) -> str:
     if kind == "value_error":
         return found["msg"].removeprefix("Value error, ")
     if kind == "union_tag_not_found":
-        return f"says not of which kind it is, found {value}"
+        return f"`kind` is missing, found {value}"
     if kind == "missing":
         field = _fields(model, found["loc"][:-1]).get(str(found["loc"][-1]))
         return f"missing; expected: {field.description}" if field is not None and field.description else "missing"
@@ -109,7 +114,7 @@ def _what(found: Any, model: type[BaseModel] | None) -> str:
 
 
 def _fields(model: type[BaseModel] | None, loc: Sequence[Key]) -> dict[str, Any]:
-    """The fields of the model that lies at `loc` below `model`; none where it is no model."""
+    """Fields of the model at `loc` below `model`; empty if there is no model."""
     at: Any = model
     for key in loc:
         if _is_model(at):
@@ -131,13 +136,13 @@ def _steps(key: str) -> list[Key]:
 
 
 def _as_written(data: Any, keys: Sequence[Key]) -> tuple[list[Key], list[Key]]:
-    """A path to a feature by the feature's name, for the reader, and by its place, for the file: ranges are spelled out
-    in `data`, and what is entry 14 there may be the third line of the file."""
+    """The path of a feature with the feature's name, for the message, and with its position in the file, for the line.
+
+    They differ because ranges are expanded: the fourteenth feature may be the second entry in the file.
+    """
     spelled: list[Key] = list(keys)
     if len(keys) < 2 or keys[0] not in ("dense", "sparse") or not isinstance(data.get(keys[0]), list):
         return spelled, spelled
-    from ml.catalog.expand import expand_named
-
     place = 0
     for written, entry in enumerate(data[keys[0]]):
         try:
@@ -153,9 +158,15 @@ def _as_written(data: Any, keys: Sequence[Key]) -> tuple[list[Key], list[Key]]:
 
 
 def coercions(said: Any, meant: Any, keys: tuple[Key, ...] = ()) -> list[tuple[tuple[Key, ...], str]]:
-    """Where a model's value is not what the file says: '7' taken for 7, a time for its day. pydantic is obliging so.
+    """Finds values that pydantic converted, such as '7' to 7 or a time to its day.
 
-    said: plain data; meant: the model dumped. Pairs of key path and what was expected.
+    Args:
+        said: The data of the file, with ranges expanded.
+        meant: The validated model, dumped.
+        keys: Path of both below the top.
+
+    Returns:
+        Pairs of a key path and what was expected there.
     """
     if isinstance(said, dict) and isinstance(meant, dict):
         return [fault for key, value in said.items() if key in meant for fault in coercions(value, meant[key], (*keys, key))]

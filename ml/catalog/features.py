@@ -1,6 +1,6 @@
-"""What a log's columns become, as the catalog declares it: the label, dense and sparse features, splits.
+"""Catalog keys that say what is learned from a log: the label, dense and sparse features, and splits.
 
-Declarations only; transforming lives in `ml.features`. How the columns are read is `ml.catalog.reading`.
+Declarations only. `ml.features` computes them; `ml.catalog.reading` declares how the columns are read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints, model_validator
 from ml.catalog.reading import ColumnName
 from ml.catalog.strict import Bool, Float, Int, Strict, fault
 
-# Features name the tables of a model, whose parameters are addressed with dots.
+# Tables and parameters of a model are named after features, with dots as separators.
 FeatureName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^.\s/:*?\[\]{}\\]+$")]
 
 
@@ -21,62 +21,68 @@ def _is_name(value: Any) -> bool:
 
 
 class Negatives(Strict):
-    """Seeded sampling of items that the user was (probably) shown or could have been shown, and did not take."""
+    """Sampling of negatives for a log of positives only: items that the user could have taken at that time and did not."""
 
-    per_positive: Int = Field(default=4, ge=1, le=1000, description="Negatives for each positive.")
+    per_positive: Int = Field(default=4, ge=1, le=1000, description="Negatives per positive.")
     window_hours: Float = Field(
         default=6.0,
         gt=0,
         le=720,
-        description="Candidates are items with an event in this many hours before, but for the user's own of the day and of "
-        "as many hours before its first event.",
+        description="Candidates are items with an event in this many hours before the row, except items that the user took on "
+        "the day, or in this many hours before its first event.",
     )
     distribution: Literal["uniform", "popularity"] = Field(
-        default="uniform", description="Over the window's distinct items, or over its events."
+        default="uniform",
+        description="Draw from the window's distinct items with equal probability, or in proportion to their events.",
     )
-    seed: Int = Field(default=0, ge=0, description="The same seed draws the same negatives.")
+    seed: Int = Field(default=0, ge=0, description="Seed of the sampling.")
     recent: dict[ColumnName, Annotated[Float, Field(gt=0, le=720)]] = Field(
         default={},
-        description="Columns to make, for features: how many events a row's item had in so many hours before the row. "
-        "`{clicks_1h: 1}`. Over `window_hours` or more at least 1: every candidate has an event there, and a 0 would give the "
-        "label away.",
+        description="Columns to compute: the number of events of the row's item in this many hours before the row, such as "
+        "`{clicks_1h: 1}`. For `window_hours` or more the count is at least 1: every candidate has an event in the window, so "
+        "a 0 would reveal the label.",
     )
 
     @property
     def look_back_hours(self) -> float:
-        """How far before a row events are looked at."""
+        """Hours before a row whose events are needed."""
         return max(self.window_hours, *self.recent.values(), 0.0)
 
 
 class Label(Strict):
-    """What is to be predicted: a 0/1 column, a column at or above a threshold, or every row a positive."""
+    """The label: a column of 0 and 1, a column compared with a threshold, or every row a positive."""
 
-    column: ColumnName | None = Field(default=None, description="Column of 0 and 1, or of numbers with `at_least`.")
+    column: ColumnName | None = Field(default=None, description="Column of 0 and 1, or of numbers if `at_least` is given.")
     at_least: Float | None = Field(
-        default=None, description="Positive where the column is at or above this; missing is refused."
+        default=None,
+        description="A row is positive if the column is at or above this; rows with a missing value are quarantined.",
     )
-    negatives: Negatives | None = Field(default=None, description="Every row is a positive; negatives are sampled.")
+    negatives: Negatives | None = Field(
+        default=None, description="Declares that every row is a positive, and how negatives are sampled."
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (self.column is None) == (self.negatives is None):
-            raise fault("", "give either column (with or without at_least), or negatives")
+            raise fault("", "give either column (with or without at_least) or negatives")
         if self.at_least is not None and self.column is None:
             raise fault("at_least", "needs column")
         return self
 
 
 class DenseColumn(Strict):
-    """One float32 feature. Order of work: fill, clip, log1p, scale."""
+    """A float32 feature. The transforms are applied in the order fill, clip, log1p, scale."""
 
-    name: FeatureName = Field(description="Of the feature. `I{1..13}` stands for thirteen.")
-    column: str = Field(default="", description="Column of the log or of a joined table; the feature's own name by default.")
-    fill: Float = Field(default=0.0, description="In place of a missing value.")
-    clip: tuple[Float | None, Float | None] | None = Field(
-        default=None, description="Lower and upper bound; null for none: `[0, null]`."
+    name: FeatureName = Field(description="Name of the feature. `I{1..13}` declares thirteen features.")
+    column: str = Field(
+        default="", description="Column of the log or of a joined table; by default, the column with the feature's name."
     )
-    log1p: Bool = Field(default=False, description="Take log(1 + max(x, 0)).")
-    scale: Float = Field(default=1.0, description="Factor, last of all.")
+    fill: Float = Field(default=0.0, description="Value that replaces a missing one.")
+    clip: tuple[Float | None, Float | None] | None = Field(
+        default=None, description="Lower and upper bound; null is unbounded, as in `[0, null]`."
+    )
+    log1p: Bool = Field(default=False, description="Whether to apply log(1 + max(x, 0)).")
+    scale: Float = Field(default=1.0, description="Factor that is applied last.")
 
     @model_validator(mode="before")
     @classmethod
@@ -92,40 +98,43 @@ class DenseColumn(Strict):
 
 
 class VocabularySpec(Strict):
-    """Ids by a frequency-limited dictionary instead of by hash; built from earlier days, never renumbered."""
+    """A vocabulary, built from earlier days, that numbers values in place of hashing them. Ids never change."""
 
-    min_count: Int = Field(default=1, ge=1, description="Occurrences, over all earlier days, before a value gets an id.")
-    max_size: Int | None = Field(default=None, ge=1, description="No value gets an id beyond this many.")
+    min_count: Int = Field(default=1, ge=1, description="Occurrences over all earlier days that a value needs for an id.")
+    max_size: Int | None = Field(default=None, ge=1, description="Maximum number of ids; unlimited by default.")
 
 
 class SparseColumn(Strict):
-    """One id feature: the value of a column, its bucket, its parts, a cross of columns, the hour of the event, or what the user
-    took before.
+    """A feature of ids: a column's value, its bucket or its parts, a cross of columns, the hour, or the user's last items.
 
-    A name alone, `- country`, is a feature of the column of that name.
+    A name alone, such as `- country`, is a feature of the column with that name.
     """
 
-    name: FeatureName = Field(description="Of the feature. `C{1..26}` stands for twenty-six.")
+    name: FeatureName = Field(description="Name of the feature. `C{1..26}` declares twenty-six features.")
     column: ColumnName | None = Field(
-        default=None, description="Column of the log or of a joined table; the feature's own name by default."
+        default=None, description="Column of the log or of a joined table; by default, the column with the feature's name."
     )
-    split: str | None = Field(default=None, min_length=1, description="Many ids: the value's parts between this separator.")
-    max_values: Int = Field(default=64, ge=1, description="With split: parts beyond this many are left out.")
+    split: str | None = Field(default=None, min_length=1, description="Separator at which a value is split into many ids.")
+    max_values: Int = Field(default=64, ge=1, description="With `split`: maximum number of ids; further parts are dropped.")
     bucketise: tuple[Float, ...] | None = Field(
-        default=None, description="Ascending edges; id by the bucket a number falls in."
+        default=None, description="Ascending edges of the buckets that numbers are assigned to."
     )
     cross: tuple[ColumnName, ...] | None = Field(
-        default=None, min_length=2, max_length=4, description="Columns whose values together are one."
+        default=None, min_length=2, max_length=4, description="Columns whose combination of values is one id."
     )
-    hour_of_day: Bool = Field(default=False, description="The event's hour, 0 to 23, in the log's time zone.")
+    hour_of_day: Bool = Field(
+        default=False, description="Whether the feature is the event's hour, 0 to 23, in the log's time zone."
+    )
     history: Int | None = Field(
         default=None,
         ge=1,
         le=100,
-        description="Many ids: so many of the user's last items before the row, newest first, with the ids of the feature of "
-        "the item's column. For logs with sampled negatives; looks back as far as they do.",
+        description="Maximum number of the user's last items before the row, newest first, as ids of the feature of the item's "
+        "column. Only for logs with sampled negatives; looks back as far as their sampling does.",
     )
-    vocabulary: VocabularySpec | None = Field(default=None, description="Absent: the id is a 64-bit hash of (feature, value).")
+    vocabulary: VocabularySpec | None = Field(
+        default=None, description="Numbers values by a vocabulary; by default, an id is a 64-bit hash of feature and value."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -140,16 +149,16 @@ class SparseColumn(Strict):
         if sum((self.column is not None, self.cross is not None, self.hour_of_day, self.history is not None)) != 1:
             raise fault("", "give one of column, cross, hour_of_day or history")
         if self.history is not None and self.vocabulary:
-            raise fault("vocabulary", "a history has the ids of the item's feature")
+            raise fault("vocabulary", "not for a history, which has the ids of the item's feature")
         if self.split and self.bucketise is not None:
-            raise fault("split", "does not go together with bucketise")
+            raise fault("split", "cannot be combined with bucketise")
         for key in ("split", "bucketise"):
             if getattr(self, key) is not None and self.column is None:
                 raise fault(key, "needs column")
         if self.bucketise is not None and (not self.bucketise or list(self.bucketise) != sorted(set(self.bucketise))):
-            raise fault("bucketise", f"edges must be ascending and distinct, found {list(self.bucketise)!r:.80}")
+            raise fault("bucketise", f"expected ascending, distinct edges, found {list(self.bucketise)!r:.80}")
         if self.cross and len(set(self.cross)) < len(self.cross):
-            raise fault("cross", f"a column is named more than once: {list(self.cross)}")
+            raise fault("cross", f"expected distinct columns, found {list(self.cross)}")
         return self
 
     @property
@@ -162,16 +171,17 @@ class SparseColumn(Strict):
 
 
 class Splits(Strict):
-    """Shares of each day; the rest is train."""
+    """Shares of each day for validation and test. The rest is for training."""
 
     by: Literal["time", "hash"] = Field(
-        default="time", description="The day's last rows are test and those before them validation, or rows are drawn by hash."
+        default="time",
+        description="`time`: the day's last rows are for test, those before them for validation. `hash`: rows are drawn at random.",
     )
-    validation: Float = Field(default=0.05, ge=0, lt=1, description="Share of the rows.")
-    test: Float = Field(default=0.05, ge=0, lt=1, description="Share of the rows.")
+    validation: Float = Field(default=0.05, ge=0, lt=1, description="Share of rows for validation.")
+    test: Float = Field(default=0.05, ge=0, lt=1, description="Share of rows for test.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.validation + self.test >= 1:
-            raise fault("", f"validation {self.validation:g} and test {self.test:g} leave nothing to train on")
+            raise fault("", f"validation {self.validation:g} and test {self.test:g} leave no rows for training")
         return self

@@ -1,4 +1,4 @@
-"""Reading the catalog: YAML in, `DatasetSpec` out, and errors that name the file, the key path and what was expected."""
+"""Loads catalog files as `DatasetSpec`. Errors name the file, the key path and what was expected."""
 
 from __future__ import annotations
 
@@ -18,12 +18,23 @@ CATALOG = Path(__file__).parents[2] / "catalog"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises `CatalogError` where it is not UTF-8, not YAML, or not a mapping of names."""
+    """Reads the mapping in a YAML file. Raises `CatalogError` if it is not UTF-8, not YAML, or not a mapping of names."""
     return read_document(path).data
 
 
 def load_dataset(path: Path) -> DatasetSpec:
-    """The dataset that one catalog file declares. Raises `CatalogError`."""
+    """Loads a dataset from its catalog file.
+
+    Args:
+        path: The file, named after the dataset. Recipes beside it, in `recipes/`, take precedence over built-in ones.
+
+    Raises:
+        CatalogError: The file is not a valid entry, or names a recipe that does not exist.
+
+    Example:
+        >>> load_dataset(CATALOG / "criteo.yaml").days()[:2]
+        ['2014-01-01', '2014-01-02']
+    """
     document = read_document(path)
     try:
         spec = DatasetSpec.model_validate(document.data)
@@ -32,7 +43,7 @@ def load_dataset(path: Path) -> DatasetSpec:
     if wrong := coercions(expand_entry(document.data), spec.model_dump()):
         raise CatalogError("\n".join(describe(path, keys, what, document) for keys, what in wrong))
     if spec.name != path.stem:
-        what = f"expected {path.stem!r}, as the file is called, found {spec.name!r}"
+        what = f"expected {path.stem!r}, the name of the file, found {spec.name!r}"
         raise CatalogError(describe(path, ["name"], what, document))
     folders = [path.parent / "recipes", CATALOG / "recipes"]
     models = {}
@@ -42,15 +53,15 @@ def load_dataset(path: Path) -> DatasetSpec:
         if not holding:
             known = sorted({found.stem for folder in folders for found in folder.glob("*.yaml")})
             places = " and ".join(str(folder) for folder in dict.fromkeys(folders))
-            what = f"expected one of the recipes {known}, as in {places}, found {recipe!r}"
+            what = f"expected one of the recipes {known} in {places}, found {recipe!r}"
             raise CatalogError(describe(path, ["models", name, *(["recipe"] if choice.recipe else [])], what, document))
         models[name] = choice.found_in(holding[0])
     return spec.model_copy(update={"models": models})
 
 
 def load_catalog(folder: Path = CATALOG) -> dict[str, DatasetSpec]:
-    """Every dataset of the catalog, by name. Raises `CatalogError`, also for a folder without any."""
+    """Loads every dataset of a folder, by name. Raises `CatalogError` for an invalid file or a folder without any."""
     paths = sorted(folder.glob("*.yaml"))
     if not paths:
-        raise CatalogError(f"{folder}: no *.yaml here; a dataset is one such file")
+        raise CatalogError(f"{folder}: no *.yaml files; each dataset is one such file")
     return {path.stem: load_dataset(path) for path in paths}

@@ -1,4 +1,4 @@
-"""The base of every model of the catalog, and how a validator says which key is at fault. No key is defined here."""
+"""The base class of catalog and recipe models, and errors that name the key at fault."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ import pydantic
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticCustomError
 
-# What is written '7', 1 or yes is not taken for 7, true or true.
+# '7', 1 and yes are not converted to 7, true and true.
 Bool = Annotated[bool, pydantic.Strict()]
 Int = Annotated[int, pydantic.Strict()]
 Float = Annotated[float, pydantic.Strict()]
 
-FAULT = "fault"  # pydantic's type of an error that `fault` made
+FAULT = "fault"  # pydantic's type of the errors that `fault` returns
 
 
 class Strict(BaseModel):
-    """Frozen, and an unknown key is an error: a typo must never become a silent default. Numbers are finite."""
+    """A frozen model that refuses unknown keys, so that a typo is not silently ignored, and numbers that are not finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def fault(key: str, what: str) -> PydanticCustomError:
-    """The error for a validator to raise. key: path below the model (`source.columns`), or empty for the model itself.
+    """Returns the error for a validator to raise.
 
-    pydantic knows where the model lies, `ml.catalog.explain` puts both together.
+    Args:
+        key: Path of the key below the model, such as `source.columns`; empty for the model itself.
+        what: What is wrong. `ml.catalog.explain` adds the file and the path of the model.
     """
     return PydanticCustomError(FAULT, "{what}", {"key": key, "what": what})

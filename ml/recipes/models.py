@@ -1,4 +1,4 @@
-"""Which model, and its sizes: the `model` section of a recipe. What the kinds are is `ml.models`."""
+"""Recipe keys of models: the `model` section. `ml.models` implements them."""
 
 from __future__ import annotations
 
@@ -10,87 +10,102 @@ from ml.catalog.strict import Strict
 from ml.recipes.optimizers import TableOptimizer
 
 Width = Annotated[int, Field(ge=1)]
-Dropout = Annotated[float, Field(ge=0, lt=1, description="Share of each hidden layer's outputs that training leaves out.")]
+Dropout = Annotated[float, Field(ge=0, lt=1, description="Probability that training drops an output of a hidden layer.")]
 
 
 _CHANGEABLE = {"dropout", "temperature", "loss", "uniform_negatives", "logq_correction"}
+"""Keys that do not affect the shapes of a model, so that they can change from one day to the next."""
 
 
 class _Model(Strict):
-    """Widths are those of hidden layers. The last width of each MLP is given by the model and not written down."""
+    """Keys of all models. Widths are those of hidden layers: the last width of each MLP follows from the model."""
 
-    embedding_dim: int = Field(ge=4, le=1024, multiple_of=4, description="D of every table; FBGEMM wants a multiple of 4.")
+    embedding_dim: int = Field(
+        ge=4, le=1024, multiple_of=4, description="Dimension D of all embedding tables; FBGEMM requires a multiple of 4."
+    )
     dropout: Dropout = 0.0
 
     @property
     def draws(self) -> bool:
-        """Whether a training step depends on chance."""
+        """Whether a training step draws random numbers."""
         return self.dropout > 0
 
     @property
     def shape(self) -> dict[str, Any]:
-        """What fixes the shapes of a trained model."""
+        """The keys that determine the shapes of a trained model."""
         rates = self.model_dump(mode="json", exclude=_CHANGEABLE)
         return {name: value["kind"] if name == "wide_optimizer" else value for name, value in rates.items()}
 
 
 class DlrmRecipe(_Model):
-    """DLRM (Naumov et al., 2019)."""
+    """DLRM (Naumov et al., 2019, arXiv:1906.00091)."""
 
-    kind: Literal["dlrm"]
-    bottom: tuple[Width, ...] = Field(description="Of the dense features' MLP; D follows.")
-    top: tuple[Width, ...] = Field(min_length=1, description="Of the MLP over the interactions; 1 follows.")
-    interaction: Literal["dot", "cat"] = Field(default="dot", description="Dot products of all pairs, or all side by side.")
-    linear_shortcut: bool = Field(default=False, description="Add a linear function of the embeddings to the logit.")
+    kind: Literal["dlrm"] = Field(description="The model.")
+    bottom: tuple[Width, ...] = Field(description="Widths of the MLP over dense features, before its output of D.")
+    top: tuple[Width, ...] = Field(min_length=1, description="Widths of the MLP over interactions, before its output of 1.")
+    interaction: Literal["dot", "cat"] = Field(
+        default="dot", description="Interaction of the features: dot products of all pairs, or concatenation."
+    )
+    linear_shortcut: bool = Field(
+        default=False, description="Whether a linear function of the embeddings is added to the logit."
+    )
 
 
 class WideDeepRecipe(_Model):
     """Wide & Deep (Cheng et al., 2016)."""
 
-    kind: Literal["wide_deep"]
-    deep: tuple[Width, ...] = Field(min_length=1)
+    kind: Literal["wide_deep"] = Field(description="The model.")
+    deep: tuple[Width, ...] = Field(min_length=1, description="Widths of the deep part's MLP.")
     crosses: tuple[tuple[str, str], ...] = Field(
-        default=(), description="Pairs of single-valued sparse features whose combinations are ids of the wide part."
+        default=(), description="Pairs of single-valued sparse features; each combination of values is an id of the wide part."
     )
-    wide_optimizer: TableOptimizer = Field(description="Of the wide part's weights, one an id.")
+    wide_optimizer: TableOptimizer = Field(description="Optimizer of the wide part, which has one weight per id.")
 
 
 class DeepFMRecipe(_Model):
     """DeepFM (Guo et al., 2017)."""
 
-    kind: Literal["deepfm"]
-    deep: tuple[Width, ...] = Field(min_length=1)
+    kind: Literal["deepfm"] = Field(description="The model.")
+    deep: tuple[Width, ...] = Field(min_length=1, description="Widths of the deep part's MLP.")
 
 
 class DcnRecipe(_Model):
     """DCN-v2 (Wang et al., 2021)."""
 
-    kind: Literal["dcn_v2"]
+    kind: Literal["dcn_v2"] = Field(description="The model.")
     structure: Literal["stacked", "parallel"] = Field(
-        default="parallel", description="The deep part after the cross layers, or beside them."
+        default="parallel", description="Whether the deep part follows the cross layers or is parallel to them."
     )
-    cross_layers: int = Field(ge=1)
-    low_rank: int | None = Field(default=None, ge=1, description="Rank of the cross layers' weights; null is full.")
-    deep: tuple[Width, ...] = Field(min_length=1)
+    cross_layers: int = Field(ge=1, description="Number of cross layers.")
+    low_rank: int | None = Field(default=None, ge=1, description="Rank of the cross layers' weights; full rank by default.")
+    deep: tuple[Width, ...] = Field(min_length=1, description="Widths of the deep part's MLP.")
 
 
 class TwoTowerRecipe(_Model):
     """Two Tower retrieval (Yi et al., 2019; Yang et al., 2020)."""
 
-    kind: Literal["two_tower"]
-    user: tuple[str, ...] = Field(min_length=1, description="Features, dense and sparse, of the user's tower.")
-    item: tuple[str, ...] = Field(min_length=1, description="Of the item's tower; sparse ones with one id an example.")
-    item_id: str = Field(description="The sparse feature of `item` that says which item it is.")
-    hidden: tuple[Width, ...] = Field(description="Of both towers' MLPs.")
-    out: int = Field(ge=1, description="Width of the vectors that are compared.")
-    temperature: float = Field(default=0.07, gt=0, description="What the vectors' cosine is divided by.")
+    kind: Literal["two_tower"] = Field(description="The model.")
+    user: tuple[str, ...] = Field(min_length=1, description="Dense and sparse features of the user tower.")
+    item: tuple[str, ...] = Field(
+        min_length=1, description="Dense and sparse features of the item tower; its sparse features must be single-valued."
+    )
+    item_id: str = Field(description="Sparse feature of `item` that identifies the item.")
+    hidden: tuple[Width, ...] = Field(description="Widths of the MLPs of both towers.")
+    out: int = Field(ge=1, description="Dimension of the user and item embeddings.")
+    temperature: float = Field(default=0.07, gt=0, description="Divisor of the cosine of the embeddings.")
     loss: Literal["softmax", "pointwise"] = Field(
-        default="softmax", description="Each clicked row's item among those of the batch, or clicked or not row by row."
+        default="softmax",
+        description="`softmax` classifies each clicked example's item among the batch's items; `pointwise` predicts each example's click.",
     )
     uniform_negatives: int = Field(
-        default=0, ge=0, description="Items drawn with equal chances from those that came by, beside those of the batch."
+        default=0,
+        ge=0,
+        description="Number of negatives that are drawn uniformly from recent items, in addition to the batch's items.",
     )
-    logq_correction: bool = Field(default=True, description="Take how often an item is sampled off its logits.")
+    logq_correction: bool = Field(
+        default=True,
+        description="Whether the log of an item's sampling probability is subtracted from its logits.",
+    )
 
     @property
     def draws(self) -> bool:
@@ -99,7 +114,7 @@ class TwoTowerRecipe(_Model):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if both := set(self.user) & set(self.item):
-            raise ValueError(f"{sorted(both)} are features of both towers")
+            raise ValueError(f"{sorted(both)} are features of both towers; expected each feature in one tower")
         if self.item_id not in self.item:
             raise ValueError(f"item_id {self.item_id!r} is not among the features of `item`, {list(self.item)}")
         return self

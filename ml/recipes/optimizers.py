@@ -1,4 +1,4 @@
-"""How weights are moved: the optimizers of a recipe, and the schedule of their learning rates."""
+"""Recipe keys of optimizers and of the schedule of their learning rates."""
 
 from __future__ import annotations
 
@@ -11,39 +11,48 @@ from ml.embeddings.optimizers import Kind
 
 
 class TableOptimizer(Strict):
-    """Optimizer of table rows, applied in the backward pass. All kinds of tables know row-wise Adagrad: one accumulator per
-    row, the mean square of its gradients; collisionless tables know the others as well."""
+    """Optimizer of embedding tables, applied in the backward pass.
 
-    kind: Kind = "rowwise_adagrad"
-    lr: float = Field(gt=0, allow_inf_nan=False)
-    eps: float = Field(gt=0, allow_inf_nan=False)
+    All kinds of tables support row-wise Adagrad, whose accumulator is the mean square of a row's gradients. The other
+    optimizers are for collisionless tables.
+    """
+
+    kind: Kind = Field(default="rowwise_adagrad", description="The optimizer.")
+    lr: float = Field(gt=0, allow_inf_nan=False, description="Learning rate.")
+    eps: float = Field(gt=0, allow_inf_nan=False, description="Term added to the denominator of an update.")
     initial_accumulator: float = Field(
         ge=0,
         allow_inf_nan=False,
-        description="Damps the first updates of a row. In squared gradients of one example, so that it means the same at any "
-        "batch size.",
+        description="Initial value of a row's accumulator, which damps its first updates. It is in units of the squared "
+        "gradient of one example, so its effect does not depend on the batch size.",
     )
-    beta1: float = Field(default=0.9, ge=0, lt=1, description="Of adam.")
-    beta2: float = Field(default=0.999, ge=0, lt=1, description="Of adam.")
-    beta: float = Field(default=1.0, ge=0, description="Of ftrl; as l1 and l2 in gradients of one example.")
-    l1: float = Field(default=0.0, ge=0, description="Of ftrl.")
-    l2: float = Field(default=0.0, ge=0, description="Of ftrl.")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="adam: decay of the first moment.")
+    beta2: float = Field(default=0.999, ge=0, lt=1, description="adam: decay of the second moment.")
+    beta: float = Field(
+        default=1.0, ge=0, description="ftrl: smoothing of the learning rate, in units of one example's gradient."
+    )
+    l1: float = Field(default=0.0, ge=0, description="ftrl: L1 regularisation, in units of one example's gradient.")
+    l2: float = Field(default=0.0, ge=0, description="ftrl: L2 regularisation, in units of one example's gradient.")
 
 
 class DenseOptimizer(Strict):
-    """Optimizer of everything that is not a table."""
+    """Optimizer of dense parameters."""
 
-    kind: Literal["adam", "adagrad"]
-    lr: float = Field(gt=0, allow_inf_nan=False)
-    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="Decoupled from the gradient with adam.")
-    clip_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="Bound on the gradient's 2-norm.")
+    kind: Literal["adam", "adagrad"] = Field(description="The optimizer.")
+    lr: float = Field(gt=0, allow_inf_nan=False, description="Learning rate.")
+    weight_decay: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="Weight decay; with adam it is decoupled from the gradient."
+    )
+    clip_norm: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="Maximum 2-norm of the gradient; not clipped by default."
+    )
 
 
 class Schedule(Strict):
-    """Learning rates over one day, as shares of its steps: linear warm-up, plateau, linear decay."""
+    """Factor of both learning rates over a day: linear warm-up, constant, linear decay."""
 
-    warm_up: float = Field(default=0.0, ge=0, le=1)
-    decay_start: float = Field(default=1.0, ge=0, le=1)
+    warm_up: float = Field(default=0.0, ge=0, le=1, description="End of the warm-up, as a fraction of the day's steps.")
+    decay_start: float = Field(default=1.0, ge=0, le=1, description="Start of the decay, as a fraction of the day's steps.")
     decay_to: float = Field(default=1.0, ge=0, le=1, description="Factor at the last step.")
 
     @model_validator(mode="after")
@@ -53,11 +62,18 @@ class Schedule(Strict):
         return self
 
     def factor(self, step: int, total_steps: int) -> float:
-        """What both learning rates are multiplied with at a step counted from 0. In (0, 1], or 0 at the end if `decay_to` is;
-        past the end as at the end.
+        """Returns the factor of the learning rates at a step.
 
-        >>> [Schedule(warm_up=0.5, decay_start=0.5, decay_to=0.0).factor(step, 4) for step in range(4)]
-        [0.5, 1.0, 0.5, 0.0]
+        Args:
+            step: The step, from 0. Steps after the last one have the last one's factor.
+            total_steps: Number of steps of the day.
+
+        Returns:
+            A factor in (0, 1], or 0 at the last step if `decay_to` is 0.
+
+        Example:
+            >>> [Schedule(warm_up=0.5, decay_start=0.5, decay_to=0.0).factor(step, 4) for step in range(4)]
+            [0.5, 1.0, 0.5, 0.0]
         """
         done = min(1.0, (step + 1) / total_steps)
         if done < self.warm_up:

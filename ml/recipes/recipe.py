@@ -1,7 +1,6 @@
-"""How to train: the pydantic `Recipe` behind `catalog/recipes/*.yaml`, and loading one with a dataset's overrides.
+"""The pydantic model of a recipe, which is everything that decides how a model is trained, and loading recipes from files.
 
-A recipe names numbers only; what they do lives in `ml.models`, `ml.embeddings` and `ml.training.loop`. Every key is used
-somewhere, and a key that is not known is refused.
+A recipe holds declarations only; `ml.models`, `ml.embeddings` and `ml.training` implement them. Unknown keys are refused.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from ml.catalog.expand import expand_recipe
 from ml.catalog.load import CATALOG, CatalogError, explain, read_yaml
 from ml.catalog.spec import DatasetSpec
 from ml.catalog.strict import Strict
@@ -28,80 +28,107 @@ Split = Literal["train", "validation", "test"]
 
 
 class EarlyStop(Strict):
-    """A target on the day's validation split, and how often it is looked at."""
+    """Ends training of a day when a metric on the day's validation split reaches a target."""
 
-    metric: Literal["auc", "log_loss"] = "auc"
-    target: float = Field(gt=0, description="At least so much AUC, or at most so much log loss.")
-    every: float = Field(default=0.1, gt=0, le=1, description="Looks, in shares of the pass.")
+    metric: Literal["auc", "log_loss"] = Field(default="auc", description="The metric.")
+    target: float = Field(gt=0, description="Smallest AUC, or largest log loss, that ends training.")
+    every: float = Field(default=0.1, gt=0, le=1, description="How often to evaluate, as a fraction of the pass.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.metric == "auc" and self.target > 1:
-            raise ValueError(f"target: no AUC is above 1, found {self.target}")
+            raise ValueError(f"target: expected an AUC of at most 1, found {self.target}")
         return self
 
     def reached(self, value: float | None) -> bool:
-        """Whether that is good enough; what is undefined is not."""
+        """Whether a value of the metric reaches the target; an undefined value (None) does not."""
         if value is None:
             return False
         return value >= self.target if self.metric == "auc" else value <= self.target
 
 
 class CheckpointRecipe(Strict):
-    """How much work a kill may cost, and how much of a day's way is kept until the day is written."""
+    """How often training is checkpointed within a day, and which checkpoints are kept until the day is written."""
 
-    minutes: float = Field(default=5.0, gt=0, description="Between two checkpoints.")
-    keep: int = Field(default=2, ge=2, description="So many of a day: where the newest can not be read, there is one before.")
-    hours: float = Field(default=48.0, gt=0, description="No older than that, of whatever day.")
+    minutes: float = Field(default=5.0, gt=0, description="Minutes between two checkpoints.")
+    keep: int = Field(
+        default=2,
+        ge=2,
+        description="Number of checkpoints of a day to keep. If the newest cannot be read, training resumes at the previous one.",
+    )
+    hours: float = Field(
+        default=48.0, gt=0, description="Checkpoints of any day that are older than this many hours are deleted."
+    )
 
 
 class Recipe(Strict):
-    """Everything that decides how a day's model is trained. `fingerprint` names it in manifests."""
+    """How a model is trained. Manifests identify a recipe by its `fingerprint`.
 
-    model: ModelRecipe
-    tables: TablesRecipe
-    table_optimizer: TableOptimizer
-    dense_optimizer: DenseOptimizer
-    batch_size: int = Field(ge=1)
-    schedule: Schedule = Schedule()
+    Example:
+        >>> recipe = load_recipe("dlrm", {"batch_size": 512})
+        >>> recipe.model.kind, recipe.batch_size, recipe.tables.of("item").kind
+        ('dlrm', 512, 'collisionless')
+    """
+
+    model: ModelRecipe = Field(description="The model and its sizes.")
+    tables: TablesRecipe = Field(description="The embedding tables.")
+    table_optimizer: TableOptimizer = Field(description="Optimizer of embedding tables.")
+    dense_optimizer: DenseOptimizer = Field(description="Optimizer of dense parameters.")
+    batch_size: int = Field(ge=1, description="Examples per step, over all processes.")
+    schedule: Schedule = Field(default=Schedule(), description="Schedule of the learning rates.")
     precision: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="Of the dense part's products; weights, tables and sums stay float32."
+        default="float32", description="Precision of matrix products of the dense part; weights, tables and sums are float32."
     )
-    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, description="How far labels are moved towards a half.")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, description="How far labels are moved towards 1/2.")
     sampling_correction: bool = Field(
         default=False,
-        description="Learn the odds before unclicked rows were sampled: logits are taken less the log of `sample_rate`.",
+        description="Whether the model predicts clicks of the full log rather than of the down-sampled data: the loss is computed "
+        "on `logit - log(sample_rate)`.",
     )
-    early_stop: EarlyStop | None = Field(default=None, description="End a pass early, once it is good enough.")
+    early_stop: EarlyStop | None = Field(default=None, description="When to end training of a day early; never by default.")
     splits: tuple[Split, ...] = Field(
         default=("train", "validation", "test"),
         min_length=1,
-        description="Splits of the day that are trained on. All of them: the report scores the next day.",
+        description="Splits of the day to train on. By default all, because models are evaluated on the next day.",
     )
-    exclude_features: tuple[str, ...] = Field(default=(), description="Sparse features that the model does not look at.")
+    exclude_features: tuple[str, ...] = Field(
+        default=(), description="Sparse features that the model does not use; ranges such as `C{1..3}` are allowed."
+    )
     embeddings: Literal["sharded", "independent"] = Field(
         default="sharded",
-        description="Processes that train together share out the rows of collisionless tables; or each learns them for itself "
-        "on its own examples, dense layers are kept alike, and rows become one at the end of the day.",
+        description="With several processes: `sharded` assigns each row of a collisionless table to one process. `independent` "
+        "lets each process train tables of its own on its own examples, with synchronised dense layers, and merges the rows at the "
+        "end of the day.",
     )
-    seed: int = Field(default=0, ge=0)
-    threads: int = Field(default=1, ge=1, description="Of torch. Sums depend on it, so it belongs to what is reproduced.")
-    checkpoints: CheckpointRecipe = CheckpointRecipe()
-    export: ExportRecipe = ExportRecipe()
+    seed: int = Field(default=0, ge=0, description="Seed of initialisation and of random draws.")
+    threads: int = Field(
+        default=1,
+        ge=1,
+        description="Threads of torch. The order of sums depends on it, so it is part of what makes training reproducible.",
+    )
+    checkpoints: CheckpointRecipe = Field(default=CheckpointRecipe(), description="Checkpoints within a day.")
+    export: ExportRecipe = Field(default=ExportRecipe(), description="How a trained model is exported.")
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that the trained model depends on."""
+        """Hash of all keys that the trained model depends on."""
         shaped = self.model_dump(mode="json", exclude={"checkpoints", "export"})
         return hashlib.sha256(json.dumps(shaped, sort_keys=True).encode()).hexdigest()[:16]
 
     def structure(self, sparse: Iterable[str]) -> dict[str, Any]:
-        """What fixes the shapes of the state over these sparse features: a snapshot can be trained on only where this is the
-        same."""
+        """Returns the keys that determine the shapes of a model's state for these sparse features.
+
+        A snapshot can be trained further by recipes with the same structure only.
+        """
         shaping = {"table_optimizer": {"kind"}, "dense_optimizer": {"kind"}}
         tables = {feature: _shape(self.tables.of(feature)) for feature in sparse}
         fixed = {"model": self.model.shape, "tables": tables, "exclude_features": sorted(self.exclude_features)}
         return self.model_dump(mode="json", include=shaping) | fixed
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, data: Any) -> Any:
+        return expand_recipe(data)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -109,26 +136,28 @@ class Recipe(Strict):
         fixed |= {} if self.tables.default.kind == "collisionless" else {"default": self.tables.default.kind}
         if fixed and self.table_optimizer.kind != "rowwise_adagrad":
             raise ValueError(
-                f"table_optimizer.kind {self.table_optimizer.kind} is for collisionless tables only, found {fixed}"
+                f"table_optimizer.kind {self.table_optimizer.kind} is for collisionless tables only, but there are {fixed}"
             )
         for name, table in {"default": self.tables.default, **self.tables.features}.items():
             if isinstance(table, CompositionalTable):
                 widths_of(name, self.model.embedding_dim, table.partitions, table.operation, table.dim)
         if self.early_stop and "validation" in self.splits:
-            raise ValueError("early_stop looks at the split `validation`, which is among the splits trained on")
+            raise ValueError("early_stop evaluates the split `validation`, so it cannot be among the splits to train on")
         if isinstance(self.model, TwoTowerRecipe):
             rowwise = [name for name in ("sampling_correction", "label_smoothing") if getattr(self, name)]
             if rowwise and self.model.loss == "softmax":
                 raise ValueError(
-                    f"{rowwise}: of clicked or not row by row; two_tower's `loss: softmax` learns from clicks alone"
+                    f"{rowwise} apply to a loss per example; two_tower's `loss: softmax` has no unclicked examples"
                 )
             if not self.tables.init_scale:
-                raise ValueError("tables.init_scale: two_tower compares directions, which vectors of zeros have none of")
+                raise ValueError(
+                    "tables.init_scale: expected more than 0, because two_tower compares directions of vectors, and 0 has none"
+                )
         return self
 
 
 def _shape(table: Table) -> dict[str, Any]:
-    """What fixes a table's tensors, and what they mean: of one that grows, its kind, and how it counts what waits."""
+    """The keys that determine the shapes and the meaning of a table's tensors."""
     if isinstance(table, CollisionlessTable):
         return table.model_dump(mode="json", include={"kind", "filter"})
     unused = {"parts"} if isinstance(table, CompositionalTable) and table.family not in PARTED else None
@@ -136,11 +165,19 @@ def _shape(table: Table) -> dict[str, Any]:
 
 
 def load_recipe(name: str, overrides: Mapping[str, Any] | None = None, folder: Path = RECIPES) -> Recipe:
-    """The recipe `<folder>/<name>.yaml`, with `overrides` merged into it key by key.
+    """Loads the recipe `<folder>/<name>.yaml`.
 
-    A file that `extends` another, of its folder or a built-in one, says only what differs from it; the `model` section it says
-    whole. Raises `CatalogError` that names the file and the key path; a fault in the overrides begins with `recipe.overrides`,
-    where a dataset's YAML holds them.
+    A recipe can extend another recipe of its folder, or a built-in one, with `extends`. It then holds only the keys that
+    differ, except for the section `model`, which replaces the other recipe's.
+
+    Args:
+        name: Name of the file, without `.yaml`.
+        overrides: Keys with other values, nested as in the recipe. They are merged into the recipe key by key.
+        folder: Folder of the file; by default that of the built-in recipes.
+
+    Raises:
+        CatalogError: The file or the overrides are not valid. The message names the file and the key path; that of a fault in
+            the overrides begins with `recipe.overrides`, the key of a catalog entry that holds them.
     """
     path = folder / f"{name}.yaml"
     data = _read(path)
@@ -158,9 +195,15 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None, folder: P
 
 
 def recipe_of(spec: DatasetSpec, model: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe of one of the dataset's models, with what differs for all of them, then for this one, then `overrides`.
+    """Loads the recipe of one of a dataset's models.
 
-    Raises `CatalogError`, also where the dataset names no such model.
+    Args:
+        spec: The dataset. Its overrides for all models are applied first, then those for this model.
+        model: Name of the model.
+        overrides: Further overrides, which are applied last.
+
+    Raises:
+        CatalogError: The dataset has no such model, or its recipe is not valid.
     """
     if model not in spec.models:
         raise CatalogError(f"{spec.name} has no model {model!r}; its models are {list(spec.models)}")
@@ -175,7 +218,7 @@ def _read(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
         said = f"{extended[-1]}: extends: " if extended else ""
         raise CatalogError(f"{said}{path}: no such recipe; the recipes are {known}")
     if path in extended:
-        raise CatalogError(f"{path}: extends: goes round in a circle, over {[p.stem for p in extended]}")
+        raise CatalogError(f"{path}: extends: the recipes {[p.stem for p in extended]} extend each other in a cycle")
     data = read_yaml(path)
     base = data.pop("extends", None)
     if base is None:
@@ -188,7 +231,7 @@ def _read(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `overrides` in place of its own; mappings are merged, everything else is replaced."""
+    """Returns `base` with the values of `overrides`; mappings are merged, other values are replaced."""
     merged = dict(base)
     for key, value in overrides.items():
         below = merged.get(key)

@@ -1,4 +1,4 @@
-"""Which kind of table a sparse feature has: the `tables` section of a recipe. What the kinds do is `ml.embeddings`."""
+"""Recipe keys of embedding tables: the `tables` section. `ml.embeddings` implements the kinds of tables."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ from ml.embeddings.fixed.partitions import Partitions, partitions_for
 from ml.embeddings.rules import Evict, Family, Filter, Operation, TableRules
 
 PARTED: tuple[Family, ...] = ("generalised", "chinese_remainder")
-Seconds = Annotated[float, Field(ge=1e-6, le=1e10)]  # what an int64 of microseconds holds, and rows remember
+Seconds = Annotated[float, Field(ge=1e-6, le=1e10)]  # representable as int64 microseconds
 
 
 class CollisionlessTable(Strict):
-    """A row for every id, once admitted: the table grows, and forgets what it is told to. Times are event time."""
+    """A growing table: each id has a row of its own, from its admission to its expiry or eviction. Times are event times."""
 
-    kind: Literal["collisionless"] = "collisionless"
-    min_count: int = Field(default=1, ge=1, le=2**31 - 1, description="An id has a row from its so-many-th occurrence on.")
+    kind: Literal["collisionless"] = Field(default="collisionless", description="The kind of table.")
+    min_count: int = Field(
+        default=1, ge=1, le=2**31 - 1, description="Occurrences that an id needs before it is admitted to a row."
+    )
     filter: Filter = Field(
         default="exact",
-        description="What counts until then: all, the last `window_seconds`, or nothing: each occurrence admits by chance.",
+        description="How occurrences are counted: `exact` counts all, `sliding` those of the last `window_seconds`; "
+        "`probabilistic` counts none and admits each occurrence with probability 1 / `min_count`.",
     )
-    window_seconds: Seconds | None = Field(default=None, description="Of `filter: sliding`.")
-    ttl_seconds: Seconds | None = Field(default=None, description="Rows not seen for so long are let go; null is never.")
-    max_rows: int | None = Field(default=None, ge=1, le=2**40 - 2, description="Never more rows than these.")
-    evict: Evict = Field(default="least_recently_used", description="What makes way when `max_rows` are taken.")
+    window_seconds: Seconds | None = Field(default=None, description="Length of the window of `filter: sliding`.")
+    ttl_seconds: Seconds | None = Field(
+        default=None, description="Rows not seen for this long are deleted; by default, rows never expire."
+    )
+    max_rows: int | None = Field(default=None, ge=1, le=2**40 - 2, description="Maximum number of rows; unlimited by default.")
+    evict: Evict = Field(default="least_recently_used", description="Which rows are evicted when the table is full.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -35,52 +40,55 @@ class CollisionlessTable(Strict):
 
 
 class HashedTable(Strict):
-    """A fixed number of rows; ids beyond them are hashed into them, and may share one."""
+    """A fixed number of rows. Larger ids are hashed to rows, and may share a row."""
 
-    kind: Literal["hashed"]
-    rows: int = Field(ge=4, le=2**31 - 1)
+    kind: Literal["hashed"] = Field(description="The kind of table.")
+    rows: int = Field(ge=4, le=2**31 - 1, description="Number of rows.")
 
 
 class StaticTable(Strict):
-    """A fixed number of rows for a small stable vocabulary: buckets, hours. An id beyond them is out of vocabulary."""
+    """A fixed number of rows for a small, stable set of ids, such as buckets or hours. Larger ids are out of vocabulary."""
 
-    kind: Literal["static"]
-    rows: int = Field(ge=4, le=2**31 - 1)
+    kind: Literal["static"] = Field(description="The kind of table.")
+    rows: int = Field(ge=4, le=2**31 - 1, description="Number of rows.")
 
 
 class CompositionalTable(Strict):
-    """A fixed number of rows, several of which make an id's embedding together, so that no two ids of `universe` share it."""
+    """A fixed number of rows. An id's embedding is composed of several rows, and is distinct for each id of `universe`."""
 
-    kind: Literal["compositional"]
-    family: Family = Field(default="quotient_remainder", description="How an id's rows are found.")
+    kind: Literal["compositional"] = Field(description="The kind of table.")
+    family: Family = Field(default="quotient_remainder", description="Partitions of the ids, which map an id to its rows.")
     operation: Operation = Field(
         default="add",
-        description="How its rows become one: side by side, sum, product, through small MLPs; or projected up from `dim`.",
+        description="Composition of an id's rows: concatenation, sum, product, small MLPs (`path`), or a projection from `dim`.",
     )
-    rows: int = Field(ge=4, le=2**31 - 1, description="In all, over the partitions.")
-    parts: int = Field(default=2, ge=1, description="Rows an id has, where the family leaves it open.")
+    rows: int = Field(ge=4, le=2**31 - 1, description="Number of rows over all partitions.")
+    parts: int = Field(
+        default=2, ge=1, description="Number of rows per id; only for the families `generalised` and `chinese_remainder`."
+    )
     universe: int = Field(
-        default=2**32, ge=1, le=2**64, description="How many ids are told apart; others are mixed into these."
+        default=2**32, ge=1, le=2**64, description="Number of ids that have distinct embeddings; other ids are hashed to these."
     )
-    dim: int | None = Field(default=None, ge=4, description="Of operation `project`: weights of a row.")
+    dim: int | None = Field(default=None, ge=4, description="With `operation: project`: dimension of the rows.")
 
     @property
     def partitions(self) -> Partitions:
+        """The partitions of the ids. Raises `ValueError` if there are too few rows for `universe`."""
         return partitions_for(self.family, self.universe, self.rows, self.parts)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.parts != 2 and self.family not in PARTED:
-            raise ValueError(f"parts is for the families {PARTED}, found {self.family}")
-        self.partitions  # noqa: B018 -- raises where there are none
+            raise ValueError(f"parts: only for the families {PARTED}, found {self.family}")
+        self.partitions  # noqa: B018 (raises if there are none)
         return self
 
 
 class SharedTable(Strict):
-    """The rows of another feature's table: of a user's last items, say, those of items. Their ids must mean the same."""
+    """The table of another feature, such as the items' table for a user's last items. Both features must have the same ids."""
 
-    kind: Literal["shared"]
-    of: str = Field(description="The other feature, whose table is collisionless.")
+    kind: Literal["shared"] = Field(description="The kind of table.")
+    of: str = Field(description="The other feature, whose table must be collisionless.")
 
 
 Table = CollisionlessTable | HashedTable | StaticTable | CompositionalTable | SharedTable
@@ -88,12 +96,16 @@ TableRecipe = Annotated[Table, Field(discriminator="kind")]
 
 
 class TablesRecipe(Strict):
-    """Embedding tables, one per sparse feature. What `features` says of one is all there is to say of it: `default` is for the
-    others."""
+    """Embedding tables, one per sparse feature. An entry of `features` replaces `default` as a whole."""
 
-    default: TableRecipe = CollisionlessTable()
-    features: dict[str, TableRecipe] = Field(default_factory=dict)
-    init_scale: float = Field(ge=0, allow_inf_nan=False, description="Rows begin uniform in [-init_scale, init_scale].")
+    default: TableRecipe = Field(default=CollisionlessTable(), description="Table of features that `features` does not name.")
+    features: dict[str, TableRecipe] = Field(
+        default_factory=dict, description="Tables by feature; `C{1..26}` names twenty-six."
+    )
+    init_scale: float = Field(
+        ge=0, allow_inf_nan=False, description="Rows are initialised uniformly in [-init_scale, init_scale]."
+    )
 
     def of(self, feature: str) -> Table:
+        """Returns the table of a feature."""
         return self.features.get(feature, self.default)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from typing import get_args
 
-from ml.catalog.spec import RESERVED_COLUMNS, RESERVED_FEATURES, ColumnType
+from ml.catalog.dataset_checks import RESERVED_FEATURES
+from ml.catalog.log_spec import RESERVED_COLUMNS
+from ml.catalog.spec import ColumnType
 from ml.schema import ARROW_TYPES, EVENT_TIME, FIRST_ID, LABEL, MISSING_ID, OOV_ID, ORACLE, SAMPLE_RATE
 
 

@@ -282,14 +282,14 @@ TEXTUAL: dict[str, tuple[bytes | str, str]] = {
     "a python object": ("name: !!python/object/apply:os.system [ls]\n", "line 1.*could not determine a constructor"),
     "bytes": ("name: !!binary aGVsbG8=\n", "name: expected text.*found bytes"),
     "a set": ("name: !!set {a, b}\n", "name: expected text.*found set"),
-    "a huge number": ("demo_days: 0x" + "f" * 9000 + "\n", "demo_days: a whole number of more than 64 bits"),
+    "a huge number": ("demo_days: 0x" + "f" * 9000 + "\n", "demo_days: an integer of more than 64 bits"),
     "a huge decimal": ("demo_days: " + "9" * 9000 + "\n", "not valid YAML"),
     "an empty whole number": ("demo_days: !!int\n", "not valid YAML"),
     "no such day": ("partitions: {start: 2014-02-31}\n", "not valid YAML: day is out of range"),
     "an unknown alias": ("name: *nobody\n", "line 1.*undefined alias"),
-    "a cycle of lists": ("name: &a [*a]\n", "line 1.*an alias .* leads back"),
-    "a cycle of keys": ("name: &a {b: *a}\n", "line 1.*an alias .* leads back"),
-    "a billion laughs": (LAUGHS, "aliases .* swell"),
+    "a cycle of lists": ("name: &a [*a]\n", "line 1.*an alias .* refers to a value that contains it"),
+    "a cycle of keys": ("name: &a {b: *a}\n", "line 1.*an alias .* refers to a value that contains it"),
+    "a billion laughs": (LAUGHS, "aliases .* expand"),
     "a billion merges": ("a: &a {x: 1}\nb:\n  <<: [*a, *a]\n", "line 3.*merge keys"),
     "a deep nest": ("a: " + "[" * 60 + "]" * 60, "nested too deeply"),
     "a very deep nest": ("a: " + "[" * 20_000 + "]" * 20_000, "nested too deeply"),
@@ -310,14 +310,14 @@ def test_what_is_not_a_catalog_entry_is_refused(tmp_path: Path, case: str) -> No
 
 def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "criteo.yaml").mkdir()
-    with pytest.raises(CatalogError, match=r"criteo\.yaml: can not be read: "):
+    with pytest.raises(CatalogError, match=r"criteo\.yaml: cannot be read: "):
         load_dataset(tmp_path / "criteo.yaml")
-    with pytest.raises(CatalogError, match=r"none\.yaml: can not be read: "):
+    with pytest.raises(CatalogError, match=r"none\.yaml: cannot be read: "):
         load_dataset(tmp_path / "none.yaml")
 
 
 def test_an_empty_folder_is_no_catalog(tmp_path: Path) -> None:
-    with pytest.raises(CatalogError, match=r"no \*\.yaml here"):
+    with pytest.raises(CatalogError, match=r"no \*\.yaml files"):
         load_catalog(tmp_path)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ml.catalog.load import CatalogError
+from ml.catalog.reference import reachable
 from ml.catalog.spec import DatasetSpec
 from ml.embeddings.interface import bags_of
 from ml.models.build import build_model
@@ -139,7 +140,7 @@ def test_a_recipe_that_extends_another_says_its_model_whole(tmp_path: Path) -> N
     assert load_recipe("dlrm", folder=tmp_path).seed == 9, "the one beside it is itself: the built-in one is meant"
     for name, text in (("one", "extends: two"), ("two", "extends: one")):
         (tmp_path / f"{name}.yaml").write_text(text)
-    with pytest.raises(CatalogError, match=r"one\.yaml: extends: goes round in a circle, over \['one', 'two'\]"):
+    with pytest.raises(CatalogError, match=r"one\.yaml: extends: the recipes \['one', 'two'\] extend each other in a cycle"):
         load_recipe("one", folder=tmp_path)
     (tmp_path / "three.yaml").write_text("extends: nobody")
     with pytest.raises(CatalogError, match=r"three\.yaml: extends: .*nobody\.yaml: no such recipe; the recipes are"):
@@ -158,3 +159,26 @@ def test_what_may_change_while_a_model_lives_is_no_part_of_its_structure() -> No
 def test_one_generalised_part_is_one_partition() -> None:
     table = {"kind": "compositional", "family": "generalised", "parts": 1, "rows": 1000, "universe": 100}
     assert load_recipe("dlrm", {"tables": {"default": table}}).tables.default.partitions.sizes == (1000,)
+
+
+def test_ranges_name_many_tables_and_features() -> None:
+    small = {"kind": "hashed", "rows": 100}
+    recipe = load_recipe("dlrm", {"tables": {"features": {"C{1..3}": small}}, "exclude_features": ["C{4..5}", "I1"]})
+    assert recipe.exclude_features == ("C4", "C5", "I1")
+    assert {name: table.kind for name, table in recipe.tables.features.items()} == dict.fromkeys(("C1", "C2", "C3"), "hashed")
+    assert load_recipe("dlrm", {"export": {"tables": {"C{1..2}": "float16"}}}).export.tables == {
+        "C1": "float16",
+        "C2": "float16",
+    }
+    for wrong, key in (
+        ({"tables": {"features": {"C{1..3}": small, "C2": small}}}, r"tables\.features: 'C2' is named more than once"),
+        ({"exclude_features": ["C{3..1}"]}, r"exclude_features: .*expected an ascending range"),
+        ({"exclude_features": "C{1..3}"}, r"exclude_features: expected a list"),
+    ):
+        with pytest.raises(CatalogError, match=key):
+            load_recipe("dlrm", wrong)
+
+
+def test_every_key_of_a_recipe_is_described() -> None:
+    found = [f"{m.__name__}.{k}" for m in reachable(Recipe) for k, field in m.model_fields.items() if not field.description]
+    assert not found

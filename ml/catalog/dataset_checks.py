@@ -1,0 +1,97 @@
+"""What the keys of a catalog entry require of each other. Each check raises a fault that names the key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ml.catalog.log_spec import RESERVED_COLUMNS
+from ml.catalog.strict import fault
+
+if TYPE_CHECKING:
+    from ml.catalog.spec import DatasetSpec
+
+NUMBERS = ("int", "float", "bool")
+RESERVED_FEATURES = ("event_time", "label", "sample_rate", "oracle")
+
+
+def check_joins(spec: DatasetSpec) -> None:
+    """Checks that columns from side tables, and computed ones, have names of their own."""
+    known = dict.fromkeys(spec.source.columns, "the log")
+    for i, table in enumerate(spec.join):
+        for column in table.columns:
+            if column in known:
+                raise fault(f"join.{i}.columns", f"{column!r} would hide the column with that name of {known[column]}")
+            known[column] = f"join.{i}"
+    for name in spec.label.negatives.recent if spec.label.negatives else ():
+        if name in known:
+            raise fault(f"label.negatives.recent.{name}", f"would hide the column with that name of {known[name]}")
+        known[name] = "label.negatives.recent"
+    if reserved := sorted(set(known) & set(RESERVED_COLUMNS)):
+        raise fault("source.columns", f"{reserved} are reserved names; rename these columns")
+
+
+def check_columns(spec: DatasetSpec) -> None:
+    """Checks that every column that is named exists."""
+    raw, known = set(spec.source.columns), set(spec.column_types)
+    named: list[tuple[str, str | None, set[str]]] = [
+        ("label.column", spec.label.column, known),
+        ("user", spec.user, raw if spec.label.negatives else known),  # negatives are sampled before the join
+        ("item", spec.item, raw if spec.label.negatives else known),
+        ("oracle", spec.oracle, known),
+    ]
+    named += [(f"dense.{d.name}.column", d.column, known) for d in spec.dense]
+    named += [
+        (f"sparse.{s.name}.{'cross' if s.cross else 'column'}", column, known) for s in spec.sparse for column in s.inputs
+    ]
+    named += [(f"slices.{i}", column, known) for i, column in enumerate(spec.slices)]
+    named += [(f"join.{i}.log_key", t.log_key, raw) for i, t in enumerate(spec.join)]
+    named += [(f"expectations.columns.{c}", c, raw) for c in spec.expectations.columns]
+    named += [("expectations.unique", c, raw) for c in spec.expectations.unique if c != "event_time"]
+    for path, column, there in named:
+        if column is not None and column not in there:
+            raise fault(path, f"no column {column!r}; the columns are {sorted(there)}")
+
+
+def check_types(spec: DatasetSpec) -> None:
+    """Checks that columns have the types that they are used as."""
+    types = spec.column_types
+    for dense in spec.dense:
+        if types[dense.column] not in NUMBERS:
+            raise fault(f"dense.{dense.name}.column", f"{dense.column!r} is {types[dense.column]}, expected a number")
+    for sparse in spec.sparse:
+        if sparse.split and types[sparse.column or ""] != "string":
+            raise fault(f"sparse.{sparse.name}.split", f"column {sparse.column!r} is not a string")
+        if sparse.bucketise and types[sparse.column or ""] not in NUMBERS:
+            raise fault(f"sparse.{sparse.name}.bucketise", f"column {sparse.column!r} is not a number")
+    for key, column in (("label.column", spec.label.column), ("oracle", spec.oracle)):
+        if column and types[column] not in NUMBERS:
+            raise fault(key, f"{column!r} is {types[column]}, expected a number")
+    for i, table in enumerate(spec.join):
+        log, other = types[table.log_key], table.source.columns[table.table_key]
+        if log != other:
+            raise fault(f"join.{i}.table_key", f"{table.table_key!r} is {other}, but {table.log_key!r} of the log is {log}")
+    for column, expectation in spec.expectations.columns.items():
+        if expectation.value and types[column] not in NUMBERS:
+            raise fault(f"expectations.columns.{column}.value", f"{column!r} is {types[column]}, expected a number")
+
+
+def check_features(spec: DatasetSpec) -> None:
+    """Checks that features have distinct names, do not reveal the label, and have what their histories need."""
+    names = [f.name for f in (*spec.dense, *spec.sparse)]
+    if double := sorted({n for n in names if names.count(n) > 1}):
+        raise fault("sparse", f"{double} are named more than once among dense and sparse")
+    for kind, features in (("dense", spec.dense), ("sparse", spec.sparse)):
+        if taken := [f.name for f in features if f.name in RESERVED_FEATURES]:
+            raise fault(f"{kind}.{taken[0]}", "this name is reserved; rename the feature")
+    answers = {spec.label.column, spec.oracle} - {None}
+    for kind, feature, inputs in (
+        *(("dense", d.name, (d.column,)) for d in spec.dense),
+        *(("sparse", s.name, s.inputs) for s in spec.sparse),
+    ):
+        if leaks := answers & set(inputs):
+            raise fault(f"{kind}.{feature}", f"column {leaks.pop()!r} holds the answer, so it cannot be a feature")
+    for feature in (feature for feature in spec.sparse if feature.history):
+        if not spec.label.negatives:
+            raise fault(f"sparse.{feature.name}.history", "only for logs with label.negatives")
+        if spec.item_feature is None:
+            raise fault(f"sparse.{feature.name}.history", f"needs a sparse feature of the item's column, {spec.item!r}")
