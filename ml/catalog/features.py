@@ -175,7 +175,8 @@ class Splits(Strict):
 
     by: Literal["time", "hash"] = Field(
         default="time",
-        description="`time`: the day's last rows are for test, those before them for validation. `hash`: rows are drawn at random.",
+        description="`time`: the day's last rows are for test, those before them for validation. `hash`: rows are drawn at "
+        "random.",
     )
     validation: Float = Field(default=0.05, ge=0, lt=1, description="Share of rows for validation.")
     test: Float = Field(default=0.05, ge=0, lt=1, description="Share of rows for test.")

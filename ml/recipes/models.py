@@ -95,7 +95,8 @@ class TwoTowerRecipe(_Model):
     temperature: float = Field(default=0.07, gt=0, description="Divisor of the cosine of the embeddings.")
     loss: Literal["softmax", "pointwise"] = Field(
         default="softmax",
-        description="`softmax` classifies each clicked example's item among the batch's items; `pointwise` predicts each example's click.",
+        description="`softmax` classifies each clicked example's item among the batch's items; `pointwise` predicts each "
+        "example's click.",
     )
     uniform_negatives: int = Field(
         default=0,

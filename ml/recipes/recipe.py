@@ -54,7 +54,8 @@ class CheckpointRecipe(Strict):
     keep: int = Field(
         default=2,
         ge=2,
-        description="Number of checkpoints of a day to keep. If the newest cannot be read, training resumes at the previous one.",
+        description="Number of checkpoints of a day to keep. If the newest cannot be read, training resumes at the previous "
+        "one.",
     )
     hours: float = Field(
         default=48.0, gt=0, description="Checkpoints of any day that are older than this many hours are deleted."
@@ -82,7 +83,8 @@ class Recipe(Strict):
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, description="How far labels are moved towards 1/2.")
     sampling_correction: bool = Field(
         default=False,
-        description="Whether the model predicts clicks of the full log rather than of the down-sampled data: the loss is computed "
+        description="Whether the model predicts clicks of the full log rather than of the down-sampled data: the loss is "
+        "computed "
         "on `logit - log(sample_rate)`.",
     )
     early_stop: EarlyStop | None = Field(default=None, description="When to end training of a day early; never by default.")
@@ -97,7 +99,8 @@ class Recipe(Strict):
     embeddings: Literal["sharded", "independent"] = Field(
         default="sharded",
         description="With several processes: `sharded` assigns each row of a collisionless table to one process. `independent` "
-        "lets each process train tables of its own on its own examples, with synchronised dense layers, and merges the rows at the "
+        "lets each process train tables of its own on its own examples, with synchronised dense layers, and merges the rows "
+        "at the "
         "end of the day.",
     )
     seed: int = Field(default=0, ge=0, description="Seed of initialisation and of random draws.")

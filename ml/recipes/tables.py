@@ -60,7 +60,8 @@ class CompositionalTable(Strict):
     family: Family = Field(default="quotient_remainder", description="Partitions of the ids, which map an id to its rows.")
     operation: Operation = Field(
         default="add",
-        description="Composition of an id's rows: concatenation, sum, product, small MLPs (`path`), or a projection from `dim`.",
+        description="Composition of an id's rows: concatenation, sum, product, small MLPs (`path`), or a projection from "
+        "`dim`.",
     )
     rows: int = Field(ge=4, le=2**31 - 1, description="Number of rows over all partitions.")
     parts: int = Field(
