@@ -14,6 +14,8 @@ from ml.catalog.spec import DatasetSpec
 
 
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:
+    """Build the asset of one dataset."""
+
     @daily_asset(
         spec,
         stages.CLEANED_FEATURES,

@@ -16,6 +16,8 @@ LOOK_BACK_DAYS = 7  # days that the baselines train on, and in which a known ite
 
 
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:
+    """Build the asset of one dataset."""
+
     @daily_asset(
         spec,
         stages.EVALUATION_REPORTS,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
+    """Build the asset of one model of a dataset."""
+
     @daily_asset(
         spec,
         stages.exported_models(model),

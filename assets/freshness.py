@@ -1,6 +1,7 @@
 """Days between the newest model and the newest log that has landed. Wall-clock freshness is meaningless for a replayed log.
 
-The landing sensor evaluates this on every tick, because a check inside a run cannot report that no run happened."""
+The landing sensor evaluates this on every tick, because a check inside a run cannot report that no run happened.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -40,6 +41,8 @@ def _verdict(lag: int | None) -> dict[str, Any]:
 
 
 def build_freshness_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
+    """Build the check of one dataset, on its first model."""
+
     @dg.asset_check(
         asset=key(spec, stages.tuned_models(spec.primary)),
         name=NAME,

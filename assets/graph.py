@@ -32,6 +32,7 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
 
 
 def catalog_graph(specs: Iterable[DatasetSpec]) -> dg.Definitions:
+    """Build the graphs of some datasets, and the studies that they allow."""
     by_name = {spec.name: spec for spec in specs}
     return dg.Definitions.merge(
         *(dataset_graph(spec) for spec in by_name.values()), dg.Definitions(assets=studies.build(by_name))

@@ -12,6 +12,8 @@ from ml.catalog.spec import DatasetSpec
 
 
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:
+    """Build the asset of one dataset."""
+
     @daily_asset(
         spec,
         stages.MDS_DATASETS,

@@ -21,6 +21,7 @@ MARGIN = 0.005  # of AUC; the models of one dataset differ by less from day to d
 
 
 def build_promotion_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
+    """Build the check of one dataset, on its reports."""
     report = key(spec, stages.EVALUATION_REPORTS)
 
     @dg.asset_check(

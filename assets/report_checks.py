@@ -28,6 +28,7 @@ def judge(metrics: dict[str, Any]) -> dict[str, tuple[bool, dict[str, Any]]]:
 
 
 def build_report_checks(spec: DatasetSpec) -> dg.AssetChecksDefinition:
+    """Build the checks of one dataset's reports."""
     report, partitions = key(spec, stages.EVALUATION_REPORTS), daily(spec)
     described = {
         "beats_baselines": "The model's AUC is above that of the constant prior and of the logistic regression.",

@@ -37,4 +37,5 @@ def build_defs(specs: Iterable[DatasetSpec], resource_overrides: dict[str, objec
 
 @dg.definitions
 def defs() -> dg.Definitions:
+    """Build the definitions of the whole catalog, which Dagster loads."""
     return build_defs(catalog().values())

@@ -47,6 +47,7 @@ def link_logs(spec: DatasetSpec, logs: str | None) -> None:
 
 
 def metrics_of(lake: Lake, spec: DatasetSpec, day: str) -> dict[str, Any]:
+    """Return `metrics.json` of a day's report."""
     return json.loads((lake.require(EVALUATION_REPORTS, spec.name, day) / "metrics.json").read_text())
 
 

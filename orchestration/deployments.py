@@ -32,14 +32,17 @@ def home() -> Path:
 
 
 def lake_root() -> str:
+    """Return the root of the lake, a folder or an fsspec URL."""
     return os.environ.get("EVERGREEN_LAKE") or str(home())
 
 
 def landing_root() -> str:
+    """Return the folder, or fsspec URL, of the landing folders."""
     return os.environ.get("EVERGREEN_LANDING") or str(home() / "landing")
 
 
 def catalog_folder() -> Path:
+    """Return the folder of the catalog."""
     return Path(os.environ.get("EVERGREEN_CATALOG") or CATALOG)
 
 

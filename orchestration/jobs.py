@@ -10,6 +10,7 @@ DailyJob = Any  # Dagster has no public name for what `define_asset_job` returns
 
 
 def daily_job(spec: DatasetSpec) -> DailyJob:
+    """Build the job that materialises all assets of a day of one dataset."""
     return dg.define_asset_job(
         name=job_name(spec),
         selection=dg.AssetSelection.groups(spec.name),
@@ -19,4 +20,5 @@ def daily_job(spec: DatasetSpec) -> DailyJob:
 
 
 def job_name(spec: DatasetSpec) -> str:
+    """Return the name of a dataset's job."""
     return f"{spec.name}_daily"

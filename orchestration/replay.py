@@ -44,7 +44,8 @@ def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False) -> lis
         The days that ran.
 
     Raises:
-        DayFailed: at the first day that fails."""
+        DayFailed: at the first day that fails.
+    """
     lake, logs = LakeResource(root=lake_root()).open(), LandingResource(root=landing_root()).folder(spec.name)
     ran: list[str] = []
     job = instance = None
@@ -96,7 +97,8 @@ def the_dataset(name: str) -> DatasetSpec:
 
     Raises:
         click.BadParameter: the catalog has no such dataset; the message lists its datasets.
-        click.ClickException: the catalog is wrong."""
+        click.ClickException: the catalog is wrong.
+    """
     try:
         specs = catalog()
     except CatalogError as error:

@@ -31,6 +31,7 @@ class RandomSplitStudy(dg.Config):
 def movielens_deepfm(
     context: dg.AssetExecutionContext, config: RandomSplitStudy, lake: LakeResource, landing: LandingResource
 ) -> dg.MaterializeResult:
+    """Run the study under each protocol and write its partition."""
     from ml.studies import movielens_deepfm as study
     from ml.studies.movielens_1m import ALL, read_ratings
 

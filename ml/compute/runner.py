@@ -63,8 +63,10 @@ class _Raised:
 
 
 def _run(function: Callable[[T], R], attempts: int, tasks: Iterable[T]) -> Iterator[R | _Raised]:
-    """Results of neighbouring tasks. What the last of Spark's attempts raises is brought home as a result: Spark itself would
-    give no more than its text."""
+    """Yield the results of neighbouring tasks.
+
+    An error of the last attempt is returned as a result, because Spark itself would return only its text.
+    """
     from pyspark import TaskContext
 
     context = TaskContext.get()
@@ -88,6 +90,8 @@ def _travels(error: Exception) -> bool:
 
 @cache
 def _spare_the_collector() -> None:
-    """Once in a worker: Spark collects garbage after every task, and would search all modules for it, for a third of the time
-    of a short task."""
+    """Exclude imported modules from garbage collection, once per worker.
+
+    Spark collects garbage after every task; searching all modules for it takes a third of the time of a short task.
+    """
     gc.freeze()

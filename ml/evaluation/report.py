@@ -27,14 +27,17 @@ def render(metrics: dict[str, Any], plots: dict[str, bytes]) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
+    """Format a number, or a dash for None."""
     return NOTHING if value is None else f"{value:.{digits}f}"
 
 
 def percent(value: float | None, digits: int = 2) -> str:
+    """Format a share as a percentage, or a dash for None."""
     return NOTHING if value is None else f"{100 * value:.{digits}f} %"
 
 
 def count(value: int | None) -> str:
+    """Format an integer with thousands separators, or a dash for None."""
     return NOTHING if value is None else f"{value:,}"
 
 

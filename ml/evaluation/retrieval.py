@@ -88,8 +88,12 @@ class Catalogue:
                 column.pop(0)
 
     def live(self, now: int) -> tuple[NDArray[np.int64], torch.Tensor, torch.Tensor, NDArray[np.int64]]:
-        """Return the ids of the L live items, int64 [L] ascending, the features of their last rows, sparse [L, Fi] and dense
-        [L, Ii], and their clicks in the last hour, int64 [L]."""
+        """Return the L live items.
+
+        Returns:
+            Their ids, int64 [L] ascending, the features of their last rows, sparse [L, Fi] and dense [L, Ii], and their clicks
+            in the last hour, int64 [L].
+        """
         times, ids = np.concatenate(self.times), np.concatenate(self.ids)
         first = np.searchsorted(times, now - self.hours * MICROSECONDS_PER_HOUR)
         items, last = np.unique(ids[first:][::-1], return_index=True)
@@ -114,8 +118,11 @@ def recall_over(
     """Score every click from a point in time on; the rows before it fill the first catalogue.
 
     Args:
+        model: scores users and items.
         batches: rows in time order.
         begin: microseconds since 1970 UTC.
+        minutes: width of a slice.
+        live_hours: hours for which an item stays in the catalogue after its last row.
         between: called with the rows of each slice after it has been scored, to train on them (progressive validation).
         on_result: called with each slice.
     """

@@ -127,6 +127,7 @@ def write_part(part: tuple[str, Sequence[RunRange]]) -> None:
 
 
 def read_range(part: RunRange) -> pa.Table:
+    """Read the rows of a range of a sorted run."""
     with UPath(part.path).open("rb") as file, pa.ipc.open_file(file) as reader:
         low, high = part.start // BATCH_ROWS, -(-part.stop // BATCH_ROWS)
         batches = [reader.get_batch(i) for i in range(low, high)]

@@ -46,7 +46,7 @@ class BlockPlacement:
 
 @dataclass(frozen=True)
 class LogIndex:
-    """The files of a log and what they hold, by day. Days are partition keys.
+    r"""The files of a log and what they hold, by day. Days are partition keys.
 
     Attributes:
         log: The log.
@@ -57,7 +57,7 @@ class LogIndex:
         >>> import tempfile, pathlib
         >>> from ml.compute.runner import LocalRunner
         >>> folder = pathlib.Path(tempfile.mkdtemp())
-        >>> _ = (folder / "clicks.csv").write_text("0,hat\\n86400,bag\\n86401,hat\\n")
+        >>> _ = (folder / "clicks.csv").write_text("0,hat\n86400,bag\n86401,hat\n")
         >>> log = LogSpec(
         ...     dataset="shop",
         ...     source={"files": "*.csv", "format": "csv", "columns": {"time": "int", "item": "string"}},

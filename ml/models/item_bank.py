@@ -1,5 +1,6 @@
-"""Recently seen items with their features, from which uniform negatives are drawn (Yang et al., 2020, "Mixed negative sampling
-for learning two-tower neural networks in recommendations").
+"""Recently seen items with their features, from which uniform negatives are drawn.
+
+Source: Yang et al., 2020, "Mixed negative sampling for learning two-tower neural networks in recommendations".
 """
 
 from __future__ import annotations

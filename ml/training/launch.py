@@ -37,7 +37,11 @@ def train_day_on(
 
     Args:
         processes: how many there are, and who starts them.
-        spec, day, lake, model, options: as for `train_day`.
+        spec: the dataset.
+        day: `YYYY-MM-DD`.
+        lake: as for `train_day`.
+        model: as for `train_day`.
+        options: as for `train_day`.
 
     Returns:
         What was written.
@@ -77,6 +81,7 @@ def _train_on_rank(spec: DatasetSpec, day: str, root: str, model: str | None, op
 def main(
     dataset: str, day: str, model: str | None, lake: str, catalog: Path, cache: str | None, cache_limit: str | None
 ) -> None:
+    """Train one day on the processes that torchrun started."""
     specs = load_catalog(catalog)
     if dataset not in specs:
         raise click.BadParameter(f"no dataset {dataset!r}; the catalog has {sorted(specs)}")
