@@ -77,9 +77,9 @@ def section(model: type[BaseModel]) -> str:
     return f"\n## {model.__name__}\n\n{about}\n\n" + "\n".join(rows) + "\n"
 
 
-def reference() -> str:
-    """Returns the page as Markdown."""
-    return HEAD + "".join(section(model) for model in reachable(DatasetSpec))
+def reference(root: type[BaseModel] = DatasetSpec, head: str = HEAD) -> str:
+    """Returns the page as Markdown: `head`, and a section for `root` and each model that its keys lead to."""
+    return head + "".join(section(model) for model in reachable(root))
 
 
 if __name__ == "__main__":
