@@ -37,12 +37,13 @@ class BusyPartition(TimeoutError):
 class Lake:
     """One root, local or any fsspec URL.
 
-    >>> lake = Lake.at("/tmp/example-lake")
-    >>> with lake.write("raw_logs", "criteo", "2014-01-01") as staging:
-    ...     _ = (staging / "rows.txt").write_text("one row")
-    ...     lake.write_manifest(staging, {"rows": 1})
-    >>> lake.manifest("raw_logs", "criteo", "2014-01-01")["rows"]
-    1
+    Example:
+        >>> lake = Lake.at("/tmp/example-lake")
+        >>> with lake.write("raw_logs", "criteo", "2014-01-01") as staging:
+        ...     _ = (staging / "rows.txt").write_text("one row")
+        ...     lake.write_manifest(staging, {"rows": 1})
+        >>> lake.manifest("raw_logs", "criteo", "2014-01-01")["rows"]
+        1
     """
 
     root: UPath

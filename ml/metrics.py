@@ -65,10 +65,11 @@ class CalibrationBin:
 class ClickSums:
     """Sums over N predictions; `a + b` is the sums over the rows of both.
 
-    >>> whole = ClickSums.of([0, 1, 1], [0.2, 0.7, 0.9])
-    >>> parts = ClickSums.of([0], [0.2]) + ClickSums.of([1, 1], [0.7, 0.9])
-    >>> whole.rows, parts.rows, round(whole.calibration, 6) == round(parts.calibration, 6) == 0.9
-    (3, 3, True)
+    Example:
+        >>> whole = ClickSums.of([0, 1, 1], [0.2, 0.7, 0.9])
+        >>> parts = ClickSums.of([0], [0.2]) + ClickSums.of([1, 1], [0.7, 0.9])
+        >>> whole.rows, parts.rows, round(whole.calibration, 6) == round(parts.calibration, 6) == 0.9
+        (3, 3, True)
     """
 
     rows: int = 0

@@ -32,11 +32,12 @@ class CollisionlessEmbeddingBags(TrainableBags):
     Time is told by `set_time` before a batch: event time, in microseconds. Evaluation admits, counts and touches nothing. As
     many threads work as torch is set to. Weights per sample are not learned: no gradient goes to them.
 
-    >>> tables = [EmbeddingBagConfig(name="t", embedding_dim=4, num_embeddings=1, feature_names=["f"])]
-    >>> bags = CollisionlessEmbeddingBags(tables, lr=0.1, init_scale=0.1)
-    >>> features = KeyedJaggedTensor(["f"], values=torch.tensor([-1, 2**62]), lengths=torch.tensor([1, 0, 1]))
-    >>> bags(features)["f"].shape, len(bags.store)
-    (torch.Size([3, 4]), 2)
+    Example:
+        >>> tables = [EmbeddingBagConfig(name="t", embedding_dim=4, num_embeddings=1, feature_names=["f"])]
+        >>> bags = CollisionlessEmbeddingBags(tables, lr=0.1, init_scale=0.1)
+        >>> features = KeyedJaggedTensor(["f"], values=torch.tensor([-1, 2**62]), lengths=torch.tensor([1, 0, 1]))
+        >>> bags(features)["f"].shape, len(bags.store)
+        (torch.Size([3, 4]), 2)
     """
 
     sharded_by_id = True
