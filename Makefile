@@ -18,7 +18,7 @@ RUN := .venv/bin/python
 READY := .venv/.ready
 PIP := $(RUN) -m pip install --quiet --quiet --disable-pip-version-check
 
-.PHONY: help need demo test test-fast soak ui bench check clean
+.PHONY: help need demo test test-fast soak ui bench docs check clean
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -45,6 +45,9 @@ ui: $(READY) ## Open the Dagster UI on http://127.0.0.1:3000
 
 bench: $(READY) ## Measure every speed claim, as ratios (ONLY="training request" for some; LOGS=<folder> with Criteo's log)
 	@$(if $(LOGS),EVERGREEN_REAL_LOGS="$(LOGS)") $(RUN) -m benchmarks $(ONLY)
+
+docs: $(READY) ## Build the documentation site into site/, without network; a broken link fails
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --clean
 
 check: $(READY) ## Linter, formatter, type checker
 	@.venv/bin/ruff check .
