@@ -80,7 +80,7 @@ def test_raw_rows_that_go_to_mlflow_are_a_matter_of_the_deployment(monkeypatch: 
 
 
 def test_graph_is_the_golden_one(loaded: dg.Definitions):
-    """A change of the graph is a change of this file: python -m tests.orchestration.test_orchestration_definitions"""
+    """A change of the graph is a change of this file: python -m tests.orchestration.test_definitions"""
     assert graph_of(loaded) == json.loads(GOLDEN.read_text())
 
 

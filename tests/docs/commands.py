@@ -1,0 +1,180 @@
+"""How the tests treat each kind of command in the documentation: most run, a few are only checked, for a stated reason.
+
+A command of another kind fails the tests until it has an entry in `COMMANDS`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+
+import dagster as dg
+from click.testing import CliRunner
+
+from ml.catalog.load import load_catalog
+from tests.helpers.paths import ROOT
+from tests.helpers.workplace import DAYS, Workplace
+
+MAKEFILE = (ROOT / "Makefile").read_text()
+# Targets of the Makefile, and why the tests do not run them.
+TARGETS = {
+    "demo": "takes minutes on real logs; its module runs, on the built-in log and on logs that a page writes",
+    "test": "would run these tests",
+    "test-fast": "would run these tests",
+    "soak": "takes hours",
+    "ui": "starts a server",
+    "bench": "takes minutes",
+    "docs": "tests/docs/test_site.py runs its command",
+    "check": "continuous integration runs it beside the tests",
+    "clean": "deletes what the other commands read",
+}
+
+
+def commands_of(block: str) -> Iterator[tuple[dict[str, str], list[str]]]:
+    """The commands of a shell block: the variables set in front of each, and its words."""
+    for line in block.replace("\\\n", " ").splitlines():
+        for part in line.split(" && "):
+            variables, words = {}, shlex.split(part, comments=True)
+            while words and re.match(r"[A-Z_]+=", words[0]):
+                name, _, value = words.pop(0).partition("=")
+                variables[name] = value
+            if words:
+                yield variables, words
+
+
+def check_target(words: list[str]) -> dict[str, str]:
+    """A target of make and its variables exist, and its benchmarks too. Returns the variables."""
+    target, given = words[0], dict(word.split("=", 1) for word in words[1:])
+    assert target in TARGETS and re.search(rf"^{target}:.*## ", MAKEFILE, re.MULTILINE), target
+    assert all(re.search(rf"^{name} \?=", MAKEFILE, re.MULTILINE) for name in given), given
+    if chosen := given.get("ONLY", "").strip("."):
+        from benchmarks.__main__ import names
+
+        assert set(chosen.split()) <= set(names())
+    return given
+
+
+def selected(selection: str, days: list[str]) -> None:
+    """A selection has assets, and each of them has the days."""
+    from orchestration.definitions import defs
+
+    graph = defs().get_repository_def().asset_graph
+    keys = dg.AssetSelection.from_string(selection).resolve(graph)
+    assert keys, selection
+    for key in keys:
+        partitions = graph.get(key).partitions_def
+        assert not days or (partitions is not None and set(days) <= set(partitions.get_partition_keys())), (key, days)
+
+
+def _make(words: list[str], work: Workplace) -> None:
+    given = check_target(words[1:])
+    assert given.get("DATASET", "synthetic") in load_catalog(work.catalog)
+    if (work.folder / given.get("LOGS", "-")).is_dir():
+        printed = work.run(sys.executable, "-m", "orchestration.demo", given["DATASET"], "--logs", given["LOGS"])
+        assert "2 of 2 days ran" in printed
+
+
+def _source(words: list[str], work: Workplace) -> None:
+    printed = work.run("bash", "-c", f"set -eu; unset DAGSTER_HOME; {shlex.join(words)}; env")
+    assert f"DAGSTER_HOME={work.folder}" in printed and "OMP_WAIT_POLICY=PASSIVE" in printed
+
+
+def _python(words: list[str], work: Workplace) -> None:
+    assert words[1] == "-m", words
+    MODULES[words[2]](words[3:], work)
+
+
+def _dagster(words: list[str], work: Workplace) -> None:
+    """Selection and partitions are looked up in the definitions; one of the commands runs."""
+    assert words[1:5] == ["asset", "materialize", "-m", "orchestration.definitions"]
+    given = dict(zip(words[5::2], words[6::2], strict=True))
+    assert set(given) <= {"--select", "--partition", "--partition-range"}
+    days = given.get("--partition-range", given.get("--partition", "")).split("...")
+    selected(given["--select"], [day for day in days if day])
+    if given["--select"] == "synthetic/evaluation_reports":
+        work.run(sys.executable, "-m", "dagster", *words[1:])
+
+
+def _dg(words: list[str], work: Workplace) -> None:
+    """Only looked up: it does what `dagster asset materialize` does."""
+    assert words[1:3] == ["launch", "--assets"] and words[4] == "--partition"
+    selected(words[3], [words[5]])
+
+
+def _mlflow(words: list[str], work: Workplace) -> None:
+    from mlflow.cli import cli
+
+    done = CliRunner().invoke(cli, words[1:], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+
+
+def _torchrun(words: list[str], work: Workplace) -> None:
+    """Only parsed: `tests/ml/training/test_launch.py` starts processes."""
+    from ml.training.launch import main
+
+    assert words[1:5] == ["--nproc-per-node", "2", "-m", "ml.training.launch"]
+    params = main.make_context("launch", list(words[5:])).params
+    spec = load_catalog(work.catalog)[params["dataset"]]
+    assert params["day"] in spec.days() and params["model"] in spec.models
+
+
+def _inspect(words: list[str], work: Workplace) -> None:
+    from ml.artifacts.inspect import main
+
+    done = CliRunner().invoke(main, words, catch_exceptions=False)
+    assert done.exit_code == 0 and "rows" in done.output, done.output
+
+
+def _replay(words: list[str], work: Workplace) -> None:
+    """Runs on days that are done. With --redo, which would take long, the arguments are parsed."""
+    from orchestration import replay
+
+    if "--redo" in words:
+        params = replay.main.make_context("replay", list(words)).params
+        assert params["dataset"] in load_catalog(work.catalog) and {params["first"], params["last"]} <= {*DAYS, None}
+    else:
+        assert "0 of 3 days ran" in work.run(sys.executable, "-m", "orchestration.replay", *words)
+
+
+def _reference(module: str) -> Callable[[list[str], Workplace], None]:
+    def check(words: list[str], work: Workplace) -> None:
+        """Writes another file, which must be equal to the committed one."""
+        made = work.folder / "reference.md"
+        work.run(sys.executable, "-m", module, str(made))
+        assert made.read_text() == (ROOT / words[0]).read_text(), f"python -m {module} {words[0]}"
+
+    return check
+
+
+def _golden(words: list[str], work: Workplace) -> None:
+    """Only looked up: it overwrites what another test compares with."""
+    module = import_module("tests.orchestration.test_definitions")
+    assert not words and '__name__ == "__main__"' in Path(str(module.__file__)).read_text()
+
+
+def _pytest(words: list[str], work: Workplace) -> None:
+    """Only looked up: these tests run anyway."""
+    assert words and all((ROOT / word).exists() for word in words)
+
+
+MODULES: dict[str, Callable[[list[str], Workplace], None]] = {
+    "ml.artifacts.inspect": _inspect,
+    "ml.catalog.reference": _reference("ml.catalog.reference"),
+    "ml.recipes.reference": _reference("ml.recipes.reference"),
+    "orchestration.replay": _replay,
+    "pytest": _pytest,
+    "tests.orchestration.test_definitions": _golden,
+}
+COMMANDS: dict[str, Callable[[list[str], Workplace], None]] = {
+    "make": _make,
+    ".": _source,
+    ".venv/bin/python": _python,
+    ".venv/bin/dagster": _dagster,
+    ".venv/bin/dg": _dg,
+    ".venv/bin/mlflow": _mlflow,
+    ".venv/bin/torchrun": _torchrun,
+}
