@@ -102,7 +102,7 @@ def model_delta(model: nn.Module, since: Mapping[str, int]) -> ModelDelta:
         The changes; its tensors do not share memory with the model.
 
     Raises:
-        Gap: If a step lies in the future, or further back than changes are known: the receiver needs a snapshot.
+        Gap: If a step is a later one, or one before the oldest known change: the receiver needs a snapshot.
         ValueError: If the steps are those of another model.
     """
     bags = bags_of(model)

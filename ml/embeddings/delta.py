@@ -180,13 +180,13 @@ class DeltaReceiver(ABC):
 
     @abstractmethod
     def delta_shapes(self) -> Mapping[str, TableShape]:
-        """The shape of each table that a delta may contain, by its name there."""
+        """Return the shape of each table that a delta may contain, by its name there."""
 
     def accepts(self, delta: Delta) -> bool:
         """Check a delta without applying it.
 
         Returns:
-            True if the delta is new here, False if its changes were applied before.
+            True if the delta is new, False if its changes were applied before.
 
         Raises:
             Gap: If changes between this collection's step and the delta's beginning are missing.

@@ -172,7 +172,7 @@ class TrainableBags(EmbeddingBagCollectionInterface, DeltaReceiver):
 
     @abstractmethod
     def advance_to(self, step: int) -> None:
-        """Raise `step`, so that updates to come count on from there; ranks that share rows keep the same step by it."""
+        """Raise `step` to a value that other ranks have reached, so that ranks that share rows are at the same step."""
 
     @abstractmethod
     def delta(self, since: int) -> Delta:
@@ -185,7 +185,7 @@ class TrainableBags(EmbeddingBagCollectionInterface, DeltaReceiver):
             The rows that were updated or deleted, keys in ascending order.
 
         Raises:
-            Gap: If `since` lies in the future, or further back than changes are known: the receiver needs a snapshot.
+            Gap: If `since` is a later step, or one before the oldest known change: the receiver needs a snapshot.
         """
 
     def register_receiver(self, name: str, step: int) -> None:
@@ -213,7 +213,7 @@ class TrainableBags(EmbeddingBagCollectionInterface, DeltaReceiver):
 
 
 def check_fit(own: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]) -> None:
-    """Check that saved tensors can be copied into one's own.
+    """Check that saved tensors can be copied into those of a collection.
 
     Raises:
         ValueError: If names, shapes or dtypes differ; the message names the tensors.

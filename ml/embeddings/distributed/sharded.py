@@ -12,18 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.autograd.function import once_differentiable
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from ml.embeddings.collisionless import state_dict
 from ml.embeddings.delta import Delta, TableDelta, TableShape
-from ml.embeddings.distributed.exchange_plan import plan_exchange, pool_rows, sum_row_gradients
+from ml.embeddings.distributed.exchange import Exchange
 from ml.embeddings.distributed.planned import PlannedBags
 from ml.embeddings.fixed.static import StaticEmbeddingBags
 from ml.embeddings.interface import TableStats, TrainableBags, in_order
@@ -64,7 +62,6 @@ class ShardedBags(TrainableBags):
         self.local, self.group = local, group
         configs = local.embedding_bag_configs()
         self._keys = [feature for config in configs for feature in config.feature_names]
-        self._means = torch.tensor([c.pooling == PoolingType.MEAN for c in configs for _ in c.feature_names])
         self._dim = configs[0].embedding_dim
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
         self.sharded_by_id = local.sharded_by_id
@@ -72,6 +69,15 @@ class ShardedBags(TrainableBags):
         # Of tables that are assigned as a whole, which have one feature each.
         self._owner = {config.name: number % self.ranks for number, config in enumerate(configs)}
         local.set_rank_cap(self.rank, self.ranks)
+        self._exchange = Exchange(
+            local,
+            self._keys,
+            torch.tensor([c.pooling == PoolingType.MEAN for c in configs for _ in c.feature_names]),
+            self._dim,
+            self.owners,
+            self.ranks,
+            group,
+        )
         self._anchor = nn.Parameter(torch.empty(0))
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
@@ -86,7 +92,7 @@ class ShardedBags(TrainableBags):
         Raises:
             KeyError: If a feature is missing.
         """
-        pooled = _Exchange.apply(self._anchor, self, in_order(features, self._keys))
+        pooled = self._exchange.pool(self._anchor, in_order(features, self._keys), self.training)
         return KeyedTensor(self._keys, [self._dim] * len(self._keys), pooled)
 
     def owners(self, ids: torch.Tensor, feature: torch.Tensor) -> torch.Tensor:
@@ -218,74 +224,6 @@ class ShardedBags(TrainableBags):
     def _table_of(self, name: str) -> str | None:
         """Return the table that a tensor belongs to, None if it belongs to the collection."""
         return max((table for table in self._tables if name.startswith(f"{table}.")), key=len, default=None)
-
-
-class _Exchange(torch.autograd.Function):
-    """Pools the rows of this rank's examples, float32 [B, F * D], wherever they are stored.
-
-    Owners receive every occurrence, because they count them; a row is sent and updated once per batch, however often it occurs.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, anchor: torch.Tensor, bags: ShardedBags, features: KeyedJaggedTensor) -> torch.Tensor:  # type: ignore[override]
-        f, d, keys, group, ids = len(bags._keys), bags._dim, bags._keys, bags.group, features.values().long()
-        feature = torch.repeat_interleave(torch.arange(f), torch.tensor(features.length_per_key()))  # [N]
-        places = bags.owners(ids, feature) * f + feature
-        order, row_of, sent = plan_exchange(ids.numpy(), places.numpy(), bags.ranks * f)
-        sent = torch.from_numpy(sent).view(bags.ranks, f, 2)  # distinct and repeated occurrences
-        received = torch.empty_like(sent)
-        dist.all_to_all_single(received, sent, group=group)
-        requested = ids.new_empty(int(received.sum()))
-        here, there = received.sum((1, 2)).tolist(), sent.sum((1, 2)).tolist()
-        dist.all_to_all_single(requested, ids[torch.from_numpy(order)], here, there, group=group)
-        by_feature, per_feature = _by_feature(received.sum(2))
-        stride = int(per_feature.max())
-        lengths = (torch.arange(stride) < per_feature.unsqueeze(1)).reshape(-1).int()
-        with torch.set_grad_enabled(bags.training):
-            found = bags.local(KeyedJaggedTensor(keys, requested[by_feature], lengths=lengths, stride=stride)).values().float()
-        distinct = torch.tensor([True, False]).repeat(bags.ranks * f).repeat_interleave(received.view(-1))
-        cells = torch.empty_like(by_feature)
-        cells[by_feature] = _cells(per_feature)
-        cells, here, there = cells[distinct], received[..., 0].sum(1).tolist(), sent[..., 0].sum(1).tolist()
-        rows = torch.empty(sum(there), d)
-        dist.all_to_all_single(rows, found.detach().view(-1, d)[cells], there, here, group=group)
-        bag_args = (row_of, features.offsets().long().numpy(), bags._means.numpy(), features.stride())
-        out = torch.zeros(features.stride(), f * d)
-        pool_rows(rows.numpy(), *bag_args, out.numpy())
-        ctx.bags, ctx.found, ctx.cells, ctx.bag_args, ctx.there, ctx.here = bags, found, cells, bag_args, there, here
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[None, None, None]:  # type: ignore[override]
-        sent = torch.zeros(sum(ctx.there), ctx.bags._dim)
-        row_of, offsets, means, examples = ctx.bag_args
-        sum_row_gradients(grad.float().contiguous().numpy(), row_of, offsets, means, examples, sent.numpy())
-        received = sent.new_empty(len(ctx.cells), ctx.bags._dim)
-        dist.all_to_all_single(received, sent, ctx.here, ctx.there, group=ctx.bags.group)
-        if ctx.found.requires_grad:
-            gradients = torch.zeros_like(ctx.found)
-            gradients.view(-1, ctx.bags._dim)[ctx.cells] = received
-            torch.autograd.backward(ctx.found, gradients)
-        return None, None, None
-
-
-def _cells(per_feature: torch.Tensor) -> torch.Tensor:
-    """Return the cell of each bag of one id in a [B, F] grid, int64 [N], by feature. per_feature: number of bags, int64 [F]."""
-    f = len(per_feature)
-    first = (per_feature.cumsum(0) - per_feature).repeat_interleave(per_feature)
-    return (torch.arange(len(first)) - first) * f + torch.arange(f).repeat_interleave(per_feature)
-
-
-def _by_feature(received: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Order what was received by rank and feature as one process would have it: by feature, and within it by rank.
-
-    received: number of occurrences, int64 [R, F]. Returns the position of each, int64 [N], and counts by feature, int64 [F].
-    """
-    begins = (received.view(-1).cumsum(0) - received.view(-1)).view_as(received).T.reshape(-1)
-    lengths = received.T.reshape(-1)
-    shift = begins - (lengths.cumsum(0) - lengths)
-    return torch.arange(int(lengths.sum())) + shift.repeat_interleave(lengths), received.sum(0)
 
 
 def shard_tables(model: nn.Module, group: dist.ProcessGroup | None = None, by_id: bool = True) -> None:

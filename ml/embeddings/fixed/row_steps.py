@@ -49,7 +49,7 @@ class RowSteps:
             self.clock[1] = now
 
     def advance_to(self, step: int) -> None:
-        """Raise the step, so that updates to come count on from there."""
+        """Raise the step, unless it is lower than the present one."""
         if step > _LARGEST:
             raise OverflowError(f"{step} updates are more than a row's step can count: train again from the first day")
         self.clock[0] = max(step, self.step)
@@ -75,7 +75,7 @@ class RowSteps:
         """Return the rows of each table that were marked after a step, int64 [U], in order.
 
         Raises:
-            Gap: If `since` lies in the future, or further back than changes are known.
+            Gap: If `since` is a later step, or one before the oldest known change.
         """
         if since > self.step:
             raise Gap(f"the tables are at step {self.step}, changes since {since} were requested: load a snapshot")
@@ -94,7 +94,7 @@ class RowSteps:
         return {f"{name}.row_step": rows for name, rows in self.by_table().items()} | {"pass": self.span}
 
     def begin_pass(self) -> None:
-        """Count touched rows from here on."""
+        """Start the count of touched rows at zero."""
         self.span[0] = self.step
 
     def touched(self) -> dict[str, int]:
