@@ -1,0 +1,1 @@
+"""Models over any collection of embedding tables: `forward(dense [B, I], sparse KJT) -> logits [B]`."""
