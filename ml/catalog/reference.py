@@ -73,7 +73,8 @@ def section(model: type[BaseModel]) -> str:
     for name, field in model.model_fields.items():
         what = (field.description or "").replace("|", "\\|")
         rows.append(f"| `{name}` | {what} | {shown_type(field.annotation)} | {shown_default(field)} |")
-    about = re.sub(r"\s+", " ", (model.__doc__ or "").strip())
+    prose = re.split(r"^ *(?:Args|Attributes|Example|Raises):$", model.__doc__ or "", flags=re.MULTILINE)[0]
+    about = re.sub(r"\s+", " ", prose).strip()
     return f"\n## {model.__name__}\n\n{about}\n\n" + "\n".join(rows) + "\n"
 
 
