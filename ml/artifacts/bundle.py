@@ -180,11 +180,16 @@ def write_inputs(folder: Path | UPath, spec: DatasetSpec, states: Mapping[str, U
 
 
 def vocabulary_states(lake: Lake, spec: DatasetSpec, day: str) -> dict[str, UPath]:
-    """Find the states of a dataset's vocabularies after a day. Raises `MissingPartition` if there are any to find."""
+    """Find the states of a dataset's vocabularies after a day.
+
+    Raises:
+        MissingPartition: There are vocabularies, and the day has no features.
+        StalePartition: The day's features were made under another specification, whose ids can be others.
+    """
     names = [feature.name for feature in spec.sparse if feature.vocabulary]
     if not names:
         return {}
-    folder = lake.require(CLEANED_FEATURES, spec.name, day)
+    folder = lake.require(CLEANED_FEATURES, spec.name, day, fingerprint=spec.fingerprint)
     return {name: folder / vocabulary_file(name) for name in names}
 
 

@@ -18,7 +18,7 @@ import pytest
 from mlflow.pyfunc import PyFuncModel
 from mlflow.pyfunc.scoring_server import _parse_json_data
 
-from ml.artifacts.bundle import Bundle
+from ml.artifacts.bundle import Bundle, vocabulary_states
 from ml.artifacts.delta import ModelDelta, model_delta
 from ml.artifacts.predictor import TorchPredictor
 from ml.artifacts.raw_columns import RawColumns, typed_array, typed_series
@@ -33,7 +33,7 @@ from ml.evaluation.rows import chunks
 from ml.export.day import export_day
 from ml.export.quantise import quantise
 from ml.features.clean import clean_day
-from ml.lake import Lake
+from ml.lake import Lake, StalePartition
 from ml.logs.read import raw_table
 from ml.models.predict import predict
 from ml.recipes.export import ExportRecipe
@@ -248,6 +248,17 @@ def test_an_export_is_a_bundle_that_needs_no_lake(lake: Lake, tmp_path: Path) ->
         with pytest.raises(DamagedSnapshot, match=f"{file} is not the file that state.json describes"):
             Bundle.load(folder)
         (folder / file).write_bytes(whole)
+
+
+def test_vocabularies_of_another_specification_are_refused(lake: Lake) -> None:
+    """Their ids can be others than those that the model was trained with."""
+    for fingerprint in (LIMITED.fingerprint, "of another time"):
+        with lake.write("cleaned_features", LIMITED.name, FIRST) as staging:
+            lake.write_manifest(staging, {"fingerprint": fingerprint})
+        if fingerprint == LIMITED.fingerprint:
+            assert set(vocabulary_states(lake, LIMITED, FIRST)) == {"page", "tags"}
+    with pytest.raises(StalePartition, match="under the fingerprint of another time"):
+        vocabulary_states(lake, LIMITED, FIRST)
 
 
 @pytest.mark.parametrize("declared", [pa.int64(), LIST])
