@@ -16,8 +16,7 @@
     calibration_bins    of the model: rows, predicted, observed, error (standard error of observed); empty if it only ranks
     history             one entry for each reported day up to this one: day, AUC of model, logistic_regression and oracle, and
                         auc, log_loss and snapshot_day of each model
-    standing            champion, challenger: of the models, by the history. If an earlier day was reported again since, the
-                        check `promotion`, which reads all reports, is more recent
+    standing            champion, challenger: of the models, by the history
 
 All keys are always present. A metric that is undefined is null: an AUC of one class, a baseline without earlier days, the model
 (and its `facts`) of a first day, which has no `models`, and all metrics except the AUC of a model that only ranks. Nothing
@@ -48,6 +47,7 @@ from ml.metrics import count_clicks, metrics_of
 from ml.stages import CLEANED_FEATURES, EVALUATION_REPORTS
 
 WINDOW_DAYS = 7
+_ENTRY = "history_entry.json"  # what later reports read of a report, much smaller than `metrics.json`
 _MODEL = "model "  # prefix of the names of models among those of baselines
 
 
@@ -80,7 +80,7 @@ def evaluate_day(
     window_days: int = WINDOW_DAYS,
     asked: Iterable[tuple[str, str]] = (),
 ) -> EvaluatedDay:
-    """Score a day and write its partition: `report.html`, `metrics.json` and `figures/*.png`.
+    """Score a day and write its partition: `report.html`, `metrics.json`, `history_entry.json` and `figures/*.png`.
 
     Args:
         spec: the dataset.
@@ -96,7 +96,6 @@ def evaluate_day(
     """
     begin = time.perf_counter()
     earlier = earlier_days(lake, spec.name, day, window_days)
-    before = _newest_report_before(lake, spec.name, day)
     inputs = [*asked, *((CLEANED_FEATURES, d) for d in [*earlier, day])]
     lineage = lake.lineage(spec.name, inputs)
     # Without a model there is nothing to compare with, so no baseline is fitted.
@@ -105,10 +104,11 @@ def evaluate_day(
     predictors |= {name: baseline.predict for name, baseline in baselines.items() if baseline.predict is not None}
     scores = score_day(spec, day, lake, predictors)
     metrics = _metrics(lake, spec, day, scores, earlier, models, baselines)
-    metrics |= _compared(metrics, before["history"] if before else [])
+    metrics |= _compared(metrics, _history_before(lake, spec.name, day))
     images = _plots(scores, metrics)
     with lake.write(EVALUATION_REPORTS, spec.name, day) as staging:
         (staging / "metrics.json").write_text(json.dumps(metrics, indent=1, allow_nan=False))
+        (staging / _ENTRY).write_text(json.dumps(metrics["history"][-1]))
         (staging / "report.html").write_text(render(metrics, images), encoding="utf-8")
         (staging / "figures").mkdir()
         for name, png in images.items():
@@ -188,12 +188,14 @@ def _compared(metrics: dict[str, Any], before: list[dict[str, Any]]) -> dict[str
     return compared | {"verdict": {"word": word, "sentences": sentences}}
 
 
-def _newest_report_before(lake: Lake, dataset: str, day: str) -> dict[str, Any] | None:
-    """`metrics.json` of the last reported day before `day`; its history holds what is needed of the days before it."""
+def _history_before(lake: Lake, dataset: str, day: str) -> list[dict[str, Any]]:
+    """Read the history entry of every report of an earlier day.
+
+    They are read each time, because an earlier day can be reported again, or later than the days after it.
+    """
     earlier = [other for other in lake.days(EVALUATION_REPORTS, dataset) if other < day]
-    if not earlier:
-        return None
-    return json.loads((lake.require(EVALUATION_REPORTS, dataset, earlier[-1]) / "metrics.json").read_text())
+    folders = [lake.partition(EVALUATION_REPORTS, dataset, other) for other in earlier]
+    return [json.loads((folder / _ENTRY).read_text()) for folder in folders]
 
 
 def _entry(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def test_a_rerun_gives_the_same_bytes(lake: Lake) -> None:
         return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     first = all_bytes()
-    assert len(first) == 6 and all_bytes() == first
+    assert len(first) == 7 and all_bytes() == first
 
 
 def test_text_from_logs_is_escaped(lake: Lake) -> None:
@@ -182,6 +182,21 @@ def test_auc_by_day_follows_the_reports(lake: Lake) -> None:
     assert [row["day"] for row in told] == [DAYS[0], DAYS[1], DAYS[3]]
     assert told[0]["model"] is None and told[1]["model"] == second["model"]["auc"]
     assert "auc_by_day" in fourth.plots
+
+
+def test_the_history_has_days_that_were_reported_late_or_again(lake: Lake) -> None:
+    spec = spec_of()
+    for day in DAYS:
+        put_day(lake, spec, day, shop_day(spec, day, 500))
+    fair = {"dlrm": ScoredModel(guess, FACTS)}
+    blind = {"dlrm": ScoredModel(lambda table: np.full(table.num_rows, 0.3, np.float32), FACTS)}
+    for day in (DAYS[0], DAYS[2]):
+        evaluate_day(spec, day, lake, blind)
+    late = evaluate_day(spec, DAYS[1], lake, fair).metrics
+    again = evaluate_day(spec, DAYS[0], lake, fair).metrics
+    told = evaluate_day(spec, DAYS[3], lake, fair).metrics["history"]
+    assert [row["day"] for row in told] == DAYS
+    assert [row["model"] for row in told[:3]] == [again["model"]["auc"], late["model"]["auc"], 0.5]
 
 
 @pytest.mark.parametrize("wrong", [np.array([0.5]), np.full(500, 1.5), np.full(500, np.nan)])
