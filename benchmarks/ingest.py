@@ -7,6 +7,7 @@ every line twice: once for the index and once for its day.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -104,7 +105,9 @@ def _indexed(lines: list[bytes], criteo: LogSpec, cache_bytes: int) -> float:
     days = log.days()
     times = (START + np.arange(len(lines)) * len(days) * DAY // len(lines)).tolist()
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "log.tsv").write_bytes(b"".join(b"%d\t%s\n" % pair for pair in zip(times, lines, strict=True)))
+        file = Path(folder) / "log.tsv"
+        file.write_bytes(b"".join(b"%d\t%s\n" % pair for pair in zip(times, lines, strict=True)))
+        os.utime(file, (START, START))  # blocks of a file that was written just now are not cached
 
         def work() -> None:
             with tempfile.TemporaryDirectory() as root:

@@ -46,7 +46,8 @@ class BlockCache:
         """Prepares for the blocks of new files, and deletes what they replace.
 
         Blocks of files that were changed or removed are deleted. If the new files do not fit beside the others, the others
-        are deleted too: newer files are more likely to have days that were not ingested yet.
+        are deleted too: newer files are more likely to have days that were not ingested yet. Blocks of a file that could
+        still change without a new stamp are not kept, because they would be read in place of its new content.
 
         Args:
             files: All files of the log.
@@ -55,8 +56,9 @@ class BlockCache:
         Returns:
             Numbers of the new files whose blocks are to be written.
         """
-        sizes = {n: _text_bytes(file) for n, file in new.items()}
-        others = [file for file in files if file not in new.values()]
+        sizes = {n: _text_bytes(file) for n, file in new.items() if file.is_settled}
+        indexed_now = {(file.url, file.name) for file in new.values()}
+        others = [file for file in files if (file.url, file.name) not in indexed_now]
         room = self.max_bytes - sum(map(_text_bytes, others))
         if sum(sizes.values()) > room:
             room, others = self.max_bytes, []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import time
 import zipfile
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -16,6 +17,9 @@ from upath import UPath
 from ml.catalog.log_spec import LogSpec
 from ml.catalog.reading import Source
 from ml.logs.text.layout import WrongFile
+
+CLOCK_RESOLUTION = 2_000_000_000
+"""Nanoseconds between two modification times of the coarsest file system, FAT."""
 
 
 class NoLogs(FileNotFoundError):
@@ -48,6 +52,18 @@ class LogFile:
     def splittable(self) -> bool:
         """Whether a reader can start in the middle: the file is neither packed nor columnar."""
         return self.lines and self.member is None and not self.name.lower().endswith((".gz", ".zst", ".zip"))
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether any change of the file from now on changes its stamp.
+
+        A checksum or an entity tag always does. A modification time does not within the resolution of the file system's clock,
+        and times of remote files are not known to be finer than a second.
+        """
+        kind, _, value = self.stamp.partition(":")
+        if kind == "mtime" and (nanoseconds := value.partition(":")[0]).isdigit():
+            return time.time_ns() - int(nanoseconds) > CLOCK_RESOLUTION
+        return kind in ("crc", "etag", "md5hash", "checksum")
 
 
 def find_files(source: Source, folder: str | UPath) -> list[LogFile]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,10 @@ from ml.lake import Lake
 from ml.logs import validated_blocks
 from ml.logs.index import LogIndex
 from ml.logs.ingest import ingest_day
-from tests.ml.logs.test_ingest import DAY, spec, write_log
+from ml.logs.read import raw_table
+from ml.logs.sources import LogFile
+from tests.ml.logs.test_ingest import DAY, MIDNIGHT, spec
+from tests.ml.logs.test_ingest import write_log as write_new_log
 
 RUNNER = LocalRunner()
 
@@ -35,6 +40,18 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     for module in ("streams", "block_ranges"):
         monkeypatch.setattr(f"ml.logs.{module}.BLOCK", 30_000)
     return found
+
+
+def write_log(folder: Path, in_order: bool, **sizes: int) -> None:
+    """A log that was written an hour ago."""
+    write_new_log(folder, in_order, **sizes)
+    settle(*folder.glob("*.csv"))
+
+
+def settle(*paths: Path) -> None:
+    for path in paths:
+        an_hour_ago = path.stat().st_mtime_ns - 3_600_000_000_000
+        os.utime(path, ns=(an_hour_ago, an_hour_ago))
 
 
 def cached(lake: Lake) -> list[Path]:
@@ -88,6 +105,7 @@ def test_changed_files_replace_their_blocks(tmp_path: Path, lake: Lake, parsed: 
     before = set(cached(lake))
     path = tmp_path / "2.csv"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    settle(path)
     (tmp_path / "4.csv").unlink()
     parsed.clear()
     LogIndex.build(spec(), tmp_path, lake, RUNNER)
@@ -104,8 +122,36 @@ def test_the_cache_is_bounded_and_prefers_new_files(tmp_path: Path, lake: Lake, 
     assert sum(path.stat().st_size for path in held) <= size * 5 // 2
     assert 0 < len(held) < len(parsed) and len(held) * 5 == len(parsed) * 2  # two of five files
     (tmp_path / "5.csv").write_bytes((tmp_path / "0.csv").read_bytes())
+    settle(tmp_path / "5.csv")
     LogIndex.build(spec(), tmp_path, lake, RUNNER, cache_bytes=size * 5 // 2)
     assert cached(lake) and not set(held) & set(cached(lake))
+
+
+def test_a_file_rewritten_within_one_tick_of_the_clock_is_read_again(tmp_path: Path, lake: Lake) -> None:
+    path = tmp_path / "0.csv"
+    path.write_text(f"{MIDNIGHT},old,1.0,1\n")
+    LogIndex.build(spec(), tmp_path, lake, RUNNER)
+    tick = path.stat().st_mtime_ns
+    path.write_text(f"{MIDNIGHT},new,1.0,1\n")
+    os.utime(path, ns=(tick, tick))
+    ingest(spec(), tmp_path, lake)
+    assert raw_table(lake, "small", DAY)["v"].to_pylist() == ["new"]
+
+
+@pytest.mark.parametrize(
+    ("stamp", "settled"),
+    [
+        ("crc:00c0ffee:9", True),
+        ("etag:abc:9", True),
+        (f"mtime:{time.time_ns() - 10_000_000_000}:9", True),
+        (f"mtime:{time.time_ns() + 3_600_000_000_000}:9", False),
+        ("mtime:2026-05-02 00:00:00:9", False),
+        ("lastmodified:2026-05-02 00:00:00:9", False),
+        ("size:9", False),
+    ],
+)
+def test_only_files_whose_every_change_shows_are_settled(stamp: str, settled: bool) -> None:
+    assert LogFile("/logs/0.csv", None, 9, stamp, None, "0.csv").is_settled == settled
 
 
 def test_parquet_and_logs_without_a_clock_are_not_cached(tmp_path: Path, lake: Lake) -> None:
