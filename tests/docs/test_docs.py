@@ -7,6 +7,7 @@ import json
 import re
 from functools import cache
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -59,6 +60,16 @@ def test_targets_and_variables_in_the_text_exist(page: Path) -> None:
             check_target(words[1:])
         unknown = set(re.findall(r"\bEVERGREEN_[A-Z_]+", code)) - known_variables()
         assert not unknown
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_paths_and_names_of_python_in_the_text_exist(page: Path) -> None:
+    of_pages = {f"catalog/{yaml.safe_load(block.text)['name']}.yaml" for block in of("yaml") if block.text.startswith("name: ")}
+    for code in inline_code(page):
+        if re.fullmatch(r"(ml|assets|orchestration|tests|benchmarks|docs|catalog|scripts)/[\w/.-]*", code):
+            assert (ROOT / code).exists() or code in of_pages, code
+        elif re.fullmatch(r"ml(\.\w+)+", code):
+            assert resolve_name(code) is not None
 
 
 @cache
