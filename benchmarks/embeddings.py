@@ -35,6 +35,7 @@ from benchmarks.result import Result
 from ml.artifacts.snapshot import CheckpointShard, save_shard
 from ml.compute.kernel_cache import jit
 from ml.embeddings.collisionless.bags import CollisionlessEmbeddingBags
+from ml.embeddings.collisionless.deltas import create_delta
 from ml.embeddings.collisionless.hash_map import HashMap
 from ml.embeddings.collisionless.memory import zeros
 from ml.embeddings.collisionless.prefetch import AHEAD, prefetch
@@ -221,7 +222,7 @@ def _deltas() -> list[Result]:
     chosen = torch.from_numpy(rng.choice(ids[0], updated, replace=False))
     bags(KeyedJaggedTensor(["f"], chosen, lengths=torch.ones(updated, dtype=torch.int32))).values().sum().backward()
     began = time.perf_counter()
-    delta = bags.store.delta(since)
+    delta = create_delta(bags.store, since)
     ready = time.perf_counter() - began
     with tempfile.TemporaryDirectory() as root:
         began = time.perf_counter()

@@ -22,6 +22,7 @@ from ml.embeddings.collisionless.row_layout import LATEST
 from ml.embeddings.delta import Delta, Gap, TableDelta, TableShape
 from ml.embeddings.interface import TableStats, TrainableBags, in_order
 from ml.embeddings.optimizers import RowOptimizer
+from ml.embeddings.receivers import Receivers
 from ml.embeddings.rules import TableRules, seed_of
 from ml.hashing import GOLDEN
 
@@ -180,6 +181,7 @@ class ReferenceEmbeddingBags(TrainableBags):
             "candidates": torch.cat(candidates),
             "tombstones": gone,
             "oldest_delta_step": torch.tensor([self.oldest_delta_step]),
+            "receivers": Receivers(lambda: 0.0).to_tensor(),
             "counters": torch.tensor([[table.counters[name] for table in self.tables] for name in _COUNTERS]),
         }
 

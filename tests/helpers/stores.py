@@ -1,4 +1,4 @@
-"""Collisionless stores with a history: rows admitted, expired, evicted and still waiting for admission."""
+"""Collisionless stores with a history: rows admitted, expired, evicted and candidates for admission."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from ml.embeddings.collisionless import state_dict
-from ml.embeddings.collisionless.store import Occurrences, Store
+from ml.embeddings.collisionless.batch import Occurrences
+from ml.embeddings.collisionless.store import Store
 from ml.embeddings.optimizers import RowOptimizer
 from ml.embeddings.rules import TableRules
 
@@ -22,8 +23,8 @@ def new_store() -> Store:
 def step(store: Store, ids: np.ndarray, now: int, rng: np.random.Generator) -> None:
     """One id of each table per example. ids: [3, B]."""
     batch = Occurrences(ids.reshape(-1).astype(np.int64), np.arange(ids.size + 1))
-    _, taken = store.look_up_for_training(batch, now * SECOND)
-    store.update(taken, rng.normal(size=(ids.shape[1], 12)).astype(np.float32), 0.1)
+    _, pending = store.look_up_for_training(batch, now * SECOND)
+    store.update(pending, rng.normal(size=(ids.shape[1], 12)).astype(np.float32), 0.1)
 
 
 def trained_store(steps: int, seed: int = 0) -> Store:

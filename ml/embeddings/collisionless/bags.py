@@ -1,7 +1,7 @@
-"""Collisionless tables behind TorchRec's `EmbeddingBagCollection` face: any 64-bit id has a row of its own, once admitted.
+"""Collisionless tables with TorchRec's `EmbeddingBagCollection` interface: every 64-bit id gets its own row, once admitted.
 
-Rows are updated in the backward pass, each once by the sum of its gradients. What a row is and when it comes and goes is
-`store`, how it is written down `columns`.
+Rows are updated in the backward pass, each once, by the sum of its gradients. `store` holds the rows, `state_dict` converts
+them to tensors, `deltas` creates and applies what changed.
 """
 
 from __future__ import annotations
@@ -16,21 +16,43 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from ml.embeddings.collisionless import state_dict
+from ml.embeddings.collisionless.batch import Occurrences
 from ml.embeddings.collisionless.counters import Counters
-from ml.embeddings.collisionless.deltas import shapes_of
+from ml.embeddings.collisionless.deltas import (
+    acknowledge,
+    apply_delta,
+    create_delta,
+    register_receiver,
+    shapes_of,
+    trim_tombstones,
+)
 from ml.embeddings.collisionless.row_layout import STEP
-from ml.embeddings.collisionless.store import Occurrences, Store
+from ml.embeddings.collisionless.store import Store
 from ml.embeddings.delta import Delta, TableShape
 from ml.embeddings.interface import TableStats, TrainableBags, in_order
 from ml.embeddings.optimizers import RowOptimizer
+from ml.embeddings.receivers import Receivers
 from ml.embeddings.rules import TableRules
 
 
 class CollisionlessEmbeddingBags(TrainableBags):
-    """Tables of one dimension D, for F features; several features may share one. `num_embeddings` of a config is not a bound.
+    """Tables of one dimension D for F features. Several features may share a table.
 
-    Time is told by `set_time` before a batch: event time, in microseconds. Evaluation admits, counts and touches nothing. As
-    many threads work as torch is set to. Weights per sample are not learned: no gradient goes to them.
+    In training mode ids are counted and admitted; evaluation changes nothing. `set_time` sets the event time of the batches
+    that follow. The number of threads is torch's. Weights per sample get no gradient.
+
+    Args:
+        tables: Name, dimension, features and pooling of each table. `num_embeddings` is ignored: tables grow.
+        lr: Learning rate.
+        init_scale: First weights are uniform in [-init_scale, init_scale), a function of seed, table name and id.
+        optimizer: Updates the rows; by default row-wise Adagrad.
+        rules: Admission, time to live and eviction by table name; by default every id is admitted and kept.
+        weighted: Whether features have a weight per id.
+        seed: Seed of first weights and of probabilistic admission.
+        receivers: Ledger of the receivers of deltas; by default one with the time of the system as its clock.
+
+    Raises:
+        ValueError: The dimensions differ, a name or feature occurs twice, or rules are given for an unknown table.
 
     Example:
         >>> tables = [EmbeddingBagConfig(name="t", embedding_dim=4, num_embeddings=1, feature_names=["f"])]
@@ -52,6 +74,7 @@ class CollisionlessEmbeddingBags(TrainableBags):
         rules: Mapping[str, TableRules] | None = None,
         weighted: bool = False,
         seed: int = 0,
+        receivers: Receivers | None = None,
     ) -> None:
         super().__init__(lr)
         self._configs, self._weighted, self.lr, self.now = list(tables), weighted, lr, 0
@@ -72,19 +95,28 @@ class CollisionlessEmbeddingBags(TrainableBags):
             seed,
             features=[number for _, number in placed],
             means=[tables[number].pooling == PoolingType.MEAN for _, number in placed],
+            receivers=receivers,
         )
         self._pass_began_at, self._counted_before = 0, Counters.zeros(len(self._configs))
-        # Autograd calls a backward only for what depends on something that wants a gradient.
+        # Autograd runs a backward only for outputs that depend on a tensor which requires a gradient.
         self._anchor = nn.Parameter(torch.empty(0))
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
-        """Pooled rows: KeyedTensor with values float32 [B, F * D], keys in the order of the tables; empty bags are zeros.
+        """Looks up and pools rows.
 
-        The features' keys may come in any order. Raises `KeyError` where one is missing.
+        Args:
+            features: Ids of at least the F features, keys in any order.
+
+        Returns:
+            Pooled rows, float32 [B, F * D], keys in the order of the tables; empty bags are zeros.
+
+        Raises:
+            KeyError: A feature is missing.
+            ValueError: The features have batches of different sizes, or lengths do not belong to the ids.
         """
         features = in_order(features, self._keys)
         if features.variable_stride_per_key():
-            raise ValueError("batches of another size for each feature are not for these tables")
+            raise ValueError("collisionless tables do not support another batch size for each feature")
         offsets = features.offsets().numpy().astype(np.int64, copy=False)
         batch = Occurrences(features.values().long().numpy(), offsets)
         if self._weighted:
@@ -96,7 +128,7 @@ class CollisionlessEmbeddingBags(TrainableBags):
         return torch.from_numpy(self.store.look_up(batch, torch.get_num_threads()))
 
     def get_extra_state(self) -> dict[str, dict[str, torch.Tensor]]:
-        """Rows are no parameters: a `state_dict` has them all the same."""
+        """Adds the rows to `state_dict`, although they are no parameters."""
         return {"weights": self.weights(), "training_state": self.training_state()}
 
     def set_extra_state(self, state: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
@@ -115,12 +147,15 @@ class CollisionlessEmbeddingBags(TrainableBags):
         self.now = now
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """By table, in the order of ids: `<table>.id` int64 [N], `<table>.weight` float32 [N, D]; `step` int64 [2]."""
+        """Returns copies of ids and weights; see `state_dict.weights`."""
         return state_dict.weights(self.store)
 
     def training_state(self) -> dict[str, torch.Tensor]:
-        """By table: seen, count, step and optimizer state of each row; what waits; what was let go; counters. `pass`: int64
-        [6, T], the step and the counters at its beginning."""
+        """Returns copies of the tensors of `state_dict.training_state`, and of the pass.
+
+        Returns:
+            The same, and `pass`, int64 [6, T]: the step and the counters at its beginning.
+        """
         began = np.stack([np.full(len(self._configs), self._pass_began_at), *self._counted_before.as_rows()])
         return state_dict.training_state(self.store) | {"pass": torch.from_numpy(began)}
 
@@ -144,27 +179,35 @@ class CollisionlessEmbeddingBags(TrainableBags):
         return shapes_of(self.store)
 
     def delta(self, since: int) -> Delta:
-        return self.store.delta(since)
+        return create_delta(self.store, since)
 
     def _write_delta(self, delta: Delta) -> None:
-        self.store.apply(delta)
+        apply_delta(self.store, delta)
 
     def begin_pass(self) -> None:
-        """Deltas reach back to here: what was let go before is forgotten, or the list of it would grow for ever."""
-        self.store.trim_tombstones(self.store.step)
+        """Begins to count again, and trims tombstones: without registered receivers, deltas can start here or later."""
+        trim_tombstones(self.store)
         self._pass_began_at, self._counted_before = self.store.step, self.store.counters.copy()
 
     def end_pass(self) -> None:
-        """Let go of what has not been seen for its table's time to live."""
+        """Deletes rows and candidates that have not been seen for their table's time to live."""
         self.store.expire(self.store.time)
+
+    def register_receiver(self, name: str, step: int) -> None:
+        """Keeps tombstones for a receiver of deltas; see `deltas.register_receiver`."""
+        register_receiver(self.store, name, step)
+
+    def acknowledge(self, name: str, step: int) -> None:
+        """Records that a receiver is at a step; see `deltas.acknowledge`."""
+        acknowledge(self.store, name, step)
 
     def rows_touched(self) -> int:
         return int((self.store.array.words[1 : self.store.used, STEP] > self._pass_began_at).sum())
 
     def stats(self) -> dict[str, TableStats]:
         store = self.store
-        candidates, counters = store.num_candidates(), store.counters.since(self._counted_before)
-        nbytes = store.nbytes_by_table(candidates)
+        candidates, counters = store.candidates.by_table(), store.counters.since(self._counted_before)
+        nbytes = store.nbytes_by_table()
         return {
             config.name: TableStats(
                 rows=int(store.live[number]),
@@ -181,17 +224,21 @@ class CollisionlessEmbeddingBags(TrainableBags):
 
 
 def share_of_cap(max_rows: int | None, rank: int, ranks: int) -> int | None:
-    """One at least: a table capped at fewer rows than there are ranks may have one on each."""
+    """Returns the cap of one rank: an equal part, and at least 1, so all ranks together may exceed a cap below their number."""
     return None if max_rows is None else max(1, max_rows // ranks + (rank < max_rows % ranks))
 
 
 def checked_rules(tables: Sequence[EmbeddingBagConfig], rules: Mapping[str, TableRules]) -> dict[str, TableRules]:
-    """Rules of every table, by its name. Raises `ValueError` where names do not tell tables apart, or rules are of none."""
+    """Returns the rules of every table by its name.
+
+    Raises:
+        ValueError: Two tables have the same name, or rules are given for an unknown table.
+    """
     names = [table.name for table in tables]
     if len(set(names)) != len(names):
-        raise ValueError(f"expected tables of different names, found {names}")
+        raise ValueError(f"expected a different name for each table, found {names}")
     if wrong := [name for name, rule in rules.items() if name not in names or rule.name != name]:
-        raise ValueError(f"rules {wrong} are not of the tables {names}, each under its own name")
+        raise ValueError(f"rules {wrong} do not belong to the tables {names}: each is given under its own name")
     return {name: rules.get(name, TableRules(name)) for name in names}
 
 

@@ -1,4 +1,4 @@
-"""What befell the tables of a store, counted."""
+"""Counts of what happened to the tables of a store."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 
 @dataclass
 class Counters:
-    """By table, int64 [T], since the store was new: occurrences looked up in training; of these without a row before their
-    batch; rows admitted; rows that expired; rows evicted to make way."""
+    """Sums by table since the store was created, int64 [T] each.
+
+    Args:
+        looked_up: Occurrences of ids in training batches.
+        unknown: Those whose id had no row before the batch.
+        admitted: Ids that were given a row.
+        expired: Rows that were deleted after their time to live.
+        evicted: Rows that were deleted because the table was full.
+    """
 
     looked_up: NDArray[np.int64]
     unknown: NDArray[np.int64]
@@ -31,4 +38,5 @@ class Counters:
         return Counters(*(row.copy() for row in self.as_rows()))
 
     def since(self, before: Counters) -> Counters:
+        """Returns the differences from earlier counters."""
         return Counters(*(now - then for now, then in zip(self.as_rows(), before.as_rows(), strict=True)))

@@ -1,17 +1,16 @@
-"""Deltas of a store: rows that were updated or admitted, and ids that were deleted, after a step."""
+"""Deltas of a store: rows that were updated or admitted, and ids that were deleted, after a step.
+
+Ids that are deleted leave tombstones, which are kept until every registered receiver has acknowledged a later step.
+"""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ml.embeddings.collisionless.row_layout import DEFAULT, FREE, ID, SEEN, STEP, TABLE, WEIGHTS
+from ml.embeddings.collisionless.store import Store
 from ml.embeddings.delta import Delta, Gap, TableDelta, TableShape, check_delta
-
-if TYPE_CHECKING:
-    from ml.embeddings.collisionless.store import Store
 
 
 def shapes_of(store: Store) -> dict[str, TableShape]:
@@ -19,20 +18,16 @@ def shapes_of(store: Store) -> dict[str, TableShape]:
     return {rule.name: TableShape(store.dim, rows=None) for rule in store.rules}
 
 
-def delta_of(store: Store, since: int) -> Delta:
+def create_delta(store: Store, since: int) -> Delta:
     """Return what changed in a store after step `since`, rows and deleted ids in the order of their ids.
 
     Raises:
         Gap: If the store has not come so far, or has trimmed tombstones of later steps.
     """
-    if since > store.step:
-        raise Gap(f"the tables are at step {store.step}, changes since {since} were requested: load a snapshot")
-    if since < store.oldest_delta_step:
-        oldest = store.oldest_delta_step
-        raise Gap(f"changes since step {since} are unavailable, the oldest are those since {oldest}: load a snapshot")
+    _check_available(store, since)
     words, ids = store.array.words[: store.used], store.array.longs
     changed = np.flatnonzero((words[:, STEP] > since) & (words[:, TABLE] != FREE))
-    deleted = np.concatenate([np.empty((0, 3), np.int64), *(part for part in store.tombstones if part[0, 0] > since)])
+    deleted = store.tombstones.since(since)
     tables = {}
     for number, rule in enumerate(store.rules):
         rows = changed[words[changed, TABLE] == number]
@@ -46,7 +41,7 @@ def delta_of(store: Store, since: int) -> Delta:
     return Delta(since, store.step, store.time, tables)
 
 
-def apply_to(store: Store, delta: Delta) -> bool:
+def apply_delta(store: Store, delta: Delta) -> bool:
     """Update, insert and delete rows of a store as a delta says. Rows that are new here begin with a new optimizer state.
 
     Returns:
@@ -72,12 +67,51 @@ def apply_to(store: Store, delta: Delta) -> bool:
         store.array.words[rows, SEEN] = seen.astype(np.uint32).view(np.int32)
         store.array.words[rows, STEP] = delta.step
         store.array.floats[rows, WEIGHTS : WEIGHTS + store.dim] = torch.cat([table.weights for _, table in parts]).numpy()
-    store.begin(rows[new])
+    store.init_optimizer_state(rows[new])
     store.step, store.time = delta.step, max(store.time, delta.time)
-    if len(deleted):  # including ids that had no row here, for deltas that this store sends on
-        store.tombstones = [part for part in store.tombstones if part[0, 0] != delta.step]
-        store.add_tombstones(deleted_tables, deleted)
+    # Including ids that had no row here, for deltas that this store sends on.
+    store.tombstones.replace(delta.step, deleted_tables, deleted)
     return True
+
+
+def register_receiver(store: Store, name: str, step: int) -> None:
+    """Keeps tombstones for a receiver of deltas from a step on, until it acknowledges a later one.
+
+    Args:
+        store: The sender.
+        name: Identifies the receiver across its restarts.
+        step: The step that the receiver is at.
+
+    Raises:
+        Gap: Deltas since that step are not available.
+    """
+    _check_available(store, step)
+    store.receivers.register(name, step)
+
+
+def acknowledge(store: Store, name: str, step: int) -> None:
+    """Records that a receiver is at a step, and trims the tombstones that no receiver needs any more.
+
+    Raises:
+        Gap: The receiver was dropped for its silence, or the step is later than the store's.
+    """
+    if step > store.step:
+        raise Gap(f"the tables are at step {store.step}, receiver {name!r} acknowledges step {step}: load a snapshot")
+    store.receivers.acknowledge(name, step)
+    trim_tombstones(store)
+
+
+def trim_tombstones(store: Store) -> None:
+    """Deletes tombstones up to the step that all receivers have acknowledged; without receivers all of them."""
+    oldest = store.receivers.oldest_step()
+    store.tombstones.trim(store.step if oldest is None else min(oldest, store.step))
+
+
+def _check_available(store: Store, since: int) -> None:
+    if since > store.step:
+        raise Gap(f"the tables are at step {store.step}, changes since {since} were requested: load a snapshot")
+    if since < (oldest := store.tombstones.oldest_step):
+        raise Gap(f"changes since step {since} are unavailable, the oldest are those since {oldest}: load a snapshot")
 
 
 def _with_table(parts: list[tuple[int, torch.Tensor]]) -> tuple[np.ndarray, np.ndarray]:

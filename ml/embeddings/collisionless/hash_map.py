@@ -1,8 +1,8 @@
-"""From (table, id) to row: an open-addressing hash map in which no two ids ever share a row. What rows hold is `store`.
+"""An open-addressing hash map from (table, id) to row.
 
-A slot is two int64: the id, and `table << 40 | row`, EMPTY where there is none. So any id may be a key, and a look-up touches
-one cache line. Linear probing over a power of two of slots, at most 7 in 10 taken; deleting shifts back what follows, so that
-nothing is left to trip over (Knuth, TAOCP 3, 6.4, algorithm R).
+A slot is two int64: the id, and `table << 40 | row`, or EMPTY. Any id can be a key, and a look-up touches one cache line.
+Probing is linear over a power of two of slots, at most 7 in 10 of them taken. Deletion moves later keys back, so that no
+markers remain (Knuth, TAOCP 3, 6.4, algorithm R).
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ _SMALLEST, _TAKEN, _OF = 1 << 10, 7, 10
 
 
 class HashMap:
-    """Keys (table, id): table in [0, 2^23), id any int64; rows in [0, 2^40).
+    """Rows in [0, 2^40) of keys (table, id): table in [0, 2^23), id any int64.
 
-    >>> ids = HashMap()
-    >>> ids.insert(np.array([0, 0, 1]), np.array([7, -1, 7]), np.array([1, 2, 3]))
-    >>> ids.find(np.array([0, 1, 1]), np.array([-1, 7, -1])).tolist()
-    [2, 3, -1]
+    Args:
+        expected: Number of keys to make room for.
+
+    Example:
+        >>> ids = HashMap()
+        >>> ids.insert(np.array([0, 0, 1]), np.array([7, -1, 7]), np.array([1, 2, 3]))
+        >>> ids.find(np.array([0, 1, 1]), np.array([-1, 7, -1])).tolist()
+        [2, 3, -1]
     """
 
     def __init__(self, expected: int = 0) -> None:
@@ -41,23 +45,23 @@ class HashMap:
         return self.slots.nbytes
 
     def find(self, tables: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows int64 [N], EMPTY for keys that are not there."""
+        """Returns the rows of N keys, int64 [N], EMPTY for keys that are missing."""
         rows = np.empty(len(ids), np.int64)
         find_many(self.slots, tables, ids, rows)
         return rows
 
     def insert(self, tables: NDArray[np.int64], ids: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
-        """Put N keys that are not there, each once."""
+        """Inserts N keys that are missing, each once."""
         self.reserve(len(ids))
         insert_many(self.slots, tables, ids, rows)
         self.size += len(ids)
 
     def erase(self, tables: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
-        """Take out those of N keys that are there."""
+        """Deletes those of N keys that are present."""
         self.size -= erase_many(self.slots, tables, ids)
 
     def reserve(self, more: int) -> None:
-        """Make room for `more` keys."""
+        """Makes room for `more` keys."""
         wanted = slots_for(self.size + more)
         if wanted > len(self.slots):
             larger = _empty(wanted)
@@ -66,7 +70,7 @@ class HashMap:
 
 
 def slots_for(keys: int) -> int:
-    """How many slots hold so many keys: a power of two."""
+    """Returns the number of slots for a number of keys: a power of two."""
     slots = _SMALLEST
     while keys * _OF > slots * _TAKEN:
         slots *= 2
@@ -85,7 +89,7 @@ def home_of(table, key, mask):  # type: ignore[no-untyped-def]
 
 @jit(inline="always")
 def find_one(slots, table, key):  # type: ignore[no-untyped-def]
-    """Row of a key, EMPTY where it is not there."""
+    """Row of a key, EMPTY if it is missing."""
     mask = len(slots) - 1
     at = home_of(table, key, mask)
     while True:
@@ -99,7 +103,7 @@ def find_one(slots, table, key):  # type: ignore[no-untyped-def]
 
 @jit(inline="always")
 def insert_one(slots, table, key, row):  # type: ignore[no-untyped-def]
-    """Put a key that is not there; there must be room."""
+    """Insert a key that is missing; there must be room."""
     mask = len(slots) - 1
     at = home_of(table, key, mask)
     while slots[at, 1] != EMPTY:
@@ -110,7 +114,7 @@ def insert_one(slots, table, key, row):  # type: ignore[no-untyped-def]
 
 @jit
 def erase_one(slots, table, key):  # type: ignore[no-untyped-def]
-    """Take a key out; whether it was there."""
+    """Delete a key. Returns whether it was present."""
     mask = len(slots) - 1
     at = home_of(table, key, mask)
     while True:
@@ -123,7 +127,7 @@ def erase_one(slots, table, key):  # type: ignore[no-untyped-def]
     hole, after = at, (at + 1) & mask
     while slots[after, 1] != EMPTY:
         home = home_of(slots[after, 1] >> ROW_BITS, slots[after, 0], mask)
-        # It may move back unless its home lies cyclically in (hole, after].
+        # It may move back unless its home is cyclically in (hole, after].
         if ((after - home) & mask) >= ((after - hole) & mask):
             slots[hole, 0], slots[hole, 1] = slots[after, 0], slots[after, 1]
             hole = after

@@ -1,4 +1,4 @@
-"""A row's first weights: a function of seed, table and id, so that they are the same in every run, on every rank and server."""
+"""First weights of a row: a function of seed, table and id, so that they are the same in every run and on every rank."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _STEP = np.uint64(GOLDEN)
 
 @jit
 def draw(floats, row, dim, table_seed, key, scale):  # type: ignore[no-untyped-def]
-    """Weights of a row, uniform in [-scale, scale). table_seed: uint64, of seed and table; key: the id."""
+    """Set the weights of a row, uniform in [-scale, scale). table_seed: uint64, of seed and table; key: the id."""
     state = mix64(np.uint64(table_seed) ^ mix64(np.uint64(key) + _STEP))
     for d in range(dim):
         state += _STEP
-        # 24 random bits: all that a float32 in [0, 1) has.
+        # 24 random bits: the precision of a float32 in [0, 1).
         share = np.float32(mix64(state) >> np.uint64(40)) * np.float32(2.0**-24)
         floats[row, WEIGHTS + d] = scale * (np.float32(2) * share - np.float32(1))

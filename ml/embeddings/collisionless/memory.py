@@ -1,6 +1,7 @@
-"""Memory for what is read at random places: zeros on huge pages, where the system has them.
+"""Zeroed memory on huge pages, where the system has them, for tables that are read at random places.
 
-On pages of 4 KiB most look-ups in a table of gigabytes also miss the processor's cache of addresses; on huge ones they do not.
+On pages of 4 KiB most look-ups in a table of gigabytes also miss the processor's address cache (TLB); on huge pages they do
+not.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _PAGE = 1 << 21
 
 
 def zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
-    """Zeros that begin with a page, if they are many. What is not written takes no memory."""
+    """Returns an array of zeros, aligned to a huge page if it is large. Pages that are never written take no memory."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < _PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return np.zeros(shape, dtype)

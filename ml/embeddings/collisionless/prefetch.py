@@ -1,5 +1,8 @@
-"""Telling the processor of memory that will be needed soon, which numba has no name for. Look-ups at random places of a large
-table wait for memory most of their time; with this they wait for several places at once."""
+"""A Numba intrinsic that prefetches a cache line.
+
+Look-ups at random places of a large table spend most of their time waiting for memory. Prefetching lets several of them wait at
+once.
+"""
 
 # pyright: reportAttributeAccessIssue=false
 
@@ -11,11 +14,11 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-AHEAD = 12  # look-ups: far enough to hide a miss, near enough to be there still
+AHEAD = 12  # look-ups: far enough to hide a miss, near enough to be cached still
 
 
 def _prefetch(typingctx: Any, array: Any, row: Any, column: Any) -> Any:
-    """Fetch the cache line of array[row, column] (array: 2-D) for writing. Out of bounds does no harm."""
+    """Fetch the cache line of array[row, column], array 2-D, for writing. Places out of bounds are harmless."""
     signature = types.void(array, row, column)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -1,6 +1,7 @@
-"""A store as columns, by table and in the order of ids, and back: the same rows give the same bytes, wherever they lay.
+"""Stores as named tensors and back, by table and in the order of ids: the same rows give the same bytes wherever they are
+stored.
 
-Columns of several stores that share the rows among them may be put together, and divided anew among others (`shard_of`).
+The tensors of a store can be sharded by id, and shards can be merged and sharded again by another number.
 """
 
 from __future__ import annotations
@@ -14,21 +15,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ml.embeddings.collisionless.admission import COUNTED
+from ml.embeddings.collisionless.candidates import sort_candidates
 from ml.embeddings.collisionless.counters import Counters
-from ml.embeddings.collisionless.hash_map import EMPTY, ROW_BITS
+from ml.embeddings.collisionless.hash_map import ROW_BITS
 from ml.embeddings.collisionless.row_layout import COUNT, SEEN, SLOT, STEP, WEIGHTS
-from ml.embeddings.collisionless.store import Store, empty_candidates
+from ml.embeddings.collisionless.store import Store
+from ml.embeddings.collisionless.tombstones import sort_tombstones
 from ml.embeddings.optimizers import RowOptimizer
+from ml.embeddings.receivers import merge_receivers
 from ml.embeddings.rules import TableRules
 from ml.hashing import GOLDEN
 
 Columns = Mapping[str, torch.Tensor]
 _BY_ROW = ("id", "weight", "seen", "count", "step", "slot", "state")
+_WHOLE = ("candidates", "tombstones", "oldest_delta_step", "receivers", "counters")
 
 
 def weights(store: Store) -> dict[str, torch.Tensor]:
-    """`<table>.id` int64 [N], `<table>.weight` float32 [N, D]; `step` int64 [2]: the step, and its event time."""
+    """Returns what predictions need.
+
+    Returns:
+        By table `<table>.id` int64 [N] and `<table>.weight` float32 [N, D]; `step` int64 [2], the step and the latest event
+        time in microseconds.
+    """
     found = {"step": torch.tensor([store.step, store.time])}
     for number, rule in enumerate(store.rules):
         rows = store.rows_of(number)
@@ -38,9 +47,14 @@ def weights(store: Store) -> dict[str, torch.Tensor]:
 
 
 def training_state(store: Store) -> dict[str, torch.Tensor]:
-    """By table `seen` int64 [N] (seconds), `count` and `step` int32 [N], `slot` float32 [N], `state` float32 [N, S]. Of all:
-    `candidates` int64 [W, 3]; `tombstones` int64 [G, 3]; `oldest_delta_step` int64 [1]; `counters` int64 [5, T];
-    `about` uint8 [n], JSON: what the numbers in these mean."""
+    """Returns what only training needs.
+
+    Returns:
+        By table `<table>.seen` int64 [N] (seconds), `count` int32 [N], `step` int32 [N] (of the row's last update), `slot`
+        float32 [N] and `state` float32 [N, S] of the optimizer. Of all tables `candidates` int64 [W, 3]; `tombstones` int64
+        [G, 3]; `oldest_delta_step` int64 [1]; `receivers` uint8 [n], JSON; `counters` int64 [5, T]; `about` uint8 [n], JSON
+        that says what these numbers mean.
+    """
     found = {"about": torch.tensor(list(json.dumps(about(store.optimizer, store.rules)).encode()), dtype=torch.uint8)}
     for number, rule in enumerate(store.rules):
         rows = store.rows_of(number)
@@ -55,21 +69,17 @@ def training_state(store: Store) -> dict[str, torch.Tensor]:
             "state": state,
         }
         found |= {f"{rule.name}.{name}": torch.from_numpy(np.ascontiguousarray(value)) for name, value in values.items()}
-    candidates = store.candidates[(store.candidates[:, 1] != EMPTY) & (store.candidates[:, 1] & COUNTED > 0)]
-    candidates = candidates[np.lexsort((candidates[:, 0], candidates[:, 1] >> ROW_BITS))]
-    gone = np.concatenate([np.empty((0, 3), np.int64), *store.tombstones])
-    gone = gone[np.lexsort((gone[:, 2], gone[:, 1], gone[:, 0]))]
-    counters = np.stack(list(store.counters.as_rows()))
     return found | {
-        "candidates": torch.from_numpy(candidates),
-        "tombstones": torch.from_numpy(gone),
-        "oldest_delta_step": torch.tensor([store.oldest_delta_step]),
-        "counters": torch.from_numpy(counters),
+        "candidates": torch.from_numpy(store.candidates.to_rows()),
+        "tombstones": torch.from_numpy(store.tombstones.to_rows()),
+        "oldest_delta_step": torch.tensor([store.tombstones.oldest_step]),
+        "receivers": store.receivers.to_tensor(),
+        "counters": torch.from_numpy(np.stack(list(store.counters.as_rows()))),
     }
 
 
 def about(optimizer: RowOptimizer, rules: Sequence[TableRules]) -> dict[str, Any]:
-    """What fixes the meaning of a training state's numbers."""
+    """Returns what fixes the meaning of a training state's numbers: optimizer, tables and filters."""
     return {
         "optimizer": optimizer.kind,
         "tables": [rule.name for rule in rules],
@@ -79,9 +89,13 @@ def about(optimizer: RowOptimizer, rules: Sequence[TableRules]) -> dict[str, Any
 
 
 def read_about(training_state: Columns, optimizer: RowOptimizer, rules: Sequence[TableRules]) -> list[int]:
-    """Numbers of the tables whose counts of what waits mean the same here; they do not where the window is another.
+    """Checks that a training state belongs to an optimizer and tables.
 
-    Raises `ValueError` where the state is one of another optimizer, other tables or other filters.
+    Returns:
+        Numbers of the tables whose candidates can be restored: their window has the same length.
+
+    Raises:
+        ValueError: The optimizer, the tables or their filters are others.
     """
     if "about" not in training_state:
         raise ValueError("the training state does not say what it is of; it was written by an earlier version")
@@ -93,12 +107,18 @@ def read_about(training_state: Columns, optimizer: RowOptimizer, rules: Sequence
 
 
 def restore(store: Store, weights: Columns, training_state: Columns | None) -> None:
-    """Fill a new store. Raises `ValueError`, naming what is wrong, where the columns are not of such tables.
+    """Fills a new store. Tables that are over their cap evict at once; candidates of windows of another length are dropped.
 
-    What waits under a window of another length waits anew; where a table is full beyond its cap, rows make way.
+    Args:
+        store: A store without rows.
+        weights: What `weights` returned.
+        training_state: What `training_state` returned; None to predict, or to train on with a new optimizer state.
+
+    Raises:
+        ValueError: The tensors do not belong to these tables; the message names them. The store is still empty.
     """
     if len(store):
-        raise ValueError("only a new store can be filled")
+        raise ValueError("only a new store can be restored")
     _check(store, weights, training_state)
     tables = [np.full(len(weights[f"{rule.name}.id"]), number) for number, rule in enumerate(store.rules)]
     ids = np.concatenate([weights[f"{rule.name}.id"].numpy() for rule in store.rules])
@@ -106,34 +126,30 @@ def restore(store: Store, weights: Columns, training_state: Columns | None) -> N
     store.step, store.time = weights["step"].tolist()
     begin = 0
     for rule in store.rules:
-        these = rows[begin : begin + len(weights[f"{rule.name}.id"])]
-        begin += len(these)
-        _fill(store, these, rule.name, weights, training_state)
+        own = rows[begin : begin + len(weights[f"{rule.name}.id"])]
+        begin += len(own)
+        _fill(store, own, rule.name, weights, training_state)
     if training_state is None:
-        store.begin(rows)
-        store.oldest_delta_step = store.step  # what was let go before is not among the weights
+        store.init_optimizer_state(rows)
+        store.tombstones.trim(store.step)  # weights say nothing of ids that were deleted before
         return
     candidates = training_state["candidates"].numpy()
     same = read_about(training_state, store.optimizer, store.rules)
-    candidates = np.ascontiguousarray(candidates[np.isin(candidates[:, 1] >> ROW_BITS, same)])
-    # Laid out as slots are, so going through it as a map puts each where it belongs.
-    store.candidates = candidates
-    store.set_candidates(empty_candidates(len(candidates)), 0, np.zeros(len(store.rules), np.int64))
-    gone = training_state["tombstones"].numpy()
-    store.tombstones = np.split(gone, np.flatnonzero(np.diff(gone[:, 0])) + 1) if len(gone) else []
-    store.oldest_delta_step = int(training_state["oldest_delta_step"][0])
+    store.candidates.restore(candidates[np.isin(candidates[:, 1] >> ROW_BITS, same)])
+    store.tombstones.restore(training_state["tombstones"].numpy(), int(training_state["oldest_delta_step"][0]))
+    store.receivers.restore(training_state["receivers"])
     store.counters = Counters(*(np.array(row) for row in training_state["counters"].numpy()))
-    store.keep_caps()
+    store.evict_to_cap()
 
 
 def shard_of(ids: NDArray[np.int64], shards: int) -> NDArray[np.int64]:
-    """Which of so many shards an id belongs to, int64 [N]: a function of the id alone."""
+    """Returns the shard of each id, int64 [N]: a function of the id and the number of shards alone."""
     mixed = ids.view(np.uint64) * np.uint64(GOLDEN)
     return ((mixed >> np.uint64(40)) % np.uint64(shards)).astype(np.int64)
 
 
 def shard(columns: Columns, tables: Sequence[str], index: int, count: int) -> dict[str, torch.Tensor]:
-    """The part of one shard. Counters, which are sums over shards, now and at the beginning of a pass, stay with the first."""
+    """Selects one of `count` shards. Counters, which are sums over shards, stay with the first."""
     part = dict(columns)
     for table in tables:
         if f"{table}.id" not in columns:
@@ -151,7 +167,7 @@ def shard(columns: Columns, tables: Sequence[str], index: int, count: int) -> di
 
 
 def merge_shards(parts: Sequence[Columns], tables: Sequence[str]) -> dict[str, torch.Tensor]:
-    """What `shard` took apart; the steps are the latest."""
+    """Merges what `shard` returned, or what the ranks that share a collection hold. Steps are the latest of any shard."""
     whole = dict(parts[0])
     for table in tables:
         order = torch.cat([part[f"{table}.id"] for part in parts]).argsort()
@@ -160,10 +176,11 @@ def merge_shards(parts: Sequence[Columns], tables: Sequence[str]) -> dict[str, t
                 whole[name] = torch.cat([part[name] for part in parts])[order]
     whole["step"] = torch.stack([part["step"] for part in parts]).amax(0)
     if "candidates" in whole:
-        candidates, gone = (torch.cat([part[name] for part in parts]).numpy() for name in ("candidates", "tombstones"))
-        whole["candidates"] = torch.from_numpy(candidates[np.lexsort((candidates[:, 0], candidates[:, 1] >> ROW_BITS))])
-        whole["tombstones"] = torch.from_numpy(gone[np.lexsort((gone[:, 2], gone[:, 1], gone[:, 0]))])
+        candidates, tombstones = (torch.cat([part[name] for part in parts]).numpy() for name in ("candidates", "tombstones"))
+        whole["candidates"] = torch.from_numpy(sort_candidates(candidates))
+        whole["tombstones"] = torch.from_numpy(sort_tombstones(tombstones))
         whole["oldest_delta_step"] = torch.stack([part["oldest_delta_step"] for part in parts]).amax(0)
+        whole["receivers"] = merge_receivers([part["receivers"] for part in parts])
         whole["counters"] = torch.stack([part["counters"] for part in parts]).sum(0)
     if "pass" in whole:
         began = torch.stack([part["pass"] for part in parts])
@@ -172,22 +189,22 @@ def merge_shards(parts: Sequence[Columns], tables: Sequence[str]) -> dict[str, t
 
 
 def split_optimizer_state(whole: Columns, tables: Sequence[str]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """What `weights` gave, and what `training_state` did, of the two in one."""
+    """Splits tensors in one mapping into those of `weights` and those of `training_state`."""
     names = {"step"} | {f"{table}.{kind}" for table in tables for kind in ("id", "weight")}
     return {name: t for name, t in whole.items() if name in names}, {name: t for name, t in whole.items() if name not in names}
 
 
 def _fill(store: Store, rows: NDArray[np.int64], table: str, weights: Columns, state: Columns | None) -> None:
-    records = store.array
-    records.floats[rows, WEIGHTS : WEIGHTS + store.dim] = weights[f"{table}.weight"].numpy()
+    array = store.array
+    array.floats[rows, WEIGHTS : WEIGHTS + store.dim] = weights[f"{table}.weight"].numpy()
     if state is None:
-        records.words[rows, STEP] = store.step
+        array.words[rows, STEP] = store.step
         return
-    records.words[rows, SEEN] = state[f"{table}.seen"].numpy().astype(np.uint32).view(np.int32)
-    records.words[rows, COUNT], records.words[rows, STEP] = state[f"{table}.count"], state[f"{table}.step"]
-    records.floats[rows, SLOT] = state[f"{table}.slot"].numpy()
+    array.words[rows, SEEN] = state[f"{table}.seen"].numpy().astype(np.uint32).view(np.int32)
+    array.words[rows, COUNT], array.words[rows, STEP] = state[f"{table}.count"], state[f"{table}.step"]
+    array.floats[rows, SLOT] = state[f"{table}.slot"].numpy()
     begin = WEIGHTS + store.dim
-    records.floats[rows, begin : begin + store.optimizer.words(store.dim)] = state[f"{table}.state"].numpy()
+    array.floats[rows, begin : begin + store.optimizer.words(store.dim)] = state[f"{table}.state"].numpy()
 
 
 def _check(store: Store, weights: Columns, state: Columns | None) -> None:
@@ -196,22 +213,26 @@ def _check(store: Store, weights: Columns, state: Columns | None) -> None:
     if faults := sorted({*names, "step"} ^ set(weights)):
         raise ValueError(f"expected tables {[rule.name for rule in store.rules]}; {faults} are missing or not expected")
     if state is not None:
-        read_about(state, store.optimizer, store.rules)
-        rest = [f"{rule.name}.{kind}" for rule in store.rules for kind in _BY_ROW[2:]]
-        if missing := sorted({*rest, "candidates", "tombstones", "oldest_delta_step", "counters"} - set(state)):
-            raise ValueError(f"the training state lacks {missing}")
-        for name in ("candidates", "tombstones"):
-            of = state[name][:, 1] >> ROW_BITS if name == "candidates" else state[name][:, 1]
-            if len(of) and not 0 <= int(of.min()) <= int(of.max()) < len(store.rules):
-                raise ValueError(f"{name}: speaks of tables that are not there")
-        if (found := tuple(state["counters"].shape)) != (expected := (len(fields(Counters)), len(store.rules))):
-            raise ValueError(f"counters: expected shape {expected}, found {found}")
+        _check_state(store, state)
     for rule in store.rules:
         n, found = len(weights[f"{rule.name}.id"]), tuple(weights[f"{rule.name}.weight"].shape)
         if found != (n, store.dim):
             raise ValueError(f"{rule.name}.weight: expected shape {(n, store.dim)}, found {found}")
         ids = weights[f"{rule.name}.id"]
         if not bool((ids[1:] > ids[:-1]).all()):
-            raise ValueError(f"{rule.name}.id: expected each id once, in order")
+            raise ValueError(f"{rule.name}.id: expected each id once, in ascending order")
         if state is not None and (found := tuple(state[f"{rule.name}.state"].shape)) != (n, words):
             raise ValueError(f"{rule.name}.state: expected shape {(n, words)} for {store.optimizer.kind}, found {found}")
+
+
+def _check_state(store: Store, state: Columns) -> None:
+    read_about(state, store.optimizer, store.rules)
+    by_row = [f"{rule.name}.{kind}" for rule in store.rules for kind in _BY_ROW[2:]]
+    if missing := sorted({*by_row, *_WHOLE} - set(state)):
+        raise ValueError(f"the training state lacks {missing}")
+    for name in ("candidates", "tombstones"):
+        of = state[name][:, 1] >> ROW_BITS if name == "candidates" else state[name][:, 1]
+        if len(of) and not 0 <= int(of.min()) <= int(of.max()) < len(store.rules):
+            raise ValueError(f"{name}: found a table number that is not below {len(store.rules)}")
+    if (found := tuple(state["counters"].shape)) != (expected := (len(fields(Counters)), len(store.rules))):
+        raise ValueError(f"counters: expected shape {expected}, found {found}")

@@ -1,4 +1,4 @@
-"""Threads for kernels that let go of the interpreter's lock."""
+"""Threads for kernels that release the interpreter lock."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ T = TypeVar("T")
 
 
 def in_threads(work: Callable[[T], None], parts: Sequence[T]) -> None:
-    """Do every part, each in a thread of its own; the first here."""
+    """Runs `work` on all parts, the first in this thread and each other in its own. Raises what one of them raised."""
     if not parts:
         return
     futures = [_pool(os.getpid(), len(parts) - 1).submit(work, part) for part in parts[1:]] if len(parts) > 1 else []
     try:
         work(parts[0])
     finally:
-        wait(futures)  # whatever happens: they write into what the caller will use again
+        wait(futures)  # also after an error: they write into buffers that the caller uses again
     for one in futures:
         one.result()
 
 
 @lru_cache(maxsize=4)
 def _pool(process: int, size: int) -> ThreadPoolExecutor:
-    """Of this process: threads do not survive a fork."""
+    """A pool per process, because threads do not survive a fork."""
     return ThreadPoolExecutor(size, thread_name_prefix="embeddings")

@@ -1,4 +1,4 @@
-"""From the gradient of bags to their rows: each row once, by the sum over its occurrences in the batch."""
+"""Updates of rows by the gradient of their bags: each row once, by the sum over its occurrences in the batch."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ml.embeddings.optimizers import ADAGRAD, ADAM, FTRL, ROWWISE, SGD
 
 
 @jit(error_model="numpy")
-def begin_state(floats, row, dim, kind, constants):  # type: ignore[no-untyped-def]
-    """Set the state of a row whose weights have just been drawn."""
+def init_state(floats, row, dim, kind, constants):  # type: ignore[no-untyped-def]
+    """Set the optimizer state of a row to that of a new row with its weights."""
     floats[row, SLOT] = constants[1] if kind == ROWWISE else np.float32(0)
     first = WEIGHTS + dim
     if kind == ADAGRAD:
@@ -27,7 +27,7 @@ def begin_state(floats, row, dim, kind, constants):  # type: ignore[no-untyped-d
             floats[row, first + d] = 0
     elif kind == FTRL:
         for d in range(dim):
-            # z such that the weights are what was drawn.
+            # z such that the weights stay what they are
             n = constants[1]
             floats[row, first + d] = n
             scale = constants[4] + np.sqrt(n) + constants[6]
@@ -36,15 +36,15 @@ def begin_state(floats, row, dim, kind, constants):  # type: ignore[no-untyped-d
 
 
 @jit(error_model="numpy")
-def begin_states(floats, rows, dim, kind, constants):  # type: ignore[no-untyped-def]
+def init_states(floats, rows, dim, kind, constants):  # type: ignore[no-untyped-def]
     for row in rows:
-        begin_state(floats, row, dim, kind, constants)
+        init_state(floats, row, dim, kind, constants)
 
 
-# In the module and not in `trainer`: numba finds compiled code again only where no function is among what a kernel closes over.
+# At module level and not in `trainer`: numba does not cache a kernel that closes over a function.
 @jit(error_model="numpy", fastmath=FAST, inline="always")
 def _apply(floats, row, g, constants, lr, dim, kind):  # type: ignore[no-untyped-def]
-    """The gradient g, float32 [dim], to a row (uint64). dim and kind are constants where it is called."""
+    """Apply the gradient g, float32 [dim], to a row (uint64). dim and kind are constants where it is called."""
     first, second = WEIGHTS + dim, WEIGHTS + 2 * dim
     eps, one = constants[0], np.float32(1)
     if kind == ROWWISE:
@@ -88,11 +88,12 @@ def _apply(floats, row, g, constants, lr, dim, kind):  # type: ignore[no-untyped
 
 @lru_cache(maxsize=32)
 def trainer(dim: int, kind: int) -> Callable[..., None]:
-    """update(floats, words, grad, offsets, features, examples, lines, shares, places, distinct, summed, found, constants, lr,
-    step): a step of the optimizer on each of the first `found` rows of `distinct`.
+    """Returns the kernel that updates rows, compiled for a dimension and an optimizer.
 
-    grad: float32 [B * F, dim]. The rest are `lookup.LookupContext` and one of its parts. Gradients are summed in their
-    order, into places that hot rows keep in cache; going from row to row instead would wait for a gradient at every step.
+    The kernel is update(floats, words, grad, offsets, features, examples, lines, shares, places, distinct, summed, found,
+    constants, lr, step), with grad float32 [B * F, dim], and fields of `LookupContext` and of one of its partitions. It makes a
+    step of the optimizer on each of the first `found` rows of `distinct`. Gradients are summed in the order of memory, into
+    buffers of which frequent rows stay cached; going from row to row instead would wait for a gradient at every step.
     """
 
     @jit(nogil=True, error_model="numpy", fastmath=FAST)

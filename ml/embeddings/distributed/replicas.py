@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ml.embeddings.collisionless.hash_map import ROW_BITS, ROW_MASK
+from ml.embeddings.receivers import merge_receivers
 
 Columns = Mapping[str, torch.Tensor]
 _MEANS, _LATEST = ("weight", "slot", "state"), ("seen", "count", "step")
@@ -40,6 +41,7 @@ def merge(parts: Sequence[Columns], tables: Sequence[str]) -> dict[str, torch.Te
             whole[name] = values.new_zeros(len(ids)).scatter_reduce(0, place, values, "amax")
     stacked = {name: torch.stack([part[name] for part in parts]) for name in ("step", "oldest_delta_step", "counters")}
     whole |= {name: stacked[name].amax(0) for name in ("step", "oldest_delta_step")}
+    whole["receivers"] = merge_receivers([part["receivers"] for part in parts])
     whole["counters"] = stacked["counters"].sum(0) - (len(parts) - 1) * parts[0]["pass"][1:]
     held = {number: whole[f"{table}.id"].numpy() for number, table in enumerate(tables)}
     whole["candidates"] = torch.from_numpy(_without(_latest(parts), held))

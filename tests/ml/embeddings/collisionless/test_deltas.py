@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ml.embeddings.collisionless.batch import Occurrences
+from ml.embeddings.collisionless.deltas import apply_delta, create_delta, trim_tombstones
 from ml.embeddings.collisionless.row_layout import WEIGHTS
-from ml.embeddings.collisionless.store import Occurrences, Store
+from ml.embeddings.collisionless.store import Store
 from ml.embeddings.delta import Gap
 from ml.embeddings.optimizers import Kind, RowOptimizer
 from ml.embeddings.rules import TableRules
@@ -52,14 +54,14 @@ def test_deltas_carry_everything(steps: list[tuple[str, list[int]]]) -> None:
             trainer.expire(now * SECOND)
         elif what == "again" and last is not None:
             before = held(server)
-            assert server.apply(last) is False and held(server) == before
+            assert apply_delta(server, last) is False and held(server) == before
         elif what == "sync":
-            last = trainer.delta(server.step)
-            assert server.apply(last) is (trainer.step > last.since)
+            last = create_delta(trainer, server.step)
+            assert apply_delta(server, last) is (trainer.step > last.since)
             assert held(server) == held(trainer) and len(server) == len(trainer) == len(server.hash_map)
-    server.apply(trainer.delta(server.step))
+    apply_delta(server, create_delta(trainer, server.step))
     fresh = new_store()
-    fresh.apply(trainer.delta(0))
+    apply_delta(fresh, create_delta(trainer, 0))
     assert held(server) == held(trainer) == held(fresh)
 
 
@@ -69,7 +71,7 @@ def test_a_delta_that_was_missed_is_refused() -> None:
     first = trainer.step
     train(trainer, [3], 0, rng)
     with pytest.raises(Gap, match="the tables are at step 0, the delta begins after 1"):
-        server.apply(trainer.delta(first))
+        apply_delta(server, create_delta(trainer, first))
     assert held(server) == {}
 
 
@@ -78,13 +80,13 @@ def test_a_delta_from_before_what_is_remembered_is_refused() -> None:
     train(trainer, [2, 4], 0, rng)
     since = trainer.step
     trainer.expire(9 * SECOND)
-    assert trainer.delta(since).tables["t"].deleted.tolist() == [2, 4]
-    trainer.trim_tombstones(trainer.step)
+    assert create_delta(trainer, since).tables["t"].deleted.tolist() == [2, 4]
+    trim_tombstones(trainer)
     with pytest.raises(
         Gap, match=f"since step {since} are unavailable, the oldest are those since {trainer.step}: load a snapshot"
     ):
-        trainer.delta(since)
-    assert not any(len(table.deleted) for table in trainer.delta(trainer.step).tables.values())
+        create_delta(trainer, since)
+    assert not any(len(table.deleted) for table in create_delta(trainer, trainer.step).tables.values())
 
 
 def test_a_delta_holds_what_was_touched_and_no_more() -> None:
@@ -92,7 +94,7 @@ def test_a_delta_holds_what_was_touched_and_no_more() -> None:
     train(store, list(range(1000)), 0, rng)
     since = store.step
     train(store, [7, 9], 0, rng)
-    delta = store.delta(since)
+    delta = create_delta(store, since)
     assert {name: table.keys.tolist() for name, table in delta.tables.items()} == {"t": [], "u": [7, 9]}
     assert not any(len(table.deleted) for table in delta.tables.values())
 
@@ -100,23 +102,23 @@ def test_a_delta_holds_what_was_touched_and_no_more() -> None:
 def test_a_row_that_came_without_an_update_is_sent_all_the_same() -> None:
     trainer, server, rng = new_store(), new_store(), np.random.default_rng(0)
     train(trainer, [2], 0, rng)
-    server.apply(trainer.delta(0))
+    apply_delta(server, create_delta(trainer, 0))
     trainer.look_up_for_training(Occurrences(np.array([4]), np.array([0, 1, 1])), 0)
     train(trainer, [2], 0, rng)
-    server.apply(trainer.delta(server.step))
+    apply_delta(server, create_delta(trainer, server.step))
     assert held(server) == held(trainer) and len(server) == 2
 
 
 def test_a_delta_handed_on_says_what_it_was_told() -> None:
     trainer, near, far, rng = new_store(), new_store(), new_store(), np.random.default_rng(0)
     train(trainer, [2, 4, 6], 0, rng)
-    near.apply(trainer.delta(0))
+    apply_delta(near, create_delta(trainer, 0))
     train(trainer, [8], 9 * SECOND, rng)
-    far.apply(trainer.delta(0))
+    apply_delta(far, create_delta(trainer, 0))
     trainer.expire(9 * SECOND)
     train(trainer, [10], 9 * SECOND, rng)
-    near.apply(trainer.delta(near.step))
-    far.apply(near.delta(far.step))
+    apply_delta(near, create_delta(trainer, near.step))
+    apply_delta(far, create_delta(near, far.step))
     assert held(far) == held(near) == held(trainer) and far.step == trainer.step
     assert {i for _, i in held(far)} == {8, 10}
 
@@ -124,7 +126,7 @@ def test_a_delta_handed_on_says_what_it_was_told() -> None:
 def test_a_delta_of_other_tables_is_refused_and_changes_nothing() -> None:
     trainer, server, rng = new_store(), new_store(), np.random.default_rng(0)
     train(trainer, [2, 3], 0, rng)
-    good = trainer.delta(0)
+    good = create_delta(trainer, 0)
     narrow, by_row = replace(good.tables["t"], weights=good.tables["t"].weights[:, :1]), replace(good.tables["t"], seen=None)
     for wrong, said in (
         ({"t": narrow}, "'t' has rows of 4 weights, the delta has 1"),
@@ -132,10 +134,10 @@ def test_a_delta_of_other_tables_is_refused_and_changes_nothing() -> None:
         ({"u": by_row}, "'u' stores ids, the delta has row numbers"),
     ):
         with pytest.raises(ValueError, match=said):
-            server.apply(replace(good, tables=wrong))
+            apply_delta(server, replace(good, tables=wrong))
         assert server.step == 0 and len(server) == len(server.hash_map) == 0
     with pytest.raises(Gap, match="since 99 were requested"):
-        trainer.delta(99)
+        create_delta(trainer, 99)
 
 
 @pytest.mark.parametrize("kind", ["rowwise_adagrad", "adagrad", "adam", "ftrl"])
@@ -146,7 +148,7 @@ def test_rows_that_were_told_of_are_trained_on_as_new_ones(kind: Kind) -> None:
     batch = Occurrences(np.array([7]), np.array([0, 1]))
     _, pending = trainer.look_up_for_training(batch, 0)
     trainer.update(pending, np.ones((1, DIM), np.float32), 0.1)
-    server.apply(trainer.delta(0))
+    apply_delta(server, create_delta(trainer, 0))
     out, pending = server.look_up_for_training(batch, 0)
     server.update(pending, np.zeros((1, DIM), np.float32), 0.1)
     assert np.abs(out).min() > 0

@@ -64,8 +64,8 @@ def test_a_window_of_another_length_lets_what_waits_wait_anew() -> None:
     store = trained_store(12)
     other = other_store([*RULES[:2], TableRules("v", 3, "sliding", 8.0)])
     state_dict.restore(other, *saved(store))
-    assert store.num_candidates().tolist()[2] > 0
-    assert other.num_candidates().tolist() == [*store.num_candidates().tolist()[:2], 0]
+    assert store.candidates.by_table().tolist()[2] > 0
+    assert other.candidates.by_table().tolist() == [*store.candidates.by_table().tolist()[:2], 0]
 
 
 def test_a_lower_cap_is_kept_at_once() -> None:
