@@ -1,7 +1,8 @@
-"""The lake: where partitions lie, and how one appears whole or not at all.
+"""The lake: storage of partitions, each of which becomes visible as a whole or not at all.
 
-`<root>/<stage>/<dataset>/<day>/` holds a partition; its `manifest.json` says what is in it, and what it was made from. A
-partition is written aside (`.staging/`), and renamed into place when all of it is there. Nothing here knows what one holds.
+A partition is the folder `<root>/<stage>/<dataset>/<day>/`. Its `manifest.json` describes its contents and lists the partitions
+that it was made from. A partition is written to `.staging/` and renamed into place when it is complete. The contents of
+partitions are not known here.
 """
 
 from __future__ import annotations
@@ -35,11 +36,14 @@ class BusyPartition(TimeoutError):
 
 @dataclass(frozen=True)
 class Lake:
-    """One root, local or any fsspec URL.
+    """Partitions below one root.
+
+        Args:
+        root: The folder, local or of any fsspec filesystem.
 
     Example:
-        >>> lake = Lake.at("/tmp/example-lake")
-        >>> with lake.write("raw_logs", "criteo", "2014-01-01") as staging:
+        >>> lake = Lake.at("memory://example-lake")
+            >>> with lake.write("raw_logs", "criteo", "2014-01-01") as staging:
         ...     _ = (staging / "rows.txt").write_text("one row")
         ...     lake.write_manifest(staging, {"rows": 1})
         >>> lake.manifest("raw_logs", "criteo", "2014-01-01")["rows"]
@@ -50,14 +54,16 @@ class Lake:
 
     @classmethod
     def at(cls, root: str | os.PathLike[str]) -> Lake:
+        """Opens the lake at a path or fsspec URL."""
         path = UPath(root)
         return cls(path.absolute() if _is_local(path) else path)
 
     def partition(self, stage: str, dataset: str, day: str) -> UPath:
-        """Where a partition lies, whether or not it is there."""
+        """Returns the folder of a partition, whether or not it exists."""
         return self.root / stage / dataset / day
 
     def has(self, stage: str, dataset: str, day: str) -> bool:
+        """Whether a partition is in the lake."""
         return (self.partition(stage, dataset, day) / MANIFEST).exists()
 
     def require(self, stage: str, dataset: str, day: str, *, fingerprint: str | None = None, since: str | None = None) -> UPath:
@@ -95,25 +101,37 @@ class Lake:
         return self.has(stage, dataset, day) and self.manifest(stage, dataset, day).get("fingerprint") == fingerprint
 
     def manifest(self, stage: str, dataset: str, day: str) -> dict[str, Any]:
+        """Reads a partition's manifest. Raises `MissingPartition`."""
         return json.loads((self.require(stage, dataset, day) / MANIFEST).read_text())
 
     def digest(self, stage: str, dataset: str, day: str) -> str:
-        """Changes when what is in a partition does: what its manifest gives as `digest`, else the hash of the manifest."""
+        """Returns a hash that changes with a partition's contents: the manifest's `digest`, or else the manifest's hash."""
         text = (self.require(stage, dataset, day) / MANIFEST).read_bytes()
         return json.loads(text).get("digest") or hashlib.sha256(text).hexdigest()
 
     def lineage(self, dataset: str, inputs: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
-        """For the manifest of a partition: `<stage>/<day>` -> digest, of what it is about to be made from (stage, day)."""
+        """Returns the entry `lineage` of a manifest, which records what a partition is made from.
+
+        Args:
+            dataset: The dataset's name.
+            inputs: Stage and day of each partition that is read.
+
+        Returns:
+            `{"lineage": {"<stage>/<day>": digest, ...}}`.
+
+        Raises:
+            MissingPartition: An input is not in the lake.
+        """
         return {"lineage": {f"{stage}/{day}": self.digest(stage, dataset, day) for stage, day in inputs}}
 
     def is_outdated(self, stage: str, dataset: str, day: str) -> bool:
-        """Whether a partition that it was made from is another now. One that is gone can not have changed."""
+        """Whether an input of a partition has changed since it was made. An input that was removed counts as unchanged."""
         found: dict[str, str] = self.manifest(stage, dataset, day).get("lineage", {})
         inputs = [(*place.rsplit("/", 1), digest) for place, digest in found.items()]
         return any(self.has(s, dataset, d) and self.digest(s, dataset, d) != digest for s, d, digest in inputs)
 
     def days(self, stage: str, dataset: str) -> list[str]:
-        """Days of a stage that are there, in order."""
+        """Lists the days of a stage that are in the lake, in order."""
         folder = self.root / stage / dataset
         if not folder.exists():
             return []
@@ -121,34 +139,43 @@ class Lake:
 
     @staticmethod
     def write_manifest(staging: UPath, manifest: dict[str, Any]) -> None:
-        """Write a partition's manifest; the last thing before its `write` ends."""
+        """Writes a partition's manifest. To be called last in a `write` block."""
         (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
 
     def discard(self, stage: str, dataset: str, day: str) -> None:
-        """Remove a partition, if it is there, and what killed writers left of it; its manifest goes first, so that it is never
-        seen in part."""
+        """Removes a partition, and what killed writers left of it, if there is any.
+
+        The manifest is removed first, so that an incomplete partition is never visible.
+        """
         folder = self.partition(stage, dataset, day)
         (folder / MANIFEST).unlink(missing_ok=True)
         _remove(folder)
         _remove(self.staging_path(stage, dataset, day))
 
     def staging_path(self, stage: str, dataset: str, day: str) -> UPath:
-        """Where a partition is written before it is renamed into place: other processes may write beside the one in `write`."""
+        """Returns the folder in which a partition is written before it is renamed into place.
+
+        Other processes can write to it while one process is in `write`.
+        """
         return self.partition(stage, dataset, day).parent / ".staging" / day
 
     @contextmanager
     def write(self, stage: str, dataset: str, day: str) -> Iterator[UPath]:
-        """A folder to write a partition into; it replaces the one in the lake when the block ends without an error.
+        """Context manager that yields an empty folder to write a partition to.
 
-        What a killed writer left aside is removed first, but a partition that it was about to replace is put back. Raises
-        `ValueError` where the block wrote no manifest, `BusyPartition` while another process (or thread) writes it.
+        When the block ends without an exception, the folder replaces the partition in the lake. What a killed writer left is
+        removed first, and a partition that it was about to replace is restored.
+
+        Raises:
+            ValueError: The block wrote no manifest.
+            BusyPartition: Another process or thread is writing the partition.
         """
         with self._alone(stage, dataset, day), self._written(stage, dataset, day) as staging:
             yield staging
 
     @contextmanager
     def _alone(self, stage: str, dataset: str, day: str) -> Iterator[None]:
-        """Nobody else writes the partition meanwhile: on a local disk by a lock, which a killed process lets go of."""
+        """Excludes other writers of the partition on a local disk, by a lock that is released if the process is killed."""
         folder = self.partition(stage, dataset, day).parent / ".locks"
         if not _is_local(folder):
             yield
@@ -179,7 +206,7 @@ class Lake:
         try:
             yield staging
             if not (staging / MANIFEST).exists():
-                raise ValueError(f"{staging}: a partition without {MANIFEST} can not be committed")
+                raise ValueError(f"{staging}: a partition without {MANIFEST} cannot be committed")
         except BaseException:
             _remove(staging)
             raise
@@ -193,7 +220,7 @@ def _command(stage: str, dataset: str, first: str, last: str) -> str:
 
 
 def _commit(staging: UPath, final: UPath, replaced: UPath) -> None:
-    """Put a finished partition in place of the one that is there."""
+    """Replaces the partition in the lake with a complete one."""
     if _is_local(final):
         _fsync(staging)
         if final.exists():
@@ -201,7 +228,7 @@ def _commit(staging: UPath, final: UPath, replaced: UPath) -> None:
         Path(staging.path).rename(final.path)
         _remove(replaced)
         return
-    # An object store has no rename: a partition counts from its manifest on, so that goes first and comes last.
+    # Object stores cannot rename. A partition is visible while it has a manifest: that is deleted first and written last.
     fs = final.fs
     if final.exists():
         (final / MANIFEST).unlink(missing_ok=True)
@@ -224,7 +251,7 @@ def _is_local(path: UPath) -> bool:
 
 
 def _fsync(folder: UPath) -> None:
-    """See that the bytes are on the disk before the rename says so."""
+    """Flushes all files to disk, so that the rename does not become durable before them."""
     for path in Path(folder.path).rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

@@ -1,7 +1,7 @@
-"""Metrics of predicted click probabilities, as sums that add up over chunks, slices and days. NumPy alone.
+"""Metrics of predicted click probabilities, as sums that merge over chunks, slices, days and ranks.
 
-`ClickSums` holds the sums; figures are computed from them at the end. What is undefined (an AUC of one class alone,
-the log loss of no rows) is None, never a number made up. Which rows to sum over is `ml.evaluation.slices`' business.
+`ClickSums` holds the sums; metrics are computed from them at the end. An undefined metric, such as the AUC of a single class or
+the log loss of no rows, is None.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-CLIP = 1e-7  # probabilities are kept this far from 0 and 1 in the log loss, as float32 can hold no finer
+CLIP = 1e-7  # the log loss clips probabilities to [CLIP, 1 - CLIP], about the resolution of float32
 BINS = 4096
-LOGIT_RANGE = 16.2  # bins are equal in log-odds between minus and plus this, which holds CLIP and 1 - CLIP
+LOGIT_RANGE = 16.2  # bins divide [-LOGIT_RANGE, LOGIT_RANGE] evenly; contains the log-odds of CLIP and 1 - CLIP
 
 
 def auc(labels: NDArray[Any], scores: NDArray[Any]) -> float | None:
@@ -53,7 +53,14 @@ def auc_of_sorted(positive: NDArray[np.bool_], scores: NDArray[Any]) -> float | 
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Rows with like predictions: what was predicted for them, and what came. Standard error of the observed rate."""
+    """Rows with similar predictions.
+
+    Args:
+        rows: Number of rows.
+        predicted: Mean predicted probability.
+        observed: Share of clicked rows.
+        error: Standard error of `observed`.
+    """
 
     rows: int
     predicted: float
@@ -63,13 +70,22 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class ClickSums:
-    """Sums over N predictions; `a + b` is the sums over the rows of both.
+    """Sums over predicted click probabilities. `a + b` holds the sums over the rows of both.
+
+        Args:
+        rows: Number of rows.
+        clicks: Number of clicked rows.
+        predicted: Sum of the probabilities.
+        total_log_loss: Sum of the log losses, in nats.
+        shown_in: Number of rows in each bin of predicted log-odds, int64 [BINS].
+        clicked_in: Number of clicked rows in each bin, int64 [BINS].
+        predicted_in: Sum of the probabilities in each bin, float64 [BINS].
 
     Example:
         >>> whole = ClickSums.of([0, 1, 1], [0.2, 0.7, 0.9])
         >>> parts = ClickSums.of([0], [0.2]) + ClickSums.of([1, 1], [0.7, 0.9])
-        >>> whole.rows, parts.rows, round(whole.calibration, 6) == round(parts.calibration, 6) == 0.9
-        (3, 3, True)
+        >>> whole.rows, parts.rows, round(whole.calibration, 6), round(parts.calibration, 6)
+        (3, 3, 0.9, 0.9)
     """
 
     rows: int = 0
@@ -82,7 +98,15 @@ class ClickSums:
 
     @classmethod
     def of(cls, labels: Any, probabilities: Any) -> ClickSums:
-        """labels: [N], 0 or 1. probabilities: [N] in [0, 1]. Raises `ValueError` for anything else."""
+        """Sums over rows.
+
+        Args:
+            labels: 0 or 1, [N].
+            probabilities: Predicted probabilities in [0, 1], [N].
+
+        Raises:
+            ValueError: The arrays have other shapes or values.
+        """
         y, p = np.asarray(labels, np.float64), np.asarray(probabilities, np.float64)
         if y.shape != p.shape or y.ndim != 1:
             raise ValueError(f"labels {y.shape} and probabilities {p.shape}: expected two arrays of the same [N]")
@@ -108,20 +132,22 @@ class ClickSums:
 
     @property
     def label_rate(self) -> float | None:
+        """Share of clicked rows."""
         return self.clicks / self.rows if self.rows else None
 
     @property
     def mean_prediction(self) -> float | None:
+        """Mean predicted probability."""
         return self.predicted / self.rows if self.rows else None
 
     @property
     def log_loss(self) -> float | None:
-        """Mean over rows, in nats, of -y ln p - (1 - y) ln(1 - p)."""
+        """Mean log loss in nats: `-y ln p - (1 - y) ln(1 - p)`."""
         return self.total_log_loss / self.rows if self.rows else None
 
     @property
     def normalised_entropy(self) -> float | None:
-        """Log loss over the entropy of the label rate: 1 is knowing the rate alone, less is better (He et al., 2014)."""
+        """Log loss divided by the entropy of the label rate (He et al., 2014). Predicting the rate gives 1."""
         rate, loss = self.label_rate, self.log_loss
         if rate is None or loss is None or rate in (0.0, 1.0):
             return None
@@ -129,11 +155,15 @@ class ClickSums:
 
     @property
     def calibration(self) -> float | None:
-        """Predicted over observed clicks; None where none was observed."""
+        """Predicted clicks divided by observed clicks; None without clicks."""
         return self.predicted / self.clicks if self.clicks else None
 
     def roc(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """False and true positive rate from (0, 0) to (1, 1), a point per bin in use; empty where one class is missing."""
+        """Computes the ROC curve from the bins.
+
+        Returns:
+            False and true positive rates from (0, 0) to (1, 1), with a point for each bin in use; empty without both classes.
+        """
         unclicked = self.rows - self.clicks
         if not self.clicks or not unclicked:
             return np.zeros(0), np.zeros(0)
@@ -143,7 +173,7 @@ class ClickSums:
         return np.concatenate([[0.0], false]), np.concatenate([[0.0], true])
 
     def calibration_bins(self, count: int = 12) -> list[CalibrationBin]:
-        """At most `count` bins of about equally many rows, in ascending order of prediction; ties are never parted."""
+        """Groups rows into at most `count` bins of about equal size, by ascending prediction; ties are in the same bin."""
         if not self.rows:
             return []
         used = np.flatnonzero(self.shown_in)
@@ -161,7 +191,11 @@ class ClickSums:
         return bins
 
     def histogram(self, count: int = 64) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-        """Edges in log-odds [count + 1], unclicked and clicked rows [count] between them."""
+        """Counts unclicked and clicked rows, int64 [count] each, between edges of log-odds, float64 [count + 1].
+
+        Returns:
+            Edges, unclicked rows and clicked rows.
+        """
         clicked, shown = (sums.reshape(count, -1).sum(axis=1) for sums in (self.clicked_in, self.shown_in))
         return np.linspace(-LOGIT_RANGE, LOGIT_RANGE, count + 1), shown - clicked, clicked
 

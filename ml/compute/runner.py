@@ -1,6 +1,6 @@
-"""Running independent tasks: on Spark where a session is given, else here. The tasks are the same functions.
+"""Runs independent tasks, in this process or on Spark. The tasks are the same functions.
 
-Spark schedules; rows never cross to the JVM: a task opens its own input, works on Arrow, writes its own output,
+Spark only schedules, and rows do not pass through the JVM: a task opens its own input, works on Arrow, writes its own output
 and returns a small result.
 """
 
@@ -17,28 +17,35 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-# Starting a Spark task costs tens of milliseconds; so many per core still even out tasks of unequal length.
 SLICES_PER_CORE = 2
+"""Spark tasks per core. Each costs tens of milliseconds to start; two per core balance tasks of unequal length."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Runner(Protocol):
-    """Applies a function to each task and gives back the results in the tasks' order. Raises what a task raised."""
+    """Runs tasks."""
 
-    def map(self, function: Callable[[T], R], tasks: Sequence[T]) -> list[R]: ...
+    def map(self, function: Callable[[T], R], tasks: Sequence[T]) -> list[R]:
+        """Applies a function to each task and returns the results in the order of the tasks. Raises what a task raised."""
+        ...
 
 
 class LocalRunner:
-    """One task after the other in this process: for tests, for one request, and where a day is a few thousand rows."""
+    """Runs tasks one after the other in this process. For tests and small days.
+
+    Example:
+        >>> LocalRunner().map(abs, [1, -2])
+        [1, 2]
+    """
 
     def map(self, function: Callable[[T], R], tasks: Sequence[T]) -> list[R]:
         return [function(task) for task in tasks]
 
 
 class SparkRunner:
-    """Tasks as Spark tasks, neighbours together where there are many, on whatever master the session has."""
+    """Runs tasks as Spark tasks on the session's master. If there are many, a Spark task runs several consecutive ones."""
 
     def __init__(self, spark: SparkSession) -> None:
         self.spark = spark
@@ -63,9 +70,9 @@ class _Raised:
 
 
 def _run(function: Callable[[T], R], attempts: int, tasks: Iterable[T]) -> Iterator[R | _Raised]:
-    """Yield the results of neighbouring tasks.
+    """Runs consecutive tasks in a Spark task.
 
-    An error of the last attempt is returned as a result, because Spark itself would return only its text.
+    An exception in the last of Spark's attempts is returned as a result: Spark itself would report only its text.
     """
     from pyspark import TaskContext
 
@@ -83,15 +90,15 @@ def _run(function: Callable[[T], R], attempts: int, tasks: Iterable[T]) -> Itera
 
 def _travels(error: Exception) -> bool:
     try:
-        return isinstance(pickle.loads(pickle.dumps(error)), type(error))  # noqa: S301 (its own bytes)
+        return isinstance(pickle.loads(pickle.dumps(error)), type(error))  # noqa: S301 (pickled here)
     except Exception:
         return False
 
 
 @cache
 def _spare_the_collector() -> None:
-    """Exclude imported modules from garbage collection, once per worker.
+    """Excludes loaded modules from garbage collection, once per worker.
 
-    Spark collects garbage after every task; searching all modules for it takes a third of the time of a short task.
+    Spark collects garbage after every task. Searching all modules takes a third of the time of a short task.
     """
     gc.freeze()

@@ -1,4 +1,4 @@
-"""The Spark session: one per process, local unless `EVERGREEN_SPARK_MASTER` names a cluster."""
+"""Starts the Spark session of this process: local, unless `EVERGREEN_SPARK_MASTER` names a cluster."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ JAVA = 17
 
 
 class JavaMissing(RuntimeError):
-    """Spark's Java is not on this machine."""
+    """The Java version that Spark needs is not installed."""
 
 
 def check_java() -> None:
-    """Raise `JavaMissing`, with the command that mends it, where Java 17 is not to be found."""
+    """Raises `JavaMissing`, with the command that installs it, unless Java 17 is found."""
     home = os.environ.get("JAVA_HOME")
     java = os.path.join(home, "bin", "java") if home else "java"  # noqa: PTH118
     way_out = (
         f"Spark needs Java {JAVA}. Install it with `apt-get install openjdk-{JAVA}-jre-headless` (Debian, Ubuntu) or "
-        f"`brew install openjdk@{JAVA}` (macOS), and let JAVA_HOME or PATH lead to it."
+        f"`brew install openjdk@{JAVA}` (macOS), and set JAVA_HOME or PATH to find it."
     )
     try:
         banner = subprocess.run([java, "-version"], capture_output=True, text=True, check=True).stderr
@@ -35,9 +35,16 @@ def check_java() -> None:
 
 
 def start_session(master: str | None = None, app: str = "evergreen") -> SparkSession:
-    """The process's session, started on first call (5 to 20 s). Raises `JavaMissing`.
+    """Returns the session of this process. The first call starts it, which takes 5 to 20 s.
 
-    Workers run this Python; times are UTC; everything binds to loopback when the master is local.
+    Workers run this Python interpreter, and timestamps are UTC. With a local master, all ports bind to the loopback interface.
+
+    Args:
+        master: Spark's master; by default `EVERGREEN_SPARK_MASTER`, else local with all cores.
+        app: Name of the application.
+
+    Raises:
+        JavaMissing: The master is local and Java 17 is not installed.
     """
     from pyspark.sql import SparkSession
 
@@ -54,7 +61,7 @@ def start_session(master: str | None = None, app: str = "evergreen") -> SparkSes
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.shuffle.partitions", str(2 * (os.cpu_count() or 2)))
         .config("spark.sql.execution.arrow.pyspark.enabled", "true")
-        # Over TCP each task waits tens of milliseconds for an acknowledgement.
+        # Over TCP, each task would wait tens of milliseconds for an acknowledgement.
         .config("spark.python.unix.domain.socket.enabled", "true")
         .config("spark.python.daemon.module", "ml.compute.spark_daemon")
         .config("spark.driver.memory", os.environ.get("EVERGREEN_SPARK_MEMORY", "2g"))

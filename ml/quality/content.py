@@ -1,6 +1,6 @@
-"""One number for what a day's rows hold, whatever their order: the sum of a hash of each row, modulo 2^64.
+"""A hash of a day's rows that does not depend on their order: the sum of a hash of each row, modulo 2^64.
 
-Features and the blocks made of them have the same number if every row was moved and none was changed.
+Features and the MDS blocks that are written from them have the same hash if no row was lost or changed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,16 @@ Words = npt.NDArray[np.uint64]
 
 
 def content_of(rows: int, columns: Iterable[tuple[str, npt.NDArray, npt.NDArray | None]]) -> int:
-    """columns: name, values and lengths. Values are numbers of 4 or 8 bytes, [rows] where lengths is None, else those of each
-    row one after the other, as many as lengths [rows] says. The order of columns does not matter either."""
+    """Hashes rows.
+
+    Args:
+        rows: Number of rows.
+        columns: Name, values and lengths of each column, in any order. Values are numbers of 4 or 8 bytes: [rows] if lengths
+            is None, else [sum of lengths], row after row, with lengths [rows].
+
+    Returns:
+        An integer in [0, 2^64).
+    """
     total = np.zeros(rows, np.uint64)
     for name, values, lengths in columns:
         bits = np.ascontiguousarray(values)

@@ -1,7 +1,7 @@
-"""What a day of a stage should look like, as data: one `Expectation` for each kind of thing that can be wrong.
+"""The contract of a stage: what a day should look like, as a list of `Expectation`, one for each kind of fault.
 
-Defaults that hold for any log, and what the catalog's `expectations` say of this one. How a figure is taken is
-`ml.quality.measures`; Great Expectations decides on it in `ml.quality.validate`.
+Some hold for every log, others come from the catalog's `expectations`. `ml.quality.measures` computes the values, and
+`ml.quality.validate` checks them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,17 @@ BETWEEN, EQUAL = "ExpectColumnValuesToBeBetween", "ExpectColumnPairValuesToBeEqu
 
 @dataclass(frozen=True)
 class Expectation:
-    """One check. measure: of `ml.quality.measures`, a figure for each subject (a column, a split, or the day).
+    """One check of a day.
 
-    type: the class in `great_expectations.expectations`; kwargs: its arguments but for the column. columns: those the
-    measure is confined to, or all that it knows. compares: with recent days, and passes where there are none.
+    Args:
+        name: Name of the check.
+        measure: Name of a measure in `ml.quality.measures`, which gives a value per subject: a column, a split or the day.
+        type: Name of a class in `great_expectations.expectations`.
+        kwargs: Arguments of that class, without the column.
+        severity: `error` blocks downstream assets, `warning` does not.
+        why: What a failure means, for the check's description.
+        columns: Columns that are checked; empty for all that the measure gives.
+        compares: Whether the day is compared with recent days. Without recent days such a check passes.
     """
 
     name: str
@@ -36,7 +43,7 @@ class Expectation:
 
     @property
     def expected(self) -> str:
-        """What is expected, in words."""
+        """The expected value or range, as text."""
         if self.type == EQUAL:
             return "equal"
         low, high = self.kwargs.get("min_value"), self.kwargs.get("max_value")
@@ -47,40 +54,64 @@ class Expectation:
 
 
 def contract(spec: DatasetSpec, stage: str) -> list[Expectation]:
-    """The expectations of one stage, in the order in which a reader wants them. Raises `ValueError` for another stage."""
+    """Returns the expectations of a stage, in the order in which they are shown.
+
+    Args:
+        spec: The dataset.
+        stage: One of `ml.stages.VALIDATED`.
+
+    Raises:
+        ValueError: The stage has no contract.
+    """
     if stage not in VALIDATED:
-        raise ValueError(f"no contract for stage {stage!r}; there is one for each of {list(VALIDATED)}")
+        raise ValueError(f"stage {stage!r} has no contract; expected one of {list(VALIDATED)}")
     return {RAW_LOGS: _raw, CLEANED_FEATURES: _features, MDS_DATASETS: _mds}[stage](spec)
 
 
 def _raw(spec: DatasetSpec) -> list[Expectation]:
     expect = spec.expectations
     found = [
-        _equal("schema", "schema", "Every declared column is there, in its declared type."),
-        _none("complete", "rows_beyond_manifest", "The files hold as many rows as the manifest counts: nothing was lost."),
-        _band(
-            "volume", "volume", expect.volume, "A day much smaller or larger than recent ones is a feed cut or doubled.", True
+        _equal("schema", "schema", "Every declared column exists with its declared type."),
+        _none(
+            "complete",
+            "rows_beyond_manifest",
+            "The files hold the number of rows that the manifest states, so no rows were lost.",
         ),
         _band(
-            "quarantine_rate", "quarantine_rate", expect.quarantine_rate, "Many malformed lines mean the format has changed."
+            "volume",
+            "volume",
+            expect.volume,
+            "A day that is much smaller or larger than recent days suggests a truncated or duplicated feed.",
+            True,
         ),
-        _none("whole_files", "damaged_files", "Of a file that breaks off, nobody knows how much is missing."),
-        _none("required", "null_rate", "A row without its time can not be placed in a day.", ("event_time",)),
-        _none("time_in_day", "outside_day", "Rows of another day would let a model see the future."),
-        _none("time_order", "out_of_order", "What trains online must see events as they happened."),
+        _band(
+            "quarantine_rate",
+            "quarantine_rate",
+            expect.quarantine_rate,
+            "Many malformed lines suggest that the format has changed.",
+        ),
+        _none("whole_files", "damaged_files", "A truncated file lacks an unknown number of rows."),
+        _none("required", "null_rate", "A row without an event time belongs to no day.", ("event_time",)),
+        _none("time_in_day", "outside_day", "Rows of another day would leak future events into training."),
+        _none("time_order", "out_of_order", "Online training requires events in time order."),
     ]
     if spec.label.column:
         found += [
-            _none("label_values", "bad_labels", "A label that is missing or neither 0 nor 1 can not be learnt."),
-            _band("label_rate", "label_rate", expect.label_rate, "A day with almost no (or only) positives is a broken join."),
+            _none("label_values", "bad_labels", "A label must be 0 or 1; other values cannot be trained on."),
+            _band(
+                "label_rate",
+                "label_rate",
+                expect.label_rate,
+                "A day with almost no positives, or almost only positives, suggests a broken join.",
+            ),
         ]
     if expect.unique:
-        why = f"Rows that repeat another's {', '.join(expect.unique)} were sent twice, and would be trained on twice."
+        why = f"Rows with the same {', '.join(expect.unique)} were sent more than once and would be trained on more than once."
         found.append(_band("unique_keys", "duplicate_rate", expect.duplicates, why))
     found.append(_drift(spec))
     for kind, measure, why in (
-        ("null_rate", "null_rate", "The share of missing values that the catalog allows."),
-        ("value", "range", "The range of values that the catalog allows."),
+        ("null_rate", "null_rate", "The catalog limits the share of missing values."),
+        ("value", "range", "The catalog limits the range of values."),
     ):
         bands = {name: band for name, column in expect.columns.items() if (band := getattr(column, kind)) is not None}
         found += _declared(kind, measure, bands, why)
@@ -90,22 +121,36 @@ def _raw(spec: DatasetSpec) -> list[Expectation]:
 def _features(spec: DatasetSpec) -> list[Expectation]:
     expect = spec.expectations
     return [
-        _equal(
-            "schema", "schema", "The columns and types that batches are built from, and the catalog entry they were made by."
+        _equal("schema", "schema", "Columns, types and fingerprint are those of the catalog entry that batches are built by."),
+        _none(
+            "complete",
+            "rows_beyond_manifest",
+            "The files hold the number of rows that the manifest states, so no rows were lost.",
         ),
-        _none("complete", "rows_beyond_manifest", "The files hold as many rows as the manifest counts: nothing was lost."),
         _band(
-            "volume", "volume", expect.volume, "A day much smaller or larger than recent ones is a feed cut or doubled.", True
+            "volume",
+            "volume",
+            expect.volume,
+            "A day that is much smaller or larger than recent days suggests a truncated or duplicated feed.",
+            True,
         ),
         _none(
-            "no_nulls", "null_rate", "Missing values have their reserved id or fill; a null would break a batch.", _filled(spec)
+            "no_nulls",
+            "null_rate",
+            "Missing values are replaced by a reserved id or a fill value; a null would break a batch.",
+            _filled(spec),
         ),
-        _none("finite", "not_finite", "One NaN or infinity makes every weight of a model NaN."),
-        _none("label_values", "bad_labels", "A label that is missing or neither 0 nor 1 can not be learnt."),
-        _band("label_rate", "label_rate", expect.label_rate, "A day with almost no (or only) positives is a broken join."),
+        _none("finite", "not_finite", "A single NaN or infinity makes every weight of a model NaN."),
+        _none("label_values", "bad_labels", "A label must be 0 or 1; other values cannot be trained on."),
+        _band(
+            "label_rate",
+            "label_rate",
+            expect.label_rate,
+            "A day with almost no positives, or almost only positives, suggests a broken join.",
+        ),
         _sample_rate(),
-        _none("time_in_day", "outside_day", "Rows of another day would let a model see the future."),
-        _none("time_order", "out_of_order", "What trains online must see events as they happened."),
+        _none("time_in_day", "outside_day", "Rows of another day would leak future events into training."),
+        _none("time_order", "out_of_order", "Online training requires events in time order."),
         _drift(spec),
     ]
 
@@ -113,20 +158,33 @@ def _features(spec: DatasetSpec) -> list[Expectation]:
 def _mds(spec: DatasetSpec) -> list[Expectation]:
     expect = spec.expectations
     return [
-        _equal("schema", "schema", "The columns and encodings that readers expect, and the catalog entry they were made by."),
-        _equal("rows_equal", "rows_of_features", "Each row of the features is in exactly one split: nothing lost, none twice."),
-        _none("complete", "rows_beyond_manifest", "The blocks hold as many rows as the manifest counts, split by split."),
-        _band(
-            "volume", "volume", expect.volume, "A day much smaller or larger than recent ones is a feed cut or doubled.", True
-        ),
-        _none("finite", "not_finite", "One NaN or infinity makes every weight of a model NaN."),
-        _none("label_values", "bad_labels", "A label that is missing or neither 0 nor 1 can not be learnt."),
-        _band("label_rate", "label_rate", expect.label_rate, "A day with almost no (or only) positives is a broken join."),
+        _equal("schema", "schema", "Columns, encodings and fingerprint are those of the catalog entry that readers expect."),
         _equal(
-            "values_equal", "counts_of_features", "What rows hold is what the features' hold: they were moved, not changed."
+            "rows_equal", "rows_of_features", "Every row of the features is in exactly one split, so none is lost or repeated."
+        ),
+        _none("complete", "rows_beyond_manifest", "The blocks of each split hold the number of rows that the manifest states."),
+        _band(
+            "volume",
+            "volume",
+            expect.volume,
+            "A day that is much smaller or larger than recent days suggests a truncated or duplicated feed.",
+            True,
+        ),
+        _none("finite", "not_finite", "A single NaN or infinity makes every weight of a model NaN."),
+        _none("label_values", "bad_labels", "A label must be 0 or 1; other values cannot be trained on."),
+        _band(
+            "label_rate",
+            "label_rate",
+            expect.label_rate,
+            "A day with almost no positives, or almost only positives, suggests a broken join.",
+        ),
+        _equal(
+            "values_equal",
+            "counts_of_features",
+            "The rows hold the same values as the features, so none was changed by writing.",
         ),
         _sample_rate(),
-        _none("time_in_day", "outside_day", "Rows of another day would let a model see the future."),
+        _none("time_in_day", "outside_day", "Rows of another day would leak future events into training."),
         _drift(spec),
     ]
 
@@ -145,24 +203,26 @@ def _equal(name: str, measure: str, why: str) -> Expectation:
 
 
 def _sample_rate() -> Expectation:
-    why = "Weights are its inverse: 0 is infinite weight, above 1 is no share."
+    why = "A sampling rate is a probability above 0; its inverse is the example's weight."
     kwargs = {"min_value": 0.0, "max_value": 1.0, "strict_min": True}
     return Expectation("sample_rate", "range", BETWEEN, kwargs, "error", why, ("sample_rate",))
 
 
 def _drift(spec: DatasetSpec) -> Expectation:
-    why = "Values spread otherwise than in recent days: a renamed category, a new client, a broken join."
+    why = (
+        "Values are distributed differently from recent days, which suggests a renamed category, a new client or a broken join."
+    )
     return _band("drift", "drift", spec.expectations.drift, why, compares=True)
 
 
 def _filled(spec: DatasetSpec) -> tuple[str, ...]:
-    """Columns of the feature table that never hold a null."""
+    """Columns of the feature table that never contain nulls."""
     keys = [key for key, name in (("key:user", spec.user), ("key:item", spec.item)) if name]
     return ("event_time", "label", "sample_rate", *(d.name for d in spec.dense), *(s.name for s in spec.sparse), *keys)
 
 
 def _declared(kind: str, measure: str, bands: Mapping[str, Band], why: str) -> list[Expectation]:
-    """One check for the columns that share a band, named after the first of them."""
+    """One check per group of columns with the same band, named after the first column."""
     shared: dict[str, list[str]] = {}
     for name, band in bands.items():
         shared.setdefault(band.model_dump_json(), []).append(name)

@@ -1,4 +1,4 @@
-"""Category drift: how differently a feature's values are spread today than in the days before. Figures only, no verdict."""
+"""Category drift: how much the distribution of a feature's values differs from that of recent days."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ import numpy.typing as npt
 
 from ml.quality.histogram import Histogram
 
-NOISE = 0.02  # of the index, between two samples of one distribution, that is put up with
-SMOOTHING = 0.5  # rows added to each bucket, so that an empty one has a logarithm
+NOISE = 0.02  # tolerated index between two samples of the same distribution
+SMOOTHING = 0.5  # ids added to each bucket, so that the logarithm of an empty one is finite
 
 Counts = npt.NDArray[np.float64]
 
 
 def population_stability_index(today: Histogram, before: Sequence[Histogram], vocabulary: bool = False) -> float | None:
-    """The index (Siddiqi, 2006): `Σ (p - q) ln(p / q)` over buckets; None where there is nothing to compare with.
+    """Computes the population stability index (Siddiqi, 2006), `Σ (p - q) ln(p / q)` over buckets.
 
-    p: shares of today's ids; q: shares of the ids of the days before, all together: a day weighs what it holds. Buckets are
-    missing, out of vocabulary, and the values by id. Read by custom: under 0.1 none, to 0.25 some, above it much drift.
+    p are the shares of today's ids in each bucket (missing, out of vocabulary, and the buckets of values), q those of all
+    ids of the days before. By convention, an index under 0.1 is no drift, up to 0.25 some, and above it much.
 
-    Between samples of n and m ids from one distribution the index is about `(B - 1) (1/n + 1/m)` (Yurdakul, 2018): where
-    that is above `NOISE` the value buckets are folded, halving their number, until it is not; with too few ids even for
-    two of them the answer is None.
+    Between samples of n and m ids from one distribution, the index of B buckets is about `(B - 1) (1/n + 1/m)` (Yurdakul,
+    2018). The number of value buckets is halved until this is at most `NOISE`.
 
-    vocabulary: of a feature with a growing vocabulary, only days on which it knew some value compare.
+    Args:
+        today: Histogram of the day.
+        before: Histograms of recent days.
+        vocabulary: Whether the feature has a growing vocabulary. Days without any known value are then left out.
+
+    Returns:
+        The index; None if there are no ids to compare, or too few for two value buckets.
     """
     days = [h for h in before if sum(h.counts) and (h.known or not vocabulary)]
     if not days or not sum(today.counts):
@@ -41,7 +46,7 @@ def population_stability_index(today: Histogram, before: Sequence[Histogram], vo
 
 
 def _shares(days: Sequence[Histogram], buckets: int) -> Counts:
-    """[buckets + 2] shares, none of them 0. Folding halves onto each other is taking ids modulo half as much."""
+    """Shares [buckets + 2], all above 0. Adding one half of the buckets to the other is the same as halving the modulus."""
     missing, unknown, *values = np.sum([day.counts for day in days], axis=0)
     counts = np.concatenate([[missing, unknown], np.reshape(values, (-1, buckets)).sum(axis=0)]) + SMOOTHING
     return counts / counts.sum()

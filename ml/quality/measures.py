@@ -1,7 +1,7 @@
-"""The figures that expectations are about: from profiles to a value for each subject (a column, a split, the day).
+"""Measures that expectations check: each computes a value per subject (a column, a split or the day) from profiles.
 
-A measure says what is, never what should be. What it can not tell is None: of a comparing measure that means there is
-nothing to compare with, of any other that the data does not hold what was asked.
+A value of None means, for a measure that compares days, that there is nothing to compare with; for any other measure, that the
+data lacks what is measured.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DAY = "day"
 
 @dataclass(frozen=True)
 class Pair:
-    """What is there, and what should equal it."""
+    """A value and the value that it should equal, as text."""
 
     found: str
     expected: str
@@ -34,7 +34,15 @@ Value = float | Pair | None
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a measure may look at. recent: profiles of the days before, by day. features: of an MDS day, what it was made of."""
+    """What a measure is computed from.
+
+    Args:
+        spec: The dataset.
+        stage: The stage.
+        today: Profile of the day.
+        recent: Profiles of recent days, by day.
+        features: Profile of the day's features; only for MDS data.
+    """
 
     spec: DatasetSpec
     stage: str
@@ -47,7 +55,16 @@ Measure = Callable[[Evidence], Mapping[str, Value]]
 
 
 def measure(evidence: Evidence, name: str, columns: tuple[str, ...] = ()) -> dict[str, Value]:
-    """Values by subject; of `columns`, one (or, for a range, two) each, None for a column that is not there."""
+    """Computes a measure.
+
+    Args:
+        evidence: Profiles to compute it from.
+        name: A key of `MEASURES`.
+        columns: Columns to measure; all by default.
+
+    Returns:
+        Values by subject. With `columns`, one subject per column (two for a range), None for a column that is missing.
+    """
     found = dict(MEASURES[name](evidence))
     if not columns:
         return found
@@ -78,7 +95,7 @@ def _quarantine_rate(evidence: Evidence) -> Mapping[str, Value]:
 
 
 def _damaged_files(evidence: Evidence) -> Mapping[str, Value]:
-    """How many files of the day could not be read to their end."""
+    """Number of the day's files that could not be read to the end."""
     reasons = evidence.today.manifest.get("reasons", {})
     return {DAY: float(sum(count for reason, count in reasons.items() if reason.startswith(damaged_file(""))))}
 
@@ -97,7 +114,7 @@ def _not_finite(evidence: Evidence) -> Mapping[str, Value]:
 
 
 def _range(evidence: Evidence) -> Mapping[str, Value]:
-    """A column of nothing but missing values has none that could be out of range, which is within any: NaN."""
+    """A column of missing values only is in any range: NaN."""
     today = evidence.today
     return {
         f"{name} {end}": math.nan if today.rows and column.nulls == today.rows else getattr(column, end)
@@ -123,7 +140,7 @@ def _schema(evidence: Evidence) -> Mapping[str, Value]:
     elif evidence.stage == CLEANED_FEATURES:
         types = {field.name: str(field.type) for field in arrow_schema(spec)}
         types |= {name: "no such column" for name in today.columns if name not in types}
-    else:  # readers and scans refuse blocks of other columns than the fingerprint stands for
+    else:  # readers and scans refuse blocks whose columns do not match the fingerprint
         types = {}
     pairs: dict[str, Value] = {}
     for name, kind in types.items():
@@ -133,7 +150,7 @@ def _schema(evidence: Evidence) -> Mapping[str, Value]:
 
 
 def _spelled(kind: str) -> str:
-    # Parquet readers call a list's part "element", Arrow "item"; they are one type.
+    # Parquet readers call a list's elements "element", Arrow calls them "item"; the type is the same.
     return kind.replace("element: ", "item: ")
 
 
@@ -142,22 +159,22 @@ def _rows_of_features(evidence: Evidence) -> Mapping[str, Value]:
 
 
 def _counts_of_features(evidence: Evidence) -> Mapping[str, Value]:
-    """What all rows hold, in a number; positives; for each sparse feature how often it is missing, unknown, in each bucket."""
+    """Hash of all rows, number of positives, and counts of each sparse feature's ids."""
     if evidence.features is None:
         return {DAY: None}
     found: dict[str, Value] = {
-        "what rows hold": Pair(f"{evidence.today.content:x}", f"{evidence.features.content:x}"),
+        "row contents": Pair(f"{evidence.today.content:x}", f"{evidence.features.content:x}"),
         "positives": Pair(str(evidence.today.positives), str(evidence.features.positives)),
     }
     for name, before in evidence.features.histograms.items():
         now = evidence.today.histograms.get(name)
         moved = sum(abs(a - b) for a, b in zip(now.counts, before.counts, strict=True)) if now else sum(before.counts)
-        found[name] = Pair(f"{moved} ids otherwise", "0 ids otherwise")
+        found[name] = Pair(f"{moved} ids differ", "0 ids differ")
     return found
 
 
 def _drift(evidence: Evidence) -> Mapping[str, Value]:
-    """Users and items come and go by nature: features of who and of what are no categories, and are left out."""
+    """Features of users and items are left out: these change from day to day by nature."""
     spec, is_raw = evidence.spec, evidence.stage == RAW_LOGS
     identities = {s.name for s in spec.sparse if {spec.user, spec.item} & set(s.inputs)} if not is_raw else set()
     vocabularies = {s.name for s in spec.sparse if s.vocabulary} if not is_raw else set()

@@ -1,7 +1,7 @@
-"""Verdicts on a day: the contract's expectations, decided by Great Expectations over a small frame of aggregates.
+"""Checks a day against the contract of its stage: Great Expectations validates a small frame of aggregates.
 
-The frame has a row for each subject (a column, a split, the day) and a column for each expectation, so one pass over
-the data serves every check and Great Expectations, which is slow on rows, never sees one.
+The frame has a row per subject (a column, a split or the day) and a column per expectation. One pass over the data serves all
+checks, and Great Expectations, which is slow on rows, sees aggregates only.
 """
 
 from __future__ import annotations
@@ -21,12 +21,22 @@ from ml.quality.measures import Evidence, Pair, Value, measure
 from ml.quality.profiling import profile_day
 from ml.stages import CLEANED_FEATURES, MDS_DATASETS
 
-NAMED = 5  # subjects that a verdict shows, the worst first
+NAMED = 5  # maximum number of subjects that a verdict shows, the worst first
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one expectation. observed: the worst subjects, by name. compared_with: days."""
+    """The result of one expectation.
+
+    Args:
+        name: The expectation's name.
+        passed: Whether it holds.
+        severity: `error` blocks downstream assets, `warning` does not.
+        observed: Values of the worst subjects, by subject.
+        expected: The expected value or range.
+        why: What a failure means.
+        compared_with: Days that the day was compared with.
+    """
 
     name: str
     passed: bool
@@ -39,7 +49,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Validation:
-    """Verdicts in the contract's order. rows: of the day. seconds: of the checks; import_seconds: of loading the library."""
+    """The verdicts on a day.
+
+    Args:
+        verdicts: Verdicts in the contract's order.
+        seconds: Time of the checks.
+        rows: Number of rows of the day.
+        import_seconds: Time of importing Great Expectations.
+    """
 
     verdicts: list[Verdict]
     seconds: float
@@ -48,26 +65,39 @@ class Validation:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing that blocks what is downstream went wrong."""
+        """Whether no expectation of severity `error` failed."""
         return all(v.passed or v.severity == "warning" for v in self.verdicts)
 
 
 @dataclass(frozen=True)
 class _Ruling:
-    """What Great Expectations said of one expectation."""
+    """Great Expectations' result for one expectation."""
 
     passed: bool
     fault: str = ""
 
 
 def validate(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> Validation:
-    """Check one day of one stage. Raises `MissingPartition` where it is not in the lake, and what reading it raises.
+    """Checks one day of one stage.
 
-    A fault inside Great Expectations is a failed verdict of severity error.
+    An exception inside Great Expectations becomes a failed verdict of severity `error`.
+
+    Args:
+        spec: The dataset.
+        stage: One of `ml.stages.VALIDATED`.
+        day: The partition key.
+        lake: Where the data is stored.
+
+    Returns:
+        One verdict per expectation of the stage's contract.
+
+    Raises:
+        MissingPartition: The day is not in the lake.
+        ValueError: The data cannot be read.
     """
     began = time.perf_counter()
     load_library()
-    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)  # it sets itself to INFO
+    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)  # it sets its own level to INFO
     loaded = time.perf_counter()
     evidence = gather(spec, stage, day, lake)
     expectations = contract(spec, stage)
@@ -78,10 +108,15 @@ def validate(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> Validation:
 
 
 def load_library() -> None:
-    """Import Great Expectations, without the Spark Connect that it would try: where that lacks a package, its import calls
-    `sys.exit` in a process without a main file, as Dagster's run workers are."""
+    """Imports Great Expectations without Spark Connect.
+
+    If Spark Connect lacks a package, importing it calls `sys.exit` in processes without a main file, such as Dagster's run
+    workers.
+    """
     modules: dict[str, Any] = cast(Any, sys.modules)
-    hidden = modules.setdefault("pyspark.sql.connect", None) is None  # to import what is None fails, as if it were not there
+    hidden = (
+        modules.setdefault("pyspark.sql.connect", None) is None
+    )  # a None entry makes the import fail as if the module were missing
     try:
         import great_expectations  # noqa: F401
     finally:
@@ -90,7 +125,7 @@ def load_library() -> None:
 
 
 def gather(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> Evidence:
-    """Profiles of the day and of the recent days before it that were written under the same specification."""
+    """Loads profiles of the day and of recent days that were made under the same fingerprint."""
     today = profile_day(spec, stage, day, lake)
     before = [d for d in lake.days(stage, spec.name) if d < day][-spec.expectations.recent_days :]
     own = today.manifest.get("fingerprint")
@@ -102,7 +137,7 @@ def gather(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> Evidence:
 
 
 def decide(expectations: Sequence[Expectation], values: Mapping[str, Mapping[str, Value]]) -> dict[str, _Ruling]:
-    """Great Expectations' ruling on each, by name."""
+    """Returns Great Expectations' result for each expectation, by name."""
     import great_expectations as gx
     from great_expectations import expectations as library
     from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -128,7 +163,7 @@ def _columns_of(expectation: Expectation) -> dict[str, str]:
 
 
 def frame(expectations: Sequence[Expectation], values: Mapping[str, Mapping[str, Value]]) -> Any:
-    """The pandas frame that expectations look at: subjects by expectations, empty where one is not about the other."""
+    """Builds the pandas frame that is validated: a row per subject, a column per expectation, missing values elsewhere."""
     import pandas as pd
 
     subjects = list(dict.fromkeys(subject for e in expectations for subject in values[e.name]))
@@ -156,16 +191,16 @@ def _verdict(e: Expectation, values: Mapping[str, Value], ruling: _Ruling | None
         return Verdict(e.name, False, "error", {"Great Expectations": ruling.fault}, e.expected, e.why, days)
     passed, observed = ruling is None or ruling.passed, _worst(e, values)
     if e.compares:
-        observed = observed or {"all": "nothing to compare with"}
+        observed = observed or {"all": "no recent days to compare with"}
     elif not evidence.today.rows:
         observed = observed or {"all": "no rows"}
     elif missing := [subject for subject, value in values.items() if value is None]:
-        passed, observed = False, dict.fromkeys(missing[:NAMED], "not there to be measured") | observed
+        passed, observed = False, dict.fromkeys(missing[:NAMED], "missing") | observed
     return Verdict(e.name, passed, e.severity, observed, e.expected, e.why, days)
 
 
 def _worst(e: Expectation, values: Mapping[str, Value]) -> dict[str, str]:
-    """The subjects furthest from what is expected, as text."""
+    """The subjects that are furthest from what is expected, as text."""
     pairs = {subject: v for subject, v in values.items() if isinstance(v, Pair)}
     if e.type == EQUAL:
         wrong = {s: f"{p.found}, expected {p.expected}" for s, p in pairs.items() if p.found != p.expected}
@@ -177,6 +212,6 @@ def _worst(e: Expectation, values: Mapping[str, Value]) -> dict[str, str]:
 
 
 def _beyond(e: Expectation, value: float) -> float:
-    """How far a value lies outside its band; inside, minus how near it is to a bound."""
+    """Distance of a value from its band; inside, minus the distance from the nearest bound."""
     low, high = e.kwargs.get("min_value"), e.kwargs.get("max_value")
     return max(low - value if low is not None else -inf, value - high if high is not None else -inf)
