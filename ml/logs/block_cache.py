@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 from upath import UPath
+from xxhash import xxh3_128_digest
 
 from ml.catalog.log_spec import LogSpec
 from ml.logs.block_ranges import BlockRange
@@ -23,8 +24,9 @@ from ml.logs.sources import LogFile
 from ml.logs.validated_blocks import ValidatedBlock, read_validated_blocks
 
 MAX_BYTES = 8 << 30
-_FORMAT = 1  # increase it when the content of cached files changes
+_FORMAT = 2  # increase it when the content of cached files changes
 _UNPACKED = 6  # text is about this much larger than a .gz or .zst file of it
+_DIGEST = 16  # bytes of the XXH3 hash that a cached file begins with
 _BAD_SCHEMA = pa.schema([("line", pa.int64()), ("day", pa.int32()), ("reason", pa.string()), ("text", pa.binary())])
 
 
@@ -85,24 +87,28 @@ class BlockCache:
         bad = [block.bad_lines, block.bad_days, block.reasons, block.texts]
         bad_table = pa.table([pa.array(c, f.type) for c, f in zip(bad, _BAD_SCHEMA, strict=True)], schema=_BAD_SCHEMA)
         options = pa.ipc.IpcWriteOptions(compression="lz4")
-        with staged.open("wb") as sink:
-            for table in (rows, bad_table):
-                with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
-                    writer.write_table(table.combine_chunks())
+        sink = pa.BufferOutputStream()
+        for table in (rows, bad_table):
+            with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+                writer.write_table(table.combine_chunks())
+        data = sink.getvalue()
+        with staged.open("wb") as file_out:
+            file_out.write(xxh3_128_digest(data))
+            file_out.write(data)
         with suppress(FileNotFoundError):  # another process has made room in the meantime
             staged.rename(path)
 
     def read(self, file: LogFile, index: int) -> ValidatedBlock | None:
-        """One block, or None if it is not cached."""
+        """One block, or None if it is not cached, or not as it was written."""
         try:
-            with self._path(file, index).open("rb") as source:
-                rows, bad = pa.ipc.open_stream(source).read_all(), pa.ipc.open_stream(source).read_all()
+            whole = memoryview(self._path(file, index).read_bytes())
         except FileNotFoundError:
             return None
-        except (pa.ArrowInvalid, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk or the network failed
-            return None  # a truncated file
+        digest, data = whole[:_DIGEST], whole[_DIGEST:]
+        if xxh3_128_digest(data) != digest:
+            return None
+        source = pa.BufferReader(data)
+        rows, bad = pa.ipc.open_stream(source).read_all(), pa.ipc.open_stream(source).read_all()
         width = rows.num_columns - 3
         row_lines, times, days = (rows.column(width + n).to_numpy() for n in range(3))
         return ValidatedBlock(

@@ -79,15 +79,31 @@ def test_a_day_is_the_same_bytes_from_parsed_and_from_cached_blocks(
     lost = cached(lake)[::3]
     for path in lost:
         path.unlink()
-    broken = cached(lake)[0]
-    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
+    torn, flipped = cached(lake)[:2]
+    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
+    flipped.write_bytes(flipped.read_bytes().replace(b"f", b"g"))
     assert ingest(spec(), tmp_path, lake) == whole
-    assert 0 < len(parsed) <= len(lost) + 1
+    assert 0 < len(parsed) <= len(lost) + 2
     parsed.clear()
     for path in cached(lake):
         path.unlink()
     assert ingest(spec(), tmp_path, lake) == whole
-    assert len(parsed) > len(lost) + 1
+    assert len(parsed) > len(lost) + 2
+
+
+def test_a_block_that_was_cut_anywhere_is_parsed_again(tmp_path: Path, lake: Lake) -> None:
+    (tmp_path / "0.csv").write_text(f"{MIDNIGHT},a,1.0,1\nbad\n")
+    settle(tmp_path / "0.csv")
+    index = LogIndex.build(spec(), tmp_path, lake, RUNNER)
+    ((path,), cache, file) = cached(lake), index.cache, index.files[0].file
+    assert cache is not None
+    block, whole = cache.read(file, 0), path.read_bytes()
+    assert block is not None and len(block.row_lines) == len(block.bad_lines) == 1
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        assert cache.read(file, 0) is None
+    path.unlink()
+    assert cache.read(file, 0) is None
 
 
 def test_another_reading_of_the_log_does_not_see_the_blocks(tmp_path: Path, lake: Lake, parsed: list[tuple[str, int]]) -> None:
