@@ -38,6 +38,7 @@ STATE = "state.json"
 WEIGHTS, OPTIMIZER = "weights", "optimizer"
 TABLES, DENSE = "tables/", "dense/"
 Tensors = dict[str, torch.Tensor]
+_KEYS = {"shards": int, "files": dict, "sharded_by_id": dict, "independent": bool, "metadata": dict}  # of state.json
 _WAY_OUT = "restore the folder from a copy, or train its day again (an export: export its day again)"
 
 
@@ -183,6 +184,9 @@ def read_state(folder: Path | UPath) -> dict[str, Any]:
         raise DamagedSnapshot(f"{folder / STATE} cannot be read ({error}); {_WAY_OUT}") from error
     if found != FORMAT:
         raise SnapshotMismatch(f"{folder}: format {found}, this code reads {FORMAT}; train its day again")
+    for key, kind in _KEYS.items():
+        if type(state.get(key)) is not kind:
+            raise DamagedSnapshot(f"{folder / STATE}: {key}: expected {kind.__name__}, found {state.get(key)!r}; {_WAY_OUT}")
     return state
 
 

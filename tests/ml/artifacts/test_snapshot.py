@@ -142,6 +142,18 @@ def test_every_file_is_recorded_and_verified(tmp_path: Path) -> None:
     load_tensors(folder)
 
 
+@pytest.mark.parametrize("value", [None, "other"])
+@pytest.mark.parametrize("key", ["shards", "files", "sharded_by_id", "independent", "metadata"])
+def test_a_damaged_state_names_the_key(key: str, value: str | None, tmp_path: Path) -> None:
+    save_shard(CheckpointShard({"dense/w": torch.ones(2)}, None, {}), tmp_path)
+    state = json.loads((tmp_path / STATE).read_text())
+    (tmp_path / STATE).write_text(
+        json.dumps({name: of for name, of in state.items() if name != key} | ({key: value} if value else {}))
+    )
+    with pytest.raises(DamagedSnapshot, match=rf"{key}: expected .*, found {value!r}; restore the folder"):
+        load_tensors(tmp_path)
+
+
 def test_predictions_need_no_optimizer_files(tmp_path: Path) -> None:
     store = trained_store(9)
     folder = write(store, tmp_path / "whole", shards=3)
