@@ -38,12 +38,12 @@ class BusyPartition(TimeoutError):
 class Lake:
     """Partitions below one root.
 
-        Args:
+    Args:
         root: The folder, local or of any fsspec filesystem.
 
     Example:
         >>> lake = Lake.at("memory://example-lake")
-            >>> with lake.write("raw_logs", "criteo", "2014-01-01") as staging:
+        >>> with lake.write("raw_logs", "criteo", "2014-01-01") as staging:
         ...     _ = (staging / "rows.txt").write_text("one row")
         ...     lake.write_manifest(staging, {"rows": 1})
         >>> lake.manifest("raw_logs", "criteo", "2014-01-01")["rows"]

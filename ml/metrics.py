@@ -72,7 +72,7 @@ class CalibrationBin:
 class ClickSums:
     """Sums over predicted click probabilities. `a + b` holds the sums over the rows of both.
 
-        Args:
+    Args:
         rows: Number of rows.
         clicks: Number of clicked rows.
         predicted: Sum of the probabilities.
