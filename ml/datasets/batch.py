@@ -1,40 +1,98 @@
-"""The batch: what a reader yields and a model takes. Nothing here reads or writes."""
+"""The batch: what a reader yields and a model takes. Define containers of tensors here, and no input or output."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, overload
 
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 
-@dataclass(frozen=True)
-class Batch:
-    """B examples, D dense and F sparse features.
+class Unlabelled(ValueError):
+    """A batch of a request has no labels, sample rates or event times, and something needs them."""
 
-    dense: float32 [B, D]. sparse: KeyedJaggedTensor of F keys, int64 ids, key-major, stride B.
-    labels: float32 [B], 0 or 1. sample_rate: float32 [B], the probability with which such a
-    row, unclicked, came in; 1.0 where nothing was down-sampled.
-    event_time: int64 [B], microseconds since 1970-01-01 UTC.
+
+class _TrainingField:
+    """A field that requests lack. Reading it where it is missing raises `Unlabelled`, so that no user has to check for None."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name, self._key = name, f"_{name}"
+
+    @overload
+    def __get__(self, batch: None, owner: type) -> None: ...
+    @overload
+    def __get__(self, batch: Any, owner: type) -> torch.Tensor: ...
+    def __get__(self, batch: Any, owner: type) -> torch.Tensor | None:
+        if batch is None:
+            return None  # the default of the dataclass field
+        found = batch.__dict__[self._key]
+        if found is None:
+            raise Unlabelled(
+                f"the batch has no {self._name}: it was made from a request. Training, evaluation and sampling correction need "
+                "batches of a feature table or of training data (ml.datasets)"
+            )
+        return found
+
+    def __set__(self, batch: Any, value: torch.Tensor | None) -> None:
+        batch.__dict__[self._key] = value
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Batch:
+    """B examples with I dense and F sparse features.
+
+    A request has only `dense` and `sparse`. Reading one of the other fields of its batch raises `Unlabelled`.
+
+    Args:
+        dense: float32 [B, I].
+        sparse: KeyedJaggedTensor of F keys with stride B; ids are int64, key-major.
+        labels: float32 [B], 0 or 1.
+        sample_rate: float32 [B], the probability that an unclicked row like this was kept by sampling; 1.0 without sampling.
+        event_time: int64 [B], microseconds since 1970-01-01 UTC.
+
+    Example:
+        >>> sparse = KeyedJaggedTensor(["item"], torch.tensor([7, 9]), lengths=torch.tensor([1, 1], dtype=torch.int32))
+        >>> request = Batch(torch.zeros(2, 3), sparse)
+        >>> len(request), request.is_labelled
+        (2, False)
     """
 
     dense: torch.Tensor
     sparse: KeyedJaggedTensor
-    labels: torch.Tensor
-    sample_rate: torch.Tensor
-    event_time: torch.Tensor
+    labels: _TrainingField = _TrainingField()
+    sample_rate: _TrainingField = _TrainingField()
+    event_time: _TrainingField = _TrainingField()
 
     def __len__(self) -> int:
-        return self.labels.numel()
+        return len(self.dense)
+
+    def __repr__(self) -> str:
+        kind = "labelled" if self.is_labelled else "unlabelled"
+        return f"Batch({len(self)} {kind} rows, {self.dense.shape[1]} dense, {len(self.sparse.keys())} sparse features)"
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the batch has labels, sample rates and event times."""
+        return all(self.__dict__[f"_{name}"] is not None for name in ("labels", "sample_rate", "event_time"))
 
     def rows(self, kept: torch.Tensor) -> Batch:
-        """The rows of a mask, bool [B], in their order."""
-        lengths = self.sparse.lengths().view(len(self.sparse.keys()), len(self))
-        of_values = torch.repeat_interleave(kept.repeat(len(lengths)), lengths.reshape(-1).long())
+        """Select rows.
+
+        Args:
+            kept: bool [B], True for rows to keep.
+
+        Returns:
+            The kept rows, in their order.
+        """
+        lengths = self.sparse.lengths().view(len(self.sparse.keys()), len(self))  # [F, B]
+        of_values = torch.repeat_interleave(kept.repeat(len(lengths)), lengths.reshape(-1).long())  # [values]
         sparse = KeyedJaggedTensor(
             self.sparse.keys(),
             self.sparse.values()[of_values],
             lengths=lengths[:, kept].reshape(-1),
             stride=int(kept.sum()),
         )
+        if not self.is_labelled:
+            return Batch(self.dense[kept], sparse)
         return Batch(self.dense[kept], sparse, self.labels[kept], self.sample_rate[kept], self.event_time[kept])

@@ -1,4 +1,7 @@
-"""Building a `Batch`: from rows of blocks for training, from the feature table for evaluation. No files, no order."""
+"""Building a `Batch`: from rows of blocks for training, from the feature table for evaluation. No files, and no order.
+
+Batches of requests, which start from raw log columns, are built in `ml.datasets.request`.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,20 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ml.datasets.batch import Batch
-from ml.datasets.rows import Rows, gather_runs
-from ml.schema import FeatureSchema
+from ml.datasets.rows import Array, Rows, column_from_table, features_from_table, gather_runs
+from ml.schema import EVENT_TIME, LABEL, SAMPLE_RATE, FeatureSchema
 
 
 def batch_from_rows(rows: Rows, schema: FeatureSchema) -> Batch:
-    """A batch of B = len(rows), in the rows' order. Its tensors share memory with `rows` where the layout is the same."""
+    """Builds a batch of rows, in their order.
+
+    Args:
+        rows: B rows. The tensors share memory with them where the layout is the same.
+        schema: Names of the features.
+    """
     return Batch(
         dense=torch.from_numpy(rows.dense),
-        sparse=_keyed(rows, schema),
+        sparse=_keyed(rows.single, rows.multi_lengths, rows.multi_values, schema),
         labels=torch.from_numpy(rows.label),
         sample_rate=torch.from_numpy(rows.sample_rate),
         event_time=torch.from_numpy(rows.event_time),
@@ -24,26 +32,38 @@ def batch_from_rows(rows: Rows, schema: FeatureSchema) -> Batch:
 
 
 def batch_from_arrow(table: pa.Table | pa.RecordBatch, schema: FeatureSchema) -> Batch:
-    """A batch of all rows of a feature table, in its order.
+    """Builds a batch of all rows of a feature table, in its order.
 
-    Raises `ValueError`, naming the column, where one is missing, of another type, null, or a list without a value.
+    Args:
+        table: B rows. Without a column `label` the batch is unlabelled.
+        schema: Names of the features.
+
+    Raises:
+        ValueError: A column is missing, of another type or null, or a list is empty. The message names the column.
     """
     whole = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
-    rows = Rows.from_table(whole, schema)
-    return batch_from_rows(rows.take(rows.position), schema)  # arrow's own buffers are read-only
+    features = features_from_table(whole, schema)
+    dense = torch.from_numpy(features["dense"])
+    sparse = _keyed(features["single"], features["multi_lengths"], features["multi_values"], schema)
+    if LABEL not in whole.schema.names:
+        return Batch(dense, sparse)
+    types = {LABEL: pa.float32(), SAMPLE_RATE: pa.float32(), EVENT_TIME: pa.int64()}
+    # Arrow's buffers are read-only, which torch does not support.
+    labels = [torch.from_numpy(column_from_table(whole, name, dtype).copy()) for name, dtype in types.items()]
+    return Batch(dense, sparse, *labels)
 
 
-def _keyed(rows: Rows, schema: FeatureSchema) -> KeyedJaggedTensor:
-    """Ids key after key (B of each single-valued one, then the multi-valued), lengths int32 [F * B], stride B."""
-    single = np.ascontiguousarray(rows.single.T).ravel()
-    lengths = np.ones(single.size, np.int32)
-    values = single
+def _keyed(single: Array, multi_lengths: Array, multi_values: Array, schema: FeatureSchema) -> KeyedJaggedTensor:
+    """Ids key-major (B of each single-valued feature, then the multi-valued ones), lengths int32 [F * B], stride B."""
+    rows = len(single)
+    values = np.ascontiguousarray(single.T).ravel()  # [B, F1] -> [F1 * B]
+    lengths = np.ones(values.size, np.int32)
     if schema.multi:
-        counts = rows.multi_lengths.ravel()
-        starts = (np.cumsum(counts, dtype=np.int64) - counts).reshape(rows.multi_lengths.shape)
-        by_key = np.ascontiguousarray(rows.multi_lengths.T).ravel()
-        values = np.concatenate([single, gather_runs(rows.multi_values, starts.T.ravel(), by_key)])
+        counts = multi_lengths.ravel()  # [B * F2], row after row
+        starts = (np.cumsum(counts, dtype=np.int64) - counts).reshape(multi_lengths.shape)  # [B, F2]
+        by_key = np.ascontiguousarray(multi_lengths.T).ravel()  # [F2 * B]
+        values = np.concatenate([values, gather_runs(multi_values, starts.T.ravel(), by_key)])
         lengths = np.concatenate([lengths, by_key])
     return KeyedJaggedTensor(
-        keys=list(schema.sparse), values=torch.from_numpy(values), lengths=torch.from_numpy(lengths), stride=len(rows)
+        keys=list(schema.sparse), values=torch.from_numpy(values), lengths=torch.from_numpy(lengths), stride=rows
     )

@@ -82,17 +82,11 @@ class Rows:
 
         Raises `ValueError`, naming the column, where one is missing, of another type, null, or a list without a value.
         """
-        columns = {name: _column(table, name, pa.float32()) for name in (LABEL, SAMPLE_RATE, *schema.dense)}
-        columns |= {name: _column(table, name, pa.int64()) for name in (EVENT_TIME, *schema.single)}
-        lengths, values = _lists(table, schema.multi)
         return cls(
-            dense=_stack(table, columns, schema.dense, np.float32),
-            single=_stack(table, columns, schema.single, np.int64),
-            multi_lengths=lengths,
-            multi_values=values,
-            label=columns[LABEL],
-            sample_rate=columns[SAMPLE_RATE],
-            event_time=columns[EVENT_TIME],
+            **features_from_table(table, schema),
+            label=column_from_table(table, LABEL, pa.float32()),
+            sample_rate=column_from_table(table, SAMPLE_RATE, pa.float32()),
+            event_time=column_from_table(table, EVENT_TIME, pa.int64()),
             position=np.arange(start, start + table.num_rows, dtype=np.int64),
         )
 
@@ -126,9 +120,20 @@ def gather_runs(values: Array, starts: npt.NDArray[np.int64], lengths: npt.NDArr
     return values.take(np.arange(total) + np.repeat(starts - (ends - lengths), lengths))
 
 
-def _column(table: pa.Table, name: str, dtype: pa.DataType) -> Array:
-    column = _checked(table, name, dtype)
-    return column.to_numpy()
+def features_from_table(table: pa.Table, schema: FeatureSchema) -> dict[str, Array]:
+    """The feature columns of a feature table: `dense`, `single`, `multi_lengths` and `multi_values` as `Rows` stores them."""
+    lengths, values = _lists(table, schema.multi)
+    return {
+        "dense": _stack(table, schema.dense, pa.float32()),
+        "single": _stack(table, schema.single, pa.int64()),
+        "multi_lengths": lengths,
+        "multi_values": values,
+    }
+
+
+def column_from_table(table: pa.Table, name: str, dtype: pa.DataType) -> Array:
+    """A column of a feature table, [n]. Raises `ValueError` if it is missing, of another type, or has nulls."""
+    return _checked(table, name, dtype).to_numpy()
 
 
 def _checked(table: pa.Table, name: str, dtype: pa.DataType) -> pa.Array:
@@ -143,10 +148,10 @@ def _checked(table: pa.Table, name: str, dtype: pa.DataType) -> pa.Array:
     return column
 
 
-def _stack(table: pa.Table, columns: Mapping[str, Array], names: Sequence[str], dtype: type[np.generic]) -> Array:
-    out = np.empty((table.num_rows, len(names)), dtype)
+def _stack(table: pa.Table, names: Sequence[str], dtype: pa.DataType) -> Array:
+    out = np.empty((table.num_rows, len(names)), dtype.to_pandas_dtype())
     for i, name in enumerate(names):
-        out[:, i] = columns[name]
+        out[:, i] = column_from_table(table, name, dtype)
     return out
 
 
