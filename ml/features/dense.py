@@ -14,20 +14,26 @@ from ml.features.buffers import numbers, validity
 _LARGEST = float(np.finfo(np.float32).max)
 
 
+@jit(inline="always")
+def finite_float32(x, fill, low, high, log1p, scale):  # type: ignore[no-untyped-def]
+    """One dense value, float32. x: float64; NaN and infinities are missing."""
+    if not math.isfinite(x):
+        x = fill
+    x = min(max(x, low), high)
+    if log1p:
+        x = math.log1p(max(x, 0.0))
+    return np.float32(min(max(x * scale, -_LARGEST), _LARGEST))
+
+
 @jit
 def _dense(  # type: ignore[no-untyped-def]
     values: np.ndarray, valid: np.ndarray, fill: float, low: float, high: float, log1p: bool, scale: float
 ):
     out = np.empty(len(values), np.float32)
     for i in range(len(values)):
-        x = np.float64(values[i])
         known = len(valid) == 0 or valid[i]
-        if not (known and math.isfinite(x)):
-            x = fill
-        x = min(max(x, low), high)
-        if log1p:
-            x = math.log1p(max(x, 0.0))
-        out[i] = np.float32(min(max(x * scale, -_LARGEST), _LARGEST))
+        x = np.float64(values[i]) if known else math.nan
+        out[i] = finite_float32(x, fill, low, high, log1p, scale)
     return out
 
 

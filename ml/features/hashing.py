@@ -56,7 +56,8 @@ def _word(data, at, width):  # type: ignore[no-untyped-def]
 
 
 @jit(inline="always")
-def _xxh64_word(word, seed):  # type: ignore[no-untyped-def]
+def xxh64_word(word, seed):  # type: ignore[no-untyped-def]
+    """XXH64 of 8 bytes, given as a little-endian word."""
     h = (seed + _P5 + _EIGHT) ^ _round(np.uint64(0), word)
     return _avalanche(_rotate(h, 27) * _P1 + _P4)
 
@@ -93,8 +94,8 @@ def xxh64(data: np.ndarray, start: int, end: int, seed: np.uint64) -> np.uint64:
 
 
 @jit(inline="always")
-def _as_id(h):  # type: ignore[no-untyped-def]
-    # Hashes 0 and 1 would be taken for missing and out of vocabulary.
+def as_id(h):  # type: ignore[no-untyped-def]
+    """The id of a hash. Hashes 0 and 1 are moved, since these ids mean missing and out of vocabulary."""
     return np.int64(h) if h > np.uint64(1) else np.int64(h) + FIRST_ID
 
 
@@ -104,7 +105,7 @@ def hash_ranges(data: np.ndarray, starts: np.ndarray, ends: np.ndarray, valid: n
     ids = np.empty(len(starts), np.int64)
     for i in range(len(starts)):
         known = len(valid) == 0 or valid[i]
-        ids[i] = _as_id(xxh64(data, starts[i], ends[i], seed)) if known else MISSING_ID
+        ids[i] = as_id(xxh64(data, starts[i], ends[i], seed)) if known else MISSING_ID
     return ids
 
 
@@ -113,7 +114,7 @@ def _hash_words(words: np.ndarray, valid: np.ndarray, seed: np.uint64) -> np.nda
     ids = np.empty(len(words), np.int64)
     for i in range(len(words)):
         known = len(valid) == 0 or valid[i]
-        ids[i] = _as_id(_xxh64_word(np.uint64(words[i]), seed)) if known else MISSING_ID
+        ids[i] = as_id(xxh64_word(np.uint64(words[i]), seed)) if known else MISSING_ID
     return ids
 
 
@@ -122,7 +123,7 @@ def _chain(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     ids = np.empty(len(left), np.int64)
     for i in range(len(left)):
         missing = left[i] == MISSING_ID or right[i] == MISSING_ID
-        ids[i] = MISSING_ID if missing else _as_id(_xxh64_word(np.uint64(right[i]), np.uint64(left[i])))
+        ids[i] = MISSING_ID if missing else as_id(xxh64_word(np.uint64(right[i]), np.uint64(left[i])))
     return ids
 
 

@@ -30,16 +30,22 @@ def insert(slots: np.ndarray, places: np.ndarray, keys: np.ndarray) -> None:
         places[s] = i
 
 
+@jit(inline="always")
+def find_one(slots, places, key, absent):  # type: ignore[no-untyped-def]
+    """Position of a key as it was inserted, or `absent`."""
+    mask = len(slots) - 1
+    s = key & mask
+    while slots[s] != key and slots[s] != EMPTY:
+        s = (s + 1) & mask
+    return places[s] if slots[s] != EMPTY else absent
+
+
 @jit
 def find(slots: np.ndarray, places: np.ndarray, keys: np.ndarray, absent: int) -> np.ndarray:
     """Position of each key (int64 [N]) as it was inserted, or `absent`; a key of 0 is absent. int64 [N]."""
-    mask = len(slots) - 1
     found = np.empty(len(keys), np.int64)
     for i in range(len(keys)):
-        s = keys[i] & mask
-        while slots[s] != keys[i] and slots[s] != EMPTY:
-            s = (s + 1) & mask
-        found[i] = places[s] if slots[s] != EMPTY else absent
+        found[i] = find_one(slots, places, keys[i], absent)
     return found
 
 

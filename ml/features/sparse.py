@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ml.catalog.spec import ColumnType, SparseColumn
+from ml.catalog.spec import ColumnType, DatasetSpec, SparseColumn
 from ml.compute.kernel_cache import jit
 from ml.features.buffers import flat, string_bytes, validity
 from ml.features.columns import plain, take_column
@@ -29,6 +29,11 @@ class Keys:
 
     values: np.ndarray
     offsets: np.ndarray | None = None
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Keys of each row, int32 [N]."""
+        return np.diff(self.offsets) if self.offsets is not None else np.ones(len(self.values), np.int32)
 
     def to_arrow(self, ids: np.ndarray) -> pa.Array:
         """ids (int64 [V]) in place of the keys: Arrow int64 [N], or list<int64> [N]."""
@@ -155,6 +160,11 @@ class SparseFeature:
             return plain(value.take(at)).cast(pa.string())
         data, _, starts, ends = _parts(self.column, plain(value))
         return _copy_ranges(data, starts[positions], ends[positions])
+
+
+def sparse_features(spec: DatasetSpec) -> dict[str, SparseFeature]:
+    """Each sparse feature by name."""
+    return {s.name: SparseFeature(s, spec.column_types, spec.zone) for s in spec.sparse}
 
 
 def _copy_ranges(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> pa.Array:

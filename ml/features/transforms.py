@@ -17,7 +17,7 @@ from ml.features.buffers import flat
 from ml.features.columns import plain, take_column
 from ml.features.dense import dense_values
 from ml.features.hashing import hash_values
-from ml.features.sparse import SparseFeature
+from ml.features.sparse import SparseFeature, sparse_features
 from ml.features.vocabulary import Vocabulary
 from ml.schema import EVENT_TIME, ITEM_KEY, LABEL, ORACLE, SAMPLE_RATE, SLICE_PREFIX, USER_KEY, arrow_schema
 
@@ -48,9 +48,14 @@ class Transform:
         return pa.RecordBatch.from_arrays([make(batch) for make in self.makers], schema=self.schema)
 
 
-def sparse_features(spec: DatasetSpec) -> dict[str, SparseFeature]:
-    """Each sparse feature's reader, by name."""
-    return {s.name: SparseFeature(s, spec.column_types, spec.zone) for s in spec.sparse}
+def check_vocabularies(spec: DatasetSpec, vocabularies: Mapping[str, Vocabulary] | None) -> Mapping[str, Vocabulary]:
+    """Raises `ValueError` unless every feature that asks for a vocabulary has one."""
+    vocabularies = vocabularies or {}
+    if missing := {s.name for s in spec.sparse if s.vocabulary} - set(vocabularies):
+        raise ValueError(
+            f"{spec.name}: no vocabulary given for {sorted(missing)}; before the first day it is Vocabulary.empty()"
+        )
+    return vocabularies
 
 
 def compile_transforms(
@@ -63,16 +68,13 @@ def compile_transforms(
     sample_rate, slices and oracle are neither read nor made. The function raises `LabelError`, `KeyError` (a missing column)
     and `TypeError` (a column of another type).
     """
-    vocabularies = vocabularies or {}
-    wanted = {s.name for s in spec.sparse if s.vocabulary}
-    if missing := wanted - set(vocabularies):
-        raise ValueError(
-            f"{spec.name}: no vocabulary given for {sorted(missing)}; before the first day it is Vocabulary.empty()"
-        )
+    vocabularies = check_vocabularies(spec, vocabularies)
     types = spec.column_types
-    makers: dict[str, Maker] = {EVENT_TIME: _event_time, LABEL: _label(spec), SAMPLE_RATE: _sample_rate}
+    makers: dict[str, Maker] = {EVENT_TIME: check_event_time, LABEL: _label(spec), SAMPLE_RATE: _sample_rate}
     makers |= {d.name: _dense(d, spec) for d in spec.dense}
-    makers |= {name: _sparse(f, vocabularies[name] if name in wanted else None) for name, f in sparse_features(spec).items()}
+    makers |= {
+        name: _sparse(f, vocabularies[name] if f.column.vocabulary else None) for name, f in sparse_features(spec).items()
+    }
     makers |= {key: _hashed(key, name, spec) for key, name in ((USER_KEY, spec.user), (ITEM_KEY, spec.item)) if name}
     makers |= {
         SLICE_PREFIX + name: (lambda b, n=name: plain(take_column(b, n, types[n])).cast(pa.string())) for name in spec.slices
@@ -86,7 +88,8 @@ def compile_transforms(
     return Transform(schema, tuple(makers[name] for name in schema.names))
 
 
-def _event_time(batch: pa.RecordBatch) -> pa.Array:
+def check_event_time(batch: pa.RecordBatch) -> pa.Array:
+    """The rows' event times, int64 [N]. Raises `ValueError` if one is missing."""
     times = take_column(batch, EVENT_TIME, "int")
     if times.null_count:
         raise ValueError(f"{EVENT_TIME}: {times.null_count} rows have none; every row of a day has its time")

@@ -58,7 +58,7 @@ class Vocabulary:
         slots = np.zeros(slots_for(len(keys)), np.int64)
         places = np.zeros(len(slots), np.int64)
         insert(slots, places, keys)
-        return cls(slots, places, np.append(ids, OOV_ID))
+        return cls(slots, places, np.append(ids, OOV_ID).astype(np.int64, copy=False))
 
     @classmethod
     def empty(cls) -> Vocabulary:
