@@ -28,11 +28,9 @@ from ml.artifacts.raw_columns import RawColumns
 from ml.artifacts.snapshot import read_file, read_state, write_file
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
-from ml.datasets.collate import batch_from_arrow
-from ml.features.transforms import compile_transforms
+from ml.datasets.request import RequestTransform
 from ml.features.vocabulary import Vocabulary
 from ml.lake import Lake
-from ml.schema import LABEL, SAMPLE_RATE
 from ml.stages import CLEANED_FEATURES
 
 if TYPE_CHECKING:
@@ -108,10 +106,7 @@ class Bundle:
 
     def batch(self, rows: pa.RecordBatch) -> Batch:
         """Transform N raw rows, already in their declared types, to the tensors that the model reads."""
-        features = pa.Table.from_batches([self._transform(rows)])
-        for name, value in ((LABEL, 0.0), (SAMPLE_RATE, 1.0)):
-            features = features.append_column(name, pa.array(np.full(len(rows), value, np.float32)))
-        return batch_from_arrow(features, self.predictor.schema)
+        return self._transform(rows)
 
     def score(self, batch: Batch, sampled: bool = False) -> npt.NDArray[np.float32]:
         """Predict click probabilities of transformed rows, float32 [B]; see `Predictor.predict`."""
@@ -153,8 +148,8 @@ class Bundle:
         return RawColumns(self.spec)
 
     @cached_property
-    def _transform(self):  # type: ignore[no-untyped-def]
-        return compile_transforms(self.spec, self._vocabularies, with_label=False)
+    def _transform(self) -> RequestTransform:
+        return RequestTransform(self.spec, self._vocabularies)
 
 
 def write_inputs(folder: Path | UPath, spec: DatasetSpec, states: Mapping[str, UPath]) -> dict[str, str]:

@@ -75,8 +75,6 @@ class RawColumns:
         for name, most in self._histories.items():
             if name in columns:
                 columns[name] = self._ids(columns[name], most)
-        if EVENT_TIME not in self.types:  # transforms require one
-            columns[EVENT_TIME] = pa.array(np.zeros(len(rows), np.int64))
         return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
     def _ids(self, items: pa.Array, most: int | None) -> pa.Array:
