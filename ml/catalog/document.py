@@ -88,7 +88,7 @@ def read_document(path: Path) -> Document:
     if len(raw) > MAX_BYTES:
         raise CatalogError(f"{path}: {len(raw)} bytes; expected a catalog entry of at most {MAX_BYTES}")
     try:
-        loader = _Loader(raw.decode("utf-8-sig"))
+        loader = _Loader(raw.decode())  # PyYAML skips one byte order mark
         root = loader.get_single_node()
         data = loader.construct_document(root) if root is not None else None
     except UnicodeDecodeError as error:

@@ -18,6 +18,7 @@ from tests.helpers.trials import TRIALS
 
 ROOT = Path(__file__).parents[2]
 DAYS = ["2026-01-01", "2026-01-02"]
+ATTEMPTS = 5
 STAGES = stages_of(load_catalog()["synthetic"])
 
 
@@ -45,14 +46,19 @@ def replay(home: Path, catalog: Path) -> subprocess.Popen[bytes]:
 
 
 def kill_while_writing(stage: str, day: str, home: Path, catalog: Path) -> None:
-    """Start a replay, and kill it as soon as it writes a partition of the stage."""
-    process = replay(home, catalog)
-    staging = home / stage / "synthetic" / ".staging" / day
-    while process.poll() is None and not staging.exists():
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL, f"ended before it was killed in {stage}"
+    """Start a replay, and kill it while it writes a partition of the stage; again, if the partition was written first."""
+    lake, staging = Lake.at(home), home / stage / "synthetic" / ".staging" / day
+    for _ in range(ATTEMPTS):
+        lake.discard(stage, "synthetic", day)
+        process = replay(home, catalog)
+        while process.poll() is None and not staging.exists():
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert process.returncode == -signal.SIGKILL, f"ended before it was killed in {stage}"
+        if not lake.has(stage, "synthetic", day):
+            return
+    raise AssertionError(f"{stage} was written before the kill in each of {ATTEMPTS} attempts")
 
 
 def digests(home: Path) -> dict[str, str]:

@@ -350,6 +350,12 @@ TOKENS = """\
 JUNK = st.sampled_from([b"\xff", b"\xc3", b"|", *(token.encode() for token in TOKENS)])
 
 
+def test_a_second_byte_order_mark_is_refused(tmp_path: Path) -> None:
+    content = (CATALOG / "synthetic.yaml").read_bytes()
+    assert load(tmp_path, "synthetic", b"\xef\xbb\xbf" + content)
+    assert refusal(tmp_path, "synthetic", "\ufeff\ufeff" + content.decode())
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.soak
 @examples(400)
