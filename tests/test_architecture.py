@@ -1,4 +1,4 @@
-"""The structure that the project promises: layers, and no cycles between modules or between packages."""
+"""The structure of the code: layers, the order of packages, and no import cycles between modules or packages."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ import pytest
 from tests.helpers.paths import ROOT
 
 LAYERS = ("ml", "assets", "orchestration")  # each may import those before it
+GROUND = ("compute", "days", "distributed", "hashing", "lake", "metrics", "parquet", "schema", "stages")
+PACKAGES = (  # of ml, likewise; those of the ground come first, and may import each other
+    *("catalog", "logs", "features", "datasets", "embeddings", "recipes", "models", "artifacts", "training"),
+    *("export", "evaluation", "quality", "tracking", "studies"),
+)
 
 
 def modules() -> dict[str, Path]:
-    """Dotted name -> file, of every module of the layers."""
+    """Files of all modules of the layers, by dotted name."""
     files = (file for layer in LAYERS for file in (ROOT / layer).rglob("*.py"))
     return {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
 
 
 def imported(tree: ast.AST, known: dict[str, Path]) -> Iterator[str]:
-    """Our modules that a module imports, also inside functions; imports for type checking alone do not count."""
+    """Yields the modules of the layers that a module imports, also inside functions, except for type checking."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             continue
@@ -84,3 +89,12 @@ def test_logs_know_a_log_and_not_its_dataset() -> None:
     """`ml.logs` reads a `LogSpec`, so that one dataset can have several logs."""
     targets = {target for module, targets in imports().items() if package_of(module) == "ml.logs" for target in targets}
     assert not targets & {"ml.catalog.spec", "ml.catalog.features", "ml.catalog.load"}
+
+
+def test_packages_of_ml_import_only_those_below() -> None:
+    order = {f"ml.{name}": rank for rank, name in enumerate(("", *PACKAGES))} | {f"ml.{name}": 0 for name in GROUND}
+    found = [
+        (a, b) for a, targets in imports().items() for b in targets if a.startswith("ml.") and package_of(a) != package_of(b)
+    ]
+    assert {package_of(module) for module in modules() if module.startswith("ml.")} <= set(order), "name its place above"
+    assert not [pair for pair in found if order[package_of(pair[0])] < order[package_of(pair[1])]]

@@ -1,4 +1,4 @@
-"""A small dataset and real days of it, written by the code that writes them in a run; each test spoils one."""
+"""A small dataset and days of it, written by the production code; each test spoils one."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def make_spec(**changes: Any) -> DatasetSpec:
 
 
 def raw_columns(spec: DatasetSpec, day: str, rows: int = ROWS) -> dict[str, Any]:
-    """Columns of an unspoilt day: seeded by the day, users and items Zipf, a tenth clicked, in time order."""
+    """Columns of an intact day in time order, seeded by the day, with Zipf users and items and a tenth of rows clicked."""
     rng = np.random.default_rng(int(day.replace("-", "")))
     first, after = day_bounds(day, spec.zone)
     times = np.sort(rng.choice(after - first, rows, replace=False)) + first
@@ -73,7 +73,7 @@ def raw_columns(spec: DatasetSpec, day: str, rows: int = ROWS) -> dict[str, Any]
 def write_raw(
     lake: Lake, spec: DatasetSpec, day: str, change: Change | None = None, rows: int = ROWS, manifest: Said = NOTHING
 ) -> None:
-    """A `raw_logs` partition of two files; `change` may spoil its columns, `manifest` what is said of them."""
+    """Writes a `raw_logs` partition of two files. `change` can spoil its columns, and `manifest` its manifest."""
     columns = raw_columns(spec, day, rows)
     if change:
         change(columns)
@@ -89,7 +89,7 @@ def write_raw(
 def write_features(
     lake: Lake, spec: DatasetSpec, day: str, change: Change | None = None, rows: int = ROWS, manifest: Said = NOTHING
 ) -> None:
-    """A `cleaned_features` partition by the spec's own transforms; `change` may spoil its columns."""
+    """Writes a `cleaned_features` partition with the spec's transforms. `change` can spoil its columns."""
     batch = pa.RecordBatch.from_pydict(raw_columns(spec, day, rows))
     vocabularies = {s.name: Vocabulary.empty() for s in spec.sparse if s.vocabulary}
     transform = compile_transforms(spec, vocabularies)

@@ -1,4 +1,4 @@
-"""A partition appears whole or not at all, whatever happens to its writer."""
+"""A partition becomes visible as a whole or not at all, whatever happens to its writer."""
 
 import os
 import signal
@@ -78,7 +78,7 @@ def test_two_writers_of_one_partition_do_not_mix(lake: Lake):
 
 
 def test_a_partition_that_was_about_to_be_replaced_is_not_lost(lake: Lake):
-    """Killed between the two renames of a commit, and then bad data comes."""
+    """A writer is killed between the two renames of a commit, and the next write fails."""
     write(lake, "old")
     final = Path(lake.partition(*DAY).path)
     final.rename(final.parent / ".staging" / f"{DAY[2]}.replaced")

@@ -1,4 +1,4 @@
-"""What makes the days of a log be done again when its entry changes, and what does not."""
+"""Which changes of a catalog entry change its fingerprint, so that days are made again."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""The four catalog files, damaged in thousands of ways: what is wrong is refused by file, key and expectation, what is
-still valid means what it says, and nothing else is ever raised."""
+"""The four catalog files, damaged in thousands of ways.
+
+A wrong file is refused with file, key and expectation, a valid one is loaded as written, and no other exception is raised.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,7 @@ def data_of(name: str) -> dict[str, Any]:
 
 
 def walk(value: Any, keys: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
-    """Every value below, with its path; what a recipe means is the recipe's own matter."""
+    """All values below, with their paths; overrides of recipes are left out."""
     if "overrides" in keys:
         return
     if keys:
@@ -72,7 +74,7 @@ def changed(name: str, keys: Path_, value: Any) -> dict[str, Any]:
 
 
 def names_key(message: str, keys: Path_) -> bool:
-    """Whether a line's key path holds the last of the keys, or leads to where it stands; lists are told by name."""
+    """Whether a line's key path contains the last of the keys, or leads to its parent; list entries are named."""
     steps = [str(key) for key in keys if isinstance(key, str)]
     paths = [line.partition(": ")[0].split(".") for line in message.splitlines()]
     return any(path[0] == steps[0] and (steps[-1] in path or len(path) <= len(keys) or "{" in steps[-1]) for path in paths)
@@ -332,7 +334,7 @@ def test_every_line_given_twice_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def harmless(folder: Path, name: str, content: bytes) -> str:
-    """Refused as it should be, or loaded as what the file says. Anything else is an error."""
+    """Loads a file. Fails unless it is refused with a `CatalogError` or loaded as written."""
     try:
         spec = load(folder, name, content)
     except CatalogError as error:

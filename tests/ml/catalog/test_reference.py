@@ -1,4 +1,4 @@
-"""The page of every key says something of each, and is the one that the models make."""
+"""The reference describes every key, and the committed page is current."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""One number for what rows hold: the same in any order, another when any value changes or moves to another row."""
+"""The hash of a day's rows: equal in any order, and different if any value changes or moves to another row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Profiles: each figure is what pandas counts, a kept one is used while its data is the same, and drift is told from noise."""
+"""Profiles: statistics equal those of pandas, a stored profile is used until its data changes, and noise is not drift."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verdicts over whole days: an unspoilt day passes, and each expectation has a day that breaks it and nothing else."""
+"""Verdicts on whole days: an intact day passes, and for each expectation there is a day that breaks only that one."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def test_contracts_do_not_load_great_expectations() -> None:
 
 @pytest.mark.slow
 def test_a_process_without_a_main_file_can_check() -> None:
-    """As Dagster's run workers are: the library would end them with exit code 0 and no word."""
+    """A process like Dagster's run workers, which the library would end silently with exit code 0."""
     code = "from ml.quality.validate import load_library; load_library(); print('alive')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "alive"

@@ -1,4 +1,4 @@
-"""Recipes: the catalog's are good, wrong ones are refused by file and key, overrides merge."""
+"""Recipes: those of the catalog are valid, wrong ones are refused with file and key, and overrides are merged."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_a_recipe_that_extends_another_says_its_model_whole(tmp_path: Path) -> N
 
 
 def test_what_may_change_while_a_model_lives_is_no_part_of_its_structure() -> None:
-    """A feature under the default and the same said of it by name are one; so are other rates and times to live."""
+    """A table that is named explicitly equals the default one; learning rates and expiry do not count."""
     plain = load_recipe("dlrm")
     said = {"tables": {"features": {"x": {"kind": "collisionless", "ttl_seconds": 600}}}, "table_optimizer": {"lr": 0.01}}
     assert load_recipe("dlrm", said).structure(["x", "y"]) == plain.structure(["x", "y"])
