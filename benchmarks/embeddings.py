@@ -1,8 +1,8 @@
-"""Collisionless tables: look-up and update beside FBGEMM's fused tables and torch's own, the map alone, memory, deltas.
+"""Collisionless tables: look-up and update compared with FBGEMM's fused tables and torch's, the hash map, memory and deltas.
 
-Every side has F tables of dimension D and B examples with one id per feature. FBGEMM and torch are given ready-made row
-numbers; ours is given 64-bit ids, and finds their rows itself. Its memory is on huge pages, theirs is where they put it.
-Batches are new at every step, so no cache knows them.
+Every side has F tables of dimension D, and B examples with one id per feature. FBGEMM and torch receive row numbers; ours
+receives 64-bit ids, and finds their rows. Its memory is on huge pages, theirs where they allocate it. Batches are new at every
+step, so that they are not cached.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from ml.training.loop import threads
 F, B, D, DENSE = 26, 4096, 16, 13
 STEPS, WARM = 14, 4
 KEYS = [f"f{f}" for f in range(F)]
-PLACES_PER_ID = 2  # at random: a slot of the map, and a row, whose second cache line lies beside the first
+PLACES_PER_ID = 2  # random accesses: a slot of the map, and a row, whose second cache line is adjacent to the first
 
 
 @dataclass(frozen=True)
 class Batch:
-    """ids int64 [F * B] and the rows they have in tables that are told, int64 [F * B]."""
+    """Ids, int64 [F * B], and their row numbers for tables that do not find rows themselves, int64 [F * B]."""
 
     ids: torch.Tensor
     rows: torch.Tensor
@@ -86,7 +86,7 @@ def _beside(
     count: int,
     lines: float,
 ) -> tuple[list[Result], dict[str, float]]:
-    """Results, and ids per second of look-up and update of all sides, step by step in turn."""
+    """Return results, and ids per second of look-up and update by side. The sides take turns at every step."""
     offsets, grad = torch.arange(F * B + 1), torch.randn(B, F * D)
     lengths = torch.ones(F * B, dtype=torch.int32)
 
@@ -156,7 +156,7 @@ def _fbgemm(rows: int) -> nn.Module:
 
 
 class _Plain:
-    """A sparse `nn.EmbeddingBag` for each table, and Adagrad over all of them."""
+    """A sparse `nn.EmbeddingBag` per table, with one Adagrad for all."""
 
     def __init__(self, rows: int) -> None:
         self.tables = [nn.EmbeddingBag(rows, D, mode="mean", sparse=True) for _ in range(F)]
@@ -270,7 +270,7 @@ def _dlrm() -> list[Result]:
 
 
 def _rate(count: int, work: Callable[[], object]) -> float:
-    """Of the best of three."""
+    """Items per second, the best of three runs."""
     best = float("inf")
     for _ in range(3):
         began = time.perf_counter()
@@ -280,7 +280,7 @@ def _rate(count: int, work: Callable[[], object]) -> float:
 
 
 def _random_lines() -> float:
-    """Cache lines a second that one thread gets from random places of a gigabyte, asked for well ahead."""
+    """Cache lines per second that one thread reads at random places of a gigabyte, prefetched well ahead."""
     lines = zeros((1 << 24, 16), np.float32)
     lines += 1
     places = np.random.default_rng(0).integers(0, len(lines), 4_000_000)

@@ -35,7 +35,7 @@ class Receivers:
 
     Args:
         clock: Returns the present time in seconds; only differences are used. With snapshots that outlive the process it must
-            be a clock that goes on, such as `time.time`.
+            continue across processes, such as `time.time`.
         ttl: Seconds of silence after which a receiver is dropped (`receiver_ttl`).
 
     Example:

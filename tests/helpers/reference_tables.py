@@ -1,7 +1,7 @@
-"""The collisionless tables once more, in plain torch: slower, on any device, and what the fast ones are held against.
+"""Collisionless tables in plain torch: slow, on any device, and what the fast tables are compared with.
 
-A table is a handful of columns, sorted by id; everything is done to whole columns. Rules, first weights, optimizers and what is
-written down are those of `store`, so a snapshot of one is read by the other.
+A table consists of columns sorted by id, and operations work on whole columns. Rules, first weights, optimizers and state are
+those of `ml.embeddings.collisionless`, so each can restore the state of the other.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ml.embeddings.optimizers import RowOptimizer
 from ml.embeddings.receivers import Receivers
 from ml.embeddings.rules import TableRules, seed_of
 from ml.hashing import GOLDEN
+from tests.helpers.reference_math import LOWEST, find, first_state, mix, optimizer_step, repetitions, signed
 
 MICROSECONDS = 1_000_000
 EVICT_AHEAD = 16
@@ -36,7 +37,7 @@ _COUNTERS = ("looked_up", "unknown", "admitted", "expired", "evicted")
 
 @dataclass
 class _Table:
-    """Rows by column, sorted by id, and candidates: id, count (two halves of it where it slides), time last seen."""
+    """Rows by column, sorted by id; candidates, int64 [W, 3]: id, count (two halves if it slides), time last seen."""
 
     rules: TableRules
     seed: int
@@ -48,7 +49,7 @@ class _Table:
         return len(self.rows["id"])
 
     def keep(self, which: torch.Tensor) -> None:
-        """Rows by mask or index."""
+        """Keep rows by mask or index."""
         self.rows = {name: column[which] for name, column in self.rows.items()}
 
     def add(self, more: dict[str, torch.Tensor]) -> None:
@@ -57,7 +58,7 @@ class _Table:
 
 
 class ReferenceEmbeddingBags(TrainableBags):
-    """As `collisionless.CollisionlessEmbeddingBags`, which documents it."""
+    """The same as `CollisionlessEmbeddingBags`, which documents it."""
 
     sharded_by_id = True
 
@@ -132,9 +133,13 @@ class ReferenceEmbeddingBags(TrainableBags):
         for number, table in enumerate(self.tables):
             own = delta.tables[table.rules.name]
             table.keep(~torch.isin(table.rows["id"], own.deleted))
-            row, there = _find(table.rows["id"], own.keys)
+            row, there = find(table.rows["id"], own.keys)
             rows = self._new_rows(table, own.keys, 0)
-            rows["weight"], rows["seen"], rows["state"] = own.weights.clone(), own.seen.clone(), self._first_state(own.weights)
+            rows["weight"], rows["seen"], rows["state"] = (
+                own.weights.clone(),
+                own.seen.clone(),
+                first_state(self.optimizer, own.weights),
+            )
             for name in ("count", "slot", "state"):
                 rows[name][there] = table.rows[name][row[there]]
             rows["step"] = torch.full_like(rows["step"], delta.step)
@@ -210,7 +215,7 @@ class ReferenceEmbeddingBags(TrainableBags):
             self._counted_before = [dict(zip(_COUNTERS, row, strict=True)) for row in counted]
 
     def expire(self, now: int) -> int:
-        """As `Store.expire`."""
+        """The same as `Store.expire`."""
         keep = []
         for table in self.tables:
             ttl = round((table.rules.ttl_seconds or 0) * MICROSECONDS)
@@ -227,7 +232,7 @@ class ReferenceEmbeddingBags(TrainableBags):
         return sum(expired)
 
     def look_up(self, features: KeyedJaggedTensor, training: bool) -> torch.Tensor:
-        """Bags, float32 [B, F * D]."""
+        """Pooled rows, float32 [B, F * D]."""
         ids = features.values()
         of_feature = torch.repeat_interleave(torch.tensor(features.length_per_key(), device=self.device))
         of_table = torch.tensor(self._table_of, device=self.device)[of_feature]
@@ -237,7 +242,7 @@ class ReferenceEmbeddingBags(TrainableBags):
         embedded = torch.zeros(len(ids), self._dim, device=self.device)
         for number, table in enumerate(self.tables):
             mine = of_table == number
-            row, there = _find(table.rows["id"], ids[mine])
+            row, there = find(table.rows["id"], ids[mine])
             found = torch.zeros(int(mine.sum()), self._dim, device=self.device)
             found[there] = table.rows["weight"][row[there]]
             embedded[mine] = found
@@ -256,14 +261,14 @@ class ReferenceEmbeddingBags(TrainableBags):
         of_table = torch.tensor(self._table_of, device=self.device)[bag // max(examples, 1)]
         for number, table in enumerate(self.tables):
             mine = of_table == number
-            row, there = _find(table.rows["id"], features.values()[mine])
+            row, there = find(table.rows["id"], features.values()[mine])
             touched, place = row[there].unique(return_inverse=True)
             summed = torch.zeros(len(touched), self._dim, device=self.device).index_add(0, place, of_occurrence[mine][there])
-            self._step(table, touched, summed)
+            optimizer_step(self.optimizer, self.lr, table.rows, touched, summed)
             table.rows["step"][touched] = self.step
 
     def _bags(self, features: KeyedJaggedTensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of each occurrence: its bag, int64 [N], and its share in it, float32 [N]."""
+        """The bag of each occurrence, int64 [N], and its weight there, float32 [N]."""
         lengths = features.lengths().long()
         bag = torch.repeat_interleave(torch.arange(len(lengths), device=self.device), lengths)
         share = features.weights().detach() if self._weighted else torch.ones(len(bag), device=self.device)
@@ -272,11 +277,11 @@ class ReferenceEmbeddingBags(TrainableBags):
         return bag, torch.where(means[bag // max(examples, 1)], share / lengths[bag], share)
 
     def _see(self, ids: torch.Tensor, of_table: torch.Tensor) -> None:
-        """Count a batch's occurrences, make room, and give rows to the ids that are due: each for all tables at once."""
+        """Count the occurrences of a batch, evict, and admit the ids that are due: each step for all tables."""
         seconds, found = self.now // MICROSECONDS, []
         for number, table in enumerate(self.tables):
             where = (of_table == number).nonzero().squeeze(1)
-            row, there = _find(table.rows["id"], ids[where])
+            row, there = find(table.rows["id"], ids[where])
             known, missing = row[there], ids[where][~there]
             table.rows["count"].index_add_(0, known, torch.ones_like(known, dtype=torch.int32))
             table.rows["seen"][known] = table.rows["seen"][known].clamp(min=seconds)
@@ -309,11 +314,11 @@ class ReferenceEmbeddingBags(TrainableBags):
             return torch.ones_like(new, dtype=torch.bool), occurred
         if rules.filter == "probabilistic":
             clock = table.counters["looked_up"] + self.step
-            chance = _mix(_mix(missing ^ table.seed) + _signed(clock * GOLDEN) + _nth(inverse))
-            bound = _signed((2**64 - 1) // rules.min_count)
-            lucky = (chance ^ _LOWEST) <= (bound ^ _LOWEST)  # as unsigned numbers
+            chance = mix(mix(missing ^ table.seed) + signed(clock * GOLDEN) + repetitions(inverse))
+            bound = signed((2**64 - 1) // rules.min_count)
+            lucky = (chance ^ LOWEST) <= (bound ^ LOWEST)  # as unsigned numbers
             return torch.zeros_like(new, dtype=torch.bool).index_put((inverse[lucky],), torch.tensor(True)), occurred
-        place, waits = _find(table.candidates[:, 0], new)
+        place, waits = find(table.candidates[:, 0], new)
         packed, seen = torch.zeros_like(new), torch.full_like(new, self.now)
         packed[waits], seen[waits] = table.candidates[place[waits], 1], table.candidates[place[waits], 2]
         if rules.filter == "sliding":
@@ -356,15 +361,15 @@ class ReferenceEmbeddingBags(TrainableBags):
 
     def _empty(self, rules: TableRules, seed: int) -> _Table:
         candidates = torch.empty((0, 3), dtype=torch.int64, device=self.device)
-        table = _Table(rules, _signed(seed_of(seed, rules.name)), {}, candidates)
+        table = _Table(rules, signed(seed_of(seed, rules.name)), {}, candidates)
         table.rows = self._new_rows(table, candidates[:, 0], 0)
         return table
 
     def _new_rows(self, table: _Table, ids: torch.Tensor, seconds: int) -> dict[str, torch.Tensor]:
-        """First weights and state of some ids, not counted yet."""
+        """Rows of ids that have not been counted yet."""
         n, o = len(ids), self.optimizer
-        steps = (torch.arange(self._dim, device=self.device) + 1) * _signed(GOLDEN)
-        drawn = _mix(_mix(_mix(ids + _signed(GOLDEN)) ^ table.seed).unsqueeze(1) + steps)
+        steps = (torch.arange(self._dim, device=self.device) + 1) * signed(GOLDEN)
+        drawn = mix(mix(mix(ids + signed(GOLDEN)) ^ table.seed).unsqueeze(1) + steps)
         share = (drawn >> 40 & ((1 << 24) - 1)).float() * 2.0**-24
         weight = self.init_scale * (2 * share - 1)
         whole = {"dtype": torch.int32, "device": self.device}
@@ -375,44 +380,8 @@ class ReferenceEmbeddingBags(TrainableBags):
             "count": torch.zeros(n, **whole),
             "step": torch.full((n,), self.step + 1, **whole),
             "slot": torch.full((n,), o.initial_accumulator if o.kind == "rowwise_adagrad" else 0.0, device=self.device),
-            "state": self._first_state(weight),
+            "state": first_state(o, weight),
         }
-
-    def _first_state(self, weight: torch.Tensor) -> torch.Tensor:
-        """Optimizer state of rows that have these weights and no update yet, float32 [N, S]."""
-        o = self.optimizer
-        state = torch.zeros(len(weight), o.words(self._dim), device=self.device)
-        if o.kind in ("adagrad", "ftrl"):
-            state[:, : self._dim] = o.initial_accumulator
-        if o.kind == "ftrl":
-            scale = o.beta + o.initial_accumulator**0.5 + o.l2
-            state[:, self._dim :] = -weight * scale - weight.sign() * o.l1
-        return state
-
-    def _step(self, table: _Table, rows: torch.Tensor, g: torch.Tensor) -> None:
-        o, lr, dim = self.optimizer, self.lr, self._dim
-        w, state, slot = table.rows["weight"], table.rows["state"], table.rows["slot"]
-        if o.kind == "sgd":
-            w[rows] -= lr * g
-        elif o.kind == "rowwise_adagrad":
-            slot[rows] += g.square().mean(1)
-            w[rows] -= lr * g / (slot[rows].sqrt() + o.eps).unsqueeze(1)
-        elif o.kind == "adagrad":
-            state[rows] += g.square()
-            w[rows] -= lr * g / (state[rows].sqrt() + o.eps)
-        elif o.kind == "adam":
-            slot[rows] += 1
-            t = slot[rows].unsqueeze(1)
-            m = o.beta1 * state[rows, :dim] + (1 - o.beta1) * g
-            v = o.beta2 * state[rows, dim:] + (1 - o.beta2) * g.square()
-            state[rows] = torch.cat([m, v], 1)
-            w[rows] -= lr / (1 - o.beta1**t) * m / ((v / (1 - o.beta2**t)).sqrt() + o.eps)
-        else:
-            n, z = state[rows, :dim], state[rows, dim:]
-            total = n + g.square()
-            z = z + lr * g - (total.sqrt() - n.sqrt()) * w[rows]
-            state[rows] = torch.cat([total, z], 1)
-            w[rows] = -z.sign() * (z.abs() - o.l1).clamp(min=0) / (o.beta + total.sqrt() + o.l2)
 
 
 class _Pool(torch.autograd.Function):
@@ -426,38 +395,3 @@ class _Pool(torch.autograd.Function):
         if ctx.bags.training:
             ctx.bags.update(ctx.features, grad)
         return None, None, None
-
-
-def _nth(inverse: torch.Tensor) -> torch.Tensor:
-    """The so-many-th of its kind each is, int64 [N]."""
-    order = inverse.argsort(stable=True)
-    sorted_ = inverse[order]
-    at = torch.arange(len(inverse), device=inverse.device)
-    first = torch.cat([torch.ones_like(at[:1], dtype=torch.bool), sorted_[1:] != sorted_[:-1]])
-    nth = torch.empty_like(at)
-    nth[order] = at - torch.where(first, at, 0).cummax(0).values
-    return nth
-
-
-def _find(ids: torch.Tensor, asked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Places in sorted `ids`, int64 [n], and whether they are there, bool [n]."""
-    if not len(ids):
-        return torch.zeros_like(asked), torch.zeros_like(asked, dtype=torch.bool)
-    place = torch.searchsorted(ids.contiguous(), asked).clamp(max=len(ids) - 1)
-    return place, ids[place] == asked
-
-
-def _signed(number: int) -> int:
-    """The int64 of the same 64 bits."""
-    number &= (1 << 64) - 1
-    return number - (1 << 64) if number >> 63 else number
-
-
-_LOWEST = _signed(1 << 63)
-
-
-def _mix(x: torch.Tensor) -> torch.Tensor:
-    """As `ml.hashing.mix64`, of int64 tensors; `>>` copies the sign, which is masked out."""
-    x = (x ^ (x >> 30 & ((1 << 34) - 1))) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> 27 & ((1 << 37) - 1))) * _signed(0x94D049BB133111EB)
-    return x ^ (x >> 31 & ((1 << 33) - 1))

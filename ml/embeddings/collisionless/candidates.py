@@ -60,7 +60,7 @@ class Candidates:
             ids: Ids of all occurrences of the batch, int64 [N].
             missing: Positions in `ids` of the M occurrences.
             now: Event time, microseconds.
-            clocks: A number per table that is another for every batch, int64 [T].
+            clocks: A number per table that differs for every batch, int64 [T].
 
         Returns:
             Number of ids that became due, int64 [T].
@@ -123,7 +123,7 @@ def _empty(expected: int) -> NDArray[np.int64]:
 
 
 def _filter_of(rule: TableRules) -> int:
-    """Ids of a table that evicts are counted also if the first occurrence admits: only so many rows are evicted as are due."""
+    """The filter of a table. A table that evicts counts ids even if the first occurrence admits, to know how many are due."""
     evicts = rule.max_rows is not None and rule.evict != "never"
     return DIRECT if rule.min_count == 1 and not evicts else _FILTERS[rule.filter]
 

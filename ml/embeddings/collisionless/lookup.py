@@ -1,7 +1,7 @@
 """Look-up kernels: from ids to pooled rows, in blocks.
 
 For each block, the slots of the hash map are prefetched, then the rows found there, then the rows are summed into bags. The
-processor so waits for many places at once, and each is fetched from memory once.
+processor thus waits for many places at once, and each is fetched from memory once.
 
 Occurrences are ordered by feature, as in a KeyedJaggedTensor (`batch`). A kernel handles some of the features; features of
 different tables may run in different threads, because no row belongs to two tables. However many threads there are, the

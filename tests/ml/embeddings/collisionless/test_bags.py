@@ -1,4 +1,4 @@
-"""The table against a plain dict and float64 optimizers, through random sequences of everything that can happen to it."""
+"""Tables compared with a plain dict and float64 optimizers, through random sequences of operations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store that is told what changed ends up as the one that changed, whatever it is told twice, and refuses what it missed."""
+"""A store that applies deltas ends up with the rows of the sender, also if a delta comes twice, and refuses a gap."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_delta_that_was_missed_is_refused() -> None:
     assert held(server) == {}
 
 
-def test_a_delta_from_before_what_is_remembered_is_refused() -> None:
+def test_a_delta_from_before_the_tombstones_is_refused() -> None:
     trainer, rng = new_store(), np.random.default_rng(0)
     train(trainer, [2, 4], 0, rng)
     since = trainer.step
@@ -109,7 +109,7 @@ def test_a_row_that_came_without_an_update_is_sent_all_the_same() -> None:
     assert held(server) == held(trainer) and len(server) == 2
 
 
-def test_a_delta_handed_on_says_what_it_was_told() -> None:
+def test_a_delta_sent_on_includes_what_was_applied() -> None:
     trainer, near, far, rng = new_store(), new_store(), new_store(), np.random.default_rng(0)
     train(trainer, [2, 4, 6], 0, rng)
     apply_delta(near, create_delta(trainer, 0))
@@ -141,7 +141,7 @@ def test_a_delta_of_other_tables_is_refused_and_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("kind", ["rowwise_adagrad", "adagrad", "adam", "ftrl"])
-def test_rows_that_were_told_of_are_trained_on_as_new_ones(kind: Kind) -> None:
+def test_rows_of_a_delta_are_trained_on_as_new_ones(kind: Kind) -> None:
     """A step without a gradient moves nothing."""
     rules, optimizer = [TableRules("t")], RowOptimizer(kind, initial_accumulator=0.5)
     trainer, server = Store(rules, DIM, optimizer, 0.5, 0), Store(rules, DIM, optimizer, 0.0, 0)

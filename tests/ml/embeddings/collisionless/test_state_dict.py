@@ -1,4 +1,4 @@
-"""What a store is filled from belongs to its rules, or is refused before a row is made."""
+"""State that does not belong to the rules of a store is refused before a row is created."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_ids_given_twice_and_columns_left_out_are_refused() -> None:
         state_dict.restore(new_store(), weights, {name: tensor for name, tensor in state.items() if name != "u.seen"})
 
 
-def test_a_window_of_another_length_lets_what_waits_wait_anew() -> None:
+def test_a_window_of_another_length_drops_the_candidates() -> None:
     store = trained_store(12)
     other = other_store([*RULES[:2], TableRules("v", 3, "sliding", 8.0)])
     state_dict.restore(other, *saved(store))

@@ -59,7 +59,7 @@ def test_a_full_table_drops_what_was_least_recently_or_least_frequently_used() -
     assert kept == {"least_recently_used": [2, 3, 4], "least_frequently_used": [1, 2, 4]}
 
 
-def test_the_probabilistic_filter_admits_after_so_many_on_average() -> None:
+def test_the_probabilistic_filter_admits_after_min_count_on_average() -> None:
     store = new_store(TableRules("t", min_count=10, filter="probabilistic"))
     ids, seen_before = np.arange(20_000), np.zeros(20_000)
     for _ in range(60):
@@ -70,7 +70,7 @@ def test_the_probabilistic_filter_admits_after_so_many_on_average() -> None:
     assert store.candidates.by_table().sum() == 0
 
 
-def test_rows_that_went_before_their_update_came_are_an_error() -> None:
+def test_rows_that_were_deleted_before_their_update_are_an_error() -> None:
     store = new_store(TableRules("t", ttl_seconds=1.0))
     _, pending = store.look_up_for_training(Occurrences(np.array([1]), np.array([0, 1])), 0)
     store.expire(99 * SECOND)
@@ -78,7 +78,7 @@ def test_rows_that_went_before_their_update_came_are_an_error() -> None:
         store.update(pending, np.ones((1, 8), np.float32), LR)
 
 
-def test_a_row_that_an_earlier_batch_still_waits_for_makes_no_way() -> None:
+def test_a_row_that_awaits_the_update_of_an_earlier_batch_is_not_evicted() -> None:
     store = new_store(TableRules("t", max_rows=2))
     _, first = store.look_up_for_training(Occurrences(np.array([1, 2]), np.arange(3)), 0)
     _, second = store.look_up_for_training(Occurrences(np.array([3, 4]), np.arange(3)), SECOND)
@@ -105,7 +105,7 @@ def test_chance_is_another_at_every_look_up_even_without_an_update() -> None:
     assert len(store) == 3
 
 
-def test_rows_live_at_least_as_long_as_they_may() -> None:
+def test_rows_are_kept_for_at_least_their_time_to_live() -> None:
     store = new_store(TableRules("t", ttl_seconds=1.0))
     train_ids(store, np.array([1]), 10_999_999)
     assert store.expire(11_200_000) == 0 and store.expire(12_100_000) == 1
@@ -166,7 +166,7 @@ def test_a_batch_that_fills_the_table_alone_evicts_nothing_of_its_own() -> None:
     assert columns_of(store, 0)["id"].tolist() == [1, 2]
 
 
-def test_counts_stop_where_they_can_not_go_on() -> None:
+def test_counts_stop_at_their_largest_value() -> None:
     store = new_store()
     train_ids(store, np.array([7]))
     store.array.words[store.rows_of(0), COUNT] = MOST - 1
