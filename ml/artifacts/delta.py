@@ -112,6 +112,28 @@ def model_delta(model: nn.Module, since: Mapping[str, int]) -> ModelDelta:
     return ModelDelta(dense, {path: own.delta(since[path]) for path, own in bags.items()})
 
 
+def register_receiver(model: nn.Module, name: str, steps: Mapping[str, int]) -> None:
+    """Keep what deltas for a receiver need until it acknowledges them; see `TrainableBags.register_receiver`.
+
+    Args:
+        model: A model under training.
+        name: Identifies the receiver across its restarts.
+        steps: The receiver's `steps_of`.
+    """
+    for path, bags in bags_of(model).items():
+        bags.register_receiver(name, steps[path])
+
+
+def acknowledge(model: nn.Module, name: str, steps: Mapping[str, int]) -> None:
+    """Record that a receiver is at some steps; see `TrainableBags.acknowledge`.
+
+    Raises:
+        Gap: If the receiver was silent for too long: it needs a snapshot.
+    """
+    for path, bags in bags_of(model).items():
+        bags.acknowledge(name, steps[path])
+
+
 def merge_model_deltas(shares: Sequence[ModelDelta]) -> ModelDelta:
     """Merge the deltas of the ranks that train one model. The dense part is the same on all ranks."""
     first = shares[0]

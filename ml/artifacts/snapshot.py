@@ -31,7 +31,7 @@ from upath import UPath
 
 from ml.distributed.process_group import Ranks
 from ml.embeddings.collisionless import state_dict
-from ml.embeddings.distributed.replicas import merge
+from ml.embeddings.distributed.replicas import merge_replicas
 
 FORMAT = 6
 STATE = "state.json"
@@ -228,7 +228,7 @@ def load_tensors(folder: Path | UPath, ranks: Ranks | None = None, for_training:
             if not as_they_were or number == rank:
                 parts[path].append(columns if independent or size == 1 else state_dict.shard(columns, tables, rank, size))
     for path, of_path in parts.items():
-        combine = merge if independent else state_dict.merge_shards
+        combine = merge_replicas if independent else state_dict.merge_shards
         columns = of_path[0] if len(of_path) == 1 else combine(of_path, by_id[path])
         for name, tensor in columns.items():
             key = f"{TABLES}{path}/{name}"

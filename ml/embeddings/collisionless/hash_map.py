@@ -61,12 +61,15 @@ class HashMap:
         self.size -= erase_many(self.slots, tables, ids)
 
     def reserve(self, more: int) -> None:
-        """Makes room for `more` keys."""
+        """Makes room for `more` keys. The slots are extended in place, so that there are never two copies of them."""
         wanted = slots_for(self.size + more)
-        if wanted > len(self.slots):
-            larger = _empty(wanted)
-            move(self.slots, larger)
-            self.slots = larger
+        if not self.size and len(self.slots) < wanted:
+            self.slots = _empty(wanted)
+        while len(self.slots) < wanted:
+            before = len(self.slots)
+            self.slots.resize((2 * before, 2), refcheck=False)
+            self.slots[before:] = EMPTY
+            rehash(self.slots)
 
 
 def slots_for(keys: int) -> int:
@@ -160,7 +163,20 @@ def erase_many(slots, tables, ids):  # type: ignore[no-untyped-def]
 
 
 @jit(nogil=True)
-def move(slots, larger):  # type: ignore[no-untyped-def]
-    for at in range(len(slots)):
-        if slots[at, 1] != EMPTY:
-            insert_one(larger, slots[at, 1] >> ROW_BITS, slots[at, 0], slots[at, 1] & ROW_MASK)
+def rehash(slots):  # type: ignore[no-untyped-def]
+    """Moves keys to their slots after the number of slots was doubled; the upper half is empty.
+
+    A cluster of taken slots is processed from its beginning. A key's new home is its old one, or that of the upper half, and
+    the keys between its home and its slot have been moved before it. So it is moved to its own slot, to an earlier one, or to
+    one of the same rank in the upper half, and passes no key that is still to be moved.
+    """
+    old = len(slots) // 2
+    start = 0
+    while slots[start, 1] != EMPTY:
+        start += 1
+    for offset in range(1, old):
+        at = (start + offset) & (old - 1)
+        value = slots[at, 1]
+        if value != EMPTY:
+            slots[at, 1] = EMPTY
+            insert_one(slots, value >> ROW_BITS, slots[at, 0], value & ROW_MASK)

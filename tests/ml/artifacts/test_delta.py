@@ -12,7 +12,15 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from ml.artifacts.delta import ModelDelta, apply_delta, merge_model_deltas, model_delta, steps_of
+from ml.artifacts.delta import (
+    ModelDelta,
+    acknowledge,
+    apply_delta,
+    merge_model_deltas,
+    model_delta,
+    register_receiver,
+    steps_of,
+)
 from ml.artifacts.predictor import TorchPredictor
 from ml.artifacts.weights import weights_of
 from ml.datasets.batch import Batch
@@ -103,6 +111,23 @@ def test_a_trained_model_with_deltas_predicts_as_the_one_that_was_trained_on(nam
         assert apply_delta(replica.model, sent(model_delta(state.model, steps_of(replica.model))))
         assert steps_of(replica.model) == steps_of(state.model)
         assert_same(replica.model.eval(), state.model.eval())
+
+
+def test_a_receiver_three_passes_behind_catches_up_by_deltas_alone(tmp_path: Path) -> None:
+    state = state_of("dlrm")
+    train(state, 0)
+    server, stranger = (exported(state, tmp_path / name) for name in ("server", "stranger"))
+    register_receiver(state.model, "server", steps_of(server))
+    for day in (1, 2, 3):
+        train(state, day)
+    assert apply_delta(server, sent(model_delta(state.model, steps_of(server))))
+    assert_same(server, exported(state, tmp_path / "fresh"))
+    acknowledge(state.model, "server", steps_of(server))
+    train(state, 4)
+    with pytest.raises(Gap, match="are unavailable"):
+        model_delta(state.model, steps_of(stranger))
+    with pytest.raises(Gap, match="'stranger' is not registered"):
+        acknowledge(state.model, "stranger", steps_of(stranger))
 
 
 def test_a_delta_of_another_model_is_refused_and_changes_nothing(tmp_path: Path) -> None:

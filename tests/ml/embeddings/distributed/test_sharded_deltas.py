@@ -13,7 +13,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ml.embeddings.collisionless import state_dict
 from ml.embeddings.delta import Delta, Gap, merge_deltas
-from ml.embeddings.distributed.replicas import merge
+from ml.embeddings.distributed.replicas import merge_replicas
 from ml.embeddings.distributed.sharded import shard_tables
 from ml.embeddings.interface import TrainableBags, bags_of
 from tests.ml.embeddings.test_interface import NAMES, compositional, configs_of, hashed, static
@@ -98,7 +98,7 @@ def test_replicas_have_a_delta_once_they_are_merged() -> None:
         for rank, bags in enumerate(replicas):
             bags.begin_pass()
             train(bags, round_, rank)
-        whole = merge([bags.weights() | bags.training_state() for bags in replicas], NAMES)
+        whole = merge_replicas([bags.weights() | bags.training_state() for bags in replicas], NAMES)
         parts = state_dict.split_optimizer_state(whole, NAMES)
         replicas = [growing(configs_of()) for _ in range(RANKS)]
         for bags in replicas:
