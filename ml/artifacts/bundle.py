@@ -105,7 +105,7 @@ class Bundle:
         return self.score(self.batch(self._raw(rows)))
 
     def batch(self, rows: pa.RecordBatch) -> Batch:
-        """Transform N raw rows, already in their declared types, to the tensors that the model reads."""
+        """Transform N raw rows, already in their declared types, to an unlabelled batch."""
         return self._transform(rows)
 
     def score(self, batch: Batch, sampled: bool = False) -> npt.NDArray[np.float32]:

@@ -25,11 +25,15 @@ def raw_columns(spec: DatasetSpec) -> dict[str, pa.DataType]:
     a feature uses the hour; and for each history feature `history:<feature>`, the user's last items, newest first.
     """
     used = [d.column for d in spec.dense] + [column for s in spec.sparse for column in s.inputs]
-    columns = {name: ARROW_TYPES[spec.column_types[name]] for name in [*used, spec.user, spec.item] if name}
+    columns = {name: ARROW_TYPES[spec.column_types[name]] for name in used}
     if any(feature.hour_of_day for feature in spec.sparse):
         columns[EVENT_TIME] = pa.int64()
     histories = [feature.name for feature in spec.sparse if feature.history]
-    return columns | {f"{HISTORY_PREFIX}{name}": pa.list_(columns[spec.item or ""]) for name in histories}
+    if histories:
+        assert spec.item  # of which histories are lists
+        items = pa.list_(ARROW_TYPES[spec.column_types[spec.item]])
+        columns |= {f"{HISTORY_PREFIX}{name}": items for name in histories}
+    return columns
 
 
 class RawColumns:
@@ -49,6 +53,7 @@ class RawColumns:
         self.types = raw_columns(spec)
         self._histories = {f"{HISTORY_PREFIX}{s.name}": s.history for s in spec.sparse if s.history}
         self._item_feature = spec.item_feature or ""
+        self._as_declared: pa.Schema | None = None  # of the last record batch that needed no change
 
     def __call__(self, rows: pa.RecordBatch | pd.DataFrame) -> pa.RecordBatch:
         """Check N rows.
@@ -65,8 +70,12 @@ class RawColumns:
                 next. The message names the column.
         """
         if isinstance(rows, pa.RecordBatch):
+            if self._as_declared is not None and rows.schema.equals(self._as_declared):
+                return rows
             held = {name: rows.column(name) for name in rows.schema.names if name in self.types}
             columns = {name: typed_array(name, column, self.types[name]) for name, column in held.items()}
+            if not self._histories and all(columns[name] is held[name] for name in held):
+                self._as_declared = rows.schema
         else:
             found = [(str(name), column) for name, column in rows.items() if name in self.types]
             columns = {name: typed_series(name, column, self.types[name]) for name, column in found}

@@ -276,6 +276,19 @@ def test_floats_of_a_record_batch_are_read_as_ints_or_refused(
         typed_array("who", column(-exact_below), declared)
 
 
+def test_record_batches_of_another_schema_are_checked_again() -> None:
+    check = RawColumns(CLICKED)
+    (batch,) = rows_of(CLICKED).combine_chunks().to_batches()
+    assert check(batch).column("who").equals(batch["who"]) and check(batch) is batch
+    at = batch.schema.get_field_index("who")
+    as_text = batch.set_column(at, "who", batch["who"].cast(pa.string()))
+    assert check(as_text).column("who").equals(batch["who"]) and check(batch) is batch
+    as_floats = batch.set_column(at, "who", pa.array([2.0**53] * ROWS))
+    for _ in range(2):
+        with pytest.raises(TypeError, match="column 'who': declared int64: ints came as floats"):
+            check(as_floats)
+
+
 def test_a_column_that_occurs_twice_is_refused() -> None:
     (batch,) = rows_of(CLICKED).combine_chunks().to_batches()
     frame = exact(rows_of(CLICKED))
