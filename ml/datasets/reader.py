@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -24,6 +25,7 @@ from ml.datasets.collate import batch_from_rows
 from ml.datasets.rows import Rows
 from ml.datasets.shards import Bytes, Shard, digest, read_blocks, read_columns, shards_of
 from ml.datasets.shuffle_blocks import ShuffleBlock, by_blocks, by_window, shuffle_blocks_between
+from ml.datasets.slices import DaySlice, bounds_by_minutes, bounds_by_rows
 from ml.datasets.splits import SPLITS
 from ml.hashing import derive_seed
 from ml.lake import Lake
@@ -140,6 +142,43 @@ class BlockReader:
         self._taken = begin
         return self._batches(begin)
 
+    def slices(self, *, rows: int | None = None, minutes: float | None = None, first: int = 0) -> Iterator[DaySlice]:
+        """Yield the slices of one epoch in time order. Consume each before the next, so that rows are read once.
+
+        Args:
+            rows: Rows of a slice over all ranks.
+            minutes: Or the width of a slice in event time, aligned to multiples since 1970 UTC. The event times are read first,
+                which costs one more walk over the data. A span without rows has no slice.
+            first: Number of the first slice, to resume; `DaySlice.batches` resumes inside a slice.
+
+        Raises:
+            ValueError: The order is not "time", or not exactly one of `rows` and `minutes` is given and positive.
+        """
+        if self.order != "time":
+            raise ValueError(f"slices are spans of time: expected order 'time', found {self.order!r}")
+        if (rows is None) == (minutes is None) or (rows or minutes or 0) <= 0:
+            raise ValueError(f"expected a positive number of rows or of minutes, found rows={rows}, minutes={minutes}")
+        bounds = bounds_by_minutes(self._event_times(), minutes) if minutes else bounds_by_rows(self.rows, rows or 1)
+        node = self._node(0, 0)
+
+        def read(begin: int, end: int) -> Batch:
+            parts = node.take(begin, end)
+            return batch_from_rows(parts[0] if len(parts) == 1 else Rows.concatenate(parts), self.schema)
+
+        try:
+            for number, (begin, end) in list(enumerate(pairwise(bounds)))[first:]:
+                yield DaySlice(number, begin, end, read, self._global, self.rank, self.world_size)
+        finally:
+            if self._cache:
+                self._cache.forget()
+
+    def _event_times(self) -> npt.NDArray[np.int64]:
+        """Event time of every row of an epoch in time order, microseconds, int64 [N]."""
+        node, times = self._node(0, 0), [np.empty(0, np.int64)]
+        for block in self._shuffle_blocks(0, 0):
+            times += [part.event_time for part in node.take(block.begin, block.end)]
+        return np.concatenate(times)
+
     def state_dict(self) -> dict[str, Any]:
         """Where the latest iterator's caller is: plain values, fit for JSON."""
         return {**self._identity, "batches": self._taken}
@@ -172,12 +211,15 @@ class BlockReader:
                 parts: list[Rows] = []
                 for node, begin, end in self._nodes.share(number, self.rank, self.world_size):
                     if node not in nodes:
-                        nodes[node] = _Node(self._shuffle_blocks(epoch, node), partial(self._open, epoch, node))
+                        nodes[node] = self._node(epoch, node)
                     parts += nodes[node].take(begin, end)
                 yield parts[0] if len(parts) == 1 else Rows.concatenate(parts)
         finally:
             if self._cache:
                 self._cache.forget()
+
+    def _node(self, epoch: int, node: int) -> _Node:
+        return _Node(self._shuffle_blocks(epoch, node), partial(self._open, epoch, node))
 
     def _shuffle_blocks(self, epoch: int, node: int) -> list[ShuffleBlock]:
         begin, end = self._nodes.end(node - 1), self._nodes.end(node)

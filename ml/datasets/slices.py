@@ -1,0 +1,82 @@
+"""Slices: spans of a day in time order, the unit of online training. A pass, a slice and a day are three different things.
+
+Slices are cut by number of rows or by event time. Each row is in one slice, whatever the number of ranks, and no batch crosses
+the end of a slice. Reading is the responsibility of `ml.datasets.reader`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ml.datasets.batch import Batch
+from ml.datasets.canonical_nodes import CanonicalNodes
+
+MICROSECONDS_PER_MINUTE = 60_000_000
+Read = Callable[[int, int], Batch]
+"""Reads rows `[begin, end)` of the time order as one batch."""
+
+
+@dataclass(frozen=True)
+class DaySlice:
+    """Rows `[begin, end)` of the time order of a reader.
+
+    Iterating over a slice yields this rank's part of each of its global batches; `batches` resumes inside.
+
+    Attributes:
+        number: index of the slice among those of the reader, from 0.
+        begin: its first row.
+        end: the row after its last.
+    """
+
+    number: int
+    begin: int
+    end: int
+    _read: Read
+    _global_batch: int
+    _rank: int
+    _world_size: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of the slice over all ranks."""
+        return self.end - self.begin
+
+    def __len__(self) -> int:
+        """Number of batches, the same on every rank."""
+        return -(-self.rows // self._global_batch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
+
+    def batches(self, first: int = 0) -> Iterator[Batch]:
+        """Read this rank's part of each global batch, from number `first` of the slice on.
+
+        The rows of the last batch are divided evenly, so a rank may get none of them.
+        """
+        nodes = CanonicalNodes(self.rows, 1, self._global_batch)
+        for number in range(first, len(self)):
+            ((_, begin, end),) = nodes.share(number, self._rank, self._world_size)
+            yield self._read(self.begin + begin, self.begin + end)
+
+
+def bounds_by_rows(total: int, rows: int) -> list[int]:
+    """Return the bounds of slices of `rows` rows; the last one may be shorter."""
+    return [*range(0, total, rows), total] if total else [0]
+
+
+def bounds_by_minutes(times: npt.NDArray[np.int64], minutes: float) -> list[int]:
+    """Return the bounds of slices by event time.
+
+    A slice holds the rows of one span `[n * minutes, (n + 1) * minutes)` since 1970 UTC. A span without rows has no slice.
+
+    Args:
+        times: event times in microseconds, int64 [N], ascending.
+        minutes: width of a span.
+    """
+    span = times // round(minutes * MICROSECONDS_PER_MINUTE)
+    starts = np.flatnonzero(np.diff(span, prepend=span[:1] - 1))
+    return [*starts.tolist(), len(times)]
