@@ -109,5 +109,5 @@ def test_the_pages_wrong_entry_is_refused_as_the_page_says(tmp_path: Path):
     path.write_text(block("yaml").replace("min_count: 5", "min_cuont: 5"))
     with pytest.raises(CatalogError) as refused:
         load_dataset(path)
-    shown = re.search(r"```\n(catalog/shop\.yaml: .*?)\n```", PAGE)
+    shown = re.search(r"```output\n(catalog/shop\.yaml: .*?)\n```", PAGE)
     assert shown and str(refused.value).replace(str(path), "catalog/shop.yaml") == shown[1]
