@@ -165,6 +165,7 @@ def test_a_file_rewritten_within_one_tick_of_the_clock_is_read_again(tmp_path: P
         ("lastmodified:2026-05-02 00:00:00:9", False),
         ("size:9", False),
     ],
+    ids=["crc", "etag", "old", "future", "stamp as text", "modified as text", "size alone"],
 )
 def test_only_files_whose_every_change_shows_are_settled(stamp: str, settled: bool) -> None:
     assert LogFile("/logs/0.csv", None, 9, stamp, None, "0.csv").is_settled == settled
