@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.compute.kernel_cache import jit
+from ml.embeddings.collisionless.memory import extended
 from ml.embeddings.collisionless.prefetch import AHEAD, prefetch
 from ml.hashing import GOLDEN, mix64
 
@@ -67,7 +68,7 @@ class HashMap:
             self.slots = _empty(wanted)
         while len(self.slots) < wanted:
             before = len(self.slots)
-            self.slots.resize((2 * before, 2), refcheck=False)
+            self.slots = extended(self.slots, 2 * before)
             self.slots[before:] = EMPTY
             rehash(self.slots)
 

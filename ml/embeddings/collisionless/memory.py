@@ -25,3 +25,14 @@ def zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
     raw = np.frombuffer(memory, np.uint8)
     start = -raw.ctypes.data % _PAGE
     return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def extended(array: NDArray, rows: int) -> NDArray:
+    """Returns an array with more rows, zeros at the end; the given one must not be used afterwards.
+
+    The memory is extended in place where the system can do that, without a second copy of its contents.
+    """
+    if not array.flags.owndata:  # as after unpickling
+        array = array.copy()
+    array.resize((rows, *array.shape[1:]), refcheck=False)
+    return array

@@ -12,6 +12,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_inference import IntNBitTable
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import EmbeddingLocation, PoolingMode
 from numpy.typing import NDArray
 
+from ml.embeddings.collisionless.memory import extended
 from ml.embeddings.inference.formats import Format, row_bytes
 
 _TYPES: dict[Format, SparseType] = {
@@ -76,7 +77,7 @@ class PackedTables:
         added = max(rows - capacity, capacity // _HEADROOM) * self.row_bytes[table]
         end = self._begins[table] + self._sizes()[table]
         behind = self._memory.nbytes - end
-        self._memory.resize(self._memory.nbytes + added, refcheck=False)
+        self._memory = extended(self._memory, self._memory.nbytes + added)
         address = self._memory.ctypes.data + end
         ctypes.memmove(address + added, address, behind)
         self.capacities[table] += added // self.row_bytes[table]

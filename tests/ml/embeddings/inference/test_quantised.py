@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
 
@@ -285,10 +287,11 @@ def test_reads_during_a_delta_are_of_before_or_after_it() -> None:
     assert all(len(values) == 1 for values in seen) and len(seen) > 1
 
 
-def test_a_copy_of_quantised_tables_is_independent() -> None:
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda bags: pickle.loads(pickle.dumps(bags))])
+def test_a_copy_of_quantised_tables_is_independent(copied: Callable[[QuantisedBags], QuantisedBags]) -> None:
     bags = grown(10)
     quantised, _ = quantise_bags(bags, "int8")
-    other = copy.deepcopy(quantised)
+    other = copied(quantised)
     bags(features_of({"t": [[3, 77]]})).values().sum().backward()
     quantised.apply_delta(bags.delta(0))
     batch = features_of({"t": [[3], [77]]})
