@@ -72,7 +72,7 @@ def test_its_ids_are_those_of_the_item_and_none_is_missing() -> None:
 
 def test_what_it_needs_is_said() -> None:
     data = spec_of().model_dump(mode="json", exclude_defaults=True)
-    with pytest.raises(ValueError, match=r"is for logs with label\.negatives"):
+    with pytest.raises(ValueError, match=r"only for logs with label\.negatives"):
         DatasetSpec.model_validate(data | {"label": {"column": "time"}})
     with pytest.raises(ValueError, match="needs a sparse feature of the item's column"):
         DatasetSpec.model_validate(data | {"sparse": [{"name": "read", "history": 3}]})
