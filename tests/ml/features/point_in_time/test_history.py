@@ -76,5 +76,5 @@ def test_what_it_needs_is_said() -> None:
         DatasetSpec.model_validate(data | {"label": {"column": "time"}})
     with pytest.raises(ValueError, match="needs a sparse feature of the item's column"):
         DatasetSpec.model_validate(data | {"sparse": [{"name": "read", "history": 3}]})
-    with pytest.raises(ValueError, match="a history has the ids of the item's feature"):
+    with pytest.raises(ValueError, match="a history, which has the ids of the item's feature"):
         spec_of(vocabulary={})
