@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pyspark.sql import SparkSession
 
@@ -18,6 +20,7 @@ def test_a_closed_connection_is_not_reported(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="reads the command line of a process from /proc")
 def test_workers_run_under_it(spark: SparkSession) -> None:
     def parent() -> str:
         import os

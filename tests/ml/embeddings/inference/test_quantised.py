@@ -1,4 +1,4 @@
-"""Tables in fewer bits read what the trained ones read, but for what the bits cost."""
+"""Quantised tables read what the trained tables read, up to the rounding error of their format."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def test_a_table_grows_in_place_and_the_tables_behind_it_move() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads the peak of memory from /proc")
 def test_growing_needs_no_second_copy_of_the_rows() -> None:
-    """Of 200 MB, a new process; the peak is that of the process."""
+    """Peak memory of a new process whose table of 200 MB grows."""
     code = """
 import torch
 from ml.embeddings.inference.packed_tables import PackedTables
