@@ -31,9 +31,10 @@ class Negatives(Strict):
         description="Candidates are items with an event in this many hours before the row, except items that the user took on "
         "the day, or in this many hours before its first event.",
     )
-    distribution: Literal["uniform", "popularity"] = Field(
+    draw: Literal["uniform", "popularity"] = Field(
         default="uniform",
-        description="Draw from the window's distinct items with equal probability, or in proportion to their events.",
+        description="How negatives are drawn: `uniform` gives all candidates the same probability; `popularity` draws in "
+        "proportion to their events in the window, so that popularity alone cannot distinguish clicks from negatives.",
     )
     seed: Int = Field(default=0, ge=0, description="Seed of the sampling.")
     recent: dict[ColumnName, Annotated[Float, Field(gt=0, le=720)]] = Field(

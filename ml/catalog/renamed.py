@@ -6,6 +6,7 @@ RENAMED = {
     "admit_after": "min_count",
     "correct_frequency": "logq_correction",
     "correct_sampling": "sampling_correction",
+    "distribution": "draw",
     "leave_out": "exclude_features",
 }
 """Old name -> new name. Keys at the same place in a file; what they mean is unchanged."""

@@ -3,7 +3,7 @@
 `metrics.json` holds every number that the report shows:
 
     dataset, description, day, simulated, timezone    what was scored
-    sampling            per_positive, window_hours, distribution: how negatives were drawn, if the log holds positives alone
+    sampling            per_positive, window_hours, draw: how negatives were drawn, if the log holds positives alone
     data                rows, clicks, label_rate, earlier_days (which the baselines and "known" refer to)
     model               rows, clicks, label_rate, mean_prediction, auc, log_loss, normalised_entropy, calibration, facts
     models              the same keys for each model by name; the first is the one above
@@ -128,7 +128,7 @@ def evaluate_day(
 def _sampling(spec: DatasetSpec) -> dict[str, Any] | None:
     """How negatives were drawn, if the log holds positives alone."""
     negatives = spec.label.negatives
-    return negatives.model_dump(mode="json", include={"per_positive", "window_hours", "distribution"}) if negatives else None
+    return negatives.model_dump(mode="json", include={"per_positive", "window_hours", "draw"}) if negatives else None
 
 
 def _metrics(

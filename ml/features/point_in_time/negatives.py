@@ -7,7 +7,7 @@ and the event's number in the day alone, so that tasks may share the day as they
 `sample_rate` of a negative is the probability with which its item came to be drawn for that event, and that of a positive the
 probability with which its own would have been, had it not been taken; with k = per_positive:
 
-| distribution | draws                                                       | sample_rate          |
+| draw         | draws                                                       | sample_rate          |
 |--------------|-------------------------------------------------------------|----------------------|
 | uniform      | k distinct ones of the C candidate items (all, where C < k) | min(1, k / C)        |
 | popularity   | k of the window's events of candidate items, independently; | 1 - (1 - p)^k, where |
@@ -278,7 +278,7 @@ def sample(events: Events, start: int, stop: int, number: int, negatives: Negati
         pairs % max(1, len(items)),
         window,
         negatives.per_positive,
-        negatives.distribution == "popularity",
+        negatives.draw == "popularity",
         feature_seed(f"negatives {negatives.seed} {day}"),
     )
     return Sample(positive, event + reach, rate, own_rate, without)

@@ -63,10 +63,10 @@ def events_of_its_item(table: pa.Table, at: int, window: int) -> int:
 
 
 @given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 6), st.sampled_from([0.5, 3.0, 100.0]), st.integers(0, 30))
-@pytest.mark.parametrize("distribution", ["uniform", "popularity"])
-def test_negatives_against_a_slow_reference(distribution: str, seed: int, rows: int, k: int, hours: float, start: int) -> None:
+@pytest.mark.parametrize("draw", ["uniform", "popularity"])
+def test_negatives_against_a_slow_reference(draw: str, seed: int, rows: int, k: int, hours: float, start: int) -> None:
     table = random_log(rows, seed)
-    negatives = Negatives.model_validate({"per_positive": k, "window_hours": hours, "distribution": distribution, "seed": seed})
+    negatives = Negatives.model_validate({"per_positive": k, "window_hours": hours, "draw": draw, "seed": seed})
     start = min(start, rows)
     sampled = sample(Events.of(table, "user", "item"), start, rows, 0, negatives, "2020-01-02")
     got = drawn(table, sampled, start)
@@ -78,7 +78,7 @@ def test_negatives_against_a_slow_reference(distribution: str, seed: int, rows: 
         assert len(set(items)) == len(items), "no item twice"
         without += not items
         assert bool(items) == bool(may)
-        if distribution == "uniform":
+        if draw == "uniform":
             assert len(items) == min(k, len(may))
             expected = {item: min(1.0, k / len(may)) for item in items}
         else:
@@ -87,7 +87,7 @@ def test_negatives_against_a_slow_reference(distribution: str, seed: int, rows: 
             assert rate == pytest.approx(expected[item], rel=1e-5)
             assert 0 < rate <= 1
         own = float(sampled.own_rate[at - start])
-        if not items or distribution == "uniform":
+        if not items or draw == "uniform":
             assert {own} == {rate for _, rate in got[at]} or (own == 1 and not items)
         else:
             taken = max(1, events_of_its_item(table, at, round(hours * HOUR)))
@@ -95,11 +95,11 @@ def test_negatives_against_a_slow_reference(distribution: str, seed: int, rows: 
     assert sampled.without == without
 
 
-@pytest.mark.parametrize("distribution", ["uniform", "popularity"])
-def test_tasks_draw_what_one_would(distribution: str) -> None:
+@pytest.mark.parametrize("draw", ["uniform", "popularity"])
+def test_tasks_draw_what_one_would(draw: str) -> None:
     table = random_log(3000, 3)
     events = Events.of(table, "user", "item")
-    negatives = Negatives.model_validate({"per_positive": 3, "window_hours": 2, "distribution": distribution})
+    negatives = Negatives.model_validate({"per_positive": 3, "window_hours": 2, "draw": draw})
     first = 1000  # the day begins here; what is before it is the window
     whole = sample(events, first, 3000, 0, negatives, "2020-01-02")
     edges = [1000, 1001, 1500, 1500, 2750, 3000]
@@ -120,12 +120,12 @@ def test_seed_and_day_change_the_draws_and_nothing_else_does() -> None:
     assert draws[0] != draws[2] != draws[3] != draws[0]
 
 
-@pytest.mark.parametrize("distribution", ["uniform", "popularity"])
-def test_items_are_drawn_as_often_as_their_rate_says(distribution: str) -> None:
+@pytest.mark.parametrize("draw", ["uniform", "popularity"])
+def test_items_are_drawn_as_often_as_their_rate_says(draw: str) -> None:
     shown = [1, 1, 1, 1, 1, 2, 2, 2, 3, 4, 9, None]
     times = [n for n in range(len(shown))] + [HOUR] * 40_000
     table = log(times, [None] * len(shown) + [7] * 40_000, [*shown, *[9] * 40_000])
-    negatives = Negatives.model_validate({"per_positive": 2, "window_hours": 2, "distribution": distribution})
+    negatives = Negatives.model_validate({"per_positive": 2, "window_hours": 2, "draw": draw})
     sampled = sample(Events.of(table, "user", "item"), len(shown), len(times), 0, negatives, "2020-01-02")
     seen: Counter[int] = Counter()
     rates: dict[int, set[float]] = defaultdict(set)
@@ -140,7 +140,7 @@ def test_items_are_drawn_as_often_as_their_rate_says(distribution: str) -> None:
 def test_a_user_who_took_almost_everything_still_gets_what_is_left() -> None:
     times, items = list(range(2001)), [1] * 2000 + [2]
     table = log([*times, HOUR], [5] * 2000 + [6, 5], [*items, 1])
-    negatives = Negatives(per_positive=4, window_hours=2, distribution="popularity")
+    negatives = Negatives(per_positive=4, window_hours=2, draw="popularity")
     sampled = sample(Events.of(table, "user", "item"), 2001, 2002, 0, negatives, "2020-01-02")
     assert drawn(table, sampled) == {0: [(2, 1.0)]}
 
