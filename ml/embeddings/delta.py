@@ -1,6 +1,6 @@
-"""What changed in embedding tables between two steps: the unit that a trainer sends and a replica applies.
+"""Deltas: the rows of embedding tables that changed between two steps, which a trainer creates and a receiver applies.
 
-Deltas are pure data. Collections of tables create and apply them (`ml.embeddings.interface`); sending them is not done here.
+Deltas are plain data. Table collections create and apply them (`ml.embeddings.interface`). This module does not send them.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from dataclasses import dataclass
 
 import torch
 
-_SPAN = "span"  # no table's tensor: those have a dot in their names
+_SPAN = "span"  # cannot clash with a table's tensor, because those names contain a dot
 
 
 class Gap(ValueError):
-    """Changes are missing between a receiver's step and a delta, or the sender no longer knows them: load a snapshot."""
+    """Changes after a receiver's step are missing from a delta, or no longer available at the sender: load a snapshot."""
 
 
 @dataclass(frozen=True)
 class TableDelta:
-    """The rows of one table that were updated or deleted.
+    """The updated and deleted rows of one table.
 
     Args:
-        keys: Ids of the updated rows where the table stores ids, row numbers where its size is fixed. int64 [U], each once.
-        weights: The rows' weights after their last update, float32 [U, D].
-        seen: Latest event time of each row, int64 [U], whole seconds since 1970 UTC; None for tables of a fixed size.
-        deleted: Ids that were deleted, int64 [G]. An id that was admitted again later is also among `keys`.
+        keys: Unique keys of the U updated rows, int64 [U]: ids if the table stores ids, row numbers if its size is fixed.
+        weights: Weights of the rows after their last update, float32 [U, D].
+        seen: Latest event time of each row, int64 [U], in whole seconds since 1970 UTC; None for tables of a fixed size.
+        deleted: Ids that were deleted, int64 [G]. If an id was admitted again later, it is also in `keys`.
 
     Raises:
-        ValueError: If the shapes or dtypes do not belong together.
+        ValueError: If shapes or dtypes do not match.
     """
 
     keys: torch.Tensor
@@ -43,7 +43,7 @@ class TableDelta:
             raise ValueError(f"expected float32 weights and int64 keys, found {self.weights.dtype}, {self.keys.dtype}")
         rows = {len(tensor) for tensor in (self.keys, self.weights, self.seen) if tensor is not None}
         if len(rows) != 1 or self.weights.dim() != 2 or any(tensor.dim() != 1 for tensor in integers):
-            raise ValueError(f"weights {tuple(self.weights.shape)} do not belong to keys {tuple(self.keys.shape)}")
+            raise ValueError(f"shape {tuple(self.weights.shape)} of weights does not match {tuple(self.keys.shape)} of keys")
 
     @property
     def nbytes(self) -> int:
@@ -53,17 +53,16 @@ class TableDelta:
 
 @dataclass(frozen=True)
 class Delta:
-    """The changes of a collection of tables after step `since`, up to and including step `step`.
+    """The changes of a table collection after step `since`, up to and including step `step`.
 
-    Steps count the updates of one collection, and are comparable only within the history of that collection: a model that is
-    trained again from an earlier day counts other updates under the same numbers.
+    Steps count the updates of one collection. They can be compared only within one training history: if a model is trained
+    again from an earlier day, the same step numbers count different updates.
 
     Args:
-        since: The step after which changes are included.
-        step: The step that a receiver is at once it has applied the delta.
-        time: The latest event time in training, microseconds since 1970 UTC.
-        tables: The changes of each table, by name. The rows of a compositional table are split over several part tables,
-            named `<table>.<part>`.
+        since: The delta contains the changes after this step.
+        step: Step of a receiver after it has applied the delta.
+        time: Latest event time seen in training, in microseconds since 1970 UTC.
+        tables: Changes by table name. A compositional table has several part tables, named `<table>.<part>`.
 
     Example:
         >>> rows = TableDelta(torch.tensor([7]), torch.ones(1, 4), seen=None, deleted=torch.tensor([], dtype=torch.int64))
@@ -83,7 +82,7 @@ class Delta:
 
     @property
     def rows(self) -> int:
-        """Updated rows of all tables."""
+        """Number of updated rows in all tables."""
         return sum(len(table.keys) for table in self.tables.values())
 
     @property
@@ -92,11 +91,11 @@ class Delta:
         return sum(table.nbytes for table in self.tables.values())
 
     def to_tensors(self) -> dict[str, torch.Tensor]:
-        """Flatten to named tensors, as safetensors stores them.
+        """Convert the delta to named tensors, which safetensors can store.
 
         Returns:
-            `<table>.keys`, `<table>.weights`, `<table>.seen` (where there is one) and `<table>.deleted` of each table; `span`,
-            int64 [3]: since, step and time.
+            For each table, `<table>.keys`, `<table>.weights`, `<table>.deleted`, and `<table>.seen` unless it is None. `span`,
+            int64 [3], holds `since`, `step` and `time`.
         """
         found = {_SPAN: torch.tensor([self.since, self.step, self.time])}
         for name, table in self.tables.items():
@@ -105,10 +104,10 @@ class Delta:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> Delta:
-        """Rebuild a delta from the tensors of `to_tensors`.
+        """Convert the tensors that `to_tensors` returned to a delta.
 
         Raises:
-            ValueError: If tensors are missing, or do not belong together.
+            ValueError: If tensors are missing or unexpected, or their shapes or dtypes do not match.
         """
         parts: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
@@ -125,22 +124,23 @@ class Delta:
 
 
 def merge_deltas(shares: Sequence[Delta]) -> Delta:
-    """Merge the deltas of the ranks that share the rows of one collection among them.
+    """Merge the deltas of the ranks that share the rows of one collection.
 
     Args:
-        shares: One delta per rank, all of the same `since` and `step`; each row is in one of them.
+        shares: One delta per rank, with equal `since` and `step`. Each row is in exactly one of them.
 
     Returns:
-        The delta of the whole collection, rows in the order of their keys.
+        The delta of the whole collection, sorted by key.
 
     Raises:
-        ValueError: If the shares are of different spans or tables.
+        ValueError: If the steps or tables of the shares differ.
     """
     first = shares[0]
     if any(
         (share.since, share.step, share.tables.keys()) != (first.since, first.step, first.tables.keys()) for share in shares
     ):
-        raise ValueError(f"expected deltas of one span and the same tables, found {[(s.since, s.step) for s in shares]}")
+        steps = [(share.since, share.step) for share in shares]
+        raise ValueError(f"expected deltas of the same steps and tables, found steps {steps}")
     tables = {name: _merged([share.tables[name] for share in shares]) for name in first.tables}
     return Delta(first.since, first.step, max(share.time for share in shares), tables)
 
@@ -159,11 +159,11 @@ def _merged(parts: Sequence[TableDelta]) -> TableDelta:
 
 @dataclass(frozen=True)
 class TableShape:
-    """What a table's deltas look like.
+    """Shape of a table, which its deltas must match.
 
     Args:
-        width: Weights of a row.
-        rows: Number of rows where that is fixed; None where the table stores ids.
+        width: Number of weights in a row.
+        rows: Number of rows if it is fixed; None if the table stores ids.
     """
 
     width: int
@@ -171,44 +171,47 @@ class TableShape:
 
 
 class DeltaReceiver(ABC):
-    """A collection of tables that deltas can be applied to."""
+    """A table collection that can apply deltas."""
 
     @property
     @abstractmethod
     def step(self) -> int:
-        """Updates of the collection so far: the step that the next delta must follow on."""
+        """Number of updates so far. The next delta must contain all changes after this step."""
 
     @abstractmethod
     def delta_shapes(self) -> Mapping[str, TableShape]:
-        """Return the shape of each table that a delta may contain, by its name there."""
+        """Return the shape of each table that a delta may contain, by the table's name in deltas."""
 
     def accepts(self, delta: Delta) -> bool:
         """Check a delta without applying it.
 
+        Args:
+            delta: The changes.
+
         Returns:
-            True if the delta is new, False if its changes were applied before.
+            True if the delta has new changes, False if all of its changes have already been applied.
 
         Raises:
-            Gap: If changes between this collection's step and the delta's beginning are missing.
-            ValueError: If the delta is of other tables.
+            Gap: If the delta begins after this collection's step, so that changes in between are missing.
+            ValueError: If the delta does not match this collection's tables.
         """
         return check_delta(delta, self.step, self.delta_shapes())
 
     def apply_delta(self, delta: Delta) -> bool:
-        """Update, insert and delete rows as a delta says. (`apply` is the name of a method of every `torch.nn.Module`.)
+        """Update, insert and delete rows according to a delta.
 
-        A delta may overlap with what was applied before: rows have the weights of the delta afterwards. It must not run at the
-        same time as a training step.
+        A delta may overlap with changes that have already been applied; the delta's weights win. Do not call this during a
+        training step. The method is not named `apply` because every `torch.nn.Module` has a method of that name.
 
         Args:
             delta: The changes; its `since` is at most this collection's `step`.
 
         Returns:
-            True if the delta was applied, False if its changes were applied before.
+            True if the delta was applied, False if all of its changes had already been applied.
 
         Raises:
-            Gap: If changes between this collection's step and the delta's beginning are missing; nothing is changed.
-            ValueError: If the delta is of other tables; nothing is changed.
+            Gap: If the delta begins after this collection's step, so that changes in between are missing. Nothing is changed.
+            ValueError: If the delta does not match this collection's tables. Nothing is changed.
         """
         if not self.accepts(delta):
             return False
@@ -217,11 +220,24 @@ class DeltaReceiver(ABC):
 
     @abstractmethod
     def _write_delta(self, delta: Delta) -> None:
-        """Apply a delta that was accepted."""
+        """Apply a delta for which `accepts` returned True."""
 
 
 def check_delta(delta: Delta, step: int, shapes: Mapping[str, TableShape]) -> bool:
-    """Check whether tables of some shapes that are at a step can apply a delta; see `DeltaReceiver.accepts`."""
+    """Check whether a receiver can apply a delta.
+
+    Args:
+        delta: The changes.
+        step: The receiver's current step.
+        shapes: The receiver's table shapes, by name.
+
+    Returns:
+        True if the delta has new changes, False if all of its changes have already been applied.
+
+    Raises:
+        Gap: If the delta begins after the receiver's step.
+        ValueError: If the delta does not match the receiver's tables.
+    """
     if unknown := sorted(delta.tables.keys() - shapes.keys()):
         raise ValueError(f"the delta has tables {unknown}, which are not among {sorted(shapes)}")
     for name, table in delta.tables.items():
@@ -230,36 +246,36 @@ def check_delta(delta: Delta, step: int, shapes: Mapping[str, TableShape]) -> bo
         return False
     if delta.since > step:
         way_out = f"load a snapshot, or request a delta since {step}"
-        raise Gap(f"the tables are at step {step}, the delta begins after {delta.since}: {way_out}")
+        raise Gap(f"the tables are at step {step}, the delta begins after step {delta.since}: {way_out}")
     return True
 
 
 def _check_table(name: str, shape: TableShape, table: TableDelta) -> None:
-    """Raises `ValueError` for rows that do not fit a table."""
+    """Check that the rows of a delta match a table."""
     if table.weights.shape[1] != shape.width:
         raise ValueError(f"table {name!r} has rows of {shape.width} weights, the delta has {table.weights.shape[1]}")
     if shape.rows is None:
         if table.seen is None:
-            raise ValueError(f"table {name!r} stores ids, the delta has row numbers: it is of another kind of table")
+            raise ValueError(f"table {name!r} stores ids, the delta has row numbers: it comes from another kind of table")
     elif table.seen is not None or len(table.deleted):
-        raise ValueError(f"table {name!r} has a fixed number of rows, the delta has ids: it is of another kind of table")
+        raise ValueError(f"table {name!r} has a fixed number of rows, the delta has ids: it comes from another kind of table")
     elif len(table.keys) and not 0 <= int(table.keys.min()) <= int(table.keys.max()) < shape.rows:
         raise ValueError(f"table {name!r} has {shape.rows} rows, the delta has row {int(table.keys.max())}")
 
 
 def apply_deltas(receivers: Mapping[str, DeltaReceiver], deltas: Mapping[str, Delta]) -> bool:
-    """Apply deltas to several collections, or to none where one of them is refused.
+    """Apply deltas to several collections. If one delta is refused, no collection is changed.
 
     Args:
         receivers: The collections, by name.
-        deltas: A delta for each of them.
+        deltas: One delta per collection, by name.
 
     Returns:
         True if a collection was changed.
 
     Raises:
-        Gap: If changes between a collection's step and its delta's beginning are missing; nothing is changed.
-        ValueError: If the names differ, or a delta is of other tables; nothing is changed.
+        Gap: If a delta begins after its collection's step. Nothing is changed.
+        ValueError: If names differ, or a delta does not match its collection's tables. Nothing is changed.
     """
     if faults := sorted(receivers.keys() ^ deltas.keys()):
         raise ValueError(f"expected deltas of the collections {sorted(receivers)}; {faults} are missing or not expected")

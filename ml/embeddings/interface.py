@@ -1,10 +1,11 @@
-"""The interface of trainable embedding tables: what models, training, snapshots and sync need from every kind of table.
+"""Interface of trainable embedding tables, for models, training, snapshots and sync.
 
-A collection holds several tables and implements TorchRec's `EmbeddingBagCollectionInterface`. `TrainableBags` adds to it the
-optimizer, the state, statistics and deltas. The kinds of tables implement it in their own modules; everything else uses this
-interface alone.
+A collection holds several tables and implements TorchRec's `EmbeddingBagCollectionInterface`. `TrainableBags` adds an
+optimizer, state, statistics and deltas. Each kind of table implements `TrainableBags` in its own module; all other code depends
+only on this interface.
 
-Letters in shapes: B examples of a batch, F features, D weights of an embedding, N occurrences of ids.
+Shapes: B is the number of examples in a batch, F the number of features, D the embedding dimension, and N the number of
+occurrences of ids in a batch.
 """
 
 from __future__ import annotations
@@ -23,17 +24,19 @@ from ml.embeddings.delta import Delta, DeltaReceiver
 
 @dataclass(frozen=True)
 class TableStats:
-    """Statistics of one table. Counts other than `rows` and `candidates` are of the running pass.
+    """Statistics of one table.
+
+    `rows`, `nbytes` and `candidates` are current values. The other fields count events since the beginning of the pass.
 
     Args:
         rows: Rows in the table.
         nbytes: Bytes of rows, optimizer state and index.
-        candidates: Ids that have been counted and have no row yet.
+        candidates: Ids that have been counted but have no row yet.
         admitted: Ids that were given a row.
         expired: Rows that were deleted because their ids had not been seen for the table's time to live.
         evicted: Rows that were deleted to keep the table within its cap.
         looked_up: Occurrences of ids in training batches.
-        unknown: Occurrences whose id had no row before its batch, or was out of vocabulary.
+        unknown: Occurrences of ids that had no row before the batch, or were out of vocabulary.
     """
 
     rows: int
@@ -47,17 +50,20 @@ class TableStats:
 
     @property
     def unknown_rate(self) -> float | None:
-        """Fraction of occurrences without a row before their batch: what a server of the tables from before it would miss."""
+        """Fraction of occurrences that are `unknown`; None without occurrences.
+
+        This is the miss rate of a server that predicts every batch with the tables from before the batch.
+        """
         return self.unknown / self.looked_up if self.looked_up else None
 
 
 class TrainableBags(EmbeddingBagCollectionInterface, DeltaReceiver):
-    """A collection of embedding tables whose rows are updated during the backward pass, by an optimizer of their own.
+    """A collection of embedding tables with its own optimizer, which updates rows during the backward pass.
 
-    Use it like TorchRec's `EmbeddingBagCollection`. The differences: table rows are not `nn.Parameter`s, so the model's
-    optimizer does not see them, and their state is read and restored by `weights`, `training_state` and `restore`.
+    Use it like TorchRec's `EmbeddingBagCollection`, with two differences. Table rows are not `nn.Parameter`s, so the model's
+    optimizer does not see them. Their state is read by `weights` and `training_state`, and restored by `restore`.
 
-    Every forward in training mode must be followed by at most one backward. Evaluation mode changes nothing.
+    Call backward at most once for each forward in training mode. In evaluation mode, forward does not change the tables.
 
     Args:
         lr: Learning rate of the rows, before any schedule.
@@ -68,7 +74,8 @@ class TrainableBags(EmbeddingBagCollectionInterface, DeltaReceiver):
         >>> tables = [EmbeddingBagConfig(name="item", embedding_dim=4, num_embeddings=1, feature_names=["clicked", "shown"])]
         >>> trainer, server = (CollisionlessEmbeddingBags(tables, lr=0.1, init_scale=0.1) for _ in range(2))
 
-        Two examples: the first clicked items 7 and 8 and was shown 9, the second clicked nothing and was shown 7.
+        The batch has two examples. In the first, items 7 and 8 were clicked and item 9 was shown; in the second, nothing was
+        clicked and item 7 was shown.
 
         >>> features = KeyedJaggedTensor(["clicked", "shown"], torch.tensor([7, 8, 9, 7]), lengths=torch.tensor([2, 0, 1, 1]))
         >>> pooled = trainer(features)
@@ -76,7 +83,7 @@ class TrainableBags(EmbeddingBagCollectionInterface, DeltaReceiver):
         torch.Size([2, 4])
         >>> pooled.values().sum().backward()  # updates rows 7, 8 and 9
 
-        A replica that applies deltas predicts as the trainer does:
+        A server that applies the trainer's deltas makes the same predictions:
 
         >>> server.apply_delta(trainer.delta(since=server.step))
         True
@@ -92,47 +99,47 @@ class TrainableBags(EmbeddingBagCollectionInterface, DeltaReceiver):
         self.base_lr = lr
 
     def is_weighted(self) -> bool:
-        """Whether features carry a weight per id. Only collisionless tables read them."""
+        """Return whether features have a weight per id, which only collisionless tables support."""
         return False
 
     @abstractmethod
     def set_learning_rate(self, lr: float) -> None:
-        """Set the learning rate of the following backward passes."""
+        """Set the learning rate for subsequent backward passes."""
 
     def set_time(self, now: int) -> None:
-        """Set the event time of the following batches.
+        """Set the event time of subsequent batches.
 
         Args:
-            now: Microseconds since 1970 UTC. Tables that expire rows measure age by it.
+            now: Microseconds since 1970 UTC. Tables that expire rows use it to measure age.
         """
         return None
 
     @abstractmethod
     def weights(self) -> dict[str, torch.Tensor]:
-        """Return all that predictions need.
+        """Return the tensors that predictions need.
 
         Returns:
-            Tensors by name; which ones depends on the kind of table. Tables of a fixed size give views of the live tensors,
-            others copies.
+            Tensors by name; the names depend on the kind of table. Fixed-size tables in one process return views of their live
+            tensors; all other collections return copies.
         """
 
     @abstractmethod
     def training_state(self) -> dict[str, torch.Tensor]:
-        """Return all that training needs besides `weights`: optimizer state, counters and the steps of updates.
+        """Return the tensors that only training needs: optimizer state, counters, and the step of each row's last update.
 
         Returns:
-            Tensors by name; views or copies as in `weights`.
+            Tensors by name; views or copies, as for `weights`.
         """
 
     def restore(self, weights: Mapping[str, torch.Tensor], training_state: Mapping[str, torch.Tensor] | None) -> None:
-        """Restore the state of a collection that was built from the same configuration.
+        """Restore state that was saved from a collection of the same configuration.
 
         Args:
-            weights: What `weights` returned.
-            training_state: What `training_state` returned; None restores the tables for predictions only.
+            weights: The tensors that `weights` returned.
+            training_state: The tensors that `training_state` returned; None restores the weights only.
 
         Raises:
-            ValueError: If names, shapes or dtypes do not fit; the message names the tensors.
+            ValueError: If names, shapes or dtypes do not match; the message names the tensors.
         """
         for own, saved in ((self.weights(), weights), (self.training_state(), training_state)):
             if saved is None:
@@ -142,78 +149,83 @@ class TrainableBags(EmbeddingBagCollectionInterface, DeltaReceiver):
                 tensor.copy_(saved[name])
 
     def dense_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the named parameters that are not table rows, and are trained by the model's own optimizer."""
+        """Yield the named parameters that are not table rows and that the model's optimizer trains."""
         return iter(())
 
     @abstractmethod
     def stats(self) -> dict[str, TableStats]:
-        """Return the statistics of each table, by name."""
+        """Return statistics by table name."""
 
     def set_rank_cap(self, rank: int, ranks: int) -> None:
-        """Limit the rows of capped tables to one rank's share, for rows that are sharded by id.
+        """Limit the rows of capped tables to one rank's share. It applies to tables that are sharded by id.
 
         Args:
-            rank: This process's rank.
-            ranks: Number of processes that share the rows.
+            rank: Rank of this process.
+            ranks: Number of ranks that share the rows.
         """
         return None
 
     @abstractmethod
     def begin_pass(self) -> None:
-        """Start the counts of `stats` and `rows_touched` at zero."""
+        """Reset the counts of `stats` and `rows_touched` to zero."""
 
     def end_pass(self) -> None:
-        """Delete the rows that have expired by the end of a pass, in tables that expire rows."""
+        """Delete expired rows at the end of a pass. It applies to tables with a time to live."""
         return None
 
     @abstractmethod
     def rows_touched(self) -> int:
-        """Return the number of distinct rows that were looked up in training since `begin_pass`."""
+        """Return the number of distinct rows that have been looked up in training since `begin_pass`."""
 
     @abstractmethod
     def advance_to(self, step: int) -> None:
-        """Raise `step` to a value that other ranks have reached, so that ranks that share rows are at the same step."""
+        """Raise this collection's step to a step that other ranks have reached. A lower step has no effect."""
 
     @abstractmethod
     def delta(self, since: int) -> Delta:
-        """Return what changed after a step.
+        """Return the rows that were updated or deleted after a step.
 
         Args:
-            since: A step that the collection was at before, usually the one that the receiver is at.
+            since: An earlier step of this collection, usually the receiver's current step.
 
         Returns:
-            The rows that were updated or deleted, keys in ascending order.
+            The updated and deleted rows, sorted by key.
 
         Raises:
-            Gap: If `since` is a later step, or one before the oldest known change: the receiver needs a snapshot.
+            Gap: If `since` is later than the current step, or if older changes are no longer available. The receiver must load
+                a snapshot.
         """
 
     def register_receiver(self, name: str, step: int) -> None:
-        """Keep everything that deltas for a receiver need until it acknowledges them.
+        """Keep the data that deltas for a receiver need until the receiver acknowledges them.
 
-        Only tables that delete rows have anything to keep: tombstones of deleted ids.
+        Only tables that delete rows keep such data: the tombstones of deleted ids.
 
         Args:
-            name: Identifies the receiver across its restarts.
-            step: The step that it is at: that of the snapshot that it loaded.
+            name: Name of the receiver, which must stay the same when the receiver restarts.
+            step: The receiver's current step, usually the step of the snapshot that it loaded.
         """
         return None
 
     def acknowledge(self, name: str, step: int) -> None:
-        """Record that a receiver has applied all changes up to a step, and will request no delta since an earlier one.
+        """Record that a receiver has applied all changes up to a step and will not request deltas since an earlier step.
 
         Args:
-            name: The receiver's name.
-            step: The step of the latest delta that it applied.
+            name: Name of the receiver.
+            step: Step of the latest delta that the receiver has applied.
 
         Raises:
-            Gap: If tombstones that the receiver needs may be gone, because it was silent for too long: it needs a snapshot.
+            Gap: If the receiver was silent for so long that tombstones it needs may have been deleted. It must load a snapshot.
         """
         return None
 
 
 def check_fit(own: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]) -> None:
-    """Check that saved tensors can be copied into those of a collection.
+    """Check that saved tensors have the names, shapes and dtypes of a collection's tensors.
+
+    Args:
+        own: The collection's tensors, by name.
+        saved: The saved tensors, by name.
 
     Raises:
         ValueError: If names, shapes or dtypes differ; the message names the tensors.
@@ -229,6 +241,13 @@ def check_fit(own: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]
 def in_order(features: KeyedJaggedTensor, keys: list[str]) -> KeyedJaggedTensor:
     """Select features by key, in the order of `keys`.
 
+    Args:
+        features: Features of a batch, in any order.
+        keys: The features to select.
+
+    Returns:
+        The selected features.
+
     Raises:
         KeyError: If a feature is missing.
     """
@@ -240,7 +259,7 @@ def in_order(features: KeyedJaggedTensor, keys: list[str]) -> KeyedJaggedTensor:
 
 
 def bags_of(model: nn.Module) -> dict[str, TrainableBags]:
-    """Return the collections of tables of a model by their path in it. Of a collection that wraps another, the outer one."""
+    """Return the table collections of a model by module path. If one collection wraps another, only the outer is returned."""
     found: dict[str, TrainableBags] = {}
     for path, module in model.named_modules():
         if isinstance(module, TrainableBags) and not any(path.startswith(f"{outer}.") for outer in found):
@@ -249,13 +268,13 @@ def bags_of(model: nn.Module) -> dict[str, TrainableBags]:
 
 
 def dense_buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the named buffers of a model that are not in a collection of tables."""
+    """Yield the named buffers of a model that do not belong to a table collection."""
     paths = tuple(f"{path}." for path in bags_of(model))
     yield from ((name, buffer) for name, buffer in model.named_buffers() if not (paths and name.startswith(paths)))
 
 
 def dense_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield the named parameters that the model's own optimizer trains: all except table rows."""
+    """Yield the named parameters of a model that its optimizer trains, which exclude table rows."""
     tables = bags_of(model)
     paths = tuple(f"{path}." for path in tables)
     yield from ((name, p) for name, p in model.named_parameters() if not (paths and name.startswith(paths)))

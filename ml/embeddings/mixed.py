@@ -1,4 +1,4 @@
-"""Several collections of tables, of any kinds, used as one: each feature is looked up in the collection that has it."""
+"""A collection that combines table collections of any kinds and looks up each feature in the collection that has it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ml.embeddings.interface import TrainableBags, in_order
 
 
 class MixedEmbeddingBags(EmbeddingBagCollectionInterface):
-    """Several collections behind one interface.
+    """Several table collections that a model uses as one.
 
-    Models use this one; training, snapshots and sync use the collections in it, as `bags_of` finds them. Collections count
-    their own updates, so that steps and deltas are mappings by the collection's name.
+    Training, snapshots and sync use the inner collections, which `bags_of` finds. Each collection counts its own updates, so
+    steps and deltas are mappings from collection names.
 
     Args:
         kinds: The collections, by name.
 
     Raises:
-        ValueError: If two collections have the same feature, or a table of the same name.
+        ValueError: If two collections share a feature or a table name.
 
     Example:
         >>> from ml.embeddings.collisionless.bags import CollisionlessEmbeddingBags
@@ -60,7 +60,7 @@ class MixedEmbeddingBags(EmbeddingBagCollectionInterface):
             features: Ids of at least the F features, keys in any order.
 
         Returns:
-            Pooled rows, float32 [B, F * D], the features of a collection side by side.
+            Pooled rows, float32 [B, sum of the features' dimensions], grouped by collection in the order of `kinds`.
 
         Raises:
             KeyError: If a feature is missing.
@@ -84,14 +84,21 @@ class MixedEmbeddingBags(EmbeddingBagCollectionInterface):
         return {name: bags.step for name, bags in self._bags().items()}
 
     def delta(self, since: Mapping[str, int]) -> dict[str, Delta]:
-        """Return what changed in each collection after its step; see `TrainableBags.delta`."""
+        """Return the delta of each collection since its step in `since`; see `TrainableBags.delta`."""
         return {name: bags.delta(since[name]) for name, bags in self._bags().items()}
 
     def apply_delta(self, deltas: Mapping[str, Delta]) -> bool:
-        """Apply the delta of each collection, or of none where one of them is refused; see `DeltaReceiver.apply_delta`.
+        """Apply the delta of each collection; see `DeltaReceiver.apply_delta`. If one is refused, no collection is changed.
+
+        Args:
+            deltas: One delta per collection, by name.
 
         Returns:
             True if a collection was changed.
+
+        Raises:
+            Gap: If a delta begins after its collection's step. Nothing is changed.
+            ValueError: If names differ, or a delta does not match its collection's tables. Nothing is changed.
         """
         return apply_deltas(self._bags(), deltas)
 

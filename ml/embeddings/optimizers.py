@@ -1,15 +1,16 @@
-"""Optimizers of table rows, applied in the backward pass to the summed gradient of one row at a time.
+"""Optimizers of table rows. The backward pass applies them to each row's summed gradient.
 
 | kind             | update of weights w by gradient g, with state s                             | source                      |
 |------------------|-----------------------------------------------------------------------------|-----------------------------|
 | sgd              | w -= lr g                                                                   |                             |
 | adagrad          | s += g^2; w -= lr g / (sqrt(s) + eps)                                       | Duchi et al. 2011           |
-| rowwise_adagrad  | s += mean(g^2), one s a row; w -= lr g / (sqrt(s) + eps)                    | FBGEMM                      |
-| adam             | m, v, corrected by the row's own number of updates; w -= lr m/(sqrt(v)+eps) | Kingma and Ba 2015          |
+| rowwise_adagrad  | s += mean(g^2), one s per row; w -= lr g / (sqrt(s) + eps)                  | FBGEMM                      |
+| adam             | w -= lr m / (sqrt(v) + eps); bias correction uses the row's update count    | Kingma and Ba 2015          |
 | ftrl             | d = sqrt(n + g^2) - sqrt(n); n += g^2; z += lr g - d w; w from z, n, l1, l2 | McMahan et al. 2013, alg. 1 |
 
-FTRL's z, l1 and l2 are McMahan's times the learning rate alpha: w = -sign(z) max(|z| - l1, 0) / (beta + sqrt(n) + l2). At a
-constant rate the results are the same. A change of the rate scales later updates, and changes no weight by itself.
+FTRL's z, l1 and l2 equal McMahan's values times the learning rate alpha: w = -sign(z) max(|z| - l1, 0) / (beta + sqrt(n) + l2).
+With a constant learning rate, the results are equal. A change of the learning rate scales later updates, but does not change
+weights by itself.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ _STATES: dict[Kind, int] = {"sgd": 0, "adagrad": 1, "rowwise_adagrad": 0, "adam"
 
 @dataclass(frozen=True)
 class RowOptimizer:
-    """An optimizer and its constants, except the learning rate, which a schedule sets.
+    """An optimizer of table rows and its constants, except the learning rate, which a schedule sets.
 
     Args:
-        kind: The update rule.
-        eps: Added to the root of an accumulator.
-        initial_accumulator: First value of Adagrad's sums and of FTRL's n.
+        kind: Update rule.
+        eps: Constant that is added to the square root of an accumulator.
+        initial_accumulator: Initial value of Adagrad's accumulators and of FTRL's n.
         beta1: Decay of Adam's first moment.
         beta2: Decay of Adam's second moment.
         beta: FTRL's beta.
-        l1: FTRL's l1, times the learning rate.
-        l2: FTRL's l2, times the learning rate.
+        l1: McMahan's l1 times the learning rate.
+        l2: McMahan's l2 times the learning rate.
 
     Example:
         >>> RowOptimizer("adam").words(dim=16)
@@ -54,10 +55,10 @@ class RowOptimizer:
     l2: float = 0.0
 
     def words(self, dim: int) -> int:
-        """Return the number of float32 values of state besides a row of `dim` weights."""
+        """Return the number of float32 values of optimizer state that follow a row of `dim` weights."""
         return _STATES[self.kind] * dim
 
     def constants(self) -> np.ndarray:
-        """Return the constants for the kernels, float32 [8]."""
+        """Return the constants that the kernels read, float32 [8]."""
         given = (self.eps, self.initial_accumulator, self.beta1, self.beta2, self.beta, self.l1, self.l2, 0.0)
         return np.array(given, np.float32)

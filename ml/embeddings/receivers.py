@@ -1,7 +1,7 @@
-"""Which receivers of deltas there are, and up to which step each of them has applied changes.
+"""Ledger of the receivers of deltas and the latest step that each receiver has acknowledged.
 
-Tables that delete rows keep tombstones of them until every registered receiver has acknowledged a later step. A receiver that
-has been silent for too long is dropped, because tombstones would otherwise grow without bound.
+Tables that delete rows keep tombstones until every registered receiver has acknowledged the step of the deletion. A receiver
+that is silent for too long is dropped, because tombstones would otherwise grow without bound.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import torch
 from ml.embeddings.delta import Gap
 
 RECEIVER_TTL = 7 * 24 * 3600.0
+"""Default `receiver_ttl`, in seconds."""
 
 
 @dataclass(frozen=True)
 class Receiver:
-    """What is known of one receiver.
+    """The ledger's entry for one receiver.
 
     Args:
-        step: The latest step that it has acknowledged.
-        heard: When it last registered or acknowledged, in seconds of the ledger's clock.
+        step: Latest step that the receiver has acknowledged.
+        heard: Time of its last registration or acknowledgement, in seconds on the ledger's clock.
     """
 
     step: int
@@ -34,9 +35,12 @@ class Receivers:
     """Ledger of the receivers of one collection's deltas.
 
     Args:
-        clock: Returns the present time in seconds; only differences are used. With snapshots that outlive the process it must
-            continue across processes, such as `time.time`.
+        clock: Returns the current time in seconds; only differences are used. If snapshots outlive the process, the clock must
+            continue across processes, as `time.time` does.
         ttl: Seconds of silence after which a receiver is dropped (`receiver_ttl`).
+
+    Raises:
+        ValueError: If `ttl` is not positive.
 
     Example:
         >>> now = 0.0
@@ -62,19 +66,21 @@ class Receivers:
         return len(self.known)
 
     def register(self, name: str, step: int) -> None:
-        """Adds a receiver, or registers it again.
+        """Add a receiver, or replace its entry.
 
         Args:
-            name: Identifies the receiver across its restarts.
-            step: The step that it is at: of the snapshot that it has loaded.
+            name: Name of the receiver, which must stay the same when the receiver restarts.
+            step: The receiver's current step, usually the step of the snapshot that it loaded.
         """
         self.known[name] = Receiver(step, self.clock())
 
     def acknowledge(self, name: str, step: int) -> None:
-        """Records that a receiver has applied all changes up to and including a step. An earlier step is a sign of life alone.
+        """Record that a receiver has applied all changes up to and including a step.
+
+        A step that is not later than the last acknowledged step only records that the receiver is alive.
 
         Raises:
-            Gap: The receiver is not registered, or was dropped for its silence.
+            Gap: If the receiver is not registered, or was dropped because it was silent for too long.
         """
         self.drop_silent()
         if name not in self.known:
@@ -85,7 +91,7 @@ class Receivers:
         self.known[name] = Receiver(max(step, self.known[name].step), self.clock())
 
     def drop_silent(self) -> list[str]:
-        """Drops receivers that have been silent for longer than `ttl`, and returns their names."""
+        """Drop receivers that have been silent for longer than `ttl`, and return their names."""
         now = self.clock()
         dropped = [name for name, receiver in self.known.items() if now - receiver.heard > self.ttl]
         for name in dropped:
@@ -93,26 +99,32 @@ class Receivers:
         return dropped
 
     def oldest_step(self) -> int | None:
-        """Returns the step that every receiver has acknowledged, None without receivers; silent receivers are dropped first."""
+        """Return the latest step that all receivers have acknowledged; None without receivers.
+
+        Silent receivers are dropped first.
+        """
         self.drop_silent()
         return min((receiver.step for receiver in self.known.values()), default=None)
 
     def to_tensor(self) -> torch.Tensor:
-        """Returns the ledger as uint8 [n], for a training state: JSON of names to steps and times."""
+        """Return the ledger as uint8 [n], for a training state: JSON that maps names to steps and times."""
         held = {name: [receiver.step, receiver.heard] for name, receiver in sorted(self.known.items())}
         return torch.tensor(list(json.dumps(held).encode()), dtype=torch.uint8)
 
     def restore(self, saved: torch.Tensor) -> None:
-        """Replaces the ledger by what `to_tensor` returned."""
+        """Replace all entries with those of a tensor that `to_tensor` returned."""
         self.known = _read(saved)
 
 
 def merge_receivers(saved: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Merges the ledgers of collections that share rows among them, as `Receivers.to_tensor` returned them.
+    """Merge the ledgers of the ranks that share one collection's rows.
+
+    Args:
+        saved: One ledger per rank, as `Receivers.to_tensor` returns it.
 
     Returns:
-        The receivers that all of them have, each at the earliest step that it has acknowledged to any. One that was dropped
-        anywhere is left out, because tombstones that it needs may have been trimmed there.
+        The merged ledger, uint8 [n]. It has the receivers that are in every ledger, each at its earliest step in any of them.
+        A receiver that any rank has dropped is left out, because that rank may have trimmed tombstones that it needs.
     """
     ledgers = [_read(one) for one in saved]
     merged = Receivers(lambda: 0.0)

@@ -1,6 +1,6 @@
-"""Rules of a collisionless table: which ids are admitted, how long rows are kept, and which are evicted from a full table.
+"""Rules of a collisionless table: which ids are admitted, how long rows are kept, and which rows a full table evicts.
 
-The rules are applied by `ml.embeddings.collisionless`.
+`ml.embeddings.collisionless` applies the rules.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 Filter = Literal["exact", "sliding", "probabilistic"]
 Family = Literal["hash", "naive", "quotient_remainder", "generalised", "chinese_remainder"]
 Operation = Literal["concat", "add", "mult", "path", "project"]
-SLIDING_MOST = (1 << 19) - 1  # occurrences that half a window can count
+SLIDING_MOST = (1 << 19) - 1  # the largest count of half a window
 Evict = Literal["never", "least_recently_used", "least_frequently_used"]
 
 
@@ -20,23 +20,24 @@ Evict = Literal["never", "least_recently_used", "least_frequently_used"]
 class TableRules:
     """Rules of one table. All times are event time.
 
-    If several ids of a batch become due for a row at the same time and there is not room for all, the first ones are admitted;
-    none of them evicts another.
+    If several ids of one batch are due for a row and there is not enough room for all of them, the ids that occur first are
+    admitted. Ids of the same batch do not evict each other.
 
     Args:
-        name: The table.
-        min_count: An id gets a row at this occurrence.
-        filter: How occurrences are counted before that. `exact` counts all of them. `sliding` counts those of the last
-            `window_seconds`, in two halves, so that each counts for at least half a window and at most a whole one.
-            `probabilistic` stores nothing: each occurrence admits its id with probability 1 / min_count.
-        window_seconds: Length of the window, for filter `sliding` only.
-        ttl_seconds: Rows and candidates that have not been seen for longer are deleted when tables expire rows; None keeps
-            them indefinitely.
+        name: Name of the table.
+        min_count: Number of occurrences at which an id gets a row.
+        filter: How occurrences are counted. `exact` counts all occurrences. `sliding` counts the occurrences of the last
+            `window_seconds`; the window slides by half its length, so each occurrence counts for between half a window and a
+            whole window. `probabilistic` stores no counts: each occurrence admits its id with probability 1 / min_count.
+        window_seconds: Length of the window; for filter `sliding` only.
+        ttl_seconds: Time to live. Expiry deletes rows and candidates that have not been seen for longer. None keeps them
+            indefinitely.
         max_rows: Cap on the number of rows; None for no cap.
-        evict: Which row of a full table is evicted for an id that is due; with `never`, the id is refused.
+        evict: Which row a full table evicts to admit an id; `never` refuses the id instead.
 
     Raises:
-        ValueError: If values are not positive, or window and filter do not fit.
+        ValueError: If a value is not positive, `min_count` exceeds the range of a sliding filter, or `window_seconds` is
+            missing or not allowed with the filter.
 
     Example:
         >>> TableRules("item", min_count=3, ttl_seconds=7 * 86_400, max_rows=1_000_000).evict
@@ -55,9 +56,11 @@ class TableRules:
         if self.min_count < 1 or (self.max_rows is not None and self.max_rows < 1):
             raise ValueError(f"table {self.name!r}: min_count and max_rows must be positive")
         if (self.filter == "sliding") != (self.window_seconds is not None):
-            raise ValueError(f"table {self.name!r}: window_seconds belongs to filter: sliding, and filter: sliding needs it")
+            raise ValueError(f"table {self.name!r}: window_seconds is required with filter: sliding, and not allowed otherwise")
         if self.filter == "sliding" and self.min_count > SLIDING_MOST:
-            raise ValueError(f"table {self.name!r}: a sliding filter counts up to {SLIDING_MOST}, found {self.min_count}")
+            raise ValueError(
+                f"table {self.name!r}: min_count of a sliding filter can be at most {SLIDING_MOST}, found {self.min_count}"
+            )
         if any(seconds is not None and seconds <= 0 for seconds in (self.window_seconds, self.ttl_seconds)):
             raise ValueError(f"table {self.name!r}: window_seconds and ttl_seconds must be positive")
 

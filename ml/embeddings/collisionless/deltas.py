@@ -111,7 +111,7 @@ def _check_available(store: Store, since: int) -> None:
     if since > store.step:
         raise Gap(f"the tables are at step {store.step}, changes since {since} were requested: load a snapshot")
     if since < (oldest := store.tombstones.oldest_step):
-        raise Gap(f"changes since step {since} are unavailable, the oldest are those since {oldest}: load a snapshot")
+        raise Gap(f"changes since step {since} are unavailable, the oldest available step is {oldest}: load a snapshot")
 
 
 def _with_table(parts: list[tuple[int, torch.Tensor]]) -> tuple[np.ndarray, np.ndarray]:

@@ -114,7 +114,7 @@ def features_of(tables: Sequence[EmbeddingBagConfig]) -> list[str]:
 def unweighted(features: KeyedJaggedTensor) -> KeyedJaggedTensor:
     """Return features with int64 ids. Raises `ValueError` for weights per sample, which the kernels would silently ignore."""
     if features.weights_or_none() is not None:
-        raise ValueError("weights per sample are for collisionless tables")
+        raise ValueError("only collisionless tables support weights per sample")
     if features.values().dtype == torch.int64:
         return features
     return KeyedJaggedTensor(features.keys(), features.values().long(), lengths=features.lengths(), stride=features.stride())

@@ -80,7 +80,7 @@ class RowSteps:
         if since > self.step:
             raise Gap(f"the tables are at step {self.step}, changes since {since} were requested: load a snapshot")
         if since < (oldest := int(self.span[1])):
-            raise Gap(f"changes since step {since} are unavailable, the oldest are those since {oldest}: load a snapshot")
+            raise Gap(f"changes since step {since} are unavailable, the oldest available step is {oldest}: load a snapshot")
         self._read_at = self.step
         return {name: (rows > since).nonzero().squeeze(1) for name, rows in self.by_table().items()}
 

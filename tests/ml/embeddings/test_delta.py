@@ -1,4 +1,4 @@
-"""Deltas are pure data: they survive flattening, and the shares of ranks add up."""
+"""Deltas can be converted to tensors and back, and the shares of all ranks merge to the whole delta."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def equal(one: Delta, other: Delta) -> bool:
     return mine.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
 
 
-def test_a_delta_survives_flattening_whatever_its_tables_are_called() -> None:
+def test_a_delta_survives_conversion_to_tensors_with_any_table_names() -> None:
     delta = Delta(2, 9, 77, {"a": table([1, 5], [3]), "b.0": table([], seen=False), "span": table([4])})
     back = Delta.from_tensors(delta.to_tensors())
     assert equal(back, delta) and list(back.tables) == ["a", "b.0", "span"]
@@ -27,25 +27,25 @@ def test_a_delta_survives_flattening_whatever_its_tables_are_called() -> None:
     assert delta.rows == 3 and delta.nbytes == 3 * (8 + 8 + 8) + 8
 
 
-@pytest.mark.parametrize("lost", ["a.keys", "a.weights", "a.deleted", "span"])
-def test_a_delta_that_lost_a_tensor_is_refused(lost: str) -> None:
+@pytest.mark.parametrize("missing", ["a.keys", "a.weights", "a.deleted", "span"])
+def test_a_delta_with_a_missing_tensor_is_refused(missing: str) -> None:
     tensors = Delta(0, 1, 0, {"a": table([1])}).to_tensors()
-    del tensors[lost]
-    with pytest.raises(ValueError, match=lost.removeprefix("a.")):
+    del tensors[missing]
+    with pytest.raises(ValueError, match=missing.removeprefix("a.")):
         Delta.from_tensors(tensors)
 
 
-def test_tensors_that_do_not_belong_together_are_refused() -> None:
+def test_tensors_of_wrong_shapes_or_dtypes_are_refused() -> None:
     keys, none = torch.tensor([1, 2]), torch.empty(0, dtype=torch.int64)
-    with pytest.raises(ValueError, match=r"weights \(1, 4\) do not belong to keys \(2,\)"):
+    with pytest.raises(ValueError, match=r"shape \(1, 4\) of weights does not match \(2,\) of keys"):
         TableDelta(keys, torch.zeros(1, 4), None, none)
     with pytest.raises(ValueError, match="expected float32 weights"):
         TableDelta(keys, torch.zeros(2, 4).double(), None, none)
 
 
-def test_shares_merge_to_the_whole_in_the_order_of_keys() -> None:
+def test_merged_shares_are_sorted_by_key() -> None:
     one = Delta(2, 9, 70, {"a": table([1, 5], [8]), "b": table([0], seen=False)})
     other = Delta(2, 9, 77, {"a": table([-3, 2], [3]), "b": table([], seen=False)})
     assert equal(merge_deltas([one, other]), Delta(2, 9, 77, {"a": table([-3, 1, 2, 5], [3, 8]), "b": table([0], seen=False)}))
-    with pytest.raises(ValueError, match=r"one span and the same tables, found \[\(2, 9\), \(2, 8\)\]"):
+    with pytest.raises(ValueError, match=r"the same steps and tables, found steps \[\(2, 9\), \(2, 8\)\]"):
         merge_deltas([one, Delta(2, 8, 70, other.tables)])

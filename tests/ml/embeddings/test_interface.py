@@ -1,4 +1,4 @@
-"""What every kind of table has in common: the face, and what the face promises."""
+"""Properties of the `TrainableBags` interface that hold for every kind of table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ml.schema import MISSING_ID, OOV_ID
 from tests.helpers.reference_tables import ReferenceEmbeddingBags
 
 DIM, ROWS, START = 4, 50, 0.5
-NAMES = ("type", "keys")  # which modules can not be called
+NAMES = ("type", "keys")  # torch does not allow these names for submodules
 Build = Callable[[list[EmbeddingBagConfig]], TrainableBags]
 
 
@@ -65,7 +65,7 @@ def features_of(ids: dict[str, list[list[int]]], dtype: torch.dtype = torch.int6
 
 
 def trained(build: Build, pooling: PoolingType = PoolingType.MEAN) -> TrainableBags:
-    """Every id of 2 to 9 has a row, and rows differ."""
+    """Return tables in which each id from 2 to 9 has a row, and all rows differ."""
     bags = build(configs_of(pooling=pooling))
     ids = {name: [[i] for i in range(2, 10)] for name in NAMES}
     bags(features_of(ids)).values().backward(torch.linspace(-1, 1, 8 * 2 * DIM).view(8, -1))
@@ -78,7 +78,7 @@ def one(bags: TrainableBags, name: str, number: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("build", BUILDS)
-def test_bags_pool_their_own_ids_whatever_the_order_of_the_keys(build: Build) -> None:
+def test_pooling_does_not_depend_on_the_order_of_keys(build: Build) -> None:
     for pooling in (PoolingType.MEAN, PoolingType.SUM):
         bags = trained(build, pooling)
         batch = {"keys": [[5], [2, 3, 3]], "type": [[], [7, 4]]}
@@ -94,7 +94,7 @@ def test_bags_pool_their_own_ids_whatever_the_order_of_the_keys(build: Build) ->
 
 @pytest.mark.parametrize("build", BUILDS)
 @pytest.mark.parametrize("dtype", [torch.int16, torch.int32])
-def test_ids_of_any_integer_type_are_the_same_ids(build: Build, dtype: torch.dtype) -> None:
+def test_the_integer_type_of_ids_does_not_matter(build: Build, dtype: torch.dtype) -> None:
     bags = trained(build)
     batch = {"type": [[2, 9], [3]], "keys": [[4], [5, 5]]}
     assert torch.equal(bags(features_of(batch, dtype)).values(), bags(features_of(batch)).values())
@@ -109,15 +109,15 @@ def test_an_empty_batch_gives_no_bags(build: Build) -> None:
 
 
 @pytest.mark.parametrize("build", FIXED)
-def test_weights_per_sample_are_refused_where_they_would_be_passed_over(build: Build) -> None:
+def test_fixed_size_tables_refuse_weights_per_sample(build: Build) -> None:
     ids = features_of({"type": [[2]], "keys": [[3]]})
     weighted = KeyedJaggedTensor(ids.keys(), ids.values(), torch.tensor([0.5, 2.0]), lengths=ids.lengths())
-    with pytest.raises(ValueError, match="weights per sample are for collisionless tables"):
+    with pytest.raises(ValueError, match="only collisionless tables support weights per sample"):
         build(configs_of())(weighted)
 
 
 @pytest.mark.parametrize("build", BUILDS)
-def test_a_step_is_rowwise_adagrads_at_the_rate_that_is_set(build: Build) -> None:
+def test_an_update_is_rowwise_adagrad_at_the_current_learning_rate(build: Build) -> None:
     bags = build(configs_of())
     batch = features_of({"type": [[2]], "keys": [[3]]})
     for rate in (0.1, 0.0, 0.4):
@@ -130,19 +130,19 @@ def test_a_step_is_rowwise_adagrads_at_the_rate_that_is_set(build: Build) -> Non
         seen = {0.1: 1, 0.0: 2, 0.4: 3}[rate]
         wanted = rate * 0.25 / np.sqrt(START + seen * 0.0625)
         moved = before - bags(batch)["type"][0].detach()
-        if rate != 0.1 or build not in (collisionless, reference):  # whose row begins with its first look-up
+        if rate != 0.1 or build not in (collisionless, reference):  # their rows are created by the first look-up
             torch.testing.assert_close(moved, torch.full((DIM,), wanted, dtype=torch.float32), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("build", FIXED)
-def test_first_weights_follow_from_seed_and_table_alone(build: Build) -> None:
+def test_first_weights_depend_only_on_seed_and_table(build: Build) -> None:
     both, alone = build(configs_of()), build(configs_of(("keys",)))
     assert torch.equal(both.eval()(features_of({"type": [[2]], "keys": [[3]]}))["keys"],
                        alone.eval()(features_of({"keys": [[3]]}))["keys"])  # fmt: skip
     assert not torch.equal(one(both, "type", 3), one(both, "keys", 3))
 
 
-def test_static_tables_read_one_row_for_all_that_is_out_of_vocabulary() -> None:
+def test_static_tables_read_one_row_for_all_ids_out_of_vocabulary() -> None:
     bags = static(configs_of())
     bags.begin_pass()
     bags(features_of({"type": [[2], [ROWS], [-1]], "keys": [[3], [ROWS - 1], [MISSING_ID]]}))
@@ -155,7 +155,7 @@ def test_static_tables_read_one_row_for_all_that_is_out_of_vocabulary() -> None:
     assert len({tuple(row.tolist()) for row in own}) == 4
 
 
-def test_mixed_tables_give_each_feature_its_own_by_name() -> None:
+def test_mixed_tables_look_up_each_feature_in_its_own_collection() -> None:
     parts = {"a": collisionless(configs_of(("x", "y"))), "b": hashed(configs_of(("z",))), "c": static(configs_of(("w",)))}
     mixed = MixedEmbeddingBags(parts)
     batch = {"w": [[2], [3, 4]], "x": [[5], [6]], "z": [[7], [8]], "y": [[9], [10]]}
@@ -171,7 +171,7 @@ def test_mixed_tables_give_each_feature_its_own_by_name() -> None:
         MixedEmbeddingBags({**parts, "d": hashed(other)})
 
 
-def test_bytes_by_table_add_up_to_those_of_the_store() -> None:
+def test_bytes_by_table_add_up_to_the_bytes_of_the_store() -> None:
     bags = collisionless(configs_of())
     rng = np.random.default_rng(0)
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Receivers are kept until they have been silent for too long, and tell how far all of them have come."""
+"""The ledger drops silent receivers, and returns the latest step that all receivers have acknowledged."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def test_examples() -> None:
     assert doctest.testmod(ml.embeddings.receivers).failed == 0
 
 
-def test_the_slowest_receiver_decides() -> None:
+def test_the_oldest_step_is_the_minimum_over_receivers() -> None:
     receivers = ledger(Clock(), one=5, other=9)
     assert receivers.oldest_step() == 5
     receivers.acknowledge("one", 30)
     assert receivers.oldest_step() == 9
     receivers.acknowledge("other", 3)
-    assert receivers.oldest_step() == 9, "what was acknowledged stays acknowledged"
+    assert receivers.oldest_step() == 9, "an earlier step does not replace a later one"
     assert ledger(Clock()).oldest_step() is None
 
 
-def test_a_silent_receiver_is_dropped_and_told_to_load_a_snapshot() -> None:
+def test_a_silent_receiver_is_dropped_and_must_load_a_snapshot() -> None:
     clock = Clock()
     receivers = ledger(clock, silent=1, alive=2)
     clock.now = 40.0
     receivers.acknowledge("alive", 7)
     clock.now = 60.0
-    assert receivers.drop_silent() == [], "not longer than the time to live"
+    assert receivers.drop_silent() == [], "silence must exceed the time to live"
     clock.now = 61.0
     assert receivers.drop_silent() == ["silent"] and receivers.oldest_step() == 7
     with pytest.raises(Gap, match=r"receiver 'silent' is not registered, or was dropped after 60 seconds.*load a snapshot"):
@@ -55,7 +55,7 @@ def test_a_silent_receiver_is_dropped_and_told_to_load_a_snapshot() -> None:
     assert len(receivers) == 2
 
 
-def test_an_acknowledgement_that_comes_too_late_does_not_count() -> None:
+def test_an_acknowledgement_after_the_time_to_live_is_refused() -> None:
     clock = Clock()
     receivers = ledger(clock, one=1)
     clock.now = 61.0
@@ -70,12 +70,12 @@ def test_a_ledger_survives_a_snapshot() -> None:
     receivers, again = ledger(clock, one=5, other=9), Receivers(clock, ttl=60.0)
     again.restore(receivers.to_tensor())
     assert again.known == receivers.known
-    assert again.to_tensor().tolist() == ledger(clock, other=9, one=5).to_tensor().tolist(), "the order of calls is no matter"
+    assert again.to_tensor().tolist() == ledger(clock, other=9, one=5).to_tensor().tolist(), "order does not matter"
     clock.now = 63.6
-    assert again.oldest_step() is None, "silence goes on while nothing runs"
+    assert again.oldest_step() is None, "time between processes counts as silence"
 
 
-def test_shares_merge_to_what_all_of_them_have() -> None:
+def test_a_merged_ledger_has_the_receivers_that_all_ranks_have() -> None:
     clock = Clock()
     one = ledger(clock, a=5, b=9, dropped=1)
     clock.now = 7.0
@@ -86,6 +86,6 @@ def test_shares_merge_to_what_all_of_them_have() -> None:
 
 
 @pytest.mark.parametrize("ttl", [0.0, -1.0])
-def test_a_time_to_live_that_is_none_is_refused(ttl: float) -> None:
+def test_a_time_to_live_that_is_not_positive_is_refused(ttl: float) -> None:
     with pytest.raises(ValueError, match="receiver_ttl must be positive"):
         Receivers(Clock(), ttl)

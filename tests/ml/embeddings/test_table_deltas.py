@@ -1,4 +1,4 @@
-"""A base and the deltas since it are the state, for every kind of table; what is missing is refused."""
+"""For every kind of table, a base state with later deltas equals the current state, and a gap is refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RULES = {
 
 
 def growing(configs: list[EmbeddingBagConfig]) -> TrainableBags:
-    """Rows expire, are evicted, and come again."""
+    """Return collisionless tables whose rows expire, are evicted, and are admitted again."""
     return CollisionlessEmbeddingBags(configs, lr=0.1, init_scale=0.3, rules=RULES, optimizer=RowOptimizer())
 
 
@@ -67,7 +67,7 @@ def train(bags: TrainableBags, ids: list[int], now: int, update: bool = True) ->
 
 
 def held(bags: TrainableBags) -> dict[str, torch.Tensor]:
-    """What predictions need, without the clock."""
+    """Return copies of the weights, without the step."""
     return {name: tensor.clone() for name, tensor in bags.weights().items() if name != "step"}
 
 
@@ -78,8 +78,11 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def run(
     build: Build, steps: list[tuple[str, list[int]]], sync: Callable[[TrainableBags, bool], None], again: Callable[[], None]
 ) -> TrainableBags:
-    """sync: called with the trainer, and whether all look-ups have had an update: a row that has just been admitted is in a
-    delta once a step has been counted."""
+    """Run steps on a new trainer, and return it.
+
+    `sync` is called with the trainer and with True if every look-up has been followed by an update. Otherwise a new row may not
+    be in a delta yet, because deltas contain rows of counted steps.
+    """
     trainer, settled = build(configs_of()), True
     for now, (what, ids) in enumerate([*steps, ("train", [1, 2])]):
         if what in ("train", "look up"):
@@ -98,7 +101,7 @@ def run(
 @pytest.mark.parametrize("build", KINDS)
 @settings(max_examples=40, deadline=None)
 @given(STEPS)
-def test_base_and_deltas_are_the_state(build: Build, steps: list[tuple[str, list[int]]]) -> None:
+def test_a_base_with_deltas_equals_the_current_state(build: Build, steps: list[tuple[str, list[int]]]) -> None:
     server, deltas = build(configs_of()), []
 
     def sync(trainer: TrainableBags, settled: bool) -> None:
@@ -121,8 +124,8 @@ def test_base_and_deltas_are_the_state(build: Build, steps: list[tuple[str, list
 @pytest.mark.parametrize("build", QUANTISED)
 @settings(max_examples=40, deadline=None)
 @given(STEPS)
-def test_a_quantised_base_and_deltas_are_the_quantised_state(build: Build, steps: list[tuple[str, list[int]]]) -> None:
-    """Bit for bit: rows, ids and step, as a fresh export has them."""
+def test_a_quantised_base_with_deltas_equals_a_fresh_export(build: Build, steps: list[tuple[str, list[int]]]) -> None:
+    """Rows, ids and step are equal bit for bit."""
     server, _ = quantise_bags(build(configs_of()), "int8", {"keys": "float16"})
 
     def sync(trainer: TrainableBags, settled: bool) -> None:
@@ -145,7 +148,7 @@ def test_a_gap_is_refused_and_changes_nothing(build: Build) -> None:
     first = trainer.step
     train(trainer, [4, 5], 1)
     before = held(server)
-    with pytest.raises(Gap, match=f"the tables are at step 0, the delta begins after {first}"):
+    with pytest.raises(Gap, match=f"the tables are at step 0, the delta begins after step {first}"):
         server.apply_delta(trainer.delta(first))
     assert same(held(server), before) and server.step == 0
     with pytest.raises(Gap):
@@ -162,7 +165,7 @@ def test_an_overlapping_delta_is_applied(build: Build) -> None:
 
 
 @pytest.mark.parametrize("build", FIXED)
-def test_a_delta_has_the_rows_that_were_updated_and_no_more(build: Build) -> None:
+def test_a_delta_contains_only_updated_rows(build: Build) -> None:
     trainer = build(configs_of())
     train(trainer, list(range(2, 40)), 0)
     since = trainer.step
@@ -172,7 +175,7 @@ def test_a_delta_has_the_rows_that_were_updated_and_no_more(build: Build) -> Non
 
 
 @pytest.mark.parametrize("build", KINDS)
-def test_what_a_delta_between_look_up_and_backward_misses_the_next_one_has(build: Build) -> None:
+def test_the_delta_after_a_backward_has_its_rows_even_if_one_was_taken_before_it(build: Build) -> None:
     trainer, server = build(configs_of()), build(configs_of())
     pooled = trainer.train()(features_of({"type": [[7]], "keys": [[9]]})).values()
     server.apply_delta(trainer.delta(server.step))
@@ -182,14 +185,14 @@ def test_what_a_delta_between_look_up_and_backward_misses_the_next_one_has(build
 
 
 @pytest.mark.parametrize("build", FIXED)
-def test_steps_of_rows_are_part_of_the_training_state(build: Build) -> None:
+def test_row_steps_are_part_of_the_training_state(build: Build) -> None:
     trainer, resumed, loaded = (build(configs_of()) for _ in range(3))
     train(trainer, [7, 9], 0)
     resumed.restore(trainer.weights(), trainer.training_state())
     loaded.restore(trainer.weights(), None)
     assert resumed.step == loaded.step == trainer.step and resumed.rows_touched() == trainer.rows_touched()
     assert resumed.delta(0).rows == trainer.delta(0).rows > 0
-    with pytest.raises(Gap, match="changes since step 0 are unavailable, the oldest are those since 1: load a snapshot"):
+    with pytest.raises(Gap, match="changes since step 0 are unavailable, the oldest available step is 1: load a snapshot"):
         loaded.delta(0)
     for bags in (trainer, resumed, loaded):
         train(bags, [11, 12], 1)
@@ -209,8 +212,8 @@ def test_a_delta_of_another_kind_is_refused() -> None:
         hashed(few).apply_delta(by_row.delta(0))
 
 
-def test_the_reference_tables_give_the_same_changes() -> None:
-    """From their own steps on: they count less."""
+def test_the_reference_tables_have_the_same_deltas() -> None:
+    """Each collection is asked for changes since its own step, because the reference tables count fewer steps."""
     fast, slow = growing(configs_of()), reference(configs_of())
     since = {0: (0, 0)}
     for now in range(1, 9):

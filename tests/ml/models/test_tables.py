@@ -100,7 +100,7 @@ def test_rows_expire_when_the_pass_ends() -> None:
     ("table", "message"),
     [
         ({"kind": "compositional", "rows": 100}, "cannot distinguish 4294967296 ids"),
-        ({"kind": "collisionless", "filter": "sliding"}, "window_seconds belongs to filter: sliding"),
+        ({"kind": "collisionless", "filter": "sliding"}, "window_seconds is required with filter: sliding"),
     ],
 )
 def test_a_table_that_can_not_be_is_refused_when_the_recipe_is_read(table: dict, message: str) -> None:

@@ -70,7 +70,7 @@ def test_a_delta_that_was_missed_is_refused() -> None:
     train(trainer, [1, 2], 0, rng)
     first = trainer.step
     train(trainer, [3], 0, rng)
-    with pytest.raises(Gap, match="the tables are at step 0, the delta begins after 1"):
+    with pytest.raises(Gap, match="the tables are at step 0, the delta begins after step 1"):
         apply_delta(server, create_delta(trainer, first))
     assert held(server) == {}
 
@@ -83,7 +83,7 @@ def test_a_delta_from_before_the_tombstones_is_refused() -> None:
     assert create_delta(trainer, since).tables["t"].deleted.tolist() == [2, 4]
     trim_tombstones(trainer)
     with pytest.raises(
-        Gap, match=f"since step {since} are unavailable, the oldest are those since {trainer.step}: load a snapshot"
+        Gap, match=f"since step {since} are unavailable, the oldest available step is {trainer.step}: load a snapshot"
     ):
         create_delta(trainer, since)
     assert not any(len(table.deleted) for table in create_delta(trainer, trainer.step).tables.values())

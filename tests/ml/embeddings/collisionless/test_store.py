@@ -119,7 +119,7 @@ def test_times_out_of_range_are_taken_for_the_nearest_in_it(now: int) -> None:
 
 
 def test_more_than_a_sliding_filter_can_count_is_refused() -> None:
-    with pytest.raises(ValueError, match="counts up to 524287"):
+    with pytest.raises(ValueError, match="a sliding filter can be at most 524287"):
         TableRules("t", 2**19, "sliding", 4.0)
 
 
