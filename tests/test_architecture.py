@@ -15,7 +15,7 @@ LAYERS = ("ml", "assets", "orchestration")  # each may import those before it
 GROUND = ("compute", "days", "distributed", "hashing", "lake", "metrics", "parquet", "schema", "stages")
 PACKAGES = (  # of ml, likewise; those of the ground come first, and may import each other
     *("catalog", "logs", "features", "datasets", "embeddings", "recipes", "models", "artifacts", "training"),
-    *("export", "evaluation", "quality", "tracking", "studies"),
+    *("evaluation", "export", "quality", "tracking", "studies"),
 )
 
 
