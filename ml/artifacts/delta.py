@@ -151,16 +151,18 @@ def apply_delta(model: nn.Module, delta: ModelDelta) -> bool:
         delta: Changes that follow on the model's steps.
 
     Returns:
-        True if the delta was applied, False if its changes were applied before.
+        True if the delta was applied, False if the tables already have its changes. A model without tables has no steps to
+        compare, so every delta is applied to it.
 
     Raises:
         Gap: If changes between the model's steps and the delta's beginning are missing; nothing is changed.
-        ValueError: If the delta is of another model; nothing is changed.
+        ValueError: If the delta belongs to another model; nothing is changed.
     """
     layers = {path: module for path, module in model.named_modules() if isinstance(module, Int8Linear)}
     plain = {name: t for name, t in dense_of(model).items() if name.rpartition(".")[0] not in layers}
     _check_dense(plain, layers, delta.dense)
-    if not apply_deltas(receivers_of(model), delta.tables):
+    receivers = receivers_of(model)
+    if not apply_deltas(receivers, delta.tables) and receivers:
         return False
     for name, tensor in plain.items():
         tensor.copy_(delta.dense[name])

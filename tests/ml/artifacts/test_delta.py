@@ -156,6 +156,13 @@ def test_a_delta_of_another_model_is_refused_and_changes_nothing(tmp_path: Path)
         ModelDelta.from_tensors({"other": torch.zeros(1)})
 
 
+def test_a_model_without_tables_takes_the_dense_part() -> None:
+    trained, server = nn.Linear(3, 2), nn.Linear(3, 2)
+    delta = sent(model_delta(trained, steps_of(server)))
+    assert delta.tables == {} and apply_delta(server, delta) and apply_delta(server, delta)
+    assert torch.equal(server.weight, trained.weight) and torch.equal(server.bias, trained.bias)
+
+
 def test_a_delta_shares_no_memory_and_counts_its_bytes() -> None:
     state = state_of("dlrm")
     train(state, 0)
