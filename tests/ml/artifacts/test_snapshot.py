@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -152,6 +153,18 @@ def test_a_damaged_state_names_the_key(key: str, value: str | None, tmp_path: Pa
     )
     with pytest.raises(DamagedSnapshot, match=rf"{key}: expected .*, found {value!r}; restore the folder"):
         load_tensors(tmp_path)
+
+
+@pytest.mark.parametrize("sharded_by_id", [{"elsewhere": ["u"]}, {"elsewhere": []}, {PATH: [*NAMES, "unknown"]}])
+def test_tables_that_no_file_holds_are_refused_by_name(sharded_by_id: dict[str, list[str]], tmp_path: Path) -> None:
+    folder = write(trained_store(3), tmp_path, shards=2)
+    state = json.loads((folder / STATE).read_text())
+    (folder / STATE).write_text(json.dumps(state | {"sharded_by_id": state["sharded_by_id"] | sharded_by_id}))
+    ((path, tables),) = sharded_by_id.items()
+    said = f"the files have no ids for {path!r} with the tables {tables}; restore the folder"
+    for ranks in (None, Ranks(1, 2)):
+        with pytest.raises(DamagedSnapshot, match=re.escape(said)):
+            load_tensors(folder, ranks)
 
 
 def test_predictions_need_no_optimizer_files(tmp_path: Path) -> None:
