@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class MissingPartition(FileNotFoundError):
 
 
 class StalePartition(ValueError):
-    """A partition was made under another version of the catalog entry than the one it is to be used with."""
+    """A partition was made from another version of the catalog entry, or from other inputs, than those now in use."""
 
 
 class BusyPartition(TimeoutError):
@@ -84,7 +85,7 @@ class Lake:
         if not self.has(stage, dataset, day):
             raise MissingPartition(
                 f"{dataset}/{stage} of {day} is not in the lake at {self.root}; materialise it first: "
-                f"{_command(stage, dataset, day, day)}"
+                f"{_command([stage], dataset, day, day)}"
             )
         if fingerprint is not None:
             found = self.manifest(stage, dataset, day).get("fingerprint")
@@ -92,7 +93,7 @@ class Lake:
                 raise StalePartition(
                     f"{dataset}/{stage} of {day} was made under the fingerprint {found}, and the catalog entry {dataset} "
                     f"now has {fingerprint}. Restore the entry as it was, or materialise the partition again: "
-                    f"{_command(stage, dataset, since or day, day)}"
+                    f"{_command([stage], dataset, since or day, day)}"
                 )
         return self.partition(stage, dataset, day)
 
@@ -123,6 +124,32 @@ class Lake:
             MissingPartition: An input is not in the lake.
         """
         return {"lineage": {f"{stage}/{day}": self.digest(stage, dataset, day) for stage, day in inputs}}
+
+    def require_made_from(self, dataset: str, day: str, stages: Sequence[str]) -> None:
+        """Check that each stage of a day was made from the next one as it is in the lake now.
+
+        An input that was removed counts as unchanged.
+
+        Args:
+            dataset: The dataset's name.
+            day: The partition key.
+            stages: A stage, the stage that it is made from, and so on.
+
+        Raises:
+            MissingPartition: The first stage of the day is not in the lake.
+            StalePartition: A stage was made from other contents of the next one.
+        """
+        self.require(stages[0], dataset, day)
+        for number, (stage, source) in enumerate(pairwise(stages), 1):
+            if not self.has(stage, dataset, day) or not self.has(source, dataset, day):
+                continue
+            found = self.manifest(stage, dataset, day).get("lineage", {}).get(f"{source}/{day}")
+            if found != self.digest(source, dataset, day):
+                raise StalePartition(
+                    f"{dataset}/{stage} of {day} was made from other contents of {dataset}/{source}, which has been "
+                    f"materialised again since. Materialise what depends on it again: "
+                    f"{_command(stages[:number][::-1], dataset, day, day)}"
+                )
 
     def is_outdated(self, stage: str, dataset: str, day: str) -> bool:
         """Whether an input of a partition has changed since it was made. An input that was removed counts as unchanged."""
@@ -213,10 +240,11 @@ class Lake:
         _commit(staging, final, replaced)
 
 
-def _command(stage: str, dataset: str, first: str, last: str) -> str:
-    """The shell command that makes the partitions from one day to another."""
+def _command(stages: Iterable[str], dataset: str, first: str, last: str) -> str:
+    """Return the shell command that materialises the stages from one day to another."""
     days = f"--partition {last}" if first == last else f"--partition-range {first}...{last}"
-    return f"dagster asset materialize -m orchestration.definitions --select {dataset}/{stage} {days}"
+    selection = ",".join(f"{dataset}/{stage}" for stage in stages)
+    return f"dagster asset materialize -m orchestration.definitions --select {selection} {days}"
 
 
 def _commit(staging: UPath, final: UPath, replaced: UPath) -> None:

@@ -6,8 +6,9 @@ seventh smaller.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,11 +44,22 @@ def write_batches(
     """
     path = UPath(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept: Any = statistics if isinstance(statistics, bool) else list(statistics)  # (pyarrow's annotation lacks lists)
-    with (
-        path.fs.open(path.path, "wb") as file,
-        pq.ParquetWriter(file, schema, compression="zstd", compression_level=1, write_statistics=kept) as writer,
-    ):
+    with path.fs.open(path.path, "wb") as file:
+        _write(batches, schema, file, row_group, statistics)
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """Serialise a table to the bytes of the file that `write_table` writes."""
+    buffer = io.BytesIO()
+    _write(table.to_batches(), table.schema, buffer, ROW_GROUP, True)
+    return buffer.getvalue()
+
+
+def _write(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, file: IO[bytes], row_group: int, statistics: bool | Sequence[str]
+) -> None:
+    kept: Any = statistics if isinstance(statistics, bool) else list(statistics)  # pyarrow's annotation lacks lists
+    with pq.ParquetWriter(file, schema, compression="zstd", compression_level=1, write_statistics=kept) as writer:
         for group in _regroup(batches, schema, row_group):
             writer.write_table(group, row_group_size=row_group)
 

@@ -31,7 +31,8 @@ from ml.datasets.batch import Batch
 from ml.datasets.request import RequestTransform
 from ml.features.vocabulary import Vocabulary
 from ml.lake import Lake
-from ml.stages import CLEANED_FEATURES
+from ml.parquet import table_bytes
+from ml.stages import CLEANED_FEATURES, MDS_DATASETS, tuned_models
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,25 +167,34 @@ def write_inputs(folder: Path | UPath, spec: DatasetSpec, states: Mapping[str, U
     digests = {SPEC: write_file(folder, SPEC, spec.model_dump_json().encode())}
     for name, path in states.items():
         state = ds.dataset(path.path, format="parquet", filesystem=path.fs)
-        known = state.to_table(columns=["key", "id"], filter=pc.field("id").is_valid()).combine_chunks()
-        sink = pa.BufferOutputStream()
-        pq.write_table(known, sink, compression="zstd")
+        known = state.to_table(columns=["key", "id"], filter=pc.field("id").is_valid())
         file = vocabulary_file(name)
-        digests[file] = write_file(folder, file, sink.getvalue().to_pybytes())
+        digests[file] = write_file(folder, file, table_bytes(known))
     return digests
 
 
-def vocabulary_states(lake: Lake, spec: DatasetSpec, day: str) -> dict[str, UPath]:
-    """Find the states of a dataset's vocabularies after a day.
+def vocabulary_states(lake: Lake, spec: DatasetSpec, day: str, model: str) -> dict[str, UPath]:
+    """Find the vocabularies that a model was trained with, as they are after a day.
+
+    Args:
+        lake: Where features and models are stored.
+        spec: The dataset.
+        day: `YYYY-MM-DD`.
+        model: Name of the model.
+
+    Returns:
+        The Parquet file of each vocabulary by feature; empty if the dataset has none.
 
     Raises:
-        MissingPartition: There are vocabularies, and the day has no features.
-        StalePartition: The day's features were made under another specification, whose ids can be others.
+        MissingPartition: There are vocabularies, and the day has no features or has not been trained.
+        StalePartition: The day's features were made under another specification, or again after the model was trained. Their
+            ids can differ from the ids that the model was trained with.
     """
     names = [feature.name for feature in spec.sparse if feature.vocabulary]
     if not names:
         return {}
     folder = lake.require(CLEANED_FEATURES, spec.name, day, fingerprint=spec.fingerprint)
+    lake.require_made_from(spec.name, day, [tuned_models(model), MDS_DATASETS, CLEANED_FEATURES])
     return {name: folder / vocabulary_file(name) for name in names}
 
 

@@ -92,17 +92,18 @@ def export_day(
     Raises:
         ExportRefused: The export loses too much, or there are no rows to score. Nothing is written.
         MissingPartition: The day has not been trained.
+        StalePartition: The dataset has vocabularies, and the day's features were made again after the model was trained.
         ValueError: `choice.tables` names a table that the model does not have.
     """
     model = model or spec.primary
     choice = choice or recipe_of(spec, model).export
     stage, source = exported_models(model), tuned_models(model)
     predictor = TorchPredictor.load(lake.require(source, spec.name, day), FeatureSchema.of(spec))
+    vocabularies = vocabulary_states(lake, spec, day, model)
     bytes_before = bytes_of(predictor.model)
     days, batch = rows_to_score(lake, spec, day)
     if batch is None:
         raise ExportRefused(f"{spec.name}/{stage} of {day}: {days[0]} to {days[-1]} have no rows to measure the loss on")
-    vocabularies = vocabulary_states(lake, spec, day)
     inputs = [(source, day), *((MDS_DATASETS, scored) for scored in days), *([(CLEANED_FEATURES, day)] if vocabularies else [])]
     lineage = lake.lineage(spec.name, inputs)
     quantised = quantise(predictor.model, choice, batch, predictor.recipe.sampling_correction)

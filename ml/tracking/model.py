@@ -56,7 +56,11 @@ def log_model(
 
     Returns:
         The logged model. `mlflow.pyfunc.load_model` takes its `model_uri`.
+
+    Raises:
+        StalePartition: The dataset has vocabularies, and the day's features were made again after the model was trained.
     """
+    vocabularies = vocabulary_states(lake, spec, day, model)
     experiment = client.get_run(run_id).info.experiment_id
     facts = {"dataset": spec.name, "model": model, "day": day}
     logged = client.create_logged_model(experiment, f"{model} {day}", run_id, {f"evergreen.{k}": v for k, v in facts.items()})
@@ -64,7 +68,7 @@ def log_model(
         warnings.filterwarnings("ignore", message=".*An input example was not provided")
         bundle = Path(scratch) / _BUNDLE
         bundle.mkdir()
-        inputs = write_inputs(bundle, spec, vocabulary_states(lake, spec, day))
+        inputs = write_inputs(bundle, spec, vocabularies)
         copy_weights(lake.require(tuned_models(model), spec.name, day), bundle, inputs)
         mlflow.pyfunc.save_model(
             path=f"{scratch}/saved",

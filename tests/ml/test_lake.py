@@ -119,6 +119,39 @@ def test_a_partition_knows_when_what_it_was_made_from_is_another(lake: Lake):
     assert not lake.is_outdated("cleaned_features", "shop", DAY[2])
 
 
+def test_a_stage_made_from_other_contents_is_refused_with_the_way_out(lake: Lake):
+    stages = ["tuned_models/dlrm", "mds_datasets", "cleaned_features"]
+
+    def make(stage: str, contents: str, *sources: str) -> None:
+        made_from = lake.lineage("shop", [(source, DAY[2]) for source in sources])
+        with lake.write(stage, "shop", DAY[2]) as staging:
+            lake.write_manifest(staging, {"digest": contents} | made_from)
+
+    def require() -> None:
+        lake.require_made_from("shop", DAY[2], stages)
+
+    with pytest.raises(MissingPartition, match="shop/tuned_models/dlrm of 2025-03-01"):
+        require()
+    make("cleaned_features", "a")
+    make("mds_datasets", "a", "cleaned_features")
+    make("tuned_models/dlrm", "a", "mds_datasets")
+    require()
+    make("cleaned_features", "a")
+    require()
+    make("cleaned_features", "b")
+    with pytest.raises(StalePartition, match=r"shop/mds_datasets of .* other contents of shop/cleaned_features") as error:
+        require()
+    assert str(error.value).endswith("--select shop/mds_datasets,shop/tuned_models/dlrm --partition 2025-03-01")
+    make("mds_datasets", "b", "cleaned_features")
+    with pytest.raises(StalePartition, match=r"shop/tuned_models/dlrm of .* --select shop/tuned_models/dlrm "):
+        require()
+    make("tuned_models/dlrm", "b", "mds_datasets")
+    require()
+    make("cleaned_features", "c")
+    lake.discard("mds_datasets", "shop", DAY[2])
+    require()
+
+
 def test_any_filesystem_will_do():
     lake = Lake.at(UPath("memory://evergreen-test-lake"))
     write(lake, "abc")

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ml.parquet import read_parquet, write_batches, write_table
+from ml.parquet import read_parquet, table_bytes, write_batches, write_table
 
 ROWS = 2500
 TABLE = pa.table({"n": np.arange(ROWS), "s": [None if i % 7 == 0 else f"value {i % 50}" for i in range(ROWS)]})
@@ -30,6 +30,12 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     assert read_parquet(tmp_path / "new" / "a.parquet", ["s"]).column_names == ["s"]
     held = read_parquet(tmp_path / "new" / "a.parquet", dictionaries=["s"])["s"]
     assert pa.types.is_dictionary(held.type) and held.cast(pa.string()).to_pylist() == TABLE["s"].to_pylist()
+
+
+def test_a_table_has_the_same_bytes_in_memory_as_in_a_file(tmp_path: Path) -> None:
+    write_table(TABLE, tmp_path / "a.parquet")
+    assert table_bytes(TABLE) == (tmp_path / "a.parquet").read_bytes()
+    assert table_bytes(pa.concat_tables([TABLE.slice(0, 10), TABLE.slice(10)])) == table_bytes(TABLE)
 
 
 def test_row_groups_are_read_alone(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from ml.logs.read import raw_table
 from ml.models.predict import predict
 from ml.recipes.export import ExportRecipe
 from ml.schema import LABEL, FeatureSchema
-from ml.tracking.model import EXAMPLE_ROWS, _sendable, example_of
+from ml.tracking.model import EXAMPLE_ROWS, _sendable, example_of, log_model
 from ml.tracking.run import Tracker
 from ml.training.day import DayOptions, train_day
 from ml.training.load import load_model
@@ -106,16 +106,28 @@ def rows_of(spec: DatasetSpec, start: int = 1_767_240_000_000_000, seed: int = 5
     )
 
 
+def clean(lake: Lake, spec: DatasetSpec, day: str, rows: pa.Table) -> None:
+    """Write a day's raw log and its features."""
+    with lake.write("raw_logs", spec.name, day) as staging:
+        (staging / "rows").mkdir()
+        pq.write_table(rows, str(staging / "rows" / "part-00000.parquet"))
+        lake.write_manifest(staging, {"rows": ROWS, "fingerprint": spec.log.fingerprint})
+    clean_day(spec, day, lake, "", LocalRunner())
+
+
+def train(lake: Lake, spec: DatasetSpec) -> None:
+    """Train on the first day's features."""
+    write_day(spec, FIRST, lake, LocalRunner(), block_rows=64, window_blocks=2)
+    recipe = small_recipe(tables={"init_scale": 0.3})
+    train_day(spec, FIRST, lake, options=DayOptions(recipe=recipe, progress=False))
+
+
 @pytest.fixture
 def served(lake: Lake, mlflow_home: Path) -> Callable[[DatasetSpec], PyFuncModel]:
     """Trains a day of a spec from raw logs, and loads the registered model."""
 
     def serve(spec: DatasetSpec) -> PyFuncModel:
-        with lake.write("raw_logs", spec.name, FIRST) as staging:
-            (staging / "rows").mkdir()
-            pq.write_table(rows_of(spec), str(staging / "rows" / "part-00000.parquet"))
-            lake.write_manifest(staging, {"rows": ROWS, "fingerprint": spec.log.fingerprint})
-        clean_day(spec, FIRST, lake, "", LocalRunner())
+        clean(lake, spec, FIRST, rows_of(spec))
         write_day(spec, FIRST, lake, LocalRunner(), block_rows=64, window_blocks=2)
         tracker = Tracker(mlflow_home)
         train_day(spec, FIRST, lake, options=DayOptions(recipe=small_recipe(tables={}), tracker=tracker, progress=False))
@@ -218,15 +230,8 @@ def test_ints_that_floats_cannot_represent_are_sent_as_text() -> None:
 def test_an_export_is_a_bundle_that_needs_no_lake(lake: Lake, tmp_path: Path) -> None:
     """Its vocabularies are those after the day, with which the next day's features are made."""
     for number, day in enumerate((FIRST, SECOND)):
-        with lake.write("raw_logs", LIMITED.name, day) as staging:
-            (staging / "rows").mkdir()
-            rows = rows_of(LIMITED, 1_767_240_000_000_000 + number * 24 * HOUR, seed=number)
-            pq.write_table(rows, str(staging / "rows" / "part-00000.parquet"))
-            lake.write_manifest(staging, {"rows": ROWS, "fingerprint": LIMITED.log.fingerprint})
-        clean_day(LIMITED, day, lake, "", LocalRunner())
-    write_day(LIMITED, FIRST, lake, LocalRunner(), block_rows=64, window_blocks=2)
-    recipe = small_recipe(tables={"init_scale": 0.3})
-    train_day(LIMITED, FIRST, lake, options=DayOptions(recipe=recipe, progress=False))
+        clean(lake, LIMITED, day, rows_of(LIMITED, 1_767_240_000_000_000 + number * 24 * HOUR, seed=number))
+    train(lake, LIMITED)
     done = export_day(LIMITED, FIRST, lake, choice=ExportRecipe(rows="float32"))
     assert f"cleaned_features/{FIRST}" in lake.manifest("exported_models/dlrm", LIMITED.name, FIRST)["lineage"]
     folder = tmp_path / "elsewhere"
@@ -251,14 +256,32 @@ def test_an_export_is_a_bundle_that_needs_no_lake(lake: Lake, tmp_path: Path) ->
 
 
 def test_vocabularies_of_another_specification_are_refused(lake: Lake) -> None:
-    """Their ids can be others than those that the model was trained with."""
-    for fingerprint in (LIMITED.fingerprint, "of another time"):
-        with lake.write("cleaned_features", LIMITED.name, FIRST) as staging:
-            lake.write_manifest(staging, {"fingerprint": fingerprint})
-        if fingerprint == LIMITED.fingerprint:
-            assert set(vocabulary_states(lake, LIMITED, FIRST)) == {"page", "tags"}
+    """Their ids can differ from the ids that the model was trained with."""
+    with lake.write("cleaned_features", LIMITED.name, FIRST) as staging:
+        lake.write_manifest(staging, {"fingerprint": "of another time"})
     with pytest.raises(StalePartition, match="under the fingerprint of another time"):
-        vocabulary_states(lake, LIMITED, FIRST)
+        vocabulary_states(lake, LIMITED, FIRST, "dlrm")
+
+
+def test_vocabularies_made_again_after_training_are_refused(lake: Lake, mlflow_home: Path) -> None:
+    """By the export and by MLflow, until the model is trained again on the new features."""
+    clean(lake, LIMITED, FIRST, rows_of(LIMITED))
+    train(lake, LIMITED)
+    clean(lake, LIMITED, FIRST, rows_of(LIMITED))
+    assert set(vocabulary_states(lake, LIMITED, FIRST, "dlrm")) == {"page", "tags"}, "the same bytes"
+    export_day(LIMITED, FIRST, lake, choice=ExportRecipe(rows="float32"))
+    clean(lake, LIMITED, FIRST, rows_of(LIMITED, seed=6))
+    said = f"kiosk/mds_datasets of {FIRST} was made from other contents of kiosk/cleaned_features.*mds_datasets,kiosk/tuned"
+    with pytest.raises(StalePartition, match=said):
+        export_day(LIMITED, FIRST, lake, choice=ExportRecipe(rows="float32"))
+    with pytest.raises(StalePartition, match=said):
+        log_model(Tracker(mlflow_home).client(), "no such run", lake, LIMITED, FIRST, "dlrm")
+    write_day(LIMITED, FIRST, lake, LocalRunner(), block_rows=64, window_blocks=2)
+    with pytest.raises(StalePartition, match=f"kiosk/tuned_models/dlrm of {FIRST} was made from other contents"):
+        export_day(LIMITED, FIRST, lake, choice=ExportRecipe(rows="float32"))
+    train(lake, LIMITED)
+    export_day(LIMITED, FIRST, lake, choice=ExportRecipe(rows="float32"))
+    assert not lake.is_outdated("exported_models/dlrm", LIMITED.name, FIRST)
 
 
 @pytest.mark.parametrize("declared", [pa.int64(), LIST])
