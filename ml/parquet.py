@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -56,7 +56,7 @@ def table_bytes(table: pa.Table) -> bytes:
 
 
 def _write(
-    batches: Iterable[pa.RecordBatch], schema: pa.Schema, file: IO[bytes], row_group: int, statistics: bool | Sequence[str]
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, file: Any, row_group: int, statistics: bool | Sequence[str]
 ) -> None:
     kept: Any = statistics if isinstance(statistics, bool) else list(statistics)  # pyarrow's annotation lacks lists
     with pq.ParquetWriter(file, schema, compression="zstd", compression_level=1, write_statistics=kept) as writer:
