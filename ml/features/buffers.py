@@ -1,5 +1,7 @@
-"""Arrow arrays as the numpy arrays that compiled kernels read: bytes, offsets, numbers and validity, without a copy
-where Arrow's layout allows. Nothing here knows what the values mean."""
+"""Views of Arrow arrays as numpy arrays that compiled kernels read: bytes, offsets, numbers and validity.
+
+Nothing is copied if Arrow's layout allows it. This module does not know what the values mean.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,14 @@ ALL_VALID = np.zeros(0, np.bool_)
 
 
 def validity(array: pa.Array) -> np.ndarray:
-    """bool [N], True where there is a value; of length 0 where no value is missing."""
+    """Returns a bool array [N], True for each value that is not null, or `ALL_VALID` (length 0) if no value is null."""
     if array.null_count == 0:
         return ALL_VALID
     return flat(array.is_valid().cast(pa.uint8())).view(np.bool_)
 
 
 def numbers(array: pa.Array) -> np.ndarray:
-    """Values of an int or float array, [N] in its own width; what stands in place of a null is arbitrary."""
+    """Returns the values [N] of an int or float array in its own dtype. Values at the positions of nulls are arbitrary."""
     kind = array.type.to_pandas_dtype()
     data = array.buffers()[1]
     if data is None or len(array) == 0:
@@ -26,12 +28,12 @@ def numbers(array: pa.Array) -> np.ndarray:
 
 
 def flat(array: pa.Array, null: int | float = 0) -> np.ndarray:
-    """Values of an int or float array, [N] in its own width, with `null` in place of nulls."""
+    """Returns the values [N] of an int or float array in its own dtype, with nulls replaced by `null`."""
     return numbers(array.fill_null(null) if array.null_count else array)
 
 
 def string_bytes(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """UTF-8 bytes (uint8) of a string array, and offsets into them: int32 or int64 [N + 1]."""
+    """Returns the UTF-8 bytes (uint8) of a string array, and the offsets into them (int32 or int64 [N + 1])."""
     width = np.dtype(np.int64 if pa.types.is_large_string(array.type) else np.int32)
     _, offsets, data = array.buffers()
     if offsets is None or len(array) == 0:

@@ -1,9 +1,10 @@
-"""One day of `cleaned_features`: from the day's raw logs to the feature table and the vocabularies' new state.
+"""Writes one day of `cleaned_features`: the feature table and the state of the vocabularies after the day.
 
-Here a day is planned, its tasks are run, its vocabularies extended and its partition committed; what a task does with rows
-is `ml.features.clean_task`. The partition holds `rows/part-*.parquet` (`arrow_schema(spec)`, in event-time order over parts in
-name order), `vocabulary/<feature>.parquet` (state after the day) and the manifest. Its bytes follow from the raw logs, the
-spec and the state of the day before alone, whatever the runner.
+This module plans the tasks of a day, runs them, extends the vocabularies and commits the partition. What a task does with its
+rows is implemented in `ml.features.clean_task`. The partition holds `rows/part-*.parquet` (schema `arrow_schema(spec)`; rows
+are in event-time order if the parts are read in the order of their names), `vocabulary/<feature>.parquet` (the state after the
+day) and the manifest. The bytes of the Parquet files depend only on the raw logs, the side tables, the spec, the state of the
+day before and the number of rows per task. They do not depend on the runner.
 """
 
 from __future__ import annotations
@@ -38,7 +39,13 @@ ROWS_PER_TASK = 200_000
 
 @dataclass(frozen=True)
 class Limits:
-    """Where work goes from a task's memory to Spark's shuffle, and how many rows make a task."""
+    """Sizes above which Spark shuffles instead of a task's memory being used, and the size of a task.
+
+    Args:
+        broadcast_bytes: Largest side table, in bytes, that every task holds in memory.
+        arrow_rows: Largest number of rows of a vocabulary merge that is done in Arrow.
+        rows_per_task: Number of raw rows of a task, rounded up to whole row groups.
+    """
 
     broadcast_bytes: int = BROADCAST_BYTES
     arrow_rows: int = ARROW_ROWS
@@ -47,9 +54,19 @@ class Limits:
 
 @dataclass(frozen=True)
 class CleanedDay:
-    """What a day came to. without_candidate: logged events for which no negative could be drawn.
+    """Statistics of a written day.
 
-    joins: side table -> how it was joined; vocabularies: feature -> size after the day; seconds: wall time.
+    Attributes:
+        rows: Number of rows.
+        positives: Number of rows with label 1.
+        negatives: Number of rows with label 0.
+        without_candidate: Number of logged events for which no negative could be drawn.
+        label_rate: Share of positives; 0.0 without rows.
+        mean_sample_rate: Mean of sample_rate; 1.0 without rows.
+        parts: Number of Parquet files.
+        joins: How each side table was joined.
+        vocabularies: Size of each feature's vocabulary after the day.
+        seconds: Wall time.
     """
 
     rows: int
@@ -73,10 +90,26 @@ def clean_day(
     spark: SparkSession | None = None,
     limits: Limits = Limits(),
 ) -> CleanedDay:
-    """Write `cleaned_features` of a day. logs: the landing folder, where side tables lie. spark: for what needs a shuffle.
+    """Writes `cleaned_features` of a day into the lake.
 
-    Raises `MissingPartition` where the day's raw logs, or the day before's vocabularies, are not there; `StalePartition` where
-    they were made under another spec; `RepeatedKey` for a side table; `LabelError` for rows without a usable label.
+    Args:
+        spec: The dataset.
+        day: The partition key.
+        lake: Where the raw logs are stored and the features are written.
+        logs: The landing folder, which holds the side tables.
+        runner: Runs the tasks.
+        spark: A session for large joins and merges; without it they are done in memory.
+        limits: When work moves to Spark, and the size of a task.
+
+    Returns:
+        Statistics of the day.
+
+    Raises:
+        MissingPartition: The raw logs of the day, or of an earlier day from which negatives are drawn, or the vocabularies of
+            the day before are not in the lake.
+        StalePartition: They were made under another version of the catalog entry.
+        RepeatedKey: A side table has two rows with the same key.
+        LabelError: A row has no usable label.
     """
     started = time.perf_counter()
     parts = raw_parts(lake, spec.name, day)
@@ -133,7 +166,7 @@ def _file_digest(path: UPath) -> str:
 
 
 def _previous_states(spec: DatasetSpec, day: str, lake: Lake) -> dict[str, StateFile]:
-    """Feature -> its state after the day before; empty on the first day."""
+    """Returns the state of each feature's vocabulary after the day before; empty on the first day."""
     if not _needs_state(spec, day):
         return {}
     before = day_before(day)
@@ -152,7 +185,7 @@ def _needs_state(spec: DatasetSpec, day: str) -> bool:
 def _side_tables(
     spec: DatasetSpec, logs: str | UPath, scratch: UPath, limits: Limits, spark: SparkSession | None
 ) -> tuple[dict[str, Joined], dict[str, int]]:
-    """Side tables, written where every task can read them, and how many of their lines were malformed."""
+    """Writes the side tables to where every task can read them; returns them and their numbers of malformed lines."""
     sides: dict[str, Joined] = {}
     malformed: dict[str, int] = {}
     for n, side in enumerate(spec.join):
@@ -189,7 +222,7 @@ def _extend(
     spark: SparkSession | None,
     limits: Limits,
 ) -> dict[str, VocabularySize]:
-    """Write the vocabularies' states after the day; gives their sizes."""
+    """Writes the states of the vocabularies after the day, and returns their sizes."""
     columns = {column.name: column.vocabulary for column in job.spec.sparse if column.vocabulary}
     merges = [
         Merge(

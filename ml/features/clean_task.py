@@ -1,7 +1,7 @@
-"""What one task does: its row groups of the day's raw logs in, its part of the feature table out.
+"""Tasks of `cleaned_features`: each reads row groups of the day's raw logs and writes one part of the feature table.
 
-A task opens its own input and writes its own output, on Spark's workers as in this process; what it gives back is small.
-Planning the tasks and committing the partition is `ml.features.clean`.
+A task opens its input and writes its output itself, on a Spark worker or in this process, and returns only counts.
+`ml.features.clean` plans the tasks of a day and commits the partition.
 """
 
 from __future__ import annotations
@@ -32,10 +32,16 @@ from ml.schema import EVENT_TIME, HISTORY_PREFIX, LABEL, SAMPLE_RATE
 
 @dataclass(frozen=True)
 class Job:
-    """What all tasks of a day share.
+    """Settings that all tasks of a day share.
 
-    vocabularies: feature -> its state before the day, None on the first day. events: raw parts, of earlier days and of this
-    one, that negatives are drawn from. output, counts: folders that tasks write to.
+    Attributes:
+        spec: The dataset.
+        day: The partition key.
+        vocabularies: State of each feature's vocabulary before the day; None on the first day.
+        events: Raw parts of earlier days and of this day, from which negatives are drawn.
+        joins: Side tables.
+        output: Folder for the parts of the feature table.
+        counts: Folder for the tasks' counts of values.
     """
 
     spec: DatasetSpec
@@ -49,9 +55,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Task:
-    """Row groups [start, stop) of one raw part. number: of its first row, counted from the day's first; index: its own.
+    """One task: row groups [start, stop) of one raw part.
 
-    expanded: where its rows already lie with their negatives, if a join on Spark needed them written down.
+    Attributes:
+        job: Settings of the day.
+        index: Index of the task in the day.
+        part: Path of the raw part.
+        start: First row group.
+        stop: The row group after the last one.
+        number: Position in the day of the task's first row.
+        expanded: File of the task's rows with their negatives, if a join on Spark needed one.
     """
 
     job: Job
@@ -64,15 +77,20 @@ class Task:
 
     @property
     def counts(self) -> str:
-        """Where the task's counts lie."""
+        """Path of the file of the task's counts."""
         return f"{self.job.counts}/part-{self.index:05d}.parquet"
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a task wrote. rates: sum of the sample rates; without: logged events for which there was no negative.
+    """Counts of what a task wrote.
 
-    counted: distinct values of each feature with a vocabulary, in the job's order.
+    Attributes:
+        rows: Number of rows.
+        positives: Number of rows with label 1.
+        rates: Sum of the sample rates.
+        without: Number of logged events for which no negative could be drawn.
+        counted: Number of distinct values of each feature with a vocabulary, in the job's order.
     """
 
     rows: int
@@ -83,7 +101,16 @@ class Done:
 
 
 def plan(job: Job, parts: list[str], rows_per_task: int) -> list[Task]:
-    """Tasks of about as many rows, in the rows' order: they follow from the raw parts alone, never from the machine."""
+    """Divides the raw parts of a day into tasks, in the order of the rows. The result does not depend on the machine.
+
+    Args:
+        job: Settings of the day.
+        parts: Raw parts of the day, in order.
+        rows_per_task: A task takes row groups of one part until it has at least this many rows.
+
+    Returns:
+        The tasks. A part without rows has none.
+    """
     tasks: list[Task] = []
     number = 0
     for part in parts:
@@ -100,7 +127,7 @@ def plan(job: Job, parts: list[str], rows_per_task: int) -> list[Task]:
 
 
 def clean_task(task: Task) -> Done:
-    """Write one part of the feature table, and the counts of its values for each vocabulary."""
+    """Writes one part of the feature table, and the counts of its values for each vocabulary."""
     job, spec = task.job, task.job.spec
     rows, without = (read_parquet(UPath(task.expanded)), 0) if task.expanded else _expanded(task)
     batch = _one_batch(join_all(rows, job.joins, task.index))
@@ -115,7 +142,11 @@ def clean_task(task: Task) -> Done:
 
 
 def expand_task(task: Task) -> tuple[Task, int]:
-    """Write a task's rows down, with their negatives and numbers, for a join on Spark."""
+    """Writes a task's rows, with their negatives and row numbers, to a file for a join on Spark.
+
+    Returns:
+        The task with the path of the file, and the number of logged events for which no negative could be drawn.
+    """
     rows, without = _expanded(task)
     numbers = np.arange(len(rows), dtype=np.int64) + (task.index << TASK_SHIFT)
     target = UPath(task.job.counts).parent / "expanded" / f"part-{task.index:05d}.parquet"
@@ -124,7 +155,7 @@ def expand_task(task: Task) -> tuple[Task, int]:
 
 
 def _expanded(task: Task) -> tuple[pa.Table, int]:
-    """The task's rows with their negatives, if the spec samples any, and how many rows had no candidate."""
+    """Returns the task's rows, with negatives if the spec samples any, and the number of rows without a candidate."""
     spec, negatives = task.job.spec, task.job.spec.label.negatives
     rows = read_parquet(UPath(task.part), _columns(spec), range(task.start, task.stop), _dictionaries(spec))
     if negatives is None or not len(rows):
@@ -148,7 +179,7 @@ def _with_label(rows: pa.Table, spec: DatasetSpec, negatives: Negatives) -> pa.T
 
 
 def _events(job: Job, user: str, item: str) -> tuple[Events, int]:
-    """Events from the longest window before the day's first event to the day's end, and how many are of earlier days."""
+    """Returns the events from the longest window before the day to its end, and the number of events of earlier days."""
     negatives = job.spec.label.negatives
     if negatives is None:
         raise ValueError(f"{job.spec.name}: no negatives declared")
@@ -168,12 +199,12 @@ def _dataset(parts: Iterable[str]) -> ds.Dataset:
 
 
 def day_of(part: str) -> str:
-    """Day of a raw part, `<stage>/<dataset>/<day>/rows/<part>`."""
+    """Returns the day of a raw part, whose path is `<stage>/<dataset>/<day>/rows/<part>`."""
     return UPath(part).parent.parent.name
 
 
 def earlier_days(spec: DatasetSpec, day: str) -> list[str]:
-    """Days before `day`, from the log's first on and in order, in which the window of its first event may begin."""
+    """Returns the earlier days of the log, in order, that the window before the day's first event may reach."""
     if spec.label.negatives is None:
         return []
     # A day of the log's zone may be an hour longer or shorter than 24.
@@ -182,7 +213,7 @@ def earlier_days(spec: DatasetSpec, day: str) -> list[str]:
 
 
 def _columns(spec: DatasetSpec) -> list[str]:
-    """Columns of the raw logs that features, keys, slices or joins need."""
+    """Returns the columns of the raw logs that features, keys, slices, joins or the oracle need."""
     used = [c for d in spec.dense for c in (d.column,)] + [c for s in spec.sparse for c in s.inputs]
     used += [c for c in (spec.label.column, spec.user, spec.item, spec.oracle) if c]
     used += [*spec.slices, *(side.log_key for side in spec.join)]
@@ -190,7 +221,7 @@ def _columns(spec: DatasetSpec) -> list[str]:
 
 
 def _dictionaries(spec: DatasetSpec) -> list[str]:
-    """String columns that are hashed whole: kept dictionary encoded, each distinct value is read and hashed once."""
+    """Returns the string columns that are not split. Dictionary encoded, each of their distinct values is hashed once."""
     split = {s.column for s in spec.sparse if s.split}
     return [c for c in _columns(spec) if spec.source.columns.get(c) == "string" and c not in split]
 
@@ -202,5 +233,5 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
 
 @lru_cache(maxsize=64)
 def _vocabulary(state: StateFile) -> Vocabulary:
-    """Loaded once per process for all its tasks."""
+    """Reads a vocabulary once per process, for all its tasks."""
     return Vocabulary.read(UPath(state.path))

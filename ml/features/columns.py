@@ -1,4 +1,4 @@
-"""Columns of a record batch by name and declared type: the one place where a batch is checked against a spec."""
+"""Columns of a record batch by name and declared type. Only this module checks a batch against the types of a spec."""
 
 from __future__ import annotations
 
@@ -9,7 +9,20 @@ from ml.schema import ARROW_TYPES
 
 
 def take_column(batch: pa.RecordBatch, name: str, declared: ColumnType) -> pa.Array:
-    """A column in its declared type, [N]; a dictionary of that type stays one. Raises `KeyError` and `TypeError`, naming it."""
+    """Returns a column of a batch in its declared type.
+
+    Args:
+        batch: N rows.
+        name: Name of the column.
+        declared: Type that the catalog entry declares for it.
+
+    Returns:
+        An Arrow array [N] of the declared type. A dictionary-encoded column of that type stays dictionary encoded.
+
+    Raises:
+        KeyError: The batch has no such column.
+        TypeError: The column cannot be cast to the declared type.
+    """
     position = batch.schema.get_field_index(name)
     if position < 0:
         raise KeyError(f"no column {name!r} in the batch; it has {batch.schema.names}")
@@ -25,5 +38,5 @@ def take_column(batch: pa.RecordBatch, name: str, declared: ColumnType) -> pa.Ar
 
 
 def plain(column: pa.Array) -> pa.Array:
-    """The column without its dictionary, if it had one."""
+    """Decodes a dictionary-encoded column; returns any other column as it is."""
     return column.dictionary_decode() if isinstance(column, pa.DictionaryArray) else column

@@ -1,4 +1,4 @@
-"""Dense features: a number becomes one finite float32 by fill, clip, log1p and scale, in one compiled pass."""
+"""Dense features: one compiled pass turns numbers into finite float32 values by fill, clip, log1p and scale."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @jit(inline="always")
 def finite_float32(x, fill, low, high, log1p, scale):  # type: ignore[no-untyped-def]
-    """One dense value, float32. x: float64; NaN and infinities are missing."""
+    """Returns one dense value (float32) of a number (float64). NaN and infinities count as missing."""
     if not math.isfinite(x):
         x = fill
     x = min(max(x, low), high)
@@ -38,9 +38,14 @@ def _dense(  # type: ignore[no-untyped-def]
 
 
 def dense_values(column: DenseColumn, values: pa.Array) -> np.ndarray:
-    """float32 [N], always finite. values: int, float or bool [N]; null, NaN and infinities are missing.
+    """Computes a dense feature.
 
-    What float32 can not hold becomes its largest number.
+    Args:
+        column: The feature as the catalog entry declares it.
+        values: Arrow int, float or bool array [N]. Null, NaN and infinities count as missing.
+
+    Returns:
+        float32 [N], always finite. Results beyond the range of float32 are clipped to its largest or smallest finite number.
     """
     low, high = column.clip or (None, None)
     wide = values.cast(pa.int64()) if pa.types.is_boolean(values.type) else values

@@ -1,8 +1,9 @@
 """The declared transforms for requests: one compiled pass from a record batch to the arrays of a batch.
 
-`ml.features.transforms` makes the columns of the feature table one by one, which suits many rows. Here the same values are
-written straight into the arrays that a model reads, which suits few. Kinds of features that the compiled pass lacks (hours,
-split strings, histories, and columns in another Arrow type than the declared one) are made by the code of the feature table.
+`ml.features.transforms` computes the columns of the feature table one by one, which is fast for many rows. This module writes
+the same values directly into the arrays that a model reads, which is fast for few rows. The compiled pass does not support
+hours, split strings, histories, and columns whose Arrow type differs from the declared one. The code of the feature table
+computes these features.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class FeatureArrays:
 
     Args:
         dense: float32 [B, I].
-        ids: int64 [V], key-major: B of each single-valued feature, then those of the multi-valued.
-        lengths: int32 [F * B], ids of each row of each feature.
+        ids: int64 [V], key-major: B ids of each single-valued feature, then the ids of the multi-valued features.
+        lengths: int32 [F * B], number of ids of each row of each feature.
     """
 
     dense: npt.NDArray[np.float32]
@@ -46,7 +47,7 @@ class FeatureArrays:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What the kernels need to read batches of one Arrow schema (see their docstrings), and what they cannot make."""
+    """Arguments of the kernels for batches of one Arrow schema, and the features that the kernels do not support."""
 
     schema: pa.Schema
     dense_columns: npt.NDArray[np.int64]
@@ -65,7 +66,7 @@ class FusedTransform:
 
     Args:
         spec: The dataset.
-        vocabularies: One for each sparse feature that has a vocabulary.
+        vocabularies: The vocabulary of each sparse feature that declares one, by feature name.
 
     Raises:
         ValueError: A vocabulary is missing.
@@ -96,10 +97,13 @@ class FusedTransform:
             batch: The columns that features are computed from, and event_time (int64, microseconds since 1970-01-01 UTC) if a
                 feature is the hour of the day. Other columns are ignored.
 
+        Returns:
+            The features of the B rows.
+
         Raises:
             KeyError: A column is missing.
             TypeError: A column cannot be read in its declared type.
-            ValueError: A row has no event_time, and a feature needs it.
+            ValueError: A feature needs event_time, and a row has none.
         """
         plan = self._plan
         if plan is None or not batch.schema.equals(plan.schema):
@@ -130,7 +134,7 @@ class FusedTransform:
         return self._vocabularies[feature.column.name].lookup(keys) if feature.column.vocabulary else keys
 
     def _compile(self, schema: pa.Schema) -> _Plan:
-        """Divide the features among the kernels and the code of the feature table."""
+        """Decides which features the kernels compute, and which the code of the feature table."""
         found = {name: schema.get_field_index(name) for name in self._types}
         plain = {n: at for n, at in found.items() if at >= 0 and schema.field(at).type.equals(ARROW_TYPES[self._types[n]])}
         dense_columns, dense_numbers, other_dense = [], [], []

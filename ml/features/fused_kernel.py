@@ -1,4 +1,4 @@
-"""The compiled pass behind `ml.features.fused`: all columns of a record batch to dense values and ids, in one call."""
+"""Kernels of `ml.features.fused`: two calls compute all dense values and all ids of a record batch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STRING: Final = 3
 
 @jit(inline="always")
 def _number(kind, data, index):  # type: ignore[no-untyped-def]
-    """A number of a column as float64."""
+    """Returns a number of a column as float64."""
     if kind == INT:
         return np.float64(words_at(data, index + 1)[index])
     if kind == FLOAT:
@@ -32,7 +32,7 @@ def _number(kind, data, index):  # type: ignore[no-untyped-def]
 
 @jit(inline="always")
 def _hash(kind, first, second, index, seed):  # type: ignore[no-untyped-def]
-    """The id of a value that is not missing, as `ml.features.hashing` defines it."""
+    """Returns the id of a value that is not null, as `ml.features.hashing` defines it."""
     if kind == STRING:
         offsets = offsets_at(first, index + 2)
         end = np.int64(offsets[index + 1])
@@ -50,7 +50,7 @@ def _hash(kind, first, second, index, seed):  # type: ignore[no-untyped-def]
 
 @jit(inline="always")
 def _bucket(kind, data, index, edges):  # type: ignore[no-untyped-def]
-    """The id of a number's bucket: a number on an edge belongs above it."""
+    """Returns the id of a number's bucket. A number equal to an edge belongs to the bucket above it."""
     value = _number(kind, data, index)
     if not math.isfinite(value):
         return np.int64(MISSING_ID)
@@ -63,8 +63,8 @@ def fill_dense(batch, columns, numbers, dense):  # type: ignore[no-untyped-def]
 
     Args:
         batch: Address of the exported record batch.
-        columns: int64 [D, 3]: position of the column, its kind, column of `dense`.
-        numbers: float64 [D, 5]: fill, lower and upper bound, 1.0 for log1p, scale.
+        columns: int64 [D, 3]: index of the column in the batch, its kind, and its column in `dense`.
+        numbers: float64 [D, 5]: fill, lower bound, upper bound, 1.0 for log1p (else 0.0), scale.
         dense: float32 [B, I], written in place.
     """
     for d in range(len(columns)):
@@ -83,12 +83,13 @@ def fill_ids(batch, features, parts, seeds, edges, tables, ids):  # type: ignore
 
     Args:
         batch: Address of the exported record batch.
-        features: int64 [F, 5]: row of `ids`, first and last + 1 of its `parts`, first and last + 1 of its `edges`.
-        parts: int64 [P, 2]: position of the column and its kind. A cross has several.
+        features: int64 [F, 5]: row of `ids`, begin and end of the feature's rows in `parts`, begin and end of its edges in
+            `edges`; ends are exclusive.
+        parts: int64 [P, 2]: index of the column in the batch, and its kind. A cross has several parts.
         seeds: uint64 [F], seeds of the hashes.
-        edges: float64 [E], edges of the buckets of all features.
-        tables: int64 [F, 5]: of a vocabulary the addresses of slots, places and ids, the number of slots and of values; zeros
-            without one.
+        edges: float64 [E], bucket edges of all features.
+        tables: int64 [F, 5]: addresses of the vocabulary's slots, places and ids, its number of slots and its number of
+            values; zeros if the feature has no vocabulary.
         ids: int64 [F', B], written in place.
     """
     rows = ids.shape[1]
@@ -105,7 +106,7 @@ def fill_ids(batch, features, parts, seeds, edges, tables, ids):  # type: ignore
                         key = _bucket(kind, first, offset + i, edges[low:high])
                     else:
                         key = _hash(kind, first, second, offset + i, seed)
-                if p > begin:  # a cross: the hash so far is the seed of the next
+                if p > begin:  # a cross: the hash so far is the seed of the next hash
                     left = ids[target, i]
                     missing = left == MISSING_ID or key == MISSING_ID
                     key = np.int64(MISSING_ID) if missing else as_id(xxh64_word(np.uint64(key), np.uint64(left)))

@@ -1,15 +1,15 @@
-"""Stable signed 64-bit ids of values: XXH64 over a value's bytes, seeded by its feature's name.
+"""Stable signed 64-bit ids of values: XXH64 of a value's bytes, seeded by the name of its feature.
 
-Here is everything that turns Arrow values into 64-bit keys; dictionaries of ids are `ml.features.vocabulary`. The function
-is `xxhash64(lit(feature), value)` of Spark SQL, so that a query, or a client in any language with XXH64 (Collet, 2012),
-can compute the same id:
+This module turns Arrow values into 64-bit keys. Dictionaries of ids are in `ml.features.vocabulary`. The hash equals
+`xxhash64(lit(feature), value)` in Spark SQL, except for the hashes 0 and 1, which are moved because they are reserved ids.
+A query, or a client in any language with XXH64 (Collet, 2012), can therefore compute the same id:
 
 | value                       | bytes hashed                                                                     |
 |-----------------------------|----------------------------------------------------------------------------------|
 | string                      | its UTF-8 bytes, whether plain, large or dictionary encoded                      |
 | int of any width, bool      | the value as 8 bytes, little-endian two's complement (True is 1)                 |
-| float of any width          | the value as IEEE 754 double, 8 bytes little-endian; -0.0 is 0.0                 |
-| null, NaN, infinities       | none: MISSING_ID                                                                 |
+| float of any width          | the value as IEEE 754 double, 8 bytes little-endian; -0.0 is hashed as 0.0       |
+| null, NaN, infinities       | none; the id is MISSING_ID                                                       |
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _P3 = np.uint64(0x165667B19E3779F9)
 _P4 = np.uint64(0x85EBCA77C2B2AE63)
 _P5 = np.uint64(0x27D4EB2F165667C5)
 _EIGHT = np.uint64(8)
-_SPARK_SEED = np.uint64(42)  # the seed that Spark SQL's xxhash64 begins with
+_SPARK_SEED = np.uint64(42)  # the first seed of Spark SQL's xxhash64
 
 
 @jit(inline="always")
@@ -57,14 +57,14 @@ def _word(data, at, width):  # type: ignore[no-untyped-def]
 
 @jit(inline="always")
 def xxh64_word(word, seed):  # type: ignore[no-untyped-def]
-    """XXH64 of 8 bytes, given as a little-endian word."""
+    """Returns the XXH64 of 8 bytes, given as a little-endian word."""
     h = (seed + _P5 + _EIGHT) ^ _round(np.uint64(0), word)
     return _avalanche(_rotate(h, 27) * _P1 + _P4)
 
 
 @jit
 def xxh64(data: np.ndarray, start: int, end: int, seed: np.uint64) -> np.uint64:
-    """XXH64 of data[start:end] (uint8), as the published algorithm has it."""
+    """Returns the XXH64 of data[start:end] (uint8)."""
     length = end - start
     at = start
     if length >= 32:
@@ -95,13 +95,24 @@ def xxh64(data: np.ndarray, start: int, end: int, seed: np.uint64) -> np.uint64:
 
 @jit(inline="always")
 def as_id(h):  # type: ignore[no-untyped-def]
-    """The id of a hash. Hashes 0 and 1 are moved, since these ids mean missing and out of vocabulary."""
+    """Returns the id of a hash. Hashes 0 and 1 become 2 and 3, because ids 0 and 1 mean missing and out of vocabulary."""
     return np.int64(h) if h > np.uint64(1) else np.int64(h) + FIRST_ID
 
 
 @jit
 def hash_ranges(data: np.ndarray, starts: np.ndarray, ends: np.ndarray, valid: np.ndarray, seed: np.uint64) -> np.ndarray:
-    """Ids of byte ranges: data uint8, starts and ends int [N], valid bool [N] or [0] where all are. int64 [N]."""
+    """Hashes byte ranges.
+
+    Args:
+        data: uint8 bytes.
+        starts: int [N], first byte of each range.
+        ends: int [N], the byte after each range.
+        valid: bool [N], False for a missing value; length 0 if no value is missing.
+        seed: Seed of the hashes.
+
+    Returns:
+        int64 [N] ids.
+    """
     ids = np.empty(len(starts), np.int64)
     for i in range(len(starts)):
         known = len(valid) == 0 or valid[i]
@@ -128,19 +139,28 @@ def _chain(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def feature_seed(feature: str) -> np.uint64:
-    """Seed of a feature's hashes: XXH64 of its name with Spark SQL's seed, 42."""
+    """Returns the seed of a feature's hashes: the XXH64 of its name, with the seed 42 of Spark SQL."""
     name = np.frombuffer(feature.encode(), np.uint8)
     return np.uint64(xxh64(name, 0, len(name), _SPARK_SEED))
 
 
 def hash_values(feature: str, values: pa.Array) -> np.ndarray:
-    """Ids of (feature, value). values: Arrow string, int, float, bool, or a dictionary of those, [N]. int64 [N].
+    """Computes the ids of the values of a feature.
 
-    Null, NaN and infinities are MISSING_ID (0); no value's id is 0 or 1. A dictionary's values are hashed once each.
-    Raises `TypeError` for other types.
+    Args:
+        feature: Name of the feature.
+        values: Arrow array [N] of strings, ints, floats or bools, or a dictionary of one of these types. Each value of a
+            dictionary is hashed once.
 
-    >>> hash_values("country", pa.array(["BR", None, "BR"])).tolist()
-    [-1260132001662114571, 0, -1260132001662114571]
+    Returns:
+        int64 [N]. Null, NaN and infinities have the id MISSING_ID (0). No value has the id 0 or 1.
+
+    Raises:
+        TypeError: The array has another type.
+
+    Example:
+        >>> hash_values("country", pa.array(["BR", None, "BR"])).tolist()
+        [-1260132001662114571, 0, -1260132001662114571]
     """
     seed = feature_seed(feature)
     if isinstance(values, pa.DictionaryArray):
@@ -155,14 +175,19 @@ def hash_values(feature: str, values: pa.Array) -> np.ndarray:
     if pa.types.is_floating(kind):
         wide = flat(values, null=np.nan).astype(np.float64) + 0.0
         return _hash_words(wide.view(np.int64), np.isfinite(wide), seed)
-    raise TypeError(f"{feature}: can not hash {kind}; expected string, int, float, bool or a dictionary of those")
+    raise TypeError(f"{feature}: cannot hash {kind}; expected string, int, float, bool or a dictionary of one of these types")
 
 
 def combine(*parts: np.ndarray) -> np.ndarray:
-    """Ids of crosses: of each row's parts together, in order; at least one part, each int64 [N]. int64 [N].
+    """Computes the ids of a cross of features.
 
-    Each part's hash is the seed of the next one's. A cross with a missing part is MISSING_ID: what was not seen in one
-    column was not seen together with another, and its known parts are features of their own.
+    The hash of each part is the seed of the next hash, so the order of the parts matters.
+
+    Args:
+        *parts: One or more int64 arrays [N]: the ids of the crossed columns.
+
+    Returns:
+        int64 [N]. The id is MISSING_ID if any part is missing, because no combination of values was observed.
     """
     ids = parts[0]
     for part in parts[1:]:

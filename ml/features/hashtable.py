@@ -1,7 +1,7 @@
-"""Open-addressing tables over 64-bit keys that are already hashes: looking ids up, and counting distinct keys.
+"""Open-addressing hash tables over 64-bit keys that are already hashes: look-ups, and counts of distinct keys.
 
-Keys are any int64 but 0 (MISSING_ID, never a value's key), which marks an empty slot. What keys and ids mean is
-`ml.features.vocabulary`'s business.
+A key is any int64 except 0, which marks an empty slot (0 is MISSING_ID, and no value has this key). The meaning of keys and
+ids is defined in `ml.features.vocabulary`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,19 @@ EMPTY = 0
 
 
 def slots_for(count: int) -> int:
-    """Power of two, at most half full with `count` keys."""
+    """Returns the number of slots of a table for `count` keys: a power of two, so that at most half of them are filled."""
     return 1 << max(4, (2 * count - 1).bit_length())
 
 
 @jit
 def insert(slots: np.ndarray, places: np.ndarray, keys: np.ndarray) -> None:
-    """Put keys (int64 [V], distinct, not 0) into zeroed slots (int64 [S], S a power of two); places[s]: position of its key."""
+    """Inserts keys into an empty table.
+
+    Args:
+        slots: int64 [S], zeros, S a power of two; receives the keys.
+        places: int64 [S]; receives the position in `keys` of the key in each slot.
+        keys: int64 [V], distinct and not 0.
+    """
     mask = len(slots) - 1
     for i in range(len(keys)):
         s = keys[i] & mask
@@ -32,7 +38,7 @@ def insert(slots: np.ndarray, places: np.ndarray, keys: np.ndarray) -> None:
 
 @jit(inline="always")
 def find_one(slots, places, key, absent):  # type: ignore[no-untyped-def]
-    """Position of a key as it was inserted, or `absent`."""
+    """Returns the position of a key among the inserted keys, or `absent`."""
     mask = len(slots) - 1
     s = key & mask
     while slots[s] != key and slots[s] != EMPTY:
@@ -42,7 +48,17 @@ def find_one(slots, places, key, absent):  # type: ignore[no-untyped-def]
 
 @jit
 def find(slots: np.ndarray, places: np.ndarray, keys: np.ndarray, absent: int) -> np.ndarray:
-    """Position of each key (int64 [N]) as it was inserted, or `absent`; a key of 0 is absent. int64 [N]."""
+    """Looks up keys.
+
+    Args:
+        slots: int64 [S], filled by `insert`.
+        places: int64 [S], filled by `insert`.
+        keys: int64 [N].
+        absent: The result for a key that is not in the table; 0 never is.
+
+    Returns:
+        int64 [N], the position of each key among the inserted keys.
+    """
     found = np.empty(len(keys), np.int64)
     for i in range(len(keys)):
         found[i] = find_one(slots, places, keys[i], absent)
@@ -51,9 +67,15 @@ def find(slots: np.ndarray, places: np.ndarray, keys: np.ndarray, absent: int) -
 
 @jit
 def count_distinct(keys: np.ndarray, slots: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct keys in order of first occurrence, how often each occurs, and where first; three of int64 [V].
+    """Counts distinct keys.
 
-    keys: int64 [N], of which 0 is skipped. slots: a power of two above the number of distinct keys.
+    Args:
+        keys: int64 [N]; 0 is skipped.
+        slots: A power of two above the number of distinct keys.
+
+    Returns:
+        Three int64 arrays [V]: the distinct keys in order of first occurrence, their counts, and the index of the first
+        occurrence of each.
     """
     mask = slots - 1
     table = np.zeros(slots, np.int64)

@@ -1,4 +1,4 @@
-"""Reading the feature table of a day: for data sets, checks and evaluation. Writing it is `ml.features.clean`."""
+"""Reading of a day's feature table, for training data, checks and evaluation. `ml.features.clean` writes it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ from ml.stages import CLEANED_FEATURES
 
 def feature_parts(lake: Lake, spec: DatasetSpec, day: str) -> list[UPath]:
     """Returns the Parquet files of a day's features, in event-time order.
+
+    Args:
+        lake: Where the features are stored.
+        spec: The dataset.
+        day: The partition key.
 
     Raises:
         MissingPartition: The day's features are not in the lake.
@@ -44,8 +49,14 @@ def feature_table(lake: Lake, spec: DatasetSpec, day: str, columns: Sequence[str
 def check_file(spec: DatasetSpec, path: UPath, found: pa.Schema, columns: Sequence[str]) -> None:
     """Checks that a Parquet file holds `columns` of the spec's feature table.
 
+    Args:
+        spec: The dataset.
+        path: The file, for the message.
+        found: The schema of the file, with its metadata.
+        columns: Names of the required columns.
+
     Raises:
-        ValueError: A column is missing or has another type, or the file is of another table.
+        ValueError: A column is missing or has another type, or the file belongs to another table.
     """
     expected = arrow_schema(spec)
     if found.metadata == expected.metadata and all(expected.field(name) in found for name in columns):
@@ -54,6 +65,6 @@ def check_file(spec: DatasetSpec, path: UPath, found: pa.Schema, columns: Sequen
     written = (found.metadata or {}).get(key, b"none").decode()
     raise ValueError(
         f"{path}: not the feature table of {spec.name}: expected the fingerprint {spec.fingerprint} and the columns "
-        f"{list(columns)}, the file has {written} and {found.names}. "
+        f"{list(columns)}, found {written} and {found.names}. "
         f"Materialise {spec.name}/{CLEANED_FEATURES} of the day again"
     )

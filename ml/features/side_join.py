@@ -1,7 +1,8 @@
-"""Side tables joined to the log: a left join that keeps the log's rows and their order.
+"""Joins of side tables to the log: a left join that keeps the log's rows and their order.
 
-A table that fits a task's memory is looked up inside the task (Arrow's hash index); a larger one is joined by Spark SQL,
-sort-merge, on the key alone: a row's number and key go to the JVM, the row itself does not. Both give the same columns.
+A table that fits in a task's memory is looked up inside the task, through Arrow's hash index. A larger table is joined by a
+sort-merge join in Spark SQL. Only the number and the key of each log row go to the JVM; the row itself does not. Both
+strategies give the same columns.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
 Strategy = Literal["broadcast", "sort_merge"]
 
-# Bytes of a side table (key and joined columns, in memory) up to which every task holds all of it.
+# Largest side table, in bytes (key and joined columns, in memory), that every task holds as a whole.
 BROADCAST_BYTES = 256 * 1024 * 1024
 
-# A row's number: its task's in the upper half, its place in the task below; Spark sorts by it.
+# The number of a row: the task's index in the upper 32 bits, the row's position in the task in the lower. Spark sorts by it.
 ROW = "row"
 TASK = "evergreen_task"
 TASK_SHIFT = 32
@@ -40,7 +41,15 @@ class RepeatedKey(ValueError):
 
 @dataclass(frozen=True)
 class Joined:
-    """A side table made ready. path: of its Parquet file (broadcast), or of the folder of joined columns (sort_merge)."""
+    """A side table that is ready to be joined.
+
+    Attributes:
+        log_key: Key column of the log.
+        table_key: Key column of the side table.
+        columns: Columns of the side table that are joined.
+        strategy: How the table is joined.
+        path: The Parquet file of the table (broadcast), or the folder of the joined columns (sort_merge).
+    """
 
     log_key: str
     table_key: str
@@ -50,9 +59,19 @@ class Joined:
 
 
 def prepare(side: SideTable, rows: pa.Table, key_type: ColumnType) -> pa.Table:
-    """The key, as the log types it, and the joined columns; rows without a key left out.
+    """Selects and checks the columns of a side table that a join needs.
 
-    Raises `RepeatedKey`, and `TypeError` where the keys' types do not meet; both name table and column.
+    Args:
+        side: The join as the catalog entry declares it.
+        rows: The side table.
+        key_type: Type of the log's key.
+
+    Returns:
+        The key, cast to the type of the log's key, and the joined columns, without the rows that have no key.
+
+    Raises:
+        RepeatedKey: Two rows have the same key.
+        TypeError: The key cannot be cast to the type of the log's key.
     """
     name = f"{side.source.files}: {side.table_key}"
     kept = rows.select(list(dict.fromkeys([side.table_key, *side.columns])))
@@ -60,7 +79,7 @@ def prepare(side: SideTable, rows: pa.Table, key_type: ColumnType) -> pa.Table:
     try:
         keys = kept[side.table_key].cast(ARROW_TYPES[key_type])
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise TypeError(f"{name}: can not be compared with the log's {side.log_key!r} ({key_type}): {error}") from error
+        raise TypeError(f"{name}: cannot be compared with the log's {side.log_key!r} ({key_type}): {error}") from error
     counts = keys.value_counts()
     repeated = counts.filter(pa.array(flat(counts.field("counts")) > 1))
     if len(repeated):
@@ -72,12 +91,23 @@ def prepare(side: SideTable, rows: pa.Table, key_type: ColumnType) -> pa.Table:
 
 
 def strategy_for(rows: pa.Table, budget: int, spark: SparkSession | None) -> Strategy:
-    """Broadcast up to the budget in bytes, or where there is no Spark to do otherwise."""
+    """Returns "broadcast" if the rows fit in `budget` bytes, or if there is no Spark session; else "sort_merge"."""
     return "broadcast" if spark is None or rows.nbytes <= budget else "sort_merge"
 
 
 def index_join(log: pa.Table, log_key: str, rows: pa.Table, table_key: str, columns: Sequence[str]) -> pa.Table:
-    """log [N] with the columns of rows whose table_key equals its log_key, null where there is none. [N], same order."""
+    """Joins a table to the log in memory.
+
+    Args:
+        log: N rows.
+        log_key: Key column of `log`.
+        rows: The side table, as `prepare` returns it.
+        table_key: Key column of `rows`.
+        columns: Columns of `rows` to append.
+
+    Returns:
+        The N rows of `log` in the same order, with the columns appended; they are null for rows without a match.
+    """
     keys = plain(log[log_key].combine_chunks())
     at = pc.call_function("index_in", [keys], pc.SetLookupOptions(rows[table_key].combine_chunks()))
     for column in columns:
@@ -86,7 +116,7 @@ def index_join(log: pa.Table, log_key: str, rows: pa.Table, table_key: str, colu
 
 
 def join_all(log: pa.Table, sides: Sequence[Joined], task: int) -> pa.Table:
-    """log [N], the rows of one task, with the columns of every side table. [N], same order."""
+    """Appends the columns of every side table to the log's rows of one task. The N rows keep their order."""
     for side in sides:
         if side.strategy == "broadcast":
             log = index_join(log, side.log_key, read_parquet(UPath(side.path)), side.table_key, side.columns)
@@ -98,9 +128,17 @@ def join_all(log: pa.Table, sides: Sequence[Joined], task: int) -> pa.Table:
 
 
 def sort_merge_join(spark: SparkSession, parts: Sequence[str], side: Joined, rows: str, target: str) -> Joined:
-    """Join on Spark; gives `side` with the folder of its columns, one subfolder a task.
+    """Joins a side table in Spark SQL.
 
-    parts: Parquet files with the log's rows, with `ROW` and the key; rows: the side table's Parquet file.
+    Args:
+        spark: The session.
+        parts: Parquet files of the log's rows, one per task, with the key and the column `ROW`.
+        side: The side table.
+        rows: Parquet file of the side table, as `prepare` returns it.
+        target: Folder that Spark writes the joined columns to, with one subfolder per task.
+
+    Returns:
+        `side` with the strategy "sort_merge" and the folder as its path.
     """
     from pyspark.sql import functions as f
 

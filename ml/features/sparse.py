@@ -1,7 +1,7 @@
-"""Sparse features: from columns to 64-bit keys, one or several per row, and to the words that a key stands for.
+"""Sparse features: 64-bit keys of columns, one or several per row, and the text of the value behind a key.
 
-A key is the hash of (feature, value); without a vocabulary it is the feature's id. Dictionaries of ids are
-`ml.features.vocabulary`.
+A key is the hash of (feature, value), or a number for buckets and hours. If the feature has no vocabulary, the key is the id.
+Dictionaries of ids are in `ml.features.vocabulary`.
 """
 
 from __future__ import annotations
@@ -25,18 +25,23 @@ CROSS_JOINER = " × "
 
 @dataclass(frozen=True)
 class Keys:
-    """Keys of N rows. values: int64 [V]; offsets: int32 [N + 1] into them, or None where each row has exactly one."""
+    """Keys of N rows.
+
+    Attributes:
+        values: int64 [V].
+        offsets: int32 [N + 1] into `values`, or None if each row has exactly one key.
+    """
 
     values: np.ndarray
     offsets: np.ndarray | None = None
 
     @property
     def lengths(self) -> np.ndarray:
-        """Keys of each row, int32 [N]."""
+        """Number of keys of each row, int32 [N]."""
         return np.diff(self.offsets) if self.offsets is not None else np.ones(len(self.values), np.int32)
 
     def to_arrow(self, ids: np.ndarray) -> pa.Array:
-        """ids (int64 [V]) in place of the keys: Arrow int64 [N], or list<int64> [N]."""
+        """Returns ids (int64 [V], one per key) as an Arrow column [N] of int64, or of list<int64> if there are offsets."""
         if self.offsets is None:
             return pa.array(ids)
         return pa.ListArray.from_arrays(pa.array(self.offsets), pa.array(ids))
@@ -46,7 +51,7 @@ class Keys:
 def _part_ranges(  # type: ignore[no-untyped-def]
     data: np.ndarray, offsets: np.ndarray, valid: np.ndarray, separator: np.ndarray, most: int, count_only: bool, total: int
 ):
-    # Called twice: to count the parts, and to write them down. A row without a part has one, of start -1.
+    # Called twice: first to count the parts, then to write them. A row without parts gets one part with start and end -1.
     starts, ends = np.empty(total, np.int64), np.empty(total, np.int64)
     rows = np.empty(len(offsets), np.int32)
     width, n = len(separator), 0
@@ -80,7 +85,7 @@ def _part_ranges(  # type: ignore[no-untyped-def]
 
 
 def _parts(column: SparseColumn, values: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Bytes, list offsets [N + 1], and start and end of each part [V]; empty parts are left out."""
+    """Returns bytes, list offsets [N + 1], and the start and end of each part [V], without empty parts."""
     data, offsets = string_bytes(values)
     separator = np.frombuffer((column.split or "").encode(), np.uint8)
     valid = validity(values)
@@ -90,19 +95,22 @@ def _parts(column: SparseColumn, values: pa.Array) -> tuple[np.ndarray, np.ndarr
 
 
 def _buckets(edges: tuple[float, ...], values: pa.Array) -> pa.Array:
-    """Index of the bucket, 0 to len(edges): a number at an edge belongs above it; NaN and infinities are missing."""
+    """Returns the index of each number's bucket, 0 to len(edges). A number equal to an edge belongs to the bucket above it.
+
+    NaN and infinities are missing.
+    """
     wide = values.cast(pa.int64()).cast(pa.float64(), safe=False) if not pa.types.is_floating(values.type) else values
     numbers = flat(wide, null=np.nan)
     return pa.array(np.searchsorted(np.array(edges), numbers, side="right"), mask=~np.isfinite(numbers))
 
 
 def _numbered(values: pa.Array) -> np.ndarray:
-    """Ids of what is numbered from 0 already, int64: dense, from FIRST_ID on."""
+    """Returns int64 ids of values that are numbered from 0: the number plus FIRST_ID, or MISSING_ID for null."""
     return flat(values.cast(pa.int64()), null=MISSING_ID - FIRST_ID) + FIRST_ID
 
 
 def _history(batch: pa.RecordBatch, name: str) -> Keys:
-    """Ids that were looked up for each row; one who took nothing yet, and a batch that does not say, has the missing one."""
+    """Returns the ids of each row's history. Without earlier items, or without the column, a row has the key MISSING_ID."""
     if name not in batch.schema.names:
         return Keys(np.full(len(batch), MISSING_ID, np.int64), np.arange(len(batch) + 1, dtype=np.int32))
     column = batch[name]
@@ -115,14 +123,25 @@ def _history(batch: pa.RecordBatch, name: str) -> Keys:
 
 @dataclass(frozen=True)
 class SparseFeature:
-    """How one sparse feature reads a batch."""
+    """Computes the keys of one sparse feature.
+
+    Args:
+        column: The feature as the catalog entry declares it.
+        types: Declared types of the log's and the joined columns.
+        zone: Time zone of the log.
+
+    Example:
+        >>> feature = SparseFeature(SparseColumn(name="country"), {"country": "string"}, ZoneInfo("UTC"))
+        >>> feature.keys(pa.record_batch({"country": ["BR", None]})).values.tolist()
+        [-1260132001662114571, 0]
+    """
 
     column: SparseColumn
     types: dict[str, ColumnType]
     zone: ZoneInfo
 
     def _value(self, batch: pa.RecordBatch) -> pa.Array:
-        """The single value that is hashed: of the column, its bucket, or the hour of the event."""
+        """Returns the value that the key is computed from: the column's value, its bucket, or the hour of the event."""
         if self.column.hour_of_day:
             time = take_column(batch, EVENT_TIME, "int").cast(pa.timestamp("us", self.zone.key))
             return pc.call_function("hour", [time])
@@ -131,7 +150,18 @@ class SparseFeature:
         return _buckets(self.column.bucketise, values) if self.column.bucketise else values
 
     def keys(self, batch: pa.RecordBatch) -> Keys:
-        """Keys of a batch's rows: MISSING_ID where the value, or any part of a cross, is missing."""
+        """Computes the keys of a batch.
+
+        Args:
+            batch: N rows.
+
+        Returns:
+            The keys of the rows; MISSING_ID if the value, or any part of a cross, is missing.
+
+        Raises:
+            KeyError: A column is missing.
+            TypeError: A column cannot be read in its declared type.
+        """
         name = self.column.name
         if self.column.history:
             return _history(batch, HISTORY_PREFIX + name)
@@ -147,7 +177,15 @@ class SparseFeature:
         return Keys(hash_ranges(data, starts, ends, starts >= 0, feature_seed(name)), rows)
 
     def words(self, batch: pa.RecordBatch, positions: np.ndarray) -> pa.Array:
-        """What keys stand for, as a person reads it: strings [P], for positions (int64 [P]) in `keys(batch).values`."""
+        """Returns the values behind some keys as text.
+
+        Args:
+            batch: N rows.
+            positions: int64 [P], positions in `keys(batch).values`.
+
+        Returns:
+            Arrow strings [P]. The parts of a cross are joined by `CROSS_JOINER`; a history gives ids.
+        """
         at = pa.array(positions)
         if self.column.history:
             return pa.array(self.keys(batch).values[positions]).cast(pa.string())
@@ -163,7 +201,7 @@ class SparseFeature:
 
 
 def sparse_features(spec: DatasetSpec) -> dict[str, SparseFeature]:
-    """Each sparse feature by name."""
+    """Returns the sparse features of a dataset by name."""
     return {s.name: SparseFeature(s, spec.column_types, spec.zone) for s in spec.sparse}
 
 

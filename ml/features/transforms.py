@@ -1,7 +1,7 @@
-"""The declared transforms, compiled: one function from Arrow record batch to Arrow record batch.
+"""Compiles the declared transforms into one function from Arrow record batch to Arrow record batch.
 
-A Spark task, a single machine and a serving request call the very same function. What each kind of feature does is in
-`ml.features.dense` and `ml.features.sparse`; which rows there are (negatives, joined columns) is settled before.
+Spark tasks, a single process and requests to an exported model use the same function. The kinds of features are implemented
+in `ml.features.dense` and `ml.features.sparse`. Negatives and joined columns are added before the function is called.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ml.features.sparse import SparseFeature, sparse_features
 from ml.features.vocabulary import Vocabulary
 from ml.schema import EVENT_TIME, ITEM_KEY, LABEL, ORACLE, SAMPLE_RATE, SLICE_PREFIX, USER_KEY, arrow_schema
 
-# 1 for a logged event and 0 for a sampled negative, where a spec has negatives; no log's column is called so.
+# 1 for a logged event and 0 for a sampled negative, if a spec has negatives. No column of a log has this name.
 SAMPLED_LABEL = "sampled:label"
 
 Maker = Callable[[pa.RecordBatch], pa.Array]
@@ -33,12 +33,17 @@ class LabelError(ValueError):
 
 @dataclass(frozen=True)
 class Transform:
-    """N rows in, N rows out, in order. schema: of what comes out. makers: one per column.
+    """Computes feature table rows of log rows: a batch of N rows becomes a batch of N rows, in the same order.
 
-    >>> from ml.catalog.load import load_catalog
-    >>> transform = compile_transforms(load_catalog()["criteo"], with_label=False)
-    >>> transform.schema.names[:2]
-    ['event_time', 'I1']
+    Attributes:
+        schema: Schema of the result.
+        makers: One function per column of the result.
+
+    Example:
+        >>> from ml.catalog.load import load_catalog
+        >>> transform = compile_transforms(load_catalog()["criteo"], with_label=False)
+        >>> transform.schema.names[:2]
+        ['event_time', 'I1']
     """
 
     schema: pa.Schema
@@ -49,24 +54,44 @@ class Transform:
 
 
 def check_vocabularies(spec: DatasetSpec, vocabularies: Mapping[str, Vocabulary] | None) -> Mapping[str, Vocabulary]:
-    """Raises `ValueError` unless every feature that asks for a vocabulary has one."""
+    """Checks that every feature that declares a vocabulary has one.
+
+    Args:
+        spec: The dataset.
+        vocabularies: Vocabularies by feature name.
+
+    Returns:
+        The vocabularies, or an empty mapping for None.
+
+    Raises:
+        ValueError: A vocabulary is missing.
+    """
     vocabularies = vocabularies or {}
     if missing := {s.name for s in spec.sparse if s.vocabulary} - set(vocabularies):
-        raise ValueError(
-            f"{spec.name}: no vocabulary given for {sorted(missing)}; before the first day it is Vocabulary.empty()"
-        )
+        raise ValueError(f"{spec.name}: no vocabulary given for {sorted(missing)}; use Vocabulary.empty() before the first day")
     return vocabularies
 
 
 def compile_transforms(
     spec: DatasetSpec, vocabularies: Mapping[str, Vocabulary] | None = None, with_label: bool = True
 ) -> Transform:
-    """The function from batches of log columns to batches of `arrow_schema(spec)`.
+    """Compiles the transforms of a dataset.
 
-    A batch holds event_time (int64 µs UTC), the log's columns and the joined ones, and may hold sample_rate (else 1.0).
-    vocabularies: one for each sparse feature that asks for one, else `ValueError`. with_label=False, for requests: label,
-    sample_rate, slices and oracle are neither read nor made. The function raises `LabelError`, `KeyError` (a missing column)
-    and `TypeError` (a column of another type).
+    The compiled function takes a batch with event_time (int64, microseconds since 1970-01-01 UTC), the log's columns and the
+    joined columns. It returns a batch of `arrow_schema(spec)`. If the batch has no column sample_rate, the sample rate is 1.0.
+    The function raises `LabelError` for a row without a usable label, `KeyError` for a missing column, `TypeError` for a
+    column that cannot be read in its declared type, and `ValueError` for a row without event_time.
+
+    Args:
+        spec: The dataset.
+        vocabularies: The vocabulary of each sparse feature that declares one, by feature name.
+        with_label: Whether to compute label, sample_rate, slices and oracle. Requests do not have them.
+
+    Returns:
+        The compiled function.
+
+    Raises:
+        ValueError: A vocabulary is missing.
     """
     vocabularies = check_vocabularies(spec, vocabularies)
     types = spec.column_types
@@ -89,10 +114,10 @@ def compile_transforms(
 
 
 def check_event_time(batch: pa.RecordBatch) -> pa.Array:
-    """The rows' event times, int64 [N]. Raises `ValueError` if one is missing."""
+    """Returns the event times of the rows, int64 [N]. Raises `ValueError` if one is missing."""
     times = take_column(batch, EVENT_TIME, "int")
     if times.null_count:
-        raise ValueError(f"{EVENT_TIME}: {times.null_count} rows have none; every row of a day has its time")
+        raise ValueError(f"{EVENT_TIME}: {times.null_count} rows have none; every row needs a time")
     return times
 
 
@@ -117,8 +142,8 @@ def _label(spec: DatasetSpec) -> Maker:
         if bad.any():
             wanted = "a number" if at_least is not None else "0 or 1"
             raise LabelError(
-                f"label.column {name!r}: {int(bad.sum())} of {len(batch)} rows are not {wanted}, the first of them holds "
-                f"{values[int(bad.argmax())].as_py()!r}; quarantine such rows or choose another label"
+                f"label.column {name!r}: {int(bad.sum())} of {len(batch)} rows are not {wanted}; the first such value is "
+                f"{values[int(bad.argmax())].as_py()!r}; quarantine these rows or choose another label"
             )
         return pa.array((numbers >= at_least if at_least is not None else numbers).astype(np.float32))
 

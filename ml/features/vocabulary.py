@@ -1,8 +1,8 @@
-"""Frequency-limited dictionaries: value -> id, extended day by day and never renumbered.
+"""Vocabularies: dictionaries from value to id, limited by frequency, extended every day and never renumbered.
 
-A vocabulary's state after day d is one Parquet file (`STATE`): every value seen so far with its count and, once it has
-one, its id. Ids of day d come from the state after an earlier day; how a value becomes a 64-bit key is
-`ml.features.hashing`, and how a day's occurrences are counted in parallel is `ml.features.vocabulary_counts`.
+The state of a vocabulary after a day is one Parquet file (`STATE`). It holds every value seen so far, its count, and its id
+if it has one. The rows of a day get their ids from the state after the day before. `ml.features.hashing` computes the 64-bit
+key of a value, and `ml.features.vocabulary_counts` counts the occurrences of a day in parallel.
 """
 
 from __future__ import annotations
@@ -24,13 +24,19 @@ from ml.schema import FIRST_ID, MISSING_ID, OOV_ID
 COUNTS = pa.schema([("key", pa.int64()), ("value", pa.string()), ("count", pa.int64())])
 STATE = pa.schema([*COUNTS, ("id", pa.int64())])
 
-# A state's order: ids ascending, then what waits for one, commonest first. New ids are given down this order.
+# The order of a state: by ascending id, then values without an id, the most frequent first. New ids are assigned in this order.
 STATE_ORDER = (("id", "ascending"), ("count", "descending"), ("value", "ascending"), ("key", "ascending"))
 
 
 @dataclass(frozen=True)
 class StateFile:
-    """Where a state lies, how many values it holds, and the digest of its partition's manifest, which tells states apart."""
+    """A stored state of a vocabulary.
+
+    Attributes:
+        path: The Parquet file.
+        values: Number of values in it.
+        digest: Digest of the manifest of its partition, which identifies the version of the state.
+    """
 
     path: str
     values: int
@@ -39,13 +45,17 @@ class StateFile:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Keys that have an id. Id 0 is missing (key MISSING_ID), 1 is out of vocabulary, values begin at 2.
+    """The V keys that have an id. Id 0 means missing (key MISSING_ID), id 1 out of vocabulary; ids of values start at 2.
 
-    slots, places: int64 [S], an open-addressing table; ids: int64 [V], of the key at each place; the last is OOV's.
+    Attributes:
+        slots: int64 [S], the keys in an open-addressing hash table.
+        places: int64 [S], the index in `ids` of the key in each slot.
+        ids: int64 [V + 1], the ids of the keys, then OOV_ID.
 
-    >>> words = Vocabulary.of(np.array([11, 12]), np.array([2, 3]))
-    >>> words.lookup(np.array([12, 0, 99])).tolist()
-    [3, 0, 1]
+    Example:
+        >>> words = Vocabulary.of(np.array([11, 12]), np.array([2, 3]))
+        >>> words.lookup(np.array([12, 0, 99])).tolist()
+        [3, 0, 1]
     """
 
     slots: np.ndarray
@@ -54,7 +64,12 @@ class Vocabulary:
 
     @classmethod
     def of(cls, keys: np.ndarray, ids: np.ndarray) -> Vocabulary:
-        """keys: int64 [V], distinct, none of them MISSING_ID; ids: int64 [V], at least FIRST_ID."""
+        """Builds a vocabulary.
+
+        Args:
+            keys: int64 [V], distinct, without MISSING_ID.
+            ids: int64 [V], at least FIRST_ID.
+        """
         slots = np.zeros(slots_for(len(keys)), np.int64)
         places = np.zeros(len(slots), np.int64)
         insert(slots, places, keys)
@@ -62,17 +77,18 @@ class Vocabulary:
 
     @classmethod
     def empty(cls) -> Vocabulary:
-        """Before the first day: every value is out of vocabulary."""
+        """Returns the vocabulary before the first day, in which every value is out of vocabulary."""
         return cls.of(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
     @classmethod
     def from_state(cls, state: pa.Table) -> Vocabulary:
+        """Returns the vocabulary of a state (`STATE`)."""
         known = state.select(["key", "id"]).filter(state["id"].is_valid()).combine_chunks()
         return cls.of(known["key"].to_numpy(), known["id"].to_numpy())
 
     @classmethod
     def read(cls, path: UPath) -> Vocabulary:
-        """The vocabulary of a state file; values without an id are not even loaded."""
+        """Reads the vocabulary of a state file. Values without an id are not loaded."""
         state = ds.dataset(path.path, format="parquet", filesystem=path.fs)
         return cls.from_state(state.to_table(columns=["key", "id"], filter=pc.field("id").is_valid()))
 
@@ -80,14 +96,22 @@ class Vocabulary:
         return len(self.ids) - 1
 
     def lookup(self, keys: np.ndarray) -> np.ndarray:
-        """Ids of keys (int64 [N], from `hash_values` or `combine`). int64 [N]."""
+        """Returns the ids (int64 [N]) of keys (int64 [N], from `hash_values` or `combine`)."""
         ids = self.ids[find(self.slots, self.places, keys, len(self))]
         ids[keys == EMPTY] = MISSING_ID
         return ids
 
 
 def merge_counts(previous: pa.Table | None, partial: Iterable[pa.Table]) -> pa.Table:
-    """State (in `STATE_ORDER`, no new ids yet) of the previous day's state and today's partial counts together."""
+    """Adds a day's counts to the state before it.
+
+    Args:
+        previous: State before the day; None on the first day.
+        partial: Counts of the day's tasks (`COUNTS`).
+
+    Returns:
+        The merged state, in `STATE_ORDER`, without new ids.
+    """
     tables = [table.append_column("id", pa.nulls(len(table), pa.int64())).cast(STATE) for table in partial]
     merged = pa.concat_tables([*([previous] if previous is not None else []), *tables, STATE.empty_table()])
     grouped = merged.group_by("key").aggregate([("value", "min"), ("count", "sum"), ("id", "max")])
@@ -96,25 +120,41 @@ def merge_counts(previous: pa.Table | None, partial: Iterable[pa.Table]) -> pa.T
 
 
 def assign_ids(ordered: Iterable[pa.RecordBatch], limits: VocabularySpec) -> Iterator[pa.RecordBatch]:
-    """Give ids to values that have come to `min_count`, in order, until `max_size`; those that have one keep it.
+    """Assigns ids, in order, to values that have reached `min_count`, up to `max_size` ids. Existing ids do not change.
 
-    ordered: batches of `STATE`, together in `STATE_ORDER`. The same rows come out, in the same order, which is still
-    `STATE_ORDER`. Streams, so that a state need not fit in memory.
+    The batches are streamed, so that a state need not fit in memory.
+
+    Args:
+        ordered: Batches of `STATE` whose rows together are in `STATE_ORDER`.
+        limits: `min_count` and `max_size` of the vocabulary.
+
+    Yields:
+        The same rows with their ids, in the same order, which is still `STATE_ORDER`.
     """
     size = 0
     room = limits.max_size if limits.max_size is not None else np.iinfo(np.int64).max
     for batch in ordered:
         ids = batch["id"]
-        waiting = ids.is_null().to_numpy(zero_copy_only=False)
-        size += len(batch) - int(waiting.sum())
-        common = waiting & (numbers(batch["count"]) >= limits.min_count)
-        given = common & (np.cumsum(common) <= room - size)
+        without_id = ids.is_null().to_numpy(zero_copy_only=False)
+        size += len(batch) - int(without_id.sum())
+        frequent = without_id & (numbers(batch["count"]) >= limits.min_count)
+        given = frequent & (np.cumsum(frequent) <= room - size)
         numbered = np.where(given, FIRST_ID - 1 + size + np.cumsum(given), numbers(ids))
         size += int(given.sum())
-        yield batch.set_column(batch.schema.get_field_index("id"), STATE.field("id"), pa.array(numbered, mask=waiting & ~given))
+        new_ids = pa.array(numbered, mask=without_id & ~given)
+        yield batch.set_column(batch.schema.get_field_index("id"), STATE.field("id"), new_ids)
 
 
 def extend(previous: pa.Table | None, partial: Iterable[pa.Table], limits: VocabularySpec) -> pa.Table:
-    """State after a day: of the state before it (None on the first day) and the day's partial counts (`COUNTS`)."""
+    """Computes the state of a vocabulary after a day.
+
+    Args:
+        previous: State before the day; None on the first day.
+        partial: Counts of the day's tasks (`COUNTS`).
+        limits: `min_count` and `max_size` of the vocabulary.
+
+    Returns:
+        The state (`STATE`), in `STATE_ORDER`.
+    """
     merged = merge_counts(previous, partial).combine_chunks()
     return pa.Table.from_batches(assign_ids(merged.to_batches(), limits), STATE)

@@ -1,7 +1,7 @@
-"""A day's occurrences per value, counted in parallel, and merged into the vocabulary's state.
+"""Counts a day's occurrences of each value in parallel, and merges the counts into the state of the vocabulary.
 
-Each task counts its own rows; one merge per feature adds them up. A merge that fits in a task's memory is done in Arrow, small
-ones several to a task; a larger one is a shuffle, and Spark SQL does it. Both write the same bytes.
+Each task counts its own rows, and one merge per feature adds the counts. A merge that fits in a task's memory is done in
+Arrow, and one task does several small merges. A larger merge needs a shuffle, which Spark SQL does. Both write the same bytes.
 """
 
 from __future__ import annotations
@@ -23,25 +23,42 @@ from ml.parquet import read_parquet, write_batches
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-# A feature's state and partial counts beyond this many rows together are merged by Spark SQL, where there is a session.
+# If a feature's state and partial counts together have more rows than this, Spark SQL merges them (if there is a session).
 ARROW_ROWS = 20_000_000
 
-# Smaller merges share a task until they come to this many rows: starting a task costs as much as merging them.
+# Small merges share a task up to this many rows, because starting a task costs as much as merging that many.
 ROWS_PER_TASK = 500_000
 
-# What a task counted: one row group per feature, in the features' order.
+# Schema of the counts of a task. The file has one row group per feature, in the order of the features.
 COUNTED = pa.schema([("feature", pa.string()), *COUNTS])
 
 
 def count_values(feature: SparseFeature, batch: pa.RecordBatch) -> pa.Table:
-    """`COUNTS` of a batch's values of one feature, missing ones left out, in order of first occurrence."""
+    """Counts the values of one feature.
+
+    Args:
+        feature: The feature.
+        batch: N rows.
+
+    Returns:
+        `COUNTS` of the distinct values, without missing ones, in order of first occurrence.
+    """
     keys = feature.keys(batch).values
     distinct, counts, first = count_distinct(keys, slots_for(len(keys)))
     return pa.Table.from_arrays([pa.array(distinct), feature.words(batch, first), pa.array(counts)], schema=COUNTS)
 
 
 def write_counts(features: Sequence[SparseFeature], batch: pa.RecordBatch, path: UPath) -> tuple[int, ...]:
-    """Write a batch's counts (`COUNTED`); gives the number of distinct values of each feature."""
+    """Writes the counts of a batch.
+
+    Args:
+        features: Features with a vocabulary.
+        batch: N rows.
+        path: Parquet file (`COUNTED`) to write.
+
+    Returns:
+        The number of distinct values of each feature.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     counted = []
     with (
@@ -58,9 +75,16 @@ def write_counts(features: Sequence[SparseFeature], batch: pa.RecordBatch, path:
 
 @dataclass(frozen=True)
 class Merge:
-    """One feature's merge. previous: state before the day, None on the first; target: state after it.
+    """The merge of one feature's counts into its state.
 
-    partial: the tasks' counts, in which the feature's row group is at `position`. rows: how many are merged, all told.
+    Attributes:
+        feature: Name of the feature.
+        position: Index of the feature's row group in each file of counts.
+        limits: `min_count` and `max_size` of the vocabulary.
+        previous: File of the state before the day; None on the first day.
+        partial: Files of the tasks' counts.
+        target: File of the state after the day.
+        rows: Total number of rows to merge.
     """
 
     feature: str
@@ -74,14 +98,19 @@ class Merge:
 
 @dataclass(frozen=True)
 class VocabularySize:
-    """values: distinct values seen so far; ids: those of them that have an id."""
+    """Size of a vocabulary.
+
+    Attributes:
+        values: Number of distinct values seen so far.
+        ids: Number of values that have an id.
+    """
 
     values: int
     ids: int
 
 
 def pack(merges: Iterable[Merge]) -> list[tuple[Merge, ...]]:
-    """Merges in the tasks that do them: together about `ROWS_PER_TASK` rows, or one larger merge alone."""
+    """Groups merges into tasks: each task has at most `ROWS_PER_TASK` rows to merge, or a single larger merge."""
     packs: list[tuple[Merge, ...]] = []
     room = 0
     for merge in merges:
@@ -94,7 +123,7 @@ def pack(merges: Iterable[Merge]) -> list[tuple[Merge, ...]]:
 
 
 def merge_in_arrow(merges: tuple[Merge, ...]) -> list[VocabularySize]:
-    """Write the states after the day, each in turn in this process's memory."""
+    """Merges in this process's memory, one merge after the other, and writes the states after the day."""
     return [_merge_in_arrow(merge) for merge in merges]
 
 
@@ -106,7 +135,16 @@ def _merge_in_arrow(merge: Merge) -> VocabularySize:
 
 
 def merge_on_spark(merge: Merge, spark: SparkSession, scratch: UPath) -> VocabularySize:
-    """Write the same state, with the sums and the order made by Spark SQL; scratch: a folder that Spark may write to."""
+    """Merges in Spark SQL, and writes the same bytes as `merge_in_arrow`.
+
+    Args:
+        merge: The merge.
+        spark: The session.
+        scratch: A folder that Spark may write to.
+
+    Returns:
+        The size of the vocabulary after the day.
+    """
     from pyspark.sql import functions as f
 
     ordered = UPath(scratch / f"{merge.feature}.ordered")

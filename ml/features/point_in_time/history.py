@@ -1,4 +1,4 @@
-"""What a user has taken before: her last items before a row, never the row's own nor a later one."""
+"""Histories: the last items of a user before a row. The row's own item and later items are excluded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from ml.schema import EVENT_TIME, HISTORY_PREFIX, MISSING_ID
 
 @jit
 def _last(starts, ends, times, places, query_times, most):  # type: ignore[no-untyped-def]
-    # times, places: of each user's events, ascending, user after user; starts, ends: where those of a row's user lie.
+    # times, places: times and indices of the events, grouped by user, ascending within a user.
+    # starts, ends: the range of the events of each row's user.
     offsets = np.zeros(len(query_times) + 1, np.int32)
     found = np.empty(len(query_times) * most, np.int64)
     n = 0
@@ -28,17 +29,34 @@ def _last(starts, ends, times, places, query_times, most):  # type: ignore[no-un
 
 
 def last_items(events: Events, user: np.ndarray, time: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each row's user, the places in `events` of at most so many events before the row, newest first: offsets int32 [N + 1]
-    and places int64. user: int64 [N], hashed as `events` are; time: [N], µs. A row without a user (0) has none.
+    """Finds the last events of each row's user before the row.
+
+    Args:
+        events: The log.
+        user: int64 [N], hashed users of the rows. A missing user (0) has no events.
+        time: int64 [N], event times of the rows in microseconds.
+        most: Maximum number of events per row.
+
+    Returns:
+        int32 offsets [N + 1] into the second array, and int64 indices of events, newest first in each row.
     """
-    order = np.argsort(events.user, kind="stable")  # events are in time order, and stay so within a user
+    order = np.argsort(events.user, kind="stable")  # stable, so the events of a user stay in time order
     users, times = events.user[order], events.time[order]
     starts, ends = np.searchsorted(users, user, side="left"), np.searchsorted(users, user, side="right")
     return _last(starts, np.where(user == MISSING_ID, starts, ends), times, order, time, most)
 
 
 def with_history(rows: pa.Table, spec: DatasetSpec, events: Events) -> pa.Table:
-    """rows [N] with a column for each feature that is a history: list<int64>, ids as those of the feature of the item."""
+    """Appends a column of ids for each history feature.
+
+    Args:
+        rows: N rows, with event_time and the user column.
+        spec: The dataset.
+        events: The log.
+
+    Returns:
+        The rows with a list<int64> column per history feature. The ids equal the ids of the item's feature.
+    """
     wanted = [column for column in spec.sparse if column.history]
     if not wanted or spec.user is None:
         return rows

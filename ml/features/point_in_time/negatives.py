@@ -1,17 +1,17 @@
-"""Seeded negative sampling: items that could have been shown to a user, and were not taken.
+"""Seeded negative sampling: draws items that a user could have been shown and did not choose.
 
-For each logged event at time t, candidates are the items with an event in [t - window, t): never one from the future, and
-never one of the user's own (those of the day, and of the window before its first event). Draws depend on the seed, the day
-and the event's number in the day alone, so that tasks may share the day as they like.
+For a logged event at time t, the candidates are the items with an event in `[t - window, t)`, so no item comes from the
+future. The user's own items of the day, and of the window before the day's first event, are excluded. Draws depend only on the
+seed, the day and the position of the event in the day, so any division of the day into tasks gives the same negatives.
 
-`sample_rate` of a negative is the probability with which its item came to be drawn for that event, and that of a positive the
-probability with which its own would have been, had it not been taken; with k = per_positive:
+The `sample_rate` of a negative is the probability that its item is drawn for the event. The `sample_rate` of a positive is the
+probability that its item would be drawn if it were a candidate. With k = per_positive:
 
-| draw         | draws                                                       | sample_rate          |
-|--------------|-------------------------------------------------------------|----------------------|
-| uniform      | k distinct ones of the C candidate items (all, where C < k) | min(1, k / C)        |
-| popularity   | k of the window's events of candidate items, independently; | 1 - (1 - p)^k, where |
-|              | an item drawn twice is one negative                         | p: its share of them |
+| `draw`       | sampling                                                          | sample_rate                      |
+|--------------|-------------------------------------------------------------------|----------------------------------|
+| uniform      | k distinct items of the C candidates; all candidates if C < k     | min(1, k / C)                    |
+| popularity   | k independent draws from the window's events of candidate items;  | 1 - (1 - p)^k, where p is the    |
+|              | an item that is drawn twice is one negative                       | item's share of these events     |
 """
 
 from __future__ import annotations
@@ -32,15 +32,19 @@ from ml.features.transforms import SAMPLED_LABEL
 from ml.hashing import GOLDEN, mix64
 from ml.schema import EVENT_TIME, SAMPLE_RATE
 
-# Draws of a popular item that is the user's own are drawn again, so often; then the rest are counted off one by one.
+# Number of attempts to draw an item that is not the user's own. After these, one of the candidate events is selected by rank.
 _REDRAWS = 64
 
 
 @dataclass(frozen=True)
 class Events:
-    """Everything logged from a window before the day to its end, in time order. E events.
+    """E logged events in time order, from a window before the day to its end.
 
-    time: int64 [E], microseconds; user, item: int64 [E], hashed, 0 where missing; values: the items as logged, [E].
+    Attributes:
+        time: int64 [E], event times in microseconds.
+        user: int64 [E], hashed users; 0 if missing.
+        item: int64 [E], hashed items; 0 if missing.
+        values: Arrow array [E], the items as logged.
     """
 
     time: np.ndarray
@@ -50,7 +54,13 @@ class Events:
 
     @classmethod
     def of(cls, table: pa.Table, user: str, item: str) -> Events:
-        """From the log's rows in time order, with event_time, user and item columns."""
+        """Builds the events of a log.
+
+        Args:
+            table: Rows in time order, with event_time and the two columns below.
+            user: Name of the user column.
+            item: Name of the item column.
+        """
         values = plain(table[item].combine_chunks())
         users = hash_values("user", table[user].combine_chunks())
         return cls(table[EVENT_TIME].to_numpy(), users, hash_values("item", values), values)
@@ -58,10 +68,14 @@ class Events:
 
 @dataclass(frozen=True)
 class Sample:
-    """M negatives, in the order of their positives.
+    """M negatives of the N events of a task, in the order of the events.
 
-    positive: int64 [M], position among the task's events; event: int64 [M], position in `Events` of an event of the drawn item;
-    rate: float32 [M]; own_rate: float32 [N], of the task's events; without: how many of these had no candidate.
+    Attributes:
+        positive: int64 [M], index of the negative's event among the task's events.
+        event: int64 [M], index in `Events` of an event of the drawn item.
+        rate: float32 [M], sample rate of each negative.
+        own_rate: float32 [N], sample rate of each event of the task.
+        without: Number of the task's events without a candidate.
     """
 
     positive: np.ndarray
@@ -73,7 +87,7 @@ class Sample:
 
 @jit(inline="always")
 def _next(state):  # type: ignore[no-untyped-def]
-    # SplitMix64: each event has its own stream, started at its number.
+    # SplitMix64. Each event has its own stream, which starts at the number of the event.
     state[0] += np.uint64(GOLDEN)
     return mix64(state[0])
 
@@ -102,7 +116,7 @@ def _sum(tree, end):  # type: ignore[no-untyped-def]
 
 @jit
 def _select(tree, rank):  # type: ignore[no-untyped-def]
-    # Position of the mark before which `rank` marks lie.
+    # The position of the mark that has `rank` marks before it.
     at, step = 0, 1
     while step * 2 < len(tree):
         step *= 2
@@ -122,7 +136,7 @@ def _is_own(own, code):  # type: ignore[no-untyped-def]
 
 @jit
 def _draw_items(state, k, first, last, tree, own_places, picks):  # type: ignore[no-untyped-def]
-    # Marks (of each item, its last event in the window) lie from position `first`; own_places are those of the user's items.
+    # `tree` counts marks; an item's mark is at its last event in the window. `own_places` are the marks of the user's items.
     before = _sum(tree, first)
     own_ranks = np.array([_sum(tree, place) - before for place in own_places], dtype=np.int64)
     candidates = _sum(tree, last) - before - len(own_places)
@@ -138,7 +152,7 @@ def _draw_items(state, k, first, last, tree, own_places, picks):  # type: ignore
         chosen[n] = rank
     for n in range(drawn):
         rank = chosen[n]
-        for own in own_ranks:  # ascending: each of the user's own at or below moves the rank up by one
+        for own in own_ranks:  # ascending; each own item at or below the rank moves it up by one
             if own <= rank:
                 rank += 1
         picks[n] = _select(tree, before + rank)
@@ -174,7 +188,7 @@ def _draw_events(state, k, first, last, codes, own, total, picks):  # type: igno
 
 @jit
 def _rate(k, total, taken, popularity):  # type: ignore[no-untyped-def]
-    """The table at the top. taken: events of the item in the window."""
+    """Returns the sample rate by the table at the top; `taken` is the number of the item's events in the window."""
     if not popularity:
         return min(1.0, k / total)
     share = taken / total
@@ -185,7 +199,8 @@ def _rate(k, total, taken, popularity):  # type: ignore[no-untyped-def]
 def _sample(  # type: ignore[no-untyped-def]
     time, codes, items, start, stop, number, users, own_offsets, own_items, window, k, popularity, seed
 ):
-    # time, codes: events from the first in reach. start, stop: the task's events among them; number: of the first, in the day.
+    # time, codes: the events from the first event that a window reaches.
+    # start, stop: the task's events among them. number: position in the day of the task's first event.
     n = stop - start
     positive, event = np.empty(n * k, np.int64), np.empty(n * k, np.int64)
     rate, own_rate = np.empty(n * k, np.float32), np.ones(n, np.float32)
@@ -212,7 +227,7 @@ def _sample(  # type: ignore[no-untyped-def]
                 in_window[codes[first]] -= 1
                 known -= 1
             first += 1
-        # An anonymous event's only own item is its own.
+        # Without a user, the only own item is the event's item.
         own = (
             own_items[own_offsets[users[i]] : own_offsets[users[i] + 1]] if users[i] >= 0 else codes[start + i : start + i + 1]
         )
@@ -234,7 +249,7 @@ def _sample(  # type: ignore[no-untyped-def]
             positive[m], event[m] = i, picks[j]
             rate[m] = _rate(k, total, in_window[codes[picks[j]]], popularity)
             m += 1
-        if drawn:  # an item that nobody took in the window counts as taken once: now
+        if drawn:  # an item without an event in the window counts as one event, the current one
             taken = in_window[codes[start + i]] if codes[start + i] >= 0 else 0
             own_rate[i] = _rate(k, total, max(taken, 1), popularity)
         without += drawn == 0
@@ -249,10 +264,20 @@ def _codes(keys: np.ndarray, distinct: np.ndarray) -> np.ndarray:
 
 
 def sample(events: Events, start: int, stop: int, number: int, negatives: Negatives, day: str) -> Sample:
-    """Negatives for events[start:stop], the rows of one task; number: of the first of them, counted from the day's first.
+    """Draws negatives for `events[start:stop]`, the rows of one task.
 
-    Every event of the window before the first, and of the whole day, must be among `events`. Deterministic in
-    (negatives.seed, day) and each event's number.
+    The draws are deterministic in `negatives.seed`, the day and the position of each event in the day.
+
+    Args:
+        events: All events of the day, and of the window before its first event.
+        start: Index of the task's first event.
+        stop: Index after the task's last event.
+        number: Position of the task's first event in the day.
+        negatives: The catalog entry's settings of negatives.
+        day: The partition key.
+
+    Returns:
+        The negatives and the sample rates of the positives.
     """
     window = round(negatives.window_hours * MICROSECONDS_PER_HOUR)
     none = np.zeros(0, np.int64)
@@ -285,7 +310,18 @@ def sample(events: Events, start: int, stop: int, number: int, negatives: Negati
 
 
 def with_negatives(rows: pa.Table, item: str, events: Events, sampled: Sample) -> pa.Table:
-    """rows [N] with each row's negatives behind it [N + M]: the row again, its item replaced, `SAMPLED_LABEL` 0, its rate."""
+    """Inserts the negatives of each row after the row.
+
+    Args:
+        rows: N rows of the log.
+        item: Name of the item column.
+        events: The log that `sampled` refers to.
+        sampled: M negatives of the rows.
+
+    Returns:
+        N + M rows with the columns `SAMPLED_LABEL` (1 for a row of the log, 0 for a negative) and sample_rate. A negative is a
+        copy of its row with another item.
+    """
     n, m = len(rows), len(sampled.positive)
     order = np.argsort(np.concatenate((np.arange(n), sampled.positive)), kind="stable")
     base = np.concatenate((np.arange(n), sampled.positive))[order]

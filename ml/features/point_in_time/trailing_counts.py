@@ -1,8 +1,8 @@
-"""How busy an item has been: its events in the hours before a row, never the row's own nor a later one.
+"""Trailing counts: the number of an item's events in the hours before a row. The row's own event is excluded.
 
-Beside sampled negatives this is what tells a story of the hour from one of yesterday before its id has been learnt. It must not
-tell how negatives are drawn: every candidate has an event in the window, so over the window or longer no row counts fewer
-than 1, or a count of 0 would say that the row is a positive.
+If negatives are sampled, this feature separates items that are popular now from items of yesterday before their ids have been
+learnt. It must not reveal which rows are sampled. Every sampled item has an event in the sampling window, so a count of 0 over
+that window or a longer one would mark a positive. Such counts are therefore at least 1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from ml.schema import EVENT_TIME, MISSING_ID
 
 @jit
 def _counts(starts, ends, times, query_times, span):  # type: ignore[no-untyped-def]
-    # times: of each item's events, ascending, item after item; starts, ends: where those of a row's item lie.
+    # times: times of the events, grouped by item, ascending within an item.
+    # starts, ends: the range of the events of each row's item.
     out = np.empty(len(query_times), np.int64)
     for i in range(len(query_times)):
         of_item = times[starts[i] : ends[i]]
@@ -29,18 +30,35 @@ def _counts(starts, ends, times, query_times, span):  # type: ignore[no-untyped-
 
 
 def count_recent(events: Events, item: np.ndarray, time: np.ndarray, hours: float) -> np.ndarray:
-    """int64 [N]: events of each row's item in [time - hours, time). item: int64 [N], hashed as `events` are; time: [N], µs.
+    """Counts the events of each row's item in `[time - hours, time)`.
 
-    `events` must reach back as far. A row without an item (0) has none.
+    Args:
+        events: The log; it must start early enough for the first row's window.
+        item: int64 [N], hashed items of the rows. A missing item (0) has no events.
+        time: int64 [N], event times of the rows in microseconds.
+        hours: Length of the window.
+
+    Returns:
+        int64 [N] counts.
     """
-    order = np.argsort(events.item, kind="stable")  # events are in time order, and stay so within an item
+    order = np.argsort(events.item, kind="stable")  # stable, so the events of an item stay in time order
     items, times = events.item[order], events.time[order]
     starts, ends = np.searchsorted(items, item, side="left"), np.searchsorted(items, item, side="right")
     return np.where(item == MISSING_ID, 0, _counts(starts, ends, times, time, round(hours * MICROSECONDS_PER_HOUR)))
 
 
 def with_recent(rows: pa.Table, item: str, events: Events, negatives: Negatives) -> pa.Table:
-    """rows [N] with a column for each of `negatives.recent`."""
+    """Appends an int64 column for each entry of `negatives.recent`.
+
+    Args:
+        rows: N rows, with event_time and the item column.
+        item: Name of the item column.
+        events: The log.
+        negatives: The catalog entry's settings of negatives. Counts over `window_hours` or longer are at least 1.
+
+    Returns:
+        The rows with the columns appended.
+    """
     if not negatives.recent:
         return rows
     items, times = hash_values("item", rows[item].combine_chunks()), rows[EVENT_TIME].to_numpy()

@@ -138,7 +138,7 @@ def test_mixing_is_distinct_for_distinct_positions_and_spread_evenly() -> None:
             "'m0' has a null in a list, or a list without a value",
         ),
         (lambda t: t.drop_columns(["s1"]), "not the feature table of made"),
-        (lambda t: t.replace_schema_metadata({}), "the file has none"),
+        (lambda t: t.replace_schema_metadata({}), "found none"),
     ],
 )
 def test_a_table_that_is_not_as_promised_is_refused(lake: Lake, change: object, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Fixtures of the features' tests: raw logs laid out as `raw_logs` lays them out."""
+"""Fixtures of the feature tests: raw logs in the layout of `raw_logs`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import settings
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 
-# The first example of a property compiles the kernels it meets.
+# The first example of a property test compiles the kernels that it uses.
 settings.register_profile("compiles", deadline=None)
 settings.load_profile("compiles")
 

@@ -1,4 +1,4 @@
-"""A day of features: the same bytes again, by any runner, after a kill; nothing of the day itself, or later, in its ids."""
+"""A day of features has the same bytes with any runner and after a kill, and its ids come from earlier days only."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_ids_of_a_day_come_from_the_days_before_it(lake: Lake, tmp_path: Path, w
     assert len(known) == 4
 
 
-def test_later_days_leave_earlier_ones_alone(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
+def test_later_days_do_not_change_earlier_days(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
     spec = shop()
     for n, day in enumerate(DAYS):
         write_raw(lake, spec, day, shop_day(spec, n, 300))
@@ -174,7 +174,7 @@ def test_negatives_come_from_the_window_that_begins_the_day_before(lake: Lake, t
         *(f"raw_logs/{day}" for day in DAYS[:2]),
         f"cleaned_features/{DAYS[0]}",
     }
-    # Only what was logged is counted: sampling items must not make them common.
+    # Only logged events are counted: sampled negatives must not add to the count of an item.
     assert second.vocabularies["item_word"].values <= 30
     table = pa.concat_tables(raws)
     state = Vocabulary.read(lake.partition(CLEANED_FEATURES, "shop", DAYS[1]) / "vocabulary" / "item_word.parquet")
@@ -221,7 +221,7 @@ def test_every_runner_and_strategy_writes_the_same_bytes(spark, lake, tmp_path, 
         done = [run(day) for day in DAYS[:2]]
         files = [digests(lake.partition(CLEANED_FEATURES, "shop", day)) for day in DAYS[:2]]
         for of_day in files:
-            del of_day["manifest.json"]  # says which join was taken
+            del of_day["manifest.json"]  # it names the join strategy
         results.append((files, [(d.rows, d.positives, d.without_candidate, d.vocabularies) for d in done]))
     assert all(result == results[0] for result in results[1:])
     strategies = ("broadcast", "sort_merge") if spec.join else (None, None)
@@ -230,7 +230,7 @@ def test_every_runner_and_strategy_writes_the_same_bytes(spark, lake, tmp_path, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("written", [1, 20, 60])
-def test_a_killed_day_is_never_seen_and_is_written_again(lake: Lake, tmp_path: Path, write_raw: Any, written: int) -> None:
+def test_a_killed_day_is_not_visible_and_can_be_written_again(lake: Lake, tmp_path: Path, write_raw: Any, written: int) -> None:
     spec = shop()
     write_raw(lake, spec, DAYS[0], shop_day(spec, 0, 60_000), parts=3, row_group=400)
     clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner(), limits=SMALL)
@@ -247,7 +247,7 @@ clean_day(shop(), {DAYS[0]!r}, Lake.at({str(lake.root)!r}), {str(tmp_path)!r}, L
     process = subprocess.Popen([sys.executable, "-c", script])
     staging = Path(lake.root.path) / CLEANED_FEATURES / "shop" / ".staging" / DAYS[0] / "rows"
     while not staging.exists() or len(list(staging.iterdir())) < written:
-        assert process.poll() is None, "killed in the middle of its work, not after"
+        assert process.poll() is None, "the process ended before it was killed"
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -257,14 +257,14 @@ clean_day(shop(), {DAYS[0]!r}, Lake.at({str(lake.root)!r}), {str(tmp_path)!r}, L
     assert not list((Path(lake.root.path) / CLEANED_FEATURES / "shop" / ".staging").iterdir())
 
 
-def test_negatives_need_the_days_that_they_look_back_on(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
+def test_negatives_need_the_earlier_days_of_their_window(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
     spec = shop(**NEWS | {"sparse": ["item"]})
     write_raw(lake, spec, DAYS[1], news_day(spec, 1))
     with pytest.raises(MissingPartition, match=f"shop/raw_logs of {DAYS[0]} is not in the lake"):
         clean_day(spec, DAYS[1], lake, str(tmp_path), LocalRunner())
 
 
-def test_raw_logs_read_in_another_way_are_refused(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
+def test_raw_logs_of_another_log_spec_are_refused(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
     spec = shop()
     write_raw(lake, spec, DAYS[0], shop_day(spec, 0, 50))
     path = Path(lake.partition("raw_logs", "shop", DAYS[0]) / MANIFEST)
@@ -273,8 +273,8 @@ def test_raw_logs_read_in_another_way_are_refused(lake: Lake, tmp_path: Path, wr
         clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner())
 
 
-def test_a_vocabulary_made_again_of_another_side_table_is_read_again(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
-    """In one process, which keeps vocabularies that it has read."""
+def test_a_vocabulary_that_was_rebuilt_is_read_again(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
+    """A process caches vocabularies; a changed side table changes the vocabulary, so the cache must not return the old one."""
     sparse = [{"name": "colour", "vocabulary": {"min_count": 1}}]
     spec = JOINED.model_validate(JOINED.model_dump(mode="json") | {"sparse": sparse, "dense": [], "slices": []})
     for n, day in enumerate(DAYS[:2]):

@@ -1,4 +1,4 @@
-"""The compiled pass for requests gives the values of the feature table, bit for bit, in every Arrow layout."""
+"""The compiled pass for requests gives the same values as the feature table, bit for bit, in every Arrow layout."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLUMNS = ["event_time", "item", "country", "tags", "price", "count", "member", 
 
 
 def arrays_of(table: pa.RecordBatch, spec: DatasetSpec) -> FeatureArrays:
-    """The arrays that a feature table stands for, column by column."""
+    """Builds the arrays of a feature table column by column."""
     schema = FeatureSchema.of(spec)
     lists = [table[name].to_pylist() for name in schema.multi]
     ids = [id_ for name in schema.single for id_ in table[name].to_pylist()]
@@ -44,13 +44,13 @@ def assert_same(mine: FeatureArrays, theirs: FeatureArrays) -> None:
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 7, 9, 300])
-def test_rows_are_those_of_the_feature_table(rows: int) -> None:
+def test_rows_equal_the_rows_of_the_feature_table(rows: int) -> None:
     batch = as_batch(shop_day(SPEC, 0, max(rows, 1), seed=rows)).slice(0, rows).select(COLUMNS)
     assert_same(FUSED(batch), arrays_of(TABLE(batch), SPEC))
 
 
 @given(begin=st.integers(0, 60), count=st.integers(0, 20), seed=st.integers(0, 3))
-def test_a_slice_of_a_batch_begins_anywhere(begin: int, count: int, seed: int) -> None:
+def test_a_slice_of_a_batch_may_begin_anywhere(begin: int, count: int, seed: int) -> None:
     batch = as_batch(shop_day(SPEC, seed, 60)).select(COLUMNS).slice(begin, count)
     assert_same(FUSED(batch), arrays_of(TABLE(batch), SPEC))
 
@@ -93,7 +93,7 @@ def test_columns_that_no_feature_needs_may_be_missing() -> None:
     assert_same(FusedTransform(only_lists)(batch), arrays_of(compile_transforms(only_lists)(batch), only_lists))
 
 
-def test_histories_are_ids_that_the_batch_holds() -> None:
+def test_histories_are_ids_in_the_batch() -> None:
     spec = shop(
         source=SPEC.source.model_dump(mode="json"),
         label={"negatives": {"per_positive": 2, "window_hours": 6}},
@@ -108,7 +108,7 @@ def test_histories_are_ids_that_the_batch_holds() -> None:
     assert FusedTransform(spec)(batch).ids.tolist()[3:] == [0, 0, 0]
 
 
-def test_faults_are_named() -> None:
+def test_errors_name_the_column() -> None:
     batch = as_batch(shop_day(SPEC, 0, 5)).select(COLUMNS)
     for name in ("country", "price", "tags"):
         with pytest.raises(KeyError, match=f"no column '{name}'"):

@@ -1,4 +1,4 @@
-"""Ids: the published XXH64, the same for every Arrow layout, never a reserved one."""
+"""Ids are the published XXH64 of the value, equal for every Arrow layout, and never a reserved id."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def signed(h: int) -> int:
 
 
 def reference(feature: str, value: str | int | float | bool | None) -> int:
-    """The documented id of one value, by another implementation of XXH64."""
+    """Computes the documented id of one value with another implementation of XXH64."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return MISSING_ID
     if isinstance(value, str):
@@ -47,7 +47,7 @@ def test_strings_hash_as_documented_in_every_layout(feature: str, values: list[s
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(-128, 127)), max_size=20))
-def test_ints_hash_by_value_whatever_their_width(values: list[int | None]) -> None:
+def test_ints_hash_by_value_for_any_width(values: list[int | None]) -> None:
     expected = [reference("n", value) for value in values]
     for width in (pa.int8(), pa.int16(), pa.int32(), pa.int64()):
         assert hash_values("n", pa.array(values, width)).tolist() == expected
@@ -61,7 +61,7 @@ def test_wide_ints_and_floats(ints: list[int | None], floats: list[float | None]
 
 
 def test_golden_ids() -> None:
-    """Ids written down once: a changed one would orphan every stored embedding."""
+    """The ids must never change, because stored embeddings are found by them."""
     assert hash_values("country", pa.array(["BR", "", None])).tolist() == [-1260132001662114571, -7083736191936690577, 0]
     assert hash_values("user", pa.array([5, -1, None])).tolist() == [3088601091266794922, -8206938933437271655, 0]
     zero = -2855750631764972508
@@ -71,7 +71,7 @@ def test_golden_ids() -> None:
 
 
 def test_no_value_gets_a_reserved_id() -> None:
-    # XXH64 of one word is a bijection for a given seed, so the words that hash to 0 and 1 can be found backwards.
+    # XXH64 of one word is a bijection for a given seed, so the words that hash to 0 and 1 can be computed by inverting it.
     mask = 2**64 - 1
     p1, p2, p3, p4, p5 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5
     inverse = {p: pow(p, -1, 2**64) for p in (p1, p2, p3)}
@@ -116,7 +116,7 @@ def test_features_and_order_of_a_cross_matter() -> None:
 
 
 def test_other_types_are_refused() -> None:
-    with pytest.raises(TypeError, match="when: can not hash timestamp"):
+    with pytest.raises(TypeError, match="when: cannot hash timestamp"):
         hash_values("when", pa.array([0], pa.timestamp("us")))
 
 
@@ -130,6 +130,6 @@ def test_spark_sql_gives_the_same_ids(spark) -> None:  # type: ignore[no-untyped
 
 
 def test_seed_is_the_hash_of_the_name() -> None:
-    data = b"a name of more than thirty-two bytes, all told"
+    data = b"a feature name of more than thirty-two bytes"
     assert int(feature_seed(data.decode())) == xxhash.xxh64_intdigest(data, 42)
     assert int(xxh64(np.frombuffer(data, np.uint8), 3, 9, np.uint64(1))) == xxhash.xxh64_intdigest(data[3:9], 1)

@@ -1,4 +1,4 @@
-"""Side tables: a left join that keeps rows and order, the same both ways."""
+"""Joins of side tables keep the log's rows and order, and both strategies give the same result."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def items(keys: list[int | None]) -> pa.Table:
 
 
 @given(KEYS, st.lists(st.one_of(st.none(), st.integers(-3, 12)), unique=True, max_size=12))
-def test_join_is_a_look_up_in_a_dictionary(log_keys: list[int | None], keys: list[int | None]) -> None:
+def test_join_equals_a_dictionary_look_up(log_keys: list[int | None], keys: list[int | None]) -> None:
     rows = prepare(SIDE, items(keys), "int")
     log = pa.table({"at": list(range(len(log_keys))), "item": pa.array(log_keys, pa.int64())})
     known: dict[Any, Any] = {row["id"]: row for row in items(keys).to_pylist() if row["id"] is not None}
@@ -64,11 +64,11 @@ def test_a_repeated_key_names_table_and_key() -> None:
 def test_keys_of_another_type_are_cast_or_refused() -> None:
     assert prepare(SIDE, items([5, 7]), "string")["id"].to_pylist() == ["5", "7"]
     words = SIDE.model_copy(update={"table_key": "title"})
-    with pytest.raises(TypeError, match=r"items\.csv: title: can not be compared with the log's 'item' \(int\)"):
+    with pytest.raises(TypeError, match=r"items\.csv: title: cannot be compared with the log's 'item' \(int\)"):
         prepare(words, items([5, 7]), "int")
 
 
-def test_size_decides_and_without_spark_there_is_no_choice() -> None:
+def test_size_decides_the_strategy_if_there_is_a_session() -> None:
     rows = items(list(range(100)))
     session: Any = object()
     assert strategy_for(rows, rows.nbytes, session) == "broadcast"

@@ -1,4 +1,4 @@
-"""The compiled function against a slow reference in plain Python, and the same for a table, a row, a Spark task, a request."""
+"""The compiled function equals a slow reference in plain Python, for whole tables, single rows, Spark tasks and requests."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def slow_dense(column: DenseColumn, x: float | int | bool | None) -> float:
 
 
 def slow_sparse(spec: DatasetSpec, column: SparseColumn, row: dict[str, Any]) -> Any:
-    """The id, or the list of them: hashed, but for hours and buckets, which are numbered."""
+    """Computes the id or the list of ids: hashes, except for hours and buckets, which are numbered."""
     if column.cross:
         return chained(column.name, [row[c] for c in column.cross])
     if column.hour_of_day:
@@ -94,7 +94,7 @@ def as_batch(table: pa.Table) -> pa.RecordBatch:
     return table.combine_chunks().to_batches()[0]
 
 
-def test_every_transform_is_what_a_slow_reference_says() -> None:
+def test_every_transform_equals_the_slow_reference() -> None:
     spec = shop()
     known, vocabularies = some_vocabularies(spec)
     day = shop_day(spec, 0, 400)
@@ -103,7 +103,7 @@ def test_every_transform_is_what_a_slow_reference_says() -> None:
     assert got.to_pylist() == [slow_row(spec, row, known) for row in day.to_pylist()]
 
 
-def test_a_table_is_its_rows_one_by_one_in_every_layout() -> None:
+def test_a_table_equals_its_rows_one_by_one_in_every_layout() -> None:
     spec = shop()
     transform = compile_transforms(spec, some_vocabularies(spec)[1])
     day = shop_day(spec, 1, 60)
@@ -123,8 +123,8 @@ def test_a_request_needs_no_label_and_gives_the_same_features() -> None:
     trained = compile_transforms(spec, vocabularies)(day)
     asked = compile_transforms(spec, vocabularies, with_label=False)(day.drop_columns(["click"]))
     assert asked.equals(trained.select(asked.schema.names))
-    gone = [name for name in trained.schema.names if name not in asked.schema.names]
-    assert gone == ["label", "sample_rate", "slice:country", "slice:count"]
+    left_out = [name for name in trained.schema.names if name not in asked.schema.names]
+    assert left_out == ["label", "sample_rate", "slice:country", "slice:count"]
 
 
 @pytest.mark.slow
@@ -139,7 +139,7 @@ def test_spark_tasks_run_the_same_function(spark) -> None:  # type: ignore[no-un
 
 
 def _apply(spec: DatasetSpec, known: dict[str, dict[int, int]]):  # type: ignore[no-untyped-def]
-    # Spark's workers do not have this file: what they run is sent by value, and it calls the library they do have.
+    # Spark's workers cannot import this test module, so the function is pickled by value; it imports only the library.
     def apply(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         words = {n: Vocabulary.of(np.array(list(k)), np.array(list(k.values()))) for n, k in known.items()}
         types = {"user": pa.int64(), "item": pa.int64(), "country": pa.string(), "tags": pa.string(), "price": pa.float64()}
@@ -160,7 +160,7 @@ NUMBERS = st.one_of(st.none(), st.floats(), st.integers(-(2**63), 2**63 - 1).map
     st.booleans(),
     st.floats(-1e300, 1e300),
 )
-def test_dense_is_finite_and_as_the_reference(values, fill, clip, log1p, scale) -> None:  # type: ignore[no-untyped-def]
+def test_dense_is_finite_and_equals_the_reference(values, fill, clip, log1p, scale) -> None:  # type: ignore[no-untyped-def]
     column = DenseColumn(name="x", fill=fill, clip=clip, log1p=log1p, scale=scale)
     got = dense_values(column, pa.array(values, pa.float64()))
     assert np.isfinite(got).all()
@@ -168,7 +168,7 @@ def test_dense_is_finite_and_as_the_reference(values, fill, clip, log1p, scale) 
 
 
 @given(st.lists(st.one_of(st.none(), st.text("ab|ü", max_size=12)), max_size=20), st.sampled_from(["|", "||", "ü", "ab"]))
-def test_split_is_python_s(values: list[str | None], separator: str) -> None:
+def test_split_equals_python_split(values: list[str | None], separator: str) -> None:
     spec = shop()
     column = SparseColumn(name="tags", split=separator, max_values=3)
     feature = SparseFeature(column, spec.column_types, spec.zone)
@@ -178,7 +178,7 @@ def test_split_is_python_s(values: list[str | None], separator: str) -> None:
 
 
 @given(st.lists(st.integers(-(2**40), 2**52), max_size=50), st.sampled_from(["America/Sao_Paulo", "Asia/Kathmandu"]))
-def test_hour_of_day_is_the_zones_on_every_date(times: list[int], zone: str) -> None:
+def test_hour_of_day_is_in_the_time_zone_on_every_date(times: list[int], zone: str) -> None:
     changes = [DAY_0 - 804 * DAY + hour * 3_600_000_000 for hour in range(72)]  # Brazil's clocks went forward on 2017-10-15
     hour = SparseColumn(name="hour", hour_of_day=True)
     spec = shop(time={"by_position": True, "timezone": zone})
@@ -196,9 +196,9 @@ def test_label_rules() -> None:
 
     assert labels({}, pa.array([1, 0, 1])) == [1.0, 0.0, 1.0]
     assert labels({"at_least": 3.5}, pa.array([3, 4, 5])) == [0.0, 1.0, 1.0]
-    with pytest.raises(LabelError, match=r"'click': 2 of 3 rows are not 0 or 1, the first of them holds 2\.0"):
+    with pytest.raises(LabelError, match=r"'click': 2 of 3 rows are not 0 or 1; the first such value is 2\.0"):
         labels({}, pa.array([1, 2, 3]))
-    with pytest.raises(LabelError, match="1 of 2 rows are not a number, the first of them holds None"):
+    with pytest.raises(LabelError, match="1 of 2 rows are not a number; the first such value is None"):
         labels({"at_least": 3.5}, pa.array([1, None]))
 
 
@@ -206,7 +206,7 @@ def _label_only(spec: DatasetSpec) -> Transform:
     return compile_transforms(spec, {s.name: Vocabulary.empty() for s in spec.sparse if s.vocabulary})
 
 
-def test_what_is_missing_is_named() -> None:
+def test_errors_name_what_is_missing() -> None:
     spec = shop()
     with pytest.raises(ValueError, match=r"no vocabulary given for \['country_id', 'country_x_count', 'tag_words'\]"):
         compile_transforms(spec)

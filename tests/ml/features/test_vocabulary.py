@@ -1,4 +1,4 @@
-"""Vocabularies against a plain dictionary, over many days, merged in Arrow and on Spark."""
+"""Vocabularies equal a plain dictionary over many days, merged in Arrow and on Spark."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def batch(words: list[str | None]) -> pa.RecordBatch:
 
 
 def slow_extend(ids: dict[str, int], counts: Counter[str], limits: VocabularySpec) -> dict[str, int]:
-    waiting = [word for word in counts if counts[word] >= limits.min_count and word not in ids]
+    candidates = [word for word in counts if counts[word] >= limits.min_count and word not in ids]
     ids = dict(ids)
-    for word in sorted(waiting, key=lambda w: (-counts[w], w.encode())):
+    for word in sorted(candidates, key=lambda w: (-counts[w], w.encode())):
         if limits.max_size is None or len(ids) < limits.max_size:
             ids[word] = FIRST_ID + len(ids)
     return ids
 
 
 @given(DAYS, LIMITS, st.integers(1, 4))
-def test_days_of_a_vocabulary_are_those_of_a_plain_dictionary(days: list, limits: VocabularySpec, tasks: int) -> None:  # type: ignore[type-arg]
+def test_a_vocabulary_equals_a_plain_dictionary_over_days(days: list, limits: VocabularySpec, tasks: int) -> None:  # type: ignore[type-arg]
     state, ids, counts = None, {}, Counter()
     for words in days:
         today = [word for word in words if word is not None]
-        # Before the day is counted, its words get the ids of the days before it.
+        # The words of a day get ids from the days before it, so look-ups come before the counts of the day.
         vocabulary = Vocabulary.from_state(state) if state is not None else Vocabulary.empty()
         got = vocabulary.lookup(FEATURE.keys(batch(words)).values)
         assert got.tolist() == [MISSING_ID if w is None else ids.get(w, OOV_ID) for w in words]
@@ -93,7 +93,7 @@ def test_small_merges_share_a_task_and_a_large_one_is_alone() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limits", [VocabularySpec(min_count=2), VocabularySpec(min_count=1, max_size=40_000)])
-def test_spark_merges_to_the_same_bytes(spark, tmp_path: Path, limits: VocabularySpec) -> None:  # type: ignore[no-untyped-def]
+def test_spark_writes_the_same_bytes(spark, tmp_path: Path, limits: VocabularySpec) -> None:  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(1)
     previous: str | None = None
     for day in range(2):

@@ -1,4 +1,4 @@
-"""What a user took before a row, against a slow reading of the log."""
+"""Histories equal a slow search of the log for the items of a user before a row."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def spec_of(**sparse: object) -> DatasetSpec:
     st.lists(st.tuples(st.integers(0, 30), st.none() | st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=40),
     st.integers(1, 4),
 )
-def test_it_is_the_last_of_the_users_own_before_the_row(rows: list[tuple[int, int | None, int]], most: int) -> None:
+def test_a_history_is_the_last_items_of_the_user_before_the_row(rows: list[tuple[int, int | None, int]], most: int) -> None:
     times, users, items = map(list, zip(*rows, strict=True))
     log = log_of(times, users, items)
     events = Events.of(log, "who", "what")
@@ -57,7 +57,7 @@ def test_it_is_the_last_of_the_users_own_before_the_row(rows: list[tuple[int, in
         assert places[offsets[i] : offsets[i + 1]].tolist() == before[::-1][:most]
 
 
-def test_its_ids_are_those_of_the_item_and_none_is_missing() -> None:
+def test_a_history_has_the_ids_of_the_item_feature_or_the_missing_id() -> None:
     spec, log = spec_of(), log_of([0, 1, 2, 3, 3], [7, 7, 7, 7, 8], [10, 11, 10, 12, 13])
     held = with_history(log, spec, Events.of(log, "who", "what"))
     assert held[f"{HISTORY_PREFIX}read"].to_pylist()[0] == []
@@ -67,10 +67,10 @@ def test_its_ids_are_those_of_the_item_and_none_is_missing() -> None:
     newest_first = [[MISSING_ID], [ids[10]], [ids[11], ids[10]], [ids[10], ids[11], ids[10]], [MISSING_ID]]
     assert out["read"].to_pylist() == newest_first
     bare = compile_transforms(spec, with_label=False)(log.to_batches()[0])
-    assert bare["read"].to_pylist() == [[MISSING_ID]] * 5, "a request that does not say"
+    assert bare["read"].to_pylist() == [[MISSING_ID]] * 5, "a request without the column"
 
 
-def test_what_it_needs_is_said() -> None:
+def test_a_history_needs_negatives_and_an_item_feature() -> None:
     data = spec_of().model_dump(mode="json", exclude_defaults=True)
     with pytest.raises(ValueError, match=r"only for logs with label\.negatives"):
         DatasetSpec.model_validate(data | {"label": {"column": "time"}})

@@ -1,4 +1,4 @@
-"""Sampled negatives: from the window before, never the user's own, at the rate they say, whoever draws them."""
+"""Sampled negatives come from the window before the event, exclude the user's own items, and are drawn at their sample rate."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def log(times: list[int], users: list[int | None], items: list[int | None]) -> p
 
 def random_log(rows: int, seed: int, users: int = 12, items: int = 25, hours: int = 40) -> pa.Table:
     rng = np.random.default_rng(seed)
-    times = np.sort(rng.integers(0, hours * 60, rows)) * 60_000_000  # minutes, so that many events share one
+    times = np.sort(rng.integers(0, hours * 60, rows)) * 60_000_000  # whole minutes, so that many events have the same time
     who = [None if rng.random() < 0.1 else int(u) for u in rng.integers(0, users, rows)]
     what = [None if rng.random() < 0.05 else int(i) for i in rng.zipf(1.4, rows) % items]
     return log(times.tolist(), who, what)
 
 
 def drawn(table: pa.Table, sampled: Sample, start: int = 0) -> dict[int, list[tuple[int, float]]]:
-    """Position of an event in the log -> its negatives' items and rates."""
+    """Maps the position of an event in the log to the items and rates of its negatives."""
     items = table["item"].to_pylist()
     out: dict[int, list[tuple[int, float]]] = defaultdict(list)
     for positive, event, rate in zip(sampled.positive, sampled.event, sampled.rate, strict=True):
@@ -47,7 +47,14 @@ def drawn(table: pa.Table, sampled: Sample, start: int = 0) -> dict[int, list[tu
 
 
 def candidates(table: pa.Table, at: int, window: int, first: int) -> Counter[int]:
-    """Slowly: the events of each item that may be a negative of the event at a position. first: position of the day's first."""
+    """Counts the events of each candidate item for the event at a position, slowly.
+
+    Args:
+        table: The log.
+        at: Position of the event.
+        window: Length of the window in microseconds.
+        first: Position of the day's first event.
+    """
     times, users, items = (table[name].to_pylist() for name in ("event_time", "user", "item"))
     of_user = {n for n in range(len(times)) if users[n] == users[at] and times[n] >= times[first] - window}
     own = {items[at]} if users[at] is None else {items[n] for n in of_user}
@@ -56,7 +63,7 @@ def candidates(table: pa.Table, at: int, window: int, first: int) -> Counter[int
 
 
 def events_of_its_item(table: pa.Table, at: int, window: int) -> int:
-    """How often the item of the event at a position occurs in the window before it."""
+    """Counts the events of the item of the event at a position, in the window before it."""
     times, items = table["event_time"].to_pylist(), table["item"].to_pylist()
     near = [n for n in range(len(times)) if times[at] - window <= times[n] < times[at]]
     return sum(items[n] == items[at] for n in near) if items[at] is not None else 0
@@ -74,8 +81,8 @@ def test_negatives_against_a_slow_reference(draw: str, seed: int, rows: int, k: 
     for at in range(start, rows):
         may = candidates(table, at, round(hours * HOUR), start)
         items = [item for item, _ in got[at]]
-        assert set(items) <= set(may), "from the window, and not the user's own"
-        assert len(set(items)) == len(items), "no item twice"
+        assert set(items) <= set(may), "items are from the window and not the user's own"
+        assert len(set(items)) == len(items), "items are distinct"
         without += not items
         assert bool(items) == bool(may)
         if draw == "uniform":
@@ -96,11 +103,11 @@ def test_negatives_against_a_slow_reference(draw: str, seed: int, rows: int, k: 
 
 
 @pytest.mark.parametrize("draw", ["uniform", "popularity"])
-def test_tasks_draw_what_one_would(draw: str) -> None:
+def test_several_tasks_draw_the_same_as_one(draw: str) -> None:
     table = random_log(3000, 3)
     events = Events.of(table, "user", "item")
     negatives = Negatives.model_validate({"per_positive": 3, "window_hours": 2, "draw": draw})
-    first = 1000  # the day begins here; what is before it is the window
+    first = 1000  # the day begins here; earlier events are in the window
     whole = sample(events, first, 3000, 0, negatives, "2020-01-02")
     edges = [1000, 1001, 1500, 1500, 2750, 3000]
     parts = [sample(events, a, b, a - first, negatives, "2020-01-02") for a, b in itertools.pairwise(edges)]
@@ -109,7 +116,7 @@ def test_tasks_draw_what_one_would(draw: str) -> None:
     assert sum(p.without for p in parts) == whole.without
 
 
-def test_seed_and_day_change_the_draws_and_nothing_else_does() -> None:
+def test_seed_and_day_change_the_draws() -> None:
     table = random_log(500, 4)
     events = Events.of(table, "user", "item")
     draws = [
@@ -121,7 +128,7 @@ def test_seed_and_day_change_the_draws_and_nothing_else_does() -> None:
 
 
 @pytest.mark.parametrize("draw", ["uniform", "popularity"])
-def test_items_are_drawn_as_often_as_their_rate_says(draw: str) -> None:
+def test_items_are_drawn_at_their_sample_rate(draw: str) -> None:
     shown = [1, 1, 1, 1, 1, 2, 2, 2, 3, 4, 9, None]
     times = [n for n in range(len(shown))] + [HOUR] * 40_000
     table = log(times, [None] * len(shown) + [7] * 40_000, [*shown, *[9] * 40_000])
@@ -137,7 +144,7 @@ def test_items_are_drawn_as_often_as_their_rate_says(draw: str) -> None:
         assert seen[item] / 40_000 == pytest.approx(rate, abs=0.012)
 
 
-def test_a_user_who_took_almost_everything_still_gets_what_is_left() -> None:
+def test_a_user_of_almost_every_item_gets_the_remaining_candidates() -> None:
     times, items = list(range(2001)), [1] * 2000 + [2]
     table = log([*times, HOUR], [5] * 2000 + [6, 5], [*items, 1])
     negatives = Negatives(per_positive=4, window_hours=2, draw="popularity")
@@ -145,7 +152,7 @@ def test_a_user_who_took_almost_everything_still_gets_what_is_left() -> None:
     assert drawn(table, sampled) == {0: [(2, 1.0)]}
 
 
-def test_negatives_stand_behind_their_positive_with_its_context() -> None:
+def test_negatives_follow_their_positive_with_its_context() -> None:
     table = random_log(200, 5)
     events = Events.of(table, "user", "item")
     sampled = sample(events, 0, 200, 0, Negatives(per_positive=3, window_hours=10), "2020-01-02")

@@ -1,4 +1,4 @@
-"""Recent events of an item, against counting them one by one; and what a day's features hold of them."""
+"""Trailing counts equal the counts of a slow search, and do not reveal which rows are sampled."""
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +29,7 @@ def events_of(log: list[tuple[int, int]]) -> tuple[Events, list[tuple[int, int]]
 
 
 @given(LOG, LOG, st.sampled_from([0.5, 1.0, 2.5]))
-def test_it_counts_what_lies_in_the_hours_before_and_nothing_else(log, queries, hours):
+def test_events_in_the_hours_before_are_counted(log, queries, hours):
     events, log = events_of(log)
     items = hash_values("item", pa.array([item for _, item in queries], pa.int64()))
     found = count_recent(events, items, np.array([minute * MINUTE for minute, _ in queries], np.int64), hours)
@@ -38,8 +38,8 @@ def test_it_counts_what_lies_in_the_hours_before_and_nothing_else(log, queries, 
 
 
 @given(LOG)
-def test_over_the_window_a_count_does_not_tell_a_positive(log):
-    """What is sampled has an event in the window; so must seem every row."""
+def test_a_count_over_the_window_does_not_reveal_a_positive(log):
+    """A sampled item has an event in the window, so every row must have a count of at least 1."""
     events, log = events_of(log)
     rows = pa.table({"event_time": pa.array([m * MINUTE for m, _ in log], pa.int64()),
                      "item": pa.array([i for _, i in log], pa.int64())})  # fmt: skip
@@ -56,7 +56,7 @@ def test_a_row_without_an_item_has_no_events_before_it():
     assert made["clicks_1h"].to_pylist() == [0, 0, 0]
 
 
-def test_a_row_does_not_count_itself_nor_what_happens_at_its_time():
+def test_events_at_the_time_of_the_row_are_not_counted():
     events, _ = events_of([(10, 1), (10, 1), (20, 1)])
     rows = pa.table({"event_time": pa.array([10 * MINUTE, 20 * MINUTE], pa.int64()), "item": pa.array([1, 1], pa.int64())})
     made = with_recent(rows, "item", events, Negatives(recent={"clicks_1h": 1.0}))
@@ -64,5 +64,5 @@ def test_a_row_does_not_count_itself_nor_what_happens_at_its_time():
 
 
 @pytest.mark.parametrize(("recent", "hours"), [({}, 6.0), ({"a": 1.0}, 6.0), ({"a": 1.0, "b": 30.0}, 30.0)])
-def test_events_are_looked_up_as_far_back_as_needed(recent: dict[str, float], hours: float):
+def test_look_back_covers_the_longest_window(recent: dict[str, float], hours: float):
     assert Negatives(window_hours=6.0, recent=recent).look_back_hours == hours
