@@ -1,4 +1,4 @@
-"""The batch: what a reader yields and a model takes. Define containers of tensors here, and no input or output."""
+"""The batch that a reader yields and a model receives. Define containers of tensors here, and no input or output."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 
 class Unlabelled(ValueError):
-    """A batch of a request has no labels, sample rates or event times, and something needs them."""
+    """A field was read that the batch of a request does not have: labels, sample rates or event times."""
 
 
 class _TrainingField:
-    """A field that requests lack. Reading it where it is missing raises `Unlabelled`, so that no user has to check for None."""
+    """A field that requests do not have. Reading a missing one raises `Unlabelled`, so that callers need not check for None."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name, self._key = name, f"_{name}"

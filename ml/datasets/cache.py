@@ -1,12 +1,13 @@
-"""A node's cache of shards: fetched from the lake, unpacked, shared among ranks and evicted by mosaicml-streaming.
+"""A node's cache of shards. mosaicml-streaming fetches them from the lake, decompresses, shares and evicts them.
 
-StreamingDataset keeps the files; whose rows they are, and in which order, is `ml.datasets.reader`'s to say. Its own
-partition (0.13, `partition/orig.py`) repeats samples where the ranks do not divide them, other ones for another number of
-ranks, so no epoch would be exact, and none resumed on other ranks; and it knows of samples, which are blocks, not of rows.
+StreamingDataset manages only the files. `ml.datasets.reader` decides which rank reads which rows, and in which order, because
+StreamingDataset's partition (0.13, `partition/orig.py`) repeats samples if the number of ranks does not divide them, and
+repeats other samples for another number of ranks. An epoch would not be exact, and could not be resumed with other ranks. Its
+samples are also blocks here, not rows.
 
-Beside the cache it leaves small lock files in the temporary folder, and where all ranks are killed at once its shared memory,
-until the machine starts anew. What it has to clean that up asks only whether somebody else has the memory open, and takes
-that of a job that just begins; so nobody calls it here.
+StreamingDataset leaves small lock files in the temporary folder. If all ranks are killed at once, its shared memory remains
+until the machine restarts. Its clean-up function is not called here: it only checks whether another process has the memory
+open, and would also remove the memory of a job that is just starting.
 """
 
 from __future__ import annotations
@@ -44,20 +45,23 @@ from streaming.base.util import bytes_to_int, retry
 from streaming.base.world import World
 
 _SECONDS_ALONE = 60.0
-_ATTEMPTS = 4  # of reading a shard that other ranks evict, or a crash has left in part
-_OWN = "evergreen-shards"  # below the user's folder, in which nothing else is touched
-_MARK = "made-by-evergreen"  # in each place of ours; what does not carry it is not removed
-_THREADS = 2  # that fetch ahead
+_ATTEMPTS = 4  # to read a shard that other ranks may evict, or that a crash has left incomplete
+_OWN = "evergreen-shards"  # inside the user's folder; no other files there are touched
+_MARK = "made-by-evergreen"  # a file in each folder of the cache; folders without it are not removed
+_THREADS = 2  # that prefetch
 
 
 class BusyCache(TimeoutError):
-    """Another process, not a rank of this job, fills the same folder."""
+    """Another process, which is not a rank of this job, uses the same cache folder."""
 
 
 @contextmanager
 def _alone_on_machine(leader: bool) -> Iterator[None]:
-    """StreamingDataset's ranks look for names in shared memory that no job has, and take them later: two jobs that begin in the
-    same moment may find the same. After a while they begin all the same, lest jobs on several nodes wait for each other."""
+    """Lets one job at a time start a StreamingDataset on this machine.
+
+    StreamingDataset first searches for unused names in shared memory and creates them later, so two jobs that start at the same
+    time may find the same names. The lock has a timeout, so that jobs on several nodes cannot wait for each other indefinitely.
+    """
     with ExitStack() as held:
         if leader:
             lock = FileLock(Path(tempfile.gettempdir()) / f"evergreen-streaming-{os.getuid()}.lock")
@@ -69,17 +73,27 @@ def _alone_on_machine(leader: bool) -> Iterator[None]:
 
 
 class ShardCache:
-    """Shards of a lake at any fsspec URL, as files in `<folder>/evergreen-shards` of this node; raw, so that each is unpacked
-    once.
+    """Caches shards of a lake (at any fsspec URL) as uncompressed files in `<folder>/evergreen-shards` of this node.
 
-    limit: bytes it may take ("100gb"), at least the indexes' and four times the largest shard's, packed and unpacked; the
-    shard that was not read for longest goes first. What readers left there of other days, and none has open, is removed.
+    If the limit is reached, the least recently read shard is evicted. Folders of other days that earlier readers left, and no
+    process has open, are deleted. Files that a killed run left are used again. Every file is checked against the hash in the
+    lake's index when it is read.
 
-    All ranks make one at the same time, with torchrun's variables (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `LOCAL_WORLD_SIZE`)
-    in the environment: those of a node share its files through StreamingDataset. Files that a killed run left are used
-    again; each is checked against the hash in the lake's index whenever it is read.
+    All ranks create a cache at the same time, with torchrun's variables (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`,
+    `LOCAL_WORLD_SIZE`) in the environment. The ranks of a node share its files through StreamingDataset.
 
-    Raises `BusyCache`, and `ValueError` where the limit is too low, or lake and folder lie in one another.
+    Args:
+        shards: The shards to read, grouped by day and split.
+        config: Folder and size limit. The limit must hold the indexes and four times the largest shard, compressed and
+            uncompressed together.
+
+    Raises:
+        BusyCache: Another process uses the folder.
+        ValueError: The limit is too low, or the lake and the folder contain one another.
+
+    Example:
+        >>> cache = ShardCache(shards, CacheConfig("/scratch/shards", "100gb"))  # doctest: +SKIP
+        >>> columns = cache.read(shards[0])  # doctest: +SKIP
     """
 
     def __init__(self, shards: Sequence[Shard], config: CacheConfig) -> None:
@@ -92,36 +106,47 @@ class ShardCache:
         world = World.detect()
         if world.is_local_leader:
             self._locks = [_locked(place) for place in places.values()]
-            _forget_others(root)
+            _delete_unused(root)
             for source, held in splits.items():
                 _write_index(places[source], held)
         streams = [_LakeStream(source, place) for source, place in places.items()]
         with _alone_on_machine(world.is_local_leader):
             self._dataset = StreamingDataset(streams=streams, cache_limit=config.limit, validate_hash=HASH)
-        # It looks for its lock under one name and keeps it under another, and so makes another lock at every turn, whichever
-        # thread holds the last.
+        # StreamingDataset looks for its lock under one attribute name and stores it under another. It would create a new lock
+        # at every call, and threads would not exclude each other.
         self._dataset._cache_filelock = FileLock(self._dataset._cache_filelock_path)
         setattr(self._dataset, CACHE_FILELOCK, self._dataset._cache_filelock)
         self._numbers = {shard.path: number for number, shard in enumerate(chain.from_iterable(splits.values()))}
         self._copies = {shard.path: _copy(shard, places[source]) for source, held in splits.items() for shard in held}
         self._room = room / world.ranks_per_node
-        self._ahead: dict[UPath, Shard] = {}  # asked for, and not opened yet; of these
-        self._wanted: deque[Shard] = deque()  # are not yet on their way
+        self._ahead: dict[UPath, Shard] = {}  # requested, but not opened yet
+        self._wanted: deque[Shard] = deque()  # the part of `_ahead` whose download has not started
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="shards")
         weakref.finalize(self, self._threads.shutdown, wait=False, cancel_futures=True)
 
     def read(self, shard: Shard) -> Columns:
-        """What `read_blocks` gives, of the shard's copy here. Raises `CorruptShard`, and what the lake's file system does."""
+        """Reads a shard through the cache.
+
+        Args:
+            shard: One of the shards of the cache.
+
+        Returns:
+            The bytes of each column, as `read_blocks` returns them.
+
+        Raises:
+            CorruptShard: The bytes differ from what was written.
+            OSError: The lake's file system cannot read the shard.
+        """
         faults: list[Exception] = []
         while len(faults) < _ATTEMPTS:
             try:
                 self._fetch(shard, blocking=True)
-            except CorruptShard as error:  # or what a crash left of a download, which is gone now
+            except CorruptShard as error:  # or a partial download of a crashed run, which has been removed now
                 faults.append(error)
                 continue
             try:
                 return read_blocks(self._copies[shard.path])
-            except FileNotFoundError as error:  # another rank needed the room
+            except FileNotFoundError as error:  # another rank evicted it
                 faults.append(error)
             except CorruptShard as error:
                 faults.append(error)
@@ -129,8 +154,12 @@ class ShardCache:
         raise faults[-1]
 
     def prefetch(self, shards: Iterable[Shard], beside: Iterable[Shard]) -> None:
-        """Begin to fetch shards that are read next, as many as the limit holds beside those that are read now, and those asked
-        for earlier. What fails here fails again, and is told, when they are read."""
+        """Starts to fetch shards that will be read next, as far as the limit allows. Errors are raised by `read`.
+
+        Args:
+            shards: Shards that will be read next, in order.
+            beside: Shards that are read now. The limit must also hold these, and the shards that were requested earlier.
+        """
         now = {shard.path: shard for shard in beside}
         self._ahead = {path: shard for path, shard in self._ahead.items() if path not in now}
         self._wanted = deque(shard for shard in self._wanted.copy() if shard.path not in now)
@@ -146,13 +175,13 @@ class ShardCache:
         for _ in range(min(_THREADS, len(self._wanted))):
             self._threads.submit(self._fetch_wanted)
 
-    def forget(self) -> None:
-        """Fetch nothing ahead that was asked for and is not on its way."""
+    def cancel_prefetch(self) -> None:
+        """Cancels requested downloads that have not started."""
         self._ahead.clear()
         self._wanted.clear()
 
     def _fetch_wanted(self) -> None:
-        """One of them, then the next: queued all at once, they would all be fetched before the interpreter ends."""
+        """Fetches one shard, then queues the next. If all were queued, the interpreter would fetch all before it exits."""
         try:
             self._fetch(self._wanted.popleft(), blocking=False)
         finally:
@@ -166,22 +195,24 @@ class ShardCache:
         except Exception as error:
             if lock.is_locked:  # by this thread
                 lock.release(force=True)
-            # StreamingDataset would go on saying that the shard is on its way, and whoever wants it would wait for ever.
+            # Otherwise StreamingDataset keeps the shard marked as being prepared, and readers wait for it indefinitely.
             self._dataset.shards[number].evict()
             self._dataset._shard_states[number] = _ShardState.REMOTE
             if isinstance(error, ValueError) and "Checksum" in str(error):
                 way_out = f"rerun {MDS_DATASETS} of {shard.window[0]}"
-                raise CorruptShard(f"{shard.path}: its bytes are not those that were written; {way_out}") from error
+                raise CorruptShard(f"{shard.path}: the bytes differ from what was written; {way_out}") from error
             raise
 
 
 class _LakeStream(Stream):
-    """A split of a day, fetched through the lake's own file system: streaming's downloaders know neither all URLs that
-    fsspec does nor the lake's credentials."""
+    """A split of a day that is fetched through the lake's file system.
+
+    The downloaders of mosaicml-streaming do not support all URLs of fsspec, nor the lake's credentials.
+    """
 
     def __init__(self, source: UPath, place: Path) -> None:
         super().__init__(local=str(place), keep_zip=False)
-        self.safe_keep_zip = False  # it would keep them, as without a `remote` it takes `local` for the original
+        self.safe_keep_zip = False  # without a `remote`, Stream assumes that `local` is the original and keeps compressed files
         self._source = source
 
     def _download_file(self, from_basename: str, to_basename: str | None = None) -> str:
@@ -195,16 +226,16 @@ class _LakeStream(Stream):
 
 
 def _own(folder: Path, splits: Iterable[UPath]) -> Path:
-    """Where in the user's folder shards lie."""
+    """Returns the folder for shards inside the user's folder."""
     own = folder.resolve() / _OWN
     for root in {Path(split.path).resolve().parents[3] for split in splits if split.protocol in ("", "file")}:
         if own.is_relative_to(root) or root.is_relative_to(folder.resolve()):
-            raise ValueError(f"cache (EVERGREEN_CACHE): {folder} and the lake {root} lie in one another; name a folder apart")
+            raise ValueError(f"cache (EVERGREEN_CACHE): {folder} and the lake {root} contain one another; use separate folders")
     return own
 
 
 def _room(limit: str | None, splits: Mapping[UPath, Sequence[Shard]]) -> float:
-    """Bytes for shards. StreamingDataset asks for less, and then finds no room for a shard when the indexes are in the way."""
+    """Returns the bytes for shards. StreamingDataset would accept a lower limit, at which a shard may not fit."""
     if limit is None:
         return math.inf
     indexes = sum(len(_index(held)) for held in splits.values())
@@ -216,19 +247,19 @@ def _room(limit: str | None, splits: Mapping[UPath, Sequence[Shard]]) -> float:
     if given < indexes + 4 * largest:
         raise ValueError(
             f"cache_limit (EVERGREEN_CACHE_LIMIT): {limit} is too low for this data; expected {indexes + 4 * largest} bytes "
-            f"at least, for indexes of {indexes} and four times the largest shard"
+            f"or more: {indexes} for indexes, and four times the largest shard"
         )
     return given - indexes
 
 
 def _most_bytes(shard: Shard) -> int:
-    """What a shard takes as it is unpacked."""
+    """Returns the bytes of a shard while it is decompressed: both forms together."""
     zipped = shard.entry["zip_data"]
     return shard.entry["raw_data"]["bytes"] + (zipped["bytes"] if zipped else 0)
 
 
 def _place(folder: Path, source: UPath, shards: list[Shard]) -> Path:
-    """Where a split of a day lies in the cache; elsewhere when the day is written again."""
+    """Returns the cache folder of a split of a day. Its name depends on the data, so a rewritten day has another folder."""
     dataset, day, split = source.parts[-3:]
     return folder / dataset / day / f"{split}-{digest(shards)}"
 
@@ -239,7 +270,7 @@ def _copy(shard: Shard, place: Path) -> Shard:
 
 
 def _index(shards: Iterable[Shard]) -> bytes:
-    """What StreamingDataset reads first: the lake's index, less the shards without a sample."""
+    """Returns the index for StreamingDataset: the lake's index without the shards that have no samples."""
     return json.dumps({"version": 2, "shards": [shard.entry for shard in shards]}).encode()
 
 
@@ -252,21 +283,21 @@ def _write_index(place: Path, shards: list[Shard]) -> None:
 
 
 def _locked(place: Path) -> FileLock:
-    """Held as long as the object lives; readers of one process may share a place. A killed process lets go of it."""
+    """Locks a cache folder until the lock object is deleted or the process ends. Readers of one process may share it."""
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{place}.lock", timeout=0, thread_local=False, is_singleton=True)
     try:
         lock.acquire()
     except Timeout as error:
         raise BusyCache(
-            f"{place} is filled by another process; give each job a folder of its own, and the ranks of one job RANK, "
-            "WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE"
+            f"{place} is in use by another process; give each job its own folder, and set RANK, WORLD_SIZE, LOCAL_RANK and "
+            "LOCAL_WORLD_SIZE for the ranks of one job"
         ) from error
     return lock
 
 
-def _forget_others(folder: Path) -> None:
-    """Remove what earlier readers made and nobody has open."""
+def _delete_unused(folder: Path) -> None:
+    """Deletes the cache folders of earlier readers that no process has open."""
     for place in [mark.parent for mark in folder.glob(f"*/*/*/{_MARK}")]:
         if re.search(r"-[0-9a-f]{16}$", place.name):
             with suppress(Timeout), FileLock(f"{place}.lock", timeout=0):

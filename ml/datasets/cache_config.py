@@ -1,4 +1,4 @@
-"""Where a node caches shards of a remote lake. It is apart from `ml.datasets.cache`, whose import takes seconds."""
+"""Configuration of a node's cache of shards, in a module of its own because `ml.datasets.cache` takes seconds to import."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ class CacheConfig:
 
     @classmethod
     def of(cls, folder: str | None, limit: str | None) -> Self | None:
-        """Returns the configuration that two settings describe, where an empty one is unset; None without a folder."""
+        """Returns a configuration, or None if `folder` is empty or None. An empty limit means no limit."""
         return cls(folder, limit or None) if folder else None

@@ -2,7 +2,7 @@
 
 The epoch is one sequence of rows. It is cut into canonical nodes of equal length, which are read side by side, as in
 StreamingDataset's `num_canonical_nodes`. Every global batch takes the same number of rows from each node, and the ranks divide
-these rows evenly, in order. The global batches therefore do not depend on the number of ranks. Where the number of nodes is a
+these rows evenly, in order. The global batches therefore do not depend on the number of ranks. If the number of nodes is a
 multiple of the number of ranks, each rank reads only its own nodes.
 """
 
@@ -40,14 +40,20 @@ class CanonicalNodes:
             )
 
     def end(self, node: int) -> int:
-        """The row of the epoch where a node ends and the next one begins."""
+        """Returns the row of the epoch where a node ends and the next one begins."""
         return (node + 1) * self.rows // self.count
 
     def share(self, batch: int, rank: int, world_size: int) -> list[tuple[int, int, int]]:
-        """A rank's part of a global batch.
+        """Computes a rank's part of a global batch.
+
+        Args:
+            batch: Index of the global batch in the epoch.
+            rank: The rank.
+            world_size: Number of ranks.
 
         Returns:
-            `(node, begin, end)` tuples, where `[begin, end)` are rows of the epoch. There is at least one; it may be empty.
+            `(node, begin, end)` tuples, where `[begin, end)` are rows of the epoch. There is at least one tuple, and its range
+            may be empty.
         """
         each = self.global_batch // self.count
         # starts, taken: [count]

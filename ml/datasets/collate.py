@@ -1,6 +1,6 @@
-"""Building a `Batch`: from rows of blocks for training, from the feature table for evaluation. No files, and no order.
+"""Builds a `Batch` from rows of blocks (for training) or from the feature table (for evaluation). It opens no file.
 
-Batches of requests, which start from raw log columns, are built in `ml.datasets.request`.
+`ml.datasets.request` builds the batches of requests, which have raw log columns.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def batch_from_rows(rows: Rows, schema: FeatureSchema) -> Batch:
     """Builds a batch of rows, in their order.
 
     Args:
-        rows: B rows. The tensors share memory with them where the layout is the same.
+        rows: B rows. The tensors share memory with arrays of the same layout.
         schema: Names of the features.
     """
     return Batch(
@@ -39,7 +39,7 @@ def batch_from_arrow(table: pa.Table | pa.RecordBatch, schema: FeatureSchema) ->
         schema: Names of the features.
 
     Raises:
-        ValueError: A column is missing, of another type or null, or a list is empty. The message names the column.
+        ValueError: A column is missing, has another type or has nulls, or a list is empty. The message names the column.
     """
     whole = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
     features = features_from_table(whole, schema)
@@ -54,7 +54,7 @@ def batch_from_arrow(table: pa.Table | pa.RecordBatch, schema: FeatureSchema) ->
 
 
 def _keyed(single: Array, multi_lengths: Array, multi_values: Array, schema: FeatureSchema) -> KeyedJaggedTensor:
-    """Ids key-major (B of each single-valued feature, then the multi-valued ones), lengths int32 [F * B], stride B."""
+    """Builds the tensor: ids key-major (single-valued features first), lengths int32 [F * B], stride B."""
     rows = len(single)
     values = np.ascontiguousarray(single.T).ravel()  # [B, F1] -> [F1 * B]
     lengths = np.ones(values.size, np.int32)

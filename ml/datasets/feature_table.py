@@ -1,6 +1,6 @@
-"""The feature table of a day as the writer of training data takes it in: checked, and window by window.
+"""Reading of a day's feature table for the writer of training data: it checks the files and yields windows of rows.
 
-What the table's columns are is `ml.schema`; who writes it is `ml.features`.
+The columns of the table are defined in `ml.schema`, and `ml.features` writes it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,28 @@ from ml.stages import CLEANED_FEATURES
 
 @dataclass(frozen=True)
 class Part:
-    """One file of the table."""
+    """One file of the table, and its number of rows."""
 
     path: UPath
     rows: int
 
 
 def parts_of(lake: Lake, spec: DatasetSpec, day: str) -> tuple[Part, ...]:
-    """The files of a day's table, in order. Raises `MissingPartition`, `StalePartition`, and `ValueError` for another table."""
+    """Lists and checks the files of a day's table.
+
+    Args:
+        lake: Where the features are stored.
+        spec: The dataset.
+        day: The partition key.
+
+    Returns:
+        The files, in event-time order.
+
+    Raises:
+        MissingPartition: The day's features are not in the lake.
+        StalePartition: They were made under another version of the catalog entry.
+        ValueError: A file belongs to another table, or a column is missing.
+    """
     parts = []
     for path in feature_parts(lake, spec, day):
         with path.open("rb") as file:
@@ -39,15 +53,25 @@ def parts_of(lake: Lake, spec: DatasetSpec, day: str) -> tuple[Part, ...]:
 
 
 def columns_of(spec: DatasetSpec) -> list[str]:
-    """The table's columns that a batch is made of."""
+    """Returns the columns of the table that a batch needs."""
     schema = FeatureSchema.of(spec)
     return [EVENT_TIME, LABEL, SAMPLE_RATE, *schema.dense, *schema.sparse]
 
 
 def windows_of(spec: DatasetSpec, parts: Sequence[Part], begin: int, end: int, size: int) -> Iterator[tuple[int, pa.Table]]:
-    """Rows [begin, end) of the day in windows of `size` rows, the last one maybe shorter, each with its first position.
+    """Reads the columns of a batch for rows [begin, end) of the day, window by window.
 
-    Holds one row group and one window; reads no row group that it does not need, and only the columns of a batch.
+    Memory holds one row group and one window at a time. Row groups outside the range are not read.
+
+    Args:
+        spec: The dataset.
+        parts: The files of the day.
+        begin: First row.
+        end: The row after the last one.
+        size: Rows of a window. The last window may be shorter.
+
+    Yields:
+        The position of the window's first row in the day, and the window.
     """
     kept, held = [], 0
     for table in _groups(spec, parts, begin, end):
@@ -61,7 +85,7 @@ def windows_of(spec: DatasetSpec, parts: Sequence[Part], begin: int, end: int, s
 
 
 def _groups(spec: DatasetSpec, parts: Sequence[Part], begin: int, end: int) -> Iterator[pa.Table]:
-    start = 0  # position of the part's, then of the row group's first row
+    start = 0  # position of the first row of the part, then of the row group
     for part in parts:
         if start + part.rows <= begin or start >= end:
             start += part.rows
@@ -77,8 +101,8 @@ def _groups(spec: DatasetSpec, parts: Sequence[Part], begin: int, end: int) -> I
 
 
 def late(spec: DatasetSpec, day: str, position: int) -> ValueError:
-    """The error for a row that happened before the one ahead of it."""
+    """Returns the error for a row whose event time is before that of the preceding row."""
     return ValueError(
-        f"{spec.name}/{CLEANED_FEATURES} of {day}: row {position} happened before the row ahead of it; the feature "
-        f"table must be in event-time order. Rerun {CLEANED_FEATURES} of the day"
+        f"{spec.name}/{CLEANED_FEATURES} of {day}: row {position} has an earlier event time than the preceding row; the "
+        f"feature table must be in event-time order. Rerun {CLEANED_FEATURES} of the day"
     )

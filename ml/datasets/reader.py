@@ -1,9 +1,9 @@
-"""Reading training data as batches: which rows, in which order, on which rank, and from which batch on.
+"""Reads training data as batches, in a given order, from a given batch on, and on one of several ranks.
 
-The order of an epoch is one sequence of rows, for any number of ranks: shuffle blocks one after the other, the rows of each
-either in time order or permuted. `ml.datasets.canonical_nodes` says which of them a rank reads in a global batch: with one
-canonical node, rank r reads the r-th part of rows [g * G, (g + 1) * G), where G = batch_size * world_size. The file format is
-in `ml.datasets.shards`.
+The order of an epoch is one sequence of rows that does not depend on the number of ranks. The sequence consists of shuffle
+blocks, and the rows of a block are either in time order or permuted. `ml.datasets.canonical_nodes` defines which rows a rank
+reads in a global batch. With one canonical node, rank r reads the r-th part of rows [g * G, (g + 1) * G) in global batch g,
+where G = batch_size * world_size. The file format is in `ml.datasets.shards`.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ Index = npt.NDArray[np.int64]
 class BlockReader:
     """Reads batches of the rows of some days and splits.
 
-    Order "time": days in sequence, and within a day the exact time order, also where several splits are read or rows were split
-    by hash. Order "shuffled": shards in an order that differs by epoch; the rows of each shuffle block (as many shards as hold
-    at least `blocks_per_shuffle` blocks) are permuted together. A reader holds one shuffle block, or in time order one window,
-    in memory at a time.
+    In the order "time", days follow each other, and the rows of a day are in exact time order, even if several splits are read
+    or rows were split by hash. In the order "shuffled", the order of the shards differs by epoch, and the rows of each shuffle
+    block are permuted together. A shuffle block has as many shards as are needed for `blocks_per_shuffle` MDS blocks. A reader
+    holds one shuffle block in memory at a time, or one window in time order.
 
-    The blocks of a window hold rows of all its times. In time order, every rank therefore reads all shards. In shuffled order,
-    where `num_canonical_nodes` is a multiple of the number of ranks, a rank reads its own share of the shards (a shard may
-    belong to two nodes), and holds one shuffle block for each of its nodes.
+    The blocks of a window hold rows from the whole window. In time order, every rank therefore reads all shards. In shuffled
+    order, if `num_canonical_nodes` is a multiple of the number of ranks, a rank reads only its own shards (a shard may belong
+    to two nodes) and holds one shuffle block per node.
 
-    Every rank gets `len(reader)` batches of `batch_size` rows. The last batch of an epoch is smaller (its rows are divided
-    evenly, so a rank may get none of them) or, with `drop_last`, left out. `rows` is the number of rows of one epoch over all
-    ranks; each row is read once, by one of them.
+    Every rank gets `len(reader)` batches of `batch_size` rows. The last batch of an epoch may be smaller, or is left out with
+    `drop_last`. Its rows are divided evenly, so a rank may get no rows. `rows` is the number of rows of one epoch over all
+    ranks. Each row is read once, by one rank.
 
     `state_dict()` counts the batches that the caller has taken. An iterator created after `load_state_dict(state)` resumes
     there, also with another world size, provided that `batch_size * world_size` is the same. Later iterators start from the
@@ -62,7 +62,7 @@ class BlockReader:
         lake: The lake that holds `mds_datasets` of the days.
         spec: The dataset.
         days: Days in ascending order.
-        splits: Some of "train", "validation" and "test".
+        splits: One or more of "train", "validation" and "test".
         batch_size: Rows per batch and rank.
         order: "time" or "shuffled".
         seed: Seed of the shuffled order.
@@ -76,9 +76,9 @@ class BlockReader:
 
     Raises:
         MissingPartition: A day is not in the lake.
-        StalePartition: The data was written under another specification.
+        StalePartition: The data was written under another version of the catalog entry.
         CorruptShard: While reading, a shard's bytes differ from what was written.
-        BusyCache: Another process fills the cache's folder.
+        BusyCache: Another process uses the cache folder.
         ValueError: An argument is out of range.
 
     Example:
@@ -134,7 +134,7 @@ class BlockReader:
         }
 
     def __len__(self) -> int:
-        """Batches of all epochs."""
+        """Returns the number of batches of all epochs."""
         return self.epochs * self._epoch_batches
 
     def __iter__(self) -> Iterator[Batch]:
@@ -143,13 +143,16 @@ class BlockReader:
         return self._batches(begin)
 
     def slices(self, *, rows: int | None = None, minutes: float | None = None, first: int = 0) -> Iterator[DaySlice]:
-        """Yield the slices of one epoch in time order. Consume each before the next, so that rows are read once.
+        """Yields the slices of one epoch in time order. Consume each slice before the next one, so that rows are read once.
 
         Args:
             rows: Rows of a slice over all ranks.
-            minutes: Or the width of a slice in event time, aligned to multiples since 1970 UTC. The event times are read first,
-                which costs one more walk over the data. A span without rows has no slice.
-            first: Number of the first slice, to resume; `DaySlice.batches` resumes inside a slice.
+            minutes: Alternatively, the width of a slice in event time, aligned to multiples since 1970-01-01 UTC. All event
+                times are read first, which costs one more pass over the data. A span without rows has no slice.
+            first: Number of the first slice, to resume. `DaySlice.batches` resumes inside a slice.
+
+        Yields:
+            The slices from number `first` on.
 
         Raises:
             ValueError: The order is not "time", or not exactly one of `rows` and `minutes` is given and positive.
@@ -170,25 +173,32 @@ class BlockReader:
                 yield DaySlice(number, begin, end, read, self._global, self.rank, self.world_size)
         finally:
             if self._cache:
-                self._cache.forget()
+                self._cache.cancel_prefetch()
 
     def _event_times(self) -> npt.NDArray[np.int64]:
-        """Event time of every row of an epoch in time order, microseconds, int64 [N]."""
+        """Returns the event time of every row of an epoch, in time order: int64 [N], microseconds."""
         node, times = self._node(0, 0), [np.empty(0, np.int64)]
         for block in self._shuffle_blocks(0, 0):
             times += [part.event_time for part in node.take(block.begin, block.end)]
         return np.concatenate(times)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the latest iterator's caller is: plain values, fit for JSON."""
+        """Returns the position of the latest iterator and the identity of the data, as values that JSON supports."""
         return {**self._identity, "batches": self._taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next iterator go on from `state`. Raises `ValueError` where it is of other data or another order."""
+        """Makes the next iterator resume at a position.
+
+        Args:
+            state: A result of `state_dict()`.
+
+        Raises:
+            ValueError: The state belongs to other data, another order or another global batch size.
+        """
         differ = {key: (state.get(key), own) for key, own in self._identity.items() if state.get(key) != own}
         if differ:
             faults = ", ".join(f"{key}: {theirs!r} in the state, {own!r} here" for key, (theirs, own) in differ.items())
-            raise ValueError(f"the state is of another reading and can not be resumed here: {faults}")
+            raise ValueError(f"the state belongs to a different reader and cannot be resumed here: {faults}")
         batches = state.get("batches")
         if not isinstance(batches, int) or not 0 <= batches <= len(self):
             raise ValueError(f"batches: expected 0 to {len(self)} (all of {self.epochs} epochs), found {batches!r}")
@@ -204,7 +214,7 @@ class BlockReader:
                 yield batch_from_rows(rows, self.schema)
 
     def _epoch(self, epoch: int, first: int) -> Iterator[Rows]:
-        """This rank's part of each global batch of an epoch, from the `first` on."""
+        """Yields this rank's part of each global batch of an epoch, from batch `first` on."""
         nodes: dict[int, _Node] = {}
         try:
             for number in range(first, self._epoch_batches):
@@ -216,7 +226,7 @@ class BlockReader:
                 yield parts[0] if len(parts) == 1 else Rows.concatenate(parts)
         finally:
             if self._cache:
-                self._cache.forget()
+                self._cache.cancel_prefetch()
 
     def _node(self, epoch: int, node: int) -> _Node:
         return _Node(self._shuffle_blocks(epoch, node), partial(self._open, epoch, node))
@@ -231,7 +241,11 @@ class BlockReader:
         )
 
     def _open(self, epoch: int, node: int, blocks: Sequence[ShuffleBlock], scratch: dict[str, Bytes]) -> tuple[Rows, Index]:
-        """Of the first of some blocks, all rows of its shards, and which are its own, in their order. The others are next."""
+        """Reads the first of some shuffle blocks, and prefetches the others.
+
+        Returns:
+            All rows of the block's shards, and the indices of the block's own rows in the order in which they are read.
+        """
         block = blocks[0]
         if self._cache:
             self._cache.prefetch((shard for block in blocks[1:] for shard in block.shards), beside=block.shards)
@@ -244,7 +258,7 @@ class BlockReader:
 
 
 class _Node:
-    """One node of an epoch as it is read: holds the rows of the block it is in, and their order."""
+    """The reading position in one canonical node: holds the rows of the current shuffle block and their order."""
 
     def __init__(self, blocks: Sequence[ShuffleBlock], open_first: Callable[..., tuple[Rows, Index]]) -> None:
         self._shuffle_blocks, self._open = blocks, open_first
@@ -253,7 +267,7 @@ class _Node:
         self._scratch: dict[str, Bytes] = {}
 
     def take(self, begin: int, end: int) -> list[Rows]:
-        """Rows of the epoch, in parts of one block each; one part at least, which may be empty."""
+        """Returns rows [begin, end) of the epoch, one part per shuffle block. There is at least one part; it may be empty."""
         parts: list[Rows] = []
         while begin < end or not parts:
             number = min(bisect_right(self._ends, begin), len(self._shuffle_blocks) - 1)
@@ -267,7 +281,7 @@ class _Node:
 
 
 def _open_cache(shards: Sequence[Shard], config: CacheConfig) -> ShardCache:
-    from ml.datasets.cache import ShardCache  # which takes seconds to import
+    from ml.datasets.cache import ShardCache  # takes seconds to import
 
     return ShardCache(shards, config)
 

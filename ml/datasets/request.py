@@ -1,4 +1,4 @@
-"""Batches of requests: raw log columns in, what a model reads out, without labels and without a feature table in between."""
+"""Builds the batches of requests from raw log columns, without labels and without a feature table in between."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RequestTransform:
 
     Args:
         spec: The dataset.
-        vocabularies: One for each sparse feature that has a vocabulary.
+        vocabularies: The vocabulary of each sparse feature that declares one, by feature name.
 
     Raises:
         ValueError: A vocabulary is missing.
@@ -46,7 +46,12 @@ class RequestTransform:
             rows: The columns that features are computed from; see `FusedTransform`.
 
         Returns:
-            B rows without labels, sample rates and event times.
+            A batch of the B rows, without labels, sample rates and event times.
+
+        Raises:
+            KeyError: A column is missing.
+            TypeError: A column cannot be read in its declared type.
+            ValueError: A feature needs event_time, and a row has none.
         """
         features = self._features(rows)
         sparse = KeyedJaggedTensor(

@@ -1,8 +1,8 @@
-"""Rows in memory as a few arrays, and as one MDS sample: a block. Nothing here opens a file.
+"""Rows in memory as a few arrays, and blocks of rows as MDS samples. This module opens no file.
 
-Rows are stored row after row (dense [n, D], single-valued ids [n, F1]): measured on 65,536 Criteo rows against one
-feature after the other, they take 77 bytes a row instead of 84, and scattered rows are gathered twice as fast.
-Turning rows into the tensors that a model takes is `ml.datasets.collate`.
+The arrays are row-major (dense [n, D], single-valued ids [n, F1]). Measured on 65,536 rows of Criteo, this layout takes
+77 bytes per row and gathers scattered rows twice as fast as a layout by feature, which takes 84 bytes. `ml.datasets.collate`
+turns rows into the tensors of a batch.
 """
 
 from __future__ import annotations
@@ -23,11 +23,25 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Rows:
-    """n rows, D dense, F1 single-valued and F2 multi-valued features. Field names are the sample's column names.
+    """n rows with D dense, F1 single-valued and F2 multi-valued features. The fields are the columns of an MDS sample.
 
-    dense: float32 [n, D]. single: int64 [n, F1]. multi_lengths: int32 [n, F2]. multi_values: int64 [multi_lengths.sum()],
-    row after row, within a row feature after feature. label, sample_rate: float32 [n]. event_time: int64 [n].
-    position: int64 [n], the row's place in its day.
+    Attributes:
+        dense: float32 [n, D].
+        single: int64 [n, F1], ids.
+        multi_lengths: int32 [n, F2], number of ids.
+        multi_values: int64 [multi_lengths.sum()], ids by row, and within a row by feature.
+        label: float32 [n].
+        sample_rate: float32 [n].
+        event_time: int64 [n], microseconds since 1970-01-01 UTC.
+        position: int64 [n], position of the row in its day.
+
+    Example:
+        >>> none = np.zeros((3, 0))
+        >>> ones = np.ones(3, np.float32)
+        >>> order = np.arange(3)
+        >>> rows = Rows(none, np.array([[7], [8], [9]]), none.astype(np.int32), order[:0], ones, ones, order, order)
+        >>> rows.take(np.array([2, 0])).single.tolist()
+        [[9], [7]]
     """
 
     dense: npt.NDArray[np.float32]
@@ -44,22 +58,23 @@ class Rows:
 
     @cached_property
     def _runs(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Where each row's part of `multi_values` ends, and how long it is; [n] each."""
+        """Returns the end and the length of each row's part of `multi_values`, int64 [n] each."""
         lengths = self.multi_lengths.sum(axis=1, dtype=np.int64)
         return np.cumsum(lengths), lengths
 
     def take(self, index: npt.NDArray[np.int64]) -> Self:
-        """Rows [len(index)] at these indices, in this order; a copy."""
+        """Returns a copy of the rows at some indices (int64 [M]), in the order of the indices."""
         taken = {f.name: getattr(self, f.name).take(index, axis=0) for f in fields(self) if f.name != "multi_values"}
         ends, lengths = self._runs
         return type(self)(**taken, multi_values=gather_runs(self.multi_values, ends[index] - lengths[index], lengths[index]))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """Returns the rows of all parts, in order."""
         return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
     def blocks(self, block_rows: int) -> Iterable[dict[str, Array]]:
-        """MDS samples of `block_rows` rows each; the last may be shorter. Zero-width columns are left out: MDS has none."""
+        """Yields MDS samples of `block_rows` rows; the last may have fewer. Columns of width 0 are left out."""
         ends = np.concatenate([[0], self._runs[0]])
         for lo in range(0, len(self), block_rows):
             hi = min(lo + block_rows, len(self))
@@ -69,7 +84,12 @@ class Rows:
 
     @classmethod
     def from_bytes(cls, columns: Mapping[str, npt.NDArray[np.uint8]], schema: FeatureSchema) -> Self:
-        """Views over the bytes of each column of `columns_of(schema)`, blocks one after the other."""
+        """Returns rows that are views of bytes.
+
+        Args:
+            columns: uint8 bytes of each column of `columns_of(schema)`, with the blocks one after the other.
+            schema: Names of the features.
+        """
         widths = _widths(schema)
         none = np.empty(0, np.uint8)
         rows = columns[LABEL].size // np.dtype(np.float32).itemsize
@@ -78,9 +98,15 @@ class Rows:
 
     @classmethod
     def from_table(cls, table: pa.Table, schema: FeatureSchema, start: int = 0) -> Self:
-        """Rows of a feature table; `start` is the first one's position in its day.
+        """Returns the rows of a feature table.
 
-        Raises `ValueError`, naming the column, where one is missing, of another type, null, or a list without a value.
+        Args:
+            table: n rows.
+            schema: Names of the features.
+            start: Position of the first row in its day.
+
+        Raises:
+            ValueError: A column is missing, has another type or has nulls, or a list is empty. The message names the column.
         """
         return cls(
             **features_from_table(table, schema),
@@ -108,20 +134,20 @@ def _widths(schema: FeatureSchema) -> dict[str, int]:
 
 
 def columns_of(schema: FeatureSchema) -> dict[str, str]:
-    """MDS columns of a block, name -> encoding, in the order in which MDS keeps them (by name)."""
+    """Returns the encoding of each MDS column of a block, by name, in the order of MDS (sorted by name)."""
     widths = _widths(schema) | {"multi_values": len(schema.multi)}
     return {name: f"ndarray:{np.dtype(_DTYPES[name]).name}" for name in sorted(_DTYPES) if widths.get(name, 1)}
 
 
 def gather_runs(values: Array, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.integer]) -> Array:
-    """The runs `values[s : s + n]` for each start and length, one after the other."""
+    """Concatenates the runs `values[s : s + n]` of all starts s and lengths n."""
     ends = np.cumsum(lengths, dtype=np.int64)
     total = int(ends[-1]) if ends.size else 0
     return values.take(np.arange(total) + np.repeat(starts - (ends - lengths), lengths))
 
 
 def features_from_table(table: pa.Table, schema: FeatureSchema) -> dict[str, Array]:
-    """The feature columns of a feature table: `dense`, `single`, `multi_lengths` and `multi_values` as `Rows` stores them."""
+    """Returns the fields `dense`, `single`, `multi_lengths` and `multi_values` of `Rows` for a feature table."""
     lengths, values = _lists(table, schema.multi)
     return {
         "dense": _stack(table, schema.dense, pa.float32()),
@@ -132,7 +158,7 @@ def features_from_table(table: pa.Table, schema: FeatureSchema) -> dict[str, Arr
 
 
 def column_from_table(table: pa.Table, name: str, dtype: pa.DataType) -> Array:
-    """A column of a feature table, [n]. Raises `ValueError` if it is missing, of another type, or has nulls."""
+    """Returns a column [n] of a feature table. Raises `ValueError` if it is missing, has another type or has nulls."""
     return _checked(table, name, dtype).to_numpy()
 
 
@@ -144,7 +170,7 @@ def _checked(table: pa.Table, name: str, dtype: pa.DataType) -> pa.Array:
         raise ValueError(f"column {name!r} is {found}, expected {dtype}")
     column = table.column(name).combine_chunks()
     if column.null_count:
-        raise ValueError(f"column {name!r} has {column.null_count} nulls; the feature table never has one")
+        raise ValueError(f"column {name!r} has {column.null_count} nulls; a feature table has none")
     return column
 
 
@@ -156,7 +182,7 @@ def _stack(table: pa.Table, names: Sequence[str], dtype: pa.DataType) -> Array:
 
 
 def _lists(table: pa.Table, names: Sequence[str]) -> tuple[Array, Array]:
-    """Lengths [n, F2] int32 and values, row after row, of list columns."""
+    """Returns the lengths (int32 [n, F2]) and the values, by row and then by column, of list columns."""
     lengths = np.empty((table.num_rows, len(names)), np.int32)
     starts = np.empty((table.num_rows, len(names)), np.int64)
     values, before = [np.empty(0, np.int64)], 0
@@ -164,7 +190,7 @@ def _lists(table: pa.Table, names: Sequence[str]) -> tuple[Array, Array]:
         column = _checked(table, name, pa.list_(pa.int64()))
         flat, lengths[:, i] = column.flatten(), column.value_lengths().to_numpy()
         if flat.null_count or (lengths[:, i] == 0).any():
-            raise ValueError(f"column {name!r} has a null in a list, or a list without a value; a missing one is [MISSING_ID]")
+            raise ValueError(f"column {name!r} has a null in a list, or an empty list; a missing value is [MISSING_ID]")
         starts[:, i] = before + np.cumsum(lengths[:, i], dtype=np.int64) - lengths[:, i]
         values.append(flat.to_numpy())
         before += len(flat)

@@ -1,6 +1,6 @@
-"""Shards of an epoch grouped into shuffle blocks: the rows of a block are in memory together, to be sorted or permuted.
+"""Groups the shards of an epoch into shuffle blocks, whose rows are in memory together to be sorted or permuted.
 
-This module computes where each block lies in the epoch's sequence of rows. It opens no file.
+This module computes the position of each block in the epoch's sequence of rows. It opens no file.
 """
 
 from __future__ import annotations
@@ -18,9 +18,14 @@ Group = tuple[Shard, ...]
 
 @dataclass(frozen=True)
 class ShuffleBlock:
-    """Rows `[begin, end)` of an epoch: the rows of `shards` in order, without the first `skip`, `end - begin` of them.
+    """Rows `[begin, end)` of an epoch.
 
-    `number` is the block's index among the blocks of the same range of rows.
+    Attributes:
+        shards: The shards that hold the rows.
+        skip: Number of rows at the start of the shards that belong to another block.
+        begin: First row.
+        end: The row after the last one.
+        number: Index of the block among the blocks of the same range of rows.
     """
 
     shards: Group
@@ -33,7 +38,7 @@ class ShuffleBlock:
 def shuffle_blocks_between(
     begin: int, end: int, sequence: Sequence[Shard], group: Callable[[Sequence[Shard]], Sequence[Group]]
 ) -> list[ShuffleBlock]:
-    """Group the shards that hold rows `[begin, end)` of an epoch.
+    """Groups the shards that hold rows `[begin, end)` of an epoch.
 
     Args:
         begin: First row of the range.
@@ -57,12 +62,12 @@ def shuffle_blocks_between(
 
 
 def by_window(shards: Sequence[Shard]) -> list[Group]:
-    """Group the shards of each window, of all splits."""
+    """Groups consecutive shards by window, over all splits."""
     return [tuple(group) for _, group in groupby(shards, key=lambda shard: shard.window)]
 
 
 def by_blocks(shards: Sequence[Shard], blocks: int) -> list[Group]:
-    """Group consecutive shards until each group holds at least `blocks` MDS samples; the last group may hold fewer."""
+    """Groups consecutive shards until each group holds at least `blocks` MDS samples; the last group may hold fewer."""
     groups, held = [[]], 0
     for shard in shards:
         if held >= blocks:

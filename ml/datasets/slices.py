@@ -27,9 +27,9 @@ class DaySlice:
     Iterating over a slice yields this rank's part of each of its global batches; `batches` resumes inside.
 
     Attributes:
-        number: index of the slice among those of the reader, from 0.
-        begin: its first row.
-        end: the row after its last.
+        number: Index of the slice among the slices of the reader, from 0.
+        begin: First row.
+        end: The row after the last one.
     """
 
     number: int
@@ -46,14 +46,14 @@ class DaySlice:
         return self.end - self.begin
 
     def __len__(self) -> int:
-        """Number of batches, the same on every rank."""
+        """Returns the number of batches, which is the same on every rank."""
         return -(-self.rows // self._global_batch)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches()
 
     def batches(self, first: int = 0) -> Iterator[Batch]:
-        """Read this rank's part of each global batch, from number `first` of the slice on.
+        """Reads this rank's part of each global batch of the slice, from batch number `first` on.
 
         The rows of the last batch are divided evenly, so a rank may get none of them.
         """
@@ -64,18 +64,21 @@ class DaySlice:
 
 
 def bounds_by_rows(total: int, rows: int) -> list[int]:
-    """Return the bounds of slices of `rows` rows; the last one may be shorter."""
+    """Returns the bounds of slices of `rows` rows; the last one may be shorter."""
     return [*range(0, total, rows), total] if total else [0]
 
 
 def bounds_by_minutes(times: npt.NDArray[np.int64], minutes: float) -> list[int]:
-    """Return the bounds of slices by event time.
+    """Returns the bounds of slices by event time.
 
     A slice holds the rows of one span `[n * minutes, (n + 1) * minutes)` since 1970 UTC. A span without rows has no slice.
 
     Args:
-        times: event times in microseconds, int64 [N], ascending.
-        minutes: width of a span.
+        times: int64 [N], event times in microseconds, ascending.
+        minutes: Width of a span.
+
+    Returns:
+        The first row of each slice, then N.
     """
     span = times // round(minutes * MICROSECONDS_PER_MINUTE)
     starts = np.flatnonzero(np.diff(span, prepend=span[:1] - 1))

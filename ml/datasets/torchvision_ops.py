@@ -1,8 +1,8 @@
-"""Lets `import streaming` succeed beside a torch that torchvision's wheel was not built for.
+"""Makes `import streaming` succeed if torchvision's wheel was not built for the installed torch.
 
-mosaicml-streaming imports torchvision, whose import registers fake kernels for operators of its compiled extension;
-where that extension does not load (a CUDA wheel beside a CPU torch), the operators are missing and the import fails.
-Import this module before `streaming`, in Spark's Python workers too. Nothing else belongs here.
+mosaicml-streaming imports torchvision, which registers fake kernels for the operators of its compiled extension. If the
+extension does not load (for example a CUDA wheel with a CPU build of torch), the operators are missing and the import fails.
+Import this module before `streaming`, also in Spark's Python workers. Define nothing else here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 def _extension_loads() -> bool:
-    """Whether torchvision's own operators can be had; asks without importing torchvision."""
+    """Returns whether torchvision's compiled operators can be loaded, without importing torchvision."""
     found = importlib.util.find_spec("torchvision")
     if found is None or found.origin is None:
         return False
@@ -39,4 +39,4 @@ def _define_missing() -> torch.library.Library | None:
     return library
 
 
-LIBRARY = _define_missing()  # the definitions live as long as this object
+LIBRARY = _define_missing()  # the operators stay defined as long as this object exists

@@ -1,7 +1,7 @@
-"""Writing a day's training data: the feature table of a day in, MDS blocks of its splits out (`ml.datasets.splits`).
+"""Writes a day's training data: reads the feature table and writes the MDS blocks of each split (`ml.datasets.splits`).
 
-Tasks are runs of whole windows. Each reads its rows of the feature table with Arrow and writes every window into a
-folder of its own, so their number and their order leave no trace in the bytes; one index per split then lists all.
+A task consists of consecutive windows. It reads its rows of the feature table with Arrow and writes each window to a folder of
+its own, so the bytes do not depend on the number and the order of the tasks. One index per split then lists all shards.
 """
 
 from __future__ import annotations
@@ -34,7 +34,14 @@ from ml.stages import CLEANED_FEATURES, MDS_DATASETS
 
 @dataclass(frozen=True)
 class WrittenDay:
-    """What `write_day` wrote. rows, blocks: per split. bytes: on disk, all shards. seconds: wall clock."""
+    """Statistics of a written day.
+
+    Attributes:
+        rows: Number of rows of each split.
+        blocks: Number of blocks of each split.
+        bytes: Size of all shards on disk.
+        seconds: Wall time.
+    """
 
     rows: dict[str, int]
     blocks: dict[str, int]
@@ -44,7 +51,7 @@ class WrittenDay:
 
 @dataclass(frozen=True)
 class _Day:
-    """What every task of a day needs to know. `seed` is the day's own."""
+    """Settings that all tasks of a day share. `seed` is derived for the day."""
 
     spec: DatasetSpec
     parts: tuple[Part, ...]
@@ -60,13 +67,13 @@ class _Day:
 @dataclass(frozen=True)
 class _Task:
     day: _Day
-    begin: int  # positions of the task's rows in the day, end excluded; begin is a window's first row
+    begin: int  # the task's rows are [begin, end) of the day; begin is the first row of a window
     end: int
 
 
 @dataclass(frozen=True)
 class _Window:
-    """rows: per split. shards: index entries per split. first, last: event times."""
+    """A written window: number of rows and index entries of each split, first and last event time."""
 
     rows: list[int]
     shards: list[list[dict[str, Any]]]
@@ -87,12 +94,29 @@ def write_day(
     seed: int = 0,
     task_windows: int = 4,
 ) -> WrittenDay:
-    """Write a day's splits into the lake as MDS: `<split>/index.json` and shards; an empty split has no folder.
+    """Writes a day's training data into the lake: MDS shards and `<split>/index.json`. An empty split has no folder.
 
-    A window is `block_rows * window_blocks` rows; `task_windows` of them make a task. Tasks hold one window at a time.
-    compression: zstd, with or without a level (`zstd:7`), or none. size_limit: bytes of a shard before compression.
-    Raises `MissingPartition` or `StalePartition` for the day's features, and `ValueError` where they are of another schema
-    than the spec's, or out of time order. The same features and arguments give the same bytes, whatever the runner.
+    Equal features and arguments give equal bytes with every runner. A task holds one window in memory at a time.
+
+    Args:
+        spec: The dataset.
+        day: The partition key.
+        lake: Where the features are stored and the data is written.
+        runner: Runs the tasks.
+        block_rows: Rows of a block, which is one MDS sample.
+        window_blocks: Blocks of a window. The rows of a window are permuted together.
+        compression: "zstd", "zstd:<level>", or None for no compression.
+        size_limit: Maximum size of a shard in bytes before compression.
+        seed: Seed of the permutation and of a split by hash.
+        task_windows: Windows of a task.
+
+    Returns:
+        Statistics of the day.
+
+    Raises:
+        MissingPartition: The day's features are not in the lake.
+        StalePartition: They were made under another version of the catalog entry.
+        ValueError: An argument is out of range, the features have another schema, or they are not in time order.
     """
     began = time.perf_counter()
     _check(block_rows=block_rows, window_blocks=window_blocks, size_limit=size_limit, task_windows=task_windows)
@@ -166,8 +190,8 @@ def _write_window(day: _Day, begin: int, table: pa.Table) -> _Window:
 
 
 def _write_blocks(day: _Day, folder: str, rows: Rows) -> list[dict[str, Any]]:
-    """Write one split's part of a window; gives back its shards' index entries."""
-    import ml.datasets.torchvision_ops  # noqa: F401, I001  # what streaming imports needs it
+    """Writes one split's part of a window, and returns the index entries of its shards."""
+    import ml.datasets.torchvision_ops  # noqa: F401, I001  # streaming's imports need it
     from streaming import MDSWriter
 
     with _local(day.staging / folder) as out:
@@ -177,7 +201,7 @@ def _write_blocks(day: _Day, folder: str, rows: Rows) -> list[dict[str, Any]]:
             compression=day.compression,
             hashes=[HASH],
             size_limit=day.size_limit,
-            exist_ok=True,  # a task that Spark runs again begins its windows again
+            exist_ok=True,  # Spark may run a task again, which writes its windows again
         )
         with writer:
             for sample in rows.blocks(day.block_rows):
@@ -188,7 +212,7 @@ def _write_blocks(day: _Day, folder: str, rows: Rows) -> list[dict[str, Any]]:
 
 @contextmanager
 def _local(folder: UPath) -> Iterator[Path]:
-    """A local folder whose files are in `folder` when the block ends: itself, where it is local."""
+    """Yields a local folder whose files are copied to `folder` at the end; yields `folder` itself if it is local."""
     if folder.protocol in ("", "file"):
         yield Path(folder.path)
         return
@@ -202,7 +226,7 @@ def _local(folder: UPath) -> Iterator[Path]:
 
 
 def _write_index(folder: UPath, windows: list[_Window], split: int) -> dict[str, Any]:
-    """One `index.json` over all windows of a split, as `streaming.base.util.merge_index` makes it; the manifest's entry."""
+    """Writes the `index.json` of a split, equal to that of `streaming.base.util.merge_index`; returns the manifest's entry."""
     shards = []
     for number, window in enumerate(windows):
         for shard in window.shards[split]:

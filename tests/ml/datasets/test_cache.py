@@ -1,4 +1,4 @@
-"""Reading a lake through a node's cache: the same batches, over processes that are killed and come back in other numbers."""
+"""Reading through a node's cache gives the same batches, also after processes are killed and another number of them resumes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def remote(lake: Lake, spec: DatasetSpec) -> Iterator[Lake]:
 
 
 def ids(batch: Batch) -> list[int]:
-    """Of each row, a feature that no other row has."""
+    """Returns a feature that identifies each row."""
     return batch.sparse["s1"].values().tolist()
 
 
@@ -69,7 +69,7 @@ def test_mosaicml_streaming_reads_the_same_folder(lake: Lake, spec: DatasetSpec)
     assert len(mine) == 500 and sorted(theirs) == sorted(mine)
 
 
-def test_merged_index_is_that_of_streaming(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
+def test_merged_index_equals_streamings(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
     from streaming.base.util import merge_index
 
     folder = Path(lake.partition("mds_datasets", "made", DAY).path) / "train"
@@ -101,10 +101,12 @@ def test_a_remote_lake_through_a_cache(
     if limit:
         assert len(held) < 18
     else:
-        assert len(held) == 18 and all(path.suffix == ".mds" for path in held)  # unpacked, the packed ones gone
+        assert len(held) == 18 and all(
+            path.suffix == ".mds" for path in held
+        )  # decompressed; the compressed files have been deleted
 
 
-def test_days_that_no_reader_has_open_leave_the_cache(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
+def test_days_without_an_open_reader_are_deleted(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
     def days_held() -> set[str]:
         return {path.parents[2].name for path in files(tmp_path / "cache")}
 
@@ -117,7 +119,7 @@ def test_days_that_no_reader_has_open_leave_the_cache(lake: Lake, spec: DatasetS
     assert days_held() == set(DAYS[:1])
 
 
-def test_a_day_written_again_is_fetched_again(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
+def test_a_rewritten_day_is_fetched_again(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
     for rows in (500, 300):
         write_table(lake, spec, rows)
         write_day(spec, DAY, lake, LocalRunner(), block_rows=16, window_blocks=4)
@@ -125,7 +127,7 @@ def test_a_day_written_again_is_fetched_again(lake: Lake, spec: DatasetSpec, tmp
         assert batch.sparse["s0"].values().tolist() == [*range(rows)]
 
 
-def test_what_a_crash_left_in_the_cache_is_checked(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
+def test_files_of_a_crashed_run_are_checked(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
     lake_folder = Path(lake.partition("mds_datasets", "made", DAY).path) / "train"
     whole = [ids(batch) for batch in BlockReader(lake, spec, [DAY], batch_size=50)]
     assert [ids(b) for b in BlockReader(lake, spec, [DAY], batch_size=50, cache=CacheConfig(tmp_path / "cache"))] == whole
@@ -133,13 +135,15 @@ def test_what_a_crash_left_in_the_cache_is_checked(lake: Lake, spec: DatasetSpec
     cut.write_bytes(cut.read_bytes()[:-5])
     flipped.write_bytes(flipped.read_bytes()[:-1] + b"?")
     gone.unlink()
-    shutil.copy(lake_folder / both.parent.name / f"{both.name}.zstd", both.parent)  # killed before it was removed
-    partly.rename(f"{partly}.zstd")  # and before it was all on the disk
+    shutil.copy(
+        lake_folder / both.parent.name / f"{both.name}.zstd", both.parent
+    )  # as if killed before the compressed file was deleted
+    partly.rename(f"{partly}.zstd")  # as if killed before decompression was complete
     assert [ids(b) for b in BlockReader(lake, spec, [DAY], batch_size=50, cache=CacheConfig(tmp_path / "cache"))] == whole
 
 
-@pytest.mark.parametrize("damage", ["flip", "lose"])
-def test_a_damaged_lake_is_told_and_nobody_waits(lake: Lake, spec: DatasetSpec, tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["flip", "delete"])
+def test_damage_in_the_lake_raises_at_every_read(lake: Lake, spec: DatasetSpec, tmp_path: Path, damage: str) -> None:
     reader = BlockReader(lake, spec, [DAY], batch_size=50, cache=CacheConfig(tmp_path / "cache"))
     path = sorted(Path(lake.partition("mds_datasets", "made", DAY).path).rglob("*.mds.zstd"))[2]
     data = path.read_bytes()
@@ -167,14 +171,14 @@ def test_a_limit_is_refused_unless_it_holds_indexes_and_shards(lake: Lake, spec:
         cached("lots")
 
 
-def test_a_cache_and_a_lake_do_not_lie_in_one_another(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
+def test_a_cache_and_a_lake_may_not_contain_one_another(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
     for folder in (tmp_path, Path(lake.root.path), Path(lake.root.path) / "mds_datasets"):
-        with pytest.raises(ValueError, match=r"EVERGREEN_CACHE.*name a folder apart"):
+        with pytest.raises(ValueError, match=r"EVERGREEN_CACHE.*use separate folders"):
             BlockReader(lake, spec, [DAY], batch_size=8, cache=CacheConfig(folder))
     assert sum(len(batch) for batch in BlockReader(lake, spec, DAYS, batch_size=50)) == 1077
 
 
-def test_what_others_keep_in_the_folder_stays(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
+def test_other_files_in_the_folder_are_kept(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
     strangers = [tmp_path / "cache" / part / "a/b/c/index.json" for part in ("", "evergreen-shards")]
     strangers.append(tmp_path / "cache/evergreen-shards/a/b/train-0123456789abcdef/index.json")
     for path in strangers:
@@ -185,7 +189,7 @@ def test_what_others_keep_in_the_folder_stays(lake: Lake, spec: DatasetSpec, tmp
 
 
 @pytest.mark.parametrize("order", ["time", "shuffled"])
-def test_a_low_limit_does_not_fetch_a_shard_for_nothing(
+def test_a_low_limit_fetches_each_shard_once(
     lake: Lake, spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: Any
 ) -> None:
     fetched: list[str] = []
@@ -203,7 +207,7 @@ def test_a_low_limit_does_not_fetch_a_shard_for_nothing(
     assert len(fetched) == len(set(fetched)) == 18
 
 
-def test_an_epoch_that_is_left_fetches_no_more(
+def test_an_abandoned_epoch_stops_prefetching(
     lake: Lake, spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     going, download = threading.Event(), _LakeStream._download_file
@@ -224,10 +228,10 @@ def test_an_epoch_that_is_left_fetches_no_more(
     going.set()
     assert reader._cache
     reader._cache._threads.shutdown()
-    assert len(files(tmp_path / "cache")) <= held + 2  # those that were on their way
+    assert len(files(tmp_path / "cache")) <= held + 2  # the downloads that had started
 
 
-def test_an_eviction_that_fails_is_told_and_holds_nobody_up(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
+def test_a_failed_eviction_raises_and_can_be_retried(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
     reader = BlockReader(lake, spec, DAYS, batch_size=50, cache=CacheConfig(tmp_path / "cache", "80kb"))
     assert reader._cache
     dataset = reader._cache._dataset
@@ -251,22 +255,22 @@ def test_a_rank_fetches_the_shards_of_its_own_nodes(lake: Lake, tmp_path: Path) 
             cache=CacheConfig(tmp_path / str(rank)),
         )  # fmt: skip
         rows += [row for batch in reader for row in ids(batch)]
-        assert 64 / ranks <= len(files(tmp_path / str(rank))) <= 64 / ranks + 1  # two nodes may meet in a shard
+        assert 64 / ranks <= len(files(tmp_path / str(rank))) <= 64 / ranks + 1  # a shard may belong to two nodes
     assert len(rows) == len(set(rows)) == 4096
 
 
 def read(
-    rank: int, ranks: int, root: str, told: str, state: dict[str, Any] | None, kill: tuple[int, int], options: Any
+    rank: int, ranks: int, root: str, reports: str, state: dict[str, Any] | None, kill: tuple[int, int], options: Any
 ) -> None:
-    """Be one rank: tell the rows of each batch, keep the state now and then; one rank dies at one batch."""
+    """Runs one rank: writes the rows of each batch and regular checkpoints to files; `kill` is a rank and a batch."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
-    dist.init_process_group("gloo", init_method=f"file://{told}/store", rank=rank, world_size=ranks)
+    dist.init_process_group("gloo", init_method=f"file://{reports}/store", rank=rank, world_size=ranks)
     reader = BlockReader(
         Lake.at(root), make_spec(validation=0, test=0), DAYS, batch_size=GLOBAL // ranks, rank=rank, world_size=ranks, **options
     )
     if state:
         reader.load_state_dict(state)
-    with Path(told, f"{rank}.jsonl").open("w") as file:
+    with Path(reports, f"{rank}.jsonl").open("w") as file:
         for batch in reader:
             taken = reader.state_dict()
             if (rank, taken["batches"]) == kill:
@@ -274,12 +278,12 @@ def read(
             print(json.dumps([taken["batches"], ids(batch)]), file=file, flush=True)
             dist.barrier()
             if rank == 0 and taken["batches"] % CHECKPOINT == 0:
-                Path(told, "state.json").write_text(json.dumps(taken))
+                Path(reports, "state.json").write_text(json.dumps(taken))
     dist.destroy_process_group()
 
 
 def run(ranks: int, *given: Any) -> list[int | None]:
-    """What so many processes ended with."""
+    """Runs `read` on `ranks` processes and returns their exit codes."""
     started = [processes.Process(target=read, args=(rank, ranks, *given)) for rank in range(ranks)]
     for process in started:
         process.start()
@@ -296,7 +300,7 @@ def run(ranks: int, *given: Any) -> list[int | None]:
     ],
     ids=["time", "num_canonical_nodes"],
 )
-def test_killed_ranks_go_on_as_other_ranks_at_the_same_row(
+def test_other_ranks_resume_at_the_row_where_ranks_were_killed(
     lake: Lake, spec: DatasetSpec, tmp_path: Path, options: dict[str, Any], limit: str | None
 ) -> None:
     reader = BlockReader(lake, spec, DAYS, batch_size=GLOBAL, **options)
@@ -305,19 +309,19 @@ def test_killed_ranks_go_on_as_other_ranks_at_the_same_row(
     state: dict[str, Any] | None = None
     options = {**options, "cache": CacheConfig(tmp_path / "cache", limit)}
     for ranks, victim, stop, kept in [(2, 1, 8, 6), (1, 0, 17, 15), (2, 0, 26, 24), (2, 0, 0, len(undisturbed))]:
-        told = tmp_path / str(stop)
-        told.mkdir()
-        ends = run(ranks, str(lake.root), str(told), state, (victim, stop), options)
+        reports = tmp_path / str(stop)
+        reports.mkdir()
+        ends = run(ranks, str(lake.root), str(reports), state, (victim, stop), options)
         assert ends[victim] == (-signal.SIGKILL if stop else 0)
-        assert None not in ends and (0 in ends) == (stop == 0)  # a rank that lost another neither ends well nor waits
-        parts = [[json.loads(line) for line in (told / f"{rank}.jsonl").open()] for rank in range(ranks)]
-        # What was read after the last checkpoint is lost, and read again.
+        assert None not in ends and (0 in ends) == (stop == 0)  # a rank whose peer was killed fails and does not wait
+        parts = [[json.loads(line) for line in (reports / f"{rank}.jsonl").open()] for rank in range(ranks)]
+        # Batches after the last checkpoint are lost and are read again.
         assert all(len(seen) + len(part) >= kept for part in parts)
         for batch in range(kept - len(seen)):
             assert {part[batch][0] for part in parts} == {len(seen) + 1}
             seen.append([row for part in parts for row in part[batch][1]])
         if stop:
-            state = json.loads((told / "state.json").read_text())
+            state = json.loads((reports / "state.json").read_text())
             assert state and state["batches"] == kept
     assert seen == undisturbed
     for epoch in range(reader.epochs):
@@ -328,10 +332,10 @@ def test_killed_ranks_go_on_as_other_ranks_at_the_same_row(
 
 def test_two_jobs_do_not_share_a_cache(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
     mine = BlockReader(lake, spec, DAYS, batch_size=8, cache=CacheConfig(tmp_path / "cache"))
-    told = tmp_path / "told"
-    told.mkdir()
-    assert run(1, str(lake.root), str(told), None, (0, 0), {"cache": CacheConfig(tmp_path / "cache")}) == [1]
-    assert not (told / "0.jsonl").exists()
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    assert run(1, str(lake.root), str(reports), None, (0, 0), {"cache": CacheConfig(tmp_path / "cache")}) == [1]
+    assert not (reports / "0.jsonl").exists()
     assert sum(len(batch) for batch in mine) == 1077
     del mine
-    assert run(1, str(lake.root), str(told), None, (0, 0), {"cache": CacheConfig(tmp_path / "cache")}) == [0]
+    assert run(1, str(lake.root), str(reports), None, (0, 0), {"cache": CacheConfig(tmp_path / "cache")}) == [0]

@@ -1,4 +1,4 @@
-"""Canonical nodes: each row of an epoch once, the same global batches for any number of ranks, in even parts."""
+"""Canonical nodes give each row of an epoch once, in the same global batches for any number of ranks, in even parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def rows_of(nodes: CanonicalNodes, batch: int, rank: int, world_size: int) -> li
 
 
 @given(rows=st.integers(1, 300), count=st.integers(1, 6), each=st.integers(1, 7), world_size=st.integers(1, 7))
-def test_batches_are_an_epoch_whatever_the_ranks(rows: int, count: int, each: int, world_size: int) -> None:
+def test_batches_partition_an_epoch_for_any_number_of_ranks(rows: int, count: int, each: int, world_size: int) -> None:
     nodes = CanonicalNodes(rows, count, count * each)
     batches = -(-rows // nodes.global_batch)
     seen = []
@@ -29,7 +29,7 @@ def test_batches_are_an_epoch_whatever_the_ranks(rows: int, count: int, each: in
 
 
 @given(rows=st.integers(1, 300), world_size=st.integers(1, 4), per_rank=st.integers(1, 3), each=st.integers(1, 5))
-def test_a_rank_keeps_to_its_own_nodes(rows: int, world_size: int, per_rank: int, each: int) -> None:
+def test_a_rank_reads_only_its_own_nodes(rows: int, world_size: int, per_rank: int, each: int) -> None:
     nodes = CanonicalNodes(rows, world_size * per_rank, world_size * per_rank * each)
     for batch in range(rows // nodes.global_batch):
         for rank in range(world_size):
@@ -40,6 +40,6 @@ def test_a_rank_keeps_to_its_own_nodes(rows: int, world_size: int, per_rank: int
 
 
 @pytest.mark.parametrize("count", [0, -2, 5])
-def test_lanes_divide_the_global_batch(count: int) -> None:
+def test_canonical_nodes_divide_the_global_batch(count: int) -> None:
     with pytest.raises(ValueError, match=r"^num_canonical_nodes: expected a divisor of the global batch"):
         CanonicalNodes(100, count, 12)

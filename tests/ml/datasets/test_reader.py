@@ -1,4 +1,4 @@
-"""The reader's promises, over seeds, batch sizes, ranks, epochs and shapes of data: each row once, in the order asked for."""
+"""The reader gives each row once, in the requested order, for any seed, batch size, number of ranks and epochs, and schema."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write(lake: Lake, spec: DatasetSpec, day: str = DAY, block_rows: int = 16, w
 
 
 def ids(batches: Sequence[Batch]) -> list[int]:
-    """The first sparse feature of each row; in these tables, the row's number."""
+    """Returns the first sparse feature of each row, which is the row's number in these tables."""
     return [i for batch in batches for i in batch.sparse["s0"].values().tolist()]
 
 
@@ -48,7 +48,7 @@ def assert_same(one: Batch, other: Batch) -> None:
 
 @pytest.mark.parametrize("splits", [{"by": "time", "validation": 0.1, "test": 0.1}, HASHED])
 @pytest.mark.parametrize(("dense", "single", "multi"), [(3, 4, 1), (0, 2, 0), (2, 1, 3), (0, 1, 2)])
-def test_all_splits_in_time_order_are_the_feature_table(
+def test_all_splits_in_time_order_equal_the_feature_table(
     lake: Lake, dense: int, single: int, multi: int, splits: dict[str, float]
 ) -> None:
     spec = make_spec(dense, single, multi, **splits)
@@ -132,7 +132,7 @@ def test_time_order_over_days_and_ranks(lake: Lake) -> None:
         assert ids([rank[step] for rank in ranks]) == ids([whole])
 
 
-def test_time_split_keeps_the_future_for_last(lake: Lake) -> None:
+def test_time_split_puts_the_last_rows_into_test(lake: Lake) -> None:
     spec = make_spec(validation=0.15, test=0.25)
     write_table(lake, spec, 1000)
     write(lake, spec)
@@ -161,8 +161,8 @@ def test_shuffled_order_differs_by_epoch_and_mixes(lake: Lake) -> None:
     reader = BlockReader(lake, spec, [DAY], batch_size=256, order="shuffled", epochs=2, blocks_per_shuffle=64)
     seen = np.array(ids(list(reader))).reshape(2, -1, 256)
     assert (seen[0] != seen[1]).mean() > 0.99
-    # Eight windows of 256 rows make a shuffle block of 2048: a batch must spread over the day as that many windows do, and
-    # neighbours in a batch must be strangers in time. In time order both figures are near 0.
+    # A shuffle block has 8 windows of 256 rows. The rows of a batch must spread over the day as widely as these windows, and
+    # neighbours in a batch must be far apart in time. In time order both numbers are near 0.
     assert np.ptp(seen[0], axis=1).min() > rows / 2
     assert np.abs(np.diff(seen[0], axis=1)).mean() > rows / 6
     again = BlockReader(lake, spec, [DAY], batch_size=256, order="shuffled", epochs=2, blocks_per_shuffle=64)
@@ -208,7 +208,7 @@ def test_resume_at_every_batch_also_with_other_ranks(lake: Lake, order: str, num
         assert ranks[0].state_dict()["batches"] == len(whole)
 
 
-def test_an_iterator_begins_at_the_beginning_unless_a_state_was_loaded(lake: Lake) -> None:
+def test_an_iterator_starts_from_the_beginning_unless_a_state_was_loaded(lake: Lake) -> None:
     spec = make_spec()
     write_table(lake, spec, 300)
     write(lake, spec)
@@ -228,7 +228,7 @@ def test_an_iterator_begins_at_the_beginning_unless_a_state_was_loaded(lake: Lak
 
 @pytest.mark.parametrize("rows", [0, 1, 2])
 @pytest.mark.parametrize("order", ["time", "shuffled"])
-def test_days_of_hardly_any_row(lake: Lake, rows: int, order: str) -> None:
+def test_days_with_few_rows(lake: Lake, rows: int, order: str) -> None:
     spec = make_spec()
     write_table(lake, spec, rows, parts=1)
     write(lake, spec)
@@ -246,7 +246,7 @@ def test_a_rank_without_rows_gets_an_empty_batch(lake: Lake) -> None:
     assert last[1].sparse.stride() == 0 and last[1].dense.shape == (0, 3)
 
 
-def test_a_state_of_another_reading_is_refused(lake: Lake) -> None:
+def test_a_state_of_a_different_reader_is_refused(lake: Lake) -> None:
     spec = make_spec()
     write_table(lake, spec, 300)
     write(lake, spec)

@@ -1,4 +1,4 @@
-"""Batches of requests: the tensors of the feature table, without labels, and a clear error where labels are read."""
+"""Batches of requests equal the batches of the feature table without labels, and reading a label raises a clear error."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def assert_same_features(one: Batch, other: Batch) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 3, 250])
-def test_a_request_is_the_batch_of_the_feature_table(rows: int) -> None:
+def test_a_request_equals_the_batch_of_the_feature_table(rows: int) -> None:
     spec = shop()
     words = some_vocabularies(spec)[1]
     day = as_batch(shop_day(spec, 0, rows))
@@ -62,7 +62,7 @@ def test_rows_of_the_real_log_one_by_one(catalog: dict[str, DatasetSpec], real_l
 
 
 @pytest.mark.parametrize("name", ["labels", "sample_rate", "event_time"])
-def test_what_a_request_lacks_is_named(name: str) -> None:
+def test_the_error_names_the_missing_field(name: str) -> None:
     spec = shop(sparse=["item"])
     batch = RequestTransform(spec)(as_batch(shop_day(spec, 0, 4)))
     with pytest.raises(Unlabelled, match=f"^the batch has no {name}: it was made from a request"):

@@ -1,4 +1,4 @@
-"""Shuffle blocks over made-up shards: the rows asked for, each once, with no shard that holds none of them."""
+"""Shuffle blocks of made-up shards hold each requested row once, and no shard without a requested row."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_parts_of_an_epoch_hold_each_row_once(sizes: list[int], cuts: list[float
 
 
 @given(sizes=SIZES, at=st.floats(0, 1))
-def test_no_rows_are_one_empty_shuffle_block(sizes: list[int], at: float) -> None:
+def test_an_empty_range_is_one_empty_shuffle_block(sizes: list[int], at: float) -> None:
     place = round(at * sum(sizes))
     (block,) = shuffle_blocks_between(place, place, made(sizes), partial(by_blocks, blocks=4))
     assert block.begin == block.end == place and len(block.shards) == 1

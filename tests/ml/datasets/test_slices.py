@@ -1,4 +1,4 @@
-"""Slices of a reader: they partition its rows in time order, for any number of ranks, and can be resumed anywhere."""
+"""The slices of a reader partition its rows in time order, for any number of ranks, and reading resumes at any batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.helpers.feature_table import DAY, make_spec, write_table
 from tests.helpers.trials import examples
 
 ROWS = 500
-SPAN = 20 / MICROSECONDS_PER_MINUTE  # minutes: 20 microseconds, since the rows of the test are that close
+SPAN = 20 / MICROSECONDS_PER_MINUTE  # 20 microseconds in minutes, because the test's rows are this close
 
 
 @pytest.fixture

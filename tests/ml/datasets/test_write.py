@@ -1,4 +1,4 @@
-"""What is written: the same bytes whoever writes them, nothing partial, nothing from a table that is not the spec's."""
+"""Training data has the same bytes with any runner, is never partial, and needs a feature table that matches the spec."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ HASHED = {"by": "hash", "validation": 0.2, "test": 0.3}
 
 
 def digests(lake: Lake, day: str = DAY) -> dict[str, str]:
-    """SHA-256 of every file of a written day, manifest included, by its path inside the partition."""
+    """Returns the SHA-256 of every file of a written day, including the manifest, by its path inside the partition."""
     folder = Path(lake.partition("mds_datasets", "made", day).path)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.mark.parametrize("splits", [{"by": "time", "validation": 0.1, "test": 0.1}, HASHED])
-def test_same_bytes_however_the_work_is_divided(lake: Lake, splits: dict[str, float]) -> None:
+def test_same_bytes_for_any_division_into_tasks(lake: Lake, splits: dict[str, float]) -> None:
     spec = make_spec(**splits)
     write_table(lake, spec, 1000)
     found = []
@@ -56,14 +56,14 @@ def test_same_bytes_however_the_work_is_divided(lake: Lake, splits: dict[str, fl
 
 
 class RepeatingRunner(LocalRunner):
-    """Runs each task twice, as Spark does with one whose executor was lost after the work was done."""
+    """Runs each task twice, as Spark does if an executor is lost after it has finished a task."""
 
     def map(self, function: Callable[[T], R], tasks: Sequence[T]) -> list[R]:
         super().map(function, tasks)
         return super().map(function, tasks)
 
 
-def test_same_bytes_where_tasks_ran_twice(lake: Lake) -> None:
+def test_same_bytes_if_tasks_run_twice(lake: Lake) -> None:
     spec = make_spec(**HASHED)
     write_table(lake, spec, 500)
     found = []
@@ -83,7 +83,7 @@ def test_same_bytes_on_spark(lake: Lake, spark: SparkSession) -> None:
     assert digests(lake) == here
 
 
-def test_figures_manifest_and_files_agree(lake: Lake) -> None:
+def test_statistics_manifest_and_files_agree(lake: Lake) -> None:
     spec = make_spec(validation=0.2, test=0.0)
     write_table(lake, spec, 1000)
     written = write_day(spec, DAY, lake, LocalRunner(), block_rows=16, window_blocks=4)
@@ -119,10 +119,10 @@ def test_rows_are_permuted_within_a_window_and_stay_in_it(lake: Lake) -> None:
     places = [np.concatenate(read_blocks(shard)["position"]).view(np.int64) for shard in shards]
     assert [sorted(window.tolist()) for window in places] == [[*range(256)], [*range(256, 512)]]
     for window in places:
-        assert np.abs(np.diff(window)).mean() == pytest.approx(256 / 3, rel=0.2)  # of a random order
+        assert np.abs(np.diff(window)).mean() == pytest.approx(256 / 3, rel=0.2)  # the mean in a random order
 
 
-def test_mixing_is_distinct_for_distinct_positions_and_spread_evenly() -> None:
+def test_hashes_of_positions_are_distinct_and_spread_evenly() -> None:
     mixed = hash_positions(12345, np.arange(200_000))
     assert np.unique(mixed).size == mixed.size
     assert np.histogram(mixed >> np.uint64(56), bins=256)[0].std() < 2 * np.sqrt(200_000 / 256)
@@ -131,17 +131,17 @@ def test_mixing_is_distinct_for_distinct_positions_and_spread_evenly() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.set_column(0, "event_time", pa.array(np.arange(300)[::-1].copy())), "row 1 happened before"),
+        (lambda t: t.set_column(0, "event_time", pa.array(np.arange(300)[::-1].copy())), "row 1 has an earlier event time"),
         (lambda t: t.set_column(t.schema.get_field_index("d1"), "d1", pa.nulls(300, pa.float32())), "'d1' has 64 nulls"),
         (
             lambda t: t.set_column(t.schema.get_field_index("m0"), "m0", pa.array([[]] * 300, pa.list_(pa.int64()))),
-            "'m0' has a null in a list, or a list without a value",
+            "'m0' has a null in a list, or an empty list",
         ),
         (lambda t: t.drop_columns(["s1"]), "not the feature table of made"),
         (lambda t: t.replace_schema_metadata({}), "found none"),
     ],
 )
-def test_a_table_that_is_not_as_promised_is_refused(lake: Lake, change: object, message: str) -> None:
+def test_an_invalid_feature_table_is_refused(lake: Lake, change: object, message: str) -> None:
     spec = make_spec()
     write_table(lake, spec, 300, parts=1)
     path = Path(lake.partition("cleaned_features", "made", DAY).path) / "rows" / "part-00000.parquet"
@@ -157,7 +157,7 @@ def test_disorder_between_windows_is_refused(lake: Lake) -> None:
     write_table(lake, spec, 300, parts=2)
     rows = Path(lake.partition("cleaned_features", "made", DAY).path) / "rows"
     (rows / "part-00000.parquet").rename(rows / "part-00002.parquet")
-    with pytest.raises(ValueError, match="row 150 happened before"):
+    with pytest.raises(ValueError, match="row 150 has an earlier event time"):
         write_day(spec, DAY, lake, LocalRunner(), block_rows=15, window_blocks=10)
 
 
@@ -196,7 +196,7 @@ def test_kill_in_the_middle_then_rerun_gives_the_same_bytes(lake: Lake) -> None:
     assert not lake.has("mds_datasets", "made", DAY) and len(list(staging.glob("train/*"))) < 500
     write_day(spec, DAY, lake, LocalRunner(), block_rows=16, window_blocks=1)
     again = digests(lake)
-    assert not list(staging.parent.iterdir()), "what the killed writer left is gone"
+    assert not list(staging.parent.iterdir()), "the files of the killed writer are deleted"
     clean = Lake.at(lake.root.parent / "clean")
     write_table(clean, spec, 16 * 600)
     write_day(spec, DAY, clean, LocalRunner(), block_rows=16, window_blocks=1)
