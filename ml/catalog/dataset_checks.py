@@ -1,4 +1,4 @@
-"""What the keys of a catalog entry require of each other. Each check raises a fault that names the key."""
+"""Checks of the keys of a catalog entry against each other. Each check raises an error that names the key."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Document:
         self.path, self.data, self._root = path, data, root
 
     def line(self, keys: Sequence[str | int]) -> int:
-        """Line number, from 1, of the deepest of these nested keys and list positions that the file contains."""
+        """Returns the line number, from 1, of the deepest of these nested keys and list positions in the file."""
         node, line = self._root, self._root.start_mark.line
         for key in keys:
             below = _below(node, key)
@@ -139,6 +139,6 @@ def _check(path: Path, value: Any, keys: tuple[str | int, ...], above: set[int],
 
 
 def shown(value: Any) -> str:
-    """A value as error messages show it, truncated."""
+    """Formats a value for an error message, in at most 80 characters."""
     text = repr(value) if not isinstance(value, int) or -INT64 <= value < INT64 else "a very large number"
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,6 +1,6 @@
-"""What one log is: where its files are stored and how they are read, apart from what is learned from them.
+"""The model of one log: where its files are stored and how they are read, without features and labels.
 
-A `LogSpec` is all that `ml.logs` knows of a dataset. A dataset has one log today (`DatasetSpec.log`); it can have several,
+`ml.logs` needs only the `LogSpec` of a dataset. A dataset has one log today (`DatasetSpec.log`); it can have several,
 such as impressions and actions, because each log names the stage of the lake that its days are written to.
 """
 
@@ -98,7 +98,7 @@ class LogSpec(Strict):
 
 
 def hash_of(model: BaseModel, exclude: dict[str, set[str]] | set[str]) -> str:
-    """Hash of a model's values as JSON, 16 hexadecimal digits."""
+    """Returns a hash of a model's values as JSON: 16 hexadecimal digits."""
     values = model.model_dump(mode="json", exclude=exclude)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -162,11 +162,11 @@ class DatasetSpec(Strict):
 
     @property
     def zone(self) -> ZoneInfo:
-        """The time zone in which a day is a day."""
+        """The time zone that defines days."""
         return self.log.zone
 
     def days(self, last: date | None = None) -> list[str]:
-        """Partition keys (`YYYY-MM-DD`) of the log, in order; see `LogSpec.days`."""
+        """Lists the partition keys (`YYYY-MM-DD`) of the log, in order; see `LogSpec.days`."""
         return self.log.days(last)
 
     def previous_day(self, day: str) -> str | None:
@@ -193,7 +193,7 @@ class DatasetSpec(Strict):
         return hashlib.sha256(f"{_IDS} {self.log.fingerprint} {features}".encode()).hexdigest()[:16]
 
     def fingerprint_of(self, stage: str) -> str:
-        """The fingerprint that partitions of a stage carry: the log's for its raw rows, the dataset's for all that follows."""
+        """Returns the fingerprint of a stage's partitions: the log's for raw rows, the dataset's for later stages."""
         return self.log.fingerprint if stage == self.log.stage else self.fingerprint
 
 

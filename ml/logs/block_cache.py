@@ -25,7 +25,7 @@ from ml.logs.validated_blocks import ValidatedBlock, read_validated_blocks
 
 MAX_BYTES = 8 << 30
 _FORMAT = 2  # increase it when the content of cached files changes
-_UNPACKED = 6  # text is about this much larger than a .gz or .zst file of it
+_UNPACKED = 6  # approximate ratio of text to its .gz or .zst file
 _DIGEST = 16  # bytes of the XXH3 hash that a cached file begins with
 _BAD_SCHEMA = pa.schema([("line", pa.int64()), ("day", pa.int32()), ("reason", pa.string()), ("text", pa.binary())])
 
@@ -35,9 +35,9 @@ class BlockCache:
     """Cached blocks of one log, one Arrow file each.
 
     Attributes:
-        folder: Where the files are.
-        reading: Fingerprint of how the log is read. Blocks of another reading are never returned.
-        max_bytes: Bytes of log text whose blocks are kept, about. Cached blocks are smaller than the text.
+        folder: Folder of the cached files.
+        reading: Fingerprint of how the log is read. Blocks with another fingerprint are never returned.
+        max_bytes: Approximate bytes of log text whose blocks are kept. Cached blocks are smaller than the text.
     """
 
     folder: UPath
@@ -77,7 +77,7 @@ class BlockCache:
         return frozenset(fitting)
 
     def write(self, file: LogFile, block: ValidatedBlock) -> None:
-        """Keeps one block."""
+        """Stores one block."""
         path = self._path(file, block.index)
         self.folder.mkdir(parents=True, exist_ok=True)
         staged = path.with_name(f".{path.name}.{uuid4().hex}")  # another process can index the same file
@@ -99,7 +99,7 @@ class BlockCache:
             staged.rename(path)
 
     def read(self, file: LogFile, index: int) -> ValidatedBlock | None:
-        """One block, or None if it is not cached, or not as it was written."""
+        """Returns a block, or None if it is not cached or its file is damaged."""
         try:
             whole = memoryview(self._path(file, index).read_bytes())
         except FileNotFoundError:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ml.logs.sources import LogFile
 from ml.logs.streams import BLOCK
 
-# Unpacked bytes per task: enough to outweigh the cost of a task, few enough to share a day among a few cores.
+# Unpacked bytes per task: enough to outweigh the cost of starting a task, and few enough to use several cores for a day.
 TASK_BYTES = 16 << 20
 
 
@@ -30,7 +30,7 @@ class BlockRange:
 
     @property
     def size(self) -> int:
-        """Bytes to read, about."""
+        """Approximate number of bytes to read."""
         return len(self.wanted) * BLOCK if self.file.splittable and self.wanted is not None else self.file.size
 
 

@@ -4,7 +4,7 @@
 """
 
 # pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at import, out of a type checker's sight)
+# (pyarrow.compute creates its functions at import, so type checkers do not see them)
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def write_part(part: tuple[str, Sequence[RunRange]]) -> None:
 
 
 def read_range(part: RunRange) -> pa.Table:
-    """Read the rows of a range of a sorted run."""
+    """Reads the rows of a range of a sorted run."""
     with UPath(part.path).open("rb") as file, pa.ipc.open_file(file) as reader:
         low, high = part.start // BATCH_ROWS, -(-part.stop // BATCH_ROWS)
         batches = [reader.get_batch(i) for i in range(low, high)]
@@ -137,7 +137,7 @@ def read_range(part: RunRange) -> pa.Table:
 def write_parquet(tables: Iterable[pa.Table], schema: pa.Schema, path: str) -> None:
     """Writes a file of rows that are in event-time order.
 
-    Rows are ordered by event time, so its least and greatest values are the only ones that tell row groups apart.
+    Rows are ordered by event time, so only its minimum and maximum distinguish row groups.
     """
     batches = (batch for table in tables for batch in table.to_batches())
     write_batches(batches, schema, path, row_group=ROW_GROUP, statistics=[EVENT_TIME])

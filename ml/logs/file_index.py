@@ -1,4 +1,4 @@
-"""What one file of a log holds, block by block, and the copy of it that the lake keeps between runs.
+"""The index of one file of a log, by block, and its storage in the lake between runs.
 
 `ml.logs.index` builds these and combines them into the index of a log.
 """
@@ -102,7 +102,7 @@ class FileIndexStore:
         return FileIndex(file, tuple(BlockIndex(**block) for block in found["blocks"]))
 
     def save(self, index: FileIndex) -> None:
-        """Keeps the index of a file in place of an earlier one."""
+        """Stores the index of a file, and replaces an earlier one."""
         text = json.dumps(self._identity(index.file) | {"blocks": [asdict(block) for block in index.blocks or ()]})
         path = self._path(index.file)
         staged = path.with_name(f".{path.name}.{uuid4().hex}")  # another process can index the same file

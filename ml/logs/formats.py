@@ -1,4 +1,4 @@
-"""Reads a file's blocks whatever its format: the one entry for everything that reads log files."""
+"""Reads the blocks of a file in any format. All code that reads log files uses this module."""
 
 from __future__ import annotations
 

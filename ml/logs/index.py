@@ -91,7 +91,7 @@ class LogIndex:
             lake: Keeps what files hold, in `log_index/`.
             runner: Runs the tasks that read files.
             day: With dated paths, index only the files that can hold rows of this day.
-            cache_bytes: Bytes of log text, about, whose parsed blocks are kept in the lake.
+            cache_bytes: Approximate bytes of log text whose parsed blocks are kept in the lake.
 
         Raises:
             NoLogs: There are no files.

@@ -74,8 +74,8 @@ def ingest_day(
         folder: The landing folder, local or any fsspec URL.
         lake: Where the partition is written.
         runner: Runs the tasks.
-        task_bytes: Unpacked bytes that one task reads, about.
-        part_rows: Rows of one part, about.
+        task_bytes: Approximate number of unpacked bytes that one task reads.
+        part_rows: Approximate number of rows of one part.
 
     Raises:
         NoLogs: There are no files; with dated paths, no file of that day.
@@ -128,7 +128,7 @@ def ingest_day(
 
 
 def is_current(log: LogSpec, day: str, folder: str | UPath, lake: Lake, runner: Runner | None = None) -> bool:
-    """Whether the day in the lake was made from the present files, read as the log is now described.
+    """Returns whether the day in the lake was made from the current files under the current `LogSpec`.
 
     New and changed files of a log without dated paths are indexed to find out.
 
@@ -174,7 +174,7 @@ def _first_lines(index: LogIndex, done: Sequence[TaskResult]) -> dict[tuple[int,
 
 
 def _quarantined(done: Sequence[TaskResult], first: dict[tuple[int, int], int], reasons: Counter[str]) -> Iterator[pa.Table]:
-    """Quarantined lines of all tasks, numbered as in their files. Counts them by reason on the way."""
+    """Quarantined lines of all tasks, numbered as in their files, and counts them by reason."""
     for one in done:
         if one.bad is None:
             continue

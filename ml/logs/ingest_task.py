@@ -31,7 +31,7 @@ _BAD_SCHEMA = pa.schema([pa.field("file_number", pa.int64()), pa.field("block", 
 
 @dataclass(frozen=True)
 class IngestJob:
-    """What all tasks of a day share.
+    """Settings that all tasks of a day share.
 
     Attributes:
         log: The log.
@@ -39,7 +39,7 @@ class IngestJob:
         staging: Folder in which the partition is written.
         in_order: Whether the log's blocks are in time order, so that rows become parts without sorting.
         parts: In a log without a clock: the line at which each day begins, int64 [days + 1].
-        part_rows: Rows of one part, about.
+        part_rows: Approximate number of rows of one part.
         cache: Blocks that were parsed for the index.
     """
 
@@ -84,7 +84,7 @@ def raw_schema(log: LogSpec) -> pa.Schema:
 
 
 def part_path(staging: UPath, *number: int) -> str:
-    """Path of a part of the day's rows. Paths sort as their numbers do."""
+    """Returns the path of a part of the day's rows. Paths sort in the order of their numbers."""
     return str(staging / "rows" / f"part-{'-'.join(f'{n:05d}' for n in number)}.parquet")
 
 

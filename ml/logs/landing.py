@@ -1,6 +1,6 @@
 """Finds the days whose files have landed, and whether the lake holds them as the files are now.
 
-Sensors decide with it what to run; `ml.logs.ingest` ingests a day.
+Sensors use it to decide which days to run. `ml.logs.ingest` ingests a day.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def landed_days(log: LogSpec, folder: str | UPath, lake: Lake, runner: Runner | 
     if log.source.dated:  # rows can spill into days whose own files have not arrived yet
         found = {file.file.day.isoformat() for file in index.files if file.file.day}
     else:
-        found = {*index.signatures, *lake.days(log.stage, log.dataset)}  # a day can have lost all its lines to another
+        found = {*index.signatures, *lake.days(log.stage, log.dataset)}  # all lines of a day can have moved to another day
         bounds = [day_index(log, end(found)) for end in (min, max) if found] or [0, -1]
         found = {day_key(log, i) for i in range(bounds[0], bounds[1] + 1)}
     days = sorted(found & set(log.days(yesterday(log.zone))))

@@ -1,7 +1,7 @@
 """Reads Parquet files as parsed blocks: row groups count as blocks, rows as lines."""
 
 # pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at import, out of a type checker's sight)
+# (pyarrow.compute creates its functions at import, so type checkers do not see them)
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The common form of a parsed block: typed rows and quarantined lines, whatever the file's format.
 
-`ml.logs.formats` reads files into such blocks. `ml.logs.validate_rows` judges what the rows mean (time, day, label).
+`ml.logs.formats` reads files into such blocks. `ml.logs.validate_rows` validates the content of rows (time, day, label).
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def _members(source: Source, path: UPath, name: str, day: date | None) -> list[L
         raise WrongFile(f"{name}: Parquet inside an archive is not supported; unpack the archive in the landing folder")
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            # If a name occurs twice, the last member counts, as it does when unpacking.
+            # If a name occurs twice, the last member is used, as unpacking does.
             named = {i.filename: i for i in archive.infolist()}.values()
             infos = [i for i in named if not i.is_dir() and _is_member(i.filename, source.members)]
     except zipfile.BadZipFile:
@@ -129,7 +129,7 @@ def _members(source: Source, path: UPath, name: str, day: date | None) -> list[L
 
 
 def _is_member(name: str, pattern: str) -> bool:
-    """Whether a member belongs to the log. The metadata that macOS adds to archives never does."""
+    """Returns whether a member belongs to the log. Metadata that macOS adds to archives does not."""
     return fnmatch.fnmatchcase(name, pattern) and not name.startswith("__MACOSX/")
 
 

@@ -1,10 +1,10 @@
-"""Judges typed rows: their event time, their day, and whether their label can be used. Rows that fail go to quarantine.
+"""Validates typed rows: their event time, their day and their label. Rows that fail are quarantined.
 
 `ml.logs.formats` reads the rows.
 """
 
 # pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at import, out of a type checker's sight)
+# (pyarrow.compute creates its functions at import, so type checkers do not see them)
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNPLACED = -1
 
 @dataclass(frozen=True)
 class ValidatedRows:
-    """The verdict on N typed rows.
+    """The result of validating N typed rows.
 
     Attributes:
         times: Event times, int64 [N], microseconds since 1970 UTC; 0 in a log without a clock.
@@ -41,7 +41,7 @@ class ValidatedRows:
 
 
 def validate_rows(log: LogSpec, table: pa.Table, file_day: int | None) -> ValidatedRows:
-    """Judges the rows of one file.
+    """Validates the rows of one file.
 
     Args:
         log: The log, with its clock, days and label column.

@@ -1,4 +1,4 @@
-"""Reads blocks with the times and days of their rows and bad lines: what the index and ingestion have in common.
+"""Reads blocks with the times and days of their rows and bad lines: the part that the index and ingestion share.
 
 `ml.logs.index` decides which blocks a day needs, `ml.logs.ingest` writes a day's rows.
 """

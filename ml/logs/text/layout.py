@@ -74,7 +74,7 @@ def rename_fields(source: Source, found: Sequence[str], file: str, where: str) -
         The names in the file's order.
 
     Raises:
-        WrongFile: A column of the source is absent, or is there twice.
+        WrongFile: A column of the source is absent or occurs twice.
     """
     names = tuple(source.rename.get(name.strip(), name.strip()) for name in found)
     if missing := [column for column in source.columns if column not in names]:

@@ -1,7 +1,7 @@
-"""Parses a block of lines into typed rows and quarantined lines. The verdict on a line never depends on its neighbours.
+"""Parses a block of lines into typed rows and quarantined lines. The result for a line never depends on its neighbours.
 
 The whole block goes to Arrow's reader first. Only if the reader does not return exactly one row per line is the block
-searched for the bad lines and read again without them. `ml.logs.validate_rows` judges the time and label of a typed row.
+searched for the bad lines and read again without them. `ml.logs.validate_rows` validates the time and label of a typed row.
 """
 
 from __future__ import annotations

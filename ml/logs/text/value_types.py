@@ -1,7 +1,7 @@
 """Finds the texts of a column that are not values of its type, with the conversions that Arrow's CSV reader uses."""
 
 # pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at import, out of a type checker's sight)
+# (pyarrow.compute creates its functions at import, so type checkers do not see them)
 
 from __future__ import annotations
 

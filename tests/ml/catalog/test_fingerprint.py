@@ -1,4 +1,4 @@
-"""Which changes of a catalog entry change its fingerprint, so that days are made again."""
+"""A change of a catalog entry changes its fingerprint if days must be made again."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def load(folder: Path, name: str, content: bytes | str | dict[str, Any]) -> Any:
 
 
 def refusal(folder: Path, name: str, content: bytes | str | dict[str, Any]) -> str:
-    """The message, which names the file on each of its lines."""
+    """Returns the error message, and checks that each of its lines names the file."""
     with pytest.raises(CatalogError) as refused:
         load(folder, name, content)
     message = str(refused.value)
@@ -51,7 +51,7 @@ def data_of(name: str) -> dict[str, Any]:
 
 
 def walk(value: Any, keys: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
-    """All values below, with their paths; overrides of recipes are left out."""
+    """Yields all values below, with their paths, except overrides of recipes."""
     if "overrides" in keys:
         return
     if keys:
@@ -310,7 +310,7 @@ def test_what_is_not_a_catalog_entry_is_refused(tmp_path: Path, case: str) -> No
     assert re.search(said, message), message
 
 
-def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "criteo.yaml").mkdir()
     with pytest.raises(CatalogError, match=r"criteo\.yaml: cannot be read: "):
         load_dataset(tmp_path / "criteo.yaml")

@@ -54,7 +54,7 @@ def test_a_recipe_file_with_an_old_key_is_refused_by_its_name(tmp_path: Path, ol
         load_recipe("mine", folder=tmp_path)
 
 
-def test_a_dataset_is_told_in_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_key_of_a_dataset_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RENAMED, "days_of_demo", "demo_days")
     text = (CATALOG / "synthetic.yaml").read_text() + "\ndays_of_demo: 3\n"
     (tmp_path / "synthetic.yaml").write_text(text)

@@ -1,4 +1,4 @@
-"""Blocks that indexing parsed are not parsed again, give the same bytes as parsing does, and stay within their bound."""
+"""Cached blocks are not parsed again, give the same bytes as parsing, and stay within the size limit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RUNNER = LocalRunner()
 
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Every block that is parsed, as (file, block)."""
+    """Records every block that is parsed, as (file, block)."""
     found: list[tuple[str, int]] = []
 
     def read_blocks(source: Any, file: Any, *more: Any) -> Iterator[Any]:
@@ -43,7 +43,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 def write_log(folder: Path, in_order: bool, **sizes: int) -> None:
-    """A log that was written an hour ago."""
+    """Writes a log whose files are an hour old."""
     write_new_log(folder, in_order, **sizes)
     settle(*folder.glob("*.csv"))
 
@@ -59,7 +59,7 @@ def cached(lake: Lake) -> list[Path]:
 
 
 def ingest(log: LogSpec, logs: Path, lake: Lake) -> dict[str, str]:
-    """Digest of each file of the day's partition."""
+    """Ingests a day and returns the digest of each file of its partition."""
     ingest_day(log, DAY, logs, lake, RUNNER, task_bytes=70_000, part_rows=1500)
     folder = Path(lake.partition("raw_logs", "small", DAY).path)
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
@@ -91,7 +91,7 @@ def test_a_day_is_the_same_bytes_from_parsed_and_from_cached_blocks(
     assert len(parsed) > len(lost) + 2
 
 
-def test_a_block_that_was_cut_anywhere_is_parsed_again(tmp_path: Path, lake: Lake) -> None:
+def test_a_truncated_block_is_parsed_again(tmp_path: Path, lake: Lake) -> None:
     (tmp_path / "0.csv").write_text(f"{MIDNIGHT},a,1.0,1\nbad\n")
     settle(tmp_path / "0.csv")
     index = LogIndex.build(spec(), tmp_path, lake, RUNNER)
@@ -167,7 +167,7 @@ def test_a_file_rewritten_within_one_tick_of_the_clock_is_read_again(tmp_path: P
     ],
     ids=["crc", "etag", "old", "future", "stamp as text", "modified as text", "size alone"],
 )
-def test_only_files_whose_every_change_shows_are_settled(stamp: str, settled: bool) -> None:
+def test_a_file_is_settled_if_every_change_changes_its_stamp(stamp: str, settled: bool) -> None:
     assert LogFile("/logs/0.csv", None, 9, stamp, None, "0.csv").is_settled == settled
 
 

@@ -33,7 +33,7 @@ def micros(moment: datetime) -> int:
 
 
 @pytest.mark.parametrize("zone", ["UTC", "America/Sao_Paulo", "Europe/Berlin", "Asia/Kathmandu", "Australia/Lord_Howe"])
-def test_days_are_days_on_the_wall(zone: str) -> None:
+def test_days_follow_the_local_time_zone(zone: str) -> None:
     days = spec(zone, date(2017, 1, 1), date(2018, 12, 31))
     bounds, info = day_bounds(days), ZoneInfo(zone)
     assert (np.diff(bounds) > 22 * 3_600_000_000).all()
@@ -54,7 +54,7 @@ def test_sao_paulo_has_no_midnight_on_15_october_2017(catalog: dict[str, Dataset
 
 
 @pytest.mark.parametrize("key", ["2017-10-17", "2017-09-30", "yesterday", ""])
-def test_a_key_that_is_no_day_of_the_log_is_refused(key: str, catalog: dict[str, DatasetSpec]) -> None:
+def test_a_key_outside_the_days_of_the_log_is_refused(key: str, catalog: dict[str, DatasetSpec]) -> None:
     with pytest.raises(ValueError, match="its days run from 2017-10-01 to 2017-10-16"):
         day_index(catalog["globo"].log, key)
 
@@ -98,7 +98,7 @@ WRONG_TIMES = ["", "x", "2026-02-30", "2026-13-01", "2026-01-01T24:00", "2026-01
 
 
 @pytest.mark.parametrize("text", [*WRONG_TIMES, "2026-01-01T10:00+", "2026-1-1", "2026-00-01", "2026-01-00", None])
-def test_what_is_no_time_is_not_taken_for_one(text: str | None) -> None:
+def test_invalid_times_are_not_parsed(text: str | None) -> None:
     column = pa.chunked_array([pa.array(["2026-01-01", text], pa.string())])
     assert event_times(column, Time(column="t", unit="iso8601"))[1].tolist() == [True, False]
 

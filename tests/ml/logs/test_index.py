@@ -63,7 +63,7 @@ def test_a_bad_line_is_of_the_day_of_the_good_line_before_it(tmp_path: Path, lak
 
 
 @pytest.mark.parametrize("by_position", [False, True])
-def test_lines_all_come_to_a_day_whatever_the_blocks(
+def test_every_line_has_a_day_for_any_block_size(
     by_position: bool, tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
@@ -204,7 +204,7 @@ def test_a_file_rewritten_within_a_tick_of_its_stamp_is_not_half_taken(tmp_path:
     assert streams.BLOCK == 8 << 20
 
 
-def test_one_more_day_leaves_the_days_before_as_they_are(tmp_path: Path, lake: Lake) -> None:
+def test_one_more_day_does_not_change_earlier_days(tmp_path: Path, lake: Lake) -> None:
     short = spec()
     write(tmp_path, "a.csv", [line(1), line(2)])
     write(tmp_path, "b.csv", [line(3), line(4), "bad\n"])
@@ -217,7 +217,7 @@ def test_one_more_day_leaves_the_days_before_as_they_are(tmp_path: Path, lake: L
     assert [(done.rows, done.quarantined) for done in fresh] == [(1, 0), (1, 1)]
 
 
-def test_a_day_that_lost_its_lines_to_another_is_done_again(tmp_path: Path, lake: Lake) -> None:
+def test_a_day_whose_lines_moved_to_another_is_ingested_again(tmp_path: Path, lake: Lake) -> None:
     write(tmp_path, "a.csv", [line(1)])
     ingest_day(spec(), DAYS[1], tmp_path, lake, RUNNER)
     write(tmp_path, "a.csv", [line(2)])
@@ -230,7 +230,7 @@ def test_a_day_that_rows_spill_into_has_not_landed_yet(tmp_path: Path, lake: Lak
     assert [d.key for d in landed_days(log, tmp_path, lake)] == [DAYS[1]]
 
 
-def test_days_to_come_have_not_landed(tmp_path: Path, lake: Lake) -> None:
+def test_future_days_have_not_landed(tmp_path: Path, lake: Lake) -> None:
     live = spec().model_copy(update={"partitions": spec().partitions.model_copy(update={"end": None})})
-    write(tmp_path, "a.csv", [line(1), line(9000)])  # a clock that ran ahead
+    write(tmp_path, "a.csv", [line(1), line(9000)])  # a clock that was fast
     assert max(d.key for d in landed_days(live, tmp_path, lake)) < date.today().isoformat()

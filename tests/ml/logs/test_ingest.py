@@ -1,4 +1,4 @@
-"""A day in the lake is complete, in order, the same bytes however it was made, and whole or absent."""
+"""A day in the lake is complete and in order, has the same bytes with any runner, and is never partial."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def spec(**source: Any) -> LogSpec:
 
 
 def write_log(folder: Path, in_order: bool, files: int = 5, rows: int = 4000) -> None:
-    """Rows over three days, in time order or shuffled, many of them in the same second, some bad."""
+    """Writes rows of three days, in time order or shuffled, many of them in the same second, and some bad."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     moments = MIDNIGHT + rng.choice([-86400, 0, 0, 0, 86400], (files, rows)) + rng.integers(0, 3000, (files, rows))

@@ -1,4 +1,4 @@
-"""Real logs have the counts that their publishers give, or that counting lines gives."""
+"""Real logs have the counts that their publishers state, or that a count of the lines gives."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def test_any_filesystem(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", [7, 64, 1000, 1 << 20])
-def test_blocks_divide_a_file_whoever_reads_them(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_partition_a_file_for_any_block_size(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(block)
     data = b"\n".join(b"x" * int(n) for n in rng.geometric(0.05, 400)) + b"\n\n\ny"
     monkeypatch.setattr(streams, "BLOCK", block)
@@ -177,7 +177,7 @@ def test_blocks_divide_a_file_whoever_reads_them(block: int, tmp_path: Path, mon
         assert sum(b.too_long is not None for b in whole) == sum(line in long for line in data.split(b"\n"))
 
 
-def test_parquet_is_read_whole_whatever_it_is_called(tmp_path: Path) -> None:
+def test_parquet_is_read_whole_with_any_file_extension(tmp_path: Path) -> None:
     table = pa.table({"a": list(range(5000))})
     pq.write_table(table, tmp_path / "a.pq", row_group_size=500)
     source = Source.model_validate({"files": "*", "format": "parquet", "columns": {"a": "int"}})
@@ -188,7 +188,7 @@ def test_parquet_is_read_whole_whatever_it_is_called(tmp_path: Path) -> None:
         find_files(source, tmp_path)
 
 
-def test_of_a_member_that_is_there_twice_the_last_counts(tmp_path: Path) -> None:
+def test_the_last_of_two_members_with_one_name_is_read(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for text in ("1\n2\n", "3\n"):
