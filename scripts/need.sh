@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Says plainly what is missing on this machine before anything is installed: Python 3.11 and Java 17.
+# Checks for Python 3.11 and Java 17 before anything is installed, and says how to install what is missing.
 set -u
 python=${1:-python3.11}
 fail() { printf '%s\n' "$@" >&2; exit 1; }
 
 command -v "$python" >/dev/null || fail \
-  "Evergreen needs Python 3.11, and there is no '$python' here." \
+  "Evergreen needs Python 3.11, and '$python' was not found." \
   "Install it: 'apt-get install python3.11 python3.11-venv' (Debian, Ubuntu), 'brew install python@3.11' (macOS)," \
-  "or name yours: make PYTHON=/path/to/python3.11"
+  "or set its path: make PYTHON=/path/to/python3.11"
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-[ "$version" = 3.11 ] || fail "Evergreen needs Python 3.11; '$python' is $version. Name another: make PYTHON=/path/to/python3.11"
+[ "$version" = 3.11 ] || fail "Evergreen needs Python 3.11; '$python' is $version. Set the path of another: make PYTHON=/path/to/python3.11"
 
 java=java
 [ -n "${JAVA_HOME:-}" ] && java="$JAVA_HOME/bin/java"
@@ -17,4 +17,4 @@ found=$("$java" -version 2>&1 | sed -nE 's/.*version "([0-9]+)[^"]*".*/\1/p' | h
 [ "$found" = 17 ] || fail \
   "Evergreen needs Java 17 for Spark; found $( [ -n "$found" ] && echo "Java $found" || echo none ) ($java)." \
   "Install it: 'apt-get install openjdk-17-jre-headless' (Debian, Ubuntu), 'brew install openjdk@17' (macOS)," \
-  "and let JAVA_HOME or PATH lead to it."
+  "and set JAVA_HOME or PATH accordingly."

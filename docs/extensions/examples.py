@@ -1,4 +1,4 @@
-"""A Griffe extension: renders `Example:` sections of docstrings as code, as it does `Examples:`."""
+"""A Griffe extension that renders `Example:` sections of docstrings as code, like `Examples:` sections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import griffe
 
 
 class ExampleSections(griffe.Extension):
-    """Griffe's Google style knows `Examples:` only, and reads the singular as an admonition with text."""
+    """Rewrites `Example:` to `Examples:`, because Griffe's Google style renders the singular as an admonition."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring:
