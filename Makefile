@@ -1,4 +1,4 @@
-# Evergreen. `make demo` and `make test` set up everything themselves, and so does every other target.
+# Evergreen. Every target that needs .venv creates it first, and again when the dependencies change.
 SHELL := /bin/bash
 PYTHON ?= python3.11
 DATASET ?= synthetic
@@ -11,7 +11,7 @@ PROCESSES ?= auto
 export EVERGREEN_HOME ?= $(CURDIR)/.evergreen
 export DAGSTER_HOME ?= $(CURDIR)
 export EVERGREEN_DAGSTER := $(EVERGREEN_HOME)/dagster
-# Spinning OpenMP threads make two processes on two cores crawl.
+# By default, idle OpenMP threads spin, which makes two processes on two cores several times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 RUN := .venv/bin/python
@@ -20,22 +20,22 @@ PIP := $(RUN) -m pip install --quiet --quiet --disable-pip-version-check
 
 .PHONY: help need demo test test-fast soak ui bench docs check clean
 
-help: ## What there is to make
+help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
 
 need:
 	@bash scripts/need.sh $(PYTHON)
 
-demo: $(READY) ## Run the main job and print its figures (DATASET=criteo LOGS=<folder> for real logs)
+demo: $(READY) ## Run the daily job and print its metrics (DATASET=criteo LOGS=<folder> for real logs)
 	@$(RUN) -m orchestration.demo $(DATASET) $(if $(LOGS),--logs "$(LOGS)")
 
-test: $(READY) ## Pass the tests, on every core
+test: $(READY) ## Run all tests, on every core
 	@$(RUN) -m pytest -n $(PROCESSES) --dist loadfile
 
-test-fast: $(READY) ## The tests that take no more than a few seconds each, for a developer's loop
+test-fast: $(READY) ## Run the tests that take at most a few seconds each
 	@$(RUN) -m pytest -n $(PROCESSES) --dist loadfile -m "not slow"
 
-soak: $(READY) ## Long trials: kills, replays, generated attacks (TRIALS=20 times what `make test` runs, from SEED=n on)
+soak: $(READY) ## Run long trials: kills, replays, generated attacks (TRIALS=20 times as many as `make test`, seeds from SEED=n on)
 	@EVERGREEN_TRIALS=$(TRIALS) EVERGREEN_SEED=$(SEED) $(RUN) -m pytest -m soak --timeout=0 -v
 
 
@@ -43,25 +43,25 @@ ui: $(READY) ## Open the Dagster UI on http://127.0.0.1:3000
 	@mkdir -p "$(EVERGREEN_DAGSTER)"
 	@.venv/bin/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
 
-bench: $(READY) ## Measure every speed claim, as ratios (ONLY="training request" for some; LOGS=<folder> with Criteo's log)
+bench: $(READY) ## Measure every speed claim as a ratio (ONLY="training request" for some; LOGS=<folder> with Criteo's log)
 	@$(if $(LOGS),EVERGREEN_REAL_LOGS="$(LOGS)") $(RUN) -m benchmarks $(ONLY)
 
-docs: $(READY) ## Build the documentation site into site/, without network; a broken link fails
+docs: $(READY) ## Build the documentation site into site/, without network access; a broken link fails the build
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --clean
 
-check: $(READY) ## Linter, formatter, type checker
+check: $(READY) ## Run the linter, the formatter and the type checker
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/pyright
 
-clean: ## Remove what Evergreen wrote; the environment and the landing folder, but for the simulated log, stay
+clean: ## Delete what Evergreen wrote, including the simulated log; keep .venv and the other logs in the landing folder
 	@rm -rf "$(EVERGREEN_HOME)/landing/synthetic"
 	@if [ -d "$(EVERGREEN_HOME)" ]; then find "$(EVERGREEN_HOME)" -mindepth 1 -maxdepth 1 ! -name landing -exec rm -rf {} +; fi
 
-# torch first and with its own dependencies (the CUDA build needs its nvidia packages); then the pins, unresolved, so
-# that nothing pulls the CUDA build of FBGEMM in.
+# torch is installed first, with its dependencies (its CUDA build needs the nvidia packages). The lock is installed without
+# dependency resolution, which would add the CUDA build of FBGEMM.
 $(READY): requirements.lock pyproject.toml | need
-	@echo "Setting up .venv, once; this takes a few minutes ..."
+	@echo "Installing dependencies into .venv; this takes a few minutes ..."
 	@$(PYTHON) -m venv --clear .venv
 	@$(PIP) torch==2.13.0
 	@$(PIP) --no-deps -r requirements.lock

@@ -1,5 +1,5 @@
-# The variables that `make` exports, for commands typed by hand from the repository's root: `. ./env.sh`
+# Exports the variables that `make` exports. Source it from the repository's root before other commands: `. ./env.sh`
 export EVERGREEN_HOME="${EVERGREEN_HOME:-$PWD/.evergreen}"
 export DAGSTER_HOME="${DAGSTER_HOME:-$PWD}"
 export EVERGREEN_DAGSTER="$EVERGREEN_HOME/dagster"
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}" # spinning OpenMP threads make two processes on two cores crawl
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}" # by default, idle OpenMP threads spin
