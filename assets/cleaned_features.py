@@ -1,4 +1,4 @@
-"""Features of the day's examples: dense float32 and sparse 64-bit ids, by the transforms that the catalog declares."""
+"""Features of the day's examples: dense float32 and sparse 64-bit ids, computed by the transforms of the catalog entry."""
 
 from math import ceil
 from typing import Any
@@ -22,7 +22,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         kinds={"parquet", "spark"},
         deps=_deps(spec),
         pool=SPARK_POOL,
-        description="Dense and sparse features of the examples, in time order; vocabularies and negatives come from the past.",
+        description="Dense and sparse features of the examples, in time order. Vocabularies and negatives use earlier events.",
     )
     def cleaned_features(
         context: dg.AssetExecutionContext, lake: LakeResource, landing: LandingResource, spark: SparkResource

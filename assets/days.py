@@ -1,6 +1,6 @@
 """Runs the work of an asset day by day and reports each day to Dagster. A range run and single runs do the same.
 
-This module also decides what is retried: transient faults of the machine or the network are, bad data is not.
+This module also decides what is retried: transient errors of the machine or the network are retried, errors in data are not.
 """
 
 import logging
@@ -25,7 +25,7 @@ RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, j
 
 
 def is_transient(error: BaseException) -> bool:
-    """True if a retry may help: for faults of the network, a busy disk or database, but not for errors in data or settings."""
+    """Return whether a retry may help: for errors of the network, the disk or a database, but not of data or settings."""
     names = set(getattr(error, "kinds", ())) or {
         cls.__name__ for cls in type(error).__mro__
     }  # set on errors of other processes
@@ -40,18 +40,21 @@ def is_transient(error: BaseException) -> bool:
 def each_day(
     context: dg.AssetExecutionContext, work: Callable[[str], Mapping[str, Any]], summary: str = "rows"
 ) -> dg.MaterializeResult:
-    """Call `work` for every partition of the run, in order; its result and its duration are the metadata of the day.
+    """Call `work` for every partition of the run, in order. Its result and its duration are the metadata of the day.
 
     A run over a range stores one materialisation for all its days, so the metadata of each day are also logged as an
     observation of that day.
 
     Args:
-        context: of the asset.
-        work: day -> metadata.
-        summary: key of the metadata that the log line shows.
+        context: Context of the asset.
+        work: Processes a day and returns its metadata.
+        summary: Key of the metadata that the log line shows.
+
+    Returns:
+        The metadata of the last day.
 
     Raises:
-        dg.Failure: without retries, unless the fault is transient.
+        dg.Failure: `work` failed with an error that is not transient. It is not retried.
     """
     own_run(context)
     metadata: dict[str, Any] = {}
@@ -81,12 +84,12 @@ def _brief(metadata: Mapping[str, Any], key: str) -> str:
 
 
 def checked_days(context: dg.AssetCheckExecutionContext, lake: Lake, stage: str, spec: DatasetSpec) -> list[str]:
-    """Return the partitions of a run of checks.
+    """Return the days that a run checks: its partitions, or the newest day in the lake.
 
-    Dagster gives a run of checks alone no partition; it checks the newest day in the lake.
+    In Dagster, a run of checks without their asset has no partition.
 
     Raises:
-        MissingPartition: the lake holds no day.
+        MissingPartition: The lake has no day of the stage.
     """
     if context.has_partition_key or context.has_partition_key_range:
         return list(context.partition_keys)

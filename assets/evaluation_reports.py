@@ -1,4 +1,4 @@
-"""Evaluation of the day before's models on the day, which they have not seen: metrics, baselines and a report."""
+"""Reports on the previous day's models: their metrics on a day that they have not seen, with baselines and plots."""
 
 from base64 import b64encode
 from typing import Any
@@ -12,7 +12,7 @@ from assets.resources import LakeResource
 from ml import stages
 from ml.catalog.spec import DatasetSpec
 
-LOOK_BACK_DAYS = 7  # days that the baselines train on, and in which a known item or user occurred
+LOOK_BACK_DAYS = 7  # days that the baselines learn from, and whose items and users count as known
 
 
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:
@@ -27,7 +27,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
             *(dg.AssetDep(key(spec, stages.tuned_models(model)), partition_mapping=days_before(1, 1)) for model in spec.models),
             dg.AssetDep(key(spec, stages.EVALUATION_REPORTS), partition_mapping=days_before(1, 1)),
         ],
-        description="The models of the day before, scored on the day, beside a constant prior and a logistic regression.",
+        description="Metrics of the previous day's models on the day, compared with a constant and a logistic regression.",
     )
     def evaluation_reports(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         from ml.evaluation.evaluate import evaluate_day
@@ -35,8 +35,8 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
 
         def work(day: str) -> dict[str, Any]:
             models = models_before(spec, day, lake.open())
-            asked = [(stages.tuned_models(name), model.facts["snapshot_day"]) for name, model in models.items()]
-            done = evaluate_day(spec, day, lake.open(), models, asked=asked)
+            inputs = [(stages.tuned_models(name), model.facts["snapshot_day"]) for name, model in models.items()]
+            done = evaluate_day(spec, day, lake.open(), models, model_inputs=inputs)
             scores = {
                 name: (done.metrics["model"] or {}).get(name)
                 for name in ("auc", "log_loss", "normalised_entropy", "calibration")

@@ -1,4 +1,4 @@
-"""The day's models as bundles for inference: quantised tables and layers, refused if the recipe does not allow the loss."""
+"""The day's models as bundles for inference, with quantised tables and layers. An export that loses too much is refused."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
             *([key(spec, stages.CLEANED_FEATURES)] if any(feature.vocabulary for feature in spec.sparse) else []),
         ],
         pool=TRAINING_POOL,
-        description=f"{model} of the day as a bundle for inference, in the formats that its recipe's `export` chooses.",
+        description=f"The day's {model} as a bundle for inference, in the formats of the recipe's `export` section.",
     )
     def exported_models(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         from ml.export.day import export_day
@@ -57,7 +57,7 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
 
 
 def _tables(tables: "Mapping[str, MeasuredTable]") -> dg.TableMetadataValue:
-    """One row per table: errors relative to the root mean square of its weights, and the loss with only it quantised."""
+    """One row per table: errors relative to the root mean square of its weights, and the loss if only it is quantised."""
     numbers = ("rms_error", "largest_error", "auc_loss")
     records = [
         dg.TableRecord(

@@ -1,6 +1,6 @@
-"""Days between the newest model and the newest log that has landed. Wall-clock freshness is meaningless for a replayed log.
+"""The freshness check: days between the newest model and the newest landed log. A replayed log has no wall-clock freshness.
 
-The landing sensor evaluates this on every tick, because a check inside a run cannot report that no run happened.
+The landing sensor evaluates the check on every tick, because a check inside a run cannot report that no run happened.
 """
 
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ def lag_in_days(lake: Lake, spec: DatasetSpec, landed: Iterable[str]) -> int | N
 
 
 def evaluation(spec: DatasetSpec, lag: int | None) -> dg.AssetCheckEvaluation:
-    """Return the check's evaluation of a lag, for use outside a run."""
+    """Return the result of the check for a lag, to be reported outside a run."""
     return dg.AssetCheckEvaluation(asset_key=key(spec, stages.tuned_models(spec.primary)), check_name=NAME, **_verdict(lag))
 
 

@@ -1,4 +1,4 @@
-"""The graph of one dataset: its daily assets, two for each model, and their checks; and the graph of a catalog."""
+"""The asset graph of one dataset (daily assets, two of them for each model, and checks), and the graph of a catalog."""
 
 from collections.abc import Iterable
 
@@ -16,7 +16,7 @@ from ml.stages import VALIDATED
 
 
 def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
-    """Build the assets and checks of one dataset, in the group of its name."""
+    """Build the assets and checks of one dataset, in a group with its name."""
     checks = [build_checks(spec, stage, key(spec, stage), daily(spec)) for stage in VALIDATED]
     return dg.Definitions(
         assets=[
@@ -32,7 +32,7 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
 
 
 def catalog_graph(specs: Iterable[DatasetSpec]) -> dg.Definitions:
-    """Build the graphs of some datasets, and the studies that they allow."""
+    """Build the graphs of several datasets, and the studies on them."""
     by_name = {spec.name: spec for spec in specs}
     return dg.Definitions.merge(
         *(dataset_graph(spec) for spec in by_name.values()), dg.Definitions(assets=studies.build(by_name))

@@ -10,7 +10,7 @@ RUN, PID, HOST = "evergreen/run", "evergreen/pid", "evergreen/host"
 
 
 def owner_tags(run_id: str) -> dict[str, str]:
-    """Return tags of a run that this process executes, so that other processes can tell when it has exited."""
+    """Return tags of a run that this process executes, by which other processes detect that it has exited."""
     return {RUN: run_id, PID: str(os.getpid()), HOST: socket.gethostname()}
 
 

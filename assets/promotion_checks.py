@@ -29,7 +29,7 @@ def build_promotion_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
         name=NAME,
         partitions_def=daily(spec),
         description="Champion and challenger according to the reports up to the day; aliases in MLflow's registry "
-        f"follow the newest report. Warns where the champion's AUC is more than {MARGIN} below the day's best.",
+        f"follow the newest report. Warns if the champion's AUC is more than {MARGIN} below the day's best.",
     )
     def promotion(context: dg.AssetCheckExecutionContext, lake: LakeResource, mlflow: MlflowResource) -> dg.AssetCheckResult:
         from ml.evaluation.promotion import standings
@@ -58,7 +58,7 @@ def build_promotion_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
 
 
 def _metadata(standing: "Standing") -> dict[str, Any]:
-    """Metadata of the day, or of the last day before it on which models could be compared."""
+    """Return metadata of the day, or of the last day before it whose report compares models."""
     replaced = {"replaced": standing.replaced} if standing.replaced else {}
     aucs = {f"auc_{name}": auc for name, (auc, _) in standing.scores.items()}
     challenger = standing.challenger or "none: there is no other model"
@@ -66,7 +66,7 @@ def _metadata(standing: "Standing") -> dict[str, Any]:
 
 
 def _aliases(context: dg.AssetCheckExecutionContext, spec: DatasetSpec, newest: "Standing", home: Path) -> dict[str, str]:
-    """Point the registry's aliases at the models of the newest report, all or none, whichever day is checked."""
+    """Point the registry's aliases at the models of the newest report, all or none. The checked day does not matter."""
     from mlflow.exceptions import MlflowException
 
     from ml.tracking.registry import CHALLENGER, CHAMPION, point

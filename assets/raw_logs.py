@@ -1,4 +1,4 @@
-"""Rows of the day's log, typed and in time order, and the malformed lines in quarantine."""
+"""Typed rows of the day's log in time order, and its malformed lines in quarantine."""
 
 from pathlib import Path
 from typing import Any

@@ -17,7 +17,7 @@ CALIBRATED = (0.8, 1.25)
 
 
 def judge(metrics: dict[str, Any]) -> dict[str, tuple[bool, dict[str, Any]]]:
-    """Return for each check whether it passed and the values that it used. Undefined values, as on a first day, pass."""
+    """Return for each check whether it passed, and its values. Undefined values, as on a first day, pass."""
     model = metrics["model"]
     aucs = {"model": model["auc"]} | {name: found["auc"] for name, found in metrics["baselines"].items()}
     calibration = model["calibration"]
@@ -32,7 +32,7 @@ def build_report_checks(spec: DatasetSpec) -> dg.AssetChecksDefinition:
     report, partitions = key(spec, stages.EVALUATION_REPORTS), daily(spec)
     described = {
         "beats_baselines": "The model's AUC is above that of the constant prior and of the logistic regression.",
-        "calibrated": f"Predicted over observed clicks lies within {CALIBRATED[0]} and {CALIBRATED[1]}.",
+        "calibrated": f"The ratio of predicted to observed clicks is between {CALIBRATED[0]} and {CALIBRATED[1]}.",
     }
 
     @dg.multi_asset_check(

@@ -1,4 +1,4 @@
-"""Models of the day: each of the dataset's models, continued from the day before by one pass in time order."""
+"""The day's models: each continues from the previous day's snapshot, by one pass over the day in time order."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,8 +62,8 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
     return tuned_models
 
 
-def _tables(figures: "Mapping[str, TableStats]") -> dg.TableMetadataValue:
-    """One row per embedding table: its content after the day, and its changes on the day."""
+def _tables(stats: "Mapping[str, TableStats]") -> dg.TableMetadataValue:
+    """One row per embedding table: its size after the day, and its changes on the day."""
     numbers = ("rows", "candidates", "admitted", "expired", "evicted")
     records = [
         dg.TableRecord(
@@ -74,7 +74,7 @@ def _tables(figures: "Mapping[str, TableStats]") -> dg.TableMetadataValue:
                 **{number: getattr(table, number) for number in numbers},
             }
         )
-        for name, table in figures.items()
+        for name, table in stats.items()
     ]
     columns = [dg.TableColumn("table"), *(dg.TableColumn(name, "int") for name in numbers)]
     columns += [dg.TableColumn("megabytes", "float"), dg.TableColumn("unknown_rate")]

@@ -1,1 +1,1 @@
-"""Definitions, deployments, jobs, schedules and sensors, and the command that replays days in one process."""
+"""Dagster definitions, deployments, jobs, schedules and sensors, and the command that replays days in one process."""

@@ -1,4 +1,4 @@
-"""Runs whose process was killed. Dagster keeps them as started; this module finds them and reports them as failed."""
+"""Reports runs whose process was killed as failed. Dagster itself keeps such runs as started."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 
 
 def is_orphaned(run: dg.DagsterRun) -> bool:
-    """True if a run's process was on this machine and has exited."""
+    """Return whether a run's process was on this machine and has exited."""
     tags = run.tags
     if tags.get(RUN) != run.run_id or tags.get(HOST) != socket.gethostname() or not tags.get(PID, "").isdigit():
         return False

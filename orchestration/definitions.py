@@ -13,11 +13,11 @@ from orchestration.sensors import landing_sensor
 
 
 def build_defs(specs: Iterable[DatasetSpec], resource_overrides: dict[str, object] | None = None) -> dg.Definitions:
-    """Build the definitions of some datasets.
+    """Build the definitions of several datasets.
 
     Args:
-        specs: the datasets.
-        resource_overrides: resources by name, in place of those of this process's deployment.
+        specs: The datasets.
+        resource_overrides: Resources by name, which replace those of this process's deployment.
     """
     specs = list(specs)
     jobs = [daily_job(spec) for spec in specs]
@@ -29,7 +29,7 @@ def build_defs(specs: Iterable[DatasetSpec], resource_overrides: dict[str, objec
             jobs=jobs,
             schedules=[daily_schedule(job) for job in jobs],
             sensors=[landing_sensor(spec, job) for spec, job in zip(specs, jobs, strict=True)],
-            # One process, one JVM and one import of torch take a third of the CPU time of one process per step.
+            # A single process with one JVM and one import of torch takes a third of the CPU time of one process per step.
             executor=dg.in_process_executor,
         ),
     )

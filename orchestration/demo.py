@@ -1,4 +1,4 @@
-"""`make demo`: the first days of a dataset from raw lines to reports, and a table of their metrics."""
+"""`make demo`: runs the first days of a dataset from raw lines to reports, and prints a table of their metrics."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ def link_logs(spec: DatasetSpec, logs: str | None) -> None:
     if logs is None:
         if not UPath(landing_root(), spec.name).exists() and not spec.simulation:
             raise click.ClickException(
-                f"{spec.name} needs its logs: make demo DATASET={spec.name} LOGS=<folder that holds {spec.source.files}>"
+                f"{spec.name} needs its logs: make demo DATASET={spec.name} LOGS=<folder with {spec.source.files}>"
             )
         return
     if spec.simulation:
@@ -47,12 +47,12 @@ def link_logs(spec: DatasetSpec, logs: str | None) -> None:
 
 
 def metrics_of(lake: Lake, spec: DatasetSpec, day: str) -> dict[str, Any]:
-    """Return `metrics.json` of a day's report."""
+    """Return the content of a report's `metrics.json`."""
     return json.loads((lake.require(EVALUATION_REPORTS, spec.name, day) / "metrics.json").read_text())
 
 
 def table_of(spec: DatasetSpec, metrics: dict[str, dict[str, Any]]) -> Table:
-    """Build a table with one row per day: the model, which had not seen the day, and the baselines."""
+    """Build a table with one row per day: metrics of the model, which had not seen the day, and of the baselines."""
     table = Table(
         box=SIMPLE_HEAD,
         pad_edge=False,

@@ -1,4 +1,4 @@
-"""The deployment that the assets run on. A laptop needs no settings; a cluster needs a few environment variables.
+"""Builds the resources of a deployment from environment variables. On a laptop, none of them has to be set.
 
 | variable                 | default                        |                                            |
 |--------------------------|--------------------------------|--------------------------------------------|
@@ -50,7 +50,7 @@ def catalog() -> dict[str, DatasetSpec]:
     """Load the datasets of the catalog and check their recipes, so that errors appear before anything runs.
 
     Raises:
-        CatalogError: an entry or a recipe is wrong; the message names the file and the key.
+        CatalogError: An entry or a recipe is wrong; the message names the file and the key.
     """
     specs = load_catalog(catalog_folder())
     for name, spec in specs.items():
@@ -75,7 +75,7 @@ def resources() -> dict[str, object]:
 
 
 def _mlflow() -> MlflowResource:
-    """Raises `ValueError`, naming the variable, for an invalid value."""
+    """Raises `ValueError` with the name of a variable that is invalid."""
     rows = os.environ.get("EVERGREEN_EXAMPLE_ROWS") or "5"
     if not rows.isdecimal():
         raise ValueError(f"EVERGREEN_EXAMPLE_ROWS: expected a whole number of at least 0, found {rows!r}")
@@ -83,7 +83,7 @@ def _mlflow() -> MlflowResource:
 
 
 def _training(spark: SparkResource) -> TrainingResource:
-    """Raises `ValueError`, naming the variable, for an invalid value."""
+    """Raises `ValueError` with the name of a variable that is invalid."""
     processes, launcher = os.environ.get("EVERGREEN_PROCESSES") or "1", os.environ.get("EVERGREEN_LAUNCHER") or "local"
     if not processes.isdecimal() or int(processes) < 1:
         raise ValueError(f"EVERGREEN_PROCESSES: expected a whole number of at least 1, found {processes!r}")

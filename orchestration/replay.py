@@ -1,4 +1,4 @@
-"""Replays days of a log in one process, one Dagster run each, so that Spark and torch start once.
+"""Replays days of a log in one process, so that Spark and torch start once. Each day is a Dagster run.
 
     python -m orchestration.replay criteo --from 2014-01-01 --to 2014-01-07
 
@@ -36,15 +36,15 @@ def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False) -> lis
     """Run days in order.
 
     Args:
-        spec: the dataset.
+        spec: The dataset.
         days: `YYYY-MM-DD`, ascending.
-        redo: also run days that are done.
+        redo: Whether to run days that are done, too.
 
     Returns:
         The days that ran.
 
     Raises:
-        DayFailed: at the first day that fails.
+        DayFailed: A day failed. The days after it were not run.
     """
     lake, logs = LakeResource(root=lake_root()).open(), LandingResource(root=landing_root()).folder(spec.name)
     ran: list[str] = []
@@ -83,10 +83,10 @@ def _why(result) -> str:
 
 
 def quiet_console() -> None:
-    """Print Evergreen's own log lines and errors of others; the rest is in the UI. Also set Dagster's variables."""
+    """Print only Evergreen's log lines, and warnings of other libraries. Also set Dagster's environment variables."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     log.setLevel(logging.INFO)
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # a warning that concerns TorchRec alone
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # its warning concerns TorchRec's own code
     os.environ.setdefault("DAGSTER_HOME", str(Path.cwd()))
     os.environ.setdefault("EVERGREEN_DAGSTER", str(home() / "dagster"))
     Path(os.environ["EVERGREEN_DAGSTER"]).mkdir(parents=True, exist_ok=True)
@@ -96,8 +96,8 @@ def the_dataset(name: str) -> DatasetSpec:
     """Return a dataset by name.
 
     Raises:
-        click.BadParameter: the catalog has no such dataset; the message lists its datasets.
-        click.ClickException: the catalog is wrong.
+        click.BadParameter: The catalog has no such dataset; the message lists its datasets.
+        click.ClickException: An entry of the catalog is wrong.
     """
     try:
         specs = catalog()

@@ -6,5 +6,5 @@ from orchestration.jobs import DailyJob
 
 
 def daily_schedule(job: DailyJob):
-    """The schedule of one dataset. It is off until switched on, since a replayed log does not need it."""
+    """Build the schedule of one dataset. It is off by default, because a replayed log does not need it."""
     return dg.build_schedule_from_partitioned_job(job, name=f"{job.name}_schedule", hour_of_day=1)

@@ -1,4 +1,4 @@
-"""One sensor per dataset on its landing folder: it runs the days whose files have arrived or changed."""
+"""One sensor per dataset on its landing folder, which runs the days whose files have arrived or changed."""
 
 import dagster as dg
 
@@ -19,8 +19,8 @@ def landing_sensor(spec: DatasetSpec, job: DailyJob) -> dg.SensorDefinition:
     """Build the sensor of one dataset.
 
     It requests one day at a time, the earliest first, because a day's model starts from the model of the day before. A day that
-    failed is requested again only when its files or its catalog entry change; until then the tick says so. The sensor also
-    reports the lag between the newest model and the newest log whenever it changes; the cursor holds the last lag.
+    failed is requested again only when its files or its catalog entry change; until then, ticks are skipped with the reason.
+    The sensor also reports the lag between the newest model and the newest log whenever it changes; the cursor stores it.
     """
 
     @dg.sensor(

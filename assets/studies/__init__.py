@@ -10,7 +10,7 @@ from ml.catalog.spec import DatasetSpec
 
 
 def build(specs: Mapping[str, DatasetSpec]) -> list[dg.AssetsDefinition]:
-    """Build the studies that the datasets of a catalog allow."""
+    """Build the studies that are possible with the datasets of a catalog."""
     found = [movielens_deepfm]
     if embedding_collisions.GLOBO in specs:
         found.append(embedding_collisions.build(specs[embedding_collisions.GLOBO]))
@@ -19,5 +19,5 @@ def build(specs: Mapping[str, DatasetSpec]) -> list[dg.AssetsDefinition]:
 
 
 def _rankers(spec: DatasetSpec) -> list[str]:
-    """Models that score single rows; retrieval models have a study of their own."""
+    """Models that score single rows. Retrieval models have a separate study."""
     return [model for model in spec.models if model != retrieval.MODEL]

@@ -1,4 +1,4 @@
-"""What collisions cost, and what admission and expiry save and cost (Monolith, arXiv 2209.07663, figure 7)."""
+"""The effect of collisions, admission and expiry on AUC and memory (Monolith, arXiv 2209.07663, figure 7)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,19 +22,19 @@ NAME, GLOBO = "embedding_collisions", "globo"
 class CollisionStudy(dg.Config):
     """Number of runs, and their length."""
 
-    seeds: int = Field(default=3, ge=1, description="Runs of every variant.")
-    epochs: int = Field(default=10, ge=1, description="Passes over the ratings.")
-    days: int = Field(default=5, ge=2, description="Days of Globo.com's log for the sweep over admission and expiry.")
+    seeds: int = Field(default=3, ge=1, description="Number of runs of every variant.")
+    epochs: int = Field(default=10, ge=1, description="Number of passes over the ratings.")
+    days: int = Field(default=5, ge=2, description="Number of days of Globo.com's log for the sweep over admission and expiry.")
 
 
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:
-    """The study, with `spec` for the sweep over admission and expiry."""
+    """Build the study. `spec` is the dataset of the sweep over admission and expiry."""
 
     @study_asset(
         NAME,
         kinds={"pytorch", "matplotlib"},
-        description="DeepFM on MovieLens 1M over collisionless, hashed and quotient-remainder tables at equal memory "
-        "(Monolith, figure 7); and what admission and expiry save and cost on Globo.com's days.",
+        description="DeepFM on MovieLens 1M with collisionless, hashed and quotient-remainder tables at equal memory "
+        "(Monolith, figure 7), and the effect of admission and expiry on memory and AUC on Globo.com's log.",
     )
     def embedding_collisions(
         context: dg.AssetExecutionContext,

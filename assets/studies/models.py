@@ -1,4 +1,4 @@
-"""Comparison of the models of one dataset, under several seeds."""
+"""Compares the models of one dataset with several seeds."""
 
 import dagster as dg
 from pydantic import Field
@@ -14,17 +14,17 @@ from ml.stages import MDS_DATASETS, STUDIES
 class ModelStudy(dg.Config):
     """Number of runs."""
 
-    seeds: int = Field(default=3, ge=1, description="Runs of every model.")
+    seeds: int = Field(default=3, ge=1, description="Number of runs of every model.")
 
 
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:
-    """The study on one dataset with several ranking models."""
+    """Build the study on one dataset with several ranking models."""
 
     @study_asset(
         f"{spec.name}_models",
         kinds={"pytorch"},
         deps=[key(spec, MDS_DATASETS)],
-        description=f"Every model of {spec.name}, trained on all days except the last and scored on that, under several seeds.",
+        description=f"Every model of {spec.name}, trained on all days before the last and scored on the last, with several seeds.",
     )
     def models(context: dg.AssetExecutionContext, config: ModelStudy, lake: LakeResource) -> dg.MaterializeResult:
         from ml.studies.model_comparison import compare, write_comparison

@@ -1,4 +1,4 @@
-"""DeepFM on MovieLens 1M, beside the figures that the literature reports for a random split."""
+"""Compares DeepFM on MovieLens 1M with published results for a random split."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,20 +18,20 @@ NAME, MOVIELENS = "movielens_deepfm", "movielens-1m"
 class RandomSplitStudy(dg.Config):
     """Number of runs, and their length."""
 
-    seeds: int = Field(default=3, ge=1, description="Runs under each protocol.")
-    epochs: int = Field(default=30, ge=1, description="Largest number of passes over the training split.")
+    seeds: int = Field(default=3, ge=1, description="Number of runs of each protocol.")
+    epochs: int = Field(default=30, ge=1, description="Maximum number of passes over the training split.")
     patience: int = Field(default=2, ge=1, description="A run ends after this number of passes without a better AUC.")
 
 
 @study_asset(
     NAME,
     kinds={"pytorch"},
-    description="DeepFM on MovieLens 1M split at random, 80/10/10, beside what AutoInt and RecBole report for that split.",
+    description="DeepFM on MovieLens 1M with a random 80/10/10 split, compared with the results of AutoInt and RecBole.",
 )
 def movielens_deepfm(
     context: dg.AssetExecutionContext, config: RandomSplitStudy, lake: LakeResource, landing: LandingResource
 ) -> dg.MaterializeResult:
-    """Run the study under each protocol and write its partition."""
+    """Run the study for each protocol and write its partition."""
     from ml.studies import movielens_deepfm as study
     from ml.studies.movielens_1m import ALL, read_ratings
 
@@ -57,7 +57,7 @@ def movielens_deepfm(
 
 
 def _protocols(found: Mapping[str, Mapping[str, Any]]) -> dg.MetadataValue:
-    ours = ("protocol", "AUC", "log loss", "epochs", "samples a second")
+    ours = ("protocol", "AUC", "log loss", "epochs", "samples per second")
     rows = []
     for name, of in found.items():
         published = of["published"] or {}

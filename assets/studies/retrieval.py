@@ -1,4 +1,4 @@
-"""Recall of Two Tower over all live items, on a day that it has not seen."""
+"""Measures the recall of Two Tower over all live items, on a day that it has not seen."""
 
 import dagster as dg
 from pydantic import Field
@@ -17,18 +17,18 @@ MODEL = "two_tower"
 class RetrievalStudy(dg.Config):
     """Number of days."""
 
-    days: int = Field(default=3, ge=2, description="The last day is scored by a model trained on those before.")
+    days: int = Field(default=3, ge=2, description="Number of days. The last is scored by a model trained on the others.")
 
 
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:
-    """The study on one dataset with a `two_tower` model."""
+    """Build the study on one dataset with a `two_tower` model."""
 
     @study_asset(
         f"{spec.name}_retrieval",
         kinds={"pytorch", "matplotlib"},
         deps=[key(spec, MDS_DATASETS)],
-        description="Two Tower on a day it has not seen: the next click among all live items, beside the most clicked items of "
-        "the hour before; with and without learning through the day.",
+        description="Recall of Two Tower among all live items on a day that it has not seen, with and without training during "
+        "the day, compared with the most clicked items of the hour before.",
     )
     def retrieval(context: dg.AssetExecutionContext, config: RetrievalStudy, lake: LakeResource) -> dg.MaterializeResult:
         from ml.recipes.recipe import recipe_of

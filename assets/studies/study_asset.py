@@ -1,4 +1,4 @@
-"""What every study has in common: its place in the graph, and tables and pictures in its metadata."""
+"""Settings that all studies share, and tables and pictures for their metadata."""
 
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +13,7 @@ from ml.stages import STUDIES
 def study_asset(
     name: str, *, kinds: set[str], description: str, deps: Sequence[Any] = ()
 ) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
-    """Decorator of the asset of one study, which is materialised on demand."""
+    """Decorate the function of one study. The asset is materialised on demand."""
     return dg.asset(
         key=[STUDIES, name],
         group_name=STUDIES,
@@ -26,11 +26,11 @@ def study_asset(
 
 
 def picture(png: bytes) -> dg.MetadataValue:
-    """A figure that the UI shows."""
+    """Return a PNG as metadata that the UI shows."""
     return dg.MetadataValue.md(f"![figure](data:image/png;base64,{b64encode(png).decode()})")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> dg.MetadataValue:
-    """A table that the UI shows."""
+    """Return a table as metadata that the UI shows."""
     lines = [columns, ["---"] * len(columns), *rows]
     return dg.MetadataValue.md("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))

@@ -1,7 +1,7 @@
-"""Baselines that a model must beat: the click rate of the days before, and a hashed logistic regression on the same features.
+"""Baselines that a model must beat: the click rate of earlier days, and a hashed logistic regression on the same features.
 
-They share no code with the trained models: they are scikit-learn on the feature table. They learn from the trailing days that
-the caller names. The step size is chosen on the last of those days, never on the scored day.
+They use scikit-learn on the feature table and share no code with the trained models. They learn from the trailing days that
+the caller passes. The step size is chosen on the last of these days, never on the scored day.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ml.lake import Lake
 from ml.metrics import ClickSums
 from ml.schema import LABEL, FeatureSchema
 
-NONZEROS = 8_000_000  # of the training matrix; beyond them rows are sampled, which bounds time and memory
+NONZEROS = 8_000_000  # bound on the training matrix; rows are sampled above it, which bounds time and memory
 TUNING_NONZEROS = 3_000_000
 STEPS = (0.003, 0.01, 0.03, 0.1, 0.3)
-EPOCHS = (8, 100)  # least and greatest number; few rows are visited more often
-VISITS = 1_000_000  # row visits up to which more than the least number of epochs are run
+EPOCHS = (8, 100)  # minimum and maximum
+VISITS = 1_000_000  # rows times epochs, within these limits: small data gets more epochs
 HOLDOUT_OF_ONE_DAY = 0.2
 
 
@@ -37,8 +37,8 @@ class Baseline:
     """A fitted baseline.
 
     Attributes:
-        predict: rows of the feature table [N] -> probabilities [N]; None if nothing could be learned.
-        facts: JSON values that the report shows; without `predict` they give the `reason`.
+        predict: Maps N rows of the feature table to probabilities [N]; None if nothing could be learned.
+        facts: JSON values that the report shows; if `predict` is None, they include the `reason`.
     """
 
     predict: Callable[[pa.Table], NDArray[np.float64]] | None
@@ -49,16 +49,17 @@ def fit_baselines(lake: Lake, spec: DatasetSpec, days: list[str], nonzeros: int 
     """Fit both baselines.
 
     Args:
-        lake: where features are stored.
-        spec: the dataset.
-        days: days to learn from, ascending, all before the scored one.
-        nonzeros: bound on the non-zero entries of the training matrix; beyond it rows are sampled.
+        lake: Where features are stored.
+        spec: The dataset.
+        days: Days to learn from, ascending, all before the scored day.
+        nonzeros: Bound on the non-zero entries of the training matrix; rows are sampled above it.
 
     Returns:
-        `constant_prior` and `logistic_regression`.
+        The baselines `constant_prior` and `logistic_regression`, by name.
 
     Raises:
-        MissingPartition, StalePartition: the features of a day cannot be used.
+        MissingPartition: A day has no features.
+        StalePartition: The features of a day have another fingerprint.
     """
     schema = FeatureSchema.of(spec)
     available = {day: count_rows(lake, spec, day) for day in days}
@@ -94,12 +95,12 @@ def _logistic_regression(
     labels = rows.column(LABEL).to_numpy()
     facts = {**facts, "rows_seen": rows.num_rows}
     if labels.min() == labels.max():
-        return Baseline(None, {**facts, "reason": "the earlier days hold one class only"})
+        return Baseline(None, {**facts, "reason": "the earlier days have only one class"})
     design = Design.of(schema, rows)
     matrix = design.matrix(rows)
     tuning, held_out = _split(day, TUNING_NONZEROS // per_row)
     losses: dict[float, float] = {}
-    # If the tuning rows hold one class only, the step sizes cannot be compared, and the middle one is used.
+    # If the tuning rows have only one class, the step sizes cannot be compared, and the middle one is used.
     if len(held_out) and np.unique(labels[tuning]).size == 2:
         train, check = matrix[tuning], matrix[held_out]
 
@@ -120,7 +121,7 @@ def _logistic_regression(
 
 
 def _split(day: NDArray[np.int64], most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return row indices to tune on and to hold out (the last day with rows, or the end of the only one), at most `most`."""
+    """Return about `most` row indices: to tune on, and to hold out (of the last day, or of the end of a single day)."""
     last = np.flatnonzero(day == day[-1])
     if len(last) == len(day):
         last = last[round(len(last) * (1 - HOLDOUT_OF_ONE_DAY)) :]
@@ -133,8 +134,8 @@ def _split(day: NDArray[np.int64], most: int) -> tuple[NDArray[np.int64], NDArra
 def _fit(matrix: Any, labels: NDArray[np.float32], step: float) -> SGDClassifier:
     """Fit averaged SGD (Polyak and Juditsky, 1992) with a constant step.
 
-    For hashed ids, step times epochs acts like the inverse of an L2 penalty. On Criteo it reaches the AUC of a converged
-    L2-regularised fit (0.759) in a tenth of its time.
+    For hashed ids, step times epochs acts like the inverse of an L2 penalty. On Criteo, this fit reaches the AUC of a converged
+    L2-regularised fit (0.759) in a tenth of the time.
     """
     epochs = int(np.clip(VISITS // matrix.shape[0], *EPOCHS))
     model = SGDClassifier(

@@ -1,4 +1,4 @@
-"""The design matrix of the logistic regression: each (feature, id) hashed to a bucket, dense features standardised."""
+"""The design matrix of the logistic regression: each (feature, id) is hashed to a bucket, dense features are standardised."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ CLIP = 4.0  # standard deviations, so that an outlier does not dominate the solv
 
 @dataclass(frozen=True)
 class Design:
-    """Mapping from rows of the feature table to a matrix [N, BUCKETS + D], with mean and deviation of the training rows."""
+    """Maps rows of the feature table to a matrix [N, BUCKETS + I], with mean and deviation of the I dense training features."""
 
     schema: FeatureSchema
-    mean: NDArray[np.float64]  # [D]
-    deviation: NDArray[np.float64]  # [D], 1 where a feature is constant
+    mean: NDArray[np.float64]  # [I]
+    deviation: NDArray[np.float64]  # [I], 1 where a feature is constant
 
     @classmethod
     def of(cls, schema: FeatureSchema, table: pa.Table) -> Design:
@@ -31,7 +31,7 @@ class Design:
         return cls(schema, dense.mean(axis=0), np.where(deviation > 0, deviation, 1.0))
 
     def matrix(self, table: pa.Table) -> csr_matrix:
-        """Build a float32 matrix [N, BUCKETS + D]. Features that share a bucket are added (Weinberger et al., 2009)."""
+        """Build a float32 matrix [N, BUCKETS + I]. Features that share a bucket are added (Weinberger et al., 2009)."""
         every, dense = np.arange(table.num_rows), len(self.schema.dense)
         rows, columns = [], []
         for seed, name in enumerate(self.schema.sparse):
@@ -56,6 +56,6 @@ def _dense(schema: FeatureSchema, table: pa.Table) -> NDArray[np.float64]:
 
 
 def _bucket(ids: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Bucket of each id of one feature, int64 [N]: hashed, so that similar ids are far apart."""
+    """Hash the ids of one feature, int64 [N], to buckets, int64 [N]."""
     shift = np.uint64(GOLDEN * (seed + 1) % 2**64)
     return (mix64_array(ids.view(np.uint64) + shift) % np.uint64(BUCKETS)).astype(np.int64)

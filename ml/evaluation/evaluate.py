@@ -1,26 +1,26 @@
-"""Evaluation of a day by models that have not seen it: the partition of `evaluation_reports`.
+"""Evaluates a day by models that have not seen it, and writes the partition of `evaluation_reports`.
 
-`metrics.json` holds every number that the report shows:
+`metrics.json` contains every number that the report shows:
 
     dataset, description, day, simulated, timezone    what was scored
-    sampling            per_positive, window_hours, draw: how negatives were drawn, if the log holds positives alone
+    sampling            per_positive, window_hours, draw: how negatives were sampled, if the log has only positives
     data                rows, clicks, label_rate, earlier_days (which the baselines and "known" refer to)
     model               rows, clicks, label_rate, mean_prediction, auc, log_loss, normalised_entropy, calibration, facts
     models              the same keys for each model by name; the first is the one above
     baselines           constant_prior and logistic_regression: the same keys
-    oracle              the same keys; the true probabilities of a simulated log
+    oracle              the same keys for the true probabilities of a simulated log
     beats               for each baseline, whether the AUC of the model is higher
-    attained            auc, log_loss: share of the distance from the constant prior to the oracle
+    attained            auc, log_loss: fraction of the distance from the constant prior to the oracle
     verdict             word (good, mixed, poor, unknown) and sentences
     slices              name, title, values: value, the metrics' keys, logistic_regression_auc
     calibration_bins    of the model: rows, predicted, observed, error (standard error of observed); empty if it only ranks
     history             one entry for each reported day up to this one: day, AUC of model, logistic_regression and oracle, and
                         auc, log_loss and snapshot_day of each model
-    standing            champion, challenger: of the models, by the history
+    standing            champion, challenger: names of models, decided by the history
 
-All keys are always present. A metric that is undefined is null: an AUC of one class, a baseline without earlier days, the model
-(and its `facts`) of a first day, which has no `models`, and all metrics except the AUC of a model that only ranks. Nothing
-depends on when or where it was computed.
+All keys are always present. Undefined metrics are null: the AUC of a day with one class, metrics of a baseline without earlier
+days, and all metrics except AUC of a model that only ranks. On a first day, `models` is empty, and the metrics and `facts` of
+`model` are null. The content does not depend on when or where it was computed.
 """
 
 from __future__ import annotations
@@ -47,21 +47,21 @@ from ml.metrics import count_clicks, metrics_of
 from ml.stages import CLEANED_FEATURES, EVALUATION_REPORTS
 
 WINDOW_DAYS = 7
-_ENTRY = "history_entry.json"  # what later reports read of a report, much smaller than `metrics.json`
-_MODEL = "model "  # prefix of the names of models among those of baselines
+_ENTRY = "history_entry.json"  # the part of a report that later reports read; much smaller than `metrics.json`
+_MODEL = "model "  # prefix that distinguishes the names of models from those of baselines
 
 
 @dataclass(frozen=True)
 class EvaluatedDay:
-    """What `evaluate_day` wrote.
+    """The result of `evaluate_day`.
 
     Attributes:
-        metrics: content of `metrics.json`.
-        plots: PNG by name.
-        verdict: the first sentences of the report.
-        rows: rows that were scored.
-        report: path of `report.html`.
-        seconds: wall-clock time.
+        metrics: Content of `metrics.json`.
+        plots: PNG bytes by name.
+        verdict: The first sentences of the report.
+        rows: Number of scored rows.
+        report: Path of `report.html`.
+        seconds: Wall-clock time.
     """
 
     metrics: dict[str, Any]
@@ -78,27 +78,30 @@ def evaluate_day(
     lake: Lake,
     models: Mapping[str, ScoredModel],
     window_days: int = WINDOW_DAYS,
-    asked: Iterable[tuple[str, str]] = (),
+    model_inputs: Iterable[tuple[str, str]] = (),
 ) -> EvaluatedDay:
     """Score a day and write its partition: `report.html`, `metrics.json`, `history_entry.json` and `figures/*.png`.
 
     Args:
-        spec: the dataset.
-        day: the day to score, `YYYY-MM-DD`.
-        lake: where features are read from and the report is written to.
-        models: by name; the report is about the first. Without models the report describes the data alone.
-        window_days: how many days before `day` the baselines learn from and make an item or a user known.
-        asked: stage and day of the partitions that the models read, for the lineage.
+        spec: The dataset.
+        day: The day to score, `YYYY-MM-DD`.
+        lake: Where features are read and the report is written.
+        models: Models by name. Plots, slices and verdict are of the first. Without models, the report describes only the data.
+        window_days: Number of days before `day` that the baselines learn from, and whose items and users count as known.
+        model_inputs: Stage and day of each partition that the models were loaded from, for the lineage.
+
+    Returns:
+        The metrics, the plots and the path of the report.
 
     Raises:
-        MissingPartition: the day has no features.
-        ValueError: predictions are no probabilities.
+        MissingPartition: The day has no features.
+        ValueError: Predictions are not probabilities.
     """
     begin = time.perf_counter()
     earlier = earlier_days(lake, spec.name, day, window_days)
-    inputs = [*asked, *((CLEANED_FEATURES, d) for d in [*earlier, day])]
+    inputs = [*model_inputs, *((CLEANED_FEATURES, d) for d in [*earlier, day])]
     lineage = lake.lineage(spec.name, inputs)
-    # Without a model there is nothing to compare with, so no baseline is fitted.
+    # Baselines are only compared with models, so none is fitted without a model.
     baselines = fit_baselines(lake, spec, earlier if models else [])
     predictors = {f"{_MODEL}{name}": model.predict for name, model in models.items()}
     predictors |= {name: baseline.predict for name, baseline in baselines.items() if baseline.predict is not None}
@@ -126,7 +129,7 @@ def evaluate_day(
 
 
 def _sampling(spec: DatasetSpec) -> dict[str, Any] | None:
-    """How negatives were drawn, if the log holds positives alone."""
+    """Return the settings of negative sampling, or None if the log has negatives."""
     negatives = spec.label.negatives
     return negatives.model_dump(mode="json", include={"per_positive", "window_hours", "draw"}) if negatives else None
 
@@ -140,7 +143,7 @@ def _metrics(
     models: Mapping[str, ScoredModel],
     baselines: Mapping[str, Baseline],
 ) -> dict[str, Any]:
-    """Every key of `metrics.json` that follows from the day alone."""
+    """Return the keys of `metrics.json` that depend only on the day."""
     counts = count_clicks(scores.labels)
 
     def summary(name: str, ranks_only: bool = False) -> dict[str, Any]:
@@ -172,7 +175,7 @@ def _metrics(
 
 
 def _compared(metrics: dict[str, Any], before: list[dict[str, Any]]) -> dict[str, Any]:
-    """Keys of `metrics.json` that compare models with baselines, and the day with the days before."""
+    """Return the keys of `metrics.json` that compare models with baselines, and the day with earlier days."""
     history = [*before, _entry(metrics)]
     found = standings(history)
     compared = {
@@ -191,7 +194,7 @@ def _compared(metrics: dict[str, Any], before: list[dict[str, Any]]) -> dict[str
 def _history_before(lake: Lake, dataset: str, day: str) -> list[dict[str, Any]]:
     """Read the history entry of every report of an earlier day.
 
-    They are read each time, because an earlier day can be reported again, or later than the days after it.
+    They are read each time, because an earlier day can be reported again, or after later days.
     """
     earlier = [other for other in lake.days(EVALUATION_REPORTS, dataset) if other < day]
     folders = [lake.partition(EVALUATION_REPORTS, dataset, other) for other in earlier]
@@ -199,7 +202,7 @@ def _history_before(lake: Lake, dataset: str, day: str) -> list[dict[str, Any]]:
 
 
 def _entry(metrics: dict[str, Any]) -> dict[str, Any]:
-    """What later reports need of this one."""
+    """Return the part of a report that later reports need."""
     return {
         "day": metrics["day"],
         "model": metrics["model"]["auc"],
@@ -217,7 +220,7 @@ def _snapshot_day(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plots(scores: Scores, metrics: dict[str, Any]) -> dict[str, bytes]:
-    """PNG by name; none if there is nothing to score."""
+    """Draw the plots, PNG bytes by name. Without a model or rows, there are none."""
     first = next(iter(metrics["models"]), None)
     if first is None or not len(scores.labels):
         return {}

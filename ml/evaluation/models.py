@@ -1,4 +1,4 @@
-"""Which models a report scores, and how each of them predicts."""
+"""Loads the models that a report scores."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ml.schema import FeatureSchema
 from ml.stages import tuned_models
 
 SCORING_ROWS = 2048
-"""Rows of a batch. The activations of larger batches do not fit the cache, which makes each row three times as slow."""
+"""Rows per batch. The activations of larger batches exceed the processor's caches, and a row takes three times as long."""
 
 
 def models_before(spec: DatasetSpec, day: str, lake: Lake) -> dict[str, ScoredModel]:
     """Load the models that were trained up to the day before.
 
     Args:
-        spec: the dataset.
-        day: the day to score, `YYYY-MM-DD`.
-        lake: where trained days are stored.
+        spec: The dataset.
+        day: The day to score, `YYYY-MM-DD`.
+        lake: Where trained days are stored.
 
     Returns:
-        The dataset's models by name, in its order; none on its first day.
+        The dataset's models by name, in the order of the dataset; empty on its first day.
 
     Raises:
-        MissingPartition: the day before has not been trained.
-        SnapshotMismatch: a model reads features of another specification.
+        MissingPartition: The day before has not been trained.
+        SnapshotMismatch: A model was trained on features of another specification.
     """
     before = spec.previous_day(day)
     return {name: _scored(spec, name, before, lake) for name in spec.models} if before else {}

@@ -1,6 +1,7 @@
-"""Plots of the report as PNG bytes: ROC, calibration, scores, AUC by day. The numbers come from `ml.metrics`.
+"""Plots of the report as PNG bytes: ROC, calibration, scores, AUC by day. `ml.metrics` computes the numbers.
 
-They use Matplotlib's objects on the Agg canvas, without pyplot, so there is no global state and equal numbers give equal bytes.
+The plots use Matplotlib's objects on the Agg canvas, without pyplot, so there is no global state and equal numbers give equal
+bytes.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ DOTS_PER_INCH = 120
 
 
 def roc(scored: dict[str, ClickSums]) -> bytes:
-    """Draw the true against the false positive rate of each name, in the order of the keys."""
-    figure, axes = _axes("ROC", "share of the unclicked above the threshold", "share of the clicked above it")
+    """Draw a ROC curve for each name, in the order of the keys."""
+    figure, axes = _axes("ROC", "false positive rate", "true positive rate")
     for name, sums in scored.items():
         false, true = sums.roc()
         if len(false):
@@ -92,7 +93,11 @@ def scores(model: ClickSums) -> bytes:
 
 
 def auc_by_day(days: Sequence[dict[str, Any]]) -> bytes:
-    """Draw the AUC of each reported day. days: entries of the history, with `day` and an AUC or None by name."""
+    """Draw the AUC of each reported day.
+
+    Args:
+        days: Entries of the history, with `day` and, by name, an AUC or None.
+    """
     figure, axes = _axes("AUC by day", "", "AUC")
     place = range(len(days))
     for name in ("oracle", "model", "logistic_regression"):
@@ -108,7 +113,7 @@ def auc_by_day(days: Sequence[dict[str, Any]]) -> bytes:
 
 
 def lines(title: str, x: str, y: str, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> bytes:
-    """Draw for each name the mean by step, counted from 1, and its spread as a band."""
+    """Draw curves over steps, counted from 1. A curve is its means and its spreads, which are drawn as a band."""
     figure, axes = _axes(title, x, y)
     for (name, (mean, spread)), colour in zip(curves.items(), COLOURS.values(), strict=False):
         steps, middle, around = np.arange(1, len(mean) + 1), np.array(mean), np.array(spread)
@@ -119,7 +124,7 @@ def lines(title: str, x: str, y: str, curves: Mapping[str, tuple[Sequence[float]
 
 
 def points(title: str, x: str, y: str, groups: Mapping[str, Sequence[tuple[float, float, str]]]) -> bytes:
-    """Draw for each name some points (x, y, label), joined in their order."""
+    """Draw the points (x, y, label) of each group, connected in order."""
     figure, axes = _axes(title, x, y)
     for (name, placed), colour in zip(groups.items(), COLOURS.values(), strict=False):
         axes.plot([p[0] for p in placed], [p[1] for p in placed], color=colour, label=name, marker="o", ms=4, lw=1.5)

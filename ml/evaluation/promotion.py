@@ -1,7 +1,7 @@
-"""Champion and challenger: which of a dataset's models to trust, according to its reports.
+"""Champion and challenger: selects the best of a dataset's models by its reports.
 
-A report scores all models on the same rows, which none of them has seen. The decision for a day uses the reports up to that
-day alone. Aliases that point at the models are set by `ml.tracking.registry`.
+A report scores all models on the same rows, which no model has seen. The decision for a day uses only the reports up to that
+day. `ml.tracking.registry` sets the aliases that point at the models.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 DAYS = 3  # consecutive reported days on which a challenger has to be better than the champion
 
-Scores = dict[str, tuple[float, float]]  # AUC and negative log loss of each model: greater is better
+Scores = dict[str, tuple[float, float]]  # AUC and negative log loss of each model: higher is better
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,11 @@ class Standing:
     """Champion and scores after one day whose report compares models.
 
     Attributes:
-        day: the reported day.
-        champion: the model to trust after it.
-        replaced: the champion before, if the day brought another one.
+        day: The reported day.
+        champion: The champion after the day.
+        replaced: The previous champion, if it was replaced on the day.
         scores: AUC and negative log loss of each competing model on the day.
-        trained_until: by model, the day up to which the scored snapshot was trained, if the report says so.
+        trained_until: By model, the day up to which the scored snapshot was trained, if the report contains it.
     """
 
     day: str
@@ -35,29 +35,36 @@ class Standing:
 
     @property
     def challenger(self) -> str | None:
-        """The best model of the day apart from the champion."""
+        """The best model of the day except the champion; None if there is no other."""
         return max((name for name in self.scores if name != self.champion), key=self.scores.__getitem__, default=None)
 
     @property
     def behind(self) -> float:
-        """AUC of the day's best model less that of the champion."""
+        """AUC of the day's best model minus AUC of the champion."""
         return max(auc for auc, _ in self.scores.values()) - self.scores[self.champion][0]
 
 
 def standings(reports: Iterable[Mapping[str, Any]], days: int = DAYS) -> list[Standing]:
     """Decide the champion after each reported day.
 
-    The first champion is the first model that the dataset names. A model that was better than the champion on each of the last
-    `days` days, by AUC and in a tie by log loss, replaces it, whatever the margin; among several, the best of the last day
-    does. A champion that a report does not score is replaced at once by the first model that it scores. Models that only rank
-    do not compete. Only days whose report compares models count; others (a first day, a day of one class) are skipped.
+    The first champion is the dataset's first model. A model replaces the champion if it was better on each of the last `days`
+    days, by AUC, or by log loss if AUC is equal. The margin does not matter. If several models qualify, the best one on the
+    last day becomes champion. If a report does not score the champion, the first model that it scores becomes champion at once.
+    Models that only rank do not compete. Days whose report does not compare models (a first day, a day of one class) are
+    skipped.
 
     Args:
-        reports: contents of `metrics.json`, or entries of its `history`, in the order of days.
-        days: consecutive reported days on which a challenger must be better.
+        reports: Contents of `metrics.json`, or entries of its `history`, in the order of days.
+        days: Number of consecutive reported days on which a challenger must be better.
 
     Returns:
-        One standing for each day that compares models.
+        One standing for each day whose report compares models.
+
+    Example:
+        >>> scores = {"dlrm": {"auc": 0.70, "log_loss": 0.5}, "deepfm": {"auc": 0.71, "log_loss": 0.5}}
+        >>> days = ("2026-01-02", "2026-01-03", "2026-01-04")
+        >>> [standing.champion for standing in standings({"day": day, "models": scores} for day in days)]
+        ['dlrm', 'dlrm', 'deepfm']
     """
     found: list[Standing] = []
     for report in reports:

@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML file, made from the metrics and the plots. Its first sentences come from `verdict`."""
+"""Renders the report as one self-contained HTML file from the metrics and the plots."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ NOTHING = "–"
 
 
 def render(metrics: dict[str, Any], plots: dict[str, bytes]) -> str:
-    """Render the report without external resources. Text from logs is escaped; undefined values are shown as a dash."""
+    """Render the report without external resources. Text from logs is escaped; undefined values are shown as dashes.
+
+    Args:
+        metrics: Content of `metrics.json`.
+        plots: PNG bytes by name.
+
+    Returns:
+        The HTML.
+    """
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters |= {"number": number, "percent": percent, "count": count, "fact": fact}

@@ -1,9 +1,9 @@
 """Recall of a two-tower model: whether it finds the item that was clicked next among all live items.
 
-Time is divided into slices. At the start of each slice, the catalogue holds the items that had a row in the hours before, with
-the features of their last row; the clicks of the slice are searched in it by one matrix product. The baseline ranks items by
-their clicks in the hour before. Neither has learned from a slice before it is scored. A click is searched with the user's
-features at the time of the click, whose history may hold clicks from earlier in the slice.
+Time is divided into slices. At the start of each slice, the catalogue contains the items that had a row in the hours before,
+with the features of their last row. Each click of the slice is a query: all items are ranked by their scores for the user. The
+baseline ranks items by their clicks in the hour before. Neither has learned from a slice before it is scored. A query uses the
+user's features at the time of the click; the history among them may contain earlier clicks of the same slice.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ class Slice:
     """Counts of one slice.
 
     Attributes:
-        start: microseconds since 1970 UTC.
-        clicks: number of clicks.
-        live: items in the catalogue.
-        missing: clicks on items that were not in the catalogue.
-        model, popularity: by cut, clicks whose item was among the first `cut` results.
+        start: Microseconds since 1970-01-01 UTC.
+        clicks: Number of clicks.
+        live: Number of items in the catalogue.
+        missing: Number of clicks on items that were not in the catalogue.
+        model: By cut, number of clicks whose item was among the model's first `cut` results.
+        popularity: The same for the ranking by clicks.
     """
 
     start: int
@@ -49,7 +50,7 @@ class Recall:
     slices: list[Slice]
 
     def at(self, cut: int, whose: str = "model") -> float:
-        """Share of the clicks whose item was among the first `cut` results of the model or of popularity."""
+        """Share of the clicks whose item was among the first `cut` results of the `model` or of `popularity`."""
         return sum(getattr(s, whose)[cut] for s in self.slices) / max(1, self.clicks)
 
     @property
@@ -64,7 +65,7 @@ class Recall:
 
 @dataclass
 class Catalogue:
-    """Rows of the last hours, oldest first: which items are live, and how often they were clicked."""
+    """Rows of the last hours, oldest first, which determine the live items and their clicks."""
 
     hours: float
     times: list[NDArray[np.int64]] = field(default_factory=list)
@@ -81,7 +82,7 @@ class Catalogue:
         self.sparse.append(items.numpy())
         self.dense.append(dense.numpy())
 
-    def forget(self, now: int) -> None:
+    def trim(self, now: int) -> None:
         """Drop batches that are older than the window."""
         while self.times and self.times[0][-1] < now - self.hours * MICROSECONDS_PER_HOUR:
             for column in (self.times, self.ids, self.clicked, self.sparse, self.dense):
@@ -91,8 +92,8 @@ class Catalogue:
         """Return the L live items.
 
         Returns:
-            Their ids, int64 [L] ascending, the features of their last rows, sparse [L, Fi] and dense [L, Ii], and their clicks
-            in the last hour, int64 [L].
+            Their ids, int64 [L] ascending; the item features of their last rows, sparse int64 [L, Fi] and dense float32
+            [L, Ii]; and their clicks in the last hour, int64 [L].
         """
         times, ids = np.concatenate(self.times), np.concatenate(self.ids)
         first = np.searchsorted(times, now - self.hours * MICROSECONDS_PER_HOUR)
@@ -115,21 +116,27 @@ def recall_over(
     between: Callable[[list[Batch]], None] | None = None,
     on_result: Callable[[Slice], None] | None = None,
 ) -> Recall:
-    """Score every click from a point in time on; the rows before it fill the first catalogue.
+    """Score every click from `begin` on. Earlier rows fill the first catalogue.
 
     Args:
-        model: scores users and items.
-        batches: rows in time order.
-        begin: microseconds since 1970 UTC.
-        minutes: width of a slice.
-        live_hours: hours for which an item stays in the catalogue after its last row.
-        between: called with the rows of each slice after it has been scored, to train on them (progressive validation).
-        on_result: called with each slice.
+        model: The model that embeds users and items.
+        batches: Rows in time order.
+        begin: Microseconds since 1970-01-01 UTC.
+        minutes: Length of a slice.
+        live_hours: Hours for which an item stays in the catalogue after its last row.
+        between: Called with the rows of each slice after it has been scored, to train on them (progressive validation).
+        on_result: Called with the counts of each slice.
+
+    Returns:
+        The counts of all slices.
+
+    Raises:
+        ValueError: Scores are not finite.
     """
     catalogue, found = Catalogue(live_hours), []
     for start, rows in _slices(batches, begin, round(minutes * 60e6)):
         if start >= begin and catalogue.times:
-            catalogue.forget(start)
+            catalogue.trim(start)
             if catalogue.times:
                 found.append(_score(model, catalogue, start, rows))
                 if on_result is not None:

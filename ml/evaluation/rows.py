@@ -1,4 +1,4 @@
-"""Rows of the feature table for evaluation, in chunks, and the earlier days that may be used."""
+"""Reads the feature table in chunks for evaluation, and finds the earlier days that may be used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHUNK = 65_536
 
 
 def earlier_days(lake: Lake, dataset: str, day: str, window: int) -> list[str]:
-    """Return the days with features among the `window` calendar days before `day`, ascending."""
+    """Return the days among the `window` calendar days before `day` that have features, ascending."""
     there = set(lake.days(CLEANED_FEATURES, dataset))
     return [other for other in trailing_days(day, window) if other in there]
 
@@ -36,14 +36,18 @@ def chunks(lake: Lake, spec: DatasetSpec, day: str, columns: Sequence[str] | Non
     """Read a day's feature table in event-time order, at most `CHUNK` rows at a time.
 
     Args:
-        lake: where features are stored.
-        spec: the dataset.
+        lake: Where features are stored.
+        spec: The dataset.
         day: `YYYY-MM-DD`.
-        columns: columns to read; by default all.
+        columns: Columns to read; by default all.
+
+    Yields:
+        Tables of at most `CHUNK` rows.
 
     Raises:
-        MissingPartition, StalePartition: the features of the day cannot be used.
-        ValueError: a file does not have the columns of the spec.
+        MissingPartition: The day has no features.
+        StalePartition: The features have another fingerprint.
+        ValueError: A file does not have the columns of the spec.
     """
     wanted = arrow_schema(spec).names if columns is None else list(columns)
     for path in feature_parts(lake, spec, day):

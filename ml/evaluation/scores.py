@@ -28,10 +28,10 @@ class ScoredModel:
     """A model that has not seen the day on which it is scored.
 
     Attributes:
-        predict: N rows of the feature table -> float probabilities [N].
+        predict: Maps N rows of the feature table to float probabilities [N].
         facts: JSON values that the report shows. `snapshot_day`, the day up to which the model was trained, also appears in
             the verdict and in the standing of the champion.
-        ranks_only: True if the predictions only order rows and are no probabilities.
+        ranks_only: True if the predictions only order rows and are not probabilities.
     """
 
     predict: Predict
@@ -44,9 +44,9 @@ class Scores:
     """Predictions for the N rows of a day.
 
     Attributes:
-        labels: float32 [N].
-        keys: the N rows of the columns that slices are made by.
-        by: probabilities [N] by the name of who predicted.
+        labels: Labels, float32 [N].
+        keys: The columns that define slices, N rows.
+        by: Probabilities [N] of each model, baseline and oracle, by name.
     """
 
     labels: NDArray[np.float32]
@@ -68,14 +68,18 @@ def score_day(spec: DatasetSpec, day: str, lake: Lake, predictors: Mapping[str, 
     """Score the features of a day, chunk by chunk.
 
     Args:
-        spec: the dataset. If it has an oracle, the true probabilities are among the scores, unless a row lacks its own.
+        spec: The dataset. If it has an oracle, the scores include the true probabilities, unless one of them is missing.
         day: `YYYY-MM-DD`.
-        lake: where features are stored.
-        predictors: rows of the feature table -> probabilities, by name.
+        lake: Where features are stored.
+        predictors: By name, functions that map rows of the feature table to probabilities.
+
+    Returns:
+        The scores of every predictor.
 
     Raises:
-        MissingPartition: the day has no features.
-        ValueError: predictions are no probabilities, or not one for each row; the message names who predicted.
+        MissingPartition: The day has no features.
+        ValueError: Predictions are not probabilities, or their number differs from the number of rows; the message names the
+            predictor.
     """
     keys, labels, truth = [], [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
     by: dict[str, list[NDArray[Any]]] = {name: [np.zeros(0, np.float32)] for name in predictors}

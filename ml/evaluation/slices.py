@@ -1,6 +1,6 @@
-"""Slices of a scored day: by hour, by the commonest values of a column, new against known items and users.
+"""Slices of a scored day: by hour, by the most frequent values of a column, by new and known items and users.
 
-This module assigns rows to slices and computes the metrics of each value. The values of a slice together are the whole day.
+This module assigns rows to slices and computes the metrics of each value. The values of a slice cover the whole day.
 """
 
 from __future__ import annotations
@@ -53,14 +53,20 @@ def known_keys(lake: Lake, spec: DatasetSpec, days: Iterable[str]) -> dict[str, 
 
 
 def slices_of(spec: DatasetSpec, keys: pa.Table, known: dict[str, NDArray[np.int64]]) -> list[Slice]:
-    """Return every slice of the N rows of `keys` (columns `key_columns`). known: as from `known_keys`; empty on a first day."""
+    """Return every slice of a day.
+
+    Args:
+        spec: The dataset.
+        keys: The columns `key_columns` of N rows.
+        known: The result of `known_keys`; empty on a first day.
+    """
     slices = [_by_hour(spec, keys.column(EVENT_TIME))]
     for column, what in ((ITEM_KEY, "item"), (USER_KEY, "user")):
         if column in known:
             code = np.isin(keys.column(column).to_numpy(), known[column]).astype(np.int64)
             title = f"New and known {what}s"
             slices.append(Slice(f"known_{what}", title, (f"new {what}", f"known {what}"), code))
-    slices += [_commonest(name, keys.column(SLICE_PREFIX + name)) for name in spec.slices]
+    slices += [_most_frequent(name, keys.column(SLICE_PREFIX + name)) for name in spec.slices]
     return slices
 
 
@@ -74,13 +80,16 @@ def score_slices(
     """Compute the metrics of each value of each slice that has rows, for `metrics.json`.
 
     Args:
-        slices: ways to partition the N rows.
-        labels: [N].
-        model: probabilities [N]; without a model only rows and clicks are known.
-        baseline: probabilities [N], whose AUC on the same rows stands beside the model's.
+        slices: Ways to partition the N rows.
+        labels: Labels [N].
+        model: Probabilities [N]; without a model, only rows and clicks are counted.
+        baseline: Probabilities [N] of the logistic regression, whose AUC on the same rows is added.
         ranks_only: True if the model's predictions only order rows.
+
+    Returns:
+        One entry per slice: `name`, `title` and `values`.
     """
-    # Sorted once by score, the rows of every value are in order too, and no slice needs a sort of floats.
+    # Rows are sorted by score once. The rows of each value are then in order too, and no slice has to sort floats.
     by_model, by_baseline = (None if scores is None else np.argsort(scores, kind="stable") for scores in (model, baseline))
     scored = []
     for part in slices:
@@ -106,15 +115,15 @@ def score_slices(
 
 
 def _rows_by_value(code: NDArray[np.int64], count: int, order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Rows of each of `count` values, in the order of `order` [N]."""
-    # Of 16-bit codes numpy's stable sort is a radix sort.
+    """Return the rows of each of `count` values, in the order of `order` [N]."""
+    # numpy's stable sort of 16-bit integers is a radix sort.
     grouped = order[np.argsort(code[order].astype(np.int16), kind="stable")]
     return np.split(grouped, np.cumsum(np.bincount(code, minlength=count))[:-1])
 
 
 def _by_hour(spec: DatasetSpec, event_time: pa.ChunkedArray) -> Slice:
     if spec.time.by_position:
-        title = "By part of the day (the log has no clock: equal parts by position)"
+        title = "By part of the day (the log has no times; parts are equal, by position)"
         n = len(event_time)
         code = np.arange(n) * PARTS // max(n, 1)
         return Slice("part_of_day", title, tuple(f"{part + 1} of {PARTS}" for part in range(PARTS)), code)
@@ -123,8 +132,8 @@ def _by_hour(spec: DatasetSpec, event_time: pa.ChunkedArray) -> Slice:
     return Slice("hour", title, tuple(f"{hour:02d}:00" for hour in range(24)), local.to_numpy().astype(np.int64))
 
 
-def _commonest(name: str, column: pa.ChunkedArray) -> Slice:
-    """Slice by the `TOP_VALUES` most common values (ties by value), all others together, and missing."""
+def _most_frequent(name: str, column: pa.ChunkedArray) -> Slice:
+    """Slice by the `TOP_VALUES` most frequent values (ties by value), all other values, and missing values."""
     held = column.combine_chunks().dictionary_encode()
     values = [*held.dictionary.to_pylist(), MISSING]
     code = held.indices.fill_null(len(values) - 1).to_numpy().astype(np.int64)

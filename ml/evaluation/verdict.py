@@ -1,4 +1,4 @@
-"""The first sentences of the report: what the metrics mean, in plain words. All thresholds are here."""
+"""Explains the metrics in the first sentences of the report. All thresholds are defined here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ BASELINE_NAMES = {"constant_prior": "the constant prior", "logistic_regression":
 
 
 def beats(metrics: dict[str, Any]) -> dict[str, bool | None]:
-    """For each baseline, whether the model has a higher AUC; None if one of the two is undefined."""
+    """Return for each baseline whether the model has a higher AUC; None if one of the two is undefined."""
     model = metrics["model"]["auc"]
     return {
         name: None if model is None or baseline["auc"] is None else model > baseline["auc"]
@@ -18,9 +18,10 @@ def beats(metrics: dict[str, Any]) -> dict[str, bool | None]:
 
 
 def attained(metrics: dict[str, Any]) -> dict[str, float | None]:
-    """Share of the distance from the constant prior (0) to the oracle (1) that the model covers, by AUC and by log loss.
+    """Return the fraction of the distance from the constant prior (0) to the oracle (1) that the model covers.
 
-    It is None without an oracle or if both ends are equal, and negative if the model is worse than the constant prior.
+    It is computed for AUC and for log loss. It is None without an oracle or if both ends are equal, and negative if the model
+    is worse than the constant prior.
     """
     prior, model, best = metrics["baselines"]["constant_prior"], metrics["model"], metrics["oracle"]
     shares: dict[str, float | None] = {}
@@ -32,17 +33,17 @@ def attained(metrics: dict[str, Any]) -> dict[str, float | None]:
 
 
 def verdict(metrics: dict[str, Any]) -> tuple[str, list[str]]:
-    """Return a word for the badge (good, mixed, poor, unknown) and the sentences."""
+    """Return a word (good, mixed, poor, unknown) and the sentences."""
     model, data = metrics["model"], metrics["data"]
     simulated = ["This log is simulated: no person clicked, and the true click probability is known."] * metrics["simulated"]
     if not data["rows"]:
-        return "unknown", ["The day holds no rows, so there is nothing to score.", *simulated]
+        return "unknown", ["The day has no rows, so there is nothing to score.", *simulated]
     if model["facts"] is None:
         first = "No model was trained before this day, so nothing is scored. The data of the day is described below."
         return "unknown", [first, *simulated]
     if model["auc"] is None:
         only = "clicked" if data["clicks"] else "unclicked"
-        return "unknown", [f"All rows of the day are {only}, so there is no AUC.", *simulated]
+        return "unknown", [f"All rows of the day are {only}, so AUC is undefined.", *simulated]
     until = f" trained until {model['facts']['snapshot_day']}" if "snapshot_day" in model["facts"] else ""
     order = f"The model{until} ranks a clicked impression above an unclicked one {100 * model['auc']:.1f} times in 100."
     calibration = model["calibration"]  # None for a model that only ranks
@@ -60,7 +61,7 @@ def verdict(metrics: dict[str, Any]) -> tuple[str, list[str]]:
 def _against(metrics: dict[str, Any]) -> str:
     known = {name: won for name, won in metrics["beats"].items() if won is not None}
     if not known:
-        return "There are no earlier days that a baseline could learn from."
+        return "There are no earlier days to train a baseline on."
     if len(known) > 1 and all(known.values()):
         other = metrics["baselines"]["logistic_regression"]["auc"]
         return f"It beats both baselines (logistic regression {100 * other:.1f}, constant prior 50.0)."
@@ -73,9 +74,9 @@ def _against(metrics: dict[str, Any]) -> str:
 
 def _calibration(ratio: float) -> str:
     if ratio < WELL_CALIBRATED[0]:
-        meaning = "it predicts too few"
+        meaning = "the model predicts too few"
     elif ratio > WELL_CALIBRATED[1]:
-        meaning = "it predicts too many"
+        meaning = "the model predicts too many"
     else:
-        meaning = "it is well calibrated"
-    return f"Predicted clicks are {ratio:.2f} times those observed: {meaning}."
+        meaning = "the model is well calibrated"
+    return f"Predicted clicks are {ratio:.2f} times the observed clicks: {meaning}."

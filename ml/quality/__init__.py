@@ -1,1 +1,1 @@
-"""Data quality: what a day's data should look like, declared as data, and checks of it. Rows are never changed."""
+"""Data quality: declared expectations of a day's data, and their checks. Rows are never changed."""

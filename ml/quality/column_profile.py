@@ -12,14 +12,14 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class ColumnProfile:
-    """Statistics of one column of N rows. Profiles of two parts of a column add up.
+    """Statistics of one column of N rows. The sum of two profiles is the profile of the concatenated columns.
 
     Args:
         type: Arrow's name of the column's type; both names if the parts of a column have different types.
         nulls: Number of missing values.
         not_finite: Number of values that are NaN or infinite.
-        min: The least finite value; None if there is none, or the column does not hold numbers.
-        max: The greatest finite value; None likewise.
+        min: Smallest finite value; None if there is none, or if the column is not numeric.
+        max: Largest finite value; None in the same cases.
 
     Example:
         >>> column_profile(pa.array([1.5, None])) + column_profile(pa.array([float("nan"), 4.0]))
@@ -41,7 +41,7 @@ class ColumnProfile:
 
 
 def column_profile(column: pa.Array) -> ColumnProfile:
-    """Measures a column [N]. Lists are measured by their elements; of strings only missing values are counted."""
+    """Measures a column [N]. Lists are measured by their elements. For strings, only missing values are counted."""
     kind = column.type.value_type if isinstance(column, pa.DictionaryArray) else column.type
     if pa.types.is_list(kind):
         parts = column_profile(column.flatten())
@@ -52,7 +52,7 @@ def column_profile(column: pa.Array) -> ColumnProfile:
 
 
 def number_profile(kind: str, values: npt.NDArray[Any], nulls: int = 0) -> ColumnProfile:
-    """Measures numbers [N] of which none is missing; `nulls` is the number of missing values beside them."""
+    """Measures numbers [N] without missing values; `nulls` is the number of missing values that were removed."""
     finite = np.isfinite(values)
     known = values if finite.all() else values[finite]
     if not known.size:

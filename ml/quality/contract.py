@@ -1,7 +1,7 @@
-"""The contract of a stage: what a day should look like, as a list of `Expectation`, one for each kind of fault.
+"""The contract of a stage: a list of `Expectation`, one for each kind of fault in a day's data.
 
-Some hold for every log, others come from the catalog's `expectations`. `ml.quality.measures` computes the values, and
-`ml.quality.validate` checks them.
+Some expectations apply to every log, others come from the catalog's `expectations`. `ml.quality.measures` computes the values,
+and `ml.quality.validate` checks them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class Expectation:
 
     Args:
         name: Name of the check.
-        measure: Name of a measure in `ml.quality.measures`, which gives a value per subject: a column, a split or the day.
+        measure: Name of a measure in `ml.quality.measures`, which returns a value per subject: a column, a split or the day.
         type: Name of a class in `great_expectations.expectations`.
         kwargs: Arguments of that class, without the column.
         severity: `error` blocks downstream assets, `warning` does not.
         why: What a failure means, for the check's description.
-        columns: Columns that are checked; empty for all that the measure gives.
+        columns: Columns that are checked; empty for all columns of the measure.
         compares: Whether the day is compared with recent days. Without recent days such a check passes.
     """
 
@@ -121,7 +121,7 @@ def _raw(spec: DatasetSpec) -> list[Expectation]:
 def _features(spec: DatasetSpec) -> list[Expectation]:
     expect = spec.expectations
     return [
-        _equal("schema", "schema", "Columns, types and fingerprint are those of the catalog entry that batches are built by."),
+        _equal("schema", "schema", "Columns, types and fingerprint match the catalog entry, from which batches are built."),
         _none(
             "complete",
             "rows_beyond_manifest",
@@ -158,7 +158,7 @@ def _features(spec: DatasetSpec) -> list[Expectation]:
 def _mds(spec: DatasetSpec) -> list[Expectation]:
     expect = spec.expectations
     return [
-        _equal("schema", "schema", "Columns, encodings and fingerprint are those of the catalog entry that readers expect."),
+        _equal("schema", "schema", "Columns, encodings and fingerprint match the catalog entry, which readers rely on."),
         _equal(
             "rows_equal", "rows_of_features", "Every row of the features is in exactly one split, so none is lost or repeated."
         ),
@@ -181,7 +181,7 @@ def _mds(spec: DatasetSpec) -> list[Expectation]:
         _equal(
             "values_equal",
             "counts_of_features",
-            "The rows hold the same values as the features, so none was changed by writing.",
+            "The rows have the same values as the features, so writing changed none.",
         ),
         _sample_rate(),
         _none("time_in_day", "outside_day", "Rows of another day would leak future events into training."),

@@ -18,8 +18,9 @@ Counts = npt.NDArray[np.float64]
 def population_stability_index(today: Histogram, before: Sequence[Histogram], vocabulary: bool = False) -> float | None:
     """Computes the population stability index (Siddiqi, 2006), `Σ (p - q) ln(p / q)` over buckets.
 
-    p are the shares of today's ids in each bucket (missing, out of vocabulary, and the buckets of values), q those of all
-    ids of the days before. By convention, an index under 0.1 is no drift, up to 0.25 some, and above it much.
+    p are the shares of today's ids in each bucket (missing, out of vocabulary, and the buckets of values), and q the shares of
+    all ids of the days before. By convention, an index below 0.1 means no drift, up to 0.25 moderate drift, and above 0.25
+    strong drift.
 
     Between samples of n and m ids from one distribution, the index of B buckets is about `(B - 1) (1/n + 1/m)` (Yurdakul,
     2018). The number of value buckets is halved until this is at most `NOISE`.
@@ -27,7 +28,7 @@ def population_stability_index(today: Histogram, before: Sequence[Histogram], vo
     Args:
         today: Histogram of the day.
         before: Histograms of recent days.
-        vocabulary: Whether the feature has a growing vocabulary. Days without any known value are then left out.
+        vocabulary: Whether the feature has a growing vocabulary. Days without any known value are then excluded.
 
     Returns:
         The index; None if there are no ids to compare, or too few for two value buckets.
@@ -46,7 +47,7 @@ def population_stability_index(today: Histogram, before: Sequence[Histogram], vo
 
 
 def _shares(days: Sequence[Histogram], buckets: int) -> Counts:
-    """Shares [buckets + 2], all above 0. Adding one half of the buckets to the other is the same as halving the modulus."""
+    """Shares [buckets + 2], all above 0. Adding one half of the buckets to the other equals halving the modulus."""
     missing, unknown, *values = np.sum([day.counts for day in days], axis=0)
     counts = np.concatenate([[missing, unknown], np.reshape(values, (-1, buckets)).sum(axis=0)]) + SMOOTHING
     return counts / counts.sum()

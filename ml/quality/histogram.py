@@ -16,12 +16,12 @@ Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts of the ids of one feature. Histograms of the same feature add up.
+    """Counts of the ids of one feature. Histograms of the same feature can be added.
 
     Args:
         missing: Number of ids that are `MISSING_ID`.
         out_of_vocabulary: Number of ids that are `OOV_ID`.
-        buckets: Numbers of all other ids, by id modulo `BUCKETS`. A multi-valued feature counts each of its ids.
+        buckets: Counts of all other ids, by id modulo `BUCKETS`. A multi-valued feature counts each of its ids.
 
     Example:
         >>> found = histogram_of(np.array([0, 1, 2, 2])) + histogram_of(np.array([258]))

@@ -1,7 +1,7 @@
 """Measures that expectations check: each computes a value per subject (a column, a split or the day) from profiles.
 
-A value of None means, for a measure that compares days, that there is nothing to compare with; for any other measure, that the
-data lacks what is measured.
+For a measure that compares days, None means that there is nothing to compare with. For any other measure, it means that the
+measured data does not exist.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Value = float | Pair | None
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a measure is computed from.
+    """The input of a measure.
 
     Args:
         spec: The dataset.
@@ -114,7 +114,7 @@ def _not_finite(evidence: Evidence) -> Mapping[str, Value]:
 
 
 def _range(evidence: Evidence) -> Mapping[str, Value]:
-    """A column of missing values only is in any range: NaN."""
+    """The range of a column with only missing values is NaN, which passes any bound."""
     today = evidence.today
     return {
         f"{name} {end}": math.nan if today.rows and column.nulls == today.rows else getattr(column, end)
@@ -159,7 +159,7 @@ def _rows_of_features(evidence: Evidence) -> Mapping[str, Value]:
 
 
 def _counts_of_features(evidence: Evidence) -> Mapping[str, Value]:
-    """Hash of all rows, number of positives, and counts of each sparse feature's ids."""
+    """Compares the hash of all rows, the number of positives, and the id counts of each sparse feature."""
     if evidence.features is None:
         return {DAY: None}
     found: dict[str, Value] = {
@@ -174,7 +174,7 @@ def _counts_of_features(evidence: Evidence) -> Mapping[str, Value]:
 
 
 def _drift(evidence: Evidence) -> Mapping[str, Value]:
-    """Features of users and items are left out: these change from day to day by nature."""
+    """Excludes features of users and items, which naturally change from day to day."""
     spec, is_raw = evidence.spec, evidence.stage == RAW_LOGS
     identities = {s.name for s in spec.sparse if {spec.user, spec.item} & set(s.inputs)} if not is_raw else set()
     vocabularies = {s.name for s in spec.sparse if s.vocabulary} if not is_raw else set()

@@ -1,4 +1,4 @@
-"""Statistics of one day of one stage: what expectations are checked on, and what later days are compared with."""
+"""Statistics of one day of one stage. Expectations are checked on them, and later days are compared with them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Profile:
     Args:
         rows: All rows.
         columns: Statistics by column.
-        histograms: Histograms of ids by sparse feature, or of the raw columns that sparse features are made from.
+        histograms: Histograms of ids, by sparse feature or, for raw logs, by a column that a sparse feature uses.
         positives: Rows with label 1.
         bad_labels: Rows whose label is missing or neither 0 nor 1.
-        duplicates: Rows that repeat another row's unique columns. A row with a missing unique column repeats none.
+        duplicates: Rows that repeat another row's unique columns. Rows with a missing unique column are not counted.
         outside_day: Rows whose event time is not on the day, in the log's time zone.
-        out_of_order: Rows whose event time is before that of the row ahead of them.
-        splits: Rows by split; only of MDS data.
-        content: Hash of what the rows hold (`ml.quality.content`); only of features and MDS data.
+        out_of_order: Rows whose event time is before the event time of the previous row.
+        splits: Rows by split; only for MDS data.
+        content: Hash of the rows' values (`ml.quality.content`); only for features and MDS data.
         manifest: The partition's manifest.
     """
 

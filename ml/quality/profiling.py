@@ -20,7 +20,7 @@ from ml.quality.scan_parquet import scan_parquet
 from ml.stages import MDS_DATASETS, profiles
 
 FILE = "profile.json"
-VERSION = 2  # of a profile's contents. Increase it with them: stored profiles of another version are measured again.
+VERSION = 2  # increase it when the content of profiles changes, so that stored profiles are measured again
 
 
 def profile_day(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> Profile:

@@ -25,11 +25,19 @@ from ml.stages import MDS_DATASETS
 def scan_mds(spec: DatasetSpec, day: str, lake: Lake) -> Profile:
     """Measures a day's splits.
 
-    Data of another fingerprint cannot be decoded: its profile has no rows and no columns, only the manifest.
+    Data with another fingerprint cannot be decoded: its profile has no rows and no columns, only the manifest.
+
+    Args:
+        spec: The dataset.
+        day: `YYYY-MM-DD`.
+        lake: Where the data is stored.
+
+    Returns:
+        The profile of all splits together.
 
     Raises:
         MissingPartition: The day's data is not in the lake.
-        CorruptShard: A file is not what its index says; the message names it.
+        CorruptShard: A file does not match its index; the message names it.
     """
     manifest = lake.manifest(MDS_DATASETS, spec.name, day)
     if not lake.is_current(MDS_DATASETS, spec.name, day, spec.fingerprint):

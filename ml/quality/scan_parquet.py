@@ -85,7 +85,7 @@ class _Tally:
                 self.content = (self.content + _content(self.spec, table)) % 2**64
 
     def _nulls_in_footer(self, file: pq.ParquetFile, footer: pq.RowGroupMetaData) -> dict[str, int]:
-        """Missing values of columns that need not be read: only those are measured of them, and the footer counts them."""
+        """Numbers of missing values, from the footer, of columns of which nothing else is measured. They need not be read."""
         used = {*self.drifting, *(self.spec.expectations.unique if self.is_raw else ())}
         counts: dict[str, int] = {}
         for i in range(footer.num_columns):
@@ -174,7 +174,7 @@ def _content(spec: DatasetSpec, table: pa.Table) -> int:
 
 
 def _raw_categories(spec: DatasetSpec) -> tuple[str, ...]:
-    """Columns of the log that sparse features take as categories, without users and items, in the order of the log."""
+    """Columns of the log that sparse features use as categories, except users and items, in the order of the log."""
     wanted = {name for sparse in spec.sparse if not sparse.bucketise for name in sparse.inputs} - {spec.user, spec.item}
     return tuple(name for name, kind in spec.source.columns.items() if name in wanted and kind != "float")
 
@@ -193,7 +193,7 @@ def _ids(column: pa.Array) -> Ids:
 
 
 def _duplicates(keys: list[Ids]) -> int:
-    """Number of rows whose key an earlier row has. Keys are 64-bit hashes: any two of N collide with probability N² / 2^65."""
+    """Number of rows that repeat the key of an earlier row. Keys are 64-bit hashes; two of N collide with probability N² / 2^65."""
     if not keys:
         return 0
     known = np.concatenate(keys)

@@ -21,7 +21,7 @@ from ml.quality.measures import Evidence, Pair, Value, measure
 from ml.quality.profiling import profile_day
 from ml.stages import CLEANED_FEATURES, MDS_DATASETS
 
-NAMED = 5  # maximum number of subjects that a verdict shows, the worst first
+NAMED = 5  # maximum number of subjects in a verdict; the worst come first
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def load_library() -> None:
 
 
 def gather(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> Evidence:
-    """Loads profiles of the day and of recent days that were made under the same fingerprint."""
+    """Loads profiles of the day and of recent days with the same fingerprint."""
     today = profile_day(spec, stage, day, lake)
     before = [d for d in lake.days(stage, spec.name) if d < day][-spec.expectations.recent_days :]
     own = today.manifest.get("fingerprint")
@@ -200,7 +200,7 @@ def _verdict(e: Expectation, values: Mapping[str, Value], ruling: _Ruling | None
 
 
 def _worst(e: Expectation, values: Mapping[str, Value]) -> dict[str, str]:
-    """The subjects that are furthest from what is expected, as text."""
+    """The subjects that are furthest from the expected values, as text."""
     pairs = {subject: v for subject, v in values.items() if isinstance(v, Pair)}
     if e.type == EQUAL:
         wrong = {s: f"{p.found}, expected {p.expected}" for s, p in pairs.items() if p.found != p.expected}

@@ -1,4 +1,4 @@
-"""Checks in real runs: what blocks, what does not, a range of days, and what the event log then holds."""
+"""Checks in real runs: errors block, warnings do not, ranges of days, and the events that are logged."""
 
 import subprocess
 import sys
@@ -36,17 +36,17 @@ Spoil = Callable[[str, dict[str, Any]], None]
 
 
 def unspoilt(day: str, columns: dict[str, Any]) -> None:
-    """Every day as it should be."""
+    """Leaves every day intact."""
 
 
 def without_time(day: str, columns: dict[str, Any]) -> None:
-    """An error, on the second day."""
+    """Causes an error on the second day."""
     if day == DAYS[1]:
         columns["event_time"] = pa.array([None, *columns["event_time"].to_pylist()[1:]], pa.int64())
 
 
 def another_country(day: str, columns: dict[str, Any]) -> None:
-    """A warning, on the second day."""
+    """Causes a warning on the second day."""
     if day == DAYS[1]:
         columns["country"] = pa.array(["ZZ"] * ROWS)
 
@@ -81,7 +81,7 @@ def run(
     seconds: bool = True,
     selection: dg.AssetSelection | None = None,
 ) -> dg.ExecuteInProcessResult:
-    """Materialise raw_logs, its checks and something downstream (or what is selected), for one day or a range of them."""
+    """Materialise raw_logs, its checks and a downstream asset (or the selection), for one day or a range of days."""
     partitions = daily(SPEC)
 
     @dg.asset(key=RAW, partitions_def=partitions, backfill_policy=dg.BackfillPolicy.single_run())
@@ -170,12 +170,12 @@ def test_a_range_of_good_days_goes_on(lake: Lake, instance: dg.DagsterInstance) 
 
 
 @pytest.mark.parametrize("days", [DAYS[:1], DAYS])
-def test_the_share_of_the_assets_own_time_is_written_down(lake: Lake, instance: dg.DagsterInstance, days: list[str]) -> None:
+def test_the_share_of_the_assets_time_is_recorded(lake: Lake, instance: dg.DagsterInstance, days: list[str]) -> None:
     found = evaluations(run(lake, instance, unspoilt, days))["schema"].metadata
     assert found["share_of_asset_time"].value == pytest.approx(found["seconds"].value / (2.0 * len(days)))
 
 
-def test_no_share_is_written_where_nobody_measured(lake: Lake, instance: dg.DagsterInstance) -> None:
+def test_no_share_is_recorded_if_the_asset_recorded_no_time(lake: Lake, instance: dg.DagsterInstance) -> None:
     found = evaluations(run(lake, instance, unspoilt, DAYS[:1], seconds=False))["schema"].metadata
     assert "share_of_asset_time" not in found and found["seconds"].value > 0
 

@@ -1,4 +1,4 @@
-"""A range run does what single runs do; bad data is not retried, a passing fault is."""
+"""A range run does the same as single runs. Transient errors are retried, errors in data are not."""
 
 import gzip
 import logging
@@ -32,7 +32,7 @@ def run(asset: dg.AssetsDefinition, instance: dg.DagsterInstance, first: str, la
     return dg.materialize([asset], tags=tags, instance=instance, raise_on_error=False, **kwargs)
 
 
-def test_a_range_run_works_day_by_day_in_order_and_keeps_each_days_figures(catalog):
+def test_a_range_run_works_day_by_day_in_order_and_keeps_each_days_metadata(catalog):
     seen: list[str] = []
 
     def work(day: str) -> dict[str, int]:
@@ -58,8 +58,8 @@ def test_a_run_says_which_process_executes_it(catalog):
         assert run is not None and run.tags[PID] == str(os.getpid())
 
 
-def test_the_terminal_names_what_it_counts(catalog, caplog: pytest.LogCaptureFixture):
-    def told(summary: str, metadata: dict) -> str:
+def test_the_log_line_names_its_number(catalog, caplog: pytest.LogCaptureFixture):
+    def logged(summary: str, metadata: dict) -> str:
         @daily_asset(catalog["criteo"], "raw_logs", kinds={"html"}, description="A stage under test.")
         def raw_logs(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             return each_day(context, lambda day: metadata, summary)
@@ -69,8 +69,8 @@ def test_the_terminal_names_what_it_counts(catalog, caplog: pytest.LogCaptureFix
             dg.materialize([raw_logs], partition_key="2014-01-02", instance=instance)
         return next(record.getMessage() for record in caplog.records if record.name == "evergreen")
 
-    assert "auc 0.7000" in told("auc", {"auc": 0.7, "dagster/row_count": 600})
-    assert "600 rows" in told("auc", {"auc": None, "dagster/row_count": 600})
+    assert "auc 0.7000" in logged("auc", {"auc": 0.7, "dagster/row_count": 600})
+    assert "600 rows" in logged("auc", {"auc": None, "dagster/row_count": 600})
 
 
 def test_bad_data_fails_once_and_names_the_day(catalog):
@@ -101,11 +101,11 @@ def test_bad_data_fails_once_and_names_the_day(catalog):
         (ValueError("label"), False),
         (KeyError("C1"), False),
         (gzip.BadGzipFile("not a gzipped file"), False),
-        (OSError("Couldn't deserialize thrift"), False),  # as Arrow tells of a broken file
+        (OSError("Couldn't deserialize thrift"), False),  # Arrow's error for a damaged file
         (wrapped(MlflowException("no answer"), ConnectionError("refused")), True),
         (wrapped(MlflowException("no such experiment"), ValueError("name")), False),
         (MlflowException("no such experiment"), False),
     ],
 )
-def test_only_passing_faults_are_worth_a_retry(error: Exception, transient: bool):
+def test_only_transient_errors_are_retried(error: Exception, transient: bool):
     assert is_transient(error) is transient

@@ -1,4 +1,4 @@
-"""The asset of an export: its metadata, and that a refused export fails it without a retry."""
+"""The asset of an export: its metadata, and that it fails without a retry if the export is refused."""
 
 import dagster as dg
 import pytest
@@ -27,16 +27,16 @@ def run(lake: Lake, day: str, export: dict[str, object], instance: dg.DagsterIns
     return dg.materialize([asset], partition_key=day, resources=resources, instance=instance, raise_on_error=False)
 
 
-def test_an_export_is_told_table_by_table_and_a_refused_one_fails_once(lake: Lake, day: str) -> None:
+def test_metadata_list_every_table_and_a_refused_export_fails_once(lake: Lake, day: str) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         done = run(lake, day, {"rows": "int8", "tables": {"a": "float16"}}, instance)
         assert done.success
         (event,) = done.get_asset_materialization_events()
-        told = event.materialization.metadata
+        metadata = event.materialization.metadata
         manifest = lake.manifest("exported_models/dlrm", "made", day)
-        assert told["lost"].value == manifest["lost"]["all"] and told["lost_of"].value == "AUC"
-        assert told["bytes_ratio"].value == manifest["bytes"]["after"] / manifest["bytes"]["before"] < 1
-        tables = told["tables"]
+        assert metadata["lost"].value == manifest["lost"]["all"] and metadata["lost_of"].value == "AUC"
+        assert metadata["bytes_ratio"].value == manifest["bytes"]["after"] / manifest["bytes"]["before"] < 1
+        tables = metadata["tables"]
         assert isinstance(tables, dg.TableMetadataValue)
         formats = {record.data["table"]: record.data["format"] for record in tables.records}
         assert formats == {"a": "float16", "b": "int8", "tags": "int8"}

@@ -1,4 +1,4 @@
-"""The check of champion and challenger in real runs: what it tells, and where it lets the registry's aliases point."""
+"""The check of champion and challenger in real runs: its metadata, and the registry's aliases after it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_report(lake: Lake, day: str, before: str, **aucs: float) -> None:
 
 
 def write_reports(lake: Lake) -> None:
-    """A first day without models; then DeepFM is the better one, day by day."""
+    """Write a first day without models, and later days on which DeepFM is better."""
     write_report(lake, DAYS[0], "")
     for before, day in pairwise(DAYS):
         write_report(lake, day, before, dlrm=0.74, deepfm=0.75)
@@ -37,12 +37,12 @@ def write_reports(lake: Lake) -> None:
 
 @pytest.fixture
 def check(catalog: dict[str, DatasetSpec], lake: Lake, mlflow_home: Path) -> Check:
-    """Runs the check after the report of a day or of several, or by itself."""
+    """A function that runs the check after the report of one day or of several days, or by itself."""
     spec = catalog["criteo"]
 
     @daily_asset(spec, "evaluation_reports", kinds={"html"}, description="Made for tests.")
     def report() -> None:
-        """The lake holds it."""
+        """The report is already in the lake."""
 
     defs = dg.Definitions(
         [report],
@@ -66,13 +66,13 @@ def told(found: dg.AssetCheckEvaluation) -> dict[str, Any]:
     return {name: value.value for name, value in found.metadata.items()}
 
 
-def test_it_tells_who_is_champion_whether_or_not_there_is_a_registry(lake: Lake, check: Check) -> None:
+def test_metadata_name_the_champion_even_without_registered_models(lake: Lake, check: Check) -> None:
     write_reports(lake)
     first, second, third, newest = (check(day) for day in (DAYS[0], DAYS[1], DAYS[3], None))
     assert first.passed and "no models were compared" in told(first)["champion"]
     assert told(second).items() >= {"champion": "dlrm", "challenger": "deepfm", "auc_deepfm": 0.75, "changed": False}.items()
-    assert not second.passed and second.severity == dg.AssetCheckSeverity.WARN, "far behind, and champion still"
-    assert third.passed, "a change is nothing to warn of"
+    assert not second.passed and second.severity == dg.AssetCheckSeverity.WARN, "far behind, but still champion"
+    assert third.passed, "a change of champion is no warning"
     assert told(third).items() >= {"champion": "deepfm", "challenger": "dlrm", "replaced": "dlrm", "changed": True}.items()
     assert told(newest).items() >= {"champion": "deepfm", "changed": False, "day": DAYS[4]}.items()
     several = check(DAYS[1], DAYS[4])
@@ -80,7 +80,7 @@ def test_it_tells_who_is_champion_whether_or_not_there_is_a_registry(lake: Lake,
     assert "no version of deepfm trained until 2014-01-04" in told(newest)["champion_alias"]
 
 
-def test_a_registry_that_is_away_leaves_the_verdict(lake: Lake, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_verdict_does_not_need_the_registry(lake: Lake, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     write_reports(lake)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -109,4 +109,6 @@ def test_aliases_follow_the_newest_report_whichever_day_is_checked(lake: Lake, c
     check(DAYS[4])
     assert pointed() == {"champion": ("deepfm", DAYS[3]), "challenger": ("dlrm", DAYS[3])}
     assert "version 8: deepfm trained until 2014-01-04" in told(check(DAYS[1]))["champion_alias"]
-    assert pointed() == {"champion": ("deepfm", DAYS[3]), "challenger": ("dlrm", DAYS[3])}, "not back to the older day's"
+    assert pointed() == {"champion": ("deepfm", DAYS[3]), "challenger": ("dlrm", DAYS[3])}, (
+        "aliases do not move back to an older day"
+    )

@@ -1,4 +1,4 @@
-"""A model that loses to a baseline, or whose probabilities are off, is warned of; a first day is not."""
+"""Checks warn if a model is worse than a baseline or not calibrated, but not on a first day."""
 
 import json
 

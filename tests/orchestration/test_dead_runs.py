@@ -1,4 +1,4 @@
-"""A run whose process is gone is reported as failed; one whose process lives, or is another's, is left alone."""
+"""A run whose process has exited is reported as failed. Runs of live processes and of other machines are not."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def test_only_runs_of_dead_processes_here_are_failed(dead_pid: int):
         dead = started(instance, owner_tags("") | {PID: str(dead_pid)})
         alive = started(instance, owner_tags(""))
         elsewhere = started(instance, owner_tags("") | {PID: str(dead_pid), HOST: "another-machine"})
-        retry = started(instance, owner_tags(dead) | {PID: str(dead_pid)})  # with the tags of its parent, not yet with its own
+        retry = started(instance, owner_tags(dead) | {PID: str(dead_pid)})  # with the tags of its parent
         unknown = started(instance, {})
         assert fail_dead_runs(instance) == [dead]
         statuses = {run_id: instance.get_run_by_id(run_id).status for run_id in (dead, alive, elsewhere, retry, unknown)}

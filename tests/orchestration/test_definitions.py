@@ -1,4 +1,4 @@
-"""The graph as a whole: what every asset must have, and a golden list against silent change."""
+"""The whole asset graph: attributes that every asset must have, and a golden list that detects unintended changes."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_every_asset_has_owner_group_kinds_description_and_single_run_backfills(
     for key in graph.materializable_asset_keys:
         node = graph.get(key)
         assert node.owners and node.kinds and node.description and node.group_name == key.path[0], key
-        if key.path[0] == "studies":  # made on demand, of whole logs
+        if key.path[0] == "studies":  # materialised on demand, on whole logs
             assert node.partitions_def is None, key
             continue
         assert node.backfill_policy == dg.BackfillPolicy.single_run(), key
@@ -71,7 +71,7 @@ def test_a_report_sees_only_models_of_earlier_days(loaded: dg.Definitions, catal
         assert list(upstream.partitions_subset.get_partition_keys()) == [days[2]]
 
 
-def test_raw_rows_that_go_to_mlflow_are_a_matter_of_the_deployment(monkeypatch: pytest.MonkeyPatch):
+def test_the_deployment_sets_the_number_of_raw_rows_in_mlflow(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("EVERGREEN_EXAMPLE_ROWS", "0")
     assert resources()["mlflow"].example_rows == 0  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setenv("EVERGREEN_EXAMPLE_ROWS", "-1")
@@ -80,7 +80,7 @@ def test_raw_rows_that_go_to_mlflow_are_a_matter_of_the_deployment(monkeypatch: 
 
 
 def test_graph_is_the_golden_one(loaded: dg.Definitions):
-    """A change of the graph is a change of this file: python -m tests.orchestration.test_definitions"""
+    """To update the file after an intended change, run python -m tests.orchestration.test_definitions"""
     assert graph_of(loaded) == json.loads(GOLDEN.read_text())
 
 

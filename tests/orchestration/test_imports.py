@@ -1,4 +1,4 @@
-"""Guards on what is imported: commands start fast, and arrows point down."""
+"""Definitions load without heavy libraries, and layers import only layers below."""
 
 import ast
 import subprocess
@@ -31,6 +31,6 @@ def test_definitions_load_without_heavy_libraries():
     ("layer", "above"),
     [("ml", {"dagster", "assets", "orchestration"}), ("assets", {"orchestration"})],
 )
-def test_arrows_point_down(layer: str, above: set[str]):
+def test_layers_import_only_layers_below(layer: str, above: set[str]):
     wrong = {str(path): found for path in (ROOT / layer).rglob("*.py") if (found := imported(path) & above)}
     assert not wrong

@@ -1,4 +1,4 @@
-"""Killed in the middle of each asset and run again, a replay ends with the bytes of one that nobody disturbed."""
+"""A replay that is killed in each asset and run again writes the same bytes as an uninterrupted one."""
 
 import hashlib
 import os
@@ -34,7 +34,7 @@ def replay(home: Path, catalog: Path) -> subprocess.Popen[bytes]:
     env = os.environ | {
         "EVERGREEN_HOME": str(home),
         "EVERGREEN_CATALOG": str(catalog),
-        "EVERGREEN_LANDING": str(catalog.parent / "landing"),  # shared: manifests hold the stamps of log files
+        "EVERGREEN_LANDING": str(catalog.parent / "landing"),  # shared, because manifests contain the stamps of log files
         "EVERGREEN_DAGSTER": str(home / "dagster"),
         "EVERGREEN_SPARK_MASTER": "none",
         "DAGSTER_HOME": str(ROOT),
@@ -46,7 +46,7 @@ def replay(home: Path, catalog: Path) -> subprocess.Popen[bytes]:
 
 
 def kill_while_writing(stage: str, day: str, home: Path, catalog: Path) -> None:
-    """Start a replay, and kill it while it writes a partition of the stage; again, if the partition was written first."""
+    """Start a replay and kill it while it writes a partition of the stage. Retry if the partition was already complete."""
     lake, staging = Lake.at(home), home / stage / "synthetic" / ".staging" / day
     for _ in range(ATTEMPTS):
         lake.discard(stage, "synthetic", day)
@@ -62,7 +62,7 @@ def kill_while_writing(stage: str, day: str, home: Path, catalog: Path) -> None:
 
 
 def digests(home: Path) -> dict[str, str]:
-    """Of every file of every partition; a manifest of a model also holds how long training took, so its digest counts."""
+    """Digests of all files. Manifests of models contain the duration of training, so their `digest` is compared instead."""
     lake, found = Lake.at(home), {}
     for stage in STAGES:
         for day in lake.days(stage, "synthetic"):

@@ -1,4 +1,4 @@
-"""The worked example of docs/bring-your-own-logs.md, taken from the page itself, run from raw lines to reports."""
+"""The example of docs/bring-your-own-logs.md, read from the page, runs from raw lines to reports."""
 
 import gzip
 import json
@@ -30,7 +30,7 @@ def block(language: str) -> str:
 
 
 def write_logs(folder: Path, spec: DatasetSpec) -> int:
-    """A file a day as the page shows them, its own two lines first, and one line that is damaged; the rows written."""
+    """Write a file per day as on the page, with the page's two lines and a damaged line. Return the number of rows."""
     draw = random.Random(7)
     kinds = {product: draw.choice(("shoe", "hat", "coat")) for product in range(60)}
     products = block("csv") + "".join(f"{p},{draw.choice(('Acme', 'Globex'))},{kind}\n" for p, kind in kinds.items() if p != 12)
@@ -91,7 +91,7 @@ def test_the_worked_example_runs_from_raw_lines_to_reports(shop: DatasetSpec, tm
     assert figures["data"]["rows"] == manifests[-1]["rows"]
     assert 0 < figures["model"]["auc"] < 1
 
-    # A row of the first day comes late: when that day has been run again, those after it are due.
+    # A row of the first day arrives late. After this day has run again, the later days are due.
     assert [stages_done(lake, shop, day) for day in shop.days()] == [True, True, True]
     late = next((tmp_path / "landing" / "shop").glob(f"*{shop.days()[0]}*"))
     late.write_bytes(late.read_bytes() + gzip.compress(gzip.decompress(late.read_bytes()).splitlines(keepends=True)[0]))
@@ -104,7 +104,7 @@ def test_the_worked_example_runs_from_raw_lines_to_reports(shop: DatasetSpec, tm
             assert due[:done] == [True] * done and (done == 3 or due[done] is False)
 
 
-def test_the_pages_wrong_entry_is_refused_as_the_page_says(tmp_path: Path):
+def test_the_wrong_entry_is_refused_with_the_message_of_the_page(tmp_path: Path):
     path = tmp_path / "shop.yaml"
     path.write_text(block("yaml").replace("min_count: 5", "min_cuont: 5"))
     with pytest.raises(CatalogError) as refused:

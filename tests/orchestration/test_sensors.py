@@ -1,4 +1,4 @@
-"""The landing sensor asks for the earliest day that has arrived or changed, one at a time, and for nothing else."""
+"""The landing sensor requests the earliest day that has arrived or changed, one at a time, and nothing else."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def spec(catalog: dict[str, DatasetSpec]) -> DatasetSpec:
     return catalog["synthetic"].model_copy(update={"simulation": small})
 
 
-def test_a_day_is_asked_for_when_its_file_arrives_or_changes(spec: DatasetSpec, tmp_path: Path):
+def test_a_day_is_requested_when_its_file_arrives_or_changes(spec: DatasetSpec, tmp_path: Path):
     lake, folder = Lake.at(tmp_path / "home"), tmp_path / "landing" / spec.name
     folder.mkdir(parents=True)
     resources = {
@@ -37,7 +37,7 @@ def test_a_day_is_asked_for_when_its_file_arrives_or_changes(spec: DatasetSpec, 
     with dg.DagsterInstance.ephemeral() as instance:
 
         def finish(day: str) -> None:
-            """Raw logs for real; of the later stages the sensor looks at the manifests alone."""
+            """Write the raw logs, and manifests of the later stages, of which the sensor reads nothing else."""
             ingest_day(spec.log, day, str(folder), lake, LocalRunner())
             assert [asked_for for asked_for, _ in asked()] == [day]  # a day is not done with its raw logs
             for stage in stages_of(spec):
@@ -96,14 +96,14 @@ def test_a_failed_day_is_named_until_something_of_it_changes(spec: DatasetSpec, 
         [other] = again.run_requests or []
         assert other.partition_key == DAYS[0] and other.run_key != request.run_key
 
-        # It went well, and yet the day is not in the lake: Dagster would pass over a key that it has seen.
+        # The run succeeded, but the day is not in the lake. Dagster would ignore a run key that it has seen before.
         instance.create_run_for_job(job, tags=other.tags, status=dg.DagsterRunStatus.SUCCESS)
         _, gone = tick(changed)
         [third] = gone.run_requests or []
         assert third.partition_key == DAYS[0] and third.run_key not in (request.run_key, other.run_key)
 
 
-def test_how_far_models_are_behind_is_told_when_it_changes(spec: DatasetSpec, tmp_path: Path):
+def test_the_lag_of_models_is_reported_when_it_changes(spec: DatasetSpec, tmp_path: Path):
     lake, landing = Lake.at(tmp_path / "home"), tmp_path / "landing"
     (landing / spec.name).mkdir(parents=True)
     resources = {"lake": LakeResource(root=str(lake.root)), "landing": LandingResource(root=str(landing))}

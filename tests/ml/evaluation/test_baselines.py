@@ -1,4 +1,4 @@
-"""Baselines learn from the days they are given, the same every time, and well enough to be worth beating."""
+"""Baselines learn only from the given days, are reproducible, and are good enough to compare with."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def spec(lake: Lake) -> DatasetSpec:
     return spec
 
 
-def test_it_learns_most_of_what_there_is(lake: Lake, spec: DatasetSpec) -> None:
+def test_the_regression_comes_close_to_the_best_possible_auc(lake: Lake, spec: DatasetSpec) -> None:
     fitted = fit_baselines(lake, spec, DAYS)["logistic_regression"]
     today = shop_day(spec, "2026-01-04", 4_000)
     labels = today["label"].to_numpy()
@@ -56,7 +56,7 @@ def test_fitting_twice_gives_the_same(lake: Lake, spec: DatasetSpec) -> None:
     assert first.facts == second.facts and np.array_equal(first.predict(today), second.predict(today))
 
 
-def test_a_large_window_is_thinned_and_says_so(lake: Lake, spec: DatasetSpec) -> None:
+def test_a_large_window_is_sampled_and_facts_say_so(lake: Lake, spec: DatasetSpec) -> None:
     facts = fit_baselines(lake, spec, DAYS, nonzeros=20_000)["logistic_regression"].facts
     assert facts["rows_available"] == 12_000
     assert abs(facts["rows_seen"] - 20_000 / 7) < 300
@@ -70,7 +70,7 @@ def test_the_scored_day_and_later_ones_are_never_among_the_earlier(lake: Lake, s
 
 
 @pytest.mark.parametrize("labels", [0.0, 1.0])
-def test_one_class_teaches_nothing_and_the_reason_is_told(labels: float, lake: Lake) -> None:
+def test_days_of_one_class_give_no_regression_and_a_reason(labels: float, lake: Lake) -> None:
     spec = spec_of()
     put_day(lake, spec, DAYS[0], shop_day(spec, DAYS[0], 50, label=np.full(50, labels)))
     fitted = fit_baselines(lake, spec, DAYS[:1])
@@ -80,7 +80,7 @@ def test_one_class_teaches_nothing_and_the_reason_is_told(labels: float, lake: L
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 5])
-def test_a_handful_of_rows_is_no_error(rows: int, lake: Lake) -> None:
+def test_a_few_rows_are_no_error(rows: int, lake: Lake) -> None:
     spec = spec_of()
     put_day(lake, spec, DAYS[0], shop_day(spec, DAYS[0], rows, label=np.arange(rows) % 2))
     fitted = fit_baselines(lake, spec, DAYS[:1])

@@ -1,4 +1,4 @@
-"""Who is champion, as reports go by: what it takes to become one, and what it must not depend on."""
+"""The champion after each report: the rules of replacement, and what the decision must not depend on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def champions(*days: Told) -> list[str]:
 BETTER: Told = {"dlrm": (0.70, 0.5), "deepfm": (0.71, 0.5)}
 WORSE: Told = {"dlrm": (0.70, 0.5), "deepfm": (0.69, 0.5)}
 
-# Few values, so that ties come up.
+# Few values, so that ties occur.
 scored = st.tuples(st.sampled_from([0.6, 0.7, 0.8, None]), st.sampled_from([0.4, 0.5]))
 days_of_models = st.lists(
     st.dictionaries(st.sampled_from(["dlrm", "deepfm", "dcn_v2"]), scored | st.just((0.9, None)), max_size=3), max_size=14
@@ -50,7 +50,7 @@ def test_a_challenger_takes_over_after_days_in_a_row_and_no_sooner() -> None:
 def test_equal_aucs_are_told_apart_by_log_loss() -> None:
     assert champions(*[{"dlrm": (0.7, 0.5), "deepfm": (0.7, 0.49)}] * 3)[-1] == "deepfm"
     as_good: Told = {"dlrm": (0.7, 0.5), "deepfm": (0.7, 0.5)}
-    assert champions(*[BETTER] * DAYS, *[as_good] * 9)[-1] == "deepfm", "as good is not better"
+    assert champions(*[BETTER] * DAYS, *[as_good] * 9)[-1] == "deepfm", "an equal model is not better"
 
 
 def test_of_several_that_were_better_the_best_on_the_last_day_takes_over() -> None:
@@ -59,13 +59,13 @@ def test_of_several_that_were_better_the_best_on_the_last_day_takes_over() -> No
     assert champions(three, three, {**three, "deepfm": (0.73, 0.5)})[-1] == "deepfm"
 
 
-def test_what_only_ranks_does_not_compete_whatever_its_auc() -> None:
+def test_models_that_only_rank_do_not_compete() -> None:
     found = standings(reports(*[{"two_tower": (0.99, None), "dlrm": (0.7, 0.5)}] * 4))
     assert {standing.champion for standing in found} == {"dlrm"}
     assert {standing.challenger for standing in found} == {None}
 
 
-def test_a_model_that_came_later_has_to_win_its_days_and_one_that_is_gone_leaves_its_place() -> None:
+def test_a_new_model_needs_enough_days_and_a_missing_champion_is_replaced_at_once() -> None:
     alone: Told = {"dlrm": (0.70, 0.5)}
     assert champions(alone, alone, BETTER, BETTER, BETTER) == ["dlrm"] * 4 + ["deepfm"]
     gone: Told = {"wide_deep": (0.6, 0.5), "dcn_v2": (0.8, 0.5)}
@@ -87,18 +87,18 @@ def test_days_that_compare_nothing_neither_count_nor_interrupt() -> None:
 
 
 @given(days_of_models, st.integers(0, 14))
-def test_a_days_outcome_hangs_on_no_later_report(days: list[Told], until: int) -> None:
+def test_a_decision_does_not_depend_on_later_reports(days: list[Told], until: int) -> None:
     assert standings(reports(*days[:until])) == [s for s in standings(reports(*days)) if s.day <= f"2026-01-{until + 1:02d}"]
 
 
 def won(recent: list[Standing], name: str, over: str) -> bool:
-    """Whether a model was the better one on enough days in a row."""
+    """Return whether a model was better on enough consecutive days."""
     both = [standing.scores for standing in recent if {name, over} <= standing.scores.keys()]
     return len(both) == DAYS and all(scores[name] > scores[over] for scores in both)
 
 
 @given(days_of_models)
-def test_a_change_is_earned_and_one_that_is_earned_comes(days: list[Told]) -> None:
+def test_a_champion_changes_exactly_when_a_model_was_better_on_enough_days(days: list[Told]) -> None:
     found = standings(reports(*days))
     for place, standing in enumerate(found):
         before, recent = found[place - 1].champion if place else None, found[max(0, place + 1 - DAYS) : place + 1]

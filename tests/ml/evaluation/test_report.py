@@ -1,4 +1,4 @@
-"""A day evaluated, from features to report: every documented key, strict JSON, escaped HTML, and the days that are none."""
+"""Evaluation of a day, from features to report: documented keys, strict JSON, escaped HTML, and empty or first days."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ SCORED = {"rows", "clicks", "label_rate", *METRICS}
 
 
 def guess(table: pa.Table) -> np.ndarray:
-    """A fair model: what was true, blurred."""
+    """A good model: the true probabilities with noise."""
     blur = np.random.default_rng(table.num_rows).normal(size=table.num_rows)
     truth = table["oracle"].to_numpy()
     return (1 / (1 + np.exp(-np.log(truth / (1 - truth)) - 0.1 * blur))).astype(np.float32)
 
 
 def evaluate(lake: Lake, spec: DatasetSpec, table: pa.Table, predict: Callable[..., Any] | None = guess) -> EvaluatedDay:
-    """Score `table` as the fourth day, after three ordinary ones."""
+    """Score `table` as the fourth day, after three normal days."""
     for day in DAYS[:3]:
         put_day(lake, spec, day, shop_day(spec, day, 2_000))
     put_day(lake, spec, DAYS[3], table)
@@ -141,7 +141,7 @@ def test_a_model_without_earlier_features_stands_alone(lake: Lake) -> None:
     assert done.metrics["model"]["auc"] is not None and "no earlier days" in done.verdict
 
 
-def test_a_log_without_oracle_tells_of_none(lake: Lake) -> None:
+def test_the_report_of_a_log_without_oracle_does_not_mention_one(lake: Lake) -> None:
     spec = spec_of(oracle=None, simulation=None)
     done = evaluate(lake, spec, shop_day(spec, DAYS[3], 500), lambda table: np.full(table.num_rows, 0.3, np.float32))
     assert done.metrics["oracle"]["auc"] is None and done.metrics["attained"] == {"auc": None, "log_loss": None}
@@ -151,7 +151,7 @@ def test_a_log_without_oracle_tells_of_none(lake: Lake) -> None:
     assert "does not beat" in done.verdict
 
 
-def test_the_scored_day_teaches_the_baselines_nothing(lake: Lake) -> None:
+def test_baselines_do_not_learn_from_the_scored_day(lake: Lake) -> None:
     spec = spec_of()
     table = shop_day(spec, DAYS[3], 1_000)
     plain = evaluate(lake, spec, table).metrics["baselines"]
@@ -200,19 +200,19 @@ def test_the_history_has_days_that_were_reported_late_or_again(lake: Lake) -> No
 
 
 @pytest.mark.parametrize("wrong", [np.array([0.5]), np.full(500, 1.5), np.full(500, np.nan)])
-def test_predictions_that_are_none_are_refused_and_nothing_is_written(wrong: np.ndarray, lake: Lake) -> None:
+def test_invalid_predictions_are_refused_and_nothing_is_written(wrong: np.ndarray, lake: Lake) -> None:
     spec = spec_of()
     with pytest.raises(ValueError, match="shop 2026-01-04: model dlrm gave"):
         evaluate(lake, spec, shop_day(spec, DAYS[3], 500), lambda table: wrong)
     assert not lake.has("evaluation_reports", "shop", DAYS[3])
 
 
-def test_a_day_without_features_is_missed_loudly(lake: Lake) -> None:
+def test_a_day_without_features_is_an_error(lake: Lake) -> None:
     with pytest.raises(MissingPartition, match="cleaned_features of 2026-01-04"):
         evaluate_day(spec_of(), DAYS[3], lake, {"dlrm": ScoredModel(guess, FACTS)})
 
 
-def test_this_room_does_without_torch() -> None:
+def test_evaluation_does_not_import_torch() -> None:
     code = "import sys, ml.evaluation.evaluate; sys.exit(bool({'torch', 'pyspark'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -230,7 +230,7 @@ def test_a_model_that_only_ranks_has_an_auc_and_no_more(lake: Lake) -> None:
     assert "two_tower" in done.report.read_text() and "champion" not in done.report.read_text()
 
 
-def test_a_report_about_a_model_that_only_ranks_takes_its_numbers_for_no_probabilities(lake: Lake) -> None:
+def test_predictions_of_a_model_that_only_ranks_are_not_shown_as_probabilities(lake: Lake) -> None:
     spec = spec_of()
     evaluate(lake, spec, shop_day(spec, DAYS[3], 2_000))
     ranker = ScoredModel(lambda table: guess(table) ** 3, FACTS, ranks_only=True)
@@ -251,5 +251,5 @@ def test_the_champion_is_named_beside_its_challenger(lake: Lake) -> None:
     for day in DAYS[1:3]:
         assert evaluate_day(spec, day, lake, both).metrics["standing"] == {"champion": "dlrm", "challenger": "deepfm"}
     done = evaluate_day(spec, DAYS[3], lake, both)
-    assert done.metrics["standing"] == {"champion": "deepfm", "challenger": "dlrm"}, "as good an order, better probabilities"
+    assert done.metrics["standing"] == {"champion": "deepfm", "challenger": "dlrm"}, "equal AUC, better probabilities"
     assert "deepfm (champion)" in done.report.read_text()

@@ -1,4 +1,4 @@
-"""Recall over all live items, against a slow reading of the rows."""
+"""Recall over all live items, compared with a slow computation from the rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def state_of() -> TrainState:
 
 
 def rows_of(count: int, seed: int, minutes: int = 240, alike: bool = False) -> Batch:
-    """Clicks and others in time order; alike: a user clicks on the item of her own number."""
+    """Clicked and unclicked rows in time order. With `alike`, a row's user and item have the same number."""
     rng = np.random.default_rng(seed)
     times = np.sort(rng.integers(0, minutes, count)) * MINUTE
     users = rng.integers(0, 30, count)
@@ -54,7 +54,7 @@ def cut(whole: Batch, sizes: list[int]) -> list[Batch]:
     return found
 
 
-def test_it_counts_what_a_slow_reading_counts_however_rows_are_batched() -> None:
+def test_counts_equal_a_slow_computation_for_any_batches() -> None:
     state = state_of()
     state.begin_pass()
     whole = rows_of(600, 0)
@@ -125,7 +125,7 @@ def test_scores_that_are_not_finite_are_no_hits() -> None:
         recall_over(model_that_gives(float("nan")), [rows_of(400, 1, minutes=60)], begin=30 * MINUTE, minutes=30)
 
 
-def test_a_model_that_learns_between_slices_finds_what_one_at_midnight_does_not() -> None:
+def test_a_model_that_learns_between_slices_finds_more() -> None:
     rows = cut(rows_of(6000, 2, minutes=600, alike=True), [500] * 11)
     scores = {}
     for learns in (False, True):

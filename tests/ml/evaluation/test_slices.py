@@ -1,4 +1,4 @@
-"""Slices part a day: each row in one value of each, hours where the log lives, known by the days before alone."""
+"""Slices partition a day. Hours are in the log's time zone, and known items and users are those of earlier days."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_hours_are_those_of_the_logs_zone() -> None:
     assert hour.code.tolist() == expected and hour.code[0] < 2
 
 
-def test_a_log_without_clock_is_parted_by_position() -> None:
+def test_a_log_without_times_is_divided_by_position() -> None:
     spec = spec_of(time={"by_position": True}, simulation=None, oracle=None)
     part = slices_of(spec, keys_of(spec, shop_day(spec, "2026-01-03", 240)), {})[0]
     assert part.name == "part_of_day" and np.bincount(part.code).tolist() == [10] * 24
@@ -62,7 +62,7 @@ def test_an_item_is_known_by_the_days_asked_alone(lake: Lake) -> None:
         "known item", "known item", "new item", "known item"]  # fmt: skip
 
 
-def test_the_commonest_values_stand_alone_and_the_rest_together() -> None:
+def test_the_most_frequent_values_have_their_own_slices() -> None:
     spec = spec_of()
     values = [f"value {i:02d}" for i in range(20) for _ in range(30 - i)] + [None] * 5
     table = shop_day(spec, "2026-01-03", len(values), **{"slice:place": values})

@@ -39,7 +39,7 @@ def test_order_does_not_matter(rows: list[Any], random: Any) -> None:
 
 @settings(deadline=None)
 @given(ROWS, ROWS)
-def test_other_rows_have_another(a: list[Any], b: list[Any]) -> None:
+def test_different_rows_have_different_hashes(a: list[Any], b: list[Any]) -> None:
     def bits(rows: list[Any]) -> list[Any]:
         return sorted((i, np.float32(x).tobytes(), tuple(run)) for i, x, run in rows)
 
@@ -47,7 +47,7 @@ def test_other_rows_have_another(a: list[Any], b: list[Any]) -> None:
 
 
 def swapped(name: str) -> Any:
-    """The column with its values in reverse: every count, range and histogram stays."""
+    """Reverse the values of a column, which changes no count, range or histogram."""
 
     def change(columns: dict[str, Any]) -> None:
         columns[name] = pa.array(columns[name].to_pylist()[::-1], columns[name].type)
@@ -56,7 +56,7 @@ def swapped(name: str) -> Any:
 
 
 @pytest.mark.parametrize("column", ["label", "price", "country", "tags"])
-def test_blocks_made_of_other_features_are_told(column: str, lake: Lake) -> None:
+def test_blocks_of_other_features_are_detected(column: str, lake: Lake) -> None:
     spec = make_spec()
     write_raw(lake, spec, DAYS[0])
     write_features(lake, spec, DAYS[0])

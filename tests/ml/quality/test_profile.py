@@ -30,7 +30,7 @@ EVEN = Histogram(0, 0, (1000,) * BUCKETS)
 ids = st.lists(st.integers(-(2**63), 2**63 - 1) | st.sampled_from([MISSING_ID, OOV_ID]), max_size=50)
 
 
-def test_raw_figures_are_those_of_pandas(lake: Lake) -> None:
+def test_statistics_of_raw_logs_equal_those_of_pandas(lake: Lake) -> None:
     write_raw(lake, SPEC, DAY)
     profile = profile_day(SPEC, "raw_logs", DAY, lake)
     table = pq.read_table(str(lake.partition("raw_logs", SPEC.name, DAY) / "rows")).to_pandas()
@@ -55,7 +55,7 @@ def test_duplicates_are_those_of_pandas_and_missing_keys_repeat_nothing(lake: La
     assert profile_day(spec, "raw_logs", DAY, lake).duplicates == table.duplicated(["user", "country"]).sum() > 0
 
 
-def test_mds_figures_are_those_of_the_features(lake: Lake) -> None:
+def test_statistics_of_mds_data_equal_those_of_the_features(lake: Lake) -> None:
     write_days(lake, SPEC, [DAY], write_features, write_mds)
     features, mds = (profile_day(SPEC, stage, DAY, lake) for stage in ("cleaned_features", "mds_datasets"))
     assert mds.histograms == features.histograms and set(mds.histograms) == {s.name for s in SPEC.sparse}
@@ -78,7 +78,7 @@ def test_a_kept_profile_is_used_until_its_data_changes(lake: Lake) -> None:
     inode = kept.stat().st_ino
     profile_day(SPEC, "raw_logs", DAY, lake)
     assert kept.stat().st_ino == inode
-    # Another file of the very same size, under a manifest that says the same.
+    # Another file of the same size, with the same manifest.
     write_raw(lake, SPEC, DAY, lambda columns: columns.update(user=columns["user"].take(np.arange(ROWS)[::-1].copy())))
     again = profile_day(SPEC, "raw_logs", DAY, lake)
     assert kept.stat().st_ino != inode and again.rows == first.rows
@@ -182,13 +182,13 @@ def test_contract_of_another_stage_is_refused() -> None:
         contract(SPEC, "tuned_models")
 
 
-def test_processes_that_measure_one_day_do_not_get_in_each_others_way(lake: Lake) -> None:
+def test_several_processes_can_measure_the_same_day(lake: Lake) -> None:
     write_raw(lake, SPEC, DAY)
     code = (
         "import sys; from tests.helpers.quality_days import make_spec; from ml.lake import Lake\n"
         "from ml.quality.profiling import profile_day\n"
         "lake = Lake.at(sys.argv[1])\n"
-        "for n in range(20):\n"  # asked for otherwise each time, so that it is measured again
+        "for n in range(20):\n"  # with other expectations each time, so that the day is measured again
         "    spec = make_spec(expectations={'unique': [['user', 'item', 'time'][: n % 3 + 1], []][n % 2]})\n"
         "    print(profile_day(spec, 'raw_logs', sys.argv[2], lake).rows)"
     )
@@ -199,7 +199,7 @@ def test_processes_that_measure_one_day_do_not_get_in_each_others_way(lake: Lake
     assert told == [[str(ROWS)] * 20] * 3
 
 
-def test_profiles_lie_beside_the_data(lake: Lake, tmp_path: Path) -> None:
+def test_profiles_are_stored_next_to_the_data(lake: Lake, tmp_path: Path) -> None:
     write_raw(lake, SPEC, DAY)
     profile_day(SPEC, "raw_logs", DAY, lake)
     assert (tmp_path / "lake" / "profiles" / "raw_logs" / SPEC.name / DAY / FILE).exists()

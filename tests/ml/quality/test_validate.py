@@ -26,7 +26,7 @@ NEXT_DAY = day_bounds(DAY, SPEC.zone)[1]
 
 
 def put(name: str, row: int, value: Any) -> Callable[[dict[str, Any]], None]:
-    """A change of one cell."""
+    """Return a change of one cell."""
 
     def change(columns: dict[str, Any]) -> None:
         column = columns[name]
@@ -36,7 +36,7 @@ def put(name: str, row: int, value: Any) -> Callable[[dict[str, Any]], None]:
 
 
 def fill(name: str, value: Any, share: float = 1.0) -> Callable[[dict[str, Any]], None]:
-    """A change of the first `share` of a column."""
+    """Return a change of the first `share` of a column."""
 
     def change(columns: dict[str, Any]) -> None:
         column = columns[name].to_pylist()
@@ -185,7 +185,7 @@ def test_only_the_last_recent_days_compare(tmp_path: Path) -> None:
     assert verdicts["volume"].compared_with == tuple(DAYS[1:3])
 
 
-def test_an_empty_day_is_a_matter_of_volume_alone(lake: Lake) -> None:
+def test_an_empty_day_breaks_only_volume(lake: Lake) -> None:
     for stage, write in (("raw_logs", write_raw), ("cleaned_features", write_features)):
         write(lake, SPEC, DAY, rows=0, manifest={"quarantined": 0})
         assert failing(validate(SPEC, stage, DAY, lake)) == {"volume"}
