@@ -1,6 +1,6 @@
-"""`make bench`: run every benchmark, or those that are named, print one table and write bench.json under the Evergreen home.
+"""`make bench`: runs all benchmarks, or some by name, prints one table and writes bench.json under the Evergreen home.
 
-Only ratios count: both sides are measured in the same run, beside whatever else the machine is doing.
+Only ratios are meaningful: both sides are measured in the same run, under the same other load of the machine.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ import benchmarks
 from benchmarks.real_logs import NoRealLogs
 from benchmarks.result import Result
 
-APART = ("result", "real_logs")
+NOT_BENCHMARKS = ("result", "real_logs")
 
 
 def names() -> list[str]:
-    """Modules that have a `run() -> list[Result]`."""
+    """Return the names of the modules that have a `run() -> list[Result]`."""
     found = (module.name for module in pkgutil.iter_modules(benchmarks.__path__))
-    return [name for name in found if name not in APART and not name.startswith("_")]
+    return [name for name in found if name not in NOT_BENCHMARKS and not name.startswith("_")]
 
 
-def short(figure: float | None) -> str:
-    return "" if figure is None else f"{figure:,.0f}" if abs(figure) >= 100 else f"{figure:.3g}"
+def short(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def table_of(results: Iterable[Result]) -> Table:
     """One row per result."""
     table = Table(title="Ratios measured in this run")
-    for column in ("what", "unit", "ours", "baseline", "of", "ratio", "floor", "note"):
+    for column in ("benchmark", "unit", "ours", "baseline", "baseline is", "ratio", "floor", "note"):
         table.add_column(column, justify="right" if column in ("ours", "baseline", "ratio", "floor") else "left")
     for r in results:
-        figures = (short(r.ours), short(r.baseline), r.baseline_name, f"{r.ratio:.2f}", short(r.floor), r.note)
-        table.add_row(r.name, r.unit, *figures)
+        cells = (short(r.ours), short(r.baseline), r.baseline_name, f"{r.ratio:.2f}", short(r.floor), r.note)
+        table.add_row(r.name, r.unit, *cells)
     return table
 
 
@@ -63,9 +63,9 @@ def measure(chosen: Sequence[str], console: Console) -> tuple[list[Result], list
         try:
             results = importlib.import_module(f"benchmarks.{name}").run()
         except NoRealLogs as error:
-            console.print(f"    left out: {error}", markup=False, highlight=False)
+            console.print(f"    skipped: {error}", markup=False, highlight=False)
             continue
-        except Exception as error:  # the others are measured all the same
+        except Exception as error:  # one failure does not stop the other benchmarks
             failed.append(name)
             console.print(f"    failed: {type(error).__name__}: {error}", markup=False, highlight=False)
             continue
@@ -76,9 +76,9 @@ def measure(chosen: Sequence[str], console: Console) -> tuple[list[Result], list
 
 
 def quieten() -> None:
-    """Silence warnings and logs of libraries: they say nothing about what is measured."""
+    """Silence warnings and logs of libraries."""
     warnings.simplefilter("ignore")
-    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of processes that benchmarks start
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # for processes that benchmarks start
     logging.basicConfig(level=logging.ERROR)
     for name in ("torch.fx._symbolic_trace", "torchrec", "mlflow", "py4j", "alembic", "dagster"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -88,14 +88,14 @@ def quieten() -> None:
 @click.argument("chosen", nargs=-1, metavar="[NAME]...")
 @click.option("--list", "listed", is_flag=True, help="Print the names of the benchmarks.")
 def main(chosen: Sequence[str], listed: bool) -> None:
-    """Measure every speed claim, or those of the benchmarks NAME, as ratios."""
+    """Measure speed claims as ratios: all of them, or those of the benchmarks NAME."""
     if listed:
         click.echo("\n".join(names()))
         return
     if unknown := sorted(set(chosen) - set(names())):
         raise click.BadParameter(f"no benchmark {', '.join(unknown)}; there are {', '.join(names())}")
     quieten()
-    console = Console(width=None if sys.stdout.isatty() else 200)  # a file is as wide as the table
+    console = Console(width=None if sys.stdout.isatty() else 200)  # in a file, the table has its full width
     found, failed = measure(chosen or names(), console)
     console.print(table_of(found))
     home = Path(os.environ.get("EVERGREEN_HOME") or ".evergreen")

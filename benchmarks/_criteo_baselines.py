@@ -1,4 +1,4 @@
-"""Criteo's preprocessing as others do it, for `benchmarks.features`: written plainly, and not hindered."""
+"""Other implementations of Criteo's preprocessing, the baselines of `benchmarks.features`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SPARSE = [f"C{n}" for n in range(1, 27)]
 
 
 def dlrm_reference(path: Path, out: Path, days: int = 2) -> None:
-    """The steps of facebookresearch/dlrm's data_utils (`getCriteoAdData`): one process, row by row, dictionaries.
+    """The steps of facebookresearch/dlrm's data_utils (`getCriteoAdData`): one process, row by row, with dictionaries.
 
-    Count the lines; write each day's to a file; parse them row by row, note their categories and save; number the categories;
-    map them value by value, each column out of the saved archive, and save; join the days and save. Logarithms are taken when
-    training begins, and are left out here. So is the line that it prints for every row.
+    Count the lines. Write the lines of each day to a file. Parse them row by row, collect their categories and save. Number the
+    categories. Map them value by value, each column from the saved archive, and save. Join the days and save. The reference
+    computes logarithms when training begins, so they are omitted here, as is the line that it prints for every row.
     """
     with path.open() as file:
         rows = sum(1 for _ in file)
@@ -57,9 +57,13 @@ def dlrm_reference(path: Path, out: Path, days: int = 2) -> None:
 
 
 def polars_features(path: Path, out: Path, min_count: int, via_raw: bool) -> None:
-    """Polars on every core: hashed ids where min_count is 0, else ids by vocabularies of the days before, over two days.
+    """Compute the features of two days with Polars on every core.
 
-    via_raw: with the typed rows written as Parquet first, and read again, as a lake with both partitions has it.
+    Args:
+        path: The log.
+        out: Folder for Parquet files.
+        min_count: 0 for hashed ids, otherwise the threshold of vocabularies from earlier days.
+        via_raw: Whether typed rows are first written as Parquet and read again, as a lake with both partitions does.
     """
     import polars as pl
 
@@ -101,7 +105,7 @@ def polars_features(path: Path, out: Path, min_count: int, via_raw: bool) -> Non
 
 
 def spark_features(spark: SparkSession, path: Path, out: Path) -> None:
-    """Spark SQL's own reader, expressions and writer: hashed ids, by the very hash that ours are."""
+    """Compute features with Spark SQL's own reader, expressions and writer. Ids are hashed by the same function as ours."""
     from pyspark.sql import functions as f
 
     schema = ", ".join(["label int", *(f"{name} long" for name in DENSE), *(f"{name} string" for name in SPARSE)])

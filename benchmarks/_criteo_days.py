@@ -1,4 +1,4 @@
-"""Criteo's sample as MDS data in a lake of its own, for benchmarks that train."""
+"""Criteo's sample as MDS data in a temporary lake, for benchmarks that train."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ALL = ("train", "validation", "test")
 
 @contextmanager
 def criteo_days() -> Iterator[tuple[DatasetSpec, Lake]]:
-    """The dataset, and a lake with its seven days that is removed afterwards.
+    """Yield the dataset, and a lake with its seven days, which is deleted afterwards.
 
     Raises:
         NoRealLogs: Criteo's log is not on this machine.

@@ -1,4 +1,4 @@
-"""Predicting raw Criteo rows with a bundle, beside the model alone on tensors that are ready."""
+"""Predictions of a bundle from raw Criteo rows, compared with the model alone on prepared tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ml.recipes.recipe import recipe_of
 from ml.schema import FeatureSchema
 from ml.training.loop import threads
 
-ROUNDS = {1: 400, 500: 100}  # rows at a time -> rounds, of which the best counts
+ROUNDS = {1: 400, 500: 100}  # rows per call -> number of calls, of which the fastest is reported
 
 
 def run() -> list[Result]:
@@ -30,7 +30,7 @@ def run() -> list[Result]:
 
 
 def _bundle() -> Bundle:
-    """An untrained DLRM of the recipe's size: every id is unknown, and takes as long to look up as a known one."""
+    """An untrained DLRM of the recipe's size. Every id is unknown; looking it up takes as long as looking up a known one."""
     spec = load_catalog()["criteo"]
     recipe, schema = recipe_of(spec, "dlrm"), FeatureSchema.of(spec)
     with tempfile.TemporaryDirectory() as folder:

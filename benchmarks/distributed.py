@@ -1,9 +1,8 @@
-"""Several processes on this machine's cores against one, training the same batches of Criteo's sample in the same order.
+"""Several processes on one machine compared with one process, on the same batches of Criteo's sample in the same order.
 
-Each trains two days as `ml.training.launch` has it, on one thread a process; the first is not counted. Sharded,
-processes share out the tables by id and exchange ids and rows at every step; independent, each learns embeddings of its
-own, and gradients of dense layers alone go between them. What messages take is the time spent in them, in which a
-process also waits for the others.
+Both train two days like `ml.training.launch`, with one thread per process; the first day is not measured. With `sharded`,
+tables are sharded by id, and processes exchange ids and rows at every step. With `independent`, each process learns its own
+embeddings, and only gradients of dense layers are exchanged. The time of messages includes waiting for the other processes.
 """
 
 from __future__ import annotations
@@ -41,28 +40,28 @@ def run() -> list[Result]:
         for name, model in (("the catalog's DLRM", {}), ("MLPs 512-256", LARGE)):
             recipe = load_recipe("dlrm", {"model": model, "batch_size": BATCH, "precision": "bfloat16"})
             alone, _ = _samples(spec, lake, recipe, 1)
-            floor, _ = _samples(spec, lake, recipe, PROCESSES, apart=True)
+            floor, _ = _samples(spec, lake, recipe, PROCESSES, unrelated=True)
             for how in ("sharded", "independent"):
                 together, share = _samples(spec, lake, recipe.model_copy(update={"embeddings": how}), PROCESSES)
                 what = f"{name}, {PROCESSES} processes, {how}"
-                told = f"messages take {share:.0%} of a step; floor: processes that know nothing of each other"
-                results.append(Result(what, "samples/s", together, alone, "one process", floor, told))
+                note = f"messages take {share:.0%} of a step; floor: two processes that do not communicate"
+                results.append(Result(what, "samples/s", together, alone, "one process", floor, note))
     return results
 
 
-def _samples(spec: DatasetSpec, lake: Lake, recipe: Recipe, processes: int, apart: bool = False) -> tuple[float, float]:
-    """Samples a second of all processes, and the share of the time that messages take. apart: no process knows of another."""
+def _samples(spec: DatasetSpec, lake: Lake, recipe: Recipe, processes: int, unrelated: bool = False) -> tuple[float, float]:
+    """Return samples per second of all processes, and the share of time in messages. Unrelated processes send none."""
     with tempfile.TemporaryDirectory() as scratch:
-        return launch(_rank, spec, str(lake.root), recipe, apart, processes=Processes(processes), scratch=UPath(scratch))
+        return launch(_rank, spec, str(lake.root), recipe, unrelated, processes=Processes(processes), scratch=UPath(scratch))
 
 
-def _rank(spec: DatasetSpec, root: str, recipe: Recipe, apart: bool) -> tuple[float, float]:
+def _rank(spec: DatasetSpec, root: str, recipe: Recipe, unrelated: bool) -> tuple[float, float]:
     lake, schema = Lake.at(root), FeatureSchema.of(spec)
     with process_group() as ranks:
-        together = ranks if ranks.size > 1 and not apart else None
+        together = ranks if ranks.size > 1 and not unrelated else None
         state = new_state(recipe, schema, together)
         spent = _timed_exchanges()
-        figures = (0.0, 0.0)
+        measured = (0.0, 0.0)
         for day in spec.days()[:2]:
             each = BATCH // ranks.size
             reader = BlockReader(
@@ -75,12 +74,12 @@ def _rank(spec: DatasetSpec, root: str, recipe: Recipe, apart: bool) -> tuple[fl
             share = spent[0]
             ranks.barrier()
             seconds = time.perf_counter() - began
-            figures = (reader.rows / seconds, share / seconds)
-    return figures
+            measured = (reader.rows / seconds, share / seconds)
+    return measured
 
 
 def _timed_exchanges() -> list[float]:
-    """Seconds that this process has spent in messages."""
+    """Wrap the collectives of this process, and return a list with the seconds spent in them."""
     spent = [0.0]
 
     def timed(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,8 +1,8 @@
 """Collisionless tables: look-up and update compared with FBGEMM's fused tables and torch's, the hash map, memory and deltas.
 
-Every side has F tables of dimension D, and B examples with one id per feature. FBGEMM and torch receive row numbers; ours
-receives 64-bit ids, and finds their rows. Its memory is on huge pages, theirs where they allocate it. Batches are new at every
-step, so that they are not cached.
+Every side has F tables of dimension D, and B examples with one id per feature. FBGEMM and torch receive row numbers; our side
+receives 64-bit ids and finds their rows. Our memory is on huge pages, theirs where they allocate it. Every step has a new
+batch, so that batches are not cached.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def _map_alone() -> list[Result]:
 
 
 def _deltas() -> list[Result]:
-    """A delta of 200,000 rows, ready to be sent, and a whole snapshot of 5 million, written to disk."""
+    """Compare a delta of 200,000 rows in memory with a whole snapshot of 5 million rows written to disk."""
     rng, n, updated = np.random.default_rng(0), 5_000_000, 200_000
     ids = np.unique(rng.integers(-(2**62), 2**62, n))[None, :]
     table = EmbeddingBagConfig(name="t", embedding_dim=D, num_embeddings=1, feature_names=["f"])
@@ -235,7 +235,7 @@ def _deltas() -> list[Result]:
 
 
 def _dlrm() -> list[Result]:
-    """Training steps of a DLRM of the recipe's size over 2.6 million rows: ours on 64-bit ids, TorchRec's on row numbers."""
+    """Compare steps of a DLRM of the recipe's size with 2.6 million rows: ours on 64-bit ids, TorchRec's on row numbers."""
     rows = 100_000
     ids = np.random.default_rng(0).integers(-(2**62), 2**62, (F, rows))
     bottom, top = [64], [128, 64]

@@ -1,8 +1,9 @@
-"""Raw Criteo TSV to cleaned Parquet: the product's road beside the DLRM reference's way, Polars, and Spark's own expressions.
+"""From raw Criteo TSV to features in Parquet, compared with the DLRM reference code, Polars, and Spark's own expressions.
 
-All start from the same file, more than two million rows made of the real sample (`EVERGREEN_REAL_LOGS`; a stand-in of its
-shape, said so, where there is none), and end with Parquet; two cores, Spark and compiled kernels warm. The log is two days, as
-it takes two for a vocabulary to be used. The baselines neither check a line nor put rows in order; ours do.
+All sides start from the same file and write Parquet. The file has more than two million rows, made from the real sample or, if
+there is none, from generated rows of the same shape (the note says which). Two cores are used; Spark and compiled kernels are
+warm. The log has two days, because a vocabulary is used only from the second day on. Our side checks every line and sorts the
+rows; the baselines do neither.
 """
 
 from __future__ import annotations
@@ -66,20 +67,20 @@ def run() -> list[Result]:
             polars = ROWS / _fastest(polars_features, log, root, min_count, True)
             what, ours = f"Criteo TSV to features, {name}", ROWS / whole
             alone = f"raw_logs and cleaned_features; the latter alone {ROWS / cleaning:,.0f} rows/s"
-            note = f"{alone}. Floor: pyarrow reads the TSV and does no more. {source}"
+            note = f"{alone}. Floor: pyarrow only reads the TSV. {source}"
             results += [
-                Result(what, "rows/s", ours, plain, "DLRM reference's way, one core", read, note),
+                Result(what, "rows/s", ours, plain, "the DLRM reference code, one core", read, note),
                 Result(what, "rows/s", ours, polars, "Polars, both partitions, two cores", read, source),
             ]
         native = ROWS / _fastest(spark_features, spark, log, root / "spark")
         straight = ROWS / _fastest(_straight, hashed, root, root / "straight", spark)
         polars = ROWS / _fastest(polars_features, log, root, 0, False)
     what, ours = results[0].name, results[0].ours
-    no_stop = "the same parser, transforms and writer, block by block: no order, no quarantine, no partition between"
+    no_stop = "the same parser, transforms and writer, block by block, without order, quarantine and raw_logs"
     return [
         *results,
         Result(what, "rows/s", ours, native, "Spark's own expressions, two cores", read, source),
-        Result(f"{what}, without raw_logs between", "rows/s", straight, polars, "Polars, two cores", read, no_stop),
+        Result(f"{what}, without raw_logs", "rows/s", straight, polars, "Polars, two cores", read, no_stop),
     ]
 
 
@@ -103,7 +104,7 @@ def _spec(vocabularies: bool) -> DatasetSpec:
 
 
 def _product(spec: DatasetSpec, logs: Path, lake: Path, spark: SparkSession) -> tuple[float, float]:
-    """Seconds from the raw file to both days' features, and those of them spent in `cleaned_features`."""
+    """Return the seconds from the raw file to both days' features, and the part of them spent in `cleaned_features`."""
     runner, there = SparkRunner(spark), Lake.at(lake)
     started, cleaning = time.perf_counter(), 0.0
     for day in spec.days():
@@ -113,7 +114,7 @@ def _product(spec: DatasetSpec, logs: Path, lake: Path, spark: SparkSession) -> 
 
 
 def _straight(spec: DatasetSpec, logs: Path, out: Path, spark: SparkSession) -> None:
-    """From the raw file to features block by block, with the product's parser, transforms and writer."""
+    """Write features of the raw file block by block, with Evergreen's parser, transforms and writer."""
     file = find_files(spec.source, str(logs))[0]
     layout, last = Layout.declared(spec.source), file.size // (8 << 20)
 
@@ -142,12 +143,12 @@ def _read_only(path: Path) -> None:
 
 
 def _write_log(folder: Path, rows: int) -> str:
-    """Write a TSV of so many rows; gives what it was made of. Each further copy of the sample has other rare categories."""
+    """Write a TSV of `rows` rows and return its source. Every copy of the sample after the first has other rare categories."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         sample, source = _real(criteo_folder() / "train.txt.gz"), "real sample repeated"
     except NoRealLogs:
-        sample, source = _stand_in(), "stand-in: no real logs found"
+        sample, source = _generated(), "generated rows: no real logs found"
     rng = np.random.default_rng(0)
     with (folder / LOG).open("wb") as file:
         options = pcsv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
@@ -172,8 +173,8 @@ def _real(path: Path) -> pa.Table:
     )
 
 
-def _stand_in(rows: int = 140_000) -> pa.Table:
-    """Rows of Criteo's shape: counts with gaps, categories of 3 to 100,000 values, Zipf."""
+def _generated(rows: int = 140_000) -> pa.Table:
+    """Rows of Criteo's shape: counts with missing values, and Zipf-distributed categories of 3 to 100,000 values."""
     rng = np.random.default_rng(1)
     columns: dict[str, pa.Array] = {"label": pa.array((rng.random(rows) < 0.25).astype(int).astype(str))}
     for name in DENSE:

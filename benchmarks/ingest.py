@@ -1,8 +1,8 @@
-"""Reading raw lines like Criteo's into typed, checked columns, and ingesting days of them, against plain Python loops.
+"""Reading lines of Criteo's shape into typed, checked columns, and ingesting days of them, compared with Python loops.
 
-Rows per second of processor time in one process. The baseline loop splits each line, converts its numbers and finds the reason
-why a bad line is bad, which is how such a loader is usually written first. For a log without dated paths, the baseline parses
-every line twice: once for the index and once for its day.
+The unit is rows per second of CPU time in one process. The baseline loop splits each line, converts its numbers and finds the
+reason why a line is malformed. For a log without dated paths, the baseline parses every line twice: once for the index and once
+for its day.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ START, DAY = 1_388_534_400, 86_400  # the first instant of Criteo's days, and th
 
 
 def criteo_like(rows: int, seed: int = 0) -> list[bytes]:
-    """Lines with the columns, lengths and missing values of Criteo's log: a label, 13 counts, 26 hashed categories."""
+    """Generate lines with the columns, lengths and missing values of Criteo's log: label, 13 counts, 26 hashed categories."""
     rng = np.random.default_rng(seed)
     columns = [rng.integers(0, 2, rows).astype("S1")]
     for _ in range(13):
@@ -65,7 +65,7 @@ def run() -> list[Result]:
         text = b"\n".join(spoiled) + b"\n"
         results.append(_parsed(f"{name}, {share:.1%} of lines bad", text, layout, looped_bad, of))
     results.append(
-        Result("raw_logs: TSV to a day in the lake", unit, _ingested(lines, criteo.log), looped, f"{of}, nothing written")
+        Result("raw_logs: TSV to a day in the lake", unit, _ingested(lines, criteo.log), looped, f"{of}, without writing")
     )
     cached, parsed = (_indexed(lines, criteo.log, cache_bytes) for cache_bytes in (MAX_BYTES, 0))
     results.append(
@@ -82,14 +82,14 @@ def _parsed(name: str, text: bytes, layout: Layout, baseline: float, of: str, fl
 
 
 def _timed(criteo: LogSpec, files: str) -> LogSpec:
-    """Criteo's log with a time as its first column."""
+    """Return Criteo's log with a time as its first column."""
     source = criteo.source.model_copy(update={"files": files, "columns": {"time": "int", **criteo.source.columns}})
     clock = criteo.time.model_copy(update={"column": "time", "by_position": False})
     return criteo.model_copy(update={"source": source, "time": clock})
 
 
 def _ingested(lines: list[bytes], criteo: LogSpec) -> float:
-    """Rows per second from a dated file to Parquet in time order. Dated files need no index."""
+    """Return rows per second from a dated file, which needs no index, to Parquet in time order."""
     log = _timed(criteo, "%Y-%m-%d.tsv")
     day = log.days()[0]
     times = np.random.default_rng(2).integers(START, START + DAY, len(lines)).tolist()
@@ -100,14 +100,14 @@ def _ingested(lines: list[bytes], criteo: LogSpec) -> float:
 
 
 def _indexed(lines: list[bytes], criteo: LogSpec, cache_bytes: int) -> float:
-    """Rows per second from one undated file in time order, through the index, to Parquet of all its days."""
+    """Return rows per second from one undated file in time order, through the index, to Parquet of all its days."""
     log, runner = _timed(criteo, "log.tsv"), LocalRunner()
     days = log.days()
     times = (START + np.arange(len(lines)) * len(days) * DAY // len(lines)).tolist()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "log.tsv"
         file.write_bytes(b"".join(b"%d\t%s\n" % pair for pair in zip(times, lines, strict=True)))
-        os.utime(file, (START, START))  # blocks of a file that was written just now are not cached
+        os.utime(file, (START, START))  # blocks of a file that was modified recently are not cached
 
         def work() -> None:
             with tempfile.TemporaryDirectory() as root:
@@ -155,7 +155,7 @@ def _loop(lines: list[bytes], criteo: DatasetSpec) -> tuple[dict[str, list[objec
 
 
 def _processor_seconds(work, rounds: int = ROUNDS) -> float:
-    """Processor time of the fastest of a few rounds, after one warm-up round."""
+    """Return the CPU time of the fastest of several rounds, after one warm-up round."""
     work()
     taken = []
     for _ in range(rounds):

@@ -1,7 +1,7 @@
-"""Training data as MDS blocks of rows, beside MDS as mosaicml-streaming's own tools make and read it: a row to a sample.
+"""Training data as MDS blocks of rows, compared with mosaicml-streaming's own tools, which store one row per sample.
 
-Both sides write and read the same Criteo-shaped rows (13 dense and 26 sparse columns, label, sample rate, event time),
-the baselines a few of them: their rate does not depend on how many there are.
+Both sides write and read rows of Criteo's shape (13 dense and 26 sparse columns, label, sample rate, event time). The baselines
+use fewer rows, because their rate does not depend on the number of rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-import ml.datasets.torchvision_ops  # noqa: F401  # streaming fails without
+import ml.datasets.torchvision_ops  # noqa: F401  # streaming fails without it
 from benchmarks.result import Result
 from ml.catalog.load import load_catalog
 from ml.catalog.spec import DatasetSpec
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 ROWS, FEW, BATCH = 1_000_000, 24_000, 4096
 RANKS = 8
-STEPS = 64  # of training: one shuffle block is read whole before its first batch
+STEPS = 64  # training steps; a shuffle block is read as a whole before its first batch
 
 
 def run() -> list[Result]:
@@ -63,7 +63,7 @@ def run() -> list[Result]:
                 max(warm),
                 FEW / _dataframe_to_mds(frame, rows_folder),
                 f"dataframe_to_mds, {FEW:,} rows",
-                note=f"{cold:,.0f} rows/s with the start of Spark's Python workers, which both sides leave out",
+                note=f"{cold:,.0f} rows/s including the start of Spark's Python workers, which is not measured on either side",
             ),
             *_reading(spec, day, lake, rows_folder),
         ]
@@ -89,32 +89,32 @@ def _reading(spec: DatasetSpec, day: str, lake: Lake, rows_folder: Path) -> list
             "rows/s",
             blocks,
             by_row,
-            f"StreamingDataset, a row to a sample, {FEW:,} rows",
+            f"StreamingDataset, one row per sample, {FEW:,} rows",
             floor=_bandwidth() / bytes_per_row,
-            note=f"the fastest pass of each; floor: {bytes_per_row} bytes a row at the memory bandwidth measured here",
+            note=f"the fastest pass of each side; floor: {bytes_per_row} bytes per row at the measured memory bandwidth",
         ),
         Result(
             f"MDS: an epoch of shuffled batches, one of {RANKS} ranks reading its share",
             "rows/s",
             ROWS / min(_seconds(own) for _ in range(4)),
             ROWS / min(_seconds(whole) for _ in range(4)),
-            "the same with one canonical node, where it reads all shards",
-            note=f"rows of the epoch, all ranks' together, that one rank passes; {RANKS} canonical nodes",
+            "one canonical node, with which a rank reads all shards",
+            note=f"rows of the epoch over all ranks, divided by the time of one rank; {RANKS} canonical nodes",
         ),
         Result(
             f"MDS: DLRM trained from shuffled blocks, batches of {BATCH}",
             "rows/s",
             from_blocks,
             from_rows,
-            "the same from StreamingDataset, a row to a sample",
+            "training from StreamingDataset, one row per sample",
             floor=alone,
-            note=f"reading is {waiting:.1%} of the step, row by row {starving:.0%}; floor: the step without reading",
+            note=f"reading takes {waiting:.1%} of a step, row by row {starving:.0%}; floor: the step without reading",
         ),
     ]
 
 
 def _features(spec: DatasetSpec, day: str, lake: Lake, folder: Path) -> Path:
-    """Write a feature table of ROWS rows into the lake; gives back a file of the first FEW of them."""
+    """Write a feature table of ROWS rows into the lake, and return a file of the first FEW of them."""
     rng = np.random.default_rng(0)
     columns: dict[str, Any] = {
         "event_time": np.arange(ROWS) * 86_400,
@@ -136,13 +136,13 @@ def _features(spec: DatasetSpec, day: str, lake: Lake, folder: Path) -> Path:
 
 
 def _dataframe_to_mds(frame: DataFrame, out: Path) -> float:
-    """Seconds to write the frame, a row to a sample, by workers that have imported everything already."""
+    """Return the seconds to write the frame, one row per sample, by workers that have already imported everything."""
     from streaming.base.converters import dataframe_to_mds
 
     def prepare(batches: Iterable[Any]) -> Iterator[Any]:
         from ml.datasets import cache, torchvision_ops  # noqa: F401
 
-        time.sleep(1)  # so that the other task gets the other worker
+        time.sleep(1)  # so that the other task runs on the other worker
         yield from (batch.head(0) for batch in batches)
 
     frame.mapInPandas(prepare, frame.schema).collect()
@@ -177,7 +177,7 @@ def _row_by_row(folder: Path, schema: FeatureSchema) -> Iterator[Batch]:
 
 
 def _training(spec: DatasetSpec, schema: FeatureSchema, batches: Iterable[Batch]) -> tuple[float, float, float]:
-    """Rows per second, the share of the time that went into waiting for batches, and rows per second without it."""
+    """Return rows per second, the share of time spent waiting for batches, and rows per second without waiting."""
     state = new_state(recipe_of(spec, "dlrm"), schema)
     state.begin_pass()
     report = train_pass(state, batches, total_steps=STEPS)
@@ -193,7 +193,7 @@ def _seconds(batches: Iterable[Batch]) -> float:
 
 
 def _bandwidth() -> float:
-    """Bytes per second of one large copy between buffers that are there already; the best of five."""
+    """Return the bytes per second of a large copy between allocated buffers, the best of five."""
     source, target = np.ones(1 << 27, np.uint8), np.zeros(1 << 27, np.uint8)
     best = sys.float_info.max
     for _ in range(5):

@@ -1,7 +1,7 @@
-"""One more day of the built-in log on a lake that is warm: how much of a fresh process's time is our own work.
+"""One more day of the built-in log in a new process: the share of time that Evergreen's own code takes.
 
-Outside our own work are the process's start, imports, Spark's start and Dagster. Own is what the assets measure around
-their work, and the checks around theirs.
+The rest is the start of the process, imports, the start of Spark, and Dagster. The time of Evergreen's own code is the time
+that the assets and the checks measure around their work.
 """
 
 from __future__ import annotations
@@ -50,5 +50,5 @@ def run() -> list[Result]:
         python(*replay, "--from", "2026-01-03", "--to", "2026-01-03")
         wall = time.perf_counter() - started
         own = float(python("-c", OWN, "2026-01-03"))
-    note = f"{wall:.0f} s in all; the rest is process start, imports, Spark's start, Dagster"
-    return [Result("one more day, warm: own work", "share", own / wall, 1 - own / wall, "share outside it", 1.0, note)]
+    note = f"{wall:.0f} s in total; the rest is the start of the process, imports, the start of Spark, Dagster"
+    return [Result("one more day: Evergreen's own code", "share", own / wall, 1 - own / wall, "share of the rest", 1.0, note)]

@@ -1,4 +1,4 @@
-"""Quantised models: AUC lost, bytes saved, and the speed of reading bags and scoring rows."""
+"""Quantised models: AUC lost, bytes saved, and the speed of look-ups and of scoring rows."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _reader(spec: DatasetSpec, lake: Lake, day: str, size: int) -> BlockReader:
 
 
 def _trained(spec: DatasetSpec, lake: Lake, name: str) -> nn.Module:
-    """The model after all days except the last."""
+    """Train a model on all days except the last."""
     recipe = recipe_of(spec, name)
     state = new_state(recipe, FeatureSchema.of(spec))
     for day in spec.days()[:-1]:
@@ -82,26 +82,26 @@ def _formats(model: nn.Module, all_of_them: bool) -> dict[str, nn.Module]:
 
 
 def _notes(models: Mapping[str, nn.Module], whole: Batch) -> dict[str, str]:
-    """AUC lost and bytes saved by each model, on a day that none was trained on."""
+    """Describe the AUC lost and the bytes saved by each model, on a day that no model was trained on."""
     trained, before = accuracy_of(models[TRAINED], whole), bytes_of(models[TRAINED])
     found = {}
     for made, model in models.items():
         lost, share = trained.lost(accuracy_of(model, whole)), bytes_of(model) / before
-        found[made] = f"AUC {trained.auc:.4f}, {lost:+.5f} lost; {share:.2f} of the bytes, with ids and layers"
+        found[made] = f"AUC {trained.auc:.4f}, {lost:+.5f} lost; {share:.2f} of the bytes, including ids and layers"
     return found
 
 
 def _compared(
     title: str, unit: str, work: Mapping[str, Callable[[], None]], count: int, notes: Mapping[str, str] | None = None
 ) -> list[Result]:
-    """The rate of each model beside that of the trained one."""
+    """Compare the rate of each model with the rate of the trained one."""
     rates, notes = _rates(work, count), notes or {}
     baseline = rates.pop(TRAINED)
     return [Result(f"{made}: {title}", unit, rate, baseline, TRAINED, note=notes.get(made, "")) for made, rate in rates.items()]
 
 
 def _beside_torch(name: str, model: nn.Module, whole: Batch, batches: Sequence[Batch]) -> Result:
-    """Our int8 layers beside torch.ao's, on tables as trained."""
+    """Compare our int8 layers with torch.ao's, on unquantised tables."""
     ours = copy.deepcopy(model)
     quantise_layers(ours)
     with warnings.catch_warnings():
@@ -114,7 +114,7 @@ def _beside_torch(name: str, model: nn.Module, whole: Batch, batches: Sequence[B
 
 
 def _rates(work: Mapping[str, Callable[[], None]], count: int) -> dict[str, float]:
-    """Items per second, the best of some rounds in turn, so that a busy machine slows all alike."""
+    """Return items per second, the best of several rounds. Models take turns, so that other load affects all of them."""
     best = dict.fromkeys(work, float("inf"))
     for _ in range(ROUNDS):
         for made, once in work.items():

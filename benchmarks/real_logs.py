@@ -1,4 +1,4 @@
-"""Where benchmarks find real logs: the landing folder, where `make demo DATASET=criteo LOGS=<folder>` links them, or LOGS."""
+"""Finds real logs in the landing folder, where `make demo DATASET=criteo LOGS=<folder>` links them, or in LOGS."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def criteo_folder() -> Path:
     """Find the folder with Criteo's `train.txt.gz`.
 
     Raises:
-        NoRealLogs: it is in none of the places; the message names them.
+        NoRealLogs: The log was not found; the message names the folders that were searched.
     """
     home = Path(os.environ.get("EVERGREEN_HOME") or ".evergreen")
     places = [Path(os.environ.get("EVERGREEN_LANDING") or home / "landing") / "criteo"]
@@ -26,4 +26,4 @@ def criteo_folder() -> Path:
         if (place / LOG).is_file():
             return place
     where = " or ".join(str(place / LOG) for place in places)
-    raise NoRealLogs(f"needs Criteo's log, and there is no {where}: make bench LOGS=<folder with {LOG}>")
+    raise NoRealLogs(f"needs Criteo's log, but {where} does not exist: make bench LOGS=<folder with {LOG}>")

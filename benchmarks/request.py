@@ -1,7 +1,7 @@
 """From raw log rows to the tensors of a model: requests of one row and of 500 rows, on one thread, warm.
 
-The baseline is the way of the feature table: each column by an Arrow function, then label and sample rate of 0 and 1, since a
-batch used to need them, then the table to a batch. Rows are of Criteo's real log; both sides give the same bits.
+The baseline computes a feature table: an Arrow function computes each column, placeholder labels and sample rates are added,
+and the table is converted to a batch. The rows are from Criteo's real log. Both sides return the same bits.
 """
 
 from __future__ import annotations
@@ -58,8 +58,10 @@ def _of_ids(vocabularies: bool) -> list[Result]:
         mine, theirs = _seconds(ours, requests), _seconds(table, requests)
         rows = "one row" if size == 1 else f"{size} rows"
         name = f"Request of {rows} to a batch, {'vocabularies' if vocabularies else 'hashed ids'}"
-        note = f"{mine * 1e3:.3f} ms a request, {mine / size * 1e6:.2f} us a row; by the table {theirs * 1e3:.3f} ms"
-        results.append(Result(name, "rows/s", size / mine, size / theirs, "by the feature table, with fake labels", note=note))
+        note = f"{mine * 1e3:.3f} ms per request, {mine / size * 1e6:.2f} µs per row; by the table {theirs * 1e3:.3f} ms"
+        results.append(
+            Result(name, "rows/s", size / mine, size / theirs, "by a feature table with placeholder labels", note=note)
+        )
     return results
 
 
@@ -76,7 +78,7 @@ def _by_the_table(spec: DatasetSpec, words: dict[str, Vocabulary]) -> ToBatch:
 
 
 def _seconds(to_batch: ToBatch, requests: list[pa.RecordBatch]) -> float:
-    """Median seconds of a call, after one walk over all requests."""
+    """Return the median seconds of a call, after one warm-up pass over all requests."""
     for rows in requests:
         to_batch(rows)
     taken = []

@@ -7,9 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Result:
-    """A claim as a ratio measured in one run: `ours` over `baseline`, in the same unit; more is better.
+    """A speed claim as a ratio measured in one run: `ours` over `baseline`. Higher is better.
 
-    floor: the most that the machine allows, in the same unit, where it is known (the note says how it was found).
+    Attributes:
+        name: What was measured.
+        unit: Unit of `ours`, `baseline` and `floor`.
+        ours: Our rate.
+        baseline: The rate of the baseline.
+        baseline_name: What the baseline is.
+        floor: The most that the machine allows, where it is known.
+        note: Explanations, for example how the floor was measured.
     """
 
     name: str

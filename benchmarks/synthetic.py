@@ -1,4 +1,4 @@
-"""Writing a day of the built-in log, beside a plain Python loop that draws, scores and writes one impression at a time."""
+"""Writing a day of the built-in log, compared with a Python loop that draws, scores and writes one impression at a time."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def run() -> list[Result]:
         write_day(spec.log, spec.days()[0], Path(folder))
         ours = ROWS / (time.perf_counter() - begin)
         baseline = LOOP_ROWS / _loop(Path(folder) / "loop.csv")
-    note = f"{ours * 60 / 1e6:.0f} million rows a minute in one process; the loop's set-up of users and items is not counted"
+    note = f"{ours * 60 / 1e6:.0f} million rows per minute in one process; the loop's set-up of users and items is not measured"
     return [Result("synthetic log: a day written", "rows/s", ours, baseline, "Python loop with csv.writer", note=note)]
 
 
 def _loop(path: Path) -> float:
-    """Seconds for LOOP_ROWS rows of the same columns, from Zipf users and items with latent factors."""
+    """Return the seconds to write LOOP_ROWS rows of the same columns, of Zipf users and items with latent factors."""
     rng = random.Random(7)
     tastes = [[rng.gauss(0, 1) for _ in range(FACTORS)] for _ in range(USERS)]
     factors = [[rng.gauss(0, 1) for _ in range(FACTORS)] for _ in range(ITEMS)]

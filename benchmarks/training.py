@@ -1,9 +1,9 @@
-"""Training a DLRM of the usual size end to end, from MDS blocks of Criteo's sample, beside the two ways that others would take.
+"""Training a DLRM of typical size from MDS blocks of Criteo's sample, compared with TorchRec and plain PyTorch.
 
 All sides read the same batches from the same reader, on one thread, in time order over days 1 to 6, and are scored on day 7.
-Each is compared at the same precision: float32 with float32, and bfloat16 (autocast of the dense part) with bfloat16. Kernels
-are warm: every side has taken steps before its clock starts. Our side reads 64-bit ids; the others receive them modulo the rows
-of their tables, which costs them next to nothing.
+They are compared at the same precision: float32 with float32, and bfloat16 (autocast of the dense part) with bfloat16. Kernels
+are warm: every side takes steps before the measurement. Our side reads 64-bit ids; the others receive ids modulo the number of
+rows of their tables, which takes a negligible amount of time.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _ours(spec: DatasetSpec, lake: Lake, precision: Precision) -> Side:
 
 
 def _theirs(build: Build, spec: DatasetSpec, lake: Lake, precision: Precision) -> Side:
-    """Train one of the other models: first a copy for a few steps, to warm kernels, then the one that is timed."""
+    """Train one of the other models: first a copy for a few steps, to warm kernels, then the measured one."""
 
     def train(model: nn.Module, step: Callable[[], None], logits: Logits, batches: Iterable[Batch]) -> int:
         rows = 0
@@ -118,7 +118,7 @@ def _theirs(build: Build, spec: DatasetSpec, lake: Lake, precision: Precision) -
 
 
 class _Plain(nn.Module):
-    """The straightforward way: an `nn.EmbeddingBag` a feature, an optimizer for all."""
+    """A plain PyTorch DLRM: one `nn.EmbeddingBag` per feature, and one optimizer for all of them."""
 
     def __init__(self, dense: int, features: int, sparse: bool) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class _Plain(nn.Module):
         self.pairs = torch.tril_indices(features + 1, features + 1, offset=-1)
 
     def forward(self, dense: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """ids: int64 [F, B]."""
+        """Return logits [B] of dense features [B, I] and ids, int64 [F, B]."""
         x, each = self.bottom(dense), torch.arange(ids.shape[1])
         vectors = torch.stack([x, *(table(own, each) for table, own in zip(self.tables, ids, strict=True))], 1)
         products = torch.bmm(vectors, vectors.transpose(1, 2))
@@ -189,7 +189,7 @@ SIDES: dict[str, Callable[[DatasetSpec, Lake, Precision], Side]] = {
 
 
 def _dense_alone(spec: DatasetSpec, precision: Precision) -> float:
-    """Samples per second of CPU of the same MLPs and interaction, forward and backward, on ready embeddings."""
+    """Return samples per CPU second of the same MLPs and interaction, forward and backward, on given embeddings."""
     features, steps = len(spec.sparse), 60
     bottom, top = (
         _mlp([len(spec.dense), *BOTTOM, D]),
@@ -231,7 +231,7 @@ def _score(spec: DatasetSpec, lake: Lake, logits: Logits) -> float:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """A process group of one, which `DistributedModelParallel` asks for."""
+    """A process group of one process, which `DistributedModelParallel` requires."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]

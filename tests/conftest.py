@@ -1,5 +1,4 @@
-"""Fixtures that every room's tests share: the repository's catalog, a lake and an MLflow store in a temporary folder, one Spark
-session."""
+"""Fixtures that all tests share: the repository's catalog, a temporary lake, a temporary MLflow store, one Spark session."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Processes that tests start, Spark's workers among them, import this checkout and its tests.
+# Processes that tests start, including Spark's workers, import this checkout and its tests.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
 
 from ml.catalog.load import load_catalog
@@ -37,7 +36,7 @@ def lake(tmp_path: Path) -> Lake:
 
 @pytest.fixture(scope="session")
 def empty_mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made once: laying out its tables takes seconds."""
+    """An empty store, created once, because creating its tables takes seconds."""
     from mlflow.tracking import MlflowClient
 
     store = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
@@ -47,7 +46,7 @@ def empty_mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def mlflow_home(empty_mlflow_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of one's own with a store in it."""
+    """A temporary folder with an MLflow store."""
     import mlflow
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -55,12 +54,12 @@ def mlflow_home(empty_mlflow_store: Path, tmp_path: Path, monkeypatch: pytest.Mo
     home.mkdir()
     shutil.copy(empty_mlflow_store, home / "mlflow.db")
     yield home
-    mlflow.set_tracking_uri("")  # else the default, a store in the working folder, would be named and made
+    mlflow.set_tracking_uri("")  # otherwise later tests would create a store in the working folder
 
 
 @pytest.fixture(scope="session")
 def real_logs() -> Path:
-    """The folder of real logs; tests that ask for it are skipped where there is none."""
+    """The folder of real logs. Tests that use it are skipped if it does not exist."""
     if not REAL_LOGS.exists():
         pytest.skip(f"no real logs at {REAL_LOGS}")
     return REAL_LOGS

@@ -13,7 +13,7 @@ from tests.helpers.paths import ROOT
 
 LAYERS = ("ml", "assets", "orchestration")  # each may import those before it
 GROUND = ("compute", "days", "distributed", "hashing", "lake", "metrics", "parquet", "schema", "stages")
-PACKAGES = (  # of ml, likewise; those of the ground come first, and may import each other
+PACKAGES = (  # packages of ml, in the same order; GROUND comes before them, and its modules may import each other
     *("catalog", "logs", "features", "datasets", "embeddings", "recipes", "models", "artifacts", "training"),
     *("evaluation", "export", "quality", "tracking", "studies"),
 )
@@ -43,8 +43,8 @@ def imports() -> dict[str, set[str]]:
     return {name: set(imported(ast.parse(file.read_text()), known)) - {name} for name, file in known.items()}
 
 
-def knots(graph: dict[str, set[str]]) -> set[frozenset[str]]:
-    """Sets of nodes that each lead to all others of their set: the strongly connected components of more than one node."""
+def cycles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
+    """Return the strongly connected components of more than one node."""
     reach: dict[str, set[str]] = {}
     for start in graph:
         found, ahead = set[str](), list(graph[start])
@@ -58,19 +58,19 @@ def knots(graph: dict[str, set[str]]) -> set[frozenset[str]]:
 
 
 def package_of(module: str) -> str:
-    """`ml.logs.text.parse` belongs to the package `ml.logs`, `ml.lake` to itself."""
+    """Return the package of a module: `ml.logs` for `ml.logs.text.parse`, `ml.lake` for `ml.lake`."""
     return ".".join(module.split(".")[:2])
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
-    assert not knots(imports())
+def test_modules_have_no_import_cycles() -> None:
+    assert not cycles(imports())
 
 
-def test_no_package_imports_itself_by_way_of_others() -> None:
+def test_packages_have_no_import_cycles() -> None:
     graph: dict[str, set[str]] = defaultdict(set)
     for module, targets in imports().items():
         graph[package_of(module)] |= {package_of(target) for target in targets} - {package_of(module)}
-    assert not knots(graph)
+    assert not cycles(graph)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -85,7 +85,7 @@ def test_layers_import_only_those_below(layer: str) -> None:
     assert not above
 
 
-def test_logs_know_a_log_and_not_its_dataset() -> None:
+def test_logs_do_not_import_the_dataset_spec() -> None:
     """`ml.logs` reads a `LogSpec`, so that one dataset can have several logs."""
     targets = {target for module, targets in imports().items() if package_of(module) == "ml.logs" for target in targets}
     assert not targets & {"ml.catalog.spec", "ml.catalog.features", "ml.catalog.load"}

@@ -193,7 +193,7 @@ def _ids(column: pa.Array) -> Ids:
 
 
 def _duplicates(keys: list[Ids]) -> int:
-    """Number of rows that repeat the key of an earlier row. Keys are 64-bit hashes; two of N collide with probability N² / 2^65."""
+    """Number of rows that repeat an earlier key. Keys are 64-bit hashes; two of N collide with probability N² / 2^65."""
     if not keys:
         return 0
     known = np.concatenate(keys)

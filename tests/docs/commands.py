@@ -1,6 +1,6 @@
-"""How the tests treat each kind of command in the documentation: most run, a few are only checked, for a stated reason.
+"""Runs the commands of the documentation, or only checks their arguments for a stated reason.
 
-A command of another kind fails the tests until it has an entry in `COMMANDS`.
+A new kind of command fails the tests until it has an entry in `COMMANDS`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TARGETS = {
 
 
 def commands_of(block: str) -> Iterator[tuple[dict[str, str], list[str]]]:
-    """The commands of a shell block: the variables set in front of each, and its words."""
+    """Yield the commands of a shell block: variables that are set in front of the command, and its words."""
     for line in block.replace("\\\n", " ").splitlines():
         for part in line.split(" && "):
             variables, words = {}, shlex.split(part, comments=True)
@@ -47,7 +47,7 @@ def commands_of(block: str) -> Iterator[tuple[dict[str, str], list[str]]]:
 
 
 def check_target(words: list[str]) -> dict[str, str]:
-    """A target of make and its variables exist, and its benchmarks too. Returns the variables."""
+    """Check that a target of make, its variables and its benchmarks exist, and return the variables."""
     target, given = words[0], dict(word.split("=", 1) for word in words[1:])
     assert target in TARGETS and re.search(rf"^{target}:.*## ", MAKEFILE, re.MULTILINE), target
     assert all(re.search(rf"^{name} \?=", MAKEFILE, re.MULTILINE) for name in given), given
@@ -59,7 +59,7 @@ def check_target(words: list[str]) -> dict[str, str]:
 
 
 def selected(selection: str, days: list[str]) -> None:
-    """A selection has assets, and each of them has the days."""
+    """Check that a selection has assets, and that each of them has the days."""
     from orchestration.definitions import defs
 
     graph = defs().get_repository_def().asset_graph
@@ -89,7 +89,7 @@ def _python(words: list[str], work: Workplace) -> None:
 
 
 def _dagster(words: list[str], work: Workplace) -> None:
-    """Selection and partitions are looked up in the definitions; one of the commands runs."""
+    """Check selection and partitions against the definitions. One of the commands runs."""
     assert words[1:5] == ["asset", "materialize", "-m", "orchestration.definitions"]
     given = dict(zip(words[5::2], words[6::2], strict=True))
     assert set(given) <= {"--select", "--partition", "--partition-range"}
@@ -100,7 +100,7 @@ def _dagster(words: list[str], work: Workplace) -> None:
 
 
 def _dg(words: list[str], work: Workplace) -> None:
-    """Only looked up: it does what `dagster asset materialize` does."""
+    """Check the arguments only, because the command does the same as `dagster asset materialize`."""
     assert words[1:3] == ["launch", "--assets"] and words[4] == "--partition"
     selected(words[3], [words[5]])
 
@@ -113,7 +113,7 @@ def _mlflow(words: list[str], work: Workplace) -> None:
 
 
 def _torchrun(words: list[str], work: Workplace) -> None:
-    """Only parsed: `tests/ml/training/test_launch.py` starts processes."""
+    """Parse the arguments only, because `tests/ml/training/test_launch.py` starts processes."""
     from ml.training.launch import main
 
     assert words[1:5] == ["--nproc-per-node", "2", "-m", "ml.training.launch"]
@@ -130,7 +130,7 @@ def _inspect(words: list[str], work: Workplace) -> None:
 
 
 def _replay(words: list[str], work: Workplace) -> None:
-    """Runs on days that are done. With --redo, which would take long, the arguments are parsed."""
+    """Run on days that are done. With --redo, which would take long, only parse the arguments."""
     from orchestration import replay
 
     if "--redo" in words:
@@ -142,7 +142,7 @@ def _replay(words: list[str], work: Workplace) -> None:
 
 def _reference(module: str) -> Callable[[list[str], Workplace], None]:
     def check(words: list[str], work: Workplace) -> None:
-        """Writes another file, which must be equal to the committed one."""
+        """Write another file, which must be equal to the committed one."""
         made = work.folder / "reference.md"
         work.run(sys.executable, "-m", module, str(made))
         assert made.read_text() == (ROOT / words[0]).read_text(), f"python -m {module} {words[0]}"
@@ -151,13 +151,13 @@ def _reference(module: str) -> Callable[[list[str], Workplace], None]:
 
 
 def _golden(words: list[str], work: Workplace) -> None:
-    """Only looked up: it overwrites what another test compares with."""
+    """Look up the module only, because the command overwrites a file that another test compares with."""
     module = import_module("tests.orchestration.test_definitions")
     assert not words and '__name__ == "__main__"' in Path(str(module.__file__)).read_text()
 
 
 def _pytest(words: list[str], work: Workplace) -> None:
-    """Only looked up: these tests run anyway."""
+    """Look up the files only, because these tests run anyway."""
     assert words and all((ROOT / word).exists() for word in words)
 
 

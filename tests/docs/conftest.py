@@ -1,4 +1,4 @@
-"""A small lake that the module behind `make demo` has filled."""
+"""A small lake that was filled by the module behind `make demo`."""
 
 from __future__ import annotations
 

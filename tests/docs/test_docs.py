@@ -1,4 +1,4 @@
-"""Code and commands of the documentation run, or are checked for a reason that is stated here or in `tests.docs.commands`."""
+"""Code and commands of the documentation run, or are only checked for a reason stated here or in `tests.docs.commands`."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def known_variables() -> set[str]:
 
 @pytest.mark.parametrize("block", of("yaml"), ids=str)
 def test_yaml_is_accepted_by_the_loader_and_by_the_models(block: Block, tmp_path: Path) -> None:
-    """A catalog entry, or keys of one put into the shop's; a recipe, or changes to one."""
+    """A block is a catalog entry or keys of one, which replace keys of the shop's entry, or a recipe or changes to one."""
     written = yaml.safe_load(block.text)
     if "extends" in written:
         (tmp_path / "ours.yaml").write_text(block.text)
@@ -98,7 +98,7 @@ def test_yaml_is_accepted_by_the_loader_and_by_the_models(block: Block, tmp_path
 
 
 def replaced(entry: dict[str, Any], keys: dict[str, Any]) -> dict[str, Any]:
-    """An entry with some of its top-level keys replaced; expectations of its label go with the label."""
+    """An entry with some of its top-level keys replaced. If the label is replaced, expectations are removed."""
     return {**entry, **keys} | ({"expectations": {}} if "label" in keys else {})
 
 

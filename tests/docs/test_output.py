@@ -1,4 +1,4 @@
-"""What the documentation shows of output is what the code writes: messages, listings of folders, keys of manifests."""
+"""Output in the documentation equals what the code writes: messages, listings of folders, keys of manifests."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ BLOCKS = [block for page in pages() for block in blocks_of(page)]
 TROUBLESHOOTING = "docs/troubleshooting.md"
 MESSAGES = [block for block in BLOCKS if block.language == "output" and block.page == TROUBLESHOOTING]
 LISTINGS = [block for block in BLOCKS if block.language == "text"]
-# The lake of these tests has none: no day is in training, no study was made, no log lacks dates, no feature a vocabulary.
+# Missing in the lake of these tests: no day is in training, no study was run, all logs have dates, no feature has a vocabulary.
 ABSENT = {"checkpoints", "studies", "log_index", "vocabulary"}
 
 
 @cache
 def texts() -> list[str]:
-    """Every text of the code, with \\0 for what is computed."""
+    """Every string in the code, with \\0 in place of computed parts."""
     found = [(ROOT / "scripts" / "need.sh").read_text()]
     for layer in ("ml", "assets", "orchestration"):
         for file in (ROOT / layer).rglob("*.py"):
@@ -41,7 +41,7 @@ def texts() -> list[str]:
 
 @pytest.mark.parametrize("block", MESSAGES, ids=str)
 def test_messages_are_those_of_the_code(block: Block) -> None:
-    """Every part of a message that does not depend on the run (`<...>`) is in some text of the code."""
+    """Every part of a message outside `<...>`, which depends on the run, is in some string of the code."""
     parts = [part.strip(" ():;,.?'") for part in re.split(r"<[^<>]*>", block.text.replace("\n", " "))]
     parts = [part for part in parts if len(part) > 3]
     assert sum(map(len, parts)) >= 6, block.text
@@ -58,14 +58,14 @@ def test_other_output_is_that_of_the_code() -> None:
     shown = re.sub(r"\s+", " ", others["docs/tutorial.md"])
     assert str(table.title) in shown
     assert " ".join(str(column.header) for column in table.columns) in shown
-    # tests/orchestration/test_own_logs.py provokes this one, and compares all of it.
+    # tests/orchestration/test_own_logs.py provokes this message and compares all of it.
     assert "did you mean 'min_count'?" in others["docs/bring-your-own-logs.md"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", LISTINGS, ids=str)
 def test_listings_show_what_is_in_the_lake(block: Block, at_work: Workplace) -> None:
-    """The first line is a folder, the others are what is in it, with their files or an explanation beside them."""
+    """The first line is a folder, the other lines are its contents, each with files or an explanation in a second column."""
     head, *lines = block.text.splitlines()
     if head.split("/")[0] in ABSENT:
         assert stages.checkpoints("<model>") == head.removesuffix("/<dataset>/<day>.<n>/")
@@ -82,7 +82,7 @@ def test_listings_show_what_is_in_the_lake(block: Block, at_work: Workplace) -> 
 
 
 def found(path: str) -> list[Path]:
-    """What a path of a listing stands for in the lake."""
+    """The paths in the lake that match a path of a listing."""
     pattern = re.sub(r"<[^<>]*>", "*", path)
     return list(Path(".evergreen").glob(pattern)) if pattern else [Path(".evergreen")]
 

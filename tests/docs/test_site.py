@@ -1,4 +1,4 @@
-"""The site is built as `make docs` builds it, strictly, and loads nothing from elsewhere."""
+"""The site builds in strict mode, like with `make docs`, and loads nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.helpers.markdown import pages
 from tests.helpers.paths import ROOT
 
-# What a browser loads by itself; links that a reader follows are not among it.
+# Resources that a browser loads automatically, unlike links that a reader follows.
 LOADS = re.compile(
     r"""<(?:script|img|iframe|source|video|audio)\b[^>]*\bsrc=["']?(?:https?:)?//"""
     r"""|<link\b(?=[^>]*rel=["']?(?:stylesheet|icon|preload|preconnect|prefetch|modulepreload))[^>]*href=["']?(?:https?:)?//"""
@@ -46,7 +46,7 @@ def test_the_pattern_finds_what_is_loaded() -> None:
 
 @pytest.mark.slow
 def test_search_works_without_a_server(site: Path) -> None:
-    """The index is a script, and pages that are opened from disk get their worker from the site."""
+    """The index is a script, and pages that are opened from disk load the search worker from the site."""
     assert (site / "search" / "search_index.js").read_text().startswith("var __index")
     assert "javascripts/iframe-worker.js" in (site / "index.html").read_text()
     assert (site / "javascripts" / "iframe-worker.js").exists()

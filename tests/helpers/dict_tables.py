@@ -1,4 +1,4 @@
-"""The dict that collisionless tables are compared with: rows by table and id, numbers in float64."""
+"""Reference tables that collisionless tables are compared with: rows in a dict by table and id, in float64."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Row:
 
 @dataclass
 class DictTables:
-    """The same table, slowly: rows in a dict, numbers in float64."""
+    """Collisionless tables with rows in a dict, in float64."""
 
     optimizer: RowOptimizer
     rules: dict[str, TableRules]
@@ -34,7 +34,7 @@ class DictTables:
     candidates: dict[tuple[str, int], tuple[list[int], int]] = field(default_factory=dict)
 
     def train(self, batch: list[tuple[str, str, list[int], bool]], now: int) -> list[np.ndarray]:
-        """batch: feature, table, ids of a bag, whether it is averaged. Gives the bags."""
+        """Train on bags (feature, table, ids, whether the bag is averaged) and return their embeddings."""
         occurrences = [(table, i) for _, table, ids, _ in batch for i in ids]
         known, due = set(self.rows), []
         for key in occurrences:
@@ -52,11 +52,11 @@ class DictTables:
                     counts, _ = self.candidates.pop(key, ([], 0))
                     self.rows[key] = self.new_row(key, sum(counts) or occurrences.count(key), now)
                 elif rule.evict == "never" and rule.min_count == 1:
-                    self.candidates.pop(key)  # such a table remembers nobody
+                    self.candidates.pop(key)  # such a table has no candidates
         return [self.bag(table, ids, mean) for _, table, ids, mean in batch]
 
     def is_due(self, key: tuple[str, int], now: int) -> bool:
-        """Whether an id without a row has now been seen often enough. counts: of the earlier and of this half window."""
+        """Count an occurrence of an id without a row, in two half windows, and return whether it is to be admitted."""
         rule = self.rules[key[0]]
         counts, seen = self.candidates.get(key, ([0, 0], now))
         if rule.window_seconds is not None:
@@ -129,15 +129,15 @@ class DictTables:
             row.weights = -shrunk / ((o.beta + np.sqrt(total)) / LR + o.l2 / LR)
 
     def expire(self, now: int) -> int:
-        def gone(table: str, age: int) -> bool:
+        def too_old(table: str, age: int) -> bool:
             ttl = self.rules[table].ttl_seconds
             return ttl is not None and age > ttl * SECOND
 
         age_of = {key: (now // SECOND - row.seen) * SECOND for key, row in self.rows.items()}
-        left = {key: row for key, row in self.rows.items() if not gone(key[0], age_of[key])}
+        left = {key: row for key, row in self.rows.items() if not too_old(key[0], age_of[key])}
         expired = len(self.rows) - len(left)
         self.rows = left
         self.candidates = {
-            key: (counts, seen) for key, (counts, seen) in self.candidates.items() if not gone(key[0], now - seen)
+            key: (counts, seen) for key, (counts, seen) in self.candidates.items() if not too_old(key[0], now - seen)
         }
         return expired

@@ -16,7 +16,7 @@ DAY = "2026-01-01"
 
 
 def make_spec(dense: int = 3, single: int = 4, multi: int = 1, **splits: Any) -> DatasetSpec:
-    """A dataset with so many features of each kind."""
+    """A dataset with a number of features of each kind."""
     columns = {f"d{i}": "float" for i in range(dense)} | {f"s{i}": "string" for i in range(single)}
     columns |= {f"m{i}": "string" for i in range(multi)} | {"time": "int", "clicked": "int"}
     return DatasetSpec.model_validate(
@@ -54,7 +54,7 @@ def make_table(spec: DatasetSpec, rows: int, seed: int = 0) -> pa.Table:
 
 
 def write_table(lake: Lake, spec: DatasetSpec, rows: int, day: str = DAY, seed: int = 0, parts: int = 3) -> pa.Table:
-    """Write a feature table into the lake, in parts of even size with row groups that fit nothing; gives it back."""
+    """Write a feature table into the lake and return it. Row groups are not aligned with parts or blocks."""
     table = make_table(spec, rows, seed)
     cuts = np.linspace(0, rows, parts + 1).astype(int)
     with lake.write("cleaned_features", spec.name, day) as staging:

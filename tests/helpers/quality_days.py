@@ -1,4 +1,4 @@
-"""A small dataset and days of it, written by the production code; each test spoils one."""
+"""A small dataset and days of it, written by the production code. Tests corrupt single days."""
 
 from __future__ import annotations
 

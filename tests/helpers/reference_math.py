@@ -1,4 +1,4 @@
-"""Hashing, searching and optimizers of the reference tables, on whole columns in plain torch."""
+"""Hashing, searching and optimizers of the reference tables, on whole columns, in plain torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ml.embeddings.optimizers import RowOptimizer
 
 
 def repetitions(inverse: torch.Tensor) -> torch.Tensor:
-    """How often the value of each element came before it, int64 [N]."""
+    """Number of earlier occurrences of the value of each element, int64 [N]."""
     order = inverse.argsort(stable=True)
     sorted_ = inverse[order]
     at = torch.arange(len(inverse), device=inverse.device)

@@ -1,7 +1,7 @@
-"""Collisionless tables in plain torch: slow, on any device, and what the fast tables are compared with.
+"""Collisionless tables in plain torch, with which the fast tables are compared. They are slow and run on any device.
 
-A table consists of columns sorted by id, and operations work on whole columns. Rules, first weights, optimizers and state are
-those of `ml.embeddings.collisionless`, so each can restore the state of the other.
+A table consists of columns sorted by id, and operations work on whole columns. Rules, initial weights, optimizers and state are
+the same as in `ml.embeddings.collisionless`, so each implementation can restore the state of the other.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _Table:
 
 
 class ReferenceEmbeddingBags(TrainableBags):
-    """The same as `CollisionlessEmbeddingBags`, which documents it."""
+    """A slow implementation of `CollisionlessEmbeddingBags`."""
 
     sharded_by_id = True
 

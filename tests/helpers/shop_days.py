@@ -1,4 +1,4 @@
-"""Small feature tables for this room's tests, written as `cleaned_features` writes them."""
+"""Small feature tables for tests of evaluation, written as `cleaned_features` writes them."""
 
 from __future__ import annotations
 

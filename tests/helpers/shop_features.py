@@ -1,4 +1,4 @@
-"""Small specs and days of logs for the features' tests."""
+"""Small specs and days of logs for tests of features."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def shop(**changes: Any) -> DatasetSpec:
 
 
 def shop_day(spec: DatasetSpec, day: int, rows: int, seed: int = 0) -> pa.Table:
-    """A day's rows as they lie in raw logs, in time order, with missing values, NaN and infinities."""
+    """A day's rows as in `raw_logs`, in time order, with missing values, NaN and infinities."""
     rng = np.random.default_rng((seed, day))
     countries = np.array(
         ["BR", "DE", "IN", "", "naïve", "JP", "US", "a very long name of a country, beyond 32 bytes", "x" * 33]

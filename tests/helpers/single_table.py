@@ -1,4 +1,4 @@
-"""Stores of collisionless tables to train on a few ids, and to look at."""
+"""Stores of a single collisionless table, which tests train on a few ids and inspect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaging stored models on purpose."""
+"""Functions that damage stored models on purpose."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WEIGHTS_FILE, OPTIMIZER_FILE = file_name(WEIGHTS, 0, 1), file_name(OPTIMIZER, 0,
 
 
 def record_digests(folder: Path) -> None:
-    """Let `state.json` describe the files as they are now, so that only what they hold can be at fault."""
+    """Update the digests in `state.json`, so that only the content of the files can be wrong."""
     state = json.loads((folder / STATE).read_text())
     state["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in state["files"]}
     (folder / STATE).write_text(json.dumps(state))

@@ -1,4 +1,4 @@
-"""Learnable days in a lake, small recipes and batches, for the tests of this room."""
+"""Learnable days in a lake, small recipes and batches, for tests of training."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ml.recipes.recipe import Recipe, load_recipe
 from ml.schema import FeatureSchema, arrow_schema
 
 FIRST = "2026-01-01"
-# The others are collisionless, so that both kinds are there.
+# The other features are collisionless, so that both kinds are tested.
 FEATURES = {"b": {"kind": "hashed", "rows": 64}}
 HASHED = {"kind": "hashed", "rows": 64}
 
 
 def small_recipe(**overrides: Any) -> Recipe:
-    """The catalog's recipe, shrunk: seconds become milliseconds."""
+    """The catalog's recipe with small layers and tables, so that training takes milliseconds."""
     small = {"model": {"embedding_dim": 4, "bottom": [8], "top": [8]}, "tables": {"features": FEATURES}, "batch_size": 32}
     return load_recipe("dlrm", {**small, **overrides})
 
@@ -50,7 +50,7 @@ def made_spec(dense: int = 2) -> DatasetSpec:
 
 
 def make_columns(spec: DatasetSpec, rows: int, seed: int) -> dict[str, Any]:
-    """Feature columns in which the label hangs on feature `a`, and on the first dense feature if there is one."""
+    """Feature columns in which the label depends on feature `a` and on the dense features."""
     rng = np.random.default_rng(seed)
     kinds = np.random.default_rng(0).integers(-(2**62), 2**62, 6)
     a = rng.integers(0, 6, rows)
@@ -69,7 +69,7 @@ def make_columns(spec: DatasetSpec, rows: int, seed: int) -> dict[str, Any]:
 
 
 def write_days(lake: Lake, spec: DatasetSpec, days: int, rows: int) -> list[str]:
-    """`cleaned_features` and `mds_datasets` of the first days; gives the days."""
+    """Write `cleaned_features` and `mds_datasets` of the first days, and return the days."""
     schema = arrow_schema(spec)
     written = days_from(FIRST, days)
     for number, day in enumerate(written):
@@ -85,7 +85,7 @@ def write_days(lake: Lake, spec: DatasetSpec, days: int, rows: int) -> list[str]
 
 
 def make_batches(schema: FeatureSchema, steps: int, size: int = 32, seed: int = 0) -> Iterator[Batch]:
-    """Batches for a schema of any shape; the label hangs on the first sparse feature. Later ones do not depend on `steps`."""
+    """Batches for any schema. The label depends on the first sparse feature. The n-th batch does not depend on `steps`."""
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps):
         lengths = torch.ones(len(schema.sparse), size, dtype=torch.int32)

@@ -1,4 +1,4 @@
-"""How long the long trials run.
+"""The number of runs of long trials.
 
 `make test` runs each of them at a small count. `make soak TRIALS=20 SEED=7` runs 20 times as many, from another seed.
 """
@@ -10,7 +10,7 @@ import os
 from hypothesis import settings
 
 TRIALS = int(os.environ.get("EVERGREEN_TRIALS", "1"))
-"""Factor on every count."""
+"""Factor of every count."""
 SEED = int(os.environ.get("EVERGREEN_SEED", "0"))
 """First seed of every sequence of seeds."""
 
