@@ -28,7 +28,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from upath import UPath
@@ -101,11 +102,13 @@ def evaluate_day(
     earlier = earlier_days(lake, spec.name, day, window_days)
     inputs = [*model_inputs, *((CLEANED_FEATURES, d) for d in [*earlier, day])]
     lineage = lake.lineage(spec.name, inputs)
-    # Baselines are only compared with models, so none is fitted without a model.
-    baselines = fit_baselines(lake, spec, earlier if models else [])
-    predictors = {f"{_MODEL}{name}": model.predict for name, model in models.items()}
-    predictors |= {name: baseline.predict for name, baseline in baselines.items() if baseline.predict is not None}
-    scores = score_day(spec, day, lake, predictors)
+    with ThreadPoolExecutor(1) as pool:
+        # Baselines are only compared with models, so none is fitted without a model.
+        fitting = pool.submit(fit_baselines, lake, spec, earlier if models else [])
+        of_models = score_day(spec, day, lake, {f"{_MODEL}{name}": model.predict for name, model in models.items()})
+        baselines = fitting.result()
+    fitted = {name: baseline.predict for name, baseline in baselines.items() if baseline.predict is not None}
+    scores = replace(of_models, by=of_models.by | score_day(spec, day, lake, fitted).by)
     metrics = _metrics(lake, spec, day, scores, earlier, models, baselines)
     metrics |= _compared(metrics, _history_before(lake, spec.name, day))
     images = _plots(scores, metrics)

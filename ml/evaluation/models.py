@@ -13,6 +13,7 @@ from ml.evaluation.scores import ScoredModel
 from ml.lake import Lake
 from ml.schema import FeatureSchema
 from ml.stages import tuned_models
+from ml.training.loop import threads
 
 SCORING_ROWS = 2048
 """Rows per batch. The activations of larger batches exceed the processor's caches, and a row takes three times as long."""
@@ -49,7 +50,8 @@ def _scored(spec: DatasetSpec, name: str, snapshot_day: str, lake: Lake) -> Scor
 
     def predict(table: pa.Table) -> NDArray[np.float32]:
         slices = (table.slice(first, SCORING_ROWS) for first in range(0, table.num_rows, SCORING_ROWS))
-        parts = [predictor.predict(batch_from_arrow(rows, schema), sampled=True) for rows in slices]
+        with threads(1):  # models are scored side by side, which uses the cores better than threads inside small batches
+            parts = [predictor.predict(batch_from_arrow(rows, schema), sampled=True) for rows in slices]
         return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
     return ScoredModel(predict, facts, ranks_only=getattr(predictor.recipe.model, "loss", None) == "softmax")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -83,13 +85,16 @@ def score_day(spec: DatasetSpec, day: str, lake: Lake, predictors: Mapping[str, 
     """
     keys, labels, truth = [], [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
     by: dict[str, list[NDArray[Any]]] = {name: [np.zeros(0, np.float32)] for name in predictors}
-    for chunk in chunks(lake, spec, day):
-        labels.append(chunk.column(LABEL).to_numpy())
-        keys.append(chunk.select(key_columns(spec)))
-        if spec.oracle:
-            truth.append(chunk.column(ORACLE).to_numpy())
-        for name, predict in predictors.items():
-            by[name].append(_checked(predict(chunk), chunk.num_rows, f"{spec.name} {day}: {name}"))
+    # Models release the interpreter's lock, so several score a chunk at once.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for chunk in chunks(lake, spec, day):
+            scoring = {name: pool.submit(predict, chunk) for name, predict in predictors.items()}
+            labels.append(chunk.column(LABEL).to_numpy())
+            keys.append(chunk.select(key_columns(spec)))
+            if spec.oracle:
+                truth.append(chunk.column(ORACLE).to_numpy())
+            for name, found in scoring.items():
+                by[name].append(_checked(found.result(), chunk.num_rows, f"{spec.name} {day}: {name}"))
     columns = pa.schema([arrow_schema(spec).field(name) for name in key_columns(spec)])
     table = pa.concat_tables([columns.empty_table(), *(part.cast(columns) for part in keys)])
     found = {name: np.concatenate(parts) for name, parts in by.items()}
