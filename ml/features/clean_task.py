@@ -135,7 +135,8 @@ def clean_task(task: Task) -> Done:
     features = compile_transforms(spec, vocabularies)(batch)
     write_table(pa.Table.from_batches([features]), UPath(job.output) / f"part-{task.index:05d}.parquet")
     logged = batch.filter(batch[SAMPLED_LABEL].cast(pa.bool_())) if spec.label.negatives else batch
-    counting = [sparse_features(spec)[name] for name in job.vocabularies]
+    sparse = sparse_features(spec)
+    counting = [sparse[name] for name in job.vocabularies]
     counted = write_counts(counting, logged, UPath(task.counts)) if counting else ()
     label, rate = features[LABEL].to_numpy(), features[SAMPLE_RATE].to_numpy()
     return Done(len(features), int(label.sum(dtype=np.float64)), float(rate.sum(dtype=np.float64)), without, counted)

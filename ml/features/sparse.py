@@ -202,7 +202,8 @@ class SparseFeature:
 
 def sparse_features(spec: DatasetSpec) -> dict[str, SparseFeature]:
     """Returns the sparse features of a dataset by name."""
-    return {s.name: SparseFeature(s, spec.column_types, spec.zone) for s in spec.sparse}
+    types, zone = spec.column_types, spec.zone
+    return {s.name: SparseFeature(s, types, zone) for s in spec.sparse}
 
 
 def _copy_ranges(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> pa.Array:
