@@ -24,7 +24,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         f"{spec.name}_models",
         kinds={"pytorch"},
         deps=[key(spec, MDS_DATASETS)],
-        description=f"All models of {spec.name}, trained on all days before the last and scored on the last, with seeds.",
+        description=f"Compares the models of {spec.name} over several seeds, each trained on all days before the last day.",
     )
     def models(context: dg.AssetExecutionContext, config: ModelStudy, lake: LakeResource) -> dg.MaterializeResult:
         from ml.studies.model_comparison import compare, write_comparison
