@@ -1,6 +1,6 @@
 """Slices: spans of a day in time order, the unit of online training. A pass, a slice and a day are three different things.
 
-Slices are cut by number of rows or by event time. Each row is in one slice, whatever the number of ranks, and no batch crosses
+Slices are cut by number of rows or by event time. Each row is in one slice for any number of ranks, and no batch crosses
 the end of a slice. Reading is the responsibility of `ml.datasets.reader`.
 """
 

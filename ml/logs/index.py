@@ -154,7 +154,7 @@ class LogIndex:
         return counted
 
     def in_order(self, day: str) -> bool:
-        """Whether no block has rows of the day earlier than those of the blocks before it; False if that is unknown."""
+        """Whether no block has rows of the day earlier than rows of the blocks before it; False if that is unknown."""
         if self.log.time.by_position:
             return True
         index = day_index(self.log, day)

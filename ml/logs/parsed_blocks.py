@@ -1,4 +1,4 @@
-"""The common form of a parsed block: typed rows and quarantined lines, whatever the file's format.
+"""The common form of a parsed block: typed rows and quarantined lines, for every file format.
 
 `ml.logs.formats` reads files into such blocks. `ml.logs.validate_rows` validates the content of rows (time, day, label).
 """

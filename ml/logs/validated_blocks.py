@@ -33,7 +33,7 @@ class ValidatedBlock:
         times: Event times, int64 [N], microseconds since 1970 UTC; 0 in a log without a clock.
         days: Index of the log's day of each row, int32 [N]; UNPLACED in a log without a clock.
         bad_lines: Bad lines within the block, int64 [Q].
-        bad_days: Their days, int32 [Q]: the line's own, or else that of the good row before it; UNPLACED without either.
+        bad_days: Their days, int32 [Q]: the line's own, or the day of the good row before it; UNPLACED without either.
         reasons: Why they are bad, [Q].
         texts: Their first bytes, [Q].
     """
