@@ -11,6 +11,7 @@ event-time order within a day, and these columns in this order:
 | each dense    | float32               | never null                                                           |
 | each sparse   | int64 or list<int64>  | never null; an empty multi-valued feature holds [MISSING_ID]         |
 | key:user/item | int64                 | hashed ids for slices, not features; only if the spec names a user or an item |
+| key:session   | int64                 | hashed id for rankings, no feature; only if the spec names a session |
 | slice:<name>  | string                | raw value of each column in `spec.slices`                            |
 | oracle        | float32               | the true click probability; only in simulated logs                   |
 
@@ -33,7 +34,7 @@ OOV_ID = 1
 FIRST_ID = 2
 
 EVENT_TIME, LABEL, SAMPLE_RATE, ORACLE = "event_time", "label", "sample_rate", "oracle"
-USER_KEY, ITEM_KEY, SLICE_PREFIX = "key:user", "key:item", "slice:"
+USER_KEY, ITEM_KEY, SESSION_KEY, SLICE_PREFIX = "key:user", "key:item", "key:session", "slice:"
 HISTORY_PREFIX = "history:"  # of a column of ids that is computed before the transforms, for the feature of that name
 
 ARROW_TYPES: dict[ColumnType, pa.DataType] = {
@@ -87,6 +88,7 @@ def arrow_schema(spec: DatasetSpec) -> pa.Schema:
     fields += [pa.field(s.name, pa.list_(pa.int64()) if s.multi_valued else pa.int64()) for s in spec.sparse]
     fields += [pa.field(USER_KEY, pa.int64())] if spec.user else []
     fields += [pa.field(ITEM_KEY, pa.int64())] if spec.item else []
+    fields += [pa.field(SESSION_KEY, pa.int64())] if spec.session else []
     fields += [pa.field(SLICE_PREFIX + name, pa.string()) for name in spec.slices]
     fields += [pa.field(ORACLE, pa.float32())] if spec.oracle else []
     return pa.schema(fields, metadata={b"evergreen.fingerprint": spec.fingerprint.encode()})

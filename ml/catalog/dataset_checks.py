@@ -37,6 +37,7 @@ def check_columns(spec: DatasetSpec) -> None:
         ("label.column", spec.label.column, known),
         ("user", spec.user, raw if spec.label.negatives else known),  # negatives are sampled before the join
         ("item", spec.item, raw if spec.label.negatives else known),
+        ("session.column", spec.session.column if spec.session else None, raw),
         ("oracle", spec.oracle, known),
     ]
     named += [(f"dense.{d.name}.column", d.column, known) for d in spec.dense]

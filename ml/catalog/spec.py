@@ -19,6 +19,7 @@ from ml.catalog.expand import expand_entry
 from ml.catalog.expectations import Band, ColumnExpectation, Expectations, Severity
 from ml.catalog.features import DenseColumn, Label, Negatives, SparseColumn, Splits, VocabularySpec
 from ml.catalog.log_spec import LabelColumn, LogSpec, check_log, hash_of
+from ml.catalog.ranking import Ranking, Session
 from ml.catalog.reading import ColumnName, ColumnType, Partitions, SideTable, Simulation, Source, Time
 from ml.catalog.strict import Int, Strict, fault
 from ml.days import day_before
@@ -36,6 +37,8 @@ __all__ = [
     "ModelChoice",
     "Negatives",
     "Partitions",
+    "Ranking",
+    "Session",
     "Severity",
     "SideTable",
     "Simulation",
@@ -90,11 +93,17 @@ class DatasetSpec(Strict):
     label: Label = Field(description="The label to predict.")
     user: ColumnName | None = Field(default=None, description="Column that identifies the user.")
     item: ColumnName | None = Field(default=None, description="Column that identifies the item.")
+    session: Session | None = Field(default=None, description="Column that identifies the session, for rankings in reports.")
     dense: tuple[DenseColumn, ...] = Field(default=(), description="Features of numbers.")
     sparse: tuple[SparseColumn, ...] = Field(min_length=1, description="Features of ids.")
     join: tuple[SideTable, ...] = Field(default=(), description="Side tables whose columns are joined to the log.")
     slices: tuple[ColumnName, ...] = Field(
         default=(), description="Columns by whose most frequent values reports are broken down."
+    )
+    ranking: Ranking | None = Field(
+        default=None,
+        description="Ranking of the clicked item among all live items, in reports. Logs with sampled negatives have one by "
+        "default; other logs with `item` and `user` can ask for one, such as `ranking: {}`.",
     )
     splits: Splits = Field(default=Splits(), description="Shares of a day for validation and test.")
     expectations: Expectations = Field(default=Expectations(), description="What a day's data should look like.")
@@ -121,6 +130,8 @@ class DatasetSpec(Strict):
         check_types(self)
         if self.label.negatives and (self.user is None or self.item is None):
             raise fault("label.negatives", "sampling needs user and item")
+        if self.ranking and (self.user is None or self.item is None):
+            raise fault("ranking", "ranking items needs user and item")
         if self.oracle and not self.simulation:
             raise fault("oracle", "only for simulated logs, whose true click probability is known")
         check_features(self)
@@ -141,6 +152,14 @@ class DatasetSpec(Strict):
         """Name of the sparse feature that holds the hashed item; None without one."""
         plain = (f for f in self.sparse if f.column == self.item and not (f.split or f.bucketise or f.vocabulary))
         return next((feature.name for feature in plain), None) if self.item else None
+
+    @property
+    def ranked(self) -> Ranking | None:
+        """How reports rank items, with `live_hours` filled in; None if they do not."""
+        negatives = self.label.negatives
+        asked = self.ranking or (Ranking() if negatives else None)
+        default = negatives.window_hours if negatives else 24.0
+        return asked and (asked if asked.live_hours else asked.model_copy(update={"live_hours": min(default, 168.0)}))
 
     @property
     def primary(self) -> str:
@@ -199,4 +218,4 @@ class DatasetSpec(Strict):
 
 # Version of how values become ids and rows get their sampling rates. Increase it with either, so that features are not mixed.
 _IDS = 3
-_SHAPES_FEATURES = {"label", "user", "item", "dense", "sparse", "join", "splits"}
+_SHAPES_FEATURES = {"label", "user", "item", "session", "dense", "sparse", "join", "splits"}

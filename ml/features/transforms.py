@@ -19,7 +19,7 @@ from ml.features.dense import dense_values
 from ml.features.hashing import hash_values
 from ml.features.sparse import SparseFeature, sparse_features
 from ml.features.vocabulary import Vocabulary
-from ml.schema import EVENT_TIME, ITEM_KEY, LABEL, ORACLE, SAMPLE_RATE, SLICE_PREFIX, USER_KEY, arrow_schema
+from ml.schema import EVENT_TIME, ITEM_KEY, LABEL, ORACLE, SAMPLE_RATE, SESSION_KEY, SLICE_PREFIX, USER_KEY, arrow_schema
 
 # 1 for a logged event and 0 for a sampled negative, if a spec has negatives. No column of a log has this name.
 SAMPLED_LABEL = "sampled:label"
@@ -85,7 +85,7 @@ def compile_transforms(
     Args:
         spec: The dataset.
         vocabularies: The vocabulary of each sparse feature that declares one, by feature name.
-        with_label: Whether to compute label, sample_rate, slices and oracle. Requests do not have them.
+        with_label: Whether to compute label, sample_rate, session, slices and oracle. Requests do not have them.
 
     Returns:
         The compiled function.
@@ -100,7 +100,8 @@ def compile_transforms(
     makers |= {
         name: _sparse(f, vocabularies[name] if f.column.vocabulary else None) for name, f in sparse_features(spec).items()
     }
-    makers |= {key: _hashed(key, name, spec) for key, name in ((USER_KEY, spec.user), (ITEM_KEY, spec.item)) if name}
+    keys = {USER_KEY: spec.user, ITEM_KEY: spec.item, SESSION_KEY: spec.session.column if spec.session else None}
+    makers |= {key: _hashed(key, name, spec) for key, name in keys.items() if name}
     makers |= {
         SLICE_PREFIX + name: (lambda b, n=name: plain(take_column(b, n, types[n])).cast(pa.string())) for name in spec.slices
     }
@@ -108,7 +109,7 @@ def compile_transforms(
         makers[ORACLE] = lambda b: take_column(b, oracle, types[oracle]).cast(pa.float32())
     schema = arrow_schema(spec)
     if not with_label:
-        without = {LABEL, SAMPLE_RATE, ORACLE, *(SLICE_PREFIX + name for name in spec.slices)}
+        without = {LABEL, SAMPLE_RATE, ORACLE, SESSION_KEY, *(SLICE_PREFIX + name for name in spec.slices)}
         schema = pa.schema([field for field in schema if field.name not in without], metadata=schema.metadata)
     return Transform(schema, tuple(makers[name] for name in schema.names))
 

@@ -150,7 +150,9 @@ def test_a_value_of_another_type_anywhere_is_refused(tmp_path: Path, name: str) 
 
 
 def _takes_float(name: str, keys: Path_) -> bool:
-    return keys[-1] in ("min", "max", "window_hours", "at_least", "scale") or bool({"clip", "bucketise", "recent"} & set(keys))
+    return keys[-1] in ("min", "max", "window_hours", "at_least", "scale", "filled_in_seconds") or bool(
+        {"clip", "bucketise", "recent"} & set(keys)
+    )
 
 
 IMPOSSIBLE: list[tuple[str, Path_, Any, str]] = [

@@ -219,3 +219,12 @@ def test_errors_name_what_is_missing() -> None:
         transform(words)
     with pytest.raises(ValueError, match="event_time: 5 rows have none"):
         transform(batch.set_column(0, "event_time", pa.nulls(5, pa.int64())))
+
+
+def test_a_session_is_a_hashed_key_that_a_request_does_not_need() -> None:
+    spec = shop(session={"column": "count"}, sparse=["country"], slices=[])
+    rows = shop_day(spec, 0, 200)
+    (batch,) = rows.combine_chunks().to_batches()
+    made = compile_transforms(spec)(batch)
+    assert made["key:session"].to_pylist() == [reference("key:session", value) for value in rows["count"].to_pylist()]
+    assert "key:session" not in compile_transforms(spec, with_label=False)(batch).schema.names

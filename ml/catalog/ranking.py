@@ -1,0 +1,54 @@
+"""Catalog keys that say how reports rank items: what a session is, which items are alive, and what models are compared with.
+
+Declarations only. `ml.retrieval` computes the standing candidate sources, and `ml.evaluation.ranking` the report.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ml.catalog.reading import ColumnName
+from ml.catalog.strict import Float, Int, Strict
+
+
+class Session(Strict):
+    """Visits of a user, as the log itself divides them."""
+
+    column: ColumnName = Field(description="Column of the log that identifies the session.")
+    filled_in_seconds: Float | None = Field(
+        default=None,
+        gt=0,
+        description="Declares that the log's publisher filled in times: an event exactly this many seconds after the event "
+        "before it in its session has no time of its own. Rankings of such events are reported apart.",
+    )
+
+
+class Ranking(Strict):
+    """Ranking of the clicked item among all live items, in reports. Time is divided into slices, and each slice is ranked with
+    the statistics and the catalogue as of its start."""
+
+    live_hours: Float | None = Field(
+        default=None,
+        gt=0,
+        le=168,
+        description="An item is live if it had a row in this many hours before the slice. By default `label.negatives."
+        "window_hours`, or 24 without sampled negatives.",
+    )
+    slice_minutes: Float = Field(default=10.0, gt=0, le=1440, description="Width of a slice.")
+    popularity_minutes: tuple[Annotated[Float, Field(gt=0, le=10080)], ...] = Field(
+        default=(60.0, 10.0), min_length=1, description="Trailing windows of the popularity baselines."
+    )
+    context: Int = Field(
+        default=20, ge=1, le=1000, description="Number of the last items of the session that the ranking of a click uses."
+    )
+    idle_minutes: Float = Field(
+        default=30.0, gt=0, description="Without `session`: a user's session ends after this many minutes without an event."
+    )
+    ranked_rows: Int = Field(
+        default=1_000_000,
+        ge=1,
+        description="Maximum number of pairs of a click and an item that a model scores, if it has to score each pair by "
+        "itself. Beyond it, a deterministic sample of the clicks is ranked, and the report states its size.",
+    )
