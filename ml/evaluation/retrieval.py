@@ -9,15 +9,20 @@ user's features at the time of the click; the history among them may contain ear
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 
 from ml.datasets.batch import Batch
 from ml.days import MICROSECONDS_PER_HOUR
 from ml.models.two_tower import TwoTower
+from ml.retrieval.catalogue import Catalogue, LiveItems
+from ml.retrieval.contexts import NOT_LIVE, Contexts, places
+from ml.retrieval.popularity import Popularity
+from ml.retrieval.ranks import MISSED, ranks_of
+from ml.retrieval.source import Clicks
 
 CUTS = (10, 20, 50, 100)
 
@@ -63,49 +68,6 @@ class Recall:
         return 1 - sum(s.missing for s in self.slices) / max(1, self.clicks)
 
 
-@dataclass
-class Catalogue:
-    """Rows of the last hours, oldest first, which determine the live items and their clicks."""
-
-    hours: float
-    times: list[NDArray[np.int64]] = field(default_factory=list)
-    ids: list[NDArray[np.int64]] = field(default_factory=list)
-    clicked: list[NDArray[np.bool_]] = field(default_factory=list)
-    sparse: list[NDArray[np.int64]] = field(default_factory=list)
-    dense: list[NDArray[np.float32]] = field(default_factory=list)
-
-    def add(self, batch: Batch, model: TwoTower) -> None:
-        items, dense = model.item_features(batch.dense, batch.sparse)
-        self.times.append(batch.event_time.numpy())
-        self.ids.append(batch.sparse[model.item_id].values().numpy())
-        self.clicked.append(batch.labels.numpy() > 0.5)
-        self.sparse.append(items.numpy())
-        self.dense.append(dense.numpy())
-
-    def trim(self, now: int) -> None:
-        """Drop batches that are older than the window."""
-        while self.times and self.times[0][-1] < now - self.hours * MICROSECONDS_PER_HOUR:
-            for column in (self.times, self.ids, self.clicked, self.sparse, self.dense):
-                column.pop(0)
-
-    def live(self, now: int) -> tuple[NDArray[np.int64], torch.Tensor, torch.Tensor, NDArray[np.int64]]:
-        """Return the L live items.
-
-        Returns:
-            Their ids, int64 [L] ascending; the item features of their last rows, sparse int64 [L, Fi] and dense float32
-            [L, Ii]; and their clicks in the last hour, int64 [L].
-        """
-        times, ids = np.concatenate(self.times), np.concatenate(self.ids)
-        first = np.searchsorted(times, now - self.hours * MICROSECONDS_PER_HOUR)
-        items, last = np.unique(ids[first:][::-1], return_index=True)
-        rows = len(ids) - 1 - last
-        recent = np.concatenate(self.clicked) & (times >= now - MICROSECONDS_PER_HOUR)
-        recent[:first] = False
-        clicks = np.bincount(np.searchsorted(items, ids[recent]), minlength=len(items))
-        sparse, dense = np.concatenate(self.sparse)[rows], np.concatenate(self.dense)[rows]
-        return items, torch.from_numpy(sparse), torch.from_numpy(dense), clicks
-
-
 def recall_over(
     model: TwoTower,
     batches: Iterable[Batch],
@@ -133,51 +95,60 @@ def recall_over(
     Raises:
         ValueError: Scores are not finite.
     """
-    catalogue, found = Catalogue(live_hours), []
+    catalogue = Catalogue(round(live_hours * MICROSECONDS_PER_HOUR))
+    popularity, found = Popularity(MICROSECONDS_PER_HOUR), []
     for start, rows in _slices(batches, begin, round(minutes * 60e6)):
-        if start >= begin and catalogue.times:
-            catalogue.trim(start)
-            if catalogue.times:
-                found.append(_score(model, catalogue, start, rows))
+        if start >= begin:
+            live = catalogue.live(start)
+            if live is not None and len(live):
+                popularity.refresh(start, live.ids)
+                found.append(_score(model, live, popularity, start, rows))
                 if on_result is not None:
                     on_result(found[-1])
-            if between is not None:
+            if between is not None and live is not None:
                 between(rows)
         for batch in rows:
-            catalogue.add(batch, model)
+            _observe(model, catalogue, popularity, batch)
     return Recall(found)
 
 
+def _observe(model: TwoTower, catalogue: Catalogue, popularity: Popularity, batch: Batch) -> None:
+    sparse, dense = (features.numpy() for features in model.item_features(batch.dense, batch.sparse))
+    columns = [pa.array(column) for column in (*sparse.T, *dense.T)]
+    time, ids = batch.event_time.numpy(), batch.sparse[model.item_id].values().numpy()
+    catalogue.add(time, ids, pa.Table.from_arrays(columns, names=[str(n) for n in range(len(columns))]))
+    clicked = batch.labels.numpy() > 0.5
+    popularity.observe(Clicks(time[clicked], ids[clicked], Contexts.empty(int(clicked.sum()))))
+
+
 @torch.no_grad()
-def _score(model: TwoTower, catalogue: Catalogue, start: int, rows: Sequence[Batch]) -> Slice:
+def _score(model: TwoTower, live: LiveItems, popularity: Popularity, start: int, rows: Sequence[Batch]) -> Slice:
     """Score one slice. Items with equal scores, or with equal counts, keep the order of the catalogue."""
     was_training = model.training
     model.eval()
-    items, sparse, dense, popular = catalogue.live(start)
+    columns = [column.to_numpy() for column in live.features.columns]
+    many = len(model.item_sparse)
+    sparse, dense = (
+        torch.from_numpy(np.stack(part, 1)) if part else torch.zeros(len(live), 0) for part in (columns[:many], columns[many:])
+    )
     index = model.item_embedding(*model.item_rows(dense, sparse, rows[0].sparse.keys(), rows[0].dense.shape[1]))
-    hits, order = {cut: 0 for cut in CUTS}, np.argsort(-popular, kind="stable")
-    place = np.empty(len(items), np.int64)
-    place[order] = np.arange(len(items))
-    beside, clicks, missing = {cut: 0 for cut in CUTS}, 0, 0
+    hits, beside = ({cut: 0 for cut in CUTS} for _ in range(2))
+    clicks = missing = 0
     for batch in rows:
         clicked = batch.rows(batch.labels > 0.5)
         if not len(clicked):
             continue
-        own = clicked.sparse[model.item_id].values().numpy()
-        at = np.minimum(np.searchsorted(items, own), len(items) - 1)
-        there = items[at] == own
-        clicks, missing = clicks + len(own), missing + int((~there).sum())
+        at = places(clicked.sparse[model.item_id].values().numpy(), live.ids)
+        clicks, missing = clicks + len(at), missing + int((at == NOT_LIVE).sum())
         scores = model.user_embedding(clicked.dense, clicked.sparse) @ index.T
         if not bool(scores.isfinite().all()):
             raise ValueError(f"scores of the slice that begins at {start} µs are not finite: the model's weights have diverged")
-        column = torch.from_numpy(at).unsqueeze(1)
-        own_score, earlier = scores.gather(1, column), torch.arange(len(items)) < column
-        better = ((scores > own_score) | (scores == own_score) & earlier).sum(1).numpy()
-        for cut in CUTS:
-            hits[cut] += int((there & (better < cut)).sum())
-            beside[cut] += int((there & (place[at] < cut)).sum())
+        popular = popularity.scores(Contexts.empty(len(at)))
+        for counts, ranks in ((hits, ranks_of(scores.numpy(), at)), (beside, ranks_of(popular, at))):
+            for cut in CUTS:
+                counts[cut] += int(((ranks != MISSED) & (ranks < cut)).sum())
     model.train(was_training)
-    return Slice(start, clicks, len(items), missing, hits, beside)
+    return Slice(start, clicks, len(live), missing, hits, beside)
 
 
 def _slices(batches: Iterable[Batch], begin: int, width: int) -> Iterator[tuple[int, list[Batch]]]:
