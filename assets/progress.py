@@ -1,4 +1,7 @@
-"""Finds out which days are done, from the lake's partitions and their manifests."""
+"""Finds out which days are done, from the lake's partitions and their manifests, and when a failed day may succeed."""
+
+import hashlib
+import json
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
@@ -18,3 +21,27 @@ def is_done(lake: Lake, spec: DatasetSpec, day: str, logs: str) -> bool:
     from ml.logs.ingest import is_current
 
     return stages_done(lake, spec, day) and is_current(spec.log, day, logs, lake)
+
+
+def run_fingerprint(spec: DatasetSpec, logs: str) -> str:
+    """Hash of everything but the day's own files that decides whether a run of a day succeeds.
+
+    That is more than what shapes data (`DatasetSpec.fingerprint`): expectations block, recipes train, slices and models are
+    evaluated, and side tables are joined.
+
+    Args:
+        spec: The dataset.
+        logs: The landing folder, which holds the side tables.
+    """
+    from ml.logs.sources import NoLogs, find_files
+    from ml.recipes.recipe import recipe_of
+
+    recipes = {name: recipe_of(spec, name).model_dump(mode="json") for name in spec.models}
+    sides: list[list[str]] = []
+    for side in spec.join:
+        try:
+            sides.append([f"{file.name} {file.stamp}" for file in find_files(side.source, logs)])
+        except NoLogs:
+            sides.append([])
+    entry = spec.model_dump(mode="json", exclude={"description", "demo_days"})
+    return hashlib.sha256(json.dumps([entry, recipes, sides], sort_keys=True).encode()).hexdigest()[:16]

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from assets.freshness import evaluation, lag_in_days
-from assets.progress import stages_done
+from assets.progress import run_fingerprint, stages_done
 from assets.resources import LakeResource, LandingResource
 from ml.catalog.spec import DatasetSpec
 from orchestration.dead_runs import fail_dead_runs
@@ -11,7 +11,7 @@ from orchestration.jobs import DailyJob
 
 IN_PROGRESS = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 FAILED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
-# Tag of a requested run: day, stamp of its files, fingerprint of the catalog entry.
+# Tag of a requested run: day, stamp of its files, fingerprint of everything else that decides whether the run succeeds.
 REQUEST = "evergreen/request"
 
 
@@ -19,8 +19,9 @@ def landing_sensor(spec: DatasetSpec, job: DailyJob) -> dg.SensorDefinition:
     """Build the sensor of one dataset.
 
     It requests one day at a time, the earliest first, because a day's model starts from the model of the day before. A day that
-    failed is requested again only when its files or its catalog entry change; until then, ticks are skipped with the reason.
-    The sensor also reports the lag between the newest model and the newest log whenever it changes; the cursor stores it.
+    failed is requested again only when its files, a side table, its catalog entry or a recipe changes; until then, ticks are
+    skipped with the reason. The sensor also reports the lag between the newest model and the newest log whenever it changes;
+    the cursor stores it.
     """
 
     @dg.sensor(
@@ -37,24 +38,24 @@ def landing_sensor(spec: DatasetSpec, job: DailyJob) -> dg.SensorDefinition:
         lag = lag_in_days(lake.open(), spec, (day.key for day in landed))
         news = [evaluation(spec, lag)] if landed and context.cursor != str(lag) else []
         due = (day for day in landed if not (day.current and stages_done(lake.open(), spec, day.key)))
-        answer = _answer(context.instance, spec, job, next(due, None))
+        answer = _answer(context.instance, spec, job, next(due, None), landing.folder(spec.name))
         requests, reason = ([answer], None) if isinstance(answer, dg.RunRequest) else ([], answer)
         return dg.SensorResult(requests, reason, cursor=str(lag) if news else context.cursor, asset_events=news)
 
     return landing_folder
 
 
-def _answer(instance: dg.DagsterInstance, spec: DatasetSpec, job: DailyJob, due) -> dg.RunRequest | dg.SkipReason:
+def _answer(instance: dg.DagsterInstance, spec: DatasetSpec, job: DailyJob, due, folder: str) -> dg.RunRequest | dg.SkipReason:
     """Return what to do about the earliest day that is due (a `LandedDay`), if there is one."""
     if running := instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=IN_PROGRESS), limit=1):
         return dg.SkipReason(f"run {running[0].run_id} is in progress")
     if due is None:
         return dg.SkipReason("every day that has landed is in the lake")
-    request = f"{due.key}:{due.stamp}:{spec.fingerprint}"
+    request = f"{due.key}:{due.stamp}:{run_fingerprint(spec, folder)}"
     earlier = instance.get_runs(dg.RunsFilter(job_name=job.name, tags={REQUEST: request}))
     if earlier and earlier[0].status in FAILED:
         return dg.SkipReason(
             f"{due.key} failed in run {earlier[0].run_id}, and later days wait for it: fix the cause and re-execute that run; "
-            f"the sensor runs it again when its files or its catalog entry change"
+            f"the sensor runs it again when its files, a side table, its catalog entry or a recipe changes"
         )
     return dg.RunRequest(run_key=f"{request}:{len(earlier)}", partition_key=due.key, tags={REQUEST: request})
