@@ -3,7 +3,7 @@
 They are partitions of the lake's stage `checkpoints`, a few per day, called `<day>.0` and so on; each new one replaces the
 oldest. A checkpoint is used only by a pass of the same identity (recipe, data, parent), on any number of ranks. The state is
 copied between two steps and written while training continues. This module decides when to save, what to keep and when to stop;
-the files are those of `ml.artifacts.snapshot`.
+`ml.artifacts.snapshot` writes the files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ml.stages import checkpoints
 from ml.training.state import TrainState
 from ml.training.state_dict import load_snapshot, restore, shard_of_state, state_from_metadata
 
-STEPS_BETWEEN_CHECKS = 8  # ranks exchange a message to agree on whether it is time to save
+STEPS_BETWEEN_CHECKS = 8  # in a check, ranks exchange a message to agree on whether to save
 _log = logging.getLogger(__name__)
 
 
@@ -75,7 +75,7 @@ class Checkpoints:
         return checkpoints(self.model)
 
     def found(self) -> list[tuple[int, dict[str, Any]]]:
-        """List the checkpoints of this day and identity, newest first: the number of each, and its manifest."""
+        """List number and manifest of each checkpoint of this day and identity, newest first."""
         found = {}
         for name, saved in self._manifests():
             if name.startswith(f"{self.day}.") and saved.get("identity") == self.identity:
@@ -85,12 +85,12 @@ class Checkpoints:
     def resume(self, recipe: Recipe, schema: FeatureSchema, reader: BlockReader) -> TrainState | None:
         """Load the newest checkpoint of this identity, and set the reader to its position.
 
-        A checkpoint that cannot be read is skipped for the one before.
+        If a checkpoint cannot be read, the one before it is loaded.
 
         Args:
             recipe: How the day is trained.
             schema: The features that the model reads.
-            reader: The day's reader; moved to the checkpoint's position.
+            reader: The day's reader, which is moved to the checkpoint's position.
 
         Returns:
             The state; None if there is no checkpoint of this identity.
@@ -109,7 +109,7 @@ class Checkpoints:
         return None
 
     def save(self, state: TrainState, reader: BlockReader) -> None:
-        """Copy the state, and write the copy in the background, once the previous one is written."""
+        """Copy the state, and write the copy in the background once the previous checkpoint is written."""
         self.wait()
         manifest = {"identity": self.identity, "reader": reader.state_dict(), "saved_at": time.time()}
         name = f"{self.day}.{self._next % self.kept.keep}"
@@ -117,13 +117,13 @@ class Checkpoints:
         self._next, self._saved_at = self._next + 1, time.monotonic()
 
     def wait(self) -> None:
-        """Wait for the checkpoint that is being written. Raises its error if it fails."""
+        """Wait until the checkpoint in progress is written. Raises its error if writing failed."""
         if self._writing is not None:
             self._writing.result()
             self._writing = None
 
     def after_step(self, state: TrainState, reader: BlockReader) -> None:
-        """Save if it is time to, or if a signal arrived; then deliver the signal."""
+        """Save if a checkpoint is due or a signal has arrived; then deliver the signal."""
         if self._writing is not None and self._writing.done():
             self.wait()
         asked, due = self._signal is not None, time.monotonic() - self._saved_at > 60 * self.kept.minutes
@@ -139,7 +139,7 @@ class Checkpoints:
             self._deliver()
 
     def merged(self, state: TrainState, reader: BlockReader) -> TrainState | None:
-        """Collect the whole state on the first rank; None on the others."""
+        """Collect the whole state through a checkpoint. Returns it on the first rank, and None on the others."""
         self.save(state, reader)
         self.wait()
         if self.ranks is None or self.ranks.rank:
@@ -158,7 +158,8 @@ class Checkpoints:
     def on_signals(self) -> Iterator[None]:
         """Delay SIGINT and SIGTERM to the end of a step, within the block.
 
-        Python allows this in the main thread only. Elsewhere signals act at once, and at most `minutes` of work are lost.
+        Python allows signal handlers in the main thread only. In other threads, signals act immediately, and up to `minutes`
+        of training are lost.
         """
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -191,13 +192,13 @@ class Checkpoints:
             self._clear(lambda _, age: age > self.kept.hours)
 
     def _clear(self, selects: Callable[[str, float], bool]) -> None:
-        """Delete the checkpoints of this model, of any day, that `selects` chooses by name and age in hours."""
+        """Delete the checkpoints of any day of this model that `selects` chooses by name and age in hours."""
         for name, saved in self._manifests():
             if selects(name, (time.time() - saved.get("saved_at", 0.0)) / 3600):
                 self.lake.discard(self.stage, self.dataset, name)
 
     def _manifests(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Manifests of all checkpoints of this model; an empty one for a manifest that cannot be read."""
+        """Yield name and manifest of all checkpoints of this model. A manifest that cannot be read is empty."""
         for name in self.lake.days(self.stage, self.dataset):
             saved: dict[str, Any] = {}
             with suppress(OSError, ValueError):

@@ -1,8 +1,8 @@
 """A day of training: from the previous day's snapshot and the day's MDS data to the day's snapshot.
 
-A day is one pass over its rows in time order. What happens around the steps of that pass is done here: resuming, checkpoints,
-progress, early stopping, and writing the partition. A single step is `ml.training.loop`. The result depends only on the
-recipe, the day's data and the previous day's snapshot, however often training was interrupted.
+A day is one pass over its rows in time order. This module resumes the pass, writes checkpoints, shows progress, stops early and
+writes the partition; `ml.training.loop` trains the steps. The result depends only on the recipe, the day's data and the
+previous day's snapshot, however often training was interrupted.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ EVALUATION_BATCH = 8192
 
 @dataclass(frozen=True)
 class DayOptions:
-    """How a day is trained. Every launcher passes it on whole.
+    """Options of the training of a day. Every launcher passes them to all processes.
 
     Attributes:
-        recipe: by default the model's own.
-        tracker: observes the training; by default nothing does.
-        progress: whether to show a progress bar, or progress lines in the log.
-        cache: a folder of this node through which a remote lake is read.
+        recipe: How the model is trained; by default its own recipe.
+        tracker: Observes the training; none by default.
+        progress: Whether to show a progress bar, or progress lines in the log.
+        cache: Folder of this node through which a remote lake is read.
     """
 
     recipe: Recipe | None = None
@@ -61,26 +61,27 @@ def train_day(
     """Train on one day and write the partition `tuned_models/<model>/<dataset>/<day>`: a snapshot and its manifest.
 
     The first day of the dataset starts from scratch, every other day from the snapshot of the day before. A run that was
-    killed, or stopped by SIGINT or SIGTERM, resumes at its last checkpoint when it is called again, and writes the same bytes
-    as an uninterrupted run.
+    killed, or stopped by SIGINT or SIGTERM, resumes at its last checkpoint in the next call, and writes the same bytes as an
+    uninterrupted run.
 
     Args:
-        spec: the dataset.
+        spec: The dataset.
         day: `YYYY-MM-DD`.
-        lake: where data and models are stored.
-        model: one of the dataset's models; by default the first.
-        options: recipe, tracker, progress and cache.
-        ranks: the processes that train the day together, each of which makes this call. They share batches and tables, and
-            each writes its shard of a checkpoint; only the first writes the partition and reports to tracker and screen.
+        lake: Where data and models are stored.
+        model: One of the dataset's models; by default the first.
+        options: Recipe, tracker, progress and cache.
+        ranks: The processes that train the day together. Each of them makes this call. They share batches and tables, and
+            each writes its shard of a checkpoint. Only the first rank writes the partition, calls the tracker and shows
+            progress.
 
     Returns:
-        What was written.
+        The trained day.
 
     Raises:
-        MissingPartition: the day's data or the day before is missing.
-        SnapshotMismatch: the day before was trained under another schema, or under a recipe of other shapes.
-        ValueError: the dataset has no such day, or its batches cannot be shared evenly among the ranks.
-        DivergedError: the loss is not finite.
+        MissingPartition: The day's data or the day before is missing.
+        SnapshotMismatch: The day before was trained with another schema, or with a recipe that gives tensors other shapes.
+        ValueError: The dataset has no such day, or its batches cannot be shared evenly among the ranks.
+        DivergedError: The loss is not finite.
     """
     options = options or DayOptions()
     model = model or spec.primary
@@ -96,7 +97,7 @@ def train_day(
         "parent": lake.manifest(stage, spec.name, parent)["digest"] if parent else None,
     }
     if ranks is not None and recipe.embeddings == "independent":
-        identity["processes"] = ranks.size  # each continues with tables of its own
+        identity["processes"] = ranks.size  # each process continues with its own tables
     lineage = lake.lineage(spec.name, [(MDS_DATASETS, day), *([(stage, parent)] if parent else [])])
     checkpoints = Checkpoints(lake, spec.name, model, day, identity, recipe.checkpoints, ranks)
     state = checkpoints.resume(recipe, schema, reader) or _begin(lake, spec, model, parent, recipe, schema, ranks)
@@ -143,7 +144,7 @@ def train_day(
 
 
 def _reader_of_rank(read: partial[BlockReader], recipe: Recipe, ranks: Ranks | None) -> BlockReader:
-    """This rank's part of every batch. Raises `ValueError` if batches cannot be shared evenly."""
+    """Create the reader of this rank's part of every batch. Raises `ValueError` if batches cannot be shared evenly."""
     rank, size = (ranks.rank, ranks.size) if ranks else (0, 1)
     if recipe.batch_size % size:
         raise ValueError(f"recipe: batch_size: {recipe.batch_size} rows cannot be shared evenly among {size} processes")

@@ -15,13 +15,13 @@ class EarlyStopping:
     """Evaluates the target of a recipe a fixed number of times in a pass.
 
     The model is evaluated at the same steps however often the pass is interrupted, so a resumed pass ends at the same step as
-    an uninterrupted one. For that, ask `reached` before the first step of a resumed pass and after every step.
+    an uninterrupted one. This requires a call of `reached` before the first step of a resumed pass and after every step.
 
     Args:
-        rule: metric, target and interval.
-        held_out: gives the rows to evaluate on; called for each evaluation.
-        total_steps: steps of the whole pass.
-        ranks: the processes that train together. The pass ends when all of them have reached the target.
+        rule: Metric, target and interval.
+        held_out: Returns the batches to evaluate on; called once for each evaluation.
+        total_steps: Number of steps of the whole pass.
+        ranks: The processes that train together. The pass ends when all of them have reached the target.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class EarlyStopping:
         self._period = max(1, round(rule.every * total_steps))
 
     def reached(self, state: TrainState) -> bool:
-        """Whether the pass may end here: False between evaluations, else whether the target is reached."""
+        """Whether the target is reached; False at steps without an evaluation."""
         if state.running is None or not state.running.steps or state.running.steps % self._period:
             return False
         scores = score(state, self._held_out())

@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 2 -m ml.training.launch criteo 2014-01-02
 
-does from the command line what `train_day_on` does for the assets: each process makes the same call of `train_day`. Starting
-processes and collecting their errors is `ml.distributed.launch`.
+is the command-line form of `train_day_on`, which the assets call: each process makes the same call of `train_day`.
+`ml.distributed.launch` starts processes and collects their errors.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ def train_day_on(
     """Call `train_day` in one or more processes; a single one is this process itself.
 
     Args:
-        processes: how many there are, and who starts them.
-        spec: the dataset.
+        processes: Number of processes, and their launcher.
+        spec: The dataset.
         day: `YYYY-MM-DD`.
-        lake: as for `train_day`.
-        model: as for `train_day`.
-        options: as for `train_day`.
+        lake: As for `train_day`.
+        model: As for `train_day`.
+        options: As for `train_day`.
 
     Returns:
-        What was written.
+        The trained day.
 
     Raises:
-        RankFailed: one of several processes failed.
-        Exception: with a single process, whatever `train_day` raises.
+        RankFailed: One of several processes failed.
+        Exception: With a single process, whatever `train_day` raises.
     """
     if processes.count == 1:
         return train_day(spec, day, lake, model, options)

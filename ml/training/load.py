@@ -1,4 +1,4 @@
-"""Trained models, loaded by their day."""
+"""Loading of trained models by day."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ def load_model(lake: Lake, spec: DatasetSpec, day: str, model: str | None = None
     """Load the model as it was after training on a day.
 
     Args:
-        lake: where the trained days are stored.
-        spec: the dataset.
+        lake: Where the trained days are stored.
+        spec: The dataset.
         day: `YYYY-MM-DD`.
-        model: one of the dataset's models; by default the first.
+        model: One of the dataset's models; by default the first.
 
     Returns:
         The model in eval mode, without gradients.
 
     Raises:
-        MissingPartition: the day has not been trained.
-        SnapshotMismatch: the model was trained on features of another specification.
-        DamagedSnapshot: a file is missing, or is not the one that was written.
+        MissingPartition: The day has not been trained.
+        SnapshotMismatch: The model was trained on features of another specification.
+        DamagedSnapshot: A file is missing, or has changed since it was written.
     """
     folder = lake.require(tuned_models(model or spec.primary), spec.name, day)
     return TorchPredictor.load(folder, FeatureSchema.of(spec)).model

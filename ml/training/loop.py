@@ -1,7 +1,7 @@
 """The one training loop: `train_step` updates a state with one batch, and `steps` does so for a sequence of batches.
 
-Daily training, replays, trials and online training all iterate over `steps`. A loop knows neither days nor slices: checkpoints,
-progress, early stopping and the end of a pass are the caller's responsibility (`ml.training.passes`, `ml.training.day`).
+Daily training, replays and studies all iterate over `steps`. The loop does not depend on days or slices: checkpoints, progress,
+early stopping and the end of a pass are the caller's responsibility (`ml.training.passes`, `ml.training.day`).
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ class DivergedError(ArithmeticError):
 def train_step(state: TrainState, batch: Batch, *, total_steps: int, ranks: Ranks | None = None) -> Step:
     """Update a state with one batch.
 
-    What the step draws (dropout, sampled negatives) follows from the recipe's seed, the step's number over the life of the
-    model and the rank alone; the global random state is left as it was. torch uses `recipe.threads` threads.
+    Random draws (dropout, sampled negatives) depend only on the recipe's seed, the rank, and the number of steps that the
+    model was trained for. The global random state is restored. torch uses `recipe.threads` threads.
 
     Args:
-        state: a state with a running pass, updated in place.
-        batch: B rows; with `ranks`, this rank's rows of the global batch, of which there may be none.
-        total_steps: steps of the whole pass, which the learning-rate schedule refers to.
-        ranks: the processes that train together. Each of them must make the same call.
+        state: A state with a running pass, updated in place.
+        batch: B rows; with `ranks`, this rank's rows of the global batch, possibly none.
+        total_steps: Number of steps of the whole pass, for the learning-rate schedule.
+        ranks: The processes that train together. Each of them must make the same call.
 
     Returns:
         The step, with the loss and the logits of the rows as they were before the update.
 
     Raises:
-        DivergedError: the loss is not finite. The weights have not been updated.
-        ValueError: the state has no running pass.
+        DivergedError: The loss is not finite. The weights have not been updated.
+        ValueError: The state has no running pass.
     """
     running, recipe = state.running, state.recipe
     if running is None:
-        raise ValueError("the state has no running pass; begin_pass() starts one, a checkpoint holds one")
+        raise ValueError("the state has no running pass: call begin_pass(), or resume a checkpoint")
     now, rows, losses_in_batch = batch_stats(batch, recipe, ranks)
     state.set_time(now)
     rates = state.set_learning_rates(recipe.schedule.factor(running.steps, total_steps))
@@ -75,28 +75,29 @@ def train_step(state: TrainState, batch: Batch, *, total_steps: int, ranks: Rank
 
 
 def steps(state: TrainState, batches: Iterable[Batch], *, total_steps: int, ranks: Ranks | None = None) -> Iterator[Step]:
-    """Train on each of some batches in their order, and yield each step once the state is whole again.
+    """Train on batches in order, and yield each step once its update is complete.
 
-    Between two steps the caller may save the state, score with it, or stop iterating. The batches may be a day, a slice of
-    one, or what is left of an interrupted pass: the pass continues at `state.running.steps`.
+    Between two steps the caller may save the state, score with it, or stop iterating. The batches may be a day, a slice of a
+    day, or the rest of an interrupted pass, which continues at `state.running.steps`.
 
-    On down-sampled rows the model learns the click probability among the sampled rows. That ranks like the probability in
-    the full log but is not calibrated to it; with the recipe's `sampling_correction` the model learns that of the full log.
+    On down-sampled rows the model learns the click probability among the sampled rows, which is not calibrated to the full
+    log. With the recipe's `sampling_correction` the model learns the probability in the full log.
 
     Args:
-        state: a state with a running pass, updated in place.
-        batches: the batches; with `ranks`, this rank's part of each.
-        total_steps: steps of the whole pass.
-        ranks: the processes that train together, which must all take the same number of steps.
+        state: A state with a running pass, updated in place.
+        batches: The batches; with `ranks`, this rank's part of each.
+        total_steps: Number of steps of the whole pass.
+        ranks: The processes that train together. All of them must take the same number of steps.
 
     Yields:
         A `Step` for each batch, before the next batch is read.
 
     Raises:
-        DivergedError, ValueError: as `train_step` does.
+        DivergedError: The loss is not finite. The weights have not been updated.
+        ValueError: The state has no running pass.
 
     Example:
-        Progressive validation costs no second forward:
+        Progressive validation needs no second forward pass:
 
         >>> from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
         >>> from ml.metrics import auc
@@ -123,7 +124,7 @@ def steps(state: TrainState, batches: Iterable[Batch], *, total_steps: int, rank
 
 
 def batch_stats(batch: Batch, recipe: Recipe, ranks: Ranks | None) -> tuple[int, int, int]:
-    """Latest event time, number of rows and number of losses of the global batch."""
+    """Return the latest event time, the number of rows and the number of losses of the global batch."""
     own = (int(batch.event_time.max()) if len(batch) else 0, len(batch), num_losses(batch, recipe))
     if ranks is None:
         return own
@@ -133,7 +134,7 @@ def batch_stats(batch: Batch, recipe: Recipe, ranks: Ranks | None) -> tuple[int,
 
 @contextmanager
 def seeded_draws(state: TrainState, ranks: Ranks | None = None) -> Iterator[None]:
-    """Seed what the block draws by recipe seed, step and rank; afterwards the global random state is what it was."""
+    """Seed random draws in the block by recipe seed, step and rank, and restore the global random state afterwards."""
     if not state.recipe.model.draws:
         yield
         return

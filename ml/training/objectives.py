@@ -1,4 +1,4 @@
-"""What a model learns from a batch: the losses of its rows, or of its clicked rows."""
+"""Losses of a batch: one for each row, or one for each clicked row."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def per_example_loss(
     """Compute the losses of a batch, and the logits they come from.
 
     Args:
-        model: a model in training mode.
+        model: A model in training mode.
         batch: B rows, P of them clicked.
-        recipe: chooses the loss.
-        ranks: the processes whose rows share their items as sampled negatives.
+        recipe: Chooses the loss.
+        ranks: The processes whose items are sampled negatives for each other.
 
     Returns:
         Losses, float32 [B], and logits, float32 [B], comparable with the labels of the batch. For a two-tower model with
@@ -41,7 +41,7 @@ def per_example_loss(
 
 
 def num_losses(batch: Batch, recipe: Recipe) -> int:
-    """Count the losses of a batch: B, or the clicked rows for `loss: softmax`."""
+    """Count the losses of a batch: one for each row, or one for each clicked row with `loss: softmax`."""
     chosen = recipe.model
     if isinstance(chosen, TwoTowerRecipe) and chosen.loss == "softmax":
         return int((batch.labels > 0.5).sum())
@@ -54,7 +54,7 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: f
     Args:
         logits: float32 [B].
         labels: float32 [B], 0 or 1.
-        label_smoothing: how far labels are moved towards 0.5, as a fraction of 1.
+        label_smoothing: Fraction of the distance to 0.5 by which labels are moved.
 
     Returns:
         float32 [B].

@@ -1,6 +1,6 @@
-"""A pass: one walk over data in order, from `TrainState.begin_pass` to the end of the data or the early-stopping target.
+"""A pass reads data once in order, from `TrainState.begin_pass` to the end of the data or to the early-stopping target.
 
-A pass is usually a day. An interrupted pass continues in another process with the batches that are left.
+A pass is usually a day. An interrupted pass continues in another process with the remaining batches.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ def train_pass(
     """Train to the end of the running pass, and end it.
 
     Args:
-        state: a state whose pass has begun, or was resumed from a checkpoint; updated in place.
-        batches: the batches that are left; with `ranks`, this rank's part of each.
-        total_steps: steps of the whole pass, which the learning-rate schedule refers to.
-        after_step: called after each step, when the state is whole: it may save the state, or raise to stop.
-        early_stopping: ends the pass at the step at which its target is reached.
-        ranks: the processes that train together.
+        state: A state whose pass has begun, or was resumed from a checkpoint; updated in place.
+        batches: The remaining batches; with `ranks`, this rank's part of each.
+        total_steps: Number of steps of the whole pass, for the learning-rate schedule.
+        after_step: Called once the update of a step is complete. It may save the state, or raise to stop training.
+        early_stopping: Ends the pass at the step at which its target is reached.
+        ranks: The processes that train together.
 
     Returns:
         The report of the pass.
 
     Raises:
-        DivergedError: the loss is not finite. The weights have not been updated.
-        ValueError: the state has no running pass.
+        DivergedError: The loss is not finite. The weights have not been updated.
+        ValueError: The state has no running pass.
 
     Example:
         >>> import torch
@@ -57,7 +57,7 @@ def train_pass(
         2
     """
     if state.running is None:
-        raise ValueError("the state has no running pass; begin_pass() starts one, a checkpoint holds one")
+        raise ValueError("the state has no running pass: call begin_pass(), or resume a checkpoint")
     meter, step = PassMeter(state, batches), None
     # A pass that was interrupted between a step and its evaluation begins with that evaluation.
     stopped = early_stopping is not None and early_stopping.reached(state)

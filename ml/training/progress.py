@@ -1,4 +1,4 @@
-"""Progress of a pass for a person: a bar on a terminal, otherwise a line in the log every half minute."""
+"""Progress of a pass: a bar on a terminal, otherwise a log line every half minute."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def progress_of(title: str, rows: int, done: int = 0, show: bool = True) -> Iter
     """Show the progress of a pass inside the block.
 
     Args:
-        title: shown in front of the bar, or of each line.
-        rows: rows of the whole pass.
-        done: rows that were trained on before.
-        show: False shows nothing.
+        title: Text in front of the bar, or of each line.
+        rows: Number of rows of the whole pass.
+        done: Number of rows that earlier, interrupted runs trained on.
+        show: Whether to show progress at all.
 
     Yields:
         A function to call after each step.

@@ -1,7 +1,7 @@
-"""Replaying days in memory: train on each in order, and score each by the model of the days before it.
+"""Replay of days in memory: each day is scored with the model of the days before it, and then trained on.
 
-This is progressive validation by day (Global Temporal Split, in MLPerf's words). Studies and trials use it; daily training,
-which writes each model to the lake and can be interrupted, is `ml.training.day`.
+This is progressive validation by day (MLPerf's Global Temporal Split), for studies. Daily training, which writes each model to
+the lake and can be interrupted, is `ml.training.day`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class ReplayedDay:
 
     Attributes:
         day: `YYYY-MM-DD`.
-        scores: `ml.metrics.summary` of the day, by the model of the days before it; None if it was not scored.
-        report: the pass over the day; None if it was not trained on.
+        scores: `ml.metrics.summary` of the day, with the model of the days before it; None if the day was not scored.
+        report: Report of the pass over the day; None if the day was not trained on.
     """
 
     day: str
@@ -40,11 +40,11 @@ class ReplayedDay:
 
 @dataclass(frozen=True)
 class Replay:
-    """What a replay gives.
+    """Result of a replay.
 
     Attributes:
-        state: the state after the last day trained on. Its recipe holds the seed.
-        days: one entry for each day, in order.
+        state: The state after the last day that was trained on. Its recipe has the seed.
+        days: One entry for each day, in order.
     """
 
     state: TrainState
@@ -62,31 +62,31 @@ def replay(
     train_last: bool = True,
     on_result: Callable[[ReplayedDay], None] | None = None,
 ) -> Replay:
-    """Train a new model on days in their order, and score each day before it is trained on.
+    """Train a new model on days in order, and score each day before it is trained on.
 
-    The result follows from the arguments and the data alone: weights and all that steps draw derive from `recipe.seed`.
+    The result depends only on the arguments and the data: initial weights and random draws derive from `recipe.seed`.
 
     Args:
-        spec: the dataset.
-        days: consecutive days, in ascending order; their `mds_datasets` are in the lake.
-        lake: where the data is stored. Nothing is written.
-        recipe: how the model is trained; `recipe.splits` of each day are trained on.
-        scored: days to score; by default all except the first, which no model precedes.
-        scored_splits: splits of a day that are scored.
-        train_last: whether to train on the last day too.
-        on_result: called with each day once it is done; it may raise to stop, as a trial that is pruned does.
+        spec: The dataset.
+        days: Consecutive days, in ascending order; their `mds_datasets` are in the lake.
+        lake: Where the data is stored. Nothing is written.
+        recipe: How the model is trained; it also names the splits of each day to train on.
+        scored: Days to score; by default all except the first, before which there is no model.
+        scored_splits: Splits of a day that are scored.
+        train_last: Whether to train on the last day too.
+        on_result: Called with the result of each day. It may raise to stop the replay, for example to prune a trial.
 
     Returns:
-        The final state, and what each day gave.
+        The final state, and scores and report of each day.
 
     Raises:
-        MissingPartition: a day's data is not in the lake.
-        DivergedError: the loss is not finite.
-        ValueError: the first day is to be scored.
+        MissingPartition: A day's data is not in the lake.
+        DivergedError: The loss is not finite.
+        ValueError: `scored` contains the first day.
     """
     scored = days[1:] if scored is None else scored
     if days and days[0] in scored:
-        raise ValueError(f"{days[0]} cannot be scored: it is the first day of the replay, and no model precedes it")
+        raise ValueError(f"{days[0]} cannot be scored: it is the first day of the replay, so there is no model before it")
     state, done = new_state(recipe, FeatureSchema.of(spec)), []
     for number, day in enumerate(days, 1):
         scores = report = None

@@ -1,4 +1,4 @@
-"""What training reports of a step, a pass and a day. Plain values; nothing here trains."""
+"""Reports of a step, a pass and a day of training. Nothing here trains."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ml.training.state import TrainState
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step. Counts and loss are of all ranks; batch and logits are this rank's.
+    """One optimizer step. Counts and loss cover all ranks; batch and logits are this rank's.
 
     Attributes:
-        index: step of the pass, from 0.
-        rows: rows in the batch.
-        num_losses: losses averaged in `loss`: one for each row, or one for each clicked row with `loss: softmax`.
-        loss: mean of the losses before the update; 0 if there are none.
-        learning_rates: of this step, of the dense part (`dense`) and of the tables (`tables`).
-        batch: the B rows that were trained on.
+        index: Number of the step in the pass, from 0.
+        rows: Number of rows in the batch.
+        num_losses: Number of losses averaged in `loss`: one for each row, or one for each clicked row with `loss: softmax`.
+        loss: Mean of the losses before the update; 0 if there are none.
+        learning_rates: Learning rates of this step: `dense` for the dense part and `tables` for the tables.
+        batch: The B rows that were trained on.
         logits: float32 [B], computed in training mode before the update and comparable with the labels of the batch, so
-            that a progressive AUC needs no second forward. None if the loss has no logit for each row.
+            that a progressive AUC needs no second forward pass. None if the loss has no logit for each row.
     """
 
     index: int
@@ -41,20 +41,20 @@ class Step:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """Result of a pass. Sums cover the whole pass, also if it was resumed; times cover this process's share of it.
+    """Result of a pass. Sums cover the whole pass, even if it was resumed; times cover this process's share of it.
 
     Attributes:
-        rows: rows trained on, over all ranks.
-        steps: optimizer steps.
-        loss: mean over the rows that have a loss, each predicted before it was trained on (progressive validation); None
+        rows: Number of rows trained on, over all ranks.
+        steps: Number of optimizer steps.
+        loss: Mean over the rows that have a loss, each predicted before it was trained on (progressive validation); None
             without rows.
-        rows_touched: distinct table rows updated, of this rank.
-        samples_per_second: of all ranks, during this process's share of the pass.
-        seconds_waiting: seconds spent waiting for batches.
-        seconds_computing: all other seconds.
-        stopped_early: whether the early-stopping target ended the pass.
-        learning_rates: of the last step.
-        tables: statistics by table at the end of the pass, of this rank.
+        rows_touched: Number of distinct table rows that this rank updated.
+        samples_per_second: Rows per second of all ranks, during this process's share of the pass.
+        seconds_waiting: Seconds spent waiting for batches.
+        seconds_computing: All other seconds.
+        stopped_early: Whether the early-stopping target ended the pass.
+        learning_rates: Learning rates of the last step.
+        tables: This rank's statistics by table at the end of the pass.
     """
 
     rows: int
@@ -72,11 +72,11 @@ class TrainReport:
 class PassMeter:
     """Measures this process's share of a pass, from its construction to `report`.
 
-    Iterate over the meter in place of the batches, so that the time spent waiting for them is known.
+    Iterate over the meter in place of the batches, so that it measures the time spent waiting for them.
 
     Args:
-        state: the state under training; its running pass may have been resumed.
-        batches: the batches to hand through.
+        state: The state under training; its running pass may have been resumed.
+        batches: The batches that the meter yields.
     """
 
     def __init__(self, state: TrainState, batches: Iterable[Batch]) -> None:
@@ -95,7 +95,7 @@ class PassMeter:
             yield batch
 
     def report(self, last: Step | None, stopped_early: bool = False) -> TrainReport:
-        """Report the pass so far; `last` is its latest step in this process, if there was one."""
+        """Report on the pass so far. `last` is its latest step in this process, or None."""
         running = self._state.running
         assert running is not None
         seconds = time.perf_counter() - self._started
@@ -118,16 +118,16 @@ class TrainedDay:
     """A trained day in the lake.
 
     Attributes:
-        dataset: name of the dataset.
-        model: name of the model.
+        dataset: Name of the dataset.
+        model: Name of the model.
         day: `YYYY-MM-DD`.
-        folder: the partition that was written.
-        parent: the day whose snapshot training started from; None on the first day.
-        recipe: the recipe it was trained under.
-        report: the pass over the day.
-        resumed_at: rows of the day that an earlier, interrupted run had trained on.
-        rows_so_far: rows trained on over the life of the model.
-        digest: of the snapshot.
+        folder: The partition that was written.
+        parent: The day whose snapshot training started from; None on the first day.
+        recipe: How the model was trained.
+        report: Report of the pass over the day.
+        resumed_at: Number of rows of the day that an earlier, interrupted run had trained on.
+        rows_so_far: Number of rows trained on over the life of the model.
+        digest: Digest of the snapshot.
     """
 
     dataset: str
@@ -143,7 +143,7 @@ class TrainedDay:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Metrics of the day by name; those that are undefined, such as the loss of a day without rows, are left out."""
+        """Metrics of the day by name, without undefined ones such as the loss of a day without rows."""
         report = self.report
         metrics = {
             "loss": report.loss,

@@ -1,4 +1,4 @@
-"""Scoring a state under training on rows that it has not been trained on."""
+"""Scoring of a training state on rows that it has not been trained on."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ml.training.state import TrainState
 
 
 def score(state: TrainState, batches: Iterable[Batch]) -> dict[str, float | int | None]:
-    """Score the model of a state, which is left unchanged, on `recipe.threads` threads.
+    """Score the model of a state with `recipe.threads` threads. The state is left unchanged.
 
     Args:
-        state: its model predicts in eval mode.
-        batches: rows with labels; read once.
+        state: A training state, whose model predicts in eval mode.
+        batches: Rows with labels; read once.
 
     Returns:
-        `ml.metrics.summary` of the rows: counts, and metrics that are None where they are undefined. Of a two-tower model with
-        `loss: softmax`, whose scores are no probabilities, only the AUC is defined.
+        `ml.metrics.summary` of the rows: counts, and metrics that are None if they are undefined. For a two-tower model with
+        `loss: softmax` only the AUC is defined, because its scores are not probabilities.
     """
     model = state.recipe.model
     ranks_only = isinstance(model, TwoTowerRecipe) and model.loss == "softmax"

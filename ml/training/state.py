@@ -20,13 +20,13 @@ from ml.schema import FeatureSchema
 
 @dataclass
 class Pass:
-    """Progress of the running pass, and its sums so far; a resumed pass continues them.
+    """Counts and sums of the running pass. A resumed pass continues them.
 
     Attributes:
-        steps: optimizer steps.
-        rows: rows trained on, over all ranks.
-        num_losses: losses so far: one for each row, or one for each clicked row with `loss: softmax`.
-        loss_sum: sum of these losses.
+        steps: Number of optimizer steps.
+        rows: Number of rows trained on, over all ranks.
+        num_losses: Number of losses: one for each row, or one for each clicked row with `loss: softmax`.
+        loss_sum: Sum of these losses.
     """
 
     steps: int = 0
@@ -37,17 +37,17 @@ class Pass:
 
 @dataclass
 class TrainState:
-    """A model under training, with everything that the next step depends on besides its batch.
+    """A model under training, with everything except the batch that the next step depends on.
 
     Attributes:
-        recipe: how it is trained.
-        schema: the features it reads.
+        recipe: How the model is trained.
+        schema: The features that the model reads.
         model: `forward(dense [B, I], sparse KJT) -> logits [B]`.
-        optimizer: of the dense parameters; tables update themselves in backward.
-        bags: the collections of tables by their path in the model.
-        steps: optimizer steps over the life of the model, all days together.
-        rows: rows trained on over the life of the model.
-        running: the pass in progress, or the last one; None before the first.
+        optimizer: Optimizer of the dense parameters. Tables are updated in the backward pass.
+        bags: The collections of tables by their path in the model.
+        steps: Number of optimizer steps over the life of the model, all days together.
+        rows: Number of rows trained on over the life of the model.
+        running: The pass in progress, or the last one; None before the first.
     """
 
     recipe: Recipe
@@ -61,7 +61,7 @@ class TrainState:
 
     @classmethod
     def of(cls, recipe: Recipe, schema: FeatureSchema, model: nn.Module) -> TrainState:
-        """Wrap a model that has not been trained yet, and make its optimizer."""
+        """Wrap an untrained model, and create its optimizer."""
         return cls(recipe, schema, model, _dense_optimizer(recipe, model), bags_of(model))
 
     @property
@@ -70,7 +70,7 @@ class TrainState:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def begin_pass(self) -> None:
-        """Start a pass: counters and the tables' statistics restart."""
+        """Start a pass: reset the counters and the statistics of the tables."""
         self.running = Pass()
         for bags in self.bags.values():
             bags.begin_pass()
@@ -102,7 +102,7 @@ class TrainState:
         return sum(bags.rows_touched() for bags in self.bags.values())
 
     def set_learning_rates(self, factor: float) -> dict[str, float]:
-        """Set all learning rates to the recipe's, times `factor`. Returns those of the dense part and of the tables."""
+        """Set learning rates to the recipe's, times `factor`. Returns them as `dense` and `tables`."""
         rates = {"dense": self.recipe.dense_optimizer.lr * factor, "tables": self.recipe.table_optimizer.lr * factor}
         for group in self.optimizer.param_groups:
             group["lr"] = rates["dense"]
@@ -115,15 +115,15 @@ def new_state(recipe: Recipe, schema: FeatureSchema, ranks: Ranks | None = None)
     """Build an untrained model with its optimizer.
 
     Args:
-        recipe: how it is built and trained; its seed fixes the initial weights.
-        schema: the features it reads.
-        ranks: the processes among which its tables are sharded.
+        recipe: How the model is built and trained; its seed fixes the initial weights.
+        schema: The features that the model reads.
+        ranks: The processes among which the tables are sharded.
 
     Returns:
-        The same bits for the same arguments.
+        A state without a pass. Equal arguments give equal bits.
 
     Raises:
-        ValueError: the recipe names features that the schema does not have.
+        ValueError: The recipe names features that the schema does not have.
 
     Example:
         >>> from ml.recipes.recipe import load_recipe
@@ -140,7 +140,7 @@ def new_state(recipe: Recipe, schema: FeatureSchema, ranks: Ranks | None = None)
 
 
 def _dense_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """Make the optimizer with all of its state allocated and zero, so that a state has the same tensors at every step."""
+    """Create the optimizer with all of its state allocated and zero, so that a state has the same tensors at every step."""
     choice = recipe.dense_optimizer
     parameters = [parameter for _, parameter in dense_parameters(model)]
     kind = {"adam": torch.optim.AdamW, "adagrad": torch.optim.Adagrad}[choice.kind]

@@ -1,8 +1,7 @@
-"""A training state as named tensors and metadata, and back. The files are those of `ml.artifacts.snapshot`.
+"""Conversion of a training state to named tensors and metadata, and back. `ml.artifacts.snapshot` writes the files.
 
-Tensors are called `dense/<parameter>` and `tables/<path>/<name>` among the weights; the optimizer part has
-`dense/<parameter>/<slot>`, buffers that only training reads as `dense/<buffer>`, and the tables' training state as
-`tables/<path>/<name>`.
+Weights are named `dense/<parameter or buffer>` and `tables/<path>/<name>`. The optimizer part has `dense/<parameter>/<slot>`,
+`dense/<buffer>` for buffers that only training reads, and `tables/<path>/<name>` for the training state of tables.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ def shard_of_state(state: TrainState, ranks: Ranks | None = None, copy: bool = F
     """Take this rank's shard of a training state. Every rank must call it.
 
     Args:
-        state: The state, of which each rank holds its part.
+        state: The state; each rank holds its part.
         ranks: The processes that train together; None for one.
-        copy: Whether training continues while the shard is written, so that it must not share memory with the state.
+        copy: Whether to copy the tensors. Required if training continues while the shard is written.
     """
     rank, size = (ranks.rank, ranks.size) if ranks else (0, 1)
     by_id = collections_by_id(state.model)
@@ -58,7 +57,7 @@ def shard_of_state(state: TrainState, ranks: Ranks | None = None, copy: bool = F
 
 
 def optimizer_of(state: TrainState) -> Tensors:
-    """Name everything that training needs and predictions do not. Every rank must call it."""
+    """Collect the tensors that training needs and predictions do not. Every rank must call it."""
     tables = {f"{TABLES}{path}/{name}": t for path, bags in state.bags.items() for name, t in bags.training_state().items()}
     return tables | _dense_slots(state) | training_buffers(state.model)
 
@@ -70,17 +69,17 @@ def state_from_metadata(
     schema: FeatureSchema | None = None,
     ranks: Ranks | None = None,
 ) -> TrainState:
-    """Build a state as the metadata of a snapshot describes it, with new tensors.
+    """Build the state that the metadata of a snapshot describes, with new tensors.
 
     Args:
-        metadata: As `shard_of_state` wrote it.
-        folder: Where it was read, for error messages.
+        metadata: Metadata of a shard from `shard_of_state`.
+        folder: Folder of the snapshot, for error messages.
         recipe: See `load_snapshot`.
         schema: See `load_snapshot`.
         ranks: See `load_snapshot`.
 
     Raises:
-        SnapshotMismatch: Recipe or schema do not fit; the message names each key that differs.
+        SnapshotMismatch: The recipe or the schema does not fit; the message names each key that differs.
     """
     own_recipe, own_schema = recipe_of_metadata(metadata), schema_of_metadata(metadata)
     saved, asked = {"schema": asdict(own_schema)}, {"schema": asdict(schema or own_schema)}
@@ -97,7 +96,7 @@ def restore(state: TrainState, shard: CheckpointShard, folder: Path | UPath) -> 
     """Fill a new state with loaded tensors. Every rank must call it.
 
     Raises:
-        DamagedSnapshot: The tensors are those of another model; the message names them.
+        DamagedSnapshot: The tensors belong to another model; the message names them.
     """
     try:
         optimizer = shard.optimizer
@@ -113,10 +112,10 @@ def restore(state: TrainState, shard: CheckpointShard, folder: Path | UPath) -> 
 def save_snapshot(state: TrainState, folder: Path | UPath, ranks: Ranks | None = None) -> None:
     """Write a training state into an existing folder. The same state gives the same bytes.
 
-    Every rank must call it. It is not atomic: `Lake.write` around it is.
+    Every rank must call it. Writing is not atomic; call it inside `Lake.write`, which is.
 
     Args:
-        state: The state, of which each rank holds its part.
+        state: The state; each rank holds its part.
         folder: An existing folder, the same for all ranks.
         ranks: The processes that train together; None for one.
     """
@@ -134,16 +133,16 @@ def load_snapshot(
     """Load the training state that was written into a folder, bit for bit.
 
     Args:
-        folder: What `save_snapshot` wrote, by any number of ranks.
-        recipe: Train under this recipe instead of the snapshot's own. It must give the same shapes (`Recipe.structure`); rates,
-            schedules and batch sizes may change from day to day.
-        schema: Must be the snapshot's own.
-        for_training: False leaves the optimizer's state unread.
+        folder: Folder that `save_snapshot` wrote with any number of ranks.
+        recipe: Recipe of the training that follows; by default the snapshot's. It must give tensors the same shapes
+            (`Recipe.structure`); learning rates, schedules and batch sizes may differ.
+        schema: Schema of the caller's batches, which must equal the snapshot's; not checked by default.
+        for_training: Whether to read the optimizer's state.
         ranks: The processes among which the tables are sharded; None for one.
 
     Raises:
-        FileNotFoundError: The folder holds no snapshot.
-        SnapshotMismatch: Recipe, schema or format do not fit; the message names each key that differs.
+        FileNotFoundError: The folder has no snapshot.
+        SnapshotMismatch: The recipe, the schema or the format does not fit; the message names each key that differs.
         DamagedSnapshot: A file is missing, damaged or does not fit the others; the message names it.
     """
     shard = load_tensors(folder, ranks, for_training)

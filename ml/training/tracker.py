@@ -1,4 +1,4 @@
-"""What training asks of an experiment tracker. `ml.tracking` implements it with MLflow; training works without one."""
+"""The interface of experiment trackers. `ml.tracking` implements it with MLflow. Training also works without a tracker."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ml.training.report import Step, TrainedDay
 
 
 class DayObserver(Protocol):
-    """Receives what happens while one day is trained."""
+    """Receives the events of the training of one day."""
 
     def step(self, step: Step) -> None:
-        """Called after every step."""
+        """Receive a step. Called after every step."""
 
     def finish(self, trained: TrainedDay) -> None:
-        """Called once the day is in the lake."""
+        """Receive the trained day. Called once the day is in the lake."""
 
 
 class Tracker(Protocol):
@@ -27,14 +27,14 @@ class Tracker(Protocol):
     def follow(
         self, lake: Lake, spec: DatasetSpec, model: str, day: str, recipe: Recipe, total_steps: int
     ) -> AbstractContextManager[DayObserver]:
-        """Observe the training of one day, from the entry of the context to its exit.
+        """Return a context manager that observes the training of one day.
 
         Args:
-            lake: where the day will be written.
-            spec: the dataset.
-            model: name of the model.
+            lake: Where the day will be written.
+            spec: The dataset.
+            model: Name of the model.
             day: `YYYY-MM-DD`.
-            recipe: how it is trained.
-            total_steps: steps of the whole pass.
+            recipe: How it is trained.
+            total_steps: Steps of the whole pass.
         """
         ...
