@@ -1,1 +1,1 @@
-"""Models as files: snapshots and checkpoints, deltas between them, and bundles that predict from raw log rows."""
+"""Stored models: snapshots and checkpoints, deltas between them, and bundles that predict from raw log rows."""

@@ -1,4 +1,4 @@
-"""A bundle: one folder with everything that predicts. Raw log columns in, click probabilities out.
+"""A bundle is one folder with everything that is needed to predict click probabilities from raw log columns.
 
     weights-*.safetensors, state.json    the model, in the layout of `ml.artifacts.snapshot`
     spec.json                            the dataset's spec: columns and transforms
@@ -45,8 +45,8 @@ class Bundle:
 
     Args:
         spec: The dataset.
-        predictor: A model of the dataset's features.
-        vocabularies: One for each feature that has a frequency-limited vocabulary.
+        predictor: A model that reads the dataset's features.
+        vocabularies: The vocabulary of each feature that has a frequency-limited one.
 
     Example:
         >>> import tempfile
@@ -72,9 +72,9 @@ class Bundle:
         """Load a bundle from its folder alone.
 
         Raises:
-            FileNotFoundError: The folder holds no model.
-            SnapshotMismatch: It was written in another format.
-            DamagedSnapshot: A file is missing, or is not the one that was written; the message names it.
+            FileNotFoundError: The folder has no model.
+            SnapshotMismatch: The bundle was written in another format.
+            DamagedSnapshot: A file is missing, or has changed since it was written; the message names it.
         """
         state = read_state(folder)
         spec = DatasetSpec.model_validate_json(read_file(folder, state, SPEC))
@@ -115,25 +115,25 @@ class Bundle:
 
     @property
     def steps(self) -> dict[str, int]:
-        """The step of each collection of tables, by its path in the model: what to ask a trainer's `model_delta` for."""
+        """The step of each collection of tables by its path in the model: the argument `since` of a trainer's `model_delta`."""
         return self._torch.steps
 
     def apply(self, delta: ModelDelta) -> bool:
-        """Bring the model to the state that a trainer has reached since the bundle was written, or since the last delta.
+        """Apply what a trainer has changed since the bundle was written, or since the last delta.
 
-        Afterwards the bundle predicts what a new export of that state predicts, with the same formats. Vocabularies stay as
-        they
-        are: values that got an id since remain out of vocabulary until the next bundle. Predictions must wait meanwhile.
+        Afterwards the bundle predicts the same as a new export of the trainer's state in the same formats. Vocabularies do not
+        change: values that have received an id since then stay out of vocabulary until the next bundle. No predictions may be
+        made during the call.
 
         Args:
-            delta: Changes that follow on `steps`.
+            delta: Changes that begin at `steps`.
 
         Returns:
-            True if the delta was applied, False if its changes were applied before.
+            True if the delta was applied, False if the tables already have its changes.
 
         Raises:
             Gap: Changes between `steps` and the beginning of the delta are missing; nothing is changed.
-            ValueError: The delta is of another model; nothing is changed.
+            ValueError: The delta belongs to another model; nothing is changed.
             TypeError: The bundle does not hold a torch model.
         """
         return self._torch.apply(delta)
@@ -154,15 +154,15 @@ class Bundle:
 
 
 def write_inputs(folder: Path | UPath, spec: DatasetSpec, states: Mapping[str, UPath]) -> dict[str, str]:
-    """Write the files of a bundle beside its model: the spec, and of each vocabulary the values that have an id.
+    """Write the files of a bundle other than its model: the spec, and the values with an id of each vocabulary.
 
     Args:
         folder: An existing folder.
         spec: The dataset.
-        states: Where the state of each vocabulary is stored, by feature.
+        states: Parquet file of each vocabulary by feature, as `vocabulary_states` returns it.
 
     Returns:
-        SHA-256 of each file by its name, for the model's `state.json`.
+        SHA-256 of each file by name, for the model's `state.json`.
     """
     digests = {SPEC: write_file(folder, SPEC, spec.model_dump_json().encode())}
     for name, path in states.items():
@@ -199,7 +199,7 @@ def vocabulary_states(lake: Lake, spec: DatasetSpec, day: str, model: str) -> di
 
 
 def vocabulary_file(feature: str) -> str:
-    """Name of a vocabulary's file in a bundle, and in a partition of `cleaned_features`."""
+    """Return the name of a vocabulary's file in a bundle, and in a partition of `cleaned_features`."""
     return f"{VOCABULARIES}/{feature}.parquet"
 
 

@@ -1,6 +1,6 @@
-"""What changed in a whole model between two steps: its dense part, and the delta of each collection of tables.
+"""Deltas of whole models: the changes between two steps, in the dense part and in each collection of tables.
 
-A trained model creates deltas. Trained and exported models apply them: an exported model that has applied the deltas since its
+A trained model creates deltas. Trained and exported models apply them. An exported model that has applied all deltas since its
 export has the same tensors as a new export of the trained model.
 """
 
@@ -21,11 +21,11 @@ from ml.models.int8 import Int8Linear
 
 @dataclass(frozen=True)
 class ModelDelta:
-    """The changes of a model.
+    """The changes of a model between two steps.
 
     Args:
-        dense: All parameters and buffers that predictions need outside of tables, by name, as the trained model has them. They
-            change at every step, so a delta has all of them.
+        dense: All parameters and buffers outside of tables that predictions need, by name, in the trained model's types. A
+            delta has all of them, because they change at every step.
         tables: The delta of each collection of tables, by its path in the model.
 
     Example:
@@ -90,20 +90,20 @@ def steps_of(model: nn.Module) -> dict[str, int]:
 
 
 def model_delta(model: nn.Module, since: Mapping[str, int]) -> ModelDelta:
-    """Return what changed in a trained model after some steps.
+    """Return the changes of a trained model since the given steps.
 
-    On several ranks every rank must call it, and gets its share; `merge_model_deltas` merges the shares.
+    On several ranks, every rank must call it and receives its share; `merge_model_deltas` merges the shares.
 
     Args:
         model: A model under training.
         since: The step of each collection, usually the receiver's `steps_of`.
 
     Returns:
-        The changes; its tensors do not share memory with the model.
+        The changes. Their tensors do not share memory with the model.
 
     Raises:
-        Gap: If a step is a later one, or one before the oldest known change: the receiver needs a snapshot.
-        ValueError: If the steps are those of another model.
+        Gap: If a step is after the model's, or before the oldest known change. The receiver needs a snapshot then.
+        ValueError: If the steps belong to another model.
     """
     bags = bags_of(model)
     if faults := sorted(bags.keys() ^ since.keys()):
@@ -113,7 +113,7 @@ def model_delta(model: nn.Module, since: Mapping[str, int]) -> ModelDelta:
 
 
 def register_receiver(model: nn.Module, name: str, steps: Mapping[str, int]) -> None:
-    """Keep what deltas for a receiver need until it acknowledges them; see `TrainableBags.register_receiver`.
+    """Register a receiver, for which tombstones are kept until it acknowledges them; see `TrainableBags.register_receiver`.
 
     Args:
         model: A model under training.
@@ -125,10 +125,10 @@ def register_receiver(model: nn.Module, name: str, steps: Mapping[str, int]) -> 
 
 
 def acknowledge(model: nn.Module, name: str, steps: Mapping[str, int]) -> None:
-    """Record that a receiver is at some steps; see `TrainableBags.acknowledge`.
+    """Record the steps that a receiver has reached; see `TrainableBags.acknowledge`.
 
     Raises:
-        Gap: If the receiver was silent for too long: it needs a snapshot.
+        Gap: If the receiver was silent for too long. It needs a snapshot then.
     """
     for path, bags in bags_of(model).items():
         bags.acknowledge(name, steps[path])
@@ -143,12 +143,12 @@ def merge_model_deltas(shares: Sequence[ModelDelta]) -> ModelDelta:
 def apply_delta(model: nn.Module, delta: ModelDelta) -> bool:
     """Apply a delta to a trained or an exported model, completely or not at all.
 
-    Rows are quantised into the formats of their tables, weights of `Int8Linear` layers to 8 bits. Each collection of quantised
-    tables can be read meanwhile; the model as a whole cannot, because its parts are updated one after the other.
+    Rows are quantised to the formats of their tables, and weights of `Int8Linear` layers to 8 bits. During the call, each
+    collection of quantised tables can be read, but the model as a whole cannot: its parts are updated one after the other.
 
     Args:
-        model: A model of the structure of the one that was trained.
-        delta: Changes that follow on the model's steps.
+        model: A model with the structure of the trained model.
+        delta: Changes that begin at the model's steps.
 
     Returns:
         True if the delta was applied, False if the tables already have its changes. A model without tables has no steps to
@@ -184,6 +184,6 @@ def _check_dense(
     if faults := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
         name = faults[0]
         raise ValueError(
-            f"the delta is of another model: {len(faults)} dense tensors differ, the first is {name}: "
+            f"the delta belongs to another model: {len(faults)} dense tensors differ, the first is {name}: "
             f"expected {wanted.get(name, 'none')}, found {found.get(name, 'none')}"
         )

@@ -22,11 +22,12 @@ def tables_of(folder: Path) -> dict[str, pd.DataFrame]:
         folder: A trained day, a checkpoint, or a bundle of a model as trained.
 
     Returns:
-        A frame per table, in the order of ids: id, norm of the weights, and in a state for training also count and seen (UTC).
+        One frame for each table, in the order of ids: `id`, `norm` of the weights and, if the folder has training state,
+        `count` and `seen` (UTC).
 
     Raises:
-        FileNotFoundError: The folder holds no model.
-        DamagedSnapshot: A file is missing, or is not the one that was written.
+        FileNotFoundError: The folder has no model.
+        DamagedSnapshot: A file is missing, or has changed since it was written.
     """
     has_optimizer = any(name.startswith(OPTIMIZER) for name in read_state(folder)["files"])
     shard = load_tensors(folder, for_training=has_optimizer)
@@ -49,13 +50,13 @@ def _frame(tensors: Mapping[str, torch.Tensor], table: str) -> pd.DataFrame:
 @click.command(help="Show the collisionless tables of a stored model: <home>/tuned_models/<model>/<dataset>/<day>.")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--table", help="Show only this table.")
-@click.option("--by", type=click.Choice(COLUMNS), default="count", show_default=True, help="Sort by this, largest first.")
+@click.option("--by", type=click.Choice(COLUMNS), default="count", show_default=True, help="Column to sort by, largest first.")
 @click.option("--rows", default=10, show_default=True, help="Rows to show of each table.")
 @click.option("--parquet", type=click.Path(file_okay=False, path_type=Path), help="Write each table to a file in this folder.")
 def main(folder: Path, table: str | None, by: str, rows: int, parquet: Path | None) -> None:
     tables = tables_of(folder)
     if table and table not in tables:
-        raise click.BadParameter(f"no table {table!r} here; there are {sorted(tables)}", param_hint="--table")
+        raise click.BadParameter(f"the model has no table {table!r}; it has {sorted(tables)}", param_hint="--table")
     for name, frame in tables.items():
         if table not in (None, name):
             continue

@@ -1,4 +1,4 @@
-"""What a bundle predicts with: a torch model, as trained or quantised, stored in the layout of `ml.artifacts.snapshot`."""
+"""The model of a bundle: a torch model, as trained or quantised, stored in the layout of `ml.artifacts.snapshot`."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class TorchPredictor:
 
     Attributes:
         model: `forward(dense [B, I], sparse KJT) -> logits [B]`, in eval mode.
-        recipe: How it was trained.
-        schema: The features that it reads.
+        recipe: How the model was trained.
+        schema: The features that the model reads.
 
     Example:
         >>> import tempfile
@@ -92,7 +92,7 @@ class TorchPredictor:
 
     @property
     def steps(self) -> dict[str, int]:
-        """The step of each collection of tables, by its path in the model: where the next delta must begin."""
+        """The step of each collection of tables by its path in the model, at which the next delta must begin."""
         return steps_of(self.model)
 
     def apply(self, delta: ModelDelta) -> bool:
@@ -100,11 +100,11 @@ class TorchPredictor:
         return apply_delta(self.model, delta)
 
     def save(self, folder: Path | UPath, beside: Mapping[str, str] | None = None) -> None:
-        """Write the model into an existing folder. Not atomic: `Lake.write` around it is.
+        """Write the model into an existing folder. Writing is not atomic; call it inside `Lake.write`, which is.
 
         Args:
             folder: An existing folder.
-            beside: SHA-256, by name, of other files that `state.json` should record.
+            beside: SHA-256 by name of further files that `state.json` should record.
         """
         quantised = {
             "tables": {path: bags.about() for path, bags in quantised_of(self.model).items()},
@@ -120,10 +120,10 @@ class TorchPredictor:
 
         Args:
             folder: A snapshot, an export or a bundle.
-            schema: The schema that the caller's batches have; by default any.
+            schema: Schema of the caller's batches, which must equal the model's; not checked by default.
 
         Raises:
-            FileNotFoundError: The folder holds no model.
+            FileNotFoundError: The folder has no model.
             SnapshotMismatch: The model reads features of another schema, or was written in another format.
             DamagedSnapshot: A file is missing, damaged or does not fit the others; the message names it.
         """
@@ -144,7 +144,7 @@ class TorchPredictor:
 
 
 def metadata_of(recipe: Recipe, schema: FeatureSchema) -> dict[str, Any]:
-    """Describe a model as plain values: what `recipe_of_metadata` and `schema_of_metadata` read, and the library versions."""
+    """Describe a model as plain values: recipe, schema and library versions."""
     return {
         "recipe": recipe.model_dump(mode="json", exclude={"checkpoints", "export"}),  # weights do not depend on these
         "schema": asdict(schema),
@@ -164,14 +164,14 @@ def schema_of_metadata(metadata: Mapping[str, Any]) -> FeatureSchema:
 
 
 def check_same(folder: Path | UPath, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Raise `SnapshotMismatch`, naming each key that differs, unless the saved description is the one asked for."""
+    """Raise `SnapshotMismatch`, naming each key that differs, unless the saved description equals the requested one."""
     if faults := list(differences(saved, asked)):
         way_out = "restore the earlier setting, or train again from the first day"
         raise SnapshotMismatch("\n".join([f"{folder} cannot be trained further or scored with here; {way_out}:", *faults]))
 
 
 def collections_by_id(model: nn.Module) -> dict[str, list[str]]:
-    """Tables of each trainable collection that ranks shard by id, by its path in the model."""
+    """Return the tables of each trainable collection that ranks shard by id, by its path in the model."""
     found = {path: bags for path, bags in bags_of(model).items() if bags.sharded_by_id}
     return {path: [config.name for config in bags.embedding_bag_configs()] for path, bags in found.items()}
 
@@ -189,7 +189,7 @@ def _model(recipe: Recipe, schema: FeatureSchema, quantised: Mapping[str, Any], 
 
 
 def _shrunk(recipe: Recipe) -> Recipe:
-    """The same recipe with tables of few rows: quantised tables replace them before their rows are read."""
+    """Return the recipe with tables of few rows. Quantised tables replace them before their rows are read."""
 
     def least(table: Table) -> Table:
         return table.model_copy(update={"rows": 4}) if isinstance(table, HashedTable | StaticTable) else table

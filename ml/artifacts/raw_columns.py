@@ -1,4 +1,4 @@
-"""Raw log columns as a caller sends them, checked against a dataset's spec: types, ints that came as floats, histories."""
+"""Conversion of the raw log columns that a caller sends to the types of a dataset's spec."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ml.schema import ARROW_TYPES, EVENT_TIME, HISTORY_PREFIX
 if TYPE_CHECKING:
     import pandas as pd
 
-FLOAT_LIMIT = 2**53  # from here on a float64 can stand for several ints; pandas turns ints beside missing values into floats
+FLOAT_LIMIT = 2**53  # from here on, several ints are the same float64; pandas turns ints beside missing values into floats
 
 
 def raw_columns(spec: DatasetSpec) -> dict[str, pa.DataType]:
     """List the columns that a dataset's features are computed from, with their types.
 
-    These are columns of the log, columns joined to it and counts beside it; `event_time` (microseconds since 1970-01-01 UTC) if
+    These are columns of the log, columns that are joined to it, and counts; `event_time` (microseconds since 1970-01-01 UTC) if
     a feature uses the hour; and for each history feature `history:<feature>`, the user's last items, newest first.
     """
     used = [d.column for d in spec.dense] + [column for s in spec.sparse for column in s.inputs]
@@ -59,15 +59,15 @@ class RawColumns:
         """Check N rows.
 
         Args:
-            rows: The columns of `raw_columns`; other columns are ignored. Missing values may be null, NaN or None, ints may be
-                sent as text, and histories may be left out.
+            rows: N rows with the columns of `raw_columns`; other columns are ignored. Missing values may be null, NaN or None,
+                ints may be sent as text, and histories may be omitted.
 
         Returns:
             N rows in declared types, with histories as lists of ids.
 
         Raises:
-            TypeError: A column cannot be read in its declared type, or its ints came as floats too large to tell one from the
-                next. The message names the column.
+            TypeError: A column cannot be read in its declared type, or its ints were sent as floats that are too large to be
+                exact. The message names the column.
         """
         if isinstance(rows, pa.RecordBatch):
             if self._as_declared is not None and rows.schema.equals(self._as_declared):
@@ -87,7 +87,7 @@ class RawColumns:
         return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
     def _ids(self, items: pa.Array, most: int | None) -> pa.Array:
-        """Lists of items [N] as lists of their ids; a missing list becomes an empty one."""
+        """Convert lists of items [N] to lists of their ids; a missing list becomes an empty one."""
         kept = pc.call_function("list_slice", [items], pc.ListSliceOptions(0, most))
         lengths = pc.call_function("list_value_length", [kept]).fill_null(0).to_numpy()
         offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
@@ -95,7 +95,7 @@ class RawColumns:
 
 
 def typed_array(name: str, column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Cast an Arrow column to its declared type; a dictionary of that type stays one. Raises `TypeError`, naming the column."""
+    """Cast an Arrow column to its declared type; dictionaries of that type are kept. Raises `TypeError`, naming the column."""
     held = column.type.value_type if isinstance(column, pa.DictionaryArray) else column.type
     if held.equals(kind):
         return column
@@ -133,19 +133,19 @@ def _is_int(kind: pa.DataType) -> bool:
 
 
 def _any_ambiguous(values: pd.Series) -> bool:
-    """Whether some of the values are floats that stand for several ints."""
+    """Whether some of the values are floats that represent several ints."""
     if values.dtype.kind == "f":
         return bool((values.abs() >= _exact(values.dtype.type)).any())
     return values.dtype == object and any(isinstance(v, float | np.floating) and abs(v) >= _exact(type(v)) for v in values)
 
 
 def _exact(kind: type[Any]) -> int:
-    """Every int below this is a different float of that type."""
+    """Return the bound below which every int is a different float of that type."""
     return 2 ** (np.finfo(kind).nmant + 1)
 
 
 def _ambiguous(name: str, kind: pa.DataType) -> str:
     return (
-        f"column {name!r}: declared {kind}: ints came as floats too large to tell one from the next (from {FLOAT_LIMIT} on, or "
-        f"{_exact(np.float32)} as float32); beside missing values send them as text, or in pandas as Int64"
+        f"column {name!r}: declared {kind}: ints were sent as floats that are too large to be exact (from {FLOAT_LIMIT} on, or "
+        f"{_exact(np.float32)} as float32); if there are missing values, send them as text, or in pandas as Int64"
     )

@@ -1,17 +1,17 @@
-"""The files of a model on disk: named tensors as safetensors, everything else as JSON, nothing pickled.
+"""The files of a stored model: named tensors as safetensors, and everything else as JSON. Nothing is pickled.
 
-A trained day, a mid-day checkpoint of several ranks and an exported model share one layout:
+Trained days, checkpoints of several ranks and exported models share one layout:
 
-    weights-00000-of-00002.safetensors      what predictions need, of the first shard of two
-    optimizer-00000-of-00002.safetensors    what only training needs; a model for inference has none
+    weights-00000-of-00002.safetensors      tensors that predictions need; first of two shards
+    optimizer-00000-of-00002.safetensors    tensors that only training needs; absent from models for inference
     state.json                              format, number of shards, SHA-256 of every file, and the caller's metadata
 
-Tensors are called `dense/<name>` and `tables/<path of the collection>/<name>`. Collections in `sharded_by_id` have a part of
-their rows in each shard; every other tensor is stored once, in one of the shards. A snapshot of one process has one shard. Any
-number of ranks can read what any other number has written.
+Tensors are named `dense/<name>` and `tables/<path of the collection>/<name>`. Collections in `sharded_by_id` have a part of
+their rows in each shard; every other tensor is stored once, in one of the shards. A snapshot of one process has one shard. A
+snapshot can be read by any number of ranks, whatever number of ranks wrote it.
 
-This module knows tensors and files. `ml.artifacts.weights` turns a model into tensors, `ml.training.state_dict` a training
-state.
+This module handles tensors and files. `ml.artifacts.weights` converts a model to tensors, and `ml.training.state_dict` a
+training state.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _WAY_OUT = "restore the folder from a copy, or train its day again (an export: e
 
 
 class SnapshotMismatch(ValueError):
-    """The snapshot was written for another recipe, another schema or another format than the caller asks for."""
+    """The snapshot has another recipe, schema or format than the caller requires."""
 
 
 class DamagedSnapshot(ValueError):
-    """A file of the snapshot is missing, is not the file that was written, or does not fit the others."""
+    """A file of the snapshot is missing, has changed since it was written, or does not fit the others."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class CheckpointShard:
         optimizer: Tensors that only training needs; None for inference.
         metadata: Plain values that the caller needs to rebuild the model. The same in every shard.
         sharded_by_id: Path of each collection whose rows are sharded by id -> names of its tables, in its order.
-        independent: Whether every rank learned the tables of `sharded_by_id` for itself, so that shards hold several versions
-            of the same rows.
+        independent: Whether every rank trained its own tables of `sharded_by_id`, so that shards have several versions of the
+            same rows.
 
     Example:
         >>> shard = CheckpointShard({"dense/w": torch.ones(2)}, optimizer=None, metadata={"steps": 3})
@@ -76,20 +76,23 @@ class CheckpointShard:
 
 
 def file_name(kind: str, shard: int, shards: int) -> str:
-    """Name of a shard's file. kind: `WEIGHTS` or `OPTIMIZER`."""
+    """Return the name of a shard's file. kind: `WEIGHTS` or `OPTIMIZER`."""
     return f"{kind}-{shard:05d}-of-{shards:05d}.safetensors"
 
 
 def own_tensors(tensors: Tensors, sharded_by_id: Mapping[str, Sequence[str]], rank: int, ranks: int) -> Tensors:
-    """Choose what one rank writes: its rows of tables sharded by id, and its part of the tensors that all ranks have.
+    """Select the tensors that one rank writes: its rows of tables sharded by id, and its share of the other tensors.
 
-    The latter are assigned largest first, each to the rank with the fewest bytes so far.
+    Other tensors are equal on all ranks. They are assigned largest first, each to the rank with the fewest bytes so far.
 
     Args:
         tensors: All tensors of the rank; the same names on every rank.
         sharded_by_id: As in `CheckpointShard`.
         rank: This rank.
-        ranks: How many there are.
+        ranks: Number of ranks.
+
+    Returns:
+        The selected tensors by name.
     """
     by_id = tuple(f"{TABLES}{path}/" for path in sharded_by_id)
     load_of, owner = [0] * ranks, {}
@@ -103,10 +106,11 @@ def own_tensors(tensors: Tensors, sharded_by_id: Mapping[str, Sequence[str]], ra
 def save_shard(shard: CheckpointShard, folder: Path | UPath, ranks: Ranks | None = None) -> None:
     """Write this rank's shard into an existing folder. The same state gives the same bytes.
 
-    Every rank must call it, and none may read before all have returned. It is not atomic: `Lake.write` around it is.
+    Every rank must call it, and no rank may read before all calls have returned. Writing is not atomic; call it inside
+    `Lake.write`, which is.
 
     Args:
-        shard: What `own_tensors` chose for this rank.
+        shard: The shard of this rank, with the tensors that `own_tensors` selects.
         folder: An existing folder, the same for all ranks.
         ranks: The processes that write together; None for one.
 
@@ -134,7 +138,7 @@ def save_shard(shard: CheckpointShard, folder: Path | UPath, ranks: Ranks | None
 
 
 def write_files(shard: CheckpointShard, folder: Path | UPath, number: int = 0, shards: int = 1) -> dict[str, str]:
-    """Write the tensors of one shard. Returns the SHA-256 of each file by its name, for `write_state`."""
+    """Write the tensors of one shard. Returns the SHA-256 of each file by name, for `write_state`."""
     digests = {}
     for kind, tensors in ((WEIGHTS, shard.weights), (OPTIMIZER, shard.optimizer)):
         if tensors is not None:
@@ -152,7 +156,7 @@ def write_file(folder: Path | UPath, name: str, data: bytes) -> str:
 
 
 def write_state(shard: CheckpointShard, folder: Path | UPath, digests: Mapping[str, str], shards: int = 1) -> None:
-    """Write `state.json`, which completes a snapshot. digests: SHA-256 of all its files, of every shard."""
+    """Write `state.json`, which completes a snapshot. digests: SHA-256 of the files of all shards by name."""
     state = {
         "format": FORMAT,
         "shards": shards,
@@ -168,8 +172,8 @@ def read_state(folder: Path | UPath) -> dict[str, Any]:
     """Read `state.json`.
 
     Raises:
-        FileNotFoundError: The folder holds no snapshot.
-        SnapshotMismatch: It was written in another format.
+        FileNotFoundError: The folder has no snapshot.
+        SnapshotMismatch: The snapshot was written in another format.
         DamagedSnapshot: The file cannot be read.
     """
     try:
@@ -177,7 +181,7 @@ def read_state(folder: Path | UPath) -> dict[str, Any]:
         found = state["format"]
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{folder} has no {STATE}: it holds no model, or one of an older format; train its day again (an export: export "
+            f"{folder} has no {STATE}: it has no model, or one of an older format; train its day again (an export: export "
             "its day again)"
         ) from error
     except (ValueError, LookupError, TypeError) as error:
@@ -191,29 +195,30 @@ def read_state(folder: Path | UPath) -> dict[str, Any]:
 
 
 def load_tensors(folder: Path | UPath, ranks: Ranks | None = None, for_training: bool = True) -> CheckpointShard:
-    """Read the whole of a snapshot, or this rank's part of its tables sharded by id. Ranks do not wait for each other.
+    """Read a snapshot, with all rows or only this rank's rows of tables sharded by id. Ranks do not wait for each other.
 
-    Files are read one after the other, so that no rank holds all rows of a table that is sharded by id. Tables that ranks
-    learned independently are read as they were by the same number of ranks, and merged for any other.
+    Files are read one after the other, so that no rank has all rows of a table sharded by id in memory. Tables that ranks
+    trained independently are restored unchanged on the same number of ranks, and merged on any other number.
 
     Args:
-        folder: What `save_shard` wrote.
+        folder: Folder that `save_shard` wrote.
         ranks: The processes that read together; None for one.
-        for_training: False leaves optimizer files unread.
+        for_training: Whether to read optimizer files.
 
     Returns:
         A shard with every tensor that is stored once, and the rows of this rank.
 
     Raises:
-        FileNotFoundError: The folder holds no snapshot.
-        SnapshotMismatch: It was written in another format.
-        DamagedSnapshot: A file is missing or is not the one that was written; the message names it.
+        FileNotFoundError: The folder has no snapshot.
+        SnapshotMismatch: The snapshot was written in another format.
+        DamagedSnapshot: A file is missing, has changed since it was written, or has no rows of a table in `sharded_by_id`; the
+            message names it.
     """
     state = read_state(folder)
     rank, size = (ranks.rank, ranks.size) if ranks else (0, 1)
     shards, by_id, independent = state["shards"], state["sharded_by_id"], state["independent"]
     as_they_were = ranks is not None and independent and shards == size
-    # Independent tables are merged by what only training knows.
+    # Merging independent tables needs their training state.
     kinds = (WEIGHTS, OPTIMIZER) if for_training or (independent and shards > 1) else (WEIGHTS,)
     parts: dict[str, list[Tensors]] = {path: [] for path in by_id}
     found: dict[str, Tensors] = {kind: {} for kind in kinds}
@@ -241,17 +246,17 @@ def load_tensors(folder: Path | UPath, ranks: Ranks | None = None, for_training:
 
 
 def copy_weights(source: Path | UPath, folder: Path | UPath, beside: Mapping[str, str] | None = None) -> None:
-    """Copy from a snapshot what predictions need into another folder, which becomes a snapshot without optimizer state.
+    """Copy a snapshot without its optimizer state into another folder.
 
     Args:
-        source: What `save_shard` wrote.
+        source: Folder that `save_shard` wrote.
         folder: An existing folder.
-        beside: SHA-256, by name, of other files that the new `state.json` should record.
+        beside: SHA-256 by name of further files that the new `state.json` should record.
 
     Raises:
-        FileNotFoundError: The source holds no snapshot.
-        SnapshotMismatch: It was written in another format.
-        DamagedSnapshot: A file is missing, or is not the one that was written; the message names it.
+        FileNotFoundError: The source has no snapshot.
+        SnapshotMismatch: The snapshot was written in another format.
+        DamagedSnapshot: A file is missing, or has changed since it was written; the message names it.
     """
     state = read_state(source)
     names = [file_name(WEIGHTS, number, state["shards"]) for number in range(state["shards"])]
@@ -268,7 +273,7 @@ def read_file(folder: Path | UPath, state: Mapping[str, Any], name: str) -> byte
     """Read one file of a snapshot or a bundle. state: its `read_state`.
 
     Raises:
-        DamagedSnapshot: The file is missing, or is not the one that was written.
+        DamagedSnapshot: The file is missing, or has changed since it was written.
     """
     path = folder / name
     try:
@@ -281,7 +286,7 @@ def read_file(folder: Path | UPath, state: Mapping[str, Any], name: str) -> byte
 
 
 def below(tensors: Mapping[str, torch.Tensor], prefix: str) -> Tensors:
-    """Tensors whose names begin with a prefix, by the rest of their names."""
+    """Return the tensors whose names begin with a prefix, by the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
@@ -296,7 +301,7 @@ def differences(saved: Mapping[str, Any], asked: Mapping[str, Any], path: str = 
 
 
 def _take(held: Iterable[Tensors], prefix: str) -> Tensors:
-    """Remove tensors from where they are held, by the rest of their names."""
+    """Remove the tensors whose names begin with a prefix, and return them by the rest of their names."""
     names = [(tensors, name) for tensors in held for name in tensors if name.startswith(prefix)]
     return {name.removeprefix(prefix): tensors.pop(name) for tensors, name in names}
 

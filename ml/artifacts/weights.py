@@ -1,4 +1,4 @@
-"""A model as named tensors, and back: everything that its predictions need, trained or quantised."""
+"""Conversion of a model, trained or quantised, to the named tensors that predictions need, and back."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ml.embeddings.interface import bags_of, check_fit, dense_buffers, dense_par
 from ml.models.frequency import BatchFrequency
 from ml.models.item_bank import ItemBank
 
-_FOR_TRAINING = (BatchFrequency, ItemBank)  # what two_tower draws and corrects its negatives with
+_FOR_TRAINING = (BatchFrequency, ItemBank)  # modules with which two_tower draws negatives and corrects their logits
 
 
 def weights_of(model: nn.Module) -> Tensors:
-    """Name everything that predictions need of a model.
+    """Collect the tensors of a model that predictions need.
 
-    On several ranks every rank must call it, and gets its own rows of tables sharded by id.
+    On several ranks, every rank must call it and receives its own rows of tables sharded by id.
 
     Returns:
         `dense/<parameter or buffer>` and `tables/<path>/<name>`. Tensors share memory with the model, except those of
@@ -32,7 +32,7 @@ def weights_of(model: nn.Module) -> Tensors:
 
 
 def training_buffers(model: nn.Module) -> Tensors:
-    """Buffers that only training reads, as `dense/<name>`."""
+    """Return the buffers that only training reads, as `dense/<name>`."""
     paths = _paths(model, _FOR_TRAINING)
     return {f"{DENSE}{name}": buffer for name, buffer in dense_buffers(model) if name.startswith(paths)}
 
@@ -40,15 +40,15 @@ def training_buffers(model: nn.Module) -> Tensors:
 def load_weights(
     model: nn.Module, weights: Mapping[str, torch.Tensor], optimizer: Mapping[str, torch.Tensor] | None = None
 ) -> None:
-    """Fill a new model, whose quantised tables are in place and filled.
+    """Fill a new model. Its quantised tables must have been filled before.
 
     Args:
-        model: A model as it was built, with the structure of the one that was saved.
-        weights: What `weights_of` gave.
-        optimizer: Also the training state of its tables, as `tables/<path>/<name>`; None for inference.
+        model: An untrained model with the structure of the saved one.
+        weights: The tensors of `weights_of`.
+        optimizer: Training state of the tables, as `tables/<path>/<name>`; None for inference.
 
     Raises:
-        ValueError: The tensors are those of another model; the message names them.
+        ValueError: The tensors belong to another model; the message names them.
     """
     for path, bags in bags_of(model).items():
         prefix = f"{TABLES}{path}/"
@@ -60,24 +60,24 @@ def load_weights(
 
 
 def fill(own: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]) -> None:
-    """Copy saved tensors into those of the same names. Raises `ValueError` unless names, shapes and dtypes are the same."""
+    """Copy saved tensors into the tensors of the same names. Raises `ValueError` if names, shapes or dtypes differ."""
     check_fit(own, saved)
     for name, tensor in own.items():
         tensor.copy_(saved[name])
 
 
 def bytes_of(model: nn.Module) -> int:
-    """Bytes of everything that predictions need of a model."""
+    """Count the bytes of all tensors of a model that predictions need."""
     return sum(tensor.nbytes for tensor in weights_of(model).values())
 
 
 def quantised_of(model: nn.Module) -> dict[str, QuantisedBags]:
-    """The quantised collections of a model, by their path in it."""
+    """Return the quantised collections of a model, by their path in it."""
     return {path: module for path, module in model.named_modules() if isinstance(module, QuantisedBags)}
 
 
 def dense_of(model: nn.Module) -> Tensors:
-    """Name the parameters and buffers that predictions need outside of tables; they share memory with the model."""
+    """Return the parameters and buffers outside of tables that predictions need. They share memory with the model."""
     apart = _paths(model, (QuantisedBags, *_FOR_TRAINING))
     held = {name: parameter.data for name, parameter in dense_parameters(model)}
     return held | {name: buffer for name, buffer in dense_buffers(model) if not name.startswith(apart)}

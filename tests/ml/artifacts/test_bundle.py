@@ -295,7 +295,7 @@ def test_floats_of_a_record_batch_are_read_as_ints_or_refused(
 
     read = typed_array("who", column(exact_below - 1), declared)
     assert read.type == declared and (read if declared == pa.int64() else read.flatten())[0].as_py() == exact_below - 1
-    with pytest.raises(TypeError, match=r"column 'who': declared .* ints came as floats too large"):
+    with pytest.raises(TypeError, match=r"column 'who': declared .* ints were sent as floats that are too large"):
         typed_array("who", column(-exact_below), declared)
 
 
@@ -308,7 +308,7 @@ def test_record_batches_of_another_schema_are_checked_again() -> None:
     assert check(as_text).column("who").equals(batch["who"]) and check(batch) is batch
     as_floats = batch.set_column(at, "who", pa.array([2.0**53] * ROWS))
     for _ in range(2):
-        with pytest.raises(TypeError, match="column 'who': declared int64: ints came as floats"):
+        with pytest.raises(TypeError, match="column 'who': declared int64: ints were sent as floats"):
             check(as_floats)
 
 

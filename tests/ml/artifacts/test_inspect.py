@@ -52,4 +52,4 @@ def test_the_command_shows_a_table_and_writes_parquet(tmp_path: Path) -> None:
     assert shown.output.startswith(f"u: {store.live[1]} rows") and len(shown.output.strip().splitlines()) == 5
     assert CliRunner().invoke(main, [str(folder), "--parquet", str(tmp_path / "tables")]).exit_code == 0
     assert sorted(path.stem for path in (tmp_path / "tables").iterdir()) == sorted(rule.name for rule in RULES)
-    assert "no table 'x' here" in CliRunner().invoke(main, [str(folder), "--table", "x"]).output
+    assert "the model has no table 'x'" in CliRunner().invoke(main, [str(folder), "--table", "x"]).output
