@@ -1,0 +1,1 @@
+"""Compilation of Numba kernels, and execution of tasks in this process or on Spark."""

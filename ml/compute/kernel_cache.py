@@ -1,11 +1,11 @@
 """Compilation of Numba kernels, cached on disk until a source that they depend on changes.
 
-Numba checks only the file that a kernel is written in. Functions and constants that it takes from other modules are compiled
-into it, and a cached kernel keeps them after those modules have changed. `jit` therefore caches the kernels of a module in a
-folder that is named after the sources of the module and of everything that it imports from this repository.
+Numba checks only the file that a kernel is written in. Functions and constants from other modules are compiled into the
+kernel, and a cached kernel keeps them after those modules have changed. `jit` therefore caches the kernels of a module in a
+folder whose name is a hash of the sources of the module and of everything that it imports from this repository.
 
-The folders are kept in `NUMBA_CACHE_DIR` if it is set, else beside the package, else in the user's cache folder. Where none of
-these can be written, kernels are compiled in every process.
+The folders are in `NUMBA_CACHE_DIR` if it is set, else inside the package, else in the user's cache folder. If none of these
+can be written, kernels are compiled in every process.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ import numba as nb
 
 ROOT = Path(__file__).resolve().parents[2]
 KEEP_SECONDS = 24 * 3600
-"""How long a folder of other sources is kept after its last use: another process may still be running them."""
+"""How long a folder of other sources is kept after its last use. Another process may still run these sources."""
 
 _IMPORT = re.compile(r"^(?:from ([\w.]+) import (\([^)]*\)|[^\n]*)|import ([\w.]+))", re.MULTILINE)
 _LOCK = threading.Lock()
 
 
 def jit(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Compiles a function in nopython mode when it is first called, or loads it from the cache.
+    """Compile a function in nopython mode at its first call, or load it from the cache.
 
     Args:
-        function: The kernel. Without it the result is a decorator.
+        function: The kernel; without it, the result is a decorator.
         **options: Options of `numba.njit`, except `cache`.
 
     Returns:
@@ -67,7 +67,7 @@ def jit(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
 @cache
 def cache_folder(file: Path) -> Path | None:
-    """Returns the folder for kernels of a source file, or None where they cannot be cached.
+    """Return the folder for kernels of a source file, or None if they cannot be cached.
 
     Folders of the same file that have not been used for `KEEP_SECONDS` are deleted.
     """
@@ -89,7 +89,7 @@ def cache_folder(file: Path) -> Path | None:
 
 
 def source_key(file: Path) -> str:
-    """Returns a hash of a source file and of all files below `ROOT` that it imports, directly or by way of others.
+    """Return a hash of a source file and of all files below `ROOT` that it imports, directly or indirectly.
 
     Imports inside functions do not count: a kernel cannot use them.
 
@@ -110,7 +110,7 @@ def source_key(file: Path) -> str:
 
 @cache
 def _read(file: Path) -> tuple[str, tuple[Path, ...]]:
-    """The hash of a file's bytes, and the files that it imports."""
+    """Return the hash of a file's bytes, and the files that it imports."""
     data = file.read_bytes()
     return hashlib.sha256(data).hexdigest(), tuple(_imports(data.decode()))
 
@@ -124,7 +124,7 @@ def _imports(source: str) -> Iterator[Path]:
 
 
 def _name(file: Path) -> str:
-    """The dotted name of a module below `ROOT`; of other files the path's hash is part of it."""
+    """Return the dotted name of a module below `ROOT`, or a name with the path's hash for other files."""
     if file.is_relative_to(ROOT):
         return ".".join(file.relative_to(ROOT).with_suffix("").parts)
     return f"{file.stem}-{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
@@ -132,7 +132,7 @@ def _name(file: Path) -> str:
 
 @cache
 def _base() -> Path | None:
-    """The first folder of those that may hold caches in which a file can be written."""
+    """Return the first writable folder for caches, or None."""
     tree = f"evergreen-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
     user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111 (raises nothing)
     given = nb.config.CACHE_DIR  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
-"""Runs independent tasks, in this process or on Spark. The tasks are the same functions.
+"""Execution of independent tasks, in this process or on Spark. Both run the same functions.
 
-Spark only schedules, and rows do not pass through the JVM: a task opens its own input, works on Arrow, writes its own output
-and returns a small result.
+Spark only schedules, and rows do not enter the JVM: a task opens its own input, works on Arrow, writes its own output and
+returns a small result.
 """
 
 from __future__ import annotations
@@ -28,7 +28,18 @@ class Runner(Protocol):
     """Runs tasks."""
 
     def map(self, function: Callable[[T], R], tasks: Sequence[T]) -> list[R]:
-        """Applies a function to each task and returns the results in the order of the tasks. Raises what a task raised."""
+        """Apply a function to each task.
+
+        Args:
+            function: A function of a module that the processes can import.
+            tasks: Its arguments, which can be pickled.
+
+        Returns:
+            The results, in the order of the tasks.
+
+        Raises:
+            Exception: The error of a task that failed.
+        """
         ...
 
 
@@ -45,7 +56,7 @@ class LocalRunner:
 
 
 class SparkRunner:
-    """Runs tasks as Spark tasks on the session's master. If there are many, a Spark task runs several consecutive ones."""
+    """Runs tasks as Spark tasks on the session's master. A Spark task runs several consecutive tasks if there are many."""
 
     def __init__(self, spark: SparkSession) -> None:
         self.spark = spark
@@ -70,9 +81,9 @@ class _Raised:
 
 
 def _run(function: Callable[[T], R], attempts: int, tasks: Iterable[T]) -> Iterator[R | _Raised]:
-    """Runs consecutive tasks in a Spark task.
+    """Run consecutive tasks in a Spark task.
 
-    An exception in the last of Spark's attempts is returned as a result: Spark itself would report only its text.
+    An exception in the last of Spark's attempts is returned as a result, because Spark reports only its text.
     """
     from pyspark import TaskContext
 
@@ -97,8 +108,8 @@ def _travels(error: Exception) -> bool:
 
 @cache
 def _spare_the_collector() -> None:
-    """Excludes loaded modules from garbage collection, once per worker.
+    """Exclude loaded modules from garbage collection, once per worker.
 
-    Spark collects garbage after every task. Searching all modules takes a third of the time of a short task.
+    Spark collects garbage after every task, and visiting all modules takes a third of the time of a short task.
     """
     gc.freeze()

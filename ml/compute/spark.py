@@ -1,4 +1,4 @@
-"""Starts the Spark session of this process: local, unless `EVERGREEN_SPARK_MASTER` names a cluster."""
+"""The Spark session of this process, which is local unless `EVERGREEN_SPARK_MASTER` names a cluster."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class JavaMissing(RuntimeError):
 
 
 def check_java() -> None:
-    """Raises `JavaMissing`, with the command that installs it, unless Java 17 is found."""
+    """Raise `JavaMissing`, with the command that installs Java, unless Java 17 is found."""
     home = os.environ.get("JAVA_HOME")
     java = os.path.join(home, "bin", "java") if home else "java"  # noqa: PTH118
     way_out = (
@@ -35,13 +35,16 @@ def check_java() -> None:
 
 
 def start_session(master: str | None = None, app: str = "evergreen") -> SparkSession:
-    """Returns the session of this process. The first call starts it, which takes 5 to 20 s.
+    """Return the session of this process. The first call starts it, which takes 5 to 20 s.
 
     Workers run this Python interpreter, and timestamps are UTC. With a local master, all ports bind to the loopback interface.
 
     Args:
         master: Spark's master; by default `EVERGREEN_SPARK_MASTER`, else local with all cores.
         app: Name of the application.
+
+    Returns:
+        The active session.
 
     Raises:
         JavaMissing: The master is local and Java 17 is not installed.

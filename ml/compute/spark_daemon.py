@@ -1,4 +1,4 @@
-"""PySpark's daemon of Python workers, without tracebacks of workers that Spark has closed.
+"""PySpark's daemon of Python workers, without the tracebacks of workers that Spark has closed.
 
 Spark closes the socket of a worker that it no longer needs. The worker then fails to flush its output, and PySpark's daemon
 prints a traceback for it, although nothing went wrong. Spark starts this module instead (`spark.python.daemon.module`).
@@ -14,7 +14,7 @@ from pyspark import daemon
 
 
 def print_exc() -> None:
-    """Print the exception that is being handled, unless it says that Spark has closed the connection."""
+    """Print the current exception, unless it reports that Spark has closed the connection."""
     if not isinstance(sys.exc_info()[1], BrokenPipeError):
         traceback.print_exc()
 

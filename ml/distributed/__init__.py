@@ -1,1 +1,1 @@
-"""Generic launching of several processes, and the messages they exchange. Nothing here knows what they compute."""
+"""Launching of several processes, and the messages that they exchange. Nothing here depends on what they compute."""

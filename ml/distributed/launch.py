@@ -1,6 +1,6 @@
-"""Calling one function in several processes: starting them, connecting them, and collecting their errors.
+"""Calls of one function in several processes: starting them, connecting them, and collecting their errors.
 
-If one process fails, the others are ended and the error that is raised holds the traceback of the first one that failed.
+If a process fails, the others are terminated, and the error has the traceback of the process that failed first.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class RankFailed(RuntimeError):
     """One of several processes failed.
 
     Attributes:
-        kinds: names of the classes of its error, most specific first; empty if the process reported none.
+        kinds: Names of the error's class and its base classes, most specific first; empty if the process reported no error.
     """
 
     def __init__(self, message: str, kinds: Sequence[str] = ()) -> None:
@@ -48,20 +48,20 @@ class RankFailed(RuntimeError):
 
 
 def launch(function: Callable[..., R], *args: object, processes: Processes, scratch: UPath) -> R:
-    """Call `function(*args)` in each of some processes.
+    """Call `function(*args)` in several processes.
 
     Args:
-        function: a function of a module that the processes can import. It enters `process_group` to reach the others.
-        *args: picklable arguments.
-        processes: how many there are, and who starts them.
-        scratch: a folder that all of them can write to.
+        function: A function of a module that the processes can import. It enters `process_group` to reach the others.
+        *args: Picklable arguments.
+        processes: Number of processes, and their launcher.
+        scratch: A folder that all processes can write to.
 
     Returns:
-        What the call in the first process returned.
+        The result of the call in the first process.
 
     Raises:
-        RankFailed: one of the processes failed.
-        ValueError: Spark's launchers were asked for without a session.
+        RankFailed: One of the processes failed.
+        ValueError: The launcher is Spark, and there is no session.
     """
     if processes.launcher != "local" and processes.spark is None:
         raise ValueError(f"launcher {processes.launcher} needs Spark: set EVERGREEN_SPARK_MASTER, or EVERGREEN_LAUNCHER=local")
@@ -83,10 +83,10 @@ def launch(function: Callable[..., R], *args: object, processes: Processes, scra
 
 @contextmanager
 def process_group() -> Iterator[Ranks]:
-    """Connect this process to the others that `launch` or torchrun started: NCCL between GPUs, Gloo between CPUs.
+    """Connect this process to the others that `launch` or torchrun started, with NCCL between GPUs and Gloo between CPUs.
 
     Yields:
-        This process's rank among them, as the environment variables of torchrun say.
+        The ranks, as torchrun's environment variables define them.
     """
     if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"] and sys.platform in _LOOPBACK:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK[sys.platform])
@@ -101,7 +101,7 @@ def process_group() -> Iterator[Ranks]:
 
 
 def _launch_here(count: int, function: Callable[..., R], failures: str, *args: object) -> R:
-    """Start child processes that connect through a file: nothing listens beyond the loopback interface."""
+    """Start child processes that connect through a file, so that no port is open beyond the loopback interface."""
     with tempfile.TemporaryDirectory() as folder:
         given = (count, folder, function, failures, *args)
         context = start_processes(_run_rank, given, nprocs=count, join=False, start_method="spawn")
@@ -116,7 +116,7 @@ def _launch_here(count: int, function: Callable[..., R], failures: str, *args: o
 
 
 def _end(processes: Sequence[BaseProcess]) -> None:
-    """Ask the running processes to stop, on which they write a checkpoint; kill them after `_SECONDS_TO_STOP`."""
+    """Terminate the running processes, which lets them write a checkpoint; kill them after `_SECONDS_TO_STOP`."""
     for process in processes:
         process.terminate()
     until = time.monotonic() + _SECONDS_TO_STOP
@@ -135,7 +135,7 @@ def _run_rank(rank: int, count: int, folder: str, function: Callable[..., R], fa
 
 
 def _record_failure(function: Callable[..., R], failures: str, *args: object) -> R:
-    """Call the function and record what it raises: launchers report errors of a process in part, or not at all."""
+    """Call the function and record its error, because launchers report errors of a process in part or not at all."""
     try:
         return function(*args)
     except BaseException as error:
@@ -151,7 +151,7 @@ def _record_failure(function: Callable[..., R], failures: str, *args: object) ->
 
 
 def _first_failure(error: Exception, failures: UPath) -> RankFailed:
-    """The error of the rank that failed first: the others fail because it is missing."""
+    """Return the error of the rank that failed first. The others fail because it is missing."""
     notes = {}
     for path in failures.glob("*.json") if failures.exists() else ():
         with suppress(ValueError):  # the process ended while it wrote
@@ -160,7 +160,7 @@ def _first_failure(error: Exception, failures: UPath) -> RankFailed:
     if isinstance(error, ProcessExitedException) and error.error_index not in notes:
         how = error.signal_name or f"exit code {error.exit_code}"
         return RankFailed(
-            f"rank {error.error_index} ended without reporting an error: {how}; SIGKILL often means that memory ran out"
+            f"rank {error.error_index} exited without reporting an error: {how}; SIGKILL often means that memory ran out"
         )
     if not notes:
         return RankFailed(str(error))

@@ -1,4 +1,4 @@
-"""Which processes train together, and who starts them. Apart from `launch`, so that naming a launcher does not load torch."""
+"""The choice of a launcher and a number of processes. Separate from `launch`, so that this module does not load torch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Launcher = Literal["local", "driver", "executors"]
 
 @dataclass(frozen=True)
 class Processes:
-    """Some processes, and their launcher.
+    """A number of processes, and their launcher.
 
     Attributes:
-        count: number of processes.
+        count: Number of processes.
         launcher: `local` starts them on this machine. Spark's TorchDistributor starts them on the driver's machine (`driver`)
             or as barrier tasks (`executors`).
-        spark: the session that Spark's launchers need.
+        spark: The session that Spark's launchers need.
     """
 
     count: int = 1

@@ -1,6 +1,6 @@
-"""The processes that train one model together, and the messages they exchange at every step.
+"""The processes that train one model together, and the messages that they exchange at every step.
 
-What sharded tables exchange is in `ml.embeddings.distributed`.
+The messages of sharded tables are in `ml.embeddings.distributed`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch.autograd.function import once_differentiable
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train a model together.
+    """This process in the group of processes that train a model together.
 
     Every rank must make the same calls in the same order. Dense layers are equal on all ranks, because their gradients are
     summed.
 
     Attributes:
-        rank: this process's number, from 0.
-        size: number of processes.
-        group: the group they form; None for torch's default group.
+        rank: This process's number, from 0.
+        size: Number of processes.
+        group: The process group; None for torch's default group.
 
     Example:
         >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -43,7 +43,7 @@ class Ranks:
 
     @classmethod
     def of(cls, group: dist.ProcessGroup | None = None) -> Ranks:
-        """This process in a group that has been initialised; by default torch's default group."""
+        """Return this process's rank in an initialised group; by default torch's default group."""
         return cls(dist.get_rank(group), dist.get_world_size(group), group)
 
     def new_group(self) -> Ranks:
@@ -70,7 +70,7 @@ class Ranks:
         dist.barrier(group=self.group)
 
     def all_gather_rows(self, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Gather the rows of all ranks, of which each may have another number. It is differentiable.
+        """Gather the rows of all ranks, which may differ in number. The operation is differentiable.
 
         Args:
             rows: [N, ...], this rank's N rows.
@@ -85,8 +85,8 @@ class Ranks:
         """Sum the gradients of all ranks in place, together with some numbers, in one message.
 
         Args:
-            parameters: dense parameters, the same on all ranks. A missing gradient counts as zero.
-            *more: further numbers to sum, as float32.
+            parameters: Dense parameters, the same on all ranks. A missing gradient counts as zero.
+            *more: Further numbers to sum, as float32.
 
         Returns:
             The sums of `more`.

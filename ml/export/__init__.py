@@ -1,1 +1,1 @@
-"""Exports trained models for inference: smaller, measured against the trained model, and loadable alone."""
+"""Export of trained models for inference: quantised, measured against the trained model, and stored as bundles."""

@@ -1,4 +1,4 @@
-"""Accuracy of a model on a batch, and the accuracy that each table alone loses when it is quantised."""
+"""Accuracy of a model on a batch, and the accuracy lost if a single table is quantised."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Accuracy:
     """Accuracy on some rows.
 
     Attributes:
-        auc: None if all rows are clicked or none is.
+        auc: AUC; None if all rows are clicked or none is.
         log_loss: Mean log loss.
 
     Example:
@@ -38,7 +38,7 @@ class Accuracy:
     log_loss: float
 
     def lost(self, after: Accuracy) -> float:
-        """Accuracy lost from this to `after`: AUC, or log loss if AUC is undefined. Negative if `after` is better."""
+        """Return the loss of accuracy from this to `after`: AUC, or log loss if AUC is undefined. Negative for a gain."""
         if self.auc is None or after.auc is None:
             return after.log_loss - self.log_loss
         return self.auc - after.auc
@@ -67,9 +67,9 @@ def accuracy_of(model: nn.Module, batch: Batch, corrected: bool = False) -> Accu
 def losses_by_table(
     model: nn.Module, quantised: Mapping[str, QuantisedBags], batch: Batch, corrected: bool = False
 ) -> dict[str, float]:
-    """Measure the accuracy that the model loses on a batch with one table quantised and everything else as trained.
+    """Measure, for each table, the accuracy that the model loses on a batch if only this table is quantised.
 
-    All tables are read once, trained and quantised. The model is left unchanged.
+    All tables are read once as trained and once as quantised. The model is left unchanged.
 
     Args:
         model: The trained model, in eval mode.
@@ -78,7 +78,7 @@ def losses_by_table(
         corrected: As for `ml.models.predict.predict`.
 
     Returns:
-        Lost AUC, or log loss if AUC is undefined, by table.
+        Loss of AUC by table; of log loss if AUC is undefined.
     """
     trained, before = bags_of(model), accuracy_of(model, batch, corrected)
     swapped = {path: _OneSwapped(trained[path], bags) for path, bags in quantised.items()}
@@ -98,7 +98,7 @@ def losses_by_table(
 
 
 class _OneSwapped(EmbeddingBagCollectionInterface):
-    """Bags of trained tables, except that the features `swapped` read the quantised ones. Serves a single batch."""
+    """Reads trained tables, and quantised tables for the features in `swapped`. Works for a single batch."""
 
     def __init__(self, trained: TrainableBags, quantised: QuantisedBags) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Exports a trained day for inference: quantise it, measure the loss, and write a bundle unless the recipe refuses the loss."""
+"""Export of a trained day for inference: quantise it, measure the loss, and write a bundle if the recipe allows the loss."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class ExportRefused(ValueError):
 
 @dataclass(frozen=True)
 class ExportedDay:
-    """What `export_day` wrote.
+    """An exported day in the lake.
 
     Attributes:
-        folder: The partition.
+        folder: The partition that was written.
         days: Days of the rows that both models scored.
         quantised: Formats and losses.
-        bytes_before: Bytes of everything that predictions need, as trained.
-        bytes_after: The same as exported.
+        bytes_before: Bytes of the trained model, without what only training needs.
+        bytes_after: Bytes of the exported model.
     """
 
     folder: UPath
@@ -61,13 +61,13 @@ def load_export(lake: Lake, spec: DatasetSpec, day: str, model: str | None = Non
 
     Raises:
         MissingPartition: The day has not been exported.
-        StalePartition: It was exported under another specification of the dataset.
-        DamagedSnapshot: The files are not those that the manifest describes.
+        StalePartition: The day was exported under another specification of the dataset.
+        DamagedSnapshot: The files have changed since they were written.
     """
     stage = exported_models(model or spec.primary)
     folder = lake.require(stage, spec.name, day, fingerprint=spec.fingerprint)
     if lake.manifest(stage, spec.name, day)["digest"] != digest(folder):
-        raise DamagedSnapshot(f"{folder}: not the files that its manifest describes; export its day again")
+        raise DamagedSnapshot(f"{folder}: the files are not those that the manifest describes; export its day again")
     return Bundle.load(folder)
 
 
@@ -84,10 +84,10 @@ def export_day(
         day: `YYYY-MM-DD`.
         lake: Where models and data are stored.
         model: One of the dataset's models; by default the first.
-        choice: Formats and limit; by default what the model's recipe says under `export`.
+        choice: Formats and limit; by default the section `export` of the model's recipe.
 
     Returns:
-        What was written.
+        The exported day.
 
     Raises:
         ExportRefused: The export loses too much, or there are no rows to score. Nothing is written.
@@ -118,14 +118,19 @@ def export_day(
 
 
 def rows_to_score(lake: Lake, spec: DatasetSpec, day: str) -> tuple[list[str], Batch | None]:
-    """Draw `ROWS` rows of the day without replacement, every row with the same chance.
+    """Draw `ROWS` rows of the day uniformly without replacement.
 
-    If the day has fewer rows, days before it are added, a week at most, and rows are drawn from all of them. Rows are of all
-    splits, and the model was trained on most of them: there it relies more on rows of rare ids than it will on the next day, so
-    losses look larger than they are, if anything. With few rows, a limit on AUC would refuse by chance.
+    If the day has fewer rows, up to six days before it are added, because with few rows a limit on AUC would refuse exports by
+    chance. Rows come from all splits. The model was trained on most of them, so it relies more on rows of rare ids than it will
+    on the next day, and the measured losses are upper estimates.
+
+    Args:
+        lake: Where the data is stored.
+        spec: The dataset.
+        day: `YYYY-MM-DD`.
 
     Returns:
-        The days, in order, and the rows; None if there are no rows.
+        The days, in order, and a batch of the rows, or None if there are no rows.
     """
     days = [day]
     reader = _reader(lake, spec, days)
@@ -143,7 +148,7 @@ def _reader(lake: Lake, spec: DatasetSpec, days: list[str]) -> BlockReader:
 
 
 def _refusal(found: Quantised, days: list[str]) -> str:
-    """Say what was lost, by which tables and layers, and how to fix it."""
+    """Describe the loss, the tables and layers that cause it, and how to fix it."""
     before, after = ((a.log_loss if found.before.auc is None else a.auc) for a in (found.before, found.after))
     worst = sorted(found.tables.items(), key=lambda item: -item[1].auc_loss)[:_NAMED]
     most = ", ".join(f"{name} {table.auc_loss:.5f} as {table.format}" for name, table in worst)

@@ -1,4 +1,4 @@
-"""Quantises a trained model and measures the accuracy lost. `ml.export.day` decides whether the loss is acceptable."""
+"""Quantisation of a trained model, with the accuracy lost. `ml.export.day` decides whether the loss is acceptable."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ TABLE_ROWS = 2048  # rows that each table is measured on: with all rows this wou
 
 @dataclass(frozen=True)
 class MeasuredTable(QuantisedTable):
-    """A quantised table, and the accuracy that the model loses with this table alone quantised.
+    """A quantised table, and the accuracy that the model loses if only this table is quantised.
 
     Attributes:
-        auc_loss: Measured on the first clicked and the first unclicked rows, at most half of `TABLE_ROWS` each; loss of log
-            loss
-            where that is `Quantised.metric`.
+        auc_loss: Loss of AUC, or of log loss if that is `Quantised.metric`. Measured on the first clicked and the first
+            unclicked rows, at most half of `TABLE_ROWS` each.
     """
 
     auc_loss: float
@@ -32,11 +31,11 @@ class MeasuredTable(QuantisedTable):
 
 @dataclass(frozen=True)
 class Quantised:
-    """How a model was quantised, and what that costs.
+    """The quantisation of a model, and the accuracy lost.
 
     Attributes:
-        choice: What the recipe asked for.
-        rows: Rows scored.
+        choice: The formats that the recipe chose.
+        rows: Number of rows scored.
         before: Accuracy as trained.
         after: Accuracy as quantised, on the same rows.
         by_tables: The part of the loss that the tables cause.
@@ -64,13 +63,16 @@ class Quantised:
 
 
 def quantise(model: nn.Module, choice: ExportRecipe, batch: Batch, corrected: bool = False) -> Quantised:
-    """Replace tables and layers of a trained model by quantised ones, and measure on a batch what that costs.
+    """Replace tables and layers of a trained model by quantised ones, and measure on a batch the accuracy lost.
 
     Args:
         model: The trained model, in eval mode; changed in place.
         choice: Formats of tables and layers.
         batch: B rows with labels.
         corrected: As for `ml.models.predict.predict`.
+
+    Returns:
+        Formats and losses.
 
     Raises:
         ValueError: `choice.tables` names a table that the model does not have, or that cannot be quantised.

@@ -1,7 +1,7 @@
-"""Logs the model of a trained day in MLflow as a bundle, with its signature and an example of its input.
+"""Logging of a trained day's model in MLflow as a bundle, with its signature and an example of its input.
 
-MLflow's own `log_model` would load the model to score the example, and read back the metrics of the run. Here the same files
-are written without running anything.
+MLflow's own `log_model` loads the model to score the example, and reads back the metrics of the run. This module writes the
+same files without running the model.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def log_model(
         spec: The dataset.
         day: `YYYY-MM-DD`.
         model: Name of the model.
-        example_rows: Rows of the day's raw log that are stored beside the model, readable for everyone who can read it; 0 for
-            no example.
+        example_rows: Number of rows of the day's raw log to store with the model as an example, where all readers of the model
+            can read them; 0 for none.
 
     Returns:
         The logged model. `mlflow.pyfunc.load_model` takes its `model_uri`.
@@ -88,16 +88,16 @@ def log_model(
 def signature_of(spec: DatasetSpec) -> ModelSignature:
     """Describe the input: the names of the raw columns, all optional.
 
-    The bundle checks types, not MLflow: pandas turns an int column with a missing value into floats, which MLflow would refuse.
+    The bundle checks types, because MLflow would refuse the floats into which pandas turns an int column with a missing value.
     """
     inputs: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), name, required=False) for name in raw_columns(spec)]
     return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec(DataType.float)]))
 
 
 def example_of(lake: Lake, spec: DatasetSpec, day: str, count: int) -> pd.DataFrame | None:
-    """Read the first rows of the day's raw log, as a caller would send them.
+    """Read the first rows of the day's raw log, in the form in which a caller sends them.
 
-    Columns that are joined to the log or counted beside it are missing values in the example.
+    Columns that are joined to the log, and counts, have missing values in the example.
 
     Returns:
         `count` rows, or None if the lake has no raw log of the day or `count` is 0.
@@ -114,7 +114,7 @@ def example_of(lake: Lake, spec: DatasetSpec, day: str, count: int) -> pd.DataFr
 
 
 def _sendable(column: pa.Array) -> pa.Array:
-    """Ints as text if pandas would turn them into floats that are ambiguous."""
+    """Convert ints to text if pandas would turn them into ambiguous floats."""
     if not pa.types.is_integer(column.type) or not 0 < column.null_count < len(column):
         return column
     return column.cast(pa.string()) if max(map(abs, column.drop_null().to_pylist())) >= FLOAT_LIMIT else column

@@ -1,6 +1,6 @@
-"""The code that MLflow runs to rebuild a logged model ("model from code"): `mlflow.pyfunc.load_model` of a bundle.
+"""The code that `mlflow.pyfunc.load_model` runs to load a logged bundle ("model from code").
 
-MLflow executes this file; nothing imports it. Nothing is pickled, and `ml` must be importable where the model is loaded.
+MLflow executes this file; no module imports it. Nothing is pickled, and `ml` must be importable where the model is loaded.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from ml.artifacts.bundle import Bundle
 
 
 class BundleModel(PythonModel):
-    """Scores a frame of N raw log rows: probabilities, float32 [N]."""
+    """Predicts click probabilities, float32 [N], from a frame of N raw log rows."""
 
     def load_context(self, context: Any) -> None:
         self.bundle = Bundle.load(Path(context.artifacts["bundle"]))

@@ -1,7 +1,7 @@
 """MLflow's model registry: one registered model per dataset, with one version for each day of each of the dataset's models.
 
-A version's tags identify it (`evergreen.model`, `evergreen.day`) and its bytes (`evergreen.digest`); version numbers count
-registrations and carry no other meaning. Aliases are set here; `ml.evaluation.promotion` decides which models they point at.
+The tags of a version identify it (`evergreen.model`, `evergreen.day`) and its bytes (`evergreen.digest`); version numbers only
+count registrations. This module sets aliases; `ml.evaluation.promotion` decides which models they point at.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def register(client: MlflowClient, dataset: str, logged: LoggedModel, model: str
             raise
     older = versions(client, dataset, model, day)
     tags = {MODEL: model, DAY: day, DIGEST: digest}
-    with _tracking_uri(client.tracking_uri):  # a SQL registry looks for the logged model there, whatever the client's URI
+    with _tracking_uri(client.tracking_uri):  # a SQL registry looks for the logged model there and ignores the client's URI
         new = client.create_model_version(dataset, logged.model_uri, logged.source_run_id, tags, model_id=logged.model_id)
     for version in older:
         for alias in version.aliases:
@@ -61,7 +61,7 @@ def _tracking_uri(uri: str) -> Iterator[None]:
 
 
 def versions(client: MlflowClient, dataset: str, model: str, day: str) -> list[ModelVersion]:
-    """Find the versions of a day of a model, newest first: one if it was registered, otherwise none."""
+    """Find the versions of a day of a model, newest first. There is one if the day was registered."""
     found = client.search_model_versions(f"name = '{dataset}' and tags.`{MODEL}` = '{model}' and tags.`{DAY}` = '{day}'")
     # Search results come without aliases.
     held = [client.get_model_version(dataset, str(version.version)) for version in found]
@@ -69,10 +69,10 @@ def versions(client: MlflowClient, dataset: str, model: str, day: str) -> list[M
 
 
 def point(client: MlflowClient, dataset: str, aliases: Mapping[str, tuple[str, str] | None]) -> dict[str, ModelVersion | None]:
-    """Point each alias at the version of its (model, day), or remove it where that is None.
+    """Point each alias at the version of its (model, day), or remove the alias if that is None.
 
-    If a day has no version, all aliases stay where they are: the versions that they point at were scored as well, on an earlier
-    day, and if only some moved, two of them could end up at one model.
+    If one of the days has no version, no alias is changed: moving only some aliases could point two of them at one model. The
+    aliases then point at versions that were scored on an earlier day.
 
     Args:
         client: MLflow's client.

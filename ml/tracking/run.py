@@ -1,9 +1,9 @@
 """MLflow runs of trained days: metrics, recipe, system metrics, and the model, registered as a version.
 
-There is one experiment per dataset and one run per model and day, named after them. When a day is trained again, the new run
-replaces the older ones once it has finished: those are deleted (MLflow keeps them in its trash until `mlflow gc`), so that the
-list of runs is the list of days. A run holds the day's metrics, its recipe (`recipe.yaml`), system metrics (`system/*`) and its
-model, which is also a version in the registry.
+There is one experiment per dataset and one run per model and day, named after them. When a day is trained again, older runs of
+the day are deleted once the new run has finished, so that there is one run per day (MLflow keeps deleted runs until `mlflow
+gc`). A run has the day's metrics, its recipe (`recipe.yaml`), system metrics (`system/*`) and its model, which is also a
+version in the registry.
 
 If MLflow is unreachable when a run starts, the run fails; later errors are only logged.
 """
@@ -37,7 +37,7 @@ from ml.training.report import Step, TrainedDay
 _POINTS = 200  # points of a curve over a day
 _SECONDS_BETWEEN_BATCHES = 30.0
 _BATCH = 500  # metrics in one request; servers take at most 1000
-_PAUSE = 10  # wait this many times as long as the failed request took
+_PAUSE = 10  # pause after a failed request, as a multiple of its duration
 _log = logging.getLogger(__name__)
 
 
@@ -49,7 +49,7 @@ class Tracker:
         home: Local folder of the SQLite store and the artifacts, unless `MLFLOW_TRACKING_URI` is set.
         tags: Tags of every run, besides dataset and day, such as the id of the Dagster run.
         log_model: Whether to log each day's model as a loadable `pyfunc`, and register it.
-        example_rows: Raw log rows that are stored with a model as an example of its input.
+        example_rows: Number of raw log rows that are stored with a model as an example of its input.
 
     Example:
         >>> tracker = Tracker(Path("/data/mlflow"), tags={"team": "ads"}, log_model=False)
@@ -131,14 +131,14 @@ class DayRun:
     """One MLflow run; implements `ml.training.tracker.DayObserver`.
 
     Attributes:
-        tracker: What opened the run.
+        tracker: The tracker that opened the run.
         client: MLflow's client.
         run: MLflow's run.
         lake: Where the day is stored.
         spec: The dataset.
         model: Name of the model.
         day: `YYYY-MM-DD`.
-        every: Steps that one point of the curves covers.
+        every: Number of steps that one point of the curves covers.
     """
 
     tracker: Tracker
@@ -156,7 +156,7 @@ class DayRun:
     _next: float = field(default_factory=lambda: time.monotonic() + _SECONDS_BETWEEN_BATCHES)
 
     def step(self, step: Step) -> None:
-        """Record a step. Some steps complete a point of the curves, and points are sent in batches."""
+        """Record a step. Points of the curves cover several steps, and are sent in batches."""
         self._loss, self._terms = self._loss + step.loss * step.num_losses, self._terms + step.num_losses
         if (step.index + 1) % self.every:
             return
@@ -178,7 +178,7 @@ class DayRun:
         self._metrics += [Metric(name, value, now, trained.report.steps) for name, value in trained.metrics.items()]
         try:
             self._publish(trained)
-        except Exception as error:  # every kind of store raises its own errors
+        except Exception as error:  # each kind of store raises its own errors
             missing = "its model, or its version in the registry," if self.tracker.log_model else "its tags"
             self._warn(f"{missing} may be missing; the day itself is trained. Materialise it again to log it", error)
 
@@ -232,7 +232,7 @@ class DayRun:
 
 
 def legal(key: str) -> str:
-    """Make a name that MLflow allows: characters other than ASCII letters, digits and `_-. :/` become their code points.
+    """Convert a name to one that MLflow allows: characters except ASCII letters, digits and `_-. :/` become code points.
 
     >>> legal("tables.features.größe|x.rows")
     'tables.features.gr_f6__df_e_7c_x.rows'

@@ -1,8 +1,8 @@
 """System metrics of the machine during a run: CPU, memory, disk, network and GPU, sampled often enough for runs of seconds.
 
-MLflow's own monitor asks the server for the state of the run before every point, and drops the last one. Here the first points
-are close together and the intervals grow with the length of the run, there is one more point at the end, and nothing is asked
-of the server.
+MLflow's own monitor requests the state of the run from the server before every point, and drops the last point. This one sends
+no such requests and records a last point. The first points are close together, and the intervals grow with the length of the
+run.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from contextlib import contextmanager
 
 from mlflow.environment_variables import MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL
 
-_SECONDS = 1.0  # between two points;
-_SHARE = 0.01  # or this fraction of the time since the first point, if that is longer
+_SECONDS = 1.0  # shortest interval between two points
+_SHARE = 0.01  # interval as a fraction of the time since the first point, if that is longer
 _PATIENCE = 10.0  # seconds to wait for the last point
 _log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def system_metrics(uri: str, run_id: str) -> Iterator[None]:
         over.set()
         thread.join(_PATIENCE)
         if thread.is_alive():
-            _log.warning("MLflow run %s: the store accepts the last system metrics late or never", run_id)
+            _log.warning("MLflow run %s: the last system metrics are late or lost", run_id)
 
 
 def _watch(uri: str, run_id: str, over: threading.Event) -> None:
@@ -58,4 +58,4 @@ def _watch(uri: str, run_id: str, over: threading.Event) -> None:
             monitor.publish_metrics(monitor.aggregate_metrics())
         monitor.mlflow_logger.flush()
     except Exception as error:  # system metrics are no reason to lose a day's training
-        _log.warning("no (more) system metrics of MLflow run %s: %s: %s", run_id, type(error).__name__, error)
+        _log.warning("MLflow run %s: system metrics stopped (%s: %s)", run_id, type(error).__name__, error)

@@ -96,7 +96,7 @@ def test_a_failing_rank_ends_the_job_with_its_own_traceback_and_two_or_one_go_on
 def test_a_killed_rank_is_named_with_its_signal_and_a_day_goes_on_by_two(lake: Lake, tmp_path: Path) -> None:
     whole = alone(tmp_path / "alone", days=1)[0]
     (day,) = write_days(lake, made_spec(), days=1, rows=ROWS)
-    with pytest.raises(RankFailed, match="rank 1 ended without reporting an error: SIGKILL"):
+    with pytest.raises(RankFailed, match="rank 1 exited without reporting an error: SIGKILL"):
         launch(on_rank, str(lake.root), day, 18, True, processes=Processes(2), scratch=lake.root)
     resumed = launch(on_rank, str(lake.root), day, processes=Processes(2), scratch=lake.root)
     assert resumed.resumed_at in (8 * 32, 16 * 32), "the second may not have been written yet"
