@@ -1,6 +1,6 @@
-"""Build a model from a recipe and the names of its features.
+"""Construction of a model from a recipe and the names of its features.
 
-Each kind of model has one function here; models themselves do not read recipes.
+Each kind of model has one function in this module; models themselves do not read recipes.
 """
 
 from __future__ import annotations
@@ -89,14 +89,14 @@ def build_model(recipe: Recipe, schema: FeatureSchema) -> nn.Module:
     """Build an untrained model.
 
     Args:
-        recipe: chooses the model, its sizes and its tables. Its seed fixes the initial weights.
-        schema: the features of a batch; `recipe.exclude_features` are left out.
+        recipe: Model, sizes and tables. Its seed fixes the initial weights.
+        schema: The features of a batch. The model ignores `recipe.exclude_features`.
 
     Returns:
-        A model with `forward(dense [B, I], sparse KJT) -> logits [B]`: the same bits for the same arguments.
+        A model with `forward(dense [B, I], sparse KJT) -> logits [B]`. Equal arguments give equal bits.
 
     Raises:
-        ValueError: the recipe names features that the schema does not have.
+        ValueError: The recipe names features that the schema does not have.
 
     Example:
         >>> from ml.recipes.recipe import load_recipe
@@ -110,7 +110,7 @@ def build_model(recipe: Recipe, schema: FeatureSchema) -> nn.Module:
 
 
 def _visible(recipe: Recipe, schema: FeatureSchema) -> FeatureSchema:
-    """The features that the model reads: those of the schema without the excluded ones."""
+    """Return the schema without the features that the recipe excludes."""
     for key, named in (("exclude_features", recipe.exclude_features), ("tables.features", recipe.tables.features)):
         if unknown := set(named) - set(schema.sparse):
             raise ValueError(f"recipe: {key}: {sorted(unknown)} not among the sparse features {list(schema.sparse)}")

@@ -1,4 +1,4 @@
-"""Cross-product features: each combination of two ids becomes an id of its own (Cheng et al., 2016, section 3.1)."""
+"""Cross-product features: each combination of two ids becomes one id (Cheng et al., 2016, section 3.1)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ml.hashing import GOLDEN, mix64
 
 
 def cross_name(pair: tuple[str, str]) -> str:
-    """Name of the crossed feature of a pair: `a*b`."""
+    """Return the name of the crossed feature of a pair: `a*b`."""
     return "*".join(pair)
 
 
@@ -22,14 +22,14 @@ def with_crosses(sparse: KeyedJaggedTensor, pairs: Sequence[tuple[str, str]]) ->
 
     Args:
         sparse: F keys, B rows.
-        pairs: pairs of features that have exactly one id in each row.
+        pairs: Pairs of features that have exactly one id in each row.
 
     Returns:
-        F + len(pairs) keys: those of `sparse`, then `a*b` for each pair, with one id in each row. Without pairs, `sparse`
-        itself.
+        F + len(pairs) keys: the keys of `sparse`, then `a*b` for each pair, with one id in each row. Without pairs, the
+        result is `sparse` itself.
 
     Raises:
-        ValueError: a feature of a pair has more or fewer than one id in some row.
+        ValueError: A feature of a pair has more or fewer than one id in some row.
 
     Example:
         >>> sparse = KeyedJaggedTensor(["a", "b"], torch.tensor([1, 2, 7, 7]), lengths=torch.ones(4, dtype=torch.int64))

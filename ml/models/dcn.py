@@ -22,8 +22,8 @@ class CrossLayer(nn.Module):
     """One cross layer: x0 * (W x + b) + x (equation 1).
 
     Args:
-        width: width of the input and of the output.
-        low_rank: rank r of W = U V (equation 2); None for a full matrix.
+        width: Width of the input and of the output.
+        low_rank: Rank r of W = U V (equation 2); None for a full matrix.
     """
 
     def __init__(self, width: int, low_rank: int | None) -> None:
@@ -41,12 +41,12 @@ class DCNv2(nn.Module):
 
     Args:
         bags: F features of one dimension D.
-        dense: number of dense features I, or 0.
-        deep: hidden widths of the MLP.
-        cross_layers: number of cross layers.
-        low_rank: rank of their matrices; None for full matrices.
-        structure: whether the MLP follows the cross layers (`stacked`) or reads the same input (`parallel`).
-        dropout: as for `MLP`.
+        dense: Number of dense features I, or 0.
+        deep: Hidden widths of the MLP.
+        cross_layers: Number of cross layers.
+        low_rank: Rank of the cross layers' matrices; None for full matrices.
+        structure: Whether the MLP follows the cross layers (`stacked`) or reads the same input (`parallel`).
+        dropout: As for `MLP`.
 
     Example:
         >>> import torch

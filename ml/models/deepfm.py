@@ -27,9 +27,9 @@ class DeepFM(nn.Module):
     Args:
         bags: F features of one dimension D. The first component of an embedding is its first-order weight, the others are its
             factors.
-        dense: number of dense features I, or 0.
-        deep: hidden widths of the MLP.
-        dropout: as for `MLP`.
+        dense: Number of dense features I, or 0.
+        deep: Hidden widths of the MLP.
+        dropout: As for `MLP`.
 
     Example:
         >>> import torch

@@ -22,10 +22,10 @@ from ml.models.sparse import SparseArch
 
 
 class DotInteraction(nn.Module):
-    """Concatenates the dense vector with the dot products of all pairs among it and the F embeddings.
+    """Concatenates the dense vector with the dot products of all pairs of the dense vector and the F embeddings.
 
-    The pairs are selected from the flattened products with one index. TorchRec's module uses two, whose backward scatters;
-    this costs half.
+    The pairs are selected from the flattened products with one index. TorchRec's module uses two indices, whose backward pass
+    scatters and takes twice as long.
 
     Args:
         features: F.
@@ -76,14 +76,14 @@ class DLRM(nn.Module):
 
     Args:
         bags: F features of one dimension D.
-        dense: number of dense features I, or 0.
-        bottom: hidden widths of the bottom MLP; its output width is D.
-        top: hidden widths of the top MLP.
+        dense: Number of dense features I, or 0.
+        bottom: Hidden widths of the bottom MLP; its output width is D.
+        top: Hidden widths of the top MLP.
         interaction: `dot` or `cat`.
-        linear_shortcut: adds a linear function of all embeddings to the logit, which is the first-order part of Wide & Deep
-            (Cheng et al., 2016). Dot products of two small vectors learn slowly at first, which costs accuracy if there is
-            only one pass over the data.
-        dropout: as for `MLP`.
+        linear_shortcut: Whether a linear function of all embeddings is added to the logit, like the first-order part of Wide &
+            Deep (Cheng et al., 2016). Dot products of two small vectors learn slowly at first, which costs accuracy if there
+            is only one pass over the data.
+        dropout: As for `MLP`.
 
     Example:
         >>> import torch

@@ -1,9 +1,9 @@
 """A streaming estimate of how often an item occurs in a batch, which corrects the logits of in-batch negatives.
 
-Yi et al. (2019, "Sampling-bias-corrected neural modeling for large corpus item recommendations", algorithm 2) keep the mean gap
-between two batches that hold an item. On a news site the newest items are read most, and a mean of gaps adapts to them too
-slowly. Here each occurrence decays exponentially instead. An item that has occurred only once counts as rare, as most
-such items are.
+Yi et al. (2019, "Sampling-bias-corrected neural modeling for large corpus item recommendations", algorithm 2) estimate the mean
+gap between two batches that contain an item. On a news site the newest items are read most, and a mean of gaps adapts to them
+too slowly. This module lets each occurrence decay exponentially instead. An item that has occurred only once is treated as
+rare, as most such items are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import nn
 from ml.embeddings.fixed.id_to_row import fmix64
 from ml.hashing import GOLDEN
 
-_HASHES = 2  # a collision only adds mass, so the smaller of two estimates is right unless both collide
+_HASHES = 2  # a collision only adds mass, so the smaller of two estimates is correct unless both collide
 _STEP = GOLDEN - (1 << 64)  # as a signed number, which int64 tensors need
 
 
@@ -26,8 +26,8 @@ class BatchFrequency(nn.Module):
     The sketch is kept in buffers, which are part of a snapshot.
 
     Args:
-        slots: slots of each hash. About ten times the number of live items makes collisions rare.
-        memory: number of batches over which an occurrence decays by a factor of e.
+        slots: Number of slots of each hash. Ten times the number of live items makes collisions rare.
+        memory: Number of batches over which an occurrence decays by a factor of e.
 
     Example:
         >>> frequency = BatchFrequency()
@@ -57,7 +57,7 @@ class BatchFrequency(nn.Module):
         self.batches += 1
 
     def expected(self, ids: torch.Tensor) -> torch.Tensor:
-        """Expected occurrences in a batch of each id, int64 [N], as float32 [N]; 0 for an id that never occurred."""
+        """Return the expected occurrences per batch of ids, int64 [N], as float32 [N]; 0 for an id that never occurred."""
         masses = [self._decayed(number, slot) for number, slot in enumerate(self._slots(ids))]
         return torch.stack(masses).amin(0) / self._mass_of_one_per_batch()
 
@@ -65,10 +65,10 @@ class BatchFrequency(nn.Module):
         return [fmix64(ids + number * _STEP).remainder(self.mass.shape[1]) for number in range(_HASHES)]
 
     def _decayed(self, number: int, slot: torch.Tensor) -> torch.Tensor:
-        """Masses decayed to the next batch."""
+        """Return the masses of slots, decayed to the next batch."""
         return self.mass[number, slot] * torch.exp((self.last[number, slot] - self.batches) / self.memory)
 
     def _mass_of_one_per_batch(self) -> float:
-        """Mass of an id that occurred once in every batch so far: the sum of a geometric series, at least 1."""
+        """Return the mass of an id that occurred once in every batch: the sum of a geometric series, at least 1."""
         fade = math.exp(-1 / self.memory)
         return max(1.0, fade * (1 - fade ** int(self.batches)) / (1 - fade))

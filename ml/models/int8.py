@@ -1,9 +1,9 @@
 """Linear layers with 8-bit integer products, for inference on CPU.
 
 y = (128 h + l) W_q^T s_x s_w + b. Each row of W is scaled by its largest absolute value: s_w = max |w| / 127. Each row of the
-input is scaled when it arrives and split into two 8-bit parts, x = s_x (128 h + l). One part is not enough: a row holds dense
-features beside embeddings a hundredth of their size, which a single part would round to zero. Integer products are summed
-exactly, and the output of a row does not depend on the other rows of its batch.
+input is scaled in `forward` and split into two 8-bit parts, x = s_x (128 h + l). One part is not enough: embeddings can be a
+hundred times smaller than the dense features of the same row, and one part would round them to zero. Integer products are
+summed exactly, and the output of a row does not depend on the other rows of its batch.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _LEAST = np.int32((127 - 100) << 23)  # 2^-100, so that a row of zeros has a sca
 class Int8Linear(nn.Module):
     """A linear layer of 8-bit weights: `forward(float32 [B, inputs]) -> float32 [B, outputs]`, on CPU, without gradients.
 
-    If a row of the input holds an infinity or NaN, all outputs of that row are NaN.
+    If a row of the input has an infinity or NaN, all outputs of that row are NaN.
 
     Args:
-        inputs: Features per row of the input.
-        outputs: Features per row of the output.
+        inputs: Width of the input.
+        outputs: Width of the output.
 
     Attributes:
         weight: int8 [inputs, outputs].
@@ -55,17 +55,17 @@ class Int8Linear(nn.Module):
 
     @classmethod
     def of(cls, layer: nn.Linear) -> Int8Linear:
-        """Quantises the weights of a trained layer; the bias stays float32."""
+        """Quantise the weights of a trained layer; the bias stays float32."""
         found = cls(layer.in_features, layer.out_features)
         found.set_weights(layer.weight, layer.bias)
         return found
 
     def set_weights(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        """Quantises weights into this layer.
+        """Quantise weights into this layer.
 
         Args:
-            weight: [outputs, inputs], as `nn.Linear` has it.
-            bias: [outputs], or None for zeros.
+            weight: Weights [outputs, inputs] of any float type, as in `nn.Linear`.
+            bias: Biases [outputs]; None for zeros.
         """
         weight = weight.detach().float()
         self.scale.copy_(weight.abs().amax(1) / _STEPS)
@@ -88,7 +88,7 @@ class Int8Linear(nn.Module):
 
 
 def quantise_layers(model: nn.Module) -> list[str]:
-    """Replaces a model's linear layers by `Int8Linear`. The model must not be trained afterwards.
+    """Replace a model's linear layers by `Int8Linear`. The model must not be trained afterwards.
 
     Layers with one output stay float32, and so do the projections inside embedding tables.
 
@@ -105,7 +105,7 @@ def quantise_layers(model: nn.Module) -> list[str]:
 
 
 def layers_of(model: nn.Module) -> list[str]:
-    """Paths of the linear layers that `quantise_layers` replaces."""
+    """Return the paths of the linear layers that `quantise_layers` replaces."""
     tables = tuple(f"{p}." for p, module in model.named_modules() if isinstance(module, EmbeddingBagCollectionInterface))
     return [
         path
@@ -115,9 +115,9 @@ def layers_of(model: nn.Module) -> list[str]:
 
 
 def _products(parts: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Sums of products, int32 [2 B, outputs].
+    """Return the sums of products, int32 [2 B, outputs].
 
-    Without VNNI instructions `torch._int_mm` is a plain loop, so the same sums are computed in float32, exact up to 2^24.
+    Without VNNI instructions `torch._int_mm` is a plain loop, so the sums are computed in float32, which is exact up to 2^24.
     """
     if torch.cpu._is_vnni_supported():
         return torch._int_mm(parts, weight)  # pyright: ignore[reportPrivateImportUsage]
@@ -126,7 +126,7 @@ def _products(parts: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 @jit(nogil=True)
 def _to_parts(rows, bits, parts, scale, scale_bits):  # type: ignore[no-untyped-def]
-    """Splits rows into higher and lower parts, int8 [2, B, inputs]. bits, scale_bits: rows and scale viewed as int32."""
+    """Split rows into higher and lower parts, int8 [2, B, inputs]. bits, scale_bits: rows and scale viewed as int32."""
     for i in range(len(rows)):
         largest = _LEAST
         for j in range(rows.shape[1]):

@@ -14,13 +14,13 @@ from ml.embeddings.fixed.id_to_row import fmix64
 class ItemBank(nn.Module):
     """Keeps the last features of recently seen items.
 
-    An item replaces the one that was in its slot. In a catalogue larger than the bank, old items are therefore replaced by
-    new ones; in a smaller one, most items stay. The bank is kept in buffers, which are part of a snapshot.
+    An item replaces the previous item of its slot. If there are more items than slots, new items replace old ones; otherwise
+    most items stay. The bank is kept in buffers, which are part of a snapshot.
 
     Args:
-        sparse: number Fi of sparse features of an item, with one id each.
-        dense: number Ii of dense features of an item.
-        slots: largest number of items.
+        sparse: Number Fi of sparse features of an item, with one id each.
+        dense: Number Ii of dense features of an item.
+        slots: Largest number of items.
 
     Example:
         >>> bank = ItemBank(sparse=1, dense=1)
@@ -43,7 +43,7 @@ class ItemBank(nn.Module):
         self.register_buffer("dense", torch.zeros(slots, dense))
 
     def observe(self, ids: torch.Tensor, sparse: torch.Tensor, dense: torch.Tensor) -> None:
-        """Store the items of a batch; of an item in several rows, the last one.
+        """Store the items of a batch. If an item is in several rows, its last row is stored.
 
         Args:
             ids: int64 [B].

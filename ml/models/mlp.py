@@ -14,9 +14,9 @@ class MLP(nn.Sequential):
     """Linear layers, each followed by a ReLU: `forward(float32 [B, inputs]) -> float32 [B, widths[-1]]`.
 
     Args:
-        inputs: width of the input.
-        widths: output width of each layer; none makes the identity.
-        dropout: probability that training zeroes an output of a layer; 0 adds no dropout layers.
+        inputs: Width of the input.
+        widths: Output width of each layer. Without widths, the MLP is the identity.
+        dropout: Probability that training zeroes an output of a layer; 0 adds no dropout layers.
 
     Example:
         >>> import torch
@@ -36,10 +36,10 @@ class Tower(nn.Sequential):
     """An MLP followed by a linear layer without ReLU: `forward(float32 [B, inputs]) -> float32 [B, outputs]`.
 
     Args:
-        inputs: width of the input.
-        widths: hidden widths of the MLP.
-        outputs: width of the output.
-        dropout: as for `MLP`.
+        inputs: Width of the input.
+        widths: Hidden widths of the MLP.
+        outputs: Width of the output.
+        dropout: As for `MLP`.
 
     Example:
         >>> import torch
@@ -52,7 +52,7 @@ class Tower(nn.Sequential):
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
-    """A linear layer with Glorot weights and zero biases."""
+    """Create a linear layer with Glorot weights and zero biases."""
     layer = nn.Linear(inputs, outputs, bias=bias)
     nn.init.xavier_normal_(layer.weight)
     if bias:
@@ -61,7 +61,7 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
 
 
 def first_order(inputs: int) -> nn.Linear:
-    """A linear layer from the inputs to one output, without bias, whose weights are zero at first."""
+    """Create a linear layer with one output and without bias, whose weights are initially zero."""
     layer = nn.Linear(inputs, 1, bias=False)
     nn.init.zeros_(layer.weight)
     return layer

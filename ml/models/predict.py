@@ -1,4 +1,4 @@
-"""Predictions of any model of this package. Nothing here trains or scores; metrics are in `ml.metrics` and `ml.evaluation`."""
+"""Predictions of any model of this package. `ml.metrics` and `ml.evaluation` score them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ml.datasets.batch import Batch
 def to_sampled_logits(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Convert full-log logits to logits on the down-sampled data: `logit - log(sample_rate)`.
 
-    An unclicked row x is kept with probability pi(x), so among the kept rows the odds of a click are those of the full log
+    An unclicked row x is kept with probability pi(x), so the odds of a click among the kept rows are the odds in the full log
     divided by pi(x) (Wang, Zhang and Wang, 2021, arXiv 2110.13048).
 
     Args:
-        logits: float32 [B], of the full log.
-        batch: the B rows, with their `sample_rate`.
+        logits: Logits in the full log, float32 [B].
+        batch: The B rows, with their `sample_rate`.
 
     Returns:
         float32 [B].
@@ -32,9 +32,9 @@ def logits_of(model: nn.Module, batch: Batch, corrected: bool) -> torch.Tensor:
     """Compute logits that can be scored against the labels of the batch.
 
     Args:
-        model: a model in eval mode.
+        model: A model in eval mode.
         batch: B rows.
-        corrected: whether the model was trained with `sampling_correction`. Its logits are those of the full log, and are
+        corrected: Whether the model was trained with `sampling_correction`. Its logits then refer to the full log, and are
             converted to logits on the down-sampled rows.
 
     Returns:
@@ -51,7 +51,7 @@ def predict(model: nn.Module, batches: Iterable[Batch], corrected: bool = False)
     Args:
         model: `forward(dense, sparse) -> logits [B]`.
         batches: N rows in total.
-        corrected: as for `logits_of`.
+        corrected: As for `logits_of`.
 
     Returns:
         float32 [N], in the order of the batches.
@@ -68,12 +68,12 @@ def predict(model: nn.Module, batches: Iterable[Batch], corrected: bool = False)
 def predict_labelled(
     model: nn.Module, batches: Iterable[Batch], corrected: bool = False
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Compute click probabilities beside the labels, in one walk over the batches.
+    """Compute click probabilities and collect the labels, in one pass over the batches.
 
     Args:
         model: `forward(dense, sparse) -> logits [B]`.
         batches: N rows in total, read once; they may be a generator.
-        corrected: as for `logits_of`.
+        corrected: As for `logits_of`.
 
     Returns:
         Labels and probabilities, float32 [N] each.

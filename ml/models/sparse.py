@@ -15,15 +15,15 @@ class SparseArch(nn.Module):
     the order of its tables, which all except sharded collections do.
 
     Args:
-        bags: a collection of F features in total, whose tables share one dimension D.
+        bags: A collection of F features in total, whose tables share one dimension D.
 
     Attributes:
-        features: names of the features, in the order of the tables.
-        F: number of features.
-        D: dimension of the embeddings.
+        features: Names of the features, in the order of the tables.
+        F: Number of features.
+        D: Dimension of the embeddings.
 
     Raises:
-        ValueError: the tables have different dimensions.
+        ValueError: The tables have different dimensions.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Build the tables of the sparse features, each of the kind that the recipe chooses for it."""
+"""Construction of the tables of the sparse features, each of the kind that the recipe chooses."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ Tables = Mapping[str, Sequence[str]]  # table name -> features that read it
 
 
 def build_bags(recipe: Recipe, schema: FeatureSchema, features: Sequence[str] | None = None) -> EmbeddingBagCollectionInterface:
-    """Build one table for each sparse feature, named like it, except for features that share the table of another.
+    """Build one table for each sparse feature, with the feature's name, except for features that share another one's table.
 
     Args:
-        recipe: chooses kind, size and optimizer of each table.
-        schema: the features of a batch.
-        features: the sparse features to build tables for; by default all.
+        recipe: Kind, size and optimizer of each table.
+        schema: The features of a batch.
+        features: The sparse features to build tables for; by default all.
 
     Returns:
         A collection of one kind, or a mixed one.
 
     Raises:
-        ValueError: a feature shares a table that does not exist.
+        ValueError: A feature shares a table that does not exist.
     """
     chosen = schema.sparse if features is None else features
     by_kind: dict[str, dict[str, list[str]]] = {}
@@ -58,19 +58,19 @@ def build_bags(recipe: Recipe, schema: FeatureSchema, features: Sequence[str] | 
 def build_wide(recipe: Recipe, chosen: WideDeepRecipe, schema: FeatureSchema) -> TrainableBags:
     """Build the tables of Wide & Deep's linear part: one weight per id, zero at first.
 
-    Ids are admitted to a table and expire as the recipe's `tables` say of its feature, if the feature's table is
-    collisionless. Crossed features follow the recipe's default table.
+    If the table of a feature in the recipe's `tables` is collisionless, its rules of admission and expiry apply to this table
+    too. Crossed features follow the rules of the default table.
 
     Args:
-        recipe: as for `build_bags`.
-        chosen: the model section of the recipe, with its crosses and the optimizer of these tables.
-        schema: the features of a batch.
+        recipe: As for `build_bags`.
+        chosen: The model section of the recipe, with its crosses and the optimizer of these tables.
+        schema: The features of a batch.
 
     Returns:
         Tables named `wide.<feature>`, for every sparse feature and every cross.
 
     Raises:
-        ValueError: a cross names a feature that is not a single-valued sparse feature.
+        ValueError: A cross names a feature that is not a single-valued sparse feature.
     """
     if wrong := {name for pair in chosen.crosses for name in pair} - set(schema.single):
         raise ValueError(
@@ -104,7 +104,7 @@ def _config(recipe: Recipe, feature: str, readers: Sequence[str]) -> EmbeddingBa
 
 
 def _accumulator(recipe: Recipe, optimizer: TableOptimizer) -> float:
-    """Scale the accumulator to gradients of a mean over B rows, which are 1/B of those of one row."""
+    """Scale the accumulator to gradients of a mean over B rows, in which a row's gradient has the weight 1/B."""
     return optimizer.initial_accumulator / recipe.batch_size**2
 
 

@@ -4,9 +4,9 @@ user features ─ bags [B, Fu, D], dense ─ MLP + linear ─ / norm ── u [B
                                                                             ├─ u · i / temperature ── logits [B]
 item features ─ bags [B, Fi, D], dense ─ MLP + linear ─ / norm ── i [B, E] ─┘
 
-Vectors have length 1, so that an index of nearest neighbours returns what the dot product ranks first. The linear layer beside
-each MLP passes gradients to the embeddings from the first step on. The recipe chooses the loss: the cross-entropy of each row,
-or that of each row's item among the items of all rows (`sampled_softmax`).
+Vectors have length 1, so that an index of nearest neighbours returns the items with the largest dot products. The linear layer
+beside each MLP passes gradients to the embeddings from the first step on. The recipe chooses the loss: the cross-entropy of
+each row's click, or of each row's item among the items of all rows (`sampled_softmax`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ml.models.item_bank import ItemBank
 from ml.models.mlp import Tower, linear
 from ml.models.sparse import SparseArch
 
-_MIN_NORM = 1e-3  # bounds the gradient of a zero vector, which a row without any known id has
+_MIN_NORM = 1e-3  # bounds the gradient of the zero vector of a row without known ids
 
 
 class GathersRows(Protocol):
@@ -47,12 +47,12 @@ def _own_rows(rows: torch.Tensor) -> tuple[torch.Tensor, int]:
 
 @dataclass(frozen=True)
 class TowerFeatures:
-    """The features of each tower, dense and sparse, by name. No feature belongs to both.
+    """Names of the dense and sparse features of each tower. No feature belongs to both towers.
 
     Attributes:
-        user: features of the user and the context.
-        item: features of the item. Each has one id per row.
-        item_id: the sparse feature of `item` that identifies the item.
+        user: Features of the user and the context.
+        item: Features of the item. Each has one id per row.
+        item_id: The sparse feature of `item` that identifies the item.
     """
 
     user: Sequence[str]
@@ -64,12 +64,12 @@ class Side(nn.Module):
     """One tower: an MLP and a linear layer over its features, normalised to length 1.
 
     Args:
-        sparse: indices of its features among all F sparse features.
-        dense: indices of its features among the dense features.
-        dim: dimension D of the embeddings.
-        hidden: hidden widths of the MLP.
-        out: dimension E of the vectors.
-        dropout: as for `MLP`.
+        sparse: Indices of the tower's features among all F sparse features.
+        dense: Indices of the tower's features among the dense features.
+        dim: Dimension D of the embeddings.
+        hidden: Hidden widths of the MLP.
+        out: Dimension E of the vectors.
+        dropout: As for `MLP`.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Side(nn.Module):
         """Compute vectors from all dense features, float32 [B, I], and embeddings, float32 [B, F, D].
 
         Returns:
-            float32 [B, E], of length 1; shorter if the vector before normalisation is nearly zero.
+            Vectors of length 1, float32 [B, E]; shorter if the vector before normalisation is nearly zero.
         """
         own = embedded[:, self.sparse].flatten(1)
         out = self.mlp(torch.cat((own, dense[:, self.dense]), 1))
@@ -99,12 +99,12 @@ class TwoTower(nn.Module):
 
     Args:
         bags: F features of one dimension D.
-        dense: names of the I dense features.
-        features: which features belong to which tower.
-        hidden: hidden widths of the MLP of each tower.
-        out: dimension E of the vectors.
-        temperature: divides the dot products.
-        dropout: as for `MLP`.
+        dense: Names of the I dense features.
+        features: Which features belong to which tower.
+        hidden: Hidden widths of the MLP of each tower.
+        out: Dimension E of the vectors.
+        temperature: Divisor of the dot products.
+        dropout: As for `MLP`.
 
     Example:
         >>> import torch
@@ -189,14 +189,14 @@ class TwoTower(nn.Module):
         An item is among the negatives as often as it is sampled, so `correct` subtracts the log of its expected number of
         samples from its logit (Yi et al., 2019, equation 3; for mixed samples Yang et al., 2020). As in these papers, the
         correction includes the row's own item, although it is always present and not sampled (discussed by Khrylchenko et
-        al., 2025, arXiv 2507.09331). Other rows with the same item are not negatives (accidental hits).
+        al., 2025, arXiv 2507.09331). Other rows with the same item (accidental hits) are excluded from the negatives.
 
         Args:
             dense: float32 [B, I], of clicked rows.
             sparse: F keys, B rows.
-            uniform: number of negatives drawn uniformly from the recently seen items.
-            correct: whether to apply the correction.
-            ranks: the processes whose rows make up the batch. The first rank embeds the uniform negatives for all.
+            uniform: Number of negatives drawn uniformly from the recently seen items.
+            correct: Whether to apply the correction.
+            ranks: The processes whose rows make up the batch. The first rank embeds the uniform negatives for all.
 
         Returns:
             float32 [B].
@@ -213,7 +213,9 @@ class TwoTower(nn.Module):
                 dense, sparse = self._append_items(dense, sparse, *drawn)
         user, item = self.embeddings(dense, sparse)
         (ids, _), (item, begin) = gather(sparse[self.item_id].values()), gather(item)
-        with torch.autocast(user.device.type, enabled=False):  # cosines over a small temperature need more than bfloat16's bits
+        with torch.autocast(
+            user.device.type, enabled=False
+        ):  # cosines over a small temperature need more bits than bfloat16 has
             logits = user[: len(own)] @ item.T / self.temperature
         if correct:
             expected = self.frequency.expected(ids) + (uniform / len(self.bank) if many else 0.0)
@@ -235,8 +237,8 @@ class TwoTower(nn.Module):
         Args:
             dense: float32 [N, Ii], as `item_features` returns it.
             ids: int64 [N, Fi], as `item_features` returns it.
-            keys: names of all sparse features.
-            width: number I of all dense features.
+            keys: Names of all sparse features.
+            width: Number I of all dense features.
 
         Returns:
             Dense features, float32 [N, I], and sparse features of N rows; the user's are zero or empty.

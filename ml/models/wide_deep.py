@@ -4,7 +4,7 @@ sparse, F keys ─┬─ with crosses of pairs ─ wide bags, 1 weight per id �
                 └─ SparseArch (bags) ─ e [B, F D] ─ deep MLP ────────────────────┤
 dense [B, I] ───┴─────────────────────────────────── linear ─────────────────────┘
 
-Unlike in the paper, the weights and embeddings of several ids of a feature are averaged, not summed.
+Unlike in the paper, the weights and embeddings of several ids of a feature are averaged and not summed.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class WideDeep(nn.Module):
 
     Args:
         bags: F features of one dimension D, for the deep part.
-        wide: tables of dimension 1, for every feature and for every pair in `crosses`, named `a*b`.
-        crosses: pairs of single-valued features.
-        dense: number of dense features I, or 0.
-        deep: hidden widths of the MLP.
-        dropout: as for `MLP`.
+        wide: Tables of dimension 1, for every feature and for every pair in `crosses`, named `a*b`.
+        crosses: Pairs of single-valued features.
+        dense: Number of dense features I, or 0.
+        deep: Hidden widths of the MLP.
+        dropout: As for `MLP`.
 
     Example:
         >>> import torch

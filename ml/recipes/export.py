@@ -9,7 +9,7 @@ from pydantic import Field
 from ml.catalog.strict import Strict
 from ml.embeddings.inference.formats import Format
 
-LOOK_BACK_DAYS = 7  # days whose rows an export is measured on, if its own day has few
+LOOK_BACK_DAYS = 7  # largest number of days whose rows an export is measured on
 
 
 class ExportRecipe(Strict):

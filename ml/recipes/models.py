@@ -18,7 +18,7 @@ _CHANGEABLE = {"dropout", "temperature", "loss", "uniform_negatives", "logq_corr
 
 
 class _Model(Strict):
-    """Keys of all models. Widths are those of hidden layers: the last width of each MLP follows from the model."""
+    """Keys of all models. Widths are widths of hidden layers; the output width of each MLP follows from the model."""
 
     embedding_dim: int = Field(
         ge=4, le=1024, multiple_of=4, description="Dimension D of all embedding tables; FBGEMM requires a multiple of 4."

@@ -1,6 +1,6 @@
-"""The pydantic model of a recipe, which is everything that decides how a model is trained, and loading recipes from files.
+"""Recipes: the pydantic model of all settings that define how a model is trained, and the loading of recipes from files.
 
-A recipe holds declarations only; `ml.models`, `ml.embeddings` and `ml.training` implement them. Unknown keys are refused.
+A recipe only declares; `ml.models`, `ml.embeddings` and `ml.training` implement it. Unknown keys are refused.
 """
 
 from __future__ import annotations
@@ -84,8 +84,7 @@ class Recipe(Strict):
     sampling_correction: bool = Field(
         default=False,
         description="Whether the model predicts clicks of the full log rather than of the down-sampled data: the loss is "
-        "computed "
-        "on `logit - log(sample_rate)`.",
+        "computed on `logit - log(sample_rate)`.",
     )
     early_stop: EarlyStop | None = Field(default=None, description="When to end training of a day early; never by default.")
     splits: tuple[Split, ...] = Field(
@@ -99,15 +98,15 @@ class Recipe(Strict):
     embeddings: Literal["sharded", "independent"] = Field(
         default="sharded",
         description="With several processes: `sharded` assigns each row of a collisionless table to one process. `independent` "
-        "lets each process train tables of its own on its own examples, with synchronised dense layers, and merges the rows "
-        "at the "
-        "end of the day.",
+        "lets each process train its own tables on its own examples, with synchronised dense layers, and merges the rows at "
+        "the end of the day.",
     )
     seed: int = Field(default=0, ge=0, description="Seed of initialisation and of random draws.")
     threads: int = Field(
         default=1,
         ge=1,
-        description="Threads of torch. The order of sums depends on it, so it is part of what makes training reproducible.",
+        description="Number of torch threads. It determines the order of sums, so training is reproducible only with the same "
+        "number.",
     )
     checkpoints: CheckpointRecipe = Field(default=CheckpointRecipe(), description="Checkpoints within a day.")
     export: ExportRecipe = Field(default=ExportRecipe(), description="How a trained model is exported.")
@@ -121,7 +120,7 @@ class Recipe(Strict):
     def structure(self, sparse: Iterable[str]) -> dict[str, Any]:
         """Returns the keys that determine the shapes of a model's state for these sparse features.
 
-        A snapshot can be trained further by recipes with the same structure only.
+        Training can continue from a snapshot only with a recipe of the same structure.
         """
         shaping = {"table_optimizer": {"kind"}, "dense_optimizer": {"kind"}}
         tables = {feature: _shape(self.tables.of(feature)) for feature in sparse}
@@ -150,11 +149,11 @@ class Recipe(Strict):
             rowwise = [name for name in ("sampling_correction", "label_smoothing") if getattr(self, name)]
             if rowwise and self.model.loss == "softmax":
                 raise ValueError(
-                    f"{rowwise} apply to a loss per example; two_tower's `loss: softmax` has no unclicked examples"
+                    f"{rowwise} require a loss per example; two_tower's `loss: softmax` ignores unclicked examples"
                 )
             if not self.tables.init_scale:
                 raise ValueError(
-                    "tables.init_scale: expected more than 0, because two_tower compares directions of vectors, and 0 has none"
+                    "tables.init_scale: expected more than 0, because two_tower compares directions, and zero vectors have none"
                 )
         return self
 
@@ -170,17 +169,20 @@ def _shape(table: Table) -> dict[str, Any]:
 def load_recipe(name: str, overrides: Mapping[str, Any] | None = None, folder: Path = RECIPES) -> Recipe:
     """Loads the recipe `<folder>/<name>.yaml`.
 
-    A recipe can extend another recipe of its folder, or a built-in one, with `extends`. It then holds only the keys that
-    differ, except for the section `model`, which replaces the other recipe's.
+    A recipe can extend another recipe of its folder, or a built-in one, with `extends`. It then lists only the keys that
+    differ, except for the section `model`, which replaces that section of the other recipe.
 
     Args:
         name: Name of the file, without `.yaml`.
         overrides: Keys with other values, nested as in the recipe. They are merged into the recipe key by key.
-        folder: Folder of the file; by default that of the built-in recipes.
+        folder: Folder of the file; by default the built-in recipes.
+
+    Returns:
+        The validated recipe.
 
     Raises:
-        CatalogError: The file or the overrides are not valid. The message names the file and the key path; that of a fault in
-            the overrides begins with `recipe.overrides`, the key of a catalog entry that holds them.
+        CatalogError: The file or the overrides are not valid. The message names the file and the key path. Key paths of
+            overrides begin with `recipe.overrides`, as in a catalog entry.
     """
     path = folder / f"{name}.yaml"
     data = _read(path)
@@ -204,6 +206,9 @@ def recipe_of(spec: DatasetSpec, model: str, overrides: Mapping[str, Any] | None
         spec: The dataset. Its overrides for all models are applied first, then those for this model.
         model: Name of the model.
         overrides: Further overrides, which are applied last.
+
+    Returns:
+        The validated recipe.
 
     Raises:
         CatalogError: The dataset has no such model, or its recipe is not valid.

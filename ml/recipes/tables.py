@@ -101,7 +101,7 @@ class TablesRecipe(Strict):
 
     default: TableRecipe = Field(default=CollisionlessTable(), description="Table of features that `features` does not name.")
     features: dict[str, TableRecipe] = Field(
-        default_factory=dict, description="Tables by feature; `C{1..26}` names twenty-six."
+        default_factory=dict, description="Tables by feature; ranges such as `C{1..26}` are allowed."
     )
     init_scale: float = Field(
         ge=0, allow_inf_nan=False, description="Rows are initialised uniformly in [-init_scale, init_scale]."

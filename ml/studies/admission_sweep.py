@@ -1,7 +1,7 @@
-"""What admission and expiry of table rows save and cost on days of Globo.com's log: rows, memory and AUC.
+"""Effect of admission and expiry of table rows on rows, memory and AUC, on days of Globo.com's log.
 
-The model of each day continues from the day before, as daily training does, and is scored on the next day, which it has not
-seen. Readers and articles are among its features.
+The model of each day continues from the day before, as in daily training, and is scored on the next day, which it has not been
+trained on. Readers and articles are among its features.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ml.recipes.recipe import recipe_of
 from ml.stages import MDS_DATASETS
 from ml.training.replay import replay
 
-THRESHOLDS = (1, 10, 20, 50, 100)  # a click gives five examples: its own and four negatives
+THRESHOLDS = (1, 10, 20, 50, 100)  # a click gives five examples: one positive and four negatives
 LIFETIMES: tuple[float | None, ...] = (None, 2.0, 1.0, 0.5)  # days
 IDS = {"reader": "user_id", "article": "click_article_id"}
 DAY_SECONDS = 86_400.0
@@ -34,16 +34,18 @@ DAY_SECONDS = 86_400.0
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of the tables of readers and articles, and what it gave.
+    """One setting of the tables of readers and articles, and its results.
 
     Attributes:
-        min_count: occurrences after which an id is admitted.
-        ttl_days: lifetime of a row without updates; None keeps rows indefinitely.
-        rows, nbytes, candidates: of both tables after the last day trained on.
-        auc: mean over the scored days, each scored by the model of the day before.
-        auc_by_day: of each scored day.
-        unknown_rate: share of the look-ups without a row on the last day trained on.
-        seed: of the recipe; weights and everything that training draws follow from it.
+        min_count: Number of occurrences after which an id is admitted.
+        ttl_days: Lifetime of a row without updates; None keeps rows indefinitely.
+        rows: Rows of both tables after the last day trained on.
+        nbytes: Bytes of both tables.
+        candidates: Ids that wait for admission to either table.
+        auc: Mean AUC over the scored days, each scored with the model of the day before.
+        auc_by_day: AUC of each scored day.
+        unknown_rate: Share of look-ups without a row on the last day trained on.
+        seed: Seed of the recipe, from which initial weights and random draws derive.
     """
 
     min_count: int
@@ -58,13 +60,13 @@ class Setting:
 
 
 def with_ids(spec: DatasetSpec) -> DatasetSpec:
-    """The dataset with its readers and articles added to the sparse features."""
+    """Return the dataset with readers and articles as additional sparse features."""
     more = [SparseColumn(name=name, column=column) for name, column in IDS.items()]
     return spec.model_copy(update={"name": f"{spec.name}-ids", "sparse": (*spec.sparse, *more)})
 
 
 def prepare(spec: DatasetSpec, days: Sequence[str], lake: Lake, landing: str, runner: Runner) -> None:
-    """Write the training data of the days that the lake does not have yet; `spec` is what `with_ids` returns."""
+    """Write the training data of the days that are not in the lake yet. spec: the dataset that `with_ids` returns."""
     for day in days:
         if not lake.has(MDS_DATASETS, spec.name, day):
             ingest_day(spec.log, day, landing, lake, runner)
@@ -78,16 +80,16 @@ def sweep(
     """Run every threshold without expiry, and every lifetime without a threshold.
 
     Args:
-        spec: the dataset, as `with_ids` returns it.
-        days: at least two days. All except the last are trained on, all except the first are scored.
-        lake: where the data is stored.
-        on_result: called with each setting as soon as it is known.
+        spec: The dataset, as `with_ids` returns it.
+        days: At least two days. All except the last are trained on, and all except the first are scored.
+        lake: Where the data is stored.
+        on_result: Called with each setting as soon as it is known.
 
     Returns:
         The settings.
 
     Raises:
-        ValueError: there are fewer than two days.
+        ValueError: There are fewer than two days.
     """
     if len(days) < 2:
         raise ValueError(f"a sweep needs at least two days, found {list(days)}")

@@ -1,4 +1,4 @@
-"""What collisions cost: DeepFM on MovieLens 1M over collisionless, hashed and quotient-remainder tables of equal memory.
+"""The cost of collisions: DeepFM on MovieLens 1M over collisionless, hashed and quotient-remainder tables of equal memory.
 
 The experiment follows figure 7 of Monolith (Liu et al., 2022, arXiv 2209.07663): ratings of 3.5 stars and more are positive,
 ten epochs, AUC on held-out ratings. User and movie ids are 64-bit hashes; only their tables differ between the variants.
@@ -41,8 +41,10 @@ class Curve:
     """One variant under one seed.
 
     Attributes:
-        auc: on the held-out ratings, after each epoch.
-        nbytes: memory of the tables of users and movies.
+        variant: Name of the variant.
+        seed: Seed of the split, the order and the initial weights.
+        auc: AUC on the held-out ratings after each epoch.
+        nbytes: Bytes of the tables of users and movies.
     """
 
     variant: str
@@ -57,10 +59,10 @@ def run_study(
     """Train every variant under every seed.
 
     Args:
-        ratings: with the features of `SINGLE`.
-        seeds: number of runs of each variant. A seed fixes split, order and initial weights for all variants.
-        epochs: passes over the ratings that are not held out.
-        on_result: called with each curve as soon as it is known.
+        ratings: Ratings with the features of `SINGLE`.
+        seeds: Number of runs of each variant. A seed fixes split, order and initial weights for all variants.
+        epochs: Passes over the ratings that are not held out.
+        on_result: Called with each curve as soon as it is known.
 
     Returns:
         A curve for each seed and variant.
@@ -76,7 +78,7 @@ def run_study(
 
 
 def variants(ratings: Ratings, seed: int) -> dict[str, Recipe]:
-    """Recipes by name. The sizes of the other tables follow from the bytes that the collisionless tables take."""
+    """Return the recipes by name. The bytes of the collisionless tables determine the sizes of the other tables."""
     counts = {name: len(np.unique(ratings.single[:, SINGLE.index(name)])) for name in IDS}
     plain = _recipe(seed, {})
     budget = _bytes(plain, ratings)
@@ -95,8 +97,8 @@ def summary(curves: list[Curve]) -> dict[str, Any]:
     """Summarise the curves by variant.
 
     Returns:
-        For each variant its bytes, the mean and standard deviation of the AUC by epoch, and those of the gap between the
-        collisionless tables and the variant, taken seed by seed.
+        For each variant its bytes, and mean and standard deviation by epoch of its AUC and of its gap to the collisionless
+        tables under the same seed.
     """
     by_variant: dict[str, NDArray[np.float64]] = {}
     for curve in curves:
@@ -145,7 +147,7 @@ def _curve(name: str, recipe: Recipe, ratings: Ratings, seed: int, epochs: int) 
 
 
 def _bytes(recipe: Recipe, ratings: Ratings) -> dict[str, int]:
-    """Bytes of the tables of users and movies that hold all ids."""
+    """Return the bytes of the tables of users and movies with rows for all ids."""
     model = build_model(recipe, SCHEMA).train()
     with torch.no_grad():
         for batch in ratings.batches(np.arange(len(ratings)), BATCH):
@@ -159,7 +161,7 @@ def _table_bytes(state: TrainState, table: str) -> int:
 
 
 def _rows_for_collisions(ids: int, share: float) -> int:
-    """Number of rows over which `ids` ids collide such that, on average, this share of them finds its row taken."""
+    """Return the number of rows for which, on average, this share of `ids` hashed ids collides with an earlier id."""
 
     def lost(rows: float) -> float:
         return 1 - rows / ids * -math.expm1(ids * math.log1p(-1 / rows)) - share
@@ -168,7 +170,7 @@ def _rows_for_collisions(ids: int, share: float) -> int:
 
 
 def _quotient_remainder(rows: int) -> dict[str, Any]:
-    """A table of quotients and remainders over the largest range of ids that `rows` rows can tell apart."""
+    """Return a quotient-remainder table for the largest range of ids that `rows` rows can distinguish."""
     universe = min(UNIVERSE, (rows // 2) ** 2)
     return {"kind": "compositional", "family": "quotient_remainder", "operation": "add", "rows": rows, "universe": universe}
 
@@ -178,7 +180,7 @@ def _hashed(rows: dict[str, int]) -> dict[str, Any]:
 
 
 def _recipe(seed: int, features: dict[str, Any]) -> Recipe:
-    """The catalog's DeepFM with learning rates for many epochs: constant, and without an initial accumulator."""
+    """Load the catalog's DeepFM with learning rates for many epochs: constant, and without an initial accumulator."""
     return load_recipe(
         "deepfm",
         {

@@ -1,4 +1,4 @@
-"""Comparison of a dataset's models: trained on all of its days except the last, and scored on the last, under several seeds."""
+"""Comparison of a dataset's models, trained on all days except the last and scored on the last, under several seeds."""
 
 from __future__ import annotations
 
@@ -22,10 +22,16 @@ _METRICS = ("auc", "log_loss", "normalised_entropy", "calibration")
 
 @dataclass(frozen=True)
 class Score:
-    """One model under one seed, scored on the last day; a metric that is undefined is NaN.
+    """Scores of one model under one seed on the last day. Undefined metrics are NaN.
 
     Attributes:
-        samples_per_second: of training, the median over the days, as measured on this machine during the study.
+        model: Name of the model.
+        seed: Seed of the recipe.
+        auc: AUC.
+        log_loss: Mean log loss, in nats.
+        normalised_entropy: Log loss divided by the entropy of the label rate.
+        calibration: Predicted clicks divided by observed clicks.
+        samples_per_second: Training throughput on this machine, as the median over the days.
     """
 
     model: str
@@ -48,12 +54,12 @@ def compare(
     """Train and score every model of a dataset under several seeds.
 
     Args:
-        spec: the dataset.
-        days: at least two days, whose `mds_datasets` are in the lake. Each is trained on once, in time order.
-        lake: where the data is stored.
-        seeds: number of runs of each model, with the recipe seeds 0, 1, and so on.
-        overrides: recipe keys that differ from the models' own recipes.
-        on_result: called with each score as soon as it is known.
+        spec: The dataset.
+        days: At least two days, whose `mds_datasets` are in the lake. All except the last are trained on once, in time order.
+        lake: Where the data is stored.
+        seeds: Number of runs of each model, with the recipe seeds 0, 1, and so on.
+        overrides: Recipe keys that differ from the models' own recipes.
+        on_result: Called with each score as soon as it is known.
 
     Returns:
         A score for each seed and model.
@@ -69,7 +75,7 @@ def compare(
 
 
 def by_model(scores: Sequence[Score]) -> dict[str, dict[str, float]]:
-    """Mean of every metric over the seeds by model, and the standard deviation of the AUC as `auc_spread`."""
+    """Compute the mean of each metric over the seeds by model, and the standard deviation of the AUC as `auc_spread`."""
     found: dict[str, dict[str, float]] = {}
     for model in dict.fromkeys(score.model for score in scores):
         own = [score for score in scores if score.model == model]

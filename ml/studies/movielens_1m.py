@@ -1,6 +1,6 @@
 """MovieLens 1M (Harper and Konstan, 2015) as arrays: ratings joined with attributes of users and movies.
 
-This copy of the data has no times, so it cannot be divided into days.
+This copy of the data has no times, so it cannot be split into days.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Ratings:
     """N ratings.
 
     Attributes:
-        names: S features with one id per rating.
-        single: int64 [N, S], their hashed ids.
+        names: Names of the S features with one id per rating.
+        single: int64 [N, S], hashed ids of these features.
         genres: int64 [N, 6], hashed; 0 pads movies with fewer genres.
         stars: int8 [N], 1 to 5.
     """
@@ -54,11 +54,11 @@ class Ratings:
         return replace(self, single=self.single[rows], genres=self.genres[rows], stars=self.stars[rows])
 
     def batches(self, rows: NDArray[np.int64], size: int) -> Iterator[Batch]:
-        """Batches of `size` of the rows, int64 [M], in their order."""
+        """Iterate over batches of `size` rows, int64 [M], in their order."""
         return (self.batch(rows[at : at + size]) for at in range(0, len(rows), size))
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
-        """Make one batch of the rows, int64 [B], with the keys `names` and `genres`, at event time 0."""
+        """Create a batch of the rows, int64 [B], with the keys `names` and `genres`, at event time 0."""
         genres = self.genres[rows]
         held = genres != 0
         lengths = np.concatenate([np.ones(len(self.names) * len(rows), np.int32), held.sum(1, dtype=np.int32)])
@@ -76,14 +76,14 @@ def read_ratings(folder: Path, names: Sequence[str] = SINGLE) -> Ratings:
     """Read all 1,000,209 ratings.
 
     Args:
-        folder: holds the files of MovieLens 1M (`FILES`).
-        names: the features to read, among those of `ALL`.
+        folder: Folder with the files of MovieLens 1M (`FILES`).
+        names: The features to read, a subset of `ALL`.
 
     Returns:
         The ratings in the order of the file.
 
     Raises:
-        FileNotFoundError: a file is missing; the message names it.
+        FileNotFoundError: A file is missing; the message names it.
     """
     if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder}: {', '.join(missing)} not found; put the files of MovieLens 1M into this folder")

@@ -1,9 +1,9 @@
-"""DeepFM on MovieLens 1M split at random, beside the results that the literature reports for that split.
+"""DeepFM on a random split of MovieLens 1M, compared with published results for that split.
 
-The protocol is that of AutoInt (Song et al., 2019, arXiv 1810.11921, section 5.1) and of RecBole's benchmark (Zhao et al.,
-2021, arXiv 2011.01731): four and five stars are positive, one and two are negative, and ratings of three stars are excluded;
-80 % of the rest are for training, 10 % for validation and 10 % for the test. The two use different features, and their AUCs
-differ by 0.06: AutoInt's models read neither the user id nor the movie id, only attributes of both.
+AutoInt (Song et al., 2019, arXiv 1810.11921, section 5.1) and RecBole's benchmark (Zhao et al., 2021, arXiv 2011.01731) define
+the protocol: four and five stars are positive, one and two are negative, and ratings of three stars are excluded; 80 % of the
+rest are for training, 10 % for validation and 10 % for the test. The two use different features, and their AUCs differ by 0.06:
+AutoInt's models read only attributes of users and movies, and not their ids.
 """
 
 from __future__ import annotations
@@ -41,7 +41,14 @@ RECIPE = {  # chosen on the validation split of seed 0; embeddings of 16 as in b
 
 @dataclass(frozen=True)
 class Published:
-    """Published results of DeepFM on the test split. `differs` says how the experiment differs from this one."""
+    """Published results of DeepFM on the test split.
+
+    Attributes:
+        auc: AUC.
+        log_loss: Mean log loss, in nats.
+        source: Where the results were published.
+        differs: How the experiment differs from this one.
+    """
 
     auc: float
     log_loss: float
@@ -54,9 +61,9 @@ class Protocol:
     """Which features and ratings are used.
 
     Attributes:
-        exclude_features: features that the model ignores.
-        neutral: whether ratings of three stars are kept, as negatives.
-        published: results to compare with.
+        exclude_features: Features that the model ignores.
+        neutral: Whether ratings of three stars are kept, as negatives.
+        published: Results to compare with.
     """
 
     exclude_features: tuple[str, ...]
@@ -86,13 +93,16 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One protocol under one seed.
+    """Result of one protocol under one seed.
 
     Attributes:
+        protocol: Name of the protocol.
+        seed: Seed of the split, the order and the initial weights.
         validation: AUC on the validation split after each epoch.
-        epoch: the epoch with the best AUC on validation, from 1.
-        auc, log_loss: on the test split, by the model of that epoch.
-        samples_per_second: of training, the median over the epochs, as measured on this machine during the study.
+        epoch: The epoch with the best AUC on validation, from 1.
+        auc: AUC of that epoch's model on the test split.
+        log_loss: Mean log loss of that epoch's model on the test split, in nats.
+        samples_per_second: Training throughput on this machine, as the median over the epochs.
     """
 
     protocol: str
@@ -114,11 +124,11 @@ def run_study(
     """Run every protocol under several seeds.
 
     Args:
-        ratings: with the features of `ALL`.
-        seeds: number of runs of each protocol. A seed fixes split, order and initial weights.
-        epochs: largest number of passes over the training split.
-        patience: passes without a better AUC on validation after which a run ends.
-        on_result: called with each run as soon as it ends.
+        ratings: Ratings with the features of `ALL`.
+        seeds: Number of runs of each protocol. A seed fixes split, order and initial weights.
+        epochs: Largest number of passes over the training split.
+        patience: Number of passes without a better AUC on validation after which a run ends.
+        on_result: Called with each run as soon as it ends.
 
     Returns:
         A run for each protocol and seed.
@@ -134,7 +144,7 @@ def run_study(
 
 
 def rated(ratings: Ratings, protocol: Protocol) -> Ratings:
-    """The ratings that the protocol uses."""
+    """Select the ratings that the protocol uses."""
     return ratings if protocol.neutral else ratings.take(np.flatnonzero(ratings.stars != NEUTRAL))
 
 
@@ -145,7 +155,7 @@ def split(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], 
 
 
 def run_once(name: str, ratings: Ratings, seed: int, epochs: int, patience: int) -> Run:
-    """Run one protocol under one seed. Only the model of the epoch that validation chooses counts on the test split."""
+    """Run one protocol under one seed. The test split scores the model of the best epoch on the validation split."""
     protocol = PROTOCOLS[name]
     ratings = rated(ratings, protocol)
     recipe = load_recipe("deepfm", {**RECIPE, "exclude_features": protocol.exclude_features, "seed": seed})
@@ -184,7 +194,7 @@ def _defined(metric: float | None) -> float:
 def summary(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """Summarise the runs by protocol: means over the seeds, standard deviations as `<metric>_spread`, and published results.
 
-    The spread of a few seeds says how far apart the runs are; it is not a confidence interval of the mean.
+    The spread of a few seeds describes the variation between runs; it is not a confidence interval of the mean.
     """
     found: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(run.protocol for run in runs):

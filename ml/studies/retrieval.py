@@ -1,8 +1,8 @@
 """Recall of a two-tower model on a log of clicks: how often the next clicked item is among the first k of all live items.
 
-The model is trained on the previous days, each once and in time order. Then a day is scored slice by slice, in two ways: by the
-model as it was at midnight, which is what daily training serves, and by a model that is also trained on each slice after that
-slice is scored. Both are compared with the items clicked most in the hour before.
+The model is trained on the previous days, each once and in time order. Then a day is scored slice by slice, in two ways: with
+the model as of midnight, which daily training serves, and with a model that is also trained on each slice after the slice was
+scored. Both are compared with the most clicked items of the hour before.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def run_study(
     """Measure recall on one day in both ways.
 
     Args:
-        spec: the dataset, whose `mds_datasets` of the days are in the lake.
-        days: at least two days. The last is scored by a model trained on those before it.
-        lake: where the data is stored.
-        model: name of a two-tower model of the dataset.
-        on_result: called with a line of text after each way.
+        spec: The dataset, whose `mds_datasets` of the days are in the lake.
+        days: At least two days. The last is scored with a model trained on the days before it.
+        lake: Where the data is stored.
+        model: Name of a two-tower model of the dataset.
+        on_result: Called with a line of text after each way.
 
     Returns:
         Recall by way (`WAYS`).
@@ -60,7 +60,7 @@ def run_study(
 
 
 def summary(found: dict[str, Recall]) -> dict[str, Any]:
-    """Recall by way and cut, beside that of the most clicked items."""
+    """Summarise recall by way and cut, with the recall of the most clicked items."""
     first = next(iter(found.values()))
     ways = {way: {f"recall@{cut}": recall.at(cut) for cut in CUTS} for way, recall in found.items()}
     ways["most clicked in the last hour"] = {f"recall@{cut}": first.at(cut, "popularity") for cut in CUTS}
@@ -89,7 +89,7 @@ def write_study(folder: Path | UPath, found: dict[str, Recall]) -> dict[str, Any
 
 
 def _train_on_slice(state: TrainState) -> Callable[[list[Batch]], None]:
-    """Train on the rows of a slice, in their batches; each slice is a pass of its own."""
+    """Return a function that trains on the batches of a slice. Each slice is one pass."""
 
     def between(rows: list[Batch]) -> None:
         state.begin_pass()
