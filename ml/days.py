@@ -1,7 +1,7 @@
-"""Arithmetic on days: the partition keys (`YYYY-MM-DD`), and where each day begins in a time zone.
+"""Arithmetic on days: the partition keys (`YYYY-MM-DD`), and the instant at which each day begins in a time zone.
 
-Times are int64 microseconds since 1970-01-01 UTC. Which days a dataset has is `DatasetSpec`; how the times of a log are
-read is `ml.logs.clock`.
+Times are int64 microseconds since 1970-01-01 UTC. `DatasetSpec` defines the days of a dataset, and `ml.logs.clock` parses the
+times of a log.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ def yesterday(zone: tzinfo | None = None) -> date:
 def midnight(day: date, zone: tzinfo) -> int:
     """Returns the first instant of a day in a time zone, in microseconds since 1970-01-01 UTC.
 
-    Where clocks skip midnight (America/Sao_Paulo on 2017-10-15) that is 01:00; where midnight occurs twice, the earlier one.
+    If clocks skip midnight (America/Sao_Paulo on 2017-10-15), it is 01:00. If midnight occurs twice, it is the earlier one.
     """
-    # fold=0 takes the offset from before a gap, so 00:00 inside the gap is the instant of the jump.
+    # fold=0 uses the offset before a gap, so 00:00 inside the gap is the instant of the jump.
     return round((datetime.combine(day, time(0), zone) - _EPOCH) / timedelta(microseconds=1))
 
 
 def day_bounds(day: str, zone: tzinfo) -> tuple[int, int]:
-    """Returns the first instant of a day and that of the next day, in microseconds since 1970-01-01 UTC.
+    """Returns the first instants of a day and of the next day, in microseconds since 1970-01-01 UTC.
 
     >>> first, after = day_bounds("2024-03-10", ZoneInfo("America/New_York"))
     >>> (after - first) / MICROSECONDS_PER_HOUR

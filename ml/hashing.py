@@ -1,6 +1,6 @@
-"""Hash functions and seeds that every package shares: SplitMix64 for kernels and arrays, and derived seeds.
+"""Hash functions and seeds that all packages share: SplitMix64 for kernels and arrays, and derived seeds.
 
-Ids of feature values are `ml.features.hashing`; hashes of torch tensors are `ml.embeddings.fixed.id_to_row`.
+`ml.features.hashing` computes ids of feature values, and `ml.embeddings.fixed.id_to_row` hashes torch tensors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _finalise(x: Any) -> Any:
 
 mix64 = jit(inline="always")(_finalise)
 """Kernel: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014), a bijection of uint64 in which every input bit affects
-every output bit. Call it from other kernels; `mix64_array` is the same function of an array."""
+every output bit. Call it from other kernels; `mix64_array` applies the same function to an array."""
 
 
 def mix64_array(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

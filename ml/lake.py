@@ -1,8 +1,8 @@
 """The lake: storage of partitions, each of which becomes visible as a whole or not at all.
 
 A partition is the folder `<root>/<stage>/<dataset>/<day>/`. Its `manifest.json` describes its contents and lists the partitions
-that it was made from. A partition is written to `.staging/` and renamed into place when it is complete. The contents of
-partitions are not known here.
+that it was made from. A partition is written to `.staging/` and renamed into place when it is complete. This module does not
+depend on the contents of partitions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MANIFEST = "manifest.json"
 
 
 class MissingPartition(FileNotFoundError):
-    """A partition that is needed is not in the lake."""
+    """A required partition is not in the lake."""
 
 
 class StalePartition(ValueError):
@@ -68,7 +68,7 @@ class Lake:
         return (self.partition(stage, dataset, day) / MANIFEST).exists()
 
     def require(self, stage: str, dataset: str, day: str, *, fingerprint: str | None = None, since: str | None = None) -> UPath:
-        """Returns the folder of a partition that must be there.
+        """Returns the folder of a partition, which must be in the lake.
 
         Args:
             stage: The stage, such as `raw_logs`.
@@ -76,7 +76,8 @@ class Lake:
             day: The partition key.
             fingerprint: The fingerprint that the partition must have been made under, as `DatasetSpec.fingerprint_of` gives
                 it. Not checked by default.
-            since: First day to remake if the partition is stale, for a stage whose days build on each other; `day` by default.
+            since: First day to materialise again if the partition is stale, for a stage whose days build on each other; by
+                default `day`.
 
         Raises:
             MissingPartition: The partition is not in the lake.
@@ -111,7 +112,7 @@ class Lake:
         return json.loads(text).get("digest") or hashlib.sha256(text).hexdigest()
 
     def lineage(self, dataset: str, inputs: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
-        """Returns the entry `lineage` of a manifest, which records what a partition is made from.
+        """Returns the entry `lineage` of a manifest, which records the inputs of a partition.
 
         Args:
             dataset: The dataset's name.
@@ -126,14 +127,14 @@ class Lake:
         return {"lineage": {f"{stage}/{day}": self.digest(stage, dataset, day) for stage, day in inputs}}
 
     def require_made_from(self, dataset: str, day: str, stages: Sequence[str]) -> None:
-        """Check that each stage of a day was made from the next one as it is in the lake now.
+        """Checks that each stage of a day was made from the current contents of the next one.
 
         An input that was removed counts as unchanged.
 
         Args:
             dataset: The dataset's name.
             day: The partition key.
-            stages: A stage, the stage that it is made from, and so on.
+            stages: A stage, its input, the input of its input, and so on.
 
         Raises:
             MissingPartition: The first stage of the day is not in the lake.
@@ -166,11 +167,11 @@ class Lake:
 
     @staticmethod
     def write_manifest(staging: UPath, manifest: dict[str, Any]) -> None:
-        """Writes a partition's manifest. To be called last in a `write` block."""
+        """Writes a partition's manifest. Call it last in a `write` block."""
         (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
 
     def discard(self, stage: str, dataset: str, day: str) -> None:
-        """Removes a partition, and what killed writers left of it, if there is any.
+        """Removes a partition and the leftovers of killed writers, if there are any.
 
         The manifest is removed first, so that an incomplete partition is never visible.
         """
@@ -190,8 +191,8 @@ class Lake:
     def write(self, stage: str, dataset: str, day: str) -> Iterator[UPath]:
         """Context manager that yields an empty folder to write a partition to.
 
-        When the block ends without an exception, the folder replaces the partition in the lake. What a killed writer left is
-        removed first, and a partition that it was about to replace is restored.
+        When the block ends without an exception, the folder replaces the partition in the lake. Leftovers of a killed writer
+        are removed first, and a partition that it was about to replace is restored.
 
         Raises:
             ValueError: The block wrote no manifest.
@@ -241,7 +242,7 @@ class Lake:
 
 
 def _command(stages: Iterable[str], dataset: str, first: str, last: str) -> str:
-    """Return the shell command that materialises the stages from one day to another."""
+    """Returns the shell command that materialises stages from one day to another."""
     days = f"--partition {last}" if first == last else f"--partition-range {first}...{last}"
     selection = ",".join(f"{dataset}/{stage}" for stage in stages)
     return f"dagster asset materialize -m orchestration.definitions --select {selection} {days}"

@@ -24,21 +24,24 @@ def auc(labels: NDArray[Any], scores: NDArray[Any]) -> float | None:
 
     Args:
         labels: 0 or 1, [N].
-        scores: [N], in any monotone unit.
+        scores: Scores [N], in any monotone unit.
 
     Returns:
-        None if only one class is present.
+        The AUC, or None if only one class is present.
     """
     order = np.argsort(scores)
     return auc_of_sorted(np.asarray(labels)[order] > 0.5, np.asarray(scores)[order])
 
 
 def auc_of_sorted(positive: NDArray[np.bool_], scores: NDArray[Any]) -> float | None:
-    """Compute `auc` of rows in ascending order of their scores; the order of ties does not matter.
+    """Compute `auc` of rows in ascending order of their scores. The order of ties does not matter.
 
     Args:
-        positive: bool [N].
-        scores: [N], ascending; NaNs last, which tie with each other.
+        positive: bool [N], whether each row is positive.
+        scores: Scores [N], ascending. NaNs are last and tie with each other.
+
+    Returns:
+        The AUC, or None if only one class is present.
     """
     positives = int(positive.sum())
     negatives = positive.size - positives
@@ -98,7 +101,7 @@ class ClickSums:
 
     @classmethod
     def of(cls, labels: Any, probabilities: Any) -> ClickSums:
-        """Sums over rows.
+        """Compute the sums over rows.
 
         Args:
             labels: 0 or 1, [N].
@@ -159,10 +162,11 @@ class ClickSums:
         return self.predicted / self.clicks if self.clicks else None
 
     def roc(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Computes the ROC curve from the bins.
+        """Compute the ROC curve from the bins.
 
         Returns:
-            False and true positive rates from (0, 0) to (1, 1), with a point for each bin in use; empty without both classes.
+            False and true positive rates from (0, 0) to (1, 1), with a point for each non-empty bin; empty unless both classes
+            are present.
         """
         unclicked = self.rows - self.clicks
         if not self.clicks or not unclicked:
@@ -173,7 +177,7 @@ class ClickSums:
         return np.concatenate([[0.0], false]), np.concatenate([[0.0], true])
 
     def calibration_bins(self, count: int = 12) -> list[CalibrationBin]:
-        """Groups rows into at most `count` bins of about equal size, by ascending prediction; ties are in the same bin."""
+        """Group rows into at most `count` bins of about equal size, by ascending prediction; ties are in the same bin."""
         if not self.rows:
             return []
         used = np.flatnonzero(self.shown_in)
@@ -191,10 +195,10 @@ class ClickSums:
         return bins
 
     def histogram(self, count: int = 64) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-        """Counts unclicked and clicked rows, int64 [count] each, between edges of log-odds, float64 [count + 1].
+        """Count unclicked and clicked rows in `count` bins of log-odds.
 
         Returns:
-            Edges, unclicked rows and clicked rows.
+            Edges of the bins, float64 [count + 1]; unclicked rows and clicked rows of each bin, int64 [count] each.
         """
         clicked, shown = (sums.reshape(count, -1).sum(axis=1) for sums in (self.clicked_in, self.shown_in))
         return np.linspace(-LOGIT_RANGE, LOGIT_RANGE, count + 1), shown - clicked, clicked
@@ -213,9 +217,12 @@ def metrics_of(sums: ClickSums | None, area: float | None, ranks_only: bool = Fa
     """Compute `METRICS` from sums over the rows.
 
     Args:
-        sums: of the predictions; None without predictions.
-        area: their AUC.
-        ranks_only: True if the predictions only order rows and are no probabilities, so that only the AUC is defined.
+        sums: Sums over the predictions; None without predictions.
+        area: AUC of the predictions; None if it is undefined.
+        ranks_only: True if the predictions only order rows and are not probabilities, so that only the AUC is defined.
+
+    Returns:
+        Each metric by name; None if it is undefined.
     """
     if sums is None or ranks_only:
         return dict.fromkeys(METRICS) | {"auc": area}

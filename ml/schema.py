@@ -1,7 +1,7 @@
 """Column names, reserved ids and types that several packages share, and the schema of the feature table.
 
-The feature table is what `cleaned_features` writes and every later stage reads. It has one row per example, in
-event-time order within a day, and these columns in this order:
+`cleaned_features` writes the feature table, and every later stage reads it. It has one row per example, in event-time order
+within a day, and these columns in this order:
 
 | column        | type                  | value                                                                |
 |---------------|-----------------------|----------------------------------------------------------------------|
@@ -15,8 +15,8 @@ event-time order within a day, and these columns in this order:
 | slice:<name>  | string                | raw value of each column in `spec.slices`                            |
 | oracle        | float32               | the true click probability; only in simulated logs                   |
 
-Every sparse feature has the same id space: 0 is missing, 1 is out of vocabulary, values begin at 2 (hashed values are
-any other signed 64-bit number). Ids 0 and 1 never belong to a real value.
+Every sparse feature has the same id space: 0 is missing, 1 is out of vocabulary, and ids of values begin at 2 (ids of hashed
+values are any other signed 64-bit number). Ids 0 and 1 never belong to a value.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FIRST_ID = 2
 
 EVENT_TIME, LABEL, SAMPLE_RATE, ORACLE = "event_time", "label", "sample_rate", "oracle"
 USER_KEY, ITEM_KEY, SESSION_KEY, SLICE_PREFIX = "key:user", "key:item", "key:session", "slice:"
-HISTORY_PREFIX = "history:"  # of a column of ids that is computed before the transforms, for the feature of that name
+HISTORY_PREFIX = "history:"  # prefix of a column of ids that is computed before the transforms, for the feature of that name
 
 ARROW_TYPES: dict[ColumnType, pa.DataType] = {
     "int": pa.int64(),
@@ -47,7 +47,7 @@ ARROW_TYPES: dict[ColumnType, pa.DataType] = {
 
 @dataclass(frozen=True)
 class FeatureSchema:
-    """Names of a dataset's features, in the order in which batches and models hold them.
+    """Names of a dataset's features, in the order of batches and models.
 
     Args:
         dense: Names of the dense features.

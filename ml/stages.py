@@ -18,7 +18,7 @@ EVALUATION_REPORTS = "evaluation_reports"
 STUDIES = "studies"
 
 VALIDATED = (RAW_LOGS, CLEANED_FEATURES, MDS_DATASETS)
-"""Stages of rows. Each has a contract, which `ml.quality` checks its days against."""
+"""Stages that store rows. `ml.quality` checks their days against the contract of the stage."""
 
 
 def tuned_models(model: str) -> str:
