@@ -1,6 +1,6 @@
-"""What tables with a fixed number of rows share: state as live tensors, first weights from a seed, and deltas by row number.
+"""Base class of tables with a fixed number of rows: live state tensors, seeded first weights, and deltas by row number.
 
-Looking up rows and training them is done by the subclasses, with FBGEMM's fused kernels.
+Subclasses look up and train rows with FBGEMM's fused kernels.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from ml.embeddings.rules import seed_of
 class FixedBags(TrainableBags):
     """F tables with a fixed number of rows, one table per feature, with row-wise Adagrad in the backward pass.
 
-    The rows of a table are stored in one part table, or in several where several rows make an embedding. A part of a table is
-    named `<table>.<part>`, a table's only part like the table.
+    A table consists of one part table, or of several if an embedding combines several rows. A part table is named
+    `<table>.<part>`; if it is the only one, it has the table's name.
 
     Args:
-        tables: The tables, each with one feature.
+        tables: The tables; each has one feature.
         lr: Learning rate of the rows, before any schedule.
-        parts: Number of rows and their width, by part table, in the order of the tables.
+        parts: Number of rows and row width of each part table by name, in the order of the tables.
 
     Raises:
-        ValueError: If a table has several features; only collisionless tables can share rows between features.
+        ValueError: If a table has several features. Only collisionless tables can share rows between features.
     """
 
     def __init__(self, tables: Sequence[EmbeddingBagConfig], lr: float, parts: Mapping[str, tuple[int, int]]) -> None:
@@ -41,11 +41,11 @@ class FixedBags(TrainableBags):
 
     @abstractmethod
     def part_weights(self) -> dict[str, torch.Tensor]:
-        """Return the live weights of each part table, float32 [rows, width]."""
+        """Return the live weights by part table, float32 [rows, width]."""
 
     @abstractmethod
     def part_accumulators(self) -> dict[str, torch.Tensor]:
-        """Return row-wise Adagrad's live sums of mean squared gradients of each part table, float32 [rows]."""
+        """Return row-wise Adagrad's live sums of mean squared gradients by part table, float32 [rows]."""
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
         return self._configs
@@ -54,12 +54,21 @@ class FixedBags(TrainableBags):
         self.row_steps.set_time(now)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Return live tensors: `<part>.weight` float32 [rows, width]; `step` int64 [2]: the step, and the latest event time."""
+        """Return live tensors that predictions need.
+
+        Returns:
+            `<part>.weight`, float32 [rows, width], for each part table. `step`, int64 [2], holds the step and the latest event
+            time in microseconds since 1970 UTC.
+        """
         return {f"{name}.weight": rows for name, rows in self.part_weights().items()} | {"step": self.row_steps.clock}
 
     def training_state(self) -> dict[str, torch.Tensor]:
-        """Return live tensors: `<part>.accumulator` float32 [rows], row-wise Adagrad's sums of mean squared gradients;
-        `<part>.row_step` int32 [rows] and `pass` int64 [2], which deltas need."""
+        """Return live tensors that only training needs.
+
+        Returns:
+            For each part table, `<part>.accumulator`, float32 [rows], row-wise Adagrad's sums of mean squared gradients, and
+            `<part>.row_step`, int32 [rows]. `pass` is int64 [2]; see `RowSteps.state`.
+        """
         sums = {f"{name}.accumulator": rows for name, rows in self.part_accumulators().items()}
         return sums | self.row_steps.state()
 
@@ -99,20 +108,33 @@ class FixedBags(TrainableBags):
 
 
 def row_delta(rows: torch.Tensor, weights: torch.Tensor) -> TableDelta:
-    """Return some rows of a table's weights as its delta. rows: int64 [U]."""
+    """Return the delta of a table that contains some of its rows.
+
+    Args:
+        rows: Row numbers, int64 [U].
+        weights: Weights of the table, float32 [rows, width].
+    """
     return TableDelta(rows, weights[rows].cpu(), None, torch.empty(0, dtype=torch.int64))
 
 
 def features_of(tables: Sequence[EmbeddingBagConfig]) -> list[str]:
-    """Return the feature of each table. Raises `ValueError` unless each has exactly one."""
+    """Return the feature of each table.
+
+    Raises:
+        ValueError: If a table does not have exactly one feature.
+    """
     found = [feature for table in tables for feature in table.feature_names]
     if len(found) != len(tables):
-        raise ValueError(f"expected a table per feature, found {len(tables)} tables for {len(found)} features")
+        raise ValueError(f"expected one table per feature, found {len(tables)} tables for {len(found)} features")
     return found
 
 
 def unweighted(features: KeyedJaggedTensor) -> KeyedJaggedTensor:
-    """Return features with int64 ids. Raises `ValueError` for weights per sample, which the kernels would silently ignore."""
+    """Return features with int64 ids.
+
+    Raises:
+        ValueError: If the features have weights per sample, which the kernels would silently ignore.
+    """
     if features.weights_or_none() is not None:
         raise ValueError("only collisionless tables support weights per sample")
     if features.values().dtype == torch.int64:
@@ -121,10 +143,10 @@ def unweighted(features: KeyedJaggedTensor) -> KeyedJaggedTensor:
 
 
 def generator_of(seed: int, table: str) -> torch.Generator:
-    """Return the generator that a table's first weights are drawn from."""
+    """Return the random generator for a table's first weights."""
     return torch.Generator().manual_seed(seed_of(seed, table))
 
 
 def module_name(table: str) -> str:
-    """Return a module's name for a table: modules cannot be called `type` or `keys`, tables can."""
+    """Return the submodule name of a table. Without the prefix, tables named `type` or `keys` would clash with methods."""
     return f"table_{table}"

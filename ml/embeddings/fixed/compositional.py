@@ -1,18 +1,18 @@
-"""Compositional embedding tables: an id's embedding is combined from several small rows, or projected from a narrow row.
+"""Compositional embedding tables: the embedding of an id combines several small rows, or is projected from a narrow row.
 
-An id's codes (`partitions`) each select a row, and an operation combines the rows (Shi et al., 2020, arXiv 1909.02107):
+Each code of an id (`partitions`) selects a row, and an operation combines the rows (Shi et al., 2020, arXiv 1909.02107):
 
 | operation | embedding of an id                                                                                   |
 |-----------|------------------------------------------------------------------------------------------------------|
-| concat    | concatenation of its k rows of D / k weights                                                         |
+| concat    | concatenation of its k rows, which have D / k weights each                                           |
 | add       | sum of its rows                                                                                      |
 | mult      | element-wise product of its rows                                                                     |
-| path      | the first row, passed through a small residual MLP per further code                                  |
-| project   | one row of d <= D weights, times a matrix of the table: mixed dimensions (Ginart et al., 2019,        |
-|           | arXiv 1909.11810)                                                                                    |
+| path      | first row, passed through one small residual MLP for each further code                               |
+| project   | one row of d <= D weights, times the table's projection matrix: mixed dimensions (Ginart et al.,     |
+|           | 2019, arXiv 1909.11810)                                                                              |
 
-Rows are trained by FBGEMM's fused kernel, matrices by the model's own optimizer. First weights are scaled such that embeddings
-have the variance of a plain table's, whatever the operation.
+FBGEMM's fused kernel trains rows; the model's optimizer trains projection matrices. First weights are scaled so that, for every
+operation, embeddings have the same variance as in a plain table.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from ml.embeddings.interface import TableStats, in_order
 
 
 class CompositionalEmbeddingBags(FixedBags):
-    """F compositional tables of one dimension D, one table per feature, with row-wise Adagrad in the backward pass.
+    """F compositional tables of one dimension D, one per feature, with row-wise Adagrad in the backward pass.
 
-    Bags pool the embeddings of ids, not their rows.
+    A bag pools the embeddings of its ids, after the rows of each id have been combined.
 
     Args:
         tables: The tables; each has one feature.
-        compositions: How rows are found and combined, by table name.
-        init_scale: Embeddings begin with the variance of weights drawn uniformly from [-init_scale, init_scale).
+        compositions: How rows are selected and combined, by table name.
+        init_scale: First embeddings have the variance of weights that are drawn uniformly from [-init_scale, init_scale).
         lr: Learning rate, before any schedule.
-        eps: Added to the root of a row's accumulator.
-        initial_accumulator: First value of each row's accumulator.
-        seed: First weights follow from the seed and the table's name.
+        eps: Constant that is added to the square root of a row's accumulator.
+        initial_accumulator: Initial value of each row's accumulator.
+        seed: Seed of the first weights, combined with the table's name.
 
     Raises:
-        ValueError: If a table has several features, or an operation does not fit its partitions or D.
+        ValueError: If a table has several features, or an operation does not match its partitions or D.
 
     Example:
         >>> from ml.embeddings.fixed.partitions import partitions_for
@@ -87,7 +87,7 @@ class CompositionalEmbeddingBags(FixedBags):
         )
         sizes = torch.tensor([rows for table in made.values() for rows in table.sizes])
         first_rows = (sizes.cumsum(0) - sizes).split([len(table.sizes) for table in made.values()])
-        self._first_rows = [own.unsqueeze(1) for own in first_rows]  # of each part of a table, int64 [k, 1]
+        self._first_rows = [own.unsqueeze(1) for own in first_rows]  # by table, int64 [k, 1]
         self.tables = nn.ModuleDict({module_name(name): table for name, table in made.items()})
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
@@ -146,15 +146,15 @@ class CompositionalEmbeddingBags(FixedBags):
 
 
 def mixed_dimensions(ids: Mapping[str, int], dim: int, temperature: float = 0.3) -> dict[str, int]:
-    """Choose the width of rows by feature: the more ids a feature has, the narrower (Ginart et al., 2019, algorithm 2).
+    """Choose row widths by feature: features with more ids get narrower rows (Ginart et al., 2019, algorithm 2).
 
     Args:
         ids: Number of ids of each feature.
-        dim: Width for the feature with the fewest ids.
-        temperature: Widths fall with the number of ids to the power of `-temperature`.
+        dim: Row width of the feature with the fewest ids.
+        temperature: Row widths are proportional to the number of ids to the power of `-temperature`.
 
     Returns:
-        Widths, multiples of 4, by feature.
+        Row widths by feature, rounded to multiples of 4, at least 4.
 
     Example:
         >>> mixed_dimensions({"hour": 24, "item": 10_000, "user": 10_000_000}, 32)

@@ -1,4 +1,4 @@
-"""One compositional table: its rows, and the operation that combines them. Partitions define which rows an id has."""
+"""One compositional table: its rows, and the operation that combines them. Partitions select the rows of an id."""
 
 from __future__ import annotations
 
@@ -25,12 +25,17 @@ _AROUND_ONE = 0.1
 
 @dataclass(frozen=True)
 class Composition:
-    """How the rows of a table are found and combined.
+    """How the rows of a compositional table are selected and combined.
 
     Args:
-        partitions: The codes of an id; each selects a row.
-        operation: How rows are combined.
-        dim: Weights of a row before the projection; for operation `project` only.
+        partitions: Mapping from an id to codes; each code selects a row.
+        operation: Operation that combines the rows.
+        dim: Number of weights in a row before the projection; for operation `project` only.
+
+    Example:
+        >>> from ml.embeddings.fixed.partitions import partitions_for
+        >>> Composition(partitions_for("quotient_remainder", universe=1000, rows=80), operation="add").partitions.sizes
+        (64, 16)
     """
 
     partitions: Partitions
@@ -61,12 +66,12 @@ class CompositionalTable(nn.Module):
             optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
             learning_rate=lr,
             eps=eps,
-            pooling_mode=PoolingMode.SUM,  # of one row each, as FBGEMM's unpooled look-up needs equal widths
+            pooling_mode=PoolingMode.SUM,  # bags of one row: FBGEMM's unpooled look-up needs equal widths
             bounds_check_mode=BoundsCheckMode.NONE,  # codes are below their sizes
         )
         self.projection = None
         if self.operation == "project":
-            spread = math.sqrt(3 / self.widths[0])  # uniform, of variance 1 / d
+            spread = math.sqrt(3 / self.widths[0])  # uniform in [-spread, spread) has variance 1 / d
             matrix = torch.empty(self.widths[0], self.dim).uniform_(-spread, spread, generator=generator)
             self.projection = nn.Parameter(matrix)
         for part, weight in enumerate(self.rows.split_embedding_weights()):
@@ -82,7 +87,7 @@ class CompositionalTable(nn.Module):
         return rows + (self.projection.nbytes if self.projection is not None else 0)
 
     def codes(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return the row in each part of each id. int64 [N] to int64 [k, N]."""
+        """Return the row of each id in each part, int64 [k, N]. ids: int64 [N]."""
         return torch.from_numpy(self.partitions.codes(ids.numpy()))
 
     def forward(self, codes: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -90,7 +95,7 @@ class CompositionalTable(nn.Module):
         return self._pooled(self._combined(found), lengths)
 
     def _combined(self, found: torch.Tensor) -> torch.Tensor:
-        """Combine rows, float32 [N, sum of widths], to embeddings, float32 [N, D]."""
+        """Combine rows, float32 [N, sum of widths], into embeddings, float32 [N, D]."""
         if self.operation == "concat":
             return found
         if self.projection is not None:
@@ -114,13 +119,13 @@ class CompositionalTable(nn.Module):
         return embedded.new_zeros(len(lengths), self.dim).index_add(0, bag, embedded)
 
     def _first_weights(self, part: int, scale: float) -> tuple[float, float]:
-        """Return bounds of a part's first weights such that embeddings have the variance of uniform in [-scale, scale)."""
+        """Return bounds of a part's first weights. First embeddings then have the variance of uniform in [-scale, scale)."""
         if self.operation == "add":
             return -scale / math.sqrt(len(self.sizes)), scale / math.sqrt(len(self.sizes))
         if part and self.operation == "mult":
             return 1 - _AROUND_ONE, 1 + _AROUND_ONE
         if part and self.operation == "path":
-            bound = min(1 / math.sqrt(self.dim) / PATH_WIDTH, scale)  # each MLP adds little at first, whatever the scale
+            bound = min(1 / math.sqrt(self.dim) / PATH_WIDTH, scale)  # for any scale, each MLP adds little at first
             return -bound, bound
         return -scale, scale
 
@@ -128,7 +133,12 @@ class CompositionalTable(nn.Module):
 def _mlp(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Apply N different MLPs to N vectors.
 
-    weights: the MLPs, float32 [N, at least PATH_WIDTH * (2 D + 1)]; padding follows. x: float32 [N, D].
+    Args:
+        weights: Weights of the MLPs, float32 [N, PATH_WIDTH * (2 D + 1) and padding].
+        x: Vectors, float32 [N, D].
+
+    Returns:
+        float32 [N, D].
     """
     n, dim = x.shape
     into, back = PATH_WIDTH * dim, 2 * PATH_WIDTH * dim

@@ -1,6 +1,6 @@
-"""Hashed embedding tables: any 64-bit id is mapped to one of a fixed number of rows, which several ids may share.
+"""Hashed embedding tables: each 64-bit id is mapped to one of a fixed number of rows, and several ids can share a row.
 
-Rows are looked up and trained by FBGEMM's fused kernel. Which row an id reads is defined in `ml.embeddings.fixed.id_to_row`.
+FBGEMM's fused kernel looks up and trains rows. `ml.embeddings.fixed.id_to_row` defines which row an id reads.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from ml.embeddings.interface import TableStats, in_order
 
 
 class HashedEmbeddingBags(FixedBags):
-    """F hashed tables with one pooling, one table per feature, with row-wise Adagrad in the backward pass.
+    """F hashed tables, one per feature, with row-wise Adagrad in the backward pass.
 
-    The backward pass updates the rows at once; gradients of rows are not stored. An empty bag gives zeros.
+    The backward pass updates rows directly and does not store their gradients. An empty bag is pooled to zeros.
 
     Args:
         tables: The tables; each has one feature, and all have the same pooling.
         init_scale: First weights are drawn uniformly from [-init_scale, init_scale).
         lr: Learning rate, before any schedule.
-        eps: Added to the root of a row's accumulator.
-        initial_accumulator: First value of each row's accumulator.
-        seed: First weights follow from the seed and the table's name.
+        eps: Constant that is added to the square root of a row's accumulator.
+        initial_accumulator: Initial value of each row's accumulator.
+        seed: Seed of the first weights, combined with the table's name.
 
     Raises:
-        ValueError: If a table has several features, or poolings differ.
+        ValueError: If a table has several features, or the poolings differ.
 
     Example:
         >>> tables = [EmbeddingBagConfig(name="t", embedding_dim=4, num_embeddings=10, feature_names=["f"])]
@@ -68,7 +68,7 @@ class HashedEmbeddingBags(FixedBags):
             learning_rate=lr,
             eps=eps,
             pooling_mode=PoolingMode.MEAN if tables[0].pooling == PoolingType.MEAN else PoolingMode.SUM,
-            bounds_check_mode=BoundsCheckMode.NONE,  # rows come from to_rows, which cannot leave the table
+            bounds_check_mode=BoundsCheckMode.NONE,  # to_rows returns only rows of the table
             table_names=[t.name for t in tables],
         )
         self._sizes = torch.tensor([t.num_embeddings for t in tables])

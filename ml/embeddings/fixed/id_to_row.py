@@ -1,4 +1,4 @@
-"""The row that each 64-bit id reads in a hashed table. Ids are made in `ml.features`."""
+"""Mapping from 64-bit ids to the rows of a hashed table. `ml.features` creates the ids."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ml.schema import FIRST_ID
 
 _LOW_31 = (1 << 31) - 1
 _NOT_NEGATIVE = (1 << 63) - 1
-# The constants are written as the signed numbers that int64 stores.
+# The constants as signed 64-bit numbers, because torch multiplies int64.
 _M1 = 0xFF51AFD7ED558CCD - (1 << 64)
 _M2 = 0xC4CEB9FE1A85EC53 - (1 << 64)
 
@@ -30,15 +30,16 @@ def fmix64(ids: torch.Tensor) -> torch.Tensor:
 def to_rows(ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Map ids to rows.
 
-    Missing (0) and out-of-vocabulary (1) have rows 0 and 1. The ids of a vocabulary, which are dense from 2, are their own rows
-    as far as they fit. All other ids, such as hashes, share rows 2 to rows - 1 by `2 + fmix64(id) mod (rows - 2)`.
+    Ids in [0, rows) are their own rows: the reserved ids, missing (0) and out of vocabulary (1), and vocabulary ids, which are
+    dense from 2. All other ids, such as hashes, are mapped to row `2 + fmix64(id) mod (rows - 2)`, where the sign bit of the
+    hash is cleared.
 
     Args:
-        ids: Any int64 [N].
+        ids: Any ids, int64 [N].
         rows: Number of rows of each id's table, at least 4; int64 [N] or a scalar.
 
     Returns:
-        int64 [N].
+        The row of each id, int64 [N].
 
     Example:
         >>> to_rows(torch.tensor([0, 1, 2, 99, -1]), torch.tensor(100)).tolist()[:4]

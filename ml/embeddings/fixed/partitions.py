@@ -1,7 +1,7 @@
-"""Partitions map ids to codes: a partition assigns every id to one of its classes; a family of partitions has several.
+"""Partitions of ids. A partition assigns each id to one of its classes; an id's code is the number of its class.
 
-Families over the ids of a universe [0, N) (Shi et al., 2020, "Compositional Embeddings Using Complementary Partitions", arXiv
-1909.02107, section 3):
+A family of partitions covers the ids of a universe [0, N) (Shi et al., 2020, "Compositional Embeddings Using Complementary
+Partitions", arXiv 1909.02107, section 3). In a unique family, no two ids of the universe have the same codes:
 
 | family              | codes of an id i                                             | unique |
 |---------------------|--------------------------------------------------------------|--------|
@@ -9,10 +9,10 @@ Families over the ids of a universe [0, N) (Shi et al., 2020, "Compositional Emb
 | naive               | i                                                            | yes    |
 | quotient_remainder  | i mod m, i div m                                             | yes    |
 | generalised         | digits of i in the mixed radix m1, m2, ...                   | yes    |
-| chinese_remainder   | i mod m1, i mod m2, ..., pairwise coprime, product at least N | yes    |
+| chinese_remainder   | i mod m1, i mod m2, ... for pairwise coprime sizes           | yes    |
 
-Ids are read as unsigned 64-bit numbers. An id outside the universe is hashed into it, where it may share all its codes with
-another; no id is outside a universe of 2^64. `compositional` looks up rows by code.
+Ids are read as unsigned 64-bit numbers. An id outside the universe is hashed into it and can then share all codes with another
+id. A universe of 2^64 contains all ids. `compositional` looks up rows by code.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Partitions:
         sizes: Number of classes of each partition.
 
     Raises:
-        ValueError: If two ids of the universe would share all codes, except for family `hash`.
+        ValueError: If the universe or a size is out of range, or the number of sizes does not match the family. For families
+            other than `hash`, also if two ids of the universe would share all codes.
 
     Example:
         >>> Partitions("quotient_remainder", universe=100, sizes=(10, 10)).codes(np.array([7, 42])).tolist()
@@ -66,7 +67,14 @@ class Partitions:
             raise ValueError(f"chinese_remainder: sizes {self.sizes} are not pairwise coprime")
 
     def codes(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the class of each id in each partition: int64 [N] to int64 [k, N], row j in [0, sizes[j])."""
+        """Compute the codes of ids.
+
+        Args:
+            ids: Any ids, int64 [N].
+
+        Returns:
+            int64 [k, N]; row j has the class of each id in partition j, in [0, sizes[j]).
+        """
         ids = ids.astype(np.int64, copy=False)
         places = self._places(ids)
         if self.family == "hash":
@@ -79,7 +87,7 @@ class Partitions:
         return codes
 
     def _places(self, ids: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """Return ids as numbers of the universe, uint64 [N]."""
+        """Map ids to numbers in the universe, uint64 [N]."""
         places = ids.view(np.uint64)
         if self.universe == ALL_IDS:
             return places
@@ -90,19 +98,20 @@ class Partitions:
 def partitions_for(family: Family, universe: int, rows: int, parts: int = 2) -> Partitions:
     """Choose the sizes of partitions for a number of rows.
 
-    The first partition is as large as possible, so that few ids share its rows; those of the Chinese remainder are about equal.
+    The first partition is as large as possible, so that few ids share its rows. For family `chinese_remainder`, all sizes are
+    about equal.
 
     Args:
         family: How codes are computed.
         universe: Number of ids.
-        rows: Largest sum of the sizes.
-        parts: Number of partitions, for the families that leave it open.
+        rows: Maximum sum of the sizes.
+        parts: Number of partitions, for families `generalised` and `chinese_remainder`.
 
     Returns:
         The partitions.
 
     Raises:
-        ValueError: If the rows cannot distinguish the ids; the message says how many rows can.
+        ValueError: If the rows cannot distinguish all ids of the universe; the message says how many rows are needed.
 
     Example:
         >>> partitions_for("quotient_remainder", universe=1000, rows=80).sizes
@@ -120,38 +129,44 @@ def partitions_for(family: Family, universe: int, rows: int, parts: int = 2) -> 
         sizes = _radix(universe, rows, 2 if family == "quotient_remainder" else parts)
     if not sizes or sum(sizes) > rows or math.prod(sizes) < universe:
         least = universe if family == "naive" else parts * _root(universe, parts)
-        raise ValueError(f"{family}: {rows} rows cannot distinguish {universe} ids, about {least} can")
+        raise ValueError(f"{family}: {rows} rows cannot distinguish {universe} ids, about {least} are needed")
     return Partitions(family, universe, tuple(sizes))
 
 
 def widths_of(name: str, dim: int, partitions: Partitions, operation: Operation, narrow: int | None) -> tuple[int, ...]:
-    """Return the width of the rows of each partition.
+    """Return the row width of each partition.
 
     Args:
-        name: The table's name, for errors.
-        dim: Dimension of the table's embeddings.
-        partitions: The codes of an id.
-        operation: How rows are combined.
-        narrow: Width of rows before a projection, for operation `project` only.
+        name: Name of the table, for error messages.
+        dim: Embedding dimension of the table.
+        partitions: The table's partitions.
+        operation: Operation that combines the rows.
+        narrow: Row width before the projection; for operation `project` only.
 
     Returns:
-        Weights of a row, for each partition.
+        Number of weights in a row, by partition.
 
     Raises:
-        ValueError: If the operation does not fit the partitions or the dimension.
+        ValueError: If the operation does not match the partitions or the dimension.
     """
     parts = len(partitions.sizes)
     if narrow is not None and operation != "project":
-        raise ValueError(f"table {name!r}: dim belongs to operation project, found {operation}")
+        raise ValueError(f"table {name!r}: dim is only allowed with operation project, found operation {operation}")
     if operation == "project":
         if narrow is None:
-            raise ValueError(f"table {name!r}: operation project needs a dim: the width of rows before the projection")
+            raise ValueError(f"table {name!r}: operation project requires dim, the row width before the projection")
         if parts != 1 or narrow % MULTIPLE or not 0 < narrow <= dim:
-            raise ValueError(f"table {name!r}: project takes one partition and a dim that is a multiple of 4, at most {dim}")
+            raise ValueError(
+                f"table {name!r}: operation project requires one partition and a dim that is a multiple of {MULTIPLE} and at "
+                f"most {dim}, found {parts} partitions and dim {narrow}"
+            )
         return (narrow,)
     if operation == "concat":
         if dim % (MULTIPLE * parts):
-            raise ValueError(f"table {name!r}: concat of {parts} parts needs a dimension that {MULTIPLE * parts} divides")
+            raise ValueError(
+                f"table {name!r}: concat of {parts} parts requires a dimension that is a multiple of {MULTIPLE * parts}, "
+                f"found {dim}"
+            )
         return (dim // parts,) * parts
     if operation == "path":
         mlp = 2 * PATH_WIDTH * dim + PATH_WIDTH
@@ -160,7 +175,7 @@ def widths_of(name: str, dim: int, partitions: Partitions, operation: Operation,
 
 
 def _radix(universe: int, rows: int, parts: int) -> Sequence[int]:
-    """Return sizes: the largest first one that leaves room for the others, which are equal."""
+    """Return the sizes with the largest possible first size; the other sizes are equal. Empty if there are none."""
     first = rows - (parts - 1)
     while first > 0:
         rest = _root(-(-universe // first), parts - 1)
@@ -172,7 +187,7 @@ def _radix(universe: int, rows: int, parts: int) -> Sequence[int]:
 
 
 def _coprime(largest: int, count: int) -> Sequence[int]:
-    """Return `count` pairwise coprime sizes, at most `largest`."""
+    """Return `count` pairwise coprime sizes, each at most `largest`. Empty if there are none."""
     found: list[int] = []
     for size in range(largest, 1, -1):
         if all(math.gcd(size, other) == 1 for other in found):
@@ -183,7 +198,7 @@ def _coprime(largest: int, count: int) -> Sequence[int]:
 
 
 def _root(number: int, degree: int) -> int:
-    """Return the smallest r with r ** degree >= number, exactly."""
+    """Return the smallest integer r with r ** degree >= number."""
     root = max(1, round(number ** (1 / degree)) - 2)
     while root**degree < number:
         root += 1

@@ -1,6 +1,6 @@
-"""Static embedding tables for small, stable vocabularies: TorchRec's own tables with its fused optimizer.
+"""Static embedding tables for small, stable vocabularies. They use TorchRec's tables and its fused optimizer.
 
-An id below the number of rows is its own row. Any other id, negative ones included, is out of vocabulary and reads that row.
+An id in [0, number of rows) is its own row. All other ids are out of vocabulary and read the row of `OOV_ID`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from ml.schema import OOV_ID
 
 
 class VocabularyLookup:
-    """Maps ids to rows in F tables of fixed vocabularies, and counts occurrences in training.
+    """Mapping from ids to rows for F tables with fixed vocabularies, which also counts occurrences in training.
 
     Args:
         tables: The tables; each has one feature.
 
     Attributes:
-        counted: int64 [F, 2], occurrences in training and those out of vocabulary, since the pass began.
+        counted: Occurrences in training since the pass began, and how many of them were out of vocabulary, int64 [F, 2].
+
+    Raises:
+        ValueError: If a table has several features.
     """
 
     def __init__(self, tables: Sequence[EmbeddingBagConfig]) -> None:
@@ -37,7 +40,14 @@ class VocabularyLookup:
         self.counted = torch.zeros(len(tables), 2, dtype=torch.int64)
 
     def rows(self, features: KeyedJaggedTensor, training: bool) -> KeyedJaggedTensor:
-        """Select the features in the order of the tables, and replace ids by rows.
+        """Select the features in the order of the tables, and replace their ids with rows.
+
+        Args:
+            features: Ids of at least the F features, keys in any order.
+            training: Whether to count occurrences.
+
+        Returns:
+            The F features, with rows instead of ids.
 
         Raises:
             KeyError: If a feature is missing.
@@ -54,21 +64,27 @@ class VocabularyLookup:
         return KeyedJaggedTensor(self.keys, rows, lengths=features.lengths(), stride=features.stride())
 
     def mark(self, rows: KeyedJaggedTensor, steps: RowSteps, pooled: torch.Tensor) -> None:
-        """Count a training step that looked up the rows. pooled: what was made of them, float32 [B, F * D]."""
+        """Mark the rows of a training step.
+
+        Args:
+            rows: The features that `rows` returned.
+            steps: Row steps of the tables.
+            pooled: The pooled rows, float32 [B, F * D].
+        """
         of_key = torch.tensor(rows.length_per_key())
         steps.mark(rows.values() + torch.repeat_interleave(self._first_row, of_key), pooled)
 
 
 class StaticEmbeddingBags(FixedBags):
-    """F static tables, one table per feature, with row-wise Adagrad in the backward pass.
+    """F static tables, one per feature, with row-wise Adagrad in the backward pass.
 
     Args:
         tables: The tables; each has one feature.
         init_scale: First weights are drawn uniformly from [-init_scale, init_scale).
         lr: Learning rate, before any schedule.
-        eps: Added to the root of a row's accumulator.
-        initial_accumulator: First value of each row's accumulator.
-        seed: First weights follow from the seed and the table's name.
+        eps: Constant that is added to the square root of a row's accumulator.
+        initial_accumulator: Initial value of each row's accumulator.
+        seed: Seed of the first weights, combined with the table's name.
 
     Raises:
         ValueError: If a table has several features.
@@ -131,7 +147,7 @@ class StaticEmbeddingBags(FixedBags):
     def set_learning_rate(self, lr: float) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = lr  # type: ignore[index]
-        self._optimizer.step()  # passes the rate to the kernels; the backward passes have updated the rows already
+        self._optimizer.step()  # only passes the learning rate to the kernels: backward has already updated the rows
 
     def part_weights(self) -> dict[str, torch.Tensor]:
         held = self.collection.state_dict()
@@ -143,12 +159,15 @@ class StaticEmbeddingBags(FixedBags):
         return {name: states[key][f"{key}.momentum_1"] for name, key in inner.items()}
 
     def training_state(self) -> dict[str, torch.Tensor]:
-        """Return the tensors of `FixedBags.training_state`, and `counted` int64 [F, 2]: occurrences in training, and those out
-        of vocabulary."""
+        """Return live tensors that only training needs.
+
+        Returns:
+            The tensors of `FixedBags.training_state`, and `counted`, int64 [F, 2]; see `VocabularyLookup`.
+        """
         return super().training_state() | {"counted": self.lookup.counted}
 
     def stats(self) -> dict[str, TableStats]:
-        """Return statistics of each table; `unknown` counts occurrences that were out of vocabulary."""
+        """Return statistics by table name; `unknown` counts occurrences of ids out of vocabulary."""
         return {
             config.name: TableStats(
                 config.num_embeddings,

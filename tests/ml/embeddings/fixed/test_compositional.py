@@ -1,4 +1,4 @@
-"""Compositional tables against plain torch: what they give, how they begin, what they learn."""
+"""Compositional tables compared with plain torch: embeddings, first weights and updates."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def batch(keys: list[str], seed: int = 0, examples: int = 30) -> KeyedJaggedTens
 
 
 def by_hand(kind: Composition, parts: list[torch.Tensor], projection: torch.Tensor | None, i: int) -> torch.Tensor:
-    """One id's embedding, step by step."""
+    """Compute the embedding of one id in plain torch."""
     rows = [weight[code] for weight, code in zip(parts, kind.partitions.codes(np.array([i]))[:, 0], strict=True)]
     if kind.operation == "concat":
         return torch.cat(rows)
@@ -70,7 +70,7 @@ def by_hand(kind: Composition, parts: list[torch.Tensor], projection: torch.Tens
 
 @pytest.mark.parametrize("pooling", [PoolingType.MEAN, PoolingType.SUM])
 @pytest.mark.parametrize("name", KINDS)
-def test_it_gives_and_learns_what_plain_torch_does(name: str, pooling: PoolingType) -> None:
+def test_embeddings_and_updates_equal_plain_torch(name: str, pooling: PoolingType) -> None:
     bags, kind = new_bags({name: KINDS[name]}, pooling), KINDS[name]
     features = batch([name])
     parts = [weight.clone().requires_grad_() for weight in bags.part_weights().values()]
@@ -97,7 +97,7 @@ def test_it_gives_and_learns_what_plain_torch_does(name: str, pooling: PoolingTy
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_embeddings_begin_with_the_spread_of_a_plain_table(name: str) -> None:
+def test_first_embeddings_have_the_variance_of_a_plain_table(name: str) -> None:
     scale = 0.5
     stds, means = [], []
     for seed in range(20):
@@ -118,7 +118,7 @@ def test_different_ids_have_different_embeddings_unless_hashed() -> None:
         assert distinct == (50 if name == "hash" else 1000), name
 
 
-def test_tables_of_all_kinds_stand_together_and_are_restored() -> None:
+def test_a_collection_of_all_operations_can_be_restored() -> None:
     bags, again = new_bags(KINDS), new_bags(KINDS, seed=9)
     features = batch(list(reversed(KINDS)))
     out = bags(features)
@@ -135,8 +135,8 @@ def test_tables_of_all_kinds_stand_together_and_are_restored() -> None:
 
 
 @pytest.mark.parametrize("family", ["hash", "quotient_remainder"])
-def test_torchrecs_dlrm_takes_it_and_learns_what_a_shared_row_can_not(family: Family) -> None:
-    """The label of an id is its quotient's parity: 8 hashed rows for 200 ids cannot tell, quotient and remainder can."""
+def test_dlrm_of_torchrec_learns_only_with_unique_codes(family: Family) -> None:
+    """The label of an id is the parity of its quotient, which quotient and remainder can learn but 8 hashed rows cannot."""
     torch.manual_seed(0)
     sizes = (8,) if family == "hash" else (20, 10)
     bags = new_bags({"f": Composition(Partitions(family, 200, sizes), "add")}, scale=0.1)
@@ -155,15 +155,15 @@ def test_torchrecs_dlrm_takes_it_and_learns_what_a_shared_row_can_not(family: Fa
     assert loss.item() > 0.3 if family == "hash" else loss.item() < 0.1
 
 
-def test_what_does_not_fit_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'t_f': concat of 3 parts needs a dimension that 12 divides"):
+def test_operations_that_do_not_match_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"'t_f': concat of 3 parts requires a dimension that is a multiple of 12, found 16"):
         new_bags({"f": Composition(partitions_for("generalised", 1000, 60, 3), "concat")})
-    with pytest.raises(ValueError, match="project takes one partition and a dim"):
+    with pytest.raises(ValueError, match="project requires one partition and a dim"):
         new_bags({"f": Composition(partitions_for("naive", 10, 10), "project", dim=6)})
-    with pytest.raises(ValueError, match="dim belongs to operation project"):
+    with pytest.raises(ValueError, match="dim is only allowed with operation project"):
         new_bags({"f": Composition(QR, "add", dim=4)})
 
 
-def test_more_ids_mean_fewer_dimensions() -> None:
+def test_features_with_more_ids_get_narrower_rows() -> None:
     found = mixed_dimensions({"a": 10, "b": 1000, "c": 10**6}, 64)
     assert found == {"a": 64, "b": 16, "c": 4}

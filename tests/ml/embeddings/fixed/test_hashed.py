@@ -1,4 +1,4 @@
-"""The tables against a plain reading of what they should do: pooling, updates, key order, reproducibility."""
+"""Hashed tables compared with plain torch: pooling, updates, key order and reproducibility."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_bag_is_the_mean_of_its_rows_and_an_empty_bag_is_zero() -> None:
 
 
 def test_backward_is_row_wise_adagrad_on_the_sum_of_a_rows_gradients() -> None:
-    """Against the rule written out: accumulator += mean(g^2), w -= lr g / (sqrt(accumulator) + eps)."""
+    """The expected update is accumulator += mean(g^2), w -= lr g / (sqrt(accumulator) + eps)."""
     bags = make_bags(lr=0.3, accumulator=0.25, eps=1e-3)
     before = {name: weight.clone() for name, weight in bags.weights().items()}
     scale = torch.arange(12.0).reshape(3, 4)
@@ -61,7 +61,7 @@ def test_the_learning_rate_can_change_from_step_to_step() -> None:
     assert moved == pytest.approx([0.1, 0.2, 0.0], abs=1e-5)
 
 
-def test_keys_may_come_in_any_order_and_more_of_them_than_needed() -> None:
+def test_keys_can_have_any_order_and_extra_keys_are_ignored() -> None:
     bags = make_bags()
     wanted = bags(make_features())
     shuffled = bags(make_features("xcab", ([9, 9, 9], [6, 5, 4], [0, 3, 3], [1, 49, 2])))
@@ -71,7 +71,7 @@ def test_keys_may_come_in_any_order_and_more_of_them_than_needed() -> None:
         bags(make_features("ac", ([0, 3, 3], [6, 5, 4])))
 
 
-def test_touched_rows_are_those_seen_in_training_since_the_pass_began() -> None:
+def test_touched_rows_are_the_rows_looked_up_in_training_since_the_pass_began() -> None:
     bags = make_bags()
     bags.eval()
     bags(make_features())
@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_tables() -> None:
     assert abs(float(one.mean())) < 0.1
 
 
-def test_tables_without_one_feature_each_are_refused() -> None:
+def test_a_table_with_several_features_is_refused() -> None:
     table = EmbeddingBagConfig(name="t", embedding_dim=4, num_embeddings=10, feature_names=["f", "g"])
-    with pytest.raises(ValueError, match="a table per feature"):
+    with pytest.raises(ValueError, match="one table per feature"):
         HashedEmbeddingBags([table], init_scale=0.1, lr=0.1, eps=1e-8, initial_accumulator=0, seed=0)
