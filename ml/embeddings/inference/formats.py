@@ -1,11 +1,13 @@
-"""The formats of rows that are only read, and their sizes.
+"""Formats of rows for inference, and their sizes.
 
-| format  | bytes of a row of D weights     | weights                                                   |
-|---------|---------------------------------|-----------------------------------------------------------|
-| float32 | 4 D                             | as trained                                                |
-| float16 | 2 D                             | rounded                                                   |
-| int8    | D, and 4 for scale and shift    | 256 steps between the row's smallest and largest weight   |
-| int4    | D / 2, and 4                    | 16 steps                                                  |
+| format  | bytes of a row of D weights | weights                                                           |
+|---------|-----------------------------|-------------------------------------------------------------------|
+| float32 | 4 D                         | as trained                                                        |
+| float16 | 2 D                         | rounded to float16                                                |
+| int8    | D + 4                       | 256 levels between the smallest and the largest weight of the row |
+| int4    | D / 2 + 4                   | 16 levels between the smallest and the largest weight of the row  |
+
+The 4 bytes of int8 and int4 rows store the scale and the shift as float16.
 """
 
 from __future__ import annotations
@@ -16,16 +18,20 @@ Format = Literal["float32", "float16", "int8", "int4"]
 
 
 def row_bytes(format: Format, dim: int) -> int:
-    """Return the bytes of a row of `dim` weights."""
+    """Return the size of a row of `dim` weights, in bytes."""
     return {"float32": 4 * dim, "float16": 2 * dim, "int8": dim + 4, "int4": dim // 2 + 4}[format]
 
 
 def fitting(requested: Format, dim: int) -> Format:
     """Choose the format for rows of `dim` weights.
 
+    Args:
+        requested: The format that the user requested.
+        dim: Number of weights in a row.
+
     Returns:
-        The requested format, with two exceptions: float16 where it takes less than the requested one, as for tables of one
-        weight per id, and int8 for int4 where `dim` is not a multiple of 4, which FBGEMM's kernel needs.
+        The requested format, with two exceptions. float16 replaces int8 and int4 if its rows are smaller, for example in tables
+        with one weight per id. int8 replaces int4 if `dim` is not a multiple of 4, which FBGEMM's kernel requires.
     """
     if requested == "int4" and dim % 4:
         requested = "int8"

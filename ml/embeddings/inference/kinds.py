@@ -1,4 +1,4 @@
-"""The kinds of tables that can be quantised: those in which one row makes an embedding."""
+"""Kinds of tables that can be quantised. They store each embedding in one row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ml.embeddings.fixed.static import StaticEmbeddingBags
 from ml.embeddings.interface import TrainableBags, bags_of
 
 Kind = Literal["collisionless", "hashed", "static"]
-"""How ids find their rows."""
+"""How a table maps ids to rows."""
 
 _KINDS: dict[type, Kind] = {
     CollisionlessEmbeddingBags: "collisionless",
@@ -22,17 +22,17 @@ _KINDS: dict[type, Kind] = {
 
 
 def kind_of(bags: TrainableBags) -> Kind:
-    """Return how ids find their rows in a collection that can be quantised.
+    """Return the kind of a collection that can be quantised.
 
     Raises:
-        TypeError: For tables in which several rows make an embedding.
+        TypeError: If an embedding combines several rows.
     """
     if type(bags) not in _KINDS:
         kinds = ", ".join(_KINDS.values())
-        raise TypeError(f"{type(bags).__name__} has no rows to quantise: only {kinds} tables have a row per embedding")
+        raise TypeError(f"{type(bags).__name__} cannot be quantised: expected one row per embedding, as in {kinds} tables")
     return _KINDS[type(bags)]
 
 
 def quantisable(model: nn.Module) -> dict[str, TrainableBags]:
-    """Return the collections of a model that can be quantised, by their path."""
+    """Return the collections of a model that can be quantised, by module path."""
     return {path: bags for path, bags in bags_of(model).items() if type(bags) in _KINDS}

@@ -1,4 +1,4 @@
-"""A lock that many readers or one writer can hold."""
+"""A lock that either several readers or one writer can hold."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from threading import Condition
 
 
 class ReadWriteLock:
-    """Lets threads read at the same time, and a writer alone. A waiting writer stops new readers, so that it gets its turn.
+    """A lock that either several readers or one writer can hold.
+
+    A waiting writer blocks new readers, so that readers cannot delay it indefinitely.
 
     Example:
         >>> lock = ReadWriteLock()
@@ -25,7 +27,7 @@ class ReadWriteLock:
         self.readers, self._writers, self._writing = 0, 0, False
 
     def __reduce__(self) -> tuple[type[ReadWriteLock], tuple[()]]:
-        """A copy is a new lock that nobody holds."""
+        """Copy and pickle the lock as a new, unlocked one."""
         return ReadWriteLock, ()
 
     @contextmanager
@@ -45,7 +47,7 @@ class ReadWriteLock:
 
     @contextmanager
     def write(self) -> Iterator[None]:
-        """Hold the lock alone."""
+        """Hold the lock for writing, exclusively."""
         with self._changed:
             self._writers += 1
             while self.readers or self._writing:

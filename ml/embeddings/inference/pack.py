@@ -1,6 +1,6 @@
 """Packing of rows into the layouts that FBGEMM's inference kernel reads.
 
-Each row is packed by itself: the same weights give the same bytes, whatever the other rows are.
+The bytes of a packed row depend only on the weights of that row.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ import torch
 from ml.embeddings.inference.formats import Format, row_bytes
 
 LARGEST = torch.finfo(torch.float16).max
-"""Rows with larger weights can only be float32."""
+"""Largest absolute weight that formats other than float32 can represent."""
 _SMALLEST_SCALE = 2.0**-24  # the smallest positive float16
 
 
 def pack(weights: torch.Tensor, format: Format) -> torch.Tensor:
     """Pack rows.
 
-    In int8 and int4, a row begins with its scale and shift as float16. Both are rounded outwards, so that all weights are
-    within the steps, and the steps are counted with the scale and shift that are read back.
+    An int8 or int4 row begins with its scale and shift as float16. The shift is rounded down and the scale is rounded up, so
+    that all weights are within range. Weights are then quantised with the rounded scale and shift.
 
     Args:
-        weights: float32 [R, D].
-        format: The format of the packed rows.
+        weights: Weights of the rows, float32 [R, D].
+        format: Format of the packed rows.
 
     Returns:
-        uint8 [R, `row_bytes(format, D)`].
+        Packed rows, uint8 [R, `row_bytes(format, D)`].
     """
     if not len(weights):
         return torch.empty(0, row_bytes(format, weights.shape[1]), dtype=torch.uint8)
@@ -42,7 +42,7 @@ def pack(weights: torch.Tensor, format: Format) -> torch.Tensor:
 
 
 def unpack(packed: torch.Tensor, format: Format) -> torch.Tensor:
-    """Return the weights that are read from packed rows, float32 [R, D]."""
+    """Return the weights that the kernel reads from packed rows, float32 [R, D]."""
     if format in ("float32", "float16"):
         return packed.contiguous().view(torch.float32 if format == "float32" else torch.float16).float()
     scale, shift = packed[:, :4].contiguous().view(torch.float16).float().split(1, 1)
@@ -53,7 +53,7 @@ def unpack(packed: torch.Tensor, format: Format) -> torch.Tensor:
 
 
 def _rounded_half(numbers: torch.Tensor, towards: float) -> torch.Tensor:
-    """Return numbers as float16, rounded up (towards inf) or down (towards -inf)."""
+    """Round numbers to float16, up if `towards` is inf and down if it is -inf."""
     near = numbers.half()
     wrong = near.float() < numbers if towards > 0 else near.float() > numbers
     return torch.where(wrong, near.nextafter(torch.full_like(near, towards)), near)

@@ -1,4 +1,4 @@
-"""Packed rows of several tables in one block of memory that grows in place, and FBGEMM's kernel that pools them."""
+"""Packed rows of several tables in one block of memory that grows in place. FBGEMM's kernel pools them."""
 
 from __future__ import annotations
 
@@ -21,25 +21,33 @@ _TYPES: dict[Format, SparseType] = {
     "int8": SparseType.INT8,
     "int4": SparseType.INT4,
 }
-_HEADROOM = 8  # a table that is full grows by one eighth
+_HEADROOM = 8  # a full table grows by at least 1 / _HEADROOM
 
 
 class PackedTables:
-    """T tables, read by F features.
+    """Packed rows of T tables, which F features read.
 
     Args:
-        dims: Weights of a row of each table.
+        dims: Embedding dimension of each table.
         formats: Format of each table.
         rows: Packed rows of each table, uint8 [R, bytes of a row].
-        table_of: Number of the table that each feature reads, int64 [F], in ascending order.
-        mean: Whether bags are averaged, or summed.
+        table_of: Index of the table that each feature reads, int64 [F], in ascending order.
+        mean: True if bags are averaged; False if they are summed.
+
+    Example:
+        >>> from ml.embeddings.inference.pack import pack
+        >>> rows = [pack(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), "float32")]
+        >>> tables = PackedTables([4], ["float32"], rows, torch.tensor([0]), mean=False)
+        >>> tables.look_up(torch.tensor([0, 0, -1]), torch.tensor([0, 2, 3]))
+        tensor([[2., 4., 6., 8.],
+                [0., 0., 0., 0.]])
     """
 
     def __init__(
         self, dims: Sequence[int], formats: Sequence[Format], rows: Sequence[torch.Tensor], table_of: torch.Tensor, mean: bool
     ) -> None:
         self.row_bytes = [row_bytes(format, dim) for format, dim in zip(formats, dims, strict=True)]
-        self.capacities = [max(len(own), 1) for own in rows]  # the kernel needs a row of each table, read or not
+        self.capacities = [max(len(own), 1) for own in rows]  # the kernel needs at least one row per table
         self._table_of, self._mode = table_of, int(PoolingMode.MEAN if mean else PoolingMode.SUM)
         types = [_TYPES[format] for format in formats]
         largest = {
@@ -57,19 +65,23 @@ class PackedTables:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all rows and of the room for more."""
+        """Size of the block in bytes, including reserved rows."""
         return self._memory.nbytes
 
     def rows(self, table: int) -> NDArray[np.uint8]:
-        """Return a view of a table's rows, uint8 [capacity, bytes of a row]. It is invalid after `reserve`."""
+        """Return a view of a table's rows, uint8 [capacity, bytes of a row]. `reserve` makes the view invalid."""
         begin = self._begins[table]
         return self._memory[begin : begin + self._sizes()[table]].reshape(-1, self.row_bytes[table])
 
     def reserve(self, table: int, rows: int) -> None:
-        """Make room for `rows` rows in a table; row numbers and contents stay the same.
+        """Reserve memory for `rows` rows in a table. Row numbers and contents do not change.
 
-        The block is extended in place by the operating system where that is possible, and the tables behind are moved within
-        it, so that there are never two copies of the rows.
+        The operating system extends the block in place if it can. The tables that follow are moved within the block, so there
+        is no second copy of the rows.
+
+        Args:
+            table: Index of the table.
+            rows: Number of rows that the table must have room for.
         """
         capacity = self.capacities[table]
         if rows <= capacity:
@@ -87,11 +99,11 @@ class PackedTables:
         """Pool rows.
 
         Args:
-            rows: int64 [N], feature by feature; -1 reads zeros.
-            offsets: int64 [F * B + 1], of the bags in `rows`.
+            rows: Rows to read, ordered by feature, int64 [N]; -1 reads zeros.
+            offsets: Offsets of the bags in `rows`, int64 [F * B + 1].
 
         Returns:
-            float32 [B, sum of dimensions over features].
+            Pooled rows, float32 [B, sum of the features' dimensions].
         """
         int4, int8, float16, float32 = self._dims
         return torch.ops.fbgemm.int_nbit_split_embedding_codegen_lookup_function(
@@ -116,7 +128,7 @@ class PackedTables:
         )
 
     def _sizes(self) -> list[int]:
-        """Bytes of each table."""
+        """Return the size of each table in bytes, including reserved rows."""
         return [capacity * width for capacity, width in zip(self.capacities, self.row_bytes, strict=True)]
 
     def _set_begins(self) -> None:

@@ -1,4 +1,4 @@
-"""Quantisation of trained tables: their rows in fewer bits, and how much the weights change."""
+"""Quantisation of trained tables, which stores rows in fewer bits, and the quantisation error of the weights."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ml.embeddings.interface import TrainableBags
 
 @dataclass(frozen=True)
 class QuantisedTable:
-    """The result of quantising one table.
+    """Size and error of one quantised table.
 
     Args:
         rows: Number of rows.
         format: Format of the rows.
-        nbytes: Bytes of the rows.
-        before: Bytes of the rows as float32.
-        rms_error: Root mean square of the errors of the weights, divided by the root mean square of the weights.
-        largest_error: Largest error of a weight, divided by the root mean square of the weights.
+        nbytes: Size of the rows in bytes.
+        before: Size of the float32 rows in bytes.
+        rms_error: Root mean square error of the weights, divided by the root mean square of the weights.
+        largest_error: Largest absolute error of a weight, divided by the root mean square of the weights.
     """
 
     rows: int
@@ -39,25 +39,25 @@ class QuantisedTable:
 def quantise_bags(
     bags: TrainableBags, rows: Format, tables: Mapping[str, Format] | None = None
 ) -> tuple[QuantisedBags, dict[str, QuantisedTable]]:
-    """Quantise a collection; the trained tables are left as they are.
+    """Quantise a collection without changing it.
 
-    A table with weights beyond float16 stays float32.
+    A table with weights outside the range of float16 stays float32.
 
     Args:
         bags: Trained tables, without weights per sample.
-        rows: The format of rows.
-        tables: Other formats, by table.
+        rows: Format of the rows.
+        tables: Formats by table name that replace `rows`.
 
     Returns:
-        The quantised collection, and the result by table.
+        The quantised collection, and the size and error of each table by name.
 
     Raises:
-        TypeError: For tables in which several rows make an embedding.
-        ValueError: For weighted bags.
+        TypeError: If an embedding combines several rows.
+        ValueError: If the features have weights per sample.
     """
     kind = kind_of(bags)
     if bags.is_weighted():
-        raise ValueError("weights per sample are for training alone")
+        raise ValueError("quantised tables do not support weights per sample")
     configs, held = bags.embedding_bag_configs(), bags.weights()
     formats: list[Format] = []
     packed: list[torch.Tensor] = []
@@ -74,15 +74,15 @@ def quantise_bags(
 
 
 def quantise_tables(model: nn.Module, rows: Format, tables: Mapping[str, Format] | None = None) -> dict[str, QuantisedTable]:
-    """Replace the tables of a model by quantised ones, where that is possible. Do not train the model afterwards.
+    """Replace the table collections of a model that can be quantised. Do not train the model afterwards.
 
     Args:
         model: A trained model.
-        rows: The format of rows.
-        tables: Other formats, by table.
+        rows: Format of the rows.
+        tables: Formats by table name that replace `rows`.
 
     Returns:
-        The result by table.
+        The size and error of each quantised table, by name.
     """
     found: dict[str, QuantisedTable] = {}
     for path, bags in quantisable(model).items():

@@ -1,6 +1,6 @@
-"""Collections of tables for inference, their rows in fewer bits (`formats`), which deltas keep up to date.
+"""Table collections for inference. They store rows in fewer bits (`formats`), and deltas keep them up to date.
 
-Ids find their rows as in the trained tables. An id without a row reads zeros.
+Ids are mapped to rows as in the trained tables. An id without a row reads zeros.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from ml.schema import FIRST_ID, OOV_ID
 
 
 class QuantisedBags(EmbeddingBagCollectionInterface, DeltaReceiver):
-    """Tables of one pooling, for inference only.
+    """Quantised tables for inference, all with the same pooling.
 
-    `forward` may run in several threads, also while a delta is applied: it reads the rows from before the delta or those from
-    after it, never both.
+    `forward` can run in several threads, even while a delta is applied. It reads either only rows from before the delta or only
+    rows from after it.
 
     Args:
         configs: The tables.
-        kind: The kind of the trained tables.
+        kind: Kind of the trained tables.
         formats: Format of each table.
         packed: Rows of each table, uint8 [R, bytes of a row], as `pack` returns them.
-        ids: Ids of the rows, int64 [R], of each collisionless table.
+        ids: Ids of the rows of each table, int64 [R]; empty for tables that are not collisionless.
         clock: Step and latest event time of the trained tables, int64 [2].
 
     Raises:
-        ValueError: If the tables have different poolings.
+        ValueError: If the poolings of the tables differ.
 
     Example:
         >>> from ml.embeddings.fixed.static import StaticEmbeddingBags
@@ -56,7 +56,7 @@ class QuantisedBags(EmbeddingBagCollectionInterface, DeltaReceiver):
         >>> bool((quantised(features).values() - trained.eval()(features).values()).abs().max() < 0.001)
         True
 
-        After more training, a delta brings it up to date:
+        After more training, a delta updates the quantised tables:
 
         >>> trained.train()(features).values().sum().backward()
         >>> quantised.apply_delta(trained.delta(since=quantised.step))
@@ -81,7 +81,7 @@ class QuantisedBags(EmbeddingBagCollectionInterface, DeltaReceiver):
         self._keys = [feature for config in configs for feature in config.feature_names]
         self._table_of = torch.tensor([n for n, config in enumerate(configs) for _ in config.feature_names])
         self._dims = [config.embedding_dim for config in configs for _ in config.feature_names]
-        self._rows = torch.tensor([len(rows) for rows in packed])  # of each table, in use or free
+        self._rows = torch.tensor([len(rows) for rows in packed])  # number of rows of each table, including free rows
         self._free = [np.empty(0, np.int64) for _ in configs]
         self._hash_map, self._clock, self._lock = _map_of(ids), clock.clone(), ReadWriteLock()
         dims = [config.embedding_dim for config in configs]
@@ -89,15 +89,20 @@ class QuantisedBags(EmbeddingBagCollectionInterface, DeltaReceiver):
 
     @classmethod
     def restored(cls, bags: TrainableBags, about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> QuantisedBags:
-        """Rebuild a collection from what `about` and `tensors` returned.
+        """Build a collection from what `about` and `tensors` returned.
 
         Args:
-            bags: A collection of the kind and the tables that were trained; its rows are not used.
-            about: What `about` returned.
-            tensors: What `tensors` returned.
+            bags: A collection of the same kind and with the same tables as the trained one; its rows are not used.
+            about: The mapping that `about` returned.
+            tensors: The tensors that `tensors` returned.
+
+        Returns:
+            The collection.
 
         Raises:
-            ValueError, LookupError: If they do not fit. Rows that are missing would be read from the memory behind.
+            ValueError: If names, shapes or dtypes of tensors do not match. This check is necessary because the kernel does not
+                check bounds.
+            LookupError: If tensors or formats are missing.
         """
         configs, kind = bags.embedding_bag_configs(), kind_of(bags)
         formats: list[Format] = [about["formats"][config.name] for config in configs]
@@ -109,18 +114,23 @@ class QuantisedBags(EmbeddingBagCollectionInterface, DeltaReceiver):
             if kind == "collisionless":
                 wanted[f"{config.name}.id"] = torch.empty(len(rows), dtype=torch.int64, device="meta")
             elif len(rows) <= FIRST_ID:
-                raise ValueError(f"{config.name}: {len(rows)} rows, expected more than the {FIRST_ID} reserved ones")
+                raise ValueError(f"{config.name}: {len(rows)} rows, expected more than the {FIRST_ID} reserved rows")
         check_fit(wanted, tensors)
         ids = [tensors[f"{config.name}.id"] for config in configs if f"{config.name}.id" in wanted]
         return cls(configs, kind, formats, packed, ids, tensors["step"])
 
     def about(self) -> dict[str, Any]:
-        """Return the formats by table, as plain values."""
+        """Return the formats by table name, as values that can be stored as JSON."""
         return {"formats": {c.name: format for c, format in zip(self._configs, self.formats, strict=True)}}
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return copies of `<table>.rows` uint8 [R, bytes of a row] and, of collisionless tables, in the order of ids,
-        `<table>.id` int64 [R]; `step` int64 [2]: the step, and the latest event time."""
+        """Return copies of all tensors.
+
+        Returns:
+            `<table>.rows`, uint8 [R, bytes of a row], for each table. `step`, int64 [2], holds the step and the latest event
+            time in microseconds since 1970 UTC. Collisionless tables also have `<table>.id`, int64 [R], and both tensors of a
+            table are sorted by id.
+        """
         found = {"step": self._clock.clone()}
         for number, config in enumerate(self._configs):
             rows = np.arange(int(self._rows[number]))
@@ -132,7 +142,7 @@ class QuantisedBags(EmbeddingBagCollectionInterface, DeltaReceiver):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of rows, the room for more, and the index."""
+        """Size of the rows, including reserved rows, and of the hash map, in bytes."""
         return self._packed.nbytes + (self._hash_map.nbytes if self.kind == "collisionless" else 0)
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
@@ -142,7 +152,7 @@ class QuantisedBags(EmbeddingBagCollectionInterface, DeltaReceiver):
             features: Ids of at least the F features, keys in any order.
 
         Returns:
-            Pooled rows, float32 [B, F * D], keys in the order of the tables; empty bags are zeros.
+            Pooled rows, float32 [B, sum of the features' dimensions], keys in the order of the tables; empty bags are zeros.
 
         Raises:
             KeyError: If a feature is missing.
@@ -150,7 +160,7 @@ class QuantisedBags(EmbeddingBagCollectionInterface, DeltaReceiver):
         """
         features = in_order(features, self._keys)
         if features.weights_or_none() is not None:
-            raise ValueError("weights per sample are for training alone")
+            raise ValueError("quantised tables do not support weights per sample")
         if features.variable_stride_per_key():
             raise ValueError("expected the same batch size for all features")
         if not features.stride():  # FBGEMM's kernel fails for an empty batch
@@ -161,7 +171,7 @@ class QuantisedBags(EmbeddingBagCollectionInterface, DeltaReceiver):
         return KeyedTensor(self._keys, self._dims, pooled)
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
-        """Return the tables; `num_embeddings` is the number of rows that are in use."""
+        """Return the tables, with `num_embeddings` set to the number of rows in use."""
         free = [len(rows) for rows in self._free]
         sizes = zip(self._configs, self._rows.tolist(), free, strict=True)
         return [replace(config, num_embeddings=rows - unused) for config, rows, unused in sizes]
@@ -179,17 +189,19 @@ class QuantisedBags(EmbeddingBagCollectionInterface, DeltaReceiver):
         return {c.name: TableShape(c.embedding_dim, None if stores_ids else rows) for c, rows in tables}
 
     def accepts(self, delta: Delta) -> bool:
-        """Check a delta; see `DeltaReceiver.accepts`.
+        """Check a delta without applying it; see `DeltaReceiver.accepts`.
 
         Raises:
-            ValueError: Also if a table's format cannot represent its weights.
+            Gap: If the delta begins after this collection's step.
+            ValueError: If the delta does not match this collection's tables, or a table's format cannot represent its weights.
         """
         new = super().accepts(delta)
         for config, format in zip(self._configs, self.formats, strict=True):
             table = delta.tables.get(config.name)
             if new and table is not None and format != "float32" and not bool((table.weights.abs() <= LARGEST).all()):
                 raise ValueError(
-                    f"table {config.name!r} is {format}, the delta has weights beyond float16: export the model again"
+                    f"table {config.name!r} is {format}, the delta has weights outside the range of float16: export the model "
+                    "again"
                 )
         return new
 
@@ -206,14 +218,14 @@ class QuantisedBags(EmbeddingBagCollectionInterface, DeltaReceiver):
             self._clock[0], self._clock[1] = delta.step, max(delta.time, int(self._clock[1]))
 
     def _delete(self, number: int, ids: np.ndarray) -> None:
-        """Delete the rows of those ids that have one; later ids use them."""
+        """Delete the rows of ids, for reuse by other ids. Ids without a row are ignored."""
         tables = np.full(len(ids), number)
         rows = self._hash_map.find(tables, ids)
         self._hash_map.erase(tables, ids)
         self._free[number] = np.concatenate([self._free[number], rows[rows != EMPTY]])
 
     def _rows_for(self, number: int, ids: np.ndarray) -> np.ndarray:
-        """Return the row of each id, int64 [U]; ids without one are inserted."""
+        """Return the row of each id, int64 [U]. Ids without a row are inserted."""
         tables = np.full(len(ids), number)
         rows = self._hash_map.find(tables, ids)
         new = np.flatnonzero(rows == EMPTY)
@@ -227,14 +239,14 @@ class QuantisedBags(EmbeddingBagCollectionInterface, DeltaReceiver):
         return rows
 
     def _ids_and_rows(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ids of a table in ascending order, and their rows, both int64 [R]."""
+        """Return the ids of a table in ascending order, and the row of each id, both int64 [R]."""
         slots = self._hash_map.slots
         mine = slots[(slots[:, 1] != EMPTY) & (slots[:, 1] >> ROW_BITS == number)]
         mine = mine[np.argsort(mine[:, 0])]
         return np.ascontiguousarray(mine[:, 0]), mine[:, 1] & ROW_MASK
 
     def _find(self, ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-        """Return rows, int64 [N], -1 for an id without one."""
+        """Return the row of each id, int64 [N]; -1 for ids without a row."""
         if self.kind == "collisionless":
             rows = torch.empty_like(ids)
             _find(self._hash_map.slots, self._table_of.numpy(), ids.numpy(), offsets.numpy(), rows.numpy())

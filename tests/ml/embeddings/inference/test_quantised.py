@@ -1,4 +1,4 @@
-"""Quantised tables read what the trained tables read, up to the rounding error of their format."""
+"""Quantised tables return the same bags as the trained tables, up to the rounding error of their format."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ BUILDS: list[Build] = [collisionless, hashed, static]
 @pytest.mark.parametrize("build", BUILDS)
 @pytest.mark.parametrize("format", list(WORST))
 @pytest.mark.parametrize("pooling", [PoolingType.MEAN, PoolingType.SUM])
-def test_bags_are_what_they_were_but_for_what_the_bits_cost(build: Build, format: Format, pooling: PoolingType) -> None:
+def test_bags_differ_only_by_the_rounding_error_of_the_format(build: Build, format: Format, pooling: PoolingType) -> None:
     bags = trained(build, pooling)
     wanted = bags(features_of(BATCH))
     quantised, tables = quantise_bags(bags, format)
@@ -64,7 +64,7 @@ def test_bags_are_what_they_were_but_for_what_the_bits_cost(build: Build, format
 
 
 @pytest.mark.parametrize("format", list(WORST))
-def test_errors_are_of_what_is_read(format: Format) -> None:
+def test_reported_errors_equal_the_errors_of_lookups(format: Format) -> None:
     bags = trained(hashed)
     quantised, tables = quantise_bags(bags, format)
     read, weights = quantised(features_of({name: [[i] for i in range(50)] for name in NAMES})), bags.weights()
@@ -81,15 +81,15 @@ def test_ids_without_a_row_read_zeros() -> None:
 
 
 @pytest.mark.parametrize("build", BUILDS)
-def test_strange_ids_read_what_they_read_before(build: Build) -> None:
-    """Out of vocabulary, hashed, or unknown: also in bags with known ones, whose mean they are part of."""
+def test_ids_outside_the_vocabulary_read_the_same_as_before(build: Build) -> None:
+    """They are out of vocabulary, hashed, or have no row, and some share a bag with known ids."""
     bags = trained(build)
     batch = features_of({"type": [[10**12, 3], [-3]], "keys": [[-1, 5, 50], [50]]})
     torch.testing.assert_close(quantise_bags(bags, "float32")[0](batch).values(), bags(batch).values())
 
 
 @pytest.mark.parametrize("format", list(WORST))
-def test_a_table_without_rows_is_all_zeros_and_an_empty_batch_has_no_bags(format: Format) -> None:
+def test_a_table_without_rows_reads_zeros_and_an_empty_batch_has_no_bags(format: Format) -> None:
     quantised, tables = quantise_bags(collisionless(configs_of()).eval(), format)
     assert not quantised(features_of(BATCH)).values().any()
     assert quantised(features_of({"type": [], "keys": []})).values().shape == (0, 8)
@@ -97,7 +97,7 @@ def test_a_table_without_rows_is_all_zeros_and_an_empty_batch_has_no_bags(format
 
 
 @pytest.mark.parametrize("build", BUILDS)
-def test_what_was_written_down_is_read_back_bit_for_bit(build: Build) -> None:
+def test_restored_tables_are_equal_bit_for_bit(build: Build) -> None:
     bags = trained(build)
     quantised, _ = quantise_bags(bags, "int8", {"keys": "float16"})
     assert quantised.about()["formats"] == {"type": "int8", "keys": "float16"}
@@ -109,7 +109,7 @@ def test_what_was_written_down_is_read_back_bit_for_bit(build: Build) -> None:
     }
 
 
-def test_a_weight_an_id_is_format_float16_where_steps_would_take_more() -> None:
+def test_tables_with_one_weight_per_id_are_float16() -> None:
     assert [fitting(format, 1) for format in WORST] == ["float32", "float16", "float16", "float16"]
     assert all(fitting(format, dim) == format for format in WORST for dim in (4, 16, 1024))
     assert [row_bytes(format, 16) for format in WORST] == [64, 32, 20, 12]
@@ -130,19 +130,19 @@ def table_of(weights: torch.Tensor) -> TrainableBags:
 
 @pytest.mark.parametrize("size", [1e-5, 1e-4, 1e-3, 1, 6e4])
 @pytest.mark.parametrize(("format", "worst"), [("int8", 0.006), ("int4", 0.07)])
-def test_steps_are_of_the_scale_that_is_read_however_small_weights_are(size: float, format: Format, worst: float) -> None:
+def test_the_relative_error_does_not_depend_on_the_size_of_weights(size: float, format: Format, worst: float) -> None:
     weights = (torch.rand(500, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1) * size
     assert quantise_bags(table_of(weights), format)[1]["t"].rms_error < worst
 
 
-def test_steps_lie_within_a_row_that_is_far_from_zero() -> None:
+def test_rows_far_from_zero_keep_their_precision() -> None:
     weights = 5 + 0.01 * torch.rand(500, 16, generator=torch.Generator().manual_seed(0))
     largest = quantise_bags(table_of(weights), "int8")[1]["t"].largest_error * 5
-    assert largest < 1e-4, "a shift of float16 alone is off by up to 0.002"
+    assert largest < 1e-4, "rounding the shift to float16 alone changes it by up to 0.002"
 
 
 @pytest.mark.parametrize("format", ["float16", "int8", "int4"])
-def test_a_table_with_weights_beyond_float16_stays_as_it_is(format: Format) -> None:
+def test_a_table_with_weights_outside_the_range_of_float16_stays_float32(format: Format) -> None:
     weights = torch.randn(9, 8, generator=torch.Generator().manual_seed(0))
     weights[5, 3] = 70_000
     bags, batch = table_of(weights), features_of({"t": [[5, 6], [7]]})
@@ -152,7 +152,7 @@ def test_a_table_with_weights_beyond_float16_stays_as_it_is(format: Format) -> N
 
 
 @pytest.mark.parametrize("dim", [3, 5, 6, 7, 10])
-def test_rows_that_fbgemm_does_not_read_in_four_bits_have_eight(dim: int) -> None:
+def test_int8_replaces_int4_where_fbgemm_does_not_support_it(dim: int) -> None:
     config = EmbeddingBagConfig(name="t", embedding_dim=dim, num_embeddings=1, feature_names=["t"])
     bags, batch = CollisionlessEmbeddingBags([config], lr=0.1, init_scale=0.3), features_of({"t": [[5, 6], [7]]})
     bags(batch)
@@ -169,15 +169,15 @@ def test_weights_per_sample_are_refused() -> None:
         quantise_bags(trained(hashed), "int8")[0](weighted)
 
 
-def test_tables_made_of_several_rows_and_bags_that_are_weighted_are_refused() -> None:
-    with pytest.raises(TypeError, match="CompositionalEmbeddingBags has no rows to quantise"):
+def test_compositional_and_weighted_tables_are_refused() -> None:
+    with pytest.raises(TypeError, match="CompositionalEmbeddingBags cannot be quantised"):
         quantise_bags(trained(compositional), "int8")
     weighted: TrainableBags = CollisionlessEmbeddingBags(configs_of(), lr=0.1, init_scale=0.3, weighted=True)
     with pytest.raises(ValueError, match="weights per sample"):
         quantise_bags(weighted, "int8")
 
 
-def test_a_model_keeps_its_logits_and_its_compositional_tables() -> None:
+def test_quantising_a_model_preserves_logits_and_skips_compositional_tables() -> None:
     schema = FeatureSchema(("x",), ("a", "b", "c"), ("m",), "f")
     tables = {"b": {"kind": "hashed", "rows": 64}, "c": {"kind": "compositional", "rows": 90, "universe": 100}}
     recipe = load_recipe("dlrm", {"tables": {"features": tables, "init_scale": 0.5}})
@@ -197,7 +197,7 @@ def grown(rows: int) -> CollisionlessEmbeddingBags:
     return bags
 
 
-def test_rows_of_deleted_ids_are_used_again() -> None:
+def test_rows_of_deleted_ids_are_reused() -> None:
     bags = grown(1000)
     quantised, _ = quantise_bags(bags, "int8")
     before = quantised.nbytes
@@ -220,12 +220,12 @@ def test_a_table_grows_in_place_and_the_tables_behind_it_move() -> None:
     assert tables.capacities[0] == 10
     tables.reserve(0, 80)
     tables.reserve(0, 81)
-    assert tables.capacities[0] == 90, "one eighth more"
+    assert tables.capacities[0] == 90, "a full table grows by one eighth"
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads the peak of memory from /proc")
 def test_growing_needs_no_second_copy_of_the_rows() -> None:
-    """Peak memory of a new process whose table of 200 MB grows."""
+    """Measures the peak memory of a new process while a table of 200 MB grows."""
     code = """
 import torch
 from ml.embeddings.inference.packed_tables import PackedTables
@@ -239,24 +239,24 @@ tables.reserve(0, rows + 1)
 print((status("VmHWM") - before) / (20 * rows))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert float(done.stdout) < 0.2, "one eighth of headroom"
+    assert float(done.stdout) < 0.2, "the table grows by one eighth"
 
 
-def test_weights_beyond_float16_need_a_new_export() -> None:
+def test_a_delta_with_weights_outside_the_range_of_float16_is_refused() -> None:
     bags = table_of(torch.randn(9, 8, generator=torch.Generator().manual_seed(0)))
     quantised, _ = quantise_bags(bags, "int8")
     bags.train()(features_of({"t": [[5]]})).values().sum().backward()
     bags.weights()["t.weight"][5, 3] = 70_000
     before = quantised.tensors()
-    with pytest.raises(ValueError, match="'t' is int8, the delta has weights beyond float16: export the model again"):
+    with pytest.raises(ValueError, match="'t' is int8, the delta has weights outside the range of float16: export the model"):
         quantised.apply_delta(bags.delta(0))
     assert all(torch.equal(tensor, before[name]) for name, tensor in quantised.tensors().items())
     exact, _ = quantise_bags(table_of(torch.zeros(9, 8)), "float32")
     assert exact.apply_delta(bags.delta(0))
 
 
-def test_reads_during_a_delta_are_of_before_or_after_it() -> None:
-    """All rows have the same weights, which the deltas change, while the table grows."""
+def test_a_lookup_during_a_delta_reads_rows_from_before_or_after_it() -> None:
+    """All weights are equal, and each delta changes all of them and adds rows."""
     bags = grown(64)
 
     def set_all(value: float) -> None:
