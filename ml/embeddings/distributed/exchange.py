@@ -1,4 +1,4 @@
-"""The exchange of one batch between ranks: ids are sent to the ranks that own them, rows come back, gradients follow."""
+"""Exchange of one batch between ranks: ids are sent to the ranks that own them, rows are returned, and gradients are sent."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from ml.embeddings.interface import TrainableBags
 
 @dataclass(frozen=True)
 class Exchange:
-    """How the rows of a collection are exchanged between R ranks.
+    """Exchange of the rows of one collection between R ranks.
 
     Args:
-        local: The rows that this rank owns.
+        local: Tables with the rows that this rank owns.
         keys: The F features.
         means: Whether the bags of each feature are averaged, bool [F].
-        dim: Dimension D of the embeddings.
-        owners: Returns the rank that owns each occurrence, int64 [N], from ids and indices of features, both int64 [N].
-        ranks: R.
-        group: The ranks; None for all processes.
+        dim: Embedding dimension D.
+        owners: Function that returns the rank that owns each occurrence, int64 [N], given ids and feature indices, both
+            int64 [N].
+        ranks: Number of ranks, R.
+        group: Process group of the ranks; None for all processes.
     """
 
     local: TrainableBags
@@ -38,17 +39,18 @@ class Exchange:
     group: dist.ProcessGroup | None
 
     def pool(self, anchor: torch.Tensor, features: KeyedJaggedTensor, training: bool) -> torch.Tensor:
-        """Pool the rows of this rank's examples, wherever they are stored. All ranks must call it.
+        """Pool the rows of this rank's examples from all ranks. All ranks must call it.
 
-        Owners receive every occurrence, because they count them; a row is sent and updated once per batch.
+        Owners receive all occurrences, because they count them. A rank requests a row once per feature, and the owner updates
+        it once per batch.
 
         Args:
-            anchor: Any tensor that requires a gradient, so that autograd calls the backward pass.
-            features: The ids of this rank's examples, in the order of `keys`.
+            anchor: Any tensor that requires a gradient, so that autograd runs the backward pass.
+            features: Ids of this rank's B examples, in the order of `keys`.
             training: Whether the backward pass updates rows.
 
         Returns:
-            float32 [B, F * D].
+            Pooled rows, float32 [B, F * D].
         """
         return _Pool.apply(anchor, self, features, training)
 
@@ -63,7 +65,7 @@ class _Pool(torch.autograd.Function):
         feature = torch.repeat_interleave(torch.arange(f), torch.tensor(features.length_per_key()))  # [N]
         places = exchange.owners(ids, feature) * f + feature
         order, row_of, counts = plan_exchange(ids.numpy(), places.numpy(), ranks * f)
-        sent = torch.from_numpy(counts).view(ranks, f, 2)  # distinct and repeated occurrences, by rank and feature
+        sent = torch.from_numpy(counts).view(ranks, f, 2)  # [R, F, 2]: distinct and repeated occurrences
         received = torch.empty_like(sent)
         dist.all_to_all_single(received, sent, group=group)
         requested = ids.new_empty(int(received.sum()))
@@ -105,16 +107,24 @@ class _Pool(torch.autograd.Function):
 
 
 def _cells(per_feature: torch.Tensor) -> torch.Tensor:
-    """Return the cell of each bag of one id in a [B, F] grid, int64 [N], by feature. per_feature: number of bags, int64 [F]."""
+    """Return the position of each bag of one id in a flattened [B, F] grid, int64 [N], ordered by feature.
+
+    Args:
+        per_feature: Number of bags of each feature, int64 [F].
+    """
     f = len(per_feature)
     first = (per_feature.cumsum(0) - per_feature).repeat_interleave(per_feature)
     return (torch.arange(len(first)) - first) * f + torch.arange(f).repeat_interleave(per_feature)
 
 
 def _by_feature(received: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Order what was received by rank and feature as one process would have it: by feature, and within it by rank.
+    """Reorder received occurrences, which are ordered by rank and then by feature, by feature and then by rank.
 
-    received: number of occurrences, int64 [R, F]. Returns the position of each, int64 [N], and counts by feature, int64 [F].
+    Args:
+        received: Number of occurrences by rank and feature, int64 [R, F].
+
+    Returns:
+        Positions of the occurrences in the new order, int64 [N], and the number of occurrences of each feature, int64 [F].
     """
     begins = (received.view(-1).cumsum(0) - received.view(-1)).view_as(received).T.reshape(-1)
     lengths = received.T.reshape(-1)

@@ -1,8 +1,7 @@
-"""The plan of a batch's exchange: in which order occurrences are sent to the ranks that own their rows, and how the rows that
-come back are pooled.
+"""Plan of the exchange of a batch: the order in which occurrences are sent to owners, and the pooling of returned rows.
 
-A place is a pair of an owner and a feature. Each distinct id is requested once per place; its further occurrences are sent
-too, because owners count them, but no rows come back for those.
+A place is a pair of an owner and a feature. Each distinct id is requested once per place. Repeated occurrences are also sent,
+because owners count them, but no rows are returned for them.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from ml.hashing import GOLDEN, mix64
 
 @jit
 def plan_exchange(ids, places, count):  # type: ignore[no-untyped-def]
-    """Order occurrences by place; within a place, first occurrences of distinct ids before repeated ones.
+    """Order occurrences by place. Within a place, the first occurrences of distinct ids precede repeated occurrences.
 
     Args:
-        ids: int64 [N].
-        places: int64 [N], in [0, count).
+        ids: Id of each occurrence, int64 [N].
+        places: Place of each occurrence, int64 [N], in [0, count).
         count: Number of places.
 
     Returns:
-        order: int64 [N], positions of the occurrences in the order in which they are sent.
-        row_of: int64 [N], for each occurrence the index of its id among all distinct ids in that order.
-        counts: int64 [count, 2], distinct and repeated occurrences of each place.
+        order: Positions of the occurrences in the order in which they are sent, int64 [N].
+        row_of: For each occurrence, the index of its id among the distinct ids in that order, int64 [N].
+        counts: Number of distinct and of repeated occurrences at each place, int64 [count, 2].
     """
     slots = np.full(_power_above(2 * len(ids)), -1, np.int64)
     last = np.uint64(len(slots) - 1)
@@ -39,7 +38,7 @@ def plan_exchange(ids, places, count):  # type: ignore[no-untyped-def]
             slots[at] = n
         first[n] = slots[at]
         counts[places[n], np.int64(repeated)] += 1
-    # Per place: where the next distinct and the next repeated occurrence are sent, and the index of the next distinct id.
+    # By place: positions in `order` of the next distinct and repeated occurrences, and the index of the next distinct id.
     begin, distinct = np.empty((count, 2), np.int64), np.empty(count, np.int64)
     sent = known = 0
     for place in range(count):
@@ -61,15 +60,15 @@ def plan_exchange(ids, places, count):  # type: ignore[no-untyped-def]
 
 @jit
 def pool_rows(rows, row_of, offsets, means, examples, out):  # type: ignore[no-untyped-def]
-    """Add up the rows of each bag.
+    """Pool the rows of each bag.
 
     Args:
-        rows: float32 [U, D].
-        row_of: int64 [N], the row of each occurrence.
-        offsets: int64 [F * B + 1], of the bags in the occurrences, by feature and within it by example.
-        means: bool [F], whether a feature's bags are averaged.
-        examples: B.
-        out: float32 [B, F * D], zeros; the pooled rows are added here.
+        rows: Rows, float32 [U, D].
+        row_of: Index in `rows` of each occurrence, int64 [N].
+        offsets: Offsets of the bags in the occurrences, int64 [F * B + 1], ordered by feature and then by example.
+        means: Whether the bags of each feature are averaged, bool [F].
+        examples: Number of examples, B.
+        out: Output, float32 [B, F * D]; must be zeros.
     """
     dim = rows.shape[1]
     for bag in range(len(offsets) - 1):
@@ -82,12 +81,15 @@ def pool_rows(rows, row_of, offsets, means, examples, out):  # type: ignore[no-u
 
 @jit
 def sum_row_gradients(grad, row_of, offsets, means, examples, out):  # type: ignore[no-untyped-def]
-    """Sum the gradients of each row over its bags: the backward pass of `pool_rows`.
+    """Sum the gradient of each row over its bags. This is the backward pass of `pool_rows`.
 
     Args:
-        grad: float32 [B, F * D], gradients of the bags.
-        row_of, offsets, means, examples: As for `pool_rows`.
-        out: float32 [U, D], zeros; the gradients of rows are added here.
+        grad: Gradient of the pooled rows, float32 [B, F * D].
+        row_of: As for `pool_rows`.
+        offsets: As for `pool_rows`.
+        means: As for `pool_rows`.
+        examples: As for `pool_rows`.
+        out: Output, float32 [U, D]; must be zeros.
     """
     dim = out.shape[1]
     for bag in range(len(offsets) - 1):

@@ -1,10 +1,12 @@
-"""Static tables distributed by TorchRec: its planner assigns each table to a rank, and `DistributedModelParallel` exchanges
-ids, rows and gradients.
+"""Static tables distributed by TorchRec.
 
-Tables are never split, so the ranks together compute what one process would on all of their examples: bit for bit if the
-number of ranks is a power of two, because TorchRec divides by it, else up to rounding. The planner's other sharding types are
-excluded. Splitting columns would give a row several sums of row-wise Adagrad, and so other results; replicated tables have an
-optimizer that checkpoints cannot reach; splitting rows is offered on GPUs only and has not been tested.
+TorchRec's planner assigns each table to a rank, and `DistributedModelParallel` exchanges ids, rows and gradients.
+
+Tables are not split, so the ranks compute the same results as one process that trains on all of their examples. The results are
+equal bit for bit if the number of ranks is a power of two, and up to rounding otherwise, because TorchRec divides gradients by
+the number of ranks. The planner's other sharding types are excluded. Column-wise sharding would give a row several row-wise
+Adagrad sums, and therefore different results. Data-parallel tables have an optimizer that checkpoints cannot access. Row-wise
+sharding is only available on GPUs and has not been tested.
 """
 
 from __future__ import annotations
@@ -37,14 +39,15 @@ _RESERVED = 0.15  # fraction of a rank's memory for everything except tables
 
 
 class PlannedBags(FixedBags):
-    """Static tables, each stored on the rank that TorchRec's planner assigned it to. Gradients are summed over ranks.
+    """Static tables, each stored on the rank that TorchRec's planner chose. Gradients are summed over ranks.
 
-    All ranks must make the same calls, also with a batch of no examples. `stats` and `rows_touched` cover one rank's share:
-    rows and bytes of the tables that it stores, and occurrences in its own batches. Sums over ranks are those of the whole.
+    All ranks must make the same calls, even if their batch is empty. `stats` and `rows_touched` cover one rank's share: rows
+    and bytes of the tables that it stores, and occurrences in its own batches. Their sums over ranks cover the whole
+    collection.
 
     Args:
-        whole: Tables, built alike on every rank. Do not use them afterwards.
-        group: The ranks; by default all processes.
+        whole: Static tables that were built identically on every rank. Do not use them afterwards.
+        group: Process group of the ranks; by default all processes.
 
     Example:
         >>> import tempfile
@@ -87,15 +90,16 @@ class PlannedBags(FixedBags):
             features: Ids of at least the F features, keys in any order.
 
         Returns:
-            Pooled rows, float32 [B, F * D], keys in the order of the tables, whatever their order in the plan.
+            Pooled rows, float32 [B, F * D]; keys are in the order of the tables, which can differ from their order in the plan.
 
         Raises:
             KeyError: If a feature is missing.
+            ValueError: If the features have weights per sample.
         """
         rows = self.lookup.rows(features, self.training)
         pooled, keys = self._dmp(rows.to(self._device)).wait(), rows.keys()
         values = pooled.values() if pooled.keys() == keys else torch.cat([pooled[key] for key in keys], 1)
-        if values.requires_grad:  # TorchRec averages gradients over ranks; here they are summed
+        if values.requires_grad:  # undoes TorchRec's averaging of gradients over ranks
             values.register_hook(lambda gradient: gradient * self._size)
         if self.training:
             self.lookup.mark(rows, self.row_steps, values)
@@ -104,7 +108,7 @@ class PlannedBags(FixedBags):
     def set_learning_rate(self, lr: float) -> None:
         for group in self._dmp.fused_optimizer.param_groups:
             group["lr"] = lr  # type: ignore[index]
-        self._dmp.fused_optimizer.step()  # passes the rate to the kernels; the backward passes have updated the rows already
+        self._dmp.fused_optimizer.step()  # only passes the learning rate to the kernels: backward has already updated the rows
 
     def part_weights(self) -> dict[str, torch.Tensor]:
         """Return the live weights of the tables that this rank stores."""
@@ -114,24 +118,31 @@ class PlannedBags(FixedBags):
         return self._own_tensors("accumulator")
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Return copies of the tensors of `StaticEmbeddingBags.weights`, complete on every rank."""
+        """Return copies of the tensors of `StaticEmbeddingBags.weights` for all tables, on every rank."""
         return {name: self._broadcast(name) for name in self._like[0] if name != "step"} | {
             "step": self.row_steps.clock.clone()
         }
 
     def training_state(self) -> dict[str, torch.Tensor]:
-        """Return copies of the tensors of `StaticEmbeddingBags.training_state`, complete on every rank: steps are the latest of
-        any rank, occurrences the sums of all."""
+        """Return copies of the tensors of `StaticEmbeddingBags.training_state` for all tables, on every rank.
+
+        Returns:
+            Tensors by name. Steps are maxima over ranks; counts of occurrences are sums over ranks.
+        """
         sums = {name: self._broadcast(name) for name in self._like[1] if name.endswith(".accumulator")}
         self._share_steps()
         steps = {name: tensor.clone() for name, tensor in self.row_steps.state().items()}
         return sums | steps | {"counted": self._reduced(self.lookup.counted, dist.ReduceOp.SUM)}
 
     def restore(self, weights: Mapping[str, torch.Tensor], training_state: Mapping[str, torch.Tensor] | None) -> None:
-        """Restore the tables that this rank stores from tensors of all tables.
+        """Restore the tables that this rank stores from the tensors of all tables.
+
+        Args:
+            weights: The tensors that `weights` returned.
+            training_state: The tensors that `training_state` returned; None restores the weights only.
 
         Raises:
-            ValueError: If names, shapes or dtypes do not fit; the message names the tensors.
+            ValueError: If names, shapes or dtypes do not match; the message names the tensors.
         """
         for like, saved in zip(self._like, (weights, training_state), strict=True):
             if saved is not None:
@@ -146,7 +157,7 @@ class PlannedBags(FixedBags):
         self.lookup.counted.copy_(training_state["counted"] * (self._rank == 0))
 
     def stats(self) -> dict[str, TableStats]:
-        """Return statistics of this rank's share of each table; `unknown` counts occurrences that were out of vocabulary."""
+        """Return statistics of this rank's share by table name; `unknown` counts occurrences of ids out of vocabulary."""
         found = {}
         for config, (looked_up, unknown) in zip(self._configs, self.lookup.counted.tolist(), strict=True):
             rows = config.num_embeddings if self.owner[config.name] == self._rank else 0
@@ -159,14 +170,20 @@ class PlannedBags(FixedBags):
         self.lookup.counted.zero_()
 
     def rows_touched(self) -> int:
-        """Return how many rows of the tables on this rank were looked up by any rank."""
+        """Return the number of distinct rows on this rank that any rank has looked up in training since `begin_pass`."""
         self._share_steps()
         return sum(touched for name, touched in self.row_steps.touched().items() if self.owner[name] == self._rank)
 
     def delta(self, since: int) -> Delta:
-        """Return this rank's share: the changes of the tables that it stores. Every rank must call it.
+        """Return the changes of the tables that this rank stores. All ranks must call it.
 
-        `ml.embeddings.delta.merge_deltas` merges the shares.
+        `ml.embeddings.delta.merge_deltas` merges the deltas of all ranks.
+
+        Args:
+            since: An earlier step of this collection.
+
+        Raises:
+            Gap: If `since` is later than the current step, or if older changes are no longer available.
         """
         self._share_steps()
         changed, weights = self.row_steps.changed(since), self.part_weights()
@@ -177,7 +194,7 @@ class PlannedBags(FixedBags):
         return Delta(since, self.step, self.row_steps.time, tables)
 
     def _write_delta(self, delta: Delta) -> None:
-        """Apply this rank's share of the delta of all tables."""
+        """Apply this rank's share of a delta of all tables."""
         weights, steps = self.part_weights(), self.row_steps.by_table()
         for name, table in delta.tables.items():
             steps[name][table.keys] = delta.step
@@ -196,14 +213,14 @@ class PlannedBags(FixedBags):
             self._own[name].copy_(saved[name])
 
     def _broadcast(self, name: str) -> torch.Tensor:
-        """Return a table's tensor from the rank that stores it."""
+        """Copy a table's tensor from the rank that stores it to all ranks, and return it."""
         like = self._like[name.endswith(".accumulator")][name]
         found = self._own[name].clone() if name in self._own else torch.empty_like(like, device=self._device)
         dist.broadcast(found, group_src=self.owner[name.rpartition(".")[0]], group=self._group)
         return found.cpu()
 
     def _share_steps(self) -> None:
-        """Let all ranks know when any of them last looked a row up."""
+        """Set the row steps, the step and the event time on all ranks to the maxima over ranks."""
         for tensor in (self.row_steps.rows, self.row_steps.clock):
             tensor.copy_(self._reduced(tensor, dist.ReduceOp.MAX))
 
@@ -216,7 +233,7 @@ class PlannedBags(FixedBags):
 def _distributed(
     tables: FusedEmbeddingBagCollection, device: torch.device, group: dist.ProcessGroup | None
 ) -> tuple[DistributedModelParallel, dict[str, int]]:
-    """Distribute tables by the planner. Returns them, and the rank that stores each."""
+    """Distribute tables according to the planner. Returns the distributed tables, and the rank of each table by name."""
     env = ShardingEnv.from_process_group(cast(dist.ProcessGroup, group or dist.group.WORLD))
     sharders: list[ModuleSharder[Any]] = [FusedEmbeddingBagCollectionSharder()]
     planner = EmbeddingShardingPlanner(

@@ -1,10 +1,10 @@
 """Merging of collisionless tables that several ranks trained independently, each on its own examples.
 
-During the pass, ranks exchange only the gradients of dense layers. Afterwards, a row that one rank touched is taken from that
-rank. Weights and optimizer state of a row that several ranks touched are averaged. A row that no rank touched is unchanged.
+During a pass, ranks exchange only the gradients of dense layers. After the pass, rows that one rank touched are taken from that
+rank. For rows that several ranks touched, weights and optimizer state are averaged. Rows that no rank touched are unchanged.
 
-A rank's delta during the pass is of its own tables, and the deltas of several ranks cannot be merged. A receiver at the step at
-which the pass began catches up with the delta of the merged tables.
+During a pass, a rank's delta covers only its own tables, and the deltas of several ranks cannot be merged. A receiver that is
+at the step at which the pass began catches up by the delta of the merged tables.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ def merge_replicas(parts: Sequence[Mapping[str, torch.Tensor]], tables: Sequence
     """Merge the tables of all ranks at the end of a pass.
 
     Args:
-        parts: `weights` and `training_state` of the collection of each rank. All ranks began the pass with the same tables.
+        parts: The tensors of `weights` and `training_state` of each rank. All ranks must have begun the pass with the same
+            tables.
         tables: Names of the tables.
 
     Returns:
-        The same tensors for the merged tables. If several ranks counted an id, the largest count is kept.
+        The tensors of `weights` and `training_state` of the merged tables. If several ranks have the same candidate, the
+        largest count is kept.
     """
     whole = dict(parts[0])
     began = int(parts[0]["pass"][0, 0])
@@ -61,7 +63,7 @@ def merge_replicas(parts: Sequence[Mapping[str, torch.Tensor]], tables: Sequence
 
 
 def _merged_candidates(parts: Sequence[Mapping[str, torch.Tensor]]) -> np.ndarray:
-    """Return the candidates of all ranks, int64 [W, 3], by table and id; of an id that several counted, the largest count."""
+    """Return the candidates of all ranks, int64 [W, 3], sorted by table and id. The largest count of each id is kept."""
     candidates = np.concatenate([part["candidates"].numpy() for part in parts])
     candidates = candidates[np.lexsort((-(candidates[:, 1] & ROW_MASK), candidates[:, 0], candidates[:, 1] >> ROW_BITS))]
     same = (candidates[1:, 0] == candidates[:-1, 0]) & (candidates[1:, 1] >> ROW_BITS == candidates[:-1, 1] >> ROW_BITS)
@@ -71,7 +73,14 @@ def _merged_candidates(parts: Sequence[Mapping[str, torch.Tensor]]) -> np.ndarra
 def _without_row(
     entries: np.ndarray, tables: np.ndarray, ids: np.ndarray, ids_by_table: Mapping[int, np.ndarray]
 ) -> np.ndarray:
-    """Select the entries whose ids have no row. tables, ids: of each entry, int64 [N]."""
+    """Select the entries whose ids have no row.
+
+    Args:
+        entries: Entries, int64 [N, 3].
+        tables: Table of each entry, int64 [N].
+        ids: Id of each entry, int64 [N].
+        ids_by_table: Ids that have a row, by table.
+    """
     has_row = np.zeros(len(entries), bool)
     for number, own in ids_by_table.items():
         has_row |= (tables == number) & np.isin(ids, own)

@@ -1,11 +1,14 @@
-"""Tables sharded across the ranks of a process group: each row has one owner, which stores, counts and updates it.
+"""Tables sharded across the ranks of a process group. Each row has one owner, which stores, counts and updates it.
 
-The ids of a rank's batch are sent to their owners; rows come back and are pooled on the rank that asked for them. The backward
-pass sends gradients the same way. Tables that store ids are sharded by id, tables of a fixed size are assigned to ranks as a
-whole, so no row has two owners, and the ranks together compute what one process would on all of their rows, in the order of the
-ranks. There are two differences: a cap on a table's rows is divided among the ranks, each of which evicts within its own share,
-and probabilistic admission draws other random numbers for another number of ranks. Static tables are distributed by TorchRec
-(`planned`).
+The ids of a rank's batch are sent to their owners. The owners return rows, which are pooled on the rank that requested them.
+The backward pass sends gradients to the owners. Tables that store ids are sharded by id; whole tables are assigned to ranks if
+their size is fixed.
+
+Because each row has one owner, the ranks compute the same results as one process that trains on the examples of all ranks in
+rank order, with two exceptions. The cap of a table is divided among the ranks, and each rank evicts within its share. The
+random numbers of probabilistic admission depend on the number of ranks.
+
+TorchRec distributes static tables (`planned`).
 """
 
 from __future__ import annotations
@@ -28,20 +31,20 @@ from ml.embeddings.interface import TableStats, TrainableBags, in_order
 
 
 class ShardedBags(TrainableBags):
-    """A collection of tables whose rows are sharded across ranks. All ranks must make the same calls.
+    """A table collection whose rows are sharded across ranks. All ranks must make the same calls.
 
-    Statistics are of this rank's share; those of the whole are their sums over ranks.
+    Statistics cover this rank's share. Their sums over ranks cover the whole collection.
 
-    Ranks count their own updates, so their steps may differ during a pass. `end_pass` and `delta` raise all of them to the
-    latest, so that a receiver at the step of a delta, or of a snapshot taken after a pass, misses nothing that any rank updates
-    later.
+    Each rank counts its own updates, so steps can differ between ranks during a pass. `end_pass` and `delta` raise the steps of
+    all ranks to the latest step. A receiver at the step of a delta, or of a snapshot that was taken after a pass, therefore
+    does not miss later updates of any rank.
 
     Args:
-        local: A new collection, built alike on every rank; it stores this rank's share from now on.
-        group: The ranks; by default all processes.
+        local: A new collection that was built identically on every rank. It stores this rank's share.
+        group: Process group of the ranks; by default all processes.
 
     Raises:
-        ValueError: If the features of the tables are weighted.
+        ValueError: If the features have weights per sample.
 
     Example:
         >>> import tempfile
@@ -58,7 +61,7 @@ class ShardedBags(TrainableBags):
     def __init__(self, local: TrainableBags, group: dist.ProcessGroup | None = None) -> None:
         super().__init__(local.base_lr)
         if local.is_weighted():
-            raise ValueError("tables with weights per sample cannot be sharded across processes")
+            raise ValueError("tables with weights per sample cannot be sharded across ranks")
         self.local, self.group = local, group
         configs = local.embedding_bag_configs()
         self._keys = [feature for config in configs for feature in config.feature_names]
@@ -66,7 +69,7 @@ class ShardedBags(TrainableBags):
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
         self.sharded_by_id = local.sharded_by_id
         self._tables = [config.name for config in configs]
-        # Of tables that are assigned as a whole, which have one feature each.
+        # For tables that are assigned as a whole; each of them has one feature.
         self._owner = {config.name: number % self.ranks for number, config in enumerate(configs)}
         local.set_rank_cap(self.rank, self.ranks)
         self._exchange = Exchange(
@@ -96,7 +99,15 @@ class ShardedBags(TrainableBags):
         return KeyedTensor(self._keys, [self._dim] * len(self._keys), pooled)
 
     def owners(self, ids: torch.Tensor, feature: torch.Tensor) -> torch.Tensor:
-        """Return the rank that owns each occurrence, int64 [N]. ids, feature: int64 [N], the latter the feature's index."""
+        """Return the rank that owns each occurrence.
+
+        Args:
+            ids: Id of each occurrence, int64 [N].
+            feature: Index of each occurrence's feature, int64 [N].
+
+        Returns:
+            int64 [N].
+        """
         if self.local.sharded_by_id:
             return torch.from_numpy(state_dict.shard_of(ids.numpy(), self.ranks))
         return feature % self.ranks
@@ -114,15 +125,31 @@ class ShardedBags(TrainableBags):
         return self.local.dense_parameters()
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Return this rank's share of rows sharded by id; other tables completely, on every rank."""
+        """Return copies of the tensors that predictions need.
+
+        Returns:
+            This rank's share if tables are sharded by id; otherwise all tables, on every rank.
+        """
         return self.local.weights() if self.sharded_by_id else self._broadcast(self.local.weights())
 
     def training_state(self) -> dict[str, torch.Tensor]:
-        """Return this rank's share of rows sharded by id; other tables completely, on every rank."""
+        """Return copies of the tensors that only training needs.
+
+        Returns:
+            This rank's share if tables are sharded by id; otherwise all tables, on every rank.
+        """
         return self.local.training_state() if self.sharded_by_id else self._broadcast(self.local.training_state())
 
     def restore(self, weights: Mapping[str, torch.Tensor], training_state: Mapping[str, torch.Tensor] | None) -> None:
-        """Restore this rank's share from the tensors of the complete tables."""
+        """Restore this rank's share from the tensors of the complete tables.
+
+        Args:
+            weights: The merged tensors of `weights` of all ranks.
+            training_state: The merged tensors of `training_state` of all ranks; None restores the weights only.
+
+        Raises:
+            ValueError: If the tensors do not match the tables.
+        """
         if self.sharded_by_id:
             share = state_dict.shard({**weights, **(training_state or {})}, self._tables, self.rank, self.ranks)
             weights, rest = state_dict.split_optimizer_state(share, self._tables)
@@ -158,9 +185,15 @@ class ShardedBags(TrainableBags):
         return self.local.delta_shapes()
 
     def delta(self, since: int) -> Delta:
-        """Return this rank's share of the changes. Every rank must call it.
+        """Return the changes of this rank's share. All ranks must call it.
 
-        `ml.embeddings.delta.merge_deltas` merges the shares.
+        `ml.embeddings.delta.merge_deltas` merges the deltas of all ranks.
+
+        Args:
+            since: An earlier step of this collection.
+
+        Raises:
+            Gap: If `since` is later than the current step, or if older changes are no longer available.
         """
         self._align_steps()
         found = self.local.delta(since)
@@ -173,12 +206,12 @@ class ShardedBags(TrainableBags):
         self.local.acknowledge(name, step)
 
     def accepts(self, delta: Delta) -> bool:
-        """Check the delta of the complete tables. Every rank must call it; see `DeltaReceiver.accepts`."""
+        """Check a delta of the complete tables; see `DeltaReceiver.accepts`. All ranks must call it."""
         self._align_steps()
         return super().accepts(delta)
 
     def _write_delta(self, delta: Delta) -> None:
-        """Apply this rank's share of the delta of the complete tables."""
+        """Apply this rank's share of a delta of the complete tables."""
         self.local.apply_delta(self._own_share(delta))
 
     def _own_share(self, delta: Delta) -> Delta:
@@ -198,13 +231,13 @@ class ShardedBags(TrainableBags):
         return torch.from_numpy(state_dict.shard_of(ids.numpy(), self.ranks) == self.rank)
 
     def _align_steps(self) -> None:
-        """Raise the steps of all ranks to the latest."""
+        """Raise the steps of all ranks to the latest step."""
         latest = torch.tensor(self.local.step)
         dist.all_reduce(latest, dist.ReduceOp.MAX, group=self.group)
         self.local.advance_to(int(latest))
 
     def _broadcast(self, share: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return every table's tensors from its owner; tensors that belong to no table are the same on all ranks."""
+        """Copy the tensors of each table from its owner to all ranks. Other tensors are equal on all ranks."""
         found = {}
         for name, tensor in share.items():
             found[name], table = tensor.clone(), self._table_of(name)
@@ -213,7 +246,7 @@ class ShardedBags(TrainableBags):
         return found
 
     def _own_steps(self, whole: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Set the row steps of other ranks' tables to zero, so that their rows are counted there alone."""
+        """Set the row steps of other ranks' tables to zero, so that only their owners count their rows as touched."""
         found = dict(whole)
         for name, tensor in whole.items():
             table = self._table_of(name)
@@ -222,17 +255,17 @@ class ShardedBags(TrainableBags):
         return found
 
     def _table_of(self, name: str) -> str | None:
-        """Return the table that a tensor belongs to, None if it belongs to the collection."""
+        """Return the table that a tensor belongs to; None if it belongs to the collection."""
         return max((table for table in self._tables if name.startswith(f"{table}.")), key=len, default=None)
 
 
 def shard_tables(model: nn.Module, group: dist.ProcessGroup | None = None, by_id: bool = True) -> None:
-    """Replace every collection of tables of a model by a sharded one.
+    """Replace the table collections of a model with sharded ones.
 
     Args:
-        model: A new model, built alike on every rank.
-        group: The ranks; by default all processes.
-        by_id: False leaves tables that store ids as they are: each rank trains its own (`replicas`).
+        model: A new model that was built identically on every rank.
+        group: Process group of the ranks; by default all processes.
+        by_id: True also shards tables that store ids. With False, each rank trains its own copy of them (`replicas`).
     """
     for module in list(model.modules()):
         if isinstance(module, ShardedBags):

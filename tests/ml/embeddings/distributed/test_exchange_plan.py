@@ -1,4 +1,4 @@
-"""The order of an exchange, distinct ids first, checked against plain lists."""
+"""Exchange plans compared with plain lists."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ml.embeddings.distributed.exchange_plan import plan_exchange
 OCCURRENCES = st.lists(st.tuples(st.sampled_from([-1, 0, 1, 7, 2**63 - 1, -(2**63)]), st.integers(0, 3)), max_size=60)
 
 
-@settings(deadline=None)  # the kernel is compiled within the first
+@settings(deadline=None)  # the first example compiles the kernel
 @given(OCCURRENCES)
-def test_order_numbers_and_counts(occurrences: list[tuple[int, int]]) -> None:
+def test_order_rows_and_counts_equal_plain_lists(occurrences: list[tuple[int, int]]) -> None:
     ids, places = (np.array([pair[part] for pair in occurrences], np.int64) for part in (0, 1))
     order, row_of, counts = plan_exchange(ids, places, 4)
     wanted: list[int] = []

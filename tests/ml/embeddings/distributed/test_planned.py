@@ -1,4 +1,4 @@
-"""Static tables in TorchRec's hands, by a plan of its planner: one rank and two do what no ranks would."""
+"""Static tables that TorchRec distributes over one or two ranks compute the same as in a single process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ml.embeddings.fixed.static import StaticEmbeddingBags
 from ml.embeddings.interface import TrainableBags, bags_of
 from ml.models.dlrm import DLRM
 
-ROWS = {"a": 400, "b": 30, "c": 20, "d": 500}  # ids reach beyond those of b and c
+ROWS = {"a": 400, "b": 30, "c": 20, "d": 500}  # some ids are out of vocabulary in b and c
 DIM, EXAMPLES, STEPS, HALF = 8, 6, 6, 3
 
 
@@ -36,7 +36,7 @@ def model_of(rows: dict[str, int] = ROWS) -> nn.Module:
 
 
 def batch(step: int, begin: int = 0, end: int = EXAMPLES) -> tuple[torch.Tensor, KeyedJaggedTensor, torch.Tensor, torch.Tensor]:
-    """Dense features, ids, labels and gradients of the pooled rows of some examples of a step."""
+    """Return dense features, ids, labels and gradients of pooled rows for some examples of a step."""
     generator = torch.Generator().manual_seed(step)
     sizes = torch.randint(0, 3, (len(ROWS) * EXAMPLES,), generator=generator)
     bags = torch.randint(-3, 40, (int(sizes.sum()),), generator=generator).split(sizes.tolist())
@@ -50,13 +50,13 @@ def batch(step: int, begin: int = 0, end: int = EXAMPLES) -> tuple[torch.Tensor,
 
 
 def share(step: int, rank: int, ranks: int) -> tuple[int, int]:
-    """Which examples are a rank's: of the last but one step the second has none."""
+    """Return the first and last example of a rank. In the last but one step, the second rank has no examples."""
     cuts = [0, EXAMPLES] if ranks == 1 else [0, EXAMPLES if step == STEPS - 2 else 4, EXAMPLES]
     return cuts[rank], cuts[rank + 1]
 
 
 def pooled(bags: TrainableBags, rank: int, ranks: int, steps: range) -> list[torch.Tensor]:
-    """What the tables gave at each step, trained with gradients that hang on nothing."""
+    """Train tables with fixed gradients, and return the pooled rows of each step."""
     found = []
     for step in steps:
         _, features, _, gradient = batch(step, *share(step, rank, ranks))
@@ -74,7 +74,7 @@ def logits(model: nn.Module, rank: int, ranks: int) -> torch.Tensor:
 
 
 def losses(model: nn.Module, rank: int, ranks: int) -> list[float]:
-    """Sums over this rank's examples, the tables alone being trained."""
+    """Train only the tables, and return the loss of each step, summed over this rank's examples."""
     found = []
     for step in range(STEPS):
         dense, features, labels, _ = batch(step, *share(step, rank, ranks))
@@ -84,30 +84,33 @@ def losses(model: nn.Module, rank: int, ranks: int) -> list[float]:
     return found
 
 
-def told(bags: TrainableBags) -> dict[str, torch.Tensor]:
+def state_of(bags: TrainableBags) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in (bags.weights() | bags.training_state()).items()}
 
 
-def facts(rank: int, ranks: int, bags: TrainableBags, model: nn.Module, half: TrainableBags) -> dict[str, Any]:
-    """half: tables that go on where others were after half of the steps."""
+def results_of(rank: int, ranks: int, bags: TrainableBags, model: nn.Module, half: TrainableBags) -> dict[str, Any]:
+    """Train tables and a model, and return everything that the tests compare.
+
+    `half` are tables that were restored from the state after half of the steps.
+    """
     whole = model.eval()
     (trained,) = bags_of(model).values()
     bags.begin_pass()
     first = pooled(bags, rank, ranks, range(HALF))
-    middle = told(bags)
+    middle = state_of(bags)
     return {
         "pooled": [*first, *pooled(bags, rank, ranks, range(HALF, STEPS))],
         "middle": middle,
-        "end": told(bags),
-        "figures": bags.stats(),
+        "end": state_of(bags),
+        "stats": bags.stats(),
         "touched": bags.rows_touched(),
         "none": bags(batch(0, 0, 0)[1]).values().detach(),
         "logits before": logits(whole, rank, ranks),
         "losses": losses(model, rank, ranks),
         "logits after": logits(whole, rank, ranks),
-        "trained": told(trained),
+        "trained": state_of(trained),
         "resumed": pooled(half, rank, ranks, range(HALF, STEPS)),
-        "resumed end": told(half),
+        "resumed end": state_of(half),
     }
 
 
@@ -128,7 +131,7 @@ def work(rank: int, ranks: int, folder: str) -> None:
     shard_tables(single)
     assert all(isinstance(found, PlannedBags) for of in (model, single) for found in bags_of(of).values())
     more = {"owner": bags.owner, "errors": errors, "alone": losses(single, rank, ranks)}
-    torch.save(facts(rank, ranks, bags, model, half) | more, f"{folder}/{rank}-of-{ranks}.pt")
+    torch.save(results_of(rank, ranks, bags, model, half) | more, f"{folder}/{rank}-of-{ranks}.pt")
     dist.destroy_process_group()
 
 
@@ -137,13 +140,13 @@ Found = tuple[dict[str, Any], dict[int, list[dict[str, Any]]]]
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """Without ranks, and of each rank of one and of two."""
+    """Return the results without ranks, and the results of each rank by the number of ranks."""
     folder, threads = tmp_path_factory.mktemp("planned"), torch.get_num_threads()
     bags = tables()
     pooled(bags, 0, 1, range(HALF))
-    torch.save(told(bags), folder / "middle.pt")
+    torch.save(state_of(bags), folder / "middle.pt")
     two = mp.start_processes(work, (2, str(folder)), nprocs=2, join=False, start_method="spawn")  # type: ignore[no-untyped-call]
-    alone = facts(0, 1, tables(), model_of(), bags) | {"alone": losses(model_of({"a": 400}), 0, 1)}
+    alone = results_of(0, 1, tables(), model_of(), bags) | {"alone": losses(model_of({"a": 400}), 0, 1)}
     work(0, 1, str(folder))
     torch.set_num_threads(threads)
     while two and not two.join():
@@ -152,7 +155,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_rows_learn_to_the_bit_what_they_learn_without_ranks(found: Found, ranks: int) -> None:
+def test_rows_are_equal_bit_for_bit_to_training_without_ranks(found: Found, ranks: int) -> None:
     alone, of_ranks = found
     for own in of_ranks[ranks]:
         for name in ("middle", "end", "resumed end"):
@@ -167,12 +170,12 @@ def test_rows_learn_to_the_bit_what_they_learn_without_ranks(found: Found, ranks
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_model_gives_the_logits_and_losses_it_gives_without_ranks(found: Found, ranks: int) -> None:
+def test_logits_and_losses_equal_training_without_ranks(found: Found, ranks: int) -> None:
     alone, of_ranks = found
     for name in ("logits before", "logits after"):
         torch.testing.assert_close(torch.cat([own[name] for own in of_ranks[ranks]]), alone[name], rtol=1e-5, atol=1e-6)
     assert not torch.allclose(alone["logits before"], alone["logits after"], atol=1e-3)
-    for name in ("losses", "alone"):  # `alone` is a single table: of two ranks one has none
+    for name in ("losses", "alone"):  # the model of `alone` has a single table, so one of two ranks stores none
         whole = [sum(of_step) for of_step in zip(*(own[name] for own in of_ranks[ranks]), strict=True)]
         assert whole == pytest.approx(alone[name], rel=1e-5)
     for own in of_ranks[ranks]:
@@ -180,23 +183,23 @@ def test_a_model_gives_the_logits_and_losses_it_gives_without_ranks(found: Found
             torch.testing.assert_close(own["trained"][tensor], wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_two_ranks_have_the_tables_in_another_order(found: Found) -> None:
+def test_two_ranks_store_the_tables_in_a_different_order(found: Found) -> None:
     owners = [own["owner"] for own in found[1][2]]
     assert owners[0] == owners[1] and set(owners[0].values()) == {0, 1}
     assert sorted(owners[0], key=owners[0].__getitem__) != list(ROWS)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_figures_of_ranks_add_up_to_the_whole(found: Found, ranks: int) -> None:
+def test_stats_of_ranks_add_up_to_the_whole(found: Found, ranks: int) -> None:
     alone, of_ranks = found
     assert sum(own["touched"] for own in of_ranks[ranks]) == alone["touched"]
-    for table, wanted in alone["figures"].items():
-        for figure in ("rows", "nbytes", "looked_up", "unknown"):
-            assert sum(getattr(own["figures"][table], figure) for own in of_ranks[ranks]) == getattr(wanted, figure)
+    for table, wanted in alone["stats"].items():
+        for name in ("rows", "nbytes", "looked_up", "unknown"):
+            assert sum(getattr(own["stats"][table], name) for own in of_ranks[ranks]) == getattr(wanted, name)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_what_two_ranks_hold_tables_without_ranks_take_on(found: Found, ranks: int) -> None:
+def test_tables_without_ranks_resume_from_the_state_of_ranks(found: Found, ranks: int) -> None:
     alone, of_ranks = found
     middle, bags = of_ranks[ranks][-1]["middle"], tables()
     weights = {name: tensor for name, tensor in middle.items() if name == "step" or name.endswith(".weight")}

@@ -1,4 +1,4 @@
-"""The shares of two ranks merge to the delta of the whole tables, and ranks take their share of a delta of the whole."""
+"""The deltas of two ranks merge to the delta of the whole tables, and each rank applies its share of a whole delta."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RANKS, ROUNDS, STEPS = 2, 3, 4
 
 
 def batch(round_: int, step: int, rank: int) -> KeyedJaggedTensor:
-    """Of the second rank, some have no examples."""
+    """Return the batch of a rank. Some batches of the second rank are empty."""
     generator = torch.Generator().manual_seed(100 * round_ + 10 * step + rank)
     size = 0 if rank and step == 1 else 3
     ids = torch.randint(2, 30, (2 * size,), generator=generator) + 5 * round_
@@ -76,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_shares_of_ranks_bring_tables_without_ranks_up_to_date(name: str, folder: Path) -> None:
+def test_merged_deltas_of_ranks_update_tables_without_ranks(name: str, folder: Path) -> None:
     server, deleted = KINDS[name](configs_of()), 0
     for round_ in range(ROUNDS):
         shares = [read(folder, name, round_, rank) for rank in range(RANKS)]
@@ -87,12 +87,12 @@ def test_shares_of_ranks_bring_tables_without_ranks_up_to_date(name: str, folder
         parts = [torch.load(folder / f"{name}-{round_}-{rank}-weights.pt") for rank in range(RANKS)]
         whole = state_dict.merge_shards(parts, NAMES) if server.sharded_by_id else parts[0]
         assert same(held(server), {tensor: value for tensor, value in whole.items() if tensor != "step"})
-        assert server.step == int(whole["step"][0]), "the step of a snapshot after a pass is that of the delta"
+        assert server.step == int(whole["step"][0]), "a snapshot after a pass has the step of the delta"
     assert (deleted > 0) is (name == "growing")
 
 
-def test_replicas_have_a_delta_once_they_are_merged() -> None:
-    """Before that, a replica's delta is of its own tables alone."""
+def test_merged_replicas_have_a_delta() -> None:
+    """Before merging, the delta of a replica covers only its own tables."""
     replicas, server = [growing(configs_of()) for _ in range(RANKS)], growing(configs_of())
     for round_ in range(ROUNDS):
         for rank, bags in enumerate(replicas):
