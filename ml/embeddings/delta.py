@@ -47,7 +47,7 @@ class TableDelta:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
+        """Size of all tensors in bytes."""
         return sum(tensor.nbytes for tensor in (self.keys, self.weights, self.seen, self.deleted) if tensor is not None)
 
 
@@ -87,7 +87,7 @@ class Delta:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
+        """Size of all tensors in bytes."""
         return sum(table.nbytes for table in self.tables.values())
 
     def to_tensors(self) -> dict[str, torch.Tensor]:

@@ -1,5 +1,4 @@
-"""Admission: ids that have been seen often enough get a row, if the table has room. All their occurrences in the batch read
-it."""
+"""Admission: ids that have occurred often enough get a row if the table has room. All occurrences in the batch read it."""
 
 from __future__ import annotations
 
@@ -18,11 +17,11 @@ def admit(  # type: ignore[no-untyped-def]
     slots, candidates, floats, words, longs, tables, ids, rows, missing, seconds, free, state, filters, caps, live,
     seeds, scale, dim, kind, constants, step,
 ):  # fmt: skip
-    """Give rows to the occurrences `missing` whose ids are due, while their tables have room; the others' row is the default
-    row.
+    """Admit the ids of `missing` occurrences that are due, while their tables have room.
 
-    rows: int64 [N], written. state: int64 [2], the next row that was never used, and the number of rows in `free`. caps, live:
-    int64 [T]. There must be room for all of them in slots and rows.
+    Writes the row of each of these occurrences to `rows`, int64 [N]; ids that are not admitted get the default row. `state`,
+    int64 [2], holds the next row that has never been used and the number of rows in `free`. `caps` and `live` are int64 [T].
+    Slots and rows must have room for all admitted ids.
     """
     for at in range(len(missing)):
         i = missing[at]
@@ -40,7 +39,7 @@ def admit(  # type: ignore[no-untyped-def]
                 candidates[slot, 1] = table << ROW_BITS | (0 if counts_here else count)
                 if live[table] >= caps[table]:
                     continue
-                candidates[slot, 1] = table << ROW_BITS  # if the row is deleted, counting starts again
+                candidates[slot, 1] = table << ROW_BITS  # if the row is deleted, counting restarts at zero
                 counted = 0 if counts_here else occurrences(count, filters[table])
             elif live[table] >= caps[table]:
                 continue

@@ -1,7 +1,7 @@
-"""Collisionless tables with TorchRec's `EmbeddingBagCollection` interface: every 64-bit id gets its own row, once admitted.
+"""Collisionless tables with TorchRec's `EmbeddingBagCollection` interface. Each admitted 64-bit id has its own row.
 
-Rows are updated in the backward pass, each once, by the sum of its gradients. `store` holds the rows, `state_dict` converts
-them to tensors, `deltas` creates and applies what changed.
+The backward pass updates each row of the batch once, by the sum of its gradients. `store` holds the rows, `state_dict` converts
+them to tensors, and `deltas` creates and applies deltas.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from ml.embeddings.rules import TableRules
 
 
 class CollisionlessEmbeddingBags(TrainableBags):
-    """Tables of one dimension D for F features. Several features may share a table.
+    """Collisionless tables of one dimension D for F features. Several features can share a table.
 
-    In training mode ids are counted and admitted; evaluation changes nothing. `set_time` sets the event time of the batches
-    that follow. The number of threads is torch's. Weights per sample get no gradient.
+    In training mode, ids are counted and admitted. In evaluation mode, forward does not change the tables. `set_time` sets the
+    event time of subsequent batches. Kernels use as many threads as torch. Weights per sample get no gradient.
 
     Args:
-        tables: Name, dimension, features and pooling of each table. `num_embeddings` is ignored: tables grow.
-        lr: Learning rate.
-        init_scale: First weights are uniform in [-init_scale, init_scale), a function of seed, table name and id.
-        optimizer: Updates the rows; by default row-wise Adagrad.
-        rules: Admission, time to live and eviction by table name; by default every id is admitted and kept.
+        tables: Name, dimension, features and pooling of each table. `num_embeddings` is ignored, because tables grow.
+        lr: Learning rate, before any schedule.
+        init_scale: First weights are uniform in [-init_scale, init_scale) and depend only on seed, table name and id.
+        optimizer: Optimizer of the rows; by default row-wise Adagrad.
+        rules: Admission, time to live and eviction by table name; by default, every id is admitted and kept.
         weighted: Whether features have a weight per id.
         seed: Seed of first weights and of probabilistic admission.
-        receivers: Ledger of the receivers of deltas; by default one with the time of the system as its clock.
+        receivers: Ledger of the receivers of deltas; by default, a new one that uses the system time.
 
     Raises:
-        ValueError: The dimensions differ, a name or feature occurs twice, or rules are given for an unknown table.
+        ValueError: If dimensions differ, a table name or feature occurs twice, or rules name an unknown table.
 
     Example:
         >>> tables = [EmbeddingBagConfig(name="t", embedding_dim=4, num_embeddings=1, feature_names=["f"])]
@@ -102,7 +102,7 @@ class CollisionlessEmbeddingBags(TrainableBags):
         self._anchor = nn.Parameter(torch.empty(0))
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
-        """Looks up and pools rows.
+        """Look up and pool rows.
 
         Args:
             features: Ids of at least the F features, keys in any order.
@@ -111,12 +111,12 @@ class CollisionlessEmbeddingBags(TrainableBags):
             Pooled rows, float32 [B, F * D], keys in the order of the tables; empty bags are zeros.
 
         Raises:
-            KeyError: A feature is missing.
-            ValueError: The features have batches of different sizes, or lengths do not belong to the ids.
+            KeyError: If a feature is missing.
+            ValueError: If batch sizes differ between features, or lengths do not match the ids.
         """
         features = in_order(features, self._keys)
         if features.variable_stride_per_key():
-            raise ValueError("collisionless tables do not support another batch size for each feature")
+            raise ValueError("expected the same batch size for all features")
         offsets = features.offsets().numpy().astype(np.int64, copy=False)
         batch = Occurrences(features.values().long().numpy(), offsets)
         if self._weighted:
@@ -128,7 +128,7 @@ class CollisionlessEmbeddingBags(TrainableBags):
         return torch.from_numpy(self.store.look_up(batch, torch.get_num_threads()))
 
     def get_extra_state(self) -> dict[str, dict[str, torch.Tensor]]:
-        """Adds the rows to `state_dict`, although they are no parameters."""
+        """Return the tensors of the tables, which `state_dict` stores although they are not parameters."""
         return {"weights": self.weights(), "training_state": self.training_state()}
 
     def set_extra_state(self, state: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
@@ -147,14 +147,15 @@ class CollisionlessEmbeddingBags(TrainableBags):
         self.now = now
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Returns copies of ids and weights; see `state_dict.weights`."""
+        """Return copies of ids and weights; see `state_dict.weights`."""
         return state_dict.weights(self.store)
 
     def training_state(self) -> dict[str, torch.Tensor]:
-        """Returns copies of the tensors of `state_dict.training_state`, and of the pass.
+        """Return copies of the tensors that only training needs.
 
         Returns:
-            The same, and `pass`, int64 [6, T]: the step and the counters at its beginning.
+            The tensors of `state_dict.training_state`, and `pass`, int64 [6, T]: the step and the counters of each table when
+            the pass began.
         """
         began = np.stack([np.full(len(self._configs), self._pass_began_at), *self._counted_before.as_rows()])
         return state_dict.training_state(self.store) | {"pass": torch.from_numpy(began)}
@@ -185,20 +186,23 @@ class CollisionlessEmbeddingBags(TrainableBags):
         apply_delta(self.store, delta)
 
     def begin_pass(self) -> None:
-        """Begins to count again, and trims tombstones: without registered receivers, deltas can start here or later."""
+        """Reset the counts of `stats` and `rows_touched`, and delete tombstones that no receiver needs.
+
+        Without registered receivers, deltas can only start from the current step or later.
+        """
         trim_tombstones(self.store)
         self._pass_began_at, self._counted_before = self.store.step, self.store.counters.copy()
 
     def end_pass(self) -> None:
-        """Deletes rows and candidates that have not been seen for their table's time to live."""
+        """Delete rows and candidates that have not been seen for their table's time to live."""
         self.store.expire(self.store.time)
 
     def register_receiver(self, name: str, step: int) -> None:
-        """Keeps tombstones for a receiver of deltas; see `deltas.register_receiver`."""
+        """Keep tombstones for a receiver of deltas; see `deltas.register_receiver`."""
         register_receiver(self.store, name, step)
 
     def acknowledge(self, name: str, step: int) -> None:
-        """Records that a receiver is at a step; see `deltas.acknowledge`."""
+        """Record that a receiver is at a step; see `deltas.acknowledge`."""
         acknowledge(self.store, name, step)
 
     def rows_touched(self) -> int:
@@ -224,21 +228,29 @@ class CollisionlessEmbeddingBags(TrainableBags):
 
 
 def share_of_cap(max_rows: int | None, rank: int, ranks: int) -> int | None:
-    """Returns the cap of one rank: an equal part, and at least 1, so all ranks together may exceed a cap below their number."""
+    """Return one rank's share of a table's cap: an equal part, at least 1.
+
+    If the cap is smaller than the number of ranks, the shares add up to more than the cap.
+
+    Args:
+        max_rows: Cap of the table; None for no cap.
+        rank: The rank.
+        ranks: Number of ranks.
+    """
     return None if max_rows is None else max(1, max_rows // ranks + (rank < max_rows % ranks))
 
 
 def checked_rules(tables: Sequence[EmbeddingBagConfig], rules: Mapping[str, TableRules]) -> dict[str, TableRules]:
-    """Returns the rules of every table by its name.
+    """Return the rules of each table by name, with default rules for tables that have none.
 
     Raises:
-        ValueError: Two tables have the same name, or rules are given for an unknown table.
+        ValueError: If two tables have the same name, or rules name an unknown table.
     """
     names = [table.name for table in tables]
     if len(set(names)) != len(names):
-        raise ValueError(f"expected a different name for each table, found {names}")
+        raise ValueError(f"expected tables of different names, found {names}")
     if wrong := [name for name, rule in rules.items() if name not in names or rule.name != name]:
-        raise ValueError(f"rules {wrong} do not belong to the tables {names}: each is given under its own name")
+        raise ValueError(f"rules {wrong} do not match the tables {names}: each key must be the name of its table")
     return {name: rules.get(name, TableRules(name)) for name in names}
 
 

@@ -1,8 +1,8 @@
-"""Candidates: ids that have been counted and have no row yet.
+"""Candidates: ids that have been counted but have no row yet.
 
-A candidate is a slot of three int64, in a hash map laid out as that of rows: the id, `table << 40 | due << 39 | count`, and
-when it was last seen, in microseconds. A sliding count consists of two: `previous half window << 19 | this half window`. All
-occurrences count, also repeated ones within a batch.
+Candidates are stored in an open-addressing hash map. A slot consists of three int64 values: the id,
+`table << 40 | due << 39 | count`, and the time when the id was last seen, in microseconds. A sliding filter stores two counts:
+`previous half window << 19 | current half window`. Repeated occurrences within a batch are counted as well.
 """
 
 from __future__ import annotations
@@ -30,8 +30,16 @@ class Candidates:
     """The candidates of T tables.
 
     Args:
-        rules: The tables' rules, of which admission follows.
+        rules: Rules of the tables.
         seeds: Seeds of probabilistic admission, uint64 [T].
+
+    Example:
+        >>> candidates = Candidates([TableRules("t", min_count=2)], np.zeros(1, np.uint64))
+        >>> table, clock = np.array([0]), np.array([0])
+        >>> for _ in range(2):  # id 7 is due at its second occurrence
+        ...     candidates.count(table, np.array([7]), missing=np.array([0]), now=0, clocks=clock).tolist()
+        [0]
+        [1]
     """
 
     def __init__(self, rules: Sequence[TableRules], seeds: NDArray[np.uint64]) -> None:
@@ -47,20 +55,20 @@ class Candidates:
         return self.slots.nbytes
 
     def by_table(self) -> NDArray[np.int64]:
-        """Number of candidates of each table, int64 [T]."""
+        """Return the number of candidates of each table, int64 [T]."""
         return np.bincount(self._held()[:, 1] >> ROW_BITS, minlength=len(self.filters))
 
     def count(
         self, tables: NDArray[np.int64], ids: NDArray[np.int64], missing: NDArray[np.int64], now: int, clocks: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """Counts occurrences without a row, and marks the ids that have been seen often enough.
+        """Count occurrences without a row, and mark ids that are due for a row.
 
         Args:
-            tables: The table of each of these occurrences, int64 [M].
-            ids: Ids of all occurrences of the batch, int64 [N].
-            missing: Positions in `ids` of the M occurrences.
-            now: Event time, microseconds.
-            clocks: A number per table that differs for every batch, int64 [T].
+            tables: Table of each of the M occurrences without a row, int64 [M].
+            ids: Ids of all N occurrences of the batch, int64 [N].
+            missing: Positions in `ids` of the M occurrences, int64 [M].
+            now: Event time in microseconds since 1970 UTC.
+            clocks: A number per table that is different in each batch, int64 [T].
 
         Returns:
             Number of ids that became due, int64 [T].
@@ -73,21 +81,26 @@ class Candidates:
         return due
 
     def reserve(self, more: int) -> None:
-        """Makes room for `more` candidates."""
+        """Reserve memory for `more` candidates."""
         taken = int(self.taken[0])
         if (self.filters != DIRECT).any() and slots_for(taken + more) > len(self.slots):
             self._rebuild(2 * taken + more, 0, np.zeros_like(self.filters))
 
     def expire(self, now: int, ttl: NDArray[np.int64]) -> None:
-        """Deletes candidates that were last seen more than `ttl` microseconds ago, int64 [T]; 0 is no limit."""
+        """Delete candidates that were last seen more than `ttl` microseconds before `now`.
+
+        Args:
+            now: Event time in microseconds since 1970 UTC.
+            ttl: Time to live of each table in microseconds, int64 [T]; 0 for no limit.
+        """
         self._rebuild(int(self.taken[0]), now, ttl)
 
     def to_rows(self) -> NDArray[np.int64]:
-        """Returns all candidates, int64 [W, 3], laid out as slots are, in the order of table and id."""
+        """Return all candidates, int64 [W, 3], in the layout of slots, sorted by table and id."""
         return sort_candidates(self._held())
 
     def restore(self, rows: NDArray[np.int64]) -> None:
-        """Replaces all candidates by what `to_rows` returned."""
+        """Replace all candidates with those that `to_rows` returned."""
         self.slots = np.ascontiguousarray(rows)
         self._rebuild(len(rows), 0, np.zeros_like(self.filters))
 
@@ -101,7 +114,7 @@ class Candidates:
         self.slots = kept
 
     def _repetitions(self, ids: NDArray[np.int64], missing: NDArray[np.int64], tables: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How often the id of each occurrence came before it in the batch, int64 [M]; 0 for tables that do not need it."""
+        """Return the number of earlier occurrences of the same id in the batch, int64 [M]; 0 unless the filter needs it."""
         nth = np.zeros(len(missing), np.int64)
         asked = np.flatnonzero(self.filters[tables] == PROBABILISTIC)
         if len(asked):
@@ -114,7 +127,7 @@ class Candidates:
 
 
 def sort_candidates(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Sorts candidates, int64 [W, 3], by table and id."""
+    """Sort candidates, int64 [W, 3], by table and id."""
     return rows[np.lexsort((rows[:, 0], rows[:, 1] >> ROW_BITS))]
 
 
@@ -123,14 +136,17 @@ def _empty(expected: int) -> NDArray[np.int64]:
 
 
 def _filter_of(rule: TableRules) -> int:
-    """The filter of a table. A table that evicts counts ids even if the first occurrence admits, to know how many are due."""
+    """Return the filter of a table.
+
+    A table that evicts counts ids even if `min_count` is 1, because it evicts as many rows as there are ids that are due.
+    """
     evicts = rule.max_rows is not None and rule.evict != "never"
     return DIRECT if rule.min_count == 1 and not evicts else _FILTERS[rule.filter]
 
 
 @jit(inline="always")
 def candidate_slot(candidates, table, key):  # type: ignore[no-untyped-def]
-    """Slot of a candidate, or the empty one where it belongs."""
+    """Return the slot of a candidate, or the empty slot that it would be stored in."""
     mask = len(candidates) - 1
     at = home_of(table, key, mask)
     while candidates[at, 1] != EMPTY and not (candidates[at, 0] == key and candidates[at, 1] >> ROW_BITS == table):
@@ -140,7 +156,7 @@ def candidate_slot(candidates, table, key):  # type: ignore[no-untyped-def]
 
 @jit(inline="always")
 def occurrences(count, filter_):  # type: ignore[no-untyped-def]
-    """Occurrences that a candidate's count stands for."""
+    """Return the number of occurrences that a stored count represents."""
     if filter_ == SLIDING:
         return (count >> _HALF_BITS & _HALF) + (count & _HALF)
     return count & COUNTED
@@ -148,7 +164,7 @@ def occurrences(count, filter_):  # type: ignore[no-untyped-def]
 
 @jit(inline="always")
 def _increment(count, filter_, known, seen, now, half):  # type: ignore[no-untyped-def]
-    """The count after another occurrence at `now`. half: half the window, microseconds."""
+    """Return the stored count after another occurrence at `now`. `half` is half the window in microseconds."""
     if filter_ != SLIDING:
         return (count & COUNTED) + 1
     previous, current = count >> _HALF_BITS & _HALF, count & _HALF
@@ -163,7 +179,10 @@ def _increment(count, filter_, known, seen, now, half):  # type: ignore[no-untyp
 
 @jit(nogil=True)
 def count_missing(candidates, tables, ids, missing, nth, now, taken, filters, thresholds, halves, seeds, clocks, due):  # type: ignore[no-untyped-def]
-    """See `Candidates.count`; there must be room. nth: `_repetitions`. Chance is a function of id, clock and nth."""
+    """Implement `Candidates.count`. There must be room for all candidates.
+
+    `nth` is the result of `_repetitions`. The random number of an occurrence depends on seed, id, clock and `nth`.
+    """
     for at in range(len(missing)):
         table, key = tables[at], ids[missing[at]]
         filter_ = filters[table]
@@ -192,8 +211,10 @@ def count_missing(candidates, tables, ids, missing, nth, now, taken, filters, th
 
 @jit
 def keep_candidates(candidates, kept, now, ttl):  # type: ignore[no-untyped-def]
-    """Copy candidates into `kept`, empty and large enough, except those that have expired or were admitted. Returns how
-    many."""
+    """Copy candidates that have neither expired nor been admitted to `kept`, which must be empty and large enough.
+
+    Returns the number of copied candidates.
+    """
     count = 0
     for at in range(len(candidates)):
         value = candidates[at, 1]

@@ -1,4 +1,4 @@
-"""Working memory of a look-up, which its update reads. Buffers are used again by later batches."""
+"""Working memory of a look-up, which its update reads. Later batches reuse the buffers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 @dataclass
 class PartitionBuffers:
-    """Buffers of one thread, which handles the features of some tables.
+    """Buffers of one thread, which processes the features of some tables.
 
     Args:
-        features: Numbers of the features, int64.
-        distinct: Distinct rows that occur, int64 [N]; the first `found` are valid.
-        without: Positions of occurrences without a row, int64 [N]; the first `missing` are valid.
-        tables: The table of each of these, int64 [N].
-        summed: Gradients summed by distinct row, float32 [N, D].
+        features: Indices of the features, int64.
+        distinct: Distinct rows that occur, int64 [N]; the first `found` entries are valid.
+        without: Positions of occurrences without a row, int64 [N]; the first `missing` entries are valid.
+        tables: Table of each occurrence in `without`, int64 [N].
+        summed: Summed gradient of each distinct row, float32 [N, D].
         found: Number of distinct rows.
         missing: Number of occurrences without a row.
     """
@@ -39,13 +39,13 @@ class PartitionBuffers:
 
 @dataclass
 class LookupContext:
-    """What a look-up of N occurrences leaves for the update.
+    """Results of a look-up of N occurrences that the update needs.
 
     Args:
-        rows: The row of each occurrence, int64 [N].
-        lines: The line of the gradient, as [B * F, D], that belongs to its bag, int32 [N].
-        shares: Its weight in the bag, float32 [N].
-        places: The index of its row among `distinct` of its partition, -1 without a row, int32 [N].
+        rows: Row of each occurrence, int64 [N].
+        lines: For each occurrence, the index of its bag in the gradient viewed as [B * F, D], int32 [N].
+        shares: Weight of each occurrence in its bag, float32 [N].
+        places: Index of each occurrence's row in `distinct` of its partition, int32 [N]; -1 without a row.
         partitions: Buffers of each thread.
     """
 
@@ -63,7 +63,7 @@ class LookupContext:
         return len(self.rows)
 
     def partition(self, features: Sequence[NDArray[np.int64]], dim: int) -> None:
-        """Assigns features to partitions; partitions beyond these get none."""
+        """Assign features to partitions. Any further partitions get no features."""
         for number, own in enumerate(features):
             if number == len(self.partitions):
                 self.partitions.append(PartitionBuffers.allocate(len(self), dim))
@@ -72,19 +72,19 @@ class LookupContext:
             unused.features = np.empty(0, np.int64)
 
     def found_rows(self) -> NDArray[np.int64]:
-        """Distinct rows that occur, int64."""
+        """Return the distinct rows that occur, int64."""
         return np.concatenate([own.distinct[: own.found] for own in self.partitions])
 
 
 @dataclass(eq=False)
 class PendingUpdate:
-    """A training look-up that waits for its gradient. Its rows are not evicted.
+    """A training look-up that awaits its gradient. Its rows are not evicted.
 
     Args:
-        context: What the look-up left.
-        offsets: Of the bags, int64 [F * B + 1].
-        deletions: How often rows had been deleted by request before the look-up.
-        done: Whether the update has happened.
+        context: Results of the look-up.
+        offsets: Offsets of the bags, int64 [F * B + 1].
+        deletions: The store's number of calls that had deleted rows before the look-up, without evictions.
+        done: Whether the rows have been updated.
     """
 
     context: LookupContext
@@ -96,18 +96,18 @@ class PendingUpdate:
 def partition_features(
     table_of: NDArray[np.int64], ids_of: NDArray[np.int64], tables: int, threads: int
 ) -> list[NDArray[np.int64]]:
-    """Splits features over threads. Features of one table stay together, because a row is updated by one thread.
+    """Divide features among threads. All features of a table go to one thread, so that one thread updates each row.
 
-    Tables are assigned from the largest on, each to the thread with the least work so far.
+    Tables are assigned in descending order of their number of ids, each to the thread with the fewest ids so far.
 
     Args:
-        table_of: The table of each feature, int64 [F].
+        table_of: Table of each feature, int64 [F].
         ids_of: Number of ids of each feature, int64 [F].
         tables: Number of tables.
         threads: Number of threads.
 
     Returns:
-        Numbers of the features of each thread that has any.
+        Indices of the features of each thread; threads without features are left out.
     """
     if threads == 1 or tables == 1:
         return [np.arange(len(table_of))]

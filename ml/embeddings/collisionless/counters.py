@@ -1,4 +1,4 @@
-"""Counts of what happened to the tables of a store."""
+"""Counters of look-ups, admissions and deletions in the tables of a store."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 @dataclass
 class Counters:
-    """Sums by table since the store was created, int64 [T] each.
+    """Counts by table since the store was created, int64 [T] each.
 
     Args:
         looked_up: Occurrences of ids in training batches.
-        unknown: Those whose id had no row before the batch.
+        unknown: Occurrences of ids that had no row before the batch.
         admitted: Ids that were given a row.
         expired: Rows that were deleted after their time to live.
         evicted: Rows that were deleted because the table was full.
@@ -38,5 +38,5 @@ class Counters:
         return Counters(*(row.copy() for row in self.as_rows()))
 
     def since(self, before: Counters) -> Counters:
-        """Returns the differences from earlier counters."""
+        """Return the differences from earlier counters."""
         return Counters(*(now - then for now, then in zip(self.as_rows(), before.as_rows(), strict=True)))

@@ -1,6 +1,7 @@
-"""Deltas of a store: rows that were updated or admitted, and ids that were deleted, after a step.
+"""Deltas of a store: rows that were updated or admitted after a step, and ids that were deleted after it.
 
-Ids that are deleted leave tombstones, which are kept until every registered receiver has acknowledged a later step.
+Deleted ids are recorded as tombstones. Tombstones are kept until every registered receiver has acknowledged the step of the
+deletion.
 """
 
 from __future__ import annotations
@@ -14,15 +15,22 @@ from ml.embeddings.delta import Delta, Gap, TableDelta, TableShape, check_delta
 
 
 def shapes_of(store: Store) -> dict[str, TableShape]:
-    """Return the shape of each table's rows in deltas, by table name."""
+    """Return the shape of each table in deltas, by table name."""
     return {rule.name: TableShape(store.dim, rows=None) for rule in store.rules}
 
 
 def create_delta(store: Store, since: int) -> Delta:
-    """Return what changed in a store after step `since`, rows and deleted ids in the order of their ids.
+    """Return the rows of a store that were updated or admitted after a step, and the ids that were deleted.
+
+    Args:
+        store: The sender.
+        since: An earlier step of the store.
+
+    Returns:
+        The changes, sorted by id.
 
     Raises:
-        Gap: If the store has not come so far, or has trimmed tombstones of later steps.
+        Gap: If `since` is later than the current step, or tombstones after it have been deleted.
     """
     _check_available(store, since)
     words, ids = store.array.words[: store.used], store.array.longs
@@ -42,14 +50,18 @@ def create_delta(store: Store, since: int) -> Delta:
 
 
 def apply_delta(store: Store, delta: Delta) -> bool:
-    """Update, insert and delete rows of a store as a delta says. Rows that are new here begin with a new optimizer state.
+    """Update, insert and delete rows of a store according to a delta. Inserted rows get a new optimizer state.
+
+    Args:
+        store: The receiver.
+        delta: The changes.
 
     Returns:
-        True if the delta was applied, False if its changes were applied before.
+        True if the delta was applied, False if all of its changes had already been applied.
 
     Raises:
-        Gap: If changes between the store's step and the delta's beginning are missing; nothing is changed.
-        ValueError: If the delta is of other tables; nothing is changed.
+        Gap: If the delta begins after the store's step, so that changes in between are missing. Nothing is changed.
+        ValueError: If the delta does not match the tables. Nothing is changed.
     """
     if not check_delta(delta, store.step, shapes_of(store)):
         return False
@@ -69,31 +81,36 @@ def apply_delta(store: Store, delta: Delta) -> bool:
         store.array.floats[rows, WEIGHTS : WEIGHTS + store.dim] = torch.cat([table.weights for _, table in parts]).numpy()
     store.init_optimizer_state(rows[new])
     store.step, store.time = delta.step, max(store.time, delta.time)
-    # Including ids that had no row here, for deltas that this store sends on.
+    # Ids without a row in this store are included, because this store may forward deltas to other receivers.
     store.tombstones.replace(delta.step, deleted_tables, deleted)
     return True
 
 
 def register_receiver(store: Store, name: str, step: int) -> None:
-    """Keeps tombstones for a receiver of deltas from a step on, until it acknowledges a later one.
+    """Keep tombstones of deletions after a step until a receiver acknowledges them.
 
     Args:
         store: The sender.
-        name: Identifies the receiver across its restarts.
-        step: The step that the receiver is at.
+        name: Name of the receiver, which must stay the same when the receiver restarts.
+        step: The receiver's current step.
 
     Raises:
-        Gap: Deltas since that step are not available.
+        Gap: If deltas since that step are not available.
     """
     _check_available(store, step)
     store.receivers.register(name, step)
 
 
 def acknowledge(store: Store, name: str, step: int) -> None:
-    """Records that a receiver is at a step, and trims the tombstones that no receiver needs any more.
+    """Record that a receiver has applied all changes up to a step, and delete tombstones that no receiver needs.
+
+    Args:
+        store: The sender.
+        name: Name of the receiver.
+        step: Step of the latest delta that the receiver has applied.
 
     Raises:
-        Gap: The receiver was dropped for its silence, or the step is later than the store's.
+        Gap: If the receiver was dropped because it was silent for too long, or the step is later than the store's step.
     """
     if step > store.step:
         raise Gap(f"the tables are at step {store.step}, receiver {name!r} acknowledges step {step}: load a snapshot")
@@ -102,7 +119,7 @@ def acknowledge(store: Store, name: str, step: int) -> None:
 
 
 def trim_tombstones(store: Store) -> None:
-    """Deletes tombstones up to the step that all receivers have acknowledged; without receivers all of them."""
+    """Delete tombstones up to the step that all receivers have acknowledged; all tombstones without receivers."""
     oldest = store.receivers.oldest_step()
     store.tombstones.trim(store.step if oldest is None else min(oldest, store.step))
 
@@ -115,7 +132,7 @@ def _check_available(store: Store, since: int) -> None:
 
 
 def _with_table(parts: list[tuple[int, torch.Tensor]]) -> tuple[np.ndarray, np.ndarray]:
-    """Concatenate ids of several tables. Returns them, and the number of each one's table, both int64 [N]."""
+    """Concatenate the ids of several tables. Returns the ids and the table of each id, both int64 [N]."""
     numbers = [np.full(len(ids), number) for number, ids in parts]
     empty = np.empty(0, np.int64)
     return np.concatenate([empty, *(ids.numpy() for _, ids in parts)]), np.concatenate([empty, *numbers])

@@ -1,4 +1,4 @@
-"""Which rows a full table deletes to admit other ids."""
+"""Selection of the rows that a full table evicts to admit other ids."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _AHEAD = 16
 def rows_to_evict(
     array: RowArray, used: int, table: int, cap: int, count: int, evict: Evict, kept: Iterable[NDArray[np.int64]]
 ) -> NDArray[np.int64]:
-    """Selects at least `count` rows of a table, unless fewer may be evicted.
+    """Select rows of a table to evict: at least `count` rows, or all that can be evicted.
 
-    A sixteenth of a full table is evicted at once, because finding the rows takes a scan of the whole table.
+    At least one sixteenth of the cap is evicted at once, because the selection scans the whole table.
 
     Args:
-        array: The rows of all tables.
-        used: Number of rows in `array` that are or were in use.
-        table: Number of the table.
-        cap: Most rows that the table may have.
-        count: Number of rows that it is over its cap.
-        evict: The rule. Rows that are equal by it are evicted in the order of their ids.
-        kept: Rows that must stay: those of the batch, and those that await an update.
+        array: Rows of all tables.
+        used: Number of leading rows of `array` that are or have been in use.
+        table: Index of the table.
+        cap: Cap on the rows of the table.
+        count: Number of rows that the table would have beyond its cap.
+        evict: Eviction rule. Ties are broken by id.
+        kept: Rows that must not be evicted: the rows of the batch, and rows that await an update.
 
     Returns:
-        Rows, int64; none if the rule is "never".
+        The rows to evict, int64; empty if the rule is "never".
     """
     if evict == "never":
         return np.empty(0, np.int64)

@@ -1,8 +1,8 @@
 """An open-addressing hash map from (table, id) to row.
 
-A slot is two int64: the id, and `table << 40 | row`, or EMPTY. Any id can be a key, and a look-up touches one cache line.
-Probing is linear over a power of two of slots, at most 7 in 10 of them taken. Deletion moves later keys back, so that no
-markers remain (Knuth, TAOCP 3, 6.4, algorithm R).
+A slot consists of two int64 values: the id, and `table << 40 | row` or EMPTY. Any id can be a key, and most look-ups read one
+cache line. Probing is linear. The number of slots is a power of two, and at most 7 in 10 slots are taken. Deletion moves later
+keys back instead of leaving markers (Knuth, TAOCP 3, 6.4, algorithm R).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _SMALLEST, _TAKEN, _OF = 1 << 10, 7, 10
 
 
 class HashMap:
-    """Rows in [0, 2^40) of keys (table, id): table in [0, 2^23), id any int64.
+    """Map from keys (table, id) to rows. Tables are in [0, 2^23), rows in [0, 2^40), and ids are any int64.
 
     Args:
-        expected: Number of keys to make room for.
+        expected: Number of keys to reserve memory for.
 
     Example:
         >>> ids = HashMap()
@@ -46,23 +46,23 @@ class HashMap:
         return self.slots.nbytes
 
     def find(self, tables: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the rows of N keys, int64 [N], EMPTY for keys that are missing."""
+        """Return the row of each key, int64 [N]; EMPTY for missing keys."""
         rows = np.empty(len(ids), np.int64)
         find_many(self.slots, tables, ids, rows)
         return rows
 
     def insert(self, tables: NDArray[np.int64], ids: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
-        """Inserts N keys that are missing, each once."""
+        """Insert N unique keys that are not in the map."""
         self.reserve(len(ids))
         insert_many(self.slots, tables, ids, rows)
         self.size += len(ids)
 
     def erase(self, tables: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
-        """Deletes those of N keys that are present."""
+        """Delete keys. Missing keys are ignored."""
         self.size -= erase_many(self.slots, tables, ids)
 
     def reserve(self, more: int) -> None:
-        """Makes room for `more` keys. The slots are extended in place, so that there are never two copies of them."""
+        """Reserve memory for `more` keys. The slots are extended in place, without a second copy."""
         wanted = slots_for(self.size + more)
         if not self.size and len(self.slots) < wanted:
             self.slots = _empty(wanted)
@@ -74,7 +74,7 @@ class HashMap:
 
 
 def slots_for(keys: int) -> int:
-    """Returns the number of slots for a number of keys: a power of two."""
+    """Return the number of slots for a number of keys, a power of two."""
     slots = _SMALLEST
     while keys * _OF > slots * _TAKEN:
         slots *= 2
@@ -87,13 +87,13 @@ def _empty(slots: int) -> NDArray[np.int64]:
 
 @jit(inline="always")
 def home_of(table, key, mask):  # type: ignore[no-untyped-def]
-    """First slot of a key."""
+    """Return the first slot that a key can be stored in."""
     return np.int64(mix64(np.uint64(key) + np.uint64(table + 1) * np.uint64(GOLDEN)) & np.uint64(mask))
 
 
 @jit(inline="always")
 def find_one(slots, table, key):  # type: ignore[no-untyped-def]
-    """Row of a key, EMPTY if it is missing."""
+    """Return the row of a key; EMPTY if it is missing."""
     mask = len(slots) - 1
     at = home_of(table, key, mask)
     while True:
@@ -107,7 +107,7 @@ def find_one(slots, table, key):  # type: ignore[no-untyped-def]
 
 @jit(inline="always")
 def insert_one(slots, table, key, row):  # type: ignore[no-untyped-def]
-    """Insert a key that is missing; there must be room."""
+    """Insert a key that is not in the map. There must be an empty slot."""
     mask = len(slots) - 1
     at = home_of(table, key, mask)
     while slots[at, 1] != EMPTY:
@@ -131,7 +131,7 @@ def erase_one(slots, table, key):  # type: ignore[no-untyped-def]
     hole, after = at, (at + 1) & mask
     while slots[after, 1] != EMPTY:
         home = home_of(slots[after, 1] >> ROW_BITS, slots[after, 0], mask)
-        # It may move back unless its home is cyclically in (hole, after].
+        # The key can move back unless its home is cyclically in (hole, after].
         if ((after - home) & mask) >= ((after - hole) & mask):
             slots[hole, 0], slots[hole, 1] = slots[after, 0], slots[after, 1]
             hole = after
@@ -165,11 +165,11 @@ def erase_many(slots, tables, ids):  # type: ignore[no-untyped-def]
 
 @jit(nogil=True)
 def rehash(slots):  # type: ignore[no-untyped-def]
-    """Moves keys to their slots after the number of slots was doubled; the upper half is empty.
+    """Move keys to their slots after the number of slots has been doubled. The upper half must be empty.
 
-    A cluster of taken slots is processed from its beginning. A key's new home is its old one, or that of the upper half, and
-    the keys between its home and its slot have been moved before it. So it is moved to its own slot, to an earlier one, or to
-    one of the same rank in the upper half, and passes no key that is still to be moved.
+    Each cluster of taken slots is processed from its first slot. The new home of a key is its old home, or the corresponding
+    slot of the upper half. The keys between its old home and its slot have already been moved. The key therefore moves to its
+    own slot, to an earlier slot, or to a corresponding slot of the upper half, and does not pass a key that has not been moved.
     """
     old = len(slots) // 2
     start = 0

@@ -1,4 +1,4 @@
-"""First weights of a row: a function of seed, table and id, so that they are the same in every run and on every rank."""
+"""First weights of a row. They depend only on seed, table and id, so they are equal in every run and on every rank."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ _STEP = np.uint64(GOLDEN)
 
 @jit
 def draw(floats, row, dim, table_seed, key, scale):  # type: ignore[no-untyped-def]
-    """Set the weights of a row, uniform in [-scale, scale). table_seed: uint64, of seed and table; key: the id."""
+    """Set the weights of a row, uniform in [-scale, scale).
+
+    Args:
+        floats: Rows as float32 [R, width], written.
+        row: The row to set.
+        dim: Number of weights, D.
+        table_seed: Seed of the table, uint64.
+        key: Id of the row, int64.
+        scale: Bound of the weights, float32.
+    """
     state = mix64(np.uint64(table_seed) ^ mix64(np.uint64(key) + _STEP))
     for d in range(dim):
         state += _STEP

@@ -1,11 +1,11 @@
-"""Look-up kernels: from ids to pooled rows, in blocks.
+"""Look-up kernels, which map ids to pooled rows in blocks.
 
-For each block, the slots of the hash map are prefetched, then the rows found there, then the rows are summed into bags. The
-processor thus waits for many places at once, and each is fetched from memory once.
+For each block, a kernel first prefetches slots of the hash map, then finds and prefetches rows, and then sums rows into bags.
+Several memory accesses are therefore in flight at the same time.
 
-Occurrences are ordered by feature, as in a KeyedJaggedTensor (`batch`). A kernel handles some of the features; features of
-different tables may run in different threads, because no row belongs to two tables. However many threads there are, the
-occurrences of a row are handled in the same order.
+Occurrences are ordered by feature, as in a KeyedJaggedTensor (`batch`). A kernel processes some of the features. Features of
+different tables can be processed by different threads, because no row belongs to two tables. For any number of threads, the
+occurrences of a row are processed in the same order.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ml.embeddings.collisionless.row_layout import COUNT, MOST, PLACE, SEEN, WEI
 
 FAST = {"reassoc", "contract"}
 _NONE = -1
-_BLOCK = 32  # occurrences between prefetch and use: few enough to be in the first cache still
+_BLOCK = 32  # occurrences per block: prefetched memory must still be in the first-level cache when it is used
 
 
 @jit(error_model="numpy")
 def _prefetch_slots(slots, table, ids, rows, first, last):  # type: ignore[no-untyped-def]
-    """Prefetch the home slots of the occurrences [first, last), and write their numbers to `rows`."""
+    """Prefetch the home slots of the occurrences [first, last), and write the indices of the slots to `rows`."""
     mask = len(slots) - 1
     for at in range(first, last):
         i = np.uint64(at)
@@ -38,8 +38,10 @@ def _prefetch_slots(slots, table, ids, rows, first, last):  # type: ignore[no-un
 
 @jit(error_model="numpy")
 def _find(slots, floats, table, ids, rows, first, last, end):  # type: ignore[no-untyped-def]
-    """Write the rows of the occurrences [first, last), EMPTY for those without, in place of their home slots; prefetch the
-    rows, of which the last word needed is `end`."""
+    """Replace the home slots of the occurrences [first, last) in `rows` with their rows, and prefetch the rows.
+
+    Occurrences without a row get EMPTY. `end` is the last word that is read from a row.
+    """
     mask, one = np.uint64(len(slots) - 1), np.uint64(1)
     for at in range(first, last):
         i = np.uint64(at)
@@ -59,7 +61,7 @@ def _find(slots, floats, table, ids, rows, first, last, end):  # type: ignore[no
 
 @jit(error_model="numpy")
 def _blocks(features, offsets, examples):  # type: ignore[no-untyped-def]
-    """Blocks of about _BLOCK occurrences, in order, int64 [n, 3]: feature, first and last example."""
+    """Return blocks of about _BLOCK occurrences, in order, int64 [n, 3]: feature, first example, and end of the examples."""
     found = np.empty((0, 3), np.int64)
     for turn in range(2):
         n = 0
@@ -77,16 +79,17 @@ def _blocks(features, offsets, examples):  # type: ignore[no-untyped-def]
 
 @lru_cache(maxsize=32)
 def reader(dim: int, training: bool) -> Callable[..., tuple[int, int]]:
-    """Returns the look-up kernel, compiled for a dimension.
+    """Return the look-up kernel, compiled for a dimension.
 
     The kernel is read(slots, floats, words, ids, offsets, weights, means, tables, features, seconds, rows, lines, shares,
-    places, distinct, without, of_table, out) -> (found, missing). It pools the bags of `features` into out, float32 [B, F *
-    dim]; ids without a row add nothing. In training it also counts occurrences, sets the time last seen to `seconds`, and fills
-    the buffers of `LookupContext`; otherwise it writes only `rows`, its working memory.
+    places, distinct, without, of_table, out) -> (found, missing). It pools the bags of `features` into `out`, float32
+    [B, F * dim]; ids without a row contribute zeros. In training, the kernel also counts occurrences, updates the time when
+    each row was last seen to `seconds`, and fills the buffers of `LookupContext`. Otherwise it writes only `rows`, which is its
+    working memory.
 
     Args:
-        dim: Weights of a row, D.
-        training: Whether to count and to prepare an update.
+        dim: Number of weights in a row, D.
+        training: Whether to count occurrences and prepare an update.
     """
     end = np.uint64(WEIGHTS + dim - 1)
 
@@ -155,8 +158,11 @@ def reader(dim: int, training: bool) -> Callable[..., tuple[int, int]]:
 
 @jit(inline="always")
 def _list_row(words, row, i, found, places, distinct):  # type: ignore[no-untyped-def]
-    """Add an occurrence's row to `distinct` unless it is listed. A row is listed if `distinct` has it at the row's own place
-    (sparse sets, Briggs and Torczon, 1993), so nothing needs to be cleared between batches."""
+    """Add the row of an occurrence to `distinct`, unless it has been added before.
+
+    A row has been added if `distinct` contains it at the row's place. This is a sparse set (Briggs and Torczon, 1993), so the
+    places need not be cleared between batches.
+    """
     place = np.uint64(np.uint32(words[row, np.uint64(PLACE)]))
     if place < np.uint64(found) and np.uint64(distinct[place]) == row:
         places[i] = place
@@ -168,8 +174,10 @@ def _list_row(words, row, i, found, places, distinct):  # type: ignore[no-untype
 
 @jit(nogil=True)
 def add_admitted(floats, words, dim, offsets, rows, lines, shares, places, distinct, found, without, features, out):  # type: ignore[no-untyped-def]
-    """Add occurrences `without` a row that have one now, after admission: sum their bags again, in order, and complete the
-    context. features: F. Returns the number of distinct rows."""
+    """Process the occurrences in `without` whose ids have been admitted: sum their bags again, and complete the context.
+
+    Returns the number of distinct rows. `features` is the number of features, F.
+    """
     examples = len(out)
     done = np.int64(-1)
     for n in range(len(without)):

@@ -1,7 +1,7 @@
-"""Zeroed memory on huge pages, where the system has them, for tables that are read at random places.
+"""Zeroed memory for tables with random access, on huge pages if the system supports them.
 
-On pages of 4 KiB most look-ups in a table of gigabytes also miss the processor's address cache (TLB); on huge pages they do
-not.
+With pages of 4 KiB, most look-ups in a table of several gigabytes also miss the processor's address cache (TLB). Huge pages
+avoid these misses.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PAGE = 1 << 21
 
 
 def zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
-    """Returns an array of zeros, aligned to a huge page if it is large. Pages that are never written take no memory."""
+    """Return an array of zeros. Large arrays are aligned to huge pages. Pages that are never written take no memory."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < _PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return np.zeros(shape, dtype)
@@ -28,11 +28,18 @@ def zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
 
 
 def extended(array: NDArray, rows: int) -> NDArray:
-    """Returns an array with more rows, zeros at the end; the given one must not be used afterwards.
+    """Extend an array to a larger number of rows; new rows are zeros. Do not use the given array afterwards.
 
-    The memory is extended in place where the system can do that, without a second copy of its contents.
+    The operating system extends the memory in place if it can, without a second copy of the contents.
+
+    Args:
+        array: The array to extend.
+        rows: New number of rows.
+
+    Returns:
+        The extended array.
     """
-    if not array.flags.owndata:  # as after unpickling
+    if not array.flags.owndata:  # for example, after unpickling
         array = array.copy()
     array.resize((rows, *array.shape[1:]), refcheck=False)
     return array

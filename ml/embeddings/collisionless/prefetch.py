@@ -1,7 +1,7 @@
 """A Numba intrinsic that prefetches a cache line.
 
-Look-ups at random places of a large table spend most of their time waiting for memory. Prefetching lets several of them wait at
-once.
+Random look-ups in a large table mostly wait for memory. With prefetching, several memory accesses are in flight at the same
+time.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -14,11 +14,11 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-AHEAD = 12  # look-ups: far enough to hide a miss, near enough to be cached still
+AHEAD = 12  # prefetch distance in look-ups: hides a cache miss, and the line is still cached when it is used
 
 
 def _prefetch(typingctx: Any, array: Any, row: Any, column: Any) -> Any:
-    """Fetch the cache line of array[row, column], array 2-D, for writing. Places out of bounds are harmless."""
+    """Prefetch the cache line of array[row, column] of a 2-D array for writing. Indices out of bounds are harmless."""
     signature = types.void(array, row, column)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -36,4 +36,4 @@ def _prefetch(typingctx: Any, array: Any, row: Any, column: Any) -> Any:
     return signature, codegen
 
 
-prefetch: Any = intrinsic(_prefetch)  # of (array, row, column): numba passes the first argument itself
+prefetch: Any = intrinsic(_prefetch)  # prefetch(array, row, column): Numba adds the typing context as first argument

@@ -1,4 +1,4 @@
-"""Allocation of rows: which rows of an array that grows are in use."""
+"""Allocation of rows in an array that grows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ _FIRST_ROWS = 1024
 
 
 class RowPool:
-    """Rows of `width` words each. Row 0 is the default row, and never allocated.
+    """An array of rows, and which of them are free. Row 0 is the default row, which is never allocated.
+
+    Args:
+        width: Number of words in a row.
 
     Example:
         >>> pool = RowPool(width=12)
@@ -25,15 +28,15 @@ class RowPool:
         self.array = RowArray.zeros(_FIRST_ROWS, width)
         self.array.words[DEFAULT, TABLE] = FREE
         self.free = np.empty(0, np.int64)  # the first `state[1]` are valid
-        self.state = np.array([DEFAULT + 1, 0], np.int64)  # the next row that was never used; free rows
+        self.state = np.array([DEFAULT + 1, 0], np.int64)  # next row that has never been used; number of free rows
 
     @property
     def used(self) -> int:
-        """Number of rows that are or were in use: all rows are below it."""
+        """Number of leading rows of `array` that are or have been in use."""
         return int(self.state[0])
 
     def take(self, count: int) -> NDArray[np.int64]:
-        """Returns `count` rows that are not in use: free ones first, then rows that were never used."""
+        """Allocate `count` rows, int64 [count]: free rows first, then rows that have never been used."""
         self.reserve(count)
         free = int(self.state[1])
         reused = self.free[max(free - count, 0) : free]
@@ -42,16 +45,16 @@ class RowPool:
         return np.concatenate([reused, fresh])
 
     def release(self, rows: NDArray[np.int64]) -> None:
-        """Marks rows, int64 [N], as free."""
+        """Mark rows, int64 [N], as free."""
         self.array.words[rows, TABLE] = FREE
         self.free = np.concatenate([self.free[: self.state[1]], rows])
         self.state[1] = len(self.free)
 
     def has_room(self, more: int) -> bool:
-        """Whether `more` rows can be taken without more memory."""
+        """Return whether `more` unused rows fit into the array without growth."""
         return self.used + more <= len(self.array)
 
     def reserve(self, more: int) -> None:
-        """Makes room for `more` rows."""
+        """Reserve memory for `more` rows."""
         if not self.has_room(more):
             self.array = self.array.grown(max(self.used + more, 2 * len(self.array)), self.used)

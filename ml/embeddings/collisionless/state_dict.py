@@ -1,7 +1,7 @@
-"""Stores as named tensors and back, by table and in the order of ids: the same rows give the same bytes wherever they are
-stored.
+"""Conversion of stores to named tensors and back.
 
-The tensors of a store can be sharded by id, and shards can be merged and sharded again by another number.
+Rows are grouped by table and sorted by id, so equal rows give equal tensors, regardless of their order in memory. The tensors
+can be sharded by id, merged, and sharded again into a different number of shards.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _WHOLE = ("candidates", "tombstones", "oldest_delta_step", "receivers", "counter
 
 
 def weights(store: Store) -> dict[str, torch.Tensor]:
-    """Returns what predictions need.
+    """Return the tensors that predictions need.
 
     Returns:
-        By table `<table>.id` int64 [N] and `<table>.weight` float32 [N, D]; `step` int64 [2], the step and the latest event
-        time in microseconds.
+        `<table>.id`, int64 [N], and `<table>.weight`, float32 [N, D], for each table. `step`, int64 [2], holds the step and the
+        latest event time in microseconds since 1970 UTC.
     """
     found = {"step": torch.tensor([store.step, store.time])}
     for number, rule in enumerate(store.rules):
@@ -47,13 +47,13 @@ def weights(store: Store) -> dict[str, torch.Tensor]:
 
 
 def training_state(store: Store) -> dict[str, torch.Tensor]:
-    """Returns what only training needs.
+    """Return the tensors that only training needs.
 
     Returns:
-        By table `<table>.seen` int64 [N] (seconds), `count` int32 [N], `step` int32 [N] (of the row's last update), `slot`
-        float32 [N] and `state` float32 [N, S] of the optimizer. Of all tables `candidates` int64 [W, 3]; `tombstones` int64
-        [G, 3]; `oldest_delta_step` int64 [1]; `receivers` uint8 [n], JSON; `counters` int64 [5, T]; `about` uint8 [n], JSON
-        that says what these numbers mean.
+        For each table, `<table>.seen`, int64 [N], in seconds since 1970 UTC; `<table>.count`, int32 [N]; `<table>.step`, int32
+        [N], the step of each row's last update; and the optimizer state in `<table>.slot`, float32 [N], and `<table>.state`,
+        float32 [N, S]. For all tables, `candidates`, int64 [W, 3]; `tombstones`, int64 [G, 3]; `oldest_delta_step`, int64 [1];
+        `counters`, int64 [5, T]; and as JSON, uint8 [n], `receivers`, and `about`, which describes the other tensors.
     """
     found = {"about": torch.tensor(list(json.dumps(about(store.optimizer, store.rules)).encode()), dtype=torch.uint8)}
     for number, rule in enumerate(store.rules):
@@ -79,7 +79,7 @@ def training_state(store: Store) -> dict[str, torch.Tensor]:
 
 
 def about(optimizer: RowOptimizer, rules: Sequence[TableRules]) -> dict[str, Any]:
-    """Returns what fixes the meaning of a training state's numbers: optimizer, tables and filters."""
+    """Return the optimizer, tables and filters that a training state depends on."""
     return {
         "optimizer": optimizer.kind,
         "tables": [rule.name for rule in rules],
@@ -89,16 +89,21 @@ def about(optimizer: RowOptimizer, rules: Sequence[TableRules]) -> dict[str, Any
 
 
 def read_about(training_state: Columns, optimizer: RowOptimizer, rules: Sequence[TableRules]) -> list[int]:
-    """Checks that a training state belongs to an optimizer and tables.
+    """Check that a training state matches an optimizer and rules.
+
+    Args:
+        training_state: The tensors that `training_state` returned.
+        optimizer: The expected optimizer.
+        rules: The expected rules of the tables.
 
     Returns:
-        Numbers of the tables whose candidates can be restored: their window has the same length.
+        Indices of the tables whose candidates can be restored, because the length of their window is unchanged.
 
     Raises:
-        ValueError: The optimizer, the tables or their filters are others.
+        ValueError: If the optimizer, the tables or their filters differ.
     """
     if "about" not in training_state:
-        raise ValueError("the training state does not say what it is of; it was written by an earlier version")
+        raise ValueError("the training state has no tensor 'about': it was written by an earlier version")
     found, own = json.loads(bytes(training_state["about"].tolist())), about(optimizer, rules)
     for name in ("optimizer", "tables", "filters"):
         if found[name] != own[name]:
@@ -107,18 +112,21 @@ def read_about(training_state: Columns, optimizer: RowOptimizer, rules: Sequence
 
 
 def restore(store: Store, weights: Columns, training_state: Columns | None) -> None:
-    """Fills a new store. Tables that are over their cap evict at once; candidates of windows of another length are dropped.
+    """Fill a new store with rows from tensors.
+
+    Tables that exceed their cap evict rows. The candidates of a table are dropped if the length of its window differs.
 
     Args:
         store: A store without rows.
-        weights: What `weights` returned.
-        training_state: What `training_state` returned; None to predict, or to train on with a new optimizer state.
+        weights: The tensors that `weights` returned.
+        training_state: The tensors that `training_state` returned. None is for predictions, or to continue training with new
+            optimizer state.
 
     Raises:
-        ValueError: The tensors do not belong to these tables; the message names them. The store is still empty.
+        ValueError: If the tensors do not match the tables; the message names them. The store is not changed.
     """
     if len(store):
-        raise ValueError("only a new store can be restored")
+        raise ValueError(f"expected a store without rows, found {len(store)} rows: restore into a new store")
     _check(store, weights, training_state)
     tables = [np.full(len(weights[f"{rule.name}.id"]), number) for number, rule in enumerate(store.rules)]
     ids = np.concatenate([weights[f"{rule.name}.id"].numpy() for rule in store.rules])
@@ -131,7 +139,7 @@ def restore(store: Store, weights: Columns, training_state: Columns | None) -> N
         _fill(store, own, rule.name, weights, training_state)
     if training_state is None:
         store.init_optimizer_state(rows)
-        store.tombstones.trim(store.step)  # weights say nothing of ids that were deleted before
+        store.tombstones.trim(store.step)  # weights do not contain tombstones
         return
     candidates = training_state["candidates"].numpy()
     same = read_about(training_state, store.optimizer, store.rules)
@@ -143,13 +151,25 @@ def restore(store: Store, weights: Columns, training_state: Columns | None) -> N
 
 
 def shard_of(ids: NDArray[np.int64], shards: int) -> NDArray[np.int64]:
-    """Returns the shard of each id, int64 [N]: a function of the id and the number of shards alone."""
+    """Return the shard of each id, int64 [N], in [0, shards). It depends only on the id and the number of shards."""
     mixed = ids.view(np.uint64) * np.uint64(GOLDEN)
     return ((mixed >> np.uint64(40)) % np.uint64(shards)).astype(np.int64)
 
 
 def shard(columns: Columns, tables: Sequence[str], index: int, count: int) -> dict[str, torch.Tensor]:
-    """Selects one of `count` shards. Counters, which are sums over shards, stay with the first."""
+    """Select one shard of a store's tensors.
+
+    Counters are sums over shards, so the first shard gets them and the other shards get zeros.
+
+    Args:
+        columns: The tensors of `weights`, of `training_state`, or of both.
+        tables: Names of the tables.
+        index: Index of the shard, in [0, count).
+        count: Number of shards.
+
+    Returns:
+        The tensors of the shard.
+    """
     part = dict(columns)
     for table in tables:
         if f"{table}.id" not in columns:
@@ -167,7 +187,17 @@ def shard(columns: Columns, tables: Sequence[str], index: int, count: int) -> di
 
 
 def merge_shards(parts: Sequence[Columns], tables: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Merges what `shard` returned, or what the ranks that share a collection hold. Steps are the latest of any shard."""
+    """Merge the tensors of all shards, or of all ranks that share a collection.
+
+    Steps are maxima over shards; counters are sums.
+
+    Args:
+        parts: The tensors of each shard.
+        tables: Names of the tables.
+
+    Returns:
+        The tensors of the whole.
+    """
     whole = dict(parts[0])
     for table in tables:
         order = torch.cat([part[f"{table}.id"] for part in parts]).argsort()
@@ -189,7 +219,7 @@ def merge_shards(parts: Sequence[Columns], tables: Sequence[str]) -> dict[str, t
 
 
 def split_optimizer_state(whole: Columns, tables: Sequence[str]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Splits tensors in one mapping into those of `weights` and those of `training_state`."""
+    """Split one mapping of tensors into the tensors of `weights` and the tensors of `training_state`."""
     names = {"step"} | {f"{table}.{kind}" for table in tables for kind in ("id", "weight")}
     return {name: t for name, t in whole.items() if name in names}, {name: t for name, t in whole.items() if name not in names}
 
@@ -229,10 +259,12 @@ def _check_state(store: Store, state: Columns) -> None:
     read_about(state, store.optimizer, store.rules)
     by_row = [f"{rule.name}.{kind}" for rule in store.rules for kind in _BY_ROW[2:]]
     if missing := sorted({*by_row, *_WHOLE} - set(state)):
-        raise ValueError(f"the training state lacks {missing}")
+        raise ValueError(f"tensors {missing} are missing from the training state")
     for name in ("candidates", "tombstones"):
         of = state[name][:, 1] >> ROW_BITS if name == "candidates" else state[name][:, 1]
         if len(of) and not 0 <= int(of.min()) <= int(of.max()) < len(store.rules):
-            raise ValueError(f"{name}: found a table number that is not below {len(store.rules)}")
+            raise ValueError(
+                f"{name}: expected table indices in [0, {len(store.rules)}), found {int(of.min())} to {int(of.max())}"
+            )
     if (found := tuple(state["counters"].shape)) != (expected := (len(fields(Counters)), len(store.rules))):
         raise ValueError(f"counters: expected shape {expected}, found {found}")

@@ -1,4 +1,4 @@
-"""Rows of collisionless tables: which ids have one, what it holds, and when it is deleted. No two ids share a row."""
+"""Storage of the rows of collisionless tables: look-up, admission, update, expiry and eviction. No two ids share a row."""
 
 from __future__ import annotations
 
@@ -32,20 +32,21 @@ _UNBOUNDED = 1 << 40
 
 
 class Store:
-    """The rows of T tables of one dimension, for F features.
+    """The rows of T tables of one dimension D, which F features read.
 
-    A row is `dim` float32 weights, the optimizer's state, and when and how often its id was looked up (`row_layout`). Row 0 is
-    the default row: ids without a row read its zeros, and it is never updated.
+    A row stores `dim` float32 weights, the optimizer state, and when and how often its id was looked up (`row_layout`). Row 0
+    is the default row. Its weights are zeros, it is never updated, and ids without a row read it.
 
     Args:
         rules: Admission, time to live and eviction of each table.
-        dim: Weights of a row, D.
-        optimizer: Updates the rows.
-        init_scale: First weights are uniform in [-init_scale, init_scale), a function of seed, table name and id.
+        dim: Number of weights in a row, D.
+        optimizer: Optimizer of the rows.
+        init_scale: First weights are uniform in [-init_scale, init_scale) and depend only on seed, table name and id.
         seed: Seed of first weights and of probabilistic admission.
-        features: The number of each feature's table, int64 [F]; by default one feature per table.
-        means: Whether a feature's bags are averaged, bool [F]; by default they are summed.
-        receivers: Ledger of the receivers of deltas, on which it depends how long tombstones are kept.
+        features: Index of the table that each feature reads, int64 [F]; by default, one feature per table.
+        means: Whether the bags of each feature are averaged, bool [F]; by default, they are summed.
+        receivers: Ledger of the receivers of deltas, which decides how long tombstones are kept; by default, a new one that
+            uses the system time.
 
     Example:
         >>> store = Store([TableRules("item")], 4, RowOptimizer(), 0.1, seed=0)
@@ -73,8 +74,8 @@ class Store:
         self.hash_map = HashMap()
         self._pool = RowPool(width_of(dim, optimizer.words(dim)))
         self.live = np.zeros(tables, np.int64)  # rows of each table
-        self.step = 0  # updates so far
-        self.time = 0  # latest event time, microseconds
+        self.step = 0  # number of updates
+        self.time = 0  # latest event time, in microseconds
         self.tombstones = Tombstones()
         self.receivers = Receivers(time.time) if receivers is None else receivers
         self.counters = Counters.zeros(tables)
@@ -88,24 +89,24 @@ class Store:
         self._pending: WeakSet[PendingUpdate] = WeakSet()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Look-ups that await an update stay with the original."""
+        """Copy everything except look-ups that await an update."""
         return {name: value for name, value in vars(self).items() if name not in ("_spare", "_pending")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _spare=[], _pending=WeakSet())
 
     def __len__(self) -> int:
-        """Number of ids that have a row."""
+        """Return the number of ids that have a row."""
         return int(self.live.sum())
 
     @property
     def array(self) -> RowArray:
-        """The rows themselves, also those that are free."""
+        """All rows, including free ones."""
         return self._pool.array
 
     @property
     def used(self) -> int:
-        """Number of rows that are or were in use: all rows are below it."""
+        """Number of leading rows of `array` that are or have been in use."""
         return self._pool.used
 
     @property
@@ -114,33 +115,41 @@ class Store:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the used rows, the hash map and the candidates."""
+        """Size of the used rows, the hash map and the candidates, in bytes."""
         return self.used * self.row_bytes + self.hash_map.nbytes + self.candidates.nbytes
 
     def nbytes_by_table(self) -> NDArray[np.int64]:
-        """Returns `nbytes` by table, int64 [T]: free rows and the map in proportion to rows, candidates to theirs."""
+        """Return `nbytes` by table, int64 [T].
+
+        Rows and the hash map are divided in proportion to the rows of each table, candidates in proportion to its candidates.
+        """
         split = _shares(self.live) * (self.nbytes - self.candidates.nbytes)
         split += _shares(self.candidates.by_table()) * self.candidates.nbytes
         return np.diff(np.round(np.cumsum(np.concatenate([[0.0], split])))).astype(np.int64)
 
     def find(self, tables: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the rows of N ids, int64 [N], the default row for ids without one. Nothing is counted."""
+        """Return the row of each id, int64 [N], without counting occurrences. Ids without a row have the default row.
+
+        Args:
+            tables: Table of each id, int64 [N].
+            ids: int64 [N].
+        """
         rows = np.empty(len(ids), np.int64)
         find_many(self.hash_map.slots, tables, ids, rows)
         return np.maximum(rows, DEFAULT)
 
     def look_up(self, batch: Occurrences, threads: int = 1) -> NDArray[np.float32]:
-        """Looks up and pools without changing anything.
+        """Look up and pool rows without changing the tables.
 
         Args:
-            batch: B examples.
-            threads: Most threads to use; results do not depend on it.
+            batch: Ids of B examples.
+            threads: Maximum number of threads; results do not depend on it.
 
         Returns:
             Pooled rows, float32 [B, F * D].
 
         Raises:
-            ValueError: The bags do not belong to the ids.
+            ValueError: If offsets or weights do not match the ids.
         """
         out, context = self._new_output(batch), self._new_context(batch, threads)
         self._read(batch, False, 0, context, out)
@@ -148,18 +157,19 @@ class Store:
         return out
 
     def look_up_for_training(self, batch: Occurrences, now: int, threads: int = 1) -> tuple[NDArray[np.float32], PendingUpdate]:
-        """Looks up and pools; counts all occurrences, and admits ids that are due.
+        """Look up and pool rows, count all occurrences, and admit ids that are due.
 
         Args:
-            batch: B examples.
-            now: Event time, microseconds since 1970 UTC, clipped to the years 1970 to 2106.
-            threads: Most threads to use; results do not depend on it.
+            batch: Ids of B examples.
+            now: Event time in microseconds since 1970 UTC, clipped to the years 1970 to 2106.
+            threads: Maximum number of threads; results do not depend on it.
 
         Returns:
-            Pooled rows, float32 [B, F * D], and what `update` needs.
+            Pooled rows, float32 [B, F * D], and the pending update to pass to `update`.
 
         Raises:
-            ValueError: The bags do not belong to the ids.
+            ValueError: If offsets or weights do not match the ids.
+            OverflowError: If an admission or eviction needs a step beyond the range of int32.
         """
         now = min(max(now, 0), LATEST * MICROSECONDS)
         self.time, seconds = max(self.time, now), now // MICROSECONDS
@@ -178,20 +188,21 @@ class Store:
         return out, pending
 
     def update(self, pending: PendingUpdate, grad: NDArray[np.float32], lr: float) -> None:
-        """Updates each row that was looked up once, by the sum of the gradients of its occurrences.
+        """Update each row of a look-up once, by the sum of the gradients of its occurrences.
 
         Args:
-            pending: What `look_up_for_training` returned.
+            pending: The pending update that `look_up_for_training` returned.
             grad: Gradient of the pooled rows, float32 [B, F * D].
             lr: Learning rate.
 
         Raises:
-            RuntimeError: The look-up was updated before, or rows have been deleted since.
+            RuntimeError: If the look-up has already been updated, or rows have been deleted since the look-up.
+            OverflowError: If the next step is beyond the range of int32.
         """
         if pending.done:
-            raise RuntimeError("this look-up was updated before: look up again before the next update")
+            raise RuntimeError("this look-up has already been updated: look up again before the next update")
         if pending.deletions != self._deletions:
-            raise RuntimeError("rows were deleted between a look-up and its update: expire between steps")
+            raise RuntimeError("rows were deleted between a look-up and its update: expire rows only between training steps")
         self.step = self._next_step()
         pending.done = True
         self._pending.discard(pending)
@@ -208,11 +219,11 @@ class Store:
         self._spare.append(context)
 
     def insert(self, tables: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Creates rows of zeros for ids that have none.
+        """Create rows of zeros for ids that have no row.
 
         Args:
-            tables: The table of each id, int64 [N].
-            ids: int64 [N], each once.
+            tables: Table of each id, int64 [N].
+            ids: Unique ids, int64 [N].
 
         Returns:
             The rows, int64 [N].
@@ -225,14 +236,14 @@ class Store:
         return rows
 
     def init_optimizer_state(self, rows: NDArray[np.int64]) -> None:
-        """Sets the optimizer's state of rows, int64 [N], to that of new rows with these weights."""
+        """Set the optimizer state of rows, int64 [N], to the state of new rows with the same weights."""
         init_states(self.array.floats, rows, self.dim, self._kind, self._constants)
 
     def expire(self, now: int) -> int:
-        """Deletes rows and candidates that were last seen longer ago than their table's time to live.
+        """Delete rows and candidates that have not been seen for their table's time to live.
 
         Args:
-            now: Event time, microseconds since 1970 UTC.
+            now: Event time in microseconds since 1970 UTC.
 
         Returns:
             Number of deleted rows.
@@ -249,11 +260,11 @@ class Store:
         return len(expired)
 
     def delete_rows(self, rows: NDArray[np.int64], step: int | None = None) -> NDArray[np.int64]:
-        """Deletes rows and adds tombstones of their ids. Look-ups that await an update cannot be updated any more.
+        """Delete rows, and add tombstones for their ids. Look-ups that await an update can no longer be updated.
 
         Args:
-            rows: int64 [N], each once.
-            step: The step of the deletion; by default the next.
+            rows: Unique rows, int64 [N].
+            step: Step of the deletion; by default, the next step.
 
         Returns:
             Number of deleted rows by table, int64 [T].
@@ -262,26 +273,26 @@ class Store:
         return self._delete(rows, self._next_step() if step is None else step)
 
     def set_caps(self, caps: Sequence[int | None]) -> None:
-        """Sets the most rows of each table, None for no limit."""
+        """Set the cap on the rows of each table; None for no cap."""
         self._caps = np.array([cap or _UNBOUNDED for cap in caps], np.int64)
 
     def evict_to_cap(self) -> None:
-        """Evicts rows of tables that are over their cap, which happens when rows are restored."""
+        """Evict rows of tables that exceed their cap, as can happen after a restore."""
         for table in np.flatnonzero(self.live > self._caps):
             self._evict(table, int(self.live[table] - self._caps[table]), np.empty(0, np.int64))
 
     def rows_of(self, number: int) -> NDArray[np.int64]:
-        """Returns the rows of one table, in the order of their ids."""
+        """Return the rows of one table, sorted by id, int64 [N]."""
         rows = np.flatnonzero(self.array.words[: self.used, TABLE] == number)
         return rows[np.argsort(self.array.longs[rows, ID])]
 
     def _next_step(self) -> int:
         if self.step >= MOST:
-            raise OverflowError(f"steps can count {MOST} updates: set the step of a snapshot to 0, and load it")
+            raise OverflowError(f"the step has reached its maximum, {MOST}: set the step of a snapshot to 0, and load it")
         return self.step + 1
 
     def _new_output(self, batch: Occurrences) -> NDArray[np.float32]:
-        # torch aligns memory to cache lines and uses it again; numpy would get new pages at every step.
+        # torch aligns memory to cache lines and reuses it; numpy would allocate new pages in every step.
         return torch.empty((len(batch.offsets) - 1) // len(self.features), len(self.features) * self.dim).numpy()
 
     def _new_context(self, batch: Occurrences, threads: int) -> LookupContext:
@@ -308,7 +319,7 @@ class Store:
         in_threads(work, context.partitions)
 
     def _admit(self, ids: NDArray[np.int64], context: LookupContext, now: int, seconds: int) -> None:
-        """Give rows to occurrences without one whose ids are due; if need be, evict rows that are not in the batch."""
+        """Admit ids that are due, and evict rows that are not in the batch if a table is full."""
         missing = np.concatenate([own.without[: own.missing] for own in context.partitions])
         tables = np.concatenate([own.tables[: own.missing] for own in context.partitions])
         listed = context.found_rows()
@@ -346,7 +357,10 @@ class Store:
         return by_table
 
     def _most_new(self, ids: NDArray[np.int64], missing: NDArray[np.int64], tables: NDArray[np.int64]) -> int:
-        """An upper bound for ids without a row: the occurrences, or distinct ids where that many would need more memory."""
+        """Return an upper bound of the number of ids without a row.
+
+        The bound is the number of occurrences, or of distinct ids if room for all occurrences would need more memory.
+        """
         more = len(missing)
         if slots_for(len(self.hash_map) + more) <= len(self.hash_map.slots) and self._pool.has_room(more):
             return more
@@ -355,12 +369,12 @@ class Store:
         return 1 + int(((mine[1:] != mine[:-1]) | (of[1:] != of[:-1])).sum())
 
     def _reserve(self, more: int) -> None:
-        """Make room for `more` ids."""
+        """Reserve memory for `more` ids."""
         self.hash_map.reserve(more)
         self._pool.reserve(more)
         self.candidates.reserve(more)
 
 
 def _shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Each count's fraction of their sum; equal fractions if all are 0."""
+    """Return counts divided by their sum; equal fractions if all counts are 0."""
     return counts / counts.sum() if counts.any() else np.full(len(counts), 1 / len(counts))

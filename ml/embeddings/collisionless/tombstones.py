@@ -1,4 +1,4 @@
-"""Ids that were deleted, for deltas to come: a replica that applies a delta deletes their rows as well."""
+"""Tombstones: records of deleted ids. Deltas contain them, so that receivers delete the same rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 class Tombstones:
-    """Deleted ids by the step of their deletion, as far back as `oldest_step`: deltas can start there or later.
+    """Deleted ids by the step of their deletion. Deltas can start from `oldest_step` or later.
 
     Example:
         >>> tombstones = Tombstones()
@@ -21,40 +21,40 @@ class Tombstones:
 
     def __init__(self) -> None:
         self.oldest_step = 0
-        self._parts: list[NDArray[np.int64]] = []  # [G, 3] each, all of one step; in the order of steps
+        self._parts: list[NDArray[np.int64]] = []  # int64 [G, 3] per step, in ascending order of steps
 
     def __len__(self) -> int:
         return sum(map(len, self._parts))
 
     def add(self, step: int, tables: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
-        """Records that ids, int64 [G], were deleted from tables, int64 [G], at a step."""
+        """Record that ids, int64 [G], were deleted from tables, int64 [G], at a step."""
         if len(ids):
             self._parts.append(np.stack([np.full(len(ids), step), tables, ids], axis=1))
 
     def replace(self, step: int, tables: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
-        """Records the same in place of what was recorded for that step."""
+        """Replace the tombstones of a step."""
         self._parts = [part for part in self._parts if part[0, 0] != step]
         self.add(step, tables, ids)
 
     def since(self, step: int) -> NDArray[np.int64]:
-        """Returns what was deleted after a step, int64 [G, 3]: step, table, id."""
+        """Return the tombstones of deletions after a step, int64 [G, 3]: step, table and id."""
         return np.concatenate([np.empty((0, 3), np.int64), *(part for part in self._parts if part[0, 0] > step)])
 
     def trim(self, step: int) -> None:
-        """Forgets what was deleted up to a step: no delta since an earlier one will be requested."""
+        """Delete tombstones up to and including a step. Deltas can then only start from that step or later."""
         self._parts = [part for part in self._parts if part[0, 0] > step]
         self.oldest_step = max(self.oldest_step, step)
 
     def to_rows(self) -> NDArray[np.int64]:
-        """Returns all, int64 [G, 3], in the order of step, table and id."""
+        """Return all tombstones, int64 [G, 3], sorted by step, table and id."""
         return sort_tombstones(self.since(-1))
 
     def restore(self, rows: NDArray[np.int64], oldest_step: int) -> None:
-        """Replaces all by what `to_rows` returned."""
+        """Replace all tombstones with those that `to_rows` returned."""
         self._parts = np.split(rows, np.flatnonzero(np.diff(rows[:, 0])) + 1) if len(rows) else []
         self.oldest_step = oldest_step
 
 
 def sort_tombstones(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Sorts int64 [G, 3] by step, table and id."""
+    """Sort tombstones, int64 [G, 3], by step, table and id."""
     return rows[np.lexsort((rows[:, 2], rows[:, 1], rows[:, 0]))]

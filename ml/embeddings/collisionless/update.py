@@ -1,4 +1,4 @@
-"""Updates of rows by the gradient of their bags: each row once, by the sum over its occurrences in the batch."""
+"""Update kernels. Each row is updated once per batch, by the sum of the gradients of its occurrences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ml.embeddings.optimizers import ADAGRAD, ADAM, FTRL, ROWWISE, SGD
 
 @jit(error_model="numpy")
 def init_state(floats, row, dim, kind, constants):  # type: ignore[no-untyped-def]
-    """Set the optimizer state of a row to that of a new row with its weights."""
+    """Set the optimizer state of a row to the state of a new row with the same weights."""
     floats[row, SLOT] = constants[1] if kind == ROWWISE else np.float32(0)
     first = WEIGHTS + dim
     if kind == ADAGRAD:
@@ -27,7 +27,7 @@ def init_state(floats, row, dim, kind, constants):  # type: ignore[no-untyped-de
             floats[row, first + d] = 0
     elif kind == FTRL:
         for d in range(dim):
-            # z such that the weights stay what they are
+            # z is chosen so that FTRL's update rule gives the current weight.
             n = constants[1]
             floats[row, first + d] = n
             scale = constants[4] + np.sqrt(n) + constants[6]
@@ -41,10 +41,10 @@ def init_states(floats, rows, dim, kind, constants):  # type: ignore[no-untyped-
         init_state(floats, row, dim, kind, constants)
 
 
-# At module level and not in `trainer`: numba does not cache a kernel that closes over a function.
+# This function is at module level, not in `trainer`, because Numba does not cache a kernel that closes over a function.
 @jit(error_model="numpy", fastmath=FAST, inline="always")
 def _apply(floats, row, g, constants, lr, dim, kind):  # type: ignore[no-untyped-def]
-    """Apply the gradient g, float32 [dim], to a row (uint64). dim and kind are constants where it is called."""
+    """Apply the gradient `g`, float32 [dim], to a row, uint64. `dim` and `kind` are compile-time constants in `trainer`."""
     first, second = WEIGHTS + dim, WEIGHTS + 2 * dim
     eps, one = constants[0], np.float32(1)
     if kind == ROWWISE:
@@ -88,12 +88,18 @@ def _apply(floats, row, g, constants, lr, dim, kind):  # type: ignore[no-untyped
 
 @lru_cache(maxsize=32)
 def trainer(dim: int, kind: int) -> Callable[..., None]:
-    """Returns the kernel that updates rows, compiled for a dimension and an optimizer.
+    """Return the kernel that updates rows, compiled for a dimension and an optimizer.
 
     The kernel is update(floats, words, grad, offsets, features, examples, lines, shares, places, distinct, summed, found,
-    constants, lr, step), with grad float32 [B * F, dim], and fields of `LookupContext` and of one of its partitions. It makes a
-    step of the optimizer on each of the first `found` rows of `distinct`. Gradients are summed in the order of memory, into
-    buffers of which frequent rows stay cached; going from row to row instead would wait for a gradient at every step.
+    constants, lr, step). `grad` is float32 [B * F, dim]; the other arrays are fields of `LookupContext` and of one of its
+    partitions. The kernel applies one optimizer step to each of the first `found` rows of `distinct`.
+
+    Gradients are summed in memory order into `summed`, where frequent rows stay cached. A loop over rows instead would wait for
+    a gradient from memory at each occurrence.
+
+    Args:
+        dim: Number of weights in a row, D.
+        kind: Code of the optimizer (`ml.embeddings.optimizers.CODES`).
     """
 
     @jit(nogil=True, error_model="numpy", fastmath=FAST)

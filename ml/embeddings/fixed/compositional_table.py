@@ -82,7 +82,7 @@ class CompositionalTable(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of rows, accumulators and projection."""
+        """Size of rows, accumulators and projection in bytes."""
         rows = sum(4 * size * (width + 1) for size, width in zip(self.sizes, self.widths, strict=True))
         return rows + (self.projection.nbytes if self.projection is not None else 0)
 

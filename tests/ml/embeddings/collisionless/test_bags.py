@@ -1,4 +1,4 @@
-"""Tables compared with a plain dict and float64 optimizers, through random sequences of operations."""
+"""Collisionless tables compared with a dict and float64 optimizers, through random sequences of operations."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ RULES = st.builds(
 @pytest.mark.soak
 @examples(400)
 @given(st.lists(STEP, min_size=1, max_size=12), RULES, st.sampled_from([1, 2]))
-def test_every_sequence_ends_as_with_a_dict(kind: Kind, steps: list, rule: TableRules, threads: int) -> None:
+def test_every_sequence_of_operations_equals_a_dict(kind: Kind, steps: list, rule: TableRules, threads: int) -> None:
     tables = [
         EmbeddingBagConfig(name="t", embedding_dim=DIM, num_embeddings=1, feature_names=["f", "g"], pooling=PoolingType.MEAN),
         EmbeddingBagConfig(name="u", embedding_dim=DIM, num_embeddings=1, feature_names=["h"], pooling=PoolingType.SUM),
@@ -118,7 +118,7 @@ def test_evaluation_changes_nothing() -> None:
 
 
 def plain_bags(**choices: Any) -> CollisionlessEmbeddingBags:
-    """One table, one feature, plain steps of the whole gradient from zero."""
+    """Return one table with one feature, weights of zero, and SGD with a learning rate of 1."""
     tables = [EmbeddingBagConfig(name="t", embedding_dim=1, num_embeddings=1, feature_names=["f"])]
     chosen = {"lr": 1.0, "init_scale": 0.0, "optimizer": RowOptimizer("sgd"), **choices}
     return CollisionlessEmbeddingBags(tables, **chosen)
@@ -128,11 +128,11 @@ def one_id(number: int) -> KeyedJaggedTensor:
     return KeyedJaggedTensor(["f"], torch.tensor([number]), lengths=torch.tensor([1]))
 
 
-def test_a_second_backward_is_refused_and_harms_nothing() -> None:
+def test_a_second_backward_is_refused_and_changes_nothing() -> None:
     bags = plain_bags()
     loss = bags(one_id(1)).values().sum()
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="was updated before"):
+    with pytest.raises(RuntimeError, match="has already been updated"):
         loss.backward()
     first, second = bags(one_id(1)).values(), bags(one_id(2)).values()
     (10 * first.sum()).backward()
@@ -141,60 +141,60 @@ def test_a_second_backward_is_refused_and_harms_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "lengths", "weights", "said"),
+    ("values", "lengths", "weights", "message"),
     [
-        ([1, 2], [500], None, "do not belong to 2 ids"),
-        ([1, 2], [1], None, "do not belong to 2 ids"),
-        ([1, 2], [3, -1], None, "do not belong to 2 ids"),
-        ([1, 2], [1, 1], [0.5], "2 ids have 1 weights"),
+        ([1, 2], [500], None, "add up to 2 ids, found a sum of 500"),
+        ([1, 2], [1], None, "add up to 2 ids, found a sum of 1"),
+        ([1, 2], [3, -1], None, "non-negative lengths that add up to 2 ids"),
+        ([1, 2], [1, 1], [0.5], "found 1 weights for 2 ids"),
     ],
 )
 @pytest.mark.parametrize("training", [True, False])
-def test_a_batch_that_is_none_is_refused_before_memory_is_touched(
-    values: list[int], lengths: list[int], weights: list[float] | None, said: str, training: bool
+def test_an_invalid_batch_is_refused_before_memory_is_accessed(
+    values: list[int], lengths: list[int], weights: list[float] | None, message: str, training: bool
 ) -> None:
     bags = plain_bags(weighted=weights is not None).train(training)
     batch = KeyedJaggedTensor(
         ["f"], torch.tensor(values), torch.tensor(weights) if weights else None, lengths=torch.tensor(lengths)
     )
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         bags(batch)
 
 
-def test_batches_of_another_size_for_each_feature_are_refused() -> None:
+def test_different_batch_sizes_per_feature_are_refused() -> None:
     tables = [EmbeddingBagConfig(name=f, embedding_dim=1, num_embeddings=1, feature_names=[f]) for f in "fg"]
     bags = CollisionlessEmbeddingBags(tables, lr=1.0, init_scale=0.0)
     features = KeyedJaggedTensor(
         ["f", "g"], torch.arange(5), lengths=torch.ones(5, dtype=torch.int64), stride_per_key_per_rank=[[2], [3]]
     )
-    with pytest.raises(ValueError, match="another batch size for each feature"):
+    with pytest.raises(ValueError, match="the same batch size for all features"):
         bags(features)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda bags: pickle.loads(pickle.dumps(bags))])
-def test_a_copy_is_a_table_of_its_own(copied: Callable[[Any], Any]) -> None:
+def test_a_copy_is_independent(copied: Callable[[Any], Any]) -> None:
     bags = plain_bags()
     train_ids(bags.store, np.arange(500))
     other = copied(bags)
-    for first in (500, 900, 3000):  # with room, and past the growth of map and rows
+    for first in (500, 900, 3000):  # the copy first has room; later, the hash map and the rows must grow
         train_ids(other.store, np.arange(first, first + 400))
     assert other.weights()["t.id"].tolist() == [*range(1300), *range(3000, 3400)]
     assert len(other.store) == 1700 and len(bags.store) == 500
 
 
-def test_a_state_dict_has_the_rows() -> None:
+def test_a_state_dict_contains_the_rows() -> None:
     bags, other = plain_bags(), plain_bags()
     train_ids(bags.store, np.arange(5))
     other.load_state_dict(bags.state_dict())
     assert torch.equal(other.weights()["t.weight"], bags.weights()["t.weight"]) and len(other.store) == 5
 
 
-def test_names_that_do_not_tell_tables_apart_are_refused() -> None:
+def test_duplicate_table_names_and_rules_of_unknown_tables_are_refused() -> None:
     twice = [EmbeddingBagConfig(name="t", embedding_dim=1, num_embeddings=1, feature_names=[f]) for f in "fg"]
-    with pytest.raises(ValueError, match="a different name for each table"):
+    with pytest.raises(ValueError, match="tables of different names"):
         CollisionlessEmbeddingBags(twice, lr=1.0, init_scale=0.0)
     for rules in ({"typo": TableRules("typo")}, {"t": TableRules("x")}):
-        with pytest.raises(ValueError, match="do not belong to the tables"):
+        with pytest.raises(ValueError, match="do not match the tables"):
             plain_bags(rules=rules)
 
 
@@ -211,7 +211,7 @@ def test_the_order_of_a_batch_does_not_matter() -> None:
     np.testing.assert_allclose(ends[0], ends[1], rtol=1e-5, atol=1e-6)
 
 
-def test_torchrecs_dlrm_takes_it_and_learns() -> None:
+def test_dlrm_of_torchrec_learns_with_collisionless_tables() -> None:
     torch.manual_seed(0)
     tables = [EmbeddingBagConfig(name=f, embedding_dim=8, num_embeddings=1, feature_names=[f]) for f in ("a", "b")]
     bags = CollisionlessEmbeddingBags(tables, lr=0.5, init_scale=0.1)
@@ -235,7 +235,7 @@ def test_torchrecs_dlrm_takes_it_and_learns() -> None:
     assert losses[-1] < 0.1 < losses[0]
 
 
-def test_what_it_is_given_wrongly_is_named() -> None:
+def test_errors_name_wrong_dimensions_and_missing_features() -> None:
     table = EmbeddingBagConfig(name="t", embedding_dim=4, num_embeddings=1, feature_names=["f"])
     wide = EmbeddingBagConfig(name="u", embedding_dim=8, num_embeddings=1, feature_names=["g"])
     with pytest.raises(ValueError, match=r"one dimension, found \[4, 8\]"):

@@ -1,4 +1,4 @@
-"""A store that applies deltas ends up with the rows of the sender, also if a delta comes twice, and refuses a gap."""
+"""A store that applies deltas has the rows of the sender, even if a delta is applied twice, and refuses gaps."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def train(store: Store, ids: list[int], now: int, rng: np.random.Generator) -> N
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(STEP, max_size=20))
-def test_deltas_carry_everything(steps: list[tuple[str, list[int]]]) -> None:
+def test_deltas_transfer_all_changes(steps: list[tuple[str, list[int]]]) -> None:
     trainer, server, rng = new_store(), new_store(), np.random.default_rng(0)
     last = None
     for now, (what, ids) in enumerate(steps):
@@ -65,7 +65,7 @@ def test_deltas_carry_everything(steps: list[tuple[str, list[int]]]) -> None:
     assert held(server) == held(trainer) == held(fresh)
 
 
-def test_a_delta_that_was_missed_is_refused() -> None:
+def test_a_delta_after_a_missed_delta_is_refused() -> None:
     trainer, server, rng = new_store(), new_store(), np.random.default_rng(0)
     train(trainer, [1, 2], 0, rng)
     first = trainer.step
@@ -75,7 +75,7 @@ def test_a_delta_that_was_missed_is_refused() -> None:
     assert held(server) == {}
 
 
-def test_a_delta_from_before_the_tombstones_is_refused() -> None:
+def test_a_delta_since_a_step_before_the_oldest_tombstones_is_refused() -> None:
     trainer, rng = new_store(), np.random.default_rng(0)
     train(trainer, [2, 4], 0, rng)
     since = trainer.step
@@ -89,7 +89,7 @@ def test_a_delta_from_before_the_tombstones_is_refused() -> None:
     assert not any(len(table.deleted) for table in create_delta(trainer, trainer.step).tables.values())
 
 
-def test_a_delta_holds_what_was_touched_and_no_more() -> None:
+def test_a_delta_contains_only_touched_rows() -> None:
     store, rng = new_store(), np.random.default_rng(0)
     train(store, list(range(1000)), 0, rng)
     since = store.step
@@ -99,7 +99,7 @@ def test_a_delta_holds_what_was_touched_and_no_more() -> None:
     assert not any(len(table.deleted) for table in delta.tables.values())
 
 
-def test_a_row_that_came_without_an_update_is_sent_all_the_same() -> None:
+def test_a_row_that_was_admitted_without_an_update_is_sent() -> None:
     trainer, server, rng = new_store(), new_store(), np.random.default_rng(0)
     train(trainer, [2], 0, rng)
     apply_delta(server, create_delta(trainer, 0))
@@ -109,7 +109,7 @@ def test_a_row_that_came_without_an_update_is_sent_all_the_same() -> None:
     assert held(server) == held(trainer) and len(server) == 2
 
 
-def test_a_delta_sent_on_includes_what_was_applied() -> None:
+def test_a_forwarded_delta_includes_applied_changes() -> None:
     trainer, near, far, rng = new_store(), new_store(), new_store(), np.random.default_rng(0)
     train(trainer, [2, 4, 6], 0, rng)
     apply_delta(near, create_delta(trainer, 0))
@@ -128,12 +128,12 @@ def test_a_delta_of_other_tables_is_refused_and_changes_nothing() -> None:
     train(trainer, [2, 3], 0, rng)
     good = create_delta(trainer, 0)
     narrow, by_row = replace(good.tables["t"], weights=good.tables["t"].weights[:, :1]), replace(good.tables["t"], seen=None)
-    for wrong, said in (
+    for wrong, message in (
         ({"t": narrow}, "'t' has rows of 4 weights, the delta has 1"),
         ({"t": good.tables["t"], "v": good.tables["u"]}, r"\['v'\], which are not among \['t', 'u'\]"),
         ({"u": by_row}, "'u' stores ids, the delta has row numbers"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             apply_delta(server, replace(good, tables=wrong))
         assert server.step == 0 and len(server) == len(server.hash_map) == 0
     with pytest.raises(Gap, match="since 99 were requested"):
@@ -141,8 +141,8 @@ def test_a_delta_of_other_tables_is_refused_and_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("kind", ["rowwise_adagrad", "adagrad", "adam", "ftrl"])
-def test_rows_of_a_delta_are_trained_on_as_new_ones(kind: Kind) -> None:
-    """A step without a gradient moves nothing."""
+def test_rows_of_a_delta_get_new_optimizer_state(kind: Kind) -> None:
+    """A step with a gradient of zero does not change their weights."""
     rules, optimizer = [TableRules("t")], RowOptimizer(kind, initial_accumulator=0.5)
     trainer, server = Store(rules, DIM, optimizer, 0.5, 0), Store(rules, DIM, optimizer, 0.0, 0)
     batch = Occurrences(np.array([7]), np.array([0, 1]))

@@ -1,4 +1,4 @@
-"""The map holds what a dictionary would, also where clusters of keys wrap around, and after it has grown in place."""
+"""The hash map equals a dictionary, even if clusters of keys wrap around, and after it has grown in place."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEYS = st.tuples(st.integers(0, 2), st.integers(-(2**63), 2**63 - 1))
 @settings(max_examples=300, deadline=None)
 @given(st.lists(KEYS, unique=True, min_size=1, max_size=7), st.integers(0, 3), st.integers(0, 2**20))
 def test_keys_are_found_after_slots_were_doubled(keys: list[tuple[int, int]], doublings: int, seed: int) -> None:
-    """Eight slots, so that clusters are long."""
+    """The map has eight slots, so that clusters are long."""
     slots = np.full((8, 2), EMPTY, np.int64)
     for row, (table, key) in enumerate(keys):
         insert_one(slots, table, key, row)

@@ -1,4 +1,4 @@
-"""Receivers that lag behind catch up by deltas alone, for as long as they give signs of life."""
+"""Receivers that are behind catch up by deltas alone, unless they are silent for too long."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def new_bags(clock: Clock, ttl: float = 100.0) -> CollisionlessEmbeddingBags:
 
 
 def train_pass(bags: CollisionlessEmbeddingBags, day: int) -> None:
-    """One day, on ids of which half are new each day, so that rows expire and are evicted."""
+    """Train a pass over one day. Half of the ids are new each day, so that rows expire and are evicted."""
     rng = np.random.default_rng(day)
     bags.begin_pass()
     for step in range(5):
@@ -63,7 +63,7 @@ def test_a_receiver_three_passes_behind_catches_up_by_deltas_alone() -> None:
     assert server.apply_delta(trainer.delta(server.step))
     assert same_rows(server, trainer) and len(server.store) == len(trainer.store)
     trainer.acknowledge("server", server.step)
-    assert len(trainer.store.tombstones) == 0, "what all have applied is not kept"
+    assert len(trainer.store.tombstones) == 0, "tombstones that all receivers have applied are deleted"
 
 
 def test_without_a_receiver_every_pass_trims() -> None:
@@ -88,7 +88,7 @@ def test_a_silent_receiver_is_dropped_and_memory_stays_bounded() -> None:
         alive.apply_delta(trainer.delta(alive.step))
         trainer.acknowledge("alive", alive.step)
         sizes.append(len(trainer.store.tombstones))
-    assert sizes[3] > 0 and sizes[4:] == [0] * 8, "silence of 100 seconds ends between the fourth and the fifth pass"
+    assert sizes[3] > 0 and sizes[4:] == [0] * 8, "the silent receiver is dropped between the fourth and the fifth pass"
     with pytest.raises(Gap, match="'silent' is not registered, or was dropped after 100 seconds"):
         trainer.acknowledge("silent", trainer.step)
     with pytest.raises(Gap, match=r"changes since step 0 are unavailable.*load a snapshot"):
@@ -96,7 +96,7 @@ def test_a_silent_receiver_is_dropped_and_memory_stays_bounded() -> None:
     assert same_rows(alive, trainer)
 
 
-def test_nobody_is_left_and_the_next_pass_trims() -> None:
+def test_the_next_pass_trims_after_the_last_receiver_was_dropped() -> None:
     clock = Clock()
     trainer = new_bags(clock)
     trainer.register_receiver("silent", 0)
@@ -121,7 +121,7 @@ def test_a_step_that_is_not_available_cannot_be_registered() -> None:
         trainer.acknowledge("fine", trainer.step + 1)
 
 
-def test_a_trainer_that_was_restored_still_waits_for_its_receivers() -> None:
+def test_a_restored_trainer_keeps_tombstones_for_its_receivers() -> None:
     clock = Clock()
     trainer, server, again = new_bags(clock), new_bags(clock), new_bags(clock)
     trainer.register_receiver("server", 0)
@@ -134,11 +134,11 @@ def test_a_trainer_that_was_restored_still_waits_for_its_receivers() -> None:
     third = new_bags(clock)
     third.restore(again.weights(), again.training_state())
     third.begin_pass()
-    assert len(third.store.tombstones) == 0 and len(third.store.receivers) == 0, "silence goes on in a snapshot"
+    assert len(third.store.tombstones) == 0 and len(third.store.receivers) == 0, "time in a snapshot counts as silence"
 
 
 @pytest.mark.parametrize(("written", "read"), [(1, 3), (3, 2)])
-def test_shards_know_the_receivers(written: int, read: int) -> None:
+def test_shards_have_the_receivers(written: int, read: int) -> None:
     clock = Clock()
     trainer = new_bags(clock)
     trainer.register_receiver("server", 0)
@@ -157,4 +157,4 @@ def test_shards_know_the_receivers(written: int, read: int) -> None:
     held = [state_dict.weights(store) | state_dict.training_state(store) for store in shards]
     merged = Receivers(clock)
     merged.restore(state_dict.merge_shards(held, ["t"])["receivers"])
-    assert merged.oldest_step() == 2, "the share that has come least far decides"
+    assert merged.oldest_step() == 2, "the merged step is the minimum over shards"

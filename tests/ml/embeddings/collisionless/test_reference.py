@@ -1,4 +1,4 @@
-"""The fast tables and those in plain torch, through the same sequences: the same rows, counts and weights."""
+"""Collisionless tables and the reference tables in plain torch have equal rows, counts and weights after equal operations."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def device() -> str:
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=40, deadline=None)
 @given(RULES, RULES, st.integers(0, 2**16), st.booleans())
-def test_both_end_up_the_same(kind: Kind, one: TableRules, other: TableRules, seed: int, weighted: bool) -> None:
+def test_both_have_the_same_state_after_the_same_operations(
+    kind: Kind, one: TableRules, other: TableRules, seed: int, weighted: bool
+) -> None:
     rules = {"t": one, "u": TableRules(**{**vars(other), "name": "u"})}
     optimizer = RowOptimizer(kind, eps=1e-3, initial_accumulator=0.1, l1=0.01, l2=0.01)
     asked = {"lr": 0.1, "init_scale": 0.2, "optimizer": optimizer, "rules": rules, "weighted": weighted, "seed": seed}

@@ -18,7 +18,7 @@ from ml.embeddings.rules import TableRules
 from tests.helpers.single_table import LR, SECOND, columns_of, new_store, train_ids
 
 
-def test_rows_never_share_and_grow_as_needed() -> None:
+def test_ids_never_share_rows_and_rows_grow_as_needed() -> None:
     store, rng = new_store(), np.random.default_rng(0)
     ids = np.unique(rng.integers(-(2**63), 2**63 - 1, 50_000))
     for part in np.array_split(rng.permutation(ids), 37):
@@ -27,7 +27,7 @@ def test_rows_never_share_and_grow_as_needed() -> None:
     assert len(np.unique(rows)) == len(ids) == len(store) and rows.min() == 1
 
 
-def test_first_weights_follow_from_seed_table_and_id_alone() -> None:
+def test_first_weights_depend_only_on_seed_table_and_id() -> None:
     def weights(order: list[int], name: str = "t", seed: int = 0) -> np.ndarray:
         store = new_store(TableRules(name), scale=0.5, seed=seed)
         ids = np.array(order, np.int64)
@@ -42,13 +42,13 @@ def test_first_weights_follow_from_seed_table_and_id_alone() -> None:
     assert abs(many.mean()) < 0.005 and np.abs(many).max() <= 0.5 and abs(many.std() - 0.5 / np.sqrt(3)) < 0.005
 
 
-def test_a_full_table_gives_no_more_rows() -> None:
+def test_a_full_table_that_never_evicts_admits_no_more_ids() -> None:
     store = new_store(TableRules("t", max_rows=3, evict="never"))
     train_ids(store, np.arange(9))
     assert columns_of(store, 0)["id"].tolist() == [0, 1, 2] and len(store) == 3
 
 
-def test_a_full_table_drops_what_was_least_recently_or_least_frequently_used() -> None:
+def test_a_full_table_evicts_the_least_recently_or_least_frequently_used_row() -> None:
     kept = {}
     for evict in ("least_recently_used", "least_frequently_used"):
         store = new_store(TableRules("t", max_rows=3, evict=evict))
@@ -65,7 +65,7 @@ def test_the_probabilistic_filter_admits_after_min_count_on_average() -> None:
     for _ in range(60):
         seen_before += store.find(np.zeros(len(ids), np.int64), ids) == 0
         train_ids(store, ids)
-    # Geometric with mean 10, cut at 60, where 0.2 % are left.
+    # The distribution is geometric with mean 10. It is truncated at 60, where 0.2 % of the ids are left.
     assert abs(seen_before.mean() - 10) < 0.3 and len(store) > 19_900
     assert store.candidates.by_table().sum() == 0
 
@@ -74,7 +74,7 @@ def test_rows_that_were_deleted_before_their_update_are_an_error() -> None:
     store = new_store(TableRules("t", ttl_seconds=1.0))
     _, pending = store.look_up_for_training(Occurrences(np.array([1]), np.array([0, 1])), 0)
     store.expire(99 * SECOND)
-    with pytest.raises(RuntimeError, match="expire between steps"):
+    with pytest.raises(RuntimeError, match="expire rows only between training steps"):
         store.update(pending, np.ones((1, 8), np.float32), LR)
 
 
@@ -89,16 +89,16 @@ def test_a_row_that_awaits_the_update_of_an_earlier_batch_is_not_evicted() -> No
     assert columns_of(store, 0)["id"].tolist() == [3, 4]
 
 
-def test_chance_looks_at_ids_and_not_at_their_order() -> None:
+def test_probabilistic_admission_does_not_depend_on_the_order_of_ids() -> None:
     ids, held = np.arange(300), []
     for order in (ids, ids[::-1]):
         store = new_store(TableRules("t", 3, "probabilistic"))
         train_ids(store, np.concatenate([order, order]))
         held.append(columns_of(store, 0)["id"].tolist())
-    assert held[0] == held[1] and 100 < len(held[0]) < 230  # 1 - (2/3)^2 of 300 is 167
+    assert held[0] == held[1] and 100 < len(held[0]) < 230  # the expected number is 300 * (1 - (2/3)^2) = 167
 
 
-def test_chance_is_another_at_every_look_up_even_without_an_update() -> None:
+def test_probabilistic_admission_draws_new_numbers_at_each_look_up() -> None:
     store = new_store(TableRules("t", 3, "probabilistic"))
     for _ in range(40):
         store.look_up_for_training(Occurrences(np.array([7, 8, 9]), np.arange(4)), 0)
@@ -112,19 +112,19 @@ def test_rows_are_kept_for_at_least_their_time_to_live() -> None:
 
 
 @pytest.mark.parametrize("now", [-5, 2**62, 2**63])
-def test_times_out_of_range_are_taken_for_the_nearest_in_it(now: int) -> None:
+def test_times_out_of_range_are_clipped(now: int) -> None:
     store = new_store(TableRules("t", ttl_seconds=1.0))
     train_ids(store, np.array([1]), now)
     assert store.time == min(max(now, 0), (2**32 - 1) * SECOND) and store.expire(store.time) == 0
 
 
-def test_more_than_a_sliding_filter_can_count_is_refused() -> None:
+def test_a_min_count_beyond_the_range_of_a_sliding_filter_is_refused() -> None:
     with pytest.raises(ValueError, match="a sliding filter can be at most 524287"):
         TableRules("t", 2**19, "sliding", 4.0)
 
 
 @pytest.mark.parametrize("l1", [0.0, 0.01])
-def test_a_rate_that_changes_moves_no_row_of_ftrl_by_itself(l1: float) -> None:
+def test_a_change_of_the_learning_rate_alone_does_not_move_ftrl_rows(l1: float) -> None:
     store = Store([TableRules("t")], 2, RowOptimizer("ftrl", l1=l1, l2=0.1), 0.5, 0)
     batch = Occurrences(np.array([1]), np.arange(2))
     seen = []
@@ -138,7 +138,7 @@ def test_a_rate_that_changes_moves_no_row_of_ftrl_by_itself(l1: float) -> None:
     np.testing.assert_allclose(seen[3], seen[1], rtol=1e-5)
 
 
-def test_compiled_kernels_are_found_again_by_another_process(tmp_path: Path) -> None:
+def test_another_process_loads_compiled_kernels_from_the_cache(tmp_path: Path) -> None:
     code = """
 import numpy as np
 from ml.embeddings.optimizers import CODES, RowOptimizer
@@ -154,11 +154,11 @@ kernels = (reader(4, True), trainer(4, CODES["adagrad"]))
 print([sum(kernel.stats.cache_hits.values()) for kernel in kernels])
 """
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    said = [subprocess.check_output([sys.executable, "-c", code], env=environment, text=True) for _ in range(2)]
-    assert [text.split("\n")[-2] for text in said] == ["[0, 0]", "[1, 1]"]
+    outputs = [subprocess.check_output([sys.executable, "-c", code], env=environment, text=True) for _ in range(2)]
+    assert [text.split("\n")[-2] for text in outputs] == ["[0, 0]", "[1, 1]"]
 
 
-def test_a_batch_that_fills_the_table_alone_evicts_nothing_of_its_own() -> None:
+def test_a_batch_that_fills_the_table_does_not_evict_its_own_rows() -> None:
     store = new_store(TableRules("t", max_rows=2))
     for _ in range(3):
         train_ids(store, np.array([1, 2, 3, 4]))
@@ -174,7 +174,7 @@ def test_counts_stop_at_their_largest_value() -> None:
         train_ids(store, np.array([7]))
     assert columns_of(store, 0)["count"].tolist() == [MOST]
     store.step = MOST
-    with pytest.raises(OverflowError, match="steps can count 2147483647 updates"):
+    with pytest.raises(OverflowError, match="the step has reached its maximum, 2147483647"):
         train_ids(store, np.array([7]))
 
 
@@ -189,7 +189,7 @@ def test_empty_batches_and_batches_of_empty_bags(threads: int) -> None:
     assert len(store) == 0
 
 
-def test_bytes_are_what_the_columns_need() -> None:
+def test_nbytes_is_the_size_of_rows_and_hash_map() -> None:
     store, n = new_store(dim=16), 700_000
     store.insert(np.zeros(n, np.int64), np.arange(n))
     header, weights, per_slot = 32, 64, 16
