@@ -47,16 +47,42 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
             }
             return {
                 "dagster/row_count": done.rows,
-                **{name: value for name, value in scores.items() if value is not None},
+                **{
+                    name: value
+                    for name, value in (scores | _ranking(done.metrics) | _means(done.metrics)).items()
+                    if value is not None
+                },
                 "models": _models(done.metrics["models"]),
                 "verdict": dg.MetadataValue.md(done.verdict),
                 "report": dg.MetadataValue.path(str(done.report)),
                 **plots,
             }
 
-        return each_day(context, work, summary="auc")
+        return each_day(context, work, summary="recall_at_20" if spec.label.negatives else "auc")
 
     return evaluation_reports
+
+
+def _ranking(metrics: dict[str, Any]) -> dict[str, float | None]:
+    """Recall and MRR of each model and source over all live items, and those of the headline model under short names."""
+    from ml.evaluation.rank_verdict import headline_model
+
+    ranking, headline = metrics["ranking"], headline_model(metrics)
+    if ranking is None:
+        return {}
+    systems = {**ranking["sources"], **ranking["models"]}
+    numbers = {"recall_at_20": "recall@20", "mrr_at_20": "mrr@20"}
+    found = {f"{short}/{name}": of[metric] for name, of in systems.items() for short, metric in numbers.items()}
+    return found | ({short: systems[headline][metric] for short, metric in numbers.items()} if headline else {})
+
+
+def _means(metrics: dict[str, Any]) -> dict[str, float | None]:
+    """Means of the primary model over the last reported days, and their standard errors."""
+    primary = next(iter(metrics["models"]), None)
+    means = metrics["recent"]["systems"].get(primary, {})
+    names = {metric: metric.replace("@", "_at_") for metric in means}
+    found = {f"{names[metric]}_mean": of["mean"] for metric, of in means.items()}
+    return found | {f"{names[metric]}_mean_error": of["standard_error"] for metric, of in means.items()}
 
 
 def _models(metrics: dict[str, Any]) -> dg.TableMetadataValue:

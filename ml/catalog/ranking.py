@@ -26,8 +26,8 @@ class Session(Strict):
 
 
 class Ranking(Strict):
-    """Ranking of the clicked item among all live items, in reports. Time is divided into slices, and each slice is ranked with
-    the statistics and the catalogue as of its start."""
+    """Ranking of the clicked item among all live items, in reports. The catalogue and all statistics are as of the start of the
+    click's slice of time; the user's own features and session are as of the click."""
 
     live_hours: Float | None = Field(
         default=None,
@@ -46,9 +46,14 @@ class Ranking(Strict):
     idle_minutes: Float = Field(
         default=30.0, gt=0, description="Without `session`: a user's session ends after this many minutes without an event."
     )
-    ranked_rows: Int = Field(
+    item_columns: tuple[ColumnName, ...] = Field(
+        default=(),
+        description="Columns of the log that describe the item, such as its price, beside `item`, columns joined on it and "
+        "those of `label.negatives.recent`. Features of these columns are exchanged with the item that a model scores.",
+    )
+    scored_pairs: Int = Field(
         default=1_000_000,
         ge=1,
-        description="Maximum number of pairs of a click and an item that a model scores, if it has to score each pair by "
-        "itself. Beyond it, a deterministic sample of the clicks is ranked, and the report states its size.",
+        description="About how many pairs of a click and an item are scored by a model that has to score each pair by itself. "
+        "Beyond it a deterministic sample of the clicks is ranked, and the report states its size.",
     )

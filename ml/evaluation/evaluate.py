@@ -14,8 +14,10 @@
     verdict             word (good, mixed, poor, unknown) and sentences
     slices              name, title, values: value, the metrics' keys, logistic_regression_auc
     calibration_bins    of the model: rows, predicted, observed, error (standard error of observed); empty if it only ranks
+    ranking             of the clicked item among all live items, see `ml.evaluation.rank_report`; null if items are not ranked
+    recent              means over the last days with their standard errors, see `ml.evaluation.recent`
     history             one entry for each reported day up to this one: day, AUC of model, logistic_regression and oracle, and
-                        auc, log_loss and snapshot_day of each model
+                        auc, log_loss and snapshot_day of each model; recall@20 and mrr@20 of models and sources
     standing            champion, challenger: names of models, decided by the history
 
 All keys are always present. Undefined metrics are null: the AUC of a day with one class, metrics of a baseline without earlier
@@ -38,6 +40,8 @@ from ml.catalog.spec import DatasetSpec
 from ml.evaluation import plots
 from ml.evaluation.baselines import Baseline, fit_baselines
 from ml.evaluation.promotion import standings
+from ml.evaluation.rank_report import rank_day
+from ml.evaluation.recent import ranking_entry, recent_means
 from ml.evaluation.report import render
 from ml.evaluation.rows import earlier_days
 from ml.evaluation.scores import ORACLE_SCORES, ScoredModel, Scores, score_day
@@ -110,6 +114,7 @@ def evaluate_day(
     fitted = {name: baseline.predict for name, baseline in baselines.items() if baseline.predict is not None}
     scores = replace(of_models, by=of_models.by | score_day(spec, day, lake, fitted).by)
     metrics = _metrics(lake, spec, day, scores, earlier, models, baselines)
+    metrics["ranking"] = rank_day(spec, day, lake, earlier, {name: model.items for name, model in models.items()})
     metrics |= _compared(metrics, _history_before(lake, spec.name, day))
     images = _plots(scores, metrics)
     with lake.write(EVALUATION_REPORTS, spec.name, day) as staging:
@@ -182,6 +187,7 @@ def _compared(metrics: dict[str, Any], before: list[dict[str, Any]]) -> dict[str
     history = [*before, _entry(metrics)]
     found = standings(history)
     compared = {
+        "recent": recent_means(history),
         "beats": beats(metrics),
         "attained": attained(metrics),
         "history": history,
@@ -215,6 +221,7 @@ def _entry(metrics: dict[str, Any]) -> dict[str, Any]:
             name: {"auc": found["auc"], "log_loss": found["log_loss"], "facts": _snapshot_day(found["facts"])}
             for name, found in metrics["models"].items()
         },
+        "ranking": ranking_entry(metrics["ranking"]),
     }
 
 

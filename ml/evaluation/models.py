@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from ml.artifacts.predictor import TorchPredictor
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.collate import batch_from_arrow
-from ml.evaluation.scores import ScoredModel
+from ml.evaluation.item_scorers import CannotRank, item_scorer
+from ml.evaluation.scores import ItemScorer, ScoredModel
 from ml.lake import Lake
 from ml.schema import FeatureSchema
 from ml.stages import tuned_models
@@ -54,4 +55,15 @@ def _scored(spec: DatasetSpec, name: str, snapshot_day: str, lake: Lake) -> Scor
             parts = [predictor.predict(batch_from_arrow(rows, schema), sampled=True) for rows in slices]
         return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
-    return ScoredModel(predict, facts, ranks_only=getattr(predictor.recipe.model, "loss", None) == "softmax")
+    ranks_only = getattr(predictor.recipe.model, "loss", None) == "softmax"
+    return ScoredModel(predict, facts, ranks_only, _items(spec, predictor))
+
+
+def _items(spec: DatasetSpec, predictor: TorchPredictor) -> ItemScorer | str | None:
+    """Return how the model scores all items, or the reason why it cannot; None if reports of the dataset do not rank items."""
+    if spec.ranked is None:
+        return None
+    try:
+        return item_scorer(spec, predictor.model, predictor.recipe, predictor.schema)
+    except CannotRank as error:
+        return str(error)

@@ -9,6 +9,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ml.evaluation.plots import NAMES
+from ml.evaluation.rank_verdict import best_source, headline_model, source_title
+from ml.evaluation.recent import METRICS, RANKING_METRICS
 
 NOTHING = "–"
 
@@ -31,7 +33,24 @@ def render(metrics: dict[str, Any], plots: dict[str, bytes]) -> str:
     titles = {name: f" ({title})" for title, name in metrics["standing"].items()} if metrics["standing"]["challenger"] else {}
     called = NAMES | {name: name.removeprefix("model ") + titles.get(name.removeprefix("model "), "") for name in models}
     images = {name: b64encode(png).decode() for name, png in plots.items()}
-    return environment.get_template("report.html").render(f=metrics, scored=scored, names=called, images=images)
+    return environment.get_template("report.html").render(
+        f=metrics, scored=scored, names=called, images=images, **_ranking(metrics)
+    )
+
+
+def _ranking(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return what the template needs to show rankings and means over days."""
+    ranking, systems = metrics["ranking"], metrics["recent"]["systems"]
+    ranked = {**ranking["models"], **ranking["sources"]} if ranking else {}
+    return {
+        "headline": headline_model(metrics),
+        "best": best_source(ranking) if ranking else None,
+        "ranked": ranked,
+        "titles_of_ranked": {name: source_title(name) for name in ranking["sources"]} | {n: n for n in ranking["models"]}
+        if ranking
+        else {},
+        "recent_metrics": [name for name in (*METRICS, *RANKING_METRICS) if any(name in of for of in systems.values())],
+    }
 
 
 def number(value: float | None, digits: int = 4) -> str:

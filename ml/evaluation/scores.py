@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,26 @@ ORACLE_SCORES = "oracle"
 Predict = Callable[[pa.Table], NDArray[Any]]
 
 
+class ItemScorer(Protocol):
+    """Scores live items for requests.
+
+    Attributes:
+        item_features: Names of the features that are exchanged with the item.
+        by_pair: Whether each pair of a request and an item costs a forward pass of the whole model.
+    """
+
+    item_features: tuple[str, ...]
+    by_pair: bool
+
+    def index(self, items: pa.Table) -> None:
+        """Take the L live items: a table with the columns `item_features`."""
+        ...
+
+    def scores(self, requests: pa.Table) -> NDArray[np.float32]:
+        """Score the items of the index for B rows of the feature table. Returns float32 [B, L], higher is better."""
+        ...
+
+
 @dataclass(frozen=True)
 class ScoredModel:
     """A model that has not seen the day on which it is scored.
@@ -34,11 +54,13 @@ class ScoredModel:
         facts: JSON values that the report shows. `snapshot_day`, the day up to which the model was trained, also appears in
             the verdict and in the standing of the champion.
         ranks_only: True if the predictions only order rows and are not probabilities.
+        items: How the model scores all items for a request, or the reason why it cannot. None if reports do not rank items.
     """
 
     predict: Predict
     facts: dict[str, Any]
     ranks_only: bool = False
+    items: ItemScorer | str | None = None
 
 
 @dataclass(frozen=True)

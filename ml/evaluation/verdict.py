@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ml.evaluation.rank_verdict import headline_model, ranking_verdict
+
 WELL_CALIBRATED = (0.9, 1.1)  # predicted over observed clicks
 BASELINE_NAMES = {"constant_prior": "the constant prior", "logistic_regression": "the logistic regression"}
 
@@ -41,6 +43,9 @@ def verdict(metrics: dict[str, Any]) -> tuple[str, list[str]]:
     if model["facts"] is None:
         first = "No model was trained before this day, so nothing is scored. The data of the day is described below."
         return "unknown", [first, *simulated]
+    if headline := headline_model(metrics):
+        word, sentences = ranking_verdict(metrics, headline)
+        return word, [*sentences, *simulated]
     if model["auc"] is None:
         only = "clicked" if data["clicks"] else "unclicked"
         return "unknown", [f"All rows of the day are {only}, so AUC is undefined.", *simulated]

@@ -1,4 +1,4 @@
-"""The catalogue of live items: those that had a row in the hours before, each with the features of its last row."""
+"""The catalogue of live items: those that were shown or clicked in the hours before, with the features of their last rows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ml.schema import MISSING_ID
+
+_NEVER = np.iinfo(np.int64).min
 
 
 @dataclass(frozen=True)
@@ -47,36 +49,39 @@ class Catalogue:
 
     def __init__(self, window: int) -> None:
         self.window = window
-        self._times: list[NDArray[np.int64]] = []
+        self._seen: list[NDArray[np.int64]] = []  # time of each row that makes its item live, else `_NEVER`
         self._ids: list[NDArray[np.int64]] = []
         self._rows: list[pa.Table] = []
 
-    def add(self, time: NDArray[np.int64], ids: NDArray[np.int64], features: pa.Table) -> None:
+    def add(
+        self, time: NDArray[np.int64], ids: NDArray[np.int64], features: pa.Table, shown: NDArray[np.bool_] | None = None
+    ) -> None:
         """Add N rows in time order, none earlier than one that was added before.
 
         Args:
             time: int64 [N], microseconds since 1970 UTC.
             ids: int64 [N]; rows without an item (`MISSING_ID`) are left out.
             features: N rows, with the same columns at each call.
+            shown: bool [N], rows that make their item live; by default all. The others, such as sampled negatives, only bring
+                newer features.
         """
-        self._times.append(time)
+        self._seen.append(time if shown is None else np.where(shown, time, _NEVER))
         self._ids.append(ids)
         self._rows.append(features)
 
     def live(self, now: int) -> LiveItems | None:
-        """Return the items with a row in `[now - window, now)`, or None if nothing was ever added.
+        """Return the items that became live in `[now - window, now)`, or None if nothing was ever added.
 
         Rows that are added must be earlier than `now`. Older rows of an item, and items that are no longer live, are dropped.
         """
         if not self._rows:
             return None
-        times, ids = np.concatenate(self._times), np.concatenate(self._ids)
-        first = int(np.searchsorted(times, now - self.window))
-        # Of each item, the first row in reverse order.
-        found, last = np.unique(ids[first:][::-1], return_index=True)
-        last = (len(ids) - 1 - last)[found != MISSING_ID]
-        features = pa.concat_tables(self._rows).take(pa.array(last)).combine_chunks()
-        order = np.argsort(last)  # what is kept for the next call is in time order
-        self._times, self._ids = [times[last[order]]], [ids[last[order]]]
-        self._rows = [features.take(pa.array(order))]
-        return LiveItems(ids[last], features)
+        seen, ids = np.concatenate(self._seen), np.concatenate(self._ids)
+        # Of each item, the last row and the last time at which it was shown.
+        items, row, item_of = np.unique(ids[::-1], return_index=True, return_inverse=True)
+        last_row, last_seen = len(ids) - 1 - row, np.full(len(items), _NEVER)
+        np.maximum.at(last_seen, item_of, seen[::-1])
+        kept = (last_seen >= now - self.window) & (items != MISSING_ID)
+        features = pa.concat_tables(self._rows).take(pa.array(last_row[kept])).combine_chunks()
+        self._seen, self._ids, self._rows = [last_seen[kept]], [items[kept]], [features]
+        return LiveItems(items[kept], features)

@@ -70,7 +70,7 @@ def test_figures_hold_every_documented_key_in_strict_json(lake: Lake) -> None:
     assert figures["beats"] == {"constant_prior": True, "logistic_regression": True}
     assert all(0.8 < share < 1.1 for share in figures["attained"].values())
     assert set(figures["calibration_bins"][0]) == {"rows", "predicted", "observed", "error"}
-    assert set(figures["history"][-1]) == {"day", "model", "models", "logistic_regression", "oracle"}
+    assert set(figures["history"][-1]) == {"day", "model", "models", "logistic_regression", "oracle", "ranking"}
     assert {*figures["slices"][0]["values"][0]} == SCORED | {"value", "logistic_regression_auc"}
 
 

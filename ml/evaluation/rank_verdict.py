@@ -1,0 +1,69 @@
+"""The first sentences of a report on a log of positives alone: how well models rank all live items.
+
+Sampled negatives are mostly items that nobody wants at the time, so an AUC against them flatters: popularity alone has a high
+one. Rankings among all live items say what a user would see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml.evaluation.rank_metrics import HEADLINE
+
+ERRORS = 1.645
+"""Standard errors by which a difference must exceed 0: a one-sided test at 5 %."""
+
+
+def headline_model(metrics: Mapping[str, Any]) -> str | None:
+    """Return the model whose ranking is the headline: the first that ranks all items. None if the AUC is the headline."""
+    ranking = metrics["ranking"]
+    if ranking is None or metrics["sampling"] is None:
+        return None
+    return next((name for name, of in ranking["models"].items() if of[HEADLINE] is not None), None)
+
+
+def best_source(ranking: Mapping[str, Any]) -> str:
+    """Return the name of the source with the highest recall@20."""
+    return max(ranking["sources"], key=lambda name: ranking["sources"][name][HEADLINE] or 0.0)
+
+
+def source_title(name: str) -> str:
+    """Return the name of a source in words."""
+    if name.startswith("popularity_"):
+        return f"most clicked, {name.removeprefix('popularity_').removesuffix('m')} minutes"
+    return name.replace("_", "-")
+
+
+def ranking_verdict(metrics: Mapping[str, Any], headline: str) -> tuple[str, list[str]]:
+    """Return a word (good, mixed, poor) and sentences.
+
+    A model is good if its recall@20 is significantly above that of every source, poor if it is above none, else mixed.
+    """
+    ranking = metrics["ranking"]
+    sentences = []
+    for name, of in ranking["models"].items():
+        if of[HEADLINE] is None:
+            continue
+        error, sample = of["standard_errors"][HEADLINE], f", on {of['requests']:,} sampled clicks" if of["sampled"] else ""
+        spread = "" if error is None else f" (standard error {100 * error:.1f}{sample})"
+        where = f" of {ranking['live_items']:,.0f} live items" if name == headline else ""
+        sentences.append(
+            f"{name} has the clicked item among its first 20{where} for {100 * of[HEADLINE]:.1f} % of the clicks{spread}."
+        )
+    sources = [f"{source_title(name)} {100 * of[HEADLINE]:.1f} %" for name, of in ranking["sources"].items()]
+    sentences.append(f"Without a trained model: {', '.join(sources)}.")
+    against = ranking["models"][headline]["against"].values()
+    above = [of["difference"] > ERRORS * (of["standard_error"] or float("inf")) for of in against]
+    word = "good" if all(above) else "mixed" if any(above) else "poor"
+    sentences.append(
+        {
+            "good": f"{headline} is above all of them.",
+            "mixed": f"{headline} is above some of them, but not above all.",
+            "poor": f"{headline} is above none of them.",
+        }[word]
+    )
+    if metrics["model"]["auc"] is not None and metrics["sampling"]["draw"] == "uniform":
+        auc = metrics["model"]["auc"]
+        sentences.append(f"The AUC of {auc:.3f} is against uniform negatives, which popularity alone tells from clicks.")
+    return word, sentences
