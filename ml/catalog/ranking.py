@@ -52,7 +52,7 @@ class Ranking(Strict):
         "those of `label.negatives.recent`. Features of these columns are exchanged with the item that a model scores.",
     )
     scored_pairs: Int = Field(
-        default=1_000_000,
+        default=3_000_000,
         ge=1,
         description="About how many pairs of a click and an item are scored by a model that has to score each pair by itself. "
         "Beyond it a deterministic sample of the clicks is ranked, and the report states its size.",

@@ -59,7 +59,7 @@ def test_the_headline_is_the_ranking_and_not_the_auc(lake: Lake) -> None:
     for text in ("recall@20 of good over all live items", "most clicked, 60 minutes", "(sample)", "broken is not ranked"):
         assert text in html
     assert html.index("recall@20 of good") < html.index("AUC of the model")
-    assert "filled in: recall@20" in html and "Last 2 reported days" in html
+    assert "filled-in times" in html and "Last 2 reported days" in html
     recent = done.metrics["recent"]
     assert recent["days"] == list(DAYS[1:]) and recent["systems"]["good"]["recall@20"]["days"] == 2
     assert recent["systems"]["co_visitation"]["mrr@20"]["standard_error"] > 0
