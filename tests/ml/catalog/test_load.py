@@ -150,9 +150,8 @@ def test_a_value_of_another_type_anywhere_is_refused(tmp_path: Path, name: str) 
 
 
 def _takes_float(name: str, keys: Path_) -> bool:
-    return keys[-1] in ("min", "max", "window_hours", "at_least", "scale", "filled_in_seconds") or bool(
-        {"clip", "bucketise", "recent"} & set(keys)
-    )
+    numbers = ("min", "max", "window_hours", "at_least", "scale", "filled_in_seconds", "live_hours", "slice_minutes")
+    return keys[-1] in numbers or bool({"clip", "bucketise", "recent", "popularity_minutes"} & set(keys))
 
 
 IMPOSSIBLE: list[tuple[str, Path_, Any, str]] = [
