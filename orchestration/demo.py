@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
@@ -16,6 +14,7 @@ from ml.lake import Lake
 from ml.stages import EVALUATION_REPORTS
 from orchestration.deployments import lake_root, landing_root
 from orchestration.replay import DayFailed, quiet_console, replay, the_dataset
+from orchestration.report_tables import metrics_table, ranking_table, recent_line
 
 log = logging.getLogger("evergreen")
 
@@ -51,25 +50,6 @@ def metrics_of(lake: Lake, spec: DatasetSpec, day: str) -> dict[str, Any]:
     return json.loads((lake.require(EVALUATION_REPORTS, spec.name, day) / "metrics.json").read_text())
 
 
-def table_of(spec: DatasetSpec, metrics: dict[str, dict[str, Any]]) -> Table:
-    """Build a table with one row per day: metrics of the model, which had not seen the day, and of the baselines."""
-    table = Table(
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        title=f"{spec.name}: yesterday's model on a day it has not seen" + (" (simulated)" if spec.simulation else ""),
-    )
-    best = ("best",) if spec.oracle else ()
-    for column in ("day", "rows", "AUC", "log loss", "NE", "pred/obs", "LR AUC", *best):
-        table.add_column(column, justify="right", no_wrap=True)
-    for day, found in metrics.items():
-        model, regression = found.get("model") or {}, (found.get("baselines") or {}).get("logistic_regression") or {}
-        oracle = found.get("oracle") or {}
-        cells = [model.get("auc"), model.get("log_loss"), model.get("normalised_entropy"), model.get("calibration")]
-        cells += [regression.get("auc")] + ([oracle.get("auc")] if spec.oracle else [])
-        table.add_row(day, f"{found['data']['rows']:,}", *("–" if cell is None else f"{cell:.4f}" for cell in cells))
-    return table
-
-
 @click.command()
 @click.argument("dataset", default="synthetic")
 @click.option("--logs", help="Folder of the dataset's raw logs.")
@@ -87,11 +67,16 @@ def main(dataset: str, logs: str | None, days: int | None) -> None:
         raise click.ClickException(str(error)) from error
     lake = Lake.at(lake_root())
     console = Console()
-    console.print(table_of(spec, {day: metrics_of(lake, spec, day) for day in chosen}))
+    metrics = {day: metrics_of(lake, spec, day) for day in chosen}
+    if (ranking := ranking_table(spec, metrics)) is not None:
+        console.print(ranking)
+    console.print(metrics_table(spec, metrics))
     console.print(
         "NE: normalised entropy. LR: hashed logistic regression on the same days."
         + (" Best: the true probabilities." if spec.oracle else "")
     )
+    if recent := recent_line(spec, metrics[chosen[-1]]):
+        console.print(recent, soft_wrap=True)
     console.print(f"{len(ran)} of {len(chosen)} days ran, {len(chosen) - len(ran)} were already done.")
     console.print("Report: ", lake.partition(EVALUATION_REPORTS, spec.name, chosen[-1]) / "report.html", sep="", soft_wrap=True)
     console.print("Metrics:", lake.partition(EVALUATION_REPORTS, spec.name, chosen[-1]) / "metrics.json", soft_wrap=True)

@@ -29,10 +29,17 @@ def best_source(ranking: Mapping[str, Any]) -> str:
 
 
 def source_title(name: str) -> str:
-    """Return the name of a source in words."""
-    if name.startswith("popularity_"):
-        return f"most clicked, {name.removeprefix('popularity_').removesuffix('m')} minutes"
-    return name.replace("_", "-")
+    """Return the name of a source in words.
+
+    Example:
+        >>> source_title("popularity_10m"), source_title("popularity_1440m"), source_title("co_visitation")
+        ('most clicked, 10 minutes', 'most clicked, 1 day', 'co-visitation')
+    """
+    if not name.startswith("popularity_"):
+        return name.replace("_", "-")
+    minutes = float(name.removeprefix("popularity_").removesuffix("m"))
+    unit, size = next((u, s) for u, s in (("day", 1440), ("hour", 60), ("minute", 1)) if minutes % s == 0 or s == 1)
+    return f"most clicked, {minutes / size:g} {unit}{'' if minutes == size else 's'}"
 
 
 def ranking_verdict(metrics: Mapping[str, Any], headline: str) -> tuple[str, list[str]]:

@@ -52,9 +52,9 @@ def test_messages_are_those_of_the_code(block: Block) -> None:
 def test_other_output_is_that_of_the_code() -> None:
     others = {block.page: block.text for block in BLOCKS if block.language == "output" and block.page != TROUBLESHOOTING}
     assert set(others) == {"docs/tutorial.md", "docs/bring-your-own-logs.md"}
-    from orchestration.demo import table_of
+    from orchestration.report_tables import metrics_table
 
-    table = table_of(load_catalog()["synthetic"], {})
+    table = metrics_table(load_catalog()["synthetic"], {})
     shown = re.sub(r"\s+", " ", others["docs/tutorial.md"])
     assert str(table.title) in shown
     assert " ".join(str(column.header) for column in table.columns) in shown

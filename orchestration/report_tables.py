@@ -1,0 +1,67 @@
+"""Tables of reports for the terminal: metrics by day, and rankings of all live items."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from ml.catalog.spec import DatasetSpec
+from ml.evaluation.rank_verdict import source_title
+
+SYSTEMS = 6
+"""Largest number of models and sources that a table of rankings shows."""
+
+
+def metrics_table(spec: DatasetSpec, metrics: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Build a table with one row per day: metrics of the model, which had not seen the day, and of the baselines."""
+    table = _table(f"{spec.name}: yesterday's model on a day it has not seen" + (" (simulated)" if spec.simulation else ""))
+    best = ("best",) if spec.oracle else ()
+    for column in ("day", "rows", "AUC", "log loss", "NE", "pred/obs", "LR AUC", *best):
+        table.add_column(column, justify="right", no_wrap=True)
+    for day, found in metrics.items():
+        model, regression = found.get("model") or {}, (found.get("baselines") or {}).get("logistic_regression") or {}
+        oracle = found.get("oracle") or {}
+        cells = [model.get("auc"), model.get("log_loss"), model.get("normalised_entropy"), model.get("calibration")]
+        cells += [regression.get("auc")] + ([oracle.get("auc")] if spec.oracle else [])
+        table.add_row(day, f"{found['data']['rows']:,}", *map(_number, cells))
+    return table
+
+
+def ranking_table(spec: DatasetSpec, metrics: Mapping[str, Mapping[str, Any]]) -> Table | None:
+    """Build a table of recall@20 by day, model and source; None if no report ranks items."""
+    rankings = {day: found["ranking"] for day, found in metrics.items() if found.get("ranking")}
+    if not rankings:
+        return None
+    names = dict.fromkeys(name for of in rankings.values() for kind in ("models", "sources") for name in of[kind])
+    table = _table(f"{spec.name}: recall@20 of the clicked item among all live items")
+    sources = {name for of in rankings.values() for name in of["sources"]}
+    for column in ("day", "clicks", *(source_title(name) if name in sources else name for name in list(names)[:SYSTEMS])):
+        table.add_column(column, justify="right")
+    for day, of in rankings.items():
+        systems = {**of["models"], **of["sources"]}
+        cells = [systems.get(name, {}).get("recall@20") for name in list(names)[:SYSTEMS]]
+        table.add_row(day, f"{of['requests']:,}", *map(_number, cells))
+    return table
+
+
+def recent_line(spec: DatasetSpec, metrics: Mapping[str, Any]) -> str | None:
+    """Return the means of the primary model over the last days of a report, with their standard errors."""
+    recent = metrics.get("recent") or {"days": [], "systems": {}}
+    found = recent["systems"].get(spec.primary, {})
+    parts = [
+        f"{metric.replace('auc', 'AUC').replace('_', ' ')} {of['mean']:.4f} ± {of['standard_error']:.4f}"
+        for metric, of in found.items()
+        if of["standard_error"] is not None
+    ]
+    return f"Mean of the last {len(recent['days'])} days: {', '.join(parts)}." if parts else None
+
+
+def _table(title: str) -> Table:
+    return Table(box=SIMPLE_HEAD, pad_edge=False, title=title)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

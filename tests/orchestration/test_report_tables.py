@@ -1,0 +1,43 @@
+"""Tables of `make demo`, from the content of reports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml.catalog.spec import DatasetSpec
+from orchestration.report_tables import metrics_table, ranking_table, recent_line
+
+
+def cells(table: Any) -> list[list[str]]:
+    return [[str(column.header), *column.cells] for column in table.columns]
+
+
+def test_a_ranking_has_a_column_for_each_model_and_source(catalog: dict[str, DatasetSpec]) -> None:
+    systems = {
+        "requests": 1234,
+        "models": {"dlrm": {"recall@20": 0.5}},
+        "sources": {"popularity_60m": {"recall@20": 0.25}, "co_visitation": {"recall@20": None}},
+    }
+    first = systems | {"models": {}}
+    table = ranking_table(catalog["globo"], {"2017-10-01": {"ranking": first}, "2017-10-02": {"ranking": systems}})
+    assert table is not None
+    assert cells(table) == [
+        ["day", "2017-10-01", "2017-10-02"],
+        ["clicks", "1,234", "1,234"],
+        ["most clicked, 1 hour", "0.2500", "0.2500"],
+        ["co-visitation", "–", "–"],
+        ["dlrm", "–", "0.5000"],
+    ]
+    assert ranking_table(catalog["criteo"], {"2014-01-01": {"ranking": None}, "2014-01-02": {}}) is None
+
+
+def test_the_means_of_the_primary_model(catalog: dict[str, DatasetSpec]) -> None:
+    mean = {"mean": 0.75, "standard_error": 0.002, "days": 3}
+    recent = {"days": ["a", "b", "c"], "systems": {"dlrm": {"auc": mean, "log_loss": mean | {"standard_error": None}}}}
+    assert recent_line(catalog["criteo"], {"recent": recent}) == "Mean of the last 3 days: AUC 0.7500 ± 0.0020."
+    assert recent_line(catalog["criteo"], {}) is None
+
+
+def test_a_report_of_a_day_without_a_model_shows_dashes(catalog: dict[str, DatasetSpec]) -> None:
+    table = metrics_table(catalog["criteo"], {"2014-01-01": {"data": {"rows": 10}}})
+    assert [column[1] for column in cells(table)] == ["2014-01-01", "10", "–", "–", "–", "–", "–"]
