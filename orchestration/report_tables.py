@@ -35,14 +35,16 @@ def ranking_table(spec: DatasetSpec, metrics: Mapping[str, Mapping[str, Any]]) -
     rankings = {day: found["ranking"] for day, found in metrics.items() if found.get("ranking")}
     if not rankings:
         return None
-    names = dict.fromkeys(name for of in rankings.values() for kind in ("models", "sources") for name in of[kind])
+    names = list(dict.fromkeys(name for kind in ("models", "sources") for of in rankings.values() for name in of[kind]))[
+        :SYSTEMS
+    ]
     table = _table(f"{spec.name}: recall@20 of the clicked item among all live items")
     sources = {name for of in rankings.values() for name in of["sources"]}
-    for column in ("day", "clicks", *(source_title(name) if name in sources else name for name in list(names)[:SYSTEMS])):
-        table.add_column(column, justify="right")
+    for column in ("day", "clicks", *(source_title(name) if name in sources else name for name in names)):
+        table.add_column(column, justify="right", min_width=max(map(len, column.split())))
     for day, of in rankings.items():
         systems = {**of["models"], **of["sources"]}
-        cells = [systems.get(name, {}).get("recall@20") for name in list(names)[:SYSTEMS]]
+        cells = [systems.get(name, {}).get("recall@20") for name in names]
         table.add_row(day, f"{of['requests']:,}", *map(_number, cells))
     return table
 

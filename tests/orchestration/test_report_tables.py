@@ -24,9 +24,9 @@ def test_a_ranking_has_a_column_for_each_model_and_source(catalog: dict[str, Dat
     assert cells(table) == [
         ["day", "2017-10-01", "2017-10-02"],
         ["clicks", "1,234", "1,234"],
+        ["dlrm", "–", "0.5000"],
         ["most clicked, 1 hour", "0.2500", "0.2500"],
         ["co-visitation", "–", "–"],
-        ["dlrm", "–", "0.5000"],
     ]
     assert ranking_table(catalog["criteo"], {"2014-01-01": {"ranking": None}, "2014-01-02": {}}) is None
 

@@ -95,3 +95,15 @@ def test_some_sources_are_beaten() -> None:
     assert best_source(ranking) == "co_visitation" and source_title("co_visitation") == "co-visitation"
     against_all = {name: against(0.01) for name in differences}  # not more than its error
     assert ranking_verdict(metrics | {"ranking": ranking | {"models": {"m": of | {"against": against_all}}}}, "m")[0] == "poor"
+
+
+@pytest.mark.parametrize("clicks", [0, 1, 3])
+def test_days_of_few_clicks_have_a_report(lake: Lake, clicks: int) -> None:
+    spec = kiosk()
+    put_features(lake, spec, DAYS[1], kiosk_day(spec, DAYS[1]))
+    put_features(lake, spec, DAYS[2], kiosk_day(spec, DAYS[2], clicks=5).slice(0, 2 * clicks))
+    models = {"fast": Chosen(lambda keys: keys), "slow": Chosen(lambda keys: keys, by_pair=True)}
+    done = evaluate_day(spec, DAYS[2], lake, {name: model(items) for name, items in models.items()})
+    assert done.metrics["ranking"]["requests"] == clicks
+    assert done.metrics["verdict"]["word"] in ("unknown", "poor", "mixed")
+    assert "Ranking of all live items" in done.report.read_text()
