@@ -21,17 +21,34 @@ def judge(metrics: dict[str, Any]) -> dict[str, tuple[bool, dict[str, Any]]]:
     model = metrics["model"]
     aucs = {"model": model["auc"]} | {name: found["auc"] for name, found in metrics["baselines"].items()}
     calibration = model["calibration"]
+    below, recalls = _ranking(metrics)
     return {
-        "beats_baselines": (all(won is not False for won in metrics["beats"].values()), aucs),
+        "beats_baselines": (all(won is not False for won in metrics["beats"].values()) and not below, aucs | recalls),
         "calibrated": (calibration is None or CALIBRATED[0] <= calibration <= CALIBRATED[1], {"calibration": calibration}),
     }
+
+
+def _ranking(metrics: dict[str, Any]) -> tuple[list[str], dict[str, float]]:
+    """Return the sources that rank live items significantly better than the headline model, and recall@20 of all of them.
+
+    Both are empty if the headline of the report is the AUC.
+    """
+    from ml.evaluation.rank_verdict import headline_model, sources_above
+
+    headline = headline_model(metrics) if metrics.get("ranking") else None
+    if headline is None:
+        return [], {}
+    of = metrics["ranking"]["models"][headline]
+    recalls = {name: source["recall@20"] for name, source in of["against"].items()} | {headline: of["recall@20"]}
+    return sources_above(of), {f"recall_at_20/{name}": value for name, value in recalls.items()}
 
 
 def build_report_checks(spec: DatasetSpec) -> dg.AssetChecksDefinition:
     """Build the checks of one dataset's reports."""
     report, partitions = key(spec, stages.EVALUATION_REPORTS), daily(spec)
     described = {
-        "beats_baselines": "The model's AUC is above that of the constant prior and of the logistic regression.",
+        "beats_baselines": "The model's AUC is above that of the constant prior and of the logistic regression. In a log of "
+        "positives only, no source without training ranks all live items significantly better.",
         "calibrated": f"The ratio of predicted to observed clicks is between {CALIBRATED[0]} and {CALIBRATED[1]}.",
     }
 

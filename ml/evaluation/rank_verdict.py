@@ -28,6 +28,16 @@ def best_source(ranking: Mapping[str, Any]) -> str:
     return max(ranking["sources"], key=lambda name: ranking["sources"][name][HEADLINE] or 0.0)
 
 
+def sources_above(model: Mapping[str, Any]) -> list[str]:
+    """Return the sources whose recall@20 is significantly above that of a model, given its entry of `ranking`."""
+    return [name for name, of in model["against"].items() if _exceeds(of, -1)]
+
+
+def _exceeds(of: Mapping[str, Any], sign: int = 1) -> bool:
+    """Whether the difference of the model to a source, with its sign, is significantly above 0."""
+    return of["difference"] is not None and sign * of["difference"] > ERRORS * (of["standard_error"] or float("inf"))
+
+
 def source_title(name: str) -> str:
     """Return the name of a source in words.
 
@@ -61,7 +71,7 @@ def ranking_verdict(metrics: Mapping[str, Any], headline: str) -> tuple[str, lis
     sources = [f"{source_title(name)} {100 * of[HEADLINE]:.1f} %" for name, of in ranking["sources"].items()]
     sentences.append(f"Without a trained model: {', '.join(sources)}.")
     against = ranking["models"][headline]["against"].values()
-    above = [of["difference"] > ERRORS * (of["standard_error"] or float("inf")) for of in against]
+    above = [_exceeds(of) for of in against]
     word = "good" if all(above) else "mixed" if any(above) else "poor"
     sentences.append(
         {

@@ -34,6 +34,20 @@ def test_judgement(found: dict, passed: tuple[bool, bool]):
     assert (verdict["beats_baselines"][0], verdict["calibrated"][0]) == passed
 
 
+@pytest.mark.parametrize(
+    ("difference", "error", "passed"),
+    [(0.02, 0.01, True), (-0.01, 0.01, True), (-0.02, 0.01, False), (-0.02, None, True), (None, None, True)],
+)
+def test_a_log_of_positives_only_is_judged_by_its_ranking_too(difference: float | None, error: float | None, passed: bool):
+    against = {"co_visitation": {"recall@20": 0.7, "difference": difference, "standard_error": error}}
+    ranking = {"models": {"two_tower": {"recall@20": 0.6, "against": against}}}
+    found = figures(0.97, {"constant_prior": True, "logistic_regression": True}, 1.0) | {"ranking": ranking}
+    verdict = judge(found | {"sampling": {"draw": "uniform"}})["beats_baselines"]
+    assert verdict[0] == passed
+    assert verdict[1]["recall_at_20/two_tower"] == 0.6 and verdict[1]["recall_at_20/co_visitation"] == 0.7
+    assert judge(found | {"sampling": None})["beats_baselines"][0], "other logs are judged by their labels"
+
+
 @pytest.mark.parametrize("chosen", [["calibrated"], ["beats_baselines", "calibrated"]])
 def test_checks_can_be_run_by_themselves_and_look_at_the_newest_day(
     chosen: list[str], catalog: dict[str, DatasetSpec], lake: Lake
