@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from ml.catalog.reading import Source
+from ml.catalog.reading import Source, Time
 from ml.logs.parquet import read_row_groups
 from ml.logs.parsed_blocks import ParsedBlock
 from ml.logs.sources import LogFile
 from ml.logs.text.blocks import count_text_lines, read_text_blocks
 
 
-def read_blocks(source: Source, file: LogFile, first: int = 0, wanted: Collection[int] | None = None) -> Iterator[ParsedBlock]:
+def read_blocks(
+    source: Source, file: LogFile, first: int = 0, wanted: Collection[int] | None = None, clock: Time | None = None
+) -> Iterator[ParsedBlock]:
     """Parses a file block by block; for Parquet, row group by row group.
 
     Args:
@@ -19,15 +21,16 @@ def read_blocks(source: Source, file: LogFile, first: int = 0, wanted: Collectio
         file: The file.
         first: The first block to read.
         wanted: The blocks to read; None reads every block from `first`.
+        clock: How event times are read, for a log: Parquet's timestamps are converted to its unit.
 
     Yields:
         Blocks in file order. The lost rest of a truncated or corrupt file is one bad line of the last block.
 
     Raises:
-        WrongFile: The file lacks a column of the source.
+        WrongFile: The file lacks a column of the source, or cannot hold what the catalog declares.
     """
     if source.format == "parquet":
-        return read_row_groups(source, file, wanted)
+        return read_row_groups(source, file, wanted, clock)
     return read_text_blocks(source, file, first, wanted)
 
 

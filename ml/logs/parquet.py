@@ -1,8 +1,5 @@
 """Reads Parquet files as parsed blocks: row groups count as blocks, rows as lines."""
 
-# pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute creates its functions at import, so type checkers do not see them)
-
 from __future__ import annotations
 
 import json
@@ -10,35 +7,41 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from upath import UPath
 
-from ml.catalog.reading import ColumnType, Source
+from ml.catalog.reading import ColumnType, Source, Time
 from ml.logs.parsed_blocks import ParsedBlock
-from ml.logs.quarantine import NOT_UTF8, TEXT_BYTES, bad_value, damaged_file
+from ml.logs.quarantine import NOT_UTF8, TEXT_BYTES, bad_value, damaged_file, inexact_integer
 from ml.logs.sources import LogFile
-from ml.logs.text.layout import Layout, rename_fields
+from ml.logs.text.layout import Layout, WrongFile, rename_fields
 from ml.logs.text.value_types import null_tokens
-from ml.schema import ARROW_TYPES
+from ml.logs.typed_columns import TypedColumn, UnreadableType, type_column
 
 
-def read_row_groups(source: Source, file: LogFile, wanted: Collection[int] | None) -> Iterator[ParsedBlock]:
+def read_row_groups(
+    source: Source, file: LogFile, wanted: Collection[int] | None, clock: Time | None = None
+) -> Iterator[ParsedBlock]:
     """Reads the `wanted` row groups of a file (all if None). Rows that do not fit the types are bad lines.
 
+    Args:
+        source: The file's columns.
+        file: The file.
+        wanted: Numbers of row groups.
+        clock: The column of event times, in whose unit its timestamps are read. Other timestamps are read as microseconds.
+
     Raises:
-        WrongFile: The file lacks a column of the source.
+        WrongFile: The file lacks a column of the source, or has one of a type that cannot be read as declared.
     """
     schema = Layout.declared(source).schema
     with UPath(file.url).open("rb") as raw:
         index = 0
         try:
             parquet = pq.ParquetFile(raw)
-            rename_fields(source, parquet.schema_arrow.names, file.name, "schema")
+            _check_types(source, parquet.schema_arrow, file.name)
             for index in range(parquet.num_row_groups):
                 if wanted is None or index in wanted:
-                    yield _parse(source, schema, index, parquet.read_row_group(index, use_threads=False))
+                    yield _parse(source, schema, index, parquet.read_row_group(index, use_threads=False), clock)
             return
         except (pa.ArrowInvalid, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
@@ -47,15 +50,26 @@ def read_row_groups(source: Source, file: LogFile, wanted: Collection[int] | Non
     yield ParsedBlock(index, 1, 0, schema.empty_table(), np.zeros(0, np.int64), np.zeros(1, np.int64), [reason], lambda _: b"")
 
 
-def _parse(source: Source, schema: pa.Schema, index: int, group: pa.Table) -> ParsedBlock:
+def _check_types(source: Source, schema: pa.Schema, file: str) -> None:
+    """Refuses a file whose columns cannot hold what the catalog declares, before any row is read."""
+    names = rename_fields(source, schema.names, file, "schema")
+    for name, held in zip(names, schema.types, strict=True):
+        if name in source.columns:
+            try:
+                type_column(pa.chunked_array([], held), source.columns[name])
+            except UnreadableType as error:
+                raise WrongFile(f"{file}: column {name!r} {error}") from error
+
+
+def _parse(source: Source, schema: pa.Schema, index: int, group: pa.Table, clock: Time | None) -> ParsedBlock:
     group = group.rename_columns([source.rename.get(name, name) for name in group.column_names]).select(schema.names)
     bad: dict[int, str] = {}
-    columns: list[pa.ChunkedArray] = []
+    columns: list[pa.Array] = []
     for column, kind in source.columns.items():
-        values, wrong = _typed(group.column(column), kind)
-        columns.append(values)
-        reason = NOT_UTF8 if kind == "string" else bad_value(kind, column)
-        bad |= {row: reason for row in np.flatnonzero(wrong).tolist() if row not in bad}
+        unit = clock.unit if clock and column == clock.column and kind == "int" else "us"
+        typed = type_column(group.column(column), kind, source.null_tokens, unit)
+        columns.append(typed.values)
+        bad |= {row: _reason(typed, row, column, kind) for row in np.flatnonzero(typed.wrong).tolist() if row not in bad}
     good = np.ones(group.num_rows, bool)
     good[list(bad)] = False
     bad = dict(sorted(bad.items()))
@@ -76,27 +90,7 @@ def _parse(source: Source, schema: pa.Schema, index: int, group: pa.Table) -> Pa
     )
 
 
-def _typed(values: pa.ChunkedArray, kind: ColumnType) -> tuple[pa.ChunkedArray, NDArray[np.bool_]]:
-    """A column [N] in its declared type, null where a value does not fit it, and a mask of those rows, bool [N]."""
-    target = ARROW_TYPES[kind]
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if pa.types.is_timestamp(values.type) and kind == "int":
-        values = values.cast(pa.int64())
-    try:
-        typed, wrong = values.cast(target), np.zeros(len(values), bool)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        fits = [_cast_one(value, target) for value in values]
-        typed = pa.chunked_array([pa.array([value.as_py() if value is not None else None for value in fits], target)])
-        wrong = np.array([value is None for value in fits], bool)
-    if kind == "float":
-        infinite = pc.fill_null(pc.invert(pc.is_finite(typed)), False).to_numpy()
-        wrong |= infinite
-    return typed, wrong
-
-
-def _cast_one(value: pa.Scalar, target: pa.DataType) -> pa.Scalar | None:
-    try:
-        return value.cast(target)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return None
+def _reason(typed: TypedColumn, row: int, column: str, kind: ColumnType) -> str:
+    if typed.not_utf8[row]:
+        return NOT_UTF8
+    return inexact_integer(column) if typed.inexact[row] else bad_value(kind, column)

@@ -12,7 +12,8 @@
 | unbalanced quote          | a quoted field without an end on its line                                               |
 | bad number in column X    | not a number, an integer beyond 64 bits, or an infinite or not-a-number float           |
 | bad boolean in column X   | a value other than 1, 0, true and false                                                 |
-| bad text in column X      | a JSON value that is not a string                                                       |
+| bad text in column X      | a JSON value that is not a string, or a float that is infinite or not a number          |
+| inexact integer in column X | an integer in a column of floats, from 2^53 on (2^24 for float32), where neighbours are one float |
 | bad JSON                  | not one JSON object, a repeated key, or half a surrogate pair                           |
 | unreadable                | refused by the reader for any other reason                                              |
 | time missing              | a null event time                                                                       |
@@ -52,6 +53,11 @@ def bad_value(kind: str, column: str) -> str:
     """The reason for a value of `column` that is not of the declared type `kind` (`int`, `float`, `bool` or `string`)."""
     word = {"int": "number", "float": "number", "bool": "boolean", "string": "text"}[kind]
     return f"bad {word} in column {column}"
+
+
+def inexact_integer(column: str) -> str:
+    """The reason for an integer that came as a float too large to tell it from the next."""
+    return f"inexact integer in column {column}"
 
 
 def damaged_file(why: object) -> str:

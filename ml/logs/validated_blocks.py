@@ -54,7 +54,7 @@ class ValidatedBlock:
 def read_validated_blocks(log: LogSpec, part: BlockRange) -> Iterator[ValidatedBlock]:
     """Reads, types and validates the blocks of a range. Raises `WrongFile` if the file lacks a column."""
     day = file_day(log, part.file)
-    for block in read_blocks(log.source, part.file, part.first, part.wanted):
+    for block in read_blocks(log.source, part.file, part.first, part.wanted, log.time):
         yield _validate(log, block, day)
 
 

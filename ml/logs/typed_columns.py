@@ -1,0 +1,210 @@
+"""Converts columns of any Arrow type to the types that a catalog entry declares, without changing what a value means.
+
+The same value gives the same result whatever the type in which a file stores it: an id is the same text whether one day's
+file holds int64 and the next day's doubles, and a time is the same number whatever the unit of the file's timestamps. Values
+that cannot be converted so are marked, and become malformed lines. `ml.logs.parquet` reads files with it.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute creates its functions at import, so type checkers do not see them)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ml.catalog.reading import ColumnType
+from ml.logs.text.value_types import bad_values
+from ml.schema import ARROW_TYPES
+
+INT64_MAX = 2**63 - 1
+_TRAILING_ZEROS = r"(\.\d*?)0+$"
+
+
+class UnreadableType(TypeError):
+    """A column's type cannot be read as the declared type. The message says which type it is, and what to do."""
+
+
+@dataclass(frozen=True)
+class TypedColumn:
+    """A column of N values in its declared type.
+
+    Attributes:
+        values: The values, null where one could not be converted, [N].
+        wrong: Whether a value could not be converted, bool [N].
+        inexact: Which of these are integers that floating-point numbers cannot tell from their neighbours, bool [N].
+        not_utf8: Which of these are bytes that are not UTF-8 text, bool [N].
+    """
+
+    values: pa.Array
+    wrong: NDArray[np.bool_]
+    inexact: NDArray[np.bool_]
+    not_utf8: NDArray[np.bool_]
+
+
+def type_column(
+    column: pa.ChunkedArray, kind: ColumnType, null_tokens: tuple[str, ...] = (), time_unit: str = "us"
+) -> TypedColumn:
+    """Converts a column.
+
+    Args:
+        column: Values of any type, [N].
+        kind: The declared type.
+        null_tokens: Texts that are missing values.
+        time_unit: Unit of the integers that timestamps become (`s`, `ms`, `us` or `ns`).
+
+    Raises:
+        UnreadableType: No value of the column's type can be read as `kind`.
+    """
+    values, not_utf8 = _plain(column)
+    held = values.type
+    inexact = np.zeros(len(values), bool)
+    if pa.types.is_null(held):
+        typed, wrong = values.cast(ARROW_TYPES[kind]), np.zeros(len(values), bool)
+    elif pa.types.is_string(held):
+        typed, wrong = _from_texts(values, kind, null_tokens)
+    elif pa.types.is_floating(held) and kind in ("int", "string"):
+        typed, wrong, inexact = _from_floats(values, kind)
+    elif pa.types.is_decimal(held) and kind in ("int", "string"):
+        typed, wrong = _from_texts(_decimal_texts(values), kind, ())
+    elif kind == "bool" and _is_number(held):
+        typed, wrong = _bools(values)
+    elif pa.types.is_boolean(held) or _is_number(held):
+        typed, wrong = _numbers(values, kind)
+    elif pa.types.is_temporal(held) and kind in ("int", "string"):
+        typed, wrong = _from_times(values, kind, time_unit), np.zeros(len(values), bool)
+    else:
+        raise _unreadable(held, kind)
+    return TypedColumn(typed, wrong | not_utf8, inexact, not_utf8)
+
+
+def _plain(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.bool_]]:
+    """One array without dictionaries, text as strings; and which values are bytes that are not UTF-8, bool [N]."""
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.cast(column.type.storage_type)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    combined = column.combine_chunks()
+    values = pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
+    none = np.zeros(len(values), bool)
+    if pa.types.is_large_string(values.type) or values.type == pa.string_view():
+        return values.cast(pa.string()), none
+    if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type) or values.type == pa.binary_view():
+        values = values.cast(pa.binary())
+        none[_not_utf8(values)] = True
+        return pc.if_else(pa.array(none), pa.scalar(None, pa.binary()), values).cast(pa.string()), none
+    return values, none
+
+
+def _not_utf8(values: pa.Array) -> list[int]:
+    """Indices of the values that are not UTF-8, found by halving."""
+    found, todo = [], [(0, len(values))]
+    while todo:
+        low, high = todo.pop()
+        try:
+            values.slice(low, high - low).cast(pa.string())
+        except pa.ArrowInvalid:
+            middle = (low + high) // 2
+            if high - low == 1:
+                found.append(low)
+            else:
+                todo += [(low, middle), (middle, high)]
+    return found
+
+
+def _from_texts(texts: pa.Array, kind: ColumnType, null_tokens: tuple[str, ...]) -> tuple[pa.Array, NDArray[np.bool_]]:
+    if kind == "string":
+        return texts, np.zeros(len(texts), bool)
+    texts = _without(texts, pc.is_in(texts, pa.array(null_tokens, pa.string())))
+    wrong = bad_values(texts, kind)
+    return pc.utf8_trim(_without(texts, pa.array(wrong)), " \t").cast(ARROW_TYPES[kind]), wrong
+
+
+def _from_floats(values: pa.Array, kind: ColumnType) -> tuple[pa.Array, NDArray[np.bool_], NDArray[np.bool_]]:
+    """Integers, or texts in which a whole number has no decimal point, as it would have if it had come as an integer."""
+    numbers = pc.fill_null(values, pa.scalar(0, values.type)).to_numpy(zero_copy_only=False)
+    whole = np.isfinite(numbers) & (np.floor(numbers) == numbers)
+    inexact = whole & (np.abs(numbers) >= 2 ** (np.finfo(numbers.dtype).nmant + 1))
+    usable = whole & ~inexact
+    integers = pa.array(np.where(usable, numbers, 0).astype(np.int64), mask=~usable)
+    integers = _without(integers, pc.is_null(values))
+    if kind == "int":
+        return integers, ~usable, inexact
+    wrong = inexact | ~np.isfinite(numbers)
+    return (
+        pc.if_else(pa.array(usable), integers.cast(pa.string()), _without(values, pa.array(wrong)).cast(pa.string())),
+        wrong,
+        inexact,
+    )
+
+
+def _decimal_texts(values: pa.Array) -> pa.Array:
+    """Decimals as texts without trailing zeros, so that 1.50 and 1.5 are the same text."""
+    if values.type.scale < 0:
+        values = values.cast(pa.decimal256(76, 0))
+    texts = values.cast(pa.string())
+    if values.type.scale <= 0:
+        return texts
+    return pc.utf8_rtrim(pc.replace_substring_regex(texts, _TRAILING_ZEROS, r"\1"), ".")
+
+
+def _bools(values: pa.Array) -> tuple[pa.Array, NDArray[np.bool_]]:
+    """True and false for 1 and 0. Any other number is not a truth value."""
+    if not pa.types.is_integer(values.type):
+        values = values.cast(pa.float64())
+    one = pc.fill_null(pc.equal(values, pa.scalar(1, values.type)), False)
+    wrong = pc.and_(
+        pc.is_valid(values), pc.invert(pc.or_(one, pc.fill_null(pc.equal(values, pa.scalar(0, values.type)), False)))
+    )
+    return _without(one, pc.or_(wrong, pc.is_null(values))), wrong.to_numpy(zero_copy_only=False)
+
+
+def _numbers(values: pa.Array, kind: ColumnType) -> tuple[pa.Array, NDArray[np.bool_]]:
+    wrong = np.zeros(len(values), bool)
+    if kind == "int" and values.type == pa.uint64():
+        wrong = pc.fill_null(pc.greater(values, pa.scalar(INT64_MAX, pa.uint64())), False).to_numpy(zero_copy_only=False)
+        values = _without(values, pa.array(wrong))
+    # A float is a measure: an integer beyond 2^53 is rounded, as it is when it comes as text.
+    typed = values.cast(ARROW_TYPES[kind], safe=kind != "float")
+    if kind == "float":
+        wrong = pc.fill_null(pc.invert(pc.is_finite(typed)), False).to_numpy(zero_copy_only=False)
+        typed = _without(typed, pa.array(wrong))
+    return typed, wrong
+
+
+def _from_times(values: pa.Array, kind: ColumnType, unit: str) -> pa.Array:
+    held = values.type
+    if pa.types.is_timestamp(held):
+        values = values.cast(pa.timestamp(unit if kind == "int" else "us", held.tz), safe=False)
+    elif pa.types.is_time(held):
+        values = values.cast(pa.time64("us"), safe=False)
+    elif pa.types.is_duration(held):
+        return values.cast(pa.duration("us"), safe=False).cast(pa.int64()).cast(ARROW_TYPES[kind])
+    elif kind == "int" or not pa.types.is_date(held):
+        raise _unreadable(held, kind)
+    else:
+        values = values.cast(pa.date32())
+    return values.cast(ARROW_TYPES[kind])
+
+
+def _is_number(held: pa.DataType) -> bool:
+    return pa.types.is_integer(held) or pa.types.is_floating(held) or pa.types.is_decimal(held)
+
+
+def _without(values: pa.Array, mask: pa.Array) -> pa.Array:
+    """The values, null where `mask` [N] is true."""
+    return pc.if_else(mask, pa.scalar(None, values.type), values)
+
+
+def _unreadable(held: pa.DataType, kind: ColumnType) -> UnreadableType:
+    if pa.types.is_nested(held):
+        way_out = "write a list as one text with a separator, which a sparse feature can `split`, and a struct as columns"
+    elif pa.types.is_temporal(held):
+        way_out = "declare it as string, or write it as a timestamp"
+    else:
+        way_out = "write it as text or as numbers"
+    return UnreadableType(f"is {held}, which cannot be read as {kind}; {way_out}")
