@@ -70,6 +70,8 @@ class Source(Strict):
             raise fault("rename", f"{unknown} are not among source.columns {list(self.columns)}")
         if twice := sorted({name for name in self.rename.values() if list(self.rename.values()).count(name) > 1}):
             raise fault("rename", f"more than one name of the file is renamed to {twice}")
+        if self.rename and not self.header and self.format in ("csv", "tsv"):
+            raise fault("rename", "needs `header: true`: without a header, names come from source.columns alone")
         if self.spill_days and not self.dated:
             raise fault("spill_days", "needs a dated path (strftime codes in files)")
         if self.files.startswith("/") or ".." in self.files.split("/"):

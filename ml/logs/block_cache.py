@@ -24,7 +24,7 @@ from ml.logs.sources import LogFile
 from ml.logs.validated_blocks import ValidatedBlock, read_validated_blocks
 
 MAX_BYTES = 8 << 30
-_FORMAT = 2  # increase it when the content of cached files changes
+_FORMAT = 3  # increase it when the content of cached files changes
 _UNPACKED = 6  # approximate ratio of text to its .gz or .zst file
 _DIGEST = 16  # bytes of the XXH3 hash that a cached file begins with
 _BAD_SCHEMA = pa.schema([("line", pa.int64()), ("day", pa.int32()), ("reason", pa.string()), ("text", pa.binary())])
@@ -82,6 +82,7 @@ class BlockCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         staged = path.with_name(f".{path.name}.{uuid4().hex}")  # another process can index the same file
         counts = {"index": block.index, "num_lines": block.num_lines, "header_lines": block.header_lines}
+        counts |= {"absent": None if block.absent is None else sorted(block.absent)}
         arrays = [*block.table.columns, pa.array(block.row_lines), pa.array(block.times), pa.array(block.days)]
         rows = pa.table(arrays, names=[*block.table.column_names, "", "", ""], metadata={"counts": json.dumps(counts)})
         bad = [block.bad_lines, block.bad_days, block.reasons, block.texts]
@@ -111,8 +112,11 @@ class BlockCache:
         rows, bad = pa.ipc.open_stream(source).read_all(), pa.ipc.open_stream(source).read_all()
         width = rows.num_columns - 3
         row_lines, times, days = (rows.column(width + n).to_numpy() for n in range(3))
+        counts = json.loads(rows.schema.metadata[b"counts"])
+        absent = counts.pop("absent")
         return ValidatedBlock(
-            **json.loads(rows.schema.metadata[b"counts"]),
+            **counts,
+            absent=None if absent is None else frozenset(absent),
             table=rows.select(range(width)).replace_schema_metadata(None),
             row_lines=row_lines,
             times=times,

@@ -20,7 +20,7 @@ from ml.logs.sources import LogFile
 from ml.logs.validate_rows import UNPLACED
 from ml.logs.validated_blocks import ValidatedBlock
 
-_FORMAT = 4  # increase it when the fields change: files of another format are indexed again
+_FORMAT = 5  # increase it when the fields change: files of another format are indexed again
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class BlockIndex:
         last_day: Day of the last good row; UNPLACED without any.
         earliest: Earliest event time of a good row.
         latest: Latest event time of a good row.
+        absent: Columns whose key no line of the block has, in JSON; None without rows.
     """
 
     index: int
@@ -50,6 +51,7 @@ class BlockIndex:
     last_day: int = UNPLACED
     earliest: int = 0
     latest: int = 0
+    absent: list[str] | None = field(default_factory=list)
 
     @property
     def data_lines(self) -> int:
@@ -72,6 +74,7 @@ class BlockIndex:
             last_day=int(block.days[-1]) if rows else UNPLACED,
             earliest=int(block.times.min()) if rows else 0,
             latest=int(block.times.max()) if rows else 0,
+            absent=None if block.absent is None else sorted(block.absent),
         )
 
 

@@ -19,6 +19,7 @@ from upath import UPath
 from ml.catalog.log_spec import LogSpec
 from ml.compute.runner import LocalRunner, Runner
 from ml.lake import Lake
+from ml.logs.absent_keys import absent_everywhere, check_keys
 from ml.logs.block_ranges import TASK_BYTES, BlockRange, pack_tasks, split_file
 from ml.logs.clock import day_index
 from ml.logs.external_sort import plan_parts, write_parquet, write_part
@@ -79,7 +80,7 @@ def ingest_day(
 
     Raises:
         NoLogs: There are no files; with dated paths, no file of that day.
-        WrongFile: A file lacks a column.
+        WrongFile: A file lacks a column; or JSON lines lack a key, in the whole log as far as it was looked at.
         LogChanged: A file was rewritten in the meantime.
         ValueError: The day is not one of the log's days.
     """
@@ -99,6 +100,8 @@ def ingest_day(
         done = runner.map(partial(ingest_task, job), tasks)
         parts = plan_parts([run for one in done for run in one.runs], part_rows)
         runner.map(write_part, [(part_path(staging, n), part) for n, part in enumerate(parts)])
+        if (absent := absent_everywhere(one.absent for one in done)) and wanted:
+            check_keys(log, index, folder, [index.files[n].file for n, _ in wanted], absent)
         rows = sum(one.rows for one in done)
         if not rows:
             write_parquet([], raw_schema(log), part_path(staging, 0))

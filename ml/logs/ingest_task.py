@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from ml.catalog.log_spec import LogSpec
+from ml.logs.absent_keys import absent_everywhere
 from ml.logs.block_cache import BlockCache
 from ml.logs.block_ranges import BlockRange
 from ml.logs.clock import day_bounds, position_times
@@ -70,12 +71,14 @@ class TaskResult:
         runs: Sorted runs, in file and line order; none if rows were written as parts.
         bad: Parquet file of quarantined lines, if there are any.
         block_lines: (file number, block, lines) of every block that was read.
+        absent: Columns whose key no line of these blocks has, in JSON; None if no block has rows.
     """
 
     rows: int
     runs: list[SortedRun]
     bad: str | None
     block_lines: list[tuple[int, int, int]]
+    absent: frozenset[str] | None
 
 
 def raw_schema(log: LogSpec) -> pa.Schema:
@@ -95,6 +98,7 @@ def ingest_task(job: IngestJob, task: IngestTask) -> TaskResult:
     held: list[pa.Table] = []
     bad: list[pa.Table] = []
     block_lines: list[tuple[int, int, int]] = []
+    absent: list[frozenset[str] | None] = []
     rows = written = 0
 
     def flush() -> None:
@@ -119,15 +123,16 @@ def ingest_task(job: IngestJob, task: IngestTask) -> TaskResult:
                 held.append(table if mine.all() else table.filter(pa.array(mine)))
             bad.append(_bad_table(part, block, np.flatnonzero(bad_days == job.day)))
             block_lines.append((part.file_number, block.index, block.num_lines))
+            absent.append(block.absent)
             if sum(table.num_rows for table in held) >= job.part_rows:
                 flush()
     flush()
     lines = pa.concat_tables([_BAD_SCHEMA.empty_table(), *bad])
     if not lines.num_rows:
-        return TaskResult(rows, runs, None, block_lines)
+        return TaskResult(rows, runs, None, block_lines, absent_everywhere(absent))
     path = str(job.staging / "scratch" / f"bad-{task.number:05d}.parquet")
     write_parquet([lines], _BAD_SCHEMA, path)
-    return TaskResult(rows, runs, path, block_lines)
+    return TaskResult(rows, runs, path, block_lines, absent_everywhere(absent))
 
 
 def _place(

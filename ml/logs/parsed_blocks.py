@@ -26,6 +26,7 @@ class ParsedBlock:
         bad_lines: Quarantined lines, int64 [Q], ascending.
         reasons: Why each of them is bad, [Q].
         text_of: Returns the first `TEXT_BYTES` bytes of a line.
+        absent: Columns whose key no line has, in a format that names each value (JSON); None in a block without rows.
     """
 
     index: int
@@ -36,3 +37,4 @@ class ParsedBlock:
     bad_lines: NDArray[np.int64]
     reasons: list[str]
     text_of: Callable[[int], bytes]
+    absent: frozenset[str] | None = frozenset()

@@ -13,7 +13,7 @@
 | bad number in column X    | not a number, an integer beyond 64 bits, or an infinite or not-a-number float           |
 | bad boolean in column X   | a value other than 1, 0, true and false                                                 |
 | bad text in column X      | a JSON value that is not a string, or a float that is infinite or not a number          |
-| inexact integer in column X | an integer in a column of floats, from 2^53 on (2^24 for float32), where neighbours are one float |
+| inexact integer in column X | an integer in a column of floats, from 2^53 on (2^24 for float32): not told from others |
 | bad JSON                  | not one JSON object, a repeated key, or half a surrogate pair                           |
 | unreadable                | refused by the reader for any other reason                                              |
 | time missing              | a null event time                                                                       |

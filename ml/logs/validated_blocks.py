@@ -36,6 +36,7 @@ class ValidatedBlock:
         bad_days: Their days, int32 [Q]: the line's own, or the day of the good row before it; UNPLACED without either.
         reasons: Why they are bad, [Q].
         texts: Their first bytes, [Q].
+        absent: Columns whose key no line has, in JSON; None in a block without rows.
     """
 
     index: int
@@ -49,6 +50,7 @@ class ValidatedBlock:
     bad_days: NDArray[np.int32]
     reasons: list[str]
     texts: list[bytes]
+    absent: frozenset[str] | None = frozenset()
 
 
 def read_validated_blocks(log: LogSpec, part: BlockRange) -> Iterator[ValidatedBlock]:
@@ -86,4 +88,5 @@ def _validate(log: LogSpec, block: ParsedBlock, file_day: int | None) -> Validat
         bad_days=np.where(own_days == UNPLACED, before, own_days),
         reasons=reasons,
         texts=[block.text_of(line) for line in bad_lines.tolist()],
+        absent=block.absent,
     )

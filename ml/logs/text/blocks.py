@@ -11,6 +11,7 @@ from ml.logs.parsed_blocks import ParsedBlock
 from ml.logs.quarantine import TEXT_BYTES, TOO_LONG, damaged_file
 from ml.logs.sources import LogFile
 from ml.logs.streams import Block, blocks
+from ml.logs.text.json_keys import absent_columns
 from ml.logs.text.layout import BOM, Layout
 from ml.logs.text.parse import parse_block
 
@@ -78,6 +79,7 @@ def _parse(layout: Layout, block: Block, header_lines: int, data: bytes) -> Pars
         bad_lines=np.fromiter(bad, np.int64, len(bad)),
         reasons=list(bad.values()),
         text_of=text_of,
+        absent=absent_columns(layout, parsed.table, parsed.lines) if layout.source.format == "jsonl" else frozenset(),
     )
 
 

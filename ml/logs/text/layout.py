@@ -74,13 +74,20 @@ def rename_fields(source: Source, found: Sequence[str], file: str, where: str) -
         The names in the file's order.
 
     Raises:
-        WrongFile: A column of the source is absent or occurs twice.
+        WrongFile: A column of the source is absent or occurs twice, or a name that the catalog renames is absent.
     """
-    names = tuple(source.rename.get(name.strip(), name.strip()) for name in found)
+    stripped = [name.strip() for name in found]
+    names = tuple(source.rename.get(name, name) for name in stripped)
+    there = f"it has {', '.join(map(repr, found[:40]))}"
+    if unmatched := [old for old in source.rename if old not in stripped]:
+        raise WrongFile(
+            f"{file}: {where} lacks {', '.join(map(repr, unmatched))}, which source.rename renames to "
+            f"{', '.join(repr(source.rename[old]) for old in unmatched)}; {there}. Correct source.rename in the catalog"
+        )
     if missing := [column for column in source.columns if column not in names]:
         raise WrongFile(
-            f"{file}: {where} lacks column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}; it has "
-            f"{', '.join(map(repr, found[:40]))}. Correct source.columns or source.rename in the catalog, or remove the file"
+            f"{file}: {where} lacks column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}; {there}. "
+            f"Correct source.columns or source.rename in the catalog, or remove the file"
         )
     if twice := sorted({name for name in names if names.count(name) > 1} & set(source.columns)):
         raise WrongFile(
