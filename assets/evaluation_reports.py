@@ -35,7 +35,8 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
 
         def work(day: str) -> dict[str, Any]:
             models = models_before(spec, day, lake.open())
-            inputs = [(stages.tuned_models(name), model.facts["snapshot_day"]) for name, model in models.items()]
+            before = spec.previous_day(day)
+            inputs = [(stages.tuned_models(name), before) for name in models] if before else []
             done = evaluate_day(spec, day, lake.open(), models, model_inputs=inputs)
             scores = {
                 name: (done.metrics["model"] or {}).get(name)

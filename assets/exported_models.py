@@ -14,7 +14,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.recipes.export import LOOK_BACK_DAYS
 
 if TYPE_CHECKING:
-    from ml.export.quantise import MeasuredTable
+    from ml.export.quantise import MeasuredTable, Quantised
 
 
 def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
@@ -27,6 +27,7 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
         deps=[
             key(spec, stages.tuned_models(model)),
             dg.AssetDep(key(spec, stages.MDS_DATASETS), partition_mapping=days_before(LOOK_BACK_DAYS - 1, 0)),
+            dg.AssetDep(key(spec, stages.exported_models(model)), partition_mapping=days_before(1, 1)),
             *([key(spec, stages.CLEANED_FEATURES)] if any(feature.vocabulary for feature in spec.sparse) else []),
         ],
         pool=TRAINING_POOL,
@@ -37,23 +38,33 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
 
         def work(day: str) -> dict[str, Any]:
             done = export_day(spec, day, lake.open(), model)
-            found = done.quantised
             return {
-                "lost": found.lost,
-                "lost_of": found.metric,
-                "lost_by_tables": found.by_tables,
-                "lost_by_layers": found.by_layers,
+                **_losses(done.quantised),
+                **({"kept_from": done.kept_from} if done.kept_from else {}),
                 "megabytes": done.bytes_after / 1e6,
                 "bytes_ratio": done.bytes_after / done.bytes_before,
-                "rows_scored": found.rows,
-                "tables": _tables(found.tables),
-                "export": dg.MetadataValue.json(found.choice.model_dump(mode="json")),
                 "path": dg.MetadataValue.path(str(done.folder)),
             }
 
         return each_day(context, work, summary="bytes_ratio")
 
     return exported_models
+
+
+def _losses(found: "Quantised | None") -> dict[str, Any]:
+    """What quantising costs, if it was measured on the day."""
+    if found is None:
+        return {}
+    return {
+        "lost": found.lost,
+        "lost_of": found.metric,
+        **({} if found.loss.error is None else {"lost_error": found.loss.error}),
+        "lost_by_tables": found.by_tables,
+        "lost_by_layers": found.by_layers,
+        "rows_scored": found.rows,
+        "tables": _tables(found.tables),
+        "export": dg.MetadataValue.json(found.choice.model_dump(mode="json")),
+    }
 
 
 def _tables(tables: "Mapping[str, MeasuredTable]") -> dg.TableMetadataValue:

@@ -264,6 +264,20 @@ def copy_weights(source: Path | UPath, folder: Path | UPath, beside: Mapping[str
     _write_json(folder, state | {"files": files | dict(beside or {})})
 
 
+def copy_snapshot(source: Path | UPath, folder: Path | UPath) -> None:
+    """Copy a whole snapshot into another existing folder. The copy has the same digest.
+
+    Raises:
+        FileNotFoundError: The source holds no snapshot.
+        SnapshotMismatch: It was written in another format.
+        DamagedSnapshot: A file is missing, or is not the one that was written; the message names it.
+    """
+    state = read_state(source)
+    for name in state["files"]:
+        write_file(folder, name, read_file(source, state, name))
+    (folder / STATE).write_bytes((source / STATE).read_bytes())
+
+
 def digest(folder: Path | UPath) -> str:
     """Compute the identity of a stored model: SHA-256 of its `state.json`, which has the digest of every other file."""
     return hashlib.sha256((folder / STATE).read_bytes()).hexdigest()

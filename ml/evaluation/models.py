@@ -44,7 +44,7 @@ def _scored(spec: DatasetSpec, name: str, snapshot_day: str, lake: Lake) -> Scor
     predictor = TorchPredictor.load(lake.require(stage, spec.name, snapshot_day), schema)
     manifest = lake.manifest(stage, spec.name, snapshot_day)
     facts = {
-        "snapshot_day": snapshot_day,
+        "snapshot_day": manifest.get("kept_from") or snapshot_day,
         "rows_so_far": int(manifest["metrics"]["rows_so_far"]),
         "model": predictor.recipe.model.kind,
     }

@@ -1,4 +1,4 @@
-"""Accuracy of a model on a batch, and the accuracy lost if a single table is quantised."""
+"""Accuracy of a model on a batch, what is lost between two models, and what each table alone loses when it is quantised."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
@@ -15,6 +16,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 from ml.datasets.batch import Batch
 from ml.embeddings.inference.quantised import QuantisedBags
 from ml.embeddings.interface import TrainableBags, bags_of
+from ml.evaluation.compare import Estimate, LabelledRows
 from ml.metrics import ClickSums, auc
 from ml.models.predict import logits_of
 
@@ -45,7 +47,7 @@ class Accuracy:
 
 
 @torch.no_grad()  # not inference_mode, which bypasses the autograd key that FBGEMM's CPU kernels need
-def accuracy_of(model: nn.Module, batch: Batch, corrected: bool = False) -> Accuracy:
+def scores_of(model: nn.Module, batch: Batch, corrected: bool = False) -> NDArray[np.float64]:
     """Score a batch.
 
     Args:
@@ -53,15 +55,45 @@ def accuracy_of(model: nn.Module, batch: Batch, corrected: bool = False) -> Accu
         batch: B rows with labels.
         corrected: As for `ml.models.predict.predict`.
 
-    Raises:
-        ValueError: The batch has no rows.
+    Returns:
+        Logits, float64 [B].
     """
-    logits = logits_of(model, batch, corrected).double().numpy()
-    labels = batch.labels.numpy()
-    log_loss = ClickSums.of(labels, 1 / (1 + np.exp(-logits))).log_loss
+    return logits_of(model, batch, corrected).double().numpy()
+
+
+def accuracy(labels: NDArray[np.float32], logits: NDArray[np.float64]) -> Accuracy:
+    """Compute the accuracy of logits [B] against labels [B]. Raises `ValueError` without rows."""
+    log_loss = ClickSums.of(labels, probabilities(logits)).log_loss
     if log_loss is None:
         raise ValueError("there are no rows to score")
     return Accuracy(auc(labels, logits), log_loss)
+
+
+def accuracy_of(model: nn.Module, batch: Batch, corrected: bool = False) -> Accuracy:
+    """Compute the accuracy of a model on a batch; arguments are those of `scores_of`. Raises `ValueError` without rows."""
+    return accuracy(batch.labels.numpy(), scores_of(model, batch, corrected))
+
+
+def loss_of(labels: NDArray[np.float32], before: NDArray[np.float64], after: NDArray[np.float64]) -> Estimate:
+    """Estimate the accuracy lost between two models, with its sampling error; the value is that of `Accuracy.lost`.
+
+    Args:
+        labels: [B].
+        before: Logits of one model [B].
+        after: Logits of the other one on the same rows [B].
+    """
+    rows = LabelledRows(labels)
+    lost = rows.auc(before), rows.auc(after)
+    if lost[0] is None or lost[1] is None:
+        lost = rows.log_loss(probabilities(after)), rows.log_loss(probabilities(before))
+    if lost[0] is None or lost[1] is None:
+        raise ValueError("there are no rows to score")
+    return rows.compare(lost[0], lost[1])
+
+
+def probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Convert logits to probabilities."""
+    return 1 / (1 + np.exp(-logits))
 
 
 def losses_by_table(

@@ -1,7 +1,12 @@
-"""Export of a trained day for inference: quantise it, measure the loss, and write a bundle if the recipe allows the loss."""
+"""Exports a trained day for inference: quantise it, measure the loss, and write a bundle unless the recipe refuses the loss.
+
+A loss is refused if it is significantly above the recipe's limit. On few rows a loss can look large by chance, and refusing it
+would stop a dataset that has nothing wrong.
+"""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +21,8 @@ from ml.datasets.batch import Batch
 from ml.datasets.reader import BlockReader
 from ml.datasets.splits import SPLITS
 from ml.days import day_before
+from ml.embeddings.inference.quantise import quantise_tables
+from ml.export.keep import export_to_keep, keep_export
 from ml.export.quantise import Quantised, quantise
 from ml.lake import Lake
 from ml.recipes.export import LOOK_BACK_DAYS, ExportRecipe
@@ -24,11 +31,14 @@ from ml.schema import FeatureSchema
 from ml.stages import CLEANED_FEATURES, MDS_DATASETS, exported_models, tuned_models
 
 ROWS = 8192
+REFUSED_BELOW = 1e-4
+"""One-sided p-value below which a loss above the limit is refused: by chance, on one day in ten thousand at most."""
 _NAMED = 3  # tables that a refusal names
+_log = logging.getLogger("evergreen")
 
 
 class ExportRefused(ValueError):
-    """The export loses more accuracy than its recipe allows, or there are no rows to measure the loss on."""
+    """The export loses significantly more accuracy than its recipe allows."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +48,18 @@ class ExportedDay:
     Attributes:
         folder: The partition that was written.
         days: Days of the rows that both models scored.
-        quantised: Formats and losses.
+        quantised: Formats and losses; None if nothing was measured.
         bytes_before: Bytes of the trained model, without what only training needs.
         bytes_after: Bytes of the exported model.
+        kept_from: The day whose export was kept, if nothing was trained on the day.
     """
 
     folder: UPath
     days: list[str]
-    quantised: Quantised
+    quantised: Quantised | None
     bytes_before: int
     bytes_after: int
+    kept_from: str | None = None
 
 
 def load_export(lake: Lake, spec: DatasetSpec, day: str, model: str | None = None) -> Bundle:
@@ -77,7 +89,10 @@ def export_day(
     """Export a trained day and write the partition `exported_models/<model>/<dataset>/<day>`, a bundle.
 
     The trained and the exported model score the same rows (`rows_to_score`). The recipe limits the loss of AUC, or of log loss
-    if AUC is undefined because all rows are clicked or none is.
+    if AUC is undefined because all rows are clicked or none is. A loss is refused if it is significantly above the limit.
+
+    If the day's model is that of the day before, because the day has no rows, the export of the day before is kept. Without any
+    rows to measure a loss on, the model is exported as float32.
 
     Args:
         spec: The dataset.
@@ -90,7 +105,7 @@ def export_day(
         The exported day.
 
     Raises:
-        ExportRefused: The export loses too much, or there are no rows to score. Nothing is written.
+        ExportRefused: The export loses significantly too much. Nothing is written.
         MissingPartition: The day has not been trained.
         StalePartition: The dataset has vocabularies, and the day's features were made again after the model was trained.
         ValueError: `choice.tables` names a table that the model does not have.
@@ -98,22 +113,35 @@ def export_day(
     model = model or spec.primary
     choice = choice or recipe_of(spec, model).export
     stage, source = exported_models(model), tuned_models(model)
-    predictor = TorchPredictor.load(lake.require(source, spec.name, day), FeatureSchema.of(spec))
+    snapshot = lake.require(source, spec.name, day)
+    if before := export_to_keep(lake, spec, day, model, choice):
+        folder, kept = keep_export(lake, spec, day, model, before)
+        _log.warning(
+            "%s/%s of %s: nothing was trained on the day; the export of %s is kept", spec.name, stage, day, kept["kept_from"]
+        )
+        return ExportedDay(
+            folder, kept["days_scored"], None, kept["bytes"]["before"], kept["bytes"]["after"], kept["kept_from"]
+        )
+    predictor = TorchPredictor.load(snapshot, FeatureSchema.of(spec))
     vocabularies = vocabulary_states(lake, spec, day, model)
     bytes_before = bytes_of(predictor.model)
     days, batch = rows_to_score(lake, spec, day)
-    if batch is None:
-        raise ExportRefused(f"{spec.name}/{stage} of {day}: {days[0]} to {days[-1]} have no rows to measure the loss on")
     inputs = [(source, day), *((MDS_DATASETS, scored) for scored in days), *([(CLEANED_FEATURES, day)] if vocabularies else [])]
     lineage = lake.lineage(spec.name, inputs)
-    quantised = quantise(predictor.model, choice, batch, predictor.recipe.sampling_correction)
-    if quantised.lost > choice.max_auc_loss:
-        raise ExportRefused(f"{spec.name}/{stage} of {day}: {_refusal(quantised, days)}")
+    if batch is None:
+        _log.warning(
+            "%s/%s of %s: %s to %s have no rows to measure a loss on; exported as float32", spec.name, stage, day, days[0], day
+        )
+        quantise_tables(predictor.model, "float32")
+        quantised = None
+    else:
+        quantised = quantise(predictor.model, choice, batch, predictor.recipe.sampling_correction)
+        _judge(f"{spec.name}/{stage} of {day}", spec, model, quantised, days)
     with lake.write(stage, spec.name, day) as folder:
         predictor.save(folder, write_inputs(folder, spec, vocabularies))
         done = ExportedDay(lake.partition(stage, spec.name, day), days, quantised, bytes_before, bytes_of(predictor.model))
         identity = {"digest": digest(folder), "fingerprint": spec.fingerprint, "snapshot": lake.digest(source, spec.name, day)}
-        lake.write_manifest(folder, identity | _measured(done) | lineage)
+        lake.write_manifest(folder, identity | _measured(done, choice) | lineage)
     return done
 
 
@@ -147,6 +175,18 @@ def _reader(lake: Lake, spec: DatasetSpec, days: list[str]) -> BlockReader:
     return BlockReader(lake, spec, days, splits=SPLITS, batch_size=ROWS, order="shuffled")
 
 
+def _judge(what: str, spec: DatasetSpec, model: str, found: Quantised, days: list[str]) -> None:
+    """Refuse a loss that is significantly above the limit, and warn of one that only looks so."""
+    limit, loss = found.choice.max_auc_loss, found.loss
+    if loss.is_above(limit, REFUSED_BELOW):
+        raise ExportRefused(f"{what}: {_refusal(found, days)} {_way_out(spec, model)}")
+    if loss.value > limit:
+        _log.warning(
+            "%s: %s lost %.5f, more than export.max_auc_loss of %s, but not significantly (standard error %s on %d rows)",
+            *(what, found.metric, loss.value, limit, "unknown" if loss.error is None else f"{loss.error:.5f}", found.rows),
+        )
+
+
 def _refusal(found: Quantised, days: list[str]) -> str:
     """Describe the loss, the tables and layers that cause it, and how to fix it."""
     before, after = ((a.log_loss if found.before.auc is None else a.auc) for a in (found.before, found.after))
@@ -154,22 +194,42 @@ def _refusal(found: Quantised, days: list[str]) -> str:
     most = ", ".join(f"{name} {table.auc_loss:.5f} as {table.format}" for name, table in worst)
     return (
         f"{found.metric} goes from {before:.5f} to {after:.5f} on {found.rows} rows of {days[0]} to {days[-1]}, a loss of "
-        f"{found.lost:.5f}; the recipe's export.max_auc_loss is {found.choice.max_auc_loss}. Tables lose {found.by_tables:.5f} "
-        f"(alone: {most}), layers as {found.choice.layers} {found.by_layers:.5f}. Give these tables more bits (export.tables), "
-        "or all of them (export.rows), leave layers as they are (export.layers: float32), or allow a larger loss; the "
-        "previous export of the day is unchanged"
+        f"{found.lost:.5f} with a standard error of {found.loss.error:.5f}; the recipe's export.max_auc_loss is "
+        f"{found.choice.max_auc_loss}. Tables lose {found.by_tables:.5f} (alone: {most}), layers as {found.choice.layers} "
+        f"{found.by_layers:.5f}."
     )
 
 
-def _measured(done: ExportedDay) -> dict[str, Any]:
-    found = done.quantised
-    return {
-        "export": found.choice.model_dump(mode="json"),
+def _way_out(spec: DatasetSpec, model: str) -> str:
+    return (
+        "Give these tables more bits (export.tables), or all of them (export.rows), leave layers as they are (export.layers: "
+        f"float32), or allow a larger loss (export.max_auc_loss). In the catalog entry {spec.name}.yaml, these keys go below "
+        f"models.{model}.overrides, such as models: {{{model}: {{overrides: {{export: {{rows: float16}}}}}}}}; the previous "
+        "export of the day is unchanged"
+    )
+
+
+def _measured(done: ExportedDay, choice: ExportRecipe) -> dict[str, Any]:
+    manifest = {
+        "export": choice.model_dump(mode="json"),
         "bytes": {"before": done.bytes_before, "after": done.bytes_after},
-        "rows_scored": found.rows,
         "days_scored": done.days,
+        "rows_scored": 0,
+        "kept_from": None,
+    }
+    found = done.quantised
+    if found is None:
+        return manifest
+    return manifest | {
+        "rows_scored": found.rows,
         "before": asdict(found.before),
         "after": asdict(found.after),
-        "lost": {"metric": found.metric, "all": found.lost, "by_tables": found.by_tables, "by_layers": found.by_layers},
+        "lost": {
+            "metric": found.metric,
+            "all": found.lost,
+            "error": found.loss.error,
+            "by_tables": found.by_tables,
+            "by_layers": found.by_layers,
+        },
         "tables": {name: asdict(table) for name, table in found.tables.items()},
     }

@@ -10,7 +10,8 @@ from torch import nn
 from ml.datasets.batch import Batch
 from ml.embeddings.inference.kinds import quantisable
 from ml.embeddings.inference.quantise import QuantisedTable, quantise_bags
-from ml.export.accuracy import Accuracy, accuracy_of, losses_by_table
+from ml.evaluation.compare import Estimate
+from ml.export.accuracy import Accuracy, accuracy, loss_of, losses_by_table, scores_of
 from ml.models.int8 import quantise_layers
 from ml.recipes.export import ExportRecipe
 
@@ -38,6 +39,7 @@ class Quantised:
         rows: Number of rows scored.
         before: Accuracy as trained.
         after: Accuracy as quantised, on the same rows.
+        loss: Accuracy lost, with its sampling error.
         by_tables: The part of the loss that the tables cause.
         by_layers: The part of the loss that the layers cause.
         tables: Format, size and error of each table.
@@ -47,6 +49,7 @@ class Quantised:
     rows: int
     before: Accuracy
     after: Accuracy
+    loss: Estimate
     by_tables: float
     by_layers: float
     tables: dict[str, MeasuredTable]
@@ -87,11 +90,13 @@ def quantise(model: nn.Module, choice: ExportRecipe, batch: Batch, corrected: bo
     few = torch.where(clicked, clicked.cumsum(0), (~clicked).cumsum(0)) <= TABLE_ROWS // 2
     auc_losses = losses_by_table(model, made, batch.rows(few), corrected)
     tables = {name: MeasuredTable(**asdict(table), auc_loss=auc_losses[name]) for name, table in stats.items()}
-    before = accuracy_of(model, batch, corrected)
+    labels = batch.labels.numpy()
+    trained = scores_of(model, batch, corrected)
     for path, bags in made.items():
         model.set_submodule(path, bags)
-    between = accuracy_of(model, batch, corrected)
+    between = accuracy(labels, scores_of(model, batch, corrected))
     if choice.layers == "int8":
         quantise_layers(model)
-    after = accuracy_of(model, batch, corrected)
-    return Quantised(choice, len(batch), before, after, before.lost(between), between.lost(after), tables)
+    quantised = scores_of(model, batch, corrected)
+    before, after, loss = accuracy(labels, trained), accuracy(labels, quantised), loss_of(labels, trained, quantised)
+    return Quantised(choice, len(batch), before, after, loss, before.lost(between), between.lost(after), tables)

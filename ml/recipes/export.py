@@ -23,5 +23,5 @@ class ExportRecipe(Strict):
     max_auc_loss: float = Field(
         default=0.0005,
         ge=0,
-        description="Largest loss of AUC, or of log loss if AUC is undefined; an export that loses more is refused.",
+        description="Largest loss of AUC, or of log loss if AUC is undefined; a significantly larger loss is refused.",
     )

@@ -23,6 +23,7 @@ from ml.schema import FeatureSchema
 from ml.stages import MDS_DATASETS, tuned_models
 from ml.training.checkpoint import Checkpoints
 from ml.training.early_stop import EarlyStopping
+from ml.training.keep import can_keep, copy_model, keep_model
 from ml.training.passes import train_pass
 from ml.training.progress import progress_of
 from ml.training.report import Step, TrainedDay
@@ -60,9 +61,9 @@ def train_day(
 ) -> TrainedDay:
     """Train on one day and write the partition `tuned_models/<model>/<dataset>/<day>`: a snapshot and its manifest.
 
-    The first day of the dataset starts from scratch, every other day from the snapshot of the day before. A run that was
-    killed, or stopped by SIGINT or SIGTERM, resumes at its last checkpoint in the next call, and writes the same bytes as an
-    uninterrupted run.
+    The first day of the dataset starts from scratch, every other day from the snapshot of the day before. A day without rows to
+    train on keeps that snapshot. A run that was killed, or stopped by SIGINT or SIGTERM, resumes at its last checkpoint in the
+    next call, and writes the same bytes as an uninterrupted run.
 
     Args:
         spec: The dataset.
@@ -100,6 +101,12 @@ def train_day(
         identity["processes"] = ranks.size  # each process continues with its own tables
     lineage = lake.lineage(spec.name, [(MDS_DATASETS, day), *([(stage, parent)] if parent else [])])
     checkpoints = Checkpoints(lake, spec.name, model, day, identity, recipe.checkpoints, ranks)
+    if parent and not reader.rows and can_keep(lake, spec, model, parent, recipe):
+        kept = keep_model(lake, spec, model, day, parent, recipe)
+        if ranks is None or ranks.rank == 0:
+            copy_model(lake, kept, _manifest(kept, identity) | lineage)
+        checkpoints.discard()
+        return kept
     state = checkpoints.resume(recipe, schema, reader) or _begin(lake, spec, model, parent, recipe, schema, ranks)
     resumed_at = state.running.rows if state.running else 0
     early_stopping = None
@@ -180,6 +187,7 @@ def _manifest(trained: TrainedDay, identity: dict[str, Any]) -> dict[str, Any]:
         "recipe": trained.recipe.model_dump(mode="json"),
         "trained_from": identity,
         "resumed_at": trained.resumed_at,
+        "kept_from": trained.kept_from,
         "metrics": trained.metrics,
         "tables": {name: asdict(stats) for name, stats in trained.report.tables.items()},
     }

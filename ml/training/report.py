@@ -128,6 +128,7 @@ class TrainedDay:
         resumed_at: Number of rows of the day that an earlier, interrupted run had trained on.
         rows_so_far: Number of rows trained on over the life of the model.
         digest: Digest of the snapshot.
+        kept_from: The day whose model was kept, if the day has no rows to train on.
     """
 
     dataset: str
@@ -140,6 +141,7 @@ class TrainedDay:
     resumed_at: int
     rows_so_far: int
     digest: str
+    kept_from: str | None = None
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from ml.artifacts.snapshot import DamagedSnapshot, digest
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.reader import BlockReader
+from ml.evaluation.compare import Estimate
 from ml.export import day as export
 from ml.export.day import ExportedDay, ExportRefused, export_day, load_export, rows_to_score
 from ml.lake import Lake, MissingPartition, StalePartition
@@ -43,6 +45,12 @@ def days(lake: Lake) -> list[str]:
     return days
 
 
+@pytest.fixture
+def sensitive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the few rows of these tests prove a small loss."""
+    monkeypatch.setattr(export, "REFUSED_BELOW", 0.1)
+
+
 def exported(lake: Lake, day: str, choice: ExportRecipe = INT8) -> ExportedDay:
     return export_day(made_spec(), day, lake, choice=choice)
 
@@ -66,7 +74,9 @@ def test_the_manifest_describes_the_export(lake: Lake, days: list[str]) -> None:
     assert manifest["export"] == {"rows": "int8", "tables": {}, "layers": "int8", "max_auc_loss": 0.0005}
     assert manifest["bytes"] == {"before": done.bytes_before, "after": done.bytes_after}
     assert manifest["before"] == asdict(found.before) and manifest["after"] == asdict(found.after)
-    assert manifest["lost"] == {"metric": "AUC", "all": found.lost, "by_tables": found.by_tables, "by_layers": found.by_layers}
+    assert found is not None and found.loss.error is not None
+    losses = {"all": found.lost, "error": found.loss.error, "by_tables": found.by_tables, "by_layers": found.by_layers}
+    assert manifest["lost"] == {"metric": "AUC", **losses}
     assert set(manifest["tables"]) == {"a", "b", "tags"}
     assert manifest["tables"]["a"] == asdict(found.tables["a"])
     assert manifest["tables"]["a"]["rows"] == 6 and manifest["tables"]["a"]["nbytes"] == 6 * 12
@@ -100,6 +110,7 @@ def test_days_of_another_specification_are_not_scored(lake: Lake, days: list[str
     assert rows_to_score(lake, made_spec(), days[1])[0] == [days[1]]
 
 
+@pytest.mark.usefixtures("sensitive")
 def test_an_export_that_loses_too_much_is_refused_and_the_previous_one_stays(lake: Lake, days: list[str]) -> None:
     with pytest.raises(ExportRefused) as refused:
         exported(lake, days[1], ExportRecipe(rows="int4"))
@@ -118,14 +129,89 @@ def test_an_export_that_loses_too_much_is_refused_and_the_previous_one_stays(lak
     assert lake.manifest(STAGE, "made", days[1])["export"]["rows"] == "int4", "the way out"
 
 
-def test_days_without_rows_and_days_that_were_not_trained_are_refused(lake: Lake, days: list[str]) -> None:
+@pytest.mark.usefixtures("sensitive")
+def test_the_refusal_says_where_the_key_goes(lake: Lake, days: list[str]) -> None:
+    with pytest.raises(
+        ExportRefused, match=r"standard error of 0\.0\d+; .*made\.yaml, these keys go below models\.dlrm\.overrides"
+    ):
+        exported(lake, days[1], ExportRecipe(rows="int4"))
+    described = made_spec().model_dump(mode="json") | {"models": {"dlrm": {"overrides": {"export": {"rows": "float16"}}}}}
+    assert export_day(DatasetSpec.model_validate(described), days[1], lake).folder.exists(), "as the message says"
+
+
+@pytest.mark.parametrize(("error", "refused"), [(0.002, True), (0.003, False), (None, False)])
+def test_only_a_loss_beyond_its_sampling_error_is_refused(
+    error: float | None, refused: bool, lake: Lake, days: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ml.export.quantise.loss_of", lambda *_: Estimate(0.01, error, 500))
+    with pytest.raises(ExportRefused) if refused else nullcontext():
+        exported(lake, days[1])
+    assert lake.has(STAGE, "made", days[1]) != refused
+
+
+def test_a_loss_that_chance_explains_is_not_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With a limit that every export exceeds: on 20 rows nothing is proven, and the log says so."""
+    lake = Lake.at(tmp_path / "few")
+    (day,) = write_days(lake, made_spec(), 1, 20)
+    train_day(made_spec(), day, lake, options=DayOptions(recipe=small_recipe(**COARSE), progress=False))
+    done = exported(lake, day, ExportRecipe(rows="int4", max_auc_loss=0.0))
+    assert done.quantised is not None and lake.manifest(STAGE, "made", day)["lost"]["error"] == done.quantised.loss.error
+    assert not done.quantised.loss.is_above(0.0, export.REFUSED_BELOW)
+    assert done.quantised.lost <= 0 or "but not significantly" in caplog.text
+
+
+def test_days_that_were_not_trained_are_refused(lake: Lake, days: list[str]) -> None:
     with pytest.raises(MissingPartition, match=rf"made/tuned_models/dlrm of {days[2]}"):
         exported(lake, days[2])
-    none = Lake.at(Path(str(lake.root)).parent / "empty")
+
+
+def test_without_any_rows_the_model_is_exported_as_it_was_trained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    none = Lake.at(tmp_path / "empty")
     (day,) = write_days(none, made_spec(), 1, 0)
     train_day(made_spec(), day, none, options=DayOptions(recipe=small_recipe(**COARSE), progress=False))
-    with pytest.raises(ExportRefused, match="have no rows to measure the loss on"):
-        exported(none, day)
+    done = exported(none, day)
+    assert done.quantised is None and none.manifest(STAGE, "made", day)["rows_scored"] == 0
+    assert "have no rows to measure a loss on; exported as float32" in caplog.text
+    other = Lake.at(tmp_path / "other")
+    (of_other,) = write_days(other, made_spec(), 1, 50)
+    batch = next(iter(BlockReader(other, made_spec(), [of_other], splits=ALL, batch_size=50)))
+    bundle, trained = load_export(none, made_spec(), day), load_model(none, made_spec(), day)
+    assert torch.allclose(torch.from_numpy(bundle.score(batch)), torch.sigmoid(trained(batch.dense, batch.sparse)))
+
+
+def test_days_without_rows_keep_the_last_export(
+    lake: Lake, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "LOOK_BACK_DAYS", 2)
+    spec, recipe = made_spec(), small_recipe(**COARSE)
+    days = write_days(lake, spec, 5, 0)
+    write_days(lake, spec, 1, ROWS)
+    for day in days:
+        train_day(spec, day, lake, options=DayOptions(recipe=recipe, progress=False))
+        done = exported(lake, day)
+        manifest = lake.manifest(STAGE, "made", day)
+        assert manifest["snapshot"] == lake.digest("tuned_models/dlrm", "made", day) and not lake.is_outdated(
+            STAGE, "made", day
+        )
+        assert done.kept_from == (None if day == days[0] else days[0]) == manifest.get("kept_from")
+        assert manifest["rows_scored"] == ROWS and manifest["days_scored"] == [days[0]]
+        load_export(lake, spec, day)
+    assert f"of {days[4]}: nothing was trained on the day; the export of {days[0]} is kept" in caplog.text
+    assert exported(lake, days[4], ExportRecipe(rows="float16")).kept_from is None, "by another choice it is made again"
+
+
+def test_a_kept_export_that_is_damaged_is_refused(lake: Lake) -> None:
+    spec, recipe = made_spec(), small_recipe(**COARSE)
+    days = write_days(lake, spec, 2, 0)
+    write_days(lake, spec, 1, ROWS)
+    for day in days:
+        train_day(spec, day, lake, options=DayOptions(recipe=recipe, progress=False))
+    weights = exported(lake, days[0]).folder / WEIGHTS_FILE
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100] + bytes([whole[-100] ^ 0x40]) + whole[-99:])
+    with pytest.raises(DamagedSnapshot, match=f"{WEIGHTS_FILE}"):
+        exported(lake, days[1])
+    assert not lake.has(STAGE, "made", days[1])
 
 
 def test_foreign_and_damaged_exports_are_refused(lake: Lake, days: list[str]) -> None:

@@ -146,6 +146,30 @@ def test_an_empty_day_passes_the_model_on(lake: Lake) -> None:
     assert "loss" not in empty.metrics
     weights = [(t.folder / WEIGHTS_FILE).read_bytes() for t in (first, empty)]
     assert weights[0] == weights[1]
+    manifests = [lake.manifest("tuned_models/dlrm", "made", day) for day in days]
+    assert [manifest["kept_from"] for manifest in manifests] == [None, days[0]]
+    assert manifests[0]["digest"] == manifests[1]["digest"] == empty.digest
+    assert empty.metrics["rows_so_far"] == first.metrics["rows_so_far"] > 0
+    assert {name: table.rows for name, table in empty.report.tables.items()} == {
+        name: table.rows for name, table in first.report.tables.items()
+    }
+    assert not lake.is_outdated("tuned_models/dlrm", "made", days[1])
+
+
+def test_days_without_rows_keep_the_model_without_loading_it_and_say_so(
+    lake: Lake, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = write_days(lake, made_spec(), days=5, rows=0)
+    write_days(lake, made_spec(), days=1, rows=100)
+    options = DayOptions(recipe=small_recipe(), progress=False)
+    train_day(made_spec(), days[0], lake, options=options)
+    with monkeypatch.context() as patched:
+        patched.setattr("ml.training.day.load_snapshot", None)
+        kept = [train_day(made_spec(), day, lake, options=options) for day in days[1:]]
+    assert {day.kept_from for day in kept} == {days[0]}
+    assert f"of {days[4]}: no rows to train on; the model of {days[0]} is kept" in caplog.text
+    other = DayOptions(recipe=small_recipe(batch_size=16), progress=False)
+    assert train_day(made_spec(), days[4], lake, options=other).kept_from is None, "another recipe is recorded in the snapshot"
 
 
 def test_progress_goes_to_the_log_where_there_is_no_terminal(
