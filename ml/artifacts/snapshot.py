@@ -232,7 +232,8 @@ def load_tensors(folder: Path | UPath, ranks: Ranks | None = None, for_training:
             columns = _take(found.values(), f"{TABLES}{path}/")
             if not columns or any(f"{table}.id" not in columns for table in tables):
                 raise DamagedSnapshot(
-                    f"{folder / STATE}: sharded_by_id: the files have no ids for {path!r} with the tables {tables}; {_WAY_OUT}"
+                    f"{folder}: its tensors do not fit {STATE}; train its day again: sharded_by_id: expected ids of the tables "
+                    f"{tables} of {path!r}, found {sorted(columns)}"
                 )
             if not as_they_were or number == rank:
                 parts[path].append(columns if independent or size == 1 else state_dict.shard(columns, tables, rank, size))

@@ -151,7 +151,7 @@ def exact(rows: pa.Table) -> pd.DataFrame:
 
 
 def over_http(model: PyFuncModel, body: str) -> np.ndarray:
-    """As MLflow's scoring server answers a request."""
+    """Predict as MLflow's scoring server does."""
     return model.predict(_parse_json_data(body, model.metadata, model.metadata.get_input_schema()).data)
 
 
@@ -228,7 +228,7 @@ def test_ints_that_floats_cannot_represent_are_sent_as_text() -> None:
 
 
 def test_an_export_is_a_bundle_that_needs_no_lake(lake: Lake, tmp_path: Path) -> None:
-    """Its vocabularies are those after the day, with which the next day's features are made."""
+    """Its vocabularies are as of the end of the day, and the next day's features are made with them."""
     for number, day in enumerate((FIRST, SECOND)):
         clean(lake, LIMITED, day, rows_of(LIMITED, 1_767_240_000_000_000 + number * 24 * HOUR, seed=number))
     train(lake, LIMITED)
@@ -264,7 +264,7 @@ def test_vocabularies_of_another_specification_are_refused(lake: Lake) -> None:
 
 
 def test_vocabularies_made_again_after_training_are_refused(lake: Lake, mlflow_home: Path) -> None:
-    """By the export and by MLflow, until the model is trained again on the new features."""
+    """Export and MLflow refuse them until the model is trained again on the new features."""
     clean(lake, LIMITED, FIRST, rows_of(LIMITED))
     train(lake, LIMITED)
     clean(lake, LIMITED, FIRST, rows_of(LIMITED))
@@ -372,7 +372,7 @@ def test_a_delta_brings_an_int8_bundle_to_what_a_fresh_export_predicts(lake: Lak
     fresh = TorchPredictor(state.model.eval(), state.recipe, state.schema)
     quantise(fresh.model, choice, whole)
     assert fresh.predict(whole).tobytes() == bundle.score(whole).tobytes() != before.tobytes()
-    # What has applied deltas is written and read as a fresh export is.
+    # A bundle that has applied deltas is written and read like a fresh export.
     for name, predictor in (("fresh", fresh), ("updated", bundle.predictor)):
         (tmp_path / name).mkdir()
         assert isinstance(predictor, TorchPredictor)

@@ -39,7 +39,7 @@ GROWING = {"kind": "collisionless", "ttl_seconds": 100_000, "max_rows": 40}
 
 
 def state_of(name: str) -> TrainState:
-    """Rows of the tables that store ids expire after a day, and are evicted."""
+    """Create a state whose collisionless tables expire and evict rows."""
     overrides = {key: dict(value) if isinstance(value, dict) else value for key, value in MODELS[name].items()}
     overrides["tables"] = {**overrides.get("tables", {}), "default": GROWING}
     overrides["model"] = {"embedding_dim": 8, **overrides["model"]}
@@ -47,7 +47,7 @@ def state_of(name: str) -> TrainState:
 
 
 def batches(day: int, steps: int = 4) -> Iterator[Batch]:
-    """Other ids every day: some come, some go."""
+    """Yield batches whose ids differ by day: some are new, and some no longer occur."""
     for batch in make_batches(SCHEMA, steps, seed=day):
         batch.sparse.values().add_(7 * day)
         yield replace(batch, event_time=batch.event_time + day * DAY)
@@ -59,7 +59,7 @@ def train(state: TrainState, day: int) -> None:
 
 
 def exported(state: TrainState, folder: Path) -> nn.Module:
-    """As a server has it: written and read."""
+    """Export the model of a state, and load it as a server does."""
     model = copy.deepcopy(state.model).eval()
     quantise_tables(model, "int8", {"a": "float16"})
     quantise_layers(model)
@@ -69,12 +69,12 @@ def exported(state: TrainState, folder: Path) -> nn.Module:
 
 
 def sent(delta: ModelDelta) -> ModelDelta:
-    """As it is read from a file."""
+    """Write a delta to tensors, and read it back."""
     return ModelDelta.from_tensors(load(save({name: tensor.contiguous() for name, tensor in delta.to_tensors().items()})))
 
 
 def assert_same(model: nn.Module, wanted: nn.Module) -> None:
-    """Tensors and predictions, bit for bit."""
+    """Compare tensors and predictions, bit for bit."""
     mine, theirs = weights_of(model), weights_of(wanted)
     assert mine.keys() == theirs.keys()
     assert [name for name, tensor in mine.items() if not torch.equal(tensor, theirs[name])] == []
@@ -136,7 +136,7 @@ def test_a_delta_of_another_model_is_refused_and_changes_nothing(tmp_path: Path)
     train(other, 0)
     server = exported(state, tmp_path)
     before = {name: tensor.clone() for name, tensor in weights_of(server).items()}
-    with pytest.raises(ValueError, match=r"of another model: \d+ dense tensors differ"):
+    with pytest.raises(ValueError, match=r"belongs to another model: \d+ dense tensors differ"):
         apply_delta(server, model_delta(other.model, dict.fromkeys(steps_of(other.model), 0)))
     train(state, 1)
     good = model_delta(state.model, steps_of(server))
@@ -145,7 +145,11 @@ def test_a_delta_of_another_model_is_refused_and_changes_nothing(tmp_path: Path)
     for wrong, error, said in (
         (replace(good, dense=good.dense | {"top.extra": torch.zeros(1)}), ValueError, "top.extra: expected none, found"),
         (replace(good, tables={path: good.tables[path]}), ValueError, "are missing or not expected"),
-        (replace(good, tables={**good.tables, last: replace(good.tables[last], since=99, step=100)}), Gap, "begins after 99"),
+        (
+            replace(good, tables={**good.tables, last: replace(good.tables[last], since=99, step=100)}),
+            Gap,
+            "begins after step 99",
+        ),
     ):
         with pytest.raises(error, match=said):
             apply_delta(server, wrong)

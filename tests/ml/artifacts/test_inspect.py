@@ -1,4 +1,4 @@
-"""Tables of a stored model can be looked at, whatever number of ranks wrote it."""
+"""Tables of a stored model can be inspected, whatever number of ranks wrote it."""
 
 from __future__ import annotations
 

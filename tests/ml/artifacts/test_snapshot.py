@@ -49,7 +49,7 @@ DENSE: Tensors = {f"dense/{n}": torch.arange(float(size)) for n, size in (("a", 
 
 
 def shard_of(store: Store, rank: int, ranks: int) -> CheckpointShard:
-    """What one of several ranks holds, each of which has a part of the store."""
+    """Return the shard of one of several ranks that share a store."""
     part = state_dict.shard(held(store), NAMES, rank, ranks)
     named = {f"{TABLES}{PATH}/{name}": tensor for name, tensor in part.items()}
     weights = {
@@ -161,7 +161,7 @@ def test_tables_that_no_file_holds_are_refused_by_name(sharded_by_id: dict[str, 
     state = json.loads((folder / STATE).read_text())
     (folder / STATE).write_text(json.dumps(state | {"sharded_by_id": state["sharded_by_id"] | sharded_by_id}))
     ((path, tables),) = sharded_by_id.items()
-    said = f"the files have no ids for {path!r} with the tables {tables}; restore the folder"
+    said = f"train its day again: sharded_by_id: expected ids of the tables {tables} of {path!r}, found ["
     for ranks in (None, Ranks(1, 2)):
         with pytest.raises(DamagedSnapshot, match=re.escape(said)):
             load_tensors(folder, ranks)

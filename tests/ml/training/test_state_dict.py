@@ -1,4 +1,4 @@
-"""A snapshot is the whole state: it is loaded bit for bit, training continues the same, and what does not fit is refused."""
+"""A snapshot is the whole state: it is loaded bit for bit, training continues from it, and misfits are refused."""
 
 from __future__ import annotations
 
