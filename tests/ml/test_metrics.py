@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, and as sums: parts added are the whole."""
+"""Metrics agree with scikit-learn, and sums of parts are the sums of the whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both runners give the same results in the same order, and raise what a task raised."""
+"""Both runners give the same results in the same order, and raise the error of a failed task."""
 
 from __future__ import annotations
 

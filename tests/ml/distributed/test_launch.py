@@ -1,4 +1,4 @@
-"""Several processes write the day that one process does, with every launcher, or raise the traceback of the one that failed."""
+"""With every launcher, several processes write the same day as one process, or raise the error of the failed process."""
 
 from __future__ import annotations
 

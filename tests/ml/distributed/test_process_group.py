@@ -1,4 +1,4 @@
-"""Two processes train what one does: the same losses, dense weights, rows and optimizer state, over every kind of table."""
+"""Two processes give the same losses, dense weights, rows and optimizer state as one, with every kind of table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exporting a day: lineage, manifest, and that an export with too large a loss is never written."""
+"""Export of a day: lineage, manifest, and the refusal of exports that lose too much accuracy."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def test_foreign_and_damaged_exports_are_refused(lake: Lake, days: list[str]) ->
 
 
 def test_sampled_rows_are_scored_with_corrected_logits(lake: Lake, days: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a recipe with `sampling_correction`: the guard sees logits less the log of `sample_rate`."""
+    """With `sampling_correction`, the accuracy is measured on logits minus the log of `sample_rate`."""
     train_day(
         made_spec(), days[0], lake, options=DayOptions(recipe=small_recipe(**COARSE, sampling_correction=True), progress=False)
     )

@@ -29,7 +29,7 @@ SCHEMA = FeatureSchema(("x",), ("a", "b"), ("m",), "fingerprint")
 
 @pytest.fixture(scope="module")
 def wide_deep() -> nn.Module:
-    """Two collections of tables, the second of one weight an id."""
+    """Train a model with two collections of tables; the second has one weight per id."""
     wide = {"kind": "ftrl", "lr": 0.1}
     features = {"b": {"kind": "hashed", "rows": 30}}
     model = {"embedding_dim": 4, "deep": [8], "wide_optimizer": wide}

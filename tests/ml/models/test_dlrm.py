@@ -27,7 +27,7 @@ def small_recipe(**model: object) -> Recipe:
 
 
 def make_features(schema: FeatureSchema, order: list[str] | None = None) -> KeyedJaggedTensor:
-    """Ids of each feature follow from its name, so that another order of keys is the same data."""
+    """Derive the ids of each feature from its name, so that another order of keys gives the same data."""
     keys = order or list(schema.sparse)
     lengths = {k: torch.tensor([1] * B if k in schema.single else [3, 1, 2, 1, 4], dtype=torch.int32) for k in keys}
     values = {k: torch.arange(int(lengths[k].sum())) * 7_919 * (1 + schema.sparse.index(k)) - 3 for k in keys}

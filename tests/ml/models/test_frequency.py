@@ -1,4 +1,4 @@
-"""Expected occurrences in a batch against those drawn, also of items that come late."""
+"""Expected occurrences per batch agree with the drawn ones, also for items that appear late."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def test_outputs_differ_by_the_rounding_of_weights_alone(inputs: int, outputs: i
 
 
 def test_small_inputs_beside_large_ones_are_not_lost() -> None:
-    """As embeddings beside dense features: steps of 1/127 of the largest number would round them all to zero."""
+    """Embeddings are small beside dense features: steps of 1/127 of the largest number would round them all to zero."""
     layer = layer_of(64, 32, bias=False)
     x = torch.randn(200, 64)
     x[:, :4] *= 100

@@ -1,4 +1,4 @@
-"""Every kind of table, chosen per feature in the recipe, in one model that trains, is saved and comes back."""
+"""A model with every kind of table, chosen per feature in the recipe, is trained, saved and loaded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def recipe(**tables: object) -> Recipe:
 
 
 def batches(count: int, seed: int = 0) -> list[Batch]:
-    """The label is the parity of `id`, and of nothing else."""
+    """Yield batches whose label is the parity of `id`."""
     rng, found = np.random.default_rng(seed), []
     for step in range(count):
         ids = rng.integers(0, 50, 64)

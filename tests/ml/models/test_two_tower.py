@@ -1,4 +1,4 @@
-"""Two towers: unit vectors, a softmax over what is sampled, the correction for it, and items without users."""
+"""Two towers: unit vectors, a softmax over sampled items, its correction for sampling, and items without users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes: those of the catalog are valid, wrong ones are refused with file and key, and overrides are merged."""
+"""The catalog's recipes are valid, invalid recipes are refused with file and key, and overrides are merged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The study on a small piece of the real ratings: equal memory is equal, and what is summed up is what was measured."""
+"""The study on a small part of the real ratings: tables have equal memory, and the summary agrees with the measurements."""
 
 from __future__ import annotations
 

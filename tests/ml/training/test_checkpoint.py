@@ -1,4 +1,4 @@
-"""A day that was killed or stopped ends with the same bytes as one that was not."""
+"""A day that was killed or stopped ends with the same bytes as an uninterrupted day."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_terminated_day_ends_with_the_signal_and_resumes_when_called_again(lak
 
 
 def partly(lake: Lake, day: str, steps: int) -> tuple[TrainState, BlockReader, Checkpoints]:
-    """A day trained for some steps as `train_day` does it."""
+    """Train a day for some steps, as `train_day` does."""
     recipe, schema = small_recipe(), FeatureSchema.of(made_spec())
     reader = BlockReader(lake, made_spec(), [day], splits=ALL, batch_size=32, order="time")
     state = new_state(recipe, schema)

@@ -1,4 +1,4 @@
-"""The recipe on a real log, all the way: Criteo, days 1 to 6 in one pass, day 7 as test."""
+"""The recipe on Criteo's log, from raw logs to predictions: one pass over days 1 to 6, and day 7 as test."""
 
 from __future__ import annotations
 

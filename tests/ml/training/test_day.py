@@ -1,4 +1,4 @@
-"""Day after day: warm starts, whole partitions, and what predicts from them."""
+"""Training of consecutive days: warm starts, whole partitions, and predictions of their models."""
 
 from __future__ import annotations
 

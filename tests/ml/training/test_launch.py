@@ -1,4 +1,4 @@
-"""A day is trained as its options say, by any number of processes."""
+"""A day is trained with its options, by any number of processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps: what they learn, yield, schedule and draw, and when they refuse to continue."""
+"""Training steps: losses, logits, learning rates and random draws, and the errors that stop training."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_dropout_depends_on_seed_and_step_alone() -> None:
     train_pass(one, batches, total_steps=8)
     before = torch.get_rng_state()
     train_pass(other, batches[:3], total_steps=8)
-    assert torch.equal(torch.get_rng_state(), before), "and leaves chance as it was"
+    assert torch.equal(torch.get_rng_state(), before), "the global random state is restored"
     torch.manual_seed(2)
     train_pass(other, batches[3:], total_steps=8)
     train_pass(none, batches, total_steps=8)

@@ -58,4 +58,4 @@ def test_sampled_rows_teach_the_odds_of_the_log() -> None:
         assert EarlyStopping(rule, lambda: [whole], 600).reached(state), "the target is evaluated the same way"
         seen[corrected] = [float(clicked[whole.dense[:, 0].numpy() == kind].mean()) for kind in (0, 1)]
     assert seen[True] == pytest.approx([0.01, 0.01], rel=0.1)
-    assert seen[False][0] > 0.2 and 0.05 < seen[False][1] < 0.15, "else it learns the odds of what was kept"
+    assert seen[False][0] > 0.2 and 0.05 < seen[False][1] < 0.15, "without correction it learns the odds among the kept rows"

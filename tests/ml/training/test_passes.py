@@ -1,4 +1,4 @@
-"""A pass counts what was done, and needs to have begun."""
+"""Reports of passes, and the refusal of a state without a pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A replay trains what daily training trains, and scores each day by the model of the days before it."""
+"""A replay gives the same model as daily training, and scores each day with the model of the days before it."""
 
 from __future__ import annotations
 
