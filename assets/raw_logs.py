@@ -39,6 +39,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
             return {
                 "dagster/row_count": done.rows,
                 "quarantined": done.quarantined,
+                "out_of_range": done.out_of_range,
                 "reasons": dg.MetadataValue.md(f"| reason | lines |\n|---|---|\n{reasons or '| none | 0 |'}"),
                 "files": done.files,
                 "path": dg.MetadataValue.path(str(lake.open().partition(stages.RAW_LOGS, spec.name, day))),

@@ -82,6 +82,7 @@ class BlockCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         staged = path.with_name(f".{path.name}.{uuid4().hex}")  # another process can index the same file
         counts = {"index": block.index, "num_lines": block.num_lines, "header_lines": block.header_lines}
+        counts |= {"before": block.before, "after": block.after, "first_day": block.first_day, "last_day": block.last_day}
         counts |= {"absent": None if block.absent is None else sorted(block.absent)}
         arrays = [*block.table.columns, pa.array(block.row_lines), pa.array(block.times), pa.array(block.days)]
         rows = pa.table(arrays, names=[*block.table.column_names, "", "", ""], metadata={"counts": json.dumps(counts)})

@@ -33,9 +33,11 @@ class BlockIndex:
         header_lines: How many of them are a header.
         rows: Good rows by day (index as text, for JSON).
         bad: Bad lines by day.
-        leading: Bad lines without a day, before the block's first good row.
-        first_day: Day of the first good row; UNPLACED without any.
-        last_day: Day of the last good row; UNPLACED without any.
+        leading: Bad lines without a day, before the block's first row.
+        before: Lines before the log's first day.
+        after: Lines after the log's last day.
+        first_day: Day of the first row, good or outside the log's days; UNPLACED without any.
+        last_day: Day of the last such row; UNPLACED without any.
         earliest: Earliest event time of a good row.
         latest: Latest event time of a good row.
         absent: Columns whose key no line of the block has, in JSON; None without rows.
@@ -47,6 +49,8 @@ class BlockIndex:
     rows: dict[str, int] = field(default_factory=dict)
     bad: dict[str, int] = field(default_factory=dict)
     leading: int = 0
+    before: int = 0
+    after: int = 0
     first_day: int = UNPLACED
     last_day: int = UNPLACED
     earliest: int = 0
@@ -70,8 +74,10 @@ class BlockIndex:
             rows=_count(block.days),
             bad=_count(block.bad_days[~leading]),
             leading=int(leading.sum()),
-            first_day=int(block.days[0]) if rows else UNPLACED,
-            last_day=int(block.days[-1]) if rows else UNPLACED,
+            before=block.before,
+            after=block.after,
+            first_day=block.first_day,
+            last_day=block.last_day,
             earliest=int(block.times.min()) if rows else 0,
             latest=int(block.times.max()) if rows else 0,
             absent=None if block.absent is None else sorted(block.absent),
@@ -91,7 +97,7 @@ class FileIndexStore:
 
     def __init__(self, log: LogSpec, lake: Lake) -> None:
         self.folder = lake.root / "log_index" / log.dataset / log.stage
-        # Lines beyond the last day are counted with it, so a log with one more day is indexed again.
+        # Lines after the last day are only counted, so a log with one more day is indexed again.
         self.reading = f"{log.fingerprint} {log.partitions.end}"
 
     def load(self, file: LogFile) -> FileIndex | None:

@@ -25,7 +25,7 @@ from ml.logs.clock import day_bounds, day_index, day_key, position_parts
 from ml.logs.file_index import BlockIndex, FileIndex, FileIndexStore
 from ml.logs.formats import count_lines
 from ml.logs.sources import LogFile, file_day, find_files
-from ml.logs.validate_rows import UNPLACED
+from ml.logs.validate_rows import AFTER, BEFORE, UNPLACED, place_file
 from ml.logs.validated_blocks import read_validated_blocks
 
 
@@ -35,7 +35,7 @@ class BlockPlacement:
 
     Attributes:
         first_line: Number in the file of the block's first line, from 1.
-        inherited_day: Day of bad lines before the block's first good row.
+        inherited_day: Day of bad lines before the block's first row; BEFORE or AFTER for lines outside the log's days.
         position: Number in the log of the block's first line, from 0, counted without headers; less the block's own header.
     """
 
@@ -144,14 +144,26 @@ class LogIndex:
 
     @cached_property
     def lines(self) -> dict[str, dict[str, int]]:
-        """File name -> day -> number of lines, good and bad. Their sum over days is the file's lines without its header."""
+        """File name -> day -> number of lines, good and bad, of the lines on the log's days."""
         counted: dict[str, dict[str, int]] = {}
         for of_file in self.files:
             lines: Counter[int] = Counter()
             for block in of_file.blocks or ():
                 lines.update(self._lines_by_day(of_file, block))
-            counted[of_file.file.name] = {day_key(self.log, day): lines[day] for day in sorted(lines)}
+            counted[of_file.file.name] = {
+                day_key(self.log, day): lines[day] for day in sorted(lines) if day not in (BEFORE, AFTER)
+            }
         return counted
+
+    def out_of_range(self, day: str) -> int:
+        """Number of lines before the log's first day, if `day` is that, and after its last, if `day` is that.
+
+        Such lines are not malformed: the log's days can be a part of what its files hold.
+        """
+        ends = {BEFORE: 0, AFTER: len(day_bounds(self.log)) - 2}
+        wanted = [end for end, at in ends.items() if at == day_index(self.log, day)]
+        blocks = [self._lines_by_day(of_file, block) for of_file in self.files for block in of_file.blocks or ()]
+        return sum(lines[end] for lines in blocks for end in wanted)
 
     def in_order(self, day: str) -> bool:
         """Whether no block has rows of the day earlier than rows of the blocks before it; False if that is unknown."""
@@ -194,6 +206,8 @@ class LogIndex:
             for block in of_file.blocks or ():
                 lines.update(self._lines_by_day(of_file, block))
             for day, count in lines.items():
+                if day in (BEFORE, AFTER):
+                    continue
                 touched.setdefault(day, []).append(f"{name} {stamp} {count}")
         reading = self.log.fingerprint
         return {day_key(self.log, day): _hash("\n".join([reading, *names])) for day, names in sorted(touched.items())}
@@ -203,7 +217,7 @@ class LogIndex:
         return self.signatures.get(day, _hash(self.log.fingerprint))
 
     def _path_day(self, file: LogFile) -> int:
-        return min(max(file_day(self.log, file) or 0, 0), len(day_bounds(self.log)) - 2)
+        return place_file(self.log, file_day(self.log, file))
 
     def _lines_by_day(self, of_file: FileIndex, block: BlockIndex) -> Counter[int]:
         placement = self.placements[of_file.file.name][block.index]
@@ -213,6 +227,7 @@ class LogIndex:
             return Counter({day: int(n) for day, n in enumerate(np.diff(ends)) if n})
         placed = Counter({int(day): n for day, n in block.rows.items()})
         placed.update({int(day): n for day, n in block.bad.items()})
+        placed.update({BEFORE: block.before, AFTER: block.after})
         return placed + Counter({placement.inherited_day: block.leading})
 
 

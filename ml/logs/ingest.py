@@ -44,6 +44,7 @@ class IngestedDay:
         rows: Good rows.
         quarantined: Bad lines.
         reasons: Bad lines by reason.
+        out_of_range: On the log's first day, lines before it; on its last day, lines after it.
         files: Number of files that were opened.
         seconds: Wall time.
     """
@@ -51,6 +52,7 @@ class IngestedDay:
     rows: int
     quarantined: int
     reasons: dict[str, int]
+    out_of_range: int
     files: int
     seconds: float
 
@@ -122,12 +124,15 @@ def ingest_day(
             "rows": rows,
             "quarantined": reasons.total(),
             "reasons": dict(reasons),
+            "out_of_range": index.out_of_range(day),
             "fingerprint": log.fingerprint,
             "signature": index.signature(day),
             "files": [{"name": index.files[n].file.name, "stamp": index.files[n].file.stamp} for n, _ in wanted],
         }
         lake.write_manifest(staging, manifest)
-    return IngestedDay(rows, reasons.total(), dict(reasons), len(wanted), time.perf_counter() - started)
+    return IngestedDay(
+        rows, reasons.total(), dict(reasons), index.out_of_range(day), len(wanted), time.perf_counter() - started
+    )
 
 
 def is_current(log: LogSpec, day: str, folder: str | UPath, lake: Lake, runner: Runner | None = None) -> bool:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +17,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ml.catalog.log_spec import LogSpec
+from ml.days import midnight
 from ml.logs.clock import day_bounds, days_of, event_times
-from ml.logs.quarantine import LABEL_MISSING, LABEL_UNKNOWN, TIME_MISSING, TIME_RANGE, TIME_UNPARSABLE
+from ml.logs.quarantine import LABEL_MISSING, LABEL_UNKNOWN, TIME_FAR, TIME_MISSING, TIME_UNPARSABLE
 
 # Codes of `ValidatedRows.fault`; 0 is a good row.
-FAULTS = ("", TIME_MISSING, TIME_UNPARSABLE, TIME_RANGE, LABEL_MISSING, LABEL_UNKNOWN)
+FAULTS = ("", TIME_MISSING, TIME_UNPARSABLE, TIME_FAR, LABEL_MISSING, LABEL_UNKNOWN)
 UNPLACED = -1
+BEFORE, AFTER = -2, np.iinfo(np.int32).max  # in place of the index of a day: before the log's first day, after its last
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,30 @@ class ValidatedRows:
 
     Attributes:
         times: Event times, int64 [N], microseconds since 1970 UTC; 0 in a log without a clock.
-        days: Index of the log's day that each row belongs to, int32 [N]; UNPLACED without a readable time. For a bad row, it
-            is the day in whose quarantine the row goes.
+        days: Index of the log's day that each row belongs to, int32 [N]; BEFORE or AFTER for a row outside the log's days, and
+            UNPLACED without a readable time. For a bad row, it is the day in whose quarantine the row goes.
         fault: Code in `FAULTS`, int8 [N].
     """
 
     times: NDArray[np.int64]
     days: NDArray[np.int32]
     fault: NDArray[np.int8]
+
+    @property
+    def outside(self) -> NDArray[np.bool_]:
+        """Rows outside the log's days, bool [N]. They are neither good nor bad: their labels are not validated."""
+        return is_outside(self.days)
+
+
+def is_outside(days: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Which of these days are BEFORE or AFTER."""
+    return (days == BEFORE) | (days == AFTER)
+
+
+def place_file(log: LogSpec, file_day: int | None) -> int:
+    """Returns the day of lines that only the path of their file places: the first without a dated path, or BEFORE or AFTER."""
+    last = len(day_bounds(log)) - 2
+    return BEFORE if (file_day or 0) < 0 else AFTER if (file_day or 0) > last else file_day or 0
 
 
 def validate_rows(log: LogSpec, table: pa.Table, file_day: int | None) -> ValidatedRows:
@@ -55,19 +74,23 @@ def validate_rows(log: LogSpec, table: pa.Table, file_day: int | None) -> Valida
         times, known = event_times(table.column(column), log.time)
         missing = pc.is_null(table.column(column)).to_numpy()
         found = days_of(times, bounds)
-        nearest = np.clip(found, 0, len(bounds) - 2)
-        beyond = nearest != found
+        found = np.where(found < 0, BEFORE, np.where(found > len(bounds) - 2, AFTER, found))
         if file_day is not None:
-            far = np.abs(found - file_day) > log.source.spill_days
-            beyond, nearest = beyond | far, np.where(far, np.clip(file_day, 0, len(bounds) - 2), nearest)
-        fault[beyond] = FAULTS.index(TIME_RANGE)
+            far = _far(log, times, file_day)
+            fault[far], found[far] = FAULTS.index(TIME_FAR), place_file(log, file_day)
         fault[~known] = FAULTS.index(TIME_UNPARSABLE)
         fault[missing] = FAULTS.index(TIME_MISSING)
-        days = np.where(known, nearest, UNPLACED).astype(np.int32)
-    good = fault == 0
+        days = np.where(known, found, UNPLACED).astype(np.int32)
+    good = (fault == 0) & ~is_outside(days)
     for reason, rows in _label_faults(log, table).items():
         fault[rows & good] = FAULTS.index(reason)
     return ValidatedRows(times, days, fault)
+
+
+def _far(log: LogSpec, times: NDArray[np.int64], file_day: int) -> NDArray[np.bool_]:
+    """Times further from the day of their file than `spill_days`, bool [N]."""
+    day, spill = log.partitions.start + timedelta(days=file_day), timedelta(days=log.source.spill_days)
+    return (times < midnight(day - spill, log.zone)) | (times >= midnight(day + spill + timedelta(days=1), log.zone))
 
 
 def _label_faults(log: LogSpec, table: pa.Table) -> dict[str, NDArray[np.bool_]]:

@@ -17,7 +17,7 @@ from ml.logs.block_ranges import BlockRange
 from ml.logs.formats import read_blocks
 from ml.logs.parsed_blocks import ParsedBlock
 from ml.logs.sources import file_day
-from ml.logs.validate_rows import FAULTS, UNPLACED, validate_rows
+from ml.logs.validate_rows import AFTER, BEFORE, FAULTS, UNPLACED, is_outside, validate_rows
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,9 @@ class ValidatedBlock:
         bad_days: Their days, int32 [Q]: the line's own, or the day of the good row before it; UNPLACED without either.
         reasons: Why they are bad, [Q].
         texts: Their first bytes, [Q].
+        before, after: Number of lines before the log's first day and after its last: rows, and bad lines that follow them.
+        first_day: Day of the first row, good or outside the log's days; UNPLACED without one.
+        last_day: Day of the last such row.
         absent: Columns whose key no line has, in JSON; None in a block without rows.
     """
 
@@ -50,6 +53,10 @@ class ValidatedBlock:
     bad_days: NDArray[np.int32]
     reasons: list[str]
     texts: list[bytes]
+    before: int = 0
+    after: int = 0
+    first_day: int = UNPLACED
+    last_day: int = UNPLACED
     absent: frozenset[str] | None = frozenset()
 
 
@@ -62,20 +69,25 @@ def read_validated_blocks(log: LogSpec, part: BlockRange) -> Iterator[ValidatedB
 
 def _validate(log: LogSpec, block: ParsedBlock, file_day: int | None) -> ValidatedBlock:
     found = validate_rows(log, block.table, file_day)
-    good = found.fault == 0
-    if good.all():
-        table, row_lines, times, days = block.table, block.row_lines, found.times, found.days
-        bad_lines, reasons, own_days = block.bad_lines, block.reasons, np.full(len(block.bad_lines), UNPLACED, np.int32)
-    else:
-        table, row_lines = block.table.filter(pa.array(good)), block.row_lines[good]
-        times, days = found.times[good], found.days[good]
-        bad_lines = np.concatenate([block.bad_lines, block.row_lines[~good]])
+    bad = found.fault != 0
+    placed_lines, placed_days = block.row_lines[~bad], found.days[~bad]
+    good = ~(bad | found.outside)
+    table, row_lines, times, days = block.table, block.row_lines, found.times, found.days
+    bad_lines, reasons, bad_days = block.bad_lines, block.reasons, np.full(len(block.bad_lines), UNPLACED, np.int32)
+    if not good.all():
+        table, row_lines, times, days = table.filter(pa.array(good)), row_lines[good], times[good], days[good]
+    if bad.any():
+        bad_lines = np.concatenate([bad_lines, block.row_lines[bad]])
         order = np.argsort(bad_lines)
-        both = block.reasons + [FAULTS[fault] for fault in found.fault[~good].tolist()]
-        unplaced = np.full(len(block.bad_lines), UNPLACED, np.int32)
+        both = reasons + [FAULTS[fault] for fault in found.fault[bad].tolist()]
         bad_lines, reasons = bad_lines[order], [both[i] for i in order.tolist()]
-        own_days = np.concatenate([unplaced, found.days[~good]])[order]
-    before = np.concatenate([np.full(1, UNPLACED, np.int32), days])[np.searchsorted(row_lines, bad_lines)]
+        bad_days = np.concatenate([bad_days, found.days[bad]])[order]
+    preceding = np.concatenate([np.full(1, UNPLACED, np.int32), placed_days])[np.searchsorted(placed_lines, bad_lines)]
+    bad_days = np.where(bad_days == UNPLACED, preceding, bad_days)
+    outside = np.concatenate([found.days[found.outside & ~bad], bad_days[is_outside(bad_days)]])
+    if not (kept := ~is_outside(bad_days)).all():
+        bad_lines, bad_days = bad_lines[kept], bad_days[kept]
+        reasons = [reason for reason, keep in zip(reasons, kept.tolist(), strict=True) if keep]
     return ValidatedBlock(
         index=block.index,
         num_lines=block.num_lines,
@@ -85,8 +97,12 @@ def _validate(log: LogSpec, block: ParsedBlock, file_day: int | None) -> Validat
         times=times,
         days=days,
         bad_lines=bad_lines,
-        bad_days=np.where(own_days == UNPLACED, before, own_days),
+        bad_days=bad_days,
         reasons=reasons,
         texts=[block.text_of(line) for line in bad_lines.tolist()],
+        before=int(np.count_nonzero(outside == BEFORE)),
+        after=int(np.count_nonzero(outside == AFTER)),
+        first_day=int(placed_days[0]) if len(placed_days) else UNPLACED,
+        last_day=int(placed_days[-1]) if len(placed_days) else UNPLACED,
         absent=block.absent,
     )

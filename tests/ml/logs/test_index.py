@@ -54,12 +54,13 @@ def test_a_bad_line_is_of_the_day_of_the_good_line_before_it(tmp_path: Path, lak
     write(tmp_path, "a.csv", [bad, bad, line(1), bad, line(2), bad, bad, line(0.5), line(9), "\n", line(3, label=2)])
     write(tmp_path, "b.csv", [bad, bad])
     index = LogIndex.build(spec(), tmp_path, lake, RUNNER)
-    # `line(9)` is out of range and goes to the nearest day; the line with the unknown label has its own time.
-    assert index.lines == {"a.csv": {DAYS[0]: 2, DAYS[1]: 4, DAYS[2]: 3, DAYS[3]: 2}, "b.csv": {DAYS[0]: 2}}
+    # `line(9)` and the blank line behind it are out of range; the line with the unknown label has its own time.
+    assert index.lines == {"a.csv": {DAYS[0]: 1, DAYS[1]: 4, DAYS[2]: 3, DAYS[3]: 1}, "b.csv": {DAYS[0]: 2}}
     done = [ingest_day(spec(), day, tmp_path, lake, RUNNER) for day in DAYS]
-    assert [(d.rows, d.quarantined) for d in done] == [(1, 3), (1, 3), (1, 2), (0, 2)]
+    assert [(d.rows, d.quarantined) for d in done] == [(1, 2), (1, 3), (1, 2), (0, 1)]
+    assert [d.out_of_range for d in done] == [0, 0, 0, 2]
     lines = [(e["file"], e["line"]) for day in DAYS for e in quarantine_table(lake, "small", day).to_pylist()]
-    assert sorted(lines) == [("a.csv", n) for n in (1, 2, 4, 6, 7, 9, 10, 11)] + [("b.csv", 1), ("b.csv", 2)]
+    assert sorted(lines) == [("a.csv", n) for n in (1, 2, 4, 6, 7, 11)] + [("b.csv", 1), ("b.csv", 2)]
 
 
 @pytest.mark.parametrize("by_position", [False, True])
@@ -81,8 +82,10 @@ def test_every_line_has_a_day_for_any_block_size(
         apart = Lake(lake.root / str(block))
         index = LogIndex.build(log, tmp_path, apart, RUNNER)
         days = [ingest_day(log, day, tmp_path, apart, RUNNER) for day in DAYS]
-        assert sum(lines for of in index.lines.values() for lines in of.values()) == total
-        assert sum(done.rows + done.quarantined for done in days) == total
+        outside = sum(map(index.out_of_range, DAYS))
+        assert sum(lines for of in index.lines.values() for lines in of.values()) + outside == total
+        assert sum(done.rows + done.quarantined + done.out_of_range for done in days) == total
+        assert (outside == 0) == by_position
         tables = [(raw_table(apart, "small", day), quarantine_table(apart, "small", day)) for day in DAYS]
         lines = [(q["file"], q["line"], q["text"]) for _, table in tables for q in table.to_pylist()]
         assert len(set(lines)) == len(lines)
@@ -155,7 +158,7 @@ def test_dated_paths_need_no_reading(tmp_path: Path, lake: Lake) -> None:
     write(tmp_path, "2026-02-01.csv", [line(0)])
     assert LogIndex.build(log, tmp_path, lake, RUNNER).placements == {}
     done = ingest_day(log, DAYS[1], tmp_path, lake, RUNNER)
-    assert (done.rows, done.reasons, done.files) == (2, {"time out of range": 1, "wrong number of fields": 1}, 1)
+    assert (done.rows, done.reasons, done.files) == (2, {"time far from file's day": 1, "wrong number of fields": 1}, 1)
     assert quarantine_table(lake, "small", DAYS[1]).column("line").to_pylist() == [2, 3]
     assert not (lake.root / "log_index").exists()
     with pytest.raises(NoLogs, match="no file of 2026-03-03"):
@@ -187,7 +190,8 @@ def test_spilled_rows_of_dated_paths_find_their_day(tmp_path: Path, lake: Lake) 
     for i in range(4):
         write(tmp_path, f"{DAYS[i]}.csv", ["bad\n", line(i - 1), "bad\n", line(i), line(i + 1), line(i + 2)])
     done = [ingest_day(log, day, tmp_path, lake, RUNNER) for day in DAYS]
-    assert sum(d.rows + d.quarantined for d in done) == 24
+    assert sum(d.rows + d.quarantined + d.out_of_range for d in done) == 24
+    assert [d.out_of_range for d in done] == [3, 0, 0, 1]  # in the first file also the malformed lines beside the row before
     assert [d.rows for d in done] == [2, 3, 3, 2]
     assert [d.files for d in done] == [2, 3, 3, 2]
 
@@ -211,10 +215,42 @@ def test_one_more_day_does_not_change_earlier_days(tmp_path: Path, lake: Lake) -
     for day in DAYS:
         ingest_day(short, day, tmp_path, lake, RUNNER)
     longer = short.model_copy(update={"partitions": short.partitions.model_copy(update={"end": START + timedelta(days=4)})})
-    # The line beyond the earlier last day was in the quarantine of that day.
-    assert [is_current(longer, day, tmp_path, lake) for day in DAYS] == [True, True, True, False]
+    # The line beyond the earlier last day was out of range, so it is in no day of the lake.
+    assert [is_current(longer, day, tmp_path, lake) for day in DAYS] == [True] * 4
     fresh = [ingest_day(longer, (START + timedelta(days=n)).isoformat(), tmp_path, lake, RUNNER) for n in (3, 4)]
     assert [(done.rows, done.quarantined) for done in fresh] == [(1, 0), (1, 1)]
+
+
+def test_partitions_can_be_a_stretch_of_a_larger_log(tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("streams", "block_ranges"):
+        monkeypatch.setattr(f"ml.logs.{module}.BLOCK", 200)
+    lines = [line(day + i / 40, f"{day} {i}") if i % 9 else "bad\n" for day in range(-30, 40) for i in range(20)]
+    write(tmp_path, "a.csv", lines)
+    index = LogIndex.build(spec(), tmp_path, lake, RUNNER)
+    blocks = len(index.files[0].blocks or ())
+    done = [ingest_day(spec(), day, tmp_path, lake, RUNNER) for day in DAYS]
+    # The first line of a day is malformed, so it is of the day before.
+    assert [(d.rows, d.quarantined) for d in done] == [(17, 3)] * 4
+    assert [d.out_of_range for d in done] == [601, 0, 0, 36 * 20 - 1]
+    assert [lake.manifest("raw_logs", "small", day)["out_of_range"] for day in DAYS] == [d.out_of_range for d in done]
+    assert all(len(found or ()) < blocks / 20 for day in DAYS for _, found in index.blocks_of(day))
+    assert [d.key for d in landed_days(spec(), tmp_path, lake)] == DAYS
+
+
+def test_hours_that_another_time_zone_cuts_off_are_not_malformed(tmp_path: Path, lake: Lake) -> None:
+    log = spec("%Y-%m-%d.csv", source={"spill_days": 1}, time={"column": "t", "timezone": "Asia/Tokyo"})
+    for i in range(-2, 6):  # files are cut at midnight UTC, days begin nine hours earlier
+        write(tmp_path, f"{START + timedelta(days=i)}.csv", [line(i + hour / 24, hour) for hour in range(24)])
+    done = [ingest_day(log, day, tmp_path, lake, RUNNER) for day in DAYS]
+    assert [(d.rows, d.quarantined) for d in done] == [(24, 0)] * 4
+    assert [d.out_of_range for d in done] == [15, 0, 0, 9 + 24]
+
+
+def test_rows_far_from_the_day_of_their_file_are_malformed_wherever_they_are(tmp_path: Path, lake: Lake) -> None:
+    log = spec("%Y-%m-%d.csv", source={"spill_days": 1})
+    write(tmp_path, f"{DAYS[0]}.csv", ["5,v,1\n", line(0), line(-1.5), line(-0.5), line(9)])
+    done = ingest_day(log, DAYS[0], tmp_path, lake, RUNNER)
+    assert (done.rows, done.reasons, done.out_of_range) == (1, {"time far from file's day": 3}, 1)
 
 
 def test_a_day_whose_lines_moved_to_another_is_ingested_again(tmp_path: Path, lake: Lake) -> None:

@@ -22,7 +22,8 @@ def test_globo(real_logs: Path, catalog: dict[str, DatasetSpec], lake: Lake) -> 
     index = LogIndex.build(globo.log, real_logs / "globo", lake, runner)
     rows = sum(sum(block.rows.values()) for of in index.files for block in of.blocks or ())
     lines = sum(sum(of.values()) for of in index.lines.values())
-    assert (len(index.files), rows, lines - rows) == (385, 2_981_196, 6_985)
+    outside = [index.out_of_range(day) for day in globo.days()]
+    assert (len(index.files), rows, lines - rows, outside) == (385, 2_981_196, 0, [0] * 15 + [6_985])
     table, quarantine = read_table(globo.source, real_logs / "globo")
     assert (table.num_rows, len(quarantine)) == (2_988_181, 0)
     distinct = [len(table.column(name).unique()) for name in ("user_id", "click_article_id", "session_id")]
@@ -30,7 +31,7 @@ def test_globo(real_logs: Path, catalog: dict[str, DatasetSpec], lake: Lake) -> 
     day = ingest_day(globo.log, "2017-10-15", real_logs / "globo", lake, runner)
     assert (day.rows, day.quarantined) == (92_007, 0)
     last = ingest_day(globo.log, "2017-10-16", real_logs / "globo", lake, runner)
-    assert (last.rows, last.reasons) == (191_635, {"time out of range": 6_985})
+    assert (last.rows, last.reasons, last.out_of_range) == (191_635, {}, 6_985)
     assert day.files < 100
 
 
