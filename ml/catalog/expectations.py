@@ -13,7 +13,11 @@ Severity = Literal["error", "warning"]
 
 
 class Band(Strict):
-    """Allowed range of a statistic, and how severe it is to be outside."""
+    """Allowed range of a statistic, and how severe it is to be outside.
+
+    A share of rows that is outside, but no further than sampling noise explains (one-sided binomial test, p >= 0.001), is a
+    warning whatever the severity. On small days, a few rows can therefore not block.
+    """
 
     min: Float | None = Field(default=None, description="Smallest allowed value; no lower bound by default.")
     max: Float | None = Field(default=None, description="Largest allowed value; no upper bound by default.")

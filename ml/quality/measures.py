@@ -14,6 +14,7 @@ from statistics import median
 from ml.catalog.spec import DatasetSpec
 from ml.logs.quarantine import damaged_file
 from ml.quality.drift import population_stability_index
+from ml.quality.noise import Share
 from ml.quality.profile import Profile
 from ml.schema import ARROW_TYPES, arrow_schema
 from ml.stages import CLEANED_FEATURES, RAW_LOGS
@@ -75,7 +76,7 @@ def measure(evidence: Evidence, name: str, columns: tuple[str, ...] = ()) -> dic
 def _share(count: str) -> Measure:
     def share(evidence: Evidence) -> Mapping[str, Value]:
         today = evidence.today
-        return {DAY: getattr(today, count) / today.rows if today.rows else 0.0}
+        return {DAY: Share(getattr(today, count), today.rows)}
 
     return share
 
@@ -91,7 +92,7 @@ def _quarantine_rate(evidence: Evidence) -> Mapping[str, Value]:
     quarantined = evidence.today.manifest.get("quarantined")
     if quarantined is None:
         return {DAY: None}
-    return {DAY: quarantined / max(quarantined + evidence.today.rows, 1)}
+    return {DAY: Share(quarantined, quarantined + evidence.today.rows)}
 
 
 def _damaged_files(evidence: Evidence) -> Mapping[str, Value]:
@@ -101,16 +102,16 @@ def _damaged_files(evidence: Evidence) -> Mapping[str, Value]:
 
 
 def _label_rate(evidence: Evidence) -> Mapping[str, Value]:
-    return {DAY: evidence.today.label_rate}
+    return {DAY: Share(evidence.today.positives, evidence.today.rows) if evidence.today.rows else None}
 
 
 def _null_rate(evidence: Evidence) -> Mapping[str, Value]:
-    return {name: column.nulls / max(evidence.today.rows, 1) for name, column in evidence.today.columns.items()}
+    return {name: Share(column.nulls, evidence.today.rows) for name, column in evidence.today.columns.items()}
 
 
 def _not_finite(evidence: Evidence) -> Mapping[str, Value]:
     floats = {name: c for name, c in evidence.today.columns.items() if "float" in c.type or "double" in c.type}
-    return {name: column.not_finite / max(evidence.today.rows, 1) for name, column in floats.items()}
+    return {name: Share(column.not_finite, evidence.today.rows) for name, column in floats.items()}
 
 
 def _range(evidence: Evidence) -> Mapping[str, Value]:

@@ -18,9 +18,11 @@ from ml.catalog.spec import DatasetSpec, Severity
 from ml.lake import Lake
 from ml.quality.contract import EQUAL, Expectation, contract
 from ml.quality.measures import Evidence, Pair, Value, measure
+from ml.quality.noise import Share
 from ml.quality.profiling import profile_day
 from ml.stages import CLEANED_FEATURES, MDS_DATASETS
 
+NOISE = "So few rows are outside the expected range by chance too, so this is a warning."
 NAMED = 5  # maximum number of subjects in a verdict; the worst come first
 
 
@@ -31,7 +33,8 @@ class Verdict:
     Args:
         name: The expectation's name.
         passed: Whether it holds.
-        severity: `error` blocks downstream assets, `warning` does not.
+        severity: `error` blocks downstream assets, `warning` does not. A share outside its band is only a warning if sampling
+            noise explains it.
         observed: Values of the worst subjects, by subject.
         expected: The expected value or range.
         why: What a failure means.
@@ -196,7 +199,16 @@ def _verdict(e: Expectation, values: Mapping[str, Value], ruling: _Ruling | None
         observed = observed or {"all": "no rows"}
     elif missing := [subject for subject, value in values.items() if value is None]:
         passed, observed = False, dict.fromkeys(missing[:NAMED], "missing") | observed
+    if not passed and e.severity == "error" and _is_noise(e, values):
+        return Verdict(e.name, False, "warning", observed, e.expected, f"{e.why} {NOISE}", days)
     return Verdict(e.name, passed, e.severity, observed, e.expected, e.why, days)
+
+
+def _is_noise(e: Expectation, values: Mapping[str, Value]) -> bool:
+    """Whether every value outside the band is a share of so few rows that sampling explains it."""
+    low, high = e.kwargs.get("min_value"), e.kwargs.get("max_value")
+    outside = [value for value in values.values() if not isinstance(value, float) or _beyond(e, value) > 0]
+    return bool(outside) and all(isinstance(value, Share) and value.is_noise(low, high) for value in outside)
 
 
 def _worst(e: Expectation, values: Mapping[str, Value]) -> dict[str, str]:
@@ -208,7 +220,11 @@ def _worst(e: Expectation, values: Mapping[str, Value]) -> dict[str, str]:
         return dict(list(shown.items())[:NAMED])
     numbers = {subject: v for subject, v in values.items() if isinstance(v, int | float)}
     ranked = sorted(numbers, key=lambda subject: -_beyond(e, numbers[subject]))
-    return {subject: f"{numbers[subject]:.6g}" for subject in ranked[:NAMED]}
+    return {subject: _shown(numbers[subject]) for subject in ranked[:NAMED]}
+
+
+def _shown(value: float) -> str:
+    return f"{value:.6g} ({value.count} of {value.of})" if isinstance(value, Share) else f"{value:.6g}"
 
 
 def _beyond(e: Expectation, value: float) -> float:
