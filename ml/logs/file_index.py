@@ -20,7 +20,7 @@ from ml.logs.sources import LogFile
 from ml.logs.validate_rows import UNPLACED
 from ml.logs.validated_blocks import ValidatedBlock
 
-_FORMAT = 5  # increase it when the fields change: files of another format are indexed again
+_FORMAT = 6  # increase it when the fields change: files of another format are indexed again
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class BlockIndex:
         last_day: Day of the last such row; UNPLACED without any.
         earliest: Earliest event time of a good row.
         latest: Latest event time of a good row.
+        digests: Hash of what the lines of each day hold, by day; UNPLACED for `leading`.
         absent: Columns whose key no line of the block has, in JSON; None without rows.
     """
 
@@ -55,6 +56,7 @@ class BlockIndex:
     last_day: int = UNPLACED
     earliest: int = 0
     latest: int = 0
+    digests: dict[str, str] = field(default_factory=dict)
     absent: list[str] | None = field(default_factory=list)
 
     @property
@@ -80,6 +82,7 @@ class BlockIndex:
             last_day=block.last_day,
             earliest=int(block.times.min()) if rows else 0,
             latest=int(block.times.max()) if rows else 0,
+            digests={str(day): digest for day, digest in block.digests().items()},
             absent=None if block.absent is None else sorted(block.absent),
         )
 

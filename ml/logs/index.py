@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
@@ -194,21 +195,28 @@ class LogIndex:
 
     @cached_property
     def signatures(self) -> dict[str, str]:
-        """Day -> hash of the files that hold its lines: names, stamps and how many lines of the day each has.
+        """Day -> hash of the day's lines in the log's files, so that a changed file concerns only the days that changed.
 
-        In a log without a clock every file counts for every day.
+        Hashes are by block, so a change of length in a file of several blocks can also concern later days, which depend on the
+        changed day in any case.
+        For files that were not read, and in a log without a clock, it is a hash of the files' names and stamps.
         """
         touched: dict[int, list[str]] = {}
         everything = range(len(day_bounds(self.log)) - 1) if self.log.time.by_position else ()
         for of_file in self.files:
             name, stamp = of_file.file.name, of_file.file.stamp
-            lines = Counter(dict.fromkeys((self._path_day(of_file.file),) if of_file.blocks is None else everything, 0))
-            for block in of_file.blocks or ():
-                lines.update(self._lines_by_day(of_file, block))
-            for day, count in lines.items():
-                if day in (BEFORE, AFTER):
-                    continue
-                touched.setdefault(day, []).append(f"{name} {stamp} {count}")
+            parts: dict[int, list[str]] = {}
+            if of_file.blocks is None:
+                parts[self._path_day(of_file.file)] = [stamp]
+            for block in of_file.blocks or () if not everything else ():
+                for day, part in self._content_by_day(of_file, block):
+                    parts.setdefault(day, []).append(part)
+            if everything:
+                counts = sum((self._lines_by_day(of_file, block) for block in of_file.blocks or ()), Counter[int]())
+                parts = {day: [stamp, str(counts[day])] for day in everything}
+            for day, found in parts.items():
+                if day not in (BEFORE, AFTER):
+                    touched.setdefault(day, []).append(" ".join([name, *found]))
         reading = self.log.fingerprint
         return {day_key(self.log, day): _hash("\n".join([reading, *names])) for day, names in sorted(touched.items())}
 
@@ -218,6 +226,14 @@ class LogIndex:
 
     def _path_day(self, file: LogFile) -> int:
         return place_file(self.log, file_day(self.log, file))
+
+    def _content_by_day(self, of_file: FileIndex, block: BlockIndex) -> Iterator[tuple[int, str]]:
+        """Day and digest of the lines of each day in a block, with their place in the file if some of them are malformed."""
+        placement = self.placements[of_file.file.name][block.index]
+        for key, digest in block.digests.items():
+            day = placement.inherited_day if int(key) == UNPLACED else int(key)
+            numbered = int(key) == UNPLACED or block.bad.get(key)  # the quarantine has their line numbers
+            yield day, f"{digest} {placement.first_line}" if numbered else digest
 
     def _lines_by_day(self, of_file: FileIndex, block: BlockIndex) -> Counter[int]:
         placement = self.placements[of_file.file.name][block.index]

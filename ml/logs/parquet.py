@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from upath import UPath
 
 from ml.catalog.reading import ColumnType, Source, Time
@@ -47,7 +48,9 @@ def read_row_groups(
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk or the network failed, not the file
             reason = damaged_file(str(error).splitlines()[0])
-    yield ParsedBlock(index, 1, 0, schema.empty_table(), np.zeros(0, np.int64), np.zeros(1, np.int64), [reason], lambda _: b"")
+    yield ParsedBlock(
+        index, 1, 0, schema.empty_table(), np.zeros(0, np.int64), np.zeros(1, np.int64), [reason], lambda _: b"", lambda _: b""
+    )
 
 
 def _check_types(source: Source, schema: pa.Schema, file: str) -> None:
@@ -78,6 +81,11 @@ def _parse(source: Source, schema: pa.Schema, index: int, group: pa.Table, clock
     def text_of(row: int) -> bytes:
         return json.dumps(group.slice(row, 1).to_pylist()[0], default=repr).encode()[:TEXT_BYTES]
 
+    def content_of(which: slice | NDArray[np.bool_]) -> bytes:
+        # `take` copies: bits of neighbouring rows and the values behind nulls do not remain.
+        copied = group.take(pa.array(np.arange(group.num_rows)[which])).combine_chunks()
+        return b"".join(batch.serialize().to_pybytes() for batch in copied.to_batches())
+
     return ParsedBlock(
         index=index,
         num_lines=group.num_rows,
@@ -87,6 +95,7 @@ def _parse(source: Source, schema: pa.Schema, index: int, group: pa.Table, clock
         bad_lines=np.fromiter(bad, np.int64, len(bad)),
         reasons=list(bad.values()),
         text_of=text_of,
+        content_of=content_of,
     )
 
 

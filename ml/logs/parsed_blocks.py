@@ -26,6 +26,7 @@ class ParsedBlock:
         bad_lines: Quarantined lines, int64 [Q], ascending.
         reasons: Why each of them is bad, [Q].
         text_of: Returns the first `TEXT_BYTES` bytes of a line.
+        content_of: Returns the bytes that some lines hold, given as a range of lines or as a mask, bool [num_lines].
         absent: Columns whose key no line has, in a format that names each value (JSON); None in a block without rows.
     """
 
@@ -37,4 +38,5 @@ class ParsedBlock:
     bad_lines: NDArray[np.int64]
     reasons: list[str]
     text_of: Callable[[int], bytes]
+    content_of: Callable[[slice | NDArray[np.bool_]], bytes]
     absent: frozenset[str] | None = frozenset()

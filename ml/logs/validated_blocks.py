@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from xxhash import xxh3_64_hexdigest
 
 from ml.catalog.log_spec import LogSpec
 from ml.logs.block_ranges import BlockRange
@@ -39,6 +41,7 @@ class ValidatedBlock:
         before, after: Number of lines before the log's first day and after its last: rows, and bad lines that follow them.
         first_day: Day of the first row, good or outside the log's days; UNPLACED without one.
         last_day: Day of the last such row.
+        digests: Computes a hash of what the lines of each day hold, by index of the day; UNPLACED for lines without a day.
         absent: Columns whose key no line has, in JSON; None in a block without rows.
     """
 
@@ -57,6 +60,7 @@ class ValidatedBlock:
     after: int = 0
     first_day: int = UNPLACED
     last_day: int = UNPLACED
+    digests: Callable[[], dict[int, str]] = dict
     absent: frozenset[str] | None = frozenset()
 
 
@@ -84,6 +88,8 @@ def _validate(log: LogSpec, block: ParsedBlock, file_day: int | None) -> Validat
         bad_days = np.concatenate([bad_days, found.days[bad]])[order]
     preceding = np.concatenate([np.full(1, UNPLACED, np.int32), placed_days])[np.searchsorted(placed_lines, bad_lines)]
     bad_days = np.where(bad_days == UNPLACED, preceding, bad_days)
+    line_days = np.full(block.num_lines, UNPLACED, np.int32)
+    line_days[block.row_lines], line_days[bad_lines] = found.days, bad_days
     outside = np.concatenate([found.days[found.outside & ~bad], bad_days[is_outside(bad_days)]])
     if not (kept := ~is_outside(bad_days)).all():
         bad_lines, bad_days = bad_lines[kept], bad_days[kept]
@@ -104,5 +110,21 @@ def _validate(log: LogSpec, block: ParsedBlock, file_day: int | None) -> Validat
         after=int(np.count_nonzero(outside == AFTER)),
         first_day=int(placed_days[0]) if len(placed_days) else UNPLACED,
         last_day=int(placed_days[-1]) if len(placed_days) else UNPLACED,
+        digests=partial(_digests, block, line_days),
         absent=block.absent,
     )
+
+
+def _digests(block: ParsedBlock, days: NDArray[np.int32]) -> dict[int, str]:
+    """Hashes the lines of each of the log's days separately, so that a change of one day leaves the others as they are."""
+    days = days[block.header_lines :]
+    in_order = bool((days[1:] >= days[:-1]).all())
+    digests: dict[int, str] = {}
+    for day in np.unique(days[~is_outside(days)]).tolist():
+        if in_order:
+            first, stop = np.searchsorted(days, [day, day + 1]) + block.header_lines
+            lines: slice | NDArray[np.bool_] = slice(int(first), int(stop))
+        else:
+            lines = np.concatenate([np.zeros(block.header_lines, bool), days == day])
+        digests[day] = xxh3_64_hexdigest(block.content_of(lines))
+    return digests

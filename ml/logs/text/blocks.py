@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ml.catalog.reading import Source
 from ml.logs.parsed_blocks import ParsedBlock
@@ -70,6 +71,11 @@ def _parse(layout: Layout, block: Block, header_lines: int, data: bytes) -> Pars
     def text_of(line: int) -> bytes:
         return (lost[line][1] if line in lost else parsed.lines.text(line - header_lines))[:TEXT_BYTES]
 
+    def content_of(which: slice | NDArray[np.bool_]) -> bytes:
+        mask = np.zeros(num_lines + len(lost), bool)
+        mask[which] = True
+        return parsed.lines.take(mask[header_lines:num_lines]) + b"\n".join(end for n, (_, end) in lost.items() if mask[n])
+
     return ParsedBlock(
         index=block.index,
         num_lines=num_lines + len(lost),
@@ -79,6 +85,7 @@ def _parse(layout: Layout, block: Block, header_lines: int, data: bytes) -> Pars
         bad_lines=np.fromiter(bad, np.int64, len(bad)),
         reasons=list(bad.values()),
         text_of=text_of,
+        content_of=content_of,
         absent=absent_columns(layout, parsed.table, parsed.lines) if layout.source.format == "jsonl" else frozenset(),
     )
 

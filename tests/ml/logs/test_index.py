@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Sequence
 from datetime import date, timedelta
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ml.catalog.log_spec import LogSpec
@@ -126,7 +129,7 @@ def test_only_new_and_changed_files_are_read_again(tmp_path: Path, lake: Lake) -
     assert tasks == [] and again == first
     write(tmp_path, "1.csv", [line(1), line(2)])
     longer, tasks = read()
-    assert tasks == ["1.csv"] and changed(again, longer) == {DAYS[1], DAYS[2]}
+    assert tasks == ["1.csv"] and changed(again, longer) == {DAYS[2]}
     write(tmp_path, "new.csv", [line(3)])
     added, tasks = read()
     assert tasks == ["new.csv"] and changed(longer, added) == {DAYS[3]}
@@ -251,6 +254,61 @@ def test_rows_far_from_the_day_of_their_file_are_malformed_wherever_they_are(tmp
     write(tmp_path, f"{DAYS[0]}.csv", ["5,v,1\n", line(0), line(-1.5), line(-0.5), line(9)])
     done = ingest_day(log, DAYS[0], tmp_path, lake, RUNNER)
     assert (done.rows, done.reasons, done.out_of_range) == (1, {"time far from file's day": 3}, 1)
+
+
+@pytest.mark.parametrize("block", [60, 400, 8 << 20])
+@pytest.mark.parametrize("form", ["in order", "in no order", "packed", "parquet"])
+def test_only_days_whose_lines_changed_are_due(
+    form: str, block: int, tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("streams", "block_ranges"):
+        monkeypatch.setattr(f"ml.logs.{module}.BLOCK", block)
+    log = spec("*.parquet", source={"format": "parquet"}) if form == "parquet" else spec("*.csv*")
+    rows = [(MIDNIGHT + day * 86400 + i * 60, f"v{i}", i % 2) for day in range(4) for i in range(12)]
+    if form == "in no order":
+        np.random.default_rng(1).shuffle(rows)
+
+    def save(rows: list[tuple[Any, ...]]) -> None:
+        if form == "parquet":
+            table = pa.table({name: list(column) for name, column in zip("tvy", zip(*rows, strict=True), strict=True)})
+            pq.write_table(table, tmp_path / "a.parquet", row_group_size=max(block // 40, 1))
+            return
+        text = "".join(f"{t},{v},{y}\n" for t, v, y in rows).encode()
+        (tmp_path / "a.csv.gz").write_bytes(gzip.compress(text)) if form == "packed" else (tmp_path / "a.csv").write_bytes(text)
+
+    def due(rows: list[tuple[Any, ...]]) -> list[int]:
+        save(rows)
+        found = [n for n, day in enumerate(DAYS) if not is_current(log, day, tmp_path, lake)]
+        save(original)
+        return found
+
+    original = list(rows)
+    save(original)
+    for day in DAYS:
+        ingest_day(log, day, tmp_path, lake, RUNNER)
+    assert due(original) == []
+    appended = (MIDNIGHT + 3 * 86400 + 5000, "new", 1)
+    assert due([*original, appended]) == [3]
+    last = max(n for n, row in enumerate(original) if row[0] < MIDNIGHT + 86400)
+    mended = [(t, "w" + v[1:], y) if n == last else (t, v, y) for n, (t, v, y) in enumerate(original)]
+    assert due(mended) == [0]
+    moved = [(t + 3600 * 24, v, y) if n == last else (t, v, y) for n, (t, v, y) in enumerate(original)]
+    assert due(moved) == [0, 1]
+    assert due([row for n, row in enumerate(original) if n != len(original) - 1])[-1:] == [
+        (original[-1][0] - MIDNIGHT) // 86400
+    ]
+
+
+def test_a_malformed_line_makes_its_own_day_due_and_those_whose_lines_it_renumbers(tmp_path: Path, lake: Lake) -> None:
+    lines = [line(0), line(1), line(2), "bad\n", line(3)]
+    write(tmp_path, "a.csv", lines)
+    for day in DAYS:
+        ingest_day(spec(), day, tmp_path, lake, RUNNER)
+    write(tmp_path, "a.csv", [*lines, "worse\n"])
+    assert [is_current(spec(), day, tmp_path, lake) for day in DAYS] == [True, True, True, False]
+    write(tmp_path, "a.csv", lines)
+    write(tmp_path, "b.csv", ["bad\n"])  # before any row: the quarantine of the first day
+    assert [is_current(spec(), day, tmp_path, lake) for day in DAYS] == [False, True, True, True]
 
 
 def test_a_day_whose_lines_moved_to_another_is_ingested_again(tmp_path: Path, lake: Lake) -> None:
