@@ -38,5 +38,5 @@ class ParsedBlock:
     bad_lines: NDArray[np.int64]
     reasons: list[str]
     text_of: Callable[[int], bytes]
-    content_of: Callable[[slice | NDArray[np.bool_]], bytes]
+    content_of: Callable[[slice | NDArray[np.bool_]], bytes | memoryview]
     absent: frozenset[str] | None = frozenset()

@@ -71,7 +71,9 @@ def _parse(layout: Layout, block: Block, header_lines: int, data: bytes) -> Pars
     def text_of(line: int) -> bytes:
         return (lost[line][1] if line in lost else parsed.lines.text(line - header_lines))[:TEXT_BYTES]
 
-    def content_of(which: slice | NDArray[np.bool_]) -> bytes:
+    def content_of(which: slice | NDArray[np.bool_]) -> bytes | memoryview:
+        if isinstance(which, slice) and not lost:
+            return parsed.lines.between(which.start - header_lines, which.stop - header_lines)
         mask = np.zeros(num_lines + len(lost), bool)
         mask[which] = True
         return parsed.lines.take(mask[header_lines:num_lines]) + b"\n".join(end for n, (_, end) in lost.items() if mask[n])

@@ -50,6 +50,10 @@ class Lines:
         """The bytes of one line without its line end."""
         return self.data[self.starts[line] : self.text_ends[line]]
 
+    def between(self, first: int, stop: int) -> memoryview:
+        """The lines from `first` until before `stop`, with their line feeds, without a copy."""
+        return memoryview(self.data)[self.starts[first] : self.ends[stop - 1] + 1]
+
     def take(self, mask: NDArray[np.bool_]) -> bytes:
         """The lines where mask [N] is true, with their line feeds."""
         if mask.all():
