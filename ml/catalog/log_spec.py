@@ -94,7 +94,7 @@ class LogSpec(Strict):
         The last day is excluded, so that a log can grow by a day, unless event times come from positions: then the number of
         days changes every day.
         """
-        values = hash_of(self, {} if self.time.by_position else {"partitions": {"end"}})
+        values = hash_of(self, {"partitions": {"missing_days"} if self.time.by_position else {"end", "missing_days"}})
         return hashlib.sha256(f"{_READING} {values}".encode()).hexdigest()[:16]
 
 
@@ -116,6 +116,8 @@ def check_log(source: Source, time: Time, partitions: Partitions) -> None:
         )
     if time.by_position and partitions.end is None:
         raise fault("time.by_position", "needs partitions.end, because the log is divided into equal days")
+    if partitions.missing_days == "skip" and not source.dated:
+        raise fault("partitions.missing_days", "needs a dated path (strftime codes in source.files)")
     if time.by_position and source.dated:
         raise fault("time.by_position", "cannot be combined with a dated path in source.files")
     if time.column is None:

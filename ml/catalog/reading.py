@@ -144,6 +144,10 @@ class Partitions(Strict):
 
     start: date = Field(description="First day, such as 2025-03-01.")
     end: date | None = Field(default=None, description="Last day; without it, the log is live and grows every day.")
+    missing_days: Literal["error", "skip"] = Field(
+        default="error",
+        description="With dated paths, what a day without a file is: an error, or, with `skip`, a day without rows.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -88,8 +88,12 @@ def ingest_day(
     """
     started = time.perf_counter()
     index = LogIndex.build(log, folder, lake, runner, day)
-    if log.source.dated and not any(file_day(log, f.file) == day_index(log, day) for f in index.files):
-        raise NoLogs(f"{folder}: no file of {day} matches {log.source.files!r}; check that the day has landed, then run again")
+    landed = not log.source.dated or any(file_day(log, f.file) == day_index(log, day) for f in index.files)
+    if not landed and log.partitions.missing_days == "error":
+        raise NoLogs(
+            f"{folder}: no file of {day} matches {log.source.files!r}; check that the day has landed, then run again. "
+            f"If days can lack a file, set partitions.missing_days: skip in the catalog"
+        )
     wanted = index.blocks_of(day)
     ranges = [part for n, blocks in wanted for part in split_file(index.files[n].file, n, blocks)]
     with lake.write(log.stage, log.dataset, day) as staging:

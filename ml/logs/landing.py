@@ -11,9 +11,8 @@ from upath import UPath
 
 from ml.catalog.log_spec import LogSpec
 from ml.compute.runner import LocalRunner, Runner
-from ml.days import yesterday
+from ml.days import days_between, yesterday
 from ml.lake import Lake
-from ml.logs.clock import day_index, day_key
 from ml.logs.index import LogIndex
 from ml.logs.sources import NoLogs
 
@@ -43,7 +42,8 @@ def landed_days(log: LogSpec, folder: str | UPath, lake: Lake, runner: Runner | 
         runner: Runs the tasks that index new files; local by default.
 
     Returns:
-        Days in order, empty if no file has landed. Without dated paths, a day without lines between days with lines counts.
+        Days in order, empty if no file has landed. Without dated paths, or with `missing_days: skip`,
+            days without lines between other days count.
 
     Raises:
         WrongFile: A file lacks a column.
@@ -56,8 +56,8 @@ def landed_days(log: LogSpec, folder: str | UPath, lake: Lake, runner: Runner | 
         found = {file.file.day.isoformat() for file in index.files if file.file.day}
     else:
         found = {*index.signatures, *lake.days(log.stage, log.dataset)}  # all lines of a day can have moved to another day
-        bounds = [day_index(log, end(found)) for end in (min, max) if found] or [0, -1]
-        found = {day_key(log, i) for i in range(bounds[0], bounds[1] + 1)}
+    if found and (not log.source.dated or log.partitions.missing_days == "skip"):
+        found = set(days_between(min(found), max(found)))
     days = sorted(found & set(log.days(yesterday(log.zone))))
     return [LandedDay(day, index.signature(day), _signature(lake, log, day) == index.signature(day)) for day in days]
 

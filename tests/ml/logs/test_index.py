@@ -311,6 +311,25 @@ def test_a_malformed_line_makes_its_own_day_due_and_those_whose_lines_it_renumbe
     assert [is_current(spec(), day, tmp_path, lake) for day in DAYS] == [False, True, True, True]
 
 
+def test_days_without_a_file_can_be_skipped(tmp_path: Path, lake: Lake) -> None:
+    log = spec("%Y-%m-%d.csv")
+    skipping = log.model_copy(update={"partitions": log.partitions.model_copy(update={"missing_days": "skip"})})
+    assert skipping.fingerprint == log.fingerprint
+    for i in (0, 3):
+        write(tmp_path, f"{DAYS[i]}.csv", [line(i)])
+    with pytest.raises(NoLogs, match=r"set partitions\.missing_days: skip"):
+        ingest_day(log, DAYS[1], tmp_path, lake, RUNNER)
+    done = [ingest_day(skipping, day, tmp_path, lake, RUNNER) for day in DAYS]
+    assert [(d.rows, d.quarantined, d.files) for d in done] == [(1, 0, 1), (0, 0, 0), (0, 0, 0), (1, 0, 1)]
+    assert raw_table(lake, "small", DAYS[1]).num_rows == 0
+    assert [(d.key, d.current) for d in landed_days(skipping, tmp_path, lake)] == [(day, True) for day in DAYS]
+    assert [d.key for d in landed_days(log, tmp_path, lake)] == [DAYS[0], DAYS[3]]
+    write(tmp_path, f"{DAYS[1]}.csv", [line(1)])  # it was late
+    assert [is_current(skipping, day, tmp_path, lake) for day in DAYS] == [True, False, True, True]
+    with pytest.raises(ValueError, match="needs a dated path"):
+        spec(partitions={"start": START, "missing_days": "skip"})
+
+
 def test_a_day_whose_lines_moved_to_another_is_ingested_again(tmp_path: Path, lake: Lake) -> None:
     write(tmp_path, "a.csv", [line(1)])
     ingest_day(spec(), DAYS[1], tmp_path, lake, RUNNER)
