@@ -8,19 +8,31 @@ from ml.lake import Lake
 from ml.stages import stages_of
 
 
-def stages_done(lake: Lake, spec: DatasetSpec, day: str) -> bool:
-    """Return whether every stage of the day is in the lake, written from the current catalog entry and the current inputs."""
-    return all(
+def stages_done(lake: Lake, spec: DatasetSpec, day: str, logs: str | None = None) -> bool:
+    """Return whether every stage of the day is in the lake, written from the current catalog entry and the current inputs.
+
+    Args:
+        lake: Where the stages are.
+        spec: The dataset.
+        day: The partition key.
+        logs: The landing folder; if given, the day must also have been joined with the side tables as they are there now.
+    """
+    done = all(
         lake.is_current(stage, spec.name, day, spec.fingerprint_of(stage)) and not lake.is_outdated(stage, spec.name, day)
         for stage in stages_of(spec)
     )
+    if not done or logs is None:
+        return done
+    from ml.features.side_files import joined_with_current_files
+
+    return joined_with_current_files(spec, day, lake, logs)
 
 
 def is_done(lake: Lake, spec: DatasetSpec, day: str, logs: str) -> bool:
     """Return whether every stage of the day is done, and was written from the current log files."""
     from ml.logs.ingest import is_current
 
-    return stages_done(lake, spec, day) and is_current(spec.log, day, logs, lake)
+    return stages_done(lake, spec, day, logs) and is_current(spec.log, day, logs, lake)
 
 
 def run_fingerprint(spec: DatasetSpec, logs: str) -> str:

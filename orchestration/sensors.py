@@ -37,7 +37,9 @@ def landing_sensor(spec: DatasetSpec, job: DailyJob) -> dg.SensorDefinition:
         landed = landed_days(spec.log, landing.folder(spec.name), lake.open())
         lag = lag_in_days(lake.open(), spec, (day.key for day in landed))
         news = [evaluation(spec, lag)] if landed and context.cursor != str(lag) else []
-        due = (day for day in landed if not (day.current and stages_done(lake.open(), spec, day.key)))
+        due = (
+            day for day in landed if not (day.current and stages_done(lake.open(), spec, day.key, landing.folder(spec.name)))
+        )
         answer = _answer(context.instance, spec, job, next(due, None), landing.folder(spec.name))
         requests, reason = ([answer], None) if isinstance(answer, dg.RunRequest) else ([], answer)
         return dg.SensorResult(requests, reason, cursor=str(lag) if news else context.cursor, asset_events=news)

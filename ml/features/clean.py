@@ -21,6 +21,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import Runner
 from ml.days import day_before
 from ml.features.clean_task import Done, Job, Task, clean_task, earlier_days, expand_task, plan
+from ml.features.side_files import check_whole, side_files
 from ml.features.side_join import BROADCAST_BYTES, Joined, Strategy, prepare, sort_merge_join, strategy_for
 from ml.features.vocabulary import StateFile
 from ml.features.vocabulary_counts import ARROW_ROWS, Merge, VocabularySize, merge_in_arrow, merge_on_spark, pack
@@ -108,6 +109,7 @@ def clean_day(
         MissingPartition: The raw logs of the day, or of an earlier day from which negatives are drawn, or the vocabularies of
             the day before are not in the lake.
         StalePartition: They were made under another version of the catalog entry.
+        DamagedSideTable: A file of a side table is truncated or corrupt.
         RepeatedKey: A side table has two rows with the same key.
         LabelError: A row has no usable label.
     """
@@ -121,6 +123,7 @@ def clean_day(
     states, names = _previous_states(spec, day, lake), [s.name for s in spec.sparse if s.vocabulary]
     with lake.write(CLEANED_FEATURES, spec.name, day) as staging:
         scratch = staging / "scratch"
+        joined_files = side_files(spec, logs)
         sides, quarantined = _side_tables(spec, logs, scratch, limits, spark)
         job = Job(
             spec=spec,
@@ -156,6 +159,7 @@ def clean_day(
                 for name, s in sizes.items()
             },
             "joins": {name: {"strategy": side.strategy, "quarantined": quarantined[name]} for name, side in sides.items()},
+            "side_files": joined_files,
         } | made_from
         lake.write_manifest(staging, manifest)
     return result
@@ -190,6 +194,7 @@ def _side_tables(
     malformed: dict[str, int] = {}
     for n, side in enumerate(spec.join):
         table, quarantine = read_table(side.source, logs)
+        check_whole(quarantine)
         rows = prepare(side, table, spec.column_types[side.log_key])
         path = scratch / "side" / f"{n}.parquet"
         write_table(rows, path)
