@@ -24,11 +24,16 @@ from ml.catalog.load import CATALOG, CatalogError, load_catalog
 from ml.catalog.spec import DatasetSpec
 from ml.distributed.launchers import Launcher
 from ml.recipes.recipe import recipe_of
+from ml.tracking.local_store import check_home
 
 
 def home() -> Path:
-    """Return the absolute path of the Evergreen home."""
-    return Path(os.environ.get("EVERGREEN_HOME") or ".evergreen").absolute()
+    """Return the absolute path of the Evergreen home.
+
+    Raises:
+        ValueError: The path contains characters that the URLs of MLflow's and Dagster's SQLite databases cannot have.
+    """
+    return check_home(Path(os.environ.get("EVERGREEN_HOME") or ".evergreen").absolute(), "EVERGREEN_HOME")
 
 
 def lake_root() -> str:

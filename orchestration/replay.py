@@ -88,7 +88,10 @@ def quiet_console() -> None:
     log.setLevel(logging.INFO)
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # its warning concerns TorchRec's own code
     os.environ.setdefault("DAGSTER_HOME", str(Path.cwd()))
-    os.environ.setdefault("EVERGREEN_DAGSTER", str(home() / "dagster"))
+    try:
+        os.environ.setdefault("EVERGREEN_DAGSTER", str(home() / "dagster"))
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
     Path(os.environ["EVERGREEN_DAGSTER"]).mkdir(parents=True, exist_ok=True)
 
 

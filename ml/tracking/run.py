@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -29,6 +28,7 @@ from mlflow.tracking import MlflowClient
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe
+from ml.tracking.local_store import open_store, store_uri
 from ml.tracking.model import EXAMPLE_ROWS, log_model
 from ml.tracking.registry import DAY, DIGEST, MODEL, register
 from ml.tracking.system_metrics import system_metrics
@@ -70,15 +70,18 @@ class Tracker:
     @property
     def uri(self) -> str:
         """URI of the store that runs are written to."""
-        return self.server or f"sqlite:///{(self.home / 'mlflow.db').absolute()}"
+        return self.server or store_uri(self.home)
 
     def client(self) -> MlflowClient:
-        """Connect to the store, and create it if it is local and does not exist."""
+        """Connect to the store. A local store is created, or migrated to the installed MLflow, if necessary.
+
+        Raises:
+            StoreUnusable: The local store cannot be created, read or migrated, for example because the disk is full.
+        """
         if self.server:
             return MlflowClient(self.uri)
-        self.home.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.home / "mlflow.db.lock"):  # the first to open the store creates its tables
-            return MlflowClient(self.uri)
+        with open_store(self.home) as uri:
+            return MlflowClient(uri)
 
     @contextmanager
     def follow(self, lake: Lake, spec: DatasetSpec, model: str, day: str, recipe: Recipe, total_steps: int) -> Iterator[DayRun]:
