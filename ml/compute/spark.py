@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -34,6 +35,15 @@ def check_java() -> None:
         raise JavaMissing(f"found Java {version} ({java}): {way_out}")
 
 
+def literal_path(path: str) -> str:
+    """Escape a path for Spark's readers, which take `*?[]{}` and backslashes for patterns.
+
+    >>> literal_path("/lake/s[t]/part-00000.parquet")
+    '/lake/s\\\\[t\\\\]/part-00000.parquet'
+    """
+    return re.sub(r"([\[\]{}*?\\])", r"\\\1", path)
+
+
 def start_session(master: str | None = None, app: str = "evergreen") -> SparkSession:
     """Return the session of this process. The first call starts it, which takes 5 to 20 s.
 
@@ -62,6 +72,7 @@ def start_session(master: str | None = None, app: str = "evergreen") -> SparkSes
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.sql.session.timeZone", "UTC")
+        .config("spark.sql.caseSensitive", "true")  # a file may have columns `id` and `ID`, as in Arrow
         .config("spark.sql.shuffle.partitions", str(2 * (os.cpu_count() or 2)))
         .config("spark.sql.execution.arrow.pyspark.enabled", "true")
         # Over TCP, each task would wait tens of milliseconds for an acknowledgement.

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from upath import UPath
 
 from ml.catalog.spec import ColumnType, SideTable
+from ml.compute.spark import literal_path
 from ml.features.buffers import flat
 from ml.features.columns import plain
 from ml.parquet import read_parquet
@@ -33,6 +34,7 @@ BROADCAST_BYTES = 256 * 1024 * 1024
 ROW = "row"
 TASK = "evergreen_task"
 TASK_SHIFT = 32
+_KEY = "key"
 
 
 class RepeatedKey(ValueError):
@@ -122,8 +124,8 @@ def join_all(log: pa.Table, sides: Sequence[Joined], task: int) -> pa.Table:
             log = index_join(log, side.log_key, read_parquet(UPath(side.path)), side.table_key, side.columns)
         else:
             found = _read_folder(UPath(side.path) / f"{TASK}={task}").sort_by(ROW)
-            for column in side.columns:
-                log = log.append_column(column, found[column])
+            for position, column in enumerate(side.columns):
+                log = log.append_column(column, found[_value(position)])
     return log
 
 
@@ -142,15 +144,22 @@ def sort_merge_join(spark: SparkSession, parts: Sequence[str], side: Joined, row
     """
     from pyspark.sql import functions as f
 
-    def column(name: str):  # type: ignore[no-untyped-def]
-        return f.col("`" + name.replace("`", "``") + "`")
+    def column(name: str, alias: str):  # type: ignore[no-untyped-def]
+        return f.col("`" + name.replace("`", "``") + "`").alias(alias)
 
-    left = spark.read.parquet(*parts).select(ROW, column(side.log_key).alias("joined key"))
-    right = spark.read.parquet(rows).select(column(side.table_key).alias("joined key"), *[column(c) for c in side.columns])
-    joined = left.hint("merge").join(right.hint("merge"), "joined key", "left").drop("joined key")
+    # Own names, because the log and the side table may use any name.
+    left = spark.read.parquet(*map(literal_path, parts)).select(ROW, column(side.log_key, _KEY))
+    values = [column(name, _value(n)) for n, name in enumerate(side.columns)]
+    right = spark.read.parquet(literal_path(rows)).select(column(side.table_key, _KEY), *values)
+    joined = left.hint("merge").join(right.hint("merge"), _KEY, "left").drop(_KEY)
     tasks = joined.withColumn(TASK, f.shiftright(ROW, TASK_SHIFT)).repartition(len(parts), TASK)
     tasks.sortWithinPartitions(TASK, ROW).write.partitionBy(TASK).parquet(target)
     return Joined(side.log_key, side.table_key, side.columns, "sort_merge", target)
+
+
+def _value(position: int) -> str:
+    """Returns the name, in the files that Spark writes, of the joined column at a position of `Joined.columns`."""
+    return f"value_{position}"
 
 
 def _read_folder(folder: UPath) -> pa.Table:

@@ -6,6 +6,7 @@ Arrow, and one task does several small merges. A larger merge needs a shuffle, w
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from ml.catalog.spec import VocabularySpec
+from ml.compute.spark import literal_path
 from ml.features.hashtable import count_distinct, slots_for
 from ml.features.sparse import SparseFeature
 from ml.features.vocabulary import COUNTS, STATE, STATE_ORDER, assign_ids, merge_counts
@@ -149,16 +151,28 @@ def merge_on_spark(merge: Merge, spark: SparkSession, scratch: UPath) -> Vocabul
 
     ordered = UPath(scratch / f"{merge.feature}.ordered")
     columns = [f.col(name) for name in STATE.names]
-    partial = spark.read.parquet(*merge.partial).where(f.col("feature") == merge.feature)
+    partial = spark.read.parquet(*map(literal_path, merge.partial)).where(f.col("feature") == merge.feature)
     rows = partial.withColumn("id", f.lit(None).cast("bigint")).select(*columns)
     if merge.previous:
-        rows = rows.unionByName(spark.read.parquet(merge.previous).select(*columns))
+        rows = rows.unionByName(spark.read.parquet(literal_path(_visible(merge.previous, scratch))).select(*columns))
     summed = rows.groupBy("key").agg(f.min("value").alias("value"), f.sum("count").alias("count"), f.max("id").alias("id"))
     order = [f.col(name).asc_nulls_last() if way == "ascending" else f.col(name).desc() for name, way in STATE_ORDER]
     summed.select(*columns).orderBy(*order).write.parquet(str(ordered))
     parts = sorted(path for path in ordered.iterdir() if path.name.endswith(".parquet"))
     batches = (batch for part in parts for batch in read_parquet(part).cast(STATE).to_batches())
     return _write(batches, merge)
+
+
+def _visible(path: str, scratch: UPath) -> str:
+    """Copies a file that Spark takes for hidden, because its name starts with `_`; returns the path to read."""
+    source = UPath(path)
+    if not source.name.startswith("_"):
+        return path
+    target = UPath(scratch / f"before{source.name}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with source.open("rb") as original, target.open("wb") as copy:
+        shutil.copyfileobj(original, copy)
+    return str(target)
 
 
 def _write(ordered: Iterable[pa.RecordBatch], merge: Merge) -> VocabularySize:

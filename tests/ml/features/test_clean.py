@@ -228,6 +228,44 @@ def test_every_runner_and_strategy_writes_the_same_bytes(spark, lake, tmp_path, 
     assert next(iter(done[0].joins.values()), None) == strategies[1]
 
 
+HOSTILE = {
+    "source": {
+        "files": "items.csv",
+        "format": "csv",
+        "header": True,
+        "columns": {"id": "int", "Item": "string", "joined key": "string", "size [{of}] it": "string"},
+    },
+    "log_key": "item",
+    "table_key": "id",
+    "columns": ["Item", "joined key", "size [{of}] it"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["s[t]", "s{t} 50%20#?", "naïve *數"])
+def test_names_and_paths_do_not_matter_at_any_size(spark, tmp_path: Path, write_raw: Any, folder: str) -> None:  # type: ignore[no-untyped-def]
+    words = [("_Item", "Item"), ("joined_key", "joined key"), ("größe", "size [{of}] it"), ("_größe%20#", "size [{of}] it")]
+    spec = shop(
+        join=[HOSTILE],
+        sparse=[{"name": name, "column": column, "vocabulary": {"min_count": 2}} for name, column in words],
+        dense=[],
+        slices=[],
+    )
+    lines = [f"{n},i{n % 3},k{n % 4},s{n % 5}" for n in range(30)]
+    (tmp_path / "items.csv").write_text("\n".join(["id,Item,joined key,size [{of}] it", *lines]) + "\n")
+    lake = Lake.at(tmp_path / folder / "lake")
+    for n, day in enumerate(DAYS[:2]):
+        write_raw(lake, spec, day, shop_day(spec, n, 600), parts=2, row_group=200)
+    runs = []
+    for session, limits in ((None, SMALL), (spark, Limits(broadcast_bytes=0, arrow_rows=0, rows_per_task=300))):
+        runner = LocalRunner() if session is None else SparkRunner(session)
+        done = [clean_day(spec, day, lake, str(tmp_path), runner, session, limits) for day in DAYS[:2]]
+        files = [digests(lake.partition(CLEANED_FEATURES, "shop", day)) for day in DAYS[:2]]
+        runs.append([{name: found for name, found in of_day.items() if name != MANIFEST} for of_day in files])
+    assert runs[0] == runs[1]
+    assert {*done[1].joins.values()} == {"sort_merge"} and all(size.values for size in done[1].vocabularies.values())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("written", [1, 20, 60])
 def test_a_killed_day_is_not_visible_and_can_be_written_again(lake: Lake, tmp_path: Path, write_raw: Any, written: int) -> None:

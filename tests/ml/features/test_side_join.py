@@ -76,6 +76,32 @@ def test_size_decides_the_strategy_if_there_is_a_session() -> None:
     assert strategy_for(rows, 0, None) == "broadcast"
 
 
+HOSTILE = ["brand", "Brand", "joined key", "key", "value_0", "value_1", "evergreen_task", "a.b", "tick`", "x=y;(z)", "größe"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["s[t]", "s{t}", "50%20 #a?b", "naïve *數", "back\\slash"])
+def test_spark_joins_hostile_names_as_arrow_does(spark, tmp_path: Path, folder: str) -> None:  # type: ignore[no-untyped-def]
+    root = tmp_path / folder
+    root.mkdir()
+    names = [*HOSTILE, "ID"]
+    held = {"id": pa.array(range(50))} | {name: pa.array([f"{name} {n}" for n in range(50)]) for name in names}
+    write_table(pa.table(held), UPath(root / "side.parquet"))
+    side = Joined("Item", "id", tuple(names), "broadcast", str(root / "side.parquet"))
+    logs, files = [], []
+    for task in range(2):
+        numbers = {ROW: np.arange(60) + (task << TASK_SHIFT), "item": np.zeros(60, np.int64), "Item": np.arange(60) + task}
+        logs.append(pa.table(numbers))
+        files.append(str(root / f"log-{task}.parquet"))
+        write_table(logs[-1], UPath(files[-1]))
+    joined = sort_merge_join(spark, files, side, side.path, str(root / "joined"))
+    for task, log in enumerate(logs):
+        here = join_all(log, [side], task)
+        assert join_all(log, [joined], task).equals(here)
+        assert here["joined key"].to_pylist()[:2] == [f"joined key {task}", f"joined key {task + 1}"]
+        assert here["brand"][0].as_py() == f"brand {task}" and here["Brand"][0].as_py() == f"Brand {task}"
+
+
 @pytest.mark.slow
 def test_spark_gives_the_same_columns(spark, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(0)
