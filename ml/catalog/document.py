@@ -6,6 +6,8 @@ names that YAML reads as numbers or booleans.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -45,7 +47,25 @@ def _refusal(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError
     return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
+def _timestamp(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    try:
+        return loader.construct_yaml_timestamp(node)  # type: ignore[no-untyped-call]
+    except ValueError:  # 2025-13-01 is text, which a key that takes a date refuses
+        return node.value
+
+
+def _number(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    try:
+        whole = node.tag == "tag:yaml.org,2002:int"
+        return (loader.construct_yaml_int if whole else loader.construct_yaml_float)(node)  # type: ignore[no-untyped-call]
+    except (ValueError, OverflowError, IndexError) as error:  # PyYAML raises IndexError for an empty `!!int`
+        raise _refusal(f"{shown(node.value)} is not a number", node) from error
+
+
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _timestamp)
+_Loader.add_constructor("tag:yaml.org,2002:int", _number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _number)
 
 
 class Document:
@@ -97,7 +117,7 @@ def read_document(path: Path) -> Document:
     except RecursionError as error:
         raise CatalogError(f"{path}: nested too deeply; expected at most {MAX_DEPTH} levels") from error
     except (yaml.YAMLError, ValueError, OverflowError, IndexError) as error:  # PyYAML raises IndexError for an empty `!!int`
-        raise CatalogError(f"{path}: {_where(error)}not valid YAML: {_what(error)}") from error
+        raise CatalogError(f"{path}: {_where(error, raw)}not valid YAML: {_what(error, raw)}") from error
     if root is None or not isinstance(data, dict):
         found = "nothing" if data is None else f"a {type(data).__name__}"
         raise CatalogError(f"{path}: expected keys with values at the top, such as `name: shop`, found {found}")
@@ -105,15 +125,44 @@ def read_document(path: Path) -> Document:
     return Document(path, data, root)
 
 
-def _where(error: Exception) -> str:
+_KEY = re.compile(r"""^( *(?:- +)?)(["']?)([A-Za-z_][^:"']*?)\2 *:(?: +(.*))?$""")
+_SPECIAL = re.compile(r"[*&!%@`]|[\[{][^\]}]*[\]}]\S")  # a plain YAML text cannot begin so
+
+
+def _where(error: Exception, raw: bytes) -> str:
+    """The key, the line and the column of a YAML error, as far as they are known."""
     mark = getattr(error, "problem_mark", None)
-    return f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    if mark is None:
+        return ""
+    keys = _keys_at(raw.decode().splitlines(), mark.line)
+    return f"{'.'.join(keys)}: " * bool(keys) + f"line {mark.line + 1}, column {mark.column + 1}: "
 
 
-def _what(error: Exception) -> str:
+def _keys_at(lines: Sequence[str], line: int) -> list[str]:
+    """The key on a line and the keys above it, by their indentation, in a file that is not valid YAML."""
+    keys: list[str] = []
+    if line >= len(lines):
+        return keys
+    inner = len(lines[line])
+    for text in reversed(lines[: line + 1]):
+        found = _KEY.match(text)
+        if found and len(found[1]) < inner and (keys or text is lines[line]):
+            keys.insert(0, found[3])
+            inner = len(found[1])
+        elif text is lines[line]:
+            return []
+    return keys
+
+
+def _what(error: Exception, raw: bytes) -> str:
     problem = getattr(error, "problem", None) or str(error).partition("\n")[0] or type(error).__name__
     if "recursive" in problem:
         return "an alias (*) refers to a value that contains it"
+    mark = getattr(error, "problem_mark", None)
+    lines = raw.decode().splitlines() if mark else []
+    found = _KEY.match(lines[mark.line]) if mark and mark.line < len(lines) else None
+    if found and found[4] and _SPECIAL.match(found[4]):
+        return f"{problem:.300}; put the value in quotes: {found[3]}: {json.dumps(found[4][:80], ensure_ascii=False)}"
     tab = "; indent with spaces, not tabs" if "'\\t'" in problem else ""
     return f"{problem:.300}{tab}"
 

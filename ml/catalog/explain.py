@@ -46,9 +46,15 @@ _PHRASES = (
     ("String should have", "expected text with"),
     ("greater than or equal to", "at least"),
     ("less than or equal to", "at most"),
-    ("String should match pattern '^[^.\\s/:]+$'", "expected a name without dots, spaces, slashes or colons"),
-    ("String should match pattern '^[a-z][a-z0-9_]*$'", "expected lower-case letters, digits and _, starting with a letter"),
 )
+
+PATTERNS = {
+    r"^[a-z][a-z0-9_]*$": "lower-case letters, digits and _, starting with a letter",
+    r"^[^.\s/:*?\[\]{}\\]+$": "a name without spaces and without any of . / : * ? [ ] { } \\",
+    r"^[\w-]+$": "letters, digits, _ and -",
+    r"^[\t -~]$": "one ASCII character, or a tab",
+}
+"""What the patterns of keys mean, in words."""
 
 
 def explain(
@@ -108,6 +114,8 @@ def _what(found: Any, model: type[BaseModel] | None) -> str:
         hint = f"; did you mean {near[0]!r}?" if near else f"; the keys here are {known}" if known else ""
         return f"unknown key, found {value}{hint}"
     said = _EXPECTED.get(kind) or found["msg"]
+    if kind == "string_pattern_mismatch":
+        said = f"expected {PATTERNS[found['ctx']['pattern']]}"
     for theirs, ours in _PHRASES:
         said = said.replace(theirs, ours)
     return f"{said[0].lower()}{said[1:]}, found {value}"

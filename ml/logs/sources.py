@@ -107,7 +107,16 @@ def file_day(log: LogSpec, file: LogFile) -> int | None:
     return None if file.day is None else (file.day - log.partitions.start).days
 
 
+# Packed files that would be taken for text. (`.tar.gz` and `.tar.zst` are archives within packed files.)
+_NOT_UNPACKED = (".bz2", ".xz", ".lzma", ".lz4", ".br", ".snappy", ".z", ".7z", ".rar", ".tar", ".tgz", ".tar.gz", ".tar.zst")
+
+
 def _plain(source: Source, path: UPath, name: str, day: date | None) -> LogFile:
+    if packed := [suffix for suffix in _NOT_UNPACKED if name.lower().endswith(suffix)]:
+        raise WrongFile(
+            f"{name}: {packed[-1]} files are not supported, only plain files, .gz, .zst and .zip; pack the file again, or "
+            f"exclude it by source.files"
+        )
     if source.format == "parquet" and name.lower().endswith((".gz", ".zst")):
         raise WrongFile(f"{name}: Parquet inside a packed file is not supported; unpack the file in the landing folder")
     size, stamp = stamp_of(path)

@@ -12,6 +12,7 @@ from ml.logs.parsed_blocks import ParsedBlock
 from ml.logs.quarantine import TEXT_BYTES, TOO_LONG, damaged_file
 from ml.logs.sources import LogFile
 from ml.logs.streams import Block, blocks
+from ml.logs.text.content_type import check_is_text
 from ml.logs.text.json_keys import absent_columns
 from ml.logs.text.layout import BOM, Layout
 from ml.logs.text.parse import parse_block
@@ -45,6 +46,7 @@ def _blocks(
     for block in blocks(file, first if file.splittable else 0, last):
         data, header = block.data, b""
         if block.index == 0:
+            check_is_text(data, file.name)
             data = data.removeprefix(BOM)
             if has_header and data:
                 end = data.find(b"\n") + 1 or len(data)

@@ -57,7 +57,10 @@ class Layout:
         """
         text = header.removeprefix(BOM).rstrip(b"\r\n").decode(source.encoding, errors="replace")
         quoting = csv.QUOTE_MINIMAL if source.quoted else csv.QUOTE_NONE
-        found = next(csv.reader([text], delimiter=source.delimiter, quoting=quoting), [])
+        try:
+            found = next(csv.reader([text], delimiter=source.delimiter, quoting=quoting), [])
+        except csv.Error as error:
+            raise WrongFile(f"{file}: the header cannot be read ({error}); a line must end with LF or CR LF") from error
         return cls(source, rename_fields(source, found, file, "header"))
 
 

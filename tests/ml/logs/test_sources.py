@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import warnings
 import zipfile
 from datetime import date
@@ -196,3 +198,44 @@ def test_the_last_of_two_members_with_one_name_is_read(tmp_path: Path) -> None:
         archive.writestr("__MACOSX/._a.csv", b"\0\0")
     source = Source.model_validate({"files": "*.zip", "format": "csv", "columns": {"a": "int"}})
     assert read_table(source, tmp_path)[0]["a"].to_pylist() == [3]
+
+
+@pytest.mark.parametrize("name", ["a.csv.bz2", "a.csv.xz", "a.tar.gz", "a.tgz", "a.7z", "a.CSV.BZ2"])
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_files_that_are_not_unpacked_are_refused_by_name(name: str, form: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(bz2.compress(LINES))
+    suffix = name.lower().removeprefix("a.csv").removeprefix("a")
+    with pytest.raises(WrongFile, match=rf"{name}: {suffix} files are not supported, only plain files, .gz, .zst and .zip"):
+        find_files(source(format=form), tmp_path)
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gzip.compress(LINES), "packed with gzip, not text; name it .gz"),
+        (bz2.compress(LINES), "packed with bzip2"),
+        (lzma.compress(LINES), "packed with xz"),
+        (zstandard.compress(LINES), "packed with Zstandard, not text; name it .zst"),
+        ("a,b\n1,x\n".encode("utf-16"), "UTF-16, not text; convert it to UTF-8"),
+    ],
+)
+def test_content_that_is_not_text_is_named(content: bytes, said: str, header: bool, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_bytes(content)
+    with pytest.raises(WrongFile, match=rf"log\.csv: the content is {said}"):
+        read_table(source(header=header), tmp_path)
+
+
+def test_parquet_and_zip_files_with_the_names_of_text_are_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "log.csv")
+    with pytest.raises(WrongFile, match=r"log\.csv: the content is Parquet, not text; set source\.format: parquet"):
+        read_table(source(), tmp_path)
+    pack(tmp_path, "zip", LINES).rename(tmp_path / "log.csv")
+    with pytest.raises(WrongFile, match=r"log\.csv: the content is a zip archive, not text; name it \.zip"):
+        read_table(source(), tmp_path)
+
+
+def test_a_header_that_cannot_be_read_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_bytes(b"a,b\r1,x\r")
+    with pytest.raises(WrongFile, match=r"log\.csv: the header cannot be read .*must end with LF"):
+        read_table(source(header=True), tmp_path)
