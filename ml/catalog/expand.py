@@ -1,6 +1,6 @@
-"""Expands brace ranges in catalog files and recipes: `C{1..26}` becomes twenty-six names.
+"""Expands what catalog files and recipes abbreviate: `C{1..26}` becomes twenty-six names, `{log: ...}` edges of buckets.
 
-Only this module knows where ranges are allowed.
+Only this module knows where abbreviations are allowed.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ml.catalog.buckets import edges_of
 from ml.catalog.strict import fault
 
 _RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
@@ -75,18 +76,47 @@ def expand_recipe(data: Any) -> Any:
 
 
 def expand_named(data: Any, key: str) -> Any:
-    """Expands the list `data[key]` of mappings with a `name`, one mapping for each name; `- x` means `- name: x`."""
+    """Expands the list `data[key]` of mappings with a `name`, one mapping for each name; `- x` means `- name: x`.
+
+    Ranges in `column` and in the columns of `cross` are expanded beside the range of the name, one column for each name.
+    """
     if not isinstance(data, dict) or not isinstance(data.get(key), list):
         return data
     expanded: list[Any] = []
     for entry in data[key]:
         entry = {"name": entry} if isinstance(entry, str) else entry
         if isinstance(entry, dict) and isinstance(entry.get("name"), str):
-            expanded += [{**entry, "name": name} for name in _names(entry["name"], key)]
+            expanded += _expand_feature(entry, key)
         else:
             expanded.append(entry)
         _check_count(len(expanded), key)
     return {**data, key: expanded}
+
+
+def _expand_feature(entry: dict[Any, Any], key: str) -> list[dict[Any, Any]]:
+    names = _names(entry["name"], key)
+    path = f"{key}.{names[0]}"
+    if "bucketise" in entry:
+        entry = {**entry, "bucketise": edges_of(entry["bucketise"], f"{path}.bucketise")}
+    features = [{**entry, "name": name} for name in names]
+    if isinstance(column := entry.get("column"), str):
+        for feature, each in zip(features, _columns(column, len(names), f"{path}.column"), strict=True):
+            feature["column"] = each
+    if isinstance(cross := entry.get("cross"), list | tuple) and all(isinstance(column, str) for column in cross):
+        columns = [_columns(column, len(names), f"{path}.cross") for column in cross]
+        for feature, each in zip(features, zip(*columns, strict=True), strict=False):
+            feature["cross"] = list(each)
+    return features
+
+
+def _columns(column: str, count: int, path: str) -> list[str]:
+    """Expands the range in a column to one column for each of `count` features; a column without a range is in all of them."""
+    columns = _names(column, path)
+    if columns == [column]:
+        return [column] * count
+    if len(columns) != count:
+        raise fault(path, f"{column!r:.80} gives {len(columns)} columns, and the feature's name gives {count} names")
+    return columns
 
 
 def _expand_keys(data: Any, key: str, parent: str) -> Any:

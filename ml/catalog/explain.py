@@ -5,56 +5,20 @@ Only the fields of the models are used, so the same code explains datasets and r
 
 from __future__ import annotations
 
-import types
 from collections.abc import Sequence
 from datetime import date, datetime
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from ml.catalog.document import CatalogError, Document, shown
 from ml.catalog.expand import expand_named
-from ml.catalog.renamed import RENAMED
+from ml.catalog.fault_text import what_is_wrong
 from ml.catalog.strict import FAULT
 
 Key = str | int
 _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", date: "a date such as 2025-03-01"}
-_EXPECTED = {
-    "int_type": "expected an integer",
-    "int_parsing": "expected an integer",
-    "int_from_float": "expected an integer",
-    "float_type": "expected a number",
-    "float_parsing": "expected a number",
-    "bool_type": "expected true or false",
-    "bool_parsing": "expected true or false",
-    "string_type": "expected text",
-    "date_type": "expected a date such as 2025-03-01",
-    "date_parsing": "expected a date such as 2025-03-01",
-    "date_from_datetime_parsing": "expected a date such as 2025-03-01",
-    "date_from_datetime_inexact": "expected a date such as 2025-03-01",
-    "dict_type": "expected keys with values",
-    "model_type": "expected keys with values",
-    "tuple_type": "expected a list",
-    "list_type": "expected a list",
-    "finite_number": "expected a finite number",
-}
-_PHRASES = (
-    ("Input should be", "expected"),
-    ("Value should", "expected to"),
-    ("String should have", "expected text with"),
-    ("greater than or equal to", "at least"),
-    ("less than or equal to", "at most"),
-)
-
-PATTERNS = {
-    r"^[a-z][a-z0-9_]*$": "lower-case letters, digits and _, starting with a letter",
-    r"^[^.\s/:*?\[\]{}\\]+$": "a name without spaces and without any of . / : * ? [ ] { } \\",
-    r"^[\w-]+$": "letters, digits, _ and -",
-    r"^[\t -~]$": "one ASCII character, or a tab",
-}
-"""What the patterns of keys mean, in words."""
 
 
 def explain(
@@ -76,7 +40,7 @@ def explain(
         ):
             continue  # pydantic counts valid entries only; the others have their own lines
         keys = [*found["loc"], *_steps(found.get("ctx", {}).get("key", "") if found["type"] == FAULT else "")]
-        what = _what(found, model)
+        what = what_is_wrong(found, model)
         lines.append(describe(path, keys, what, document))
     return CatalogError("\n".join(dict.fromkeys(lines)))
 
@@ -93,50 +57,6 @@ def describe(path: Path, keys: Sequence[Key], what: str, document: Document | No
 
 def _short(key: Key) -> str:
     return str(key) if len(str(key)) <= 60 else f"{str(key)[:57]}..."
-
-
-def _what(found: Any, model: type[BaseModel] | None) -> str:
-    kind, value = found["type"], shown(found["input"])
-    if kind == FAULT:
-        return found["msg"]
-    if kind == "value_error":
-        return found["msg"].removeprefix("Value error, ")
-    if kind == "union_tag_not_found":
-        return f"`kind` is missing, found {value}"
-    if kind == "missing":
-        field = _fields(model, found["loc"][:-1]).get(str(found["loc"][-1]))
-        return f"missing; expected: {field.description}" if field is not None and field.description else "missing"
-    if kind == "extra_forbidden" and (key := str(found["loc"][-1])) in RENAMED:
-        return f"{key} is now {RENAMED[key]}"
-    if kind == "extra_forbidden":
-        known = list(_fields(model, found["loc"][:-1]))
-        near = get_close_matches(str(found["loc"][-1]), known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; the keys here are {known}" if known else ""
-        return f"unknown key, found {value}{hint}"
-    said = _EXPECTED.get(kind) or found["msg"]
-    if kind == "string_pattern_mismatch":
-        said = f"expected {PATTERNS[found['ctx']['pattern']]}"
-    for theirs, ours in _PHRASES:
-        said = said.replace(theirs, ours)
-    return f"{said[0].lower()}{said[1:]}, found {value}"
-
-
-def _fields(model: type[BaseModel] | None, loc: Sequence[Key]) -> dict[str, Any]:
-    """Fields of the model at `loc` below `model`; empty if there is no model."""
-    at: Any = model
-    for key in loc:
-        if _is_model(at):
-            field = at.model_fields.get(str(key))
-            at = field.annotation if field else None
-        elif get_origin(at) in (tuple, list, dict):
-            at = next((part for part in get_args(at) if _is_model(part)), None)
-        if get_origin(at) in (Union, types.UnionType):
-            at = next((part for part in get_args(at) if part is not type(None)), None)
-    return dict(at.model_fields) if _is_model(at) else {}
-
-
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _steps(key: str) -> list[Key]:

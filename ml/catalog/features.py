@@ -76,7 +76,9 @@ class DenseColumn(Strict):
 
     name: FeatureName = Field(description="Name of the feature. `I{1..13}` declares thirteen features.")
     column: str = Field(
-        default="", description="Column of the log or of a joined table; by default, the column with the feature's name."
+        default="",
+        description="Column of the log or of a joined table; by default, the column with the feature's name. A range, "
+        "as in `I{1..13}`, gives each of as many names its own column.",
     )
     fill: Float = Field(default=0.0, description="Value that replaces a missing one.")
     clip: tuple[Float | None, Float | None] | None = Field(
@@ -113,12 +115,16 @@ class SparseColumn(Strict):
 
     name: FeatureName = Field(description="Name of the feature. `C{1..26}` declares twenty-six features.")
     column: ColumnName | None = Field(
-        default=None, description="Column of the log or of a joined table; by default, the column with the feature's name."
+        default=None,
+        description="Column of the log or of a joined table; by default, the column with the feature's name. A range, "
+        "as in `I{1..13}`, gives each of as many names its own column.",
     )
     split: str | None = Field(default=None, min_length=1, description="Separator at which a value is split into many ids.")
     max_values: Int = Field(default=64, ge=1, description="With `split`: maximum number of ids; further parts are dropped.")
     bucketise: tuple[Float, ...] | None = Field(
-        default=None, description="Ascending edges of the buckets that numbers are assigned to."
+        default=None,
+        description="Ascending edges of the buckets that numbers are assigned to. `{log: {per_octave: 4}}` gives 0, 1 and "
+        "four edges per doubling up to 65536; `min` and `max` change these bounds.",
     )
     cross: tuple[ColumnName, ...] | None = Field(
         default=None, min_length=2, max_length=4, description="Columns whose combination of values is one id."

@@ -32,7 +32,7 @@ class RequestTransform:
         >>> columns = pa.schema([(name, ARROW_TYPES[kind]) for name, kind in spec.column_types.items()])
         >>> rows = pa.RecordBatch.from_pylist([dict.fromkeys(columns.names)], columns)
         >>> RequestTransform(spec)(rows)
-        Batch(1 unlabelled rows, 13 dense, 26 sparse features)
+        Batch(1 unlabelled rows, 13 dense, 39 sparse features)
     """
 
     def __init__(self, spec: DatasetSpec, vocabularies: Mapping[str, Vocabulary] | None = None) -> None:
