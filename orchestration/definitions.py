@@ -6,6 +6,7 @@ import dagster as dg
 
 from assets.graph import catalog_graph
 from ml.catalog.spec import DatasetSpec
+from orchestration.broken_entries import broken_entries
 from orchestration.deployments import catalog, resources
 from orchestration.jobs import daily_job
 from orchestration.schedules import daily_schedule
@@ -38,4 +39,5 @@ def build_defs(specs: Iterable[DatasetSpec], resource_overrides: dict[str, objec
 @dg.definitions
 def defs() -> dg.Definitions:
     """Build the definitions of the whole catalog, which Dagster loads."""
-    return build_defs(catalog().values())
+    found = catalog()
+    return dg.Definitions.merge(build_defs(found.datasets.values()), broken_entries(found.broken))

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import get_args
 
 from assets.resources import CacheSettings, LakeResource, LandingResource, MlflowResource, SparkResource, TrainingResource
-from ml.catalog.load import CATALOG, CatalogError, load_catalog
-from ml.catalog.spec import DatasetSpec
+from ml.catalog.load import CATALOG, Catalog, CatalogError, read_catalog
 from ml.distributed.launchers import Launcher
 from ml.recipes.recipe import recipe_of
 from ml.tracking.local_store import check_home
@@ -51,20 +50,23 @@ def catalog_folder() -> Path:
     return Path(os.environ.get("EVERGREEN_CATALOG") or CATALOG)
 
 
-def catalog() -> dict[str, DatasetSpec]:
+def catalog() -> Catalog:
     """Load the datasets of the catalog and check their recipes, so that errors appear before anything runs.
 
+    An entry that is not valid, or names a recipe that is not, is among `broken` and does not affect the others.
+
     Raises:
-        CatalogError: An entry or a recipe is wrong; the message names the file and the key.
+        CatalogError: The folder has no entry.
     """
-    specs = load_catalog(catalog_folder())
-    for name, spec in specs.items():
+    found = read_catalog(catalog_folder())
+    for name, spec in list(found.datasets.items()):
         for model in spec.models:
             try:
                 recipe_of(spec, model)
             except CatalogError as error:
-                raise CatalogError(f"{catalog_folder() / name}.yaml: models.{model}: {error}") from error
-    return specs
+                found.broken[name] = CatalogError(f"{catalog_folder() / name}.yaml: models.{model}: {error}")
+                found.datasets.pop(name, None)
+    return found
 
 
 def resources() -> dict[str, object]:

@@ -100,15 +100,19 @@ def the_dataset(name: str) -> DatasetSpec:
 
     Raises:
         click.BadParameter: The catalog has no such dataset; the message lists its datasets.
-        click.ClickException: An entry of the catalog is wrong.
+        click.ClickException: The dataset's entry is wrong, or there is no entry.
     """
     try:
-        specs = catalog()
+        found = catalog()
     except CatalogError as error:
         raise click.ClickException(str(error)) from error
-    if name not in specs:
-        raise click.BadParameter(f"no dataset {name!r} in the catalog; it has {', '.join(specs)}")
-    return specs[name]
+    if name in found.broken:
+        raise click.ClickException(str(found.broken[name]))
+    if name not in found.datasets:
+        raise click.BadParameter(f"no dataset {name!r} in the catalog; it has {', '.join(found.datasets)}")
+    for other, error in found.broken.items():
+        log.warning("The catalog entry of %s is not valid and is left out: %s", other, error)
+    return found.datasets[name]
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ml.catalog.expand import expand_entry
 from ml.catalog.explain import coercions, describe, explain
 from ml.catalog.spec import DatasetSpec
 
-__all__ = ["CATALOG", "CatalogError", "explain", "load_catalog", "load_dataset", "read_yaml"]
+__all__ = ["CATALOG", "Catalog", "CatalogError", "explain", "load_catalog", "load_dataset", "read_catalog", "read_yaml"]
 
 CATALOG = Path(__file__).parents[2] / "catalog"
 
@@ -59,9 +60,36 @@ def load_dataset(path: Path) -> DatasetSpec:
     return spec.model_copy(update={"models": models})
 
 
-def load_catalog(folder: Path = CATALOG) -> dict[str, DatasetSpec]:
-    """Loads every dataset of a folder, by name. Raises `CatalogError` for an invalid file or a folder without any."""
+@dataclass(frozen=True)
+class Catalog:
+    """The entries of a folder, by name.
+
+    Attributes:
+        datasets: The valid entries.
+        broken: Why each of the others is not valid.
+    """
+
+    datasets: dict[str, DatasetSpec]
+    broken: dict[str, CatalogError]
+
+
+def read_catalog(folder: Path = CATALOG) -> Catalog:
+    """Loads every valid dataset of a folder. Raises `CatalogError` for a folder without any file."""
     paths = sorted(folder.glob("*.yaml"))
     if not paths:
         raise CatalogError(f"{folder}: no *.yaml files; each dataset is one such file")
-    return {path.stem: load_dataset(path) for path in paths}
+    found = Catalog({}, {})
+    for path in paths:
+        try:
+            found.datasets[path.stem] = load_dataset(path)
+        except CatalogError as error:
+            found.broken[path.stem] = error
+    return found
+
+
+def load_catalog(folder: Path = CATALOG) -> dict[str, DatasetSpec]:
+    """Loads every dataset of a folder, by name. Raises `CatalogError` for invalid files, or for a folder without any."""
+    found = read_catalog(folder)
+    if found.broken:
+        raise CatalogError("\n".join(map(str, found.broken.values())))
+    return found.datasets

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from ml.catalog.load import CATALOG, load_catalog
+from ml.catalog.load import CATALOG, read_catalog
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.cache_config import CacheConfig
 from ml.distributed.launch import Processes, launch, process_group
@@ -82,7 +82,10 @@ def main(
     dataset: str, day: str, model: str | None, lake: str, catalog: Path, cache: str | None, cache_limit: str | None
 ) -> None:
     """Train one day on the processes that torchrun started."""
-    specs = load_catalog(catalog)
+    found = read_catalog(catalog)
+    specs = found.datasets
+    if dataset in found.broken:
+        raise click.UsageError(str(found.broken[dataset]))
     if dataset not in specs:
         raise click.BadParameter(f"no dataset {dataset!r}; the catalog has {sorted(specs)}")
     if model is not None and model not in specs[dataset].models:
