@@ -35,8 +35,9 @@ class Receivers:
     """Ledger of the receivers of one collection's deltas.
 
     Args:
-        clock: Returns the current time in seconds; only differences are used. If snapshots outlive the process, the clock must
-            continue across processes, as `time.time` does.
+        clock: Returns the current time in seconds; only differences are used. Snapshots contain its times, so the same training
+            gives the same bytes only with a clock that follows the data, as `Store.event_seconds` does. Infinity before the
+            first event; the silence of a receiver that registered before it starts when the ledger is next read.
         ttl: Seconds of silence after which a receiver is dropped (`receiver_ttl`).
 
     Raises:
@@ -93,6 +94,9 @@ class Receivers:
     def drop_silent(self) -> list[str]:
         """Drop receivers that have been silent for longer than `ttl`, and return their names."""
         now = self.clock()
+        for name, receiver in self.known.items():
+            if receiver.heard > now:  # it registered before the first event
+                self.known[name] = Receiver(receiver.step, now)
         dropped = [name for name, receiver in self.known.items() if now - receiver.heard > self.ttl]
         for name in dropped:
             del self.known[name]

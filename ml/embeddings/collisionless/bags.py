@@ -49,7 +49,7 @@ class CollisionlessEmbeddingBags(TrainableBags):
         rules: Admission, time to live and eviction by table name; by default, every id is admitted and kept.
         weighted: Whether features have a weight per id.
         seed: Seed of first weights and of probabilistic admission.
-        receivers: Ledger of the receivers of deltas; by default, a new one that uses the system time.
+        receivers: Ledger of the receivers of deltas; by default, a new one that measures silence in event time.
 
     Raises:
         ValueError: If dimensions differ, a table name or feature occurs twice, or rules name an unknown table.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakSet
@@ -46,7 +46,7 @@ class Store:
         features: Index of the table that each feature reads, int64 [F]; by default, one feature per table.
         means: Whether the bags of each feature are averaged, bool [F]; by default, they are summed.
         receivers: Ledger of the receivers of deltas, which decides how long tombstones are kept; by default, a new one that
-            uses the system time.
+            measures silence in event time, so that training a day again gives the same bytes.
 
     Example:
         >>> store = Store([TableRules("item")], 4, RowOptimizer(), 0.1, seed=0)
@@ -77,7 +77,7 @@ class Store:
         self.step = 0  # number of updates
         self.time = 0  # latest event time, in microseconds
         self.tombstones = Tombstones()
-        self.receivers = Receivers(time.time) if receivers is None else receivers
+        self.receivers = Receivers(self.event_seconds) if receivers is None else receivers
         self.counters = Counters.zeros(tables)
         self.seeds = np.array([seed_of(seed, rule.name) for rule in rules], np.uint64)
         self.candidates = Candidates(rules, self.seeds)
@@ -98,6 +98,10 @@ class Store:
     def __len__(self) -> int:
         """Return the number of ids that have a row."""
         return int(self.live.sum())
+
+    def event_seconds(self) -> float:
+        """Return the latest event time, in seconds since 1970 UTC; infinity before the first event."""
+        return self.time / MICROSECONDS if self.time else math.inf
 
     @property
     def array(self) -> RowArray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -135,6 +137,38 @@ def test_a_restored_trainer_keeps_tombstones_for_its_receivers() -> None:
     third.restore(again.weights(), again.training_state())
     third.begin_pass()
     assert len(third.store.tombstones) == 0 and len(third.store.receivers) == 0, "time in a snapshot counts as silence"
+
+
+def followed(monkeypatch: pytest.MonkeyPatch, wall: float, days: int, hears: int) -> CollisionlessEmbeddingBags:
+    """Train days with a receiver that registers first and acknowledges after day `hears`, at a given wall-clock time."""
+    monkeypatch.setattr("time.time", lambda: wall)
+    table = EmbeddingBagConfig(name="t", embedding_dim=4, num_embeddings=1, feature_names=["f"])
+    bags = CollisionlessEmbeddingBags([table], lr=0.1, init_scale=0.1, rules=RULES)
+    bags.register_receiver("server", 0)
+    for day in range(20_000, 20_000 + days):
+        if day == 20_000 + days - 1:
+            monkeypatch.setattr("time.time", lambda: wall + 30 * DAY)
+        train_pass(bags, day)
+        if day == 20_000 + hears:
+            bags.acknowledge("server", bags.step)
+    return bags
+
+
+def test_a_day_that_is_trained_again_after_the_time_to_live_gives_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = followed(monkeypatch, 1e9, days=3, hears=0), followed(monkeypatch, 1.7e9, days=3, hears=0)
+    saved, again = one.training_state(), other.training_state()
+    assert saved.keys() == again.keys() and all(torch.equal(saved[name], again[name]) for name in saved)
+    assert len(one.store.receivers) == 1 and len(one.store.tombstones) > 0, "30 days of wall-clock time are no silence"
+
+
+def test_silence_is_measured_in_event_time_from_the_first_event_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(followed(monkeypatch, 1e9, days=7, hears=-1).store.receivers) == 1, "it registered before the first event"
+    assert len(followed(monkeypatch, 1e9, days=10, hears=-1).store.receivers) == 0
+    assert len(followed(monkeypatch, 1e9, days=10, hears=5).store.receivers) == 1
+    copied = copy.deepcopy(followed(monkeypatch, 1e9, days=1, hears=0))
+    train_pass(copied, 20_020)
+    copied.begin_pass()
+    assert len(copied.store.receivers) == 0, "the clock of a copy is its own"
 
 
 @pytest.mark.parametrize(("written", "read"), [(1, 3), (3, 2)])
