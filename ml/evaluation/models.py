@@ -7,6 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ml.artifacts.predictor import TorchPredictor
+from ml.artifacts.stored import require_model
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.collate import batch_from_arrow
 from ml.evaluation.item_scorers import CannotRank, item_scorer
@@ -34,6 +35,7 @@ def models_before(spec: DatasetSpec, day: str, lake: Lake) -> dict[str, ScoredMo
     Raises:
         MissingPartition: The day before has not been trained.
         SnapshotMismatch: A model was trained on features of another specification.
+        DamagedSnapshot: A file of a model has changed since it was written; the message names it.
     """
     before = spec.previous_day(day)
     return {name: _scored(spec, name, before, lake) for name in spec.models} if before else {}
@@ -41,7 +43,7 @@ def models_before(spec: DatasetSpec, day: str, lake: Lake) -> dict[str, ScoredMo
 
 def _scored(spec: DatasetSpec, name: str, snapshot_day: str, lake: Lake) -> ScoredModel:
     stage, schema = tuned_models(name), FeatureSchema.of(spec)
-    predictor = TorchPredictor.load(lake.require(stage, spec.name, snapshot_day), schema)
+    predictor = TorchPredictor.load(require_model(lake, stage, spec.name, snapshot_day), schema)
     manifest = lake.manifest(stage, spec.name, snapshot_day)
     facts = {
         "snapshot_day": manifest.get("kept_from") or snapshot_day,

@@ -14,7 +14,8 @@ from upath import UPath
 
 from ml.artifacts.bundle import Bundle, vocabulary_states, write_inputs
 from ml.artifacts.predictor import TorchPredictor
-from ml.artifacts.snapshot import DamagedSnapshot, digest
+from ml.artifacts.snapshot import digest
+from ml.artifacts.stored import require_model
 from ml.artifacts.weights import bytes_of
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
@@ -77,10 +78,7 @@ def load_export(lake: Lake, spec: DatasetSpec, day: str, model: str | None = Non
         DamagedSnapshot: The files have changed since they were written.
     """
     stage = exported_models(model or spec.primary)
-    folder = lake.require(stage, spec.name, day, fingerprint=spec.fingerprint)
-    if lake.manifest(stage, spec.name, day)["digest"] != digest(folder):
-        raise DamagedSnapshot(f"{folder}: the files are not those that the manifest describes; export its day again")
-    return Bundle.load(folder)
+    return Bundle.load(require_model(lake, stage, spec.name, day, spec.fingerprint))
 
 
 def export_day(
@@ -113,7 +111,7 @@ def export_day(
     model = model or spec.primary
     choice = choice or recipe_of(spec, model).export
     stage, source = exported_models(model), tuned_models(model)
-    snapshot = lake.require(source, spec.name, day)
+    snapshot = require_model(lake, source, spec.name, day)
     if before := export_to_keep(lake, spec, day, model, choice):
         folder, kept = keep_export(lake, spec, day, model, before)
         _log.warning(

@@ -12,6 +12,7 @@ from upath import UPath
 
 from ml.artifacts.bundle import vocabulary_states, write_inputs
 from ml.artifacts.snapshot import copy_weights, digest
+from ml.artifacts.stored import require_model
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.recipes.export import ExportRecipe
@@ -62,7 +63,7 @@ def keep_export(lake: Lake, spec: DatasetSpec, day: str, model: str, before: str
     lineage = lake.lineage(spec.name, inputs)
     kept = lake.manifest(stage, spec.name, before)
     with lake.write(stage, spec.name, day) as folder:
-        source = lake.require(stage, spec.name, before)
+        source = require_model(lake, stage, spec.name, before)
         copy_weights(source, folder, write_inputs(folder, spec, vocabularies))
         manifest = kept | {"kept_from": kept.get("kept_from") or before, "digest": digest(folder)} | lineage
         lake.write_manifest(folder, manifest)

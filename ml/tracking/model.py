@@ -23,6 +23,7 @@ from upath import UPath
 from ml.artifacts.bundle import vocabulary_states, write_inputs
 from ml.artifacts.raw_columns import FLOAT_LIMIT, raw_columns
 from ml.artifacts.snapshot import copy_weights
+from ml.artifacts.stored import require_model
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.logs.read import raw_parts
@@ -69,7 +70,7 @@ def log_model(
         bundle = Path(scratch) / _BUNDLE
         bundle.mkdir()
         inputs = write_inputs(bundle, spec, vocabularies)
-        copy_weights(lake.require(tuned_models(model), spec.name, day), bundle, inputs)
+        copy_weights(require_model(lake, tuned_models(model), spec.name, day), bundle, inputs)
         mlflow.pyfunc.save_model(
             path=f"{scratch}/saved",
             mlflow_model=Model(logged.artifact_location, run_id, model_id=logged.model_id),

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from ml.artifacts.snapshot import digest
+from ml.artifacts.stored import require_model
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.cache_config import CacheConfig
 from ml.datasets.reader import BlockReader
@@ -170,7 +171,8 @@ def _begin(
     if parent is None:
         state = new_state(recipe, schema, ranks)
     else:
-        state = load_snapshot(lake.require(tuned_models(model), spec.name, parent), recipe=recipe, schema=schema, ranks=ranks)
+        folder = require_model(lake, tuned_models(model), spec.name, parent)
+        state = load_snapshot(folder, recipe=recipe, schema=schema, ranks=ranks)
     state.begin_pass()
     return state
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ml.artifacts.predictor import metadata_of
 from ml.artifacts.snapshot import copy_snapshot, read_state
+from ml.artifacts.stored import require_model
 from ml.catalog.spec import DatasetSpec
 from ml.embeddings.interface import TableStats
 from ml.lake import Lake
@@ -21,7 +22,7 @@ _log = logging.getLogger("evergreen")
 
 def can_keep(lake: Lake, spec: DatasetSpec, model: str, parent: str, recipe: Recipe) -> bool:
     """Whether the snapshot of a day can stand for the next one as it is: by the same recipe, schema and library versions."""
-    state = read_state(lake.require(tuned_models(model), spec.name, parent))
+    state = read_state(require_model(lake, tuned_models(model), spec.name, parent))
     wanted = json.loads(json.dumps(metadata_of(recipe, FeatureSchema.of(spec))))
     return all(state["metadata"].get(key) == value for key, value in wanted.items())
 
@@ -56,7 +57,7 @@ def copy_model(lake: Lake, kept: TrainedDay, manifest: dict[str, Any]) -> None:
     """
     stage = tuned_models(kept.model)
     with lake.write(stage, kept.dataset, kept.day) as folder:
-        copy_snapshot(lake.require(stage, kept.dataset, kept.parent or ""), folder)
+        copy_snapshot(require_model(lake, stage, kept.dataset, kept.parent or ""), folder)
         lake.write_manifest(folder, manifest)
 
 

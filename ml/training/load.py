@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ml.artifacts.predictor import TorchPredictor
+from ml.artifacts.stored import require_model
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.schema import FeatureSchema
@@ -28,5 +29,5 @@ def load_model(lake: Lake, spec: DatasetSpec, day: str, model: str | None = None
         SnapshotMismatch: The model was trained on features of another specification.
         DamagedSnapshot: A file is missing, or has changed since it was written.
     """
-    folder = lake.require(tuned_models(model or spec.primary), spec.name, day)
+    folder = require_model(lake, tuned_models(model or spec.primary), spec.name, day)
     return TorchPredictor.load(folder, FeatureSchema.of(spec)).model
