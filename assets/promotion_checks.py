@@ -1,6 +1,5 @@
 """Champion and challenger of a dataset according to its reports, and the aliases in MLflow's registry that follow them."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,14 +31,11 @@ def build_promotion_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
         f"follow the newest report. Warns if the champion's AUC is more than {MARGIN} below the day's best.",
     )
     def promotion(context: dg.AssetCheckExecutionContext, lake: LakeResource, mlflow: MlflowResource) -> dg.AssetCheckResult:
+        from ml.evaluation.history import history_of
         from ml.evaluation.promotion import standings
 
         days = checked_days(context, lake.open(), stages.EVALUATION_REPORTS, spec)
-        reported = [
-            lake.open().require(stages.EVALUATION_REPORTS, spec.name, day)
-            for day in lake.open().days(stages.EVALUATION_REPORTS, spec.name)
-        ]
-        found = standings(json.loads((folder / "metrics.json").read_text()) for folder in reported)
+        found = standings(history_of(lake.open(), spec.name))
         until = [standing for standing in found if standing.day <= days[-1]]
         checked = [standing for standing in until if standing.day >= days[0]]
         failing = [standing.day for standing in checked if standing.behind > MARGIN]

@@ -22,9 +22,10 @@ def judge(metrics: dict[str, Any]) -> dict[str, tuple[bool, dict[str, Any]]]:
     aucs = {"model": model["auc"]} | {name: found["auc"] for name, found in metrics["baselines"].items()}
     calibration = model["calibration"]
     below, recalls = _ranking(metrics)
+    low, high = (model.get("intervals") or {}).get("calibration") or (calibration, calibration)
     return {
         "beats_baselines": (all(won is not False for won in metrics["beats"].values()) and not below, aucs | recalls),
-        "calibrated": (calibration is None or CALIBRATED[0] <= calibration <= CALIBRATED[1], {"calibration": calibration}),
+        "calibrated": (calibration is None or (low <= CALIBRATED[1] and high >= CALIBRATED[0]), {"calibration": calibration}),
     }
 
 
@@ -47,9 +48,10 @@ def build_report_checks(spec: DatasetSpec) -> dg.AssetChecksDefinition:
     """Build the checks of one dataset's reports."""
     report, partitions = key(spec, stages.EVALUATION_REPORTS), daily(spec)
     described = {
-        "beats_baselines": "The model's AUC is above that of the constant prior and of the logistic regression. In a log of "
-        "positives only, no source without training ranks all live items significantly better.",
-        "calibrated": f"The ratio of predicted to observed clicks is between {CALIBRATED[0]} and {CALIBRATED[1]}.",
+        "beats_baselines": "The model's AUC is significantly above that of the constant prior and of the logistic regression. "
+        "In a log of positives only, no source without training ranks all live items significantly better.",
+        "calibrated": f"The ratio of predicted to observed clicks is between {CALIBRATED[0]} and {CALIBRATED[1]}, within its "
+        "95 % confidence interval.",
     }
 
     @dg.multi_asset_check(

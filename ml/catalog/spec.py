@@ -48,6 +48,7 @@ __all__ = [
     "Strict",
     "Time",
     "VocabularySpec",
+    "Words",
 ]
 
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -82,6 +83,14 @@ class ModelChoice(Strict):
         return found
 
 
+class Words(Strict):
+    """Words for labels in reports."""
+
+    positive: str = Field(default="clicked", min_length=1, description="Past participle for label 1, such as `liked`.")
+    negative: str = Field(default="unclicked", min_length=1, description="Past participle for label 0, such as `unliked`.")
+    noun: str = Field(default="click", min_length=1, description="Noun for label 1, such as `like`; with an `s` in the plural.")
+
+
 class DatasetSpec(Strict):
     """A dataset, declared by the file `catalog/<name>.yaml`."""
 
@@ -97,6 +106,7 @@ class DatasetSpec(Strict):
     dense: tuple[DenseColumn, ...] = Field(default=(), description="Features of numbers.")
     sparse: tuple[SparseColumn, ...] = Field(min_length=1, description="Features of ids.")
     join: tuple[SideTable, ...] = Field(default=(), description="Side tables whose columns are joined to the log.")
+    words: Words = Field(default=Words(), description="Words for labels in reports, for logs whose label is not a click.")
     slices: tuple[ColumnName, ...] = Field(
         default=(), description="Columns by whose most frequent values reports are broken down."
     )

@@ -3,13 +3,17 @@
 `metrics.json` contains every number that the report shows:
 
     dataset, description, day, simulated, timezone    what was scored
+    words               positive, negative, noun: how the report calls labels
     sampling            per_positive, window_hours, draw: how negatives were sampled, if the log has only positives
     data                rows, clicks, label_rate, earlier_days (which the baselines and "known" refer to)
-    model               rows, clicks, label_rate, mean_prediction, auc, log_loss, normalised_entropy, calibration, facts
+    model               rows, clicks, label_rate, mean_prediction, auc, log_loss, normalised_entropy, calibration, facts, and
+                        intervals: 95 % confidence intervals of auc, log_loss and calibration
     models              the same keys for each model by name; the first is the one above
     baselines           constant_prior and logistic_regression: the same keys
     oracle              the same keys for the true probabilities of a simulated log
-    beats               for each baseline, whether the AUC of the model is higher
+    comparisons         of the first model with each baseline, and of all models with each other: one, other, auc, log_loss,
+                        each with the difference `value`, its standard `error` and `df`, and the one-sided p-value `p_above`
+    beats               for each baseline, whether the AUC of the model is significantly higher; null if that cannot be judged
     attained            auc, log_loss: fraction of the distance from the constant prior to the oracle
     verdict             word (good, mixed, poor, unknown) and sentences
     slices              name, title, values: value, the metrics' keys, logistic_regression_auc
@@ -39,6 +43,7 @@ from upath import UPath
 from ml.catalog.spec import DatasetSpec
 from ml.evaluation import plots
 from ml.evaluation.baselines import Baseline, fit_baselines
+from ml.evaluation.history import ENTRY, history_of
 from ml.evaluation.promotion import standings
 from ml.evaluation.rank_report import rank_day
 from ml.evaluation.recent import ranking_entry, recent_means
@@ -46,13 +51,13 @@ from ml.evaluation.report import render
 from ml.evaluation.rows import earlier_days
 from ml.evaluation.scores import ORACLE_SCORES, ScoredModel, Scores, score_day
 from ml.evaluation.slices import known_keys, score_slices, slices_of
+from ml.evaluation.uncertainty import Uncertainty, compare_models
 from ml.evaluation.verdict import attained, beats, verdict
 from ml.lake import Lake
 from ml.metrics import count_clicks, metrics_of
 from ml.stages import CLEANED_FEATURES, EVALUATION_REPORTS
 
 WINDOW_DAYS = 7
-_ENTRY = "history_entry.json"  # the part of a report that later reports read; much smaller than `metrics.json`
 _MODEL = "model "  # prefix that distinguishes the names of models from those of baselines
 
 
@@ -115,11 +120,12 @@ def evaluate_day(
     scores = replace(of_models, by=of_models.by | score_day(spec, day, lake, fitted).by)
     metrics = _metrics(lake, spec, day, scores, earlier, models, baselines)
     metrics["ranking"] = rank_day(spec, day, lake, earlier, {name: model.items for name, model in models.items()})
-    metrics |= _compared(metrics, _history_before(lake, spec.name, day))
+    before, entry = history_of(lake, spec.name, until=day), _entry(metrics)
+    metrics |= _compared(metrics, before, entry)
     images = _plots(scores, metrics)
     with lake.write(EVALUATION_REPORTS, spec.name, day) as staging:
         (staging / "metrics.json").write_text(json.dumps(metrics, indent=1, allow_nan=False))
-        (staging / _ENTRY).write_text(json.dumps(metrics["history"][-1]))
+        (staging / ENTRY).write_text(json.dumps(entry))
         (staging / "report.html").write_text(render(metrics, images), encoding="utf-8")
         (staging / "figures").mkdir()
         for name, png in images.items():
@@ -155,10 +161,12 @@ def _metrics(
     counts = count_clicks(scores.labels)
 
     def summary(name: str, ranks_only: bool = False) -> dict[str, Any]:
-        return counts | metrics_of(scores.sums.get(name), scores.aucs.get(name), ranks_only)
+        found = metrics_of(scores.sums.get(name), scores.aucs.get(name), ranks_only)
+        return counts | found | {"intervals": uncertainty.intervals(name)}
 
     first = next(iter(models), None)
     ranks_only = models[first].ranks_only if first else False
+    uncertainty = Uncertainty(scores, [f"{_MODEL}{name}" for name, model in models.items() if model.ranks_only])
     of_model = f"{_MODEL}{first}"
     of_models = {name: summary(f"{_MODEL}{name}", m.ranks_only) | {"facts": m.facts} for name, m in models.items()}
     slices = slices_of(spec, scores.keys, known_keys(lake, spec, earlier) if earlier else {})
@@ -168,6 +176,7 @@ def _metrics(
         "description": spec.description,
         "day": day,
         "simulated": spec.simulation is not None,
+        "words": spec.words.model_dump(),
         "sampling": _sampling(spec),
         "timezone": spec.time.timezone,
         "data": counts | {"earlier_days": earlier},
@@ -179,13 +188,14 @@ def _metrics(
             slices, scores.labels, scores.by.get(of_model), scores.by.get("logistic_regression"), ranks_only
         ),
         "calibration_bins": [asdict(found) for found in bins],
+        "comparisons": compare_models(uncertainty, {name: f"{_MODEL}{name}" for name in models}, baselines),
     }
 
 
-def _compared(metrics: dict[str, Any], before: list[dict[str, Any]]) -> dict[str, Any]:
+def _compared(metrics: dict[str, Any], before: list[dict[str, Any]], entry: dict[str, Any]) -> dict[str, Any]:
     """Return the keys of `metrics.json` that compare models with baselines, and the day with earlier days."""
-    history = [*before, _entry(metrics)]
-    found = standings(history)
+    found = standings([*before, entry])
+    history = [{key: value for key, value in of.items() if key != "comparisons"} for of in [*before, entry]]
     compared = {
         "recent": recent_means(history),
         "beats": beats(metrics),
@@ -200,16 +210,6 @@ def _compared(metrics: dict[str, Any], before: list[dict[str, Any]]) -> dict[str
     return compared | {"verdict": {"word": word, "sentences": sentences}}
 
 
-def _history_before(lake: Lake, dataset: str, day: str) -> list[dict[str, Any]]:
-    """Read the history entry of every report of an earlier day.
-
-    They are read each time, because an earlier day can be reported again, or after later days.
-    """
-    earlier = [other for other in lake.days(EVALUATION_REPORTS, dataset) if other < day]
-    folders = [lake.partition(EVALUATION_REPORTS, dataset, other) for other in earlier]
-    return [json.loads((folder / _ENTRY).read_text()) for folder in folders]
-
-
 def _entry(metrics: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a report that later reports need."""
     return {
@@ -222,6 +222,7 @@ def _entry(metrics: dict[str, Any]) -> dict[str, Any]:
             for name, found in metrics["models"].items()
         },
         "ranking": ranking_entry(metrics["ranking"]),
+        "comparisons": [pair for pair in metrics["comparisons"] if pair["other"] in metrics["models"]],
     }
 
 
@@ -238,8 +239,10 @@ def _plots(scores: Scores, metrics: dict[str, Any]) -> dict[str, bytes]:
     sums = {"model": scores.sums[f"{_MODEL}{first}"]} | {name: scores.sums[name] for name in order if name in scores.sums}
     images = {"roc": plots.roc(sums)}
     if metrics["calibration_bins"]:
-        images["calibration"] = plots.calibration({n: s for n, s in sums.items() if n in ("model", "logistic_regression")})
-        images["scores"] = plots.scores(sums["model"])
+        images["calibration"] = plots.calibration(
+            {n: s for n, s in sums.items() if n in ("model", "logistic_regression")}, metrics["words"]
+        )
+        images["scores"] = plots.scores(sums["model"], metrics["words"])
     if len(metrics["history"]) > 1:
         images["auc_by_day"] = plots.auc_by_day(metrics["history"])
     return images

@@ -31,6 +31,7 @@ NAMES = {
     "oracle": "best possible",
 }
 RATES = (1e-6, 1e-5, 1e-4, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.98, 0.999)  # ticks
+WORDS = {"positive": "clicked", "negative": "unclicked", "noun": "click"}
 INK, FAINT = "#334155", "#e2e8f0"
 DOTS_PER_INCH = 120
 
@@ -46,15 +47,17 @@ def roc(scored: dict[str, ClickSums]) -> bytes:
     return _png(figure, axes, "lower right")
 
 
-def calibration(scored: dict[str, ClickSums]) -> bytes:
-    """Draw the observed against the predicted click rate on log axes, in bins of equal size, with two standard errors."""
-    figure, axes = _axes("Calibration", "predicted click rate", "observed click rate")
+def calibration(scored: dict[str, ClickSums], words: Mapping[str, str] = WORDS) -> bytes:
+    """Draw the observed against the predicted click rate on log axes, in bins of equal size, with two standard errors.
+
+    A bin without clicks has no place on a log axis and is not drawn.
+    """
+    figure, axes = _axes("Calibration", f"predicted {words['noun']} rate", f"observed {words['noun']} rate")
     ends: list[float] = []
     for name, sums in scored.items():
-        bins = [b for b in sums.calibration_bins() if b.predicted > 0]
+        bins = [b for b in sums.calibration_bins() if b.predicted > 0 and b.observed > 0]
         if bins:
-            # A bin without clicks has no logarithm, so it is drawn at half a click.
-            x, y = np.array([b.predicted for b in bins]), np.array([b.observed or 0.5 / b.rows for b in bins])
+            x, y = np.array([b.predicted for b in bins]), np.array([b.observed for b in bins])
             reach = np.array([2 * b.error for b in bins])
             error = np.stack([np.minimum(reach, 0.9 * y), reach])
             axes.errorbar(x, y, error, color=COLOURS[name], label=NAMES[name], lw=1.6, elinewidth=1, marker="o", ms=4)
@@ -70,12 +73,12 @@ def calibration(scored: dict[str, ClickSums]) -> bytes:
     return _png(figure, axes, "upper left")
 
 
-def scores(model: ClickSums) -> bytes:
+def scores(model: ClickSums, words: Mapping[str, str] = WORDS) -> bytes:
     """Draw the distributions of the model's scores for clicked and for unclicked rows."""
-    figure, axes = _axes("Scores", "predicted click rate", "share of rows")
+    figure, axes = _axes("Scores", f"predicted {words['noun']} rate", "share of rows")
     edges, unclicked, clicked = model.histogram(128)
     used = np.flatnonzero(unclicked + clicked)
-    for counts, name, colour in ((unclicked, "not clicked", "#94a3b8"), (clicked, "clicked", COLOURS["model"])):
+    for counts, name, colour in ((unclicked, words["negative"], "#94a3b8"), (clicked, words["positive"], COLOURS["model"])):
         if counts.sum():
             axes.stairs(counts / counts.sum(), edges, fill=True, color=colour, alpha=0.55, label=name)
             axes.stairs(counts / counts.sum(), edges, color=colour, lw=1.4)

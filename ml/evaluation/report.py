@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ml.evaluation.plots import NAMES
 from ml.evaluation.rank_verdict import best_source, headline_model, source_title
 from ml.evaluation.recent import METRICS, RANKING_METRICS
+from ml.evaluation.uncertainty import JUDGED_FROM, too_few
 
 NOTHING = "–"
 
@@ -27,14 +28,21 @@ def render(metrics: dict[str, Any], plots: dict[str, bytes]) -> str:
     """
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    environment.filters |= {"number": number, "percent": percent, "count": count, "fact": fact}
+    environment.filters |= {"number": number, "percent": percent, "count": count, "fact": fact, "interval": interval}
     models = {f"model {name}": found for name, found in metrics["models"].items()} or {"model": metrics["model"]}
     scored = {**models, **metrics["baselines"], "oracle": metrics["oracle"]}
     titles = {name: f" ({title})" for title, name in metrics["standing"].items()} if metrics["standing"]["challenger"] else {}
     called = NAMES | {name: name.removeprefix("model ") + titles.get(name.removeprefix("model "), "") for name in models}
     images = {name: b64encode(png).decode() for name, png in plots.items()}
     return environment.get_template("report.html").render(
-        f=metrics, scored=scored, names=called, images=images, **_ranking(metrics)
+        f=metrics,
+        scored=scored,
+        names=called,
+        images=images,
+        few=metrics["data"]["rows"] > 0 and metrics["model"]["facts"] is not None and too_few(metrics),
+        grouped=any(part["name"] == "known_user" for part in metrics["slices"]),
+        judged_from=JUDGED_FROM,
+        **_ranking(metrics),
     )
 
 
@@ -61,6 +69,11 @@ def number(value: float | None, digits: int = 4) -> str:
 def percent(value: float | None, digits: int = 2) -> str:
     """Format a share as a percentage, or a dash for None."""
     return NOTHING if value is None else f"{100 * value:.{digits}f} %"
+
+
+def interval(value: list[float] | None, digits: int = 4, lead: str = "") -> str:
+    """Format an interval after `lead`, or nothing if it is unknown or a single value."""
+    return "" if value is None or value[0] == value[1] else f"{lead}{value[0]:.{digits}f}–{value[1]:.{digits}f}"
 
 
 def count(value: int | None) -> str:

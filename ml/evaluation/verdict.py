@@ -5,18 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from ml.evaluation.rank_verdict import headline_model, ranking_verdict
+from ml.evaluation.uncertainty import difference, too_few
 
 WELL_CALIBRATED = (0.9, 1.1)  # predicted over observed clicks
+GOOD_AUC = 0.6  # smallest AUC of a good model, unless the best possible AUC of a simulated log is below
 BASELINE_NAMES = {"constant_prior": "the constant prior", "logistic_regression": "the logistic regression"}
 
 
 def beats(metrics: dict[str, Any]) -> dict[str, bool | None]:
-    """Return for each baseline whether the model has a higher AUC; None if one of the two is undefined."""
-    model = metrics["model"]["auc"]
-    return {
-        name: None if model is None or baseline["auc"] is None else model > baseline["auc"]
-        for name, baseline in metrics["baselines"].items()
-    }
+    """Return for each baseline whether the model has a significantly higher AUC on the same rows.
+
+    It is None if one of the two is undefined, or if there are too few clicks to judge.
+    """
+    first = next(iter(metrics["models"]), "")
+    found = {name: difference(metrics, first, name, "auc") for name in metrics["baselines"]}
+    few = too_few(metrics)
+    return {name: None if few or of is None else of.is_above() for name, of in found.items()}
 
 
 def attained(metrics: dict[str, Any]) -> dict[str, float | None]:
@@ -46,21 +50,42 @@ def verdict(metrics: dict[str, Any]) -> tuple[str, list[str]]:
     if headline := headline_model(metrics):
         word, sentences = ranking_verdict(metrics, headline)
         return word, [*sentences, *simulated]
+    words = metrics["words"]
     if model["auc"] is None:
-        only = "clicked" if data["clicks"] else "unclicked"
+        only = words["positive"] if data["clicks"] else words["negative"]
         return "unknown", [f"All rows of the day are {only}, so AUC is undefined.", *simulated]
-    until = f" trained until {model['facts']['snapshot_day']}" if "snapshot_day" in model["facts"] else ""
-    order = f"The model{until} ranks a clicked impression above an unclicked one {100 * model['auc']:.1f} times in 100."
-    calibration = model["calibration"]  # None for a model that only ranks
-    sentences = [order, _against(metrics), *([] if calibration is None else [_calibration(calibration)])]
-    share = metrics["attained"]["auc"]
+    if few := too_few(metrics):
+        return "unknown", [few, _order(metrics), *simulated]
+    sentences = [_order(metrics), _against(metrics)]
+    off = False
+    if model["calibration"] is not None:  # None for a model that only ranks
+        off, sentence = _calibration(model["calibration"], model["intervals"]["calibration"], words["noun"])
+        sentences.append(sentence)
+    share, best = metrics["attained"]["auc"], metrics["oracle"]["auc"]
     if share is not None:
-        best = metrics["oracle"]["auc"]
         sentences.append(f"It covers {100 * share:.0f} % of the distance from chance to the best possible AUC ({best:.3f}).")
+    weak = model["auc"] < GOOD_AUC and (best is None or best >= GOOD_AUC)
+    if weak:
+        sentences.append(f"An AUC below {GOOD_AUC} separates {words['positive']} from {words['negative']} rows only weakly.")
     known = [won for won in metrics["beats"].values() if won is not None]
-    well = calibration is None or WELL_CALIBRATED[0] <= calibration <= WELL_CALIBRATED[1]
-    word = "unknown" if not known else "poor" if not any(known) else "good" if all(known) and well else "mixed"
+    good = all(known) and not off and not weak
+    word = "unknown" if not known else "poor" if not any(known) else "good" if good else "mixed"
     return word, [*sentences, *simulated]
+
+
+def _order(metrics: dict[str, Any]) -> str:
+    model, words = metrics["model"], metrics["words"]
+    until = f" trained until {model['facts']['snapshot_day']}" if "snapshot_day" in model["facts"] else ""
+    interval = model["intervals"]["auc"]
+    within = f" (95 % interval: {100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else ""
+    return (
+        f"The model{until} ranks {_article(words['positive'])} impression above {_article(words['negative'])} one "
+        f"{100 * model['auc']:.1f} times in 100{within}."
+    )
+
+
+def _article(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
 def _against(metrics: dict[str, Any]) -> str:
@@ -70,18 +95,24 @@ def _against(metrics: dict[str, Any]) -> str:
     if len(known) > 1 and all(known.values()):
         other = metrics["baselines"]["logistic_regression"]["auc"]
         return f"It beats both baselines (logistic regression {100 * other:.1f}, constant prior 50.0)."
+    first = next(iter(metrics["models"]))
     outcomes = []
     for name, won in known.items():
-        outcome = "beats" if won else "does not beat"
-        outcomes.append(f"{outcome} {BASELINE_NAMES[name]} ({100 * metrics['baselines'][name]['auc']:.1f})")
+        found = difference(metrics, first, name, "auc")
+        worse = found is not None and found.is_below()
+        outcome = "beats" if won else "is worse than" if worse else "does not beat"
+        unsure = "" if won or worse else ", no significant difference"
+        outcomes.append(f"{outcome} {BASELINE_NAMES[name]} ({100 * metrics['baselines'][name]['auc']:.1f}{unsure})")
     return f"It {' and '.join(outcomes)}."
 
 
-def _calibration(ratio: float) -> str:
-    if ratio < WELL_CALIBRATED[0]:
-        meaning = "the model predicts too few"
-    elif ratio > WELL_CALIBRATED[1]:
-        meaning = "the model predicts too many"
+def _calibration(ratio: float, interval: list[float] | None, noun: str) -> tuple[bool, str]:
+    """Whether the model is miscalibrated beyond its sampling error, and the sentence about it."""
+    low, high = interval or (ratio, ratio)
+    well = WELL_CALIBRATED[0] <= ratio <= WELL_CALIBRATED[1]
+    off = not well and not low <= 1 <= high
+    if off:
+        meaning = f"the model predicts too {'few' if ratio < 1 else 'many'}"
     else:
-        meaning = "the model is well calibrated"
-    return f"Predicted clicks are {ratio:.2f} times the observed clicks: {meaning}."
+        meaning = "the model is well calibrated" if well else "the difference is within its sampling error"
+    return off, f"Predicted {noun}s are {ratio:.2f} times the observed {noun}s: {meaning}."

@@ -23,8 +23,10 @@ Check = Callable[..., dg.AssetCheckEvaluation]
 
 def write_report(lake: Lake, day: str, before: str, **aucs: float) -> None:
     models = {name: {"auc": auc, "log_loss": 0.5, "facts": {"snapshot_day": before}} for name, auc in aucs.items()}
+    gain = {"value": aucs["deepfm"] - aucs["dlrm"], "error": 0.001, "df": 900} if aucs else None
+    compared = [{"one": "deepfm", "other": "dlrm", "auc": gain, "log_loss": None}] if aucs else []
     with lake.write("evaluation_reports", "criteo", day) as staging:
-        (staging / "metrics.json").write_text(json.dumps({"day": day, "models": models}))
+        (staging / "history_entry.json").write_text(json.dumps({"day": day, "models": models, "comparisons": compared}))
         lake.write_manifest(staging, {})
 
 

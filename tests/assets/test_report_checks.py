@@ -34,6 +34,13 @@ def test_judgement(found: dict, passed: tuple[bool, bool]):
     assert (verdict["beats_baselines"][0], verdict["calibrated"][0]) == passed
 
 
+@pytest.mark.parametrize(("interval", "passed"), [([1.2, 2.0], True), ([1.3, 2.0], False), (None, False)])
+def test_a_calibration_that_few_rows_explain_is_no_reason_to_warn(interval: list[float] | None, passed: bool):
+    found = figures(0.75, {"constant_prior": True}, 1.7)
+    found["model"]["intervals"] = {"calibration": interval}
+    assert judge(found)["calibrated"][0] == passed
+
+
 @pytest.mark.parametrize(
     ("difference", "error", "passed"),
     [(0.02, 0.01, True), (-0.01, 0.01, True), (-0.02, 0.01, False), (-0.02, None, True), (None, None, True)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -13,11 +14,25 @@ from ml.evaluation.promotion import DAYS, Standing, standings
 Told = dict[str, tuple[float | None, float | None]]
 
 
-def report(number: int, told: Told) -> dict[str, Any]:
+def compared(told: Told, error: float | None) -> list[dict[str, Any]]:
+    """Differences of all pairs of models that are no ranks, as reports have them, with one standard error for all."""
+    pairs = combinations([name for name, metrics in told.items() if None not in metrics], 2)
+    return [
+        {
+            "one": one,
+            "other": other,
+            "auc": {"value": (told[one][0] or 0) - (told[other][0] or 0), "error": error, "df": 500},
+            "log_loss": {"value": (told[one][1] or 0) - (told[other][1] or 0), "error": error, "df": 500},
+        }
+        for one, other in pairs
+    ]
+
+
+def report(number: int, told: Told, error: float | None = 0.001) -> dict[str, Any]:
     """As `metrics.json` has it. told: AUC and log loss, by model."""
     facts = {"snapshot_day": f"2026-01-{number:02d}"}
     models = {name: {"auc": auc, "log_loss": loss, "facts": facts} for name, (auc, loss) in told.items()}
-    return {"day": f"2026-01-{number + 1:02d}", "models": models}
+    return {"day": f"2026-01-{number + 1:02d}", "models": models, "comparisons": compared(told, error)}
 
 
 def reports(*days: Told) -> list[dict[str, Any]]:
@@ -36,6 +51,20 @@ scored = st.tuples(st.sampled_from([0.6, 0.7, 0.8, None]), st.sampled_from([0.4,
 days_of_models = st.lists(
     st.dictionaries(st.sampled_from(["dlrm", "deepfm", "dcn_v2"]), scored | st.just((0.9, None)), max_size=3), max_size=14
 )
+
+
+@pytest.mark.parametrize(("error", "champion"), [(0.009, "deepfm"), (0.012, "dlrm"), (None, "dlrm")])
+def test_days_together_must_be_significant(error: float | None, champion: str) -> None:
+    """A gain of 0.01 on each of three days, whose mean has an error of 0.0052 or of 0.0069."""
+    days = [report(number, BETTER, error) for number in (1, 2, 3)]
+    assert standings(days)[-1].champion == champion
+    turned = [{"one": pair["other"], "other": pair["one"], **negated(pair)} for pair in days[0]["comparisons"]]
+    assert standings([day | {"comparisons": turned} for day in days])[-1].champion == champion
+    assert standings([day | {"comparisons": []} for day in days])[-1].champion == "dlrm", "reports without comparisons"
+
+
+def negated(pair: dict[str, Any]) -> dict[str, Any]:
+    return {metric: pair[metric] | {"value": -pair[metric]["value"]} for metric in ("auc", "log_loss")}
 
 
 def test_a_challenger_takes_over_after_days_in_a_row_and_no_sooner() -> None:

@@ -17,10 +17,12 @@ import pytest
 
 import ml.evaluation.evaluate
 from ml.catalog.spec import DatasetSpec
+from ml.evaluation import plots
+from ml.evaluation.baselines import fit_baselines
 from ml.evaluation.evaluate import EvaluatedDay, evaluate_day
 from ml.evaluation.scores import ScoredModel
 from ml.lake import Lake, MissingPartition
-from ml.metrics import METRICS
+from ml.metrics import METRICS, ClickSums
 from tests.helpers.shop_days import put_day, shop_day, spec_of
 
 DAYS = [(date(2026, 1, 1) + timedelta(days=i)).isoformat() for i in range(4)]
@@ -35,10 +37,12 @@ def guess(table: pa.Table) -> np.ndarray:
     return (1 / (1 + np.exp(-np.log(truth / (1 - truth)) - 0.1 * blur))).astype(np.float32)
 
 
-def evaluate(lake: Lake, spec: DatasetSpec, table: pa.Table, predict: Callable[..., Any] | None = guess) -> EvaluatedDay:
-    """Score `table` as the fourth day, after three normal days."""
+def evaluate(
+    lake: Lake, spec: DatasetSpec, table: pa.Table, predict: Callable[..., Any] | None = guess, earlier: int = 2_000
+) -> EvaluatedDay:
+    """Score `table` as the fourth day, after three days of `earlier` rows each."""
     for day in DAYS[:3]:
-        put_day(lake, spec, day, shop_day(spec, day, 2_000))
+        put_day(lake, spec, day, shop_day(spec, day, earlier))
     put_day(lake, spec, DAYS[3], table)
     return evaluate_day(spec, DAYS[3], lake, {"dlrm": ScoredModel(predict, FACTS)} if predict else {})
 
@@ -52,14 +56,15 @@ def strict(text: str) -> Any:
 
 def test_figures_hold_every_documented_key_in_strict_json(lake: Lake) -> None:
     spec = spec_of()
-    done = evaluate(lake, spec, shop_day(spec, DAYS[3], 2_000))
+    done = evaluate(lake, spec, shop_day(spec, DAYS[3], 2_000), earlier=100)
     folder = lake.require("evaluation_reports", "shop", DAYS[3])
     figures = strict((folder / "metrics.json").read_text())
     assert figures == done.metrics
     documented = re.findall(r"^    (\w+(?:, \w+)*) {2,}\w", ml.evaluation.evaluate.__doc__ or "", re.MULTILINE)
     assert {key for line in documented for key in line.split(", ")} == set(figures)
     for scored in (figures["model"], figures["oracle"], *figures["baselines"].values()):
-        assert set(scored) == SCORED | {"facts"}
+        assert set(scored) == SCORED | {"facts", "intervals"}
+        assert all(low <= scored[name] <= high for name, (low, high) in scored["intervals"].items())
         assert all(isinstance(scored[name], int | float) for name in SCORED)
     assert set(figures["baselines"]) == {"constant_prior", "logistic_regression"}
     assert figures["model"]["facts"] == FACTS
@@ -67,6 +72,13 @@ def test_figures_hold_every_documented_key_in_strict_json(lake: Lake) -> None:
     assert figures["data"] == {**same, "earlier_days": DAYS[:3]} and same["rows"] == 2_000
     assert figures["baselines"]["logistic_regression"]["facts"]["days"] == DAYS[:3]
     assert figures["baselines"]["constant_prior"]["auc"] == 0.5
+    assert [(pair["one"], pair["other"]) for pair in figures["comparisons"]] == [
+        ("dlrm", "constant_prior"),
+        ("dlrm", "logistic_regression"),
+    ]
+    for pair in figures["comparisons"]:
+        assert set(pair["auc"]) == set(pair["log_loss"]) == {"value", "error", "df", "p_above"}
+        assert pair["auc"]["value"] == figures["model"]["auc"] - figures["baselines"][pair["other"]]["auc"]
     assert figures["beats"] == {"constant_prior": True, "logistic_regression": True}
     assert all(0.8 < share < 1.1 for share in figures["attained"].values())
     assert set(figures["calibration_bins"][0]) == {"rows", "predicted", "observed", "error"}
@@ -76,7 +88,7 @@ def test_figures_hold_every_documented_key_in_strict_json(lake: Lake) -> None:
 
 def test_the_report_is_one_file_with_small_figures_and_a_plain_verdict(lake: Lake) -> None:
     spec = spec_of()
-    done = evaluate(lake, spec, shop_day(spec, DAYS[3], 2_000))
+    done = evaluate(lake, spec, shop_day(spec, DAYS[3], 2_000), earlier=100)
     html = done.report.read_text()
     assert not re.findall(r"""(?:src|href)=["'](?!data:)|url\(|@import|<script""", html)
     assert re.search(r"trained until 2026-01-03 ranks a clicked impression above an unclicked one \d\d\.\d times in 100", html)
@@ -84,6 +96,80 @@ def test_the_report_is_one_file_with_small_figures_and_a_plain_verdict(lake: Lak
     for name in ("roc", "calibration", "scores"):
         png = (done.report.parent / "figures" / f"{name}.png").read_bytes()
         assert png == done.plots[name] and png.startswith(b"\x89PNG") and len(png) < 60_000
+
+
+@pytest.mark.parametrize("rows", [10, 50])
+def test_a_day_of_few_clicks_is_not_judged(rows: int, lake: Lake) -> None:
+    spec = spec_of()
+    done = evaluate(lake, spec, shop_day(spec, DAYS[3], rows))
+    assert done.metrics["verdict"]["word"] == "unknown" and "too few to judge a model (30 are enough)" in done.verdict
+    assert done.metrics["beats"] == {"constant_prior": None, "logistic_regression": None}
+    assert "Too few clicks to judge" in done.report.read_text()
+
+
+def test_a_model_that_ranks_little_better_than_chance_is_not_good(lake: Lake) -> None:
+    spec = spec_of(oracle=None, simulation=None)
+
+    def weak(table: pa.Table) -> np.ndarray:
+        return 1 / (1 + np.exp(1.5 - np.sign(table["price"].to_numpy()) * (np.arange(table.num_rows) % 3 == 0)))
+
+    table = shop_day(spec, DAYS[3], 20_000)
+    done = evaluate(lake, spec, table, weak)
+    assert 0.5 < done.metrics["model"]["auc"] < 0.6
+    assert done.metrics["verdict"]["word"] != "good" and "only weakly" in done.verdict
+
+
+def test_a_baseline_is_beaten_only_significantly(lake: Lake) -> None:
+    """A model that is the logistic regression, blurred a little, is neither better nor worse on few rows."""
+    spec = spec_of(oracle=None, simulation=None)
+    for day in DAYS[:3]:
+        put_day(lake, spec, day, shop_day(spec, day, 2_000))
+    regression = fit_baselines(lake, spec, DAYS[:3])["logistic_regression"].predict
+    assert regression is not None
+    put_day(lake, spec, DAYS[3], shop_day(spec, DAYS[3], 300))
+
+    def same(table: pa.Table) -> np.ndarray:
+        blur = np.random.default_rng(1).normal(scale=0.02, size=table.num_rows)
+        return np.clip(regression(table) + blur, 0, 1)
+
+    done = evaluate_day(spec, DAYS[3], lake, {"dlrm": ScoredModel(same, FACTS)})
+    assert done.metrics["beats"] == {"constant_prior": True, "logistic_regression": False}
+    assert "beats the constant prior" in done.verdict and "no significant difference" in done.verdict
+    assert done.metrics["verdict"]["word"] == "mixed"
+
+
+def truth(table: pa.Table) -> np.ndarray:
+    return table["oracle"].to_numpy()
+
+
+def test_rows_of_one_user_count_as_one(lake: Lake) -> None:
+    spec = spec_of()
+    table = shop_day(spec, DAYS[3], 500, **{"key:user": np.arange(2, 502)})
+    alone = evaluate(lake, spec, table, truth).metrics["model"]
+    repeated = evaluate(lake, spec, pa.concat_tables([table] * 4).sort_by("event_time"), truth).metrics["model"]
+    assert repeated["auc"] == pytest.approx(alone["auc"])
+    for metric in ("auc", "log_loss", "calibration"):
+        assert repeated["intervals"][metric] == pytest.approx(alone["intervals"][metric], abs=0.002), "no more is known"
+
+
+def test_the_words_of_the_entry_are_used(lake: Lake) -> None:
+    spec = spec_of(words={"positive": "liked", "negative": "disliked", "noun": "like"}, oracle=None, simulation=None)
+
+    def by_price(table: pa.Table) -> np.ndarray:
+        return 1 / (1 + np.exp(1.5 - 0.8 * table["price"].to_numpy()))
+
+    html = evaluate(lake, spec, shop_day(spec, DAYS[3], 2_000), by_price).report.read_text()
+    assert "ranks a liked impression above a disliked one" in html and "times the observed likes" in html
+    assert "click" not in re.sub(r"base64,[\w+/=]+", "", html).lower()
+
+
+def test_bins_without_clicks_are_not_drawn() -> None:
+    labels, probabilities = np.array([0.0] * 11 + [1.0]), np.linspace(0.01, 0.5, 12)
+    sums = ClickSums.of(labels, probabilities)
+    only = ClickSums.of(labels[11:], probabilities[11:])
+    assert len(sums.calibration_bins()) == 12 and len(only.calibration_bins()) == 1
+    drawn = plots.calibration({"model": sums})
+    assert drawn == plots.calibration({"model": only}), "of twelve bins only the one with a click is drawn"
 
 
 def test_a_rerun_gives_the_same_bytes(lake: Lake) -> None:
@@ -232,7 +318,7 @@ def test_a_model_that_only_ranks_has_an_auc_and_no_more(lake: Lake) -> None:
 
 def test_predictions_of_a_model_that_only_ranks_are_not_shown_as_probabilities(lake: Lake) -> None:
     spec = spec_of()
-    evaluate(lake, spec, shop_day(spec, DAYS[3], 2_000))
+    evaluate(lake, spec, shop_day(spec, DAYS[3], 2_000), earlier=100)
     ranker = ScoredModel(lambda table: guess(table) ** 3, FACTS, ranks_only=True)
     done = evaluate_day(spec, DAYS[3], lake, {"two_tower": ranker, "dlrm": ScoredModel(guess, FACTS)})
     assert done.metrics["verdict"]["word"] == "good" and "Predicted clicks" not in done.verdict
