@@ -10,11 +10,13 @@ If MLflow is unreachable when a run starts, the run fails; later errors are only
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +26,7 @@ import yaml
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
@@ -99,7 +102,8 @@ class Tracker:
         following = DayRun(self, client, run, lake, spec, model, day, max(1, total_steps // _POINTS))
         try:
             params = {"fingerprint": recipe.fingerprint} | flatten(recipe.model_dump(mode="json"))
-            client.log_batch(run.info.run_id, params=[Param(legal(key), str(value)) for key, value in params.items()])
+            keys = legal_keys(params)
+            client.log_batch(run.info.run_id, params=[Param(keys[name], str(value)) for name, value in params.items()])
             written = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             client.log_text(run.info.run_id, written, "recipe.yaml")
             with system_metrics(self.uri, run.info.run_id):
@@ -234,13 +238,26 @@ class DayRun:
         _log.warning("MLflow run %s of %s %s: %s (%s: %s)", *self._which, what, type(error).__name__, error)
 
 
-def legal(key: str) -> str:
-    """Convert a name to one that MLflow allows: characters except ASCII letters, digits and `_-. :/` become code points.
+def legal_keys(names: Iterable[str]) -> dict[str, str]:
+    """Convert distinct names to distinct keys that MLflow allows.
 
-    >>> legal("tables.features.größe|x.rows")
-    'tables.features.gr_f6__df_e_7c_x.rows'
+    Characters except ASCII letters, digits and `_-. :/` become code points. Keys that are then too long, or that equal the key
+    of another name, are shortened and end in a hash of the name.
+
+    >>> legal_keys(["tables.features.größe|x.rows"])
+    {'tables.features.größe|x.rows': 'tables.features.gr_f6__df_e_7c_x.rows'}
     """
-    return re.sub(r"[^A-Za-z0-9_\-. :/]", lambda found: f"_{ord(found[0]):x}_", key)
+    escaped = {name: re.sub(r"[^A-Za-z0-9_\-. :/]", lambda found: f"_{ord(found[0]):x}_", name) for name in names}
+    shared = Counter(escaped.values())
+    return {
+        name: key if len(key) <= MAX_ENTITY_KEY_LENGTH and (shared[key] == 1 or key == name) else _hashed(name, key)
+        for name, key in escaped.items()
+    }
+
+
+def _hashed(name: str, key: str) -> str:
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{key[: MAX_ENTITY_KEY_LENGTH - len(digest) - 1]}-{digest}"
 
 
 def flatten(mapping: Mapping[str, Any], path: str = "") -> dict[str, Any]:

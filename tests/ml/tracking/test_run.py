@@ -20,7 +20,7 @@ from ml.schema import FeatureSchema
 from ml.tracking import run as tracking
 from ml.tracking import system_metrics as watching
 from ml.tracking.registry import versions
-from ml.tracking.run import Tracker, flatten
+from ml.tracking.run import Tracker, flatten, legal_keys
 from ml.tracking.system_metrics import system_metrics
 from ml.training.day import DayOptions, train_day
 from ml.training.loop import DivergedError
@@ -237,6 +237,36 @@ def test_names_that_mlflow_refuses_and_deleted_experiments_are_handled(lake: Lak
         [found, *_] = client.search_runs([experiment])
         assert found.info.status == "FINISHED" and found.data.params["tables.features.gr_f6__df_e_7c_x.rows"] == "8"
         client.delete_experiment(experiment)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["漢" * 60],
+        ["漢" * 199 + "字", "漢" * 199 + "子"],
+        ["a" * 200, "b" * 200],
+        ["ä", "_e4_"],
+        ["ä" * 60, "_e4_" * 50],
+        ["a|b", "a_7c_b", "😀"],
+    ],
+)
+def test_long_names_and_names_with_equal_keys_are_logged_apart(lake: Lake, mlflow_home: Path, names: list[str]) -> None:
+    features = {name: {"kind": "hashed", "rows": 8 + i} for i, name in enumerate(names)}
+    recipe = small_recipe(tables={"init_scale": 0.1, "features": features})
+    tracker = Tracker(mlflow_home, log_model=False)
+    with tracker.follow(lake, made_spec(), "dlrm", "2026-01-01", recipe, 10) as run:
+        assert run is not None
+    params = MlflowClient(tracker.uri).get_run(run.run.info.run_id).data.params
+    keys = legal_keys(flatten(recipe.model_dump(mode="json")))
+    assert [params[keys[f"tables.features.{name}.rows"]] for name in names] == [str(8 + i) for i in range(len(names))]
+    assert len(set(keys.values())) == len(keys)
+
+
+def test_keys_do_not_depend_on_the_order_of_names() -> None:
+    names = ["漢" * 60 + str(i) for i in range(50)] + ["ä", "_e4_", "a/b"]
+    keys = legal_keys(names)
+    assert keys == legal_keys(names[::-1]) and len(set(keys.values())) == len(names)
+    assert keys["a/b"] == "a/b" and keys["_e4_"] == "_e4_"
 
 
 def test_an_empty_uri_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
