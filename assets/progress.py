@@ -35,6 +35,13 @@ def is_done(lake: Lake, spec: DatasetSpec, day: str, logs: str) -> bool:
     return stages_done(lake, spec, day, logs) and is_current(spec.log, day, logs, lake)
 
 
+def continues(lake: Lake, spec: DatasetSpec, day: str) -> bool:
+    """Return whether a stage of the day was made from a day before it."""
+    made = (stage for stage in stages_of(spec) if lake.has(stage, spec.name, day))
+    inputs = (place for stage in made for place in lake.manifest(stage, spec.name, day).get("lineage", {}))
+    return any(place.rsplit("/", 1)[1] < day for place in inputs)
+
+
 def run_fingerprint(spec: DatasetSpec, logs: str) -> str:
     """Hash of everything but the day's own files that decides whether a run of a day succeeds.
 

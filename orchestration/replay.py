@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import dagster as dg
 
-from assets.progress import is_done
+from assets.progress import continues, is_done
 from assets.resources import LakeResource, LandingResource
 from ml.catalog.load import CatalogError
 from ml.catalog.spec import DatasetSpec
@@ -32,13 +32,15 @@ class DayFailed(RuntimeError):
     """The run of a day failed; the days after it were not run."""
 
 
-def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False) -> list[str]:
+def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False, fresh: bool = False) -> list[str]:
     """Run days in order.
 
     Args:
         spec: The dataset.
         days: `YYYY-MM-DD`, ascending.
         redo: Whether to run days that are done, too.
+        fresh: Whether the first of the days starts from nothing, as if it were the first of the log. It runs again if it was
+            made from earlier days.
 
     Returns:
         The days that ran.
@@ -47,10 +49,13 @@ def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False) -> lis
         DayFailed: A day failed. The days after it were not run.
     """
     lake, logs = LakeResource(root=lake_root()).open(), LandingResource(root=landing_root()).folder(spec.name)
+    if fresh and days:
+        spec = spec.starting_at(days[0])
     ran: list[str] = []
     job = instance = None
     for day in days:
-        if not redo and is_done(lake, spec, day, logs):
+        continued = fresh and day == days[0] and continues(lake, spec, day)
+        if not redo and not continued and is_done(lake, spec, day, logs):
             continue
         if job is None:
             job = build_defs([spec]).resolve_job_def(job_name(spec))
@@ -120,17 +125,20 @@ def the_dataset(name: str) -> DatasetSpec:
 @click.option("--from", "first", metavar="DAY", help="First day, YYYY-MM-DD; the log's first by default.")
 @click.option("--to", "last", metavar="DAY", help="Last day, included; the log's last, or yesterday for a live log.")
 @click.option("--redo", is_flag=True, help="Also run days that are done.")
-def main(dataset: str, first: str | None, last: str | None, redo: bool) -> None:
+@click.option("--fresh", is_flag=True, help="Start the day of --from from nothing, without the days before it.")
+def main(dataset: str, first: str | None, last: str | None, redo: bool, fresh: bool) -> None:
     """Run the days of DATASET in order, in this process."""
     quiet_console()
     spec = the_dataset(dataset)
+    if fresh and first is None:
+        raise click.UsageError("--fresh needs --from DAY, the day that starts from nothing")
     days = spec.days(last=yesterday())
     for given in filter(None, (first, last)):
         if given not in days:
             raise click.BadParameter(f"{given!r} is not a day of {dataset}; its days are {days[0]} to {days[-1]}")
     chosen = [day for day in days if (first or days[0]) <= day <= (last or days[-1])]
     try:
-        ran = replay(spec, chosen, redo=redo)
+        ran = replay(spec, chosen, redo=redo, fresh=fresh)
     except DayFailed as error:
         raise click.ClickException(str(error)) from error
     log.info("%d of %d days ran, %d were already done", len(ran), len(chosen), len(chosen) - len(ran))

@@ -127,6 +127,8 @@ class DatasetSpec(Strict):
     recipe: RecipeOfAll = Field(default=RecipeOfAll(), description="Changes to the recipes of all models.")
     demo_days: Int = Field(default=4, ge=2, description="Number of days that `make demo` runs.")
 
+    _starts_at: date | None = PrivateAttr(default=None)
+
     @model_validator(mode="before")
     @classmethod
     def _expand(cls, data: Any) -> Any:
@@ -205,7 +207,7 @@ class DatasetSpec(Strict):
             day: One of the dataset's days.
 
         Returns:
-            The day before, or None for the first day.
+            The day before, or None for the first day (`first_day`).
 
         Raises:
             ValueError: `day` is not one of the dataset's days.
@@ -213,7 +215,28 @@ class DatasetSpec(Strict):
         first, last, asked = self.partitions.start, self.partitions.end, date.fromisoformat(day)
         if asked < first or (last is not None and asked > last):
             raise ValueError(f"{self.name} has no day {day}: its days are {first} to {last or 'today'}")
-        return None if asked == first else day_before(day)
+        return None if day == self.first_day else day_before(day)
+
+    @property
+    def first_day(self) -> str:
+        """The day that starts from nothing: the log's first, unless `starting_at` names another."""
+        return (self._starts_at or self.partitions.start).isoformat()
+
+    def starting_at(self, day: str) -> Self:
+        """Returns a copy whose models, vocabularies and windows begin with `day`, as if there were no earlier day.
+
+        Days and fingerprints are unchanged, so later days can be made with or without it.
+
+        Args:
+            day: One of the dataset's days.
+
+        Raises:
+            ValueError: `day` is not one of the dataset's days.
+        """
+        self.previous_day(day)  # raises
+        copy = self.model_copy()
+        copy._starts_at = date.fromisoformat(day)
+        return copy
 
     @property
     def fingerprint(self) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import dataclass
-from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from upath import UPath
@@ -174,8 +173,9 @@ def _previous_states(spec: DatasetSpec, day: str, lake: Lake) -> dict[str, State
     if not _needs_state(spec, day):
         return {}
     before = day_before(day)
-    first = spec.partitions.start.isoformat()
-    folder = lake.require(CLEANED_FEATURES, spec.name, before, fingerprint=spec.fingerprint, since=first) / "vocabulary"
+    folder = (
+        lake.require(CLEANED_FEATURES, spec.name, before, fingerprint=spec.fingerprint, since=spec.first_day) / "vocabulary"
+    )
     manifest = lake.manifest(CLEANED_FEATURES, spec.name, before)
     digest = lake.digest(CLEANED_FEATURES, spec.name, before)
     names = [s.name for s in spec.sparse if s.vocabulary]
@@ -183,7 +183,7 @@ def _previous_states(spec: DatasetSpec, day: str, lake: Lake) -> dict[str, State
 
 
 def _needs_state(spec: DatasetSpec, day: str) -> bool:
-    return any(s.vocabulary for s in spec.sparse) and date.fromisoformat(day) > spec.partitions.start
+    return any(s.vocabulary for s in spec.sparse) and day > spec.first_day
 
 
 def _side_tables(

@@ -210,7 +210,7 @@ def earlier_days(spec: DatasetSpec, day: str) -> list[str]:
         return []
     # A day of the log's zone may be an hour longer or shorter than 24.
     count = int(spec.label.negatives.look_back_hours // 23) + 1
-    return [other for other in trailing_days(day, count) if other >= spec.partitions.start.isoformat()]
+    return [other for other in trailing_days(day, count) if other >= spec.first_day]
 
 
 def _columns(spec: DatasetSpec) -> list[str]:

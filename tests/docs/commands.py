@@ -130,10 +130,10 @@ def _inspect(words: list[str], work: Workplace) -> None:
 
 
 def _replay(words: list[str], work: Workplace) -> None:
-    """Run on days that are done. With --redo, which would take long, only parse the arguments."""
+    """Run on days that are done. With --redo or --fresh, which would take long, only parse the arguments."""
     from orchestration import replay
 
-    if "--redo" in words:
+    if {"--redo", "--fresh"} & set(words):
         params = replay.main.make_context("replay", list(words)).params
         assert params["dataset"] in load_catalog(work.catalog) and {params["first"], params["last"]} <= {*DAYS, None}
     else:

@@ -131,6 +131,30 @@ def test_ids_of_a_day_come_from_the_days_before_it(lake: Lake, tmp_path: Path, w
     assert len(known) == 4
 
 
+def test_a_fresh_start_in_the_middle_is_the_first_day_of_the_log(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
+    spec = shop()
+    for n, day in enumerate(DAYS[1:], 1):
+        write_raw(lake, spec, day, shop_day(spec, n, 300))
+    with pytest.raises(MissingPartition, match=f"cleaned_features of {DAYS[0]} is not in the lake"):
+        clean_day(spec, DAYS[1], lake, str(tmp_path), LocalRunner())
+    fresh = spec.starting_at(DAYS[1])
+    assert fresh.fingerprint == spec.fingerprint and fresh.days() == spec.days()
+    assert (fresh.first_day, fresh.previous_day(DAYS[1]), fresh.previous_day(DAYS[2])) == (DAYS[1], None, DAYS[1])
+    done = clean_day(fresh, DAYS[1], lake, str(tmp_path), LocalRunner())
+    assert done.rows == 300 and set(feature_table(lake, spec, DAYS[1])["country_id"].to_pylist()) == {MISSING_ID, OOV_ID}
+    assert clean_day(spec, DAYS[2], lake, str(tmp_path), LocalRunner()).vocabularies["country_id"].ids > 0
+    with pytest.raises(ValueError, match="has no day 2030-01-01"):
+        spec.starting_at("2030-01-01")
+
+
+def test_a_fresh_start_does_not_look_back(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
+    spec = shop(**NEWS)
+    write_raw(lake, spec, DAYS[2], news_day(spec, 2))
+    with pytest.raises(MissingPartition):
+        clean_day(spec, DAYS[2], lake, str(tmp_path), LocalRunner())
+    assert clean_day(spec.starting_at(DAYS[2]), DAYS[2], lake, str(tmp_path), LocalRunner()).positives > 0
+
+
 def test_later_days_do_not_change_earlier_days(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
     spec = shop()
     for n, day in enumerate(DAYS):
