@@ -43,7 +43,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
                 for name in ("auc", "log_loss", "normalised_entropy", "calibration")
             }
             plots = {
-                name: dg.MetadataValue.md(f"![{name}](data:image/png;base64,{b64encode(png).decode()})")
+                f"{name}_plot": dg.MetadataValue.md(f"![{name}](data:image/png;base64,{b64encode(png).decode()})")
                 for name, png in done.plots.items()
             }
             return {

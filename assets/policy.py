@@ -19,6 +19,11 @@ def key(spec: DatasetSpec, stage: str) -> dg.AssetKey:
     return dg.AssetKey([spec.name, *stage.split("/")])
 
 
+def _group(spec: DatasetSpec, stage: str) -> str:
+    """Models have a group for each of their stages, because the UI titles a node with the last part of its key, the model."""
+    return "_".join([spec.name, *stage.split("/")[:-1]])
+
+
 def daily_asset(
     spec: DatasetSpec, stage: str, *, kinds: set[str], deps: Sequence[Any] = (), pool: str | None = None, description: str
 ) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
@@ -26,7 +31,7 @@ def daily_asset(
     simulated = " The log is simulated." if spec.simulation else ""
     return dg.asset(
         key=key(spec, stage),
-        group_name=spec.name,
+        group_name=_group(spec, stage),
         partitions_def=daily(spec),
         deps=deps,
         owners=OWNERS,

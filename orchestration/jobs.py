@@ -13,7 +13,7 @@ def daily_job(spec: DatasetSpec) -> DailyJob:
     """Build the job that materialises all assets of a day of one dataset."""
     return dg.define_asset_job(
         name=job_name(spec),
-        selection=dg.AssetSelection.groups(spec.name),
+        selection=dg.AssetSelection.key_prefixes(spec.name),
         description=f"A day of {spec.name}: raw logs, features, MDS data, model, report.",
         tags={"dataset": spec.name},
     )
