@@ -48,7 +48,7 @@ from ml.evaluation.promotion import standings
 from ml.evaluation.rank_report import rank_day
 from ml.evaluation.recent import ranking_entry, recent_means
 from ml.evaluation.report import render
-from ml.evaluation.rows import earlier_days
+from ml.evaluation.rows import count_rows, earlier_days
 from ml.evaluation.scores import ORACLE_SCORES, ScoredModel, Scores, score_day
 from ml.evaluation.slices import known_keys, score_slices, slices_of
 from ml.evaluation.uncertainty import Uncertainty, compare_models
@@ -112,8 +112,8 @@ def evaluate_day(
     inputs = [*model_inputs, *((CLEANED_FEATURES, d) for d in [*earlier, day])]
     lineage = lake.lineage(spec.name, inputs)
     with ThreadPoolExecutor(1) as pool:
-        # Baselines are only compared with models, so none is fitted without a model.
-        fitting = pool.submit(fit_baselines, lake, spec, earlier if models else [])
+        # Baselines are only compared with models on rows, so none is fitted without a model or on a day without rows.
+        fitting = pool.submit(fit_baselines, lake, spec, earlier if models and count_rows(lake, spec, day) else [])
         of_models = score_day(spec, day, lake, {f"{_MODEL}{name}": model.predict for name, model in models.items()})
         baselines = fitting.result()
     fitted = {name: baseline.predict for name, baseline in baselines.items() if baseline.predict is not None}
