@@ -5,7 +5,7 @@ This module also decides what is retried: transient errors of the machine or the
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -38,7 +38,10 @@ def is_transient(error: BaseException) -> bool:
 
 
 def each_day(
-    context: dg.AssetExecutionContext, work: Callable[[str], Mapping[str, Any]], summary: str = "rows"
+    context: dg.AssetExecutionContext,
+    work: Callable[[str], Mapping[str, Any]],
+    summary: str = "rows",
+    check_results: Sequence[dg.AssetCheckResult] = (),
 ) -> dg.MaterializeResult:
     """Call `work` for every partition of the run, in order. Its result and its duration are the metadata of the day.
 
@@ -49,6 +52,7 @@ def each_day(
         context: Context of the asset.
         work: Processes a day and returns its metadata.
         summary: Key of the metadata that the log line shows.
+        check_results: Results of checks that the asset itself has made.
 
     Returns:
         The metadata of the last day.
@@ -70,7 +74,7 @@ def each_day(
         log.info("%s  %-25s %s", day, "/".join(context.asset_key.path[1:]), _brief(metadata, summary))
         if len(context.partition_keys) > 1:
             context.log_event(dg.AssetObservation(context.asset_key, partition=day, metadata=metadata))
-    return dg.MaterializeResult(metadata=metadata)
+    return dg.MaterializeResult(metadata=metadata, check_results=check_results)
 
 
 def _brief(metadata: Mapping[str, Any], key: str) -> str:

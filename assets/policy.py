@@ -25,7 +25,14 @@ def _group(spec: DatasetSpec, stage: str) -> str:
 
 
 def daily_asset(
-    spec: DatasetSpec, stage: str, *, kinds: set[str], deps: Sequence[Any] = (), pool: str | None = None, description: str
+    spec: DatasetSpec,
+    stage: str,
+    *,
+    kinds: set[str],
+    deps: Sequence[Any] = (),
+    pool: str | None = None,
+    description: str,
+    check_specs: Sequence[dg.AssetCheckSpec] = (),
 ) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
     """Decorate the function of one stage of one dataset; arguments are those of `dg.asset`."""
     simulated = " The log is simulated." if spec.simulation else ""
@@ -34,6 +41,7 @@ def daily_asset(
         group_name=_group(spec, stage),
         partitions_def=daily(spec),
         deps=deps,
+        check_specs=check_specs,
         owners=OWNERS,
         kinds=kinds,
         tags={"dataset": spec.name} | ({"simulated": "true"} if spec.simulation else {}),

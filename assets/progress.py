@@ -52,15 +52,10 @@ def run_fingerprint(spec: DatasetSpec, logs: str) -> str:
         spec: The dataset.
         logs: The landing folder, which holds the side tables.
     """
-    from ml.logs.sources import NoLogs, find_files
+    from ml.logs.sources import stamps_of
     from ml.recipes.recipe import recipe_of
 
     recipes = {name: recipe_of(spec, name).model_dump(mode="json") for name in spec.models}
-    sides: list[list[str]] = []
-    for side in spec.join:
-        try:
-            sides.append([f"{file.name} {file.stamp}" for file in find_files(side.source, logs)])
-        except NoLogs:
-            sides.append([])
+    sides = [stamps_of(side.source, logs) for side in spec.join]
     entry = spec.model_dump(mode="json", exclude={"description", "demo_days"})
     return hashlib.sha256(json.dumps([entry, recipes, sides], sort_keys=True).encode()).hexdigest()[:16]

@@ -7,6 +7,7 @@ import dagster as dg
 
 from assets.days import each_day
 from assets.policy import SPARK_POOL, daily_asset
+from assets.preflight import check_spec, run_preflight
 from assets.resources import LakeResource, LandingResource, SparkResource
 from ml import stages
 from ml.catalog.spec import DatasetSpec
@@ -20,6 +21,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         stages.RAW_LOGS,
         kinds={"parquet", "spark"},
         pool=SPARK_POOL,
+        check_specs=[check_spec(spec)],
         description=f"{spec.description} The day's rows as Parquet, in time order; malformed lines in quarantine.",
     )
     def raw_logs(
@@ -27,7 +29,9 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         from ml.logs.ingest import ingest_day
 
-        folder, runner = landing.folder(spec.name), spark.runner()
+        folder = landing.folder(spec.name)
+        checked = run_preflight(context, spec, folder)
+        runner = spark.runner()
 
         def work(day: str) -> dict[str, Any]:
             if spec.simulation:
@@ -45,6 +49,6 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "path": dg.MetadataValue.path(str(lake.open().partition(stages.RAW_LOGS, spec.name, day))),
             }
 
-        return each_day(context, work)
+        return each_day(context, work, check_results=[checked])
 
     return raw_logs

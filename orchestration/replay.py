@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 import dagster as dg
 
+from assets.preflight import findings_of
 from assets.progress import continues, is_done
 from assets.resources import LakeResource, LandingResource
 from ml.catalog.load import CatalogError
@@ -51,6 +52,7 @@ def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False, fresh:
     lake, logs = LakeResource(root=lake_root()).open(), LandingResource(root=landing_root()).folder(spec.name)
     if fresh and days:
         spec = spec.starting_at(days[0])
+    check_entry(spec, logs)
     ran: list[str] = []
     job = instance = None
     for day in days:
@@ -73,6 +75,17 @@ def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False, fresh:
         log.info("%s  done in %.1f s", day, time.perf_counter() - started)
         ran.append(day)
     return ran
+
+
+def check_entry(spec: DatasetSpec, logs: str) -> None:
+    """Check a catalog entry against its files, and log the warnings. Raises `DayFailed` if it does not fit them."""
+    from ml.preflight.finding import errors, refusal
+
+    found = findings_of(spec, logs)
+    if errors(found):
+        raise DayFailed(refusal(spec.name, found))
+    for finding in found:
+        log.warning("%s", finding)
 
 
 def _why(result) -> str:

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from assets.freshness import evaluation, lag_in_days
+from assets.preflight import findings_of
 from assets.progress import run_fingerprint, stages_done
 from assets.resources import LakeResource, LandingResource
 from ml.catalog.spec import DatasetSpec
@@ -32,8 +33,11 @@ def landing_sensor(spec: DatasetSpec, job: DailyJob) -> dg.SensorDefinition:
     )
     def landing_folder(context: dg.SensorEvaluationContext, lake: LakeResource, landing: LandingResource):
         from ml.logs.landing import landed_days
+        from ml.preflight.finding import errors, refusal
 
         fail_dead_runs(context.instance)
+        if errors(found := findings_of(spec, landing.folder(spec.name))):
+            return dg.SkipReason(refusal(spec.name, found))
         landed = landed_days(spec.log, landing.folder(spec.name), lake.open())
         lag = lag_in_days(lake.open(), spec, (day.key for day in landed))
         news = [evaluation(spec, lag)] if landed and context.cursor != str(lag) else []

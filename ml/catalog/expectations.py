@@ -47,6 +47,11 @@ class Expectations(Strict):
         default=Band(min=0.2, max=5.0, severity="warning"), description="Number of rows relative to the median of recent days."
     )
     label_rate: Band = Field(default=Band(min=0.0001, max=0.9999), description="Share of positive labels.")
+    join_match: Band = Field(
+        default=Band(min=0.1),
+        description="Share of sampled rows whose key is in a side table, for each table of `join`. Rows without a key do not "
+        "count.",
+    )
     drift: Band = Field(
         default=Band(max=0.25, severity="warning"),
         description="Population stability index of each sparse feature against recent days; users and items are excluded.",

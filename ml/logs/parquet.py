@@ -103,3 +103,16 @@ def _reason(typed: TypedColumn, row: int, column: str, kind: ColumnType) -> str:
     if typed.not_utf8[row]:
         return NOT_UTF8
     return inexact_integer(column) if typed.inexact[row] else bad_value(kind, column)
+
+
+def read_first_rows(source: Source, file: LogFile, index: int, rows: int, clock: Time | None = None) -> ParsedBlock:
+    """Reads the first `rows` rows of the row group `index`. The other arguments and the errors are as for `read_row_groups`."""
+    schema = Layout.declared(source).schema
+    with UPath(file.url).open("rb") as raw:
+        parquet = pq.ParquetFile(raw)
+        _check_types(source, parquet.schema_arrow, file.name)
+        names = rename_fields(source, parquet.schema_arrow.names, file.name, "schema")
+        wanted = [old for old, new in zip(parquet.schema_arrow.names, names, strict=True) if new in source.columns]
+        batch = next(parquet.iter_batches(rows, [index], wanted, use_threads=False), None)
+        held = pa.schema([parquet.schema_arrow.field(name) for name in wanted])
+        return _parse(source, schema, index, pa.Table.from_batches([batch] if batch is not None else [], held), clock)

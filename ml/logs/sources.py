@@ -102,6 +102,14 @@ def find_files(source: Source, folder: str | UPath) -> list[LogFile]:
     return sorted(found, key=lambda file: (file.day or date.min, file.name))
 
 
+def stamps_of(source: Source, folder: str | UPath) -> tuple[str, ...]:
+    """Returns the name and stamp of every file of a source; empty if there is none."""
+    try:
+        return tuple(f"{file.name} {file.stamp}" for file in find_files(source, folder))
+    except (NoLogs, WrongFile):
+        return ()
+
+
 def file_day(log: LogSpec, file: LogFile) -> int | None:
     """Index of a dated file's day: below 0 or beyond the last if it is outside the log's days, None without a dated path."""
     return None if file.day is None else (file.day - log.partitions.start).days

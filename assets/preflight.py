@@ -1,0 +1,71 @@
+"""The preflight of a dataset's catalog entry in Dagster: it stops a run before it reads a log, or warns of what it found."""
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from assets.partitions import daily
+from assets.policy import key
+from ml.catalog.spec import DatasetSpec
+from ml.stages import RAW_LOGS
+
+if TYPE_CHECKING:
+    from ml.preflight.finding import Finding
+
+NAME = "preflight"
+_FOUND: "dict[str, tuple[Any, list[Finding]]]" = {}  # by folder: a sensor asks every half a minute
+
+
+def findings_of(spec: DatasetSpec, folder: str) -> "list[Finding]":
+    """Return the findings of the preflight. They are computed again when a file or the entry has changed.
+
+    Args:
+        spec: The dataset.
+        folder: Its landing folder.
+    """
+    from ml.logs.sources import stamps_of
+    from ml.preflight.check import preflight
+
+    stamps = [stamps_of(source, folder) for source in (spec.source, *(side.source for side in spec.join))]
+    made_from = (spec.model_dump_json(), *stamps)
+    if folder not in _FOUND or _FOUND[folder][0] != made_from:
+        _FOUND[folder] = made_from, preflight(spec, folder)
+    return _FOUND[folder][1]
+
+
+def check_spec(spec: DatasetSpec) -> dg.AssetCheckSpec:
+    """Return the spec of the check that shows the preflight's warnings on `raw_logs`."""
+    return dg.AssetCheckSpec(
+        NAME,
+        asset=key(spec, RAW_LOGS),
+        description="The catalog entry fits the files: a sample of them is read before anything else. Errors stop the run.",
+        partitions_def=daily(spec),
+    )
+
+
+def run_preflight(context: dg.AssetExecutionContext, spec: DatasetSpec, folder: str) -> dg.AssetCheckResult:
+    """Check the entry, log the warnings, and return the check's result.
+
+    Raises:
+        dg.Failure: The entry does not fit its files. The message says what was found and what to change.
+    """
+    from ml.preflight.finding import errors, refusal
+
+    found = findings_of(spec, folder)
+    if errors(found):
+        raise dg.Failure(refusal(spec.name, found), metadata={"findings": _table(found)}, allow_retries=False)
+    for finding in found:
+        context.log.warning("preflight of %s: %s", spec.name, finding)
+    return dg.AssetCheckResult(
+        check_name=NAME,
+        asset_key=key(spec, RAW_LOGS),
+        passed=not found,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"findings": _table(found)},
+    )
+
+
+def _table(found: "list[Finding]") -> dg.MetadataValue:
+    records = [dg.TableRecord({"severity": f.severity, "key": f.key, "found": f.found, "change": f.change}) for f in found]
+    columns = [dg.TableColumn(name) for name in ("severity", "key", "found", "change")]
+    return dg.MetadataValue.table(records, dg.TableSchema(columns=columns))

@@ -1,0 +1,69 @@
+"""What a preflight finds: which key of the catalog entry does not fit the files, and what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import comb
+
+from ml.catalog.spec import Band, Severity
+
+UNLIKELY = 1e-3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One key of an entry that does not fit its files.
+
+    Attributes:
+        severity: `error` stops before anything runs, `warning` does not.
+        key: Path of the key in the catalog entry, such as `time.unit`.
+        found: What the files hold.
+        change: What to change.
+
+    Example:
+        >>> print(Finding("error", "time.unit", "all times are in 1970", "set `unit: ms`"))
+        error: time.unit: all times are in 1970; set `unit: ms`
+    """
+
+    severity: Severity
+    key: str
+    found: str
+    change: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.key}: {self.found}; {self.change}"
+
+
+def errors(findings: Iterable[Finding]) -> list[Finding]:
+    """Returns the findings that stop a run."""
+    return [finding for finding in findings if finding.severity == "error"]
+
+
+def refusal(dataset: str, findings: Iterable[Finding]) -> str:
+    """Returns the message of a run that stops: the errors and then the warnings, one a line."""
+    ordered = sorted(findings, key=lambda finding: finding.severity != "error")
+    lines = "\n".join(f"  {finding}" for finding in ordered)
+    return f"the catalog entry of {dataset} does not fit its files, so nothing was run:\n{lines}"
+
+
+def exceeds(count: int, total: int, band: Band) -> bool:
+    """Whether a share of a sample is above a band by more than chance explains.
+
+    Returns:
+        True if `count` or more of `total` have a probability below `UNLIKELY` under the band's maximum.
+    """
+    if band.max is None or not count or count / total <= band.max:
+        return False
+    rate, below = band.max, 0.0
+    if total > 1000:  # far above the binomial's spread
+        return count > total * rate + 4 * (total * rate * (1 - rate)) ** 0.5
+    for k in range(count):
+        below += comb(total, k) * rate**k * (1 - rate) ** (total - k)
+    return 1 - below < UNLIKELY
+
+
+def shown(value: object, length: int = 60) -> str:
+    """A value as messages show it, truncated."""
+    text = repr(value.decode("utf-8", "replace") if isinstance(value, bytes) else value)
+    return text if len(text) <= length else f"{text[:length]}..."

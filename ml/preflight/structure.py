@@ -1,0 +1,281 @@
+"""Checks how the files of a source are laid out: format, encoding, header, separator, names and types of columns."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+import pyarrow as pa
+
+from ml.catalog.reading import Source
+from ml.catalog.spec import Band
+from ml.logs.quarantine import BAD_JSON, FIELDS, NOT_UTF8, UNBALANCED
+from ml.logs.text.layout import BOM
+from ml.preflight.finding import Finding, exceeds, shown
+from ml.preflight.sample import Chunk, Sample
+
+SEPARATORS = ",\t;|: "
+NULLS = ("NULL", "null", r"\N", "NA", "N/A", "n/a", "NaN", "nan", "None", "none", "-", "?", "")
+FEW, FEW_SHARE = 3, 0.002  # bad lines of one kind that are more than noise although the band allows them
+_NUMBER = re.compile(r"^\s*-?\d+(\.\d+)?([eE][+-]?\d+)?\s*$")
+_BAD_VALUE = re.compile(r"^(?:bad (?:number|boolean|text)|inexact integer) in column (.*)$", re.DOTALL)
+
+
+def check_structure(sample: Sample, prefix: str, band: Band) -> list[Finding]:
+    """Checks the layout of a source's files.
+
+    Args:
+        sample: Of the source.
+        prefix: Key of the source in the catalog entry, such as `source` or `join.0.source`.
+        band: Allowed share of malformed lines.
+    """
+    if found := _wrong_container(sample, prefix) or _names(sample, prefix) or _unexpected_header(sample, prefix):
+        return found
+    found = _json_keys(sample, prefix) or _malformed(sample, prefix, band)
+    if any(finding.severity == "error" for finding in found):
+        return found
+    return _without_repeats([*found, *_encoding(sample, prefix), *_quotes(sample, prefix), *_schemas(sample, prefix)])
+
+
+def _without_repeats(findings: Iterable[Finding]) -> list[Finding]:
+    return list({finding.key: finding for finding in findings}.values())
+
+
+def _wrong_container(sample: Sample, prefix: str) -> list[Finding]:
+    """Files that are packed, binary or of another format than declared."""
+    for file, start in sample.starts.items():
+        where = f"{file} begins with {shown(start[:4])}"
+        if start[:4] in (b"\x28\xb5\x2f\xfd", b"PK\x03\x04") or (start[:2] in (b"\x1f\x8b", b"BZ") and not start.isascii()):
+            return [Finding("error", f"{prefix}.files", f"{where}, so it is packed", "name it .gz, .zst or .zip, or unpack it")]
+        if start[:4] == b"PAR1":
+            return [Finding("error", f"{prefix}.format", f"{where}, so it is Parquet", "set `format: parquet`")]
+        if start[:2] in (b"\xff\xfe", b"\xfe\xff") or start.count(b"\0") * 10 > len(start) > 0:
+            found = f"{where}, so it is UTF-16 or binary, not {sample.source.encoding}"
+            return [Finding("error", f"{prefix}.encoding", found, "save the file as UTF-8")]
+    for file, why in sample.refused.items():
+        if "not readable as Parquet" in why:
+            return [Finding("error", f"{prefix}.format", why, "declare the format that the files have")]
+        if "lacks" not in why and "more than once" not in why:
+            return [Finding("error", f"{prefix}.files", f"{file}: damaged file: {why}", "replace the file")]
+    if not sample.chunks and not sample.refused:
+        return [Finding("error", f"{prefix}.files", f"the files hold no rows ({sample.files[0].name})", "correct the pattern")]
+    return []
+
+
+def _split(source: Source, line: bytes, separator: str) -> list[str]:
+    text = line.removeprefix(BOM).decode(source.encoding, errors="replace")
+    quoting = csv.QUOTE_MINIMAL if source.quoted else csv.QUOTE_NONE
+    return [field.strip() for field in next(csv.reader([text], delimiter=separator, quoting=quoting), [])]
+
+
+def _names(sample: Sample, prefix: str) -> list[Finding]:
+    """Headers and schemas that lack columns, and renamed names that no file has."""
+    source = sample.source
+    for file, text in sample.refused.items():
+        why, head = text.partition(". Correct")[0].partition("; correct")[0], sample.heads.get(file)
+        if head is not None:
+            wanted = {name for name in source.columns} - set(source.rename.values()) | set(source.rename)
+            for separator in SEPARATORS:
+                if separator != source.delimiter and wanted <= set(_split(source, head, separator)):
+                    change = f"set `separator: {shown(separator)}`"
+                    return [
+                        Finding("error", f"{prefix}.separator", f"the header of {file} is separated by {separator!r}", change)
+                    ]
+            fields = _split(source, head, source.delimiter)
+            unquoted = {field.strip('"') for field in fields}
+            if wanted <= unquoted and not source.quoted:
+                return [
+                    Finding("error", f"{prefix}.quoted", f"the names in the header of {file} are quoted", "set `quoted: true`")
+                ]
+            if len(fields) == len(source.columns) and any(map(_NUMBER.match, fields)) and not wanted & set(fields):
+                found = f"the first line of {file} is a row, not a header: {shown(head)}"
+                return [Finding("error", f"{prefix}.header", found, "set `header: false`")]
+            return [Finding("error", f"{prefix}.columns", why, _closest(source, fields))]
+        return [Finding("error", f"{prefix}.columns", why, _closest(source, sample.schemas[file].names))]
+    there = {name.strip() for schema in sample.schemas.values() for name in schema.names}
+    there |= {name for head in sample.heads.values() for name in _split(source, head, source.delimiter)}
+    if there and (unmatched := [name for name in source.rename if name not in there]):
+        found = f"no file has {', '.join(map(repr, unmatched))}; the files have {', '.join(map(repr, sorted(there)[:40]))}"
+        return [Finding("error", f"{prefix}.rename", found, "rename names that the files have")]
+    return []
+
+
+def _closest(source: Source, there: Iterable[str]) -> str:
+    """What to change about columns that a file lacks."""
+    names, matched = list(there), set(source.rename.values())
+    pairs: list[str] = []
+    for column in source.columns:
+        if column not in names and column not in matched and (near := get_close_matches(column, names, 1, 0.6)):
+            pairs.append(f"{near[0]}: {column}")
+    hint = f", such as `rename: {{{', '.join(pairs)}}}`" if pairs else ""
+    return f"correct source.columns or source.rename{hint}"
+
+
+def _unexpected_header(sample: Sample, prefix: str) -> list[Finding]:
+    """A header in files that are declared without one."""
+    source = sample.source
+    if source.format not in ("csv", "tsv") or source.header:
+        return []
+    for chunk in (chunk for chunk in sample.chunks if chunk.begin and chunk.raw):
+        head = chunk.raw.split(b"\n", 1)[0].rstrip(b"\r")
+        fields = [field.strip('"') for field in _split(source, head, source.delimiter)]
+        known = set(source.columns) | set(source.rename)
+        named = len(known & set(fields)) * 2 >= len(source.columns)
+        numbers = [kind in ("int", "float", "bool") for kind in source.columns.values()]
+        words = [not _NUMBER.match(field) and bool(field) for field in fields]
+        unlike = any(numbers) and len(fields) == len(numbers) and all(words) and chunk.table.num_rows > 0
+        if named or unlike:
+            names = dict(zip(fields, source.columns, strict=False))
+            rename = "" if set(source.columns) <= set(fields) else f", and `rename: {names}"[:200] + "` if names differ"
+            found = f"the first line of {chunk.file.name} is a header: {shown(head)}"
+            return [Finding("error", f"{prefix}.header", found, f"set `header: true`{rename}")]
+    return []
+
+
+def _json_keys(sample: Sample, prefix: str) -> list[Finding]:
+    """Columns whose key no line has, and renamed keys likewise."""
+    objects, source = sample.objects(), sample.source
+    if not objects:
+        return []
+    there = list(dict.fromkeys(key for value in objects for key in value))
+    keys = {column: column for column in source.columns} | {new: old for old, new in source.rename.items()}
+    absent = {column: key for column, key in keys.items() if key not in there}
+    if not absent:
+        return []
+    found = f"no line has the key {', '.join(map(repr, absent.values()))}; the keys are {', '.join(map(repr, there[:40]))}"
+    part = "rename" if all(key in source.rename for key in absent.values()) else "columns"
+    return [Finding("error", f"{prefix}.{part}", found, _closest(source, there))]
+
+
+def _malformed(sample: Sample, prefix: str, band: Band) -> list[Finding]:
+    """Lines that cannot be read, explained by their most frequent reason."""
+    counts = Counter(reason for chunk in sample.chunks for reason in chunk.bad.values())
+    total = sample.num_lines
+    found: list[Finding] = []
+    for reason, count in counts.most_common():
+        many = count == total or exceeds(count, total, band)
+        if not many and not (count >= FEW and count / total > FEW_SHARE):
+            continue
+        chunk, line = next((c, line) for c in sample.chunks for line, why in c.bad.items() if why == reason)
+        severity = "error" if many and (band.severity == "error" or count == total) else "warning"
+        share = f"{count:,} of {total:,} sampled lines are malformed"
+        what = f"{share}: {reason}; the first is {chunk.place(line)}: {shown(chunk.texts[line])}"
+        part, change = _explain(sample, chunk, line, reason)
+        found.append(Finding(severity, f"{prefix}.{part}", what, change))
+    return found
+
+
+def _explain(sample: Sample, chunk: Chunk, line: int, reason: str) -> tuple[str, str]:
+    """The key to change for a reason, and the change."""
+    source, text = sample.source, chunk.texts[line]
+    if reason == NOT_UTF8:
+        return "encoding", "set `encoding: latin-1`, or save the files as UTF-8"
+    if reason in (FIELDS, UNBALANCED):
+        width = len(chunk.layout.fields)
+        for separator in SEPARATORS:
+            if separator != source.delimiter and len(_split(source, text, separator)) == width:
+                return "separator", f"set `separator: {shown(separator)}`"
+        if b'"' in text and not source.quoted:
+            return "quoted", "set `quoted: true`"
+        lines = chunk.raw.splitlines()[:50]
+        fields = Counter(len(_split(source, one, source.delimiter)) for one in lines).most_common(1)[0][0] if lines else 0
+        return "columns", f"declare one column per field, in file order: most lines have {fields} fields, {width} are declared"
+    if reason == BAD_JSON:
+        return "format", "declare the format that the files have"
+    if match := _BAD_VALUE.match(reason):
+        return _explain_type(sample, match[1])
+    return "files", "replace the damaged files" if reason.startswith("damaged") else "correct the files"
+
+
+def _explain_type(sample: Sample, column: str) -> tuple[str, str]:
+    """The key to change for values that are not of their column's type."""
+    source, kind = sample.source, sample.source.columns[column]
+    texts = set(sample.text_columns().get(column, [])) - set(source.null_tokens) or _json_texts(sample, column)
+    odd = sorted(text for text in texts if not _fits(text, kind))
+    if odd and all(text.strip() in NULLS for text in odd):
+        return "null_tokens", f"add {', '.join(map(repr, odd[:5]))} to `null_tokens`"
+    if column in sample.file_types:
+        return f"columns.{column}", f"declare {_natural(sample.file_types[column]) or 'another type'}"
+    wider = next(
+        (other for other in ("int", "float", "bool") if other != kind and texts and all(_fits(t, other) for t in texts)),
+        "string",
+    )
+    values = f" (values such as {', '.join(map(repr, odd[:3]))})" if odd else ""
+    return f"columns.{column}", f"declare `{column}: {wider}`{values}"
+
+
+def _json_texts(sample: Sample, column: str) -> set[str]:
+    key = {new: old for old, new in sample.source.rename.items()}.get(column, column)
+    values = [value[key] for value in sample.objects() if value.get(key) is not None]
+    return {
+        value if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value) for value in values
+    }
+
+
+def _fits(text: str, kind: str) -> bool:
+    if kind == "string":
+        return True
+    if kind == "bool":
+        return text in ("0", "1", "true", "false", "True", "False", "TRUE", "FALSE")
+    return bool(re.match(r"^\s*-?\d+\s*$" if kind == "int" else _NUMBER.pattern, text))
+
+
+def _encoding(sample: Sample, prefix: str) -> list[Finding]:
+    """Text that is UTF-8 and declared latin-1, or the other way."""
+    source, declared = sample.source, sample.source.encoding
+    utf8 = latin = 0
+    example = b""
+    for line in (line for chunk in sample.chunks for line in chunk.raw.splitlines() if not line.isascii()):
+        try:
+            line.decode()
+            utf8 += 1
+        except UnicodeDecodeError:
+            latin += 1
+        example = example or line
+    if declared == "latin-1" and utf8 and not latin:
+        found = f"all {utf8} sampled lines with letters beyond ASCII are UTF-8, such as {shown(example)}"
+        return [Finding("warning", f"{prefix}.encoding", found, "set `encoding: utf-8`")]
+    accents = re.search(rb"[A-Za-z][\xc0-\xff](?=[A-Za-z\s])|[\xc0-\xff][a-z]{2}", example)
+    if declared == "utf-8" and latin and not utf8 and accents:
+        found = f"none of the {latin} sampled lines with letters beyond ASCII is UTF-8, such as {shown(example)}"
+        return [Finding("warning", f"{prefix}.encoding", found, f"set `encoding: latin-1`, or save {source.files} as UTF-8")]
+    return []
+
+
+def _quotes(sample: Sample, prefix: str) -> list[Finding]:
+    """Fields that are quoted in files that are declared without quotes."""
+    if sample.source.quoted:
+        return []
+    for column, texts in sample.text_columns().items():
+        quoted = sum(len(text) > 1 and text[0] == text[-1] == '"' for text in texts)
+        if quoted * 2 > len(texts) > 0:
+            found = f"values of {column!r} are in quotes, such as {shown(texts[0])}"
+            return [Finding("warning", f"{prefix}.quoted", found, "set `quoted: true`")]
+    return []
+
+
+def _schemas(sample: Sample, prefix: str) -> list[Finding]:
+    """Parquet columns whose type in a file is another than declared."""
+    found: list[Finding] = []
+    for column, held in sample.file_types.items():
+        kind, natural = sample.source.columns.get(column), _natural(held)
+        if kind is None or natural in (None, kind) or (natural, kind) in (("int", "float"), ("bool", "int")):
+            continue
+        what = f"the files hold {held}, and {kind} is declared"
+        found.append(Finding("warning", f"{prefix}.columns.{column}", what, f"declare `{column}: {natural}`"))
+    return found
+
+
+def _natural(held: pa.DataType) -> str | None:
+    """The declared type that holds values of an Arrow type; None if it depends on their use."""
+    held = held.value_type if pa.types.is_dictionary(held) else held
+    if pa.types.is_boolean(held):
+        return "bool"
+    if pa.types.is_integer(held):
+        return "int"
+    if pa.types.is_floating(held) or pa.types.is_decimal(held):
+        return "float"
+    return "string" if pa.types.is_string(held) or pa.types.is_large_string(held) or pa.types.is_binary(held) else None

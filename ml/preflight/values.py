@@ -1,0 +1,165 @@
+"""Checks the values of a log's columns against what the catalog entry uses them for: label, user, item and features."""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions at import, out of a type checker's sight)
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ml.catalog.spec import DatasetSpec
+from ml.preflight.finding import Finding, exceeds, shown
+from ml.preflight.sample import Sample
+
+ENOUGH = 20  # rows that a statement on a whole column needs
+NULLS = ("NULL", "null", r"\N", "N/A", "n/a", "NaN", "nan", "None", "<null>", "undefined")
+PARTS = "|,; /"
+
+
+def check_label(spec: DatasetSpec, table: pa.Table) -> list[Finding]:
+    """Checks that labels are there, that they are 0 and 1 or compared with a threshold, and that there are two classes."""
+    name, band = spec.label.column, spec.expectations.quarantine_rate
+    if name is None or name not in table.column_names or not table.num_rows:
+        return []
+    label, rows = table[name], table.num_rows
+    if exceeds(label.null_count, rows, band) or label.null_count == rows:
+        found = f"{label.null_count:,} of {rows:,} sampled labels in {name!r} are missing"
+        return [Finding("error", "label.column", found, "set label.column to the column of labels")]
+    numbers = label.drop_null().cast(pa.float64(), safe=False).to_numpy()
+    values = ", ".join(f"{value:g}" for value in np.unique(numbers)[:8])
+    if spec.label.at_least is None:
+        unknown = int(((numbers != 0) & (numbers != 1)).sum())
+        if exceeds(unknown, len(numbers), band) or unknown == len(numbers):
+            found = f"{unknown:,} of {rows:,} sampled labels in {name!r} are neither 0 nor 1; the values are {values}"
+            above = numbers[numbers > numbers.min()]  # at the smallest value, every row would be positive
+            threshold = max(np.median(numbers), above.min()) if len(above) else numbers.min()
+            change = f"set label.column to a column of 0 and 1, or a threshold such as `at_least: {threshold:g}`"
+            return [Finding("error", "label.column", found, change)]
+        positive = numbers == 1
+    else:
+        positive = numbers >= spec.label.at_least
+    if rows >= ENOUGH and (positive.all() or not positive.any()):
+        which = "positive" if positive.all() else "negative"
+        key = "label.column" if spec.label.at_least is None else "label.at_least"
+        found = f"all {rows:,} sampled rows are {which}; the values of {name!r} are {values}"
+        change = "correct the label" if spec.label.at_least is None else "set at_least between the values"
+        return [Finding("warning", key, found, change)]
+    return []
+
+
+def check_columns(spec: DatasetSpec, sample: Sample, prefix: str = "source", used: set[str] | None = None) -> list[Finding]:
+    """Checks the columns of the log or of a side table that features, user and item are made of.
+
+    Args:
+        spec: The dataset.
+        sample: Of the log or of the side table.
+        prefix: Key of the source in the catalog entry.
+        used: Columns that count; all by default.
+    """
+    table = sample.table
+    wanted = [name for name in table.column_names if used is None or name in used]
+    found = list(_constant(spec, table, wanted)) if prefix == "source" else []
+    if table.num_rows >= ENOUGH:
+        found += _empty(spec, table, wanted)
+        found += _unsplit(spec, table, wanted)
+    found += _numbers_as_floats(spec, sample, wanted, prefix)
+    found += _null_texts(spec, sample, wanted, prefix)
+    return found
+
+
+def _constant(spec: DatasetSpec, table: pa.Table, wanted: list[str]) -> Iterator[Finding]:
+    for key, name in (("user", spec.user), ("item", spec.item)):
+        if name in wanted and table.num_rows >= ENOUGH:
+            distinct = table[name].drop_null().unique()
+            if len(distinct) == 0:
+                yield Finding(
+                    "error", key, f"all {table.num_rows:,} sampled values of {name!r} are missing", _other_column(key)
+                )
+            elif len(distinct) == 1:
+                found = f"all sampled values of {name!r} are {shown(distinct[0].as_py())}"
+                yield Finding("warning", key, found, _other_column(key))
+
+
+def _other_column(key: str) -> str:
+    return f"set {key} to the column that identifies it"
+
+
+def _empty(spec: DatasetSpec, table: pa.Table, wanted: list[str]) -> list[Finding]:
+    """Features of columns without a value."""
+    empty = {name for name in wanted if table[name].null_count == table.num_rows}
+    features = [(f"dense.{d.name}", {d.column}) for d in spec.dense] + [
+        (f"sparse.{s.name}", set(s.inputs)) for s in spec.sparse
+    ]
+    features += [(f"slices.{i}", {name}) for i, name in enumerate(spec.slices)]
+    return [
+        Finding(
+            "warning",
+            f"{key}{'' if key.startswith('slices') else '.column'}",
+            f"all {table.num_rows:,} sampled values of {', '.join(map(repr, sorted(inputs & empty)))} are missing",
+            "use a column that has values, or remove it",
+        )
+        for key, inputs in features
+        if inputs & empty
+    ]
+
+
+def _unsplit(spec: DatasetSpec, table: pa.Table, wanted: list[str]) -> list[Finding]:
+    """Separators of multi-valued features that no value contains, while another one is there."""
+    found: list[Finding] = []
+    for sparse in spec.sparse:
+        if not sparse.split or sparse.column not in wanted:
+            continue
+        texts = table[sparse.column].drop_null().unique()
+        if len(texts) < 2 or pc.any(pc.match_substring(texts, sparse.split)).as_py():
+            continue
+        counts = {part: pc.sum(pc.match_substring(texts, part)).as_py() for part in PARTS if part != sparse.split}
+        best = max(counts, key=lambda part: counts[part])
+        if counts[best] * 5 > len(texts):
+            example = texts.filter(pc.match_substring(texts, best))[0].as_py()
+            what = f"no sampled value of {sparse.column!r} contains {sparse.split!r}; one is {shown(example)}"
+            found.append(Finding("warning", f"sparse.{sparse.name}.split", what, f"set `split: {best!r}`"))
+    return found
+
+
+def _numbers_as_floats(spec: DatasetSpec, sample: Sample, wanted: list[str], prefix: str) -> list[Finding]:
+    """Ids, event times and labels that are whole numbers and declared as floats."""
+    ids = {spec.user, spec.item, *(side.log_key for side in spec.join), *(side.table_key for side in spec.join)}
+    ids |= {spec.time.column, spec.label.column if spec.label.at_least is None else None}
+    ids |= {name for s in spec.sparse if not s.bucketise for name in s.inputs} | set(spec.slices)
+    texts = sample.text_columns()
+    found: list[Finding] = []
+    for name in wanted:
+        if sample.source.columns[name] != "float" or name not in ids or name in sample.file_types:
+            continue
+        if name in texts:
+            values = [text for text in texts[name] if text not in sample.source.null_tokens]
+            whole = bool(values) and all(re.fullmatch(r"\s*-?\d+\s*", text) for text in values)
+        else:
+            key = {new: old for old, new in sample.source.rename.items()}.get(name, name)
+            numbers = [value[key] for value in sample.objects() if value.get(key) is not None]
+            whole = bool(numbers) and all(isinstance(value, int) for value in numbers)
+        if whole:
+            what = f"all sampled values of {name!r} are whole numbers, and it is used as an id, a time or a label"
+            found.append(Finding("warning", f"{prefix}.columns.{name}", what, f"declare `{name}: int`"))
+    return found
+
+
+def _null_texts(spec: DatasetSpec, sample: Sample, wanted: list[str], prefix: str) -> list[Finding]:
+    """Texts that usually mean a missing value, and are read as values."""
+    tokens = pa.array([text for text in NULLS if text not in sample.source.null_tokens])
+    table = sample.table
+    for name in wanted:
+        if not pa.types.is_string(table[name].type):
+            continue
+        seen = table[name].filter(pc.is_in(table[name], tokens))
+        if len(seen) >= 3 and len(seen) > table.num_rows / 200:
+            text = seen[0].as_py()
+            what = f"{len(seen):,} of {table.num_rows:,} sampled values of {name!r} are {text!r}"
+            current = [*sample.source.null_tokens, text]
+            return [Finding("warning", f"{prefix}.null_tokens", what, f"set `null_tokens: {current}`")]
+    return []

@@ -1,0 +1,192 @@
+"""What a preflight says of a fault, what it reads to find it, and that correct entries of real and simulated logs pass."""
+
+import gzip
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml.catalog.spec import DatasetSpec, Simulation
+from ml.logs.synthetic.simulate import write_day
+from ml.preflight import sample
+from ml.preflight.check import preflight
+from ml.preflight.finding import Finding, errors, exceeds, refusal
+from tests.helpers.small_logs import write_log
+
+START = datetime(2024, 5, 1, tzinfo=UTC)
+
+
+def clicks(**changes: Any) -> DatasetSpec:
+    entry: dict[str, Any] = {
+        "name": "clicks",
+        "description": "Clicks.",
+        "source": {"files": "log.csv", "format": "csv", "columns": {"time": "int", "item": "string", "clicked": "int"}},
+        "time": {"column": "time", "unit": "s"},
+        "partitions": {"start": "2024-05-01", "end": "2024-05-10"},
+        "label": {"column": "clicked"},
+        "sparse": ["item"],
+    }
+    return DatasetSpec.model_validate(entry | changes)
+
+
+def write_clicks(folder: Path, days: int = 10, rows: int = 200, unit: int = 1, start: datetime = START) -> Path:
+    lines = []
+    for day in range(days):
+        begin = start + timedelta(days=day)
+        lines += [f"{int(begin.timestamp() + 86_400 * i / rows) * unit},i{i % 37},{int(i % 5 == 0)}\n" for i in range(rows)]
+    path = folder / "log.csv"
+    path.write_text("".join(lines))
+    return path
+
+
+def only(findings: list[Finding]) -> Finding:
+    assert len(findings) == 1, "\n".join(map(str, findings))
+    return findings[0]
+
+
+def test_a_wrong_unit_names_the_times_the_partitions_and_the_unit_that_fits(tmp_path: Path) -> None:
+    write_clicks(tmp_path, unit=1000)
+    found = only(preflight(clicks(), tmp_path))
+    assert (found.severity, found.key) == ("error", "time.unit")
+    assert "year 5" in found.found and "partitions run from 2024-05-01 to 2024-05-10" in found.found
+    assert found.change == "set `unit: ms`"
+
+
+def test_a_wrong_year_names_the_days_of_the_log(tmp_path: Path) -> None:
+    write_clicks(tmp_path)
+    found = only(preflight(clicks(partitions={"start": "2023-05-01", "end": "2023-05-10"}), tmp_path))
+    assert (found.severity, found.key) == ("error", "partitions")
+    assert "2024-05-01" in found.change and "2024-05-10" in found.change
+
+
+def test_a_wrong_unit_and_year_names_the_unit_and_the_days(tmp_path: Path) -> None:
+    write_clicks(tmp_path, unit=1000)
+    found = only(preflight(clicks(partitions={"start": "2021-05-01", "end": "2021-05-10"}), tmp_path))
+    assert found.key == "time.unit" and "unit: ms" in found.change and "from 2024-05-01 to 2024-05-10" in found.change
+
+
+@pytest.mark.parametrize("days", [("2024-05-04", "2024-05-05"), ("2024-05-01", "2024-05-02"), ("2024-05-08", "2024-05-10")])
+def test_a_stretch_of_a_larger_log_is_correct(days: tuple[str, str], tmp_path: Path) -> None:
+    write_clicks(tmp_path, days=10, rows=2000)
+    assert preflight(clicks(partitions={"start": days[0], "end": days[1]}), tmp_path) == []
+
+
+def test_a_stretch_between_two_pieces_of_the_sample_is_correct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample, "CHUNKS", 3)
+    monkeypatch.setattr(sample, "CHUNK_BYTES", 2000)
+    write_clicks(tmp_path, days=10)
+    assert preflight(clicks(partitions={"start": "2024-05-03", "end": "2024-05-03"}), tmp_path) == []
+
+
+def test_days_before_a_log_begins_are_warned_of(tmp_path: Path) -> None:
+    write_clicks(tmp_path, days=3)
+    found = only(preflight(clicks(partitions={"start": "2024-04-20", "end": "2024-05-03"}), tmp_path))
+    assert (found.severity, found.key, found.change) == ("warning", "partitions.start", "set `start: 2024-05-01`")
+
+
+def test_noise_is_not_a_finding(tmp_path: Path) -> None:
+    path = write_clicks(tmp_path, days=2, rows=26)
+    lines = path.read_text().splitlines(keepends=True)
+    lines[10] = "1,2\n"  # one line of 52 is 2 %
+    path.write_text("".join(lines))
+    assert preflight(clicks(partitions={"start": "2024-05-01", "end": "2024-05-02"}), tmp_path) == []
+
+
+def test_errors_come_first_in_a_refusal() -> None:
+    findings = [Finding("warning", "user", "one value", "use another"), Finding("error", "time.unit", "1970", "set `unit: ms`")]
+    text = refusal("clicks", findings)
+    assert text.index("error: time.unit") < text.index("warning: user") and "clicks" in text
+    assert errors(findings) == findings[1:]
+
+
+def test_a_share_exceeds_a_band_only_beyond_chance() -> None:
+    band = clicks().expectations.quarantine_rate
+    assert not exceeds(1, 51, band) and not exceeds(3, 300, band) and not exceeds(0, 0, band)
+    assert exceeds(6, 51, band) and exceeds(300, 10_000, band)
+    assert not exceeds(105, 10_000, band)
+
+
+def test_only_a_sample_of_a_large_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_clicks(tmp_path, days=10, rows=2000)
+    block = path.read_bytes()
+    with path.open("wb") as file:
+        for _ in range(150):
+            file.write(block)
+    assert path.stat().st_size > 40 << 20
+    taken = 0
+    read = sample.pieces
+
+    def counted(*arguments: Any):
+        nonlocal taken
+        for piece in read(*arguments):
+            taken += len(piece)
+            yield piece
+
+    monkeypatch.setattr(sample, "pieces", counted)
+    assert preflight(clicks(), tmp_path) == []
+    assert taken < 20 << 20
+
+
+def test_a_large_packed_file_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample, "UNPACKED", 1 << 17)
+    path = write_clicks(tmp_path, days=10, rows=4000)
+    (tmp_path / "log.csv.gz").write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    source = clicks().source.model_dump() | {"files": "log.csv.gz"}
+    assert preflight(clicks(source=source), tmp_path) == []
+    late = {"start": "2025-05-01", "end": "2025-05-10"}  # the log may reach these days: its end is not known
+    assert only(preflight(clicks(source=source, partitions=late), tmp_path)).severity == "warning"
+    early = {"start": "2023-05-01", "end": "2023-05-10"}
+    assert only(preflight(clicks(source=source, partitions=early), tmp_path)).severity == "error"
+
+
+def test_a_join_that_matches_few_rows_says_how_many(tmp_path: Path) -> None:
+    entry = write_log("ratings", tmp_path, 0)
+    path = tmp_path / "ml.item"
+    head, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([head, *lines[:9]]) + "\n")  # 3 % of the items
+    found = only(preflight(DatasetSpec.model_validate(entry), tmp_path))
+    assert (found.severity, found.key) == ("error", "join.0.log_key") and "of the sampled rows match" in found.found
+    path.write_text("\n".join([head, *lines[: len(lines) // 3]]) + "\n")
+    assert only(preflight(DatasetSpec.model_validate(entry), tmp_path)).severity == "warning"
+    entry["expectations"] = {"join_match": {"min": 0.6}}
+    assert only(preflight(DatasetSpec.model_validate(entry), tmp_path)).severity == "error"
+
+
+def test_a_join_on_ids_of_something_else_is_noticed_by_its_name(tmp_path: Path) -> None:
+    """Users 1 to 199 are items too, so every row matches."""
+    entry = write_log("ratings", tmp_path, 0)
+    rows = [line.split("\t") for line in (tmp_path / "u.data").read_text().splitlines()]
+    (tmp_path / "u.data").write_text("".join("\t".join([u, str(int(i) - 4999), r, t]) + "\n" for u, i, r, t in rows))
+    head, *items = (tmp_path / "ml.item").read_text().splitlines()
+    numbered = [f"{int(item.split('	')[0]) - 4999}\t{item.split('	', 1)[1]}" for item in items]
+    (tmp_path / "ml.item").write_text("\n".join([head, *numbered]) + "\n")
+    assert preflight(DatasetSpec.model_validate(entry), tmp_path) == []
+    entry["join"][0]["log_key"] = "user"
+    found = only(preflight(DatasetSpec.model_validate(entry), tmp_path))
+    assert (found.severity, found.key, found.change) == ("warning", "join.0.log_key", "set `log_key: item`")
+
+
+def test_malformed_lines_of_a_side_table_are_findings(tmp_path: Path) -> None:
+    entry = write_log("shop", tmp_path, 0)
+    path = tmp_path / "products.csv"
+    path.write_text(path.read_text().replace("79", "x"))
+    found = only(preflight(DatasetSpec.model_validate(entry), tmp_path))
+    assert found.key == "join.0.source.columns.id" and "products.csv, line" in found.found
+
+
+def test_a_simulated_log_passes_before_and_after_it_is_written(catalog: dict[str, DatasetSpec], tmp_path: Path) -> None:
+    small = Simulation(impressions_per_day=3000, users=200, items=80)
+    spec = catalog["synthetic"].model_copy(update={"simulation": small})
+    assert preflight(spec, tmp_path) == []
+    for day in ("2026-01-01", "2026-01-02"):
+        write_day(spec.log, day, tmp_path)
+    assert preflight(spec, tmp_path) == []
+
+
+@pytest.mark.parametrize(("dataset", "folder"), [("criteo", "criteo"), ("globo", "globo"), ("movielens", "movielens-100k")])
+def test_entries_of_real_logs_have_no_findings(
+    dataset: str, folder: str, catalog: dict[str, DatasetSpec], real_logs: Path
+) -> None:
+    assert preflight(catalog[dataset], real_logs / folder) == []
