@@ -30,6 +30,7 @@ def build_checks(
         can_subset=True,
     )
     def checks(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterable[dg.AssetCheckResult]:
+        from ml.quality.explain import explain_failure
         from ml.quality.validate import validate
 
         days = checked_days(context, lake.open(), stage, spec)
@@ -41,6 +42,7 @@ def build_checks(
             failing = [day for day in days if not verdicts[day].passed]
             shown_day = failing[0] if failing else days[-1]
             shown = verdicts[shown_day]
+            explanation = explain_failure(shown, spec, stage, shown_day, lake.open()) if failing else None
             severities = {verdicts[day].severity for day in failing} or {expectation.severity}
             yield dg.AssetCheckResult(
                 asset_key=asset_key,
@@ -51,6 +53,8 @@ def build_checks(
                     "observed": dg.MetadataValue.md(_table(shown.observed)),
                     "expected": shown.expected,
                     "why": shown.why,
+                    **({"explanation": explanation} if explanation else {}),
+                    **({"catalog_key": shown.key} if shown.key else {}),
                     "day": shown_day,
                     "rows": sum(done[day].rows for day in days),
                     "compared_with": dg.MetadataValue.json(list(shown.compared_with)),

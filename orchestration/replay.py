@@ -68,7 +68,7 @@ def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False, fresh:
             partition_key=day,
             instance=instance,
             raise_on_error=False,
-            run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
         if not result.success:
             raise DayFailed(f"{spec.name} of {day} failed in run {result.run_id}: {_why(result)}")
@@ -88,8 +88,11 @@ def check_entry(spec: DatasetSpec, logs: str) -> None:
         log.warning("%s", finding)
 
 
-def _why(result) -> str:
-    """Return the first failure of a run in one sentence."""
+def _why(result: dg.ExecuteInProcessResult) -> str:
+    """Return why a run failed: the explanations of its failed blocking checks, or else its first failure."""
+    failed = [e for e in result.get_asset_check_evaluations() if not e.passed and e.severity == dg.AssetCheckSeverity.ERROR]
+    if explained := [str(e.metadata["explanation"].value) for e in failed if "explanation" in e.metadata]:
+        return "\n".join(explained)
     for event in result.all_events:
         if event.is_step_failure:
             return (

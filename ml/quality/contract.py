@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ml.catalog.spec import Band, DatasetSpec, Severity
@@ -30,6 +30,7 @@ class Expectation:
         why: What a failure means, for the check's description.
         columns: Columns that are checked; empty for all columns of the measure.
         compares: Whether the day is compared with recent days. Without recent days such a check passes.
+        key: Key of the catalog entry that decides the check; empty if none does.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Expectation:
     why: str
     columns: tuple[str, ...] = ()
     compares: bool = False
+    key: str = ""
 
     @property
     def expected(self) -> str:
@@ -107,7 +109,7 @@ def _raw(spec: DatasetSpec) -> list[Expectation]:
         ]
     if expect.unique:
         why = f"Rows with the same {', '.join(expect.unique)} were sent more than once and would be trained on more than once."
-        found.append(_band("unique_keys", "duplicate_rate", expect.duplicates, why))
+        found.append(_band("unique_keys", "duplicate_rate", expect.duplicates, why, key="expectations.duplicates"))
     found.append(_drift(spec))
     for kind, measure, why in (
         ("null_rate", "null_rate", "The catalog limits the share of missing values."),
@@ -189,13 +191,18 @@ def _mds(spec: DatasetSpec) -> list[Expectation]:
     ]
 
 
-def _band(name: str, measure: str, band: Band, why: str, compares: bool = False) -> Expectation:
+_KEYS = {"label_values": "label", "required": "time.column", "time_in_day": "time.timezone"}
+
+
+def _band(name: str, measure: str, band: Band, why: str, compares: bool = False, key: str = "") -> Expectation:
+    """A check of a band of the catalog entry; `key` is `expectations.<name>` by default."""
     kwargs = {key: value for key, value in (("min_value", band.min), ("max_value", band.max)) if value is not None}
-    return Expectation(name, measure, BETWEEN, kwargs, band.severity, why, compares=compares)
+    return Expectation(name, measure, BETWEEN, kwargs, band.severity, why, compares=compares, key=key or f"expectations.{name}")
 
 
 def _none(name: str, measure: str, why: str, columns: tuple[str, ...] = ()) -> Expectation:
-    return Expectation(name, measure, BETWEEN, {"min_value": 0.0, "max_value": 0.0}, "error", why, columns)
+    kwargs = {"min_value": 0.0, "max_value": 0.0}
+    return Expectation(name, measure, BETWEEN, kwargs, "error", why, columns, key=_KEYS.get(name, ""))
 
 
 def _equal(name: str, measure: str, why: str) -> Expectation:
@@ -228,10 +235,11 @@ def _declared(kind: str, measure: str, bands: Mapping[str, Band], why: str) -> l
         shared.setdefault(band.model_dump_json(), []).append(name)
     found: list[Expectation] = []
     for names in shared.values():
-        made = _band(f"{kind}_{_plain(names[0])}", measure, bands[names[0]], why)
+        key = f"expectations.columns.{names[0]}.{kind}"
+        made = _band(f"{kind}_{_plain(names[0])}", measure, bands[names[0]], why, key=key)
         taken = {e.name for e in found}
         name = made.name if made.name not in taken else f"{made.name}_{len(found)}"
-        found.append(Expectation(name, made.measure, made.type, made.kwargs, made.severity, why, tuple(names)))
+        found.append(replace(made, name=name, columns=tuple(names)))
     return found
 
 

@@ -39,6 +39,7 @@ class Verdict:
         expected: The expected value or range.
         why: What a failure means.
         compared_with: Days that the day was compared with.
+        key: Key of the catalog entry that decides the check; empty if none does.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Verdict:
     expected: str
     why: str
     compared_with: tuple[str, ...] = ()
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def _ruling(result: dict[str, Any]) -> _Ruling:
 def _verdict(e: Expectation, values: Mapping[str, Value], ruling: _Ruling | None, evidence: Evidence) -> Verdict:
     days = tuple(evidence.recent) if e.compares else ()
     if ruling is not None and ruling.fault:
-        return Verdict(e.name, False, "error", {"Great Expectations": ruling.fault}, e.expected, e.why, days)
+        return Verdict(e.name, False, "error", {"Great Expectations": ruling.fault}, e.expected, e.why, days, e.key)
     passed, observed = ruling is None or ruling.passed, _worst(e, values)
     if e.compares:
         observed = observed or {"all": "no recent days to compare with"}
@@ -200,8 +202,8 @@ def _verdict(e: Expectation, values: Mapping[str, Value], ruling: _Ruling | None
     elif missing := [subject for subject, value in values.items() if value is None]:
         passed, observed = False, dict.fromkeys(missing[:NAMED], "missing") | observed
     if not passed and e.severity == "error" and _is_noise(e, values):
-        return Verdict(e.name, False, "warning", observed, e.expected, f"{e.why} {NOISE}", days)
-    return Verdict(e.name, passed, e.severity, observed, e.expected, e.why, days)
+        return Verdict(e.name, False, "warning", observed, e.expected, f"{e.why} {NOISE}", days, e.key)
+    return Verdict(e.name, passed, e.severity, observed, e.expected, e.why, days, e.key)
 
 
 def _is_noise(e: Expectation, values: Mapping[str, Value]) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from ml.catalog.spec import DatasetSpec
 from ml.days import day_bounds
 from ml.lake import MANIFEST, Lake, MissingPartition
 from ml.quality.contract import BETWEEN, Expectation, contract
@@ -260,3 +261,29 @@ def test_a_column_of_nothing_but_missing_values_is_not_out_of_range(lake: Lake) 
 
     write_raw(lake, spec, DAYS[0], none)
     assert all(v.passed for v in validate(spec, "raw_logs", DAYS[0], lake).verdicts if v.name.startswith("value"))
+
+
+def test_every_band_of_the_catalog_names_its_key() -> None:
+    entry = {
+        "name": "shop",
+        "description": "Clicks.",
+        "source": {
+            "files": "*.csv",
+            "format": "csv",
+            "columns": {"time": "int", "item": "int", "price": "float", "hit": "int"},
+        },
+        "time": {"column": "time"},
+        "partitions": {"start": "2026-03-01", "end": "2026-03-02"},
+        "label": {"column": "hit"},
+        "sparse": ["item"],
+        "expectations": {"unique": ["item"], "columns": {"price": {"null_rate": {"max": 0.5}, "value": {"min": 0}}}},
+    }
+    spec = DatasetSpec.model_validate(entry)
+    keys = {e.name: e.key for stage in VALIDATED for e in contract(spec, stage)}
+    for name, key in keys.items():
+        value: Any = spec
+        for part in key.split(".") if key else ():
+            value = value[part] if isinstance(value, dict) else getattr(value, part)
+        assert value is not None, name
+    assert keys["volume"] == "expectations.volume" and keys["unique_keys"] == "expectations.duplicates"
+    assert keys["value_price"] == "expectations.columns.price.value" and keys["label_values"] == "label"

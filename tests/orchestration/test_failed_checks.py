@@ -1,0 +1,58 @@
+"""A failed blocking check is printed once, with what a user needs to act on it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from ml.catalog.load import Catalog
+from ml.catalog.spec import DatasetSpec
+from orchestration import replay
+from tests.helpers.small_logs import write_log
+
+
+def printed(entry: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> str:
+    """Everything that a failed replay of the first day prints."""
+    for name, value in {
+        "EVERGREEN_HOME": str(tmp_path / "home"),
+        "DAGSTER_HOME": str(tmp_path),
+        "EVERGREEN_DAGSTER": str(tmp_path / "home" / "dagster"),
+        "EVERGREEN_SPARK_MASTER": "none",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(replay, "catalog", lambda: Catalog({entry["name"]: DatasetSpec.model_validate(entry)}, {}))
+    monkeypatch.setattr("ml.preflight.check.preflight", lambda spec, folder: [])  # a check finds what no sample held
+    done = CliRunner().invoke(replay.main, [entry["name"], "--to", entry["partitions"]["start"]])
+    assert done.exit_code == 1
+    return done.output + "".join(capfd.readouterr())
+
+
+def test_malformed_lines_are_named_with_file_and_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "home" / "landing" / "ratings"
+    entry = write_log("ratings", folder, 0)
+    lines = (folder / "u.data").read_text().splitlines(keepends=True)
+    lines = [line.replace("\t", "\tx", 1) if n % 3 == 2 else line for n, line in enumerate(lines)]
+    (folder / "u.data").write_text("".join(lines))
+    text = printed(entry, tmp_path, monkeypatch, capfd)
+    assert text.count("check quarantine_rate of raw_logs failed for 1997-09-20") == 1
+    assert "expected at most 0.01" in text
+    [line] = re.findall(r"\d+ x bad number in column item; the first is u\.data, line (\d+): ", text)
+    assert lines[int(line) - 1].split("\t")[1].startswith("x")
+    assert str(tmp_path / "home" / "raw_logs" / "ratings" / "1997-09-20" / "quarantine.parquet") in text
+    assert "expectations.quarantine_rate in the catalog entry" in text
+    assert "Traceback" not in text and "Stack Trace" not in text and text.count("quarantine_rate") == 2
+
+
+def test_observed_and_expected_values_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    entry = write_log("ratings", tmp_path / "home" / "landing" / "ratings", 0)
+    entry["expectations"] = {"label_rate": {"min": 0.9}}
+    text = printed(entry, tmp_path, monkeypatch, capfd)
+    assert text.count("check label_rate of raw_logs failed for 1997-09-20: observed day 0.") == 1
+    assert "expected at least 0.9" in text and "expectations.label_rate in the catalog entry" in text
+    assert "Traceback" not in text and "Stack Trace" not in text
