@@ -11,6 +11,7 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
+from ml.recipes.changes import recipe_changes
 from ml.stages import EVALUATION_REPORTS, RAW_LOGS
 from orchestration.deployments import lake_root, landing_root
 from orchestration.replay import DayFailed, quiet_console, replay, the_dataset
@@ -78,6 +79,8 @@ def main(dataset: str, logs: str | None, days: int | None) -> None:
     if recent := recent_line(spec, metrics[chosen[-1]]):
         console.print(recent, soft_wrap=True)
     console.print(f"{len(ran)} of {len(chosen)} days ran, {len(chosen) - len(ran)} were already done.")
+    for change in recipe_changes(spec, chosen, lake):
+        console.print(change.describe(spec, chosen[-1]), soft_wrap=True)
     if outside := sum(lake.manifest(RAW_LOGS, spec.name, day).get("out_of_range", 0) for day in chosen):
         console.print(f"{outside:,} lines before or after the partitions of the catalog entry were left out.")
     console.print("Report: ", lake.partition(EVALUATION_REPORTS, spec.name, chosen[-1]) / "report.html", sep="", soft_wrap=True)

@@ -21,6 +21,7 @@ from assets.resources import LakeResource, LandingResource
 from ml.catalog.load import CatalogError
 from ml.catalog.spec import DatasetSpec
 from ml.days import yesterday
+from ml.recipes.changes import recipe_changes
 from orchestration.dead_runs import fail_dead_runs
 from orchestration.definitions import build_defs
 from orchestration.deployments import catalog, home, lake_root, landing_root
@@ -166,6 +167,8 @@ def main(dataset: str, first: str | None, last: str | None, redo: bool, fresh: b
     except DayFailed as error:
         raise click.ClickException(str(error)) from error
     log.info("%d of %d days ran, %d were already done", len(ran), len(chosen), len(chosen) - len(ran))
+    for change in recipe_changes(spec, chosen, LakeResource(root=lake_root()).open()):
+        log.info("%s", change.describe(spec, chosen[-1]))
 
 
 if __name__ == "__main__":

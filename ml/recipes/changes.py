@@ -1,0 +1,95 @@
+"""Finds out which trained days a recipe differs from. A change of recipe alone does not make days due."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake
+from ml.recipes.recipe import Recipe, recipe_of
+from ml.stages import tuned_models
+
+NAMED = 5
+
+
+@dataclass(frozen=True)
+class RecipeChange:
+    """How the recipe of a model differs from the recipe that trained some days.
+
+    Attributes:
+        model: Name of the model.
+        days: The days, in order.
+        keys: Recipe keys with other values.
+        from_scratch: Whether the model's shapes differ, so that training has to begin with the first day.
+    """
+
+    model: str
+    days: tuple[str, ...]
+    keys: tuple[str, ...]
+    from_scratch: bool
+
+    def command(self, spec: DatasetSpec, last: str) -> str:
+        """The command that trains the days until `last` again."""
+        first = spec.partitions.start.isoformat() if self.from_scratch else self.days[0]
+        return f".venv/bin/python -m orchestration.replay {spec.name} --from {first} --to {last} --redo"
+
+    def describe(self, spec: DatasetSpec, last: str) -> str:
+        """Says what differs, and how to train again."""
+        named = ", ".join(self.keys[:NAMED]) + (", ..." if len(self.keys) > NAMED else "")
+        count = f"{len(self.days)} day{'s' if len(self.days) > 1 else ''}"
+        return (
+            f"The recipe of {self.model} differs from the one that trained {count} ({named}). To train with it: "
+            f"{self.command(spec, last)}"
+        )
+
+
+def recipe_changes(spec: DatasetSpec, days: Iterable[str], lake: Lake) -> list[RecipeChange]:
+    """Compares the present recipes with those that trained some days.
+
+    Args:
+        spec: The dataset.
+        days: Partition keys. Days that are not in the lake are ignored.
+        lake: Where the trained days are stored.
+
+    Returns:
+        One change per model whose recipe differs, apart from `checkpoints`.
+    """
+    days, found = sorted(days), []
+    for model in spec.models:
+        recipe, stage = recipe_of(spec, model), tuned_models(model)
+        now = _flat(recipe.model_dump(mode="json", exclude={"checkpoints"}))
+        differing: dict[str, dict[str, Any]] = {}
+        for day in (day for day in days if lake.has(stage, spec.name, day)):
+            trained = lake.manifest(stage, spec.name, day).get("recipe", {})
+            if _flat({key: value for key, value in trained.items() if key != "checkpoints"}) != now:
+                differing[day] = trained
+        if differing:
+            keys = {key for trained in differing.values() for key in _differences(_flat(trained), now)}
+            from_scratch = any(_shapes_differ(recipe, trained, spec) for trained in differing.values())
+            found.append(RecipeChange(model, tuple(differing), tuple(sorted(keys)), from_scratch))
+    return found
+
+
+def _flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Keys joined by dots, with the values that are not mappings."""
+    flat: dict[str, Any] = {}
+    for key, part in value.items():
+        flat |= _flat(part, f"{above}{key}.") if isinstance(part, Mapping) and part else {f"{above}{key}": part}
+    return flat
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
+    keys = {key for key in {*before, *now} if not key.startswith("checkpoints.")}
+    return {key for key in keys if before.get(key) != now.get(key)}
+
+
+def _shapes_differ(recipe: Recipe, trained: Mapping[str, Any], spec: DatasetSpec) -> bool:
+    sparse = [feature.name for feature in spec.sparse]
+    try:
+        return Recipe.model_validate(trained).structure(sparse) != recipe.structure(sparse)
+    except ValidationError:  # a recipe of an earlier version
+        return True
