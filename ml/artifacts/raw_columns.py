@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from ml.catalog.spec import DatasetSpec
 from ml.features.hashing import hash_values
+from ml.logs.typed_columns import UnreadableType, type_column
 from ml.schema import ARROW_TYPES, EVENT_TIME, HISTORY_PREFIX
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ class RawColumns:
         self.types = raw_columns(spec)
         self._histories = {f"{HISTORY_PREFIX}{s.name}": s.history for s in spec.sparse if s.history}
         self._item_feature = spec.item_feature or ""
+        sources = [(spec.source, spec.source.columns), *((table.source, table.columns) for table in spec.join)]
+        missing = {name: source.null_tokens for source, names in sources for name in names if source.null_tokens}
+        self._null_tokens = {name: pa.array(texts, pa.string()) for name, texts in missing.items() if name in self.types}
+        self._texts = [name for name in self._null_tokens if pa.types.is_string(self.types[name])]
         self._as_declared: pa.Schema | None = None  # of the last record batch that needed no change
 
     def __call__(self, rows: pa.RecordBatch | pd.DataFrame) -> pa.RecordBatch:
@@ -71,20 +76,38 @@ class RawColumns:
         """
         if isinstance(rows, pa.RecordBatch):
             if self._as_declared is not None and rows.schema.equals(self._as_declared):
-                return rows
+                return self._without_null_tokens(rows)
             held = {name: rows.column(name) for name in rows.schema.names if name in self.types}
-            columns = {name: typed_array(name, column, self.types[name]) for name, column in held.items()}
+            columns = {name: typed_array(name, self._known(name, column), self.types[name]) for name, column in held.items()}
             if not self._histories and all(columns[name] is held[name] for name in held):
                 self._as_declared = rows.schema
         else:
             found = [(str(name), column) for name, column in rows.items() if name in self.types]
-            columns = {name: typed_series(name, column, self.types[name]) for name, column in found}
+            columns = {
+                name: typed_series(name, column, self.types[name], self._null_tokens.get(name)) for name, column in found
+            }
             if len(columns) < len(found):
                 raise TypeError(f"columns {[name for name, _ in found]}: some occur more than once")
         for name, most in self._histories.items():
             if name in columns:
                 columns[name] = self._ids(columns[name], most)
-        return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+        return self._without_null_tokens(pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns)))
+
+    def _known(self, name: str, column: pa.Array) -> pa.Array:
+        """Replace null tokens in a column that is sent as text and is declared otherwise."""
+        if name not in self._null_tokens or pa.types.is_string(self.types[name]) or not pa.types.is_string(column.type):
+            return column
+        return _without(column, self._null_tokens[name])
+
+    def _without_null_tokens(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Replace null tokens in columns of text, as reading a log does; rows without any are returned as they are."""
+        for name in self._texts:
+            if (at := rows.schema.get_field_index(name)) < 0:
+                continue
+            held = rows.column(at)
+            if (known := _without(held, self._null_tokens[name])) is not held:
+                rows = rows.set_column(at, name, known)
+        return rows
 
     def _ids(self, items: pa.Array, most: int | None) -> pa.Array:
         """Convert lists of items [N] to lists of their ids; a missing list becomes an empty one."""
@@ -94,11 +117,34 @@ class RawColumns:
         return pa.ListArray.from_arrays(pa.array(offsets), pa.array(hash_values(self._item_feature, kept.flatten())))
 
 
+def _without(column: pa.Array, null_tokens: pa.Array) -> pa.Array:
+    """Replace null tokens by nulls; a column without any is returned as it is."""
+    found = pc.call_function("is_in", [column], pc.SetLookupOptions(null_tokens, skip_nulls=True))
+    if found.true_count == 0:
+        return column
+    return pc.call_function("if_else", [found, pa.scalar(None, column.type), column])
+
+
+def _as_read(name: str, column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Convert times to ints in microseconds, and numbers to text, as reading a log does. Raises `TypeError`."""
+    if pa.types.is_duration(column.type):
+        raise TypeError(f"column {name!r}: declared {kind}, found {column.type}")
+    try:
+        typed = type_column(pa.chunked_array([column]), "int" if pa.types.is_integer(kind) else "string")
+    except UnreadableType as error:
+        raise TypeError(f"column {name!r}: declared {kind}: {error}") from error
+    if typed.wrong.any():
+        raise TypeError(f"column {name!r}: declared {kind}: {typed.wrong.sum()} values of {column.type} cannot be converted")
+    return typed.values
+
+
 def typed_array(name: str, column: pa.Array, kind: pa.DataType) -> pa.Array:
     """Cast an Arrow column to its declared type; dictionaries of that type are kept. Raises `TypeError`, naming the column."""
     held = column.type.value_type if isinstance(column, pa.DictionaryArray) else column.type
     if held.equals(kind):
         return column
+    if pa.types.is_temporal(held) and pa.types.is_integer(kind):
+        return _as_read(name, column, kind)
     listed = pa.types.is_list(held) or pa.types.is_large_list(held)
     values = column.flatten() if listed else column
     if pa.types.is_floating(values.type) and _is_int(kind):
@@ -111,15 +157,22 @@ def typed_array(name: str, column: pa.Array, kind: pa.DataType) -> pa.Array:
         raise TypeError(f"column {name!r}: declared {kind}: {error}") from error
 
 
-def typed_series(name: str, column: Any, kind: pa.DataType) -> pa.Array:
+def typed_series(name: str, column: Any, kind: pa.DataType, null_tokens: pa.Array | None = None) -> pa.Array:
     """Convert a pandas Series to its declared type. Raises `TypeError`, naming the column."""
     import pandas as pd
 
     plain = isinstance(column.dtype, np.dtype)
     values = column.to_numpy() if plain else column  # Arrow looks up several attributes of a Series, each of which takes long
     try:
-        if pa.types.is_integer(kind) and pd.api.types.infer_dtype(values) == "string":
-            return pa.array(values, pa.string(), from_pandas=True).cast(kind)
+        if pa.types.is_integer(kind):
+            inferred = pd.api.types.infer_dtype(values)
+            if inferred == "string":
+                texts = pa.array(values, pa.string(), from_pandas=True)
+                return (texts if null_tokens is None else _without(texts, null_tokens)).cast(kind)
+            if inferred in ("datetime64", "datetime", "date", "timedelta64", "timedelta"):
+                return _as_read(name, pa.array(column, from_pandas=True), kind)
+        elif pa.types.is_string(kind) and plain and values.dtype.kind in "iuf":
+            return _as_read(name, pa.array(values, from_pandas=True), kind)  # pandas holds text that is all missing as floats
         typed = pa.array(values, kind, from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise TypeError(f"column {name!r}: declared {kind}: {error}") from error

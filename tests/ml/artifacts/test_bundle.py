@@ -302,6 +302,8 @@ def test_floats_of_a_record_batch_are_read_as_ints_or_refused(
 def test_record_batches_of_another_schema_are_checked_again() -> None:
     check = RawColumns(CLICKED)
     (batch,) = rows_of(CLICKED).combine_chunks().to_batches()
+    tags = pa.array([text or None for text in batch["tags"].to_pylist()], pa.string())
+    batch = batch.set_column(batch.schema.get_field_index("tags"), "tags", tags)
     assert check(batch).column("who").equals(batch["who"]) and check(batch) is batch
     at = batch.schema.get_field_index("who")
     as_text = batch.set_column(at, "who", batch["who"].cast(pa.string()))
@@ -320,6 +322,38 @@ def test_a_column_that_occurs_twice_is_refused() -> None:
         RawColumns(CLICKED)(twice)
     with pytest.raises(TypeError, match=r"'who'.* occur more than once"):
         RawColumns(CLICKED)(pd.concat([frame, frame[["who"]]], axis=1))
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), ""])
+def test_missing_text_is_null_however_it_is_sent(missing: object) -> None:
+    check = RawColumns(CLICKED)
+    for values in ([missing] * 3, ["p", missing, "q"]):
+        expected = [v if v in ("p", "q") else None for v in values]
+        assert check(pd.DataFrame({"tags": values})).column("tags").to_pylist() == expected
+        if not isinstance(missing, float):
+            for _ in range(2):
+                assert (
+                    check(pa.RecordBatch.from_pydict({"tags": pa.array(values, pa.string())}))["tags"].to_pylist() == expected
+                )
+    texts = ["7", missing]
+    assert check(pd.DataFrame({"who": texts})).column("who").to_pylist() == [7, None]
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("zone", [None, "UTC", "America/Sao_Paulo"])
+def test_times_are_read_in_their_own_unit(unit: str, zone: str | None) -> None:
+    micros = 1_767_276_000_000_000
+    stamps = pa.array([micros, None], pa.timestamp("us", zone and "UTC")).cast(pa.timestamp(unit, zone))
+    assert typed_array("event_time", stamps, pa.int64()).to_pylist() == [micros, None]
+    series = pd.Series(stamps.to_pandas())
+    for held in (series, series.astype(object)):
+        assert typed_series("event_time", held, pa.int64()).to_pylist() == [micros, None]
+
+
+def test_durations_are_not_ints() -> None:
+    for column in (pd.Series(pd.to_timedelta([1, 2], unit="s")), pd.Series(pd.to_timedelta([1, 2], unit="s"), dtype=object)):
+        with pytest.raises(TypeError, match="column 'who': declared int64, found duration"):
+            typed_series("who", column, pa.int64())
 
 
 def test_columns_of_a_record_batch_are_cast_or_refused_by_name() -> None:
