@@ -54,6 +54,7 @@ def _frame(tensors: Mapping[str, torch.Tensor], table: str) -> pd.DataFrame:
 @click.option("--rows", default=10, show_default=True, help="Rows to show of each table.")
 @click.option("--parquet", type=click.Path(file_okay=False, path_type=Path), help="Write each table to a file in this folder.")
 def main(folder: Path, table: str | None, by: str, rows: int, parquet: Path | None) -> None:
+    """Print the tables of a stored model, or write them to Parquet files."""
     tables = tables_of(folder)
     if table and table not in tables:
         raise click.BadParameter(f"the model has no table {table!r}; it has {sorted(tables)}", param_hint="--table")

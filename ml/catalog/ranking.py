@@ -26,8 +26,11 @@ class Session(Strict):
 
 
 class Ranking(Strict):
-    """Ranking of the clicked item among all live items, in reports. The catalogue and all statistics are as of the start of the
-    click's slice of time; the user's own features and session are as of the click."""
+    """Ranking of the clicked item among all live items, in reports.
+
+    The catalogue and all statistics are as of the start of the click's slice of time; the user's own features and session are
+    as of the click.
+    """
 
     live_hours: Float | None = Field(
         default=None,

@@ -69,6 +69,7 @@ def shown_default(field: FieldInfo) -> str:
 
 
 def section(model: type[BaseModel]) -> str:
+    """Return a model's section: its description, and a table of its keys."""
     rows = ["| key | description | type | default |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
         what = (field.description or "").replace("|", "\\|")

@@ -36,10 +36,10 @@ def check_java() -> None:
 
 
 def literal_path(path: str) -> str:
-    """Escape a path for Spark's readers, which take `*?[]{}` and backslashes for patterns.
+    r"""Escape a path for Spark's readers, which take `*?[]{}` and backslashes for patterns.
 
     >>> literal_path("/lake/s[t]/part-00000.parquet")
-    '/lake/s\\\\[t\\\\]/part-00000.parquet'
+    '/lake/s\\[t\\]/part-00000.parquet'
     """
     return re.sub(r"([\[\]{}*?\\])", r"\\\1", path)
 

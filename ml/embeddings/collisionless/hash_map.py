@@ -142,6 +142,7 @@ def erase_one(slots, table, key):  # type: ignore[no-untyped-def]
 
 @jit(nogil=True)
 def find_many(slots, tables, ids, rows):  # type: ignore[no-untyped-def]
+    """Write the row of each key to `rows`, int64 [N]; EMPTY for missing keys."""
     mask = len(slots) - 1
     for i in range(len(ids)):
         if i + AHEAD < len(ids):
@@ -151,12 +152,14 @@ def find_many(slots, tables, ids, rows):  # type: ignore[no-untyped-def]
 
 @jit(nogil=True)
 def insert_many(slots, tables, ids, rows):  # type: ignore[no-untyped-def]
+    """Insert unique keys that are not in the map. There must be empty slots for all of them."""
     for i in range(len(ids)):
         insert_one(slots, tables[i], ids[i], rows[i])
 
 
 @jit(nogil=True)
 def erase_many(slots, tables, ids):  # type: ignore[no-untyped-def]
+    """Delete keys. Returns the number of keys that were present."""
     erased = 0
     for i in range(len(ids)):
         erased += erase_one(slots, tables[i], ids[i])

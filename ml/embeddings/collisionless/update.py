@@ -37,6 +37,7 @@ def init_state(floats, row, dim, kind, constants):  # type: ignore[no-untyped-de
 
 @jit(error_model="numpy")
 def init_states(floats, rows, dim, kind, constants):  # type: ignore[no-untyped-def]
+    """Set the optimizer state of rows, int64 [N], to the state of new rows with the same weights."""
     for row in rows:
         init_state(floats, row, dim, kind, constants)
 
