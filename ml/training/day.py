@@ -28,11 +28,10 @@ from ml.training.keep import can_keep, copy_model, keep_model
 from ml.training.passes import train_pass
 from ml.training.progress import progress_of
 from ml.training.report import Step, TrainedDay
+from ml.training.score import EVALUATION_BATCH
 from ml.training.state import TrainState, new_state
 from ml.training.state_dict import load_snapshot, save_snapshot
 from ml.training.tracker import Tracker
-
-EVALUATION_BATCH = 8192
 
 
 @dataclass(frozen=True)

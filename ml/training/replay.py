@@ -17,10 +17,8 @@ from ml.recipes.recipe import Recipe
 from ml.schema import FeatureSchema
 from ml.training.passes import train_pass
 from ml.training.report import TrainReport
-from ml.training.score import score
+from ml.training.score import EVALUATION_BATCH, score
 from ml.training.state import TrainState, new_state
-
-EVALUATION_BATCH = 8192
 
 
 @dataclass(frozen=True)

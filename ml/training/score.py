@@ -11,6 +11,9 @@ from ml.recipes.models import TwoTowerRecipe
 from ml.training.loop import threads
 from ml.training.state import TrainState
 
+EVALUATION_BATCH = 8192
+"""Rows per batch when a training state is evaluated."""
+
 
 def score(state: TrainState, batches: Iterable[Batch]) -> dict[str, float | int | None]:
     """Score the model of a state with `recipe.threads` threads. The state is left unchanged.

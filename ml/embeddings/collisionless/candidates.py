@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.compute.kernel_cache import jit
+from ml.days import MICROSECONDS_PER_SECOND
 from ml.embeddings.collisionless.hash_map import EMPTY, ROW_BITS, home_of, slots_for
 from ml.embeddings.rules import TableRules
 from ml.hashing import GOLDEN, mix64
 
-MICROSECONDS = 1_000_000
 DIRECT, EXACT, SLIDING, PROBABILISTIC = range(4)
 DUE = 1 << 39
 COUNTED = DUE - 1
@@ -48,7 +48,7 @@ class Candidates:
         self.filters = np.array([_filter_of(rule) for rule in rules], np.int64)
         self._seeds = seeds
         self._thresholds = np.array([rule.min_count for rule in rules], np.int64)
-        self._halves = np.array([max(1, round((r.window_seconds or 0) * MICROSECONDS / 2)) for r in rules], np.int64)
+        self._halves = np.array([max(1, round((r.window_seconds or 0) * MICROSECONDS_PER_SECOND / 2)) for r in rules], np.int64)
 
     @property
     def nbytes(self) -> int:

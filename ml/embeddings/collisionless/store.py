@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ml.days import MICROSECONDS_PER_SECOND
 from ml.embeddings.collisionless.admission import admit
 from ml.embeddings.collisionless.batch import Occurrences
-from ml.embeddings.collisionless.candidates import DIRECT, MICROSECONDS, Candidates
+from ml.embeddings.collisionless.candidates import DIRECT, Candidates
 from ml.embeddings.collisionless.context import LookupContext, PartitionBuffers, PendingUpdate, partition_features
 from ml.embeddings.collisionless.counters import Counters
 from ml.embeddings.collisionless.eviction import rows_to_evict
@@ -82,7 +83,7 @@ class Store:
         self.seeds = np.array([seed_of(seed, rule.name) for rule in rules], np.uint64)
         self.candidates = Candidates(rules, self.seeds)
         self.set_caps([rule.max_rows for rule in rules])
-        self._ttl = np.array([round((rule.ttl_seconds or 0) * MICROSECONDS) for rule in rules], np.int64)
+        self._ttl = np.array([round((rule.ttl_seconds or 0) * MICROSECONDS_PER_SECOND) for rule in rules], np.int64)
         self._kind, self._constants = CODES[optimizer.kind], optimizer.constants()
         self._deletions = 0
         self._spare: list[LookupContext] = []
@@ -175,8 +176,8 @@ class Store:
             ValueError: If offsets or weights do not match the ids.
             OverflowError: If an admission or eviction needs a step beyond the range of int32.
         """
-        now = min(max(now, 0), LATEST * MICROSECONDS)
-        self.time, seconds = max(self.time, now), now // MICROSECONDS
+        now = min(max(now, 0), LATEST * MICROSECONDS_PER_SECOND)
+        self.time, seconds = max(self.time, now), now // MICROSECONDS_PER_SECOND
         out, context = self._new_output(batch), self._new_context(batch, threads)
         self._read(batch, True, seconds, context, out)
         np.add.at(self.counters.looked_up, self.features, batch.per_feature(len(self.features)))
@@ -257,7 +258,7 @@ class Store:
         tables = self.array.words[: self.used, TABLE]
         held = np.flatnonzero(tables != FREE)
         ttl = self._ttl[tables[held]]
-        age = (now // MICROSECONDS - self.array.seen(held)) * MICROSECONDS  # rows store whole seconds
+        age = (now // MICROSECONDS_PER_SECOND - self.array.seen(held)) * MICROSECONDS_PER_SECOND  # rows store whole seconds
         expired = held[(ttl > 0) & (age > ttl)]
         self.counters.expired += self.delete_rows(expired)
         self.candidates.expire(now, self._ttl)

@@ -150,7 +150,7 @@ class PlannedBags(FixedBags):
         self._restore_own(weights, training_state)
         self.row_steps.clock.copy_(weights["step"])
         if training_state is None:
-            self.row_steps.forget()
+            self.row_steps.reset()
             return
         for name, tensor in self.row_steps.state().items():
             tensor.copy_(training_state[name])

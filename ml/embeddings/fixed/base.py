@@ -75,7 +75,7 @@ class FixedBags(TrainableBags):
     def restore(self, weights: Mapping[str, torch.Tensor], training_state: Mapping[str, torch.Tensor] | None) -> None:
         super().restore(weights, training_state)
         if training_state is None:
-            self.row_steps.forget()
+            self.row_steps.reset()
 
     def begin_pass(self) -> None:
         self.row_steps.begin_pass()

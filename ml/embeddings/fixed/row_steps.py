@@ -109,7 +109,7 @@ class RowSteps:
         """Return the number of rows of each table that have been marked since `begin_pass`."""
         return {name: int((rows > self.span[0]).sum()) for name, rows in self.by_table().items()}
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Discard the steps of all rows. Deltas can start from the current step or later."""
         self.rows.zero_()
         self.span.fill_(self.step)
