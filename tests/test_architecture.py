@@ -85,6 +85,19 @@ def test_layers_import_only_those_below(layer: str) -> None:
     assert not above
 
 
+def test_private_modules_of_dagster_are_not_imported() -> None:
+    found = [
+        str(file.relative_to(ROOT))
+        for folder in (*LAYERS, "benchmarks", "tests")
+        for file in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+        if name.startswith("dagster") and "._" in name
+    ]
+    assert not found
+
+
 def test_logs_do_not_import_the_dataset_spec() -> None:
     """`ml.logs` reads a `LogSpec`, so that one dataset can have several logs."""
     targets = {target for module, targets in imports().items() if package_of(module) == "ml.logs" for target in targets}

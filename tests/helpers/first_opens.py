@@ -54,7 +54,9 @@ def main(kind: str, trials: list[list]) -> None:
         local_store._head()
     else:
         import dagster
-        import dagster._core.storage.sqlite_storage  # noqa: F401
+
+        with dagster.DagsterInstance.local_temp():  # imports the SQLite storage
+            pass
     ended = []
     for home, seconds, number, size in trials:
         began = time.monotonic()
