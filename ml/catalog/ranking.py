@@ -20,8 +20,8 @@ class Session(Strict):
     filled_in_seconds: Float | None = Field(
         default=None,
         gt=0,
-        description="Declares that the log's publisher filled in times: an event exactly this many seconds after the event "
-        "before it in its session has no time of its own. Rankings of such events are reported apart.",
+        description="Declares that the log's publisher filled in times: the time of an event exactly this many seconds after "
+        "the previous event of its session is not a measured time. Rankings of such events are reported separately.",
     )
 
 
@@ -51,12 +51,12 @@ class Ranking(Strict):
     )
     item_columns: tuple[ColumnName, ...] = Field(
         default=(),
-        description="Columns of the log that describe the item, such as its price, beside `item`, columns joined on it and "
-        "those of `label.negatives.recent`. Features of these columns are exchanged with the item that a model scores.",
+        description="Columns of the log that describe the item, such as its price, in addition to `item`, columns joined on it "
+        "and those of `label.negatives.recent`. Features of these columns are exchanged with the item that a model scores.",
     )
     scored_pairs: Int = Field(
         default=3_000_000,
         ge=1,
-        description="About how many pairs of a click and an item are scored by a model that has to score each pair by itself. "
-        "Beyond it a deterministic sample of the clicks is ranked, and the report states its size.",
+        description="Approximate number of pairs of a click and an item that a model scores, if it has to score each pair "
+        "separately. If there are more pairs, a deterministic sample of the clicks is ranked, and the report states its size.",
     )

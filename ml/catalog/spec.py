@@ -66,7 +66,7 @@ class ModelChoice(Strict):
     recipe: str | None = Field(
         default=None,
         pattern=r"^[\w-]+$",
-        description="Name of a recipe: a file in `recipes/` beside the entry, or a built-in one. By default, the model's name.",
+        description="Name of a recipe: built-in, or a file in `recipes/` next to the entry. By default, the model's name.",
     )
     overrides: dict[str, Any] = Field(default={}, description="Recipe keys with their new values, nested as in the recipe.")
     _folder: Path | None = PrivateAttr(default=None)

@@ -83,7 +83,7 @@ def _digest(files: list[LogFile]) -> str:
 
 @lru_cache(maxsize=256)
 def _content(url: str, stamp: str) -> str:
-    """Hash of a file. stamp: tells its versions apart, so that a version is read once."""
+    """Return the hash of a file. `stamp` differs between versions of the file, so each version is read once."""
     found = xxh3_128()
     with UPath(url).open("rb") as file:
         while piece := file.read(PIECE):

@@ -77,7 +77,7 @@ def pieces(file: LogFile, start: int = 0) -> Iterator[bytes]:
 
 @lru_cache(maxsize=2)
 def _archive(url: str, stamp: str) -> zipfile.ZipFile:
-    """An archive, kept open so that its directory is read once and not for each member. stamp: tells its versions apart."""
+    """Return an archive, kept open so that its directory is read once for all members. `stamp` differs between its versions."""
     return zipfile.ZipFile(cast(BinaryIO, UPath(url).open("rb")))
 
 

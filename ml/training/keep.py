@@ -21,7 +21,7 @@ _log = logging.getLogger("evergreen")
 
 
 def can_keep(lake: Lake, spec: DatasetSpec, model: str, parent: str, recipe: Recipe) -> bool:
-    """Whether the snapshot of a day can stand for the next one as it is: by the same recipe, schema and library versions."""
+    """Whether a day can keep the snapshot of the day before: recipe, schema and library versions must be the same."""
     state = read_state(require_model(lake, tuned_models(model), spec.name, parent))
     wanted = json.loads(json.dumps(metadata_of(recipe, FeatureSchema.of(spec))))
     return all(state["metadata"].get(key) == value for key, value in wanted.items())
@@ -36,7 +36,7 @@ def keep_model(lake: Lake, spec: DatasetSpec, model: str, day: str, parent: str,
         model: Name of the model.
         day: `YYYY-MM-DD`, without rows to train on.
         parent: The day before.
-        recipe: That of the model.
+        recipe: The recipe of the model.
     """
     stage = tuned_models(model)
     manifest = lake.manifest(stage, spec.name, parent)
@@ -53,7 +53,7 @@ def copy_model(lake: Lake, kept: TrainedDay, manifest: dict[str, Any]) -> None:
     """Write the partition of a kept day: the files of the day before, and the manifest.
 
     Raises:
-        DamagedSnapshot: A file of the day before is not the one that was written.
+        DamagedSnapshot: A file of the day before is missing, or has changed since it was written.
     """
     stage = tuned_models(kept.model)
     with lake.write(stage, kept.dataset, kept.day) as folder:
@@ -62,5 +62,5 @@ def copy_model(lake: Lake, kept: TrainedDay, manifest: dict[str, Any]) -> None:
 
 
 def _unchanged(stats: dict[str, int]) -> TableStats:
-    """Statistics of a table that is as it was, over a pass of no rows."""
+    """Return the statistics of an unchanged table over a pass without rows."""
     return TableStats(stats["rows"], stats["nbytes"], stats["candidates"])
