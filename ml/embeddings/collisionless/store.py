@@ -102,7 +102,7 @@ class Store:
 
     def event_seconds(self) -> float:
         """Return the latest event time, in seconds since 1970 UTC; infinity before the first event."""
-        return self.time / MICROSECONDS if self.time else math.inf
+        return self.time / MICROSECONDS_PER_SECOND if self.time else math.inf
 
     @property
     def array(self) -> RowArray:
