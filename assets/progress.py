@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
-from ml.stages import stages_of, tuned_models
+from ml.stages import stages_of
 
 
 def stages_done(lake: Lake, spec: DatasetSpec, day: str, logs: str | None = None) -> bool:
@@ -41,19 +40,6 @@ def continues(lake: Lake, spec: DatasetSpec, day: str) -> bool:
     made = (stage for stage in stages_of(spec) if lake.has(stage, spec.name, day))
     inputs = (place for stage in made for place in lake.manifest(stage, spec.name, day).get("lineage", {}))
     return any(place.rsplit("/", 1)[1] < day for place in inputs)
-
-
-def other_recipes(lake: Lake, spec: DatasetSpec, days: Sequence[str]) -> dict[str, str]:
-    """Return the models that were trained by another recipe than the current one, with the first such day of `days`."""
-    from ml.recipes.recipe import recipe_of
-
-    found: dict[str, str] = {}
-    for name in spec.models:
-        current = recipe_of(spec, name).fingerprint
-        trained = (day for day in days if lake.manifest(tuned_models(name), spec.name, day)["recipe_fingerprint"] != current)
-        if (day := next(trained, None)) is not None:
-            found[name] = day
-    return found
 
 
 def run_fingerprint(spec: DatasetSpec, logs: str) -> str:

@@ -16,7 +16,7 @@ import click
 import dagster as dg
 
 from assets.preflight import findings_of
-from assets.progress import continues, is_done, other_recipes
+from assets.progress import continues, is_done
 from assets.resources import LakeResource, LandingResource
 from ml.catalog.load import CatalogError
 from ml.catalog.spec import DatasetSpec
@@ -55,12 +55,10 @@ def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False, fresh:
         spec = spec.starting_at(days[0])
     check_entry(spec, logs)
     ran: list[str] = []
-    skipped: list[str] = []
     job = instance = None
     for day in days:
         continued = fresh and day == days[0] and continues(lake, spec, day)
         if not redo and not continued and is_done(lake, spec, day, logs):
-            skipped.append(day)
             continue
         if job is None:
             job = build_defs([spec]).resolve_job_def(job_name(spec))
@@ -77,12 +75,6 @@ def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False, fresh:
             raise DayFailed(f"{spec.name} of {day} failed in run {result.run_id}: {_why(result)}")
         log.info("%s  done in %.1f s", day, time.perf_counter() - started)
         ran.append(day)
-    for model, day in other_recipes(lake, spec, skipped).items():
-        log.warning(
-            "The recipe of %s has changed since it trained %s, so the metrics of that day are of the old recipe. Retrain: "
-            ".venv/bin/python -m orchestration.replay %s --from %s --redo",
-            *(model, day, spec.name, day),
-        )
     return ran
 
 
