@@ -1,7 +1,8 @@
 """Features of the day's examples: dense float32 and sparse 64-bit ids, computed by the transforms of the catalog entry."""
 
+from collections.abc import Mapping
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -11,6 +12,9 @@ from assets.policy import SPARK_POOL, daily_asset, key
 from assets.resources import LakeResource, LandingResource, SparkResource
 from ml import stages
 from ml.catalog.spec import DatasetSpec
+
+if TYPE_CHECKING:
+    from ml.features.clean import JoinedTable
 
 
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:
@@ -40,7 +44,8 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "dagster/column_schema": dg.TableSchema(columns),
                 "positives": done.positives,
                 "negatives": done.negatives,
-                "joins": dg.MetadataValue.json(done.joins),
+                "joins": _joins(done.joins),
+                **{f"match_rate_{n}": table.matches.rate for n, table in enumerate(done.joins.values()) if table.matches.keyed},
                 "without_candidate": done.without_candidate,
                 "label_rate": done.label_rate,
                 "mean_sample_rate": done.mean_sample_rate,
@@ -51,6 +56,27 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         return each_day(context, work)
 
     return cleaned_features
+
+
+def _joins(joins: "Mapping[str, JoinedTable]") -> dg.TableMetadataValue:
+    """One row per side table, in the order of the catalog entry's `join`."""
+    records = [
+        dg.TableRecord(
+            {
+                "side table": name,
+                "match rate": "no keys" if table.matches.rate is None else f"{table.matches.rate:.4f}",
+                "rows": table.rows,
+                "malformed": table.quarantined,
+                "reasons": ", ".join(f"{count:,} x {reason}" for reason, count in table.reasons.items()) or "–",
+                "strategy": table.strategy,
+            }
+        )
+        for name, table in joins.items()
+    ]
+    kinds = {"rows": "int", "malformed": "int"}
+    names = ("side table", "match rate", "rows", "malformed", "reasons", "strategy")
+    columns = [dg.TableColumn(name, kinds.get(name, "string")) for name in names]
+    return dg.MetadataValue.table(records, dg.TableSchema(columns=columns))
 
 
 def _deps(spec: DatasetSpec) -> list[dg.AssetDep]:

@@ -49,7 +49,7 @@ class Expectations(Strict):
     label_rate: Band = Field(default=Band(min=0.0001, max=0.9999), description="Share of positive labels.")
     join_match: Band = Field(
         default=Band(min=0.1),
-        description="Share of sampled rows whose key is in a side table, for each table of `join`. Rows without a key do not "
+        description="Share of the day's rows whose key is in a side table, for each table of `join`. Rows without a key do not "
         "count.",
     )
     drift: Band = Field(

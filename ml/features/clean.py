@@ -21,10 +21,11 @@ from ml.compute.runner import Runner
 from ml.days import day_before
 from ml.features.clean_task import Done, Job, Task, clean_task, earlier_days, expand_task, plan
 from ml.features.side_files import check_whole, side_files
-from ml.features.side_join import BROADCAST_BYTES, Joined, Strategy, prepare, sort_merge_join, strategy_for
+from ml.features.side_join import BROADCAST_BYTES, Joined, Matches, Strategy, prepare, sort_merge_join, strategy_for
 from ml.features.vocabulary import StateFile
 from ml.features.vocabulary_counts import ARROW_ROWS, Merge, VocabularySize, merge_in_arrow, merge_on_spark, pack
 from ml.lake import Lake
+from ml.logs.quarantine import Quarantine
 from ml.logs.read import raw_parts
 from ml.logs.source_table import read_table
 from ml.parquet import write_table
@@ -53,6 +54,31 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class JoinedTable:
+    """Statistics of one side table.
+
+    Attributes:
+        strategy: How the table was joined.
+        rows: Number of its rows.
+        quarantined: Number of its malformed lines.
+        reasons: Malformed lines by reason.
+        matches: Rows of the day with a key, and with a match.
+    """
+
+    strategy: Strategy
+    rows: int
+    quarantined: int
+    reasons: dict[str, int]
+    matches: Matches
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The statistics as the manifest has them. `match_rate` is null if no row of the day has a key."""
+        facts = {"strategy": self.strategy, "rows": self.rows, "quarantined": self.quarantined, "reasons": self.reasons}
+        return facts | {"keyed": self.matches.keyed, "matched": self.matches.matched, "match_rate": self.matches.rate}
+
+
+@dataclass(frozen=True)
 class CleanedDay:
     """Statistics of a written day.
 
@@ -64,7 +90,7 @@ class CleanedDay:
         label_rate: Share of positives; 0.0 without rows.
         mean_sample_rate: Mean of sample_rate; 1.0 without rows.
         parts: Number of Parquet files.
-        joins: How each side table was joined.
+        joins: How each side table was joined, and how many rows it has a match for.
         vocabularies: Size of each feature's vocabulary after the day.
         seconds: Wall time.
     """
@@ -76,7 +102,7 @@ class CleanedDay:
     label_rate: float
     mean_sample_rate: float
     parts: int
-    joins: dict[str, Strategy]
+    joins: dict[str, JoinedTable]
     vocabularies: dict[str, VocabularySize]
     seconds: float
 
@@ -123,7 +149,7 @@ def clean_day(
     with lake.write(CLEANED_FEATURES, spec.name, day) as staging:
         scratch = staging / "scratch"
         joined_files = side_files(spec, logs)
-        sides, quarantined = _side_tables(spec, logs, scratch, limits, spark)
+        sides, malformed = _side_tables(spec, logs, scratch, limits, spark)
         job = Job(
             spec=spec,
             day=day,
@@ -143,7 +169,20 @@ def clean_day(
         sizes = _extend(job, tasks, done, staging, runner, spark, limits)
         if scratch.exists():
             scratch.fs.rm(scratch.path, recursive=True)
-        result = _sum(done, without, sides, sizes, time.perf_counter() - started)
+        if spec.join:
+            lines = Quarantine.concat(table.quarantine for table in malformed.values())
+            write_table(lines.table, staging / "quarantine.parquet")
+        joins = {
+            name: JoinedTable(
+                side.strategy,
+                malformed[name].rows,
+                len(malformed[name].quarantine),
+                malformed[name].quarantine.reasons,
+                sum((one.matches[n] for one in done), Matches()),
+            )
+            for n, (name, side) in enumerate(sides.items())
+        }
+        result = _sum(done, without, joins, sizes, time.perf_counter() - started)
         manifest: dict[str, Any] = {
             "rows": result.rows,
             "parts": result.parts,
@@ -157,7 +196,7 @@ def clean_day(
                 name: {"values": s.values, "ids": s.ids, "digest": _file_digest(staging / "vocabulary" / f"{name}.parquet")}
                 for name, s in sizes.items()
             },
-            "joins": {name: {"strategy": side.strategy, "quarantined": quarantined[name]} for name, side in sides.items()},
+            "joins": {name: table.facts for name, table in joins.items()},
             "side_files": joined_files,
         } | made_from
         lake.write_manifest(staging, manifest)
@@ -186,12 +225,20 @@ def _needs_state(spec: DatasetSpec, day: str) -> bool:
     return any(s.vocabulary for s in spec.sparse) and day > spec.first_day
 
 
+@dataclass(frozen=True)
+class SideLines:
+    """The number of rows of a side table, and its malformed lines."""
+
+    rows: int
+    quarantine: Quarantine
+
+
 def _side_tables(
     spec: DatasetSpec, logs: str | UPath, scratch: UPath, limits: Limits, spark: SparkSession | None
-) -> tuple[dict[str, Joined], dict[str, int]]:
-    """Writes the side tables to where every task can read them; returns them and their numbers of malformed lines."""
+) -> tuple[dict[str, Joined], dict[str, SideLines]]:
+    """Writes the side tables to where every task can read them; returns them and what was read of them."""
     sides: dict[str, Joined] = {}
-    malformed: dict[str, int] = {}
+    malformed: dict[str, SideLines] = {}
     for n, side in enumerate(spec.join):
         table, quarantine = read_table(side.source, logs)
         check_whole(quarantine)
@@ -201,7 +248,7 @@ def _side_tables(
         name = f"{side.source.files} on {side.log_key}"
         strategy = strategy_for(rows, limits.broadcast_bytes, spark)
         sides[name] = Joined(side.log_key, side.table_key, side.columns, strategy, str(path))
-        malformed[name] = len(quarantine)
+        malformed[name] = SideLines(len(table), quarantine)
     return sides, malformed
 
 
@@ -254,7 +301,7 @@ def _extend(
 
 
 def _sum(
-    done: list[Done], without: int, sides: dict[str, Joined], sizes: dict[str, VocabularySize], seconds: float
+    done: list[Done], without: int, joins: dict[str, JoinedTable], sizes: dict[str, VocabularySize], seconds: float
 ) -> CleanedDay:
     rows, positives = sum(d.rows for d in done), sum(d.positives for d in done)
     return CleanedDay(
@@ -265,7 +312,7 @@ def _sum(
         label_rate=positives / rows if rows else 0.0,
         mean_sample_rate=sum(d.rates for d in done) / rows if rows else 1.0,
         parts=max(1, len(done)),
-        joins={name: side.strategy for name, side in sides.items()},
+        joins=joins,
         vocabularies=sizes,
         seconds=seconds,
     )

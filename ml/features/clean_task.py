@@ -22,7 +22,7 @@ from ml.days import MICROSECONDS_PER_HOUR, trailing_days
 from ml.features.point_in_time.history import with_history
 from ml.features.point_in_time.negatives import Events, sample, with_negatives
 from ml.features.point_in_time.trailing_counts import with_recent
-from ml.features.side_join import ROW, TASK_SHIFT, Joined, join_all
+from ml.features.side_join import ROW, TASK_SHIFT, Joined, Matches, join_all
 from ml.features.transforms import SAMPLED_LABEL, compile_transforms, sparse_features
 from ml.features.vocabulary import StateFile, Vocabulary
 from ml.features.vocabulary_counts import write_counts
@@ -91,6 +91,7 @@ class Done:
         rates: Sum of the sample rates.
         without: Number of logged events for which no negative could be drawn.
         counted: Number of distinct values of each feature with a vocabulary, in the job's order.
+        matches: Number of rows that each side table has a match for, in the job's order.
     """
 
     rows: int
@@ -98,6 +99,7 @@ class Done:
     rates: float
     without: int
     counted: tuple[int, ...]
+    matches: tuple[Matches, ...] = ()
 
 
 def plan(job: Job, parts: list[str], rows_per_task: int) -> list[Task]:
@@ -130,7 +132,8 @@ def clean_task(task: Task) -> Done:
     """Writes one part of the feature table, and the counts of its values for each vocabulary."""
     job, spec = task.job, task.job.spec
     rows, without = (read_parquet(UPath(task.expanded)), 0) if task.expanded else _expanded(task)
-    batch = _one_batch(join_all(rows, job.joins, task.index))
+    joined, matches = join_all(rows, job.joins, task.index)
+    batch = _one_batch(joined)
     vocabularies = {name: _vocabulary(state) if state else Vocabulary.empty() for name, state in job.vocabularies.items()}
     features = compile_transforms(spec, vocabularies)(batch)
     write_table(pa.Table.from_batches([features]), UPath(job.output) / f"part-{task.index:05d}.parquet")
@@ -139,7 +142,7 @@ def clean_task(task: Task) -> Done:
     counting = [sparse[name] for name in job.vocabularies]
     counted = write_counts(counting, logged, UPath(task.counts)) if counting else ()
     label, rate = features[LABEL].to_numpy(), features[SAMPLE_RATE].to_numpy()
-    return Done(len(features), int(label.sum(dtype=np.float64)), float(rate.sum(dtype=np.float64)), without, counted)
+    return Done(len(features), int(label.sum(dtype=np.float64)), float(rate.sum(dtype=np.float64)), without, counted, matches)
 
 
 def expand_task(task: Task) -> tuple[Task, int]:

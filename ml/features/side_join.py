@@ -34,7 +34,7 @@ BROADCAST_BYTES = 256 * 1024 * 1024
 ROW = "row"
 TASK = "evergreen_task"
 TASK_SHIFT = 32
-_KEY = "key"
+_KEY, _MATCHED = "key", "matched"
 
 
 class RepeatedKey(ValueError):
@@ -110,23 +110,62 @@ def index_join(log: pa.Table, log_key: str, rows: pa.Table, table_key: str, colu
     Returns:
         The N rows of `log` in the same order, with the columns appended; they are null for rows without a match.
     """
+    return _append(log, rows, columns, _lookup(log, log_key, rows, table_key))
+
+
+def _lookup(log: pa.Table, log_key: str, rows: pa.Table, table_key: str) -> pa.Array:
+    """Position in `rows` of each row's key, int32 [N]; null without a match."""
     keys = plain(log[log_key].combine_chunks())
-    at = pc.call_function("index_in", [keys], pc.SetLookupOptions(rows[table_key].combine_chunks()))
+    return pc.call_function("index_in", [keys], pc.SetLookupOptions(rows[table_key].combine_chunks()))
+
+
+def _append(log: pa.Table, rows: pa.Table, columns: Sequence[str], at: pa.Array) -> pa.Table:
     for column in columns:
         log = log.append_column(column, rows[column].take(at))
     return log
 
 
-def join_all(log: pa.Table, sides: Sequence[Joined], task: int) -> pa.Table:
-    """Appends the columns of every side table to the log's rows of one task. The N rows keep their order."""
+@dataclass(frozen=True)
+class Matches:
+    """How many rows a side table was found for. The counts of several tasks add up.
+
+    Attributes:
+        keyed: Rows that have a key.
+        matched: Rows whose key is in the table.
+    """
+
+    keyed: int = 0
+    matched: int = 0
+
+    def __add__(self, other: Matches) -> Matches:
+        return Matches(self.keyed + other.keyed, self.matched + other.matched)
+
+    @property
+    def rate(self) -> float | None:
+        """Share of the rows with a key that have a match; None without such rows."""
+        return self.matched / self.keyed if self.keyed else None
+
+
+def join_all(log: pa.Table, sides: Sequence[Joined], task: int) -> tuple[pa.Table, tuple[Matches, ...]]:
+    """Appends the columns of every side table to the log's rows of one task.
+
+    Returns:
+        The N rows in the same order, and how many of them each side table has a match for.
+    """
+    counts: list[Matches] = []
     for side in sides:
         if side.strategy == "broadcast":
-            log = index_join(log, side.log_key, read_parquet(UPath(side.path)), side.table_key, side.columns)
+            rows = read_parquet(UPath(side.path))
+            at = _lookup(log, side.log_key, rows, side.table_key)
+            matched = len(at) - at.null_count
+            log = _append(log, rows, side.columns, at)
         else:
             found = _read_folder(UPath(side.path) / f"{TASK}={task}").sort_by(ROW)
+            matched = len(found) - found[_MATCHED].null_count
             for position, column in enumerate(side.columns):
                 log = log.append_column(column, found[_value(position)])
-    return log
+        counts.append(Matches(len(log) - log[side.log_key].null_count, matched))
+    return log, tuple(counts)
 
 
 def sort_merge_join(spark: SparkSession, parts: Sequence[str], side: Joined, rows: str, target: str) -> Joined:
@@ -150,7 +189,7 @@ def sort_merge_join(spark: SparkSession, parts: Sequence[str], side: Joined, row
     # Own names, because the log and the side table may use any name.
     left = spark.read.parquet(*map(literal_path, parts)).select(ROW, column(side.log_key, _KEY))
     values = [column(name, _value(n)) for n, name in enumerate(side.columns)]
-    right = spark.read.parquet(literal_path(rows)).select(column(side.table_key, _KEY), *values)
+    right = spark.read.parquet(literal_path(rows)).select(column(side.table_key, _KEY), f.lit(True).alias(_MATCHED), *values)
     joined = left.hint("merge").join(right.hint("merge"), _KEY, "left").drop(_KEY)
     tasks = joined.withColumn(TASK, f.shiftright(ROW, TASK_SHIFT)).repartition(len(parts), TASK)
     tasks.sortWithinPartitions(TASK, ROW).write.partitionBy(TASK).parquet(target)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import comb
 
 from ml.catalog.spec import Band, Severity
-
-UNLIKELY = 1e-3
+from ml.quality.noise import Share
 
 
 @dataclass(frozen=True)
@@ -48,19 +46,9 @@ def refusal(dataset: str, findings: Iterable[Finding]) -> str:
 
 
 def exceeds(count: int, total: int, band: Band) -> bool:
-    """Whether a share of a sample is above a band by more than chance explains.
-
-    Returns:
-        True if `count` or more of `total` have a probability below `UNLIKELY` under the band's maximum.
-    """
-    if band.max is None or not count or count / total <= band.max:
-        return False
-    rate, below = band.max, 0.0
-    if total > 1000:  # far above the binomial's spread
-        return count > total * rate + 4 * (total * rate * (1 - rate)) ** 0.5
-    for k in range(count):
-        below += comb(total, k) * rate**k * (1 - rate) ** (total - k)
-    return 1 - below < UNLIKELY
+    """Whether a share of a sample is above a band by more than sampling noise explains."""
+    share = Share(count, total)
+    return band.max is not None and share > band.max and not share.is_noise(high=band.max)
 
 
 def shown(value: object, length: int = 60) -> str:

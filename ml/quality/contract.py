@@ -154,7 +154,13 @@ def _features(spec: DatasetSpec) -> list[Expectation]:
         _none("time_in_day", "outside_day", "Rows of another day would leak future events into training."),
         _none("time_order", "out_of_order", "Online training requires events in time order."),
         _drift(spec),
+        *([_join_match(spec)] if spec.join else []),
     ]
+
+
+def _join_match(spec: DatasetSpec) -> Expectation:
+    why = "A join that matches few rows has a wrong key or an outdated side table. The other rows lack the joined columns."
+    return _band("join_match", "join_match", spec.expectations.join_match, why)
 
 
 def _mds(spec: DatasetSpec) -> list[Expectation]:

@@ -8,7 +8,6 @@ from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.logs.read import quarantine_table
 from ml.quality.validate import Verdict
-from ml.stages import RAW_LOGS
 
 OF_LINES = ("quarantine_rate", "whole_files")  # checks that quarantined lines explain
 REASONS, TEXT = 3, 80  # reasons that are named, and characters of a line
@@ -33,17 +32,17 @@ def explain_failure(verdict: Verdict, spec: DatasetSpec, stage: str, day: str, l
         f"check {verdict.name} of {stage} failed for {day}: observed {observed}; expected {verdict.expected}",
         verdict.why,
     ]
-    if stage == RAW_LOGS and verdict.name in OF_LINES:
-        lines += _reasons(spec, day, lake)
+    if verdict.name in OF_LINES:
+        lines += _reasons(spec, stage, day, lake)
         lines.append(f"quarantine: {lake.partition(stage, spec.name, day) / 'quarantine.parquet'}")
-    change = "correct the files of the log"
+    change = f"correct the files of the {'side table' if verdict.name == 'join_match' else 'log'}"
     if verdict.key:
         change = f"{change}, or change {verdict.key} in the catalog entry"
     return "\n  ".join([*lines, f"to go on: {change}, and run the day again"])
 
 
-def _reasons(spec: DatasetSpec, day: str, lake: Lake) -> list[str]:
-    table = quarantine_table(lake, spec.name, day)
+def _reasons(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> list[str]:
+    table = quarantine_table(lake, spec.name, day, stage)
     reasons = table.column("reason").to_pylist()
     found: list[str] = []
     for reason, count in Counter(reasons).most_common(REASONS):

@@ -95,6 +95,12 @@ def _quarantine_rate(evidence: Evidence) -> Mapping[str, Value]:
     return {DAY: Share(quarantined, quarantined + evidence.today.rows)}
 
 
+def _join_match(evidence: Evidence) -> Mapping[str, Value]:
+    """Share of the rows with a key that each side table has a match for. Tables for which no row has a key are left out."""
+    joins = evidence.today.manifest.get("joins", {})
+    return {name: Share(join["matched"], join["keyed"]) for name, join in joins.items() if join.get("keyed")}
+
+
 def _damaged_files(evidence: Evidence) -> Mapping[str, Value]:
     """Number of the day's files that could not be read to the end."""
     reasons = evidence.today.manifest.get("reasons", {})
@@ -195,6 +201,7 @@ MEASURES: dict[str, Measure] = {
     "volume": _volume,
     "quarantine_rate": _quarantine_rate,
     "damaged_files": _damaged_files,
+    "join_match": _join_match,
     "null_rate": _null_rate,
     "not_finite": _not_finite,
     "range": _range,

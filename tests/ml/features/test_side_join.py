@@ -17,6 +17,7 @@ from ml.features.side_join import (
     ROW,
     TASK_SHIFT,
     Joined,
+    Matches,
     RepeatedKey,
     index_join,
     join_all,
@@ -96,10 +97,20 @@ def test_spark_joins_hostile_names_as_arrow_does(spark, tmp_path: Path, folder: 
         write_table(logs[-1], UPath(files[-1]))
     joined = sort_merge_join(spark, files, side, side.path, str(root / "joined"))
     for task, log in enumerate(logs):
-        here = join_all(log, [side], task)
-        assert join_all(log, [joined], task).equals(here)
+        here, matches = join_all(log, [side], task)
+        there, counted = join_all(log, [joined], task)
+        assert there.equals(here) and counted == matches
         assert here["joined key"].to_pylist()[:2] == [f"joined key {task}", f"joined key {task + 1}"]
         assert here["brand"][0].as_py() == f"brand {task}" and here["Brand"][0].as_py() == f"Brand {task}"
+
+
+def test_matches_are_counted_among_rows_with_a_key(tmp_path: Path) -> None:
+    write_table(prepare(SIDE, items([1, 2]), "int"), UPath(tmp_path / "side.parquet"))
+    side = Joined("item", "id", SIDE.columns, "broadcast", str(tmp_path / "side.parquet"))
+    log = pa.table({"item": pa.array([1, 1, None, 9, 2], pa.int64())})
+    [found] = join_all(log, [side], 0)[1]
+    assert found == Matches(4, 3) and found.rate == 0.75
+    assert found + Matches(6, 0) == Matches(10, 3) and Matches(0, 0).rate is None
 
 
 @pytest.mark.slow
@@ -116,6 +127,8 @@ def test_spark_gives_the_same_columns(spark, tmp_path: Path) -> None:  # type: i
         write_table(logs[-1], UPath(files[-1]))
     joined = sort_merge_join(spark, files, side, side.path, str(tmp_path / "joined"))
     for task, log in enumerate(logs):
-        here, there = join_all(log, [side], task), join_all(log, [joined], task)
+        (here, [matches]), (there, [counted]) = join_all(log, [side], task), join_all(log, [joined], task)
         assert there.equals(here)
+        keys = log["item"].drop_null().to_pylist()
+        assert matches == counted == Matches(len(keys), sum(key < 5000 for key in keys))
         assert 0 < there["title"].null_count < 1500
