@@ -71,6 +71,7 @@ class RawColumns:
             N rows in declared types, with histories as lists of ids.
 
         Raises:
+            KeyError: A record batch has a column twice.
             TypeError: A column cannot be read in its declared type, or its ints were sent as floats that are too large to be
                 exact. The message names the column.
         """
@@ -164,14 +165,14 @@ def typed_series(name: str, column: Any, kind: pa.DataType, null_tokens: pa.Arra
     plain = isinstance(column.dtype, np.dtype)
     values = column.to_numpy() if plain else column  # Arrow looks up several attributes of a Series, each of which takes long
     try:
-        if pa.types.is_integer(kind):
-            inferred = pd.api.types.infer_dtype(values)
+        if not plain or values.dtype.kind not in "iufb":
+            inferred = pd.api.types.infer_dtype(values) if _is_scalar(kind) and not pa.types.is_string(kind) else ""
             if inferred == "string":
                 texts = pa.array(values, pa.string(), from_pandas=True)
                 return (texts if null_tokens is None else _without(texts, null_tokens)).cast(kind)
-            if inferred in ("datetime64", "datetime", "date", "timedelta64", "timedelta"):
+            if pa.types.is_integer(kind) and inferred in ("datetime64", "datetime", "date", "timedelta64", "timedelta"):
                 return _as_read(name, pa.array(column, from_pandas=True), kind)
-        elif pa.types.is_string(kind) and plain and values.dtype.kind in "iuf":
+        elif pa.types.is_string(kind) and values.dtype.kind in "iuf":
             return _as_read(name, pa.array(values, from_pandas=True), kind)  # pandas holds text that is all missing as floats
         typed = pa.array(values, kind, from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
@@ -179,6 +180,10 @@ def typed_series(name: str, column: Any, kind: pa.DataType, null_tokens: pa.Arra
     if _is_int(kind) and _any_ambiguous(column.explode() if pa.types.is_list(kind) else column):
         raise TypeError(_ambiguous(name, kind))
     return typed
+
+
+def _is_scalar(kind: pa.DataType) -> bool:
+    return not pa.types.is_list(kind)
 
 
 def _is_int(kind: pa.DataType) -> bool:
