@@ -126,7 +126,9 @@ def test_equal_ids_of_two_features_fall_in_two_buckets() -> None:
 def test_on_criteo_it_is_as_good_as_a_converged_regression(
     real_logs: Path, catalog: dict[str, DatasetSpec], lake: Lake
 ) -> None:
+    # The converged fit, of 0.759, had the counts and categories alone.
     spec = catalog["criteo"]
+    spec = spec.model_copy(update={"sparse": tuple(feature for feature in spec.sparse if not feature.bucketise)})
     names = list(spec.source.columns)
     with gzip.open(real_logs / "criteo" / "train.txt.gz", "rt") as file:
         rows = list(islice(csv.reader(file, delimiter="\t"), 137_139))
