@@ -52,6 +52,15 @@ def _timestamp(loader: _Loader, node: yaml.ScalarNode) -> Any:
         return loader.construct_yaml_timestamp(node)  # type: ignore[no-untyped-call]
     except ValueError:  # 2025-13-01 is text, which a key that takes a date refuses
         return node.value
+    except AttributeError as error:  # from PyYAML, for `!!timestamp soon`
+        raise _refusal(f"{shown(node.value)} is not a date", node) from error
+
+
+def _boolean(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    try:
+        return loader.construct_yaml_bool(node)  # type: ignore[no-untyped-call]
+    except KeyError as error:  # from PyYAML, for `!!bool maybe`
+        raise _refusal(f"{shown(node.value)} is not true or false", node) from error
 
 
 def _number(loader: _Loader, node: yaml.ScalarNode) -> Any:
@@ -64,6 +73,7 @@ def _number(loader: _Loader, node: yaml.ScalarNode) -> Any:
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _timestamp)
+_Loader.add_constructor("tag:yaml.org,2002:bool", _boolean)
 _Loader.add_constructor("tag:yaml.org,2002:int", _number)
 _Loader.add_constructor("tag:yaml.org,2002:float", _number)
 

@@ -288,6 +288,9 @@ TEXTUAL: dict[str, tuple[bytes | str, str]] = {
     "a huge number": ("demo_days: 0x" + "f" * 9000 + "\n", "demo_days: an integer of more than 64 bits"),
     "a huge decimal": ("demo_days: " + "9" * 9000 + "\n", "not valid YAML"),
     "an empty whole number": ("demo_days: !!int\n", "not valid YAML"),
+    "text tagged as a truth value": ("demo_days: !!bool maybe\n", "demo_days: line 1.*'maybe' is not true or false"),
+    "a tagged key": ("!!bool maybe: 1\n", "line 1.*'maybe' is not true or false"),
+    "text tagged as a date": ("demo_days: !!timestamp soon\n", "demo_days: line 1.*'soon' is not a date"),
     "no such day": (
         "partitions: {start: 2014-02-31}\n",
         "partitions.start: expected a date such as 2025-03-01, found '2014-02-31' .line 1.",
