@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from ml.catalog.spec import DatasetSpec
 from ml.features.hashing import hash_values
+from ml.logs.text.value_types import without_null_tokens
 from ml.logs.typed_columns import UnreadableType, type_column
 from ml.schema import ARROW_TYPES, EVENT_TIME, HISTORY_PREFIX
 
@@ -77,7 +78,7 @@ class RawColumns:
         """
         if isinstance(rows, pa.RecordBatch):
             if self._as_declared is not None and rows.schema.equals(self._as_declared):
-                return self._without_null_tokens(rows)
+                return self._texts_without_null_tokens(rows)
             held = {name: rows.column(name) for name in rows.schema.names if name in self.types}
             columns = {name: typed_array(name, self._known(name, column), self.types[name]) for name, column in held.items()}
             if not self._histories and all(columns[name] is held[name] for name in held):
@@ -92,21 +93,21 @@ class RawColumns:
         for name, most in self._histories.items():
             if name in columns:
                 columns[name] = self._ids(columns[name], most)
-        return self._without_null_tokens(pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns)))
+        return self._texts_without_null_tokens(pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns)))
 
     def _known(self, name: str, column: pa.Array) -> pa.Array:
         """Replace null tokens in a column that is sent as text and is declared otherwise."""
         if name not in self._null_tokens or pa.types.is_string(self.types[name]) or not pa.types.is_string(column.type):
             return column
-        return _without(column, self._null_tokens[name])
+        return without_null_tokens(column, self._null_tokens[name])
 
-    def _without_null_tokens(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+    def _texts_without_null_tokens(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Replace null tokens in columns of text, as reading a log does; rows without any are returned as they are."""
         for name in self._texts:
             if (at := rows.schema.get_field_index(name)) < 0:
                 continue
             held = rows.column(at)
-            if (known := _without(held, self._null_tokens[name])) is not held:
+            if (known := without_null_tokens(held, self._null_tokens[name])) is not held:
                 rows = rows.set_column(at, name, known)
         return rows
 
@@ -116,14 +117,6 @@ class RawColumns:
         lengths = pc.call_function("list_value_length", [kept]).fill_null(0).to_numpy()
         offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
         return pa.ListArray.from_arrays(pa.array(offsets), pa.array(hash_values(self._item_feature, kept.flatten())))
-
-
-def _without(column: pa.Array, null_tokens: pa.Array) -> pa.Array:
-    """Replace null tokens by nulls; a column without any is returned as it is."""
-    found = pc.call_function("is_in", [column], pc.SetLookupOptions(null_tokens, skip_nulls=True))
-    if found.true_count == 0:
-        return column
-    return pc.call_function("if_else", [found, pa.scalar(None, column.type), column])
 
 
 def _as_read(name: str, column: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -169,7 +162,7 @@ def typed_series(name: str, column: Any, kind: pa.DataType, null_tokens: pa.Arra
             inferred = pd.api.types.infer_dtype(values) if _is_scalar(kind) and not pa.types.is_string(kind) else ""
             if inferred == "string":
                 texts = pa.array(values, pa.string(), from_pandas=True)
-                return (texts if null_tokens is None else _without(texts, null_tokens)).cast(kind)
+                return (texts if null_tokens is None else without_null_tokens(texts, null_tokens)).cast(kind)
             if pa.types.is_integer(kind) and inferred in ("datetime64", "datetime", "date", "timedelta64", "timedelta"):
                 return _as_read(name, pa.array(column, from_pandas=True), kind)
         elif pa.types.is_string(kind) and values.dtype.kind in "iuf":

@@ -16,7 +16,7 @@ from ml.logs.parsed_blocks import ParsedBlock
 from ml.logs.quarantine import NOT_UTF8, TEXT_BYTES, bad_value, damaged_file, inexact_integer
 from ml.logs.sources import LogFile
 from ml.logs.text.layout import Layout, WrongFile, rename_fields
-from ml.logs.text.value_types import null_tokens
+from ml.logs.text.value_types import table_without_null_tokens
 from ml.logs.typed_columns import TypedColumn, UnreadableType, type_column
 
 
@@ -76,7 +76,7 @@ def _parse(source: Source, schema: pa.Schema, index: int, group: pa.Table, clock
     good = np.ones(group.num_rows, bool)
     good[list(bad)] = False
     bad = dict(sorted(bad.items()))
-    table = null_tokens(pa.table(columns, schema=schema), source.null_tokens)
+    table = table_without_null_tokens(pa.table(columns, schema=schema), source.null_tokens)
 
     def text_of(row: int) -> bytes:
         return json.dumps(group.slice(row, 1).to_pylist()[0], default=repr).encode()[:TEXT_BYTES]

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ml.catalog.reading import ColumnType
-from ml.logs.text.value_types import bad_values
+from ml.logs.text.value_types import bad_values, without_null_tokens
 from ml.schema import ARROW_TYPES
 
 INT64_MAX = 2**63 - 1
@@ -119,7 +119,7 @@ def _not_utf8(values: pa.Array) -> list[int]:
 def _from_texts(texts: pa.Array, kind: ColumnType, null_tokens: tuple[str, ...]) -> tuple[pa.Array, NDArray[np.bool_]]:
     if kind == "string":
         return texts, np.zeros(len(texts), bool)
-    texts = _without(texts, pc.is_in(texts, pa.array(null_tokens, pa.string())))
+    texts = without_null_tokens(texts, pa.array(null_tokens, pa.string()))
     wrong = bad_values(texts, kind)
     return pc.utf8_trim(_without(texts, pa.array(wrong)), " \t").cast(ARROW_TYPES[kind]), wrong
 

@@ -14,7 +14,7 @@ from ml.catalog.reading import ColumnType
 from ml.logs.quarantine import BAD_JSON, bad_value
 from ml.logs.text.layout import BOM, Layout
 from ml.logs.text.lines import Lines
-from ml.logs.text.value_types import all_finite, null_tokens
+from ml.logs.text.value_types import all_finite, table_without_null_tokens
 
 CHUNK = 128
 
@@ -45,7 +45,7 @@ class JsonReader:
         if table.num_rows != len(lines) or not all_finite(table):
             return None
         table = table.select(self.schema.names).rename_columns(self.layout.schema.names)
-        return null_tokens(table, self.layout.source.null_tokens)
+        return table_without_null_tokens(table, self.layout.source.null_tokens)
 
     def malformed(self, lines: Lines) -> dict[int, str]:
         return {}  # `invalid` finds bad structure and bad values together

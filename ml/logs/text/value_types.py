@@ -53,10 +53,17 @@ def _is_value(text: str, kind: ColumnType) -> bool:
     return bool(np.isfinite(value)) if kind == "float" else True
 
 
-def null_tokens(table: pa.Table, tokens: tuple[str, ...]) -> pa.Table:
-    """Replaces every text that is one of the tokens by null, for formats whose reader has no null tokens."""
+def without_null_tokens(texts: pa.Array, tokens: pa.Array) -> pa.Array:
+    """Replaces every text [N] that is one of the tokens by null; an array without any is returned as it is."""
+    found = pc.is_in(texts, tokens)
+    return pc.if_else(found, pa.scalar(None, texts.type), texts) if found.true_count else texts
+
+
+def table_without_null_tokens(table: pa.Table, tokens: tuple[str, ...]) -> pa.Table:
+    """Replaces the tokens in every column of text by null, for formats whose reader has no null tokens."""
+    wanted = pa.array(tokens, pa.string())
     columns = [
-        pc.if_else(pc.is_in(column, pa.array(tokens, pa.string())), pa.scalar(None, pa.string()), column)
+        pa.chunked_array([without_null_tokens(chunk, wanted) for chunk in column.chunks], column.type)
         if pa.types.is_string(column.type)
         else column
         for column in table.columns
