@@ -38,7 +38,7 @@ def _bounds(start: date, days: int, zone: str) -> NDArray[np.int64]:
     return np.array([midnight(start + timedelta(days=i), info) for i in range(days + 1)], np.int64)
 
 
-def day_bounds(log: LogSpec) -> NDArray[np.int64]:
+def partition_bounds(log: LogSpec) -> NDArray[np.int64]:
     """The instant at which each day of a log begins, and the end of the last: int64 [days + 1], microseconds since 1970 UTC."""
     end = log.partitions.end
     days = (end - log.partitions.start).days + 1 if end else LIVE_DAYS
@@ -55,7 +55,7 @@ def day_index(log: LogSpec, day: str) -> int:
         index = (date.fromisoformat(day) - log.partitions.start).days
     except ValueError:
         index = -1
-    if not 0 <= index < len(day_bounds(log)) - 1:
+    if not 0 <= index < len(partition_bounds(log)) - 1:
         raise ValueError(
             f"{log.dataset}: {day!r} is not a day of the log; its days run from {log.partitions.start} to "
             f"{log.partitions.end or 'now'} (partitions in the catalog entry)"

@@ -22,7 +22,7 @@ from ml.compute.runner import Runner
 from ml.lake import Lake
 from ml.logs.block_cache import MAX_BYTES, BlockCache
 from ml.logs.block_ranges import BlockRange, pack_tasks, split_file
-from ml.logs.clock import day_bounds, day_index, day_key, position_parts
+from ml.logs.clock import day_index, day_key, partition_bounds, position_parts
 from ml.logs.file_index import BlockIndex, FileIndex, FileIndexStore
 from ml.logs.formats import count_lines
 from ml.logs.sources import LogFile, file_day, find_files
@@ -124,7 +124,7 @@ class LogIndex:
     def parts(self) -> NDArray[np.int64]:
         """In a log without a clock: the line at which each day begins, and the end of the last, int64 [days + 1]."""
         total = sum(block.data_lines for file in self.files for block in file.blocks or ())
-        return position_parts(total, len(day_bounds(self.log)) - 1)
+        return position_parts(total, len(partition_bounds(self.log)) - 1)
 
     @cached_property
     def placements(self) -> dict[str, dict[int, BlockPlacement]]:
@@ -161,7 +161,7 @@ class LogIndex:
 
         Such lines are not malformed: the log's days can be a part of what its files hold.
         """
-        ends = {BEFORE: 0, AFTER: len(day_bounds(self.log)) - 2}
+        ends = {BEFORE: 0, AFTER: len(partition_bounds(self.log)) - 2}
         wanted = [end for end, at in ends.items() if at == day_index(self.log, day)]
         blocks = [self._lines_by_day(of_file, block) for of_file in self.files for block in of_file.blocks or ()]
         return sum(lines[end] for lines in blocks for end in wanted)
@@ -171,7 +171,7 @@ class LogIndex:
         if self.log.time.by_position:
             return True
         index = day_index(self.log, day)
-        first, end = day_bounds(self.log)[index : index + 2].tolist()
+        first, end = partition_bounds(self.log)[index : index + 2].tolist()
         spans = [
             (max(block.earliest, first), min(block.latest, end - 1))
             for of_file in self.files
@@ -202,7 +202,7 @@ class LogIndex:
         For files that were not read, and in a log without a clock, it is a hash of the files' names and stamps.
         """
         touched: dict[int, list[str]] = {}
-        everything = range(len(day_bounds(self.log)) - 1) if self.log.time.by_position else ()
+        everything = range(len(partition_bounds(self.log)) - 1) if self.log.time.by_position else ()
         for of_file in self.files:
             name, stamp = of_file.file.name, of_file.file.stamp
             parts: dict[int, list[str]] = {}
@@ -249,7 +249,7 @@ class LogIndex:
 
 def _near(log: LogSpec, file: LogFile, day: str | None) -> bool:
     """Whether a dated file can hold rows of `day`; if None, of any day of the log."""
-    low, high = (0, len(day_bounds(log)) - 2) if day is None else (day_index(log, day),) * 2
+    low, high = (0, len(partition_bounds(log)) - 2) if day is None else (day_index(log, day),) * 2
     spill = log.source.spill_days
     return low - spill <= (file_day(log, file) or 0) <= high + spill
 

@@ -16,7 +16,7 @@ from ml.catalog.log_spec import LogSpec
 from ml.logs.absent_keys import absent_everywhere
 from ml.logs.block_cache import BlockCache
 from ml.logs.block_ranges import BlockRange
-from ml.logs.clock import day_bounds, position_times
+from ml.logs.clock import partition_bounds, position_times
 from ml.logs.external_sort import SortedRun, sort_by_time, write_parquet, write_run
 from ml.logs.index import BlockPlacement
 from ml.logs.quarantine import SCHEMA
@@ -142,7 +142,7 @@ def _place(
     if job.parts is not None and placement is not None:
         lines, bad = placement.position + block.row_lines, placement.position + block.bad_lines
         days, bad_days = (np.searchsorted(job.parts, of, side="right") - 1 for of in (lines, bad))
-        return position_times(lines, job.parts, day_bounds(job.log)), days, bad_days
+        return position_times(lines, job.parts, partition_bounds(job.log)), days, bad_days
     inherited = placement.inherited_day if placement else file_day(job.log, part.file) or 0
     return block.times, block.days, np.where(block.bad_days == UNPLACED, inherited, block.bad_days)
 

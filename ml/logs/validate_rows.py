@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ml.catalog.log_spec import LogSpec
 from ml.days import midnight
-from ml.logs.clock import day_bounds, days_of, event_times
+from ml.logs.clock import days_of, event_times, partition_bounds
 from ml.logs.quarantine import LABEL_MISSING, LABEL_UNKNOWN, TIME_FAR, TIME_MISSING, TIME_UNPARSABLE
 
 # Codes of `ValidatedRows.fault`; 0 is a good row.
@@ -55,7 +55,7 @@ def is_outside(days: NDArray[np.int32]) -> NDArray[np.bool_]:
 
 def place_file(log: LogSpec, file_day: int | None) -> int:
     """Returns the day of lines that only the path of their file places: the first without a dated path, or BEFORE or AFTER."""
-    last = len(day_bounds(log)) - 2
+    last = len(partition_bounds(log)) - 2
     return BEFORE if (file_day or 0) < 0 else AFTER if (file_day or 0) > last else file_day or 0
 
 
@@ -70,7 +70,7 @@ def validate_rows(log: LogSpec, table: pa.Table, file_day: int | None) -> Valida
     count = table.num_rows
     fault, times, days = np.zeros(count, np.int8), np.zeros(count, np.int64), np.full(count, UNPLACED, np.int32)
     if (column := log.time.column) is not None:
-        bounds = day_bounds(log)
+        bounds = partition_bounds(log)
         times, known = event_times(table.column(column), log.time)
         missing = pc.is_null(table.column(column)).to_numpy()
         found = days_of(times, bounds)

@@ -7,7 +7,7 @@ from os import PathLike
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
-from ml.logs.clock import day_bounds
+from ml.logs.clock import partition_bounds
 from ml.logs.sources import LogFile, NoLogs, file_day, find_files
 from ml.logs.text.layout import WrongFile
 from ml.preflight.files import no_files
@@ -57,6 +57,6 @@ def preflight(spec: DatasetSpec, folder: str | PathLike[str]) -> list[Finding]:
 
 def _of_the_log(spec: DatasetSpec, files: list[LogFile]) -> list[LogFile]:
     """Dated files of the log's days; all files if paths are not dated, or none is of such a day."""
-    count = len(day_bounds(spec.log)) - 1
+    count = len(partition_bounds(spec.log)) - 1
     inside = [file for file in files if (day := file_day(spec.log, file)) is None or 0 <= day < count]
     return inside or files

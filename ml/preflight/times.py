@@ -14,7 +14,7 @@ from ml.catalog.log_spec import LogSpec
 from ml.catalog.reading import Time
 from ml.catalog.spec import Band
 from ml.days import midnight
-from ml.logs.clock import day_bounds, days_of, event_times
+from ml.logs.clock import days_of, event_times, partition_bounds
 from ml.logs.sources import file_day
 from ml.preflight.finding import Finding, exceeds, shown
 from ml.preflight.sample import Sample
@@ -77,7 +77,7 @@ def _days(log: LogSpec) -> str:
 
 
 def _inside(log: LogSpec, times: Times) -> NDArray[np.bool_]:
-    bounds = day_bounds(log)
+    bounds = partition_bounds(log)
     days = days_of(times, bounds)
     return (days >= 0) & (days < len(bounds) - 1)
 
@@ -123,7 +123,7 @@ def _explain(log: LogSpec, sample: Sample, times: Times) -> tuple[str, str]:
 
 
 def _undated(log: LogSpec, sample: Sample, times: Times) -> list[Finding]:
-    bounds = day_bounds(log)
+    bounds = partition_bounds(log)
     start, end = int(bounds[0]), int(bounds[-1]) if log.partitions.end else max(_now(), int(bounds[0]) + DAY)
     # A few rows can have any time; what most of them have counts.
     low, high = (int(t) for t in np.quantile(times, [0.01, 0.99]))
@@ -197,7 +197,7 @@ def check_file_days(log: LogSpec, sample: Sample) -> list[Finding]:
     """Checks that some dated file is of one of the log's days."""
     if not log.source.dated:
         return []
-    count = len(day_bounds(log)) - 1
+    count = len(partition_bounds(log)) - 1
     inside = [n for file in sample.files if (n := file_day(log, file)) is not None and 0 <= n < count]
     today = (datetime.now(log.zone).date() - log.partitions.start).days
     if inside and (log.partitions.end or min(inside) <= today):

@@ -12,7 +12,7 @@ import pytest
 from ml.catalog.log_spec import LogSpec
 from ml.catalog.reading import Time
 from ml.catalog.spec import DatasetSpec
-from ml.logs.clock import day_bounds, day_index, day_key, days_of, event_times, position_parts, position_times
+from ml.logs.clock import day_index, day_key, days_of, event_times, partition_bounds, position_parts, position_times
 
 UTC = timezone.utc  # noqa: UP017
 
@@ -35,7 +35,7 @@ def micros(moment: datetime) -> int:
 @pytest.mark.parametrize("zone", ["UTC", "America/Sao_Paulo", "Europe/Berlin", "Asia/Kathmandu", "Australia/Lord_Howe"])
 def test_days_follow_the_local_time_zone(zone: str) -> None:
     days = spec(zone, date(2017, 1, 1), date(2018, 12, 31))
-    bounds, info = day_bounds(days), ZoneInfo(zone)
+    bounds, info = partition_bounds(days), ZoneInfo(zone)
     assert (np.diff(bounds) > 22 * 3_600_000_000).all()
     rng = np.random.default_rng(0)
     around = np.concatenate([bounds + shift for shift in (-1, 0, 1)])
@@ -47,7 +47,7 @@ def test_days_follow_the_local_time_zone(zone: str) -> None:
 
 def test_sao_paulo_has_no_midnight_on_15_october_2017(catalog: dict[str, DatasetSpec]) -> None:
     index = day_index(catalog["globo"].log, "2017-10-15")
-    begin, end = day_bounds(catalog["globo"].log)[index : index + 2].tolist()
+    begin, end = partition_bounds(catalog["globo"].log)[index : index + 2].tolist()
     assert begin == micros(datetime(2017, 10, 15, 3, tzinfo=UTC))
     assert end - begin == 23 * 3_600_000_000
     assert day_key(catalog["globo"].log, index) == "2017-10-15"
@@ -113,7 +113,7 @@ def test_equal_parts_by_position(total: int, days: int) -> None:
 
 
 def test_times_by_position_fill_each_day_in_order() -> None:
-    bounds = day_bounds(spec("America/Sao_Paulo", date(2017, 10, 14), date(2017, 10, 16)))
+    bounds = partition_bounds(spec("America/Sao_Paulo", date(2017, 10, 14), date(2017, 10, 16)))
     parts = position_parts(1_000_003, 3)
     times = position_times(np.arange(1_000_003), parts, bounds)
     assert (np.diff(times) > 0).all()
