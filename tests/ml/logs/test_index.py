@@ -290,8 +290,8 @@ def test_only_days_whose_lines_changed_are_due(
     appended = (MIDNIGHT + 3 * 86400 + 5000, "new", 1)
     assert due([*original, appended]) == [3]
     last = max(n for n, row in enumerate(original) if row[0] < MIDNIGHT + 86400)
-    mended = [(t, "w" + v[1:], y) if n == last else (t, v, y) for n, (t, v, y) in enumerate(original)]
-    assert due(mended) == [0]
+    corrected = [(t, "w" + v[1:], y) if n == last else (t, v, y) for n, (t, v, y) in enumerate(original)]
+    assert due(corrected) == [0]
     moved = [(t + 3600 * 24, v, y) if n == last else (t, v, y) for n, (t, v, y) in enumerate(original)]
     assert due(moved) == [0, 1]
     assert due([row for n, row in enumerate(original) if n != len(original) - 1])[-1:] == [
