@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -21,7 +20,6 @@ from mlflow.pyfunc.scoring_server import _parse_json_data
 from ml.artifacts.bundle import Bundle, vocabulary_states
 from ml.artifacts.delta import ModelDelta, model_delta
 from ml.artifacts.predictor import TorchPredictor
-from ml.artifacts.raw_columns import RawColumns, typed_array, typed_series
 from ml.artifacts.snapshot import DamagedSnapshot, digest
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
@@ -44,66 +42,10 @@ from ml.training.day import DayOptions, train_day
 from ml.training.load import load_model
 from ml.training.passes import train_pass
 from ml.training.state_dict import load_snapshot
+from tests.helpers.raw_rows import CLICKED, HOUR, LIMITED, ROWS, SAMPLED, exact, rows_of
 from tests.helpers.training_days import FIRST, made_spec, small_recipe, write_days
 
-HOUR = 3_600_000_000
 SECOND = "2026-01-02"
-ROWS = 600
-COLUMNS = {"time": "int", "who": "int", "what": "int", "page": "int", "tags": "string", "price": "float", "member": "bool"}
-KNOWN: dict[str, Any] = {
-    "name": "kiosk",
-    "description": "Made for tests.",
-    "source": {"files": "*.csv", "format": "csv", "columns": COLUMNS},
-    "time": {"column": "time", "timezone": "America/Sao_Paulo"},
-    "partitions": {"start": FIRST},
-    "user": "who",
-    "item": "what",
-    "dense": [{"name": "price", "log1p": True}, {"name": "is_member", "column": "member"}],
-    "sparse": [
-        {"name": "article", "column": "what"},
-        "page",
-        {"name": "tags", "split": "|"},
-        {"name": "hour", "hour_of_day": True},
-        {"name": "price_bucket", "column": "price", "bucketise": [1, 5]},
-        {"name": "who_x_page", "cross": ["who", "page"]},
-    ],
-}
-CLICKED = DatasetSpec.model_validate(
-    KNOWN | {"source": KNOWN["source"] | {"columns": COLUMNS | {"clicked": "int"}}, "label": {"column": "clicked"}}
-)
-SAMPLED = DatasetSpec.model_validate(
-    KNOWN
-    | {
-        "label": {"negatives": {"per_positive": 1, "window_hours": 24, "recent": {"busy": 1}}},
-        "dense": [{"name": "busy"}],
-        "sparse": [*KNOWN["sparse"], {"name": "read", "history": 2}],
-    }
-)
-
-
-LIMITED = DatasetSpec.model_validate(
-    CLICKED.model_dump(mode="json", exclude_unset=True)
-    | {"sparse": [{"name": "page", "vocabulary": {"min_count": 60}}, {"name": "tags", "split": "|", "vocabulary": {}}, "what"]}
-)
-
-
-def rows_of(spec: DatasetSpec, start: int = 1_767_240_000_000_000, seed: int = 5) -> pa.Table:
-    """A day's raw rows, in time order, with values missing here and there."""
-    rng = np.random.default_rng(seed)
-    some: Callable[[float], np.ndarray] = lambda share: rng.random(ROWS) < share  # noqa: E731
-    columns = {
-        "event_time": pa.array(start + np.cumsum(rng.integers(1, HOUR // 30, ROWS))),
-        "who": pa.array(rng.integers(0, 30, ROWS), mask=some(0.1)),
-        "what": pa.array(rng.integers(0, 20, ROWS)),
-        "page": pa.array(rng.integers(2**60, 2**60 + 5, ROWS), mask=some(0.2)),
-        "tags": pa.array(rng.choice(["p|q", "q", ""], ROWS), mask=some(0.2)),
-        "price": pa.array(rng.choice([0.5, 2.0, 7.0], ROWS), mask=some(0.2)),
-        "member": pa.array(some(0.5), mask=some(0.2)),
-        "clicked": pa.array(some(0.4).astype(np.int64)),
-    }
-    return pa.table({name: columns[name] for name in ("event_time", *spec.source.columns) if name != "time"}).append_column(
-        "time", pa.nulls(ROWS, pa.int64())
-    )
 
 
 def clean(lake: Lake, spec: DatasetSpec, day: str, rows: pa.Table) -> None:
@@ -145,11 +87,6 @@ def of_features(lake: Lake, spec: DatasetSpec, day: str = FIRST) -> np.ndarray:
     return predict(load_model(lake, spec, FIRST), [batch_from_arrow(table, FeatureSchema.of(spec))])
 
 
-def exact(rows: pa.Table) -> pd.DataFrame:
-    """A frame whose ints stay ints beside missing values."""
-    return rows.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-
-
 def over_http(model: PyFuncModel, body: str) -> np.ndarray:
     """Predict as MLflow's scoring server does."""
     return model.predict(_parse_json_data(body, model.metadata, model.metadata.get_input_schema()).data)
@@ -178,39 +115,6 @@ def test_a_raw_row_is_scored_as_its_features_are(lake: Lake, served: Callable[[D
         model.predict(raw.to_pandas().assign(page="three"))
     with pytest.raises(Exception, match="no column 'event_time'"):
         model.predict(example.drop(columns="event_time"))
-
-
-LIST = pa.list_(pa.int64())
-
-
-@pytest.mark.parametrize(
-    ("values", "kind"),
-    [
-        (pd.Series([2.0**53, np.nan]), pa.int64()),
-        (pd.Series([2.0**53, None], dtype=object), pa.int64()),
-        (pd.Series([2**24, 1], dtype=np.float32), pa.int64()),
-        (pd.Series([[1, -(2.0**53)], None]), LIST),
-        (pd.Series([np.array([2**24, 1], np.float32), None]), LIST),
-        (pd.Series([1 + 2j]), pa.float64()),
-        (pd.Series([pd.Timestamp("2026-01-01")]), pa.bool_()),
-    ],
-)
-def test_ambiguous_and_unreadable_values_are_refused_by_column(values: pd.Series, kind: pa.DataType) -> None:
-    with pytest.raises(TypeError, match="column 'who': declared"):
-        typed_series("who", values, kind)
-
-
-@pytest.mark.parametrize(
-    ("values", "kind"),
-    [
-        (pd.Series([2.0**53 - 1, np.nan]), pa.int64()),
-        (pd.Series([2**24 - 1, 1], dtype=np.float32), pa.int64()),
-        (pd.Series([2**53, None], dtype="Int64"), pa.int64()),
-        (pd.Series([[2**53 + 1, 1], None, []]), LIST),
-    ],
-)
-def test_exact_values_are_read(values: pd.Series, kind: pa.DataType) -> None:
-    assert typed_series("who", values, kind).to_pylist()[0] in (2**53 - 1, 2**24 - 1, 2**53, [2**53 + 1, 1])
 
 
 def test_an_example_has_as_many_raw_rows_as_asked_for(lake: Lake) -> None:
@@ -282,87 +186,6 @@ def test_vocabularies_made_again_after_training_are_refused(lake: Lake, mlflow_h
     train(lake, LIMITED)
     export_day(LIMITED, FIRST, lake, choice=ExportRecipe(rows="float32"))
     assert not lake.is_outdated("exported_models/dlrm", LIMITED.name, FIRST)
-
-
-@pytest.mark.parametrize("declared", [pa.int64(), LIST])
-@pytest.mark.parametrize(("kind", "exact_below"), [(pa.float32(), 2**24), (pa.float64(), 2**53)])
-def test_floats_of_a_record_batch_are_read_as_ints_or_refused(
-    declared: pa.DataType, kind: pa.DataType, exact_below: int
-) -> None:
-    def column(number: int) -> pa.Array:
-        values = pa.array([float(number), None, 1.0], kind)
-        return values if declared == pa.int64() else pa.ListArray.from_arrays(pa.array([0, 3]), values)
-
-    read = typed_array("who", column(exact_below - 1), declared)
-    assert read.type == declared and (read if declared == pa.int64() else read.flatten())[0].as_py() == exact_below - 1
-    with pytest.raises(TypeError, match=r"column 'who': declared .* ints were sent as floats that are too large"):
-        typed_array("who", column(-exact_below), declared)
-
-
-def test_record_batches_of_another_schema_are_checked_again() -> None:
-    check = RawColumns(CLICKED)
-    (batch,) = rows_of(CLICKED).combine_chunks().to_batches()
-    tags = pa.array([text or None for text in batch["tags"].to_pylist()], pa.string())
-    batch = batch.set_column(batch.schema.get_field_index("tags"), "tags", tags)
-    assert check(batch).column("who").equals(batch["who"]) and check(batch) is batch
-    at = batch.schema.get_field_index("who")
-    as_text = batch.set_column(at, "who", batch["who"].cast(pa.string()))
-    assert check(as_text).column("who").equals(batch["who"]) and check(batch) is batch
-    as_floats = batch.set_column(at, "who", pa.array([2.0**53] * ROWS))
-    for _ in range(2):
-        with pytest.raises(TypeError, match="column 'who': declared int64: ints were sent as floats"):
-            check(as_floats)
-
-
-def test_a_column_that_occurs_twice_is_refused() -> None:
-    (batch,) = rows_of(CLICKED).combine_chunks().to_batches()
-    frame = exact(rows_of(CLICKED))
-    twice = pa.RecordBatch.from_arrays([*batch.columns, batch["who"]], names=[*batch.schema.names, "who"])
-    with pytest.raises(KeyError, match="who"):
-        RawColumns(CLICKED)(twice)
-    with pytest.raises(TypeError, match=r"'who'.* occur more than once"):
-        RawColumns(CLICKED)(pd.concat([frame, frame[["who"]]], axis=1))
-
-
-@pytest.mark.parametrize("missing", [None, float("nan"), ""])
-def test_missing_text_is_null_however_it_is_sent(missing: object) -> None:
-    check = RawColumns(CLICKED)
-    for values in ([missing] * 3, ["p", missing, "q"]):
-        expected = [v if v in ("p", "q") else None for v in values]
-        assert check(pd.DataFrame({"tags": values})).column("tags").to_pylist() == expected
-        if not isinstance(missing, float):
-            for _ in range(2):
-                assert (
-                    check(pa.RecordBatch.from_pydict({"tags": pa.array(values, pa.string())}))["tags"].to_pylist() == expected
-                )
-    texts = ["7", missing]
-    assert check(pd.DataFrame({"who": texts})).column("who").to_pylist() == [7, None]
-
-
-@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
-@pytest.mark.parametrize("zone", [None, "UTC", "America/Sao_Paulo"])
-def test_times_are_read_in_their_own_unit(unit: str, zone: str | None) -> None:
-    micros = 1_767_276_000_000_000
-    stamps = pa.array([micros, None], pa.timestamp("us", zone and "UTC")).cast(pa.timestamp(unit, zone))
-    assert typed_array("event_time", stamps, pa.int64()).to_pylist() == [micros, None]
-    series = pd.Series(stamps.to_pandas())
-    for held in (series, series.astype(object)):
-        assert typed_series("event_time", held, pa.int64()).to_pylist() == [micros, None]
-
-
-def test_durations_are_not_ints() -> None:
-    for column in (pd.Series(pd.to_timedelta([1, 2], unit="s")), pd.Series(pd.to_timedelta([1, 2], unit="s"), dtype=object)):
-        with pytest.raises(TypeError, match="column 'who': declared int64, found duration"):
-            typed_series("who", column, pa.int64())
-
-
-def test_columns_of_a_record_batch_are_cast_or_refused_by_name() -> None:
-    text = pa.array(["7", None])
-    assert typed_array("who", text, pa.int64()).to_pylist() == [7, None]
-    encoded = text.dictionary_encode()
-    assert typed_array("who", encoded, pa.string()) is encoded
-    with pytest.raises(TypeError, match="column 'who': declared int64"):
-        typed_array("who", pa.array(["seven"]), pa.int64())
 
 
 def test_counts_and_histories_come_from_the_caller(lake: Lake, served: Callable[[DatasetSpec], PyFuncModel]) -> None:
