@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ml.catalog.spec import DatasetSpec
 from ml.days import MICROSECONDS_PER_SECOND
 from ml.evaluation.rank_metrics import HEADLINE, METRICS, paired_difference, ranking_metrics
-from ml.evaluation.ranking import RankedDay, Ranks, rank_requests
+from ml.evaluation.ranking import ClickRanks, RankedDay, rank_requests
 from ml.evaluation.scores import ItemScorer
 from ml.lake import Lake
 
@@ -80,7 +80,7 @@ def _filled_in(spec: DatasetSpec, ranked: RankedDay) -> NDArray[np.bool_] | None
     return ranked.gap == round(spec.session.filled_in_seconds * MICROSECONDS_PER_SECOND)
 
 
-def _metrics(of: Ranks, ranked: RankedDay, filled_in: NDArray[np.bool_] | None) -> dict[str, Any]:
+def _metrics(of: ClickRanks, ranked: RankedDay, filled_in: NDArray[np.bool_] | None) -> dict[str, Any]:
     groups = ranked.whose[of.requests]
     without = ranking_metrics(of.unseen, groups)
     found = ranking_metrics(of.ranks, groups) | {
@@ -96,7 +96,7 @@ def _metrics(of: Ranks, ranked: RankedDay, filled_in: NDArray[np.bool_] | None) 
     return found
 
 
-def _against(of: Ranks, ranked: RankedDay) -> dict[str, dict[str, Any]]:
+def _against(of: ClickRanks, ranked: RankedDay) -> dict[str, dict[str, Any]]:
     """Return by source its metric on the requests of a model, and the paired difference of the model to it."""
     groups, found = ranked.whose[of.requests], {}
     for name, source in ranked.sources.items():

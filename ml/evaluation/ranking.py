@@ -50,7 +50,7 @@ class _Day:
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ClickRanks:
     """Ranks that a system gave to the clicked items of R requests.
 
     Attributes:
@@ -64,7 +64,7 @@ class Ranks:
     unseen: NDArray[np.int32]
 
     @classmethod
-    def join(cls, parts: Sequence[Ranks]) -> Ranks:
+    def join(cls, parts: Sequence[ClickRanks]) -> ClickRanks:
         """Concatenate ranks of consecutive requests."""
         none = np.zeros(0, np.int32)
         joined = [np.concatenate(of) for of in zip(*((p.requests, p.ranks, p.unseen) for p in parts), strict=True)]
@@ -87,8 +87,8 @@ class RankedDay:
     gap: NDArray[np.int64]
     live: float | None
     reachable: int
-    models: dict[str, Ranks]
-    sources: dict[str, Ranks]
+    models: dict[str, ClickRanks]
+    sources: dict[str, ClickRanks]
 
 
 def sources_of(asked: Ranking) -> dict[str, CandidateSource]:
@@ -155,8 +155,8 @@ def rank_requests(
         gap=found.gap[found.first :],
         live=float(np.mean(lives)) if lives else None,
         reachable=reached,
-        models={name: Ranks.join(systems.of_models[name]) for name in scorers},
-        sources={name: Ranks.join(systems.of_sources[name]) for name in sources},
+        models={name: ClickRanks.join(systems.of_models[name]) for name in scorers},
+        sources={name: ClickRanks.join(systems.of_sources[name]) for name in sources},
     )
 
 
@@ -199,8 +199,8 @@ class _Systems:
 
     def __init__(self, scorers: Mapping[str, ItemScorer], sources: Mapping[str, CandidateSource]) -> None:
         self.scorers, self.sources = scorers, sources
-        self.of_models: dict[str, list[Ranks]] = {name: [] for name in scorers}
-        self.of_sources: dict[str, list[Ranks]] = {name: [] for name in sources}
+        self.of_models: dict[str, list[ClickRanks]] = {name: [] for name in scorers}
+        self.of_sources: dict[str, list[ClickRanks]] = {name: [] for name in sources}
 
     def rank(
         self,
@@ -243,11 +243,11 @@ def _rank(
     at: NDArray[np.int64],
     numbers: NDArray[np.int64],
     which: NDArray[np.int64],
-) -> Iterator[Ranks]:
+) -> Iterator[ClickRanks]:
     """Rank some clicks of a slice by one system, block by block."""
     if live is None or not len(live):
         missed = np.full(len(which), MISSED, np.int32)
-        yield Ranks(numbers[which], missed, missed)
+        yield ClickRanks(numbers[which], missed, missed)
         return
     for first in range(0, len(which), BLOCK):
         block = which[first : first + BLOCK]
@@ -256,7 +256,7 @@ def _rank(
         if not np.isfinite(scores).all():
             raise ValueError(f"{what}: scores are not finite; the weights of a model have diverged")
         found = ranks_of(scores, at[block])
-        yield Ranks(numbers[block], found, ranks_without_seen(scores, at[block], found, contexts, live.ids))
+        yield ClickRanks(numbers[block], found, ranks_without_seen(scores, at[block], found, contexts, live.ids))
 
 
 def _add(catalogue: Catalogue, spec: DatasetSpec, rows: pa.Table, columns: Sequence[str]) -> None:

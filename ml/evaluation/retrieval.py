@@ -28,7 +28,7 @@ CUTS = (10, 20, 50, 100)
 
 
 @dataclass(frozen=True)
-class Slice:
+class SliceRecall:
     """Counts of one slice.
 
     Attributes:
@@ -52,7 +52,7 @@ class Slice:
 class Recall:
     """Totals of all slices."""
 
-    slices: list[Slice]
+    slices: list[SliceRecall]
 
     def at(self, cut: int, whose: str = "model") -> float:
         """Share of the clicks whose item was among the first `cut` results of the `model` or of `popularity`."""
@@ -76,7 +76,7 @@ def recall_over(
     minutes: float = 10.0,
     live_hours: float = 6.0,
     between: Callable[[list[Batch]], None] | None = None,
-    on_result: Callable[[Slice], None] | None = None,
+    on_result: Callable[[SliceRecall], None] | None = None,
 ) -> Recall:
     """Score every click from `begin` on. Earlier rows fill the first catalogue.
 
@@ -122,7 +122,7 @@ def _observe(model: TwoTower, catalogue: Catalogue, popularity: Popularity, batc
 
 
 @torch.no_grad()
-def _score(model: TwoTower, live: LiveItems, popularity: Popularity, start: int, rows: Sequence[Batch]) -> Slice:
+def _score(model: TwoTower, live: LiveItems, popularity: Popularity, start: int, rows: Sequence[Batch]) -> SliceRecall:
     """Score one slice. Items with equal scores, or with equal counts, keep the order of the catalogue."""
     was_training = model.training
     model.eval()
@@ -148,7 +148,7 @@ def _score(model: TwoTower, live: LiveItems, popularity: Popularity, start: int,
             for cut in CUTS:
                 counts[cut] += int(((ranks != MISSED) & (ranks < cut)).sum())
     model.train(was_training)
-    return Slice(start, clicks, len(live), missing, hits, beside)
+    return SliceRecall(start, clicks, len(live), missing, hits, beside)
 
 
 def _slices(batches: Iterable[Batch], begin: int, width: int) -> Iterator[tuple[int, list[Batch]]]:
