@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from ml.datasets.batch import Batch
 from ml.datasets.canonical_nodes import CanonicalNodes
+from ml.days import MICROSECONDS_PER_MINUTE
 
-MICROSECONDS_PER_MINUTE = 60_000_000
 Read = Callable[[int, int], Batch]
 """Reads rows `[begin, end)` of the time order as one batch."""
 

@@ -18,9 +18,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ml.catalog.spec import DatasetSpec, Ranking
-from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_SECOND, day_bounds
+from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE, day_bounds
 from ml.evaluation.rows import chunks
 from ml.evaluation.scores import ItemScorer
+from ml.evaluation.time_slices import time_slices
 from ml.hashing import mix64_array
 from ml.lake import Lake
 from ml.retrieval.catalogue import Catalogue, LiveItems
@@ -31,7 +32,6 @@ from ml.retrieval.ranks import MISSED, ranks_of, ranks_without_seen
 from ml.retrieval.source import CandidateSource, Clicks
 from ml.schema import EVENT_TIME, ITEM_KEY, LABEL, SESSION_KEY, USER_KEY
 
-MICROSECONDS_PER_MINUTE = 60 * MICROSECONDS_PER_SECOND
 CO_VISITATION = "co_visitation"
 BLOCK = 512
 """Requests that are scored at once, which bounds memory."""
@@ -129,23 +129,24 @@ def rank_requests(
     keys = [EVENT_TIME, LABEL]
     for other in earlier:
         for rows in chunks(lake, spec, other, [*keys, *item_columns]):
-            times = rows[EVENT_TIME].to_numpy()
-            rows = rows.slice(int(np.searchsorted(times, reach)))
+            rows = rows.slice(int(np.searchsorted(_times(rows), reach)))
             if rows.num_rows:
                 _add(catalogue, spec, rows, item_columns)
     systems = _Systems(scorers, sources)
     done, lives, reached = found.first, [], 0
     columns = None if scorers else [*keys, *item_columns]
-    for start, rows in _slices(chunks(lake, spec, day, columns), begin, round(asked.slice_minutes * MICROSECONDS_PER_MINUTE)):
+    held = chunks(lake, spec, day, columns)
+    for start, parts in time_slices(held, _times, _cut, begin=begin, minutes=asked.slice_minutes):
+        rows = pa.concat_tables(parts)
         clicked = rows.filter(pa.array(rows[LABEL].to_numpy() > 0.5))
         clicks = found.clicks.rows(done, done + clicked.num_rows)
-        numbers = np.arange(done, done + len(clicks)) - found.first
         live = catalogue.live(start)
         if len(clicks):
             lives.append(len(live) if live else 0)
             at = places(clicks.item, live.ids) if live else np.full(len(clicks), NOT_LIVE)
             reached += int((at != NOT_LIVE).sum())
-            systems.rank(start, live, clicked, clicks, at, numbers, sampled)
+            numbers = np.arange(done, done + len(clicks)) - found.first
+            systems.rank(_Requests(start, live, clicked, clicks.contexts, at, numbers), sampled)
         for source in sources.values():
             source.observe(clicks)
         _add(catalogue, spec, rows, item_columns)
@@ -185,13 +186,36 @@ def _sample(count: int, found: _Day, live_for: int, pairs: int) -> NDArray[np.bo
     """Choose the requests that are ranked by models that score pairs: about as many as give `pairs` pairs. bool [count]."""
     if not count:
         return np.zeros(0, np.bool_)
+    # The number of live items varies over the day, so it is averaged over the times of 8 requests.
+    times = np.quantile(found.clicks.time[found.first :], np.linspace(0.05, 0.95, 8), method="nearest")
     live = []
-    for now in np.quantile(found.clicks.time[found.first :], np.linspace(0.05, 0.95, 8), method="nearest"):
-        start, stop = np.searchsorted(found.row_time, (now - live_for, now))
+    for time in times:
+        start, stop = np.searchsorted(found.row_time, (time - live_for, time))
         live.append(len(np.unique(found.row_item[start:stop])))
     share = min(1.0, pairs / (count * max(1.0, float(np.mean(live)))))
     draws = mix64_array(np.arange(1, count + 1, dtype=np.uint64))
     return draws.astype(np.float64) < share * 2.0**64
+
+
+@dataclass(frozen=True)
+class _Requests:
+    """The B > 0 clicks of a slice.
+
+    Attributes:
+        start: Start of the slice, microseconds since 1970 UTC.
+        live: The live items at `start`; None or empty if there are none.
+        rows: The B rows of the feature table.
+        contexts: What the sessions clicked before.
+        at: int64 [B], places of the clicked items among the live ones, or `NOT_LIVE`.
+        numbers: int64 [B], numbers of the requests in the day.
+    """
+
+    start: int
+    live: LiveItems | None
+    rows: pa.Table
+    contexts: Contexts
+    at: NDArray[np.int64]
+    numbers: NDArray[np.int64]
 
 
 class _Systems:
@@ -202,28 +226,18 @@ class _Systems:
         self.of_models: dict[str, list[ClickRanks]] = {name: [] for name in scorers}
         self.of_sources: dict[str, list[ClickRanks]] = {name: [] for name in sources}
 
-    def rank(
-        self,
-        start: int,
-        live: LiveItems | None,
-        rows: pa.Table,
-        clicks: Clicks,
-        at: NDArray[np.int64],
-        numbers: NDArray[np.int64],
-        sampled: NDArray[np.bool_],
-    ) -> None:
-        """Rank the clicks of the slice that begins at `start`. at: places of their items; numbers: of the requests."""
-        everything, chosen = np.arange(len(clicks)), np.flatnonzero(sampled[numbers])
+    def rank(self, asked: _Requests, sampled: NDArray[np.bool_]) -> None:
+        """Rank the clicks of a slice. Models that score pairs rank only those with `sampled`, bool by number of the request."""
+        everything, chosen = np.arange(len(asked.at)), np.flatnonzero(sampled[asked.numbers])
         for name, source in self.sources.items():
-            if live is not None:
-                source.refresh(start, live.ids)
-            score = partial(_source_scores, source)
-            self.of_sources[name] += _rank(f"{name} at {start} µs", score, live, rows, clicks, at, numbers, everything)
+            if asked.live is not None:
+                source.refresh(asked.start, asked.live.ids)
+            self.of_sources[name] += _rank(name, partial(_source_scores, source), asked, everything)
         for name, scorer in self.scorers.items():
-            if live is not None and len(live):
-                scorer.index(live.features)
-            which, score = chosen if scorer.by_pair else everything, partial(_model_scores, scorer)
-            self.of_models[name] += _rank(f"{name} at {start} µs", score, live, rows, clicks, at, numbers, which)
+            if asked.live:
+                scorer.index(asked.live.features)
+            which = chosen if scorer.by_pair else everything
+            self.of_models[name] += _rank(name, partial(_model_scores, scorer), asked, which)
 
 
 def _source_scores(source: CandidateSource, _: pa.Table, contexts: Contexts) -> NDArray[np.float32]:
@@ -235,47 +249,35 @@ def _model_scores(scorer: ItemScorer, rows: pa.Table, _: Contexts) -> NDArray[np
 
 
 def _rank(
-    what: str,
+    name: str,
     score: Callable[[pa.Table, Contexts], NDArray[np.float32]],
-    live: LiveItems | None,
-    rows: pa.Table,
-    clicks: Clicks,
-    at: NDArray[np.int64],
-    numbers: NDArray[np.int64],
+    asked: _Requests,
     which: NDArray[np.int64],
 ) -> Iterator[ClickRanks]:
     """Rank some clicks of a slice by one system, block by block."""
-    if live is None or not len(live):
+    if not asked.live:
         missed = np.full(len(which), MISSED, np.int32)
-        yield ClickRanks(numbers[which], missed, missed)
+        yield ClickRanks(asked.numbers[which], missed, missed)
         return
     for first in range(0, len(which), BLOCK):
         block = which[first : first + BLOCK]
-        contexts = clicks.contexts.take(block)
-        scores = score(rows.take(pa.array(block)), contexts)
+        contexts, at = asked.contexts.take(block), asked.at[block]
+        scores = score(asked.rows.take(pa.array(block)), contexts)
         if not np.isfinite(scores).all():
-            raise ValueError(f"{what}: scores are not finite; the weights of a model have diverged")
-        found = ranks_of(scores, at[block])
-        yield ClickRanks(numbers[block], found, ranks_without_seen(scores, at[block], found, contexts, live.ids))
+            raise ValueError(f"{name} at {asked.start} µs: scores are not finite; the weights of a model have diverged")
+        found = ranks_of(scores, at)
+        yield ClickRanks(asked.numbers[block], found, ranks_without_seen(scores, at, found, contexts, asked.live.ids))
+
+
+def _times(rows: pa.Table) -> NDArray[np.int64]:
+    return rows[EVENT_TIME].to_numpy()
+
+
+def _cut(rows: pa.Table, first: int, stop: int) -> pa.Table:
+    return rows.slice(first, stop - first)
 
 
 def _add(catalogue: Catalogue, spec: DatasetSpec, rows: pa.Table, columns: Sequence[str]) -> None:
     """Add rows to the catalogue. A sampled negative was not shown, so it does not make its item live."""
     shown = rows[LABEL].to_numpy() > 0.5 if spec.label.negatives else None
     catalogue.add(rows[EVENT_TIME].to_numpy(), rows[ITEM_KEY].to_numpy(), rows.select(columns), shown)
-
-
-def _slices(tables: Iterator[pa.Table], begin: int, width: int) -> Iterator[tuple[int, pa.Table]]:
-    """Yield the start and the rows of each slice `[begin + n * width, begin + (n + 1) * width)` that has rows."""
-    current, held = -1, []
-    for table in tables:
-        numbers = (table[EVENT_TIME].to_numpy() - begin) // width
-        edges = np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 1)) if len(numbers) else []
-        for first, stop in zip(edges, [*edges[1:], len(numbers)], strict=True):
-            if held and numbers[first] != current:
-                yield begin + current * width, pa.concat_tables(held)
-                held = []
-            current = int(numbers[first])
-            held.append(table.slice(first, stop - first))
-    if held:
-        yield begin + current * width, pa.concat_tables(held)

@@ -8,7 +8,7 @@ user's features at the time of the click; the history among them may contain ear
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +17,13 @@ import torch
 
 from ml.datasets.batch import Batch
 from ml.days import MICROSECONDS_PER_HOUR
+from ml.evaluation.rank_metrics import hits
+from ml.evaluation.time_slices import time_slices
 from ml.models.two_tower import TwoTower
 from ml.retrieval.catalogue import Catalogue, LiveItems
 from ml.retrieval.contexts import NOT_LIVE, Contexts, places
 from ml.retrieval.popularity import Popularity
-from ml.retrieval.ranks import MISSED, ranks_of
+from ml.retrieval.ranks import ranks_of
 from ml.retrieval.source import Clicks
 
 CUTS = (10, 20, 50, 100)
@@ -97,7 +99,7 @@ def recall_over(
     """
     catalogue = Catalogue(round(live_hours * MICROSECONDS_PER_HOUR))
     popularity, found = Popularity(MICROSECONDS_PER_HOUR), []
-    for start, rows in _slices(batches, begin, round(minutes * 60e6)):
+    for start, rows in time_slices(batches, lambda batch: batch.event_time.numpy(), _cut, begin=begin, minutes=minutes):
         if start >= begin:
             live = catalogue.live(start)
             if live is not None and len(live):
@@ -132,7 +134,7 @@ def _score(model: TwoTower, live: LiveItems, popularity: Popularity, start: int,
         torch.from_numpy(np.stack(part, 1)) if part else torch.zeros(len(live), 0) for part in (columns[:many], columns[many:])
     )
     index = model.item_embedding(*model.item_rows(dense, sparse, rows[0].sparse.keys(), rows[0].dense.shape[1]))
-    hits, beside = ({cut: 0 for cut in CUTS} for _ in range(2))
+    of_model, of_popularity = ({cut: 0 for cut in CUTS} for _ in range(2))
     clicks = missing = 0
     for batch in rows:
         clicked = batch.rows(batch.labels > 0.5)
@@ -144,24 +146,13 @@ def _score(model: TwoTower, live: LiveItems, popularity: Popularity, start: int,
         if not bool(scores.isfinite().all()):
             raise ValueError(f"scores of the slice that begins at {start} µs are not finite: the model's weights have diverged")
         popular = popularity.scores(Contexts.empty(len(at)))
-        for counts, ranks in ((hits, ranks_of(scores.numpy(), at)), (beside, ranks_of(popular, at))):
+        for counts, ranks in ((of_model, ranks_of(scores.numpy(), at)), (of_popularity, ranks_of(popular, at))):
             for cut in CUTS:
-                counts[cut] += int(((ranks != MISSED) & (ranks < cut)).sum())
+                counts[cut] += int(hits(ranks, cut).sum())
     model.train(was_training)
-    return SliceRecall(start, clicks, len(live), missing, hits, beside)
+    return SliceRecall(start, clicks, len(live), missing, of_model, of_popularity)
 
 
-def _slices(batches: Iterable[Batch], begin: int, width: int) -> Iterator[tuple[int, list[Batch]]]:
-    """Yield the start and the rows of each slice `[begin + n * width, begin + (n + 1) * width)`."""
-    current, held = None, []
-    for batch in batches:
-        number = (batch.event_time - begin).div(width, rounding_mode="floor")
-        for value in number.unique_consecutive().tolist():
-            part = batch.rows(number == value)
-            if current is not None and value != current:
-                yield begin + current * width, held
-                held = []
-            current = value
-            held.append(part)
-    if current is not None:
-        yield begin + current * width, held
+def _cut(batch: Batch, first: int, stop: int) -> Batch:
+    rows = torch.arange(len(batch))
+    return batch.rows((rows >= first) & (rows < stop))

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from ml.compute.runner import LocalRunner
 from ml.datasets.batch import Batch
 from ml.datasets.reader import BlockReader
-from ml.datasets.slices import MICROSECONDS_PER_MINUTE, bounds_by_minutes
+from ml.datasets.slices import bounds_by_minutes
 from ml.datasets.splits import SPLITS
 from ml.datasets.write import write_day
+from ml.days import MICROSECONDS_PER_MINUTE
 from ml.lake import Lake
 from tests.helpers.feature_table import DAY, make_spec, write_table
 from tests.helpers.trials import examples
