@@ -74,18 +74,8 @@ def _raw(spec: DatasetSpec) -> list[Expectation]:
     expect = spec.expectations
     found = [
         _equal("schema", "schema", "Every declared column exists with its declared type."),
-        _none(
-            "complete",
-            "rows_beyond_manifest",
-            "The files hold the number of rows that the manifest states, so no rows were lost.",
-        ),
-        _band(
-            "volume",
-            "volume",
-            expect.volume,
-            "A day that is much smaller or larger than recent days suggests a truncated or duplicated feed.",
-            True,
-        ),
+        _complete("The files hold the number of rows that the manifest states, so no rows were lost."),
+        _volume(spec),
         _band(
             "quarantine_rate",
             "quarantine_rate",
@@ -94,19 +84,11 @@ def _raw(spec: DatasetSpec) -> list[Expectation]:
         ),
         _none("whole_files", "damaged_files", "A truncated file lacks an unknown number of rows."),
         _none("required", "null_rate", "A row without an event time belongs to no day.", ("event_time",)),
-        _none("time_in_day", "outside_day", "Rows of another day would leak future events into training."),
-        _none("time_order", "out_of_order", "Online training requires events in time order."),
+        _time_in_day(),
+        _time_order(),
     ]
     if spec.label.column:
-        found += [
-            _none("label_values", "bad_labels", "A label must be 0 or 1; other values cannot be trained on."),
-            _band(
-                "label_rate",
-                "label_rate",
-                expect.label_rate,
-                "A day with almost no positives, or almost only positives, suggests a broken join.",
-            ),
-        ]
+        found += _labels(spec)
     if expect.unique:
         why = f"Rows with the same {', '.join(expect.unique)} were sent more than once and would be trained on more than once."
         found.append(_band("unique_keys", "duplicate_rate", expect.duplicates, why, key="expectations.duplicates"))
@@ -121,38 +103,21 @@ def _raw(spec: DatasetSpec) -> list[Expectation]:
 
 
 def _features(spec: DatasetSpec) -> list[Expectation]:
-    expect = spec.expectations
     return [
         _equal("schema", "schema", "Columns, types and fingerprint match the catalog entry, from which batches are built."),
-        _none(
-            "complete",
-            "rows_beyond_manifest",
-            "The files hold the number of rows that the manifest states, so no rows were lost.",
-        ),
-        _band(
-            "volume",
-            "volume",
-            expect.volume,
-            "A day that is much smaller or larger than recent days suggests a truncated or duplicated feed.",
-            True,
-        ),
+        _complete("The files hold the number of rows that the manifest states, so no rows were lost."),
+        _volume(spec),
         _none(
             "no_nulls",
             "null_rate",
             "Missing values are replaced by a reserved id or a fill value; a null would break a batch.",
             _filled(spec),
         ),
-        _none("finite", "not_finite", "A single NaN or infinity makes every weight of a model NaN."),
-        _none("label_values", "bad_labels", "A label must be 0 or 1; other values cannot be trained on."),
-        _band(
-            "label_rate",
-            "label_rate",
-            expect.label_rate,
-            "A day with almost no positives, or almost only positives, suggests a broken join.",
-        ),
+        _finite(),
+        *_labels(spec),
         _sample_rate(),
-        _none("time_in_day", "outside_day", "Rows of another day would leak future events into training."),
-        _none("time_order", "out_of_order", "Online training requires events in time order."),
+        _time_in_day(),
+        _time_order(),
         _drift(spec),
         *([_join_match(spec)] if spec.join else []),
     ]
@@ -164,35 +129,22 @@ def _join_match(spec: DatasetSpec) -> Expectation:
 
 
 def _mds(spec: DatasetSpec) -> list[Expectation]:
-    expect = spec.expectations
     return [
         _equal("schema", "schema", "Columns, encodings and fingerprint match the catalog entry, which readers rely on."),
         _equal(
             "rows_equal", "rows_of_features", "Every row of the features is in exactly one split, so none is lost or repeated."
         ),
-        _none("complete", "rows_beyond_manifest", "The blocks of each split hold the number of rows that the manifest states."),
-        _band(
-            "volume",
-            "volume",
-            expect.volume,
-            "A day that is much smaller or larger than recent days suggests a truncated or duplicated feed.",
-            True,
-        ),
-        _none("finite", "not_finite", "A single NaN or infinity makes every weight of a model NaN."),
-        _none("label_values", "bad_labels", "A label must be 0 or 1; other values cannot be trained on."),
-        _band(
-            "label_rate",
-            "label_rate",
-            expect.label_rate,
-            "A day with almost no positives, or almost only positives, suggests a broken join.",
-        ),
+        _complete("The blocks of each split hold the number of rows that the manifest states."),
+        _volume(spec),
+        _finite(),
+        *_labels(spec),
         _equal(
             "values_equal",
             "counts_of_features",
             "The rows have the same values as the features, so writing changed none.",
         ),
         _sample_rate(),
-        _none("time_in_day", "outside_day", "Rows of another day would leak future events into training."),
+        _time_in_day(),
         _drift(spec),
     ]
 
@@ -213,6 +165,35 @@ def _none(name: str, measure: str, why: str, columns: tuple[str, ...] = ()) -> E
 
 def _equal(name: str, measure: str, why: str) -> Expectation:
     return Expectation(name, measure, EQUAL, {}, "error", why)
+
+
+def _complete(why: str) -> Expectation:
+    return _none("complete", "rows_beyond_manifest", why)
+
+
+def _volume(spec: DatasetSpec) -> Expectation:
+    why = "A day that is much smaller or larger than recent days suggests a truncated or duplicated feed."
+    return _band("volume", "volume", spec.expectations.volume, why, compares=True)
+
+
+def _labels(spec: DatasetSpec) -> list[Expectation]:
+    why = "A day with almost no positives, or almost only positives, suggests a broken join."
+    return [
+        _none("label_values", "bad_labels", "A label must be 0 or 1; other values cannot be trained on."),
+        _band("label_rate", "label_rate", spec.expectations.label_rate, why),
+    ]
+
+
+def _finite() -> Expectation:
+    return _none("finite", "not_finite", "A single NaN or infinity makes every weight of a model NaN.")
+
+
+def _time_in_day() -> Expectation:
+    return _none("time_in_day", "outside_day", "Rows of another day would leak future events into training.")
+
+
+def _time_order() -> Expectation:
+    return _none("time_order", "out_of_order", "Online training requires events in time order.")
 
 
 def _sample_rate() -> Expectation:
