@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from upath import UPath
@@ -261,8 +261,8 @@ def _join_on_spark(tasks: list[Task], job: Job, runner: Runner, spark: SparkSess
         else side
         for n, side in enumerate(job.joins)
     )
-    job = Job(job.spec, job.day, job.vocabularies, job.events, joins, job.output, job.counts)
-    return [Task(job, t.index, t.part, t.start, t.stop, t.number, t.expanded) for t, _ in expanded], sum(n for _, n in expanded)
+    job = replace(job, joins=joins)
+    return [replace(task, job=job) for task, _ in expanded], sum(without for _, without in expanded)
 
 
 def _extend(

@@ -218,7 +218,7 @@ def earlier_days(spec: DatasetSpec, day: str) -> list[str]:
 
 def _columns(spec: DatasetSpec) -> list[str]:
     """Returns the columns of the raw logs that features, keys, slices, joins or the oracle need."""
-    used = [c for d in spec.dense for c in (d.column,)] + [c for s in spec.sparse for c in s.inputs]
+    used = [d.column for d in spec.dense] + [c for s in spec.sparse for c in s.inputs]
     used += [c for c in (spec.label.column, spec.user, spec.item, spec.oracle) if c]
     used += [spec.session.column] if spec.session else []
     used += [*spec.slices, *(side.log_key for side in spec.join)]

@@ -97,7 +97,7 @@ def strategy_for(rows: pa.Table, budget: int, spark: SparkSession | None) -> Str
     return "broadcast" if spark is None or rows.nbytes <= budget else "sort_merge"
 
 
-def index_join(log: pa.Table, log_key: str, rows: pa.Table, table_key: str, columns: Sequence[str]) -> pa.Table:
+def index_join(log: pa.Table, log_key: str, rows: pa.Table, table_key: str, columns: Sequence[str]) -> tuple[pa.Table, int]:
     """Joins a table to the log in memory.
 
     Args:
@@ -108,21 +108,15 @@ def index_join(log: pa.Table, log_key: str, rows: pa.Table, table_key: str, colu
         columns: Columns of `rows` to append.
 
     Returns:
-        The N rows of `log` in the same order, with the columns appended; they are null for rows without a match.
+        The N rows of `log` in the same order, with the columns appended, which are null for rows without a match; and the
+        number of rows with a match.
     """
-    return _append(log, rows, columns, _lookup(log, log_key, rows, table_key))
-
-
-def _lookup(log: pa.Table, log_key: str, rows: pa.Table, table_key: str) -> pa.Array:
-    """Position in `rows` of each row's key, int32 [N]; null without a match."""
     keys = plain(log[log_key].combine_chunks())
-    return pc.call_function("index_in", [keys], pc.SetLookupOptions(rows[table_key].combine_chunks()))
-
-
-def _append(log: pa.Table, rows: pa.Table, columns: Sequence[str], at: pa.Array) -> pa.Table:
+    # Position of each row's key in `rows`, int32 [N]; null without a match.
+    at = pc.call_function("index_in", [keys], pc.SetLookupOptions(rows[table_key].combine_chunks()))
     for column in columns:
         log = log.append_column(column, rows[column].take(at))
-    return log
+    return log, len(at) - at.null_count
 
 
 @dataclass(frozen=True)
@@ -156,9 +150,7 @@ def join_all(log: pa.Table, sides: Sequence[Joined], task: int) -> tuple[pa.Tabl
     for side in sides:
         if side.strategy == "broadcast":
             rows = read_parquet(UPath(side.path))
-            at = _lookup(log, side.log_key, rows, side.table_key)
-            matched = len(at) - at.null_count
-            log = _append(log, rows, side.columns, at)
+            log, matched = index_join(log, side.log_key, rows, side.table_key, side.columns)
         else:
             found = _read_folder(UPath(side.path) / f"{TASK}={task}").sort_by(ROW)
             matched = len(found) - found[_MATCHED].null_count

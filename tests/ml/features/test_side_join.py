@@ -51,7 +51,8 @@ def test_join_equals_a_dictionary_look_up(log_keys: list[int | None], keys: list
     log = pa.table({"at": list(range(len(log_keys))), "item": pa.array(log_keys, pa.int64())})
     known: dict[Any, Any] = {row["id"]: row for row in items(keys).to_pylist() if row["id"] is not None}
     for column in (log, log.set_column(1, "item", log["item"].dictionary_encode())):
-        got = index_join(column, "item", rows, "id", SIDE.columns)
+        got, matched = index_join(column, "item", rows, "id", SIDE.columns)
+        assert matched == sum(key in known for key in log_keys)
         assert got["at"].to_pylist() == list(range(len(log_keys)))
         for name in SIDE.columns:
             assert got[name].to_pylist() == [known.get(key, {}).get(name) for key in log_keys]
