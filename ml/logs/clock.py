@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ml.catalog.log_spec import LogSpec
 from ml.catalog.reading import Time
-from ml.days import midnight
+from ml.days import MICROSECONDS_PER_MINUTE, midnight
 
 # A live log has no last day: its days extend this far ahead.
 LIVE_DAYS = 50 * 366
@@ -114,7 +114,7 @@ def _iso(column: pa.ChunkedArray, zone: ZoneInfo) -> tuple[NDArray[np.int64], ND
     wall = ((days.astype(np.int64) * 24 + hour) * 60 + minute) * 60 + second
     wall = wall * 1_000_000 + pc.fill_null(pc.cast(fraction, pa.int64()), 0).to_numpy(zero_copy_only=False)
     sign = np.where(_mask(pc.equal(pc.struct_field(found, "sign"), "-")), -1, 1)
-    offset = sign * (_integers(found, "oh") * 60 + _integers(found, "om")) * 60_000_000
+    offset = sign * (_integers(found, "oh") * 60 + _integers(found, "om")) * MICROSECONDS_PER_MINUTE
     naive = known & _mask(pc.equal(pc.struct_field(found, "zone"), ""))
     offset[naive] = _offsets(wall[naive], zone)
     return np.where(known, wall - offset, 0), known
