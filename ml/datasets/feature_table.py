@@ -100,8 +100,8 @@ def _groups(spec: DatasetSpec, parts: Sequence[Part], begin: int, end: int) -> I
                 start += rows
 
 
-def late(spec: DatasetSpec, day: str, position: int) -> ValueError:
-    """Returns the error for a row whose event time is before that of the preceding row."""
+def out_of_order(spec: DatasetSpec, day: str, position: int) -> ValueError:
+    """Returns the error for a row that has an earlier event time than the preceding row."""
     return ValueError(
         f"{spec.name}/{CLEANED_FEATURES} of {day}: row {position} has an earlier event time than the preceding row; the "
         f"feature table must be in event-time order. Rerun {CLEANED_FEATURES} of the day"

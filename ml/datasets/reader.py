@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml.catalog.spec import DatasetSpec
+from ml.datasets.arguments import check_positive
 from ml.datasets.batch import Batch
 from ml.datasets.cache_config import CacheConfig
 from ml.datasets.canonical_nodes import CanonicalNodes
@@ -105,7 +106,7 @@ class BlockReader:
         num_canonical_nodes: int = 1,
         cache: CacheConfig | None = None,
     ) -> None:
-        _at_least_one(batch_size=batch_size, world_size=world_size, epochs=epochs, blocks_per_shuffle=blocks_per_shuffle)
+        check_positive(batch_size=batch_size, world_size=world_size, epochs=epochs, blocks_per_shuffle=blocks_per_shuffle)
         _check_names(days, splits, order)
         if order == "time" and num_canonical_nodes != 1:
             raise ValueError(f"num_canonical_nodes: expected 1 in time order, found {num_canonical_nodes}")
@@ -284,12 +285,6 @@ def _open_cache(shards: Sequence[Shard], config: CacheConfig) -> ShardCache:
     from ml.datasets.cache import ShardCache  # takes seconds to import
 
     return ShardCache(shards, config)
-
-
-def _at_least_one(**numbers: int) -> None:
-    for name, value in numbers.items():
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, found {value}")
 
 
 def _check_names(days: Sequence[str], splits: Sequence[str], order: str) -> None:

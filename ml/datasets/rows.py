@@ -87,7 +87,7 @@ class Rows:
         """Returns rows that are views of bytes.
 
         Args:
-            columns: uint8 bytes of each column of `columns_of(schema)`, with the blocks one after the other.
+            columns: uint8 bytes of each column of `mds_columns(schema)`, with the blocks one after the other.
             schema: Names of the features.
         """
         widths = _widths(schema)
@@ -133,7 +133,7 @@ def _widths(schema: FeatureSchema) -> dict[str, int]:
     return {"dense": len(schema.dense), "single": len(schema.single), "multi_lengths": len(schema.multi)}
 
 
-def columns_of(schema: FeatureSchema) -> dict[str, str]:
+def mds_columns(schema: FeatureSchema) -> dict[str, str]:
     """Returns the encoding of each MDS column of a block, by name, in the order of MDS (sorted by name)."""
     widths = _widths(schema) | {"multi_values": len(schema.multi)}
     return {name: f"ndarray:{np.dtype(_DTYPES[name]).name}" for name in sorted(_DTYPES) if widths.get(name, 1)}

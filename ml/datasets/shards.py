@@ -23,7 +23,7 @@ import zstandard
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
-from ml.datasets.rows import columns_of
+from ml.datasets.rows import mds_columns
 from ml.datasets.splits import HASH
 from ml.lake import Lake
 from ml.schema import FeatureSchema
@@ -77,7 +77,7 @@ def shards_of(lake: Lake, spec: DatasetSpec, day: str, split: str) -> list[Shard
     manifest = lake.manifest(MDS_DATASETS, spec.name, day)
     if not manifest["splits"][split]["rows"]:
         return []
-    columns = columns_of(FeatureSchema.of(spec))
+    columns = mds_columns(FeatureSchema.of(spec))
     left = list(manifest["splits"][split]["windows"])
     shards = []
     for entry in json.loads((folder / "index.json").read_text())["shards"]:

@@ -23,8 +23,9 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import Runner
-from ml.datasets.feature_table import Part, late, parts_of, windows_of
-from ml.datasets.rows import Rows, columns_of
+from ml.datasets.arguments import check_positive
+from ml.datasets.feature_table import Part, out_of_order, parts_of, windows_of
+from ml.datasets.rows import Rows, mds_columns
 from ml.datasets.splits import HASH, SPLITS, hash_positions, split_of
 from ml.hashing import derive_seed
 from ml.lake import Lake
@@ -119,7 +120,7 @@ def write_day(
         ValueError: An argument is out of range, the features have another schema, or they are not in time order.
     """
     began = time.perf_counter()
-    _check(block_rows=block_rows, window_blocks=window_blocks, size_limit=size_limit, task_windows=task_windows)
+    check_positive(block_rows=block_rows, window_blocks=window_blocks, size_limit=size_limit, task_windows=task_windows)
     if compression is not None and compression.split(":")[0] != "zstd":
         raise ValueError(f"compression: expected 'zstd', 'zstd:<level>' or None, found {compression!r}")
     parts = parts_of(lake, spec, day)
@@ -142,7 +143,7 @@ def write_day(
         windows = [window for written in runner.map(_write_windows, tasks) for window in written]
         for number, (one, following) in enumerate(pairwise(windows), 1):
             if following.first < one.last:
-                raise late(spec, day, number * job.window_rows)
+                raise out_of_order(spec, day, number * job.window_rows)
         manifest: dict[str, Any] = {
             "rows": rows,
             "fingerprint": spec.fingerprint,
@@ -163,12 +164,6 @@ def write_day(
     )
 
 
-def _check(**positive: int) -> None:
-    for name, value in positive.items():
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, found {value}")
-
-
 def _write_windows(task: _Task) -> list[_Window]:
     windows = windows_of(task.day.spec, task.day.parts, task.begin, task.end, task.day.window_rows)
     return [_write_window(task.day, begin, table) for begin, table in windows]
@@ -177,7 +172,7 @@ def _write_windows(task: _Task) -> list[_Window]:
 def _write_window(day: _Day, begin: int, table: pa.Table) -> _Window:
     rows = Rows.from_table(table, FeatureSchema.of(day.spec), begin)
     for i in np.flatnonzero(np.diff(rows.event_time) < 0):
-        raise late(day.spec, day.staging.name, begin + int(i) + 1)
+        raise out_of_order(day.spec, day.staging.name, begin + int(i) + 1)
     code = split_of(rows.position, day.rows, day.spec.splits, derive_seed(day.seed, "split"))
     key = hash_positions(derive_seed(day.seed, "order"), rows.position)
     counts, shards = [], []
@@ -196,7 +191,7 @@ def _write_blocks(day: _Day, folder: str, rows: Rows) -> list[dict[str, Any]]:
 
     with _local(day.staging / folder) as out:
         writer = MDSWriter(
-            columns=columns_of(FeatureSchema.of(day.spec)),
+            columns=mds_columns(FeatureSchema.of(day.spec)),
             out=str(out),
             compression=day.compression,
             hashes=[HASH],
@@ -226,7 +221,7 @@ def _local(folder: UPath) -> Iterator[Path]:
 
 
 def _write_index(folder: UPath, windows: list[_Window], split: int) -> dict[str, Any]:
-    """Writes the `index.json` of a split, equal to that of `streaming.base.util.merge_index`; returns the manifest's entry."""
+    """Writes the `index.json` of a split, as `streaming.base.util.merge_index` would; returns the manifest's entry."""
     shards = []
     for number, window in enumerate(windows):
         for shard in window.shards[split]:
