@@ -86,7 +86,7 @@ def _table(observed: Mapping[str, str]) -> str:
 def _share_of_asset_time(
     context: dg.AssetCheckExecutionContext, lake: Lake, spec: DatasetSpec, stage: str, checked: Mapping[str, float]
 ) -> float | None:
-    """Return the seconds of the checks over those of writing the same days; None if the latter were not recorded."""
+    """Return the seconds of the checks divided by the seconds of writing the same days; None if these were not recorded."""
     asset = context.selected_asset_check_keys
     written: dict[str, float] = {}
     for day in checked:

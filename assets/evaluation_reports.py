@@ -65,7 +65,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
 
 
 def _ranking(metrics: dict[str, Any]) -> dict[str, float | None]:
-    """Recall and MRR of each model and source over all live items, and those of the headline model under short names."""
+    """Recall and MRR of each model and source over all live items, with short names for the headline model."""
     from ml.evaluation.rank_verdict import headline_model
 
     ranking, headline = metrics["ranking"], headline_model(metrics)

@@ -34,7 +34,7 @@ def daily_asset(
     description: str,
     check_specs: Sequence[dg.AssetCheckSpec] = (),
 ) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
-    """Decorate the function of one stage of one dataset; arguments are those of `dg.asset`."""
+    """Decorate the function of one stage of one dataset; takes the arguments of `dg.asset`."""
     simulated = " The log is simulated." if spec.simulation else ""
     return dg.asset(
         key=key(spec, stage),

@@ -1,4 +1,4 @@
-"""Checks of a report: whether the model of the day before beats the baselines, and whether it is calibrated."""
+"""Checks of a report: whether the previous day's model beats the baselines, and whether it is calibrated."""
 
 import json
 from collections.abc import Iterable
@@ -48,7 +48,7 @@ def build_report_checks(spec: DatasetSpec) -> dg.AssetChecksDefinition:
     """Build the checks of one dataset's reports."""
     report, partitions = key(spec, stages.EVALUATION_REPORTS), daily(spec)
     described = {
-        "beats_baselines": "The model's AUC is significantly above that of the constant prior and of the logistic regression. "
+        "beats_baselines": "The model has a significantly higher AUC than the constant prior and the logistic regression. "
         "In a log of positives only, no source without training ranks all live items significantly better.",
         "calibrated": f"The ratio of predicted to observed clicks is between {CALIBRATED[0]} and {CALIBRATED[1]}, within its "
         "95 % confidence interval.",

@@ -204,7 +204,7 @@ class LabelledRows:
         return Estimate(metric.value, float(np.sqrt(variance)), self.df)
 
     def compare(self, one: Linearised, other: Linearised) -> Estimate:
-        """The metric of one model less that of another one on the same rows."""
+        """The difference of the metrics of two models on the same rows."""
         return self.estimate(one - other, null=0.0)
 
 

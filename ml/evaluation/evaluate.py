@@ -58,7 +58,7 @@ from ml.metrics import count_clicks, metrics_of
 from ml.stages import CLEANED_FEATURES, EVALUATION_REPORTS
 
 WINDOW_DAYS = 7
-_MODEL = "model "  # prefix that distinguishes the names of models from those of baselines
+_MODEL = "model "  # prefix that distinguishes the names of models from the names of baselines
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """Scores of all live items for a click, by trained models.
 
-A row of a model is a request and an item. The features of the request are those of the click's row, and the features of the
-item are those of the item's last row. A two-tower model scores all pairs by one matrix product; any other model scores each
-pair.
+A row of a model is a request and an item. The request has the features of the click's row, and the item has the features of
+its own last row. A two-tower model scores all pairs by one matrix product; any other model scores each pair.
 """
 
 from __future__ import annotations

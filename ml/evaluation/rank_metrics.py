@@ -50,7 +50,7 @@ def ranking_metrics(ranks: NDArray[np.int32], groups: NDArray[np.int64]) -> dict
 def paired_difference(
     ranks: NDArray[np.int32], others: NDArray[np.int32], groups: NDArray[np.int64], metric: str = HEADLINE
 ) -> Estimate | None:
-    """Compare two systems on the same N requests: the metric of `ranks` less that of `others`. None without requests."""
+    """Compare two systems on the same N requests: the metric of `ranks` less the metric of `others`. None without requests."""
     return _mean(values_of(ranks)[metric] - values_of(others)[metric], groups) if len(ranks) else None
 
 

@@ -46,7 +46,7 @@ def rank_day(
         models: By name of a model, how it scores all items, or the reason why it cannot.
 
     Returns:
-        JSON values, described in `ml.evaluation.evaluate`; None if reports of the dataset do not rank items.
+        JSON values, described at the top of this module; None if reports of the dataset do not rank items.
 
     Raises:
         MissingPartition: The day has no features.

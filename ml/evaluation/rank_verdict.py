@@ -29,7 +29,7 @@ def best_source(ranking: Mapping[str, Any]) -> str:
 
 
 def sources_above(model: Mapping[str, Any]) -> list[str]:
-    """Return the sources whose recall@20 is significantly above that of a model, given its entry of `ranking`."""
+    """Return the sources with a significantly higher recall@20 than a model, given the model's entry of `ranking`."""
     return [name for name, of in model["against"].items() if _exceeds(of, -1)]
 
 
@@ -55,7 +55,8 @@ def source_title(name: str) -> str:
 def ranking_verdict(metrics: Mapping[str, Any], headline: str) -> tuple[str, list[str]]:
     """Return a word (good, mixed, poor) and sentences.
 
-    A model is good if its recall@20 is significantly above that of every source, poor if it is above none, else mixed.
+    A model is good if its recall@20 is significantly higher than the recall@20 of every source, poor if it is higher than none,
+    else mixed.
     """
     ranking = metrics["ranking"]
     sentences = []

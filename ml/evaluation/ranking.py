@@ -3,7 +3,7 @@
 Time is divided into slices. At the start of each slice the catalogue holds the items that were shown or clicked in the hours
 before, with the features of their last rows, and the sources have learned from the clicks before. Each click of the slice is a
 request: all live items are ranked for it, and the rank of the clicked one counts. The features and the session of the request
-are as of the click. Models are as they were trained until the day before.
+are as of the click. Models have been trained up to the previous day.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Time is divided into slices. At the start of each slice, the catalogue contains the items that had a row in the hours before,
 with the features of their last row. Each click of the slice is a query: all items are ranked by their scores for the user. The
-baseline ranks items by their clicks in the hour before. Neither has learned from a slice before it is scored. A query uses the
+baseline ranks items by their clicks in the hour before. Neither learns from a slice before it is scored. A query uses the
 user's features at the time of the click; the history among them may contain earlier clicks of the same slice.
 """
 

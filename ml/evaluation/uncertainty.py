@@ -1,6 +1,6 @@
 """Sampling errors of a report: confidence intervals of each model's metrics, and comparisons of models on the day's rows.
 
-Rows of one user are not independent. If a dataset has users, errors are therefore those of groups of rows, one for each user.
+Rows of one user are not independent. If a dataset has users, errors are therefore computed from one group of rows per user.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Uncertainty:
         return {metric: self._interval(metric, of) for metric, of in found.items()}
 
     def compare(self, one: str, other: str) -> dict[str, Any] | None:
-        """AUC and log loss of one model less those of another one, as JSON values; None if one of them is not scored."""
+        """Differences of two models in AUC and log loss, as JSON values; None if one of them is not scored."""
         if one not in self._of or other not in self._of:
             return None
         return {metric: self._difference(one, other, metric) for metric in ("auc", "log_loss")}

@@ -70,12 +70,12 @@ def accuracy(labels: NDArray[np.float32], logits: NDArray[np.float64]) -> Accura
 
 
 def accuracy_of(model: nn.Module, batch: Batch, corrected: bool = False) -> Accuracy:
-    """Compute the accuracy of a model on a batch; arguments are those of `scores_of`. Raises `ValueError` without rows."""
+    """Compute the accuracy of a model on a batch; takes the arguments of `scores_of`. Raises `ValueError` without rows."""
     return accuracy(batch.labels.numpy(), scores_of(model, batch, corrected))
 
 
 def loss_of(labels: NDArray[np.float32], before: NDArray[np.float64], after: NDArray[np.float64]) -> Estimate:
-    """Estimate the accuracy lost between two models, with its sampling error; the value is that of `Accuracy.lost`.
+    """Estimate the accuracy lost between two models, with its sampling error; the value equals `Accuracy.lost`.
 
     Args:
         labels: [B].

@@ -89,8 +89,8 @@ def export_day(
     The trained and the exported model score the same rows (`rows_to_score`). The recipe limits the loss of AUC, or of log loss
     if AUC is undefined because all rows are clicked or none is. A loss is refused if it is significantly above the limit.
 
-    If the day's model is that of the day before, because the day has no rows, the export of the day before is kept. Without any
-    rows to measure a loss on, the model is exported as float32.
+    A day without rows has the model of the previous day and keeps the previous day's export. Without any rows to measure a loss
+    on, the model is exported as float32.
 
     Args:
         spec: The dataset.

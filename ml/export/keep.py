@@ -1,4 +1,4 @@
-"""A day whose model is that of the day before, because it has no rows, keeps the export of the day before.
+"""Keeps the export of the previous day on a day without rows, whose model is the same as on the previous day.
 
 Nothing is quantised and nothing is measured, so it takes milliseconds, and a stretch of any number of such days ends with the
 last export that was measured.
@@ -20,7 +20,7 @@ from ml.stages import CLEANED_FEATURES, exported_models, tuned_models
 
 
 def export_to_keep(lake: Lake, spec: DatasetSpec, day: str, model: str, choice: ExportRecipe) -> str | None:
-    """Find the day before, if its export is that of the day's model.
+    """Find the previous day if its export can be kept: if both days have the same model.
 
     Args:
         lake: Where models are stored.
@@ -30,8 +30,8 @@ def export_to_keep(lake: Lake, spec: DatasetSpec, day: str, model: str, choice: 
         choice: Formats and limit of the export.
 
     Returns:
-        The day before; None if there is none, if it was exported by another choice or specification, or if the day's model is
-        another one.
+        The previous day; None if there is none, if it was exported by another choice or specification, or if it has another
+        model.
     """
     before, stage = spec.previous_day(day), exported_models(model)
     if before is None or not lake.is_current(stage, spec.name, before, spec.fingerprint):
@@ -42,14 +42,14 @@ def export_to_keep(lake: Lake, spec: DatasetSpec, day: str, model: str, choice: 
 
 
 def keep_export(lake: Lake, spec: DatasetSpec, day: str, model: str, before: str) -> tuple[UPath, dict[str, Any]]:
-    """Write the export of the day before as that of the day.
+    """Write a copy of the previous day's export as the partition of the day.
 
     Args:
         lake: Where exports are stored.
         spec: The dataset.
         day: `YYYY-MM-DD`.
         model: Name of the model.
-        before: The day before, from `export_to_keep`.
+        before: The previous day, from `export_to_keep`.
 
     Returns:
         The partition and its manifest, which has the losses of the kept export, and `kept_from`, the day that measured them.

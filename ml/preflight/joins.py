@@ -85,7 +85,7 @@ def _matches(spec: DatasetSpec, number: int, log: pa.Table, sample: Sample, keys
         name for name, other in others.items() if other >= rate and _related(name, side) and not _related(side.log_key, side)
     ]
     if named:
-        found = f"the rows of {side.source.files} also match on {named[0]!r}, whose name is like that of the table's key"
+        found = f"the rows of {side.source.files} also match on {named[0]!r}, and its name resembles {side.table_key!r}"
         return [Finding("warning", f"{prefix}.log_key", found, f"set `log_key: {named[0]}`")]
     return []
 

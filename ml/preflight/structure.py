@@ -258,7 +258,7 @@ def _quotes(sample: Sample, prefix: str) -> list[Finding]:
 
 
 def _schemas(sample: Sample, prefix: str) -> list[Finding]:
-    """Parquet columns whose type in a file is another than declared."""
+    """Parquet columns with another type in a file than declared."""
     found: list[Finding] = []
     for column, held in sample.file_types.items():
         kind, natural = sample.source.columns.get(column), _natural(held)

@@ -1,4 +1,4 @@
-"""Category drift: how much the distribution of a feature's values differs from that of recent days."""
+"""Category drift: how much the distribution of a feature's values differs from recent days."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def session_contexts(
 
 @jit(nogil=True)
 def _sessions(whose, time, idle, most):  # type: ignore[no-untyped-def]
-    # Rows are sorted by session. The rows [begin, past) are those of the session before the row's time.
+    # Rows are sorted by session. The rows [begin, past) belong to the session and are before the row's time.
     pasts, lengths = np.zeros(len(whose), np.int64), np.zeros(len(whose), np.int64)
     gaps = np.full(len(whose), -1, np.int64)
     begin = past = 0

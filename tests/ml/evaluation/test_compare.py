@@ -113,7 +113,7 @@ def test_errors_are_those_of_the_bootstrap(seed: int, grouped: bool, weighted: b
     rng = np.random.default_rng(seed)
     labels, one, other = drawn(rng, 900)
     groups = np.arange(900)
-    if grouped:  # every row three times: the error is that of a third of the rows
+    if grouped:  # every row three times: the error is the error of a third of the rows
         labels, one, other, groups = (np.tile(column, 3) for column in (labels, one, other, groups))
     weights = rng.choice([1.0, 3.0], len(labels)) if weighted else np.ones(len(labels))
 

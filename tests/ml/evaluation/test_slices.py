@@ -1,4 +1,4 @@
-"""Slices partition a day. Hours are in the log's time zone, and known items and users are those of earlier days."""
+"""Slices partition a day. Hours are in the log's time zone, and known items and users occurred on earlier days."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def test_by_hand() -> None:
     contexts = Contexts.of([[], [1], [], [1]])
     source.observe(Clicks(np.array([0, 1, 2, 3]), np.array([1, 2, 1, 3]), contexts))
     source.refresh(10, items)
-    # The ring of 1 is [2, 3], that of 2 is [1]; p = 2/4, 1/4, 1/4.
+    # The ring of 1 is [2, 3], the ring of 2 is [1]; p = 2/4, 1/4, 1/4.
     assert source.scores(Contexts.of([[1]])).tolist() == [[SEEN, pytest.approx(1.25 / 3), pytest.approx(1.25 / 3)]]
     assert source.scores(Contexts.of([[2]])).tolist() == [[pytest.approx(1.5 / 2), SEEN, pytest.approx(0.25 / 2)]]
     both = 0.25 / 2 + 0.5 * 1.25 / 3
