@@ -17,7 +17,7 @@ from ml.logs.source_table import read_table
 from ml.logs.sources import LogFile, NoLogs, find_files
 from ml.logs.text.layout import WrongFile
 from ml.preflight.files import no_files
-from ml.preflight.finding import Finding, shown
+from ml.preflight.finding import Finding, errors, shown
 from ml.preflight.sample import Sample, read_sample
 from ml.preflight.structure import check_structure
 from ml.preflight.values import ENOUGH, check_columns
@@ -45,7 +45,7 @@ def check_join(spec: DatasetSpec, number: int, log: pa.Table, folder: str | UPat
         return [Finding("error", f"{prefix}.source.files", str(error), "correct the files of the side table")]
     sample = read_sample(side.source, files)
     found = check_structure(sample, f"{prefix}.source", spec.expectations.quarantine_rate)
-    if any(finding.severity == "error" for finding in found):
+    if errors(found):
         return found
     found += check_columns(spec, sample, f"{prefix}.source", {*side.columns, side.table_key})
     if sum(map(_bytes, files)) > READ_BYTES:

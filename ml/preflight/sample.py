@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -181,7 +180,7 @@ def _read_head(sample: Sample, file: LogFile) -> None:
                 sample.schemas[file.name] = schema = pq.read_schema(raw)
             rename_fields(source, schema.names, file.name, "schema")
         else:
-            start = next(_first_bytes(file), b"")
+            start = _read(file)
             sample.starts[file.name] = start[:START]
             line = start.removeprefix(BOM).split(b"\n", 1)[0].rstrip(b"\r")
             if line and source.header and source.format != "jsonl":
@@ -195,14 +194,14 @@ def _read_head(sample: Sample, file: LogFile) -> None:
         sample.refused[file.name] = f"{file.name}: not readable as Parquet: {str(error).splitlines()[0]}"
 
 
-def _first_bytes(file: LogFile) -> Iterator[bytes]:
-    """The first bytes of a file, at least a chunk of them if it has as many."""
+def _read(file: LogFile, start: int = 0) -> bytes:
+    """The bytes of a file from `start` on: at least `CHUNK_BYTES`, or all if there are fewer."""
     held = bytearray()
-    for piece in pieces(file):
+    for piece in pieces(file, start):
         held += piece
         if len(held) >= CHUNK_BYTES:
             break
-    yield bytes(held)
+    return bytes(held)
 
 
 def _read_text(sample: Sample, file: LogFile, share: int, last: bool) -> None:
@@ -214,7 +213,7 @@ def _read_text(sample: Sample, file: LogFile, share: int, last: bool) -> None:
     try:
         if file.splittable and file.size > share * CHUNK_BYTES:
             for start in (round(i) for i in np.linspace(0, file.size - CHUNK_BYTES, share)):
-                data, at_end = _take(file, start), start + CHUNK_BYTES >= file.size
+                data, at_end = _read(file, start)[:CHUNK_BYTES], start + CHUNK_BYTES >= file.size
                 if start:
                     _add(sample, begin.after(), data[data.find(b"\n") + 1 :], at_end, from_end=at_end)
                 else:
@@ -225,15 +224,6 @@ def _read_text(sample: Sample, file: LogFile, share: int, last: bool) -> None:
     except DamagedFile as error:
         reason = damaged_file(error)
         sample.chunks.append(Chunk(file, False, b"", layout, layout.schema.empty_table(), {0: reason}, {0: b""}))
-
-
-def _take(file: LogFile, start: int) -> bytes:
-    held = bytearray()
-    for piece in pieces(file, start):
-        held += piece
-        if len(held) >= CHUNK_BYTES:
-            break
-    return bytes(held[:CHUNK_BYTES])
 
 
 def _read_through(sample: Sample, begin: _Place, share: int, last: bool) -> None:

@@ -13,12 +13,13 @@ import pyarrow as pa
 from ml.catalog.reading import Source
 from ml.catalog.spec import Band
 from ml.logs.quarantine import BAD_JSON, FIELDS, NOT_UTF8, UNBALANCED
-from ml.logs.text.layout import BOM
-from ml.preflight.finding import Finding, exceeds, shown
+from ml.logs.text.layout import BOM, Layout
+from ml.preflight.finding import Finding, errors, exceeds, shown
 from ml.preflight.sample import Chunk, Sample
+from ml.preflight.values import NULLS
 
 SEPARATORS = ",\t;|: "
-NULLS = ("NULL", "null", r"\N", "NA", "N/A", "n/a", "NaN", "nan", "None", "none", "-", "?", "")
+UNREADABLE_NULLS = (*NULLS, "NA", "none", "-", "?", "")  # of a value that is not of its column's type
 FEW, FEW_SHARE = 3, 0.002  # bad lines of one kind that are more than noise although the band allows them
 _NUMBER = re.compile(r"^\s*-?\d+(\.\d+)?([eE][+-]?\d+)?\s*$")
 _BAD_VALUE = re.compile(r"^(?:bad (?:number|boolean|text)|inexact integer) in column (.*)$", re.DOTALL)
@@ -35,7 +36,7 @@ def check_structure(sample: Sample, prefix: str, band: Band) -> list[Finding]:
     if found := _wrong_container(sample, prefix) or _names(sample, prefix) or _unexpected_header(sample, prefix):
         return found
     found = _json_keys(sample, prefix) or _malformed(sample, prefix, band)
-    if any(finding.severity == "error" for finding in found):
+    if errors(found):
         return found
     return _without_repeats([*found, *_encoding(sample, prefix), *_quotes(sample, prefix), *_schemas(sample, prefix)])
 
@@ -141,8 +142,7 @@ def _json_keys(sample: Sample, prefix: str) -> list[Finding]:
     if not objects:
         return []
     there = list(dict.fromkeys(key for value in objects for key in value))
-    keys = {column: column for column in source.columns} | {new: old for old, new in source.rename.items()}
-    absent = {column: key for column, key in keys.items() if key not in there}
+    absent = {column: key for column, key in Layout.declared(source).original_names.items() if key not in there}
     if not absent:
         return []
     found = f"no line has the key {', '.join(map(repr, absent.values()))}; the keys are {', '.join(map(repr, there[:40]))}"
@@ -195,7 +195,7 @@ def _explain_type(sample: Sample, column: str) -> tuple[str, str]:
     source, kind = sample.source, sample.source.columns[column]
     texts = set(sample.text_columns().get(column, [])) - set(source.null_tokens) or _json_texts(sample, column)
     odd = sorted(text for text in texts if not _fits(text, kind))
-    if odd and all(text.strip() in NULLS for text in odd):
+    if odd and all(text.strip() in UNREADABLE_NULLS for text in odd):
         return "null_tokens", f"add {', '.join(map(repr, odd[:5]))} to `null_tokens`"
     if column in sample.file_types:
         return f"columns.{column}", f"declare {_natural(sample.file_types[column]) or 'another type'}"
@@ -208,7 +208,7 @@ def _explain_type(sample: Sample, column: str) -> tuple[str, str]:
 
 
 def _json_texts(sample: Sample, column: str) -> set[str]:
-    key = {new: old for old, new in sample.source.rename.items()}.get(column, column)
+    key = Layout.declared(sample.source).original_names[column]
     values = [value[key] for value in sample.objects() if value.get(key) is not None]
     return {
         value if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value) for value in values

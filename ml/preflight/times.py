@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from ml.catalog.log_spec import LogSpec
 from ml.catalog.reading import Time
 from ml.catalog.spec import Band
-from ml.days import midnight
+from ml.days import MICROSECONDS_PER_HOUR, midnight
 from ml.logs.clock import days_of, event_times, partition_bounds
 from ml.logs.sources import file_day
 from ml.preflight.finding import Finding, exceeds, shown
 from ml.preflight.sample import Sample
 
 UNITS = ("s", "ms", "us", "ns")
-HOUR, DAY = 3_600_000_000, 86_400_000_000
+DAY = 24 * MICROSECONDS_PER_HOUR
 Times = NDArray[np.int64]
 
 
@@ -178,8 +178,8 @@ def _dated(log: LogSpec, sample: Sample, band: Band) -> list[Finding]:
         return []
     files = f"{count:,} of {len(far):,} sampled rows are not on the day in their file's path"
     found = f"{files}: their times run {_range(times[far != 0], zone)}, and the files are of {_file_days(log, sample)}"
-    if np.abs(far).max() < 15 * HOUR:
-        hours = -(-int(np.abs(far).max()) // HOUR)
+    if np.abs(far).max() < 15 * MICROSECONDS_PER_HOUR:
+        hours = -(-int(np.abs(far).max()) // MICROSECONDS_PER_HOUR)
         change = f"set the time zone of the log (times are up to {hours} h off), or `spill_days: 1` in source"
         return [Finding("error" if band.severity == "error" else "warning", "time.timezone", found, change)]
     key, change = _explain(log, sample, times)

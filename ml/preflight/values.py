@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml.catalog.spec import DatasetSpec
+from ml.logs.text.layout import Layout
 from ml.preflight.finding import Finding, exceeds, shown
 from ml.preflight.sample import Sample
 
@@ -140,7 +141,7 @@ def _numbers_as_floats(spec: DatasetSpec, sample: Sample, wanted: list[str], pre
             values = [text for text in texts[name] if text not in sample.source.null_tokens]
             whole = bool(values) and all(re.fullmatch(r"\s*-?\d+\s*", text) for text in values)
         else:
-            key = {new: old for old, new in sample.source.rename.items()}.get(name, name)
+            key = Layout.declared(sample.source).original_names[name]
             numbers = [value[key] for value in sample.objects() if value.get(key) is not None]
             whole = bool(numbers) and all(isinstance(value, int) for value in numbers)
         if whole:
