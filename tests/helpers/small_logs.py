@@ -20,6 +20,14 @@ import pyarrow.parquet as pq
 Entry = dict[str, Any]
 
 
+def side_table(
+    log_key: str, table_key: str, columns: list[str], files: str, kinds: dict[str, str], header: bool = True, **reading: Any
+) -> Entry:
+    """An element of `join`: `columns` of a table in csv files, or as `reading` says, with the types `kinds`."""
+    source = {"files": files, "format": "csv", "header": header, "columns": kinds} | reading
+    return {"log_key": log_key, "table_key": table_key, "columns": columns, "source": source}
+
+
 def banner(folder: Path, draw: random.Random) -> Entry:
     """Criteo's layout: tab separated, no header, no clock, empty where missing."""
     rows = [
@@ -97,35 +105,29 @@ def ratings(folder: Path, draw: random.Random) -> Entry:
         "item": "item",
         "label": {"column": "rating", "at_least": 3.5},
         "join": [
-            {
-                "log_key": "item",
-                "table_key": "item_id",
-                "columns": ["genres"],
-                "source": {
-                    "files": "ml.item",
-                    "format": "tsv",
-                    "header": True,
-                    "columns": {"item_id": "int", "movie_title": "string", "release_year": "int", "genres": "string"},
-                    "rename": {
-                        "item_id:token": "item_id",
-                        "movie_title:token_seq": "movie_title",
-                        "release_year:token": "release_year",
-                        "class:token_seq": "genres",
-                    },
+            side_table(
+                "item",
+                "item_id",
+                ["genres"],
+                "ml.item",
+                {"item_id": "int", "movie_title": "string", "release_year": "int", "genres": "string"},
+                format="tsv",
+                rename={
+                    "item_id:token": "item_id",
+                    "movie_title:token_seq": "movie_title",
+                    "release_year:token": "release_year",
+                    "class:token_seq": "genres",
                 },
-            },
-            {
-                "log_key": "user",
-                "table_key": "user_id",
-                "columns": ["age", "gender"],
-                "source": {
-                    "files": "ml.user",
-                    "format": "tsv",
-                    "header": True,
-                    "columns": {"user_id": "int", "age": "int", "gender": "string"},
-                    "rename": {"user_id:token": "user_id", "age:token": "age", "gender:token": "gender"},
-                },
-            },
+            ),
+            side_table(
+                "user",
+                "user_id",
+                ["age", "gender"],
+                "ml.user",
+                {"user_id": "int", "age": "int", "gender": "string"},
+                format="tsv",
+                rename={"user_id:token": "user_id", "age:token": "age", "gender:token": "gender"},
+            ),
         ],
         "dense": [{"name": "age"}],
         "sparse": ["user", "item", "gender", {"name": "genres", "split": " "}],
@@ -177,17 +179,7 @@ def shop(folder: Path, draw: random.Random) -> Entry:
         "item": "product",
         "label": {"column": "bought"},
         "join": [
-            {
-                "log_key": "product",
-                "table_key": "id",
-                "columns": ["brand", "kind"],
-                "source": {
-                    "files": "products.csv",
-                    "format": "csv",
-                    "header": True,
-                    "columns": {"id": "int", "brand": "string", "kind": "string"},
-                },
-            }
+            side_table("product", "id", ["brand", "kind"], "products.csv", {"id": "int", "brand": "string", "kind": "string"})
         ],
         "dense": [{"name": "price", "log1p": True}],
         "sparse": ["visitor", "product", "page", "brand", {"name": "labels", "split": ","}],
@@ -286,17 +278,15 @@ def bank(folder: Path, draw: random.Random) -> Entry:
         "item": "offer",
         "label": {"column": "accepted"},
         "join": [
-            {
-                "log_key": "offer",
-                "table_key": "code",
-                "columns": ["product"],
-                "source": {
-                    "files": "offers.txt",
-                    "format": "csv",
-                    "separator": "|",
-                    "columns": {"code": "string", "product": "string", "rank": "int"},
-                },
-            }
+            side_table(
+                "offer",
+                "code",
+                ["product"],
+                "offers.txt",
+                {"code": "string", "product": "string", "rank": "int"},
+                header=False,
+                separator="|",
+            )
         ],
         "dense": [{"name": "balance", "log1p": True}],
         "sparse": ["client", "offer", "city", "product"],

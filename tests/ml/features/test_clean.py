@@ -29,25 +29,14 @@ from ml.lake import MANIFEST, Lake, MissingPartition, StalePartition
 from ml.schema import FIRST_ID, MISSING_ID, OOV_ID, arrow_schema
 from ml.stages import CLEANED_FEATURES
 from tests.helpers.shop_features import digests, shop, shop_day
+from tests.helpers.small_logs import side_table
 from tests.ml.features.point_in_time.test_negatives import random_log
 
 SMALL = Limits(rows_per_task=300)
 DAYS = ("2020-01-01", "2020-01-02", "2020-01-03")
 
 JOINED = shop(
-    join=[
-        {
-            "log_key": "item",
-            "table_key": "id",
-            "columns": ["colour", "weight"],
-            "source": {
-                "files": "items.csv",
-                "format": "csv",
-                "header": True,
-                "columns": {"id": "int", "colour": "string", "weight": "float"},
-            },
-        }
-    ],
+    join=[side_table("item", "id", ["colour", "weight"], "items.csv", {"id": "int", "colour": "string", "weight": "float"})],
     sparse=[
         {"name": "colour", "vocabulary": {"min_count": 2}},
         {"name": "item_id", "column": "item"},
@@ -252,17 +241,8 @@ def test_every_runner_and_strategy_writes_the_same_bytes(spark, lake, tmp_path, 
     assert next((table.strategy for table in done[0].joins.values()), None) == strategies[1]
 
 
-HOSTILE = {
-    "source": {
-        "files": "items.csv",
-        "format": "csv",
-        "header": True,
-        "columns": {"id": "int", "Item": "string", "joined key": "string", "size [{of}] it": "string"},
-    },
-    "log_key": "item",
-    "table_key": "id",
-    "columns": ["Item", "joined key", "size [{of}] it"],
-}
+HOSTILE_COLUMNS = ["Item", "joined key", "size [{of}] it"]
+HOSTILE = side_table("item", "id", HOSTILE_COLUMNS, "items.csv", {"id": "int"} | dict.fromkeys(HOSTILE_COLUMNS, "string"))
 
 
 @pytest.mark.slow

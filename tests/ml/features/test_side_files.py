@@ -15,14 +15,14 @@ from ml.features.clean import clean_day
 from ml.features.side_files import DamagedSideTable, joined_with_current_files
 from ml.lake import Lake
 from tests.helpers.shop_features import shop, shop_day
+from tests.helpers.small_logs import side_table
 
 DAY = "2020-01-02"
 BRANDS = b"id,brand\n" + b"".join(b"%d,brand %d\n" % (n, n * n * n % 9973) for n in range(5000))
 
 
 def spec_of(files: str) -> Any:
-    source = {"files": files, "format": "csv", "header": True, "columns": {"id": "int", "brand": "string"}}
-    side = {"log_key": "item", "table_key": "id", "columns": ["brand"], "source": source}
+    side = side_table("item", "id", ["brand"], files, {"id": "int", "brand": "string"})
     return shop(join=[side], sparse=["item", "brand"], slices=["brand"])
 
 
