@@ -8,8 +8,8 @@ live_hours, slice_minutes    settings of the ranking
 models, sources     by name: requests, recall@10, recall@20, recall@100, mrr@20, standard_errors of these, `sampled`
                     (whether only a sample of the clicks was ranked), `without_seen` (the metrics after what the session
                     had clicked is removed), `true_times` and `filled_in_times` (the metrics of such clicks)
-models: against     by source: recall@20 of the source on the same clicks, `difference` of the model to it and its
-                    standard_error
+models: against     by source: recall@20 of the source on the same clicks, `difference` of the model to it, and its
+                    standard_error and degrees of freedom `df`
 unranked            the reason for each model that cannot rank all items
 """
 
@@ -106,5 +106,6 @@ def _against(of: ClickRanks, ranked: RankedDay) -> dict[str, dict[str, Any]]:
             HEADLINE: ranking_metrics(ranks, groups)[HEADLINE],
             "difference": difference and difference.value,
             "standard_error": difference and difference.error,
+            "df": difference and difference.df,
         }
     return found

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ml.evaluation.compare import Estimate
 from ml.evaluation.rank_metrics import HEADLINE
-
-ERRORS = 1.645
-"""Standard errors by which a difference must exceed 0: a one-sided test at 5 %."""
 
 
 def headline_model(metrics: Mapping[str, Any]) -> str | None:
@@ -30,12 +28,15 @@ def best_source(ranking: Mapping[str, Any]) -> str:
 
 def sources_above(model: Mapping[str, Any]) -> list[str]:
     """Return the sources with a significantly higher recall@20 than a model, given the model's entry of `ranking`."""
-    return [name for name, of in model["against"].items() if _exceeds(of, -1)]
+    return [name for name, of in model["against"].items() if _difference(of).is_below()]
 
 
-def _exceeds(of: Mapping[str, Any], sign: int = 1) -> bool:
-    """Whether the difference of the model to a source, with its sign, is significantly above 0."""
-    return of["difference"] is not None and sign * of["difference"] > ERRORS * (of["standard_error"] or float("inf"))
+def _difference(against: Mapping[str, Any]) -> Estimate:
+    """Return the difference of a model to a source, given an entry of `against`. Its error is unknown without requests.
+
+    On few requests all differences can be equal, so an estimated error of 0 counts as unknown, too.
+    """
+    return Estimate(against["difference"] or 0.0, against["standard_error"] or None, against["df"] or 0)
 
 
 def source_title(name: str) -> str:
@@ -71,8 +72,7 @@ def ranking_verdict(metrics: Mapping[str, Any], headline: str) -> tuple[str, lis
         )
     sources = [f"{source_title(name)} {100 * of[HEADLINE]:.1f} %" for name, of in ranking["sources"].items()]
     sentences.append(f"Without a trained model: {', '.join(sources)}.")
-    against = ranking["models"][headline]["against"].values()
-    above = [_exceeds(of) for of in against]
+    above = [_difference(of).is_above() for of in ranking["models"][headline]["against"].values()]
     word = "good" if all(above) else "mixed" if any(above) else "poor"
     sentences.append(
         {

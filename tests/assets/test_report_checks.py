@@ -43,10 +43,17 @@ def test_a_calibration_that_few_rows_explain_is_no_reason_to_warn(interval: list
 
 @pytest.mark.parametrize(
     ("difference", "error", "passed"),
-    [(0.02, 0.01, True), (-0.01, 0.01, True), (-0.02, 0.01, False), (-0.02, None, True), (None, None, True)],
+    [
+        (0.02, 0.01, True),
+        (-0.01, 0.01, True),
+        (-0.02, 0.01, False),
+        (-0.02, None, True),
+        (-0.02, 0.0, True),
+        (None, None, True),
+    ],
 )
 def test_a_log_of_positives_only_is_judged_by_its_ranking_too(difference: float | None, error: float | None, passed: bool):
-    against = {"co_visitation": {"recall@20": 0.7, "difference": difference, "standard_error": error}}
+    against = {"co_visitation": {"recall@20": 0.7, "difference": difference, "standard_error": error, "df": 200}}
     ranking = {"models": {"two_tower": {"recall@20": 0.6, "against": against}}}
     found = figures(0.97, {"constant_prior": True, "logistic_regression": True}, 1.0) | {"ranking": ranking}
     verdict = judge(found | {"sampling": {"draw": "uniform"}})["beats_baselines"]

@@ -83,7 +83,7 @@ def test_some_sources_are_beaten() -> None:
         return {"recall@20": recall}
 
     def against(difference: float) -> dict[str, Any]:
-        return {"recall@20": 0.0, "difference": difference, "standard_error": 0.01}
+        return {"recall@20": 0.0, "difference": difference, "standard_error": 0.01, "df": 200}
 
     differences = {"popularity_60m": against(0.02), "co_visitation": against(-0.05)}
     of = {"recall@20": 0.69, "standard_errors": {"recall@20": 0.001}, "sampled": False, "requests": 9, "against": differences}
