@@ -61,15 +61,17 @@ def recipe_changes(spec: DatasetSpec, days: Iterable[str], lake: Lake) -> list[R
     days, found = sorted(days), []
     for model in spec.models:
         recipe, stage = recipe_of(spec, model), tuned_models(model)
-        now = _flat(recipe.model_dump(mode="json", exclude={"checkpoints"}))
-        differing: dict[str, dict[str, Any]] = {}
+        now = recipe.model_dump(mode="json")
+        differing: list[str] = []
+        keys: set[str] = set()
+        from_scratch = False
         for day in (day for day in days if lake.has(stage, spec.name, day)):
             trained = lake.manifest(stage, spec.name, day).get("recipe", {})
-            if _flat({key: value for key, value in trained.items() if key != "checkpoints"}) != now:
-                differing[day] = trained
+            if changed := _differences(trained, now):
+                differing.append(day)
+                keys |= changed
+                from_scratch = from_scratch or _shapes_differ(recipe, trained, spec)
         if differing:
-            keys = {key for trained in differing.values() for key in _differences(_flat(trained), now)}
-            from_scratch = any(_shapes_differ(recipe, trained, spec) for trained in differing.values())
             found.append(RecipeChange(model, tuple(differing), tuple(sorted(keys)), from_scratch))
     return found
 
@@ -83,8 +85,9 @@ def _flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
-    keys = {key for key in {*before, *now} if not key.startswith("checkpoints.")}
-    return {key for key in keys if before.get(key) != now.get(key)}
+    """Keys with different values, joined by dots, apart from `checkpoints`. A key that is absent has the value null."""
+    one, other = (_flat({key: part for key, part in recipe.items() if key != "checkpoints"}) for recipe in (before, now))
+    return {key for key in {*one, *other} if one.get(key) != other.get(key)}
 
 
 def _shapes_differ(recipe: Recipe, trained: Mapping[str, Any], spec: DatasetSpec) -> bool:

@@ -71,6 +71,17 @@ def test_the_command_begins_with_the_first_day_that_differs(spec: DatasetSpec, l
     assert "--from 2026-01-01 " in only(recipe_changes(wider, DAYS[1:], lake)).command(wider, DAYS[-1])
 
 
+def test_a_key_that_earlier_versions_lacked_is_no_change_unless_it_is_set(spec: DatasetSpec, lake: Lake) -> None:
+    recipe = recipe_of(spec, spec.primary).model_dump(mode="json")
+    assert recipe.pop("early_stop") is None
+    for model in spec.models:
+        with lake.write(tuned_models(model), spec.name, DAYS[0]) as staging:
+            lake.write_manifest(staging, {"recipe": recipe})
+    assert recipe_changes(spec, DAYS, lake) == []
+    now = changed(spec, {"early_stop": {"target": 0.9}, "splits": ["train"]})
+    assert "early_stop.target" in only(recipe_changes(now, DAYS, lake)).keys
+
+
 def test_the_same_recipe_and_other_checkpoints_are_no_change(spec: DatasetSpec, lake: Lake) -> None:
     train(lake, spec, DAYS[:2])
     assert recipe_changes(spec, DAYS, lake) == []
