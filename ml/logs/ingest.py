@@ -122,21 +122,20 @@ def ingest_day(
             )
         scratch.fs.rm(scratch.path, recursive=True)
         reasons = Counter(dict(sorted(reasons.items())))
+        out_of_range = index.out_of_range(day)
         manifest = {
             "dataset": log.dataset,
             "day": day,
             "rows": rows,
             "quarantined": reasons.total(),
             "reasons": dict(reasons),
-            "out_of_range": index.out_of_range(day),
+            "out_of_range": out_of_range,
             "fingerprint": log.fingerprint,
             "signature": index.signature(day),
             "files": [{"name": index.files[n].file.name, "stamp": index.files[n].file.stamp} for n, _ in wanted],
         }
         lake.write_manifest(staging, manifest)
-    return IngestedDay(
-        rows, reasons.total(), dict(reasons), index.out_of_range(day), len(wanted), time.perf_counter() - started
-    )
+    return IngestedDay(rows, reasons.total(), dict(reasons), out_of_range, len(wanted), time.perf_counter() - started)
 
 
 def is_current(log: LogSpec, day: str, folder: str | UPath, lake: Lake, runner: Runner | None = None) -> bool:
