@@ -9,23 +9,23 @@ from ml.lake import Lake
 
 
 def require_model(lake: Lake, stage: str, dataset: str, day: str, fingerprint: str | None = None) -> UPath:
-    """Return the folder of a stored model, whose `state.json` is the one that the manifest describes.
+    """Return the folder of a stored model, after comparing its `state.json` with the manifest.
 
-    The reader of a file compares it with `state.json`, so that together no bit of a model can change unnoticed.
+    `read_file` compares every other file with `state.json`, so that no bit of a model can change unnoticed.
 
     Args:
         lake: Where models are stored.
         stage: `tuned_models/<model>` or `exported_models/<model>`.
         dataset: Name of the dataset.
         day: `YYYY-MM-DD`.
-        fingerprint: That of the dataset, if the model must have been written under it.
+        fingerprint: Fingerprint of the dataset that the model must have been written under; not checked by default.
 
     Raises:
         MissingPartition: The lake has no model of the day.
-        StalePartition: It was written under another specification.
+        StalePartition: The model was written under another specification.
         DamagedSnapshot: `state.json` has changed since it was written.
     """
-    folder = lake.require(stage, dataset, day, fingerprint=fingerprint) if fingerprint else lake.require(stage, dataset, day)
+    folder = lake.require(stage, dataset, day, fingerprint=fingerprint)
     try:
         found = digest(folder)
     except FileNotFoundError as error:
