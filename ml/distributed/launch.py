@@ -112,7 +112,8 @@ def _launch_here(count: int, function: Callable[..., R], failures: str, *args: o
         except BaseException:
             _end([process for process in context.processes if process is not None])
             raise
-        return pickle.loads((Path(folder) / _RESULT).read_bytes())  # noqa: S301 (written by a child process)
+        # Only the first child process writes this file: other users have no access to the folder, whose mode is 0700.
+        return pickle.loads((Path(folder) / _RESULT).read_bytes())  # noqa: S301
 
 
 def _end(processes: Sequence[BaseProcess]) -> None:
