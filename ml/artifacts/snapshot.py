@@ -269,9 +269,9 @@ def copy_snapshot(source: Path | UPath, folder: Path | UPath) -> None:
     """Copy a whole snapshot into another existing folder. The copy has the same digest.
 
     Raises:
-        FileNotFoundError: The source holds no snapshot.
-        SnapshotMismatch: It was written in another format.
-        DamagedSnapshot: A file is missing, or is not the one that was written; the message names it.
+        FileNotFoundError: The source has no snapshot.
+        SnapshotMismatch: The snapshot was written in another format.
+        DamagedSnapshot: A file is missing, or has changed since it was written; the message names it.
     """
     state = read_state(source)
     for name in state["files"]:

@@ -25,11 +25,11 @@ class DamagedSideTable(ValueError):
 
 
 def check_whole(quarantine: Quarantine) -> None:
-    """Raises `DamagedSideTable` if the lines of a side table that could not be read include the lost rest of a file."""
+    """Raises `DamagedSideTable` if the unreadable lines of a side table include a truncated or corrupt rest of a file."""
     for entry in quarantine.table.to_pylist():
         if entry["reason"].startswith(damaged_file("")):
             raise DamagedSideTable(
-                f"{entry['file']}: {entry['reason']}, at line {entry['line']}; the rows behind it are lost. "
+                f"{entry['file']}: {entry['reason']}, at line {entry['line']}; the rows after it are lost. "
                 f"Copy the file again, then run the day again"
             )
 
@@ -50,7 +50,7 @@ def side_files(spec: DatasetSpec, logs: str | UPath) -> dict[str, Any]:
 
 
 def joined_with_current_files(spec: DatasetSpec, day: str, lake: Lake, logs: str | UPath) -> bool:
-    """Whether the features of a day were joined with the side tables as they are now. True for a dataset without any.
+    """Whether the features of a day were joined with the side tables as they are now. True for a dataset without side tables.
 
     Args:
         spec: The dataset.
@@ -83,7 +83,7 @@ def _digest(files: list[LogFile]) -> str:
 
 @lru_cache(maxsize=256)
 def _content(url: str, stamp: str) -> str:
-    """Return the hash of a file. `stamp` differs between versions of the file, so each version is read once."""
+    """Returns the hash of a file. `stamp` differs between versions of the file, so each version is read once."""
     found = xxh3_128()
     with UPath(url).open("rb") as file:
         while piece := file.read(PIECE):

@@ -1,4 +1,4 @@
-"""Refuses a JSON log whose lines never have a key that the catalog declares: the name is wrong, and not the value missing.
+"""Refuses a JSON log if no line has a key that the catalog declares: the declared name is wrong.
 
 A key may be absent from all lines of a day, if it is optional. It is refused if no other part of the log has it either, as far
 as that is known without reading the log for it.
@@ -54,7 +54,7 @@ def check_keys(log: LogSpec, index: LogIndex, folder: str | UPath, files: Sequen
 
 
 def lacking_keys(source: Source, file: LogFile, absent: Iterable[str]) -> WrongFile:
-    """The error for keys that no line has, which names those of the file's first lines."""
+    """The error for keys that no line has. It lists the keys of the file's first lines."""
     names = Layout.declared(source).original_names
     keys = ", ".join(repr(names[column]) for column in source.columns if column in set(absent))
     there = ", ".join(map(repr, keys_in(first_lines(source, file))[:40]))

@@ -198,8 +198,7 @@ class LogIndex:
         """Day -> hash of the day's lines in the log's files, so that a changed file concerns only the days that changed.
 
         Hashes are by block, so a change of length in a file of several blocks can also concern later days, which depend on the
-        changed day in any case.
-        For files that were not read, and in a log without a clock, it is a hash of the files' names and stamps.
+        changed day in any case. For files that were not read, and in a log without a clock, names and stamps are hashed.
         """
         touched: dict[int, list[str]] = {}
         everything = range(len(partition_bounds(self.log)) - 1) if self.log.time.by_position else ()
@@ -221,7 +220,7 @@ class LogIndex:
         return {day_key(self.log, day): _hash("\n".join([reading, *names])) for day, names in sorted(touched.items())}
 
     def signature(self, day: str) -> str:
-        """The entry of `signatures`, or that of a day without lines."""
+        """The entry of `signatures`; a hash of the log's fingerprint for a day without lines."""
         return self.signatures.get(day, _hash(self.log.fingerprint))
 
     def _path_day(self, file: LogFile) -> int:
@@ -257,7 +256,7 @@ def _near(log: LogSpec, file: LogFile, day: str | None) -> bool:
 def _index_task(
     log: LogSpec, cache: BlockCache | None, cached: frozenset[int], ranges: list[BlockRange]
 ) -> list[tuple[int, BlockIndex]]:
-    """Indexes the blocks of ranges, and keeps those of the files in `cached`."""
+    """Indexes the blocks of ranges, and writes the blocks of the files in `cached` to the cache."""
     if log.time.by_position:
         counted = ((part, count_lines(log.source, part.file, part.first, part.wanted)) for part in ranges)
         return [(part.file_number, BlockIndex(*block)) for part, blocks in counted for block in blocks]

@@ -26,7 +26,7 @@ def register(client: MlflowClient, dataset: str, logged: LoggedModel, model: str
         client: MLflow's client.
         dataset: Name of the registered model.
         logged: The logged model.
-        model: Name of the model among those of the dataset.
+        model: Name of the model, as the catalog entry has it.
         day: `YYYY-MM-DD`.
         digest: Digest of the trained day.
 
