@@ -10,6 +10,7 @@ from assets.days import each_day
 from assets.partitions import days_before
 from assets.policy import SPARK_POOL, daily_asset, key
 from assets.resources import LakeResource, LandingResource, SparkResource
+from assets.tables import table
 from ml import stages
 from ml.catalog.spec import DatasetSpec
 
@@ -45,7 +46,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "positives": done.positives,
                 "negatives": done.negatives,
                 "joins": _joins(done.joins),
-                **{f"match_rate_{n}": table.matches.rate for n, table in enumerate(done.joins.values()) if table.matches.keyed},
+                **{f"match_rate_{n}": of.matches.rate for n, of in enumerate(done.joins.values()) if of.matches.keyed},
                 "without_candidate": done.without_candidate,
                 "label_rate": done.label_rate,
                 "mean_sample_rate": done.mean_sample_rate,
@@ -60,23 +61,20 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
 
 def _joins(joins: "Mapping[str, JoinedTable]") -> dg.TableMetadataValue:
     """One row per side table, in the order of the catalog entry's `join`."""
-    records = [
-        dg.TableRecord(
-            {
-                "side table": name,
-                "match rate": "no keys" if table.matches.rate is None else f"{table.matches.rate:.4f}",
-                "rows": table.rows,
-                "malformed": table.quarantined,
-                "reasons": ", ".join(f"{count:,} x {reason}" for reason, count in table.reasons.items()) or "–",
-                "strategy": table.strategy,
-            }
-        )
-        for name, table in joins.items()
-    ]
-    kinds = {"rows": "int", "malformed": "int"}
     names = ("side table", "match rate", "rows", "malformed", "reasons", "strategy")
-    columns = [dg.TableColumn(name, kinds.get(name, "string")) for name in names]
-    return dg.MetadataValue.table(records, dg.TableSchema(columns=columns))
+    columns = dict.fromkeys(names, "string") | {"rows": "int", "malformed": "int"}
+    rows = (
+        {
+            "side table": name,
+            "match rate": "no keys" if joined.matches.rate is None else f"{joined.matches.rate:.4f}",
+            "rows": joined.rows,
+            "malformed": joined.quarantined,
+            "reasons": ", ".join(f"{count:,} x {reason}" for reason, count in joined.reasons.items()) or "–",
+            "strategy": joined.strategy,
+        }
+        for name, joined in joins.items()
+    )
+    return table(columns, rows)
 
 
 def _deps(spec: DatasetSpec) -> list[dg.AssetDep]:

@@ -9,6 +9,7 @@ from assets.days import each_day
 from assets.partitions import days_before
 from assets.policy import daily_asset, key
 from assets.resources import LakeResource
+from assets.tables import table
 from ml import stages
 from ml.catalog.spec import DatasetSpec
 
@@ -89,9 +90,5 @@ def _means(metrics: dict[str, Any]) -> dict[str, float | None]:
 def _models(metrics: dict[str, Any]) -> dg.TableMetadataValue:
     """One row per model."""
     numbers = ("auc", "log_loss", "normalised_entropy", "calibration")
-    records = [
-        dg.TableRecord({"model": name, **{n: "" if found[n] is None else round(found[n], 5) for n in numbers}})
-        for name, found in metrics.items()
-    ]
-    columns = [dg.TableColumn("model"), *(dg.TableColumn(name, "float") for name in numbers)]
-    return dg.MetadataValue.table(records, dg.TableSchema(columns=columns))
+    rows = ({"model": name, **{n: "" if of[n] is None else round(of[n], 5) for n in numbers}} for name, of in metrics.items())
+    return table({"model": "string"} | dict.fromkeys(numbers, "float"), rows)

@@ -9,6 +9,7 @@ from assets.days import each_day
 from assets.partitions import days_before
 from assets.policy import TRAINING_POOL, daily_asset, key
 from assets.resources import LakeResource
+from assets.tables import table
 from ml import stages
 from ml.catalog.spec import DatasetSpec
 from ml.recipes.export import LOOK_BACK_DAYS
@@ -70,18 +71,15 @@ def _losses(found: "Quantised | None") -> dict[str, Any]:
 def _tables(tables: "Mapping[str, MeasuredTable]") -> dg.TableMetadataValue:
     """One row per table: errors relative to the root mean square of its weights, and the loss if only it is quantised."""
     numbers = ("rms_error", "largest_error", "auc_loss")
-    records = [
-        dg.TableRecord(
-            {
-                "table": name,
-                "format": table.format,
-                "rows": table.rows,
-                "megabytes": round(table.nbytes / 1e6, 3),
-                **{number: float(f"{getattr(table, number):.3g}") for number in numbers},
-            }
-        )
-        for name, table in tables.items()
-    ]
-    columns = [dg.TableColumn("table"), dg.TableColumn("format"), dg.TableColumn("rows", "int")]
-    columns += [dg.TableColumn(name, "float") for name in ("megabytes", *numbers)]
-    return dg.MetadataValue.table(records, dg.TableSchema(columns=columns))
+    columns = {"table": "string", "format": "string", "rows": "int"} | dict.fromkeys(("megabytes", *numbers), "float")
+    rows = (
+        {
+            "table": name,
+            "format": of.format,
+            "rows": of.rows,
+            "megabytes": round(of.nbytes / 1e6, 3),
+            **{number: float(f"{getattr(of, number):.3g}") for number in numbers},
+        }
+        for name, of in tables.items()
+    )
+    return table(columns, rows)

@@ -6,6 +6,7 @@ import dagster as dg
 
 from assets.partitions import daily
 from assets.policy import key
+from assets.tables import table
 from ml.catalog.spec import DatasetSpec
 from ml.stages import RAW_LOGS
 
@@ -66,6 +67,5 @@ def run_preflight(context: dg.AssetExecutionContext, spec: DatasetSpec, folder: 
 
 
 def _table(found: "list[Finding]") -> dg.MetadataValue:
-    records = [dg.TableRecord({"severity": f.severity, "key": f.key, "found": f.found, "change": f.change}) for f in found]
-    columns = [dg.TableColumn(name) for name in ("severity", "key", "found", "change")]
-    return dg.MetadataValue.table(records, dg.TableSchema(columns=columns))
+    columns: dict[str, str] = dict.fromkeys(("severity", "key", "found", "change"), "string")
+    return table(columns, ({name: getattr(finding, name) for name in columns} for finding in found))

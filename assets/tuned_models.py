@@ -10,6 +10,7 @@ from assets.days import each_day
 from assets.partitions import days_before
 from assets.policy import TRAINING_POOL, daily_asset, key
 from assets.resources import LakeResource, MlflowResource, TrainingResource
+from assets.tables import table
 from ml import stages
 from ml.catalog.spec import DatasetSpec
 
@@ -66,17 +67,14 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
 def _tables(stats: "Mapping[str, TableStats]") -> dg.TableMetadataValue:
     """One row per embedding table: its size after the day, and its changes on the day."""
     numbers = ("rows", "candidates", "admitted", "expired", "evicted")
-    records = [
-        dg.TableRecord(
-            {
-                "table": name,
-                "megabytes": round(table.nbytes / 1e6, 3),
-                "unknown_rate": "–" if table.unknown_rate is None else f"{table.unknown_rate:.4f}",
-                **{number: getattr(table, number) for number in numbers},
-            }
-        )
-        for name, table in stats.items()
-    ]
-    columns = [dg.TableColumn("table"), *(dg.TableColumn(name, "int") for name in numbers)]
-    columns += [dg.TableColumn("megabytes", "float"), dg.TableColumn("unknown_rate")]
-    return dg.MetadataValue.table(records, dg.TableSchema(columns=columns))
+    columns = {"table": "string", **dict.fromkeys(numbers, "int"), "megabytes": "float", "unknown_rate": "string"}
+    rows = (
+        {
+            "table": name,
+            "megabytes": round(of.nbytes / 1e6, 3),
+            "unknown_rate": "–" if of.unknown_rate is None else f"{of.unknown_rate:.4f}",
+            **{number: getattr(of, number) for number in numbers},
+        }
+        for name, of in stats.items()
+    )
+    return table(columns, rows)
