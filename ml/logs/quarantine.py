@@ -97,3 +97,9 @@ class Quarantine:
     def concat(cls, parts: Iterable[Quarantine]) -> Quarantine:
         """Joins quarantines in the order given."""
         return cls(pa.concat_tables([SCHEMA.empty_table(), *(part.table for part in parts)]))
+
+
+def excerpt(value: object, length: int = 60) -> str:
+    """A value as messages show it, truncated."""
+    text = repr(value.decode("utf-8", "replace") if isinstance(value, bytes) else value)
+    return text if len(text) <= length else f"{text[:length]}..."

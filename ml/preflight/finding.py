@@ -49,9 +49,3 @@ def exceeds(count: int, total: int, band: Band) -> bool:
     """Whether a share of a sample is above a band by more than sampling noise explains."""
     share = Share(count, total)
     return band.max is not None and share > band.max and not share.is_noise(high=band.max)
-
-
-def shown(value: object, length: int = 60) -> str:
-    """A value as messages show it, truncated."""
-    text = repr(value.decode("utf-8", "replace") if isinstance(value, bytes) else value)
-    return text if len(text) <= length else f"{text[:length]}..."

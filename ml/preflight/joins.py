@@ -13,11 +13,12 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec, SideTable
 from ml.features.side_join import RepeatedKey, prepare
+from ml.logs.quarantine import excerpt
 from ml.logs.source_table import read_table
 from ml.logs.sources import LogFile, NoLogs, find_files
 from ml.logs.text.layout import WrongFile
 from ml.preflight.files import no_files
-from ml.preflight.finding import Finding, errors, shown
+from ml.preflight.finding import Finding, errors
 from ml.preflight.sample import Sample, read_sample
 from ml.preflight.structure import check_structure
 from ml.preflight.values import ENOUGH, check_columns
@@ -77,7 +78,7 @@ def _matches(spec: DatasetSpec, number: int, log: pa.Table, sample: Sample, keys
     if rate < USUAL:
         band = spec.expectations.join_match
         severity = band.severity if band.min is not None and rate < band.min else "warning"
-        mine, theirs = (", ".join(shown(v) for v in of.unique().slice(0, 3).to_pylist()) for of in (values, keys))
+        mine, theirs = (", ".join(excerpt(v) for v in of.unique().slice(0, 3).to_pylist()) for of in (values, keys))
         found = f"{rate:.1%} of the sampled rows match a row of {side.source.files} on {side.log_key} = {side.table_key}"
         what = f"{found}; the log has {mine}, the table {theirs}"
         return [Finding(severity, _key(spec, side, prefix, log, sample, others), what, _change(side, log, sample, others))]

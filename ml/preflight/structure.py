@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from ml.catalog.reading import Source
 from ml.catalog.spec import Band
-from ml.logs.quarantine import BAD_JSON, FIELDS, NOT_UTF8, UNBALANCED
+from ml.logs.quarantine import BAD_JSON, FIELDS, NOT_UTF8, UNBALANCED, excerpt
 from ml.logs.text.layout import BOM, Layout
-from ml.preflight.finding import Finding, errors, exceeds, shown
+from ml.preflight.finding import Finding, errors, exceeds
 from ml.preflight.sample import Chunk, Sample
 from ml.preflight.values import NULLS
 
@@ -48,7 +48,7 @@ def _without_repeats(findings: Iterable[Finding]) -> list[Finding]:
 def _wrong_container(sample: Sample, prefix: str) -> list[Finding]:
     """Files that are packed, binary or of another format than declared."""
     for file, start in sample.starts.items():
-        where = f"{file} begins with {shown(start[:4])}"
+        where = f"{file} begins with {excerpt(start[:4])}"
         if start[:4] in (b"\x28\xb5\x2f\xfd", b"PK\x03\x04") or (start[:2] in (b"\x1f\x8b", b"BZ") and not start.isascii()):
             return [Finding("error", f"{prefix}.files", f"{where}, so it is packed", "name it .gz, .zst or .zip, or unpack it")]
         if start[:4] == b"PAR1":
@@ -81,7 +81,7 @@ def _names(sample: Sample, prefix: str) -> list[Finding]:
             wanted = {name for name in source.columns} - set(source.rename.values()) | set(source.rename)
             for separator in SEPARATORS:
                 if separator != source.delimiter and wanted <= set(_split(source, head, separator)):
-                    change = f"set `separator: {shown(separator)}`"
+                    change = f"set `separator: {excerpt(separator)}`"
                     return [
                         Finding("error", f"{prefix}.separator", f"the header of {file} is separated by {separator!r}", change)
                     ]
@@ -92,7 +92,7 @@ def _names(sample: Sample, prefix: str) -> list[Finding]:
                     Finding("error", f"{prefix}.quoted", f"the names in the header of {file} are quoted", "set `quoted: true`")
                 ]
             if len(fields) == len(source.columns) and any(map(_NUMBER.match, fields)) and not wanted & set(fields):
-                found = f"the first line of {file} is a row, not a header: {shown(head)}"
+                found = f"the first line of {file} is a row, not a header: {excerpt(head)}"
                 return [Finding("error", f"{prefix}.header", found, "set `header: false`")]
             return [Finding("error", f"{prefix}.columns", why, _closest(source, fields))]
         return [Finding("error", f"{prefix}.columns", why, _closest(source, sample.schemas[file].names))]
@@ -131,7 +131,7 @@ def _unexpected_header(sample: Sample, prefix: str) -> list[Finding]:
         if named or unlike:
             names = dict(zip(fields, source.columns, strict=False))
             rename = "" if set(source.columns) <= set(fields) else f", and `rename: {names}"[:200] + "` if names differ"
-            found = f"the first line of {chunk.file.name} is a header: {shown(head)}"
+            found = f"the first line of {chunk.file.name} is a header: {excerpt(head)}"
             return [Finding("error", f"{prefix}.header", found, f"set `header: true`{rename}")]
     return []
 
@@ -162,7 +162,7 @@ def _malformed(sample: Sample, prefix: str, band: Band) -> list[Finding]:
         chunk, line = next((c, line) for c in sample.chunks for line, why in c.bad.items() if why == reason)
         severity = "error" if many and (band.severity == "error" or count == total) else "warning"
         share = f"{count:,} of {total:,} sampled lines are malformed"
-        what = f"{share}: {reason}; the first is {chunk.place(line)}: {shown(chunk.texts[line])}"
+        what = f"{share}: {reason}; the first is {chunk.place(line)}: {excerpt(chunk.texts[line])}"
         part, change = _explain(sample, chunk, line, reason)
         found.append(Finding(severity, f"{prefix}.{part}", what, change))
     return found
@@ -177,7 +177,7 @@ def _explain(sample: Sample, chunk: Chunk, line: int, reason: str) -> tuple[str,
         width = len(chunk.layout.fields)
         for separator in SEPARATORS:
             if separator != source.delimiter and len(_split(source, text, separator)) == width:
-                return "separator", f"set `separator: {shown(separator)}`"
+                return "separator", f"set `separator: {excerpt(separator)}`"
         if b'"' in text and not source.quoted:
             return "quoted", "set `quoted: true`"
         lines = chunk.raw.splitlines()[:50]
@@ -236,11 +236,11 @@ def _encoding(sample: Sample, prefix: str) -> list[Finding]:
             latin += 1
         example = example or line
     if declared == "latin-1" and utf8 and not latin:
-        found = f"all {utf8} sampled lines with letters beyond ASCII are UTF-8, such as {shown(example)}"
+        found = f"all {utf8} sampled lines with letters beyond ASCII are UTF-8, such as {excerpt(example)}"
         return [Finding("warning", f"{prefix}.encoding", found, "set `encoding: utf-8`")]
     accents = re.search(rb"[A-Za-z][\xc0-\xff](?=[A-Za-z\s])|[\xc0-\xff][a-z]{2}", example)
     if declared == "utf-8" and latin and not utf8 and accents:
-        found = f"none of the {latin} sampled lines with letters beyond ASCII is UTF-8, such as {shown(example)}"
+        found = f"none of the {latin} sampled lines with letters beyond ASCII is UTF-8, such as {excerpt(example)}"
         return [Finding("warning", f"{prefix}.encoding", found, f"set `encoding: latin-1`, or save {source.files} as UTF-8")]
     return []
 
@@ -252,7 +252,7 @@ def _quotes(sample: Sample, prefix: str) -> list[Finding]:
     for column, texts in sample.text_columns().items():
         quoted = sum(len(text) > 1 and text[0] == text[-1] == '"' for text in texts)
         if quoted * 2 > len(texts) > 0:
-            found = f"values of {column!r} are in quotes, such as {shown(texts[0])}"
+            found = f"values of {column!r} are in quotes, such as {excerpt(texts[0])}"
             return [Finding("warning", f"{prefix}.quoted", found, "set `quoted: true`")]
     return []
 

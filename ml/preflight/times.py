@@ -15,8 +15,9 @@ from ml.catalog.reading import Time
 from ml.catalog.spec import Band
 from ml.days import MICROSECONDS_PER_HOUR, midnight
 from ml.logs.clock import days_of, event_times, partition_bounds
+from ml.logs.quarantine import excerpt
 from ml.logs.sources import file_day
-from ml.preflight.finding import Finding, exceeds, shown
+from ml.preflight.finding import Finding, exceeds
 from ml.preflight.sample import Sample
 
 UNITS = ("s", "ms", "us", "ns")
@@ -50,7 +51,7 @@ def _unreadable(log: LogSpec, values: pa.ChunkedArray, known: NDArray[np.bool_],
     if not (count and (count == len(known) or exceeds(count, len(known), band))):
         return []
     examples = [value for value in values.filter(pa.array(~known)).slice(0, 2000).unique().to_pylist() if value is not None][:3]
-    what = f"such as {', '.join(map(shown, examples))}" if examples else "all missing"
+    what = f"such as {', '.join(map(excerpt, examples))}" if examples else "all missing"
     found = f"{count:,} of {len(known):,} sampled times of {log.time.column!r} cannot be read as {log.time.unit}, {what}"
     digits = [float(value) for value in examples if isinstance(value, str) and value.replace(".", "", 1).lstrip("-").isdigit()]
     if digits and (fitting := _fitting_unit(log, np.array(digits))):

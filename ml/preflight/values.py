@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml.catalog.spec import DatasetSpec
+from ml.logs.quarantine import excerpt
 from ml.logs.text.layout import Layout
-from ml.preflight.finding import Finding, exceeds, shown
+from ml.preflight.finding import Finding, exceeds
 from ml.preflight.sample import Sample
 
 ENOUGH = 20  # rows that a statement on a whole column needs
@@ -82,7 +83,7 @@ def _constant(spec: DatasetSpec, table: pa.Table, wanted: list[str]) -> Iterator
                     "error", key, f"all {table.num_rows:,} sampled values of {name!r} are missing", _other_column(key)
                 )
             elif len(distinct) == 1:
-                found = f"all sampled values of {name!r} are {shown(distinct[0].as_py())}"
+                found = f"all sampled values of {name!r} are {excerpt(distinct[0].as_py())}"
                 yield Finding("warning", key, found, _other_column(key))
 
 
@@ -122,7 +123,7 @@ def _unsplit(spec: DatasetSpec, table: pa.Table, wanted: list[str]) -> list[Find
         best = max(counts, key=lambda part: counts[part])
         if counts[best] * 5 > len(texts):
             example = texts.filter(pc.match_substring(texts, best))[0].as_py()
-            what = f"no sampled value of {sparse.column!r} contains {sparse.split!r}; one is {shown(example)}"
+            what = f"no sampled value of {sparse.column!r} contains {sparse.split!r}; one is {excerpt(example)}"
             found.append(Finding("warning", f"sparse.{sparse.name}.split", what, f"set `split: {best!r}`"))
     return found
 

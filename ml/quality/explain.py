@@ -6,6 +6,7 @@ from collections import Counter
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
+from ml.logs.quarantine import excerpt
 from ml.logs.read import quarantine_table
 from ml.quality.validate import Verdict
 
@@ -47,7 +48,6 @@ def _reasons(spec: DatasetSpec, stage: str, day: str, lake: Lake) -> list[str]:
     found: list[str] = []
     for reason, count in Counter(reasons).most_common(REASONS):
         first = table.slice(reasons.index(reason), 1).to_pylist()[0]
-        text = repr(first["text"].decode("utf-8", "replace"))
-        shown = text if len(text) <= TEXT else f"{text[:TEXT]}..."
-        found.append(f"{count:,} x {reason}; the first is {first['file']}, line {first['line']}: {shown}")
+        place = f"{first['file']}, line {first['line']}"
+        found.append(f"{count:,} x {reason}; the first is {place}: {excerpt(first['text'], TEXT)}")
     return found
