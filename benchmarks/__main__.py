@@ -88,7 +88,7 @@ def quieten() -> None:
 @click.argument("chosen", nargs=-1, metavar="[NAME]...")
 @click.option("--list", "listed", is_flag=True, help="Print the names of the benchmarks.")
 def main(chosen: Sequence[str], listed: bool) -> None:
-    """Measure speed claims as ratios: all of them, or those of the benchmarks NAME."""
+    """Measure speed claims as ratios: all of them, or only the benchmarks NAME."""
     if listed:
         click.echo("\n".join(names()))
         return

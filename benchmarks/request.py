@@ -1,6 +1,6 @@
 """From raw log rows to the tensors of a model: requests of one row and of 500 rows, on one thread, warm.
 
-The baseline computes a feature table: an Arrow function computes each column, placeholder labels and sample rates are added,
+The baseline computes a feature table: an Arrow function computes each column, constant labels and sample rates are added,
 and the table is converted to a batch. The rows are from Criteo's real log. Both sides return the same bits.
 """
 
@@ -59,9 +59,7 @@ def _of_ids(vocabularies: bool) -> list[Result]:
         rows = "one row" if size == 1 else f"{size} rows"
         name = f"Request of {rows} to a batch, {'vocabularies' if vocabularies else 'hashed ids'}"
         note = f"{mine * 1e3:.3f} ms per request, {mine / size * 1e6:.2f} µs per row; by the table {theirs * 1e3:.3f} ms"
-        results.append(
-            Result(name, "rows/s", size / mine, size / theirs, "by a feature table with placeholder labels", note=note)
-        )
+        results.append(Result(name, "rows/s", size / mine, size / theirs, "by a feature table with constant labels", note=note))
     return results
 
 

@@ -23,7 +23,7 @@ class CollisionlessTable(Strict):
     )
     filter: Filter = Field(
         default="exact",
-        description="How occurrences are counted: `exact` counts all, `sliding` those of the last `window_seconds`; "
+        description="How occurrences are counted: `exact` counts all, `sliding` counts the last `window_seconds`; "
         "`probabilistic` counts none and admits each occurrence with probability 1 / `min_count`.",
     )
     window_seconds: Seconds | None = Field(default=None, description="Length of the window of `filter: sliding`.")
