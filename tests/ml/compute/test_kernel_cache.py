@@ -77,6 +77,7 @@ def replace(path: Path, old: str, new: str) -> None:
     path.write_text(path.read_text().replace(old, new))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file", "old", "new"), [("inner", "x + SHIFT", "x * SHIFT + 4"), ("constants", "= 1", "= 4")])
 def test_a_change_of_what_a_kernel_uses_is_followed(tree: Path, file: str, old: str, new: str) -> None:
     assert run(tree) == [20, 7, 0, 0]

@@ -142,6 +142,7 @@ def test_files_of_a_crashed_run_are_checked(lake: Lake, spec: DatasetSpec, tmp_p
     assert [ids(b) for b in BlockReader(lake, spec, [DAY], batch_size=50, cache=CacheConfig(tmp_path / "cache"))] == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flip", "delete"])
 def test_damage_in_the_lake_raises_at_every_read(lake: Lake, spec: DatasetSpec, tmp_path: Path, damage: str) -> None:
     reader = BlockReader(lake, spec, [DAY], batch_size=50, cache=CacheConfig(tmp_path / "cache"))
@@ -292,6 +293,7 @@ def run(ranks: int, *given: Any) -> list[int | None]:
     return [process.exitcode for process in started]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "limit"),
     [

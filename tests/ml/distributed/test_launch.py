@@ -74,6 +74,7 @@ def alone(root: Path, days: int = 2) -> list[TrainedDay]:
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_days_that_one_does(lake: Lake, tmp_path: Path) -> None:
     whole = alone(tmp_path / "alone")
     for day, expected in zip(write_days(lake, made_spec(), days=2, rows=ROWS), whole, strict=True):
@@ -81,6 +82,7 @@ def test_two_processes_write_the_days_that_one_does(lake: Lake, tmp_path: Path) 
     assert not lake.days("checkpoints/dlrm", "made")
 
 
+@pytest.mark.slow
 def test_a_failing_rank_ends_the_job_with_its_own_traceback_and_two_or_one_go_on(lake: Lake, tmp_path: Path) -> None:
     whole = alone(tmp_path / "alone", days=1)[0]
     (day,) = write_days(lake, made_spec(), days=1, rows=ROWS)
@@ -93,6 +95,7 @@ def test_a_failing_rank_ends_the_job_with_its_own_traceback_and_two_or_one_go_on
     same(resumed, whole)
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_named_with_its_signal_and_a_day_goes_on_by_two(lake: Lake, tmp_path: Path) -> None:
     whole = alone(tmp_path / "alone", days=1)[0]
     (day,) = write_days(lake, made_spec(), days=1, rows=ROWS)

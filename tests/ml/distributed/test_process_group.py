@@ -121,6 +121,7 @@ def put_together(folder: Path, name: str, recipe: Recipe) -> TrainState:
     return load_snapshot(UPath(folder, name), recipe=recipe, schema=SCHEMA)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_two_processes_train_what_one_does(name: str, together: tuple[Path, dict[str, Losses], int]) -> None:
     folder, found, _ = together
@@ -142,10 +143,12 @@ def test_two_processes_train_what_one_does(name: str, together: tuple[Path, dict
                 )
 
 
+@pytest.mark.slow
 def test_all_ranks_together_keep_to_a_tables_cap(together: tuple[Path, dict[str, Losses], int]) -> None:
     whole = put_together(together[0], "capped", CAPPED)
     assert 0 < whole.stats()["a"].rows <= 11 < whole.stats()["c"].rows
 
 
+@pytest.mark.slow
 def test_ranks_stop_together(together: tuple[Path, dict[str, Losses], int]) -> None:
     assert together[2] == ENOUGH

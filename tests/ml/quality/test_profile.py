@@ -30,6 +30,7 @@ EVEN = Histogram(0, 0, (1000,) * BUCKETS)
 ids = st.lists(st.integers(-(2**63), 2**63 - 1) | st.sampled_from([MISSING_ID, OOV_ID]), max_size=50)
 
 
+@pytest.mark.slow
 def test_statistics_of_raw_logs_equal_those_of_pandas(lake: Lake) -> None:
     write_raw(lake, SPEC, DAY)
     profile = profile_day(SPEC, "raw_logs", DAY, lake)
@@ -182,6 +183,7 @@ def test_contract_of_another_stage_is_refused() -> None:
         contract(SPEC, "tuned_models")
 
 
+@pytest.mark.slow
 def test_several_processes_can_measure_the_same_day(lake: Lake) -> None:
     write_raw(lake, SPEC, DAY)
     code = (

@@ -48,6 +48,7 @@ def test_examples() -> None:
     assert doctest.testmod(local_store).failed == 0
 
 
+@pytest.mark.slow
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", ["mlflow", "dagster"])
 def test_the_next_process_opens_a_store_after_a_kill_at_any_moment(kind: str, tmp_path: Path) -> None:
@@ -65,6 +66,7 @@ def test_the_next_process_opens_a_store_after_a_kill_at_any_moment(kind: str, tm
         assert {path.name for path in (tmp_path / str(seeds(6)[0])).iterdir()} == {STORE, f"{STORE}.lock"}
 
 
+@pytest.mark.slow
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", ["mlflow", "dagster"])
 def test_the_next_process_opens_a_store_after_the_disk_was_full(kind: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from ml.training.launch import main, train_day_on
 from tests.helpers.training_days import made_spec, small_recipe, write_days
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_recipe_reaches_every_process(lake: Lake, count: int) -> None:
     (day,) = write_days(lake, made_spec(), days=1, rows=320)

@@ -28,6 +28,7 @@ def test_smoothed_labels_are_learned_as_such() -> None:
     torch.testing.assert_close(smooth, 0.9 * plain + 0.1 * opposite)
 
 
+@pytest.mark.slow
 def test_sampled_rows_teach_the_odds_of_the_log() -> None:
     """1 % of the rows are clicked; of the others, one in 50 or one in 10 is kept. The logits recover the 1 %."""
     rng, rows = np.random.default_rng(0), 400_000

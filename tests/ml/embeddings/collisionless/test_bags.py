@@ -43,6 +43,7 @@ RULES = st.builds(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.soak
 @examples(400)

@@ -138,6 +138,7 @@ def test_a_change_of_the_learning_rate_alone_does_not_move_ftrl_rows(l1: float) 
     np.testing.assert_allclose(seen[3], seen[1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_another_process_loads_compiled_kernels_from_the_cache(tmp_path: Path) -> None:
     code = """
 import numpy as np

@@ -154,6 +154,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     return alone, {n: [torch.load(folder / f"{r}-of-{n}.pt", weights_only=False) for r in range(n)] for n in (1, 2)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_rows_are_equal_bit_for_bit_to_training_without_ranks(found: Found, ranks: int) -> None:
     alone, of_ranks = found
@@ -169,6 +170,7 @@ def test_rows_are_equal_bit_for_bit_to_training_without_ranks(found: Found, rank
     assert all(own["none"].shape == (0, len(ROWS) * DIM) for own in (alone, *of_ranks[ranks]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_logits_and_losses_equal_training_without_ranks(found: Found, ranks: int) -> None:
     alone, of_ranks = found
@@ -183,12 +185,14 @@ def test_logits_and_losses_equal_training_without_ranks(found: Found, ranks: int
             torch.testing.assert_close(own["trained"][tensor], wanted, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_ranks_store_the_tables_in_a_different_order(found: Found) -> None:
     owners = [own["owner"] for own in found[1][2]]
     assert owners[0] == owners[1] and set(owners[0].values()) == {0, 1}
     assert sorted(owners[0], key=owners[0].__getitem__) != list(ROWS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_stats_of_ranks_add_up_to_the_whole(found: Found, ranks: int) -> None:
     alone, of_ranks = found
@@ -198,6 +202,7 @@ def test_stats_of_ranks_add_up_to_the_whole(found: Found, ranks: int) -> None:
             assert sum(getattr(own["stats"][table], name) for own in of_ranks[ranks]) == getattr(wanted, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_tables_without_ranks_resume_from_the_state_of_ranks(found: Found, ranks: int) -> None:
     alone, of_ranks = found
@@ -208,6 +213,7 @@ def test_tables_without_ranks_resume_from_the_state_of_ranks(found: Found, ranks
         assert torch.equal(values, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_tensors_of_other_tables_are_refused_by_name(found: Found, ranks: int) -> None:
     for own in found[1][ranks]:

@@ -75,6 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_merged_deltas_of_ranks_update_tables_without_ranks(name: str, folder: Path) -> None:
     server, deleted = KINDS[name](configs_of()), 0
