@@ -39,10 +39,11 @@ def read_row_groups(
         index = 0
         try:
             parquet = pq.ParquetFile(raw)
-            _check_types(source, parquet.schema_arrow, file.name)
+            names = _column_names(source, parquet.schema_arrow, file.name)
             for index in range(parquet.num_row_groups):
                 if wanted is None or index in wanted:
-                    yield _parse(source, schema, index, parquet.read_row_group(index, use_threads=False), clock)
+                    group = parquet.read_row_group(index, use_threads=False).rename_columns(names)
+                    yield _parse(source, schema, index, group, clock)
             return
         except (pa.ArrowInvalid, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
@@ -53,8 +54,8 @@ def read_row_groups(
     )
 
 
-def _check_types(source: Source, schema: pa.Schema, file: str) -> None:
-    """Refuses a file whose columns cannot hold what the catalog declares, before any row is read."""
+def _column_names(source: Source, schema: pa.Schema, file: str) -> list[str]:
+    """Returns the names of a file's columns in the catalog. Refuses a file whose columns cannot be read as declared."""
     names = rename_fields(source, schema.names, file, "schema")
     for name, held in zip(names, schema.types, strict=True):
         if name in source.columns:
@@ -62,10 +63,11 @@ def _check_types(source: Source, schema: pa.Schema, file: str) -> None:
                 type_column(pa.chunked_array([], held), source.columns[name])
             except UnreadableType as error:
                 raise WrongFile(f"{file}: column {name!r} {error}") from error
+    return list(names)
 
 
 def _parse(source: Source, schema: pa.Schema, index: int, group: pa.Table, clock: Time | None) -> ParsedBlock:
-    group = group.rename_columns([source.rename.get(name, name) for name in group.column_names]).select(schema.names)
+    group = group.select(schema.names)
     bad: dict[int, str] = {}
     columns: list[pa.Array] = []
     for column, kind in source.columns.items():
@@ -110,9 +112,9 @@ def read_first_rows(source: Source, file: LogFile, index: int, rows: int, clock:
     schema = Layout.declared(source).schema
     with UPath(file.url).open("rb") as raw:
         parquet = pq.ParquetFile(raw)
-        _check_types(source, parquet.schema_arrow, file.name)
-        names = rename_fields(source, parquet.schema_arrow.names, file.name, "schema")
-        wanted = [old for old, new in zip(parquet.schema_arrow.names, names, strict=True) if new in source.columns]
-        batch = next(parquet.iter_batches(rows, [index], wanted, use_threads=False), None)
+        names = _column_names(source, parquet.schema_arrow, file.name)
+        wanted = {old: new for old, new in zip(parquet.schema_arrow.names, names, strict=True) if new in source.columns}
+        batch = next(parquet.iter_batches(rows, [index], list(wanted), use_threads=False), None)
         held = pa.schema([parquet.schema_arrow.field(name) for name in wanted])
-        return _parse(source, schema, index, pa.Table.from_batches([batch] if batch is not None else [], held), clock)
+        group = pa.Table.from_batches([batch] if batch is not None else [], held).rename_columns(list(wanted.values()))
+        return _parse(source, schema, index, group, clock)

@@ -1,4 +1,4 @@
-"""A name that the files never have is refused with those that are there; a value that is missing is not."""
+"""A declared name that no file has is refused, and the error lists the names in the files. Missing values are accepted."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from ml.catalog.reading import Source
 from ml.compute.runner import LocalRunner
 from ml.lake import Lake
 from ml.logs.ingest import ingest_day
+from ml.logs.parquet import read_first_rows
 from ml.logs.read import raw_table
 from ml.logs.source_table import read_table
+from ml.logs.sources import find_files
 from ml.logs.text.layout import WrongFile
 
 START = date(2026, 3, 1)
@@ -58,7 +60,7 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize(("files", "by_position"), LAYOUTS)
-def test_a_key_that_no_line_has_is_refused_with_those_that_are_there(
+def test_a_key_that_no_line_has_is_refused_and_the_keys_in_the_file_are_listed(
     files: str, by_position: bool, tmp_path: Path, lake: Lake
 ) -> None:
     for n, day in enumerate(DAYS):
@@ -86,13 +88,13 @@ def test_a_key_that_another_day_has_may_be_missing(files: str, by_position: bool
 @pytest.mark.parametrize(
     "lines", ['{"t": 1772323260, "y": 1, "price": null}\n', '{"t": 1772323260, "y": 1, "\\u0070rice": null}\n', ""]
 )
-def test_a_null_is_a_key_and_no_lines_tell_nothing(lines: str, tmp_path: Path, lake: Lake) -> None:
+def test_a_key_with_a_null_is_present_and_a_file_without_lines_is_accepted(lines: str, tmp_path: Path, lake: Lake) -> None:
     (tmp_path / f"{DAYS[0]}.jsonl").write_text(lines)
     done = ingest_day(log_of("%Y-%m-%d.jsonl"), DAYS[0], tmp_path, lake, LocalRunner())
     assert done.rows == bool(lines)
 
 
-def test_side_tables_are_held_to_the_same(tmp_path: Path) -> None:
+def test_side_tables_are_checked_like_logs(tmp_path: Path) -> None:
     write(tmp_path, "items.jsonl", [{"id": 1, "Brand": "a"}])
     source = Source.model_validate({"files": "items.jsonl", "format": "jsonl", "columns": {"id": "int", "brand": "string"}})
     with pytest.raises(WrongFile, match=r"items\.jsonl: no line has the key 'brand'; the lines have 'id', 'Brand'"):
@@ -113,6 +115,23 @@ def test_a_renamed_name_that_a_file_lacks_is_refused(form: str, there: str, tmp_
         WrongFile, match=rf"a\.{form}: .* lacks 'cost', which source.rename renames to 'price'; it has 't', '{there}'"
     ):
         read_table(source, tmp_path)
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize("there", ["price ", " cost"])
+def test_blanks_around_a_name_are_ignored(form: str, there: str, tmp_path: Path) -> None:
+    if form == "csv":
+        (tmp_path / "a.csv").write_text(f"t,{there},y\n1,2,1\n")
+    else:
+        pq.write_table(pa.table({"t": [1], there: [2.0], "y": [1]}), tmp_path / "a.parquet")
+    rename = {"cost": "price"} if "cost" in there else {}
+    source = Source.model_validate(
+        {"files": f"*.{form}", "format": form, "header": form == "csv", "columns": COLUMNS, "rename": rename}
+    )
+    assert read_table(source, tmp_path)[0].to_pylist() == [{"t": 1, "price": 2.0, "y": 1}]
+    [file] = find_files(source, tmp_path)
+    if form == "parquet":
+        assert read_first_rows(source, file, 0, 1).table["price"].to_pylist() == [2.0]
 
 
 def test_names_without_a_header_cannot_be_renamed() -> None:
