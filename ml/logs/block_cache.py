@@ -87,7 +87,7 @@ class BlockCache:
         arrays = [*block.table.columns, pa.array(block.row_lines), pa.array(block.times), pa.array(block.days)]
         rows = pa.table(arrays, names=[*block.table.column_names, "", "", ""], metadata={"counts": json.dumps(counts)})
         bad = [block.bad_lines, block.bad_days, block.reasons, block.texts]
-        bad_table = pa.table([pa.array(c, f.type) for c, f in zip(bad, _BAD_SCHEMA, strict=True)], schema=_BAD_SCHEMA)
+        bad_table = pa.table(bad, schema=_BAD_SCHEMA)
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         sink = pa.BufferOutputStream()
         for table in (rows, bad_table):

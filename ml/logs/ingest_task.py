@@ -156,4 +156,4 @@ def _bad_table(part: BlockRange, block: ValidatedBlock, which: NDArray[np.int64]
         [block.reasons[i] for i in which.tolist()],
         [block.texts[i] for i in which.tolist()],
     ]
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, _BAD_SCHEMA, strict=True)], schema=_BAD_SCHEMA)
+    return pa.table(columns, schema=_BAD_SCHEMA)

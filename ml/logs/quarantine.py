@@ -91,7 +91,7 @@ class Quarantine:
     def of(cls, file: str, lines: Sequence[int], reasons: Sequence[str], texts: Sequence[bytes]) -> Quarantine:
         """Builds the quarantine of one file from [Q] line numbers, reasons and texts."""
         columns = [[file] * len(lines), list(lines), list(reasons), [text[:TEXT_BYTES] for text in texts]]
-        return cls(pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA))
+        return cls(pa.table(columns, schema=SCHEMA))
 
     @classmethod
     def concat(cls, parts: Iterable[Quarantine]) -> Quarantine:
