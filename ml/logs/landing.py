@@ -42,8 +42,8 @@ def landed_days(log: LogSpec, folder: str | UPath, lake: Lake, runner: Runner | 
         runner: Runs the tasks that index new files; local by default.
 
     Returns:
-        Days in order, empty if no file has landed. Without dated paths, or with `missing_days: skip`,
-            days without lines between other days count.
+        Days in order, empty if no file has landed. Without dated paths, or with `missing_days: skip`, days without lines
+        between other days count.
 
     Raises:
         WrongFile: A file lacks a column.
