@@ -1,8 +1,8 @@
 """MLflow's local SQLite store: creates it, or migrates it to the schema of the installed MLflow, as a whole or not at all.
 
-MLflow changes the schema of a store in place, statement by statement. If the process is killed before the last one, or the disk is
-full, no later MLflow can open the file. This module therefore writes to a second file beside the store and renames it. A store
-that an interrupted MLflow left without rows is created again; a store with rows is never deleted.
+MLflow changes the schema of a store in place, statement by statement. If the process is killed halfway, or the disk is full, no
+later MLflow can open the file. This module therefore writes to a second file beside the store and renames it. A store that an
+interrupted MLflow left without rows is created again; a store with rows is never deleted.
 """
 
 from __future__ import annotations
