@@ -67,7 +67,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
 
 def _ranking(metrics: dict[str, Any]) -> dict[str, float | None]:
     """Recall and MRR of each model and source over all live items, with short names for the headline model."""
-    from ml.evaluation.rank_verdict import headline_model
+    from ml.evaluation.ranking.verdict import headline_model
 
     ranking, headline = metrics["ranking"], headline_model(metrics)
     if ranking is None:

@@ -34,7 +34,7 @@ def _ranking(metrics: dict[str, Any]) -> tuple[list[str], dict[str, float]]:
 
     Both are empty if the headline of the report is the AUC.
     """
-    from ml.evaluation.rank_verdict import headline_model, sources_above
+    from ml.evaluation.ranking.verdict import headline_model, sources_above
 
     headline = headline_model(metrics) if metrics.get("ranking") else None
     if headline is None:

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ml.catalog.spec import DatasetSpec
-from ml.evaluation.rank_verdict import source_title
+from ml.evaluation.ranking.verdict import source_title
 
 SYSTEMS = 6
 """Largest number of models and sources that a table of rankings shows."""

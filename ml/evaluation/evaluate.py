@@ -18,7 +18,7 @@
     verdict             word (good, mixed, poor, unknown) and sentences
     slices              name, title, values: value, the metrics' keys, logistic_regression_auc
     calibration_bins    of the model: rows, predicted, observed, error (standard error of observed); empty if it only ranks
-    ranking             of the clicked item among all live items, see `ml.evaluation.rank_report`; null if items are not ranked
+    ranking             of the clicked item among all live items, see `ml.evaluation.ranking.report`; null without a ranking
     recent              means over the last days with their standard errors, see `ml.evaluation.recent`
     history             one entry for each reported day up to this one: day, AUC of model, logistic_regression and oracle, and
                         auc, log_loss and snapshot_day of each model; recall@20 and mrr@20 of models and sources
@@ -45,7 +45,7 @@ from ml.evaluation import plots
 from ml.evaluation.baselines import Baseline, fit_baselines
 from ml.evaluation.history import ENTRY, history_of
 from ml.evaluation.promotion import standings
-from ml.evaluation.rank_report import rank_day
+from ml.evaluation.ranking.report import rank_day
 from ml.evaluation.recent import ranking_entry, recent_means
 from ml.evaluation.report import render
 from ml.evaluation.rows import count_rows, earlier_days

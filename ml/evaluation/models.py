@@ -10,7 +10,7 @@ from ml.artifacts.predictor import TorchPredictor
 from ml.artifacts.stored import require_model
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.collate import batch_from_arrow
-from ml.evaluation.item_scorers import CannotRank, item_scorer
+from ml.evaluation.ranking.item_scorers import CannotRank, item_scorer
 from ml.evaluation.scores import ItemScorer, ScoredModel
 from ml.lake import Lake
 from ml.schema import FeatureSchema

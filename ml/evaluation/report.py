@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ml.evaluation.plots import NAMES
-from ml.evaluation.rank_verdict import best_source, headline_model, source_title
+from ml.evaluation.ranking.verdict import best_source, headline_model, source_title
 from ml.evaluation.recent import METRICS, RANKING_METRICS
 from ml.evaluation.uncertainty import JUDGED_FROM, too_few
 

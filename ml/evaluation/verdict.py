@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ml.evaluation.rank_verdict import headline_model, ranking_verdict
+from ml.evaluation.ranking.verdict import headline_model, ranking_verdict
 from ml.evaluation.uncertainty import difference, too_few
 
 WELL_CALIBRATED = (0.9, 1.1)  # predicted over observed clicks

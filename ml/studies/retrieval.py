@@ -20,7 +20,7 @@ from ml.datasets.batch import Batch
 from ml.datasets.reader import BlockReader
 from ml.days import day_bounds
 from ml.evaluation.plots import lines
-from ml.evaluation.retrieval import CUTS, Recall, recall_over
+from ml.evaluation.ranking.recall import CUTS, Recall, recall_over
 from ml.lake import Lake
 from ml.models.two_tower import TwoTower
 from ml.recipes.recipe import recipe_of

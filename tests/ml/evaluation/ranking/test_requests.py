@@ -12,10 +12,10 @@ import torch
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.collate import batch_from_arrow
 from ml.days import MICROSECONDS_PER_HOUR, day_bounds
-from ml.evaluation.item_scorers import CannotRank, PairItems, TwoTowerItems, item_scorer
-from ml.evaluation.rank_metrics import METRICS, paired_difference, ranking_metrics
-from ml.evaluation.rank_report import rank_day
-from ml.evaluation.ranking import RankedDay, rank_requests
+from ml.evaluation.ranking.item_scorers import CannotRank, PairItems, TwoTowerItems, item_scorer
+from ml.evaluation.ranking.metrics import METRICS, paired_difference, ranking_metrics
+from ml.evaluation.ranking.report import rank_day
+from ml.evaluation.ranking.requests import RankedDay, rank_requests
 from ml.lake import Lake
 from ml.models.build import build_model
 from ml.models.two_tower import TwoTower

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from ml.catalog.spec import DatasetSpec, Ranking
 from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE, day_bounds
+from ml.evaluation.ranking.time_slices import time_slices
 from ml.evaluation.rows import chunks
 from ml.evaluation.scores import ItemScorer
-from ml.evaluation.time_slices import time_slices
 from ml.hashing import mix64_array
 from ml.lake import Lake
 from ml.retrieval.catalogue import Catalogue, LiveItems

@@ -17,8 +17,8 @@ import torch
 
 from ml.datasets.batch import Batch
 from ml.days import MICROSECONDS_PER_HOUR
-from ml.evaluation.rank_metrics import hits
-from ml.evaluation.time_slices import time_slices
+from ml.evaluation.ranking.metrics import hits
+from ml.evaluation.ranking.time_slices import time_slices
 from ml.models.two_tower import TwoTower
 from ml.retrieval.catalogue import Catalogue, LiveItems
 from ml.retrieval.contexts import NOT_LIVE, Contexts, places

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from ml.catalog.spec import DatasetSpec
 from ml.days import MICROSECONDS_PER_SECOND
-from ml.evaluation.rank_metrics import HEADLINE, METRICS, paired_difference, ranking_metrics
-from ml.evaluation.ranking import ClickRanks, RankedDay, rank_requests
+from ml.evaluation.ranking.metrics import HEADLINE, METRICS, paired_difference, ranking_metrics
+from ml.evaluation.ranking.requests import ClickRanks, RankedDay, rank_requests
 from ml.evaluation.scores import ItemScorer
 from ml.lake import Lake
 

@@ -9,7 +9,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ml.datasets.batch import Batch
 from ml.days import MICROSECONDS_PER_HOUR
-from ml.evaluation.retrieval import recall_over
+from ml.evaluation.ranking.recall import recall_over
 from ml.models.build import build_model
 from ml.models.two_tower import TwoTower
 from ml.recipes.recipe import load_recipe

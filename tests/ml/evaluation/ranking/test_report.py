@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from ml.evaluation.evaluate import EvaluatedDay, evaluate_day
-from ml.evaluation.rank_verdict import best_source, headline_model, ranking_verdict, source_title
+from ml.evaluation.ranking.verdict import best_source, headline_model, ranking_verdict, source_title
 from ml.evaluation.scores import ScoredModel
 from ml.lake import Lake
 from tests.helpers.kiosk_days import DAYS, kiosk, kiosk_day, put_features

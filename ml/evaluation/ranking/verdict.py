@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ml.evaluation.compare import Estimate
-from ml.evaluation.rank_metrics import HEADLINE
+from ml.evaluation.ranking.metrics import HEADLINE
 
 
 def headline_model(metrics: Mapping[str, Any]) -> str | None:

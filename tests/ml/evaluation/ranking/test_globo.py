@@ -8,7 +8,7 @@ import pytest
 
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
-from ml.evaluation.rank_report import rank_day
+from ml.evaluation.ranking.report import rank_day
 from ml.features.clean import clean_day
 from ml.lake import Lake
 from ml.logs.ingest import ingest_day

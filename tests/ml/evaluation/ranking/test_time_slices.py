@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml.days import MICROSECONDS_PER_MINUTE
-from ml.evaluation.time_slices import time_slices
+from ml.evaluation.ranking.time_slices import time_slices
 
 BEGIN = 7 * MICROSECONDS_PER_MINUTE
 
