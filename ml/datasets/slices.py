@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ml.datasets.batch import Batch
 from ml.datasets.canonical_nodes import CanonicalNodes
 from ml.days import MICROSECONDS_PER_MINUTE
 
-Read = Callable[[int, int], Batch]
+if TYPE_CHECKING:
+    from ml.datasets.batch import Batch  # imports torch, which reports do without
+
+Read = Callable[[int, int], "Batch"]
 """Reads rows `[begin, end)` of the time order as one batch."""
 
 
