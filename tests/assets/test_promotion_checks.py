@@ -64,22 +64,27 @@ def check(catalog: dict[str, DatasetSpec], lake: Lake, mlflow_home: Path) -> Che
     return run
 
 
-def told(found: dg.AssetCheckEvaluation) -> dict[str, Any]:
+def metadata_of(found: dg.AssetCheckEvaluation) -> dict[str, Any]:
     return {name: value.value for name, value in found.metadata.items()}
 
 
 def test_metadata_name_the_champion_even_without_registered_models(lake: Lake, check: Check) -> None:
     write_reports(lake)
     first, second, third, newest = (check(day) for day in (DAYS[0], DAYS[1], DAYS[3], None))
-    assert first.passed and "no models were compared" in told(first)["champion"]
-    assert told(second).items() >= {"champion": "dlrm", "challenger": "deepfm", "auc_deepfm": 0.75, "changed": False}.items()
+    assert first.passed and "no models were compared" in metadata_of(first)["champion"]
+    assert (
+        metadata_of(second).items()
+        >= {"champion": "dlrm", "challenger": "deepfm", "auc_deepfm": 0.75, "changed": False}.items()
+    )
     assert not second.passed and second.severity == dg.AssetCheckSeverity.WARN, "far behind, but still champion"
     assert third.passed, "a change of champion is no warning"
-    assert told(third).items() >= {"champion": "deepfm", "challenger": "dlrm", "replaced": "dlrm", "changed": True}.items()
-    assert told(newest).items() >= {"champion": "deepfm", "changed": False, "day": DAYS[4]}.items()
+    assert (
+        metadata_of(third).items() >= {"champion": "deepfm", "challenger": "dlrm", "replaced": "dlrm", "changed": True}.items()
+    )
+    assert metadata_of(newest).items() >= {"champion": "deepfm", "changed": False, "day": DAYS[4]}.items()
     several = check(DAYS[1], DAYS[4])
-    assert not several.passed and told(several)["failing_days"] == DAYS[1:3] and told(several)["changed"]
-    assert "no version of deepfm trained until 2014-01-04" in told(newest)["champion_alias"]
+    assert not several.passed and metadata_of(several)["failing_days"] == DAYS[1:3] and metadata_of(several)["changed"]
+    assert "no version of deepfm trained until 2014-01-04" in metadata_of(newest)["champion_alias"]
 
 
 def test_the_verdict_does_not_need_the_registry(lake: Lake, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,8 +92,8 @@ def test_the_verdict_does_not_need_the_registry(lake: Lake, check: Check, monkey
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     found = check(DAYS[3])
-    assert found.passed and told(found)["champion"] == "deepfm"
-    assert told(found)["aliases"].startswith("not moved: ")
+    assert found.passed and metadata_of(found)["champion"] == "deepfm"
+    assert metadata_of(found)["aliases"].startswith("not moved: ")
 
 
 def test_aliases_follow_the_newest_report_whichever_day_is_checked(lake: Lake, check: Check, mlflow_home: Path) -> None:
@@ -110,7 +115,7 @@ def test_aliases_follow_the_newest_report_whichever_day_is_checked(lake: Lake, c
     write_reports(lake)
     check(DAYS[4])
     assert pointed() == {"champion": ("deepfm", DAYS[3]), "challenger": ("dlrm", DAYS[3])}
-    assert "version 8: deepfm trained until 2014-01-04" in told(check(DAYS[1]))["champion_alias"]
+    assert "version 8: deepfm trained until 2014-01-04" in metadata_of(check(DAYS[1]))["champion_alias"]
     assert pointed() == {"champion": ("deepfm", DAYS[3]), "challenger": ("dlrm", DAYS[3])}, (
         "aliases do not move back to an older day"
     )

@@ -184,7 +184,7 @@ def test_the_lag_of_models_is_reported_when_it_changes(spec: DatasetSpec, tmp_pa
     sensor = definitions.resolve_sensor_def(f"{spec.name}_landing")
     cursor = None
 
-    def told() -> list[object]:
+    def evaluations() -> list[object]:
         nonlocal cursor
         with dg.DagsterInstance.ephemeral() as instance:
             context = dg.build_sensor_context(instance=instance, definitions=definitions, resources=resources, cursor=cursor)
@@ -192,13 +192,13 @@ def test_the_lag_of_models_is_reported_when_it_changes(spec: DatasetSpec, tmp_pa
         cursor = tick.cursor
         return [(event.passed, event.metadata["lag_days"].value) for event in tick.asset_events]
 
-    assert told() == []
+    assert evaluations() == []
     write_day(spec.log, DAYS[0], landing / spec.name)
-    assert told() == [(False, "no model yet")]
-    assert told() == []
+    assert evaluations() == [(False, "no model yet")]
+    assert evaluations() == []
     with lake.write("tuned_models/dlrm", spec.name, DAYS[0]) as staging:
         lake.write_manifest(staging, {})
-    assert told() == [(True, 0)]
+    assert evaluations() == [(True, 0)]
     write_day(spec.log, "2026-01-03", landing / spec.name)
-    assert told() == [(False, 2)]
-    assert told() == []
+    assert evaluations() == [(False, 2)]
+    assert evaluations() == []

@@ -11,40 +11,40 @@ from hypothesis import strategies as st
 
 from ml.evaluation.promotion import DAYS, Standing, standings
 
-Told = dict[str, tuple[float | None, float | None]]
+AucAndLoss = dict[str, tuple[float | None, float | None]]
 
 
-def compared(told: Told, error: float | None) -> list[dict[str, Any]]:
+def compared(by_model: AucAndLoss, error: float | None) -> list[dict[str, Any]]:
     """Differences of all pairs of models that are no ranks, as reports have them, with one standard error for all."""
-    pairs = combinations([name for name, metrics in told.items() if None not in metrics], 2)
+    pairs = combinations([name for name, metrics in by_model.items() if None not in metrics], 2)
     return [
         {
             "one": one,
             "other": other,
-            "auc": {"value": (told[one][0] or 0) - (told[other][0] or 0), "error": error, "df": 500},
-            "log_loss": {"value": (told[one][1] or 0) - (told[other][1] or 0), "error": error, "df": 500},
+            "auc": {"value": (by_model[one][0] or 0) - (by_model[other][0] or 0), "error": error, "df": 500},
+            "log_loss": {"value": (by_model[one][1] or 0) - (by_model[other][1] or 0), "error": error, "df": 500},
         }
         for one, other in pairs
     ]
 
 
-def report(number: int, told: Told, error: float | None = 0.001) -> dict[str, Any]:
-    """As `metrics.json` has it. told: AUC and log loss, by model."""
+def report(number: int, by_model: AucAndLoss, error: float | None = 0.001) -> dict[str, Any]:
+    """As `metrics.json` has it. by_model: AUC and log loss, by model."""
     facts = {"snapshot_day": f"2026-01-{number:02d}"}
-    models = {name: {"auc": auc, "log_loss": loss, "facts": facts} for name, (auc, loss) in told.items()}
-    return {"day": f"2026-01-{number + 1:02d}", "models": models, "comparisons": compared(told, error)}
+    models = {name: {"auc": auc, "log_loss": loss, "facts": facts} for name, (auc, loss) in by_model.items()}
+    return {"day": f"2026-01-{number + 1:02d}", "models": models, "comparisons": compared(by_model, error)}
 
 
-def reports(*days: Told) -> list[dict[str, Any]]:
-    return [report(number, told) for number, told in enumerate(days, 1)]
+def reports(*days: AucAndLoss) -> list[dict[str, Any]]:
+    return [report(number, by_model) for number, by_model in enumerate(days, 1)]
 
 
-def champions(*days: Told) -> list[str]:
+def champions(*days: AucAndLoss) -> list[str]:
     return [standing.champion for standing in standings(reports(*days))]
 
 
-BETTER: Told = {"dlrm": (0.70, 0.5), "deepfm": (0.71, 0.5)}
-WORSE: Told = {"dlrm": (0.70, 0.5), "deepfm": (0.69, 0.5)}
+BETTER: AucAndLoss = {"dlrm": (0.70, 0.5), "deepfm": (0.71, 0.5)}
+WORSE: AucAndLoss = {"dlrm": (0.70, 0.5), "deepfm": (0.69, 0.5)}
 
 # Few values, so that ties occur.
 scored = st.tuples(st.sampled_from([0.6, 0.7, 0.8, None]), st.sampled_from([0.4, 0.5]))
@@ -78,7 +78,7 @@ def test_a_challenger_takes_over_after_days_in_a_row_and_no_sooner() -> None:
 
 def test_equal_aucs_are_told_apart_by_log_loss() -> None:
     assert champions(*[{"dlrm": (0.7, 0.5), "deepfm": (0.7, 0.49)}] * 3)[-1] == "deepfm"
-    as_good: Told = {"dlrm": (0.7, 0.5), "deepfm": (0.7, 0.5)}
+    as_good: AucAndLoss = {"dlrm": (0.7, 0.5), "deepfm": (0.7, 0.5)}
     assert champions(*[BETTER] * DAYS, *[as_good] * 9)[-1] == "deepfm", "an equal model is not better"
 
 
@@ -95,9 +95,9 @@ def test_models_that_only_rank_do_not_compete() -> None:
 
 
 def test_a_new_model_needs_enough_days_and_a_missing_champion_is_replaced_at_once() -> None:
-    alone: Told = {"dlrm": (0.70, 0.5)}
+    alone: AucAndLoss = {"dlrm": (0.70, 0.5)}
     assert champions(alone, alone, BETTER, BETTER, BETTER) == ["dlrm"] * 4 + ["deepfm"]
-    gone: Told = {"wide_deep": (0.6, 0.5), "dcn_v2": (0.8, 0.5)}
+    gone: AucAndLoss = {"wide_deep": (0.6, 0.5), "dcn_v2": (0.8, 0.5)}
     assert champions(BETTER, gone) == ["dlrm", "wide_deep"]
 
 
@@ -109,14 +109,14 @@ def test_a_report_that_does_not_say_what_was_scored_counts_too(facts: dict[str, 
 
 
 def test_days_that_compare_nothing_neither_count_nor_interrupt() -> None:
-    nothing: Told = {"dlrm": (None, 0.5), "deepfm": (None, 0.5)}  # of one class
+    nothing: AucAndLoss = {"dlrm": (None, 0.5), "deepfm": (None, 0.5)}  # of one class
     found = standings([{"day": "2026-01-01", "models": {}}, *reports(BETTER, nothing, BETTER, {}, BETTER)])
     assert [standing.champion for standing in found] == ["dlrm", "dlrm", "deepfm"]
     assert [standing.day for standing in found] == ["2026-01-02", "2026-01-04", "2026-01-06"]
 
 
 @given(days_of_models, st.integers(0, 14))
-def test_a_decision_does_not_depend_on_later_reports(days: list[Told], until: int) -> None:
+def test_a_decision_does_not_depend_on_later_reports(days: list[AucAndLoss], until: int) -> None:
     assert standings(reports(*days[:until])) == [s for s in standings(reports(*days)) if s.day <= f"2026-01-{until + 1:02d}"]
 
 
@@ -127,7 +127,7 @@ def won(recent: list[Standing], name: str, over: str) -> bool:
 
 
 @given(days_of_models)
-def test_a_champion_changes_exactly_when_a_model_was_better_on_enough_days(days: list[Told]) -> None:
+def test_a_champion_changes_exactly_when_a_model_was_better_on_enough_days(days: list[AucAndLoss]) -> None:
     found = standings(reports(*days))
     for place, standing in enumerate(found):
         before, recent = found[place - 1].champion if place else None, found[max(0, place + 1 - DAYS) : place + 1]

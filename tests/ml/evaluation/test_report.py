@@ -264,9 +264,9 @@ def test_auc_by_day_follows_the_reports(lake: Lake) -> None:
     evaluate_day(spec, DAYS[0], lake, {})
     second = evaluate_day(spec, DAYS[1], lake, {"dlrm": ScoredModel(guess, FACTS)}).metrics
     fourth = evaluate_day(spec, DAYS[3], lake, {"dlrm": ScoredModel(guess, FACTS)})
-    told = fourth.metrics["history"]
-    assert [row["day"] for row in told] == [DAYS[0], DAYS[1], DAYS[3]]
-    assert told[0]["model"] is None and told[1]["model"] == second["model"]["auc"]
+    entries = fourth.metrics["history"]
+    assert [row["day"] for row in entries] == [DAYS[0], DAYS[1], DAYS[3]]
+    assert entries[0]["model"] is None and entries[1]["model"] == second["model"]["auc"]
     assert "auc_by_day" in fourth.plots
 
 
@@ -280,9 +280,9 @@ def test_the_history_has_days_that_were_reported_late_or_again(lake: Lake) -> No
         evaluate_day(spec, day, lake, blind)
     late = evaluate_day(spec, DAYS[1], lake, fair).metrics
     again = evaluate_day(spec, DAYS[0], lake, fair).metrics
-    told = evaluate_day(spec, DAYS[3], lake, fair).metrics["history"]
-    assert [row["day"] for row in told] == DAYS
-    assert [row["model"] for row in told[:3]] == [again["model"]["auc"], late["model"]["auc"], 0.5]
+    entries = evaluate_day(spec, DAYS[3], lake, fair).metrics["history"]
+    assert [row["day"] for row in entries] == DAYS
+    assert [row["model"] for row in entries[:3]] == [again["model"]["auc"], late["model"]["auc"], 0.5]
 
 
 @pytest.mark.parametrize("wrong", [np.array([0.5]), np.full(500, 1.5), np.full(500, np.nan)])
@@ -323,8 +323,8 @@ def test_predictions_of_a_model_that_only_ranks_are_not_shown_as_probabilities(l
     done = evaluate_day(spec, DAYS[3], lake, {"two_tower": ranker, "dlrm": ScoredModel(guess, FACTS)})
     assert done.metrics["verdict"]["word"] == "good" and "Predicted clicks" not in done.verdict
     assert done.metrics["calibration_bins"] == [] and set(done.plots) == {"roc"}
-    told = [done.metrics["model"], *(value for part in done.metrics["slices"] for value in part["values"])]
-    assert all(of[name] is None for of in told for name in METRICS if name != "auc") and told[0]["auc"] is not None
+    entries = [done.metrics["model"], *(value for part in done.metrics["slices"] for value in part["values"])]
+    assert all(of[name] is None for of in entries for name in METRICS if name != "auc") and entries[0]["auc"] is not None
     assert done.metrics["models"]["dlrm"]["calibration"] is not None
 
 

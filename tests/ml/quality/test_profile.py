@@ -196,9 +196,9 @@ def test_several_processes_can_measure_the_same_day(lake: Lake) -> None:
     )
     command = [sys.executable, "-c", code, str(lake.root), DAY]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    told = [process.communicate()[0].split() for process in running]
+    outputs = [process.communicate()[0].split() for process in running]
     assert [process.returncode for process in running] == [0, 0, 0]
-    assert told == [[str(ROWS)] * 20] * 3
+    assert outputs == [[str(ROWS)] * 20] * 3
 
 
 def test_profiles_are_stored_next_to_the_data(lake: Lake, tmp_path: Path) -> None:
