@@ -15,7 +15,7 @@ from ml import stages
 from ml.catalog.spec import DatasetSpec
 
 if TYPE_CHECKING:
-    from ml.features.clean import JoinedTable
+    from ml.features.side_tables import JoinedTable
 
 
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:

@@ -20,14 +20,14 @@ from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import Runner
 from ml.days import day_before
 from ml.features.clean_task import Done, Job, Task, clean_task, earlier_days, expand_task, plan
-from ml.features.side_files import check_whole, side_files
-from ml.features.side_join import BROADCAST_BYTES, Joined, Matches, Strategy, prepare, sort_merge_join, strategy_for
+from ml.features.side_files import side_files
+from ml.features.side_join import BROADCAST_BYTES, Matches, sort_merge_join
+from ml.features.side_tables import JoinedTable, prepare_tables
 from ml.features.vocabulary import StateFile
 from ml.features.vocabulary_counts import ARROW_ROWS, Merge, VocabularySize, merge_in_arrow, merge_on_spark, pack
 from ml.lake import Lake
 from ml.logs.quarantine import Quarantine
 from ml.logs.read import raw_parts
-from ml.logs.source_table import read_table
 from ml.parquet import write_table
 from ml.schema import arrow_schema
 from ml.stages import CLEANED_FEATURES, RAW_LOGS
@@ -51,31 +51,6 @@ class Limits:
     broadcast_bytes: int = BROADCAST_BYTES
     arrow_rows: int = ARROW_ROWS
     rows_per_task: int = ROWS_PER_TASK
-
-
-@dataclass(frozen=True)
-class JoinedTable:
-    """Statistics of one side table.
-
-    Attributes:
-        strategy: How the table was joined.
-        rows: Number of its rows.
-        quarantined: Number of its malformed lines.
-        reasons: Malformed lines by reason.
-        matches: Rows of the day with a key, and with a match.
-    """
-
-    strategy: Strategy
-    rows: int
-    quarantined: int
-    reasons: dict[str, int]
-    matches: Matches
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """The statistics as the manifest has them. `match_rate` is null if no row of the day has a key."""
-        facts = {"strategy": self.strategy, "rows": self.rows, "quarantined": self.quarantined, "reasons": self.reasons}
-        return facts | {"keyed": self.matches.keyed, "matched": self.matches.matched, "match_rate": self.matches.rate}
 
 
 @dataclass(frozen=True)
@@ -149,19 +124,19 @@ def clean_day(
     with lake.write(CLEANED_FEATURES, spec.name, day) as staging:
         scratch = staging / "scratch"
         joined_files = side_files(spec, logs)
-        sides, malformed = _side_tables(spec, logs, scratch, limits, spark)
+        tables = prepare_tables(spec, logs, scratch / "side", limits.broadcast_bytes, spark)
         job = Job(
             spec=spec,
             day=day,
             vocabularies={name: states.get(name) for name in names},
             events=tuple(p for d in earlier for p in raw_parts(lake, spec.name, d)) + tuple(parts),
-            joins=tuple(sides.values()),
+            joins=tuple(table.joined for table in tables.values()),
             output=str(staging / "rows"),
             counts=str(scratch / "counts"),
         )
         tasks = plan(job, parts, limits.rows_per_task)
         without = 0
-        if tasks and spark is not None and any(side.strategy == "sort_merge" for side in sides.values()):
+        if tasks and spark is not None and any(side.strategy == "sort_merge" for side in job.joins):
             tasks, without = _join_on_spark(tasks, job, runner, spark, scratch)
         done = runner.map(clean_task, tasks)
         if not done:
@@ -170,17 +145,11 @@ def clean_day(
         if scratch.exists():
             scratch.fs.rm(scratch.path, recursive=True)
         if spec.join:
-            lines = Quarantine.concat(table.quarantine for table in malformed.values())
+            lines = Quarantine.concat(table.quarantine for table in tables.values())
             write_table(lines.table, staging / "quarantine.parquet")
         joins = {
-            name: JoinedTable(
-                side.strategy,
-                malformed[name].rows,
-                len(malformed[name].quarantine),
-                malformed[name].quarantine.reasons,
-                sum((one.matches[n] for one in done), Matches()),
-            )
-            for n, (name, side) in enumerate(sides.items())
+            name: table.statistics(sum((one.matches[n] for one in done), Matches()))
+            for n, (name, table) in enumerate(tables.items())
         }
         result = _sum(done, without, joins, sizes, time.perf_counter() - started)
         manifest: dict[str, Any] = {
@@ -223,33 +192,6 @@ def _previous_states(spec: DatasetSpec, day: str, lake: Lake) -> dict[str, State
 
 def _needs_state(spec: DatasetSpec, day: str) -> bool:
     return any(s.vocabulary for s in spec.sparse) and day > spec.first_day
-
-
-@dataclass(frozen=True)
-class SideLines:
-    """The number of rows of a side table, and its malformed lines."""
-
-    rows: int
-    quarantine: Quarantine
-
-
-def _side_tables(
-    spec: DatasetSpec, logs: str | UPath, scratch: UPath, limits: Limits, spark: SparkSession | None
-) -> tuple[dict[str, Joined], dict[str, SideLines]]:
-    """Writes the side tables to where every task can read them; returns them and what was read of them."""
-    sides: dict[str, Joined] = {}
-    malformed: dict[str, SideLines] = {}
-    for n, side in enumerate(spec.join):
-        table, quarantine = read_table(side.source, logs)
-        check_whole(quarantine)
-        rows = prepare(side, table, spec.column_types[side.log_key])
-        path = scratch / "side" / f"{n}.parquet"
-        write_table(rows, path)
-        name = f"{side.source.files} on {side.log_key}"
-        strategy = strategy_for(rows, limits.broadcast_bytes, spark)
-        sides[name] = Joined(side.log_key, side.table_key, side.columns, strategy, str(path))
-        malformed[name] = SideLines(len(table), quarantine)
-    return sides, malformed
 
 
 def _join_on_spark(tasks: list[Task], job: Job, runner: Runner, spark: SparkSession, scratch: UPath) -> tuple[list[Task], int]:

@@ -207,6 +207,20 @@ def test_joined_columns_follow_the_sampled_item(lake: Lake, tmp_path: Path, writ
     assert any(row["label"] == 0 and row["slice:colour"] for row in rows)
 
 
+def test_a_file_may_be_joined_twice_on_one_key(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
+    side = JOINED.join[0].model_dump(mode="json")
+    twice = JOINED.model_copy(
+        update={"join": shop(join=[side | {"columns": [name]} for name in ("colour", "weight")], slices=[]).join}
+    )
+    write_items(tmp_path)
+    write_raw(lake, JOINED, DAYS[0], shop_day(JOINED, 0, 100))
+    once = clean_day(JOINED, DAYS[0], lake, str(tmp_path), LocalRunner())
+    expected = feature_table(lake, JOINED, DAYS[0])
+    done = clean_day(twice, DAYS[0], lake, str(tmp_path), LocalRunner())
+    assert feature_table(lake, twice, DAYS[0]).equals(expected)
+    assert [table.matches for table in done.joins.values()] == [table.matches for table in once.joins.values()] * 2
+
+
 def test_a_repeated_key_of_a_side_table_stops_the_day(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
     write_items(tmp_path, repeated=True)
     write_raw(lake, JOINED, DAYS[0], shop_day(JOINED, 0, 50))
