@@ -76,7 +76,7 @@ def standings(reports: Iterable[Mapping[str, Any]], days: int = DAYS) -> list[St
         if scores := _scores(report):
             held = found[-1].champion if found else None
             comparing = [*comparing, report][-days:]
-            champion = _champion(held, [*(standing.scores for standing in found), scores][-days:], comparing, days)
+            champion = _champion(held, comparing, days)
             facts = {name: report["models"][name].get("facts") or {} for name in scores}
             until = {name: of["snapshot_day"] for name, of in facts.items() if "snapshot_day" in of}
             found.append(Standing(report["day"], champion, held if held != champion else None, scores, until))
@@ -88,7 +88,9 @@ def _scores(report: Mapping[str, Any]) -> Scores:
     return {name: (of["auc"], -of["log_loss"]) for name, of in models if None not in (of.get("auc"), of.get("log_loss"))}
 
 
-def _champion(held: str | None, recent: Sequence[Scores], reports: Sequence[Mapping[str, Any]], days: int) -> str:
+def _champion(held: str | None, reports: Sequence[Mapping[str, Any]], days: int) -> str:
+    """Return the champion after the last of at most `days` reports that compare models."""
+    recent = [_scores(report) for report in reports]
     today = recent[-1]
     if held not in today:
         return next(iter(today))
