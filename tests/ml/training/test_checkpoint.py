@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,15 @@ def partly(lake: Lake, day: str, steps: int) -> tuple[TrainState, BlockReader, C
     return state, reader, Checkpoints(lake, "made", "dlrm", day, {"recipe": recipe.fingerprint}, CheckpointRecipe(minutes=60))
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Handle SIGINT as in a terminal: a shell starts background commands with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_is_delivered_after_the_step_and_its_checkpoint(lake: Lake) -> None:
     (day,) = write_days(lake, made_spec(), days=1, rows=320)
     state, reader, checkpoint = partly(lake, day, steps=4)
@@ -130,6 +140,7 @@ def test_a_signal_is_delivered_after_the_step_and_its_checkpoint(lake: Lake) -> 
     assert len(list(again)) == 6
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_after_the_last_step_is_not_lost(lake: Lake) -> None:
     (day,) = write_days(lake, made_spec(), days=1, rows=320)
     _, _, checkpoint = partly(lake, day, steps=1)
