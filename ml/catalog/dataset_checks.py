@@ -47,7 +47,7 @@ def check_columns(spec: DatasetSpec) -> None:
     ]
     named += [(f"slices.{i}", column, known) for i, column in enumerate(spec.slices)]
     named += [(f"join.{i}.log_key", t.log_key, raw) for i, t in enumerate(spec.join)]
-    named += [(f"expectations.columns.{c}", c, raw) for c in spec.expectations.columns]
+    named += [(f"expectations.columns.{c}", c, raw | set(spec.joined_columns)) for c in spec.expectations.columns]
     named += [("expectations.unique", c, raw) for c in spec.expectations.unique if c != "event_time"]
     for path, column, there in named:
         if column is not None and column not in there:

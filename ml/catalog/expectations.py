@@ -33,7 +33,7 @@ class Band(Strict):
 
 
 class ColumnExpectation(Strict):
-    """Expectations of one column of the log."""
+    """Expectations of one column of the log or of a side table."""
 
     null_rate: Band | None = Field(default=None, description="Share of missing values, between 0 and 1.")
     value: Band | None = Field(default=None, description="Values that are not missing; only for columns of numbers.")
@@ -66,5 +66,7 @@ class Expectations(Strict):
         default=Band(max=0.0), description="Share of rows that repeat another row's values of the `unique` columns."
     )
     columns: dict[ColumnName, ColumnExpectation] = Field(
-        default={}, description="Expectations by column of the log; `C{1..26}: {null_rate: {max: 0.5}}` declares twenty-six."
+        default={},
+        description="Expectations by column of the log, which `raw_logs` is checked for, or by joined column, which "
+        "`cleaned_features` is checked for; `C{1..26}: {null_rate: {max: 0.5}}` declares twenty-six.",
     )

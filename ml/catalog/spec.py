@@ -152,12 +152,15 @@ class DatasetSpec(Strict):
     @property
     def column_types(self) -> dict[str, ColumnType]:
         """Types of the log's columns, of joined columns, and of those that `label.negatives.recent` computes."""
-        types = dict(self.source.columns)
-        for table in self.join:
-            types |= {column: table.source.columns[column] for column in table.columns}
+        types = self.source.columns | self.joined_columns
         for name in self.label.negatives.recent if self.label.negatives else ():
             types[name] = "int"
         return types
+
+    @property
+    def joined_columns(self) -> dict[str, ColumnType]:
+        """Types of the columns that side tables add to the log."""
+        return {column: table.source.columns[column] for table in self.join for column in table.columns}
 
     @property
     def item_feature(self) -> str | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from upath import UPath
@@ -20,6 +20,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import Runner
 from ml.days import day_before
 from ml.features.clean_task import Done, Job, Task, clean_task, earlier_days, expand_task, plan
+from ml.features.column_profile import ColumnProfile
 from ml.features.side_files import side_files
 from ml.features.side_join import BROADCAST_BYTES, Matches, sort_merge_join
 from ml.features.side_tables import JoinedTable, prepare_tables
@@ -166,6 +167,7 @@ def clean_day(
                 for name, s in sizes.items()
             },
             "joins": {name: table.facts for name, table in joins.items()},
+            "joined_columns": {name: asdict(profile) for name, profile in _joined_columns(done).items()},
             "side_files": joined_files,
         } | made_from
         lake.write_manifest(staging, manifest)
@@ -240,6 +242,11 @@ def _extend(
     if spark is not None:
         sizes |= {merge.feature: merge_on_spark(merge, spark, staging / "scratch" / "merged") for merge in large}
     return {merge.feature: sizes[merge.feature] for merge in merges}
+
+
+def _joined_columns(done: list[Done]) -> dict[str, ColumnProfile]:
+    """Adds up the tasks' statistics of joined columns. Without tasks there are none."""
+    return {name: sum((d.joined[name] for d in done[1:]), profile) for name, profile in done[0].joined.items()} if done else {}
 
 
 def _sum(

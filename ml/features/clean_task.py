@@ -7,7 +7,7 @@ A task opens its input and writes its output itself, on a Spark worker or in thi
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -19,6 +19,7 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec, Negatives
 from ml.days import MICROSECONDS_PER_HOUR, trailing_days
+from ml.features.column_profile import ColumnProfile, column_profile
 from ml.features.point_in_time.history import with_history
 from ml.features.point_in_time.negatives import Events, sample, with_negatives
 from ml.features.point_in_time.trailing_counts import with_recent
@@ -92,6 +93,7 @@ class Done:
         without: Number of logged events for which no negative could be drawn.
         counted: Number of distinct values of each feature with a vocabulary, in the job's order.
         matches: Number of rows that each side table has a match for, in the job's order.
+        joined: Statistics of each joined column, by name.
     """
 
     rows: int
@@ -100,6 +102,7 @@ class Done:
     without: int
     counted: tuple[int, ...]
     matches: tuple[Matches, ...] = ()
+    joined: dict[str, ColumnProfile] = field(default_factory=dict)
 
 
 def plan(job: Job, parts: list[str], rows_per_task: int) -> list[Task]:
@@ -141,8 +144,10 @@ def clean_task(task: Task) -> Done:
     sparse = sparse_features(spec)
     counting = [sparse[name] for name in job.vocabularies]
     counted = write_counts(counting, logged, UPath(task.counts)) if counting else ()
+    profiles = {name: column_profile(batch[name]) for side in job.joins for name in side.columns}
     label, rate = features[LABEL].to_numpy(), features[SAMPLE_RATE].to_numpy()
-    return Done(len(features), int(label.sum(dtype=np.float64)), float(rate.sum(dtype=np.float64)), without, counted, matches)
+    positives, rates = int(label.sum(dtype=np.float64)), float(rate.sum(dtype=np.float64))
+    return Done(len(features), positives, rates, without, counted, matches, profiles)
 
 
 def expand_task(task: Task) -> tuple[Task, int]:

@@ -7,7 +7,7 @@ and `ml.quality.validate` checks them.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,13 +93,7 @@ def _raw(spec: DatasetSpec) -> list[Expectation]:
         why = f"Rows with the same {', '.join(expect.unique)} were sent more than once and would be trained on more than once."
         found.append(_band("unique_keys", "duplicate_rate", expect.duplicates, why, key="expectations.duplicates"))
     found.append(_drift(spec))
-    for kind, measure, why in (
-        ("null_rate", "null_rate", "The catalog limits the share of missing values."),
-        ("value", "range", "The catalog limits the range of values."),
-    ):
-        bands = {name: band for name, column in expect.columns.items() if (band := getattr(column, kind)) is not None}
-        found += _declared(kind, measure, bands, why)
-    return found
+    return found + _declared(spec, spec.source.columns, "null_rate", "range")
 
 
 def _features(spec: DatasetSpec) -> list[Expectation]:
@@ -120,6 +114,7 @@ def _features(spec: DatasetSpec) -> list[Expectation]:
         _time_order(),
         _drift(spec),
         *([_join_match(spec)] if spec.join else []),
+        *_declared(spec, spec.joined_columns, "joined_null_rate", "joined_range"),
     ]
 
 
@@ -215,7 +210,18 @@ def _filled(spec: DatasetSpec) -> tuple[str, ...]:
     return ("event_time", "label", "sample_rate", *(d.name for d in spec.dense), *(s.name for s in spec.sparse), *keys)
 
 
-def _declared(kind: str, measure: str, bands: Mapping[str, Band], why: str) -> list[Expectation]:
+def _declared(spec: DatasetSpec, columns: Collection[str], null_rate: str, value: str) -> list[Expectation]:
+    """The checks that `expectations.columns` declares for some columns, with the measures of missing values and of ranges."""
+    declared = {name: column for name, column in spec.expectations.columns.items() if name in columns}
+    null_rates = {name: column.null_rate for name, column in declared.items() if column.null_rate}
+    values = {name: column.value for name, column in declared.items() if column.value}
+    return [
+        *_grouped("null_rate", null_rate, null_rates, "The catalog limits the share of missing values."),
+        *_grouped("value", value, values, "The catalog limits the range of values."),
+    ]
+
+
+def _grouped(kind: str, measure: str, bands: Mapping[str, Band], why: str) -> list[Expectation]:
     """One check per group of columns with the same band, named after the first column."""
     shared: dict[str, list[str]] = {}
     for name, band in bands.items():

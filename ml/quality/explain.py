@@ -9,6 +9,7 @@ from ml.lake import Lake
 from ml.logs.quarantine import excerpt
 from ml.logs.read import quarantine_table
 from ml.quality.validate import Verdict
+from ml.stages import CLEANED_FEATURES
 
 OF_LINES = ("quarantine_rate", "whole_files")  # checks that quarantined lines explain
 REASONS, TEXT = 3, 80  # reasons that are named, and characters of a line
@@ -36,7 +37,8 @@ def explain_failure(verdict: Verdict, spec: DatasetSpec, stage: str, day: str, l
     if verdict.name in OF_LINES:
         lines += _reasons(spec, stage, day, lake)
         lines.append(f"quarantine: {lake.partition(stage, spec.name, day) / 'quarantine.parquet'}")
-    change = f"correct the files of the {'side table' if verdict.name == 'join_match' else 'log'}"
+    joined = verdict.name == "join_match" or (stage == CLEANED_FEATURES and verdict.key.startswith("expectations.columns."))
+    change = f"correct the files of the {'side table' if joined else 'log'}"
     if verdict.key:
         change = f"{change}, or change {verdict.key} in the catalog entry"
     return "\n  ".join([*lines, f"to go on: {change}, and run the day again"])

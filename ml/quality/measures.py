@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from ml.catalog.spec import DatasetSpec
+from ml.features.column_profile import ColumnProfile
 from ml.logs.quarantine import damaged_file
 from ml.quality.drift import population_stability_index
 from ml.quality.noise import Share
@@ -20,6 +21,7 @@ from ml.schema import ARROW_TYPES, arrow_schema
 from ml.stages import CLEANED_FEATURES, RAW_LOGS
 
 DAY = "day"
+RANGES = ("range", "joined_range")  # measures with two subjects per column, its smallest and its largest value
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Evidence:
 
 
 Measure = Callable[[Evidence], Mapping[str, Value]]
+Columns = Callable[[Profile], Mapping[str, ColumnProfile]]
 
 
 def measure(evidence: Evidence, name: str, columns: tuple[str, ...] = ()) -> dict[str, Value]:
@@ -69,7 +72,7 @@ def measure(evidence: Evidence, name: str, columns: tuple[str, ...] = ()) -> dic
     found = dict(MEASURES[name](evidence))
     if not columns:
         return found
-    wanted = [f"{c} {end}" for c in columns for end in ("min", "max")] if name == "range" else list(columns)
+    wanted = [f"{c} {end}" for c in columns for end in ("min", "max")] if name in RANGES else list(columns)
     return {subject: found.get(subject) for subject in wanted}
 
 
@@ -111,8 +114,11 @@ def _label_rate(evidence: Evidence) -> Mapping[str, Value]:
     return {DAY: Share(evidence.today.positives, evidence.today.rows) if evidence.today.rows else None}
 
 
-def _null_rate(evidence: Evidence) -> Mapping[str, Value]:
-    return {name: Share(column.nulls, evidence.today.rows) for name, column in evidence.today.columns.items()}
+def _null_rate(columns: Columns) -> Measure:
+    def null_rate(evidence: Evidence) -> Mapping[str, Value]:
+        return {name: Share(column.nulls, evidence.today.rows) for name, column in columns(evidence.today).items()}
+
+    return null_rate
 
 
 def _not_finite(evidence: Evidence) -> Mapping[str, Value]:
@@ -120,14 +126,27 @@ def _not_finite(evidence: Evidence) -> Mapping[str, Value]:
     return {name: Share(column.not_finite, evidence.today.rows) for name, column in floats.items()}
 
 
-def _range(evidence: Evidence) -> Mapping[str, Value]:
+def _range(columns: Columns) -> Measure:
     """The range of a column with only missing values is NaN, which passes any bound."""
-    today = evidence.today
-    return {
-        f"{name} {end}": math.nan if today.rows and column.nulls == today.rows else getattr(column, end)
-        for name, column in today.columns.items()
-        for end in ("min", "max")
-    }
+
+    def value_range(evidence: Evidence) -> Mapping[str, Value]:
+        today = evidence.today
+        return {
+            f"{name} {end}": math.nan if today.rows and column.nulls == today.rows else getattr(column, end)
+            for name, column in columns(today).items()
+            for end in ("min", "max")
+        }
+
+    return value_range
+
+
+def _stored(profile: Profile) -> Mapping[str, ColumnProfile]:
+    return profile.columns
+
+
+def _joined(profile: Profile) -> Mapping[str, ColumnProfile]:
+    """Columns of side tables, which are measured after the joins and are not stored in the feature table."""
+    return {name: ColumnProfile(**column) for name, column in profile.manifest.get("joined_columns", {}).items()}
 
 
 def _rows_beyond_manifest(evidence: Evidence) -> Mapping[str, Value]:
@@ -202,9 +221,11 @@ MEASURES: dict[str, Measure] = {
     "quarantine_rate": _quarantine_rate,
     "damaged_files": _damaged_files,
     "join_match": _join_match,
-    "null_rate": _null_rate,
+    "null_rate": _null_rate(_stored),
+    "joined_null_rate": _null_rate(_joined),
     "not_finite": _not_finite,
-    "range": _range,
+    "range": _range(_stored),
+    "joined_range": _range(_joined),
     "label_rate": _label_rate,
     "bad_labels": _share("bad_labels"),
     "duplicate_rate": _share("duplicates"),

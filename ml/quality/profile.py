@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from ml.quality.column_profile import ColumnProfile
+from ml.features.column_profile import ColumnProfile
 from ml.quality.histogram import Histogram
 
 

@@ -13,8 +13,8 @@ from ml.datasets.rows import Rows
 from ml.datasets.shards import Bytes, read_columns, shards_of
 from ml.datasets.splits import SPLITS
 from ml.days import day_bounds
+from ml.features.column_profile import ColumnProfile, number_profile
 from ml.lake import Lake
-from ml.quality.column_profile import ColumnProfile, number_profile
 from ml.quality.content import content_of
 from ml.quality.histogram import Histogram, histogram_of
 from ml.quality.profile import Profile

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
+from ml.features.column_profile import ColumnProfile, column_profile
 from ml.features.hashing import combine, hash_values
-from ml.quality.column_profile import ColumnProfile, column_profile
 from ml.quality.content import content_of
 from ml.quality.histogram import Histogram, Ids, histogram_of
 from ml.quality.profile import Profile
