@@ -172,17 +172,22 @@ _CODES |= {"%y": r"\d{2}", "%b": r"[^\W\d]+", "%B": r"[^\W\d]+", "%%": "%"}
 
 
 def _glob(files: str) -> str:
-    return re.sub(r"%(.)", lambda m: "%" if m[1] == "%" else "*", files)
+    """Glob of the paths. Codes become `*`; several in a row, as in `%Y%m%d`, become one, because `**` means folders."""
+    parts = files.split("/")
+    globs = (re.sub(r"%(.)", lambda m: "%" if m[1] == "%" else "*", part) for part in parts)
+    return "/".join(part if part == "**" else re.sub(r"\*+", "*", glob) for part, glob in zip(parts, globs, strict=True))
 
 
 def _dated_pattern(files: str) -> re.Pattern[str]:
     """Pattern of the paths, with one group for each strftime code."""
     pattern = ""
-    for piece in re.split(r"(%.|\*\*/|\*|\?)", files):
+    for piece in re.split(r"(%.|\*\*/|\*|\?|\[!?[^]/]+\])", files):
         if piece.startswith("%") and len(piece) == 2:
             if piece not in _CODES:
                 raise ValueError(f"source.files {files!r}: code {piece} is not supported; use some of {sorted(_CODES)}")
             pattern += piece[1:] if piece == "%%" else f"({_CODES[piece]})"
+        elif piece.startswith("[") and piece.endswith("]"):
+            pattern += piece.replace("\\", r"\\").replace("[!", "[^", 1)
         else:
             pattern += {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}.get(piece, re.escape(piece))
     return re.compile(pattern)

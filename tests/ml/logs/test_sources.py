@@ -239,3 +239,30 @@ def test_a_header_that_cannot_be_read_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_bytes(b"a,b\r1,x\r")
     with pytest.raises(WrongFile, match=r"log\.csv: the header cannot be read .*must end with LF"):
         read_table(source(header=True), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        ("%Y%m%d.csv", "20250301.csv"),
+        ("log-%Y-%m-%d*.csv", "log-2025-03-01b.csv"),
+        ("%Y%m/%d.csv", "202503/01.csv"),
+        ("**/%Y%m%d*.csv", "a/b/20250301-7.csv"),
+        ("%Y/**/%m%d.csv", "2025/x/0301.csv"),
+        ("part[0-9]-%Y%m%d.csv", "part3-20250301.csv"),
+        ("part[!a-z]-%Y%m%d.csv", "part3-20250301.csv"),
+    ],
+)
+def test_codes_stand_beside_each_other_and_beside_wildcards(files: str, name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(LINES)
+    (tmp_path / "other.csv").write_bytes(LINES)
+    [found] = find_files(source(files), tmp_path)
+    assert (found.name, found.day) == (name, date(2025, 3, 1))
+
+
+def test_a_double_star_within_a_name_is_a_star(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_bytes(LINES)
+    [found] = find_files(source("**.csv"), tmp_path)
+    assert found.name == "log.csv"
