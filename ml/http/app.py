@@ -1,0 +1,56 @@
+"""The FastAPI app from which each HTTP service of the project is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fastapi import FastAPI
+
+from ml.http.errors import install_error_handlers
+from ml.http.guard import LOOPBACK, Guard
+
+BODY_LIMIT = 16 * 2**20
+HEALTH = "/health"
+
+
+def create_app(
+    title: str,
+    token: str | None = None,
+    hosts: Iterable[str] = LOOPBACK,
+    body_limit: int = BODY_LIMIT,
+    open_prefixes: tuple[str, ...] = (),
+) -> FastAPI:
+    """Create an app with the project's checks, headers and error shape, and a `/health` route that needs no token.
+
+    Args:
+        title: Name of the service in its OpenAPI description, at `/openapi.json`.
+        token: Token that requests have to present; None if the service is open.
+        hosts: Host names under which the service is reached; `*` allows all.
+        body_limit: Largest request body, in bytes.
+        open_prefixes: Prefixes of paths that need no token, because their URLs carry a secret of their own.
+
+    Returns:
+        The app, to which the service adds its routes.
+
+    Example:
+        >>> app = create_app("Echo", token="secret")
+        >>> @app.get("/echo")
+        ... def echo(text: str) -> dict[str, str]:
+        ...     return {"text": text}
+    """
+    app = FastAPI(title=title, docs_url=None, redoc_url=None)  # both pages load scripts from other sites
+    install_error_handlers(app)
+    app.add_middleware(
+        Guard,
+        token=token,
+        hosts=frozenset(host.lower() for host in hosts),
+        body_limit=body_limit,
+        is_open=lambda path: path == HEALTH or path.startswith(open_prefixes),
+    )
+
+    @app.get(HEALTH)
+    def health() -> dict[str, str]:
+        """Whether the service answers."""
+        return {"status": "ok"}
+
+    return app

@@ -1,0 +1,102 @@
+"""Runs an app: uvicorn with httptools, which stops gracefully on SIGTERM and SIGINT."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+GRACE_SECONDS = 20
+BACKLOG = 512
+
+
+def listen(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
+    """Open the socket of a server.
+
+    Args:
+        host: Address to listen on.
+        port: Port; 0 for any free one.
+
+    Returns:
+        The socket.
+
+    Raises:
+        OSError: If the port is in use.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise OSError(error.errno, f"port {port} of {host} is in use: choose another port") from None
+        raise
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the URL of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(app: ASGIApp, listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT. Requests in progress are answered before it returns.
+
+    Args:
+        app: The app.
+        listener: The socket, from `listen`.
+    """
+    _server(app).run(sockets=[listener])
+
+
+@contextmanager
+def serving(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """Serve in a thread of this process within the block.
+
+    Args:
+        app: The app.
+        host: Address to listen on.
+        port: Port; 0 for any free one.
+
+    Yields:
+        The URL of the service.
+
+    Raises:
+        RuntimeError: If the app does not start.
+
+    Example:
+        >>> from ml.http.app import create_app
+        >>> with serving(create_app("Example")) as url:
+        ...     print(url.startswith("http://127.0.0.1:"))
+        True
+    """
+    with listen(host, port) as listener:
+        server = _server(app)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="http-server", daemon=True)
+        thread.start()
+        while not server.started and thread.is_alive():
+            thread.join(0.01)
+        if not server.started:
+            raise RuntimeError("the server did not start; its log has the reason")
+        try:
+            yield url_of(listener)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _server(app: ASGIApp) -> uvicorn.Server:
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    return uvicorn.Server(config)
