@@ -39,7 +39,7 @@ def read_row_groups(
         index = 0
         try:
             parquet = pq.ParquetFile(raw)
-            names = _column_names(source, parquet.schema_arrow, file.name)
+            names = column_names(source, parquet.schema_arrow, file.name)
             for index in range(parquet.num_row_groups):
                 if wanted is None or index in wanted:
                     group = parquet.read_row_group(index, use_threads=False).rename_columns(names)
@@ -54,7 +54,7 @@ def read_row_groups(
     )
 
 
-def _column_names(source: Source, schema: pa.Schema, file: str) -> list[str]:
+def column_names(source: Source, schema: pa.Schema, file: str) -> list[str]:
     """Returns the names of a file's columns in the catalog. Refuses a file whose columns cannot be read as declared."""
     names = rename_fields(source, schema.names, file, "schema")
     for name, held in zip(names, schema.types, strict=True):
@@ -112,7 +112,7 @@ def read_first_rows(source: Source, file: LogFile, index: int, rows: int, clock:
     schema = Layout.declared(source).schema
     with UPath(file.url).open("rb") as raw:
         parquet = pq.ParquetFile(raw)
-        names = _column_names(source, parquet.schema_arrow, file.name)
+        names = column_names(source, parquet.schema_arrow, file.name)
         wanted = {old: new for old, new in zip(parquet.schema_arrow.names, names, strict=True) if new in source.columns}
         batch = next(parquet.iter_batches(rows, [index], list(wanted), use_threads=False), None)
         held = pa.schema([parquet.schema_arrow.field(name) for name in wanted])

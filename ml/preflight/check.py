@@ -41,7 +41,7 @@ def preflight(spec: DatasetSpec, folder: str | PathLike[str]) -> list[Finding]:
     except WrongFile as error:
         return [Finding("error", "source.files", str(error), "correct the files")]
     sample = read_sample(log.source, _of_the_log(spec, files), log.time)
-    found = check_structure(sample, "source", band)
+    found = check_structure(sample, "source", spec)
     if errors(found):
         return found
     found += check_file_days(log, sample)

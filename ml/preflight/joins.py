@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec, SideTable
+from ml.features.side_files import DamagedSideTable, check_whole
 from ml.features.side_join import RepeatedKey, prepare
 from ml.logs.quarantine import excerpt
 from ml.logs.source_table import read_table
@@ -45,16 +46,20 @@ def check_join(spec: DatasetSpec, number: int, log: pa.Table, folder: str | UPat
     except WrongFile as error:
         return [Finding("error", f"{prefix}.source.files", str(error), "correct the files of the side table")]
     sample = read_sample(side.source, files)
-    found = check_structure(sample, f"{prefix}.source", spec.expectations.quarantine_rate)
+    found = check_structure(sample, f"{prefix}.source", spec)
     if errors(found):
         return found
     found += check_columns(spec, sample, f"{prefix}.source", {*side.columns, side.table_key})
     if sum(map(_bytes, files)) > READ_BYTES:
         return found
     try:
-        rows = prepare(side, read_table(side.source, folder)[0], spec.column_types[side.log_key])
+        table, quarantine = read_table(side.source, folder)
+        check_whole(quarantine)
+        rows = prepare(side, table, spec.column_types[side.log_key])
     except RepeatedKey as error:
         return [*found, Finding("error", f"{prefix}.table_key", str(error), "use a column that identifies a row of the table")]
+    except DamagedSideTable as error:
+        return [*found, Finding("error", f"{prefix}.source.files", *str(error).split(". ", 1))]
     except (WrongFile, TypeError) as error:
         return [*found, Finding("error", f"{prefix}.source", str(error), "correct the side table")]
     return found + _matches(spec, number, log, sample, rows[side.table_key])

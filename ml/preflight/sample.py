@@ -5,7 +5,6 @@ Rows are parsed by the functions that read whole files, so a sample has the rows
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import dataclass, field, replace
 
@@ -15,11 +14,10 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from ml.catalog.reading import Source, Time
-from ml.logs.parquet import read_first_rows
-from ml.logs.quarantine import damaged_file
+from ml.logs.parquet import column_names, read_first_rows
 from ml.logs.sources import LogFile
 from ml.logs.streams import DamagedFile, pieces
-from ml.logs.text.layout import BOM, Layout, WrongFile, rename_fields
+from ml.logs.text.layout import BOM, Layout, WrongFile
 from ml.logs.text.parse import parse_block
 
 FILES = 5  # files whose rows are read
@@ -75,6 +73,7 @@ class Sample:
         heads: File -> first line without its line end, for sources with a header.
         schemas: File -> Arrow schema, for Parquet.
         refused: File -> why it does not match the source.
+        damaged: File -> why its content cannot be read.
         reaches_end: Whether the end of the last file is in the sample.
         complete: Whether all rows of all files are.
     """
@@ -86,6 +85,7 @@ class Sample:
     heads: dict[str, bytes] = field(default_factory=dict)
     schemas: dict[str, pa.Schema] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
     reaches_end: bool = True
     complete: bool = True
 
@@ -158,12 +158,9 @@ def read_sample(source: Source, files: list[LogFile], clock: Time | None = None)
     for n in _spread(len(files), HEADERS):
         _read_head(sample, files[n])
     for n in chosen:
-        if files[n].name in sample.refused:
-            continue
-        if source.format == "parquet":
-            _read_row_groups(sample, files[n], share, clock, last=n == len(files) - 1)
-        else:
-            _read_text(sample, files[n], share, last=n == len(files) - 1)
+        _read_rows(sample, files[n], share, clock, last=n == len(files) - 1)
+    if files and not sample.num_lines and not sample.complete:  # files of days without rows
+        _read_rows(sample, max(files, key=lambda file: file.size), share, clock, last=False)
     return sample
 
 
@@ -178,7 +175,7 @@ def _read_head(sample: Sample, file: LogFile) -> None:
         if source.format == "parquet":
             with UPath(file.url).open("rb") as raw:
                 sample.schemas[file.name] = schema = pq.read_schema(raw)
-            rename_fields(source, schema.names, file.name, "schema")
+            column_names(source, schema, file.name)
         else:
             start = _read(file)
             sample.starts[file.name] = start[:START]
@@ -186,12 +183,29 @@ def _read_head(sample: Sample, file: LogFile) -> None:
             if line and source.header and source.format != "jsonl":
                 sample.heads[file.name] = line
                 Layout.from_header(source, line, file.name)
-    except (WrongFile, DamagedFile, csv.Error) as error:
+    except WrongFile as error:
+        sample.refused[file.name] = str(error)
+    except DamagedFile as error:
+        sample.damaged[file.name] = str(error)
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk or the network failed, not the file
+        sample.damaged[file.name] = f"not readable as Parquet: {str(error).splitlines()[0]}"
+
+
+def _read_rows(sample: Sample, file: LogFile, share: int, clock: Time | None, last: bool) -> None:
+    if file.name in sample.refused or file.name in sample.damaged:
+        return
+    if sample.source.format != "parquet":
+        return _read_text(sample, file, share, last)
+    try:
+        _read_row_groups(sample, file, share, clock, last)
+    except WrongFile as error:
         sample.refused[file.name] = str(error)
     except (pa.ArrowInvalid, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        sample.refused[file.name] = f"{file.name}: not readable as Parquet: {str(error).splitlines()[0]}"
+        sample.damaged[file.name] = str(error).splitlines()[0]
 
 
 def _read(file: LogFile, start: int = 0) -> bytes:
@@ -222,8 +236,7 @@ def _read_text(sample: Sample, file: LogFile, share: int, last: bool) -> None:
         else:
             _read_through(sample, begin, share, last)
     except DamagedFile as error:
-        reason = damaged_file(error)
-        sample.chunks.append(Chunk(file, False, b"", layout, layout.schema.empty_table(), {0: reason}, {0: b""}))
+        sample.damaged[file.name] = str(error)
 
 
 def _read_through(sample: Sample, begin: _Place, share: int, last: bool) -> None:

@@ -11,9 +11,10 @@ from difflib import get_close_matches
 import pyarrow as pa
 
 from ml.catalog.reading import Source
-from ml.catalog.spec import Band
-from ml.logs.quarantine import BAD_JSON, FIELDS, NOT_UTF8, UNBALANCED, excerpt
+from ml.catalog.spec import DatasetSpec
+from ml.logs.quarantine import BAD_JSON, FIELDS, NOT_UTF8, UNBALANCED, damaged_file, excerpt
 from ml.logs.text.layout import BOM, Layout
+from ml.logs.typed_columns import UnreadableType, type_column
 from ml.preflight.finding import Finding, errors, exceeds
 from ml.preflight.sample import Chunk, Sample
 from ml.preflight.values import NULLS
@@ -25,17 +26,18 @@ _NUMBER = re.compile(r"^\s*-?\d+(\.\d+)?([eE][+-]?\d+)?\s*$")
 _BAD_VALUE = re.compile(r"^(?:bad (?:number|boolean|text)|inexact integer) in column (.*)$", re.DOTALL)
 
 
-def check_structure(sample: Sample, prefix: str, band: Band) -> list[Finding]:
+def check_structure(sample: Sample, prefix: str, spec: DatasetSpec) -> list[Finding]:
     """Checks the layout of a source's files.
 
     Args:
         sample: Of the source.
         prefix: Key of the source in the catalog entry, such as `source` or `join.0.source`.
-        band: Allowed share of malformed lines.
+        spec: The dataset: what its columns are used for, and which share of malformed lines it allows.
     """
-    if found := _wrong_container(sample, prefix) or _names(sample, prefix) or _unexpected_header(sample, prefix):
+    found = _wrong_container(sample, prefix) or _unreadable_types(sample, prefix) or _names(sample, prefix)
+    if found or (found := _unexpected_header(sample, prefix)):
         return found
-    found = _json_keys(sample, prefix) or _malformed(sample, prefix, band)
+    found = _json_keys(sample, prefix) or _malformed(sample, prefix, spec)
     if errors(found):
         return found
     return _without_repeats([*found, *_encoding(sample, prefix), *_quotes(sample, prefix), *_schemas(sample, prefix)])
@@ -56,12 +58,12 @@ def _wrong_container(sample: Sample, prefix: str) -> list[Finding]:
         if start[:2] in (b"\xff\xfe", b"\xfe\xff") or start.count(b"\0") * 10 > len(start) > 0:
             found = f"{where}, so it is UTF-16 or binary, not {sample.source.encoding}"
             return [Finding("error", f"{prefix}.encoding", found, "save the file as UTF-8")]
-    for file, why in sample.refused.items():
-        if "not readable as Parquet" in why:
-            return [Finding("error", f"{prefix}.format", why, "declare the format that the files have")]
-        if "lacks" not in why and "more than once" not in why:
-            return [Finding("error", f"{prefix}.files", f"{file}: damaged file: {why}", "replace the file")]
-    if not sample.chunks and not sample.refused:
+    for file, why in sample.damaged.items():
+        if why.startswith("not readable as Parquet"):
+            change = "declare the format that the files have, or copy the file again"
+            return [Finding("error", f"{prefix}.format", f"{file}: {why}", change)]
+        return [Finding("error", f"{prefix}.files", f"{file}: {damaged_file(why)}", "copy the file again")]
+    if not sample.num_lines and not sample.refused:
         return [Finding("error", f"{prefix}.files", f"the files hold no rows ({sample.files[0].name})", "correct the pattern")]
     return []
 
@@ -69,7 +71,11 @@ def _wrong_container(sample: Sample, prefix: str) -> list[Finding]:
 def _split(source: Source, line: bytes, separator: str) -> list[str]:
     text = line.removeprefix(BOM).decode(source.encoding, errors="replace")
     quoting = csv.QUOTE_MINIMAL if source.quoted else csv.QUOTE_NONE
-    return [field.strip() for field in next(csv.reader([text], delimiter=separator, quoting=quoting), [])]
+    try:
+        fields = next(csv.reader([text], delimiter=separator, quoting=quoting), [])
+    except csv.Error:  # a carriage return within the line, or a field of more than 128 KB
+        fields = text.split(separator)
+    return [field.strip() for field in fields]
 
 
 def _names(sample: Sample, prefix: str) -> list[Finding]:
@@ -87,13 +93,15 @@ def _names(sample: Sample, prefix: str) -> list[Finding]:
                     ]
             fields = _split(source, head, source.delimiter)
             unquoted = {field.strip('"') for field in fields}
-            if wanted <= unquoted and not source.quoted:
+            if wanted <= unquoted and not wanted <= set(fields) and not source.quoted:
                 return [
                     Finding("error", f"{prefix}.quoted", f"the names in the header of {file} are quoted", "set `quoted: true`")
                 ]
             if len(fields) == len(source.columns) and any(map(_NUMBER.match, fields)) and not wanted & set(fields):
                 found = f"the first line of {file} is a row, not a header: {excerpt(head)}"
                 return [Finding("error", f"{prefix}.header", found, "set `header: false`")]
+            if "the header cannot be read" in why:
+                return [Finding("error", f"{prefix}.files", *_halves(text))]
             return [Finding("error", f"{prefix}.columns", why, _closest(source, fields))]
         return [Finding("error", f"{prefix}.columns", why, _closest(source, sample.schemas[file].names))]
     there = {name.strip() for schema in sample.schemas.values() for name in schema.names}
@@ -104,13 +112,34 @@ def _names(sample: Sample, prefix: str) -> list[Finding]:
     return []
 
 
+def _halves(message: str) -> tuple[str, str]:
+    """What an error says was found, and what to change."""
+    found, _, change = message.partition("; ")
+    return found, change
+
+
+def _unreadable_types(sample: Sample, prefix: str) -> list[Finding]:
+    """Parquet columns of a type that no value of the declared type can be read from."""
+    for file, schema in sample.schemas.items():
+        for name, held in zip(schema.names, schema.types, strict=True):
+            column = sample.source.rename.get(name.strip()) or name.strip()
+            if kind := sample.source.columns.get(column):
+                try:
+                    type_column(pa.chunked_array([], held), kind)
+                except UnreadableType as error:
+                    found, change = _halves(f"{file}: column {column!r} {error}")
+                    return [Finding("error", f"{prefix}.columns.{column}", found, change)]
+    return []
+
+
 def _closest(source: Source, there: Iterable[str]) -> str:
     """What to change about columns that a file lacks."""
     names, matched = list(there), set(source.rename.values())
     pairs: list[str] = []
+    folded = {name.casefold(): name for name in names}
     for column in source.columns:
-        if column not in names and column not in matched and (near := get_close_matches(column, names, 1, 0.6)):
-            pairs.append(f"{near[0]}: {column}")
+        if column not in names and column not in matched and (near := get_close_matches(column.casefold(), folded, 1, 0.6)):
+            pairs.append(f"{folded[near[0]]}: {column}")
     hint = f", such as `rename: {{{', '.join(pairs)}}}`" if pairs else ""
     return f"correct source.columns or source.rename{hint}"
 
@@ -150,8 +179,9 @@ def _json_keys(sample: Sample, prefix: str) -> list[Finding]:
     return [Finding("error", f"{prefix}.{part}", found, _closest(source, there))]
 
 
-def _malformed(sample: Sample, prefix: str, band: Band) -> list[Finding]:
+def _malformed(sample: Sample, prefix: str, spec: DatasetSpec) -> list[Finding]:
     """Lines that cannot be read, explained by their most frequent reason."""
+    band = spec.expectations.quarantine_rate
     counts = Counter(reason for chunk in sample.chunks for reason in chunk.bad.values())
     total = sample.num_lines
     found: list[Finding] = []
@@ -163,16 +193,18 @@ def _malformed(sample: Sample, prefix: str, band: Band) -> list[Finding]:
         severity = "error" if many and (band.severity == "error" or count == total) else "warning"
         share = f"{count:,} of {total:,} sampled lines are malformed"
         what = f"{share}: {reason}; the first is {chunk.place(line)}: {excerpt(chunk.texts[line])}"
-        part, change = _explain(sample, chunk, line, reason)
+        part, change = _explain(sample, chunk, line, reason, spec)
         found.append(Finding(severity, f"{prefix}.{part}", what, change))
     return found
 
 
-def _explain(sample: Sample, chunk: Chunk, line: int, reason: str) -> tuple[str, str]:
+def _explain(sample: Sample, chunk: Chunk, line: int, reason: str, spec: DatasetSpec) -> tuple[str, str]:
     """The key to change for a reason, and the change."""
     source, text = sample.source, chunk.texts[line]
     if reason == NOT_UTF8:
         return "encoding", "set `encoding: latin-1`, or save the files as UTF-8"
+    if b"\r" in text.rstrip(b"\r"):
+        return "files", "save the files with lines that end with LF or CR LF: this one has a carriage return within"
     if reason in (FIELDS, UNBALANCED):
         width = len(chunk.layout.fields)
         for separator in SEPARATORS:
@@ -184,18 +216,22 @@ def _explain(sample: Sample, chunk: Chunk, line: int, reason: str) -> tuple[str,
         fields = Counter(len(_split(source, one, source.delimiter)) for one in lines).most_common(1)[0][0] if lines else 0
         return "columns", f"declare one column per field, in file order: most lines have {fields} fields, {width} are declared"
     if reason == BAD_JSON:
-        return "format", "declare the format that the files have"
+        array = chunk.begin and chunk.raw.lstrip().startswith(b"[")
+        why = ": the file is one array, and jsonl is one object a line" if array else ""
+        return "format", f"declare the format that the files have{why}"
     if match := _BAD_VALUE.match(reason):
-        return _explain_type(sample, match[1])
-    return "files", "replace the damaged files" if reason.startswith("damaged") else "correct the files"
+        return _explain_type(sample, match[1], spec)
+    return "files", "correct the files"
 
 
-def _explain_type(sample: Sample, column: str) -> tuple[str, str]:
+def _explain_type(sample: Sample, column: str, spec: DatasetSpec) -> tuple[str, str]:
     """The key to change for values that are not of their column's type."""
     source, kind = sample.source, sample.source.columns[column]
     texts = set(sample.text_columns().get(column, [])) - set(source.null_tokens) or _json_texts(sample, column)
     odd = sorted(text for text in texts if not _fits(text, kind))
     if odd and all(text.strip() in UNREADABLE_NULLS for text in odd):
+        if source.format == "jsonl":  # null tokens are texts
+            return f"columns.{column}", f"write null for missing values, not {', '.join(map(repr, odd[:5]))}"
         return "null_tokens", f"add {', '.join(map(repr, odd[:5]))} to `null_tokens`"
     if column in sample.file_types:
         return f"columns.{column}", f"declare {_natural(sample.file_types[column]) or 'another type'}"
@@ -204,7 +240,21 @@ def _explain_type(sample: Sample, column: str) -> tuple[str, str]:
         "string",
     )
     values = f" (values such as {', '.join(map(repr, odd[:3]))})" if odd else ""
-    return f"columns.{column}", f"declare `{column}: {wider}`{values}"
+    change = f"declare `{column}: {wider}`"
+    if wider == kind:
+        change = "write each value as one text; a sparse feature can `split` a list that has a separator"
+    elif wider == "string" and column == spec.time.column:
+        change += ", and set `time.unit: iso8601` if the values are ISO 8601 times"
+    elif wider == "string" and column == spec.label.column:
+        change = "write labels as 0 and 1, or as numbers that label.at_least is compared with"
+    elif wider == "string" and column in _numbers(spec):
+        change = "write its values as numbers with a decimal point and without quotes, because a feature needs numbers"
+    return f"columns.{column}", f"{change}{values}"
+
+
+def _numbers(spec: DatasetSpec) -> set[str]:
+    """Columns of features that need numbers."""
+    return {dense.column for dense in spec.dense} | {sparse.column for sparse in spec.sparse if sparse.bucketise}  # type: ignore[return-value]
 
 
 def _json_texts(sample: Sample, column: str) -> set[str]:

@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ml.catalog.spec import DatasetSpec, Simulation
@@ -91,6 +93,111 @@ def test_noise_is_not_a_finding(tmp_path: Path) -> None:
     lines[10] = "1,2\n"  # one line of 52 is 2 %
     path.write_text("".join(lines))
     assert preflight(clicks(partitions={"start": "2024-05-01", "end": "2024-05-02"}), tmp_path) == []
+
+
+def write_text(folder: Path, text: str | bytes) -> None:
+    (folder / "log.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def of_format(kind: str) -> DatasetSpec:
+    columns = {"time": "int", "item": "string", "clicked": "int"}
+    return clicks(source={"files": "log.*", "format": kind, "columns": columns})
+
+
+def test_carriage_returns_alone_do_not_end_lines(tmp_path: Path) -> None:
+    path = write_clicks(tmp_path)
+    path.write_text(path.read_text().replace("\n", "\r"))
+    found = only(preflight(clicks(), tmp_path))
+    assert (found.severity, found.key) == ("error", "source.files")
+    assert "carriage return" in found.found and "LF or CR LF" in found.change
+    source = clicks().source.model_copy(update={"header": True})
+    found = only(preflight(clicks(source=source.model_dump()), tmp_path))
+    assert "log.csv: the header cannot be read" in found.found and "LF or CR LF" in found.change
+
+
+@pytest.mark.parametrize("held", [pa.date32(), pa.list_(pa.string()), pa.struct({"a": pa.int64()})])
+def test_a_parquet_type_that_cannot_be_read_is_a_finding(held: pa.DataType, tmp_path: Path) -> None:
+    table = pa.table({"time": [int(START.timestamp())], "item": pa.nulls(1, held), "clicked": [1]})
+    pq.write_table(table, tmp_path / "log.parquet")
+    spec = of_format("parquet")
+    if held == pa.date32():
+        spec.source.columns["item"] = "float"
+    found = only(preflight(spec, tmp_path))
+    assert (found.severity, found.key) == ("error", "source.columns.item")
+    assert "log.parquet: column 'item' is" in found.found and "write" in found.change
+
+
+def test_a_damaged_parquet_file_is_a_finding(tmp_path: Path) -> None:
+    times = [int(START.timestamp()) + i for i in range(2000)]
+    table = pa.table({"time": times, "item": [f"i{i % 37}" for i in times], "clicked": [i % 2 for i in times]})
+    pq.write_table(table, tmp_path / "log.parquet")
+    whole = (tmp_path / "log.parquet").read_bytes()
+    (tmp_path / "log.parquet").write_bytes(whole[:40] + bytes(400) + whole[440:])
+    found = only(preflight(of_format("parquet"), tmp_path))
+    assert (found.severity, found.key, found.change) == ("error", "source.files", "copy the file again")
+    assert found.found.startswith("log.parquet: damaged file: ")
+    (tmp_path / "log.parquet").write_bytes(whole[:-9])
+    assert "copy the file again" in only(preflight(of_format("parquet"), tmp_path)).change
+
+
+def test_a_parquet_file_without_rows_is_a_finding(tmp_path: Path) -> None:
+    empty = pa.table({"time": pa.array([], "int64"), "item": pa.array([], "string"), "clicked": pa.array([], "int64")})
+    pq.write_table(empty, tmp_path / "log.parquet")
+    assert "no rows" in only(preflight(of_format("parquet"), tmp_path)).found
+
+
+def test_files_of_days_without_rows_are_correct(tmp_path: Path) -> None:
+    for day in range(1, 31):
+        (tmp_path / f"2024-05-{day:02}.csv").write_text("")
+    stamp = int(datetime(2024, 5, 9, 7, tzinfo=UTC).timestamp())
+    (tmp_path / "2024-05-09.csv").write_text("".join(f"{stamp + i},i{i},{i % 2}\n" for i in range(30)))
+    source = clicks().source.model_dump() | {"files": "%Y-%m-%d.csv"}
+    assert preflight(clicks(source=source, partitions={"start": "2024-05-01", "end": "2024-05-30"}), tmp_path) == []
+
+
+def test_a_name_that_occurs_twice_is_not_taken_for_quotes(tmp_path: Path) -> None:
+    path = write_clicks(tmp_path)
+    path.write_text("time,item,clicked,item\n" + path.read_text().replace("\n", ",7\n"))
+    source = clicks().source.model_dump() | {"header": True}
+    found = only(preflight(clicks(source=source), tmp_path))
+    assert found.key == "source.columns" and "'item' more than once" in found.found
+
+
+def test_names_in_another_case_are_renamed(tmp_path: Path) -> None:
+    path = write_clicks(tmp_path)
+    path.write_text("TIME,Item,CLICKED\n" + path.read_text())
+    found = only(preflight(clicks(source=clicks().source.model_dump() | {"header": True}), tmp_path))
+    assert "rename: {TIME: time, Item: item, CLICKED: clicked}" in found.change
+
+
+def json_line(value: str, clicked: str = "1") -> str:
+    return f'{{"time": {int(START.timestamp())}, "item": "a", "price": {value}, "clicked": {clicked}}}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "change"),
+    [
+        (json_line("1.5", '"yes"'), "source.columns.clicked", "write labels as 0 and 1"),
+        (json_line('"1,5"'), "source.columns.price", "write its values as numbers"),
+        (json_line("NaN"), "source.columns.price", "write null for missing values, not 'nan'"),
+        (json_line("1.5").replace('"a"', '["a", "b"]'), "source.columns.item", "write each value as one text"),
+        (f"[{json_line('1.5').strip()}]", "source.format", "one object a line"),
+    ],
+)
+def test_a_change_leads_out(text: str, key: str, change: str, tmp_path: Path) -> None:
+    """Following it must not end in another refusal: a label, for example, cannot be declared as text."""
+    write_text(tmp_path, text * 30)
+    columns = {"time": "int", "item": "string", "price": "float", "clicked": "int"}
+    source = {"files": "log.csv", "format": "jsonl", "columns": columns}
+    found = only(preflight(clicks(source=source, dense=[{"name": "price"}]), tmp_path))
+    assert (found.severity, found.key) == ("error", key)
+    assert change in found.change
+
+
+def test_times_that_are_text_name_the_unit_too(tmp_path: Path) -> None:
+    write_text(tmp_path, "2024-05-02T10:00:00Z,i1,1\n" * 30)
+    found = only(preflight(clicks(), tmp_path))
+    assert "declare `time: string`, and set `time.unit: iso8601`" in found.change
 
 
 def test_errors_come_first_in_a_refusal() -> None:
