@@ -142,14 +142,15 @@ class FeatureProfile:
         data["days"], data["label_rate_by_hour"] = tuple(data["days"]), tuple(data["label_rate_by_hour"])
         data["dense"] = {name: _dense(values) for name, values in data["dense"].items()}
         data["sparse"] = {name: _sparse(values) for name, values in data["sparse"].items()}
-        data["crosses"] = tuple(Cross(tuple(c["features"]), c["gain"], c["pairs"]) for c in data["crosses"])
+        data["crosses"] = tuple(Cross((*c["features"],), c["gain"], c["pairs"]) for c in data["crosses"])
         return cls(**data)
 
 
 def _dense(values: dict[str, Any]) -> DenseProfile:
-    quantiles = {float(probability): value for probability, value in values["quantiles"].items()}
-    return DenseProfile(**values | {"quantiles": quantiles})
+    values["quantiles"] = {float(probability): value for probability, value in values["quantiles"].items()}
+    return DenseProfile(**values)
 
 
 def _sparse(values: dict[str, Any]) -> SparseProfile:
-    return SparseProfile(**values | {name: tuple(values[name]) for name in ("ids_by_day", "frequency")})
+    values["ids_by_day"], values["frequency"] = tuple(values["ids_by_day"]), tuple(values["frequency"])
+    return SparseProfile(**values)
