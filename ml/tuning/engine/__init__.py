@@ -1,0 +1,7 @@
+"""What to try next in an experiment, and what its results say. Everything is a pure function of a study."""
+
+from ml.tuning.engine.constraints import NoFeasiblePoint
+from ml.tuning.engine.duplicates import Exhausted
+from ml.tuning.engine.suggestions import suggest
+
+__all__ = ["Exhausted", "NoFeasiblePoint", "suggest"]
