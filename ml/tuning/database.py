@@ -1,0 +1,132 @@
+"""Connections to the tables of the tuning service, one transaction at a time."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from ml.tuning import schema
+from ml.tuning.errors import ApiError
+
+BUSY_SECONDS = 60  # how long a writer waits for other writers of the same SQLite file
+_INSTALL_LOCK = 0x45566572  # key of PostgreSQL's advisory lock under which tables are created
+
+
+class SchemaMismatch(Exception):
+    """A database that another version of Evergreen wrote."""
+
+
+class Database:
+    """A SQLite file or a PostgreSQL database with the tables of `ml.tuning.schema`.
+
+    Several processes can use the same database at once. Connections are not shared between processes, so a process can fork.
+
+    Args:
+        address: Path of a SQLite file, which is created with its folder, or a URL such as `postgresql://user@host/name`.
+
+    Raises:
+        SchemaMismatch: The tables have another schema version.
+
+    Example:
+        >>> import tempfile
+        >>> database = Database(Path(tempfile.mkdtemp()) / "tuning.db")
+        >>> with database.transaction() as connection:
+        ...     connection.scalar(sa.select(schema.versions.c.version)) == schema.VERSION
+        True
+    """
+
+    def __init__(self, address: str | Path) -> None:
+        self.url = _url(address)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._engine = _sqlite(self.url) if self.is_sqlite else sa.create_engine(self.url, pool_pre_ping=True)
+        self._process = os.getpid()
+        self._install()
+
+    @contextmanager
+    def transaction(self, *, write: bool = True) -> Iterator[sa.Connection]:
+        """Yield a connection in a transaction that is committed at the end, or rolled back after an exception.
+
+        Args:
+            write: Whether the transaction writes. A writer of a SQLite file waits for all other writers before it starts, so
+                what it reads stays true until its commit. On PostgreSQL, lock the experiment first.
+
+        Raises:
+            ApiError: With status 429 if other writers kept the database busy, so that clients try again.
+        """
+        if os.getpid() != self._process:
+            self._engine.dispose(close=False)  # the parent process owns the sockets
+            self._process = os.getpid()
+        try:
+            with self._engine.connect().execution_options(write=write) as connection, connection.begin():
+                yield connection
+        except DBAPIError as error:
+            if _is_contention(error):
+                raise ApiError(429, "The database is busy; try again") from error
+            raise
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._engine.dispose()
+
+    def _install(self) -> None:
+        """Create the tables of a new database, and check the version of an existing one."""
+        with self.transaction() as connection:
+            if not self.is_sqlite:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_INSTALL_LOCK)))
+            if not sa.inspect(connection).has_table(schema.versions.name):
+                schema.metadata.create_all(connection)
+                connection.execute(schema.versions.insert().values(version=schema.VERSION))
+                connection.execute(schema.clients.insert().values(name="evergreen", created=time.time()))
+            version = connection.scalar(sa.select(schema.versions.c.version))
+        if version != schema.VERSION:
+            raise SchemaMismatch(
+                f"{self.url.render_as_string()} has schema version {version}, but this program reads version {schema.VERSION}. "
+                "Use the version of Evergreen that wrote it, or another database."
+            )
+
+
+def _url(address: str | Path) -> sa.URL:
+    """Return SQLAlchemy's URL, with a driver that is installed."""
+    if "://" not in str(address):
+        path = Path(address).absolute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return sa.URL.create("sqlite", database=str(path))
+    url = sa.make_url(str(address))
+    if url.get_backend_name() in ("postgresql", "postgres"):
+        return url.set(drivername="postgresql+psycopg")
+    if url.get_backend_name() == "sqlite" and url.database:
+        return url
+    raise ValueError(f"{url.render_as_string()}: expected the path of a SQLite file, or a URL of PostgreSQL")
+
+
+def _sqlite(url: sa.URL) -> sa.Engine:
+    engine = sa.create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection, _record) -> None:
+        connection.isolation_level = None  # transactions are started below, not by the driver
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("write", True) else "BEGIN")
+
+    return engine
+
+
+def _is_contention(error: DBAPIError) -> bool:
+    """Whether the same transaction can succeed when it is repeated."""
+    if error.connection_invalidated:
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    return state in ("40001", "40P01", "55P03") or "database is locked" in str(error.orig)

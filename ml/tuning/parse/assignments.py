@@ -1,0 +1,103 @@
+"""Reads assignments, and relates stored assignments to the space of an experiment, which can change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml.tuning.definition import Assignments, Parameter, Space, Value
+from ml.tuning.errors import invalid
+from ml.tuning.parse.parameters import value_of
+from ml.tuning.values import Reader, as_text
+
+_ROUNDING = 1e-9  # relative error of a weighted sum
+
+
+def assignments(data: Any, space: Space, path: str = "assignments") -> dict[str, Value]:
+    """Return assignments of all parameters whose conditions are met.
+
+    Values can lie outside the bounds, for example from an earlier experiment.
+
+    Raises:
+        ApiError: A value is missing, unknown or of the wrong type, or a linear constraint is not satisfied.
+    """
+    reader = Reader(data, path)
+    found: dict[str, Value] = {}
+    for conditional in space.conditionals:
+        found[conditional.name] = reader.text(conditional.name, choices=conditional.values)
+    for parameter in space.parameters:
+        if exists(parameter, found):
+            found[parameter.name] = value_of(parameter, reader.raw(parameter.name, required=True), reader.path(parameter.name))
+        elif reader.raw(parameter.name) is not None:
+            raise reader.error(parameter.name, "must be absent, because the conditions of the parameter are not met")
+    reader.close()
+    broken = _broken(found, space)
+    if broken is not None:
+        raise invalid(path, f"do not satisfy linear_constraints[{broken}]")
+    return found
+
+
+def exists(parameter: Parameter, found: Mapping[str, Value]) -> bool:
+    """Whether the conditions of a parameter are met."""
+    return all(found.get(name) in allowed for name, allowed in parameter.conditions.items())
+
+
+def in_space(stored: Assignments, space: Space) -> dict[str, Value] | None:
+    """Return stored assignments as the current space of the experiment has them.
+
+    A parameter that was added later has its default value, and one that was removed is dropped.
+
+    Returns:
+        The assignments; None if they are outside the space, so that a search engine cannot use them.
+    """
+    found: dict[str, Value] = {}
+    for conditional in space.conditionals:
+        value = stored.get(conditional.name)
+        if value not in conditional.values:
+            return None
+        found[conditional.name] = value
+    for parameter in space.parameters:
+        if not exists(parameter, found):
+            continue
+        value = stored.get(parameter.name, parameter.default)
+        if value is None or not _within(parameter, value):
+            return None
+        found[parameter.name] = value
+    return None if _broken(found, space) is not None else found
+
+
+def _within(parameter: Parameter, value: Value) -> bool:
+    if parameter.kind == "categorical":
+        return value in parameter.categories
+    if isinstance(value, str) or parameter.low is None or parameter.high is None:
+        return False
+    return value in parameter.grid if parameter.grid else parameter.low <= value <= parameter.high
+
+
+def _broken(found: Mapping[str, Value], space: Space) -> int | None:
+    """Return the index of the first linear constraint that is not satisfied."""
+    for index, constraint in enumerate(space.constraints):
+        terms = [weight * float(found[name]) for name, weight in constraint.weights.items()]
+        slack = _ROUNDING * max(abs(constraint.threshold), *(abs(term) for term in terms))
+        distance = sum(terms) - constraint.threshold
+        if (distance if constraint.kind == "less_than" else -distance) > slack:
+            return index
+    return None
+
+
+def metadata(reader: Reader, key: str = "metadata") -> dict[str, Any] | None:
+    """Return metadata of a user: an object of numbers, strings of at most 500 characters, and null."""
+    given = reader.object(key)
+    if given is None:
+        return None
+    for name, value in given.items():
+        path = f"{reader.path(key)}.{name}"
+        if isinstance(value, str):
+            if len(value) > MAX_METADATA:
+                as_text(value, path, limit=MAX_METADATA)
+        elif isinstance(value, list | Mapping):
+            raise invalid(path, "must be a string, a number, a boolean or null")
+    return dict(given)
+
+
+MAX_METADATA = 500

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from ml.tuning import schema
+from ml.tuning.database import Database, SchemaMismatch
+from tests.helpers.tuning import sqlite
+
+
+def test_a_database_of_another_schema_version_is_refused(address: str) -> None:
+    with Database(address).transaction() as connection:
+        connection.execute(schema.versions.update().values(version=schema.VERSION + 1))
+    with pytest.raises(SchemaMismatch, match=f"schema version {schema.VERSION + 1}, but this program reads version"):
+        Database(address)
+
+
+def test_opening_again_keeps_the_rows(address: str) -> None:
+    with Database(address).transaction() as connection:
+        connection.execute(schema.clients.insert().values(name="second", created=0))
+    with Database(address).transaction(write=False) as connection:
+        assert connection.scalars(sa.select(schema.clients.c.name).order_by(schema.clients.c.id)).all() == [
+            "evergreen",
+            "second",
+        ]
+
+
+def test_an_exception_rolls_back(address: str) -> None:
+    database = Database(address)
+    with pytest.raises(RuntimeError), database.transaction() as connection:
+        connection.execute(schema.clients.insert().values(name="second", created=0))
+        raise RuntimeError
+    with database.transaction() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(schema.clients)) == 1
+
+
+@pytest.mark.parametrize("address", ["mysql://localhost/tuning", "sqlite://"])
+def test_other_databases_are_refused(address: str) -> None:
+    with pytest.raises(ValueError, match="expected the path of a SQLite file, or a URL of PostgreSQL"):
+        Database(address)
+
+
+def _open(address: str) -> None:
+    with Database(address).transaction() as connection:
+        connection.execute(schema.clients.insert().values(name="worker", created=0))
+
+
+def test_processes_that_open_a_new_database_at_once(tmp_path: Path) -> None:
+    address = sqlite(tmp_path)
+    workers = [multiprocessing.get_context("spawn").Process(target=_open, args=(address,)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    with Database(address).transaction() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(schema.clients)) == 5
+
+
+def test_a_forked_process_opens_its_own_connections(address: str) -> None:
+    database = Database(address)
+    with database.transaction(write=False) as connection:
+        connection.execute(sa.select(schema.clients))
+    child = multiprocessing.get_context("fork").Process(target=_write, args=(database,))
+    child.start()
+    child.join()
+    with database.transaction() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(schema.clients)) == 2
+
+
+def _write(database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute(schema.clients.insert().values(name="child", created=0))
