@@ -1,0 +1,99 @@
+"""Experiments of the core module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from ml.tuning import render, schema
+from ml.tuning.call import Call
+from ml.tuning.errors import ApiError, invalid
+from ml.tuning.experiment import Experiment
+from ml.tuning.pages import page
+from ml.tuning.parse import experiments as parser
+from ml.tuning.records import experiments, progress
+from ml.tuning.router import Route
+
+
+def create(call: Call) -> dict[str, Any]:
+    """Create an experiment."""
+    return show(call, store(call, parser.experiment(call.data)))
+
+
+def store(call: Call, found: Experiment) -> Experiment:
+    """Store a new experiment, whose project must exist.
+
+    Raises:
+        ApiError: The project does not exist, or the token gives access to one experiment only.
+    """
+    if call.caller.experiment is not None:
+        raise ApiError(403, f"The token gives access to experiment {call.caller.experiment} only")
+    _require_project(call, found.project)
+    return experiments.insert(call, found)
+
+
+def fetch(call: Call) -> dict[str, Any]:
+    """Fetch an experiment."""
+    return show(call, experiments.requested(call))
+
+
+def update(call: Call) -> dict[str, Any]:
+    """Change an experiment: only the keys that are given."""
+    found = experiments.requested(call, lock=True)
+    changed = parser.update(call.data, found)
+    if changed.project != found.project:
+        _require_project(call, changed.project)
+    return show(call, experiments.save(call, changed))
+
+
+def delete(call: Call) -> dict[str, Any]:
+    """Archive an experiment. An update with `state: active` restores it."""
+    found = experiments.requested(call, lock=True)
+    experiments.save(call, parser.update({"state": "deleted"}, found))
+    return {}
+
+
+def listed(call: Call) -> dict[str, Any]:
+    """List the experiments of a client, by default the active ones of the core module."""
+    return page_of(call, schema.experiments.c.runs_only.is_(False))
+
+
+def page_of(call: Call, *conditions: sa.ColumnElement[bool]) -> dict[str, Any]:
+    """Return one page of the caller's experiments that satisfy conditions."""
+    table = schema.experiments
+    state = call.data.get("state", "active")
+    if state not in ("active", "deleted", "all"):
+        raise invalid("state", "must be active, deleted or all")
+    query = sa.select(table).where(table.c.client == call.caller.client, *conditions)
+    if state != "all":
+        query = query.where(table.c.state == state)
+    if call.caller.experiment is not None:
+        query = query.where(table.c.id == call.caller.experiment)
+    if "project" in call.arguments:
+        query = query.where(table.c.project == call.arguments["project"])
+    return page(call.connection, query, table.c.id, call.data, lambda row: show(call, experiments.from_row(row)))
+
+
+def show(call: Call, found: Experiment) -> dict[str, Any]:
+    """Return an experiment with its progress."""
+    return render.experiment(found, progress.shown(call, found))
+
+
+def _require_project(call: Call, project: str | None) -> None:
+    table = schema.projects
+    exists = sa.select(table.c.id).where(table.c.client == call.caller.client, table.c.id == project)
+    if project is not None and call.connection.execute(exists).one_or_none() is None:
+        raise invalid("project", f"could not assign to project {project}, the project does not exist")
+
+
+ROUTES = (
+    Route("POST", "experiments", create),
+    Route("GET", "experiments", listed),
+    Route("GET", "experiments/{experiment}", fetch),
+    Route("PUT", "experiments/{experiment}", update),
+    Route("DELETE", "experiments/{experiment}", delete),
+    Route("POST", "clients/{client}/experiments", create),
+    Route("GET", "clients/{client}/experiments", listed),
+    Route("GET", "clients/{client}/projects/{project}/experiments", listed),
+)

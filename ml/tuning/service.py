@@ -1,0 +1,131 @@
+"""Answers calls of the API: finds the handler and runs it in one transaction."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ml.tuning import routes, values
+from ml.tuning.call import Call, Caller, NeedsSuggestion
+from ml.tuning.database import Database
+from ml.tuning.definition import Assignments, Study
+from ml.tuning.errors import ApiError, missing
+from ml.tuning.leases import Leases
+from ml.tuning.records import tokens
+from ml.tuning.router import Router
+
+Engine = Callable[[Study], Assignments]
+"""Returns a suggestion for a study."""
+
+MAX_ATTEMPTS = 5  # how often a suggestion is computed again because the experiment has changed in the meantime
+
+
+class TuningService:
+    """SigOpt's API over a database.
+
+    Calls can come from several threads, and several services can use one database at the same time.
+
+    Args:
+        database: Where everything is stored.
+        leases: How long a suggestion belongs to its worker.
+        engine: Computes suggestions.
+        clock: Returns the time in Unix seconds.
+
+    Example:
+        >>> import tempfile
+        >>> service = TuningService(Database(tempfile.mkdtemp() + "/tuning.db"))
+        >>> body = {
+        ...     "name": "DLRM",
+        ...     "parameters": [{"name": "lr", "type": "double", "bounds": {"min": 0.001, "max": 1.0}, "transformation": "log"}],
+        ...     "metrics": [{"name": "auc"}],
+        ... }
+        >>> service.handle("POST", ["experiments"], body)["id"]
+        '1'
+        >>> service.handle("GET", ["experiments", "1"])["metrics"][0]["objective"]
+        'maximize'
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        leases: Leases | None = None,
+        engine: Engine | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.database, self.leases, self._engine, self._clock = database, leases or Leases(), engine or _suggest, clock
+        self.router = Router(routes.ROUTES)
+        self._locks = defaultdict[int, threading.Lock](threading.Lock)  # one suggestion at a time is computed per experiment
+
+    def authenticate(self, token: str | None, worker: str | None = None) -> Caller:
+        """Return who sends a token.
+
+        Args:
+            token: The token, or `TOKEN@WORKER` to name the worker also.
+            worker: Name of the worker, from a header.
+
+        Raises:
+            ApiError: 401 if the token is missing, unknown or expired.
+        """
+        with self.database.transaction(write=False) as connection:
+            return tokens.authenticate(connection, token, worker, self._clock())
+
+    def handle(
+        self, method: str, path: Sequence[str], data: Mapping[str, Any] | None = None, caller: Caller | None = None
+    ) -> dict[str, Any] | None:
+        """Answer one call.
+
+        Args:
+            method: `GET`, `POST`, `PUT`, `MERGE` or `DELETE`.
+            path: Parts of the path behind `/v1/`.
+            data: The JSON body; of GET and DELETE, the query parameters.
+            caller: Who calls; by default the first client.
+
+        Returns:
+            The JSON of the response; None if it has no content.
+
+        Raises:
+            ApiError: The call is refused.
+        """
+        path = [str(values.check(part, "path")) for part in path]
+        route, arguments = self.router.find(method.upper(), path)
+        checked = values.check(data or {})
+        who = caller or Caller()
+        if arguments.get("client", str(who.client)) != str(who.client):
+            raise missing("client", arguments["client"])
+
+        def attempt(proposal: tuple[Study, Assignments] | None = None) -> dict[str, Any] | None:
+            with self.database.transaction(write=route.writes) as connection:
+                call = Call(connection, who, arguments, checked, self._clock(), self.leases, proposal)
+                return route.handler(call)
+
+        try:
+            return attempt()
+        except NeedsSuggestion as needed:
+            experiment = needed.experiment
+        with self._locks[experiment]:
+            return self._with_suggestion(attempt)
+
+    def _with_suggestion(
+        self, attempt: Callable[[tuple[Study, Assignments] | None], dict[str, Any] | None]
+    ) -> dict[str, Any] | None:
+        """Repeat a call until a computed suggestion is still good when it is stored."""
+        proposal: tuple[Study, Assignments] | None = None
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                return attempt(proposal)
+            except NeedsSuggestion as needed:
+                proposal = needed.study, self._engine(needed.study)
+        try:
+            return attempt(proposal)
+        except NeedsSuggestion:
+            raise ApiError(429, "Other workers changed the experiment while the suggestion was computed; try again") from None
+
+
+def _suggest(study: Study) -> Assignments:
+    from ml.tuning.engine.random import suggest
+
+    return suggest(study)
