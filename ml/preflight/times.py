@@ -139,16 +139,28 @@ def _undated(log: LogSpec, sample: Sample, times: Times) -> list[Finding]:
     shifted = (low < start - DAY and high < end - DAY) or (low >= start + DAY and high >= end + DAY)
     if shifted and log.partitions.end and inside.mean() < 0.5:
         return [Finding("warning", "partitions", span, "set partitions to days of the log")]
-    first = int(times[inside].min())
+    first, last = int(times[inside].min()), int(times[inside].max())
+    found: list[Finding] = []
     if (
         low >= start
         and first >= start + DAY
         and (sample.complete or _in_order(log, sample) or first - start > (high - low) / 4)
     ):
-        day = _moment(first, log.zone)[:10]
-        what = f"the first rows are of {day}, so the days from {log.partitions.start} on have none"
-        return [Finding("warning", "partitions.start", what, f"set `start: {day}`")]
-    return []
+        found.append(_days_before(log, _moment(first, log.zone)[:10]))
+    ended = log.partitions.end and end < _now()
+    if ended and high < end and last < end - DAY and sample.reaches_end and (sample.complete or _in_order(log, sample)):
+        found.append(_days_after(log, _moment(last, log.zone)[:10]))
+    return found
+
+
+def _days_before(log: LogSpec, day: str) -> Finding:
+    found = f"the first rows are of {day}, so the days from {log.partitions.start} on have none"
+    return Finding("warning", "partitions.start", found, f"set `start: {day}`")
+
+
+def _days_after(log: LogSpec, day: str) -> Finding:
+    found = f"the last rows are of {day}, so the days up to {log.partitions.end} have none"
+    return Finding("warning", "partitions.end", found, f"set `end: {day}`")
 
 
 def _in_order(log: LogSpec, sample: Sample) -> bool:
@@ -195,13 +207,24 @@ def _file_days(log: LogSpec, sample: Sample) -> str:
 
 
 def check_file_days(log: LogSpec, sample: Sample) -> list[Finding]:
-    """Checks that some dated file is of one of the log's days."""
+    """Checks that some dated file is of one of the log's days, and that the days before and after all files are not skipped."""
     if not log.source.dated:
         return []
     count = len(partition_bounds(log)) - 1
     inside = [n for file in sample.files if (n := file_day(log, file)) is not None and 0 <= n < count]
     today = (datetime.now(log.zone).date() - log.partitions.start).days
     if inside and (log.partitions.end or min(inside) <= today):
-        return []
+        return _skipped_days(log, min(inside), max(inside))
     found = f"the files are of {_file_days(log, sample)}, and {_days(log)}"
     return [Finding("error", "partitions", found, "set partitions to days of the files, or correct the path in source.files")]
+
+
+def _skipped_days(log: LogSpec, first: int, last: int) -> list[Finding]:
+    """Days before the first file and after the last one, if a day without a file is no error."""
+    start, end = log.partitions.start, log.partitions.end
+    if log.partitions.missing_days != "skip":
+        return []
+    found = [_days_before(log, str(start + timedelta(days=first)))] if first > 0 else []
+    if end and start + timedelta(days=last) < end < datetime.now(log.zone).date():
+        found.append(_days_after(log, str(start + timedelta(days=last))))
+    return found

@@ -146,6 +146,14 @@ def early_start(entry: Entry, folder: Path, draw: random.Random) -> str | None:
     return "partitions begin before the log"
 
 
+def late_end(entry: Entry, folder: Path, draw: random.Random) -> str | None:
+    if entry["time"].get("by_position") or "%" in entry["source"]["files"]:
+        return None
+    day = date.fromisoformat(entry["partitions"]["end"])
+    entry["partitions"]["end"] = date.fromordinal(day.toordinal() + draw.randrange(5, 400)).isoformat()
+    return "partitions end after the log"
+
+
 def wrong_zone(entry: Entry, folder: Path, draw: random.Random) -> str | None:
     if "%" not in entry["source"]["files"] or (entry["time"]["unit"] == "iso8601" and entry["name"] == "bank"):
         return None  # times without an offset are in the zone that is declared
@@ -309,6 +317,7 @@ FAULTS: list[Fault] = [
     wrong_year,
     wrong_month,
     early_start,
+    late_end,
     wrong_zone,
     wrong_separator,
     wrong_encoding,

@@ -87,6 +87,34 @@ def test_days_before_a_log_begins_are_warned_of(tmp_path: Path) -> None:
     assert (found.severity, found.key, found.change) == ("warning", "partitions.start", "set `start: 2024-05-01`")
 
 
+def test_days_after_a_log_ends_are_warned_of(tmp_path: Path) -> None:
+    write_clicks(tmp_path)
+    found = only(preflight(clicks(partitions={"start": "2024-05-01", "end": "2025-05-10"}), tmp_path))
+    assert (found.severity, found.key, found.change) == ("warning", "partitions.end", "set `end: 2024-05-10`")
+    assert "the days up to 2025-05-10 have none" in found.found
+
+
+def test_a_log_that_has_not_ended_yet_is_correct(tmp_path: Path) -> None:
+    write_clicks(tmp_path)
+    assert preflight(clicks(partitions={"start": "2024-05-01", "end": "2110-05-10"}), tmp_path) == []
+
+
+@pytest.mark.parametrize(("start", "end"), [("2024-04-01", "2024-05-03"), ("2024-05-01", "2024-06-03")])
+def test_skipped_days_before_and_after_all_files_are_warned_of(start: str, end: str, tmp_path: Path) -> None:
+    for day in (1, 3):
+        stamp = int((START + timedelta(days=day - 1)).timestamp())
+        (tmp_path / f"2024050{day}.csv").write_text("".join(f"{stamp + i},i{i % 7},{i % 2}\n" for i in range(50)))
+    source = clicks().source.model_dump() | {"files": "%Y%m%d.csv"}
+
+    def found(first: str, last: str) -> list[Finding]:
+        partitions = {"start": first, "end": last, "missing_days": "skip"}
+        return preflight(clicks(source=source, partitions=partitions), tmp_path)
+
+    key = "partitions.start" if start < "2024-05-01" else "partitions.end"
+    assert only(found(start, end)).key == key
+    assert found("2024-05-01", "2024-05-03") == []
+
+
 def test_noise_is_not_a_finding(tmp_path: Path) -> None:
     path = write_clicks(tmp_path, days=2, rows=26)
     lines = path.read_text().splitlines(keepends=True)
