@@ -82,6 +82,9 @@ def _brief(metadata: Mapping[str, Any], key: str) -> str:
     key, value = (key, metadata[key]) if metadata.get(key) is not None else ("rows", metadata.get("dagster/row_count"))
     if value is not None:
         parts.append(f"{value:,} {key}" if isinstance(value, int) else f"{key} {value:.4f}")
+    for count, what in (("quarantined", "malformed"), ("out_of_range", "out of range")):
+        if metadata.get(count):
+            parts.append(f"{metadata[count]:,} {what}")
     if isinstance(seconds := metadata.get("seconds"), float):
         parts.append(f"{seconds:.1f} s")
     return ", ".join(parts)

@@ -73,6 +73,8 @@ def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False, fresh:
         )
         if not result.success:
             raise DayFailed(f"{spec.name} of {day} failed in run {result.run_id}: {_why(result)}")
+        for warning in _warnings(result):
+            log.warning("%s  %s", day, warning)
         log.info("%s  done in %.1f s", day, time.perf_counter() - started)
         ran.append(day)
     return ran
@@ -87,6 +89,12 @@ def check_entry(spec: DatasetSpec, logs: str) -> None:
         raise DayFailed(refusal(spec.name, found))
     for finding in found:
         log.warning("%s", finding)
+
+
+def _warnings(result: dg.ExecuteInProcessResult) -> list[str]:
+    """Return the first line of the explanation of each check that failed and did not block."""
+    failed = (e for e in result.get_asset_check_evaluations() if not e.passed and "explanation" in e.metadata)
+    return [f"warning: {str(e.metadata['explanation'].value).splitlines()[0]}" for e in failed]
 
 
 def _why(result: dg.ExecuteInProcessResult) -> str:

@@ -71,6 +71,9 @@ def test_the_log_line_names_its_number(catalog, caplog: pytest.LogCaptureFixture
 
     assert "auc 0.7000" in logged("auc", {"auc": 0.7, "dagster/row_count": 600})
     assert "600 rows" in logged("auc", {"auc": None, "dagster/row_count": 600})
+    lost = {"dagster/row_count": 600, "quarantined": 3, "out_of_range": 1200}
+    assert "600 rows, 3 malformed, 1,200 out of range, " in logged("rows", lost)
+    assert "malformed" not in logged("rows", lost | {"quarantined": 0})
 
 
 def test_bad_data_fails_once_and_names_the_day(catalog):
