@@ -21,7 +21,7 @@ from mlflow.types.schema import AnyType, ColSpec, DataType, Schema, TensorSpec
 from upath import UPath
 
 from ml.artifacts.bundle import vocabulary_states, write_inputs
-from ml.artifacts.raw_columns import FLOAT_LIMIT, raw_columns
+from ml.artifacts.raw_columns import FLOAT_LIMIT, raw_columns, time_column
 from ml.artifacts.snapshot import copy_weights
 from ml.artifacts.stored import require_model
 from ml.catalog.spec import DatasetSpec
@@ -87,11 +87,12 @@ def log_model(
 
 
 def signature_of(spec: DatasetSpec) -> ModelSignature:
-    """Describe the input: the names of the raw columns, all optional.
+    """Describe the input: the names of the raw columns, and of the log's time column, all optional.
 
     The bundle checks types, because MLflow would refuse the floats into which pandas turns an int column with a missing value.
     """
-    inputs: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), name, required=False) for name in raw_columns(spec)]
+    names = dict.fromkeys([*raw_columns(spec), *filter(None, [time_column(spec)])])
+    inputs: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), name, required=False) for name in names]
     return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec(DataType.float)]))
 
 
