@@ -21,6 +21,11 @@ VALIDATED = (RAW_LOGS, CLEANED_FEATURES, MDS_DATASETS)
 """Stages that store rows. `ml.quality` checks their days against the contract of the stage."""
 
 
+def advisor_recipes(model: str) -> str:
+    """Returns the stage of a model's recipes, one for each day."""
+    return f"advisor_recipes/{model}"
+
+
 def tuned_models(model: str) -> str:
     """Returns the stage of a model's trained days."""
     return f"tuned_models/{model}"
@@ -45,6 +50,7 @@ def stages_of(spec: DatasetSpec) -> list[str]:
     """Returns the stages that hold the days of a dataset's assets, in the order in which they are made."""
     return [
         *VALIDATED,
+        *(advisor_recipes(model) for model in spec.models),
         *(tuned_models(model) for model in spec.models),
         *(exported_models(model) for model in spec.models),
         EVALUATION_REPORTS,

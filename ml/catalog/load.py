@@ -56,7 +56,7 @@ def load_dataset(path: Path) -> DatasetSpec:
             places = " and ".join(str(folder) for folder in dict.fromkeys(folders))
             what = f"expected one of the recipes {known} in {places}, found {recipe!r}"
             raise CatalogError(describe(path, ["models", name, *(["recipe"] if choice.recipe else [])], what, document))
-        models[name] = choice.found_in(holding[0])
+        models[name] = choice.found_in(holding[0], path.parent / "recipes" / spec.name / f"{name}.yaml")
     return spec.model_copy(update={"models": models})
 
 

@@ -70,16 +70,22 @@ class ModelChoice(Strict):
     )
     overrides: dict[str, Any] = Field(default={}, description="Recipe keys with their new values, nested as in the recipe.")
     _folder: Path | None = PrivateAttr(default=None)
+    _edits: Path | None = PrivateAttr(default=None)
 
     @property
     def folder(self) -> Path | None:
         """Folder of the recipe, if the entry was read from a file."""
         return self._folder
 
-    def found_in(self, folder: Path) -> Self:
-        """Returns a copy that knows the recipe's folder."""
+    @property
+    def edits(self) -> Path | None:
+        """File of the edits of this model's recipe, whether or not it exists, if the entry was read from a file."""
+        return self._edits
+
+    def found_in(self, folder: Path, edits: Path) -> Self:
+        """Returns a copy that knows the recipe's folder and the file of its edits."""
         found = self.model_copy()
-        found._folder = folder
+        found._folder, found._edits = folder, edits
         return found
 
 

@@ -18,6 +18,7 @@ from ml.catalog.load import CATALOG, CatalogError, explain, read_yaml
 from ml.catalog.spec import DatasetSpec
 from ml.catalog.strict import Strict
 from ml.embeddings.fixed.partitions import widths_of
+from ml.recipes.edits import Edits, explain_edits, patch, read_edits
 from ml.recipes.export import ExportRecipe
 from ml.recipes.models import ModelRecipe, TwoTowerRecipe
 from ml.recipes.optimizers import DenseOptimizer, Schedule, TableOptimizer
@@ -185,7 +186,7 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None, folder: P
             overrides begin with `recipe.overrides`, as in a catalog entry.
     """
     path = folder / f"{name}.yaml"
-    data = _read(path)
+    data = read_recipe(path)
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
@@ -208,7 +209,7 @@ def recipe_of(spec: DatasetSpec, model: str, overrides: Mapping[str, Any] | None
         overrides: Further overrides, which are applied last.
 
     Returns:
-        The validated recipe.
+        The validated recipe, with the edits of `recipes/<dataset>/<model>.yaml`, if there are any.
 
     Raises:
         CatalogError: The dataset has no such model, or its recipe is not valid.
@@ -216,11 +217,24 @@ def recipe_of(spec: DatasetSpec, model: str, overrides: Mapping[str, Any] | None
     if model not in spec.models:
         raise CatalogError(f"{spec.name} has no model {model!r}; its models are {list(spec.models)}")
     choice = spec.models[model]
-    changed = merge(merge(spec.recipe.overrides, choice.overrides), overrides or {})
-    return load_recipe(choice.recipe or model, changed, choice.folder or RECIPES)
+    changed = merge(spec.recipe.overrides, choice.overrides)
+    edits = read_edits(choice.edits)
+    if edits is None:
+        return load_recipe(choice.recipe or model, merge(changed, overrides or {}), choice.folder or RECIPES)
+    recipe = with_edits(load_recipe(choice.recipe or model, changed, choice.folder or RECIPES), edits)
+    return Recipe.model_validate(merge(recipe.model_dump(mode="json"), overrides)) if overrides else recipe
 
 
-def _read(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
+def with_edits(recipe: Recipe, edits: Edits) -> Recipe:
+    """Returns a recipe with a user's edits. Raises `CatalogError` with the path of the key in their file."""
+    try:
+        return Recipe.model_validate(patch(recipe.model_dump(mode="json"), expand_recipe(edits.values)))
+    except ValidationError as error:
+        raise explain_edits(edits, error) from error
+
+
+def read_recipe(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Reads a recipe file, with the keys of the recipes that it extends. Raises `CatalogError`."""
     if not path.is_file():
         known = sorted({p.stem for folder in (path.parent, RECIPES) for p in folder.glob("*.yaml")})
         said = f"{extended[-1]}: extends: " if extended else ""
@@ -234,7 +248,7 @@ def _read(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(base, str):
         raise CatalogError(f"{path}: extends: expected the name of a recipe, found {base!r}")
     places = [folder / f"{base}.yaml" for folder in (path.parent, RECIPES)]
-    below = _read(next((place for place in places if place.is_file() and place != path), places[0]), (*extended, path))
+    below = read_recipe(next((place for place in places if place.is_file() and place != path), places[0]), (*extended, path))
     return merge(below, data) | ({"model": data["model"]} if "model" in data else {})
 
 

@@ -1,0 +1,229 @@
+"""The section `sigopt` of a recipe: which of its keys are tuned, over which values, for which metrics, with how many trials.
+
+The terms are SigOpt's, as in its `experiment.yml`. Each parameter also names the recipe key that it sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, model_validator
+
+from ml.catalog.strict import Strict, fault
+from ml.recipes.recipe import Recipe
+
+Number = int | float
+MetricName = Literal["auc", "log_loss", "training_time", "model_bytes"]
+TRIALS_PER_PARAMETER = 10  # SigOpt's guidance is 10 to 20
+
+
+class Bounds(Strict):
+    """Smallest and largest value of a parameter."""
+
+    min: Number = Field(description="Smallest value.")
+    max: Number = Field(description="Largest value.")
+
+
+class SearchedParameter(Strict):
+    """A parameter that tuning varies."""
+
+    name: str = Field(min_length=1, max_length=100, description="Name of the parameter.")
+    key: str = Field(
+        min_length=1,
+        description="The recipe key that it sets, such as `dense_optimizer.lr`; `model.deep.0` is an item of a list. A list of "
+        "widths is set by a category such as `128-64`.",
+    )
+    type: Literal["double", "int", "categorical"] = Field(description="Type of the values.")
+    bounds: Bounds | None = Field(default=None, description="Smallest and largest value of a `double` or an `int`.")
+    grid: tuple[Number, ...] = Field(default=(), description="The only values of a `double` or an `int`, in ascending order.")
+    categorical_values: tuple[str, ...] = Field(default=(), description="Values of a `categorical`.")
+    transformation: Literal["log"] | None = Field(default=None, description="`log` to search the logarithm of the value.")
+    prior: dict[str, Any] | None = Field(default=None, description="Prior belief about the value, as SigOpt defines it.")
+    conditions: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="Values of conditionals under which the parameter exists."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        given = [name for name in ("bounds", "grid", "categorical_values") if getattr(self, name)]
+        expected = ["categorical_values"] if self.type == "categorical" else ["bounds", "grid"]
+        if len(given) != 1 or given[0] not in expected:
+            raise fault("", f"parameter {self.name!r} of type {self.type}: expected {' or '.join(expected)}, found {given}")
+        if self.bounds and not self.bounds.min < self.bounds.max:
+            raise fault("bounds", f"expected min below max, found {self.bounds.min} and {self.bounds.max}")
+        if self.grid and (len(set(self.grid)) < 2 or list(self.grid) != sorted(set(self.grid))):
+            raise fault("grid", f"expected at least two values in ascending order, found {list(self.grid)}")
+        if self.type == "categorical" and len(set(self.categorical_values)) != len(self.categorical_values):
+            raise fault("categorical_values", "a value is given twice")
+        if self.transformation and (self.type != "double" or not self.bounds or self.bounds.min <= 0):
+            raise fault("transformation", "log requires type double and bounds above 0")
+        return self
+
+    def contains(self, value: Any) -> bool:
+        """Whether a value of the recipe key is among the values that are searched."""
+        if self.type == "categorical":
+            return as_category(value) in self.categorical_values
+        if isinstance(value, bool) or not isinstance(value, Number):
+            return False
+        return value in self.grid if self.bounds is None else self.bounds.min <= value <= self.bounds.max
+
+    def assignment(self, value: Any) -> Any:
+        """Returns the parameter's value for a value of the recipe key."""
+        return as_category(value) if self.type == "categorical" else value
+
+
+class SearchMetric(Strict):
+    """A metric of a trial."""
+
+    name: MetricName = Field(
+        description="`auc` and `log_loss` of the scored days; `training_time` in CPU-seconds of the training loop on one core; "
+        "`model_bytes` of the trained model without what only training needs."
+    )
+    objective: Literal["maximize", "minimize"] = Field(default="maximize", description="Which values are better.")
+    strategy: Literal["optimize", "constraint", "store"] = Field(
+        default="optimize",
+        description="`optimize`; `constraint` if only the threshold matters; `store` if the metric is only recorded.",
+    )
+    threshold: float | None = Field(default=None, description="Worst acceptable value.")
+
+
+class Search(Strict):
+    """What is tuned."""
+
+    project: str | None = Field(default=None, description="SigOpt's project; by default the dataset.")
+    experiment: str | None = Field(default=None, description="Name of the experiment; by default the model.")
+    window_days: int = Field(
+        default=5, ge=2, description="Number of days that a trial trains on and scores, directly before the day that is served."
+    )
+    scored_days: int = Field(default=2, ge=1, description="Number of days at the end of the window that a trial scores.")
+    metrics: tuple[SearchMetric, ...] = Field(
+        default=(SearchMetric(name="auc"), SearchMetric(name="training_time", objective="minimize", strategy="store")),
+        min_length=1,
+        description="Metrics of a trial; at most two of them are optimized.",
+    )
+    observation_budget: int = Field(default=30, ge=1, description="Number of trials.")
+    parallel_bandwidth: int = Field(default=1, ge=1, description="Number of trials at a time.")
+    parameters: tuple[SearchedParameter, ...] = Field(default=(), description="The parameters.")
+    conditionals: tuple[dict[str, Any], ...] = Field(default=(), description="SigOpt's conditionals: name and values.")
+    linear_constraints: tuple[dict[str, Any], ...] = Field(
+        default=(), description="SigOpt's linear constraints: type, threshold and terms."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for what, names in (("name", [p.name for p in self.parameters]), ("key", [p.key for p in self.parameters])):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise fault("parameters", f"more than one parameter has the {what} {', '.join(twice)}")
+        if self.scored_days >= self.window_days:
+            raise fault("scored_days", f"expected less than window_days, {self.window_days}, found {self.scored_days}")
+        if sum(metric.strategy == "optimize" for metric in self.metrics) > 2:
+            raise fault("metrics", "expected at most two metrics with the strategy optimize")
+        return self
+
+    def warnings(self) -> list[str]:
+        """Returns what is allowed, but probably not meant."""
+        needed = TRIALS_PER_PARAMETER * len(self.parameters)
+        few = f"sigopt.observation_budget: {self.observation_budget} trials are few for {len(self.parameters)} parameters; "
+        found = [f"{few}{needed} or more find better values"] if self.observation_budget < needed else []
+        for index, parameter in enumerate(self.parameters):
+            bounds = parameter.bounds
+            if bounds and not parameter.transformation and bounds.min > 0 and bounds.max / bounds.min >= 100:
+                found.append(
+                    f"sigopt.parameters.{index} ({parameter.name}): from {bounds.min} to {bounds.max} without "
+                    "`transformation: log`, small values are hardly tried"
+                )
+        return found
+
+    def defaults(self, recipe: Recipe) -> dict[str, Any]:
+        """Returns the recipe's own values as assignments, for parameters whose values contain them."""
+        known = recipe.model_dump(mode="json")
+        values = {parameter.name: (parameter, value_at(known, parameter.key)) for parameter in self.parameters}
+        return {name: parameter.assignment(value) for name, (parameter, value) in values.items() if parameter.contains(value)}
+
+
+def check_search(search: Search, recipe: Recipe) -> None:
+    """Refuses parameters that do not fit a recipe.
+
+    Raises:
+        ValueError: A parameter's key is not one of the recipe's, or its default is outside its values. The message names the
+            parameter.
+    """
+    known = recipe.model_dump(mode="json")
+    for index, parameter in enumerate(search.parameters):
+        where = f"sigopt.parameters.{index} ({parameter.name})"
+        try:
+            value = value_at(known, parameter.key)
+        except KeyError as error:
+            raise ValueError(f"{where}: key: the recipe has no key {parameter.key!r} ({error.args[0]})") from error
+        if not parameter.contains(value):
+            raise ValueError(
+                f"{where}: the recipe's {parameter.key}, {as_category(value)}, is outside its values; include it or edit it"
+            )
+
+
+def with_assignments(recipe: Recipe, parameters: Iterable[SearchedParameter], assignments: Mapping[str, Any]) -> Recipe:
+    """Returns a recipe with the values of a suggestion.
+
+    Args:
+        recipe: The recipe.
+        parameters: The parameters that are searched.
+        assignments: Values by parameter. An absent parameter, whose conditions are not met, keeps the recipe's value.
+
+    Returns:
+        The validated recipe.
+
+    Raises:
+        KeyError: The recipe has no such key.
+        pydantic.ValidationError: The values are not valid together.
+    """
+    data = recipe.model_dump(mode="json")
+    for parameter in parameters:
+        if parameter.name in assignments:
+            _set(data, parameter.key, assignments[parameter.name])
+    return Recipe.model_validate(data)
+
+
+def as_category(value: Any) -> str:
+    """Returns a recipe's value as the text of a category.
+
+    Example:
+        >>> as_category([128, 64]), as_category("adam"), as_category(True), as_category(0.5)
+        ('128-64', 'adam', 'true', '0.5')
+    """
+    if isinstance(value, list | tuple):
+        return "-".join(map(str, value)) or "none"
+    return value if isinstance(value, str) else yaml.safe_dump(value).split("\n")[0]
+
+
+def value_at(data: Any, key: str) -> Any:
+    """Returns the value of a nested key such as `model.deep.0`. Raises `KeyError` with the part that does not exist."""
+    for part in key.split("."):
+        data = data[_index(data, part)]
+    return data
+
+
+def _index(data: Any, part: str) -> str | int:
+    if isinstance(data, list) and part.isdigit() and int(part) < len(data):
+        return int(part)
+    if isinstance(data, dict) and part in data:
+        return part
+    raise KeyError(part)
+
+
+def _set(data: Any, key: str, value: Any) -> None:
+    *above, last = key.split(".")
+    for part in above:
+        data = data[_index(data, part)]
+    index = _index(data, last)
+    data[index] = _parsed(value, data[index])
+
+
+def _parsed(value: Any, present: Any) -> Any:
+    """Returns the recipe's value for a parameter's value; categories are text."""
+    if not isinstance(value, str):
+        return value
+    if isinstance(present, list):
+        return [] if value == "none" else [int(width) for width in value.split("-")]
+    return value if isinstance(present, str) else yaml.safe_load(value)

@@ -1,0 +1,116 @@
+"""What is tuned: parameters set recipe keys, and what does not fit is refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from ml.recipes.recipe import Recipe, load_recipe
+from ml.recipes.search import Search, SearchedParameter, as_category, check_search, with_assignments
+
+LR = {
+    "name": "lr",
+    "key": "dense_optimizer.lr",
+    "type": "double",
+    "bounds": {"min": 1e-4, "max": 1e-1},
+    "transformation": "log",
+}
+BATCH = {"name": "batch", "key": "batch_size", "type": "int", "grid": [128, 256, 512]}
+TOP = {"name": "top", "key": "model.top", "type": "categorical", "categorical_values": ["512-256", "128-64", "64"]}
+SHORTCUT = {"name": "wide", "key": "model.linear_shortcut", "type": "categorical", "categorical_values": ["true", "false"]}
+UNITS = {"name": "units", "key": "model.top.1", "type": "int", "bounds": {"min": 8, "max": 128}}
+
+
+def parameters(*found: dict[str, Any]) -> tuple[SearchedParameter, ...]:
+    return Search.model_validate({"parameters": found}).parameters
+
+
+@pytest.fixture(scope="module")
+def dlrm() -> Recipe:
+    return load_recipe("dlrm")
+
+
+def test_assignments_set_the_recipe_keys(dlrm: Recipe) -> None:
+    found = with_assignments(
+        dlrm, parameters(LR, BATCH, TOP, SHORTCUT), {"lr": 0.01, "batch": 512, "top": "512-256", "wide": "false"}
+    )
+    assert (found.dense_optimizer.lr, found.batch_size) == (0.01, 512)
+    assert found.model.model_dump()["top"] == (512, 256)
+    assert found.model.model_dump()["linear_shortcut"] is False
+
+
+def test_a_parameter_can_set_an_item_of_a_list(dlrm: Recipe) -> None:
+    assert with_assignments(dlrm, parameters(UNITS), {"units": 9}).model.model_dump()["top"] == (128, 9)
+
+
+def test_an_absent_assignment_keeps_the_value(dlrm: Recipe) -> None:
+    assert with_assignments(dlrm, parameters(LR, BATCH), {"batch": 128}).dense_optimizer == dlrm.dense_optimizer
+
+
+def test_the_defaults_are_assignments_that_give_the_recipe_again(dlrm: Recipe) -> None:
+    search = Search.model_validate({"parameters": [LR, BATCH, TOP, SHORTCUT, UNITS]})
+    defaults = search.defaults(dlrm)
+    assert defaults == {"lr": 0.001, "batch": 256, "top": "128-64", "wide": "true", "units": 64}
+    assert with_assignments(dlrm, search.parameters, defaults) == dlrm
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [([128, 64], "128-64"), ([], "none"), (True, "true"), (0.5, "0.5"), ("adam", "adam"), (3, "3")]
+)
+def test_values_as_categories(value: object, text: str) -> None:
+    assert as_category(value) == text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grid": [3, 1, 2], "bounds": None}, "ascending"),
+        ({"bounds": {"min": 2, "max": 1}}, "min below max"),
+        ({"bounds": {"min": 0, "max": 1}}, "log requires"),
+        ({"type": "int"}, "log requires"),
+        ({"type": "categorical"}, "categorical_values"),
+        ({"grid": [0.1, 0.2]}, "bounds or grid"),
+        ({"extra": 1}, "extra"),
+    ],
+)
+def test_a_wrong_parameter_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Search.model_validate({"parameters": [LR | change]})
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"parameters": [LR, LR | {"key": "seed"}]}, "the name lr"),
+        ({"parameters": [LR, LR | {"name": "other"}]}, "the key dense_optimizer.lr"),
+        ({"window_days": 2, "scored_days": 2}, "less than window_days"),
+        ({"metrics": [{"name": "auc"}, {"name": "log_loss"}, {"name": "training_time"}]}, "at most two"),
+    ],
+)
+def test_parameters_and_metrics_fit_together(search: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Search.model_validate(search)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "message"),
+    [
+        (LR | {"key": "dense_optimizer.rate"}, "no key 'dense_optimizer.rate'"),
+        (LR | {"key": "model.top.7"}, r"no key 'model.top.7' \(7\)"),
+        (BATCH | {"grid": [1, 2]}, "the recipe's batch_size, 256, is outside its values"),
+        (TOP | {"categorical_values": ["7", "8"]}, "model.top, 128-64, is outside"),
+    ],
+)
+def test_a_parameter_that_does_not_fit_the_recipe_is_named(dlrm: Recipe, parameter: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_search(Search.model_validate({"parameters": [parameter]}), dlrm)
+    check_search(Search.model_validate({"parameters": [LR, BATCH, TOP, SHORTCUT]}), dlrm)
+
+
+def test_few_trials_and_linear_learning_rates_warn() -> None:
+    linear = LR | {"transformation": None}
+    found = Search.model_validate({"parameters": [linear, BATCH], "observation_budget": 19}).warnings()
+    assert ["19 trials are few for 2 parameters" in found[0], "log" in found[1]] == [True, True]
+    assert Search.model_validate({"parameters": [LR, BATCH], "observation_budget": 20}).warnings() == []
