@@ -1,10 +1,19 @@
-"""The asset graph of one dataset (daily assets, two of them for each model, and checks), and the graph of a catalog."""
+"""The asset graph of one dataset (daily assets, three of them for each model, and checks), and the graph of a catalog."""
 
 from collections.abc import Iterable
 
 import dagster as dg
 
-from assets import cleaned_features, evaluation_reports, exported_models, mds_datasets, raw_logs, studies, tuned_models
+from assets import (
+    advisor_recipes,
+    cleaned_features,
+    evaluation_reports,
+    exported_models,
+    mds_datasets,
+    raw_logs,
+    studies,
+    tuned_models,
+)
 from assets.checks import build_checks
 from assets.freshness import build_freshness_check
 from assets.partitions import daily
@@ -23,6 +32,7 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
             raw_logs.build(spec),
             cleaned_features.build(spec),
             mds_datasets.build(spec),
+            *(advisor_recipes.build(spec, model) for model in spec.models),
             *(tuned_models.build(spec, model) for model in spec.models),
             *(exported_models.build(spec, model) for model in spec.models),
             evaluation_reports.build(spec),

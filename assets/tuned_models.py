@@ -27,6 +27,7 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
         kinds={"pytorch", "mlflow"},
         deps=[
             key(spec, stages.MDS_DATASETS),
+            key(spec, stages.advisor_recipes(model)),
             dg.AssetDep(key(spec, stages.tuned_models(model)), partition_mapping=days_before(1, 1)),
         ],
         pool=TRAINING_POOL,

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
+from ml.recipes.edits import flat
 from ml.recipes.recipe import Recipe, recipe_of
-from ml.stages import tuned_models
+from ml.stages import advisor_recipes, tuned_models
 
 NAMED = 5
 
@@ -66,7 +67,7 @@ def recipe_changes(spec: DatasetSpec, days: Iterable[str], lake: Lake) -> list[R
         keys: set[str] = set()
         from_scratch = False
         for day in (day for day in days if lake.has(stage, spec.name, day)):
-            trained = lake.manifest(stage, spec.name, day).get("recipe", {})
+            trained = _declared(lake, spec, model, day)
             if changed := _differences(trained, now):
                 differing.append(day)
                 keys |= changed
@@ -76,17 +77,17 @@ def recipe_changes(spec: DatasetSpec, days: Iterable[str], lake: Lake) -> list[R
     return found
 
 
-def _flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Keys joined by dots, with the values that are not mappings."""
-    flat: dict[str, Any] = {}
-    for key, part in value.items():
-        flat |= _flat(part, f"{above}{key}.") if isinstance(part, Mapping) and part else {f"{above}{key}": part}
-    return flat
+def _declared(lake: Lake, spec: DatasetSpec, model: str, day: str) -> dict[str, Any]:
+    """What a user had declared when the day was trained; without a stored recipe, the recipe that trained it."""
+    stage = advisor_recipes(model)
+    if lake.has(stage, spec.name, day):
+        return lake.manifest(stage, spec.name, day)["declared"]
+    return lake.manifest(tuned_models(model), spec.name, day).get("recipe", {})
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
     """Keys with different values, joined by dots, apart from `checkpoints`. A key that is absent has the value null."""
-    one, other = (_flat({key: part for key, part in recipe.items() if key != "checkpoints"}) for recipe in (before, now))
+    one, other = (flat({key: part for key, part in recipe.items() if key != "checkpoints"}) for recipe in (before, now))
     return {key for key in {*one, *other} if one.get(key) != other.get(key)}
 
 

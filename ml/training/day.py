@@ -19,9 +19,10 @@ from ml.datasets.cache_config import CacheConfig
 from ml.datasets.reader import BlockReader
 from ml.distributed.process_group import Ranks
 from ml.lake import Lake
-from ml.recipes.recipe import Recipe, recipe_of
+from ml.recipes.recipe import Recipe
+from ml.recipes.stored import recipe_in_use
 from ml.schema import FeatureSchema
-from ml.stages import MDS_DATASETS, tuned_models
+from ml.stages import MDS_DATASETS, advisor_recipes, tuned_models
 from ml.training.checkpoint import Checkpoints
 from ml.training.early_stop import EarlyStopping
 from ml.training.keep import can_keep, copy_model, keep_model
@@ -39,7 +40,7 @@ class DayOptions:
     """Options of the training of a day. Every launcher passes them to all processes.
 
     Attributes:
-        recipe: How the model is trained; by default its own recipe.
+        recipe: How the model is trained; by default the day's recipe in the lake, or else the declared one.
         tracker: Observes the training; none by default.
         progress: Whether to show a progress bar, or progress lines in the log.
         cache: Folder of this node through which a remote lake is read.
@@ -86,7 +87,7 @@ def train_day(
     """
     options = options or DayOptions()
     model = model or spec.primary
-    recipe, stage = options.recipe or recipe_of(spec, model), tuned_models(model)
+    recipe, stage = options.recipe or recipe_in_use(lake, spec, model, day), tuned_models(model)
     schema = FeatureSchema.of(spec)
     parent = spec.previous_day(day)
     in_time_order = partial(BlockReader, lake, spec, [day], order="time", cache=options.cache)
@@ -99,7 +100,10 @@ def train_day(
     }
     if ranks is not None and recipe.embeddings == "independent":
         identity["processes"] = ranks.size  # each process continues with its own tables
-    lineage = lake.lineage(spec.name, [(MDS_DATASETS, day), *([(stage, parent)] if parent else [])])
+    inputs = [(MDS_DATASETS, day), *([(stage, parent)] if parent else [])]
+    if options.recipe is None and lake.has(advisor_recipes(model), spec.name, day):
+        inputs.append((advisor_recipes(model), day))
+    lineage = lake.lineage(spec.name, inputs)
     checkpoints = Checkpoints(lake, spec.name, model, day, identity, recipe.checkpoints, ranks)
     if parent and not reader.rows and can_keep(lake, spec, model, parent, recipe):
         kept = keep_model(lake, spec, model, day, parent, recipe)

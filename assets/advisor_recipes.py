@@ -1,0 +1,54 @@
+"""The day's recipes: how each model is trained, and where each value comes from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from assets.days import each_day
+from assets.partitions import days_before
+from assets.policy import daily_asset, key
+from assets.resources import LakeResource
+from assets.tables import table
+from ml import stages
+from ml.catalog.spec import DatasetSpec
+
+
+def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
+    """Build the asset of one model of a dataset."""
+    stage = stages.advisor_recipes(model)
+
+    @daily_asset(
+        spec,
+        stage,
+        kinds={"yaml"},
+        deps=[dg.AssetDep(key(spec, stage), partition_mapping=days_before(1, 1))],
+        description=f"Recipe that trains {model} on the day. Your edits: catalog/recipes/{spec.name}/{model}.yaml.",
+    )
+    def advisor_recipes(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+        from ml.advisor.day import advise_day
+        from ml.recipes.edits import flat
+
+        def work(day: str) -> dict[str, Any]:
+            done = advise_day(spec, model, day, lake.open())
+            return {
+                "recipe": _values(flat(done.recipe.model_dump(mode="json")), done.origins),
+                "fingerprint": done.recipe.fingerprint,
+                **(
+                    {"overrode": dg.MetadataValue.json({each.key: each.value for each in done.overrode})}
+                    if done.overrode
+                    else {}
+                ),
+                **({"refused": dg.MetadataValue.json(dict(done.refused))} if done.refused else {}),
+                "path": dg.MetadataValue.path(str(done.folder)),
+            }
+
+        return each_day(context, work)
+
+    return advisor_recipes
+
+
+def _values(values: Mapping[str, Any], origins: Mapping[str, str]) -> dg.TableMetadataValue:
+    """One row per value of the recipe."""
+    rows = ({"key": name, "value": str(value), "origin": origins.get(name, "")} for name, value in values.items())
+    return table(dict.fromkeys(("key", "value", "origin"), "string"), rows)

@@ -1,0 +1,129 @@
+"""The recipe of a day: composed of the recipe file, advice, the catalog entry's overrides, tuned values and the user's edits.
+
+A model's state fits one structure (`Recipe.structure`), so a day changes only keys outside the structure of the day before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from upath import UPath
+
+from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake
+from ml.recipes.edits import flat
+from ml.recipes.layers import Composed, Overrode, compose, keep_structure
+from ml.recipes.recipe import Recipe
+from ml.recipes.sections import to_sections
+from ml.stages import advisor_recipes, tuned_models
+
+RECIPE = "recipe.yaml"
+_log = logging.getLogger("evergreen")
+
+
+@dataclass(frozen=True)
+class AdvisedDay:
+    """The recipe of a day in the lake.
+
+    Attributes:
+        folder: The partition that was written.
+        recipe: The recipe.
+        origins: Where each value comes from, by key.
+        overrode: Values that the user's edits replaced.
+        refused: Values by key that were not applied, because they would change the structure of the model in use.
+    """
+
+    folder: UPath
+    recipe: Recipe
+    origins: Mapping[str, str]
+    overrode: tuple[Overrode, ...] = ()
+    refused: Mapping[str, Any] = field(default_factory=dict)
+
+
+def advise_day(spec: DatasetSpec, model: str, day: str, lake: Lake) -> AdvisedDay:
+    """Write the partition `advisor_recipes/<model>/<dataset>/<day>`: the recipe that trains the day.
+
+    It depends only on days before it. Rerunning it gives the same bytes.
+
+    Args:
+        spec: The dataset.
+        model: Name of the model.
+        day: `YYYY-MM-DD`.
+        lake: Where recipes are stored.
+
+    Returns:
+        The recipe, with the origin of each value.
+
+    Raises:
+        CatalogError: The recipe, the catalog entry's overrides or the edits are not valid.
+        ValueError: The dataset has no such day.
+    """
+    stage, parent = advisor_recipes(model), spec.previous_day(day)
+    composed = compose(spec, model)
+    present = _recipe_of(lake, spec, model, parent) if parent else None
+    kept = keep_structure(composed.recipe, present, (feature.name for feature in spec.sparse)) if present else None
+    refused = kept.refused if kept else {}
+    recipe = kept.recipe if kept else composed.recipe
+    done = AdvisedDay(
+        lake.partition(stage, spec.name, day), recipe, _origins(composed, recipe, refused), composed.overrode, refused
+    )
+    _report(done, f"{spec.name}/{stage} of {day}")
+    lineage = lake.lineage(spec.name, [(stage, parent)] if parent and lake.has(stage, spec.name, parent) else [])
+    with lake.write(stage, spec.name, day) as folder:
+        (folder / RECIPE).write_text(_text(done))
+        lake.write_manifest(folder, _manifest(done, spec, composed.recipe) | lineage)
+    return done
+
+
+def _recipe_of(lake: Lake, spec: DatasetSpec, model: str, day: str) -> Recipe | None:
+    """Return the recipe of a day, or that of its trained model; None if neither is in the lake with keys of this version."""
+    for stage in (advisor_recipes(model), tuned_models(model)):
+        if lake.has(stage, spec.name, day):
+            try:
+                return Recipe.model_validate(lake.manifest(stage, spec.name, day)["recipe"])
+            except ValidationError:
+                return None
+    return None
+
+
+def _origins(composed: Composed, recipe: Recipe, refused: Mapping[str, Any]) -> dict[str, str]:
+    """Return the origins of the values in use; those of a structure that is kept come from the day before."""
+    return {
+        key: "the day before, whose structure is kept" if key in refused else composed.origins.get(key, "the day before")
+        for key in flat(recipe.model_dump(mode="json"))
+    }
+
+
+def _report(done: AdvisedDay, name: str) -> None:
+    """Log what an edit replaced, and what was not applied."""
+    for each in done.overrode:
+        _log.info("%s: the edits replace %s %s (%s) by %s", name, each.key, each.value, each.origin, each.by)
+    if done.refused:
+        _log.warning(
+            "%s: not applied, because the model in use has another structure: %s. To change it, train from the first day again",
+            name,
+            ", ".join(f"{key}: {value}" for key, value in done.refused.items()),
+        )
+
+
+def _text(done: AdvisedDay) -> str:
+    """Return the recipe in sections, as YAML."""
+    sections = to_sections(done.recipe.model_dump(mode="json"))
+    return yaml.safe_dump(sections, sort_keys=False, width=120, default_flow_style=None)
+
+
+def _manifest(done: AdvisedDay, spec: DatasetSpec, declared: Recipe) -> dict[str, Any]:
+    return {
+        "fingerprint": spec.fingerprint,
+        "digest": done.recipe.fingerprint,
+        "recipe": done.recipe.model_dump(mode="json"),
+        "declared": declared.model_dump(mode="json"),
+        "origins": dict(done.origins),
+        "overrode": [asdict(each) for each in done.overrode],
+        "refused": dict(done.refused),
+    }

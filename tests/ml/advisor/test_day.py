@@ -1,0 +1,94 @@
+"""The recipe of a day: written before it is trained, reproduced by a rerun, and true to the structure of the day before."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ml.advisor.day import RECIPE, advise_day
+from ml.catalog.load import CatalogError, load_dataset
+from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake
+from ml.recipes.recipe import Recipe, recipe_of
+from ml.recipes.sections import from_sections
+from ml.recipes.stored import recipe_in_use
+from ml.stages import advisor_recipes, tuned_models
+from tests.helpers.paths import ROOT
+
+DAYS = ["2014-01-01", "2014-01-02", "2014-01-03"]
+STAGE = advisor_recipes("dlrm")
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Path:
+    (tmp_path / "criteo.yaml").write_text((ROOT / "catalog" / "criteo.yaml").read_text())
+    (tmp_path / "recipes" / "criteo").mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.fixture
+def spec(catalog: Path) -> DatasetSpec:
+    return load_dataset(catalog / "criteo.yaml")
+
+
+def edit(catalog: Path, text: str) -> DatasetSpec:
+    (catalog / "recipes" / "criteo" / "dlrm.yaml").write_text(text)
+    return load_dataset(catalog / "criteo.yaml")
+
+
+def files(lake: Lake, day: str) -> dict[str, bytes]:
+    folder = lake.require(STAGE, "criteo", day)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_day_without_advice_has_the_declared_recipe(lake: Lake, spec: DatasetSpec) -> None:
+    done = advise_day(spec, "dlrm", DAYS[0], lake)
+    assert done.recipe == recipe_of(spec, "dlrm") == recipe_in_use(lake, spec, "dlrm", DAYS[0])
+    assert done.origins["batch_size"] == "recipe dlrm"
+    text = yaml.safe_load((done.folder / RECIPE).read_text())
+    assert Recipe.model_validate(from_sections(text)) == done.recipe
+
+
+def test_a_rerun_gives_the_same_bytes(lake: Lake, spec: DatasetSpec) -> None:
+    before = []
+    for day in DAYS:
+        advise_day(spec, "dlrm", day, lake)
+        before.append(files(lake, day))
+    for day, written in zip(DAYS, before, strict=True):
+        advise_day(spec, "dlrm", day, lake)
+        assert files(lake, day) == written
+
+
+def test_edits_apply_and_what_they_replace_is_logged(lake: Lake, catalog: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "evergreen")
+    done = advise_day(edit(catalog, "training: {batch_size: 512}"), "dlrm", DAYS[0], lake)
+    assert done.recipe.batch_size == 512
+    assert done.origins["batch_size"] == "edits, criteo/dlrm.yaml"
+    assert "the edits replace batch_size 256 (recipe dlrm) by 512" in caplog.text
+
+
+def test_an_edit_of_the_structure_waits_and_says_so(lake: Lake, catalog: Path, caplog: pytest.LogCaptureFixture) -> None:
+    advise_day(edit(catalog, "training: {seed: 1}"), "dlrm", DAYS[0], lake)
+    changed = edit(catalog, "model: {embedding_dim: 32}\ntraining: {batch_size: 512}")
+    done = advise_day(changed, "dlrm", DAYS[1], lake)
+    assert (done.recipe.model.embedding_dim, done.recipe.batch_size) == (16, 512)
+    assert dict(done.refused) == {"model.embedding_dim": 32}
+    assert "not applied" in caplog.text and "model.embedding_dim: 32" in caplog.text
+    assert advise_day(changed, "dlrm", DAYS[0], lake).recipe.model.embedding_dim == 32  # the first day starts from nothing
+    assert advise_day(changed, "dlrm", DAYS[1], lake).recipe.model.embedding_dim == 32
+
+
+def test_the_structure_of_a_model_without_a_stored_recipe_is_kept(lake: Lake, catalog: Path) -> None:
+    spec = edit(catalog, "model: {embedding_dim: 32}")
+    with lake.write(tuned_models("dlrm"), "criteo", DAYS[0]) as folder:
+        lake.write_manifest(folder, {"recipe": recipe_of(spec, "dlrm").model_dump(mode="json")})
+    assert advise_day(edit(catalog, "model: {embedding_dim: 8}"), "dlrm", DAYS[1], lake).recipe.model.embedding_dim == 32
+
+
+def test_a_wrong_edit_is_refused_and_nothing_is_written(lake: Lake, catalog: Path) -> None:
+    with pytest.raises(CatalogError, match=r"dlrm.yaml: training.batch_size: .*line 1"):
+        advise_day(edit(catalog, "training: {batch_size: 0}"), "dlrm", DAYS[0], lake)
+    assert not lake.has(STAGE, "criteo", DAYS[0])
