@@ -34,9 +34,9 @@ class Caller:
 class NeedsSuggestion(Exception):
     """Raised by `Call.propose` to have a suggestion computed outside the transaction, after which the call is repeated."""
 
-    def __init__(self, study: Study, experiment: int) -> None:
+    def __init__(self, study: Study, without_expired: Study, experiment: int) -> None:
         super().__init__("the suggestion has to be computed outside the transaction")
-        self.study, self.experiment = study, experiment
+        self.study, self.without_expired, self.experiment = study, without_expired, experiment
 
 
 @dataclass
@@ -61,12 +61,17 @@ class Call:
     leases: Leases = field(default_factory=Leases)
     proposal: tuple[Study, Assignments] | None = None
 
-    def propose(self, study: Study, experiment: int) -> Assignments:
+    def propose(self, study: Study, without_expired: Study, experiment: int) -> Assignments:
         """Return the engine's suggestion for a study.
 
         An engine can compute for seconds, during which others must be able to write. So the first attempt raises, which ends
         the transaction, and `TuningService` repeats the call with the result. It is accepted unless the experiment was changed,
         or the same assignments have been suggested or observed in the meantime.
+
+        Args:
+            study: What is known, where `open` includes suggestions whose lease has ended.
+            without_expired: The same without them, for when all other points are tried.
+            experiment: Id of the experiment.
 
         Raises:
             NeedsSuggestion: There is no suggestion for this study yet.
@@ -74,7 +79,7 @@ class Call:
         if self.proposal is not None:
             asked, assignments = self.proposal
             unchanged = (asked.space, asked.metrics, asked.kind) == (study.space, study.metrics, study.kind)
-            tried = [*study.open, *(observation.assignments for observation in study.observations)]
+            tried = [*without_expired.open, *(observation.assignments for observation in study.observations)]
             if asked == study or (unchanged and assignments not in tried):
                 return assignments
-        raise NeedsSuggestion(study, experiment)
+        raise NeedsSuggestion(study, without_expired, experiment)

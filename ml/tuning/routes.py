@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ml.tuning.handlers import experiments
+from ml.tuning.handlers import experiments, observations, queued_suggestions, suggestions
 
-ROUTES = (*experiments.ROUTES,)
+ROUTES = (*experiments.ROUTES, *suggestions.ROUTES, *queued_suggestions.ROUTES, *observations.ROUTES)

@@ -118,14 +118,28 @@ class TuningService:
             try:
                 return attempt(proposal)
             except NeedsSuggestion as needed:
-                proposal = needed.study, self._engine(needed.study)
+                proposal = needed.study, self._suggestion(needed)
         try:
             return attempt(proposal)
         except NeedsSuggestion:
             raise ApiError(429, "Other workers changed the experiment while the suggestion was computed; try again") from None
 
+    def _suggestion(self, needed: NeedsSuggestion) -> Assignments:
+        """Compute a suggestion. If the space has no other point left, it can be that of a worker that died."""
+        from ml.tuning.engine import Exhausted, NoFeasiblePoint
+
+        try:
+            try:
+                return self._engine(needed.study)
+            except Exhausted:
+                return self._engine(needed.without_expired)
+        except Exhausted:
+            raise ApiError(409, f"Every point of experiment {needed.experiment} has a result or is being tried") from None
+        except NoFeasiblePoint:
+            raise ApiError(400, f"No point of experiment {needed.experiment} satisfies its linear constraints") from None
+
 
 def _suggest(study: Study) -> Assignments:
-    from ml.tuning.engine.random import suggest
+    from ml.tuning.engine import suggest  # imports Optuna
 
     return suggest(study)

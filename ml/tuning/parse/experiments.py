@@ -15,7 +15,7 @@ from ml.tuning.parse.assignments import metadata
 from ml.tuning.parse.metrics import metrics
 from ml.tuning.parse.metrics import updated as updated_metrics
 from ml.tuning.parse.parameters import parameters, space
-from ml.tuning.values import Reader
+from ml.tuning.values import Reader, as_text
 
 MAX_NAME = 100
 MAX_GRID = 100_000  # combinations of a grid search
@@ -197,3 +197,23 @@ def require_active(found: Experiment, what: str) -> None:
     """Refuse new suggestions, observations and runs of a deleted experiment."""
     if found.state != "active":
         raise ApiError(400, f"Cannot create {what} for deleted experiment {found.id}")
+
+
+def task_of(reader: Reader, found: Experiment) -> Task | None:
+    """Return the task that a suggestion or observation names, None if it names none.
+
+    Raises:
+        ApiError: The experiment has no such task.
+    """
+    given = reader.raw("task")
+    if given is None:
+        return None
+    if not found.tasks:
+        raise reader.error("task", "only experiments with tasks (multitask) can have a task")
+    if isinstance(given, Mapping):
+        entry = Reader(given, reader.path("task"))
+        entry.ignore("object", "cost")
+        given = entry.text("name")
+        entry.close()
+    by_name = {task.name: task for task in found.tasks}
+    return by_name[as_text(given, reader.path("task"), choices=tuple(by_name))]

@@ -6,9 +6,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ml.tuning import schema
+from ml.tuning import budget, schema
 from ml.tuning.call import Call
 from ml.tuning.experiment import Experiment
+from ml.tuning.parse.metrics import by_name
+from ml.tuning.records import observations, studies
 
 
 def shown(call: Call, found: Experiment) -> dict[str, Any]:
@@ -18,15 +20,37 @@ def shown(call: Call, found: Experiment) -> dict[str, Any]:
 
 def _observations(call: Call, found: Experiment) -> dict[str, Any]:
     table = schema.observations
-    count = call.connection.scalar(sa.select(sa.func.count()).where(table.c.experiment == found.id, table.c.deleted.is_(False)))
+    own = (table.c.experiment == found.id, table.c.deleted.is_(False))
+    count = call.connection.scalar(sa.select(sa.func.count()).where(*own)) or 0
+    ends = sa.select(sa.func.min(table.c.id), sa.func.max(table.c.id)).where(*own)
+    first, last = call.connection.execute(ends).one()
     return {
         "object": "progress",
         "observation_count": count,
-        "observation_budget_consumed": count,
-        "first_observation": None,
-        "last_observation": None,
-        "best_observation": None,
+        "observation_budget_consumed": budget.consumed(call, found).observed if found.tasks else count,
+        "first_observation": _shown(call, first),
+        "last_observation": _shown(call, last),
+        "best_observation": _shown(call, _best(call, found) if count else None),
     }
+
+
+def _shown(call: Call, identity: int | None) -> dict[str, Any] | None:
+    return None if identity is None else observations.show(observations.load(call, identity))
+
+
+def _best(call: Call, found: Experiment) -> int | None:
+    """Return the id of the best observation of an experiment with one optimized metric that satisfies all thresholds."""
+    if len(found.optimized) != 1:
+        return None
+    metric, best = found.optimized[0], None
+    for row in studies.rows(call, found):
+        values = by_name(row.values, "value")
+        if row.failed or not all(one.name in values and one.meets(values[one.name]) for one in found.metrics):
+            continue
+        value = values[metric.name] if metric.objective == "maximize" else -values[metric.name]
+        if best is None or value > best[0]:
+            best = (value, row.id)
+    return None if best is None else best[1]
 
 
 def _runs(call: Call, found: Experiment) -> dict[str, Any]:

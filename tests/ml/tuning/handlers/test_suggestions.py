@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+import sigopt
+
+from ml.tuning.service import TuningService
+from tests.helpers.tuning import DIMENSION, INTERACTION, LAYERS, Clock, connect, definition, refused
+
+CHOSEN = {"learning_rate": 0.01, "layers": 3, "interaction": "dcn"}
+
+
+def test_a_suggestion_assigns_every_parameter_within_its_bounds(connection: sigopt.Connection) -> None:
+    experiment = connection.experiments().create(**definition(parameters=[*definition()["parameters"], DIMENSION]))
+    suggestion = connection.experiments(experiment.id).suggestions().create(metadata={"host": "a"})
+    assert set(suggestion.assignments) == {"learning_rate", "layers", "interaction", "dimension"}
+    assert 1e-4 <= suggestion.assignments["learning_rate"] <= 0.1
+    assert suggestion.assignments["dimension"] in (16, 64, 128)
+    assert (suggestion.state, suggestion.experiment, dict(suggestion.metadata)) == ("open", experiment.id, {"host": "a"})
+    assert connection.experiments(experiment.id).suggestions(suggestion.id).fetch() == suggestion
+
+
+def test_a_caller_without_a_name_gets_a_new_suggestion_each_time(connection: sigopt.Connection) -> None:
+    suggestions = connection.experiments(connection.experiments().create(**definition()).id).suggestions()
+    first, second = suggestions.create(), suggestions.create()
+    assert first.id != second.id
+    assert first.assignments != second.assignments
+    assert [one.id for one in suggestions.fetch().iterate_pages()] == [second.id, first.id]
+
+
+def test_explicit_assignments_are_checked(connection: sigopt.Connection) -> None:
+    suggestions = connection.experiments(connection.experiments().create(**definition()).id).suggestions()
+    assert suggestions.create(assignments={**CHOSEN, "layers": 99}).assignments["layers"] == 99  # bounds can change
+    refused(lambda: suggestions.create(assignments={**CHOSEN, "layers": "3"}), text="assignments.layers: must be a number")
+    refused(lambda: suggestions.create(assignments={"layers": 3}), text="assignments.learning_rate: is required")
+    refused(lambda: suggestions.create(assignments={**CHOSEN, "momentum": 1}), text="assignments.momentum: is not a known key")
+    refused(lambda: suggestions.create(assignments={**CHOSEN, "interaction": "dot"}), text="must be one of dcn, original")
+    refused(lambda: suggestions.create(assignments={**CHOSEN, "learning_rate": -1}), text="must be positive")
+    refused(lambda: suggestions.create(budget=1), text="budget: is not a known key")
+
+
+def test_queued_suggestions_are_served_first(connection: sigopt.Connection) -> None:
+    experiment = connection.experiments(connection.experiments().create(**definition()).id)
+    waiting = [experiment.queued_suggestions().create(assignments={**CHOSEN, "layers": layers}) for layers in (2, 5, 7)]
+    experiment.queued_suggestions(waiting[1].id).delete()
+    assert [one.id for one in experiment.queued_suggestions().fetch().iterate_pages()] == [waiting[2].id, waiting[0].id]
+    assert experiment.queued_suggestions(waiting[2].id).fetch() == waiting[2]
+    assert [experiment.suggestions().create().assignments["layers"] for _ in range(2)] == [2, 7]
+    assert experiment.queued_suggestions().fetch().count == 0
+    refused(experiment.queued_suggestions(waiting[2].id).fetch, 404)
+    assert experiment.suggestions().create().assignments != CHOSEN
+
+
+def test_a_deleted_suggestion_is_not_listed(connection: sigopt.Connection) -> None:
+    experiment = connection.experiments(connection.experiments().create(**definition()).id)
+    kept, deleted = experiment.suggestions().create(), experiment.suggestions().create()
+    experiment.suggestions(deleted.id).delete()
+    assert [one.id for one in experiment.suggestions().fetch().iterate_pages()] == [kept.id]
+    assert experiment.suggestions(deleted.id).fetch().to_json()["deleted"]
+    experiment.suggestions().delete()
+    assert experiment.suggestions().fetch().count == 0
+
+
+def test_an_update_changes_the_metadata(connection: sigopt.Connection) -> None:
+    experiment = connection.experiments(connection.experiments().create(**definition()).id)
+    suggestion = experiment.suggestions().create()
+    assert dict(experiment.suggestions(suggestion.id).update(metadata={"gpu": 1}).metadata) == {"gpu": 1}
+    refused(lambda: experiment.suggestions(suggestion.id).update(state="closed"), text="state: cannot be changed")
+
+
+def test_suggestions_of_another_experiment_are_not_found(connection: sigopt.Connection) -> None:
+    one, other = (connection.experiments(connection.experiments().create(**definition()).id) for _ in range(2))
+    suggestion = one.suggestions().create()
+    refused(other.suggestions(suggestion.id).fetch, 404, f"There is no suggestion {suggestion.id}")
+    refused(one.suggestions(10**30).fetch, 404)
+    refused(one.suggestions("²").fetch, 404)
+
+
+def test_no_combination_of_a_discrete_space_is_suggested_twice(service: TuningService, clock: Clock) -> None:
+    connection = connect(service)
+    created = connection.experiments().create(**definition(parameters=[DIMENSION, INTERACTION], type="grid"))
+    assert created.observation_budget == 6
+    suggestions = connection.experiments(created.id).suggestions()
+    served = [suggestions.create() for _ in range(6)]
+    assert len({str(one.assignments) for one in served}) == 6
+    refused(suggestions.create, 409, "Every point of experiment")
+    connection.experiments(created.id).observations().create(suggestion=served[0].id, failed=True)
+    clock.now += service.leases.anonymous + 1  # all callers are gone, so their combinations are tried again
+    again = [suggestions.create() for _ in range(5)]
+    assert {str(one.assignments) for one in again} == {str(one.assignments) for one in served[1:]}
+    refused(suggestions.create, 409)
+
+
+@pytest.mark.parametrize("values", [["cross", "dot"]])
+def test_conditions(connection: sigopt.Connection, values: list[str]) -> None:
+    parameters = [LAYERS, {"name": "rank", "type": "int", "bounds": {"min": 1, "max": 4}, "conditions": {"arch": ["cross"]}}]
+    created = connection.experiments().create(
+        **definition(parameters=parameters, conditionals=[{"name": "arch", "values": values}])
+    )
+    suggestions = connection.experiments(created.id).suggestions()
+    served = [suggestions.create().assignments for _ in range(8)]
+    assert {one["arch"] for one in served} == set(values)
+    assert all(("rank" in one) == (one["arch"] == "cross") for one in served)
+    refused(
+        lambda: suggestions.create(assignments={"layers": 1, "arch": "dot", "rank": 2}), text="assignments.rank: must be absent"
+    )
