@@ -44,7 +44,7 @@ def keep_model(lake: Lake, spec: DatasetSpec, model: str, day: str, parent: str,
     _log.warning("%s/%s of %s: no rows to train on; the model of %s is kept", spec.name, stage, day, kept_from)
     rows = read_state(lake.partition(stage, spec.name, parent))["metadata"]["rows"]
     tables = {name: _unchanged(stats) for name, stats in manifest["tables"].items()}
-    report = TrainReport(0, 0, None, 0, 0.0, 0.0, 0.0, tables=tables)
+    report = TrainReport(0, 0, None, 0, 0.0, 0.0, 0.0, 0.0, tables=tables)
     folder = lake.partition(stage, spec.name, day)
     return TrainedDay(spec.name, model, day, folder, parent, recipe, report, 0, rows, manifest["digest"], kept_from)
 

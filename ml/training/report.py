@@ -52,6 +52,7 @@ class TrainReport:
         samples_per_second: Rows per second of all ranks, during this process's share of the pass.
         seconds_waiting: Seconds spent waiting for batches.
         seconds_computing: All other seconds.
+        cpu_seconds: CPU-seconds that this process spent, with all its threads.
         stopped_early: Whether the early-stopping target ended the pass.
         learning_rates: Learning rates of the last step.
         tables: This rank's statistics by table at the end of the pass.
@@ -64,6 +65,7 @@ class TrainReport:
     samples_per_second: float
     seconds_waiting: float
     seconds_computing: float
+    cpu_seconds: float
     stopped_early: bool = False
     learning_rates: dict[str, float] = field(default_factory=dict)
     tables: dict[str, TableStats] = field(default_factory=dict)
@@ -81,7 +83,7 @@ class PassMeter:
 
     def __init__(self, state: TrainState, batches: Iterable[Batch]) -> None:
         self._state, self._batches = state, batches
-        self._started, self._waiting = time.perf_counter(), 0.0
+        self._started, self._waiting, self._cpu_before = time.perf_counter(), 0.0, time.process_time()
         self._rows_before = state.running.rows if state.running else 0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -107,6 +109,7 @@ class PassMeter:
             samples_per_second=(running.rows - self._rows_before) / seconds,
             seconds_waiting=self._waiting,
             seconds_computing=seconds - self._waiting,
+            cpu_seconds=time.process_time() - self._cpu_before,
             stopped_early=stopped_early,
             learning_rates=last.learning_rates if last else {},
             tables=self._state.stats(),
@@ -158,6 +161,7 @@ class TrainedDay:
             "samples_per_second": report.samples_per_second,
             "seconds_waiting": report.seconds_waiting,
             "seconds_computing": report.seconds_computing,
+            "cpu_seconds": report.cpu_seconds,
         } | {f"learning_rate_{name}": rate for name, rate in report.learning_rates.items()}
         return {name: float(value) for name, value in metrics.items() if value is not None}
 

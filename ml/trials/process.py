@@ -1,0 +1,155 @@
+"""A trial in a process and a folder of its own: `python -m ml.trials.process FOLDER`.
+
+The folder holds `trial.json`, `log.txt`, one line of `scores.jsonl` for each scored day, and `result.json` once the trial is
+done. A trial whose `result.json` exists is not trained again, so a result that was not reported is not lost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ml.trials.trial import Trial, TrialResult, run_trial
+
+TRIAL, RESULT, SCORES, LOG = "trial.json", "result.json", "scores.jsonl", "log.txt"
+SECONDS_TO_STOP = 10.0
+_LOG_BYTES = 4000
+
+
+class TrialFailed(RuntimeError):
+    """The process of a trial failed; the message has the end of its log."""
+
+
+class TrialStopped(RuntimeError):
+    """The trial was stopped before its end, because it was not worth finishing."""
+
+
+def in_process(
+    trial: Trial,
+    folder: Path,
+    on_scores: Callable[[int, Mapping[str, Any]], bool] = lambda index, scores: False,
+    beat: Callable[[], None] = lambda: None,
+    seconds: float = 1.0,
+) -> TrialResult:
+    """Run a trial in a process of its own, on one core.
+
+    Args:
+        trial: The trial.
+        folder: Its folder. A result of the same trial in it is returned as it is; anything else in it is removed.
+        on_scores: Called with the number of each scored day, from 0, and its scores. If it returns True, the trial is stopped.
+        beat: Called every `seconds` while the trial runs.
+        seconds: How often to look for scores, and for the end.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        TrialFailed: The process failed.
+        TrialStopped: `on_scores` stopped it.
+    """
+    given = trial.to_json()
+    if (found := _result(folder, given)) is not None:
+        return found
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / TRIAL).write_text(json.dumps(given))
+    environment = os.environ | {name: str(trial.recipe.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    root = str(Path(__file__).parents[2])
+    environment |= {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": os.pathsep.join([root, *sys.path])}
+    with (folder / LOG).open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ml.trials.process", str(folder)], stdout=log, stderr=log, env=environment, cwd=folder
+        )
+        try:
+            _watch(process, folder, on_scores, beat, seconds)
+        finally:
+            _end(process)
+    if (found := _result(folder, given)) is None:
+        raise TrialFailed(f"the trial in {folder} ended with {_ending(process.returncode)}: {_end_of_log(folder)}")
+    return found
+
+
+def _watch(
+    process: subprocess.Popen[bytes],
+    folder: Path,
+    on_scores: Callable[[int, Mapping[str, Any]], bool],
+    beat: Callable[[], None],
+    seconds: float,
+) -> None:
+    reported, due = 0, time.monotonic() + seconds
+    while process.poll() is None:
+        time.sleep(0.05)
+        if time.monotonic() < due:
+            continue
+        due = time.monotonic() + seconds
+        beat()
+        for scores in _scores(folder)[reported:]:
+            reported += 1
+            if on_scores(reported - 1, scores):
+                raise TrialStopped(f"stopped after {reported} scored days")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(SECONDS_TO_STOP)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _result(folder: Path, trial: Mapping[str, Any]) -> TrialResult | None:
+    """Return the result of this trial, if its folder holds one."""
+    try:
+        if json.loads((folder / TRIAL).read_text()) == trial:
+            return TrialResult(**json.loads((folder / RESULT).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return None
+
+
+def _scores(folder: Path) -> list[dict[str, Any]]:
+    try:
+        lines = (folder / SCORES).read_text().split("\n")
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines[:-1]]  # the last one is incomplete until its newline is written
+
+
+def _ending(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+
+
+def _end_of_log(folder: Path) -> str:
+    text = (folder / LOG).read_bytes()[-_LOG_BYTES:].decode(errors="replace").strip()
+    return text.rpartition("\n")[2] or "its log is empty"
+
+
+def main(folder: Path) -> None:
+    """Run the trial of a folder and write its result."""
+    trial = Trial.from_json(json.loads((folder / TRIAL).read_text()))
+    with (folder / SCORES).open("w") as scores:
+
+        def on_day(day: Any) -> None:
+            if day.scores is not None:
+                scores.write(json.dumps({"day": day.day} | day.scores) + "\n")
+                scores.flush()
+
+        result = run_trial(trial, on_day)
+    partial = folder / f"{RESULT}.partial"
+    partial.write_text(json.dumps(asdict(result)))
+    partial.replace(folder / RESULT)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,132 @@
+"""One trial: a model trained from nothing on a window of days, and scored on the last of them before it is trained on each.
+
+A trial writes nothing to the lake, and trains on each day of its window once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ml.artifacts.weights import bytes_of
+from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake
+from ml.recipes.recipe import Recipe
+from ml.training.replay import Replay, ReplayedDay, replay
+
+SCORES = ("auc", "log_loss")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial trains on.
+
+    Attributes:
+        spec: The dataset.
+        recipe: How the model is trained.
+        days: The window, in order: days directly before the day that is served.
+        scored: The days of the window that are scored, the last ones.
+        lake: Root of the lake.
+    """
+
+    spec: DatasetSpec
+    recipe: Recipe
+    days: tuple[str, ...]
+    scored: tuple[str, ...]
+    lake: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain data, from which `from_json` builds an equal trial."""
+        return {
+            "spec": self.spec.model_dump(mode="json"),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "days": list(self.days),
+            "scored": list(self.scored),
+            "lake": self.lake,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Trial:
+        """Builds a trial from the data of `to_json`."""
+        spec, recipe = DatasetSpec.model_validate(data["spec"]), Recipe.model_validate(data["recipe"])
+        return cls(spec, recipe, tuple(data["days"]), tuple(data["scored"]), data["lake"])
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """Metrics of a trial.
+
+    Attributes:
+        auc: Mean AUC of the scored days; None if it is undefined on one of them.
+        log_loss: Mean log loss of the scored days; None as for `auc`.
+        training_time: CPU-seconds of the training loops of all days.
+        model_bytes: Size of the model after the last day, without what only training needs.
+        rows: Number of rows trained on.
+        by_day: `ml.metrics.summary` by scored day.
+    """
+
+    auc: float | None
+    log_loss: float | None
+    training_time: float
+    model_bytes: int
+    rows: int
+    by_day: Mapping[str, Mapping[str, Any]]
+
+    def values(self) -> dict[str, float]:
+        """Returns the metrics that are defined, by name."""
+        values = {name: getattr(self, name) for name in (*SCORES, "training_time", "model_bytes")}
+        return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def run_trial(trial: Trial, on_day: Callable[[ReplayedDay], None] | None = None) -> TrialResult:
+    """Run a trial in this process.
+
+    Args:
+        trial: The trial.
+        on_day: Called with the result of each day. It may raise to end the trial.
+
+    Returns:
+        Its metrics.
+
+    Raises:
+        MissingPartition: A day's data is not in the lake.
+        DivergedError: The loss is not finite.
+        ValueError: The days are not consecutive and ascending, or the days that are scored are not the last ones.
+    """
+    check_window(trial)
+    done = replay(
+        trial.spec, trial.days, Lake.at(trial.lake), trial.recipe, scored=trial.scored, train_last=False, on_result=on_day
+    )
+    return result_of(done)
+
+
+def check_window(trial: Trial) -> None:
+    """Checks that a trial trains on each day once, in order, and scores the last ones. Raises `ValueError`."""
+    known = trial.spec.days()
+    first = known.index(trial.days[0]) if trial.days and trial.days[0] in known else -1
+    if first < 0 or tuple(known[first : first + len(trial.days)]) != trial.days:
+        raise ValueError(f"days: expected consecutive days of {trial.spec.name}, each once, found {list(trial.days)}")
+    if not trial.scored or trial.days[-len(trial.scored) :] != trial.scored or len(trial.scored) >= len(trial.days):
+        raise ValueError(f"scored: expected the last of the days {list(trial.days)}, found {list(trial.scored)}")
+
+
+def result_of(done: Replay) -> TrialResult:
+    """Returns the metrics of a replay."""
+    by_day = {day.day: day.scores for day in done.days if day.scores is not None}
+    reports = [day.report for day in done.days if day.report is not None]
+    means = {name: _mean([scores[name] for scores in by_day.values()]) for name in SCORES}
+    return TrialResult(
+        auc=means["auc"],
+        log_loss=means["log_loss"],
+        training_time=sum(report.cpu_seconds for report in reports),
+        model_bytes=bytes_of(done.state.model),
+        rows=sum(report.rows for report in reports),
+        by_day=by_day,
+    )
+
+
+def _mean(values: list[Any]) -> float | None:
+    return None if not values or None in values else float(np.mean(values))

@@ -1,0 +1,70 @@
+"""A trial in a process of its own: its result survives, its failures are explained, and it can be stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from ml.lake import Lake
+from ml.trials.process import RESULT, SCORES, TrialFailed, TrialStopped, in_process
+from ml.trials.trial import Trial, run_trial
+from tests.helpers.training_days import made_spec, small_recipe, write_days
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def trial(lake: Lake) -> Trial:
+    days = tuple(write_days(lake, made_spec(), 3, 320))
+    return Trial(made_spec(), small_recipe(), days, days[-1:], str(lake.root))
+
+
+def test_a_process_has_the_result_of_the_trial_and_keeps_it(trial: Trial, tmp_path: Path) -> None:
+    result, here = in_process(trial, tmp_path / "one"), run_trial(trial)
+    assert asdict(result) | {"training_time": 0} == asdict(here) | {"training_time": 0}
+    assert [json.loads(line)["day"] for line in (tmp_path / "one" / SCORES).read_text().splitlines()] == list(trial.scored)
+    written = (tmp_path / "one" / RESULT).stat().st_mtime_ns
+    assert in_process(trial, tmp_path / "one") == result
+    assert (tmp_path / "one" / RESULT).stat().st_mtime_ns == written, "it was not trained again"
+    other = replace(trial, recipe=small_recipe(seed=7))
+    assert in_process(other, tmp_path / "one").auc != result.auc, "another trial does not get the result"
+
+
+def test_a_failure_has_the_reason(trial: Trial, tmp_path: Path) -> None:
+    with pytest.raises(TrialFailed, match=r"exit status 1.*2026-01-02|exit status 1.*not in the lake"):
+        in_process(replace(trial, lake=str(tmp_path / "empty")), tmp_path / "two")
+
+
+def test_a_killed_process_is_a_failure_and_leaves_no_result(trial: Trial, tmp_path: Path) -> None:
+    def kill() -> None:
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (process / "cmdline").read_text()
+            except OSError:
+                continue
+            if "ml.trials.process" in command and str(tmp_path) in command:
+                os.kill(int(process.name), signal.SIGKILL)
+
+    with pytest.raises(TrialFailed, match="signal SIGKILL"):
+        in_process(trial, tmp_path / "three", beat=kill, seconds=0.1)
+    assert not (tmp_path / "three" / RESULT).exists()
+
+
+def test_scores_can_stop_a_trial(lake: Lake, tmp_path: Path) -> None:
+    days = tuple(write_days(lake, made_spec(), 5, 20_000))
+    trial = Trial(made_spec(), small_recipe(batch_size=8), days, days[-4:], str(lake.root))
+    seen: list[int] = []
+
+    def stop(index: int, scores: object) -> bool:
+        seen.append(index)
+        return True
+
+    with pytest.raises(TrialStopped, match="after 1 scored"):
+        in_process(trial, tmp_path / "four", on_scores=stop, seconds=0.05)
+    assert seen == [0]
+    assert not (tmp_path / "four" / RESULT).exists()

@@ -1,0 +1,77 @@
+"""A trial trains on each day of its window once, scores only days it has not seen, and writes nothing to the lake."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ml.datasets.reader import BlockReader
+from ml.lake import Lake
+from ml.training.replay import replay
+from ml.trials.trial import Trial, run_trial
+from tests.helpers.training_days import made_spec, small_recipe, write_days
+
+
+@pytest.fixture
+def trial(lake: Lake) -> Trial:
+    days = tuple(write_days(lake, made_spec(), 4, 320))
+    return Trial(made_spec(), small_recipe(), days, days[-2:], str(lake.root))
+
+
+def test_the_scores_are_those_of_a_replay(trial: Trial, lake: Lake) -> None:
+    result = run_trial(trial)
+    replayed = replay(made_spec(), trial.days, lake, trial.recipe, scored=trial.scored, train_last=False)
+    assert result.by_day == {day.day: day.scores for day in replayed.days if day.scores}
+    assert result.auc == pytest.approx(sum(s["auc"] for s in result.by_day.values()) / 2)
+    assert result.rows == 3 * 320  # the last day is scored only
+    assert result.training_time > 0 < result.model_bytes
+    assert result.values().keys() == {"auc", "log_loss", "training_time", "model_bytes"}
+
+
+def test_a_trial_leaves_the_lake_as_it_is(trial: Trial, lake: Lake) -> None:
+    def files() -> dict[str, float]:
+        return {str(path): path.stat().st_mtime_ns for path in Path(lake.root.path).rglob("*")}
+
+    before = files()
+    run_trial(trial)
+    assert files() == before
+
+
+def test_each_day_is_read_for_training_once_and_in_order(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[str, int]] = []
+    original = BlockReader.__init__
+
+    def record(self: BlockReader, lake: Lake, spec: object, days: list[str], **options: object) -> None:
+        read.extend((day, int(str(options["batch_size"]))) for day in days)
+        original(self, lake, spec, days, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(BlockReader, "__init__", record)
+    run_trial(trial)
+    assert [day for day, batch in read if batch == trial.recipe.batch_size] == list(trial.days[:-1])
+
+
+@pytest.mark.parametrize(
+    ("days", "scored", "message"),
+    [
+        ([0, 1, 1, 2], [2], "each once"),
+        ([0, 2, 3], [3], "consecutive"),
+        ([2, 1, 0], [0], "consecutive"),
+        ([], [], "consecutive"),
+        ([0, 1, 2], [], "the last of the days"),
+        ([0, 1, 2], [1], "the last of the days"),
+        ([0, 1], [0, 1], "the last of the days"),
+    ],
+)
+def test_a_window_that_would_train_on_a_day_twice_is_refused(
+    trial: Trial, days: list[int], scored: list[int], message: str
+) -> None:
+    wrong = replace(trial, days=tuple(trial.days[n] for n in days), scored=tuple(trial.days[n] for n in scored))
+    with pytest.raises(ValueError, match=message):
+        run_trial(wrong)
+
+
+def test_a_trial_as_json_is_the_same_trial(trial: Trial) -> None:
+    assert Trial.from_json(json.loads(json.dumps(trial.to_json()))) == trial
