@@ -13,7 +13,7 @@ Width = Annotated[int, Field(ge=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1, description="Probability that training drops an output of a hidden layer.")]
 
 
-_CHANGEABLE = {"dropout", "temperature", "loss", "uniform_negatives", "logq_correction"}
+CHANGEABLE = {"dropout", "temperature", "loss", "uniform_negatives", "logq_correction"}
 """Keys that do not affect the shapes of a model, so that they can change from one day to the next."""
 
 
@@ -33,7 +33,7 @@ class _Model(Strict):
     @property
     def shape(self) -> dict[str, Any]:
         """The keys that determine the shapes of a trained model."""
-        rates = self.model_dump(mode="json", exclude=_CHANGEABLE)
+        rates = self.model_dump(mode="json", exclude=CHANGEABLE)
         return {name: value["kind"] if name == "wide_optimizer" else value for name, value in rates.items()}
 
 

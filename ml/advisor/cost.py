@@ -1,0 +1,232 @@
+"""Predicts the time and memory of training a day, from a recipe, a profile of the data, and a calibration of the machine.
+
+The time is a sum of terms, each the number of units of some work in the day (`terms`) times the seconds that one unit takes on
+this machine (`ml.advisor.calibration` measures them by training small models). The memory is a sum of what the code allocates.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ml.advisor.dense_part import dense_part, visible
+from ml.advisor.workload import Workload
+from ml.embeddings.collisionless.hash_map import slots_for
+from ml.embeddings.collisionless.row_layout import width_of
+from ml.embeddings.optimizers import RowOptimizer
+from ml.models.crosses import cross_name
+from ml.recipes.models import WideDeepRecipe
+from ml.recipes.recipe import Recipe
+from ml.recipes.tables import CollisionlessTable, CompositionalTable, SharedTable
+from ml.schema import FeatureSchema
+
+WORD, SLOT = 4, 16  # bytes of a float32, and of a slot of the hash map
+DENSE_COPIES = 5  # weights, gradients, two moments of Adam, and a copy while a snapshot is written
+ACTIVATION_COPIES = 6  # values of the forward pass, their gradients, and intermediate results
+FIXED_BYTES = 12  # of a fixed row beside its weights: accumulator, step of the last update, and seed of the first weights
+FACTOR = 1.5  # a prediction is close if it is within this factor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What training a day is predicted to take.
+
+    Attributes:
+        seconds: Seconds of one core for the pass over the day.
+        peak_bytes: Peak of the training process's memory.
+        table_bytes: Bytes of each table with its optimizer state and index, at the end of the day.
+        terms: Seconds by term, the largest first.
+    """
+
+    seconds: float
+    peak_bytes: float
+    table_bytes: Mapping[str, float] = field(default_factory=dict)
+    terms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A prediction beside what was measured.
+
+    Attributes:
+        quantity: What was predicted, with its unit.
+        predicted: The prediction.
+        took: What was measured.
+    """
+
+    quantity: str
+    predicted: float
+    took: float
+
+    @property
+    def factor(self) -> float:
+        """The larger of the two divided by the smaller."""
+        low, high = sorted((self.predicted, self.took))
+        return high / low if low > 0 else float("inf")
+
+    @property
+    def close(self) -> bool:
+        """Whether the prediction is within `FACTOR` of the measurement."""
+        return self.factor <= FACTOR
+
+
+def terms(recipe: Recipe, schema: FeatureSchema, workload: Workload) -> dict[str, float]:
+    """Count the work of a day.
+
+    Args:
+        recipe: The recipe.
+        schema: The features of the dataset.
+        workload: The day.
+
+    Returns:
+        Number of units by term:
+
+        - `steps`: optimizer steps; `step_features`, `step_layers` and `step_collections`: steps times the number of sparse
+          features, of linear layers, and of collections of tables beyond the first
+        - `parameters`: steps times dense parameters
+        - `flops_float32` or `flops_bfloat16`: multiplications and additions of matrix products
+        - `elements`: values that the dense part writes
+        - `lookups`, `lookup_words`: ids that are looked up in collisionless tables, and weights that they read
+        - `fixed_lookups`, `fixed_words`: the same for tables with a fixed number of rows
+        - `new_rows`: rows that are admitted to collisionless tables
+        - `values`: values that the reader decodes
+    """
+    own = visible(recipe, schema)
+    dense, model = dense_part(recipe, schema), recipe.model
+    steps = -(-workload.rows // recipe.batch_size)
+    rows = workload.model_rows(recipe) + steps * getattr(model, "uniform_negatives", 0)
+    found: defaultdict[str, float] = defaultdict(
+        float,
+        steps=steps,
+        step_layers=steps * len(dense.layers),
+        parameters=steps * dense.parameters,
+        elements=rows * dense.elements,
+    )
+    flops = rows * dense.flops
+    if getattr(model, "loss", None) == "softmax":  # each clicked row's logits of all items of the step
+        pairs = workload.positives * (workload.positives + steps * getattr(model, "uniform_negatives", 0)) / max(steps, 1)
+        flops += 6 * pairs * getattr(model, "out", 0)
+        found["elements"] += pairs
+    found[f"flops_{recipe.precision}"] = flops
+    kinds = set()
+    for feature in own.sparse:
+        table, lookups = recipe.tables.of(feature), workload.lookups(recipe, feature)
+        growing = isinstance(table, CollisionlessTable | SharedTable)
+        kinds.add("collisionless" if growing else table.kind)
+        _add_lookups(found, "lookup" if growing else "fixed", lookups * _parts(table), model.embedding_dim)
+        found["new_rows"] += workload.new_rows(recipe, feature)
+    found["step_features"] = steps * len(own.sparse)
+    if isinstance(model, WideDeepRecipe):
+        for feature in own.sparse:
+            _add_lookups(found, "lookup", workload.lookups(recipe, feature), 1)
+            found["new_rows"] += workload.new_rows(recipe, feature)
+        crossed = sum(_crossed_rows(workload, pair) for pair in model.crosses)
+        _add_lookups(found, "lookup", workload.rows * len(model.crosses), 1)
+        found["new_rows"] += crossed * workload.rows / max(crossed + workload.rows, 1)
+        found["step_features"] += steps * (len(own.sparse) + len(model.crosses))
+    found["step_collections"] = steps * (len(kinds) - 1 + isinstance(model, WideDeepRecipe))
+    read = sum(load.lookups for load in workload.features.values())
+    found["values"] = workload.rows * len(schema.dense) + read
+    return dict(found)
+
+
+def predict(
+    recipe: Recipe,
+    schema: FeatureSchema,
+    workload: Workload,
+    rates: Mapping[str, float],
+    base_bytes: float,
+) -> Prediction:
+    """Predict the time and memory of training a day.
+
+    Args:
+        recipe: The recipe.
+        schema: The features of the dataset.
+        workload: The day.
+        rates: Seconds per unit of each term; see `ml.advisor.calibration`.
+        base_bytes: Memory of a process that trains an empty model.
+
+    Returns:
+        The prediction, for one process.
+    """
+    seconds = {name: units * rates.get(name, 0.0) for name, units in terms(recipe, schema, workload).items()}
+    tables = table_bytes(recipe, schema, workload)
+    dense = dense_part(recipe, schema)
+    growing = sum(size for name, size in tables.items() if _grows(recipe, name))
+    peak = base_bytes + sum(tables.values()) + growing  # a snapshot copies the rows of growing tables, as growth does
+    peak += WORD * DENSE_COPIES * dense.parameters
+    peak += WORD * ACTIVATION_COPIES * min(recipe.batch_size, workload.rows) * dense.elements
+    ordered = dict(sorted(seconds.items(), key=lambda item: -item[1]))
+    return Prediction(sum(seconds.values()), peak, tables, ordered)
+
+
+def table_bytes(recipe: Recipe, schema: FeatureSchema, workload: Workload) -> dict[str, float]:
+    """Return the predicted bytes of each table at the end of the day, with optimizer state and index."""
+    own, dim, found = visible(recipe, schema), recipe.model.embedding_dim, {}
+    rows = {feature: workload.table_rows(recipe, feature) for feature in own.sparse}
+    growing = _growing_bytes(rows, width_of(dim, RowOptimizer(recipe.table_optimizer.kind).words(dim)))
+    for feature in own.sparse:
+        table = recipe.tables.of(feature)
+        if isinstance(table, CollisionlessTable):
+            found[feature] = growing[feature]
+            waiting = workload.features[feature].ids - workload.table_rows(recipe, feature) if table.min_count > 1 else 0
+            found[feature] += SLOT * 1.5 * max(waiting, 0) * (table.filter != "probabilistic")
+        elif isinstance(table, CompositionalTable):
+            found[feature] = table.rows * (WORD * (table.dim or dim) + FIXED_BYTES)
+        elif not isinstance(table, SharedTable):
+            found[feature] = table.rows * (WORD * dim + FIXED_BYTES)
+    if isinstance(recipe.model, WideDeepRecipe):
+        rows = {f"wide.{feature}": count for feature, count in rows.items()}
+        rows |= {f"wide.{cross_name(pair)}": _crossed_rows(workload, pair) for pair in recipe.model.crosses}
+        found |= _growing_bytes(rows, width_of(1, RowOptimizer(recipe.model.wide_optimizer.kind).words(1)))
+    return found
+
+
+def compare(
+    prediction: Prediction, metrics: Mapping[str, float], cpu_seconds: float | None = None, peak_bytes: float | None = None
+) -> list[Comparison]:
+    """Compare a prediction with what a trained day took.
+
+    Args:
+        prediction: The prediction.
+        metrics: The metrics in the manifest of the trained day.
+        cpu_seconds: Seconds of processor time of the pass, if they were measured. Without them, wall time is compared, which is
+            longer if other processes used the cores.
+        peak_bytes: Peak of the process's memory, if it was measured.
+
+    Returns:
+        The comparisons of time and of memory.
+    """
+    took = cpu_seconds if cpu_seconds is not None else metrics["seconds_computing"] + metrics["seconds_waiting"]
+    found = [Comparison("seconds of the pass", prediction.seconds, took)]
+    tables = sum(prediction.table_bytes.values())
+    found.append(Comparison("megabytes of tables", tables / 1e6, metrics["table_megabytes"]))
+    if peak_bytes is not None:
+        found.append(Comparison("megabytes at the peak", prediction.peak_bytes / 1e6, peak_bytes / 1e6))
+    return found
+
+
+def _add_lookups(found: defaultdict[str, float], name: str, lookups: float, dim: int) -> None:
+    found[f"{name}s" if name == "lookup" else f"{name}_lookups"] += lookups
+    found[f"{name}_words"] += lookups * dim
+
+
+def _parts(table: object) -> int:
+    return len(table.partitions.sizes) if isinstance(table, CompositionalTable) else 1
+
+
+def _grows(recipe: Recipe, table: str) -> bool:
+    return table.startswith("wide.") or isinstance(recipe.tables.of(table), CollisionlessTable)
+
+
+def _growing_bytes(rows: Mapping[str, float], width: int) -> dict[str, float]:
+    """Return the bytes of the tables of one store, whose hash map they share in proportion to their rows."""
+    total = sum(rows.values())
+    index = SLOT * slots_for(int(total)) / total if total else 0.0
+    return {name: count * (WORD * width + index) for name, count in rows.items()}
+
+
+def _crossed_rows(workload: Workload, pair: tuple[str, str]) -> float:
+    """Return a lower bound of the rows of a cross: the distinct ids of the feature that has more."""
+    return max((workload.features[name].ids for name in pair if name in workload.features), default=0.0)

@@ -1,0 +1,103 @@
+"""What a day of training has to do: rows, ids that are looked up, and rows that tables have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ml.advisor.profiles.profile import FeatureProfile, SparseProfile
+from ml.recipes.recipe import Recipe
+from ml.recipes.tables import CollisionlessTable
+from ml.schema import FeatureSchema
+
+
+@dataclass(frozen=True)
+class FeatureLoad:
+    """The ids of a sparse feature on a day.
+
+    Attributes:
+        lookups: Ids in the day's rows.
+        ids: Distinct ids of all days until the end of the day.
+        new: Distinct ids that occur on this day for the first time.
+        ids_by_count: Number of distinct ids that occur at least 1, 2, 4, 8, ... times over all days.
+    """
+
+    lookups: float
+    ids: float
+    new: float
+    ids_by_count: tuple[float, ...] = ()
+
+    def at_least(self, count: int) -> float:
+        """Return the number of ids that occur at least `count` times, interpolated on a logarithmic scale."""
+        if count <= 1 or not self.ids_by_count:
+            return self.ids
+        below = min(count.bit_length() - 1, len(self.ids_by_count) - 1)
+        above = min(below + 1, len(self.ids_by_count))
+        high = self.ids_by_count[above] if above < len(self.ids_by_count) else 0.0
+        part = count / (1 << below) - 1
+        return max(0.0, self.ids_by_count[below] + (high - self.ids_by_count[below]) * min(part, 1.0))
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A day of training.
+
+    Attributes:
+        rows: Rows of the day.
+        positives: Rows with label 1.
+        features: Ids by sparse feature.
+    """
+
+    rows: float
+    positives: float
+    features: Mapping[str, FeatureLoad] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, profile: FeatureProfile) -> Workload:
+        """Return the average day of a profile, after all of its days. Raises `ValueError` for a profile without rows."""
+        days = len(profile.days)
+        if not days or not profile.rows:
+            raise ValueError(f"the profile of {profile.dataset} has no rows")
+        features = {name: _load(sparse, days) for name, sparse in profile.sparse.items()}
+        return cls(profile.rows / days, profile.positives / days, features)
+
+    def model_rows(self, recipe: Recipe) -> float:
+        """Return the number of rows that the model computes: with `loss: softmax`, only those with label 1."""
+        return self.positives if getattr(recipe.model, "loss", None) == "softmax" else self.rows
+
+    def lookups(self, recipe: Recipe, feature: str) -> float:
+        """Return the number of ids of a feature that the model looks up in the day."""
+        share = self.model_rows(recipe) / self.rows
+        extra = 0.0
+        if feature in getattr(recipe.model, "item", ()):
+            extra = getattr(recipe.model, "uniform_negatives", 0) * self.rows / recipe.batch_size
+        load = self.features.get(feature)
+        return (load.lookups * share if load else 0.0) + extra
+
+    def table_rows(self, recipe: Recipe, feature: str) -> float:
+        """Return the number of rows of a feature's collisionless table at the end of the day.
+
+        Expiry is not considered, so this is what the table has before `ttl_seconds` has passed.
+        """
+        table, load = recipe.tables.of(feature), self.features.get(feature)
+        if load is None or not isinstance(table, CollisionlessTable):
+            return 0.0
+        found = load.at_least(table.min_count)
+        return min(found, table.max_rows) if table.max_rows else found
+
+    def new_rows(self, recipe: Recipe, feature: str) -> float:
+        """Return the number of rows that a feature's collisionless table admits on the day."""
+        load = self.features.get(feature)
+        return self.table_rows(recipe, feature) * load.new / load.ids if load and load.ids else 0.0
+
+
+def missing_features(workload: Workload, schema: FeatureSchema) -> list[str]:
+    """Return the sparse features of a schema of which the workload knows nothing."""
+    return [name for name in schema.sparse if name not in workload.features]
+
+
+def _load(sparse: SparseProfile, days: int) -> FeatureLoad:
+    counts = sparse.frequency
+    at_least = tuple(float(sum(counts[k:])) for k in range(len(counts)))
+    before = sparse.ids_by_day[-2] if len(sparse.ids_by_day) > 1 else 0
+    return FeatureLoad(sparse.occurrences / days, sparse.ids, max(sparse.ids - before, 0), at_least)

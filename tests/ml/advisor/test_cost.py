@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from ml.advisor.cost import Comparison, compare, predict, table_bytes, terms
+from ml.advisor.workload import FeatureLoad, Workload
+from ml.datasets.batch import Batch
+from ml.recipes.recipe import Recipe, load_recipe
+from ml.schema import FeatureSchema
+from ml.training.loop import train_step
+from ml.training.state import TrainState, new_state
+
+SCHEMA = FeatureSchema(dense=("age",), single=("user", "item", "hour"), multi=(), fingerprint="f")
+ROWS, IDS = 6000, 3000
+
+
+def trained(recipe: Recipe) -> TrainState:
+    """A state that has seen every id of each feature twice."""
+    state = new_state(recipe, SCHEMA)
+    state.begin_pass()
+    for _ in range(ROWS // IDS):
+        ids = torch.cat([torch.arange(2, IDS + 2) + 10**6 * table for table in range(3)])
+        sparse = KeyedJaggedTensor(list(SCHEMA.sparse), ids, lengths=torch.ones(3 * IDS, dtype=torch.int32))
+        labels = (torch.arange(IDS) % 2).float()
+        batch = Batch(torch.rand(IDS, 1), sparse, labels, torch.ones(IDS), torch.zeros(IDS, dtype=torch.int64))
+        train_step(state, batch, total_steps=1)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("dlrm", {}),
+        ("dlrm", {"model": {"embedding_dim": 64}, "table_optimizer": {"kind": "adam"}}),
+        ("dlrm", {"tables": {"features": {"hour": {"kind": "static", "rows": 4096}, "item": {"kind": "hashed", "rows": 999}}}}),
+        ("dlrm", {"tables": {"features": {"hour": {"kind": "compositional", "rows": 9000, "universe": 10**6}}}}),
+        ("wide_deep", {}),
+    ],
+)
+def test_bytes_of_tables_are_close_to_what_tables_report(name: str, overrides: dict) -> None:
+    recipe = load_recipe(name, overrides)
+    load = FeatureLoad(ROWS, IDS, IDS, (IDS, IDS))
+    predicted = table_bytes(recipe, SCHEMA, Workload(ROWS, ROWS / 2, dict.fromkeys(SCHEMA.sparse, load)))
+    measured = {table: stats.nbytes for table, stats in trained(recipe).stats().items()}
+    assert predicted.keys() == measured.keys()
+    assert sum(predicted.values()) == pytest.approx(sum(measured.values()), rel=0.25)
+
+
+def workload(rows: float = 1000) -> Workload:
+    return Workload(rows, rows / 4, dict.fromkeys(SCHEMA.sparse, FeatureLoad(rows, 100, 10, (100, 50))))
+
+
+def test_terms_count_the_work_of_a_day() -> None:
+    found = terms(load_recipe("dlrm", {"batch_size": 100}), SCHEMA, workload())
+    assert (found["steps"], found["step_features"], found["lookups"], found["lookup_words"]) == (10, 30, 3000, 48000)
+    assert (found["new_rows"], found["values"], found["step_collections"]) == (30, 4000, 0)
+    assert found["flops_float32"] > 0 and "flops_bfloat16" not in found
+    static = load_recipe("dlrm", {"batch_size": 100, "tables": {"features": {"hour": {"kind": "static", "rows": 32}}}})
+    found = terms(static, SCHEMA, workload())
+    assert (found["lookups"], found["fixed_lookups"], found["step_collections"]) == (2000, 1000, 10)
+
+
+def test_a_softmax_computes_clicked_rows_and_all_pairs_of_a_batch() -> None:
+    overrides = {"batch_size": 100, "model": {"user": ["user"], "item": ["item"], "uniform_negatives": 0}}
+    few = terms(load_recipe("two_tower", overrides), SCHEMA, workload())
+    more = terms(load_recipe("two_tower", overrides | {"batch_size": 1000}), SCHEMA, workload())
+    assert more["flops_float32"] - few["flops_float32"] == pytest.approx(6 * 64 * (250 * 250 - 250 * 25))
+    assert few["lookups"] == 500 and few["values"] == 4000  # the reader decodes what the model does not use
+
+
+def test_seconds_are_units_times_rates() -> None:
+    rates = {"steps": 0.5, "lookups": 0.001}
+    prediction = predict(load_recipe("dlrm", {"batch_size": 100}), SCHEMA, workload(), rates, base_bytes=10**9)
+    assert prediction.seconds == pytest.approx(10 * 0.5 + 3000 * 0.001)
+    assert next(iter(prediction.terms)) == "steps"
+    assert prediction.peak_bytes > 10**9 + sum(prediction.table_bytes.values())
+
+
+def test_comparison_with_a_trained_day() -> None:
+    prediction = predict(load_recipe("dlrm", {"batch_size": 100}), SCHEMA, workload(), {"steps": 0.5}, base_bytes=10**9)
+    metrics = {"seconds_computing": 5.0, "seconds_waiting": 1.0, "table_megabytes": 1.0}
+    seconds, tables = compare(prediction, metrics)
+    assert (seconds.predicted, seconds.took, seconds.factor, seconds.close) == (5.0, 6.0, pytest.approx(1.2), True)
+    assert not tables.close
+    assert compare(prediction, metrics, cpu_seconds=20.0, peak_bytes=1e9)[0].factor == 4.0
+    assert len(compare(prediction, metrics, peak_bytes=1e9)) == 3
+    assert Comparison("x", 0.0, 1.0).factor == float("inf") and not Comparison("x", 0.0, 1.0).close
