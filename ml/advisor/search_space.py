@@ -1,0 +1,168 @@
+"""What tuning searches, derived from advice: parameters around the advised values, constraints, metrics and budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ml.advisor.advice import Advice, Wishes
+from ml.advisor.draft import value_at
+from ml.advisor.rules import Rules, Searched, load_rules
+from ml.recipes.recipe import Recipe
+
+PER_PARAMETER = 10  # trials that SigOpt recommends for each parameter, at least
+STEPS = 50  # fewest steps of a day that a searched batch size leaves
+DECAY_AFTER_WARM_UP = {
+    "type": "greater_than",
+    "threshold": 0,
+    "terms": [{"name": "decay_start", "weight": 1}, {"name": "warm_up", "weight": -1}],
+}
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The search of one model, in SigOpt's terms.
+
+    Attributes:
+        parameters: SigOpt's parameters, each with the recipe key that it sets as `key`. Widths of layers are categories such as
+            `128-64`.
+        linear_constraints: SigOpt's constraints.
+        metrics: SigOpt's metrics.
+        observation_budget: Number of trials.
+        parallel_bandwidth: Number of trials at a time.
+        warnings: What makes the search unlikely to succeed.
+    """
+
+    parameters: tuple[dict[str, Any], ...]
+    linear_constraints: tuple[dict[str, Any], ...]
+    metrics: tuple[dict[str, Any], ...]
+    observation_budget: int
+    parallel_bandwidth: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def section(self) -> dict[str, Any]:
+        """The section `sigopt` of a recipe."""
+        return {
+            "parameters": list(self.parameters),
+            "linear_constraints": list(self.linear_constraints),
+            "metrics": list(self.metrics),
+            "observation_budget": self.observation_budget,
+            "parallel_bandwidth": self.parallel_bandwidth,
+        }
+
+
+def search_space(advice: Advice, wishes: Wishes | None = None, cores: float = 1.0, rules: Rules | None = None) -> SearchSpace:
+    """Derive what tuning searches from advice.
+
+    The advised value of each parameter is within its bounds or among its values, grids ascend, and learning rates are searched
+    on a logarithmic scale, between bounds within which no batch size of the search diverges.
+
+    Args:
+        advice: The advice.
+        wishes: The user's wishes: a limit of seconds becomes the threshold of the training time.
+        cores: Number of cores for trials, each of which uses one.
+        rules: The rules; by default, Evergreen's.
+
+    Returns:
+        The search space.
+
+    Example:
+        >>> from ml.advisor.advise import advise
+        >>> from ml.advisor.hardware import Hardware
+        >>> from ml.catalog.load import load_catalog
+        >>> space = search_space(advise(load_catalog()["criteo"], "dlrm", None, Hardware("a processor", 2, 8 << 30)))
+        >>> space.parameters[0]["name"], space.parameters[0]["transformation"]
+        ('dense_lr', 'log')
+    """
+    wishes, rules = wishes or Wishes(), rules or load_rules()
+    searched = [one for one in rules.search if advice.recipe.model.kind in one.models]
+    grids = {one.key: _grid(one, advice) for one in searched if one.grid}
+    parameters = tuple(found for one in searched if (found := _parameter(one, advice, rules, grids)))
+    names = {parameter["name"] for parameter in parameters}
+    constraints = (DECAY_AFTER_WARM_UP,) if {"decay_start", "warm_up"} <= names else ()
+    budget = PER_PARAMETER * len(parameters) if wishes.trials is None else wishes.trials
+    return SearchSpace(
+        parameters,
+        constraints,
+        tuple(_metrics(wishes)),
+        budget,
+        wishes.parallel or max(1, int(cores)),
+        tuple(_warnings(budget, len(parameters))),
+    )
+
+
+def _parameter(one: Searched, advice: Advice, rules: Rules, grids: dict[str, tuple[int, ...]]) -> dict[str, Any] | None:
+    """Return a parameter; None if the recipe has no value for it, or there is only one to try."""
+    value = value_at(advice.recipe.model_dump(mode="json"), one.key)
+    common = {"name": one.name, "key": one.key}
+    if value is None:
+        return None
+    if one.factor:
+        low, high = _within(rules, one.key, advice.recipe, grids, value / one.factor, value * one.factor)
+        if not 0 < low < high:
+            return None
+        return common | {"type": "double", "bounds": {"min": min(low, value), "max": max(high, value)}, "transformation": "log"}
+    if one.range:
+        low, high = min(one.range[0], value), max(one.range[1], value)
+        whole = one.type == "int"
+        return common | {
+            "type": one.type,
+            "bounds": {"min": int(low), "max": int(high)} if whole else {"min": low, "max": high},
+        }
+    if one.grid:
+        grid = grids[one.key]
+        return common | {"type": "int", "grid": list(grid)} if len(grid) > 1 else None
+    own = "-".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+    if one.shapes:
+        fits = advice.recipe.model.embedding_dim if one.key == "model.bottom" else 0
+        values = ["-".join(map(str, shape)) for shape in rules.lists[one.shapes] if shape[-1] >= fits]
+    else:
+        values = list(one.values)
+    values = list(dict.fromkeys([*values, own]))
+    return common | {"type": "categorical", "categorical_values": values} if len(values) > 1 else None
+
+
+def _grid(one: Searched, advice: Advice) -> tuple[int, ...]:
+    """Return the values that fit the data, in ascending order, with the advised one among them."""
+    value, values = value_at(advice.recipe.model_dump(mode="json"), one.key), set(one.grid)
+    if value is None:
+        return ()
+    if one.key == "batch_size":
+        # Without a profile, the number of rows is unknown, so only sizes near the advised one are searched.
+        most = advice.rows / STEPS if advice.rows else 2 * value
+        values = {size for size in values if value / 4 <= size <= most}
+    return tuple(sorted(values | {value}))
+
+
+def _within(
+    rules: Rules, key: str, recipe: Recipe, grids: dict[str, tuple[int, ...]], low: float, high: float
+) -> tuple[float, float]:
+    """Return the part of a range that is safe with every batch size that is searched."""
+    data = recipe.model_dump(mode="json")
+    for bound in rules.bounds:
+        if bound.key != key:
+            continue
+        for size in grids.get("batch_size", (recipe.batch_size,)):
+            known = {name: value_at(data | {"batch_size": size}, name.removeprefix("recipe.")) for name in bound.names}
+            limits = bound.of(known)
+            if limits is not None:
+                low, high = max(low, limits[0]), min(high, limits[1])
+    return low, high
+
+
+def _metrics(wishes: Wishes) -> Iterator[dict[str, Any]]:
+    name, threshold = wishes.target or ("auc", None)
+    quality: dict[str, Any] = {"name": name, "objective": "maximize" if name == "auc" else "minimize", "strategy": "optimize"}
+    yield quality if threshold is None else quality | {"threshold": threshold}
+    time: dict[str, Any] = {"name": "training_time", "objective": "minimize"}
+    yield time | ({"strategy": "store"} if wishes.seconds is None else {"strategy": "optimize", "threshold": wishes.seconds})
+
+
+def _warnings(budget: int, parameters: int) -> Iterator[str]:
+    if budget < PER_PARAMETER * parameters:
+        yield (
+            f"observation_budget: {budget} trials are few for {parameters} parameters: search fewer, or allow "
+            f"{PER_PARAMETER * parameters} trials"
+        )

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ml.advisor.rules import KINDS, RULES, Rules, load_rules
+from ml.catalog.load import CatalogError
+from ml.recipes.recipe import RECIPES
+
+RULE = {"name": "mine", "set": {"batch_size": 512}, "reason": "Because it is so, and always was.", "source": "a study"}
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "mine.yaml").write_text(text)
+    return folder / "mine.yaml"
+
+
+def rule(folder: Path, **changes: object) -> Path:
+    import yaml
+
+    return write(folder, yaml.safe_dump({"rules": [{**RULE, **changes}]}))
+
+
+def test_the_shipped_rules_are_about_every_kind_of_model() -> None:
+    rules = load_rules()
+    assert set(KINDS) == {path.stem for path in RECIPES.glob("*.yaml")}
+    for kind in KINDS:
+        assert sum(kind in rule.models for rule in rules.rules) > 10
+
+
+def test_a_users_file_adds_rules_and_replaces_those_of_the_same_name(tmp_path: Path) -> None:
+    shipped = load_rules()
+    added = load_rules(rule(tmp_path))
+    assert [r.name for r in added.rules] == [*(r.name for r in shipped.rules), "mine"]
+    replaced = load_rules(rule(tmp_path, name="batch_size"))
+    assert [r.name for r in replaced.rules] == [r.name for r in shipped.rules]
+    assert next(r for r in replaced.rules if r.name == "batch_size").set == {"batch_size": 512}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"when": "rowz > 1"}, r"rules\.0\.when: rule mine: there is no quantity 'rowz'"),
+        ({"when": "ids > 1"}, r"rules\.0\.when: rule mine: there is no quantity 'ids'"),
+        ({"when": "rows >"}, r"rules\.0\.when: rule mine: 'rows >' is not an expression"),
+        ({"when": "__import__('os')"}, r"rules\.0\.when: rule mine: .* is not a call of one of"),
+        ({"when": "recipe.batchsize > 1"}, r"rules\.0\.when: rule mine: there is no quantity 'recipe.batchsize'"),
+        ({"when": "table.rows > 1"}, r"rules\.0\.when: rule mine: there is no quantity 'table.rows'"),
+        ({"when": "len(lists.tpos) > 1"}, r"rule mine: there is no list 'tpos'"),
+        ({"set": {"batchsize": 1}}, r"rules\.0\.set\.batchsize: rule mine: there is no recipe key 'batchsize'"),
+        ({"set": {"model.topp": [1]}}, r"rules\.0\.set\.model\.topp: rule mine: there is no recipe key"),
+        ({"set": {"table.kind": "static"}}, r"rules\.0\.set\.table\.kind: rule mine: there is no recipe key"),
+        ({"for": "table", "set": {"table.knd": "static"}}, r"rules\.0\.set\.table\.knd: rule mine: there is no recipe key"),
+        ({"compute": {"batch_size": "rowz"}}, r"rules\.0\.compute\.batch_size: rule mine: there is no quantity 'rowz'"),
+        ({"models": ["dlrn"]}, r"rules\.0\.models: rule mine: expected some of"),
+        ({"reason": "It has {rowz} rows, therefore so."}, r"rules\.0\.reason: rule mine: there is no quantity 'rowz'"),
+        ({"reason": "It has {rows rows, therefore so."}, r"rules\.0\.reason: rule mine: "),
+        ({"for": "dense_feature"}, r"rules\.0\.set: rule mine: dense features have no recipe keys"),
+        ({"set": {}}, r"rules\.0: rule mine: expected set, compute or suggest"),
+        ({"because": "x"}, r"rules\.0\.because: unknown key"),
+        ({"source": ""}, r"rules\.0\.source: "),
+    ],
+)
+def test_errors_name_file_rule_and_key(tmp_path: Path, changes: dict[str, object], expected: str) -> None:
+    with pytest.raises(CatalogError, match=expected) as raised:
+        load_rules(rule(tmp_path, **changes))
+    assert str(raised.value).startswith(str(tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("lists: {tops: [[64], [128, 64]]}", r"lists\.tops: expected different shapes, from large to small"),
+        (
+            "search: [{name: a, key: batch_size, factor: 2, grid: [1, 2]}]",
+            r"search\.0: parameter a: expected one of factor, range",
+        ),
+        ("search: [{name: a, key: batchsize, factor: 2}]", r"search\.0\.key: parameter a: there is no recipe key"),
+        ("search: [{name: a, key: schedule.warm_up, range: [1, 0]}]", r"search\.0\.range: parameter a: expected two ascending"),
+        (
+            "bounds: [{key: batch_size, low: '1', high: rows, reason: It diverges above this value., source: a study}]",
+            r"bounds\.0\.high: bound of batch_size: there is no quantity 'rows'",
+        ),
+        ("- 1", "expected keys with values at the top"),
+    ],
+)
+def test_errors_of_other_parts_name_them_too(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(CatalogError, match=expected):
+        load_rules(write(tmp_path, text))
+
+
+def test_two_rules_of_one_file_cannot_have_the_same_name() -> None:
+    with pytest.raises(ValueError, match="two have the name mine"):
+        Rules.model_validate({"rules": [RULE, RULE]})
+
+
+def test_no_rule_and_no_recipe_key_asks_for_a_second_pass() -> None:
+    text = RULES.read_text()
+    assert "epochs" not in text and "passes:" not in text
+    from ml.advisor.recipe_keys import of_recipe
+
+    assert not any(of_recipe(key) for key in ("epochs", "passes", "schedule.epochs"))
