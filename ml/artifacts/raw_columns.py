@@ -161,6 +161,11 @@ def _as_read(name: str, column: pa.Array, kind: pa.DataType, unit: str = "us") -
     return typed.values
 
 
+def _trimmed(texts: pa.Array) -> pa.Array:
+    """Numbers and flags as texts, without the blanks and tabs around them that reading a log ignores."""
+    return pc.call_function("utf8_trim", [texts], pc.TrimOptions(" \t"))
+
+
 def typed_array(name: str, column: pa.Array, kind: pa.DataType, unit: str = "us") -> pa.Array:
     """Cast an Arrow column to its declared type; dictionaries of that type are kept. Raises `TypeError`, naming the column.
 
@@ -178,7 +183,7 @@ def typed_array(name: str, column: pa.Array, kind: pa.DataType, unit: str = "us"
         if len(numbers) and bool((np.abs(numbers) >= _exact(numbers.dtype.type)).any()):
             raise TypeError(_ambiguous(name, kind))
     try:
-        return column.cast(kind)
+        return (_trimmed(column) if pa.types.is_string(held) and column.type == held else column).cast(kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise TypeError(f"column {name!r}: declared {kind}: {error}") from error
 
@@ -194,7 +199,7 @@ def typed_series(name: str, column: Any, kind: pa.DataType, null_tokens: pa.Arra
             inferred = pd.api.types.infer_dtype(values) if _is_scalar(kind) and not pa.types.is_string(kind) else ""
             if inferred == "string":
                 texts = pa.array(values, pa.string(), from_pandas=True)
-                return (texts if null_tokens is None else without_null_tokens(texts, null_tokens)).cast(kind)
+                return _trimmed(texts if null_tokens is None else without_null_tokens(texts, null_tokens)).cast(kind)
             if pa.types.is_integer(kind) and inferred in _TEMPORAL:
                 return _as_read(name, pa.array(column, from_pandas=True), kind, unit)
         elif pa.types.is_string(kind) and values.dtype.kind in "iuf":

@@ -48,9 +48,9 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "time": (1_767_225_600 + np.sort(rng.integers(0, 86_400, ROWS))).astype(str),
-            "who": rng.choice(["", "NA", "7", "-12", "9007199254740993"], ROWS),
+            "who": rng.choice(["", "NA", "7", "-12", " 7", "8 ", "9007199254740993"], ROWS),
             "word": rng.choice(["", "NA", "-", "nan", "None", "n/a", " x", "x", "ä", "東京", "1.0", "1"], ROWS),
-            "price": rng.choice(["", "NA", "-", "0", "-0.0", "1e-3", "12.5"], ROWS),
+            "price": rng.choice(["", "NA", "-", "0", "-0.0", "1e-3", "12.5", " 12.5 "], ROWS),
             "member": rng.choice(["", "NA", "true", "false"], ROWS),
             "clicked": rng.choice(["0", "1"], ROWS),
         }
