@@ -15,8 +15,8 @@ Severity = Literal["error", "warning"]
 class Band(Strict):
     """Allowed range of a statistic, and how severe it is to be outside.
 
-    A share of rows that is outside, but no further than sampling noise explains (one-sided binomial test, p >= 0.001), is a
-    warning whatever the severity. On small days, a few rows can therefore not block.
+    A share of rows, a number of rows or a drift that is outside, but no further than sampling noise explains (one-sided test,
+    p >= 0.001), is a warning whatever the severity. On small days, a few rows can therefore not block.
     """
 
     min: Float | None = Field(default=None, description="Smallest allowed value; no lower bound by default.")

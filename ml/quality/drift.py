@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml.quality.histogram import Histogram
+from ml.quality.noise import Drift
 
 NOISE = 0.02  # tolerated index between two samples of the same distribution
 SMOOTHING = 0.5  # ids added to each bucket, so that the logarithm of an empty one is finite
@@ -15,7 +16,7 @@ SMOOTHING = 0.5  # ids added to each bucket, so that the logarithm of an empty o
 Counts = npt.NDArray[np.float64]
 
 
-def population_stability_index(today: Histogram, before: Sequence[Histogram], vocabulary: bool = False) -> float | None:
+def population_stability_index(today: Histogram, before: Sequence[Histogram], vocabulary: bool = False) -> Drift | None:
     """Computes the population stability index (Siddiqi, 2006), `Σ (p - q) ln(p / q)` over buckets.
 
     p are the shares of today's ids in each bucket (missing, out of vocabulary, and the buckets of values), and q the shares of
@@ -43,7 +44,7 @@ def population_stability_index(today: Histogram, before: Sequence[Histogram], vo
     if buckets < 2:
         return None
     p, q = _shares([today], buckets), _shares(days, buckets)
-    return float(np.sum((p - q) * np.log(p / q)))
+    return Drift(float(np.sum((p - q) * np.log(p / q))), len(p), 1 / n + 1 / m)
 
 
 def _shares(days: Sequence[Histogram], buckets: int) -> Counts:

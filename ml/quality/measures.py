@@ -15,7 +15,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.features.column_profile import ColumnProfile
 from ml.logs.quarantine import damaged_file
 from ml.quality.drift import population_stability_index
-from ml.quality.noise import Share
+from ml.quality.noise import Ratio, Share
 from ml.quality.profile import Profile
 from ml.schema import ARROW_TYPES, arrow_schema
 from ml.stages import CLEANED_FEATURES, RAW_LOGS
@@ -86,9 +86,9 @@ def _share(count: str) -> Measure:
 
 def _volume(evidence: Evidence) -> Mapping[str, Value]:
     usual = median(p.rows for p in evidence.recent.values()) if evidence.recent else 0
-    if not usual:
-        return {DAY: None if evidence.today.rows else 0.0}
-    return {DAY: evidence.today.rows / usual}
+    if not usual and evidence.today.rows:
+        return {DAY: None}
+    return {DAY: Ratio(evidence.today.rows, usual)}
 
 
 def _quarantine_rate(evidence: Evidence) -> Mapping[str, Value]:

@@ -18,7 +18,7 @@ from ml.catalog.spec import DatasetSpec, Severity
 from ml.lake import Lake
 from ml.quality.contract import EQUAL, Expectation, contract
 from ml.quality.measures import Evidence, Pair, Value, measure
-from ml.quality.noise import Share
+from ml.quality.noise import Sampled
 from ml.quality.profiling import profile_day
 from ml.stages import CLEANED_FEATURES, MDS_DATASETS
 
@@ -33,7 +33,7 @@ class Verdict:
     Args:
         name: The expectation's name.
         passed: Whether it holds.
-        severity: `error` blocks downstream assets, `warning` does not. A share outside its band is only a warning if sampling
+        severity: `error` blocks downstream assets, `warning` does not. A value outside its band is only a warning if sampling
             noise explains it.
         observed: Values of the worst subjects, by subject.
         expected: The expected value or range.
@@ -207,10 +207,10 @@ def _verdict(e: Expectation, values: Mapping[str, Value], ruling: _Ruling | None
 
 
 def _is_noise(e: Expectation, values: Mapping[str, Value]) -> bool:
-    """Whether every value outside the band is a share of so few rows that sampling explains it."""
+    """Whether every value outside the band is from so few rows that sampling explains it."""
     low, high = e.kwargs.get("min_value"), e.kwargs.get("max_value")
     outside = [value for value in values.values() if not isinstance(value, float) or _beyond(e, value) > 0]
-    return bool(outside) and all(isinstance(value, Share) and value.is_noise(low, high) for value in outside)
+    return bool(outside) and all(isinstance(value, Sampled) and value.is_noise(low, high) for value in outside)
 
 
 def _worst(e: Expectation, values: Mapping[str, Value]) -> dict[str, str]:
@@ -226,7 +226,7 @@ def _worst(e: Expectation, values: Mapping[str, Value]) -> dict[str, str]:
 
 
 def _shown(value: float) -> str:
-    return f"{value:.6g} ({value.count} of {value.of})" if isinstance(value, Share) else f"{value:.6g}"
+    return f"{value:.6g} ({value.counts})" if isinstance(value, Sampled) and value.counts else f"{value:.6g}"
 
 
 def _beyond(e: Expectation, value: float) -> float:

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from ml.lake import Lake
-from ml.quality.noise import BLOCKS_BELOW, Share
+from ml.quality.drift import population_stability_index
+from ml.quality.histogram import histogram_of
+from ml.quality.noise import BLOCKS_BELOW, Drift, Ratio, Share
 from ml.quality.validate import Verdict, validate
 from tests.helpers.quality_days import DAYS, make_spec, write_raw
 
@@ -99,3 +101,51 @@ def test_a_warning_stays_a_warning(tmp_path: Path) -> None:
     band = {"quarantine_rate": {"max": 0.01, "severity": "warning"}}
     found = verdict_of(Lake.at(tmp_path), "quarantine_rate", 100, band, manifest={"quarantined": 900})
     assert (found.passed, found.severity) == (False, "warning") and "by chance" not in found.why
+
+
+@pytest.mark.parametrize("usual", [3, 20, 200, 2_000])
+def test_random_days_are_never_blocked_by_their_number_of_rows(usual: int) -> None:
+    """Poisson days, at the bounds of the band and far inside it, around a usual day that is itself a Poisson day."""
+    rng = np.random.default_rng(usual)
+    for bound, band in ((1.0, (1.0, 1.0)), (0.2, (0.2, 5.0)), (5.0, (0.2, 5.0))):
+        counts, before = rng.poisson(usual * bound, 2_000), rng.poisson(usual, 2_000)
+        blocked = [not Ratio(int(n), float(m)).is_noise(*band) for n, m in zip(counts, before, strict=True)]
+        assert np.mean(blocked) <= 4 * BLOCKS_BELOW
+    assert Ratio(0, 0.0).is_noise(0.2, 5.0)
+
+
+@pytest.mark.parametrize(("count", "usual"), [(0, 100), (2, 100), (400, 4_000), (9_000, 1_000), (90, 5)])
+def test_a_number_of_rows_far_outside_its_band_is_no_noise(count: int, usual: int) -> None:
+    assert not Ratio(count, float(usual)).is_noise(0.2, 5.0)
+
+
+@pytest.mark.parametrize("before", [2, 10, 2_000])
+@pytest.mark.parametrize("rows", [0, 1, 2, 100, 400])
+def test_the_volume_of_a_day(before: int, rows: int, tmp_path: Path) -> None:
+    lake, spec = Lake.at(tmp_path), make_spec(expectations={"volume": {"min": 0.2, "max": 5.0}})
+    write_raw(lake, spec, DAYS[0], None, before)
+    write_raw(lake, spec, DAYS[1], None, rows)
+    [found] = [v for v in validate(spec, "raw_logs", DAYS[1], lake).verdicts if v.name == "volume"]
+    assert found.passed == (0.2 <= rows / before <= 5)
+    blocks = {(2, 100), (2, 400), (10, 400), (2_000, 0), (2_000, 1), (2_000, 2), (2_000, 100)}
+    assert (not found.passed and found.severity == "error") == ((before, rows) in blocks)
+    assert found.observed == {"day": f"{rows / before:.6g} ({rows} rows, usually {before})"}
+
+
+@pytest.mark.parametrize("values", [2, 5, 60])
+@pytest.mark.parametrize("rows", [5, 200, 1_000, 5_000])
+def test_the_drift_of_a_random_day_is_noise(rows: int, values: int) -> None:
+    rng = np.random.default_rng(rows * values)
+    shares = rng.dirichlet(np.ones(values))
+    for _ in range(100):
+        today, before = (histogram_of(2 + rng.choice(values, n, p=shares)) for n in (rows, 3 * rows))
+        found = population_stability_index(today, [before])
+        assert found is None or found.is_noise(high=0.0)
+
+
+def test_a_drift_far_above_its_band_is_no_noise() -> None:
+    before = histogram_of(2 + np.arange(4_000) % 4)
+    today = histogram_of(np.full(400, 2))
+    found = population_stability_index(today, [before])
+    assert isinstance(found, Drift) and found > 1 and not found.is_noise(high=0.25)
+    assert pickle.loads(pickle.dumps(found)).scale == found.scale
