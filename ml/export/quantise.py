@@ -62,7 +62,7 @@ class Quantised:
     @property
     def lost(self) -> float:
         """Accuracy lost by quantising tables and layers."""
-        return self.before.lost(self.after)
+        return self.loss.value
 
 
 def quantise(model: nn.Module, choice: ExportRecipe, batch: Batch, corrected: bool = False) -> Quantised:
