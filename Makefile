@@ -26,8 +26,8 @@ help: ## List the targets
 need:
 	@bash scripts/need.sh $(PYTHON)
 
-demo: $(READY) ## Run the daily job and print its metrics (DATASET=criteo LOGS=<folder> for real logs)
-	@$(RUN) -m orchestration.demo $(DATASET) $(if $(LOGS),--logs "$(LOGS)")
+demo: $(READY) ## Run the daily job and print its metrics (DATASET=criteo LOGS=<folder> for real logs, FRESH=1 to run all days again)
+	@$(RUN) -m orchestration.demo $(DATASET) $(if $(LOGS),--logs "$(LOGS)") $(if $(FRESH),--fresh)
 
 test: $(READY) ## Run all tests, on every core
 	@$(RUN) -m pytest -n $(PROCESSES) --dist loadfile

@@ -15,7 +15,7 @@ from ml.recipes.changes import recipe_changes
 from ml.stages import EVALUATION_REPORTS, RAW_LOGS
 from orchestration.deployments import lake_root, landing_root
 from orchestration.replay import DayFailed, quiet_console, replay, the_dataset
-from orchestration.report_tables import metrics_table, ranking_table, recent_line
+from orchestration.report_tables import metrics_table, ranking_tables, recent_line
 
 log = logging.getLogger("evergreen")
 
@@ -55,7 +55,8 @@ def metrics_of(lake: Lake, spec: DatasetSpec, day: str) -> dict[str, Any]:
 @click.argument("dataset", default="synthetic")
 @click.option("--logs", help="Folder of the dataset's raw logs.")
 @click.option("--days", type=click.IntRange(min=2), help="Number of days; by default demo_days of the catalog.")
-def main(dataset: str, logs: str | None, days: int | None) -> None:
+@click.option("--fresh", is_flag=True, help="Run all days again, from the first, also those that are done.")
+def main(dataset: str, logs: str | None, days: int | None, fresh: bool) -> None:
     """Run the main job on the first days of DATASET, and print its metrics and the path of the report."""
     quiet_console()
     spec = the_dataset(dataset)
@@ -63,13 +64,13 @@ def main(dataset: str, logs: str | None, days: int | None) -> None:
     chosen = spec.days(last=spec.partitions.start.fromordinal(spec.partitions.start.toordinal() + 3650))
     chosen = chosen[: days or spec.demo_days]
     try:
-        ran = replay(spec, chosen)
+        ran = replay(spec, chosen, redo=fresh, fresh=fresh)
     except DayFailed as error:
         raise click.ClickException(str(error)) from error
     lake = Lake.at(lake_root())
     console = Console()
     metrics = {day: metrics_of(lake, spec, day) for day in chosen}
-    if (ranking := ranking_table(spec, metrics)) is not None:
+    for ranking in ranking_tables(spec, metrics):
         console.print(ranking)
     console.print(metrics_table(spec, metrics))
     console.print(
@@ -79,6 +80,8 @@ def main(dataset: str, logs: str | None, days: int | None) -> None:
     if recent := recent_line(spec, metrics[chosen[-1]]):
         console.print(recent, soft_wrap=True)
     console.print(f"{len(ran)} of {len(chosen)} days ran, {len(chosen) - len(ran)} were already done.")
+    if not ran:
+        console.print(f"To run them again: make demo DATASET={spec.name} FRESH=1", soft_wrap=True)
     for change in recipe_changes(spec, chosen, lake):
         console.print(change.describe(spec, chosen[-1]), soft_wrap=True)
     if outside := sum(lake.manifest(RAW_LOGS, spec.name, day).get("out_of_range", 0) for day in chosen):

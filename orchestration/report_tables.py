@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from ml.catalog.spec import DatasetSpec
 from ml.evaluation.ranking.verdict import source_title
 
-SYSTEMS = 6
-"""Largest number of models and sources that a table of rankings shows."""
+WIDTH = 80
+"""Columns of the terminal that a table of rankings must fit."""
 
 
 def metrics_table(spec: DatasetSpec, metrics: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -30,18 +32,34 @@ def metrics_table(spec: DatasetSpec, metrics: Mapping[str, Mapping[str, Any]]) -
     return table
 
 
-def ranking_table(spec: DatasetSpec, metrics: Mapping[str, Mapping[str, Any]]) -> Table | None:
-    """Build a table of recall@20 by day, model and source; None if no report ranks items."""
+def ranking_tables(spec: DatasetSpec, metrics: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """Build tables of recall@20 by day, model and source: as many as are needed for a terminal of `WIDTH` columns.
+
+    Returns:
+        The tables, in the order of models and sources; none if no report ranks items.
+    """
     rankings = {day: found["ranking"] for day, found in metrics.items() if found.get("ranking")}
-    if not rankings:
-        return None
-    names = list(dict.fromkeys(name for kind in ("models", "sources") for of in rankings.values() for name in of[kind]))[
-        :SYSTEMS
-    ]
+    names = dict.fromkeys(name for kind in ("models", "sources") for of in rankings.values() for name in of[kind])
+    tables: list[Table] = []
+    shown: list[str] = []
+    wide = Console(width=10 * WIDTH)
+    for name in names:
+        larger = _ranking_table(spec, rankings, [*shown, name])
+        if shown and Measurement.get(wide, wide.options, larger).maximum > WIDTH:
+            shown = []
+            larger = _ranking_table(spec, rankings, [name])
+        tables[len(tables) - bool(shown) :] = [larger]
+        shown.append(name)
+    return tables
+
+
+def _ranking_table(spec: DatasetSpec, rankings: Mapping[str, Mapping[str, Any]], names: list[str]) -> Table:
     table = _table(f"{spec.name}: recall@20 of the clicked item among all live items")
     sources = {name for of in rankings.values() for name in of["sources"]}
-    for column in ("day", "clicks", *(source_title(name) if name in sources else name for name in names)):
-        table.add_column(column, justify="right", min_width=max(map(len, column.split())))
+    for column in ("day", "clicks"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in (source_title(name) if name in sources else name for name in names):
+        table.add_column(column, justify="right", width=max(map(len, [*column.split(), _number(0.0)])))
     for day, of in rankings.items():
         systems = {**of["models"], **of["sources"]}
         cells = [systems.get(name, {}).get("recall@20") for name in names]

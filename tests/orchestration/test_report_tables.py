@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
+import pytest
+from rich.console import Console
+
 from ml.catalog.spec import DatasetSpec
-from orchestration.report_tables import metrics_table, ranking_table, recent_line
+from orchestration.report_tables import metrics_table, ranking_tables, recent_line
 
 
 def cells(table: Any) -> list[list[str]]:
@@ -19,8 +23,7 @@ def test_a_ranking_has_a_column_for_each_model_and_source(catalog: dict[str, Dat
         "sources": {"popularity_60m": {"recall@20": 0.25}, "co_visitation": {"recall@20": None}},
     }
     first = systems | {"models": {}}
-    table = ranking_table(catalog["globo"], {"2017-10-01": {"ranking": first}, "2017-10-02": {"ranking": systems}})
-    assert table is not None
+    [table] = ranking_tables(catalog["globo"], {"2017-10-01": {"ranking": first}, "2017-10-02": {"ranking": systems}})
     assert cells(table) == [
         ["day", "2017-10-01", "2017-10-02"],
         ["clicks", "1,234", "1,234"],
@@ -28,7 +31,28 @@ def test_a_ranking_has_a_column_for_each_model_and_source(catalog: dict[str, Dat
         ["most clicked, 1 hour", "0.2500", "0.2500"],
         ["co-visitation", "–", "–"],
     ]
-    assert ranking_table(catalog["criteo"], {"2014-01-01": {"ranking": None}, "2014-01-02": {}}) is None
+    assert ranking_tables(catalog["criteo"], {"2014-01-01": {"ranking": None}, "2014-01-02": {}}) == []
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_rankings_fit_a_terminal_of_80_columns(count: int, catalog: dict[str, DatasetSpec]) -> None:
+    models = [f"wide_and_deep_{n}" for n in range(count)]
+    sources = ["popularity_60m", "popularity_10m", "popularity_10080m", "co_visitation"]
+    of = {
+        "requests": 1_234_567,
+        "models": {name: {"recall@20": 0.5} for name in models},
+        "sources": {name: {"recall@20": 0.25} for name in sources},
+    }
+    console = Console(width=80, file=io.StringIO(), record=True)
+    tables = ranking_tables(catalog["globo"], {"2017-10-01": {"ranking": of}})
+    for table in tables:
+        console.print(table)
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80 and "…" not in "".join(lines)
+    words = " ".join(lines).split()
+    assert all(words.count(model) == 1 for model in models) and words.count("co-visitation") == 1
+    assert words.count("0.5000") == count and words.count("0.2500") == len(sources)
+    assert words.count("1,234,567") == words.count("2017-10-01") == len(tables)
 
 
 def test_the_means_of_the_primary_model(catalog: dict[str, DatasetSpec]) -> None:
