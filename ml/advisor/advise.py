@@ -225,7 +225,7 @@ class _Advisor:
     def _predict(self, recipe: Recipe) -> Prediction | None:
         if self.workload is None or self.calibration is None:
             return None
-        return predict(recipe, self.schema, self.workload, self.calibration.rates, self.calibration.base_bytes)
+        return predict(recipe, self.schema, self.workload, self.calibration.speed)
 
 
 class _Known(Mapping[str, Any]):

@@ -25,7 +25,7 @@ import zstandard
 from scipy.optimize import nnls
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from ml.advisor.cost import terms
+from ml.advisor.cost import Speed, terms
 from ml.advisor.hardware import Hardware, detect
 from ml.advisor.workload import FeatureLoad, Workload
 from ml.datasets.batch import Batch
@@ -34,7 +34,7 @@ from ml.schema import FeatureSchema
 from ml.training.loop import train_step
 from ml.training.state import TrainState, new_state
 
-VERSION = 1  # increase it with a change of the terms or of what is measured
+VERSION = 2  # increase it with a change of the terms or of what is measured
 BATCHES = 4
 SECONDS = 0.1  # processor time per shape and repetition
 REPEATS = 2  # of which the fastest counts
@@ -49,15 +49,13 @@ class Calibration:
     Attributes:
         machine: `Hardware.machine` of the machine.
         made_with: Versions of what was measured. A calibration that was made with others is measured again.
-        rates: Seconds per unit of each term.
-        base_bytes: Memory of a process that trains a tiny model.
+        speed: Its speed.
         error: Root mean square of the relative errors of the fit.
     """
 
     machine: str
     made_with: str
-    rates: Mapping[str, float]
-    base_bytes: int
+    speed: Speed
     error: float
 
     def to_json(self) -> str:
@@ -67,7 +65,8 @@ class Calibration:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read what `to_json` has written."""
-        return cls(**json.loads(text))
+        data = json.loads(text)
+        return cls(**data | {"speed": Speed(**data["speed"])})
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def calibration_of(home: Path, hardware: Hardware | None = None) -> Calibration:
             stored = Calibration.from_json(file.read_text(encoding="utf-8"))
             if (stored.machine, stored.made_with) == (machine, made_with()):
                 return stored
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, KeyError):
             pass  # damaged, or of another version: measured again
     found = _measured_apart(machine)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -161,8 +160,11 @@ def measure(machine: str, shapes: tuple[Shape, ...] = SHAPES) -> Calibration:
     Returns:
         The calibration.
     """
-    rows = [_time(shape) for shape in shapes]
+    began = time.process_time()
+    _time(shapes[0], repeats=0)
+    start = time.process_time() - began
     base = psutil.Process().memory_info().rss
+    rows = [_time(shape) for shape in shapes]
     names = sorted({name for units, _ in rows for name in units} - {"values"})
     # Relative errors count: each equation is divided by its time. Columns are scaled, because units differ by powers of ten.
     matrix = np.array([[units.get(name, 0.0) / seconds for name in names] for units, seconds in rows])  # [shapes, terms]
@@ -170,7 +172,7 @@ def measure(machine: str, shapes: tuple[Shape, ...] = SHAPES) -> Calibration:
     found, distance = nnls(matrix / scale, np.ones(len(rows)))
     rates = {name: float(rate) for name, rate in zip(names, found / scale, strict=True)}
     rates["values"] = READING * _seconds_per_value()
-    return Calibration(machine, made_with(), rates, base, float(distance / np.sqrt(len(rows))))
+    return Calibration(machine, made_with(), Speed(rates, start, base), float(distance / np.sqrt(len(rows))))
 
 
 def _measured_apart(machine: str) -> Calibration:
@@ -181,8 +183,8 @@ def _measured_apart(machine: str) -> Calibration:
     return Calibration.from_json(done.stdout[done.stdout.index("{") :])
 
 
-def _time(shape: Shape) -> tuple[dict[str, float], float]:
-    """Return the units of each term in a step of a shape, and the step's seconds."""
+def _time(shape: Shape, repeats: int = REPEATS) -> tuple[dict[str, float], float]:
+    """Return the units of each term in a step of a shape, and the step's seconds, which are infinite without repeats."""
     recipe = load_recipe(shape.model, {"batch_size": shape.rows, **shape.overrides})
     schema = _schema(shape)
     state = new_state(recipe, schema)
@@ -190,7 +192,7 @@ def _time(shape: Shape) -> tuple[dict[str, float], float]:
     first = list(_batches(shape, 0))
     for batch in first:  # loads kernels, and admits the ids
         train_step(state, batch, total_steps=1_000_000)
-    best = min(_repeat(state, shape, first, number) for number in range(1, REPEATS + 1))
+    best = min((_repeat(state, shape, first, number) for number in range(1, repeats + 1)), default=float("inf"))
     return terms(recipe, schema, _workload(shape, recipe)), best
 
 

@@ -26,6 +26,22 @@ DENSE_COPIES = 5  # weights, gradients, two moments of Adam, and a copy while a 
 ACTIVATION_COPIES = 6  # values of the forward pass, their gradients, and intermediate results
 FIXED_BYTES = 12  # of a fixed row beside its weights: accumulator, step of the last update, and seed of the first weights
 FACTOR = 1.5  # a prediction is close if it is within this factor
+SHORT, SMALL = 0.1, 1.0  # seconds and megabytes that do not matter
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Speed of one core.
+
+    Attributes:
+        rates: Seconds per unit of each of `terms`.
+        start_seconds: Seconds that the first steps of a process take longer, because kernels are loaded.
+        base_bytes: Memory of a process that trains a tiny model.
+    """
+
+    rates: Mapping[str, float]
+    start_seconds: float = 0.0
+    base_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -34,6 +50,7 @@ class Prediction:
 
     Attributes:
         seconds: Seconds of one core for the pass over the day.
+        start_seconds: Seconds that the first steps of a process take longer, because kernels are loaded.
         peak_bytes: Peak of the training process's memory.
         table_bytes: Bytes of each table with its optimizer state and index, at the end of the day.
         terms: Seconds by term, the largest first.
@@ -43,6 +60,7 @@ class Prediction:
     peak_bytes: float
     table_bytes: Mapping[str, float] = field(default_factory=dict)
     terms: Mapping[str, float] = field(default_factory=dict)
+    start_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -53,11 +71,13 @@ class Comparison:
         quantity: What was predicted, with its unit.
         predicted: The prediction.
         took: What was measured.
+        least: A difference up to this does not matter.
     """
 
     quantity: str
     predicted: float
     took: float
+    least: float = 0.0
 
     @property
     def factor(self) -> float:
@@ -67,8 +87,8 @@ class Comparison:
 
     @property
     def close(self) -> bool:
-        """Whether the prediction is within `FACTOR` of the measurement."""
-        return self.factor <= FACTOR
+        """Whether the prediction is within `FACTOR` of the measurement, or the difference does not matter."""
+        return self.factor <= FACTOR or abs(self.predicted - self.took) <= self.least
 
 
 def terms(recipe: Recipe, schema: FeatureSchema, workload: Workload) -> dict[str, float]:
@@ -131,34 +151,27 @@ def terms(recipe: Recipe, schema: FeatureSchema, workload: Workload) -> dict[str
     return dict(found)
 
 
-def predict(
-    recipe: Recipe,
-    schema: FeatureSchema,
-    workload: Workload,
-    rates: Mapping[str, float],
-    base_bytes: float,
-) -> Prediction:
+def predict(recipe: Recipe, schema: FeatureSchema, workload: Workload, speed: Speed) -> Prediction:
     """Predict the time and memory of training a day.
 
     Args:
         recipe: The recipe.
         schema: The features of the dataset.
         workload: The day.
-        rates: Seconds per unit of each term; see `ml.advisor.calibration`.
-        base_bytes: Memory of a process that trains an empty model.
+        speed: Speed of the machine; see `ml.advisor.calibration`.
 
     Returns:
         The prediction, for one process.
     """
-    seconds = {name: units * rates.get(name, 0.0) for name, units in terms(recipe, schema, workload).items()}
+    seconds = {name: units * speed.rates.get(name, 0.0) for name, units in terms(recipe, schema, workload).items()}
     tables = table_bytes(recipe, schema, workload)
     dense = dense_part(recipe, schema)
     growing = sum(size for name, size in tables.items() if _grows(recipe, name))
-    peak = base_bytes + sum(tables.values()) + growing  # a snapshot copies the rows of growing tables, as growth does
+    peak = speed.base_bytes + sum(tables.values()) + growing  # a snapshot copies the rows of growing tables, as growth does
     peak += WORD * DENSE_COPIES * dense.parameters
     peak += WORD * ACTIVATION_COPIES * min(recipe.batch_size, workload.rows) * dense.elements
     ordered = dict(sorted(seconds.items(), key=lambda item: -item[1]))
-    return Prediction(sum(seconds.values()), peak, tables, ordered)
+    return Prediction(sum(seconds.values()), peak, tables, ordered, speed.start_seconds)
 
 
 def table_bytes(recipe: Recipe, schema: FeatureSchema, workload: Workload) -> dict[str, float]:
@@ -184,24 +197,28 @@ def table_bytes(recipe: Recipe, schema: FeatureSchema, workload: Workload) -> di
 
 
 def compare(
-    prediction: Prediction, metrics: Mapping[str, float], cpu_seconds: float | None = None, peak_bytes: float | None = None
+    prediction: Prediction,
+    metrics: Mapping[str, float],
+    *,
+    new_process: bool = False,
+    peak_bytes: float | None = None,
 ) -> list[Comparison]:
     """Compare a prediction with what a trained day took.
 
     Args:
         prediction: The prediction.
         metrics: The metrics in the manifest of the trained day.
-        cpu_seconds: Seconds of processor time of the pass, if they were measured. Without them, wall time is compared, which is
-            longer if other processes used the cores.
+        new_process: Whether the process had not trained before, so that it also loaded kernels.
         peak_bytes: Peak of the process's memory, if it was measured.
 
     Returns:
         The comparisons of time and of memory.
     """
-    took = cpu_seconds if cpu_seconds is not None else metrics["seconds_computing"] + metrics["seconds_waiting"]
-    found = [Comparison("seconds of the pass", prediction.seconds, took)]
-    tables = sum(prediction.table_bytes.values())
-    found.append(Comparison("megabytes of tables", tables / 1e6, metrics["table_megabytes"]))
+    start = prediction.start_seconds if new_process else 0.0
+    found = [
+        Comparison("seconds of one core", prediction.seconds + start, metrics["cpu_seconds"], SHORT),
+        Comparison("megabytes of tables", sum(prediction.table_bytes.values()) / 1e6, metrics["table_megabytes"], SMALL),
+    ]
     if peak_bytes is not None:
         found.append(Comparison("megabytes at the peak", prediction.peak_bytes / 1e6, peak_bytes / 1e6))
     return found

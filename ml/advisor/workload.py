@@ -54,7 +54,11 @@ class Workload:
 
     @classmethod
     def of(cls, profile: FeatureProfile) -> Workload:
-        """Return the average day of a profile, after all of its days. Raises `ValueError` for a profile without rows."""
+        """Return the day after a profile's days, with their average number of rows.
+
+        Raises:
+            ValueError: The profile has no rows.
+        """
         days = len(profile.days)
         if not days or not profile.rows:
             raise ValueError(f"the profile of {profile.dataset} has no rows")
@@ -97,7 +101,11 @@ def missing_features(workload: Workload, schema: FeatureSchema) -> list[str]:
 
 
 def _load(sparse: SparseProfile, days: int) -> FeatureLoad:
-    counts = sparse.frequency
+    """Return the load of the day after a profile's days."""
+    counts, lookups = sparse.frequency, sparse.occurrences / days
     at_least = tuple(float(sum(counts[k:])) for k in range(len(counts)))
-    before = sparse.ids_by_day[-2] if len(sparse.ids_by_day) > 1 else 0
-    return FeatureLoad(sparse.occurrences / days, sparse.ids, max(sparse.ids - before, 0), at_least)
+    if len(sparse.ids_by_day) > 1:
+        new = float(sparse.ids_by_day[-1] - sparse.ids_by_day[-2])
+    else:  # Good (1953): the next id is a new one with a probability of the share of occurrences that ids seen once have
+        new = lookups * sparse.singles * sparse.ids / max(sparse.occurrences, 1)
+    return FeatureLoad(lookups, sparse.ids + new, new, at_least)

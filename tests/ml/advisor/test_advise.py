@@ -8,6 +8,7 @@ import pytest
 from ml.advisor.advice import Advice, Wishes
 from ml.advisor.advise import advise
 from ml.advisor.calibration import Calibration
+from ml.advisor.cost import Speed
 from ml.advisor.hardware import Hardware
 from ml.advisor.profiles.profile import Cross
 from ml.advisor.rules import Rules, load_rules
@@ -21,7 +22,7 @@ RATES = {
     "steps": 1e-3, "elements": 4e-9, "flops_float32": 1e-11, "flops_bfloat16": 3e-12, "lookups": 1e-8, "new_rows": 5e-7,
     "values": 3e-8, "fixed_lookups": 1e-7,
 }  # fmt: skip
-CALIBRATION = Calibration("machine", "now", RATES, 600_000_000, 0.1)
+CALIBRATION = Calibration("machine", "now", Speed(RATES, 0.5, 600_000_000), 0.1)
 CATALOG = load_catalog()
 MODELS = [(name, model) for name, spec in CATALOG.items() for model in spec.models]
 

@@ -7,17 +7,18 @@ import pytest
 
 from ml.advisor import calibration
 from ml.advisor.calibration import SHAPES, Calibration, calibration_of, made_with, measure
+from ml.advisor.cost import Speed
 from ml.advisor.hardware import Hardware
 
 MACHINE = Hardware("a processor", 2.0, 8 << 30)
-MADE = Calibration(MACHINE.machine, made_with(), {"steps": 0.001}, 500_000_000, 0.1)
+MADE = Calibration(MACHINE.machine, made_with(), Speed({"steps": 0.001}, 0.5, 500_000_000), 0.1)
 
 
 def test_measuring_gives_a_rate_for_what_was_trained() -> None:
     found = measure("m", SHAPES[:2])
-    assert found.machine == "m" and found.base_bytes > 100_000_000
-    assert all(rate >= 0 for rate in found.rates.values()) and found.rates["values"] > 0
-    assert sum(rate > 0 for rate in found.rates.values()) >= 2
+    assert found.machine == "m" and found.speed.base_bytes > 100_000_000 and found.speed.start_seconds > 0
+    assert all(rate >= 0 for rate in found.speed.rates.values()) and found.speed.rates["values"] > 0
+    assert sum(rate > 0 for rate in found.speed.rates.values()) >= 2
     assert found.error < 0.5
 
 

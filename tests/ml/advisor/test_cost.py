@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from ml.advisor.cost import Comparison, compare, predict, table_bytes, terms
+from ml.advisor.cost import Comparison, Speed, compare, predict, table_bytes, terms
 from ml.advisor.workload import FeatureLoad, Workload
 from ml.datasets.batch import Batch
 from ml.recipes.recipe import Recipe, load_recipe
@@ -72,18 +72,19 @@ def test_a_softmax_computes_clicked_rows_and_all_pairs_of_a_batch() -> None:
 
 def test_seconds_are_units_times_rates() -> None:
     rates = {"steps": 0.5, "lookups": 0.001}
-    prediction = predict(load_recipe("dlrm", {"batch_size": 100}), SCHEMA, workload(), rates, base_bytes=10**9)
+    prediction = predict(load_recipe("dlrm", {"batch_size": 100}), SCHEMA, workload(), Speed(rates, 0.25, 10**9))
     assert prediction.seconds == pytest.approx(10 * 0.5 + 3000 * 0.001)
     assert next(iter(prediction.terms)) == "steps"
     assert prediction.peak_bytes > 10**9 + sum(prediction.table_bytes.values())
 
 
 def test_comparison_with_a_trained_day() -> None:
-    prediction = predict(load_recipe("dlrm", {"batch_size": 100}), SCHEMA, workload(), {"steps": 0.5}, base_bytes=10**9)
-    metrics = {"seconds_computing": 5.0, "seconds_waiting": 1.0, "table_megabytes": 1.0}
+    prediction = predict(load_recipe("dlrm", {"batch_size": 100}), SCHEMA, workload(), Speed({"steps": 0.5}, 0.25, 10**9))
+    metrics = {"cpu_seconds": 6.0, "table_megabytes": 1.0}
     seconds, tables = compare(prediction, metrics)
     assert (seconds.predicted, seconds.took, seconds.factor, seconds.close) == (5.0, 6.0, pytest.approx(1.2), True)
-    assert not tables.close
-    assert compare(prediction, metrics, cpu_seconds=20.0, peak_bytes=1e9)[0].factor == 4.0
+    assert tables.factor > 1.5 and tables.close  # less than a megabyte
+    assert not compare(prediction, metrics | {"table_megabytes": 20.0})[1].close
+    assert compare(prediction, metrics, new_process=True)[0].predicted == 5.25
     assert len(compare(prediction, metrics, peak_bytes=1e9)) == 3
     assert Comparison("x", 0.0, 1.0).factor == float("inf") and not Comparison("x", 0.0, 1.0).close

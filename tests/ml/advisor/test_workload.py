@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ml.advisor.workload import FeatureLoad, Workload
@@ -10,13 +12,19 @@ from tests.helpers.feature_profiles import DAYS, profile_of, sparse_profile
 SPEC = load_catalog()["criteo"]
 
 
-def test_a_workload_is_the_average_day_after_all_days() -> None:
+def test_a_workload_is_the_day_after_the_profile() -> None:
     profile = profile_of(SPEC, 1000, sparse={"C1": sparse_profile(200, 4000, singles=0.5, growth=0.25)})
     workload = Workload.of(profile)
     assert (workload.rows, workload.positives) == (1000, 250)
     load = workload.features["C1"]
-    assert (load.lookups, load.ids, load.new) == (4000 / DAYS, 200, 50)
-    assert load.at_least(1) == 200 and load.at_least(2) == 100
+    assert (load.lookups, load.ids, load.new) == (4000 / DAYS, 250, 50)
+    assert load.at_least(1) == 250 and load.at_least(2) == 100
+
+
+def test_after_one_day_new_ids_are_estimated_from_those_seen_once() -> None:
+    profile = profile_of(SPEC, 1000, sparse={"C1": sparse_profile(200, 1000, singles=0.5, days=1)})
+    load = Workload.of(replace(profile, days=profile.days[:1])).features["C1"]
+    assert load.new == 1000 * 100 / 1000 and load.ids == 300
 
 
 @pytest.mark.parametrize(("count", "ids"), [(1, 100), (2, 60), (3, 45), (4, 30), (6, 15), (8, 0), (100, 0)])
