@@ -8,8 +8,8 @@ import sqlalchemy as sa
 
 from ml.tuning import budget, schema
 from ml.tuning.call import Call
+from ml.tuning.engine.front import front
 from ml.tuning.experiment import Experiment
-from ml.tuning.parse.metrics import by_name
 from ml.tuning.records import observations, studies
 
 
@@ -39,18 +39,12 @@ def _shown(call: Call, identity: int | None) -> dict[str, Any] | None:
 
 
 def _best(call: Call, found: Experiment) -> int | None:
-    """Return the id of the best observation of an experiment with one optimized metric that satisfies all thresholds."""
+    """Return the id of the best observation of an experiment with one optimized metric."""
     if len(found.optimized) != 1:
         return None
-    metric, best = found.optimized[0], None
-    for row in studies.rows(call, found):
-        values = by_name(row.values, "value")
-        if row.failed or not all(one.name in values and one.meets(values[one.name]) for one in found.metrics):
-            continue
-        value = values[metric.name] if metric.objective == "maximize" else -values[metric.name]
-        if best is None or value > best[0]:
-            best = (value, row.id)
-    return None if best is None else best[1]
+    rows = studies.rows(call, found)
+    best = front(found.metrics, [studies.observation(row) for row in rows])
+    return rows[best[0]].id if best else None
 
 
 def _runs(call: Call, found: Experiment) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""What the observations of an experiment say: the best ones, whether to stop, and advice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml.tuning import budget, practices, render
+from ml.tuning.best import best, compromise
+from ml.tuning.call import Call
+from ml.tuning.records import experiments, studies
+from ml.tuning.router import Route
+from ml.tuning.stopping import reasons
+
+PATH = "experiments/{experiment}/"
+
+
+def best_assignments(call: Call) -> dict[str, Any]:
+    """List the best assignments, and mark the knee of a Pareto front."""
+    found = experiments.requested(call)
+    rows = studies.rows(call, found)
+    observed = [studies.observation(row) for row in rows]
+    knee = compromise(found, observed)
+    return render.pagination(
+        {
+            "object": "best_assignments",
+            "id": str(rows[index].id),
+            "assignments": rows[index].assignments,
+            "values": render.values(rows[index].values),
+            **({"knee": True} if index == knee else {}),
+        }
+        for index in best(found, observed)
+    )
+
+
+def stopping_criteria(call: Call) -> dict[str, Any]:
+    """Tell whether the experiment can stop, and why."""
+    found = experiments.requested(call)
+    observed = [studies.observation(row) for row in studies.rows(call, found)]
+    why = reasons(found, observed, budget.consumed(call, found).observed)
+    return {"object": "stopping_criteria", "should_stop": bool(why), "reasons": why}
+
+
+def best_practices(call: Call) -> dict[str, Any]:
+    """Tell what makes the search of the experiment less effective."""
+    return {"object": "best_practices", "violations": practices.violations(experiments.requested(call))}
+
+
+ROUTES = (
+    Route("GET", PATH + "best_assignments", best_assignments),
+    Route("GET", PATH + "stopping_criteria", stopping_criteria),
+    Route("GET", PATH + "best_practices", best_practices),
+)
