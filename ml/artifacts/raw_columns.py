@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml.artifacts.request_times import check_event_time, to_event_time
+from ml.catalog.reading import ColumnType
 from ml.catalog.spec import DatasetSpec
 from ml.features.hashing import hash_values
 from ml.logs.text.value_types import without_null_tokens
@@ -18,8 +19,14 @@ from ml.schema import ARROW_TYPES, EVENT_TIME, HISTORY_PREFIX
 if TYPE_CHECKING:
     import pandas as pd
 
-_TEMPORAL = ("datetime64", "datetime", "date", "timedelta64", "timedelta")  # of pandas' `infer_dtype`
 FLOAT_LIMIT = 2**53  # from here on, several ints are the same float64; pandas turns ints beside missing values into floats
+_AMBIGUOUS = (
+    f"ints were sent as floats that are too large to be exact (from {FLOAT_LIMIT} on, or {2**24} as float32); if there are "
+    f"missing values, send them as text, or in pandas as Int64"
+)
+_IN_NUMPY = {pa.int64(): np.dtype(np.int64), pa.float64(): np.dtype(np.float64), pa.bool_(): np.dtype(bool)}
+_DECLARED: dict[pa.DataType, ColumnType] = {kind: name for name, kind in ARROW_TYPES.items()}
+
 
 
 def raw_columns(spec: DatasetSpec) -> dict[str, pa.DataType]:
@@ -67,11 +74,12 @@ class RawColumns:
         self._checks_time = EVENT_TIME in self.types and spec.partitions.start.year >= 1990
         self._histories = {f"{HISTORY_PREFIX}{s.name}": s.history for s in spec.sparse if s.history}
         self._item_feature = spec.item_feature or ""
-        sources = [(spec.source, spec.source.columns), *((table.source, table.columns) for table in spec.join)]
-        missing = {name: source.null_tokens for source, names in sources for name in names if source.null_tokens}
-        types = self._without_event_time
-        self._null_tokens = {name: pa.array(texts, pa.string()) for name, texts in missing.items() if name in types}
-        self._texts = [name for name in self._null_tokens if pa.types.is_string(types[name])]
+        self._null_tokens = _null_tokens(spec, self._without_event_time)
+        self._texts = {
+            name: pa.array(tokens, pa.string())
+            for name, tokens in self._null_tokens.items()
+            if tokens and pa.types.is_string(self._without_event_time[name])
+        }
         self._as_declared: pa.Schema | None = None  # of the last record batch that needed no change
 
     def __call__(self, rows: pa.RecordBatch | pd.DataFrame) -> pa.RecordBatch:
@@ -95,19 +103,13 @@ class RawColumns:
                 return self._texts_without_null_tokens(self._time_checked(rows))
             types = self.types if EVENT_TIME in rows.schema.names else self._without_event_time
             held = {name: rows.column(name) for name in rows.schema.names if name in types}
-            columns = {
-                name: typed_array(name, self._known(name, column, types[name]), types[name], self._units.get(name, "us"))
-                for name, column in held.items()
-            }
+            columns = {name: typed_array(name, column, *self._reading(name)) for name, column in held.items()}
             if types is self.types and not self._histories and all(columns[name] is held[name] for name in held):
                 self._as_declared = rows.schema
         else:
             types = self.types if EVENT_TIME in rows else self._without_event_time
             found = [(str(name), column) for name, column in rows.items() if name in types]
-            columns = {
-                name: typed_series(name, column, types[name], self._null_tokens.get(name), self._units.get(name, "us"))
-                for name, column in found
-            }
+            columns = {name: typed_series(name, column, *self._reading(name)) for name, column in found}
             if len(columns) < len(found):
                 raise TypeError(f"columns {[name for name, _ in found]}: some occur more than once")
         if types is not self.types and (at := self._clock.column) and at in columns:
@@ -124,19 +126,16 @@ class RawColumns:
             check_event_time(rows.column(at))
         return rows
 
-    def _known(self, name: str, column: pa.Array, kind: pa.DataType) -> pa.Array:
-        """Replace null tokens in a column that is sent as text and is declared otherwise."""
-        if name not in self._null_tokens or pa.types.is_string(kind) or not pa.types.is_string(column.type):
-            return column
-        return without_null_tokens(column, self._null_tokens[name])
+    def _reading(self, name: str) -> tuple[pa.DataType, tuple[str, ...], str]:
+        return self._without_event_time[name], self._null_tokens[name], self._units.get(name, "us")
 
     def _texts_without_null_tokens(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Replace null tokens in columns of text, as reading a log does; rows without any are returned as they are."""
-        for name in self._texts:
+        for name, tokens in self._texts.items():
             if (at := rows.schema.get_field_index(name)) < 0:
                 continue
             held = rows.column(at)
-            if (known := without_null_tokens(held, self._null_tokens[name])) is not held:
+            if (known := without_null_tokens(held, tokens)) is not held:
                 rows = rows.set_column(at, name, known)
         return rows
 
@@ -148,104 +147,97 @@ class RawColumns:
         return pa.ListArray.from_arrays(pa.array(offsets), pa.array(hash_values(self._item_feature, kept.flatten())))
 
 
-def _as_read(name: str, column: pa.Array, kind: pa.DataType, unit: str = "us") -> pa.Array:
-    """Convert times to ints in `unit` or to text, and numbers to text, as reading a log does. Raises `TypeError`."""
-    if pa.types.is_duration(column.type):
-        raise TypeError(f"column {name!r}: declared {kind}, found {column.type}")
+def _null_tokens(spec: DatasetSpec, types: dict[str, pa.DataType]) -> dict[str, tuple[str, ...]]:
+    """Return the texts that mean a missing value in each column; in a history, those of the item column."""
+    sources = [(spec.source, spec.source.columns), *((table.source, table.columns) for table in spec.join)]
+    tokens = {name: source.null_tokens for source, names in sources for name in names}
+    return {name: tokens.get(spec.item or "" if name.startswith(HISTORY_PREFIX) else name, ()) for name in types}
+
+
+def typed_array(
+    name: str, column: pa.Array, kind: pa.DataType, null_tokens: tuple[str, ...] = (), time_unit: str = "us"
+) -> pa.Array:
+    """Convert an Arrow column to its declared type as reading a log does; dictionaries of text are kept.
+
+    Args:
+        name: The column's name, for messages.
+        column: Values of any type, [N]. NaN is a missing value.
+        kind: The declared type, or a list of it.
+        null_tokens: Texts that are missing values. They stay in a column of text that is declared as text.
+        time_unit: Unit of the integers that timestamps become (`s`, `ms`, `us` or `ns`).
+
+    Raises:
+        TypeError: Values cannot be converted without changing what they mean. The message names the column.
+    """
+    if isinstance(column, pa.DictionaryArray):
+        if pa.types.is_string(kind) and column.type.value_type.equals(kind):
+            return column
+        column = column.dictionary_decode()
+    if pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type):
+        column = column.cast(pa.list_(column.type.value_type))
+    held = column.type
+    if held.equals(kind):
+        return column
+    if pa.types.is_duration(held) or (pa.types.is_list(kind) and not (pa.types.is_null(held) or pa.types.is_list(held))):
+        raise TypeError(f"column {name!r}: declared {kind}, found {held}")
     try:
-        typed = type_column(pa.chunked_array([column]), "int" if pa.types.is_integer(kind) else "string", time_unit=unit)
-    except UnreadableType as error:
-        raise TypeError(f"column {name!r}: declared {kind}: {error}") from error
+        if pa.types.is_list(kind):
+            return column.cast(kind) if pa.types.is_null(held) else _typed_list(name, column, kind, null_tokens)
+        if pa.types.is_floating(held):
+            if pa.types.is_floating(kind):
+                return column.cast(kind)  # features count infinities as missing
+            column = _without_nan(column)
+        typed = type_column(pa.chunked_array([column]), _DECLARED[kind], null_tokens, time_unit)
+    except (UnreadableType, pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise _refused(name, kind, error) from error
+    if typed.inexact.any():
+        raise _refused(name, kind, _AMBIGUOUS)
     if typed.wrong.any():
-        raise TypeError(f"column {name!r}: declared {kind}: {typed.wrong.sum()} values of {column.type} cannot be converted")
+        first = column[int(typed.wrong.argmax())].as_py()
+        raise _refused(
+            name, kind, f"{typed.wrong.sum()} of {len(column)} values of {held} cannot be converted; the first is {first!r}"
+        )
     return typed.values
 
 
-def _trimmed(texts: pa.Array) -> pa.Array:
-    """Numbers and flags as texts, without the blanks and tabs around them that reading a log ignores."""
-    return pc.call_function("utf8_trim", [texts], pc.TrimOptions(" \t"))
+def _without_nan(column: pa.Array) -> pa.Array:
+    return pc.call_function("if_else", [pc.call_function("is_nan", [column]), pa.scalar(None, column.type), column])
 
 
-def typed_array(name: str, column: pa.Array, kind: pa.DataType, unit: str = "us") -> pa.Array:
-    """Cast an Arrow column to its declared type; dictionaries of that type are kept. Raises `TypeError`, naming the column.
-
-    Timestamps become ints in `unit`.
-    """
-    held = column.type.value_type if isinstance(column, pa.DictionaryArray) else column.type
-    if held.equals(kind):
-        return column
-    if pa.types.is_temporal(held) and (pa.types.is_integer(kind) or pa.types.is_string(kind)):
-        return _as_read(name, column, kind, unit)
-    listed = pa.types.is_list(held) or pa.types.is_large_list(held)
-    values = column.flatten() if listed else column
-    if pa.types.is_floating(values.type) and _is_int(kind):
-        numbers = values.drop_null().to_numpy(zero_copy_only=False)
-        if len(numbers) and bool((np.abs(numbers) >= _exact(numbers.dtype.type)).any()):
-            raise TypeError(_ambiguous(name, kind))
-    try:
-        return (_trimmed(column) if pa.types.is_string(held) and column.type == held else column).cast(kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise TypeError(f"column {name!r}: declared {kind}: {error}") from error
+def _typed_list(name: str, column: pa.Array, kind: pa.DataType, null_tokens: tuple[str, ...]) -> pa.Array:
+    """Convert the items of lists [N]."""
+    lengths = pc.call_function("list_value_length", [column])
+    offsets = np.concatenate(([0], np.cumsum(lengths.fill_null(0).to_numpy()))).astype(np.int32)
+    typed = typed_array(name, column.flatten(), kind.value_type, null_tokens)
+    if pa.types.is_string(typed.type):
+        typed = without_null_tokens(typed, pa.array(null_tokens, pa.string()))
+    return pa.ListArray.from_arrays(pa.array(offsets), typed, mask=lengths.is_null())
 
 
-def typed_series(name: str, column: Any, kind: pa.DataType, null_tokens: pa.Array | None = None, unit: str = "us") -> pa.Array:
-    """Convert a pandas Series to its declared type. Raises `TypeError`, naming the column. Timestamps become ints in `unit`."""
-    import pandas as pd
-
+def typed_series(
+    name: str, column: pd.Series, kind: pa.DataType, null_tokens: tuple[str, ...] = (), time_unit: str = "us"
+) -> pa.Array:
+    """Convert a pandas Series to its declared type, as `typed_array` does. None, NaN and NA are missing values."""
     plain = isinstance(column.dtype, np.dtype)
-    values = column.to_numpy() if plain else column  # Arrow looks up several attributes of a Series, each of which takes long
+    # Arrow looks up several attributes of a Series, each of which takes long.
+    values: Any = column.to_numpy() if plain else column
     try:
-        if not plain or values.dtype.kind not in "iufb":
-            inferred = pd.api.types.infer_dtype(values) if _is_scalar(kind) and not pa.types.is_string(kind) else ""
-            if inferred == "string":
-                texts = pa.array(values, pa.string(), from_pandas=True)
-                return _trimmed(texts if null_tokens is None else without_null_tokens(texts, null_tokens)).cast(kind)
-            if pa.types.is_integer(kind) and inferred in _TEMPORAL:
-                return _as_read(name, pa.array(column, from_pandas=True), kind, unit)
-        elif pa.types.is_string(kind) and values.dtype.kind in "iuf":
-            return _as_read(name, pa.array(values, from_pandas=True), kind)  # pandas holds text that is all missing as floats
-        typed = _text_of(name, column, values) if pa.types.is_string(kind) else pa.array(values, kind, from_pandas=True)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise TypeError(f"column {name!r}: declared {kind}: {error}") from error
-    if _is_int(kind) and _any_ambiguous(column.explode() if pa.types.is_list(kind) else column):
-        raise TypeError(_ambiguous(name, kind))
-    return typed
+        if plain and kind in _IN_NUMPY and values.dtype == _IN_NUMPY[kind]:
+            return pa.array(values, kind, from_pandas=True)
+        held = _texts(values) if plain and pa.types.is_string(kind) else None
+        held = pa.array(values, from_pandas=True) if held is None else held
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
+        raise _refused(name, kind, error) from error
+    return typed_array(name, held.combine_chunks() if isinstance(held, pa.ChunkedArray) else held, kind, null_tokens, time_unit)
 
 
-def _text_of(name: str, column: Any, values: Any) -> pa.Array:
-    """Convert a Series, of which `values` are the values, to text: times as they are read from a log."""
-    import pandas as pd
-
+def _texts(values: Any) -> pa.Array | None:
+    """Convert objects that are all text or missing, without inferring their type first; None if they are not."""
     try:
         return pa.array(values, pa.string(), from_pandas=True)
-    except pa.ArrowTypeError:
-        if pd.api.types.infer_dtype(column) not in _TEMPORAL:
-            raise
-        return _as_read(name, pa.array(column, from_pandas=True), pa.string())
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return None
 
 
-def _is_scalar(kind: pa.DataType) -> bool:
-    return not pa.types.is_list(kind)
-
-
-def _is_int(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind.value_type if pa.types.is_list(kind) else kind)
-
-
-def _any_ambiguous(values: pd.Series) -> bool:
-    """Whether some of the values are floats that represent several ints."""
-    if values.dtype.kind == "f":
-        return bool((values.abs() >= _exact(values.dtype.type)).any())
-    return values.dtype == object and any(isinstance(v, float | np.floating) and abs(v) >= _exact(type(v)) for v in values)
-
-
-def _exact(kind: type[Any]) -> int:
-    """Return the bound below which every int is a different float of that type."""
-    return 2 ** (np.finfo(kind).nmant + 1)
-
-
-def _ambiguous(name: str, kind: pa.DataType) -> str:
-    return (
-        f"column {name!r}: declared {kind}: ints were sent as floats that are too large to be exact (from {FLOAT_LIMIT} on, or "
-        f"{_exact(np.float32)} as float32); if there are missing values, send them as text, or in pandas as Int64"
-    )
+def _refused(name: str, kind: pa.DataType, why: object) -> TypeError:
+    return TypeError(f"column {name!r}: declared {kind}: {why}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,85 @@ def test_floats_of_a_record_batch_are_read_as_ints_or_refused(
     assert read.type == declared and (read if declared == pa.int64() else read.flatten())[0].as_py() == exact_below - 1
     with pytest.raises(TypeError, match=r"column 'who': declared .* ints were sent as floats that are too large"):
         typed_array("who", column(-exact_below), declared)
+
+
+INT, FLOAT, TEXT, BOOL = pa.int64(), pa.float64(), pa.string(), pa.bool_()
+
+
+def in_every_form(values: list[object], kind: pa.DataType, read: Callable[[Callable[[], pa.Array]], None]) -> None:
+    """Call `read` with a function that types the values, for each form in which a caller can hold them."""
+    array = pa.array(values, from_pandas=True)
+    held = [
+        pd.Series(values),
+        pd.Series(values, dtype=object),
+        pd.Series(pd.arrays.ArrowExtensionArray(pa.chunked_array([array]))),
+    ]
+    held += [] if pa.types.is_list(array.type) else [pd.Series(values).astype("category")]
+    read(lambda: typed_array("who", pa.array(values), kind, TOKENS))
+    for series in held:
+        read(lambda series=series: typed_series("who", series, kind, TOKENS))
+
+
+TOKENS = ("", "-")
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ([" 7", "8\t", "-", None], INT, [7, 8, None, None]),
+        ([" 1.5", "1e3", ""], FLOAT, [1.5, 1000.0, None]),
+        (["True", "0", "-"], BOOL, [True, False, None]),
+        ([7.0, NAN], INT, [7, None]),
+        ([1, 0, None], BOOL, [True, False, None]),
+        ([1.0, NAN, 0.0], BOOL, [True, None, False]),
+        ([1995.0, NAN], TEXT, ["1995", None]),
+        ([1, 2], TEXT, ["1", "2"]),
+        ([2.5], TEXT, ["2.5"]),
+        ([2**53 + 1], FLOAT, [2.0**53]),
+        ([["1", " 2", "-"], None, []], LIST, [[1, 2, None], None, []]),
+        ([[1.0, 2.0], None], LIST, [[1, 2], None]),
+    ],
+)
+def test_values_are_read_as_in_a_log_in_whatever_form_they_are_sent(
+    values: list[object], kind: pa.DataType, expected: list[object]
+) -> None:
+    def read(typed: Callable[[], pa.Array]) -> None:
+        assert (typed().type, typed().to_pylist()) == (kind, expected)
+
+    in_every_form(values, kind, read)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "said"),
+    [
+        ([7.5, 1.0], INT, "1 of 2 values of double cannot be converted; the first is 7.5"),
+        ([1, 2], BOOL, "1 of 2 values of int64 cannot be converted; the first is 2"),
+        ([0.5, NAN], BOOL, "1 of 2 values of double cannot be converted; the first is 0.5"),
+        ([1e16], TEXT, "ints were sent as floats that are too large"),
+        (["7.0"], INT, "1 of 1 values of .*string cannot be converted; the first is '7.0'"),
+        (["nan"], FLOAT, "1 of 1 values of .*string cannot be converted; the first is 'nan'"),
+        (["yes", "-"], BOOL, "1 of 2 values of .*string cannot be converted; the first is 'yes'"),
+        ([[1.5]], LIST, "1 of 1 values of double cannot be converted"),
+        ([7], LIST, "found int64"),
+    ],
+)
+def test_values_that_a_log_would_not_read_are_refused_in_whatever_form(
+    values: list[object], kind: pa.DataType, said: str
+) -> None:
+    def read(typed: Callable[[], pa.Array]) -> None:
+        with pytest.raises(TypeError, match=f"column 'who': declared .*{said}"):
+            typed()
+
+    in_every_form(values, kind, read)
+
+
+def test_the_clock_is_read_in_its_own_unit() -> None:
+    """As a feature, the log's time column holds ints of the unit that the entry declares."""
+    spec = SPEC.model_copy(update={"sparse": (SPEC.sparse[0].model_copy(update={"name": "time", "column": "time"}),)})
+    stamps = pa.array([1_767_276_000], pa.timestamp("s"))
+    for rows in (pa.RecordBatch.from_pydict({"time": stamps}), pd.DataFrame({"time": stamps.to_pandas()})):
+        assert RawColumns(spec)(rows)["time"].to_pylist() == [1_767_276_000]
 
 
 def test_record_batches_of_another_schema_are_checked_again() -> None:
