@@ -28,7 +28,6 @@ _IN_NUMPY = {pa.int64(): np.dtype(np.int64), pa.float64(): np.dtype(np.float64),
 _DECLARED: dict[pa.DataType, ColumnType] = {kind: name for name, kind in ARROW_TYPES.items()}
 
 
-
 def raw_columns(spec: DatasetSpec) -> dict[str, pa.DataType]:
     """List the columns that a dataset's features are computed from, with their types.
 

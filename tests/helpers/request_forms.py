@@ -14,7 +14,7 @@ from mlflow.pyfunc.scoring_server import infer_and_parse_data
 
 from ml.artifacts.raw_columns import raw_columns
 from ml.catalog.spec import DatasetSpec
-from ml.schema import EVENT_TIME
+from ml.schema import ARROW_TYPES, EVENT_TIME
 from ml.tracking.model import signature_of
 
 Texts = dict[str, list[Any]]
@@ -36,7 +36,8 @@ def null_tokens(spec: DatasetSpec) -> dict[str, tuple[str, ...]]:
 
 def values(spec: DatasetSpec, texts: Texts) -> dict[str, list[Any]]:
     """Columns as Python's values, None for missing ones."""
-    missing, kinds = null_tokens(spec), raw_columns(spec)
+    missing = null_tokens(spec)
+    kinds = {name: ARROW_TYPES[kind] for name, kind in spec.source.columns.items()} | raw_columns(spec)
 
     def parse(name: str, kind: pa.DataType, text: Any) -> Any:
         if pa.types.is_list(kind):
@@ -143,3 +144,5 @@ FORMS: dict[str, Callable[[DatasetSpec, Texts], Sent]] = {
         mlflow_split,
     )
 }
+OWN_TIME = ("text_frame", "nullable_frame", "json_batch", "mlflow_split")
+"""Forms in which rows have the log's own time column in place of `event_time`."""
