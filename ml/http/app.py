@@ -18,16 +18,14 @@ def create_app(
     token: str | None = None,
     hosts: Iterable[str] = LOOPBACK,
     body_limit: int = BODY_LIMIT,
-    open_prefixes: tuple[str, ...] = (),
 ) -> FastAPI:
     """Create an app with the project's checks, headers and error shape, and a `/health` route that needs no token.
 
     Args:
         title: Name of the service in its OpenAPI description, at `/openapi.json`.
-        token: Token that requests have to present; None if the service is open.
+        token: Token that requests have to present; None if the service is open, or authenticates requests itself.
         hosts: Host names under which the service is reached; `*` allows all.
         body_limit: Largest request body, in bytes.
-        open_prefixes: Prefixes of paths that need no token, because their URLs carry a secret of their own.
 
     Returns:
         The app, to which the service adds its routes.
@@ -45,7 +43,7 @@ def create_app(
         token=token,
         hosts=frozenset(host.lower() for host in hosts),
         body_limit=body_limit,
-        is_open=lambda path: path == HEALTH or path.startswith(open_prefixes),
+        open_paths=frozenset({HEALTH}),
     )
 
     @app.get(HEALTH)

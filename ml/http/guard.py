@@ -5,7 +5,7 @@ The checks are ASGI middleware, so they hold for all routes, also for pages and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -55,13 +55,13 @@ class Guard:
         hosts: Host names under which the service is reached; `*` allows all. The page of an attacker whose name was rebound to
             this machine sends another name.
         body_limit: Largest request body, in bytes.
-        is_open: Whether a path needs no token.
+        open_paths: Paths that need no token.
     """
 
     def __init__(
-        self, app: ASGIApp, token: str | None, hosts: frozenset[str], body_limit: int, is_open: Callable[[str], bool]
+        self, app: ASGIApp, token: str | None, hosts: frozenset[str], body_limit: int, open_paths: frozenset[str] = frozenset()
     ) -> None:
-        self.app, self.token, self.hosts, self.body_limit, self.is_open = app, token, hosts, body_limit, is_open
+        self.app, self.token, self.hosts, self.body_limit, self.open_paths = app, token, hosts, body_limit, open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -96,7 +96,7 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:  # a browser sends stored credentials for other sites, too
             return 403, f"Requests from pages of {origin!r} are not allowed"
-        if self.token is not None and not self.is_open(path):
+        if self.token is not None and path not in self.open_paths:
             presented = presented_token(headers.get("authorization", ""))
             if not presented:
                 return 401, "Send the token as `Authorization: Bearer TOKEN`, or as the user name of Basic credentials"
