@@ -6,7 +6,7 @@ import errno
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -50,7 +50,8 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
         app: The app.
         listener: The socket, from `listen`.
     """
-    _server(app).run(sockets=[listener])
+    with suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has stopped
+        _server(app).run(sockets=[listener])
 
 
 @contextmanager

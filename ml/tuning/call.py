@@ -22,6 +22,7 @@ class Caller:
         worker: Name of the worker that calls, if it named itself. Suggestions belong to workers, see `ml.tuning.leases`.
         development: Whether the token is a development token, which creates experiments for tests.
         experiment: The only experiment that the token gives access to; None for all.
+        url: URL under which the caller reaches the service, for links in responses.
     """
 
     client: int = 1
@@ -29,6 +30,7 @@ class Caller:
     worker: str | None = None
     development: bool = False
     experiment: int | None = None
+    url: str = ""
 
 
 class NeedsSuggestion(Exception):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,13 @@ class Driver:
         if worker is not None:
             self._headers[WORKER_HEADER] = worker
         self._token = client_token
+        self._stack = ExitStack()
+        self._uploads = ""
+
+    def close(self) -> None:
+        """Stop the server of uploads, if one was started."""
+        self._uploads = ""
+        self._stack.close()
 
     def set_client_token(self, client_token: str) -> None:
         """Authenticate later calls with another token."""
@@ -78,10 +87,21 @@ class Driver:
             body = {key: _query(value) for key, value in body.items() if value is not None}
         try:
             caller = Caller(worker=worker) if self._token is None else self.service.authenticate(self._token, worker)
+            if "files" in path:
+                caller = replace(caller, url=self._uploads_url())
             answer = self.service.handle(method, [str(part) for part in path], body, caller)
         except ApiError as error:
             raise ApiException(error.body(), error.status) from error
         return None if merged.get("x-response-content") == "skip" else answer
+
+    def _uploads_url(self) -> str:
+        """Return the URL for contents of files, which the client always sends over HTTP. The first call starts a server."""
+        if not self._uploads:
+            from ml.http.server import serving
+            from ml.tuning.uploads import uploads_app
+
+            self._uploads = self._stack.enter_context(serving(uploads_app(self.service.database)))
+        return self._uploads
 
 
 def _query(value: Any) -> str:

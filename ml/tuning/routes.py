@@ -2,6 +2,30 @@
 
 from __future__ import annotations
 
-from ml.tuning.handlers import experiments, observations, queued_suggestions, results, suggestions
+from ml.tuning.handlers import (
+    accounts,
+    checkpoints,
+    experiments,
+    files,
+    observations,
+    projects,
+    queued_suggestions,
+    results,
+    suggestions,
+    tags,
+    training_runs,
+)
 
-ROUTES = (*experiments.ROUTES, *suggestions.ROUTES, *queued_suggestions.ROUTES, *observations.ROUTES, *results.ROUTES)
+ROUTES = (
+    *accounts.ROUTES,
+    *projects.ROUTES,
+    *experiments.ROUTES,
+    *suggestions.ROUTES,
+    *queued_suggestions.ROUTES,
+    *observations.ROUTES,
+    *results.ROUTES,
+    *training_runs.ROUTES,
+    *checkpoints.ROUTES,
+    *files.ROUTES,
+    *tags.ROUTES,
+)

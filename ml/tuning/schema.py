@@ -9,7 +9,21 @@ Times are Unix seconds. JSON columns hold what the API shows. Deleted rows stay,
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, Table, Text, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
 
 VERSION = 1
 """Version of the tables. A database with another version is refused."""
@@ -179,6 +193,7 @@ checkpoints = Table(
     _refers("training_run", "training_runs"),
     Column("values", _JSON, nullable=False),
     Column("metadata", _JSON),
+    Column("stopping_reasons", _JSON),  # whether each rule of early stopping asked the run to stop
     _time("created"),
     Index("checkpoints_by_run", "training_run"),
     sqlite_autoincrement=True,
@@ -191,14 +206,21 @@ files = Table(
     _refers("client", "clients"),
     _refers("training_run", "training_runs", required=False),
     Column("name", Text),
-    Column("filename", Text, nullable=False),
+    Column("filename", Text),
     Column("content_type", Text, nullable=False),
     Column("content_length", BigInteger, nullable=False),
     Column("content_md5", Text, nullable=False),
-    Column("path", Text),  # where the content is stored, relative to the service's folder of files; absent until it is uploaded
+    Column("secret", Text, nullable=False),  # part of the URL of the content
     _time("created"),
     Index("files_by_run", "training_run"),
     sqlite_autoincrement=True,
+)
+
+file_contents = Table(
+    "file_contents",
+    metadata,
+    Column("file", _ID, ForeignKey("files.id"), primary_key=True),
+    Column("content", LargeBinary, nullable=False),
 )
 
 tags = Table(

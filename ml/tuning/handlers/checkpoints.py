@@ -1,0 +1,122 @@
+"""Checkpoints of a run: its metrics while it trains, and whether it should stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from ml.tuning import render, schema
+from ml.tuning.call import Call
+from ml.tuning.errors import ApiError, missing
+from ml.tuning.pages import page
+from ml.tuning.parse import metrics as parse
+from ml.tuning.parse.assignments import metadata
+from ml.tuning.parse.experiments import require_active
+from ml.tuning.records import experiments
+from ml.tuning.router import Route
+from ml.tuning.runs import table as runs
+from ml.tuning.runs.early_stop import Progress, stopping_reasons
+from ml.tuning.values import Reader, as_identity
+
+MAX_CHECKPOINTS = 200
+table = schema.checkpoints
+
+
+def create(call: Call) -> dict[str, Any]:
+    """Store a checkpoint. The response says whether the run should stop, and which rules say so."""
+    run = runs.requested(call, lock=True)
+    reader = Reader(call.data)
+    columns = {"training_run": run["id"], "values": _values(reader), "metadata": metadata(reader), "created": call.now}
+    reader.close()
+    if run["observation"] is not None:
+        raise ApiError(403, f"The run {run['id']} has ended, so it cannot have new checkpoints")
+    stored = _of_runs(call, [run["id"]]).get(run["id"], [])
+    if len(stored) >= MAX_CHECKPOINTS:
+        raise ApiError(403, f"The run {run['id']} has {MAX_CHECKPOINTS} checkpoints, which is the largest number")
+    columns["stopping_reasons"] = _reasons(call, run, [*stored, _numbers(columns["values"])])
+    runs.touch(call, run)
+    return _shown(call.connection.execute(table.insert().values(columns).returning(*table.c)).one())
+
+
+def fetch(call: Call) -> dict[str, Any]:
+    """Fetch a checkpoint."""
+    run, key = runs.requested(call), call.arguments["checkpoint"]
+    query = sa.select(table).where(table.c.training_run == run["id"], table.c.id == as_identity(key))
+    row = call.connection.execute(query).one_or_none()
+    if row is None:
+        raise missing("checkpoint", key)
+    return _shown(row)
+
+
+def listed(call: Call) -> dict[str, Any]:
+    """List the checkpoints of a run."""
+    query = sa.select(table).where(table.c.training_run == runs.requested(call)["id"])
+    return page(call.connection, query, table.c.id, call.data, _shown)
+
+
+def _values(reader: Reader) -> dict[str, dict[str, float]]:
+    """Read the values of any metrics, also of those that the experiment does not have."""
+    found: dict[str, dict[str, float]] = {}
+    for path, item in reader.items("values", required=True):
+        entry = Reader(item, path)
+        entry.ignore("object")
+        name = entry.text("name", limit=parse.MAX_NAME)
+        if name in found:
+            raise entry.error("name", f"{name} occurs twice")
+        found[name] = parse.measured(entry)
+        entry.close()
+    return found
+
+
+def _reasons(call: Call, run: runs.Run, checkpoints: list[dict[str, float]]) -> dict[str, bool]:
+    """Apply the rules of early stopping to a run of an experiment, with its checkpoints up to the new one."""
+    if run["experiment"] is None:
+        return {}
+    found = experiments.load(call, run["experiment"])
+    require_active(found, "checkpoints")
+    columns = runs.table.c
+    selected = sa.select(columns.id, columns.state, columns["values"]).where(
+        columns.experiment == found.id, columns.id != run["id"], columns.deleted.is_(False)
+    )
+    others = {row.id: row for row in call.connection.execute(selected)}
+    progress = [
+        Progress(stored, _numbers(others[key][2] or {}) if others[key].state == "completed" else {})
+        for key, stored in _of_runs(call, list(others)).items()
+    ]
+    return stopping_reasons(found.metrics, Progress(checkpoints), progress)
+
+
+def _of_runs(call: Call, identities: list[int]) -> dict[int, list[dict[str, float]]]:
+    """Return values by metric at each checkpoint, by run."""
+    found: dict[int, list[dict[str, float]]] = {}
+    query = sa.select(table).where(table.c.training_run.in_(identities)).order_by(table.c.id)
+    for row in call.connection.execute(query).mappings():
+        found.setdefault(row["training_run"], []).append(_numbers(row["values"]))
+    return found
+
+
+def _numbers(values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    return {name: entry["value"] for name, entry in values.items()}
+
+
+def _shown(row: sa.Row) -> dict[str, Any]:
+    reasons = row.stopping_reasons or {}
+    return {
+        "object": "checkpoint",
+        "id": render.identity(row.id),
+        "training_run": render.identity(row.training_run),
+        "created": int(row.created),
+        "values": render.values(row._mapping["values"]),
+        "metadata": row.metadata,
+        "should_stop": any(reasons.values()),
+        "stopping_reasons": reasons,
+    }
+
+
+ROUTES = (
+    Route("POST", "training_runs/{run}/checkpoints", create),
+    Route("GET", "training_runs/{run}/checkpoints", listed),
+    Route("GET", "training_runs/{run}/checkpoints/{checkpoint}", fetch),
+)
