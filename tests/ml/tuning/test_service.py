@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from ml.tuning import database as databases
+from ml.tuning.database import Database
+from ml.tuning.definition import Assignments, Study
+from ml.tuning.errors import ApiError
+from ml.tuning.router import Route, Router
+from ml.tuning.service import TuningService
+from tests.helpers.tuning import connect, definition, refused, sqlite
+
+
+def test_others_can_report_while_a_suggestion_is_computed(address: str) -> None:
+    """An engine that waits for another call would never end if it held the database."""
+    reported = threading.Event()
+
+    def engine(study: Study) -> Assignments:
+        assert reported.wait(30)
+        return {"learning_rate": 0.01, "layers": 1, "interaction": "dcn"}
+
+    service = TuningService(Database(address), engine=engine)
+    tuned = connect(service).experiments(connect(service).experiments().create(**definition()).id)
+    asking = threading.Thread(target=tuned.suggestions().create)
+    asking.start()
+    tuned.observations().create(assignments={"learning_rate": 0.1, "layers": 1, "interaction": "dcn"}, failed=True)
+    reported.set()
+    asking.join()
+    assert tuned.suggestions().fetch().count == 1
+
+
+def test_a_busy_database_asks_to_try_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(databases, "BUSY_SECONDS", 0.05)
+    service = TuningService(Database(sqlite(tmp_path)))
+    connection = connect(service)
+    with service.database.transaction():
+        refused(lambda: connection.experiments().create(**definition()), 429, "The database is busy; try again")
+        assert connection.experiments().fetch().count == 0  # readers do not wait for writers
+
+
+def test_an_experiment_that_keeps_changing_asks_to_try_again(tmp_path: Path) -> None:
+    service = TuningService(Database(sqlite(tmp_path)))
+    tuned = connect(service).experiments(connect(service).experiments().create(**definition()).id)
+    chosen = {"learning_rate": 0.01, "layers": 1, "interaction": "dcn"}
+
+    def engine(study: Study) -> Assignments:
+        tuned.suggestions().create(assignments=chosen)
+        return chosen
+
+    slow = connect(TuningService(service.database, engine=engine)).experiments(1)
+    refused(slow.suggestions().create, 429, "Other workers changed the experiment")
+
+
+def test_fixed_parts_of_a_path_come_before_placeholders() -> None:
+    router = Router([Route("GET", "a/{b}", lambda call: None), Route("GET", "a/self", lambda call: None)])
+    assert router.find("GET", ["a", "self"])[0].path == "a/self"
+    assert router.find("GET", ["a", "x"])[1] == {"b": "x"}
+    with pytest.raises(ApiError, match="/v1/a/x accepts GET, not PUT"):
+        router.find("PUT", ["a", "x"])
