@@ -1,0 +1,147 @@
+"""Tunes a recipe: an experiment's trials as Dask tasks, `parallel_bandwidth` at a time, until its budget is used up."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake
+from ml.recipes.recipe import Recipe
+from ml.recipes.search import Search, check_search
+from ml.stages import MDS_DATASETS
+from ml.trials.connection import Service
+from ml.trials.experiment import Tried, experiment_of, metrics_of, tried
+from ml.trials.trial import Trial, check_window
+from ml.trials.worker import Worker
+from ml.tuning.engine.front import front, knee
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_log = logging.getLogger("evergreen")
+
+
+class NothingToTune(ValueError):
+    """The search has no parameters, or its window is not full."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What is tuned, for one day.
+
+    Attributes:
+        spec: The dataset.
+        model: Name of the model.
+        day: The day that the tuned recipe serves. Trials see only days before it.
+        recipe: The recipe whose keys are tuned.
+        search: The search.
+        lake: The lake.
+        service: The tuning service.
+        folder: Folder of this machine for the trials.
+    """
+
+    spec: DatasetSpec
+    model: str
+    day: str
+    recipe: Recipe
+    search: Search
+    lake: Lake
+    service: Service
+    folder: Path
+
+    @property
+    def window(self) -> tuple[str, ...]:
+        """The days that trials train on and score. Raises `NothingToTune` if there are too few days before the day."""
+        before = [day for day in self.spec.days() if self.spec.first_day <= day < self.day]
+        if len(before) < self.search.window_days:
+            raise NothingToTune(
+                f"{self.spec.name}/{self.model} of {self.day}: tuning needs {self.search.window_days} days before it "
+                f"(sigopt.window_days), and there are {len(before)}"
+            )
+        return tuple(before[-self.search.window_days :])
+
+    @property
+    def trial(self) -> Trial:
+        """The trial of the recipe as it is."""
+        window = self.window
+        return Trial(self.spec, self.recipe, window, window[-self.search.scored_days :], str(self.lake.root))
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Result of a tuning.
+
+    Attributes:
+        experiment: Id of the experiment.
+        trials: The trials, in the order in which they ended.
+        best: Index of the chosen trial: the best one, or the knee of the Pareto front of two metrics; None if no trial meets
+            the thresholds.
+        front: Indexes of the best trials: one, or the Pareto front of two metrics.
+    """
+
+    experiment: str
+    trials: Sequence[Tried]
+    best: int | None
+    front: Sequence[int]
+
+
+def tune(tuning: Tuning, client: Client, on_trial: Callable[[str, Tried], None] | None = None) -> Tuned:
+    """Run the trials of a tuning. A tuning that was killed continues its experiment.
+
+    Args:
+        tuning: What is tuned.
+        client: A Dask client. Its workers must not be daemonic, because trials start processes.
+        on_trial: Called with the id of the experiment and each trial that ends.
+
+    Returns:
+        The trials and the best of them.
+
+    Raises:
+        NothingToTune: There are no parameters, or too few days before the day.
+        MissingPartition: The data of a day of the window is not in the lake.
+        ValueError: A parameter does not fit the recipe.
+        sigopt.exception.ApiException: The service refuses the experiment.
+    """
+    from distributed import as_completed
+
+    if not tuning.search.parameters:
+        raise NothingToTune(f"{tuning.spec.name}/{tuning.model}: sigopt.parameters names no parameter to tune")
+    check_search(tuning.search, tuning.recipe)
+    for warning in tuning.search.warnings():
+        _log.warning("%s", warning)
+    trial = tuning.trial
+    check_window(trial)
+    data = {day: tuning.lake.digest(MDS_DATASETS, tuning.spec.name, day) for day in trial.days}
+    name, connection = f"{tuning.model} {tuning.day}", tuning.service.connect()
+    experiment = experiment_of(connection, tuning.search, tuning.recipe, name, tuning.spec.name, data)
+    workers = [
+        Worker(f"{tuning.spec.name}-{tuning.model}-{slot}", tuning.service, experiment, tuning.search, trial, tuning.folder)
+        for slot in range(tuning.search.parallel_bandwidth)
+    ]
+    running = {client.submit(worker.run, pure=False): worker for worker in workers}
+    done, futures = len(tried(connection, experiment)), as_completed(list(running))
+    for future in futures:
+        worker, ended = running.pop(future), future.result()
+        if ended is None:
+            continue
+        done += 1
+        _log.info("trial %d of %d: %s", done, tuning.search.observation_budget, describe(ended))
+        if on_trial:
+            on_trial(experiment, ended)
+        follow = client.submit(worker.run, pure=False)
+        running[follow] = worker
+        futures.add(follow)
+    trials = tried(connection, experiment)
+    observations, metrics = [each.observation for each in trials], metrics_of(tuning.search)
+    return Tuned(experiment, trials, knee(metrics, observations), front(metrics, observations))
+
+
+def describe(trial: Tried) -> str:
+    """Returns a line about a trial: its metrics, or why it failed."""
+    if trial.failed:
+        return f"failed: {trial.metadata.get('log', 'no reason was recorded')}"
+    return ", ".join(f"{name} {value:.5g}" for name, value in trial.values.items())

@@ -1,0 +1,132 @@
+"""Tuning: trials through the sigopt client on Dask workers, an exact budget, and a resumed experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client, LocalCluster
+
+from ml.lake import Lake, MissingPartition
+from ml.recipes.search import Search
+from ml.trials.connection import Service
+from ml.trials.experiment import definition, experiment_of, tried
+from ml.trials.tune import NothingToTune, Tuning, tune
+from ml.trials.worker import Worker
+from tests.helpers.training_days import made_spec, small_recipe, write_days
+
+LR = {
+    "name": "lr",
+    "key": "dense_optimizer.lr",
+    "type": "double",
+    "bounds": {"min": 1e-4, "max": 0.1},
+    "transformation": "log",
+}
+TOP = {"name": "top", "key": "model.top", "type": "categorical", "categorical_values": ["8", "16-8"]}
+
+
+def search(**changes: Any) -> Search:
+    metrics = [{"name": "auc"}, {"name": "training_time", "objective": "minimize", "strategy": "store"}]
+    base = {"parameters": [LR, TOP], "metrics": metrics, "observation_budget": 4, "parallel_bandwidth": 2}
+    return Search.model_validate({**base, "window_days": 3, "scored_days": 1, **changes})
+
+
+@pytest.fixture
+def tuning(lake: Lake, tmp_path: Path) -> Tuning:
+    days = write_days(lake, made_spec(), 4, 320)
+    service = Service(str(tmp_path / "tuning" / "tuning.db"))
+    return Tuning(made_spec(), "dlrm", days[3], small_recipe(), search(), lake, service, tmp_path / "trials")
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.mark.slow
+def test_a_tuning_uses_its_budget_exactly_and_continues_where_it_stopped(tuning: Tuning, client: Client) -> None:
+    seen: list[str] = []
+    done = tune(tuning, client, lambda experiment, trial: seen.append(str(trial.assignments)))
+    assert len(done.trials) == len(seen) == 4 and not any(trial.failed for trial in done.trials)
+    assert len({str(trial.assignments) for trial in done.trials}) == 4, "no suggestion twice"
+    assert search().defaults(small_recipe()) in [dict(trial.assignments) for trial in done.trials]
+    assert done.best is not None
+    assert done.trials[done.best].values["auc"] == max(trial.values["auc"] for trial in done.trials)
+    again = tune(tuning, client, lambda *_: pytest.fail("nothing is left to try"))
+    assert again == done
+
+
+def test_days_of_the_window_are_before_the_day(tuning: Tuning) -> None:
+    days = tuning.spec.days()
+    assert tuning.window == tuple(days[:3]) and tuning.trial.scored == (days[2],)
+    assert all(day < tuning.day for day in tuning.window)
+
+
+@pytest.mark.parametrize("day", [0, 1, 2])
+def test_a_window_that_is_not_full_is_refused(tuning: Tuning, client: Client, day: int) -> None:
+    with pytest.raises(NothingToTune, match=rf"needs 3 days before it .*there are {day}"):
+        tune(replace(tuning, day=tuning.spec.days()[day]), client)
+
+
+def test_what_cannot_be_tuned_is_refused_before_anything_is_trained(tuning: Tuning, client: Client, tmp_path: Path) -> None:
+    with pytest.raises(NothingToTune, match="no parameter"):
+        tune(replace(tuning, search=search(parameters=[])), client)
+    with pytest.raises(ValueError, match=r"no key 'dense_optimizer\.rate'"):
+        tune(replace(tuning, search=search(parameters=[LR | {"key": "dense_optimizer.rate"}])), client)
+    with pytest.raises(MissingPartition):
+        tune(replace(tuning, lake=Lake.at(tmp_path / "empty")), client)
+    assert not (tmp_path / "trials").exists()
+
+
+def test_the_same_tuning_finds_its_experiment_and_another_one_does_not(tuning: Tuning) -> None:
+    connection = tuning.service.connect()
+
+    def found(made_from: object, **changes: Any) -> str:
+        return experiment_of(connection, search(**changes), tuning.recipe, "dlrm 2026-01-04", "made", made_from)
+
+    first = found({"2026-01-01": "digest"})
+    assert found({"2026-01-01": "digest"}) == first
+    assert len({first, found({"2026-01-01": "other"}), found({"2026-01-01": "digest"}, observation_budget=9)}) == 3
+
+
+def worker(tuning: Tuning, **changes: Any) -> Worker:
+    connection = tuning.service.connect()
+    chosen = search(**changes)
+    experiment = experiment_of(connection, chosen, tuning.recipe, "dlrm", "made", None)
+    return Worker("made-0", tuning.service, experiment, chosen, tuning.trial, tuning.folder)
+
+
+def test_a_failed_trial_is_a_failed_observation_with_its_log(tuning: Tuning) -> None:
+    broken = worker(tuning)
+    ended = replace(broken, trial=replace(broken.trial, lake="/nowhere")).run()
+    assert ended is not None and ended.failed
+    (recorded,) = tried(tuning.service.connect(), broken.experiment)
+    assert recorded.failed and not recorded.values
+    assert "not in the lake" in recorded.metadata["log"]
+
+
+@pytest.mark.slow
+def test_a_worker_that_died_before_it_reported_reports_the_result_again(tuning: Tuning) -> None:
+    one = worker(tuning)
+    suggestion = tuning.service.connect("made-0").experiments(one.experiment).suggestions().create()
+    done = one._try(tuning.service.connect("made-0"), str(suggestion.id), dict(suggestion.assignments))
+    ended = one.run()  # started again with its name
+    assert ended is not None
+    assert ended.metadata["evergreen_suggestion"] == str(suggestion.id)
+    assert dict(ended.values) == dict(done.values), "also the training time, so it was not trained again"
+    assert [dict(each.assignments) for each in tried(tuning.service.connect(), one.experiment)] == [dict(ended.assignments)]
+
+
+def test_the_definition_has_what_the_service_needs() -> None:
+    body = definition(search(), "dlrm", "made")
+    assert [parameter["name"] for parameter in body["parameters"]] == ["lr", "top"]
+    assert all("key" not in parameter for parameter in body["parameters"])
+    assert "linear_constraints" not in body
+    assert body["metrics"][1] == {"name": "training_time", "objective": "minimize", "strategy": "store"}
