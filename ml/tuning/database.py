@@ -46,7 +46,7 @@ class Database:
     def __init__(self, address: str | Path) -> None:
         self.url = _url(address)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self._engine = _sqlite(self.url) if self.is_sqlite else sa.create_engine(self.url, pool_pre_ping=True)
+        self._engine = _sqlite(self.url) if self.is_sqlite else _postgres(self.url)
         self._process = os.getpid()
         self._install()
 
@@ -98,6 +98,7 @@ def _url(address: str | Path) -> sa.URL:
     if "://" not in str(address):
         path = Path(address).absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)  # it holds tokens; SQLite gives the files beside it the same mode
         return sa.URL.create("sqlite", database=str(path))
     url = sa.make_url(str(address))
     if url.get_backend_name() in ("postgresql", "postgres"):
@@ -122,6 +123,13 @@ def _sqlite(url: sa.URL) -> sa.Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("write", True) else "BEGIN")
 
     return engine
+
+
+def _postgres(url: sa.URL) -> sa.Engine:
+    try:
+        return sa.create_engine(url, pool_pre_ping=True)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"PostgreSQL needs {error.name}: pip install 'evergreen[postgres]'") from error
 
 
 def _is_contention(error: DBAPIError) -> bool:

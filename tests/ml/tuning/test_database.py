@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,17 @@ def test_an_exception_rolls_back(address: str) -> None:
 def test_other_databases_are_refused(address: str) -> None:
     with pytest.raises(ValueError, match="expected the path of a SQLite file, or a URL of PostgreSQL"):
         Database(address)
+
+
+def test_other_users_cannot_read_the_file(tmp_path: Path) -> None:
+    Database(tmp_path / "tuning.db")
+    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
+
+
+def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ModuleNotFoundError, match=r"PostgreSQL needs psycopg: pip install 'evergreen\[postgres\]'"):
+        Database("postgresql://localhost/tuning")
 
 
 def _open(address: str) -> None:
