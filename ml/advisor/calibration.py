@@ -34,7 +34,7 @@ from ml.schema import FeatureSchema
 from ml.training.loop import train_step
 from ml.training.state import TrainState, new_state
 
-VERSION = 2  # increase it with a change of the terms or of what is measured
+VERSION = 3  # increase it with a change of the terms or of what is measured
 BATCHES = 4
 SECONDS = 0.1  # processor time per shape and repetition
 REPEATS = 2  # of which the fastest counts
@@ -160,19 +160,33 @@ def measure(machine: str, shapes: tuple[Shape, ...] = SHAPES) -> Calibration:
     Returns:
         The calibration.
     """
-    began = time.process_time()
-    _time(shapes[0], repeats=0)
-    start = time.process_time() - began
+    first, *rest = shapes
+    timed = [_time(first)]
     base = psutil.Process().memory_info().rss
-    rows = [_time(shape) for shape in shapes]
-    names = sorted({name for units, _ in rows for name in units} - {"values"})
+    timed += [_time(shape) for shape in rest]
+    names = sorted({name for each in timed for name in each.units} - {"values"})
     # Relative errors count: each equation is divided by its time. Columns are scaled, because units differ by powers of ten.
-    matrix = np.array([[units.get(name, 0.0) / seconds for name in names] for units, seconds in rows])  # [shapes, terms]
+    matrix = np.array([[each.units.get(name, 0.0) / each.seconds for name in names] for each in timed])  # [shapes, terms]
     scale = np.maximum(matrix.max(axis=0), 1e-300)
-    found, distance = nnls(matrix / scale, np.ones(len(rows)))
+    found, distance = nnls(matrix / scale, np.ones(len(timed)))
     rates = {name: float(rate) for name, rate in zip(names, found / scale, strict=True)}
     rates["values"] = READING * _seconds_per_value()
-    return Calibration(machine, made_with(), Speed(rates, start, base), float(distance / np.sqrt(len(rows))))
+    return Calibration(machine, made_with(), Speed(rates, timed[0].start, base), float(distance / np.sqrt(len(timed))))
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A step of a shape.
+
+    Attributes:
+        units: Units of each term.
+        seconds: Seconds.
+        start: Seconds that the first steps took longer.
+    """
+
+    units: Mapping[str, float]
+    seconds: float
+    start: float
 
 
 def _measured_apart(machine: str) -> Calibration:
@@ -183,17 +197,19 @@ def _measured_apart(machine: str) -> Calibration:
     return Calibration.from_json(done.stdout[done.stdout.index("{") :])
 
 
-def _time(shape: Shape, repeats: int = REPEATS) -> tuple[dict[str, float], float]:
-    """Return the units of each term in a step of a shape, and the step's seconds, which are infinite without repeats."""
+def _time(shape: Shape) -> Timed:
+    """Train a shape, and measure its steps."""
     recipe = load_recipe(shape.model, {"batch_size": shape.rows, **shape.overrides})
     schema = _schema(shape)
     state = new_state(recipe, schema)
     state.begin_pass()
-    first = list(_batches(shape, 0))
-    for batch in first:  # loads kernels, and admits the ids
+    batches = list(_batches(shape, 0))
+    began = time.process_time()
+    for batch in batches:  # loads kernels, and admits the ids
         train_step(state, batch, total_steps=1_000_000)
-    best = min((_repeat(state, shape, first, number) for number in range(1, repeats + 1)), default=float("inf"))
-    return terms(recipe, schema, _workload(shape, recipe)), best
+    first = time.process_time() - began
+    best = min(_repeat(state, shape, batches, number) for number in range(1, REPEATS + 1))
+    return Timed(terms(recipe, schema, _workload(shape, recipe)), best, max(0.0, first - BATCHES * best))
 
 
 def _repeat(state: TrainState, shape: Shape, first: list[Batch], number: int) -> float:

