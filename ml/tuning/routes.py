@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ml.tuning.handlers import (
     accounts,
+    aiexperiments,
     checkpoints,
     experiments,
     files,
@@ -24,6 +25,7 @@ ROUTES = (
     *queued_suggestions.ROUTES,
     *observations.ROUTES,
     *results.ROUTES,
+    *aiexperiments.ROUTES,
     *training_runs.ROUTES,
     *checkpoints.ROUTES,
     *files.ROUTES,

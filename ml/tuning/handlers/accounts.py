@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 import sqlalchemy as sa
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 from ml.tuning import render, schema
 from ml.tuning.call import Call
 from ml.tuning.errors import ApiError, missing
+from ml.tuning.records import experiments
 from ml.tuning.router import Route
 
 
@@ -30,6 +32,15 @@ def tokens(call: Call) -> dict[str, Any]:
     table = schema.tokens
     rows = call.connection.execute(sa.select(table).where(table.c.client == call.caller.client).order_by(table.c.created))
     return render.pagination(_shown_token(call, row) for row in rows)
+
+
+def share(call: Call) -> dict[str, Any]:
+    """Create a token that gives access to one experiment only."""
+    found, table = experiments.requested(call), schema.tokens
+    if call.caller.development:
+        raise ApiError(403, "A development token cannot create tokens")
+    columns = {"token": secrets.token_hex(24), "client": found.client, "experiment": found.id, "created": call.now}
+    return _shown_token(call, call.connection.execute(table.insert().values(columns).returning(*table.c)).one())
 
 
 def client(call: Call) -> dict[str, Any]:
@@ -88,6 +99,7 @@ ROUTES = (
     Route("GET", "tokens/{token}", own_token),
     Route("GET", "clients/{client}", client),
     Route("GET", "clients/{client}/tokens", tokens),
+    Route("POST", "experiments/{experiment}/tokens", share),
     Route("GET", "sessions", session),
     Route("POST", "sessions", session),
 )

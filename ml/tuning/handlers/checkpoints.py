@@ -16,6 +16,7 @@ from ml.tuning.parse.assignments import metadata
 from ml.tuning.parse.experiments import require_active
 from ml.tuning.records import experiments
 from ml.tuning.router import Route
+from ml.tuning.runs import outcome
 from ml.tuning.runs import table as runs
 from ml.tuning.runs.early_stop import Progress, stopping_reasons
 from ml.tuning.values import Reader, as_identity
@@ -37,6 +38,7 @@ def create(call: Call) -> dict[str, Any]:
         raise ApiError(403, f"The run {run['id']} has {MAX_CHECKPOINTS} checkpoints, which is the largest number")
     columns["stopping_reasons"] = _reasons(call, run, [*stored, _numbers(columns["values"])])
     runs.touch(call, run)
+    outcome.settle(call, run)
     return _shown(call.connection.execute(table.insert().values(columns).returning(*table.c)).one())
 
 

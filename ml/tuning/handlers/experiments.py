@@ -70,6 +70,8 @@ def page_of(call: Call, *conditions: sa.ColumnElement[bool]) -> dict[str, Any]:
         query = query.where(table.c.state == state)
     if call.caller.experiment is not None:
         query = query.where(table.c.id == call.caller.experiment)
+    if call.data.get("search"):
+        query = query.where(sa.func.lower(table.c.name).contains(str(call.data["search"]).lower().strip(), autoescape=True))
     if "project" in call.arguments:
         query = query.where(table.c.project == call.arguments["project"])
     return page(call.connection, query, table.c.id, call.data, lambda row: show(call, experiments.from_row(row)))

@@ -23,7 +23,7 @@ table = schema.projects
 
 def create(call: Call) -> dict[str, Any]:
     """Create a project."""
-    _require_all(call)
+    require_all(call)
     reader = Reader(call.data)
     identity = reader.text("id", limit=MAX_ID)
     if not re.fullmatch(r"[a-z0-9\-_.]+", identity):
@@ -46,7 +46,7 @@ def fetch(call: Call) -> dict[str, Any]:
 
 def update(call: Call) -> dict[str, Any]:
     """Change a project; `deleted` archives or restores it."""
-    _require_all(call)
+    require_all(call)
     found = find(call)
     reader = Reader(call.data)
     changes: dict[str, Any] = {"updated": call.now}
@@ -89,7 +89,8 @@ def _is(call: Call, identity: str) -> tuple[sa.ColumnElement[bool], ...]:
     return table.c.client == call.caller.client, table.c.id == identity
 
 
-def _require_all(call: Call) -> None:
+def require_all(call: Call) -> None:
+    """Refuse a token that gives access to one experiment only."""
     if call.caller.experiment is not None:
         raise ApiError(403, f"The token gives access to experiment {call.caller.experiment} only")
 

@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from ml.tuning import render, schema
 from ml.tuning.call import Call
 from ml.tuning.errors import ApiError, missing
+from ml.tuning.handlers.projects import require_all
 from ml.tuning.pages import page
 from ml.tuning.router import Route
 from ml.tuning.runs import table as runs
@@ -22,6 +23,7 @@ table, links = schema.tags, schema.run_tags
 
 def create(call: Call) -> dict[str, Any]:
     """Create a tag of a client."""
+    require_all(call)
     reader = Reader(call.data)
     name, color = reader.text("name", limit=MAX_NAME), reader.text("color")
     reader.close()

@@ -21,6 +21,7 @@ MAX_BATCH = 10_000
 
 def create(call: Call) -> dict[str, Any]:
     """Create a run of a project, without an experiment."""
+    projects.require_all(call)
     project = projects.find(call).id
     (identity,) = runs.insert(call, project, [read_new(Reader(call.data))])
     return runs.shown(call, [runs.load(call, identity)])[0]
@@ -28,6 +29,7 @@ def create(call: Call) -> dict[str, Any]:
 
 def create_batch(call: Call) -> dict[str, Any]:
     """Create several runs of a project: all of them or, if one is not valid, none."""
+    projects.require_all(call)
     project = projects.find(call).id
     reader = Reader(call.data)
     items = reader.items("runs", required=True)
@@ -87,7 +89,8 @@ def _change(call: Call, *, merge: bool) -> dict[str, Any]:
         changes["completed"] = call.now
     if changes.get("deleted", run["deleted"]) != run["deleted"]:
         outcome.set_deleted(call, run, deleted=changes["deleted"])
-    return runs.shown(call, [runs.save(call, run["id"], changes)])[0]
+    saved = outcome.settle(call, runs.save(call, run["id"], changes))
+    return runs.shown(call, [saved])[0]
 
 
 def delete(call: Call) -> dict[str, Any]:

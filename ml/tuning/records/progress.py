@@ -49,15 +49,14 @@ def _best(call: Call, found: Experiment) -> int | None:
 
 def _runs(call: Call, found: Experiment) -> dict[str, Any]:
     table = schema.training_runs
-    counts = sa.select(table.c.state == "active", sa.func.count()).where(
-        table.c.experiment == found.id, table.c.deleted.is_(False)
-    )
-    by_active = {bool(active): count for active, count in call.connection.execute(counts.group_by(table.c.state == "active"))}
-    active, finished = by_active.get(True, 0), by_active.get(False, 0)
+    counts = sa.select(table.c.state, sa.func.count()).where(table.c.experiment == found.id, table.c.deleted.is_(False))
+    by_state = {state: count for state, count in call.connection.execute(counts.group_by(table.c.state))}
+    active, total = by_state.get("active", 0), sum(by_state.values())
+    used = budget.consumed(call, found)
     return {
         "object": "progress",
         "active_run_count": active,
-        "finished_run_count": finished,
-        "total_run_count": active + finished,
-        "remaining_budget": None if found.budget is None else found.budget - active - finished,
+        "finished_run_count": total - active,
+        "total_run_count": total,
+        "remaining_budget": None if found.budget is None else max(found.budget - used.observed - used.held, 0),
     }

@@ -24,18 +24,21 @@ def requested(call: Call, *, lock: bool = False) -> Run:
 
     Args:
         call: The call.
-        lock: Whether to keep other transactions from changing the run until this one ends.
+        lock: Whether to keep other transactions from changing the run and its experiment until this one ends.
 
     Raises:
         ApiError: 404 if there is no such run of the caller; 403 if the token gives access to another experiment only.
     """
     key = call.arguments["run"]
-    found = selected(call, table.c.id == as_identity(key), table.c.client == call.caller.client, lock=lock)
+    found = selected(call, table.c.id == as_identity(key), table.c.client == call.caller.client)
     if not found:
         raise missing("training run", key)
     if call.caller.experiment not in (None, found[0]["experiment"]):
         raise ApiError(403, f"The token gives access to experiment {call.caller.experiment} only")
-    return found[0]
+    if lock and found[0]["experiment"] is not None:  # before the run, as calls that create runs do
+        owner = schema.experiments.c.id
+        call.connection.execute(sa.select(owner).where(owner == found[0]["experiment"]).with_for_update())
+    return selected(call, table.c.id == found[0]["id"], lock=True)[0] if lock else found[0]
 
 
 def selected(call: Call, *conditions: sa.ColumnElement[bool], lock: bool = False) -> list[Run]:
