@@ -322,6 +322,7 @@ CALLS: tuple[Callable[[SigOptFactory], None], ...] = (
 )
 
 
+@pytest.mark.filterwarnings("ignore:The .data field:RuntimeWarning")
 @pytest.mark.parametrize("calls", CALLS, ids=lambda calls: calls.__name__)
 def test_the_client(factory: SigOptFactory, calls: Callable[[SigOptFactory], None]) -> None:
     calls(factory)
