@@ -26,6 +26,11 @@ def advisor_recipes(model: str) -> str:
     return f"advisor_recipes/{model}"
 
 
+def tuning_results(model: str) -> str:
+    """Returns the stage of the results of a model's tunings, one for each day that a tuning served."""
+    return f"tuning_results/{model}"
+
+
 def tuned_models(model: str) -> str:
     """Returns the stage of a model's trained days."""
     return f"tuned_models/{model}"

@@ -14,13 +14,15 @@ import yaml
 from pydantic import ValidationError
 from upath import UPath
 
+from ml.advisor.advice import nested
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
-from ml.recipes.edits import flat
-from ml.recipes.layers import Composed, Overrode, compose, keep_structure
-from ml.recipes.recipe import Recipe
+from ml.recipes.edits import flat, patch
+from ml.recipes.layers import Composed, Layer, Overrode, compose, keep_structure
+from ml.recipes.recipe import Recipe, recipe_of
 from ml.recipes.sections import to_sections
-from ml.stages import advisor_recipes, tuned_models
+from ml.recipes.stored import STARTS_FROM
+from ml.stages import advisor_recipes, tuned_models, tuning_results
 
 RECIPE = "recipe.yaml"
 _log = logging.getLogger("evergreen")
@@ -64,8 +66,11 @@ def advise_day(spec: DatasetSpec, model: str, day: str, lake: Lake) -> AdvisedDa
         ValueError: The dataset has no such day.
     """
     stage, parent = advisor_recipes(model), spec.previous_day(day)
-    composed = compose(spec, model)
-    present = _recipe_of(lake, spec, model, parent) if parent else None
+    result = _adopted(lake, spec, model, day)
+    tuned = _tuned_values(lake, spec, model, parent, day, result)
+    composed = compose(spec, model, tuned=[Layer(tuned["origin"], tuned["values"])] if tuned else [])
+    restarts = bool(result and result["restarts"])
+    present = _recipe_of(lake, spec, model, parent) if parent and not restarts else None
     kept = keep_structure(composed.recipe, present, (feature.name for feature in spec.sparse)) if present else None
     refused = kept.refused if kept else {}
     recipe = kept.recipe if kept else composed.recipe
@@ -73,11 +78,35 @@ def advise_day(spec: DatasetSpec, model: str, day: str, lake: Lake) -> AdvisedDa
         lake.partition(stage, spec.name, day), recipe, _origins(composed, recipe, refused), composed.overrode, refused
     )
     _report(done, f"{spec.name}/{stage} of {day}")
-    lineage = lake.lineage(spec.name, [(stage, parent)] if parent and lake.has(stage, spec.name, parent) else [])
+    inputs = [(stage, parent)] if parent and lake.has(stage, spec.name, parent) else []
+    lineage = lake.lineage(spec.name, [*inputs, *([(tuning_results(model), day)] if result else [])])
+    digest = {"digest": f"{recipe.fingerprint}-{result['digest'][:16]}"} if result and restarts else {}
+    extra = digest | ({"tuned": tuned} if tuned else {}) | ({STARTS_FROM: tuning_results(model)} if restarts else {})
     with lake.write(stage, spec.name, day) as folder:
         (folder / RECIPE).write_text(_text(done))
-        lake.write_manifest(folder, _manifest(done, spec, composed.recipe) | lineage)
+        lake.write_manifest(folder, _manifest(done, spec, recipe_of(spec, model)) | extra | lineage)
     return done
+
+
+def _adopted(lake: Lake, spec: DatasetSpec, model: str, day: str) -> dict[str, Any] | None:
+    """Return the manifest of the tuning that serves the day, if there is one and its recipe is used."""
+    stage = tuning_results(model)
+    result = lake.manifest(stage, spec.name, day) if lake.has(stage, spec.name, day) else None
+    return result if result and result["adopted"] else None
+
+
+def _tuned_values(
+    lake: Lake, spec: DatasetSpec, model: str, parent: str | None, day: str, result: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Return the tuned values with their origin: those of the day before, with those of the day's own tuning."""
+    stage = advisor_recipes(model)
+    before = lake.manifest(stage, spec.name, parent).get("tuned") if parent and lake.has(stage, spec.name, parent) else None
+    if result is None:
+        return before
+    values = before["values"] if before else {}
+    for key, value in result["changed"].items():
+        values = patch(values, nested({key: value}))
+    return {"origin": f"tuned for {day}, experiment {result['experiment']}", "values": values}
 
 
 def _recipe_of(lake: Lake, spec: DatasetSpec, model: str, day: str) -> Recipe | None:

@@ -7,7 +7,28 @@ from pydantic import ValidationError
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake, StalePartition
 from ml.recipes.recipe import Recipe, recipe_of
-from ml.stages import advisor_recipes
+from ml.stages import advisor_recipes, tuned_models
+
+STARTS_FROM = "starts_from"
+
+
+def start_of(lake: Lake, spec: DatasetSpec, model: str, day: str) -> tuple[str, str] | None:
+    """Returns stage and day of the stored state that a day starts from.
+
+    By default that is the model of the day before. A day whose recipe has another structure starts from the state of the
+    candidate that a tuning has trained. The first day starts from nothing.
+
+    Args:
+        lake: Where recipes are stored.
+        spec: The dataset.
+        model: Name of the model.
+        day: `YYYY-MM-DD`.
+    """
+    stage, parent = advisor_recipes(model), spec.previous_day(day)
+    if parent is None:
+        return None
+    stored = lake.manifest(stage, spec.name, day).get(STARTS_FROM) if lake.has(stage, spec.name, day) else None
+    return (stored, day) if stored else (tuned_models(model), parent)
 
 
 def recipe_in_use(lake: Lake, spec: DatasetSpec, model: str, day: str) -> Recipe:

@@ -20,7 +20,7 @@ from ml.datasets.reader import BlockReader
 from ml.distributed.process_group import Ranks
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe
-from ml.recipes.stored import recipe_in_use
+from ml.recipes.stored import recipe_in_use, start_of
 from ml.schema import FeatureSchema
 from ml.stages import MDS_DATASETS, advisor_recipes, tuned_models
 from ml.training.checkpoint import Checkpoints
@@ -62,7 +62,8 @@ def train_day(
 ) -> TrainedDay:
     """Train on one day and write the partition `tuned_models/<model>/<dataset>/<day>`: a snapshot and its manifest.
 
-    The first day of the dataset starts from scratch, every other day from the snapshot of the day before. A day without rows to
+    The first day of the dataset starts from scratch, every other day from the snapshot of the day before, or, if a tuning has
+    changed the structure of the recipe, from the state that the tuning has trained on the days before. A day without rows to
     train on keeps that snapshot. A run that was killed, or stopped by SIGINT or SIGTERM, resumes at its last checkpoint in the
     next call, and writes the same bytes as an uninterrupted run.
 
@@ -90,28 +91,30 @@ def train_day(
     recipe, stage = options.recipe or recipe_in_use(lake, spec, model, day), tuned_models(model)
     schema = FeatureSchema.of(spec)
     parent = spec.previous_day(day)
+    daily = (stage, parent) if parent else None
+    start = start_of(lake, spec, model, day) if options.recipe is None else daily
     in_time_order = partial(BlockReader, lake, spec, [day], order="time", cache=options.cache)
     reader = _reader_of_rank(in_time_order, recipe, ranks)
     identity = {
         "recipe": recipe.fingerprint,
         "schema": schema.fingerprint,
         "data": {key: value for key, value in reader.state_dict().items() if key != "batches"},
-        "parent": lake.manifest(stage, spec.name, parent)["digest"] if parent else None,
+        "parent": lake.manifest(start[0], spec.name, start[1])["digest"] if start else None,
     }
     if ranks is not None and recipe.embeddings == "independent":
         identity["processes"] = ranks.size  # each process continues with its own tables
-    inputs = [(MDS_DATASETS, day), *([(stage, parent)] if parent else [])]
+    inputs = [(MDS_DATASETS, day), *([start] if start else [])]
     if options.recipe is None and lake.has(advisor_recipes(model), spec.name, day):
         inputs.append((advisor_recipes(model), day))
     lineage = lake.lineage(spec.name, inputs)
     checkpoints = Checkpoints(lake, spec.name, model, day, identity, recipe.checkpoints, ranks)
-    if parent and not reader.rows and can_keep(lake, spec, model, parent, recipe):
+    if parent and start == daily and not reader.rows and can_keep(lake, spec, model, parent, recipe):
         kept = keep_model(lake, spec, model, day, parent, recipe)
         if ranks is None or ranks.rank == 0:
             copy_model(lake, kept, _manifest(kept, identity) | lineage)
         checkpoints.discard()
         return kept
-    state = checkpoints.resume(recipe, schema, reader) or _begin(lake, spec, model, parent, recipe, schema, ranks)
+    state = checkpoints.resume(recipe, schema, reader) or _begin(lake, spec, start, recipe, schema, ranks)
     resumed_at = state.running.rows if state.running else 0
     early_stopping = None
     if recipe.early_stop:
@@ -165,16 +168,15 @@ def _reader_of_rank(read: partial[BlockReader], recipe: Recipe, ranks: Ranks | N
 def _begin(
     lake: Lake,
     spec: DatasetSpec,
-    model: str,
-    parent: str | None,
+    start: tuple[str, str] | None,
     recipe: Recipe,
     schema: FeatureSchema,
     ranks: Ranks | None,
 ) -> TrainState:
-    if parent is None:
+    if start is None:
         state = new_state(recipe, schema, ranks)
     else:
-        folder = require_model(lake, tuned_models(model), spec.name, parent)
+        folder = require_model(lake, start[0], spec.name, start[1])
         state = load_snapshot(folder, recipe=recipe, schema=schema, ranks=ranks)
     state.begin_pass()
     return state

@@ -7,7 +7,7 @@ the lake and can be interrupted, is `ml.training.day`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.reader import BlockReader
@@ -17,7 +17,7 @@ from ml.recipes.recipe import Recipe
 from ml.schema import FeatureSchema
 from ml.training.passes import train_pass
 from ml.training.report import TrainReport
-from ml.training.score import EVALUATION_BATCH, score
+from ml.training.score import EVALUATION_BATCH, Floats, predictions_of, scores_of
 from ml.training.state import TrainState, new_state
 
 
@@ -29,11 +29,13 @@ class ReplayedDay:
         day: `YYYY-MM-DD`.
         scores: `ml.metrics.summary` of the day, with the model of the days before it; None if the day was not scored.
         report: Report of the pass over the day; None if the day was not trained on.
+        predictions: Labels and probabilities of the day's rows in time order, float32 [N] each, if they were asked for.
     """
 
     day: str
     scores: dict[str, float | int | None] | None
     report: TrainReport | None
+    predictions: tuple[Floats, Floats] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ def replay(
     scored: Collection[str] | None = None,
     scored_splits: Sequence[str] = SPLITS,
     train_last: bool = True,
+    keep_predictions: bool = False,
     on_result: Callable[[ReplayedDay], None] | None = None,
 ) -> Replay:
     """Train a new model on days in order, and score each day before it is trained on.
@@ -72,6 +75,7 @@ def replay(
         scored: Days to score; by default all except the first, before which there is no model.
         scored_splits: Splits of a day that are scored.
         train_last: Whether to train on the last day too.
+        keep_predictions: Whether to return the predictions of scored days, to compare them with those of another model.
         on_result: Called with the result of each day. It may raise to stop the replay, for example to prune a trial.
 
     Returns:
@@ -87,16 +91,16 @@ def replay(
         raise ValueError(f"{days[0]} cannot be scored: it is the first day of the replay, so there is no model before it")
     state, done = new_state(recipe, FeatureSchema.of(spec)), []
     for number, day in enumerate(days, 1):
-        scores = report = None
+        scores = report = predictions = None
         if day in scored:
-            scores = score(
-                state, BlockReader(lake, spec, [day], splits=scored_splits, batch_size=EVALUATION_BATCH, order="time")
-            )
+            reader = BlockReader(lake, spec, [day], splits=scored_splits, batch_size=EVALUATION_BATCH, order="time")
+            predictions = predictions_of(state, reader)
+            scores = scores_of(state, *predictions)
         if train_last or number < len(days):
             reader = BlockReader(lake, spec, [day], splits=recipe.splits, batch_size=recipe.batch_size, order="time")
             state.begin_pass()
             report = train_pass(state, reader, total_steps=len(reader))
-        done.append(ReplayedDay(day, scores, report))
+        done.append(ReplayedDay(day, scores, report, predictions if keep_predictions else None))
         if on_result is not None:
             on_result(done[-1])
     return Replay(state, done)

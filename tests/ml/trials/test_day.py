@@ -1,0 +1,151 @@
+"""A tuning that serves a day: what is adopted trains the day, also with another structure, and a rerun changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+
+from ml.advisor.day import advise_day
+from ml.lake import Lake
+from ml.recipes.recipe import Recipe
+from ml.recipes.search import Search
+from ml.recipes.stored import recipe_in_use, start_of
+from ml.stages import advisor_recipes, tuned_models, tuning_results
+from ml.training.day import DayOptions, train_day
+from ml.trials.connection import Service
+from ml.trials.day import TRIALS, TunedDay, tune_day
+from ml.trials.trial import TrialResult
+from ml.trials.tune import Tuning
+from ml.trials.verdict import judge
+from tests.helpers.training_days import made_spec, small_recipe, write_days
+
+SPEC = made_spec()
+RATES = {"name": "lr", "key": "table_optimizer.lr", "type": "double", "grid": [0.0001, 0.05]}
+
+
+@pytest.fixture
+def days(lake: Lake) -> list[str]:
+    return write_days(lake, SPEC, 5, 640)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials run in this process, which saves the start of two dozen; `test_process.py` tests the others."""
+    from ml.trials import worker
+    from ml.trials.trial import run_trial
+
+    def run(trial: Any, folder: Path, **options: Any) -> TrialResult:
+        return run_trial(trial)
+
+    monkeypatch.setattr(worker, "in_process", run)
+
+
+def untrained(**changes: Any) -> Recipe:
+    """A recipe that hardly learns, so that a tuned one is significantly better."""
+    return small_recipe(table_optimizer={"lr": 0.0001}, dense_optimizer={"lr": 1e-6}, **changes)
+
+
+def run(lake: Lake, tmp_path: Path, client: Client, day: str, recipe: Recipe, *parameters: dict[str, Any]) -> TunedDay:
+    budget = 2 ** len(parameters)
+    search = Search.model_validate({"parameters": parameters, "observation_budget": budget, "window_days": 3, "scored_days": 1})
+    service = Service(str(tmp_path / "tuning.db"))
+    return tune_day(Tuning(SPEC, "dlrm", day, recipe, search, lake, service, tmp_path / "trials"), recipe, client)
+
+
+def files(lake: Lake, stage: str, day: str) -> dict[str, bytes]:
+    folder = lake.require(stage, SPEC.name, day)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def declare(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> Any:
+    entry = SPEC.model_dump(mode="json")
+    entry["recipe"] = {"overrides": recipe.model_dump(mode="json")}
+    return type(SPEC).model_validate(entry)
+
+
+def test_a_better_recipe_is_adopted_and_trains_the_day_and_those_after_it(
+    lake: Lake, tmp_path: Path, client: Client, days: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = untrained()
+    spec = declare(monkeypatch, recipe)
+    for day in days[:3]:
+        advise_day(spec, "dlrm", day, lake)
+        train_day(spec, day, lake, options=DayOptions(progress=False))
+    done = run(lake, tmp_path, client, days[3], recipe, RATES)
+    assert done.adopted and not done.restarts and done.verdict is not None
+    assert done.recipe.table_optimizer.lr == 0.05
+    first = files(lake, tuning_results("dlrm"), days[3])
+    run(lake, tmp_path, client, days[3], recipe, RATES)
+    assert files(lake, tuning_results("dlrm"), days[3]) == first
+    assert len(json.loads(first[TRIALS])) == 2
+    for day in days[3:]:
+        advised = advise_day(spec, "dlrm", day, lake)
+        assert advised.recipe.table_optimizer.lr == 0.05
+        assert advised.origins["table_optimizer.lr"].startswith(f"tuned for {days[3]}, experiment ")
+        trained = train_day(spec, day, lake, options=DayOptions(progress=False))
+        assert trained.recipe.table_optimizer.lr == 0.05
+        assert start_of(lake, spec, "dlrm", day) == (tuned_models("dlrm"), spec.previous_day(day))
+    assert not advise_day(spec, "dlrm", days[2], lake).origins["table_optimizer.lr"].startswith("tuned")
+
+
+def test_a_better_structure_starts_from_the_state_of_the_candidate(
+    lake: Lake, tmp_path: Path, client: Client, days: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = untrained()
+    spec = declare(monkeypatch, recipe)
+    for day in days[:3]:
+        advise_day(spec, "dlrm", day, lake)
+        train_day(spec, day, lake, options=DayOptions(progress=False))
+    tuned = small_recipe(model={"embedding_dim": 8, "bottom": [8], "top": [8]})
+    search = Search.model_validate({"parameters": [RATES], "observation_budget": 2, "window_days": 3, "scored_days": 1})
+    tuning = Tuning(spec, "dlrm", days[3], tuned, search, lake, Service(str(tmp_path / "db")), tmp_path / "trials")
+    done = tune_day(tuning, recipe, client)
+    assert done.adopted and done.restarts and done.verdict is not None
+    assert done.verdict.against == "the daily models"
+    for day, start in ((days[3], tuning_results("dlrm")), (days[4], tuned_models("dlrm"))):
+        assert advise_day(spec, "dlrm", day, lake).recipe.model.embedding_dim == 8
+        found = start_of(lake, spec, "dlrm", day)
+        assert found is not None and found[0] == start
+        trained = train_day(spec, day, lake, options=DayOptions(progress=False))
+        assert trained.recipe.model.embedding_dim == 8
+        assert trained.rows_so_far == (4 if day == days[3] else 5) * 640, "each day was trained on once"
+
+
+def test_what_is_no_better_is_not_adopted(lake: Lake, tmp_path: Path, client: Client, days: list[str]) -> None:
+    recipe = small_recipe()
+    done = run(lake, tmp_path, client, days[3], recipe, RATES)
+    assert not done.adopted and not done.restarts
+    advised = advise_day(SPEC, "dlrm", days[3], lake)
+    assert "tuned" not in lake.manifest(advisor_recipes("dlrm"), SPEC.name, days[3])
+    assert advised.recipe == recipe_in_use(lake, SPEC, "dlrm", days[3])
+
+
+def test_the_verdict_needs_significance_and_the_same_rows() -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.random(4000) < 0.3).astype(np.float32)
+    good = np.clip(0.3 + 0.3 * (labels - 0.3) + 0.1 * rng.standard_normal(4000), 0.01, 0.99).astype(np.float32)
+    alike = np.clip(good + 1e-4 * rng.standard_normal(4000), 0.01, 0.99).astype(np.float32)
+    poor = rng.random(4000).astype(np.float32)
+    verdict = judge({"d": (labels, good)}, {"d": (labels, poor)}, "auc", "x")
+    assert verdict.better and verdict.gains["auc"].value > 0 < verdict.gains["log_loss"].value
+    assert not judge({"d": (labels, good)}, {"d": (labels, alike)}, "auc", "x").better
+    assert not judge({"d": (labels, poor)}, {"d": (labels, good)}, "log_loss", "x").better
+    with pytest.raises(ValueError, match="rows of the two models differ"):
+        judge({"d": (labels, good)}, {"d": (1 - labels, good)}, "auc", "x")
+    with pytest.raises(ValueError, match="days differ"):
+        judge({"d": (labels, good)}, {"e": (labels, good)}, "auc", "x")
