@@ -11,12 +11,14 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool
 
 from ml.tuning import schema
 from ml.tuning.errors import ApiError
 
-BUSY_SECONDS = 60  # how long a writer waits for other writers of the same SQLite file
+BUSY_SECONDS = 60  # how long a writer waits for other writers of the same SQLite file, or of the same experiment
+MAX_CONNECTIONS = 40  # of one process to PostgreSQL, which accepts 100 by default; as many as the server has threads
 _INSTALL_LOCK = 0x45566572  # key of PostgreSQL's advisory lock under which tables are created
 
 
@@ -67,8 +69,8 @@ class Database:
         try:
             with self._engine.connect().execution_options(write=write) as connection, connection.begin():
                 yield connection
-        except DBAPIError as error:
-            if _is_contention(error):
+        except (DBAPIError, PoolTimeout) as error:
+            if isinstance(error, PoolTimeout) or _is_contention(error):
                 raise ApiError(429, "The database is busy; try again") from error
             raise
 
@@ -126,8 +128,11 @@ def _sqlite(url: sa.URL) -> sa.Engine:
 
 
 def _postgres(url: sa.URL) -> sa.Engine:
+    waits = {} if "options" in url.query else {"options": f"-c lock_timeout={round(1000 * BUSY_SECONDS)}"}
     try:
-        return sa.create_engine(url, pool_pre_ping=True)
+        return sa.create_engine(
+            url, pool_pre_ping=True, max_overflow=MAX_CONNECTIONS - 5, pool_timeout=BUSY_SECONDS, connect_args=waits
+        )
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"PostgreSQL needs {error.name}: pip install 'evergreen[postgres]'") from error
 

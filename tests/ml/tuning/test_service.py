@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from ml.tuning import database as databases
+from ml.tuning import schema
 from ml.tuning.database import Database
 from ml.tuning.definition import Assignments, Study
 from ml.tuning.errors import ApiError
@@ -32,13 +35,24 @@ def test_others_can_report_while_a_suggestion_is_computed(address: str) -> None:
     assert tuned.suggestions().fetch().count == 1
 
 
-def test_a_busy_database_asks_to_try_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_database_asks_to_try_again(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(databases, "BUSY_SECONDS", 0.05)
-    service = TuningService(Database(sqlite(tmp_path)))
+    service = TuningService(Database(address))
     connection = connect(service)
-    with service.database.transaction():
-        refused(lambda: connection.experiments().create(**definition()), 429, "The database is busy; try again")
-        assert connection.experiments().fetch().count == 0  # readers do not wait for writers
+    tuned = connection.experiments(connection.experiments().create(**definition()).id)
+    with service.database.transaction() as database:
+        database.execute(sa.select(schema.experiments).with_for_update())
+        refused(lambda: tuned.update(name="renamed"), 429, "The database is busy; try again")
+        assert connection.experiments().fetch().count == 1  # readers do not wait for writers
+
+
+def test_more_threads_than_connections_ask_to_try_again(postgres_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(databases, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(databases, "MAX_CONNECTIONS", 5)
+    database = Database(postgres_address)
+    with ExitStack() as stack, pytest.raises(ApiError, match="The database is busy"):
+        for _ in range(6):
+            stack.enter_context(database.transaction())
 
 
 def test_an_experiment_that_keeps_changing_asks_to_try_again(tmp_path: Path) -> None:
