@@ -91,7 +91,7 @@ class Taken:
                 continue
             if dimension.values is None:
                 moved[n] = np.clip(moved[n] + rng.normal() * 0.02 * steps, 0, 1)
-            elif not dimension.ordered:
+            elif dimension.categorical:
                 moved[n] = rng.random()
             else:
                 moved[n] = np.clip(moved[n] + rng.choice((-1, 1)) * rng.integers(1, steps + 1) / dimension.size, 0, 1)

@@ -27,15 +27,16 @@ def random_points(space: SearchSpace, count: int, rng: np.random.Generator) -> P
     return _within_constraints(space, points, rng)
 
 
-def low_discrepancy_points(space: SearchSpace, count: int, seed: int) -> Points:
+def low_discrepancy_points(space: SearchSpace, count: int, seed: int, *, priors: bool = True) -> Points:
     """Return the first points of a scrambled Sobol sequence (Owen 1998) that satisfy the linear constraints.
 
-    Points follow the priors. Where the constraints leave too small a share of the space, further points are random.
+    Points follow the priors, if `priors` is set. Where the constraints leave too small a share of the space, further points are
+    random.
     """
     rng = np.random.default_rng(seed)
     size = 1 << (max(count, STENCIL if space.region.names else 1) - 1).bit_length()
     sequence = qmc.Sobol(len(space.dimensions), rng=np.random.default_rng(seed)).random(size)
-    points = from_priors(space, sequence)
+    points = from_priors(space, sequence) if priors else sequence
     if not space.region.names:
         return points[:count]
     inside = points[space.region.contains(space.numbers(points))]

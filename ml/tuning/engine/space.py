@@ -30,7 +30,7 @@ class Dimension:
         high: Largest value of a number.
         log: Whether the logarithm is searched.
         values: All values; None if the dimension is continuous.
-        ordered: Whether values have an order; False for categories.
+        categorical: Whether the values have no order.
         conditions: Values of conditionals under which the dimension exists.
         prior: Belief about the best value.
         default: Value for observations that lack the dimension.
@@ -41,7 +41,7 @@ class Dimension:
     high: float = 0.0
     log: bool = False
     values: Sequence[Value] | None = None
-    ordered: bool = True
+    categorical: bool = False
     conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     prior: Prior | None = None
     default: Value | None = None
@@ -52,6 +52,11 @@ class Dimension:
         if self.values is not None:
             return len(self.values)
         return math.inf if self.low < self.high else 1
+
+    @property
+    def grid(self) -> bool:
+        """Whether the values are numbers that are listed."""
+        return not self.categorical and self.values is not None and not isinstance(self.values, range)
 
     @property
     def _bounds(self) -> tuple[float, float]:
@@ -81,7 +86,7 @@ class Dimension:
 
     def contains(self, value: object) -> bool:
         """Whether the dimension has a value."""
-        if not self.ordered:
+        if self.categorical:
             return isinstance(value, str) and self.values is not None and value in self.values
         if isinstance(value, bool | str) or not isinstance(value, int | float):
             return False
@@ -102,7 +107,7 @@ class SearchSpace:
     """
 
     def __init__(self, space: Space) -> None:
-        conditionals = (Dimension(c.name, values=c.values, ordered=False) for c in space.conditionals)
+        conditionals = (Dimension(c.name, values=c.values, categorical=True) for c in space.conditionals)
         self.dimensions = (*conditionals, *(_dimension(parameter) for parameter in space.parameters))
         by_name = {dimension.name: n for n, dimension in enumerate(self.dimensions)}
         names = dict.fromkeys(name for constraint in space.constraints for name in constraint.weights)
@@ -158,6 +163,29 @@ class SearchSpace:
             placed[:, n] = [self.dimensions[n].position(float(number)) for number in numbers[:, column]]
         return placed
 
+    def repaired(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return points; those that violate a linear constraint are moved to the nearest ones that do not.
+
+        Args:
+            points: shape: (n, dimensions)
+
+        Returns:
+            shape: (n, dimensions)
+
+        Raises:
+            NoFeasiblePoint: If the constraints exclude every point.
+        """
+        if not self._constrained:
+            return points
+        numbers = self.numbers(points)
+        outside = ~self.region.contains(numbers)
+        if not outside.any():
+            return points
+        repaired = points.copy()
+        nearest = np.stack([self.region.nearest(row) for row in numbers[outside]])
+        repaired[outside] = self.place(points[outside], nearest)
+        return repaired
+
     def numbers(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the values of the constrained dimensions at points.
 
@@ -174,7 +202,7 @@ class SearchSpace:
 def _dimension(parameter: Parameter) -> Dimension:
     kept = {"conditions": parameter.conditions, "prior": parameter.prior, "default": parameter.default}
     if parameter.kind == "categorical":
-        return Dimension(parameter.name, values=parameter.categories, ordered=False, **kept)
+        return Dimension(parameter.name, values=parameter.categories, categorical=True, **kept)
     if parameter.grid:
         return Dimension(parameter.name, parameter.grid[0], parameter.grid[-1], values=parameter.grid, **kept)
     if parameter.low is None or parameter.high is None:

@@ -6,9 +6,14 @@ import numpy as np
 
 from ml.tuning.definition import Study, Value
 from ml.tuning.engine.duplicates import Taken
+from ml.tuning.engine.history import history
 from ml.tuning.engine.initial import initial_point, is_initial
 from ml.tuning.engine.sampling import random_points
-from ml.tuning.engine.space import SearchSpace
+from ml.tuning.engine.space import Point, SearchSpace
+
+EXPLORE = 2 / 3  # of the budget
+LEAST_RESULTS = 2  # below, points are random
+MOST_DIMENSIONS, MOST_RESULTS = 20, 250  # of a Gaussian process; beyond, its time grows and its advantage is gone
 
 
 def suggest(study: Study) -> dict[str, Value]:
@@ -40,4 +45,28 @@ def suggest(study: Study) -> dict[str, Value]:
     rng = np.random.default_rng([study.seed, len(study.observations), len(study.open)])
     if study.kind == "offline" and is_initial(study):
         return taken.free(initial_point(space, study), rng)
-    return taken.free(random_points(space, 1, rng)[0], rng)
+    return taken.free(_modelled(space, study, taken, rng) if study.kind == "offline" else random_points(space, 1, rng)[0], rng)
+
+
+def _modelled(space: SearchSpace, study: Study, taken: Taken, rng: np.random.Generator) -> Point:
+    """Return the point that a model of the results suggests, or a random point if there is nothing to model."""
+    from ml.tuning.engine.gaussian_process import gaussian_process_point  # PyTorch takes seconds to import
+    from ml.tuning.engine.tree_parzen import parzen_point
+
+    known = history(space, study)
+    free = [dimension for dimension in space.dimensions if dimension.size > 1]
+    if (~known.failed).sum() < LEAST_RESULTS or not free:
+        return random_points(space, 1, rng)[0]
+    if len(free) > MOST_DIMENSIONS or len(known.tried) > MOST_RESULTS or any(d.conditions for d in free):
+        return parzen_point(space, known, rng)
+    return gaussian_process_point(space, known, taken, _caution(study), rng)
+
+
+def _caution(study: Study) -> int:
+    """Return how much the probability of meeting thresholds counts: every second time, and at the end of the budget, squared.
+
+    The other suggestions explore the borders of the region that meets the thresholds, and other regions.
+    """
+    used = len(study.observations) + len(study.open)
+    late = study.budget is not None and used >= EXPLORE * study.budget
+    return 2 if late or used % 2 else 1
