@@ -50,9 +50,9 @@ def run_preflight(context: dg.AssetExecutionContext, spec: DatasetSpec, folder: 
     Raises:
         dg.Failure: The entry does not fit its files. The message says what was found and what to change.
     """
-    from ml.preflight.finding import errors, refusal
+    from ml.preflight.finding import errors, of_days, refusal
 
-    found = findings_of(spec, folder)
+    found = of_days(findings_of(spec, folder), context.partition_keys)
     if errors(found):
         raise dg.Failure(refusal(spec.name, found), metadata={"findings": _table(found)}, allow_retries=False)
     for finding in found:

@@ -53,7 +53,7 @@ def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False, fresh:
     lake, logs = LakeResource(root=lake_root()).open(), LandingResource(root=landing_root()).folder(spec.name)
     if fresh and days:
         spec = spec.starting_at(days[0])
-    check_entry(spec, logs)
+    check_entry(spec, logs, days)
     ran: list[str] = []
     job = instance = None
     for day in days:
@@ -80,11 +80,15 @@ def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False, fresh:
     return ran
 
 
-def check_entry(spec: DatasetSpec, logs: str) -> None:
-    """Check a catalog entry against its files, and log the warnings. Raises `DayFailed` if it does not fit them."""
-    from ml.preflight.finding import errors, refusal
+def check_entry(spec: DatasetSpec, logs: str, days: Sequence[str]) -> None:
+    """Check a catalog entry against the files of some days, and log the warnings.
 
-    found = findings_of(spec, logs)
+    Raises:
+        DayFailed: The entry does not fit the files of these days.
+    """
+    from ml.preflight.finding import errors, of_days, refusal
+
+    found = of_days(findings_of(spec, logs), days)
     if errors(found):
         raise DayFailed(refusal(spec.name, found))
     for finding in found:

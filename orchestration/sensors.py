@@ -33,10 +33,11 @@ def landing_sensor(spec: DatasetSpec, job: DailyJob) -> dg.SensorDefinition:
     )
     def landing_folder(context: dg.SensorEvaluationContext, lake: LakeResource, landing: LandingResource):
         from ml.logs.landing import landed_days
-        from ml.preflight.finding import errors, refusal
+        from ml.preflight.finding import errors, of_days, refusal
 
         fail_dead_runs(context.instance)
-        if errors(found := findings_of(spec, landing.folder(spec.name))):
+        found = findings_of(spec, landing.folder(spec.name))
+        if errors(of_days(found, ())):
             return dg.SkipReason(refusal(spec.name, found))
         landed = landed_days(spec.log, landing.folder(spec.name), lake.open())
         lag = lag_in_days(lake.open(), spec, (day.key for day in landed))
@@ -44,7 +45,10 @@ def landing_sensor(spec: DatasetSpec, job: DailyJob) -> dg.SensorDefinition:
         due = (
             day for day in landed if not (day.current and stages_done(lake.open(), spec, day.key, landing.folder(spec.name)))
         )
-        answer = _answer(context.instance, spec, job, next(due, None), landing.folder(spec.name))
+        day = next(due, None)
+        if day is not None and errors(of_day := of_days(found, (day.key,))):
+            return dg.SkipReason(refusal(spec.name, of_day))
+        answer = _answer(context.instance, spec, job, day, landing.folder(spec.name))
         requests, reason = ([answer], None) if isinstance(answer, dg.RunRequest) else ([], answer)
         return dg.SensorResult(requests, reason, cursor=str(lag) if news else context.cursor, asset_events=news)
 

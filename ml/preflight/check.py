@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from os import PathLike
 
 from upath import UPath
@@ -13,8 +15,8 @@ from ml.logs.text.layout import WrongFile
 from ml.preflight.files import no_files
 from ml.preflight.finding import Finding, errors
 from ml.preflight.joins import check_join
-from ml.preflight.sample import read_sample
-from ml.preflight.structure import check_structure
+from ml.preflight.sample import Sample, read_sample
+from ml.preflight.structure import check_files, check_structure
 from ml.preflight.times import check_file_days, check_times
 from ml.preflight.values import check_columns, check_label
 
@@ -30,7 +32,8 @@ def preflight(spec: DatasetSpec, folder: str | PathLike[str]) -> list[Finding]:
         folder: Its landing folder, local or any fsspec URL.
 
     Returns:
-        What does not fit, in the order of the entry. Empty for a simulated log that has not been written yet.
+        What does not fit. Empty for a simulated log that has not been written yet. `of_days` makes warnings of the errors of
+        files that the days of a run do not need.
     """
     root = UPath(folder)
     log, band = spec.log, spec.expectations.quarantine_rate
@@ -41,18 +44,39 @@ def preflight(spec: DatasetSpec, folder: str | PathLike[str]) -> list[Finding]:
     except WrongFile as error:
         return [Finding("error", "source.files", str(error), "correct the files")]
     sample = read_sample(log.source, _of_the_log(spec, files), log.time)
-    found = check_structure(sample, "source", spec)
-    if errors(found):
+    found, sample = _apart(spec, sample)
+    found += check_structure(sample, "source", spec)
+    if errors(finding for finding in found if not finding.days):
         return found
     found += check_file_days(log, sample)
     table = sample.table
-    if not errors(found):
+    if not errors(finding for finding in found if not finding.days):
         found += check_times(log, sample, band)
     found += check_label(spec, table)
     found += check_columns(spec, sample)
     for number in range(len(spec.join)):
         found += check_join(spec, number, table, root)
     return found
+
+
+def _apart(spec: DatasetSpec, sample: Sample) -> tuple[list[Finding], Sample]:
+    """Findings of dated files that differ from the others or are damaged, and the sample without their content.
+
+    A run of other days does not need these files. If all sampled files are such, the entry is wrong, and the sample is left
+    as it is.
+    """
+    log, dated = spec.log, {file.name: file.day for file in sample.files if file.day is not None}
+    names = list(dict.fromkeys([*sample.starts, *sample.schemas, *sample.refused, *sample.damaged]))
+    found: dict[str, list[Finding]] = {}
+    for name in names:
+        if name in dated and (of_file := check_files(sample.of_files(name.__eq__), "source")):
+            around = range(-log.source.spill_days, log.source.spill_days + 1)
+            days = tuple(str(dated[name] + timedelta(days=n)) for n in around)
+            found[name] = [replace(finding, days=days) for finding in of_file]
+    if len(found) == len(names):
+        return [], sample
+    rest = replace(sample.of_files(lambda name: name not in found), files=sample.files)
+    return [finding for of_file in found.values() for finding in of_file], rest
 
 
 def _of_the_log(spec: DatasetSpec, files: list[LogFile]) -> list[LogFile]:

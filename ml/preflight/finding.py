@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 
 from ml.catalog.spec import Band, Severity
 from ml.quality.noise import Share
@@ -18,6 +18,7 @@ class Finding:
         key: Path of the key in the catalog entry, such as `time.unit`.
         found: What the files hold.
         change: What to change.
+        days: Days, `YYYY-MM-DD`, that need the file of the finding; empty if it concerns the entry or every day.
 
     Example:
         >>> print(Finding("error", "time.unit", "all times are in 1970", "set `unit: ms`"))
@@ -28,6 +29,7 @@ class Finding:
     key: str
     found: str
     change: str
+    days: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.key}: {self.found}; {self.change}"
@@ -36,6 +38,19 @@ class Finding:
 def errors(findings: Iterable[Finding]) -> list[Finding]:
     """Returns the findings that stop a run."""
     return [finding for finding in findings if finding.severity == "error"]
+
+
+def of_days(findings: Iterable[Finding], days: Collection[str]) -> list[Finding]:
+    """Returns findings for a run of some days: an error of a file that none of them needs becomes a warning.
+
+    Args:
+        findings: Of a preflight.
+        days: The days of the run, `YYYY-MM-DD`.
+    """
+    return [
+        replace(finding, severity="warning") if finding.days and not set(finding.days) & set(days) else finding
+        for finding in findings
+    ]
 
 
 def refusal(dataset: str, findings: Iterable[Finding]) -> str:

@@ -59,7 +59,8 @@ def check_join(spec: DatasetSpec, number: int, log: pa.Table, folder: str | UPat
     except RepeatedKey as error:
         return [*found, Finding("error", f"{prefix}.table_key", str(error), "use a column that identifies a row of the table")]
     except DamagedSideTable as error:
-        return [*found, Finding("error", f"{prefix}.source.files", *str(error).split(". ", 1))]
+        what, _, change = str(error).partition(". ")
+        return [*found, Finding("error", f"{prefix}.source.files", what, change)]
     except (WrongFile, TypeError) as error:
         return [*found, Finding("error", f"{prefix}.source", str(error), "correct the side table")]
     return found + _matches(spec, number, log, sample, rows[side.table_key])

@@ -6,6 +6,7 @@ Rows are parsed by the functions that read whole files, so a sample has the rows
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -98,6 +99,15 @@ class Sample:
     @property
     def num_lines(self) -> int:
         return sum(chunk.num_lines for chunk in self.chunks)
+
+    def of_files(self, keep: Callable[[str], bool]) -> Sample:
+        """The part of the sample whose files have a name that `keep` accepts."""
+        of_names = {
+            name: {file: value for file, value in getattr(self, name).items() if keep(file)}
+            for name in ("starts", "heads", "schemas", "refused", "damaged")
+        }
+        files, chunks = [f for f in self.files if keep(f.name)], [c for c in self.chunks if keep(c.file.name)]
+        return replace(self, files=files, chunks=chunks, **of_names)
 
     @property
     def file_types(self) -> dict[str, pa.DataType]:

@@ -34,13 +34,18 @@ def check_structure(sample: Sample, prefix: str, spec: DatasetSpec) -> list[Find
         prefix: Key of the source in the catalog entry, such as `source` or `join.0.source`.
         spec: The dataset: what its columns are used for, and which share of malformed lines it allows.
     """
-    found = _wrong_container(sample, prefix) or _unreadable_types(sample, prefix) or _names(sample, prefix)
+    found = check_files(sample, prefix) or _no_rows(sample, prefix)
     if found or (found := _unexpected_header(sample, prefix)):
         return found
     found = _json_keys(sample, prefix) or _malformed(sample, prefix, spec)
     if errors(found):
         return found
     return _without_repeats([*found, *_encoding(sample, prefix), *_quotes(sample, prefix), *_schemas(sample, prefix)])
+
+
+def check_files(sample: Sample, prefix: str) -> list[Finding]:
+    """Checks that files can be read, and that they have the columns of the source with types that can be read."""
+    return _wrong_container(sample, prefix) or _unreadable_types(sample, prefix) or _names(sample, prefix)
 
 
 def _without_repeats(findings: Iterable[Finding]) -> list[Finding]:
@@ -63,7 +68,11 @@ def _wrong_container(sample: Sample, prefix: str) -> list[Finding]:
             change = "declare the format that the files have, or copy the file again"
             return [Finding("error", f"{prefix}.format", f"{file}: {why}", change)]
         return [Finding("error", f"{prefix}.files", f"{file}: {damaged_file(why)}", "copy the file again")]
-    if not sample.num_lines and not sample.refused:
+    return []
+
+
+def _no_rows(sample: Sample, prefix: str) -> list[Finding]:
+    if not sample.num_lines:
         return [Finding("error", f"{prefix}.files", f"the files hold no rows ({sample.files[0].name})", "correct the pattern")]
     return []
 

@@ -1,5 +1,7 @@
 """Demo, replay, the sensor and a run stop at an entry that does not fit its files, before anything is trained."""
 
+import gzip
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +100,19 @@ def test_findings_are_computed_again_when_a_file_changes(entry: dict[str, Any], 
     assert findings_of(spec, str(folder)) == []
     (folder / "ml.item").unlink()
     assert [finding.key for finding in findings_of(spec, str(folder))] == ["join.0.source.files"]
+
+
+def test_a_damaged_file_of_a_later_day_warns_and_its_day_stops(entry: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "home" / "landing" / "ratings"
+    lines = (folder / "u.data").read_text().splitlines(keepends=True)
+    at = entry["partitions"]["start"]
+    for day in range(2):
+        begin = int(datetime.fromisoformat(f"{at}T00:00:00+00:00").timestamp()) + 86_400 * day
+        of_day = [line for line in lines if begin <= int(line.split("\t")[3]) < begin + 86_400]
+        packed = gzip.compress("".join(of_day).encode())
+        (folder / f"u.{date.fromisoformat(at) + timedelta(days=day)}.gz").write_bytes(packed[:-20] if day else packed)
+    spec = DatasetSpec.model_validate(entry | {"source": entry["source"] | {"files": "u.%Y-%m-%d.gz"}})
+    first, second = spec.days()[:2]
+    replay.check_entry(spec, str(folder), [first])
+    with pytest.raises(replay.DayFailed, match=f"u.{second}.gz: damaged file"):
+        replay.check_entry(spec, str(folder), [first, second])
