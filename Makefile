@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 DATASET ?= synthetic
 LOGS ?=
 ONLY ?=
+FRESH ?=
 TRIALS ?= 20
 SEED ?= $(shell date +%j)
 PROCESSES ?= auto
