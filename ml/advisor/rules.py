@@ -96,14 +96,21 @@ class Rule(Strict):
         return self.set | {key: _rounded(value) for key, value in computed.items()}
 
     def text(self, template: str, quantities: Mapping[str, Any]) -> str:
-        """Return a reason or suggestion with the values of its quantities."""
+        """Return a reason or suggestion with the values of its quantities.
+
+        Raises:
+            CatalogError: A format does not fit the type of a quantity. The message names the rule.
+        """
         formatter = Formatter()
         parts = []
         for literal, name, form, _ in formatter.parse(template):
             parts.append(literal)
             if name is not None:
                 value = quantities.get(name)
-                parts.append("unknown" if value is None else formatter.format_field(value, form or ""))
+                try:
+                    parts.append("unknown" if value is None else formatter.format_field(value, form or ""))
+                except ValueError as error:
+                    raise CatalogError(f"rule {self.name}: {{{name}:{form}}} cannot format {value!r}: {error}") from error
         return "".join(parts)
 
     def _parsed(self, where: str, text: str, known: Mapping[str, str]) -> Expression:

@@ -228,6 +228,12 @@ def test_an_expression_without_a_value_names_its_rule() -> None:
         advise(CATALOG["criteo"], "dlrm", None, OLD, rules=rules)
 
 
+def test_a_format_that_does_not_fit_a_quantity_names_its_rule() -> None:
+    rules = only(set={"batch_size": 128}, reason="Because it is the model {model:,.0f}.")
+    with pytest.raises(CatalogError, match=r"rule mine: \{model:,\.0f\} cannot format 'dlrm'"):
+        advise(CATALOG["criteo"], "dlrm", None, OLD, rules=rules)
+
+
 def test_a_users_rule_file_changes_the_advice(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         "rules:\n- {name: batch_size, set: {batch_size: 128}, reason: We have measured it ourselves., source: our study}\n"
