@@ -7,6 +7,7 @@ from typing import Any
 from ml.tuning import budget, practices, render
 from ml.tuning.best import best, compromise
 from ml.tuning.call import Call
+from ml.tuning.errors import ApiError
 from ml.tuning.records import experiments, studies
 from ml.tuning.router import Route
 from ml.tuning.stopping import reasons
@@ -32,6 +33,21 @@ def best_assignments(call: Call) -> dict[str, Any]:
     )
 
 
+def metric_importances(call: Call) -> dict[str, Any]:
+    """List how much each parameter matters for each metric."""
+    from ml.tuning.engine.importances import importances  # imports Optuna
+
+    found = experiments.requested(call)
+    study = studies.study(call, found)
+    shares = {metric.name: importances(study, metric.name) for metric in found.metrics}
+    if not any(shares.values()):
+        raise ApiError(422, f"Experiment {found.id} has too few different results to calculate importances")
+    return render.pagination(
+        {"object": "metric_importances", "metric": name or None, "importances": importance}
+        for name, importance in shares.items()
+    )
+
+
 def stopping_criteria(call: Call) -> dict[str, Any]:
     """Tell whether the experiment can stop, and why."""
     found = experiments.requested(call)
@@ -47,6 +63,7 @@ def best_practices(call: Call) -> dict[str, Any]:
 
 ROUTES = (
     Route("GET", PATH + "best_assignments", best_assignments),
+    Route("GET", PATH + "metric_importances", metric_importances),
     Route("GET", PATH + "stopping_criteria", stopping_criteria),
     Route("GET", PATH + "best_practices", best_practices),
 )

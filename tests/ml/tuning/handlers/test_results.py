@@ -77,6 +77,19 @@ def test_an_experiment_stagnates_without_an_improvement(connection: sigopt.Conne
     assert tuned.stopping_criteria().fetch().reasons == ([] if last > 1 else ["possible_stagnation"])
 
 
+def test_importances_show_which_parameter_matters(connection: sigopt.Connection) -> None:
+    metrics = [{"name": "auc"}, {"name": "loss", "strategy": "store"}]
+    tuned = observed(connection, [], parameters=[LAYERS, INTERACTION], metrics=metrics)
+    refused(tuned.metric_importances().fetch, 422, "has too few different results")
+    for layers in range(1, 9):
+        for index, interaction in enumerate(("dcn", "original")):
+            values = [{"name": "auc", "value": 0.1 * layers}, {"name": "loss", "value": index}]
+            tuned.observations().create(assignments={"layers": layers, "interaction": interaction}, values=values)
+    found = {one.metric: dict(one.importances) for one in tuned.metric_importances().fetch().iterate_pages()}
+    assert found["auc"]["layers"] > 0.9 > 0.1 > found["auc"]["interaction"]
+    assert found["loss"]["interaction"] > 0.9
+
+
 def test_advice(connection: sigopt.Connection) -> None:
     wide = {"name": "rate", "type": "double", "bounds": {"min": 0.0001, "max": 1}}
     created = connection.experiments().create(
