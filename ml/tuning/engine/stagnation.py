@@ -10,16 +10,16 @@ from ml.tuning.engine.front import feasible, hypervolume, losses, optimized
 Reason = Literal["observation_budget_reached", "possible_stagnation"]
 
 LEAST = 10  # results of a study below which no stagnation is reported
-SHARE = 0.5  # latest results without progress, as a share of all
+LOOKBACK = 5  # latest results per parameter without progress
 PROGRESS = 0.005  # relative to what was reached
 
 
 def stopping_reasons(study: Study) -> list[Reason]:
     """Return why an experiment could stop; empty if it should go on.
 
-    It stagnates if the second half of its results improved the best value by less than 0.5 % of its distance to the first
-    feasible value, or with two optimized metrics the hypervolume by less than 0.5 %. Without optimized metrics there is no
-    stagnation.
+    It stagnates if the latest five results per parameter improved the best value by less than 0.5 % of its distance to the
+    first feasible value, or with two optimized metrics the hypervolume by less than 0.5 %. Without optimized metrics there is
+    no stagnation. SigOpt looks back as far.
 
     Example:
         >>> from ml.tuning.definition import Metric, Observation, Space
@@ -36,7 +36,7 @@ def stopping_reasons(study: Study) -> list[Reason]:
 
 
 def _stagnates(study: Study) -> bool:
-    before = len(study.observations) - int(SHARE * len(study.observations))
+    before = len(study.observations) - LOOKBACK * max(1, len(study.space.parameters))
     allowed = [n for n, one in enumerate(study.observations) if feasible(study.metrics, one)]
     values = losses(study.metrics, [study.observations[n] for n in allowed])
     early = values[[n < before for n in allowed]]

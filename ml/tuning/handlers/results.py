@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ml.tuning import budget, practices, render
 from ml.tuning.best import best, compromise
 from ml.tuning.call import Call
+from ml.tuning.engine import stopping_reasons
 from ml.tuning.errors import ApiError
 from ml.tuning.records import experiments, studies
 from ml.tuning.router import Route
-from ml.tuning.stopping import reasons
 
 PATH = "experiments/{experiment}/"
 
@@ -51,8 +52,9 @@ def metric_importances(call: Call) -> dict[str, Any]:
 def stopping_criteria(call: Call) -> dict[str, Any]:
     """Tell whether the experiment can stop, and why."""
     found = experiments.requested(call)
-    observed = [studies.observation(row) for row in studies.rows(call, found)]
-    why = reasons(found, observed, budget.consumed(call, found).observed)
+    why = list(stopping_reasons(replace(studies.study(call, found), budget=None)))
+    if found.budget is not None and budget.consumed(call, found).observed >= found.budget:
+        why.append("observation_budget_reached")  # counts observations that are outside the space by now, and costs of tasks
     return {"object": "stopping_criteria", "should_stop": bool(why), "reasons": why}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ml.tuning.definition import Metric, Observation, Space, Study
+from ml.tuning.definition import Metric, Observation, Parameter, Space, Study
 from ml.tuning.engine.stagnation import stopping_reasons
 
 AUC, SECONDS = Metric("auc"), Metric("seconds", "minimize")
@@ -22,6 +22,13 @@ def test_results_that_do_not_improve_stagnate() -> None:
     assert stopping_reasons(study((AUC,), rising)) == []
     assert stopping_reasons(study((AUC,), rising[::-1])) == ["possible_stagnation"]
     assert stopping_reasons(study((AUC,), rising[8::-1])) == []  # too few results
+
+
+def test_more_parameters_need_more_results_without_progress() -> None:
+    space = Space(tuple(Parameter(str(n), "double", low=0, high=1) for n in range(4)))
+    results = [Observation({}, {"auc": value}) for value in (0.5, 0.6, *[0.6] * 18)]
+    assert stopping_reasons(Study(space, (AUC,), tuple(results))) == []
+    assert stopping_reasons(Study(space, (AUC,), (results[0], results[1], *results))) == ["possible_stagnation"]
 
 
 def test_two_metrics_stagnate_together() -> None:
