@@ -15,7 +15,7 @@ from ml.recipes.changes import recipe_changes
 from ml.stages import EVALUATION_REPORTS, RAW_LOGS
 from orchestration.deployments import lake_root, landing_root
 from orchestration.replay import DayFailed, quiet_console, replay, the_dataset
-from orchestration.report_tables import metrics_table, ranking_tables, recent_line
+from orchestration.report_tables import blank_metrics, metrics_table, ranking_tables, recent_line
 
 log = logging.getLogger("evergreen")
 
@@ -77,6 +77,8 @@ def main(dataset: str, logs: str | None, days: int | None, fresh: bool) -> None:
         "NE: normalised entropy. LR: hashed logistic regression on the same days."
         + (" Best: the true probabilities." if spec.oracle else "")
     )
+    for line in blank_metrics(metrics):
+        console.print(line, soft_wrap=True)
     if recent := recent_line(spec, metrics[chosen[-1]]):
         console.print(recent, soft_wrap=True)
     console.print(f"{len(ran)} of {len(chosen)} days ran, {len(chosen) - len(ran)} were already done.")

@@ -32,6 +32,23 @@ def metrics_table(spec: DatasetSpec, metrics: Mapping[str, Mapping[str, Any]]) -
     return table
 
 
+def blank_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return why days with rows and a model lack metrics in `metrics_table`, one line for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for day, found in metrics.items():
+        rows, regression = found["data"]["rows"], (found.get("baselines") or {}).get("logistic_regression") or {}
+        if not rows or not found.get("model"):
+            continue  # the row itself shows that there are no rows, or that no earlier day has a model
+        if found["data"]["clicks"] in (0, rows):
+            reasons.setdefault("No AUC: all rows of the day have the same label", []).append(day)
+        elif regression.get("auc") is None:
+            facts = regression.get("facts") or {}
+            earlier = facts.get("days") or []
+            window = f" ({earlier[0]} to {earlier[-1]})" if earlier else ""
+            reasons.setdefault(f"No LR: {facts.get('reason', 'it was not fitted')}{window}", []).append(day)
+    return [f"{', '.join(days)}: {reason}." for reason, days in reasons.items()]
+
+
 def ranking_tables(spec: DatasetSpec, metrics: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     """Build tables of recall@20 by day, model and source: as many as are needed for a terminal of `WIDTH` columns.
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from ml.catalog.spec import DatasetSpec
-from orchestration.report_tables import metrics_table, ranking_tables, recent_line
+from orchestration.report_tables import blank_metrics, metrics_table, ranking_tables, recent_line
 
 
 def cells(table: Any) -> list[list[str]]:
@@ -65,3 +65,22 @@ def test_the_means_of_the_primary_model(catalog: dict[str, DatasetSpec]) -> None
 def test_a_report_of_a_day_without_a_model_shows_dashes(catalog: dict[str, DatasetSpec]) -> None:
     table = metrics_table(catalog["criteo"], {"2014-01-01": {"data": {"rows": 10}}})
     assert [column[1] for column in cells(table)] == ["2014-01-01", "10", "–", "–", "–", "–", "–"]
+
+
+def test_a_blank_metric_has_a_reason() -> None:
+    """A day after many empty ones has no baseline, and a day of one class has no AUC."""
+    week = {"days": ["2025-03-05", "2025-03-11"], "reason": "no earlier rows"}
+    unfitted = {"model": {"auc": 0.6}, "baselines": {"logistic_regression": {"auc": None, "facts": week}}}
+    fitted = {"model": {"auc": 0.6}, "baselines": {"logistic_regression": {"auc": 0.6}}}
+    metrics = {
+        "2025-03-01": {"data": {"rows": 300, "clicks": 90}, "model": None},
+        "2025-03-02": {"data": {"rows": 300, "clicks": 90}, **fitted},
+        "2025-03-11": {"data": {"rows": 0, "clicks": 0}, **unfitted},
+        "2025-03-12": {"data": {"rows": 300, "clicks": 90}, **unfitted},
+        "2025-03-13": {"data": {"rows": 5, "clicks": 5}, "model": {"auc": None}, "baselines": unfitted["baselines"]},
+        "2025-03-14": {"data": {"rows": 5, "clicks": 0}, "model": {"auc": None}, "baselines": fitted["baselines"]},
+    }
+    assert blank_metrics(metrics) == [
+        "2025-03-12: No LR: no earlier rows (2025-03-05 to 2025-03-11).",
+        "2025-03-13, 2025-03-14: No AUC: all rows of the day have the same label.",
+    ]
