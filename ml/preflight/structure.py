@@ -229,6 +229,9 @@ def _explain(sample: Sample, chunk: Chunk, line: int, reason: str, spec: Dataset
         why = ": the file is one array, and jsonl is one object a line" if array else ""
         return "format", f"declare the format that the files have{why}"
     if match := _BAD_VALUE.match(reason):
+        if reason.startswith("inexact"):
+            way_out = "write them as integers or as text; floating-point numbers cannot tell integers of 2^53 or more apart"
+            return f"columns.{match[1]}", way_out
         return _explain_type(sample, match[1], spec)
     return "files", "correct the files"
 
@@ -323,9 +326,15 @@ def _schemas(sample: Sample, prefix: str) -> list[Finding]:
         kind, natural = sample.source.columns.get(column), _natural(held)
         if kind is None or natural in (None, kind) or (natural, kind) in (("int", "float"), ("bool", "int")):
             continue
+        if natural == "float" and kind == "string" and _whole(sample.table[column]):
+            natural = "int"  # of ids that were written as floats, for example because some are missing
         what = f"the files hold {held}, and {kind} is declared"
         found.append(Finding("warning", f"{prefix}.columns.{column}", what, f"declare `{column}: {natural}`"))
     return found
+
+
+def _whole(texts: pa.ChunkedArray) -> bool:
+    return texts.null_count < len(texts) and all(re.fullmatch(r"-?\d+", text) for text in texts.drop_null().to_pylist())
 
 
 def _natural(held: pa.DataType) -> str | None:

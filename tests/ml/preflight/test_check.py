@@ -388,3 +388,20 @@ def test_a_file_with_another_header_stops_its_days_alone(tmp_path: Path) -> None
     found = preflight(headed, tmp_path)
     assert "header lacks column 'item'" in only(errors(of_days(found, ["2024-05-05"]))).found
     assert not errors(of_days(found, ["2024-05-01"]))
+
+
+def test_ids_in_parquet_doubles_are_to_be_integers(tmp_path: Path) -> None:
+    """An id that is read as a float would differ from the id of the same number on a day of integers."""
+    times = [int(START.timestamp()) + 3600 * n for n in range(240)]
+
+    def found_for(ids: list[float]) -> Finding:
+        columns = {"time": times, "item": pa.array(ids, pa.float64()), "clicked": [n % 2 for n in range(240)]}
+        pq.write_table(pa.table(columns), tmp_path / "log.parquet")
+        kinds = {"time": "int", "item": "string", "clicked": "int"}
+        return only(preflight(clicks(source={"files": "log.parquet", "format": "parquet", "columns": kinds}), tmp_path))
+
+    assert found_for([float(n % 37) for n in range(240)]).change == "declare `item: int`"
+    assert found_for([n % 37 + 0.5 for n in range(240)]).change == "declare `item: float`"
+    inexact = found_for([2.0**53 + 2 * n for n in range(240)])
+    assert inexact.severity == "error" and "inexact integer" in inexact.found
+    assert inexact.change.startswith("write them as integers or as text")
