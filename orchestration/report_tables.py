@@ -37,7 +37,7 @@ def blank_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for day, found in metrics.items():
         rows, regression = found["data"]["rows"], (found.get("baselines") or {}).get("logistic_regression") or {}
-        if not rows or not found.get("model"):
+        if not rows or (found.get("model") or {}).get("log_loss") is None:
             continue  # the row itself shows that there are no rows, or that no earlier day has a model
         if found["data"]["clicks"] in (0, rows):
             reasons.setdefault("No AUC: all rows of the day have the same label", []).append(day)

@@ -70,15 +70,23 @@ def test_a_report_of_a_day_without_a_model_shows_dashes(catalog: dict[str, Datas
 def test_a_blank_metric_has_a_reason() -> None:
     """A day after many empty ones has no baseline, and a day of one class has no AUC."""
     week = {"days": ["2025-03-05", "2025-03-11"], "reason": "no earlier rows"}
-    unfitted = {"model": {"auc": 0.6}, "baselines": {"logistic_regression": {"auc": None, "facts": week}}}
-    fitted = {"model": {"auc": 0.6}, "baselines": {"logistic_regression": {"auc": 0.6}}}
+    unfitted = {"model": {"auc": 0.6, "log_loss": 0.5}, "baselines": {"logistic_regression": {"auc": None, "facts": week}}}
+    fitted = {"model": {"auc": 0.6, "log_loss": 0.5}, "baselines": {"logistic_regression": {"auc": 0.6}}}
     metrics = {
-        "2025-03-01": {"data": {"rows": 300, "clicks": 90}, "model": None},
+        "2025-03-01": {"data": {"rows": 300, "clicks": 90}, "model": {"auc": None, "log_loss": None}, "baselines": {}},
         "2025-03-02": {"data": {"rows": 300, "clicks": 90}, **fitted},
         "2025-03-11": {"data": {"rows": 0, "clicks": 0}, **unfitted},
         "2025-03-12": {"data": {"rows": 300, "clicks": 90}, **unfitted},
-        "2025-03-13": {"data": {"rows": 5, "clicks": 5}, "model": {"auc": None}, "baselines": unfitted["baselines"]},
-        "2025-03-14": {"data": {"rows": 5, "clicks": 0}, "model": {"auc": None}, "baselines": fitted["baselines"]},
+        "2025-03-13": {
+            "data": {"rows": 5, "clicks": 5},
+            "model": {"auc": None, "log_loss": 0.5},
+            "baselines": unfitted["baselines"],
+        },
+        "2025-03-14": {
+            "data": {"rows": 5, "clicks": 0},
+            "model": {"auc": None, "log_loss": 0.5},
+            "baselines": fitted["baselines"],
+        },
     }
     assert blank_metrics(metrics) == [
         "2025-03-12: No LR: no earlier rows (2025-03-05 to 2025-03-11).",
