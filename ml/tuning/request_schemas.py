@@ -10,7 +10,7 @@ from typing import Any
 
 Schema = dict[str, Any]
 
-NUMBER: Schema = {"type": "number"}
+NUMBER: Schema = {"type": "number", "minimum": -1e300, "maximum": 1e300}
 FLAG: Schema = {"type": "boolean"}
 ID: Schema = {"type": "string", "pattern": "^[0-9]{1,18}$"}
 POSITIVE: Schema = {"type": "integer", "minimum": 1}
@@ -101,21 +101,40 @@ OBSERVATION = record(
 SUGGESTION = record(assignments=nullable(ASSIGNMENTS), metadata=nullable(METADATA), task=text(100))
 PROJECT = {"name": text(100), "metadata": nullable(METADATA)}
 
+_PARAMETER: dict[str, Schema] = {
+    "name": text(100),
+    "conditions": mapping({"anyOf": [text(100), array(text(100), 1)]}),
+    "default_value": {"anyOf": [NUMBER, text(50), {"type": "null"}]},
+}
+_RANGE = record(
+    ("name", "type", "bounds"),
+    **_PARAMETER,
+    type=one_of("double", "int"),
+    bounds=BOUNDS,
+    prior=nullable(record(("name",), name=one_of("normal", "beta"), mean=NUMBER, scale=NUMBER, shape_a=NUMBER, shape_b=NUMBER)),
+)
+_LOG_RANGE = record(
+    ("name", "type", "bounds", "transformation"),
+    **_PARAMETER,
+    type=one_of("double"),
+    bounds=record(("min", "max"), min={"type": "number", "exclusiveMinimum": 0}, max={"type": "number", "exclusiveMinimum": 0}),
+    transformation=one_of("log"),
+)
+_GRID = record(
+    ("name", "type", "grid"),
+    **_PARAMETER,
+    type=one_of("double", "int"),
+    grid={**array({"type": "integer"}, 2), "uniqueItems": True},
+)
+_CATEGORICAL = record(
+    ("name", "type", "categorical_values"),
+    **_PARAMETER,
+    type=one_of("categorical"),
+    categorical_values={**array({"anyOf": [text(50), record(("name",), name=text(50))]}, 2), "uniqueItems": True},
+)
+
 COMPONENTS: dict[str, Schema] = {
-    "Parameter": record(
-        ("name", "type"),
-        name=text(100),
-        type=one_of("double", "int", "categorical"),
-        bounds=BOUNDS,
-        grid=array(NUMBER, 2),
-        categorical_values=array({"anyOf": [text(50), record(("name",), name=text(50))]}, 2),
-        transformation=one_of("log", "none"),
-        prior=nullable(
-            record(("name",), name=one_of("normal", "beta"), mean=NUMBER, scale=NUMBER, shape_a=NUMBER, shape_b=NUMBER)
-        ),
-        conditions=mapping({"anyOf": [text(100), array(text(100), 1)]}),
-        default_value={"anyOf": [NUMBER, text(50), {"type": "null"}]},
-    ),
+    "Parameter": {"anyOf": [_RANGE, _LOG_RANGE, _GRID, _CATEGORICAL]},
     "Metric": record(
         name=text(100),
         objective=one_of("maximize", "minimize"),
