@@ -20,7 +20,7 @@ Numbers = NDArray[np.float64]
 TOLERANCE = 1e-9  # relative to the terms of a constraint: rounding of a sum
 TRIES = 64  # uniform draws for each sample, before hit-and-run
 THIN = 4  # steps of hit-and-run between samples, for each dimension
-FLAT = 1e-7  # radius, in shares of the bounds, below which a region has no interior
+FLAT = 0.01  # radius, in shares of the bounds, below which hit-and-run mixes too slowly and corners are mixed instead
 
 
 class NoFeasiblePoint(ValueError):

@@ -6,6 +6,7 @@ back into the linear constraints are not entered.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from ml.tuning.definition import Value
 from ml.tuning.engine.constraints import TOLERANCE
-from ml.tuning.engine.space import SearchSpace
+from ml.tuning.engine.space import Dimension, SearchSpace
 
 
 def walk(space: SearchSpace, rng: np.random.Generator | None = None) -> Iterator[dict[str, Value]]:
@@ -39,7 +40,7 @@ def count(space: SearchSpace, limit: int) -> int:
 
 
 class _Bounds:
-    """Tells whether the numbers chosen so far can still satisfy the linear constraints."""
+    """Which values of a dimension the linear constraints allow, given the numbers chosen so far."""
 
     def __init__(self, space: SearchSpace) -> None:
         region = space.region
@@ -51,25 +52,36 @@ class _Bounds:
             if d.name in self._weights
         }
 
-    def allow(self, chosen: dict[str, Value]) -> bool:
-        terms = [w * float(chosen[n]) if n in chosen else self._least[n] for n, w in self._weights.items()]
-        if not terms:
-            return True
-        scale = np.maximum(np.abs(terms).max(axis=0), np.abs(self._limits))
-        return bool((np.sum(terms, axis=0) - self._limits <= TOLERANCE * scale).all())
+    def allowed(self, dimension: Dimension, chosen: dict[str, Value]) -> Sequence[Value]:
+        """Return the values with which all constraints can still be satisfied; they are consecutive."""
+        values = dimension.values if dimension.values is not None else (dimension.low,)
+        if dimension.name not in self._weights:
+            return values
+        others = {name: weights for name, weights in self._weights.items() if name != dimension.name}
+        terms = [weights * float(chosen[name]) if name in chosen else self._least[name] for name, weights in others.items()]
+        room = self._limits - np.sum(terms, axis=0)
+        slack = TOLERANCE * np.abs([*terms, self._limits]).max(axis=0)
+        own = self._weights[dimension.name]
+        if (room[own == 0] + slack[own == 0] < 0).any():
+            return ()
+        ends = (room + slack)[own != 0] / own[own != 0]
+        low, high = ends[own[own != 0] < 0].max(initial=dimension.low), ends[own[own != 0] > 0].min(initial=dimension.high)
+        if isinstance(values, range):
+            return range(math.ceil(low), math.floor(high) + 1)
+        return [value for value in values if low <= float(value) <= high]
 
 
 def _extend(space: SearchSpace, starts: Sequence[int], chosen: dict[str, Value], bounds: _Bounds) -> Iterator[dict[str, Value]]:
     """Yield all points that begin with chosen values; conditionals come first, so it is known which dimensions exist."""
     n = next((n for n, d in enumerate(space.dimensions) if d.name not in chosen and d.exists(chosen)), None)
     if n is None:
-        yield dict(chosen)
+        if space.allows(chosen):
+            yield dict(chosen)
         return
     dimension = space.dimensions[n]
-    for value in _rotated(dimension.values if dimension.values is not None else (dimension.low,), starts[n]):
+    for value in _rotated(bounds.allowed(dimension, chosen), starts[n]):
         chosen[dimension.name] = value
-        if dimension.name not in space.region.names or bounds.allow(chosen):
-            yield from _extend(space, starts, chosen, bounds)
+        yield from _extend(space, starts, chosen, bounds)
         del chosen[dimension.name]
 
 
