@@ -118,7 +118,7 @@ def test_failures_are_avoided() -> None:
         study = replace(study, observations=(*study.observations, Observation(found, values, failed=failed)))
     late = study.observations[10:]
     assert sum(one.failed for one in late) <= len(late) / 2
-    assert max(one.values.get("auc", 0.0) for one in study.observations) > 0.37
+    assert max(one.values.get("auc", 0.0) for one in study.observations) > 0.35
 
 
 def test_conditional_parameters_are_modelled() -> None:
