@@ -16,19 +16,21 @@ import torch
 from numpy.typing import NDArray
 from optuna._gp.optim_mixed import local_search_mixed_batched
 from optuna._gp.search_space import SearchSpace as OptunaSpace
+from optuna.distributions import BaseDistribution, FloatDistribution
 
 from ml.tuning.engine.acquisition import acquisition
 from ml.tuning.engine.duplicates import Taken
 from ml.tuning.engine.history import History
 from ml.tuning.engine.optuna_study import distribution, free_dimensions
 from ml.tuning.engine.sampling import low_discrepancy_points
-from ml.tuning.engine.space import Point, SearchSpace
+from ml.tuning.engine.space import Dimension, Point, SearchSpace
 
 CANDIDATES = 1024  # points at which the acquisition function is computed first
 CENTRES, NEIGHBOURS = 5, 32  # further candidates around good results
 SPREAD = (0.02, 0.1)  # standard deviations of neighbours, in shares of the bounds
 STARTS = 8  # local searches
 TOLERANCE = 1e-4
+WIDE = 1000  # integers from which a range is searched like a continuous one, because a local search lists all of a shorter one
 
 _one_at_a_time = threading.Lock()  # the number of threads belongs to the whole process
 
@@ -67,7 +69,7 @@ class _Scale:
 
     def __init__(self, space: SearchSpace) -> None:
         free = free_dimensions(space)
-        self.space = OptunaSpace({dimension.name: distribution(dimension) for dimension in free})
+        self.space = OptunaSpace({dimension.name: _searched(dimension) for dimension in free})
         self._whole = space
         self._columns = [space.dimensions.index(dimension) for dimension in free]
 
@@ -97,6 +99,12 @@ class _Scale:
             values = normalized[:, column]
             points[:, n] = (values + 0.5) / dimension.size if dimension.categorical else values
         return points
+
+
+def _searched(dimension: Dimension) -> BaseDistribution:
+    if isinstance(dimension.values, range) and dimension.size > WIDE:
+        return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+    return distribution(dimension)
 
 
 def _best(known: History, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import optuna
+from optuna.distributions import FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import create_trial
 
@@ -32,16 +33,18 @@ def importances(study: Study, metric: str) -> dict[str, float]:
     """
     space = SearchSpace(study.space)
     dimensions = [dimension for dimension in free_dimensions(space) if not dimension.conditions]
-    ranges = {dimension.name: distribution(dimension) for dimension in dimensions}
+    # the forest computes in 32 bits, so numbers are given as positions between their bounds, and results as shares
+    ranges = {d.name: distribution(d) if d.categorical else FloatDistribution(0, 1) for d in dimensions}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     results = optuna.create_study()
     seen = set()
+    largest = max((abs(one.values.get(metric, 0.0)) for one in study.observations), default=0.0) or 1.0
     for one in study.observations:
         tried, value = space.completed(one.assignments), one.values.get(metric, math.nan)
         if one.failed or not math.isfinite(value) or not space.contains(tried):
             continue
-        params = {dimension.name: to_optuna(dimension, tried[dimension.name]) for dimension in dimensions}
-        results.add_trial(create_trial(params=params, distributions=ranges, value=value))
+        params = {d.name: to_optuna(d, tried[d.name]) if d.categorical else d.position(tried[d.name]) for d in dimensions}
+        results.add_trial(create_trial(params=params, distributions=ranges, value=value / largest))
         seen.add(value)
     shares = {dimension.name: 0.0 for dimension in space.dimensions}
     if len(results.trials) < LEAST or len(seen) < 2 or not dimensions:
