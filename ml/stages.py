@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 RAW_LOGS = "raw_logs"
 CLEANED_FEATURES = "cleaned_features"
+FEATURE_PROFILES = "feature_profiles"
 MDS_DATASETS = "mds_datasets"
 EVALUATION_REPORTS = "evaluation_reports"
 STUDIES = "studies"
