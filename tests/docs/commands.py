@@ -16,6 +16,7 @@ import dagster as dg
 from click.testing import CliRunner
 
 from ml.catalog.load import load_catalog
+from tests.helpers.markdown import blocks_of
 from tests.helpers.paths import ROOT
 from tests.helpers.workplace import DAYS, Workplace
 
@@ -140,6 +141,15 @@ def _replay(words: list[str], work: Workplace) -> None:
         assert "0 of 3 days ran" in work.run(sys.executable, "-m", "orchestration.replay", *words)
 
 
+def _advise(words: list[str], work: Workplace) -> None:
+    """Run. The file of rules is the one on the page."""
+    if "--rules" in words:
+        file = work.folder / words[words.index("--rules") + 1]
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(next(b for b in blocks_of(ROOT / "docs" / "advisor.md") if b.text.startswith(f"# {words[-1]}")).text)
+    assert f"for {words[0]}" in work.run(sys.executable, "-m", "orchestration.advise", *words)
+
+
 def _reference(module: str) -> Callable[[list[str], Workplace], None]:
     def check(words: list[str], work: Workplace) -> None:
         """Write another file, which must be equal to the committed one."""
@@ -165,6 +175,7 @@ MODULES: dict[str, Callable[[list[str], Workplace], None]] = {
     "ml.artifacts.inspect": _inspect,
     "ml.catalog.reference": _reference("ml.catalog.reference"),
     "ml.recipes.reference": _reference("ml.recipes.reference"),
+    "orchestration.advise": _advise,
     "orchestration.replay": _replay,
     "pytest": _pytest,
     "tests.orchestration.test_definitions": _golden,

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ml.advisor.rules import load_rules
 from ml.catalog.load import load_catalog, load_dataset
 from ml.catalog.spec import DatasetSpec
 from ml.models.build import build_model
@@ -82,11 +83,14 @@ def known_variables() -> set[str]:
 
 @pytest.mark.parametrize("block", of("yaml"), ids=str)
 def test_yaml_is_accepted_by_the_loader_and_by_the_models(block: Block, tmp_path: Path) -> None:
-    """A block is a catalog entry or keys of one, which replace keys of the shop's entry, or a recipe or changes to one."""
+    """A block is a catalog entry or keys of one, which replace the shop's, a recipe or changes to one, or a file of rules."""
     written = yaml.safe_load(block.text)
     if "extends" in written:
         (tmp_path / "ours.yaml").write_text(block.text)
         build_model(load_recipe("ours", folder=tmp_path), FeatureSchema.of(shop(tmp_path)))
+    elif "rules" in written:
+        (tmp_path / "ours.yaml").write_text(block.text)
+        assert {rule["name"] for rule in written["rules"]} <= {rule.name for rule in load_rules(tmp_path / "ours.yaml").rules}
     elif set(written) <= set(DatasetSpec.model_fields):
         spec = load(written if "name" in written else replaced(yaml.safe_load(SHOP.text), written), tmp_path)
         for model in spec.models:

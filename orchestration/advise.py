@@ -1,0 +1,121 @@
+"""Prints the advised recipe of a model with its reasons, from the profiles in the lake. Nothing but the calibration is written.
+
+python -m orchestration.advise criteo --model dcn_v2 --seconds 60
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from rich.console import Console
+
+from ml.advisor.advice import Wishes
+from ml.advisor.advise import advise
+from ml.advisor.calibration import calibration_of
+from ml.advisor.explain import to_markdown, to_terminal
+from ml.advisor.hardware import detect
+from ml.advisor.profiles.profile import FeatureProfile
+from ml.advisor.rules import load_rules
+from ml.advisor.search_space import search_space
+from ml.catalog.load import CatalogError
+from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake
+from ml.recipes.sections import to_sections
+from ml.stages import FEATURE_PROFILES
+from orchestration.deployments import home, lake_root
+from orchestration.replay import quiet_console, the_dataset
+
+PROFILE = "profile.json"  # file of a day's profile
+UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+
+
+class Size(click.ParamType):
+    """A number of bytes, such as 500mb."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]b)", str(value).lower())
+        if not match or not float(match[1]):
+            self.fail(f"{value!r} is not a size such as 500mb or 2gb", param, ctx)
+        return float(match[1]) * UNITS[match[2]]
+
+
+class Target(click.ParamType):
+    """A metric and a value, such as auc=0.76."""
+
+    name = "metric=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        match = re.fullmatch(r"(auc|log_loss)=(0?\.\d+|1|0)", str(value))
+        if not match or not float(match[2]):
+            self.fail(f"{value!r} is not a target such as auc=0.76 or log_loss=0.45", param, ctx)
+        return match[1], float(match[2])
+
+
+def newest_profile(lake: Lake, spec: DatasetSpec) -> FeatureProfile | None:
+    """Return the profile of the newest day that has one; None if no day has."""
+    for day in reversed(spec.days()):
+        if lake.is_current(FEATURE_PROFILES, spec.name, day, spec.fingerprint):
+            return FeatureProfile.from_json((lake.partition(FEATURE_PROFILES, spec.name, day) / PROFILE).read_text())
+    return None
+
+
+@click.command()
+@click.argument("dataset")
+@click.option("--model", help="One of the dataset's models; by default the first.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Seconds of one core that a day may take.")
+@click.option("--memory", type=Size(), help="Memory that training may take, such as 2gb.")
+@click.option("--target", type=Target(), help="Metric at which training of a day may end, such as auc=0.76.")
+@click.option("--trials", type=click.IntRange(min=1), help="Number of trials of a tuning.")
+@click.option("--parallel", type=click.IntRange(min=1), help="Number of trials at a time.")
+@click.option(
+    "--rules", type=click.Path(exists=True, dir_okay=False, path_type=Path), multiple=True, help="File of your rules."
+)
+@click.option("--search", is_flag=True, help="Also print what tuning searches.")
+@click.option("--recipe", "only_recipe", is_flag=True, help="Print only the recipe keys that change, as YAML.")
+@click.option("--markdown", is_flag=True, help="Print Markdown.")
+def main(
+    dataset: str,
+    model: str | None,
+    seconds: float | None,
+    memory: float | None,
+    target: Any,
+    trials: int | None,
+    parallel: int | None,
+    rules: tuple[Path, ...],
+    search: bool,
+    only_recipe: bool,
+    markdown: bool,
+) -> None:
+    """Print the advised recipe of a model of DATASET, and the reason of each value."""
+    quiet_console()
+    spec, wishes = the_dataset(dataset), Wishes(seconds, memory, target, trials, parallel)
+    if model is not None and model not in spec.models:
+        raise click.BadParameter(
+            f"{dataset} has no model {model!r}; its models are {', '.join(spec.models)}", param_hint="--model"
+        )
+    profile, hardware = newest_profile(Lake.at(lake_root()), spec), detect()
+    calibration = calibration_of(home(), hardware) if profile else None
+    try:
+        known = load_rules(*rules)
+        advice = advise(spec, model or spec.primary, profile, hardware, wishes, rules=known, calibration=calibration)
+    except CatalogError as error:
+        raise click.ClickException(str(error)) from error
+    space = search_space(advice, wishes, hardware.cores, known)
+    if only_recipe:
+        click.echo(yaml.safe_dump(to_sections(advice.overrides), sort_keys=False, default_flow_style=None), nl=False)
+    elif markdown:
+        click.echo(to_markdown(advice), nl=False)
+    else:
+        Console().print(to_terminal(advice))
+    if search:
+        click.echo(yaml.safe_dump({"sigopt": space.section}, sort_keys=False, default_flow_style=None), nl=False)
+        for warning in space.warnings:
+            click.echo(warning, err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from ml.advisor.profiles.profile import FeatureProfile
+from ml.catalog.load import load_catalog
+from ml.lake import Lake
+from ml.stages import FEATURE_PROFILES
+from orchestration import advise
+from tests.helpers.feature_profiles import profile_of
+from tests.ml.advisor.test_advise import CALIBRATION
+
+CRITEO = load_catalog()["criteo"]
+
+
+@pytest.fixture
+def profiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    """A lake with profiles of some days, and a machine whose calibration is known."""
+    lake = Lake.at(str(tmp_path / "lake"))
+    for day in (CRITEO.days()[0], *CRITEO.days()[2:6]):
+        with lake.write(FEATURE_PROFILES, CRITEO.name, day) as folder:
+            profile = FeatureProfile(
+                **vars(profile_of(CRITEO, 300_000)) | {"days": (day,), "rows": 300_000, "positives": 75_000}
+            )
+            (folder / "profile.json").write_text(profile.to_json())
+            lake.write_manifest(folder, {"fingerprint": CRITEO.fingerprint, "digest": day})
+    monkeypatch.setattr(advise, "calibration_of", lambda home, hardware: CALIBRATION)
+    monkeypatch.setattr(advise, "quiet_console", lambda: None)
+    monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path))
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
+    return lake
+
+
+def run(*words: str) -> str:
+    done = CliRunner().invoke(advise.main, ["criteo", *words], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def refused(*words: str) -> str:
+    done = CliRunner().invoke(advise.main, ["criteo", *words], catch_exceptions=False)
+    assert done.exit_code != 0
+    return done.output
+
+
+def test_the_newest_day_with_a_profile_is_used(profiled: Lake) -> None:
+    found = advise.newest_profile(profiled, CRITEO)
+    assert found and found.days == (CRITEO.days()[5],)
+
+
+def test_advice_is_printed_with_predictions(profiled: Lake) -> None:
+    assert "From the profile of 2014-01-06" in run() and "of one core for a day" in run()
+    assert run("--markdown").startswith("### Recipe of dlrm for criteo")
+
+
+def test_the_recipe_is_printed_in_sections_that_can_be_edits(profiled: Lake) -> None:
+    printed = yaml.safe_load(run("--recipe", "--model", "deepfm"))
+    assert printed["training"]["batch_size"] == 512
+
+
+def test_the_search_is_printed(profiled: Lake) -> None:
+    printed = run("--recipe", "--search", "--trials", "7", "--parallel", "2")
+    found = yaml.safe_load(printed[printed.index("sigopt:") : printed.index("observation_budget: 7 trials")])["sigopt"]
+    assert (found["observation_budget"], found["parallel_bandwidth"]) == (7, 2)
+
+
+def test_wishes_reach_the_advice(profiled: Lake) -> None:
+    text = " ".join(run("--seconds", "0.001", "--memory", "1kb", "--target", "auc=0.76").split())
+    assert "seconds of one core: 0.001 are wished" in text and "bytes of memory: 1000 are wished" in text
+    assert "early_stop.target" in text
+
+
+def test_without_profiles_only_rules_that_need_none_apply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path))
+    monkeypatch.setattr(advise, "quiet_console", lambda: None)
+    assert "There is no profile of earlier days" in run()
+    assert not (tmp_path / "calibration").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--model", "dlrn"), "criteo has no model 'dlrn'; its models are dlrm"),
+        (("--memory", "2"), "'2' is not a size such as 500mb"),
+        (("--memory", "0gb"), "is not a size"),
+        (("--target", "auc=2"), "is not a target such as auc=0.76"),
+        (("--target", "recall=0.5"), "is not a target"),
+        (("--seconds", "0"), "--seconds"),
+    ],
+)
+def test_wrong_options_are_refused(profiled: Lake, words: tuple[str, ...], expected: str) -> None:
+    assert expected in refused(*words)
+
+
+def test_a_wrong_file_of_rules_is_refused(profiled: Lake, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("rules: [{name: x}]")
+    assert "rules.0.reason" in refused("--rules", str(tmp_path / "mine.yaml"))
