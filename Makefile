@@ -7,6 +7,7 @@ ONLY ?=
 FRESH ?=
 TRIALS ?= 20
 SEED ?= $(shell date +%j)
+PORT ?=
 PROCESSES ?= auto
 
 export EVERGREEN_HOME ?= $(CURDIR)/.evergreen

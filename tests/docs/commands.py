@@ -27,6 +27,7 @@ TARGETS = {
     "test": "would run these tests",
     "test-fast": "would run these tests",
     "soak": "takes hours",
+    "sigopt": "serves until it is stopped; a test runs its module",
     "ui": "starts a server",
     "bench": "takes minutes",
     "docs": "tests/docs/test_site.py runs its command",

@@ -278,6 +278,15 @@ def edits_suggestions_and_observations(factory: SigOptFactory) -> None:
     assert made.fetch().state == "deleted" and made.update(state="active").name == "renamed"
 
 
+def reports_importances(factory: SigOptFactory) -> None:
+    made = factory.connection.experiments(core(factory.connection).id)
+    for layers in range(1, 9):
+        assignments = {"learning_rate": 0.01, "layers": layers, "dimension": 64}
+        made.observations().create(assignments=assignments, values=[{"name": "auc", "value": layers}])
+    (found,) = made.metric_importances().fetch().iterate_pages()
+    assert found.metric == "auc" and set(found.importances) == {"learning_rate", "layers", "dimension"}
+
+
 def names_the_caller(factory: SigOptFactory) -> None:
     client = factory.connection
     assert client.tokens("self").fetch().client == "1" and client.clients(1).fetch().id == "1"
@@ -317,6 +326,7 @@ CALLS: tuple[Callable[[SigOptFactory], None], ...] = (
     runs_with_chosen_assignments,
     optimizes_with_suggestions,
     edits_suggestions_and_observations,
+    reports_importances,
     names_the_caller,
     refuses_with_the_key_path,
 )
