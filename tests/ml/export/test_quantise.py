@@ -102,5 +102,5 @@ def test_log_loss_is_measured_if_auc_is_undefined(wide_deep: nn.Module, batch: B
     clicked = batch.rows(batch.labels == 1)
     found = quantise(copy.deepcopy(wide_deep), ExportRecipe(rows="int4"), clicked)
     assert found.metric == "log loss" and found.before.auc is None
-    assert found.lost == pytest.approx(found.after.log_loss - found.before.log_loss != 0, abs=1e-12)
+    assert found.lost == pytest.approx(found.after.log_loss - found.before.log_loss, abs=1e-12) and found.lost != 0
     assert Accuracy(0.7, 0.5).lost(Accuracy(0.6, 0.4)) == pytest.approx(0.1)
