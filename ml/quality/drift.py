@@ -43,12 +43,17 @@ def population_stability_index(today: Histogram, before: Sequence[Histogram], vo
         buckets //= 2
     if buckets < 2:
         return None
-    p, q = _shares([today], buckets), _shares(days, buckets)
-    return Drift(float(np.sum((p - q) * np.log(p / q))), len(p), 1 / n + 1 / m)
+    p, q = _counts([today], buckets), _counts(days, buckets)
+    return Drift(stability_index(p, q), len(p), 1 / n + 1 / m)
 
 
-def _shares(days: Sequence[Histogram], buckets: int) -> Counts:
-    """Shares [buckets + 2], all above 0. Adding one half of the buckets to the other equals halving the modulus."""
+def stability_index(today: Counts, before: Counts) -> float:
+    """Computes `Σ (p - q) ln(p / q)` of the shares p of today's counts and q of the counts before, each [B] and above 0."""
+    p, q = today / today.sum(), before / before.sum()
+    return float(np.sum((p - q) * np.log(p / q)))
+
+
+def _counts(days: Sequence[Histogram], buckets: int) -> Counts:
+    """Counts [buckets + 2], all above 0. Adding one half of the buckets to the other equals halving the modulus."""
     missing, unknown, *values = np.sum([day.counts for day in days], axis=0)
-    counts = np.concatenate([[missing, unknown], np.reshape(values, (-1, buckets)).sum(axis=0)]) + SMOOTHING
-    return counts / counts.sum()
+    return np.concatenate([[missing, unknown], np.reshape(values, (-1, buckets)).sum(axis=0)]) + SMOOTHING
