@@ -12,6 +12,7 @@ from ml.lake import Lake
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from ml.compute.dask_cluster import Cluster
     from ml.datasets.cache_config import CacheConfig
 
 
@@ -48,6 +49,20 @@ class SparkResource(dg.ConfigurableResource):
     def runner(self) -> Runner:
         session = self.session()
         return SparkRunner(session) if session else LocalRunner()
+
+
+class DaskResource(dg.ConfigurableResource):
+    """Dask: a scheduler, or processes of this machine that are started on first use."""
+
+    address: str = Field(default="", description="Address of a scheduler; empty for a cluster on this machine.")
+    adapt: str = Field(
+        default="", description="`min:max`, between which a cluster on this machine scales; empty for one worker per core."
+    )
+
+    def cluster(self) -> "Cluster":
+        from ml.compute.dask_cluster import Cluster, parse_adapt
+
+        return Cluster(self.address, parse_adapt(self.adapt) if self.adapt else None)
 
 
 class CacheSettings(dg.Config):

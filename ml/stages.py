@@ -56,6 +56,7 @@ def stages_of(spec: DatasetSpec) -> list[str]:
     """Returns the stages that hold the days of a dataset's assets, in the order in which they are made."""
     return [
         *VALIDATED,
+        FEATURE_PROFILES,
         *(advisor_recipes(model) for model in spec.models),
         *(tuned_models(model) for model in spec.models),
         *(exported_models(model) for model in spec.models),

@@ -6,6 +6,8 @@
 | EVERGREEN_LAKE           | $EVERGREEN_HOME                | partitions; any fsspec URL                 |
 | EVERGREEN_LANDING        | $EVERGREEN_HOME/landing        | raw logs, a folder per dataset             |
 | EVERGREEN_SPARK_MASTER   | local, every core              | any Spark master; `none` for no Spark      |
+| EVERGREEN_DASK           | a cluster on this machine      | address of a Dask scheduler                |
+| EVERGREEN_DASK_ADAPT     | one worker per core            | `min:max` workers of the local cluster     |
 | EVERGREEN_PROCESSES      | 1                              | processes that train a model together      |
 | EVERGREEN_LAUNCHER       | local                          | `local`, or Spark's `driver`, `executors`  |
 | EVERGREEN_CACHE          | none                           | folder that caches shards of a remote lake |
@@ -19,8 +21,17 @@ import os
 from pathlib import Path
 from typing import get_args
 
-from assets.resources import CacheSettings, LakeResource, LandingResource, MlflowResource, SparkResource, TrainingResource
+from assets.resources import (
+    CacheSettings,
+    DaskResource,
+    LakeResource,
+    LandingResource,
+    MlflowResource,
+    SparkResource,
+    TrainingResource,
+)
 from ml.catalog.load import CATALOG, Catalog, CatalogError, read_catalog
+from ml.compute.dask_cluster import parse_adapt
 from ml.distributed.launchers import Launcher
 from ml.recipes.recipe import recipe_of
 from ml.tracking.local_store import check_home
@@ -76,9 +87,23 @@ def resources() -> dict[str, object]:
         "lake": LakeResource(root=lake_root()),
         "landing": LandingResource(root=landing_root()),
         "spark": spark,
+        "dask": _dask(),
         "training": _training(spark),
         "mlflow": _mlflow(),
     }
+
+
+def _dask() -> DaskResource:
+    """Raises `ValueError` with the name of a variable that is invalid."""
+    address, adapt = os.environ.get("EVERGREEN_DASK") or "", os.environ.get("EVERGREEN_DASK_ADAPT") or ""
+    if adapt and address:
+        raise ValueError("EVERGREEN_DASK_ADAPT scales the cluster on this machine only: unset it, or unset EVERGREEN_DASK")
+    if adapt:
+        try:
+            parse_adapt(adapt)
+        except ValueError as error:
+            raise ValueError(f"EVERGREEN_DASK_ADAPT: {error}") from error
+    return DaskResource(address=address, adapt=adapt)
 
 
 def _mlflow() -> MlflowResource:

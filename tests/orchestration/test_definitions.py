@@ -8,6 +8,7 @@ import pytest
 
 from assets import policy
 from ml.catalog.spec import DatasetSpec
+from ml.compute.dask_cluster import Cluster
 from ml.stages import stages_of
 from orchestration.definitions import defs
 from orchestration.deployments import resources
@@ -83,6 +84,23 @@ def test_the_deployment_sets_the_number_of_raw_rows_in_mlflow(monkeypatch: pytes
     monkeypatch.setenv("EVERGREEN_EXAMPLE_ROWS", "-1")
     with pytest.raises(ValueError, match="EVERGREEN_EXAMPLE_ROWS: expected a whole number"):
         resources()
+
+
+@pytest.mark.parametrize("text", ["4", "4:2", "0:0", "-1:2", "a:b", "1:2:3"])
+def test_an_invalid_range_of_dask_workers_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, text: str):
+    monkeypatch.setenv("EVERGREEN_DASK_ADAPT", text)
+    with pytest.raises(ValueError, match="EVERGREEN_DASK_ADAPT: expected min:max"):
+        resources()
+
+
+def test_the_deployment_sets_the_dask_cluster(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EVERGREEN_DASK_ADAPT", "0:3")
+    assert resources()["dask"].cluster() == Cluster("", (0, 3))  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setenv("EVERGREEN_DASK", "tcp://10.0.0.5:8786")
+    with pytest.raises(ValueError, match=r"EVERGREEN_DASK_ADAPT .* unset EVERGREEN_DASK"):
+        resources()
+    monkeypatch.delenv("EVERGREEN_DASK_ADAPT")
+    assert resources()["dask"].cluster() == Cluster("tcp://10.0.0.5:8786")  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_graph_is_the_golden_one(loaded: dg.Definitions):
