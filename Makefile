@@ -20,7 +20,7 @@ RUN := .venv/bin/python
 READY := .venv/.ready
 PIP := $(RUN) -m pip install --quiet --quiet --disable-pip-version-check
 
-.PHONY: help need demo sigopt test test-fast soak ui bench docs check clean
+.PHONY: help need demo tune sigopt test test-fast soak ui bench docs check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -30,6 +30,10 @@ need:
 
 demo: $(READY) ## Run the daily job and print its metrics (DATASET=criteo LOGS=<folder> for real logs, FRESH=1 to run all days again)
 	@$(RUN) -m orchestration.demo $(DATASET) $(if $(LOGS),--logs "$(LOGS)") $(if $(FRESH),--fresh)
+
+tune: $(READY) ## Tune a recipe on the demo's days and train the last day with it (DATASET=, LOGS=, MODEL=, BUDGET=, PARALLEL=)
+	@$(RUN) -m orchestration.tune $(DATASET) $(if $(LOGS),--logs "$(LOGS)") $(if $(MODEL),--model $(MODEL)) \
+		$(if $(BUDGET),--budget $(BUDGET)) $(if $(PARALLEL),--parallel $(PARALLEL))
 
 sigopt: $(READY) ## Serve the tuning service, which speaks SigOpt's API, on http://127.0.0.1:8714
 	@$(RUN) -m ml.tuning.server $(if $(PORT),--port $(PORT))

@@ -11,6 +11,7 @@ from assets.policy import daily_asset, key
 from assets.resources import LakeResource
 from assets.tables import table
 from ml import stages
+from ml.advisor.window import WINDOW
 from ml.catalog.spec import DatasetSpec
 
 
@@ -22,7 +23,11 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
         spec,
         stage,
         kinds={"yaml"},
-        deps=[dg.AssetDep(key(spec, stage), partition_mapping=days_before(1, 1))],
+        deps=[
+            dg.AssetDep(key(spec, stage), partition_mapping=days_before(1, 1)),
+            dg.AssetDep(key(spec, stages.FEATURE_PROFILES), partition_mapping=days_before(WINDOW, 1)),
+            key(spec, stages.tuning_results(model)),
+        ],
         description=f"Recipe that trains {model} on the day. Your edits: catalog/recipes/{spec.name}/{model}.yaml.",
     )
     def advisor_recipes(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:

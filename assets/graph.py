@@ -1,4 +1,4 @@
-"""The asset graph of one dataset (daily assets, three of them for each model, and checks), and the graph of a catalog."""
+"""The asset graph of one dataset (daily assets, four of them for each model, and checks), and the graph of a catalog."""
 
 from collections.abc import Iterable
 
@@ -14,6 +14,7 @@ from assets import (
     raw_logs,
     studies,
     tuned_models,
+    tuning_results,
 )
 from assets.checks import build_checks
 from assets.freshness import build_freshness_check
@@ -34,6 +35,7 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
             cleaned_features.build(spec),
             mds_datasets.build(spec),
             feature_profiles.build(spec),
+            *(tuning_results.build(spec, model) for model in spec.models),
             *(advisor_recipes.build(spec, model) for model in spec.models),
             *(tuned_models.build(spec, model) for model in spec.models),
             *(exported_models.build(spec, model) for model in spec.models),

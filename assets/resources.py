@@ -95,6 +95,13 @@ class TrainingResource(dg.ConfigurableResource):
         return None if self.processes == 1 or self.launcher == "local" else self.spark.session()
 
 
+class TuningResource(dg.ConfigurableResource):
+    """The tuning service and the folder of its trials. `SIGOPT_API_URL` names a service over HTTP instead of the database."""
+
+    database: str = Field(description="SQLite file or PostgreSQL URL of the tuning service.")
+    folder: str = Field(description="Folder of each machine in which trials have their folders.")
+
+
 class MlflowResource(dg.ConfigurableResource):
     """MLflow, at `MLFLOW_TRACKING_URI` or as a SQLite store with local artifacts below `home`."""
 

@@ -52,8 +52,13 @@ def profiles(stage: str) -> str:
     return f"profiles/{stage}"
 
 
+def stages_on_request(spec: DatasetSpec) -> list[str]:
+    """Returns the stages of a dataset's assets that are not made with every day."""
+    return [tuning_results(model) for model in spec.models]
+
+
 def stages_of(spec: DatasetSpec) -> list[str]:
-    """Returns the stages that hold the days of a dataset's assets, in the order in which they are made."""
+    """Returns the stages that are made with every day of a dataset, in the order in which they are made."""
     return [
         *VALIDATED,
         FEATURE_PROFILES,

@@ -8,8 +8,8 @@ from assets.graph import catalog_graph
 from ml.catalog.spec import DatasetSpec
 from orchestration.broken_entries import broken_entries
 from orchestration.deployments import catalog, resources
-from orchestration.jobs import daily_job
-from orchestration.schedules import daily_schedule
+from orchestration.jobs import daily_job, tuning_job
+from orchestration.schedules import daily_schedule, weekly_tuning
 from orchestration.sensors import landing_sensor
 
 
@@ -21,14 +21,17 @@ def build_defs(specs: Iterable[DatasetSpec], resource_overrides: dict[str, objec
         resource_overrides: Resources by name, which replace those of this process's deployment.
     """
     specs = list(specs)
-    jobs = [daily_job(spec) for spec in specs]
+    jobs, tunings = [daily_job(spec) for spec in specs], [tuning_job(spec) for spec in specs]
     bound = resources() | (resource_overrides or {})
     return dg.Definitions.merge(
         catalog_graph(specs),
         dg.Definitions(
             resources=bound,
-            jobs=jobs,
-            schedules=[daily_schedule(job) for job in jobs],
+            jobs=[*jobs, *tunings],
+            schedules=[
+                *(daily_schedule(job) for job in jobs),
+                *(weekly_tuning(spec, job) for spec, job in zip(specs, tunings, strict=True)),
+            ],
             sensors=[landing_sensor(spec, job) for spec, job in zip(specs, jobs, strict=True)],
             # A single process with one JVM and one import of torch takes a third of the CPU time of one process per step.
             executor=dg.in_process_executor,

@@ -8,6 +8,8 @@
 | EVERGREEN_SPARK_MASTER   | local, every core              | any Spark master; `none` for no Spark      |
 | EVERGREEN_DASK           | a cluster on this machine      | address of a Dask scheduler                |
 | EVERGREEN_DASK_ADAPT     | one worker per core            | `min:max` workers of the local cluster     |
+| EVERGREEN_TUNING_DB      | SQLite in $EVERGREEN_HOME      | PostgreSQL URL of the tuning service       |
+| SIGOPT_API_URL           | the service in process         | a tuning service over HTTP                 |
 | EVERGREEN_PROCESSES      | 1                              | processes that train a model together      |
 | EVERGREEN_LAUNCHER       | local                          | `local`, or Spark's `driver`, `executors`  |
 | EVERGREEN_CACHE          | none                           | folder that caches shards of a remote lake |
@@ -29,6 +31,7 @@ from assets.resources import (
     MlflowResource,
     SparkResource,
     TrainingResource,
+    TuningResource,
 )
 from ml.catalog.load import CATALOG, Catalog, CatalogError, read_catalog
 from ml.compute.dask_cluster import parse_adapt
@@ -89,8 +92,15 @@ def resources() -> dict[str, object]:
         "spark": spark,
         "dask": _dask(),
         "training": _training(spark),
+        "tuning": _tuning(),
         "mlflow": _mlflow(),
     }
+
+
+def _tuning() -> TuningResource:
+    """The service in process uses the database that `make sigopt` serves."""
+    database = os.environ.get("EVERGREEN_TUNING_DB") or str(home() / "tuning" / "tuning.db")
+    return TuningResource(database=database, folder=str(home() / "tuning" / "trials"))
 
 
 def _dask() -> DaskResource:

@@ -72,7 +72,7 @@ def replay(spec: DatasetSpec, days: Sequence[str], *, redo: bool = False, fresh:
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
         if not result.success:
-            raise DayFailed(f"{spec.name} of {day} failed in run {result.run_id}: {_why(result)}")
+            raise DayFailed(f"{spec.name} of {day} failed in run {result.run_id}: {why_failed(result)}")
         for warning in _warnings(result):
             log.warning("%s  %s", day, warning)
         log.info("%s  done in %.1f s", day, time.perf_counter() - started)
@@ -101,7 +101,7 @@ def _warnings(result: dg.ExecuteInProcessResult) -> list[str]:
     return [f"warning: {str(e.metadata['explanation'].value).splitlines()[0]}" for e in failed]
 
 
-def _why(result: dg.ExecuteInProcessResult) -> str:
+def why_failed(result: dg.ExecuteInProcessResult) -> str:
     """Return why a run failed: the explanations of its failed blocking checks, or else its first failure."""
     failed = [e for e in result.get_asset_check_evaluations() if not e.passed and e.severity == dg.AssetCheckSeverity.ERROR]
     if explained := [str(e.metadata["explanation"].value) for e in failed if "explanation" in e.metadata]:

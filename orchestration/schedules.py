@@ -1,10 +1,32 @@
-"""A daily run per dataset, one hour after the day ends in the dataset's own time zone."""
+"""Schedules of a dataset, in its own time zone. They are off by default, because a replayed log does not need them."""
+
+from datetime import timedelta
 
 import dagster as dg
 
-from orchestration.jobs import DailyJob
+from ml.catalog.spec import DatasetSpec
+from orchestration.jobs import AssetJob
 
 
-def daily_schedule(job: DailyJob):
-    """Build the schedule of one dataset. It is off by default, because a replayed log does not need it."""
+def daily_schedule(job: AssetJob):
+    """Build the schedule that runs each day one hour after it ends."""
     return dg.build_schedule_from_partitioned_job(job, name=f"{job.name}_schedule", hour_of_day=1)
+
+
+def weekly_tuning(spec: DatasetSpec, job: AssetJob):
+    """Build the schedule that tunes recipes on Mondays, before Sunday is trained. The best values so far are tried first."""
+
+    @dg.schedule(
+        name=f"{job.name}_schedule",
+        job=job,
+        cron_schedule="10 0 * * 1",
+        execution_timezone=spec.time.timezone,
+        description=f"Tunes the recipes of {spec.name} weekly. The daily job of the day then uses those that are better.",
+    )
+    def weekly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        day = (context.scheduled_execution_time - timedelta(days=1)).date().isoformat()
+        if day not in spec.days():
+            return dg.SkipReason(f"{day} is not a day of {spec.name}")
+        return dg.RunRequest(run_key=day, partition_key=day)
+
+    return weekly

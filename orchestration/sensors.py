@@ -8,7 +8,7 @@ from assets.progress import run_fingerprint, stages_done
 from assets.resources import LakeResource, LandingResource
 from ml.catalog.spec import DatasetSpec
 from orchestration.dead_runs import fail_dead_runs
-from orchestration.jobs import DailyJob
+from orchestration.jobs import AssetJob
 
 IN_PROGRESS = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 FAILED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
@@ -16,7 +16,7 @@ FAILED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 REQUEST = "evergreen/request"
 
 
-def landing_sensor(spec: DatasetSpec, job: DailyJob) -> dg.SensorDefinition:
+def landing_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:
     """Build the sensor of one dataset.
 
     It requests one day at a time, the earliest first, because a day's model starts from the model of the day before. A day that
@@ -55,7 +55,7 @@ def landing_sensor(spec: DatasetSpec, job: DailyJob) -> dg.SensorDefinition:
     return landing_folder
 
 
-def _answer(instance: dg.DagsterInstance, spec: DatasetSpec, job: DailyJob, due, folder: str) -> dg.RunRequest | dg.SkipReason:
+def _answer(instance: dg.DagsterInstance, spec: DatasetSpec, job: AssetJob, due, folder: str) -> dg.RunRequest | dg.SkipReason:
     """Return what to do about the earliest day that is due (a `LandedDay`), if there is one."""
     if running := instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=IN_PROGRESS), limit=1):
         return dg.SkipReason(f"run {running[0].run_id} is in progress")

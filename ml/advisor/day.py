@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from upath import UPath
 
 from ml.advisor.advice import nested
+from ml.advisor.stored_advice import StoredAdvice, advice_of_day
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.recipes.edits import flat, patch
@@ -22,7 +23,7 @@ from ml.recipes.layers import Composed, Layer, Overrode, compose, keep_structure
 from ml.recipes.recipe import Recipe, recipe_of
 from ml.recipes.sections import to_sections
 from ml.recipes.stored import STARTS_FROM
-from ml.stages import advisor_recipes, tuned_models, tuning_results
+from ml.stages import FEATURE_PROFILES, advisor_recipes, tuned_models, tuning_results
 
 RECIPE = "recipe.yaml"
 _log = logging.getLogger("evergreen")
@@ -68,9 +69,11 @@ def advise_day(spec: DatasetSpec, model: str, day: str, lake: Lake) -> AdvisedDa
     stage, parent = advisor_recipes(model), spec.previous_day(day)
     result = _adopted(lake, spec, model, day)
     tuned = _tuned_values(lake, spec, model, parent, day, result)
-    composed = compose(spec, model, tuned=[Layer(tuned["origin"], tuned["values"])] if tuned else [])
     restarts = bool(result and result["restarts"])
     present = _recipe_of(lake, spec, model, parent) if parent and not restarts else None
+    advice = advice_of_day(spec, model, day, lake, present)
+    layers = [Layer(tuned["origin"], tuned["values"])] if tuned else []
+    composed = _composed(spec, model, advice if spec.recipe.advice == "apply" else None, layers)
     kept = keep_structure(composed.recipe, present, (feature.name for feature in spec.sparse)) if present else None
     refused = kept.refused if kept else {}
     recipe = kept.recipe if kept else composed.recipe
@@ -79,13 +82,28 @@ def advise_day(spec: DatasetSpec, model: str, day: str, lake: Lake) -> AdvisedDa
     )
     _report(done, f"{spec.name}/{stage} of {day}")
     inputs = [(stage, parent)] if parent and lake.has(stage, spec.name, parent) else []
+    inputs += [(FEATURE_PROFILES, used) for used in advice.days if lake.has(FEATURE_PROFILES, spec.name, used)]
     lineage = lake.lineage(spec.name, [*inputs, *([(tuning_results(model), day)] if result else [])])
-    digest = {"digest": f"{recipe.fingerprint}-{result['digest'][:16]}"} if result and restarts else {}
-    extra = digest | ({"tuned": tuned} if tuned else {}) | ({STARTS_FROM: tuning_results(model)} if restarts else {})
+    manifest = _manifest(done, spec, recipe_of(spec, model)) | {"advice": asdict(advice)} | lineage
+    if tuned:
+        manifest["tuned"] = tuned
+    if result and restarts:
+        manifest |= {STARTS_FROM: tuning_results(model), "digest": f"{recipe.fingerprint}-{result['digest'][:16]}"}
     with lake.write(stage, spec.name, day) as folder:
         (folder / RECIPE).write_text(_text(done))
-        lake.write_manifest(folder, _manifest(done, spec, recipe_of(spec, model)) | extra | lineage)
+        lake.write_manifest(folder, manifest)
     return done
+
+
+def _composed(spec: DatasetSpec, model: str, advice: StoredAdvice | None, tuned: list[Layer]) -> Composed:
+    """Compose the recipe, without the advice if it is not valid together with the other layers."""
+    if advice is not None:
+        try:
+            return compose(spec, model, advice.layers, tuned)
+        except ValidationError as error:
+            why = error.errors()[0]["msg"]
+            _log.warning("%s/%s: the advice does not fit the overrides and is not applied: %s", spec.name, model, why)
+    return compose(spec, model, tuned=tuned)
 
 
 def _adopted(lake: Lake, spec: DatasetSpec, model: str, day: str) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, PrivateAttr, model_validator
@@ -58,6 +58,11 @@ class RecipeOfAll(Strict):
     """Changes to the recipes of all models of a dataset."""
 
     overrides: dict[str, Any] = Field(default={}, description="Recipe keys with their new values, nested as in the recipe.")
+    advice: Literal["apply", "explain"] = Field(
+        default="apply",
+        description="What is done with the advisor's values for keys that neither the entry nor a file of edits sets: they are "
+        "applied, or only explained beside the recipe.",
+    )
 
 
 class ModelChoice(Strict):

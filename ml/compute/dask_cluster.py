@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import re
 import socket
 import threading
@@ -134,6 +135,8 @@ async def _identity(address: str) -> None:
 
 def _start(adapt: tuple[int, int] | None) -> Client:
     import dask.config
+
+    dask.config.set({"logging.distributed": "error"})  # read when distributed is imported
     from dask.system import CPU_COUNT
     from distributed import Client, LocalCluster
     from distributed.system import MEMORY_LIMIT  # like CPU_COUNT, it respects the limits of a container
@@ -149,7 +152,8 @@ def _start(adapt: tuple[int, int] | None) -> Client:
         "dashboard_address": f"{LOOPBACK}:{_dashboard_port()}",
         "worker_dashboard_address": f"{LOOPBACK}:0",
     }
-    cluster = LocalCluster(**options)
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # its start and end would print dozens of lines
+    cluster = LocalCluster(**options, silence_logs=logging.ERROR)
     if adapt:
         cluster.adapt(minimum=adapt[0], maximum=adapt[1])
     atexit.register(close_clients)

@@ -97,7 +97,9 @@ class Search(Strict):
     window_days: int = Field(
         default=5, ge=2, description="Number of days that a trial trains on and scores, directly before the day that is served."
     )
-    scored_days: int = Field(default=2, ge=1, description="Number of days at the end of the window that a trial scores.")
+    scored_days: int | None = Field(
+        default=None, ge=1, description="Number of days at the end of the window that a trial scores; by default, up to two."
+    )
     metrics: tuple[SearchMetric, ...] = Field(
         default=(SearchMetric(name="auc"), SearchMetric(name="training_time", objective="minimize", strategy="store")),
         min_length=1,
@@ -116,11 +118,16 @@ class Search(Strict):
         for what, names in (("name", [p.name for p in self.parameters]), ("key", [p.key for p in self.parameters])):
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise fault("parameters", f"more than one parameter has the {what} {', '.join(twice)}")
-        if self.scored_days >= self.window_days:
+        if self.days_scored >= self.window_days:
             raise fault("scored_days", f"expected less than window_days, {self.window_days}, found {self.scored_days}")
         if sum(metric.strategy == "optimize" for metric in self.metrics) > 2:
             raise fault("metrics", "expected at most two metrics with the strategy optimize")
         return self
+
+    @property
+    def days_scored(self) -> int:
+        """Number of days at the end of the window that a trial scores."""
+        return self.scored_days or min(2, self.window_days - 1)
 
     def warnings(self) -> list[str]:
         """Returns what is allowed, but probably not meant."""

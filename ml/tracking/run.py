@@ -96,7 +96,7 @@ class Tracker:
             MlflowException: The store is unreachable when the run starts.
         """
         client = self.client()
-        experiment = self._experiment(client, spec)
+        experiment = self.experiment(client, spec)
         tags = {"evergreen.dataset": spec.name, MODEL: model, DAY: day, **self.tags}
         run = client.create_run(experiment, tags=tags, run_name=f"{model} {day}")
         following = DayRun(self, client, run, lake, spec, model, day, max(1, total_steps // _POINTS))
@@ -116,7 +116,8 @@ class Tracker:
             raise
         following.end("FINISHED")
 
-    def _experiment(self, client: MlflowClient, spec: DatasetSpec) -> str:
+    def experiment(self, client: MlflowClient, spec: DatasetSpec) -> str:
+        """Return the id of the MLflow experiment of a dataset, which is created or restored if necessary."""
         found = client.get_experiment_by_name(spec.name)
         if found is not None:
             if found.lifecycle_stage == "deleted":
@@ -130,7 +131,7 @@ class Tracker:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            return self._experiment(client, spec)  # another run created it in the meantime
+            return self.experiment(client, spec)  # another run created it in the meantime
 
 
 @dataclass

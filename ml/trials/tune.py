@@ -68,7 +68,7 @@ class Tuning:
     def trial(self) -> Trial:
         """The trial of the recipe as it is."""
         window = self.window
-        return Trial(self.spec, self.recipe, window, window[-self.search.scored_days :], str(self.lake.root))
+        return Trial(self.spec, self.recipe, window, window[-self.search.days_scored :], str(self.lake.root))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 from assets import policy
 from ml.catalog.spec import DatasetSpec
 from ml.compute.dask_cluster import Cluster
-from ml.stages import stages_of
+from ml.stages import stages_of, stages_on_request
 from orchestration.definitions import defs
 from orchestration.deployments import resources
 
@@ -60,7 +60,7 @@ def test_titles_of_nodes_are_unique_within_a_group(loaded: dg.Definitions):
 
 def test_assets_are_the_stages_of_the_lake(loaded: dg.Definitions, catalog: dict[str, DatasetSpec]):
     keys = loaded.get_repository_def().asset_graph.materializable_asset_keys
-    stages = {policy.key(spec, stage) for spec in catalog.values() for stage in stages_of(spec)}
+    stages = {policy.key(spec, stage) for spec in catalog.values() for stage in (*stages_of(spec), *stages_on_request(spec))}
     assert stages == {found for found in keys if found.path[0] != "studies"}
 
 

@@ -45,6 +45,7 @@ def files(lake: Lake, day: str) -> dict[str, bytes]:
 
 
 def test_a_day_without_advice_has_the_declared_recipe(lake: Lake, spec: DatasetSpec) -> None:
+    spec = spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"advice": "explain"})})
     done = advise_day(spec, "dlrm", DAYS[0], lake)
     assert done.recipe == recipe_of(spec, "dlrm") == recipe_in_use(lake, spec, "dlrm", DAYS[0])
     assert done.origins["batch_size"] == "recipe dlrm"

@@ -211,7 +211,7 @@ def test_the_store_is_opened_by_one_at_a_time_and_an_experiment_created_once(
     made = client.create_experiment("made")
     found, asked = client.get_experiment_by_name, iter([None])
     monkeypatch.setattr(client, "get_experiment_by_name", lambda name: next(asked, found(name)))
-    assert tracker._experiment(client, made_spec()) == made
+    assert tracker.experiment(client, made_spec()) == made
 
 
 def test_a_given_tracking_uri_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

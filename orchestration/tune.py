@@ -1,0 +1,119 @@
+"""`make tune`: tunes the recipe of a model on the days before a day, trains the day with the result, and prints the trials."""
+
+import json
+from typing import Any
+
+import click
+import dagster as dg
+from rich.console import Console
+from rich.table import Table
+
+from assets.policy import key
+from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake
+from ml.stages import advisor_recipes, exported_models, tuned_models, tuning_results
+from ml.trials.day import TRIALS
+from orchestration.definitions import build_defs
+from orchestration.demo import link_logs
+from orchestration.deployments import lake_root
+from orchestration.replay import DayFailed, quiet_console, replay, the_dataset, why_failed
+
+SHOWN = 10
+"""Trials that the table shows, the best ones first."""
+
+
+def trials_table(spec: DatasetSpec, model: str, day: str, lake: Lake) -> Table:
+    """Build a table of the best trials of a tuning, by the first optimized metric."""
+    stage = tuning_results(model)
+    manifest = lake.manifest(stage, spec.name, day)
+    trials = json.loads((lake.require(stage, spec.name, day) / TRIALS).read_text())
+    metric = next((m for m in manifest["metrics"] if m["strategy"] == "optimize"), manifest["metrics"][0])
+    sign = -1 if metric["objective"] == "maximize" else 1
+    order = sorted(
+        (n for n, of in enumerate(trials) if not of["failed"]), key=lambda n: sign * trials[n]["values"][metric["name"]]
+    )
+    table = Table(title=f"{spec.name}/{model}: {len(trials)} trials for {day}, {manifest['failed']} failed", box=None)
+    table.add_column("trial", justify="right")
+    for of in manifest["metrics"]:
+        table.add_column(of["name"], justify="right")
+    table.add_column("values", overflow="fold")
+    for number in order[:SHOWN]:
+        values = [f"{trials[number]['values'][of['name']]:.5g}" for of in manifest["metrics"]]
+        tried = ", ".join(f"{name} {_short(value)}" for name, value in trials[number]["assignments"].items())
+        table.add_row(f"{'*' if number in manifest['front'] else ''}{number + 1}", *values, tried)
+    return table
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@click.command()
+@click.argument("dataset", default="synthetic")
+@click.option("--logs", help="Folder of the dataset's raw logs.")
+@click.option("--model", help="One of the dataset's models; by default the first.")
+@click.option("--day", help="The day that the tuned recipe serves, YYYY-MM-DD; by default the last day of the demo.")
+@click.option("--budget", type=click.IntRange(min=1), help="Number of trials; by default the recipe's observation_budget.")
+@click.option("--parallel", type=click.IntRange(min=1), help="Trials at a time; by default the recipe's parallel_bandwidth.")
+@click.option(
+    "--window", type=click.IntRange(min=2), help="Days of a trial; by default the recipe's window_days, or all days before."
+)
+def main(
+    dataset: str,
+    logs: str | None,
+    model: str | None,
+    day: str | None,
+    budget: int | None,
+    parallel: int | None,
+    window: int | None,
+) -> None:
+    """Tune the recipe of a model of DATASET on the days before a day, and train the day with the result."""
+    quiet_console()
+    spec = the_dataset(dataset)
+    link_logs(spec, logs)
+    model = model or spec.primary
+    if model not in spec.models:
+        raise click.BadParameter(f"{dataset} has no model {model!r}; it has {', '.join(spec.models)}")
+    days = spec.days()[: spec.demo_days] if day is None else spec.days()
+    day = day or days[-1]
+    if day not in days:
+        raise click.BadParameter(f"{day!r} is not a day of {dataset}; its days are {days[0]} to {days[-1]}")
+    before = [known for known in days if known < day]
+    lake, console = Lake.at(lake_root()), Console()
+    _replay(spec, before)
+    asked = {"observation_budget": budget, "parallel_bandwidth": parallel, "window_days": window or min(5, len(before))}
+    config = {name: value for name, value in asked.items() if value is not None}
+    tuning = key(spec, tuning_results(model))
+    _materialize(spec, day, [tuning], {"ops": {"__".join(tuning.path): {"config": config}}})
+    console.print(trials_table(spec, model, day, lake))
+    adopted = lake.manifest(tuning_results(model), spec.name, day)["adopted"]
+    console.print(f"* best. Its recipe is {'used from' if adopted else 'not used on'} {day} on.")
+    trained = [key(spec, stage(model)) for stage in (advisor_recipes, tuned_models, exported_models)]
+    if lake.has(tuned_models(model), spec.name, day):
+        _materialize(spec, day, trained)
+    else:
+        _replay(spec, [day])
+
+
+def _replay(spec: DatasetSpec, days: list[str]) -> None:
+    try:
+        replay(spec, days)
+    except DayFailed as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _materialize(spec: DatasetSpec, day: str, assets: list[dg.AssetKey], config: dict[str, Any] | None = None) -> None:
+    """Materialise some assets of a day in this process."""
+    whole = dg.define_asset_job("tune", dg.AssetSelection.assets(*assets))
+    job = dg.Definitions.merge(build_defs([spec]), dg.Definitions(jobs=[whole])).resolve_job_def("tune")
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    instance = dg.DagsterInstance.get()
+    result = job.execute_in_process(
+        partition_key=day, instance=instance, raise_on_error=False, run_config=quiet | (config or {})
+    )
+    if not result.success:
+        raise click.ClickException(f"{spec.name} of {day} failed in run {result.run_id}: {why_failed(result)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The plan of a tuning: the advised search with the user's edits, over a recipe that has what earlier tunings found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ml.advisor.day import advise_day
+from ml.advisor.hardware import Hardware
+from ml.advisor.plan import Plan, plan_tuning
+from ml.catalog.load import CatalogError, load_dataset
+from ml.lake import Lake
+from ml.recipes.search import check_search
+from ml.stages import advisor_recipes
+from tests.helpers.paths import ROOT
+
+MACHINE = Hardware("a processor", 2, 8 << 30)
+DAY = "2014-01-05"
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Path:
+    (tmp_path / "criteo.yaml").write_text((ROOT / "catalog" / "criteo.yaml").read_text())
+    (tmp_path / "recipes" / "criteo").mkdir(parents=True)
+    return tmp_path
+
+
+def plan(catalog: Path, lake: Lake, edits: dict[str, Any] | None = None, model: str = "dlrm", **changes: Any) -> Plan:
+    if edits is not None:
+        (catalog / "recipes" / "criteo" / f"{model}.yaml").write_text(yaml.safe_dump(edits))
+    return plan_tuning(load_dataset(catalog / "criteo.yaml"), model, DAY, lake, MACHINE, changes)
+
+
+def parameters(found: Plan) -> dict[str, Any]:
+    return {parameter.name: parameter for parameter in found.search.parameters}
+
+
+@pytest.mark.parametrize("model", ["dlrm", "wide_deep", "deepfm", "dcn_v2"])
+def test_the_plan_of_every_model_can_be_tuned(catalog: Path, lake: Lake, model: str) -> None:
+    found = plan(catalog, lake, model=model)
+    check_search(found.search, found.recipe)
+    assert found.search.parameters and not found.search.warnings()
+    assert found.search.defaults(found.recipe).keys() == parameters(found).keys()
+
+
+def test_an_edited_value_is_fixed_unless_its_parameter_is_listed(catalog: Path, lake: Lake) -> None:
+    free = plan(catalog, lake)
+    assert "batch_size" in parameters(free)
+    fixed = plan(catalog, lake, {"training": {"batch_size": 512}})
+    assert "batch_size" not in parameters(fixed) and fixed.recipe.batch_size == 512
+    listed = {"name": "batch", "key": "batch_size", "type": "int", "grid": [256, 512]}
+    freed = plan(catalog, lake, {"training": {"batch_size": 512}, "sigopt": {"parameters": [listed]}})
+    assert parameters(freed)["batch"].grid == (256, 512) and freed.recipe.batch_size == 512
+
+
+def test_parameters_are_added_changed_and_removed(catalog: Path, lake: Lake) -> None:
+    before = parameters(plan(catalog, lake))
+    edits = [
+        {"name": "warm_up", "remove": True},
+        {"name": "dropout", "bounds": {"min": 0.0, "max": 0.2}},
+        {"name": "smoothing", "key": "label_smoothing", "type": "double", "bounds": {"min": 0.0, "max": 0.1}},
+    ]
+    found = plan(catalog, lake, {"sigopt": {"parameters": edits, "observation_budget": 7, "window_days": 3}})
+    after = parameters(found)
+    assert after.keys() == before.keys() - {"warm_up"} | {"smoothing"}
+    assert after["dropout"].bounds.max == 0.2 and after["dropout"].key == before["dropout"].key
+    assert (found.search.observation_budget, found.search.window_days) == (7, 3)
+    assert not found.search.linear_constraints, "the constraint names the removed parameter"
+    check_search(found.search, found.recipe)
+
+
+def test_changes_of_a_run_take_precedence_over_edits(catalog: Path, lake: Lake) -> None:
+    assert plan(catalog, lake, {"sigopt": {"observation_budget": 7}}, observation_budget=3).search.observation_budget == 3
+
+
+def test_values_of_earlier_tunings_are_tried_first(catalog: Path, lake: Lake) -> None:
+    spec = load_dataset(catalog / "criteo.yaml")
+    advise_day(spec, "dlrm", "2014-01-04", lake)
+    stage = advisor_recipes("dlrm")
+    tuned = {"origin": "tuned for 2014-01-03, experiment 1", "values": {"dense_optimizer": {"lr": 0.0017}}}
+    lake.write_manifest(
+        lake.partition(stage, "criteo", "2014-01-04"), lake.manifest(stage, "criteo", "2014-01-04") | {"tuned": tuned}
+    )
+    found = plan(catalog, lake)
+    assert found.recipe.dense_optimizer.lr == 0.0017
+    assert found.search.defaults(found.recipe)["dense_lr"] == 0.0017
+
+
+@pytest.mark.parametrize(
+    ("sigopt", "message"),
+    [
+        ({"observation_budget": 0}, r"dlrm\.yaml: sigopt\.observation_budget: "),
+        ({"budget": 3}, r"dlrm\.yaml: sigopt\.budget: "),
+        ({"parameters": [{"bounds": {"min": 0, "max": 1}}]}, r"dlrm\.yaml: sigopt\.parameters\.0: expected .* `name`"),
+        ({"parameters": [3]}, r"sigopt\.parameters\.0: expected"),
+        ({"parameters": [{"name": "new"}]}, r"dlrm\.yaml: sigopt\.parameters\.\d+\.key"),
+        ({"window_days": 3, "scored_days": 3}, r"scored_days"),
+    ],
+)
+def test_a_wrong_section_names_file_and_key(catalog: Path, lake: Lake, sigopt: dict[str, Any], message: str) -> None:
+    with pytest.raises(CatalogError, match=message):
+        plan(catalog, lake, {"sigopt": sigopt})

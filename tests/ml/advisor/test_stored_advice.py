@@ -1,0 +1,107 @@
+"""The advice of a day: from days before it, kept while the size of a day is alike, and applied below what the user has set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ml.advisor.day import advise_day
+from ml.advisor.profiles.day import profile_day
+from ml.advisor.stored_advice import StoredAdvice, advice_of_day
+from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake
+from ml.recipes.recipe import recipe_of
+from ml.stages import advisor_recipes
+from tests.helpers.training_days import made_spec, write_days
+
+STAGE = advisor_recipes("dlrm")
+
+
+def spec_with(**recipe: Any) -> DatasetSpec:
+    return DatasetSpec.model_validate(made_spec().model_dump(mode="json") | {"recipe": recipe})
+
+
+@pytest.fixture
+def days(lake: Lake) -> list[str]:
+    days = write_days(lake, made_spec(), 4, 640)
+    for day in days:
+        profile_day(made_spec(), day, lake)
+    return days
+
+
+def stored(lake: Lake, day: str) -> StoredAdvice:
+    advice = StoredAdvice.from_manifest(lake.manifest(STAGE, "made", day))
+    assert advice is not None
+    return advice
+
+
+def test_only_profiles_of_days_before_the_day_are_used(lake: Lake, days: list[str]) -> None:
+    spec = spec_with()
+    assert advice_of_day(spec, "dlrm", days[0], lake, None).days == ()
+    assert advice_of_day(spec, "dlrm", days[2], lake, recipe_of(spec, "dlrm")).days == tuple(days[:2])
+
+
+def test_advice_is_kept_while_days_are_alike(lake: Lake, days: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_with()
+    for day in days:
+        advise_day(spec, "dlrm", day, lake)
+    assert stored(lake, days[0]).days == ()
+    assert [stored(lake, day) for day in days[1:]] == [stored(lake, days[1])] * 3
+    assert stored(lake, days[1]).days == tuple(days[:1])
+    whole = {"rows": 640_000, "fingerprint": spec.fingerprint}
+    for day in days[:3]:
+        manifest = lake.manifest("feature_profiles", "made", day) | whole
+        lake.write_manifest(lake.partition("feature_profiles", "made", day), manifest)
+    assert advice_of_day(spec, "dlrm", days[3], lake, None).days == tuple(days[:3]), "a day has many more rows than before"
+
+
+def test_a_rerun_keeps_the_advice_although_the_machine_has_changed(
+    lake: Lake, days: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ml.advisor import stored_advice
+    from ml.advisor.hardware import Hardware
+
+    spec = spec_with()
+    for day in days[:2]:
+        advise_day(spec, "dlrm", day, lake)
+    before = lake.manifest(STAGE, "made", days[1])
+    monkeypatch.setattr(stored_advice, "detect", lambda: Hardware("another processor", 64, 1 << 40))
+    advise_day(spec, "dlrm", days[1], lake)
+    assert lake.manifest(STAGE, "made", days[1]) == before
+
+
+def test_advice_is_applied_below_the_users_values_or_only_explained(
+    lake: Lake, days: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ml.advisor import day as module
+
+    value = {
+        "key": "batch_size",
+        "value": 64,
+        "shipped": 256,
+        "rule": "batch",
+        "reason": "r",
+        "source": "s",
+        "structural": False,
+    }
+    other = value | {"key": "label_smoothing", "value": 0.1, "shipped": 0.0, "rule": "smooth"}
+    advice = StoredAdvice((), None, (value, other), (), ())
+    monkeypatch.setattr(module, "advice_of_day", lambda *_: advice)
+    done = advise_day(spec_with(overrides={"batch_size": 100}), "dlrm", days[0], lake)
+    assert (done.recipe.batch_size, done.recipe.label_smoothing) == (100, 0.1)
+    assert done.origins["label_smoothing"] == "advice, smooth"
+    explained = advise_day(spec_with(advice="explain"), "dlrm", days[0], lake)
+    assert explained.recipe == recipe_of(spec_with(), "dlrm")
+    assert [each["key"] for each in stored(lake, days[0]).values] == ["batch_size", "label_smoothing"]
+
+
+def test_advice_that_does_not_fit_is_not_applied_with_a_warning(
+    lake: Lake, days: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from ml.advisor import day as module
+
+    value = {"key": "batch_size", "value": 0, "rule": "batch"}
+    monkeypatch.setattr(module, "advice_of_day", lambda *_: StoredAdvice((), None, (value,), (), ()))
+    assert advise_day(spec_with(), "dlrm", days[0], lake).recipe == recipe_of(spec_with(), "dlrm")
+    assert "the advice does not fit the overrides and is not applied" in caplog.text

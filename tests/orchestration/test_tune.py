@@ -1,0 +1,70 @@
+"""`make tune`: trials on the days before a day, MLflow runs of them, and a day that is trained with the result."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from mlflow.tracking import MlflowClient
+
+from ml.lake import Lake
+from orchestration.tune import main
+from tests.helpers.paths import ROOT
+
+DAY = "2026-01-03"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copy(ROOT / "dagster.yaml", tmp_path)
+    (tmp_path / "dagster").mkdir()
+    entry = yaml.safe_load((ROOT / "catalog" / "synthetic.yaml").read_text())
+    entry["simulation"]["impressions_per_day"] = 2000
+    (tmp_path / "catalog" / "recipes" / "synthetic").mkdir(parents=True)
+    (tmp_path / "catalog" / "synthetic.yaml").write_text(yaml.safe_dump(entry, sort_keys=False))
+    for name, value in {
+        "EVERGREEN_HOME": tmp_path,
+        "EVERGREEN_CATALOG": tmp_path / "catalog",
+        "EVERGREEN_SPARK_MASTER": "none",
+        "DAGSTER_HOME": tmp_path,
+        "EVERGREEN_DAGSTER": tmp_path / "dagster",
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    for name in ("EVERGREEN_LAKE", "EVERGREEN_LANDING", "MLFLOW_TRACKING_URI", "EVERGREEN_DASK", "SIGOPT_API_URL"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_recipe_is_tuned_and_the_day_is_trained(home: Path) -> None:
+    done = CliRunner().invoke(main, ["synthetic", "--day", DAY, "--budget", "3", "--parallel", "2", "--window", "2"])
+    assert done.exit_code == 0, done.output
+    assert "3 trials for 2026-01-03, 0 failed" in done.output
+    lake = Lake.at(home)
+    manifest = lake.manifest("tuning_results/dlrm", "synthetic", DAY)
+    assert manifest["window"] == ["2026-01-01", "2026-01-02"] and manifest["trials"] == 3
+    assert lake.has("tuned_models/dlrm", "synthetic", DAY)
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("synthetic")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = (run for run in runs if run.data.tags.get("evergreen.tuning") == manifest["experiment"])
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == 3
+    assert all(run.data.metrics["auc"] and run.data.metrics["training_time"] > 0 for run in children)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["synthetic", "--model", "none"], "synthetic has no model 'none'; it has dlrm"),
+        (["synthetic", "--day", "2031-01-01"], "is not a day of synthetic"),
+        (["nothing"], "no dataset 'nothing'"),
+    ],
+)
+def test_what_cannot_be_tuned_is_named(home: Path, arguments: list[str], message: str) -> None:
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code != 0 and message in done.output
