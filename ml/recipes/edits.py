@@ -105,8 +105,18 @@ def explain_edits(edits: Edits, error: ValidationError) -> CatalogError:
 
 
 def edited_parameters(base: Iterable[Mapping[str, Any]], edits: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Merges edits of parameters, by name, into a list of parameters; `remove: true` removes one."""
-    merged = {parameter["name"]: dict(parameter) for parameter in base}
+    """Merges edits of parameters, by name, into a list of parameters; `remove: true` removes one.
+
+    A new parameter for the key of another replaces it.
+
+    Example:
+        >>> edited_parameters([{"name": "lr", "key": "dense_optimizer.lr"}], [{"name": "rate", "key": "dense_optimizer.lr"}])
+        [{'name': 'rate', 'key': 'dense_optimizer.lr'}]
+    """
+    edits = list(edits)
+    new_keys = {edit["key"] for edit in edits if "key" in edit and not edit.get("remove")}
+    names = {edit["name"] for edit in edits}
+    merged = {one["name"]: dict(one) for one in base if one["name"] in names or one.get("key") not in new_keys}
     for edit in edits:
         if edit.get("remove"):
             merged.pop(edit["name"], None)

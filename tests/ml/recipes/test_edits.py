@@ -114,3 +114,10 @@ def test_parameters_are_edited_by_name() -> None:
         "type": "int",
         "bounds": {"min": 0, "max": 9},
     }
+
+
+def test_a_parameter_replaces_another_for_the_same_key() -> None:
+    base = [{"name": "dense_lr", "key": "dense_optimizer.lr", "type": "double"}, {"name": "seed", "key": "seed", "type": "int"}]
+    edit = {"name": "rate", "key": "dense_optimizer.lr", "type": "double", "bounds": {"min": 0.001, "max": 0.1}}
+    assert edited_parameters(base, [edit]) == [base[1], edit]
+    assert edited_parameters(base, [edit | {"name": "dense_lr"}]) == [edit | {"name": "dense_lr"}, base[1]]
