@@ -16,6 +16,7 @@ from ml.advisor.advise import advise
 from ml.advisor.calibration import calibration_of
 from ml.advisor.explain import to_markdown, to_terminal
 from ml.advisor.hardware import detect
+from ml.advisor.profiles.day import profile_of
 from ml.advisor.profiles.profile import FeatureProfile
 from ml.advisor.rules import load_rules
 from ml.advisor.search_space import search_space
@@ -27,7 +28,6 @@ from ml.stages import FEATURE_PROFILES
 from orchestration.deployments import home, lake_root
 from orchestration.replay import quiet_console, the_dataset
 
-PROFILE = "profile.json"  # file of a day's profile
 UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 
@@ -55,17 +55,29 @@ class Target(click.ParamType):
         return match[1], float(match[2])
 
 
-def newest_profile(lake: Lake, spec: DatasetSpec) -> FeatureProfile | None:
-    """Return the profile of the newest day that has one; None if no day has."""
+def newest_profile(lake: Lake, spec: DatasetSpec, days: int | None) -> FeatureProfile | None:
+    """Return the profile of the newest days in a row that have one; None if no day has.
+
+    Args:
+        lake: Where profiles are stored.
+        spec: The dataset.
+        days: Largest number of days; by default, as many as there are.
+    """
+    found: list[str] = []
     for day in reversed(spec.days()):
         if lake.is_current(FEATURE_PROFILES, spec.name, day, spec.fingerprint):
-            return FeatureProfile.from_json((lake.partition(FEATURE_PROFILES, spec.name, day) / PROFILE).read_text())
-    return None
+            found.append(day)
+        elif found:
+            break
+        if len(found) == days:
+            break
+    return profile_of(spec, found[::-1], lake) if found else None
 
 
 @click.command()
 @click.argument("dataset")
 @click.option("--model", help="One of the dataset's models; by default the first.")
+@click.option("--days", type=click.IntRange(min=1), help="Number of profiled days to use; by default all newest ones in a row.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Seconds of one core that a day may take.")
 @click.option("--memory", type=Size(), help="Memory that training may take, such as 2gb.")
 @click.option("--target", type=Target(), help="Metric at which training of a day may end, such as auc=0.76.")
@@ -80,6 +92,7 @@ def newest_profile(lake: Lake, spec: DatasetSpec) -> FeatureProfile | None:
 def main(
     dataset: str,
     model: str | None,
+    days: int | None,
     seconds: float | None,
     memory: float | None,
     target: Any,
@@ -97,7 +110,7 @@ def main(
         raise click.BadParameter(
             f"{dataset} has no model {model!r}; its models are {', '.join(spec.models)}", param_hint="--model"
         )
-    profile, hardware = newest_profile(Lake.at(lake_root()), spec), detect()
+    profile, hardware = newest_profile(Lake.at(lake_root()), spec, days), detect()
     calibration = calibration_of(home(), hardware) if profile else None
     try:
         known = load_rules(*rules)

@@ -19,15 +19,16 @@ CRITEO = load_catalog()["criteo"]
 
 @pytest.fixture
 def profiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
-    """A lake with profiles of some days, and a machine whose calibration is known."""
+    """A lake with profiles of four days after a gap, and a machine whose calibration is known."""
     lake = Lake.at(str(tmp_path / "lake"))
     for day in (CRITEO.days()[0], *CRITEO.days()[2:6]):
         with lake.write(FEATURE_PROFILES, CRITEO.name, day) as folder:
-            profile = FeatureProfile(
-                **vars(profile_of(CRITEO, 300_000)) | {"days": (day,), "rows": 300_000, "positives": 75_000}
-            )
-            (folder / "profile.json").write_text(profile.to_json())
             lake.write_manifest(folder, {"fingerprint": CRITEO.fingerprint, "digest": day})
+
+    def read(spec: object, days: list[str], lake: Lake) -> FeatureProfile:
+        return FeatureProfile(**vars(profile_of(CRITEO, 300_000)) | {"days": tuple(days), "rows": 300_000 * len(days)})
+
+    monkeypatch.setattr(advise, "profile_of", read)
     monkeypatch.setattr(advise, "calibration_of", lambda home, hardware: CALIBRATION)
     monkeypatch.setattr(advise, "quiet_console", lambda: None)
     monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path))
@@ -47,13 +48,14 @@ def refused(*words: str) -> str:
     return done.output
 
 
-def test_the_newest_day_with_a_profile_is_used(profiled: Lake) -> None:
-    found = advise.newest_profile(profiled, CRITEO)
-    assert found and found.days == (CRITEO.days()[5],)
+def test_the_newest_days_in_a_row_are_used(profiled: Lake) -> None:
+    days = CRITEO.days()
+    every, two = (advise.newest_profile(profiled, CRITEO, count) for count in (None, 2))
+    assert every and two and (every.days, two.days) == (tuple(days[2:6]), tuple(days[4:6]))
 
 
 def test_advice_is_printed_with_predictions(profiled: Lake) -> None:
-    assert "From the profile of 2014-01-06" in run() and "of one core for a day" in run()
+    assert "From the profile of 2014-01-03 to 2014-01-06" in run() and "of one core for a day" in run()
     assert run("--markdown").startswith("### Recipe of dlrm for criteo")
 
 
@@ -90,6 +92,7 @@ def test_without_profiles_only_rules_that_need_none_apply(tmp_path: Path, monkey
         (("--target", "auc=2"), "is not a target such as auc=0.76"),
         (("--target", "recall=0.5"), "is not a target"),
         (("--seconds", "0"), "--seconds"),
+        (("--days", "0"), "--days"),
     ],
 )
 def test_wrong_options_are_refused(profiled: Lake, words: tuple[str, ...], expected: str) -> None:
