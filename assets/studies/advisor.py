@@ -1,0 +1,96 @@
+"""Measures what the advisor gains in training and tuning time of a DLRM, compared with the reference DLRM."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from assets.owner import own_run
+from assets.policy import key
+from assets.resources import LakeResource
+from assets.studies.study_asset import picture, study_asset, table
+from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake
+from ml.stages import FEATURE_PROFILES, MDS_DATASETS, STUDIES
+
+if TYPE_CHECKING:
+    from ml.advisor.profiles.profile import FeatureProfile
+
+NAME, MODEL = "advisor", "dlrm"
+
+
+class AdvisorStudy(dg.Config):
+    """Number of days, trials and evaluations."""
+
+    days: int | None = Field(
+        default=None, ge=4, description="Number of days; the last is scored. By default, as many as the demo has."
+    )
+    observations: int = Field(default=5, ge=0, description="Number of trials of each tuning; 0 omits tuning.")
+    evaluations: int = Field(default=8, ge=1, description="Number of evaluations on the last day during each day's pass.")
+    seed: int = Field(default=0, ge=0, description="Seed of initial weights.")
+
+
+def build(spec: DatasetSpec) -> dg.AssetsDefinition:
+    """Build the study on one dataset with a DLRM."""
+
+    @study_asset(
+        f"{spec.name}_{NAME}",
+        kinds={"pytorch", "matplotlib"},
+        deps=[key(spec, MDS_DATASETS), key(spec, FEATURE_PROFILES)],
+        description="Time to equal AUC of the reference DLRM, the advised DLRM, and tuning of either (figure 5 of the "
+        "article on the original advisor), and the shares of trainer, model and search space.",
+    )
+    def advisor(context: dg.AssetExecutionContext, config: AdvisorStudy, lake: LakeResource) -> dg.MaterializeResult:
+        from ml.studies.advisor import Study, run_study, write_study
+        from ml.studies.advisor_report import figure
+
+        own_run(context)
+        held, days = lake.open(), tuple(spec.days()[: config.days or spec.demo_days])
+        if len(days) < max(4, config.days or 0):
+            raise dg.Failure(f"days: {config.days or 4} requested, {spec.name} has {len(days)}", allow_retries=False)
+        with tempfile.TemporaryDirectory() as folder:
+            settings = config.model_dump(exclude={"days"})
+            study = Study(spec, days, held, Path(folder), _profile(spec, days[:-1], held), **settings)
+            cases = run_study(study, context.log.info)
+        with held.write(STUDIES, NAME, spec.name) as written:
+            found = write_study(written, cases)
+            held.write_manifest(written, {"days": days, "profiled": study.profile is not None, **settings})
+        return dg.MaterializeResult(
+            metadata={
+                "auc": picture(figure(cases)),
+                "runs": _runs(found),
+                **({"tunings": _tunings(found["tuning"])} if "tuning" in found else {}),
+                "speed_ups": dg.MetadataValue.json({name: found[name] for name in ("training", "tuning") if name in found}),
+                "path": dg.MetadataValue.path(str(held.partition(STUDIES, NAME, spec.name))),
+            }
+        )
+
+    return advisor
+
+
+def _profile(spec: DatasetSpec, days: tuple[str, ...], lake: Lake) -> "FeatureProfile | None":
+    """Return the profile of the days; None if one of them has none, so that only rules that need none apply."""
+    from ml.advisor.profiles.day import profile_of
+
+    known = all(lake.is_current(FEATURE_PROFILES, spec.name, day, spec.fingerprint) for day in days)
+    return profile_of(spec, days, lake) if known else None
+
+
+def _runs(found: Mapping[str, Any]) -> dg.MetadataValue:
+    rows = []
+    for case, run in found["runs"].items():
+        reached = found["training"]["reached"].get(case)
+        to = f"{reached['cpu_seconds']:.2f}" if reached else ""
+        rows.append([run["name"], f"{run['auc']:.4f}", f"{run['mean_auc']:.4f}", f"{run['cpu_seconds']:.2f}", to])
+    return table(["run", "AUC of the last day", "mean of the days", "CPU-seconds", "CPU-seconds to the original's AUC"], rows)
+
+
+def _tunings(tuning: Mapping[str, Any]) -> dg.MetadataValue:
+    rows = []
+    for case, of in tuning["cases"].items():
+        auc, to = (of[name] is not None and f"{of[name]:.4f}" for name in ("best_auc", "seconds_to_auc"))
+        rows.append([case, of["trials"], of["failed"], auc or "", f"{of['seconds']:.1f}", to or ""])
+    return table(["space", "trials", "failed", "best AUC", "CPU-seconds", "CPU-seconds to the wide space's best"], rows)
