@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from optuna._gp.optim_mixed import local_search_mixed_batched
 from optuna._gp.search_space import SearchSpace as OptunaSpace
 from optuna.distributions import BaseDistribution, FloatDistribution
+from threadpoolctl import threadpool_limits
 
 from ml.tuning.engine.acquisition import acquisition
 from ml.tuning.engine.duplicates import Taken
@@ -138,8 +139,8 @@ def _drawn(values: NDArray[np.float64], count: int, rng: np.random.Generator) ->
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Use one thread for PyTorch's operations, which are small."""
-    with _one_at_a_time:
+    """Use one thread for the operations of PyTorch, NumPy and SciPy, which are small."""
+    with _one_at_a_time, threadpool_limits(1):
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
 
 from ml.tuning.definition import Conditional, LinearConstraint, Metric, Observation, Parameter, Space, Study, Value
-from ml.tuning.engine import Exhausted, NoFeasiblePoint, suggest
+from ml.tuning.engine import Exhausted, NoFeasiblePoint, gaussian_process, suggest
+from ml.tuning.engine.acquisition import acquisition
 from ml.tuning.engine.duplicates import Taken
 from ml.tuning.engine.sampling import random_points
 from ml.tuning.engine.space import SearchSpace
@@ -178,3 +181,16 @@ def test_threads_and_logs_are_left_alone(caplog: pytest.LogCaptureFixture) -> No
         suggest(Study(space, (AUC, SECONDS), observed(SearchSpace(space), 12, 0)))
     assert torch.get_num_threads() == threads
     assert not caplog.records
+
+
+def test_a_suggestion_uses_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def spy(*given: Any, **named: Any) -> Any:
+        seen.extend(pool["num_threads"] for pool in threadpool_info())
+        return acquisition(*given, **named)
+
+    monkeypatch.setattr(gaussian_process, "acquisition", spy)
+    space = Space((Parameter("a", "double", 0, 1), Parameter("b", "double", 0, 1)))
+    suggest(Study(space, (AUC, SECONDS), observed(SearchSpace(space), 12, 0)))
+    assert seen and set(seen) == {1}
