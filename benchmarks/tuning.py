@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +53,7 @@ def run() -> list[Result]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        scores = compare(SEEDS)
+        scores = dict(compare(SEEDS))
     finally:
         torch.set_num_threads(threads)
     results = []
@@ -71,16 +71,15 @@ def run() -> list[Result]:
     return [*results, Result("Suggestions on one core", "per second", 1 / mine, 1 / other, "Optuna's GPSampler", note=note)]
 
 
-def compare(seeds: int) -> dict[str, dict[str, list[Score]]]:
-    """Return the scores of all sides by problem, one for each seed."""
+def compare(seeds: int) -> Iterator[tuple[str, dict[str, list[Score]]]]:
+    """Yield each problem with the scores of all sides, one for each seed."""
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    found: dict[str, dict[str, list[Score]]] = {}
     for problem in (make() for make in PROBLEMS):
-        for name, ask in SIDES.items():
-            runs = [_score(problem, *ask(problem, seed)) for seed in range(seeds)]
-            found.setdefault(problem.name, {})[name] = runs
-    return found
+        yield (
+            problem.name,
+            {name: [_score(problem, *ask(problem, seed)) for seed in range(seeds)] for name, ask in SIDES.items()},
+        )
 
 
 def _ours(problem: Problem, seed: int) -> tuple[list[Observation], list[float]]:
@@ -147,7 +146,7 @@ def _score(problem: Problem, tried: list[Observation], taken: list[float]) -> Sc
 
 def main(seeds: int) -> None:
     torch.set_num_threads(1)
-    for problem, sides in compare(seeds).items():
+    for problem, sides in compare(seeds):
         for side, runs in sides.items():
             line = f"{problem:14} {side:10} feasible {statistics.fmean(r.feasible for r in runs):5.1f}"
             line += f"  hypervolume {statistics.fmean(r.hypervolume for r in runs):.4f}"
