@@ -39,6 +39,7 @@ from tests.helpers.log_text import Row, bounds, rows_between, rows_of_day, with_
 from tests.helpers.request_forms import FORMS, OWN_TIME, Texts
 from tests.helpers.shop_features import digests
 from tests.helpers.small_logs import LAYOUTS, write_log
+from tests.helpers.trials import TRIALS
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -52,6 +53,9 @@ DAYS = {
     "movielens": "1997-11-13",
     "synthetic": "2026-01-02",
 }
+
+
+LONG = pytest.mark.skipif(TRIALS == 1, reason="takes five minutes; `make soak` runs it")
 
 
 class Seen:
@@ -150,7 +154,7 @@ def assert_same_in_every_form(spec: DatasetSpec, rows: list[Row], table: pa.Tabl
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # Globo has 460,000 rows with negatives, each sent in eleven forms
-@pytest.mark.parametrize("name", DAYS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=LONG if name == "globo" else ()) for name in DAYS])
 def test_each_row_of_a_day(
     name: str, catalog: dict[str, DatasetSpec], request: pytest.FixtureRequest, tmp_path: Path, spark: SparkSession
 ) -> None:
