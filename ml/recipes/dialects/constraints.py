@@ -53,13 +53,15 @@ def _constraint(at: list[str | int], item: Any, parameters: ParameterReader, rep
         report.fault(at, "expected numbers as threshold and weights")
         return None
     threshold, *weights = numbers
-    scaled = [weight * parameters.scale.get(name, 1) for name, weight in zip(names, weights, strict=True)]
-    if len({parameters.scale.get(name) for name in names}) == 1:  # divide both sides, so that weights stay small
-        scaled, threshold = weights, threshold / parameters.scale.get(names[0], 1)
+    scales = [parameters.scale.get(name, 1) for name in names]
+    if len(set(scales)) > 1:
+        weights = [weight * scale for weight, scale in zip(weights, scales, strict=True)]
+    elif scales[0] != 1:
+        threshold /= scales[0]  # both sides are divided, so that weights stay small
     return {
         "type": item["type"],
-        "threshold": as_number(threshold),
-        "terms": [{"name": name, "weight": as_number(weight)} for name, weight in zip(names, scaled, strict=True)],
+        "threshold": threshold,
+        "terms": [{"name": name, "weight": weight} for name, weight in zip(names, weights, strict=True)],
     }
 
 

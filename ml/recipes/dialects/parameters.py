@@ -102,8 +102,10 @@ class ParameterReader:
             self._report.note([*at, "default_value"], f"{name}: not used, because the first trial has the recipe's own values")
         if data.get("transformation") == "none":
             del data["transformation"]
+        whole = data.get("type") == "int"
         if isinstance(data.get("bounds"), dict):
-            data["bounds"] = {key: as_number(value) for key, value in data["bounds"].items() if key != "object"}
+            bounds = {key: value for key, value in data["bounds"].items() if key != "object"}
+            data["bounds"] = {key: as_number(value, whole=whole) for key, value in bounds.items()}
         if isinstance(data.get("grid"), list):
             self._grid(at, name, data)
         if isinstance(data.get("categorical_values"), list):
@@ -114,7 +116,7 @@ class ParameterReader:
         return data
 
     def _grid(self, at: Sequence[str | int], name: str, data: dict[str, Any]) -> None:
-        values = [as_number(value) for value in data["grid"]]
+        values = [as_number(value, whole=data.get("type") == "int") for value in data["grid"]]
         if not all(isinstance(value, int | float) for value in values):
             return  # validation refuses it
         values = self._distinct([*at, "grid"], name, values)

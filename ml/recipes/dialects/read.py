@@ -95,7 +95,7 @@ def _plain_keys(data: Mapping[str, Any], choices: Choices, report: Report) -> di
         elif ours in found and value is not None:
             report.fault([key], f"{ours} is given twice")
         elif ours and value is not None:
-            found[ours] = as_number(value) if ours in ("observation_budget", "parallel_bandwidth") else value
+            found[ours] = as_number(value, whole=True) if ours in ("observation_budget", "parallel_bandwidth") else value
         elif not ours and key not in (*_LISTS, "metadata") and value not in (None, _NEUTRAL.get(key)):
             report.fault([key], f"a recipe cannot express it, found {shown(value)}; leave it out with --skip {key}")
     if "observation_budget" not in found:
