@@ -24,6 +24,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 # Targets of the Makefile, and why the tests do not run them.
 TARGETS = {
     "demo": "takes minutes on real logs; its module runs, on the built-in log and on logs that a page writes",
+    "tune": "takes minutes; a test runs its module",
     "test": "would run these tests",
     "test-fast": "would run these tests",
     "soak": "takes hours",
@@ -151,6 +152,14 @@ def _advise(words: list[str], work: Workplace) -> None:
     assert f"for {words[0]}" in work.run(sys.executable, "-m", "orchestration.advise", *words)
 
 
+def _recipes(words: list[str], work: Workplace) -> None:
+    """Run. The file that is imported is the one on the page."""
+    if words[0] == "import":
+        texts = [block.text for block in blocks_of(ROOT / "docs" / "tuning.md")]
+        (work.folder / words[1]).write_text(next(text for text in texts if text.startswith(f"# {words[1]}")))
+    assert "observation_budget" in (said := work.run(sys.executable, "-m", "orchestration.recipes", *words)) or "wrote" in said
+
+
 def _reference(module: str) -> Callable[[list[str], Workplace], None]:
     def check(words: list[str], work: Workplace) -> None:
         """Write another file, which must be equal to the committed one."""
@@ -177,6 +186,7 @@ MODULES: dict[str, Callable[[list[str], Workplace], None]] = {
     "ml.catalog.reference": _reference("ml.catalog.reference"),
     "ml.recipes.reference": _reference("ml.recipes.reference"),
     "orchestration.advise": _advise,
+    "orchestration.recipes": _recipes,
     "orchestration.replay": _replay,
     "pytest": _pytest,
     "tests.orchestration.test_definitions": _golden,

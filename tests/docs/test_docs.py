@@ -17,7 +17,11 @@ from ml.advisor.rules import load_rules
 from ml.catalog.load import load_catalog, load_dataset
 from ml.catalog.spec import DatasetSpec
 from ml.models.build import build_model
-from ml.recipes.recipe import RECIPES, Recipe, load_recipe, merge, recipe_of
+from ml.recipes.dialects.read import read_search
+from ml.recipes.edits import read_edits
+from ml.recipes.recipe import RECIPES, Recipe, load_recipe, merge, recipe_of, with_edits
+from ml.recipes.search import Search, check_search
+from ml.recipes.sections import SECTIONS
 from ml.schema import FeatureSchema
 from tests.docs.commands import COMMANDS, MAKEFILE, check_target, commands_of
 from tests.helpers.markdown import Block, blocks_of, inline_code, pages
@@ -83,11 +87,22 @@ def known_variables() -> set[str]:
 
 @pytest.mark.parametrize("block", of("yaml"), ids=str)
 def test_yaml_is_accepted_by_the_loader_and_by_the_models(block: Block, tmp_path: Path) -> None:
-    """A block is a catalog entry or keys of one, which replace the shop's, a recipe or changes to one, or a file of rules."""
+    """A block is a catalog entry or keys of one, which replace the shop's; a recipe, changes, edits, a search, or rules."""
     written = yaml.safe_load(block.text)
     if "extends" in written:
         (tmp_path / "ours.yaml").write_text(block.text)
         build_model(load_recipe("ours", folder=tmp_path), FeatureSchema.of(shop(tmp_path)))
+    elif set(written) == set(SECTIONS):
+        (tmp_path / "dlrm.yaml").write_text(block.text)
+        edits = read_edits(tmp_path / "dlrm.yaml")
+        assert edits is not None
+        listed = [one for one in edits.sigopt["parameters"] if not one.get("remove")]
+        check_search(Search.model_validate({**edits.sigopt, "parameters": listed}), with_edits(load_recipe("dlrm"), edits))
+    elif "budget" in written:
+        (tmp_path / "experiment.yml").write_text(block.text)
+        assert len(read_search(tmp_path / "experiment.yml", load_recipe("dlrm")).search.parameters) == len(
+            written["parameters"]
+        )
     elif "rules" in written:
         (tmp_path / "ours.yaml").write_text(block.text)
         assert {rule["name"] for rule in written["rules"]} <= {rule.name for rule in load_rules(tmp_path / "ours.yaml").rules}
