@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ml.recipes.dialects.write import experiment_body
 from ml.recipes.recipe import Recipe
 from ml.recipes.search import Search
 from ml.tuning.definition import Metric, Observation
@@ -42,22 +43,6 @@ def metrics_of(search: Search) -> tuple[Metric, ...]:
     return tuple(Metric(m.name, m.objective, m.strategy, m.threshold) for m in search.metrics)
 
 
-def definition(search: Search, name: str, project: str) -> dict[str, Any]:
-    """Returns the body with which the core module creates the experiment of a search."""
-    parameters = [parameter.model_dump(mode="json", exclude={"key"}, exclude_defaults=True) for parameter in search.parameters]
-    body = {
-        "name": search.experiment or name,
-        "project": search.project or project,
-        "parameters": parameters,
-        "metrics": [metric.model_dump(mode="json", exclude_none=True) for metric in search.metrics],
-        "observation_budget": search.observation_budget,
-        "parallel_bandwidth": search.parallel_bandwidth,
-        "conditionals": list(search.conditionals),
-        "linear_constraints": list(search.linear_constraints),
-    }
-    return {key: value for key, value in body.items() if value != []}
-
-
 def experiment_of(connection: Any, search: Search, recipe: Recipe, name: str, project: str, made_from: Any) -> str:
     """Returns the id of the experiment of a tuning. It is created unless it exists.
 
@@ -74,7 +59,7 @@ def experiment_of(connection: Any, search: Search, recipe: Recipe, name: str, pr
     Raises:
         sigopt.exception.ApiException: The service refuses the definition.
     """
-    body = definition(search, name, project)
+    body = experiment_body(search, name, project)
     identity = json.dumps([body, recipe.fingerprint, made_from], sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
     for found in connection.experiments().fetch(state="active").iterate_pages():

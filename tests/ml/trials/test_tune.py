@@ -11,9 +11,10 @@ import pytest
 from distributed import Client, LocalCluster
 
 from ml.lake import Lake, MissingPartition
+from ml.recipes.dialects.write import experiment_body
 from ml.recipes.search import Search
 from ml.trials.connection import Service
-from ml.trials.experiment import definition, experiment_of, tried
+from ml.trials.experiment import experiment_of, tried
 from ml.trials.tune import NothingToTune, Tuning, tune
 from ml.trials.worker import Worker
 from tests.helpers.training_days import made_spec, small_recipe, write_days
@@ -125,7 +126,7 @@ def test_a_worker_that_died_before_it_reported_reports_the_result_again(tuning: 
 
 
 def test_the_definition_has_what_the_service_needs() -> None:
-    body = definition(search(), "dlrm", "made")
+    body = experiment_body(search(), "dlrm", "made")
     assert [parameter["name"] for parameter in body["parameters"]] == ["lr", "top"]
     assert all("key" not in parameter for parameter in body["parameters"])
     assert "linear_constraints" not in body
