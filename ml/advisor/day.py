@@ -84,9 +84,8 @@ def advise_day(spec: DatasetSpec, model: str, day: str, lake: Lake) -> AdvisedDa
     inputs = [(stage, parent)] if parent and lake.has(stage, spec.name, parent) else []
     inputs += [(FEATURE_PROFILES, used) for used in advice.days if lake.has(FEATURE_PROFILES, spec.name, used)]
     lineage = lake.lineage(spec.name, [*inputs, *([(tuning_results(model), day)] if result else [])])
-    manifest = _manifest(done, spec, recipe_of(spec, model)) | {"advice": asdict(advice)} | lineage
-    if tuned:
-        manifest["tuned"] = tuned
+    manifest = _manifest(done, spec, recipe_of(spec, model)) | lineage
+    manifest |= {"advice": asdict(advice), "tuned": tuned, STARTS_FROM: None}
     if result and restarts:
         manifest |= {STARTS_FROM: tuning_results(model), "digest": f"{recipe.fingerprint}-{result['digest'][:16]}"}
     with lake.write(stage, spec.name, day) as folder:

@@ -28,7 +28,6 @@ TARGETS = {
     "test": "would run these tests",
     "test-fast": "would run these tests",
     "soak": "takes hours",
-    "tune": "takes minutes; tests/orchestration/test_tune.py runs its module",
     "sigopt": "serves until it is stopped; a test runs its module",
     "ui": "starts a server",
     "bench": "takes minutes",

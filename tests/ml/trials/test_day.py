@@ -131,7 +131,7 @@ def test_what_is_no_better_is_not_adopted(lake: Lake, tmp_path: Path, client: Cl
     done = run(lake, tmp_path, client, days[3], recipe, RATES)
     assert not done.adopted and not done.restarts
     advised = advise_day(SPEC, "dlrm", days[3], lake)
-    assert "tuned" not in lake.manifest(advisor_recipes("dlrm"), SPEC.name, days[3])
+    assert lake.manifest(advisor_recipes("dlrm"), SPEC.name, days[3])["tuned"] is None
     assert advised.recipe == recipe_in_use(lake, SPEC, "dlrm", days[3])
 
 
