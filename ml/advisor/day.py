@@ -67,10 +67,12 @@ def advise_day(spec: DatasetSpec, model: str, day: str, lake: Lake) -> AdvisedDa
         ValueError: The dataset has no such day.
     """
     stage, parent = advisor_recipes(model), spec.previous_day(day)
-    result = _adopted(lake, spec, model, day)
+    result = _adopted(lake, spec, model, day) if parent else None  # the first day starts from nothing
     tuned = _tuned_values(lake, spec, model, parent, day, result)
-    restarts = bool(result and result["restarts"])
-    present = _recipe_of(lake, spec, model, parent) if parent and not restarts else None
+    if result and result["restarts"]:
+        present = Recipe.model_validate(result["recipe"])  # the stored state has its structure
+    else:
+        present = _recipe_of(lake, spec, model, parent) if parent else None
     advice = advice_of_day(spec, model, day, lake, present)
     layers = [Layer(tuned["origin"], tuned["values"])] if tuned else []
     composed = _composed(spec, model, advice if spec.recipe.advice == "apply" else None, layers)
@@ -86,7 +88,7 @@ def advise_day(spec: DatasetSpec, model: str, day: str, lake: Lake) -> AdvisedDa
     lineage = lake.lineage(spec.name, [*inputs, *([(tuning_results(model), day)] if result else [])])
     manifest = _manifest(done, spec, recipe_of(spec, model)) | lineage
     manifest |= {"advice": asdict(advice), "tuned": tuned, STARTS_FROM: None}
-    if result and restarts:
+    if result and result["restarts"]:
         manifest |= {STARTS_FROM: tuning_results(model), "digest": f"{recipe.fingerprint}-{result['digest'][:16]}"}
     with lake.write(stage, spec.name, day) as folder:
         (folder / RECIPE).write_text(_text(done))

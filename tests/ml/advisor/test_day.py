@@ -15,7 +15,7 @@ from ml.lake import Lake
 from ml.recipes.recipe import Recipe, recipe_of
 from ml.recipes.sections import from_sections
 from ml.recipes.stored import recipe_in_use
-from ml.stages import advisor_recipes, tuned_models
+from ml.stages import advisor_recipes, tuned_models, tuning_results
 from tests.helpers.paths import ROOT
 
 DAYS = ["2014-01-01", "2014-01-02", "2014-01-03"]
@@ -93,3 +93,30 @@ def test_a_wrong_edit_is_refused_and_nothing_is_written(lake: Lake, catalog: Pat
     with pytest.raises(CatalogError, match=r"dlrm.yaml: training.batch_size: .*line 1"):
         advise_day(edit(catalog, "training: {batch_size: 0}"), "dlrm", DAYS[0], lake)
     assert not lake.has(STAGE, "criteo", DAYS[0])
+
+
+def write_restart(lake: Lake, spec: DatasetSpec, changed: dict[str, int]) -> Recipe:
+    """Write an adopted tuning of the second day whose state has another structure."""
+    declared = recipe_of(spec, "dlrm")
+    tuned = declared.model_copy(update={"model": declared.model.model_copy(update={"embedding_dim": 32}), "seed": 7})
+    flags = {"adopted": True, "restarts": True, "experiment": "1", "digest": "d" * 64}
+    with lake.write(tuning_results("dlrm"), "criteo", DAYS[1]) as folder:
+        lake.write_manifest(folder, {**flags, "recipe": tuned.model_dump(mode="json"), "changed": changed})
+    return tuned
+
+
+def test_a_day_that_starts_from_a_stored_state_keeps_its_structure(lake: Lake, catalog: Path) -> None:
+    spec = edit(catalog, "training: {seed: 1}")
+    advise_day(spec, "dlrm", DAYS[0], lake)
+    write_restart(lake, spec, {"model.embedding_dim": 32})
+    done = advise_day(edit(catalog, "model: {embedding_dim: 8}"), "dlrm", DAYS[1], lake)
+    assert done.recipe.model.embedding_dim == 32 and dict(done.refused) == {"model.embedding_dim": 8}
+
+
+def test_a_fresh_start_uses_no_tuning_of_earlier_days(lake: Lake, spec: DatasetSpec) -> None:
+    advise_day(spec, "dlrm", DAYS[0], lake)
+    write_restart(lake, spec, {"model.embedding_dim": 32, "seed": 7})
+    fresh = advise_day(spec.starting_at(DAYS[1]), "dlrm", DAYS[1], lake)
+    assert (fresh.recipe.model.embedding_dim, fresh.recipe.seed) == (16, recipe_of(spec, "dlrm").seed)
+    manifest = lake.manifest(STAGE, "criteo", DAYS[1])
+    assert manifest["starts_from"] is None and not any("tuning_results" in place for place in manifest["lineage"])
