@@ -22,6 +22,7 @@ from ml.advisor.rules import load_rules
 from ml.advisor.search_space import search_space
 from ml.catalog.load import CatalogError
 from ml.catalog.spec import DatasetSpec
+from ml.days import yesterday
 from ml.lake import Lake
 from ml.recipes.sections import to_sections
 from ml.stages import FEATURE_PROFILES
@@ -64,7 +65,7 @@ def newest_profile(lake: Lake, spec: DatasetSpec, days: int | None) -> FeaturePr
         days: Largest number of days; by default, as many as there are.
     """
     found: list[str] = []
-    for day in reversed(spec.days()):
+    for day in reversed(spec.days(yesterday(spec.zone))):
         if lake.is_current(FEATURE_PROFILES, spec.name, day, spec.fingerprint):
             found.append(day)
         elif found:

@@ -16,6 +16,7 @@ from ml.advisor.plan import Plan, plan_tuning
 from ml.advisor.rules import load_rules
 from ml.catalog.load import CatalogError
 from ml.catalog.spec import DatasetSpec
+from ml.days import yesterday
 from ml.lake import Lake
 from ml.recipes.dialects.choices import Choices
 from ml.recipes.dialects.read import read_search
@@ -98,7 +99,7 @@ def import_(
 def export(dataset: str, model: str | None, dialect: str, day: str | None) -> None:
     """Print what tuning searches for a model of DATASET: the advised search with the user's edits."""
     spec, model = _model_of(dataset, model)
-    if day is not None and day not in spec.days():
+    if day is not None and day not in spec.days(yesterday(spec.zone)):
         raise click.BadParameter(f"{day!r} is not a day of {dataset}", param_hint="--day")
     try:
         search = _plan(spec, model, day).search
@@ -116,7 +117,7 @@ def _model_of(dataset: str, model: str | None) -> tuple[DatasetSpec, str]:
 
 
 def _plan(spec: DatasetSpec, model: str, day: str | None = None) -> Plan:
-    return plan_tuning(spec, model, day or spec.days()[-1], Lake.at(lake_root()), detect())
+    return plan_tuning(spec, model, day or spec.days(yesterday(spec.zone))[-1], Lake.at(lake_root()), detect())
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ def weekly_tuning(spec: DatasetSpec, job: AssetJob):
         description=f"Tunes the recipes of {spec.name} weekly. The daily job of the day then uses those that are better.",
     )
     def weekly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        day = (context.scheduled_execution_time - timedelta(days=1)).date().isoformat()
-        if day not in spec.days():
+        last = (context.scheduled_execution_time - timedelta(days=1)).date()
+        day = last.isoformat()
+        if day not in spec.days(last):
             return dg.SkipReason(f"{day} is not a day of {spec.name}")
         return dg.RunRequest(run_key=day, partition_key=day)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ def run_trial(trial: Trial, on_day: Callable[[ReplayedDay], None] | None = None)
 
 def check_window(trial: Trial) -> None:
     """Checks that a trial trains on each day once, in order, and scores the last ones. Raises `ValueError`."""
-    known = trial.spec.days()
+    known = trial.spec.days(date.fromisoformat(trial.days[-1])) if trial.days else []  # the days of a live log have no end
     first = known.index(trial.days[0]) if trial.days and trial.days[0] in known else -1
     if first < 0 or tuple(known[first : first + len(trial.days)]) != trial.days:
         raise ValueError(f"days: expected consecutive days of {trial.spec.name}, each once, found {list(trial.days)}")

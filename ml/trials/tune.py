@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml.catalog.spec import DatasetSpec
+from ml.days import trailing_days
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe
 from ml.recipes.search import Search, check_search
@@ -56,13 +57,13 @@ class Tuning:
     @property
     def window(self) -> tuple[str, ...]:
         """The days that trials train on and score. Raises `NothingToTune` if there are too few days before the day."""
-        before = [day for day in self.spec.days() if self.spec.first_day <= day < self.day]
+        before = [day for day in trailing_days(self.day, self.search.window_days) if day >= self.spec.first_day]
         if len(before) < self.search.window_days:
             raise NothingToTune(
                 f"{self.spec.name}/{self.model} of {self.day}: tuning needs {self.search.window_days} days before it "
                 f"(sigopt.window_days), and there are {len(before)}"
             )
-        return tuple(before[-self.search.window_days :])
+        return tuple(before)
 
     @property
     def trial(self) -> Trial:

@@ -15,6 +15,7 @@ from ml.recipes.dialects.write import experiment_body
 from ml.recipes.search import Search
 from ml.trials.connection import Service
 from ml.trials.experiment import experiment_of, tried
+from ml.trials.trial import check_window
 from ml.trials.tune import NothingToTune, Tuning, tune
 from ml.trials.worker import Worker
 from tests.helpers.training_days import made_spec, small_recipe, write_days
@@ -68,6 +69,13 @@ def test_days_of_the_window_are_before_the_day(tuning: Tuning) -> None:
     days = tuning.spec.days()
     assert tuning.window == tuple(days[:3]) and tuning.trial.scored == (days[2],)
     assert all(day < tuning.day for day in tuning.window)
+
+
+def test_a_live_log_can_be_tuned(tuning: Tuning) -> None:
+    partitions = tuning.spec.partitions.model_copy(update={"end": None})
+    live = replace(tuning, spec=tuning.spec.model_copy(update={"partitions": partitions}))
+    assert live.window == tuning.window
+    check_window(live.trial)
 
 
 @pytest.mark.parametrize("day", [0, 1, 2])
