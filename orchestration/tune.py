@@ -10,7 +10,10 @@ from rich.table import Table
 
 from assets.policy import key
 from ml.catalog.spec import DatasetSpec
+from ml.days import yesterday
 from ml.lake import Lake
+from ml.recipes.edits import read_edits
+from ml.recipes.search import Search
 from ml.stages import advisor_recipes, exported_models, tuned_models, tuning_results
 from ml.trials.day import TRIALS
 from orchestration.definitions import build_defs
@@ -44,6 +47,13 @@ def trials_table(spec: DatasetSpec, model: str, day: str, lake: Lake) -> Table:
     return table
 
 
+def declared_window(spec: DatasetSpec, model: str) -> int:
+    """Return the number of days of a trial that the edits of a recipe state, or the default."""
+    edits = read_edits(spec.models[model].edits)
+    stated = edits.sigopt.get("window_days") if edits else None
+    return stated if isinstance(stated, int) else Search.model_fields["window_days"].default
+
+
 def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -74,14 +84,21 @@ def main(
     model = model or spec.primary
     if model not in spec.models:
         raise click.BadParameter(f"{dataset} has no model {model!r}; it has {', '.join(spec.models)}")
-    days = spec.days()[: spec.demo_days] if day is None else spec.days()
+    days = spec.days(yesterday(spec.zone))
+    days = days[: spec.demo_days] if day is None else days
     day = day or days[-1]
     if day not in days:
         raise click.BadParameter(f"{day!r} is not a day of {dataset}; its days are {days[0]} to {days[-1]}")
     before = [known for known in days if known < day]
+    if len(before) < 2:
+        raise click.BadParameter(f"tuning needs at least 2 days before {day}, and there are {len(before)}", param_hint="--day")
     lake, console = Lake.at(lake_root()), Console()
     _replay(spec, before)
-    asked = {"observation_budget": budget, "parallel_bandwidth": parallel, "window_days": window or min(5, len(before))}
+    asked = {
+        "observation_budget": budget,
+        "parallel_bandwidth": parallel,
+        "window_days": window or min(declared_window(spec, model), len(before)),
+    }
     config = {name: value for name, value in asked.items() if value is not None}
     tuning = key(spec, tuning_results(model))
     _materialize(spec, day, [tuning], {"ops": {"__".join(tuning.path): {"config": config}}})

@@ -10,8 +10,9 @@ import yaml
 from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
 
+from ml.catalog.load import load_dataset
 from ml.lake import Lake
-from orchestration.tune import main
+from orchestration.tune import declared_window, main
 from tests.helpers.paths import ROOT
 
 DAY = "2026-01-03"
@@ -62,9 +63,17 @@ def test_a_recipe_is_tuned_and_the_day_is_trained(home: Path) -> None:
     [
         (["synthetic", "--model", "none"], "synthetic has no model 'none'; it has dlrm"),
         (["synthetic", "--day", "2031-01-01"], "is not a day of synthetic"),
+        (["synthetic", "--day", "2026-01-02"], "at least 2 days before 2026-01-02, and there are 1"),
         (["nothing"], "no dataset 'nothing'"),
     ],
 )
 def test_what_cannot_be_tuned_is_named(home: Path, arguments: list[str], message: str) -> None:
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code != 0 and message in done.output
+
+
+def test_the_window_of_the_edits_applies(home: Path) -> None:
+    entry = home / "catalog" / "synthetic.yaml"
+    assert declared_window(load_dataset(entry), "dlrm") == 5
+    (home / "catalog" / "recipes" / "synthetic" / "dlrm.yaml").write_text("sigopt: {window_days: 7}")
+    assert declared_window(load_dataset(entry), "dlrm") == 7
