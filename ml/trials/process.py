@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -21,6 +22,7 @@ from typing import Any
 from ml.trials.trial import Trial, TrialResult, run_trial
 
 TRIAL, RESULT, SCORES, LOG = "trial.json", "result.json", "scores.jsonl", "log.txt"
+PARENT = "EVERGREEN_TRIAL_PARENT"
 SECONDS_TO_STOP = 10.0
 _LOG_BYTES = 4000
 
@@ -56,7 +58,7 @@ def in_process(
         TrialFailed: The process failed.
         TrialStopped: `on_scores` stopped it.
     """
-    given = trial.to_json()
+    folder, given = folder.absolute(), trial.to_json()  # the process has another working folder
     if (found := _result(folder, given)) is not None:
         return found
     shutil.rmtree(folder, ignore_errors=True)
@@ -64,7 +66,7 @@ def in_process(
     (folder / TRIAL).write_text(json.dumps(given))
     environment = os.environ | {name: str(trial.recipe.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     root = str(Path(__file__).parents[2])
-    environment |= {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": os.pathsep.join([root, *sys.path])}
+    environment |= {PARENT: str(os.getpid()), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": os.pathsep.join([root, *sys.path])}
     with (folder / LOG).open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "ml.trials.process", str(folder)], stdout=log, stderr=log, env=environment, cwd=folder
@@ -135,8 +137,16 @@ def _end_of_log(folder: Path) -> str:
     return text.rpartition("\n")[2] or "its log is empty"
 
 
+def _end_with(parent: int, seconds: float = 1.0) -> None:
+    """Exit once the parent has ended: a killed worker's trial starts again in the same folder."""
+    while os.getppid() == parent:
+        time.sleep(seconds)
+    os._exit(1)
+
+
 def main(folder: Path) -> None:
     """Run the trial of a folder and write its result."""
+    threading.Thread(target=_end_with, args=(int(os.environ.get(PARENT, os.getppid())),), daemon=True).start()
     trial = Trial.from_json(json.loads((folder / TRIAL).read_text()))
     with (folder / SCORES).open("w") as scores:
 

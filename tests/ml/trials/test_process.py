@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,6 +24,18 @@ pytestmark = pytest.mark.slow
 def trial(lake: Lake) -> Trial:
     days = tuple(write_days(lake, made_spec(), 3, 320))
     return Trial(made_spec(), small_recipe(), days, days[-1:], str(lake.root))
+
+
+def processes_of(folder: Path) -> list[int]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_text()
+        except OSError:
+            continue
+        if "ml.trials.process" in command and str(folder) in command:
+            found.append(int(process.name))
+    return found
 
 
 def test_a_process_has_the_result_of_the_trial_and_keeps_it(trial: Trial, tmp_path: Path) -> None:
@@ -42,17 +56,29 @@ def test_a_failure_has_the_reason(trial: Trial, tmp_path: Path) -> None:
 
 def test_a_killed_process_is_a_failure_and_leaves_no_result(trial: Trial, tmp_path: Path) -> None:
     def kill() -> None:
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                command = (process / "cmdline").read_text()
-            except OSError:
-                continue
-            if "ml.trials.process" in command and str(tmp_path) in command:
-                os.kill(int(process.name), signal.SIGKILL)
+        for process in processes_of(tmp_path):
+            os.kill(process, signal.SIGKILL)
 
     with pytest.raises(TrialFailed, match="signal SIGKILL"):
         in_process(trial, tmp_path / "three", beat=kill, seconds=0.1)
     assert not (tmp_path / "three" / RESULT).exists()
+
+
+def test_a_trial_ends_with_the_process_that_started_it(lake: Lake, tmp_path: Path) -> None:
+    days = tuple(write_days(lake, made_spec(), 5, 20_000))
+    trial = Trial(made_spec(), small_recipe(batch_size=4), days, days[-1:], str(lake.root))
+    worker = multiprocessing.get_context("spawn").Process(target=in_process, args=(trial, tmp_path / "orphan"))
+    worker.start()
+    while not (tmp_path / "orphan" / SCORES).exists():
+        assert worker.is_alive()
+        time.sleep(0.1)
+    worker.kill()
+    worker.join()
+    for _ in range(100):
+        if not processes_of(tmp_path / "orphan"):
+            break
+        time.sleep(0.1)
+    assert not processes_of(tmp_path / "orphan") and not (tmp_path / "orphan" / RESULT).exists()
 
 
 def test_scores_can_stop_a_trial(lake: Lake, tmp_path: Path) -> None:
