@@ -18,7 +18,7 @@ from ml.advisor.advice import nested
 from ml.advisor.stored_advice import StoredAdvice, advice_of_day
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
-from ml.recipes.edits import flat, patch
+from ml.recipes.edits import flat
 from ml.recipes.layers import Composed, Layer, Overrode, compose, keep_structure
 from ml.recipes.recipe import Recipe, recipe_of
 from ml.recipes.sections import to_sections
@@ -122,10 +122,15 @@ def _tuned_values(
     before = lake.manifest(stage, spec.name, parent).get("tuned") if parent and lake.has(stage, spec.name, parent) else None
     if result is None:
         return before
-    values = before["values"] if before else {}
-    for key, value in result["changed"].items():
-        values = patch(values, nested({key: value}))
-    return {"origin": f"tuned for {day}, experiment {result['experiment']}", "values": values}
+    changed = result["changed"]
+    earlier = flat(before["values"]) if before else {}
+    kept = {key: earlier[key] for key in earlier if not any(_overlap(key, new) for new in changed)}
+    return {"origin": f"tuned for {day}, experiment {result['experiment']}", "values": nested(kept | changed)}
+
+
+def _overlap(key: str, other: str) -> bool:
+    """Whether one of two keys contains the other, so that their values exclude each other."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
 
 def _recipe_of(lake: Lake, spec: DatasetSpec, model: str, day: str) -> Recipe | None:

@@ -96,6 +96,19 @@ def flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the flat values of `after` that differ, with all values of a mapping whose `kind` differs, as `patch` needs.
+
+    Example:
+        >>> changes({"table": {"kind": "full", "dim": 16}, "seed": 0}, {"table": {"kind": "hash", "dim": 16}, "seed": 0})
+        {'table.kind': 'hash', 'table.dim': 16}
+    """
+    old, new = flat(before), flat(after)
+    changed = {key for key, value in new.items() if key not in old or old[key] != value}
+    replaced = tuple(key.removesuffix("kind") for key in changed if key.endswith(".kind"))
+    return {key: value for key, value in new.items() if key in changed or key.startswith(replaced)}
+
+
 def explain_edits(edits: Edits, error: ValidationError) -> CatalogError:
     """Converts the error of a recipe with edits into one line per fault, with the path of the key in the file."""
     document = read_document(edits.path)

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
 from upath import UPath
 
 from ml.artifacts.snapshot import digest
-from ml.recipes.edits import flat
+from ml.lake import BusyPartition
+from ml.recipes.edits import changes
 from ml.recipes.recipe import Recipe
 from ml.recipes.search import with_assignments
 from ml.stages import MDS_DATASETS, tuning_results
@@ -71,9 +74,11 @@ def tune_day(tuning: Tuning, present: Recipe, client: Client, on_trial: Callable
     Raises:
         NothingToTune: There are no parameters, or too few days before the day.
         MissingPartition: The data of a day of the window is not in the lake.
+        BusyPartition: Another run is tuning the day.
     """
     spec, lake, stage = tuning.spec, tuning.lake, tuning_results(tuning.model)
-    tuned = tune(tuning, client, on_trial)
+    with _alone(tuning):
+        tuned = tune(tuning, client, on_trial)
     best = None if tuned.best is None else tuned.trials[tuned.best]
     recipe = with_assignments(tuning.recipe, tuning.search.parameters, best.assignments) if best else present
     sparse = [feature.name for feature in spec.sparse]
@@ -89,6 +94,18 @@ def tune_day(tuning: Tuning, present: Recipe, client: Client, on_trial: Callable
             save_snapshot(candidate.state, folder)
         lake.write_manifest(folder, _manifest(done, tuning, present, folder) | lake.lineage(spec.name, inputs))
     return done
+
+
+@contextmanager
+def _alone(tuning: Tuning) -> Iterator[None]:
+    """Exclude other tunings of the day on this machine, whose workers would have the same names and folders."""
+    tuning.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(tuning.folder / f"{tuning.day}.lock", timeout=0, thread_local=False):
+            yield
+    except Timeout as error:
+        name = f"{tuning.spec.name}/{tuning.model}"
+        raise BusyPartition(f"{name} of {tuning.day} is being tuned by another run; wait for it, then try again") from error
 
 
 def _judged(tuning: Tuning, recipe: Recipe, present: Recipe, restructured: bool) -> tuple[Verdict, Replay]:
@@ -135,7 +152,6 @@ def _summary(done: TunedDay) -> str:
 
 def _manifest(done: TunedDay, tuning: Tuning, present: Recipe, folder: UPath) -> dict[str, Any]:
     """Return the manifest. With a stored state, `digest` identifies it, as in every partition with a model."""
-    declared, tuned = flat(present.model_dump(mode="json")), flat(done.recipe.model_dump(mode="json"))
     best = None if done.tuned.best is None else done.tuned.trials[done.tuned.best]
     metrics = [vars(metric) for metric in metrics_of(tuning.search)]
     return {
@@ -150,7 +166,7 @@ def _manifest(done: TunedDay, tuning: Tuning, present: Recipe, folder: UPath) ->
         "front": list(done.tuned.front),
         "best": best and {"assignments": dict(best.assignments), "values": dict(best.values)},
         "recipe": done.recipe.model_dump(mode="json"),
-        "changed": {key: value for key, value in tuned.items() if declared.get(key) != value},
+        "changed": changes(present.model_dump(mode="json"), done.recipe.model_dump(mode="json")),
         "verdict": done.verdict and done.verdict.to_json(),
         "adopted": done.adopted,
         "restarts": done.restarts,

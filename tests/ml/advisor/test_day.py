@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -95,7 +96,7 @@ def test_a_wrong_edit_is_refused_and_nothing_is_written(lake: Lake, catalog: Pat
     assert not lake.has(STAGE, "criteo", DAYS[0])
 
 
-def write_restart(lake: Lake, spec: DatasetSpec, changed: dict[str, int]) -> Recipe:
+def write_restart(lake: Lake, spec: DatasetSpec, changed: dict[str, Any]) -> Recipe:
     """Write an adopted tuning of the second day whose state has another structure."""
     declared = recipe_of(spec, "dlrm")
     tuned = declared.model_copy(update={"model": declared.model.model_copy(update={"embedding_dim": 32}), "seed": 7})
@@ -120,3 +121,13 @@ def test_a_fresh_start_uses_no_tuning_of_earlier_days(lake: Lake, spec: DatasetS
     assert (fresh.recipe.model.embedding_dim, fresh.recipe.seed) == (16, recipe_of(spec, "dlrm").seed)
     manifest = lake.manifest(STAGE, "criteo", DAYS[1])
     assert manifest["starts_from"] is None and not any("tuning_results" in place for place in manifest["lineage"])
+
+
+def test_a_tuned_value_can_be_none(lake: Lake, catalog: Path) -> None:
+    spec = load_dataset(catalog / "criteo.yaml")
+    overrides = {**spec.recipe.overrides, "early_stop": {"target": 0.8}, "splits": ["train"]}
+    spec = spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"overrides": overrides})})
+    assert advise_day(spec, "dlrm", DAYS[0], lake).recipe.early_stop is not None
+    write_restart(lake, spec, {"early_stop": None, "seed": 7})
+    done = advise_day(spec, "dlrm", DAYS[1], lake).recipe
+    assert done.early_stop is None and done.seed == 7

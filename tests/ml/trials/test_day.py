@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
+from filelock import FileLock
 
 from ml.advisor.day import advise_day
-from ml.lake import Lake
+from ml.lake import BusyPartition, Lake
 from ml.recipes.recipe import Recipe
 from ml.recipes.search import Search
 from ml.recipes.stored import recipe_in_use, start_of
@@ -133,6 +134,12 @@ def test_what_is_no_better_is_not_adopted(lake: Lake, tmp_path: Path, client: Cl
     advised = advise_day(SPEC, "dlrm", days[3], lake)
     assert lake.manifest(advisor_recipes("dlrm"), SPEC.name, days[3])["tuned"] is None
     assert advised.recipe == recipe_in_use(lake, SPEC, "dlrm", days[3])
+
+
+def test_two_tunings_of_a_day_at_once_are_refused(lake: Lake, tmp_path: Path, client: Client, days: list[str]) -> None:
+    (tmp_path / "trials").mkdir()
+    with FileLock(tmp_path / "trials" / f"{days[3]}.lock"), pytest.raises(BusyPartition, match="tuned by another run"):
+        run(lake, tmp_path, client, days[3], small_recipe(), RATES)
 
 
 def test_the_verdict_needs_significance_and_the_same_rows() -> None:
