@@ -85,8 +85,8 @@ def search_of(spec: DatasetSpec, model: str, advice: Advice, cores: float, chang
         raise CatalogError(
             f"{edits and edits.path}: sigopt.parameters.{unnamed[0]}: expected keys with values, one of them `name`"
         )
-    fixed = set(flat(edits.values)) if edits else set()
-    searched = [parameter for parameter in section["parameters"] if parameter["key"] not in fixed]
+    fixed = tuple(f"{key}." for key, value in flat(edits.values).items() if value != {}) if edits else ()
+    searched = [parameter for parameter in section["parameters"] if not f"{parameter['key']}.".startswith(fixed)]
     parameters = edited_parameters(searched, listed)
     names = {parameter["name"] for parameter in parameters}
     constraints = [each for each in section["linear_constraints"] if {term["name"] for term in each["terms"]} <= names]

@@ -56,6 +56,14 @@ def test_an_edited_value_is_fixed_unless_its_parameter_is_listed(catalog: Path, 
     assert parameters(freed)["batch"].grid == (256, 512) and freed.recipe.batch_size == 512
 
 
+def test_a_removed_mapping_is_fixed_with_all_its_keys(catalog: Path, lake: Lake) -> None:
+    def keys(found: Plan) -> list[str]:
+        return [of.key for of in found.search.parameters if of.key.startswith("schedule.")]
+
+    assert keys(plan(catalog, lake))
+    assert not keys(plan(catalog, lake, {"training": {"schedule": None}}))
+
+
 def test_parameters_are_added_changed_and_removed(catalog: Path, lake: Lake) -> None:
     before = parameters(plan(catalog, lake))
     edits = [
