@@ -1,4 +1,4 @@
-"""Decides whether a tuned recipe replaces the one in use: only if it is significantly better on days that neither has seen."""
+"""Decides whether a tuned recipe replaces the one in use: only if it is significantly better on days new to both models."""
 
 from __future__ import annotations
 
