@@ -23,12 +23,18 @@ def start_of(lake: Lake, spec: DatasetSpec, model: str, day: str) -> tuple[str, 
         spec: The dataset.
         model: Name of the model.
         day: `YYYY-MM-DD`.
+
+    Raises:
+        StalePartition: The tuning was materialised again after the day's recipe, which belongs to its former state.
     """
     stage, parent = advisor_recipes(model), spec.previous_day(day)
     if parent is None:
         return None
     stored = lake.manifest(stage, spec.name, day).get(STARTS_FROM) if lake.has(stage, spec.name, day) else None
-    return (stored, day) if stored else (tuned_models(model), parent)
+    if stored is None:
+        return tuned_models(model), parent
+    lake.require_made_from(spec.name, day, [stage, stored])
+    return stored, day
 
 
 def recipe_in_use(lake: Lake, spec: DatasetSpec, model: str, day: str) -> Recipe:

@@ -13,7 +13,8 @@ from distributed import Client, LocalCluster
 from filelock import FileLock
 
 from ml.advisor.day import advise_day
-from ml.lake import BusyPartition, Lake
+from ml.catalog.spec import DatasetSpec
+from ml.lake import BusyPartition, Lake, StalePartition
 from ml.recipes.recipe import Recipe
 from ml.recipes.search import Search
 from ml.recipes.stored import recipe_in_use, start_of
@@ -73,20 +74,20 @@ def files(lake: Lake, stage: str, day: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def declare(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> Any:
-    entry = SPEC.model_dump(mode="json")
-    entry["recipe"] = {"overrides": recipe.model_dump(mode="json")}
-    return type(SPEC).model_validate(entry)
+def train_with(lake: Lake, days: list[str], recipe: Recipe) -> DatasetSpec:
+    """Declare the recipe and train the days with it."""
+    spec = DatasetSpec.model_validate(SPEC.model_dump(mode="json") | {"recipe": {"overrides": recipe.model_dump(mode="json")}})
+    for day in days:
+        advise_day(spec, "dlrm", day, lake)
+        train_day(spec, day, lake, options=DayOptions(progress=False))
+    return spec
 
 
 def test_a_better_recipe_is_adopted_and_trains_the_day_and_those_after_it(
-    lake: Lake, tmp_path: Path, client: Client, days: list[str], monkeypatch: pytest.MonkeyPatch
+    lake: Lake, tmp_path: Path, client: Client, days: list[str]
 ) -> None:
     recipe = untrained()
-    spec = declare(monkeypatch, recipe)
-    for day in days[:3]:
-        advise_day(spec, "dlrm", day, lake)
-        train_day(spec, day, lake, options=DayOptions(progress=False))
+    spec = train_with(lake, days[:3], recipe)
     done = run(lake, tmp_path, client, days[3], recipe, RATES)
     assert done.adopted and not done.restarts and done.verdict is not None
     assert done.recipe.table_optimizer.lr == 0.05
@@ -98,20 +99,17 @@ def test_a_better_recipe_is_adopted_and_trains_the_day_and_those_after_it(
         advised = advise_day(spec, "dlrm", day, lake)
         assert advised.recipe.table_optimizer.lr == 0.05
         assert advised.origins["table_optimizer.lr"].startswith(f"tuned for {days[3]}, experiment ")
-        trained = train_day(spec, day, lake, options=DayOptions(progress=False))
-        assert trained.recipe.table_optimizer.lr == 0.05
+        done_day = train_day(spec, day, lake, options=DayOptions(progress=False))
+        assert done_day.recipe.table_optimizer.lr == 0.05
         assert start_of(lake, spec, "dlrm", day) == (tuned_models("dlrm"), spec.previous_day(day))
     assert not advise_day(spec, "dlrm", days[2], lake).origins["table_optimizer.lr"].startswith("tuned")
 
 
 def test_a_better_structure_starts_from_the_state_of_the_candidate(
-    lake: Lake, tmp_path: Path, client: Client, days: list[str], monkeypatch: pytest.MonkeyPatch
+    lake: Lake, tmp_path: Path, client: Client, days: list[str]
 ) -> None:
     recipe = untrained()
-    spec = declare(monkeypatch, recipe)
-    for day in days[:3]:
-        advise_day(spec, "dlrm", day, lake)
-        train_day(spec, day, lake, options=DayOptions(progress=False))
+    spec = train_with(lake, days[:3], recipe)
     tuned = small_recipe(model={"embedding_dim": 8, "bottom": [8], "top": [8]})
     search = Search.model_validate({"parameters": [RATES], "observation_budget": 2, "window_days": 3, "scored_days": 1})
     tuning = Tuning(spec, "dlrm", days[3], tuned, search, lake, Service(str(tmp_path / "db")), tmp_path / "trials")
@@ -122,9 +120,15 @@ def test_a_better_structure_starts_from_the_state_of_the_candidate(
         assert advise_day(spec, "dlrm", day, lake).recipe.model.embedding_dim == 8
         found = start_of(lake, spec, "dlrm", day)
         assert found is not None and found[0] == start
-        trained = train_day(spec, day, lake, options=DayOptions(progress=False))
-        assert trained.recipe.model.embedding_dim == 8
-        assert trained.rows_so_far == (4 if day == days[3] else 5) * 640, "each day was trained on once"
+        done_day = train_day(spec, day, lake, options=DayOptions(progress=False))
+        assert done_day.recipe.model.embedding_dim == 8
+        assert done_day.rows_so_far == (4 if day == days[3] else 5) * 640, "each day was trained on once"
+    stage = tuning_results("dlrm")
+    lake.write_manifest(lake.partition(stage, SPEC.name, days[3]), {"adopted": False, "restarts": False})
+    with pytest.raises(
+        StalePartition, match=rf"advisor_recipes/dlrm of {days[3]} was made from other contents of made/{stage}"
+    ):
+        train_day(spec, days[3], lake, options=DayOptions(progress=False))
 
 
 def test_what_is_no_better_is_not_adopted(lake: Lake, tmp_path: Path, client: Client, days: list[str]) -> None:
