@@ -31,14 +31,9 @@ class TrialFailed(RuntimeError):
     """The process of a trial failed; the message has the end of its log."""
 
 
-class TrialStopped(RuntimeError):
-    """The trial was stopped before its end, because it was not worth finishing."""
-
-
 def in_process(
     trial: Trial,
     folder: Path,
-    on_scores: Callable[[int, Mapping[str, Any]], bool] = lambda index, scores: False,
     beat: Callable[[], None] = lambda: None,
     seconds: float = 1.0,
 ) -> TrialResult:
@@ -47,16 +42,14 @@ def in_process(
     Args:
         trial: The trial.
         folder: Its folder. A result of the same trial in it is returned as it is; anything else in it is removed.
-        on_scores: Called with the number of each scored day, from 0, and its scores. If it returns True, the trial is stopped.
         beat: Called every `seconds` while the trial runs.
-        seconds: How often to look for scores, and for the end.
+        seconds: How often to call `beat`.
 
     Returns:
         The metrics.
 
     Raises:
         TrialFailed: The process failed.
-        TrialStopped: `on_scores` stopped it.
     """
     folder, given = folder.absolute(), trial.to_json()  # the process has another working folder
     if (found := _result(folder, given)) is not None:
@@ -72,7 +65,7 @@ def in_process(
             [sys.executable, "-m", "ml.trials.process", str(folder)], stdout=log, stderr=log, env=environment, cwd=folder
         )
         try:
-            _watch(process, folder, on_scores, beat, seconds)
+            _watch(process, beat, seconds)
         finally:
             _end(process)
     if (found := _result(folder, given)) is None:
@@ -80,24 +73,14 @@ def in_process(
     return found
 
 
-def _watch(
-    process: subprocess.Popen[bytes],
-    folder: Path,
-    on_scores: Callable[[int, Mapping[str, Any]], bool],
-    beat: Callable[[], None],
-    seconds: float,
-) -> None:
-    reported, due = 0, time.monotonic() + seconds
-    while process.poll() is None:
-        time.sleep(0.05)
-        if time.monotonic() < due:
-            continue
-        due = time.monotonic() + seconds
-        beat()
-        for scores in _scores(folder)[reported:]:
-            reported += 1
-            if on_scores(reported - 1, scores):
-                raise TrialStopped(f"stopped after {reported} scored days")
+def _watch(process: subprocess.Popen[bytes], beat: Callable[[], None], seconds: float) -> None:
+    """Wait for the end of a process, and call `beat` in the meantime."""
+    while True:
+        try:
+            process.wait(seconds)
+            return
+        except subprocess.TimeoutExpired:
+            beat()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -118,14 +101,6 @@ def _result(folder: Path, trial: Mapping[str, Any]) -> TrialResult | None:
     except (OSError, ValueError, TypeError):
         return None
     return None
-
-
-def _scores(folder: Path) -> list[dict[str, Any]]:
-    try:
-        lines = (folder / SCORES).read_text().split("\n")
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in lines[:-1]]  # the last one is incomplete until its newline is written
 
 
 def _ending(code: int) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ml.lake import Lake
-from ml.trials.process import RESULT, SCORES, TrialFailed, TrialStopped, in_process
+from ml.trials.process import RESULT, SCORES, TrialFailed, in_process
 from ml.trials.trial import Trial, run_trial
 from tests.helpers.training_days import made_spec, small_recipe, write_days
 
@@ -79,18 +79,3 @@ def test_a_trial_ends_with_the_process_that_started_it(lake: Lake, tmp_path: Pat
             break
         time.sleep(0.1)
     assert not processes_of(tmp_path / "orphan") and not (tmp_path / "orphan" / RESULT).exists()
-
-
-def test_scores_can_stop_a_trial(lake: Lake, tmp_path: Path) -> None:
-    days = tuple(write_days(lake, made_spec(), 5, 20_000))
-    trial = Trial(made_spec(), small_recipe(batch_size=8), days, days[-4:], str(lake.root))
-    seen: list[int] = []
-
-    def stop(index: int, scores: object) -> bool:
-        seen.append(index)
-        return True
-
-    with pytest.raises(TrialStopped, match="after 1 scored"):
-        in_process(trial, tmp_path / "four", on_scores=stop, seconds=0.05)
-    assert seen == [0]
-    assert not (tmp_path / "four" / RESULT).exists()
