@@ -39,7 +39,7 @@ def record(
         suggestion: Row of the suggestion.
         assignments: The assignments, if there is no suggestion.
         values: Measured values by metric; None for a failure.
-        task: The task; by default that of the suggestion.
+        task: The task. By default, the task of the suggestion.
         metadata: Metadata of the observation.
 
     Returns:
