@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ml.advisor.cost import Prediction
+from ml.recipes.edits import nested
 from ml.recipes.layers import Layer
 from ml.recipes.recipe import Recipe
 
@@ -118,7 +118,7 @@ class Advice:
     @property
     def layers(self) -> list[Layer]:
         """The same values as layers of a recipe, one for each rule."""
-        return [Layer(f"advisor, {rule}", nested(values)) for rule, values in self._by_rule().items()]
+        return [Layer(f"advice, {rule}", nested(values)) for rule, values in self._by_rule().items()]
 
     def _by_rule(self) -> dict[str, dict[str, Any]]:
         """Return changed values by rule and key. A table belongs to the last rule that changed it."""
@@ -143,23 +143,6 @@ class Advice:
             if value.key == key:
                 return value
         raise KeyError(key)
-
-
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nest values by dotted key.
-
-    Example:
-        >>> nested({"model.top": [64], "model.bottom": [32], "batch_size": 512})
-        {'model': {'top': [64], 'bottom': [32]}, 'batch_size': 512}
-    """
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        below = found
-        *above, last = key.split(".")
-        for part in above:
-            below = below.setdefault(part, {})
-        below[last] = value
-    return found
 
 
 def _plain(value: Any) -> Any:

@@ -14,11 +14,10 @@ import yaml
 from pydantic import ValidationError
 from upath import UPath
 
-from ml.advisor.advice import nested
 from ml.advisor.stored_advice import StoredAdvice, advice_of_day
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
-from ml.recipes.edits import flat
+from ml.recipes.edits import flat, nested
 from ml.recipes.layers import Composed, Layer, Overrode, compose, keep_structure
 from ml.recipes.recipe import Recipe, recipe_of
 from ml.recipes.sections import to_sections

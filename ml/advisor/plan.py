@@ -13,7 +13,6 @@ from ml.advisor.advise import advise
 from ml.advisor.hardware import Hardware
 from ml.advisor.profiles.day import profile_of
 from ml.advisor.search_space import search_space
-from ml.advisor.stored_advice import StoredAdvice
 from ml.catalog.document import CatalogError
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
@@ -65,7 +64,7 @@ def plan_tuning(
     present = recipe_in_use(lake, spec, model, parent) if parent else recipe_of(spec, model)
     days = [known for known in lake.days(FEATURE_PROFILES, spec.name) if spec.first_day <= known < day]
     advice = advise(spec, model, profile_of(spec, days, lake) if days else None, hardware)
-    composed = compose(spec, model, StoredAdvice.of(advice).layers, _tuned(lake, spec, model, parent))
+    composed = compose(spec, model, advice.layers, _tuned(lake, spec, model, parent))
     search = search_of(spec, model, replace(advice, recipe=composed.recipe), hardware.cores, changes)
     return Plan(composed.recipe, search, present, advice)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from ml.advisor.advice import Advice, nested
+from ml.advisor.advice import Advice
 from ml.advisor.advise import advise
 from ml.advisor.hardware import detect
 from ml.advisor.profiles.day import profile_of
@@ -20,7 +20,7 @@ from ml.recipes.layers import Layer
 from ml.recipes.recipe import Recipe
 from ml.stages import FEATURE_PROFILES, advisor_recipes
 
-_FACTOR = 2.0  # a day of so many times more or fewer rows gets new advice
+_FACTOR = 2.0  # new advice is given once the number of rows of a day has changed by this factor
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class StoredAdvice:
     Attributes:
         days: Days of the profile; empty without one.
         rows: Rows of a day of the profile; None without one.
+        applied: The layers of a recipe as plain data, one for each rule.
         values: `Advised` values as plain data, those that differ from the values without advice.
         kept: `Advised` values that are not applied, because the user has set the key or the structure of the model is kept.
         suggestions: Changes that no recipe key can express, as plain data.
@@ -37,6 +38,7 @@ class StoredAdvice:
 
     days: tuple[str, ...]
     rows: float | None
+    applied: tuple[Mapping[str, Any], ...]
     values: tuple[Mapping[str, Any], ...]
     kept: tuple[Mapping[str, Any], ...]
     suggestions: tuple[Mapping[str, Any], ...]
@@ -46,7 +48,8 @@ class StoredAdvice:
         """Returns advice as plain data."""
         values = tuple(asdict(value) for value in advice.values if value.changes)
         kept = tuple(asdict(value) for value in advice.kept)
-        return cls(advice.days, advice.rows, values, kept, tuple(asdict(each) for each in advice.suggestions))
+        applied = tuple(asdict(layer) for layer in advice.layers)
+        return cls(advice.days, advice.rows, applied, values, kept, tuple(asdict(each) for each in advice.suggestions))
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Self | None:
@@ -54,15 +57,13 @@ class StoredAdvice:
         found = manifest.get("advice")
         if found is None:
             return None
-        return cls(tuple(found["days"]), found["rows"], *(tuple(found[name]) for name in ("values", "kept", "suggestions")))
+        lists = (tuple(found[name]) for name in ("applied", "values", "kept", "suggestions"))
+        return cls(tuple(found["days"]), found["rows"], *lists)
 
     @property
     def layers(self) -> list[Layer]:
         """The layers of a recipe, one for each rule."""
-        by_rule: dict[str, dict[str, Any]] = {}
-        for value in self.values:
-            by_rule.setdefault(value["rule"], {})[value["key"]] = value["value"]
-        return [Layer(f"advice, {rule}", nested(values)) for rule, values in by_rule.items()]
+        return [Layer(**layer) for layer in self.applied]
 
 
 def advice_of_day(spec: DatasetSpec, model: str, day: str, lake: Lake, present: Recipe | None) -> StoredAdvice:

@@ -109,6 +109,23 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
     return {key: value for key, value in new.items() if key in changed or key.startswith(replaced)}
 
 
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nest values by dotted key; the inverse of `flat`.
+
+    Example:
+        >>> nested({"model.top": [64], "model.bottom": [32], "batch_size": 512})
+        {'model': {'top': [64], 'bottom': [32]}, 'batch_size': 512}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        below = found
+        *above, last = key.split(".")
+        for part in above:
+            below = below.setdefault(part, {})
+        below[last] = value
+    return found
+
+
 def explain_edits(edits: Edits, error: ValidationError) -> CatalogError:
     """Converts the error of a recipe with edits into one line per fault, with the path of the key in the file."""
     document = read_document(edits.path)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ml.catalog.expand import expand_recipe
 from ml.catalog.spec import DatasetSpec
-from ml.recipes.edits import flat, patch, read_edits
+from ml.recipes.edits import flat, nested, patch, read_edits
 from ml.recipes.recipe import RECIPES, Recipe, read_recipe, recipe_of
 
 DEFAULT = "default"
@@ -160,7 +160,7 @@ def keep_structure(recipe: Recipe, present: Recipe, sparse: Iterable[str]) -> Ke
         for inner, value in flat({key: new[key]}).items():
             if flat(data).get(inner) == value:
                 continue
-            trial = patch(data, _nested(inner, value))
+            trial = patch(data, nested({inner: value}))
             if _structure(trial, sparse) == wanted:
                 data = trial
             else:
@@ -177,9 +177,3 @@ def _structure(data: Mapping[str, Any], sparse: list[str]) -> Any:
         return Recipe.model_validate(data).structure(sparse)
     except ValueError:
         return None
-
-
-def _nested(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value

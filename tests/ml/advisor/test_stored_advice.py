@@ -86,7 +86,11 @@ def test_advice_is_applied_below_the_users_values_or_only_explained(
         "structural": False,
     }
     other = value | {"key": "label_smoothing", "value": 0.1, "shipped": 0.0, "rule": "smooth"}
-    advice = StoredAdvice((), None, (value, other), (), ())
+    layers = (
+        {"origin": "advice, batch", "values": {"batch_size": 64}},
+        {"origin": "advice, smooth", "values": {"label_smoothing": 0.1}},
+    )
+    advice = StoredAdvice((), None, layers, (value, other), (), ())
     monkeypatch.setattr(module, "advice_of_day", lambda *_: advice)
     done = advise_day(spec_with(overrides={"batch_size": 100}), "dlrm", days[0], lake)
     assert (done.recipe.batch_size, done.recipe.label_smoothing) == (100, 0.1)
@@ -101,7 +105,21 @@ def test_advice_that_does_not_fit_is_not_applied_with_a_warning(
 ) -> None:
     from ml.advisor import day as module
 
-    value = {"key": "batch_size", "value": 0, "rule": "batch"}
-    monkeypatch.setattr(module, "advice_of_day", lambda *_: StoredAdvice((), None, (value,), (), ()))
+    layer = {"origin": "advice, batch", "values": {"batch_size": 0}}
+    monkeypatch.setattr(module, "advice_of_day", lambda *_: StoredAdvice((), None, (layer,), (), (), ()))
     assert advise_day(spec_with(), "dlrm", days[0], lake).recipe == recipe_of(spec_with(), "dlrm")
     assert "the advice does not fit the overrides and is not applied" in caplog.text
+
+
+def test_the_layers_of_stored_advice_are_those_of_the_advice() -> None:
+    from ml.advisor.advise import advise
+    from ml.advisor.hardware import Hardware
+    from ml.catalog.load import load_catalog
+    from tests.helpers.feature_profiles import profile_of, sparse_profile
+
+    spec = load_catalog()["criteo"]
+    profile = profile_of(spec, sparse={"C3": sparse_profile(2_000_000, 8_000_000, singles=0.9)})
+    advice = advise(spec, "dlrm", profile, Hardware("a processor", 2, 8 << 30))
+    found = StoredAdvice.of(advice)
+    assert found.layers == advice.layers
+    assert any("C3" in str(layer.values) for layer in found.layers), "a rule changes a table"
