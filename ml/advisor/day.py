@@ -157,7 +157,7 @@ def _report(done: AdvisedDay, name: str) -> None:
         _log.info("%s: the edits replace %s %s (%s) by %s", name, each.key, each.value, each.origin, each.by)
     if done.refused:
         _log.warning(
-            "%s: not applied, because the model in use has another structure: %s. To change it, train from the first day again",
+            "%s: not applied, since the model in use has another structure: %s. Run `make tune` or train from the first day",
             name,
             ", ".join(f"{key}: {value}" for key, value in done.refused.items()),
         )

@@ -87,7 +87,7 @@ class Worker:
             return _failed(assignments, str(error))
         values, named = done.values(), [metric.name for metric in self.search.metrics]
         if undefined := [name for name in named if name not in values]:
-            return _failed(assignments, f"{', '.join(undefined)} undefined: a scored day has rows of one class only")
+            return _failed(assignments, f"{', '.join(undefined)} undefined: a scored day has no rows, or only one class")
         return Tried(assignments, {name: values[name] for name in named})
 
 
