@@ -104,7 +104,7 @@ def main(
     _materialize(spec, day, [tuning], {"ops": {"__".join(tuning.path): {"config": config}}})
     console.print(trials_table(spec, model, day, lake))
     adopted = lake.manifest(tuning_results(model), spec.name, day)["adopted"]
-    console.print(f"* best. Its recipe is {'used from' if adopted else 'not used on'} {day} on.")
+    console.print(f"* best. Its recipe is used from {day} on." if adopted else "* best. The recipe in use is kept.")
     trained = [key(spec, stage(model)) for stage in (advisor_recipes, tuned_models, exported_models)]
     if lake.has(tuned_models(model), spec.name, day):
         _materialize(spec, day, trained)
