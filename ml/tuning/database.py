@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool
 
@@ -18,8 +19,12 @@ from ml.tuning import schema
 from ml.tuning.errors import ApiError
 
 BUSY_SECONDS = 60  # how long a writer waits for other writers of the same SQLite file, or of the same experiment
+CONNECT_SECONDS = 10  # how long a connection to PostgreSQL may take to open
 MAX_CONNECTIONS = 40  # of one process to PostgreSQL, which accepts 100 by default; as many as the server has threads
 _INSTALL_LOCK = 0x45566572  # key of PostgreSQL's advisory lock under which tables are created
+
+
+_log = logging.getLogger("evergreen")
 
 
 class SchemaMismatch(Exception):
@@ -36,6 +41,7 @@ class Database:
 
     Raises:
         SchemaMismatch: The tables have another schema version.
+        ApiError: With status 503 if the database cannot be reached.
 
     Example:
         >>> import tempfile
@@ -61,7 +67,8 @@ class Database:
                 what it reads stays true until its commit. On PostgreSQL, lock the experiment first.
 
         Raises:
-            ApiError: With status 429 if other writers kept the database busy, so that clients try again.
+            ApiError: With status 429 if other writers kept the database busy, so that clients try again; with 503 if the
+                database cannot be reached or used.
         """
         if os.getpid() != self._process:
             self._engine.dispose(close=False)  # the parent process owns the sockets
@@ -72,6 +79,9 @@ class Database:
         except (DBAPIError, PoolTimeout) as error:
             if isinstance(error, PoolTimeout) or _is_contention(error):
                 raise ApiError(429, "The database is busy; try again") from error
+            if _is_unavailable(error):
+                _log.error("%s: the database is unavailable: %s", self.url.render_as_string(), error.orig)
+                raise ApiError(503, "The tuning service cannot reach its database; try again later") from error
             raise
 
     def close(self) -> None:
@@ -128,7 +138,8 @@ def _sqlite(url: sa.URL) -> sa.Engine:
 
 
 def _postgres(url: sa.URL) -> sa.Engine:
-    waits = {} if "options" in url.query else {"options": f"-c lock_timeout={round(1000 * BUSY_SECONDS)}"}
+    waits = {"options": f"-c lock_timeout={round(1000 * BUSY_SECONDS)}", "connect_timeout": CONNECT_SECONDS}
+    waits = {name: value for name, value in waits.items() if name not in url.query}
     try:
         return sa.create_engine(
             url, pool_pre_ping=True, max_overflow=MAX_CONNECTIONS - 5, pool_timeout=BUSY_SECONDS, connect_args=waits
@@ -143,3 +154,14 @@ def _is_contention(error: DBAPIError) -> bool:
         return False
     state = getattr(error.orig, "sqlstate", None)
     return state in ("40001", "40P01", "55P03") or "database is locked" in str(error.orig)
+
+
+def _is_unavailable(error: DBAPIError) -> bool:
+    """Whether the database cannot be reached, shuts down, accepts no more connections, or has no usable storage."""
+    if error.connection_invalidated:
+        return True
+    if name := getattr(error.orig, "sqlite_errorname", None):
+        return name.startswith(("SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY"))
+    state = getattr(error.orig, "sqlstate", None)
+    # An error of connecting has no state. The classes: 08 connection, 28 authorization, 53 resources, 57P operator, 58 system.
+    return isinstance(error, OperationalError) and (state is None or state.startswith(("08", "28", "53", "57P", "58")))

@@ -1,4 +1,4 @@
-"""Errors that a caller of the tuning service causes."""
+"""Errors that the tuning service answers a request with."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 
 class ApiError(Exception):
-    """A request that the service refuses.
+    """A request that the service refuses, or cannot answer at present.
 
     Args:
-        status: HTTP status, between 400 and 499.
+        status: HTTP status: 400 to 499, or 503 if the database is unavailable.
         message: What is wrong; for invalid data it starts with the path of the key.
     """
 

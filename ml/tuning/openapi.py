@@ -17,6 +17,7 @@ ERRORS = {
     "409": "The object exists already, or its state conflicts with the call.",
     "422": "The request refers to an object that does not exist.",
     "429": "The service is busy; try again.",
+    "503": "The database of the service is unavailable; try again later.",
 }
 
 

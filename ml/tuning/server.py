@@ -113,7 +113,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--token-file", type=Path, default=home / "token", help="file of the token; created if it is absent")
     options = parser.parse_args(arguments)
 
-    service = TuningService(Database(options.database))
+    try:
+        service = TuningService(Database(options.database))
+    except ApiError as error:  # its reason is logged
+        raise SystemExit(error.message) from None
     with service.database.transaction() as connection:
         tokens.ensure(connection, load_token(options.token_file), time.time())
     app = create_tuning_app(service, {*LOOPBACK, options.host, *options.allow_host})

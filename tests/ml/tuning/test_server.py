@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 import requests
 
+from ml.http.server import serving
 from ml.tuning.database import Database
+from ml.tuning.server import create_tuning_app, main
 from ml.tuning.service import TuningService
 from tests.helpers.paths import ROOT
 from tests.helpers.tuning import sqlite
@@ -152,6 +154,21 @@ def test_the_description_names_every_call_and_has_no_dangling_reference(url: str
     operations = [one for methods in described["paths"].values() for one in methods.values()]
     assert len({one["operationId"] for one in operations}) == len(operations)
     assert all(one["summary"].endswith(".") for one in operations)
+
+
+def test_an_unreachable_database_is_a_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Database, "_install", lambda self: None)
+    app = create_tuning_app(TuningService(Database("postgresql://127.0.0.1:1/tuning")))
+    with serving(app) as url:
+        answer = requests.get(f"{url}/v1/experiments", auth=AUTH)
+    assert answer.status_code == 503
+    assert answer.json() == {"message": "The tuning service cannot reach its database; try again later", "status": 503}
+
+
+def test_the_program_names_an_unreachable_database(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="cannot reach its database"):
+        main(["--database", "postgresql://127.0.0.1:1/tuning", "--token-file", str(tmp_path / "token")])
+    assert "127.0.0.1:1/tuning: the database is unavailable" in caplog.text
 
 
 @pytest.mark.slow

@@ -46,6 +46,18 @@ def test_a_busy_database_asks_to_try_again(address: str, monkeypatch: pytest.Mon
         assert connection.experiments().fetch().count == 1  # readers do not wait for writers
 
 
+def test_an_unreachable_database_is_unavailable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Database, "_install", lambda self: None)
+    unreachable = Database("postgresql://me:secret@127.0.0.1:1/tuning")
+    refused(connect(TuningService(unreachable)).experiments().fetch, 503, "cannot reach its database")
+    assert "127.0.0.1:1/tuning: the database is unavailable: " in caplog.text and "secret" not in caplog.text
+    (tmp_path / "tuning.db").mkdir()  # SQLite cannot open a folder
+    folder = Database(f"sqlite:///{tmp_path}/tuning.db")
+    refused(connect(TuningService(folder)).experiments().fetch, 503, "cannot reach its database")
+
+
 def test_more_threads_than_connections_ask_to_try_again(postgres_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(databases, "BUSY_SECONDS", 0.05)
     monkeypatch.setattr(databases, "MAX_CONNECTIONS", 5)
