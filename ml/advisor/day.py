@@ -37,7 +37,8 @@ class AdvisedDay:
         recipe: The recipe.
         origins: Where each value comes from, by key.
         overrode: Values that the user's edits replaced.
-        refused: Values by key that were not applied, because they would change the structure of the model in use.
+        refused: Values by key that were not applied, because they would change the structure of the model in use; None for
+            the removal of a key.
     """
 
     folder: UPath
@@ -145,8 +146,11 @@ def _recipe_of(lake: Lake, spec: DatasetSpec, model: str, day: str) -> Recipe | 
 
 def _origins(composed: Composed, recipe: Recipe, refused: Mapping[str, Any]) -> dict[str, str]:
     """Return the origins of the values in use; those of a structure that is kept come from the day before."""
+    refused_and_below = tuple(f"{key}." for key in refused)
     return {
-        key: "the day before, whose structure is kept" if key in refused else composed.origins.get(key, "the day before")
+        key: "the day before, whose structure is kept"
+        if f"{key}.".startswith(refused_and_below)
+        else composed.origins.get(key, "the day before")
         for key in flat(recipe.model_dump(mode="json"))
     }
 

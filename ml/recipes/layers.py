@@ -129,7 +129,8 @@ class Kept:
 
     Attributes:
         recipe: The recipe.
-        refused: Keys whose new values would have changed the structure, with those values.
+        refused: Keys whose new values would have changed the structure, with those values; None for a key that the new recipe
+            does not have.
     """
 
     recipe: Recipe
@@ -165,11 +166,32 @@ def keep_structure(recipe: Recipe, present: Recipe, sparse: Iterable[str]) -> Ke
                 data = trial
             else:
                 refused[inner] = value
+        for inner in _removed({key: data[key]}, {key: new[key]}):
+            trial = patch(data, nested({inner: None}))
+            if _structure(trial, sparse) == wanted:
+                data = trial
+            else:
+                refused[inner] = None
     return Kept(Recipe.model_validate(data), refused)
 
 
 def _top_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return [key for key in other if one.get(key) != other[key]]
+
+
+def _removed(before: Mapping[str, Any], after: Mapping[str, Any], above: str = "") -> list[str]:
+    """Return the keys that `after` lacks, joined by dots, without those below another.
+
+    Keys of a mapping whose `kind` differs are not compared: they belong to the kind, which is kept or replaced as a whole.
+    """
+    found: list[str] = []
+    for key, value in before.items():
+        other = after.get(key)
+        if key not in after:
+            found.append(f"{above}{key}")
+        elif isinstance(value, Mapping) and isinstance(other, Mapping) and value.get("kind") == other.get("kind"):
+            found += _removed(value, other, f"{above}{key}.")
+    return found
 
 
 def _structure(data: Mapping[str, Any], sparse: list[str]) -> Any:

@@ -90,3 +90,17 @@ def test_a_change_of_structure_is_refused_by_key_and_the_rest_applies(change: di
     assert all(
         kept[key] == value for key, value in flat(wanted.model_dump(mode="json")).items() if key in kept.keys() - refused
     )
+
+
+def test_removed_keys_that_are_kept_are_refused(spec: DatasetSpec) -> None:
+    tables = {
+        "default": {"min_count": 3},
+        "features": {"user": {"kind": "static", "rows": 8}, "item": {"kind": "collisionless", "min_count": 2}},
+    }
+    present = load_recipe("dlrm", {"tables": tables})
+    wanted = load_recipe("dlrm", {"tables": {"default": {"min_count": 3}}})
+    found = keep_structure(wanted, present, SPARSE)
+    assert dict(found.refused) == {"tables.features.user": None}, "the removal for `item` keeps the structure, so it applies"
+    assert found.recipe.tables.features.keys() == {"user"}
+    other_kind = load_recipe("dlrm", {"tables": {"default": {"min_count": 3}, "features": {"user": {"kind": "collisionless"}}}})
+    assert keep_structure(other_kind, present, SPARSE).refused.keys() >= {"tables.features.user.kind"}
