@@ -52,14 +52,14 @@ def train_day_on(
     """
     if processes.count == 1:
         return train_day(spec, day, lake, model, options)
-    return launch(_train_on_rank, spec, day, str(lake.root), model, options, processes=processes, scratch=lake.root)
+    return launch(_train_on_rank, spec, day, lake, model, options, processes=processes, scratch=lake.root)
 
 
-def _train_on_rank(spec: DatasetSpec, day: str, root: str, model: str | None, options: DayOptions | None) -> TrainedDay:
+def _train_on_rank(spec: DatasetSpec, day: str, lake: Lake, model: str | None, options: DayOptions | None) -> TrainedDay:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that open files and processes are closed
     with process_group() as ranks:
-        return train_day(spec, day, Lake.at(root), model, options, ranks)
+        return train_day(spec, day, lake, model, options, ranks)
 
 
 @click.command(help="Train a day of a dataset with the processes that torchrun starts.")
@@ -93,7 +93,7 @@ def main(
     if "LOCAL_WORLD_SIZE" not in os.environ:
         raise click.UsageError("start it with torchrun: torchrun --nproc-per-node 2 -m ml.training.launch ...")
     options = DayOptions(cache=CacheConfig.of(cache, cache_limit))
-    trained = _train_on_rank(specs[dataset], day, lake, model, options)
+    trained = _train_on_rank(specs[dataset], day, Lake.at(lake), model, options)
     if os.environ["RANK"] == "0":
         click.echo(f"{trained.folder}: {trained.report.rows:,} rows, loss {trained.report.loss}")
 
