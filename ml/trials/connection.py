@@ -1,4 +1,8 @@
-"""Connections of trials to the tuning service: over HTTP if `SIGOPT_API_URL` is set, else in process."""
+"""Connections of trials to the tuning service: over HTTP if `SIGOPT_API_URL` is set, else in process.
+
+A call that fails because the service is unreachable or busy is repeated. The calls of a worker can be repeated safely: a worker
+has one open suggestion, and a suggestion has one result.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import backoff
+
 URL, TOKEN = "SIGOPT_API_URL", "SIGOPT_API_TOKEN"
+PATIENCE = 300.0
+"""Seconds for which a call is repeated."""
+_LONGEST_WAIT = 10.0  # seconds between two attempts
 
 
 @dataclass(frozen=True)
@@ -27,12 +36,13 @@ class Service:
         """Returns the service that `SIGOPT_API_URL` names, or the one in process."""
         return cls(database, os.environ.get(URL) or "")
 
-    def connect(self, worker: str | None = None) -> Any:
+    def connect(self, worker: str | None = None, patience: float = PATIENCE) -> Any:
         """Connects the sigopt client.
 
         Args:
             worker: Name of the worker that suggestions belong to. A worker that is started again with its name gets its open
                 suggestion back.
+            patience: Seconds for which a call is repeated if the service is unreachable or busy; 0 to call once.
 
         Returns:
             `sigopt.Connection`, whose endpoints have no types.
@@ -42,14 +52,39 @@ class Service:
         """
         os.environ.setdefault("SIGOPT_PROJECT", "evergreen")  # its import fails in some folders without one
         from sigopt import Connection
+        from sigopt.request_driver import RequestDriver
 
         from ml.tuning.driver import WORKER_HEADER, Driver
 
         if not self.url:
             if "://" not in self.database:
                 Path(self.database).parent.mkdir(parents=True, exist_ok=True)
-            return Connection(driver=Driver, database=self.database, worker=worker)  # type: ignore[arg-type]
+            driver = _repeating(Driver, patience)
+            return Connection(driver=driver, database=self.database, worker=worker)  # type: ignore[arg-type]
         if not os.environ.get(TOKEN):
             raise ValueError(f"{TOKEN} is not set; the tuning service at {self.url} requires the token that it prints at start")
         headers = {WORKER_HEADER: worker} if worker else {}
-        return Connection(client_token=os.environ[TOKEN], api_url=self.url, headers=headers)
+        driver = _repeating(RequestDriver, patience)
+        return Connection(driver=driver, client_token=os.environ[TOKEN], api_url=self.url, headers=headers)  # type: ignore[arg-type]
+
+
+def _repeating(driver: type, patience: float) -> type:
+    """Returns a driver of the sigopt client that repeats requests, with growing waits, for `patience` seconds."""
+    from sigopt.exception import ApiException, ConnectionException
+
+    class Repeating(driver):
+        def request(self, *request: Any) -> Any:
+            if not patience:
+                return super().request(*request)
+            repeat = backoff.on_exception(
+                backoff.expo, (ApiException, ConnectionException), giveup=_is_final, max_time=patience, max_value=_LONGEST_WAIT
+            )
+            return repeat(super().request)(*request)
+
+    return Repeating
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether the service answered, and would answer the same again."""
+    status = getattr(error, "status_code", None)
+    return status is not None and status != 429 and status < 500

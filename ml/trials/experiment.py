@@ -46,7 +46,8 @@ def metrics_of(search: Search) -> tuple[Metric, ...]:
 def experiment_of(connection: Any, search: Search, recipe: Recipe, name: str, project: str, made_from: Any) -> str:
     """Returns the id of the experiment of a tuning. It is created unless it exists.
 
-    The recipe's own values are its first suggestion, so tuning never ends with less than it began with.
+    The recipe's own values are its first suggestion, so tuning never ends with less than it began with. They are also queued if
+    the process that created the experiment was killed before it did so.
 
     Args:
         connection: A connection to the service.
@@ -62,15 +63,29 @@ def experiment_of(connection: Any, search: Search, recipe: Recipe, name: str, pr
     body = experiment_body(search, name, project)
     identity = json.dumps([body, recipe.fingerprint, made_from], sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    for found in connection.experiments().fetch(state="active").iterate_pages():
-        if found.name == body["name"] and (found.metadata or {}).get(DIGEST) == digest:
-            return str(found.id)
-    _require_project(connection, body["project"])
-    created = connection.experiments().create(**body, metadata={DIGEST: digest})
+    found = _found(connection, body["name"], digest)
+    if found is None:
+        _require_project(connection, body["project"])
+        found = str(connection.experiments().create(**body, metadata={DIGEST: digest}).id)
     defaults = search.defaults(recipe)
-    if len(defaults) == len(search.parameters):
-        connection.experiments(created.id).queued_suggestions().create(assignments=defaults)
-    return str(created.id)
+    if len(defaults) == len(search.parameters) and _is_untouched(connection.experiments(found)):
+        connection.experiments(found).queued_suggestions().create(assignments=defaults)
+    return found
+
+
+def _found(connection: Any, name: str, digest: str) -> str | None:
+    """Return the id of the experiment with a digest, if there is one."""
+    for one in connection.experiments().fetch(state="active").iterate_pages():
+        if one.name == name and (one.metadata or {}).get(DIGEST) == digest:
+            return str(one.id)
+    return None
+
+
+def _is_untouched(experiment: Any) -> bool:
+    """Whether nothing was queued, suggested or observed yet: the experiment is new, or its creator was killed at once."""
+    return not any(
+        kind().fetch(limit=1).count for kind in (experiment.queued_suggestions, experiment.suggestions, experiment.observations)
+    )
 
 
 def _require_project(connection: Any, project: str) -> None:
@@ -83,7 +98,11 @@ def _require_project(connection: Any, project: str) -> None:
     except ApiException as error:
         if error.status_code != 404:
             raise
-        connection.clients(client).projects().create(id=project, name=project)
+        try:
+            connection.clients(client).projects().create(id=project, name=project)
+        except ApiException as refusal:
+            if refusal.status_code != 409:  # another tuning has created it in the meantime
+                raise
 
 
 def tried(connection: Any, experiment: str) -> list[Tried]:

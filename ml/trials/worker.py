@@ -6,7 +6,9 @@ written is reported instead of computed again.
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,9 @@ from ml.trials.trial import Trial
 
 USED_UP = 409  # the service's status if no budget is left
 SECONDS_BETWEEN_BEATS = 20.0
+SECONDS_AFTER_A_LOST_BEAT = 5.0
 _TEXT = 400  # characters of a log in the metadata of an observation, which SigOpt limits to 500
+_log = logging.getLogger("evergreen")
 
 
 @dataclass(frozen=True)
@@ -61,22 +65,15 @@ class Worker:
                 return None
             raise
         assignments = dict(suggestion.assignments)
-        done = self._try(connection, str(suggestion.id), assignments)
+        done = self._try(str(suggestion.id), assignments)
         values = [{"name": name, "value": value} for name, value in done.values.items()]
         metadata = {"evergreen_suggestion": str(suggestion.id), **done.metadata}
         body: dict[str, Any] = {"failed": True} if done.failed else {"values": values}
         experiment.observations().create(suggestion=suggestion.id, metadata=metadata, **body)
         return replace(done, metadata=metadata)
 
-    def _try(self, connection: Any, suggestion: str, assignments: dict[str, Any]) -> Tried:
-        reported = time.monotonic()
-
-        def beat() -> None:
-            nonlocal reported
-            if time.monotonic() - reported >= SECONDS_BETWEEN_BEATS:
-                reported = time.monotonic()
-                connection.experiments(self.experiment).suggestions(suggestion).update()  # renews the lease
-
+    def _try(self, suggestion: str, assignments: dict[str, Any]) -> Tried:
+        beat = self._beat(suggestion)
         try:
             recipe = with_assignments(self.trial.recipe, self.search.parameters, assignments)
         except ValidationError as error:
@@ -89,6 +86,33 @@ class Worker:
         if undefined := [name for name in named if name not in values]:
             return _failed(assignments, f"{', '.join(undefined)} undefined: a scored day has no rows, or only one class")
         return Tried(assignments, {name: values[name] for name in named})
+
+    def _beat(self, suggestion: str) -> Callable[[], None]:
+        """Return a function that renews the lease of a suggestion when that is due.
+
+        An error is logged, because the trial does not need the service. The next attempt follows soon. If the lease ends, the
+        result is still accepted.
+        """
+        from sigopt.exception import SigOptException
+
+        connection = self.service.connect(self.name, patience=0)
+        due = time.monotonic() + SECONDS_BETWEEN_BEATS
+
+        def beat() -> None:
+            nonlocal due
+            if time.monotonic() < due:
+                return
+            wait = SECONDS_BETWEEN_BEATS
+            try:
+                connection.experiments(self.experiment).suggestions(suggestion).update()  # renews the lease
+            except SigOptException as error:
+                wait = SECONDS_AFTER_A_LOST_BEAT
+                _log.warning(
+                    "experiment %s: the lease of suggestion %s was not renewed: %s", self.experiment, suggestion, error
+                )
+            due = time.monotonic() + wait
+
+        return beat
 
 
 def _failed(assignments: dict[str, Any], why: str) -> Tried:

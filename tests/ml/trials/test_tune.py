@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 from distributed import Client, LocalCluster
+from sigopt.exception import ApiException, ConnectionException
 
 from ml.lake import Lake, MissingPartition
 from ml.recipes.dialects.write import experiment_body
 from ml.recipes.search import Search
 from ml.trials.connection import Service
 from ml.trials.experiment import experiment_of, tried
-from ml.trials.trial import check_window
+from ml.trials.trial import TrialResult, check_window
 from ml.trials.tune import NothingToTune, Tuning, tune
 from ml.trials.worker import Worker
+from ml.tuning.driver import Driver
 from tests.helpers.training_days import made_spec, small_recipe, write_days
 
 LR = {
@@ -105,6 +107,20 @@ def test_the_same_tuning_finds_its_experiment_and_another_one_does_not(tuning: T
     assert len({first, found({"2026-01-01": "other"}), found({"2026-01-01": "digest"}, observation_budget=9)}) == 3
 
 
+def test_a_kill_before_the_recipe_was_queued_does_not_lose_the_first_trial(tuning: Tuning) -> None:
+    connection = tuning.service.connect()
+    first = experiment_of(connection, search(), tuning.recipe, "dlrm", "made", None)
+    connection.experiments(first).queued_suggestions().delete()  # as if the process was killed after the creation
+    for _ in range(2):
+        assert experiment_of(connection, search(), tuning.recipe, "dlrm", "made", None) == first
+    (queued,) = connection.experiments(first).queued_suggestions().fetch().iterate_pages()
+    assert dict(queued.assignments) == search().defaults(tuning.recipe)
+    suggestion = connection.experiments(first).suggestions().create()
+    assert dict(suggestion.assignments) == dict(queued.assignments)
+    experiment_of(connection, search(), tuning.recipe, "dlrm", "made", None)
+    assert connection.experiments(first).queued_suggestions().fetch().count == 0, "it is tried once"
+
+
 def worker(tuning: Tuning, **changes: Any) -> Worker:
     connection = tuning.service.connect()
     chosen = search(**changes)
@@ -121,11 +137,62 @@ def test_a_failed_trial_is_a_failed_observation_with_its_log(tuning: Tuning) -> 
     assert "not in the lake" in recorded.metadata["log"]
 
 
+RESULT = TrialResult(auc=0.7, log_loss=0.5, training_time=1.0, model_bytes=10, rows=5, by_day={})
+
+
+@pytest.mark.parametrize("error", [ApiException({"message": "down"}, 503), ApiException({}, 404), ConnectionException("down")])
+def test_a_lease_that_cannot_be_renewed_does_not_end_the_trial(
+    tuning: Tuning, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    request, renewed = Driver.request, []
+
+    def fail(self: Driver, method: str, path: Any, data: Any, headers: Any) -> Any:
+        if method != "PUT":
+            return request(self, method, path, data, headers)
+        renewed.append(path)
+        if len(renewed) == 1:
+            raise error
+        return request(self, method, path, data, headers)
+
+    def trial(_trial: Any, _folder: Path, beat: Any) -> TrialResult:
+        beat()
+        beat()
+        return RESULT
+
+    monkeypatch.setattr(Driver, "request", fail)
+    monkeypatch.setattr("ml.trials.worker.in_process", trial)
+    monkeypatch.setattr("ml.trials.worker.SECONDS_BETWEEN_BEATS", 0.0)
+    monkeypatch.setattr("ml.trials.worker.SECONDS_AFTER_A_LOST_BEAT", 0.0)
+    ended = worker(tuning).run()
+    assert ended is not None and ended.values["auc"] == 0.7 and len(renewed) == 2
+    assert "the lease of suggestion 1 was not renewed" in caplog.text
+
+
+def test_calls_are_repeated_while_the_service_is_unreachable(tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
+    request, failures = Driver.request, [ConnectionException("down"), ApiException({}, 503), ApiException({}, 429)]
+
+    def fail(self: Driver, *call: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return request(self, *call)
+
+    one = worker(tuning)
+    monkeypatch.setattr(Driver, "request", fail)
+    monkeypatch.setattr("ml.trials.connection._LONGEST_WAIT", 0.01)
+    assert tried(tuning.service.connect(), one.experiment) == []
+    failures.append(ApiException({"message": "no such experiment"}, 404))
+    with pytest.raises(ApiException, match="no such experiment"):
+        tried(tuning.service.connect(), one.experiment)
+    failures.append(ApiException({}, 503))
+    with pytest.raises(ApiException):
+        tried(tuning.service.connect(patience=0), one.experiment)
+
+
 @pytest.mark.slow
 def test_a_worker_that_died_before_it_reported_reports_the_result_again(tuning: Tuning) -> None:
     one = worker(tuning)
     suggestion = tuning.service.connect("made-0").experiments(one.experiment).suggestions().create()
-    done = one._try(tuning.service.connect("made-0"), str(suggestion.id), dict(suggestion.assignments))
+    done = one._try(str(suggestion.id), dict(suggestion.assignments))
     ended = one.run()  # started again with its name
     assert ended is not None
     assert ended.metadata["evergreen_suggestion"] == str(suggestion.id)
