@@ -37,6 +37,11 @@ def tuned_models(model: str) -> str:
     return f"tuned_models/{model}"
 
 
+def online_updates(model: str) -> str:
+    """Returns the stage of a model's days that were trained online, in slices."""
+    return f"online_updates/{model}"
+
+
 def exported_models(model: str) -> str:
     """Returns the stage of a model's days that are exported for inference."""
     return f"exported_models/{model}"

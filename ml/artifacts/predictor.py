@@ -35,7 +35,7 @@ from ml.embeddings.interface import bags_of
 from ml.models.build import build_model
 from ml.models.int8 import Int8Linear
 from ml.models.predict import predict
-from ml.recipes.recipe import Recipe
+from ml.recipes.recipe import AFTER_TRAINING, Recipe
 from ml.recipes.tables import HashedTable, StaticTable, Table
 from ml.schema import FeatureSchema
 
@@ -146,7 +146,7 @@ class TorchPredictor:
 def metadata_of(recipe: Recipe, schema: FeatureSchema) -> dict[str, Any]:
     """Describe a model as plain values: recipe, schema and library versions."""
     return {
-        "recipe": recipe.model_dump(mode="json", exclude={"checkpoints", "export"}),  # weights do not depend on these
+        "recipe": recipe.model_dump(mode="json", exclude=set(AFTER_TRAINING)),
         "schema": asdict(schema),
         "versions": {name: version(name) for name in ("torch", "torchrec", "fbgemm-gpu-cpu")},
     }

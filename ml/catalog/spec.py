@@ -74,6 +74,11 @@ class ModelChoice(Strict):
         description="Name of a recipe: built-in, or a file in `recipes/` next to the entry. By default, the model's name.",
     )
     overrides: dict[str, Any] = Field(default={}, description="Recipe keys with their new values, nested as in the recipe.")
+    serve: Literal["daily", "online"] = Field(
+        default="daily",
+        description="Which state is exported and promoted: that of the `daily` training, or that of the `online` training, "
+        "which is then also made every day. With `daily`, online training runs on request.",
+    )
     _folder: Path | None = PrivateAttr(default=None)
     _edits: Path | None = PrivateAttr(default=None)
 

@@ -21,11 +21,14 @@ from ml.embeddings.fixed.partitions import widths_of
 from ml.recipes.edits import Edits, explain_edits, patch, read_edits
 from ml.recipes.export import ExportRecipe
 from ml.recipes.models import ModelRecipe, TwoTowerRecipe
+from ml.recipes.online import OnlineRecipe
 from ml.recipes.optimizers import DenseOptimizer, Schedule, TableOptimizer
 from ml.recipes.tables import PARTED, CollisionlessTable, CompositionalTable, Table, TablesRecipe
 
 RECIPES = CATALOG / "recipes"
 Split = Literal["train", "validation", "test"]
+AFTER_TRAINING = frozenset({"checkpoints", "export", "online"})
+"""Keys of a recipe that the daily trained model does not depend on."""
 
 
 class EarlyStop(Strict):
@@ -111,11 +114,12 @@ class Recipe(Strict):
     )
     checkpoints: CheckpointRecipe = Field(default=CheckpointRecipe(), description="Checkpoints within a day.")
     export: ExportRecipe = Field(default=ExportRecipe(), description="How a trained model is exported.")
+    online: OnlineRecipe = Field(default=OnlineRecipe(), description="How training continues within the day.")
 
     @property
     def fingerprint(self) -> str:
         """Hash of all keys that the trained model depends on."""
-        shaped = self.model_dump(mode="json", exclude={"checkpoints", "export"})
+        shaped = self.model_dump(mode="json", exclude=set(AFTER_TRAINING))
         return hashlib.sha256(json.dumps(shaped, sort_keys=True).encode()).hexdigest()[:16]
 
     def structure(self, sparse: Iterable[str]) -> dict[str, Any]:
