@@ -88,7 +88,8 @@ class TorchPredictor:
 
     def predict(self, batch: Batch, sampled: bool = False) -> npt.NDArray[np.float32]:
         """Compute click probabilities, float32 [B]; see `Predictor.predict`."""
-        return predict(self.model, [batch], corrected=sampled and self.recipe.sampling_correction)
+        own = self.recipe.correction
+        return predict(self.model, [batch], own if sampled else own._replace(per_row=False))
 
     @property
     def steps(self) -> dict[str, int]:

@@ -19,6 +19,7 @@ from ml.embeddings.interface import TrainableBags, bags_of
 from ml.evaluation.compare import Estimate, LabelledRows
 from ml.metrics import ClickSums, auc
 from ml.models.predict import logits_of
+from ml.recipes.sampling import UNCORRECTED, Correction
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,18 @@ class Accuracy:
 
 
 @torch.no_grad()  # not inference_mode, which bypasses the autograd key that FBGEMM's CPU kernels need
-def scores_of(model: nn.Module, batch: Batch, corrected: bool = False) -> NDArray[np.float64]:
+def scores_of(model: nn.Module, batch: Batch, correction: Correction = UNCORRECTED) -> NDArray[np.float64]:
     """Score a batch.
 
     Args:
         model: `forward(dense, sparse) -> logits [B]`, in eval mode.
         batch: B rows with labels.
-        corrected: As for `ml.models.predict.predict`.
+        correction: As for `ml.models.predict.predict`.
 
     Returns:
         Logits, float64 [B].
     """
-    return logits_of(model, batch, corrected).double().numpy()
+    return logits_of(model, batch, correction).double().numpy()
 
 
 def accuracy(labels: NDArray[np.float32], logits: NDArray[np.float64]) -> Accuracy:
@@ -69,9 +70,9 @@ def accuracy(labels: NDArray[np.float32], logits: NDArray[np.float64]) -> Accura
     return Accuracy(auc(labels, logits), log_loss)
 
 
-def accuracy_of(model: nn.Module, batch: Batch, corrected: bool = False) -> Accuracy:
+def accuracy_of(model: nn.Module, batch: Batch, correction: Correction = UNCORRECTED) -> Accuracy:
     """Compute the accuracy of a model on a batch; takes the arguments of `scores_of`. Raises `ValueError` without rows."""
-    return accuracy(batch.labels.numpy(), scores_of(model, batch, corrected))
+    return accuracy(batch.labels.numpy(), scores_of(model, batch, correction))
 
 
 def loss_of(labels: NDArray[np.float32], before: NDArray[np.float64], after: NDArray[np.float64]) -> Estimate:
@@ -97,7 +98,7 @@ def probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def losses_by_table(
-    model: nn.Module, quantised: Mapping[str, QuantisedBags], batch: Batch, corrected: bool = False
+    model: nn.Module, quantised: Mapping[str, QuantisedBags], batch: Batch, correction: Correction = UNCORRECTED
 ) -> dict[str, float]:
     """Measure, for each table, the accuracy that the model loses on a batch if only this table is quantised.
 
@@ -107,12 +108,12 @@ def losses_by_table(
         model: The trained model, in eval mode.
         quantised: Quantised collections, by the path of the collection in the model that each replaces.
         batch: B rows with labels.
-        corrected: As for `ml.models.predict.predict`.
+        correction: As for `ml.models.predict.predict`.
 
     Returns:
         Loss of AUC by table; of log loss if AUC is undefined.
     """
-    trained, before = bags_of(model), accuracy_of(model, batch, corrected)
+    trained, before = bags_of(model), accuracy_of(model, batch, correction)
     swapped = {path: _OneSwapped(trained[path], bags) for path, bags in quantised.items()}
     found: dict[str, float] = {}
     try:
@@ -121,7 +122,7 @@ def losses_by_table(
         for bags in swapped.values():
             for config, format in zip(bags.embedding_bag_configs(), bags.quantised.formats, strict=True):
                 bags.swapped = set(config.feature_names)
-                found[config.name] = before.lost(accuracy_of(model, batch, corrected)) if format != "float32" else 0.0
+                found[config.name] = before.lost(accuracy_of(model, batch, correction)) if format != "float32" else 0.0
             bags.swapped = set()
     finally:
         for path in swapped:

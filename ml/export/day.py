@@ -133,7 +133,7 @@ def export_day(
         quantise_tables(predictor.model, "float32")
         quantised = None
     else:
-        quantised = quantise(predictor.model, choice, batch, predictor.recipe.sampling_correction)
+        quantised = quantise(predictor.model, choice, batch, predictor.recipe.correction)
         _judge(f"{spec.name}/{stage} of {day}", spec, model, quantised, days)
     with lake.write(stage, spec.name, day) as folder:
         predictor.save(folder, write_inputs(folder, spec, vocabularies))

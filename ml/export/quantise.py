@@ -14,6 +14,7 @@ from ml.evaluation.compare import Estimate
 from ml.export.accuracy import Accuracy, accuracy, loss_of, losses_by_table, scores_of
 from ml.models.int8 import quantise_layers
 from ml.recipes.export import ExportRecipe
+from ml.recipes.sampling import UNCORRECTED, Correction
 
 TABLE_ROWS = 2048  # rows that each table is measured on: with all rows this would be the slowest part of an export
 
@@ -65,14 +66,14 @@ class Quantised:
         return self.loss.value
 
 
-def quantise(model: nn.Module, choice: ExportRecipe, batch: Batch, corrected: bool = False) -> Quantised:
+def quantise(model: nn.Module, choice: ExportRecipe, batch: Batch, correction: Correction = UNCORRECTED) -> Quantised:
     """Replace tables and layers of a trained model by quantised ones, and measure on a batch the accuracy lost.
 
     Args:
         model: The trained model, in eval mode; changed in place.
         choice: Formats of tables and layers.
         batch: B rows with labels.
-        corrected: As for `ml.models.predict.predict`.
+        correction: As for `ml.models.predict.predict`.
 
     Returns:
         Formats and losses.
@@ -88,15 +89,15 @@ def quantise(model: nn.Module, choice: ExportRecipe, batch: Batch, corrected: bo
         raise ValueError(f"recipe: export.tables: {sorted(strange)} are not among the tables {sorted(stats)}")
     clicked = batch.labels > 0.5
     few = torch.where(clicked, clicked.cumsum(0), (~clicked).cumsum(0)) <= TABLE_ROWS // 2
-    auc_losses = losses_by_table(model, made, batch.rows(few), corrected)
+    auc_losses = losses_by_table(model, made, batch.rows(few), correction)
     tables = {name: MeasuredTable(**asdict(table), auc_loss=auc_losses[name]) for name, table in stats.items()}
     labels = batch.labels.numpy()
-    trained = scores_of(model, batch, corrected)
+    trained = scores_of(model, batch, correction)
     for path, bags in made.items():
         model.set_submodule(path, bags)
-    between = accuracy(labels, scores_of(model, batch, corrected))
+    between = accuracy(labels, scores_of(model, batch, correction))
     if choice.layers == "int8":
         quantise_layers(model)
-    quantised = scores_of(model, batch, corrected)
+    quantised = scores_of(model, batch, correction)
     before, after, loss = accuracy(labels, trained), accuracy(labels, quantised), loss_of(labels, trained, quantised)
     return Quantised(choice, len(batch), before, after, loss, before.lost(between), between.lost(after), tables)

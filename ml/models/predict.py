@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ml.datasets.batch import Batch
+from ml.recipes.sampling import UNCORRECTED, Correction
 
 
 def to_sampled_logits(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -28,30 +29,32 @@ def to_sampled_logits(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     return logits - batch.sample_rate.log()
 
 
-def logits_of(model: nn.Module, batch: Batch, corrected: bool) -> torch.Tensor:
-    """Compute logits that can be scored against the labels of the batch.
+def logits_of(model: nn.Module, batch: Batch, correction: Correction = UNCORRECTED) -> torch.Tensor:
+    """Compute the logits of rows.
 
     Args:
         model: A model in eval mode.
         batch: B rows.
-        corrected: Whether the model was trained with `sampling_correction`. Its logits then refer to the full log, and are
-            converted to logits on the down-sampled rows.
+        correction: `Recipe.correction` for logits that can be scored against the labels of the batch. With
+            `Correction(shift=...)` alone, for logits in the full log.
 
     Returns:
         float32 [B].
     """
     logits = model(batch.dense, batch.sparse)
-    return to_sampled_logits(logits, batch) if corrected else logits
+    if correction.shift:
+        logits = logits + correction.shift
+    return to_sampled_logits(logits, batch) if correction.per_row else logits
 
 
 @torch.no_grad()  # not inference_mode, which bypasses the autograd key that FBGEMM's CPU kernels need
-def predict(model: nn.Module, batches: Iterable[Batch], corrected: bool = False) -> npt.NDArray[np.float32]:
+def predict(model: nn.Module, batches: Iterable[Batch], correction: Correction = UNCORRECTED) -> npt.NDArray[np.float32]:
     """Compute click probabilities in eval mode. The model, its mode and its tables are left unchanged.
 
     Args:
         model: `forward(dense, sparse) -> logits [B]`.
         batches: N rows in total.
-        corrected: As for `logits_of`.
+        correction: As for `logits_of`.
 
     Returns:
         float32 [N], in the order of the batches.
@@ -59,21 +62,21 @@ def predict(model: nn.Module, batches: Iterable[Batch], corrected: bool = False)
     was_training = model.training
     model.eval()
     try:
-        parts = [torch.sigmoid(logits_of(model, batch, corrected)).numpy() for batch in batches]
+        parts = [torch.sigmoid(logits_of(model, batch, correction)).numpy() for batch in batches]
     finally:
         model.train(was_training)
     return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
 
 def predict_labelled(
-    model: nn.Module, batches: Iterable[Batch], corrected: bool = False
+    model: nn.Module, batches: Iterable[Batch], correction: Correction = UNCORRECTED
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Compute click probabilities and collect the labels, in one pass over the batches.
 
     Args:
         model: `forward(dense, sparse) -> logits [B]`.
         batches: N rows in total, read once; they may be a generator.
-        corrected: As for `logits_of`.
+        correction: As for `logits_of`.
 
     Returns:
         Labels and probabilities, float32 [N] each.
@@ -85,5 +88,5 @@ def predict_labelled(
             labels.append(batch.labels.numpy())
             yield batch
 
-    probabilities = predict(model, noting_labels(), corrected)
+    probabilities = predict(model, noting_labels(), correction)
     return np.concatenate(labels) if labels else np.empty(0, np.float32), probabilities

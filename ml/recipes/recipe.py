@@ -23,6 +23,7 @@ from ml.recipes.export import ExportRecipe
 from ml.recipes.models import ModelRecipe, TwoTowerRecipe
 from ml.recipes.online import OnlineRecipe
 from ml.recipes.optimizers import DenseOptimizer, Schedule, TableOptimizer
+from ml.recipes.sampling import Correction, NegativeSampling, SamplingCorrection, correction_of
 from ml.recipes.tables import PARTED, CollisionlessTable, CompositionalTable, Table, TablesRecipe
 
 RECIPES = CATALOG / "recipes"
@@ -85,10 +86,15 @@ class Recipe(Strict):
         default="float32", description="Precision of matrix products of the dense part; weights, tables and sums are float32."
     )
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, description="How far labels are moved towards 1/2.")
-    sampling_correction: bool = Field(
-        default=False,
-        description="Whether the model predicts clicks of the full log rather than of the down-sampled data: the loss is "
-        "computed on `logit - log(sample_rate)`.",
+    negative_sampling: NegativeSampling | None = Field(
+        default=None, description="Trains on a sample of the unclicked rows; by default on all of them."
+    )
+    sampling_correction: SamplingCorrection | None = Field(
+        default=None,
+        description="Makes the model predict clicks of the full log rather than of the down-sampled data. `loss` computes the "
+        "loss on `logit - log(sample_rate)`; `weights` divides the loss of unclicked rows by `sample_rate`; `serving` adds "
+        "`log(keep)` of a constant `negative_sampling` to predictions. By default `loss` with `negative_sampling`, otherwise "
+        "`none`. `true` means `loss`, and `false` means `none`.",
     )
     early_stop: EarlyStop | None = Field(default=None, description="When to end training of a day early; never by default.")
     splits: tuple[Split, ...] = Field(
@@ -122,6 +128,16 @@ class Recipe(Strict):
         shaped = self.model_dump(mode="json", exclude=set(AFTER_TRAINING))
         return hashlib.sha256(json.dumps(shaped, sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def correction(self) -> Correction:
+        """How the model's logits become comparable with the labels of rows."""
+        return correction_of(self.correction_kind, self.negative_sampling)
+
+    @property
+    def correction_kind(self) -> SamplingCorrection:
+        """The value of `sampling_correction`, or its default."""
+        return self.sampling_correction or ("loss" if self.negative_sampling else "none")
+
     def structure(self, sparse: Iterable[str]) -> dict[str, Any]:
         """Returns the keys that determine the shapes of a model's state for these sparse features.
 
@@ -135,10 +151,19 @@ class Recipe(Strict):
     @model_validator(mode="before")
     @classmethod
     def _expand(cls, data: Any) -> Any:
-        return expand_recipe(data)
+        expanded = expand_recipe(data)
+        if isinstance(expanded, dict):
+            asked = expanded.get("sampling_correction")
+            if isinstance(asked, bool):
+                return expanded | {"sampling_correction": "loss" if asked else "none"}
+        return expanded
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.sampling_correction == "serving" and (not self.negative_sampling or self.negative_sampling.by != "constant"):
+            raise ValueError(
+                "sampling_correction: serving needs negative_sampling by constant, whose rate is known when serving"
+            )
         fixed = {name: table.kind for name, table in self.tables.features.items() if table.kind != "collisionless"}
         fixed |= {} if self.tables.default.kind == "collisionless" else {"default": self.tables.default.kind}
         if fixed and self.table_optimizer.kind != "rowwise_adagrad":
@@ -151,7 +176,9 @@ class Recipe(Strict):
         if self.early_stop and "validation" in self.splits:
             raise ValueError("early_stop evaluates the split `validation`, so it cannot be among the splits to train on")
         if isinstance(self.model, TwoTowerRecipe):
-            rowwise = [name for name in ("sampling_correction", "label_smoothing") if getattr(self, name)]
+            rowwise = ["label_smoothing"] if self.label_smoothing else []
+            rowwise += ["sampling_correction"] if self.correction_kind != "none" else []
+            rowwise += ["negative_sampling"] if self.negative_sampling else []
             if rowwise and self.model.loss == "softmax":
                 raise ValueError(
                     f"{rowwise} require a loss per example; two_tower's `loss: softmax` ignores unclicked examples"

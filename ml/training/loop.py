@@ -18,6 +18,7 @@ from ml.datasets.batch import Batch
 from ml.distributed.process_group import Ranks
 from ml.hashing import derive_seed
 from ml.recipes.recipe import Recipe
+from ml.training.negative_sampling import sample_negatives
 from ml.training.objectives import num_losses, per_example_loss
 from ml.training.report import Step
 from ml.training.state import TrainState
@@ -49,7 +50,11 @@ def train_step(state: TrainState, batch: Batch, *, total_steps: int, ranks: Rank
     running, recipe = state.running, state.recipe
     if running is None:
         raise ValueError("the state has no running pass: call begin_pass(), or resume a checkpoint")
-    now, rows, losses_in_batch = batch_stats(batch, recipe, ranks)
+    read = batch
+    if recipe.negative_sampling is not None:
+        with threads(recipe.threads):
+            batch = sample_negatives(state, read, recipe.negative_sampling, ranks)
+    now, rows, losses_in_batch = batch_stats(read, batch, recipe, ranks)
     state.set_time(now)
     rates = state.set_learning_rates(recipe.schedule.factor(running.steps, total_steps))
     if not state.model.training:
@@ -123,9 +128,9 @@ def steps(state: TrainState, batches: Iterable[Batch], *, total_steps: int, rank
         yield train_step(state, batch, total_steps=total_steps, ranks=ranks)
 
 
-def batch_stats(batch: Batch, recipe: Recipe, ranks: Ranks | None) -> tuple[int, int, int]:
-    """Return the latest event time, the number of rows and the number of losses of the global batch."""
-    own = (int(batch.event_time.max()) if len(batch) else 0, len(batch), num_losses(batch, recipe))
+def batch_stats(read: Batch, kept: Batch, recipe: Recipe, ranks: Ranks | None) -> tuple[int, int, int]:
+    """Return the latest event time and the number of rows of the global batch, and the number of losses of the kept rows."""
+    own = (int(read.event_time.max()) if len(read) else 0, len(read), num_losses(kept, recipe))
     if ranks is None:
         return own
     times, rows, losses = zip(*ranks.all_gather(*own), strict=True)

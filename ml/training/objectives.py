@@ -35,7 +35,10 @@ def per_example_loss(
         losses = model.sampled_softmax(clicked.dense, clicked.sparse, chosen.uniform_negatives, chosen.logq_correction, ranks)
         return losses, None
     logits = model(batch.dense, batch.sparse).float()
-    if recipe.sampling_correction:
+    if recipe.correction_kind == "weights":
+        losses = cross_entropy(logits, batch.labels, recipe.label_smoothing)
+        return losses / torch.where(batch.labels > 0.5, 1.0, batch.sample_rate), to_sampled_logits(logits, batch)
+    if recipe.correction_kind == "loss":
         logits = to_sampled_logits(logits, batch)
     return cross_entropy(logits, batch.labels, recipe.label_smoothing), logits
 

@@ -21,11 +21,11 @@ class Step:
 
     Attributes:
         index: Number of the step in the pass, from 0.
-        rows: Number of rows in the batch.
-        num_losses: Number of losses averaged in `loss`: one for each row, or one for each clicked row with `loss: softmax`.
+        rows: Number of rows in the batch, before `negative_sampling`.
+        num_losses: Number of losses averaged in `loss`: one for each kept row, or for each clicked row with `loss: softmax`.
         loss: Mean of the losses before the update; 0 if there are none.
         learning_rates: Learning rates of this step: `dense` for the dense part and `tables` for the tables.
-        batch: The B rows that were trained on.
+        batch: The B rows that were trained on, which are those that `negative_sampling` has kept.
         logits: float32 [B], computed in training mode before the update and comparable with the labels of the batch, so
             that a progressive AUC needs no second forward pass. None if the loss has no logit for each row.
     """

@@ -37,7 +37,7 @@ def score(state: TrainState, batches: Iterable[Batch]) -> dict[str, float | int 
 def predictions_of(state: TrainState, batches: Iterable[Batch]) -> tuple[Floats, Floats]:
     """Return labels and probabilities of N rows, float32 [N] each. The state is left unchanged."""
     with threads(state.recipe.threads):
-        return predict_labelled(state.model, batches, state.recipe.sampling_correction)
+        return predict_labelled(state.model, batches, state.recipe.correction)
 
 
 def scores_of(state: TrainState, labels: Floats, probabilities: Floats) -> dict[str, float | int | None]:

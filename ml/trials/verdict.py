@@ -93,5 +93,5 @@ def predictions_in_use(lake: Lake, spec: DatasetSpec, model: str, days: tuple[st
         predictor = TorchPredictor.load(folder, FeatureSchema.of(spec))
         reader = BlockReader(lake, spec, [day], splits=SPLITS, batch_size=EVALUATION_BATCH, order="time")
         with threads(predictor.recipe.threads):
-            found[day] = predict_labelled(predictor.model, reader, predictor.recipe.sampling_correction)
+            found[day] = predict_labelled(predictor.model, reader, predictor.recipe.correction)
     return found

@@ -206,7 +206,7 @@ def test_probabilities_are_corrected_for_sampling_if_the_recipe_asks(tmp_path: P
     state, batch = trained_state("dlrm"), strange()
     sampled = replace(batch, sample_rate=torch.full((len(batch),), 0.25))
     plain = TorchPredictor(state.model.eval(), state.recipe, SCHEMA)
-    corrected = replace(plain, recipe=state.recipe.model_copy(update={"sampling_correction": True}))
+    corrected = replace(plain, recipe=state.recipe.model_copy(update={"sampling_correction": "loss"}))
     wanted = plain.predict(batch)
     for predictor in (plain, corrected):
         assert (predictor.predict(sampled) == wanted).all(), "the full log"

@@ -21,6 +21,7 @@ from ml.metrics import ClickSums
 from ml.models.predict import predict
 from ml.recipes.export import ExportRecipe
 from ml.recipes.recipe import load_recipe
+from ml.recipes.sampling import Correction
 from ml.training.day import DayOptions, train_day
 from ml.training.load import load_model
 from tests.helpers.snapshots import WEIGHTS_FILE, record_digests
@@ -239,7 +240,7 @@ def test_sampled_rows_are_scored_with_corrected_logits(lake: Lake, days: list[st
     sampled = replace(batch, sample_rate=torch.full((len(batch),), 0.1))
     monkeypatch.setattr(export, "rows_to_score", lambda *_: ([days[0]], sampled))
     model = load_model(lake, made_spec(), days[0])
-    wanted = ClickSums.of(batch.labels.numpy(), predict(model, [sampled], corrected=True)).log_loss
+    wanted = ClickSums.of(batch.labels.numpy(), predict(model, [sampled], Correction(per_row=True))).log_loss
     assert exported(lake, days[0]).quantised.before.log_loss == pytest.approx(wanted, rel=1e-5)
 
 

@@ -11,6 +11,7 @@ import torch
 from ml.datasets.batch import Batch
 from ml.models.predict import predict
 from ml.recipes.recipe import load_recipe
+from ml.recipes.sampling import Correction
 from ml.training.loop import DivergedError, steps, train_step
 from ml.training.passes import train_pass
 from ml.training.report import Step
@@ -42,7 +43,7 @@ def test_logits_of_a_step_are_those_of_the_rows_that_were_sampled() -> None:
     state, (batch,) = begun(sampling_correction=True), make_batches(SCHEMA, 1)
     train_pass(state, [batch], total_steps=3)
     sampled = replace(batch, sample_rate=torch.full_like(batch.sample_rate, 0.1))
-    expected = predict(state.model, [sampled], corrected=True)
+    expected = predict(state.model, [sampled], Correction(per_row=True))
     step = train_step(state, sampled, total_steps=3)
     assert step.logits is not None
     torch.testing.assert_close(torch.sigmoid(step.logits).numpy(), expected)

@@ -53,7 +53,7 @@ def test_sampled_rows_teach_the_odds_of_the_log() -> None:
         state.begin_pass()
         train_pass(state, [whole] * 300, total_steps=300)
         clicked, known = predict(state.model, [whole]), whole.labels.numpy()
-        as_learned = summary(known, predict(state.model, [whole], corrected))
+        as_learned = summary(known, predict(state.model, [whole], recipe.correction))
         assert as_learned["calibration"] == pytest.approx(1, abs=0.05)
         rule = EarlyStop(metric="log_loss", target=(as_learned["log_loss"] or 0) + 0.01, every=0.5)
         assert EarlyStopping(rule, lambda: [whole], 600).reached(state), "the target is evaluated the same way"
