@@ -13,9 +13,7 @@ from assets.resources import DaskResource, LakeResource, MlflowResource, TuningR
 from assets.tables import table
 from ml import stages
 from ml.catalog.spec import DatasetSpec
-
-LONGEST_WINDOW = 28
-"""Most days before a day that a tuning of the day can depend on."""
+from ml.trials.window import LONGEST_WINDOW
 
 
 class TuneConfig(dg.Config):

@@ -54,7 +54,7 @@ class Lake:
     root: UPath
 
     @classmethod
-    def at(cls, root: str | os.PathLike[str]) -> Lake:
+    def at(cls, root: str | os.PathLike[str] | UPath) -> Lake:
         """Opens the lake at a path or fsspec URL."""
         path = UPath(root)
         return cls(path.absolute() if _is_local(path) else path)

@@ -28,6 +28,7 @@ from ml.training.state_dict import save_snapshot
 from ml.trials.experiment import Tried, metrics_of
 from ml.trials.tune import Tuned, Tuning, tune
 from ml.trials.verdict import Predictions, Verdict, judge, predictions_in_use
+from ml.trials.window import check_data
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -74,6 +75,7 @@ def tune_day(tuning: Tuning, present: Recipe, client: Client, on_trial: Callable
     Raises:
         NothingToTune: There are no parameters, or too few days before the day.
         MissingPartition: The data of a day of the window is not in the lake.
+        StalePartition: The data of a day was materialised again during the tuning.
         BusyPartition: Another run is tuning the day.
     """
     spec, lake, stage = tuning.spec, tuning.lake, tuning_results(tuning.model)
@@ -87,12 +89,13 @@ def tune_day(tuning: Tuning, present: Recipe, client: Client, on_trial: Callable
     adopted = verdict is not None and verdict.better
     done = TunedDay(lake.partition(stage, spec.name, tuning.day), tuned, recipe, verdict, adopted, adopted and restructured)
     _log.info("%s/%s of %s: %s", spec.name, stage, tuning.day, _summary(done))
-    inputs = [(MDS_DATASETS, day) for day in tuning.window]
+    check_data(spec, tuning.data, lake)
+    lineage = {f"{MDS_DATASETS}/{day}": found for day, found in tuning.data.items()}
     with lake.write(stage, spec.name, tuning.day) as folder:
         (folder / TRIALS).write_text(json.dumps([vars(trial) for trial in tuned.trials], indent=1, default=dict))
         if done.restarts and candidate is not None:
             save_snapshot(candidate.state, folder)
-        lake.write_manifest(folder, _manifest(done, tuning, present, folder) | lake.lineage(spec.name, inputs))
+        lake.write_manifest(folder, _manifest(done, tuning, present, folder) | {"lineage": lineage})
     return done
 
 

@@ -1,22 +1,23 @@
-"""One trial: a model trained from nothing on a window of days, and scored on the last of them before it is trained on each.
+"""One trial: a model trained from nothing on days in order, and scored on the last of them before it is trained on each.
 
-A trial writes nothing to the lake, and trains on each day of its window once.
+A trial writes nothing to the lake, and trains on each of its days once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import date
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from upath import UPath
 
 from ml.artifacts.weights import bytes_of
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe
 from ml.training.replay import Replay, ReplayedDay, replay
+from ml.trials.window import check_data, check_window
 
 SCORES = ("auc", "log_loss")
 
@@ -28,16 +29,18 @@ class Trial:
     Attributes:
         spec: The dataset.
         recipe: How the model is trained.
-        days: The window, in order: days directly before the day that is served.
-        scored: The days of the window that are scored, the last ones.
-        lake: Root of the lake.
+        days: The days, in order: consecutive ones, apart from days without rows.
+        scored: The days that are scored, the last ones.
+        lake: The lake.
+        data: Digests of the data by day, which must still be the same; days that are absent are not checked.
     """
 
     spec: DatasetSpec
     recipe: Recipe
     days: tuple[str, ...]
     scored: tuple[str, ...]
-    lake: str
+    lake: Lake
+    data: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain data, from which `from_json` builds an equal trial."""
@@ -46,14 +49,16 @@ class Trial:
             "recipe": self.recipe.model_dump(mode="json"),
             "days": list(self.days),
             "scored": list(self.scored),
-            "lake": self.lake,
+            "lake": {"root": str(self.lake.root), "options": dict(self.lake.root.storage_options)},
+            "data": dict(self.data),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Trial:
         """Builds a trial from the data of `to_json`."""
         spec, recipe = DatasetSpec.model_validate(data["spec"]), Recipe.model_validate(data["recipe"])
-        return cls(spec, recipe, tuple(data["days"]), tuple(data["scored"]), data["lake"])
+        lake = Lake.at(UPath(data["lake"]["root"], **data["lake"]["options"]))
+        return cls(spec, recipe, tuple(data["days"]), tuple(data["scored"]), lake, data["data"])
 
 
 @dataclass(frozen=True)
@@ -95,23 +100,14 @@ def run_trial(trial: Trial, on_day: Callable[[ReplayedDay], None] | None = None)
     Raises:
         MissingPartition: A day's data is not in the lake.
         DivergedError: The loss is not finite.
+        StalePartition: A day's data is not what `trial.data` says, before or after the training.
         ValueError: The days are not consecutive and ascending, or the days that are scored are not the last ones.
     """
-    check_window(trial)
-    done = replay(
-        trial.spec, trial.days, Lake.at(trial.lake), trial.recipe, scored=trial.scored, train_last=False, on_result=on_day
-    )
+    check_window(trial.spec, trial.days, trial.scored, trial.lake)
+    check_data(trial.spec, trial.data, trial.lake)
+    done = replay(trial.spec, trial.days, trial.lake, trial.recipe, scored=trial.scored, train_last=False, on_result=on_day)
+    check_data(trial.spec, trial.data, trial.lake)
     return result_of(done)
-
-
-def check_window(trial: Trial) -> None:
-    """Checks that a trial trains on each day once, in order, and scores the last ones. Raises `ValueError`."""
-    known = trial.spec.days(date.fromisoformat(trial.days[-1])) if trial.days else []  # the days of a live log have no end
-    first = known.index(trial.days[0]) if trial.days and trial.days[0] in known else -1
-    if first < 0 or tuple(known[first : first + len(trial.days)]) != trial.days:
-        raise ValueError(f"days: expected consecutive days of {trial.spec.name}, each once, found {list(trial.days)}")
-    if not trial.scored or trial.days[-len(trial.scored) :] != trial.scored or len(trial.scored) >= len(trial.days):
-        raise ValueError(f"scored: expected the last of the days {list(trial.days)}, found {list(trial.scored)}")
 
 
 def result_of(done: Replay) -> TrialResult:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml.catalog.spec import DatasetSpec
-from ml.days import trailing_days
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe
 from ml.recipes.search import Search, check_search
 from ml.stages import MDS_DATASETS
 from ml.trials.connection import Service
 from ml.trials.experiment import Tried, experiment_of, metrics_of, tried
-from ml.trials.trial import Trial, check_window
+from ml.trials.trial import Trial
+from ml.trials.window import NothingToTune, check_window, window_of
 from ml.trials.worker import Worker
 from ml.tuning.engine.front import front, knee
 
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _log = logging.getLogger("evergreen")
-
-
-class NothingToTune(ValueError):
-    """The search has no parameters, or its window is not full."""
 
 
 @dataclass(frozen=True)
@@ -54,22 +51,22 @@ class Tuning:
     service: Service
     folder: Path
 
-    @property
+    @cached_property
     def window(self) -> tuple[str, ...]:
-        """The days that trials train on and score. Raises `NothingToTune` if there are too few days before the day."""
-        before = [day for day in trailing_days(self.day, self.search.window_days) if day >= self.spec.first_day]
-        if len(before) < self.search.window_days:
-            raise NothingToTune(
-                f"{self.spec.name}/{self.model} of {self.day}: tuning needs {self.search.window_days} days before it "
-                f"(sigopt.window_days), and there are {len(before)}"
-            )
-        return tuple(before)
+        """The days that are used. Raises `NothingToTune` if there are too few, and `MissingPartition`."""
+        return window_of(self.spec, self.day, self.search.window_days, self.lake)
+
+    @cached_property
+    def data(self) -> dict[str, str]:
+        """Digests of the data of the window, by day, when the tuning started."""
+        return {day: self.lake.digest(MDS_DATASETS, self.spec.name, day) for day in self.window}
 
     @property
     def trial(self) -> Trial:
         """The trial of the recipe as it is."""
-        window = self.window
-        return Trial(self.spec, self.recipe, window, window[-self.search.days_scored :], str(self.lake.root))
+        days = self.window
+        data = {day: self.data[day] for day in days}
+        return Trial(self.spec, self.recipe, days, days[-self.search.days_scored :], self.lake, data)
 
 
 @dataclass(frozen=True)
@@ -104,6 +101,7 @@ def tune(tuning: Tuning, client: Client, on_trial: Callable[[str, Tried], None] 
     Raises:
         NothingToTune: There are no parameters, or too few days before the day.
         MissingPartition: The data of a day of the window is not in the lake.
+        StalePartition: The data of a day was materialised again during the tuning.
         ValueError: A parameter does not fit the recipe.
         sigopt.exception.ApiException: The service refuses the experiment.
     """
@@ -115,10 +113,9 @@ def tune(tuning: Tuning, client: Client, on_trial: Callable[[str, Tried], None] 
     for warning in tuning.search.warnings():
         _log.warning("%s", warning)
     trial = tuning.trial
-    check_window(trial)
-    data = {day: tuning.lake.digest(MDS_DATASETS, tuning.spec.name, day) for day in trial.days}
+    check_window(trial.spec, trial.days, trial.scored, trial.lake)
     name, connection = f"{tuning.model} {tuning.day}", tuning.service.connect()
-    experiment = experiment_of(connection, tuning.search, tuning.recipe, name, tuning.spec.name, data)
+    experiment = experiment_of(connection, tuning.search, tuning.recipe, name, tuning.spec.name, trial.data)
     workers = [
         Worker(f"{tuning.spec.name}-{tuning.model}-{slot}", tuning.service, experiment, tuning.search, trial, tuning.folder)
         for slot in range(tuning.search.parallel_bandwidth)

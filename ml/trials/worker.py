@@ -20,6 +20,7 @@ from ml.trials.connection import Service
 from ml.trials.experiment import Tried
 from ml.trials.process import TrialFailed, in_process
 from ml.trials.trial import Trial
+from ml.trials.window import check_data
 
 USED_UP = 409  # the service's status if no budget is left
 SECONDS_BETWEEN_BEATS = 20.0
@@ -53,6 +54,9 @@ class Worker:
 
         Returns:
             What was tried, or None if no budget is left.
+
+        Raises:
+            StalePartition: The data of a day is no longer what the tuning has started with.
         """
         from sigopt.exception import ApiException
 
@@ -74,6 +78,7 @@ class Worker:
 
     def _try(self, suggestion: str, assignments: dict[str, Any]) -> Tried:
         beat = self._beat(suggestion)
+        check_data(self.trial.spec, self.trial.data, self.trial.lake)
         try:
             recipe = with_assignments(self.trial.recipe, self.search.parameters, assignments)
         except ValidationError as error:
@@ -81,10 +86,12 @@ class Worker:
         try:
             done = in_process(replace(self.trial, recipe=recipe), self.folder / self.experiment / suggestion, beat=beat)
         except TrialFailed as error:
+            check_data(self.trial.spec, self.trial.data, self.trial.lake)  # no trial on other data is recorded, failed or not
             return _failed(assignments, str(error))
         values, named = done.values(), [metric.name for metric in self.search.metrics]
         if undefined := [name for name in named if name not in values]:
-            return _failed(assignments, f"{', '.join(undefined)} undefined: a scored day has no rows, or only one class")
+            days = sorted({day for day, scores in done.by_day.items() if None in [scores.get(name) for name in undefined]})
+            return _failed(assignments, f"{', '.join(undefined)} undefined: only one class in the rows of {', '.join(days)}")
         return Tried(assignments, {name: values[name] for name in named})
 
     def _beat(self, suggestion: str) -> Callable[[], None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,11 +68,12 @@ def make_columns(spec: DatasetSpec, rows: int, seed: int) -> dict[str, Any]:
     }
 
 
-def write_days(lake: Lake, spec: DatasetSpec, days: int, rows: int) -> list[str]:
-    """Write `cleaned_features` and `mds_datasets` of the first days, and return the days."""
+def write_days(lake: Lake, spec: DatasetSpec, days: int, rows: int | Sequence[int]) -> list[str]:
+    """Write `cleaned_features` and `mds_datasets` of the first days, and return the days. rows: of each day."""
     schema = arrow_schema(spec)
     written = days_from(FIRST, days)
-    for number, day in enumerate(written):
+    by_day = [rows] * days if isinstance(rows, int) else rows
+    for number, (day, rows) in enumerate(zip(written, by_day, strict=True)):
         start = 1_767_225_600_000_000 + number * 86_400_000_000
         columns = make_columns(spec, rows, seed=number) | {"event_time": start + np.arange(rows)}
         with lake.write("cleaned_features", spec.name, day) as folder:

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import stat
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from ml.lake import Lake
-from ml.trials.process import RESULT, SCORES, TrialFailed, in_process
+from ml.stages import MDS_DATASETS
+from ml.trials.process import RESULT, SCORES, TRIAL, TrialFailed, in_process
 from ml.trials.trial import Trial, run_trial
 from tests.helpers.training_days import made_spec, small_recipe, write_days
 
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def trial(lake: Lake) -> Trial:
     days = tuple(write_days(lake, made_spec(), 3, 320))
-    return Trial(made_spec(), small_recipe(), days, days[-1:], str(lake.root))
+    return Trial(made_spec(), small_recipe(), days, days[-1:], lake)
 
 
 def processes_of(folder: Path) -> list[int]:
@@ -45,13 +47,22 @@ def test_a_process_has_the_result_of_the_trial_and_keeps_it(trial: Trial, tmp_pa
     written = (tmp_path / "one" / RESULT).stat().st_mtime_ns
     assert in_process(trial, tmp_path / "one") == result
     assert (tmp_path / "one" / RESULT).stat().st_mtime_ns == written, "it was not trained again"
+    assert stat.S_IMODE((tmp_path / "one" / TRIAL).stat().st_mode) == 0o600
     other = replace(trial, recipe=small_recipe(seed=7))
     assert in_process(other, tmp_path / "one").auc != result.auc, "another trial does not get the result"
 
 
 def test_a_failure_has_the_reason(trial: Trial, tmp_path: Path) -> None:
     with pytest.raises(TrialFailed, match=r"exit status 1.*2026-01-02|exit status 1.*not in the lake"):
-        in_process(replace(trial, lake=str(tmp_path / "empty")), tmp_path / "two")
+        in_process(replace(trial, lake=Lake.at(tmp_path / "empty")), tmp_path / "two")
+
+
+def test_a_result_from_other_data_is_not_used(trial: Trial, tmp_path: Path) -> None:
+    here = replace(trial, data={day: trial.lake.digest(MDS_DATASETS, trial.spec.name, day) for day in trial.days})
+    in_process(here, tmp_path / "data")
+    write_days(trial.lake, trial.spec, 1, 100)
+    with pytest.raises(TrialFailed, match="has changed since the tuning started"):
+        in_process(replace(here, data={day: "other" for day in here.days}), tmp_path / "data")
 
 
 def test_a_killed_process_is_a_failure_and_leaves_no_result(trial: Trial, tmp_path: Path) -> None:
@@ -66,7 +77,7 @@ def test_a_killed_process_is_a_failure_and_leaves_no_result(trial: Trial, tmp_pa
 
 def test_a_trial_ends_with_the_process_that_started_it(lake: Lake, tmp_path: Path) -> None:
     days = tuple(write_days(lake, made_spec(), 5, 20_000))
-    trial = Trial(made_spec(), small_recipe(batch_size=4), days, days[-1:], str(lake.root))
+    trial = Trial(made_spec(), small_recipe(batch_size=4), days, days[-1:], lake)
     worker = multiprocessing.get_context("spawn").Process(target=in_process, args=(trial, tmp_path / "orphan"))
     worker.start()
     while not (tmp_path / "orphan" / SCORES).exists():

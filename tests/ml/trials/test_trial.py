@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from upath import UPath
 
 from ml.datasets.reader import BlockReader
 from ml.lake import Lake
+from ml.stages import MDS_DATASETS
 from ml.training.replay import replay
 from ml.trials.trial import Trial, run_trial
 from tests.helpers.training_days import made_spec, small_recipe, write_days
@@ -18,7 +20,7 @@ from tests.helpers.training_days import made_spec, small_recipe, write_days
 @pytest.fixture
 def trial(lake: Lake) -> Trial:
     days = tuple(write_days(lake, made_spec(), 4, 320))
-    return Trial(made_spec(), small_recipe(), days, days[-2:], str(lake.root))
+    return Trial(made_spec(), small_recipe(), days, days[-2:], lake)
 
 
 def test_the_scores_are_those_of_a_replay(trial: Trial, lake: Lake) -> None:
@@ -73,5 +75,22 @@ def test_a_window_that_would_train_on_a_day_twice_is_refused(
         run_trial(wrong)
 
 
+def test_a_gap_of_days_without_rows_is_allowed(lake: Lake) -> None:
+    days = tuple(write_days(lake, made_spec(), 4, [320, 0, 320, 320]))
+    trial = Trial(made_spec(), small_recipe(), (days[0], *days[2:]), days[3:], lake)
+    assert run_trial(trial).rows == 2 * 320
+    lake.discard(MDS_DATASETS, made_spec().name, days[1])
+    with pytest.raises(ValueError, match="consecutive"):
+        run_trial(trial)
+
+
 def test_a_trial_as_json_is_the_same_trial(trial: Trial) -> None:
+    trial = replace(trial, data={day: "digest" for day in trial.days})
     assert Trial.from_json(json.loads(json.dumps(trial.to_json()))) == trial
+
+
+def test_a_trial_keeps_the_options_of_the_lake(trial: Trial) -> None:
+    options = {"anon": True, "endpoint_url": "http://127.0.0.1:9000"}
+    remote = replace(trial, lake=Lake(UPath("memory://bucket/lake", **options)))
+    read = Trial.from_json(json.loads(json.dumps(remote.to_json())))
+    assert read == remote and dict(read.lake.root.storage_options) == options

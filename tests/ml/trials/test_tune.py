@@ -11,13 +11,15 @@ import pytest
 from distributed import Client, LocalCluster
 from sigopt.exception import ApiException, ConnectionException
 
-from ml.lake import Lake, MissingPartition
+from ml.lake import Lake, MissingPartition, StalePartition
 from ml.recipes.dialects.write import experiment_body
 from ml.recipes.search import Search
 from ml.trials.connection import Service
 from ml.trials.experiment import experiment_of, tried
-from ml.trials.trial import TrialResult, check_window
-from ml.trials.tune import NothingToTune, Tuning, tune
+from ml.trials.process import TrialFailed
+from ml.trials.trial import TrialResult, run_trial
+from ml.trials.tune import Tuning, tune
+from ml.trials.window import LONGEST_WINDOW, NothingToTune, check_window
 from ml.trials.worker import Worker
 from ml.tuning.driver import Driver
 from tests.helpers.training_days import made_spec, small_recipe, write_days
@@ -30,6 +32,8 @@ LR = {
     "transformation": "log",
 }
 TOP = {"name": "top", "key": "model.top", "type": "categorical", "categorical_values": ["8", "16-8"]}
+
+LIVE = made_spec().partitions.model_copy(update={"end": None})
 
 
 def search(**changes: Any) -> Search:
@@ -74,16 +78,55 @@ def test_days_of_the_window_are_before_the_day(tuning: Tuning) -> None:
 
 
 def test_a_live_log_can_be_tuned(tuning: Tuning) -> None:
-    partitions = tuning.spec.partitions.model_copy(update={"end": None})
-    live = replace(tuning, spec=tuning.spec.model_copy(update={"partitions": partitions}))
+    live = replace(tuning, spec=tuning.spec.model_copy(update={"partitions": LIVE}))
     assert live.window == tuning.window
-    check_window(live.trial)
+    check_window(live.spec, live.window, live.trial.scored, live.lake)
 
 
 @pytest.mark.parametrize("day", [0, 1, 2])
 def test_a_window_that_is_not_full_is_refused(tuning: Tuning, client: Client, day: int) -> None:
     with pytest.raises(NothingToTune, match=rf"needs 3 days before it .*there are {day}"):
         tune(replace(tuning, day=tuning.spec.days()[day]), client)
+
+
+def test_days_without_rows_are_not_in_the_window(lake: Lake, tuning: Tuning) -> None:
+    days = write_days(lake, made_spec(), 5, [320, 320, 0, 320, 0])
+    asked = replace(tuning, day=days[4])
+    assert asked.window == (days[0], days[1], days[3]) and asked.trial.scored == (days[3],)
+    result = run_trial(asked.trial)
+    assert result.auc is not None and result.rows == 2 * 320
+    with pytest.raises(NothingToTune, match=rf"there are 2 with rows from {days[0]} on; without rows: {days[2]}$"):
+        _ = replace(tuning, day=days[3]).window
+    long = replace(tuning, day="2026-03-01", spec=tuning.spec.model_copy(update={"partitions": LIVE}))
+    with pytest.raises(MissingPartition, match="2026-02-28"):
+        _ = long.window
+    assert LONGEST_WINDOW >= 7, "a weekly tuning can look at a week"
+
+
+def test_trials_on_other_data_are_refused(tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = worker(tuning)
+    write_days(tuning.lake, made_spec(), 2, 100)  # materialised again, with other rows
+
+    def trial(*_: Any, **__: Any) -> TrialResult:
+        raise TrialFailed("its data has changed")
+
+    monkeypatch.setattr("ml.trials.worker.in_process", trial)
+    with pytest.raises(StalePartition, match=r"made/mds_datasets of 2026-01-01 has changed since the tuning started"):
+        one.run()
+    with pytest.raises(StalePartition):
+        run_trial(one.trial)
+    assert tried(tuning.service.connect(), one.experiment) == [], "the suggestion is not used up"
+    write_days(tuning.lake, made_spec(), 2, 320)
+    ended = one.run()
+    assert ended is not None and ended.failed, "with the former data, what failed is a failed trial"
+
+
+def test_a_failure_names_the_day_whose_rows_have_one_class(tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_day = {"2026-01-02": {"auc": 0.7, "log_loss": 0.5}, "2026-01-03": {"auc": None, "log_loss": 0.5}}
+    result = replace(RESULT, auc=None, by_day=by_day)
+    monkeypatch.setattr("ml.trials.worker.in_process", lambda *_, **__: result)
+    ended = worker(tuning).run()
+    assert ended is not None and ended.metadata["log"] == "auc undefined: only one class in the rows of 2026-01-03"
 
 
 def test_what_cannot_be_tuned_is_refused_before_anything_is_trained(tuning: Tuning, client: Client, tmp_path: Path) -> None:
@@ -130,7 +173,7 @@ def worker(tuning: Tuning, **changes: Any) -> Worker:
 
 def test_a_failed_trial_is_a_failed_observation_with_its_log(tuning: Tuning) -> None:
     broken = worker(tuning)
-    ended = replace(broken, trial=replace(broken.trial, lake="/nowhere")).run()
+    ended = replace(broken, trial=replace(broken.trial, lake=Lake.at("/nowhere"), data={})).run()
     assert ended is not None and ended.failed
     (recorded,) = tried(tuning.service.connect(), broken.experiment)
     assert recorded.failed and not recorded.values
