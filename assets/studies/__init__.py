@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from assets.studies import advisor, embedding_collisions, models, retrieval
+from assets.studies import advisor, embedding_collisions, models, negative_sampling, retrieval
 from assets.studies.movielens_deepfm import movielens_deepfm
 from ml.catalog.spec import DatasetSpec
 
@@ -16,6 +16,7 @@ def build(specs: Mapping[str, DatasetSpec]) -> list[dg.AssetsDefinition]:
         found.append(embedding_collisions.build(specs[embedding_collisions.GLOBO]))
     found += [models.build(spec) for spec in specs.values() if len(_rankers(spec)) > 1 and spec.partitions.end]
     found += [advisor.build(spec) for spec in specs.values() if advisor.MODEL in spec.models and spec.demo_days >= 4]
+    found += [negative_sampling.build(spec) for spec in specs.values() if spec.label.column and spec.partitions.end]
     return found + [retrieval.build(spec) for spec in specs.values() if retrieval.MODEL in spec.models]
 
 
