@@ -57,7 +57,7 @@ class Lake:
     def at(cls, root: str | os.PathLike[str] | UPath) -> Lake:
         """Opens the lake at a path or fsspec URL."""
         path = UPath(root)
-        return cls(path.absolute() if _is_local(path) else path)
+        return cls(path.absolute() if is_local(path) else path)
 
     def partition(self, stage: str, dataset: str, day: str) -> UPath:
         """Returns the folder of a partition, whether or not it exists."""
@@ -205,7 +205,7 @@ class Lake:
     def _alone(self, stage: str, dataset: str, day: str) -> Iterator[None]:
         """Excludes other writers of the partition on a local disk, by a lock that is released if the process is killed."""
         folder = self.partition(stage, dataset, day).parent / ".locks"
-        if not _is_local(folder):
+        if not is_local(folder):
             yield
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -226,7 +226,7 @@ class Lake:
         final = self.partition(stage, dataset, day)
         staging = self.staging_path(stage, dataset, day)
         replaced = final.parent / ".staging" / f"{day}.replaced"
-        if _is_local(final) and replaced.exists() and not final.exists():
+        if is_local(final) and replaced.exists() and not final.exists():
             Path(replaced.path).rename(final.path)
         for left in (staging, replaced):
             _remove(left)
@@ -250,7 +250,7 @@ def _command(stages: Iterable[str], dataset: str, first: str, last: str) -> str:
 
 def _commit(staging: UPath, final: UPath, replaced: UPath) -> None:
     """Replaces the partition in the lake with a complete one."""
-    if _is_local(final):
+    if is_local(final):
         _fsync(staging)
         if final.exists():
             Path(final.path).rename(replaced.path)
@@ -275,7 +275,8 @@ def _remove(path: UPath) -> None:
         path.fs.rm(path.path, recursive=True)
 
 
-def _is_local(path: UPath) -> bool:
+def is_local(path: UPath) -> bool:
+    """Whether a path is of this machine's filesystem, which can rename."""
     return path.protocol in ("", "file")
 
 
