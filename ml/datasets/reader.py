@@ -26,7 +26,7 @@ from ml.datasets.collate import batch_from_rows
 from ml.datasets.rows import Rows
 from ml.datasets.shards import Bytes, Shard, digest, read_blocks, read_columns, shards_of
 from ml.datasets.shuffle_blocks import ShuffleBlock, by_blocks, by_window, shuffle_blocks_between
-from ml.datasets.slices import DaySlice, bounds_by_minutes, bounds_by_rows
+from ml.datasets.slices import DaySlice, bounds_by_count, bounds_by_minutes, bounds_by_rows
 from ml.datasets.splits import SPLITS
 from ml.hashing import derive_seed
 from ml.lake import Lake
@@ -143,11 +143,14 @@ class BlockReader:
         self._taken = begin
         return self._batches(begin)
 
-    def slices(self, *, rows: int | None = None, minutes: float | None = None, first: int = 0) -> Iterator[DaySlice]:
+    def slices(
+        self, *, count: int | None = None, rows: int | None = None, minutes: float | None = None, first: int = 0
+    ) -> Iterator[DaySlice]:
         """Yields the slices of one epoch in time order. Consume each slice before the next one, so that rows are read once.
 
         Args:
-            rows: Rows of a slice over all ranks.
+            count: Number of slices, whose numbers of rows differ by at most one.
+            rows: Alternatively, the rows of a slice over all ranks.
             minutes: Alternatively, the width of a slice in event time, aligned to multiples since 1970-01-01 UTC. All event
                 times are read first, which costs one more pass over the data. A span without rows has no slice.
             first: Number of the first slice, to resume. `DaySlice.batches` resumes inside a slice.
@@ -156,22 +159,26 @@ class BlockReader:
             The slices from number `first` on.
 
         Raises:
-            ValueError: The order is not "time", or not exactly one of `rows` and `minutes` is given and positive.
+            ValueError: The order is not "time", or not exactly one of `count`, `rows` and `minutes` is given and positive.
         """
         if self.order != "time":
             raise ValueError(f"slices are spans of time: expected order 'time', found {self.order!r}")
-        if (rows is None) == (minutes is None) or (rows or minutes or 0) <= 0:
-            raise ValueError(f"expected a positive number of rows or of minutes, found rows={rows}, minutes={minutes}")
-        bounds = bounds_by_minutes(self._event_times(), minutes) if minutes else bounds_by_rows(self.rows, rows or 1)
-        node = self._node(0, 0)
+        given = {name: value for name, value in (("count", count), ("rows", rows), ("minutes", minutes)) if value is not None}
+        if len(given) != 1 or min(given.values()) <= 0:
+            raise ValueError(f"expected a positive number for one of count, rows and minutes, found {given}")
+        if count or rows:
+            bounds = bounds_by_count(self.rows, count) if count else bounds_by_rows(self.rows, rows or 1)
+        else:
+            bounds = bounds_by_minutes(self._event_times(), minutes or 1)
+        node, batch = self._node(0, 0), partial(batch_from_rows, schema=self.schema)
 
-        def read(begin: int, end: int) -> Batch:
+        def read(begin: int, end: int) -> Rows:
             parts = node.take(begin, end)
-            return batch_from_rows(parts[0] if len(parts) == 1 else Rows.concatenate(parts), self.schema)
+            return parts[0] if len(parts) == 1 else Rows.concatenate(parts)
 
         try:
             for number, (begin, end) in list(enumerate(pairwise(bounds)))[first:]:
-                yield DaySlice(number, begin, end, read, self._global, self.rank, self.world_size)
+                yield DaySlice(number, begin, end, read, batch, self._global, self.rank, self.world_size)
         finally:
             if self._cache:
                 self._cache.cancel_prefetch()

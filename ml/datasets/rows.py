@@ -68,6 +68,13 @@ class Rows:
         ends, lengths = self._runs
         return type(self)(**taken, multi_values=gather_runs(self.multi_values, ends[index] - lengths[index], lengths[index]))
 
+    def between(self, begin: int, end: int) -> Self:
+        """Returns the rows `[begin, end)` as views."""
+        ends, lengths = self._runs
+        first, last = (0, 0) if begin >= end else (int(ends[begin] - lengths[begin]), int(ends[end - 1]))
+        parts = {f.name: getattr(self, f.name)[begin:end] for f in fields(self) if f.name != "multi_values"}
+        return type(self)(**parts, multi_values=self.multi_values[first:last])
+
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """Returns the rows of all parts, in order."""
@@ -75,11 +82,9 @@ class Rows:
 
     def blocks(self, block_rows: int) -> Iterable[dict[str, Array]]:
         """Yields MDS samples of `block_rows` rows; the last may have fewer. Columns of width 0 are left out."""
-        ends = np.concatenate([[0], self._runs[0]])
         for lo in range(0, len(self), block_rows):
-            hi = min(lo + block_rows, len(self))
-            sample = {f.name: getattr(self, f.name)[lo:hi] for f in fields(self)}
-            sample["multi_values"] = self.multi_values[ends[lo] : ends[hi]]
+            block = self.between(lo, min(lo + block_rows, len(self)))
+            sample = {f.name: getattr(block, f.name) for f in fields(self)}
             yield {name: array for name, array in sample.items() if array.size}
 
     @classmethod

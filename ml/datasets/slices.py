@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,9 +19,20 @@ from ml.days import MICROSECONDS_PER_MINUTE
 
 if TYPE_CHECKING:
     from ml.datasets.batch import Batch  # imports torch, which reports do without
+    from ml.datasets.rows import Rows
 
-Read = Callable[[int, int], "Batch"]
-"""Reads rows `[begin, end)` of the time order as one batch."""
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive rows of a slice, read once, in the form that predictions need and in the form that training needs.
+
+    Attributes:
+        whole: All rows as one batch.
+        batches: The same rows as batches of training.
+    """
+
+    whole: Batch
+    batches: list[Batch]
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,8 @@ class DaySlice:
     number: int
     begin: int
     end: int
-    _read: Read
+    _read: Callable[[int, int], Rows]  # reads rows [begin, end) of the time order
+    _batch: Callable[[Rows], Batch]
     _global_batch: int
     _rank: int
     _world_size: int
@@ -63,7 +76,35 @@ class DaySlice:
         nodes = CanonicalNodes(self.rows, 1, self._global_batch)
         for number in range(first, len(self)):
             ((_, begin, end),) = nodes.share(number, self._rank, self._world_size)
-            yield self._read(self.begin + begin, self.begin + end)
+            yield self._batch(self._read(self.begin + begin, self.begin + end))
+
+    def chunks(self, rows: int) -> Iterator[Chunk]:
+        """Reads the slice on one rank as chunks of whole batches.
+
+        Large batches are faster to predict than those of training, and a chunk bounds the memory of a long slice.
+
+        Args:
+            rows: Rows of a chunk; rounded down to a multiple of the batch size, and at least one batch.
+
+        Raises:
+            ValueError: There are several ranks.
+        """
+        if self._world_size > 1:
+            raise ValueError(f"chunks are read on one rank, found {self._world_size}")
+        step = max(rows // self._global_batch, 1) * self._global_batch
+        for begin in range(self.begin, self.end, step):
+            held = self._read(begin, min(begin + step, self.end))
+            bounds = [*range(0, len(held), self._global_batch), len(held)]
+            yield Chunk(self._batch(held), [self._batch(held.between(a, b)) for a, b in pairwise(bounds)])
+
+
+def bounds_by_count(total: int, count: int) -> list[int]:
+    """Returns the bounds of `count` slices whose numbers of rows differ by at most one; without empty slices.
+
+    >>> bounds_by_count(10, 4)
+    [0, 2, 5, 7, 10]
+    """
+    return sorted({total * number // count for number in range(count + 1)})
 
 
 def bounds_by_rows(total: int, rows: int) -> list[int]:

@@ -44,9 +44,14 @@ def ids(batches: list[Batch]) -> list[int]:
     return [i for batch in batches for i in batch.sparse["s0"].values().tolist()]
 
 
-@pytest.mark.parametrize(
-    "cut", [{"rows": 1}, {"rows": 70}, {"rows": ROWS}, {"rows": 10_000}, {"minutes": 1}, {"minutes": SPAN}]
-)
+CUTS: list[dict[str, float]] = [
+    *({"rows": rows} for rows in (1, 70, ROWS, 10_000)),
+    *({"count": count} for count in (7, 10_000)),
+    *({"minutes": minutes} for minutes in (1, SPAN)),
+]
+
+
+@pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_slices_hold_each_row_once_in_time_order(lake: Lake, spec, cut: dict, world_size: int) -> None:
     whole = ids(list(reader(lake, spec)))
@@ -97,3 +102,26 @@ def test_bounds_by_minutes_separate_spans(moments: list[int], minutes: float) ->
     spans = [set((ascending[a:b] // round(minutes * MICROSECONDS_PER_MINUTE)).tolist()) for a, b in pairwise(bounds)]
     assert all(len(span) == 1 for span in spans)
     assert sum(map(len, spans)) == len(set().union(*spans))
+
+
+def test_slices_by_count_are_of_equal_size(lake: Lake, spec) -> None:
+    sizes = [part.rows for part in reader(lake, spec).slices(count=7)]
+    assert len(sizes) == 7 and max(sizes) - min(sizes) <= 1
+    assert len(list(reader(lake, spec).slices(count=10_000))) == ROWS
+
+
+@pytest.mark.parametrize("rows", [1, 24, 60, 10_000])
+def test_a_chunk_has_the_rows_of_its_batches(lake: Lake, spec, rows: int) -> None:
+    for part, same in zip(reader(lake, spec).slices(rows=170), reader(lake, spec).slices(rows=170), strict=True):
+        chunks, batches = list(part.chunks(rows)), list(same)
+        assert [ids([batch]) for chunk in chunks for batch in chunk.batches] == [ids([batch]) for batch in batches]
+        assert [ids([chunk.whole]) for chunk in chunks] == [ids(chunk.batches) for chunk in chunks]
+        assert all(len(chunk.whole) <= max(rows, 24) for chunk in chunks)
+        assert [chunk.whole.sparse["m0"].values().tolist() for chunk in chunks] == [
+            [i for batch in chunk.batches for i in batch.sparse["m0"].values().tolist()] for chunk in chunks
+        ]
+
+
+def test_chunks_are_read_on_one_rank(lake: Lake, spec) -> None:
+    with pytest.raises(ValueError, match="one rank, found 2"):
+        list(next(reader(lake, spec, 0, 2).slices(count=1)).chunks(100))
