@@ -28,7 +28,7 @@ class DivergedError(ArithmeticError):
     """The loss is no longer a finite number."""
 
 
-def train_step(state: TrainState, batch: Batch, *, total_steps: int, ranks: Ranks | None = None) -> Step:
+def train_step(state: TrainState, batch: Batch, *, total_steps: int, ranks: Ranks | None = None, first_step: int = 0) -> Step:
     """Update a state with one batch.
 
     Random draws (dropout, sampled negatives) depend only on the recipe's seed, the rank, and the number of steps that the
@@ -37,8 +37,9 @@ def train_step(state: TrainState, batch: Batch, *, total_steps: int, ranks: Rank
     Args:
         state: A state with a running pass, updated in place.
         batch: B rows; with `ranks`, this rank's rows of the global batch, possibly none.
-        total_steps: Number of steps of the whole pass, for the learning-rate schedule.
+        total_steps: Number of steps of the learning-rate schedule: of the whole pass, unless `first_step` is given.
         ranks: The processes that train together. Each of them must make the same call.
+        first_step: Step of the pass at which the schedule begins, such as the first step of a slice.
 
     Returns:
         The step, with the loss and the logits of the rows as they were before the update.
@@ -56,7 +57,7 @@ def train_step(state: TrainState, batch: Batch, *, total_steps: int, ranks: Rank
             batch = sample_negatives(state, read, recipe.negative_sampling, ranks)
     now, rows, losses_in_batch = batch_stats(read, batch, recipe, ranks)
     state.set_time(now)
-    rates = state.set_learning_rates(recipe.schedule.factor(running.steps, total_steps))
+    rates = state.set_learning_rates(recipe.schedule.factor(running.steps - first_step, total_steps))
     if not state.model.training:
         state.model.train()
     loss, logits = 0.0, None
@@ -79,7 +80,9 @@ def train_step(state: TrainState, batch: Batch, *, total_steps: int, ranks: Rank
     return step
 
 
-def steps(state: TrainState, batches: Iterable[Batch], *, total_steps: int, ranks: Ranks | None = None) -> Iterator[Step]:
+def steps(
+    state: TrainState, batches: Iterable[Batch], *, total_steps: int, ranks: Ranks | None = None, first_step: int = 0
+) -> Iterator[Step]:
     """Train on batches in order, and yield each step once its update is complete.
 
     Between two steps the caller may save the state, score with it, or stop iterating. The batches may be a day, a slice of a
@@ -91,8 +94,9 @@ def steps(state: TrainState, batches: Iterable[Batch], *, total_steps: int, rank
     Args:
         state: A state with a running pass, updated in place.
         batches: The batches; with `ranks`, this rank's part of each.
-        total_steps: Number of steps of the whole pass.
+        total_steps: As for `train_step`.
         ranks: The processes that train together. All of them must take the same number of steps.
+        first_step: As for `train_step`.
 
     Yields:
         A `Step` for each batch, before the next batch is read.
@@ -125,7 +129,7 @@ def steps(state: TrainState, batches: Iterable[Batch], *, total_steps: int, rank
         True
     """
     for batch in batches:
-        yield train_step(state, batch, total_steps=total_steps, ranks=ranks)
+        yield train_step(state, batch, total_steps=total_steps, ranks=ranks, first_step=first_step)
 
 
 def batch_stats(read: Batch, kept: Batch, recipe: Recipe, ranks: Ranks | None) -> tuple[int, int, int]:

@@ -1,0 +1,159 @@
+"""The online loop: for each slice, synchronise the serving model, predict and score with it, then train on the slice.
+
+This is Algorithm 1 of Monolith (Liu et al., 2022, arXiv 2209.07663): progressive validation of the model that serves. No row is
+scored after the trained model has seen it, because the serving model changes only between slices.
+
+Predictions run in a second thread while the slice is trained on. Their results do not depend on that: training does not change
+the models that predict.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from ml.datasets.batch import Batch
+from ml.datasets.slices import Chunk
+from ml.online.serving import Floats, Serving, SyncStats
+from ml.training.loop import steps, threads
+from ml.training.state import TrainState
+
+SCORING_ROWS = 2048
+"""Rows per chunk. The activations of larger batches exceed the processor's caches, and smaller ones cost more per row."""
+ONLINE = "online"
+"""Name of the serving model's predictions."""
+
+Predict = Callable[[Batch], Floats]
+
+
+class Slice(Protocol):
+    """Rows of a span of time, such as `ml.datasets.slices.DaySlice`."""
+
+    @property
+    def number(self) -> int:
+        """Index of the slice in its day, from 0."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        ...
+
+    def chunks(self, rows: int) -> Iterator[Chunk]:
+        """Read the rows in time order, about `rows` at a time."""
+        ...
+
+
+@dataclass(frozen=True)
+class SliceResult:
+    """Result of one slice of N rows.
+
+    Attributes:
+        number: Index of the slice in its day.
+        sync: What was sent before the slice was predicted.
+        events: First and last event time of the rows, in microseconds since 1970 UTC.
+        loss: Mean training loss; None if no row has a loss.
+        labels: float32 [N].
+        predictions: Probabilities by name of the model, float32 [N] each. `online` are those of the serving model.
+        middle: Mean event time of the rows, in microseconds since 1970 UTC.
+        seconds: Wall-clock seconds by activity: `sync`, `train` and `score`. `score` overlaps with `train`.
+    """
+
+    number: int
+    sync: SyncStats
+    events: tuple[int, int]
+    loss: float | None
+    labels: Floats
+    predictions: Mapping[str, Floats]
+    middle: float
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+
+
+def online_slices(
+    state: TrainState,
+    slices: Iterable[Slice],
+    serving: Serving,
+    *,
+    beside: Mapping[str, Predict] | None = None,
+    synced: SyncStats | None = None,
+    learned: tuple[int, int] | None = None,
+    before_training: Callable[[Slice, SyncStats], None] | None = None,
+    scoring_rows: int = SCORING_ROWS,
+) -> Iterator[SliceResult]:
+    """Train on slices in order, and predict each with the serving model before.
+
+    The learning-rate schedule of the state's recipe is applied to each slice.
+
+    Args:
+        state: A state with a running pass, updated in place.
+        slices: The slices. Slices without rows are skipped.
+        serving: The serving model. Before the first slice it must equal the state, or lag behind it.
+        beside: Further models that predict the same rows, by name.
+        synced: The synchronisation before the first slice, if it was already made: a run resumes at this point.
+        learned: First and last event time of the slice before the first one, if the serving model does not have it yet.
+        before_training: Called after each synchronisation and before the slice is trained on. It may save a checkpoint, or
+            raise to stop.
+        scoring_rows: Rows that are predicted at a time.
+
+    Yields:
+        The result of each slice, once it has been trained on.
+
+    Raises:
+        DivergedError: The loss is not finite.
+        ValueError: The state has no running pass.
+    """
+    models = {ONLINE: serving.predict, **(beside or {})}
+    with ThreadPoolExecutor(1, "score") as pool, threads(state.recipe.threads):
+        for part in slices:
+            if not len(part):
+                continue
+            stats = synced or serving.sync(state, part.number, learned)
+            synced = None
+            if before_training is not None:
+                before_training(part, stats)
+            result = _slice(state, part, stats, models, pool, scoring_rows)
+            learned = result.events
+            yield result
+
+
+def _slice(
+    state: TrainState, part: Slice, stats: SyncStats, models: Mapping[str, Predict], pool: ThreadPoolExecutor, rows: int
+) -> SliceResult:
+    """Predict a slice with each model, and train on it."""
+    began, running = time.perf_counter(), state.running
+    before = (running.steps, running.loss_sum, running.num_losses) if running else (0, 0.0, 0)
+    scored: list[Future[tuple[dict[str, Floats], float]]] = []
+    labels, times = [], []
+    for chunk in part.chunks(rows):
+        if scored:
+            scored[-1].result()  # bounds the number of chunks in memory
+        scored.append(pool.submit(_predict, models, chunk.whole, state.recipe.threads))
+        labels.append(chunk.whole.labels.numpy())
+        times.append(chunk.whole.event_time.numpy())
+        for _ in steps(state, chunk.batches, total_steps=len(part), first_step=before[0]):
+            pass
+    trained = time.perf_counter() - began
+    found = [future.result() for future in scored]
+    assert state.running is not None
+    losses = state.running.num_losses - before[2]
+    moments = np.concatenate(times)
+    return SliceResult(
+        number=part.number,
+        sync=stats,
+        events=(int(moments[0]), int(moments[-1])),
+        loss=(state.running.loss_sum - before[1]) / losses if losses else None,
+        labels=np.concatenate(labels),
+        predictions={name: np.concatenate([predicted[name] for predicted, _ in found]) for name in models},
+        middle=float(moments.mean()),
+        seconds={"sync": stats.seconds, "train": trained, "score": sum(seconds for _, seconds in found)},
+    )
+
+
+def _predict(models: Mapping[str, Predict], batch: Batch, count: int) -> tuple[dict[str, Floats], float]:
+    began = time.perf_counter()
+    with threads(count):
+        return {name: predict(batch) for name, predict in models.items()}, time.perf_counter() - began
