@@ -24,8 +24,8 @@ class ModelDelta:
     """The changes of a model between two steps.
 
     Args:
-        dense: All parameters and buffers outside of tables that predictions need, by name, in the trained model's types. A
-            delta has all of them, because they change at every step.
+        dense: All parameters and buffers outside of tables that predictions need, by name, in the trained model's types,
+            because they change at every step; or none of them, to leave the dense part of the receiver as it is.
         tables: The delta of each collection of tables, by its path in the model.
 
     Example:
@@ -89,7 +89,7 @@ def steps_of(model: nn.Module) -> dict[str, int]:
     return {path: bags.step for path, bags in receivers_of(model).items()}
 
 
-def model_delta(model: nn.Module, since: Mapping[str, int]) -> ModelDelta:
+def model_delta(model: nn.Module, since: Mapping[str, int], dense: bool = True) -> ModelDelta:
     """Return the changes of a trained model since the given steps.
 
     On several ranks, every rank must call it and receives its share; `merge_model_deltas` merges the shares.
@@ -97,6 +97,7 @@ def model_delta(model: nn.Module, since: Mapping[str, int]) -> ModelDelta:
     Args:
         model: A model under training.
         since: The step of each collection, usually the receiver's `steps_of`.
+        dense: Whether to include the dense part.
 
     Returns:
         The changes. Their tensors do not share memory with the model.
@@ -108,8 +109,8 @@ def model_delta(model: nn.Module, since: Mapping[str, int]) -> ModelDelta:
     bags = bags_of(model)
     if faults := sorted(bags.keys() ^ since.keys()):
         raise ValueError(f"expected steps of the collections {sorted(bags)}; {faults} are missing or not expected")
-    dense = {name: tensor.clone() for name, tensor in dense_of(model).items()}
-    return ModelDelta(dense, {path: own.delta(since[path]) for path, own in bags.items()})
+    named = {name: tensor.clone() for name, tensor in dense_of(model).items()} if dense else {}
+    return ModelDelta(named, {path: own.delta(since[path]) for path, own in bags.items()})
 
 
 def register_receiver(model: nn.Module, name: str, steps: Mapping[str, int]) -> None:
@@ -160,10 +161,13 @@ def apply_delta(model: nn.Module, delta: ModelDelta) -> bool:
     """
     layers = {path: module for path, module in model.named_modules() if isinstance(module, Int8Linear)}
     plain = {name: t for name, t in dense_of(model).items() if name.rpartition(".")[0] not in layers}
-    _check_dense(plain, layers, delta.dense)
+    if delta.dense:
+        _check_dense(plain, layers, delta.dense)
     receivers = receivers_of(model)
     if not apply_deltas(receivers, delta.tables) and receivers:
         return False
+    if not delta.dense:
+        return True
     for name, tensor in plain.items():
         tensor.copy_(delta.dense[name])
     for path, layer in layers.items():

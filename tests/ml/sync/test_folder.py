@@ -36,8 +36,8 @@ def test_a_package_is_read_as_it_was_published(folder: SyncFolder) -> None:
 
 
 def test_head_follows_deltas_and_snapshots_and_never_goes_back(folder: SyncFolder) -> None:
-    for kind, version in (("snapshot", 0), ("delta", 1), ("delta", 2), ("snapshot", 2), ("delta", 3)):
-        folder.publish(package(kind, version), {})
+    for of in (package(), package("delta", 1), package("delta", 2), package("snapshot", 2), package("delta", 3)):
+        folder.publish(of, {})
     assert folder.head() == Head("a1", 3, 2)
     folder.publish(package("delta", 1), {})
     assert folder.head() == Head("a1", 3, 2), "a version that was published again is not news"
