@@ -1,7 +1,7 @@
 """Quality of the tuning engine: 40 trials of two-metric problems with thresholds, against random search and Optuna's samplers.
 
 Optuna's samplers are used as its documentation shows, with thresholds as constraints. All sides have the same seeds and
-the same noise. `python -m benchmarks.tuning SEEDS` prints the paired differences, too.
+the same noise. `python -m benchmarks.tuning SEEDS FIRST` prints the paired differences, too, for seeds from FIRST on.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ def run() -> list[Result]:
     return [*results, Result("Suggestions on one core", "per second", 1 / mine, 1 / other, "Optuna's GPSampler", note=note)]
 
 
-def compare(seeds: int) -> Iterator[tuple[str, dict[str, list[Score]]]]:
-    """Yield each problem with the scores of all sides, one for each seed."""
+def compare(seeds: int, first: int = 0) -> Iterator[tuple[str, dict[str, list[Score]]]]:
+    """Yield each problem with the scores of all sides, one for each of `seeds` seeds from `first` on."""
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     for problem in (make() for make in PROBLEMS):
         yield (
             problem.name,
-            {name: [_score(problem, *ask(problem, seed)) for seed in range(seeds)] for name, ask in SIDES.items()},
+            {name: [_score(problem, *ask(problem, first + n)) for n in range(seeds)] for name, ask in SIDES.items()},
         )
 
 
@@ -144,9 +144,9 @@ def _score(problem: Problem, tried: list[Observation], taken: list[float]) -> Sc
     return Score(len(met), area / float(box), statistics.median(taken), max(taken))
 
 
-def main(seeds: int) -> None:
+def main(seeds: int = 10, first: int = 0) -> None:
     torch.set_num_threads(1)
-    for problem, sides in compare(seeds):
+    for problem, sides in compare(seeds, first):
         for side, runs in sides.items():
             line = f"{problem:14} {side:10} feasible {statistics.fmean(r.feasible for r in runs):5.1f}"
             line += f"  hypervolume {statistics.fmean(r.hypervolume for r in runs):.4f}"
@@ -163,4 +163,4 @@ def main(seeds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10)
+    main(*(int(argument) for argument in sys.argv[1:3]))
