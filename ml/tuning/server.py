@@ -31,6 +31,7 @@ from ml.tuning import openapi
 from ml.tuning.database import Database
 from ml.tuning.driver import WORKER_HEADER
 from ml.tuning.errors import ApiError
+from ml.tuning.page.routes import add_page_routes
 from ml.tuning.records import tokens
 from ml.tuning.service import TuningService
 from ml.tuning.uploads import add_upload_routes
@@ -53,6 +54,7 @@ def create_tuning_app(service: TuningService, hosts: Iterable[str] = LOOPBACK) -
     app = create_app("Evergreen's tuning service", hosts=hosts)
     app.openapi = lambda: openapi.describe(service.router.routes)
     add_upload_routes(app, service.database)
+    add_page_routes(app, service)
 
     @app.api_route("/v1/{path:path}", methods=METHODS, include_in_schema=False)
     async def call(request: Request) -> Response:
@@ -129,6 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _start_lines(url: str, database: Database, token_file: Path) -> str:
     return (
         f"The tuning service runs on {url} and stores its state in {database.url.render_as_string()}.\n"
+        f"Its experiments are shown on {url}/ in a browser, which asks for a user name: the token. The password stays empty.\n"
         "For the sigopt client, run:\n"
         f"export SIGOPT_API_URL={url}\n"
         f"export SIGOPT_API_TOKEN=$(cat {shlex.quote(str(token_file))})\n"

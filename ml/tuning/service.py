@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import sqlalchemy as sa
+
 from ml.tuning import routes, values
 from ml.tuning.call import Call, Caller, NeedsSuggestion
 from ml.tuning.database import Database
@@ -99,8 +101,7 @@ class TuningService:
 
         def attempt(proposal: tuple[Study, Assignments] | None = None) -> dict[str, Any] | None:
             with self.database.transaction(write=route.writes) as connection:
-                call = Call(connection, who, arguments, checked, self._clock(), self.leases, proposal)
-                return route.handler(call)
+                return route.handler(self.call(connection, who, arguments, checked, proposal))
 
         try:
             return attempt()
@@ -108,6 +109,17 @@ class TuningService:
             experiment = needed.experiment
         with self._locks[experiment]:
             return self._with_suggestion(attempt)
+
+    def call(
+        self,
+        connection: sa.Connection,
+        caller: Caller,
+        arguments: Mapping[str, str],
+        data: Mapping[str, Any] | None = None,
+        proposal: tuple[Study, Assignments] | None = None,
+    ) -> Call:
+        """Return a call at the present time, see `Call`."""
+        return Call(connection, caller, arguments, data or {}, self._clock(), self.leases, proposal)
 
     def _with_suggestion(
         self, attempt: Callable[[tuple[Study, Assignments] | None], dict[str, Any] | None]

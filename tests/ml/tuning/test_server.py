@@ -179,7 +179,7 @@ def test_the_program_prints_what_the_client_needs(tmp_path: Path) -> None:
     for _ in range(2):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, cwd=ROOT) as process:
             assert process.stdout
-            lines = [process.stdout.readline() for _ in range(4)]
+            lines = [process.stdout.readline() for _ in range(5)]
             exports = "".join(line for line in lines if line.startswith("export "))
             ask = f"{exports} curl -s --user $SIGOPT_API_TOKEN: $SIGOPT_API_URL/v1/sessions"
             shown = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
