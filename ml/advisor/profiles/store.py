@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from upath import UPath
 
+from ml.advisor.profiles.distributions import Distributions
 from ml.advisor.profiles.id_counts import IdCounts
 from ml.advisor.profiles.profile import FeatureProfile
 from ml.advisor.profiles.row_sample import RowSample
@@ -88,6 +89,19 @@ def read_sketch(folder: UPath) -> Sketch:
     )
 
 
+def read_distributions(folder: UPath) -> Distributions:
+    """Reads only the distributions of the sketch that `write_sketch` wrote."""
+    numbers = json.loads((folder / SKETCH).read_text())
+    dense, table = {}, read_parquet(folder / COUNTS, ["key", "count"]) if numbers["dense"] else None
+    at = 0
+    for feature, kind, length in numbers["arrays"]:
+        if table is not None and kind == "values":
+            keys, counts = (table.column(name).slice(at, length).to_numpy() for name in ("key", "count"))
+            dense[feature] = ValueCounts(keys.astype(np.uint32), counts, numbers["dense"][feature]["level"])
+        at += length
+    return Distributions(dense, {name: _read_histogram(of) for name, of in numbers["sparse"].items()})
+
+
 def _arrays(sketch: Sketch) -> Iterator[tuple[str, str, Array, Array]]:
     """Yields feature, kind, keys [K] and counts [K]."""
     for name, sparse in sketch.sparse.items():
@@ -133,9 +147,12 @@ def _read_dense(name: str, of: dict[str, Any], arrays: dict[tuple[str, str], tup
 
 def _read_sparse(name: str, of: dict[str, Any], arrays: dict[tuple[str, str], tuple[Array, Array]]) -> SparseSketch:
     ids = IdCounts(*arrays[name, "ids"], of["level"], *arrays[name, "heavy"], of["heavy_error"])
+    return SparseSketch(ids, _read_histogram(of), of["empty"], tuple(of["ids_by_day"]))
+
+
+def _read_histogram(of: dict[str, Any]) -> Histogram:
     found = of["histogram"]
-    histogram = Histogram(found["missing"], found["out_of_vocabulary"], tuple(found["buckets"]))
-    return SparseSketch(ids, histogram, of["empty"], tuple(of["ids_by_day"]))
+    return Histogram(found["missing"], found["out_of_vocabulary"], tuple(found["buckets"]))
 
 
 def _columns(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
