@@ -57,5 +57,5 @@ def run_fingerprint(spec: DatasetSpec, logs: str) -> str:
 
     recipes = {name: recipe_of(spec, name).model_dump(mode="json") for name in spec.models}
     sides = [stamps_of(side.source, logs) for side in spec.join]
-    entry = spec.model_dump(mode="json", exclude={"description", "demo_days"})
+    entry = spec.model_dump(mode="json", exclude={"description", "demo_days", "retune"})
     return hashlib.sha256(json.dumps([entry, recipes, sides], sort_keys=True).encode()).hexdigest()[:16]

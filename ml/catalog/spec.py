@@ -21,6 +21,7 @@ from ml.catalog.features import DenseColumn, Label, Negatives, SparseColumn, Spl
 from ml.catalog.log_spec import LabelColumn, LogSpec, check_log, hash_of
 from ml.catalog.ranking import Ranking, Session
 from ml.catalog.reading import ColumnName, ColumnType, Partitions, SideTable, Simulation, Source, Time
+from ml.catalog.retune import Retune
 from ml.catalog.strict import Int, Strict, fault
 from ml.days import day_before
 
@@ -38,6 +39,7 @@ __all__ = [
     "Negatives",
     "Partitions",
     "Ranking",
+    "Retune",
     "Session",
     "Severity",
     "SideTable",
@@ -141,6 +143,7 @@ class DatasetSpec(Strict):
         description="Models to train, by name; the first is the primary one of reports.",
     )
     recipe: RecipeOfAll = Field(default=RecipeOfAll(), description="Changes to the recipes of all models.")
+    retune: Retune = Field(default=Retune(), description="When the check `retune` asks for a recipe to be tuned again.")
     demo_days: Int = Field(default=4, ge=2, description="Number of days that `make demo` runs.")
 
     _starts_at: date | None = PrivateAttr(default=None)
