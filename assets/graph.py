@@ -22,6 +22,7 @@ from assets.partitions import daily
 from assets.policy import key
 from assets.promotion_checks import build_promotion_check
 from assets.report_checks import build_report_checks
+from assets.retune_checks import build_retune_checks
 from ml.catalog.spec import DatasetSpec
 from ml.stages import VALIDATED
 
@@ -41,7 +42,13 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
             *(exported_models.build(spec, model) for model in spec.models),
             evaluation_reports.build(spec),
         ],
-        asset_checks=[*checks, build_freshness_check(spec), build_report_checks(spec), build_promotion_check(spec)],
+        asset_checks=[
+            *checks,
+            build_freshness_check(spec),
+            build_report_checks(spec),
+            build_promotion_check(spec),
+            build_retune_checks(spec),
+        ],
     )
 
 

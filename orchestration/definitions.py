@@ -9,6 +9,7 @@ from ml.catalog.spec import DatasetSpec
 from orchestration.broken_entries import broken_entries
 from orchestration.deployments import catalog, resources
 from orchestration.jobs import daily_job, tuning_job
+from orchestration.retuning import retuning_sensor
 from orchestration.schedules import daily_schedule, weekly_tuning
 from orchestration.sensors import landing_sensor
 
@@ -32,7 +33,10 @@ def build_defs(specs: Iterable[DatasetSpec], resource_overrides: dict[str, objec
                 *(daily_schedule(job) for job in jobs),
                 *(weekly_tuning(spec, job) for spec, job in zip(specs, tunings, strict=True)),
             ],
-            sensors=[landing_sensor(spec, job) for spec, job in zip(specs, jobs, strict=True)],
+            sensors=[
+                *(landing_sensor(spec, job) for spec, job in zip(specs, jobs, strict=True)),
+                *(retuning_sensor(spec, job) for spec, job in zip(specs, tunings, strict=True)),
+            ],
             # A single process with one JVM and one import of torch takes a third of the CPU time of one process per step.
             executor=dg.in_process_executor,
         ),
