@@ -4,7 +4,16 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from assets.studies import advisor, embedding_collisions, models, negative_sampling, retrieval
+from assets.studies import (
+    advisor,
+    compression,
+    embedding_collisions,
+    independent_embeddings,
+    models,
+    multimetric,
+    negative_sampling,
+    retrieval,
+)
 from assets.studies.movielens_deepfm import movielens_deepfm
 from ml.catalog.spec import DatasetSpec
 
@@ -15,7 +24,9 @@ def build(specs: Mapping[str, DatasetSpec]) -> list[dg.AssetsDefinition]:
     if embedding_collisions.GLOBO in specs:
         found.append(embedding_collisions.build(specs[embedding_collisions.GLOBO]))
     found += [models.build(spec) for spec in specs.values() if len(_rankers(spec)) > 1 and spec.partitions.end]
-    found += [advisor.build(spec) for spec in specs.values() if advisor.MODEL in spec.models and spec.demo_days >= 4]
+    of_dlrm = [spec for spec in specs.values() if advisor.MODEL in spec.models and spec.demo_days >= 4]
+    for study in (advisor, compression, independent_embeddings, multimetric):
+        found += [study.build(spec) for spec in of_dlrm]
     found += [negative_sampling.build(spec) for spec in specs.values() if spec.label.column and spec.partitions.end]
     return found + [retrieval.build(spec) for spec in specs.values() if retrieval.MODEL in spec.models]
 

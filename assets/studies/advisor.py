@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -11,13 +11,9 @@ from pydantic import Field
 from assets.owner import own_run
 from assets.policy import key
 from assets.resources import LakeResource
-from assets.studies.study_asset import picture, study_asset, table
+from assets.studies.study_asset import first_days, picture, profile_of_days, study_asset, table
 from ml.catalog.spec import DatasetSpec
-from ml.lake import Lake
 from ml.stages import FEATURE_PROFILES, MDS_DATASETS, STUDIES
-
-if TYPE_CHECKING:
-    from ml.advisor.profiles.profile import FeatureProfile
 
 NAME, MODEL = "advisor", "dlrm"
 
@@ -48,12 +44,10 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         from ml.studies.advisor_report import figure
 
         own_run(context)
-        held, days = lake.open(), tuple(spec.days()[: config.days or spec.demo_days])
-        if len(days) < max(4, config.days or 0):
-            raise dg.Failure(f"days: {config.days or 4} requested, {spec.name} has {len(days)}", allow_retries=False)
+        held, days = lake.open(), first_days(spec, config.days, least=4)
         with tempfile.TemporaryDirectory() as folder:
             settings = config.model_dump(exclude={"days"})
-            study = Study(spec, days, held, Path(folder), _profile(spec, days[:-1], held), **settings)
+            study = Study(spec, days, held, Path(folder), profile_of_days(spec, days[:-1], held), **settings)
             cases = run_study(study, context.log.info)
         with held.write(STUDIES, NAME, spec.name) as written:
             found = write_study(written, cases)
@@ -69,14 +63,6 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         )
 
     return advisor
-
-
-def _profile(spec: DatasetSpec, days: tuple[str, ...], lake: Lake) -> "FeatureProfile | None":
-    """Return the profile of the days; None if one of them has none, so that only rules that need none apply."""
-    from ml.advisor.profiles.day import profile_of
-
-    known = all(lake.is_current(FEATURE_PROFILES, spec.name, day, spec.fingerprint) for day in days)
-    return profile_of(spec, days, lake) if known else None
 
 
 def _runs(found: Mapping[str, Any]) -> dg.MetadataValue:

@@ -138,8 +138,41 @@ def points(title: str, x: str, y: str, groups: Mapping[str, Sequence[tuple[float
     return _png(figure, axes, "best")
 
 
-def _axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.7, 4.0), dpi=DOTS_PER_INCH, layout="constrained", facecolor="white")
+def trade_off(
+    title: str, x: str, y: str, groups: Mapping[str, Sequence[tuple[float, float]]], baseline: tuple[str, float]
+) -> bytes:
+    """Draw the points (x, y) of each group, connected in order, on a logarithmic x axis, and a baseline's y as a line.
+
+    Colours repeat for more groups than colours, with another marker.
+    """
+    figure, axes = _axes(title, x, y, width=8.2)
+    colours, markers = (*COLOURS.values(), "#7c3aed", "#dc2626"), "osv^Dx"
+    axes.axhline(baseline[1], color=INK, lw=1.2, ls=(0, (4, 3)), label=baseline[0])
+    for number, (name, placed) in enumerate(groups.items()):
+        colour, marker = colours[number % len(colours)], markers[number // len(colours) % len(markers)]
+        axes.plot([p[0] for p in placed], [p[1] for p in placed], color=colour, label=name, marker=marker, ms=4, lw=1.1)
+    axes.set_xscale("log")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7, frameon=False, labelcolor=INK)
+    return _save(figure)
+
+
+def scatter(
+    title: str, x: str, y: str, groups: Mapping[str, Sequence[tuple[float, float]]], limits: tuple[float, float]
+) -> bytes:
+    """Draw the points (x, y) of each group, and limits of x and y as lines. The x axis is logarithmic."""
+    figure, axes = _axes(title, x, y)
+    for (name, placed), colour, marker in zip(groups.items(), COLOURS.values(), "os^D", strict=False):
+        axes.scatter([p[0] for p in placed], [p[1] for p in placed], s=18, color=colour, marker=marker, label=name, alpha=0.8)
+    axes.axvline(limits[0], color=INK, lw=1, ls=(0, (4, 3)))
+    axes.axhline(limits[1], color=INK, lw=1, ls=(0, (4, 3)))
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}")
+    return _png(figure, axes, "best")
+
+
+def _axes(title: str, x: str, y: str, width: float = 4.7) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, 4.0), dpi=DOTS_PER_INCH, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
@@ -159,6 +192,10 @@ def _png(figure: Figure, axes: Axes, legend: Literal["best", "upper left", "uppe
         axes.legend(loc=legend, fontsize=8, frameon=False, labelcolor=INK)
     else:
         axes.text(0.5, 0.5, "nothing to draw", transform=axes.transAxes, ha="center", color=INK)
+    return _save(figure)
+
+
+def _save(figure: Figure) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
