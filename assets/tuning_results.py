@@ -62,6 +62,8 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
             asked = Tuning(spec, model, day, plan.recipe, plan.search, lake.open(), service, folder)
             tracker = TrialTracker(Path(mlflow.home), asked, {"dagster/run_id": context.run_id})
             done = tune_day(asked, plan.present, dask.cluster().client(), tracker.log)
+            for trial in done.tuned.trials:  # also those that ended before the run, and that a killed run did not log
+                tracker.log(done.tuned.experiment, trial)
             rows = [
                 {
                     "trial": n,

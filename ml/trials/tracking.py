@@ -1,4 +1,7 @@
-"""MLflow runs of a tuning: one parent run, with a child run for each trial."""
+"""MLflow runs of a tuning: one parent run, with a child run for each trial.
+
+A child run is found by its suggestion, so trials can be logged again: those that a killed tuning did not log are added.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
@@ -37,7 +40,7 @@ class TrialTracker:
         self._client: MlflowClient | None = None
 
     def log(self, experiment: str, trial: Tried) -> None:
-        """Log a trial that ended. An error of MLflow is logged and does not end the tuning."""
+        """Log a trial that ended, unless it is logged. An error of MLflow is logged and does not end the tuning."""
         try:
             self._log_trial(experiment, trial)
         except MlflowException as error:
@@ -49,12 +52,19 @@ class TrialTracker:
         parent = self._parent = self._parent or self._parent_run(client, folder, experiment)
         suggestion = str(trial.metadata.get("evergreen_suggestion", ""))
         tags = {MLFLOW_PARENT_RUN_ID: parent, SUGGESTION: suggestion}
-        run = client.create_run(folder, tags=tags, run_name=f"trial {suggestion}").info.run_id
         keys = legal_keys(trial.assignments)
-        params = [Param(keys[name], str(value)) for name, value in trial.assignments.items()]
+        params = {keys[name]: str(value) for name, value in trial.assignments.items()}
+        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        run = None
+        for found in client.search_runs([folder], query):
+            if not RunStatus.is_terminated(RunStatus.from_string(found.info.status)):
+                run = found.info.run_id  # of a tuning that was killed
+            elif found.data.params == params:  # others are of a service that was set up again
+                return
+        run = run or client.create_run(folder, tags=tags, run_name=f"trial {suggestion}").info.run_id
         now = client.get_run(run).info.start_time
         metrics = [Metric(name, value, now, 0) for name, value in trial.values.items()]
-        client.log_batch(run, metrics=metrics, params=params)
+        client.log_batch(run, metrics=metrics, params=[Param(name, value) for name, value in params.items()])
         if trial.failed:
             client.set_tag(run, "evergreen.log", str(trial.metadata.get("log", "")))
         client.set_terminated(run, "FAILED" if trial.failed else "FINISHED")
