@@ -21,7 +21,7 @@ class TuneConfig(dg.Config):
 
     observation_budget: int | None = Field(default=None, ge=1, description="Number of trials.")
     parallel_bandwidth: int | None = Field(default=None, ge=1, description="Number of trials at a time.")
-    window_days: int | None = Field(default=None, ge=2, le=LONGEST_WINDOW, description="Days that a trial uses.")
+    window_days: int | None = Field(default=None, ge=3, le=LONGEST_WINDOW, description="Days before the day that are used.")
 
 
 def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:

@@ -21,6 +21,7 @@ from orchestration.demo import link_logs
 from orchestration.deployments import lake_root
 from orchestration.replay import DayFailed, quiet_console, replay, the_dataset, why_failed
 
+SHORTEST_WINDOW = 3  # a day to train on, one to score, and one to judge the best trial on
 SHOWN = 10
 """Trials that the table shows, the best ones first."""
 
@@ -48,7 +49,7 @@ def trials_table(spec: DatasetSpec, model: str, day: str, lake: Lake) -> Table:
 
 
 def declared_window(spec: DatasetSpec, model: str) -> int:
-    """Return the number of days of a trial that the edits of a recipe state, or the default."""
+    """Return the number of days that the edits of a recipe state for tuning, or the default."""
     edits = read_edits(spec.models[model].edits)
     stated = edits.sigopt.get("window_days") if edits else None
     return stated if isinstance(stated, int) else Search.model_fields["window_days"].default
@@ -66,7 +67,9 @@ def _short(value: object) -> str:
 @click.option("--budget", type=click.IntRange(min=1), help="Number of trials; by default the recipe's observation_budget.")
 @click.option("--parallel", type=click.IntRange(min=1), help="Trials at a time; by default the recipe's parallel_bandwidth.")
 @click.option(
-    "--window", type=click.IntRange(min=2), help="Days of a trial; by default the recipe's window_days, or all days before."
+    "--window",
+    type=click.IntRange(min=SHORTEST_WINDOW),
+    help="Days that are used; by default the recipe's window_days, or all days before.",
 )
 def main(
     dataset: str,
@@ -90,8 +93,9 @@ def main(
     if day not in days:
         raise click.BadParameter(f"{day!r} is not a day of {dataset}; its days are {days[0]} to {days[-1]}")
     before = [known for known in days if known < day]
-    if len(before) < 2:
-        raise click.BadParameter(f"tuning needs at least 2 days before {day}, and there are {len(before)}", param_hint="--day")
+    if len(before) < SHORTEST_WINDOW:
+        why = f"tuning needs at least {SHORTEST_WINDOW} days before {day}, and there are {len(before)}"
+        raise click.BadParameter(why, param_hint="--day")
     lake, console = Lake.at(lake_root()), Console()
     _replay(spec, before)
     asked = {
@@ -103,8 +107,10 @@ def main(
     tuning = key(spec, tuning_results(model))
     _materialize(spec, day, [tuning], {"ops": {"__".join(tuning.path): {"config": config}}})
     console.print(trials_table(spec, model, day, lake))
-    adopted = lake.manifest(tuning_results(model), spec.name, day)["adopted"]
-    console.print(f"* best. Its recipe is used from {day} on." if adopted else "* best. The recipe in use is kept.")
+    result = lake.manifest(tuning_results(model), spec.name, day)
+    why = f": {result['verdict']['reason']}" if result["verdict"] else ""
+    outcome = f"Its recipe is used from {day} on" if result["adopted"] else "The recipe in use is kept"
+    console.print(f"* best. {outcome}{why}.")
     trained = [key(spec, stage(model)) for stage in (advisor_recipes, tuned_models, exported_models)]
     if lake.has(tuned_models(model), spec.name, day):
         _materialize(spec, day, trained)

@@ -95,10 +95,25 @@ class Search(Strict):
     project: str | None = Field(default=None, description="SigOpt's project; by default the dataset.")
     experiment: str | None = Field(default=None, description="Name of the experiment; by default the model.")
     window_days: int = Field(
-        default=5, ge=2, description="Number of days that a trial trains on and scores, directly before the day that is served."
+        default=5,
+        ge=2,
+        description="Number of days with rows before the day that is served, in this order: days that trials train on, days "
+        "that they score, days on which the best one is judged.",
     )
     scored_days: int | None = Field(
-        default=None, ge=1, description="Number of days at the end of the window that a trial scores; by default, up to two."
+        default=None, ge=1, description="Number of days that a trial scores before it trains on them; by default, up to two."
+    )
+    judged_days: int = Field(
+        default=1,
+        ge=0,
+        description="Number of days at the end of the window that trials do not see. They decide whether the best trial's "
+        "recipe is used. 0 is only for searches whose result is not judged, such as those of studies.",
+    )
+    quality_margin: float = Field(
+        default=0.001,
+        ge=0,
+        description="With `training_time` or `model_bytes` among the optimized metrics: loss of AUC, or of log loss, within "
+        "which a recipe that is clearly better in that metric is used.",
     )
     metrics: tuple[SearchMetric, ...] = Field(
         default=(SearchMetric(name="auc"), SearchMetric(name="training_time", objective="minimize", strategy="store")),
@@ -118,16 +133,21 @@ class Search(Strict):
         for what, names in (("name", [p.name for p in self.parameters]), ("key", [p.key for p in self.parameters])):
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise fault("parameters", f"more than one parameter has the {what} {', '.join(twice)}")
-        if self.days_scored >= self.window_days:
-            raise fault("scored_days", f"expected less than window_days, {self.window_days}, found {self.scored_days}")
+        scored = self.scored_days or 1
+        if self.window_days < (needed := 1 + scored + self.judged_days):
+            raise fault(
+                "window_days",
+                f"expected at least {needed}: 1 day to train on, {scored} to score (scored_days), {self.judged_days} to judge "
+                f"the best trial on (judged_days); found {self.window_days}",
+            )
         if sum(metric.strategy == "optimize" for metric in self.metrics) > 2:
             raise fault("metrics", "expected at most two metrics with the strategy optimize")
         return self
 
     @property
     def days_scored(self) -> int:
-        """Number of days at the end of the window that a trial scores."""
-        return self.scored_days or min(2, self.window_days - 1)
+        """Number of days that a trial scores."""
+        return self.scored_days or min(2, self.window_days - self.judged_days - 1)
 
     def warnings(self) -> list[str]:
         """Returns what is allowed, but probably not meant."""

@@ -253,7 +253,8 @@ def write_study(folder: Path | UPath, cases: Cases) -> dict[str, Any]:
 
 
 def _window(study: Study) -> dict[str, int]:
-    return {"window_days": len(study.days) - 1, "scored_days": 1, "observation_budget": study.observations}
+    days = {"window_days": len(study.days) - 1, "scored_days": 1, "judged_days": 0}
+    return days | {"observation_budget": study.observations}
 
 
 def _best(trials: Sequence[Observed]) -> Observed | None:

@@ -6,7 +6,9 @@ has one open suggestion, and a suggestion has one result.
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ URL, TOKEN = "SIGOPT_API_URL", "SIGOPT_API_TOKEN"
 PATIENCE = 300.0
 """Seconds for which a call is repeated."""
 _LONGEST_WAIT = 10.0  # seconds between two attempts
+_log = logging.getLogger("evergreen")
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,21 @@ def _repeating(driver: type, patience: float) -> type:
             if not patience:
                 return super().request(*request)
             repeat = backoff.on_exception(
-                backoff.expo, (ApiException, ConnectionException), giveup=_is_final, max_time=patience, max_value=_LONGEST_WAIT
+                backoff.expo,
+                (ApiException, ConnectionException),
+                giveup=_is_final,
+                max_time=patience,
+                max_value=_LONGEST_WAIT,
+                on_backoff=_report,
+                logger=None,  # type: ignore  # the library accepts None
             )
             return repeat(super().request)(*request)
 
     return Repeating
+
+
+def _report(_attempt: Any) -> None:
+    _log.warning("the tuning service does not answer; trying again: %s", sys.exception())
 
 
 def _is_final(error: Exception) -> bool:

@@ -1,8 +1,9 @@
 """The tuning that serves a day: trials on the days before it, a candidate, and the verdict whether the candidate is used.
 
-A candidate that keeps the structure of the model in use is compared with the recipe in use, both trained on the window. One
-that changes the structure cannot continue from the daily model. It is compared with the daily models themselves, and its state
-after the window is stored, so that the day starts from it.
+The best of many trials owes a part of its score to chance, so the verdict comes from days at the end of the window that no
+trial has seen. A candidate that keeps the structure of the model in use is compared with the recipe in use, both trained on the
+days before. One that changes the structure cannot continue from the daily model. It is compared with the daily models
+themselves, and its state after the window is stored, so that the day starts from it.
 """
 
 from __future__ import annotations
@@ -26,14 +27,17 @@ from ml.stages import MDS_DATASETS, tuning_results
 from ml.training.replay import Replay, replay
 from ml.training.state_dict import save_snapshot
 from ml.trials.experiment import Tried, metrics_of
+from ml.trials.process import in_process
+from ml.trials.trial import SCORES
 from ml.trials.tune import Tuned, Tuning, tune
-from ml.trials.verdict import Predictions, Verdict, judge, predictions_in_use
+from ml.trials.verdict import Predictions, Saving, Verdict, judge, predictions_in_use
 from ml.trials.window import check_data
 
 if TYPE_CHECKING:
     from distributed import Client
 
 TRIALS = "trials.json"
+IN_USE = "in_use"  # folder of a trial of the recipe in use, beside those of suggestions
 _log = logging.getLogger("evergreen")
 
 
@@ -74,19 +78,26 @@ def tune_day(tuning: Tuning, present: Recipe, client: Client, on_trial: Callable
 
     Raises:
         NothingToTune: There are no parameters, or too few days before the day.
+        ValueError: `judged_days` is 0, so the best trial cannot be judged.
         MissingPartition: The data of a day of the window is not in the lake.
         StalePartition: The data of a day was materialised again during the tuning.
         BusyPartition: Another run is tuning the day.
     """
     spec, lake, stage = tuning.spec, tuning.lake, tuning_results(tuning.model)
+    if not tuning.search.judged_days:
+        raise ValueError("sigopt.judged_days: expected at least 1 day to judge the best trial on, found 0")
     with _alone(tuning):
         tuned = tune(tuning, client, on_trial)
-    best = None if tuned.best is None else tuned.trials[tuned.best]
-    recipe = with_assignments(tuning.recipe, tuning.search.parameters, best.assignments) if best else present
-    sparse = [feature.name for feature in spec.sparse]
-    restructured = recipe.structure(sparse) != present.structure(sparse)
-    verdict, candidate = (None, None) if recipe == present else _judged(tuning, recipe, present, restructured)
-    adopted = verdict is not None and verdict.better
+        best = None if tuned.best is None else tuned.trials[tuned.best]
+        recipe = with_assignments(tuning.recipe, tuning.search.parameters, best.assignments) if best else present
+        sparse = [feature.name for feature in spec.sparse]
+        restructured = recipe.structure(sparse) != present.structure(sparse)
+        verdict = candidate = None
+        if best is not None and recipe != present:
+            verdict, candidate = _judged(tuning, recipe, present, restructured)
+            if verdict.not_worse and not verdict.better:
+                verdict = replace(verdict, savings=_savings(tuning, tuned, best, present))
+    adopted = verdict is not None and verdict.adopted
     done = TunedDay(lake.partition(stage, spec.name, tuning.day), tuned, recipe, verdict, adopted, adopted and restructured)
     _log.info("%s/%s of %s: %s", spec.name, stage, tuning.day, _summary(done))
     check_data(spec, tuning.data, lake)
@@ -112,28 +123,54 @@ def _alone(tuning: Tuning) -> Iterator[None]:
 
 
 def _judged(tuning: Tuning, recipe: Recipe, present: Recipe, restructured: bool) -> tuple[Verdict, Replay]:
-    """Train the candidate on the whole window, and compare it with what is in use on the scored days."""
+    """Train the candidate on the whole window, and compare it with what is in use on the days that no trial has seen."""
     candidate = _replayed(tuning, recipe, train_last=True)
-    metric = next((m.name for m in tuning.search.metrics if m.name in ("auc", "log_loss") and m.strategy == "optimize"), "auc")
-    scored = tuning.trial.scored
-    daily = predictions_in_use(tuning.lake, tuning.spec, tuning.model, scored) if restructured else None
+    metric = next((m.name for m in tuning.search.metrics if m.name in SCORES and m.strategy == "optimize"), SCORES[0])
+    margin = tuning.search.quality_margin
+    daily = predictions_in_use(tuning.lake, tuning.spec, tuning.model, tuning.judged) if restructured else None
     if daily is not None:
-        return judge(_predictions(candidate), daily, metric, "the daily models"), candidate
+        return judge(_predictions(candidate), daily, metric, "the daily models", margin), candidate
     other = _predictions(_replayed(tuning, present, train_last=False))
-    return judge(_predictions(candidate), other, metric, "the recipe in use, trained on the same days"), candidate
+    return judge(_predictions(candidate), other, metric, "the recipe in use, trained on the same days", margin), candidate
 
 
 def _replayed(tuning: Tuning, recipe: Recipe, *, train_last: bool) -> Replay:
-    trial = replace(tuning.trial, recipe=recipe)
     return replay(
-        trial.spec,
-        trial.days,
+        tuning.spec,
+        tuning.window,
         tuning.lake,
         recipe,
-        scored=trial.scored,
+        scored=tuning.judged,
         train_last=train_last,
         keep_predictions=True,
     )
+
+
+def _savings(tuning: Tuning, tuned: Tuned, best: Tried, present: Recipe) -> tuple[Saving, ...]:
+    """Compare the optimized metrics other than quality with those of a trial of the recipe in use.
+
+    That trial is usually one of the tuning. Else it runs now, and its folder keeps its result for a rerun.
+    """
+    others = [
+        metric.name
+        for metric in tuning.search.metrics
+        if metric.strategy == "optimize" and metric.objective == "minimize" and metric.name not in SCORES
+    ]
+    if not others:
+        return ()
+    parameters = tuning.search.parameters
+    measured = next(
+        (
+            trial.values
+            for trial in tuned.trials
+            if not trial.failed and with_assignments(tuning.recipe, parameters, trial.assignments) == present
+        ),
+        None,
+    )
+    if measured is None:
+        folder = tuning.folder / tuned.experiment / IN_USE
+        measured = in_process(replace(tuning.trial, recipe=present), folder).values()
+    return tuple(Saving(name, best.values[name], measured[name]) for name in others)
 
 
 def _predictions(done: Replay) -> Predictions:
@@ -149,7 +186,7 @@ def _summary(done: TunedDay) -> str:
             else f"{count}; none met the thresholds"
         )
     gains = ", ".join(f"{name} {gain.value:+.5f}" for name, gain in done.verdict.gains.items())
-    outcome = "adopted" if done.adopted else "not adopted, because it is not significantly better"
+    outcome = f"{'adopted' if done.adopted else 'not adopted'}, because {done.verdict.reason}"
     return f"{count}; the best against {done.verdict.against}: {gains} (positive is better): {outcome}"
 
 
@@ -162,6 +199,7 @@ def _manifest(done: TunedDay, tuning: Tuning, present: Recipe, folder: UPath) ->
         "experiment": done.tuned.experiment,
         "window": list(tuning.window),
         "scored": list(tuning.trial.scored),
+        "judged": list(tuning.judged),
         "metrics": metrics,
         "search": tuning.search.model_dump(mode="json"),
         "trials": len(done.tuned.trials),

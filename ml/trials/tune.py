@@ -62,9 +62,14 @@ class Tuning:
         return {day: self.lake.digest(MDS_DATASETS, self.spec.name, day) for day in self.window}
 
     @property
+    def judged(self) -> tuple[str, ...]:
+        """The days of the window that no trial sees, on which the best one is judged."""
+        return self.window[len(self.window) - self.search.judged_days :]
+
+    @property
     def trial(self) -> Trial:
-        """The trial of the recipe as it is."""
-        days = self.window
+        """The trial of the recipe as it is, on the days before those that are judged."""
+        days = self.window[: len(self.window) - self.search.judged_days]
         data = {day: self.data[day] for day in days}
         return Trial(self.spec, self.recipe, days, days[-self.search.days_scored :], self.lake, data)
 

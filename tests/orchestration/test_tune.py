@@ -15,7 +15,7 @@ from ml.lake import Lake
 from orchestration.tune import declared_window, main
 from tests.helpers.paths import ROOT
 
-DAY = "2026-01-03"
+DAY = "2026-01-04"
 
 
 @pytest.fixture
@@ -41,12 +41,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 def test_a_recipe_is_tuned_and_the_day_is_trained(home: Path) -> None:
-    done = CliRunner().invoke(main, ["synthetic", "--day", DAY, "--budget", "3", "--parallel", "2", "--window", "2"])
+    done = CliRunner().invoke(main, ["synthetic", "--day", DAY, "--budget", "3", "--parallel", "2", "--window", "3"])
     assert done.exit_code == 0, done.output
-    assert "3 trials for 2026-01-03, 0 failed" in done.output
+    assert "3 trials for 2026-01-04, 0 failed" in done.output
     lake = Lake.at(home)
     manifest = lake.manifest("tuning_results/dlrm", "synthetic", DAY)
-    assert manifest["window"] == ["2026-01-01", "2026-01-02"] and manifest["trials"] == 3
+    assert manifest["window"] == ["2026-01-01", "2026-01-02", "2026-01-03"] and manifest["trials"] == 3
+    assert (manifest["scored"], manifest["judged"]) == (["2026-01-02"], ["2026-01-03"])
+    assert " ".join(done.output.split()).count("is used from" if manifest["adopted"] else "is kept") == 1
     assert lake.has("tuned_models/dlrm", "synthetic", DAY)
     client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("synthetic")
@@ -63,7 +65,7 @@ def test_a_recipe_is_tuned_and_the_day_is_trained(home: Path) -> None:
     [
         (["synthetic", "--model", "none"], "synthetic has no model 'none'; it has dlrm"),
         (["synthetic", "--day", "2031-01-01"], "is not a day of synthetic"),
-        (["synthetic", "--day", "2026-01-02"], "at least 2 days before 2026-01-02, and there are 1"),
+        (["synthetic", "--day", "2026-01-03"], "at least 3 days before 2026-01-03, and there are 2"),
         (["nothing"], "no dataset 'nothing'"),
     ],
 )

@@ -17,7 +17,7 @@ from ml.recipes.dialects.metrics import read_metrics
 from ml.recipes.dialects.numbers import as_number
 from ml.recipes.dialects.parameters import ParameterReader
 from ml.recipes.dialects.report import Report
-from ml.recipes.dialects.write import KEY, OWN, experiment_body
+from ml.recipes.dialects.write import KEY, OWN, OWN_KEYS, experiment_body
 from ml.recipes.recipe import Recipe
 from ml.recipes.search import Search, check_search
 from ml.tuning.errors import ApiError
@@ -70,7 +70,7 @@ def read_search(path: Path, recipe: Recipe, choices: Choices | None = None) -> I
         report.faults.append(describe(path, [key], what, document))
     found, metadata = _plain_keys(data, choices, report), _metadata(data, report)
     keys = {name.removeprefix(KEY): str(key) for name, key in metadata.items() if name.startswith(KEY)}
-    for name in ("window_days", "scored_days", "project"):
+    for name in (*OWN_KEYS, "project"):
         if f"{OWN}{name}" in metadata:
             found.setdefault(name, metadata[f"{OWN}{name}"])
     parameters = ParameterReader(recipe, choices, report, keys)

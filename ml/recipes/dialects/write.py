@@ -14,6 +14,7 @@ from ml.recipes.search import Search
 
 OWN = "evergreen."  # keys of metadata that are not for other tools
 KEY = f"{OWN}key."
+OWN_KEYS = ("window_days", "scored_days", "judged_days", "quality_margin")  # of a search, unknown to other tools
 
 
 def parameters_and_metrics(search: Search) -> dict[str, Any]:
@@ -78,5 +79,5 @@ def as_yaml(data: dict[str, Any]) -> str:
 
 
 def _metadata(search: Search) -> dict[str, Any]:
-    days = {f"{OWN}window_days": search.window_days, f"{OWN}scored_days": search.scored_days}
-    return days | {f"{KEY}{parameter.name}": parameter.key for parameter in search.parameters}
+    own = {f"{OWN}{name}": getattr(search, name) for name in OWN_KEYS}
+    return own | {f"{KEY}{parameter.name}": parameter.key for parameter in search.parameters}

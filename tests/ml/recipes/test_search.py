@@ -85,13 +85,23 @@ def test_a_wrong_parameter_is_refused(change: dict[str, Any], message: str) -> N
     [
         ({"parameters": [LR, LR | {"key": "seed"}]}, "the name lr"),
         ({"parameters": [LR, LR | {"name": "other"}]}, "the key dense_optimizer.lr"),
-        ({"window_days": 2, "scored_days": 2}, "less than window_days"),
+        ({"window_days": 2, "scored_days": 2}, "expected at least 4: .* 2 to score .* 1 to judge .* found 2"),
+        ({"window_days": 2}, "expected at least 3"),
+        ({"window_days": 4, "judged_days": 3}, "expected at least 5"),
         ({"metrics": [{"name": "auc"}, {"name": "log_loss"}, {"name": "training_time"}]}, "at most two"),
     ],
 )
 def test_parameters_and_metrics_fit_together(search: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Search.model_validate(search)
+
+
+@pytest.mark.parametrize(
+    ("search", "scored"),
+    [({}, 2), ({"window_days": 3}, 1), ({"window_days": 4, "judged_days": 2}, 1), ({"window_days": 2, "judged_days": 0}, 1)],
+)
+def test_at_least_one_day_is_left_to_train_on(search: dict[str, Any], scored: int) -> None:
+    assert Search.model_validate(search).days_scored == scored
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from ml.advisor.day import advise_day
 from ml.catalog.spec import DatasetSpec
+from ml.evaluation.compare import Estimate
 from ml.lake import BusyPartition, Lake, StalePartition
 from ml.recipes.recipe import Recipe
 from ml.recipes.search import Search
@@ -24,7 +25,7 @@ from ml.trials.connection import Service
 from ml.trials.day import TRIALS, TunedDay, tune_day
 from ml.trials.trial import TrialResult
 from ml.trials.tune import Tuning
-from ml.trials.verdict import judge
+from ml.trials.verdict import Saving, Verdict, judge
 from tests.helpers.training_days import made_spec, small_recipe, write_days
 
 SPEC = made_spec()
@@ -48,6 +49,7 @@ def client() -> Iterator[Client]:
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials run in this process, which saves the start of two dozen; `test_process.py` tests the others."""
+    from ml.trials import day as day_module
     from ml.trials import worker
     from ml.trials.trial import run_trial
 
@@ -55,6 +57,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         return run_trial(trial)
 
     monkeypatch.setattr(worker, "in_process", run)
+    monkeypatch.setattr(day_module, "in_process", run)
 
 
 def untrained(**changes: Any) -> Recipe:
@@ -144,6 +147,60 @@ def test_two_tunings_of_a_day_at_once_are_refused(lake: Lake, tmp_path: Path, cl
     (tmp_path / "trials").mkdir()
     with FileLock(tmp_path / "trials" / f"{days[3]}.lock"), pytest.raises(BusyPartition, match="tuned by another run"):
         run(lake, tmp_path, client, days[3], small_recipe(), RATES)
+
+
+def test_the_verdict_uses_only_days_that_no_trial_has_seen(lake: Lake, tmp_path: Path, client: Client, days: list[str]) -> None:
+    done = run(lake, tmp_path, client, days[3], untrained(), RATES)
+    manifest = lake.manifest(tuning_results("dlrm"), SPEC.name, days[3])
+    assert (manifest["window"], manifest["scored"], manifest["judged"]) == (days[:3], [days[1]], [days[2]])
+    assert done.verdict is not None and done.verdict.days == (days[2],) and manifest["verdict"]["days"] == [days[2]]
+    search = Search.model_validate({"parameters": [RATES], "window_days": 3, "scored_days": 1, "judged_days": 0})
+    service = Service(str(tmp_path / "tuning.db"))
+    with pytest.raises(ValueError, match="judged_days: expected at least 1 day"):
+        tune_day(Tuning(SPEC, "dlrm", days[3], untrained(), search, lake, service, tmp_path / "t"), untrained(), client)
+
+
+def test_a_recipe_of_equal_quality_is_adopted_if_it_is_clearly_smaller(
+    lake: Lake, tmp_path: Path, client: Client, days: list[str]
+) -> None:
+    """Labels do not depend on feature `b`, so that the size of its table does not matter."""
+    rows = {"name": "rows", "key": "tables.features.b.rows", "type": "int", "grid": [64, 4096]}
+    present = small_recipe(tables={"features": {"b": {"kind": "hashed", "rows": 4096}}})
+    metrics = [{"name": "auc"}, {"name": "model_bytes", "objective": "minimize", "threshold": 5e4}]
+
+    def tuned(margin: float, recipe: Recipe = present) -> TunedDay:
+        search = {"parameters": [rows], "observation_budget": 2, "window_days": 3, "scored_days": 1, "metrics": metrics}
+        chosen = Search.model_validate({**search, "quality_margin": margin})
+        service = Service(str(tmp_path / "tuning.db"))
+        return tune_day(Tuning(SPEC, "dlrm", days[3], recipe, chosen, lake, service, tmp_path / "trials"), present, client)
+
+    done = tuned(0.5)
+    assert done.verdict is not None and done.recipe != present, "only the smaller model meets the threshold"
+    assert not done.verdict.better and done.adopted
+    (saving,) = done.verdict.savings
+    assert saving.metric == "model_bytes" and saving.candidate < 0.8 * saving.present
+    assert "not worse by more than 0.5, model_bytes is" in done.verdict.reason
+    assert lake.manifest(tuning_results("dlrm"), SPEC.name, days[3])["verdict"]["savings"][0]["share"] == saving.share
+    strict = tuned(0.0)
+    assert not strict.adopted and strict.verdict is not None and strict.verdict.savings == ()
+    other = tuned(0.5, present.model_copy(update={"seed": 5}))  # none of the trials has the recipe in use
+    assert other.adopted and other.verdict is not None and other.verdict.savings[0].present == saving.present
+
+
+def test_savings_decide_only_within_the_margin() -> None:
+    def verdict(gain: float, *values: tuple[float, float], error: float = 0.0001) -> Verdict:
+        savings = tuple(Saving(f"m{n}", *pair) for n, pair in enumerate(values))
+        return Verdict("auc", "x", {"auc": Estimate(gain, error, 1000)}, ("d",), 0.001, savings)
+
+    assert verdict(0.001).adopted and not verdict(-0.0005).adopted
+    assert verdict(-0.0005, (70.0, 100.0)).adopted
+    assert "not worse by more than 0.001, m0 is 30% less" in verdict(-0.0005, (70.0, 100.0)).reason
+    assert not verdict(-0.0005, (90.0, 100.0)).adopted, "10% is not clear"
+    assert not verdict(-0.0005, (70.0, 100.0), (120.0, 100.0)).adopted, "the other metric is worse"
+    assert not verdict(-0.0005, (70.0, 100.0), error=0.001).adopted, "it can be worse by more than the margin"
+    assert "possibly worse by more than 0.001" in verdict(-0.0005, (70.0, 100.0), error=0.001).reason
+    undefined = Verdict("auc", "x", {}, ("d",), 0.5, (Saving("m", 1.0, 9.0),))
+    assert not undefined.adopted and undefined.reason == "auc is undefined on d"
 
 
 def test_the_verdict_needs_significance_and_the_same_rows() -> None:

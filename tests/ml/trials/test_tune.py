@@ -39,7 +39,7 @@ LIVE = made_spec().partitions.model_copy(update={"end": None})
 def search(**changes: Any) -> Search:
     metrics = [{"name": "auc"}, {"name": "training_time", "objective": "minimize", "strategy": "store"}]
     base = {"parameters": [LR, TOP], "metrics": metrics, "observation_budget": 4, "parallel_bandwidth": 2}
-    return Search.model_validate({**base, "window_days": 3, "scored_days": 1, **changes})
+    return Search.model_validate({**base, "window_days": 3, "scored_days": 1, "judged_days": 0, **changes})
 
 
 @pytest.fixture
@@ -75,6 +75,15 @@ def test_days_of_the_window_are_before_the_day(tuning: Tuning) -> None:
     days = tuning.spec.days()
     assert tuning.window == tuple(days[:3]) and tuning.trial.scored == (days[2],)
     assert all(day < tuning.day for day in tuning.window)
+
+
+def test_trials_do_not_see_the_days_on_which_the_best_one_is_judged(tuning: Tuning) -> None:
+    days = tuning.spec.days()
+    held_back = replace(tuning, search=search(judged_days=1))
+    assert held_back.window == tuple(days[:3]) and held_back.judged == (days[2],)
+    assert held_back.trial.days == tuple(days[:2]) and held_back.trial.scored == (days[1],)
+    assert held_back.trial.data.keys() == set(days[:2])
+    assert tuning.judged == ()
 
 
 def test_a_live_log_can_be_tuned(tuning: Tuning) -> None:
@@ -211,7 +220,9 @@ def test_a_lease_that_cannot_be_renewed_does_not_end_the_trial(
     assert "the lease of suggestion 1 was not renewed" in caplog.text
 
 
-def test_calls_are_repeated_while_the_service_is_unreachable(tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_are_repeated_while_the_service_is_unreachable(
+    tuning: Tuning, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     request, failures = Driver.request, [ConnectionException("down"), ApiException({}, 503), ApiException({}, 429)]
 
     def fail(self: Driver, *call: Any) -> Any:
@@ -223,6 +234,7 @@ def test_calls_are_repeated_while_the_service_is_unreachable(tuning: Tuning, mon
     monkeypatch.setattr(Driver, "request", fail)
     monkeypatch.setattr("ml.trials.connection._LONGEST_WAIT", 0.01)
     assert tried(tuning.service.connect(), one.experiment) == []
+    assert caplog.text.count("does not answer; trying again") == 3
     failures.append(ApiException({"message": "no such experiment"}, 404))
     with pytest.raises(ApiException, match="no such experiment"):
         tried(tuning.service.connect(), one.experiment)
