@@ -52,6 +52,11 @@ def checkpoints(model: str) -> str:
     return f"checkpoints/{model}"
 
 
+def online_checkpoints(model: str) -> str:
+    """Returns the folder of the lake for checkpoints of a model's days that are being trained online."""
+    return f"online_checkpoints/{model}"
+
+
 def profiles(stage: str) -> str:
     """Returns the folder of the lake for the profiles of a stage's days."""
     return f"profiles/{stage}"

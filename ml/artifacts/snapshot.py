@@ -103,7 +103,9 @@ def own_tensors(tensors: Tensors, sharded_by_id: Mapping[str, Sequence[str]], ra
     return {name: tensor for name, tensor in tensors.items() if owner.get(name, rank) == rank}
 
 
-def save_shard(shard: CheckpointShard, folder: Path | UPath, ranks: Ranks | None = None) -> None:
+def save_shard(
+    shard: CheckpointShard, folder: Path | UPath, ranks: Ranks | None = None, beside: Mapping[str, str] | None = None
+) -> None:
     """Write this rank's shard into an existing folder. The same state gives the same bytes.
 
     Every rank must call it, and no rank may read before all calls have returned. Writing is not atomic; call it inside
@@ -113,6 +115,7 @@ def save_shard(shard: CheckpointShard, folder: Path | UPath, ranks: Ranks | None
         shard: The shard of this rank, with the tensors that `own_tensors` selects.
         folder: An existing folder, the same for all ranks.
         ranks: The processes that write together; None for one.
+        beside: SHA-256 by name of further files that `state.json` should record.
 
     Example:
         >>> import tempfile
@@ -134,7 +137,7 @@ def save_shard(shard: CheckpointShard, folder: Path | UPath, ranks: Ranks | None
             for i, kind in enumerate(kinds)
         }
     if rank == 0:
-        write_state(shard, folder, digests, size)
+        write_state(shard, folder, digests | dict(beside or {}), size)
 
 
 def write_files(shard: CheckpointShard, folder: Path | UPath, number: int = 0, shards: int = 1) -> dict[str, str]:

@@ -166,6 +166,8 @@ class BlockReader:
         given = {name: value for name, value in (("count", count), ("rows", rows), ("minutes", minutes)) if value is not None}
         if len(given) != 1 or min(given.values()) <= 0:
             raise ValueError(f"expected a positive number for one of count, rows and minutes, found {given}")
+        if not self.rows:
+            return
         if count or rows:
             bounds = bounds_by_count(self.rows, count) if count else bounds_by_rows(self.rows, rows or 1)
         else:

@@ -21,6 +21,7 @@ from ml.datasets.batch import Batch
 from ml.datasets.slices import Chunk
 from ml.online.serving import Floats, Serving, SyncStats
 from ml.training.loop import steps, threads
+from ml.training.report import Step
 from ml.training.state import TrainState
 
 SCORING_ROWS = 2048
@@ -82,6 +83,7 @@ def online_slices(
     synced: SyncStats | None = None,
     learned: tuple[int, int] | None = None,
     before_training: Callable[[Slice, SyncStats], None] | None = None,
+    on_step: Callable[[Step], None] | None = None,
     scoring_rows: int = SCORING_ROWS,
 ) -> Iterator[SliceResult]:
     """Train on slices in order, and predict each with the serving model before.
@@ -92,11 +94,12 @@ def online_slices(
         state: A state with a running pass, updated in place.
         slices: The slices. Slices without rows are skipped.
         serving: The serving model. Before the first slice it must equal the state, or lag behind it.
-        beside: Further models that predict the same rows, by name.
+        beside: Further models that predict the same rows, by name. A model with two names predicts once.
         synced: The synchronisation before the first slice, if it was already made: a run resumes at this point.
         learned: First and last event time of the slice before the first one, if the serving model does not have it yet.
         before_training: Called after each synchronisation and before the slice is trained on. It may save a checkpoint, or
             raise to stop.
+        on_step: Called after each step.
         scoring_rows: Rows that are predicted at a time.
 
     Yields:
@@ -115,13 +118,19 @@ def online_slices(
             synced = None
             if before_training is not None:
                 before_training(part, stats)
-            result = _slice(state, part, stats, models, pool, scoring_rows)
+            result = _slice(state, part, stats, models, pool, on_step or (lambda step: None), scoring_rows)
             learned = result.events
             yield result
 
 
 def _slice(
-    state: TrainState, part: Slice, stats: SyncStats, models: Mapping[str, Predict], pool: ThreadPoolExecutor, rows: int
+    state: TrainState,
+    part: Slice,
+    stats: SyncStats,
+    models: Mapping[str, Predict],
+    pool: ThreadPoolExecutor,
+    on_step: Callable[[Step], None],
+    rows: int,
 ) -> SliceResult:
     """Predict a slice with each model, and train on it."""
     began, running = time.perf_counter(), state.running
@@ -134,8 +143,8 @@ def _slice(
         scored.append(pool.submit(_predict, models, chunk.whole, state.recipe.threads))
         labels.append(chunk.whole.labels.numpy())
         times.append(chunk.whole.event_time.numpy())
-        for _ in steps(state, chunk.batches, total_steps=len(part), first_step=before[0]):
-            pass
+        for step in steps(state, chunk.batches, total_steps=len(part), first_step=before[0]):
+            on_step(step)
     trained = time.perf_counter() - began
     found = [future.result() for future in scored]
     assert state.running is not None
@@ -155,5 +164,9 @@ def _slice(
 
 def _predict(models: Mapping[str, Predict], batch: Batch, count: int) -> tuple[dict[str, Floats], float]:
     began = time.perf_counter()
+    found: dict[Predict, Floats] = {}
     with threads(count):
-        return {name: predict(batch) for name, predict in models.items()}, time.perf_counter() - began
+        for predict in models.values():
+            if predict not in found:
+                found[predict] = predict(batch)
+    return {name: found[predict] for name, predict in models.items()}, time.perf_counter() - began

@@ -1,9 +1,9 @@
-"""Mid-day checkpoints: a training state and the reader's position, from which a killed run of a day resumes.
+"""Mid-day checkpoints: a training state and a position in the data, from which a killed run of a day resumes.
 
-They are partitions of the lake's stage `checkpoints`, a few per day, called `<day>.0` and so on; each new one replaces the
-oldest. A checkpoint is used only by a pass of the same identity (recipe, data, parent), on any number of ranks. The state is
-copied between two steps and written while training continues. This module decides when to save, what to keep and when to stop;
-`ml.artifacts.snapshot` writes the files.
+They are partitions of a stage of the lake, such as `checkpoints/<model>`, a few per day, called `<day>.0` and so on; each new
+one replaces the oldest. A checkpoint is used only by a pass of the same identity (recipe, data, parent), on any number of
+ranks. The state is copied between two steps and written while training continues. This module decides when to save, what to
+keep and when to stop; `ml.artifacts.snapshot` writes the files.
 """
 
 from __future__ import annotations
@@ -15,24 +15,35 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from upath import UPath
 
-from ml.artifacts.snapshot import CheckpointShard, load_tensors, save_shard
-from ml.datasets.reader import BlockReader
+from ml.artifacts.snapshot import CheckpointShard, Tensors, below, load_tensors, save_shard
 from ml.distributed.process_group import Ranks
 from ml.lake import Lake
 from ml.recipes.recipe import CheckpointRecipe, Recipe
 from ml.schema import FeatureSchema
-from ml.stages import checkpoints
 from ml.training.state import TrainState
 from ml.training.state_dict import load_snapshot, restore, shard_of_state, state_from_metadata
 
 STEPS_BETWEEN_CHECKS = 8  # in a check, ranks exchange a message to agree on whether to save
+_BESIDE = "beside/"
 _log = logging.getLogger(__name__)
+
+
+class Position(Protocol):
+    """A position in the data of a day, such as a `BlockReader`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position as values that JSON supports. `batches` increases with it."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Move to a position that `state_dict` returned."""
+        ...
 
 
 @dataclass
@@ -42,24 +53,27 @@ class Checkpoints:
     Attributes:
         lake: Where checkpoints are stored.
         dataset: Name of the dataset.
-        model: Name of the model.
+        stage: Where checkpoints are stored, such as `checkpoints/<model>`.
         day: `YYYY-MM-DD`.
         identity: Plain values that determine what the pass computes.
         kept: How often to save, and what to keep.
         ranks: The processes that train together; None for one.
+        beside: Tensors that were saved beside the state that `resume` has loaded.
 
     Example:
-        >>> Checkpoints(Lake.at("/tmp/example-lake"), "criteo", "dlrm", "2014-01-02", {}, CheckpointRecipe()).found()
+        >>> lake = Lake.at("/tmp/example-lake")
+        >>> Checkpoints(lake, "criteo", "checkpoints/dlrm", "2014-01-02", {}, CheckpointRecipe()).found()
         []
     """
 
     lake: Lake
     dataset: str
-    model: str
+    stage: str
     day: str
     identity: dict[str, Any]
     kept: CheckpointRecipe
     ranks: Ranks | None = None
+    beside: Tensors = field(default_factory=dict)
     _next: int = 0
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "checkpoint"))
     _writing: Future[None] | None = None
@@ -70,10 +84,6 @@ class Checkpoints:
     def __post_init__(self) -> None:
         self._writer_ranks = self.ranks.new_group() if self.ranks else None
 
-    @property
-    def stage(self) -> str:
-        return checkpoints(self.model)
-
     def found(self) -> list[tuple[int, dict[str, Any]]]:
         """List number and manifest of each checkpoint of this day and identity, newest first."""
         found = {}
@@ -82,15 +92,15 @@ class Checkpoints:
                 found[int(name.rpartition(".")[2])] = saved
         return sorted(found.items(), key=lambda item: item[1]["reader"]["batches"], reverse=True)
 
-    def resume(self, recipe: Recipe, schema: FeatureSchema, reader: BlockReader) -> TrainState | None:
-        """Load the newest checkpoint of this identity, and set the reader to its position.
+    def resume(self, recipe: Recipe, schema: FeatureSchema, position: Position) -> TrainState | None:
+        """Load the newest checkpoint of this identity, and move to its position.
 
         If a checkpoint cannot be read, the one before it is loaded.
 
         Args:
             recipe: How the day is trained.
             schema: The features that the model reads.
-            reader: The day's reader, which is moved to the checkpoint's position.
+            position: Usually the day's reader, which is moved to the checkpoint's position.
 
         Returns:
             The state; None if there is no checkpoint of this identity.
@@ -101,19 +111,29 @@ class Checkpoints:
                 continue
             if shard is not None:
                 self._next = number + 1
-                reader.load_state_dict(saved["reader"])
+                position.load_state_dict(saved["reader"])
+                self.beside = below(shard.optimizer or {}, _BESIDE)
                 folder = self._folder(number)
                 state = state_from_metadata(shard.metadata, folder, recipe, schema, self.ranks)
                 restore(state, shard, folder)
                 return state
         return None
 
-    def save(self, state: TrainState, reader: BlockReader) -> None:
-        """Copy the state, and write the copy in the background once the previous checkpoint is written."""
+    def save(self, state: TrainState, position: Position, beside: Tensors | None = None) -> None:
+        """Copy the state, and write the copy in the background once the previous checkpoint is written.
+
+        Args:
+            state: The state between two steps.
+            position: The position that training has reached.
+            beside: Further tensors to store, which must not change; stored by the first rank.
+        """
         self.wait()
-        manifest = {"identity": self.identity, "reader": reader.state_dict(), "saved_at": time.time()}
+        manifest = {"identity": self.identity, "reader": position.state_dict(), "saved_at": time.time()}
         name = f"{self.day}.{self._next % self.kept.keep}"
-        self._writing = self._writer.submit(self._write, name, shard_of_state(state, self.ranks, copy=True), manifest)
+        shard = shard_of_state(state, self.ranks, copy=True)
+        if beside and (self.ranks is None or self.ranks.rank == 0):
+            shard = replace(shard, optimizer={f"{_BESIDE}{key}": t for key, t in beside.items()} | (shard.optimizer or {}))
+        self._writing = self._writer.submit(self._write, name, shard, manifest)
         self._next, self._saved_at = self._next + 1, time.monotonic()
 
     def wait(self) -> None:
@@ -122,8 +142,8 @@ class Checkpoints:
             self._writing.result()
             self._writing = None
 
-    def after_step(self, state: TrainState, reader: BlockReader) -> None:
-        """Save if a checkpoint is due or a signal has arrived; then deliver the signal."""
+    def after_step(self, state: TrainState, position: Position, beside: Callable[[], Tensors] | None = None) -> None:
+        """Save if a checkpoint is due or a signal has arrived; then deliver the signal. `beside`: as for `save`."""
         if self._writing is not None and self._writing.done():
             self.wait()
         asked, due = self._signal is not None, time.monotonic() - self._saved_at > 60 * self.kept.minutes
@@ -133,14 +153,14 @@ class Checkpoints:
             of_all = self.ranks.all_reduce_sum([asked, due])
             asked, due = of_all[0] > 0, of_all[1] > 0
         if asked or due:
-            self.save(state, reader)
+            self.save(state, position, beside() if beside else None)
         if asked:
             self.wait()
             self._deliver()
 
-    def merged(self, state: TrainState, reader: BlockReader) -> TrainState | None:
+    def merged(self, state: TrainState, position: Position) -> TrainState | None:
         """Collect the whole state through a checkpoint. Returns it on the first rank, and None on the others."""
-        self.save(state, reader)
+        self.save(state, position)
         self.wait()
         if self.ranks is None or self.ranks.rank:
             return None

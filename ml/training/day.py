@@ -23,6 +23,7 @@ from ml.recipes.recipe import Recipe
 from ml.recipes.stored import recipe_in_use, start_of
 from ml.schema import FeatureSchema
 from ml.stages import MDS_DATASETS, advisor_recipes, tuned_models
+from ml.stages import checkpoints as stage_of_checkpoints
 from ml.training.checkpoint import Checkpoints
 from ml.training.early_stop import EarlyStopping
 from ml.training.keep import can_keep, copy_model, keep_model
@@ -107,7 +108,7 @@ def train_day(
     if options.recipe is None and lake.has(advisor_recipes(model), spec.name, day):
         inputs.append((advisor_recipes(model), day))
     lineage = lake.lineage(spec.name, inputs)
-    checkpoints = Checkpoints(lake, spec.name, model, day, identity, recipe.checkpoints, ranks)
+    checkpoints = Checkpoints(lake, spec.name, stage_of_checkpoints(model), day, identity, recipe.checkpoints, ranks)
     if parent and start == daily and not reader.rows and can_keep(lake, spec, model, parent, recipe):
         kept = keep_model(lake, spec, model, day, parent, recipe)
         if ranks is None or ranks.rank == 0:

@@ -109,7 +109,9 @@ def restore(state: TrainState, shard: CheckpointShard, folder: Path | UPath) -> 
         raise DamagedSnapshot(f"{folder}: its tensors do not fit {STATE}; train its day again: {error}") from error
 
 
-def save_snapshot(state: TrainState, folder: Path | UPath, ranks: Ranks | None = None) -> None:
+def save_snapshot(
+    state: TrainState, folder: Path | UPath, ranks: Ranks | None = None, beside: Mapping[str, str] | None = None
+) -> None:
     """Write a training state into an existing folder. The same state gives the same bytes.
 
     Every rank must call it. Writing is not atomic; call it inside `Lake.write`, which is.
@@ -118,8 +120,9 @@ def save_snapshot(state: TrainState, folder: Path | UPath, ranks: Ranks | None =
         state: The state; each rank holds its part.
         folder: An existing folder, the same for all ranks.
         ranks: The processes that train together; None for one.
+        beside: SHA-256 by name of further files of the folder, which become part of the snapshot's digest.
     """
-    save_shard(shard_of_state(state, ranks), folder, ranks)
+    save_shard(shard_of_state(state, ranks), folder, ranks, beside)
 
 
 def load_snapshot(

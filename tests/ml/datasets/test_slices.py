@@ -125,3 +125,11 @@ def test_a_chunk_has_the_rows_of_its_batches(lake: Lake, spec, rows: int) -> Non
 def test_chunks_are_read_on_one_rank(lake: Lake, spec) -> None:
     with pytest.raises(ValueError, match="one rank, found 2"):
         list(next(reader(lake, spec, 0, 2).slices(count=1)).chunks(100))
+
+
+@pytest.mark.parametrize("cut", [{"rows": 5}, {"count": 5}, {"minutes": 5}])
+def test_a_day_without_rows_has_no_slices(lake: Lake, cut: dict) -> None:
+    empty = make_spec(multi=1)
+    write_table(lake, empty, 0)
+    write_day(empty, DAY, lake, LocalRunner(), block_rows=16, window_blocks=4)
+    assert list(reader(lake, empty).slices(**cut)) == []

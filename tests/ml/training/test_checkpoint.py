@@ -108,7 +108,11 @@ def partly(lake: Lake, day: str, steps: int) -> tuple[TrainState, BlockReader, C
     state.begin_pass()
     batches = iter(reader)
     train_pass(state, (next(batches) for _ in range(steps)), total_steps=len(reader))
-    return state, reader, Checkpoints(lake, "made", "dlrm", day, {"recipe": recipe.fingerprint}, CheckpointRecipe(minutes=60))
+    return (
+        state,
+        reader,
+        Checkpoints(lake, "made", "checkpoints/dlrm", day, {"recipe": recipe.fingerprint}, CheckpointRecipe(minutes=60)),
+    )
 
 
 @pytest.fixture

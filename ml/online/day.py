@@ -1,0 +1,248 @@
+"""A day of online training: the day's examples in time order, cut into slices, each predicted before it is trained on.
+
+The daily models (`tuned_models`) never read online states. The result depends only on the recipe, the day's data and the states
+in the lineage, however often training was interrupted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from upath import UPath
+
+from ml.artifacts.snapshot import Tensors, below, digest, write_file
+from ml.artifacts.stored import require_model
+from ml.catalog.spec import DatasetSpec
+from ml.datasets.cache_config import CacheConfig
+from ml.datasets.reader import BlockReader
+from ml.datasets.slices import DaySlice
+from ml.days import day_bounds
+from ml.lake import Lake
+from ml.online.loop import ONLINE, Slice, online_slices
+from ml.online.rates import online_rates
+from ml.online.record import PREDICTIONS_FILE, SLICES_FILE, DayRecord
+from ml.online.rivals import Rivals
+from ml.online.serving import ServingCopy, SyncStats
+from ml.online.start import Start, start_online
+from ml.parquet import table_bytes
+from ml.recipes.recipe import Recipe
+from ml.recipes.stored import recipe_in_use
+from ml.schema import FeatureSchema
+from ml.stages import MDS_DATASETS, advisor_recipes, online_checkpoints, online_updates
+from ml.training.checkpoint import Checkpoints
+from ml.training.progress import progress_of
+from ml.training.state import TrainState, new_state
+from ml.training.state_dict import load_snapshot, save_snapshot
+
+_SERVING, _RECORD = "serving/", "record/"
+
+
+@dataclass(frozen=True)
+class OnlineOptions:
+    """Options of a day of online training.
+
+    Attributes:
+        recipe: How the model is trained; by default the day's recipe in the lake, or else the declared one.
+        progress: Whether to show a progress bar, or progress lines in the log.
+        cache: Folder of this node through which a remote lake is read.
+    """
+
+    recipe: Recipe | None = None
+    progress: bool = True
+    cache: CacheConfig | None = None
+
+
+@dataclass(frozen=True)
+class OnlineDay:
+    """A day of online training in the lake.
+
+    Attributes:
+        folder: The partition that was written.
+        record: What was measured.
+        resumed_at: Number of slices that an earlier, interrupted run had trained on.
+        manifest: The manifest of the partition.
+    """
+
+    folder: UPath
+    record: DayRecord
+    resumed_at: int
+    manifest: dict[str, Any]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the day by name, without undefined ones."""
+        scores, synced = self.manifest["scores"], self.manifest["synced"]
+        names = ("auc", "log_loss", "calibration", "age_seconds")
+        metrics = {f"{metric}_{model}": of[metric] for model, of in scores.items() for metric in names}
+        metrics |= {f"auc_gain_over_{other}": of["auc"]["value"] for other, of in self.manifest["gains"].items() if "auc" in of}
+        metrics |= {"loss": self.manifest["loss"], "slices": len(self.record.slices), "rows": self.record.rows}
+        metrics |= {"rows_synced": synced["rows"], "bytes_synced": synced["bytes"]}
+        metrics |= {"samples_per_second": self.manifest["samples_per_second"]}
+        return {name: float(value) for name, value in metrics.items() if value is not None}
+
+
+def online_day(
+    spec: DatasetSpec, day: str, lake: Lake, model: str | None = None, options: OnlineOptions | None = None
+) -> OnlineDay:
+    """Train online on one day, and write the partition `online_updates/<model>/<dataset>/<day>`.
+
+    The partition has a snapshot of the state at the end of the day, from which the next day continues, and the files of
+    `ml.online.record`. The daily model of the day before (`retrained`), and the one that was served when the run began
+    (`stale`), predict the same slices. A day without rows keeps the state. A run that was killed, or stopped by SIGINT or
+    SIGTERM, resumes at its last checkpoint in the next call, and writes the same bytes as an uninterrupted run.
+
+    Args:
+        spec: The dataset.
+        day: `YYYY-MM-DD`.
+        lake: Where data and models are stored.
+        model: One of the dataset's models; by default the first.
+        options: Recipe, progress and cache.
+
+    Returns:
+        The trained day.
+
+    Raises:
+        MissingPartition: The day's data, or the state to start from, is missing.
+        SnapshotMismatch: The state to start from was trained with another schema.
+        DivergedError: The loss is not finite.
+    """
+    options, model = options or OnlineOptions(), model or spec.primary
+    recipe, schema = options.recipe or recipe_in_use(lake, spec, model, day), FeatureSchema.of(spec)
+    start = start_online(lake, spec, model, day, recipe)
+    rivals = Rivals.of(lake, spec, model, day, start.run)
+    reader = BlockReader(
+        lake, spec, [day], splits=recipe.splits, batch_size=recipe.batch_size, order="time", cache=options.cache
+    )
+    stored_recipe = (
+        [] if options.recipe or not lake.has(advisor_recipes(model), spec.name, day) else [(advisor_recipes(model), day)]
+    )
+    states = {*([start.place] if start.place else ()), *rivals.places.values()}
+    lineage = lake.lineage(spec.name, [(MDS_DATASETS, day), *stored_recipe, *sorted(states)])
+    identity = {
+        "recipe": recipe.fingerprint,
+        "online": recipe.online.fingerprint,
+        "schema": schema.fingerprint,
+        "data": {key: value for key, value in reader.state_dict().items() if key != "batches"},
+        "states": {"/".join(place): lake.digest(place[0], spec.name, place[1]) for place in sorted(states)},
+        "run": asdict(start.run),
+        "compared_with": rivals.days,
+    }
+    checkpoints = Checkpoints(lake, spec.name, online_checkpoints(model), day, identity, recipe.checkpoints)
+    known_to = {ONLINE: day_bounds(day, spec.zone)[0], **rivals.known_to}
+    record = DayRecord(known_to, ranks_only=getattr(recipe.model, "loss", None) == "softmax")
+    state, serving, synced = _resume(checkpoints, recipe, schema, record) or _begin(lake, spec, start, recipe, schema)
+    resumed_at, rows_before, began = len(record.slices), record.rows, time.perf_counter()
+
+    def save_if_due(part: Slice, stats: SyncStats) -> None:
+        checkpoints.after_step(state, _Position(record, stats), lambda: _beside(record, serving))
+
+    with (
+        progress_of(f"{spec.name} {model} {day} online", reader.rows, record.rows, options.progress) as show,
+        checkpoints.on_signals(),
+        online_rates(state, recipe.online),
+    ):
+        for result in online_slices(
+            state,
+            _slices(reader, recipe, resumed_at),
+            serving,
+            beside=rivals.load(),
+            synced=synced,
+            before_training=save_if_due,
+            on_step=show,
+        ):
+            record.add(result)
+    seconds = time.perf_counter() - began
+    state.end_pass()
+    manifest = {
+        "dataset": spec.name,
+        "model": model,
+        "day": day,
+        "fingerprint": schema.fingerprint,
+        "recipe_fingerprint": recipe.fingerprint,
+        "recipe": recipe.model_dump(mode="json"),
+        "trained_from": identity,
+        "base": "/".join(start.place) if start.place else None,
+        "run": asdict(replace(start.run, version=start.run.version + len(record.slices))),
+        "resumed_at": resumed_at,
+        "samples_per_second": (record.rows - rows_before) / seconds,
+        **_measured(record, state, serving),
+        **lineage,
+    }
+    with lake.write(online_updates(model), spec.name, day) as folder:
+        tables = {SLICES_FILE: record.slices_table(), PREDICTIONS_FILE: record.predictions_table()}
+        beside = {name: write_file(folder, name, table_bytes(table)) for name, table in tables.items()}
+        save_snapshot(state, folder, beside=beside)
+        manifest["digest"] = digest(folder)
+        lake.write_manifest(folder, manifest)
+    checkpoints.discard()
+    return OnlineDay(lake.partition(online_updates(model), spec.name, day), record, resumed_at, manifest)
+
+
+class _Position:
+    """The position of a checkpoint: before the training of a slice, after its synchronisation."""
+
+    def __init__(self, record: DayRecord, synced: SyncStats | None = None) -> None:
+        self._record, self.synced = record, synced
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**self._record.state_dict(), "synced": asdict(self.synced) if self.synced else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._record.load_state_dict(state)
+        self.synced = SyncStats(**state["synced"])
+
+
+def _beside(record: DayRecord, serving: ServingCopy) -> Tensors:
+    """Return what a checkpoint stores beside the state."""
+    parts = ((_RECORD, record.tensors()), (_SERVING, serving.tensors()))
+    return {f"{prefix}{name}": tensor for prefix, tensors in parts for name, tensor in tensors.items()}
+
+
+Begun = tuple[TrainState, ServingCopy, SyncStats | None]
+
+
+def _resume(checkpoints: Checkpoints, recipe: Recipe, schema: FeatureSchema, record: DayRecord) -> Begun | None:
+    """Load the newest checkpoint, and continue the record; None without a checkpoint."""
+    position = _Position(record)
+    state = checkpoints.resume(recipe, schema, position)
+    if state is None or position.synced is None:
+        return None
+    record.load_tensors(below(checkpoints.beside, _RECORD))
+    kept = below(checkpoints.beside, _SERVING)
+    return state, ServingCopy(state, recipe.online.sync, position.synced.version, kept), position.synced
+
+
+def _begin(lake: Lake, spec: DatasetSpec, start: Start, recipe: Recipe, schema: FeatureSchema) -> Begun:
+    if start.place is None:
+        state = new_state(recipe, schema)
+    else:
+        stage, before = start.place
+        state = load_snapshot(require_model(lake, stage, spec.name, before), recipe=recipe, schema=schema)
+    state.begin_pass()
+    return state, ServingCopy(state, recipe.online.sync, start.run.version), None
+
+
+def _slices(reader: BlockReader, recipe: Recipe, first: int) -> Iterator[DaySlice]:
+    if recipe.online.minutes is not None:
+        return reader.slices(minutes=recipe.online.minutes, first=first)
+    return reader.slices(count=recipe.online.slices, first=first)
+
+
+def _measured(record: DayRecord, state: TrainState, serving: ServingCopy) -> dict[str, Any]:
+    """Return the keys of the manifest that describe the day as a whole."""
+    running = state.running
+    assert running is not None
+    synced = {"rows": "rows_synced", "deleted": "rows_deleted", "bytes": "bytes_synced"}
+    return {
+        "metrics": {"rows": record.rows, "slices": len(record.slices), "rows_so_far": state.rows},
+        "loss": running.loss_sum / running.num_losses if running.num_losses else None,
+        "scores": record.scores(),
+        "gains": record.gains(),
+        "synced": {name: sum(row[column] for row in record.slices) for name, column in synced.items()}
+        | {"snapshot_bytes": serving.nbytes, "rows_by_table": record.rows_by_table},
+        "tables": {name: asdict(stats) for name, stats in state.stats().items()},
+        "seconds": {name: [of[name] for of in record.seconds] for name in (record.seconds[0] if record.seconds else ())},
+    }

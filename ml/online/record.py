@@ -1,0 +1,167 @@
+"""What a day of online training measures: one row for each slice, the predictions of all rows, and metrics of the day.
+
+    slices.parquet          one row for each slice, see `SLICES`
+    predictions.parquet     one row for each example in time order: label, and a probability for each model
+
+Both files are the same if the day is trained again. Durations are in the partition's manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ml.artifacts.snapshot import Tensors
+from ml.evaluation.compare import LabelledRows
+from ml.metrics import ClickSums, auc, metrics_of, summary
+from ml.online.loop import ONLINE, SliceResult
+from ml.online.rivals import RETRAINED, STALE
+from ml.online.serving import Floats
+
+MODELS = (ONLINE, STALE, RETRAINED)
+"""`online`: the serving model. `stale`: the daily model before the run, never updated. `retrained`: that of the day before."""
+METRICS = ("auc", "log_loss", "calibration", "age_seconds")
+SLICES_FILE, PREDICTIONS_FILE = "slices.parquet", "predictions.parquet"
+_LABELS = "labels"
+_SECONDS = ("sync", "train", "score")
+
+SLICES = pa.schema(
+    [
+        ("slice", pa.int32()),
+        ("rows", pa.int64()),
+        ("event_from", pa.int64()),  # microseconds since 1970 UTC
+        ("event_to", pa.int64()),
+        ("loss", pa.float64()),
+        *((f"{model}_{metric}", pa.float64()) for model in MODELS for metric in METRICS),
+        ("version", pa.int64()),  # of the serving model that predicted the slice
+        ("kind", pa.string()),  # what was sent before the slice: snapshot or delta
+        ("rows_synced", pa.int64()),
+        ("rows_deleted", pa.int64()),
+        ("bytes_synced", pa.int64()),
+        ("dense_synced", pa.bool_()),
+    ]
+)
+
+
+@dataclass
+class DayRecord:
+    """The slices of a day so far. It is the position of a checkpoint, so a resumed day continues it.
+
+    Attributes:
+        known_to: Latest event time that each model has learned from before the day, in microseconds since 1970 UTC.
+        ranks_only: Whether predictions only order rows and are not probabilities.
+        slices: One entry for each slice.
+        seconds: Durations of each slice, by activity.
+        rows_by_table: Rows that were synchronised, by table.
+        labels: Labels of the slices, float32 [N] each.
+        predictions: Probabilities of the slices by model, float32 [N] each.
+    """
+
+    known_to: Mapping[str, int]
+    ranks_only: bool = False
+    slices: list[dict[str, Any]] = field(default_factory=list)
+    seconds: list[dict[str, float]] = field(default_factory=list)
+    rows_by_table: dict[str, int] = field(default_factory=dict)
+    labels: list[Floats] = field(default_factory=list)
+    predictions: dict[str, list[Floats]] = field(default_factory=dict)
+
+    def add(self, result: SliceResult) -> None:
+        """Add the result of the next slice."""
+        known_to = {**self.known_to, **({ONLINE: self.slices[-1]["event_to"]} if self.slices else {})}
+        row: dict[str, Any] = {
+            "slice": result.number,
+            "rows": len(result.labels),
+            "event_from": result.events[0],
+            "event_to": result.events[1],
+            "loss": result.loss,
+            "version": result.sync.version,
+            "kind": result.sync.kind,
+            "rows_synced": result.sync.rows,
+            "rows_deleted": result.sync.deleted,
+            "bytes_synced": result.sync.nbytes,
+            "dense_synced": result.sync.has_dense,
+        }
+        for model, predicted in result.predictions.items():
+            sums, area = ClickSums.of(result.labels, predicted), auc(result.labels, predicted)
+            found = metrics_of(sums, area, self.ranks_only) | {"age_seconds": (result.middle - known_to[model]) / 1e6}
+            row |= {f"{model}_{metric}": found[metric] for metric in METRICS}
+            self.predictions.setdefault(model, []).append(predicted)
+        self.labels.append(result.labels)
+        self.slices.append(row)
+        self.seconds.append({name: result.seconds[name] for name in _SECONDS})
+        for table, rows in result.sync.rows_by_table.items():
+            self.rows_by_table[table] = self.rows_by_table.get(table, 0) + rows
+
+    @property
+    def rows(self) -> int:
+        """Number of rows so far."""
+        return sum(row["rows"] for row in self.slices)
+
+    @property
+    def learned(self) -> tuple[int, int] | None:
+        """First and last event time of the last slice; None before the first."""
+        return (self.slices[-1]["event_from"], self.slices[-1]["event_to"]) if self.slices else None
+
+    def slices_table(self) -> pa.Table:
+        """Return the table of `slices.parquet`."""
+        return pa.Table.from_pylist([dict.fromkeys(SLICES.names) | row for row in self.slices], SLICES)
+
+    def predictions_table(self) -> pa.Table:
+        """Return the table of `predictions.parquet`: `label`, and the probabilities of each model that predicted the day."""
+        columns = {"label": _joined(self.labels)} | {name: _joined(parts) for name, parts in self.predictions.items()}
+        return pa.table({name: pa.array(values, pa.float32()) for name, values in columns.items()})
+
+    def scores(self) -> dict[str, dict[str, float | int | None]]:
+        """Return `ml.metrics.summary` of the whole day by model, with `age_seconds`, the mean age of what a model knew."""
+        labels, found = _joined(self.labels), {}
+        for model, parts in self.predictions.items():
+            ages = [row[f"{model}_age_seconds"] * row["rows"] for row in self.slices]
+            found[model] = summary(labels, _joined(parts), self.ranks_only) | {"age_seconds": sum(ages) / max(self.rows, 1)}
+        return found
+
+    def gains(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Compare the serving model with the other models on the same rows.
+
+        Returns:
+            For `stale` and `retrained`, the differences of `auc` and `log_loss`, each with its standard `error`, `df` and the
+            one-sided p-value `p_above`. Positive differences of AUC, and negative ones of log loss, favour online training.
+        """
+        rows = LabelledRows(_joined(self.labels))
+        found: dict[str, dict[str, dict[str, Any]]] = {}
+        for other in (name for name in self.predictions if name != ONLINE):
+            metrics = {"auc": rows.auc} if self.ranks_only else {"auc": rows.auc, "log_loss": rows.log_loss}
+            found[other] = {}
+            for name, metric in metrics.items():
+                one, two = (metric(_joined(self.predictions[model])) for model in (ONLINE, other))
+                if one is not None and two is not None:
+                    difference = rows.compare(one, two)
+                    found[other][name] = asdict(difference) | {"p_above": difference.p_above()}
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint stores as JSON; `tensors` has the rest."""
+        kept = {"slices": self.slices, "seconds": self.seconds, "rows_by_table": self.rows_by_table}
+        return {"batches": len(self.slices), **kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.slices, self.seconds, self.rows_by_table = state["slices"], state["seconds"], state["rows_by_table"]
+
+    def tensors(self) -> Tensors:
+        """Return labels and predictions, for a checkpoint."""
+        named: dict[str, Sequence[Floats]] = {_LABELS: self.labels, **self.predictions}
+        return {name: torch.from_numpy(_joined(parts)) for name, parts in named.items()}
+
+    def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Restore what `tensors` returned."""
+        self.labels = [tensors[_LABELS].numpy()]
+        self.predictions = {name: [tensors[name].numpy()] for name in MODELS if name in tensors}
+
+
+def _joined(parts: Sequence[Floats]) -> Floats:
+    return np.concatenate([np.empty(0, np.float32), *parts])
