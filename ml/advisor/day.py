@@ -85,7 +85,10 @@ def advise_day(spec: DatasetSpec, model: str, day: str, lake: Lake) -> AdvisedDa
     _report(done, f"{spec.name}/{stage} of {day}")
     inputs = [(stage, parent)] if parent and lake.has(stage, spec.name, parent) else []
     inputs += [(FEATURE_PROFILES, used) for used in advice.days if lake.has(FEATURE_PROFILES, spec.name, used)]
-    lineage = lake.lineage(spec.name, [*inputs, *([(tuning_results(model), day)] if result else [])])
+    tunings = {day} if result else set()
+    if tuned and "day" in tuned and lake.has(tuning_results(model), spec.name, tuned["day"]):
+        tunings.add(tuned["day"])
+    lineage = lake.lineage(spec.name, [*inputs, *((tuning_results(model), known) for known in sorted(tunings))])
     manifest = _manifest(done, spec, recipe_of(spec, model)) | lineage
     manifest |= {"advice": asdict(advice), "tuned": tuned, STARTS_FROM: None}
     if result and result["restarts"]:
@@ -117,15 +120,38 @@ def _adopted(lake: Lake, spec: DatasetSpec, model: str, day: str) -> dict[str, A
 def _tuned_values(
     lake: Lake, spec: DatasetSpec, model: str, parent: str | None, day: str, result: dict[str, Any] | None
 ) -> dict[str, Any] | None:
-    """Return the tuned values with their origin: those of the day before, with those of the day's own tuning."""
+    """Return the tuned values with their origin: those of the day before, with those of newer tunings."""
     stage = advisor_recipes(model)
     before = lake.manifest(stage, spec.name, parent).get("tuned") if parent and lake.has(stage, spec.name, parent) else None
-    if result is None:
-        return before
-    changed = result["changed"]
-    earlier = flat(before["values"]) if before else {}
-    kept = {key: earlier[key] for key in earlier if not any(_overlap(key, new) for new in changed)}
-    return {"origin": f"tuned for {day}, experiment {result['experiment']}", "values": nested(kept | changed)}
+    for tuned_for in _not_yet_used(lake, spec, model, before, day):
+        found = _adopted(lake, spec, model, tuned_for)
+        if found is None or (tuned_for == day and result is None):
+            continue
+        changed = found["changed"]
+        earlier = flat(before["values"]) if before else {}
+        kept = {key: earlier[key] for key in earlier if not any(_overlap(key, new) for new in changed)}
+        before = {
+            "origin": f"tuned for {tuned_for}, experiment {found['experiment']}",
+            "values": nested(kept | changed),
+            "day": tuned_for,
+            "tuning": lake.digest(tuning_results(model), spec.name, tuned_for),
+        }
+    return before
+
+
+def _not_yet_used(lake: Lake, spec: DatasetSpec, model: str, before: dict[str, Any] | None, day: str) -> list[str]:
+    """Return the days, up to a day, whose tunings are newer than the tuned values of the day before.
+
+    A tuning can be written after its day was advised. It then takes effect on the next day.
+    """
+    stage = tuning_results(model)
+    newest, used = (before.get("day", spec.first_day), before.get("tuning")) if before else (spec.first_day, None)
+    return [
+        known
+        for known in lake.days(stage, spec.name)
+        if spec.first_day < known <= day
+        and (known > newest or known == day or (known == newest and lake.digest(stage, spec.name, known) != used))
+    ]
 
 
 def _overlap(key: str, other: str) -> bool:

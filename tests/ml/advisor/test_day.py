@@ -131,3 +131,17 @@ def test_a_tuned_value_can_be_none(lake: Lake, catalog: Path) -> None:
     write_restart(lake, spec, {"early_stop": None, "seed": 7})
     done = advise_day(spec, "dlrm", DAYS[1], lake).recipe
     assert done.early_stop is None and done.seed == 7
+
+
+def test_a_tuning_that_is_written_after_its_day_was_advised_reaches_later_days(lake: Lake, spec: DatasetSpec) -> None:
+    for day in DAYS[:2]:
+        advise_day(spec, "dlrm", day, lake)
+    before = files(lake, DAYS[1])
+    tuned = recipe_of(spec, "dlrm").model_copy(update={"seed": 7})
+    with lake.write(tuning_results("dlrm"), "criteo", DAYS[1]) as folder:
+        flags = {"adopted": True, "restarts": False, "experiment": "1", "changed": {"seed": 7}}
+        lake.write_manifest(folder, {**flags, "recipe": tuned.model_dump(mode="json")})
+    done = advise_day(spec, "dlrm", DAYS[2], lake)
+    assert files(lake, DAYS[1]) == before
+    assert done.recipe.seed == 7 and done.origins["seed"] == f"tuned for {DAYS[1]}, experiment 1"
+    assert f"{tuning_results('dlrm')}/{DAYS[1]}" in lake.manifest(STAGE, "criteo", DAYS[2])["lineage"]
