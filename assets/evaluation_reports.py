@@ -25,7 +25,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         kinds={"html", "matplotlib"},
         deps=[
             dg.AssetDep(key(spec, stages.CLEANED_FEATURES), partition_mapping=days_before(LOOK_BACK_DAYS, 0)),
-            *(dg.AssetDep(key(spec, stages.tuned_models(model)), partition_mapping=days_before(1, 1)) for model in spec.models),
+            *(dep for model in spec.models for dep in _models_scored(spec, model)),
             dg.AssetDep(key(spec, stages.EVALUATION_REPORTS), partition_mapping=days_before(1, 1)),
         ],
         description="Metrics of the previous day's models on the day, compared with a constant and a logistic regression.",
@@ -37,7 +37,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         def work(day: str) -> dict[str, Any]:
             models = models_before(spec, day, lake.open())
             before = spec.previous_day(day)
-            inputs = [(stages.tuned_models(name), before) for name in models] if before else []
+            inputs = [(stages.served_models(spec, name), before) for name in models] if before else []
             done = evaluate_day(spec, day, lake.open(), models, model_inputs=inputs)
             scores = {
                 name: (done.metrics["model"] or {}).get(name)
@@ -63,6 +63,14 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         return each_day(context, work, summary="recall_at_20" if spec.label.negatives else "auc")
 
     return evaluation_reports
+
+
+def _models_scored(spec: DatasetSpec, model: str) -> list[dg.AssetDep]:
+    """The states of a model that a report reads: that of the day before, and the results of the day's online training."""
+    daily, online = (key(spec, stage) for stage in (stages.tuned_models(model), stages.online_updates(model)))
+    if spec.models[model].serve == "online":
+        return [dg.AssetDep(online, partition_mapping=days_before(1, 0))]
+    return [dg.AssetDep(daily, partition_mapping=days_before(1, 1)), dg.AssetDep(online)]
 
 
 def _ranking(metrics: dict[str, Any]) -> dict[str, float | None]:

@@ -26,7 +26,7 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
         stages.exported_models(model),
         kinds={"pytorch", "safetensors"},
         deps=[
-            key(spec, stages.tuned_models(model)),
+            key(spec, stages.served_models(spec, model)),
             dg.AssetDep(key(spec, stages.MDS_DATASETS), partition_mapping=days_before(LOOK_BACK_DAYS - 1, 0)),
             dg.AssetDep(key(spec, stages.exported_models(model)), partition_mapping=days_before(1, 1)),
             *([key(spec, stages.CLEANED_FEATURES)] if any(feature.vocabulary for feature in spec.sparse) else []),

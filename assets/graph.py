@@ -1,4 +1,4 @@
-"""The asset graph of one dataset (daily assets, four of them for each model, and checks), and the graph of a catalog."""
+"""The asset graph of one dataset (daily assets, several of them for each model, and checks), and the graph of a catalog."""
 
 from collections.abc import Iterable
 
@@ -11,6 +11,7 @@ from assets import (
     exported_models,
     feature_profiles,
     mds_datasets,
+    online_updates,
     raw_logs,
     studies,
     tuned_models,
@@ -18,6 +19,7 @@ from assets import (
 )
 from assets.checks import build_checks
 from assets.freshness import build_freshness_check
+from assets.online_checks import build_online_check
 from assets.partitions import daily
 from assets.policy import key
 from assets.promotion_checks import build_promotion_check
@@ -39,6 +41,7 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
             *(tuning_results.build(spec, model) for model in spec.models),
             *(advisor_recipes.build(spec, model) for model in spec.models),
             *(tuned_models.build(spec, model) for model in spec.models),
+            *(online_updates.build(spec, model) for model in spec.models),
             *(exported_models.build(spec, model) for model in spec.models),
             evaluation_reports.build(spec),
         ],
@@ -48,6 +51,7 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
             build_report_checks(spec),
             build_promotion_check(spec),
             build_retune_checks(spec),
+            *(build_online_check(spec, model) for model in spec.models),
         ],
     )
 

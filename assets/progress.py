@@ -5,7 +5,7 @@ import json
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
-from ml.stages import stages_of
+from ml.stages import EVALUATION_REPORTS, online_updates, stages_of
 
 
 def stages_done(lake: Lake, spec: DatasetSpec, day: str, logs: str | None = None) -> bool:
@@ -20,12 +20,19 @@ def stages_done(lake: Lake, spec: DatasetSpec, day: str, logs: str | None = None
     done = all(
         lake.is_current(stage, spec.name, day, spec.fingerprint_of(stage)) and not lake.is_outdated(stage, spec.name, day)
         for stage in stages_of(spec)
-    )
+    ) and reports_online_training(lake, spec, day)
     if not done or logs is None:
         return done
     from ml.features.side_files import joined_with_current_files
 
     return joined_with_current_files(spec, day, lake, logs)
+
+
+def reports_online_training(lake: Lake, spec: DatasetSpec, day: str) -> bool:
+    """Return whether the report of a day shows all of the day's online training, which can be made later than the report."""
+    shown = lake.manifest(EVALUATION_REPORTS, spec.name, day).get("lineage", {})
+    online = (online_updates(model) for model in spec.models)
+    return all(f"{stage}/{day}" in shown for stage in online if lake.has(stage, spec.name, day))
 
 
 def is_done(lake: Lake, spec: DatasetSpec, day: str, logs: str) -> bool:

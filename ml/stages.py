@@ -64,7 +64,13 @@ def profiles(stage: str) -> str:
 
 def stages_on_request(spec: DatasetSpec) -> list[str]:
     """Returns the stages of a dataset's assets that are not made with every day."""
-    return [tuning_results(model) for model in spec.models]
+    online = [online_updates(model) for model, choice in spec.models.items() if choice.serve == "daily"]
+    return [*(tuning_results(model) for model in spec.models), *online]
+
+
+def served_models(spec: DatasetSpec, model: str) -> str:
+    """Returns the stage of the states of a model that are exported and that reports score: daily, or trained online."""
+    return online_updates(model) if spec.models[model].serve == "online" else tuned_models(model)
 
 
 def stages_of(spec: DatasetSpec) -> list[str]:
@@ -74,6 +80,7 @@ def stages_of(spec: DatasetSpec) -> list[str]:
         FEATURE_PROFILES,
         *(advisor_recipes(model) for model in spec.models),
         *(tuned_models(model) for model in spec.models),
+        *(online_updates(model) for model, choice in spec.models.items() if choice.serve == "online"),
         *(exported_models(model) for model in spec.models),
         EVALUATION_REPORTS,
     ]

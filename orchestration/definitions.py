@@ -8,7 +8,7 @@ from assets.graph import catalog_graph
 from ml.catalog.spec import DatasetSpec
 from orchestration.broken_entries import broken_entries
 from orchestration.deployments import catalog, resources
-from orchestration.jobs import daily_job, tuning_job
+from orchestration.jobs import daily_job, online_job, tuning_job
 from orchestration.retuning import retuning_sensor
 from orchestration.schedules import daily_schedule, weekly_tuning
 from orchestration.sensors import landing_sensor
@@ -28,7 +28,7 @@ def build_defs(specs: Iterable[DatasetSpec], resource_overrides: dict[str, objec
         catalog_graph(specs),
         dg.Definitions(
             resources=bound,
-            jobs=[*jobs, *tunings],
+            jobs=[*jobs, *tunings, *(online_job(spec) for spec in specs)],
             schedules=[
                 *(daily_schedule(job) for job in jobs),
                 *(weekly_tuning(spec, job) for spec, job in zip(specs, tunings, strict=True)),

@@ -1,4 +1,4 @@
-"""The jobs of a dataset: all assets of a day, from its raw lines to its report, and the tuning of its recipes."""
+"""The jobs of a dataset: all assets of a day, the tuning of its recipes, and online training within a day."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets.policy import key
 from ml.catalog.spec import DatasetSpec
-from ml.stages import stages_of, stages_on_request
+from ml.stages import EVALUATION_REPORTS, online_updates, stages_of, tuning_results
 
 AssetJob = Any  # Dagster has no public name for what `define_asset_job` returns
 
@@ -19,7 +19,13 @@ def daily_job(spec: DatasetSpec) -> AssetJob:
 def tuning_job(spec: DatasetSpec) -> AssetJob:
     """Build the job that tunes the recipes of one dataset for a day."""
     about = f"Tunes the recipes of {spec.name} on the days before a day, which the tuned recipes then train."
-    return _job(spec, f"{spec.name}_tuning", stages_on_request(spec), about)
+    return _job(spec, f"{spec.name}_tuning", [tuning_results(model) for model in spec.models], about)
+
+
+def online_job(spec: DatasetSpec) -> AssetJob:
+    """Build the job that trains the models of one dataset online on a day, and makes its report again."""
+    about = f"Trains the models of {spec.name} within a day, slice by slice, and shows the day by slice in its report."
+    return _job(spec, f"{spec.name}_online", [*(online_updates(model) for model in spec.models), EVALUATION_REPORTS], about)
 
 
 def _job(spec: DatasetSpec, name: str, stages: list[str], description: str) -> AssetJob:

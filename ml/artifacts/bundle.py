@@ -32,7 +32,7 @@ from ml.datasets.request import RequestTransform
 from ml.features.vocabulary import Vocabulary
 from ml.lake import Lake
 from ml.parquet import table_bytes
-from ml.stages import CLEANED_FEATURES, MDS_DATASETS, tuned_models
+from ml.stages import CLEANED_FEATURES, MDS_DATASETS, served_models
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -194,7 +194,7 @@ def vocabulary_states(lake: Lake, spec: DatasetSpec, day: str, model: str) -> di
     if not names:
         return {}
     folder = lake.require(CLEANED_FEATURES, spec.name, day, fingerprint=spec.fingerprint)
-    lake.require_made_from(spec.name, day, [tuned_models(model), MDS_DATASETS, CLEANED_FEATURES])
+    lake.require_made_from(spec.name, day, [served_models(spec, model), MDS_DATASETS, CLEANED_FEATURES])
     return {name: folder / vocabulary_file(name) for name in names}
 
 

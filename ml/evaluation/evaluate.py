@@ -18,6 +18,7 @@
     verdict             word (good, mixed, poor, unknown) and sentences
     slices              name, title, values: value, the metrics' keys, logistic_regression_auc
     calibration_bins    of the model: rows, predicted, observed, error (standard error of observed); empty if it only ranks
+    online              of each model that was trained within the day, see `ml.evaluation.online`; empty without any
     ranking             of the clicked item among all live items, see `ml.evaluation.ranking.report`; null without a ranking
     recent              means over the last days with their standard errors, see `ml.evaluation.recent`
     history             one entry for each reported day up to this one: day, AUC of model, logistic_regression and oracle, and
@@ -44,6 +45,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.evaluation import plots
 from ml.evaluation.baselines import Baseline, fit_baselines
 from ml.evaluation.history import ENTRY, history_of
+from ml.evaluation.online import online_places, online_training
 from ml.evaluation.promotion import standings
 from ml.evaluation.ranking.report import rank_day
 from ml.evaluation.recent import ranking_entry, recent_means
@@ -109,7 +111,7 @@ def evaluate_day(
     """
     begin = time.perf_counter()
     earlier = earlier_days(lake, spec.name, day, window_days)
-    inputs = [*model_inputs, *((CLEANED_FEATURES, d) for d in [*earlier, day])]
+    inputs = [*model_inputs, *((CLEANED_FEATURES, d) for d in [*earlier, day]), *online_places(lake, spec, day)]
     lineage = lake.lineage(spec.name, inputs)
     with ThreadPoolExecutor(1) as pool:
         # Baselines are only compared with models on rows, so none is fitted without a model or on a day without rows.
@@ -119,10 +121,12 @@ def evaluate_day(
     fitted = {name: baseline.predict for name, baseline in baselines.items() if baseline.predict is not None}
     scores = replace(of_models, by=of_models.by | score_day(spec, day, lake, fitted).by)
     metrics = _metrics(lake, spec, day, scores, earlier, models, baselines)
+    metrics["online"] = online_training(lake, spec, day)
     metrics["ranking"] = rank_day(spec, day, lake, earlier, {name: model.items for name, model in models.items()})
     before, entry = history_of(lake, spec.name, until=day), _entry(metrics)
     metrics |= _compared(metrics, before, entry)
     images = _plots(scores, metrics)
+    images |= {f"online_{name}": plots.online_day(of["slices"]) for name, of in metrics["online"].items() if of["slices"]}
     with lake.write(EVALUATION_REPORTS, spec.name, day) as staging:
         (staging / "metrics.json").write_text(json.dumps(metrics, indent=1, allow_nan=False))
         (staging / ENTRY).write_text(json.dumps(entry))

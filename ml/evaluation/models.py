@@ -14,7 +14,7 @@ from ml.evaluation.ranking.item_scorers import CannotRank, item_scorer
 from ml.evaluation.scores import ItemScorer, ScoredModel
 from ml.lake import Lake
 from ml.schema import FeatureSchema
-from ml.stages import tuned_models
+from ml.stages import served_models
 from ml.training.loop import threads
 
 SCORING_ROWS = 2048
@@ -22,7 +22,7 @@ SCORING_ROWS = 2048
 
 
 def models_before(spec: DatasetSpec, day: str, lake: Lake) -> dict[str, ScoredModel]:
-    """Load the models that were trained up to the day before.
+    """Load the models that were trained up to the day before; with `serve: online`, those that were trained online.
 
     Args:
         spec: The dataset.
@@ -42,7 +42,7 @@ def models_before(spec: DatasetSpec, day: str, lake: Lake) -> dict[str, ScoredMo
 
 
 def _scored(spec: DatasetSpec, name: str, snapshot_day: str, lake: Lake) -> ScoredModel:
-    stage, schema = tuned_models(name), FeatureSchema.of(spec)
+    stage, schema = served_models(spec, name), FeatureSchema.of(spec)
     predictor = TorchPredictor.load(require_model(lake, stage, spec.name, snapshot_day), schema)
     manifest = lake.manifest(stage, spec.name, snapshot_day)
     facts = {

@@ -115,6 +115,23 @@ def auc_by_day(days: Sequence[dict[str, Any]]) -> bytes:
     return _png(figure, axes, "best")
 
 
+def online_day(slices: Sequence[Mapping[str, Any]]) -> bytes:
+    """Draw the AUC of each slice of a day, of the serving model and of the daily models that predicted the same rows.
+
+    Args:
+        slices: Rows of `slices.parquet`, with `online_auc`, `stale_auc` and `retrained_auc`; None where undefined.
+    """
+    figure, axes = _axes("AUC by slice", "slice of the day", "AUC")
+    place = [row["slice"] + 1 for row in slices]
+    for name, colour in (("stale", "#94a3b8"), ("retrained", "#d97706"), ("online", COLOURS["model"])):
+        values = [np.nan if row[f"{name}_auc"] is None else row[f"{name}_auc"] for row in slices]
+        if not np.isnan(values).all():
+            axes.plot(place, values, color=colour, label=name, lw=2.2 if name == "online" else 1.5, marker="o", ms=2.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.margins(x=0.03, y=0.18)
+    return _png(figure, axes, "best")
+
+
 def lines(title: str, x: str, y: str, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> bytes:
     """Draw curves over steps, counted from 1. A curve is its means and its spreads, which are drawn as a band."""
     figure, axes = _axes(title, x, y)

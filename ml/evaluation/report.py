@@ -28,7 +28,14 @@ def render(metrics: dict[str, Any], plots: dict[str, bytes]) -> str:
     """
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    environment.filters |= {"number": number, "percent": percent, "count": count, "fact": fact, "interval": interval}
+    environment.filters |= {
+        "number": number,
+        "percent": percent,
+        "count": count,
+        "fact": fact,
+        "interval": interval,
+        "duration": duration,
+    }
     models = {f"model {name}": found for name, found in metrics["models"].items()} or {"model": metrics["model"]}
     scored = {**models, **metrics["baselines"], "oracle": metrics["oracle"]}
     titles = {name: f" ({title})" for title, name in metrics["standing"].items()} if metrics["standing"]["challenger"] else {}
@@ -74,6 +81,16 @@ def percent(value: float | None, digits: int = 2) -> str:
 def interval(value: list[float] | None, digits: int = 4, lead: str = "") -> str:
     """Format an interval after `lead`, or nothing if it is unknown or a single value."""
     return "" if value is None or value[0] == value[1] else f"{lead}{value[0]:.{digits}f}–{value[1]:.{digits}f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Format a duration in its largest unit, or a dash for None."""
+    if seconds is None:
+        return NOTHING
+    for unit, width in (("d", 86_400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= width:
+            return f"{seconds / width:.1f} {unit}"
+    return f"{seconds:.3g} s"
 
 
 def count(value: int | None) -> str:

@@ -29,7 +29,7 @@ from ml.lake import Lake
 from ml.recipes.export import LOOK_BACK_DAYS, ExportRecipe
 from ml.recipes.recipe import recipe_of
 from ml.schema import FeatureSchema
-from ml.stages import CLEANED_FEATURES, MDS_DATASETS, exported_models, tuned_models
+from ml.stages import CLEANED_FEATURES, MDS_DATASETS, exported_models, served_models
 
 ROWS = 8192
 REFUSED_BELOW = 1e-4
@@ -87,7 +87,8 @@ def export_day(
     """Export a trained day and write the partition `exported_models/<model>/<dataset>/<day>`, a bundle.
 
     The trained and the exported model score the same rows (`rows_to_score`). The recipe limits the loss of AUC, or of log loss
-    if AUC is undefined because all rows are clicked or none is. A loss is refused if it is significantly above the limit.
+    if AUC is undefined because all rows are clicked or none is. A loss is refused if it is significantly above the limit. With
+    `serve: online` in the catalog entry, the state that was trained online is exported.
 
     A day without rows has the model of the previous day and keeps the previous day's export. Without any rows to measure a loss
     on, the model is exported as float32.
@@ -110,7 +111,7 @@ def export_day(
     """
     model = model or spec.primary
     choice = choice or recipe_of(spec, model).export
-    stage, source = exported_models(model), tuned_models(model)
+    stage, source = exported_models(model), served_models(spec, model)
     snapshot = require_model(lake, source, spec.name, day)
     if before := export_to_keep(lake, spec, day, model, choice):
         folder, kept = keep_export(lake, spec, day, model, before)

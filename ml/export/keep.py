@@ -16,7 +16,7 @@ from ml.artifacts.stored import require_model
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.recipes.export import ExportRecipe
-from ml.stages import CLEANED_FEATURES, exported_models, tuned_models
+from ml.stages import CLEANED_FEATURES, exported_models, served_models
 
 
 def export_to_keep(lake: Lake, spec: DatasetSpec, day: str, model: str, choice: ExportRecipe) -> str | None:
@@ -37,7 +37,7 @@ def export_to_keep(lake: Lake, spec: DatasetSpec, day: str, model: str, choice: 
     if before is None or not lake.is_current(stage, spec.name, before, spec.fingerprint):
         return None
     manifest = lake.manifest(stage, spec.name, before)
-    same_model = manifest["snapshot"] == lake.digest(tuned_models(model), spec.name, day)
+    same_model = manifest["snapshot"] == lake.digest(served_models(spec, model), spec.name, day)
     return before if same_model and manifest["export"] == choice.model_dump(mode="json") else None
 
 
@@ -59,7 +59,7 @@ def keep_export(lake: Lake, spec: DatasetSpec, day: str, model: str, before: str
     """
     stage = exported_models(model)
     vocabularies = vocabulary_states(lake, spec, day, model)
-    inputs = [(tuned_models(model), day), (stage, before), *([(CLEANED_FEATURES, day)] if vocabularies else [])]
+    inputs = [(served_models(spec, model), day), (stage, before), *([(CLEANED_FEATURES, day)] if vocabularies else [])]
     lineage = lake.lineage(spec.name, inputs)
     kept = lake.manifest(stage, spec.name, before)
     with lake.write(stage, spec.name, day) as folder:

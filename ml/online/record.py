@@ -117,11 +117,21 @@ class DayRecord:
         return pa.table({name: pa.array(values, pa.float32()) for name, values in columns.items()})
 
     def scores(self) -> dict[str, dict[str, float | int | None]]:
-        """Return `ml.metrics.summary` of the whole day by model, with `age_seconds`, the mean age of what a model knew."""
+        """Return metrics of the whole day by model.
+
+        Returns:
+            `ml.metrics.summary` of the rows, with `auc_error`, the standard error of the AUC, and `age_seconds`, the mean time
+            between an event and the newest event that the model knew.
+        """
         labels, found = _joined(self.labels), {}
+        rows = LabelledRows(labels)
         for model, parts in self.predictions.items():
             ages = [row[f"{model}_age_seconds"] * row["rows"] for row in self.slices]
-            found[model] = summary(labels, _joined(parts), self.ranks_only) | {"age_seconds": sum(ages) / max(self.rows, 1)}
+            predicted = _joined(parts)
+            area = rows.auc(predicted)
+            error = rows.estimate(area, null=0.5).error if area else None
+            beside = {"auc_error": error, "age_seconds": sum(ages) / max(self.rows, 1)}
+            found[model] = summary(labels, predicted, self.ranks_only) | beside
         return found
 
     def gains(self) -> dict[str, dict[str, dict[str, Any]]]:

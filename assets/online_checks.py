@@ -1,0 +1,45 @@
+"""Checks of online training: whether the AUC of the serving model holds up through the day and from day to day."""
+
+import dagster as dg
+
+from assets.days import checked_days
+from assets.partitions import daily
+from assets.policy import key
+from assets.resources import LakeResource
+from ml import stages
+from ml.catalog.spec import DatasetSpec
+
+NAME = "progressive_auc"
+
+
+def build_online_check(spec: DatasetSpec, model: str) -> dg.AssetChecksDefinition:
+    """Build the check of one model of a dataset."""
+    stage = stages.online_updates(model)
+    asset = key(spec, stage)
+
+    @dg.asset_check(
+        asset=asset,
+        name=NAME,
+        partitions_def=daily(spec),
+        description="The AUC of the serving model is not significantly below that of the daily model of the day before, on the "
+        "same rows, nor below its own mean over the last seven days.",
+    )
+    def progressive_auc(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
+        from ml.online.verdict import judge_day
+
+        held = lake.open()
+        days = checked_days(context, held, stage, spec)
+        found = {day: judge_day(held, spec, model, day) for day in days}
+        failing = [day for day, verdict in found.items() if verdict.reasons]
+        shown = found[failing[0] if failing else days[-1]]
+        return dg.AssetCheckResult(
+            passed=not failing,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={
+                **{name: value for name, value in shown.values.items() if value is not None},
+                **({"explanation": "; ".join(shown.reasons)} if failing else {}),
+                "failing_days": dg.MetadataValue.json(failing),
+            },
+        )
+
+    return progressive_auc

@@ -1,0 +1,67 @@
+"""The day's models, trained within the day: each slice of the day is predicted by the serving model before it is trained on."""
+
+from base64 import b64encode
+from typing import Any
+
+import dagster as dg
+
+from assets.days import each_day
+from assets.partitions import days_before
+from assets.policy import TRAINING_POOL, daily_asset, key
+from assets.resources import LakeResource, TrainingResource
+from assets.tables import table
+from ml import stages
+from ml.catalog.spec import DatasetSpec
+
+
+def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
+    """Build the asset of one model of a dataset. It is made with every day if the entry says `serve: online`."""
+    before = days_before(1, 1)
+    stage = stages.online_updates(model)
+
+    @daily_asset(
+        spec,
+        stage,
+        kinds={"pytorch", "parquet"},
+        deps=[
+            key(spec, stages.MDS_DATASETS),
+            key(spec, stages.advisor_recipes(model)),
+            dg.AssetDep(key(spec, stage), partition_mapping=before),
+            dg.AssetDep(key(spec, stages.tuned_models(model)), partition_mapping=before),
+        ],
+        pool=TRAINING_POOL,
+        description=f"{model} trained within the day, slice by slice. Each slice is first predicted by the serving model.",
+    )
+    def online_updates(
+        context: dg.AssetExecutionContext, lake: LakeResource, training: TrainingResource
+    ) -> dg.MaterializeResult:
+        from ml.evaluation.online import day_by_slice
+        from ml.evaluation.plots import online_day as plot
+        from ml.online.day import OnlineOptions, online_day
+
+        def work(day: str) -> dict[str, Any]:
+            done = online_day(spec, day, lake.open(), model, OnlineOptions(cache=training.cache.config()))
+            shown = day_by_slice(lake.open(), spec, model, day)
+            figure = b64encode(plot(shown["slices"])).decode() if shown and shown["slices"] else None
+            return {
+                **done.metrics,
+                "dagster/row_count": done.record.rows,
+                "run": done.manifest["run"]["run_id"],
+                "version": done.manifest["run"]["version"],
+                "started_from": done.manifest["base"] or "nothing: the first day",
+                "resumed_at_slice": done.resumed_at,
+                "models": _models(done.manifest["scores"]),
+                **({"auc_by_slice": dg.MetadataValue.md(f"![AUC by slice](data:image/png;base64,{figure})")} if figure else {}),
+                "path": dg.MetadataValue.path(str(done.folder)),
+            }
+
+        return each_day(context, work, summary="auc_online")
+
+    return online_updates
+
+
+def _models(scores: dict[str, dict[str, Any]]) -> dg.TableMetadataValue:
+    """One row per model that predicted the day."""
+    numbers = ("auc", "log_loss", "calibration", "age_seconds")
+    rows = ({"model": name, **{n: "" if of[n] is None else round(of[n], 5) for n in numbers}} for name, of in scores.items())
+    return table({"model": "string"} | dict.fromkeys(numbers, "float"), rows)

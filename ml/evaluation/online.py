@@ -1,0 +1,67 @@
+"""The day by slice in a report: how the serving model, which learns within the day, compares with daily models.
+
+The numbers were measured by online training (`ml.online`) and are read from its partition. Nothing is scored here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake
+from ml.stages import online_updates
+
+SLICES = "slices.parquet"
+MODELS = ("online", "stale", "retrained")
+
+
+def online_places(lake: Lake, spec: DatasetSpec, day: str) -> list[tuple[str, str]]:
+    """List stage and day of the day's partitions of online training that are in the lake."""
+    stages = [online_updates(model) for model in spec.models]
+    return [(stage, day) for stage in stages if lake.has(stage, spec.name, day)]
+
+
+def online_training(lake: Lake, spec: DatasetSpec, day: str) -> dict[str, dict[str, Any]]:
+    """Describe the day's online training, by model; empty without any."""
+    found = {model: day_by_slice(lake, spec, model, day) for model in spec.models}
+    return {model: of for model, of in found.items() if of is not None}
+
+
+def day_by_slice(lake: Lake, spec: DatasetSpec, model: str, day: str) -> dict[str, Any] | None:
+    """Describe a day of one model.
+
+    Args:
+        lake: Where online training is stored.
+        spec: The dataset.
+        model: Name of the model.
+        day: `YYYY-MM-DD`.
+
+    Returns:
+        None if the model was not trained online on the day, otherwise:
+
+        - `run_id`, `first_day`: the run, and its first day.
+        - `scores`: metrics of the whole day by model (`online`, `stale`, `retrained`), among them `auc`, `log_loss`,
+          `calibration` and `age_seconds`.
+        - `gains`: differences between `online` and the other models on the same rows.
+        - `compared_with`: the day up to which each of the other models was trained.
+        - `synced`: rows and bytes of the day's synchronisations; `rows_by_table`.
+        - `slices`: the rows of `slices.parquet`.
+    """
+    stage = online_updates(model)
+    if not lake.has(stage, spec.name, day):
+        return None
+    manifest = lake.manifest(stage, spec.name, day)
+    path = lake.partition(stage, spec.name, day) / SLICES
+    with path.fs.open(path.path, "rb") as file:
+        slices = pq.read_table(file).to_pylist()
+    return {
+        "run_id": manifest["run"]["run_id"],
+        "first_day": manifest["run"]["first_day"],
+        "scores": manifest["scores"],
+        "gains": manifest["gains"],
+        "compared_with": manifest["trained_from"]["compared_with"],
+        "synced": manifest["synced"],
+        "slices": slices,
+    }
