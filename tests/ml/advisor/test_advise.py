@@ -14,6 +14,7 @@ from ml.advisor.profiles.profile import Cross
 from ml.advisor.rules import Rules, load_rules
 from ml.catalog.load import CatalogError, load_catalog
 from ml.recipes.recipe import Recipe, recipe_of
+from tests.helpers.entries import untuned_criteo
 from tests.helpers.feature_profiles import dense_profile, profile_of, sparse_profile
 
 MACHINE = Hardware("a processor", 4.0, 16 << 30, ("avx2", "avx512_bf16"))
@@ -23,7 +24,7 @@ RATES = {
     "values": 3e-8, "fixed_lookups": 1e-7,
 }  # fmt: skip
 CALIBRATION = Calibration("machine", "now", Speed(RATES, 0.5, 600_000_000), 0.1)
-CATALOG = load_catalog()
+CATALOG = load_catalog() | {"criteo": untuned_criteo()}
 MODELS = [(name, model) for name, spec in CATALOG.items() for model in spec.models]
 
 

@@ -74,20 +74,20 @@ def test_edits_apply_and_what_they_replace_is_logged(lake: Lake, catalog: Path, 
 
 def test_an_edit_of_the_structure_waits_and_says_so(lake: Lake, catalog: Path, caplog: pytest.LogCaptureFixture) -> None:
     advise_day(edit(catalog, "training: {seed: 1}"), "dlrm", DAYS[0], lake)
-    changed = edit(catalog, "model: {embedding_dim: 32}\ntraining: {batch_size: 512}")
+    changed = edit(catalog, "model: {embedding_dim: 64}\ntraining: {batch_size: 512}")
     done = advise_day(changed, "dlrm", DAYS[1], lake)
-    assert (done.recipe.model.embedding_dim, done.recipe.batch_size) == (16, 512)
-    assert dict(done.refused) == {"model.embedding_dim": 32}
-    assert "not applied" in caplog.text and "model.embedding_dim: 32" in caplog.text
-    assert advise_day(changed, "dlrm", DAYS[0], lake).recipe.model.embedding_dim == 32  # the first day starts from nothing
-    assert advise_day(changed, "dlrm", DAYS[1], lake).recipe.model.embedding_dim == 32
+    assert (done.recipe.model.embedding_dim, done.recipe.batch_size) == (32, 512)
+    assert dict(done.refused) == {"model.embedding_dim": 64}
+    assert "not applied" in caplog.text and "model.embedding_dim: 64" in caplog.text
+    assert advise_day(changed, "dlrm", DAYS[0], lake).recipe.model.embedding_dim == 64  # the first day starts from nothing
+    assert advise_day(changed, "dlrm", DAYS[1], lake).recipe.model.embedding_dim == 64
 
 
 def test_the_structure_of_a_model_without_a_stored_recipe_is_kept(lake: Lake, catalog: Path) -> None:
-    spec = edit(catalog, "model: {embedding_dim: 32}")
+    spec = edit(catalog, "model: {embedding_dim: 64}")
     with lake.write(tuned_models("dlrm"), "criteo", DAYS[0]) as folder:
         lake.write_manifest(folder, {"recipe": recipe_of(spec, "dlrm").model_dump(mode="json")})
-    assert advise_day(edit(catalog, "model: {embedding_dim: 8}"), "dlrm", DAYS[1], lake).recipe.model.embedding_dim == 32
+    assert advise_day(edit(catalog, "model: {embedding_dim: 8}"), "dlrm", DAYS[1], lake).recipe.model.embedding_dim == 64
 
 
 def test_a_wrong_edit_is_refused_and_nothing_is_written(lake: Lake, catalog: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_wrong_edit_is_refused_and_nothing_is_written(lake: Lake, catalog: Pat
 def write_restart(lake: Lake, spec: DatasetSpec, changed: dict[str, Any]) -> Recipe:
     """Write an adopted tuning of the second day whose state has another structure."""
     declared = recipe_of(spec, "dlrm")
-    tuned = declared.model_copy(update={"model": declared.model.model_copy(update={"embedding_dim": 32}), "seed": 7})
+    tuned = declared.model_copy(update={"model": declared.model.model_copy(update={"embedding_dim": 64}), "seed": 7})
     flags = {"adopted": True, "restarts": True, "experiment": "1", "digest": "d" * 64}
     with lake.write(tuning_results("dlrm"), "criteo", DAYS[1]) as folder:
         lake.write_manifest(folder, {**flags, "recipe": tuned.model_dump(mode="json"), "changed": changed})
@@ -109,16 +109,16 @@ def write_restart(lake: Lake, spec: DatasetSpec, changed: dict[str, Any]) -> Rec
 def test_a_day_that_starts_from_a_stored_state_keeps_its_structure(lake: Lake, catalog: Path) -> None:
     spec = edit(catalog, "training: {seed: 1}")
     advise_day(spec, "dlrm", DAYS[0], lake)
-    write_restart(lake, spec, {"model.embedding_dim": 32})
+    write_restart(lake, spec, {"model.embedding_dim": 64})
     done = advise_day(edit(catalog, "model: {embedding_dim: 8}"), "dlrm", DAYS[1], lake)
-    assert done.recipe.model.embedding_dim == 32 and dict(done.refused) == {"model.embedding_dim": 8}
+    assert done.recipe.model.embedding_dim == 64 and dict(done.refused) == {"model.embedding_dim": 8}
 
 
 def test_a_fresh_start_uses_no_tuning_of_earlier_days(lake: Lake, spec: DatasetSpec) -> None:
     advise_day(spec, "dlrm", DAYS[0], lake)
-    write_restart(lake, spec, {"model.embedding_dim": 32, "seed": 7})
+    write_restart(lake, spec, {"model.embedding_dim": 64, "seed": 7})
     fresh = advise_day(spec.starting_at(DAYS[1]), "dlrm", DAYS[1], lake)
-    assert (fresh.recipe.model.embedding_dim, fresh.recipe.seed) == (16, recipe_of(spec, "dlrm").seed)
+    assert (fresh.recipe.model.embedding_dim, fresh.recipe.seed) == (32, recipe_of(spec, "dlrm").seed)
     manifest = lake.manifest(STAGE, "criteo", DAYS[1])
     assert manifest["starts_from"] is None and not any("tuning_results" in place for place in manifest["lineage"])
 

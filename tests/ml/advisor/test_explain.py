@@ -6,14 +6,15 @@ from ml.advisor.advice import Wishes
 from ml.advisor.advise import advise
 from ml.advisor.explain import compact, to_markdown, to_terminal
 from ml.catalog.load import load_catalog
+from tests.helpers.entries import untuned_criteo
 from tests.helpers.feature_profiles import profile_of
 from tests.ml.advisor.test_advise import CALIBRATION, MACHINE
 
-SPEC = load_catalog()["criteo"]
+SPEC = untuned_criteo()
 
 
 def lines(dataset: str = "criteo", **wishes: float) -> list[str]:
-    spec = load_catalog()[dataset]
+    spec = SPEC if dataset == SPEC.name else load_catalog()[dataset]
     advice = advise(spec, spec.primary, profile_of(spec, 300_000), MACHINE, Wishes(**wishes), calibration=CALIBRATION)
     console = Console(width=80, record=True, force_terminal=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     console.print(to_terminal(advice))

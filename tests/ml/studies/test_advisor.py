@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from ml.advisor.hardware import Hardware
-from ml.catalog.load import load_catalog
 from ml.lake import Lake
 from ml.recipes.recipe import recipe_of
 from ml.studies.advisor import Study, run_study, train_ours, with_advised_model, with_original_model, write_study
 from ml.studies.original_dlrm import Settings, reference_features
 from ml.training.replay import replay
+from tests.helpers.entries import untuned_criteo
 from tests.helpers.training_days import made_spec, small_recipe, write_days
 
 MACHINE = Hardware("a processor", cores=2.0, memory=8 << 30)
@@ -29,7 +29,7 @@ def test_our_run_is_a_replay_with_evaluations(lake: Lake) -> None:
 
 
 def test_only_the_model_is_exchanged() -> None:
-    spec = load_catalog()["criteo"]
+    spec = untuned_criteo()
     recipe = recipe_of(spec, "dlrm", {"batch_size": 512})
     found = with_original_model(spec, recipe)
     assert [f.name for f in spec.sparse if f.name not in found.exclude_features] == reference_features(spec)
