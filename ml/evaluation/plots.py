@@ -185,7 +185,8 @@ def scatter(
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}")
-    return _png(figure, axes, "best")
+    axes.tick_params(which="both", labelsize=8, length=0)
+    return _png(figure, axes, "lower left")
 
 
 def _axes(title: str, x: str, y: str, width: float = 4.7) -> tuple[Figure, Axes]:
@@ -204,7 +205,9 @@ def _axes(title: str, x: str, y: str, width: float = 4.7) -> tuple[Figure, Axes]
     return figure, axes
 
 
-def _png(figure: Figure, axes: Axes, legend: Literal["best", "upper left", "upper right", "lower right"]) -> bytes:
+def _png(
+    figure: Figure, axes: Axes, legend: Literal["best", "upper left", "upper right", "lower left", "lower right"]
+) -> bytes:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc=legend, fontsize=8, frameon=False, labelcolor=INK)
     else:
