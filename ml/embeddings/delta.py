@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
+from ml.embeddings.inference.formats import Format, row_bytes
+from ml.embeddings.inference.pack import unpack
+
 _SPAN = "span"  # cannot clash with a table's tensor, because those names contain a dot
 
 
@@ -24,9 +27,11 @@ class TableDelta:
 
     Args:
         keys: Unique keys of the U updated rows, int64 [U]: ids if the table stores ids, row numbers if its size is fixed.
-        weights: Weights of the rows after their last update, float32 [U, D].
+        weights: Weights of the rows after their last update, float32 [U, D]; in another format than float32, packed rows, uint8
+            [U, bytes of a row], as `ml.embeddings.inference.pack` returns them.
         seen: Latest event time of each row, int64 [U], in whole seconds since 1970 UTC; None for tables of a fixed size.
         deleted: Ids that were deleted, int64 [G]. If an id was admitted again later, it is also in `keys`.
+        format: Format of the weights. Deltas that a trainer creates are float32.
 
     Raises:
         ValueError: If shapes or dtypes do not match.
@@ -36,11 +41,13 @@ class TableDelta:
     weights: torch.Tensor
     seen: torch.Tensor | None
     deleted: torch.Tensor
+    format: Format = "float32"
 
     def __post_init__(self) -> None:
         integers = [self.keys, self.deleted] + ([] if self.seen is None else [self.seen])
-        if self.weights.dtype != torch.float32 or any(tensor.dtype != torch.int64 for tensor in integers):
-            raise ValueError(f"expected float32 weights and int64 keys, found {self.weights.dtype}, {self.keys.dtype}")
+        wanted = torch.float32 if self.format == "float32" else torch.uint8
+        if self.weights.dtype != wanted or any(tensor.dtype != torch.int64 for tensor in integers):
+            raise ValueError(f"expected {wanted} weights and int64 keys, found {self.weights.dtype}, {self.keys.dtype}")
         rows = {len(tensor) for tensor in (self.keys, self.weights, self.seen) if tensor is not None}
         if len(rows) != 1 or self.weights.dim() != 2 or any(tensor.dim() != 1 for tensor in integers):
             raise ValueError(f"shape {tuple(self.weights.shape)} of weights does not match {tuple(self.keys.shape)} of keys")
@@ -49,6 +56,10 @@ class TableDelta:
     def nbytes(self) -> int:
         """Size of all tensors in bytes."""
         return sum(tensor.nbytes for tensor in (self.keys, self.weights, self.seen, self.deleted) if tensor is not None)
+
+    def float_weights(self) -> torch.Tensor:
+        """Return the weights as float32 [U, D]."""
+        return self.weights if self.format == "float32" else unpack(self.weights, self.format)
 
 
 @dataclass(frozen=True)
@@ -99,12 +110,16 @@ class Delta:
         """
         found = {_SPAN: torch.tensor([self.since, self.step, self.time])}
         for name, table in self.tables.items():
-            found |= {f"{name}.{kind}": tensor for kind, tensor in vars(table).items() if tensor is not None}
+            found |= {f"{name}.{kind}": held for kind, held in vars(table).items() if isinstance(held, torch.Tensor)}
         return found
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> Delta:
+    def from_tensors(cls, tensors: Mapping[str, torch.Tensor], format: Format = "float32") -> Delta:
         """Convert the tensors that `to_tensors` returned to a delta.
+
+        Args:
+            tensors: The tensors by name.
+            format: Format of the weights of all tables.
 
         Raises:
             ValueError: If tensors are missing or unexpected, or their shapes or dtypes do not match.
@@ -120,7 +135,7 @@ class Delta:
         if _SPAN not in tensors or tensors[_SPAN].shape != (3,):
             raise ValueError("delta: expected a tensor 'span' of three numbers: since, step and time")
         since, step, time = tensors[_SPAN].tolist()
-        return cls(since, step, time, {name: TableDelta(**{"seen": None, **own}) for name, own in parts.items()})
+        return cls(since, step, time, {name: TableDelta(**{"seen": None, **own}, format=format) for name, own in parts.items()})
 
 
 def merge_deltas(shares: Sequence[Delta]) -> Delta:
@@ -151,7 +166,7 @@ def _merged(parts: Sequence[TableDelta]) -> TableDelta:
     seen = [part.seen for part in parts if part.seen is not None]
     return TableDelta(
         keys[order],
-        torch.cat([part.weights for part in parts])[order],
+        torch.cat([part.float_weights() for part in parts])[order],
         torch.cat(seen)[order] if seen else None,
         torch.cat([part.deleted for part in parts]).sort().values,
     )
@@ -252,8 +267,10 @@ def check_delta(delta: Delta, step: int, shapes: Mapping[str, TableShape]) -> bo
 
 def _check_table(name: str, shape: TableShape, table: TableDelta) -> None:
     """Check that the rows of a delta match a table."""
-    if table.weights.shape[1] != shape.width:
-        raise ValueError(f"table {name!r} has rows of {shape.width} weights, the delta has {table.weights.shape[1]}")
+    packed = table.format != "float32"
+    expected, unit = (row_bytes(table.format, shape.width), "bytes") if packed else (shape.width, "weights")
+    if table.weights.shape[1] != expected:
+        raise ValueError(f"table {name!r} has rows of {expected} {unit}, the delta has {table.weights.shape[1]}")
     if shape.rows is None:
         if table.seen is None:
             raise ValueError(f"table {name!r} stores ids, the delta has row numbers: it comes from another kind of table")

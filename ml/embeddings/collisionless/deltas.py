@@ -78,7 +78,8 @@ def apply_delta(store: Store, delta: Delta) -> bool:
         seen = torch.cat([table.seen for _, table in parts if table.seen is not None]).numpy()
         store.array.words[rows, SEEN] = seen.astype(np.uint32).view(np.int32)
         store.array.words[rows, STEP] = delta.step
-        store.array.floats[rows, WEIGHTS : WEIGHTS + store.dim] = torch.cat([table.weights for _, table in parts]).numpy()
+        weights = torch.cat([table.float_weights() for _, table in parts])
+        store.array.floats[rows, WEIGHTS : WEIGHTS + store.dim] = weights.numpy()
     store.init_optimizer_state(rows[new])
     store.step, store.time = delta.step, max(store.time, delta.time)
     # Ids without a row in this store are included, because this store may forward deltas to other receivers.

@@ -199,7 +199,7 @@ class PlannedBags(FixedBags):
         for name, table in delta.tables.items():
             steps[name][table.keys] = delta.step
             if name in weights:
-                weights[name][table.keys] = table.weights.to(self._device)
+                weights[name][table.keys] = table.float_weights().to(self._device)
         self.row_steps.advance_to(delta.step)
         self.row_steps.set_time(delta.time)
 

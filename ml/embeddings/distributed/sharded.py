@@ -224,7 +224,7 @@ class ShardedBags(TrainableBags):
                 mine = self._owner[self._table_of(f"{name}.") or name] == self.rank
                 rows, deleted = (torch.full((len(ids),), mine) for ids in (table.keys, table.deleted))
             seen = None if table.seen is None else table.seen[rows]
-            tables[name] = TableDelta(table.keys[rows], table.weights[rows], seen, table.deleted[deleted])
+            tables[name] = TableDelta(table.keys[rows], table.weights[rows], seen, table.deleted[deleted], table.format)
         return replace(delta, tables=tables)
 
     def _owned(self, ids: torch.Tensor) -> torch.Tensor:

@@ -101,7 +101,7 @@ class FixedBags(TrainableBags):
     def _write_delta(self, delta: Delta) -> None:
         weights, steps = self.part_weights(), self.row_steps.by_table()
         for name, table in delta.tables.items():
-            weights[name][table.keys] = table.weights
+            weights[name][table.keys] = table.float_weights()
             steps[name][table.keys] = delta.step
         self.row_steps.advance_to(delta.step)
         self.row_steps.set_time(delta.time)

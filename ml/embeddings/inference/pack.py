@@ -52,6 +52,22 @@ def unpack(packed: torch.Tensor, format: Format) -> torch.Tensor:
     return steps * scale + shift
 
 
+def repack(rows: torch.Tensor, format: Format, wanted: Format) -> torch.Tensor:
+    """Convert rows of a delta to the format of a table. Rows that are in it already keep their bits.
+
+    Args:
+        rows: float32 [R, D], or packed rows, uint8 [R, bytes of a row].
+        format: Their format.
+        wanted: Format of the table.
+
+    Returns:
+        Packed rows, uint8 [R, `row_bytes(wanted, D)`].
+    """
+    if format == wanted:
+        return rows.contiguous().view(torch.uint8)
+    return pack(rows if format == "float32" else unpack(rows, format), wanted)
+
+
 def _rounded_half(numbers: torch.Tensor, towards: float) -> torch.Tensor:
     """Round numbers to float16, up if `towards` is inf and down if it is -inf."""
     near = numbers.half()

@@ -1,9 +1,9 @@
-"""Packed rows of several tables in one block of memory that grows in place. FBGEMM's kernel pools them."""
+"""Packed rows of several tables, each of which grows without being moved. FBGEMM's kernel pools them."""
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_inference import IntNBitTable
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import EmbeddingLocation, PoolingMode
 from numpy.typing import NDArray
 
-from ml.embeddings.collisionless.memory import extended
 from ml.embeddings.inference.formats import Format, row_bytes
+from ml.embeddings.inference.growing_memory import GrowingMemory
 
 _TYPES: dict[Format, SparseType] = {
     "float32": SparseType.FP32,
@@ -21,7 +21,6 @@ _TYPES: dict[Format, SparseType] = {
     "int8": SparseType.INT8,
     "int4": SparseType.INT4,
 }
-_HEADROOM = 8  # a full table grows by at least 1 / _HEADROOM
 
 
 class PackedTables:
@@ -46,6 +45,7 @@ class PackedTables:
     def __init__(
         self, dims: Sequence[int], formats: Sequence[Format], rows: Sequence[torch.Tensor], table_of: torch.Tensor, mean: bool
     ) -> None:
+        self._arguments = list(dims), list(formats)
         self.row_bytes = [row_bytes(format, dim) for format, dim in zip(formats, dims, strict=True)]
         self.capacities = [max(len(own), 1) for own in rows]  # the kernel needs at least one row per table
         self._table_of, self._mode = table_of, int(PoolingMode.MEAN if mean else PoolingMode.SUM)
@@ -58,42 +58,44 @@ class PackedTables:
         self._types = torch.tensor([types[table].as_int() for table in table_of.tolist()], dtype=torch.uint8)
         self._columns = torch.tensor([0, *(dims[table] for table in table_of.tolist())]).cumsum(0).int()
         self._width = int(self._columns[-1])
-        self._memory = np.zeros(sum(self._sizes()), np.uint8)
-        self._set_begins()
-        for table, own in enumerate(rows):
-            self.rows(table)[: len(own)] = own.numpy()
+        self._place([own.numpy() for own in rows])
+
+    def __reduce__(self) -> tuple[type[PackedTables], tuple[Any, ...]]:
+        """Copy and pickle the rows without the room behind them."""
+        rows = [torch.from_numpy(self.rows(table).copy()) for table in range(len(self.capacities))]
+        return PackedTables, (*self._arguments, rows, self._table_of, self._mode == int(PoolingMode.MEAN))
 
     @property
     def nbytes(self) -> int:
-        """Size of the block in bytes, including reserved rows."""
-        return self._memory.nbytes
+        """Size of the rows in bytes, including reserved rows."""
+        return sum(self._sizes())
 
     def rows(self, table: int) -> NDArray[np.uint8]:
-        """Return a view of a table's rows, uint8 [capacity, bytes of a row]. `reserve` makes the view invalid."""
-        begin = self._begins[table]
-        return self._memory[begin : begin + self._sizes()[table]].reshape(-1, self.row_bytes[table])
+        """Return a view of a table's rows, uint8 [capacity, bytes of a row]."""
+        memory, width = self._memory[0], self.row_bytes[table]
+        begin = memory.begins[table]
+        return memory.bytes[begin : begin + self.capacities[table] * width].reshape(-1, width)
 
     def reserve(self, table: int, rows: int) -> None:
-        """Reserve memory for `rows` rows in a table. Row numbers and contents do not change.
+        """Reserve memory for `rows` rows in a table. Row numbers and contents do not change, and no row is moved.
 
-        The operating system extends the block in place if it can. The tables that follow are moved within the block, so there
-        is no second copy of the rows.
+        A table that has grown to many times its first size fills its room. All tables are then copied to a larger range, which
+        takes their memory a second time until no `look_up` reads the first range any more.
 
         Args:
             table: Index of the table.
             rows: Number of rows that the table must have room for.
         """
-        capacity = self.capacities[table]
-        if rows <= capacity:
+        if rows <= self.capacities[table]:
             return
-        added = max(rows - capacity, capacity // _HEADROOM) * self.row_bytes[table]
-        end = self._begins[table] + self._sizes()[table]
-        behind = self._memory.nbytes - end
-        self._memory = extended(self._memory, self._memory.nbytes + added)
-        address = self._memory.ctypes.data + end
-        ctypes.memmove(address + added, address, behind)
-        self.capacities[table] += added // self.row_bytes[table]
-        self._set_begins()
+        size, memory = rows * self.row_bytes[table], self._memory[0]
+        if size > memory.rooms[table]:
+            held = [self.rows(number) for number in range(len(self.capacities))]
+            self.capacities[table] = rows
+            self._place(held)
+            return
+        memory.use(table, size)
+        self.capacities[table] = rows
 
     def look_up(self, rows: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
         """Pool rows.
@@ -106,11 +108,12 @@ class PackedTables:
             Pooled rows, float32 [B, sum of the features' dimensions].
         """
         int4, int8, float16, float32 = self._dims
+        memory, begins = self._memory
         return torch.ops.fbgemm.int_nbit_split_embedding_codegen_lookup_function(
-            dev_weights=torch.from_numpy(self._memory),
+            dev_weights=torch.from_numpy(memory.bytes),
             uvm_weights=_NONE,
             weights_placements=self._placements,
-            weights_offsets=self._feature_begins,
+            weights_offsets=begins,
             weights_tys=self._types,
             D_offsets=self._columns,
             total_D=self._width,
@@ -131,9 +134,13 @@ class PackedTables:
         """Return the size of each table in bytes, including reserved rows."""
         return [capacity * width for capacity, width in zip(self.capacities, self.row_bytes, strict=True)]
 
-    def _set_begins(self) -> None:
-        self._begins = [0, *np.cumsum(self._sizes()).tolist()[:-1]]
-        self._feature_begins = torch.tensor(self._begins)[self._table_of]
+    def _place(self, rows: Sequence[NDArray[np.uint8]]) -> None:
+        """Copy rows, uint8 [R, bytes of a row] of each table, to a new range with room for `capacities`."""
+        memory = GrowingMemory(self._sizes())
+        for table, own in enumerate(rows):
+            memory.bytes[memory.begins[table] : memory.begins[table] + own.size] = own.reshape(-1)
+        # One reference, so that a look-up in another thread uses the offsets of the range that it reads.
+        self._memory = memory, torch.tensor(memory.begins)[self._table_of]
 
 
 _NONE = torch.empty(0, dtype=torch.uint8)

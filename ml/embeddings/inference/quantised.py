@@ -5,7 +5,8 @@ Ids are mapped to rows as in the trained tables. An id without a row reads zeros
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,25 +16,24 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from ml.compute.kernel_cache import jit
-from ml.embeddings.collisionless.hash_map import EMPTY, ROW_BITS, ROW_MASK, HashMap, find_one, home_of
-from ml.embeddings.collisionless.prefetch import AHEAD, prefetch
-from ml.embeddings.delta import Delta, DeltaReceiver, TableShape
-from ml.embeddings.fixed.id_to_row import to_rows
+from ml.embeddings.delta import Delta, DeltaReceiver, TableDelta, TableShape
 from ml.embeddings.inference.formats import Format, row_bytes
 from ml.embeddings.inference.kinds import Kind, kind_of
-from ml.embeddings.inference.lock import ReadWriteLock
-from ml.embeddings.inference.pack import LARGEST, pack
+from ml.embeddings.inference.pack import LARGEST, repack, unpack
 from ml.embeddings.inference.packed_tables import PackedTables
+from ml.embeddings.inference.serving_rows import Replaced, ServingRows
 from ml.embeddings.interface import TrainableBags, check_fit, in_order
-from ml.schema import FIRST_ID, OOV_ID
+from ml.schema import FIRST_ID
+
+_CHECKED = 1 << 16  # rows that are checked at a time
 
 
 class QuantisedBags(EmbeddingBagCollectionInterface, DeltaReceiver):
     """Quantised tables for inference, all with the same pooling.
 
-    `forward` can run in several threads, even while a delta is applied. It reads either only rows from before the delta or only
-    rows from after it.
+    `forward` can run in several threads, even while another thread applies a delta, and does not wait for it. It reads each row
+    whole, from before the delta or from after it. During the call, a batch may have rows of both kinds; once the call has
+    returned, all rows are from after it.
 
     Args:
         configs: The tables.
@@ -79,13 +79,12 @@ class QuantisedBags(EmbeddingBagCollectionInterface, DeltaReceiver):
             raise ValueError(f"expected tables of one pooling, found {poolings}")
         self.kind, self.formats, self._configs = kind, list(formats), list(configs)
         self._keys = [feature for config in configs for feature in config.feature_names]
-        self._table_of = torch.tensor([n for n, config in enumerate(configs) for _ in config.feature_names])
+        table_of = torch.tensor([n for n, config in enumerate(configs) for _ in config.feature_names])
         self._dims = [config.embedding_dim for config in configs for _ in config.feature_names]
-        self._rows = torch.tensor([len(rows) for rows in packed])  # number of rows of each table, including free rows
-        self._free = [np.empty(0, np.int64) for _ in configs]
-        self._hash_map, self._clock, self._lock = _map_of(ids), clock.clone(), ReadWriteLock()
+        self._clock = clock.clone()
         dims = [config.embedding_dim for config in configs]
-        self._packed = PackedTables(dims, formats, packed, self._table_of, mean=PoolingType.MEAN in poolings)
+        tables = PackedTables(dims, formats, packed, table_of, mean=PoolingType.MEAN in poolings)
+        self._rows = ServingRows(kind, tables, [len(rows) for rows in packed], ids, table_of)
 
     @classmethod
     def restored(cls, bags: TrainableBags, about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> QuantisedBags:
@@ -133,17 +132,16 @@ class QuantisedBags(EmbeddingBagCollectionInterface, DeltaReceiver):
         """
         found = {"step": self._clock.clone()}
         for number, config in enumerate(self._configs):
-            rows = np.arange(int(self._rows[number]))
+            keys, rows = self._rows.keys_and_rows(number)
             if self.kind == "collisionless":
-                ids, rows = self._ids_and_rows(number)
-                found[f"{config.name}.id"] = torch.from_numpy(ids)
-            found[f"{config.name}.rows"] = torch.from_numpy(self._packed.rows(number)[rows])
+                found[f"{config.name}.id"] = torch.from_numpy(keys)
+            found[f"{config.name}.rows"] = torch.from_numpy(self._rows.packed.rows(number)[rows])
         return found
 
     @property
     def nbytes(self) -> int:
-        """Size of the rows, including reserved rows, and of the hash map, in bytes."""
-        return self._packed.nbytes + (self._hash_map.nbytes if self.kind == "collisionless" else 0)
+        """Size of the rows, including free ones, and of the map from ids to rows, in bytes."""
+        return self._rows.nbytes
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
         """Look up and pool rows.
@@ -165,16 +163,12 @@ class QuantisedBags(EmbeddingBagCollectionInterface, DeltaReceiver):
             raise ValueError("expected the same batch size for all features")
         if not features.stride():  # FBGEMM's kernel fails for an empty batch
             return KeyedTensor(self._keys, self._dims, torch.zeros(0, sum(self._dims)))
-        offsets = features.offsets().long()
-        with self._lock.read():
-            pooled = self._packed.look_up(self._find(features.values().long(), offsets), offsets)
+        pooled = self._rows.look_up(features.values().long(), features.offsets().long())
         return KeyedTensor(self._keys, self._dims, pooled)
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
         """Return the tables, with `num_embeddings` set to the number of rows in use."""
-        free = [len(rows) for rows in self._free]
-        sizes = zip(self._configs, self._rows.tolist(), free, strict=True)
-        return [replace(config, num_embeddings=rows - unused) for config, rows, unused in sizes]
+        return [replace(config, num_embeddings=rows) for config, rows in zip(self._configs, self._rows.sizes, strict=True)]
 
     def is_weighted(self) -> bool:
         return False
@@ -185,7 +179,7 @@ class QuantisedBags(EmbeddingBagCollectionInterface, DeltaReceiver):
 
     def delta_shapes(self) -> Mapping[str, TableShape]:
         stores_ids = self.kind == "collisionless"
-        tables = zip(self._configs, self._rows.tolist(), strict=True)
+        tables = zip(self._configs, self._rows.sizes, strict=True)
         return {c.name: TableShape(c.embedding_dim, None if stores_ids else rows) for c, rows in tables}
 
     def accepts(self, delta: Delta) -> bool:
@@ -198,79 +192,73 @@ class QuantisedBags(EmbeddingBagCollectionInterface, DeltaReceiver):
         new = super().accepts(delta)
         for config, format in zip(self._configs, self.formats, strict=True):
             table = delta.tables.get(config.name)
-            if new and table is not None and format != "float32" and not bool((table.weights.abs() <= LARGEST).all()):
+            if new and table is not None and format != "float32" and not _within_float16(table):
                 raise ValueError(
                     f"table {config.name!r} is {format}, the delta has weights outside the range of float16: export the model "
                     "again"
                 )
         return new
 
+    def apply_undoable(self, delta: Delta) -> Delta | None:
+        """Apply a delta like `apply_delta`, and return what it has replaced.
+
+        Returns:
+            The rows before, for `revert`; None if the delta was not applied. They take the size of the rows that the delta has.
+        """
+        return self._write(delta, undoable=True) if self.accepts(delta) else None
+
+    def revert(self, undo: Delta) -> None:
+        """Restore the rows and the step from before a delta, bit for bit.
+
+        Args:
+            undo: What `apply_undoable` returned for the last delta that was applied and not yet reverted.
+
+        Raises:
+            ValueError: If the collection is not at the step of that delta. Nothing is changed.
+        """
+        if undo.since != self.step:
+            raise ValueError(f"the tables are at step {self.step}, step {undo.since} was to be reverted")
+        self._write(undo)
+        self._clock = torch.tensor([undo.step, undo.time])
+
     def _write_delta(self, delta: Delta) -> None:
-        with self._lock.write():
-            for number, (config, format) in enumerate(zip(self._configs, self.formats, strict=True)):
-                if (table := delta.tables.get(config.name)) is None:
-                    continue
-                rows = table.keys.numpy()
-                if self.kind == "collisionless":
-                    self._delete(number, table.deleted.numpy())
-                    rows = self._rows_for(number, rows)
-                self._packed.rows(number)[rows] = pack(table.weights, format).numpy()
-            self._clock[0], self._clock[1] = delta.step, max(delta.time, int(self._clock[1]))
+        self._write(delta)
 
-    def _delete(self, number: int, ids: np.ndarray) -> None:
-        """Delete the rows of ids, for reuse by other ids. Ids without a row are ignored."""
-        tables = np.full(len(ids), number)
-        rows = self._hash_map.find(tables, ids)
-        self._hash_map.erase(tables, ids)
-        self._free[number] = np.concatenate([self._free[number], rows[rows != EMPTY]])
+    def _write(self, delta: Delta, undoable: bool = False) -> Delta | None:
+        """Write the rows of a delta in chunks. If `undoable`, return what they have replaced."""
+        before, changed = self._clock, {}
+        for number, config in enumerate(self._configs):
+            if (table := delta.tables.get(config.name)) is not None:
+                replaced = self._write_table(number, table)
+                if undoable:
+                    changed[config.name] = self._undo(number, list(replaced))
+                else:
+                    deque(replaced, maxlen=0)
+        self._clock = torch.tensor([delta.step, max(delta.time, int(before[1]))])
+        return Delta(delta.step, int(before[0]), int(before[1]), changed) if undoable else None
 
-    def _rows_for(self, number: int, ids: np.ndarray) -> np.ndarray:
-        """Return the row of each id, int64 [U]. Ids without a row are inserted."""
-        tables = np.full(len(ids), number)
-        rows = self._hash_map.find(tables, ids)
-        new = np.flatnonzero(rows == EMPTY)
-        free, used = self._free[number], int(self._rows[number])
-        reused = free[: len(new)]
-        fresh = np.arange(used, used + len(new) - len(reused))
-        self._packed.reserve(number, used + len(fresh))
-        self._free[number], self._rows[number] = free[len(reused) :], used + len(fresh)
-        rows[new] = np.concatenate([reused, fresh])
-        self._hash_map.insert(tables[new], ids[new], rows[new])
-        return rows
+    def _write_table(self, number: int, table: TableDelta) -> Iterator[Replaced]:
+        keys, deleted, rows = table.keys.numpy(), table.deleted.numpy(), self._rows
+        if self.kind == "collisionless":  # an id that was deleted and admitted again keeps a row throughout
+            yield rows.delete(number, deleted[~np.isin(deleted, keys)])
+        for begin in range(0, len(keys), chunk := rows.chunk(number)):
+            own = slice(begin, begin + chunk)
+            yield rows.write(number, keys[own], repack(table.weights[own], table.format, self.formats[number]).numpy())
 
-    def _ids_and_rows(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ids of a table in ascending order, and the row of each id, both int64 [R]."""
-        slots = self._hash_map.slots
-        mine = slots[(slots[:, 1] != EMPTY) & (slots[:, 1] >> ROW_BITS == number)]
-        mine = mine[np.argsort(mine[:, 0])]
-        return np.ascontiguousarray(mine[:, 0]), mine[:, 1] & ROW_MASK
-
-    def _find(self, ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-        """Return the row of each id, int64 [N]; -1 for ids without a row."""
-        if self.kind == "collisionless":
-            rows = torch.empty_like(ids)
-            _find(self._hash_map.slots, self._table_of.numpy(), ids.numpy(), offsets.numpy(), rows.numpy())
-            return rows
-        ends = offsets[:: (len(offsets) - 1) // len(self._keys)]
-        rows = torch.repeat_interleave(self._rows[self._table_of], ends.diff())
-        if self.kind == "hashed":
-            return to_rows(ids, rows)
-        return torch.where((ids >= 0) & (ids < rows), ids, OOV_ID)
+    def _undo(self, number: int, replaced: Sequence[Replaced]) -> TableDelta:
+        keys = torch.from_numpy(np.concatenate([one.keys for one in replaced]))
+        rows = torch.from_numpy(np.concatenate([one.rows for one in replaced]))
+        format = self.formats[number]
+        seen = torch.zeros_like(keys) if self.kind == "collisionless" else None
+        new = torch.from_numpy(np.concatenate([one.new for one in replaced]))
+        return TableDelta(keys, rows.view(torch.float32) if format == "float32" else rows, seen, new, format)
 
 
-def _map_of(ids: Sequence[torch.Tensor]) -> HashMap:
-    found = HashMap(sum(map(len, ids)))
-    for number, own in enumerate(ids):
-        found.insert(torch.full_like(own, number).numpy(), own.numpy(), torch.arange(len(own)).numpy())
-    return found
-
-
-@jit(nogil=True)
-def _find(slots, table_of, ids, offsets, rows):  # type: ignore[no-untyped-def]
-    mask, bags = len(slots) - 1, (len(offsets) - 1) // len(table_of)
-    for feature in range(len(table_of)):
-        table, end = table_of[feature], offsets[(feature + 1) * bags]
-        for i in range(offsets[feature * bags], end):
-            if i + AHEAD < end:
-                prefetch(slots, home_of(table, ids[i + AHEAD], mask), 0)
-            rows[i] = find_one(slots, table, ids[i])
+def _within_float16(table: TableDelta) -> bool:
+    """Return whether formats other than float32 can represent all weights of a table's delta."""
+    for part in table.weights.split(_CHECKED):
+        weights = part if table.format == "float32" else unpack(part, table.format)
+        low, high = weights.aminmax() if weights.numel() else (torch.zeros(()), torch.zeros(()))
+        if not (low >= -LARGEST and high <= LARGEST):  # not for NaN either
+            return False
+    return True

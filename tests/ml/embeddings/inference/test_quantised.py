@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -17,9 +16,10 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ml.embeddings.collisionless.bags import CollisionlessEmbeddingBags
-from ml.embeddings.collisionless.row_layout import STEP, WEIGHTS
 from ml.embeddings.fixed.static import StaticEmbeddingBags
+from ml.embeddings.inference import growing_memory
 from ml.embeddings.inference.formats import Format, fitting, row_bytes
+from ml.embeddings.inference.growing_memory import GrowingMemory
 from ml.embeddings.inference.packed_tables import PackedTables
 from ml.embeddings.inference.quantise import quantise_bags, quantise_tables
 from ml.embeddings.inference.quantised import QuantisedBags
@@ -205,22 +205,34 @@ def test_rows_of_deleted_ids_are_reused() -> None:
         bags.store.delete_rows(bags.store.rows_of(0)[:900])
         bags(features_of({"t": [list(range(10_000 * now, 10_000 * now + 900))]})).values().sum().backward()
         quantised.apply_delta(bags.delta(quantised.step))
-    assert quantised.nbytes == before and quantised.embedding_bag_configs()[0].num_embeddings == 1000
+    # The segments of the map that the new ids fall into may be larger, the rows are not.
+    assert before <= quantised.nbytes < 1.2 * before and quantised.embedding_bag_configs()[0].num_embeddings == 1000
 
 
-def test_a_table_grows_in_place_and_the_tables_behind_it_move() -> None:
+def test_a_table_grows_without_moving_rows_until_its_room_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growing_memory, "_ROOMS", ((2, 4096),))
     packed = [torch.randint(0, 255, (rows, 20), dtype=torch.uint8) for rows in (4, 3, 0)]
     tables = PackedTables([16] * 3, ["int8"] * 3, packed, torch.arange(3), mean=True)
+    address = tables.rows(0).ctypes.data
     tables.reserve(0, 9)
     tables.reserve(2, 2)
     assert tables.capacities == [9, 3, 2] and tables.nbytes == 14 * 20
+    tables.reserve(0, 4096 // 20)
+    assert tables.rows(0).ctypes.data == address
+    tables.reserve(0, 4096 // 20 + 1)
+    assert tables.rows(0).ctypes.data != address
     for number, rows in enumerate(packed):
         assert np.array_equal(tables.rows(number)[: len(rows)], rows.numpy())
-    tables.reserve(0, 10)
-    assert tables.capacities[0] == 10
-    tables.reserve(0, 80)
-    tables.reserve(0, 81)
-    assert tables.capacities[0] == 90, "a full table grows by one eighth"
+    tables.rows(0)[-1] = 1
+    assert np.array_equal(tables.rows(1)[:3], packed[1].numpy())
+
+
+def test_an_address_range_that_the_system_refuses_is_replaced_by_a_smaller_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growing_memory, "_ROOMS", ((1, 1 << 60), (2, 4096)))
+    assert GrowingMemory([100, 5000]).rooms == [4096, 12288]
+    monkeypatch.setattr(growing_memory, "_ROOMS", ((1, 1 << 60),))
+    with pytest.raises(MemoryError, match="no address range for 5100 bytes"):
+        GrowingMemory([100, 5000])
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads the peak of memory from /proc")
@@ -228,6 +240,8 @@ def test_growing_needs_no_second_copy_of_the_rows() -> None:
     """Measures the peak memory of a new process while a table of 200 MB grows."""
     code = """
 import torch
+from ml.embeddings.inference import growing_memory
+from ml.embeddings.inference.growing_memory import GrowingMemory
 from ml.embeddings.inference.packed_tables import PackedTables
 def status(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) * 1024
@@ -239,7 +253,7 @@ tables.reserve(0, rows + 1)
 print((status("VmHWM") - before) / (20 * rows))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert float(done.stdout) < 0.2, "the table grows by one eighth"
+    assert float(done.stdout) < 0.2
 
 
 def test_a_delta_with_weights_outside_the_range_of_float16_is_refused() -> None:
@@ -253,38 +267,6 @@ def test_a_delta_with_weights_outside_the_range_of_float16_is_refused() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in quantised.tensors().items())
     exact, _ = quantise_bags(table_of(torch.zeros(9, 8)), "float32")
     assert exact.apply_delta(bags.delta(0))
-
-
-def test_a_lookup_during_a_delta_reads_rows_from_before_or_after_it() -> None:
-    """All weights are equal, and each delta changes all of them and adds rows."""
-    bags = grown(64)
-
-    def set_all(value: float) -> None:
-        rows = bags.store.rows_of(0)
-        bags.store.array.floats[rows, WEIGHTS : WEIGHTS + 16] = value
-        bags.store.step += 1
-        bags.store.array.words[rows, STEP] = bags.store.step
-
-    set_all(0.0)
-    quantised, _ = quantise_bags(bags, "float16")
-    batch, seen, done = features_of({"t": [[i] for i in range(64)]}), set(), Event()
-
-    def read() -> None:
-        while not done.is_set():
-            values = quantised(batch).values().unique()
-            seen.add(tuple(values.tolist()))
-
-    readers = [Thread(target=read) for _ in range(2)]
-    for reader in readers:
-        reader.start()
-    for value in range(1, 40):
-        bags(features_of({"t": [list(range(1000 * value, 1000 * value + 500))]})).values().sum().backward()
-        set_all(float(value))
-        quantised.apply_delta(bags.delta(quantised.step))
-    done.set()
-    for reader in readers:
-        reader.join()
-    assert all(len(values) == 1 for values in seen) and len(seen) > 1
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda bags: pickle.loads(pickle.dumps(bags))])
