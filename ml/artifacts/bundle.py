@@ -22,7 +22,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from upath import UPath
 
-from ml.artifacts.delta import ModelDelta
+from ml.artifacts.delta import ModelDelta, ModelUndo
 from ml.artifacts.predictor import Predictor, TorchPredictor
 from ml.artifacts.raw_columns import RawColumns
 from ml.artifacts.snapshot import read_file, read_state, write_file
@@ -122,8 +122,11 @@ class Bundle:
         """Apply what a trainer has changed since the bundle was written, or since the last delta.
 
         Afterwards the bundle predicts the same as a new export of the trainer's state in the same formats. Vocabularies do not
-        change: values that have received an id since then stay out of vocabulary until the next bundle. No predictions may be
-        made during the call.
+        change: values that have received an id since then stay out of vocabulary until the next bundle.
+
+        Other threads may predict during the call, and do not wait for it. A prediction uses one version of the dense part, and
+        each row of quantised tables whole, but it may read some rows from before the delta and others from after it. One thread
+        at a time may call `apply`, `apply_undoable` and `revert`.
 
         Args:
             delta: Changes that begin at `steps`.
@@ -137,6 +140,18 @@ class Bundle:
             TypeError: The bundle does not hold a torch model.
         """
         return self._torch.apply(delta)
+
+    def apply_undoable(self, delta: ModelDelta) -> ModelUndo | None:
+        """Apply a delta like `apply`, and keep what it replaces, which takes about the memory of the delta's rows.
+
+        Returns:
+            What `revert` needs; None if the tables already have the changes of the delta.
+        """
+        return self._torch.apply_undoable(delta)
+
+    def revert(self, undo: ModelUndo) -> None:
+        """Restore the state from before the last delta that was not yet reverted, bit for bit. Other threads may predict."""
+        self._torch.revert(undo)
 
     @property
     def _torch(self) -> TorchPredictor:

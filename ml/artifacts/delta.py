@@ -6,6 +6,7 @@ export has the same tensors as a new export of the trained model.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,9 @@ from torch import nn
 
 from ml.artifacts.snapshot import DENSE, TABLES
 from ml.artifacts.weights import dense_of, quantised_of
-from ml.embeddings.delta import Delta, DeltaReceiver, apply_deltas, merge_deltas
+from ml.embeddings.delta import Delta, DeltaReceiver, accepted, apply_deltas, merge_deltas
+from ml.embeddings.inference.formats import Format
+from ml.embeddings.inference.quantised import QuantisedBags
 from ml.embeddings.interface import bags_of
 from ml.models.int8 import Int8Linear
 
@@ -60,8 +63,12 @@ class ModelDelta:
         return named | {f"{DENSE}{name}": tensor for name, tensor in self.dense.items()}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> ModelDelta:
+    def from_tensors(cls, tensors: Mapping[str, torch.Tensor], format: Format = "float32") -> ModelDelta:
         """Rebuild a delta from the tensors of `to_tensors`.
+
+        Args:
+            tensors: The tensors by name.
+            format: Format of the rows; see `TableDelta`.
 
         Raises:
             ValueError: If tensors are missing, or do not belong together.
@@ -76,7 +83,7 @@ class ModelDelta:
                 tables.setdefault(path, {})[own] = tensor
             else:
                 raise ValueError(f"delta: expected tensors {DENSE}… and {TABLES}…, found {name!r}")
-        return cls(dense, {path: Delta.from_tensors(own) for path, own in tables.items()})
+        return cls(dense, {path: Delta.from_tensors(own, format) for path, own in tables.items()})
 
 
 def receivers_of(model: nn.Module) -> dict[str, DeltaReceiver]:
@@ -144,8 +151,8 @@ def merge_model_deltas(shares: Sequence[ModelDelta]) -> ModelDelta:
 def apply_delta(model: nn.Module, delta: ModelDelta) -> bool:
     """Apply a delta to a trained or an exported model, completely or not at all.
 
-    Rows are quantised to the formats of their tables, and weights of `Int8Linear` layers to 8 bits. During the call, each
-    collection of quantised tables can be read, but the model as a whole cannot: its parts are updated one after the other.
+    Rows are quantised to the formats of their tables, and weights of `Int8Linear` layers to 8 bits. The model is changed in
+    place and cannot predict during the call; `apply_to_served` is for models that do.
 
     Args:
         model: A model with the structure of the trained model.
@@ -159,26 +166,101 @@ def apply_delta(model: nn.Module, delta: ModelDelta) -> bool:
         Gap: If changes between the model's steps and the delta's beginning are missing; nothing is changed.
         ValueError: If the delta belongs to another model; nothing is changed.
     """
-    layers = {path: module for path, module in model.named_modules() if isinstance(module, Int8Linear)}
-    plain = {name: t for name, t in dense_of(model).items() if name.rpartition(".")[0] not in layers}
-    if delta.dense:
-        _check_dense(plain, layers, delta.dense)
+    _check_dense(model, delta.dense)
     receivers = receivers_of(model)
     if not apply_deltas(receivers, delta.tables) and receivers:
         return False
-    if not delta.dense:
-        return True
-    for name, tensor in plain.items():
-        tensor.copy_(delta.dense[name])
-    for path, layer in layers.items():
-        layer.set_weights(delta.dense[f"{path}.weight"], delta.dense.get(f"{path}.bias"))
+    _write_dense(model, delta.dense)
     return True
 
 
-def _check_dense(
-    plain: Mapping[str, torch.Tensor], layers: Mapping[str, Int8Linear], saved: Mapping[str, torch.Tensor]
-) -> None:
-    """Raises `ValueError`, naming the tensors, unless a delta's dense part fits a model's tensors and 8-bit layers."""
+@dataclass(frozen=True)
+class ModelUndo:
+    """What a delta has replaced in a served model, with which `revert_served` restores the model bit for bit.
+
+    Attributes:
+        model: The model before. It shares its quantised tables with the model after the delta.
+        tables: The rows that were replaced in each collection of quantised tables, by its path in the model.
+    """
+
+    model: nn.Module
+    tables: Mapping[str, Delta]
+
+
+def apply_to_served(model: nn.Module, delta: ModelDelta, undoable: bool = False) -> tuple[nn.Module, ModelUndo] | None:
+    """Apply a delta to a model that predicts in other threads during the call, completely or not at all.
+
+    Quantised tables are changed in place, and a prediction that overlaps with the call may read some rows from before the delta
+    and others from after it, each of them whole. The dense part and collections that are not quantised are copied, changed, and
+    returned as another model, so that a prediction with one of the two models uses one version of these parts.
+
+    Args:
+        model: The model, which must not be changed by other threads.
+        delta: Changes that begin at the model's steps.
+        undoable: Whether to keep the rows that are replaced.
+
+    Returns:
+        The model to predict with from now on, and what was replaced, with rows if `undoable`; None if the tables already have
+        the changes.
+
+    Raises:
+        Gap: As for `apply_delta`.
+        ValueError: As for `apply_delta`.
+    """
+    _check_dense(model, delta.dense)
+    receivers, shared = receivers_of(model), quantised_of(model)
+    new = accepted(receivers, delta.tables)
+    if receivers and not new:
+        return None
+    changed = model
+    if delta.dense or any(path not in shared for path in new):
+        changed = copy.deepcopy(model, {id(bags): bags for bags in shared.values()})
+        _write_dense(changed, delta.dense)
+    undone: dict[str, Delta] = {}
+    for path, receiver in receivers_of(changed).items():
+        if path not in new:
+            continue
+        if not (undoable and isinstance(receiver, QuantisedBags)):
+            receiver.apply_delta(delta.tables[path])
+        elif (undo := receiver.apply_undoable(delta.tables[path])) is not None:
+            undone[path] = undo
+    return changed, ModelUndo(model, undone)
+
+
+def revert_served(undo: ModelUndo) -> nn.Module:
+    """Restore the rows from before a delta, and return the model from before it. It may predict during the call.
+
+    Args:
+        undo: What `apply_to_served` returned for the last delta that was not yet reverted, with `undoable`.
+    """
+    for path, bags in quantised_of(undo.model).items():
+        if path in undo.tables:
+            bags.revert(undo.tables[path])
+    return undo.model
+
+
+def _parts_of(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, Int8Linear]]:
+    """Return the dense tensors of a model outside of 8-bit layers, by name, and these layers, by path."""
+    layers = {path: module for path, module in model.named_modules() if isinstance(module, Int8Linear)}
+    return {name: t for name, t in dense_of(model).items() if name.rpartition(".")[0] not in layers}, layers
+
+
+def _write_dense(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
+    """Replace the dense part of a model; without tensors, leave it as it is."""
+    if not saved:
+        return
+    plain, layers = _parts_of(model)
+    for name, tensor in plain.items():
+        tensor.copy_(saved[name])
+    for path, layer in layers.items():
+        layer.set_weights(saved[f"{path}.weight"], saved.get(f"{path}.bias"))
+
+
+def _check_dense(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
+    """Raises `ValueError`, naming the tensors, unless a delta's dense part is empty or fits a model."""
+    if not saved:
+        return
+    plain, layers = _parts_of(model)
     wanted = {name: tuple(tensor.shape) for name, tensor in plain.items()}
     for path, layer in layers.items():
         wanted[f"{path}.weight"] = tuple(reversed(layer.weight.shape))

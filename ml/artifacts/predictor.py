@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import nn
 from upath import UPath
 
-from ml.artifacts.delta import ModelDelta, apply_delta, steps_of
+from ml.artifacts.delta import ModelDelta, ModelUndo, apply_to_served, revert_served, steps_of
 from ml.artifacts.snapshot import (
     STATE,
     TABLES,
@@ -62,12 +62,12 @@ class Predictor(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class TorchPredictor:
     """A torch model for inference, with the recipe and the schema that it was built from.
 
     Attributes:
-        model: `forward(dense [B, I], sparse KJT) -> logits [B]`, in eval mode.
+        model: `forward(dense [B, I], sparse KJT) -> logits [B]`, in eval mode. `apply` may replace it by another one.
         recipe: How the model was trained.
         schema: The features that the model reads.
 
@@ -97,8 +97,22 @@ class TorchPredictor:
         return steps_of(self.model)
 
     def apply(self, delta: ModelDelta) -> bool:
-        """Apply a delta completely or not at all; see `ml.artifacts.delta.apply_delta`."""
-        return apply_delta(self.model, delta)
+        """Apply a delta completely or not at all, while other threads predict; see `ml.artifacts.delta.apply_to_served`."""
+        return self._apply(delta, undoable=False) is not None
+
+    def apply_undoable(self, delta: ModelDelta) -> ModelUndo | None:
+        """Apply a delta like `apply`. Returns what `revert` needs, or None if the tables already have the changes."""
+        return self._apply(delta, undoable=True)
+
+    def revert(self, undo: ModelUndo) -> None:
+        """Restore the model from before a delta; see `ml.artifacts.delta.revert_served`."""
+        self.model = revert_served(undo)
+
+    def _apply(self, delta: ModelDelta, undoable: bool) -> ModelUndo | None:
+        if (done := apply_to_served(self.model, delta, undoable)) is None:
+            return None
+        self.model, undo = done
+        return undo
 
     def save(self, folder: Path | UPath, beside: Mapping[str, str] | None = None) -> None:
         """Write the model into an existing folder. Writing is not atomic; call it inside `Lake.write`, which is.

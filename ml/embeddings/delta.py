@@ -45,8 +45,8 @@ class TableDelta:
 
     def __post_init__(self) -> None:
         integers = [self.keys, self.deleted] + ([] if self.seen is None else [self.seen])
-        wanted = torch.float32 if self.format == "float32" else torch.uint8
-        if self.weights.dtype != wanted or any(tensor.dtype != torch.int64 for tensor in integers):
+        wanted = "float32" if self.format == "float32" else "uint8"
+        if self.weights.dtype != getattr(torch, wanted) or any(tensor.dtype != torch.int64 for tensor in integers):
             raise ValueError(f"expected {wanted} weights and int64 keys, found {self.weights.dtype}, {self.keys.dtype}")
         rows = {len(tensor) for tensor in (self.keys, self.weights, self.seen) if tensor is not None}
         if len(rows) != 1 or self.weights.dim() != 2 or any(tensor.dim() != 1 for tensor in integers):
@@ -294,9 +294,18 @@ def apply_deltas(receivers: Mapping[str, DeltaReceiver], deltas: Mapping[str, De
         Gap: If a delta begins after its collection's step. Nothing is changed.
         ValueError: If names differ, or a delta does not match its collection's tables. Nothing is changed.
     """
-    if faults := sorted(receivers.keys() ^ deltas.keys()):
-        raise ValueError(f"expected deltas of the collections {sorted(receivers)}; {faults} are missing or not expected")
-    new = [name for name, receiver in receivers.items() if receiver.accepts(deltas[name])]
+    new = accepted(receivers, deltas)
     for name in new:
         receivers[name].apply_delta(deltas[name])
     return bool(new)
+
+
+def accepted(receivers: Mapping[str, DeltaReceiver], deltas: Mapping[str, Delta]) -> list[str]:
+    """Check the deltas of several collections without applying them; see `apply_deltas`.
+
+    Returns:
+        Names of the collections for which the deltas have new changes.
+    """
+    if faults := sorted(receivers.keys() ^ deltas.keys()):
+        raise ValueError(f"expected deltas of the collections {sorted(receivers)}; {faults} are missing or not expected")
+    return [name for name, receiver in receivers.items() if receiver.accepts(deltas[name])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -16,6 +17,10 @@ RowFormat = Literal["float32", "float16", "int8"]
 
 class DamagedPackage(ValueError):
     """A file of a package is missing, has changed since it was written, or does not fit its manifest."""
+
+
+class UnknownFormat(DamagedPackage):
+    """A package is in a format that this code does not read."""
 
 
 class PackageManifest(Strict):
@@ -83,8 +88,17 @@ def read_manifest(text: str | bytes, where: object) -> PackageManifest:
         where: Its file, for the message.
 
     Raises:
-        DamagedPackage: The text is not a manifest of this format.
+        UnknownFormat: The manifest has another format.
+        DamagedPackage: The text is not a manifest.
     """
+    try:
+        found = json.loads(text)
+        if isinstance(found, dict) and isinstance(format := found.get("format"), int) and format != FORMAT:
+            raise UnknownFormat(f"{where} is a manifest of format {format}, this code reads {FORMAT}: update it")
+    except UnicodeDecodeError as error:
+        raise DamagedPackage(f"{where} is not a manifest of format {FORMAT}: {error}") from error
+    except json.JSONDecodeError:
+        pass  # the validation says why
     try:
         return PackageManifest.model_validate_json(text)
     except ValidationError as error:

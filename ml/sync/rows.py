@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 
 from ml.artifacts.delta import ModelDelta
 from ml.artifacts.snapshot import TABLES, Tensors
-from ml.embeddings.inference.pack import pack, unpack
+from ml.embeddings.inference.pack import pack
 from ml.sync.manifest import DamagedPackage, RowFormat
 
 DELTA_FILE = "delta.safetensors"
@@ -28,7 +28,7 @@ def delta_to_bytes(delta: ModelDelta, row_format: RowFormat = "float32") -> byte
         >>> from ml.embeddings.delta import Delta, TableDelta
         >>> rows = TableDelta(torch.tensor([7]), torch.tensor([[0.5, -1.0]]), None, torch.tensor([], dtype=torch.int64))
         >>> delta = ModelDelta({}, {"bags": Delta(0, 1, 0, {"item": rows})})
-        >>> delta_from_bytes(delta_to_bytes(delta, "float16"), "float16").tables["bags"].tables["item"].weights
+        >>> delta_from_bytes(delta_to_bytes(delta, "float16"), "float16").tables["bags"].tables["item"].float_weights()
         tensor([[ 0.5000, -1.0000]])
     """
     tensors: Tensors = {}
@@ -46,16 +46,14 @@ def delta_from_bytes(data: bytes, row_format: RowFormat = "float32") -> ModelDel
         row_format: Format of the rows.
 
     Returns:
-        The changes, with float32 weights.
+        The changes. Rows stay packed, so that tables of the same format receive their bits.
 
     Raises:
         DamagedPackage: The bytes are not a delta in this row format.
     """
     try:
         tensors = load(data)
-        if row_format != "float32":
-            tensors = {name: unpack(t, row_format) if _holds_rows(name) else t for name, t in tensors.items()}
-        return ModelDelta.from_tensors(tensors)
+        return ModelDelta.from_tensors(tensors, row_format)
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise DamagedPackage(f"{DELTA_FILE} is not a delta with rows in {row_format}: {error}") from error
 

@@ -1,0 +1,124 @@
+"""A version that is significantly worse on the probe set is left again, bit for bit, until a version is good."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ml.datasets.batch import Batch
+from ml.sync import receiver as module
+from ml.sync.probe import Probe
+from ml.sync.receiver import Receiver
+from ml.training.state import TrainState
+from tests.helpers.sync_runs import Run, serves
+from tests.helpers.training_days import make_batches
+from tests.helpers.training_states import SCHEMA
+
+HELD: dict[int, torch.Tensor] = {}
+
+
+def probe_of(run: Run) -> Probe:
+    """Rows whose labels the current model predicts well."""
+    receiver = Receiver(run.folder, "labels")
+    batches = list(make_batches(SCHEMA, 8, size=64, seed=99))
+    labelled: list[Batch] = []
+    for batch in batches:
+        chance = torch.from_numpy(receiver.load().score(batch))
+        labelled.append(replace(batch, labels=(chance > chance.median()).float()))
+    return Probe(labelled)
+
+
+def spoil(state: TrainState) -> None:
+    """Turn the model's logits around, and make them large."""
+    for number, parameter in enumerate(state.dense_parameters):
+        HELD.setdefault(number, parameter.detach().clone())
+        parameter.data.mul_(-3 if parameter.dim() > 1 and len(parameter) == 1 else 1)
+        if parameter.dim() == 1 and len(parameter) == 1:
+            parameter.data.add_(4)
+
+
+def repair(state: TrainState) -> None:
+    for number, parameter in enumerate(state.dense_parameters):
+        parameter.data.copy_(HELD.pop(number))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    HELD.clear()
+    own = Run(tmp_path)
+    own.advance()
+    return own
+
+
+def test_a_good_version_is_kept(run: Run) -> None:
+    receiver = Receiver(run.folder, "server", probe_of(run))
+    receiver.load()
+    run.advance()
+    done = receiver.poll()
+    assert done is not None and done.seconds["probe"] > 0 and receiver.status.rollbacks == 0
+    assert serves(receiver.bundle, run.history[2])
+
+
+def test_a_worse_version_is_rolled_back_and_a_good_one_is_served_again(run: Run) -> None:
+    receiver = Receiver(run.folder, "server", probe_of(run))
+    receiver.load()
+    run.advance(2, change=spoil)
+    assert receiver.poll() is None
+    status = receiver.status
+    assert (status.version, status.rollbacks, status.rolled_back_from) == (1, 1, 3) and status.refused == {"quality": 1}
+    assert "version 3 is worse on the probe set (log loss" in str(status.last_refusal)
+    assert "rolled back to version 1" in str(status.last_refusal)
+    assert serves(receiver.bundle, run.history[1]), "rows, dense part and steps"
+    (own,) = [one for one in run.folder.acknowledgements() if one.name == "server"]
+    assert own.version == 1, "a version that is not served is not acknowledged"
+    assert receiver.poll() is None and receiver.status.rollbacks == 1, "the same version is not tried again"
+    run.advance(change=repair)
+    done = receiver.poll()
+    assert done is not None and (done.since, done.version) == (1, 4)
+    assert serves(receiver.bundle, run.history[4]) and receiver.status.rolled_back_from is None
+
+
+def test_a_worse_snapshot_is_not_served_and_later_versions_are_tried(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_UNDONE", 2)
+    receiver = Receiver(run.folder, "server", probe_of(run))
+    receiver.load()
+    run.advance(change=spoil)
+    assert receiver.poll() is None
+    run.advance(3)
+    assert receiver.poll() is None and receiver.status.rollbacks == 1, "too many versions to undo: it waits for a snapshot"
+    run.snapshot()
+    served = receiver.bundle
+    assert receiver.poll() is None and receiver.bundle is served and receiver.status.rollbacks == 2
+    assert serves(receiver.bundle, run.history[1])
+    run.advance(change=repair)
+    run.snapshot()
+    assert receiver.poll() is not None and serves(receiver.bundle, run.history[6])
+
+
+def test_predictions_that_are_not_numbers_are_worse(run: Run) -> None:
+    receiver = Receiver(run.folder, "server", probe_of(run))
+    receiver.load()
+
+    def break_it(state: TrainState) -> None:
+        for parameter in state.dense_parameters:
+            parameter.data.fill_(float("nan"))
+
+    run.advance(change=break_it)
+    assert receiver.poll() is None
+    assert "not a number" in str(receiver.status.last_refusal) and serves(receiver.bundle, run.history[1])
+
+
+def test_a_difference_within_the_tolerance_or_by_chance_is_not_worse(run: Run) -> None:
+    receiver = Receiver(run.folder, "server")
+    few = list(make_batches(SCHEMA, 1, size=4, seed=99))
+    probe = Probe(few)
+    assert probe.judge(receiver.load()).worse is None
+    run.advance(change=spoil)
+    receiver.poll()
+    verdict = probe.judge(receiver.bundle)
+    assert verdict.worse is None, "four rows cannot tell"
+    with pytest.raises(ValueError, match="no rows"):
+        Probe([])
