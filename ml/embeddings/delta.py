@@ -70,7 +70,8 @@ class Delta:
     again from an earlier day, the same step numbers count different updates.
 
     Args:
-        since: The delta contains the changes after this step.
+        since: The delta contains the changes after this step. If it equals `step`, the rows are from earlier steps and were
+            held back by the sender; they are applied to receivers at that step.
         step: Step of a receiver after it has applied the delta.
         time: Latest event time seen in training, in microseconds since 1970 UTC.
         tables: Changes by table name. A compositional table has several part tables, named `<table>.<part>`.
@@ -257,7 +258,8 @@ def check_delta(delta: Delta, step: int, shapes: Mapping[str, TableShape]) -> bo
         raise ValueError(f"the delta has tables {unknown}, which are not among {sorted(shapes)}")
     for name, table in delta.tables.items():
         _check_table(name, shapes[name], table)
-    if delta.step <= step:
+    held_back = delta.since == delta.step == step and delta.rows > 0
+    if delta.step <= step and not held_back:
         return False
     if delta.since > step:
         way_out = f"load a snapshot, or request a delta since {step}"

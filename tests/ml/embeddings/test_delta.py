@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ml.embeddings.delta import Delta, TableDelta, merge_deltas
+from ml.embeddings.delta import Delta, Gap, TableDelta, TableShape, check_delta, merge_deltas
 
 
 def table(keys: list[int], deleted: list[int] | None = None, seen: bool = True) -> TableDelta:
@@ -49,3 +49,14 @@ def test_merged_shares_are_sorted_by_key() -> None:
     assert equal(merge_deltas([one, other]), Delta(2, 9, 77, {"a": table([-3, 1, 2, 5], [3, 8]), "b": table([0], seen=False)}))
     with pytest.raises(ValueError, match=r"the same steps and tables, found steps \[\(2, 9\), \(2, 8\)\]"):
         merge_deltas([one, Delta(2, 8, 70, other.tables)])
+
+
+def test_rows_that_were_held_back_are_applied_at_their_step_and_an_empty_delta_is_not_new() -> None:
+    shapes = {"t": TableShape(width=2, rows=None)}
+    none = torch.tensor([], dtype=torch.int64)
+    held_back = Delta(5, 5, 0, {"t": TableDelta(torch.tensor([7]), torch.ones(1, 2), torch.tensor([1]), none)})
+    empty = Delta(5, 5, 0, {"t": TableDelta(none, torch.ones(0, 2), none, none)})
+    assert check_delta(held_back, 5, shapes) and not check_delta(empty, 5, shapes)
+    assert not check_delta(held_back, 6, shapes)
+    with pytest.raises(Gap):
+        check_delta(held_back, 4, shapes)
