@@ -81,6 +81,33 @@ class Ranks:
         counts = [count for (count,) in self.all_gather(len(rows))]
         return _AllGatherRows.apply(rows, self, counts), sum(counts[: self.rank])
 
+    def gather_bytes(self, data: bytes) -> list[bytes] | None:
+        """Send bytes to the first rank.
+
+        Returns:
+            On the first rank, the bytes of all ranks, in their order; None on the others.
+        """
+        sizes = [size for (size,) in self.all_gather(len(data))]
+        if self.rank:
+            dist.send(torch.frombuffer(bytearray(data), dtype=torch.uint8), group=self.group, group_dst=0)
+            return None
+        found = [data]
+        for rank, size in enumerate(sizes[1:], 1):
+            received = torch.empty(size, dtype=torch.uint8)
+            dist.recv(received, group=self.group, group_src=rank)
+            found.append(received.numpy().tobytes())
+        return found
+
+    def broadcast_bytes(self, data: bytes | None) -> bytes:
+        """Copy bytes from the first rank to all ranks. data: the bytes on the first rank; ignored on the others."""
+        own = data if data is not None and self.rank == 0 else b""
+        size = self.all_gather(len(own))[0][0]
+        message = (
+            torch.frombuffer(bytearray(own), dtype=torch.uint8) if self.rank == 0 else torch.empty(size, dtype=torch.uint8)
+        )
+        dist.broadcast(message, group_src=0, group=self.group)
+        return message.numpy().tobytes()
+
     def sum_gradients(self, parameters: Sequence[nn.Parameter], *more: float) -> list[float]:
         """Sum the gradients of all ranks in place, together with some numbers, in one message.
 

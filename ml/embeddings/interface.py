@@ -207,6 +207,17 @@ class TrainableBags(EmbeddingBagCollectionInterface, DeltaReceiver):
         """
         return None
 
+    def set_receiver_ttl(self, seconds: float) -> None:
+        """Set the time of silence after which a receiver is dropped. It applies to tables that keep tombstones.
+
+        Args:
+            seconds: Seconds on the clock of the tables, which by default is the event time of training.
+
+        Raises:
+            ValueError: If the time is not positive.
+        """
+        return None
+
     def acknowledge(self, name: str, step: int) -> None:
         """Record that a receiver has applied all changes up to a step and will not request deltas since an earlier step.
 

@@ -58,13 +58,22 @@ class Receivers:
     """
 
     def __init__(self, clock: Callable[[], float], ttl: float = RECEIVER_TTL) -> None:
-        if ttl <= 0:
-            raise ValueError(f"receiver_ttl must be positive, found {ttl}")
-        self.clock, self.ttl = clock, ttl
+        self.clock = clock
+        self.set_ttl(ttl)
         self.known: dict[str, Receiver] = {}
 
     def __len__(self) -> int:
         return len(self.known)
+
+    def set_ttl(self, seconds: float) -> None:
+        """Set the time of silence after which a receiver is dropped.
+
+        Raises:
+            ValueError: If the time is not positive.
+        """
+        if seconds <= 0:
+            raise ValueError(f"receiver_ttl must be positive, found {seconds}")
+        self.ttl = seconds
 
     def register(self, name: str, step: int) -> None:
         """Add a receiver, or replace its entry.

@@ -197,6 +197,10 @@ class CollisionlessEmbeddingBags(TrainableBags):
         """Delete rows and candidates that have not been seen for their table's time to live."""
         self.store.expire(self.store.time)
 
+    def set_receiver_ttl(self, seconds: float) -> None:
+        """Set the time of silence after which a receiver is dropped."""
+        self.store.receivers.set_ttl(seconds)
+
     def register_receiver(self, name: str, step: int) -> None:
         """Keep tombstones for a receiver of deltas; see `deltas.register_receiver`."""
         register_receiver(self.store, name, step)

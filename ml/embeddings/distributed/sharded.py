@@ -202,6 +202,9 @@ class ShardedBags(TrainableBags):
     def register_receiver(self, name: str, step: int) -> None:
         self.local.register_receiver(name, step)
 
+    def set_receiver_ttl(self, seconds: float) -> None:
+        self.local.set_receiver_ttl(seconds)
+
     def acknowledge(self, name: str, step: int) -> None:
         self.local.acknowledge(name, step)
 

@@ -16,14 +16,17 @@ from ml.artifacts.delta import apply_delta
 from ml.artifacts.predictor import TorchPredictor
 from ml.artifacts.snapshot import STATE
 from ml.artifacts.weights import weights_of
+from ml.embeddings.delta import Gap
 from ml.models.predict import predict
 from ml.recipes.online import SyncRecipe
 from ml.sync.folder import Acknowledgement, Head, RunConflict, SyncFolder
 from ml.sync.manifest import RowFormat
-from ml.sync.publisher import Publisher, serving_copy
+from ml.sync.publisher import Publisher
 from ml.sync.rows import DELTA_FILE, delta_from_bytes
+from ml.sync.serving_copy import serving_copy
 from ml.training.passes import train_pass
 from ml.training.state import TrainState
+from ml.training.state_dict import load_snapshot, save_snapshot
 from tests.helpers.training_days import make_batches
 from tests.helpers.training_states import SCHEMA, begun
 
@@ -50,12 +53,13 @@ def train(state: TrainState, seed: int) -> tuple[int, int]:
     return int(batches[0].event_time.min()), int(batches[-1].event_time.max())
 
 
-def rebuilt(folder: SyncFolder, run_id: str = "a1") -> TorchPredictor:
-    """What a receiver holds that starts at the newest snapshot and applies the deltas after it."""
+def rebuilt(folder: SyncFolder, run_id: str = "a1", begin: int | None = None) -> TorchPredictor:
+    """What a receiver holds that starts at a snapshot, by default the newest, and applies the deltas after it."""
     head = folder.head()
     assert head is not None
-    found = TorchPredictor.load(folder.package(run_id, "snapshot", head.snapshot))
-    for version in range(head.snapshot + 1, head.version + 1):
+    begin = head.snapshot if begin is None else begin
+    found = TorchPredictor.load(folder.package(run_id, "snapshot", begin))
+    for version in range(begin + 1, head.version + 1):
         manifest = folder.manifest(run_id, "delta", version)
         assert found.steps == manifest.since
         assert apply_delta(found.model, delta_from_bytes(folder.read(manifest, DELTA_FILE), manifest.row_format))
@@ -116,6 +120,7 @@ def test_the_same_stream_published_twice_gives_the_same_packages(tmp_path: Path)
 
 def test_a_run_that_is_repeated_publishes_nothing_new_and_another_history_is_refused(tmp_path: Path) -> None:
     first, again, other = begun(), begun(), begun(seed=1)
+    before: list[float] = []
     for state in (first, again):
         own = publisher(tmp_path, state)
         own.snapshot()
@@ -192,3 +197,73 @@ def test_packages_of_earlier_runs_are_deleted(tmp_path: Path) -> None:
     second = publisher(tmp_path, state, run_id="b2")
     second.snapshot()
     assert first.folder.versions("a1", "delta") == [] and first.folder.head() == Head("b2", 0, 0)
+
+
+def test_a_gap_between_events_that_is_longer_than_the_ttl_does_not_end_the_run(tmp_path: Path) -> None:
+    state = begun(tables={"default": {"kind": "collisionless", "ttl_seconds": 60}, "features": {}})
+    own = publisher(tmp_path, state, receiver_ttl=1.0)
+    own.snapshot()
+    own.publish(train(state, 1))
+    for hours in (3, 6):
+        (batch,) = make_batches(SCHEMA, 1, size=4)
+        train_pass(state, [replace(batch, event_time=batch.event_time + hours * 3600 * 1_000_000)], total_steps=1)
+        own.publish(None)
+    found, wanted = weights_of(rebuilt(own.folder).model), weights_of(serving_copy(state, "float32").model)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_the_tables_drop_the_publisher_after_the_ttl_of_the_recipe(tmp_path: Path) -> None:
+    state = begun(tables={"default": {"kind": "collisionless", "ttl_seconds": 60}, "features": {}})
+    own = publisher(tmp_path, state, receiver_ttl=1.0)
+    own.snapshot()
+    train(state, 1)
+    for hours in (2, 4):  # training without publishing
+        (batch,) = make_batches(SCHEMA, 1, size=4)
+        train_pass(state, [replace(batch, event_time=batch.event_time + hours * 3600 * 1_000_000)], total_steps=1)
+        state.end_pass()
+        state.begin_pass()
+    with pytest.raises(Gap, match="load a snapshot"):
+        own.publish(None)
+
+
+def test_a_byte_budget_holds_rows_back_until_all_are_published(tmp_path: Path) -> None:
+    state = begun(**MIXED)
+    train(state, 0)
+    own = publisher(tmp_path, state, byte_budget=2048)
+    own.snapshot()
+    full = [own.publish(train(state, seed)).manifest for seed in range(1, 4)]
+    assert all(one.pending > 0 for one in full)
+    delta = delta_from_bytes(own.folder.read(full[1], DELTA_FILE))
+    assert sum(t.nbytes - t.deleted.nbytes for of in delta.tables.values() for t in of.tables.values()) <= 2048
+    wanted = weights_of(serving_copy(state, "float32").model)
+    assert any(not torch.equal(tensor, wanted[name]) for name, tensor in weights_of(rebuilt(own.folder).model).items())
+    pending = full[2].pending
+    while pending:
+        rest = own.publish(None, dense=False).manifest
+        assert rest.pending < pending
+        pending = rest.pending
+    found = weights_of(rebuilt(own.folder).model)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_a_run_with_a_byte_budget_continues_from_a_checkpoint_with_equal_packages(tmp_path: Path) -> None:
+    state = begun(**MIXED)
+    own = publisher(tmp_path, state, byte_budget=2048)
+    own.snapshot()
+    own.publish(train(state, 1))
+    saved = {name: tensor.clone() for name, tensor in own.tensors().items()}
+    copied = load_state(state, tmp_path / "checkpoint")
+    stamps = [own.publish(train(state, seed)).manifest.published_at for seed in (2, 3)]
+    recipe = SyncRecipe(byte_budget=2048)
+    keys: dict[str, Any] = {"dataset": "made", "model": "dlrm", "run_id": "a1", "recipe": recipe, "version": 1}
+    with pytest.raises(ValueError, match="start a new run"):
+        Publisher(own.folder, copied, no_inputs, **keys)
+    again = Publisher(own.folder, copied, no_inputs, **keys, tensors=saved)
+    assert [again.publish(train(copied, seed)).manifest.published_at for seed in (2, 3)] == stamps
+
+
+def load_state(state: TrainState, folder: Path) -> TrainState:
+    """A copy of a state, through a snapshot."""
+    folder.mkdir()
+    save_snapshot(state, folder)
+    return load_snapshot(folder)
