@@ -1,6 +1,7 @@
 """The day's models, trained within the day: each slice of the day is predicted by the serving model before it is trained on."""
 
 from base64 import b64encode
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -8,7 +9,7 @@ import dagster as dg
 from assets.days import each_day
 from assets.partitions import days_before
 from assets.policy import TRAINING_POOL, daily_asset, key
-from assets.resources import LakeResource, TrainingResource
+from assets.resources import LakeResource, MlflowResource, TrainingResource
 from assets.tables import table
 from ml import stages
 from ml.catalog.spec import DatasetSpec
@@ -33,14 +34,19 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
         description=f"{model} trained within the day, slice by slice. Each slice is first predicted by the serving model.",
     )
     def online_updates(
-        context: dg.AssetExecutionContext, lake: LakeResource, training: TrainingResource
+        context: dg.AssetExecutionContext, lake: LakeResource, mlflow: MlflowResource, training: TrainingResource
     ) -> dg.MaterializeResult:
         from ml.evaluation.online import day_by_slice
         from ml.evaluation.plots import online_day as plot
         from ml.online.day import OnlineOptions, online_day
+        from ml.tracking.online import log_online_day
+        from ml.tracking.run import Tracker
 
         def work(day: str) -> dict[str, Any]:
             done = online_day(spec, day, lake.open(), model, OnlineOptions(cache=training.cache.config()))
+            if spec.models[model].serve == "online":
+                tracker = Tracker(Path(mlflow.home), {"dagster/run_id": context.run_id}, example_rows=mlflow.example_rows)
+                log_online_day(tracker, lake.open(), spec, model, day, done.metrics)
             shown = day_by_slice(lake.open(), spec, model, day)
             figure = b64encode(plot(shown["slices"])).decode() if shown and shown["slices"] else None
             return {

@@ -32,7 +32,7 @@ from ml.datasets.request import RequestTransform
 from ml.features.vocabulary import Vocabulary
 from ml.lake import Lake
 from ml.parquet import table_bytes
-from ml.stages import CLEANED_FEATURES, MDS_DATASETS, served_models
+from ml.stages import CLEANED_FEATURES, MDS_DATASETS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -188,14 +188,14 @@ def write_inputs(folder: Path | UPath, spec: DatasetSpec, states: Mapping[str, U
     return digests
 
 
-def vocabulary_states(lake: Lake, spec: DatasetSpec, day: str, model: str) -> dict[str, UPath]:
+def vocabulary_states(lake: Lake, spec: DatasetSpec, day: str, stage: str) -> dict[str, UPath]:
     """Find the vocabularies that a model was trained with, as they are after a day.
 
     Args:
         lake: Where features and models are stored.
         spec: The dataset.
         day: `YYYY-MM-DD`.
-        model: Name of the model.
+        stage: Stage of the model, such as `tuned_models/<model>`.
 
     Returns:
         The Parquet file of each vocabulary by feature; empty if the dataset has none.
@@ -209,7 +209,7 @@ def vocabulary_states(lake: Lake, spec: DatasetSpec, day: str, model: str) -> di
     if not names:
         return {}
     folder = lake.require(CLEANED_FEATURES, spec.name, day, fingerprint=spec.fingerprint)
-    lake.require_made_from(spec.name, day, [served_models(spec, model), MDS_DATASETS, CLEANED_FEATURES])
+    lake.require_made_from(spec.name, day, [stage, MDS_DATASETS, CLEANED_FEATURES])
     return {name: folder / vocabulary_file(name) for name in names}
 
 

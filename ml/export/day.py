@@ -122,7 +122,7 @@ def export_day(
             folder, kept["days_scored"], None, kept["bytes"]["before"], kept["bytes"]["after"], kept["kept_from"]
         )
     predictor = TorchPredictor.load(snapshot, FeatureSchema.of(spec))
-    vocabularies = vocabulary_states(lake, spec, day, model)
+    vocabularies = vocabulary_states(lake, spec, day, source)
     bytes_before = bytes_of(predictor.model)
     days, batch = rows_to_score(lake, spec, day)
     inputs = [(source, day), *((MDS_DATASETS, scored) for scored in days), *([(CLEANED_FEATURES, day)] if vocabularies else [])]

@@ -58,7 +58,7 @@ def keep_export(lake: Lake, spec: DatasetSpec, day: str, model: str, before: str
         DamagedSnapshot: A file of the kept export is not the one that was written.
     """
     stage = exported_models(model)
-    vocabularies = vocabulary_states(lake, spec, day, model)
+    vocabularies = vocabulary_states(lake, spec, day, served_models(spec, model))
     inputs = [(served_models(spec, model), day), (stage, before), *([(CLEANED_FEATURES, day)] if vocabularies else [])]
     lineage = lake.lineage(spec.name, inputs)
     kept = lake.manifest(stage, spec.name, before)

@@ -42,6 +42,7 @@ def log_model(
     day: str,
     model: str,
     example_rows: int = EXAMPLE_ROWS,
+    stage: str | None = None,
 ) -> LoggedModel:
     """Log the model of a trained day as an output of a run.
 
@@ -54,6 +55,7 @@ def log_model(
         model: Name of the model.
         example_rows: Number of rows of the day's raw log to store with the model as an example, where all readers of the model
             can read them; 0 for none.
+        stage: Stage of the trained day; by default that of the daily training.
 
     Returns:
         The logged model. `mlflow.pyfunc.load_model` takes its `model_uri`.
@@ -61,7 +63,8 @@ def log_model(
     Raises:
         StalePartition: The dataset has vocabularies, and the day's features were made again after the model was trained.
     """
-    vocabularies = vocabulary_states(lake, spec, day, model)
+    stage = stage or tuned_models(model)
+    vocabularies = vocabulary_states(lake, spec, day, stage)
     experiment = client.get_run(run_id).info.experiment_id
     facts = {"dataset": spec.name, "model": model, "day": day}
     logged = client.create_logged_model(experiment, f"{model} {day}", run_id, {f"evergreen.{k}": v for k, v in facts.items()})
@@ -70,7 +73,7 @@ def log_model(
         bundle = Path(scratch) / _BUNDLE
         bundle.mkdir()
         inputs = write_inputs(bundle, spec, vocabularies)
-        copy_weights(require_model(lake, tuned_models(model), spec.name, day), bundle, inputs)
+        copy_weights(require_model(lake, stage, spec.name, day), bundle, inputs)
         mlflow.pyfunc.save_model(
             path=f"{scratch}/saved",
             mlflow_model=Model(logged.artifact_location, run_id, model_id=logged.model_id),

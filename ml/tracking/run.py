@@ -197,7 +197,8 @@ class DayRun:
         if self.tracker.log_model:
             rows = self.tracker.example_rows
             logged = log_model(self.client, own.run_id, self.lake, self.spec, self.day, self.model, rows)
-            register(self.client, self.spec.name, logged, self.model, self.day, trained.digest)
+            if self.spec.models[self.model].serve == "daily":
+                register(self.client, self.spec.name, logged, self.model, self.day, trained.digest)
         same = f"tags.`{MODEL}` = '{self.model}' and tags.`{DAY}` = '{self.day}'"
         # A run that started later is in progress, or has replaced this one.
         where = f"{same} and attributes.run_id != '{own.run_id}' and attributes.start_time <= {own.start_time}"

@@ -164,7 +164,7 @@ def test_vocabularies_of_another_specification_are_refused(lake: Lake) -> None:
     with lake.write("cleaned_features", LIMITED.name, FIRST) as staging:
         lake.write_manifest(staging, {"fingerprint": "of another time"})
     with pytest.raises(StalePartition, match="under the fingerprint of another time"):
-        vocabulary_states(lake, LIMITED, FIRST, "dlrm")
+        vocabulary_states(lake, LIMITED, FIRST, "tuned_models/dlrm")
 
 
 def test_vocabularies_made_again_after_training_are_refused(lake: Lake, mlflow_home: Path) -> None:
@@ -172,7 +172,7 @@ def test_vocabularies_made_again_after_training_are_refused(lake: Lake, mlflow_h
     clean(lake, LIMITED, FIRST, rows_of(LIMITED))
     train(lake, LIMITED)
     clean(lake, LIMITED, FIRST, rows_of(LIMITED))
-    assert set(vocabulary_states(lake, LIMITED, FIRST, "dlrm")) == {"page", "tags"}, "the same bytes"
+    assert set(vocabulary_states(lake, LIMITED, FIRST, "tuned_models/dlrm")) == {"page", "tags"}, "the same bytes"
     export_day(LIMITED, FIRST, lake, choice=ExportRecipe(rows="float32"))
     clean(lake, LIMITED, FIRST, rows_of(LIMITED, seed=6))
     said = f"kiosk/mds_datasets of {FIRST} was made from other contents of kiosk/cleaned_features.*mds_datasets,kiosk/tuned"
