@@ -61,9 +61,18 @@ class DaySlice:
         """Rows of the slice over all ranks."""
         return self.end - self.begin
 
+    @property
+    def batch_rows(self) -> int:
+        """Rows of a global batch: at most the batch size, so that the batches of the slice have about the same size.
+
+        A small last batch would have the same weight in training as a full one.
+        """
+        whole = -(-self.rows // -(-self.rows // self._global_batch)) if self.rows else self._global_batch
+        return -(-whole // self._world_size) * self._world_size
+
     def __len__(self) -> int:
         """Returns the number of batches, which is the same on every rank."""
-        return -(-self.rows // self._global_batch)
+        return -(-self.rows // self.batch_rows)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches()
@@ -73,7 +82,7 @@ class DaySlice:
 
         The rows of the last batch are divided evenly, so a rank may get none of them.
         """
-        nodes = CanonicalNodes(self.rows, 1, self._global_batch)
+        nodes = CanonicalNodes(self.rows, 1, self.batch_rows)
         for number in range(first, len(self)):
             ((_, begin, end),) = nodes.share(number, self._rank, self._world_size)
             yield self._batch(self._read(self.begin + begin, self.begin + end))
@@ -91,10 +100,11 @@ class DaySlice:
         """
         if self._world_size > 1:
             raise ValueError(f"chunks are read on one rank, found {self._world_size}")
-        step = max(rows // self._global_batch, 1) * self._global_batch
+        size = self.batch_rows
+        step = max(rows // size, 1) * size
         for begin in range(self.begin, self.end, step):
             held = self._read(begin, min(begin + step, self.end))
-            bounds = [*range(0, len(held), self._global_batch), len(held)]
+            bounds = [*range(0, len(held), size), len(held)]
             yield Chunk(self._batch(held), [self._batch(held.between(a, b)) for a, b in pairwise(bounds)])
 
 
