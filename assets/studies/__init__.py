@@ -13,6 +13,7 @@ from assets.studies import (
     multimetric,
     negative_sampling,
     retrieval,
+    sync_interval,
 )
 from assets.studies.movielens_deepfm import movielens_deepfm
 from ml.catalog.spec import DatasetSpec
@@ -28,6 +29,7 @@ def build(specs: Mapping[str, DatasetSpec]) -> list[dg.AssetsDefinition]:
     for study in (advisor, compression, independent_embeddings, multimetric):
         found += [study.build(spec) for spec in of_dlrm]
     found += [negative_sampling.build(spec) for spec in specs.values() if spec.label.column and spec.partitions.end]
+    found += [sync_interval.build(spec) for spec in specs.values() if spec.partitions.end]
     return found + [retrieval.build(spec) for spec in specs.values() if retrieval.MODEL in spec.models]
 
 

@@ -1,0 +1,83 @@
+"""Online training against batch training, by how often the serving model is synchronised (Monolith, table 2)."""
+
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from assets.owner import own_run
+from assets.policy import key
+from assets.resources import LakeResource
+from assets.studies.study_asset import picture, study_asset, table
+from ml.catalog.spec import DatasetSpec
+from ml.stages import MDS_DATASETS, STUDIES
+
+NAME = "sync_interval"
+
+
+class SyncStudy(dg.Config):
+    """Days, intervals and number of runs."""
+
+    model: str = Field(default="", description="One of the dataset's models; by default the first.")
+    batch_days: int = Field(default=0, ge=0, description="Days of batch training; by default all but the online days.")
+    online_days: int = Field(default=2, ge=1, description="Days after them, which are scored.")
+    slices: list[int] = Field(default=[10, 50, 100], min_length=1, description="Numbers of slices of a day.")
+    learning_rate: float = Field(default=0.0, ge=0, description="Recipe key online.learning_rate; 0 for the recipe's own.")
+    seeds: int = Field(default=3, ge=1, description="Number of runs of every way.")
+
+
+def build(spec: DatasetSpec) -> dg.AssetsDefinition:
+    """Build the study on one dataset."""
+
+    @study_asset(
+        f"{spec.name}_{NAME}",
+        kinds={"pytorch", "matplotlib"},
+        deps=[key(spec, MDS_DATASETS)],
+        description=f"Scores days of {spec.name} with a stale model, a model that is retrained daily, and serving models that "
+        "are synchronised with online training 10, 50 and 100 times a day.",
+    )
+    def sync_interval(context: dg.AssetExecutionContext, config: SyncStudy, lake: LakeResource) -> dg.MaterializeResult:
+        from ml.recipes.recipe import recipe_of
+        from ml.studies.sync_interval import PAPER, figure, oracle_auc, rows_of_table, run_study, write_study
+
+        own_run(context)
+        held, model = lake.open(), config.model or spec.primary
+        if model not in spec.models:
+            raise dg.Failure(f"model: {spec.name} has no model {model!r}; it has {list(spec.models)}", allow_retries=False)
+        there = held.days(MDS_DATASETS, spec.name)
+        batch = config.batch_days or len(there) - config.online_days
+        if batch < 1 or batch + config.online_days > len(there):
+            raise dg.Failure(
+                f"{batch} batch_days and {config.online_days} online_days requested, mds_datasets has {len(there)} days",
+                allow_retries=False,
+            )
+        trained, served = there[:batch], there[batch : batch + config.online_days]
+        changes: dict[str, Any] = {"online": {"learning_rate": config.learning_rate}} if config.learning_rate else {}
+        found = run_study(
+            spec,
+            held,
+            trained,
+            served,
+            lambda seed: recipe_of(spec, model, {"seed": seed, **changes}),
+            config.slices,
+            config.seeds,
+            on_result=lambda s: context.log.info(
+                f"{s.way}, seed {s.seed}: AUC {s.auc:.4f}, {s.nbytes / 1e6:.1f} MB synchronised"
+            ),
+        )
+        oracle = oracle_auc(spec, held, served)
+        with held.write(STUDIES, f"{NAME}_{model}", spec.name) as folder:
+            result = write_study(folder, found, oracle)
+            held.write_manifest(folder, {"batch": trained, "online": served, **config.model_dump()})
+        columns = ["way", "AUC", "over retrained", "over stale", "MB", "share of the gap to the best possible"]
+        paper = ([way, f"{auc:.4f}", f"{spread:.4f}", f"{batch:.4f}"] for way, (auc, spread, batch) in PAPER.items())
+        return dg.MaterializeResult(
+            metadata={
+                "auc": picture(figure(found)),
+                "ways": table(columns, rows_of_table(result)),
+                "paper": table(["Monolith, DeepFM on Criteo's full log", "AUC", "spread", "batch"], paper),
+                "path": dg.MetadataValue.path(str(held.partition(STUDIES, f"{NAME}_{model}", spec.name))),
+            }
+        )
+
+    return sync_interval

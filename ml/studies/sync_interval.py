@@ -1,0 +1,269 @@
+"""Online training against batch training: how the AUC of a day depends on how often the serving model is synchronised.
+
+The experiment follows section 3.2 of Monolith (Liu et al., 2022, arXiv 2209.07663: table 2, figures 9 and 10). A model is
+trained on some days in batch. On the days after them it is scored by progressive validation in several ways:
+
+| way              | the model that predicts a slice of day d                                                   |
+|------------------|--------------------------------------------------------------------------------------------|
+| stale            | the model after the batch days, never updated                                              |
+| retrained        | the daily model: trained on all days before d                                              |
+| online, N slices | a serving model that is synchronised before each of the N slices of a day                  |
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from upath import UPath
+
+from ml.catalog.spec import DatasetSpec
+from ml.datasets.reader import BlockReader
+from ml.datasets.splits import SPLITS
+from ml.evaluation.compare import Estimate
+from ml.evaluation.plots import lines
+from ml.evaluation.rows import chunks
+from ml.lake import Lake
+from ml.metrics import auc
+from ml.online.loop import ONLINE, online_slices
+from ml.online.rates import online_rates
+from ml.online.serving import ServingCopy
+from ml.recipes.recipe import Recipe
+from ml.schema import LABEL, ORACLE
+from ml.studies.paired import Predictions, difference
+from ml.training.passes import train_pass
+from ml.training.replay import replay
+from ml.training.score import EVALUATION_BATCH, predictions_of
+from ml.training.state import TrainState
+from ml.training.state_dict import load_snapshot, save_snapshot
+
+SLICES = (10, 50, 100)
+STALE, RETRAINED = "stale", "retrained"
+BINS = 24  # parts of a day in the figure, with equal numbers of rows
+PAPER = {
+    "online, 5 hours": (0.7966, 0.00020, 0.7942),
+    "online, 1 hour": (0.7978, 0.00005, 0.7944),
+    "online, 30 minutes": (0.7980, 0.00008, 0.7943),
+}
+"""Table 2 of Monolith, DeepFM on Criteo's display-ad log: AUC, its spread, and that of batch training."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """Predictions of the online days in one way, under one seed.
+
+    Attributes:
+        way: `stale`, `retrained`, or `online, N slices`.
+        seed: Seed of the recipe.
+        predictions: Labels and probabilities of each online day, in time order.
+        nbytes: Bytes that were synchronised.
+        rows: Rows of tables that were synchronised.
+    """
+
+    way: str
+    seed: int
+    predictions: Predictions = field(repr=False)
+    nbytes: int = 0
+    rows: int = 0
+
+    @property
+    def auc(self) -> float:
+        """Mean AUC of the days."""
+        return statistics.fmean(auc(*of_day) or 0.5 for of_day in self.predictions.values())
+
+
+def run_study(
+    spec: DatasetSpec,
+    lake: Lake,
+    batch_days: Sequence[str],
+    online_days: Sequence[str],
+    recipe: Callable[[int], Recipe],
+    slices: Sequence[int] = SLICES,
+    seeds: int = 3,
+    on_result: Callable[[Served], None] | None = None,
+) -> list[Served]:
+    """Score the online days in every way under every seed.
+
+    Args:
+        spec: The dataset.
+        lake: Where `mds_datasets` of all days are stored.
+        batch_days: Days that every model is trained on in batch.
+        online_days: The days after them.
+        recipe: Returns the recipe of a seed; its `online` section has rates and cadence.
+        slices: Numbers of slices of a day.
+        seeds: Number of runs of each way.
+        on_result: Called with each result as soon as it is known.
+
+    Returns:
+        The predictions of each seed and way.
+    """
+    found = []
+    for seed in range(seeds):
+        for served in _ways(spec, lake, batch_days, online_days, recipe(seed), slices):
+            found.append(served)
+            if on_result is not None:
+                on_result(served)
+    return found
+
+
+def summary(found: Sequence[Served], oracle: float | None = None) -> dict[str, dict[str, Any]]:
+    """Summarise the ways.
+
+    Args:
+        found: The result of `run_study`.
+        oracle: AUC of the true click probabilities, for a simulated log.
+
+    Returns:
+        For each way the mean AUC over days and seeds and its standard deviation over seeds, its gain over `stale` and over
+        `retrained` as an estimate with its interval, bytes and rows synchronised, and the share of the gap between `stale` and
+        the oracle that it closes.
+    """
+    by_way: dict[str, list[Served]] = {}
+    for served in found:
+        by_way.setdefault(served.way, []).append(served)
+    stale = statistics.fmean(one.auc for one in by_way[STALE])
+    result = {}
+    for way, ones in by_way.items():
+        means = [one.auc for one in ones]
+        mean = statistics.fmean(means)
+        result[way] = {
+            "auc": mean,
+            "spread": statistics.stdev(means) if len(means) > 1 else 0.0,
+            "over_stale": None if way == STALE else _gain(ones, by_way[STALE]),
+            "over_retrained": None if way == RETRAINED else _gain(ones, by_way[RETRAINED]),
+            "log_loss_over_retrained": None if way == RETRAINED else _gain(ones, by_way[RETRAINED], "log_loss"),
+            "bytes": statistics.fmean(one.nbytes for one in ones),
+            "rows": statistics.fmean(one.rows for one in ones),
+            "gap_closed": None if oracle is None or way == STALE else (mean - stale) / (oracle - stale),
+        }
+    return result
+
+
+def oracle_auc(spec: DatasetSpec, lake: Lake, days: Sequence[str]) -> float | None:
+    """Return the mean AUC of the true click probabilities of a simulated log; None for other logs."""
+    if spec.oracle is None:
+        return None
+    found = []
+    for day in days:
+        parts = [(part[LABEL].to_numpy(), part[ORACLE].to_numpy()) for part in chunks(lake, spec, day, [LABEL, ORACLE])]
+        labels, truth = (np.concatenate(of) for of in zip(*parts, strict=True))
+        found.append(auc(labels, truth) or 0.5)
+    return statistics.fmean(found)
+
+
+def by_time(found: Sequence[Served], bins: int = BINS) -> dict[str, tuple[list[float], list[float]]]:
+    """Compute the AUC of each part of the online days, as mean and standard deviation over the seeds, by way."""
+    curves: dict[str, list[list[float]]] = {}
+    for served in found:
+        curve = [auc(*rows) or 0.5 for of_day in served.predictions.values() for rows in _parts(*of_day, bins)]
+        curves.setdefault(served.way, []).append(curve)
+    return {
+        way: (np.mean(of, axis=0).tolist(), np.std(of, axis=0, ddof=min(1, len(of) - 1)).tolist()) for way, of in curves.items()
+    }
+
+
+def figure(found: Sequence[Served]) -> bytes:
+    """Plot the AUC over the online days of the stale, the retrained and the most frequently synchronised model, as a PNG."""
+    curves = by_time(found)
+    finest = list(curves)[-1]
+    return lines(
+        "AUC of the model that serves",
+        f"parts of a day, {BINS} each",
+        "AUC",
+        {way: curves[way] for way in (finest, RETRAINED, STALE)},
+    )
+
+
+def write_study(folder: Path | UPath, found: Sequence[Served], oracle: float | None = None) -> dict[str, dict[str, Any]]:
+    """Write `summary.json`, `by_time.json` and `auc.png`. Returns the summary."""
+    result = summary(found, oracle)
+    whole = {"ways": result, "oracle": oracle, "paper": PAPER}
+    (folder / "summary.json").write_text(json.dumps(whole, indent=1))
+    (folder / "by_time.json").write_text(json.dumps(by_time(found), indent=1))
+    (folder / "auc.png").write_bytes(figure(found))
+    return result
+
+
+def _ways(
+    spec: DatasetSpec, lake: Lake, batch_days: Sequence[str], online_days: Sequence[str], recipe: Recipe, slices: Sequence[int]
+) -> Iterator[Served]:
+    state = replay(spec, batch_days, lake, recipe, scored=()).state
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_snapshot(state, folder)
+        yield Served(STALE, recipe.seed, {day: _predict(spec, lake, day, state) for day in online_days})
+        yield Served(RETRAINED, recipe.seed, dict(_retrain(spec, lake, online_days, state)))
+        for count in slices:
+            yield _online(spec, lake, online_days, load_snapshot(folder, recipe=recipe), count)
+
+
+def _retrain(
+    spec: DatasetSpec, lake: Lake, days: Sequence[str], state: TrainState
+) -> Iterator[tuple[str, tuple[NDArray[np.float32], NDArray[np.float32]]]]:
+    for day in days:
+        yield day, _predict(spec, lake, day, state)
+        reader = _reader(spec, lake, day, state.recipe)
+        state.begin_pass()
+        train_pass(state, reader, total_steps=len(reader))
+
+
+def _online(spec: DatasetSpec, lake: Lake, days: Sequence[str], state: TrainState, count: int) -> Served:
+    serving, nbytes, rows = ServingCopy(state, state.recipe.online.sync), 0, 0
+    found, learned = {}, None
+    for day in days:
+        state.begin_pass()
+        with online_rates(state, state.recipe.online):
+            parts = _reader(spec, lake, day, state.recipe).slices(count=count)
+            results = list(online_slices(state, parts, serving, learned=learned))
+        state.end_pass()
+        learned = results[-1].events
+        nbytes, rows = nbytes + sum(of.sync.nbytes for of in results), rows + sum(of.sync.rows for of in results)
+        labels, probabilities = ([of.labels for of in results], [of.predictions[ONLINE] for of in results])
+        found[day] = (np.concatenate(labels), np.concatenate(probabilities))
+    return Served(f"online, {count} slices", state.recipe.seed, found, nbytes, rows)
+
+
+def _predict(spec: DatasetSpec, lake: Lake, day: str, state: TrainState) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    reader = BlockReader(lake, spec, [day], splits=SPLITS, batch_size=EVALUATION_BATCH, order="time")
+    return predictions_of(state, reader)
+
+
+def _reader(spec: DatasetSpec, lake: Lake, day: str, recipe: Recipe) -> BlockReader:
+    return BlockReader(lake, spec, [day], splits=SPLITS, batch_size=recipe.batch_size, order="time")
+
+
+def _gain(ones: Sequence[Served], others: Sequence[Served], metric: str = "auc") -> dict[str, Any]:
+    """Return the mean gain, positive if `ones` are better, with its 95 % interval over rows and seeds."""
+    found = difference([one.predictions for one in ones], [other.predictions for other in others], metric)
+    better: Estimate = -found if metric == "log_loss" else found
+    return {"value": better.value, "error": better.error, "interval": list(better.interval() or ()), "p": better.p_above(0.0)}
+
+
+def _parts(labels: NDArray[Any], scores: NDArray[Any], count: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    yield from zip(np.array_split(labels, count), np.array_split(scores, count), strict=True)
+
+
+def rows_of_table(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Format the summary for a table: way, AUC, gains over `retrained` and `stale`, megabytes, share of the gap."""
+
+    def gain(of: Mapping[str, Any] | None) -> str:
+        return "–" if of is None else f"{of['value']:+.4f} ± {1.96 * (of['error'] or 0.0):.4f}"
+
+    return [
+        [
+            way,
+            f"{of['auc']:.4f} ± {of['spread']:.4f}",
+            gain(of["over_retrained"]),
+            gain(of["over_stale"]),
+            f"{of['bytes'] / 1e6:.1f}" if of["bytes"] else "–",
+            "–" if of["gap_closed"] is None else f"{of['gap_closed']:.1%}",
+        ]
+        for way, of in found.items()
+    ]
