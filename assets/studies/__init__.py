@@ -7,6 +7,7 @@ import dagster as dg
 from assets.studies import (
     advisor,
     compression,
+    delayed_labels,
     embedding_collisions,
     independent_embeddings,
     models,
@@ -29,6 +30,7 @@ def build(specs: Mapping[str, DatasetSpec]) -> list[dg.AssetsDefinition]:
     for study in (advisor, compression, independent_embeddings, multimetric):
         found += [study.build(spec) for spec in of_dlrm]
     found += [negative_sampling.build(spec) for spec in specs.values() if spec.label.column and spec.partitions.end]
+    found += [delayed_labels.build(spec) for spec in specs.values() if spec.simulation]
     found += [sync_interval.build(spec) for spec in specs.values() if spec.partitions.end]
     return found + [retrieval.build(spec) for spec in specs.values() if retrieval.MODEL in spec.models]
 

@@ -96,6 +96,11 @@ class Recipe(Strict):
         "`log(keep)` of a constant `negative_sampling` to predictions. By default `loss` with `negative_sampling`, otherwise "
         "`none`. `true` means `loss`, and `false` means `none`.",
     )
+    fake_negative_weights: bool = Field(
+        default=False,
+        description="Whether rows are trained on before it is known whether they are clicked, and again as clicked rows when "
+        "they are. Losses are then weighted so that the model predicts the final clicks (Ktena et al., 2019).",
+    )
     early_stop: EarlyStop | None = Field(default=None, description="When to end training of a day early; never by default.")
     splits: tuple[Split, ...] = Field(
         default=("train", "validation", "test"),
@@ -179,6 +184,7 @@ class Recipe(Strict):
             rowwise = ["label_smoothing"] if self.label_smoothing else []
             rowwise += ["sampling_correction"] if self.correction_kind != "none" else []
             rowwise += ["negative_sampling"] if self.negative_sampling else []
+            rowwise += ["fake_negative_weights"] if self.fake_negative_weights else []
             if rowwise and self.model.loss == "softmax":
                 raise ValueError(
                     f"{rowwise} require a loss per example; two_tower's `loss: softmax` ignores unclicked examples"

@@ -40,7 +40,29 @@ def per_example_loss(
         return losses / torch.where(batch.labels > 0.5, 1.0, batch.sample_rate), to_sampled_logits(logits, batch)
     if recipe.correction_kind == "loss":
         logits = to_sampled_logits(logits, batch)
-    return cross_entropy(logits, batch.labels, recipe.label_smoothing), logits
+    losses = cross_entropy(logits, batch.labels, recipe.label_smoothing)
+    if recipe.fake_negative_weights:
+        losses = losses * fake_negative_weights(logits.detach(), batch.labels)
+    return losses, logits
+
+
+def fake_negative_weights(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Weigh rows that were trained on before their clicks were known, and again as clicked rows.
+
+    Every row is trained on once as unclicked, so a clicked row is seen with both labels. With p the predicted final
+    probability, the share of clicked rows among those seen is p / (1 + p). The weights 1 + p of clicked rows and
+    (1 - p)(1 + p) of unclicked ones turn the expected loss into that of the final labels (Ktena et al., 2019, arXiv 1907.06558,
+    section 3.2).
+
+    Args:
+        logits: Logits of the final labels, float32 [B], without gradient.
+        labels: The labels that are known, float32 [B].
+
+    Returns:
+        float32 [B].
+    """
+    p = torch.sigmoid(logits)
+    return torch.where(labels > 0.5, 1 + p, (1 - p) * (1 + p))
 
 
 def num_losses(batch: Batch, recipe: Recipe) -> int:
