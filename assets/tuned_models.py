@@ -51,7 +51,7 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
             return {
                 **done.metrics,
                 "dagster/row_count": done.report.rows,
-                "warm_started_from": done.parent or "nothing: the first day",
+                "warm_started_from": "/".join(done.base) if done.base else "nothing: the first day",
                 **({"kept_from": done.kept_from} if done.kept_from else {}),
                 "resumed_at_row": done.resumed_at,
                 "processes": training.processes,

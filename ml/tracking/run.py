@@ -193,7 +193,7 @@ class DayRun:
     def _publish(self, trained: TrainedDay) -> None:
         own = self.run.info
         self.client.set_tag(own.run_id, DIGEST, trained.digest)
-        self.client.set_tag(own.run_id, "evergreen.parent_day", trained.parent or "")
+        self.client.set_tag(own.run_id, "evergreen.base", "/".join(trained.base or ()))
         if self.tracker.log_model:
             rows = self.tracker.example_rows
             logged = log_model(self.client, own.run_id, self.lake, self.spec, self.day, self.model, rows)

@@ -146,7 +146,7 @@ def train_day(
         if whole is not None:
             report = replace(report, rows_touched=whole.rows_touched(), tables=whole.stats())
         folder = lake.partition(stage, spec.name, day)
-        trained = TrainedDay(spec.name, model, day, folder, parent, recipe, report, resumed_at, state.rows, "")
+        trained = TrainedDay(spec.name, model, day, folder, start, recipe, report, resumed_at, state.rows, "")
         if whole is not None:
             with lake.write(stage, spec.name, day) as folder:
                 save_snapshot(whole, folder)
@@ -188,7 +188,7 @@ def _manifest(trained: TrainedDay, identity: dict[str, Any]) -> dict[str, Any]:
         "dataset": trained.dataset,
         "model": trained.model,
         "day": trained.day,
-        "parent_day": trained.parent,
+        "base": "/".join(trained.base) if trained.base else None,
         "digest": trained.digest,
         "fingerprint": identity["schema"],
         "recipe_fingerprint": identity["recipe"],

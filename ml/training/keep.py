@@ -46,7 +46,8 @@ def keep_model(lake: Lake, spec: DatasetSpec, model: str, day: str, parent: str,
     tables = {name: _unchanged(stats) for name, stats in manifest["tables"].items()}
     report = TrainReport(0, 0, None, 0, 0.0, 0.0, 0.0, 0.0, tables=tables)
     folder = lake.partition(stage, spec.name, day)
-    return TrainedDay(spec.name, model, day, folder, parent, recipe, report, 0, rows, manifest["digest"], kept_from)
+    base = (stage, parent)
+    return TrainedDay(spec.name, model, day, folder, base, recipe, report, 0, rows, manifest["digest"], kept_from)
 
 
 def copy_model(lake: Lake, kept: TrainedDay, manifest: dict[str, Any]) -> None:
@@ -55,9 +56,11 @@ def copy_model(lake: Lake, kept: TrainedDay, manifest: dict[str, Any]) -> None:
     Raises:
         DamagedSnapshot: A file of the day before is missing, or has changed since it was written.
     """
-    stage = tuned_models(kept.model)
+    if kept.base is None:
+        raise ValueError(f"{kept.dataset} {kept.model} of {kept.day}: there is no day before whose model could be kept")
+    stage, parent = kept.base
     with lake.write(stage, kept.dataset, kept.day) as folder:
-        copy_snapshot(require_model(lake, stage, kept.dataset, kept.parent or ""), folder)
+        copy_snapshot(require_model(lake, stage, kept.dataset, parent), folder)
         lake.write_manifest(folder, manifest)
 
 

@@ -125,7 +125,7 @@ class TrainedDay:
         model: Name of the model.
         day: `YYYY-MM-DD`.
         folder: The partition that was written.
-        parent: The day whose snapshot training started from; None on the first day.
+        base: Stage and day of the state that training started from; None on the first day.
         recipe: How the model was trained.
         report: Report of the pass over the day.
         resumed_at: Number of rows of the day that an earlier, interrupted run had trained on.
@@ -138,7 +138,7 @@ class TrainedDay:
     model: str
     day: str
     folder: UPath
-    parent: str | None
+    base: tuple[str, str] | None
     recipe: Recipe
     report: TrainReport
     resumed_at: int

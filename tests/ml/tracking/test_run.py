@@ -58,7 +58,8 @@ def test_the_run_of_a_day_and_its_model_are_read_back(lake: Lake, tracker: Track
     assert run.info.status == "FINISHED"
     assert run.data.params["model.embedding_dim"] == "4"
     assert run.data.params["fingerprint"] == small_recipe().fingerprint
-    wanted = {"evergreen.dataset": "made", "evergreen.day": days[1], "dagster.run_id": "abc", "evergreen.parent_day": days[0]}
+    wanted = {"evergreen.dataset": "made", "evergreen.day": days[1], "dagster.run_id": "abc"}
+    wanted["evergreen.base"] = f"tuned_models/dlrm/{days[0]}"
     assert wanted.items() <= run.data.tags.items()
     assert run.data.tags["evergreen.digest"] == result.digest
     assert run.data.metrics["loss"] == pytest.approx(result.report.loss)

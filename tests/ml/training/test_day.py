@@ -41,7 +41,7 @@ def test_each_day_goes_on_from_the_day_before(lake: Lake) -> None:
     spec = made_spec()
     days = write_days(lake, spec, days=3, rows=300)
     trained = train_days(lake, days)
-    assert [t.parent for t in trained] == [None, *days[:2]]
+    assert [t.base for t in trained] == [None, *((STAGE, day) for day in days[:2])]
     assert [t.rows_so_far for t in trained] == [300, 600, 900]
 
     state = new_state(small_recipe(), FeatureSchema.of(spec))
@@ -56,7 +56,7 @@ def test_the_manifest_says_what_was_trained_from_what(lake: Lake) -> None:
     days = write_days(lake, made_spec(), days=2, rows=300)
     first, second = train_days(lake, days)
     manifest = lake.manifest(STAGE, "made", days[1])
-    assert manifest["parent_day"] == days[0]
+    assert manifest["base"] == f"{STAGE}/{days[0]}"
     assert manifest["trained_from"]["parent"] == first.digest == digest(lake.partition(STAGE, "made", days[0]))
     assert manifest["digest"] == second.digest != first.digest
     assert manifest["fingerprint"] == made_spec().fingerprint

@@ -125,6 +125,8 @@ def test_a_better_structure_starts_from_the_state_of_the_candidate(
         assert found is not None and found[0] == start
         done_day = train_day(spec, day, lake, options=DayOptions(progress=False))
         assert done_day.recipe.model.embedding_dim == 8
+        assert done_day.base == found == (start, days[3])
+        assert lake.manifest(tuned_models("dlrm"), SPEC.name, day)["base"] == f"{start}/{days[3]}"
         assert done_day.rows_so_far == (4 if day == days[3] else 5) * 640, "each day was trained on once"
     stage = tuning_results("dlrm")
     lake.write_manifest(lake.partition(stage, SPEC.name, days[3]), {"adopted": False, "restarts": False})
