@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,16 +12,20 @@ from ml.advisor.advice import Advice
 from ml.advisor.advise import advise
 from ml.advisor.hardware import Hardware
 from ml.advisor.profiles.day import profile_of
+from ml.advisor.rules import load_rules
 from ml.advisor.search_space import search_space
 from ml.catalog.document import CatalogError
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
-from ml.recipes.edits import edited_parameters, flat, read_edits
+from ml.recipes.dialects.write import experiment_body
+from ml.recipes.edits import edited_parameters, explain_search, flat, listed_parameters, read_edits
 from ml.recipes.layers import Layer, compose
 from ml.recipes.recipe import Recipe, recipe_of
 from ml.recipes.search import Search
 from ml.recipes.stored import recipe_in_use
 from ml.stages import FEATURE_PROFILES, advisor_recipes
+from ml.tuning.errors import ApiError
+from ml.tuning.parse.experiments import experiment
 
 
 @dataclass(frozen=True)
@@ -75,15 +79,12 @@ def search_of(spec: DatasetSpec, model: str, advice: Advice, cores: float, chang
     A key whose value the user has edited is not searched, unless the edits list a parameter for it.
 
     Raises:
-        CatalogError: The section is not valid; the message names the file of the edits.
+        CatalogError: The section is not valid, or the tuning service would refuse it; the message names the file of the edits.
     """
     edits = read_edits(spec.models[model].edits)
     section = search_space(advice, cores=cores).section
-    listed: Sequence[Mapping[str, Any]] = edits.sigopt.get("parameters", []) if edits else []
-    if unnamed := [n for n, parameter in enumerate(listed) if not isinstance(parameter, Mapping) or not parameter.get("name")]:
-        raise CatalogError(
-            f"{edits and edits.path}: sigopt.parameters.{unnamed[0]}: expected keys with values, one of them `name`"
-        )
+    advised = {parameter["name"] for parameter in section["parameters"]} | {rule.name for rule in load_rules().search}
+    listed = listed_parameters(edits, advised)
     fixed = tuple(f"{key}." for key, value in flat(edits.values).items() if value != {}) if edits else ()
     searched = [parameter for parameter in section["parameters"] if not f"{parameter['key']}.".startswith(fixed)]
     parameters = edited_parameters(searched, listed)
@@ -92,12 +93,15 @@ def search_of(spec: DatasetSpec, model: str, advice: Advice, cores: float, chang
     edited = {key: value for key, value in (edits.sigopt.items() if edits else ()) if key != "parameters"}
     data = {**section, "parameters": parameters, "linear_constraints": constraints, **edited, **(changes or {})}
     try:
-        return Search.model_validate(data)
+        search = Search.model_validate(data)
+        experiment(experiment_body(search, model, None))
+    except ApiError as error:
+        raise CatalogError(f"{edits.path if edits else spec.name}: sigopt: {error.message}") from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        below = first.get("ctx", {}).get("key")  # of the errors of `ml.catalog.strict.fault`
-        where = ".".join(map(str, ("sigopt", *first["loc"], *([below] if below else []))))
-        raise CatalogError(f"{edits.path if edits else spec.name}: {where}: {first['msg']}") from error
+        if edits is None:
+            raise CatalogError(f"{spec.name}: {error.errors(include_url=False)[0]['msg']}") from error
+        raise explain_search(edits, error, Search, [parameter["name"] for parameter in parameters]) from error
+    return search
 
 
 def _tuned(lake: Lake, spec: DatasetSpec, model: str, day: str | None) -> list[Layer]:

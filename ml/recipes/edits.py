@@ -6,14 +6,14 @@ fixed: it is not tuned, unless the edits list a parameter for its key. Parameter
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from ml.catalog.document import CatalogError, read_document
+from ml.catalog.document import CatalogError, read_document, shown
 from ml.catalog.explain import describe
 from ml.catalog.fault_text import what_is_wrong
 from ml.recipes.sections import SECTIONS, from_sections, in_sections
@@ -130,8 +130,75 @@ def explain_edits(edits: Edits, error: ValidationError) -> CatalogError:
     """Converts the error of a recipe with edits into one line per fault, with the path of the key in the file."""
     document = read_document(edits.path)
     faults = error.errors(include_url=False)
-    lines = (describe(edits.path, in_sections(found["loc"]), what_is_wrong(found, None), document) for found in faults)
+    paths = [_without_kinds(in_sections(found["loc"]), document.data) for found in faults]
+    lines = (
+        describe(edits.path, path, what_is_wrong(found, None), document) for path, found in zip(paths, faults, strict=True)
+    )
     return CatalogError("\n".join(dict.fromkeys(lines)))
+
+
+def _without_kinds(keys: Sequence[str | int], data: Any) -> list[str | int]:
+    """Returns a path of keys in a document, without the `kind` of a mapping that pydantic adds below the mapping's key."""
+    kept: list[str | int] = []
+    for key, below in zip(keys, [*keys[1:], None], strict=True):
+        if isinstance(data, Mapping) and key not in data and below in data:
+            continue
+        kept.append(key)
+        data = data.get(key) if isinstance(data, Mapping) else None
+    return kept
+
+
+def listed_parameters(edits: Edits | None, known: Iterable[str]) -> Sequence[Mapping[str, Any]]:
+    """Returns the edits of parameters.
+
+    Args:
+        edits: A user's edits; None for none.
+        known: Names of the parameters that can be removed.
+
+    Raises:
+        CatalogError: An item has no name, has the name of another, or removes a parameter that does not exist.
+    """
+    if edits is None or "parameters" not in edits.sigopt:
+        return ()
+    listed, names, document = edits.sigopt["parameters"], set(known), read_document(edits.path)
+
+    def fault(keys: Sequence[str | int], what: str) -> CatalogError:
+        return CatalogError(describe(edits.path, ["sigopt", "parameters", *keys], what, document))
+
+    if not isinstance(listed, list):
+        raise fault([], f"expected a list of parameters, found {shown(listed)}")
+    for index, one in enumerate(listed):
+        if not isinstance(one, Mapping) or not isinstance(one.get("name"), str) or not one["name"]:
+            raise fault([index], "expected keys with values, one of them `name`, a text")
+        if one["name"] in [other["name"] for other in listed[:index]]:
+            raise fault([index], f"{one['name']!r} is given twice")
+        if not isinstance(one.get("key", ""), str):
+            raise fault([index, "key"], f"expected a recipe key such as dense_optimizer.lr, found {shown(one['key'])}")
+        if "remove" in one and one["remove"] is not True:
+            raise fault([index, "remove"], f"expected true, found {shown(one['remove'])}")
+        if "remove" in one and one["name"] not in names:
+            raise fault([index], f"no parameter is named {one['name']!r}; the names are {', '.join(sorted(names))}")
+    return listed
+
+
+def explain_search(edits: Edits, error: ValidationError, model: type[BaseModel], names: Sequence[str]) -> CatalogError:
+    """Converts the first error of a search with edits into a line with the path of the key in the file.
+
+    Args:
+        edits: The edits.
+        error: The error.
+        model: The model of the search.
+        names: Names of the search's parameters, in order; the file lists only some of them.
+    """
+    found = error.errors(include_url=False)[0]
+    below = found.get("ctx", {}).get("key")  # of the errors of `ml.catalog.strict.fault`
+    keys = ["sigopt", *found["loc"], *(below.split(".") if below else ())]
+    if keys[-1] in ("int", "float"):  # pydantic's marker for a type of a union
+        keys.pop()
+    listed = [one["name"] for one in edits.sigopt.get("parameters", ())]
+    if keys[1:2] == ["parameters"] and len(keys) > 2 and names[int(keys[2])] in listed:
+        keys[2] = listed.index(names[int(keys[2])])
+    return CatalogError(describe(edits.path, keys, what_is_wrong(found, model), read_document(edits.path)))
 
 
 def edited_parameters(base: Iterable[Mapping[str, Any]], edits: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

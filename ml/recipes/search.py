@@ -88,6 +88,13 @@ class SearchMetric(Strict):
     )
     threshold: float | None = Field(default=None, description="Worst acceptable value.")
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        best = "maximize" if self.name == "auc" else "minimize"
+        if self.objective != best:
+            raise fault("objective", f"expected `objective: {best}`, because the metric is {self.name}")
+        return self
+
 
 class Search(Strict):
     """What is tuned."""
@@ -142,6 +149,8 @@ class Search(Strict):
             )
         if sum(metric.strategy == "optimize" for metric in self.metrics) > 2:
             raise fault("metrics", "expected at most two metrics with the strategy optimize")
+        if len({metric.name for metric in self.metrics}) < len(self.metrics):
+            raise fault("metrics", "a metric is given twice")
         return self
 
     @property
@@ -174,8 +183,8 @@ def check_search(search: Search, recipe: Recipe) -> None:
     """Refuses parameters that do not fit a recipe.
 
     Raises:
-        ValueError: A parameter's key is not one of the recipe's, or its default is outside its values. The message names the
-            parameter.
+        ValueError: A parameter's key is not one of the recipe's, a category is not a value of the key, or its default is
+            outside its values. The message names the parameter.
     """
     known = recipe.model_dump(mode="json")
     for index, parameter in enumerate(search.parameters):
@@ -184,6 +193,11 @@ def check_search(search: Search, recipe: Recipe) -> None:
             value = value_at(known, parameter.key)
         except KeyError as error:
             raise ValueError(f"{where}: key: the recipe has no key {parameter.key!r} ({error.args[0]})") from error
+        for category in parameter.categorical_values:
+            try:
+                _parsed(category, value)
+            except (ValueError, yaml.YAMLError):
+                raise ValueError(f"{where}: categorical_values: {category!r} is not a value of {parameter.key}") from None
         if not parameter.contains(value):
             raise ValueError(
                 f"{where}: the recipe's {parameter.key}, {as_category(value)}, is outside its values; include it or edit it"

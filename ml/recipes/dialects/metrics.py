@@ -56,10 +56,7 @@ def _metric(at: list[str | int], name: str, item: dict[str, Any], choices: Choic
     except ValidationError as error:
         report.invalid(at, error, f"{name}: ")
         return None
-    best = "maximize" if ours == "auc" else "minimize"
-    if metric.objective != best:
-        report.fault(at, f"{name}: expected `objective: {best}`, because the metric is {ours}")
-    elif metric.threshold is not None and stated:
+    if metric.threshold is not None and stated:
         report.note([*at, "threshold"], f"{name}: the threshold {metric.threshold:g} now applies to {ours}; check it")
     elif metric.threshold is not None and ours == "training_time":
         report.note([*at, "threshold"], f"{name}: {metric.threshold:g} CPU-seconds of the training loop on one core; check it")

@@ -106,8 +106,30 @@ def test_values_of_earlier_tunings_are_tried_first(catalog: Path, lake: Lake) ->
         ({"parameters": [3]}, r"sigopt\.parameters\.0: expected"),
         ({"parameters": [{"name": "new"}]}, r"dlrm\.yaml: sigopt\.parameters\.\d+\.key"),
         ({"window_days": 3, "scored_days": 3}, r"scored_days"),
+        ({"parameters": None}, r"dlrm\.yaml: sigopt\.parameters: expected a list of parameters, found None \(line 2\)"),
+        ({"parameters": [{"name": ["lr"]}]}, r"sigopt\.parameters\.0: expected .* `name`"),
+        ({"parameters": [{"name": "top", "key": ["model", "top"]}]}, r"sigopt\.parameters\.0\.key: expected a recipe key"),
+        (
+            {"parameters": [{"name": "dense_lrr", "remove": True}]},
+            r"sigopt\.parameters\.0: no parameter .*'dense_lrr'.* dense_lr,",
+        ),
+        ({"parameters": [{"name": "dense_lr", "remove": "no"}]}, r"sigopt\.parameters\.0\.remove: expected true, found 'no'"),
+        ({"parameters": [{"name": "top", "remove": True}] * 2}, r"sigopt\.parameters\.1: 'top' is given twice"),
+        ({"parameters": [{"name": "top", "bunds": 3}]}, r"sigopt\.parameters\.0\.bunds: unknown key.*'bounds'.*\(line 3\)"),
+        ({"parameters": [{"name": "dropout", "bounds": {"min": "a", "max": 1}}]}, r"parameters\.0\.bounds\.min: expected"),
+        ({"metrics": [{"name": "training_time"}]}, r"sigopt\.metrics\.0\.objective: expected `objective: minimize`"),
+        (
+            {"linear_constraints": [{"type": "less_than", "threshold": 1, "terms": [{"name": "x", "weight": 1}]}]},
+            r"dlrm\.yaml: sigopt: linear_constraints\[0\]\.terms\[0\].*no parameter x",
+        ),
     ],
 )
 def test_a_wrong_section_names_file_and_key(catalog: Path, lake: Lake, sigopt: dict[str, Any], message: str) -> None:
     with pytest.raises(CatalogError, match=message):
         plan(catalog, lake, {"sigopt": sigopt})
+
+
+def test_a_parameter_that_only_other_models_or_profiles_have_can_be_removed(catalog: Path, lake: Lake) -> None:
+    edits = [{"name": name, "remove": True} for name in ("cross_layers", "batch_size")]
+    found = plan(catalog, lake, {"training": {"batch_size": 512}, "sigopt": {"parameters": edits}})
+    assert "batch_size" not in parameters(found)

@@ -88,7 +88,16 @@ def test_a_wrong_parameter_is_refused(change: dict[str, Any], message: str) -> N
         ({"window_days": 2, "scored_days": 2}, "expected at least 4: .* 2 to score .* 1 to judge .* found 2"),
         ({"window_days": 2}, "expected at least 3"),
         ({"window_days": 4, "judged_days": 3}, "expected at least 5"),
-        ({"metrics": [{"name": "auc"}, {"name": "log_loss"}, {"name": "training_time"}]}, "at most two"),
+        (
+            {
+                "metrics": [
+                    {"name": "auc"},
+                    {"name": "log_loss", "objective": "minimize"},
+                    {"name": "training_time", "objective": "minimize"},
+                ]
+            },
+            "at most two",
+        ),
     ],
 )
 def test_parameters_and_metrics_fit_together(search: dict[str, Any], message: str) -> None:
@@ -124,3 +133,21 @@ def test_few_trials_and_linear_learning_rates_warn() -> None:
     found = Search.model_validate({"parameters": [linear, BATCH], "observation_budget": 19}).warnings()
     assert ["19 trials are few for 2 parameters" in found[0], "log" in found[1]] == [True, True]
     assert Search.model_validate({"parameters": [LR, BATCH], "observation_budget": 20}).warnings() == []
+
+
+@pytest.mark.parametrize(("name", "objective"), [("auc", "minimize"), ("log_loss", "maximize"), ("model_bytes", "maximize")])
+def test_the_wrong_direction_of_a_metric_is_refused(name: str, objective: str) -> None:
+    with pytest.raises(ValidationError, match=f"expected `objective: .*the metric is {name}"):
+        Search.model_validate({"metrics": [{"name": name, "objective": objective}]})
+
+
+def test_a_metric_is_given_once() -> None:
+    with pytest.raises(ValidationError, match="a metric is given twice"):
+        Search.model_validate({"metrics": [{"name": "auc"}, {"name": "auc", "strategy": "store"}]})
+
+
+@pytest.mark.parametrize("category", ["12x-4", "--4", "a"])
+def test_a_category_that_is_no_value_of_the_key_is_refused(dlrm: Recipe, category: str) -> None:
+    search = Search.model_validate({"parameters": [TOP | {"categorical_values": ["128-64", category]}]})
+    with pytest.raises(ValueError, match=rf"sigopt.parameters.0 \(top\): categorical_values: '{category}' is not a value"):
+        check_search(search, dlrm)
