@@ -136,7 +136,7 @@ def clean_task(task: Task) -> Done:
     job, spec = task.job, task.job.spec
     rows, without = (read_parquet(UPath(task.expanded)), 0) if task.expanded else _expanded(task)
     joined, matches = join_all(rows, job.joins, task.index)
-    batch = _one_batch(joined)
+    batch = one_batch(joined)
     vocabularies = {name: _vocabulary(state) if state else Vocabulary.empty() for name, state in job.vocabularies.items()}
     features = compile_transforms(spec, vocabularies)(batch)
     write_table(pa.Table.from_batches([features]), UPath(job.output) / f"part-{task.index:05d}.parquet")
@@ -166,15 +166,34 @@ def expand_task(task: Task) -> tuple[Task, int]:
 def _expanded(task: Task) -> tuple[pa.Table, int]:
     """Returns the task's rows, with negatives if the spec samples any, and the number of rows without a candidate."""
     spec, negatives = task.job.spec, task.job.spec.label.negatives
-    rows = read_parquet(UPath(task.part), _columns(spec), range(task.start, task.stop), _dictionaries(spec))
+    rows = read_parquet(UPath(task.part), read_columns(spec), range(task.start, task.stop), dictionary_columns(spec))
     if negatives is None or not len(rows):
         return _with_label(rows, spec, negatives) if negatives else rows, 0
     if spec.user is None or spec.item is None:
         raise ValueError(f"{spec.name}: sampling negatives needs user and item")
     events, before = _events(task.job, spec.user, spec.item)
-    start = before + task.number
-    sampled = sample(events, start, start + len(rows), task.number, negatives, task.job.day)
-    expanded = with_recent(with_negatives(rows, spec.item, events, sampled), spec.item, events, negatives)
+    return expand_rows(rows, spec, task.job.day, events, before + task.number, task.number)
+
+
+def expand_rows(rows: pa.Table, spec: DatasetSpec, day: str, events: Events, start: int, number: int) -> tuple[pa.Table, int]:
+    """Adds negatives, trailing counts and histories to consecutive rows of a log of positives.
+
+    Args:
+        rows: N rows, at least one, with the columns of `read_columns(spec)`.
+        spec: A dataset that samples negatives.
+        day: The day of the rows.
+        events: The log, from the longest window before the day on.
+        start: Index in `events` of the first row.
+        number: Position in the day of the first row.
+
+    Returns:
+        The rows with their negatives, and the number of rows without a candidate.
+    """
+    negatives, item = spec.label.negatives, spec.item
+    if negatives is None or item is None:
+        raise ValueError(f"{spec.name}: no negatives declared")
+    sampled = sample(events, start, start + len(rows), number, negatives, day)
+    expanded = with_recent(with_negatives(rows, item, events, sampled), item, events, negatives)
     return with_history(expanded, spec, events), sampled.without
 
 
@@ -221,7 +240,7 @@ def earlier_days(spec: DatasetSpec, day: str) -> list[str]:
     return [other for other in trailing_days(day, count) if other >= spec.first_day]
 
 
-def _columns(spec: DatasetSpec) -> list[str]:
+def read_columns(spec: DatasetSpec) -> list[str]:
     """Returns the columns of the raw logs that features, keys, slices, joins or the oracle need."""
     used = [d.column for d in spec.dense] + [c for s in spec.sparse for c in s.inputs]
     used += [c for c in (spec.label.column, spec.user, spec.item, spec.oracle) if c]
@@ -230,13 +249,14 @@ def _columns(spec: DatasetSpec) -> list[str]:
     return [EVENT_TIME, *(c for c in spec.source.columns if c in set(used))]
 
 
-def _dictionaries(spec: DatasetSpec) -> list[str]:
+def dictionary_columns(spec: DatasetSpec) -> list[str]:
     """Returns the string columns that are not split. Dictionary encoded, each of their distinct values is hashed once."""
     split = {s.column for s in spec.sparse if s.split}
-    return [c for c in _columns(spec) if spec.source.columns.get(c) == "string" and c not in split]
+    return [c for c in read_columns(spec) if spec.source.columns.get(c) == "string" and c not in split]
 
 
-def _one_batch(table: pa.Table) -> pa.RecordBatch:
+def one_batch(table: pa.Table) -> pa.RecordBatch:
+    """Returns the rows of a table as one batch."""
     batches = table.unify_dictionaries().combine_chunks().to_batches()
     return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
 
