@@ -1,0 +1,308 @@
+"""Follows a folder of arriving rows: in the order of file names, each row exactly once by position, in parts of bounded size.
+
+The files are in the source format of the dataset's log, or Parquet with the columns of `raw_logs`. A file must be complete when
+it appears, so a writer renames it into the folder: names that begin with `.` or `_`, or end with `.part`, are ignored. The
+caller stores the position in its checkpoints, and nothing in the folder changes.
+
+Rows are validated as those of a landed log are. Rows that cannot be used, and files that cannot be read, are written with the
+reason to `quarantine/` beside the folder of the files.
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from upath import UPath
+
+from ml.catalog.log_spec import LogSpec
+from ml.catalog.reading import Time
+from ml.logs.block_ranges import BlockRange
+from ml.logs.clock import day_key
+from ml.logs.external_sort import sort_by_time
+from ml.logs.ingest_task import raw_schema
+from ml.logs.quarantine import Quarantine
+from ml.logs.sources import LogFile, NoLogs, find_files
+from ml.logs.text.layout import WrongFile
+from ml.logs.validated_blocks import ValidatedBlock, read_validated_blocks
+from ml.parquet import write_table
+from ml.schema import EVENT_TIME
+
+PART_ROWS = 10_000
+"""Most rows of one part. A longer file is delivered in several parts."""
+POLL_SECONDS = 1.0
+EARLIER_DAY, OUT_OF_ORDER = "time on an earlier day", "time before earlier rows"
+_log = logging.getLogger("evergreen")
+
+
+class NoClock(ValueError):
+    """The rows of a stream file have no event time."""
+
+
+class LostFile(FileNotFoundError):
+    """A file of which only some rows were taken is no longer in the folder."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Which rows of a stream were taken.
+
+    Attributes:
+        file: Name of the last file of which rows were taken; empty before the first.
+        rows: Number of its valid rows that were taken.
+        is_complete: Whether the whole file was taken.
+        day: Day of the last row; None before the first.
+        newest: Latest event time of all rows that were taken, in microseconds since 1970 UTC.
+    """
+
+    file: str = ""
+    rows: int = 0
+    is_complete: bool = True
+    day: str | None = None
+    newest: int = np.iinfo(np.int64).min
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """Rows of one day, in time order.
+
+    Attributes:
+        rows: N rows of `raw_schema(log)`. N is 0 at the end of a file that has no usable rows left.
+        day: The day of the rows; None without rows.
+        position: The position after these rows.
+        quarantined: Number of rows that were quarantined since the part before, by reason.
+        out_of_range: Number of rows outside the log's days since the part before.
+    """
+
+    rows: pa.Table
+    day: str | None
+    position: Position
+    quarantined: dict[str, int] = field(default_factory=dict)
+    out_of_range: int = 0
+
+
+@dataclass(frozen=True)
+class StreamFolder:
+    r"""A folder of arriving rows of one log.
+
+    Args:
+        root: Folder of the files; it need not exist yet.
+        log: The log whose rows arrive.
+        in_order: Whether a row that is earlier than the rows before it is quarantined. If negatives are sampled, features
+            depend on the order of events; otherwise a late row of the same day is as good as any other.
+        part_rows: Most rows of one part.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "0001.csv").write_text("0,hat\n5,bag\nsix,cap\n")
+        >>> log = LogSpec(
+        ...     dataset="shop", time={"column": "time"}, partitions={"start": "1970-01-01", "end": "1970-01-02"},
+        ...     source={"files": "*.csv", "format": "csv", "columns": {"time": "int", "item": "string"}})
+        >>> part = next(StreamFolder(UPath(folder), log).read(Position()))
+        >>> part.rows["item"].to_pylist(), part.quarantined
+        (['hat', 'bag'], {'bad number in column time': 1})
+    """
+
+    root: UPath
+    log: LogSpec
+    in_order: bool = False
+    part_rows: int = PART_ROWS
+
+    @property
+    def quarantine(self) -> UPath:
+        """Folder of the rows that could not be used."""
+        return self.root.parent / "quarantine"
+
+    def names(self, after: Position) -> list[str]:
+        """List the files that have rows after a position, in order."""
+        if not self.root.exists():
+            return []
+        names = sorted(path.name for path in self.root.iterdir() if not _is_ignored(path.name))
+        return [name for name in names if name > after.file or (name == after.file and not after.is_complete)]
+
+    def read(self, position: Position) -> Iterator[Arrived]:
+        """Read what is in the folder after a position, without waiting.
+
+        Raises:
+            LostFile: The position is inside a file that is no longer there.
+        """
+        names = self.names(position)
+        if not position.is_complete and position.file not in names:
+            raise LostFile(
+                f"{self.root / position.file}: {position.rows} rows were taken, and the file is no longer there; "
+                "copy it back, then start again"
+            )
+        for name in names:
+            for part in self._parts(name, position):
+                position = part.position
+                yield part
+
+    def follow(
+        self, position: Position, wait: Callable[[float], bool], on_wait: Callable[[str], None] = _log.info
+    ) -> Iterator[Arrived]:
+        """Read what arrives after a position, and wait for more until told to stop.
+
+        Args:
+            position: Where to begin.
+            wait: Waits some seconds and returns whether to stop, as `threading.Event.wait` does.
+            on_wait: Receives a message when there is nothing to read, once until something is read again.
+
+        Raises:
+            LostFile: The position is inside a file that is no longer there.
+        """
+        said, seen = False, set(self._all_names())
+        while True:
+            for part in self.read(position):
+                position, said = part.position, False
+                yield part
+            if not said:
+                on_wait(f"waiting for files in {self.root}" + (f" after {position.file}" if position.file else ""))
+                said = True
+            if wait(POLL_SECONDS):
+                return
+            found = set(self._all_names())
+            for name in sorted(found - seen):
+                if name <= position.file:
+                    _log.warning("%s is not read: its name sorts before %s, which was read", self.root / name, position.file)
+            seen = found
+
+    def _all_names(self) -> list[str]:
+        return self.names(Position())
+
+    def _parts(self, name: str, position: Position) -> Iterator[Arrived]:
+        """Read the parts of a file after a position. The last one is at the end of the file."""
+        skip = position.rows if name == position.file else 0
+        day, newest = position.day, position.newest
+        counts: Counter[str] = Counter()
+        outside = taken = 0
+        held: Arrived | None = None
+        line = 1
+        try:
+            for number, block in enumerate(self._blocks(name)):
+                bad = Quarantine.of(name, (block.bad_lines + line).tolist(), block.reasons, block.texts)
+                line += block.num_lines
+                self._keep(bad, f"{name}.{number:06d}")
+                table = sort_by_time(block.table.add_column(0, raw_schema(self.log).field(0), pa.array(block.times)))
+                days = np.sort(block.days)
+                if taken >= skip:  # otherwise the block was counted before
+                    counts.update(bad.reasons)
+                    outside += block.before + block.after
+                for start, stop in _cuts(days, self.part_rows):
+                    taken += stop - start
+                    if taken <= skip:
+                        continue
+                    rows, key = table.slice(start, stop - start), day_key(self.log, int(days[start]))
+                    rows, late = self._without_late(name, rows, key, day, newest)
+                    self._keep(late, f"{name}.late.{taken:012d}")
+                    counts.update(late.reasons)
+                    if held is not None:
+                        yield held
+                        held = None
+                    if not len(rows):
+                        continue
+                    day, newest = key, max(newest, rows[EVENT_TIME][-1].as_py())
+                    held = Arrived(rows, day, Position(name, taken, False, day, newest), dict(counts), outside)
+                    counts, outside = Counter(), 0
+        except (WrongFile, NoClock, NoLogs) as error:
+            if not (self.root / name).exists():
+                raise LostFile(
+                    f"{self.root / name}: the file disappeared before it was read; copy it back, then start again"
+                ) from error
+            counts[_reason(error)] += 1
+            self._keep(Quarantine.of(name, [line], [_reason(error)], [str(error).encode()]), f"{name}.file")
+            _log.warning("%s is quarantined: %s", self.root / name, error)
+        except FileNotFoundError as error:
+            raise LostFile(
+                f"{self.root / name}: the file disappeared while it was read; copy it back, then start again"
+            ) from error
+        if held is not None:
+            at_end = replace(held.position, is_complete=True)
+            quarantined = dict(Counter(held.quarantined) + counts)
+            yield replace(held, position=at_end, quarantined=quarantined, out_of_range=held.out_of_range + outside)
+            return
+        end = Position(name, taken, True, day, newest)
+        yield Arrived(raw_schema(self.log).empty_table(), None, end, dict(counts), outside)
+
+    def _without_late(self, name: str, rows: pa.Table, key: str, day: str | None, newest: int) -> tuple[pa.Table, Quarantine]:
+        """Divide rows of one day, in time order, into those that can be used and late ones."""
+        if day is not None and key < day:
+            return rows.slice(0, 0), _late(name, rows, EARLIER_DAY)
+        late = int(np.searchsorted(rows[EVENT_TIME].to_numpy(), newest)) if self.in_order and key == day else 0
+        return rows.slice(late), _late(name, rows.slice(0, late), OUT_OF_ORDER)
+
+    def _blocks(self, name: str) -> Iterator[ValidatedBlock]:
+        log, files = self._reading(name)
+        schema = raw_schema(self.log)
+        for file in files:
+            for block in read_validated_blocks(log, BlockRange(file, 0)):
+                yield replace(block, table=block.table.select(schema.names[1:]))
+
+    def _reading(self, name: str) -> tuple[LogSpec, list[LogFile]]:
+        """Return how a file is read. The event times of `raw_logs` columns are those that the file has."""
+        source = self.log.source.model_copy(update={"files": glob.escape(name).replace("%", "%%")})
+        raw = name.endswith(".parquet") and EVENT_TIME in _columns_of(self.root / name)
+        if raw:
+            columns = {EVENT_TIME: "int", **source.columns}
+            changes = {"format": "parquet", "columns": columns, "rename": {}, "header": False}
+            source = source.model_copy(update=changes)
+            clock = Time(column=EVENT_TIME, unit="us", timezone=self.log.time.timezone)
+        elif self.log.time.by_position:
+            raise NoClock(
+                f"the log {self.log.dataset} has no clock, so its lines have no event time; write Parquet files with the "
+                f"columns of raw_logs, and {EVENT_TIME} in microseconds since 1970 UTC"
+            )
+        else:
+            clock = self.log.time
+        return self.log.model_copy(update={"source": source, "time": clock}), find_files(source, self.root)
+
+    def _keep(self, bad: Quarantine, name: str) -> None:
+        """Write quarantined rows. Reading them again writes the same file."""
+        if len(bad):
+            write_table(bad.table, self.quarantine / f"{name}.parquet")
+
+
+def stream_folder(home: str | UPath, dataset: str) -> UPath:
+    """Return the default folder of a dataset's arriving rows, `<home>/stream/<dataset>/examples`."""
+    return UPath(home) / "stream" / dataset / "examples"
+
+
+def _is_ignored(name: str) -> bool:
+    return name.startswith((".", "_")) or name.endswith(".part")
+
+
+def _columns_of(path: UPath) -> list[str]:
+    """Return the columns of a Parquet file; none if it is damaged, which reading it reports."""
+    try:
+        with path.open("rb") as file:
+            return pq.read_schema(file).names
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        return [EVENT_TIME]
+
+
+def _cuts(days: npt.NDArray[np.int32], most: int) -> Iterator[tuple[int, int]]:
+    """Yield the bounds of parts: at most `most` rows, and of one day."""
+    edges = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), len(days)]
+    for first, last in pairwise(edges):
+        for start in range(first, last, most):
+            yield start, min(start + most, last)
+
+
+def _late(name: str, rows: pa.Table, reason: str) -> Quarantine:
+    texts = [repr(row).encode() for row in rows.to_pylist()]
+    return Quarantine.of(name, [0] * len(rows), [reason] * len(rows), texts)  # rows are sorted: their lines are not known
+
+
+def _reason(error: Exception) -> str:
+    kinds: dict[type[Exception], str] = {NoClock: "no event time", NoLogs: "no member with rows"}
+    return kinds.get(type(error), "wrong columns")
