@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from upath import UPath
 
+from ml.artifacts.delta import ModelDelta
 from ml.artifacts.snapshot import Tensors, below, digest, write_file
 from ml.artifacts.stored import require_model
 from ml.catalog.spec import DatasetSpec
@@ -21,12 +22,12 @@ from ml.datasets.reader import BlockReader
 from ml.datasets.slices import DaySlice
 from ml.days import day_bounds
 from ml.lake import Lake
-from ml.online.loop import ONLINE, Slice, online_slices
+from ml.online.loop import ONLINE, Slice, SliceResult, online_slices
 from ml.online.rates import online_rates
 from ml.online.record import PREDICTIONS_FILE, SLICES_FILE, DayRecord
 from ml.online.rivals import Rivals
 from ml.online.serving import ServingCopy, SyncStats
-from ml.online.start import Start, start_online
+from ml.online.start import Run, Start, start_online
 from ml.parquet import table_bytes
 from ml.recipes.recipe import Recipe
 from ml.recipes.stored import recipe_in_use
@@ -38,6 +39,7 @@ from ml.training.state import TrainState, new_state
 from ml.training.state_dict import load_snapshot, save_snapshot
 
 _SERVING, _RECORD = "serving/", "record/"
+_NAP = 0.2  # longest sleep between two checks for signals, in seconds
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,38 @@ class OnlineOptions:
         recipe: How the model is trained; by default the day's recipe in the lake, or else the declared one.
         progress: Whether to show a progress bar, or progress lines in the log.
         cache: Folder of this node through which a remote lake is read.
+        observer: Follows the day: publishes its synchronisations, shows its results, or sets its pace. It does not change what
+            is written.
     """
 
     recipe: Recipe | None = None
     progress: bool = True
     cache: CacheConfig | None = None
+    observer: Observer | None = None
+
+
+class Observer(Protocol):
+    """Follows a day of online training. Calls are made in this thread, between the steps of training."""
+
+    def begin(self, state: TrainState, run: Run, record: DayRecord) -> None:
+        """The day begins, or resumes at a checkpoint; `run.version` is the version of the serving model."""
+        ...
+
+    def synced(self, stats: SyncStats, delta: ModelDelta | None, learned: tuple[int, int] | None) -> None:
+        """The serving model has applied a delta; `learned` is the span of events that it has learned from, if there is one."""
+        ...
+
+    def wait(self) -> float:
+        """Return the seconds until the next slice may be trained on."""
+        ...
+
+    def trained(self, result: SliceResult) -> None:
+        """A slice was predicted and trained on."""
+        ...
+
+    def end(self, state: TrainState, learned: tuple[int, int] | None) -> None:
+        """The day was written to the lake; `learned` is the span of events of its last slice."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -136,8 +165,21 @@ def online_day(
     state, serving, synced = _resume(checkpoints, recipe, schema, record) or _begin(lake, spec, start, recipe, schema)
     resumed_at, rows_before, began = len(record.slices), record.rows, time.perf_counter()
 
-    def save_if_due(part: Slice, stats: SyncStats) -> None:
-        checkpoints.after_step(state, _Position(record, stats), lambda: _beside(record, serving))
+    observer, learned = options.observer, None
+    if observer:
+        version = synced.version if synced else start.run.version
+        observer.begin(state, replace(start.run, version=version), record)
+
+    def before_training(part: Slice, stats: SyncStats) -> None:
+        def save_if_due() -> None:
+            checkpoints.after_step(state, _Position(record, stats), lambda: _beside(record, serving))
+
+        if observer:
+            observer.synced(stats, serving.delta, learned)
+            while (seconds := observer.wait()) > 0:
+                save_if_due()  # it also delivers signals
+                time.sleep(min(seconds, _NAP))
+        save_if_due()
 
     with (
         progress_of(f"{spec.name} {model} {day} online", reader.rows, record.rows, options.progress) as show,
@@ -150,10 +192,13 @@ def online_day(
             serving,
             beside=rivals.load(),
             synced=synced,
-            before_training=save_if_due,
+            before_training=before_training,
             on_step=show,
         ):
             record.add(result)
+            learned = result.events
+            if observer:
+                observer.trained(result)
     seconds = time.perf_counter() - began
     state.end_pass()
     manifest = {
@@ -178,6 +223,8 @@ def online_day(
         manifest["digest"] = digest(folder)
         lake.write_manifest(folder, manifest)
     checkpoints.discard()
+    if observer:
+        observer.end(state, learned)
     return OnlineDay(lake.partition(online_updates(model), spec.name, day), record, resumed_at, manifest)
 
 

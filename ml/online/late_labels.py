@@ -52,7 +52,7 @@ class Lesson:
     """What is trained on at the end of a slice.
 
     Attributes:
-        rows: Indexes of R rows, int64 [R]. A row may come again in a later slice.
+        rows: Indexes of R rows, int64 [R], in the order in which they are trained on. A row may come again in a later slice.
         labels: Their labels, float32 [R].
     """
 
@@ -82,7 +82,7 @@ def lessons(choice: str, events: Events, bounds: Ints) -> Iterator[Lesson]:
         >>> for lesson in lessons("fake_negative", events, np.array([0, 2, 3])):
         ...     print(lesson.rows, lesson.labels)
         [0 1] [0. 0.]
-        [2 0] [0. 1.]
+        [0 2] [1. 0.]
     """
     if choice not in CHOICES:
         raise ValueError(f"late labels: expected one of {sorted(CHOICES)}, found {choice!r}")
@@ -113,7 +113,11 @@ def _fake_negative(events: Events, begin: int, end: int, before: int, now: int) 
     clicked = events.clicked[:end]
     late = np.flatnonzero((clicked > before) & (clicked <= now))
     labels = np.concatenate([np.zeros(end - begin, np.float32), np.ones(len(late), np.float32)])
-    return Lesson(np.concatenate([np.arange(begin, end), late]), labels)
+    arrived = np.concatenate([events.shown[begin:end], clicked[late]])
+    order = np.argsort(
+        arrived, kind="stable"
+    )  # clicked rows between the others, because a batch of clicks alone sets rows back
+    return Lesson(np.concatenate([np.arange(begin, end), late])[order], labels[order])
 
 
 CHOICES: Mapping[str, Choice] = {"oracle": _oracle, "wait": _wait, "ignore": _ignore, "fake_negative": _fake_negative}

@@ -92,6 +92,9 @@ class ServingCopy:
         sync: Format of rows, and cadence of dense parameters and snapshots.
         version: Version of the copy.
         tensors: What `tensors` returned, to continue from a checkpoint of `state`.
+
+    Attributes:
+        delta: The changes that the last synchronisation has applied; None before the first one.
     """
 
     def __init__(self, state: TrainState, sync: SyncRecipe, version: int = 0, tensors: Tensors | None = None) -> None:
@@ -100,6 +103,7 @@ class ServingCopy:
         quantise_tables(model, sync.rows)
         self._predictor, self._recipe, self._version = TorchPredictor(model, state.recipe, state.schema), sync, version
         self._learned_to: int | None = None  # latest event time at the last synchronisation
+        self.delta: ModelDelta | None = None
         if tensors is not None:
             fill(dense_of(model), {name: tensor for name, tensor in tensors.items() if name != _CLOCK})
             self._learned_to = int(tensors[_CLOCK]) if len(tensors[_CLOCK]) else None
@@ -116,7 +120,7 @@ class ServingCopy:
         every = self._recipe.snapshot_every
         whole = learned is not None and every is not None and number % every == 0
         has_dense = whole or self._dense_is_due(number, learned)
-        delta = model_delta(state.model, self._predictor.steps)
+        self.delta = delta = model_delta(state.model, self._predictor.steps)
         apply_delta(model, delta if has_dense else ModelDelta(dense_of(model), delta.tables))
         acknowledge(state.model, NAME, steps_of(model))
         if learned is not None:

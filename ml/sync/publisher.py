@@ -29,8 +29,8 @@ from ml.sync.serving_copy import gather_copy, rows_of
 from ml.sync.shares import align_steps, gather_delta, gather_weights
 from ml.training.state import TrainState
 
-NAME = "sync"
-"""Name of the folder among the receivers of the tables' deltas."""
+NAME = "serving"
+"""Name among the receivers of the tables' deltas. It is that of the serving model of `ml.online`, which is at the same step."""
 
 Inputs = Callable[[UPath], Mapping[str, str]]
 """Writes the files of a bundle other than its model into a folder, and returns their SHA-256 by name."""
@@ -133,7 +133,7 @@ class Publisher:
         seconds = {"create": created - began, "write": written - created, "collect": time.perf_counter() - written}
         return Published(self._shared(manifest), seconds, deleted)
 
-    def publish(self, events: tuple[int, int] | None, dense: bool = True) -> Published:
+    def publish(self, events: tuple[int, int] | None, dense: bool = True, delta: ModelDelta | None = None) -> Published:
         """Publish a delta: the rows that have changed since the last one, and the dense part.
 
         With a byte budget, some rows are held back for later deltas. A delta without training publishes more of them.
@@ -142,13 +142,16 @@ class Publisher:
             events: First and last event that the state was trained on since the last delta, in microseconds since 1970 UTC;
                 None if it was not trained.
             dense: Whether to include the dense part.
+            delta: This rank's changes since the last delta, if they are known. Otherwise they are read from the tables.
 
         Raises:
             Gap: The tables no longer have all changes since the last delta. Start a new run.
             RunConflict: The version was published before with other contents.
         """
         began = time.perf_counter()
-        share = model_delta(self._state.model, self._steps, dense=dense)
+        share = model_delta(self._state.model, self._steps, dense=dense) if delta is None else delta
+        if not dense:
+            share = ModelDelta({}, share.tables)
         steps = {path: own.step for path, own in share.tables.items()}
         delta = gather_delta(share, self._ranks)
         created = encoded = time.perf_counter()

@@ -25,6 +25,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = {
     "demo": "takes minutes on real logs; its module runs, on the built-in log and on logs that a page writes",
     "tune": "takes minutes; a test runs its module",
+    "online": "takes minutes; a test runs its module",
     "test": "would run these tests",
     "test-fast": "would run these tests",
     "soak": "takes hours",

@@ -1,0 +1,153 @@
+"""Online training that publishes: every synchronisation of a day becomes a package, which a receiver applies while it serves.
+
+`LivePublisher` follows `ml.online.day`. The partition that the day writes does not depend on it. A run that was killed resumes
+at its last checkpoint, and publishes the same packages again, which has no effect; a history that differs is refused
+(`RunConflict`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from upath import UPath
+
+from ml.artifacts.bundle import vocabulary_states, write_inputs
+from ml.artifacts.delta import ModelDelta
+from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake
+from ml.metrics import auc
+from ml.online.loop import ONLINE, SliceResult
+from ml.online.record import DayRecord
+from ml.online.rivals import RETRAINED, STALE
+from ml.online.serving import SyncStats
+from ml.online.start import Run
+from ml.sync.folder import SyncFolder
+from ml.sync.publisher import Published, Publisher
+from ml.sync.receiver import Receiver
+from ml.sync.status import ReceiverStatus
+from ml.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class LiveSlice:
+    """What is shown of a slice.
+
+    Attributes:
+        number: Index of the slice in its day.
+        until: Event time of its last row.
+        rows: Number of rows.
+        rows_per_second: Rows predicted and trained on in a second of work, without waiting.
+        auc: AUC of the slice by model; None if undefined.
+        auc_so_far: AUC of the day so far by model.
+        published: The package that the serving model applied before the slice; None for the first one of a day.
+        receiver: State of the receiver that serves.
+    """
+
+    number: int
+    until: datetime
+    rows: int
+    rows_per_second: float
+    auc: dict[str, float | None]
+    auc_so_far: dict[str, float | None]
+    published: Published | None
+    receiver: ReceiverStatus
+
+
+@dataclass
+class LivePublisher:
+    """Publishes a day of online training, keeps its pace, and reports each slice; an `ml.online.day.Observer`.
+
+    Attributes:
+        spec: The dataset.
+        model: Name of the model.
+        day: `YYYY-MM-DD`.
+        lake: Where vocabularies are stored.
+        folder: Where packages are published.
+        receiver: A receiver that follows the folder.
+        speed: Event time that passes in a second of wall time, in seconds; 0 for as fast as possible.
+        on_slice: Called with what is shown of each slice.
+        clock: Returns the time in seconds; only differences are used.
+    """
+
+    spec: DatasetSpec
+    model: str
+    day: str
+    lake: Lake
+    folder: SyncFolder
+    receiver: Receiver
+    speed: float = 0.0
+    on_slice: Callable[[LiveSlice], None] | None = None
+    clock: Callable[[], float] = time.monotonic
+    _publisher: Publisher | None = None
+    _published: Published | None = None
+    _record: DayRecord | None = None
+    _began: tuple[float, int] | None = None  # time on the clock, and event time then
+    _due: float = 0.0
+
+    def begin(self, state: TrainState, run: Run, record: DayRecord) -> None:
+        """Open the run, and publish a snapshot unless the folder has this version already."""
+        self._record = record
+        self._publisher = Publisher(
+            self.folder,
+            state,
+            self._inputs,
+            dataset=self.spec.name,
+            model=self.model,
+            run_id=run.run_id,
+            recipe=state.recipe.online.sync,
+            version=run.version,
+        )
+        head = self.folder.head()
+        if head is None or head.run_id != run.run_id or head.version < run.version:
+            self._publisher.snapshot()
+
+    def synced(self, stats: SyncStats, delta: ModelDelta | None, learned: tuple[int, int] | None) -> None:
+        """Publish what the serving model has received."""
+        assert self._publisher is not None
+        self._published = None
+        if learned is not None:
+            self._published = self._publisher.publish(learned, stats.has_dense, delta)
+            if stats.kind == "snapshot":
+                self._publisher.snapshot(learned[1])
+
+    def wait(self) -> float:
+        """Return the seconds until the events of the next slice have arrived."""
+        return max(self._due - self.clock(), 0.0) if self.speed else 0.0
+
+    def trained(self, result: SliceResult) -> None:
+        """Report a slice, and compute when the next one is due."""
+        first, last = result.events
+        if self._began is None:
+            self._began = (self.clock(), first)
+        self._due = self._began[0] + (last - self._began[1]) / 1e6 / self.speed if self.speed else 0.0
+        if self.on_slice is None or self._record is None:
+            return
+        names = [name for name in (ONLINE, STALE, RETRAINED) if name in result.predictions]
+        seconds = result.seconds["sync"] + result.seconds["train"]
+        scores = self._record.scores()
+        self.on_slice(
+            LiveSlice(
+                number=result.number,
+                until=datetime.fromtimestamp(last / 1e6, UTC),
+                rows=len(result.labels),
+                rows_per_second=len(result.labels) / seconds if seconds else 0.0,
+                auc={name: auc(result.labels, result.predictions[name]) for name in names},
+                auc_so_far={name: scores[name]["auc"] for name in names},
+                published=self._published,
+                receiver=self.receiver.status,
+            )
+        )
+
+    def end(self, state: TrainState, learned: tuple[int, int] | None) -> None:
+        """Publish what the last slice and the end of the day have changed, and a snapshot; nothing after a day without rows."""
+        assert self._publisher is not None
+        if learned is not None:
+            self._publisher.publish(learned)
+            self._publisher.snapshot(learned[1])
+
+    def _inputs(self, staging: UPath) -> dict[str, str]:
+        before = self.spec.previous_day(self.day) or self.day
+        return write_inputs(staging, self.spec, vocabulary_states(self.lake, self.spec, before, self.model))

@@ -1,0 +1,150 @@
+"""`make online`: trains a model online on the days of a log, publishes what it learns, and shows each slice."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+import dagster as dg
+from rich.console import Console
+
+from assets.policy import key
+from ml.catalog.spec import DatasetSpec
+from ml.days import yesterday
+from ml.lake import Lake
+from ml.online.live import LivePublisher, LiveSlice
+from ml.stages import CLEANED_FEATURES, MDS_DATASETS, RAW_LOGS, online_updates, tuned_models
+from ml.sync.folder import SyncFolder, default_sync_folder
+from ml.sync.receiver import Receiver
+from orchestration.definitions import build_defs
+from orchestration.demo import link_logs
+from orchestration.deployments import lake_root
+from orchestration.replay import DayFailed, quiet_console, replay, the_dataset, why_failed
+
+RECEIVER = "make-online"
+POLL = 0.2  # seconds between two polls of the receiver
+HEADER = (
+    f"{'until (UTC)':16} {'slice':>5} {'rows/s':>8} {'AUC online':>10} {'stale':>7} {'retrained':>9} "
+    f"{'day: online':>11} {'stale':>7} {'rows sent':>9} {'kB':>8} {'lag s':>6}"
+)
+
+
+def next_day(spec: DatasetSpec, model: str, lake: Lake) -> str | None:
+    """Return the day after the last one that was trained online, or the first day after the demo; None after the log's end."""
+    days = spec.days(yesterday(spec.zone))
+    done = [day for day in lake.days(online_updates(model), spec.name) if day in days]
+    if not done:
+        return days[min(spec.demo_days, len(days) - 1)]
+    following = days[days.index(done[-1]) + 1 :]
+    return following[0] if following else None
+
+
+def line(shown: LiveSlice) -> str:
+    """Format a slice as a line below `HEADER`."""
+
+    def number(value: float | None) -> str:
+        return "–" if value is None else f"{value:.4f}"
+
+    sent = shown.published.manifest if shown.published else None
+    lag = shown.receiver.lag_wall_seconds
+    return (
+        f"{shown.until:%Y-%m-%d %H:%M} {shown.number + 1:>5} {shown.rows_per_second:>8,.0f} "
+        f"{number(shown.auc.get('online')):>10} "
+        f"{number(shown.auc.get('stale')):>7} {number(shown.auc.get('retrained')):>9} "
+        f"{number(shown.auc_so_far.get('online')):>11} {number(shown.auc_so_far.get('stale')):>7} "
+        f"{sent.rows if sent else 0:>9,} {(sent.nbytes if sent else 0) / 1e3:>8,.0f} {lag:>6.1f}"
+    )
+
+
+@contextmanager
+def following(folder: SyncFolder) -> Iterator[Receiver]:
+    """Let a receiver follow a folder in a thread of its own inside the block."""
+    receiver, stop = Receiver(folder, RECEIVER), threading.Event()
+    thread = threading.Thread(target=receiver.follow, args=(stop, POLL), name="receiver", daemon=True)
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        stop.set()
+        thread.join()
+
+
+def prepare(spec: DatasetSpec, model: str, day: str, lake: Lake) -> None:
+    """Make what a day of online training reads: the daily models until the day before, and the data of the day."""
+    before = [known for known in spec.days(yesterday(spec.zone)) if known < day]
+    if not before or not lake.has(tuned_models(model), spec.name, before[-1]):
+        try:
+            replay(spec, before)
+        except DayFailed as error:
+            raise click.ClickException(str(error)) from error
+    if lake.has(MDS_DATASETS, spec.name, day):
+        return
+    data = [key(spec, stage) for stage in (RAW_LOGS, CLEANED_FEATURES, MDS_DATASETS)]
+    whole = dg.define_asset_job("online_data", dg.AssetSelection.assets(*data))
+    job = dg.Definitions.merge(build_defs([spec]), dg.Definitions(jobs=[whole])).resolve_job_def("online_data")
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    result = job.execute_in_process(
+        partition_key=day, instance=dg.DagsterInstance.get(), raise_on_error=False, run_config=quiet
+    )
+    if not result.success:
+        raise click.ClickException(f"{spec.name} of {day} failed in run {result.run_id}: {why_failed(result)}")
+
+
+@click.command()
+@click.argument("dataset", default="synthetic")
+@click.option("--logs", help="Folder of the dataset's raw logs.")
+@click.option("--model", help="One of the dataset's models; by default the first.")
+@click.option("--days", type=click.IntRange(min=1), default=1, show_default=True, help="Number of days to train online.")
+@click.option(
+    "--speed",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="Seconds of the log that are replayed in a second; 0 for as fast as possible.",
+)
+@click.option("--slices", type=click.IntRange(min=1), help="Slices of a day; by default the recipe's online.slices.")
+def main(dataset: str, logs: str | None, model: str | None, days: int, speed: float, slices: int | None) -> None:
+    """Train a model of DATASET online, from the day after the last one on, and publish what it learns.
+
+    The log's days are replayed in time order. Ctrl-C stops after a checkpoint, and the same command resumes there.
+    """
+    quiet_console()
+    from ml.online.day import OnlineOptions, online_day
+    from ml.recipes.stored import recipe_in_use
+
+    spec = the_dataset(dataset)
+    link_logs(spec, logs)
+    model = model or spec.primary
+    if model not in spec.models:
+        raise click.BadParameter(f"{dataset} has no model {model!r}; it has {', '.join(spec.models)}")
+    lake, console = Lake.at(lake_root()), Console(highlight=False, soft_wrap=True)
+    folder = default_sync_folder(lake_root(), spec.name, model)
+    for _ in range(days):
+        day = next_day(spec, model, lake)
+        if day is None:
+            console.print(f"every day of {spec.name} was trained online; the last one is in {online_updates(model)}")
+            return
+        console.print(f"{spec.name}/{model}: {day}, packages in {folder.root}")
+        prepare(spec, model, day, lake)
+        recipe = recipe_in_use(lake, spec, model, day)
+        if slices:
+            online = recipe.online.model_copy(update={"slices": slices, "minutes": None})
+            recipe = recipe.model_copy(update={"online": online})
+        console.print(HEADER)
+        with following(folder) as receiver:
+            live = LivePublisher(
+                spec, model, day, lake, folder, receiver, speed, on_slice=lambda shown: console.print(line(shown))
+            )
+            options = OnlineOptions(recipe if slices else None, progress=False, observer=live)
+            try:
+                done = online_day(spec, day, lake, model, options)
+            except KeyboardInterrupt:
+                logging.getLogger("evergreen").warning("stopped; the same command resumes at the last checkpoint")
+                raise click.Abort from None
+        scores = ", ".join(f"{name} {of['auc']:.4f}" for name, of in done.manifest["scores"].items() if of["auc"] is not None)
+        console.print(f"{day}: AUC {scores}; {done.manifest['synced']['bytes'] / 1e6:.1f} MB sent; state in {done.folder}")
+
+
+if __name__ == "__main__":
+    main()

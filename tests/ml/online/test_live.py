@@ -1,0 +1,116 @@
+"""Publishing a day of online training: what receivers get, what the lake gets, and runs that were stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ml.artifacts.weights import weights_of
+from ml.lake import Lake
+from ml.online.day import OnlineDay, OnlineOptions, online_day
+from ml.online.live import LivePublisher, LiveSlice
+from ml.recipes.recipe import Recipe
+from ml.stages import online_updates
+from ml.sync.folder import SyncFolder
+from ml.sync.publisher import serving_copy
+from ml.sync.receiver import Receiver
+from ml.training.day import DayOptions, train_day
+from ml.training.state_dict import load_snapshot
+from tests.helpers.training_days import made_spec, small_recipe, write_days
+
+SPEC = made_spec()
+
+
+def recipe(**online: object) -> Recipe:
+    return small_recipe(online={"slices": 5, **online})
+
+
+def prepared(lake: Lake, count: int = 3) -> list[str]:
+    """Days in the lake, of which the first was trained in batch."""
+    days = write_days(lake, SPEC, count, 400)
+    train_day(SPEC, days[0], lake, options=DayOptions(recipe=recipe(), progress=False))
+    return days
+
+
+def live(lake: Lake, day: str, root: Path, **keys: object) -> LivePublisher:
+    folder = SyncFolder.at(root)
+    return LivePublisher(SPEC, "dlrm", day, lake, folder, Receiver(folder, "test"), **keys)  # type: ignore[arg-type]
+
+
+def run(lake: Lake, day: str, observer: LivePublisher | None) -> OnlineDay:
+    return online_day(SPEC, day, lake, "dlrm", OnlineOptions(recipe(), progress=False, observer=observer))
+
+
+def assert_serves_the_state(lake: Lake, day: str, receiver: Receiver) -> None:
+    receiver.poll()
+    state = load_snapshot(lake.partition(online_updates("dlrm"), SPEC.name, day))
+    found, wanted = weights_of(receiver.bundle.predictor.model), weights_of(serving_copy(state, "float32").model)  # type: ignore[attr-defined]
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_a_receiver_follows_two_days_bit_for_bit(lake: Lake, tmp_path: Path) -> None:
+    days = prepared(lake)
+    shown: list[LiveSlice] = []
+    for number, day in enumerate(days[1:], 1):
+        observer = live(lake, day, tmp_path / "sync", on_slice=shown.append)
+        done = run(lake, day, observer)
+        head = observer.folder.head()
+        assert head is not None and head.version == head.snapshot == 5 * number == done.manifest["run"]["version"]
+        assert_serves_the_state(lake, day, observer.receiver)
+    assert [one.number for one in shown] == [*range(5), *range(5)]
+    assert shown[0].published is None and all(one.published for one in shown[1:5])
+    assert shown[4].auc_so_far["online"] == pytest.approx(
+        lake.manifest(online_updates("dlrm"), SPEC.name, days[1])["scores"]["online"]["auc"]
+    )
+
+
+def test_publishing_does_not_change_what_is_written(lake: Lake, tmp_path: Path) -> None:
+    days = prepared(lake, 2)
+    plain = run(lake, days[1], None).manifest["digest"]
+    assert run(lake, days[1], live(lake, days[1], tmp_path / "sync")).manifest["digest"] == plain
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [0, 2, 4])
+def test_a_stopped_day_resumes_and_publishes_the_same_packages(lake: Lake, tmp_path: Path, at: int) -> None:
+    days = prepared(lake, 2)
+    whole = live(lake, days[1], tmp_path / "whole")
+    digest = run(lake, days[1], whole).manifest["digest"]
+    lake.discard(online_updates("dlrm"), SPEC.name, days[1])
+
+    def stop(shown: LiveSlice) -> None:
+        if shown.number == at:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(lake, days[1], live(lake, days[1], tmp_path / "sync", on_slice=stop))
+    again = live(lake, days[1], tmp_path / "sync")
+    assert run(lake, days[1], again).manifest["digest"] == digest
+    assert again.folder.head() == whole.folder.head()
+    head = again.folder.head()
+    assert head is not None
+    one, two = (of.folder.manifest(head.run_id, "snapshot", head.snapshot) for of in (whole, again))
+    assert one.contents == two.contents
+    assert_serves_the_state(lake, days[1], again.receiver)
+
+
+def test_slices_wait_for_their_events_at_a_pace(lake: Lake, tmp_path: Path) -> None:
+    """The made days have one row a microsecond, so at 20 microseconds a second a slice of 80 rows takes 4 seconds."""
+    days, now, waited = prepared(lake, 2), [0.0], [0.0]
+    observer = live(lake, days[1], tmp_path / "sync", speed=20e-6, clock=lambda: now[0])
+    plain = observer.wait
+
+    def wait() -> float:
+        seconds = plain()
+        now[0] += seconds  # the next call finds that the time has passed
+        waited[0] += seconds
+        return 0.0
+
+    observer.wait = wait  # type: ignore[method-assign]
+    run(lake, days[1], observer)
+    assert waited[0] == pytest.approx(4 * 4, abs=0.3)
