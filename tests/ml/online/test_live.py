@@ -14,8 +14,8 @@ from ml.online.live import LivePublisher, LiveSlice
 from ml.recipes.recipe import Recipe
 from ml.stages import online_updates
 from ml.sync.folder import SyncFolder
-from ml.sync.publisher import serving_copy
 from ml.sync.receiver import Receiver
+from ml.sync.serving_copy import serving_copy
 from ml.training.day import DayOptions, train_day
 from ml.training.state_dict import load_snapshot
 from tests.helpers.training_days import made_spec, small_recipe, write_days
