@@ -16,11 +16,11 @@ from ml.artifacts.predictor import TorchPredictor
 from ml.artifacts.snapshot import Tensors
 from ml.artifacts.weights import bytes_of, dense_of, fill, load_weights, weights_of
 from ml.datasets.batch import Batch
-from ml.days import MICROSECONDS_PER_HOUR
 from ml.embeddings.delta import TableDelta
 from ml.embeddings.inference.formats import fitting, row_bytes
 from ml.embeddings.inference.quantise import quantise_tables
 from ml.models.build import build_model
+from ml.online.cadence import Cadence
 from ml.recipes.online import SyncRecipe
 from ml.training.state import TrainState
 
@@ -74,13 +74,6 @@ class Serving(Protocol):
         """Predict probabilities that can be scored against the labels of a batch, float32 [B]. May run in another thread."""
         ...
 
-    def tensors(self) -> Tensors:
-        """Return what the next state of the serving model depends on, apart from the state under training.
-
-        A checkpoint that is taken between a synchronisation and the training of a slice stores it.
-        """
-        ...
-
 
 class ServingCopy:
     """A copy of the trained model in this process, with its rows in the format of the recipe.
@@ -102,11 +95,11 @@ class ServingCopy:
         load_weights(model, weights_of(state.model))
         quantise_tables(model, sync.rows)
         self._predictor, self._recipe, self._version = TorchPredictor(model, state.recipe, state.schema), sync, version
-        self._learned_to: int | None = None  # latest event time at the last synchronisation
+        self._cadence = Cadence(sync)
         self.delta: ModelDelta | None = None
         if tensors is not None:
             fill(dense_of(model), {name: tensor for name, tensor in tensors.items() if name != _CLOCK})
-            self._learned_to = int(tensors[_CLOCK]) if len(tensors[_CLOCK]) else None
+            self._cadence.learned_to = int(tensors[_CLOCK]) if len(tensors[_CLOCK]) else None
         register_receiver(state.model, NAME, self._predictor.steps)
 
     @property
@@ -117,14 +110,12 @@ class ServingCopy:
     def sync(self, state: TrainState, number: int, learned: tuple[int, int] | None) -> SyncStats:
         """Apply the changes of the state; see `Serving.sync`."""
         began, model = time.perf_counter(), self._predictor.model
-        every = self._recipe.snapshot_every
-        whole = learned is not None and every is not None and number % every == 0
-        has_dense = whole or self._dense_is_due(number, learned)
+        has_dense, whole = self._cadence.next(number, learned)
         self.delta = delta = model_delta(state.model, self._predictor.steps)
         apply_delta(model, delta if has_dense else ModelDelta(dense_of(model), delta.tables))
         acknowledge(state.model, NAME, steps_of(model))
         if learned is not None:
-            self._version, self._learned_to = self._version + 1, learned[1]
+            self._version += 1
         tables = {name: table for own in delta.tables.values() for name, table in own.tables.items()}
         dense_bytes = sum(tensor.nbytes for tensor in delta.dense.values()) if has_dense else 0
         return SyncStats(
@@ -143,18 +134,13 @@ class ServingCopy:
         return self._predictor.predict(batch, sampled=True)
 
     def tensors(self) -> Tensors:
-        """Return the dense parameters, and the event time of the last synchronisation; see `Serving.tensors`."""
-        dense = {name: tensor.clone() for name, tensor in dense_of(self._predictor.model).items()}
-        return dense | {_CLOCK: torch.tensor([] if self._learned_to is None else [self._learned_to], dtype=torch.int64)}
+        """Return what the copy depends on apart from the state: dense parameters and the time of the last synchronisation.
 
-    def _dense_is_due(self, number: int, learned: tuple[int, int] | None) -> bool:
-        if learned is None:
-            return False
-        if (hour := self._recipe.dense_hour) is None:
-            return self._recipe.dense_every > 0 and number % self._recipe.dense_every == 0
-        before = learned[0] if self._learned_to is None else self._learned_to
-        first, last = ((time - hour * MICROSECONDS_PER_HOUR) // (24 * MICROSECONDS_PER_HOUR) for time in (before, learned[1]))
-        return first != last  # the hour has passed since the last synchronisation
+        A checkpoint that is taken between a synchronisation and the training of a slice stores it.
+        """
+        learned_to = self._cadence.learned_to
+        dense = {name: tensor.clone() for name, tensor in dense_of(self._predictor.model).items()}
+        return dense | {_CLOCK: torch.tensor([] if learned_to is None else [learned_to], dtype=torch.int64)}
 
     def _bytes_of(self, table: TableDelta) -> int:
         width = row_bytes(fitting(self._recipe.rows, table.weights.shape[1]), table.weights.shape[1])

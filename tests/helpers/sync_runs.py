@@ -18,7 +18,8 @@ from ml.artifacts.bundle import Bundle, write_inputs
 from ml.artifacts.weights import quantised_of, weights_of
 from ml.recipes.online import SyncRecipe
 from ml.sync.folder import HEAD, Acknowledgement, SyncFolder
-from ml.sync.publisher import Publisher, serving_copy
+from ml.sync.publisher import Publisher
+from ml.sync.serving_copy import serving_copy
 from ml.training.passes import train_pass
 from ml.training.state import TrainState
 from tests.helpers.training_days import made_spec, make_batches
