@@ -38,7 +38,7 @@ from ml.training.progress import progress_of
 from ml.training.state import TrainState, new_state
 from ml.training.state_dict import load_snapshot, save_snapshot
 
-_SERVING, _RECORD = "serving/", "record/"
+SERVING, RECORD = "serving/", "record/"
 _NAP = 0.2  # longest sleep between two checks for signals, in seconds
 
 
@@ -172,7 +172,7 @@ def online_day(
 
     def before_training(part: Slice, stats: SyncStats) -> None:
         def save_if_due() -> None:
-            checkpoints.after_step(state, _Position(record, stats), lambda: _beside(record, serving))
+            checkpoints.after_step(state, _Position(record, stats), lambda: beside_state(record, serving))
 
         if observer:
             observer.synced(stats, serving.delta, learned)
@@ -213,7 +213,7 @@ def online_day(
         "run": asdict(replace(start.run, version=start.run.version + len(record.slices))),
         "resumed_at": resumed_at,
         "samples_per_second": (record.rows - rows_before) / seconds,
-        **_measured(record, state, serving),
+        **measured(record, state, serving),
         **lineage,
     }
     with lake.write(online_updates(model), spec.name, day) as folder:
@@ -242,9 +242,9 @@ class _Position:
         self.synced = SyncStats(**state["synced"])
 
 
-def _beside(record: DayRecord, serving: ServingCopy) -> Tensors:
+def beside_state(record: DayRecord, serving: ServingCopy) -> Tensors:
     """Return what a checkpoint stores beside the state."""
-    parts = ((_RECORD, record.tensors()), (_SERVING, serving.tensors()))
+    parts = ((RECORD, record.tensors()), (SERVING, serving.tensors()))
     return {f"{prefix}{name}": tensor for prefix, tensors in parts for name, tensor in tensors.items()}
 
 
@@ -257,8 +257,8 @@ def _resume(checkpoints: Checkpoints, recipe: Recipe, schema: FeatureSchema, rec
     state = checkpoints.resume(recipe, schema, position)
     if state is None or position.synced is None:
         return None
-    record.load_tensors(below(checkpoints.beside, _RECORD))
-    kept = below(checkpoints.beside, _SERVING)
+    record.load_tensors(below(checkpoints.beside, RECORD))
+    kept = below(checkpoints.beside, SERVING)
     return state, ServingCopy(state, recipe.online.sync, position.synced.version, kept), position.synced
 
 
@@ -278,7 +278,7 @@ def _slices(reader: BlockReader, recipe: Recipe, first: int) -> Iterator[DaySlic
     return reader.slices(count=recipe.online.slices, first=first)
 
 
-def _measured(record: DayRecord, state: TrainState, serving: ServingCopy) -> dict[str, Any]:
+def measured(record: DayRecord, state: TrainState, serving: ServingCopy) -> dict[str, Any]:
     """Return the keys of the manifest that describe the day as a whole."""
     running = state.running
     assert running is not None

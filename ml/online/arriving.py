@@ -1,0 +1,402 @@
+"""Online training of arriving rows: follows a stream, trains on each part when it arrives, and publishes what was learned.
+
+A part of the stream is a slice. After each slice the serving model is synchronised at once, and the delta is published. A
+checkpoint holds the state, the position in the stream and what the serving model has. After a kill, training continues at the
+last checkpoint and takes the later slices from the stream again, so each slice is trained on exactly once. Versions count
+slices, so that deltas that were published before are published again with the same contents, which changes nothing. If the
+contents differ, because a recipe or the stream has changed, a new run id begins with a snapshot.
+
+A day ends when a row of a later day arrives. Its state becomes the partition `online_updates/<model>/<dataset>/<day>`, which no
+other process can write while the day is followed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from upath import UPath
+
+from ml.artifacts.bundle import vocabulary_file, write_inputs
+from ml.artifacts.snapshot import Tensors, below, digest, write_file
+from ml.artifacts.stored import require_model
+from ml.catalog.spec import DatasetSpec
+from ml.days import day_bounds
+from ml.embeddings.delta import Gap
+from ml.lake import Lake
+from ml.online.day import RECORD, SERVING, beside_state, measured
+from ml.online.examples import DayExamples, events_before, newest_vocabularies, read_side_tables
+from ml.online.feeder import write_arriving
+from ml.online.loop import ONLINE, SliceResult, online_slices
+from ml.online.rates import online_rates
+from ml.online.record import PREDICTIONS_FILE, SLICES_FILE, DayRecord
+from ml.online.rivals import Rivals
+from ml.online.serving import ServingCopy, SyncStats
+from ml.online.start import Start, start_online
+from ml.online.stream import Arrived, Position, StreamFolder
+from ml.parquet import read_parquet, table_bytes
+from ml.recipes.recipe import Recipe
+from ml.recipes.stored import recipe_in_use
+from ml.schema import FeatureSchema
+from ml.stages import CLEANED_FEATURES, online_checkpoints, online_updates
+from ml.sync.folder import RunConflict, SyncFolder
+from ml.sync.publisher import Publisher
+from ml.training.checkpoint import Checkpoints
+from ml.training.state import TrainState, new_state
+from ml.training.state_dict import load_snapshot, save_snapshot
+
+_PUBLISHER = "publisher/"
+STREAM = "stream"
+"""Key of the manifest of a day that was trained from a stream: the position at its end."""
+_log = logging.getLogger("evergreen")
+
+
+@dataclass(frozen=True)
+class ArrivingOptions:
+    """Options of online training of arriving rows.
+
+    Attributes:
+        recipe: How the model is trained; by default the day's recipe in the lake, or else the declared one.
+        checkpoint_slices: Slices between two checkpoints, besides those at the interval of the recipe's `checkpoints`.
+        on_wait: Receives a message when there is nothing to read.
+    """
+
+    recipe: Recipe | None = None
+    checkpoint_slices: int = 50
+    on_wait: Callable[[str], None] = _log.info
+
+
+@dataclass(frozen=True)
+class TrainedSlice:
+    """A slice that was trained on.
+
+    Attributes:
+        day: The day of its rows.
+        result: Predictions and loss.
+        published: The synchronisation after the slice.
+        run_id: The run in which it was published.
+        record: The slices of the day so far.
+        quarantined: Rows of the stream that were quarantined on this day, by reason.
+    """
+
+    day: str
+    result: SliceResult
+    published: SyncStats
+    run_id: str
+    record: DayRecord
+    quarantined: Counter[str]
+
+
+@dataclass
+class _At:
+    """The position of a checkpoint: after a slice and its synchronisation."""
+
+    record: DayRecord
+    position: Position = field(default_factory=Position)
+    synced: SyncStats | None = None
+    run_id: str = ""
+    quarantined: Counter[str] = field(default_factory=Counter)
+
+    def state_dict(self) -> dict[str, Any]:
+        own = {"position": asdict(self.position), "run_id": self.run_id, "quarantined": dict(self.quarantined)}
+        return {**self.record.state_dict(), **own, "synced": asdict(self.synced) if self.synced else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.record.load_state_dict(state)
+        self.position, self.run_id = Position(**state["position"]), state["run_id"]
+        self.synced, self.quarantined = SyncStats(**state["synced"]), Counter(state["quarantined"])
+
+
+def follow(
+    spec: DatasetSpec,
+    lake: Lake,
+    stream: StreamFolder,
+    folder: SyncFolder,
+    logs: str | UPath,
+    wait: Callable[[float], bool],
+    model: str | None = None,
+    options: ArrivingOptions | None = None,
+) -> Iterator[TrainedSlice]:
+    """Train on arriving rows until told to stop.
+
+    Args:
+        spec: The dataset.
+        lake: Where states are stored.
+        stream: The arriving rows. Files must stay in the folder until their day is in the lake.
+        folder: Where the model is published.
+        logs: The landing folder, which holds the side tables.
+        wait: Waits some seconds and returns whether to stop, as `threading.Event.wait` does. It is also asked after each slice.
+        model: One of the dataset's models; by default the first.
+        options: Recipe, checkpoints and messages.
+
+    Yields:
+        Each slice once it has been trained on and published.
+
+    Raises:
+        BusyPartition: Another process is training the day.
+        MissingPartition: The state to start from is missing.
+        DivergedError: The loss is not finite.
+        LostFile: A file of the stream was removed before all of its rows were taken.
+    """
+    options, model = options or ArrivingOptions(), model or spec.primary
+    sealed = _sealed(lake, spec, model)
+    position = Position(**lake.manifest(online_updates(model), spec.name, sealed)[STREAM]) if sealed else Position()
+    begun = _day_in_progress(lake, spec, model, sealed)
+    parts: Iterator[Arrived] | None = None
+    while True:
+        if begun is None:
+            parts = parts or stream.follow(position, wait, options.on_wait)
+            first = _first_with_rows(parts)
+            if first is None:
+                return
+            begun, parts = first.day or "", itertools.chain([first], parts)
+        try:
+            with lake.write(online_updates(model), spec.name, begun) as staging:  # excludes other writers of the day
+                day = _ArrivingDay(spec, begun, lake, stream, folder, logs, model, options)
+                if parts is None:  # the day is known from a checkpoint
+                    if not day.resumed:
+                        raise _Outdated
+                    parts = stream.follow(day.at.position, wait, options.on_wait)
+                next_day = yield from day.train(parts, wait)
+                if next_day is None:
+                    day.save()
+                    raise _Stopped
+                day.seal(staging)
+        except _Stopped:
+            return
+        except _Outdated:
+            _log.warning("%s/%s: %s begins again, because its checkpoints are of other inputs", spec.name, model, begun)
+            begun = None
+            continue
+        day.discard()
+        begun, parts = next_day.day, itertools.chain([next_day], parts)
+
+
+class _Stopped(Exception):
+    """Leaves the partition of a day that is not over as it was."""
+
+
+class _Outdated(Exception):
+    """No checkpoint of the day can be used."""
+
+
+class _ArrivingDay:
+    """One day of a stream."""
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        day: str,
+        lake: Lake,
+        stream: StreamFolder,
+        folder: SyncFolder,
+        logs: str | UPath,
+        model: str,
+        options: ArrivingOptions,
+    ) -> None:
+        self._spec, self._day, self._lake, self._folder, self._model = spec, day, lake, folder, model
+        self._options, self._taken = options, stream.root.parent / "taken" / model / day
+        self._recipe = recipe = options.recipe or recipe_in_use(lake, spec, model, day)
+        schema = FeatureSchema.of(spec)
+        self._start = start = start_online(lake, spec, model, day, recipe)
+        rivals = Rivals.of(lake, spec, model, day, start.run)
+        self._words_of, vocabularies = newest_vocabularies(spec, day, lake)
+        states = {*([start.place] if start.place else ()), *rivals.places.values()}
+        self._identity = {
+            "recipe": recipe.fingerprint,
+            "online": recipe.online.fingerprint,
+            "schema": schema.fingerprint,
+            "data": {STREAM: str(stream.root), "part_rows": stream.part_rows, "vocabularies_of": self._words_of},
+            "states": {"/".join(place): lake.digest(place[0], spec.name, place[1]) for place in sorted(states)},
+            "run": asdict(start.run),
+            "compared_with": rivals.days,
+        }
+        self._lineage = lake.lineage(spec.name, sorted(states))
+        self._checkpoints = Checkpoints(lake, spec.name, online_checkpoints(model), day, self._identity, recipe.checkpoints)
+        self._beside = rivals.load()
+        known_to = {ONLINE: day_bounds(day, spec.zone)[0], **rivals.known_to}
+        record = DayRecord(known_to, ranks_only=getattr(recipe.model, "loss", None) == "softmax")
+        self.at = _At(record, run_id=start.run.run_id)
+        state = self._checkpoints.resume(recipe, schema, self.at)
+        self.resumed = state is not None
+        self._examples = DayExamples(spec, day, vocabularies, read_side_tables(spec, logs), events_before(spec, day, lake))
+        if state is not None:
+            record.load_tensors(below(self._checkpoints.beside, RECORD))
+            kept = below(self._checkpoints.beside, SERVING)
+            assert self.at.synced is not None
+            self._serving = ServingCopy(state, recipe.online.sync, self.at.synced.version, kept)
+            self._publisher = self._new_publisher(state, self.at.synced.version, begins=False)
+            for number in range(len(record.slices)):
+                self._examples.skip(read_parquet(self._taken / _file(number)))
+        else:
+            state = _begin(lake, spec, start, recipe, schema)
+            self._serving = ServingCopy(state, recipe.online.sync, start.run.version)
+            self._publisher = self._new_publisher(state, start.run.version, begins=True)
+            self.at.synced = self._serving.sync(state, 0, None)
+        self._state = state
+
+    def train(self, parts: Iterator[Arrived], wait: Callable[[float], bool]) -> Generator[TrainedSlice, None, Arrived | None]:
+        """Train on the parts of the day. Returns the first part of the next day, or None if told to stop."""
+        state, at = self._state, self.at
+        with online_rates(state, self._recipe.online):
+            for part in parts:
+                if part.day not in (None, self._day):
+                    return part
+                at.quarantined.update(part.quarantined)
+                if not len(part.rows):
+                    at.position = part.position
+                    continue
+                number = len(at.record.slices)
+                write_arriving(part.rows, self._make_taken() / _file(number))
+                own = self._examples.slice(part.rows, number, self._recipe.batch_size)
+                for result in online_slices(state, [own], self._serving, beside=self._beside, synced=at.synced):
+                    at.record.add(result)
+                    at.synced = self._sync(number + 1, result.events)
+                    at.position = part.position
+                    if (number + 1) % self._options.checkpoint_slices == 0:
+                        self.save()
+                    else:
+                        self._checkpoints.after_step(state, at, self._tensors)
+                    yield TrainedSlice(self._day, result, at.synced, at.run_id, at.record, at.quarantined)
+                if wait(0):
+                    return None
+        return None
+
+    def save(self) -> None:
+        """Write a checkpoint, and wait until it is written."""
+        self._checkpoints.save(self._state, self.at, self._tensors())
+        self._checkpoints.wait()
+
+    def seal(self, staging: UPath) -> None:
+        """Write the partition of the day, which is over."""
+        state, record, start = self._state, self.at.record, self._start
+        event_to = record.slices[-1]["event_to"] if record.slices else None
+        state.end_pass()
+        self._publisher.publish(None)  # what the end of the pass has deleted
+        self._publisher.snapshot(event_to)
+        manifest = {
+            "dataset": self._spec.name,
+            "model": self._model,
+            "day": self._day,
+            "fingerprint": state.schema.fingerprint,
+            "recipe_fingerprint": self._recipe.fingerprint,
+            "recipe": self._recipe.model_dump(mode="json"),
+            "trained_from": self._identity,
+            "base": "/".join(start.place) if start.place else None,
+            "run": asdict(replace(start.run, run_id=self.at.run_id, version=self._publisher.version)),
+            "resumed_at": 0,
+            "samples_per_second": record.rows / max(sum(of["train"] for of in record.seconds), 1e-9),
+            STREAM: asdict(self.at.position),
+            "quarantined": dict(self.at.quarantined),
+            **measured(record, state, self._serving),
+            **self._lineage,
+        }
+        tables = {SLICES_FILE: record.slices_table(), PREDICTIONS_FILE: record.predictions_table()}
+        beside = {name: write_file(staging, name, table_bytes(table)) for name, table in tables.items()}
+        save_snapshot(state, staging, beside=beside)
+        manifest["digest"] = digest(staging)
+        self._lake.write_manifest(staging, manifest)
+
+    def discard(self) -> None:
+        """Delete what only an unfinished day needs."""
+        self._checkpoints.discard()
+        if self._taken.exists():
+            self._taken.fs.rm(self._taken.path, recursive=True)
+
+    def _sync(self, number: int, events: tuple[int, int]) -> SyncStats:
+        stats = self._serving.sync(self._state, number, events)
+        try:
+            self._publisher.publish(events, stats.has_dense, self._serving.delta)
+        except (RunConflict, Gap) as error:
+            _log.warning("%s/%s begins a new run: %s", self._spec.name, self._model, error)
+            self._begin_run(stats.version)
+            return stats
+        if stats.kind == "snapshot":
+            self._publisher.snapshot(events[1])
+        return stats
+
+    def _new_publisher(self, state: TrainState, version: int, begins: bool) -> Publisher:
+        tensors = None if begins else below(self._checkpoints.beside, _PUBLISHER)
+        publisher = self._publisher_of(state, version, tensors)
+        if begins:
+            try:
+                publisher.snapshot()
+            except RunConflict:
+                self._publisher, self._state = publisher, state
+                self._begin_run(version)
+                publisher = self._publisher
+        return publisher
+
+    def _publisher_of(self, state: TrainState, version: int, tensors: Tensors | None) -> Publisher:
+        words = [column.name for column in self._spec.sparse if column.vocabulary]
+        folder = self._lake.partition(CLEANED_FEATURES, self._spec.name, self._words_of) if self._words_of else None
+        states = {name: folder / vocabulary_file(name) for name in words} if folder else {}
+
+        def inputs(target: UPath) -> dict[str, str]:
+            return write_inputs(target, self._spec, states)
+
+        return Publisher(
+            self._folder,
+            state,
+            inputs,
+            dataset=self._spec.name,
+            model=self._model,
+            run_id=self.at.run_id,
+            recipe=self._recipe.online.sync,
+            version=version,
+            tensors=tensors,
+        )
+
+    def _begin_run(self, version: int) -> None:
+        """Publish under a run id that was not used before. A run begins with a snapshot."""
+        used, base = set(self._folder.runs()), self._start.run.run_id.partition("-")[0]
+        self.at.run_id = next(name for n in itertools.count(2) if (name := f"{base}-{n}") not in used)
+        self._publisher = self._publisher_of(self._state, version, self._publisher.tensors())
+        event_to = self.at.record.slices[-1]["event_to"] if self.at.record.slices else None
+        self._publisher.snapshot(event_to)
+
+    def _tensors(self) -> Tensors:
+        held = {f"{_PUBLISHER}{name}": tensor for name, tensor in self._publisher.tensors().items()}
+        return beside_state(self.at.record, self._serving) | held
+
+    def _make_taken(self) -> UPath:
+        self._taken.mkdir(parents=True, exist_ok=True)
+        return self._taken
+
+
+def _begin(lake: Lake, spec: DatasetSpec, start: Start, recipe: Recipe, schema: FeatureSchema) -> TrainState:
+    if start.place is None:
+        state = new_state(recipe, schema)
+    else:
+        stage, before = start.place
+        state = load_snapshot(require_model(lake, stage, spec.name, before), recipe=recipe, schema=schema)
+    state.begin_pass()
+    return state
+
+
+def _sealed(lake: Lake, spec: DatasetSpec, model: str) -> str | None:
+    """Return the newest day that was trained from a stream."""
+    days = lake.days(online_updates(model), spec.name)
+    return next((day for day in reversed(days) if STREAM in lake.manifest(online_updates(model), spec.name, day)), None)
+
+
+def _day_in_progress(lake: Lake, spec: DatasetSpec, model: str, sealed: str | None) -> str | None:
+    """Return the day of the newest checkpoint from a stream, if it is after the last sealed day."""
+    stage = online_checkpoints(model)
+    for name in reversed(lake.days(stage, spec.name)):
+        if STREAM in lake.manifest(stage, spec.name, name).get("identity", {}).get("data", {}):
+            day = name.rpartition(".")[0]
+            return day if sealed is None or day > sealed else None
+    return None
+
+
+def _first_with_rows(parts: Iterator[Arrived]) -> Arrived | None:
+    return next((part for part in parts if len(part.rows)), None)
+
+
+def _file(number: int) -> str:
+    return f"{number:06d}.parquet"

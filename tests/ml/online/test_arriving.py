@@ -1,0 +1,162 @@
+"""Online training of arriving rows: each slice once, whatever interrupts it, and published as it is trained."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from upath import UPath
+
+from ml.lake import BusyPartition, Lake
+from ml.online.stream import stream_folder
+from ml.sync.folder import SyncFolder
+from ml.sync.receiver import Receiver
+from tests.helpers.arriving import DAYS, SPEC, rows_of, run, write_files
+
+STAGE = "online_updates/dlrm"
+TRIALS, SEED = int(os.environ.get("EVERGREEN_TRIALS", "1")), int(os.environ.get("EVERGREEN_SEED", "0"))
+
+
+def stream_of(folder: Path) -> UPath:
+    return stream_folder(UPath(folder), SPEC.name)
+
+
+def two_days(folder: Path, files: int = 8) -> Path:
+    """A whole first day, and the first file of the next one, which ends it."""
+    write_files(stream_of(folder), 0, files)
+    write_files(stream_of(folder), 1, 1)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of the first day's partition except the manifest, which has durations."""
+    found = folder / "lake" / STAGE / SPEC.name / DAYS[0]
+    return {path.name: path.read_bytes() for path in found.iterdir() if path.name != "manifest.json"}
+
+
+def published(folder: Path) -> dict[str, str]:
+    sync = SyncFolder.at(folder / "sync")
+    return {
+        manifest.name: manifest.contents
+        for run_id in sync.runs()
+        for kind in ("snapshot", "delta")
+        for manifest in (sync.manifest(run_id, kind, version) for version in sync.versions(run_id, kind))
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = two_days(tmp_path_factory.mktemp("whole"))
+    assert len(run(folder, 100)) == 9
+    return folder
+
+
+def test_each_slice_is_predicted_then_trained_on_then_published(whole: Path) -> None:
+    slices = pq.read_table(whole / "lake" / STAGE / SPEC.name / DAYS[0] / "slices.parquet").to_pylist()
+    assert [of["rows"] for of in slices] == [64] * 8 and [of["version"] for of in slices] == list(range(8))
+    assert slices[-1]["online_auc"] > slices[0]["online_auc"]
+    head = SyncFolder.at(whole / "sync").head()
+    assert head is not None and head.version == 10
+
+
+def test_a_day_that_is_over_is_in_the_lake_and_is_continued_by_the_next(whole: Path) -> None:
+    manifest = Lake.at(whole / "lake").manifest(STAGE, SPEC.name, DAYS[0])
+    assert manifest["run"]["version"] == 9 and manifest["stream"]["is_complete"]
+    assert manifest["metrics"] == {"rows": 512, "slices": 8, "rows_so_far": 512}
+    assert not (stream_of(whole).parent / "taken" / "dlrm" / DAYS[0]).exists()
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 8])
+def test_a_run_that_was_stopped_continues_with_the_same_result(stop: int, whole: Path, tmp_path: Path) -> None:
+    two_days(tmp_path)
+    assert len(run(tmp_path, stop)) == stop
+    rest = run(tmp_path, 100)
+    assert len(rest) == 9 - stop
+    assert contents(tmp_path) == contents(whole) and published(tmp_path) == published(whole)
+
+
+def test_a_receiver_serves_what_was_trained(whole: Path) -> None:
+    receiver = Receiver(SyncFolder.at(whole / "sync"), "server")
+    receiver.poll()
+    assert receiver.status.version == 10 and receiver.status.lag_wall_seconds == 0
+    batch = rows_of(0, 0, 64).to_batches()[0]
+    assert np.ptp(receiver.bundle.predict(batch)) > 0.1
+
+
+def test_rows_that_arrive_later_are_trained_on_later(tmp_path: Path, whole: Path) -> None:
+    for number in range(1, 9):
+        write_files(stream_of(tmp_path), 0, number)
+        assert len(run(tmp_path, 100)) == 1
+    write_files(stream_of(tmp_path), 1, 1)
+    run(tmp_path, 100)
+    assert contents(tmp_path) == contents(whole)
+
+
+def test_another_recipe_begins_the_day_again_under_another_run_id(tmp_path: Path, whole: Path) -> None:
+    two_days(tmp_path)
+    before = run(tmp_path, 3)
+    after = run(tmp_path, 100, learning_rate=0.5)
+    assert len(after) == 9 and {one.run_id for one in after}.isdisjoint(one.run_id for one in before)
+
+
+def test_a_changed_stream_begins_a_new_run_with_a_snapshot(tmp_path: Path) -> None:
+    """The same run id with other contents would corrupt receivers."""
+    two_days(tmp_path)
+    run(tmp_path, 3)
+    for path in (tmp_path / "lake" / "online_checkpoints").rglob("manifest.json"):
+        path.unlink()
+    pq.write_table(rows_of(0, 7, 64), str(stream_of(tmp_path) / f"{DAYS[0]}-000.parquet"))
+    after = run(tmp_path, 100)
+    assert len(after) == 9 and after[0].run_id.endswith("-2")
+    receiver = Receiver(SyncFolder.at(tmp_path / "sync"), "server")
+    receiver.poll()
+    assert receiver.status.run_id == after[-1].run_id and receiver.status.version == 10
+
+
+def test_a_second_trainer_is_refused(tmp_path: Path) -> None:
+    two_days(tmp_path)
+    with Lake.at(tmp_path / "lake").write(STAGE, SPEC.name, DAYS[0]) as staging:
+        with pytest.raises(BusyPartition, match="is being written by another run"):
+            run(tmp_path, 100)
+        Lake.write_manifest(staging, {})
+
+
+def kill_at_random_moments(folder: Path, kills: int, seed: int) -> None:
+    draw = random.Random(seed)
+    command = [sys.executable, "-m", "tests.helpers.arriving", str(folder), "1000"]
+    for _ in range(kills):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        begun = time.monotonic()
+        checkpoint = folder / "sync" / "head.json"
+        while process.poll() is None and not checkpoint.exists() and time.monotonic() - begun < 60:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 4.0))
+        process.kill()
+        process.wait()
+    subprocess.run(command, check=True)
+
+
+@pytest.mark.slow
+def test_a_trainer_that_is_killed_loses_nothing(tmp_path: Path, whole: Path) -> None:
+    two_days(tmp_path)
+    kill_at_random_moments(tmp_path, kills=2, seed=SEED)
+    assert contents(tmp_path) == contents(whole) and published(tmp_path) == published(whole)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(SEED, SEED + TRIALS))
+def test_fifty_kills(seed: int, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+        two_days(folder, files=400)
+    run(whole, 1000)
+    kill_at_random_moments(killed, kills=50, seed=seed)
+    assert contents(killed) == contents(whole) and published(killed) == published(whole)
