@@ -17,6 +17,7 @@ from ml.online.live import LivePublisher, LiveSlice
 from ml.stages import CLEANED_FEATURES, MDS_DATASETS, RAW_LOGS, online_updates, tuned_models
 from ml.sync.folder import SyncFolder, default_sync_folder
 from ml.sync.receiver import Receiver
+from orchestration.arriving import follow_stream, stream_of
 from orchestration.definitions import build_defs
 from orchestration.demo import link_logs
 from orchestration.deployments import lake_root
@@ -107,7 +108,8 @@ def prepare(spec: DatasetSpec, model: str, day: str, lake: Lake) -> None:
 def main(dataset: str, logs: str | None, model: str | None, days: int, speed: float, slices: int | None) -> None:
     """Train a model of DATASET online, from the day after the last one on, and publish what it learns.
 
-    The log's days are replayed in time order. Ctrl-C stops after a checkpoint, and the same command resumes there.
+    The log's days are replayed in time order. If the dataset has a stream folder, the rows that arrive there are followed
+    instead. Ctrl-C stops after a checkpoint, and the same command resumes there.
     """
     quiet_console()
     from ml.online.day import OnlineOptions, online_day
@@ -120,6 +122,10 @@ def main(dataset: str, logs: str | None, model: str | None, days: int, speed: fl
         raise click.BadParameter(f"{dataset} has no model {model!r}; it has {', '.join(spec.models)}")
     lake, console = Lake.at(lake_root()), Console(highlight=False, soft_wrap=True)
     folder = default_sync_folder(lake_root(), spec.name, model)
+    if (stream := stream_of(spec)) is not None:
+        with following(folder) as receiver:
+            follow_stream(spec, model, lake, stream, folder, receiver, console)
+        return
     for _ in range(days):
         day = next_day(spec, model, lake)
         if day is None:

@@ -1,0 +1,83 @@
+"""`make online` follows the stream folder of a dataset that has one."""
+
+from __future__ import annotations
+
+import signal
+from io import StringIO
+from pathlib import Path
+
+import click
+import pytest
+from rich.console import Console
+from upath import UPath
+
+from ml.lake import Lake
+from ml.online import arriving as module
+from ml.online.stream import StreamFolder, stream_folder
+from ml.recipes.recipe import Recipe
+from ml.sync.folder import SyncFolder
+from ml.sync.receiver import Receiver
+from orchestration.arriving import follow_stream, stopped_by_signals, stream_of
+from tests.helpers.arriving import DAYS, SPEC, recipe, write_files
+
+
+def stop_when_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deliver Ctrl-C when there is nothing left to read."""
+    follow = StreamFolder.follow
+
+    def waiting(self, position, wait, on_wait):  # type: ignore[no-untyped-def]
+        return follow(self, position, wait, lambda text: (on_wait(text), signal.raise_signal(signal.SIGINT)))
+
+    monkeypatch.setattr(StreamFolder, "follow", waiting)
+
+
+def small(*_: object) -> Recipe:
+    return recipe()
+
+
+def follow_once(folder: Path) -> str:
+    stream = StreamFolder(stream_folder(UPath(folder), SPEC.name), SPEC.log)
+    sync, out = SyncFolder.at(folder / "sync"), StringIO()
+    console = Console(file=out, width=400, highlight=False)
+    follow_stream(SPEC, "dlrm", Lake.at(folder / "lake"), stream, sync, Receiver(sync, "made"), console)
+    return out.getvalue()
+
+
+def test_each_slice_is_a_line_and_ctrl_c_ends_cleanly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "recipe_in_use", small)
+    stop_when_waiting(monkeypatch)
+    root = stream_folder(UPath(tmp_path), SPEC.name)
+    write_files(root, 0, 3)
+    said = follow_once(tmp_path).splitlines()
+    assert "Ctrl-C stops" in said[0] and said[1].startswith("until (UTC)")
+    assert [row.split()[:3] for row in said[2:5]] == [
+        ["2026-01-01", f"00:0{minute}", str(n)] for n, minute in enumerate((1, 2, 3), 1)
+    ]
+    assert said[5].startswith(f"waiting for files in {root}")
+    write_files(root, 0, 4)
+    assert [row.split()[2] for row in follow_once(tmp_path).splitlines()[2:-1]] == ["4"]
+
+
+def test_a_day_without_a_state_to_start_from_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "recipe_in_use", small)
+    write_files(stream_folder(UPath(tmp_path), SPEC.name), 1, 1)
+    with pytest.raises(
+        click.ClickException, match=f"tuned_models/dlrm of {DAYS[0]} is not in the lake.*dagster asset materialize"
+    ):
+        follow_once(tmp_path)
+
+
+def test_a_dataset_without_a_stream_folder_replays_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path))
+    assert stream_of(SPEC) is None
+    stream_folder(UPath(tmp_path), SPEC.name).mkdir(parents=True)
+    found = stream_of(SPEC)
+    assert found is not None and found.root.exists() and not found.in_order
+
+
+def test_signals_set_the_event_and_are_restored() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stopped_by_signals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.is_set()
+    assert signal.getsignal(signal.SIGINT) is before
