@@ -70,7 +70,7 @@ def follow_stream(
     """
     console.print(f"{spec.name}/{model}: rows that arrive in {stream.root}, packages in {folder.root}; Ctrl-C stops")
     console.print(HEADER)
-    options = ArrivingOptions(on_wait=console.print)
+    options = ArrivingOptions(on_message=console.print)
     logs = f"{landing_root()}/{spec.name}"
     with stopped_by_signals() as stop:
         try:

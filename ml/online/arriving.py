@@ -2,9 +2,11 @@
 
 A part of the stream is a slice. After each slice the serving model is synchronised at once, and the delta is published. A
 checkpoint holds the state, the position in the stream and what the serving model has. After a kill, training continues at the
-last checkpoint and takes the later slices from the stream again, so each slice is trained on exactly once. Versions count
-slices, so that deltas that were published before are published again with the same contents, which changes nothing. If the
-contents differ, because a recipe or the stream has changed, a new run id begins with a snapshot.
+last checkpoint and takes the later slices from the stream again, so each slice is trained on exactly once. With
+`restart: snapshot`, the slices after the checkpoint are lost instead, as in the Monolith paper.
+
+Versions count slices, so that deltas that were published before are published again with the same contents, which changes
+nothing. If the contents differ, because a recipe or the stream has changed, a new run id begins with a snapshot.
 
 A day ends when a row of a later day arrives. Its state becomes the partition `online_updates/<model>/<dataset>/<day>`, which no
 other process can write while the day is followed.
@@ -13,11 +15,11 @@ other process can write while the day is followed.
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 from upath import UPath
 
@@ -28,9 +30,11 @@ from ml.catalog.spec import DatasetSpec
 from ml.days import day_bounds
 from ml.embeddings.delta import Gap
 from ml.lake import Lake
+from ml.online.arriving_position import STREAM, ArrivingPosition, day_in_progress, position_file, rows_file, sealed_day
 from ml.online.day import RECORD, SERVING, beside_state, measured
 from ml.online.examples import DayExamples, events_before, newest_vocabularies, read_side_tables
-from ml.online.feeder import write_arriving
+from ml.online.feeder import write_arriving, write_whole
+from ml.online.landing import CannotLand, land_day
 from ml.online.loop import ONLINE, SliceResult, online_slices
 from ml.online.rates import online_rates
 from ml.online.record import PREDICTIONS_FILE, SLICES_FILE, DayRecord
@@ -50,8 +54,6 @@ from ml.training.state import TrainState, new_state
 from ml.training.state_dict import load_snapshot, save_snapshot
 
 _PUBLISHER = "publisher/"
-STREAM = "stream"
-"""Key of the manifest of a day that was trained from a stream: the position at its end."""
 _log = logging.getLogger("evergreen")
 
 
@@ -62,12 +64,12 @@ class ArrivingOptions:
     Attributes:
         recipe: How the model is trained; by default the day's recipe in the lake, or else the declared one.
         checkpoint_slices: Slices between two checkpoints, besides those at the interval of the recipe's `checkpoints`.
-        on_wait: Receives a message when there is nothing to read.
+        on_message: Receives a message when there is nothing to read, and when a day is over.
     """
 
     recipe: Recipe | None = None
     checkpoint_slices: int = 50
-    on_wait: Callable[[str], None] = _log.info
+    on_message: Callable[[str], None] = _log.info
 
 
 @dataclass(frozen=True)
@@ -89,26 +91,6 @@ class TrainedSlice:
     run_id: str
     record: DayRecord
     quarantined: Counter[str]
-
-
-@dataclass
-class _At:
-    """The position of a checkpoint: after a slice and its synchronisation."""
-
-    record: DayRecord
-    position: Position = field(default_factory=Position)
-    synced: SyncStats | None = None
-    run_id: str = ""
-    quarantined: Counter[str] = field(default_factory=Counter)
-
-    def state_dict(self) -> dict[str, Any]:
-        own = {"position": asdict(self.position), "run_id": self.run_id, "quarantined": dict(self.quarantined)}
-        return {**self.record.state_dict(), **own, "synced": asdict(self.synced) if self.synced else None}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.record.load_state_dict(state)
-        self.position, self.run_id = Position(**state["position"]), state["run_id"]
-        self.synced, self.quarantined = SyncStats(**state["synced"]), Counter(state["quarantined"])
 
 
 def follow(
@@ -143,13 +125,13 @@ def follow(
         LostFile: A file of the stream was removed before all of its rows were taken.
     """
     options, model = options or ArrivingOptions(), model or spec.primary
-    sealed = _sealed(lake, spec, model)
+    sealed = sealed_day(lake, spec, model)
     position = Position(**lake.manifest(online_updates(model), spec.name, sealed)[STREAM]) if sealed else Position()
-    begun = _day_in_progress(lake, spec, model, sealed)
+    begun = day_in_progress(lake, spec, model, sealed)
     parts: Iterator[Arrived] | None = None
     while True:
         if begun is None:
-            parts = parts or stream.follow(position, wait, options.on_wait)
+            parts = parts or stream.follow(position, wait, options.on_message)
             first = _first_with_rows(parts)
             if first is None:
                 return
@@ -160,12 +142,13 @@ def follow(
                 if parts is None:  # the day is known from a checkpoint
                     if not day.resumed:
                         raise _Outdated
-                    parts = stream.follow(day.at.position, wait, options.on_wait)
+                    parts = stream.follow(day.at.position, wait, options.on_message)
                 next_day = yield from day.train(parts, wait)
                 if next_day is None:
                     day.save()
                     raise _Stopped
                 day.seal(staging)
+                landed = day.land()
         except _Stopped:
             return
         except _Outdated:
@@ -173,6 +156,7 @@ def follow(
             begun = None
             continue
         day.discard()
+        options.on_message(landed)
         begun, parts = next_day.day, itertools.chain([next_day], parts)
 
 
@@ -199,7 +183,7 @@ class _ArrivingDay:
         options: ArrivingOptions,
     ) -> None:
         self._spec, self._day, self._lake, self._folder, self._model = spec, day, lake, folder, model
-        self._options, self._taken = options, stream.root.parent / "taken" / model / day
+        self._options, self._logs, self._taken = options, logs, stream.root.parent / "taken" / model / day
         self._recipe = recipe = options.recipe or recipe_in_use(lake, spec, model, day)
         schema = FeatureSchema.of(spec)
         self._start = start = start_online(lake, spec, model, day, recipe)
@@ -220,7 +204,7 @@ class _ArrivingDay:
         self._beside = rivals.load()
         known_to = {ONLINE: day_bounds(day, spec.zone)[0], **rivals.known_to}
         record = DayRecord(known_to, ranks_only=getattr(recipe.model, "loss", None) == "softmax")
-        self.at = _At(record, run_id=start.run.run_id)
+        self.at = ArrivingPosition(record, run_id=start.run.run_id)
         state = self._checkpoints.resume(recipe, schema, self.at)
         self.resumed = state is not None
         self._examples = DayExamples(spec, day, vocabularies, read_side_tables(spec, logs), events_before(spec, day, lake))
@@ -230,8 +214,10 @@ class _ArrivingDay:
             assert self.at.synced is not None
             self._serving = ServingCopy(state, recipe.online.sync, self.at.synced.version, kept)
             self._publisher = self._new_publisher(state, self.at.synced.version, begins=False)
-            for number in range(len(record.slices)):
-                self._examples.skip(read_parquet(self._taken / _file(number)))
+            for number in range(self.at.taken):
+                self._examples.skip(read_parquet(self._taken / rows_file(number)))
+            if recipe.online.restart == "snapshot":
+                self._lose_slices()
         else:
             state = _begin(lake, spec, start, recipe, schema)
             self._serving = ServingCopy(state, recipe.online.sync, start.run.version)
@@ -250,8 +236,9 @@ class _ArrivingDay:
                 if not len(part.rows):
                     at.position = part.position
                     continue
-                number = len(at.record.slices)
-                write_arriving(part.rows, self._make_taken() / _file(number))
+                number = at.taken
+                write_arriving(part.rows, self._make_taken() / rows_file(number))
+                write_whole(json.dumps(asdict(part.position)).encode(), self._taken / position_file(number))
                 own = self._examples.slice(part.rows, number, self._recipe.batch_size)
                 for result in online_slices(state, [own], self._serving, beside=self._beside, synced=at.synced):
                     at.record.add(result)
@@ -291,6 +278,7 @@ class _ArrivingDay:
             "resumed_at": 0,
             "samples_per_second": record.rows / max(sum(of["train"] for of in record.seconds), 1e-9),
             STREAM: asdict(self.at.position),
+            "lost_slices": self.at.lost,
             "quarantined": dict(self.at.quarantined),
             **measured(record, state, self._serving),
             **self._lineage,
@@ -301,11 +289,33 @@ class _ArrivingDay:
         manifest["digest"] = digest(staging)
         self._lake.write_manifest(staging, manifest)
 
+    def land(self) -> str:
+        """Write the rows of the day into the landing folder if the log allows it, and return what was done."""
+        rows = [self._taken / rows_file(number) for number in range(self.at.taken)]
+        scratch = self._taken.parent / "landing"
+        try:
+            landed = land_day(self._spec.log, self._day, rows, UPath(self._logs), scratch)
+        except CannotLand as reason:
+            return f"{self._day} is over; the landing folder needs its rows from elsewhere, because {reason}"
+        return f"{self._day} is over; its rows are in {landed}"
+
     def discard(self) -> None:
         """Delete what only an unfinished day needs."""
         self._checkpoints.discard()
         if self._taken.exists():
             self._taken.fs.rm(self._taken.path, recursive=True)
+
+    def _lose_slices(self) -> None:
+        """Continue after the slices that were taken since the checkpoint, without training on them."""
+        while (self._taken / position_file(self.at.taken)).exists():
+            number = self.at.taken
+            self._examples.skip(read_parquet(self._taken / rows_file(number)))
+            self.at.position = Position(**json.loads((self._taken / position_file(number)).read_text()))
+            self.at.lost += 1
+        if self.at.lost:
+            _log.warning(
+                "%s/%s of %s: %d slices are lost (restart: snapshot)", self._spec.name, self._model, self._day, self.at.lost
+            )
 
     def _sync(self, number: int, events: tuple[int, int]) -> SyncStats:
         stats = self._serving.sync(self._state, number, events)
@@ -378,25 +388,5 @@ def _begin(lake: Lake, spec: DatasetSpec, start: Start, recipe: Recipe, schema: 
     return state
 
 
-def _sealed(lake: Lake, spec: DatasetSpec, model: str) -> str | None:
-    """Return the newest day that was trained from a stream."""
-    days = lake.days(online_updates(model), spec.name)
-    return next((day for day in reversed(days) if STREAM in lake.manifest(online_updates(model), spec.name, day)), None)
-
-
-def _day_in_progress(lake: Lake, spec: DatasetSpec, model: str, sealed: str | None) -> str | None:
-    """Return the day of the newest checkpoint from a stream, if it is after the last sealed day."""
-    stage = online_checkpoints(model)
-    for name in reversed(lake.days(stage, spec.name)):
-        if STREAM in lake.manifest(stage, spec.name, name).get("identity", {}).get("data", {}):
-            day = name.rpartition(".")[0]
-            return day if sealed is None or day > sealed else None
-    return None
-
-
 def _first_with_rows(parts: Iterator[Arrived]) -> Arrived | None:
     return next((part for part in parts if len(part.rows)), None)
-
-
-def _file(number: int) -> str:
-    return f"{number:06d}.parquet"

@@ -103,8 +103,12 @@ def file_name(day: str, number: int) -> str:
 
 
 def write_arriving(rows: pa.Table, path: UPath) -> None:
+    """Write a Parquet file so that it appears in its folder when it is complete."""
+    write_whole(table_bytes(rows), path)
+
+
+def write_whole(data: bytes, path: UPath) -> None:
     """Write a file so that it appears in its folder when it is complete."""
-    data = table_bytes(rows)
     if not is_local(path):
         path.write_bytes(data)  # an object appears as a whole
         return

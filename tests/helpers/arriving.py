@@ -5,7 +5,9 @@ python -m tests.helpers.arriving FOLDER SLICES
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from ml.sync.folder import SyncFolder
 from tests.helpers.training_days import FIRST, made_spec, small_recipe
 
 SPEC = made_spec()
+LOG = logging.getLogger(__name__)
 DAYS = [FIRST, "2026-01-02"]
 START = 1_767_225_600  # seconds, 2026-01-01
 
@@ -53,17 +56,25 @@ def write_files(root: UPath, day: int, files: int, rows: int = 64) -> None:
         pq.write_table(rows_of(day, number * rows, rows), str(root / f"{DAYS[day]}-{number:03d}.parquet"))
 
 
-def run(folder: Path, stop_after: int, **online: object) -> list[TrainedSlice]:
-    """Train on what is in the stream, at most `stop_after` slices, and return them."""
+def run(
+    folder: Path,
+    stop_after: int,
+    on_message: Callable[[str], None] = LOG.info,
+    crash_after: int | None = None,
+    **online: object,
+) -> list[TrainedSlice]:
+    """Train on what is in the stream, at most `stop_after` slices, and return them. A crash leaves the last checkpoint."""
     done: list[TrainedSlice] = []
 
     def wait(seconds: float) -> bool:
         return seconds > 0 or len(done) >= stop_after
 
     stream = StreamFolder(stream_folder(UPath(folder), SPEC.name), SPEC.log)
-    options = ArrivingOptions(recipe(**online), checkpoint_slices=2)
+    options = ArrivingOptions(recipe(**online), checkpoint_slices=2, on_message=on_message)
     for one in follow(SPEC, Lake.at(folder / "lake"), stream, SyncFolder.at(folder / "sync"), folder, wait, options=options):
         done.append(one)
+        if len(done) == crash_after:
+            break
     return done
 
 

@@ -120,6 +120,28 @@ def test_a_changed_stream_begins_a_new_run_with_a_snapshot(tmp_path: Path) -> No
     assert receiver.status.run_id == after[-1].run_id and receiver.status.version == 10
 
 
+def test_slices_after_the_checkpoint_are_replayed_or_lost_as_the_recipe_says(tmp_path: Path) -> None:
+    """A crash after the third slice, with a checkpoint after the second."""
+    left = {}
+    for restart in ("replay", "snapshot"):
+        (tmp_path / restart).mkdir()
+        two_days(tmp_path / restart)
+        crashed = run(tmp_path / restart, 100, crash_after=3, restart=restart)
+        rest = run(tmp_path / restart, 100, restart=restart)
+        left[restart] = [(one.day, one.result.number) for one in rest]
+        lost = Lake.at(tmp_path / restart / "lake").manifest(STAGE, SPEC.name, DAYS[0])["lost_slices"]
+        assert lost == (restart == "snapshot") and len(crashed) == 3
+        assert (rest[0].run_id == crashed[0].run_id) == (restart == "replay")
+    assert left["replay"] == [*((DAYS[0], n) for n in range(2, 8)), (DAYS[1], 0)]
+    assert left["snapshot"] == left["replay"][1:]
+
+
+def test_a_day_that_is_over_is_landed_or_the_reason_is_given(tmp_path: Path) -> None:
+    messages: list[str] = []
+    run(two_days(tmp_path, files=2), 100, messages.append)
+    assert messages[0].startswith(f"{DAYS[0]} is over; the landing folder needs its rows from elsewhere, because source.files")
+
+
 def test_a_second_trainer_is_refused(tmp_path: Path) -> None:
     two_days(tmp_path)
     with Lake.at(tmp_path / "lake").write(STAGE, SPEC.name, DAYS[0]) as staging:
