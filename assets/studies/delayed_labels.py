@@ -23,6 +23,10 @@ class DelayStudy(dg.Config):
     delays: list[float] = Field(default=[1.0, 10.0, 60.0, 360.0], description="Mean delays of a click, in minutes.")
     wait: float = Field(default=60.0, gt=0, description="Minutes that the choice `wait` waits.")
     slices: int = Field(default=50, ge=1, description="Slices of a day.")
+    exclude_features: list[str] = Field(
+        default=["hour"],
+        description="Features that the model does not use. One that tells the time tells which labels can be known already.",
+    )
     seeds: int = Field(default=3, ge=1, description="Number of runs.")
 
 
@@ -48,7 +52,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
             held,
             trained,
             served,
-            lambda seed: recipe_of(spec, spec.primary, {"seed": seed}),
+            lambda seed: recipe_of(spec, spec.primary, {"seed": seed, "exclude_features": config.exclude_features}),
             config.delays,
             config.wait,
             config.slices,
