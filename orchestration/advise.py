@@ -17,15 +17,12 @@ from ml.advisor.calibration import calibration_of
 from ml.advisor.explain import to_markdown, to_terminal
 from ml.advisor.hardware import detect
 from ml.advisor.profiles.day import profile_of
-from ml.advisor.profiles.profile import FeatureProfile
+from ml.advisor.profiles.days import days_to_profile
 from ml.advisor.rules import load_rules
 from ml.advisor.search_space import search_space
 from ml.catalog.load import CatalogError
-from ml.catalog.spec import DatasetSpec
-from ml.days import yesterday
-from ml.lake import Lake
+from ml.lake import Lake, StalePartition
 from ml.recipes.sections import to_sections
-from ml.stages import FEATURE_PROFILES
 from orchestration.deployments import home, lake_root
 from orchestration.replay import quiet_console, the_dataset
 
@@ -54,25 +51,6 @@ class Target(click.ParamType):
         if not match or not float(match[2]):
             self.fail(f"{value!r} is not a target such as auc=0.76 or log_loss=0.45", param, ctx)
         return match[1], float(match[2])
-
-
-def newest_profile(lake: Lake, spec: DatasetSpec, days: int | None) -> FeatureProfile | None:
-    """Return the profile of the newest days in a row that have one; None if no day has.
-
-    Args:
-        lake: Where profiles are stored.
-        spec: The dataset.
-        days: Largest number of days; by default, as many as there are.
-    """
-    found: list[str] = []
-    for day in reversed(spec.days(yesterday(spec.zone))):
-        if lake.is_current(FEATURE_PROFILES, spec.name, day, spec.fingerprint):
-            found.append(day)
-        elif found:
-            break
-        if len(found) == days:
-            break
-    return profile_of(spec, found[::-1], lake) if found else None
 
 
 @click.command()
@@ -111,7 +89,12 @@ def main(
         raise click.BadParameter(
             f"{dataset} has no model {model!r}; its models are {', '.join(spec.models)}", param_hint="--model"
         )
-    profile, hardware = newest_profile(Lake.at(lake_root()), spec, days), detect()
+    lake, hardware = Lake.at(lake_root()), detect()
+    try:
+        chosen = days_to_profile(spec, lake, most=days)
+        profile = profile_of(spec, chosen, lake) if chosen else None
+    except StalePartition as error:
+        raise click.ClickException(str(error)) from error
     calibration = calibration_of(home(), hardware) if profile else None
     try:
         known = load_rules(*rules)

@@ -12,6 +12,7 @@ from ml.advisor.advice import Advice
 from ml.advisor.advise import advise
 from ml.advisor.hardware import Hardware
 from ml.advisor.profiles.day import profile_of
+from ml.advisor.profiles.days import days_to_profile
 from ml.advisor.rules import load_rules
 from ml.advisor.search_space import search_space
 from ml.catalog.document import CatalogError
@@ -23,7 +24,7 @@ from ml.recipes.layers import Layer, compose
 from ml.recipes.recipe import Recipe, recipe_of
 from ml.recipes.search import Search
 from ml.recipes.stored import recipe_in_use
-from ml.stages import FEATURE_PROFILES, advisor_recipes
+from ml.stages import advisor_recipes
 from ml.tuning.errors import ApiError
 from ml.tuning.parse.experiments import experiment
 
@@ -66,7 +67,7 @@ def plan_tuning(
     """
     parent = spec.previous_day(day)
     present = recipe_in_use(lake, spec, model, parent) if parent else recipe_of(spec, model)
-    days = [known for known in lake.days(FEATURE_PROFILES, spec.name) if spec.first_day <= known < day]
+    days = days_to_profile(spec, lake, before=day)
     advice = advise(spec, model, profile_of(spec, days, lake) if days else None, hardware)
     composed = compose(spec, model, advice.layers, _tuned(lake, spec, model, parent))
     search = search_of(spec, model, replace(advice, recipe=composed.recipe), hardware.cores, changes)

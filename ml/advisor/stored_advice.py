@@ -13,7 +13,7 @@ from ml.advisor.advice import Advice
 from ml.advisor.advise import advise
 from ml.advisor.hardware import detect
 from ml.advisor.profiles.day import profile_of
-from ml.advisor.window import WINDOW
+from ml.advisor.profiles.days import days_to_profile
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.recipes.layers import Layer
@@ -77,9 +77,7 @@ def advice_of_day(spec: DatasetSpec, model: str, day: str, lake: Lake, present: 
         present: The recipe of the day before, whose structure is kept; None for a day that starts from nothing.
     """
     stage, parent = advisor_recipes(model), spec.previous_day(day)
-    days = [known for known in lake.days(FEATURE_PROFILES, spec.name) if spec.first_day <= known < day][-WINDOW:]
-    if days != days[:1]:
-        days = [known for known in days if lake.manifest(FEATURE_PROFILES, spec.name, known)["rows"]] or days[-1:]
+    days = days_to_profile(spec, lake, before=day)
     rows = _rows(lake, spec, days)
     for known in (day, parent):
         found = known and lake.has(stage, spec.name, known) and lake.manifest(stage, spec.name, known)

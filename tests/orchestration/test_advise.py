@@ -6,6 +6,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from ml.advisor.profiles.days import days_to_profile
 from ml.advisor.profiles.profile import FeatureProfile
 from ml.catalog.load import load_catalog
 from ml.lake import Lake
@@ -23,7 +24,7 @@ def profiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
     lake = Lake.at(str(tmp_path / "lake"))
     for day in (CRITEO.days()[0], *CRITEO.days()[2:6]):
         with lake.write(FEATURE_PROFILES, CRITEO.name, day) as folder:
-            lake.write_manifest(folder, {"fingerprint": CRITEO.fingerprint, "digest": day})
+            lake.write_manifest(folder, {"fingerprint": CRITEO.fingerprint, "digest": day, "rows": 300_000})
 
     def read(spec: object, days: list[str], lake: Lake) -> FeatureProfile:
         return FeatureProfile(**vars(profile_of(CRITEO, 300_000)) | {"days": tuple(days), "rows": 300_000 * len(days)})
@@ -50,8 +51,19 @@ def refused(*words: str) -> str:
 
 def test_the_newest_days_in_a_row_are_used(profiled: Lake) -> None:
     days = CRITEO.days()
-    every, two = (advise.newest_profile(profiled, CRITEO, count) for count in (None, 2))
-    assert every and two and (every.days, two.days) == (tuple(days[2:6]), tuple(days[4:6]))
+    every, two = (days_to_profile(CRITEO, profiled, most=count) for count in (None, 2))
+    assert (every, two) == (days[2:6], days[4:6])
+    assert f"From the profile of {days[4]} to {days[5]}" in run("--days", "2")
+
+
+def test_an_outdated_profile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = Lake.at(str(tmp_path))
+    with lake.write(FEATURE_PROFILES, CRITEO.name, CRITEO.days()[0]) as folder:
+        lake.write_manifest(folder, {"fingerprint": "another", "digest": "d", "rows": 3})
+    monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path))
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path))
+    monkeypatch.setattr(advise, "quiet_console", lambda: None)
+    assert "feature_profiles" in refused()
 
 
 def test_advice_is_printed_with_predictions(profiled: Lake) -> None:
