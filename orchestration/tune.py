@@ -14,7 +14,7 @@ from ml.days import yesterday
 from ml.lake import Lake
 from ml.recipes.edits import read_edits
 from ml.recipes.search import Search
-from ml.stages import advisor_recipes, exported_models, tuned_models, tuning_results
+from ml.stages import STUDIES, advisor_recipes, exported_models, tuned_models, tuning_results
 from ml.trials.day import TRIALS
 from orchestration.definitions import build_defs
 from orchestration.demo import link_logs
@@ -22,6 +22,7 @@ from orchestration.deployments import lake_root
 from orchestration.replay import DayFailed, quiet_console, replay, the_dataset, why_failed
 
 SHORTEST_WINDOW = 3  # a day to train on, one to score, and one to judge the best trial on
+CASES = "advisor"  # the study with the four cases
 SHOWN = 10
 """Trials that the table shows, the best ones first."""
 
@@ -46,6 +47,29 @@ def trials_table(spec: DatasetSpec, model: str, day: str, lake: Lake) -> Table:
         tried = ", ".join(f"{name} {_short(value)}" for name, value in trials[number]["assignments"].items())
         table.add_row(f"{'*' if number in manifest['front'] else ''}{number + 1}", *values, tried)
     return table
+
+
+def cases_table(summary: dict[str, Any]) -> Table:
+    """Build a table of the four cases of the study of the advisor, from its `summary.json`."""
+    table = Table(title="The advisor's four cases, in CPU-seconds at equal AUC", box=None)
+    for name in ("case", "AUC", "seconds", "speed-up", "article"):
+        table.add_column(name, justify="left" if name == "case" else "right")
+    training, tuning = summary["training"], summary.get("tuning")
+    names = {"original": "original DLRM", "advised": "advised DLRM"}
+    known = {case: (training["reached"].get(case) or {}).get("cpu_seconds") for case in names}
+    rows = [(names[case], training["auc"], known[case], training) for case in names]
+    if tuning:
+        spaces = {"wide": "tuning the wide space", "advised": "tuning the advised space"}
+        rows += [(spaces[case], tuning["auc"], tuning["cases"][case]["seconds_to_auc"], tuning) for case in spaces]
+    for number, (name, auc, seconds, of) in enumerate(rows):
+        ratios = (of["speed_up"], of["article"]) if number % 2 else (None, None)
+        values = (_figure(auc, ".4f"), _figure(seconds, ".1f"), *(_figure(ratio, ".1f") for ratio in ratios))
+        table.add_row(name, *values)
+    return table
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def declared_window(spec: DatasetSpec, model: str) -> int:
@@ -111,6 +135,12 @@ def main(
     why = f": {result['verdict']['reason']}" if result["verdict"] else ""
     outcome = f"Its recipe is used from {day} on" if result["adopted"] else "The recipe in use is kept"
     console.print(f"* best. {outcome}{why}.")
+    if lake.has(STUDIES, CASES, spec.name):
+        summary = json.loads((lake.require(STUDIES, CASES, spec.name) / "summary.json").read_text())
+        console.print(cases_table(summary))
+    elif "dlrm" in spec.models:
+        select = f"dagster asset materialize -m orchestration.definitions --select {STUDIES}/{spec.name}_{CASES}"
+        console.print(f"To compare original and advised DLRM and their tunings: {select}", soft_wrap=True)
     trained = [key(spec, stage(model)) for stage in (advisor_recipes, tuned_models, exported_models)]
     if lake.has(tuned_models(model), spec.name, day):
         _materialize(spec, day, trained)
