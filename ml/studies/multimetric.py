@@ -155,7 +155,9 @@ def run_study(
         on_result(f"seed {seed}: advised recipe {_text(base)}; thresholds {thresholds.auc:.4f}, {thresholds.seconds:.2f} s")
         experiments = []
         for arm in ARMS:
-            search = Search.model_validate(section | _metrics(arm, thresholds) | {"window_days": len(tried), "scored_days": 1})
+            search = Search.model_validate(
+                section | _metrics(arm, thresholds) | {"window_days": len(tried), "scored_days": 1, "judged_days": 0}
+            )
             trials = _tune(study, arm, seeded, search, on_result)
             experiments.append((arm, search, trials, choose(arm, trials, thresholds)))
         for arm, search, trials, chosen in experiments:  # one after another, so that all are timed under the same load

@@ -25,6 +25,7 @@ def delta_to_bytes(delta: ModelDelta, row_format: RowFormat = "float32") -> byte
         row_format: Format of the rows; `float32` is exact.
 
     Example:
+        >>> import torch
         >>> from ml.embeddings.delta import Delta, TableDelta
         >>> rows = TableDelta(torch.tensor([7]), torch.tensor([[0.5, -1.0]]), None, torch.tensor([], dtype=torch.int64))
         >>> delta = ModelDelta({}, {"bags": Delta(0, 1, 0, {"item": rows})})

@@ -12,7 +12,7 @@ import torch
 from ml.artifacts.bundle import Bundle
 from ml.artifacts.weights import quantised_of
 from ml.sync.folder import HEAD, SyncFolder
-from ml.sync.publisher import serving_copy
+from ml.sync.serving_copy import serving_copy
 from tests.helpers.paths import ROOT
 from tests.helpers.receiver_process import read_rows
 from tests.helpers.sync_runs import Run, copy_package, point_head
