@@ -16,7 +16,8 @@ class MLP(nn.Sequential):
     Args:
         inputs: Width of the input.
         widths: Output width of each layer. Without widths, the MLP is the identity.
-        dropout: Probability that training zeroes an output of a layer; 0 adds no dropout layers.
+        dropout: Probability that training zeroes an output of a layer. It does not change the names of the weights, so that
+            training can continue with another one.
 
     Example:
         >>> import torch
@@ -27,7 +28,7 @@ class MLP(nn.Sequential):
     def __init__(self, inputs: int, widths: Sequence[int], dropout: float = 0.0) -> None:
         layers: list[nn.Module] = []
         for width in widths:
-            layers += [linear(inputs, width), nn.ReLU()] + ([nn.Dropout(dropout)] if dropout else [])
+            layers += [linear(inputs, width), nn.Sequential(nn.ReLU(), nn.Dropout(dropout)) if dropout else nn.ReLU()]
             inputs = width
         super().__init__(*layers)
 

@@ -16,6 +16,7 @@ from ml.models.build import build_model
 from ml.models.crosses import with_crosses
 from ml.models.dcn import CrossLayer
 from ml.models.deepfm import DeepFM
+from ml.models.mlp import MLP
 from ml.models.wide_deep import WideDeep
 from ml.recipes.recipe import load_recipe
 from ml.schema import FeatureSchema
@@ -135,3 +136,23 @@ def test_a_cross_of_what_has_many_ids_is_refused() -> None:
     features = KeyedJaggedTensor(["a", "m"], torch.arange(5), lengths=torch.tensor([1, 1, 2, 1]))
     with pytest.raises(ValueError, match="m does not have one id in every row"):
         with_crosses(features, [("a", "m")])
+
+
+@pytest.mark.parametrize(("kind", "sizes"), KINDS)
+def test_another_dropout_fits_the_state_of_a_model(kind: str, sizes: dict[str, Any]) -> None:
+    """`dropout` is no part of a recipe's structure, so a day can change it."""
+
+    def state(dropout: float) -> dict[str, torch.Size]:
+        recipe = load_recipe(kind, {"model": {"embedding_dim": 4, **sizes, "dropout": dropout}})
+        return {name: parameter.shape for name, parameter in dense_parameters(build_model(recipe, SCHEMAS[0]))}
+
+    assert state(0.0) == state(0.25)
+
+
+def test_dropout_zeroes_outputs_of_layers_in_training_only() -> None:
+    model, x = MLP(8, [64], dropout=0.5), torch.rand(B, 8)
+    plain = model.eval()(x)
+    dropped = model.train()(x)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], 2 * plain[kept])
+    assert (plain[~kept] > 0).any()

@@ -131,3 +131,11 @@ def test_recipes_that_do_not_fit_are_refused() -> None:
         model_of(user=["user", "topic"])
     with pytest.raises(ValueError, match="item_id 'topic' is not among"):
         model_of(item=["item"], item_id="topic")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"dropout": 0.25}, {"temperature": 0.2}, {"loss": "pointwise"}, {"uniform_negatives": 4}, {"logq_correction": False}],
+)
+def test_changeable_keys_keep_the_state_of_a_model(changed: dict[str, object]) -> None:
+    assert model_of(**changed).state_dict().keys() == model_of().state_dict().keys()
