@@ -1,5 +1,6 @@
 """Tunings of recipes, each for the day that it serves. They run on request or weekly, not with every day."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         from ml.advisor.hardware import detect
         from ml.advisor.plan import plan_tuning
+        from ml.advisor.stored_advice import StoredAdvice
         from ml.trials.connection import Service
         from ml.trials.day import tune_day
         from ml.trials.tracking import TrialTracker
@@ -61,7 +63,8 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
             service, folder = Service.of(tuning.database), Path(tuning.folder) / spec.name / model
             asked = Tuning(spec, model, day, plan.recipe, plan.search, lake.open(), service, folder)
             tracker = TrialTracker(Path(mlflow.home), asked, {"dagster/run_id": context.run_id})
-            done = tune_day(asked, plan.present, dask.cluster().client(), tracker.log)
+            advice = asdict(StoredAdvice.of(plan.advice))
+            done = tune_day(asked, plan.present, dask.cluster().client(), tracker.log, advice)
             for trial in done.tuned.trials:  # also those that ended before the run, and that a killed run did not log
                 tracker.log(done.tuned.experiment, trial)
             rows = [

@@ -90,8 +90,8 @@ class Advice:
         recipe: The whole advised recipe.
         values: The values that rules have set, also those that equal the values without advice.
         suggestions: Changes that no recipe key can express.
-        kept: Values that rules would set, but that the catalog entry sets itself, or that would change the structure of the
-            incumbent. They are not in `recipe`.
+        kept: Values that rules would set, but that the catalog entry or the edits set, also to the same value, or that would
+            change the structure of the incumbent.
         prediction: What training a day with the recipe is predicted to take; None without a profile or a calibration.
         before: The same without the advice.
         warnings: Wishes that could not be fulfilled.

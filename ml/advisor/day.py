@@ -68,12 +68,15 @@ def advise_day(spec: DatasetSpec, model: str, day: str, lake: Lake) -> AdvisedDa
     """
     stage, parent = advisor_recipes(model), spec.previous_day(day)
     result = _adopted(lake, spec, model, day) if parent else None  # the first day starts from nothing
-    tuned = _tuned_values(lake, spec, model, parent, day, result)
+    inputs = [(stage, parent)] if parent and lake.has(stage, spec.name, parent) else []
+    before = lake.manifest(stage, spec.name, parent).get("tuned") if parent and inputs else None
+    new = _not_yet_used(lake, spec, model, before, day, result)
+    tuned = _tuned_values(lake, spec, model, before, new)
     if result and result["restarts"]:
         present = Recipe.model_validate(result["recipe"])  # the stored state has its structure
     else:
         present = _recipe_of(lake, spec, model, parent) if parent else None
-    advice = advice_of_day(spec, model, day, lake, present)
+    advice = advice_of_day(spec, model, day, lake, present, StoredAdvice.from_manifest(new[max(new)]) if new else None)
     layers = [Layer(tuned["origin"], tuned["values"])] if tuned else []
     composed = _composed(spec, model, advice if spec.recipe.advice == "apply" else None, layers)
     kept = keep_structure(composed.recipe, present, (feature.name for feature in spec.sparse)) if present else None
@@ -83,7 +86,6 @@ def advise_day(spec: DatasetSpec, model: str, day: str, lake: Lake) -> AdvisedDa
         lake.partition(stage, spec.name, day), recipe, _origins(composed, recipe, refused), composed.overrode, refused
     )
     _report(done, f"{spec.name}/{stage} of {day}")
-    inputs = [(stage, parent)] if parent and lake.has(stage, spec.name, parent) else []
     inputs += [(FEATURE_PROFILES, used) for used in advice.days if lake.has(FEATURE_PROFILES, spec.name, used)]
     tunings = {day} if result else set()
     if tuned and "day" in tuned and lake.has(tuning_results(model), spec.name, tuned["day"]):
@@ -118,15 +120,10 @@ def _adopted(lake: Lake, spec: DatasetSpec, model: str, day: str) -> dict[str, A
 
 
 def _tuned_values(
-    lake: Lake, spec: DatasetSpec, model: str, parent: str | None, day: str, result: dict[str, Any] | None
+    lake: Lake, spec: DatasetSpec, model: str, before: dict[str, Any] | None, new: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any] | None:
     """Return the tuned values with their origin: those of the day before, with those of newer tunings."""
-    stage = advisor_recipes(model)
-    before = lake.manifest(stage, spec.name, parent).get("tuned") if parent and lake.has(stage, spec.name, parent) else None
-    for tuned_for in _not_yet_used(lake, spec, model, before, day):
-        found = _adopted(lake, spec, model, tuned_for)
-        if found is None or (tuned_for == day and result is None):
-            continue
+    for tuned_for, found in new.items():
         changed = found["changed"]
         earlier = flat(before["values"]) if before else {}
         kept = {key: earlier[key] for key in earlier if not any(_overlap(key, new) for new in changed)}
@@ -139,19 +136,23 @@ def _tuned_values(
     return before
 
 
-def _not_yet_used(lake: Lake, spec: DatasetSpec, model: str, before: dict[str, Any] | None, day: str) -> list[str]:
-    """Return the days, up to a day, whose tunings are newer than the tuned values of the day before.
+def _not_yet_used(
+    lake: Lake, spec: DatasetSpec, model: str, before: dict[str, Any] | None, day: str, result: dict[str, Any] | None
+) -> dict[str, dict[str, Any]]:
+    """Return the adopted tunings up to a day that are newer than the tuned values of the day before: manifests by day.
 
     A tuning can be written after its day was advised. It then takes effect on the next day.
     """
     stage = tuning_results(model)
     newest, used = (before.get("day", spec.first_day), before.get("tuning")) if before else (spec.first_day, None)
-    return [
+    days = [
         known
         for known in lake.days(stage, spec.name)
-        if spec.first_day < known <= day
-        and (known > newest or known == day or (known == newest and lake.digest(stage, spec.name, known) != used))
+        if spec.first_day < known < day
+        and (known > newest or (known == newest and lake.digest(stage, spec.name, known) != used))
     ]
+    found = {known: _adopted(lake, spec, model, known) for known in days} | {day: result}
+    return {known: manifest for known, manifest in found.items() if manifest is not None}
 
 
 def _overlap(key: str, other: str) -> bool:

@@ -25,7 +25,7 @@ class Draft:
 
     Attributes:
         values: Values by key, in the order in which they were last set.
-        kept: Values that would have changed a key that must stay.
+        kept: Values for keys that must stay, also those that equal the present value.
     """
 
     def __init__(self, recipe: Recipe, pinned: Collection[str], keep_structure: bool = False) -> None:
@@ -102,9 +102,8 @@ class Draft:
     def _set(self, key: str, value: Any, shipped: Any, rule: str, reason: str, source: str, below: dict[str, Any]) -> bool:
         advised = Advised(key, value, shipped, rule, reason, source, is_structural(key))
         before = value_at(below, key)
-        if _under(key, self._pinned) or (self._keep_structure and advised.structural and before != value):
-            if advised.changes:
-                self.kept[key] = advised
+        if under(key, self._pinned) or (self._keep_structure and advised.structural and before != value):
+            self.kept[key] = advised
             return False
         self.values.pop(key, None)  # moves it to the end
         self.values[key] = advised
@@ -137,7 +136,8 @@ def is_structural(key: str) -> bool:
 _RATES = ("lr", "eps", "initial_accumulator", "beta1", "beta2", "beta", "l1", "l2")
 
 
-def _under(key: str, above: Collection[str]) -> bool:
+def under(key: str, above: Collection[str]) -> bool:
+    """Whether a key is one of some keys, or below one of them."""
     return any(key == one or key.startswith(f"{one}.") for one in above)
 
 

@@ -110,7 +110,7 @@ def _kept(advice: Advice) -> list[str]:
     return [
         f"`{keys}` stays `{shown(value.shipped)}`, because the catalog entry or the running model sets it; {value.rule} "
         f"advises `{shown(value.value)}`."
-        for keys, value in _together(advice.kept)
+        for keys, value in _together(value for value in advice.kept if value.changes)
     ]
 
 

@@ -34,7 +34,8 @@ class Plan:
     """A tuning that is about to start.
 
     Attributes:
-        recipe: The recipe that is tried first: advice for the window, with the values that earlier tunings found.
+        recipe: The recipe that is tried first: advice for the window, unless it is only explained, with the values that
+            earlier tunings found.
         search: What is searched.
         present: The recipe in use.
         advice: The advice.
@@ -69,7 +70,8 @@ def plan_tuning(
     present = recipe_in_use(lake, spec, model, parent) if parent else recipe_of(spec, model)
     days = days_to_profile(spec, lake, before=day)
     advice = advise(spec, model, profile_of(spec, days, lake) if days else None, hardware)
-    composed = compose(spec, model, advice.layers, _tuned(lake, spec, model, parent))
+    layers = advice.layers if spec.recipe.advice == "apply" else []
+    composed = compose(spec, model, layers, _tuned(lake, spec, model, parent))
     search = search_of(spec, model, replace(advice, recipe=composed.recipe), hardware.cores, changes)
     return Plan(composed.recipe, search, present, advice)
 

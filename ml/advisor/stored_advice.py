@@ -1,21 +1,24 @@
-"""The advice that applies to a day. It is kept from day to day, and given again when the size of a day has changed.
+"""The advice that applies to a day, which is kept from day to day.
 
+Advice is given again when the size of a day has changed, or when the user no longer sets a key that it is about.
 Advice that followed each day's data would change a recipe daily, and with it the meaning of its metrics.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from ml.advisor.advice import Advice
-from ml.advisor.advise import advise
+from ml.advisor.advise import advise, pinned_keys
+from ml.advisor.draft import is_structural, under
 from ml.advisor.hardware import detect
 from ml.advisor.profiles.day import profile_of
 from ml.advisor.profiles.days import days_to_profile
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
+from ml.recipes.edits import flat, nested
 from ml.recipes.layers import Layer
 from ml.recipes.recipe import Recipe
 from ml.stages import FEATURE_PROFILES, advisor_recipes
@@ -66,7 +69,9 @@ class StoredAdvice:
         return [Layer(**layer) for layer in self.applied]
 
 
-def advice_of_day(spec: DatasetSpec, model: str, day: str, lake: Lake, present: Recipe | None) -> StoredAdvice:
+def advice_of_day(
+    spec: DatasetSpec, model: str, day: str, lake: Lake, present: Recipe | None, tuned: StoredAdvice | None = None
+) -> StoredAdvice:
     """Return the advice that applies to a day.
 
     Args:
@@ -75,17 +80,51 @@ def advice_of_day(spec: DatasetSpec, model: str, day: str, lake: Lake, present: 
         day: `YYYY-MM-DD`. Only profiles of days before it are used.
         lake: Where profiles and recipes are stored.
         present: The recipe of the day before, whose structure is kept; None for a day that starts from nothing.
+        tuned: The advice in the recipe of a tuning whose result is used from the day on. It replaces that of the day before.
     """
     stage, parent = advisor_recipes(model), spec.previous_day(day)
     days = days_to_profile(spec, lake, before=day)
     rows = _rows(lake, spec, days)
-    for known in (day, parent):
-        found = known and lake.has(stage, spec.name, known) and lake.manifest(stage, spec.name, known)
-        advice = StoredAdvice.from_manifest(found) if found else None
-        if advice is not None and (_alike(advice.rows, rows) if known == parent else advice.days == tuple(days)):
-            return advice
+    own, before = (_stored(lake, spec, stage, known) for known in (day, parent))
+    if tuned is None:
+        # A rerun uses the day's own advice, also after the advice of the day before was given again.
+        before = own if own is not None and own.days == tuple(days) else before
+        kept = before is not None and (before is own or _alike(before.rows, rows))
+    else:
+        before, kept = tuned, True
+    if before is not None and kept and not _revealed(before, spec, model, present):
+        return before
     profile = profile_of(spec, days, lake) if rows else None
-    return StoredAdvice.of(advise(spec, model, profile, detect(), incumbent=present))
+    new = StoredAdvice.of(advise(spec, model, profile, detect(), incumbent=present))
+    return _with_structure(new, before, present) if before and present else new
+
+
+def _stored(lake: Lake, spec: DatasetSpec, stage: str, day: str | None) -> StoredAdvice | None:
+    if day is None or not lake.has(stage, spec.name, day):
+        return None
+    return StoredAdvice.from_manifest(lake.manifest(stage, spec.name, day))
+
+
+def _revealed(advice: StoredAdvice, spec: DatasetSpec, model: str, present: Recipe | None) -> bool:
+    """Whether the user has set a key when the advice was given, and no longer does, so that an advised value can apply.
+
+    All advice is then given again, because other values may have been chosen to go with the user's.
+    """
+    pinned = pinned_keys(spec, model)
+    return any(not (value["structural"] and present) and not under(value["key"], pinned) for value in advice.kept)
+
+
+def _with_structure(new: StoredAdvice, before: StoredAdvice, present: Recipe) -> StoredAdvice:
+    """Add the former advice that the structure in use is made from; the new advice takes this structure as given."""
+    in_use = flat(present.model_dump(mode="json"))
+    layers = []
+    for layer in before.layers:
+        values = {key: value for key, value in flat(layer.values).items() if is_structural(key) and in_use.get(key) == value}
+        if values:
+            layers.append(asdict(Layer(layer.origin, nested(values))))
+    given = {value["key"] for value in new.values}
+    explained = [value for value in before.values if value["structural"] and value["key"] not in given]
+    return replace(new, applied=(*layers, *new.applied), values=(*explained, *new.values))
 
 
 def _rows(lake: Lake, spec: DatasetSpec, days: list[str]) -> float | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -62,7 +62,13 @@ class TunedDay:
     restarts: bool
 
 
-def tune_day(tuning: Tuning, present: Recipe, client: Client, on_trial: Callable[[str, Tried], None] | None = None) -> TunedDay:
+def tune_day(
+    tuning: Tuning,
+    present: Recipe,
+    client: Client,
+    on_trial: Callable[[str, Tried], None] | None = None,
+    advice: Mapping[str, Any] | None = None,
+) -> TunedDay:
     """Tune a recipe for a day, and write the partition `tuning_results/<model>/<dataset>/<day>`.
 
     A tuning that was killed continues its experiment, and reports what its trials have finished.
@@ -72,6 +78,8 @@ def tune_day(tuning: Tuning, present: Recipe, client: Client, on_trial: Callable
         present: The recipe in use, which the best trial is compared with.
         client: A Dask client, as for `tune`.
         on_trial: As for `tune`.
+        advice: The advice in the recipe that is tuned, as the manifest of `advisor_recipes` holds it. If the result is
+            adopted, the days after it use this advice.
 
     Returns:
         The result.
@@ -106,7 +114,7 @@ def tune_day(tuning: Tuning, present: Recipe, client: Client, on_trial: Callable
         (folder / TRIALS).write_text(json.dumps([vars(trial) for trial in tuned.trials], indent=1, default=dict))
         if done.restarts and candidate is not None:
             save_snapshot(candidate.state, folder)
-        lake.write_manifest(folder, _manifest(done, tuning, present, folder) | {"lineage": lineage})
+        lake.write_manifest(folder, _manifest(done, tuning, folder) | {"advice": advice, "lineage": lineage})
     return done
 
 
@@ -190,10 +198,11 @@ def _summary(done: TunedDay) -> str:
     return f"{count}; the best against {done.verdict.against}: {gains} (positive is better): {outcome}"
 
 
-def _manifest(done: TunedDay, tuning: Tuning, present: Recipe, folder: UPath) -> dict[str, Any]:
+def _manifest(done: TunedDay, tuning: Tuning, folder: UPath) -> dict[str, Any]:
     """Return the manifest. With a stored state, `digest` identifies it, as in every partition with a model."""
     best = None if done.tuned.best is None else done.tuned.trials[done.tuned.best]
     metrics = [vars(metric) for metric in metrics_of(tuning.search)]
+    started, ended = (recipe.model_dump(mode="json") for recipe in (tuning.recipe, done.recipe))
     return {
         "fingerprint": tuning.spec.fingerprint,
         "experiment": done.tuned.experiment,
@@ -206,8 +215,8 @@ def _manifest(done: TunedDay, tuning: Tuning, present: Recipe, folder: UPath) ->
         "failed": sum(trial.failed for trial in done.tuned.trials),
         "front": list(done.tuned.front),
         "best": best and {"assignments": dict(best.assignments), "values": dict(best.values)},
-        "recipe": done.recipe.model_dump(mode="json"),
-        "changed": changes(present.model_dump(mode="json"), done.recipe.model_dump(mode="json")),
+        "recipe": ended,
+        "changed": changes(started, ended) if best else {},  # edits and advice have layers of their own
         "verdict": done.verdict and done.verdict.to_json(),
         "adopted": done.adopted,
         "restarts": done.restarts,

@@ -133,6 +133,20 @@ def test_a_tuned_value_can_be_none(lake: Lake, catalog: Path) -> None:
     assert done.early_stop is None and done.seed == 7
 
 
+def test_the_advice_of_an_adopted_tuning_applies_from_its_day_on(lake: Lake, spec: DatasetSpec) -> None:
+    advise_day(spec, "dlrm", DAYS[0], lake)
+    layer = {"origin": "advice, smooth", "values": {"label_smoothing": 0.1}}
+    advice = {"days": [], "rows": None, "applied": [layer], "values": [], "kept": [], "suggestions": []}
+    tuned = recipe_of(spec, "dlrm").model_copy(update={"seed": 7, "label_smoothing": 0.1})
+    with lake.write(tuning_results("dlrm"), "criteo", DAYS[1]) as folder:
+        flags = {"adopted": True, "restarts": False, "experiment": "1", "changed": {"seed": 7}, "advice": advice}
+        lake.write_manifest(folder, {**flags, "recipe": tuned.model_dump(mode="json")})
+    for day in DAYS[1:]:
+        done = advise_day(spec, "dlrm", day, lake)
+        assert (done.recipe.seed, done.recipe.label_smoothing) == (7, 0.1)
+        assert done.origins["seed"].startswith("tuned for") and done.origins["label_smoothing"] == "advice, smooth"
+
+
 def test_a_tuning_that_is_written_after_its_day_was_advised_reaches_later_days(lake: Lake, spec: DatasetSpec) -> None:
     for day in DAYS[:2]:
         advise_day(spec, "dlrm", day, lake)

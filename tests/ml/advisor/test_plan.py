@@ -8,14 +8,18 @@ from typing import Any
 import pytest
 import yaml
 
+from ml.advisor.advice import Advice
 from ml.advisor.day import advise_day
 from ml.advisor.hardware import Hardware
 from ml.advisor.plan import Plan, plan_tuning
 from ml.catalog.load import CatalogError, load_dataset
 from ml.lake import Lake
+from ml.recipes.layers import Layer
+from ml.recipes.recipe import recipe_of
 from ml.recipes.search import check_search
 from ml.stages import advisor_recipes
 from tests.helpers.paths import ROOT
+from tests.helpers.training_days import made_spec
 
 MACHINE = Hardware("a processor", 2, 8 << 30)
 DAY = "2014-01-05"
@@ -44,6 +48,14 @@ def test_the_plan_of_every_model_can_be_tuned(catalog: Path, lake: Lake, model: 
     check_search(found.search, found.recipe)
     assert found.search.parameters and not found.search.warnings()
     assert found.search.defaults(found.recipe).keys() == parameters(found).keys()
+
+
+def test_advice_that_is_only_explained_is_not_tried(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, days = made_spec(), ["2026-01-01", "2026-01-02"]
+    monkeypatch.setattr(Advice, "layers", [Layer("advice, small", {"batch_size": 64})])
+    explained = spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"advice": "explain"})})
+    assert plan_tuning(spec, "dlrm", days[1], lake, MACHINE).recipe.batch_size == 64
+    assert plan_tuning(explained, "dlrm", days[1], lake, MACHINE).recipe == recipe_of(spec, "dlrm")
 
 
 def test_an_edited_value_is_fixed_unless_its_parameter_is_listed(catalog: Path, lake: Lake) -> None:

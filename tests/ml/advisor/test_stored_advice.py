@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ml.advisor.day import advise_day
 from ml.advisor.profiles.day import profile_day
+from ml.advisor.rules import load_rules
 from ml.advisor.stored_advice import StoredAdvice, advice_of_day
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
-from ml.recipes.recipe import recipe_of
+from ml.recipes.recipe import RECIPES, recipe_of
 from ml.stages import advisor_recipes
 from tests.helpers.training_days import made_spec, write_days
 
@@ -98,6 +101,44 @@ def test_advice_is_applied_below_the_users_values_or_only_explained(
     explained = advise_day(spec_with(advice="explain"), "dlrm", days[0], lake)
     assert explained.recipe == recipe_of(spec_with(), "dlrm")
     assert [each["key"] for each in stored(lake, days[0]).values] == ["batch_size", "label_smoothing"]
+
+
+@pytest.mark.parametrize("edited", [100, 64])
+def test_advice_that_an_edit_hides_applies_when_the_edit_is_removed(
+    lake: Lake, days: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edited: int
+) -> None:
+    from ml.advisor import stored_advice
+
+    rules = tmp_path / "mine.yaml"
+    rules.write_text("rules: [{name: small, set: {batch_size: 64}, reason: Days of a test are small., source: a measurement}]")
+    monkeypatch.setattr(stored_advice, "advise", partial(stored_advice.advise, rules=load_rules(rules)))
+    edits = tmp_path / "dlrm.yaml"
+    edits.write_text(f"training: {{batch_size: {edited}}}")
+    spec = spec_with()
+    spec = spec.model_copy(update={"models": {"dlrm": spec.models["dlrm"].found_in(RECIPES, edits)}})
+    for day in days[:3]:
+        assert advise_day(spec, "dlrm", day, lake).recipe.batch_size == edited
+    edits.unlink()
+    for day in (days[3], *days):  # the next day, and reruns
+        done = advise_day(spec, "dlrm", day, lake)
+        assert (done.recipe.batch_size, done.origins["batch_size"]) == (64, "advice, small"), day
+        written = lake.manifest(STAGE, "made", day)
+        advise_day(spec, "dlrm", day, lake)
+        assert lake.manifest(STAGE, "made", day) == written
+
+
+def test_advice_given_again_keeps_what_the_structure_in_use_is_made_from(lake: Lake, days: list[str]) -> None:
+    present = recipe_of(spec_with(), "dlrm").model_copy(update={"exclude_features": ("b",)})
+    value = {"rule": "r", "reason": "r", "source": "s"}
+    structural = value | {"key": "exclude_features", "value": ["b"], "shipped": [], "structural": True}
+    hidden = value | {"key": "batch_size", "value": 64, "shipped": 256, "structural": False}
+    layers = ({"origin": "advice, r", "values": {"exclude_features": ["b"], "label_smoothing": 0.1}},)
+    tuned = StoredAdvice((), None, layers, (structural,), (hidden,), ())
+    pinned = spec_with(overrides={"batch_size": 100})
+    assert advice_of_day(pinned, "dlrm", days[1], lake, present, tuned) == tuned
+    found = advice_of_day(spec_with(), "dlrm", days[1], lake, present, tuned)
+    assert found.applied[0] == {"origin": "advice, r", "values": {"exclude_features": ["b"]}}
+    assert found.days == tuple(days[:1]) and structural in found.values
 
 
 def test_advice_that_does_not_fit_is_not_applied_with_a_warning(

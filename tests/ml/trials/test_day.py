@@ -145,6 +145,19 @@ def test_what_is_no_better_is_not_adopted(lake: Lake, tmp_path: Path, client: Cl
     assert advised.recipe == recipe_in_use(lake, SPEC, "dlrm", days[3])
 
 
+def test_only_what_the_tuning_changed_is_tuned(lake: Lake, tmp_path: Path, client: Client, days: list[str]) -> None:
+    """The recipe in use has neither the edit nor the advice that the tuned recipe begins with."""
+    advice = {"days": [], "rows": None, "applied": [], "values": [], "kept": [], "suggestions": []}
+    recipe = untrained(seed=3, label_smoothing=0.01)
+    search = Search.model_validate({"parameters": [RATES], "observation_budget": 2, "window_days": 3, "scored_days": 1})
+    service = Service(str(tmp_path / "tuning.db"))
+    tuning = Tuning(SPEC, "dlrm", days[3], recipe, search, lake, service, tmp_path / "trials")
+    done = tune_day(tuning, untrained(), client, advice=advice)
+    assert done.adopted and (done.recipe.seed, done.recipe.table_optimizer.lr) == (3, 0.05)
+    manifest = lake.manifest(tuning_results("dlrm"), SPEC.name, days[3])
+    assert manifest["changed"] == {"table_optimizer.lr": 0.05} and manifest["advice"] == advice
+
+
 def test_two_tunings_of_a_day_at_once_are_refused(lake: Lake, tmp_path: Path, client: Client, days: list[str]) -> None:
     (tmp_path / "trials").mkdir()
     with FileLock(tmp_path / "trials" / f"{days[3]}.lock"), pytest.raises(BusyPartition, match="tuned by another run"):
