@@ -16,13 +16,15 @@ from ml.artifacts.delta import (
     ModelDelta,
     acknowledge,
     apply_delta,
+    apply_to_served,
     merge_model_deltas,
     model_delta,
     register_receiver,
+    revert_served,
     steps_of,
 )
 from ml.artifacts.predictor import TorchPredictor
-from ml.artifacts.weights import weights_of
+from ml.artifacts.weights import dense_of, weights_of
 from ml.datasets.batch import Batch
 from ml.embeddings.delta import Gap
 from ml.embeddings.inference.quantise import quantise_tables
@@ -101,6 +103,43 @@ def test_an_int8_export_with_deltas_is_a_fresh_export(name: str, tmp_path: Path)
             apply_delta(before, replace(delta, tables={path: replace(d, since=d.step - 1) for path, d in delta.tables.items()}))
         state.model.train()
     assert deleted > 0
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_a_served_model_is_replaced_by_one_with_the_delta_and_restored_bit_for_bit(name: str, tmp_path: Path) -> None:
+    """The model from before keeps its dense part, so that a prediction that has begun uses one version of it."""
+    state = state_of(name)
+    train(state, 0)
+    server, before = exported(state, tmp_path / "server"), exported(state, tmp_path / "server")
+    register_receiver(state.model, "server", steps_of(server))
+    for day in (1, 2):
+        train(state, day)
+        delta = sent(model_delta(state.model, steps_of(server)))
+        done = apply_to_served(server, delta, undoable=True)
+        assert done is not None and apply_to_served(done[0], delta) is None
+        assert_same(done[0], exported(state, tmp_path / f"fresh {day}"))
+        assert all(torch.equal(a, b) for a, b in zip(server.parameters(), before.parameters(), strict=True))
+        assert revert_served(done[1]) is server
+        assert_same(server, before)
+        state.model.train()
+
+
+def test_a_served_model_is_unchanged_by_a_refused_delta_and_keeps_its_dense_part_without_one(tmp_path: Path) -> None:
+    state = state_of("dlrm")
+    train(state, 0)
+    server, before = exported(state, tmp_path), exported(state, tmp_path)
+    train(state, 1)
+    good = model_delta(state.model, steps_of(server), dense=False)
+    path, *_, last = good.tables
+    wrong = replace(good, tables={**good.tables, last: replace(good.tables[last], since=99, step=100)})
+    with pytest.raises(Gap):
+        apply_to_served(server, wrong)
+    assert path != last
+    assert_same(server, before)
+    done = apply_to_served(server, good)
+    assert done is not None and steps_of(done[0]) == steps_of(state.model)
+    dense = dense_of(before)
+    assert all(torch.equal(tensor, dense[name]) for name, tensor in dense_of(done[0]).items())
 
 
 @pytest.mark.parametrize("name", list(MODELS))
