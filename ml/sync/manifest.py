@@ -102,4 +102,7 @@ def read_manifest(text: str | bytes, where: object) -> PackageManifest:
     try:
         return PackageManifest.model_validate_json(text)
     except ValidationError as error:
-        raise DamagedPackage(f"{where} is not a manifest of format {FORMAT}: {error.errors()[0]['msg']}") from error
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        said = f"{key}: {first['msg']}" if key else first["msg"]
+        raise DamagedPackage(f"{where} is not a manifest of format {FORMAT}: {said}") from error
