@@ -24,25 +24,25 @@ from dataclasses import asdict, dataclass, replace
 from upath import UPath
 
 from ml.artifacts.bundle import vocabulary_file, write_inputs
-from ml.artifacts.snapshot import Tensors, below, digest, write_file
-from ml.artifacts.stored import require_model
+from ml.artifacts.snapshot import Tensors, below
 from ml.catalog.spec import DatasetSpec
 from ml.days import day_bounds
 from ml.embeddings.delta import Gap
 from ml.lake import Lake
 from ml.online.arriving_position import STREAM, ArrivingPosition, day_in_progress, position_file, rows_file, sealed_day
-from ml.online.day import RECORD, SERVING, beside_state, measured
+from ml.online.day import RECORD, SERVING, beside_state
 from ml.online.examples import DayExamples, events_before, newest_vocabularies, read_side_tables
 from ml.online.feeder import write_arriving, write_whole
 from ml.online.landing import CannotLand, land_day
 from ml.online.loop import ONLINE, SliceResult, online_slices
+from ml.online.partition import write_online_day
 from ml.online.rates import online_rates
-from ml.online.record import PREDICTIONS_FILE, SLICES_FILE, DayRecord
+from ml.online.record import DayRecord
 from ml.online.rivals import Rivals
 from ml.online.serving import ServingCopy, SyncStats
-from ml.online.start import Start, start_online
+from ml.online.start import begin_state, start_online
 from ml.online.stream import Arrived, Position, StreamFolder
-from ml.parquet import read_parquet, table_bytes
+from ml.parquet import read_parquet
 from ml.recipes.recipe import Recipe
 from ml.recipes.stored import recipe_in_use
 from ml.schema import FeatureSchema
@@ -50,8 +50,7 @@ from ml.stages import CLEANED_FEATURES, online_checkpoints, online_updates
 from ml.sync.folder import RunConflict, SyncFolder
 from ml.sync.publisher import Publisher
 from ml.training.checkpoint import Checkpoints
-from ml.training.state import TrainState, new_state
-from ml.training.state_dict import load_snapshot, save_snapshot
+from ml.training.state import TrainState
 
 _PUBLISHER = "publisher/"
 _log = logging.getLogger("evergreen")
@@ -219,7 +218,7 @@ class _ArrivingDay:
             if recipe.online.restart == "snapshot":
                 self._lose_slices()
         else:
-            state = _begin(lake, spec, start, recipe, schema)
+            state = begin_state(lake, spec, start, recipe)
             self._serving = ServingCopy(state, recipe.online.sync, start.run.version)
             self._publisher = self._new_publisher(state, start.run.version, begins=True)
             self.at.synced = self._serving.sync(state, 0, None)
@@ -265,29 +264,20 @@ class _ArrivingDay:
         state.end_pass()
         self._publisher.publish(None)  # what the end of the pass has deleted
         self._publisher.snapshot(event_to)
-        manifest = {
+        keys = {
             "dataset": self._spec.name,
             "model": self._model,
             "day": self._day,
-            "fingerprint": state.schema.fingerprint,
-            "recipe_fingerprint": self._recipe.fingerprint,
-            "recipe": self._recipe.model_dump(mode="json"),
             "trained_from": self._identity,
-            "base": "/".join(start.place) if start.place else None,
-            "run": asdict(replace(start.run, run_id=self.at.run_id, version=self._publisher.version)),
             "resumed_at": 0,
             "samples_per_second": record.rows / max(sum(of["train"] for of in record.seconds), 1e-9),
             STREAM: asdict(self.at.position),
             "lost_slices": self.at.lost,
             "quarantined": dict(self.at.quarantined),
-            **measured(record, state, self._serving),
             **self._lineage,
         }
-        tables = {SLICES_FILE: record.slices_table(), PREDICTIONS_FILE: record.predictions_table()}
-        beside = {name: write_file(staging, name, table_bytes(table)) for name, table in tables.items()}
-        save_snapshot(state, staging, beside=beside)
-        manifest["digest"] = digest(staging)
-        self._lake.write_manifest(staging, manifest)
+        run = replace(start.run, run_id=self.at.run_id, version=self._publisher.version)
+        write_online_day(staging, state, record, self._serving, start=start, run=run, keys=keys)
 
     def land(self) -> str:
         """Write the rows of the day into the landing folder if the log allows it, and return what was done."""
@@ -376,16 +366,6 @@ class _ArrivingDay:
     def _make_taken(self) -> UPath:
         self._taken.mkdir(parents=True, exist_ok=True)
         return self._taken
-
-
-def _begin(lake: Lake, spec: DatasetSpec, start: Start, recipe: Recipe, schema: FeatureSchema) -> TrainState:
-    if start.place is None:
-        state = new_state(recipe, schema)
-    else:
-        stage, before = start.place
-        state = load_snapshot(require_model(lake, stage, spec.name, before), recipe=recipe, schema=schema)
-    state.begin_pass()
-    return state
 
 
 def _first_with_rows(parts: Iterator[Arrived]) -> Arrived | None:

@@ -14,8 +14,7 @@ from typing import Any, Protocol
 from upath import UPath
 
 from ml.artifacts.delta import ModelDelta
-from ml.artifacts.snapshot import Tensors, below, digest, write_file
-from ml.artifacts.stored import require_model
+from ml.artifacts.snapshot import Tensors, below
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.cache_config import CacheConfig
 from ml.datasets.reader import BlockReader
@@ -23,20 +22,19 @@ from ml.datasets.slices import DaySlice
 from ml.days import day_bounds
 from ml.lake import Lake
 from ml.online.loop import ONLINE, Slice, SliceResult, online_slices
+from ml.online.partition import write_online_day
 from ml.online.rates import online_rates
-from ml.online.record import PREDICTIONS_FILE, SLICES_FILE, DayRecord
+from ml.online.record import DayRecord
 from ml.online.rivals import Rivals
 from ml.online.serving import ServingCopy, SyncStats
-from ml.online.start import Run, Start, start_online
-from ml.parquet import table_bytes
+from ml.online.start import Run, Start, begin_state, start_online
 from ml.recipes.recipe import Recipe
 from ml.recipes.stored import recipe_in_use
 from ml.schema import FeatureSchema
 from ml.stages import MDS_DATASETS, advisor_recipes, online_checkpoints, online_updates
 from ml.training.checkpoint import Checkpoints
 from ml.training.progress import progress_of
-from ml.training.state import TrainState, new_state
-from ml.training.state_dict import load_snapshot, save_snapshot
+from ml.training.state import TrainState
 
 SERVING, RECORD = "serving/", "record/"
 _NAP = 0.2  # longest sleep between two checks for signals, in seconds
@@ -162,7 +160,9 @@ def online_day(
     checkpoints = Checkpoints(lake, spec.name, online_checkpoints(model), day, identity, recipe.checkpoints)
     known_to = {ONLINE: day_bounds(day, spec.zone)[0], **rivals.known_to}
     record = DayRecord(known_to, ranks_only=getattr(recipe.model, "loss", None) == "softmax")
-    state, serving, synced = _resume(checkpoints, recipe, schema, record) or _begin(lake, spec, start, recipe, schema)
+    state, serving, synced = _resume(checkpoints, recipe, schema, record) or _begin(
+        begin_state(lake, spec, start, recipe), start
+    )
     resumed_at, rows_before, began = len(record.slices), record.rows, time.perf_counter()
 
     observer, learned = options.observer, None
@@ -201,27 +201,18 @@ def online_day(
                 observer.trained(result)
     seconds = time.perf_counter() - began
     state.end_pass()
-    manifest = {
+    keys = {
         "dataset": spec.name,
         "model": model,
         "day": day,
-        "fingerprint": schema.fingerprint,
-        "recipe_fingerprint": recipe.fingerprint,
-        "recipe": recipe.model_dump(mode="json"),
         "trained_from": identity,
-        "base": "/".join(start.place) if start.place else None,
-        "run": asdict(replace(start.run, version=start.run.version + len(record.slices))),
         "resumed_at": resumed_at,
         "samples_per_second": (record.rows - rows_before) / seconds,
-        **measured(record, state, serving),
         **lineage,
     }
+    run = replace(start.run, version=start.run.version + len(record.slices))
     with lake.write(online_updates(model), spec.name, day) as folder:
-        tables = {SLICES_FILE: record.slices_table(), PREDICTIONS_FILE: record.predictions_table()}
-        beside = {name: write_file(folder, name, table_bytes(table)) for name, table in tables.items()}
-        save_snapshot(state, folder, beside=beside)
-        manifest["digest"] = digest(folder)
-        lake.write_manifest(folder, manifest)
+        manifest = write_online_day(folder, state, record, serving, start=start, run=run, keys=keys)
     checkpoints.discard()
     if observer:
         observer.end(state, learned)
@@ -262,34 +253,11 @@ def _resume(checkpoints: Checkpoints, recipe: Recipe, schema: FeatureSchema, rec
     return state, ServingCopy(state, recipe.online.sync, position.synced.version, kept), position.synced
 
 
-def _begin(lake: Lake, spec: DatasetSpec, start: Start, recipe: Recipe, schema: FeatureSchema) -> Begun:
-    if start.place is None:
-        state = new_state(recipe, schema)
-    else:
-        stage, before = start.place
-        state = load_snapshot(require_model(lake, stage, spec.name, before), recipe=recipe, schema=schema)
-    state.begin_pass()
-    return state, ServingCopy(state, recipe.online.sync, start.run.version), None
+def _begin(state: TrainState, start: Start) -> Begun:
+    return state, ServingCopy(state, state.recipe.online.sync, start.run.version), None
 
 
 def _slices(reader: BlockReader, recipe: Recipe, first: int) -> Iterator[DaySlice]:
     if recipe.online.minutes is not None:
         return reader.slices(minutes=recipe.online.minutes, first=first)
     return reader.slices(count=recipe.online.slices, first=first)
-
-
-def measured(record: DayRecord, state: TrainState, serving: ServingCopy) -> dict[str, Any]:
-    """Return the keys of the manifest that describe the day as a whole."""
-    running = state.running
-    assert running is not None
-    synced = {"rows": "rows_synced", "deleted": "rows_deleted", "bytes": "bytes_synced"}
-    return {
-        "metrics": {"rows": record.rows, "slices": len(record.slices), "rows_so_far": state.rows},
-        "loss": running.loss_sum / running.num_losses if running.num_losses else None,
-        "scores": record.scores(),
-        "gains": record.gains(),
-        "synced": {name: sum(row[column] for row in record.slices) for name, column in synced.items()}
-        | {"snapshot_bytes": serving.nbytes, "rows_by_table": record.rows_by_table},
-        "tables": {name: asdict(stats) for name, stats in state.stats().items()},
-        "seconds": {name: [of[name] for of in record.seconds] for name in (record.seconds[0] if record.seconds else ())},
-    }

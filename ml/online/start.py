@@ -10,12 +10,15 @@ from typing import Any
 
 from ml.artifacts.predictor import recipe_of_metadata
 from ml.artifacts.snapshot import read_state
+from ml.artifacts.stored import require_model
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe
 from ml.recipes.stored import start_of
 from ml.schema import FeatureSchema
 from ml.stages import online_updates
+from ml.training.state import TrainState, new_state
+from ml.training.state_dict import load_snapshot
 
 _log = logging.getLogger("evergreen")
 
@@ -85,6 +88,29 @@ def start_online(lake: Lake, spec: DatasetSpec, model: str, day: str, recipe: Re
     }
     run_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     return Start(Run(run_id, day, 0), place)
+
+
+def begin_state(lake: Lake, spec: DatasetSpec, start: Start, recipe: Recipe) -> TrainState:
+    """Load the state that a day starts from, or build an untrained one, and begin a pass.
+
+    Args:
+        lake: Where states are stored.
+        spec: The dataset.
+        start: What the day starts from.
+        recipe: How the day is trained.
+
+    Raises:
+        MissingPartition: The state is missing.
+        SnapshotMismatch: The state was trained with another schema.
+    """
+    schema = FeatureSchema.of(spec)
+    if start.place is None:
+        state = new_state(recipe, schema)
+    else:
+        stage, before = start.place
+        state = load_snapshot(require_model(lake, stage, spec.name, before), recipe=recipe, schema=schema)
+    state.begin_pass()
+    return state
 
 
 def stale_day(spec: DatasetSpec, run: Run, day: str) -> str | None:
