@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
-import dagster as dg
 from rich.console import Console
 
 from assets.policy import key
@@ -18,10 +17,10 @@ from ml.stages import CLEANED_FEATURES, MDS_DATASETS, RAW_LOGS, online_updates, 
 from ml.sync.folder import SyncFolder, default_sync_folder
 from ml.sync.receiver import Receiver
 from orchestration.arriving import follow_stream, stream_of
-from orchestration.definitions import build_defs
 from orchestration.demo import link_logs
 from orchestration.deployments import lake_root
-from orchestration.replay import DayFailed, quiet_console, replay, the_dataset, why_failed
+from orchestration.materialize import materialize
+from orchestration.replay import DayFailed, quiet_console, replay, the_dataset
 
 RECEIVER = "make-online"
 POLL = 0.2  # seconds between two polls of the receiver
@@ -82,14 +81,7 @@ def prepare(spec: DatasetSpec, model: str, day: str, lake: Lake) -> None:
     if lake.has(MDS_DATASETS, spec.name, day):
         return
     data = [key(spec, stage) for stage in (RAW_LOGS, CLEANED_FEATURES, MDS_DATASETS)]
-    whole = dg.define_asset_job("online_data", dg.AssetSelection.assets(*data))
-    job = dg.Definitions.merge(build_defs([spec]), dg.Definitions(jobs=[whole])).resolve_job_def("online_data")
-    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    result = job.execute_in_process(
-        partition_key=day, instance=dg.DagsterInstance.get(), raise_on_error=False, run_config=quiet
-    )
-    if not result.success:
-        raise click.ClickException(f"{spec.name} of {day} failed in run {result.run_id}: {why_failed(result)}")
+    materialize(spec, day, data)
 
 
 @click.command()

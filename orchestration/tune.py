@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import click
-import dagster as dg
 from rich.console import Console
 from rich.table import Table
 
@@ -16,10 +15,10 @@ from ml.recipes.edits import read_edits
 from ml.recipes.search import Search
 from ml.stages import STUDIES, advisor_recipes, exported_models, tuned_models, tuning_results
 from ml.trials.day import TRIALS
-from orchestration.definitions import build_defs
 from orchestration.demo import link_logs
 from orchestration.deployments import lake_root
-from orchestration.replay import DayFailed, quiet_console, replay, the_dataset, why_failed
+from orchestration.materialize import materialize
+from orchestration.replay import DayFailed, quiet_console, replay, the_dataset
 
 SHORTEST_WINDOW = 3  # a day to train on, one to score, and one to judge the best trial on
 CASES = "advisor"  # the study with the four cases
@@ -129,7 +128,7 @@ def main(
     }
     config = {name: value for name, value in asked.items() if value is not None}
     tuning = key(spec, tuning_results(model))
-    _materialize(spec, day, [tuning], {"ops": {"__".join(tuning.path): {"config": config}}})
+    materialize(spec, day, [tuning], {"ops": {"__".join(tuning.path): {"config": config}}})
     console.print(trials_table(spec, model, day, lake))
     result = lake.manifest(tuning_results(model), spec.name, day)
     why = f": {result['verdict']['reason']}" if result["verdict"] else ""
@@ -143,7 +142,7 @@ def main(
         console.print(f"To compare original and advised DLRM and their tunings: {select}", soft_wrap=True)
     trained = [key(spec, stage(model)) for stage in (advisor_recipes, tuned_models, exported_models)]
     if lake.has(tuned_models(model), spec.name, day):
-        _materialize(spec, day, trained)
+        materialize(spec, day, trained)
     else:
         _replay(spec, [day])
 
@@ -153,19 +152,6 @@ def _replay(spec: DatasetSpec, days: list[str]) -> None:
         replay(spec, days)
     except DayFailed as error:
         raise click.ClickException(str(error)) from error
-
-
-def _materialize(spec: DatasetSpec, day: str, assets: list[dg.AssetKey], config: dict[str, Any] | None = None) -> None:
-    """Materialise some assets of a day in this process."""
-    whole = dg.define_asset_job("tune", dg.AssetSelection.assets(*assets))
-    job = dg.Definitions.merge(build_defs([spec]), dg.Definitions(jobs=[whole])).resolve_job_def("tune")
-    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    instance = dg.DagsterInstance.get()
-    result = job.execute_in_process(
-        partition_key=day, instance=instance, raise_on_error=False, run_config=quiet | (config or {})
-    )
-    if not result.success:
-        raise click.ClickException(f"{spec.name} of {day} failed in run {result.run_id}: {why_failed(result)}")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
 from rich.console import Console
@@ -14,30 +12,8 @@ from rich.console import Console
 from ml.catalog.load import load_dataset
 from ml.lake import Lake
 from orchestration.tune import cases_table, declared_window, main
-from tests.helpers.paths import ROOT
 
 DAY = "2026-01-04"
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copy(ROOT / "dagster.yaml", tmp_path)
-    (tmp_path / "dagster").mkdir()
-    entry = yaml.safe_load((ROOT / "catalog" / "synthetic.yaml").read_text())
-    entry["simulation"]["impressions_per_day"] = 2000
-    (tmp_path / "catalog" / "recipes" / "synthetic").mkdir(parents=True)
-    (tmp_path / "catalog" / "synthetic.yaml").write_text(yaml.safe_dump(entry, sort_keys=False))
-    for name, value in {
-        "EVERGREEN_HOME": tmp_path,
-        "EVERGREEN_CATALOG": tmp_path / "catalog",
-        "EVERGREEN_SPARK_MASTER": "none",
-        "DAGSTER_HOME": tmp_path,
-        "EVERGREEN_DAGSTER": tmp_path / "dagster",
-    }.items():
-        monkeypatch.setenv(name, str(value))
-    for name in ("EVERGREEN_LAKE", "EVERGREEN_LANDING", "MLFLOW_TRACKING_URI", "EVERGREEN_DASK", "SIGOPT_API_URL"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
 
 
 @pytest.mark.slow
