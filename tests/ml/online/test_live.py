@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from ml.artifacts.weights import weights_of
+from ml.datasets.reader import BlockReader
+from ml.datasets.splits import SPLITS
 from ml.lake import Lake
 from ml.online.day import OnlineDay, OnlineOptions, online_day
 from ml.online.live import LivePublisher, LiveSlice
+from ml.online.loop import SliceResult
 from ml.recipes.recipe import Recipe
 from ml.stages import online_updates
 from ml.sync.folder import SyncFolder
@@ -70,6 +74,27 @@ def test_publishing_does_not_change_what_is_written(lake: Lake, tmp_path: Path) 
     days = prepared(lake, 2)
     plain = run(lake, days[1], None).manifest["digest"]
     assert run(lake, days[1], live(lake, days[1], tmp_path / "sync")).manifest["digest"] == plain
+
+
+@pytest.mark.parametrize(
+    "sync", [{}, {"rows": "int8"}, {"dense_every": 2}, {"dense_every": 0}, {"dense_every": 0, "snapshot_every": 3}], ids=str
+)
+def test_a_receiver_predicts_each_slice_as_the_scored_copy_does(lake: Lake, tmp_path: Path, sync: dict[str, object]) -> None:
+    days, found = prepared(lake, 2), []
+    reader = BlockReader(lake, SPEC, days[1:], splits=SPLITS, batch_size=32, order="time")
+    wholes = [next(iter(part.chunks(1000))).whole for part in reader.slices(count=5)]
+    observer = live(lake, days[1], tmp_path / "sync")
+    show = observer.trained
+
+    def trained(result: SliceResult) -> None:
+        observer.receiver.poll()  # it is at the version that has predicted the slice
+        found.append(observer.receiver.bundle.score(wholes[result.number], sampled=True))
+        np.testing.assert_array_equal(found[-1], result.predictions["online"])
+        show(result)
+
+    observer.trained = trained  # type: ignore[method-assign]
+    online_day(SPEC, days[1], lake, "dlrm", OnlineOptions(recipe(sync=sync), progress=False, observer=observer))
+    assert len(found) == 5 and not observer.receiver.status.refused
 
 
 class Stop(Exception):
