@@ -66,7 +66,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
 
 
 def _models_scored(spec: DatasetSpec, model: str) -> list[dg.AssetDep]:
-    """The states of a model that a report reads: that of the day before, and the results of the day's online training."""
+    """The states of a model that a report reads: the state of the day before, and the results of the day's online training."""
     daily, online = (key(spec, stage) for stage in (stages.tuned_models(model), stages.online_updates(model)))
     if spec.models[model].serve == "online":
         return [dg.AssetDep(online, partition_mapping=days_before(1, 0))]

@@ -21,8 +21,8 @@ def build_online_check(spec: DatasetSpec, model: str) -> dg.AssetChecksDefinitio
         asset=asset,
         name=NAME,
         partitions_def=daily(spec),
-        description="The AUC of the serving model is not significantly below that of the daily model of the day before, on the "
-        "same rows, nor below its own mean over the last seven days.",
+        description="The AUC of the serving model is not significantly lower than with the daily model of the day before, "
+        "on the same rows, nor below its own mean over the last seven days.",
     )
     def progressive_auc(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
         from ml.online.verdict import judge_day

@@ -161,7 +161,7 @@ def _overlap(key: str, other: str) -> bool:
 
 
 def _recipe_of(lake: Lake, spec: DatasetSpec, model: str, day: str) -> Recipe | None:
-    """Return the recipe of a day, or that of its trained model; None if neither is in the lake with keys of this version."""
+    """Return the recipe of a day, or of its trained model; None if neither is in the lake with keys of this version."""
     for stage in (advisor_recipes(model), tuned_models(model)):
         if lake.has(stage, spec.name, day):
             try:

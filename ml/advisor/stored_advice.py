@@ -80,7 +80,7 @@ def advice_of_day(
         day: `YYYY-MM-DD`. Only profiles of days before it are used.
         lake: Where profiles and recipes are stored.
         present: The recipe of the day before, whose structure is kept; None for a day that starts from nothing.
-        tuned: The advice in the recipe of a tuning whose result is used from the day on. It replaces that of the day before.
+        tuned: The advice in the recipe of a tuning whose result is used from the day on. It replaces earlier advice.
     """
     stage, parent = advisor_recipes(model), spec.previous_day(day)
     days = days_to_profile(spec, lake, before=day)

@@ -78,7 +78,7 @@ class ModelChoice(Strict):
     overrides: dict[str, Any] = Field(default={}, description="Recipe keys with their new values, nested as in the recipe.")
     serve: Literal["daily", "online"] = Field(
         default="daily",
-        description="Which state is exported and promoted: that of the `daily` training, or that of the `online` training, "
+        description="Which state is exported and promoted: the state of the `daily` training, or of the `online` training, "
         "which is then also made every day. With `daily`, online training runs on request.",
     )
     _folder: Path | None = PrivateAttr(default=None)

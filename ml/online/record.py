@@ -24,7 +24,7 @@ from ml.online.rivals import RETRAINED, STALE
 from ml.online.serving import Floats
 
 MODELS = (ONLINE, STALE, RETRAINED)
-"""`online`: the serving model. `stale`: the daily model before the run, never updated. `retrained`: that of the day before."""
+"""`online`: the serving model. `stale`: the daily model before the run. `retrained`: the daily model of the day before."""
 METRICS = ("auc", "log_loss", "calibration", "age_seconds")
 SLICES_FILE, PREDICTIONS_FILE = "slices.parquet", "predictions.parquet"
 _LABELS = "labels"

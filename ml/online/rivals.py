@@ -26,8 +26,8 @@ class Rivals:
     """The daily models that predict a day beside the serving model.
 
     Attributes:
-        days: Day up to which each model was trained, by name: `stale` for the model before the run, `retrained` for that of
-            the day before. Both are missing on the first day of a dataset.
+        days: Day up to which each model was trained, by name: `stale` for the model before the run, `retrained` for the
+            model of the day before. Both are missing on the first day of a dataset.
     """
 
     lake: Lake

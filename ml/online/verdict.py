@@ -38,9 +38,9 @@ class OnlineVerdict:
 def judge_day(lake: Lake, spec: DatasetSpec, model: str, day: str) -> OnlineVerdict:
     """Judge a day in the lake.
 
-    A day fails if its AUC is significantly below that of the daily model of the day before on the same rows, or significantly
-    and more than `MARGIN` below the mean of the last days. The second comparison takes the spread of these days into account,
-    because days differ by more than the sampling error.
+    A day fails if its AUC is significantly lower than the AUC of the daily model of the day before on the same rows, or if it
+    is significantly and by more than `MARGIN` below the mean of the last days. The second comparison takes the spread of these
+    days into account, because days differ by more than the sampling error.
 
     Raises:
         MissingPartition: The day was not trained online.

@@ -67,8 +67,8 @@ class Compressed:
         auc: Mean AUC over scored days and seeds.
         log_loss: Mean log loss over scored days and seeds.
         auc_spread: Standard deviation of the mean AUC between seeds.
-        auc_gain: AUC less that of full tables, paired: `value`, `low`, `high`.
-        log_loss_gain: Log loss of full tables less that of this variant, likewise.
+        auc_gain: AUC less the AUC of full tables, paired: `value`, `low`, `high`.
+        log_loss_gain: Log loss of full tables less the log loss of this variant, likewise.
         cpu_seconds: Mean CPU-seconds of the training loops.
     """
 
@@ -116,7 +116,7 @@ def run_study(
         on_result: Called with each result as soon as it is known.
 
     Returns:
-        The results. The first is that of full tables.
+        The results, of full tables first.
 
     Raises:
         ValueError: No table has many ids.

@@ -89,7 +89,7 @@ def run_study(
         on_result: Called with each run.
 
     Returns:
-        The runs, seed by seed; the first of each seed is that of one process.
+        The runs, seed by seed; one process comes first for each seed.
 
     Raises:
         ValueError: There are fewer than three days.

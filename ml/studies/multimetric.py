@@ -41,7 +41,7 @@ MODEL = "dlrm"
 ONE, TWO, LIMITED = "one metric", "two metrics", "two metrics, thresholds"
 ARMS = (ONE, TWO, LIMITED)
 ARTICLE = 1.26  # speed-up of the tuned recipe at equal AUC, in the article
-AUC_SLACK = 0.001  # threshold of the AUC below that of the advised recipe
+AUC_SLACK = 0.001  # threshold of the AUC, below the AUC of the advised recipe
 TIME_SHARE = 0.8  # threshold of the training time, as a share of the advised recipe's
 
 

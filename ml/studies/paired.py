@@ -1,8 +1,8 @@
 """Paired comparison of two ways of training, each with several seeds, on the same rows of the same days.
 
-The error of a difference has two parts: the rows that were scored, and the seeds that were drawn. The first is that of
-`ml.evaluation.compare`, with influences that are averaged over the seeds. The second is the variance between the seeds' own
-differences. Both are added; degrees of freedom follow Welch (1947) and Satterthwaite (1946).
+The error of a difference has two parts: the rows that were scored, and the seeds that were drawn. The first is estimated
+as in `ml.evaluation.compare`, with influences that are averaged over the seeds. The second is the variance between the seeds'
+own differences. Both are added; degrees of freedom follow Welch (1947) and Satterthwaite (1946).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def difference(ones: Sequence[Predictions], others: Sequence[Predictions], metri
         metric: `auc` or `log_loss`.
 
     Returns:
-        The metric of `ones` less that of `others`. Days are weighted by their rows of the rarer class.
+        The metric of `ones` less the metric of `others`. Days are weighted by their rows of the rarer class.
 
     Raises:
         ValueError: The numbers of seeds, the days or the labels differ, or the metric is undefined on all days.

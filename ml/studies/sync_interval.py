@@ -52,7 +52,7 @@ PAPER = {
     "online, 1 hour": (0.7978, 0.00005, 0.7944),
     "online, 30 minutes": (0.7980, 0.00008, 0.7943),
 }
-"""Table 2 of Monolith, DeepFM on Criteo's display-ad log: AUC, its spread, and that of batch training."""
+"""Table 2 of Monolith, DeepFM on Criteo's display-ad log: AUC, its spread, and the AUC of batch training."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from ml.sync.shares import align_steps, gather_delta, gather_weights
 from ml.training.state import TrainState
 
 NAME = "serving"
-"""Name among the receivers of the tables' deltas. It is that of the serving model of `ml.online`, which is at the same step."""
+"""Name among the receivers of the tables' deltas, shared with the serving model of `ml.online`, which is at the same step."""
 
 Inputs = Callable[[UPath], Mapping[str, str]]
 """Writes the files of a bundle other than its model into a folder, and returns their SHA-256 by name."""

@@ -55,7 +55,7 @@ def log_model(
         model: Name of the model.
         example_rows: Number of rows of the day's raw log to store with the model as an example, where all readers of the model
             can read them; 0 for none.
-        stage: Stage of the trained day; by default that of the daily training.
+        stage: Stage of the trained day; by default the stage of the daily training.
 
     Returns:
         The logged model. `mlflow.pyfunc.load_model` takes its `model_uri`.

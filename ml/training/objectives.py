@@ -51,8 +51,8 @@ def fake_negative_weights(logits: torch.Tensor, labels: torch.Tensor) -> torch.T
 
     Every row is trained on once as unclicked, so a clicked row is seen with both labels. With p the predicted final
     probability, the share of clicked rows among those seen is p / (1 + p). The weights 1 + p of clicked rows and
-    (1 - p)(1 + p) of unclicked ones turn the expected loss into that of the final labels (Ktena et al., 2019, arXiv 1907.06558,
-    section 3.2).
+    (1 - p)(1 + p) of unclicked ones turn the expected loss into the loss of the final labels (Ktena et al., 2019, arXiv
+    1907.06558, section 3.2).
 
     Args:
         logits: Logits of the final labels, float32 [B], without gradient.

@@ -35,7 +35,7 @@ class Promise:
 def promise_of(lake: Lake, dataset: str, model: str, day: str) -> Promise:
     """Reads what the tuning that served a day has promised.
 
-    If its best trial was not adopted, the promise is that of the first trial, which had the values of the recipe in use.
+    If its best trial was not adopted, the promise is the result of the first trial, which had the values of the recipe in use.
 
     Raises:
         MissingPartition: The tuning is not in the lake.

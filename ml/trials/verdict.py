@@ -1,7 +1,7 @@
 """Decides whether a tuned recipe replaces the one in use, on days that neither the trials nor the models have seen.
 
 It does if its quality is significantly better. If time or size is tuned too, it also does if it is clearly better in these, and
-its quality is significantly above that of the recipe in use less a margin (a test of non-inferiority).
+its quality is significantly above the quality of the recipe in use less a margin (a test of non-inferiority).
 """
 
 from __future__ import annotations

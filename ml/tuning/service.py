@@ -137,7 +137,7 @@ class TuningService:
             raise ApiError(429, "Other workers changed the experiment while the suggestion was computed; try again") from None
 
     def _suggestion(self, needed: NeedsSuggestion) -> Assignments:
-        """Compute a suggestion. If the space has no other point left, it can be that of a worker that died."""
+        """Compute a suggestion. If the space has no other point left, it can repeat the suggestion of a worker that died."""
         from ml.tuning.engine import Exhausted, NoFeasiblePoint
 
         try:
