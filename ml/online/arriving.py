@@ -324,7 +324,7 @@ class _ArrivingDay:
         publisher = self._publisher_of(state, version, tensors)
         if begins:
             try:
-                publisher.snapshot()
+                publisher.begin()
             except RunConflict:
                 self._publisher, self._state = publisher, state
                 self._begin_run(version)

@@ -100,9 +100,7 @@ class LivePublisher:
             recipe=state.recipe.online.sync,
             version=run.version,
         )
-        head = self.folder.head()
-        if head is None or head.run_id != run.run_id or head.version < run.version:
-            self._publisher.snapshot()
+        self._publisher.begin()
 
     def synced(self, stats: SyncStats, delta: ModelDelta | None, learned: tuple[int, int] | None) -> None:
         """Publish what the serving model has received."""

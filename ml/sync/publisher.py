@@ -97,6 +97,18 @@ class Publisher:
         register_receiver(state.model, NAME, self._steps)
         self._backlog = self._new_backlog(tensors) if recipe.byte_budget is not None else None
 
+    def begin(self) -> None:
+        """Publish a snapshot at the publisher's version, unless receivers can follow the run from what is in the folder.
+
+        Raises:
+            RunConflict: The folder has another snapshot of this version.
+        """
+        head = self.folder.head()
+        if self.folder.has(self.run_id, "snapshot", self.version):
+            self.snapshot(self.folder.manifest(self.run_id, "snapshot", self.version).event_to)
+        elif head is None or head.run_id != self.run_id or head.version < self.version:
+            self.snapshot()
+
     def snapshot(self, event_to: int | None = None) -> Published:
         """Publish the whole model as a bundle without optimizer state, with the version of the last delta.
 

@@ -73,6 +73,15 @@ def test_a_day_that_is_over_is_in_the_lake_and_is_continued_by_the_next(whole: P
     assert not (stream_of(whole).parent / "taken" / "dlrm" / DAYS[0]).exists()
 
 
+def test_a_day_continues_the_run_of_the_day_before(tmp_path: Path) -> None:
+    for day in range(2):
+        write_files(stream_of(tmp_path), day, 3)
+    done = run(tmp_path, 100)
+    assert len({one.run_id for one in done}) == 1 and [one.published.version for one in done] == [1, 2, 3, 5, 6, 7]
+    sync = SyncFolder.at(tmp_path / "sync")
+    assert sync.runs() == [done[0].run_id] and sync.versions(done[0].run_id, "snapshot") == [4]
+
+
 @pytest.mark.parametrize("stop", [1, 2, 3, 8])
 def test_a_run_that_was_stopped_continues_with_the_same_result(stop: int, whole: Path, tmp_path: Path) -> None:
     two_days(tmp_path)

@@ -41,9 +41,13 @@ def no_inputs(folder: UPath) -> Mapping[str, str]:
     return {}
 
 
-def publisher(root: Path, state: TrainState, rows: RowFormat = "float32", run_id: str = "a1", **keys: Any) -> Publisher:
+def publisher(
+    root: Path, state: TrainState, rows: RowFormat = "float32", run_id: str = "a1", version: int = 0, **keys: Any
+) -> Publisher:
     recipe = SyncRecipe(rows=rows, **keys)
-    return Publisher(SyncFolder.at(root), state, no_inputs, dataset="made", model="dlrm", run_id=run_id, recipe=recipe)
+    return Publisher(
+        SyncFolder.at(root), state, no_inputs, dataset="made", model="dlrm", run_id=run_id, recipe=recipe, version=version
+    )
 
 
 def train(state: TrainState, seed: int) -> tuple[int, int]:
@@ -147,6 +151,25 @@ def test_the_dense_part_can_be_left_out(tmp_path: Path) -> None:
     wanted = weights_of(serving_copy(state, "float32").model)
     found = weights_of(rebuilt(own.folder).model)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_a_run_that_continues_begins_with_what_is_there_and_refuses_another_history(tmp_path: Path) -> None:
+    state = begun()
+    own = publisher(tmp_path, state)
+    own.begin()
+    own.publish(train(state, 1))
+    own.snapshot(event_to=5)
+    before = own.folder.manifest("a1", "snapshot", 1)
+    publisher(tmp_path, state, version=1).begin()
+    assert own.folder.manifest("a1", "snapshot", 1) == before
+    other = begun(seed=1)
+    train(other, 1)
+    with pytest.raises(RunConflict):
+        publisher(tmp_path, other, version=1).begin()
+    own.publish(train(state, 2))
+    resumed = publisher(tmp_path, state, version=2)
+    resumed.begin()
+    assert own.folder.versions("a1", "snapshot") == [1], "its deltas are there"
 
 
 def test_a_snapshot_needs_its_delta_first(tmp_path: Path) -> None:
