@@ -59,7 +59,7 @@ def line(shown: LiveSlice) -> str:
 
 @contextmanager
 def following(folder: SyncFolder) -> Iterator[Receiver]:
-    """Let a receiver follow a folder in a thread of its own inside the block."""
+    """Let a receiver follow a folder in a thread of its own inside the block. At its end, the receiver has the last version."""
     receiver, stop = Receiver(folder, RECEIVER), threading.Event()
     thread = threading.Thread(target=receiver.follow, args=(stop, POLL), name="receiver", daemon=True)
     thread.start()
@@ -68,6 +68,7 @@ def following(folder: SyncFolder) -> Iterator[Receiver]:
     finally:
         stop.set()
         thread.join()
+        receiver.poll()
 
 
 def prepare(spec: DatasetSpec, model: str, day: str, lake: Lake) -> None:

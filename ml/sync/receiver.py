@@ -240,6 +240,8 @@ class Receiver:
             if same is not None and version <= same.version:
                 break
             tried, seconds = True, self._waited(head)
+            if same is None:
+                self._register(head.run_id, version)
             try:
                 with _timed(seconds, "read"):
                     now, bundle = packages.bundle(version)
@@ -319,6 +321,13 @@ class Receiver:
         self._refused[error.reason] += 1
         self._last_refusal = text
         _log.warning("receiver %s refused %s", self.name, text)
+
+    def _register(self, run_id: str, version: int) -> None:
+        """Keep the packages after a snapshot from being deleted while the snapshot is loaded."""
+        try:
+            self._folder.acknowledge(Acknowledgement(self.name, run_id, version, {}, time.time()))
+        except OSError as error:
+            self._note(Refused("folder", error))
 
     def _acknowledge(self, always: bool) -> None:
         served, last = self._served, self._acknowledged

@@ -10,6 +10,7 @@ import pytest
 
 from ml.sync import receiver as module
 from ml.sync.folder import HEAD, RECEIVERS
+from ml.sync.packages import Packages
 from ml.sync.receiver import Receiver
 from ml.sync.rows import DELTA_FILE
 from ml.sync.status import Reason
@@ -327,3 +328,22 @@ def test_a_prediction_uses_one_version_of_the_dense_part(run: Run) -> None:
     assert receiver.poll() is not None
     assert receiver.bundle.predictor.model is not model  # type: ignore[attr-defined]
     assert all(bool((tensor == before[name]).all()) for name, tensor in model.named_parameters())
+
+
+def test_packages_are_kept_while_a_new_receiver_loads_their_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Run(tmp_path / "sync")
+    own.advance(2)
+    load = Packages.bundle
+
+    def and_publish(packages: Packages, version: int) -> object:
+        found = load(packages, version)
+        if version == 0:
+            own.advance()
+            own.snapshot()  # it deletes what no registered receiver needs
+        return found
+
+    monkeypatch.setattr(Packages, "bundle", and_publish)
+    receiver = Receiver(own.folder, "server")
+    receiver.load()
+    receiver.poll()
+    assert receiver.status.version == 3 and not receiver.status.refused
