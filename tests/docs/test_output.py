@@ -13,8 +13,11 @@ import pytest
 from ml import stages
 from ml.catalog.load import load_catalog
 from ml.lake import Lake
+from ml.sync.folder import SyncFolder
+from ml.sync.receiver import Receiver
 from tests.helpers.markdown import Block, blocks_of, pages
 from tests.helpers.paths import ROOT
+from tests.helpers.sync_runs import Run
 from tests.helpers.workplace import DAYS, Workplace
 
 BLOCKS = [block for page in pages() for block in blocks_of(page)]
@@ -23,6 +26,8 @@ MESSAGES = [block for block in BLOCKS if block.language == "output" and block.pa
 LISTINGS = [block for block in BLOCKS if block.language == "text"]
 # Missing in the lake of these tests: no day is in training, no study was run, all logs have dates, no feature has a vocabulary.
 ABSENT = {"checkpoints", "online_checkpoints", "online_updates", "studies", "log_index", "vocabulary", "tuning_results"}
+
+SYNC_FOLDER = "<folder>/"  # head of the listing of a sync folder, which is not in the lake
 
 
 @cache
@@ -64,27 +69,32 @@ def test_other_output_is_that_of_the_code() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", LISTINGS, ids=str)
-def test_listings_show_what_is_in_the_lake(block: Block, at_work: Workplace) -> None:
+def test_listings_show_what_is_in_the_lake(block: Block, at_work: Workplace, tmp_path: Path) -> None:
     """The first line is a folder, the other lines are its contents, each with files or an explanation in a second column."""
     head, *lines = block.text.splitlines()
+    root = Path(".evergreen")
+    if head == SYNC_FOLDER:
+        head, root = "", tmp_path
+        Run(tmp_path).advance()
+        Receiver(SyncFolder.at(tmp_path), "server").load()
     if head.split("/")[0] in ABSENT:
         assert stages.checkpoints("<model>") == head.removesuffix("/<dataset>/<day>.<n>/")
         return
     top = head.removeprefix(".evergreen/").removeprefix("<root>/")
-    assert found(top)
+    assert found(top, root)
     for line in lines:
         names, _, beside = line.strip().partition("  ")
         for name in (name for name in names.split(", ") if name.split("/")[0] not in ABSENT):
-            assert found(top + name), line
+            assert found(top + name, root), line
             files = [part for part in beside.strip().split(", ") if re.fullmatch(r"[\w<>*./-]*[./][\w<>*./-]*", part)]
             for file in (file for file in files if name.endswith("/") and file.split("/")[0] not in ABSENT):
-                assert found(top + name + file), (line, file)
+                assert found(top + name + file, root), (line, file)
 
 
-def found(path: str) -> list[Path]:
-    """The paths in the lake that match a path of a listing."""
+def found(path: str, root: Path = Path(".evergreen")) -> list[Path]:
+    """The paths below a folder, by default the lake, that match a path of a listing."""
     pattern = re.sub(r"<[^<>]*>", "*", path)
-    return list(Path(".evergreen").glob(pattern)) if pattern else [Path(".evergreen")]
+    return list(root.glob(pattern)) if pattern else [root]
 
 
 def keys_of_section(title: str) -> set[str]:
