@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from ml.catalog.spec import DatasetSpec
 
 RAW_LOGS = "raw_logs"
+RAW_ACTIONS = "raw_actions"
+JOINED_EXAMPLES = "joined_examples"
 CLEANED_FEATURES = "cleaned_features"
 FEATURE_PROFILES = "feature_profiles"
 MDS_DATASETS = "mds_datasets"
@@ -75,8 +77,11 @@ def served_models(spec: DatasetSpec, model: str) -> str:
 
 def stages_of(spec: DatasetSpec) -> list[str]:
     """Returns the stages that are made with every day of a dataset, in the order in which they are made."""
+    logs = [RAW_LOGS, RAW_ACTIONS, JOINED_EXAMPLES] if spec.actions else [RAW_LOGS]
     return [
-        *VALIDATED,
+        *logs,
+        CLEANED_FEATURES,
+        MDS_DATASETS,
         FEATURE_PROFILES,
         *(advisor_recipes(model) for model in spec.models),
         *(tuned_models(model) for model in spec.models),

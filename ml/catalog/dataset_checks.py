@@ -16,7 +16,7 @@ RESERVED_FEATURES = ("event_time", "label", "sample_rate", "oracle")
 
 def check_joins(spec: DatasetSpec) -> None:
     """Checks that columns from side tables, and computed ones, have names of their own."""
-    known = dict.fromkeys(spec.source.columns, "the log")
+    known = dict.fromkeys(spec.source.columns, "the log") | dict.fromkeys(spec.action_columns, "actions.labels")
     for i, table in enumerate(spec.join):
         for column in table.columns:
             if column in known:
@@ -85,7 +85,7 @@ def check_features(spec: DatasetSpec) -> None:
     for kind, features in (("dense", spec.dense), ("sparse", spec.sparse)):
         if taken := [f.name for f in features if f.name in RESERVED_FEATURES]:
             raise fault(f"{kind}.{taken[0]}", "this name is reserved; rename the feature")
-    answers = {spec.label.column, spec.oracle} - {None}
+    answers = {spec.label.column, spec.oracle, *spec.action_columns} - {None}
     for kind, feature, inputs in (
         *(("dense", d.name, (d.column,)) for d in spec.dense),
         *(("sparse", s.name, s.inputs) for s in spec.sparse),

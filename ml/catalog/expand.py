@@ -51,6 +51,9 @@ def expand_entry(data: Any) -> Any:
     data = expand_named(expand_named(data, "dense"), "sparse")
     for key in ("source", "expectations"):
         data = {**data, key: _expand_keys(data[key], "columns", key)} if key in data else data
+    actions = data.get("actions")
+    if isinstance(actions, dict) and "source" in actions:
+        data = {**data, "actions": {**actions, "source": _expand_keys(actions["source"], "columns", "actions.source")}}
     if isinstance(data.get("join"), list):
         tables = [
             {**table, "source": _expand_keys(table["source"], "columns", f"join.{i}.source")}

@@ -1,7 +1,7 @@
 """The model of one log: where its files are stored and how they are read, without features and labels.
 
-`ml.logs` needs only the `LogSpec` of a dataset. A dataset has one log today (`DatasetSpec.log`); it can have several,
-such as impressions and actions, because each log names the stage of the lake that its days are written to.
+`ml.logs` needs only the `LogSpec` of a dataset. A dataset has one log (`DatasetSpec.log`) or two, impressions and actions. Each
+names the stage of the lake that its days are written to.
 """
 
 from __future__ import annotations
@@ -52,6 +52,10 @@ class LogSpec(Strict):
     partitions: Partitions = Field(description="The log's days.")
     label: LabelColumn | None = Field(default=None, description="Column with the label, if the log has one.")
     simulation: Simulation | None = Field(default=None, description="Settings of a log that Evergreen writes itself.")
+    joined_from: str = Field(
+        default="",
+        description="Hash of the logs that its rows are joined from, and how; empty for a log that is read from files.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -94,7 +98,10 @@ class LogSpec(Strict):
         The last day is excluded, so that a log can grow by a day, unless event times come from positions: then the number of
         days changes every day.
         """
-        values = hash_of(self, {"partitions": {"missing_days"} if self.time.by_position else {"end", "missing_days"}})
+        if self.joined_from:
+            return self.joined_from
+        days = {"missing_days"} if self.time.by_position else {"end", "missing_days"}
+        values = hash_of(self, {"partitions": days, "joined_from": True})
         return hashlib.sha256(f"{_READING} {values}".encode()).hexdigest()[:16]
 
 
@@ -102,7 +109,7 @@ class LogSpec(Strict):
 _READING = 2
 
 
-def hash_of(model: BaseModel, exclude: dict[str, set[str]] | set[str]) -> str:
+def hash_of(model: BaseModel, exclude: dict[str, set[str] | bool] | set[str]) -> str:
     """Returns a hash of a model's values as JSON: 16 hexadecimal digits."""
     values = model.model_dump(mode="json", exclude=exclude)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, PrivateAttr, model_validator
 
+from ml.catalog.actions import ActionLabel, Actions, check_actions
 from ml.catalog.dataset_checks import check_columns, check_features, check_joins, check_types
 from ml.catalog.expand import expand_entry
 from ml.catalog.expectations import Band, ColumnExpectation, Expectations, Severity
@@ -26,6 +27,8 @@ from ml.catalog.strict import Int, Strict, fault
 from ml.days import day_before
 
 __all__ = [
+    "ActionLabel",
+    "Actions",
     "Band",
     "ColumnExpectation",
     "ColumnType",
@@ -117,6 +120,11 @@ class DatasetSpec(Strict):
     source: Source = Field(description="Where the log's files are and how they are read.")
     time: Time = Field(description="Event time of a row.")
     partitions: Partitions = Field(description="First and last day of the log.")
+    actions: Actions | None = Field(
+        default=None,
+        description="A second log, of what users did. The entry's own log is then that of impressions, and the joiner gives "
+        "each impression its labels.",
+    )
     label: Label = Field(description="The label to predict.")
     user: ColumnName | None = Field(default=None, description="Column that identifies the user.")
     item: ColumnName | None = Field(default=None, description="Column that identifies the item.")
@@ -156,6 +164,7 @@ class DatasetSpec(Strict):
     @model_validator(mode="after")
     def _check(self) -> Self:
         check_log(self.source, self.time, self.partitions)
+        check_actions(self)
         check_joins(self)
         check_columns(self)
         check_types(self)
@@ -170,11 +179,16 @@ class DatasetSpec(Strict):
 
     @property
     def column_types(self) -> dict[str, ColumnType]:
-        """Types of the log's columns, of joined columns, and of those that `label.negatives.recent` computes."""
-        types = self.source.columns | self.joined_columns
+        """Types of the examples' columns, of joined columns, and of those that `label.negatives.recent` computes."""
+        types = self.source.columns | self.action_columns | self.joined_columns
         for name in self.label.negatives.recent if self.label.negatives else ():
             types[name] = "int"
         return types
+
+    @property
+    def action_columns(self) -> dict[str, ColumnType]:
+        """Types of the columns that the joiner adds to impressions: labels and their delays. Empty without `actions`."""
+        return self.actions.columns if self.actions else {}
 
     @property
     def joined_columns(self) -> dict[str, ColumnType]:
@@ -202,7 +216,7 @@ class DatasetSpec(Strict):
 
     @property
     def log(self) -> LogSpec:
-        """Where the dataset's log is stored and how it is read: all that `ml.logs` needs."""
+        """Where the dataset's log is stored and how it is read: all that `ml.logs` needs. With `actions`, of impressions."""
         column, binary = self.label.column, self.label.at_least is None
         return LogSpec(
             dataset=self.name,
@@ -212,6 +226,20 @@ class DatasetSpec(Strict):
             label=LabelColumn(column=column, binary=binary) if column is not None and column in self.source.columns else None,
             simulation=self.simulation,
         )
+
+    @property
+    def actions_log(self) -> LogSpec | None:
+        """The log of actions; None if the dataset has one log."""
+        return self.actions.log(self.log) if self.actions else None
+
+    @property
+    def examples_log(self) -> LogSpec:
+        """The log that features are computed from: the dataset's log, or the examples that its two logs are joined to."""
+        if self.actions is None:
+            return self.log
+        column = self.label.column
+        label = LabelColumn(column=column) if column in self.actions.labels else self.log.label
+        return self.actions.examples_log(self.log).model_copy(update={"label": label})
 
     @property
     def zone(self) -> ZoneInfo:
@@ -264,11 +292,12 @@ class DatasetSpec(Strict):
     def fingerprint(self) -> str:
         """Hash of everything that shapes features. Data written under one fingerprint is refused under another."""
         features = hash_of(self, set(type(self).model_fields) - _SHAPES_FEATURES)
-        return hashlib.sha256(f"{_IDS} {self.log.fingerprint} {features}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{_IDS} {self.examples_log.fingerprint} {features}".encode()).hexdigest()[:16]
 
     def fingerprint_of(self, stage: str) -> str:
         """Returns the fingerprint of a stage's partitions: the log's for raw rows, the dataset's for later stages."""
-        return self.log.fingerprint if stage == self.log.stage else self.fingerprint
+        logs = (self.log, self.examples_log, self.actions_log)
+        return next((log.fingerprint for log in logs if log and log.stage == stage), self.fingerprint)
 
 
 # Version of how values become ids and rows get their sampling rates. Increase it with either, so that features are not mixed.

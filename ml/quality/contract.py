@@ -87,7 +87,7 @@ def _raw(spec: DatasetSpec) -> list[Expectation]:
         _time_in_day(),
         _time_order(),
     ]
-    if spec.label.column:
+    if spec.label.column and spec.label.column not in spec.action_columns:
         found += _labels(spec)
     if expect.unique:
         why = f"Rows with the same {', '.join(expect.unique)} were sent more than once and would be trained on more than once."
