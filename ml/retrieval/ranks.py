@@ -47,6 +47,27 @@ def ranks_without_seen(
     return _without(scores, clicked, ranks, contexts.offsets, contexts.places(items))
 
 
+def shares_below(scores: NDArray[np.float32], clicked: NDArray[np.int64], weights: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Compute how often the clicked item is scored above another one that is drawn in proportion to `weights`.
+
+    The mean over requests is the AUC against such negatives, without the noise of a draw. An equal score counts as half.
+
+    Args:
+        scores: float32 [B, L], higher is better, finite.
+        clicked: int64 [B], places of the clicked items, or `NOT_LIVE`.
+        weights: int64 [L], such as the clicks of the hour before.
+
+    Returns:
+        float32 [B]; NaN if the clicked item is not live, or the other items have no weight.
+
+    Example:
+        >>> scores = np.array([[0.5, 0.1, 0.5, 0.9]], np.float32)
+        >>> shares_below(scores, np.array([0]), np.array([7, 2, 1, 1])).tolist()
+        [0.625]
+    """
+    return _below(scores, clicked, weights)
+
+
 def top(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     """Return the places of the `count` best items of each request, best first.
 
@@ -78,6 +99,23 @@ def _ranks(scores, clicked):  # type: ignore[no-untyped-def]
         for j in range(at + 1, len(row)):
             before += row[j] > own
         out[i] = before
+    return out
+
+
+@jit(nogil=True)
+def _below(scores, clicked, weights):  # type: ignore[no-untyped-def]
+    out = np.full(len(clicked), np.nan, np.float32)
+    for i in range(len(clicked)):
+        at = clicked[i]
+        if at == NOT_LIVE:
+            continue
+        row, own, twice, whole = scores[i], scores[i, at], 0, 0
+        for j in range(len(row)):
+            if j != at:
+                twice += weights[j] * (int(row[j] <= own) + int(row[j] < own))
+                whole += weights[j]
+        if whole:
+            out[i] = twice / (2 * whole)
     return out
 
 

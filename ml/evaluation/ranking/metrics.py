@@ -14,6 +14,8 @@ CUTS = (10, 20, 100)
 RECIPROCAL_CUT = 20
 METRICS = (*(f"recall@{cut}" for cut in CUTS), f"mrr@{RECIPROCAL_CUT}")
 HEADLINE = "recall@20"
+POPULAR_AUC = "popular_auc"
+"""AUC of the clicked items against items that are drawn in proportion to their clicks in the first popularity window."""
 
 
 def hits(ranks: NDArray[np.int32], cut: int) -> NDArray[np.float64]:
@@ -27,16 +29,19 @@ def values_of(ranks: NDArray[np.int32]) -> dict[str, NDArray[np.float64]]:
     return values | {f"mrr@{RECIPROCAL_CUT}": hits(ranks, RECIPROCAL_CUT) / (ranks + 1.0).clip(min=1)}
 
 
-def ranking_metrics(ranks: NDArray[np.int32], groups: NDArray[np.int64]) -> dict[str, Any]:
+def ranking_metrics(
+    ranks: NDArray[np.int32], groups: NDArray[np.int64], above: NDArray[np.float32] | None = None
+) -> dict[str, Any]:
     """Compute the metrics of a system.
 
     Args:
         ranks: int32 [N], number of items before the clicked one, or `MISSED`.
         groups: int64 [N]. Requests of one group, such as a session, are not independent, which the errors take into account.
+        above: float32 [N], as in `ClickRanks`, for `popular_auc`. Requests with NaN do not count for it.
 
     Returns:
-        `requests`, each of `METRICS`, and `standard_errors` of the metrics. Metrics of no requests, and errors of fewer than
-        two groups, are None.
+        `requests`, each of `METRICS`, `popular_auc` if `above` is given, and `standard_errors` of the metrics. Metrics of no
+        requests, and errors of fewer than two groups, are None.
     """
     found: dict[str, Any] = {"requests": len(ranks)} | dict.fromkeys(METRICS)
     errors: dict[str, float | None] = dict.fromkeys(METRICS)
@@ -44,6 +49,10 @@ def ranking_metrics(ranks: NDArray[np.int32], groups: NDArray[np.int64]) -> dict
         for name, values in values_of(ranks).items():
             estimate = _mean(values, groups)
             found[name], errors[name] = estimate.value, estimate.error
+    if above is not None:
+        known = ~np.isnan(above)
+        auc = _mean(above[known].astype(np.float64), groups[known]) if known.any() else None
+        found[POPULAR_AUC], errors[POPULAR_AUC] = (auc.value, auc.error) if auc else (None, None)
     return found | {"standard_errors": errors}
 
 

@@ -5,7 +5,8 @@ live_items          number of live items, mean over slices
 reachable           share of the clicks whose item was live
 filled_in           share of the clicks with a filled-in time; null if the dataset declares no such times
 live_hours, slice_minutes    settings of the ranking
-models, sources     by name: requests, recall@10, recall@20, recall@100, mrr@20, standard_errors of these, `sampled`
+models, sources     by name: requests, recall@10, recall@20, recall@100, mrr@20, popular_auc (against items drawn in
+                    proportion to their clicks in the first popularity window), standard_errors of these, `sampled`
                     (whether only a sample of the clicks was ranked), `without_seen` (the metrics after what the session
                     had clicked is removed), `true_times` and `filled_in_times` (the metrics of such clicks)
 models: against     by source: recall@20 of the source on the same clicks, `difference` of the model to it, and its
@@ -21,10 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.catalog.spec import DatasetSpec
+from ml.catalog.spec import DatasetSpec, Ranking
 from ml.days import MICROSECONDS_PER_SECOND
 from ml.evaluation.ranking.metrics import HEADLINE, METRICS, paired_difference, ranking_metrics
-from ml.evaluation.ranking.requests import ClickRanks, RankedDay, rank_requests
+from ml.evaluation.ranking.requests import RankedDay, rank_requests
+from ml.evaluation.ranking.systems import ClickRanks
 from ml.evaluation.scores import ItemScorer
 from ml.lake import Lake
 
@@ -57,6 +59,18 @@ def rank_day(
         return None
     scorers = {name: items for name, items in models.items() if items is not None and not isinstance(items, str)}
     ranked = rank_requests(spec, asked, day, lake, earlier, scorers)
+    return describe(spec, asked, ranked, {name: reason for name, reason in models.items() if isinstance(reason, str)})
+
+
+def describe(spec: DatasetSpec, asked: Ranking, ranked: RankedDay, unranked: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Compute the metrics of a ranked day: the JSON values that are described at the top of this module.
+
+    Args:
+        spec: The dataset.
+        asked: `spec.ranked`.
+        ranked: The requests and their ranks.
+        unranked: The reason for each model that cannot rank all items.
+    """
     filled_in, count = _filled_in(spec, ranked), len(ranked.whose)
     return {
         "requests": count,
@@ -68,7 +82,7 @@ def rank_day(
         "models": {
             name: _metrics(of, ranked, filled_in) | {"against": _against(of, ranked)} for name, of in ranked.models.items()
         },
-        "unranked": {name: reason for name, reason in models.items() if isinstance(reason, str)},
+        "unranked": dict(unranked or {}),
         "sources": {name: _metrics(of, ranked, filled_in) for name, of in ranked.sources.items()},
     }
 
@@ -83,7 +97,7 @@ def _filled_in(spec: DatasetSpec, ranked: RankedDay) -> NDArray[np.bool_] | None
 def _metrics(of: ClickRanks, ranked: RankedDay, filled_in: NDArray[np.bool_] | None) -> dict[str, Any]:
     groups = ranked.whose[of.requests]
     without = ranking_metrics(of.unseen, groups)
-    found = ranking_metrics(of.ranks, groups) | {
+    found = ranking_metrics(of.ranks, groups, of.above) | {
         "sampled": len(of.requests) < len(ranked.whose),
         "without_seen": {name: without[name] for name in METRICS},
         "true_times": None,
@@ -91,8 +105,8 @@ def _metrics(of: ClickRanks, ranked: RankedDay, filled_in: NDArray[np.bool_] | N
     }
     if filled_in is not None:
         late = filled_in[of.requests]
-        found["true_times"] = ranking_metrics(of.ranks[~late], groups[~late])
-        found["filled_in_times"] = ranking_metrics(of.ranks[late], groups[late])
+        found["true_times"] = ranking_metrics(of.ranks[~late], groups[~late], of.above[~late])
+        found["filled_in_times"] = ranking_metrics(of.ranks[late], groups[late], of.above[late])
     return found
 
 

@@ -3,15 +3,13 @@
 Time is divided into slices. At the start of each slice the catalogue holds the items that were shown or clicked in the hours
 before, with the features of their last rows, and the sources have learned from the clicks before. Each click of the slice is a
 request: all live items are ranked for it, and the rank of the clicked one counts. The features and the session of the request
-are as of the click. Models have been trained up to the previous day.
+are as of the click. Models have been trained up to the previous day, or within the day up to the rows that are ranked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,56 +17,15 @@ from numpy.typing import NDArray
 
 from ml.catalog.spec import DatasetSpec, Ranking
 from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE, day_bounds
+from ml.evaluation.ranking.clicks import read_clicks, sampled_requests
+from ml.evaluation.ranking.systems import ClickRanks, Requests, Systems
 from ml.evaluation.ranking.time_slices import time_slices
 from ml.evaluation.rows import chunks
 from ml.evaluation.scores import ItemScorer
-from ml.hashing import mix64_array
 from ml.lake import Lake
-from ml.retrieval.catalogue import Catalogue, LiveItems
-from ml.retrieval.co_visitation import CoVisitation
-from ml.retrieval.contexts import NOT_LIVE, Contexts, places, session_contexts
-from ml.retrieval.popularity import Popularity
-from ml.retrieval.ranks import MISSED, ranks_of, ranks_without_seen
-from ml.retrieval.source import CandidateSource, Clicks
-from ml.schema import EVENT_TIME, ITEM_KEY, LABEL, SESSION_KEY, USER_KEY
-
-CO_VISITATION = "co_visitation"
-BLOCK = 512
-"""Requests that are scored at once, which bounds memory."""
-
-
-@dataclass(frozen=True)
-class _Day:
-    """The N clicks in reach, of which those from `first` on are the requests, and M rows of shown items."""
-
-    clicks: Clicks
-    whose: NDArray[np.int64]
-    gap: NDArray[np.int64]
-    first: int
-    row_time: NDArray[np.int64]
-    row_item: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class ClickRanks:
-    """Ranks that a system gave to the clicked items of R requests.
-
-    Attributes:
-        requests: int64 [R], numbers of the requests, ascending.
-        ranks: int32 [R], number of live items before the clicked one, or `MISSED`.
-        unseen: int32 [R], the same after the items of the request's session have been removed.
-    """
-
-    requests: NDArray[np.int64]
-    ranks: NDArray[np.int32]
-    unseen: NDArray[np.int32]
-
-    @classmethod
-    def join(cls, parts: Sequence[ClickRanks]) -> ClickRanks:
-        """Concatenate ranks of consecutive requests."""
-        none = np.zeros(0, np.int32)
-        joined = [np.concatenate(of) for of in zip(*((p.requests, p.ranks, p.unseen) for p in parts), strict=True)]
-        return cls(*joined) if joined else cls(np.zeros(0, np.int64), none, none)
+from ml.retrieval.catalogue import Catalogue
+from ml.retrieval.contexts import NOT_LIVE, places
+from ml.schema import EVENT_TIME, ITEM_KEY, LABEL
 
 
 @dataclass(frozen=True)
@@ -91,11 +48,10 @@ class RankedDay:
     sources: dict[str, ClickRanks]
 
 
-def sources_of(asked: Ranking) -> dict[str, CandidateSource]:
-    """Return the standing sources of a ranking by name: popularity of each window, and co-visitation."""
-    windows = {f"popularity_{minutes:g}m": round(minutes * MICROSECONDS_PER_MINUTE) for minutes in asked.popularity_minutes}
-    found: dict[str, CandidateSource] = {name: Popularity(window) for name, window in windows.items()}
-    return found | {CO_VISITATION: CoVisitation(max(windows.values()))}
+def days_in_reach(spec: DatasetSpec, asked: Ranking, day: str, earlier: Sequence[str]) -> list[str]:
+    """Return the days among `earlier` whose last hours fill the catalogue and the sources of a day, ascending."""
+    reach, _ = _reach(spec, asked, day)
+    return [other for other in earlier if day_bounds(other, spec.zone)[1] > reach]
 
 
 def rank_requests(
@@ -115,158 +71,152 @@ def rank_requests(
         MissingPartition: The day has no features.
         ValueError: Scores are not finite.
     """
-    begin, _ = day_bounds(day, spec.zone)
-    live_for = round((asked.live_hours or 0.0) * MICROSECONDS_PER_HOUR)
-    reach = begin - max(live_for, *(round(m * MICROSECONDS_PER_MINUTE) for m in asked.popularity_minutes))
-    earlier = [other for other in earlier if day_bounds(other, spec.zone)[1] > reach]
-    found = _read(spec, day, lake, earlier, reach, begin, asked)
-    count = len(found.clicks) - found.first
-    sampled = _sample(count, found, live_for, asked.scored_pairs)
-    sources, catalogue = sources_of(asked), Catalogue(live_for)
-    for source in sources.values():
-        source.observe(found.clicks.rows(0, found.first))
-    item_columns = list(dict.fromkeys([ITEM_KEY, *(n for scorer in scorers.values() for n in scorer.item_features)]))
-    keys = [EVENT_TIME, LABEL]
-    for other in earlier:
-        for rows in chunks(lake, spec, other, [*keys, *item_columns]):
-            rows = rows.slice(int(np.searchsorted(_times(rows), reach)))
-            if rows.num_rows:
-                _add(catalogue, spec, rows, item_columns)
-    systems = _Systems(scorers, sources)
-    done, lives, reached = found.first, [], 0
-    columns = None if scorers else [*keys, *item_columns]
-    held = chunks(lake, spec, day, columns)
-    for start, parts in time_slices(held, _times, _cut, begin=begin, minutes=asked.slice_minutes):
-        rows = pa.concat_tables(parts)
-        clicked = rows.filter(pa.array(rows[LABEL].to_numpy() > 0.5))
-        clicks = found.clicks.rows(done, done + clicked.num_rows)
-        live = catalogue.live(start)
-        if len(clicks):
-            lives.append(len(live) if live else 0)
-            at = places(clicks.item, live.ids) if live else np.full(len(clicks), NOT_LIVE)
-            reached += int((at != NOT_LIVE).sum())
-            numbers = np.arange(done, done + len(clicks)) - found.first
-            systems.rank(_Requests(start, live, clicked, clicks.contexts, at, numbers), sampled)
-        for source in sources.values():
-            source.observe(clicks)
-        _add(catalogue, spec, rows, item_columns)
-        done += len(clicks)
-    return RankedDay(
-        whose=found.whose[found.first :],
-        gap=found.gap[found.first :],
-        live=float(np.mean(lives)) if lives else None,
-        reachable=reached,
-        models={name: ClickRanks.join(systems.of_models[name]) for name in scorers},
-        sources={name: ClickRanks.join(systems.of_sources[name]) for name in sources},
-    )
+    ranking = DayRanking(spec, asked, day, lake, earlier, scorers)
+    ranking.rank()
+    return ranking.result()
 
 
-def _read(spec: DatasetSpec, day: str, lake: Lake, earlier: Sequence[str], reach: int, begin: int, asked: Ranking) -> _Day:
-    """Read the keys of all rows in reach, and derive the contexts of all clicks."""
-    owner = SESSION_KEY if spec.session else USER_KEY
-    columns = [EVENT_TIME, LABEL, ITEM_KEY, owner]
-    parts: list[list[NDArray[Any]]] = [[np.zeros(0, np.int64)] for _ in columns]
-    for other in (*earlier, day):
-        for chunk in chunks(lake, spec, other, columns):
-            late = chunk[EVENT_TIME].to_numpy() >= reach
-            if late.any():
-                for part, name in zip(parts, columns, strict=True):
-                    part.append(chunk[name].to_numpy()[late])
-    time, label, item, whose = (np.concatenate(part) for part in parts)
-    clicked = label > 0.5
-    idle = None if spec.session else round(asked.idle_minutes * MICROSECONDS_PER_MINUTE)
-    own_time, own_item = time[clicked], item[clicked]
-    contexts = session_contexts(whose[clicked], own_time, own_item, asked.context, idle)
-    clicks = Clicks(own_time, own_item, contexts.contexts)
-    shown = clicked if spec.label.negatives else np.ones(len(time), np.bool_)
-    return _Day(clicks, whose[clicked], contexts.gap, int(np.searchsorted(own_time, begin)), time[shown], item[shown])
+class DayRanking:
+    """Ranks the clicks of a day in time order, part by part. Models may change between two parts.
 
+    The catalogue and the sources are as of the start of the slice of time, or as of the start of the part if it begins later.
 
-def _sample(count: int, found: _Day, live_for: int, pairs: int) -> NDArray[np.bool_]:
-    """Choose the requests that are ranked by models that score pairs: about as many as give `pairs` pairs. bool [count]."""
-    if not count:
-        return np.zeros(0, np.bool_)
-    # The number of live items varies over the day, so it is averaged over the times of 8 requests.
-    times = np.quantile(found.clicks.time[found.first :], np.linspace(0.05, 0.95, 8), method="nearest")
-    live = []
-    for time in times:
-        start, stop = np.searchsorted(found.row_time, (time - live_for, time))
-        live.append(len(np.unique(found.row_item[start:stop])))
-    share = min(1.0, pairs / (count * max(1.0, float(np.mean(live)))))
-    draws = mix64_array(np.arange(1, count + 1, dtype=np.uint64))
-    return draws.astype(np.float64) < share * 2.0**64
+    Args:
+        spec: The dataset.
+        asked: `spec.ranked`.
+        day: The day to rank, `YYYY-MM-DD`.
+        lake: Where features are stored.
+        earlier: Days with features before `day`, ascending. Their last hours fill the catalogue and the sources.
+        scorers: Models by name.
 
-
-@dataclass(frozen=True)
-class _Requests:
-    """The B > 0 clicks of a slice.
-
-    Attributes:
-        start: Start of the slice, microseconds since 1970 UTC.
-        live: The live items at `start`; None or empty if there are none.
-        rows: The B rows of the feature table.
-        contexts: What the sessions clicked before.
-        at: int64 [B], places of the clicked items among the live ones, or `NOT_LIVE`.
-        numbers: int64 [B], numbers of the requests in the day.
+    Raises:
+        MissingPartition: The day has no features.
     """
 
-    start: int
-    live: LiveItems | None
-    rows: pa.Table
-    contexts: Contexts
-    at: NDArray[np.int64]
-    numbers: NDArray[np.int64]
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        asked: Ranking,
+        day: str,
+        lake: Lake,
+        earlier: Sequence[str],
+        scorers: Mapping[str, ItemScorer],
+    ) -> None:
+        self._spec, self._minutes = spec, asked.slice_minutes
+        reach, self._begin = _reach(spec, asked, day)
+        live_for = round((asked.live_hours or 0.0) * MICROSECONDS_PER_HOUR)
+        earlier = days_in_reach(spec, asked, day, earlier)
+        self._clicks = found = read_clicks(spec, asked, day, lake, earlier, reach, self._begin)
+        self._sampled = sampled_requests(found, live_for, asked.scored_pairs)
+        self._systems, self._catalogue = Systems(asked, scorers), Catalogue(live_for)
+        self._systems.observe(found.clicks.rows(0, found.first))
+        self._columns = list(dict.fromkeys([ITEM_KEY, *(n for scorer in scorers.values() for n in scorer.item_features)]))
+        keys = [EVENT_TIME, LABEL]
+        for other in earlier:
+            for rows in chunks(lake, spec, other, [*keys, *self._columns]):
+                rows = rows.slice(int(np.searchsorted(_times(rows), reach)))
+                if rows.num_rows:
+                    self._add(rows)
+        self._rows = _Rows(chunks(lake, spec, day, None if scorers else [*keys, *self._columns]))
+        self._done, self._reachable, self._start = found.first, 0, -1
+        self._live: list[int] = []
+        self._ranks: dict[str, list[ClickRanks]] = {name: [] for name in (*self._systems.sources, *scorers)}
+
+    def rank(self, rows: int | None = None, by_models: bool = True) -> dict[str, ClickRanks]:
+        """Rank the clicks among the next rows of the day.
+
+        Args:
+            rows: Number of rows of the feature table; by default all that remain.
+            by_models: False to rank by sources only, because `restore` adds the ranks of the models.
+
+        Returns:
+            Ranks of these clicks by name of the source and of the model.
+
+        Raises:
+            ValueError: Scores are not finite.
+        """
+        parts: dict[str, list[ClickRanks]] = {name: [] for name in self._ranks}
+        for start, held in time_slices(self._rows.take(rows), _times, _cut, begin=self._begin, minutes=self._minutes):
+            of_slice = pa.concat_tables(held)
+            now, self._start = (int(_times(of_slice)[0]) if start == self._start else start), start
+            for name, ranks in self._slice(now, of_slice, by_models).items():
+                parts[name].append(ranks)
+        found = {name: ClickRanks.join(of) for name, of in parts.items() if by_models or name in self._systems.sources}
+        for name, ranks in found.items():
+            self._ranks[name].append(ranks)
+        return found
+
+    def models(self) -> dict[str, ClickRanks]:
+        """Return the ranks that models have given so far, by name."""
+        return {name: ClickRanks.join(self._ranks[name]) for name in self._systems.models}
+
+    def restore(self, models: Mapping[str, ClickRanks]) -> None:
+        """Take what `models` returned for the rows that were ranked with `by_models=False`."""
+        for name, ranks in models.items():
+            self._ranks[name] = [ranks]
+
+    def result(self) -> RankedDay:
+        """Return the ranks of the requests so far."""
+        found, sources = self._clicks, self._systems.sources
+        return RankedDay(
+            whose=found.whose[found.first : self._done],
+            gap=found.gap[found.first : self._done],
+            live=float(np.mean(self._live)) if self._live else None,
+            reachable=self._reachable,
+            models=self.models(),
+            sources={name: ClickRanks.join(self._ranks[name]) for name in sources},
+        )
+
+    def _slice(self, now: int, rows: pa.Table, by_models: bool) -> dict[str, ClickRanks]:
+        done, ranks = self._done, dict[str, ClickRanks]()
+        clicked = rows.filter(pa.array(rows[LABEL].to_numpy() > 0.5))
+        clicks = self._clicks.clicks.rows(done, done + clicked.num_rows)
+        live = self._catalogue.live(now)
+        if len(clicks):
+            self._live.append(len(live) if live else 0)
+            at = places(clicks.item, live.ids) if live else np.full(len(clicks), NOT_LIVE)
+            self._reachable += int((at != NOT_LIVE).sum())
+            numbers = np.arange(done, done + len(clicks)) - self._clicks.first
+            asked = Requests(now, live, clicked, clicks.contexts, at, numbers)
+            ranks = self._systems.rank(asked, self._sampled, by_models)
+        self._systems.observe(clicks)
+        self._add(rows)
+        self._done += len(clicks)
+        return ranks
+
+    def _add(self, rows: pa.Table) -> None:
+        """Add rows to the catalogue. A sampled negative was not shown, so it does not make its item live."""
+        shown = rows[LABEL].to_numpy() > 0.5 if self._spec.label.negatives else None
+        self._catalogue.add(rows[EVENT_TIME].to_numpy(), rows[ITEM_KEY].to_numpy(), rows.select(self._columns), shown)
 
 
-class _Systems:
-    """Models and sources, with the ranks that they have given so far."""
+class _Rows:
+    """Rows of a feature table, any number at a time."""
 
-    def __init__(self, scorers: Mapping[str, ItemScorer], sources: Mapping[str, CandidateSource]) -> None:
-        self.scorers, self.sources = scorers, sources
-        self.of_models: dict[str, list[ClickRanks]] = {name: [] for name in scorers}
-        self.of_sources: dict[str, list[ClickRanks]] = {name: [] for name in sources}
+    def __init__(self, parts: Iterator[pa.Table]) -> None:
+        self._parts, self._held = parts, pa.table({})
 
-    def rank(self, asked: _Requests, sampled: NDArray[np.bool_]) -> None:
-        """Rank the clicks of a slice. Models that score pairs rank only those with `sampled`, bool by number of the request."""
-        everything, chosen = np.arange(len(asked.at)), np.flatnonzero(sampled[asked.numbers])
-        for name, source in self.sources.items():
-            if asked.live is not None:
-                source.refresh(asked.start, asked.live.ids)
-            self.of_sources[name] += _rank(name, partial(_source_scores, source), asked, everything)
-        for name, scorer in self.scorers.items():
-            if asked.live:
-                scorer.index(asked.live.features)
-            which = chosen if scorer.by_pair else everything
-            self.of_models[name] += _rank(name, partial(_model_scores, scorer), asked, which)
-
-
-def _source_scores(source: CandidateSource, _: pa.Table, contexts: Contexts) -> NDArray[np.float32]:
-    return source.scores(contexts)
+    def take(self, count: int | None) -> Iterator[pa.Table]:
+        """Yield the next `count` rows, or all that remain."""
+        left = count
+        while left is None or left > 0:
+            if not self._held.num_rows:
+                following = next(self._parts, None)
+                if following is None:
+                    return
+                self._held = following
+                continue
+            part = self._held if left is None else self._held.slice(0, left)
+            self._held = self._held.slice(part.num_rows)
+            left = None if left is None else left - part.num_rows
+            yield part
 
 
-def _model_scores(scorer: ItemScorer, rows: pa.Table, _: Contexts) -> NDArray[np.float32]:
-    return scorer.scores(rows)
-
-
-def _rank(
-    name: str,
-    score: Callable[[pa.Table, Contexts], NDArray[np.float32]],
-    asked: _Requests,
-    which: NDArray[np.int64],
-) -> Iterator[ClickRanks]:
-    """Rank some clicks of a slice by one system, block by block."""
-    if not asked.live:
-        missed = np.full(len(which), MISSED, np.int32)
-        yield ClickRanks(asked.numbers[which], missed, missed)
-        return
-    for first in range(0, len(which), BLOCK):
-        block = which[first : first + BLOCK]
-        contexts, at = asked.contexts.take(block), asked.at[block]
-        scores = score(asked.rows.take(pa.array(block)), contexts)
-        if not np.isfinite(scores).all():
-            raise ValueError(f"{name} at {asked.start} µs: scores are not finite; the weights of a model have diverged")
-        found = ranks_of(scores, at)
-        yield ClickRanks(asked.numbers[block], found, ranks_without_seen(scores, at, found, contexts, asked.live.ids))
+def _reach(spec: DatasetSpec, asked: Ranking, day: str) -> tuple[int, int]:
+    """Return the first event time that a ranking of a day reads, and the start of the day."""
+    begin, _ = day_bounds(day, spec.zone)
+    windows = [round(minutes * MICROSECONDS_PER_MINUTE) for minutes in asked.popularity_minutes]
+    return begin - max(round((asked.live_hours or 0.0) * MICROSECONDS_PER_HOUR), *windows), begin
 
 
 def _times(rows: pa.Table) -> NDArray[np.int64]:
@@ -275,9 +225,3 @@ def _times(rows: pa.Table) -> NDArray[np.int64]:
 
 def _cut(rows: pa.Table, first: int, stop: int) -> pa.Table:
     return rows.slice(first, stop - first)
-
-
-def _add(catalogue: Catalogue, spec: DatasetSpec, rows: pa.Table, columns: Sequence[str]) -> None:
-    """Add rows to the catalogue. A sampled negative was not shown, so it does not make its item live."""
-    shown = rows[LABEL].to_numpy() > 0.5 if spec.label.negatives else None
-    catalogue.add(rows[EVENT_TIME].to_numpy(), rows[ITEM_KEY].to_numpy(), rows.select(columns), shown)

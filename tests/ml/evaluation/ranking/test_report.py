@@ -56,7 +56,8 @@ def test_the_headline_is_the_ranking_and_not_the_auc(lake: Lake) -> None:
     assert f"{100 * recall:.1f} %" in done.verdict and "sampled clicks" in done.verdict
     assert done.metrics["verdict"]["word"] == "good"
     html = done.report.read_text()
-    for text in ("recall@20 of good over all live items", "most clicked, 1 hour", "(sample)", "broken is not ranked"):
+    headline = "recall@20 of good over all live items"
+    for text in (headline, "most clicked, 1 hour", "(sample)", "AUC, popular", "broken is not ranked"):
         assert text in html
     assert html.index("recall@20 of good") < html.index("AUC of the model")
     assert "filled-in times" in html and "Last 2 reported days" in html

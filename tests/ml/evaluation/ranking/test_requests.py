@@ -15,7 +15,7 @@ from ml.days import MICROSECONDS_PER_HOUR, day_bounds
 from ml.evaluation.ranking.item_scorers import CannotRank, PairItems, TwoTowerItems, item_scorer
 from ml.evaluation.ranking.metrics import METRICS, paired_difference, ranking_metrics
 from ml.evaluation.ranking.report import rank_day
-from ml.evaluation.ranking.requests import RankedDay, rank_requests
+from ml.evaluation.ranking.requests import DayRanking, RankedDay, rank_requests
 from ml.lake import Lake
 from ml.models.build import build_model
 from ml.models.two_tower import TwoTower
@@ -44,6 +44,11 @@ def ranked(lake: Lake, spec: DatasetSpec, scorers: Any = None) -> RankedDay:
     return rank_requests(spec, spec.ranked, DAY, lake, DAYS[:2], scorers or {})
 
 
+def kiosk_times(spec: DatasetSpec) -> np.ndarray:
+    """Which rows of `filled` are of the ranked day."""
+    return np.repeat([False, False, True], [len(kiosk_day(spec, day)) for day in DAYS])
+
+
 class Fixed:
     """Scores item i of the index by a feature, the same for every request."""
 
@@ -65,7 +70,7 @@ def test_every_system_ranks_as_a_slow_reading_does(lake: Lake) -> None:
     clicked = clicked > 0.5
     requests = [n for n in range(len(table)) if clicked[n] and begin <= time[n] < end]
     assert found.whose.tolist() == whose[requests].tolist()
-    dense, live_sizes, reachable = table["clicks_1h"].to_numpy(), {}, 0
+    dense, live_sizes, reachable, compared = table["clicks_1h"].to_numpy(), {}, 0, 0
     for number, n in enumerate(requests):
         start = begin + (time[n] - begin) // (30 * MINUTE) * 30 * MINUTE
         before = [m for m in range(len(table)) if time[m] < start]
@@ -88,8 +93,16 @@ def test_every_system_ranks_as_a_slow_reading_does(lake: Lake) -> None:
             assert of.requests[number] == number
             assert of.ranks[number] == (order.index(item[n]) if item[n] in live else MISSED)
             assert of.unseen[number] == (unseen.index(item[n]) if item[n] in unseen else MISSED)
+            near = [int(item[m]) for m in before if clicked[m] and time[m] >= start - 60 * MINUTE and item[m] != item[n]]
+            drawn = [i for i in near if i in live]
+            if item[n] in live and drawn:
+                lower = [1.0 if score[i] < score[item[n]] else 0.5 if score[i] == score[item[n]] else 0.0 for i in drawn]
+                assert of.above[number] == pytest.approx(np.mean(lower), rel=1e-6)
+                compared += 1
+            else:
+                assert np.isnan(of.above[number])
     assert found.live == pytest.approx(np.mean(list(live_sizes.values())))
-    assert found.reachable == reachable > 100
+    assert found.reachable == reachable > 100 and compared > 300
 
 
 def test_co_visitation_learns_from_the_sessions_before_the_slice(lake: Lake) -> None:
@@ -132,6 +145,46 @@ def test_what_happens_later_changes_nothing(lake: Lake) -> None:
         assert changed.ranks[:count].tolist() == of.ranks[:count].tolist()
         assert changed.unseen[:count].tolist() == of.unseen[:count].tolist()
         assert changed.ranks.tolist() != of.ranks.tolist()
+
+
+def test_a_day_that_is_ranked_in_parts_is_ranked_as_in_one(lake: Lake) -> None:
+    """Parts that end with the slices of time change nothing. A part that ends inside a slice brings newer statistics."""
+    spec = kiosk()
+    rows = filled(lake, spec).filter(pa.array(kiosk_times(spec)))
+    assert spec.ranked
+    begin, _ = day_bounds(DAY, spec.zone)
+    of_slice = (rows["event_time"].to_numpy() - begin) // (30 * MINUTE)
+    ends = [*np.flatnonzero(np.diff(of_slice)) + 1, len(rows)]
+    whole = ranked(lake, spec, {"fixed": Fixed()})
+    parts = DayRanking(spec, spec.ranked, DAY, lake, DAYS[:2], {"fixed": Fixed(), "same": Fixed()})
+    found = [parts.rank(int(count)) for count in np.diff([0, *ends])]
+    assert sum(len(part["fixed"].ranks) for part in found) == 300
+    for name, of in (whole.models | whole.sources).items():
+        for field in ("requests", "ranks", "unseen", "above"):
+            joined = np.concatenate([getattr(part[name], field) for part in found])
+            np.testing.assert_array_equal(joined, getattr(of, field))
+    finer = DayRanking(spec, spec.ranked, DAY, lake, DAYS[:2], {"fixed": Fixed()})
+    while len(finer.result().whose) < 300:
+        finer.rank(2)  # a click and its negative
+    assert (finer.result().sources["popularity_60m"].ranks != whole.sources["popularity_60m"].ranks).any()
+
+
+def test_a_resumed_ranking_takes_the_ranks_of_models_from_before(lake: Lake) -> None:
+    spec = kiosk()
+    filled(lake, spec)
+    assert spec.ranked
+    one, other = (DayRanking(spec, spec.ranked, DAY, lake, DAYS[:2], {"fixed": Fixed()}) for _ in range(2))
+    one.rank(250)
+    other.rank(250, by_models=False)
+    assert not len(other.models()["fixed"].ranks)
+    other.restore(one.models())
+    for ranking in (one, other):
+        ranking.rank()
+    a, b = one.result(), other.result()
+    assert a.live == b.live and a.reachable == b.reachable and len(a.whose) == 300
+    for name, of in (a.models | a.sources).items():
+        same = (b.models | b.sources)[name]
+        assert of.ranks.tolist() == same.ranks.tolist() and of.requests.tolist() == same.requests.tolist()
 
 
 def test_models_that_score_pairs_rank_a_sample_that_the_report_states(lake: Lake) -> None:
@@ -192,6 +245,9 @@ def test_metrics_by_hand() -> None:
     better = paired_difference(np.zeros(8, np.int32), ranks, np.arange(8))
     assert better is not None and better.value == pytest.approx(0.5) and better.error == pytest.approx(np.sqrt(0.25 / 7))
     assert ranking_metrics(ranks[:0], np.zeros(0, np.int64))["recall@20"] is None
+    above = np.array([1, 0.5, 0, np.nan, 1, 1, 0.5, np.nan], np.float32)
+    assert ranking_metrics(ranks, np.arange(8), above)["popular_auc"] == pytest.approx(4 / 6)
+    assert ranking_metrics(ranks[:0], np.zeros(0, np.int64), above[:0])["popular_auc"] is None
 
 
 TOWERS = {"user": ["user", "place", "history"], "item": ["item", "clicks_1h"], "embedding_dim": 8, "out": 8, "hidden": [8]}
