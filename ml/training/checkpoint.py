@@ -8,6 +8,7 @@ keep and when to stop; `ml.artifacts.snapshot` writes the files.
 
 from __future__ import annotations
 
+import copy
 import logging
 import signal
 import threading
@@ -128,7 +129,8 @@ class Checkpoints:
             beside: Further tensors to store, which must not change; stored by the first rank.
         """
         self.wait()
-        manifest = {"identity": self.identity, "reader": position.state_dict(), "saved_at": time.time()}
+        reached = copy.deepcopy(position.state_dict())  # training changes it while it is written
+        manifest = {"identity": self.identity, "reader": reached, "saved_at": time.time()}
         name = f"{self.day}.{self._next % self.kept.keep}"
         shard = shard_of_state(state, self.ranks, copy=True)
         if beside and (self.ranks is None or self.ranks.rank == 0):

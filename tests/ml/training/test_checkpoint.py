@@ -9,9 +9,11 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,7 @@ from ml.datasets.reader import BlockReader
 from ml.lake import Lake
 from ml.recipes.recipe import CheckpointRecipe
 from ml.schema import FeatureSchema
+from ml.training import checkpoint
 from ml.training.checkpoint import Checkpoints
 from ml.training.day import DayOptions, train_day
 from ml.training.passes import train_pass
@@ -68,6 +71,33 @@ def taken(lake: Lake, day: str) -> int:
         with contextlib.suppress(FileNotFoundError):  # it is being replaced
             found.append(lake.manifest("checkpoints/dlrm", "made", name)["reader"]["batches"])
     return max(found)
+
+
+def test_a_position_that_changes_while_it_is_written_is_stored_as_it_was(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Position:
+        def __init__(self) -> None:
+            self.slices = [1, 2]
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"batches": len(self.slices), "slices": self.slices}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    go_on, write = threading.Event(), checkpoint.save_shard
+
+    def slow(*args: Any) -> None:
+        go_on.wait(10)
+        write(*args)
+
+    monkeypatch.setattr(checkpoint, "save_shard", slow)
+    own, position = Checkpoints(lake, "made", "checkpoints/dlrm", "2026-01-01", {}, CheckpointRecipe()), Position()
+    state = new_state(small_recipe(), FeatureSchema.of(made_spec()))
+    state.begin_pass()
+    own.save(state, position)
+    position.slices.append(3)
+    go_on.set()
+    own.wait()
+    assert lake.manifest("checkpoints/dlrm", "made", "2026-01-01.0")["reader"] == {"batches": 2, "slices": [1, 2]}
 
 
 @pytest.mark.slow
