@@ -17,9 +17,10 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 
 from upath import UPath
 
@@ -79,17 +80,22 @@ class TrainedSlice:
         day: The day of its rows.
         result: Predictions and loss.
         published: The synchronisation after the slice.
+        published_at: Time at which its package was complete, in seconds since 1970 UTC.
         run_id: The run in which it was published.
         record: The slices of the day so far.
         quarantined: Rows of the stream that were quarantined on this day, by reason.
+        seconds: Wall-clock seconds by activity: `train` makes the examples, predicts them and trains on them; `publish` creates
+            and writes the package.
     """
 
     day: str
     result: SliceResult
     published: SyncStats
+    published_at: float
     run_id: str
     record: DayRecord
     quarantined: Counter[str]
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 def follow(
@@ -235,19 +241,24 @@ class _ArrivingDay:
                 if not len(part.rows):
                     at.position = part.position
                     continue
-                number = at.taken
+                number, began = at.taken, time.perf_counter()
                 write_arriving(part.rows, self._make_taken() / rows_file(number))
                 write_whole(json.dumps(asdict(part.position)).encode(), self._taken / position_file(number))
                 own = self._examples.slice(part.rows, number, self._recipe.batch_size)
                 for result in online_slices(state, [own], self._serving, beside=self._beside, synced=at.synced):
                     at.record.add(result)
+                    trained = time.perf_counter()
                     at.synced = self._sync(number + 1, result.events)
+                    published_at, published = time.time(), time.perf_counter()
+                    seconds = {"train": trained - began, "publish": published - trained}
                     at.position = part.position
                     if (number + 1) % self._options.checkpoint_slices == 0:
-                        self.save()
+                        self._checkpoints.save(state, at, self._tensors())
                     else:
                         self._checkpoints.after_step(state, at, self._tensors)
-                    yield TrainedSlice(self._day, result, at.synced, at.run_id, at.record, at.quarantined)
+                    yield TrainedSlice(
+                        self._day, result, at.synced, published_at, at.run_id, at.record, at.quarantined, seconds
+                    )
                 if wait(0):
                     return None
         return None
@@ -262,7 +273,8 @@ class _ArrivingDay:
         state, record, start = self._state, self.at.record, self._start
         event_to = record.slices[-1]["event_to"] if record.slices else None
         state.end_pass()
-        self._publisher.publish(None)  # what the end of the pass has deleted
+        # What the end of the pass has deleted, and every row that was held back, because the next day begins without them.
+        self._publisher.publish(None, everything=True)
         self._publisher.snapshot(event_to)
         keys = {
             "dataset": self._spec.name,

@@ -36,7 +36,7 @@ from ml.training.checkpoint import Checkpoints
 from ml.training.progress import progress_of
 from ml.training.state import TrainState
 
-SERVING, RECORD = "serving/", "record/"
+SERVING, RECORD, OBSERVER = "serving/", "record/", "observer/"
 _NAP = 0.2  # longest sleep between two checks for signals, in seconds
 
 
@@ -61,12 +61,16 @@ class OnlineOptions:
 class Observer(Protocol):
     """Follows a day of online training. Calls are made in this thread, between the steps of training."""
 
-    def begin(self, state: TrainState, run: Run, record: DayRecord) -> None:
-        """The day begins, or resumes at a checkpoint; `run.version` is the version of the serving model."""
+    def begin(self, state: TrainState, run: Run, record: DayRecord, tensors: Tensors | None) -> None:
+        """The day begins, or resumes with the `tensors` of a checkpoint; `run.version` is the version of the serving model."""
         ...
 
     def synced(self, stats: SyncStats, delta: ModelDelta | None, learned: tuple[int, int] | None) -> None:
         """The serving model has applied a delta; `learned` is the span of events that it has learned from, if there is one."""
+        ...
+
+    def tensors(self) -> Tensors:
+        """Return what a checkpoint after the last synchronisation stores for `begin`. Later calls must not change it."""
         ...
 
     def wait(self) -> float:
@@ -168,11 +172,16 @@ def online_day(
     observer, learned = options.observer, None
     if observer:
         version = synced.version if synced else start.run.version
-        observer.begin(state, replace(start.run, version=version), record)
+        kept = below(checkpoints.beside, OBSERVER) if synced else None
+        observer.begin(state, replace(start.run, version=version), record, kept)
 
     def before_training(part: Slice, stats: SyncStats) -> None:
         def save_if_due() -> None:
-            checkpoints.after_step(state, _Position(record, stats), lambda: beside_state(record, serving))
+            checkpoints.after_step(state, _Position(record, stats), beside)
+
+        def beside() -> Tensors:
+            own = observer.tensors() if observer else {}
+            return beside_state(record, serving) | {f"{OBSERVER}{name}": tensor for name, tensor in own.items()}
 
         if observer:
             observer.synced(stats, serving.delta, learned)

@@ -16,6 +16,7 @@ from upath import UPath
 
 from ml.artifacts.bundle import vocabulary_states, write_inputs
 from ml.artifacts.delta import ModelDelta
+from ml.artifacts.snapshot import Tensors
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.metrics import auc
@@ -87,7 +88,7 @@ class LivePublisher:
     _began: tuple[float, int] | None = None  # time on the clock, and event time then
     _due: float = 0.0
 
-    def begin(self, state: TrainState, run: Run, record: DayRecord) -> None:
+    def begin(self, state: TrainState, run: Run, record: DayRecord, tensors: Tensors | None) -> None:
         """Open the run, and publish a snapshot unless the folder has this version already."""
         self._record = record
         self._publisher = Publisher(
@@ -99,6 +100,7 @@ class LivePublisher:
             run_id=run.run_id,
             recipe=state.recipe.online.sync,
             version=run.version,
+            tensors=tensors,
         )
         self._publisher.begin()
 
@@ -110,6 +112,11 @@ class LivePublisher:
             self._published = self._publisher.publish(learned, stats.has_dense, delta)
             if stats.kind == "snapshot":
                 self._publisher.snapshot(learned[1])
+
+    def tensors(self) -> Tensors:
+        """Return what the next package depends on, for a checkpoint."""
+        assert self._publisher is not None
+        return self._publisher.tensors()
 
     def wait(self) -> float:
         """Return the seconds until the events of the next slice have arrived."""
@@ -143,7 +150,7 @@ class LivePublisher:
         """Publish what the last slice and the end of the day have changed, and a snapshot; nothing after a day without rows."""
         assert self._publisher is not None
         if learned is not None:
-            self._publisher.publish(learned)
+            self._publisher.publish(learned, everything=True)  # the next day begins without held back rows
             self._publisher.snapshot(learned[1])
 
     def _inputs(self, staging: UPath) -> dict[str, str]:

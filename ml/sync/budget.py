@@ -95,18 +95,19 @@ class Backlog:
                 keys = np.arange(len(tensor)) if ids is None else ids.numpy()
                 self._ledger((path, own.removesuffix(".weight")), tensor.shape[1]).published(keys, tensor.numpy(), self._number)
 
-    def select(self, delta: ModelDelta) -> tuple[ModelDelta, int]:
+    def select(self, delta: ModelDelta, everything: bool = False) -> tuple[ModelDelta, int]:
         """Choose the rows to publish now.
 
         Args:
             delta: All changes since the last call.
+            everything: Whether to publish all rows, whatever the budget.
 
         Returns:
             The delta to publish, and the number of rows that are held back.
         """
         self._number += 1
         found = {(path, name): self._candidates((path, name), table) for path, name, table in _tables(delta)}
-        chosen = self._choose(found)
+        chosen = self._choose(found, everything)
         tables: dict[str, dict[str, TableDelta]] = {path: {} for path in delta.tables}
         for place, held in found.items():
             path, name = place
@@ -116,13 +117,18 @@ class Backlog:
             kept = replace(_rows(held.rows, ~mask), deleted=torch.empty(0, dtype=torch.int64))
             self._pending[place] = _Candidates(kept, held.waiting[~mask])
         selected = {path: replace(own, tables=tables[path]) for path, own in delta.tables.items()}
-        return replace(delta, tables=selected), sum(len(held.waiting) for held in self._pending.values())
+        return replace(delta, tables=selected), self.pending
+
+    @property
+    def pending(self) -> int:
+        """Number of rows that are held back."""
+        return sum(len(held.waiting) for held in self._pending.values())
 
     def tensors(self) -> Tensors:
-        """Return what the next choice depends on, for a checkpoint."""
+        """Return what the next choice depends on, for a checkpoint. Later choices do not change it."""
         found: Tensors = {"number": torch.tensor(self._number)}
         for (path, name), ledger in self._ledgers.items():
-            found |= {f"{path}/{name}/ledger.{kind}": torch.from_numpy(array) for kind, array in ledger.arrays().items()}
+            found |= {f"{path}/{name}/ledger.{kind}": torch.from_numpy(a.copy()) for kind, a in ledger.arrays().items()}
         for (path, name), held in self._pending.items():
             pending = {kind: tensor for kind, tensor in vars(held.rows).items() if isinstance(tensor, torch.Tensor)}
             pending["waiting"] = torch.from_numpy(held.waiting)
@@ -173,10 +179,10 @@ class Backlog:
         merged = TableDelta(keys[order], weights, seen, table.deleted)
         return _Candidates(merged, np.concatenate([before.waiting[kept.numpy()], waiting])[order.numpy()])
 
-    def _choose(self, found: Mapping[Place, _Candidates]) -> dict[Place, NDArray[np.bool_]]:
+    def _choose(self, found: Mapping[Place, _Candidates], everything: bool) -> dict[Place, NDArray[np.bool_]]:
         """Choose rows of all tables within the budget. Returns a mask for each table, bool [U]."""
         costs = {place: self._cost(held.rows) for place, held in found.items()}
-        if sum(costs[place] * len(held.waiting) for place, held in found.items()) <= self._budget:
+        if everything or sum(costs[place] * len(held.waiting) for place, held in found.items()) <= self._budget:
             return {place: np.ones(len(held.waiting), bool) for place, held in found.items()}
         cost = np.concatenate([np.full(len(held.waiting), costs[place]) for place, held in found.items()])
         value = np.concatenate([self._value(place, held.rows) for place, held in found.items()]) / cost

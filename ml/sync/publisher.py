@@ -23,7 +23,7 @@ from ml.recipes.online import SyncRecipe
 from ml.sync.budget import Backlog
 from ml.sync.collect import collect
 from ml.sync.folder import SyncFolder
-from ml.sync.manifest import PackageManifest, read_manifest
+from ml.sync.manifest import Kind, PackageManifest, read_manifest
 from ml.sync.rows import DELTA_FILE, delta_to_bytes
 from ml.sync.serving_copy import gather_copy, rows_of
 from ml.sync.shares import align_steps, gather_delta, gather_weights
@@ -63,7 +63,8 @@ class Publisher:
         run_id: Identifies the training history. Another history of the same model needs another one.
         recipe: Format of rows, byte budget, and the time after which silent receivers are dropped.
         version: Version that the state has; above 0 if the run continues in this process.
-        tensors: What `tensors` returned at that version, which a run with a byte budget needs to continue.
+        tensors: What `tensors` returned at that version, which a run with a byte budget needs to continue; not after a delta
+            that has held back nothing.
         ranks: The processes that train together; None for one.
 
     Raises:
@@ -137,7 +138,12 @@ class Publisher:
                 return {**read_state(staging)["files"], STATE: digest(staging)}
 
             manifest = self._manifest(
-                kind="snapshot", event_to=event_to, has_dense=True, rows=rows_of(predictor.model), steps=steps
+                kind="snapshot",
+                event_to=event_to,
+                has_dense=True,
+                rows=rows_of(predictor.model),
+                pending=self._backlog.pending if self._backlog else 0,
+                steps=steps,
             )
             manifest = self.folder.publish(manifest, write)
             written = time.perf_counter()
@@ -145,7 +151,13 @@ class Publisher:
         seconds = {"create": created - began, "write": written - created, "collect": time.perf_counter() - written}
         return Published(self._shared(manifest), seconds, deleted)
 
-    def publish(self, events: tuple[int, int] | None, dense: bool = True, delta: ModelDelta | None = None) -> Published:
+    def publish(
+        self,
+        events: tuple[int, int] | None,
+        dense: bool = True,
+        delta: ModelDelta | None = None,
+        everything: bool = False,
+    ) -> Published:
         """Publish a delta: the rows that have changed since the last one, and the dense part.
 
         With a byte budget, some rows are held back for later deltas. A delta without training publishes more of them.
@@ -155,6 +167,7 @@ class Publisher:
                 None if it was not trained.
             dense: Whether to include the dense part.
             delta: This rank's changes since the last delta, if they are known. Otherwise they are read from the tables.
+            everything: Whether to publish all rows that were held back, whatever the budget.
 
         Raises:
             Gap: The tables no longer have all changes since the last delta. Start a new run.
@@ -169,7 +182,7 @@ class Publisher:
         created = encoded = time.perf_counter()
         manifest = None
         if delta is not None:
-            delta, pending = self._backlog.select(delta) if self._backlog else (delta, 0)
+            delta, pending = self._backlog.select(delta, everything) if self._backlog else (delta, 0)
             data = delta_to_bytes(delta, self._recipe.rows)
             encoded = time.perf_counter()
             manifest = self._delta_manifest(delta, steps, events, dense, pending)
@@ -190,17 +203,26 @@ class Publisher:
         return self._backlog.tensors() if self._backlog else {}
 
     def _new_backlog(self, tensors: Mapping[str, torch.Tensor] | None) -> Backlog | None:
-        weights = gather_weights(self._state, self._ranks) if self.version == 0 else None
+        kept = tensors if self.version else None
+        weights = gather_weights(self._state, self._ranks) if kept is None else None
         if self._ranks is not None and self._ranks.rank:
             return None
         budget = self._recipe.byte_budget
         assert budget is not None
-        if weights is None and tensors is None:
+        if weights is not None and self.version and self._pending():
             raise ValueError(f"byte_budget: the run continues at version {self.version} without its tensors: start a new run")
-        backlog = Backlog(budget, self._recipe.rows, tensors if self.version else None)
+        backlog = Backlog(budget, self._recipe.rows, kept)
         if weights is not None:
             backlog.begin(weights)
         return backlog
+
+    def _pending(self) -> int:
+        """Return the number of rows that the current version has held back; 0 if it was not published."""
+        kinds: tuple[Kind, ...] = ("delta", "snapshot")
+        for kind in kinds:
+            if self.folder.has(self.run_id, kind, self.version):
+                return self.folder.manifest(self.run_id, kind, self.version).pending
+        return 0
 
     def _delta_manifest(
         self, delta: ModelDelta, steps: Mapping[str, int], events: tuple[int, int] | None, dense: bool, pending: int

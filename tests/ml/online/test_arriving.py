@@ -82,6 +82,16 @@ def test_a_day_continues_the_run_of_the_day_before(tmp_path: Path) -> None:
     assert sync.runs() == [done[0].run_id] and sync.versions(done[0].run_id, "snapshot") == [4]
 
 
+def test_a_byte_budget_holds_no_rows_back_at_the_end_of_a_day(tmp_path: Path) -> None:
+    for day in range(2):
+        write_files(stream_of(tmp_path), day, 3)
+    done = run(tmp_path, 100, sync={"byte_budget": 1024})
+    assert len({one.run_id for one in done}) == 1 and [one.published.version for one in done] == [1, 2, 3, 5, 6, 7]
+    sync = SyncFolder.at(tmp_path / "sync")
+    assert sync.manifest(done[0].run_id, "snapshot", 4).pending == 0
+    assert sync.manifest(done[0].run_id, "delta", 5).pending > 0
+
+
 @pytest.mark.parametrize("stop", [1, 2, 3, 8])
 def test_a_run_that_was_stopped_continues_with_the_same_result(stop: int, whole: Path, tmp_path: Path) -> None:
     two_days(tmp_path)

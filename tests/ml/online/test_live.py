@@ -15,9 +15,11 @@ from ml.lake import Lake
 from ml.online.day import OnlineDay, OnlineOptions, online_day
 from ml.online.live import LivePublisher, LiveSlice
 from ml.online.loop import SliceResult
-from ml.recipes.recipe import Recipe
+from ml.recipes.recipe import CheckpointRecipe, Recipe
 from ml.stages import online_updates
+from ml.sync import publisher
 from ml.sync.folder import SyncFolder
+from ml.sync.manifest import PackageManifest
 from ml.sync.receiver import Receiver
 from ml.sync.serving_copy import serving_copy
 from ml.training.day import DayOptions, train_day
@@ -122,6 +124,44 @@ def test_a_stopped_day_resumes_and_publishes_the_same_packages(lake: Lake, tmp_p
     one, two = (of.folder.manifest(head.run_id, "snapshot", head.snapshot) for of in (whole, again))
     assert one.contents == two.contents
     assert_serves_the_state(lake, days[1], again.receiver)
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_day_with_a_byte_budget_resumes_and_publishes_the_same_packages(
+    lake: Lake, tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows that were held back are in the checkpoint. At the end of a day, none is held back."""
+    monkeypatch.setattr(publisher, "collect", lambda *_: 0)
+    days = prepared(lake)
+    often = recipe(sync={"byte_budget": 1024}).model_copy(update={"checkpoints": CheckpointRecipe(minutes=1e-9)})
+
+    def train(day: str, observer: LivePublisher) -> None:
+        online_day(SPEC, day, lake, "dlrm", OnlineOptions(often, progress=False, observer=observer))
+
+    whole = live(lake, days[1], tmp_path / "whole")
+    train(days[1], whole)
+    lake.discard(online_updates("dlrm"), SPEC.name, days[1])
+
+    def stop(shown: LiveSlice) -> None:
+        if shown.number == at:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(days[1], live(lake, days[1], tmp_path / "sync", on_slice=stop))
+    again = live(lake, days[1], tmp_path / "sync")
+    train(days[1], again)
+    one, two = (packages(of.folder) for of in (whole, again))
+    assert one == two and any(manifest.pending for manifest in one.values())
+    train(days[2], live(lake, days[2], tmp_path / "sync"))
+    assert_serves_the_state(lake, days[2], again.receiver)
+
+
+def packages(folder: SyncFolder) -> dict[str, PackageManifest]:
+    """All deltas of the current run, without the time of their publication."""
+    head = folder.head()
+    assert head is not None
+    found = [folder.manifest(head.run_id, "delta", version) for version in folder.versions(head.run_id, "delta")]
+    return {one.name: one.model_copy(update={"published_at": 0.0}) for one in found}
 
 
 def test_slices_wait_for_their_events_at_a_pace(lake: Lake, tmp_path: Path) -> None:

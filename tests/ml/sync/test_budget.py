@@ -120,6 +120,22 @@ def test_a_receiver_has_the_trainers_rows_once_nothing_is_held_back(seed: int) -
     assert pending == 0 and server == trainer
 
 
+def test_tensors_of_a_checkpoint_do_not_change_while_it_is_written() -> None:
+    backlog = begin(1, {1: 0.0, 2: 0.0})
+    backlog.select(of({1: 9.0, 2: 0.1}))
+    saved = backlog.tensors()
+    before = {name: tensor.clone() for name, tensor in saved.items()}
+    backlog.select(of({1: 3.0, 2: 0.5}, step=2))
+    assert all(torch.equal(saved[name], before[name]) for name in before)
+
+
+def test_all_rows_can_be_published_over_the_budget() -> None:
+    backlog = begin(1, {1: 0.0, 2: 0.0, 3: 0.0})
+    backlog.select(of({1: 9.0, 2: 0.1}))
+    whole, pending = backlog.select(of({3: 1.0}, step=2), everything=True)
+    assert sent(whole) == pytest.approx({2: 0.1, 3: 1.0}) and pending == backlog.pending == 0
+
+
 def test_equal_streams_give_equal_choices() -> None:
     rng = np.random.default_rng(0)
     stream = [of({int(k): float(rng.normal()) for k in rng.integers(0, 500, 100)}, step=step) for step in range(1, 10)]

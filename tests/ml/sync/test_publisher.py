@@ -285,6 +285,22 @@ def test_a_run_with_a_byte_budget_continues_from_a_checkpoint_with_equal_package
     assert [again.publish(train(copied, seed)).manifest.published_at for seed in (2, 3)] == stamps
 
 
+def test_a_run_continues_without_tensors_after_a_delta_that_holds_back_nothing(tmp_path: Path) -> None:
+    state = begun(**MIXED)
+    own = publisher(tmp_path, state, byte_budget=2048)
+    own.snapshot()
+    assert own.publish(train(state, 1)).manifest.pending
+    assert own.snapshot().manifest.pending, "receivers that follow deltas do not load it"
+    keys: dict[str, Any] = {"dataset": "made", "model": "dlrm", "run_id": "a1", "recipe": SyncRecipe(byte_budget=2048)}
+    with pytest.raises(ValueError, match="start a new run"):
+        Publisher(own.folder, state, no_inputs, **keys, version=1)
+    assert own.publish(None, everything=True).manifest.pending == 0
+    next_day = Publisher(own.folder, state, no_inputs, **keys, version=2)
+    next_day.publish(train(state, 2), everything=True)
+    found, wanted = (weights_of(one.model) for one in (rebuilt(own.folder), serving_copy(state, "float32")))
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
 def load_state(state: TrainState, folder: Path) -> TrainState:
     """A copy of a state, through a snapshot."""
     folder.mkdir()
