@@ -31,20 +31,18 @@ _DECLARED: dict[pa.DataType, ColumnType] = {kind: name for name, kind in ARROW_T
 def raw_columns(spec: DatasetSpec) -> dict[str, pa.DataType]:
     """List the columns that a dataset's features are computed from, with their types.
 
-    These are columns of the log, columns that are joined to it, and counts; `event_time` (microseconds since 1970-01-01 UTC,
-    whatever the unit of the log) if a feature uses the hour; and for each history feature `history:<feature>`, the user's last
-    items, newest first.
+    These are columns of the log, columns that are joined to it, counts, and values of feature tables; `event_time`
+    (microseconds since 1970-01-01 UTC, whatever the unit of the log) if a feature uses the hour; and for each history feature
+    `history:<feature>`, a list of the last items of the user, or of the last values that a feature table declares, newest
+    first.
     """
     used = [d.column for d in spec.dense] + [column for s in spec.sparse for column in s.inputs]
     columns = {name: ARROW_TYPES[spec.column_types[name]] for name in used}
     if any(feature.hour_of_day for feature in spec.sparse):
         columns[EVENT_TIME] = pa.int64()
-    histories = [feature.name for feature in spec.sparse if feature.history]
-    if histories:
-        assert spec.item  # of which histories are lists
-        items = pa.list_(ARROW_TYPES[spec.column_types[spec.item]])
-        columns |= {f"{HISTORY_PREFIX}{name}": items for name in histories}
-    return columns
+    histories = {feature.name: spec.history_of(feature)[0] for feature in spec.sparse if feature.history}
+    lists = {name: pa.list_(ARROW_TYPES[spec.column_types[column]]) for name, column in histories.items()}
+    return columns | {f"{HISTORY_PREFIX}{name}": kind for name, kind in lists.items()}
 
 
 def time_column(spec: DatasetSpec) -> str | None:
@@ -71,8 +69,10 @@ class RawColumns:
         self._without_event_time = self.types | {named: ARROW_TYPES[spec.source.columns[named]]} if named else self.types
         self._units = {at: spec.time.unit} if at and spec.source.columns[at] == "int" else {}
         self._checks_time = EVENT_TIME in self.types and spec.partitions.start.year >= 1990
-        self._histories = {f"{HISTORY_PREFIX}{s.name}": s.history for s in spec.sparse if s.history}
-        self._item_feature = spec.item_feature or ""
+        listed = {s.name: spec.history_of(s) for s in spec.sparse if s.history}
+        self._histories = {
+            f"{HISTORY_PREFIX}{name}": (most, spec.feature_of(column) or "") for name, (column, most) in listed.items()
+        }
         self._null_tokens = _null_tokens(spec, self._without_event_time)
         self._texts = {
             name: pa.array(tokens, pa.string())
@@ -114,9 +114,9 @@ class RawColumns:
         if types is not self.types and (at := self._clock.column) and at in columns:
             columns[EVENT_TIME] = to_event_time(columns[at], self._clock)
             columns = {name: column for name, column in columns.items() if name in self.types}
-        for name, most in self._histories.items():
+        for name, (most, feature) in self._histories.items():
             if name in columns:
-                columns[name] = self._ids(columns[name], most)
+                columns[name] = _ids(columns[name], most, feature)
         batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
         return self._texts_without_null_tokens(self._time_checked(batch))
 
@@ -138,19 +138,21 @@ class RawColumns:
                 rows = rows.set_column(at, name, known)
         return rows
 
-    def _ids(self, items: pa.Array, most: int | None) -> pa.Array:
-        """Convert lists of items [N] to lists of their ids; a missing list becomes an empty one."""
-        kept = pc.call_function("list_slice", [items], pc.ListSliceOptions(0, most))
-        lengths = pc.call_function("list_value_length", [kept]).fill_null(0).to_numpy()
-        offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
-        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(hash_values(self._item_feature, kept.flatten())))
+
+def _ids(items: pa.Array, most: int, feature: str) -> pa.Array:
+    """Convert lists of values [N] to lists of their ids in a feature; a missing list becomes an empty one."""
+    kept = pc.call_function("list_slice", [items], pc.ListSliceOptions(0, most))
+    lengths = pc.call_function("list_value_length", [kept]).fill_null(0).to_numpy()
+    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(hash_values(feature, kept.flatten())))
 
 
 def _null_tokens(spec: DatasetSpec, types: dict[str, pa.DataType]) -> dict[str, tuple[str, ...]]:
-    """Return the texts that mean a missing value in each column; in a history, those of the item column."""
+    """Return the texts that mean a missing value in each column; in a history, those of the column that it lists."""
     sources = [(spec.source, spec.source.columns), *((table.source, table.columns) for table in spec.join)]
     tokens = {name: source.null_tokens for source, names in sources for name in names}
-    return {name: tokens.get(spec.item or "" if name.startswith(HISTORY_PREFIX) else name, ()) for name in types}
+    listed = {f"{HISTORY_PREFIX}{s.name}": spec.history_of(s)[0] for s in spec.sparse if s.history}
+    return {name: tokens.get(listed.get(name, name), ()) for name in types}
 
 
 def typed_array(

@@ -92,7 +92,7 @@ def check_features(spec: DatasetSpec) -> None:
     ):
         if leaks := answers & set(inputs):
             raise fault(f"{kind}.{feature}", f"column {leaks.pop()!r} holds the answer, so it cannot be a feature")
-    for feature in (feature for feature in spec.sparse if feature.history):
+    for feature in (feature for feature in spec.sparse if isinstance(feature.history, int)):
         if not spec.label.negatives:
             raise fault(f"sparse.{feature.name}.history", "only for logs with label.negatives")
         if spec.item_feature is None:

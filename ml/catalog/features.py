@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from ml.catalog.reading import ColumnName
 from ml.catalog.strict import Bool, Float, Int, Strict, fault
@@ -18,6 +18,13 @@ FeatureName = Annotated[str, StringConstraints(min_length=1, max_length=200, pat
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
+
+
+def _history(value: Any) -> Any:
+    if _is_name(value) or (type(value) is int and 1 <= value <= 100):
+        return value
+    what = "expected an integer from 1 to 100, or the name of a `last` value of a feature table"
+    raise fault("", f"{what}, found {value!r:.80}")
 
 
 class Negatives(Strict):
@@ -132,12 +139,11 @@ class SparseColumn(Strict):
     hour_of_day: Bool = Field(
         default=False, description="Whether the feature is the event's hour, 0 to 23, in the log's time zone."
     )
-    history: Int | None = Field(
+    history: Annotated[int | str, BeforeValidator(_history)] | None = Field(
         default=None,
-        ge=1,
-        le=100,
-        description="Maximum number of the user's last items before the row, newest first, as ids of the feature of the item's "
-        "column. Only for logs with sampled negatives; looks back as far as their sampling does.",
+        description="Maximum number (1 to 100) of the user's last items before the row, newest first, as ids of the feature of "
+        "the item's column: only for logs with sampled negatives, and looks back as far as their sampling does. Or the name of "
+        "a `last` value of a feature table, with ids of the feature of its column.",
     )
     vocabulary: VocabularySpec | None = Field(
         default=None, description="Numbers values by a vocabulary; by default, an id is a 64-bit hash of feature and value."

@@ -18,13 +18,15 @@ from ml.catalog.actions import ActionLabel, Actions, check_actions
 from ml.catalog.dataset_checks import check_columns, check_features, check_joins, check_types
 from ml.catalog.expand import expand_entry
 from ml.catalog.expectations import Band, ColumnExpectation, Expectations, Severity
+from ml.catalog.feature_tables import FeatureTable, FeatureValue
 from ml.catalog.features import DenseColumn, Label, Negatives, SparseColumn, Splits, VocabularySpec
 from ml.catalog.log_spec import LabelColumn, LogSpec, check_log, hash_of
 from ml.catalog.ranking import Ranking, Session
 from ml.catalog.reading import ColumnName, ColumnType, Partitions, SideTable, Simulation, Source, Time
 from ml.catalog.retune import Retune
 from ml.catalog.strict import Int, Strict, fault
-from ml.days import day_before
+from ml.catalog.table_checks import check_feature_tables
+from ml.days import MICROSECONDS_PER_MINUTE, day_before
 
 __all__ = [
     "ActionLabel",
@@ -35,6 +37,8 @@ __all__ = [
     "DatasetSpec",
     "DenseColumn",
     "Expectations",
+    "FeatureTable",
+    "FeatureValue",
     "Label",
     "LabelColumn",
     "LogSpec",
@@ -132,6 +136,11 @@ class DatasetSpec(Strict):
     dense: tuple[DenseColumn, ...] = Field(default=(), description="Features of numbers.")
     sparse: tuple[SparseColumn, ...] = Field(min_length=1, description="Features of ids.")
     join: tuple[SideTable, ...] = Field(default=(), description="Side tables whose columns are joined to the log.")
+    feature_tables: tuple[FeatureTable, ...] = Field(
+        default=(),
+        description="Values of users, items or other entities, computed from the log's events before each row, which features "
+        "use as columns.",
+    )
     words: Words = Field(default=Words(), description="Words for labels in reports, for logs whose label is not a click.")
     slices: tuple[ColumnName, ...] = Field(
         default=(), description="Columns by whose most frequent values reports are broken down."
@@ -166,6 +175,7 @@ class DatasetSpec(Strict):
         check_log(self.source, self.time, self.partitions)
         check_actions(self)
         check_joins(self)
+        check_feature_tables(self)
         check_columns(self)
         check_types(self)
         if self.label.negatives and (self.user is None or self.item is None):
@@ -179,11 +189,28 @@ class DatasetSpec(Strict):
 
     @property
     def column_types(self) -> dict[str, ColumnType]:
-        """Types of the examples' columns, of joined columns, and of those that `label.negatives.recent` computes."""
+        """Types of the examples' columns, of joined columns, and of those that are computed from earlier events.
+
+        Lists, the `last` values of feature tables, are not among them.
+        """
         types = self.source.columns | self.action_columns | self.joined_columns
         for name in self.label.negatives.recent if self.label.negatives else ():
             types[name] = "int"
+        for value in self.table_values.values():
+            if value.column_type is not None:
+                types[value.name] = value.column_type
         return types
+
+    @property
+    def table_values(self) -> dict[str, FeatureValue]:
+        """The values of all feature tables, by name."""
+        return {value.name: value for table in self.feature_tables for value in table.values}
+
+    def known_after(self, table: FeatureTable) -> int:
+        """Returns the microseconds after its event time at which an event of a feature table is known."""
+        if table.known_after_minutes is not None:
+            return round(table.known_after_minutes * MICROSECONDS_PER_MINUTE)
+        return self.actions.wait if self.actions and set(self.action_columns) & set(table.columns) else 0
 
     @property
     def action_columns(self) -> dict[str, ColumnType]:
@@ -198,8 +225,25 @@ class DatasetSpec(Strict):
     @property
     def item_feature(self) -> str | None:
         """Name of the sparse feature that holds the hashed item; None without one."""
-        plain = (f for f in self.sparse if f.column == self.item and not (f.split or f.bucketise or f.vocabulary))
-        return next((feature.name for feature in plain), None) if self.item else None
+        return self.feature_of(self.item) if self.item else None
+
+    def feature_of(self, column: str) -> str | None:
+        """Returns the name of the sparse feature that holds a column's hashed values; None without one."""
+        plain = (f for f in self.sparse if f.column == column and not (f.split or f.bucketise or f.vocabulary))
+        return next((feature.name for feature in plain), None)
+
+    def history_of(self, feature: SparseColumn) -> tuple[str, int]:
+        """Returns what a history feature lists: a column of the log, and the maximum number of its values.
+
+        Raises:
+            ValueError: The feature is no history.
+        """
+        if isinstance(feature.history, int) and self.item is not None:
+            return self.item, feature.history
+        value = self.table_values.get(feature.history) if isinstance(feature.history, str) else None
+        if value is None or value.last is None:
+            raise ValueError(f"{self.name}: the feature {feature.name!r} is no history")
+        return value.last.column, value.last.most
 
     @property
     def ranked(self) -> Ranking | None:
@@ -291,7 +335,9 @@ class DatasetSpec(Strict):
     @property
     def fingerprint(self) -> str:
         """Hash of everything that shapes features. Data written under one fingerprint is refused under another."""
-        features = hash_of(self, set(type(self).model_fields) - _SHAPES_FEATURES)
+        # Without feature tables the hash is the one of entries from before there were any.
+        shaping = _SHAPES_FEATURES if self.feature_tables else _SHAPES_FEATURES - {"feature_tables"}
+        features = hash_of(self, set(type(self).model_fields) - shaping)
         return hashlib.sha256(f"{_IDS} {self.examples_log.fingerprint} {features}".encode()).hexdigest()[:16]
 
     def fingerprint_of(self, stage: str) -> str:
@@ -302,4 +348,4 @@ class DatasetSpec(Strict):
 
 # Version of how values become ids and rows get their sampling rates. Increase it with either, so that features are not mixed.
 _IDS = 3
-_SHAPES_FEATURES = {"label", "user", "item", "session", "dense", "sparse", "join", "splits"}
+_SHAPES_FEATURES = {"label", "user", "item", "session", "dense", "sparse", "join", "feature_tables", "splits"}

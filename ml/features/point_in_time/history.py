@@ -57,13 +57,13 @@ def with_history(rows: pa.Table, spec: DatasetSpec, events: Events) -> pa.Table:
     Returns:
         The rows with a list<int64> column per history feature. The ids equal the ids of the item's feature.
     """
-    wanted = [column for column in spec.sparse if column.history]
+    wanted = [column for column in spec.sparse if isinstance(column.history, int)]
     if not wanted or spec.user is None:
         return rows
     users, times = hash_values("user", rows[spec.user].combine_chunks()), rows[EVENT_TIME].to_numpy()
     ids = hash_values(spec.item_feature or "", events.values)
     for column in wanted:
-        offsets, places = last_items(events, users, times, column.history or 0)
+        offsets, places = last_items(events, users, times, spec.history_of(column)[1])
         rows = rows.append_column(
             HISTORY_PREFIX + column.name, pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids[places]))
         )
