@@ -6,6 +6,7 @@ import dagster as dg
 
 from assets import (
     advisor_recipes,
+    candidate_index,
     cleaned_features,
     evaluation_reports,
     exported_models,
@@ -43,6 +44,7 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
             *(tuned_models.build(spec, model) for model in spec.models),
             *(online_updates.build(spec, model) for model in spec.models),
             *(exported_models.build(spec, model) for model in spec.models),
+            *([candidate_index.build(spec)] if spec.item else []),
             evaluation_reports.build(spec),
         ],
         asset_checks=[
@@ -52,6 +54,7 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
             build_promotion_check(spec),
             build_retune_checks(spec),
             *(build_online_check(spec, model) for model in spec.models),
+            *([candidate_index.build_recall_check(spec)] if spec.item else []),
         ],
     )
 

@@ -17,6 +17,7 @@ JOINED_EXAMPLES = "joined_examples"
 CLEANED_FEATURES = "cleaned_features"
 FEATURE_PROFILES = "feature_profiles"
 MDS_DATASETS = "mds_datasets"
+CANDIDATE_INDEX = "candidate_index"
 EVALUATION_REPORTS = "evaluation_reports"
 STUDIES = "studies"
 
@@ -87,5 +88,6 @@ def stages_of(spec: DatasetSpec) -> list[str]:
         *(tuned_models(model) for model in spec.models),
         *(online_updates(model) for model, choice in spec.models.items() if choice.serve == "online"),
         *(exported_models(model) for model in spec.models),
+        *([CANDIDATE_INDEX] if spec.item else []),
         EVALUATION_REPORTS,
     ]

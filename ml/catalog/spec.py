@@ -286,6 +286,11 @@ class DatasetSpec(Strict):
         return self.actions.examples_log(self.log).model_copy(update={"label": label})
 
     @property
+    def live_hours(self) -> float:
+        """For how many hours after a row its item can be recommended."""
+        return (self.ranked or Ranking()).live_hours or 24.0
+
+    @property
     def zone(self) -> ZoneInfo:
         """The time zone that defines days."""
         return self.log.zone

@@ -262,6 +262,11 @@ def recipe_of(spec: DatasetSpec, model: str, overrides: Mapping[str, Any] | None
     return Recipe.model_validate(merge(recipe.model_dump(mode="json"), overrides)) if overrides else recipe
 
 
+def retrieval_model(spec: DatasetSpec) -> str | None:
+    """Return the name of a dataset's first two-tower model, which finds candidates; None without one."""
+    return next((name for name in spec.models if recipe_of(spec, name).model.kind == "two_tower"), None)
+
+
 def with_edits(recipe: Recipe, edits: Edits) -> Recipe:
     """Returns a recipe with a user's edits. Raises `CatalogError` with the path of the key in their file."""
     try:
