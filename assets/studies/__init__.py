@@ -14,6 +14,7 @@ from assets.studies import (
     multimetric,
     negative_sampling,
     retrieval,
+    sync_cost,
     sync_interval,
 )
 from assets.studies.movielens_deepfm import movielens_deepfm
@@ -31,7 +32,8 @@ def build(specs: Mapping[str, DatasetSpec]) -> list[dg.AssetsDefinition]:
         found += [study.build(spec) for spec in of_dlrm]
     found += [negative_sampling.build(spec) for spec in specs.values() if spec.label.column and spec.partitions.end]
     found += [delayed_labels.build(spec) for spec in specs.values() if spec.simulation]
-    found += [sync_interval.build(spec) for spec in specs.values() if spec.partitions.end]
+    for study in (sync_interval, sync_cost):
+        found += [study.build(spec) for spec in specs.values() if spec.partitions.end]
     return found + [retrieval.build(spec) for spec in specs.values() if retrieval.MODEL in spec.models]
 
 

@@ -9,7 +9,7 @@ import dagster as dg
 from assets.policy import OWNERS, TRAINING_POOL
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
-from ml.stages import FEATURE_PROFILES, STUDIES
+from ml.stages import FEATURE_PROFILES, MDS_DATASETS, STUDIES
 
 if TYPE_CHECKING:
     from ml.advisor.profiles.profile import FeatureProfile
@@ -36,6 +36,36 @@ def first_days(spec: DatasetSpec, count: int | None, *, least: int) -> tuple[str
     if len(days) < max(least, count or 0):
         raise dg.Failure(f"days: {count or least} requested, {spec.name} has {len(days)}", allow_retries=False)
     return days
+
+
+def batch_and_online_days(
+    lake: Lake, spec: DatasetSpec, model: str, batch_days: int, online_days: int
+) -> tuple[list[str], list[str]]:
+    """Choose the days of a study of online training from the days that the lake has.
+
+    Args:
+        lake: Where `mds_datasets` are stored.
+        spec: The dataset.
+        model: One of its models.
+        batch_days: Number of days of batch training; 0 for all but the online days.
+        online_days: Number of days after them.
+
+    Returns:
+        The days of batch training and the days after them.
+
+    Raises:
+        dg.Failure: The dataset has no such model, or the lake has too few days.
+    """
+    if model not in spec.models:
+        raise dg.Failure(f"model: {spec.name} has no model {model!r}; it has {list(spec.models)}", allow_retries=False)
+    there = lake.days(MDS_DATASETS, spec.name)
+    batch = batch_days or len(there) - online_days
+    if batch < 1 or batch + online_days > len(there):
+        raise dg.Failure(
+            f"{batch} batch_days and {online_days} online_days requested, mds_datasets has {len(there)} days",
+            allow_retries=False,
+        )
+    return there[:batch], there[batch : batch + online_days]
 
 
 def profile_of_days(spec: DatasetSpec, days: Sequence[str], lake: Lake) -> "FeatureProfile | None":

@@ -8,7 +8,7 @@ from pydantic import Field
 from assets.owner import own_run
 from assets.policy import key
 from assets.resources import LakeResource
-from assets.studies.study_asset import picture, study_asset, table
+from assets.studies.study_asset import batch_and_online_days, picture, study_asset, table
 from ml.catalog.spec import DatasetSpec
 from ml.stages import MDS_DATASETS, STUDIES
 
@@ -42,16 +42,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
 
         own_run(context)
         held, model = lake.open(), config.model or spec.primary
-        if model not in spec.models:
-            raise dg.Failure(f"model: {spec.name} has no model {model!r}; it has {list(spec.models)}", allow_retries=False)
-        there = held.days(MDS_DATASETS, spec.name)
-        batch = config.batch_days or len(there) - config.online_days
-        if batch < 1 or batch + config.online_days > len(there):
-            raise dg.Failure(
-                f"{batch} batch_days and {config.online_days} online_days requested, mds_datasets has {len(there)} days",
-                allow_retries=False,
-            )
-        trained, served = there[:batch], there[batch : batch + config.online_days]
+        trained, served = batch_and_online_days(held, spec, model, config.batch_days, config.online_days)
         changes: dict[str, Any] = {"online": {"learning_rate": config.learning_rate}} if config.learning_rate else {}
         found = run_study(
             spec,
