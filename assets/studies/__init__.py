@@ -14,6 +14,7 @@ from assets.studies import (
     multimetric,
     negative_sampling,
     retrieval,
+    shard_failure,
     sync_cost,
     sync_interval,
 )
@@ -32,7 +33,7 @@ def build(specs: Mapping[str, DatasetSpec]) -> list[dg.AssetsDefinition]:
         found += [study.build(spec) for spec in of_dlrm]
     found += [negative_sampling.build(spec) for spec in specs.values() if spec.label.column and spec.partitions.end]
     found += [delayed_labels.build(spec) for spec in specs.values() if spec.simulation]
-    for study in (sync_interval, sync_cost):
+    for study in (sync_interval, sync_cost, shard_failure):
         found += [study.build(spec) for spec in specs.values() if spec.partitions.end]
     return found + [retrieval.build(spec) for spec in specs.values() if retrieval.MODEL in spec.models]
 
