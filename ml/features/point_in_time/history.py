@@ -6,26 +6,10 @@ import numpy as np
 import pyarrow as pa
 
 from ml.catalog.spec import DatasetSpec
-from ml.compute.kernel_cache import jit
 from ml.features.hashing import hash_values
 from ml.features.point_in_time.negatives import Events
-from ml.schema import EVENT_TIME, HISTORY_PREFIX, MISSING_ID
-
-
-@jit
-def _last(starts, ends, times, places, query_times, most):  # type: ignore[no-untyped-def]
-    # times, places: times and indices of the events, grouped by user, ascending within a user.
-    # starts, ends: the range of the events of each row's user.
-    offsets = np.zeros(len(query_times) + 1, np.int32)
-    found = np.empty(len(query_times) * most, np.int64)
-    n = 0
-    for i in range(len(query_times)):
-        before = starts[i] + np.searchsorted(times[starts[i] : ends[i]], query_times[i])
-        for at in range(before - 1, max(starts[i], before - most) - 1, -1):
-            found[n] = places[at]
-            n += 1
-        offsets[i + 1] = n
-    return offsets, found[:n].copy()
+from ml.features.point_in_time.windows import EVER, Timeline
+from ml.schema import EVENT_TIME, HISTORY_PREFIX
 
 
 def last_items(events: Events, user: np.ndarray, time: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -40,10 +24,9 @@ def last_items(events: Events, user: np.ndarray, time: np.ndarray, most: int) ->
     Returns:
         int32 offsets [N + 1] into the second array, and int64 indices of events, newest first in each row.
     """
-    order = np.argsort(events.user, kind="stable")  # stable, so the events of a user stay in time order
-    users, times = events.user[order], events.time[order]
-    starts, ends = np.searchsorted(users, user, side="left"), np.searchsorted(users, user, side="right")
-    return _last(starts, np.where(user == MISSING_ID, starts, ends), times, order, time, most)
+    timeline = Timeline.of(events.user, events.time)
+    offsets, places = timeline.last(user, time, EVER, most)
+    return offsets, timeline.place[places]
 
 
 def with_history(rows: pa.Table, spec: DatasetSpec, events: Events) -> pa.Table:

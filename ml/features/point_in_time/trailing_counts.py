@@ -11,22 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from ml.catalog.spec import Negatives
-from ml.compute.kernel_cache import jit
 from ml.days import MICROSECONDS_PER_HOUR
 from ml.features.hashing import hash_values
 from ml.features.point_in_time.negatives import Events
-from ml.schema import EVENT_TIME, MISSING_ID
-
-
-@jit
-def _counts(starts, ends, times, query_times, span):  # type: ignore[no-untyped-def]
-    # times: times of the events, grouped by item, ascending within an item.
-    # starts, ends: the range of the events of each row's item.
-    out = np.empty(len(query_times), np.int64)
-    for i in range(len(query_times)):
-        of_item = times[starts[i] : ends[i]]
-        out[i] = np.searchsorted(of_item, query_times[i]) - np.searchsorted(of_item, query_times[i] - span)
-    return out
+from ml.features.point_in_time.windows import Timeline
+from ml.schema import EVENT_TIME
 
 
 def count_recent(events: Events, item: np.ndarray, time: np.ndarray, hours: float) -> np.ndarray:
@@ -41,10 +30,7 @@ def count_recent(events: Events, item: np.ndarray, time: np.ndarray, hours: floa
     Returns:
         int64 [N] counts.
     """
-    order = np.argsort(events.item, kind="stable")  # stable, so the events of an item stay in time order
-    items, times = events.item[order], events.time[order]
-    starts, ends = np.searchsorted(items, item, side="left"), np.searchsorted(items, item, side="right")
-    return np.where(item == MISSING_ID, 0, _counts(starts, ends, times, time, round(hours * MICROSECONDS_PER_HOUR)))
+    return Timeline.of(events.item, events.time).count(item, time, round(hours * MICROSECONDS_PER_HOUR))
 
 
 def with_recent(rows: pa.Table, item: str, events: Events, negatives: Negatives) -> pa.Table:
@@ -62,7 +48,8 @@ def with_recent(rows: pa.Table, item: str, events: Events, negatives: Negatives)
     if not negatives.recent:
         return rows
     items, times = hash_values("item", rows[item].combine_chunks()), rows[EVENT_TIME].to_numpy()
+    timeline = Timeline.of(events.item, events.time)
     for name, hours in negatives.recent.items():
-        counts = count_recent(events, items, times, hours)
+        counts = timeline.count(items, times, round(hours * MICROSECONDS_PER_HOUR))
         rows = rows.append_column(name, pa.array(np.maximum(counts, 1) if hours >= negatives.window_hours else counts))
     return rows

@@ -1,0 +1,143 @@
+"""Co-visitation in sessions: how often an item occurs in the same sessions as the last items of a row's session.
+
+Each event of item b counts a pair (a, b) for each other item a among the last events of its session. Pairs are events
+themselves: they have the time of the event and are known when it is known, so they are counted as of a row's instant by the
+same kernels as other events. Which pairs an event has depends only on events that were known no later than itself, so an event
+that arrives late adds pairs and changes none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.compute.kernel_cache import jit
+from ml.features.hashing import combine
+from ml.features.point_in_time.windows import Timeline
+from ml.schema import MISSING_ID
+
+
+@dataclass(frozen=True)
+class CoVisits:
+    """The pairs of a log, and the sessions that give rows their contexts.
+
+    Attributes:
+        sessions: The events by session.
+        items: int64 [E], hashed items of the events of `sessions`, in its order.
+        pairs: The pairs by their key, which does not depend on the order of the two items.
+        members: The pairs by each of their two items.
+        span: Length of the window in microseconds.
+        context: Number of the last events of a session that make its context.
+    """
+
+    sessions: Timeline
+    items: NDArray[np.int64]
+    pairs: Timeline
+    members: Timeline
+    span: int
+    context: int
+
+    @classmethod
+    def of(cls, session: NDArray[np.int64], item: NDArray[np.int64], time: NDArray[np.int64],
+           known: NDArray[np.int64], delay: int, span: int, context: int) -> CoVisits:  # fmt: skip
+        """Finds the pairs of E events in time order.
+
+        Args:
+            session: int64 [E], hashed sessions.
+            item: int64 [E], hashed items.
+            time: int64 [E], event times in microseconds.
+            known: int64 [E], known-at times in microseconds.
+            delay: Microseconds after its time at which an event is known, if it did not arrive late.
+            span: Length of the window in microseconds.
+            context: Number of the last events of a session that make its context.
+        """
+        sessions = Timeline.of(np.where(item == MISSING_ID, MISSING_ID, session), time, known, delay)
+        items = item[sessions.place]
+        a, b, at = _pairs(sessions.keys, items, sessions.time, sessions.known, span, context)
+        order = np.argsort(sessions.time[at], kind="stable")
+        a, b, at = a[order], b[order], at[order]
+        when, since = sessions.time[at], sessions.known[at]
+        pairs = Timeline.of(pair_key(a, b), when, since, delay)
+        twice = np.arange(2 * len(a)) // 2
+        members = Timeline.of(np.column_stack((a, b)).reshape(-1), when[twice], since[twice], delay)
+        return cls(sessions, items, pairs, members, span, context)
+
+    def strength(
+        self, session: NDArray[np.int64], item: NDArray[np.int64], at: NDArray[np.int64], shrink: float
+    ) -> NDArray[np.float64]:
+        """Computes the mean of `n(a, b) / (n(a) + shrink)` over the items a of each row's context.
+
+        Args:
+            session: int64 [N], hashed sessions of the rows.
+            item: int64 [N], hashed items b of the rows.
+            at: int64 [N], instants in microseconds.
+            shrink: Number of pairs by which a share is shrunk.
+
+        Returns:
+            float64 [N]; NaN without a context or an item.
+        """
+        offsets, places = self.sessions.last(session, at, self.span, self.context)
+        row = np.repeat(np.arange(len(at)), np.diff(offsets))
+        a = self.items[places]
+        new = _first_of_row(offsets, a)
+        row, a = row[new], a[new]
+        b, when = item[row], at[row]
+        together = self.pairs.count(np.where(a == b, MISSING_ID, pair_key(a, b)), when, self.span)
+        share = together / (self.members.count(a, when, self.span) + shrink)
+        of_row = np.bincount(row, minlength=len(at))
+        total = np.bincount(row, weights=share, minlength=len(at))
+        return np.where((of_row > 0) & (item != MISSING_ID), total / np.maximum(of_row, 1), np.nan)
+
+
+def pair_key(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns the keys (int64 [N]) of N pairs of items, in either order."""
+    return combine(np.minimum(a, b), np.maximum(a, b))
+
+
+@jit
+def _pairs(session, item, time, known, span, context):  # type: ignore[no-untyped-def]
+    # Events are grouped by session. Called twice below: first to count the pairs, then to write them.
+    total = _write_pairs(session, item, time, known, span, context, np.empty(0, np.int64), np.empty(0, np.int64),
+                         np.empty(0, np.int64))  # fmt: skip
+    a, b, at = np.empty(total, np.int64), np.empty(total, np.int64), np.empty(total, np.int64)
+    _write_pairs(session, item, time, known, span, context, a, b, at)
+    return a, b, at
+
+
+@jit
+def _write_pairs(session, item, time, known, span, context, a, b, at):  # type: ignore[no-untyped-def]
+    n = start = 0
+    seen = np.empty(context, np.int64)
+    for p in range(len(session)):
+        if session[p] != session[start]:
+            start = p
+        distinct = taken = 0
+        q = p - 1
+        while q >= start and taken < context and time[q] >= time[p] - span:
+            if time[q] < time[p] and known[q] <= known[p]:
+                taken += 1
+                new = item[q] != item[p]
+                for k in range(distinct):
+                    new = new and seen[k] != item[q]
+                if new:
+                    seen[distinct] = item[q]
+                    distinct += 1
+                    if len(a):
+                        a[n], b[n], at[n] = item[q], item[p], p
+                    n += 1
+            q -= 1
+    return n
+
+
+@jit
+def _first_of_row(offsets, items):  # type: ignore[no-untyped-def]
+    # Whether each item is the first of its kind in its row.
+    new = np.ones(len(items), np.bool_)
+    for i in range(len(offsets) - 1):
+        for n in range(offsets[i], offsets[i + 1]):
+            for earlier in range(offsets[i], n):
+                if items[earlier] == items[n]:
+                    new[n] = False
+    return new

@@ -1,0 +1,144 @@
+"""Kernels of values as of a row's instant: sums over a window of a key's events, and the last events before the row.
+
+An event has an event time and a known-at time. At instant T, an event counts if `T - span <= time < T` and it is known at T.
+Nearly all events are known a fixed delay after their time. Sums over these are differences of running sums. The others, which
+arrived late, are looked at one by one.
+
+Trailing counts, histories and the values of feature tables use these kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.compute.kernel_cache import jit
+from ml.schema import MISSING_ID
+
+EVER = 1 << 62
+"""A span that covers all events."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """E events grouped by key, in time order within a key.
+
+    Attributes:
+        keys: int64 [E], ascending; no key is missing.
+        time: int64 [E], event times in microseconds.
+        known: int64 [E], known-at times in microseconds, at least `time + delay`.
+        place: int64 [E], index of each event in the arrays that the timeline was made of.
+        delay: Microseconds after its time at which an event is known, if it did not arrive late.
+    """
+
+    keys: NDArray[np.int64]
+    time: NDArray[np.int64]
+    known: NDArray[np.int64]
+    place: NDArray[np.int64]
+    delay: int
+
+    @classmethod
+    def of(
+        cls, keys: NDArray[np.int64], time: NDArray[np.int64], known: NDArray[np.int64] | None = None, delay: int = 0
+    ) -> Timeline:
+        """Groups events.
+
+        Args:
+            keys: int64 [E], hashed keys. Events without a key (0) are left out.
+            time: int64 [E], ascending event times in microseconds.
+            known: int64 [E], known-at times; by default `time + delay`.
+            delay: Microseconds after its time at which an event is known.
+        """
+        order = np.argsort(keys, kind="stable")  # stable, so the events of a key stay in time order
+        order = order[keys[order] != MISSING_ID]
+        return cls(keys[order], time[order], (time + delay if known is None else known)[order], order, delay)
+
+    @cached_property
+    def late(self) -> NDArray[np.int64]:
+        """Positions of the events that are known later than `delay` after their time, ascending."""
+        return np.flatnonzero(self.known > self.time + self.delay)
+
+    def ranges(self, keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Returns the first position, and the position after the last, of the events of each of N keys."""
+        return np.searchsorted(self.keys, keys, side="left"), np.searchsorted(self.keys, keys, side="right")
+
+    def count(self, keys: NDArray[np.int64], at: NDArray[np.int64], span: int) -> NDArray[np.int64]:
+        """Counts the events of each key in the window before an instant.
+
+        Args:
+            keys: int64 [N], hashed keys. A missing key (0) has no events.
+            at: int64 [N], instants in microseconds.
+            span: Length of the window in microseconds.
+
+        Returns:
+            int64 [N].
+        """
+        ones = np.ones(len(self.keys), np.int64)
+        return _sums(*self.ranges(keys), self.time, self.known, self.late, ones, np.arange(len(ones) + 1), at, span, self.delay)
+
+    def sum(
+        self, keys: NDArray[np.int64], at: NDArray[np.int64], span: int, weights: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Adds up the weights of the events that `count` counts. `weights` is float64 [E], in the order of the timeline."""
+        totals = np.concatenate(([0.0], np.cumsum(weights)))
+        return _sums(*self.ranges(keys), self.time, self.known, self.late, weights, totals, at, span, self.delay)
+
+    def last(
+        self, keys: NDArray[np.int64], at: NDArray[np.int64], span: int, most: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Finds the last events of each key in the window before an instant.
+
+        Args:
+            keys: int64 [N], hashed keys.
+            at: int64 [N], instants in microseconds.
+            span: Length of the window in microseconds.
+            most: Maximum number of events for each key.
+
+        Returns:
+            int32 offsets [N + 1] into the second array, and int64 positions in the timeline, newest first for each key.
+        """
+        return _last(*self.ranges(keys), self.time, self.known, at, span, self.delay, most)
+
+
+@jit(inline="always")
+def _window(start, end, time, at, span, delay):  # type: ignore[no-untyped-def]
+    # The range of the events that count if none arrived late: `time < at` and `time + delay <= at`.
+    of_key = time[start:end]
+    return start + np.searchsorted(of_key, at - span), start + np.searchsorted(of_key, min(at, at - delay + 1))
+
+
+@jit
+def _sums(starts, ends, time, known, late, weights, totals, at, span, delay):  # type: ignore[no-untyped-def]
+    # totals: running sums of the weights, [E + 1].
+    out = np.zeros(len(at), totals.dtype)
+    for i in range(len(at)):
+        first, last = _window(starts[i], ends[i], time, at[i], span, delay)
+        if last <= first:
+            continue
+        out[i] = totals[last] - totals[first]
+        if len(late):
+            for n in range(np.searchsorted(late, first), np.searchsorted(late, last)):
+                if known[late[n]] > at[i]:
+                    out[i] -= weights[late[n]]
+    return out
+
+
+@jit
+def _last(starts, ends, time, known, at, span, delay, most):  # type: ignore[no-untyped-def]
+    offsets = np.zeros(len(at) + 1, np.int32)
+    found = np.empty(len(at) * most, np.int64)
+    n = 0
+    for i in range(len(at)):
+        first, last = _window(starts[i], ends[i], time, at[i], span, delay)
+        taken = 0
+        while last > first and taken < most:
+            last -= 1
+            if known[last] <= at[i]:
+                found[n] = last
+                n += 1
+                taken += 1
+        offsets[i + 1] = n
+    return offsets, found[:n].copy()
