@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ml.tuning.definition import Assignments, Observation, Parameter, Space, Value
-from ml.tuning.engine.front import feasible, front, knee
+import numpy as np
+
+from ml.tuning.definition import Observation
+from ml.tuning.engine.front import feasible, front, knee, losses
+from ml.tuning.engine.niches import distances, niches, positions
+from ml.tuning.engine.space import SearchSpace
 from ml.tuning.experiment import Experiment
 
-POOL = 0.25  # share of the observations, the best ones, from which several solutions are chosen
+POOL = 0.5  # share of the observations, the best ones, from which several solutions are chosen
 
 
 def best(found: Experiment, observations: Sequence[Observation]) -> list[int]:
@@ -35,34 +39,20 @@ def compromise(found: Experiment, observations: Sequence[Observation]) -> int | 
 
 
 def solutions(found: Experiment, observations: Sequence[Observation]) -> list[int]:
-    """Return the indexes of several good observations that differ: the best one, then the farthest from those chosen."""
-    count, metric = found.num_solutions or 1, found.optimized[0]
-    sign = -1 if metric.objective == "maximize" else 1
+    """Return the indexes of several good observations that differ.
+
+    These are the best observations of their niches, as the search sees them. If there are fewer niches than solutions, the
+    observations follow that are farthest from those chosen.
+    """
+    count = found.num_solutions or 1
     allowed = [index for index, one in enumerate(observations) if feasible(found.metrics, one)]
-    allowed.sort(key=lambda index: sign * observations[index].values[metric.name])
+    allowed.sort(key=lambda index: float(losses(found.metrics, [observations[index]])[0, 0]))
     pool = allowed[: max(count, math.ceil(POOL * len(allowed)))]
-    chosen = pool[:1]
+    space, tried = SearchSpace(found.space), [observations[index].assignments for index in pool]
+    points = positions(space, tried)
+    chosen = niches(space, tried, losses(found.metrics, [observations[index] for index in pool])[:, 0], count)
     while len(chosen) < min(count, len(pool)):
-        chosen.append(
-            max(
-                (index for index in pool if index not in chosen),
-                key=lambda index: min(
-                    distance(found.space, observations[index].assignments, observations[other].assignments) for other in chosen
-                ),
-            )
-        )
-    return chosen
-
-
-def distance(space: Space, a: Assignments, b: Assignments) -> float:
-    """Return the Euclidean distance of two assignments, with all parameters scaled to [0, 1]."""
-    return math.sqrt(sum(_difference(one, a.get(one.name), b.get(one.name)) ** 2 for one in space.parameters))
-
-
-def _difference(parameter: Parameter, a: Value | None, b: Value | None) -> float:
-    if isinstance(a, str) or isinstance(b, str) or a is None or b is None:
-        return float(a != b)
-    low, high = float(parameter.low or 0), float(parameter.high or 0)
-    if parameter.log:
-        return abs(math.log(a / b)) / math.log(high / low)
-    return abs(a - b) / (high - low)
+        nearest = np.min([distances(space, points, points[n]) for n in chosen], axis=0)
+        nearest[chosen] = -1
+        chosen.append(int(np.argmax(nearest)))
+    return [pool[n] for n in chosen]

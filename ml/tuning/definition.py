@@ -143,6 +143,7 @@ class Study:
         budget: Number of observations planned; None if unlimited.
         bandwidth: Number of parallel workers.
         kind: `offline` searches by model, `random` draws, `grid` walks all combinations.
+        solutions: Number of good points, far from each other, that are looked for.
         seed: Seed of all draws. The same study gives the same suggestion.
     """
 
@@ -153,4 +154,5 @@ class Study:
     budget: int | None = None
     bandwidth: int = 1
     kind: Literal["offline", "random", "grid"] = "offline"
+    solutions: int = 1
     seed: int = 0

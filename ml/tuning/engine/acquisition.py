@@ -17,11 +17,15 @@ from optuna._gp.prior import DEFAULT_MINIMUM_NOISE_VAR, default_log_prior
 from optuna._gp.search_space import SearchSpace as OptunaSpace
 
 from ml.tuning.engine.history import History
+from ml.tuning.engine.niches import Niches
 
 Rows = NDArray[np.float64]
 
 SAMPLES = 128  # quasi-random draws of an expectation
 FAILED, SUCCEEDED = 1.5, -0.5  # around the limit of zero: points closer to a failure than to a success are avoided
+
+SOFT = 0.2  # width of a ball's border, as a share of its radius
+TINY = 1e-12  # keeps the gradient of a distance of zero finite
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,14 @@ class _Process:
 
 
 def acquisition(
-    space: OptunaSpace, points: Rows, open_points: Rows, known: History, *, caution: int, seed: int
+    space: OptunaSpace,
+    points: Rows,
+    open_points: Rows,
+    known: History,
+    *,
+    caution: int,
+    seed: int,
+    others: Niches | None = None,
 ) -> acqf.BaseAcquisitionFunc:
     """Return the acquisition function of a study.
 
@@ -51,6 +62,7 @@ def acquisition(
         known: The results. At least one point did not fail.
         caution: Power of the probability of meeting the limits.
         seed: Seed of the expectations' draws.
+        others: Niches in which no improvement is looked for, of a study with one metric.
     """
     good = ~known.failed
     # Failed points count as the worst result, so that no improvement is extrapolated into the region of failures.
@@ -63,8 +75,13 @@ def acquisition(
     if not feasible.any():
         return _probability(space, objectives, limits, open_points)
     limits = limits * caution
+    if others is not None:
+        rivals = objectives[0].scores[feasible & ~others.inside]
+        best = rivals.max() if len(rivals) else objectives[0].scores[feasible].min()
+        function = _improvement(space, objectives[0], limits, float(best), open_points, seed)
+        return _Outside(function, points[others.centres], others.radius)
     if len(objectives) == 1:
-        return _improvement(space, objectives[0], limits, feasible, open_points, seed)
+        return _improvement(space, objectives[0], limits, float(objectives[0].scores[feasible].max()), open_points, seed)
     return _hypervolume(space, objectives, known.bounded, limits, feasible, open_points, seed)
 
 
@@ -101,10 +118,9 @@ def _probability(space: OptunaSpace, objectives: list[_Process], limits: list[_P
 
 
 def _improvement(
-    space: OptunaSpace, objective: _Process, limits: list[_Process], feasible: NDArray[np.bool_], open_points: Rows, seed: int
+    space: OptunaSpace, objective: _Process, limits: list[_Process], best: float, open_points: Rows, seed: int
 ) -> acqf.BaseAcquisitionFunc:
-    """Return the expected improvement of one metric."""
-    best = float(objective.scores[feasible].max())
+    """Return the expected improvement of one metric over the score `best`."""
     bounds = [process.regressor for process in limits], [process.limit for process in limits]
     if not len(open_points):
         if not limits:
@@ -142,3 +158,23 @@ def _hypervolume(
     if not limits:
         return acqf.qLogEHVI(regressors, space, rows, SAMPLES, seed, open_points)
     return acqf.qLogCEHVI(regressors, space, rows, SAMPLES, seed, *bounds, open_points)
+
+
+class _Outside(acqf.BaseAcquisitionFunc):
+    """An acquisition function outside of balls with soft borders (local penalization, González et al. 2016).
+
+    Its logarithm is lowered by -log Phi((distance - radius) / (SOFT * radius)) for each ball, whose gradient leads outside.
+    """
+
+    def __init__(self, function: acqf.BaseAcquisitionFunc, centres: Rows, radius: float) -> None:
+        super().__init__(function.length_scales, function.search_space)
+        self._function, self._radius = function, radius
+        self._centres = torch.from_numpy(centres)  # shape: (balls, free)
+        self._categorical = torch.from_numpy(self.search_space.is_categorical)
+
+    def eval_acqf(self, x: torch.Tensor) -> torch.Tensor:
+        gaps = x.unsqueeze(-2) - self._centres  # shape: (..., balls, free)
+        gaps = torch.where(self._categorical, (gaps != 0).to(gaps.dtype), gaps)
+        distances = (gaps.square().sum(dim=-1) + TINY).sqrt()
+        outside = torch.special.log_ndtr((distances - self._radius) / (SOFT * self._radius))
+        return self._function.eval_acqf(x) + outside.sum(dim=-1)

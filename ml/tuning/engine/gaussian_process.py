@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from ml.tuning.engine.acquisition import acquisition
 from ml.tuning.engine.duplicates import Taken
 from ml.tuning.engine.history import History
+from ml.tuning.engine.niches import Niches
 from ml.tuning.engine.optuna_study import distribution, free_dimensions
 from ml.tuning.engine.sampling import low_discrepancy_points
 from ml.tuning.engine.space import Dimension, Point, SearchSpace
@@ -36,7 +37,9 @@ WIDE = 1000  # integers from which a range is searched like a continuous one, be
 _one_at_a_time = threading.Lock()  # the number of threads belongs to the whole process
 
 
-def gaussian_process_point(space: SearchSpace, known: History, taken: Taken, caution: int, rng: np.random.Generator) -> Point:
+def gaussian_process_point(
+    space: SearchSpace, known: History, taken: Taken, caution: int, rng: np.random.Generator, others: Niches | None = None
+) -> Point:
     """Return the free point of the greatest acquisition function.
 
     Args:
@@ -45,6 +48,7 @@ def gaussian_process_point(space: SearchSpace, known: History, taken: Taken, cau
         taken: Points that are not suggested again.
         caution: Power of the probability of meeting the thresholds, in the acquisition function.
         rng: Source of all draws.
+        others: Niches of other solutions, outside of which a point is looked for.
 
     Returns:
         A point within the linear constraints. It can be taken if the space is nearly exhausted.
@@ -53,8 +57,9 @@ def gaussian_process_point(space: SearchSpace, known: History, taken: Taken, cau
     scale = _Scale(space)
     finished, opened = scale.of_assignments(known.tried), scale.of_assignments(known.open)
     with _one_thread():
-        function = acquisition(scale.space, finished, opened, known, caution=caution, seed=int(rng.integers(2**30)))
-        good = finished[_best(known, rng)]
+        seed = int(rng.integers(2**30))
+        function = acquisition(scale.space, finished, opened, known, caution=caution, seed=seed, others=others)
+        good = finished[_best(known, rng, others)]
         candidates = scale.normalized(_candidates(space, scale.points(good), rng))
         values = function.eval_acqf_no_grad(candidates)
         starts = np.vstack([good, candidates[_drawn(values, STARTS - len(good), rng)]])
@@ -108,9 +113,9 @@ def _searched(dimension: Dimension) -> BaseDistribution:
     return distribution(dimension)
 
 
-def _best(known: History, rng: np.random.Generator) -> NDArray[np.int64]:
+def _best(known: History, rng: np.random.Generator, others: Niches | None) -> NDArray[np.int64]:
     """Return a few of the feasible results that no other one dominates; none if no result is feasible."""
-    feasible = np.flatnonzero(known.feasible)
+    feasible = np.flatnonzero(known.feasible if others is None else known.feasible & ~others.inside)
     losses = known.losses[feasible]
     worse = (losses[:, None] >= losses[None]).all(axis=2) & (losses[:, None] > losses[None]).any(axis=2)
     front = feasible[~worse.any(axis=1)]

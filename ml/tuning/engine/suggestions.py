@@ -8,6 +8,7 @@ from ml.tuning.definition import Study, Value
 from ml.tuning.engine.duplicates import Taken
 from ml.tuning.engine.history import history
 from ml.tuning.engine.initial import initial_point, is_initial
+from ml.tuning.engine.niches import other_niches
 from ml.tuning.engine.sampling import random_points
 from ml.tuning.engine.space import Point, SearchSpace
 
@@ -57,9 +58,10 @@ def _modelled(space: SearchSpace, study: Study, taken: Taken, rng: np.random.Gen
     free = [dimension for dimension in space.dimensions if dimension.size > 1]
     if (~known.failed).sum() < LEAST_RESULTS or not free:
         return random_points(space, 1, rng)[0]
+    others = other_niches(space, known, study.solutions)
     if len(free) > MOST_DIMENSIONS or len(known.tried) > MOST_RESULTS or any(d.conditions for d in free):
-        return parzen_point(space, known, rng)
-    return gaussian_process_point(space, known, taken, _caution(study), rng)
+        return parzen_point(space, known if others is None else others.excluded_from(known), rng)
+    return gaussian_process_point(space, known, taken, _caution(study), rng, others)
 
 
 def _caution(study: Study) -> int:

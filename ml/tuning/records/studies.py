@@ -46,6 +46,7 @@ def study(call: Call, found: Experiment, open_: Sequence[Assignments] = ()) -> S
         budget=None if found.budget is None else math.ceil(found.budget),
         bandwidth=found.bandwidth or 1,
         kind="random" if found.development else found.kind,
+        solutions=found.num_solutions or 1,
         seed=derive_seed("experiment", found.id) % 2**32,
     )
 

@@ -252,6 +252,26 @@ def optimizes_with_suggestions(factory: SigOptFactory) -> None:
     assert [one.state for one in client.experiments(made.id).suggestions().fetch().iterate_pages()] == ["closed"] * 3
 
 
+def finds_several_solutions(factory: SigOptFactory) -> None:
+    """One of the metrics' two peaks is a little lower; a search for one solution does not report it."""
+    client = factory.connection
+    plane = [{"name": name, "type": "double", "bounds": {"min": 0, "max": 1}} for name in ("a", "b")]
+    made = core(client, parameters=plane, observation_budget=16, num_solutions=2)
+    assert made.num_solutions == 2
+    peaks = ((0.2, 0.2, 1.0), (0.8, 0.8, 0.95))
+    for _ in range(16):
+        suggestion = client.experiments(made.id).suggestions().create()
+        a, b = suggestion.assignments["a"], suggestion.assignments["b"]
+        auc = max(height - (a - x) ** 2 - (b - y) ** 2 for x, y, height in peaks)
+        client.experiments(made.id).observations().create(suggestion=suggestion.id, values=[{"name": "auc", "value": auc}])
+    best = [dict(one.assignments) for one in client.experiments(made.id).best_assignments().fetch().iterate_pages()]
+    assert len(best) == 2
+    for x, y, _ in peaks:
+        assert min(max(abs(one["a"] - x), abs(one["b"] - y)) for one in best) < 0.1
+    refused(lambda: client.experiments(made.id).update(num_solutions=3), 400, "num_solutions: cannot be changed")
+    refused(lambda: core(client, num_solutions=2), 400, "observation_budget: is required")
+
+
 def edits_suggestions_and_observations(factory: SigOptFactory) -> None:
     client = factory.connection
     made = client.experiments(core(client).id)
@@ -325,6 +345,7 @@ CALLS: tuple[Callable[[SigOptFactory], None], ...] = (
     stops_runs_early,
     runs_with_chosen_assignments,
     optimizes_with_suggestions,
+    finds_several_solutions,
     edits_suggestions_and_observations,
     reports_importances,
     names_the_caller,

@@ -54,10 +54,16 @@ def test_a_search_by_constraints_alone_shows_all_that_meet_them(connection: sigo
 def test_several_solutions_differ(connection: sigopt.Connection) -> None:
     results = [{"loss": value} for value in (0.9, 0.4, 0.41, 0.42, 0.8, 0.8, 0.45, 0.9)]
     tuned = observed(connection, results, metrics=[LOSS], num_solutions=2)
-    assert best(tuned) == [2, 3]  # of the best quarter
+    assert best(tuned) == [2, 4]  # 3 is too close to 2
     for layers, loss in ((7, 0.2), (8, 0.3), (2, 0.3), (1, 0.2)):
         tuned.observations().create(assignments={"layers": layers}, values=[{"name": "loss", "value": loss}])
     assert best(tuned) == [7, 1]
+
+
+def test_fewer_distant_solutions_than_asked_for_are_filled_up_with_the_farthest(connection: sigopt.Connection) -> None:
+    results = [{"loss": value} for value in (0.41, 0.4, 0.8, 0.9)]
+    assert best(observed(connection, results, metrics=[LOSS], num_solutions=2)) == [2, 1]
+    assert best(observed(connection, results[:1], metrics=[LOSS], num_solutions=2)) == [1]
 
 
 def test_an_experiment_stops_when_its_budget_is_reached(connection: sigopt.Connection) -> None:

@@ -210,6 +210,23 @@ def test_invalid_constraints(constraints: list[dict[str, Any]], text: str) -> No
         ({"parallel_bandwidth": 0}, "parallel_bandwidth: must be at least 1"),
         ({"num_solutions": 2}, "observation_budget: is required for an experiment with more than one solution"),
         ({"num_solutions": 6, "observation_budget": 5}, "num_solutions: must not exceed observation_budget, which is 5"),
+        ({"num_solutions": 0, "observation_budget": 5}, "num_solutions: must be at least 1, not 0"),
+        (
+            {"num_solutions": 2, "observation_budget": 5, "metrics": [{"name": "auc"}, {"name": "seconds"}]},
+            "num_solutions: more than one solution requires exactly one optimized metric",
+        ),
+        (
+            {"num_solutions": 2, "observation_budget": 5, "conditionals": [{"name": "arch", "values": ["a", "b"]}]},
+            "num_solutions: conditional experiments cannot have more than one solution",
+        ),
+        (
+            {
+                "num_solutions": 2,
+                "observation_budget": 5,
+                "tasks": [{"name": "full", "cost": 1}, {"name": "cheap", "cost": 0.1}],
+            },
+            "tasks: cannot be combined with two optimized metrics, constraint metrics or several solutions",
+        ),
         ({"metadata": {"a": "x" * 501}}, "metadata.a: must have at most 500 characters"),
         ({"metadata": {"a": [1]}}, "metadata.a: must be a string, a number, a boolean or null"),
         ({"tasks": [{"name": "full", "cost": 1}]}, "tasks: must be at least 2"),
