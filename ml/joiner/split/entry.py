@@ -1,0 +1,96 @@
+"""The catalog entry of the dataset that joins split streams again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml.catalog.spec import DatasetSpec
+from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE, shift_day
+from ml.features.clean_task import read_columns
+from ml.joiner.split.events import ACTION, AT, POSITION, REQUEST, SHOWN_AT, TYPE
+from ml.joiner.split.options import SplitOptions
+
+IMPRESSIONS, ACTIONS = "impressions", "actions"
+CLICKED = "clicked"
+
+
+def label_name(spec: DatasetSpec) -> str:
+    """Returns the column with the label that the joiner adds: the log's own column of 0 and 1, or `clicked`."""
+    return spec.label.column if spec.label.column is not None and spec.label.at_least is None else CLICKED
+
+
+def key_of(spec: DatasetSpec) -> list[str]:
+    """Returns the columns of the key. A request of a log with sampled negatives shows several items, by position."""
+    return [REQUEST, POSITION] if spec.label.negatives else [REQUEST]
+
+
+def impression_columns(spec: DatasetSpec) -> dict[str, str]:
+    """Returns the types of the impressions' columns: those that features need, without the label, and the key and the time.
+
+    Raises:
+        ValueError: The log has a column with a name that the streams use.
+    """
+    negatives = spec.label.negatives
+    needed = read_columns(spec)
+    types: dict[str, str] = {c: kind for c, kind in spec.source.columns.items() if c in needed and c != spec.label.column}
+    types |= dict.fromkeys(negatives.recent, "int") if negatives else {}
+    own = {**dict.fromkeys(key_of(spec), "int"), SHOWN_AT: "int"}
+    if taken := sorted(types.keys() & {*own, label_name(spec), TYPE, AT}):
+        raise ValueError(f"{spec.name}: columns {taken} have names that the streams use; rename them with source.rename")
+    return types | own
+
+
+def stream_entry(spec: DatasetSpec, name: str, days: list[str], options: SplitOptions) -> dict[str, Any]:
+    """Returns the catalog entry of the dataset that joins the streams again.
+
+    Its features are those of the split dataset, except histories, which exist only for logs with sampled negatives. It has its
+    own recipes.
+
+    Args:
+        spec: The dataset that was split.
+        name: Name of the new dataset.
+        days: The days that were split.
+        options: Delays, which say how many days follow.
+    """
+    data = spec.model_dump(mode="json", exclude_unset=True)
+    dropped = (
+        "source",
+        "time",
+        "partitions",
+        "label",
+        "oracle",
+        "simulation",
+        "models",
+        "recipe",
+        "ranking",
+        "expectations",
+        "demo_days",
+    )
+    kept = {key: value for key, value in data.items() if key not in dropped}
+    label, key = label_name(spec), key_of(spec)
+    columns = impression_columns(spec)
+    features = [f for f, column in zip(kept["sparse"], spec.sparse, strict=True) if column.history is None]
+    last = shift_day(days[-1], -(-options.longest_delay // (24 * MICROSECONDS_PER_HOUR)))
+    return {
+        **kept,
+        "name": name,
+        "description": f"{spec.name}, split into impressions and actions of some days, for the joiner.",
+        "source": {"files": f"{IMPRESSIONS}/*.jsonl", "format": "jsonl", "columns": columns},
+        "time": {"column": SHOWN_AT, "unit": "us", "timezone": spec.time.timezone},
+        "partitions": {"start": days[0], "end": last},
+        "sparse": features,
+        "actions": {
+            "source": {
+                "files": f"{ACTIONS}/*.jsonl",
+                "format": "jsonl",
+                "columns": {**{column: columns[column] for column in key}, TYPE: "string", AT: "int"},
+            },
+            "time": {"column": AT, "unit": "us"},
+            "key": key,
+            "type": TYPE,
+            "lateness_minutes": options.disorder / MICROSECONDS_PER_MINUTE,
+            "labels": {label: {"types": [ACTION], "within_minutes": options.wait / MICROSECONDS_PER_MINUTE}},
+        },
+        "label": {"column": label},
+        "demo_days": max(2, min(spec.demo_days, len(days))),
+    }

@@ -1,0 +1,96 @@
+"""Formats Arrow rows as JSON lines, column by column, and corrupts lines on purpose."""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute creates its functions at import, so type checkers do not see them)
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+
+def json_lines(rows: pa.Table) -> pa.Array:
+    r"""Formats rows as JSON objects, one a line.
+
+    Missing values become `null`. Numbers are written so that they are read back exactly.
+
+    Args:
+        rows: N rows with columns of integers, finite floats, strings and bools.
+
+    Returns:
+        Large strings [N], each ended by a line feed.
+
+    Example:
+        >>> json_lines(pa.table({"n": [1, None], "s": ['a"', "b"]})).to_pylist()
+        ['{"n":1,"s":"a\\""}\n', '{"n":null,"s":"b"}\n']
+    """
+    text = pa.large_string()
+    pieces: list[pa.Array | pa.Scalar] = []
+    for n, name in enumerate(rows.column_names):
+        pieces.append(pa.scalar(("," if n else "{") + json.dumps(name) + ":", text))
+        column = rows[name].combine_chunks()
+        pieces.append(pc.fill_null(_values(column).cast(text), "null"))
+    joined = pc.binary_join_element_wise(*pieces, pa.scalar("}\n", text), pa.scalar("", text))
+    return joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined
+
+
+def text_of(lines: pa.Array, start: int, stop: int) -> bytes:
+    """Returns the lines [start, stop) of large strings as bytes, without a loop over them."""
+    if start == stop:
+        return b""
+    _, offsets, data = lines.buffers()
+    ends = np.frombuffer(offsets, np.int64)[lines.offset :]
+    return data[int(ends[start]) : int(ends[stop])].to_pybytes()
+
+
+def corrupt_lines(lines: pa.Array, bad: NDArray[np.bool_], key: str, time: str, rng: np.random.Generator) -> list[bytes]:
+    """Corrupts some lines, each in one of the ways of `KINDS`.
+
+    Args:
+        lines: Large strings [N], each ended by a line feed.
+        bad: Which lines to corrupt, bool [N].
+        key: Column of the key.
+        time: Column of the event time.
+        rng: Draws the kinds.
+
+    Returns:
+        Pieces of text, in order, that together hold all lines.
+    """
+    kinds = tuple(KINDS.values())
+    pieces, done = [], 0
+    for row in np.flatnonzero(bad).tolist():  # a loop over the few bad lines
+        line = lines[row].as_py().encode()[:-1]
+        pieces += [text_of(lines, done, row), kinds[rng.integers(len(kinds))](line, key, time) + b"\n"]
+        done = row + 1
+    return [*pieces, text_of(lines, done, len(lines))]
+
+
+def _without(line: bytes, column: str, value: bytes) -> bytes:
+    name = json.dumps(column).encode()
+    return re.sub(re.escape(name) + b":[^,}]*", lambda _: name + b":" + value, line, count=1)
+
+
+KINDS: dict[str, Callable[[bytes, str, str], bytes]] = {
+    "truncated": lambda line, key, time: line[: len(line) // 2],
+    "not an object": lambda line, key, time: b"timeout " + line[1:],
+    "time is text": lambda line, key, time: _without(line, time, b'"soon"'),
+    "without a time": lambda line, key, time: _without(line, time, b"null"),
+    "without a key": lambda line, key, time: _without(line, key, b"null"),
+    "not UTF-8": lambda line, key, time: line[:-1] + b',"\xff":1}',
+}
+"""Ways in which lines are corrupt. Each makes the line useless to the joiner."""
+
+
+def _values(column: pa.Array) -> pa.Array:
+    """Returns the JSON text of each value; null for a missing one."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column
+    coded = column.dictionary_encode()
+    quoted = pa.array([json.dumps(value, ensure_ascii=False) for value in coded.dictionary.to_pylist()], pa.large_string())
+    return quoted.take(coded.indices)
