@@ -81,6 +81,9 @@ def _deps(spec: DatasetSpec) -> list[dg.AssetDep]:
     negatives = spec.label.negatives
     look_back = ceil(negatives.look_back_hours / 24) if negatives else 0
     deps = [dg.AssetDep(key(spec, stages.RAW_LOGS), partition_mapping=days_before(look_back, 0))]
+    if spec.feature_tables:
+        days = days_before(ceil(spec.table_look_back_hours / 24), 0)
+        deps.append(dg.AssetDep(key(spec, stages.FEATURE_TABLES), partition_mapping=days))
     if any(sparse.vocabulary for sparse in spec.sparse):
         deps.append(dg.AssetDep(key(spec, stages.CLEANED_FEATURES), partition_mapping=days_before(1, 1)))
     return deps

@@ -11,6 +11,7 @@ from assets import (
     evaluation_reports,
     exported_models,
     feature_profiles,
+    feature_tables,
     mds_datasets,
     online_updates,
     raw_logs,
@@ -36,6 +37,7 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
     return dg.Definitions(
         assets=[
             raw_logs.build(spec),
+            *([feature_tables.build(spec)] if spec.feature_tables else []),
             cleaned_features.build(spec),
             mds_datasets.build(spec),
             feature_profiles.build(spec),

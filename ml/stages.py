@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 RAW_LOGS = "raw_logs"
 RAW_ACTIONS = "raw_actions"
 JOINED_EXAMPLES = "joined_examples"
+FEATURE_TABLES = "feature_tables"
 CLEANED_FEATURES = "cleaned_features"
 FEATURE_PROFILES = "feature_profiles"
 MDS_DATASETS = "mds_datasets"
@@ -81,6 +82,7 @@ def stages_of(spec: DatasetSpec) -> list[str]:
     logs = [RAW_LOGS, RAW_ACTIONS, JOINED_EXAMPLES] if spec.actions else [RAW_LOGS]
     return [
         *logs,
+        *([FEATURE_TABLES] if spec.feature_tables else []),
         CLEANED_FEATURES,
         MDS_DATASETS,
         FEATURE_PROFILES,

@@ -155,6 +155,11 @@ class FeatureTable(Strict):
         return max(value.hours * (2 if value.covisitation else 1) for value in self.values)
 
     @property
+    def row_columns(self) -> tuple[str, ...]:
+        """Columns that a row needs for its values: those of its entity and of its sessions."""
+        return (*self.entity, *(value.covisitation.session for value in self.values if value.covisitation))
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the log that the table reads, each once."""
         used = [*self.entity, *([self.where.column] if self.where else [])]

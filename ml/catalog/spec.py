@@ -7,6 +7,7 @@ look like. `ml.logs` reads logs, `ml.features` computes features, and `ml.catalo
 from __future__ import annotations
 
 import hashlib
+import json
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -27,6 +28,7 @@ from ml.catalog.retune import Retune
 from ml.catalog.strict import Int, Strict, fault
 from ml.catalog.table_checks import check_feature_tables
 from ml.days import MICROSECONDS_PER_MINUTE, day_before
+from ml.stages import FEATURE_TABLES
 
 __all__ = [
     "ActionLabel",
@@ -213,6 +215,17 @@ class DatasetSpec(Strict):
         return self.actions.wait if self.actions and set(self.action_columns) & set(table.columns) else 0
 
     @property
+    def table_look_back_hours(self) -> float:
+        """Hours before a row whose events feature tables need; 0 without tables."""
+        return max((table.look_back_hours for table in self.feature_tables), default=0.0)
+
+    @property
+    def table_columns(self) -> dict[str, ColumnType]:
+        """Types of the columns of the log that feature tables read, in the order of the log."""
+        used = {column for table in self.feature_tables for column in table.columns}
+        return {name: kind for name, kind in (self.source.columns | self.action_columns).items() if name in used}
+
+    @property
     def action_columns(self) -> dict[str, ColumnType]:
         """Types of the columns that the joiner adds to impressions: labels and their delays. Empty without `actions`."""
         return self.actions.columns if self.actions else {}
@@ -346,7 +359,10 @@ class DatasetSpec(Strict):
         return hashlib.sha256(f"{_IDS} {self.examples_log.fingerprint} {features}".encode()).hexdigest()[:16]
 
     def fingerprint_of(self, stage: str) -> str:
-        """Returns the fingerprint of a stage's partitions: the log's for raw rows, the dataset's for later stages."""
+        """Returns the fingerprint of a stage's partitions: a log's for rows and events, the dataset's for later stages."""
+        if stage == FEATURE_TABLES:  # the events, from which any values can be computed
+            columns = json.dumps(self.table_columns)
+            return hashlib.sha256(f"{self.examples_log.fingerprint} {columns}".encode()).hexdigest()[:16]
         logs = (self.log, self.examples_log, self.actions_log)
         return next((log.fingerprint for log in logs if log and log.stage == stage), self.fingerprint)
 

@@ -21,6 +21,8 @@ from ml.compute.runner import Runner
 from ml.days import day_before
 from ml.features.clean_task import Done, Job, Task, clean_task, earlier_days, expand_task, plan
 from ml.features.column_profile import ColumnProfile
+from ml.features.event_days import event_parts
+from ml.features.point_in_time.event_log import table_days
 from ml.features.side_files import side_files
 from ml.features.side_join import BROADCAST_BYTES, Matches, sort_merge_join
 from ml.features.side_tables import JoinedTable, prepare_tables
@@ -31,7 +33,7 @@ from ml.logs.quarantine import Quarantine
 from ml.logs.read import raw_parts
 from ml.parquet import write_table
 from ml.schema import arrow_schema
-from ml.stages import CLEANED_FEATURES, RAW_LOGS
+from ml.stages import CLEANED_FEATURES, FEATURE_TABLES, RAW_LOGS
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -107,8 +109,8 @@ def clean_day(
         Statistics of the day.
 
     Raises:
-        MissingPartition: The raw logs of the day, or of an earlier day from which negatives are drawn, or the vocabularies of
-            the day before are not in the lake.
+        MissingPartition: The raw logs of the day, or of an earlier day from which negatives are drawn, or the events of a day
+            that feature tables need, or the vocabularies of the day before are not in the lake.
         StalePartition: They were made under another version of the catalog entry.
         DamagedSideTable: A file of a side table is truncated or corrupt.
         RepeatedKey: A side table has two rows with the same key.
@@ -120,18 +122,22 @@ def clean_day(
     for read in [*earlier, day]:
         lake.require(RAW_LOGS, spec.name, read, fingerprint=spec.log.fingerprint)
     before = [(CLEANED_FEATURES, day_before(day))] if _needs_state(spec, day) else []
-    made_from = lake.lineage(spec.name, [*before, *((RAW_LOGS, d) for d in [*earlier, day])])
+    tables = [(FEATURE_TABLES, d) for d in [*table_days(spec, day), *([day] if spec.feature_tables else [])]]
+    for stage, read in tables:
+        lake.require(stage, spec.name, read, fingerprint=spec.fingerprint_of(stage))
+    made_from = lake.lineage(spec.name, [*before, *((RAW_LOGS, d) for d in [*earlier, day]), *tables])
     states, names = _previous_states(spec, day, lake), [s.name for s in spec.sparse if s.vocabulary]
     with lake.write(CLEANED_FEATURES, spec.name, day) as staging:
         scratch = staging / "scratch"
         joined_files = side_files(spec, logs)
-        tables = prepare_tables(spec, logs, scratch / "side", limits.broadcast_bytes, spark)
+        sides = prepare_tables(spec, logs, scratch / "side", limits.broadcast_bytes, spark)
         job = Job(
             spec=spec,
             day=day,
             vocabularies={name: states.get(name) for name in names},
             events=tuple(p for d in earlier for p in raw_parts(lake, spec.name, d)) + tuple(parts),
-            joins=tuple(table.joined for table in tables.values()),
+            tables=tuple(p for _, d in tables for p in event_parts(lake, spec.name, d)),
+            joins=tuple(table.joined for table in sides.values()),
             output=str(staging / "rows"),
             counts=str(scratch / "counts"),
         )
@@ -146,11 +152,11 @@ def clean_day(
         if scratch.exists():
             scratch.fs.rm(scratch.path, recursive=True)
         if spec.join:
-            lines = Quarantine.concat(table.quarantine for table in tables.values())
+            lines = Quarantine.concat(table.quarantine for table in sides.values())
             write_table(lines.table, staging / "quarantine.parquet")
         joins = {
             name: table.statistics(sum((one.matches[n] for one in done), Matches()))
-            for n, (name, table) in enumerate(tables.items())
+            for n, (name, table) in enumerate(sides.items())
         }
         result = _sum(done, without, joins, sizes, time.perf_counter() - started)
         manifest: dict[str, Any] = {

@@ -20,6 +20,8 @@ from upath import UPath
 from ml.catalog.spec import DatasetSpec, Negatives
 from ml.days import MICROSECONDS_PER_HOUR, trailing_days
 from ml.features.column_profile import ColumnProfile, column_profile
+from ml.features.event_days import read_events
+from ml.features.point_in_time.feature_tables import with_feature_tables
 from ml.features.point_in_time.history import with_history
 from ml.features.point_in_time.negatives import Events, sample, with_negatives
 from ml.features.point_in_time.trailing_counts import with_recent
@@ -40,6 +42,7 @@ class Job:
         day: The partition key.
         vocabularies: State of each feature's vocabulary before the day; None on the first day.
         events: Raw parts of earlier days and of this day, from which negatives are drawn.
+        tables: Files of the events of earlier days and of this day that feature tables are computed from.
         joins: Side tables.
         output: Folder for the parts of the feature table.
         counts: Folder for the tasks' counts of values.
@@ -52,6 +55,7 @@ class Job:
     joins: tuple[Joined, ...]
     output: str
     counts: str
+    tables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,21 @@ def expand_task(task: Task) -> tuple[Task, int]:
 
 
 def _expanded(task: Task) -> tuple[pa.Table, int]:
+    """Returns the task's rows, with values of earlier events, and with negatives if the spec samples any.
+
+    The second result is the number of rows without a candidate.
+    """
+    rows, without = _sampled(task)
+    spec = task.job.spec
+    if not spec.feature_tables:
+        return rows, without
+    times = rows[EVENT_TIME]
+    first, last = (times[0].as_py(), times[-1].as_py()) if len(rows) else (0, 0)
+    since = first - round(spec.table_look_back_hours * MICROSECONDS_PER_HOUR)
+    return with_feature_tables(rows, spec, read_events(spec, task.job.tables, since, last)), without
+
+
+def _sampled(task: Task) -> tuple[pa.Table, int]:
     """Returns the task's rows, with negatives if the spec samples any, and the number of rows without a candidate."""
     spec, negatives = task.job.spec, task.job.spec.label.negatives
     rows = read_parquet(UPath(task.part), read_columns(spec), range(task.start, task.stop), dictionary_columns(spec))
@@ -199,7 +218,7 @@ def expand_rows(rows: pa.Table, spec: DatasetSpec, day: str, events: Events, sta
 
 def _with_label(rows: pa.Table, spec: DatasetSpec, negatives: Negatives) -> pa.Table:
     for column in spec.sparse:
-        if column.history:
+        if isinstance(column.history, int):
             rows = rows.append_column(HISTORY_PREFIX + column.name, pa.array([], pa.list_(pa.int64())))
     for name in negatives.recent:
         rows = rows.append_column(name, pa.array([], pa.int64()))
@@ -245,6 +264,7 @@ def read_columns(spec: DatasetSpec) -> list[str]:
     used = [d.column for d in spec.dense] + [c for s in spec.sparse for c in s.inputs]
     used += [c for c in (spec.label.column, spec.user, spec.item, spec.oracle) if c]
     used += [spec.session.column] if spec.session else []
+    used += [column for table in spec.feature_tables for column in table.row_columns]
     used += [*spec.slices, *(side.log_key for side in spec.join)]
     return [EVENT_TIME, *(c for c in spec.source.columns if c in set(used))]
 

@@ -32,7 +32,7 @@ from ml.embeddings.delta import Gap
 from ml.lake import Lake
 from ml.online.arriving_position import STREAM, ArrivingPosition, day_in_progress, position_file, rows_file, sealed_day
 from ml.online.day import RECORD, SERVING, beside_state
-from ml.online.examples import DayExamples, events_before, newest_vocabularies, read_side_tables
+from ml.online.examples import DayExamples, events_before, known_before, newest_vocabularies, read_side_tables
 from ml.online.feeder import write_arriving, write_whole
 from ml.online.landing import CannotLand, land_day
 from ml.online.loop import ONLINE, SliceResult, online_slices
@@ -212,7 +212,14 @@ class _ArrivingDay:
         self.at = ArrivingPosition(record, run_id=start.run.run_id)
         state = self._checkpoints.resume(recipe, schema, self.at)
         self.resumed = state is not None
-        self._examples = DayExamples(spec, day, vocabularies, read_side_tables(spec, logs), events_before(spec, day, lake))
+        self._examples = DayExamples(
+            spec,
+            day,
+            vocabularies,
+            read_side_tables(spec, logs),
+            events_before(spec, day, lake),
+            known_before(spec, day, lake),
+        )
         if state is not None:
             record.load_tensors(below(self._checkpoints.beside, RECORD))
             kept = below(self._checkpoints.beside, SERVING)

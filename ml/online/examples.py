@@ -1,7 +1,7 @@
 """Makes training examples of arriving rows with the functions of the daily features.
 
-Where a dataset samples negatives, features depend on earlier events: the events of the day so far and of the window before the
-day are held in memory, as in a task of the daily features.
+Where a dataset samples negatives or has feature tables, features depend on earlier events: the events of the day so far and of
+the window before the day are held in memory, as in a task of the daily features.
 
 Features equal those of `cleaned_features` of the day, with two exceptions:
 
@@ -18,6 +18,7 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from upath import UPath
 
@@ -25,8 +26,11 @@ from ml.catalog.spec import DatasetSpec
 from ml.datasets.collate import batch_from_rows
 from ml.datasets.rows import Rows
 from ml.datasets.slices import DaySlice
-from ml.days import MICROSECONDS_PER_HOUR
+from ml.days import MICROSECONDS_PER_HOUR, day_bounds
 from ml.features.clean_task import dictionary_columns, earlier_days, expand_rows, one_batch, read_columns
+from ml.features.event_days import event_parts, read_events
+from ml.features.point_in_time.event_log import EventLog, table_days
+from ml.features.point_in_time.feature_tables import with_feature_tables
 from ml.features.point_in_time.negatives import Events
 from ml.features.side_files import check_whole
 from ml.features.side_join import index_join, prepare
@@ -37,7 +41,7 @@ from ml.logs.ingest_task import raw_schema
 from ml.logs.read import raw_parts
 from ml.logs.source_table import read_table
 from ml.schema import EVENT_TIME, FeatureSchema, arrow_schema
-from ml.stages import CLEANED_FEATURES, RAW_LOGS
+from ml.stages import CLEANED_FEATURES, FEATURE_TABLES, RAW_LOGS
 
 
 class UnorderedRows(ValueError):
@@ -54,6 +58,7 @@ class DayExamples:
         sides: The joined columns of each side table, in the order of `spec.join`, as `read_side_tables` returns them.
         before: Events before the day, in time order, with `event_columns(spec)`. Only used if negatives are sampled; those
             outside the window are ignored.
+        known: Events of earlier days for feature tables, as `known_before` returns them; None without any.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class DayExamples:
         vocabularies: Mapping[str, Vocabulary] | None = None,
         sides: tuple[pa.Table, ...] = (),
         before: pa.Table | None = None,
+        known: EventLog | None = None,
     ) -> None:
         self.day, self.rows, self.without = day, 0, 0
         self._spec, self._sides, self._before = spec, sides, before
@@ -70,11 +76,14 @@ class DayExamples:
         self._transform = compile_transforms(spec, vocabularies)
         self._events: Events | None = None
         self._earlier = 0  # events before the day
+        self._known = known or EventLog.empty(spec)  # events for feature tables
 
     def skip(self, rows: pa.Table) -> None:
         """Take rows without making examples of them, as when a run resumes."""
         if self._spec.label.negatives and len(rows):
             self._append(rows)
+        if self._spec.feature_tables and len(rows):
+            self._learn(rows)
         self.rows += len(rows)
 
     def features(self, rows: pa.Table) -> pa.Table:
@@ -87,7 +96,7 @@ class DayExamples:
             The examples of `arrow_schema(spec)` in the order of the rows, with the negatives of each row after it.
 
         Raises:
-            UnorderedRows: Negatives are sampled, and a row is earlier than the rows before it.
+            UnorderedRows: Features depend on earlier events, and a row is earlier than the rows before it.
         """
         if not len(rows):
             return arrow_schema(self._spec).empty_table()
@@ -101,6 +110,8 @@ class DayExamples:
             start = self._earlier + number
             table, without = expand_rows(table.combine_chunks(), spec, self.day, events, start, number)
             self.without += without
+        if spec.feature_tables:
+            table = with_feature_tables(table, spec, self._learn(rows))
         for side, held in zip(spec.join, self._sides, strict=True):
             table, _ = index_join(table, side.log_key, held, side.table_key, side.columns)
         self.rows += len(rows)
@@ -118,6 +129,18 @@ class DayExamples:
         examples = examples.take(np.arange(len(examples)))  # a copy, because Arrow's buffers are read-only
         batch = partial(batch_from_rows, schema=self._schema)
         return DaySlice(number, 0, len(examples), examples.between, batch, batch_size, 0, 1)
+
+    def _learn(self, rows: pa.Table) -> EventLog:
+        """Add rows to the events for feature tables, and return all of these."""
+        spec, new = self._spec, EventLog.of(self._spec, rows)
+        if not self.rows:  # the first rows of the day
+            since = rows[EVENT_TIME][0].as_py() - round(spec.table_look_back_hours * MICROSECONDS_PER_HOUR)
+            self._known = EventLog(self._known.rows.filter(pc.field(EVENT_TIME) >= since))
+        times = pa.concat_tables([self._known.rows.slice(max(len(self._known.rows) - 1, 0)), new.rows])[EVENT_TIME].to_numpy()
+        if (np.diff(times) < 0).any():
+            raise UnorderedRows(f"{spec.name}: a row of {self.day} is earlier than the rows before it")
+        self._known = EventLog.join([self._known, new])
+        return self._known
 
     def _append(self, rows: pa.Table) -> Events:
         """Add rows to the events, and return all events."""
@@ -202,3 +225,12 @@ def events_before(spec: DatasetSpec, day: str, lake: Lake) -> pa.Table | None:
     parts = [UPath(part) for other in held for part in raw_parts(lake, spec.name, other)]
     tables = [pq.read_table(part.path, columns=event_columns(spec), filesystem=part.fs) for part in parts]
     return pa.concat_tables(tables).combine_chunks() if tables else None
+
+
+def known_before(spec: DatasetSpec, day: str, lake: Lake) -> EventLog:
+    """Read the events of the days in the lake that the feature tables of a day can reach; none without feature tables."""
+    current = spec.fingerprint_of(FEATURE_TABLES)
+    held = [other for other in table_days(spec, day) if lake.is_current(FEATURE_TABLES, spec.name, other, current)]
+    first, _ = day_bounds(day, spec.zone)
+    since = first - round(spec.table_look_back_hours * MICROSECONDS_PER_HOUR)
+    return read_events(spec, [part for other in held for part in event_parts(lake, spec.name, other)], since, first)

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ml.catalog.spec import DatasetSpec, FeatureTable
+from ml.days import trailing_days
 from ml.features.hashing import combine, hash_values
 from ml.schema import ARROW_TYPES, EVENT_TIME
 
@@ -17,15 +18,18 @@ ARRIVED = "arrived"
 """Column with the instant at which an event that arrived late was first in the lake; 0 for events that arrived in time."""
 
 
-def table_columns(spec: DatasetSpec) -> list[str]:
-    """Returns the columns of the log that the feature tables of a dataset read, in the order of the log."""
-    used = {column for table in spec.feature_tables for column in table.columns}
-    return [column for column in (spec.source.columns | spec.action_columns) if column in used]
+def event_schema(spec: DatasetSpec) -> pa.Schema:
+    """Returns the schema of the events of a dataset's feature tables."""
+    columns = [(name, ARROW_TYPES[kind]) for name, kind in spec.table_columns.items()]
+    return pa.schema([(EVENT_TIME, pa.int64()), *columns, (ARRIVED, pa.int64())])
 
 
-def look_back(spec: DatasetSpec) -> float:
-    """Returns the hours before a row whose events the feature tables of a dataset need; 0 without tables."""
-    return max((table.look_back_hours for table in spec.feature_tables), default=0.0)
+def table_days(spec: DatasetSpec, day: str) -> list[str]:
+    """Returns the earlier days, in order, whose events the feature tables of a day's rows may need."""
+    if not spec.feature_tables:
+        return []
+    # A day of the log's zone may be an hour longer or shorter than 24.
+    return [other for other in trailing_days(day, int(spec.table_look_back_hours // 23) + 1) if other >= spec.first_day]
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class EventLog:
     """E events in time order.
 
     Attributes:
-        rows: event_time, `ARRIVED`, and the columns of `table_columns(spec)`.
+        rows: event_time, `ARRIVED`, and the columns of `spec.table_columns`.
     """
 
     rows: pa.Table
@@ -47,12 +51,15 @@ class EventLog:
             rows: Rows with event_time and the columns that the feature tables read, in time order. Without a column `ARRIVED`,
                 all arrived in time.
         """
-        names = [EVENT_TIME, *table_columns(spec)]
-        kept = rows.select(names)
         arrived = rows[ARRIVED] if ARRIVED in rows.column_names else pa.array(np.zeros(len(rows), np.int64))
-        types = spec.source.columns | spec.action_columns
-        schema = pa.schema([(EVENT_TIME, pa.int64()), *((name, ARROW_TYPES[types[name]]) for name in names[1:])])
-        return cls(kept.cast(schema).append_column(ARRIVED, arrived).combine_chunks())
+        schema = event_schema(spec)
+        kept = rows.select(schema.names[:-1]).append_column(ARRIVED, arrived)
+        return cls(kept.cast(schema).combine_chunks())
+
+    @classmethod
+    def empty(cls, spec: DatasetSpec) -> EventLog:
+        """Returns a log without events."""
+        return cls(event_schema(spec).empty_table())
 
     @classmethod
     def join(cls, parts: list[EventLog]) -> EventLog:

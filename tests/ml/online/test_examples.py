@@ -12,18 +12,22 @@ import pytest
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
 from ml.features.clean import clean_day
+from ml.features.event_days import write_event_day
 from ml.features.read import feature_table
 from ml.lake import Lake
 from ml.logs.ingest import ingest_day
 from ml.logs.read import raw_table
 from ml.logs.synthetic.simulate import write_day
-from ml.online.examples import DayExamples, UnorderedRows, events_before, newest_vocabularies, read_side_tables
+from ml.online.examples import DayExamples, UnorderedRows, events_before, known_before, newest_vocabularies, read_side_tables
 from tests.helpers.small_logs import LAYOUTS, write_log
+from tests.helpers.table_days import DAYS as TABLE_DAYS
+from tests.helpers.table_days import day_rows, table_spec, write_rows
 
 
 def examples_of(spec: DatasetSpec, day: str, lake: Lake, logs: Path) -> DayExamples:
     vocabularies = newest_vocabularies(spec, day, lake)[1]
-    return DayExamples(spec, day, vocabularies, read_side_tables(spec, logs), events_before(spec, day, lake))
+    sides, known = read_side_tables(spec, logs), known_before(spec, day, lake)
+    return DayExamples(spec, day, vocabularies, sides, events_before(spec, day, lake), known)
 
 
 def streamed(examples: DayExamples, raw: pa.Table, seed: int, slices: int) -> list[tuple[pa.Table, pa.Table]]:
@@ -172,3 +176,23 @@ def test_a_real_day(name: str, catalog: dict[str, DatasetSpec], real_logs: Path,
     clean_day(spec, days[-1], lake, real_logs / folder, LocalRunner())
     differ = check_day(spec, days[-1], lake, real_logs / folder, seed=1, slices=50)
     assert differ < (0.7 if name == "globo" else 1e-9)
+
+
+@pytest.mark.parametrize("negatives", [False, True])
+@pytest.mark.parametrize("seed", range(2))
+def test_values_of_feature_tables_equal_the_daily_ones(tmp_path: Path, seed: int, negatives: bool) -> None:
+    label = {"negatives": {"per_positive": 2, "window_hours": 5}} if negatives else {"column": "click"}
+    spec, lake = table_spec(label=label), Lake.at(tmp_path / "lake")
+    for number, day in enumerate(TABLE_DAYS[:3]):
+        write_rows(lake, spec, day, day_rows(number, 200, seed))
+        write_event_day(spec, day, lake)
+        clean_day(spec, day, lake, tmp_path, LocalRunner())
+    check_day(spec, TABLE_DAYS[2], lake, tmp_path, seed, slices=7)
+
+
+def test_rows_of_feature_tables_come_in_time_order(tmp_path: Path) -> None:
+    spec, rows = table_spec(), day_rows(0, 20)
+    examples = DayExamples(spec, TABLE_DAYS[0])
+    examples.skip(rows.slice(10))
+    with pytest.raises(UnorderedRows, match="tables: a row of 2026-01-01 is earlier than the rows before it"):
+        examples.features(rows.slice(0, 10))

@@ -1,0 +1,146 @@
+"""Daily features of feature tables equal a slow search of the log, and late data and backfills do not change old rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ml.catalog.spec import DatasetSpec
+from ml.compute.runner import LocalRunner
+from ml.features.clean import Limits, clean_day
+from ml.features.event_days import EventDay, event_parts, write_event_day
+from ml.features.hashing import hash_values
+from ml.features.read import feature_parts, feature_table
+from ml.lake import Lake, MissingPartition, StalePartition
+from ml.parquet import read_parquet
+from ml.schema import MISSING_ID
+from ml.stages import CLEANED_FEATURES, FEATURE_TABLES
+from tests.helpers.feature_values import slow_value
+from tests.helpers.table_days import DAYS, TABLES, day_rows, in_time_order, table_spec, write_rows
+
+SPEC = table_spec()
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake.at(tmp_path / "lake")
+
+
+def make(lake: Lake, spec: DatasetSpec, day: str, rows: int = 200) -> pa.Table:
+    write_event_day(spec, day, lake)
+    clean_day(spec, day, lake, str(lake.root), LocalRunner(), limits=Limits(rows_per_task=rows))
+    return feature_table(lake, spec, day)
+
+
+def made_days(lake: Lake, log: list[pa.Table], rows: int = 200) -> list[pa.Table]:
+    for day, table in zip(DAYS, log, strict=False):
+        write_rows(lake, SPEC, day, table)
+    return [make(lake, SPEC, day, rows) for day, _ in zip(DAYS, log, strict=False)]
+
+
+def test_values_of_a_day_use_the_events_of_this_day_and_of_the_days_before(lake: Lake) -> None:
+    log = [day_rows(day, 250) for day in range(3)]
+    features = made_days(lake, log)[-1]
+    events = pa.concat_tables(log).to_pylist()
+    ids = {item: int(hash_values("item", pa.array([item]))[0]) for item in range(12)}
+    for row, found in zip(log[-1].to_pylist(), features.to_pylist(), strict=True):
+        for table in SPEC.feature_tables:
+            for value in table.values:
+                slow = slow_value(SPEC, table, value, row, events)
+                if value.last:
+                    assert found["seen"] == ([ids[item] for item in slow] or [MISSING_ID])
+                else:
+                    assert found[value.name] == pytest.approx(-1 if slow is None else slow, rel=1e-6), value.name
+
+
+def test_values_do_not_depend_on_how_a_day_is_divided(lake: Lake, tmp_path: Path) -> None:
+    log = [day_rows(day, 400) for day in range(2)]
+    one, other = made_days(lake, log, 100)[-1], made_days(Lake.at(tmp_path / "other"), log, 10_000)[-1]
+    assert one.equals(other)
+    assert len(feature_parts(lake, SPEC, DAYS[1])) == 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_backfill_changes_no_old_row(lake: Lake, seed: int) -> None:
+    """Rows arrive late for three days; those that were there keep their features, byte by byte, and later days see all."""
+    log = [day_rows(day, 150, seed) for day in range(4)]
+    before = made_days(lake, log[:3])
+    late = [day_rows(day, 40, seed + 100) for day in range(3)]
+    backfilled = [in_time_order(old, new) for old, new in zip(log, late, strict=False)]
+    for day, rows in zip(DAYS, backfilled, strict=False):
+        write_rows(lake, SPEC, day, rows)
+    after = [make(lake, SPEC, day) for day in DAYS[:3]]
+    for old, new, rows, arrived in zip(before, after, log, late, strict=False):
+        is_old = np.concatenate([np.ones(len(rows), bool), np.zeros(len(arrived), bool)])
+        times = np.concatenate([rows["event_time"].to_numpy(), arrived["event_time"].to_numpy()])
+        kept = new.filter(pa.array(is_old[np.argsort(times, kind="stable")]))
+        assert kept.equals(old)
+    write_rows(lake, SPEC, DAYS[3], log[3])
+    last, events = make(lake, SPEC, DAYS[3]), pa.concat_tables([*backfilled, log[3]]).to_pylist()
+    item = SPEC.feature_tables[0]
+    slow = [slow_value(SPEC, item, item.values[0], row, events) for row in log[3].to_pylist()]
+    assert last["shown"].to_pylist() == slow
+
+
+def test_events_that_arrive_late_are_known_from_the_end_of_the_newest_day(lake: Lake) -> None:
+    log = [day_rows(day, 50) for day in range(2)]
+    made_days(lake, log)
+    write_rows(lake, SPEC, DAYS[0], in_time_order(log[0], day_rows(0, 7, seed=1)))
+    assert write_event_day(SPEC, DAYS[0], lake) == EventDay(57, 7, 0)
+    rows = read_parquet(event_parts(lake, SPEC.name, DAYS[0])[0])
+    assert set(rows["arrived"].to_pylist()) == {0, int(np.datetime64("2026-01-03", "us").astype(np.int64))}
+
+
+def test_a_day_that_is_made_again_has_the_same_bytes(lake: Lake) -> None:
+    log = [day_rows(day, 80) for day in range(2)]
+    made_days(lake, log)
+    write_rows(lake, SPEC, DAYS[0], in_time_order(log[0], day_rows(0, 5, seed=1)))
+    write_event_day(SPEC, DAYS[0], lake)
+    once = Path(event_parts(lake, SPEC.name, DAYS[0])[0]).read_bytes()
+    assert write_event_day(SPEC, DAYS[0], lake) == EventDay(85, 5, 0)
+    assert Path(event_parts(lake, SPEC.name, DAYS[0])[0]).read_bytes() == once
+
+
+def test_equal_rows_are_separate_events_also_when_one_of_them_arrives_late(lake: Lake) -> None:
+    rows = day_rows(0, 30)
+    write_rows(lake, SPEC, DAYS[0], in_time_order(rows, rows))
+    assert write_event_day(SPEC, DAYS[0], lake) == EventDay(60, 0, 0)
+    write_rows(lake, SPEC, DAYS[0], in_time_order(rows, rows, rows.slice(0, 4)))
+    assert write_event_day(SPEC, DAYS[0], lake) == EventDay(64, 4, 0)
+
+
+def test_events_that_the_log_no_longer_has_are_kept_and_counted(lake: Lake) -> None:
+    rows = day_rows(0, 30)
+    write_rows(lake, SPEC, DAYS[0], rows)
+    write_event_day(SPEC, DAYS[0], lake)
+    write_rows(lake, SPEC, DAYS[0], rows.slice(3))
+    assert write_event_day(SPEC, DAYS[0], lake) == EventDay(30, 0, 3)
+
+
+def test_what_is_missing_or_stale_is_refused(lake: Lake) -> None:
+    write_rows(lake, SPEC, DAYS[1], day_rows(1, 10))
+    write_event_day(SPEC, DAYS[1], lake)
+    with pytest.raises(MissingPartition, match="tables/feature_tables of 2026-01-01"):
+        clean_day(SPEC, DAYS[1], lake, str(lake.root), LocalRunner())
+    tables: list[dict[str, Any]] = [
+        *TABLES,
+        {"name": "time", "entity": ["time"], "values": [{"name": "n", "count": {"hours": 1}}]},
+    ]
+    changed = table_spec(feature_tables=tables)
+    assert changed.fingerprint_of(FEATURE_TABLES) != SPEC.fingerprint_of(FEATURE_TABLES)
+    fresh = changed.starting_at(DAYS[1])
+    with pytest.raises(StalePartition, match="tables/feature_tables of 2026-01-02"):
+        clean_day(fresh, DAYS[1], lake, str(lake.root), LocalRunner())
+
+
+def test_days_made_from_older_events_are_outdated(lake: Lake) -> None:
+    log = [day_rows(day, 40) for day in range(2)]
+    made_days(lake, log)
+    assert not lake.is_outdated(CLEANED_FEATURES, SPEC.name, DAYS[1])
+    write_rows(lake, SPEC, DAYS[0], in_time_order(log[0], day_rows(0, 5, seed=1)))
+    write_event_day(SPEC, DAYS[0], lake)
+    assert lake.is_outdated(CLEANED_FEATURES, SPEC.name, DAYS[1])
