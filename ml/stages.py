@@ -61,6 +61,11 @@ def online_checkpoints(model: str) -> str:
     return f"online_checkpoints/{model}"
 
 
+def online_packages(model: str) -> str:
+    """Returns the folder of the lake for what a model's day publishes while it is trained online and no server follows it."""
+    return f"online_packages/{model}"
+
+
 def profiles(stage: str) -> str:
     """Returns the folder of the lake for the profiles of a stage's days."""
     return f"profiles/{stage}"

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 from upath import UPath
 
-from ml.artifacts.delta import ModelDelta
 from ml.artifacts.snapshot import Tensors, below
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.cache_config import CacheConfig
@@ -23,20 +22,23 @@ from ml.days import day_bounds
 from ml.lake import Lake
 from ml.online.loop import ONLINE, Slice, SliceResult, online_slices
 from ml.online.partition import write_online_day
+from ml.online.probe_set import probe_day
 from ml.online.rates import online_rates
 from ml.online.record import DayRecord
 from ml.online.rivals import Rivals
-from ml.online.serving import ServingCopy, SyncStats
-from ml.online.start import Run, Start, begin_state, start_online
+from ml.online.serving import SyncStats
+from ml.online.serving_of_day import DayServing, ServingOfDay
+from ml.online.start import Run, begin_state, start_online
 from ml.recipes.recipe import Recipe
 from ml.recipes.stored import recipe_in_use
 from ml.schema import FeatureSchema
 from ml.stages import MDS_DATASETS, advisor_recipes, online_checkpoints, online_updates
+from ml.sync.folder import SyncFolder
 from ml.training.checkpoint import Checkpoints
 from ml.training.progress import progress_of
 from ml.training.state import TrainState
 
-SERVING, RECORD, OBSERVER = "serving/", "record/", "observer/"
+SERVING, RECORD = "serving/", "record/"
 _NAP = 0.2  # longest sleep between two checks for signals, in seconds
 
 
@@ -61,16 +63,17 @@ class OnlineOptions:
 class Observer(Protocol):
     """Follows a day of online training. Calls are made in this thread, between the steps of training."""
 
-    def begin(self, state: TrainState, run: Run, record: DayRecord, tensors: Tensors | None) -> None:
-        """The day begins, or resumes with the `tensors` of a checkpoint; `run.version` is the version of the serving model."""
+    @property
+    def folder(self) -> SyncFolder:
+        """Where servers find the packages of the day."""
         ...
 
-    def synced(self, stats: SyncStats, delta: ModelDelta | None, learned: tuple[int, int] | None) -> None:
+    def begin(self, state: TrainState, run: Run, record: DayRecord, serving: DayServing) -> None:
+        """The day begins, or resumes at a checkpoint; `run.version` is the version of the serving model."""
+        ...
+
+    def synced(self, stats: SyncStats, serving: DayServing, learned: tuple[int, int] | None) -> None:
         """The serving model has applied a delta; `learned` is the span of events that it has learned from, if there is one."""
-        ...
-
-    def tensors(self) -> Tensors:
-        """Return what a checkpoint after the last synchronisation stores for `begin`. Later calls must not change it."""
         ...
 
     def wait(self) -> float:
@@ -151,7 +154,8 @@ def online_day(
         [] if options.recipe or not lake.has(advisor_recipes(model), spec.name, day) else [(advisor_recipes(model), day)]
     )
     states = {*([start.place] if start.place else ()), *rivals.places.values()}
-    lineage = lake.lineage(spec.name, [(MDS_DATASETS, day), *stored_recipe, *sorted(states)])
+    probed = [(MDS_DATASETS, of)] if recipe.online.sync.probe and (of := probe_day(lake, spec, day)) else []
+    lineage = lake.lineage(spec.name, [(MDS_DATASETS, day), *probed, *stored_recipe, *sorted(states)])
     identity = {
         "recipe": recipe.fingerprint,
         "online": recipe.online.fingerprint,
@@ -164,27 +168,22 @@ def online_day(
     checkpoints = Checkpoints(lake, spec.name, online_checkpoints(model), day, identity, recipe.checkpoints)
     known_to = {ONLINE: day_bounds(day, spec.zone)[0], **rivals.known_to}
     record = DayRecord(known_to, ranks_only=getattr(recipe.model, "loss", None) == "softmax")
-    state, serving, synced = _resume(checkpoints, recipe, schema, record) or _begin(
-        begin_state(lake, spec, start, recipe), start
-    )
+    state, synced = _resume(checkpoints, recipe, schema, record) or (begin_state(lake, spec, start, recipe), None)
+    observer, learned = options.observer, None
+    now = replace(start.run, version=synced.version) if synced else start.run
+    serving_of = ServingOfDay(lake, spec, model, day, observer.folder if observer else None)
+    serving = serving_of.open(state, now, below(checkpoints.beside, SERVING) if synced else None)
     resumed_at, rows_before, began = len(record.slices), record.rows, time.perf_counter()
 
-    observer, learned = options.observer, None
     if observer:
-        version = synced.version if synced else start.run.version
-        kept = below(checkpoints.beside, OBSERVER) if synced else None
-        observer.begin(state, replace(start.run, version=version), record, kept)
+        observer.begin(state, now, record, serving)
 
     def before_training(part: Slice, stats: SyncStats) -> None:
         def save_if_due() -> None:
-            checkpoints.after_step(state, _Position(record, stats), beside)
-
-        def beside() -> Tensors:
-            own = observer.tensors() if observer else {}
-            return beside_state(record, serving) | {f"{OBSERVER}{name}": tensor for name, tensor in own.items()}
+            checkpoints.after_step(state, _Position(record, stats), lambda: beside_state(record, serving))
 
         if observer:
-            observer.synced(stats, serving.delta, learned)
+            observer.synced(stats, serving, learned)
             while (seconds := observer.wait()) > 0:
                 save_if_due()  # it also delivers signals
                 time.sleep(min(seconds, _NAP))
@@ -223,6 +222,7 @@ def online_day(
     with lake.write(online_updates(model), spec.name, day) as folder:
         manifest = write_online_day(folder, state, record, serving, start=start, run=run, keys=keys)
     checkpoints.discard()
+    serving_of.close(serving)
     if observer:
         observer.end(state, learned)
     return OnlineDay(lake.partition(online_updates(model), spec.name, day), record, resumed_at, manifest)
@@ -242,28 +242,22 @@ class _Position:
         self.synced = SyncStats(**state["synced"])
 
 
-def beside_state(record: DayRecord, serving: ServingCopy) -> Tensors:
+def beside_state(record: DayRecord, serving: DayServing) -> Tensors:
     """Return what a checkpoint stores beside the state."""
     parts = ((RECORD, record.tensors()), (SERVING, serving.tensors()))
     return {f"{prefix}{name}": tensor for prefix, tensors in parts for name, tensor in tensors.items()}
 
 
-Begun = tuple[TrainState, ServingCopy, SyncStats | None]
-
-
-def _resume(checkpoints: Checkpoints, recipe: Recipe, schema: FeatureSchema, record: DayRecord) -> Begun | None:
+def _resume(
+    checkpoints: Checkpoints, recipe: Recipe, schema: FeatureSchema, record: DayRecord
+) -> tuple[TrainState, SyncStats] | None:
     """Load the newest checkpoint, and continue the record; None without a checkpoint."""
     position = _Position(record)
     state = checkpoints.resume(recipe, schema, position)
     if state is None or position.synced is None:
         return None
     record.load_tensors(below(checkpoints.beside, RECORD))
-    kept = below(checkpoints.beside, SERVING)
-    return state, ServingCopy(state, recipe.online.sync, position.synced.version, kept), position.synced
-
-
-def _begin(state: TrainState, start: Start) -> Begun:
-    return state, ServingCopy(state, state.recipe.online.sync, start.run.version), None
+    return state, position.synced
 
 
 def _slices(reader: BlockReader, recipe: Recipe, first: int) -> Iterator[DaySlice]:

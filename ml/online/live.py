@@ -12,18 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from upath import UPath
-
-from ml.artifacts.bundle import vocabulary_states, write_inputs
-from ml.artifacts.delta import ModelDelta
-from ml.artifacts.snapshot import Tensors
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.metrics import auc
 from ml.online.loop import ONLINE, SliceResult
+from ml.online.published import PublishedServing
 from ml.online.record import DayRecord
 from ml.online.rivals import RETRAINED, STALE
 from ml.online.serving import SyncStats
+from ml.online.serving_of_day import DayServing, ServingOfDay
 from ml.online.start import Run
 from ml.sync.folder import SyncFolder
 from ml.sync.publisher import Published, Publisher
@@ -88,35 +85,27 @@ class LivePublisher:
     _began: tuple[float, int] | None = None  # time on the clock, and event time then
     _due: float = 0.0
 
-    def begin(self, state: TrainState, run: Run, record: DayRecord, tensors: Tensors | None) -> None:
+    def begin(self, state: TrainState, run: Run, record: DayRecord, serving: DayServing) -> None:
         """Open the run, and publish a snapshot unless the folder has this version already."""
         self._record = record
-        self._publisher = Publisher(
-            self.folder,
-            state,
-            self._inputs,
-            dataset=self.spec.name,
-            model=self.model,
-            run_id=run.run_id,
-            recipe=state.recipe.online.sync,
-            version=run.version,
-            tensors=tensors,
-        )
+        if isinstance(serving, PublishedServing):  # it publishes
+            self._publisher = serving.publisher
+            return
+        day = ServingOfDay(self.lake, self.spec, self.model, self.day, self.folder)
+        self._publisher = day.publisher(state, run.run_id, run.version, None)
         self._publisher.begin()
 
-    def synced(self, stats: SyncStats, delta: ModelDelta | None, learned: tuple[int, int] | None) -> None:
-        """Publish what the serving model has received."""
+    def synced(self, stats: SyncStats, serving: DayServing, learned: tuple[int, int] | None) -> None:
+        """Publish what the serving model has received, unless it has been published."""
         assert self._publisher is not None
+        if isinstance(serving, PublishedServing):
+            self._published = serving.published
+            return
         self._published = None
         if learned is not None:
-            self._published = self._publisher.publish(learned, stats.has_dense, delta)
+            self._published = self._publisher.publish(learned, stats.has_dense, serving.delta)
             if stats.kind == "snapshot":
                 self._publisher.snapshot(learned[1])
-
-    def tensors(self) -> Tensors:
-        """Return what the next package depends on, for a checkpoint."""
-        assert self._publisher is not None
-        return self._publisher.tensors()
 
     def wait(self) -> float:
         """Return the seconds until the events of the next slice have arrived."""
@@ -152,7 +141,3 @@ class LivePublisher:
         if learned is not None:
             self._publisher.publish(learned, everything=True)  # the next day begins without held back rows
             self._publisher.snapshot(learned[1])
-
-    def _inputs(self, staging: UPath) -> dict[str, str]:
-        before = self.spec.previous_day(self.day) or self.day
-        return write_inputs(staging, self.spec, vocabulary_states(self.lake, self.spec, before, self.model))

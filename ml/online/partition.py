@@ -11,7 +11,7 @@ from upath import UPath
 from ml.artifacts.snapshot import digest, write_file
 from ml.lake import Lake
 from ml.online.record import PREDICTIONS_FILE, SLICES_FILE, DayRecord
-from ml.online.serving import ServingCopy
+from ml.online.serving_of_day import DayServing
 from ml.online.start import Run, Start
 from ml.parquet import table_bytes
 from ml.training.state import TrainState
@@ -22,7 +22,7 @@ def write_online_day(
     staging: UPath,
     state: TrainState,
     record: DayRecord,
-    serving: ServingCopy,
+    serving: DayServing,
     *,
     start: Start,
     run: Run,
@@ -59,7 +59,7 @@ def write_online_day(
     return manifest
 
 
-def _measured(record: DayRecord, state: TrainState, serving: ServingCopy) -> dict[str, Any]:
+def _measured(record: DayRecord, state: TrainState, serving: DayServing) -> dict[str, Any]:
     """Return the keys of the manifest that describe the day as a whole."""
     running = state.running
     assert running is not None

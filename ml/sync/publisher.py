@@ -44,11 +44,13 @@ class Published:
         manifest: Its manifest.
         seconds: Wall-clock seconds by activity: `create` the delta, `encode` and `write` the package, and `collect` old ones.
         collected: Number of old packages that were deleted.
+        rows_by_table: Rows of a delta by table; on the first rank only.
     """
 
     manifest: PackageManifest
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
     collected: int = 0
+    rows_by_table: Mapping[str, int] = field(default_factory=dict)
 
 
 class Publisher:
@@ -193,7 +195,8 @@ class Publisher:
         register_receiver(self._state.model, NAME, steps)
         acknowledge(self._state.model, NAME, steps)
         seconds = {"create": created - began, "encode": encoded - created, "write": time.perf_counter() - encoded}
-        return Published(manifest, seconds)
+        tables = {name: len(t.keys) for own in (delta.tables.values() if delta else ()) for name, t in own.tables.items()}
+        return Published(manifest, seconds, rows_by_table=tables)
 
     def tensors(self) -> Tensors:
         """Return what the next package depends on apart from the state under training, for a checkpoint at this version.

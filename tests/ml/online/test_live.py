@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,15 @@ from ml.lake import Lake
 from ml.online.day import OnlineDay, OnlineOptions, online_day
 from ml.online.live import LivePublisher, LiveSlice
 from ml.online.loop import SliceResult
+from ml.online.probe_set import probe_of
+from ml.online.published import NAME
+from ml.online.record import DayRecord
 from ml.recipes.recipe import CheckpointRecipe, Recipe
-from ml.stages import online_updates
+from ml.stages import online_packages, online_updates
 from ml.sync import publisher
 from ml.sync.folder import SyncFolder
 from ml.sync.manifest import PackageManifest
+from ml.sync.publisher import Published, Publisher
 from ml.sync.receiver import Receiver
 from ml.sync.serving_copy import serving_copy
 from ml.training.day import DayOptions, train_day
@@ -154,6 +159,97 @@ def test_a_day_with_a_byte_budget_resumes_and_publishes_the_same_packages(
     assert one == two and any(manifest.pending for manifest in one.values())
     train(days[2], live(lake, days[2], tmp_path / "sync"))
     assert_serves_the_state(lake, days[2], again.receiver)
+
+
+SPOILED = 4
+
+
+@pytest.fixture
+def spoiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Version 2 of the model turns its predictions around; version 3 is good again."""
+    publish = Publisher.publish
+
+    def spoiling(self: Publisher, *args: Any, **keys: Any) -> Published:
+        bad = self.version + 1 == 2
+        held = [parameter.detach().clone() for parameter in self._state.dense_parameters]
+        if bad:
+            for parameter in self._state.dense_parameters:
+                parameter.data.mul_(-SPOILED)
+        try:
+            return publish(self, *args, **keys)
+        finally:
+            for parameter, before in zip(self._state.dense_parameters, held, strict=True):
+                parameter.data.copy_(before)
+
+    monkeypatch.setattr(Publisher, "publish", spoiling)
+
+
+def test_a_version_that_is_worse_on_the_probe_set_is_rolled_back_and_not_scored(
+    lake: Lake, tmp_path: Path, spoiled: None
+) -> None:
+    days = prepared(lake, 2)
+    probed = recipe(sync={"probe": {"rows": 300}})
+    observer = live(lake, days[1], tmp_path / "sync")
+    receiver = Receiver(observer.folder, "server", probe_of(lake, SPEC, probed, days[1]))
+    rollbacks: list[int] = []
+
+    def follow(shown: LiveSlice) -> None:
+        receiver.poll()
+        rollbacks.append(receiver.status.rollbacks)
+
+    observer.on_slice = follow
+    done = online_day(SPEC, days[1], lake, "dlrm", OnlineOptions(probed, progress=False, observer=observer))
+    assert [row["version"] for row in done.record.slices] == [0, 1, 1, 3, 4]
+    assert rollbacks == [0, 0, 1, 1, 1] and receiver.status.refused == {"quality": 1}
+    assert not [one for one in observer.folder.acknowledgements() if one.name == NAME]
+    assert_serves_the_state(lake, days[1], receiver)
+
+
+@pytest.mark.parametrize(
+    "sync", [{"byte_budget": 1024}, {"probe": {"rows": 300}}, {"byte_budget": 1024, "snapshot_every": 2}], ids=str
+)
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_day_that_is_scored_by_a_receiver_resumes_with_the_same_bytes(
+    lake: Lake, sync: dict[str, object], at: int, spoiled: None
+) -> None:
+    days = prepared(lake, 2)
+    often = recipe(sync=sync).model_copy(update={"checkpoints": CheckpointRecipe(minutes=1e-9)})
+    options = OnlineOptions(often, progress=False)
+    whole = online_day(SPEC, days[1], lake, "dlrm", options).manifest["digest"]
+    lake.discard(online_updates("dlrm"), SPEC.name, days[1])
+    add, added = DayRecord.add, [0]
+
+    def stop(self: DayRecord, result: SliceResult) -> None:
+        add(self, result)
+        added[0] += 1
+        if added[0] == at + 1:
+            raise Stop
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(DayRecord, "add", stop)
+        online_day(SPEC, days[1], lake, "dlrm", options)
+    again = online_day(SPEC, days[1], lake, "dlrm", options)
+    assert again.manifest["digest"] == whole and again.resumed_at == at
+    assert not lake.partition(online_packages("dlrm"), SPEC.name, days[1]).exists()
+
+
+@pytest.mark.parametrize("sync", [{"byte_budget": 1024}, {"byte_budget": 1024, "rows": "int8"}], ids=str)
+def test_with_a_byte_budget_the_scores_are_those_of_a_receiver(lake: Lake, tmp_path: Path, sync: dict[str, object]) -> None:
+    days, found = prepared(lake, 2), []
+    reader = BlockReader(lake, SPEC, days[1:], splits=SPLITS, batch_size=32, order="time")
+    wholes = [next(iter(part.chunks(1000))).whole for part in reader.slices(count=5)]
+    observer = live(lake, days[1], tmp_path / "sync")
+    show = observer.trained
+
+    def trained(result: SliceResult) -> None:
+        observer.receiver.poll()  # it is at the version that has predicted the slice
+        found.append(observer.receiver.bundle.score(wholes[result.number], sampled=True))
+        np.testing.assert_array_equal(found[-1], result.predictions["online"])
+        show(result)
+
+    observer.trained = trained  # type: ignore[method-assign]
+    done = online_day(SPEC, days[1], lake, "dlrm", OnlineOptions(recipe(sync=sync), progress=False, observer=observer))
+    assert len(found) == 5 and all(row["bytes_synced"] > 1024 for row in done.record.slices[1:])
 
 
 def packages(folder: SyncFolder) -> dict[str, PackageManifest]:
