@@ -10,13 +10,14 @@ from __future__ import annotations
 import lmdb
 import numpy as np
 
-from ml.features.hashing import combine
 from ml.features.online_store.append import append_events
 from ml.features.online_store.environment import Environment
 from ml.features.online_store.events import Events
 from ml.features.online_store.plan import CovisitationPlan
 from ml.features.online_store.snapshot import Entities
-from ml.features.online_store.windows import window
+from ml.features.point_in_time.covisitation import pair_key
+from ml.features.point_in_time.values import span_of
+from ml.features.point_in_time.windows import bounds
 from ml.schema import MISSING_ID
 
 
@@ -53,7 +54,7 @@ def apply_sessions(
     ]
     a, b, at, weight = (np.concatenate(part) for part in zip(*pairs, strict=True))
     words = weight.view(np.int64)[None]
-    append_events(txn, held, plan.pairs, Events.of(pair_keys(a, b), at, words))
+    append_events(txn, held, plan.pairs, Events.of(pair_key(a, b), at, words))
     both, twice = np.concatenate((a, b)), np.concatenate((at, at))
     append_events(txn, held, plan.totals, Events.of(both, twice, np.tile(words, 2)))
 
@@ -63,7 +64,7 @@ def contexts(
 ) -> np.ndarray:
     """Return the entities of the last events of sessions, int64 [N, context], each once; 0 where there are fewer."""
     value = plan.value
-    lows, highs = window(at, value.hours, known_after)
+    lows, highs = bounds(at, span_of(value.hours), known_after)
     held_entities, lengths = Entities(txn, held, plan.sessions, sessions).last(lows, highs, 0, value.context)
     found = np.where(np.arange(value.context) < lengths[:, None], held_entities, MISSING_ID)
     found.sort(axis=1)
@@ -103,7 +104,7 @@ def covisitation(
     context, totals, sizes = context[places], totals[places], sizes[places]  # [N, context]
     wanted = (context != MISSING_ID) & (context != entities[:, None]) & (totals > 0) & (entities != MISSING_ID)[:, None]
     row, place = np.nonzero(wanted)
-    keys = pair_keys(context[row, place], entities[row])
+    keys = pair_key(context[row, place], entities[row])
     shares = np.zeros(context.shape)
     shares[row, place] = _weights(txn, held, plan, keys, at[row], known_after, pairs=True) / (
         totals[row, place] + plan.value.strength
@@ -111,11 +112,6 @@ def covisitation(
     values = np.full(len(entities), np.nan)
     np.divide(shares.sum(axis=1), sizes, out=values, where=(sizes > 0) & (entities != MISSING_ID))
     return values
-
-
-def pair_keys(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the keys of pairs, the same for (a, b) and (b, a), int64 [N]."""
-    return combine(np.minimum(a, b), np.maximum(a, b))
 
 
 def _weights(
@@ -129,7 +125,7 @@ def _weights(
     pairs: bool,
 ) -> np.ndarray:
     """Return the sums of weights of pairs in the window, float64 [N]."""
-    lows, highs = window(at, plan.value.hours, known_after)
+    lows, highs = bounds(at, span_of(plan.value.hours), known_after)
     state = Entities(txn, held, plan.pairs if pairs else plan.totals, keys)
     return state.totals(highs)[1][:, 0] - state.totals(np.minimum(lows, highs))[1][:, 0]
 

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from ml.catalog.feature_tables import EventFilter
 from ml.catalog.reading import ColumnType
 from ml.features.buffers import flat
+from ml.features.columns import plain
 from ml.features.hashing import hash_values
-from ml.features.online_store.keys import array
 from ml.features.online_store.plan import Series, SumColumn
 from ml.features.online_store.snapshot import MISSING_WORD
 from ml.schema import ARROW_TYPES, MISSING_ID
@@ -54,12 +52,9 @@ class Events:
         return cls(ids[edges], np.append(edges, len(ids)), times[order], np.ascontiguousarray(columns[:, order]), order)
 
 
-def counted(rows: pa.Table, where: EventFilter | None) -> pa.Table:
-    """Return the rows that a filter lets count."""
-    if where is None:
-        return rows
-    column = rows[where.column]
-    return rows.filter(pc.fill_null(pc.call_function("equal", [column, pa.scalar(where.equals).cast(column.type)]), False))
+def array(rows: pa.Table, name: str) -> pa.Array:
+    """Return a column as one array, without a dictionary."""
+    return plain(rows[name].combine_chunks())
 
 
 def words_of(rows: pa.Table, series: Series) -> np.ndarray:

@@ -1,12 +1,9 @@
-"""Keys of the store: a series, an entity and the end of a chunk, as bytes that sort in this order; and keys of entities."""
+"""Keys of the store: a series, an entity and the end of a chunk, as bytes that sort in this order."""
 
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 
-from ml.catalog.feature_tables import FeatureTable
-from ml.features.hashing import combine, hash_values
 from ml.features.online_store.chunks import TAIL
 
 _KEY = np.dtype([("series", ">u2"), ("entity", ">u8"), ("last", ">u8"), ("base", ">u8")])
@@ -39,14 +36,3 @@ def series_and_last(keys: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Return the series of keys, and the times of the last events of their chunks (`TAIL` for a tail), int64 [N]."""
     fields = np.frombuffer(b"".join(keys), _KEY)
     return fields["series"].astype(np.int64), (fields["last"].astype(np.uint64) ^ _SIGN).view(np.int64)
-
-
-def entity_keys(table: FeatureTable, rows: pa.Table | pa.RecordBatch) -> np.ndarray:
-    """Return the keys of the entities of rows, int64 [N]: the hash of the entity's columns; 0 if one of them is missing."""
-    return combine(*(hash_values(table.name, array(rows, column)) for column in table.entity))
-
-
-def array(rows: pa.Table | pa.RecordBatch, name: str) -> pa.Array:
-    """Return a column as one array."""
-    column = rows[name]
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

@@ -15,6 +15,7 @@ from ml.catalog.feature_tables import CovisitationValue, FeatureTable
 from ml.catalog.reading import ColumnType
 from ml.catalog.spec import DatasetSpec
 from ml.days import MICROSECONDS_PER_HOUR
+from ml.features.point_in_time.values import sampling_hours
 
 FORMAT = 1
 """Version of the stored form. Increase it when chunks or keys change, so that older stores are rebuilt."""
@@ -70,15 +71,14 @@ class TablePlan:
         table: The declaration.
         known_after: Microseconds after its event time at which an event is known.
         events: Events of the entities.
-        revealing_hours: Windows of this many hours or more do not show that an entity has no event; see
-            `ml.features.point_in_time.trailing_counts`. None if they may.
+        sampling: Length of the window that negatives are sampled from, see `ml.features.point_in_time.values`.
         covisitation: The series of each co-visitation value, by its name.
     """
 
     table: FeatureTable
     known_after: int
     events: Series
-    revealing_hours: float | None = None
+    sampling: float | None = None
     covisitation: Mapping[str, CovisitationPlan] = field(default_factory=dict)
 
     @property
@@ -87,10 +87,6 @@ class TablePlan:
         yield self.events
         for plan in self.covisitation.values():
             yield from (plan.sessions, plan.pairs, plan.totals)
-
-    def reveals(self, hours: float) -> bool:
-        """Whether an entity without an event in a window is certainly not a sampled negative."""
-        return self.revealing_hours is not None and hours >= self.revealing_hours
 
 
 @dataclass(frozen=True)
@@ -141,12 +137,7 @@ def _plan_table(table: FeatureTable, spec: DatasetSpec, number: int) -> TablePla
             sessions = Series(at, (), (ENTITY,), hours)
             pairs, totals = (Series(at + 1 + i, (WEIGHT,), (), hours) for i in range(2))
             covisitation[value.name] = CovisitationPlan(value.covisitation, sessions, pairs, totals)
-    return TablePlan(table, spec.known_after(table), events, _revealing_hours(table, spec), covisitation)
-
-
-def _revealing_hours(table: FeatureTable, spec: DatasetSpec) -> float | None:
-    negatives = spec.label.negatives
-    return negatives.window_hours if negatives and not table.where and table.entity == (spec.item,) else None
+    return TablePlan(table, spec.known_after(table), events, sampling_hours(spec, table), covisitation)
 
 
 ENTITY = "entity"

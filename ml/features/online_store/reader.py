@@ -17,18 +17,18 @@ import pyarrow as pa
 
 from ml.catalog.feature_tables import FeatureValue
 from ml.catalog.reading import ColumnType
-from ml.days import MICROSECONDS_PER_SECOND
-from ml.features.hashing import hash_values
 from ml.features.online_store.covisitation import covisitation
 from ml.features.online_store.environment import CURRENT, Environment, current_generation, open_environment
 from ml.features.online_store.events import values_of
-from ml.features.online_store.keys import array, entity_keys
 from ml.features.online_store.meta import Meta, read_meta
 from ml.features.online_store.plan import StorePlan, SumColumn, TablePlan
 from ml.features.online_store.snapshot import Entities
 from ml.features.online_store.texts import texts_of
-from ml.features.online_store.windows import window
 from ml.features.online_store.writer import StaleStore
+from ml.features.point_in_time.event_log import column_keys, entity_keys
+from ml.features.point_in_time.feature_tables import SESSION_SEED
+from ml.features.point_in_time.values import count_value, rate_value, recency_value, span_of
+from ml.features.point_in_time.windows import bounds
 
 
 class TooLongAgo(ValueError):
@@ -99,7 +99,7 @@ class StoreReader:
         with held.env.begin() as txn:
             return self._meta(txn, held)
 
-    def lookup(self, table: str, keys: pa.Table | pa.RecordBatch, at: int | npt.NDArray[np.int64]) -> Lookup:
+    def lookup(self, table: str, keys: pa.Table, at: int | npt.NDArray[np.int64]) -> Lookup:
         """Look up the values of entities as of an instant.
 
         Args:
@@ -111,7 +111,7 @@ class StoreReader:
             TooLongAgo: The store has deleted events that a look-up as of this instant needs.
         """
         plan = self.plan.tables[table]
-        ids = entity_keys(plan.table, keys)
+        ids = entity_keys(keys, plan.table)
         instants = np.full(len(ids), at, np.int64) if np.ndim(at) == 0 else np.asarray(at, np.int64)
         held = self._environment()
         with held.env.begin(buffers=True) as txn:
@@ -158,7 +158,7 @@ class _Values:
         types: Mapping[str, ColumnType],
         state: Entities,
         at: np.ndarray,
-        keys: pa.Table | pa.RecordBatch,
+        keys: pa.Table,
         ids: np.ndarray,
     ) -> None:
         self._txn, self._held, self._plan, self._types, self._state = txn, held, plan, types, state
@@ -169,18 +169,16 @@ class _Values:
     def of(self, value: FeatureValue) -> pa.Array:
         if value.count:
             counts = self._window(value.hours)[0][:, 0]
-            return pa.array(np.maximum(counts, 1) if self._plan.reveals(value.hours) else counts)
+            return pa.array(count_value(counts, value.hours, self._plan.sampling))
         if value.rate:
             rate = value.rate
             column = self._plan.events.sums.index(SumColumn(rate.column, rate.at_least))
             counts, sums = self._window(value.hours)
-            return pa.array((sums[:, column] + rate.prior * rate.strength) / (counts[:, 1 + column] + rate.strength))
+            return pa.array(rate_value(sums[:, column], counts[:, 1 + column], rate))
         if value.recency:
             words, lengths = self._last(value.hours, -1, 1)
-            seconds = np.where(lengths > 0, self._at - words[:, 0], np.nan) / MICROSECONDS_PER_SECOND
-            if self._plan.reveals(value.hours):
-                seconds = np.fmin(seconds, (self._plan.revealing_hours or 0.0) * 3600)
-            return pa.array(seconds, mask=np.isnan(seconds))
+            elapsed = np.where(lengths > 0, self._at - words[:, 0], np.nan)
+            return pa.array(recency_value(elapsed, value.hours, self._plan.sampling), from_pandas=True)
         if value.last:
             plan = self._plan.events
             column = len(plan.sums) + plan.values.index(value.last.column)
@@ -188,10 +186,10 @@ class _Values:
             flat = words[np.arange(words.shape[1]) < lengths[:, None]]
             offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
             return pa.ListArray.from_arrays(pa.array(offsets), self._typed(flat, value.last.column))
-        session = hash_values("session", array(self._keys, self._plan.covisitation[value.name].value.session))
+        session = column_keys(self._keys, SESSION_SEED, self._plan.covisitation[value.name].value.session)
         plan = self._plan.covisitation[value.name]
         found = covisitation(self._txn, self._held, plan, self._ids, session, self._at, self._known_after)
-        return pa.array(found, mask=np.isnan(found))
+        return pa.array(found, from_pandas=True)
 
     def _typed(self, words: np.ndarray, column: str) -> pa.Array:
         kind = self._types[column]
@@ -199,7 +197,7 @@ class _Values:
 
     def _window(self, hours: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the numbers of events and values, and the sums, in a window."""
-        lows, highs = window(self._at, hours, self._known_after)
+        lows, highs = bounds(self._at, span_of(hours), self._known_after)
         if None not in self._totals:
             self._totals[None] = self._state.totals(highs)
         if hours not in self._totals:
@@ -208,4 +206,4 @@ class _Values:
         return after - before, sums_after - sums_before
 
     def _last(self, hours: float, column: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-        return self._state.last(*window(self._at, hours, self._known_after), column, most)
+        return self._state.last(*bounds(self._at, span_of(hours), self._known_after), column, most)

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from ml.days import MICROSECONDS_PER_HOUR
-from ml.features.hashing import hash_values
 from ml.features.online_store.append import append_events
 from ml.features.online_store.covisitation import apply_sessions
 from ml.features.online_store.environment import (
@@ -29,12 +28,13 @@ from ml.features.online_store.environment import (
     only_writer,
     open_environment,
 )
-from ml.features.online_store.events import Events, counted, words_of
-from ml.features.online_store.keys import array, entity_keys
+from ml.features.online_store.events import Events, array, words_of
 from ml.features.online_store.meta import Meta, read_meta, write_meta
 from ml.features.online_store.plan import StorePlan, TablePlan
 from ml.features.online_store.sweep import sweep
 from ml.features.online_store.texts import store_texts
+from ml.features.point_in_time.event_log import EventLog, column_keys, entity_keys
+from ml.features.point_in_time.feature_tables import SESSION_SEED
 from ml.schema import EVENT_TIME
 
 SWEEP_KEYS_PER_ROW = 4
@@ -142,7 +142,7 @@ class StoreWriter:
         settled = max(meta.settled, int(np.median(times)))
         late = 0
         for plan in self.plan.tables.values():
-            late += self._apply_table(txn, held, plan, counted(rows, plan.table.where), settled)
+            late += self._apply_table(txn, held, plan, EventLog(rows).matching(plan.table), settled)
         kept_from = self._kept_from(settled)
         swept = sweep(txn, held, self.plan, bytes.fromhex(meta.swept), SWEEP_KEYS_PER_ROW * len(rows), kept_from)
         return replace(
@@ -156,13 +156,13 @@ class StoreWriter:
         )
 
     def _apply_table(self, txn: lmdb.Transaction, held: Environment, plan: TablePlan, rows: pa.Table, now: int) -> int:
-        ids, times = entity_keys(plan.table, rows), rows[EVENT_TIME].to_numpy()
+        ids, times = entity_keys(rows, plan.table), rows[EVENT_TIME].to_numpy()
         late = append_events(txn, held, plan.events, Events.of(ids, times, words_of(rows, plan.events)))
         for name in plan.events.values:
             if pt.is_string(rows[name].type) or pt.is_large_string(rows[name].type):
                 store_texts(txn, held, array(rows, name), now, self._history + 1)
         for covisitation in plan.covisitation.values():
-            sessions = hash_values("session", array(rows, covisitation.value.session))
+            sessions = column_keys(rows, SESSION_SEED, covisitation.value.session)
             apply_sessions(txn, held, covisitation, sessions, ids, times)
         return late
 

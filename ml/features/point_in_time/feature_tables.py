@@ -9,19 +9,14 @@ from numpy.typing import NDArray
 
 from ml.catalog.feature_tables import CovisitationValue, LastValue, RateValue
 from ml.catalog.spec import DatasetSpec, FeatureTable, FeatureValue
-from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_SECOND
 from ml.features.hashing import hash_values
 from ml.features.point_in_time.covisitation import CoVisits
 from ml.features.point_in_time.event_log import EventLog, column_keys, entity_keys, known_at
+from ml.features.point_in_time.values import count_value, rate_value, recency_value, sampling_hours, span_of
 from ml.features.point_in_time.windows import Timeline
 from ml.schema import EVENT_TIME, HISTORY_PREFIX
 
 SESSION_SEED = "session"
-
-
-def span_of(hours: float) -> int:
-    """Returns the length of a window in microseconds."""
-    return round(hours * MICROSECONDS_PER_HOUR)
 
 
 def with_feature_tables(rows: pa.Table, spec: DatasetSpec, log: EventLog) -> pa.Table:
@@ -48,12 +43,29 @@ def with_feature_tables(rows: pa.Table, spec: DatasetSpec, log: EventLog) -> pa.
     return rows
 
 
+def table_values(rows: pa.Table, table: FeatureTable, spec: DatasetSpec, log: EventLog) -> dict[str, pa.Array]:
+    """Computes the values of one table as the online store answers them: `last` values are lists of the column's values.
+
+    Args:
+        rows: N rows with event_time and the columns of the entity and the sessions.
+        table: The table.
+        spec: The dataset.
+        log: Events from the longest window before the first row on.
+
+    Returns:
+        An array [N] for each value, by name.
+    """
+    values = _Values(table, spec, rows, log)
+    return {value.name: values.lists(value.last) if value.last else values.column(value) for value in table.values}
+
+
 class _Values:
     """The values of one table for N rows."""
 
     def __init__(self, table: FeatureTable, spec: DatasetSpec, rows: pa.Table, log: EventLog) -> None:
         self._table, self._spec, self._rows = table, spec, rows
         self._delay = spec.known_after(table)
+        self._sampling = sampling_hours(spec, table)
         self._events = log.matching(table)
         self._at = rows[EVENT_TIME].to_numpy()
         self._keys = entity_keys(rows, table)
@@ -65,7 +77,7 @@ class _Values:
         """Computes a value that is one number for each row."""
         if value.count:
             counts = self._timeline.count(self._keys, self._at, span_of(value.hours))
-            return pa.array(np.maximum(counts, 1) if self._reveals(value.hours) else counts)
+            return pa.array(count_value(counts, value.hours, self._sampling))
         if value.rate:
             return pa.array(self._rate(value.rate))
         if value.covisitation:
@@ -75,9 +87,20 @@ class _Values:
     def ids(self, value: LastValue) -> pa.Array:
         """Lists the ids of a column's values in the last events of each row's entity."""
         ids = hash_values(self._spec.feature_of(value.column) or "", self._events[value.column].combine_chunks())
+        offsets, events = self._last(value)
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids[events]))
+
+    def lists(self, value: LastValue) -> pa.Array:
+        """Lists a column's values in the last events of each row's entity."""
+        offsets, events = self._last(value)
+        held = self._events[value.column].combine_chunks().take(pa.array(events))
+        return pa.ListArray.from_arrays(pa.array(offsets), held)
+
+    def _last(self, value: LastValue) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Finds the last events of each row's entity, as offsets and indices of events."""
         timeline = self._without(self._events[value.column])
         offsets, places = timeline.last(self._keys, self._at, span_of(value.hours), value.most)
-        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids[timeline.place[places]]))
+        return offsets, timeline.place[places]
 
     def _without(self, column: pa.ChunkedArray) -> Timeline:
         """Returns the timeline without the events in which a column is missing."""
@@ -94,17 +117,14 @@ class _Values:
         span = span_of(rate.hours)
         count = timeline.count(self._keys, self._at, span)
         total = timeline.sum(self._keys, self._at, span, weights)
-        return (total + rate.prior * rate.strength) / (count + rate.strength)
+        return rate_value(total, count, rate)
 
     def _recency(self, hours: float) -> NDArray[np.float64]:
         offsets, places = self._timeline.last(self._keys, self._at, span_of(hours), 1)
-        seconds = np.full(len(self._at), np.nan)
+        elapsed = np.full(len(self._at), np.nan)
         found = np.diff(offsets) > 0
-        seconds[found] = (self._at[found] - self._timeline.time[places]) / MICROSECONDS_PER_SECOND
-        if self._reveals(hours):
-            assert self._spec.label.negatives
-            seconds = np.fmin(seconds, self._spec.label.negatives.window_hours * 3600)
-        return seconds
+        elapsed[found] = self._at[found] - self._timeline.time[places]
+        return recency_value(elapsed, hours, self._sampling)
 
     def _covisitation(self, value: CovisitationValue) -> NDArray[np.float64]:
         session = column_keys(self._events, SESSION_SEED, value.session)
@@ -112,10 +132,3 @@ class _Values:
             session, self._event_keys, self._time, self._known, self._delay, span_of(value.hours), value.context
         )
         return visits.strength(column_keys(self._rows, SESSION_SEED, value.session), self._keys, self._at, value.strength)
-
-    def _reveals(self, hours: float) -> bool:
-        """Whether an item without an event in the window is certainly not a sampled negative."""
-        negatives, table = self._spec.label.negatives, self._table
-        if negatives is None or table.where or table.entity != (self._spec.item,):
-            return False
-        return hours >= negatives.window_hours

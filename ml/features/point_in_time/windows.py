@@ -103,11 +103,26 @@ class Timeline:
         return _last(*self.ranges(keys), self.time, self.known, at, span, self.delay, most)
 
 
+def bounds(at, span, delay):  # type: ignore[no-untyped-def]
+    """Returns the first event time of a window, and the one after its last: `time < at` and `time + delay <= at`.
+
+    Args:
+        at: An instant in microseconds, or an array of them.
+        span: Length of the window in microseconds.
+        delay: Microseconds after its time at which an event is known.
+    """
+    return at - span, np.minimum(at, at - delay + 1)
+
+
+_bounds = jit(bounds, inline="always")
+
+
 @jit(inline="always")
 def _window(start, end, time, at, span, delay):  # type: ignore[no-untyped-def]
-    # The range of the events that count if none arrived late: `time < at` and `time + delay <= at`.
+    # The range of the events that count if none arrived late.
     of_key = time[start:end]
-    return start + np.searchsorted(of_key, at - span), start + np.searchsorted(of_key, min(at, at - delay + 1))
+    low, high = _bounds(at, span, delay)
+    return start + np.searchsorted(of_key, low), start + np.searchsorted(of_key, high)
 
 
 @jit
