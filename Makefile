@@ -26,7 +26,7 @@ RUN := .venv/bin/python
 READY := .venv/.ready
 PIP := $(RUN) -m pip install --quiet --quiet --disable-pip-version-check
 
-.PHONY: help need demo tune online sigopt test test-fast soak ui bench docs check clean
+.PHONY: help need demo tune online serve sigopt test test-fast soak ui bench docs check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -44,6 +44,9 @@ tune: $(READY) ## Tune a recipe on the demo's days and train the last day with i
 online: $(READY) ## Train a model online on the days after the demo, and publish what it learns (DATASET=, LOGS=, MODEL=, DAYS=, SPEED=, SLICES=)
 	@$(RUN) -m orchestration.online $(DATASET) $(if $(LOGS),--logs "$(LOGS)") $(if $(MODEL),--model $(MODEL)) \
 		$(if $(DAYS),--days $(DAYS)) $(if $(SPEED),--speed $(SPEED)) $(if $(SLICES),--slices $(SLICES))
+
+serve: $(READY) ## Serve recommendations over HTTP, on http://127.0.0.1:8715 (DATASET=, MODEL=, PORT=)
+	@$(RUN) -m orchestration.serve $(DATASET) $(if $(MODEL),--model $(MODEL)) $(if $(PORT),--port $(PORT))
 
 sigopt: $(READY) ## Serve the tuning service, which speaks SigOpt's API, on http://127.0.0.1:8714
 	@$(RUN) -m ml.tuning.server $(if $(PORT),--port $(PORT))

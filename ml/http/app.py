@@ -18,6 +18,7 @@ def create_app(
     token: str | None = None,
     hosts: Iterable[str] = LOOPBACK,
     body_limit: int = BODY_LIMIT,
+    open_paths: Iterable[str] = (),
 ) -> FastAPI:
     """Create an app with the project's checks, headers and error shape, and a `/health` route that needs no token.
 
@@ -26,6 +27,7 @@ def create_app(
         token: Token that requests have to present; None if the service is open, or authenticates requests itself.
         hosts: Host names under which the service is reached; `*` allows all.
         body_limit: Largest request body, in bytes.
+        open_paths: Further paths that need no token, such as a page without data.
 
     Returns:
         The app, to which the service adds its routes.
@@ -43,7 +45,7 @@ def create_app(
         token=token,
         hosts=frozenset(host.lower() for host in hosts),
         body_limit=body_limit,
-        open_paths=frozenset({HEALTH}),
+        open_paths=frozenset({HEALTH, *open_paths}),
     )
 
     @app.get(HEALTH)

@@ -29,6 +29,7 @@ TARGETS = {
     "test": "would run these tests",
     "test-fast": "would run these tests",
     "soak": "takes hours",
+    "serve": "serves until it is stopped; a test runs its module",
     "sigopt": "serves until it is stopped; a test runs its module",
     "ui": "starts a server",
     "bench": "takes minutes",

@@ -7,65 +7,22 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from upath import UPath
 
-from ml.artifacts.bundle import Bundle, write_inputs
-from ml.artifacts.predictor import TorchPredictor
-from ml.artifacts.snapshot import digest
-from ml.catalog.spec import DatasetSpec
+from ml.artifacts.bundle import Bundle
 from ml.lake import Lake, MissingPartition, StalePartition
-from ml.models.build import build_model
-from ml.parquet import write_table
-from ml.recipes.recipe import recipe_of, retrieval_model
+from ml.recipes.recipe import retrieval_model
 from ml.retrieval.candidate_index import CandidateIndex, DamagedIndex
 from ml.retrieval.day import index_day
 from ml.retrieval.vectors import item_vectors, user_vectors
-from ml.schema import ITEM_KEY, FeatureSchema
-from tests.helpers.kiosk_days import DAYS, kiosk, kiosk_day, put_features
-
-DAY = DAYS[0]
-HOUR = 3_600_000_000
-MIDNIGHT = 1_767_225_600_000_000  # 2026-01-01 UTC
-
-
-def spec_of(**changes: object) -> DatasetSpec:
-    model = {"kind": "two_tower", "user": ["user", "place", "history"], "item": ["item", "clicks_1h"]}
-    tables = {"default": {"kind": "hashed", "rows": 512}}  # whose rows are not zero before they are trained
-    return kiosk(models={"dlrm": {}, "two_tower": {"overrides": {"model": model, "tables": tables}}}, **changes)
+from ml.schema import ITEM_KEY
+from tests.helpers.kiosk_days import kiosk
+from tests.helpers.kiosk_lake import DAY, export, kiosk_lake, spec_of
 
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    """A lake with raw logs, features and an exported two-tower model of one day, with random weights."""
-    lake, spec = Lake.at(tmp_path), spec_of()
-    rng = np.random.default_rng(0)
-    hours = np.sort(rng.uniform(0, 24, 400))
-    rows = {
-        "event_time": MIDNIGHT + (hours * HOUR).astype(np.int64),
-        "user": rng.integers(1, 30, 400),
-        "item": rng.integers(1, 40, 400),
-        "visit": rng.integers(1, 80, 400),
-        "place": rng.choice(["here", "there"], 400),
-    }
-    with lake.write("raw_logs", spec.name, DAY) as folder:
-        write_table(pa.table(rows), folder / "rows" / "part-00000.parquet")
-        lake.write_manifest(folder, {"fingerprint": spec.log.fingerprint})
-    put_features(lake, spec, DAY, kiosk_day(spec, DAY))
-    export(lake, spec)
-    return lake
-
-
-def export(lake: Lake, spec: DatasetSpec, change: float = 1.0) -> None:
-    torch.manual_seed(0)
-    recipe, schema = recipe_of(spec, "two_tower"), FeatureSchema.of(spec)
-    model = build_model(recipe, schema).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(change)
-    with lake.write("exported_models/two_tower", spec.name, DAY) as folder:
-        TorchPredictor(model, recipe, schema).save(folder, write_inputs(folder, spec, {}))
-        lake.write_manifest(folder, {"digest": digest(folder), "fingerprint": spec.fingerprint})
+    return kiosk_lake(tmp_path)
 
 
 def files(folder: UPath) -> dict[str, bytes]:
@@ -139,6 +96,6 @@ def test_a_day_without_an_export_is_refused(lake: Lake) -> None:
 
 
 def test_weights_that_have_diverged_are_refused(lake: Lake) -> None:
-    export(lake, spec_of(), change=float("nan"))
+    export(lake, spec_of(), "two_tower", change=float("nan"))
     with pytest.raises(ValueError, match="not finite"):
         index_day(spec_of(), DAY, lake)

@@ -1,0 +1,279 @@
+"""The HTTP routes of the service. `ml.serving.start` makes the engine behind them, `orchestration.serve` runs both.
+
+One thread computes, so that requests do not compete for the processor. A request that would wait behind `QUEUE` others is
+refused at once with 503.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+from fastapi import FastAPI, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import HTMLResponse
+
+from ml.http.app import create_app
+from ml.http.errors import error_response
+from ml.http.guard import LOOPBACK
+from ml.retrieval.postings import UnknownColumn
+from ml.serving.faults import WrongColumn
+from ml.serving.forms import Answer, EventsRequest, Item, RankRequest, RecommendRequest, Stored
+from ml.serving.journal import JournalFull, WrongEvent
+from ml.serving.recommender import Ranked, Recommendation
+from ml.serving.rows import rank_rows
+from ml.serving.start import Engine
+
+QUEUE = 64
+"""Requests that may wait for the computing thread."""
+BODY_LIMIT = 4 << 20
+PAGE = Path(__file__).with_name("page.html")
+Result = TypeVar("Result")
+
+
+class Overloaded(Exception):
+    """Too many requests wait already."""
+
+
+class _Worker:
+    """The computing thread and its queue."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "recommend")
+        self.waiting = 0
+
+    async def __call__(self, work: Callable[[], Result]) -> Result:
+        if self.waiting >= QUEUE:
+            raise Overloaded
+        self.waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        finally:
+            self.waiting -= 1
+
+    def stop(self) -> None:
+        self._pool.shutdown(wait=False)
+
+
+class _Metrics:
+    """Counters of one app, in Prometheus' format."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.registry = CollectorRegistry()
+        buckets = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.05, 0.1, 0.25, 1.0)
+        self.seconds = Histogram(
+            "evergreen_request_seconds",
+            "Time of a request inside the service.",
+            ["route"],
+            buckets=buckets,
+            registry=self.registry,
+        )
+        self.requests = Counter("evergreen_requests", "Requests by status.", ["route", "status"], registry=self.registry)
+        self.missing = Counter(
+            "evergreen_missing_columns", "Requests in which a column was missing.", ["column"], registry=self.registry
+        )
+        self.events = Counter("evergreen_events", "Events stored.", ["log"], registry=self.registry)
+        lag = Gauge(
+            "evergreen_model_lag_seconds", "Time since the first publication not served.", ["model"], registry=self.registry
+        )
+        age = Gauge("evergreen_items_age_seconds", "Age of the live items.", registry=self.registry)
+        items = Gauge("evergreen_live_items", "Number of live items.", registry=self.registry)
+        for served in (engine.ranking, engine.retrieval):
+            if served is not None:
+                lag.labels(served.version.model).set_function(lambda served=served: served.version.lag_seconds)
+        if (recommender := engine.recommender) is not None:
+            items.set_function(lambda: len(recommender.source.live))
+            age.set_function(lambda: max(0.0, (engine.clock.now() - recommender.source.live.at) / 1e6))
+
+
+def create_serving_app(engine: Engine, token: str | None, hosts: Iterable[str] = LOOPBACK) -> FastAPI:
+    """Create the app of a service.
+
+    Args:
+        engine: What answers the requests. The app keeps it up to date while it runs.
+        token: Token that requests have to present; None for an open service.
+        hosts: Host names under which the service is reached.
+
+    Returns:
+        The app.
+    """
+    app = create_app(f"Evergreen: {engine.spec.name}", token, hosts, BODY_LIMIT, open_paths=("/",))
+    worker, metrics, stop = _Worker(), _Metrics(engine), threading.Event()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        thread = threading.Thread(target=engine.follow, args=(stop,), name="refresh", daemon=True)
+        thread.start()
+        yield
+        stop.set()
+        await run_in_threadpool(thread.join)
+        await run_in_threadpool(engine.journal.rotate, True)
+        worker.stop()
+
+    app.router.lifespan_context = lifespan
+
+    @app.middleware("http")
+    async def measure(request: Request, call_next: Callable[[Request], Any]) -> Response:
+        began = time.perf_counter()
+        response = await call_next(request)
+        route = request.scope.get("route")
+        name = getattr(route, "path", "other")
+        metrics.seconds.labels(name).observe(time.perf_counter() - began)
+        metrics.requests.labels(name, str(response.status_code)).inc()
+        return response
+
+    for kind, status in ((WrongColumn, 400), (UnknownColumn, 400), (WrongEvent, 400), (JournalFull, 503)):
+        app.add_exception_handler(kind, _handler(status))
+    app.add_exception_handler(Overloaded, _handler(503, "the service is overloaded; try again later", {"retry-after": "1"}))
+
+    @app.get("/", include_in_schema=False)
+    def page() -> Response:
+        policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+        return HTMLResponse(PAGE.read_text(), headers={"content-security-policy": policy + "; frame-ancestors 'none'"})
+
+    @app.get("/version")
+    def version() -> dict[str, Any]:
+        """What is served: the models with their versions and their lag, and the live items."""
+        recommender, spec, label = engine.recommender, engine.spec, engine.spec.label
+        return {
+            "dataset": spec.name,
+            "user": spec.user,
+            "item": spec.item,
+            "label": label.column,
+            "positive": 1 if label.at_least is None else label.at_least,
+            "log": "impressions" if spec.actions else "examples",
+            "ranking": asdict(engine.ranking.version),
+            "retrieval": asdict(engine.retrieval.version) if engine.retrieval else None,
+            "items": len(recommender.source.live) if recommender else None,
+            "items_at": recommender.source.live.at if recommender else None,
+            "now": engine.clock.now(),
+            "is_live": engine.clock.is_live,
+            "columns": {name: str(kind) for name, kind in engine.ranking.bundle.columns.items()},
+            "filters": list(recommender.source.live.postings.columns) if recommender else [],
+        }
+
+    @app.get("/metrics", response_class=Response)
+    def prometheus() -> Response:
+        """Counters and latencies in Prometheus' text format."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/users")
+    def users() -> dict[str, Any]:
+        """Some users with recent events, for the page."""
+        return {"users": engine.recommender.window.users(50) if engine.recommender else []}
+
+    @app.post("/recommend")
+    async def recommend(asked: RecommendRequest) -> Answer:
+        """Recommend items to a user: candidates from several sources, ranked by the model."""
+        if engine.recommender is None:
+            return _without_item(engine)  # type: ignore[return-value]
+        return await worker(lambda: _recommend(engine, asked, metrics))
+
+    @app.post("/rank")
+    async def rank(asked: RankRequest) -> Answer:
+        """Rank given items, or rows of the log, for a user."""
+        return await worker(lambda: _rank(engine, asked))
+
+    @app.post("/events", status_code=202)
+    async def events(asked: EventsRequest) -> Stored:
+        """Store events durably. They change the next recommendations, and online training learns from them."""
+        return await run_in_threadpool(_store, engine, asked, metrics)
+
+    return app
+
+
+def _handler(status: int, message: str = "", headers: dict[str, str] | None = None) -> Any:
+    async def handle(_: Request, error: Exception) -> Response:
+        return error_response(status, message or str(error), headers)
+
+    return handle
+
+
+def _without_item(engine: Engine) -> Response:
+    return error_response(
+        409, f"the catalog entry {engine.spec.name} has no `item`, so there are no items to recommend; use /rank with rows"
+    )
+
+
+def _recommend(engine: Engine, asked: RecommendRequest, metrics: _Metrics) -> Answer:
+    began, now = time.perf_counter(), engine.clock.now()
+    recommender = engine.recommender
+    assert recommender is not None
+    ranking, retrieval = engine.bundles()
+    found = recommender.recommend(
+        ranking, retrieval, asked.user, asked.context, asked.k, now, asked.filters, asked.exclude_seen
+    )
+    for name in found.missing:
+        metrics.missing.labels(name).inc()
+    reasons: list[dict[str, float]] | None = None
+    if asked.explain and found.items:
+        row = recommender.row_of(ranking, asked.user, asked.context, now)
+        items = pa.Table.from_pylist([ranked.columns for ranked in found.items], recommender.source.live.items.schema)
+        reasons = recommender.explain(ranking, row, items)
+    return _answer(engine, found, began, reasons)
+
+
+def _rank(engine: Engine, asked: RankRequest) -> Answer:
+    began, now = time.perf_counter(), engine.clock.now()
+    ranking = engine.ranking.bundle
+    rows = [candidate for candidate in asked.candidates if isinstance(candidate, dict)]
+    if rows and len(rows) < len(asked.candidates):
+        raise WrongColumn("candidates: give either items or rows, not both")
+    if rows:
+        scored = rank_rows(engine.spec, ranking, asked.user, asked.context, rows, now)
+        found = Recommendation([Ranked(row, score, [], {}) for row, score in scored])
+    elif engine.recommender is None:
+        raise WrongColumn(f"candidates: the dataset {engine.spec.name} has no `item`, so give rows: objects of columns")
+    else:
+        found = engine.recommender.rank(ranking, asked.user, asked.context, asked.candidates, now)
+    return _answer(engine, found, began, None)
+
+
+def _answer(engine: Engine, found: Recommendation, began: float, reasons: list[dict[str, float]] | None) -> Answer:
+    version = engine.ranking.version
+    items = [
+        Item(
+            item=ranked.item,
+            score=ranked.score,
+            sources=ranked.sources,
+            columns=ranked.columns,
+            reasons=reasons[number] if reasons else None,
+        )
+        for number, ranked in enumerate(found.items)
+    ]
+    return Answer(
+        request_id=uuid.uuid4().hex,
+        model=version.model,
+        version=version.version,
+        items=items,
+        candidates=found.candidates,
+        filled=found.filled,
+        missing=found.missing,
+        context=[event.item for event in found.context],
+        milliseconds=(time.perf_counter() - began) * 1e3,
+    )
+
+
+def _store(engine: Engine, asked: EventsRequest, metrics: _Metrics) -> Stored:
+    now, stored = engine.clock.now(), 0
+    given = {"examples": asked.examples, "impressions": asked.impressions, "actions": asked.actions}
+    if wrong := [name for name, events in given.items() if events and name not in engine.journal.logs]:
+        raise WrongEvent(f"{wrong[0]}: the dataset {engine.spec.name} has the logs {sorted(engine.journal.logs)}")
+    for name, events in given.items():
+        if events:
+            rows = engine.journal.append(name, events, now)
+            if name != "actions":
+                engine.observe(rows)
+            stored += len(rows)
+            metrics.events.labels(name).inc(len(rows))
+    return Stored(stored=stored)

@@ -1,0 +1,150 @@
+"""The items that can be recommended now: their columns, filters, vectors, popularity and co-visitation.
+
+A background thread makes a new `LiveItems` every few seconds and puts it in place of the old one, so that requests never wait.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ml.artifacts.bundle import Bundle
+from ml.catalog.spec import DatasetSpec
+from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE
+from ml.features.hashing import hash_values
+from ml.retrieval.catalogue import Catalogue
+from ml.retrieval.co_visitation import CoVisitation
+from ml.retrieval.contexts import NOT_LIVE, Contexts, places
+from ml.retrieval.index import ItemIndex
+from ml.retrieval.items import described, item_column, logged_columns
+from ml.retrieval.popularity import Popularity
+from ml.retrieval.postings import Postings
+from ml.retrieval.vectors import item_vectors
+from ml.schema import EVENT_TIME
+from ml.serving.events import EventWindow
+
+
+@dataclass(frozen=True)
+class LiveItems:
+    """L items as of a point in time.
+
+    Attributes:
+        at: Microseconds since 1970 UTC.
+        ids: int64 [L], ascending.
+        items: L rows with the columns that describe items, in the same order.
+        postings: The same columns, for filters.
+        index: Vectors of the items; None without a two-tower model.
+        popular: int64, places of items by descending popularity; items without a click are left out.
+        clicks: int64 [L], clicks of the popularity window.
+    """
+
+    at: int
+    ids: NDArray[np.int64]
+    items: pa.Table
+    postings: Postings
+    index: ItemIndex | None
+    popular: NDArray[np.int64]
+    clicks: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number L of items."""
+        return len(self.ids)
+
+
+class ItemSource:
+    """Keeps the live items up to date from events.
+
+    Args:
+        spec: A dataset with an item.
+        window: The events.
+        sides: The joined columns of each side table, in the order of `spec.join`.
+    """
+
+    def __init__(self, spec: DatasetSpec, window: EventWindow, sides: Sequence[pa.Table] = ()) -> None:
+        self.spec, self.window, self._sides = spec, window, sides
+        minutes = spec.ranked.popularity_minutes if spec.ranked else (60.0,)
+        self._catalogue = Catalogue(round(spec.live_hours * MICROSECONDS_PER_HOUR))
+        self._popularity = Popularity(round(max(minutes) * MICROSECONDS_PER_MINUTE))
+        self._together = CoVisitation(round(max(minutes) * MICROSECONDS_PER_MINUTE))
+        self._counts = list(spec.label.negatives.recent if spec.label.negatives else ())
+        self._observed = np.iinfo(np.int64).min
+        self._lock = threading.Lock()  # co-visitation changes in place
+        self.live = self._snapshot(0, np.zeros(0, np.int64), self._empty(), None)
+
+    def refresh(self, now: int, retrieval: Bundle | None) -> LiveItems:
+        """Learn from new events, and make the items of a point in time.
+
+        Args:
+            now: Microseconds since 1970 UTC.
+            retrieval: A two-tower model, or None.
+        """
+        rows = self.window.refresh(now)
+        if len(rows):
+            ids = hash_values("item", rows[item_column(self.spec)].combine_chunks())
+            self._catalogue.add(rows[EVENT_TIME].to_numpy(), ids, rows.select(logged_columns(self.spec)))
+        # Events that arrive later than newer ones count for items and histories, but not for the sources, which need order.
+        clicks = self.window.clicks_since(self._observed)
+        clicks = clicks.rows(0, int(np.searchsorted(clicks.time, now)))
+        found = self._catalogue.live(now)
+        ids = found.ids if found else np.zeros(0, np.int64)
+        items = described(self.spec, found, self._sides, now, self.window.events) if found else self._empty()
+        with self._lock:
+            if len(clicks):
+                self._popularity.observe(clicks)
+                self._together.observe(clicks)
+                self._observed = int(clicks.time[-1]) + 1
+            self._popularity.refresh(now, ids)
+            self._together.refresh(now, ids)
+            self.live = self._snapshot(now, ids, items, retrieval)
+        return self.live
+
+    def together(self, live: LiveItems, context: Sequence[int]) -> NDArray[np.float32] | None:
+        """Score items by the sessions that they share with the items of a context.
+
+        Args:
+            live: The items of the request.
+            context: Ids of the items of the session, newest first.
+
+        Returns:
+            float32 [L]; None if the items have changed since, or without a context.
+        """
+        if not context:
+            return None
+        with self._lock:
+            return self._together.scores(Contexts.of([context]))[0] if live is self.live else None
+
+    def places_of(self, values: Sequence[Any]) -> NDArray[np.int64]:
+        """Return the places of items, given as they are logged, or `NOT_LIVE`."""
+        column = pa.array(values, self.window.types[item_column(self.spec)])
+        return places(hash_values("item", column), self.live.ids)
+
+    def allowed(
+        self, live: LiveItems, filters: Mapping[str, Sequence[Any]], without: Sequence[int]
+    ) -> NDArray[np.int64] | None:
+        """Return the places of the items that a request may get, ascending; None for all."""
+        if not filters and not without:
+            return None
+        held = live.postings.places(filters) if filters else np.arange(len(live))
+        gone = places(np.array(without, np.int64), live.ids)
+        return np.setdiff1d(held, gone[gone != NOT_LIVE], assume_unique=False)
+
+    def _snapshot(self, now: int, ids: NDArray[np.int64], items: pa.Table, retrieval: Bundle | None) -> LiveItems:
+        counts = self._popularity.counts if len(ids) else np.zeros(0, np.int64)
+        popular = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
+        index = ItemIndex(ids, item_vectors(retrieval, items)) if retrieval is not None and len(ids) else None
+        return LiveItems(now, ids, items, Postings(items.drop_columns(self._counts)), index, popular, counts)
+
+    def _empty(self) -> pa.Table:
+        spec = self.spec
+        names = [
+            *logged_columns(spec),
+            *(n for side in spec.join if side.log_key in logged_columns(spec) for n in side.columns),
+        ]
+        names += list(spec.label.negatives.recent if spec.label.negatives else ())
+        return pa.table({name: pa.array([]) for name in dict.fromkeys(names)})

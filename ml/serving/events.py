@@ -1,0 +1,202 @@
+"""The events of the last hours, in memory: what each user did, and what was done with each item."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ml.catalog.spec import DatasetSpec
+from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE
+from ml.features.hashing import hash_values
+from ml.features.point_in_time.negatives import Events
+from ml.retrieval.contexts import session_contexts
+from ml.retrieval.items import item_column
+from ml.retrieval.source import Clicks
+from ml.schema import ARROW_TYPES, EVENT_TIME, MISSING_ID
+from ml.serving.faults import WrongColumn
+
+_LAST = 20  # events of a user whose columns are known
+
+
+@dataclass(frozen=True)
+class UserEvent:
+    """One positive event of a user: its time in microseconds, the item as logged, and its id."""
+
+    time: int
+    item: Any
+    id: int
+
+
+@dataclass(frozen=True)
+class _Held:
+    """N events in time order, and the order that groups them by user."""
+
+    rows: pa.Table
+    time: NDArray[np.int64]
+    user: NDArray[np.int64]
+    item: NDArray[np.int64]
+    positive: NDArray[np.bool_]
+    by_user: NDArray[np.int64]
+
+    def of_user(self, user: int, before: int) -> NDArray[np.int64]:
+        """Places of a user's events before a point in time, in time order."""
+        start, stop = (np.searchsorted(self.user, user, side, sorter=self.by_user) for side in ("left", "right"))
+        places = self.by_user[start:stop]
+        return places[self.time[places] < before]
+
+
+class EventWindow:
+    """Keeps events for as long as a feature, a candidate source or the catalogue of live items can reach back to them.
+
+    Threads may read at any time. A new event is visible to the next request of its user at once, and to statistics after the
+    next `refresh`.
+
+    Args:
+        spec: A dataset with a user and an item.
+    """
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        self.spec, self.item, self.user = spec, item_column(spec), spec.user
+        negatives = spec.label.negatives
+        hours = max(spec.live_hours, negatives.look_back_hours if negatives else 0.0)
+        self.reach = round(hours * MICROSECONDS_PER_HOUR)
+        names = [self.item, *([spec.user] if spec.user else []), *spec.source.columns]
+        self.columns = list(dict.fromkeys([EVENT_TIME, *(name for name in names if name in spec.source.columns)]))
+        self.types = {EVENT_TIME: pa.int64()} | {n: ARROW_TYPES[spec.source.columns[n]] for n in self.columns[1:]}
+        self._lock = threading.Lock()
+        self._held = self._index(pa.schema(list(self.types.items())).empty_table())
+        self._recent: defaultdict[int, list[UserEvent]] = defaultdict(list)
+        self._pending: list[pa.Table] = []
+
+    def append(self, rows: pa.Table) -> None:
+        """Add N rows with the columns of the log and `event_time`, in any order. Their users' next requests see them."""
+        rows = self._typed(rows)
+        with self._lock:
+            self._pending.append(rows)
+            self._note(rows)
+
+    def load(self, rows: pa.Table) -> None:
+        """Add rows in bulk, as at the start of the service. They are visible after the next `refresh`."""
+        with self._lock:
+            self._pending.append(self._typed(rows))
+
+    def refresh(self, now: int) -> pa.Table:
+        """Merge new events into the index, and drop those that nothing can reach any more.
+
+        Args:
+            now: Microseconds since 1970 UTC.
+
+        Returns:
+            The new events, in time order.
+        """
+        with self._lock:
+            pending, self._pending = self._pending, []
+        if not pending:
+            return self._held.rows.slice(0, 0)
+        new = pa.concat_tables(pending).combine_chunks().sort_by(EVENT_TIME)
+        merged = pa.concat_tables([self._held.rows, new]).sort_by(EVENT_TIME)
+        first = int(np.searchsorted(merged[EVENT_TIME].to_numpy(), now - self.reach))
+        held = self._index(merged.slice(first).combine_chunks())
+        with self._lock:
+            self._held, self._recent = held, defaultdict(list)
+            for rows in self._pending:  # arrived meanwhile
+                self._note(rows)
+        return new
+
+    def _note(self, rows: pa.Table) -> None:
+        """Remember the positive events of rows that are not in the index yet."""
+        ids, users = hash_values("item", rows[self.item].combine_chunks()), self._user_ids(rows)
+        times, items = rows[EVENT_TIME].to_pylist(), rows[self.item].to_pylist()
+        for at in np.flatnonzero(self._positive(rows) & (ids != MISSING_ID) & (users != MISSING_ID)).tolist():
+            self._recent[int(users[at])].append(UserEvent(times[at], items[at], int(ids[at])))
+
+    def _typed(self, rows: pa.Table) -> pa.Table:
+        return pa.table({name: rows[name].cast(kind) for name, kind in self.types.items()})
+
+    def last_of(self, user: Any, before: int, most: int) -> list[UserEvent]:
+        """Return a user's last positive events before a point in time, newest first.
+
+        Raises:
+            WrongColumn: The user has another type than those of the log.
+        """
+        own = self._user_id(user)
+        if own == MISSING_ID:
+            return []
+        with self._lock:
+            held, recent = self._held, list(self._recent.get(own, ()))
+        places = held.of_user(own, before)
+        places = places[held.positive[places] & (held.item[places] != MISSING_ID)][-most:]
+        items = held.rows[self.item].take(pa.array(places)).to_pylist()
+        events = [UserEvent(int(held.time[p]), item, int(held.item[p])) for p, item in zip(places, items, strict=True)]
+        events += [event for event in recent if event.time < before]
+        return sorted(events, key=lambda event: -event.time)[:most]
+
+    def known_of(self, user: Any, before: int) -> dict[str, Any]:
+        """Return the last known value of each column in a user's events before a point in time."""
+        own = self._user_id(user)
+        if own == MISSING_ID:
+            return {}
+        held = self._held
+        known: dict[str, Any] = {}
+        for row in held.rows.take(pa.array(held.of_user(own, before)[-_LAST:])).to_pylist():
+            known |= {name: value for name, value in row.items() if value is not None}
+        return known
+
+    def users(self, most: int) -> list[Any]:
+        """Return some users of the window, those with the newest events first."""
+        if self.user is None:
+            return []
+        newest = self._held.rows[self.user].to_pylist()[: -20 * most : -1]
+        return list(dict.fromkeys(user for user in newest if user is not None))[:most]
+
+    @property
+    def events(self) -> Events:
+        """All positive events as of the last refresh, for trailing counts."""
+        held = self._held
+        kept = np.flatnonzero(held.positive)
+        values = held.rows[self.item].combine_chunks().take(pa.array(kept))
+        return Events(held.time[kept], held.user[kept], held.item[kept], values)
+
+    def clicks_since(self, time: int) -> Clicks:
+        """Return the positive events from a point in time on with their contexts, in time order, as of the last refresh."""
+        ranking, held = self.spec.ranked, self._held
+        most = ranking.context if ranking else 20
+        idle = round((ranking.idle_minutes if ranking else 30.0) * MICROSECONDS_PER_MINUTE)
+        kept = np.flatnonzero(held.positive & (held.item != MISSING_ID))
+        whose, times, items = held.user[kept], held.time[kept], held.item[kept]
+        if self.spec.session:
+            whose = hash_values("session", held.rows[self.spec.session.column].combine_chunks())[kept]
+        contexts = session_contexts(whose, times, items, most, None if self.spec.session else idle).contexts
+        return Clicks(times, items, contexts).rows(int(np.searchsorted(times, time)), len(times))
+
+    def _index(self, rows: pa.Table) -> _Held:
+        users = self._user_ids(rows)
+        ids = hash_values("item", rows[self.item].combine_chunks())
+        by_user = np.argsort(users, kind="stable")
+        return _Held(rows, rows[EVENT_TIME].to_numpy(), users, ids, self._positive(rows), by_user)
+
+    def _user_id(self, user: Any) -> int:
+        if self.user is None or user is None:
+            return MISSING_ID
+        try:
+            return int(hash_values("user", pa.array([user], self.types[self.user]))[0])
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+            raise WrongColumn(f"user: expected {self.types[self.user]}, found {user!r:.80}") from error
+
+    def _user_ids(self, rows: pa.Table) -> NDArray[np.int64]:
+        if self.user is None:
+            return np.full(len(rows), MISSING_ID)
+        return hash_values("user", rows[self.user].combine_chunks())
+
+    def _positive(self, rows: pa.Table) -> NDArray[np.bool_]:
+        label = self.spec.label
+        if label.column is None:
+            return np.ones(len(rows), np.bool_)
+        values = rows[label.column].to_numpy().astype(np.float64)
+        return values >= (label.at_least if label.at_least is not None else 0.5)

@@ -1,0 +1,7 @@
+"""What is wrong with a request."""
+
+from __future__ import annotations
+
+
+class WrongColumn(ValueError):
+    """A request names a column that does not exist, or has a value of another type; the message names it."""

@@ -1,0 +1,94 @@
+"""Bodies of requests and answers, as the OpenAPI description shows them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MOST_ITEMS = 500
+MOST_CANDIDATES = 2000
+MOST_EVENTS = 10_000
+INT64 = 2**63
+
+Value = Annotated[int, Field(ge=-INT64, lt=INT64)] | float | str | bool | None
+"""A value of a column of the log."""
+
+
+class Form(BaseModel):
+    """A body without unknown keys."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class RecommendRequest(Form):
+    """Asks for items for a user."""
+
+    user: Value = Field(default=None, description="The user as logged; null for an unknown one.")
+    context: dict[str, Value] = Field(
+        default={},
+        max_length=1000,
+        description="Columns of the log that describe the request. The user's last event supplies those that are left out.",
+    )
+    k: int = Field(default=10, ge=1, le=MOST_ITEMS, description="Number of items.")
+    filters: dict[str, list[Value]] = Field(
+        default={}, max_length=20, description="Allowed values by column of the item, such as `{genre: [Drama]}`."
+    )
+    exclude_seen: bool = Field(default=True, description="Whether to leave out the user's last items.")
+    explain: bool = Field(default=False, description="Whether to add how much each column contributes to the scores.")
+
+
+class RankRequest(Form):
+    """Asks for the order of given items or rows."""
+
+    user: Value = Field(default=None, description="The user as logged; null for an unknown one.")
+    context: dict[str, Value] = Field(default={}, max_length=1000, description="As for `/recommend`.")
+    candidates: list[Value | dict[str, Value]] = Field(
+        min_length=1,
+        max_length=MOST_CANDIDATES,
+        description="Items as logged, or rows: objects of columns of the log that differ between candidates.",
+    )
+
+
+class EventsRequest(Form):
+    """Reports what was shown and what users did."""
+
+    examples: list[dict[str, Value]] = Field(
+        default=[], max_length=MOST_EVENTS, description="Rows of the log, for a dataset with a single log."
+    )
+    impressions: list[dict[str, Value]] = Field(
+        default=[], max_length=MOST_EVENTS, description="Rows of the log of impressions, for a dataset with a log of actions."
+    )
+    actions: list[dict[str, Value]] = Field(default=[], max_length=MOST_EVENTS, description="Rows of the log of actions.")
+
+
+class Item(BaseModel):
+    """One ranked item."""
+
+    item: Any = Field(description="The item or row, as it was given or logged.")
+    score: float = Field(description="Probability of a positive event.")
+    sources: list[str] = Field(default=[], description="Candidate sources that found the item.")
+    columns: dict[str, Any] = Field(default={}, description="Columns that describe the item.")
+    reasons: dict[str, float] | None = Field(
+        default=None, description="Change of the log-odds by each column, compared with a missing value."
+    )
+
+
+class Answer(BaseModel):
+    """Ranked items, best first."""
+
+    request_id: str = Field(description="Identifies the request.")
+    model: str = Field(description="The model that ranked the items.")
+    version: str = Field(description="Its version: the day of an export, or the number of a sync.")
+    items: list[Item]
+    candidates: dict[str, int] = Field(default={}, description="Number of candidates of each source.")
+    filled: list[str] = Field(default=[], description="Columns that were taken from the user's last event.")
+    missing: list[str] = Field(default=[], description="Columns that are missing.")
+    context: list[Any] = Field(default=[], description="The user's last items, newest first.")
+    milliseconds: float = Field(description="Time of the service for the request.")
+
+
+class Stored(BaseModel):
+    """Events that are on disk."""
+
+    stored: int = Field(description="Number of events.")

@@ -1,0 +1,198 @@
+"""The journal of events: what a client was told is stored survives a crash, and reaches the stream folder exactly once.
+
+Events are appended to `<stream>/.journal/<folder>-<number>.jsonl` and flushed to disk before they are acknowledged. Every few
+seconds the file is closed, and its rows are written as one Parquet file, with the columns of the raw log, to
+`<stream>/<folder>/`, where the joiner or online training takes it. The name of the Parquet file comes from the journal's, so a
+service that crashes between the two steps writes the same file again.
+
+| dataset                          | folder                                        |
+|----------------------------------|-----------------------------------------------|
+| with a log of actions            | `impressions` and `actions`                   |
+| with a single log                | `examples`                                    |
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+from upath import UPath
+
+from ml.catalog.log_spec import LogSpec
+from ml.catalog.spec import DatasetSpec
+from ml.lake import is_local
+from ml.parquet import read_parquet, write_table
+from ml.schema import ARROW_TYPES, EVENT_TIME
+
+ROTATE_SECONDS = 2.0
+ROTATE_BYTES = 8 << 20
+JOURNAL = ".journal"
+_log = logging.getLogger("evergreen")
+
+
+class JournalFull(OSError):
+    """Events cannot be stored, so they are not acknowledged."""
+
+
+class WrongEvent(ValueError):
+    """An event cannot be a row of the log; the message names the event and the column."""
+
+
+class Journal:
+    """Stores events of one dataset.
+
+    Args:
+        spec: The dataset.
+        stream: `<home>/stream/<dataset>`, a local folder.
+
+    Raises:
+        ValueError: The folder is not local: an append to an object store cannot be made durable.
+    """
+
+    def __init__(self, spec: DatasetSpec, stream: UPath) -> None:
+        if not is_local(stream):
+            raise ValueError(f"{stream}: the journal needs a local folder")
+        self.spec, self.root = spec, Path(stream.path)
+        self.logs: dict[str, LogSpec] = _logs(spec)
+        self._folder = self.root / JOURNAL
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._open: dict[str, tuple[Path, BinaryIO, float]] = {}
+        self._lock = threading.Lock()
+        self.stored = 0
+        for left in sorted(self._folder.glob("*.jsonl")):
+            self._publish(left)
+
+    def append(self, folder: str, events: Sequence[Mapping[str, Any]], now: int) -> pa.Table:
+        """Store events, and return after they are on disk.
+
+        Args:
+            folder: `examples`, `impressions` or `actions`.
+            events: Rows with columns of the log; columns that are left out are missing. `event_time`, in microseconds since
+                1970 UTC, is the time of the row, by default `now`.
+            now: Time of the service.
+
+        Returns:
+            The rows, with all columns of the log.
+
+        Raises:
+            WrongEvent: A column does not exist, or a value has another type. Nothing is stored.
+            JournalFull: The disk is full, or cannot be written.
+        """
+        rows = self._rows(folder, events, now)
+        lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows.to_pylist())
+        with self._lock:
+            path, file, _ = self._file(folder)
+            before = file.tell()
+            try:
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError as error:
+                self._undo(folder, path, before)
+                raise JournalFull(error.errno, f"{path}: events cannot be stored: {error.strerror}") from error
+            self.stored += len(rows)
+            if before + len(lines) >= ROTATE_BYTES:
+                self._close(folder)
+        return rows
+
+    def rotate(self, at_once: bool = False) -> None:
+        """Publish journals that are older than `ROTATE_SECONDS`, or all of them."""
+        with self._lock:
+            for folder, (_, _, opened) in list(self._open.items()):
+                if at_once or time.monotonic() - opened >= ROTATE_SECONDS:
+                    self._close(folder)
+
+    def unread(self, since: int) -> Iterator[pa.Table]:
+        """Read back the published events from a point in time on, which the raw logs of the lake do not have yet."""
+        folder = "impressions" if "impressions" in self.logs else "examples"
+        for path in sorted((self.root / folder).glob("journal-*.parquet")):
+            rows = read_parquet(UPath(path))
+            kept = rows.filter(pa.array(rows[EVENT_TIME].to_numpy() >= since))
+            if len(kept):
+                yield kept
+
+    def _rows(self, folder: str, events: Sequence[Mapping[str, Any]], now: int) -> pa.Table:
+        if folder not in self.logs:
+            raise WrongEvent(f"{folder}: expected one of {sorted(self.logs)}")
+        log = self.logs[folder]
+        columns = {EVENT_TIME: pa.int64()} | {name: ARROW_TYPES[kind] for name, kind in log.source.columns.items()}
+        for number, event in enumerate(events):
+            if unknown := [name for name in event if name not in columns]:
+                raise WrongEvent(f"{folder}[{number}].{unknown[0]}: no such column; the columns are {list(columns)}")
+        arrays = {}
+        for name, kind in columns.items():
+            values = [event.get(name, now if name == EVENT_TIME else None) for event in events]
+            arrays[name] = _array(folder, name, values, kind)
+        clock = log.time.column
+        if clock is not None and arrays[clock].null_count and log.time.unit in _PER_SECOND:
+            own = (np.asarray(arrays[EVENT_TIME]) * _PER_SECOND[log.time.unit]) // 1_000_000
+            arrays[clock] = pa.array(own).cast(columns[clock]) if arrays[clock].null_count == len(events) else arrays[clock]
+        return pa.table(arrays)
+
+    def _file(self, folder: str) -> tuple[Path, BinaryIO, float]:
+        if folder not in self._open:
+            path = self._folder / f"{folder}-{time.time_ns():020d}.jsonl"
+            try:
+                self._open[folder] = path, path.open("xb"), time.monotonic()
+            except OSError as error:
+                raise JournalFull(error.errno, f"{path}: events cannot be stored: {error.strerror}") from error
+        return self._open[folder]
+
+    def _undo(self, folder: str, path: Path, size: int) -> None:
+        """Remove what was written of events that are not acknowledged."""
+        _, file, _ = self._open.pop(folder)
+        try:
+            file.close()
+        except OSError:
+            _log.debug("%s: closed with an error", path)
+        os.truncate(path, size)
+        self._publish(path)
+
+    def _close(self, folder: str) -> None:
+        path, file, _ = self._open.pop(folder)
+        file.close()
+        self._publish(path)
+
+    def _publish(self, path: Path) -> None:
+        """Write a closed journal as a Parquet file of the stream folder, and delete it. A torn last line is dropped."""
+        folder, number = path.stem.rsplit("-", 1)
+        complete = path.read_bytes().rpartition(b"\n")[0]
+        try:
+            if complete and folder in self.logs:
+                rows = self._rows(folder, [json.loads(line) for line in complete.split(b"\n")], 0)
+                target = self.root / folder / f"journal-{number}.parquet"
+                aside = target.with_name(f".{target.name}")
+                write_table(rows.sort_by(EVENT_TIME), str(aside))
+                aside.rename(target)
+        except OSError as error:  # the journal stays, and is published by a later call or start
+            _log.warning("%s: not published yet: %s", path, error)
+            return
+        path.unlink()
+
+
+_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
+
+
+def _logs(spec: DatasetSpec) -> dict[str, LogSpec]:
+    actions = spec.actions_log
+    return {"examples": spec.log} if actions is None else {"impressions": spec.log, "actions": actions}
+
+
+def _array(folder: str, name: str, values: list[Any], kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError):
+        for number, value in enumerate(values):
+            try:
+                pa.array([value], kind)
+            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError) as error:
+                raise WrongEvent(f"{folder}[{number}].{name}: expected {kind}, found {value!r:.80}") from error
+        raise

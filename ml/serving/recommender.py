@@ -1,0 +1,293 @@
+"""The two stages of a recommendation: several sources find candidates among the live items, and a model ranks their union.
+
+| source          | candidates                                                             |
+|-----------------|------------------------------------------------------------------------|
+| `two_tower`     | the items with the nearest vectors to the user's                       |
+| `popularity`    | the most clicked items of the last hour                                |
+| `co_visitation` | items that were clicked in the same sessions as the user's last items  |
+| `history`       | what the user took before, unless seen items are left out              |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ml.artifacts.bundle import Bundle
+from ml.catalog.spec import DatasetSpec
+from ml.features.hashing import hash_values
+from ml.retrieval.contexts import NOT_LIVE, places
+from ml.retrieval.items import item_columns
+from ml.retrieval.vectors import user_vectors
+from ml.schema import EVENT_TIME, HISTORY_PREFIX
+from ml.serving.catalogue import ItemSource, LiveItems
+from ml.serving.events import EventWindow, UserEvent
+from ml.serving.faults import WrongColumn
+
+CANDIDATES = 500
+"""Most candidates that are ranked for a request."""
+_PER_SOURCE = {"two_tower": 300, "popularity": 100, "co_visitation": 200}
+CONTEXT = 20
+"""Number of the user's last items that candidate sources use."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One recommended item.
+
+    Attributes:
+        item: The item as logged.
+        score: Probability of a positive event, by the ranking model.
+        sources: The sources that found it.
+        columns: The columns that describe it.
+    """
+
+    item: Any
+    score: float
+    sources: list[str]
+    columns: dict[str, Any]
+
+
+@dataclass
+class Recommendation:
+    """The answer to a request.
+
+    Attributes:
+        items: The items, best first.
+        candidates: Number of candidates that each source found.
+        filled: Columns that the request left out and the service knew from earlier events.
+        missing: Columns that neither knew.
+        context: The user's last items, newest first.
+    """
+
+    items: list[Ranked]
+    candidates: dict[str, int] = field(default_factory=dict)
+    filled: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    context: list[UserEvent] = field(default_factory=list)
+
+
+class Recommender:
+    """Recommends items to users.
+
+    Args:
+        spec: A dataset with an item.
+        window: The events of the last hours.
+        source: The live items.
+    """
+
+    def __init__(self, spec: DatasetSpec, window: EventWindow, source: ItemSource) -> None:
+        self.spec, self.window, self.source = spec, window, source
+        self._item_columns = set(item_columns(spec))
+
+    def recommend(
+        self,
+        ranking: Bundle,
+        retrieval: Bundle | None,
+        user: Any,
+        context: Mapping[str, Any],
+        k: int,
+        now: int,
+        filters: Mapping[str, Sequence[Any]] | None = None,
+        exclude_seen: bool = True,
+    ) -> Recommendation:
+        """Find candidates and rank them.
+
+        Args:
+            ranking: The model that ranks.
+            retrieval: A two-tower model, or None.
+            user: The user as logged; None for an unknown one.
+            context: Columns of the log that describe the request. Columns that are left out are those of the user's last event.
+            k: Number of items.
+            now: Time of the request, in microseconds since 1970 UTC.
+            filters: Allowed values by column of the item.
+            exclude_seen: Whether to leave out the user's last items.
+
+        Raises:
+            WrongColumn: A column of the context does not exist or describes items, or a value has another type.
+            UnknownColumn: A filter names a column that items do not have.
+        """
+        live, past = self.source.live, self.window.last_of(user, now, CONTEXT)
+        row, filled, missing = self._user_row(ranking, user, context, past, now)
+        seen = [event.id for event in past]
+        allowed = self.source.allowed(live, filters or {}, seen if exclude_seen else [])
+        found = self._candidates(live, retrieval, row, seen, allowed, exclude_seen)
+        union = np.unique(np.concatenate([*found.values(), np.zeros(0, np.int64)]).astype(np.int64))
+        counts = {name: len(at) for name, at in found.items()}
+        result = Recommendation([], counts, filled, missing, past)
+        if len(union):
+            scores = self.score(ranking, row, live.items.take(pa.array(union)))
+            best = np.argsort(-scores, kind="stable")[:k]
+            result.items = self._ranked(live, union[best], scores[best], found)
+        return result
+
+    def rank(
+        self, ranking: Bundle, user: Any, context: Mapping[str, Any], candidates: Sequence[Any], now: int
+    ) -> Recommendation:
+        """Rank given items, those that are not live as well. Arguments as for `recommend`."""
+        past, live = self.window.last_of(user, now, CONTEXT), self.source.live
+        row, filled, missing = self._user_row(ranking, user, context, past, now)
+        items = self._described(live, candidates)
+        scores = self.score(ranking, row, items)
+        order = np.argsort(-scores, kind="stable")
+        rows = items.take(pa.array(order)).to_pylist()
+        ranked = [
+            Ranked(candidates[at], float(scores[at]), [], columns) for at, columns in zip(order.tolist(), rows, strict=True)
+        ]
+        return Recommendation(ranked, {}, filled, missing, past)
+
+    def score(self, ranking: Bundle, row: Mapping[str, pa.Scalar], items: pa.Table) -> NDArray[np.float32]:
+        """Score items for one user.
+
+        Args:
+            ranking: The model.
+            row: The columns of the model that do not describe items.
+            items: N rows with the columns that do.
+
+        Returns:
+            float32 [N], probabilities.
+        """
+        count, columns = items.num_rows, {}
+        for name, kind in ranking.columns.items():
+            if name in items.column_names:
+                columns[name] = items[name].combine_chunks().cast(kind)
+            else:
+                columns[name] = pa.repeat(row[name], count)
+        return ranking.score(ranking.batch(pa.RecordBatch.from_pydict(columns)))
+
+    def explain(self, ranking: Bundle, row: Mapping[str, pa.Scalar], items: pa.Table) -> list[dict[str, float]]:
+        """Measure how much each column contributes to the scores: the change of the log-odds if it is missing.
+
+        Args:
+            ranking: The model.
+            row: The columns of the model that do not describe items.
+            items: N rows with the columns that do.
+
+        Returns:
+            For each item, the change by column, the largest first.
+        """
+        names = [name for name in ranking.columns if name != EVENT_TIME]
+        base = _log_odds(self.score(ranking, row, items))
+        changes = {}
+        for name in names:
+            if name in items.column_names:
+                at, kind = items.column_names.index(name), ranking.columns[name]
+                without = self.score(ranking, row, items.set_column(at, name, pa.nulls(len(items), kind)))
+            else:
+                kind = row[name].type
+                blank = pa.scalar([] if pa.types.is_list(kind) else None, kind)
+                without = self.score(ranking, {**row, name: blank}, items)
+            changes[name.removeprefix(HISTORY_PREFIX)] = base - _log_odds(without)
+        by_item = [{name: float(change[at]) for name, change in changes.items()} for at in range(len(items))]
+        return [dict(sorted(found.items(), key=lambda pair: -abs(pair[1]))) for found in by_item]
+
+    def row_of(self, ranking: Bundle, user: Any, context: Mapping[str, Any], now: int) -> dict[str, pa.Scalar]:
+        """Return the columns of a request that do not describe items, as `score` takes them."""
+        return self._user_row(ranking, user, context, self.window.last_of(user, now, CONTEXT), now)[0]
+
+    def _user_row(
+        self, ranking: Bundle, user: Any, context: Mapping[str, Any], past: Sequence[UserEvent], now: int
+    ) -> tuple[dict[str, pa.Scalar], list[str], list[str]]:
+        """Columns that do not describe items, in their declared types; which were filled in; and which are missing."""
+        known = self.spec.column_types
+        if unknown := [name for name in context if name not in known]:
+            raise WrongColumn(
+                f"context.{unknown[0]}: no such column; the columns are {sorted(set(known) - self._item_columns)}"
+            )
+        if wrong := [name for name in context if name in self._item_columns]:
+            raise WrongColumn(f"context.{wrong[0]}: describes items, which the service knows; leave it out")
+        earlier = self.window.known_of(user, now)
+        row: dict[str, pa.Scalar] = {}
+        filled, missing = [], []
+        for name, kind in ranking.columns.items():
+            if name in self._item_columns:
+                continue
+            if name == EVENT_TIME:
+                row[name] = pa.scalar(now, pa.int64())
+            elif name.startswith(HISTORY_PREFIX):
+                row[name] = self._history(name, past)
+            elif name == self.spec.user:
+                row[name] = _scalar(name, user, kind)
+            elif name in context:
+                row[name] = _scalar(f"context.{name}", context[name], kind)
+            else:
+                (filled if earlier.get(name) is not None else missing).append(name)
+                row[name] = pa.scalar(earlier.get(name), kind)
+        return row, filled, missing
+
+    def _history(self, name: str, past: Sequence[UserEvent]) -> pa.Scalar:
+        """The ids of the user's last items, as the feature of the item has them."""
+        feature = next(f for f in self.spec.sparse if HISTORY_PREFIX + f.name == name)
+        column, most = self.spec.history_of(feature)
+        known = [event.item for event in past[:most]] if column == self.spec.item else []
+        items = pa.array(known, self.window.types[self.window.item])
+        return pa.scalar(hash_values(self.spec.item_feature or "", items).tolist(), pa.list_(pa.int64()))
+
+    def _candidates(
+        self,
+        live: LiveItems,
+        retrieval: Bundle | None,
+        row: Mapping[str, pa.Scalar],
+        seen: Sequence[int],
+        allowed: NDArray[np.int64] | None,
+        exclude_seen: bool,
+    ) -> dict[str, NDArray[np.int64]]:
+        """Places of the candidates of each source."""
+        found: dict[str, NDArray[np.int64]] = {}
+        is_allowed = np.ones(len(live), np.bool_) if allowed is None else np.zeros(len(live), np.bool_)
+        if allowed is not None:
+            is_allowed[allowed] = True
+        if live.index is not None and retrieval is not None:
+            users = pa.table({name: pa.repeat(value, 1) for name, value in row.items()})
+            ids = live.index.search(user_vectors(retrieval, users), _PER_SOURCE["two_tower"], allowed).ids[0]
+            at = places(ids, live.ids)
+            found["two_tower"] = at[at != NOT_LIVE]
+        found["popularity"] = live.popular[is_allowed[live.popular]][: _PER_SOURCE["popularity"]]
+        together = self.source.together(live, seen)
+        if together is not None and len(together) == len(live):
+            scores = np.where(is_allowed, together, -np.inf)
+            best = np.argsort(-scores, kind="stable")[: _PER_SOURCE["co_visitation"]]
+            found["co_visitation"] = best[scores[best] > 0]
+        if not exclude_seen and seen:
+            at = places(np.array(seen, np.int64), live.ids)
+            at = at[at != NOT_LIVE]
+            found["history"] = at[is_allowed[at]]
+        return found
+
+    def _ranked(
+        self, live: LiveItems, at: NDArray[np.int64], scores: NDArray[np.float32], found: Mapping[str, NDArray[np.int64]]
+    ) -> list[Ranked]:
+        rows = live.items.take(pa.array(at)).to_pylist()
+        sets = {name: set(where.tolist()) for name, where in found.items()}
+        return [
+            Ranked(columns[self.spec.item or ""], float(score), [n for n, held in sets.items() if place in held], columns)
+            for place, score, columns in zip(at.tolist(), scores, rows, strict=True)
+        ]
+
+    def _described(self, live: LiveItems, candidates: Sequence[Any]) -> pa.Table:
+        """The columns of items as they are live; of an item that is not, all but the item itself are missing."""
+        item = self.spec.item or ""
+        try:
+            given = pa.array(candidates, self.window.types[item])
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise WrongColumn(f"candidates: {error}") from error
+        at = self.source.places_of(candidates)
+        table = live.items.take(pa.array(at, mask=at == NOT_LIVE))
+        return table.set_column(table.column_names.index(item), item, given)
+
+
+def _scalar(what: str, value: Any, kind: pa.DataType) -> pa.Scalar:
+    try:
+        return pa.scalar(value, kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError, OverflowError) as error:
+        raise WrongColumn(f"{what}: expected {kind}, found {value!r}") from error
+
+
+def _log_odds(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+    p = np.clip(probabilities.astype(np.float64), 1e-9, 1 - 1e-9)
+    return np.log(p / (1 - p))

@@ -1,0 +1,147 @@
+"""Starts the service: the models, the events of the last hours, and the live items."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from upath import UPath
+
+from ml.artifacts.bundle import Bundle
+from ml.catalog.spec import DatasetSpec
+from ml.days import day_bounds
+from ml.lake import Lake
+from ml.logs.read import raw_parts
+from ml.recipes.recipe import recipe_of, retrieval_model
+from ml.retrieval.items import days_in_reach
+from ml.schema import EVENT_TIME
+from ml.serving.catalogue import ItemSource
+from ml.serving.clock import Clock
+from ml.serving.events import EventWindow
+from ml.serving.journal import Journal
+from ml.serving.models import ExportedModel, NewestModel, ServedModel
+from ml.serving.recommender import Recommender
+from ml.stages import exported_models
+from ml.sync.folder import SyncFolder
+from ml.sync.receiver import Receiver
+
+REFRESH_SECONDS = 5.0
+POLL_SECONDS = 1.0
+_log = logging.getLogger("evergreen")
+
+
+@dataclass
+class Engine:
+    """Everything that answers requests for one dataset.
+
+    Attributes:
+        spec: The dataset.
+        clock: The time of requests.
+        ranking: The model that ranks.
+        retrieval: The two-tower model; None without one.
+        recommender: The two stages; None for a dataset without an item.
+        journal: Where events are stored.
+    """
+
+    spec: DatasetSpec
+    clock: Clock
+    ranking: ServedModel
+    retrieval: ServedModel | None
+    recommender: Recommender | None
+    journal: Journal
+
+    def bundles(self) -> tuple[Bundle, Bundle | None]:
+        """Return the bundles to use for one request: of the ranking model, and of the two-tower model."""
+        return self.ranking.bundle, self.retrieval.bundle if self.retrieval else None
+
+    def observe(self, rows: pa.Table) -> None:
+        """Let new events change the next requests."""
+        if self.recommender is not None:
+            self.recommender.window.append(rows)
+
+    def refresh(self) -> None:
+        """Make the live items of this moment."""
+        if self.recommender is not None:
+            self.recommender.source.refresh(self.clock.now(), self.retrieval.bundle if self.retrieval else None)
+
+    def poll(self) -> None:
+        """Look for new versions of the models."""
+        for model in (self.ranking, self.retrieval):
+            if model is not None:
+                model.poll()
+
+    def follow(self, stop: threading.Event) -> None:
+        """Refresh items and models until an event is set. An error is logged, and does not end the service."""
+        waited = 0.0
+        while not stop.wait(POLL_SECONDS):
+            waited += POLL_SECONDS
+            try:
+                self.poll()
+                self.journal.rotate()
+                if waited >= REFRESH_SECONDS:
+                    waited = 0.0
+                    self.refresh()
+            except Exception:
+                _log.exception("%s: the service continues with its last items and models", self.spec.name)
+
+
+def start(
+    spec: DatasetSpec,
+    lake: Lake,
+    stream: UPath,
+    sides: Sequence[pa.Table] = (),
+    synced: Mapping[str, SyncFolder] | None = None,
+    model: str | None = None,
+) -> Engine:
+    """Load models and events.
+
+    Args:
+        spec: The dataset.
+        lake: Where exports and raw logs are stored.
+        stream: The dataset's folder of arriving events, `<home>/stream/<dataset>`.
+        sides: The joined columns of each side table, in the order of `spec.join`.
+        synced: The sync folder of each model that online training may publish.
+        model: The model that ranks; by default the first that has no two towers, or else the first.
+
+    Raises:
+        NoModel: There is no model to serve.
+    """
+    towers = retrieval_model(spec)
+    single = [name for name in spec.models if recipe_of(spec, name).model.kind != "two_tower"]
+    name = model or (single[0] if single else spec.primary)
+    ranking = _served(spec, lake, name, (synced or {}).get(name))
+    retrieval = None
+    if towers is not None and towers != name and spec.item:
+        retrieval = _served(spec, lake, towers, (synced or {}).get(towers))
+    elif towers == name:
+        retrieval = ranking
+    days = lake.days(exported_models(name), spec.name)
+    last = days[-1] if days else spec.partitions.start.isoformat()
+    end = day_bounds(last, spec.zone)[1]
+    clock, recommender = Clock.after(end), None
+    if spec.item:
+        window = EventWindow(spec)
+        for other in days_in_reach(spec, last, lake, end - window.reach):
+            for part in map(UPath, raw_parts(lake, spec.name, other)):
+                rows = pq.read_table(part.path, columns=window.columns, filesystem=part.fs)
+                window.load(rows.filter(pa.array(rows[EVENT_TIME].to_numpy() >= end - window.reach)))
+        recommender = Recommender(spec, window, ItemSource(spec, window, sides))
+    engine = Engine(spec, clock, ranking, retrieval, recommender, Journal(spec, stream))
+    for rows in engine.journal.unread(end):
+        engine.observe(rows)
+    engine.refresh()
+    return engine
+
+
+def _served(spec: DatasetSpec, lake: Lake, name: str, folder: SyncFolder | None) -> ServedModel:
+    """The newest export of a model, or what online training publishes after it."""
+    exported = ExportedModel(lake, spec, name)
+    if folder is None:
+        return exported
+    return NewestModel(exported, Receiver(folder, f"serve-{socket.gethostname()}-{os.getpid()}".replace(".", "-")), spec, name)

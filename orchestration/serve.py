@@ -1,0 +1,67 @@
+"""`make serve`: serves recommendations over HTTP, from the newest models and the events that arrive."""
+
+import json
+from pathlib import Path
+
+import click
+from upath import UPath
+
+from ml.lake import Lake
+from ml.sync.folder import default_sync_folder
+from orchestration.deployments import home, lake_root, landing_root
+from orchestration.replay import quiet_console, the_dataset
+
+PORT = 8715
+TOKEN = "serving-token"
+
+
+@click.command()
+@click.argument("dataset", default="synthetic")
+@click.option("--model", help="The model that ranks; by default the first that has no two towers.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="Port; 0 for any free one.")
+@click.option("--name", "names", multiple=True, help="A further host name under which the service is reached.")
+@click.option("--open", "is_open", is_flag=True, help="Answer without a token. Only for networks that you trust.")
+def main(dataset: str, model: str | None, host: str, port: int, names: tuple[str, ...], is_open: bool) -> None:
+    """Serve recommendations of DATASET.
+
+    The service takes the newest exported models, or what `make online` publishes, and learns from the events that it is sent.
+    Ctrl-C ends it after the requests in progress.
+    """
+    quiet_console()
+    import torch
+
+    from ml.http.guard import LOOPBACK
+    from ml.http.server import listen, serve, url_of
+    from ml.http.tokens import load_token
+    from ml.online.examples import read_side_tables
+    from ml.serving.app import create_serving_app
+    from ml.serving.models import NoModel
+    from ml.serving.start import start
+
+    torch.set_num_threads(1)
+    spec, lake = the_dataset(dataset), Lake.at(lake_root())
+    synced = {name: default_sync_folder(lake_root(), spec.name, name) for name in spec.models}
+    stream = UPath(home()) / "stream" / spec.name
+    try:
+        engine = start(spec, lake, stream, read_side_tables(spec, f"{landing_root()}/{spec.name}"), synced, model)
+        listener = listen(host, port)
+    except (NoModel, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    token_file = Path(home()) / TOKEN
+    token = None if is_open else load_token(token_file)
+    url = url_of(listener)
+    click.echo(f"Serving {spec.name} on {url}: {engine.ranking.version.model} of {engine.ranking.version.version}")
+    if not engine.clock.is_live:
+        click.echo("The log has ended, so the service continues at its end; `now` in /version is the time of requests.")
+    click.echo(f"Page: {url}/{'' if token is None else f'#{token}'}")
+    if token is not None:
+        click.echo(f"Token: in {token_file}; send it as `Authorization: Bearer TOKEN`")
+    example = json.dumps({"user": None, "k": 5})
+    header = "" if token is None else f' -H "Authorization: Bearer $(cat {token_file})"'
+    click.echo(f"Try: curl -s {url}/recommend{header} -H 'Content-Type: application/json' -d '{example}'")
+    serve(create_serving_app(engine, token, hosts=(*LOOPBACK, host, *names)), listener)
+
+
+if __name__ == "__main__":
+    main()

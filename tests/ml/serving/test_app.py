@@ -1,0 +1,118 @@
+"""The service over HTTP: answers, refusals, the token, and new models while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from upath import UPath
+
+from ml.http.server import serving
+from ml.lake import Lake
+from ml.serving.app import create_serving_app
+from ml.serving.models import NoModel
+from ml.serving.start import Engine, start
+from tests.helpers.kiosk_days import DAYS
+from tests.helpers.kiosk_lake import export, spec_of
+
+TOKEN = "secret"
+
+
+@pytest.fixture
+def client(engine: Engine) -> Iterator[httpx.Client]:
+    with (
+        serving(create_serving_app(engine, TOKEN)) as url,
+        httpx.Client(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30) as client,
+    ):
+        yield client
+
+
+def post(client: httpx.Client, path: str, body: Any, status: int = 200) -> dict[str, Any]:
+    answer = client.post(path, json=body)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def test_a_request_is_answered_and_counted(client: httpx.Client) -> None:
+    user = client.get("/users").json()["users"][0]
+    answer = post(client, "/recommend", {"user": user, "k": 3, "explain": True})
+    assert len(answer["items"]) == 3 and answer["model"] == "dlrm" and answer["version"] == DAYS[0]
+    assert set(answer["items"][0]["reasons"]) >= {"user", "place"}
+    ranked = post(client, "/rank", {"user": user, "candidates": [item["item"] for item in answer["items"]]})
+    assert [item["item"] for item in ranked["items"]] == [item["item"] for item in answer["items"]]
+    assert 'evergreen_requests_total{route="/recommend",status="200"} 1.0' in client.get("/metrics").text
+    assert client.get("/version").json()["items"] > 0
+
+
+def test_stored_events_change_the_next_answer(client: httpx.Client, engine: Engine) -> None:
+    user = client.get("/users").json()["users"][0]
+    first = post(client, "/recommend", {"user": user})["items"][0]["item"]
+    assert post(client, "/events", {"examples": [{"user": user, "item": first}]}, 202) == {"stored": 1}
+    assert post(client, "/recommend", {"user": user})["context"][0] == first
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/recommend", {"user": "x"}, "user: expected int64"),
+        ("/recommend", {"k": 0}, "k"),
+        ("/recommend", {"kk": 1}, "kk"),
+        ("/recommend", {"context": {"nope": 1}}, "context.nope"),
+        ("/recommend", {"filters": {"nope": [1]}}, "filters.nope"),
+        ("/rank", {"candidates": []}, "candidates"),
+        ("/rank", {"candidates": ["x"]}, "candidates"),
+        ("/rank", {"candidates": [1, {"item": 1}]}, "candidates"),
+        ("/rank", {"candidates": [{"nope": 1}]}, "candidates[0].nope"),
+        ("/events", {"examples": [{"item": "x"}]}, "examples[0].item"),
+        ("/events", {"actions": [{"item": 1}]}, "actions"),
+    ],
+)
+def test_a_wrong_request_is_refused_by_name(client: httpx.Client, path: str, body: Any, said: str) -> None:
+    assert said in post(client, path, body, 400)["message"]
+
+
+def test_without_the_token_only_health_and_the_page_answer(client: httpx.Client) -> None:
+    url = str(client.base_url)
+    assert httpx.get(url + "/health").status_code == 200
+    page = httpx.get(url)
+    assert page.status_code == 200 and "script-src" in page.headers["content-security-policy"] and TOKEN not in page.text
+    for path in ("/version", "/metrics", "/users", "/openapi.json"):
+        assert httpx.get(url + path).status_code == 401
+    assert httpx.post(url + "/recommend", json={}).status_code == 401
+
+
+def test_rows_are_ranked_without_an_item_column(lake: Lake, tmp_path: Path) -> None:
+    spec = spec_of()
+    engine = start(spec, lake, UPath(tmp_path / "stream"))
+    engine.recommender = None
+    with serving(create_serving_app(engine, None)) as url, httpx.Client(base_url=url, timeout=30) as client:
+        assert "use /rank" in post(client, "/recommend", {}, 409)["message"]
+        rows = [{"item": 1, "clicks_1h": 2}, {"item": 2, "clicks_1h": 9}]
+        answer = post(client, "/rank", {"user": 1, "context": {"place": "here"}, "candidates": rows})
+        assert sorted(str(item["item"]) for item in answer["items"]) == sorted(map(str, rows))
+
+
+def test_a_newer_export_replaces_the_served_one(lake: Lake, engine: Engine) -> None:
+    assert engine.ranking.version.version == DAYS[0]
+    export(lake, spec_of(), "dlrm", DAYS[1], seed=7)
+    engine.poll()
+    assert engine.ranking.version.version == DAYS[1] and engine.ranking.version.last_refusal is None
+
+
+def test_a_damaged_export_is_refused_and_the_old_one_served(lake: Lake, engine: Engine) -> None:
+    before = engine.ranking.bundle
+    export(lake, spec_of(), "dlrm", DAYS[1], seed=7)
+    [weights, *_] = lake.partition("exported_models/dlrm", "kiosk", DAYS[1]).glob("weights-*")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
+    engine.poll()
+    assert engine.ranking.bundle is before and DAYS[1] in (engine.ranking.version.last_refusal or "")
+    engine.poll()  # it is not read again
+    assert engine.ranking.bundle is before
+
+
+def test_without_a_model_the_way_out_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NoModel, match="make demo DATASET=kiosk"):
+        start(spec_of(), Lake.at(tmp_path), UPath(tmp_path / "stream"))

@@ -1,0 +1,84 @@
+"""The events in memory: histories, known columns and contexts as of a point in time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ml.features.hashing import hash_values
+from ml.schema import EVENT_TIME
+from ml.serving.events import EventWindow
+from ml.serving.faults import WrongColumn
+from tests.helpers.kiosk_lake import END, HOUR, raw_rows, spec_of
+
+
+def window(rows: pa.Table, cut: int) -> EventWindow:
+    """Events of which the first `cut` are in the index, and the others have just arrived."""
+    held = EventWindow(spec_of())
+    held.load(rows.slice(0, cut))
+    held.refresh(END)
+    held.append(rows.slice(cut))
+    return held
+
+
+@pytest.mark.parametrize("cut", [0, 150, 400])
+def test_a_history_holds_the_events_before_a_point_in_time(cut: int) -> None:
+    rows = raw_rows().sort_by(EVENT_TIME)
+    recent = rows.filter(pa.array(rows[EVENT_TIME].to_numpy() >= END - 3 * HOUR))
+    held = window(recent, min(cut, len(recent)))
+    for user in range(1, 30):
+        for before in (END, END - HOUR, recent[EVENT_TIME][len(recent) // 2].as_py()):
+            own = [row for row in recent.to_pylist() if row["user"] == user and row[EVENT_TIME] < before]
+            wanted = [row["item"] for row in sorted(own, key=lambda row: -row[EVENT_TIME])][:5]
+            assert [event.item for event in held.last_of(user, before, 5)] == wanted
+    assert held.last_of(None, END, 5) == held.last_of(10**6, END, 5) == []
+
+
+def test_events_out_of_reach_are_dropped() -> None:
+    held = EventWindow(spec_of())
+    held.load(raw_rows())
+    held.refresh(END)
+    assert held.events.time.min() >= END - 3 * HOUR and len(held.events.time) > 0
+    held.refresh(END + 10 * HOUR)  # without new events, nothing changes
+    held.append(raw_rows().slice(0, 1).set_column(0, EVENT_TIME, pa.array([END + 10 * HOUR])))
+    held.refresh(END + 10 * HOUR)
+    assert held.events.time.tolist() == [END + 10 * HOUR]
+
+
+def test_known_columns_are_the_last_that_were_given() -> None:
+    held = EventWindow(spec_of())
+    places = [("here", 1), (None, 2), ("there", 3), (None, 4)]
+    rows = [{EVENT_TIME: END - 100 + at, "time": 0, "user": 1, "item": at, "visit": None, "place": p} for p, at in places]
+    held.load(pa.Table.from_pylist(rows, pa.schema(list(held.types.items()))))
+    held.refresh(END)
+    assert held.known_of(1, END)["place"] == "there" and held.known_of(1, END - 97)["place"] == "here"
+    assert held.known_of(2, END) == {} and held.known_of(None, END) == {}
+
+
+def test_contexts_of_clicks_are_earlier_items_of_the_session() -> None:
+    rows = raw_rows().sort_by(EVENT_TIME)
+    held = window(rows, 400)
+    found = held.clicks_since(END - 2 * HOUR)
+    recent = [row for row in rows.to_pylist() if row[EVENT_TIME] >= END - 3 * HOUR]
+    wanted = [row for row in recent if row[EVENT_TIME] >= END - 2 * HOUR]
+    assert len(found) == len(wanted)
+    for at, row in enumerate(wanted):
+        own = [r["item"] for r in recent if r["visit"] == row["visit"] and r[EVENT_TIME] < row[EVENT_TIME]][::-1]
+        offsets = found.contexts.offsets
+        ids = found.contexts.items[offsets[at] : offsets[at + 1]]
+        assert ids.tolist() == hash_values("item", pa.array(own, pa.int64())).tolist()
+
+
+def test_a_user_of_another_type_is_refused() -> None:
+    with pytest.raises(WrongColumn, match="user: expected int64, found 'x'"):
+        EventWindow(spec_of()).last_of("x", END, 5)
+
+
+def test_statistics_see_new_events_after_a_refresh() -> None:
+    rows = raw_rows().sort_by(EVENT_TIME)
+    recent = rows.filter(pa.array(rows[EVENT_TIME].to_numpy() >= END - 3 * HOUR))
+    held = window(recent, 5)
+    assert len(held.events.time) == 5
+    assert held.refresh(END).num_rows == len(recent) - 5
+    np.testing.assert_array_equal(held.events.time, recent[EVENT_TIME].to_numpy())

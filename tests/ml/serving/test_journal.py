@@ -1,0 +1,115 @@
+"""Stored events reach the stream folder exactly once, whatever happens to the service."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from upath import UPath
+
+from ml.serving.journal import JOURNAL, Journal, JournalFull, WrongEvent
+from tests.helpers.kiosk_lake import END, spec_of
+
+
+def journal(root: Path) -> Journal:
+    return Journal(spec_of(), UPath(root))
+
+
+def published(root: Path, folder: str = "examples") -> list[dict[str, object]]:
+    files = sorted((root / folder).glob("[!.]*.parquet"))
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def test_events_are_published_with_all_columns_of_the_log(tmp_path: Path) -> None:
+    held = journal(tmp_path)
+    rows = held.append("examples", [{"user": 3, "item": 5}, {"event_time": END - 1, "item": 6}], now=END)
+    assert published(tmp_path) == [] and held.stored == 2
+    held.rotate(at_once=True)
+    assert published(tmp_path) == rows.sort_by("event_time").to_pylist()
+    assert published(tmp_path)[1] == {
+        "event_time": END,
+        "time": END // 1_000_000,
+        "user": 3,
+        "item": 5,
+        "visit": None,
+        "place": None,
+    }
+    assert list((tmp_path / JOURNAL).iterdir()) == []
+    held.rotate(at_once=True)  # nothing is published twice
+    assert len(published(tmp_path)) == 2
+
+
+def test_a_killed_service_publishes_what_it_had_stored_when_it_starts_again(tmp_path: Path) -> None:
+    held = journal(tmp_path)
+    held.append("examples", [{"item": n} for n in range(5)], now=END)
+    [file] = (tmp_path / JOURNAL).iterdir()
+    with file.open("ab") as torn:
+        torn.write(b'{"event_time": 1, "it')  # was not acknowledged
+    journal(tmp_path)
+    assert [row["item"] for row in published(tmp_path)] == list(range(5))
+
+
+def test_a_crash_after_publishing_publishes_the_same_file_again(tmp_path: Path) -> None:
+    held = journal(tmp_path)
+    held.append("examples", [{"item": 1}], now=END)
+    [file] = (tmp_path / JOURNAL).iterdir()
+    copy = file.read_bytes()
+    held.rotate(at_once=True)
+    once = {path.name: path.read_bytes() for path in (tmp_path / "examples").iterdir()}
+    file.write_bytes(copy)
+    journal(tmp_path)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "examples").iterdir()} == once
+
+
+def test_a_full_disk_is_said_and_stores_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = journal(tmp_path)
+    held.append("examples", [{"item": 1}], now=END)
+    real = os.fsync
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ml.serving.journal.os.fsync", full)
+    with pytest.raises(JournalFull, match="events cannot be stored: No space left on device"):
+        held.append("examples", [{"item": 2}], now=END)
+    monkeypatch.setattr("ml.serving.journal.os.fsync", real)
+    held.append("examples", [{"item": 3}], now=END)
+    held.rotate(at_once=True)
+    assert [row["item"] for row in published(tmp_path)] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("folder", "event", "said"),
+    [
+        ("examples", {"itm": 1}, r"examples\[1\]\.itm: no such column"),
+        ("examples", {"item": "five"}, r"examples\[1\]\.item: expected int64, found 'five'"),
+        ("examples", {"item": 2**70}, r"examples\[1\]\.item: expected int64"),
+        ("actions", {"item": 1}, r"actions: expected one of \['examples'\]"),
+    ],
+)
+def test_a_wrong_event_is_refused_by_name(tmp_path: Path, folder: str, event: dict[str, object], said: str) -> None:
+    held = journal(tmp_path)
+    with pytest.raises(WrongEvent, match=said):
+        held.append(folder, [{"item": 1}, event], now=END)
+    held.rotate(at_once=True)
+    assert published(tmp_path, folder) == []
+
+
+def test_events_of_a_restarted_service_are_read_back(tmp_path: Path) -> None:
+    held = journal(tmp_path)
+    held.append("examples", [{"item": 1, "event_time": END - 5}, {"item": 2}], now=END)
+    held.rotate(at_once=True)
+    tables = list(journal(tmp_path).unread(since=END))
+    assert pa.concat_tables(tables)["item"].to_pylist() == [2]
+
+
+def test_lines_are_json(tmp_path: Path) -> None:
+    held = journal(tmp_path)
+    held.append("examples", [{"place": 'a "b"\n'}], now=END)
+    [file] = (tmp_path / JOURNAL).iterdir()
+    assert json.loads(file.read_text())["place"] == 'a "b"\n'

@@ -1,0 +1,91 @@
+"""`make serve` as a process: its address, token and answers, and what a stop and a kill leave."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tests.helpers.kiosk_lake import kiosk_lake, spec_of
+from tests.helpers.paths import ROOT
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    home, catalog = tmp_path / "home", tmp_path / "catalog"
+    catalog.mkdir()
+    entry = spec_of().model_dump(mode="json", exclude_unset=True)
+    (catalog / "kiosk.yaml").write_text(yaml.safe_dump(entry))
+    kiosk_lake(home)
+    return home
+
+
+@contextmanager
+def running(home: Path) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    env = os.environ | {
+        "EVERGREEN_HOME": str(home),
+        "EVERGREEN_CATALOG": str(home.parent / "catalog"),
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "orchestration.serve", "kiosk", "--port", "0"]
+    process = subprocess.Popen(command, env=env, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    try:
+        line = next(line for line in process.stdout if line.startswith("Page:"))
+        found = re.fullmatch(r"Page: (http://127\.0\.0\.1:\d+)/#(\w+)\n", line)
+        assert found, line
+        with httpx.Client(base_url=found[1], headers={"Authorization": f"Bearer {found[2]}"}, timeout=60) as client:
+            yield process, client
+    finally:
+        process.kill()
+        process.wait()
+
+
+def stored(home: Path) -> list[int]:
+    files = sorted((home / "stream" / "kiosk" / "examples").glob("journal-*.parquet"))
+    return [item for file in files for item in pq.read_table(file)["item"].to_pylist()]
+
+
+@pytest.mark.slow
+def test_the_service_answers_and_stops_with_all_events_stored(home: Path) -> None:
+    with running(home) as (process, client):
+        token = home / "serving-token"
+        assert token.stat().st_mode & 0o777 == 0o600
+        assert len(client.post("/recommend", json={"user": 3, "k": 4}).json()["items"]) == 4
+        assert client.post("/events", json={"examples": [{"user": 3, "item": 7}]}).status_code == 202
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+    assert stored(home) == [7]
+
+
+@pytest.mark.slow
+def test_a_killed_service_loses_no_event_that_it_acknowledged(home: Path) -> None:
+    sent = []
+    for run in range(3):
+        with running(home) as (process, client):
+            for at in range(20):
+                assert client.post("/events", json={"examples": [{"item": 100 * run + at}]}).status_code == 202
+                sent.append(100 * run + at)
+            process.kill()
+    with running(home):
+        pass
+    assert sorted(stored(home)) == sent
+
+
+@pytest.mark.slow
+def test_without_a_model_the_command_names_the_demo(home: Path) -> None:
+    env = os.environ | {"EVERGREEN_HOME": str(home.parent / "empty"), "PYTHONPATH": str(ROOT)}
+    env["EVERGREEN_CATALOG"] = str(home.parent / "catalog")
+    command = [sys.executable, "-m", "orchestration.serve", "kiosk", "--port", "0"]
+    done = subprocess.run(command, env=env, cwd=ROOT, text=True, capture_output=True, check=False)
+    assert done.returncode == 1 and "run `make demo DATASET=kiosk` first" in done.stderr
