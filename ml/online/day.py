@@ -18,7 +18,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.datasets.cache_config import CacheConfig
 from ml.datasets.reader import BlockReader
 from ml.datasets.slices import DaySlice
-from ml.days import day_bounds
+from ml.days import MICROSECONDS_PER_MINUTE, day_bounds
 from ml.lake import Lake
 from ml.online.loop import ONLINE, Slice, SliceResult, online_slices
 from ml.online.partition import write_online_day
@@ -167,7 +167,8 @@ def online_day(
     }
     checkpoints = Checkpoints(lake, spec.name, online_checkpoints(model), day, identity, recipe.checkpoints)
     known_to = {ONLINE: day_bounds(day, spec.zone)[0], **rivals.known_to}
-    record = DayRecord(known_to, ranks_only=getattr(recipe.model, "loss", None) == "softmax")
+    label_wait = round(recipe.online.label_wait * MICROSECONDS_PER_MINUTE)
+    record = DayRecord(known_to, ranks_only=getattr(recipe.model, "loss", None) == "softmax", label_wait=label_wait)
     state, synced = _resume(checkpoints, recipe, schema, record) or (begin_state(lake, spec, start, recipe), None)
     observer, learned = options.observer, None
     now = replace(start.run, version=synced.version) if synced else start.run
@@ -196,15 +197,17 @@ def online_day(
     ):
         for result in online_slices(
             state,
-            _slices(reader, recipe, resumed_at),
+            _slices(reader, recipe, resumed_at - len(record.waiting)),
             serving,
             beside=rivals.load(),
             synced=synced,
+            label_wait=label_wait,
+            predicted=record.waiting,
             before_training=before_training,
             on_step=show,
         ):
             record.add(result)
-            learned = result.events
+            learned = result.learned
             if observer:
                 observer.trained(result)
     seconds = time.perf_counter() - began
@@ -218,7 +221,7 @@ def online_day(
         "samples_per_second": (record.rows - rows_before) / seconds,
         **lineage,
     }
-    run = replace(start.run, version=start.run.version + len(record.slices))
+    run = replace(start.run, version=start.run.version + record.versions)
     with lake.write(online_updates(model), spec.name, day) as folder:
         manifest = write_online_day(folder, state, record, serving, start=start, run=run, keys=keys)
     checkpoints.discard()

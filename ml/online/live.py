@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
-from ml.metrics import auc
 from ml.online.loop import ONLINE, SliceResult
 from ml.online.published import PublishedServing
 from ml.online.record import DayRecord
@@ -38,7 +37,7 @@ class LiveSlice:
         until: Event time of its last row.
         rows: Number of rows.
         rows_per_second: Rows predicted and trained on in a second of work, without waiting.
-        auc: AUC of the slice by model; None if undefined.
+        auc: AUC of the rows whose labels became known in the slice, by model; None if undefined.
         auc_so_far: AUC of the day so far by model.
         published: The package that the serving model applied before the slice; None for the first one of a day.
         receiver: State of the receiver that serves.
@@ -121,14 +120,14 @@ class LivePublisher:
             return
         names = [name for name in (ONLINE, STALE, RETRAINED) if name in result.predictions]
         seconds = result.seconds["sync"] + result.seconds["train"]
-        scores = self._record.scores()
+        scores, row = self._record.scores(known=True), self._record.slices[-1]
         self.on_slice(
             LiveSlice(
                 number=result.number,
                 until=datetime.fromtimestamp(last / 1e6, UTC),
                 rows=len(result.labels),
                 rows_per_second=len(result.labels) / seconds if seconds else 0.0,
-                auc={name: auc(result.labels, result.predictions[name]) for name in names},
+                auc={name: row[f"{name}_auc"] for name in names},
                 auc_so_far={name: scores[name]["auc"] for name in names},
                 published=self._published,
                 receiver=self.receiver.status,

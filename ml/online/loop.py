@@ -1,7 +1,8 @@
 """The online loop: for each slice, synchronise the serving model, predict and score with it, then train on the slice.
 
 This is Algorithm 1 of Monolith (Liu et al., 2022, arXiv 2209.07663): progressive validation of the model that serves. No row is
-scored after the trained model has seen it, because the serving model changes only between slices.
+scored after the trained model has seen it, because the serving model changes only between slices. With a label wait, a slice is
+trained on when its labels are known (`ml.online.known_labels`).
 
 Predictions run in a second thread while the slice is trained on. Their results do not depend on that: training does not change
 the models that predict.
@@ -19,6 +20,7 @@ import numpy as np
 
 from ml.datasets.batch import Batch
 from ml.datasets.slices import Chunk
+from ml.online.known_labels import Ints, WaitingSlices
 from ml.online.serving import Floats, Serving, SyncStats
 from ml.training.loop import steps, threads
 from ml.training.report import Step
@@ -60,7 +62,8 @@ class SliceResult:
         loss: Mean training loss; None if no row has a loss.
         labels: float32 [N].
         predictions: Probabilities by name of the model, float32 [N] each. `online` are those of the serving model.
-        middle: Mean event time of the rows, in microseconds since 1970 UTC.
+        times: Event times of the rows, int64 [N], in microseconds since 1970 UTC.
+        learned: First and last event time of what was trained on after the prediction; None if all labels were unknown.
         seconds: Wall-clock seconds by activity: `sync`, `train` and `score`. `score` overlaps with `train`.
     """
 
@@ -70,7 +73,8 @@ class SliceResult:
     loss: float | None
     labels: Floats
     predictions: Mapping[str, Floats]
-    middle: float
+    times: Ints
+    learned: tuple[int, int] | None
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
@@ -82,6 +86,8 @@ def online_slices(
     beside: Mapping[str, Predict] | None = None,
     synced: SyncStats | None = None,
     learned: tuple[int, int] | None = None,
+    label_wait: int = 0,
+    predicted: Mapping[int, tuple[int, int]] | None = None,
     before_training: Callable[[Slice, SyncStats], None] | None = None,
     on_step: Callable[[Step], None] | None = None,
     scoring_rows: int = SCORING_ROWS,
@@ -97,6 +103,10 @@ def online_slices(
         beside: Further models that predict the same rows, by name. A model with two names predicts once.
         synced: The synchronisation before the first slice, if it was already made: a run resumes at this point.
         learned: First and last event time of the slice before the first one, if the serving model does not have it yet.
+        label_wait: Time from an event until its label is known, in microseconds. After the last slice, all slices that still
+            wait are trained on.
+        predicted: First and last event time, by number, of slices among `slices` that were predicted and not trained on before
+            the run was interrupted.
         before_training: Called after each synchronisation and before the slice is trained on. It may save a checkpoint, or
             raise to stop.
         on_step: Called after each step.
@@ -110,16 +120,18 @@ def online_slices(
         ValueError: The state has no running pass.
     """
     models = {ONLINE: serving.predict, **(beside or {})}
+    waiting, show = WaitingSlices[Slice](label_wait), on_step or (lambda step: None)
     with ThreadPoolExecutor(1, "score") as pool, threads(state.recipe.threads):
-        for part in slices:
-            if not len(part):
+        for part, is_last in _with_last(part for part in slices if len(part)):
+            if predicted and part.number in predicted:
+                waiting.add(part, predicted[part.number])
                 continue
             stats = synced or serving.sync(state, part.number, learned)
             synced = None
             if before_training is not None:
                 before_training(part, stats)
-            result = _slice(state, part, stats, models, pool, on_step or (lambda step: None), scoring_rows)
-            learned = result.events
+            result = _slice(state, part, stats, models, pool, show, scoring_rows, waiting, is_last)
+            learned = result.learned
             yield result
 
 
@@ -131,8 +143,10 @@ def _slice(
     pool: ThreadPoolExecutor,
     on_step: Callable[[Step], None],
     rows: int,
+    waiting: WaitingSlices[Slice],
+    is_last: bool,
 ) -> SliceResult:
-    """Predict a slice with each model, and train on it."""
+    """Predict a slice with each model, and train on it, or on the slices whose labels are known at its end."""
     began, running = time.perf_counter(), state.running
     before = (running.steps, running.loss_sum, running.num_losses) if running else (0, 0.0, 0)
     scored: list[Future[tuple[dict[str, Floats], float]]] = []
@@ -143,23 +157,58 @@ def _slice(
         scored.append(pool.submit(_predict, models, chunk.whole, state.recipe.threads))
         labels.append(chunk.whole.labels.numpy())
         times.append(chunk.whole.event_time.numpy())
-        for step in steps(state, chunk.batches, total_steps=len(part), first_step=before[0]):
-            on_step(step)
+        if not waiting.wait:
+            for step in steps(state, chunk.batches, total_steps=len(part), first_step=before[0]):
+                on_step(step)
+    moments = np.concatenate(times)
+    events = (int(moments[0]), int(moments[-1]))
+    learned = _train_known(state, part, events, waiting, is_last, rows, on_step) if waiting.wait else events
     trained = time.perf_counter() - began
     found = [future.result() for future in scored]
     assert state.running is not None
     losses = state.running.num_losses - before[2]
-    moments = np.concatenate(times)
     return SliceResult(
         number=part.number,
         sync=stats,
-        events=(int(moments[0]), int(moments[-1])),
+        events=events,
         loss=(state.running.loss_sum - before[1]) / losses if losses else None,
         labels=np.concatenate(labels),
         predictions={name: np.concatenate([predicted[name] for predicted, _ in found]) for name in models},
-        middle=float(moments.mean()),
+        times=moments,
+        learned=learned,
         seconds={"sync": stats.seconds, "train": trained, "score": sum(seconds for _, seconds in found)},
     )
+
+
+def _train_known(
+    state: TrainState,
+    part: Slice,
+    events: tuple[int, int],
+    waiting: WaitingSlices[Slice],
+    is_last: bool,
+    rows: int,
+    on_step: Callable[[Step], None],
+) -> tuple[int, int] | None:
+    """Train on the slices whose labels are known at the end of a slice. Returns the span of their events."""
+    waiting.add(part, events)
+    known = waiting.rest() if is_last else waiting.known(events[1])
+    for one, _ in known:
+        begun = state.running.steps if state.running else 0
+        for chunk in one.chunks(rows):
+            for step in steps(state, chunk.batches, total_steps=len(one), first_step=begun):
+                on_step(step)
+    return (known[0][1][0], known[-1][1][1]) if known else None
+
+
+def _with_last(slices: Iterable[Slice]) -> Iterator[tuple[Slice, bool]]:
+    """Yield each slice, and whether it is the last one."""
+    before = None
+    for part in slices:
+        if before is not None:
+            yield before, False
+        before = part
+    if before is not None:
+        yield before, True
 
 
 def _predict(models: Mapping[str, Predict], batch: Batch, count: int) -> tuple[dict[str, Floats], float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from ml.artifacts.snapshot import Tensors
 from ml.evaluation.compare import LabelledRows
 from ml.metrics import ClickSums, auc, metrics_of, summary
+from ml.online.known_labels import HeldBackRows
 from ml.online.loop import ONLINE, SliceResult
 from ml.online.rivals import RETRAINED, STALE
 from ml.online.serving import Floats
@@ -27,7 +29,7 @@ MODELS = (ONLINE, STALE, RETRAINED)
 """`online`: the serving model. `stale`: the daily model before the run. `retrained`: the daily model of the day before."""
 METRICS = ("auc", "log_loss", "calibration", "age_seconds")
 SLICES_FILE, PREDICTIONS_FILE = "slices.parquet", "predictions.parquet"
-_LABELS = "labels"
+_LABELS, _TIMES = "labels", "times_held_back"
 _SECONDS = ("sync", "train", "score")
 
 SLICES = pa.schema(
@@ -36,6 +38,8 @@ SLICES = pa.schema(
         ("rows", pa.int64()),
         ("event_from", pa.int64()),  # microseconds since 1970 UTC
         ("event_to", pa.int64()),
+        ("learned_to", pa.int64()),  # latest event that was trained on by the end of the slice
+        ("rows_scored", pa.int64()),  # rows whose labels became known during the slice; the metrics are theirs
         ("loss", pa.float64()),
         *((f"{model}_{metric}", pa.float64()) for model in MODELS for metric in METRICS),
         ("version", pa.int64()),  # of the serving model that predicted the slice
@@ -54,6 +58,7 @@ class DayRecord:
 
     Attributes:
         known_to: Latest event time that each model has learned from before the day, in microseconds since 1970 UTC.
+        label_wait: Time from an event until its label is known, in microseconds.
         ranks_only: Whether predictions only order rows and are not probabilities.
         slices: One entry for each slice.
         seconds: Durations of each slice, by activity.
@@ -64,20 +69,28 @@ class DayRecord:
 
     known_to: Mapping[str, int]
     ranks_only: bool = False
+    label_wait: int = 0
     slices: list[dict[str, Any]] = field(default_factory=list)
     seconds: list[dict[str, float]] = field(default_factory=list)
     rows_by_table: dict[str, int] = field(default_factory=dict)
     labels: list[Floats] = field(default_factory=list)
     predictions: dict[str, list[Floats]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._held_back = HeldBackRows(self.label_wait)
+
     def add(self, result: SliceResult) -> None:
         """Add the result of the next slice."""
-        known_to = {**self.known_to, **({ONLINE: self.slices[-1]["event_to"]} if self.slices else {})}
+        before = self.learned_to
+        known_to = self.known_to if before is None else {**self.known_to, ONLINE: before}
+        labels, predictions = self._held_back.reveal(result.times, result.labels, result.predictions)
         row: dict[str, Any] = {
             "slice": result.number,
             "rows": len(result.labels),
             "event_from": result.events[0],
             "event_to": result.events[1],
+            "learned_to": result.learned[1] if result.learned else before,
+            "rows_scored": len(labels),
             "loss": result.loss,
             "version": result.sync.version,
             "kind": result.sync.kind,
@@ -87,8 +100,10 @@ class DayRecord:
             "dense_synced": result.sync.has_dense,
         }
         for model, predicted in result.predictions.items():
-            sums, area = ClickSums.of(result.labels, predicted), auc(result.labels, predicted)
-            found = metrics_of(sums, area, self.ranks_only) | {"age_seconds": (result.middle - known_to[model]) / 1e6}
+            revealed = predictions[model]
+            sums, area = ClickSums.of(labels, revealed) if len(labels) else None, auc(labels, revealed)
+            found = metrics_of(sums, area, self.ranks_only)
+            found |= {"age_seconds": (float(result.times.mean()) - known_to[model]) / 1e6}
             row |= {f"{model}_{metric}": found[metric] for metric in METRICS}
             self.predictions.setdefault(model, []).append(predicted)
         self.labels.append(result.labels)
@@ -101,6 +116,29 @@ class DayRecord:
     def rows(self) -> int:
         """Number of rows so far."""
         return sum(row["rows"] for row in self.slices)
+
+    @property
+    def learned_to(self) -> int | None:
+        """Latest event that was trained on so far; None if the day has trained on none."""
+        return self.slices[-1]["learned_to"] if self.slices else None
+
+    @property
+    def versions(self) -> int:
+        """Number of slices after which something was trained on, each of which gives a version of the serving model."""
+        if not self.label_wait:
+            return len(self.slices)
+        times = [None, *(row["learned_to"] for row in self.slices)]
+        return sum(one != other for one, other in pairwise(times))
+
+    @property
+    def waiting(self) -> dict[int, tuple[int, int]]:
+        """First and last event time of the slices that were predicted and not trained on, by number."""
+        known = self.learned_to
+        return {
+            row["slice"]: (row["event_from"], row["event_to"])
+            for row in self.slices
+            if known is None or row["event_to"] > known
+        }
 
     @property
     def learned(self) -> tuple[int, int] | None:
@@ -116,22 +154,27 @@ class DayRecord:
         columns = {"label": _joined(self.labels)} | {name: _joined(parts) for name, parts in self.predictions.items()}
         return pa.table({name: pa.array(values, pa.float32()) for name, values in columns.items()})
 
-    def scores(self) -> dict[str, dict[str, float | int | None]]:
-        """Return metrics of the whole day by model.
+    def scores(self, known: bool = False) -> dict[str, dict[str, float | int | None]]:
+        """Return metrics of the day so far by model.
+
+        Args:
+            known: Whether to leave out rows whose labels are not known at the end of the last slice. All labels of a day are
+                known when it is written.
 
         Returns:
             `ml.metrics.summary` of the rows, with `auc_error`, the standard error of the AUC, and `age_seconds`, the mean time
             between an event and the newest event that the model knew.
         """
         labels, found = _joined(self.labels), {}
-        rows = LabelledRows(labels)
+        end = len(labels) - (len(self._held_back.times) if known else 0)
+        rows = LabelledRows(labels[:end])
         for model, parts in self.predictions.items():
             ages = [row[f"{model}_age_seconds"] * row["rows"] for row in self.slices]
-            predicted = _joined(parts)
+            predicted = _joined(parts)[:end]
             area = rows.auc(predicted)
             error = rows.estimate(area, null=0.5).error if area else None
             beside = {"auc_error": error, "age_seconds": sum(ages) / max(self.rows, 1)}
-            found[model] = summary(labels, predicted, self.ranks_only) | beside
+            found[model] = summary(labels[:end], predicted, self.ranks_only) | beside
         return found
 
     def gains(self) -> dict[str, dict[str, dict[str, Any]]]:
@@ -165,12 +208,17 @@ class DayRecord:
     def tensors(self) -> Tensors:
         """Return labels and predictions, for a checkpoint."""
         named: dict[str, Sequence[Floats]] = {_LABELS: self.labels, **self.predictions}
-        return {name: torch.from_numpy(_joined(parts)) for name, parts in named.items()}
+        found = {name: torch.from_numpy(_joined(parts)) for name, parts in named.items()}
+        return found | ({_TIMES: torch.from_numpy(self._held_back.times)} if self.label_wait else {})
 
     def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Restore what `tensors` returned."""
         self.labels = [tensors[_LABELS].numpy()]
         self.predictions = {name: [tensors[name].numpy()] for name in MODELS if name in tensors}
+        if _TIMES in tensors:
+            begin = len(self.labels[0]) - len(tensors[_TIMES])
+            predictions = {name: of[begin:] for name, (of,) in self.predictions.items()}
+            self._held_back.restore(tensors[_TIMES].numpy(), self.labels[0][begin:], predictions)
 
 
 def _joined(parts: Sequence[Floats]) -> Floats:

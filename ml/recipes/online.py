@@ -75,6 +75,12 @@ class OnlineRecipe(Strict):
         default="constant",
         description="`constant` learning rates, or the recipe's `schedule` applied to each `slice`.",
     )
+    label_wait: float = Field(
+        default=0.0,
+        ge=0,
+        description="Minutes from an event until its label is known. A slice of a day is trained on, and its rows are scored, "
+        "once their labels are known. Rows of a stream folder arrive with their labels, and do not wait.",
+    )
     restart: Literal["replay", "snapshot"] = Field(
         default="replay",
         description="After a failure: `replay` trains again on the slices after the last checkpoint, each exactly once; "

@@ -196,6 +196,24 @@ def test_a_rerun_gives_the_same_bytes(lake: Lake, days: list[str], online: dict[
     assert again.manifest["run"] == once.manifest["run"]
 
 
+def test_with_a_label_wait_a_slice_is_scored_on_the_rows_whose_labels_are_known(lake: Lake, days: list[str]) -> None:
+    """The rows are 1 microsecond apart, and 100 microseconds pass until a label is known."""
+    done = run(lake, days[1], recipe_of({"label_wait": 100 / 60e6}))
+    table, slices = done.record.predictions_table(), done.record.slices
+    labels, online = table["label"].to_numpy(), table["online"].to_numpy()
+    ends = np.cumsum([row["rows"] for row in slices])
+    revealed = np.cumsum([row["rows_scored"] for row in slices])
+    assert revealed.tolist() == [max(end - 100, 0) for end in ends]
+    assert slices[0]["online_auc"] is None and slices[0]["rows_scored"] == 0
+    for row, begin, end in zip(slices[2:], revealed[1:], revealed[2:], strict=False):
+        assert row["online_auc"] == auc(labels[begin:end], online[begin:end])
+    assert done.manifest["scores"]["online"]["auc"] == auc(labels, online), "all labels of a whole day are known"
+    assert done.record.scores(known=True)["online"]["auc"] == auc(labels[:300], online[:300])
+    assert [row["learned_to"] for row in slices][-1] == slices[-1]["event_to"]
+    assert slices[4]["learned_to"] == slices[2]["event_to"], "labels of slice 3 are not known at the end of slice 4"
+    assert done.manifest["run"]["version"] == slices[-1]["version"] + 1
+
+
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Stop before the training of a slice, after a checkpoint of it was written."""
     real: Callable[..., None] = module.Checkpoints.after_step
@@ -212,7 +230,10 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 4])
-@pytest.mark.parametrize("online", [{}, {"sync": {"dense_every": 3}}, {"sync": {"dense_every": 0, "rows": "float16"}}])
+@pytest.mark.parametrize(
+    "online",
+    [{}, {"sync": {"dense_every": 3}}, {"sync": {"dense_every": 0, "rows": "float16"}}, {"label_wait": 1.5e-6}],
+)
 def test_an_interrupted_day_gives_the_same_bytes(
     lake: Lake, days: list[str], monkeypatch: pytest.MonkeyPatch, number: int, online: dict[str, object]
 ) -> None:

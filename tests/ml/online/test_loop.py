@@ -85,6 +85,31 @@ def test_no_row_is_predicted_after_it_was_trained_on(lake: Lake, day: str) -> No
         probe.latest_trained = result.events[1]
 
 
+@pytest.mark.parametrize("wait", [1, 100, 10_000])
+def test_with_a_label_wait_no_slice_is_predicted_with_labels_that_are_unknown(lake: Lake, day: str, wait: int) -> None:
+    """The rows of the day are 1 microsecond apart."""
+    state = begun()
+    probe, slices = Probe(state), reader(lake, day).slices(count=7)
+    learned, losses = list[tuple[int, int] | None](), list[float | None]()
+    for result in online_slices(state, slices, probe, scoring_rows=32, label_wait=wait):
+        assert max(trained for _, trained in probe.predicted) + wait <= result.events[0] or probe.latest_trained == -1
+        probe.latest_trained = result.learned[1] if result.learned else probe.latest_trained
+        learned.append(result.learned)
+        losses.append(result.loss)
+    assert learned[-1] is not None and learned[-1][1] == result.events[1], "the last slice trains on all that waits"
+    assert [loss is None for loss in losses] == [span is None for span in learned]
+    assert state.running is not None and state.running.rows == ROWS
+    assert learned[0] is None and (wait == 1 or learned[1] is None)
+
+
+def test_a_label_wait_changes_when_rows_are_trained_on_and_not_their_order(lake: Lake, day: str) -> None:
+    late, batch = begun(), begun()
+    list(online_slices(late, reader(lake, day).slices(rows=64), ServingCopy(late, SyncRecipe()), label_wait=10_000))
+    for _ in steps(batch, reader(lake, day), total_steps=16):
+        pass
+    assert same_weights(late, batch)
+
+
 class Memoriser:
     """A slice whose labels are random, so that only a model that has already seen them predicts them."""
 
