@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+import random
 from typing import Any
 
+import pyarrow as pa
+
 from ml.catalog.spec import DatasetSpec
+from ml.logs.ingest_task import raw_schema
 
 ENTRY: dict[str, Any] = {
     "name": "feed",
@@ -58,3 +62,48 @@ def _changed(entry: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         else:
             found[key] = _changed(found.get(key) or {}, value) if isinstance(value, dict) else value
     return found
+
+
+START = 1_772_323_200_000_000  # 2026-03-01, in microseconds
+MINUTE = 60_000_000
+
+
+def drawn(draw: random.Random, impressions: int, minutes: int) -> tuple[pa.Table, pa.Table]:
+    """Returns the impressions and actions of some minutes from 2026-03-01 on, in no order, with every kind of irregularity.
+
+    Some impressions are repeated at the same or a later instant, with equal or other values. Some actions are repeated, belong
+    to no impression, are before it or after the wait, or have a type of no label. Some keys are missing.
+    """
+    shown, done = [], []
+    for n in range(impressions):
+        at = START + draw.randrange(minutes * 60) * 1_000_000
+        row = {"event_time": at, "shown_at": at // 1000, "request": f"r{n // 3}", "item": n % 3, "user": n % 50, "price": 1.5}
+        row["price"] = draw.choice([1.5, None, draw.random()])
+        shown.append(row)
+        for _ in range(draw.choice([0] * 12 + [1, 2])):
+            later = at + draw.choice([0, 0, 1, 60, 1700, 5000, 9000]) * 1_000_000
+            shown.append(
+                {**row, "event_time": later, "shown_at": later // 1000, "price": draw.choice([1.5, row["price"], 2.0])}
+            )
+        for _ in range(draw.choice([0, 0, 0, 1, 3])):
+            then = at + draw.choice([0, 1, 59, 1799, 1800, 1801, 5000, 7199, 7200, 7300, 14_399, 20_000, -5]) * 1_000_000
+            kind = draw.choice(["click", "click", "buy", "order", "hover"])
+            done += [_action(then, row["request"], row["item"], kind)] * draw.choice([1, 1, 1, 2])
+    for _ in range(impressions // 20):
+        at = START + draw.randrange(minutes * 60) * 1_000_000
+        done.append(_action(at, draw.choice(["nothing", None]), 1, "click"))
+        shown.append({"event_time": at, "shown_at": at // 1000, "request": None, "item": 0, "user": 0, "price": 0.0})
+    draw.shuffle(shown)
+    draw.shuffle(done)
+    return table_of(shown, "impressions"), table_of(done, "actions")
+
+
+def _action(at: int, request: str | None, item: int, kind: str) -> dict[str, Any]:
+    return {"event_time": at, "at": at // 1000, "request": request, "item": item, "kind": kind}
+
+
+def table_of(rows: list[dict[str, Any]], log: str) -> pa.Table:
+    """Returns rows of one of the two logs as a table of the lake's raw rows."""
+    spec = feed()
+    assert spec.actions_log
+    return pa.Table.from_pylist(rows, schema=raw_schema(spec.log if log == "impressions" else spec.actions_log))

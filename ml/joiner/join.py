@@ -1,0 +1,270 @@
+"""The join of impressions and actions, as one function of Arrow tables. The daily catch-up and the live stream both call it.
+
+- Impressions with the same key, each less than the longest wait after the one before, are one impression. The earliest is the
+  example; of several at the same instant, the one with the smallest values. The others are repeated.
+- An action counts for a label if the label lists its type, and if `ti <= ta < ti + wait` holds for the times of the example and
+  of the action. The delay is that of the first such action, so repeated actions do not matter.
+- Each action is also judged: it counted, or a reason says why it did not.
+
+The result depends on the rows alone, not on their order.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute creates its functions at import, so type checkers do not see them)
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ml.catalog.actions import Actions, delay_column
+from ml.days import MICROSECONDS_PER_SECOND
+from ml.joiner.keys import KeyCodes, event_times, without_nulls
+from ml.schema import EVENT_TIME
+
+MATCHED, REPEATED, NO_KEY = "matched", "repeated", "key missing"
+BEFORE, AFTER_WAIT, NO_IMPRESSION = "before the impression", "after the wait", "no impression"
+NO_LABEL, LATE = "type of no label", "late"
+REASONS = (BEFORE, AFTER_WAIT, NO_IMPRESSION, NO_LABEL, LATE, NO_KEY)
+"""Why an action did not count. `late` is the reason of a stream: the action arrived after the example was written."""
+REASON = "reason"
+LOOK_BACK_WAITS = 2
+"""How many waits before an action its impression is searched. With an older one it is `no impression`, not `after the wait`."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The result of joining the impressions of a span of time.
+
+    Attributes:
+        examples: Impressions, each once, in time order, with their label columns, [N].
+        known: Key columns, event time and labels of all impressions, `earlier` ones included, [M]: `earlier` of the next span.
+        repeated: Number of impressions that repeat another one.
+        without_key: Number of impressions in which a column of the key is missing. They are not among the examples.
+        actions: Number of actions within the span, by what became of them: `matched`, `repeated`, or a reason.
+        unmatched: Actions within the span that did not count, with the reason in a further column, [Q].
+    """
+
+    examples: pa.Table
+    known: pa.Table
+    repeated: int
+    without_key: int
+    actions: Counter[str]
+    unmatched: pa.Table
+
+
+def join(rules: Actions, impressions: pa.Table, actions: pa.Table, until: int, earlier: pa.Table | None = None) -> Joined:
+    """Joins the impressions of a span of time with actions.
+
+    Args:
+        rules: The catalog's `actions`.
+        impressions: All impressions of the span in any order: `event_time` (microseconds since 1970 UTC) and columns, [N].
+        actions: All actions from the start of the span to its end and the longest wait, in any order, [A].
+        until: End of the span, exclusive. Actions from then on are not judged: they are within the next span.
+        earlier: Impressions before the span, at least those of the last `look_back(rules)`: columns of the key and
+            `event_time`; with the label columns, an action that they do not show is judged `late`.
+
+    Example:
+        >>> from ml.catalog.actions import ActionLabel
+        >>> from ml.catalog.reading import Source, Time
+        >>> rules = Actions(
+        ...     source=Source(files="a.csv", format="csv", columns={"time": "int", "request": "int"}), time=Time(column="time"),
+        ...     key=("request",), labels={"clicked": ActionLabel(within_minutes=1)})
+        >>> shown = pa.table({"event_time": [0, 5_000_000], "request": [1, 2]})
+        >>> done = pa.table({"event_time": [7_500_000], "request": [2]})
+        >>> join(rules, shown, done, until=60_000_000).examples.select(["clicked", "clicked_delay"]).to_pylist()
+        [{'clicked': 0, 'clicked_delay': None}, {'clicked': 1, 'clicked_delay': 2.5}]
+    """
+    shown, without_key = without_nulls(impressions, rules.key)
+    done, _ = without_nulls(actions, rules.key)
+    columns = [*rules.key, EVENT_TIME]
+    known = shown.select(columns)
+    if earlier is not None and len(earlier):
+        known = pa.concat_tables([known, earlier.select(columns)], promote_options="permissive").combine_chunks()
+    codes = KeyCodes.of([known, done], rules.key)
+    seen, acted = codes.positions
+
+    order = _in_order(seen, shown, len(known))  # positions of `known` by key, then time, then values
+    code, time = codes.split(seen[order])
+    is_first = np.ones(len(order), bool)
+    is_first[1:] = (code[1:] != code[:-1]) | (time[1:] - time[:-1] >= rules.wait)
+    first = order[is_first]  # in order of key and time
+
+    sorted_actions = np.argsort(acted, kind="stable")
+    labels = {
+        name: _first_delay(codes, seen, acted[sorted_actions[_of_types(rules, name, done)[sorted_actions]]], label.wait)
+        for name, label in rules.labels.items()
+    }
+    examples = np.sort(first[first < len(shown)])
+    examples = examples[np.argsort(event_times(shown)[examples], kind="stable")]
+    examples = _canonical(shown, examples, codes, seen)
+    rows = shown.take(pa.array(examples))
+    for name, delay in labels.items():
+        rows = rows.append_column(name, pa.array((delay[examples] >= 0).astype(np.int64)))
+        found = delay[examples]
+        seconds = pa.array(found / MICROSECONDS_PER_SECOND, mask=found < 0)
+        rows = rows.append_column(delay_column(name), seconds)
+
+    flags = _flags(rules, labels, len(shown), earlier)
+    counts, reasons = _judge(rules, codes, seen[first], {name: of[first] for name, of in flags.items()}, done, acted, until)
+    if lost := int(np.count_nonzero(_inside(actions, until))) - int(np.count_nonzero(_inside(done, until))):
+        counts[NO_KEY] += lost
+    return Joined(
+        examples=rows,
+        known=_known(known, flags),
+        repeated=int(np.count_nonzero(order[~is_first] < len(shown))),
+        without_key=without_key,
+        actions=counts,
+        unmatched=pa.concat_tables([_with_reasons(done, reasons), _without_key(actions, rules.key, until)]),
+    )
+
+
+def look_back(rules: Actions) -> int:
+    """Returns how many microseconds of impressions before a span `join` needs."""
+    return LOOK_BACK_WAITS * rules.wait
+
+
+def _in_order(seen: NDArray[np.int64], shown: pa.Table, count: int) -> NDArray[np.int64]:
+    """Positions of impressions by key and time, and at the same instant by values, int64 [M]."""
+    order = np.argsort(seen, kind="stable")
+    equal = np.flatnonzero(seen[order][1:] == seen[order][:-1])
+    if not len(equal):
+        return order
+    places = np.union1d(equal, equal + 1)
+    rows = order[places]
+    own = rows < len(shown)  # an earlier impression is never at the same instant as one of the span
+    places, rows = places[own], rows[own]
+    table = shown.take(pa.array(rows)).append_column("", pa.array(seen[rows]))
+    keys = [("", "ascending"), *((name, "ascending") for name in shown.column_names)]
+    order[places] = rows[pc.sort_indices(table, sort_keys=keys).to_numpy()]
+    return order
+
+
+def _canonical(shown: pa.Table, examples: NDArray[np.int64], codes: KeyCodes, seen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Orders examples of the same instant by their values, because the order of the input is that of arrival."""
+    times = event_times(shown)[examples]
+    equal = np.flatnonzero(times[1:] == times[:-1])
+    if not len(equal):
+        return examples
+    places = np.union1d(equal, equal + 1)
+    table = shown.take(pa.array(examples[places]))
+    keys = [(EVENT_TIME, "ascending"), *((name, "ascending") for name in shown.column_names if name != EVENT_TIME)]
+    examples[places] = examples[places][pc.sort_indices(table, sort_keys=keys).to_numpy()]
+    return examples
+
+
+def _of_types(rules: Actions, label: str, actions: pa.Table) -> NDArray[np.bool_]:
+    """Whether each action has a type of a label, bool [A]."""
+    if rules.type is None:
+        return np.ones(len(actions), bool)
+    types = pc.cast(actions[rules.type], pa.string())
+    return pc.is_in(types, pa.array(rules.labels[label].types, pa.string())).to_numpy()
+
+
+def _first_delay(codes: KeyCodes, seen: NDArray[np.int64], acted: NDArray[np.int64], wait: int) -> NDArray[np.int64]:
+    """Microseconds from each impression to the first of the sorted actions in the wait; -1 without one, int64 [M]."""
+    delay = np.full(len(seen), -1, np.int64)
+    if not len(acted):
+        return delay
+    at = np.searchsorted(acted, seen)
+    found = np.flatnonzero(at < len(acted))
+    code, time = codes.split(seen[found])
+    action_code, action_time = codes.split(acted[at[found]])
+    counts = (action_code == code) & (action_time - time < wait)
+    delay[found[counts]] = (action_time - time)[counts]
+    return delay
+
+
+def _flags(
+    rules: Actions, labels: dict[str, NDArray[np.int64]], count: int, earlier: pa.Table | None
+) -> dict[str, NDArray[np.bool_]]:
+    """Whether the written example shows each label, bool [M] by label. Earlier impressions without labels show them all."""
+    flags = {}
+    for name in rules.labels:
+        shows = labels[name] >= 0
+        if earlier is not None and len(earlier):
+            has = name in earlier.column_names
+            shows[count:] = earlier[name].to_numpy().astype(bool) if has else True
+        flags[name] = shows
+    return flags
+
+
+def _judge(
+    rules: Actions,
+    codes: KeyCodes,
+    first: NDArray[np.int64],
+    flags: dict[str, NDArray[np.bool_]],
+    actions: pa.Table,
+    acted: NDArray[np.int64],
+    until: int,
+) -> tuple[Counter[str], NDArray[np.object_]]:
+    """Says of each action what became of it, object [A]; empty for actions after the span."""
+    verdict = np.full(len(actions), "", object)
+    inside = _inside(actions, until)
+    at = np.searchsorted(first, acted, side="right") - 1
+    code, time = codes.split(acted)
+    there_code, there_time = codes.split(first[np.maximum(at, 0)]) if len(first) else (code, time)
+    after = (at >= 0) & (there_code == code) if len(first) else np.zeros(len(actions), bool)
+    following = np.minimum(at + 1, max(len(first) - 1, 0))
+    before = (at + 1 < len(first)) & (codes.split(first[following])[0] == code) if len(first) else after
+    listed, in_time, is_shown = (np.zeros(len(actions), bool) for _ in range(3))
+    for name, label in rules.labels.items():
+        typed = _of_types(rules, name, actions)
+        now = typed & after & (time - there_time < label.wait)
+        listed |= typed
+        in_time |= now
+        is_shown |= now & flags[name][np.maximum(at, 0)] if len(first) else now
+    near = after & (time - there_time < look_back(rules))
+    verdict[:] = NO_IMPRESSION
+    verdict[before] = BEFORE
+    verdict[near] = AFTER_WAIT
+    verdict[in_time] = LATE
+    verdict[is_shown] = MATCHED
+    verdict[~listed] = NO_LABEL
+    verdict[_repeated(rules, actions, acted)] = REPEATED
+    verdict[~inside] = ""
+    return Counter(verdict[inside].tolist()), verdict
+
+
+def _repeated(rules: Actions, actions: pa.Table, acted: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each action repeats another one of the same key, instant and type, bool [A]."""
+    repeated = np.zeros(len(actions), bool)
+    if len(actions) < 2:
+        return repeated
+    types = pc.dictionary_encode(pc.cast(actions[rules.type], pa.string())) if rules.type else None
+    kinds = np.zeros(len(actions), np.int64)
+    if types is not None:
+        kinds = pa.chunked_array(types).combine_chunks().indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    order = np.lexsort((kinds, acted))
+    same = (acted[order][1:] == acted[order][:-1]) & (kinds[order][1:] == kinds[order][:-1])
+    repeated[order[1:][same]] = True
+    return repeated
+
+
+def _inside(actions: pa.Table, until: int) -> NDArray[np.bool_]:
+    return event_times(actions) < until
+
+
+def _known(known: pa.Table, flags: dict[str, NDArray[np.bool_]]) -> pa.Table:
+    for name, shows in flags.items():
+        known = known.append_column(name, pa.array(shows.astype(np.int8)))
+    return known
+
+
+def _with_reasons(actions: pa.Table, verdicts: NDArray[np.object_]) -> pa.Table:
+    kept = np.isin(verdicts, REASONS)
+    return actions.filter(pa.array(kept)).append_column(REASON, pa.array(verdicts[kept], pa.string()))
+
+
+def _without_key(actions: pa.Table, key: Sequence[str], until: int) -> pa.Table:
+    missing = np.zeros(len(actions), bool)
+    for column in key:
+        missing |= pc.is_null(actions[column]).to_numpy()
+    rows = actions.filter(pa.array(missing & _inside(actions, until)))
+    return rows.append_column(REASON, pa.array([NO_KEY] * len(rows), pa.string()))
