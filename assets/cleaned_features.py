@@ -80,7 +80,7 @@ def _joins(joins: "Mapping[str, JoinedTable]") -> dg.TableMetadataValue:
 def _deps(spec: DatasetSpec) -> list[dg.AssetDep]:
     negatives = spec.label.negatives
     look_back = ceil(negatives.look_back_hours / 24) if negatives else 0
-    deps = [dg.AssetDep(key(spec, stages.RAW_LOGS), partition_mapping=days_before(look_back, 0))]
+    deps = [dg.AssetDep(key(spec, spec.examples_log.stage), partition_mapping=days_before(look_back, 0))]
     if spec.feature_tables:
         days = days_before(ceil(spec.table_look_back_hours / 24), 0)
         deps.append(dg.AssetDep(key(spec, stages.FEATURE_TABLES), partition_mapping=days))

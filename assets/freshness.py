@@ -49,9 +49,9 @@ def build_freshness_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
         description=f"The newest model is at most {MAX_LAG_DAYS} day behind the newest log that has landed.",
     )
     def freshness(lake: LakeResource, landing: LandingResource) -> dg.AssetCheckResult:
-        from ml.logs.landing import landed_days
+        from ml.joiner.landing import landed_examples
 
-        landed = landed_days(spec.log, landing.folder(spec.name), lake.open())
+        landed = landed_examples(spec, landing.folder(spec.name), lake.open())
         return dg.AssetCheckResult(**_verdict(lag_in_days(lake.open(), spec, (day.key for day in landed))))
 
     return freshness

@@ -12,8 +12,10 @@ from assets import (
     exported_models,
     feature_profiles,
     feature_tables,
+    joined_examples,
     mds_datasets,
     online_updates,
+    raw_actions,
     raw_logs,
     studies,
     tuned_models,
@@ -21,6 +23,7 @@ from assets import (
 )
 from assets.checks import build_checks
 from assets.freshness import build_freshness_check
+from assets.joiner_checks import build_joiner_checks
 from assets.online_checks import build_online_check
 from assets.partitions import daily
 from assets.policy import key
@@ -37,6 +40,7 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
     return dg.Definitions(
         assets=[
             raw_logs.build(spec),
+            *([raw_actions.build(spec), joined_examples.build(spec)] if spec.actions else []),
             *([feature_tables.build(spec)] if spec.feature_tables else []),
             cleaned_features.build(spec),
             mds_datasets.build(spec),
@@ -57,6 +61,7 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
             build_retune_checks(spec),
             *(build_online_check(spec, model) for model in spec.models),
             *([candidate_index.build_recall_check(spec)] if spec.item else []),
+            *([build_joiner_checks(spec)] if spec.actions else []),
         ],
     )
 

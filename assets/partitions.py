@@ -19,4 +19,9 @@ def daily(spec: DatasetSpec) -> dg.DailyPartitionsDefinition:
 
 def days_before(first: int, last: int) -> dg.TimeWindowPartitionMapping:
     """Map a day to the days from `first` to `last` before it: `(1, 1)` is the day before, `(7, 0)` the week up to the day."""
-    return dg.TimeWindowPartitionMapping(start_offset=-first, end_offset=-last, allow_nonexistent_upstream_partitions=True)
+    return days_around(-first, -last)
+
+
+def days_around(first: int, last: int) -> dg.TimeWindowPartitionMapping:
+    """Map a day to the days from `first` to `last` after it; a negative number is before it."""
+    return dg.TimeWindowPartitionMapping(start_offset=first, end_offset=last, allow_nonexistent_upstream_partitions=True)

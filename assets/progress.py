@@ -37,9 +37,9 @@ def reports_online_training(lake: Lake, spec: DatasetSpec, day: str) -> bool:
 
 def is_done(lake: Lake, spec: DatasetSpec, day: str, logs: str) -> bool:
     """Return whether every stage of the day is done, and was written from the current log files."""
-    from ml.logs.ingest import is_current
+    from ml.joiner.landing import is_landed_as_read
 
-    return stages_done(lake, spec, day, logs) and is_current(spec.log, day, logs, lake)
+    return stages_done(lake, spec, day, logs) and is_landed_as_read(spec, day, logs, lake)
 
 
 def continues(lake: Lake, spec: DatasetSpec, day: str) -> bool:

@@ -30,7 +30,7 @@ HEADER = (
 def stream_of(spec: DatasetSpec) -> StreamFolder | None:
     """Return the stream of a dataset; None if it has none."""
     folder = stream_folder(UPath(str(home())), spec.name)
-    return StreamFolder(folder, spec.log, in_order=spec.label.negatives is not None) if folder.exists() else None
+    return StreamFolder(folder, spec.examples_log, in_order=spec.label.negatives is not None) if folder.exists() else None
 
 
 def line(done: TrainedSlice, receiver: Receiver) -> str:

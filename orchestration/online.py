@@ -13,7 +13,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.days import yesterday
 from ml.lake import Lake
 from ml.online.live import LivePublisher, LiveSlice
-from ml.stages import CLEANED_FEATURES, MDS_DATASETS, RAW_LOGS, online_updates, tuned_models
+from ml.stages import MDS_DATASETS, online_updates, stages_of, tuned_models
 from ml.sync.folder import SyncFolder, default_sync_folder
 from ml.sync.receiver import Receiver
 from orchestration.arriving import follow_stream, stream_of
@@ -81,8 +81,8 @@ def prepare(spec: DatasetSpec, model: str, day: str, lake: Lake) -> None:
             raise click.ClickException(str(error)) from error
     if lake.has(MDS_DATASETS, spec.name, day):
         return
-    data = [key(spec, stage) for stage in (RAW_LOGS, CLEANED_FEATURES, MDS_DATASETS)]
-    materialize(spec, day, data)
+    made = stages_of(spec)
+    materialize(spec, day, [key(spec, stage) for stage in made[: made.index(MDS_DATASETS) + 1]])
 
 
 @click.command()

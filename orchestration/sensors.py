@@ -32,14 +32,14 @@ def landing_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:
         description=f"Runs the days of {spec.name} whose files have arrived or changed in the landing folder.",
     )
     def landing_folder(context: dg.SensorEvaluationContext, lake: LakeResource, landing: LandingResource):
-        from ml.logs.landing import landed_days
+        from ml.joiner.landing import landed_examples
         from ml.preflight.finding import errors, of_days, refusal
 
         fail_dead_runs(context.instance)
         found = findings_of(spec, landing.folder(spec.name))
         if errors(of_days(found, ())):
             return dg.SkipReason(refusal(spec.name, found))
-        landed = landed_days(spec.log, landing.folder(spec.name), lake.open())
+        landed = landed_examples(spec, landing.folder(spec.name), lake.open())
         lag = lag_in_days(lake.open(), spec, (day.key for day in landed))
         news = [evaluation(spec, lag)] if landed and context.cursor != str(lag) else []
         due = (

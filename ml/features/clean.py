@@ -33,7 +33,7 @@ from ml.logs.quarantine import Quarantine
 from ml.logs.read import raw_parts
 from ml.parquet import write_table
 from ml.schema import arrow_schema
-from ml.stages import CLEANED_FEATURES, FEATURE_TABLES, RAW_LOGS
+from ml.stages import CLEANED_FEATURES, FEATURE_TABLES
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -117,15 +117,16 @@ def clean_day(
         LabelError: A row has no usable label.
     """
     started = time.perf_counter()
-    parts = raw_parts(lake, spec.name, day)
+    raw = spec.examples_log.stage
+    parts = raw_parts(lake, spec.name, day, raw)
     earlier = earlier_days(spec, day)
     for read in [*earlier, day]:
-        lake.require(RAW_LOGS, spec.name, read, fingerprint=spec.log.fingerprint)
+        lake.require(raw, spec.name, read, fingerprint=spec.fingerprint_of(raw))
     before = [(CLEANED_FEATURES, day_before(day))] if _needs_state(spec, day) else []
     tables = [(FEATURE_TABLES, d) for d in [*table_days(spec, day), *([day] if spec.feature_tables else [])]]
     for stage, read in tables:
         lake.require(stage, spec.name, read, fingerprint=spec.fingerprint_of(stage))
-    made_from = lake.lineage(spec.name, [*before, *((RAW_LOGS, d) for d in [*earlier, day]), *tables])
+    made_from = lake.lineage(spec.name, [*before, *((raw, d) for d in [*earlier, day]), *tables])
     states, names = _previous_states(spec, day, lake), [s.name for s in spec.sparse if s.vocabulary]
     with lake.write(CLEANED_FEATURES, spec.name, day) as staging:
         scratch = staging / "scratch"
@@ -135,7 +136,7 @@ def clean_day(
             spec=spec,
             day=day,
             vocabularies={name: states.get(name) for name in names},
-            events=tuple(p for d in earlier for p in raw_parts(lake, spec.name, d)) + tuple(parts),
+            events=tuple(p for d in earlier for p in raw_parts(lake, spec.name, d, raw)) + tuple(parts),
             tables=tuple(p for _, d in tables for p in event_parts(lake, spec.name, d)),
             joins=tuple(table.joined for table in sides.values()),
             output=str(staging / "rows"),

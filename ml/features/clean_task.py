@@ -266,13 +266,13 @@ def read_columns(spec: DatasetSpec) -> list[str]:
     used += [spec.session.column] if spec.session else []
     used += [column for table in spec.feature_tables for column in table.row_columns]
     used += [*spec.slices, *(side.log_key for side in spec.join)]
-    return [EVENT_TIME, *(c for c in spec.source.columns if c in set(used))]
+    return [EVENT_TIME, *(c for c in spec.examples_log.source.columns if c in set(used))]
 
 
 def dictionary_columns(spec: DatasetSpec) -> list[str]:
     """Returns the string columns that are not split. Dictionary encoded, each of their distinct values is hashed once."""
     split = {s.column for s in spec.sparse if s.split}
-    return [c for c in read_columns(spec) if spec.source.columns.get(c) == "string" and c not in split]
+    return [c for c in read_columns(spec) if spec.examples_log.source.columns.get(c) == "string" and c not in split]
 
 
 def one_batch(table: pa.Table) -> pa.RecordBatch:

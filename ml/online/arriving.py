@@ -303,7 +303,7 @@ class _ArrivingDay:
         rows = [self._taken / rows_file(number) for number in range(self.at.taken)]
         scratch = self._taken.parent / "landing"
         try:
-            landed = land_day(self._spec.log, self._day, rows, UPath(self._logs), scratch)
+            landed = land_day(self._spec.examples_log, self._day, rows, UPath(self._logs), scratch)
         except CannotLand as reason:
             return f"{self._day} is over; the landing folder needs its rows from elsewhere, because {reason}"
         return f"{self._day} is over; its rows are in {landed}"

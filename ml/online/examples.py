@@ -90,7 +90,7 @@ class DayExamples:
         """Compute the features of the next rows of the day.
 
         Args:
-            rows: N rows of `raw_schema(spec.log)`, in time order.
+            rows: N rows of `raw_schema(spec.examples_log)`, in time order.
 
         Returns:
             The examples of `arrow_schema(spec)` in the order of the rows, with the negatives of each row after it.

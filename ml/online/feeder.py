@@ -78,7 +78,7 @@ def feed_day(
     if not speed > 0:
         raise ValueError(f"speed: expected a positive number, found {speed}")
     wait = wait or _wait
-    parts = raw_parts(lake, spec.name, day)
+    parts = raw_parts(lake, spec.name, day, spec.examples_log.stage)
     times = np.concatenate([np.zeros(0, np.int64), *(_times(part) for part in parts)])
     bounds = bounds_by_minutes(times, minutes) if minutes else bounds_by_count(len(times), slices)
     folder.mkdir(parents=True, exist_ok=True)

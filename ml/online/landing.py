@@ -49,6 +49,8 @@ def land_day(log: LogSpec, day: str, rows: list[UPath], landing: UPath, scratch:
     source = log.source
     if log.simulation is not None:
         raise CannotLand("the log is simulated")
+    if log.joined_from:
+        raise CannotLand("its rows are joined from two logs")
     if not source.dated or any(sign in source.files for sign in "?["):
         raise CannotLand(f"source.files {source.files!r} does not give the name of a day's file")
     if _has_day(log, day, landing):

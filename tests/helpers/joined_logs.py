@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ml.catalog.spec import DatasetSpec
+from ml.days import day_bounds
 from ml.logs.ingest_task import raw_schema
 
 ENTRY: dict[str, Any] = {
@@ -107,3 +111,14 @@ def table_of(rows: list[dict[str, Any]], log: str) -> pa.Table:
     spec = feed()
     assert spec.actions_log
     return pa.Table.from_pylist(rows, schema=raw_schema(spec.log if log == "impressions" else spec.actions_log))
+
+
+def land(folder: Path, impressions: pa.Table, actions: pa.Table) -> None:
+    """Writes rows of `drawn` as the files of the three days of `feed`."""
+    spec = feed()
+    for name, table in (("impressions", impressions), ("actions", actions)):
+        for day in spec.days():
+            first, until = day_bounds(day, spec.zone)
+            rows = table.filter((pc.field("event_time") >= first) & (pc.field("event_time") < until)).drop(["event_time"])
+            text = "".join(json.dumps(row) + "\n" for row in rows.to_pylist())
+            (folder / f"{name}-{day}.jsonl").write_text(text)

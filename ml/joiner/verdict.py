@@ -1,0 +1,82 @@
+"""Judges the join of a day against recent days: a fall of the match rate means that the logs no longer fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import erfc, sqrt
+from typing import Any
+
+from ml.catalog.spec import DatasetSpec
+from ml.days import trailing_days
+from ml.joiner.join import MATCHED, REPEATED
+from ml.lake import Lake
+from ml.stages import JOINED_EXAMPLES
+
+MAX_FALL = 0.2
+"""Largest fall of the match rate, as a share of that of recent days, that passes."""
+MAX_P = 0.001
+"""A fall that noise explains with at least this probability passes."""
+
+
+@dataclass(frozen=True)
+class JoinVerdict:
+    """The match rate of a day, and of recent days.
+
+    Attributes:
+        rate: Share of the day's actions that counted for an example; None without actions.
+        recent: The same of the days before it together; None without such days.
+        p_value: Probability of so low a rate, or a lower one, if the day were like the recent days; 1.0 without them.
+        repeated: Share of the day's impressions that repeat another one.
+        reasons: Why the day fails; empty if it passes.
+    """
+
+    rate: float | None
+    recent: float | None
+    p_value: float
+    repeated: float
+    reasons: tuple[str, ...]
+
+
+def judge_day(spec: DatasetSpec, day: str, lake: Lake) -> JoinVerdict:
+    """Compares the match rate of a day with that of the days before it (`expectations.recent_days`).
+
+    Args:
+        spec: A dataset with `actions`.
+        day: The partition key.
+        lake: Where `joined_examples` is stored.
+
+    Raises:
+        MissingPartition: The day is not in the lake.
+    """
+    today = lake.manifest(JOINED_EXAMPLES, spec.name, day)
+    fingerprint = spec.fingerprint_of(JOINED_EXAMPLES)
+    before = [
+        lake.manifest(JOINED_EXAMPLES, spec.name, other)["actions"]
+        for other in trailing_days(day, spec.expectations.recent_days)
+        if lake.is_current(JOINED_EXAMPLES, spec.name, other, fingerprint)
+    ]
+    matched, total = _counts(today["actions"])
+    recent_matched, recent_total = (sum(of) for of in zip(*map(_counts, before), strict=True)) if before else (0, 0)
+    rate, recent = (m / n if n else None for m, n in ((matched, total), (recent_matched, recent_total)))
+    p_value, reasons = 1.0, []
+    if rate is not None and recent is not None:
+        p_value = _p_value(matched, total, recent_matched, recent_total)
+        if rate < (1 - MAX_FALL) * recent and p_value < MAX_P:
+            reasons.append(f"the match rate is {rate:.4f}, and it was {recent:.4f} on the {len(before)} days before")
+    elif recent and today["rows"] and not total:
+        p_value, reasons = 0.0, ["there are no actions, and there were some on the days before"]
+    impressions = today["rows"] + today["repeated"]
+    return JoinVerdict(rate, recent, p_value, today["repeated"] / impressions if impressions else 0.0, tuple(reasons))
+
+
+def _counts(actions: Mapping[str, Any]) -> tuple[int, int]:
+    """Actions that counted, and all actions that are not repeated."""
+    return actions.get(MATCHED, 0), sum(count for what, count in actions.items() if what != REPEATED)
+
+
+def _p_value(matched: int, total: int, recent_matched: int, recent_total: int) -> float:
+    """One-sided p-value of a test of two proportions: that of the day is the lower one."""
+    pooled = (matched + recent_matched) / (total + recent_total)
+    error = sqrt(pooled * (1 - pooled) * (1 / total + 1 / recent_total))
+    return 0.5 * erfc((recent_matched / recent_total - matched / total) / error / sqrt(2)) if error else 1.0
