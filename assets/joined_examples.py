@@ -29,8 +29,8 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
             dg.AssetDep(key(spec, stages.RAW_ACTIONS), partition_mapping=days_around(0, days_after(spec))),
         ],
         pool=SPARK_POOL,
-        description="Each impression once, with its labels: what the user did within the wait. Actions that match no impression "
-        "are in a side table, with the reason.",
+        description="Each impression once, with its labels: what the user did within the wait. Actions that match no "
+        "impression are in a side table, with the reason.",
     )
     def joined_examples(context: dg.AssetExecutionContext, lake: LakeResource, spark: SparkResource) -> dg.MaterializeResult:
         from ml.joiner.catch_up import join_day

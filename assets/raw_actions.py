@@ -19,8 +19,8 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         stages.RAW_ACTIONS,
         kinds={"parquet", "spark"},
         pool=SPARK_POOL,
-        description="The day's actions as Parquet, in time order; malformed lines in quarantine. A run also reads the later days "
-        "that the wait of the day's impressions reaches, if the lake lacks them as they have landed.",
+        description="The day's actions as Parquet, in time order; malformed lines in quarantine. A run also reads the later "
+        "days that the wait of the day's impressions reaches, if the lake lacks them as they have landed.",
     )
     def raw_actions(
         context: dg.AssetExecutionContext, lake: LakeResource, landing: LandingResource, spark: SparkResource
