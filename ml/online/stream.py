@@ -10,7 +10,6 @@ reason to `quarantine/` beside the folder of the files.
 
 from __future__ import annotations
 
-import glob
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,19 +19,16 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 from upath import UPath
 
 from ml.catalog.log_spec import LogSpec
-from ml.catalog.reading import Time
-from ml.logs.block_ranges import BlockRange
+from ml.logs.arriving import NoClock, arriving_blocks, is_incomplete
 from ml.logs.clock import day_key
 from ml.logs.external_sort import sort_by_time
 from ml.logs.ingest_task import raw_schema
 from ml.logs.quarantine import Quarantine
-from ml.logs.sources import LogFile, NoLogs, find_files
+from ml.logs.sources import NoLogs
 from ml.logs.text.layout import WrongFile
-from ml.logs.validated_blocks import ValidatedBlock, read_validated_blocks
 from ml.parquet import write_table
 from ml.schema import EVENT_TIME
 
@@ -41,10 +37,6 @@ PART_ROWS = 10_000
 POLL_SECONDS = 1.0
 EARLIER_DAY, OUT_OF_ORDER = "time on an earlier day", "time before earlier rows"
 _log = logging.getLogger("evergreen")
-
-
-class NoClock(ValueError):
-    """The rows of a stream file have no event time."""
 
 
 class LostFile(FileNotFoundError):
@@ -126,7 +118,7 @@ class StreamFolder:
         """List the files that have rows after a position, in order."""
         if not self.root.exists():
             return []
-        names = sorted(path.name for path in self.root.iterdir() if not _is_ignored(path.name))
+        names = sorted(path.name for path in self.root.iterdir() if not is_incomplete(path.name))
         return [name for name in names if name > after.file or (name == after.file and not after.is_complete)]
 
     def read(self, position: Position) -> Iterator[Arrived]:
@@ -187,7 +179,7 @@ class StreamFolder:
         held: Arrived | None = None
         line = 1
         try:
-            for number, block in enumerate(self._blocks(name)):
+            for number, block in enumerate(arriving_blocks(self.log, self.root, name)):
                 bad = Quarantine.of(name, (block.bad_lines + line).tolist(), block.reasons, block.texts)
                 line += block.num_lines
                 self._keep(bad, f"{name}.{number:06d}")
@@ -239,31 +231,6 @@ class StreamFolder:
         late = int(np.searchsorted(rows[EVENT_TIME].to_numpy(), newest)) if self.in_order and key == day else 0
         return rows.slice(late), _late(name, rows.slice(0, late), OUT_OF_ORDER)
 
-    def _blocks(self, name: str) -> Iterator[ValidatedBlock]:
-        log, files = self._reading(name)
-        schema = raw_schema(self.log)
-        for file in files:
-            for block in read_validated_blocks(log, BlockRange(file, 0)):
-                yield replace(block, table=block.table.select(schema.names[1:]))
-
-    def _reading(self, name: str) -> tuple[LogSpec, list[LogFile]]:
-        """Return how a file is read. The event times of `raw_logs` columns are those that the file has."""
-        source = self.log.source.model_copy(update={"files": glob.escape(name).replace("%", "%%")})
-        raw = name.endswith(".parquet") and EVENT_TIME in _columns_of(self.root / name)
-        if raw:
-            columns = {EVENT_TIME: "int", **source.columns}
-            changes = {"format": "parquet", "columns": columns, "rename": {}, "header": False}
-            source = source.model_copy(update=changes)
-            clock = Time(column=EVENT_TIME, unit="us", timezone=self.log.time.timezone)
-        elif self.log.time.by_position:
-            raise NoClock(
-                f"the log {self.log.dataset} has no clock, so its lines have no event time; write Parquet files with the "
-                f"columns of raw_logs, and {EVENT_TIME} in microseconds since 1970 UTC"
-            )
-        else:
-            clock = self.log.time
-        return self.log.model_copy(update={"source": source, "time": clock}), find_files(source, self.root)
-
     def _keep(self, bad: Quarantine, name: str) -> None:
         """Write quarantined rows. Reading them again writes the same file."""
         if len(bad):
@@ -273,21 +240,6 @@ class StreamFolder:
 def stream_folder(home: str | UPath, dataset: str) -> UPath:
     """Return the default folder of a dataset's arriving rows, `<home>/stream/<dataset>/examples`."""
     return UPath(home) / "stream" / dataset / "examples"
-
-
-def _is_ignored(name: str) -> bool:
-    return name.startswith((".", "_")) or name.endswith(".part")
-
-
-def _columns_of(path: UPath) -> list[str]:
-    """Return the columns of a Parquet file; none if it is damaged, which reading it reports."""
-    try:
-        with path.open("rb") as file:
-            return pq.read_schema(file).names
-    except (pa.ArrowInvalid, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        return [EVENT_TIME]
 
 
 def _cuts(days: npt.NDArray[np.int32], most: int) -> Iterator[tuple[int, int]]:
