@@ -157,7 +157,11 @@ class FeatureTable(Strict):
     @property
     def row_columns(self) -> tuple[str, ...]:
         """Columns that a row needs for its values: those of its entity and of its sessions."""
-        return (*self.entity, *(value.covisitation.session for value in self.values if value.covisitation))
+        return tuple(dict.fromkeys(column for value in self.values for column in self.columns_of(value)))
+
+    def columns_of(self, value: FeatureValue) -> tuple[str, ...]:
+        """Returns the columns that a row needs for one of the values."""
+        return (*self.entity, value.covisitation.session) if value.covisitation else self.entity
 
     @property
     def columns(self) -> tuple[str, ...]:

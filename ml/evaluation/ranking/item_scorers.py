@@ -37,25 +37,31 @@ def item_scorer(spec: DatasetSpec, model: torch.nn.Module, recipe: Recipe, schem
     Raises:
         CannotRank: A feature of the model crosses columns of the item with others, or no feature describes the item.
     """
+    of_items = _of_items(spec, recipe)
     if isinstance(model, TwoTower) and recipe.model.kind == "two_tower":
         return TwoTowerItems(model, recipe.model.item, schema)
-    return PairItems(model, _exchanged(spec, recipe), schema)
+    if not of_items:
+        raise CannotRank("none of its features describes the item, so all items have one score")
+    return PairItems(model, of_items, schema)
 
 
-def _exchanged(spec: DatasetSpec, recipe: Recipe) -> tuple[str, ...]:
-    """Names of the features that are computed from columns of the item alone."""
+def _of_items(spec: DatasetSpec, recipe: Recipe) -> tuple[str, ...]:
+    """Names of the features that are computed from columns of the item alone. Raises `CannotRank` for a cross with others."""
     assert spec.item is not None
     columns = {spec.item, *(spec.ranked.item_columns if spec.ranked else ())}
     columns |= set(spec.label.negatives.recent) if spec.label.negatives else set()
     columns |= {column for table in spec.join if table.log_key in columns for column in table.columns}
-    used = {f.name: {f.column} for f in spec.dense} | {f.name: set(f.inputs) for f in spec.sparse}
-    used = {name: inputs for name, inputs in used.items() if name not in recipe.exclude_features}
+    values = {value.name: set(table.columns_of(value)) for table in spec.feature_tables for value in table.values}
+    read = {f.name: [f.column] for f in spec.dense}
+    read |= {f.name: [f.history] if isinstance(f.history, str) else list(f.inputs) for f in spec.sparse}
+    used = {
+        name: set().union(*(values.get(one, {one}) for one in inputs))
+        for name, inputs in read.items()
+        if name not in recipe.exclude_features
+    }
     if crossed := [name for name, inputs in used.items() if inputs & columns and inputs - columns]:
         raise CannotRank(f"{crossed} cross columns of the item with others, so items cannot be exchanged")
-    found = tuple(name for name, inputs in used.items() if inputs and inputs <= columns)
-    if not found:
-        raise CannotRank("none of its features describes the item, so all items have one score")
-    return found
+    return tuple(name for name, inputs in used.items() if inputs and inputs <= columns)
 
 
 class TwoTowerItems:

@@ -296,3 +296,20 @@ def test_a_model_that_cannot_rank_says_why(sparse: list[Any], exclude: list[str]
     without = load_recipe("dlrm", {"exclude_features": ["both"]})
     if not exclude:
         assert item_scorer(spec, build_model(without, schema), without, schema).item_features == ("item",)
+
+
+def test_values_of_the_item_are_exchanged_with_it_and_those_of_its_session_cannot_be() -> None:
+    tables = [
+        {"name": "items", "entity": ["item"], "values": [
+            {"name": "seen", "count": {"hours": 1}},
+            {"name": "near", "covisitation": {"session": "user", "hours": 1}},
+        ]},
+        {"name": "users", "entity": ["user"], "values": [{"name": "active", "count": {"hours": 1}}]},
+    ]  # fmt: skip
+    near = {"name": "near", "column": "near", "bucketise": [0.1]}
+    spec = kiosk(feature_tables=tables, dense=["seen", "active"], sparse=["user", "item", near])
+    schema = FeatureSchema.of(spec)
+    whole, without = load_recipe("dlrm"), load_recipe("dlrm", {"exclude_features": ["near"]})
+    with pytest.raises(CannotRank, match=r"\['near'\] cross columns of the item"):
+        item_scorer(spec, build_model(whole, schema), whole, schema)
+    assert item_scorer(spec, build_model(without, schema), without, schema).item_features == ("seen", "item")
