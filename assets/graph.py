@@ -22,6 +22,7 @@ from assets import (
     tuning_results,
 )
 from assets.checks import build_checks
+from assets.feature_store_checks import build_feature_store_check
 from assets.freshness import build_freshness_check
 from assets.joiner_checks import build_joiner_checks
 from assets.online_checks import build_online_check
@@ -56,6 +57,7 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
         asset_checks=[
             *checks,
             build_freshness_check(spec),
+            *([build_feature_store_check(spec)] if spec.feature_tables else []),
             build_report_checks(spec),
             build_promotion_check(spec),
             build_retune_checks(spec),
