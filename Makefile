@@ -14,6 +14,7 @@ SLICES ?=
 TRIALS ?= 20
 SEED ?= $(shell date +%j)
 PORT ?=
+REBUILD ?=
 PROCESSES ?= auto
 
 export EVERGREEN_HOME ?= $(CURDIR)/.evergreen
@@ -26,7 +27,7 @@ RUN := .venv/bin/python
 READY := .venv/.ready
 PIP := $(RUN) -m pip install --quiet --quiet --disable-pip-version-check
 
-.PHONY: help need demo tune online serve sigopt test test-fast soak ui bench docs check clean
+.PHONY: help need demo tune online store serve sigopt test test-fast soak ui bench docs check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -44,6 +45,9 @@ tune: $(READY) ## Tune a recipe on the demo's days and train the last day with i
 online: $(READY) ## Train a model online on the days after the demo, and publish what it learns (DATASET=, LOGS=, MODEL=, DAYS=, SPEED=, SLICES=)
 	@$(RUN) -m orchestration.online $(DATASET) $(if $(LOGS),--logs "$(LOGS)") $(if $(MODEL),--model $(MODEL)) \
 		$(if $(DAYS),--days $(DAYS)) $(if $(SPEED),--speed $(SPEED)) $(if $(SLICES),--slices $(SLICES))
+
+store: $(READY) ## Keep the online store of feature tables current from the stream folder (DATASET=, REBUILD=1 to start from the stream's beginning)
+	@$(RUN) -m orchestration.feature_store $(DATASET) $(if $(REBUILD),--rebuild)
 
 serve: $(READY) ## Serve recommendations over HTTP, on http://127.0.0.1:8715 (DATASET=, MODEL=, PORT=)
 	@$(RUN) -m orchestration.serve $(DATASET) $(if $(MODEL),--model $(MODEL)) $(if $(PORT),--port $(PORT))

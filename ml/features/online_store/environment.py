@@ -57,6 +57,11 @@ class Environment:
 _OPEN: WeakValueDictionary[str, Environment] = WeakValueDictionary()
 
 
+def store_folder(home: str | Path, dataset: str) -> Path:
+    """Return the folder of a dataset's store, `<home>/online_store/<dataset>`."""
+    return Path(home) / "online_store" / dataset
+
+
 def open_environment(folder: Path) -> Environment:
     """Open the environment of a generation; LMDB allows one in a process, which all its readers and its writer share."""
     with _LOCK:
@@ -75,7 +80,7 @@ def current_generation(folder: Path) -> Path:
     try:
         return folder / (folder / CURRENT).read_text()
     except FileNotFoundError as error:
-        raise NoStore(f"{folder}: there is no online store; start its follower first") from error
+        raise NoStore(f"{folder}: there is no online store; start its follower first: `make store`") from error
 
 
 def new_generation(folder: Path) -> Path:

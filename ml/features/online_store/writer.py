@@ -97,7 +97,7 @@ class StoreWriter:
             if found is not None and found.fingerprint != self.plan.fingerprint:
                 raise StaleStore(
                     f"{self.folder}: the online store was made for other feature tables (fingerprint {found.fingerprint}, now "
-                    f"{self.plan.fingerprint}); rebuild it"
+                    f"{self.plan.fingerprint}); rebuild it: `make store REBUILD=1`"
                 )
             self._meta = found or self._meta
             write_meta(txn, self._held, self._meta)

@@ -1,0 +1,58 @@
+"""`make store`: keeps the online store of a dataset's feature tables current from its stream folder."""
+
+import click
+from rich.console import Console
+from upath import UPath
+
+from ml.catalog.spec import DatasetSpec
+from ml.features.online_store.environment import StoreInUse, store_folder
+from ml.features.online_store.plan import StorePlan
+from ml.features.online_store.writer import StaleStore, StoreWriter
+from ml.online.feature_store import follow_features
+from ml.online.stream import LostFile, StreamFolder, stream_folder
+from orchestration.arriving import stopped_by_signals
+from orchestration.deployments import home
+from orchestration.replay import quiet_console, the_dataset
+
+
+def follow_store(spec: DatasetSpec, root: str, console: Console, *, rebuild: bool = False) -> None:
+    """Apply the stream of a dataset to its store until Ctrl-C, and print each part.
+
+    Args:
+        spec: The dataset.
+        root: The Evergreen home, with the stream and the store.
+        console: Where lines are printed.
+        rebuild: Whether to begin at the start of the stream. Readers use the old store until the new one is complete.
+
+    Raises:
+        click.ClickException: The entry has no feature tables, the store belongs to other tables or to another process, or a
+            file of the stream is missing.
+    """
+    if not spec.feature_tables:
+        raise click.ClickException(f"{spec.name}: the catalog entry has no feature_tables, so there is nothing to store")
+    stream = StreamFolder(stream_folder(UPath(root), spec.name), spec.examples_log)
+    folder = store_folder(root, spec.name)
+    console.print(f"{spec.name}: rows that arrive in {stream.root}, store in {folder}; Ctrl-C stops")
+    try:
+        with stopped_by_signals() as stop, StoreWriter(folder, StorePlan.of(spec), rebuild=rebuild) as writer:
+            for part in follow_features(writer, stream, stop.wait, console.print):
+                state = part.state
+                console.print(
+                    f"{state.position['file'] if state.position else ''}: {part.rows:,} rows, {state.rows:,} in all, "
+                    f"{state.late:,} late, {sum(part.quarantined.values()):,} quarantined"
+                )
+    except (StoreInUse, StaleStore, LostFile) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@click.command()
+@click.argument("dataset", default="synthetic")
+@click.option("--rebuild", is_flag=True, help="Begin at the start of the stream.")
+def main(dataset: str, rebuild: bool) -> None:
+    """Keep the online store of DATASET's feature tables current from its stream folder, until Ctrl-C."""
+    quiet_console()
+    follow_store(the_dataset(dataset), str(home()), Console(highlight=False, soft_wrap=True), rebuild=rebuild)
+
+
+if __name__ == "__main__":
+    main()
