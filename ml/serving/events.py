@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ml.catalog.spec import DatasetSpec
-from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE
+from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE, day_bounds
 from ml.features.hashing import hash_values
 from ml.features.point_in_time.negatives import Events
 from ml.retrieval.contexts import session_contexts
@@ -63,9 +64,8 @@ class EventWindow:
 
     def __init__(self, spec: DatasetSpec) -> None:
         self.spec, self.item, self.user = spec, item_column(spec), spec.user
-        negatives = spec.label.negatives
-        hours = max(spec.live_hours, negatives.look_back_hours if negatives else 0.0)
-        self.reach = round(hours * MICROSECONDS_PER_HOUR)
+        self._look_back = round((spec.label.negatives.look_back_hours if spec.label.negatives else 0.0) * MICROSECONDS_PER_HOUR)
+        self._live = round(spec.live_hours * MICROSECONDS_PER_HOUR)
         names = [self.item, *([spec.user] if spec.user else []), *spec.source.columns]
         self.columns = list(dict.fromkeys([EVENT_TIME, *(name for name in names if name in spec.source.columns)]))
         self.types = {EVENT_TIME: pa.int64()} | {n: ARROW_TYPES[spec.source.columns[n]] for n in self.columns[1:]}
@@ -73,6 +73,20 @@ class EventWindow:
         self._held = self._index(pa.schema(list(self.types.items())).empty_table())
         self._recent: defaultdict[int, list[UserEvent]] = defaultdict(list)
         self._pending: list[pa.Table] = []
+
+    def reach(self, now: int) -> int:
+        """Return the earliest time that is needed at a point in time, in microseconds: that of live items and of histories."""
+        return min(now - self._live, _midnight(now, self.spec) - self._look_back)
+
+    def history_since(self, now: int) -> int:
+        """Return from when on events belong to a history, in microseconds.
+
+        The daily features of a day see the events from the window before its first event on, and so do the histories here.
+        """
+        midnight, times = _midnight(now, self.spec), self._held.time
+        at = int(np.searchsorted(times, midnight))
+        first = int(times[at]) if at < len(times) else now
+        return min(first, now) - self._look_back
 
     def append(self, rows: pa.Table) -> None:
         """Add N rows with the columns of the log and `event_time`, in any order. Their users' next requests see them."""
@@ -101,7 +115,7 @@ class EventWindow:
             return self._held.rows.slice(0, 0)
         new = pa.concat_tables(pending).combine_chunks().sort_by(EVENT_TIME)
         merged = pa.concat_tables([self._held.rows, new]).sort_by(EVENT_TIME)
-        first = int(np.searchsorted(merged[EVENT_TIME].to_numpy(), now - self.reach))
+        first = int(np.searchsorted(merged[EVENT_TIME].to_numpy(), self.reach(now)))
         held = self._index(merged.slice(first).combine_chunks())
         with self._lock:
             self._held, self._recent = held, defaultdict(list)
@@ -200,3 +214,9 @@ class EventWindow:
             return np.ones(len(rows), np.bool_)
         values = rows[label.column].to_numpy().astype(np.float64)
         return values >= (label.at_least if label.at_least is not None else 0.5)
+
+
+def _midnight(now: int, spec: DatasetSpec) -> int:
+    """The beginning of the day of a point in time, in the time zone of the log."""
+    day = datetime.fromtimestamp(now / 1e6, spec.zone).date().isoformat()
+    return day_bounds(day, spec.zone)[0]

@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ml.artifacts.bundle import Bundle
+from ml.catalog.reading import SideTable
 from ml.catalog.spec import DatasetSpec
 from ml.features.hashing import hash_values
 from ml.retrieval.contexts import NOT_LIVE, places
@@ -79,11 +80,16 @@ class Recommender:
         spec: A dataset with an item.
         window: The events of the last hours.
         source: The live items.
+        sides: The joined columns of each side table, in the order of `spec.join`.
     """
 
-    def __init__(self, spec: DatasetSpec, window: EventWindow, source: ItemSource) -> None:
+    def __init__(self, spec: DatasetSpec, window: EventWindow, source: ItemSource, sides: Sequence[pa.Table] = ()) -> None:
         self.spec, self.window, self.source = spec, window, source
         self._item_columns = set(item_columns(spec))
+        of_context = [
+            (side, held) for side, held in zip(spec.join, sides, strict=False) if side.log_key not in self._item_columns
+        ]
+        self._sides = [SideRows(side, held) for side, held in of_context]
 
     def recommend(
         self,
@@ -202,6 +208,9 @@ class Recommender:
         if wrong := [name for name in context if name in self._item_columns]:
             raise WrongColumn(f"context.{wrong[0]}: describes items, which the service knows; leave it out")
         earlier = self.window.known_of(user, now)
+        given = {**earlier, **context, **({self.spec.user: user} if self.spec.user else {})}
+        for side in self._sides:
+            earlier |= side.columns_of(given.get(side.log_key))
         row: dict[str, pa.Scalar] = {}
         filled, missing = [], []
         for name, kind in ranking.columns.items():
@@ -210,7 +219,7 @@ class Recommender:
             if name == EVENT_TIME:
                 row[name] = pa.scalar(now, pa.int64())
             elif name.startswith(HISTORY_PREFIX):
-                row[name] = self._history(name, past)
+                row[name] = self._history(name, past, now)
             elif name == self.spec.user:
                 row[name] = _scalar(name, user, kind)
             elif name in context:
@@ -220,11 +229,12 @@ class Recommender:
                 row[name] = pa.scalar(earlier.get(name), kind)
         return row, filled, missing
 
-    def _history(self, name: str, past: Sequence[UserEvent]) -> pa.Scalar:
+    def _history(self, name: str, past: Sequence[UserEvent], now: int) -> pa.Scalar:
         """The ids of the user's last items, as the feature of the item has them."""
         feature = next(f for f in self.spec.sparse if HISTORY_PREFIX + f.name == name)
         column, most = self.spec.history_of(feature)
-        known = [event.item for event in past[:most]] if column == self.spec.item else []
+        since = self.window.history_since(now)
+        known = [event.item for event in past[:most] if event.time >= since] if column == self.spec.item else []
         items = pa.array(known, self.window.types[self.window.item])
         return pa.scalar(hash_values(self.spec.item_feature or "", items).tolist(), pa.list_(pa.int64()))
 
@@ -279,6 +289,25 @@ class Recommender:
         at = self.source.places_of(candidates)
         table = live.items.take(pa.array(at, mask=at == NOT_LIVE))
         return table.set_column(table.column_names.index(item), item, given)
+
+
+class SideRows:
+    """Looks up the joined columns of a key, such as the age of a user.
+
+    Args:
+        side: The join as the catalog entry declares it.
+        rows: The side table, as `read_side_tables` returns it.
+    """
+
+    def __init__(self, side: SideTable, rows: pa.Table) -> None:
+        self.log_key = side.log_key
+        self._rows = rows.select(list(side.columns))
+        self._at = {key: at for at, key in enumerate(rows[side.table_key].to_pylist())}
+
+    def columns_of(self, key: Any) -> dict[str, Any]:
+        """Return the columns of a key; empty for an unknown one."""
+        at = self._at.get(key)
+        return {} if at is None else self._rows.slice(at, 1).to_pylist()[0]
 
 
 def _scalar(what: str, value: Any, kind: pa.DataType) -> pa.Scalar:

@@ -127,11 +127,11 @@ def start(
     clock, recommender = Clock.after(end), None
     if spec.item:
         window = EventWindow(spec)
-        for other in days_in_reach(spec, last, lake, end - window.reach):
+        for other in days_in_reach(spec, last, lake, window.reach(end - 1)):
             for part in map(UPath, raw_parts(lake, spec.name, other)):
                 rows = pq.read_table(part.path, columns=window.columns, filesystem=part.fs)
-                window.load(rows.filter(pa.array(rows[EVENT_TIME].to_numpy() >= end - window.reach)))
-        recommender = Recommender(spec, window, ItemSource(spec, window, sides))
+                window.load(rows.filter(pa.array(rows[EVENT_TIME].to_numpy() >= window.reach(end - 1))))
+        recommender = Recommender(spec, window, ItemSource(spec, window, sides), sides)
     engine = Engine(spec, clock, ranking, retrieval, recommender, Journal(spec, stream))
     for rows in engine.journal.unread(end):
         engine.observe(rows)

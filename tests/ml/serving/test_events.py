@@ -38,12 +38,22 @@ def test_a_history_holds_the_events_before_a_point_in_time(cut: int) -> None:
 def test_events_out_of_reach_are_dropped() -> None:
     held = EventWindow(spec_of())
     held.load(raw_rows())
-    held.refresh(END)
-    assert held.events.time.min() >= END - 3 * HOUR and len(held.events.time) > 0
-    held.refresh(END + 10 * HOUR)  # without new events, nothing changes
+    held.refresh(END - 1)
+    assert len(held.events.time) == 400  # the day, and three hours before it
     held.append(raw_rows().slice(0, 1).set_column(0, EVENT_TIME, pa.array([END + 10 * HOUR])))
     held.refresh(END + 10 * HOUR)
-    assert held.events.time.tolist() == [END + 10 * HOUR]
+    assert held.events.time.min() >= END - 3 * HOUR and held.events.time[-1] == END + 10 * HOUR
+    held.append(raw_rows().slice(0, 1).set_column(0, EVENT_TIME, pa.array([END + 48 * HOUR])))
+    held.refresh(END + 48 * HOUR)
+    assert held.events.time.tolist() == [END + 48 * HOUR]
+
+
+def test_a_history_begins_with_the_window_before_the_first_event_of_the_day() -> None:
+    held = EventWindow(spec_of())
+    held.load(raw_rows().set_column(0, EVENT_TIME, pa.array(np.linspace(END - 5 * HOUR, END + 5 * HOUR, 400).astype(np.int64))))
+    held.refresh(END + 5 * HOUR)
+    first = held.events.time[held.events.time >= END][0]
+    assert held.history_since(END + 4 * HOUR) == first - 3 * HOUR
 
 
 def test_known_columns_are_the_last_that_were_given() -> None:
