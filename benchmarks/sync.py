@@ -27,6 +27,7 @@ from ml.recipes.online import SyncRecipe
 from ml.recipes.recipe import load_recipe
 from ml.schema import FeatureSchema
 from ml.sync.folder import SyncFolder
+from ml.sync.manifest import RowFormat
 from ml.sync.publisher import Publisher
 from ml.sync.receiver import Receiver
 from ml.sync.rows import DELTA_FILE
@@ -34,14 +35,19 @@ from ml.training.loop import threads
 from ml.training.state import TrainState, new_state
 
 ROWS, UPDATED, DIM, ROUNDS = 5_000_000, 200_000, 16, 5
+FORMATS: tuple[RowFormat, ...] = ("float32", "int8")
 Seconds = dict[str, list[float]]
 
 
 def run() -> list[Result]:
+    return [_run(rows) for rows in FORMATS]
+
+
+def _run(rows: RowFormat) -> Result:
     size: list[str] = []
     with tempfile.TemporaryDirectory() as root, threads(2):
         state, bags, ids = _state()
-        recipe = SyncRecipe()
+        recipe = SyncRecipe(rows=rows)
         inputs = partial(write_inputs, spec=_spec(), states={})
         own = Publisher(SyncFolder.at(root), state, inputs, dataset="made", model="dlrm", run_id="bench", recipe=recipe)
         own.snapshot()
@@ -56,8 +62,8 @@ def run() -> list[Result]:
             size = [f"{count / 1e6:.1f} MB" for count in (sent, _snapshot(own, snapshots))]
     ours, baseline, floor = (statistics.median(each[1:]) for each in (deltas["all"], snapshots["all"], floors))
     note = f"{size[0]}: {_parts(deltas)}; snapshot {size[1]}: {_parts(snapshots)}; floor: the delta's bytes, files only"
-    what = "sync: 200k rows of 5M, trainer to receiver"
-    return [Result(what, "per s", 1 / ours, 1 / baseline, "a snapshot", 1 / floor, note)]
+    what = f"sync: 200k {rows} rows of 5M, trainer to receiver"
+    return Result(what, "per s", 1 / ours, 1 / baseline, "a snapshot", 1 / floor, note)
 
 
 def _state() -> tuple[TrainState, CollisionlessEmbeddingBags, np.ndarray]:

@@ -11,6 +11,8 @@ from ml.embeddings.inference.formats import Format, row_bytes
 
 LARGEST = torch.finfo(torch.float16).max
 """Largest absolute weight that formats other than float32 can represent."""
+_BLOCK = 2**16
+"""Weights that are packed at a time, so that intermediate results stay in the processor's caches."""
 _SMALLEST_SCALE = 2.0**-24  # the smallest positive float16
 
 
@@ -31,14 +33,22 @@ def pack(weights: torch.Tensor, format: Format) -> torch.Tensor:
         return torch.empty(0, row_bytes(format, weights.shape[1]), dtype=torch.uint8)
     if format in ("float32", "float16"):
         return (weights.half() if format == "float16" else weights).contiguous().view(torch.uint8)
+    packed = torch.empty(len(weights), row_bytes(format, weights.shape[1]), dtype=torch.uint8)
+    count = max(_BLOCK // weights.shape[1], 1)
+    for own, rows in zip(packed.split(count), weights.split(count), strict=True):
+        _pack_integers(rows, format, own)
+    return packed
+
+
+def _pack_integers(weights: torch.Tensor, format: Format, packed: torch.Tensor) -> None:
+    """Write int8 or int4 rows into `packed`."""
     most = 255 if format == "int8" else 15
-    shift = _rounded_half(weights.amin(1, keepdim=True), -torch.inf)
-    span = weights.amax(1, keepdim=True) - shift.float()
-    scale = _rounded_half((span / most).clamp(min=_SMALLEST_SCALE), torch.inf)
-    steps = ((weights - shift.float()) / scale.float()).round().clamp(max=most).to(torch.uint8)
-    if format == "int4":
-        steps = steps[:, ::2] | steps[:, 1::2] << 4
-    return torch.cat((torch.cat((scale, shift), 1).view(torch.uint8), steps), 1)
+    smallest, largest = weights.aminmax(dim=1, keepdim=True)
+    shift = _rounded_half(smallest, -torch.inf)
+    scale = _rounded_half(((largest - shift.float()) / most).clamp(min=_SMALLEST_SCALE), torch.inf)
+    steps = (weights - shift.float()).div_(scale.float()).round_().clamp_(max=most).to(torch.uint8)
+    packed[:, :4] = torch.cat((scale, shift), 1).view(torch.uint8)
+    packed[:, 4:] = steps[:, ::2] | steps[:, 1::2] << 4 if format == "int4" else steps
 
 
 def unpack(packed: torch.Tensor, format: Format) -> torch.Tensor:
