@@ -36,7 +36,9 @@ def trials_table(spec: DatasetSpec, model: str, day: str, lake: Lake) -> Table:
     order = sorted(
         (n for n, of in enumerate(trials) if not of["failed"]), key=lambda n: sign * trials[n]["values"][metric["name"]]
     )
-    table = Table(title=f"{spec.name}/{model}: {len(trials)} trials for {day}, {manifest['failed']} failed", box=None)
+    stopped = f", {manifest['stopped']} stopped early" if manifest.get("stopped") else ""
+    title = f"{spec.name}/{model}: {len(trials)} trials for {day}, {manifest['failed']} failed{stopped}"
+    table = Table(title=title, box=None)
     table.add_column("trial", justify="right")
     for of in manifest["metrics"]:
         table.add_column(of["name"], justify="right")

@@ -129,6 +129,12 @@ class Search(Strict):
     )
     observation_budget: int = Field(default=30, ge=1, description="Number of trials.")
     parallel_bandwidth: int = Field(default=1, ge=1, description="Number of trials at a time.")
+    early_stopping: bool = Field(
+        default=False,
+        description="Whether a trial is stopped early if all its optimized metrics are worse than the median of the other "
+        "trials at the same point of their training, or if it will miss a threshold. A stopped trial counts in the budget, and "
+        "is never the best.",
+    )
     parameters: tuple[SearchedParameter, ...] = Field(default=(), description="The parameters.")
     conditionals: tuple[dict[str, Any], ...] = Field(default=(), description="SigOpt's conditionals: name and values.")
     linear_constraints: tuple[dict[str, Any], ...] = Field(

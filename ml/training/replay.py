@@ -16,7 +16,7 @@ from ml.lake import Lake
 from ml.recipes.recipe import Recipe
 from ml.schema import FeatureSchema
 from ml.training.passes import train_pass
-from ml.training.report import TrainReport
+from ml.training.report import Step, TrainReport
 from ml.training.score import EVALUATION_BATCH, Floats, predictions_of, scores_of
 from ml.training.state import TrainState, new_state
 
@@ -62,6 +62,7 @@ def replay(
     train_last: bool = True,
     keep_predictions: bool = False,
     on_result: Callable[[ReplayedDay], None] | None = None,
+    on_pass: Callable[[TrainState, int], Callable[[Step], None]] | None = None,
 ) -> Replay:
     """Train a new model on days in order, and score each day before it is trained on.
 
@@ -76,7 +77,9 @@ def replay(
         scored_splits: Splits of a day that are scored.
         train_last: Whether to train on the last day too.
         keep_predictions: Whether to return the predictions of scored days, to compare them with those of another model.
-        on_result: Called with the result of each day. It may raise to stop the replay, for example to prune a trial.
+        on_result: Called with the result of each day. It may raise to stop the replay.
+        on_pass: Called with the state and the number of steps before each day is trained on. What it returns is called after
+            each step, and may raise to stop the replay, for example to stop a trial early.
 
     Returns:
         The final state, and scores and report of each day.
@@ -99,7 +102,8 @@ def replay(
         if train_last or number < len(days):
             reader = BlockReader(lake, spec, [day], splits=recipe.splits, batch_size=recipe.batch_size, order="time")
             state.begin_pass()
-            report = train_pass(state, reader, total_steps=len(reader))
+            after_step = None if on_pass is None else on_pass(state, len(reader))
+            report = train_pass(state, reader, total_steps=len(reader), after_step=after_step)
         done.append(ReplayedDay(day, scores, report, predictions if keep_predictions else None))
         if on_result is not None:
             on_result(done[-1])

@@ -23,19 +23,21 @@ class Tried:
     Attributes:
         assignments: Values by parameter.
         values: Metrics by name; empty if the trial failed.
-        failed: Whether it failed.
-        metadata: What the worker recorded, such as the end of the log of a failed trial.
+        failed: Whether it has no metrics.
+        stopped: Whether it has none because it was stopped early.
+        metadata: What the worker recorded, such as the end of the log of a failed trial, or why one was stopped.
     """
 
     assignments: Mapping[str, Any]
     values: Mapping[str, float]
     failed: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    stopped: bool = False
 
     @property
     def observation(self) -> Observation:
         """The trial in the terms of the search engine."""
-        return Observation(self.assignments, self.values, failed=self.failed)
+        return Observation(self.assignments, self.values, failed=self.failed, stopped=self.stopped)
 
 
 def metrics_of(search: Search) -> tuple[Metric, ...]:
@@ -114,6 +116,7 @@ def tried(connection: Any, experiment: str) -> list[Tried]:
             {value.name: value.value for value in each.values or () if value.value is not None},
             bool(each.failed),
             dict(each.metadata or {}),
+            bool(each.to_json().get("stopped")),
         )
         for each in pages
     ]

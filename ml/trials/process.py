@@ -1,13 +1,17 @@
-"""A trial in a process and a folder of its own: `python -m ml.trials.process FOLDER`.
+"""A trial in a process and a folder of its own: `python -m ml.trials.process FOLDER DESCRIPTOR`.
 
 The folder holds `trial.json`, `log.txt`, one line of `scores.jsonl` for each scored day, and `result.json` once the trial is
 done. A trial whose `result.json` exists is not trained again, so a result that was not reported is not lost.
+
+With early stopping, the process writes each checkpoint as a line of JSON to the file descriptor that is its second argument.
+It then waits for a line on its standard input: why it should stop, or an empty one to continue.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -15,10 +19,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from ml.trials.checkpoints import OnCheckpoint
 from ml.trials.trial import Trial, TrialResult, run_trial
 
 TRIAL, RESULT, SCORES, LOG = "trial.json", "result.json", "scores.jsonl", "log.txt"
@@ -36,6 +42,7 @@ def in_process(
     folder: Path,
     beat: Callable[[], None] = lambda: None,
     seconds: float = 1.0,
+    on_checkpoint: OnCheckpoint = lambda number, metrics: "",
 ) -> TrialResult:
     """Run a trial in a process of its own, on one core.
 
@@ -44,6 +51,8 @@ def in_process(
         folder: Its folder. A result of the same trial in it is returned as it is; anything else in it is removed.
         beat: Called every `seconds` while the trial runs.
         seconds: How often to call `beat`.
+        on_checkpoint: Called with the metrics of each checkpoint of a trial with early stopping. If it returns a reason, the
+            trial is stopped.
 
     Returns:
         The metrics.
@@ -61,12 +70,21 @@ def in_process(
     environment = os.environ | {name: str(trial.recipe.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     root = str(Path(__file__).parents[2])
     environment |= {PARENT: str(os.getpid()), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": os.pathsep.join([root, *sys.path])}
-    with (folder / LOG).open("wb") as log:
+    reports, sending = os.pipe()
+    with (folder / LOG).open("wb") as log, os.fdopen(reports) as lines:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ml.trials.process", str(folder)], stdout=log, stderr=log, env=environment, cwd=folder
+            [sys.executable, "-m", "ml.trials.process", str(folder), str(sending)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            cwd=folder,
+            pass_fds=[sending],
+            text=True,
         )
+        os.close(sending)
         try:
-            _watch(process, beat, seconds)
+            _watch(process, lines, beat, seconds, on_checkpoint)
         finally:
             _end(process)
     if (found := _result(folder, given)) is None:
@@ -74,17 +92,26 @@ def in_process(
     return found
 
 
-def _watch(process: subprocess.Popen[bytes], beat: Callable[[], None], seconds: float) -> None:
-    """Wait for the end of a process, and call `beat` in the meantime."""
-    while True:
-        try:
-            process.wait(seconds)
-            return
-        except subprocess.TimeoutExpired:
-            beat()
+def _watch(
+    process: subprocess.Popen[str], reports: TextIO, beat: Callable[[], None], seconds: float, on_checkpoint: OnCheckpoint
+) -> None:
+    """Wait for the end of a process. In the meantime, call `beat`, and answer its reports."""
+    while process.poll() is None:
+        ready, _, _ = select.select([reports], [], [], seconds)
+        if ready and (line := reports.readline()):
+            answer = on_checkpoint(**json.loads(line))
+            with suppress(BrokenPipeError):  # the process has ended
+                print(answer, file=process.stdin, flush=True)
+        elif ready:  # the process closed its end, so it is about to end
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+        beat()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.stdin is not None:
+        with suppress(BrokenPipeError):
+            process.stdin.close()
     if process.poll() is None:
         process.terminate()
         try:
@@ -120,22 +147,27 @@ def _end_with(parent: int, seconds: float = 1.0) -> None:
     os._exit(1)
 
 
-def main(folder: Path) -> None:
-    """Run the trial of a folder and write its result."""
+def main(folder: Path, reports: int) -> None:
+    """Run the trial of a folder and write its result. `reports` is a file descriptor for checkpoints."""
+    os.set_inheritable(reports, False)
     threading.Thread(target=_end_with, args=(int(os.environ.get(PARENT, os.getppid())),), daemon=True).start()
     trial = Trial.from_json(json.loads((folder / TRIAL).read_text()))
-    with (folder / SCORES).open("w") as scores:
+    with (folder / SCORES).open("w") as scores, os.fdopen(reports, "w") as lines:
 
         def on_day(day: Any) -> None:
             if day.scores is not None:
                 scores.write(json.dumps({"day": day.day} | day.scores) + "\n")
                 scores.flush()
 
-        result = run_trial(trial, on_day)
+        def on_checkpoint(number: int, metrics: Mapping[str, float]) -> str:
+            print(json.dumps({"number": number, "metrics": metrics}), file=lines, flush=True)
+            return sys.stdin.readline().strip()
+
+        result = run_trial(trial, on_day, on_checkpoint)
     partial = folder / f"{RESULT}.partial"
     partial.write_text(json.dumps(asdict(result)))
     partial.replace(folder / RESULT)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

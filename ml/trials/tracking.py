@@ -67,7 +67,7 @@ class TrialTracker:
         client.log_batch(run, metrics=metrics, params=[Param(name, value) for name, value in params.items()])
         if trial.failed:
             client.set_tag(run, "evergreen.log", str(trial.metadata.get("log", "")))
-        client.set_terminated(run, "FAILED" if trial.failed else "FINISHED")
+        client.set_terminated(run, "KILLED" if trial.stopped else "FAILED" if trial.failed else "FINISHED")
 
     def _parent_run(self, client: MlflowClient, folder: str, experiment: str) -> str:
         found = client.search_runs([folder], f"tags.`{EXPERIMENT}` = '{experiment}'", max_results=1)

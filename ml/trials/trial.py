@@ -17,6 +17,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe
 from ml.training.replay import Replay, ReplayedDay, replay
+from ml.trials.checkpoints import Checkpoints, OnCheckpoint, StoppedEarly
 from ml.trials.window import check_data, check_window
 
 SCORES = ("auc", "log_loss")
@@ -33,6 +34,7 @@ class Trial:
         scored: The days that are scored, the last ones.
         lake: The lake.
         data: Digests of the data by day, which must still be the same; days that are absent are not checked.
+        early_stopping: Whether it is evaluated at checkpoints, at which it can be stopped.
     """
 
     spec: DatasetSpec
@@ -41,6 +43,7 @@ class Trial:
     scored: tuple[str, ...]
     lake: Lake
     data: Mapping[str, str] = field(default_factory=dict)
+    early_stopping: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain data, from which `from_json` builds an equal trial."""
@@ -51,6 +54,7 @@ class Trial:
             "scored": list(self.scored),
             "lake": {"root": str(self.lake.root), "options": dict(self.lake.root.storage_options)},
             "data": dict(self.data),
+            "early_stopping": self.early_stopping,
         }
 
     @classmethod
@@ -58,7 +62,7 @@ class Trial:
         """Builds a trial from the data of `to_json`."""
         spec, recipe = DatasetSpec.model_validate(data["spec"]), Recipe.model_validate(data["recipe"])
         lake = Lake.at(UPath(data["lake"]["root"], **data["lake"]["options"]))
-        return cls(spec, recipe, tuple(data["days"]), tuple(data["scored"]), lake, data["data"])
+        return cls(spec, recipe, tuple(data["days"]), tuple(data["scored"]), lake, data["data"], data["early_stopping"])
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class TrialResult:
         model_bytes: Size of the model after the last day, without what only training needs.
         rows: Number of rows trained on.
         by_day: `ml.metrics.summary` by scored day.
+        stopped: Why it was stopped early, before the days were scored; empty if it was not.
     """
 
     auc: float | None
@@ -80,6 +85,7 @@ class TrialResult:
     model_bytes: int
     rows: int
     by_day: Mapping[str, Mapping[str, Any]]
+    stopped: str = ""
 
     def values(self) -> dict[str, float]:
         """Returns the metrics that are defined, by name."""
@@ -87,12 +93,18 @@ class TrialResult:
         return {name: float(value) for name, value in values.items() if value is not None}
 
 
-def run_trial(trial: Trial, on_day: Callable[[ReplayedDay], None] | None = None) -> TrialResult:
+def run_trial(
+    trial: Trial,
+    on_day: Callable[[ReplayedDay], None] | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
+) -> TrialResult:
     """Run a trial in this process.
 
     Args:
         trial: The trial.
         on_day: Called with the result of each day. It may raise to end the trial.
+        on_checkpoint: Called with the metrics of each checkpoint, if `trial.early_stopping` is set. If it returns a reason, the
+            trial is stopped.
 
     Returns:
         Its metrics.
@@ -105,20 +117,38 @@ def run_trial(trial: Trial, on_day: Callable[[ReplayedDay], None] | None = None)
     """
     check_window(trial.spec, trial.days, trial.scored, trial.lake)
     check_data(trial.spec, trial.data, trial.lake)
-    done = replay(trial.spec, trial.days, trial.lake, trial.recipe, scored=trial.scored, train_last=False, on_result=on_day)
+    checkpoints = None
+    if trial.early_stopping and on_checkpoint is not None:
+        checkpoints = Checkpoints(trial.spec, trial.lake, trial.scored[0], len(trial.days) - 1, on_checkpoint)
+    try:
+        done = replay(
+            trial.spec,
+            trial.days,
+            trial.lake,
+            trial.recipe,
+            scored=trial.scored,
+            train_last=False,
+            on_result=on_day,
+            on_pass=None if checkpoints is None else checkpoints.begin,
+        )
+    except StoppedEarly as stop:
+        assert checkpoints is not None
+        result = TrialResult(None, None, checkpoints.training_time, checkpoints.model_bytes, checkpoints.rows, {}, str(stop))
+    else:
+        result = result_of(done, overhead=0.0 if checkpoints is None else checkpoints.overhead)
     check_data(trial.spec, trial.data, trial.lake)
-    return result_of(done)
+    return result
 
 
-def result_of(done: Replay) -> TrialResult:
-    """Returns the metrics of a replay."""
+def result_of(done: Replay, overhead: float = 0.0) -> TrialResult:
+    """Returns the metrics of a replay; `overhead` CPU-seconds of its training loops were spent on evaluations."""
     by_day = {day.day: day.scores for day in done.days if day.scores is not None}
     reports = [day.report for day in done.days if day.report is not None]
     means = {name: _mean([scores[name] for scores in by_day.values()]) for name in SCORES}
     return TrialResult(
         auc=means["auc"],
         log_loss=means["log_loss"],
-        training_time=sum(report.cpu_seconds for report in reports),
+        training_time=sum(report.cpu_seconds for report in reports) - overhead,
         model_bytes=bytes_of(done.state.model),
         rows=sum(report.rows for report in reports),
         by_day=by_day,

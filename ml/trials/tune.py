@@ -144,7 +144,9 @@ def tune(tuning: Tuning, client: Client, on_trial: Callable[[str, Tried], None] 
 
 
 def describe(trial: Tried) -> str:
-    """Returns a line about a trial: its metrics, or why it failed."""
+    """Returns a line about a trial: its metrics, or why it has none."""
+    if trial.stopped:
+        return str(trial.metadata.get("log", "stopped early"))
     if trial.failed:
         return f"failed: {trial.metadata.get('log', 'no reason was recorded')}"
     return ", ".join(f"{name} {value:.5g}" for name, value in trial.values.items())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ml.recipes.search import Search, with_assignments
+from ml.trials.checkpoints import OnCheckpoint
 from ml.trials.connection import Service
 from ml.trials.experiment import Tried
 from ml.trials.process import TrialFailed, in_process
@@ -72,7 +73,7 @@ class Worker:
         done = self._try(str(suggestion.id), assignments)
         values = [{"name": name, "value": value} for name, value in done.values.items()]
         metadata = {"evergreen_suggestion": str(suggestion.id), **done.metadata}
-        body: dict[str, Any] = {"failed": True} if done.failed else {"values": values}
+        body: dict[str, Any] = {"stopped": True} if done.stopped else {"failed": True} if done.failed else {"values": values}
         experiment.observations().create(suggestion=suggestion.id, metadata=metadata, **body)
         return replace(done, metadata=metadata)
 
@@ -84,10 +85,14 @@ class Worker:
         except ValidationError as error:
             return _failed(assignments, f"not a valid recipe: {error.errors()[0]['msg']}")
         try:
-            done = in_process(replace(self.trial, recipe=recipe), self.folder / self.experiment / suggestion, beat=beat)
+            trial = replace(self.trial, recipe=recipe, early_stopping=self.search.early_stopping)
+            folder, report = self.folder / self.experiment / suggestion, self._checkpoint(suggestion)
+            done = in_process(trial, folder, beat=beat, on_checkpoint=report)
         except TrialFailed as error:
             check_data(self.trial.spec, self.trial.data, self.trial.lake)  # no trial on other data is recorded, failed or not
             return _failed(assignments, str(error))
+        if done.stopped:
+            return Tried(assignments, {}, failed=True, metadata={"log": done.stopped}, stopped=True)
         values, named = done.values(), [metric.name for metric in self.search.metrics]
         if undefined := [name for name in named if name not in values]:
             days = sorted({day for day, scores in done.by_day.items() if None in [scores.get(name) for name in undefined]})
@@ -120,6 +125,29 @@ class Worker:
             due = time.monotonic() + wait
 
         return beat
+
+    def _checkpoint(self, suggestion: str) -> OnCheckpoint:
+        """Return a function that reports a checkpoint, and returns the rules that ask the trial to stop.
+
+        An error is logged, because the trial does not need the service.
+        """
+        from sigopt.exception import SigOptException
+
+        connection = self.service.connect(self.name, patience=0)
+        path = ["experiments", self.experiment, "suggestions", suggestion, "checkpoints"]
+        named = {metric.name for metric in self.search.metrics}
+
+        def report(number: int, metrics: Mapping[str, float]) -> str:
+            values = [{"name": name, "value": value} for name, value in metrics.items() if name in named]
+            try:
+                stored = connection.impl.request("POST", path, {"step": number, "values": values}, None) or {}
+            except SigOptException as error:
+                _log.warning("experiment %s: a checkpoint of suggestion %s was not stored: %s", *path[1:4:2], error)
+                return ""
+            rules = [rule for rule, stops in stored.get("stopping_reasons", {}).items() if stops]
+            return f"stopped early by {' and '.join(rules)}" if rules else ""
+
+        return report
 
 
 def _failed(assignments: dict[str, Any], why: str) -> Tried:

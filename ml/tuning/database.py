@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +18,12 @@ from sqlalchemy.pool import NullPool
 
 from ml.tuning import schema
 from ml.tuning.errors import ApiError
+from ml.tuning.migrations import migrate
 
 BUSY_SECONDS = 60  # how long a writer waits for other writers of the same SQLite file, or of the same experiment
 CONNECT_SECONDS = 10  # how long a connection to PostgreSQL may take to open
 MAX_CONNECTIONS = 40  # of one process to PostgreSQL, which accepts 100 by default; as many as the server has threads
+_SCHEME = re.compile(r"(postgres|postgresql|sqlite|mysql)(\+\w+)?:")
 _INSTALL_LOCK = 0x45566572  # key of PostgreSQL's advisory lock under which tables are created
 
 
@@ -89,7 +92,7 @@ class Database:
         self._engine.dispose()
 
     def _install(self) -> None:
-        """Create the tables of a new database, and check the version of an existing one."""
+        """Create the tables of a new database, or migrate those of an earlier version."""
         with self.transaction() as connection:
             if not self.is_sqlite:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_INSTALL_LOCK)))
@@ -97,7 +100,7 @@ class Database:
                 schema.metadata.create_all(connection)
                 connection.execute(schema.versions.insert().values(version=schema.VERSION))
                 connection.execute(schema.clients.insert().values(name="evergreen", created=time.time()))
-            version = connection.scalar(sa.select(schema.versions.c.version))
+            version = migrate(connection, connection.scalar(sa.select(schema.versions.c.version)) or 0)
         if version != schema.VERSION:
             raise SchemaMismatch(
                 f"{self.url.render_as_string()} has schema version {version}, but this program reads version {schema.VERSION}. "
@@ -107,11 +110,13 @@ class Database:
 
 def _url(address: str | Path) -> sa.URL:
     """Return SQLAlchemy's URL, with a driver that is installed."""
-    if "://" not in str(address):
+    if "://" not in str(address) and not _SCHEME.match(str(address)):
         path = Path(address).absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)  # it holds tokens; SQLite gives the files beside it the same mode
         return sa.URL.create("sqlite", database=str(path))
+    if "://" not in str(address):  # not meant as a file in a folder `postgresql:`
+        raise ValueError(f"{address}: expected two slashes behind the colon, as in postgresql://user@host/name")
     url = sa.make_url(str(address))
     if url.get_backend_name() in ("postgresql", "postgres"):
         return url.set(drivername="postgresql+psycopg")

@@ -122,13 +122,15 @@ class Observation:
         assignments: What was tried.
         values: Values by metric; empty if it failed.
         deviations: Standard deviations by metric, where they are known.
-        failed: Whether it failed, for example because the training diverged.
+        failed: Whether it has no result, for example because the training diverged.
+        stopped: Whether it has none because it was stopped early, as worse than others.
     """
 
     assignments: Assignments
     values: Mapping[str, float]
     deviations: Mapping[str, float] = field(default_factory=dict)
     failed: bool = False
+    stopped: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ NUMBER: Schema = {"type": "number", "minimum": -1e300, "maximum": 1e300}
 FLAG: Schema = {"type": "boolean"}
 ID: Schema = {"type": "string", "pattern": "^[0-9]{1,18}$"}
 POSITIVE: Schema = {"type": "integer", "minimum": 1}
+COUNT: Schema = {**POSITIVE, "maximum": 2**31 - 1}
 
 
 def text(limit: int, least: int = 1) -> Schema:
@@ -61,8 +62,8 @@ EXPERIMENT: dict[str, Schema] = {
     "metrics": array(ref("Metric"), 1),
     "conditionals": array(ref("Conditional")),
     "linear_constraints": array(ref("LinearConstraint")),
-    "parallel_bandwidth": nullable(POSITIVE),
-    "num_solutions": nullable(POSITIVE),
+    "parallel_bandwidth": nullable(COUNT),
+    "num_solutions": nullable(COUNT),
     "metadata": nullable(METADATA),
 }
 CORE = {
@@ -94,6 +95,7 @@ OBSERVATION = record(
     assignments=ASSIGNMENTS,
     values=array(EVALUATION),
     failed=FLAG,
+    stopped=FLAG,
     metadata=nullable(METADATA),
     task=text(100),
     no_optimize=FLAG,
@@ -189,9 +191,17 @@ _BODIES: dict[str, Schema] = {
     "POST sessions": record(("password",), email={"type": "string"}, password={"type": "string"}),
     "POST experiments/{experiment}/suggestions": SUGGESTION,
     "PUT experiments/{experiment}/suggestions/{suggestion}": record(metadata=nullable(METADATA)),
+    "POST experiments/{experiment}/suggestions/{suggestion}/checkpoints": record(
+        ("step", "values"),
+        step={"type": "integer", "minimum": 1, "maximum": 200},
+        values=array(EVALUATION, 1),
+        metadata=nullable(METADATA),
+    ),
     "POST experiments/{experiment}/queued_suggestions": record(("assignments",), assignments=ASSIGNMENTS, task=text(100)),
     "POST experiments/{experiment}/observations": OBSERVATION,
-    "PUT experiments/{experiment}/observations/{observation}": OBSERVATION,
+    "PUT experiments/{experiment}/observations/{observation}": record(
+        **{key: schema for key, schema in OBSERVATION["properties"].items() if key != "stopped"}
+    ),
     "POST experiments/{experiment}/observations/batch": record(
         ("observations",), observations=array(ref("Observation"), 1), no_optimize=FLAG
     ),

@@ -22,11 +22,12 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    false,
     text,
 )
 
-VERSION = 1
-"""Version of the tables. A database with another version is refused."""
+VERSION = 2
+"""Version of the tables. Earlier versions are migrated (`ml.tuning.migrations`), and later ones are refused."""
 
 metadata = MetaData()
 
@@ -121,6 +122,17 @@ suggestions = Table(
     sqlite_autoincrement=True,
 )
 
+suggestion_checkpoints = Table(
+    "suggestion_checkpoints",
+    metadata,
+    Column("suggestion", _ID, ForeignKey("suggestions.id"), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("values", _JSON, nullable=False),
+    Column("metadata", _JSON),
+    Column("stopping_reasons", _JSON),  # whether each rule of early stopping asked the trial to stop
+    _time("created"),
+)
+
 queued_suggestions = Table(
     "queued_suggestions",
     metadata,
@@ -142,7 +154,8 @@ observations = Table(
     _refers("suggestion", "suggestions", required=False),
     Column("assignments", _JSON, nullable=False),
     Column("values", _JSON, nullable=False),
-    _flag("failed"),
+    _flag("failed"),  # also if it was stopped
+    Column("stopped", Boolean, nullable=False, default=False, server_default=false()),  # early, on the advice of a checkpoint
     Column("task", _JSON),
     Column("metadata", _JSON),
     _flag("deleted"),

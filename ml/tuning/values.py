@@ -14,6 +14,7 @@ from ml.tuning.errors import ApiError, invalid
 
 MAX_DEPTH = 32
 MAX_INTEGER = 2**53  # JSON numbers are read as doubles by many clients, which are exact up to here
+MAX_COUNT = 2**31 - 1  # what an integer column of PostgreSQL holds
 MAX_NUMBER = 1e300  # differences and sums of a few numbers stay finite
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -139,13 +140,13 @@ class Reader:
         """Return a finite number, or None if it is absent."""
         return self.number(key) if self.has(key) else self.raw(key)
 
-    def integer(self, key: str, *, least: int | None = None) -> int:
-        """Return an integer of at least `least`."""
-        return as_integer(self.raw(key, required=True), self.path(key), least=least)
+    def integer(self, key: str, *, least: int | None = None, most: int = MAX_INTEGER) -> int:
+        """Return an integer between `least` and `most`."""
+        return as_integer(self.raw(key, required=True), self.path(key), least=least, most=most)
 
-    def optional_integer(self, key: str, *, least: int | None = None) -> int | None:
+    def optional_integer(self, key: str, *, least: int | None = None, most: int = MAX_INTEGER) -> int | None:
         """Return an integer, or None if it is absent."""
-        return self.integer(key, least=least) if self.has(key) else self.raw(key)
+        return self.integer(key, least=least, most=most) if self.has(key) else self.raw(key)
 
     def flag(self, key: str) -> bool:
         """Return a boolean, False if it is absent."""
@@ -196,9 +197,10 @@ class Reader:
 
 
 def as_text(value: Any, path: str, *, limit: int | None = None, choices: Sequence[str] = ()) -> str:
-    """Return a string that is not empty, at most `limit` long and one of `choices`."""
+    """Return a string that every database can store, is not empty, at most `limit` long and one of `choices`."""
     if not isinstance(value, str):
         raise invalid(path, f"must be a string, not {_type(value)}")
+    _characters(value, path)
     if not value:
         raise invalid(path, "must not be empty")
     if limit is not None and len(value) > limit:
@@ -215,7 +217,7 @@ def as_number(value: Any, path: str) -> float:
     return _finite(value, path)
 
 
-def as_integer(value: Any, path: str, *, least: int | None = None) -> int:
+def as_integer(value: Any, path: str, *, least: int | None = None, most: int = MAX_INTEGER) -> int:
     """Return an integer. Floats without a fraction are accepted, because some JSON encoders write all numbers as floats."""
     number = as_number(value, path)
     if number != math.floor(number):
@@ -224,6 +226,8 @@ def as_integer(value: Any, path: str, *, least: int | None = None) -> int:
         raise invalid(path, "must be an integer between -2^53 and 2^53")
     if least is not None and number < least:
         raise invalid(path, f"must be at least {least}, not {number:g}")
+    if number > most:
+        raise invalid(path, f"must be at most {most}, not {number:g}")
     return int(number)
 
 

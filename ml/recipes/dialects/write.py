@@ -14,7 +14,7 @@ from ml.recipes.search import Search
 
 OWN = "evergreen."  # keys of metadata that are not for other tools
 KEY = f"{OWN}key."
-OWN_KEYS = ("window_days", "scored_days", "judged_days", "quality_margin")  # of a search, unknown to other tools
+OWN_KEYS = ("window_days", "scored_days", "judged_days", "quality_margin", "early_stopping")  # other tools have no such keys
 
 
 def parameters_and_metrics(search: Search) -> dict[str, Any]:

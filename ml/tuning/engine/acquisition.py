@@ -22,6 +22,7 @@ from ml.tuning.engine.niches import Niches
 Rows = NDArray[np.float64]
 
 SAMPLES = 128  # quasi-random draws of an expectation
+STOPPED = 0.75  # quantile of the losses that a stopped point counts as
 FAILED, SUCCEEDED = 1.5, -0.5  # around the limit of zero: points closer to a failure than to a success are avoided
 
 SOFT = 0.2  # width of a ball's border, as a share of its radius
@@ -65,11 +66,16 @@ def acquisition(
         others: Niches in which no improvement is looked for, of a study with one metric.
     """
     good = ~known.failed
-    # Failed points count as the worst result, so that no improvement is extrapolated into the region of failures.
-    objectives = [_fit(space, points, np.where(good, loss, loss[good].max())) for loss in known.losses.T]
+    # Failed points count as the worst result, so that no improvement is extrapolated into the region of failures. Stopped ones
+    # were worse than the median of others, so they count as the median of the worse half.
+    objectives = [
+        _fit(space, points, np.select([good, known.stopped], [loss, np.quantile(loss[good], STOPPED)], loss[good].max()))
+        for loss in known.losses.T
+    ]
     limits = [_fit(space, points[good], values) for values in known.constraints[good].T]
-    if known.failed.any():
-        limits.append(_fit(space, points, np.where(known.failed, FAILED, SUCCEEDED)))
+    ended = ~known.stopped
+    if known.failed[ended].any():
+        limits.append(_fit(space, points[ended], np.where(known.failed[ended], FAILED, SUCCEEDED)))
     limits = [*(process for process, has in zip(objectives, known.bounded, strict=True) if has), *limits]
     feasible = known.feasible
     if not feasible.any():

@@ -25,6 +25,7 @@ class History:
     Attributes:
         tried: Assignments of the finished points.
         failed: Whether a point has no metrics. Its losses and constraints are zero. shape: (N,)
+        stopped: Whether it has none because it was stopped early. Nothing is known of its constraints. shape: (N,)
         losses: Optimized metrics, smaller is better; one column of zeros if none is optimized. shape: (N, metrics)
         bounded: Whether a loss has a threshold, which is zero. shape: (metrics,)
         constraints: Constraint metrics, met at zero or below. shape: (N, constraints)
@@ -37,6 +38,7 @@ class History:
     bounded: NDArray[np.bool_]
     constraints: NDArray[np.float64]
     open: list[dict[str, Value]]
+    stopped: NDArray[np.bool_]
 
     @property
     def limits(self) -> NDArray[np.float64]:
@@ -68,6 +70,7 @@ def history(space: SearchSpace, study: Study) -> History:
         losses=losses if chosen else np.zeros((rows, 1)),
         bounded=np.array([metric.threshold is not None for metric in chosen] or [False]),
         constraints=constraints,
+        stopped=np.array([one.stopped for one in results], dtype=bool),
         open=[one for one in map(space.completed, study.open) if space.contains(one)],
     )
 

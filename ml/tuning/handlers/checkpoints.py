@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,9 +10,9 @@ from ml.tuning import render, schema
 from ml.tuning.call import Call
 from ml.tuning.errors import ApiError, missing
 from ml.tuning.pages import page
-from ml.tuning.parse import metrics as parse
 from ml.tuning.parse.assignments import metadata
 from ml.tuning.parse.experiments import require_active
+from ml.tuning.parse.metrics import any_values, by_name
 from ml.tuning.records import experiments
 from ml.tuning.router import Route
 from ml.tuning.runs import outcome
@@ -29,14 +28,14 @@ def create(call: Call) -> dict[str, Any]:
     """Store a checkpoint. The response says whether the run should stop, and which rules say so."""
     run = runs.requested(call, lock=True)
     reader = Reader(call.data)
-    columns = {"training_run": run["id"], "values": _values(reader), "metadata": metadata(reader), "created": call.now}
+    columns = {"training_run": run["id"], "values": any_values(reader), "metadata": metadata(reader), "created": call.now}
     reader.close()
     if run["observation"] is not None:
         raise ApiError(403, f"The run {run['id']} has ended, so it cannot have new checkpoints")
-    stored = _of_runs(call, [run["id"]]).get(run["id"], [])
+    stored = _by_run(call, table.c.training_run == run["id"]).get(run["id"], [])
     if len(stored) >= MAX_CHECKPOINTS:
         raise ApiError(403, f"The run {run['id']} has {MAX_CHECKPOINTS} checkpoints, which is the largest number")
-    columns["stopping_reasons"] = _reasons(call, run, [*stored, _numbers(columns["values"])])
+    columns["stopping_reasons"] = _reasons(call, run, [*stored, by_name(columns["values"], "value")])
     runs.touch(call, run)
     outcome.settle(call, run)
     return _shown(call.connection.execute(table.insert().values(columns).returning(*table.c)).one())
@@ -58,20 +57,6 @@ def listed(call: Call) -> dict[str, Any]:
     return page(call.connection, query, table.c.id, call.data, _shown)
 
 
-def _values(reader: Reader) -> dict[str, dict[str, float]]:
-    """Read the values of any metrics, also of those that the experiment does not have."""
-    found: dict[str, dict[str, float]] = {}
-    for path, item in reader.items("values", required=True):
-        entry = Reader(item, path)
-        entry.ignore("object")
-        name = entry.text("name", limit=parse.MAX_NAME)
-        if name in found:
-            raise entry.error("name", f"{name} occurs twice")
-        found[name] = parse.measured(entry)
-        entry.close()
-    return found
-
-
 def _reasons(call: Call, run: runs.Run, checkpoints: list[dict[str, float]]) -> dict[str, bool]:
     """Apply the rules of early stopping to a run of an experiment, with its checkpoints up to the new one."""
     if run["experiment"] is None:
@@ -79,28 +64,20 @@ def _reasons(call: Call, run: runs.Run, checkpoints: list[dict[str, float]]) -> 
     found = experiments.load(call, run["experiment"])
     require_active(found, "checkpoints")
     columns = runs.table.c
-    selected = sa.select(columns.id, columns.state, columns["values"]).where(
-        columns.experiment == found.id, columns.id != run["id"], columns.deleted.is_(False)
-    )
-    others = {row.id: row for row in call.connection.execute(selected)}
-    progress = [
-        Progress(stored, _numbers(others[key][2] or {}) if others[key].state == "completed" else {})
-        for key, stored in _of_runs(call, list(others)).items()
-    ]
+    rivals = columns.experiment == found.id, columns.id != run["id"], columns.deleted.is_(False)
+    selected = sa.select(columns.id, columns["values"]).where(*rivals, columns.state == "completed")
+    final = {key: by_name(values or {}, "value") for key, values in call.connection.execute(selected).tuples()}
+    progress = [Progress(stored, final.get(key, {})) for key, stored in _by_run(call, *rivals).items()]
     return stopping_reasons(found.metrics, Progress(checkpoints), progress)
 
 
-def _of_runs(call: Call, identities: list[int]) -> dict[int, list[dict[str, float]]]:
+def _by_run(call: Call, *conditions: sa.ColumnElement[bool]) -> dict[int, list[dict[str, float]]]:
     """Return values by metric at each checkpoint, by run."""
     found: dict[int, list[dict[str, float]]] = {}
-    query = sa.select(table).where(table.c.training_run.in_(identities)).order_by(table.c.id)
-    for row in call.connection.execute(query).mappings():
-        found.setdefault(row["training_run"], []).append(_numbers(row["values"]))
+    selected = sa.select(table).join(runs.table, runs.table.c.id == table.c.training_run).where(*conditions)
+    for row in call.connection.execute(selected.order_by(table.c.id)).mappings():
+        found.setdefault(row["training_run"], []).append(by_name(row["values"], "value"))
     return found
-
-
-def _numbers(values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    return {name: entry["value"] for name, entry in values.items()}
 
 
 def _shown(row: sa.Row) -> dict[str, Any]:

@@ -57,10 +57,14 @@ def _parsed(call: Call, found: Experiment, reader: Reader) -> dict[str, Any]:
         raise reader.error("suggestion", "exactly one of suggestion and assignments is required")
     chosen = assignments(reader.raw("assignments"), found.space, reader.path("assignments")) if given else None
     reader.flag("no_optimize")
+    stopped = reader.flag("stopped")
+    if stopped and named is None:
+        raise reader.error("stopped", "only the trial of a suggestion can be stopped early")
     parsed = {
         "suggestion": named,
         "assignments": chosen,
-        "values": _values(found, reader),
+        "values": _values(found, reader, stopped=stopped),
+        "stopped": stopped,
         "task": task_of(reader, found),
         "metadata": metadata(reader),
     }
@@ -78,16 +82,17 @@ def _named_suggestion(call: Call, found: Experiment, reader: Reader) -> Any:
         raise reader.error("suggestion", f"there is no suggestion {identity} in experiment {found.id}") from error
 
 
-def _values(found: Experiment, reader: Reader) -> dict[str, dict[str, float]] | None:
-    """Return the measured values, None for a failure.
+def _values(found: Experiment, reader: Reader, *, stopped: bool = False) -> dict[str, dict[str, float]] | None:
+    """Return the measured values, None for a failure or a trial that was stopped early.
 
     The keys `value` and `value_stddev` of the observation are the older spelling for experiments with one metric.
     """
-    failed = reader.flag("failed")
+    failed = reader.flag("failed") or stopped
     single = {key: reader.raw(key) for key in ("value", "value_stddev") if reader.has(key)}
     listed = reader.items("values")
     if failed and (single or listed):
-        raise reader.error("failed", "a failed observation cannot have values")
+        which, what = ("stopped", "a stopped") if stopped else ("failed", "a failed")
+        raise reader.error(which, f"{what} observation cannot have values")
     if failed:
         return None
     if single and listed:
@@ -148,7 +153,7 @@ def _updated_values(found: Experiment, row: Any, reader: Reader) -> dict[str, An
         return {}
     merged = {"failed": failed, **({key: reader.raw(key) for key in ("values", "value", "value_stddev") if reader.has(key)})}
     found_values = _values(found, Reader(merged))
-    return {"values": found_values or {}, "failed": found_values is None}
+    return {"values": found_values or {}, "failed": found_values is None, "stopped": False}
 
 
 def delete(call: Call) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Trial:
         number: Its position among the observations, from 1.
         id: Its id.
         result: Its assignments and values.
-        state: `best`, `feasible`, `infeasible`, or `failed`.
+        state: `best`, `feasible`, `infeasible`, `failed`, or `stopped` early.
         knee: Whether it is the best compromise of two metrics.
         note: What the metadata of a failed observation says.
     """
@@ -115,7 +115,7 @@ def with_importances(results: Results, study: Study) -> Results:
 
 def _state(metrics: Sequence[Metric], one: Observation, chosen: bool) -> str:
     if one.failed:
-        return "failed"
+        return "stopped" if one.stopped else "failed"
     return "best" if chosen else "feasible" if feasible(metrics, one) else "infeasible"
 
 

@@ -113,6 +113,20 @@ def values(reader: Reader, metrics: Sequence[Metric], *, key: str = "values") ->
     return found
 
 
+def any_values(reader: Reader) -> dict[str, dict[str, float]]:
+    """Return measured values as `values` does, of any metrics, also of those that the experiment does not have."""
+    found: dict[str, dict[str, float]] = {}
+    for path, item in reader.items("values", required=True):
+        entry = Reader(item, path)
+        entry.ignore("object")
+        name = entry.text("name", limit=MAX_NAME)
+        if name in found:
+            raise entry.error("name", f"{name} occurs twice")
+        found[name] = measured(entry)
+        entry.close()
+    return found
+
+
 def measured(entry: Reader) -> dict[str, float]:
     """Return the keys `value` and `value_stddev` of a measurement."""
     value, deviation = float(entry.number("value")), entry.optional_number("value_stddev")

@@ -25,6 +25,7 @@ def record(
     suggestion: Any = None,
     assignments: Mapping[str, Value] | None = None,
     values: Mapping[str, Mapping[str, float]] | None = None,
+    stopped: bool = False,
     task: Task | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Any:
@@ -39,6 +40,7 @@ def record(
         suggestion: Row of the suggestion.
         assignments: The assignments, if there is no suggestion.
         values: Measured values by metric; None for a failure.
+        stopped: Whether there are no values because the trial was stopped early.
         task: The task. By default, the task of the suggestion.
         metadata: Metadata of the observation.
 
@@ -57,6 +59,7 @@ def record(
         "assignments": suggestion.assignments if suggestion is not None else dict(assignments or {}),
         "values": {name: dict(measurement) for name, measurement in (values or {}).items()},
         "failed": values is None,
+        "stopped": stopped,
         "task": given or (None if suggestion is None else suggestion.task),
         "metadata": None if metadata is None else dict(metadata),
         "deleted": False,
@@ -107,4 +110,6 @@ def show(row: Any) -> dict[str, Any]:
         "values": render.values(row.values),
         "metadata": row.metadata,
     }
+    if row.stopped:
+        body["stopped"] = True
     return body if row.task is None else {**body, "task": row.task}

@@ -60,7 +60,8 @@ def rows(call: Call, found: Experiment) -> list[Any]:
 
 def observation(row: Any) -> Observation:
     """Return the observation of a row, with its assignments as they were reported."""
-    return Observation(row.assignments, by_name(row.values, "value"), by_name(row.values, "value_stddev"), row.failed)
+    values, deviations = (by_name(row.values, key) for key in ("value", "value_stddev"))
+    return Observation(row.assignments, values, deviations, row.failed, row.stopped)
 
 
 def next_task(call: Call, found: Experiment) -> Task | None:
@@ -78,5 +79,5 @@ def _observations(call: Call, found: Experiment) -> list[Observation]:
     for row in rows(call, found):
         assignments, known = in_space(row.assignments, found.space), observation(row)
         if assignments is not None:
-            observed.append(Observation(assignments, known.values, known.deviations, known.failed))
+            observed.append(replace(known, assignments=assignments))
     return observed

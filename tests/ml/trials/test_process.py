@@ -8,6 +8,7 @@ import os
 import signal
 import stat
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -50,6 +51,31 @@ def test_a_process_has_the_result_of_the_trial_and_keeps_it(trial: Trial, tmp_pa
     assert stat.S_IMODE((tmp_path / "one" / TRIAL).stat().st_mode) == 0o600
     other = replace(trial, recipe=small_recipe(seed=7))
     assert in_process(other, tmp_path / "one").auc != result.auc, "another trial does not get the result"
+
+
+def test_a_process_stops_at_a_checkpoint_and_keeps_that_result(trial: Trial, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def on_checkpoint(number: int, metrics: Mapping[str, float]) -> str:
+        seen.append(number)
+        return "bad" if number == 3 else ""
+
+    watched = replace(trial, early_stopping=True)
+    result = in_process(watched, tmp_path / "stopped", on_checkpoint=on_checkpoint)
+    assert seen == [1, 2, 3] and result.stopped == "bad at checkpoint 3 of 7" and result.auc is None
+    assert in_process(watched, tmp_path / "stopped", on_checkpoint=on_checkpoint) == result and len(seen) == 3
+    whole = in_process(watched, tmp_path / "whole")
+    assert whole.auc == run_trial(trial).auc and not whole.stopped
+
+
+def test_a_process_that_waits_for_an_answer_ends_with_an_error_of_its_caller(trial: Trial, tmp_path: Path) -> None:
+    def on_checkpoint(number: int, metrics: Mapping[str, float]) -> str:
+        assert len(processes_of(tmp_path)) == 1
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        in_process(replace(trial, early_stopping=True), tmp_path / "error", on_checkpoint=on_checkpoint)
+    assert processes_of(tmp_path) == []
 
 
 def test_a_failure_has_the_reason(trial: Trial, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ TRIALS = [
     Tried({"lr": 0.1}, {"auc": 0.7}, metadata={"evergreen_suggestion": "1"}),
     Tried({"lr": 0.2}, {}, failed=True, metadata={"evergreen_suggestion": "2", "log": "diverged"}),
     Tried({"lr": 0.3}, {"auc": 0.8}, metadata={"evergreen_suggestion": "3"}),
+    Tried({"lr": 0.4}, {}, failed=True, stopped=True, metadata={"evergreen_suggestion": "4", "log": "median_rule"}),
 ]
 
 
@@ -55,10 +56,10 @@ def test_a_trial_is_logged_once_and_what_a_killed_tuning_lost_is_added(
     for trial in TRIALS:
         resumed.log("7", trial)
     found = children(tmp_path)
-    assert [run.data.tags["evergreen.suggestion"] for run in found] == ["1", "2", "3"]
-    assert [run.info.status for run in found] == ["FINISHED", "FAILED", "FINISHED"]
-    assert [run.data.metrics for run in found] == [{"auc": 0.7}, {}, {"auc": 0.8}]
+    assert [run.data.tags["evergreen.suggestion"] for run in found] == ["1", "2", "3", "4"]
+    assert [run.info.status for run in found] == ["FINISHED", "FAILED", "FINISHED", "KILLED"]
+    assert [run.data.metrics for run in found] == [{"auc": 0.7}, {}, {"auc": 0.8}, {}]
     assert found[1].data.tags["evergreen.log"] == "diverged"
     resumed.log("7", Tried({"lr": 0.4}, {"auc": 0.9}, metadata={"evergreen_suggestion": "1"}))
-    assert len(children(tmp_path)) == 4, "a suggestion of a service that was set up again is another one"
+    assert len(children(tmp_path)) == 5, "a suggestion of a service that was set up again is another one"
     assert len({run.data.tags["mlflow.parentRunId"] for run in found}) == 1

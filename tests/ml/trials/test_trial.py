@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from ml.datasets.reader import BlockReader
 from ml.lake import Lake
 from ml.stages import MDS_DATASETS
 from ml.training.replay import replay
+from ml.trials.checkpoints import A_DAY
 from ml.trials.trial import Trial, run_trial
 from tests.helpers.training_days import made_spec, small_recipe, write_days
 
@@ -55,6 +57,41 @@ def test_each_day_is_read_for_training_once_and_in_order(trial: Trial, monkeypat
     assert [day for day, batch in read if batch == trial.recipe.batch_size] == list(trial.days[:-1])
 
 
+def test_checkpoints_do_not_change_the_result(trial: Trial) -> None:
+    seen: list[tuple[int, dict[str, float]]] = []
+
+    def on_checkpoint(number: int, metrics: Mapping[str, float]) -> str:
+        seen.append((number, dict(metrics)))
+        return ""
+
+    plain = run_trial(trial, on_checkpoint=on_checkpoint)
+    assert not seen, "early stopping is off"
+    watched = run_trial(replace(trial, early_stopping=True), on_checkpoint=on_checkpoint)
+    assert asdict(watched) | {"training_time": 0} == asdict(plain) | {"training_time": 0}
+    assert [number for number, _ in seen] == list(range(1, 3 * A_DAY)), "none at the end of the training"
+    assert all(metrics.keys() == {"auc", "log_loss", "training_time", "model_bytes"} for _, metrics in seen)
+    times = [metrics["training_time"] for _, metrics in seen]
+    assert times == sorted(times) and 0 < times[-1] <= watched.training_time
+
+
+def test_checkpoints_are_at_the_same_rows_with_another_batch_size(trial: Trial) -> None:
+    for batch_size in (320, 100):  # 1 and 4 steps a day
+        seen: list[int] = []
+        recipe = trial.recipe.model_copy(update={"batch_size": batch_size})
+        run_trial(
+            replace(trial, early_stopping=True, recipe=recipe),
+            on_checkpoint=lambda number, metrics, to=seen: to.append(number) or "",
+        )
+        assert seen == ([4, 8] if batch_size == 320 else list(range(1, 12)))
+
+
+def test_a_trial_that_is_stopped_has_no_scores(trial: Trial) -> None:
+    stopped = run_trial(replace(trial, early_stopping=True), on_checkpoint=lambda number, metrics: "bad" if number == 6 else "")
+    assert stopped.stopped == "bad at checkpoint 6 of 11"
+    assert stopped.auc is None and not stopped.by_day and stopped.rows == pytest.approx(1.5 * 320, abs=64)
+    assert stopped.training_time > 0 < stopped.model_bytes
+
+
 @pytest.mark.parametrize(
     ("days", "scored", "message"),
     [
@@ -85,7 +122,7 @@ def test_a_gap_of_days_without_rows_is_allowed(lake: Lake) -> None:
 
 
 def test_a_trial_as_json_is_the_same_trial(trial: Trial) -> None:
-    trial = replace(trial, data={day: "digest" for day in trial.days})
+    trial = replace(trial, data={day: "digest" for day in trial.days}, early_stopping=True)
     assert Trial.from_json(json.loads(json.dumps(trial.to_json()))) == trial
 
 

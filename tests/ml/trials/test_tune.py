@@ -15,13 +15,16 @@ from ml.lake import Lake, MissingPartition, StalePartition
 from ml.recipes.dialects.write import experiment_body
 from ml.recipes.search import Search
 from ml.trials.connection import Service
-from ml.trials.experiment import experiment_of, tried
+from ml.trials.experiment import experiment_of, metrics_of, tried
 from ml.trials.process import TrialFailed
 from ml.trials.trial import TrialResult, run_trial
-from ml.trials.tune import Tuning, tune
+from ml.trials.tune import Tuning, describe, tune
 from ml.trials.window import LONGEST_WINDOW, NothingToTune, check_window
 from ml.trials.worker import Worker
+from ml.tuning.database import Database
 from ml.tuning.driver import Driver
+from ml.tuning.engine.front import front
+from ml.tuning.service import TuningService
 from tests.helpers.training_days import made_spec, small_recipe, write_days
 
 LR = {
@@ -206,7 +209,7 @@ def test_a_lease_that_cannot_be_renewed_does_not_end_the_trial(
             raise error
         return request(self, method, path, data, headers)
 
-    def trial(_trial: Any, _folder: Path, beat: Any) -> TrialResult:
+    def trial(_trial: Any, _folder: Path, beat: Any, **_: Any) -> TrialResult:
         beat()
         beat()
         return RESULT
@@ -253,6 +256,64 @@ def test_a_worker_that_died_before_it_reported_reports_the_result_again(tuning: 
     assert ended.metadata["evergreen_suggestion"] == str(suggestion.id)
     assert dict(ended.values) == dict(done.values), "also the training time, so it was not trained again"
     assert [dict(each.assignments) for each in tried(tuning.service.connect(), one.experiment)] == [dict(ended.assignments)]
+
+
+def rivals(one: Worker, auc: float, steps: int) -> None:
+    """Have four other trials with the same AUC at each checkpoint and at the end."""
+    service = TuningService(Database(one.service.database))
+    experiment = ["experiments", one.experiment]
+    for number in range(4):
+        assignments = {"lr": 0.01 + number / 1000, "top": "8"}
+        suggestion = service.handle("POST", [*experiment, "suggestions"], {"assignments": assignments})
+        assert suggestion is not None
+        values = [{"name": "auc", "value": auc}]
+        for step in range(1, steps + 1):
+            path = [*experiment, "suggestions", suggestion["id"], "checkpoints"]
+            service.handle("POST", path, {"step": step, "values": values})
+        ended = {"suggestion": suggestion["id"], "values": [*values, {"name": "training_time", "value": 1.0}]}
+        service.handle("POST", [*experiment, "observations"], ended)
+
+
+@pytest.mark.slow
+def test_a_trial_that_is_worse_than_the_others_is_stopped_early(tuning: Tuning) -> None:
+    one = worker(tuning, early_stopping=True, observation_budget=6)
+    rivals(one, auc=1.0, steps=7)
+    ended = one.run()
+    assert ended is not None and ended.stopped and ended.failed and not ended.values
+    assert ended.metadata["log"] == "stopped early by median_rule at checkpoint 1 of 7" == describe(ended)
+    assert tried(tuning.service.connect(), one.experiment)[-1] == ended
+    assert not front(metrics_of(one.search), [ended.observation])
+    other = worker(tuning, early_stopping=False, observation_budget=7)
+    rivals(other, auc=1.0, steps=7)
+    whole = other.run()
+    assert whole is not None and whole.values["auc"] < 1 and not whole.stopped
+
+
+@pytest.mark.slow
+def test_a_tuning_with_early_stopping_ends_with_a_best_trial(tuning: Tuning, client: Client) -> None:
+    done = tune(replace(tuning, search=search(early_stopping=True, observation_budget=8, parallel_bandwidth=1)), client)
+    assert len(done.trials) == 8 and done.best is not None and not done.trials[done.best].stopped
+    assert all(trial.failed and not trial.values for trial in done.trials if trial.stopped)
+    assert any(trial.stopped for trial in done.trials), "half of the trials are worse than the median"
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_cannot_be_reported_does_not_end_the_trial(
+    tuning: Tuning, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = Driver.request
+
+    def fail(self: Driver, method: str, path: Any, data: Any, headers: Any) -> Any:
+        if "checkpoints" in path:
+            raise ConnectionException("down")
+        return request(self, method, path, data, headers)
+
+    one = worker(tuning, early_stopping=True, observation_budget=5)
+    rivals(one, auc=1.0, steps=7)
+    monkeypatch.setattr(Driver, "request", fail)
+    ended = one.run()
+    assert ended is not None and not ended.failed
+    assert "a checkpoint of suggestion 5 was not stored: " in caplog.text
 
 
 def test_the_definition_has_what_the_service_needs() -> None:

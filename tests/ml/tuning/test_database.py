@@ -12,12 +12,33 @@ from ml.tuning import schema
 from ml.tuning.database import Database, SchemaMismatch
 from tests.helpers.tuning import sqlite
 
+FIRST = {
+    **{"client": 1, "name": "DLRM", "kind": "offline", "state": "active", "created": 0, "updated": 0},
+    **{"parameters": [], "metrics": [], "conditionals": [], "linear_constraints": []},
+}
+
 
 def test_a_database_of_another_schema_version_is_refused(address: str) -> None:
     with Database(address).transaction() as connection:
         connection.execute(schema.versions.update().values(version=schema.VERSION + 1))
     with pytest.raises(SchemaMismatch, match=f"schema version {schema.VERSION + 1}, but this program reads version"):
         Database(address)
+
+
+def test_a_database_of_the_first_schema_version_is_continued(address: str) -> None:
+    with Database(address).transaction() as connection:
+        made = connection.execute(schema.experiments.insert().values(FIRST))
+        ids = {"experiment": made.inserted_primary_key[0], "assignments": {}, "values": {"auc": {"value": 0.7}}, "created": 0}
+        connection.execute(schema.observations.insert().values(ids))
+        schema.suggestion_checkpoints.drop(connection)
+        connection.exec_driver_sql("ALTER TABLE observations DROP COLUMN stopped")
+        connection.execute(schema.versions.update().values(version=1))
+    for _ in range(2):
+        with Database(address).transaction() as connection:
+            assert connection.scalar(sa.select(schema.versions.c.version)) == schema.VERSION
+            row = connection.execute(sa.select(schema.observations)).one()
+            assert (row.stopped, row.failed, row._mapping["values"]) == (False, False, {"auc": {"value": 0.7}})
+            assert connection.execute(sa.select(schema.suggestion_checkpoints)).all() == []
 
 
 def test_opening_again_keeps_the_rows(address: str) -> None:

@@ -18,6 +18,7 @@ from ml.tuning.definition import Conditional, LinearConstraint, Metric, Observat
 from ml.tuning.engine import Exhausted, NoFeasiblePoint, gaussian_process, suggest
 from ml.tuning.engine.acquisition import acquisition
 from ml.tuning.engine.duplicates import Taken
+from ml.tuning.engine.history import history
 from ml.tuning.engine.sampling import random_points
 from ml.tuning.engine.space import SearchSpace
 from tests.helpers.tuning_spaces import spaces
@@ -194,3 +195,17 @@ def test_a_suggestion_uses_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     space = Space((Parameter("a", "double", 0, 1), Parameter("b", "double", 0, 1)))
     suggest(Study(space, (AUC, SECONDS), observed(SearchSpace(space), 12, 0)))
     assert seen and set(seen) == {1}
+
+
+def test_trials_that_were_stopped_early_count_as_bad_but_not_as_failures() -> None:
+    plane = Space((Parameter("a", "double", 0, 1), Parameter("b", "double", 0, 1)))
+    space = SearchSpace(plane)
+    ended = list(observed(space, 14, 0, failures=0.0))
+    ended[::3] = [replace(one, values={}, failed=True, stopped=True) for one in ended[::3]]
+    study = Study(plane, (Metric("auc"),), tuple(ended), budget=30)
+    known = history(space, study)
+    assert known.stopped.tolist() == known.failed.tolist() == [n % 3 == 0 for n in range(14)]
+    assert not (known.feasible & known.stopped).any()
+    assert space.contains(suggest(study))
+    failed = replace(study, observations=tuple(replace(one, stopped=False) for one in ended))
+    assert suggest(failed) != suggest(study)

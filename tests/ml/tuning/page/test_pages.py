@@ -84,6 +84,17 @@ def test_two_metrics(service: TuningService, url: str) -> None:
     assert "<strong>8 / 20</strong>" in page
 
 
+def test_trials_that_were_stopped_early(service: TuningService, url: str) -> None:
+    experiment = tuned(service, TWO)
+    identity = experiment.fetch().id
+    assert "stopped early" not in requests.get(f"{url}/experiment/{identity}", auth=AUTH).text
+    suggestion = experiment.suggestions().create()
+    experiment.observations().create(suggestion=suggestion.id, stopped=True, metadata={"log": "by median_rule"})
+    page = requests.get(f"{url}/experiment/{identity}", auth=AUTH).text
+    assert page.count('<tr class="stopped">') == 1 and page.count('<tr class="failed">') == 0
+    assert "<span>stopped early</span>" in page and "by median_rule" in page
+
+
 def test_one_metric_with_conditions(service: TuningService, url: str) -> None:
     identity = tried(service, CONDITIONAL, 6)
     assert titles(service, identity) == ["History of auc", "Importances for auc", "Parallel coordinates"]
