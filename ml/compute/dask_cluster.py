@@ -29,6 +29,8 @@ MEMORY_SHARE = 0.75
 IN_PROCESS_BYTES = 256 * 2**20
 """Largest input that is processed in this process. Starting a local cluster takes about 4 s of CPU time."""
 
+_ENVIRONMENT = "distributed.nanny.pre-spawn-environ"  # key of Dask's configuration: variables of a worker's process
+
 _CLIENTS: dict[Cluster, Client] = {}
 _LOCK = threading.Lock()
 
@@ -141,7 +143,8 @@ def _start(adapt: tuple[int, int] | None) -> Client:
     from distributed import Client, LocalCluster
     from distributed.system import MEMORY_LIMIT  # like CPU_COUNT, it respects the limits of a container
 
-    dask.config.set({"distributed.worker.daemon": False})  # for the whole process, since nannies restart workers
+    # For the whole process, since nannies restart workers.
+    dask.config.set({"distributed.worker.daemon": False, f"{_ENVIRONMENT}.DASK_LOGGING__DISTRIBUTED": "warning"})
     workers = adapt[1] if adapt else CPU_COUNT
     options: dict[str, Any] = {
         "n_workers": adapt[0] if adapt else workers,

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from operator import add
+from pathlib import Path
 
 import pytest
 from dask.threaded import get
 
 from ml.compute.dask_cluster import DASHBOARD_PORT, IN_PROCESS_BYTES, Cluster, SchedulerUnreachable, close_clients, parse_adapt
 from ml.compute.task_graph import tree_reduce
+from tests.helpers.paths import ROOT
 
 
 def started_process() -> int | None:
@@ -49,6 +54,28 @@ def test_a_local_cluster_has_a_memory_limit_and_workers_that_start_processes(clo
     cluster_get = Cluster(adapt=(1, 2)).get(IN_PROCESS_BYTES + 1)
     leaves = [partial(add, i, 0) for i in range(20)]
     assert tree_reduce(leaves, sum, cluster_get) == tree_reduce(leaves, sum, get) == sum(range(20))
+
+
+NOISY = """
+import logging
+
+logging.basicConfig()  # as libraries do that log while they are imported; a worker imports the main module of its parent
+import distributed
+
+if __name__ == "__main__":
+    from ml.compute.dask_cluster import Cluster
+
+    print(Cluster(adapt=(1, 1)).client().submit(abs, -1).result())
+"""
+
+
+@pytest.mark.slow
+def test_the_start_and_the_end_of_a_local_cluster_print_nothing(tmp_path: Path) -> None:
+    (tmp_path / "noisy.py").write_text(NOISY)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(tmp_path / "noisy.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=environment, cwd=tmp_path)
+    assert done.stdout == "1\n" and "distributed" not in done.stderr
 
 
 def test_small_inputs_are_processed_in_this_process() -> None:
