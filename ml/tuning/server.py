@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 import time
@@ -19,6 +20,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from fastapi import FastAPI, Request, Response
+from sqlalchemy.exc import ArgumentError, DatabaseError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
@@ -28,7 +30,7 @@ from ml.http.guard import LOOPBACK
 from ml.http.server import listen, serve, url_of
 from ml.http.tokens import load_token, presented_token
 from ml.tuning import openapi
-from ml.tuning.database import Database
+from ml.tuning.database import Database, SchemaMismatch
 from ml.tuning.driver import WORKER_HEADER
 from ml.tuning.errors import ApiError
 from ml.tuning.page.routes import add_page_routes
@@ -115,10 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--token-file", type=Path, default=home / "token", help="file of the token; created if it is absent")
     options = parser.parse_args(arguments)
 
-    try:
-        service = TuningService(Database(options.database))
-    except ApiError as error:  # its reason is logged
-        raise SystemExit(error.message) from None
+    service = TuningService(_opened(options.database))
     with service.database.transaction() as connection:
         tokens.ensure(connection, load_token(options.token_file), time.time())
     app = create_tuning_app(service, {*LOOPBACK, options.host, *options.allow_host})
@@ -126,6 +125,21 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.write(_start_lines(url_of(listener), service.database, options.token_file))
         sys.stdout.flush()
         serve(app, listener)
+
+
+def _opened(address: str) -> Database:
+    """Return the database at an address, or exit with a line that says what to do."""
+    try:
+        return Database(address)
+    except ApiError as error:  # its reason is logged
+        raise SystemExit(error.message) from None
+    except (SchemaMismatch, ModuleNotFoundError) as error:
+        raise SystemExit(str(error)) from None
+    except (ValueError, ArgumentError, OSError, DatabaseError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0].rstrip(".").removeprefix(f"{address}: ")
+        shown = re.sub(r"//[^@/]*@", "//***@", address)  # a URL can have a password
+        way_out = "Give the path of a SQLite file, or a URL such as postgresql://user@host/name (EVERGREEN_TUNING_DB)."
+        raise SystemExit(f"--database {shown}: {reason}. {way_out}") from None
 
 
 def _start_lines(url: str, database: Database, token_file: Path) -> str:

@@ -17,6 +17,7 @@ import pytest
 import requests
 
 from ml.http.server import serving
+from ml.tuning import schema
 from ml.tuning.database import Database
 from ml.tuning.server import create_tuning_app, main
 from ml.tuning.service import TuningService
@@ -172,6 +173,33 @@ def test_the_program_names_an_unreachable_database(tmp_path: Path, caplog: pytes
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("mysql://localhost/tuning", r"^--database mysql://localhost/tuning: expected the path of a SQLite file"),
+        (
+            "postgresql:/localhost",
+            r"^--database postgresql:/localhost: expected two slashes.*Give the path",
+        ),
+        ("nonsense://", r"^--database nonsense://: "),
+        ("postgresql://u:secret@localhost:port/x", r"^--database postgresql://\*\*\*@localhost:port/x: .*port"),
+        ("{tmp}/file/tuning.db", r"^--database .* Give the path of a SQLite file"),
+        ("{tmp}/file", r"^--database .*not a database.* Give the path"),
+        ("{tmp}/later.db", r"has schema version \d+, but this program reads version \d+\. Use the version of Evergreen"),
+    ],
+)
+def test_the_program_refuses_other_databases_in_one_line(tmp_path: Path, address: str, reason: str) -> None:
+    (tmp_path / "file").write_text("text " * 1000)
+    with Database(tmp_path / "later.db").transaction() as connection:
+        connection.execute(schema.versions.update().values(version=schema.VERSION + 1))
+    given = address.replace("{tmp}", str(tmp_path))
+    command = [sys.executable, "-m", "ml.tuning.server", "--port", "0", "--database", given]
+    environment = {**os.environ, "EVERGREEN_HOME": str(tmp_path / "home")}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment, cwd=ROOT)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert re.search(reason, done.stderr.strip()) and done.stderr.count("\n") == 1
+
+
 def test_the_program_prints_what_the_client_needs(tmp_path: Path) -> None:
     env = {**os.environ, "EVERGREEN_HOME": str(tmp_path / "a home"), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "ml.tuning.server", "--port", "0"]
