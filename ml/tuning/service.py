@@ -96,6 +96,8 @@ class TuningService:
         route, arguments = self.router.find(method.upper(), path)
         checked = values.check(data or {})
         who = caller or Caller()
+        if who.worker is not None:
+            values.as_text(who.worker, "worker", limit=tokens.MAX_WORKER)
         if arguments.get("client", str(who.client)) != str(who.client):
             raise missing("client", arguments["client"])
 

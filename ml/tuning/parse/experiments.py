@@ -15,7 +15,7 @@ from ml.tuning.parse.assignments import metadata
 from ml.tuning.parse.metrics import metrics
 from ml.tuning.parse.metrics import updated as updated_metrics
 from ml.tuning.parse.parameters import parameters, space
-from ml.tuning.values import Reader, as_text
+from ml.tuning.values import MAX_COUNT, Reader, as_text
 
 MAX_NAME = 100
 MAX_GRID = 100_000  # combinations of a grid search
@@ -38,8 +38,8 @@ def experiment(data: Mapping[str, Any], *, runs_only: bool = False) -> Experimen
         metrics=metrics(reader),
         kind=kind,  # type: ignore[arg-type]
         budget=_budget(reader, runs_only=runs_only),
-        bandwidth=reader.optional_integer("parallel_bandwidth", least=1),
-        num_solutions=reader.optional_integer("num_solutions", least=1),
+        bandwidth=reader.optional_integer("parallel_bandwidth", least=1, most=MAX_COUNT),
+        num_solutions=reader.optional_integer("num_solutions", least=1, most=MAX_COUNT),
         tasks=_tasks(reader),
         metadata=metadata(reader),
         project=project,
@@ -74,7 +74,7 @@ def update(data: Mapping[str, Any], current: Experiment) -> Experiment:
     if reader.present(current.budget_key):
         changes["budget"] = _updated_budget(reader, current)
     if reader.present("parallel_bandwidth"):
-        changes["bandwidth"] = reader.optional_integer("parallel_bandwidth", least=1)
+        changes["bandwidth"] = reader.optional_integer("parallel_bandwidth", least=1, most=MAX_COUNT)
     if reader.present("metadata"):
         changes["metadata"] = metadata(reader)
     if reader.has("metrics"):

@@ -9,9 +9,11 @@ import sqlalchemy as sa
 
 from ml.tuning import database as databases
 from ml.tuning import schema
+from ml.tuning.call import Caller
 from ml.tuning.database import Database
 from ml.tuning.definition import Assignments, Study
 from ml.tuning.errors import ApiError
+from ml.tuning.records import tokens
 from ml.tuning.router import Route, Router
 from ml.tuning.service import TuningService
 from tests.helpers.tuning import connect, definition, refused, sqlite
@@ -86,3 +88,33 @@ def test_fixed_parts_of_a_path_come_before_placeholders() -> None:
     assert router.find("GET", ["a", "x"])[1] == {"b": "x"}
     with pytest.raises(ApiError, match="/v1/a/x accepts GET, not PUT"):
         router.find("PUT", ["a", "x"])
+
+
+@pytest.mark.parametrize("worker", ["a\0b", "\0", "\ud800", "", "x" * 101])
+def test_names_of_workers_that_no_database_can_store_are_refused(service: TuningService, worker: str) -> None:
+    service.handle("POST", ["experiments"], definition())
+    path = ["experiments", "1", "suggestions"]
+    with pytest.raises(ApiError) as refusal:
+        service.handle("POST", path, {}, Caller(worker=worker))
+    assert refusal.value.status == 400 and refusal.value.message.startswith("worker: ")
+    with service.database.transaction() as connection:
+        tokens.ensure(connection, "secret", 0)
+    if worker:
+        for name, header in ((f"secret@{worker}", None), ("secret", worker)):
+            with pytest.raises(ApiError) as refusal:
+                service.authenticate(name, header)
+            assert refusal.value.status == 400
+    with pytest.raises(ApiError) as refusal:
+        service.authenticate(f"{worker[:2]}\0")
+    assert refusal.value.status == 401
+
+
+@pytest.mark.parametrize("key", ["parallel_bandwidth", "observation_budget", "num_solutions"])
+def test_numbers_that_a_column_cannot_hold_are_refused(service: TuningService, key: str) -> None:
+    body = definition(**{"observation_budget": 2**40, key: 2**40})
+    if key == "observation_budget":
+        assert (service.handle("POST", ["experiments"], body) or {})[key] == 2**40
+        return
+    with pytest.raises(ApiError, match=f"^{key}: must be at most 2147483647") as refusal:
+        service.handle("POST", ["experiments"], body)
+    assert refusal.value.status == 400
