@@ -79,9 +79,10 @@ def best_runs(call: Call) -> dict[str, Any]:
     """List the runs with the best results that meet all thresholds: one, or the Pareto front of two optimized metrics."""
     found = _requested(call)
     rows = studies.rows(call, found)
-    chosen = [rows[index].id for index in best(found, [studies.observation(row) for row in rows])]
+    chosen = {rows[index].id for index in best(found, [studies.observation(row) for row in rows])}
     columns = runs.table.c
-    selected = runs.selected(call, columns.observation.in_(chosen), columns.deleted.is_(False))
+    selected = runs.selected(call, columns.experiment == found.id, columns.deleted.is_(False))
+    selected = [run for run in selected if run["observation"] in chosen]
     page = sorted_page(((sort_key(run["id"], run["id"]), run) for run in selected), call.data, lambda run: {"run": run})
     return {**page, "data": runs.shown(call, [item["run"] for item in page["data"]])}
 

@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 import sigopt
 
+from ml.tuning import schema
 from ml.tuning.service import TuningService
 from tests.helpers.tuning import Clock, connect, definition, refused
+
+MANY = 66_000
+"""More runs than a statement of PostgreSQL can have variables, 65,535."""
 
 
 @pytest.fixture
@@ -144,3 +148,22 @@ def test_experiments_are_listed_by_project_and_name(connection: sigopt.Connectio
 def test_invalid_experiments(project: Any, changes: dict[str, Any], text: str) -> None:
     refused(lambda: made(project, **changes), 400, text)
     assert project.aiexperiments().fetch().count == 0
+
+
+@pytest.mark.slow
+def test_an_experiment_with_more_runs_than_a_statement_has_variables(service: TuningService, project: Any) -> None:
+    metrics = [{"name": "auc", "strategy": "constraint", "threshold": 0.5}]
+    experiment = made(project, budget=100_000, metrics=metrics)
+    run = new_run(service, experiment)
+    values, common = {"auc": {"value": 0.7}}, {"experiment": int(experiment.id), "assignments": {}, "created": 0}
+    with service.database.transaction() as connection:
+        ids = range(2, 2 + MANY)
+        observations = [{**common, "id": n, "values": values, "failed": False} for n in ids]
+        connection.execute(schema.observations.insert(), observations)
+        of_run = {"client": 1, "project": "recsys", "name": "run", "state": "completed", "updated": 0, "values": values}
+        connection.execute(schema.training_runs.insert(), [{**common, **of_run, "id": n, "observation": n} for n in ids])
+    body = {"values": [{"name": "auc", "value": 0.7}]}
+    stored = service.handle("POST", ["training_runs", run.id, "checkpoints"], body)
+    assert stored is not None and not stored["should_stop"]
+    best = service.handle("GET", ["aiexperiments", experiment.id, "best_training_runs"], {"limit": "2"})
+    assert best is not None and best["count"] == MANY and len(best["data"]) == 2
