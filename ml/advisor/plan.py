@@ -19,10 +19,10 @@ from ml.catalog.document import CatalogError
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.recipes.dialects.write import experiment_body
-from ml.recipes.edits import edited_parameters, explain_search, flat, listed_parameters, read_edits
+from ml.recipes.edits import edited_parameters, explain_parameter, explain_search, flat, listed_parameters, read_edits
 from ml.recipes.layers import Layer, compose
 from ml.recipes.recipe import Recipe, recipe_of
-from ml.recipes.search import Search
+from ml.recipes.search import Search, UnsuitableParameter, check_search
 from ml.recipes.stored import recipe_in_use
 from ml.stages import advisor_recipes
 from ml.tuning.errors import ApiError
@@ -64,7 +64,7 @@ def plan_tuning(
         The plan.
 
     Raises:
-        CatalogError: The recipe, the edits or the changes are not valid.
+        CatalogError: The recipe, the edits or the changes are not valid, or a parameter does not fit the recipe.
     """
     parent = spec.previous_day(day)
     present = recipe_in_use(lake, spec, model, parent) if parent else recipe_of(spec, model)
@@ -73,6 +73,7 @@ def plan_tuning(
     layers = advice.layers if spec.recipe.advice == "apply" else []
     composed = compose(spec, model, layers, _tuned(lake, spec, model, parent))
     search = search_of(spec, model, replace(advice, recipe=composed.recipe), hardware.cores, changes)
+    _check(spec, model, search, composed.recipe)
     return Plan(composed.recipe, search, present, advice)
 
 
@@ -105,6 +106,17 @@ def search_of(spec: DatasetSpec, model: str, advice: Advice, cores: float, chang
             raise CatalogError(f"{spec.name}: {error.errors(include_url=False)[0]['msg']}") from error
         raise explain_search(edits, error, Search, [parameter["name"] for parameter in parameters]) from error
     return search
+
+
+def _check(spec: DatasetSpec, model: str, search: Search, recipe: Recipe) -> None:
+    """Refuse parameters that do not fit the recipe, with the file of the edits that list them."""
+    try:
+        check_search(search, recipe)
+    except UnsuitableParameter as error:
+        edits = read_edits(spec.models[model].edits)
+        if edits is None:
+            raise CatalogError(f"{spec.name}/{model}: {error}") from error
+        raise explain_parameter(edits, error.name, error.key, error.problem) from error
 
 
 def _tuned(lake: Lake, spec: DatasetSpec, model: str, day: str | None) -> list[Layer]:

@@ -201,6 +201,20 @@ def explain_search(edits: Edits, error: ValidationError, model: type[BaseModel],
     return CatalogError(describe(edits.path, keys, what_is_wrong(found, model), read_document(edits.path)))
 
 
+def explain_parameter(edits: Edits, name: str, key: str, problem: str) -> CatalogError:
+    """Returns the error of a parameter that does not fit the recipe, with its path in the file if the file lists it.
+
+    Args:
+        edits: The edits.
+        name: Name of the parameter.
+        key: Which of its keys is wrong; empty for the whole parameter.
+        problem: What is wrong.
+    """
+    listed = [one["name"] for one in edits.sigopt.get("parameters", ())]
+    keys = [listed.index(name), *([key] if key else [])] if name in listed else []
+    return CatalogError(describe(edits.path, ["sigopt", "parameters", *keys], f"{name}: {problem}", read_document(edits.path)))
+
+
 def edited_parameters(base: Iterable[Mapping[str, Any]], edits: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Merges edits of parameters, by name, into a list of parameters; `remove: true` removes one.
 

@@ -185,29 +185,44 @@ class Search(Strict):
         return {name: parameter.assignment(value) for name, (parameter, value) in values.items() if parameter.contains(value)}
 
 
+class UnsuitableParameter(ValueError):
+    """A parameter does not fit the recipe.
+
+    Args:
+        index: Index of the parameter.
+        name: Its name.
+        problem: What is wrong.
+        key: Which key of the parameter is wrong, if it is one.
+    """
+
+    def __init__(self, index: int, name: str, problem: str, key: str = "") -> None:
+        super().__init__(f"sigopt.parameters.{index} ({name}): {key}{': ' if key else ''}{problem}")
+        self.name, self.problem, self.key = name, problem, key
+
+
 def check_search(search: Search, recipe: Recipe) -> None:
     """Refuses parameters that do not fit a recipe.
 
     Raises:
-        ValueError: A parameter's key is not one of the recipe's, a category is not a value of the key, or its default is
-            outside its values. The message names the parameter.
+        UnsuitableParameter: A parameter's key is not one of the recipe's, a category is not a value of the key, or its default
+            is outside its values.
     """
     known = recipe.model_dump(mode="json")
     for index, parameter in enumerate(search.parameters):
-        where = f"sigopt.parameters.{index} ({parameter.name})"
         try:
             value = value_at(known, parameter.key)
         except KeyError as error:
-            raise ValueError(f"{where}: key: the recipe has no key {parameter.key!r} ({error.args[0]})") from error
+            problem = f"the recipe has no key {parameter.key!r} ({error.args[0]})"
+            raise UnsuitableParameter(index, parameter.name, problem, "key") from error
         for category in parameter.categorical_values:
             try:
                 _parsed(category, value)
             except (ValueError, yaml.YAMLError):
-                raise ValueError(f"{where}: categorical_values: {category!r} is not a value of {parameter.key}") from None
+                problem = f"{category!r} is not a value of {parameter.key}"
+                raise UnsuitableParameter(index, parameter.name, problem, "categorical_values") from None
         if not parameter.contains(value):
-            raise ValueError(
-                f"{where}: the recipe's {parameter.key}, {as_category(value)}, is outside its values; include it or edit it"
-            )
+            problem = f"the recipe's {parameter.key}, {as_category(value)}, is outside its values; include it or edit it"
+            raise UnsuitableParameter(index, parameter.name, problem)
 
 
 def with_assignments(recipe: Recipe, parameters: Iterable[SearchedParameter], assignments: Mapping[str, Any]) -> Recipe:

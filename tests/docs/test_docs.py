@@ -97,7 +97,12 @@ def test_yaml_is_accepted_by_the_loader_and_by_the_models(block: Block, tmp_path
         edits = read_edits(tmp_path / "dlrm.yaml")
         assert edits is not None
         listed = [one for one in edits.sigopt["parameters"] if not one.get("remove")]
-        check_search(Search.model_validate({**edits.sigopt, "parameters": listed}), with_edits(load_recipe("dlrm"), edits))
+        search = Search.model_validate({**edits.sigopt, "parameters": listed})
+        shipped = load_catalog(ROOT / "catalog").values()
+        recipes = [recipe_of(spec, "dlrm") for spec in shipped if "dlrm" in spec.models]
+        assert recipes
+        for recipe in (load_recipe("dlrm"), *recipes):
+            check_search(search, with_edits(recipe, edits))
     elif "budget" in written:
         (tmp_path / "experiment.yml").write_text(block.text)
         assert len(read_search(tmp_path / "experiment.yml", load_recipe("dlrm")).search.parameters) == len(

@@ -92,6 +92,26 @@ def test_parameters_are_added_changed_and_removed(catalog: Path, lake: Lake) -> 
     check_search(found.search, found.recipe)
 
 
+@pytest.mark.parametrize(
+    ("parameter", "message"),
+    [
+        (
+            {"name": "top", "key": "model.top", "type": "categorical", "categorical_values": ["8", "16-8"]},
+            r"dlrm\.yaml: sigopt\.parameters\.1: top: the recipe's model\.top, [-\d]+, is outside its values; .* \(line \d+\)$",
+        ),
+        (
+            {"name": "new", "key": "model.tops", "type": "double", "bounds": {"min": 0, "max": 1}},
+            r"dlrm\.yaml: sigopt\.parameters\.1\.key: new: the recipe has no key 'model\.tops' \(tops\) \(line \d+\)$",
+        ),
+    ],
+)
+def test_a_parameter_that_does_not_fit_the_recipe_names_the_file(
+    catalog: Path, lake: Lake, parameter: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CatalogError, match=message):
+        plan(catalog, lake, {"sigopt": {"parameters": [{"name": "warm_up", "remove": True}, parameter]}})
+
+
 def test_changes_of_a_run_take_precedence_over_edits(catalog: Path, lake: Lake) -> None:
     assert plan(catalog, lake, {"sigopt": {"observation_budget": 7}}, observation_budget=3).search.observation_budget == 3
 
