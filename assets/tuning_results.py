@@ -55,7 +55,7 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
         from ml.trials.connection import Service
         from ml.trials.day import tune_day
         from ml.trials.tracking import TrialTracker
-        from ml.trials.tune import Tuning
+        from ml.trials.tune import Tuning, describe
 
         def work(day: str) -> dict[str, Any]:
             changes = {name: value for name, value in config.model_dump().items() if value is not None}
@@ -71,7 +71,7 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
                 {
                     "trial": n,
                     "best": "*" if n in done.tuned.front else "",
-                    "values": str(dict(of.values)),
+                    "values": str(dict(of.values)) if of.values else describe(of),
                     "tried": str(of.assignments),
                 }
                 for n, of in enumerate(done.tuned.trials)
