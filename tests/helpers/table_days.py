@@ -86,11 +86,12 @@ def day_rows(day: int, rows: int, seed: int = 0) -> pa.Table:
 
 
 def write_rows(lake: Lake, spec: DatasetSpec, day: str, table: pa.Table) -> None:
-    """Writes a day of the log as `raw_logs` does, in row groups of 100 rows."""
-    with lake.write("raw_logs", spec.name, day) as staging:
+    """Writes a day of the log as its stage does, in row groups of 100 rows."""
+    log = spec.examples_log
+    with lake.write(log.stage, spec.name, day) as staging:
         (staging / "rows").mkdir()
         pq.write_table(table, str(staging / "rows" / "part-00000.parquet"), row_group_size=100)
-        lake.write_manifest(staging, {"rows": len(table), "fingerprint": spec.log.fingerprint})
+        lake.write_manifest(staging, {"rows": len(table), "fingerprint": log.fingerprint})
 
 
 def in_time_order(*parts: pa.Table) -> pa.Table:

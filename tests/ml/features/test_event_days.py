@@ -17,10 +17,11 @@ from ml.features.hashing import hash_values
 from ml.features.read import feature_parts, feature_table
 from ml.lake import Lake, MissingPartition, StalePartition
 from ml.parquet import read_parquet
-from ml.schema import MISSING_ID
+from ml.schema import ARROW_TYPES, MISSING_ID
 from ml.stages import CLEANED_FEATURES, FEATURE_TABLES
 from tests.helpers.feature_values import slow_value
-from tests.helpers.table_days import DAYS, TABLES, day_rows, in_time_order, table_spec, write_rows
+from tests.helpers.joined_logs import feed
+from tests.helpers.table_days import DAYS, FIRST, MINUTE, TABLES, day_rows, in_time_order, table_spec, write_rows
 
 SPEC = table_spec()
 
@@ -144,3 +145,18 @@ def test_days_made_from_older_events_are_outdated(lake: Lake) -> None:
     write_rows(lake, SPEC, DAYS[0], in_time_order(log[0], day_rows(0, 5, seed=1)))
     write_event_day(SPEC, DAYS[0], lake)
     assert lake.is_outdated(CLEANED_FEATURES, SPEC.name, DAYS[1])
+
+
+def test_a_joined_label_counts_once_its_wait_is_over(lake: Lake) -> None:
+    """The label of an impression at minute 0 is final after the longest wait, two hours; that it was shown is known at once."""
+    values = [{"name": "ctr", "rate": {"column": "clicked", "hours": 24, "strength": 1}}]
+    tables = [{"name": "rates", "entity": ["item"], "values": values}]
+    tables += [{"name": "shown", "entity": ["item"], "values": [{"name": "shown_24h", "count": {"hours": 24}}]}]
+    spec = feed(feature_tables=tables, dense=["ctr", "shown_24h"], sparse=["item"], partitions={"start": DAYS[0]})
+    minutes = [0, 10, 119, 120, 121]
+    columns = {name: pa.nulls(5, ARROW_TYPES[kind]) for name, kind in spec.examples_log.source.columns.items()}
+    columns |= {"event_time": pa.array([FIRST + minute * MINUTE for minute in minutes]), "item": pa.array([1] * 5)}
+    write_rows(lake, spec, DAYS[0], pa.table(columns | {"clicked": pa.array([1] * 5)}))
+    made = make(lake, spec, DAYS[0])
+    assert made["ctr"].to_pylist() == [0, 0, 0, 0.5, 0.5]
+    assert made["shown_24h"].to_pylist() == [0, 1, 2, 3, 4]
