@@ -32,6 +32,11 @@ def is_incomplete(name: str) -> bool:
     return name.startswith((".", "_")) or name.endswith(".part")
 
 
+def arriving_files(folder: UPath) -> list[str]:
+    """Lists the complete files of a stream folder in the order in which they are read; empty if it does not exist."""
+    return sorted(path.name for path in folder.iterdir() if not is_incomplete(path.name)) if folder.exists() else []
+
+
 def arriving_blocks(log: LogSpec, root: UPath, name: str) -> Iterator[ValidatedBlock]:
     """Reads and validates the blocks of a file of a stream folder.
 

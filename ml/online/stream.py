@@ -22,7 +22,7 @@ import pyarrow as pa
 from upath import UPath
 
 from ml.catalog.log_spec import LogSpec
-from ml.logs.arriving import NoClock, arriving_blocks, is_incomplete
+from ml.logs.arriving import NoClock, arriving_blocks, arriving_files
 from ml.logs.clock import day_key
 from ml.logs.external_sort import sort_by_time
 from ml.logs.ingest_task import raw_schema
@@ -116,9 +116,7 @@ class StreamFolder:
 
     def names(self, after: Position) -> list[str]:
         """List the files that have rows after a position, in order."""
-        if not self.root.exists():
-            return []
-        names = sorted(path.name for path in self.root.iterdir() if not is_incomplete(path.name))
+        names = arriving_files(self.root)
         return [name for name in names if name > after.file or (name == after.file and not after.is_complete)]
 
     def read(self, position: Position) -> Iterator[Arrived]:

@@ -122,3 +122,28 @@ def land(folder: Path, impressions: pa.Table, actions: pa.Table) -> None:
             rows = table.filter((pc.field("event_time") >= first) & (pc.field("event_time") < until)).drop(["event_time"])
             text = "".join(json.dumps(row) + "\n" for row in rows.to_pylist())
             (folder / f"{name}-{day}.jsonl").write_text(text)
+
+
+def arriving(root: Path, impressions: pa.Table, actions: pa.Table, draw: random.Random, files: int, late: int = 0) -> None:
+    """Writes rows as files of a stream: nearly in time order, with some rows up to nine minutes after newer ones.
+
+    Args:
+        root: Folder of the stream.
+        impressions: Rows of `drawn`.
+        actions: Rows of `drawn`.
+        draw: Source of the disorder.
+        files: Number of files of each log.
+        late: Number of rows of each log that arrive with the last file.
+    """
+    times = [t for table in (impressions, actions) for t in table["event_time"].to_pylist()]
+    first, width = min(times), (max(times) - min(times)) / files + 1
+    for name, table in (("impressions", impressions), ("actions", actions)):
+        (root / name).mkdir(parents=True)
+        contents: list[list[dict[str, Any]]] = [[] for _ in range(files)]
+        rows = table.to_pylist()
+        held_back = set(draw.sample(range(len(rows)), late))
+        for n, row in enumerate(rows):
+            arrival = row.pop("event_time") + draw.choice([0, 0, 0, draw.random() * 9 * MINUTE])
+            contents[-1 if n in held_back else min(int((arrival - first) / width), files - 1)].append(row)
+        for n, content in enumerate(contents):
+            (root / name / f"{n:04d}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))

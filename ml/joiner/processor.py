@@ -1,0 +1,172 @@
+"""The stateful part of the live join: collects blocks of events by bucket, and joins a bucket once its wait is over.
+
+Spark runs one `JoinProcessor` per partition of the keys in each batch, and stores its state in RocksDB. Blocks are packed
+tables, so a batch costs a few state operations whatever the number of events.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import Row
+from pyspark.sql.streaming.stateful_processor import StatefulProcessor, StatefulProcessorHandle, TimerValues
+
+from ml.catalog.actions import Actions
+from ml.catalog.log_spec import LogSpec
+from ml.joiner.blocks import ACTIONS, IMPRESSIONS, SIDES, Layout, pack, unpack
+from ml.joiner.join import join, look_back
+from ml.joiner.keys import event_times
+from ml.joiner.source import END
+from ml.logs.ingest_task import raw_schema
+
+OUTPUT = "part int, what string, bucket long, rows int, payload binary, text string"
+EXAMPLES, UNMATCHED, LATE, COUNTS, STATE = "examples", "unmatched", "late", "counts", "state"
+_KNOWN = 2  # side of the blocks of keys and times of impressions that were joined
+
+
+@dataclass
+class _State:
+    """What is stored, apart from the blocks.
+
+    Attributes:
+        newest: Time that each side has reached; -1 before its first row.
+        files: Last file that was read of each side.
+        frontier: First bucket that was not joined yet; None before the first row.
+        blocks: Numbers of blocks, rows and bytes by bucket, for impressions, actions and known impressions.
+    """
+
+    newest: list[int] = field(default_factory=lambda: [-1, -1])
+    files: list[str] = field(default_factory=lambda: ["", ""])
+    frontier: int | None = None
+    blocks: list[dict[str, list[int]]] = field(default_factory=lambda: [{}, {}, {}])
+
+    def size(self) -> tuple[int, int]:
+        """Returns the rows and the bytes of all blocks."""
+        found = [numbers for of_side in self.blocks for numbers in of_side.values()]
+        return sum(rows for _, rows, _ in found), sum(size for *_, size in found)
+
+
+class JoinProcessor(StatefulProcessor):
+    """Joins the events of one partition of the keys.
+
+    Args:
+        rules: The catalog's `actions`.
+        logs: The log of impressions and the log of actions.
+        layout: Partitions and buckets.
+    """
+
+    def __init__(self, rules: Actions, logs: tuple[LogSpec, LogSpec], layout: Layout) -> None:
+        self._rules, self._layout = rules, layout
+        self._schemas = [raw_schema(log) for log in logs]
+
+    def init(self, handle: StatefulProcessorHandle) -> None:
+        self._blocks = handle.getMapState("blocks", "bucket long, side int, number long", "payload binary")
+        self._stored = handle.getValueState("state", "text string")
+
+    def close(self) -> None:
+        """Spark calls it at the end of a batch; there is nothing to release."""
+
+    def handleInputRows(self, key: Any, rows: Iterator[Row], timerValues: TimerValues) -> Iterator[Row]:  # type: ignore[override]
+        part = int(key[0])
+        stored = self._stored.get() if self._stored.exists() else None
+        state = _State(**json.loads(stored[0])) if stored else _State()
+        held = 0
+        for row in rows:
+            state.newest[row.side] = max(state.newest[row.side], row.newest)
+            state.files[row.side] = max(state.files[row.side], row.file)
+            held |= row.held
+            if row.counts:
+                yield _row(part, COUNTS, text=row.counts)
+            if not row.rows:
+                continue
+            payload = bytes(row.payload)
+            if state.frontier is not None and row.bucket < state.frontier:
+                yield _row(part, LATE, row.bucket, row.rows, payload, SIDES[row.side])
+            else:
+                self._store(state, row.bucket, row.side, row.rows, payload)
+        for bucket in self._due(state, held):
+            yield from self._join(part, state, bucket)
+        self._stored.update((json.dumps(asdict(state)),))
+        rows_held, bytes_held = state.size()
+        clock: dict[str, Any] = {"newest": state.newest, "watermark": self._watermark(state, held), "files": state.files}
+        clock |= {"rows": rows_held, "bytes": bytes_held, "ended": bool(held & END)}
+        yield _row(part, STATE, text=json.dumps(clock))
+
+    def _watermark(self, state: _State, held: int) -> int:
+        """Returns the time before which no event is expected, less the wait; -1 if it is not known.
+
+        A side with further files in its folder holds the watermark back. One without does not, so that it is not waited for.
+        """
+        latest = max(state.newest)
+        reached = min(newest if held >> side & 1 else latest for side, newest in enumerate(state.newest))
+        return reached - self._rules.wait - self._rules.lateness if reached >= 0 else -1
+
+    def _due(self, state: _State, held: int) -> list[int]:
+        """Returns the buckets to join, in order, and moves the frontier behind them."""
+        filled = sorted({int(bucket) for side in (IMPRESSIONS, ACTIONS) for bucket in state.blocks[side]})
+        if held & END:
+            frontier = filled[-1] + 1 if filled else state.frontier
+        else:
+            watermark = self._watermark(state, held)
+            frontier = watermark // self._layout.bucket if watermark >= 0 else None
+        if frontier is None or (state.frontier is not None and frontier <= state.frontier):
+            return []
+        state.frontier = frontier
+        return [bucket for bucket in filled if bucket < frontier]
+
+    def _join(self, part: int, state: _State, bucket: int) -> Iterator[Row]:
+        width = self._layout.bucket
+        reach, back = -(-self._rules.wait // width), -(-look_back(self._rules) // width)
+        shown = self._load(state, IMPRESSIONS, [bucket])
+        acted = self._load(state, ACTIONS, range(bucket, bucket + reach + 1))
+        earlier = self._load(state, _KNOWN, range(bucket - back, bucket))
+        start, end = bucket * width, (bucket + 1) * width
+        recent = earlier.filter(pa.array(event_times(earlier) >= start - look_back(self._rules))) if earlier else None
+        actions = acted or self._schemas[ACTIONS].empty_table()
+        found = join(self._rules, shown or self._schemas[IMPRESSIONS].empty_table(), actions, end, recent)
+        if len(found.examples):
+            yield _row(part, EXAMPLES, bucket, len(found.examples), pack(found.examples))
+        if len(found.unmatched):
+            yield _row(part, UNMATCHED, bucket, len(found.unmatched), pack(found.unmatched))
+        counts = {f"action: {what}": count for what, count in found.actions.items()}
+        counts |= {"examples": len(found.examples), "repeated impressions": found.repeated}
+        counts |= {f"label: {name}": sum(found.examples[name].to_pylist()) for name in self._rules.labels}
+        yield _row(part, COUNTS, text=json.dumps(counts))
+        known = found.known.filter(pa.array(event_times(found.known) >= start))
+        for side in (IMPRESSIONS, ACTIONS):
+            self._delete(state, side, [bucket])
+        self._delete(state, _KNOWN, [int(b) for b in state.blocks[_KNOWN] if int(b) < bucket + 1 - back])
+        if len(known):
+            self._store(state, bucket, _KNOWN, len(known), pack(known))
+
+    def _store(self, state: _State, bucket: int, side: int, rows: int, payload: bytes) -> None:
+        number, total, size = state.blocks[side].get(str(bucket), [0, 0, 0])
+        self._blocks.updateValue((bucket, side, number), (payload,))
+        state.blocks[side][str(bucket)] = [number + 1, total + rows, size + len(payload)]
+
+    def _load(self, state: _State, side: int, buckets: Iterable[int]) -> pa.Table | None:
+        tables = []
+        for bucket in buckets:
+            for number in range(_count(state, side, bucket)):
+                found = self._blocks.getValue((bucket, side, number))
+                assert found is not None
+                tables.append(unpack(bytes(found[0])))
+        return pa.concat_tables(tables) if tables else None
+
+    def _delete(self, state: _State, side: int, buckets: Iterable[int]) -> None:
+        for bucket in buckets:
+            for number in range(_count(state, side, bucket)):
+                self._blocks.removeKey((bucket, side, number))
+            state.blocks[side].pop(str(bucket), None)
+
+
+def _count(state: _State, side: int, bucket: int) -> int:
+    return state.blocks[side].get(str(bucket), [0])[0]
+
+
+def _row(part: int, what: str, bucket: int = 0, rows: int = 0, payload: bytes = b"", text: str = "") -> Row:
+    return Row(part=part, what=what, bucket=bucket, rows=rows, payload=payload, text=text)

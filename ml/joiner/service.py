@@ -1,0 +1,251 @@
+"""The live join: a Spark Structured Streaming query from the folders of two logs to the stream of examples.
+
+Each batch writes its examples to `examples/<batch>-<part>.parquet` in time order, by rename. A batch that is repeated after a
+crash writes the same files again, so every example is written once. The folder is the one that `make online` follows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from upath import UPath
+
+from ml.catalog.spec import DatasetSpec
+from ml.joiner.blocks import SIDES, Layout, unpack
+from ml.joiner.processor import COUNTS, EXAMPLES, LATE, OUTPUT, STATE, UNMATCHED, JoinProcessor
+from ml.joiner.source import JoinerSource, StreamInput
+from ml.joiner.status import StreamStatus, next_totals
+from ml.logs.external_sort import SortedRun, plan_parts, write_part, write_run
+from ml.logs.ingest import PART_ROWS
+from ml.logs.ingest_task import raw_schema
+from ml.parquet import read_parquet, write_table
+from ml.schema import EVENT_TIME
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.streaming.query import StreamingQuery
+
+BATCH_BYTES = 64 << 20
+_SPOOLED = "what string, text string"
+
+
+class ChangedEntry(ValueError):
+    """The state of a stream was made under another catalog entry."""
+
+
+@dataclass(frozen=True)
+class Joining:
+    """The settings of a live join.
+
+    Attributes:
+        spec: A dataset with `actions`.
+        root: `<home>/stream/<dataset>`.
+        ends: Whether the stream ends with the files that are there. The last examples are then written too, although events of
+            their wait could still arrive.
+        batch_bytes: Approximate bytes that a batch reads from each of the two folders.
+        state_megabytes: Memory of all RocksDB stores of a process; the rest of the state is on disk.
+        every_seconds: Shortest time between two batches.
+    """
+
+    spec: DatasetSpec
+    root: UPath
+    ends: bool = False
+    batch_bytes: int = BATCH_BYTES
+    state_megabytes: int = 256
+    every_seconds: float = 1.0
+
+    @property
+    def folder(self) -> UPath:
+        """Folder of the checkpoint and the status."""
+        return self.root / "joiner"
+
+    def source(self, layout: Layout) -> StreamInput:
+        """Returns the settings of the source."""
+        assert self.spec.actions and self.spec.actions_log
+        logs = (self.spec.log, self.spec.actions_log)
+        return StreamInput(str(self.root), logs, self.spec.actions.key, layout, self.batch_bytes, self.ends)
+
+    def layout(self, partitions: int) -> Layout:
+        """Returns how the state is divided: as it was when the stream was started first.
+
+        Raises:
+            ChangedEntry: The catalog entry has changed since then.
+        """
+        assert self.spec.actions
+        rules = f"{self.spec.examples_log.fingerprint} {self.spec.actions.lateness}"
+        identity = hashlib.sha256(rules.encode()).hexdigest()[:16]
+        path = self.folder / "layout.json"
+        if not path.exists():
+            layout = Layout.of(self.spec.actions, partitions)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"entry": identity, "partitions": layout.partitions, "bucket": layout.bucket}))
+            return layout
+        found = json.loads(path.read_text())
+        if found["entry"] != identity:
+            raise ChangedEntry(
+                f"{self.folder}: the state is that of another version of the catalog entry {self.spec.name}. Restore the entry "
+                f"as it was; or delete {self.folder} and {self.root / 'examples'}, and start the stream again"
+            )
+        return Layout(found["partitions"], found["bucket"])
+
+
+def start_join(joining: Joining, spark: SparkSession, on_batch: Callable[[StreamStatus], None] | None = None) -> StreamingQuery:
+    """Starts the query of a live join, which continues where it stopped.
+
+    Args:
+        joining: The settings.
+        spark: The session. Its own settings are not changed.
+        on_batch: Receives the status after each batch.
+
+    Raises:
+        ChangedEntry: The state was made under another version of the catalog entry.
+    """
+    cores = max(spark.sparkContext.defaultParallelism, 1)
+    session = spark.newSession()
+    for name, value in _settings(joining, cores).items():
+        session.conf.set(name, value)
+    spec, layout = joining.spec, joining.layout(4 * cores)
+    assert spec.actions and spec.actions_log
+    session.dataSource.register(JoinerSource)
+    source = joining.source(layout)
+    for side in SIDES:
+        (joining.root / side).mkdir(parents=True, exist_ok=True)
+    blocks = session.readStream.format(JoinerSource.name()).option("input", source.to_json()).load()
+    processor = JoinProcessor(spec.actions, (spec.log, spec.actions_log), layout)
+    joined = blocks.groupBy("part").transformWithState(processor, OUTPUT, "Append", "None")
+    writer = joined.writeStream.foreachBatch(partial(_write_batch, joining, source, on_batch))
+    writer = writer.option("checkpointLocation", str(joining.folder / "checkpoint"))
+    return writer.trigger(processingTime=f"{joining.every_seconds} seconds").queryName(f"join {spec.name}").start()
+
+
+def _settings(joining: Joining, cores: int) -> dict[str, str]:
+    state = "spark.sql.streaming.stateStore"
+    return {
+        f"{state}.providerClass": "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider",
+        f"{state}.rocksdb.changelogCheckpointing.enabled": "true",
+        f"{state}.rocksdb.boundedMemoryUsage": "true",
+        f"{state}.rocksdb.maxMemoryUsageMB": str(joining.state_megabytes),
+        "spark.sql.streaming.minBatchesToRetain": "10",
+        "spark.sql.shuffle.partitions": str(cores),
+        # Rows are blocks of up to megabytes.
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "64",
+    }
+
+
+def _write_batch(
+    joining: Joining, source: StreamInput, on_batch: Callable[[StreamStatus], None] | None, frame: DataFrame, batch: int
+) -> None:
+    """Writes the output of a batch, the status last."""
+    spool = joining.folder / "spool"
+    if spool.exists():
+        spool.fs.rm(spool.path, recursive=True)  # of a batch that was not finished
+    spool.mkdir(parents=True)
+    rows = frame.mapInArrow(partial(_spool, str(spool), joining.spec), _SPOOLED).collect()
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        found.setdefault(row.what, []).append(row.text)
+    last = StreamStatus.read(joining.folder)
+    totals = next_totals(last, batch)
+    before = dict(totals)
+    for text in found.get(COUNTS, []):
+        totals.update(json.loads(text))
+    _write_examples(joining, batch, [json.loads(text) for text in found.get(EXAMPLES, [])])
+    for what in (UNMATCHED, *(f"{LATE} {side}" for side in SIDES)):
+        _write_side(joining.root / what.split()[0], what, batch, found.get(what, []))
+    status = _status(source, found.get(STATE, []), last, batch, totals, before)
+    spool.fs.rm(spool.path, recursive=True)
+    status.write(joining.folder)
+    if on_batch is not None:
+        on_batch(status)
+
+
+def _spool(folder: str, spec: DatasetSpec, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Writes tables to files in a task, so that only their paths and the counts pass through the driver."""
+    schema = raw_schema(spec.examples_log)
+    for batch in batches:
+        lines: list[dict[str, str]] = []
+        for row in batch.to_pylist():
+            what, path = row["what"], f"{folder}/{row['what']}-{row['bucket']}-{row['part']}"
+            if what == EXAMPLES:
+                run = write_run(unpack(row["payload"]).cast(schema), path)
+                arrays = [of.tolist() for of in (run.seconds, run.rows, run.first, run.last)]
+                lines.append({"what": what, "text": json.dumps([row["bucket"], row["part"], path, *arrays])})
+            elif what in (UNMATCHED, LATE):
+                path = f"{path}-{os.urandom(8).hex()}"  # there can be several
+                write_table(unpack(row["payload"]), path)
+                lines.append({"what": what if what == UNMATCHED else f"{LATE} {row['text']}", "text": path})
+                if what == LATE:
+                    lines.append({"what": COUNTS, "text": json.dumps({f"{LATE} {row['text']}": row["rows"]})})
+            else:
+                lines.append({"what": what, "text": row["text"]})
+        yield pa.RecordBatch.from_pylist(lines, pa.schema([("what", pa.string()), ("text", pa.string())]))
+
+
+def _write_examples(joining: Joining, batch: int, spooled: list[list[Any]]) -> None:
+    """Merges the examples of all partitions in time order. Names of files sort in time order too."""
+    folder = joining.root / "examples"
+    folder.mkdir(parents=True, exist_ok=True)
+    runs = [
+        SortedRun(path, *(np.array(of, np.int64) for of in arrays))
+        for _, _, path, *arrays in sorted(spooled, key=lambda of: of[:2])  # so that the bytes depend on the rows alone
+    ]
+    for number, part in enumerate(plan_parts(runs, PART_ROWS)):
+        name = f"{batch:012d}-{number:04d}.parquet"
+        staged = folder / f".{name}"
+        write_part((str(staged), part))
+        staged.rename(folder / name)
+
+
+def _write_side(folder: UPath, what: str, batch: int, paths: list[str]) -> None:
+    """Writes rows that are in no example to one file of a batch, in time order."""
+    if not paths:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pa.concat_tables([read_parquet(path) for path in sorted(paths)])
+    name = "-".join([f"{batch:012d}", *what.split()[1:]]) + ".parquet"
+    order = [EVENT_TIME, *(column for column in table.column_names if column != EVENT_TIME)]
+    write_table(table.sort_by([(column, "ascending") for column in order]), folder / f".{name}")
+    (folder / f".{name}").rename(folder / name)
+
+
+def _status(
+    source: StreamInput, clocks: list[str], last: StreamStatus | None, batch: int, totals: Counter[str], before: dict[str, int]
+) -> StreamStatus:
+    states = [json.loads(text) for text in clocks]
+    newest = [max([of["newest"][side] for of in states], default=-1) for side in range(len(SIDES))]
+    return StreamStatus(
+        batch=batch,
+        written_at=time.time(),
+        files={name: max([of["files"][side] for of in states], default="") for side, name in enumerate(SIDES)},
+        newest=dict(zip(SIDES, newest, strict=True)),
+        watermark=max([of["watermark"] for of in states], default=last.watermark if last else -1),
+        state_rows=sum(of["rows"] for of in states),
+        state_bytes=sum(of["bytes"] for of in states),
+        counts={name: count for name, count in sorted(totals.items()) if count},
+        before=before,
+        ended=any(of["ended"] for of in states),
+    )
+
+
+def run_to_end(joining: Joining, spark: SparkSession) -> StreamStatus | None:
+    """Joins what is in the folders, and returns the status after the last batch; None if there was nothing.
+
+    Raises:
+        StreamingQueryException: A batch failed.
+    """
+    query: Any = start_join(joining, spark)
+    try:
+        query.processAllAvailable()
+    finally:
+        query.stop()
+    return StreamStatus.read(joining.folder)

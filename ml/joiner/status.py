@@ -1,0 +1,135 @@
+"""The progress of a live join, as stored after each batch, and whether it is stuck.
+
+| file below `stream/<dataset>/` | content                                                     |
+|--------------------------------|-------------------------------------------------------------|
+| impressions/, actions/         | the arriving files                                          |
+| examples/                      | what was joined, one file or several for each batch         |
+| unmatched/, late/, quarantine/ | rows that are in no example, with the reason                |
+| joiner/status.json             | this status                                                 |
+| joiner/checkpoint/             | Spark's offsets and state                                   |
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+
+from upath import UPath
+
+from ml.joiner.blocks import SIDES
+from ml.joiner.join import LATE, MATCHED, REPEATED
+from ml.logs.arriving import arriving_files
+
+MAX_LATE_SHARE = 0.01
+STUCK_SECONDS = 300.0
+"""A stream whose files are not read for this long is stuck."""
+
+
+@dataclass(frozen=True)
+class StreamStatus:
+    """The state of a stream after a batch.
+
+    Attributes:
+        batch: Number of the batch.
+        written_at: When the batch was written, in seconds since 1970 UTC.
+        files: Last file that was read of each side; empty before the first.
+        newest: Event time that each side has reached, in microseconds since 1970 UTC; -1 before its first row.
+        watermark: Event time before which impressions were joined; -1 before the first row.
+        state_rows: Events in the state.
+        state_bytes: Bytes of these events.
+        counts: Totals by name since the start: events, examples, labels, what became of actions, rows that were left out.
+        before: The totals before this batch, from which it is counted again if it is repeated.
+        ended: Whether the batch has ended the stream: everything was joined.
+    """
+
+    batch: int
+    written_at: float
+    files: dict[str, str]
+    newest: dict[str, int]
+    watermark: int
+    state_rows: int
+    state_bytes: int
+    counts: dict[str, int]
+    before: dict[str, int] = field(default_factory=dict)
+    ended: bool = False
+
+    @property
+    def match_rate(self) -> float | None:
+        """Share of actions that counted for an example, of those that were judged; None without any."""
+        found = self.actions
+        total = sum(count for what, count in found.items() if what != REPEATED)
+        return found.get(MATCHED, 0) / total if total else None
+
+    @property
+    def actions(self) -> dict[str, int]:
+        """Actions that were judged, by what became of them."""
+        return {what[8:]: count for what, count in self.counts.items() if what.startswith("action: ")}
+
+    @property
+    def late(self) -> int:
+        """Events that arrived after the examples that they belong to were written. The daily catch-up has them."""
+        return self.counts.get("late impressions", 0) + self.counts.get("late actions", 0) + self.actions.get(LATE, 0)
+
+    @property
+    def late_share(self) -> float:
+        """Share of all events that were late."""
+        events = sum(self.counts.get(side, 0) for side in SIDES)
+        return self.late / events if events else 0.0
+
+    @property
+    def watermark_lag(self) -> float:
+        """Seconds of event time from the watermark to the newest event. It includes the wait and the lateness."""
+        return (max(self.newest.values()) - self.watermark) / 1e6 if self.watermark >= 0 else 0.0
+
+    def write(self, folder: UPath) -> None:
+        """Stores the status in a folder, which exists."""
+        staged = folder / ".status.json"
+        staged.write_text(json.dumps(asdict(self), indent=1))
+        staged.rename(folder / "status.json")
+
+    @classmethod
+    def read(cls, folder: UPath) -> StreamStatus | None:
+        """Reads the status in a folder; None if there is none."""
+        try:
+            return cls(**json.loads((folder / "status.json").read_text()))
+        except FileNotFoundError:
+            return None
+
+
+def next_totals(last: StreamStatus | None, batch: int) -> Counter[str]:
+    """Returns the totals before a batch. A batch that is repeated after a crash is not counted twice."""
+    if last is None:
+        return Counter()
+    return Counter(last.counts if last.batch < batch else last.before)
+
+
+def stuck(root: UPath, status: StreamStatus | None, lateness: int, now: float | None = None) -> list[str]:
+    """Says why a live join makes no progress; empty if it does, or if nothing has arrived.
+
+    Args:
+        root: Folder of the stream.
+        status: Its status; None before the first batch.
+        lateness: `Actions.lateness` in microseconds: a log that is silent for longer than this makes events late.
+        now: The present in seconds since 1970 UTC.
+    """
+    now = time.time() if now is None else now
+    written = status.written_at if status else 0.0
+    reasons, ages = [], {}
+    for side in SIDES:
+        names, read = arriving_files(root / side), status.files.get(side, "") if status else ""
+        ages[side] = now - (root / side / names[-1]).stat().st_mtime if names else None
+        if unread := [name for name in names if name > read]:
+            waiting = now - max((root / side / unread[0]).stat().st_mtime, written)
+            if waiting > STUCK_SECONDS:
+                reasons.append(f"{side}/{unread[0]} has not been read for {waiting:.0f} s; is `make join` running?")
+    newest = min((age for age in ages.values() if age is not None), default=0.0)
+    for side, age in ages.items():
+        if age is None and any(ages.values()):
+            reasons.append(f"{side}: no file has arrived, although the other log goes on; its events will be late")
+        elif age is not None and age - newest > max(lateness / 1e6, STUCK_SECONDS):
+            reasons.append(
+                f"{side}: no file has arrived for {age:.0f} s, although the other log goes on; its events will be late"
+            )
+    return reasons
