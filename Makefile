@@ -27,7 +27,7 @@ RUN := .venv/bin/python
 READY := .venv/.ready
 PIP := $(RUN) -m pip install --quiet --quiet --disable-pip-version-check
 
-.PHONY: help need demo tune online store serve sigopt test test-fast soak ui bench docs check clean
+.PHONY: help need demo tune online join store serve sigopt test test-fast soak ui bench docs check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -51,6 +51,9 @@ store: $(READY) ## Keep the online store of feature tables current from the stre
 
 serve: $(READY) ## Serve recommendations over HTTP, on http://127.0.0.1:8715 (DATASET=, MODEL=, PORT=)
 	@$(RUN) -m orchestration.serve $(DATASET) $(if $(MODEL),--model $(MODEL)) $(if $(PORT),--port $(PORT))
+
+join: $(READY) ## Join arriving impressions and actions into the stream that `make online` follows (DATASET=)
+	@$(RUN) -m orchestration.join $(DATASET)
 
 sigopt: $(READY) ## Serve the tuning service, which speaks SigOpt's API, on http://127.0.0.1:8714
 	@$(RUN) -m ml.tuning.server $(if $(PORT),--port $(PORT))
