@@ -24,7 +24,7 @@ from assets import (
 from assets.checks import build_checks
 from assets.feature_store_checks import build_feature_store_check
 from assets.freshness import build_freshness_check
-from assets.joiner_checks import build_joiner_checks
+from assets.joiner_checks import build_joiner_checks, build_stream_check
 from assets.online_checks import build_online_check
 from assets.partitions import daily
 from assets.policy import key
@@ -63,7 +63,7 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
             build_retune_checks(spec),
             *(build_online_check(spec, model) for model in spec.models),
             *([candidate_index.build_recall_check(spec)] if spec.item else []),
-            *([build_joiner_checks(spec)] if spec.actions else []),
+            *([build_joiner_checks(spec), build_stream_check(spec)] if spec.actions else []),
         ],
     )
 

@@ -1,17 +1,18 @@
-"""Checks of the join of two logs: the match rate against recent days."""
+"""Checks of the join of two logs: the match rate against recent days, and the progress of the live stream."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import dagster as dg
 
 from assets.days import checked_days
 from assets.partitions import daily
 from assets.policy import key
-from assets.resources import LakeResource
+from assets.resources import LakeResource, StreamsResource
 from ml.catalog.spec import DatasetSpec
 from ml.stages import JOINED_EXAMPLES
 
-MATCH_RATE = "match_rate"
+MATCH_RATE, LIVE_STREAM = "match_rate", "live_stream"
 
 
 def build_joiner_checks(spec: DatasetSpec) -> dg.AssetChecksDefinition:
@@ -57,3 +58,46 @@ def build_joiner_checks(spec: DatasetSpec) -> dg.AssetChecksDefinition:
         )
 
     return checks
+
+
+def build_stream_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
+    """Build the check of the live stream of one dataset with `actions`."""
+
+    @dg.asset_check(
+        asset=key(spec, JOINED_EXAMPLES),
+        name=LIVE_STREAM,
+        description="The live join reads what arrives, both logs arrive, and at most a hundredth of the events is late. Passes "
+        "if the dataset has no stream folder.",
+    )
+    def live_stream(streams: StreamsResource) -> dg.AssetCheckResult:
+        from ml.joiner.status import MAX_LATE_SHARE, StreamStatus, stuck
+
+        root = streams.folder(spec.name)
+        assert spec.actions is not None
+        if not (root / "impressions").exists():
+            return dg.AssetCheckResult(passed=True, metadata={"stream": "none"}, severity=dg.AssetCheckSeverity.WARN)
+        status = StreamStatus.read(root / "joiner")
+        reasons = stuck(root, status, spec.actions.lateness)
+        if status is None:
+            return _stream_result(reasons, {})
+        if status.late_share > MAX_LATE_SHARE:
+            reasons.append(f"{status.late:,} events are late; a larger lateness_minutes waits for them")
+        metadata = {
+            "batch": status.batch,
+            "examples": status.counts.get("examples", 0),
+            "late_share": status.late_share,
+            "repeated_impressions": status.counts.get("repeated impressions", 0),
+            "state_rows": status.state_rows,
+            "state_bytes": status.state_bytes,
+            "watermark_lag_seconds": status.watermark_lag,
+            **({} if status.match_rate is None else {"match_rate": status.match_rate}),
+            "counts": dg.MetadataValue.json(status.counts),
+        }
+        return _stream_result(reasons, metadata)
+
+    return live_stream
+
+
+def _stream_result(reasons: list[str], metadata: dict[str, Any]) -> dg.AssetCheckResult:
+    explained = {**metadata, **({"explanation": "; ".join(reasons)} if reasons else {})}
+    return dg.AssetCheckResult(passed=not reasons, severity=dg.AssetCheckSeverity.WARN, metadata=explained)

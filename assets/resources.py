@@ -11,6 +11,7 @@ from ml.lake import Lake
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+    from upath import UPath
 
     from ml.compute.dask_cluster import Cluster
     from ml.datasets.cache_config import CacheConfig
@@ -32,6 +33,17 @@ class LandingResource(dg.ConfigurableResource):
 
     def folder(self, dataset: str) -> str:
         return f"{self.root.rstrip('/')}/{dataset}"
+
+
+class StreamsResource(dg.ConfigurableResource):
+    """The folder of events that arrive continuously, with one folder per dataset."""
+
+    root: str = Field(description="A folder, or any fsspec URL.")
+
+    def folder(self, dataset: str) -> "UPath":
+        from upath import UPath
+
+        return UPath(self.root) / dataset
 
 
 class SparkResource(dg.ConfigurableResource):

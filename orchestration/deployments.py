@@ -30,6 +30,7 @@ from assets.resources import (
     LandingResource,
     MlflowResource,
     SparkResource,
+    StreamsResource,
     TrainingResource,
     TuningResource,
 )
@@ -89,6 +90,7 @@ def resources() -> dict[str, object]:
     return {
         "lake": LakeResource(root=lake_root()),
         "landing": LandingResource(root=landing_root()),
+        "streams": StreamsResource(root=str(home() / "stream")),
         "spark": spark,
         "dask": _dask(),
         "training": _training(spark),
