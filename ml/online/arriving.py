@@ -39,7 +39,7 @@ from ml.online.loop import ONLINE, SliceResult, online_slices
 from ml.online.partition import write_online_day
 from ml.online.rates import online_rates
 from ml.online.record import DayRecord
-from ml.online.rivals import Rivals
+from ml.online.rivals import Rivals, predictions_of
 from ml.online.serving import ServingCopy, SyncStats
 from ml.online.start import begin_state, start_online
 from ml.online.stream import Arrived, Position, StreamFolder
@@ -206,7 +206,7 @@ class _ArrivingDay:
         }
         self._lineage = lake.lineage(spec.name, sorted(states))
         self._checkpoints = Checkpoints(lake, spec.name, online_checkpoints(model), day, self._identity, recipe.checkpoints)
-        self._beside = rivals.load()
+        self._beside = predictions_of(rivals.load())
         known_to = {ONLINE: day_bounds(day, spec.zone)[0], **rivals.known_to}
         record = DayRecord(known_to, ranks_only=getattr(recipe.model, "loss", None) == "softmax")
         self.at = ArrivingPosition(record, run_id=start.run.run_id)

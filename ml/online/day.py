@@ -23,22 +23,24 @@ from ml.lake import Lake
 from ml.online.loop import ONLINE, Slice, SliceResult, online_slices
 from ml.online.partition import write_online_day
 from ml.online.probe_set import probe_day
+from ml.online.ranking import METRICS as RANKED
+from ml.online.ranking import SliceRanking, current_of, ranked_features
 from ml.online.rates import online_rates
 from ml.online.record import DayRecord
-from ml.online.rivals import Rivals
+from ml.online.rivals import Rivals, predictions_of
 from ml.online.serving import SyncStats
 from ml.online.serving_of_day import DayServing, ServingOfDay
 from ml.online.start import Run, begin_state, start_online
 from ml.recipes.recipe import Recipe
 from ml.recipes.stored import recipe_in_use
 from ml.schema import FeatureSchema
-from ml.stages import MDS_DATASETS, advisor_recipes, online_checkpoints, online_updates
+from ml.stages import CLEANED_FEATURES, MDS_DATASETS, advisor_recipes, online_checkpoints, online_updates
 from ml.sync.folder import SyncFolder
 from ml.training.checkpoint import Checkpoints
 from ml.training.progress import progress_of
 from ml.training.state import TrainState
 
-SERVING, RECORD = "serving/", "record/"
+SERVING, RECORD, RANKING = "serving/", "record/", "ranking/"
 _NAP = 0.2  # longest sleep between two checks for signals, in seconds
 
 
@@ -112,6 +114,9 @@ class OnlineDay:
         names = ("auc", "log_loss", "calibration", "age_seconds")
         metrics = {f"{metric}_{model}": of[metric] for model, of in scores.items() for metric in names}
         metrics |= {f"auc_gain_over_{other}": of["auc"]["value"] for other, of in self.manifest["gains"].items() if "auc" in of}
+        ranking = self.manifest["ranking"]
+        for system, of in {**ranking["models"], **ranking["sources"]}.items() if ranking else ():
+            metrics |= {f"{metric.replace('@', '_at_')}_{system}": of[metric] for metric in RANKED}
         metrics |= {"loss": self.manifest["loss"], "slices": len(self.record.slices), "rows": self.record.rows}
         metrics |= {"rows_synced": synced["rows"], "bytes_synced": synced["bytes"]}
         metrics |= {"samples_per_second": self.manifest["samples_per_second"]}
@@ -147,6 +152,7 @@ def online_day(
     recipe, schema = options.recipe or recipe_in_use(lake, spec, model, day), FeatureSchema.of(spec)
     start = start_online(lake, spec, model, day, recipe)
     rivals = Rivals.of(lake, spec, model, day, start.run)
+    features = ranked_features(lake, spec, day, recipe)
     reader = BlockReader(
         lake, spec, [day], splits=recipe.splits, batch_size=recipe.batch_size, order="time", cache=options.cache
     )
@@ -155,7 +161,8 @@ def online_day(
     )
     states = {*([start.place] if start.place else ()), *rivals.places.values()}
     probed = [(MDS_DATASETS, of)] if recipe.online.sync.probe and (of := probe_day(lake, spec, day)) else []
-    lineage = lake.lineage(spec.name, [(MDS_DATASETS, day), *probed, *stored_recipe, *sorted(states)])
+    ranked = [(CLEANED_FEATURES, of) for of in features]
+    lineage = lake.lineage(spec.name, [(MDS_DATASETS, day), *probed, *stored_recipe, *sorted(states), *ranked])
     identity = {
         "recipe": recipe.fingerprint,
         "online": recipe.online.fingerprint,
@@ -164,6 +171,7 @@ def online_day(
         "states": {"/".join(place): lake.digest(place[0], spec.name, place[1]) for place in sorted(states)},
         "run": asdict(start.run),
         "compared_with": rivals.days,
+        **({"ranked": {of: lake.digest(CLEANED_FEATURES, spec.name, of) for of in features}} if features else {}),
     }
     checkpoints = Checkpoints(lake, spec.name, online_checkpoints(model), day, identity, recipe.checkpoints)
     known_to = {ONLINE: day_bounds(day, spec.zone)[0], **rivals.known_to}
@@ -174,6 +182,11 @@ def online_day(
     now = replace(start.run, version=synced.version) if synced else start.run
     serving_of = ServingOfDay(lake, spec, model, day, observer.folder if observer else None)
     serving = serving_of.open(state, now, below(checkpoints.beside, SERVING) if synced else None)
+    daily = rivals.load()
+    if features:
+        systems = {ONLINE: lambda: serving.predictor, **current_of(daily)}
+        record.ranking = SliceRanking(spec, day, lake, systems, features)
+        record.ranking.restore(below(checkpoints.beside, RANKING), [row["rows"] for row in record.slices])
     resumed_at, rows_before, began = len(record.slices), record.rows, time.perf_counter()
 
     if observer:
@@ -199,7 +212,8 @@ def online_day(
             state,
             _slices(reader, recipe, resumed_at - len(record.waiting)),
             serving,
-            beside=rivals.load(),
+            beside=predictions_of(daily),
+            rank=record.ranking.rank if record.ranking else None,
             synced=synced,
             label_wait=label_wait,
             predicted=record.waiting,
@@ -247,7 +261,8 @@ class _Position:
 
 def beside_state(record: DayRecord, serving: DayServing) -> Tensors:
     """Return what a checkpoint stores beside the state."""
-    parts = ((RECORD, record.tensors()), (SERVING, serving.tensors()))
+    parts = [(RECORD, record.tensors()), (SERVING, serving.tensors())]
+    parts += [(RANKING, record.ranking.tensors())] if record.ranking else []
     return {f"{prefix}{name}": tensor for prefix, tensors in parts for name, tensor in tensors.items()}
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from ml.datasets.batch import Batch
 from ml.datasets.slices import Chunk
+from ml.evaluation.ranking.systems import ClickRanks
 from ml.online.known_labels import Ints, WaitingSlices
 from ml.online.serving import Floats, Serving, SyncStats
 from ml.training.loop import steps, threads
@@ -32,6 +33,7 @@ ONLINE = "online"
 """Name of the serving model's predictions."""
 
 Predict = Callable[[Batch], Floats]
+Rank = Callable[[int], Mapping[str, ClickRanks]]
 
 
 class Slice(Protocol):
@@ -40,6 +42,11 @@ class Slice(Protocol):
     @property
     def number(self) -> int:
         """Index of the slice in its day, from 0."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
         ...
 
     def __len__(self) -> int:
@@ -64,6 +71,7 @@ class SliceResult:
         predictions: Probabilities by name of the model, float32 [N] each. `online` are those of the serving model.
         times: Event times of the rows, int64 [N], in microseconds since 1970 UTC.
         learned: First and last event time of what was trained on after the prediction; None if all labels were unknown.
+        ranks: Ranks of the clicked items by name of the system, if items are ranked.
         seconds: Wall-clock seconds by activity: `sync`, `train` and `score`. `score` overlaps with `train`.
     """
 
@@ -75,6 +83,7 @@ class SliceResult:
     predictions: Mapping[str, Floats]
     times: Ints
     learned: tuple[int, int] | None
+    ranks: Mapping[str, ClickRanks] = field(default_factory=dict, compare=False)
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
@@ -84,6 +93,7 @@ def online_slices(
     serving: Serving,
     *,
     beside: Mapping[str, Predict] | None = None,
+    rank: Rank | None = None,
     synced: SyncStats | None = None,
     learned: tuple[int, int] | None = None,
     label_wait: int = 0,
@@ -101,6 +111,7 @@ def online_slices(
         slices: The slices. Slices without rows are skipped.
         serving: The serving model. Before the first slice it must equal the state, or lag behind it.
         beside: Further models that predict the same rows, by name. A model with two names predicts once.
+        rank: Ranks all live items for the clicks of each slice by the models that predict it, given the number of its rows.
         synced: The synchronisation before the first slice, if it was already made: a run resumes at this point.
         learned: First and last event time of the slice before the first one, if the serving model does not have it yet.
         label_wait: Time from an event until its label is known, in microseconds. After the last slice, all slices that still
@@ -130,7 +141,7 @@ def online_slices(
             synced = None
             if before_training is not None:
                 before_training(part, stats)
-            result = _slice(state, part, stats, models, pool, show, scoring_rows, waiting, is_last)
+            result = _slice(state, part, stats, models, rank, pool, show, scoring_rows, waiting, is_last)
             learned = result.learned
             yield result
 
@@ -140,6 +151,7 @@ def _slice(
     part: Slice,
     stats: SyncStats,
     models: Mapping[str, Predict],
+    rank: Rank | None,
     pool: ThreadPoolExecutor,
     on_step: Callable[[Step], None],
     rows: int,
@@ -150,6 +162,7 @@ def _slice(
     began, running = time.perf_counter(), state.running
     before = (running.steps, running.loss_sum, running.num_losses) if running else (0, 0.0, 0)
     scored: list[Future[tuple[dict[str, Floats], float]]] = []
+    ranked = pool.submit(_rank, rank, part.rows, state.recipe.threads) if rank else None
     labels, times = [], []
     for chunk in part.chunks(rows):
         if scored:
@@ -165,6 +178,7 @@ def _slice(
     learned = _train_known(state, part, events, waiting, is_last, rows, on_step) if waiting.wait else events
     trained = time.perf_counter() - began
     found = [future.result() for future in scored]
+    ranks, ranking = ranked.result() if ranked else ({}, 0.0)
     assert state.running is not None
     losses = state.running.num_losses - before[2]
     return SliceResult(
@@ -176,7 +190,8 @@ def _slice(
         predictions={name: np.concatenate([predicted[name] for predicted, _ in found]) for name in models},
         times=moments,
         learned=learned,
-        seconds={"sync": stats.seconds, "train": trained, "score": sum(seconds for _, seconds in found)},
+        ranks=ranks,
+        seconds={"sync": stats.seconds, "train": trained, "score": ranking + sum(seconds for _, seconds in found)},
     )
 
 
@@ -209,6 +224,12 @@ def _with_last(slices: Iterable[Slice]) -> Iterator[tuple[Slice, bool]]:
         before = part
     if before is not None:
         yield before, True
+
+
+def _rank(rank: Rank, rows: int, count: int) -> tuple[Mapping[str, ClickRanks], float]:
+    began = time.perf_counter()
+    with threads(count):
+        return rank(rows), time.perf_counter() - began
 
 
 def _predict(models: Mapping[str, Predict], batch: Batch, count: int) -> tuple[dict[str, Floats], float]:

@@ -69,6 +69,7 @@ def _measured(record: DayRecord, state: TrainState, serving: DayServing) -> dict
         "loss": running.loss_sum / running.num_losses if running.num_losses else None,
         "scores": record.scores(),
         "gains": record.gains(),
+        "ranking": record.ranking.summary() if record.ranking else None,
         "synced": {name: sum(row[column] for row in record.slices) for name, column in synced.items()}
         | {"snapshot_bytes": serving.nbytes, "rows_by_table": record.rows_by_table},
         "tables": {name: asdict(stats) for name, stats in state.stats().items()},

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from ml.artifacts.predictor import TorchPredictor
 from ml.artifacts.snapshot import Tensors
 from ml.artifacts.weights import bytes_of
 from ml.datasets.batch import Batch
@@ -73,9 +74,16 @@ class PublishedServing:
             self._follow(version)
 
     @property
+    def predictor(self) -> TorchPredictor:
+        """The served model. A synchronisation may replace it."""
+        found = self._receiver.bundle.predictor
+        assert isinstance(found, TorchPredictor)
+        return found
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the served model, which a snapshot sends."""
-        return bytes_of(self._receiver.bundle.predictor.model)  # type: ignore[attr-defined]
+        return bytes_of(self.predictor.model)
 
     @property
     def status(self) -> ReceiverStatus:

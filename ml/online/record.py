@@ -22,6 +22,8 @@ from ml.evaluation.compare import LabelledRows
 from ml.metrics import ClickSums, auc, metrics_of, summary
 from ml.online.known_labels import HeldBackRows
 from ml.online.loop import ONLINE, SliceResult
+from ml.online.ranking import METRICS as RANKED
+from ml.online.ranking import POPULARITY, SliceRanking
 from ml.online.rivals import RETRAINED, STALE
 from ml.online.serving import Floats
 
@@ -42,6 +44,8 @@ SLICES = pa.schema(
         ("rows_scored", pa.int64()),  # rows whose labels became known during the slice; the metrics are theirs
         ("loss", pa.float64()),
         *((f"{model}_{metric}", pa.float64()) for model in MODELS for metric in METRICS),
+        ("clicks", pa.int64()),  # ranked among all live items, as in `ml.online.ranking`; null if items are not ranked
+        *((f"{system}_{metric}", pa.float64()) for system in (*MODELS, POPULARITY) for metric in RANKED),
         ("version", pa.int64()),  # of the serving model that predicted the slice
         ("kind", pa.string()),  # what was sent before the slice: snapshot or delta
         ("rows_synced", pa.int64()),
@@ -60,6 +64,7 @@ class DayRecord:
         known_to: Latest event time that each model has learned from before the day, in microseconds since 1970 UTC.
         label_wait: Time from an event until its label is known, in microseconds.
         ranks_only: Whether predictions only order rows and are not probabilities.
+        ranking: Ranks all live items for the clicks of the day; None if items are not ranked.
         slices: One entry for each slice.
         seconds: Durations of each slice, by activity.
         rows_by_table: Rows that were synchronised, by table.
@@ -70,6 +75,7 @@ class DayRecord:
     known_to: Mapping[str, int]
     ranks_only: bool = False
     label_wait: int = 0
+    ranking: SliceRanking | None = None
     slices: list[dict[str, Any]] = field(default_factory=list)
     seconds: list[dict[str, float]] = field(default_factory=list)
     rows_by_table: dict[str, int] = field(default_factory=dict)
@@ -106,6 +112,10 @@ class DayRecord:
             found |= {"age_seconds": (float(result.times.mean()) - known_to[model]) / 1e6}
             row |= {f"{model}_{metric}": found[metric] for metric in METRICS}
             self.predictions.setdefault(model, []).append(predicted)
+        if self.ranking is not None:
+            row["clicks"] = int((result.labels > 0.5).sum())
+            for system, ranks in result.ranks.items():
+                row |= {f"{system}_{metric}": value for metric, value in self.ranking.metrics(ranks).items()}
         self.labels.append(result.labels)
         self.slices.append(row)
         self.seconds.append({name: result.seconds[name] for name in _SECONDS})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ml.artifacts.predictor import TorchPredictor
@@ -58,19 +59,25 @@ class Rivals:
         """The end of the day up to which each model was trained, in microseconds since 1970 UTC."""
         return {name: day_bounds(until, self.spec.zone)[1] for name, until in self.days.items()}
 
-    def load(self) -> dict[str, Predict]:
-        """Load the models. Two names of the same model share one function, so that it is called once for each batch.
+    def load(self) -> dict[str, TorchPredictor]:
+        """Load the models. Two names of the same model share one object.
 
         Raises:
             SnapshotMismatch: A model reads features of another schema.
             DamagedSnapshot: A file of a model has changed since it was written; the message names it.
         """
         schema = FeatureSchema.of(self.spec)
-        of_day: dict[str, Predict] = {}
+        of_day: dict[str, TorchPredictor] = {}
         for stage, until in self.places.values():
             if until not in of_day:
-                of_day[until] = _predict(TorchPredictor.load(require_model(self.lake, stage, self.spec.name, until), schema))
+                of_day[until] = TorchPredictor.load(require_model(self.lake, stage, self.spec.name, until), schema)
         return {name: of_day[until] for name, until in self.days.items()}
+
+
+def predictions_of(models: Mapping[str, TorchPredictor]) -> dict[str, Predict]:
+    """Return how each model predicts. Two names of the same model share one function, so that it is called once for a batch."""
+    functions = {id(model): _predict(model) for model in models.values()}
+    return {name: functions[id(model)] for name, model in models.items()}
 
 
 def _predict(predictor: TorchPredictor) -> Predict:

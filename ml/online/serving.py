@@ -87,6 +87,7 @@ class ServingCopy:
         tensors: What `tensors` returned, to continue from a checkpoint of `state`.
 
     Attributes:
+        predictor: The copy. It changes only while `sync` runs.
         delta: The changes that the last synchronisation has applied; None before the first one.
     """
 
@@ -94,24 +95,24 @@ class ServingCopy:
         model = build_model(state.recipe, state.schema).requires_grad_(False).eval()
         load_weights(model, weights_of(state.model))
         quantise_tables(model, sync.rows)
-        self._predictor, self._recipe, self._version = TorchPredictor(model, state.recipe, state.schema), sync, version
+        self.predictor, self._recipe, self._version = TorchPredictor(model, state.recipe, state.schema), sync, version
         self._cadence = Cadence(sync)
         self.delta: ModelDelta | None = None
         if tensors is not None:
             fill(dense_of(model), {name: tensor for name, tensor in tensors.items() if name != _CLOCK})
             self._cadence.learned_to = int(tensors[_CLOCK]) if len(tensors[_CLOCK]) else None
-        register_receiver(state.model, NAME, self._predictor.steps)
+        register_receiver(state.model, NAME, self.predictor.steps)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the copy, which a snapshot sends."""
-        return bytes_of(self._predictor.model)
+        return bytes_of(self.predictor.model)
 
     def sync(self, state: TrainState, number: int, learned: tuple[int, int] | None) -> SyncStats:
         """Apply the changes of the state; see `Serving.sync`."""
-        began, model = time.perf_counter(), self._predictor.model
+        began, model = time.perf_counter(), self.predictor.model
         has_dense, whole = self._cadence.next(number, learned)
-        self.delta = delta = model_delta(state.model, self._predictor.steps)
+        self.delta = delta = model_delta(state.model, self.predictor.steps)
         apply_delta(model, delta if has_dense else ModelDelta(dense_of(model), delta.tables))
         acknowledge(state.model, NAME, steps_of(model))
         if learned is not None:
@@ -131,7 +132,7 @@ class ServingCopy:
 
     def predict(self, batch: Batch) -> Floats:
         """Predict probabilities; see `Serving.predict`."""
-        return self._predictor.predict(batch, sampled=True)
+        return self.predictor.predict(batch, sampled=True)
 
     def tensors(self) -> Tensors:
         """Return what the copy depends on apart from the state: dense parameters and the time of the last synchronisation.
@@ -139,7 +140,7 @@ class ServingCopy:
         A checkpoint that is taken between a synchronisation and the training of a slice stores it.
         """
         learned_to = self._cadence.learned_to
-        dense = {name: tensor.clone() for name, tensor in dense_of(self._predictor.model).items()}
+        dense = {name: tensor.clone() for name, tensor in dense_of(self.predictor.model).items()}
         return dense | {_CLOCK: torch.tensor([] if learned_to is None else [learned_to], dtype=torch.int64)}
 
     def _bytes_of(self, table: TableDelta) -> int:

@@ -122,6 +122,16 @@ class DayRanking:
         self._live: list[int] = []
         self._ranks: dict[str, list[ClickRanks]] = {name: [] for name in (*self._systems.sources, *scorers)}
 
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """Names of the sources. The other names of a result are those of models."""
+        return tuple(self._systems.sources)
+
+    @property
+    def sessions(self) -> NDArray[np.int64]:
+        """The session of each request of the day, or the user if the dataset has no session. int64 [requests]."""
+        return self._clicks.whose[self._clicks.first :]
+
     def rank(self, rows: int | None = None, by_models: bool = True) -> dict[str, ClickRanks]:
         """Rank the clicks among the next rows of the day.
 
