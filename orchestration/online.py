@@ -13,6 +13,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.days import yesterday
 from ml.lake import Lake
 from ml.online.live import LivePublisher, LiveSlice
+from ml.online.ranking import POPULARITY
 from ml.stages import MDS_DATASETS, online_updates, stages_of, tuned_models
 from ml.sync.folder import SyncFolder, default_sync_folder
 from ml.sync.receiver import Receiver
@@ -24,10 +25,15 @@ from orchestration.replay import DayFailed, quiet_console, replay, the_dataset
 
 RECEIVER = "make-online"
 POLL = 0.2  # seconds between two polls of the receiver
-HEADER = (
-    f"{'until (UTC)':16} {'slice':>5} {'rows/s':>8} {'AUC online':>10} {'stale':>7} {'retrained':>9} "
-    f"{'day: online':>11} {'stale':>7} {'rows sent':>9} {'kB':>8} {'lag s':>6}"
-)
+
+
+def header(metric: str = "auc") -> str:
+    """Return the names of the columns of `line`, for a metric of `LiveSlice`."""
+    popular = "" if metric == "auc" else f"{'popular':>7} "
+    return (
+        f"{'until (UTC)':16} {'slice':>5} {'rows/s':>8} {metric.replace('auc', 'AUC') + ' online':>16} {'stale':>7} "
+        f"{'retrained':>9} {popular}{'day: online':>11} {'stale':>7} {popular}{'rows sent':>9} {'kB':>8} {'lag s':>6}"
+    )
 
 
 def next_day(spec: DatasetSpec, model: str, lake: Lake) -> str | None:
@@ -41,19 +47,19 @@ def next_day(spec: DatasetSpec, model: str, lake: Lake) -> str | None:
 
 
 def line(shown: LiveSlice) -> str:
-    """Format a slice as a line below `HEADER`."""
+    """Format a slice as a line below `header`."""
 
-    def number(value: float | None) -> str:
-        return "–" if value is None else f"{value:.4f}"
+    def number(of: dict[str, float | None], name: str, width: int = 7) -> str:
+        return f"{'–' if of.get(name) is None else f'{of[name]:.4f}':>{width}} "
 
+    score, day = shown.score, shown.score_so_far
+    beside = ("", "") if shown.metric == "auc" else (number(score, POPULARITY), number(day, POPULARITY))
     sent = shown.published.manifest if shown.published else None
-    lag = shown.receiver.lag_wall_seconds
     return (
         f"{shown.until:%Y-%m-%d %H:%M} {shown.number + 1:>5} {shown.rows_per_second:>8,.0f} "
-        f"{number(shown.auc.get('online')):>10} "
-        f"{number(shown.auc.get('stale')):>7} {number(shown.auc.get('retrained')):>9} "
-        f"{number(shown.auc_so_far.get('online')):>11} {number(shown.auc_so_far.get('stale')):>7} "
-        f"{sent.rows if sent else 0:>9,} {(sent.nbytes if sent else 0) / 1e3:>8,.0f} {lag:>6.1f}"
+        f"{number(score, 'online', 16)}{number(score, 'stale')}{number(score, 'retrained', 9)}{beside[0]}"
+        f"{number(day, 'online', 11)}{number(day, 'stale')}{beside[1]}"
+        f"{sent.rows if sent else 0:>9,} {(sent.nbytes if sent else 0) / 1e3:>8,.0f} {shown.receiver.lag_wall_seconds:>6.1f}"
     )
 
 
@@ -106,6 +112,7 @@ def main(dataset: str, logs: str | None, model: str | None, days: int, speed: fl
     """
     quiet_console()
     from ml.online.day import OnlineOptions, online_day
+    from ml.online.ranking import ranked_features
     from ml.recipes.stored import recipe_in_use
 
     spec = the_dataset(dataset)
@@ -130,7 +137,7 @@ def main(dataset: str, logs: str | None, model: str | None, days: int, speed: fl
         if slices:
             online = recipe.online.model_copy(update={"slices": slices, "minutes": None})
             recipe = recipe.model_copy(update={"online": online})
-        console.print(HEADER)
+        console.print(header("recall@20" if ranked_features(lake, spec, day, recipe) else "auc"))
         with following(folder) as receiver:
             live = LivePublisher(
                 spec, model, day, lake, folder, receiver, speed, on_slice=lambda shown: console.print(line(shown))
@@ -141,8 +148,9 @@ def main(dataset: str, logs: str | None, model: str | None, days: int, speed: fl
             except KeyboardInterrupt:
                 logging.getLogger("evergreen").warning("stopped; the same command resumes at the last checkpoint")
                 raise click.Abort from None
-        scores = ", ".join(f"{name} {of['auc']:.4f}" for name, of in done.manifest["scores"].items() if of["auc"] is not None)
-        console.print(f"{day}: AUC {scores}; {done.manifest['synced']['bytes'] / 1e6:.1f} MB sent; state in {done.folder}")
+        name = done.record.headline.replace("auc", "AUC")
+        scores = ", ".join(f"{system} {of:.4f}" for system, of in done.record.so_far().items() if of is not None)
+        console.print(f"{day}: {name} {scores}; {done.manifest['synced']['bytes'] / 1e6:.1f} MB sent; state in {done.folder}")
 
 
 if __name__ == "__main__":

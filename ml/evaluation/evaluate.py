@@ -45,7 +45,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.evaluation import plots
 from ml.evaluation.baselines import Baseline, fit_baselines
 from ml.evaluation.history import ENTRY, history_of
-from ml.evaluation.online import online_places, online_training
+from ml.evaluation.online import headline_of, online_places, online_training
 from ml.evaluation.promotion import standings
 from ml.evaluation.ranking.report import rank_day
 from ml.evaluation.recent import ranking_entry, recent_means
@@ -126,7 +126,8 @@ def evaluate_day(
     before, entry = history_of(lake, spec.name, until=day), _entry(metrics)
     metrics |= _compared(metrics, before, entry)
     images = _plots(scores, metrics)
-    images |= {f"online_{name}": plots.online_day(of["slices"]) for name, of in metrics["online"].items() if of["slices"]}
+    trained_online = {name: of for name, of in metrics["online"].items() if of["slices"]}
+    images |= {f"online_{name}": plots.online_day(of["slices"], headline_of(of)) for name, of in trained_online.items()}
     with lake.write(EVALUATION_REPORTS, spec.name, day) as staging:
         (staging / "metrics.json").write_text(json.dumps(metrics, indent=1, allow_nan=False))
         (staging / ENTRY).write_text(json.dumps(entry))

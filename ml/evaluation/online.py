@@ -5,11 +5,13 @@ The numbers were measured by online training (`ml.online`) and are read from its
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from ml.catalog.spec import DatasetSpec
+from ml.evaluation.ranking.metrics import HEADLINE
 from ml.lake import Lake
 from ml.stages import online_updates
 
@@ -45,6 +47,8 @@ def day_by_slice(lake: Lake, spec: DatasetSpec, model: str, day: str) -> dict[st
         - `scores`: metrics of the whole day by model (`online`, `stale`, `retrained`), among them `auc`, `log_loss`,
           `calibration` and `age_seconds`.
         - `gains`: differences between `online` and the other models on the same rows.
+        - `ranking`: how the models and the standing sources rank all live items for the clicks of the day, in the form of
+          `ml.evaluation.ranking.report`; None if they were not ranked. The models are ranked on all clicks.
         - `compared_with`: the day up to which each of the other models was trained.
         - `synced`: rows and bytes of the day's synchronisations; `rows_by_table`.
         - `slices`: the rows of `slices.parquet`.
@@ -61,7 +65,13 @@ def day_by_slice(lake: Lake, spec: DatasetSpec, model: str, day: str) -> dict[st
         "first_day": manifest["run"]["first_day"],
         "scores": manifest["scores"],
         "gains": manifest["gains"],
+        "ranking": manifest.get("ranking"),
         "compared_with": manifest["trained_from"]["compared_with"],
         "synced": manifest["synced"],
         "slices": slices,
     }
+
+
+def headline_of(found: Mapping[str, Any]) -> str:
+    """Return the metric of `slices` that says how good a day is, from what `day_by_slice` returned: `auc` or `recall@20`."""
+    return HEADLINE if found["ranking"] else "auc"

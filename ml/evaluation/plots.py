@@ -115,16 +115,19 @@ def auc_by_day(days: Sequence[dict[str, Any]]) -> bytes:
     return _png(figure, axes, "best")
 
 
-def online_day(slices: Sequence[Mapping[str, Any]]) -> bytes:
-    """Draw the AUC of each slice of a day, of the serving model and of the daily models that predicted the same rows.
+def online_day(slices: Sequence[Mapping[str, Any]], metric: str = "auc") -> bytes:
+    """Draw a metric of each slice of a day, of the serving model and of the other systems that predicted or ranked the slice.
 
     Args:
-        slices: Rows of `slices.parquet`, with `online_auc`, `stale_auc` and `retrained_auc`; None where undefined.
+        slices: Rows of `slices.parquet`, with columns such as `online_auc`; None where undefined.
+        metric: `auc` or `recall@20`.
     """
-    figure, axes = _axes("AUC by slice", "slice of the day", "AUC")
+    title = metric.replace("auc", "AUC")
+    figure, axes = _axes(f"{title} by slice", "slice of the day", title)
     place = [row["slice"] + 1 for row in slices]
-    for name, colour in (("stale", "#94a3b8"), ("retrained", "#d97706"), ("online", COLOURS["model"])):
-        values = [np.nan if row[f"{name}_auc"] is None else row[f"{name}_auc"] for row in slices]
+    colours = {"popularity": "#16a34a", "stale": "#94a3b8", "retrained": "#d97706", "online": COLOURS["model"]}
+    for name, colour in colours.items():
+        values = [np.nan if (of := row.get(f"{name}_{metric}")) is None else of for row in slices]
         if not np.isnan(values).all():
             axes.plot(place, values, color=colour, label=name, lw=2.2 if name == "online" else 1.5, marker="o", ms=2.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -35,6 +35,7 @@ def render(metrics: dict[str, Any], plots: dict[str, bytes]) -> str:
         "fact": fact,
         "interval": interval,
         "duration": duration,
+        "source_title": source_title,
     }
     models = {f"model {name}": found for name, found in metrics["models"].items()} or {"model": metrics["model"]}
     scored = {**models, **metrics["baselines"], "oracle": metrics["oracle"]}

@@ -14,10 +14,9 @@ from datetime import UTC, datetime
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
-from ml.online.loop import ONLINE, SliceResult
+from ml.online.loop import SliceResult
 from ml.online.published import PublishedServing
 from ml.online.record import DayRecord
-from ml.online.rivals import RETRAINED, STALE
 from ml.online.serving import SyncStats
 from ml.online.serving_of_day import DayServing, ServingOfDay
 from ml.online.start import Run
@@ -37,8 +36,10 @@ class LiveSlice:
         until: Event time of its last row.
         rows: Number of rows.
         rows_per_second: Rows predicted and trained on in a second of work, without waiting.
-        auc: AUC of the rows whose labels became known in the slice, by model; None if undefined.
-        auc_so_far: AUC of the day so far by model.
+        metric: `auc`, or `recall@20` if items are ranked.
+        score: The metric of the slice by model; None if undefined. An AUC is that of the rows whose labels became known in the
+            slice. A ranking also has the `popularity` of the last hour.
+        score_so_far: The metric of the day so far.
         published: The package that the serving model applied before the slice; None for the first one of a day.
         receiver: State of the receiver that serves.
     """
@@ -47,8 +48,9 @@ class LiveSlice:
     until: datetime
     rows: int
     rows_per_second: float
-    auc: dict[str, float | None]
-    auc_so_far: dict[str, float | None]
+    metric: str
+    score: dict[str, float | None]
+    score_so_far: dict[str, float | None]
     published: Published | None
     receiver: ReceiverStatus
 
@@ -118,17 +120,16 @@ class LivePublisher:
         self._due = self._began[0] + (last - self._began[1]) / 1e6 / self.speed if self.speed else 0.0
         if self.on_slice is None or self._record is None:
             return
-        names = [name for name in (ONLINE, STALE, RETRAINED) if name in result.predictions]
         seconds = result.seconds["sync"] + result.seconds["train"]
-        scores, row = self._record.scores(known=True), self._record.slices[-1]
         self.on_slice(
             LiveSlice(
                 number=result.number,
                 until=datetime.fromtimestamp(last / 1e6, UTC),
                 rows=len(result.labels),
                 rows_per_second=len(result.labels) / seconds if seconds else 0.0,
-                auc={name: row[f"{name}_auc"] for name in names},
-                auc_so_far={name: scores[name]["auc"] for name in names},
+                metric=self._record.headline,
+                score=self._record.of_slice(),
+                score_so_far=self._record.so_far(),
                 published=self._published,
                 receiver=self.receiver.status,
             )

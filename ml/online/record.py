@@ -19,6 +19,7 @@ import torch
 
 from ml.artifacts.snapshot import Tensors
 from ml.evaluation.compare import LabelledRows
+from ml.evaluation.ranking.metrics import HEADLINE
 from ml.metrics import ClickSums, auc, metrics_of, summary
 from ml.online.known_labels import HeldBackRows
 from ml.online.loop import ONLINE, SliceResult
@@ -29,6 +30,7 @@ from ml.online.serving import Floats
 
 MODELS = (ONLINE, STALE, RETRAINED)
 """`online`: the serving model. `stale`: the daily model before the run. `retrained`: the daily model of the day before."""
+SYSTEMS = (*MODELS, POPULARITY)
 METRICS = ("auc", "log_loss", "calibration", "age_seconds")
 SLICES_FILE, PREDICTIONS_FILE = "slices.parquet", "predictions.parquet"
 _LABELS, _TIMES = "labels", "times_held_back"
@@ -45,7 +47,7 @@ SLICES = pa.schema(
         ("loss", pa.float64()),
         *((f"{model}_{metric}", pa.float64()) for model in MODELS for metric in METRICS),
         ("clicks", pa.int64()),  # ranked among all live items, as in `ml.online.ranking`; null if items are not ranked
-        *((f"{system}_{metric}", pa.float64()) for system in (*MODELS, POPULARITY) for metric in RANKED),
+        *((f"{system}_{metric}", pa.float64()) for system in SYSTEMS for metric in RANKED),
         ("version", pa.int64()),  # of the serving model that predicted the slice
         ("kind", pa.string()),  # what was sent before the slice: snapshot or delta
         ("rows_synced", pa.int64()),
@@ -121,6 +123,25 @@ class DayRecord:
         self.seconds.append({name: result.seconds[name] for name in _SECONDS})
         for table, rows in result.sync.rows_by_table.items():
             self.rows_by_table[table] = self.rows_by_table.get(table, 0) + rows
+
+    @property
+    def headline(self) -> str:
+        """The metric that says how good the day is: `auc`, or `recall@20` if items are ranked."""
+        return "auc" if self.ranking is None else HEADLINE
+
+    def of_slice(self) -> dict[str, float | None]:
+        """Return the headline of the last slice by system."""
+        return {name: self.slices[-1][column] for name in SYSTEMS if (column := f"{name}_{self.headline}") in self.slices[-1]}
+
+    def so_far(self) -> dict[str, float | None]:
+        """Return the headline of the day so far by system."""
+        if self.ranking is None:
+            return {model: of["auc"] for model, of in self.scores().items()}  # type: ignore[misc]
+        found: dict[str, float | None] = {}
+        for name in self.of_slice():
+            of = [(row["clicks"], row[f"{name}_{HEADLINE}"]) for row in self.slices if row["clicks"]]
+            found[name] = sum(clicks * value for clicks, value in of) / sum(clicks for clicks, _ in of) if of else None
+        return found
 
     @property
     def rows(self) -> int:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from ml.lake import Lake
+from ml.online.live import LiveSlice
 from ml.sync.folder import default_sync_folder
-from orchestration.online import HEADER, main
+from ml.sync.status import ReceiverStatus
+from orchestration.online import header, line, main
 
 
 @pytest.mark.slow
@@ -19,7 +23,7 @@ def test_days_after_the_demo_are_trained_online_one_after_the_other(home: Path) 
         done = CliRunner().invoke(main, ["synthetic", "--slices", "4"])
         assert done.exit_code == 0, done.output
         said = done.output.splitlines()
-        shown = said[said.index(HEADER) + 1 :]
+        shown = said[said.index(header()) + 1 :]
         assert [line.split()[2] for line in shown[:4]] == ["1", "2", "3", "4"]
         assert shown[4].startswith(f"{day}: AUC online 0.")
         manifest = lake.manifest("online_updates/dlrm", "synthetic", day)
@@ -28,6 +32,18 @@ def test_days_after_the_demo_are_trained_online_one_after_the_other(home: Path) 
         assert head.version == head.snapshot == manifest["run"]["version"] == 4 * number
         assert (manifest["scores"]["online"]["auc"] and not lake.has("tuned_models/dlrm", "synthetic", day)) or number == 1
         assert [one.version for one in folder.acknowledgements()] == [head.version]
+
+
+@pytest.mark.parametrize("metric", ["auc", "recall@20"])
+def test_a_line_has_a_value_below_each_column(metric: str) -> None:
+    names = ("online", "stale", "retrained", *(("popularity",) if metric != "auc" else ()))
+    score = dict.fromkeys(names, 0.5) | {"stale": None}
+    status = ReceiverStatus("test", None, None, None, None, 0, 0, None, 0.0, {}, None, 0, None, {})
+    shown = LiveSlice(0, datetime(2026, 1, 2, tzinfo=UTC), 10, 1000.0, metric, score, score, None, status)
+    named, values = header(metric), line(shown)
+    assert len(named) == len(values)
+    ends = [end.end() for end in re.finditer(r"\S+", values) if end.start() >= 16]
+    assert all(end == len(named) or named[end] == " " for end in ends) and "–" in values
 
 
 def test_a_model_that_the_dataset_lacks_is_named(home: Path) -> None:

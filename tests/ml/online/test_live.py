@@ -72,7 +72,7 @@ def test_a_receiver_follows_two_days_bit_for_bit(lake: Lake, tmp_path: Path) -> 
         assert_serves_the_state(lake, day, observer.receiver)
     assert [one.number for one in shown] == [*range(5), *range(5)]
     assert shown[0].published is None and all(one.published for one in shown[1:5])
-    assert shown[4].auc_so_far["online"] == pytest.approx(
+    assert shown[4].score_so_far["online"] == pytest.approx(
         lake.manifest(online_updates("dlrm"), SPEC.name, days[1])["scores"]["online"]["auc"]
     )
 

@@ -114,7 +114,7 @@ class Memoriser:
     """A slice whose labels are random, so that only a model that has already seen them predicts them."""
 
     def __init__(self, number: int, batch: Batch, size: int) -> None:
-        self.number, self._batch, self._size = number, batch, size
+        self.number, self.rows, self._batch, self._size = number, len(batch), batch, size
 
     def __len__(self) -> int:
         return -(-len(self._batch) // self._size)

@@ -14,6 +14,9 @@ from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
 from ml.datasets.write import write_day
 from ml.days import day_bounds
+from ml.evaluation import plots
+from ml.evaluation.evaluate import evaluate_day
+from ml.evaluation.online import day_by_slice, headline_of
 from ml.evaluation.ranking.item_scorers import item_scorer
 from ml.evaluation.ranking.report import rank_day
 from ml.lake import Lake
@@ -99,6 +102,10 @@ def test_slices_add_up_to_the_day(lake: Lake, days: list[str]) -> None:
     for system, of in of_day.items():
         for metric in ("recall@20", "recall@100", "mrr@20"):
             assert np.average([row[f"{system}_{metric}"] for row in rows], weights=clicks) == pytest.approx(of[metric])
+    so_far, of_slice = done.record.so_far(), done.record.of_slice()
+    assert list(so_far) == list(of_slice) == ["online", "stale", "retrained", "popularity"]
+    assert so_far == pytest.approx({system: of["recall@20"] for system, of in of_day.items()})
+    assert of_slice["online"] == rows[-1]["online_recall@20"]
     assert done.metrics["recall_at_20_online"] == whole["models"]["online"]["recall@20"]
     assert done.metrics["recall_at_20_popularity_60m"] == whole["sources"]["popularity_60m"]["recall@20"]
 
@@ -134,3 +141,15 @@ def test_rankers_are_not_ranked_within_the_day(lake: Lake, days: list[str]) -> N
         train_day(SPEC, day, lake, "dlrm", DayOptions(recipe=recipe_of("dlrm"), progress=False))
     done = run(lake, days[2], recipe_of("dlrm"), "dlrm")
     assert done.manifest["ranking"] is None and done.record.slices_table()["clicks"].null_count == len(done.record.slices)
+
+
+def test_the_report_shows_the_ranking_by_slice(lake: Lake, days: list[str]) -> None:
+    run(lake, days[2])
+    shown = day_by_slice(lake, SPEC, "two_tower", days[2])
+    assert shown is not None and headline_of(shown) == "recall@20"
+    done = evaluate_day(SPEC, days[2], lake, {})
+    assert done.metrics["online"]["two_tower"] == shown and "online_two_tower" in done.plots
+    html = done.report.read_text()
+    for text in ("Ranking of all live items for 300 clicks", "most clicked, 1 hour", "Recall@20 by slice", "true times"):
+        assert text in html
+    assert plots.online_day(shown["slices"], "recall@20") != plots.online_day(shown["slices"])
