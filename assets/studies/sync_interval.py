@@ -1,5 +1,6 @@
 """Online training against batch training, by how often the serving model is synchronised (Monolith, table 2)."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -58,7 +59,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         )
         oracle = oracle_auc(spec, held, served)
         with held.write(STUDIES, f"{NAME}_{model}", spec.name) as folder:
-            result = write_study(folder, found, oracle)
+            result = write_study(folder, found, oracle, spec)
             held.write_manifest(folder, {"batch": trained, "online": served, **config.model_dump()})
         columns = ["way", "AUC", "over retrained", "over stale", "MB", "share of the gap to the best possible"]
         paper = ([way, f"{auc:.4f}", f"{spread:.4f}", f"{batch:.4f}"] for way, (auc, spread, batch) in PAPER.items())
@@ -66,9 +67,22 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
             metadata={
                 "auc": picture(figure(found)),
                 "ways": table(columns, rows_of_table(result)),
+                **_ranking(spec, found, result),
                 "paper": table(["Monolith, DeepFM on Criteo's full log", "AUC", "spread", "batch"], paper),
                 "path": dg.MetadataValue.path(str(held.partition(STUDIES, f"{NAME}_{model}", spec.name))),
             }
         )
 
     return sync_interval
+
+
+def _ranking(spec: DatasetSpec, found: Sequence[Any], result: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
+    """Show how each way ranks all live items; empty if the dataset does not rank items."""
+    from ml.online.ranking import METRICS
+    from ml.studies.ranked_ways import ranking_rows, sources
+
+    if not found[0].ranked:
+        return {}
+    ways = {way: of["ranking"] for way, of in result.items()}
+    columns = ["way", METRICS[0], "over retrained", "over stale", *METRICS[1:]]
+    return {"ranking": table(columns, ranking_rows(ways, sources(spec, found[0].ranked)))}

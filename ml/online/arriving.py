@@ -251,7 +251,7 @@ class _ArrivingDay:
                 number, began = at.taken, time.perf_counter()
                 write_arriving(part.rows, self._make_taken() / rows_file(number))
                 write_whole(json.dumps(asdict(part.position)).encode(), self._taken / position_file(number))
-                own = self._examples.slice(part.rows, number, self._recipe.batch_size)
+                own = self._examples.slice(part.rows, number, self._recipe.online.batch_size or self._recipe.batch_size)
                 for result in online_slices(state, [own], self._serving, beside=self._beside, synced=at.synced):
                     at.record.add(result)
                     trained = time.perf_counter()

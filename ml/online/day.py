@@ -153,9 +153,8 @@ def online_day(
     start = start_online(lake, spec, model, day, recipe)
     rivals = Rivals.of(lake, spec, model, day, start.run)
     features = ranked_features(lake, spec, day, recipe)
-    reader = BlockReader(
-        lake, spec, [day], splits=recipe.splits, batch_size=recipe.batch_size, order="time", cache=options.cache
-    )
+    size = recipe.online.batch_size or recipe.batch_size
+    reader = BlockReader(lake, spec, [day], splits=recipe.splits, batch_size=size, order="time", cache=options.cache)
     stored_recipe = (
         [] if options.recipe or not lake.has(advisor_recipes(model), spec.name, day) else [(advisor_recipes(model), day)]
     )

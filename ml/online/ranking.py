@@ -22,7 +22,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.evaluation.ranking.item_scorers import item_scorer
 from ml.evaluation.ranking.metrics import ranking_metrics
 from ml.evaluation.ranking.report import describe
-from ml.evaluation.ranking.requests import DayRanking, days_in_reach
+from ml.evaluation.ranking.requests import DayRanking, RankedDay, days_in_reach
 from ml.evaluation.ranking.systems import ClickRanks, popularity_name
 from ml.evaluation.rows import earlier_days
 from ml.evaluation.scores import ItemScorer
@@ -49,7 +49,7 @@ class SliceRanking:
         spec: A dataset that ranks items.
         day: `YYYY-MM-DD`.
         lake: Where features are stored.
-        models: Return the two-tower models by name. A model may be updated or replaced between two slices.
+        models: Return the models by name. A model may be updated or replaced between two slices.
         features: Days whose features the ranking reads, as `ranked_features` returns them.
     """
 
@@ -61,8 +61,8 @@ class SliceRanking:
         self._day = DayRanking(spec, spec.ranked, day, lake, [other for other in features if other != day], named)
         self._sessions = self._day.sessions
 
-    def rank(self, rows: int) -> dict[str, ClickRanks]:
-        """Rank the clicks among the next rows of the day.
+    def rank(self, rows: int | None = None) -> dict[str, ClickRanks]:
+        """Rank the clicks among the next rows of the day, by default among all that remain.
 
         Returns:
             Ranks by name of the model, and those of `POPULARITY`.
@@ -77,6 +77,10 @@ class SliceRanking:
     def summary(self) -> dict[str, Any]:
         """Return the metrics of the clicks so far in the form of `ml.evaluation.ranking.report`."""
         return describe(self._spec, self._asked, self._day.result())
+
+    def ranked(self) -> RankedDay:
+        """Return the ranks of the clicks so far."""
+        return self._day.result()
 
     def tensors(self) -> Tensors:
         """Return the ranks that models have given so far, for a checkpoint."""
@@ -109,7 +113,12 @@ def ranked_features(lake: Lake, spec: DatasetSpec, day: str, recipe: Recipe) -> 
         Empty if the dataset does not rank items, or if the model is not a retrieval model: any other model scores each pair of
         a click and an item, which takes longer than training. Reports rank by such models on a sample of the clicks.
     """
-    if spec.ranked is None or not isinstance(recipe.model, TwoTowerRecipe) or not lake.has(CLEANED_FEATURES, spec.name, day):
+    return features_in_reach(lake, spec, day) if isinstance(recipe.model, TwoTowerRecipe) else []
+
+
+def features_in_reach(lake: Lake, spec: DatasetSpec, day: str) -> list[str]:
+    """Return the days whose features a ranking of a day reads, ascending; empty if items are not ranked."""
+    if spec.ranked is None or not lake.has(CLEANED_FEATURES, spec.name, day):
         return []
     return [*days_in_reach(spec, spec.ranked, day, earlier_days(lake, spec.name, day, _LOOK_BACK_DAYS)), day]
 
@@ -127,12 +136,10 @@ def _same(model: TorchPredictor) -> TorchPredictor:
 class _CurrentItems:
     """Scores items by the model that serves when the items are indexed; an `ml.evaluation.scores.ItemScorer`."""
 
-    by_pair = False
-
     def __init__(self, spec: DatasetSpec, current: Current) -> None:
         self._spec, self._current = spec, current
         self._scorer = self._open()
-        self.item_features = self._scorer.item_features
+        self.item_features, self.by_pair = self._scorer.item_features, self._scorer.by_pair
 
     def index(self, items: pa.Table) -> None:
         self._scorer = self._open()

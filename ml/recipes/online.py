@@ -63,6 +63,9 @@ class OnlineRecipe(Strict):
     minutes: float | None = Field(
         default=None, gt=0, description="Instead of `slices`: width of a slice in minutes of event time."
     )
+    batch_size: int | None = Field(
+        default=None, ge=1, description="Rows of a batch within the day. By default the `batch_size` of the recipe."
+    )
     base: Literal["online", "daily"] = Field(
         default="online",
         description="What a day starts from: with `online`, the online state of the day before, or the daily model the first "

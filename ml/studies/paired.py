@@ -55,7 +55,7 @@ def difference(ones: Sequence[Predictions], others: Sequence[Predictions], metri
     total = combine(by_day)
     if total is None:
         raise ValueError(f"{metric} is undefined: only one class in the rows of {', '.join(ones[0])}")
-    return _with_seeds(total, [found.value for own in by_seed if (found := combine(own))])
+    return with_seeds(total, [found.value for own in by_seed if (found := combine(own))])
 
 
 def mean_of(values: Sequence[float]) -> Estimate:
@@ -108,8 +108,8 @@ def _difference(rows: LabelledRows, one: tuple[Floats, Floats], other: tuple[Flo
     return None if a is None or b is None else a - b
 
 
-def _with_seeds(rows: Estimate, of_seeds: Sequence[float]) -> Estimate:
-    """Add the variance between seeds to an estimate from rows."""
+def with_seeds(rows: Estimate, of_seeds: Sequence[float]) -> Estimate:
+    """Add the variance between seeds to an estimate from rows. The error of a single seed is that of the rows."""
     seeds = mean_of(of_seeds)
     if rows.error is None or seeds.error is None:
         return rows

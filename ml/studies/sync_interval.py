@@ -8,6 +8,9 @@ trained on some days in batch. On the days after them it is scored by progressiv
 | stale            | the model after the batch days, never updated                                              |
 | retrained        | the daily model: trained on all days before d                                              |
 | online, N slices | a serving model that is synchronised before each of the N slices of a day                  |
+
+If the dataset ranks items, each way also ranks all live items for the clicks (`ml.studies.ranked_ways`), because the AUC
+against uniform negatives flatters a model that knows popularity.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +27,25 @@ import numpy as np
 from numpy.typing import NDArray
 from upath import UPath
 
+from ml.artifacts.predictor import TorchPredictor
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.reader import BlockReader
 from ml.datasets.splits import SPLITS
 from ml.evaluation.compare import Estimate
 from ml.evaluation.plots import lines
+from ml.evaluation.ranking.item_scorers import CannotRank
+from ml.evaluation.ranking.requests import RankedDay
 from ml.evaluation.rows import chunks
 from ml.lake import Lake
 from ml.metrics import auc
 from ml.online.loop import ONLINE, online_slices
+from ml.online.ranking import Current, SliceRanking, features_in_reach
 from ml.online.rates import online_rates
 from ml.online.serving import ServingCopy
 from ml.recipes.recipe import Recipe
 from ml.schema import LABEL, ORACLE
 from ml.studies.paired import Predictions, difference
+from ml.studies.ranked_ways import RankedDays, ranking_of_way, sources, without_sources
 from ml.training.passes import train_pass
 from ml.training.replay import replay
 from ml.training.score import EVALUATION_BATCH, predictions_of
@@ -63,6 +71,7 @@ class Served:
         way: `stale`, `retrained`, or `online, N slices`.
         seed: Seed of the recipe.
         predictions: Labels and probabilities of each online day, in time order.
+        ranked: How the clicks of each online day were ranked; empty if the dataset does not rank items, or if the model cannot.
         nbytes: Bytes that were synchronised.
         rows: Rows of tables that were synchronised.
     """
@@ -70,6 +79,7 @@ class Served:
     way: str
     seed: int
     predictions: Predictions = field(repr=False)
+    ranked: RankedDays = field(default_factory=dict, repr=False)
     nbytes: int = 0
     rows: int = 0
 
@@ -107,23 +117,24 @@ def run_study(
     found = []
     for seed in range(seeds):
         for served in _ways(spec, lake, batch_days, online_days, recipe(seed), slices):
-            found.append(served)
+            found.append(replace(served, ranked=without_sources(served.ranked)) if found else served)
             if on_result is not None:
                 on_result(served)
     return found
 
 
-def summary(found: Sequence[Served], oracle: float | None = None) -> dict[str, dict[str, Any]]:
+def summary(found: Sequence[Served], oracle: float | None = None, spec: DatasetSpec | None = None) -> dict[str, dict[str, Any]]:
     """Summarise the ways.
 
     Args:
         found: The result of `run_study`.
         oracle: AUC of the true click probabilities, for a simulated log.
+        spec: The dataset; only needed if clicks were ranked.
 
     Returns:
         For each way the mean AUC over days and seeds and its standard deviation over seeds, its gain over `stale` and over
         `retrained` as an estimate with its interval, bytes and rows synchronised, and the share of the gap between `stale` and
-        the oracle that it closes.
+        the oracle that it closes; if clicks were ranked, also `ranking`, see `ml.studies.ranked_ways`.
     """
     by_way: dict[str, list[Served]] = {}
     for served in found:
@@ -132,6 +143,8 @@ def summary(found: Sequence[Served], oracle: float | None = None) -> dict[str, d
     result = {}
     for way, ones in by_way.items():
         means = [one.auc for one in ones]
+        ranked = [one.ranked for one in ones]
+        beside = ([one.ranked for one in by_way[other]] if way != other else None for other in (STALE, RETRAINED))
         mean = statistics.fmean(means)
         result[way] = {
             "auc": mean,
@@ -141,6 +154,7 @@ def summary(found: Sequence[Served], oracle: float | None = None) -> dict[str, d
             "log_loss_over_retrained": None if way == RETRAINED else _gain(ones, by_way[RETRAINED], "log_loss"),
             "bytes": statistics.fmean(one.nbytes for one in ones),
             "rows": statistics.fmean(one.rows for one in ones),
+            **({"ranking": ranking_of_way(spec, ranked, *beside)} if spec and ranked[0] else {}),
             "gap_closed": None if oracle is None or way == STALE else (mean - stale) / (oracle - stale),
         }
     return result
@@ -181,10 +195,13 @@ def figure(found: Sequence[Served]) -> bytes:
     )
 
 
-def write_study(folder: Path | UPath, found: Sequence[Served], oracle: float | None = None) -> dict[str, dict[str, Any]]:
-    """Write `summary.json`, `by_time.json` and `auc.png`. Returns the summary."""
-    result = summary(found, oracle)
-    whole = {"ways": result, "oracle": oracle, "paper": PAPER}
+def write_study(
+    folder: Path | UPath, found: Sequence[Served], oracle: float | None = None, spec: DatasetSpec | None = None
+) -> dict[str, dict[str, Any]]:
+    """Write `summary.json`, `by_time.json` and `auc.png`. Returns the summary. Arguments are those of `summary`."""
+    result = summary(found, oracle, spec)
+    standing = sources(spec, found[0].ranked) if spec and found[0].ranked else {}
+    whole = {"ways": result, "sources": standing, "oracle": oracle, "paper": PAPER}
     (folder / "summary.json").write_text(json.dumps(whole, indent=1))
     (folder / "by_time.json").write_text(json.dumps(by_time(found), indent=1))
     (folder / "auc.png").write_bytes(figure(found))
@@ -198,36 +215,67 @@ def _ways(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_snapshot(state, folder)
-        yield Served(STALE, recipe.seed, {day: _predict(spec, lake, day, state) for day in online_days})
-        yield Served(RETRAINED, recipe.seed, dict(_retrain(spec, lake, online_days, state)))
+        predictions = {day: _predict(spec, lake, day, state) for day in online_days}
+        yield Served(
+            STALE, recipe.seed, predictions, {day: of for day in online_days if (of := _rank(spec, lake, day, folder))}
+        )
+        yield _retrain(spec, lake, online_days, state)
         for count in slices:
             yield _online(spec, lake, online_days, load_snapshot(folder, recipe=recipe), count)
 
 
-def _retrain(
-    spec: DatasetSpec, lake: Lake, days: Sequence[str], state: TrainState
-) -> Iterator[tuple[str, tuple[NDArray[np.float32], NDArray[np.float32]]]]:
+def _retrain(spec: DatasetSpec, lake: Lake, days: Sequence[str], state: TrainState) -> Served:
+    found, ranked = {}, {}
     for day in days:
-        yield day, _predict(spec, lake, day, state)
-        reader = _reader(spec, lake, day, state.recipe)
-        state.begin_pass()
-        train_pass(state, reader, total_steps=len(reader))
+        found[day] = _predict(spec, lake, day, state)
+        with tempfile.TemporaryDirectory() as name:
+            save_snapshot(state, Path(name))
+            if of := _rank(spec, lake, day, Path(name)):
+                ranked[day] = of
+        if day != days[-1]:
+            reader = _reader(spec, lake, day, state.recipe)
+            state.begin_pass()
+            train_pass(state, reader, total_steps=len(reader))
+    return Served(RETRAINED, state.recipe.seed, found, ranked)
 
 
 def _online(spec: DatasetSpec, lake: Lake, days: Sequence[str], state: TrainState, count: int) -> Served:
     serving, nbytes, rows = ServingCopy(state, state.recipe.online.sync), 0, 0
-    found, learned = {}, None
+    found, ranked, learned = {}, {}, None
     for day in days:
+        ranking = _open_ranking(spec, lake, day, lambda: serving.predictor)
         state.begin_pass()
         with online_rates(state, state.recipe.online):
-            parts = _reader(spec, lake, day, state.recipe).slices(count=count)
-            results = list(online_slices(state, parts, serving, learned=learned))
+            parts = _reader(spec, lake, day, state.recipe, state.recipe.online.batch_size).slices(count=count)
+            rank = ranking.rank if ranking else None
+            results = list(online_slices(state, parts, serving, rank=rank, learned=learned))
         state.end_pass()
         learned = results[-1].events
         nbytes, rows = nbytes + sum(of.sync.nbytes for of in results), rows + sum(of.sync.rows for of in results)
         labels, probabilities = ([of.labels for of in results], [of.predictions[ONLINE] for of in results])
         found[day] = (np.concatenate(labels), np.concatenate(probabilities))
-    return Served(f"online, {count} slices", state.recipe.seed, found, nbytes, rows)
+        if ranking:
+            ranked[day] = ranking.ranked()
+    return Served(f"online, {count} slices", state.recipe.seed, found, ranked, nbytes, rows)
+
+
+def _rank(spec: DatasetSpec, lake: Lake, day: str, folder: Path) -> RankedDay | None:
+    """Rank the clicks of a day by the model of a snapshot."""
+    predictor = TorchPredictor.load(folder)
+    ranking = _open_ranking(spec, lake, day, lambda: predictor)
+    if ranking is None:
+        return None
+    ranking.rank()
+    return ranking.ranked()
+
+
+def _open_ranking(spec: DatasetSpec, lake: Lake, day: str, current: Current) -> SliceRanking | None:
+    if not (features := features_in_reach(lake, spec, day)):
+        return None
+    try:
+        return SliceRanking(spec, day, lake, {ONLINE: current}, features)
+    except CannotRank:
+        return None
 
 
 def _predict(spec: DatasetSpec, lake: Lake, day: str, state: TrainState) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -235,8 +283,8 @@ def _predict(spec: DatasetSpec, lake: Lake, day: str, state: TrainState) -> tupl
     return predictions_of(state, reader)
 
 
-def _reader(spec: DatasetSpec, lake: Lake, day: str, recipe: Recipe) -> BlockReader:
-    return BlockReader(lake, spec, [day], splits=SPLITS, batch_size=recipe.batch_size, order="time")
+def _reader(spec: DatasetSpec, lake: Lake, day: str, recipe: Recipe, batch_size: int | None = None) -> BlockReader:
+    return BlockReader(lake, spec, [day], splits=SPLITS, batch_size=batch_size or recipe.batch_size, order="time")
 
 
 def _gain(ones: Sequence[Served], others: Sequence[Served], metric: str = "auc") -> dict[str, Any]:

@@ -47,11 +47,11 @@ def ranking_metrics(
     errors: dict[str, float | None] = dict.fromkeys(METRICS)
     if len(ranks):
         for name, values in values_of(ranks).items():
-            estimate = _mean(values, groups)
+            estimate = clustered_mean(values, groups)
             found[name], errors[name] = estimate.value, estimate.error
     if above is not None:
         known = ~np.isnan(above)
-        auc = _mean(above[known].astype(np.float64), groups[known]) if known.any() else None
+        auc = clustered_mean(above[known].astype(np.float64), groups[known]) if known.any() else None
         found[POPULAR_AUC], errors[POPULAR_AUC] = (auc.value, auc.error) if auc else (None, None)
     return found | {"standard_errors": errors}
 
@@ -60,9 +60,10 @@ def paired_difference(
     ranks: NDArray[np.int32], others: NDArray[np.int32], groups: NDArray[np.int64], metric: str = HEADLINE
 ) -> Estimate | None:
     """Compare two systems on the same N requests: the metric of `ranks` less the metric of `others`. None without requests."""
-    return _mean(values_of(ranks)[metric] - values_of(others)[metric], groups) if len(ranks) else None
+    return clustered_mean(values_of(ranks)[metric] - values_of(others)[metric], groups) if len(ranks) else None
 
 
-def _mean(values: NDArray[np.float64], groups: NDArray[np.int64]) -> Estimate:
+def clustered_mean(values: NDArray[np.float64], groups: NDArray[np.int64]) -> Estimate:
+    """Estimate the mean of values, float64 [N], of which those of one group, int64 [N], are not independent."""
     mean = float(values.mean())
     return LabelledRows(np.ones(len(values)), groups).estimate(Linearised(mean, (values - mean) / len(values)))

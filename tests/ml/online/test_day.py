@@ -69,6 +69,18 @@ def test_the_first_time_a_day_starts_from_the_daily_model(lake: Lake, days: list
     assert same_weights(load_snapshot(done.folder), state)
 
 
+def test_batches_within_the_day_can_be_smaller(lake: Lake, days: list[str]) -> None:
+    """The state is that of training the daily model further with batches of this size."""
+    done = run(lake, days[1], recipe_of({"batch_size": 8}))
+    state = load_snapshot(lake.partition(BATCH, SPEC.name, days[0]), recipe=recipe_of(schedule={"decay_to": 1.0}))
+    state.begin_pass()
+    for part in BlockReader(lake, SPEC, [days[1]], splits=ALL, batch_size=8).slices(count=6):
+        for _ in steps(state, part, total_steps=len(part)):
+            pass
+    assert same_weights(load_snapshot(done.folder), state) and done.record.rows == 400
+    assert not same_weights(load_snapshot(run(lake, days[1]).folder), state)
+
+
 def test_a_day_continues_its_own_day_before(lake: Lake, days: list[str]) -> None:
     first, second = run(lake, days[1]), run(lake, days[2])
     assert second.manifest["base"] == f"{STAGE}/{days[1]}"

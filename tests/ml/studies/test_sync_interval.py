@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ml.compute.runner import LocalRunner
+from ml.datasets.write import write_day
 from ml.lake import Lake
-from ml.recipes.recipe import Recipe
+from ml.recipes.recipe import Recipe, load_recipe
+from ml.studies.ranked_ways import ranking_rows, sources
 from ml.studies.sync_interval import RETRAINED, STALE, Served, by_time, rows_of_table, run_study, summary, write_study
+from tests.helpers.kiosk_days import DAYS, kiosk, kiosk_day, put_features
 from tests.helpers.training_days import made_spec, small_recipe, write_days
 
 
@@ -60,3 +64,36 @@ def test_gains_are_paired_by_seed_and_the_gap_is_that_of_the_stale_model() -> No
         (result[RETRAINED]["auc"] - result[STALE]["auc"]) / (1 - result[STALE]["auc"])
     )
     assert result[STALE]["over_stale"] is None and result[RETRAINED]["over_retrained"] is None
+
+
+def test_every_way_ranks_the_same_clicks(lake: Lake, tmp_path: Path) -> None:
+    spec = kiosk()
+    for day in DAYS:
+        put_features(lake, spec, day, kiosk_day(spec, day))
+        write_day(spec, day, lake, LocalRunner())
+
+    def towers(seed: int) -> Recipe:
+        model = {"user": ["user", "place", "history"], "item": ["item", "clicks_1h"], "uniform_negatives": 8, "hidden": [8]}
+        tables = {"features": {"history": {"kind": "shared", "of": "item"}}}
+        rates = {"batch_size": 32, "online": {"batch_size": 8, "learning_rate": 5.0}, "seed": seed}
+        return load_recipe("two_tower", {"model": model, "tables": tables, **rates})
+
+    found = run_study(spec, lake, DAYS[:1], DAYS[1:], towers, [4], seeds=2)
+    assert found[0].ranked[DAYS[1]].sources and not found[1].ranked[DAYS[1]].sources
+    one = [served.ranked[DAYS[1]].models["online"].ranks for served in found]
+    np.testing.assert_array_equal(one[0], one[1], "both are the model after the first day")
+    assert (one[2] != one[0]).any()
+    result = write_study(tmp_path, found, spec=spec)
+    online, stale = result["online, 4 slices"]["ranking"], result[STALE]["ranking"]
+    assert online["requests"] == 600 and online["true_times"] and online["filled_in_times"]
+    ranks = [served.ranked[day].models["online"].ranks for served in (found[2], found[5]) for day in DAYS[1:]]
+    expected = np.mean([((of >= 0) & (of < 20)).mean() for of in ranks])
+    assert online["recall@20"]["value"] == pytest.approx(expected)
+    gain = online["mrr@20"]["over_stale"]
+    assert gain["value"] == pytest.approx(online["mrr@20"]["value"] - stale["mrr@20"]["value"], rel=0.05)  # days have weights
+    assert gain["error"] > 0
+    assert stale["mrr@20"]["over_stale"] is None
+    assert stale["mrr@20"]["over_retrained"]["value"] == -result[RETRAINED]["ranking"]["mrr@20"]["over_stale"]["value"]
+    rows = ranking_rows({way: of["ranking"] for way, of in result.items()}, sources(spec, found[0].ranked))
+    assert [row[0] for row in rows] == [*result, "popularity_60m", "popularity_20m", "co_visitation"]
+    assert json.loads((tmp_path / "summary.json").read_text())["sources"]["popularity_60m"]["recall@20"] > 0
