@@ -1,0 +1,53 @@
+"""Split logs, joined again: every example comes back, once, with its label; the exceptions are counted, each by its reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from ml.days import MICROSECONDS_PER_HOUR
+from ml.joiner.join import AFTER_WAIT, BEFORE, LATE, MATCHED, NO_IMPRESSION, NO_KEY, REPEATED
+from tests.helpers.rejoin import differences, rejoin
+from tests.helpers.split_logs import NAME, options_of, small_dataset, split
+
+NOTHING = {"missing": 0, "extra": 0, "wrong": 0, "delay": 0, "twice": 0}
+
+
+@pytest.mark.parametrize("layout", ["banner", "news"])
+@pytest.mark.parametrize("seed", range(3))
+def test_every_example_comes_back_once_with_its_label(layout: str, seed: int, tmp_path: Path) -> None:
+    spec, lake = small_dataset(layout, tmp_path, seed)
+    out = tmp_path / "out"
+    written = split(spec, lake, out, options_of(seed))
+    done = rejoin(out, NAME, lake)
+    assert differences(out, lake, done.spec) == NOTHING
+    assert done.actions[MATCHED] == written.actions["in time"] > 0
+    assert done.actions[AFTER_WAIT] + done.actions[NO_IMPRESSION] == written.actions["after the wait"] > 0
+    assert (
+        done.actions[MATCHED] + done.actions[AFTER_WAIT] + done.actions[NO_IMPRESSION] + done.actions[REPEATED]
+        == (written.lines["actions"])
+    ), "every line of an action is counted, by one reason"
+    assert done.repeated + written.rows == written.lines["impressions"]
+    assert done.quarantined == done.without_key == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_faults_are_quarantined_or_counted_and_nothing_else_is_lost(seed: int, tmp_path: Path) -> None:
+    spec, lake = small_dataset("news", tmp_path, seed)
+    out = tmp_path / "out"
+    jump = [-MICROSECONDS_PER_HOUR, MICROSECONDS_PER_HOUR, 0][seed]
+    written = split(spec, lake, out, options_of(seed, malformed=0.05, orphans=0.1, clock_jump=jump))
+    done = rejoin(out, NAME, lake)
+    assert differences(out, lake, done.spec) == NOTHING
+    truth = pq.read_table(out / "truth.parquet").to_pylist()
+    kept = [row for row in truth if row["impression"] == "joined"]
+    lost = [row for row in truth if row["impression"] != "joined"]
+    assert done.quarantined + done.without_key + done.actions[NO_KEY] == sum(written.corrupt.values()) > 0
+    assert done.actions[MATCHED] == sum(row["label"] for row in kept)
+    assert done.actions[BEFORE] == sum(row["action"] == "before the impression" for row in kept)
+    without = sum(row["action"] not in ("none", "lost") for row in lost)
+    after = sum(row["action"] == "after the wait" for row in kept)
+    assert done.actions[NO_IMPRESSION] + done.actions[AFTER_WAIT] == without + after
+    assert done.actions[LATE] == 0
