@@ -146,6 +146,11 @@ def _replay(words: list[str], work: Workplace) -> None:
         assert "0 of 3 days ran" in work.run(sys.executable, "-m", "orchestration.replay", *words)
 
 
+def _split(words: list[str], work: Workplace) -> None:
+    """Run on a day that is done."""
+    assert "joined rows" in work.run(sys.executable, "-m", "orchestration.split", *words)
+
+
 def _advise(words: list[str], work: Workplace) -> None:
     """Run. The file of rules is the one on the page."""
     if "--rules" in words:
@@ -191,6 +196,7 @@ MODULES: dict[str, Callable[[list[str], Workplace], None]] = {
     "orchestration.advise": _advise,
     "orchestration.recipes": _recipes,
     "orchestration.replay": _replay,
+    "orchestration.split": _split,
     "pytest": _pytest,
     "tests.orchestration.test_definitions": _golden,
 }
