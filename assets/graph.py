@@ -31,6 +31,7 @@ from assets.policy import key
 from assets.promotion_checks import build_promotion_check
 from assets.report_checks import build_report_checks
 from assets.retune_checks import build_retune_checks
+from assets.serving_checks import build_serving_check
 from ml.catalog.spec import DatasetSpec
 from ml.stages import VALIDATED
 
@@ -62,6 +63,7 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
             build_promotion_check(spec),
             build_retune_checks(spec),
             *(build_online_check(spec, model) for model in spec.models),
+            *(build_serving_check(spec, model) for model in spec.models),
             *([candidate_index.build_recall_check(spec)] if spec.item else []),
             *([build_joiner_checks(spec), build_stream_check(spec)] if spec.actions else []),
         ],

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ml.compute.dask_cluster import Cluster
     from ml.datasets.cache_config import CacheConfig
+    from ml.sync.folder import SyncFolder
 
 
 class LakeResource(dg.ConfigurableResource):
@@ -44,6 +45,17 @@ class StreamsResource(dg.ConfigurableResource):
         from upath import UPath
 
         return UPath(self.root) / dataset
+
+
+class SyncResource(dg.ConfigurableResource):
+    """Where models are published to servers, with a folder for each model of each dataset."""
+
+    root: str = Field(description="A folder, or any fsspec URL.")
+
+    def folder(self, dataset: str, model: str) -> "SyncFolder":
+        from ml.sync.folder import sync_folder
+
+        return sync_folder(self.root, dataset, model)
 
 
 class SparkResource(dg.ConfigurableResource):

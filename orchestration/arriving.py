@@ -19,11 +19,12 @@ from ml.online.stream import LostFile, StreamFolder, stream_folder
 from ml.sync.folder import SyncFolder
 from ml.sync.receiver import Receiver
 from orchestration.deployments import home, landing_root
+from orchestration.slice_table import number, slices_shown
 
 log = logging.getLogger("evergreen")
-HEADER = (
-    f"{'until (UTC)':16} {'slice':>5} {'rows/s':>8} {'AUC online':>10} {'stale':>7} "
-    f"{'rows sent':>9} {'kB':>8} {'version':>7} {'lag s':>6} {'quarantined':>11}"
+COLUMNS = (
+    *(("until (UTC)", 16), ("slice", 5), ("rows/s", 8), ("AUC online", 10), ("stale", 7), ("rows sent", 9), ("kB", 8)),
+    *(("version", 7), ("lag s", 6), ("quarantined", 11)),
 )
 
 
@@ -33,19 +34,21 @@ def stream_of(spec: DatasetSpec) -> StreamFolder | None:
     return StreamFolder(folder, spec.examples_log, in_order=spec.label.negatives is not None) if folder.exists() else None
 
 
-def line(done: TrainedSlice, receiver: Receiver) -> str:
-    """Format a slice as a line below `HEADER`."""
+def cells(done: TrainedSlice, receiver: Receiver) -> list[str]:
+    """Format a slice as cells below `COLUMNS`."""
     result, sent, status = done.result, done.published, receiver.status
-    seconds = result.seconds["train"] + sent.seconds
-    until = datetime.fromtimestamp(result.events[1] / 1e6, UTC)
     scores = {name: auc(result.labels, found) for name, found in result.predictions.items()}
-    online, stale = ("–" if (of := scores.get(name)) is None else f"{of:.4f}" for name in ("online", "stale"))
-    speed = len(result.labels) / max(seconds, 1e-9)
-    return (
-        f"{until:%Y-%m-%d %H:%M} {result.number + 1:>5} {speed:>8,.0f} {online:>10} {stale:>7} "
-        f"{sent.rows:>9,} {sent.nbytes / 1e3:>8,.0f} {status.version if status.version is not None else '–':>7} "
-        f"{status.lag_wall_seconds:>6.1f} {done.quarantined.total():>11,}"
-    )
+    return [
+        f"{datetime.fromtimestamp(result.events[1] / 1e6, UTC):%Y-%m-%d %H:%M}",
+        f"{result.number + 1}",
+        f"{len(result.labels) / max(sum(done.seconds.values()), 1e-9):,.0f}",
+        *(number(scores.get(name)) for name in ("online", "stale")),
+        f"{sent.rows:,}",
+        f"{sent.nbytes / 1e3:,.0f}",
+        f"{status.version if status.version is not None else '–'}",
+        f"{status.lag_wall_seconds:.1f}",
+        f"{done.quarantined.total():,}",
+    ]
 
 
 @contextmanager
@@ -69,13 +72,12 @@ def follow_stream(
         click.ClickException: The state to start from is missing, or another process trains the day.
     """
     console.print(f"{spec.name}/{model}: rows that arrive in {stream.root}, packages in {folder.root}; Ctrl-C stops")
-    console.print(HEADER)
     options = ArrivingOptions(on_message=console.print)
     logs = f"{landing_root()}/{spec.name}"
-    with stopped_by_signals() as stop:
+    with stopped_by_signals() as stop, slices_shown(console, COLUMNS, f"{spec.name}/{model}", receiver) as show:
         try:
             for done in follow(spec, lake, stream, folder, logs, stop.wait, model, options):
-                console.print(line(done, receiver))
+                show(cells(done, receiver), len(done.result.labels), done.published.rows, done.published.nbytes)
         except (MissingPartition, BusyPartition, LostFile) as error:
             raise click.ClickException(str(error)) from error
     log.info("stopped after a checkpoint; the same command resumes there")

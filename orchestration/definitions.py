@@ -12,6 +12,7 @@ from orchestration.jobs import daily_job, online_job, tuning_job
 from orchestration.retuning import retuning_sensor
 from orchestration.schedules import daily_schedule, weekly_tuning
 from orchestration.sensors import landing_sensor
+from orchestration.streams import stream_job, stream_sensor
 
 
 def build_defs(specs: Iterable[DatasetSpec], resource_overrides: dict[str, object] | None = None) -> dg.Definitions:
@@ -23,12 +24,13 @@ def build_defs(specs: Iterable[DatasetSpec], resource_overrides: dict[str, objec
     """
     specs = list(specs)
     jobs, tunings = [daily_job(spec) for spec in specs], [tuning_job(spec) for spec in specs]
+    streams = [stream_job(spec) for spec in specs]
     bound = resources() | (resource_overrides or {})
     return dg.Definitions.merge(
         catalog_graph(specs),
         dg.Definitions(
             resources=bound,
-            jobs=[*jobs, *tunings, *(online_job(spec) for spec in specs)],
+            jobs=[*jobs, *tunings, *streams, *(online_job(spec) for spec in specs)],
             schedules=[
                 *(daily_schedule(job) for job in jobs),
                 *(weekly_tuning(spec, job) for spec, job in zip(specs, tunings, strict=True)),
@@ -36,6 +38,7 @@ def build_defs(specs: Iterable[DatasetSpec], resource_overrides: dict[str, objec
             sensors=[
                 *(landing_sensor(spec, job) for spec, job in zip(specs, jobs, strict=True)),
                 *(retuning_sensor(spec, job) for spec, job in zip(specs, tunings, strict=True)),
+                *(stream_sensor(spec, job) for spec, job in zip(specs, streams, strict=True)),
             ],
             # A single process with one JVM and one import of torch takes a third of the CPU time of one process per step.
             executor=dg.in_process_executor,

@@ -5,6 +5,7 @@
 | EVERGREEN_HOME           | ./.evergreen                   | everything Evergreen writes                |
 | EVERGREEN_LAKE           | $EVERGREEN_HOME                | partitions; any fsspec URL                 |
 | EVERGREEN_LANDING        | $EVERGREEN_HOME/landing        | raw logs, a folder per dataset             |
+| EVERGREEN_SYNC           | $EVERGREEN_HOME/sync           | models published to servers; any URL       |
 | EVERGREEN_SPARK_MASTER   | local, every core              | any Spark master; `none` for no Spark      |
 | EVERGREEN_DASK           | a cluster on this machine      | address of a Dask scheduler                |
 | EVERGREEN_DASK_ADAPT     | one worker per core            | `min:max` workers of the local cluster     |
@@ -31,6 +32,7 @@ from assets.resources import (
     MlflowResource,
     SparkResource,
     StreamsResource,
+    SyncResource,
     TrainingResource,
     TuningResource,
 )
@@ -58,6 +60,11 @@ def lake_root() -> str:
 def landing_root() -> str:
     """Return the folder, or fsspec URL, of the landing folders."""
     return os.environ.get("EVERGREEN_LANDING") or str(home() / "landing")
+
+
+def sync_root() -> str:
+    """Return the folder, or fsspec URL, in which models are published to servers."""
+    return os.environ.get("EVERGREEN_SYNC") or str(home() / "sync")
 
 
 def catalog_folder() -> Path:
@@ -91,6 +98,7 @@ def resources() -> dict[str, object]:
         "lake": LakeResource(root=lake_root()),
         "landing": LandingResource(root=landing_root()),
         "streams": StreamsResource(root=str(home() / "stream")),
+        "sync": SyncResource(root=sync_root()),
         "spark": spark,
         "dask": _dask(),
         "training": _training(spark),

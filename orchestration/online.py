@@ -15,25 +15,33 @@ from ml.lake import Lake
 from ml.online.live import LivePublisher, LiveSlice
 from ml.online.ranking import POPULARITY
 from ml.stages import MDS_DATASETS, online_updates, stages_of, tuned_models
-from ml.sync.folder import SyncFolder, default_sync_folder
+from ml.sync.folder import SyncFolder, sync_folder
+from ml.sync.probe import Probe
 from ml.sync.receiver import Receiver
 from orchestration.arriving import follow_stream, stream_of
 from orchestration.demo import link_logs
-from orchestration.deployments import lake_root
+from orchestration.deployments import lake_root, sync_root
 from orchestration.materialize import materialize
 from orchestration.replay import DayFailed, quiet_console, replay, the_dataset
+from orchestration.slice_table import Columns, Show, line_of, number, slices_shown
 
 RECEIVER = "make-online"
 POLL = 0.2  # seconds between two polls of the receiver
 
 
+def columns_of(metric: str = "auc") -> Columns:
+    """Return the columns of a slice, for a metric of `LiveSlice`."""
+    popular = () if metric == "auc" else (("popular", 7),)
+    return (
+        *(("until (UTC)", 16), ("slice", 5), ("rows/s", 8), (f"{metric.replace('auc', 'AUC')} online", 16), ("stale", 7)),
+        *(("retrained", 9), *popular, ("day: online", 11), ("stale", 7), *popular),
+        *(("rows sent", 9), ("kB", 8), ("lag s", 6)),
+    )
+
+
 def header(metric: str = "auc") -> str:
     """Return the names of the columns of `line`, for a metric of `LiveSlice`."""
-    popular = "" if metric == "auc" else f"{'popular':>7} "
-    return (
-        f"{'until (UTC)':16} {'slice':>5} {'rows/s':>8} {metric.replace('auc', 'AUC') + ' online':>16} {'stale':>7} "
-        f"{'retrained':>9} {popular}{'day: online':>11} {'stale':>7} {popular}{'rows sent':>9} {'kB':>8} {'lag s':>6}"
-    )
+    return line_of(columns_of(metric), [title for title, _ in columns_of(metric)])
 
 
 def next_day(spec: DatasetSpec, model: str, lake: Lake) -> str | None:
@@ -48,25 +56,29 @@ def next_day(spec: DatasetSpec, model: str, lake: Lake) -> str | None:
 
 def line(shown: LiveSlice) -> str:
     """Format a slice as a line below `header`."""
+    return line_of(columns_of(shown.metric), cells(shown))
 
-    def number(of: dict[str, float | None], name: str, width: int = 7) -> str:
-        return f"{'–' if of.get(name) is None else f'{of[name]:.4f}':>{width}} "
 
-    score, day = shown.score, shown.score_so_far
-    beside = ("", "") if shown.metric == "auc" else (number(score, POPULARITY), number(day, POPULARITY))
+def cells(shown: LiveSlice) -> list[str]:
+    """Format a slice as cells below `columns_of`."""
     sent = shown.published.manifest if shown.published else None
-    return (
-        f"{shown.until:%Y-%m-%d %H:%M} {shown.number + 1:>5} {shown.rows_per_second:>8,.0f} "
-        f"{number(score, 'online', 16)}{number(score, 'stale')}{number(score, 'retrained', 9)}{beside[0]}"
-        f"{number(day, 'online', 11)}{number(day, 'stale')}{beside[1]}"
-        f"{sent.rows if sent else 0:>9,} {(sent.nbytes if sent else 0) / 1e3:>8,.0f} {shown.receiver.lag_wall_seconds:>6.1f}"
-    )
+    popular = () if shown.metric == "auc" else (POPULARITY,)
+    return [
+        f"{shown.until:%Y-%m-%d %H:%M}",
+        f"{shown.number + 1}",
+        f"{shown.rows_per_second:,.0f}",
+        *(number(shown.score.get(name)) for name in ("online", "stale", "retrained", *popular)),
+        *(number(shown.score_so_far.get(name)) for name in ("online", "stale", *popular)),
+        f"{sent.rows if sent else 0:,}",
+        f"{(sent.nbytes if sent else 0) / 1e3:,.0f}",
+        f"{shown.receiver.lag_wall_seconds:.1f}",
+    ]
 
 
 @contextmanager
-def following(folder: SyncFolder) -> Iterator[Receiver]:
+def following(folder: SyncFolder, probe: Probe | None) -> Iterator[Receiver]:
     """Let a receiver follow a folder in a thread of its own inside the block. At its end, the receiver has the last version."""
-    receiver, stop = Receiver(folder, RECEIVER), threading.Event()
+    receiver, stop = Receiver(folder, RECEIVER, probe), threading.Event()
     thread = threading.Thread(target=receiver.follow, args=(stop, POLL), name="receiver", daemon=True)
     thread.start()
     try:
@@ -112,6 +124,7 @@ def main(dataset: str, logs: str | None, model: str | None, days: int, speed: fl
     """
     quiet_console()
     from ml.online.day import OnlineOptions, online_day
+    from ml.online.probe_set import probe_day, probe_of
     from ml.online.ranking import ranked_features
     from ml.recipes.stored import recipe_in_use
 
@@ -121,9 +134,11 @@ def main(dataset: str, logs: str | None, model: str | None, days: int, speed: fl
     if model not in spec.models:
         raise click.BadParameter(f"{dataset} has no model {model!r}; it has {', '.join(spec.models)}")
     lake, console = Lake.at(lake_root()), Console(highlight=False, soft_wrap=True)
-    folder = default_sync_folder(lake_root(), spec.name, model)
+    folder = sync_folder(sync_root(), spec.name, model)
     if (stream := stream_of(spec)) is not None:
-        with following(folder) as receiver:
+        newest = probe_day(lake, spec)
+        probe = probe_of(lake, spec, recipe_in_use(lake, spec, model, newest)) if newest else None
+        with following(folder, probe) as receiver:
             follow_stream(spec, model, lake, stream, folder, receiver, console)
         return
     for _ in range(days):
@@ -137,11 +152,18 @@ def main(dataset: str, logs: str | None, model: str | None, days: int, speed: fl
         if slices:
             online = recipe.online.model_copy(update={"slices": slices, "minutes": None})
             recipe = recipe.model_copy(update={"online": online})
-        console.print(header("recall@20" if ranked_features(lake, spec, day, recipe) else "auc"))
-        with following(folder) as receiver:
-            live = LivePublisher(
-                spec, model, day, lake, folder, receiver, speed, on_slice=lambda shown: console.print(line(shown))
-            )
+        columns = columns_of("recall@20" if ranked_features(lake, spec, day, recipe) else "auc")
+        title = f"{spec.name}/{model} of {day}"
+        with (
+            following(folder, probe_of(lake, spec, recipe, day)) as receiver,
+            slices_shown(console, columns, title, receiver) as show,
+        ):
+
+            def on_slice(shown: LiveSlice, show: Show = show) -> None:
+                sent = shown.published.manifest if shown.published else None
+                show(cells(shown), shown.rows, sent.rows if sent else 0, sent.nbytes if sent else 0)
+
+            live = LivePublisher(spec, model, day, lake, folder, receiver, speed, on_slice=on_slice)
             options = OnlineOptions(recipe if slices else None, progress=False, observer=live)
             try:
                 done = online_day(spec, day, lake, model, options)

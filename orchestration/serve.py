@@ -7,8 +7,8 @@ import click
 from upath import UPath
 
 from ml.lake import Lake
-from ml.sync.folder import default_sync_folder
-from orchestration.deployments import home, lake_root, landing_root
+from ml.sync.folder import sync_folder
+from orchestration.deployments import home, lake_root, landing_root, sync_root
 from orchestration.replay import quiet_console, the_dataset
 
 PORT = 8715
@@ -41,7 +41,7 @@ def main(dataset: str, model: str | None, host: str, port: int, names: tuple[str
 
     torch.set_num_threads(1)
     spec, lake = the_dataset(dataset), Lake.at(lake_root())
-    synced = {name: default_sync_folder(lake_root(), spec.name, name) for name in spec.models}
+    synced = {name: sync_folder(sync_root(), spec.name, name) for name in spec.models}
     stream = UPath(home()) / "stream" / spec.name
     try:
         engine = start(spec, lake, stream, read_side_tables(spec, f"{landing_root()}/{spec.name}"), synced, model)

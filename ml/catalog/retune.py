@@ -25,6 +25,11 @@ class Retune(Strict):
     calibration: Float | None = Field(
         default=1.25, gt=1, description="Factor by which predicted and observed clicks differ, beyond sampling noise."
     )
+    online: bool = Field(
+        default=True,
+        description="Whether a fall of the AUC of [online training](online-training.md), which the check `progressive_auc` "
+        "reports, is a reason.",
+    )
     days: Int = Field(default=3, ge=2, le=28, description="Number of last days on each of which a reason must hold.")
     reference_days: Int = Field(
         default=5,

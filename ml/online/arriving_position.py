@@ -61,6 +61,17 @@ def sealed_day(lake: Lake, spec: DatasetSpec, model: str) -> str | None:
     return next((day for day in reversed(days) if STREAM in lake.manifest(online_updates(model), spec.name, day)), None)
 
 
+def position_of(lake: Lake, spec: DatasetSpec, model: str) -> Position:
+    """Return the position in the stream up to which rows are in a checkpoint or in a sealed day."""
+    sealed, stage = sealed_day(lake, spec, model), online_checkpoints(model)
+    begun = day_in_progress(lake, spec, model, sealed)
+    saved = [lake.manifest(stage, spec.name, name) for name in lake.days(stage, spec.name) if name.startswith(f"{begun}.")]
+    if begun and saved:
+        newest = max(saved, key=lambda manifest: manifest["saved_at"])
+        return Position(**newest["reader"]["position"])
+    return Position(**lake.manifest(online_updates(model), spec.name, sealed)[STREAM]) if sealed else Position()
+
+
 def day_in_progress(lake: Lake, spec: DatasetSpec, model: str, sealed: str | None) -> str | None:
     """Return the day of the newest checkpoint from a stream, if it is after the last sealed day."""
     stage = online_checkpoints(model)

@@ -48,6 +48,11 @@ class SyncRecipe(Strict):
         gt=0,
         description="A receiver that is silent for this many hours is dropped, and must load a snapshot again.",
     )
+    max_lag: float = Field(
+        default=300.0,
+        gt=0,
+        description="Seconds within which receivers must serve a published version; otherwise the check `serving_lag` fails.",
+    )
     probe: ProbeRecipe | None = Field(default=None, description="Check of receivers after each sync; none by default.")
 
 
@@ -93,8 +98,9 @@ class OnlineRecipe(Strict):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all keys, which partitions of `online_updates` record beside the fingerprint of the recipe."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
+        """Hash of the keys that change results. Partitions of `online_updates` have it beside the recipe's fingerprint."""
+        keys = self.model_dump(mode="json", exclude={"sync": {"max_lag"}})
+        return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:16]
 
     @model_validator(mode="after")
     def _check(self) -> Self:

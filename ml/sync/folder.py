@@ -241,15 +241,14 @@ class SyncFolder:
             _replace(self.root / HEAD, json.dumps(asdict(found)))
 
 
-def default_sync_folder(home: str | os.PathLike[str], dataset: str, model: str) -> SyncFolder:
-    """Return the folder in which a model is published by default: `<home>/sync/<dataset>/<model>`, or below `EVERGREEN_SYNC`.
+def sync_folder(root: str | os.PathLike[str], dataset: str, model: str) -> SyncFolder:
+    """Return the folder in which a model is published: `<root>/<dataset>/<model>`.
 
     Args:
-        home: `EVERGREEN_HOME`.
+        root: Folder or fsspec URL of all models, by default `$EVERGREEN_HOME/sync`.
         dataset: Name of the dataset.
         model: Name of the model.
     """
-    root = os.environ.get("EVERGREEN_SYNC") or str(UPath(home) / "sync")
     return SyncFolder.at(str(UPath(root) / dataset / model))
 
 

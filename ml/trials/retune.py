@@ -5,6 +5,7 @@
 | `drift`       | a day's features with the days that the last tuning used, beyond how much these differ among themselves   |
 | `fall`        | the model's lead over the logistic regression with the lead that the last tuning promised                |
 | `calibration` | predicted with observed clicks                                                                            |
+| `online`      | the AUC of the serving model within the day with that of earlier days and of the daily model              |
 
 A reason has to hold on the last days together, because one unusual day is no reason to tune. The days of some logs
 always differ, such as those of a news portal, so drift counts only beyond what is usual for the log. The lead over the logistic
@@ -26,7 +27,8 @@ from ml.catalog.retune import Retune
 from ml.catalog.spec import DatasetSpec
 from ml.evaluation.compare import Estimate
 from ml.lake import Lake
-from ml.stages import EVALUATION_REPORTS, FEATURE_PROFILES, tuning_results
+from ml.online.verdict import judge_day
+from ml.stages import EVALUATION_REPORTS, FEATURE_PROFILES, online_updates, tuning_results
 from ml.trials.promise import Promise, lead_of, promise_of
 
 MOST_DAYS = 7
@@ -41,7 +43,7 @@ class RetuneNeed:
         model: Name of the model.
         day: The last reported day that is considered.
         since: Day that the last tuning served; None if the model was never tuned.
-        reasons: What each reason that holds has found, for people, by name: `drift`, `fall`, `calibration`.
+        reasons: What each reason that holds has found, for people, by name: `drift`, `fall`, `calibration`, `online`.
         measured: Numbers that were compared, by name; absent where there is nothing to compare yet.
     """
 
@@ -89,6 +91,7 @@ def _need(
         "drift": _drift(profiles, reference, day, limits),
         "fall": _fall(promise, model, served, limits),
         "calibration": _calibration(model, served[-limits.days :], limits),
+        "online": _online(spec, model, since, day, lake),
     }
     found = {name: of for name, of in every.items() if of is not None}
     reasons = {name: of.reason for name, of in found.items() if of.reason is not None}
@@ -186,3 +189,17 @@ def _calibration(model: str, reports: Sequence[Mapping[str, Any]], limits: Retun
         f"beyond sampling noise (retune.calibration: {limits.calibration:g})"
     )
     return _Found(factor, reason if factor > limits.calibration else None)
+
+
+def _online(spec: DatasetSpec, model: str, since: str | None, day: str, lake: Lake) -> _Found | None:
+    """Counts the last days on which the AUC of online training has fallen; None with too few days."""
+    trained = lake.days(online_updates(model), spec.name)
+    days = [known for known in trained if known <= day and (since is None or known > since)][-spec.retune.days :]
+    if not spec.retune.online or len(days) < spec.retune.days:
+        return None
+    fallen = [known for known in days if judge_day(lake, spec, model, known).reasons]
+    last = "; ".join(judge_day(lake, spec, model, days[-1]).reasons)
+    reason = (
+        f"the AUC of online training has fallen on each of the last {len(days)} days; on {days[-1]}, {last} (retune.online)"
+    )
+    return _Found(float(len(fallen)), reason if len(fallen) == len(days) else None)

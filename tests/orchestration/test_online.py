@@ -11,14 +11,15 @@ from click.testing import CliRunner
 
 from ml.lake import Lake
 from ml.online.live import LiveSlice
-from ml.sync.folder import default_sync_folder
+from ml.sync.folder import sync_folder
 from ml.sync.status import ReceiverStatus
+from orchestration.deployments import sync_root
 from orchestration.online import header, line, main
 
 
 @pytest.mark.slow
 def test_days_after_the_demo_are_trained_online_one_after_the_other(home: Path) -> None:
-    lake, folder = Lake.at(home), default_sync_folder(home, "synthetic", "dlrm")
+    lake, folder = Lake.at(home), sync_folder(home / "sync", "synthetic", "dlrm")
     for number, day in enumerate(("2026-01-05", "2026-01-06"), 1):
         done = CliRunner().invoke(main, ["synthetic", "--slices", "4"])
         assert done.exit_code == 0, done.output
@@ -49,3 +50,12 @@ def test_a_line_has_a_value_below_each_column(metric: str) -> None:
 def test_a_model_that_the_dataset_lacks_is_named(home: Path) -> None:
     done = CliRunner().invoke(main, ["synthetic", "--model", "none"])
     assert done.exit_code and "synthetic has no model 'none'; it has dlrm" in done.output
+
+
+def test_packages_are_published_below_the_home_unless_a_variable_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path))
+    assert sync_root() == str(tmp_path / "sync")
+    monkeypatch.setenv("EVERGREEN_SYNC", "memory://elsewhere")
+    assert sync_root() == "memory://elsewhere"

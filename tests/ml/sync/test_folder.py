@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from upath import UPath
 
-from ml.sync.folder import HEAD, Acknowledgement, Head, RunConflict, SyncFolder, default_sync_folder
+from ml.sync.folder import HEAD, Acknowledgement, Head, RunConflict, SyncFolder, sync_folder
 from ml.sync.manifest import DamagedPackage, PackageManifest, read_manifest
 
 
@@ -150,7 +150,6 @@ def test_manifests_that_do_not_fit_are_refused(keys: dict[str, object], says: st
     assert says in str(caught.value)
 
 
-def test_the_default_place_can_be_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert default_sync_folder(tmp_path, "shop", "dlrm").root.path == str(tmp_path / "sync" / "shop" / "dlrm")
-    monkeypatch.setenv("EVERGREEN_SYNC", "memory://elsewhere")
-    assert str(default_sync_folder(tmp_path, "shop", "dlrm").root) == "memory://elsewhere/shop/dlrm"
+def test_each_model_has_a_folder_below_the_root(tmp_path: Path) -> None:
+    assert sync_folder(tmp_path, "shop", "dlrm").root.path == str(tmp_path / "shop" / "dlrm")
+    assert str(sync_folder("memory://elsewhere", "shop", "dlrm").root) == "memory://elsewhere/shop/dlrm"

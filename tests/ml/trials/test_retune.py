@@ -14,7 +14,7 @@ from ml.advisor.profiles.day import profile_day
 from ml.catalog.retune import Retune
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
-from ml.stages import EVALUATION_REPORTS, tuning_results
+from ml.stages import EVALUATION_REPORTS, online_updates, tuning_results
 from ml.trials.day import TRIALS
 from ml.trials.retune import retune_needs
 from tests.helpers.quality_days import DAYS, make_spec, write_features
@@ -147,3 +147,18 @@ def test_predictions_that_are_off_on_each_of_the_last_days(
         report(lake, day, 0.75, interval)
     assert reasons(lake) == expected
     assert reasons(lake, calibration=None) == set()
+
+
+def online_day(lake: Lake, day: str, auc: float) -> None:
+    """Write a day of online training, with the keys that are read."""
+    scores = {"online": {"auc": auc, "auc_error": 0.001}}
+    gain = {"auc": {"value": auc - 0.75, "error": 0.001, "df": 1000, "p_above": 0.5}}
+    with lake.write(online_updates("dlrm"), SPEC.name, day) as staging:
+        lake.write_manifest(staging, {"scores": scores, "gains": {"retrained": gain}})
+
+
+@pytest.mark.parametrize(("fallen", "expected"), [(3, {"online"}), (2, set()), (0, set())])
+def test_a_fall_of_the_auc_within_the_day_that_lasts(lake: Lake, fallen: int, expected: set[str]) -> None:
+    for number, day in enumerate(DAYS):
+        online_day(lake, day, 0.70 if number >= len(DAYS) - fallen else 0.76)
+    assert reasons(lake) == expected and reasons(lake, online=False) == set()
