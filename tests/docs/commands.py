@@ -30,6 +30,7 @@ TARGETS = {
     "test": "would run these tests",
     "test-fast": "would run these tests",
     "soak": "takes hours",
+    "store": "follows a stream until it is stopped; a test runs its module",
     "serve": "serves until it is stopped; a test runs its module",
     "sigopt": "serves until it is stopped; a test runs its module",
     "ui": "starts a server",

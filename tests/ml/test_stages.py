@@ -7,7 +7,7 @@ from ml.stages import VALIDATED, exported_models, online_updates, served_models,
 def test_each_model_has_its_own_stages(catalog: dict[str, DatasetSpec]) -> None:
     for spec in catalog.values():
         stages = stages_of(spec)
-        assert len(stages) == len(set(stages)) == len(VALIDATED) + 3 * len(spec.models) + 2
+        assert len(stages) == len(set(stages)) == len(VALIDATED) + 3 * len(spec.models) + 2 + bool(spec.item)
         assert all(stages.index(tuned_models(m)) < stages.index(exported_models(m)) for m in spec.models)
 
 
