@@ -109,7 +109,7 @@ def _difference(rows: LabelledRows, one: tuple[Floats, Floats], other: tuple[Flo
 
 
 def with_seeds(rows: Estimate, of_seeds: Sequence[float]) -> Estimate:
-    """Add the variance between seeds to an estimate from rows. The error of a single seed is that of the rows."""
+    """Add the variance between seeds to an estimate from rows. With a single seed, the error is the one over the rows."""
     seeds = mean_of(of_seeds)
     if rows.error is None or seeds.error is None:
         return rows

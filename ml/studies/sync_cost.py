@@ -30,9 +30,9 @@ from ml.online.rates import online_rates
 from ml.recipes.online import SyncRecipe
 from ml.recipes.recipe import Recipe
 from ml.stages import CLEANED_FEATURES
+from ml.studies.measured_serving import MeasuredServing
 from ml.studies.paired import Predictions, as_json, as_text, difference
 from ml.studies.paper_package import PaperPackage
-from ml.studies.published_serving import PublishedServing
 from ml.sync.manifest import RowFormat
 from ml.sync.publisher import Inputs
 from ml.training.replay import replay
@@ -251,7 +251,7 @@ def _inputs(spec: DatasetSpec, lake: Lake, day: str) -> Inputs:
 def _run(spec: DatasetSpec, lake: Lake, days: Sequence[str], state: TrainState, variant: Variant, inputs: Inputs) -> Run:
     found, learned = {}, None
     with tempfile.TemporaryDirectory() as name:
-        serving = PublishedServing(Path(name), state, inputs, variant.sync, spec.name)
+        serving = MeasuredServing(Path(name), state, inputs, variant.sync, spec.name)
         for day in days:
             reader = BlockReader(lake, spec, [day], splits=SPLITS, batch_size=state.recipe.batch_size, order="time")
             state.begin_pass()

@@ -198,7 +198,7 @@ def figure(found: Sequence[Served]) -> bytes:
 def write_study(
     folder: Path | UPath, found: Sequence[Served], oracle: float | None = None, spec: DatasetSpec | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Write `summary.json`, `by_time.json` and `auc.png`. Returns the summary. Arguments are those of `summary`."""
+    """Write `summary.json`, `by_time.json` and `auc.png`. Returns the summary. Takes the arguments of `summary`."""
     result = summary(found, oracle, spec)
     standing = sources(spec, found[0].ranked) if spec and found[0].ranked else {}
     whole = {"ways": result, "sources": standing, "oracle": oracle, "paper": PAPER}
