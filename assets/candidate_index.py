@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.check_results import result_of_days
 from assets.days import checked_days, each_day
 from assets.partitions import daily, days_before
 from assets.policy import daily_asset, key
@@ -66,13 +67,6 @@ def build_recall_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
         found = {day: held.manifest(stage, spec.name, day)["recall_at_100"] for day in days}
         failing = [day for day, recall in found.items() if recall is not None and recall < LEAST_RECALL]
         shown = found[failing[0] if failing else days[-1]]
-        return dg.AssetCheckResult(
-            passed=not failing,
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata={
-                **({} if shown is None else {"recall_at_100": shown}),
-                "failing_days": dg.MetadataValue.json(failing),
-            },
-        )
+        return result_of_days(failing, {"recall_at_100": shown})
 
     return index_recall

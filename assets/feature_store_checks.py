@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from assets.check_results import result_of_days
 from assets.days import checked_days
 from assets.partitions import daily
 from assets.policy import key
@@ -37,19 +38,15 @@ def build_feature_store_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
         found = {day: compare_day(spec, day, held) for day in days}
         failing = [day for day, done in found.items() if done.unexplained]
         shown = found[failing[0] if failing else days[-1]]
-        return dg.AssetCheckResult(
-            passed=not failing,
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata={
-                "values": _table(shown.differences),
-                "unexplained": shown.unexplained,
-                "events": shown.events,
-                "late_events": shown.late,
-                "look_ups": dg.MetadataValue.json(shown.lookups),
-                "misses": dg.MetadataValue.json(shown.misses),
-                "failing_days": dg.MetadataValue.json(failing),
-            },
-        )
+        values = {
+            "values": _table(shown.differences),
+            "unexplained": shown.unexplained,
+            "events": shown.events,
+            "late_events": shown.late,
+            "look_ups": dg.MetadataValue.json(shown.lookups),
+            "misses": dg.MetadataValue.json(shown.misses),
+        }
+        return result_of_days(failing, values)
 
     return served_values
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.check_results import result_of_days
 from assets.days import checked_days
 from assets.partitions import daily
 from assets.policy import key
@@ -45,17 +46,7 @@ def build_joiner_checks(spec: DatasetSpec) -> dg.AssetChecksDefinition:
             "p_value": shown.p_value,
             "repeated_share": shown.repeated,
         }
-        yield dg.AssetCheckResult(
-            check_name=MATCH_RATE,
-            asset_key=asset,
-            passed=not failing,
-            severity=dg.AssetCheckSeverity.ERROR,
-            metadata={
-                **{name: value for name, value in values.items() if value is not None},
-                **({"explanation": "; ".join(shown.reasons)} if failing else {}),
-                "failing_days": dg.MetadataValue.json(failing),
-            },
-        )
+        yield result_of_days(failing, values, shown.reasons, dg.AssetCheckSeverity.ERROR, MATCH_RATE, asset)
 
     return checks
 

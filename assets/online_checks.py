@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from assets.check_results import result_of_days
 from assets.days import checked_days
 from assets.partitions import daily
 from assets.policy import key
@@ -32,14 +33,6 @@ def build_online_check(spec: DatasetSpec, model: str) -> dg.AssetChecksDefinitio
         found = {day: judge_day(held, spec, model, day) for day in days}
         failing = [day for day, verdict in found.items() if verdict.reasons]
         shown = found[failing[0] if failing else days[-1]]
-        return dg.AssetCheckResult(
-            passed=not failing,
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata={
-                **{name: value for name, value in shown.values.items() if value is not None},
-                **({"explanation": "; ".join(shown.reasons)} if failing else {}),
-                "failing_days": dg.MetadataValue.json(failing),
-            },
-        )
+        return result_of_days(failing, shown.values, shown.reasons)
 
     return progressive_auc

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.check_results import result_of_days
 from assets.days import checked_days
 from assets.partitions import daily
 from assets.policy import key
@@ -70,12 +71,6 @@ def build_report_checks(spec: DatasetSpec) -> dg.AssetChecksDefinition:
         for name in (name for name in described if name in wanted):
             failing = [day for day, found in verdicts.items() if not found[name][0]]
             shown = verdicts[failing[0] if failing else days[-1]][name][1]
-            yield dg.AssetCheckResult(
-                asset_key=report,
-                check_name=name,
-                passed=not failing,
-                severity=dg.AssetCheckSeverity.WARN,
-                metadata={**{k: v for k, v in shown.items() if v is not None}, "failing_days": dg.MetadataValue.json(failing)},
-            )
+            yield result_of_days(failing, shown, check_name=name, asset_key=report)
 
     return checks
