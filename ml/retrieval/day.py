@@ -28,7 +28,7 @@ from ml.recipes.recipe import retrieval_model
 from ml.retrieval.candidate_index import CandidateIndex
 from ml.retrieval.catalogue import LiveItems
 from ml.retrieval.index import RECALL_AT, ItemIndex, recall_of
-from ml.retrieval.items import days_in_reach, described, item_column, logged_columns, read_catalogue
+from ml.retrieval.items import days_since, described, item_column, logged_columns, read_catalogue
 from ml.retrieval.vectors import item_vectors, two_tower_of
 from ml.schema import EVENT_TIME, ITEM_KEY, LABEL, FeatureSchema, arrow_schema
 from ml.stages import CANDIDATE_INDEX, CLEANED_FEATURES, RAW_LOGS, exported_models
@@ -78,7 +78,7 @@ def index_day(spec: DatasetSpec, day: str, lake: Lake, sides: Sequence[pa.Table]
     items = described(spec, live, sides, now, _events(spec, day, lake, now))
     table = pa.table({ITEM_KEY: live.ids, **{column: items[column] for column in items.column_names}})
     since = now - round(spec.live_hours * MICROSECONDS_PER_HOUR)
-    inputs = [(RAW_LOGS, other) for other in days_in_reach(spec, day, lake, since)]
+    inputs = [(RAW_LOGS, other) for other in days_since(spec, day, lake, since)]
     index, recall, queries = None, None, np.zeros((0, 0), np.float32)
     if name is not None:
         bundle = Bundle.load(require_model(lake, exported_models(name), spec.name, day, spec.fingerprint))
@@ -111,7 +111,7 @@ def _events(spec: DatasetSpec, day: str, lake: Lake, now: int) -> Events | None:
         return None
     since = now - round(negatives.look_back_hours * MICROSECONDS_PER_HOUR)
     columns = list(dict.fromkeys([EVENT_TIME, spec.user, item_column(spec)]))
-    parts = [UPath(p) for other in days_in_reach(spec, day, lake, since) for p in raw_parts(lake, spec.name, other)]
+    parts = [UPath(p) for other in days_since(spec, day, lake, since) for p in raw_parts(lake, spec.name, other)]
     tables = [pq.read_table(part.path, columns=columns, filesystem=part.fs) for part in parts]
     rows = pa.concat_tables(tables)
     rows = rows.slice(int(np.searchsorted(rows[EVENT_TIME].to_numpy(), since)))

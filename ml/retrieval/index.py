@@ -6,7 +6,7 @@
 | from 50,000 on    | cells of an inverted file with rows of 8 bits (`IVF,SQ8`), then exact scores of the results |
 | few are allowed   | exact, over the allowed items alone                                                        |
 
-Vectors have length 1, as those of a two-tower model: with norms that grow with popularity, an inverted file loses recall.
+Vectors have length 1, like the vectors of a two-tower model: if norms grow with popularity, an inverted file loses recall.
 
 An index does not change, so that threads can search it without a lock. `updated` returns a new one, which the caller puts in
 place of the old one.
@@ -128,7 +128,7 @@ class ItemIndex:
     def updated(
         self, ids: NDArray[np.int64], vectors: NDArray[np.float32], removed: NDArray[np.int64] | None = None
     ) -> ItemIndex:
-        """Return an index with added, changed and removed items. The cells stay those of the last complete build.
+        """Return an index with added, changed and removed items. The cells of the last complete build are kept.
 
         Args:
             ids: int64 [N], items to add, or to give another vector.

@@ -1,4 +1,4 @@
-"""The live items of a dataset with the columns that describe them: those of the log, of joined tables, and trailing counts."""
+"""The live items of a dataset with the columns that describe them: logged columns, joined columns and trailing counts."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def read_catalogue(spec: DatasetSpec, day: str, lake: Lake) -> Catalogue:
     since = day_bounds(day, spec.zone)[1] - window
     columns, item = logged_columns(spec), item_column(spec)
     catalogue = Catalogue(window)
-    for other in days_in_reach(spec, day, lake, since):
+    for other in days_since(spec, day, lake, since):
         for part in map(UPath, raw_parts(lake, spec.name, other)):
             rows = pq.read_table(part.path, columns=[EVENT_TIME, *columns], filesystem=part.fs)
             rows = rows.slice(int(np.searchsorted(rows[EVENT_TIME].to_numpy(), since)))
@@ -75,7 +75,7 @@ def read_catalogue(spec: DatasetSpec, day: str, lake: Lake) -> Catalogue:
     return catalogue
 
 
-def days_in_reach(spec: DatasetSpec, day: str, lake: Lake, since: int) -> list[str]:
+def days_since(spec: DatasetSpec, day: str, lake: Lake, since: int) -> list[str]:
     """Return the days of the lake from `since` to a day, ascending; the day itself even if the lake lacks it."""
     earlier = [other for other in trailing_days(day, 8) if day_bounds(other, spec.zone)[1] > since]
     return [*(other for other in earlier if other >= spec.first_day and lake.has(RAW_LOGS, spec.name, other)), day]

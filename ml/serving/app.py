@@ -151,7 +151,7 @@ def create_serving_app(engine: Engine, token: str | None, hosts: Iterable[str] =
             "item": spec.item,
             "label": label.column,
             "positive": 1 if label.at_least is None else label.at_least,
-            "log": "impressions" if spec.actions else "examples",
+            "log": None if spec.actions else "examples",  # an action needs the keys of its impression
             "ranking": asdict(engine.ranking.version),
             "retrieval": asdict(engine.retrieval.version) if engine.retrieval else None,
             "items": len(recommender.source.live) if recommender else None,

@@ -1,6 +1,6 @@
 """The items that can be recommended now: their columns, filters, vectors, popularity and co-visitation.
 
-A background thread makes a new `LiveItems` every few seconds and puts it in place of the old one, so that requests never wait.
+A background thread makes a new `ServedItems` every few seconds and puts it in place of the old one, so requests never wait.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ml.serving.events import EventWindow
 
 
 @dataclass(frozen=True)
-class LiveItems:
+class ServedItems:
     """L items as of a point in time.
 
     Attributes:
@@ -57,7 +57,7 @@ class LiveItems:
         return len(self.ids)
 
 
-class ItemSource:
+class LiveCatalogue:
     """Keeps the live items up to date from events.
 
     Args:
@@ -77,7 +77,7 @@ class ItemSource:
         self._lock = threading.Lock()  # co-visitation changes in place
         self.live = self._snapshot(0, np.zeros(0, np.int64), self._empty(), None)
 
-    def refresh(self, now: int, retrieval: Bundle | None) -> LiveItems:
+    def refresh(self, now: int, retrieval: Bundle | None) -> ServedItems:
         """Learn from new events, and make the items of a point in time.
 
         Args:
@@ -104,7 +104,7 @@ class ItemSource:
             self.live = self._snapshot(now, ids, items, retrieval)
         return self.live
 
-    def together(self, live: LiveItems, context: Sequence[int]) -> NDArray[np.float32] | None:
+    def together(self, live: ServedItems, context: Sequence[int]) -> NDArray[np.float32] | None:
         """Score items by the sessions that they share with the items of a context.
 
         Args:
@@ -125,7 +125,7 @@ class ItemSource:
         return places(hash_values("item", column), self.live.ids)
 
     def allowed(
-        self, live: LiveItems, filters: Mapping[str, Sequence[Any]], without: Sequence[int]
+        self, live: ServedItems, filters: Mapping[str, Sequence[Any]], without: Sequence[int]
     ) -> NDArray[np.int64] | None:
         """Return the places of the items that a request may get, ascending; None for all."""
         if not filters and not without:
@@ -134,11 +134,11 @@ class ItemSource:
         gone = places(np.array(without, np.int64), live.ids)
         return np.setdiff1d(held, gone[gone != NOT_LIVE], assume_unique=False)
 
-    def _snapshot(self, now: int, ids: NDArray[np.int64], items: pa.Table, retrieval: Bundle | None) -> LiveItems:
+    def _snapshot(self, now: int, ids: NDArray[np.int64], items: pa.Table, retrieval: Bundle | None) -> ServedItems:
         counts = self._popularity.counts if len(ids) else np.zeros(0, np.int64)
         popular = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
         index = ItemIndex(ids, item_vectors(retrieval, items)) if retrieval is not None and len(ids) else None
-        return LiveItems(now, ids, items, Postings(items.drop_columns(self._counts)), index, popular, counts)
+        return ServedItems(now, ids, items, Postings(items.drop_columns(self._counts)), index, popular, counts)
 
     def _empty(self) -> pa.Table:
         spec = self.spec

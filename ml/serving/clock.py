@@ -1,4 +1,4 @@
-"""The time of the service: that of the machine, or that of a log of the past, which continues from its last event."""
+"""The clock of the service: the time of the machine or, for a log that has ended, the end of the log plus elapsed time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Clock:
 
     @property
     def is_live(self) -> bool:
-        """Whether the time is that of the machine."""
+        """Whether the service uses the time of the machine."""
         return self.offset == 0
 
     def now(self) -> int:

@@ -66,16 +66,17 @@ class EventWindow:
         self.spec, self.item, self.user = spec, item_column(spec), spec.user
         self._look_back = round((spec.label.negatives.look_back_hours if spec.label.negatives else 0.0) * MICROSECONDS_PER_HOUR)
         self._live = round(spec.live_hours * MICROSECONDS_PER_HOUR)
-        names = [self.item, *([spec.user] if spec.user else []), *spec.source.columns]
-        self.columns = list(dict.fromkeys([EVENT_TIME, *(name for name in names if name in spec.source.columns)]))
-        self.types = {EVENT_TIME: pa.int64()} | {n: ARROW_TYPES[spec.source.columns[n]] for n in self.columns[1:]}
+        # With a log of actions, rows come from the joined examples, which have the label.
+        columns = spec.examples_log.source.columns
+        self.types = {EVENT_TIME: pa.int64()} | {name: ARROW_TYPES[kind] for name, kind in columns.items()}
+        self.columns = list(self.types)
         self._lock = threading.Lock()
         self._held = self._index(pa.schema(list(self.types.items())).empty_table())
         self._recent: defaultdict[int, list[UserEvent]] = defaultdict(list)
         self._pending: list[pa.Table] = []
 
     def reach(self, now: int) -> int:
-        """Return the earliest time that is needed at a point in time, in microseconds: that of live items and of histories."""
+        """Return the earliest time that is needed at a point in time, in microseconds, by live items and histories."""
         return min(now - self._live, _midnight(now, self.spec) - self._look_back)
 
     def history_since(self, now: int) -> int:
@@ -89,7 +90,10 @@ class EventWindow:
         return min(first, now) - self._look_back
 
     def append(self, rows: pa.Table) -> None:
-        """Add N rows with the columns of the log and `event_time`, in any order. Their users' next requests see them."""
+        """Add N rows with columns of the log and `event_time`, in any order. Their users' next requests see them.
+
+        Impressions have no label before the joiner has made examples of them, so they are not positive.
+        """
         rows = self._typed(rows)
         with self._lock:
             self._pending.append(rows)
@@ -131,13 +135,14 @@ class EventWindow:
             self._recent[int(users[at])].append(UserEvent(times[at], items[at], int(ids[at])))
 
     def _typed(self, rows: pa.Table) -> pa.Table:
-        return pa.table({name: rows[name].cast(kind) for name, kind in self.types.items()})
+        held = set(rows.column_names)
+        return pa.table({n: rows[n].cast(kind) if n in held else pa.nulls(len(rows), kind) for n, kind in self.types.items()})
 
     def last_of(self, user: Any, before: int, most: int) -> list[UserEvent]:
         """Return a user's last positive events before a point in time, newest first.
 
         Raises:
-            WrongColumn: The user has another type than those of the log.
+            WrongColumn: The user has another type than the column of the log.
         """
         own = self._user_id(user)
         if own == MISSING_ID:

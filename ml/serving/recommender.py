@@ -26,7 +26,7 @@ from ml.retrieval.contexts import NOT_LIVE, places
 from ml.retrieval.items import item_columns
 from ml.retrieval.vectors import user_vectors
 from ml.schema import EVENT_TIME, HISTORY_PREFIX
-from ml.serving.catalogue import ItemSource, LiveItems
+from ml.serving.catalogue import LiveCatalogue, ServedItems
 from ml.serving.events import EventWindow, UserEvent
 from ml.serving.faults import WrongColumn
 
@@ -83,7 +83,7 @@ class Recommender:
         sides: The joined columns of each side table, in the order of `spec.join`.
     """
 
-    def __init__(self, spec: DatasetSpec, window: EventWindow, source: ItemSource, sides: Sequence[pa.Table] = ()) -> None:
+    def __init__(self, spec: DatasetSpec, window: EventWindow, source: LiveCatalogue, sides: Sequence[pa.Table] = ()) -> None:
         self.spec, self.window, self.source = spec, window, source
         self._item_columns = set(item_columns(spec))
         of_context = [
@@ -108,7 +108,7 @@ class Recommender:
             ranking: The model that ranks.
             retrieval: A two-tower model, or None.
             user: The user as logged; None for an unknown one.
-            context: Columns of the log that describe the request. Columns that are left out are those of the user's last event.
+            context: Columns of the log that describe the request. The user's last events supply the columns that are left out.
             k: Number of items.
             now: Time of the request, in microseconds since 1970 UTC.
             filters: Allowed values by column of the item.
@@ -240,7 +240,7 @@ class Recommender:
 
     def _candidates(
         self,
-        live: LiveItems,
+        live: ServedItems,
         retrieval: Bundle | None,
         row: Mapping[str, pa.Scalar],
         seen: Sequence[int],
@@ -270,7 +270,7 @@ class Recommender:
         return found
 
     def _ranked(
-        self, live: LiveItems, at: NDArray[np.int64], scores: NDArray[np.float32], found: Mapping[str, NDArray[np.int64]]
+        self, live: ServedItems, at: NDArray[np.int64], scores: NDArray[np.float32], found: Mapping[str, NDArray[np.int64]]
     ) -> list[Ranked]:
         rows = live.items.take(pa.array(at)).to_pylist()
         sets = {name: set(where.tolist()) for name, where in found.items()}
@@ -279,7 +279,7 @@ class Recommender:
             for place, score, columns in zip(at.tolist(), scores, rows, strict=True)
         ]
 
-    def _described(self, live: LiveItems, candidates: Sequence[Any]) -> pa.Table:
+    def _described(self, live: ServedItems, candidates: Sequence[Any]) -> pa.Table:
         """The columns of items as they are live; of an item that is not, all but the item itself are missing."""
         item = self.spec.item or ""
         try:

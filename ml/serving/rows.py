@@ -29,7 +29,7 @@ def rank_rows(
         ranking: The model.
         user: The user as logged.
         context: Columns that all rows share.
-        rows: N rows; a column of a row replaces that of the context.
+        rows: N rows; a column of a row replaces the same column of the context.
         now: Time of the request, in microseconds since 1970 UTC.
 
     Returns:

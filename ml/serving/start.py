@@ -19,9 +19,9 @@ from ml.days import day_bounds
 from ml.lake import Lake
 from ml.logs.read import raw_parts
 from ml.recipes.recipe import recipe_of, retrieval_model
-from ml.retrieval.items import days_in_reach
+from ml.retrieval.items import days_since
 from ml.schema import EVENT_TIME
-from ml.serving.catalogue import ItemSource
+from ml.serving.catalogue import LiveCatalogue
 from ml.serving.clock import Clock
 from ml.serving.events import EventWindow
 from ml.serving.journal import Journal
@@ -127,11 +127,13 @@ def start(
     clock, recommender = Clock.after(end), None
     if spec.item:
         window = EventWindow(spec)
-        for other in days_in_reach(spec, last, lake, window.reach(end - 1)):
-            for part in map(UPath, raw_parts(lake, spec.name, other)):
+        stage = spec.examples_log.stage
+        held = [other for other in days_since(spec, last, lake, window.reach(end - 1)) if lake.has(stage, spec.name, other)]
+        for other in held:
+            for part in map(UPath, raw_parts(lake, spec.name, other, stage)):
                 rows = pq.read_table(part.path, columns=window.columns, filesystem=part.fs)
                 window.load(rows.filter(pa.array(rows[EVENT_TIME].to_numpy() >= window.reach(end - 1))))
-        recommender = Recommender(spec, window, ItemSource(spec, window, sides), sides)
+        recommender = Recommender(spec, window, LiveCatalogue(spec, window, sides), sides)
     engine = Engine(spec, clock, ranking, retrieval, recommender, Journal(spec, stream))
     for rows in engine.journal.unread(end):
         engine.observe(rows)

@@ -22,7 +22,7 @@ from ml.logs.ingest import ingest_day
 from ml.logs.read import raw_table
 from ml.online.examples import read_side_tables
 from ml.schema import EVENT_TIME, FeatureSchema
-from ml.serving.catalogue import ItemSource
+from ml.serving.catalogue import LiveCatalogue
 from ml.serving.events import EventWindow
 from ml.serving.recommender import Recommender
 from tests.helpers.small_logs import write_log
@@ -79,7 +79,7 @@ def test_served_features_equal_those_of_the_day(layout: str, tmp_path: Path, lak
         clean_day(spec, one, lake, str(logs), LocalRunner())
     sides = read_side_tables(spec, str(logs))
     window = EventWindow(spec)
-    source = ItemSource(spec, window, sides)
+    source = LiveCatalogue(spec, window, sides)
     recommender, recorder = Recommender(spec, window, source, sides), Recorder(spec, raw_columns(spec))
     raw, features = raw_table(lake, spec.name, day), feature_table(lake, spec, day)
     positives = features.filter(pa.array(features["label"].to_numpy() > 0.5)) if spec.label.negatives else features

@@ -10,6 +10,7 @@ from ml.features.hashing import hash_values
 from ml.schema import EVENT_TIME
 from ml.serving.events import EventWindow
 from ml.serving.faults import WrongColumn
+from tests.helpers.joined_logs import feed
 from tests.helpers.kiosk_lake import END, HOUR, raw_rows, spec_of
 
 
@@ -92,3 +93,14 @@ def test_statistics_see_new_events_after_a_refresh() -> None:
     assert len(held.events.time) == 5
     assert held.refresh(END).num_rows == len(recent) - 5
     np.testing.assert_array_equal(held.events.time, recent[EVENT_TIME].to_numpy())
+
+
+def test_with_a_log_of_actions_the_joined_examples_have_the_label() -> None:
+    held, at = EventWindow(feed()), 1_772_366_400_000_000  # 2026-03-01, 12:00 UTC
+    shown = {"shown_at": 0, "request": "r", "user": 1, "price": 1.0, "bought": 0}
+    examples = [{EVENT_TIME: at + n, "item": n, "clicked": n % 2, **shown} for n in range(4)]
+    held.load(pa.Table.from_pylist(examples))
+    held.refresh(at + 10)
+    held.append(pa.Table.from_pylist([{EVENT_TIME: at + 9, "item": 9, "request": "s", "user": 1}]))  # an impression
+    assert [event.item for event in held.last_of(1, at + 10, 9)] == [3, 1]
+    assert held.refresh(at + 10).num_rows == 1 and held.known_of(1, at + 10)["request"] == "s"
