@@ -62,7 +62,7 @@ def join_stream(spec: DatasetSpec, root: UPath, ends: bool, console: Console) ->
     """Join a stream until Ctrl-C, or to its end, and print each batch.
 
     Raises:
-        click.ClickException: The state is that of another catalog entry, or a batch failed.
+        click.ClickException: The state belongs to another catalog entry, or a batch failed.
     """
     from ml.compute.spark import JavaMissing, start_session
     from ml.joiner.service import ChangedEntry, Joining, start_join

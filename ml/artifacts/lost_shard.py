@@ -15,7 +15,7 @@ from ml.embeddings.collisionless import state_dict
 
 
 def lose_shard(current: CheckpointShard, older: CheckpointShard, index: int, shards: int) -> CheckpointShard:
-    """Replace the rows of one shard with those of an older snapshot.
+    """Replace the rows of one shard with the rows of an older snapshot.
 
     Rows that were created since the snapshot are missing afterwards, and rows that were deleted since are back.
 

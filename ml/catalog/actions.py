@@ -47,7 +47,7 @@ class ActionLabel(Strict):
 
 
 class Actions(Strict):
-    """The log of actions, and how actions become labels of impressions. The entry's own log is then that of impressions."""
+    """The log of actions, and how actions become labels of impressions. The entry's own log then holds the impressions."""
 
     source: Source = Field(description="Where the files of actions are and how they are read, as for the log itself.")
     time: Time = Field(description="Event time of an action, in the time zone of the impressions.")
@@ -69,7 +69,7 @@ class Actions(Strict):
     )
     labels: dict[ColumnName, ActionLabel] = Field(
         min_length=1,
-        description="Columns of 0 and 1 that examples have beside those of the impressions. Each comes with a column "
+        description="Columns of 0 and 1 that examples have beside the columns of the impressions. Each comes with a column "
         "`<name>_delay`: seconds to the first action that counts, missing without one.",
     )
 
@@ -85,7 +85,7 @@ class Actions(Strict):
 
     @property
     def columns(self) -> dict[str, ColumnType]:
-        """Types of the columns that examples have beside those of the impressions."""
+        """Types of the columns that examples have beside the columns of the impressions."""
         types: dict[str, ColumnType] = {}
         for label in self.labels:
             types |= {label: "int", delay_column(label): "float"}

@@ -156,7 +156,7 @@ class FeatureTable(Strict):
 
     @property
     def row_columns(self) -> tuple[str, ...]:
-        """Columns that a row needs for its values: those of its entity and of its sessions."""
+        """Columns that a row needs for its values: the columns of its entity and of its sessions."""
         return tuple(dict.fromkeys(column for value in self.values for column in self.columns_of(value)))
 
     def columns_of(self, value: FeatureValue) -> tuple[str, ...]:

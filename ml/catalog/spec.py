@@ -128,7 +128,7 @@ class DatasetSpec(Strict):
     partitions: Partitions = Field(description="First and last day of the log.")
     actions: Actions | None = Field(
         default=None,
-        description="A second log, of what users did. The entry's own log is then that of impressions, and the joiner gives "
+        description="A second log, of what users did. The entry's own log then holds the impressions, and the joiner gives "
         "each impression its labels.",
     )
     label: Label = Field(description="The label to predict.")

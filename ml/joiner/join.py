@@ -3,7 +3,7 @@
 - Impressions with the same key, each less than the longest wait after the one before, are one impression. The earliest is the
   example; of several at the same instant, the one with the smallest values. The others are repeated.
 - An action counts for a label if the label lists its type, and if `ti <= ta < ti + wait` holds for the times of the example and
-  of the action. The delay is that of the first such action, so repeated actions do not matter.
+  of the action. The delay is the time to the first such action, so repeated actions do not matter.
 - Each action is also judged: it counted, or a reason says why it did not.
 
 The result depends on the rows alone, not on their order.
@@ -147,7 +147,7 @@ def _in_order(seen: NDArray[np.int64], shown: pa.Table, count: int) -> NDArray[n
 
 
 def _canonical(shown: pa.Table, examples: NDArray[np.int64], codes: KeyCodes, seen: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Orders examples of the same instant by their values, because the order of the input is that of arrival."""
+    """Orders examples of the same instant by their values, because the input is in the order of arrival."""
     times = event_times(shown)[examples]
     equal = np.flatnonzero(times[1:] == times[:-1])
     if not len(equal):

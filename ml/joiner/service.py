@@ -93,7 +93,7 @@ class Joining:
         found = json.loads(path.read_text())
         if found["entry"] != identity:
             raise ChangedEntry(
-                f"{self.folder}: the state is that of another version of the catalog entry {self.spec.name}. Restore the entry "
+                f"{self.folder}: the state belongs to another version of the catalog entry {self.spec.name}. Restore the entry "
                 f"as it was; or delete {self.folder} and {self.root / 'examples'}, and start the stream again"
             )
         return Layout(found["partitions"], found["bucket"])

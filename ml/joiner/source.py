@@ -212,7 +212,7 @@ def read_file(source: StreamInput, read: StreamFile) -> Iterator[pa.RecordBatch]
 
 
 def _newest(table: pa.Table) -> int:
-    """Returns the time that a block has reached: its latest but for a hundredth of its rows, at least one, or -1.
+    """Returns the latest event time of a block, without the latest hundredth of its rows and at least one row; -1 if empty.
 
     A clock that jumps ahead in single rows then does not make all other rows late.
     """

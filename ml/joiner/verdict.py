@@ -14,7 +14,7 @@ from ml.lake import Lake
 from ml.stages import JOINED_EXAMPLES
 
 MAX_FALL = 0.2
-"""Largest fall of the match rate, as a share of that of recent days, that passes."""
+"""Largest fall of the match rate that passes, as a share of the match rate of recent days."""
 MAX_P = 0.001
 """A fall that noise explains with at least this probability passes."""
 
@@ -39,7 +39,7 @@ class JoinVerdict:
 
 
 def judge_day(spec: DatasetSpec, day: str, lake: Lake) -> JoinVerdict:
-    """Compares the match rate of a day with that of the days before it (`expectations.recent_days`).
+    """Compares the match rate of a day with the match rates of the days before it (`expectations.recent_days`).
 
     Args:
         spec: A dataset with `actions`.
@@ -76,7 +76,7 @@ def _counts(actions: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _p_value(matched: int, total: int, recent_matched: int, recent_total: int) -> float:
-    """One-sided p-value of a test of two proportions: that of the day is the lower one."""
+    """One-sided p-value of a test of two proportions, whose alternative is that the proportion of the day is lower."""
     pooled = (matched + recent_matched) / (total + recent_total)
     error = sqrt(pooled * (1 - pooled) * (1 / total + 1 / recent_total))
     return 0.5 * erfc((recent_matched / recent_total - matched / total) / error / sqrt(2)) if error else 1.0

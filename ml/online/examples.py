@@ -3,7 +3,7 @@
 Where a dataset samples negatives or has feature tables, features depend on earlier events: the events of the day so far and of
 the window before the day are held in memory, as in a task of the daily features.
 
-Features equal those of `cleaned_features` of the day, with two exceptions:
+Features equal `cleaned_features` of the day, with two exceptions:
 
 - The daily features exclude as negatives the items of a user's whole day. An item that the user chooses after a slice is not
   known yet, so it can be a negative, and it changes which items are drawn for that event. Other events are not affected.

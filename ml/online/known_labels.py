@@ -102,5 +102,5 @@ class HeldBackRows:
         return labels[:count], {name: of[:count] for name, of in predictions.items()}
 
     def restore(self, times: Ints, labels: Floats, predictions: Mapping[str, Floats]) -> None:
-        """Hold back other rows instead: those of a checkpoint."""
+        """Hold back the rows of a checkpoint instead."""
         self.times, self._labels, self._predictions = times, labels, predictions

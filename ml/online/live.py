@@ -37,7 +37,7 @@ class LiveSlice:
         rows: Number of rows.
         rows_per_second: Rows predicted and trained on in a second of work, without waiting.
         metric: `auc`, or `recall@20` if items are ranked.
-        score: The metric of the slice by model; None if undefined. An AUC is that of the rows whose labels became known in the
+        score: The metric of the slice by model; None if undefined. An AUC covers the rows whose labels became known in the
             slice. A ranking also has the `popularity` of the last hour.
         score_so_far: The metric of the day so far.
         published: The package that the serving model applied before the slice; None for the first one of a day.

@@ -114,7 +114,7 @@ class Search(Strict):
         default=1,
         ge=0,
         description="Number of days at the end of the window that trials do not see. They decide whether the best trial's "
-        "recipe is used. 0 is only for searches whose result is not judged, such as those of studies.",
+        "recipe is used. 0 is only for searches whose result is not judged, such as the searches of studies.",
     )
     quality_margin: float = Field(
         default=0.001,

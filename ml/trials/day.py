@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 TRIALS = "trials.json"
-IN_USE = "in_use"  # folder of a trial of the recipe in use, beside those of suggestions
+IN_USE = "in_use"  # folder of a trial of the recipe in use, beside the folders of suggestions
 _log = logging.getLogger("evergreen")
 
 
@@ -155,7 +155,7 @@ def _replayed(tuning: Tuning, recipe: Recipe, *, train_last: bool) -> Replay:
 
 
 def _savings(tuning: Tuning, tuned: Tuned, best: Tried, present: Recipe) -> tuple[Saving, ...]:
-    """Compare the optimized metrics other than quality with those of a trial of the recipe in use.
+    """Compare the optimized metrics other than quality with the metrics of a trial of the recipe in use.
 
     That trial is usually one of the tuning. Else it runs now, and its folder keeps its result for a rerun.
     """

@@ -5,7 +5,7 @@
 | `drift`       | a day's features with the days that the last tuning used, beyond how much these differ among themselves   |
 | `fall`        | the model's lead over the logistic regression with the lead that the last tuning promised                |
 | `calibration` | predicted with observed clicks                                                                            |
-| `online`      | the AUC of the serving model within the day with that of earlier days and of the daily model              |
+| `online`      | the AUC of the serving model within the day with the AUC of earlier days and of the daily model              |
 
 A reason has to hold on the last days together, because one unusual day is no reason to tune. The days of some logs
 always differ, such as those of a news portal, so drift counts only beyond what is usual for the log. The lead over the logistic

@@ -35,7 +35,7 @@ CLEARLY = 0.2
 
 @dataclass(frozen=True)
 class Saving:
-    """Comparison of a metric other than quality, of which less is better. Both values are those of trials.
+    """Comparison of a metric other than quality, of which less is better. Both values were measured in trials.
 
     Attributes:
         metric: `training_time` or `model_bytes`.

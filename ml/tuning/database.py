@@ -92,7 +92,7 @@ class Database:
         self._engine.dispose()
 
     def _install(self) -> None:
-        """Create the tables of a new database, or migrate those of an earlier version."""
+        """Create the tables of a new database, or migrate the tables of an earlier version."""
         with self.transaction() as connection:
             if not self.is_sqlite:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_INSTALL_LOCK)))

@@ -201,6 +201,17 @@ MODULES: dict[str, Callable[[list[str], Workplace], None]] = {
     "pytest": _pytest,
     "tests.orchestration.test_definitions": _golden,
 }
+
+
+def _curl(words: list[str], work: Workplace) -> None:
+    """Check the body against the form of the route, because `tests/orchestration/test_serve.py` calls the service."""
+    from ml.serving.forms import RecommendRequest
+
+    assert words[2].endswith(":8715/recommend")
+    asked = RecommendRequest.model_validate_json(words[words.index("-d") + 1])
+    assert set(asked.context) <= set(load_catalog(work.catalog)["synthetic"].column_types)
+
+
 COMMANDS: dict[str, Callable[[list[str], Workplace], None]] = {
     "make": _make,
     ".": _source,
@@ -209,4 +220,5 @@ COMMANDS: dict[str, Callable[[list[str], Workplace], None]] = {
     ".venv/bin/dg": _dg,
     ".venv/bin/mlflow": _mlflow,
     ".venv/bin/torchrun": _torchrun,
+    "curl": _curl,
 }

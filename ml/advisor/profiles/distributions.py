@@ -27,7 +27,7 @@ class Distributions:
 def drift_from(
     today: Distributions, before: Sequence[Distributions], vocabularies: Collection[str] = (), excluded: Collection[str] = ()
 ) -> dict[str, float]:
-    """Computes how much the features of a day differ from those of other days together.
+    """Computes how much the features of a day differ from the features of other days together.
 
     Args:
         today: The day.

@@ -64,6 +64,6 @@ def paired_difference(
 
 
 def clustered_mean(values: NDArray[np.float64], groups: NDArray[np.int64]) -> Estimate:
-    """Estimate the mean of values, float64 [N], of which those of one group, int64 [N], are not independent."""
+    """Estimate the mean of values, float64 [N], whose values within a group, int64 [N], are not independent."""
     mean = float(values.mean())
     return LabelledRows(np.ones(len(values)), groups).estimate(Linearised(mean, (values - mean) / len(values)))

@@ -124,7 +124,7 @@ class DayRanking:
 
     @property
     def source_names(self) -> tuple[str, ...]:
-        """Names of the sources. The other names of a result are those of models."""
+        """Names of the sources. The other names of a result are names of models."""
         return tuple(self._systems.sources)
 
     @property

@@ -20,7 +20,7 @@ QUANTILES = (0.5, 0.9, 0.99, 1.0)
 
 @dataclass(frozen=True)
 class Differences:
-    """Served values of one kind against those of the log.
+    """Served values of one kind, compared with values computed from the log.
 
     Attributes:
         value: Name of the value.

@@ -113,7 +113,7 @@ def values_of(rows: list[Row], log: list[Row], spec: DatasetSpec = SPEC) -> list
 @settings(max_examples=80, deadline=None)
 @given(ROWS, ROWS)
 def test_values_equal_a_slow_search_of_the_log(log: list[Row], others: list[Row]) -> None:
-    """The rows are those of the log, and others at any time, so many instants are equal."""
+    """The rows are the rows of the log and further rows at random times, so many instants are equal."""
     rows = log + others
     ids = {item: int(hash_values("item", pa.array([item]))[0]) for item in range(4)}
     for row, found in zip(rows, values_of(rows, log), strict=True):
