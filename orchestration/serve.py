@@ -54,6 +54,11 @@ def main(dataset: str, model: str | None, host: str, port: int, names: tuple[str
     click.echo(f"Serving {spec.name} on {url}: {engine.ranking.version.model} of {engine.ranking.version.version}")
     if not engine.clock.is_live:
         click.echo("The log has ended, so the service continues at its end; `now` in /version is the time of requests.")
+    if engine.recommender is not None and (columns := engine.recommender.context_columns):
+        click.echo(
+            f"Columns that describe the request or the user: {', '.join(columns)}. A column that describes items belongs in "
+            f"`item_columns` of {spec.name}.yaml."
+        )
     click.echo(f"Page: {url}/{'' if token is None else f'#{token}'}")
     if token is not None:
         click.echo(f"Token: in {token_file}; send it as `Authorization: Bearer TOKEN`")

@@ -40,7 +40,7 @@ def check_columns(spec: DatasetSpec) -> None:
         ("session.column", spec.session.column if spec.session else None, raw),
         ("oracle", spec.oracle, known),
     ]
-    named += [(f"ranking.item_columns.{i}", c, raw) for i, c in enumerate(spec.ranking.item_columns if spec.ranking else ())]
+    named += [(f"item_columns.{i}", column, raw) for i, column in enumerate(spec.item_columns)]
     named += [(f"dense.{d.name}.column", d.column, known) for d in spec.dense]
     named += [
         (f"sparse.{s.name}.{'cross' if s.cross else 'column'}", column, known) for s in spec.sparse for column in s.inputs

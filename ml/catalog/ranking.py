@@ -49,11 +49,6 @@ class Ranking(Strict):
     idle_minutes: Float = Field(
         default=30.0, gt=0, description="Without `session`: a user's session ends after this many minutes without an event."
     )
-    item_columns: tuple[ColumnName, ...] = Field(
-        default=(),
-        description="Columns of the log that describe the item, such as its price, in addition to `item`, columns joined on it "
-        "and those of `label.negatives.recent`. Features of these columns are exchanged with the item that a model scores.",
-    )
     scored_pairs: Int = Field(
         default=3_000_000,
         ge=1,

@@ -134,6 +134,11 @@ class DatasetSpec(Strict):
     label: Label = Field(description="The label to predict.")
     user: ColumnName | None = Field(default=None, description="Column that identifies the user.")
     item: ColumnName | None = Field(default=None, description="Column that identifies the item.")
+    item_columns: tuple[ColumnName, ...] = Field(
+        default=(),
+        description="Columns of the log that describe the item, such as its price, in addition to `item`, columns joined on it "
+        "and the columns of `label.negatives.recent`. Rankings in reports and the service take them from the item's last row.",
+    )
     session: Session | None = Field(default=None, description="Column that identifies the session, for rankings in reports.")
     dense: tuple[DenseColumn, ...] = Field(default=(), description="Features of numbers.")
     sparse: tuple[SparseColumn, ...] = Field(min_length=1, description="Features of ids.")
@@ -184,6 +189,8 @@ class DatasetSpec(Strict):
             raise fault("label.negatives", "sampling needs user and item")
         if self.ranking and (self.user is None or self.item is None):
             raise fault("ranking", "ranking items needs user and item")
+        if self.item_columns and self.item is None:
+            raise fault("item_columns", "needs item, the column that identifies it")
         if self.oracle and not self.simulation:
             raise fault("oracle", "only for simulated logs, whose true click probability is known")
         check_features(self)

@@ -23,8 +23,8 @@ from ml.stages import RAW_LOGS
 
 
 def logged_columns(spec: DatasetSpec) -> list[str]:
-    """Return the columns of the log that describe the item: the item itself, and `ranking.item_columns`."""
-    return list(dict.fromkeys([item_column(spec), *(spec.ranked.item_columns if spec.ranked else ())]))
+    """Return the columns of the log that describe the item: the item itself, and `item_columns` of the entry."""
+    return list(dict.fromkeys([item_column(spec), *spec.item_columns]))
 
 
 def item_columns(spec: DatasetSpec) -> list[str]:

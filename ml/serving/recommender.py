@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ml.artifacts.bundle import Bundle
+from ml.artifacts.raw_columns import raw_columns
 from ml.catalog.reading import SideTable
 from ml.catalog.spec import DatasetSpec
 from ml.features.hashing import hash_values
@@ -90,6 +91,12 @@ class Recommender:
             (side, held) for side, held in zip(spec.join, sides, strict=False) if side.log_key not in self._item_columns
         ]
         self._sides = [SideRows(side, held) for side, held in of_context]
+
+    @property
+    def context_columns(self) -> list[str]:
+        """Columns of the log that a request describes, and that the user's last events supply if it leaves them out."""
+        used = raw_columns(self.spec)
+        return [name for name in used if name in self.spec.source.columns and name not in {*self._item_columns, self.spec.user}]
 
     def recommend(
         self,

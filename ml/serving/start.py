@@ -27,6 +27,7 @@ from ml.serving.events import EventWindow
 from ml.serving.journal import Journal
 from ml.serving.models import ExportedModel, NewestModel, ServedModel
 from ml.serving.recommender import Recommender
+from ml.serving.rows import rank_rows
 from ml.stages import exported_models
 from ml.sync.folder import SyncFolder
 from ml.sync.receiver import Receiver
@@ -138,7 +139,17 @@ def start(
     for rows in engine.journal.unread(end):
         engine.observe(rows)
     engine.refresh()
+    _warm_up(engine)
     return engine
+
+
+def _warm_up(engine: Engine) -> None:
+    """Answer a request, so that kernels are compiled before a client waits for them."""
+    now, (ranking, retrieval) = engine.clock.now(), engine.bundles()
+    rank_rows(engine.spec, ranking, None, {}, [{}], now)
+    if (recommender := engine.recommender) is not None:
+        for user in recommender.window.users(1):
+            recommender.recommend(ranking, retrieval, user, {}, 1, now)
 
 
 def _served(spec: DatasetSpec, lake: Lake, name: str, folder: SyncFolder | None) -> ServedModel:

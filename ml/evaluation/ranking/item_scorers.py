@@ -16,6 +16,7 @@ from ml.datasets.collate import batch_from_arrow
 from ml.evaluation.scores import ItemScorer
 from ml.models.two_tower import TwoTower
 from ml.recipes.recipe import Recipe
+from ml.retrieval.items import item_columns
 from ml.schema import MISSING_ID, FeatureSchema
 
 PAIR_ROWS = 4096
@@ -47,10 +48,7 @@ def item_scorer(spec: DatasetSpec, model: torch.nn.Module, recipe: Recipe, schem
 
 def _of_items(spec: DatasetSpec, recipe: Recipe) -> tuple[str, ...]:
     """Names of the features that are computed from columns of the item alone. Raises `CannotRank` for a cross with others."""
-    assert spec.item is not None
-    columns = {spec.item, *(spec.ranked.item_columns if spec.ranked else ())}
-    columns |= set(spec.label.negatives.recent) if spec.label.negatives else set()
-    columns |= {column for table in spec.join if table.log_key in columns for column in table.columns}
+    columns = set(item_columns(spec))
     values = {value.name: set(table.columns_of(value)) for table in spec.feature_tables for value in table.values}
     read = {f.name: [f.column] for f in spec.dense}
     read |= {f.name: [f.history] if isinstance(f.history, str) else list(f.inputs) for f in spec.sparse}

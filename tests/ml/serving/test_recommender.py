@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
+from upath import UPath
 
+from ml.lake import Lake
 from ml.retrieval.postings import UnknownColumn
 from ml.schema import EVENT_TIME
 from ml.serving.faults import WrongColumn
 from ml.serving.recommender import Recommendation, Recommender
-from ml.serving.start import Engine
-from tests.helpers.kiosk_lake import HOUR, raw_rows
+from ml.serving.start import Engine, start
+from tests.helpers.kiosk_lake import HOUR, raw_rows, spec_of
 
 
 def recommender(engine: Engine) -> Recommender:
@@ -120,3 +124,14 @@ def test_reasons_are_changes_of_the_log_odds(engine: Engine) -> None:
     without = held.score(bundle, {**row, "place": pa.scalar(None, pa.string())}, items)
     base = held.score(bundle, row, items)
     assert (base[0] > without[0]) == (reasons[0]["place"] > 0)
+
+
+def test_columns_of_the_item_are_those_of_its_last_row(lake: Lake, tmp_path: Path) -> None:
+    """And not of the user's last event."""
+    engine = start(spec_of(item_columns=["place"]), lake, UPath(tmp_path / "stream"))
+    found = ask(engine, some_user(engine), k=50)
+    last = {row["item"]: row["place"] for row in raw_rows().sort_by(EVENT_TIME).to_pylist()}
+    assert found.items and "place" not in {*found.filled, *found.missing}
+    assert all(ranked.columns["place"] == last[ranked.item] for ranked in found.items)
+    with pytest.raises(WrongColumn, match="describes items"):
+        recommender(engine).recommend(*engine.bundles(), 1, {"place": "here"}, 5, engine.clock.now())
