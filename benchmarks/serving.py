@@ -62,7 +62,7 @@ def _measured(url: str, token: str) -> list[Result]:
         results.append(Result(name, "1/s", 1 / mine, 1 / floor, "a route that does nothing", note=note))
     note = f"statuses {closed['statuses']}"
     return [
-        Result("Requests to saturation", "requests/s", saturation, saturation / 2, "the rate of the rows above", note=note),
+        Result("Requests to saturation", "requests/s", saturation, saturation / 2, "the rate of the latencies", note=note),
         *results,
     ]
 

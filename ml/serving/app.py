@@ -22,6 +22,7 @@ from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ml.http.app import create_app
 from ml.http.errors import error_response
@@ -96,6 +97,32 @@ class _Metrics:
             age.set_function(lambda: max(0.0, (engine.clock.now() - recommender.source.live.at) / 1e6))
 
 
+class _Measured:
+    """ASGI middleware that counts requests and their seconds by route."""
+
+    def __init__(self, app: ASGIApp, metrics: _Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), "500"
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = str(message["status"])
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
+            self._metrics.requests.labels(route, status).inc()
+
+
 def create_serving_app(engine: Engine, token: str | None, hosts: Iterable[str] = LOOPBACK) -> FastAPI:
     """Create the app of a service.
 
@@ -122,16 +149,7 @@ def create_serving_app(engine: Engine, token: str | None, hosts: Iterable[str] =
 
     app.router.lifespan_context = lifespan
 
-    @app.middleware("http")
-    async def measure(request: Request, call_next: Callable[[Request], Any]) -> Response:
-        began = time.perf_counter()
-        response = await call_next(request)
-        route = request.scope.get("route")
-        name = getattr(route, "path", "other")
-        metrics.seconds.labels(name).observe(time.perf_counter() - began)
-        metrics.requests.labels(name, str(response.status_code)).inc()
-        return response
-
+    app.add_middleware(_Measured, metrics=metrics)
     for kind, status in ((WrongColumn, 400), (UnknownColumn, 400), (WrongEvent, 400), (JournalFull, 503)):
         app.add_exception_handler(kind, _handler(status))
     app.add_exception_handler(Overloaded, _handler(503, "the service is overloaded; try again later", {"retry-after": "1"}))
