@@ -223,11 +223,11 @@ def test_days_together_decide_what_a_day_alone_does_not() -> None:
 
 def test_an_auc_with_its_error_takes_a_few_times_as_long_as_the_auc() -> None:
     labels, one, _ = drawn(np.random.default_rng(0), 400_000)
-    begin = time.process_time()
+    begin = time.thread_time()
     auc(labels, one)
-    alone = time.process_time() - begin
-    begin = time.process_time()
+    alone = time.thread_time() - begin
+    begin = time.thread_time()
     rows = LabelledRows(labels)
     found = rows.auc(one)
     assert found and rows.estimate(found, 0.5).error
-    assert time.process_time() - begin < 10 * alone
+    assert time.thread_time() - begin < 10 * alone
