@@ -57,26 +57,26 @@ def build_stream_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=key(spec, JOINED_EXAMPLES),
         name=LIVE_STREAM,
-        description="The live join reads what arrives, both logs arrive, and at most a hundredth of the events is late. Passes "
-        "if the dataset has no stream folder.",
+        description="The live join reads what arrives, both logs arrive, at most a hundredth of the events is late, no more "
+        "rows are in quarantine than `expectations.quarantine_rate` allows, and no file changes after it was read. Passes if "
+        "the dataset has no stream folder.",
     )
     def live_stream(streams: StreamsResource) -> dg.AssetCheckResult:
-        from ml.joiner.status import MAX_LATE_SHARE, StreamStatus, stuck
+        from ml.joiner.status import StreamStatus
+        from ml.joiner.stream_faults import stream_faults
 
         root = streams.folder(spec.name)
-        assert spec.actions is not None
         if not (root / "impressions").exists():
             return dg.AssetCheckResult(passed=True, metadata={"stream": "none"}, severity=dg.AssetCheckSeverity.WARN)
         status = StreamStatus.read(root / "joiner")
-        reasons = stuck(root, status, spec.actions.lateness)
+        reasons = list(stream_faults(spec, root, status).values())
         if status is None:
             return _stream_result(reasons, {})
-        if status.late_share > MAX_LATE_SHARE:
-            reasons.append(f"{status.late:,} events are late; a larger lateness_minutes waits for them")
         metadata = {
             "batch": status.batch,
             "examples": status.counts.get("examples", 0),
             "late_share": status.late_share,
+            "quarantined_share": status.quarantined_share,
             "repeated_impressions": status.counts.get("repeated impressions", 0),
             "state_rows": status.state_rows,
             "state_bytes": status.state_bytes,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
+from collections import Counter
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -11,15 +15,21 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.joiner.blocks import SIDES
-from ml.joiner.status import StreamStatus, stuck
-from ml.logs.arriving import arriving_files
+from ml.joiner.read_files import ReadFiles
+from ml.joiner.status import StreamStatus
+from ml.joiner.stream_faults import stream_faults
 from orchestration.arriving import stopped_by_signals
 from orchestration.deployments import home
 from orchestration.replay import quiet_console, the_dataset
 
+if TYPE_CHECKING:
+    from pyspark.sql.streaming.query import StreamingQuery
+
+    from ml.joiner.service import Joining
+
 HEADER = (
     f"{'joined until (UTC)':19} {'batch':>6} {'events':>11} {'examples':>11} {'match rate':>10} {'repeated':>9} {'late':>7} "
-    f"{'in state':>11} {'MB':>7} {'lag min':>7}"
+    f"{'quarantined':>11} {'in state':>11} {'MB':>7} {'lag min':>7}"
 )
 POLL_SECONDS = 1.0
 CHECK_SECONDS = 60.0
@@ -35,7 +45,8 @@ def line(status: StreamStatus) -> str:
     repeated = counts.get("repeated impressions", 0) + status.actions.get("repeated", 0)
     return (
         f"{until:19} {status.batch:>6} {events:>11,} {counts.get('examples', 0):>11,} {rate:>10} {repeated:>9,} "
-        f"{status.late:>7,} {status.state_rows:>11,} {status.state_bytes / 1e6:>7,.1f} {status.watermark_lag / 60:>7,.0f}"
+        f"{status.late:>7,} {status.quarantined:>11,} {status.state_rows:>11,} {status.state_bytes / 1e6:>7,.1f} "
+        f"{status.watermark_lag / 60:>7,.0f}"
     )
 
 
@@ -55,6 +66,8 @@ def main(dataset: str, ends: bool) -> None:
     spec, console = the_dataset(dataset), Console(highlight=False, soft_wrap=True)
     if spec.actions is None:
         raise click.ClickException(f"{dataset} has one log; a dataset whose entry declares `actions` has two to join")
+    if os.environ.get("EVERGREEN_SPARK_MASTER") == "none":
+        raise click.ClickException("joining a stream needs Spark; unset EVERGREEN_SPARK_MASTER, or set it to a master")
     join_stream(spec, UPath(str(home())) / "stream" / spec.name, ends, console)
 
 
@@ -68,31 +81,61 @@ def join_stream(spec: DatasetSpec, root: UPath, ends: bool, console: Console) ->
     from ml.joiner.service import ChangedEntry, Joining, start_join
 
     joining = Joining(spec, root, ends=ends)
-    assert spec.actions is not None
     console.print(f"{spec.name}: files in {root}/impressions and {root}/actions; examples in {root}/examples; Ctrl-C stops")
+    try:
+        spark = start_session()  # sets a handler of SIGINT, which `stopped_by_signals` replaces
+    except JavaMissing as error:
+        raise click.ClickException(str(error)) from error
+    first = StreamStatus.read(joining.folder)
     with stopped_by_signals() as stop:
         try:
-            query = start_join(joining, start_session(), on_batch=lambda status: console.print(line(status)))
-        except (ChangedEntry, JavaMissing) as error:
+            query = start_join(joining, spark, on_batch=lambda status: console.print(line(status)))
+        except ChangedEntry as error:
             raise click.ClickException(str(error)) from error
         console.print(HEADER)
-        checked, said = time.monotonic(), set[str]()
-        while query.isActive and not stop.wait(POLL_SECONDS):
-            status = StreamStatus.read(joining.folder) if ends else None
-            if status and status.ended and all(arriving_files(root / side)[-1:] <= [status.files[side]] for side in SIDES):
-                break
-            if time.monotonic() - checked >= CHECK_SECONDS:
-                checked = time.monotonic()
-                reasons = stuck(root, StreamStatus.read(joining.folder), spec.actions.lateness)
-                found = {reason.partition(" ")[0]: reason for reason in reasons}
-                for subject in found.keys() - said:
-                    console.print(f"warning: {found[subject]}")
-                said = set(found)
+        _watch(joining, query, stop, console)
         failed = query.exception()
         query.stop()
-    if failed is not None:
+    if failed is not None and not stop.is_set():
         raise click.ClickException(f"{spec.name}: a batch failed; the same command repeats it: {failed}")
-    console.print("stopped; the same command continues there" if not ends else "every event that has arrived is joined")
+    console.print(summary(first, StreamStatus.read(joining.folder), ends))
+
+
+def _watch(joining: Joining, query: StreamingQuery, stop: threading.Event, console: Console) -> None:
+    """Wait until the query fails, its stream ends, or `stop` is set. Print the faults of the stream once each."""
+    checked, said = time.monotonic(), set[str]()
+    while query.isActive and not stop.wait(POLL_SECONDS):
+        if joining.ends and has_ended(joining.root, StreamStatus.read(joining.folder)):
+            return
+        if time.monotonic() - checked >= CHECK_SECONDS:
+            checked = time.monotonic()
+            found = stream_faults(joining.spec, joining.root, StreamStatus.read(joining.folder))
+            for subject in found.keys() - said:
+                console.print(f"warning: {found[subject]}")
+            said = set(found)
+
+
+def has_ended(root: UPath, status: StreamStatus | None) -> bool:
+    """Return whether a stream has ended with everything that is in its folders."""
+    read = ReadFiles.load(root / "joiner")
+    return status is not None and status.ended and not any(read.unread(root, side) for side in SIDES)
+
+
+def summary(first: StreamStatus | None, last: StreamStatus | None, ends: bool) -> str:
+    """Say in one line what a run has done.
+
+    Args:
+        first: The status before the run; None if there was none.
+        last: The status after it.
+        ends: Whether the run ended the stream.
+    """
+    before, after = (Counter(status.counts if status else {}) for status in (first, last))
+    events, examples = (sum(after[of] - before[of] for of in names) for names in (SIDES, ("examples",)))
+    batches = (last.batch if last else -1) - (first.batch if first else -1)
+    done = f"{batches:,} batches, {events:,} events and {examples:,} examples in this run"
+    if ends and last is not None and last.ended:
+        return f"{done}; every event that has arrived is joined"
+    return f"stopped: {done}; the same command continues there"
 
 
 if __name__ == "__main__":

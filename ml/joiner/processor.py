@@ -7,7 +7,7 @@ tables, so a batch costs a few state operations whatever the number of events.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,7 +24,9 @@ from ml.joiner.source import END
 from ml.logs.ingest_task import raw_schema
 
 OUTPUT = "part int, what string, bucket long, rows int, payload binary, text string"
-EXAMPLES, UNMATCHED, LATE, COUNTS, STATE = "examples", "unmatched", "late", "counts", "state"
+EXAMPLES, UNMATCHED, LATE, COUNTS, STATE, READ = "examples", "unmatched", "late", "counts", "state", "read"
+SLICE_ROWS = 1 << 17
+"""Most rows of one row of the output, so that a large bucket does not become one large value in Java."""
 _KNOWN = 2  # side of the blocks of keys and times of impressions that were joined
 
 
@@ -33,16 +35,26 @@ class _State:
     """What is stored, apart from the blocks.
 
     Attributes:
-        newest: Time that each side has reached; -1 before its first row.
+        latest: For each side, the times that the two files with the latest times have reached, the later one first; -1 without.
         files: Last file that was read of each side.
         frontier: First bucket that was not joined yet; None before the first row.
         blocks: Numbers of blocks, rows and bytes by bucket, for impressions, actions and known impressions.
     """
 
-    newest: list[int] = field(default_factory=lambda: [-1, -1])
+    latest: list[list[int]] = field(default_factory=lambda: [[-1, -1], [-1, -1]])
     files: list[str] = field(default_factory=lambda: ["", ""])
     frontier: int | None = None
     blocks: list[dict[str, list[int]]] = field(default_factory=lambda: [{}, {}, {}])
+
+    def advance(self, reached: Mapping[tuple[int, str], int]) -> None:
+        """Moves the clock of each side.
+
+        Args:
+            reached: Time that each file of a batch has reached, by side and name; -1 without rows.
+        """
+        for (side, file), time in reached.items():
+            self.latest[side] = sorted([*self.latest[side], time], reverse=True)[:2]
+            self.files[side] = max(self.files[side], file)
 
     def size(self) -> tuple[int, int]:
         """Returns the rows and the bytes of all blocks."""
@@ -74,13 +86,15 @@ class JoinProcessor(StatefulProcessor):
         part = int(key[0])
         stored = self._stored.get() if self._stored.exists() else None
         state = _State(**json.loads(stored[0])) if stored else _State()
-        held = 0
+        held, reached = 0, dict[tuple[int, str], int]()
         for row in rows:
-            state.newest[row.side] = max(state.newest[row.side], row.newest)
-            state.files[row.side] = max(state.files[row.side], row.file)
+            file = (row.side, row.file)
+            reached[file] = max(reached.get(file, -1), row.newest)
             held |= row.held
             if row.counts:
                 yield _row(part, COUNTS, text=row.counts)
+            if row.size >= 0:
+                yield _row(part, READ, text=json.dumps({SIDES[row.side]: [[row.file, row.size]]}))
             if not row.rows:
                 continue
             payload = bytes(row.payload)
@@ -88,22 +102,35 @@ class JoinProcessor(StatefulProcessor):
                 yield _row(part, LATE, row.bucket, row.rows, payload, SIDES[row.side])
             else:
                 self._store(state, row.bucket, row.side, row.rows, payload)
+        state.advance(reached)
         for bucket in self._due(state, held):
             yield from self._join(part, state, bucket)
         self._stored.update((json.dumps(asdict(state)),))
         rows_held, bytes_held = state.size()
-        clock: dict[str, Any] = {"newest": state.newest, "watermark": self._watermark(state, held), "files": state.files}
+        clock: dict[str, Any] = {
+            "newest": [latest for latest, _ in state.latest],
+            "watermark": self._watermark(state, held),
+            "files": state.files,
+        }
         clock |= {"rows": rows_held, "bytes": bytes_held, "ended": bool(held & END)}
+        ahead = [latest - self._reached(state, side) for side, (latest, second) in enumerate(state.latest) if second >= 0]
+        clock |= {"ahead": max(ahead, default=0)}
         yield _row(part, STATE, text=json.dumps(clock))
 
     def _watermark(self, state: _State, held: int) -> int:
         """Returns the time before which no event is expected, less the wait; -1 if it is not known.
 
         A side with further files in its folder holds the watermark back. One without does not, so that it is not waited for.
+        A file that is ahead of all others of its side by more than the lateness does not move it: its clock may be wrong.
         """
-        latest = max(state.newest)
-        reached = min(newest if held >> side & 1 else latest for side, newest in enumerate(state.newest))
+        times = [self._reached(state, side) for side in (IMPRESSIONS, ACTIONS)]
+        reached = min(time if held >> side & 1 else max(times) for side, time in enumerate(times))
         return reached - self._rules.wait - self._rules.lateness if reached >= 0 else -1
+
+    def _reached(self, state: _State, side: int) -> int:
+        """Returns the time that a side has reached: that of its latest file, or of the file before it if it is much earlier."""
+        latest, second = state.latest[side]
+        return second if latest - second > self._rules.lateness else latest
 
     def _due(self, state: _State, held: int) -> list[int]:
         """Returns the buckets to join, in order, and moves the frontier behind them."""
@@ -128,13 +155,13 @@ class JoinProcessor(StatefulProcessor):
         recent = earlier.filter(pa.array(event_times(earlier) >= start - look_back(self._rules))) if earlier else None
         actions = acted or self._schemas[ACTIONS].empty_table()
         found = join(self._rules, shown or self._schemas[IMPRESSIONS].empty_table(), actions, end, recent)
-        if len(found.examples):
-            yield _row(part, EXAMPLES, bucket, len(found.examples), pack(found.examples))
-        if len(found.unmatched):
-            yield _row(part, UNMATCHED, bucket, len(found.unmatched), pack(found.unmatched))
+        for what, table in ((EXAMPLES, found.examples), (UNMATCHED, found.unmatched)):
+            for first in range(0, len(table), SLICE_ROWS):
+                rows = table.slice(first, SLICE_ROWS)
+                yield _row(part, what, bucket, len(rows), pack(rows), str(first))
         counts = {f"action: {what}": count for what, count in found.actions.items()}
         counts |= {"examples": len(found.examples), "repeated impressions": found.repeated}
-        counts |= {f"label: {name}": sum(found.examples[name].to_pylist()) for name in self._rules.labels}
+        counts |= {f"label: {name}": int(found.examples[name].to_numpy().sum()) for name in self._rules.labels}
         yield _row(part, COUNTS, text=json.dumps(counts))
         known = found.known.filter(pa.array(event_times(found.known) >= start))
         for side in (IMPRESSIONS, ACTIONS):

@@ -22,7 +22,8 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.joiner.blocks import SIDES, Layout, unpack
-from ml.joiner.processor import COUNTS, EXAMPLES, LATE, OUTPUT, STATE, UNMATCHED, JoinProcessor
+from ml.joiner.processor import COUNTS, EXAMPLES, LATE, OUTPUT, READ, STATE, UNMATCHED, JoinProcessor
+from ml.joiner.read_files import record
 from ml.joiner.source import JoinerSource, StreamInput
 from ml.joiner.status import StreamStatus, next_totals
 from ml.logs.external_sort import SortedRun, plan_parts, write_part, write_run
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from pyspark.sql.streaming.query import StreamingQuery
 
 BATCH_BYTES = 64 << 20
+_STATE_FORMAT = 2  # increase it when a checkpoint of an earlier version can no longer be read
 _SPOOLED = "what string, text string"
 
 
@@ -82,13 +84,15 @@ class Joining:
             ChangedEntry: The catalog entry has changed since then.
         """
         assert self.spec.actions
-        rules = f"{self.spec.examples_log.fingerprint} {self.spec.actions.lateness}"
+        rules = f"{_STATE_FORMAT} {self.spec.examples_log.fingerprint} {self.spec.actions.lateness}"
         identity = hashlib.sha256(rules.encode()).hexdigest()[:16]
         path = self.folder / "layout.json"
         if not path.exists():
             layout = Layout.of(self.spec.actions, partitions)
             self.folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"entry": identity, "partitions": layout.partitions, "bucket": layout.bucket}))
+            staged = self.folder / ".layout.json"
+            staged.write_text(json.dumps({"entry": identity, "partitions": layout.partitions, "bucket": layout.bucket}))
+            staged.rename(path)
             return layout
         found = json.loads(path.read_text())
         if found["entry"] != identity:
@@ -123,7 +127,7 @@ def start_join(joining: Joining, spark: SparkSession, on_batch: Callable[[Stream
     blocks = session.readStream.format(JoinerSource.name()).option("input", source.to_json()).load()
     processor = JoinProcessor(spec.actions, (spec.log, spec.actions_log), layout)
     joined = blocks.groupBy("part").transformWithState(processor, OUTPUT, "Append", "None")
-    writer = joined.writeStream.foreachBatch(partial(_write_batch, joining, source, on_batch))
+    writer = joined.writeStream.foreachBatch(partial(_write_batch, joining, on_batch))
     writer = writer.option("checkpointLocation", str(joining.folder / "checkpoint"))
     return writer.trigger(processingTime=f"{joining.every_seconds} seconds").queryName(f"join {spec.name}").start()
 
@@ -142,9 +146,7 @@ def _settings(joining: Joining, cores: int) -> dict[str, str]:
     }
 
 
-def _write_batch(
-    joining: Joining, source: StreamInput, on_batch: Callable[[StreamStatus], None] | None, frame: DataFrame, batch: int
-) -> None:
+def _write_batch(joining: Joining, on_batch: Callable[[StreamStatus], None] | None, frame: DataFrame, batch: int) -> None:
     """Writes the output of a batch, the status last."""
     spool = joining.folder / "spool"
     if spool.exists():
@@ -162,7 +164,9 @@ def _write_batch(
     _write_examples(joining, batch, [json.loads(text) for text in found.get(EXAMPLES, [])])
     for what in (UNMATCHED, *(f"{LATE} {side}" for side in SIDES)):
         _write_side(joining.root / what.split()[0], what, batch, found.get(what, []))
-    status = _status(source, found.get(STATE, []), last, batch, totals, before)
+    files = {side: [of for text in found.get(READ, []) for of in json.loads(text).get(side, [])] for side in SIDES}
+    record(joining.folder, {side: sorted(of) for side, of in files.items()})
+    status = _status(found.get(STATE, []), last, batch, totals, before)
     spool.fs.rm(spool.path, recursive=True)
     status.write(joining.folder)
     if on_batch is not None:
@@ -177,9 +181,10 @@ def _spool(folder: str, spec: DatasetSpec, batches: Iterator[pa.RecordBatch]) ->
         for row in batch.to_pylist():
             what, path = row["what"], f"{folder}/{row['what']}-{row['bucket']}-{row['part']}"
             if what == EXAMPLES:
+                path = f"{path}-{row['text']}"
                 run = write_run(unpack(row["payload"]).cast(schema), path)
                 arrays = [of.tolist() for of in (run.seconds, run.rows, run.first, run.last)]
-                lines.append({"what": what, "text": json.dumps([row["bucket"], row["part"], path, *arrays])})
+                lines.append({"what": what, "text": json.dumps([row["bucket"], row["part"], int(row["text"]), path, *arrays])})
             elif what in (UNMATCHED, LATE):
                 path = f"{path}-{os.urandom(8).hex()}"  # there can be several
                 write_table(unpack(row["payload"]), path)
@@ -197,7 +202,7 @@ def _write_examples(joining: Joining, batch: int, spooled: list[list[Any]]) -> N
     folder.mkdir(parents=True, exist_ok=True)
     runs = [
         SortedRun(path, *(np.array(of, np.int64) for of in arrays))
-        for _, _, path, *arrays in sorted(spooled, key=lambda of: of[:2])  # so that the bytes depend on the rows alone
+        for _, _, _, path, *arrays in sorted(spooled, key=lambda of: of[:3])  # so that the bytes depend on the rows alone
     ]
     for number, part in enumerate(plan_parts(runs, PART_ROWS)):
         name = f"{batch:012d}-{number:04d}.parquet"
@@ -219,7 +224,7 @@ def _write_side(folder: UPath, what: str, batch: int, paths: list[str]) -> None:
 
 
 def _status(
-    source: StreamInput, clocks: list[str], last: StreamStatus | None, batch: int, totals: Counter[str], before: dict[str, int]
+    clocks: list[str], last: StreamStatus | None, batch: int, totals: Counter[str], before: dict[str, int]
 ) -> StreamStatus:
     states = [json.loads(text) for text in clocks]
     newest = [max([of["newest"][side] for of in states], default=-1) for side in range(len(SIDES))]
@@ -234,6 +239,7 @@ def _status(
         counts={name: count for name, count in sorted(totals.items()) if count},
         before=before,
         ended=any(of["ended"] for of in states),
+        ahead=max([of["ahead"] for of in states], default=0),
     )
 
 

@@ -1,7 +1,7 @@
 """The streaming source of the joiner: a folder of files for each of the two logs, read as blocks by Spark tasks.
 
-An offset names the last file of each folder. Files are read once, in the order of their names, and validated as those of a
-landed log are: rows that cannot be used are written to `quarantine/<log>/` with file, line and reason.
+An offset lists the files of its batch. Files that are there are read in the order of their names, each once, and are validated
+as the files of a landed log are: rows that cannot be used are written to `quarantine/<log>/` with file, line and reason.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ from ml.catalog.log_spec import LogSpec
 from ml.joiner.blocks import IMPRESSIONS, SIDES, Layout, divide, pack
 from ml.joiner.join import NO_KEY
 from ml.joiner.keys import event_times, without_nulls
-from ml.logs.arriving import NoClock, arriving_blocks, arriving_files
+from ml.joiner.read_files import ReadFiles
+from ml.logs.arriving import NoClock, arriving_blocks
 from ml.logs.ingest_task import raw_schema
 from ml.logs.quarantine import Quarantine
-from ml.logs.sources import NoLogs
 from ml.logs.text.layout import WrongFile
 from ml.parquet import write_table
 
-SCHEMA = "part int, side int, bucket long, newest long, held int, rows int, payload binary, file string, counts string"
+SCHEMA = (
+    "part int, side int, bucket long, newest long, held int, rows int, payload binary, file string, size long, counts string"
+)
+"""Columns of the blocks. `size` is at least 0 in the last row of a file, -1 otherwise."""
 _ARROW = pa.schema(
     [
         ("part", pa.int32()),
@@ -40,11 +43,15 @@ _ARROW = pa.schema(
         ("rows", pa.int32()),
         ("payload", pa.binary()),
         ("file", pa.string()),
+        ("size", pa.int64()),
         ("counts", pa.string()),
     ]
 )
 END = 4
 """Bit of `held` that says that the stream has ended: everything that is left is joined."""
+MOST_FILES = 500
+"""Most files that a batch reads from a folder."""
+CANNOT_OPEN = "cannot be opened"
 _log = logging.getLogger("evergreen")
 
 
@@ -71,10 +78,6 @@ class StreamInput:
     def folder(self, side: int) -> UPath:
         """Returns the folder of one of the logs."""
         return UPath(self.root) / SIDES[side]
-
-    def names(self, side: int) -> list[str]:
-        """Lists the complete files of one of the folders in order."""
-        return arriving_files(self.folder(side))
 
     def quarantine(self, side: int) -> UPath:
         """Returns the folder of the rows of a log that could not be used."""
@@ -115,57 +118,65 @@ class StreamFile(InputPartition):
     Attributes:
         side: `IMPRESSIONS` or `ACTIONS`.
         file: Its name; empty for the end of the stream.
+        size: Its bytes when the batch was planned.
         held: Bits of the sides that have further files, which the watermark waits for; or `END`.
     """
 
     side: int
     file: str
+    size: int
     held: int
 
 
 class _Reader(DataSourceStreamReader):
-    """Plans batches in the driver, and reads files in tasks."""
+    """Plans batches in the driver, and reads files in tasks.
+
+    An offset is `{"number": n, "files": {side: [[name, bytes], ...]}, "held": bits}`: the files of the batch that it ends.
+    """
 
     def __init__(self, source: StreamInput) -> None:
         self._source = source
+        self._read: ReadFiles | None = None
 
     def initialOffset(self) -> dict[str, Any]:
-        return {"impressions": "", "actions": "", "held": 0}
+        return {"number": 0, "files": {side: [] for side in SIDES}, "held": 0}
 
     def latestOffset(self, start: Mapping[str, Any], limit: object) -> dict[str, Any]:
-        end, held = dict(start), 0
+        if self._read is None:  # the first batch of this process; a batch that was repeated is in the record
+            self._read = ReadFiles.load(UPath(self._source.root) / "joiner")
+        self._read.add(start["files"])
+        files, held = {}, 0
         for side, name in enumerate(SIDES):
-            waiting = [file for file in self._source.names(side) if file > start[name]]
-            taken = self._first(side, waiting)
-            if taken:
-                end[name] = taken[-1]
-            held |= (len(waiting) > len(taken)) << side
-        if end["impressions"] == start["impressions"] and end["actions"] == start["actions"]:
-            has_ended = self._source.ends and not held and any(end[name] for name in SIDES)
-            return {**end, "held": END} if has_ended else dict(start)
-        return {**end, "held": held}
+            unread = self._read.unread(UPath(self._source.root), name)
+            files[name], is_last = self._first(side, unread)
+            held |= (not is_last) << side
+        if not any(files.values()):
+            ends = self._source.ends and start["held"] != END and any(self._read.sizes.values())
+            held = END
+            if not ends:
+                return dict(start)
+        return {"number": start["number"] + 1, "files": files, "held": held}
 
-    def _first(self, side: int, waiting: Sequence[str]) -> list[str]:
-        """Returns the first files, of about `batch_bytes` together."""
-        taken, size = [], 0
-        for name in waiting:
+    def _first(self, side: int, unread: Sequence[str]) -> tuple[list[tuple[str, int]], bool]:
+        """Returns the first files, of about `batch_bytes` together, with their sizes, and whether they are all."""
+        taken: list[tuple[str, int]] = []
+        total = 0
+        for name in unread:
             try:
-                size += (self._source.folder(side) / name).stat().st_size
+                size = (self._source.folder(side) / name).stat().st_size
             except FileNotFoundError:
-                break  # removed since it was listed
-            if taken and size > self._source.batch_bytes:
-                break
-            taken.append(name)
-        return taken
+                continue  # a link to nothing, or removed since it was listed
+            total += size
+            if taken and (total > self._source.batch_bytes or len(taken) == MOST_FILES):
+                return taken, False
+            taken.append((name, size))
+        return taken, True
 
     def partitions(self, start: Mapping[str, Any], end: Mapping[str, Any]) -> list[InputPartition]:
         files: list[InputPartition] = [
-            StreamFile(side, file, end["held"])
-            for side, name in enumerate(SIDES)
-            for file in self._source.names(side)
-            if start[name] < file <= end[name]
+            StreamFile(side, name, size, end["held"]) for side, of in enumerate(SIDES) for name, size in end["files"][of]
         ]
-        return files or ([StreamFile(IMPRESSIONS, "", END)] if end["held"] == END else [])
+        return files or ([StreamFile(IMPRESSIONS, "", 0, END)] if end["held"] == END else [])
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         assert isinstance(partition, StreamFile)
@@ -184,7 +195,10 @@ def read_file(source: StreamInput, read: StreamFile) -> Iterator[pa.RecordBatch]
 
     Yields:
         For each block of the file, a row for each partition and bucket with its packed rows; at least one row for each
-        partition, so that all partitions know the time.
+        partition, so that all partitions know the time. Then a row for each partition at the end of the file.
+
+    Raises:
+        FileNotFoundError: The file was removed after the batch was planned.
     """
     side, name = read.side, read.file
     log, line = source.logs[side], 1
@@ -198,17 +212,32 @@ def read_file(source: StreamInput, read: StreamFile) -> Iterator[pa.RecordBatch]
                 bad = Quarantine.concat([bad, _without_key(name, block.row_lines + line, table, source.key)])
             _keep(source, side, bad, f"{name}.{number:06d}")
             line += block.num_lines
-            counts = Counter({f"{SIDES[side]}": len(table)}) + Counter(bad.reasons)
+            counts = Counter({SIDES[side]: len(table)})
+            counts.update({quarantined(reason): count for reason, count in bad.reasons.items()})
             counts["out of range"] += block.before + block.after
             rows = [(part, bucket, len(of), pack(of)) for part, bucket, of in divide(usable, source.key, source.layout)]
             yield _batch(source.layout, read, _newest(usable), rows, +counts)
-    except (WrongFile, NoClock, NoLogs) as error:
+    except (WrongFile, NoClock, FileNotFoundError, PermissionError) as error:  # NoLogs is a FileNotFoundError
         if not (source.folder(side) / name).exists():
-            raise
-        reason = "wrong columns" if isinstance(error, WrongFile) else "no event time or no member with rows"
+            raise FileNotFoundError(
+                f"{source.folder(side) / name}: the file was removed before it was read; copy it back, then start again"
+            ) from error
+        reason = _reason(error)
         _keep(source, side, Quarantine.of(name, [line], [reason], [str(error).encode()]), f"{name}.file")
         _log.warning("%s is quarantined: %s", source.folder(side) / name, error)
-        yield _batch(source.layout, read, -1, [], {reason: 1})
+        yield _batch(source.layout, read, -1, [], {quarantined(reason): 1})
+    yield _batch(source.layout, read, -1, [], {}, read.size)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return CANNOT_OPEN
+    return "wrong columns" if isinstance(error, WrongFile) else "no event time or no member with rows"
+
+
+def quarantined(reason: str) -> str:
+    """Returns the name under which rows or files that were quarantined for a reason are counted."""
+    return f"quarantined: {reason}"
 
 
 def _newest(table: pa.Table) -> int:
@@ -239,7 +268,12 @@ def _keep(source: StreamInput, side: int, bad: Quarantine, name: str) -> None:
 
 
 def _batch(
-    layout: Layout, read: StreamFile, newest: int, rows: Sequence[tuple[int, int, int, bytes]], counts: Mapping[str, int]
+    layout: Layout,
+    read: StreamFile,
+    newest: int,
+    rows: Sequence[tuple[int, int, int, bytes]],
+    counts: Mapping[str, int],
+    size: int = -1,
 ) -> pa.RecordBatch:
     there = {part for part, *_ in rows}
     all_rows = [*rows, *((part, 0, 0, b"") for part in range(layout.partitions) if part not in there)]
@@ -254,6 +288,7 @@ def _batch(
         [number for _, _, number, _ in all_rows],
         [data for *_, data in all_rows],
         [read.file] * count,
+        [*[-1] * (count - 1), size],
         texts,
     ]
     return pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(columns, _ARROW, strict=True)], schema=_ARROW)

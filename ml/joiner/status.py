@@ -1,4 +1,4 @@
-"""The progress of a live join, as stored after each batch, and whether it is stuck.
+"""The progress of a live join, as stored after each batch.
 
 | file below `stream/<dataset>/` | content                                                     |
 |--------------------------------|-------------------------------------------------------------|
@@ -6,25 +6,20 @@
 | examples/                      | what was joined, one file or several for each batch         |
 | unmatched/, late/, quarantine/ | rows that are in no example, with the reason                |
 | joiner/status.json             | this status                                                 |
+| joiner/read.jsonl              | the files that were read (`ml.joiner.read_files`)           |
 | joiner/checkpoint/             | Spark's offsets and state                                   |
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 
 from upath import UPath
 
 from ml.joiner.blocks import SIDES
-from ml.joiner.join import LATE, MATCHED, REPEATED
-from ml.logs.arriving import arriving_files
-
-MAX_LATE_SHARE = 0.01
-STUCK_SECONDS = 300.0
-"""A stream whose files are not read for this long is stuck."""
+from ml.joiner.join import LATE, MATCHED, NO_KEY, REPEATED
 
 
 @dataclass(frozen=True)
@@ -42,6 +37,7 @@ class StreamStatus:
         counts: Totals by name since the start: events, examples, labels, what became of actions, rows that were left out.
         before: The totals before this batch, from which it is counted again if it is repeated.
         ended: Whether the batch has ended the stream: everything was joined.
+        ahead: Microseconds by which one file is ahead of the others of its log, if the watermark waits for a second one; or 0.
     """
 
     batch: int
@@ -54,6 +50,7 @@ class StreamStatus:
     counts: dict[str, int]
     before: dict[str, int] = field(default_factory=dict)
     ended: bool = False
+    ahead: int = 0
 
     @property
     def match_rate(self) -> float | None:
@@ -77,6 +74,19 @@ class StreamStatus:
         """Share of all events that were late."""
         events = sum(self.counts.get(side, 0) for side in SIDES)
         return self.late / events if events else 0.0
+
+    @property
+    def quarantined(self) -> int:
+        """Rows and files that could not be used."""
+        return sum(count for what, count in self.counts.items() if what.startswith("quarantined: "))
+
+    @property
+    def quarantined_share(self) -> float:
+        """Share of quarantined rows among all rows that were read."""
+        rows = sum(self.counts.get(side, 0) for side in SIDES)
+        # Rows without a key are among the rows of their side; other rows in quarantine are not.
+        total = rows + self.quarantined - self.counts.get(f"quarantined: {NO_KEY}", 0)
+        return self.quarantined / total if total else 0.0
 
     @property
     def watermark_lag(self) -> float:
@@ -103,33 +113,3 @@ def next_totals(last: StreamStatus | None, batch: int) -> Counter[str]:
     if last is None:
         return Counter()
     return Counter(last.counts if last.batch < batch else last.before)
-
-
-def stuck(root: UPath, status: StreamStatus | None, lateness: int, now: float | None = None) -> list[str]:
-    """Says why a live join makes no progress; empty if it does, or if nothing has arrived.
-
-    Args:
-        root: Folder of the stream.
-        status: Its status; None before the first batch.
-        lateness: `Actions.lateness` in microseconds: a log that is silent for longer than this makes events late.
-        now: The present in seconds since 1970 UTC.
-    """
-    now = time.time() if now is None else now
-    written = status.written_at if status else 0.0
-    reasons, ages = [], {}
-    for side in SIDES:
-        names, read = arriving_files(root / side), status.files.get(side, "") if status else ""
-        ages[side] = now - (root / side / names[-1]).stat().st_mtime if names else None
-        if unread := [name for name in names if name > read]:
-            waiting = now - max((root / side / unread[0]).stat().st_mtime, written)
-            if waiting > STUCK_SECONDS:
-                reasons.append(f"{side}/{unread[0]} has not been read for {waiting:.0f} s; is `make join` running?")
-    newest = min((age for age in ages.values() if age is not None), default=0.0)
-    for side, age in ages.items():
-        if age is None and any(ages.values()):
-            reasons.append(f"{side}: no file has arrived, although the other log goes on; its events will be late")
-        elif age is not None and age - newest > max(lateness / 1e6, STUCK_SECONDS):
-            reasons.append(
-                f"{side}: no file has arrived for {age:.0f} s, although the other log goes on; its events will be late"
-            )
-    return reasons

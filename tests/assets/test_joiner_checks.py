@@ -12,6 +12,7 @@ from upath import UPath
 
 from assets.joiner_checks import build_stream_check
 from assets.resources import StreamsResource
+from ml.joiner.read_files import record
 from ml.joiner.status import StreamStatus
 from tests.helpers.joined_logs import feed
 
@@ -31,6 +32,7 @@ def store(home: Path, late: int = 0, read: dict[str, str] = FILES) -> None:
         path.write_text("")
         os.utime(path, (time.time() - 900,) * 2)
     (home / "feed" / "joiner").mkdir()
+    record(UPath(home / "feed" / "joiner"), {side: [(name, 0)] if name else [] for side, name in read.items()})
     counts = {"impressions": 900, "actions": 100, "late actions": late}
     newest = {"impressions": 9_000_000, "actions": 9_000_000}
     StreamStatus(1, time.time() - 800, read, newest, 3_000_000, 10, 999, counts).write(UPath(home / "feed" / "joiner"))

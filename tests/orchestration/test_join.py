@@ -6,6 +6,8 @@ import io
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,28 +15,37 @@ from typing import TYPE_CHECKING
 
 import click
 import pytest
+import yaml
 from rich.console import Console
 from upath import UPath
 
 from ml.joiner.status import StreamStatus
 from ml.online.stream import Position
 from orchestration.arriving import stream_of
-from orchestration.join import HEADER, join_stream, line, main
-from tests.helpers.joined_logs import arriving, drawn, feed
+from orchestration.join import HEADER, join_stream, line, main, summary
+from tests.helpers.joined_logs import arriving, drawn, feed, feed_entry
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
 def status(**changes: object) -> StreamStatus:
-    counts = {"impressions": 1000, "actions": 50, "examples": 900, "action: matched": 30, "action: late": 10, "late actions": 2}
+    counts = {
+        "impressions": 1000,
+        "actions": 50,
+        "examples": 900,
+        "action: matched": 30,
+        "action: late": 10,
+        "late actions": 2,
+        "quarantined: bad JSON": 5,
+    }
     found = {"batch": 3, "written_at": 0.0, "files": {}, "newest": {"impressions": 9_000_000_000, "actions": 0}}
     found |= {"watermark": 0, "state_rows": 77, "state_bytes": 5_000_000, "counts": counts}
     return StreamStatus(**{**found, **changes})  # type: ignore[arg-type]
 
 
 def test_a_line_has_the_columns_of_the_header() -> None:
-    assert line(status()).split() == ["1970-01-01", "00:00", "3", "1,050", "900", "0.7500", "0", "12", "77", "5.0", "150"]
+    assert line(status()).split() == ["1970-01-01", "00:00", "3", "1,050", "900", "0.7500", "0", "12", "5", "77", "5.0", "150"]
     assert line(status(watermark=-1, counts={})).split()[0] == "–"
     assert len(line(status())) == len(HEADER)
 
@@ -42,6 +53,42 @@ def test_a_line_has_the_columns_of_the_header() -> None:
 def test_a_dataset_of_one_log_is_refused(home: Path) -> None:
     with pytest.raises(click.ClickException, match="synthetic has one log"):
         main.callback("synthetic", False)  # type: ignore[misc]
+    (home / "catalog" / "feed.yaml").write_text(yaml.safe_dump(feed_entry(), sort_keys=False))
+    with pytest.raises(click.ClickException, match="joining a stream needs Spark; unset EVERGREEN_SPARK_MASTER"):
+        main.callback("feed", False)  # type: ignore[misc]
+
+
+def test_a_run_says_in_one_line_what_it_has_done() -> None:
+    later = status(batch=5, counts={"impressions": 1600, "actions": 90, "examples": 1400}, ended=True)
+    assert summary(None, status(), False) == (
+        "stopped: 4 batches, 1,050 events and 900 examples in this run; the same command continues there"
+    )
+    assert summary(status(), later, True) == (
+        "2 batches, 640 events and 500 examples in this run; every event that has arrived is joined"
+    )
+    assert summary(None, None, True).startswith("stopped: 0 batches, 0 events and 0 examples in this run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.3])
+def test_ctrl_c_ends_a_process_without_a_traceback(home: Path, delay: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERGREEN_SPARK_MASTER", "local[2]")
+    (home / "catalog" / "feed.yaml").write_text(yaml.safe_dump(feed_entry(), sort_keys=False))
+    arriving(home / "stream" / "feed", *drawn(random.Random(3), 200, 300), random.Random(4), files=3)
+    command = [sys.executable, "-m", "orchestration.join", "feed"]
+    with (home / "output.txt").open("w+") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        deadline = time.monotonic() + 240
+        while "\n2026-" not in (home / "output.txt").read_text() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.1)
+        time.sleep(delay)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to Spark's processes too
+        assert process.wait(60) == 0
+    lines = (home / "output.txt").read_text().splitlines()
+    assert not [line for line in lines if "Traceback" in line or "Error" in line or "Exception" in line], lines
+    assert lines[-1].startswith("stopped: 1 batches") and lines[-1].endswith("the same command continues there")
+    resumed = subprocess.run([*command, "--ends"], capture_output=True, text=True, timeout=240)
+    assert resumed.returncode == 0 and resumed.stdout.endswith("every event that has arrived is joined\n")
 
 
 @pytest.mark.slow

@@ -68,9 +68,9 @@ def test_the_stream_gives_the_examples_of_the_catch_up(tmp_path: Path, lake: Lak
     expected = sum((Counter(of.actions) for of in done.values()), Counter[str]())
     assert status.actions["matched"] == expected["matched"] == reference_verdicts(spec.actions, impressions, actions)["matched"]
     assert status.late == 0 and not (root / "late").exists()
-    assert status.counts["key missing"] == impressions["request"].null_count + actions["request"].null_count
+    assert status.counts["quarantined: key missing"] == impressions["request"].null_count + actions["request"].null_count
     reasons = [r for path in (root / "quarantine").rglob("*.parquet") for r in pq.read_table(path)["reason"].to_pylist()]
-    assert len(reasons) == status.counts["key missing"] + 2 and status.files == {
+    assert len(reasons) == status.counts["quarantined: key missing"] + 2 and status.files == {
         "impressions": "0011.jsonl",
         "actions": "0011.jsonl",
     }
