@@ -11,8 +11,9 @@ from ml.catalog.reading import ColumnType
 from ml.features.buffers import flat
 from ml.features.columns import plain
 from ml.features.hashing import hash_values
-from ml.features.online_store.plan import Series, SumColumn
+from ml.features.online_store.plan import Series
 from ml.features.online_store.snapshot import MISSING_WORD
+from ml.features.point_in_time.values import rate_numbers
 from ml.schema import ARROW_TYPES, MISSING_ID
 
 _TEXT = "online store"
@@ -59,17 +60,9 @@ def array(rows: pa.Table, name: str) -> pa.Array:
 
 def words_of(rows: pa.Table, series: Series) -> np.ndarray:
     """Return the words of a series' columns, int64 [C, N]."""
-    columns = [_number(rows, column).view(np.int64) for column in series.sums]
+    columns = [rate_numbers(array(rows, of.column), of.at_least).view(np.int64) for of in series.sums]
     columns += [value_words(array(rows, name)) for name in series.values]
     return np.stack(columns) if columns else np.zeros((0, len(rows)), np.int64)
-
-
-def _number(rows: pa.Table, column: SumColumn) -> np.ndarray:
-    """Return the values that are summed, float64 [N]; NaN where the column is missing."""
-    values = flat(array(rows, column.column).cast(pa.float64()), null=np.nan)
-    if column.at_least is None:
-        return np.where(np.isfinite(values), values, np.nan)
-    return np.where(np.isnan(values), np.nan, (values >= column.at_least).astype(np.float64))
 
 
 def value_words(values: pa.Array) -> np.ndarray:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ml.catalog.feature_tables import CovisitationValue, LastValue, RateValue
+from ml.catalog.feature_tables import LastValue, RateValue
 from ml.catalog.spec import DatasetSpec, FeatureTable, FeatureValue
 from ml.features.hashing import hash_values
 from ml.features.point_in_time.covisitation import CoVisits
 from ml.features.point_in_time.event_log import EventLog, column_keys, entity_keys, known_at
-from ml.features.point_in_time.values import count_value, rate_value, recency_value, sampling_hours, span_of
+from ml.features.point_in_time.values import count_value, rate_numbers, rate_value, recency_value, sampling_hours, span_of
 from ml.features.point_in_time.windows import Timeline
 from ml.schema import EVENT_TIME, HISTORY_PREFIX
 
@@ -32,15 +35,18 @@ def with_feature_tables(rows: pa.Table, spec: DatasetSpec, log: EventLog) -> pa.
         value.
     """
     for table in spec.feature_tables:
-        values = _Values(table, spec, rows, log)
+        events, asked = TableEvents(table, spec, log), Asked.of(rows, table)
         for value in table.values:
-            if value.last is None:
-                rows = rows.append_column(value.name, values.column(value))
-                continue
-            for feature in spec.sparse:
-                if feature.history == value.name:
-                    rows = rows.append_column(HISTORY_PREFIX + feature.name, values.ids(value.last))
+            for name in table_columns(spec, value):
+                rows = rows.append_column(name, events.ids(value.last, asked) if value.last else events.column(value, asked))
     return rows
+
+
+def table_columns(spec: DatasetSpec, value: FeatureValue) -> list[str]:
+    """Returns the columns that a value adds to rows: itself, or a list of ids for each history feature that reads it."""
+    if value.last is None:
+        return [value.name]
+    return [HISTORY_PREFIX + feature.name for feature in spec.sparse if feature.history == value.name]
 
 
 def table_values(rows: pa.Table, table: FeatureTable, spec: DatasetSpec, log: EventLog) -> dict[str, pa.Array]:
@@ -55,51 +61,78 @@ def table_values(rows: pa.Table, table: FeatureTable, spec: DatasetSpec, log: Ev
     Returns:
         An array [N] for each value, by name.
     """
-    values = _Values(table, spec, rows, log)
-    return {value.name: values.lists(value.last) if value.last else values.column(value) for value in table.values}
+    events, asked = TableEvents(table, spec, log), Asked.of(rows, table)
+    return {v.name: events.lists(v.last, asked) if v.last else events.column(v, asked) for v in table.values}
 
 
-class _Values:
-    """The values of one table for N rows."""
+@dataclass(frozen=True)
+class Asked:
+    """N entities as of instants.
 
-    def __init__(self, table: FeatureTable, spec: DatasetSpec, rows: pa.Table, log: EventLog) -> None:
-        self._table, self._spec, self._rows = table, spec, rows
+    Attributes:
+        keys: int64 [N], hashed entities.
+        at: int64 [N], instants in microseconds.
+        sessions: int64 [N], hashed sessions by the column that identifies them, for co-visitations.
+    """
+
+    keys: NDArray[np.int64]
+    at: NDArray[np.int64]
+    sessions: Mapping[str, NDArray[np.int64]]
+
+    @classmethod
+    def of(cls, rows: pa.Table, table: FeatureTable) -> Asked:
+        """Returns the entities of N rows, as of the rows' instants."""
+        columns = {value.covisitation.session for value in table.values if value.covisitation}
+        sessions = {column: column_keys(rows, SESSION_SEED, column) for column in columns}
+        return cls(entity_keys(rows, table), rows[EVENT_TIME].to_numpy(), sessions)
+
+
+class TableEvents:
+    """The events of one table, grouped by entity: values of any entities as of any instants.
+
+    Args:
+        table: The table.
+        spec: The dataset.
+        log: Events from the longest window before the first instant on.
+    """
+
+    def __init__(self, table: FeatureTable, spec: DatasetSpec, log: EventLog) -> None:
+        self._spec = spec
         self._delay = spec.known_after(table)
         self._sampling = sampling_hours(spec, table)
         self._events = log.matching(table)
-        self._at = rows[EVENT_TIME].to_numpy()
-        self._keys = entity_keys(rows, table)
-        self._event_keys = entity_keys(self._events, table)
+        self._keys = entity_keys(self._events, table)
         self._time, self._known = self._events[EVENT_TIME].to_numpy(), known_at(self._events, self._delay)
-        self._timeline = Timeline.of(self._event_keys, self._time, self._known, self._delay)
+        self._timeline = Timeline.of(self._keys, self._time, self._known, self._delay)
+        self._visits: dict[str, CoVisits] = {}
 
-    def column(self, value: FeatureValue) -> pa.Array:
-        """Computes a value that is one number for each row."""
+    def column(self, value: FeatureValue, asked: Asked) -> pa.Array:
+        """Computes a value that is one number for each of N entities."""
         if value.count:
-            counts = self._timeline.count(self._keys, self._at, span_of(value.hours))
+            counts = self._timeline.count(asked.keys, asked.at, span_of(value.hours))
             return pa.array(count_value(counts, value.hours, self._sampling))
         if value.rate:
-            return pa.array(self._rate(value.rate))
+            return pa.array(self._rate(value.rate, asked))
         if value.covisitation:
-            return pa.array(self._covisitation(value.covisitation), from_pandas=True)
-        return pa.array(self._recency(value.hours), from_pandas=True)
+            return pa.array(self._covisitation(value, asked), from_pandas=True)
+        return pa.array(self._recency(value.hours, asked), from_pandas=True)
 
-    def ids(self, value: LastValue) -> pa.Array:
-        """Lists the ids of a column's values in the last events of each row's entity."""
+    def ids(self, value: LastValue, asked: Asked) -> pa.Array:
+        """Lists the ids of a column's values in the last events of each of N entities."""
         ids = hash_values(self._spec.feature_of(value.column) or "", self._events[value.column].combine_chunks())
-        offsets, events = self._last(value)
+        offsets, events = self._last(value, asked)
         return pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids[events]))
 
-    def lists(self, value: LastValue) -> pa.Array:
-        """Lists a column's values in the last events of each row's entity."""
-        offsets, events = self._last(value)
+    def lists(self, value: LastValue, asked: Asked) -> pa.Array:
+        """Lists a column's values in the last events of each of N entities."""
+        offsets, events = self._last(value, asked)
         held = self._events[value.column].combine_chunks().take(pa.array(events))
         return pa.ListArray.from_arrays(pa.array(offsets), held)
 
-    def _last(self, value: LastValue) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Finds the last events of each row's entity, as offsets and indices of events."""
+    def _last(self, value: LastValue, asked: Asked) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Finds the last events of each entity, as offsets and indices of events."""
         timeline = self._without(self._events[value.column])
-        offsets, places = timeline.last(self._keys, self._at, span_of(value.hours), value.most)
+        offsets, places = timeline.last(asked.keys, asked.at, span_of(value.hours), value.most)
         return offsets, timeline.place[places]
 
     def _without(self, column: pa.ChunkedArray) -> Timeline:
@@ -107,28 +140,32 @@ class _Values:
         if not column.null_count and not pa.types.is_floating(column.type):
             return self._timeline
         missing = pc.call_function("is_null", [column], pc.NullOptions(nan_is_null=True)).to_numpy()
-        return Timeline.of(np.where(missing, 0, self._event_keys), self._time, self._known, self._delay)
+        return Timeline.of(np.where(missing, 0, self._keys), self._time, self._known, self._delay)
 
-    def _rate(self, rate: RateValue) -> NDArray[np.float64]:
-        column = self._events[rate.column]
-        timeline = self._without(column)
-        numbers = column.cast(pa.float64(), safe=False).fill_null(0.0).to_numpy()[timeline.place]
-        weights = (numbers >= rate.at_least).astype(np.float64) if rate.at_least is not None else numbers
+    def _rate(self, rate: RateValue, asked: Asked) -> NDArray[np.float64]:
+        numbers = rate_numbers(self._events[rate.column], rate.at_least)
+        missing = np.isnan(numbers)
+        timeline = self._timeline
+        if missing.any():
+            timeline = Timeline.of(np.where(missing, 0, self._keys), self._time, self._known, self._delay)
         span = span_of(rate.hours)
-        count = timeline.count(self._keys, self._at, span)
-        total = timeline.sum(self._keys, self._at, span, weights)
+        count = timeline.count(asked.keys, asked.at, span)
+        total = timeline.sum(asked.keys, asked.at, span, numbers[timeline.place])
         return rate_value(total, count, rate)
 
-    def _recency(self, hours: float) -> NDArray[np.float64]:
-        offsets, places = self._timeline.last(self._keys, self._at, span_of(hours), 1)
-        elapsed = np.full(len(self._at), np.nan)
+    def _recency(self, hours: float, asked: Asked) -> NDArray[np.float64]:
+        offsets, places = self._timeline.last(asked.keys, asked.at, span_of(hours), 1)
+        elapsed = np.full(len(asked.at), np.nan)
         found = np.diff(offsets) > 0
-        elapsed[found] = self._at[found] - self._timeline.time[places]
+        elapsed[found] = asked.at[found] - self._timeline.time[places]
         return recency_value(elapsed, hours, self._sampling)
 
-    def _covisitation(self, value: CovisitationValue) -> NDArray[np.float64]:
-        session = column_keys(self._events, SESSION_SEED, value.session)
-        visits = CoVisits.of(
-            session, self._event_keys, self._time, self._known, self._delay, span_of(value.hours), value.context
-        )
-        return visits.strength(column_keys(self._rows, SESSION_SEED, value.session), self._keys, self._at, value.strength)
+    def _covisitation(self, value: FeatureValue, asked: Asked) -> NDArray[np.float64]:
+        made = value.covisitation
+        assert made is not None
+        if value.name not in self._visits:
+            session = column_keys(self._events, SESSION_SEED, made.session)
+            self._visits[value.name] = CoVisits.of(
+                session, self._keys, self._time, self._known, self._delay, span_of(made.hours), made.context
+            )
+        return self._visits[value.name].strength(asked.sessions[made.session], asked.keys, asked.at, made.strength)

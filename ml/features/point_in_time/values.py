@@ -7,6 +7,7 @@ in that window, or in a longer one, would therefore mark a positive.
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from ml.catalog.feature_tables import FeatureTable, RateValue
@@ -30,6 +31,19 @@ def sampling_hours(spec: DatasetSpec, table: FeatureTable) -> float | None:
 def count_value(counts: NDArray[np.int64], hours: float, sampling: float | None) -> NDArray[np.int64]:
     """Returns counts (int64 [N]); at least 1 in a window that would reveal the label."""
     return np.maximum(counts, 1) if sampling is not None and hours >= sampling else counts
+
+
+def rate_numbers(values: pa.Array | pa.ChunkedArray, at_least: float | None) -> NDArray[np.float64]:
+    """Returns the numbers whose mean a rate is (float64 [N]); NaN for values that are missing, which infinities are.
+
+    Args:
+        values: Numbers or booleans, [N].
+        at_least: Replaces values by 1 where they are at or above this, and by 0 elsewhere.
+    """
+    numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    if at_least is None:
+        return np.where(np.isfinite(numbers), numbers, np.nan)
+    return np.where(np.isnan(numbers), np.nan, (numbers >= at_least).astype(np.float64))
 
 
 def rate_value(total: NDArray[np.float64], count: NDArray[np.int64], rate: RateValue) -> NDArray[np.float64]:

@@ -76,15 +76,16 @@ class Timeline:
         Returns:
             int64 [N].
         """
-        ones = np.ones(len(self.keys), np.int64)
-        return _sums(*self.ranges(keys), self.time, self.known, self.late, ones, np.arange(len(ones) + 1), at, span, self.delay)
+        return _counts(*self.ranges(keys), self.time, self.known, self.late, at, span, self.delay)
 
     def sum(
         self, keys: NDArray[np.int64], at: NDArray[np.int64], span: int, weights: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Adds up the weights of the events that `count` counts. `weights` is float64 [E], in the order of the timeline."""
-        totals = np.concatenate(([0.0], np.cumsum(weights)))
-        return _sums(*self.ranges(keys), self.time, self.known, self.late, weights, totals, at, span, self.delay)
+        """Adds up the weights of the events that `count` counts. `weights` is float64 [E], in the order of the timeline.
+
+        Sums are rounded once, so they do not depend on events outside the window.
+        """
+        return _sums(*self.ranges(keys), self.time, self.known, self.late, weights, *_running(weights), at, span, self.delay)
 
     def last(
         self, keys: NDArray[np.int64], at: NDArray[np.int64], span: int, most: int
@@ -126,18 +127,49 @@ def _window(start, end, time, at, span, delay):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _sums(starts, ends, time, known, late, weights, totals, at, span, delay):  # type: ignore[no-untyped-def]
-    # totals: running sums of the weights, [E + 1].
-    out = np.zeros(len(at), totals.dtype)
+def _counts(starts, ends, time, known, late, at, span, delay):  # type: ignore[no-untyped-def]
+    out = np.zeros(len(at), np.int64)
     for i in range(len(at)):
         first, last = _window(starts[i], ends[i], time, at[i], span, delay)
         if last <= first:
             continue
-        out[i] = totals[last] - totals[first]
+        out[i] = last - first
+        if len(late):
+            for n in range(np.searchsorted(late, first), np.searchsorted(late, last)):
+                out[i] -= known[late[n]] > at[i]
+    return out
+
+
+@jit(inline="always")
+def _add(high, low, x):  # type: ignore[no-untyped-def]
+    # Adds x to a sum of two floats: the rounding error of the first is kept in the second (Knuth's two-sum).
+    total = high + x
+    rest = total - high
+    return total, low + ((high - (total - rest)) + (x - rest))
+
+
+@jit
+def _running(weights):  # type: ignore[no-untyped-def]
+    # Running sums [E + 1] of weights as sums of two floats each.
+    high, low = np.zeros(len(weights) + 1), np.zeros(len(weights) + 1)
+    for i in range(len(weights)):
+        high[i + 1], low[i + 1] = _add(high[i], low[i], weights[i])
+    return high, low
+
+
+@jit
+def _sums(starts, ends, time, known, late, weights, high, low, at, span, delay):  # type: ignore[no-untyped-def]
+    out = np.zeros(len(at))
+    for i in range(len(at)):
+        first, last = _window(starts[i], ends[i], time, at[i], span, delay)
+        if last <= first:
+            continue
+        total, rest = _add(high[last], low[last] - low[first], -high[first])
         if len(late):
             for n in range(np.searchsorted(late, first), np.searchsorted(late, last)):
                 if known[late[n]] > at[i]:
-                    out[i] -= weights[late[n]]
+                    total, rest = _add(total, rest, -weights[late[n]])
+        out[i] = total + rest
     return out
 
 

@@ -166,6 +166,22 @@ def test_an_event_counts_from_the_instant_at_which_it_is_known() -> None:
     assert [one["ctr"] for one in values_of([row(39), row(40)], late)] == [0.25, 0.5]
 
 
+def test_a_rate_does_not_depend_on_values_outside_its_window() -> None:
+    """Neither an infinite value, which is missing, nor the rounding of a sum over other events changes it."""
+    tables = [{"name": "i", "entity": ["item"], "values": [{"name": "mean", "rate": {"column": "stars", "hours": 1}}]}]
+    spec = news(feature_tables=tables, dense=["mean"], sparse=["item"])
+
+    def means(log: list[Row]) -> list[float]:
+        return with_feature_tables(table_of([row(90)]), spec, EventLog.of(spec, table_of(log)))["mean"].to_pylist()
+
+    known = [row(60, stars=0.1), row(61, stars=0.7), row(62, stars=float("inf"))]
+    expected = [pytest.approx((0.1 + 0.7) / 22)]
+    assert means(known) == expected
+    others = [[row(n, item=item, stars=size) for n in range(20)] for item in range(4) for size in (1e6 / 3, float("inf"))]
+    for other in [*others, [row(n, stars=1 / 3) for n in range(29)]]:
+        assert means(other + known) == means(known)
+
+
 def test_values_of_an_item_do_not_reveal_which_rows_are_sampled() -> None:
     """A sampled item has an event in the sampling window, so no other row may look as if it had none."""
     tables = [
