@@ -64,13 +64,27 @@ class CoVisits:
         members = Timeline.of(np.column_stack((a, b)).reshape(-1), when[twice], since[twice], delay)
         return cls(sessions, items, pairs, members, span, context)
 
+    def contexts(self, session: NDArray[np.int64], at: NDArray[np.int64]) -> Contexts:
+        """Finds the contexts of R sessions.
+
+        Args:
+            session: int64 [R], hashed sessions.
+            at: int64 [R], instants in microseconds.
+        """
+        offsets, places = self.sessions.last(session, at, self.span, self.context)
+        items = self.items[places]
+        new = _first_of_row(offsets, items)
+        kept = np.concatenate(([0], np.cumsum(new)))[offsets]
+        items, when = items[new], np.repeat(at, np.diff(kept))
+        return Contexts(at, kept, items, self.members.count(items, when, self.span))
+
     def strength(
         self, session: NDArray[np.int64], item: NDArray[np.int64], at: NDArray[np.int64], shrink: float
     ) -> NDArray[np.float64]:
         """Computes the mean of `n(a, b) / (n(a) + shrink)` over the items a of each row's context.
 
         Args:
-            session: int64 [N], hashed sessions of the rows.
+            session: int64 [N], hashed sessions of the rows. Consecutive rows of one session and instant share a context.
             item: int64 [N], hashed items b of the rows.
             at: int64 [N], instants in microseconds.
             shrink: Number of pairs by which a share is shrunk.
@@ -78,17 +92,49 @@ class CoVisits:
         Returns:
             float64 [N]; NaN without a context or an item.
         """
-        offsets, places = self.sessions.last(session, at, self.span, self.context)
-        row = np.repeat(np.arange(len(at)), np.diff(offsets))
-        a = self.items[places]
-        new = _first_of_row(offsets, a)
-        row, a = row[new], a[new]
-        b, when = item[row], at[row]
-        together = self.pairs.count(np.where(a == b, MISSING_ID, pair_key(a, b)), when, self.span)
-        share = together / (self.members.count(a, when, self.span) + shrink)
-        of_row = np.bincount(row, minlength=len(at))
-        total = np.bincount(row, weights=share, minlength=len(at))
-        return np.where((of_row > 0) & (item != MISSING_ID), total / np.maximum(of_row, 1), np.nan)
+        new = (np.diff(session, prepend=0) != 0) | (np.diff(at, prepend=0) != 0)
+        new[:1] = True
+        return self.strength_in(self.contexts(session[new], at[new]), np.cumsum(new) - 1, item, shrink)
+
+    def strength_in(
+        self, contexts: Contexts, request: NDArray[np.int64], item: NDArray[np.int64], shrink: float
+    ) -> NDArray[np.float64]:
+        """Computes the strength of items in contexts that are already known.
+
+        Args:
+            contexts: R contexts.
+            request: int64 [N], number of the context of each row.
+            item: int64 [N], hashed items b of the rows.
+            shrink: Number of pairs by which a share is shrunk.
+
+        Returns:
+            float64 [N]; NaN without a context or an item.
+        """
+        size = np.diff(contexts.offsets)[request]
+        ends = np.cumsum(size)
+        row = np.repeat(np.arange(len(request)), size)
+        place = np.arange(len(row)) - np.repeat(ends - size, size) + contexts.offsets[request][row]
+        a, b = contexts.items[place], item[row]
+        together = self.pairs.count(np.where(a == b, MISSING_ID, pair_key(a, b)), contexts.at[request][row], self.span)
+        total = np.bincount(row, weights=together / (contexts.pairs[place] + shrink), minlength=len(request))
+        return np.where((size > 0) & (item != MISSING_ID), total / np.maximum(size, 1), np.nan)
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """The distinct last items of R sessions.
+
+    Attributes:
+        at: int64 [R], instants in microseconds.
+        offsets: int64 [R + 1] into the items.
+        items: int64 [C], hashed items.
+        pairs: int64 [C], number n(a) of the pairs of each item in the window.
+    """
+
+    at: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    items: NDArray[np.int64]
+    pairs: NDArray[np.int64]
 
 
 def pair_key(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.compute.kernel_cache import jit
+from ml.features.hashtable import find, insert, slots_for
 from ml.schema import MISSING_ID
 
 EVER = 1 << 62
@@ -63,7 +64,18 @@ class Timeline:
 
     def ranges(self, keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Returns the first position, and the position after the last, of the events of each of N keys."""
-        return np.searchsorted(self.keys, keys, side="left"), np.searchsorted(self.keys, keys, side="right")
+        slots, places, edges = self._groups
+        group = find(slots, places, keys, len(edges) - 2)
+        return edges[group], edges[group + 1]
+
+    @cached_property
+    def _groups(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """A hash table of the G distinct keys, and the first position of each, int64 [G + 2]; the last group is empty."""
+        first = np.flatnonzero(np.diff(self.keys, prepend=MISSING_ID)) if len(self.keys) else np.zeros(0, np.int64)
+        slots = np.zeros(slots_for(len(first)), np.int64)
+        places = np.zeros(len(slots), np.int64)
+        insert(slots, places, self.keys[first])
+        return slots, places, np.concatenate((first, [len(self.keys)] * 2))
 
     def count(self, keys: NDArray[np.int64], at: NDArray[np.int64], span: int) -> NDArray[np.int64]:
         """Counts the events of each key in the window before an instant.
