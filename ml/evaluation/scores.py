@@ -22,6 +22,7 @@ from ml.schema import LABEL, ORACLE, arrow_schema
 
 ORACLE_SCORES = "oracle"
 
+PairTable = Callable[[pa.Table], pa.Table]
 Predict = Callable[[pa.Table], NDArray[Any]]
 
 
@@ -30,14 +31,22 @@ class ItemScorer(Protocol):
 
     Attributes:
         item_features: Names of the features that are exchanged with the item.
+        pair_features: Names of the features that are computed for each pair of a request and an item.
         by_pair: Whether each pair of a request and an item costs a forward pass of the whole model.
     """
 
     item_features: tuple[str, ...]
+    pair_features: tuple[str, ...]
     by_pair: bool
 
-    def index(self, items: pa.Table) -> None:
-        """Take the L live items: a table with the columns `item_features`."""
+    def index(self, items: pa.Table, pairs: PairTable | None = None) -> None:
+        """Take the L live items.
+
+        Args:
+            items: L rows with the columns `item_features`.
+            pairs: Computes the columns `pair_features` of B requests and these items, B * L rows, the items of the first
+                request first. Only needed if there are any.
+        """
         ...
 
     def scores(self, requests: pa.Table) -> NDArray[np.float32]:

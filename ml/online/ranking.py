@@ -25,7 +25,7 @@ from ml.evaluation.ranking.report import describe
 from ml.evaluation.ranking.requests import DayRanking, RankedDay, days_in_reach
 from ml.evaluation.ranking.systems import ClickRanks, popularity_name
 from ml.evaluation.rows import earlier_days
-from ml.evaluation.scores import ItemScorer
+from ml.evaluation.scores import ItemScorer, PairTable
 from ml.lake import Lake
 from ml.recipes.models import TwoTowerRecipe
 from ml.recipes.recipe import Recipe
@@ -139,11 +139,12 @@ class _CurrentItems:
     def __init__(self, spec: DatasetSpec, current: Current) -> None:
         self._spec, self._current = spec, current
         self._scorer = self._open()
-        self.item_features, self.by_pair = self._scorer.item_features, self._scorer.by_pair
+        self.item_features, self.pair_features = self._scorer.item_features, self._scorer.pair_features
+        self.by_pair = self._scorer.by_pair
 
-    def index(self, items: pa.Table) -> None:
+    def index(self, items: pa.Table, pairs: PairTable | None = None) -> None:
         self._scorer = self._open()
-        self._scorer.index(items)
+        self._scorer.index(items, pairs)
 
     def scores(self, requests: pa.Table) -> NDArray[np.float32]:
         return self._scorer.scores(requests)

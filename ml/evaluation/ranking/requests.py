@@ -3,7 +3,8 @@
 Time is divided into slices. At the start of each slice the catalogue holds the items that were shown or clicked in the hours
 before, with the features of their last rows, and the sources have learned from the clicks before. Each click of the slice is a
 request: all live items are ranked for it, and the rank of the clicked one counts. The features and the session of the request
-are as of the click. Models have been trained up to the previous day, or within the day up to the rows that are ranked.
+are as of the click, and so are values of feature tables. Models have been trained up to the previous day, or within the day up
+to the rows that are ranked.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from ml.catalog.spec import DatasetSpec, Ranking
 from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE, day_bounds
 from ml.evaluation.ranking.clicks import read_clicks, sampled_requests
+from ml.evaluation.ranking.pair_features import PairFeatures
 from ml.evaluation.ranking.systems import ClickRanks, Requests, Systems
 from ml.evaluation.ranking.time_slices import time_slices
 from ml.evaluation.rows import chunks
@@ -111,6 +113,8 @@ class DayRanking:
         self._systems, self._catalogue = Systems(asked, scorers), Catalogue(live_for)
         self._systems.observe(found.clicks.rows(0, found.first))
         self._columns = list(dict.fromkeys([ITEM_KEY, *(n for scorer in scorers.values() for n in scorer.item_features)]))
+        of_pairs = sorted({name for scorer in scorers.values() for name in scorer.pair_features})
+        self._pairs = PairFeatures(spec, day, lake, earlier, reach, of_pairs) if of_pairs else None
         keys = [EVENT_TIME, LABEL]
         for other in earlier:
             for rows in chunks(lake, spec, other, [*keys, *self._columns]):
@@ -187,7 +191,11 @@ class DayRanking:
             at = places(clicks.item, live.ids) if live else np.full(len(clicks), NOT_LIVE)
             self._reachable += int((at != NOT_LIVE).sum())
             numbers = np.arange(done, done + len(clicks)) - self._clicks.first
-            asked = Requests(now, live, clicked, clicks.contexts, at, numbers)
+            pairs = self._pairs if by_models else None
+            if pairs is not None and live:
+                clicked = pairs.with_columns(clicked, numbers)
+                pairs.index(now, live.ids)
+            asked = Requests(now, live, clicked, clicks.contexts, at, numbers, pairs)
             ranks = self._systems.rank(asked, self._sampled, by_models)
         self._systems.observe(clicks)
         self._add(rows)

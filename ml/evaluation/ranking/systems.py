@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ml.catalog.spec import Ranking
 from ml.days import MICROSECONDS_PER_MINUTE
-from ml.evaluation.scores import ItemScorer
+from ml.evaluation.scores import ItemScorer, PairTable
 from ml.retrieval.catalogue import LiveItems
 from ml.retrieval.co_visitation import CoVisitation
 from ml.retrieval.contexts import Contexts
@@ -61,6 +61,7 @@ class Requests:
         contexts: What the sessions clicked before.
         at: int64 [B], places of the clicked items among the live ones, or `NOT_LIVE`.
         numbers: int64 [B], numbers of the requests in the day.
+        pairs: Computes features of pairs of requests and live items; None if no model needs any.
     """
 
     start: int
@@ -69,6 +70,7 @@ class Requests:
     contexts: Contexts
     at: NDArray[np.int64]
     numbers: NDArray[np.int64]
+    pairs: PairTable | None = None
 
 
 def popularity_name(minutes: float) -> str:
@@ -118,7 +120,7 @@ class Systems:
         for name, scorer in self.models.items() if by_models else ():
             if id(scorer) not in done:
                 if asked.live:
-                    scorer.index(asked.live.features)
+                    scorer.index(asked.live.features, asked.pairs)
                 which = chosen if scorer.by_pair else everything
                 done[id(scorer)] = self._rank(name, partial(_model_scores, scorer), asked, which)
             found[name] = done[id(scorer)]

@@ -20,9 +20,9 @@ class Chosen:
     """Scores every item by a function of its key."""
 
     def __init__(self, score: Any, by_pair: bool = False) -> None:
-        self.score, self.item_features, self.by_pair = score, ("item",), by_pair
+        self.score, self.item_features, self.pair_features, self.by_pair = score, ("item",), (), by_pair
 
-    def index(self, items: pa.Table) -> None:
+    def index(self, items: pa.Table, pairs: Any = None) -> None:
         self.keys = items["item"].to_numpy()
 
     def scores(self, requests: pa.Table) -> np.ndarray:

@@ -52,9 +52,9 @@ def kiosk_times(spec: DatasetSpec) -> np.ndarray:
 class Fixed:
     """Scores item i of the index by a feature, the same for every request."""
 
-    item_features, by_pair = ("clicks_1h", "item"), True
+    item_features, pair_features, by_pair = ("clicks_1h", "item"), (), True
 
-    def index(self, items: pa.Table) -> None:
+    def index(self, items: pa.Table, pairs: Any = None) -> None:
         self.items = items
 
     def scores(self, requests: pa.Table) -> np.ndarray:
@@ -284,7 +284,7 @@ def test_a_ranker_scores_a_pair_as_the_row_that_has_both() -> None:
 @pytest.mark.parametrize(
     ("sparse", "exclude", "message"),
     [
-        (["user", "item", {"name": "both", "cross": ["item", "place"]}], [], r"\['both'\] cross columns of the item"),
+        (["user", "item", {"name": "both", "cross": ["clicks_1h", "place"]}], [], r"both crosses \['clicks_1h'\]"),
         (["user", "item"], ["item"], "describes the item"),
     ],
 )
@@ -298,7 +298,7 @@ def test_a_model_that_cannot_rank_says_why(sparse: list[Any], exclude: list[str]
         assert item_scorer(spec, build_model(without, schema), without, schema).item_features == ("item",)
 
 
-def test_values_of_the_item_are_exchanged_with_it_and_those_of_its_session_cannot_be() -> None:
+def test_values_of_feature_tables_are_computed_for_each_pair() -> None:
     tables = [
         {"name": "items", "entity": ["item"], "values": [
             {"name": "seen", "count": {"hours": 1}},
@@ -307,9 +307,14 @@ def test_values_of_the_item_are_exchanged_with_it_and_those_of_its_session_canno
         {"name": "users", "entity": ["user"], "values": [{"name": "active", "count": {"hours": 1}}]},
     ]  # fmt: skip
     near = {"name": "near", "column": "near", "bucketise": [0.1]}
-    spec = kiosk(feature_tables=tables, dense=["seen", "active"], sparse=["user", "item", near])
+    both = {"name": "both", "cross": ["item", "place"]}
+    spec = kiosk(feature_tables=tables, dense=["seen", "active"], sparse=["user", "item", both, near])
     schema = FeatureSchema.of(spec)
-    whole, without = load_recipe("dlrm"), load_recipe("dlrm", {"exclude_features": ["near"]})
-    with pytest.raises(CannotRank, match=r"\['near'\] cross columns of the item"):
-        item_scorer(spec, build_model(whole, schema), whole, schema)
-    assert item_scorer(spec, build_model(without, schema), without, schema).item_features == ("seen", "item")
+    for exclude, pairs in ([], ("seen", "both", "near")), (["near", "both"], ("seen",)):
+        recipe = load_recipe("dlrm", {"exclude_features": exclude})
+        scorer = item_scorer(spec, build_model(recipe, schema), recipe, schema)
+        assert scorer.item_features == ("item",) and scorer.pair_features == pairs and scorer.by_pair
+    towers = {**TOWERS, "user": ["user", "near"], "item": ["item", "seen"]}
+    crossed = load_recipe("two_tower", {"model": towers, "exclude_features": ["both"]})
+    with pytest.raises(CannotRank, match="near depends on the user and the item"):
+        item_scorer(spec, build_model(crossed, schema), crossed, schema)
