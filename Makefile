@@ -1,6 +1,6 @@
 # Evergreen. Every target that needs .venv creates it first, and again when the dependencies change.
 SHELL := /bin/bash
-PYTHON ?= python3.11
+PYTHON ?= $(shell bash scripts/python.sh)
 DATASET ?= synthetic
 LOGS ?=
 ONLY ?=
@@ -25,7 +25,6 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 RUN := .venv/bin/python
 READY := .venv/.ready
-PIP := $(RUN) -m pip install --quiet --quiet --disable-pip-version-check
 
 .PHONY: help need demo tune online join store serve sigopt test test-fast soak ui bench docs check clean
 
@@ -33,7 +32,7 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
 
 need:
-	@bash scripts/need.sh $(PYTHON)
+	@bash scripts/need.sh "$(PYTHON)"
 
 demo: $(READY) ## Run the daily job and print its metrics (DATASET=criteo LOGS=<folder> for real logs, FRESH=1 to run all days again)
 	@$(RUN) -m orchestration.demo $(DATASET) $(if $(LOGS),--logs "$(LOGS)") $(if $(FRESH),--fresh)
@@ -87,12 +86,7 @@ clean: ## Delete what Evergreen wrote, including the simulated log; keep .venv a
 	@rm -rf "$(EVERGREEN_HOME)/landing/synthetic"
 	@if [ -d "$(EVERGREEN_HOME)" ]; then find "$(EVERGREEN_HOME)" -mindepth 1 -maxdepth 1 ! -name landing -exec rm -rf {} +; fi
 
-# torch is installed first, with its dependencies (its CUDA build needs the nvidia packages). The lock is installed without
-# dependency resolution, which would add the CUDA build of FBGEMM.
 $(READY): requirements.lock pyproject.toml | need
-	@echo "Installing dependencies into .venv; this takes a few minutes ..."
 	@$(PYTHON) -m venv --clear .venv
-	@$(PIP) torch==2.13.0
-	@$(PIP) --no-deps -r requirements.lock
-	@$(PIP) --no-deps --no-build-isolation -e .
+	@bash scripts/install.sh
 	@touch $@

@@ -77,7 +77,8 @@ def join_stream(spec: DatasetSpec, root: UPath, ends: bool, console: Console) ->
     Raises:
         click.ClickException: The state belongs to another catalog entry, or a batch failed.
     """
-    from ml.compute.spark import JavaMissing, start_session
+    from ml.compute.java import JavaMissing
+    from ml.compute.spark import start_session
     from ml.joiner.service import ChangedEntry, Joining, start_join
 
     joining = Joining(spec, root, ends=ends)

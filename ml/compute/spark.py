@@ -4,35 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from ml.compute.java import use_java
+
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-
-JAVA = 17
-
-
-class JavaMissing(RuntimeError):
-    """The Java version that Spark needs is not installed."""
-
-
-def check_java() -> None:
-    """Raise `JavaMissing`, with the command that installs Java, unless Java 17 is found."""
-    home = os.environ.get("JAVA_HOME")
-    java = os.path.join(home, "bin", "java") if home else "java"  # noqa: PTH118
-    way_out = (
-        f"Spark needs Java {JAVA}. Install it with `apt-get install openjdk-{JAVA}-jre-headless` (Debian, Ubuntu) or "
-        f"`brew install openjdk@{JAVA}` (macOS), and set JAVA_HOME or PATH to find it."
-    )
-    try:
-        banner = subprocess.run([java, "-version"], capture_output=True, text=True, check=True).stderr
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise JavaMissing(f"no Java found ({java}): {way_out}") from error
-    version = banner.split('"')[1] if '"' in banner else banner.strip()
-    if version.split(".")[0] != str(JAVA):
-        raise JavaMissing(f"found Java {version} ({java}): {way_out}")
 
 
 def literal_path(path: str) -> str:
@@ -57,7 +35,7 @@ def start_session(master: str | None = None, app: str = "evergreen") -> SparkSes
         The active session.
 
     Raises:
-        JavaMissing: The master is local and Java 17 is not installed.
+        JavaMissing: The master is local and no Java that Spark runs on is installed.
     """
     from pyspark.sql import SparkSession
 
@@ -82,7 +60,7 @@ def start_session(master: str | None = None, app: str = "evergreen") -> SparkSes
         .config("spark.log.level", "ERROR")
     )
     if master.startswith("local"):
-        check_java()
+        use_java()
         builder = builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.host", "127.0.0.1")
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
