@@ -47,7 +47,7 @@ def raw_columns(spec: DatasetSpec) -> dict[str, pa.DataType]:
 
 def time_column(spec: DatasetSpec) -> str | None:
     """Return the column of the log that rows may have in place of `event_time`; None without one, or if no feature uses it."""
-    return spec.time.column if any(feature.hour_of_day for feature in spec.sparse) else None
+    return spec.time.column if spec.time.clock is None and any(feature.hour_of_day for feature in spec.sparse) else None
 
 
 class RawColumns:

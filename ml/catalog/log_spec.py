@@ -101,7 +101,9 @@ class LogSpec(Strict):
         if self.joined_from:
             return self.joined_from
         days = {"missing_days"} if self.time.by_position else {"end", "missing_days"}
-        values = hash_of(self, {"partitions": days, "joined_from": True})
+        # Keys that came later are excluded where an entry does not have them, so that days written before stay current.
+        absent = {name for name in ("format", "clock") if getattr(self.time, name) is None}
+        values = hash_of(self, {"partitions": days, "joined_from": True, "time": absent})
         return hashlib.sha256(f"{_READING} {values}".encode()).hexdigest()[:16]
 
 
@@ -129,8 +131,12 @@ def check_log(source: Source, time: Time, partitions: Partitions) -> None:
         raise fault("time.by_position", "cannot be combined with a dated path in source.files")
     if time.column is None:
         return
-    if time.column not in source.columns:
-        raise fault("time.column", f"no column {time.column!r}; the columns are {sorted(source.columns)}")
-    kind, wanted = source.columns[time.column], ("string",) if time.unit == "iso8601" else ("int", "float")
-    if kind not in wanted:
-        raise fault("time.column", f"{time.column!r} is {kind}; unit {time.unit} needs {' or '.join(wanted)}")
+    reading = "time.format" if time.format else f"unit {time.unit}"
+    wanted = ("string",) if time.is_text else ("int", "float", "string")
+    for key, column in (("time.column", time.column), ("time.clock", time.clock)):
+        if column is None:
+            continue
+        if column not in source.columns:
+            raise fault(key, f"no column {column!r}; the columns are {sorted(source.columns)}")
+        if (kind := source.columns[column]) not in wanted:
+            raise fault(key, f"{column!r} is {kind}; {reading} needs {' or '.join(wanted)}")

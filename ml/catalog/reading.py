@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from ml.catalog.strict import Bool, Float, Int, Strict, fault
+from ml.catalog.time_format import compile_format
 
 ColumnType = Literal["int", "float", "string", "bool"]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -107,6 +108,17 @@ class Time(Strict):
         default="s",
         description="Unit of the column since 1970-01-01 UTC, or `iso8601` for text such as 2025-03-01T10:00:00+01:00.",
     )
+    format: str | None = Field(
+        default=None,
+        min_length=1,
+        description="strptime format of a column of text, such as `%m/%d/%Y %I:%M:%S %p`, in place of `unit`. Times without "
+        "`%z` are in `timezone`.",
+    )
+    clock: ColumnName | None = Field(
+        default=None,
+        description="A second column of text, with the time of day, if `column` has only the date. `format` reads both, with a "
+        "blank between them.",
+    )
     timezone: Annotated[str, AfterValidator(_is_zone)] = Field(default="UTC", description="Time zone that defines days.")
     by_position: Bool = Field(
         default=False,
@@ -118,7 +130,26 @@ class Time(Strict):
     def _one(self) -> Self:
         if (self.column is None) == (not self.by_position):
             raise fault("", "give either column, or by_position: true")
+        if self.format is not None:
+            if self.column is None or "unit" in self.model_fields_set:
+                raise fault("format", "reads the text of `column`; give it without by_position and without unit")
+            try:
+                compile_format(self.format)
+            except ValueError as error:
+                raise fault("format", f"{self.format!r}: {error}") from error
+        if self.clock is not None and (self.format is None or self.clock == self.column):
+            raise fault("clock", "needs `format` for both columns, and another column than `column`")
         return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that event times are read from; none if they come from positions."""
+        return tuple(name for name in (self.column, self.clock) if name is not None)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether event times are text that is not a number."""
+        return self.format is not None or self.unit == "iso8601"
 
 
 class SideTable(Strict):

@@ -61,6 +61,9 @@ def start_session(master: str | None = None, app: str = "evergreen") -> SparkSes
     )
     if master.startswith("local"):
         use_java()
+        os.environ.setdefault(
+            "SPARK_LOCAL_IP", "127.0.0.1"
+        )  # else Spark looks up the machine's name, which may have no address
         builder = builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.host", "127.0.0.1")
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ml.catalog.log_spec import LogSpec
 from ml.days import midnight
-from ml.logs.clock import days_of, event_times, partition_bounds
+from ml.logs.clock import days_of, event_times, partition_bounds, time_values
 from ml.logs.quarantine import LABEL_MISSING, LABEL_UNKNOWN, TIME_FAR, TIME_MISSING, TIME_UNPARSABLE
 
 # Codes of `ValidatedRows.fault`; 0 is a good row.
@@ -69,10 +69,11 @@ def validate_rows(log: LogSpec, table: pa.Table, file_day: int | None) -> Valida
     """
     count = table.num_rows
     fault, times, days = np.zeros(count, np.int8), np.zeros(count, np.int64), np.full(count, UNPLACED, np.int32)
-    if (column := log.time.column) is not None:
+    if log.time.columns:
         bounds = partition_bounds(log)
-        times, known = event_times(table.column(column), log.time)
-        missing = pc.is_null(table.column(column)).to_numpy()
+        values = time_values(table, log.time)
+        times, known = event_times(values, log.time)
+        missing = pc.is_null(values).to_numpy()
         found = days_of(times, bounds)
         found = np.where(found < 0, BEFORE, np.where(found > len(bounds) - 2, AFTER, found))
         if file_day is not None:

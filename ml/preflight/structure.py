@@ -256,7 +256,7 @@ def _explain_type(sample: Sample, column: str, spec: DatasetSpec) -> tuple[str, 
     if wider == kind:
         change = "write each value as one text; a sparse feature can `split` a list that has a separator"
     elif wider == "string" and column == spec.time.column:
-        change += ", and set `time.unit: iso8601` if the values are ISO 8601 times"
+        change += ", and set `time.unit: iso8601` if the values are ISO 8601 times, else `time.format`"
     elif wider == "string" and column == spec.label.column:
         change = "write labels as 0 and 1, or as numbers that label.at_least is compared with"
     elif wider == "string" and column in _numbers(spec):

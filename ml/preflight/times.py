@@ -14,7 +14,7 @@ from ml.catalog.log_spec import LogSpec
 from ml.catalog.reading import Time
 from ml.catalog.spec import Band
 from ml.days import MICROSECONDS_PER_HOUR, midnight
-from ml.logs.clock import days_of, event_times, partition_bounds
+from ml.logs.clock import days_of, event_times, partition_bounds, time_values
 from ml.logs.quarantine import excerpt
 from ml.logs.sources import file_day
 from ml.preflight.finding import Finding, exceeds
@@ -33,10 +33,9 @@ def check_times(log: LogSpec, sample: Sample, band: Band) -> list[Finding]:
         sample: Of its files.
         band: Allowed share of malformed lines.
     """
-    column = log.time.column
-    if column is None or not sample.table.num_rows:
+    if not log.time.columns or not sample.table.num_rows:
         return []
-    values = sample.table[column]
+    values = time_values(sample.table, log.time)
     times, known = event_times(values, log.time)
     found = _unreadable(log, values, known, band)
     if not known.any():
@@ -52,13 +51,19 @@ def _unreadable(log: LogSpec, values: pa.ChunkedArray, known: NDArray[np.bool_],
         return []
     examples = [value for value in values.filter(pa.array(~known)).slice(0, 2000).unique().to_pylist() if value is not None][:3]
     what = f"such as {', '.join(map(excerpt, examples))}" if examples else "all missing"
-    found = f"{count:,} of {len(known):,} sampled times of {log.time.column!r} cannot be read as {log.time.unit}, {what}"
+    reading = log.time.format or log.time.unit
+    found = f"{count:,} of {len(known):,} sampled times of {log.time.column!r} cannot be read as {reading}, {what}"
     digits = [float(value) for value in examples if isinstance(value, str) and value.replace(".", "", 1).lstrip("-").isdigit()]
     if digits and (fitting := _fitting_unit(log, np.array(digits))):
         kind = "int" if all(float(value).is_integer() for value in digits) else "float"
         return [Finding("error", "time.unit", found, f"set `unit: {fitting}`, and declare `{log.time.column}: {kind}`")]
     change = f"set time.column to a column of {'ISO 8601 times' if log.time.unit == 'iso8601' else 'numbers'}"
-    return [Finding("error", "time.column" if not examples else "time.unit", found, change)]
+    if log.time.format:
+        change = "set `time.format` to the strptime format of these texts"
+    elif examples and not log.time.is_text:
+        change += ", or `time.format` to the strptime format of these texts"
+    key = "time.format" if log.time.format else "time.unit"
+    return [Finding("error", "time.column" if not examples else key, found, change)]
 
 
 def _range(times: Times, zone: ZoneInfo) -> str:
@@ -99,8 +104,9 @@ def _now() -> int:
 def _explain(log: LogSpec, sample: Sample, times: Times) -> tuple[str, str]:
     """The key to change for times that are on none of the log's days, and the change."""
     column = log.time.column or ""
-    values = sample.table[column].drop_null()
-    if log.time.unit != "iso8601":
+    values = time_values(sample.table, log.time)
+    values = values.filter(pa.array(event_times(values, log.time)[1]))
+    if not log.time.is_text:
         numbers = values.cast(pa.float64(), safe=False).to_numpy()
         if unit := _fitting_unit(log, numbers):
             return "time.unit", f"set `unit: {unit}`"
@@ -112,7 +118,7 @@ def _explain(log: LogSpec, sample: Sample, times: Times) -> tuple[str, str]:
     low, high = (_moment(int(t), log.zone)[:10] for t in (times.min(), times.max()))
     if not low.startswith("year") and not high.startswith("year") and low > "1990":
         return "partitions", f"set `partitions: {{start: {low}, end: {high}}}`, or correct time.unit or time.column"
-    for unit in UNITS if log.time.unit != "iso8601" else ():
+    for unit in () if log.time.is_text else UNITS:
         other = event_times(values, log.time.model_copy(update={"unit": unit}))[0]
         ends = [_moment(int(t), log.zone)[:10] for t in (other.min(), other.max())]
         if not any(end.startswith("year") for end in ends) and "1990" < ends[0] <= ends[1] < "2100":
@@ -165,20 +171,20 @@ def _days_after(log: LogSpec, day: str) -> Finding:
 
 def _in_order(log: LogSpec, sample: Sample) -> bool:
     """Whether the pieces of the sample follow each other in time."""
-    least = [event_times(c.table[log.time.column or ""], log.time)[0].min() for c in sample.chunks if c.table.num_rows]
+    least = [event_times(time_values(c.table, log.time), log.time)[0].min() for c in sample.chunks if c.table.num_rows]
     return all(a <= b for a, b in pairwise(least))
 
 
 def _dated(log: LogSpec, sample: Sample, band: Band) -> list[Finding]:
     """Rows should be on the days in their files' paths."""
-    zone, column = log.zone, log.time.column or ""
+    zone = log.zone
     gaps: list[Times] = []  # microseconds from a row to its file's day; 0 on it
     total: list[Times] = []
     for chunk in sample.chunks:
         day = chunk.file.day
         if day is None or not chunk.table.num_rows:
             continue
-        times, known = event_times(chunk.table[column], log.time)
+        times, known = event_times(time_values(chunk.table, log.time), log.time)
         begin, after = (midnight(day + timedelta(days=n), zone) for n in (-log.source.spill_days, 1 + log.source.spill_days))
         times = times[known]
         gaps.append(np.where(times < begin, times - begin, np.where(times >= after, times - after + 1, 0)))

@@ -132,7 +132,7 @@ class Journal:
             values = [event.get(name, now if name == EVENT_TIME else None) for event in events]
             arrays[name] = _array(folder, name, values, kind)
         clock = log.time.column
-        if clock is not None and arrays[clock].null_count and log.time.unit in _PER_SECOND:
+        if clock is not None and arrays[clock].null_count and not log.time.is_text:
             own = (np.asarray(arrays[EVENT_TIME]) * _PER_SECOND[log.time.unit]) // 1_000_000
             arrays[clock] = pa.array(own).cast(columns[clock]) if arrays[clock].null_count == len(events) else arrays[clock]
         return pa.table(arrays)

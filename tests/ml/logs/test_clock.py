@@ -12,7 +12,16 @@ import pytest
 from ml.catalog.log_spec import LogSpec
 from ml.catalog.reading import Time
 from ml.catalog.spec import DatasetSpec
-from ml.logs.clock import day_index, day_key, days_of, event_times, partition_bounds, position_parts, position_times
+from ml.logs.clock import (
+    day_index,
+    day_key,
+    days_of,
+    event_times,
+    partition_bounds,
+    position_parts,
+    position_times,
+    time_values,
+)
 
 UTC = timezone.utc  # noqa: UP017
 
@@ -101,6 +110,76 @@ WRONG_TIMES = ["", "x", "2026-02-30", "2026-13-01", "2026-01-01T24:00", "2026-01
 def test_invalid_times_are_not_parsed(text: str | None) -> None:
     column = pa.chunked_array([pa.array(["2026-01-01", text], pa.string())])
     assert event_times(column, Time(column="t", unit="iso8601"))[1].tolist() == [True, False]
+
+
+FORMATS = [
+    "%m/%d/%Y %I:%M:%S %p",
+    "%Y/%m/%d %H:%M",
+    "%Y%m%dT%H%M%SZ",
+    "%d/%b/%Y:%H:%M:%S %z",
+    "%d %B %y, %H.%M.%S.%f",
+    "%a %b %d %H:%M:%S %Y",
+    "%Y-%j",
+    "%A %d.%m.%Y %I%p",
+    "[%Y-%m-%dT%H:%M:%S.%f%z] 100%%",
+]
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/Sao_Paulo"])
+@pytest.mark.parametrize("text", FORMATS)
+def test_formats_are_read_as_strptime_reads_them(text: str, zone: str) -> None:
+    rng, info = np.random.default_rng(0), ZoneInfo(zone)
+    shift = timezone(timedelta(minutes=-570))
+    moments = [
+        datetime.fromtimestamp(int(seconds), UTC).astimezone(shift).replace(microsecond=int(rng.integers(10**6)))
+        for seconds in rng.integers(0, 2 * 10**9, 500)
+    ]
+    texts = [moment.strftime(text) for moment in moments]
+    said = [datetime.strptime(value, text) for value in texts]
+    times, known = event_times(pa.chunked_array([texts]), Time(column="t", format=text, timezone=zone))
+    assert known.all()
+    assert times.tolist() == [micros(moment if moment.tzinfo else moment.replace(tzinfo=info)) for moment in said]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("%m/%d/%Y %I:%M %p", "13/01/2026 1:00 PM"),
+        ("%m/%d/%Y %I:%M %p", "02/30/2026 1:00 PM"),
+        ("%m/%d/%Y %I:%M %p", "02/03/2026 0:30 AM"),
+        ("%m/%d/%Y %I:%M %p", "02/03/2026 13:30 PM"),
+        ("%m/%d/%Y %I:%M %p", "02/03/2026 1:30 XM"),
+        ("%d/%b/%Y", "01/Foo/2026"),
+        ("%d %B %Y", "01 Maybe 2026"),
+        ("%Y-%j", "2026-366"),
+        ("%Y-%j", "2026-0"),
+        ("%Y-%m-%d", "2026-02-03 10:00"),
+        ("%Y.%m.%d", "2026-02-03"),
+        ("%Y-%m-%d %z", "2026-02-03 +19:00"),
+        ("%Y-%m-%d", None),
+    ],
+)
+def test_texts_that_do_not_fit_the_format_are_not_times(text: str, value: str | None) -> None:
+    assert event_times(pa.chunked_array([pa.array([value], pa.string())]), Time(column="t", format=text))[1].tolist() == [False]
+
+
+def test_date_and_time_of_day_in_two_columns() -> None:
+    table = pa.table({"time": ["23:59:59", "00:00", None, "01:00:00"], "date": ["31.12.2025"] * 3 + [None]})
+    clock = Time(column="date", clock="time", format="%d.%m.%Y %H:%M:%S", timezone="Europe/Berlin")
+    times, known = event_times(time_values(table, clock), clock)
+    assert known.tolist() == [True, False, False, False]
+    assert times[0] == micros(datetime(2025, 12, 31, 22, 59, 59, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_numbers_as_text_are_read_as_numbers(unit: str) -> None:
+    clock = Time(column="t", unit=unit)  # type: ignore[arg-type]
+    numbers = [1506826828, -5, 0, None]
+    for values, kind in ((numbers, pa.int64()), ([*numbers[:3], 1506826828.25], pa.float64())):
+        texts = pa.array([None if value is None else f" {value}" for value in values])
+        read, expected = (event_times(pa.chunked_array([column]), clock) for column in (texts, pa.array(values, kind)))
+        assert read[0].tolist() == expected[0].tolist() and read[1].tolist() == expected[1].tolist()
+    assert not event_times(pa.chunked_array([["", "x", "1e9", "1-2", "0x10"]]), clock)[1].any()
 
 
 @pytest.mark.parametrize(("total", "days"), [(0, 3), (2, 3), (10, 3), (137_139, 7), (45_840_617, 7)])
