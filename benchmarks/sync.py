@@ -2,6 +2,9 @@
 
 Both sides end when the receiver serves the rows, and include files: creation, digests, writing, flushing to disk, reading,
 verification and application. The floor writes, flushes and reads the bytes of the delta, and computes their digest twice.
+
+Deltas of several sizes are also created from a record of the touched rows, and compared with reading the step of every row. The
+floor copies the rows.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from benchmarks.result import Result
 from ml.artifacts.bundle import write_inputs
 from ml.catalog.spec import DatasetSpec
 from ml.embeddings.collisionless.bags import CollisionlessEmbeddingBags
+from ml.embeddings.collisionless.deltas import create_delta, trim_tombstones
+from ml.embeddings.collisionless.row_layout import WEIGHTS, copy_rows
 from ml.recipes.online import SyncRecipe
 from ml.recipes.recipe import load_recipe
 from ml.schema import FeatureSchema
@@ -40,7 +45,7 @@ Seconds = dict[str, list[float]]
 
 
 def run() -> list[Result]:
-    return [_run(rows) for rows in FORMATS]
+    return [*(_run(rows) for rows in FORMATS), *_create()]
 
 
 def _run(rows: RowFormat) -> Result:
@@ -64,6 +69,37 @@ def _run(rows: RowFormat) -> Result:
     note = f"{size[0]}: {_parts(deltas)}; snapshot {size[1]}: {_parts(snapshots)}; floor: the delta's bytes, files only"
     what = f"sync: 200k {rows} rows of 5M, trainer to receiver"
     return Result(what, "per s", 1 / ours, 1 / baseline, "a snapshot", 1 / floor, note)
+
+
+def _create() -> list[Result]:
+    """Compare the creation of deltas from the record of touched rows with reading all steps, in turn, by number of rows."""
+    found = []
+    with threads(2):
+        _, bags, ids = _state()
+        for rows in (UPDATED, UPDATED // 10, UPDATED // 100):
+            seconds = defaultdict[str, list[float]](list)
+            for number in range(2 * ROUNDS):
+                since = bags.store.step
+                create_delta(bags.store, since)
+                trim_tombstones(bags.store)
+                _train(bags, ids, seed=number, rows=rows)
+                touched = bags.store.touched.since(since)
+                assert touched is not None
+                words = np.empty((rows, WEIGHTS + DIM), np.int32)
+                began = time.perf_counter()
+                copy_rows(bags.store.array.words, touched, words)
+                seconds["floor"].append(time.perf_counter() - began)
+                for way in ("record", "steps"):
+                    if way == "steps":
+                        bags.store.touched.clear()
+                    began = time.perf_counter()
+                    assert create_delta(bags.store, since).rows == rows
+                    seconds[way].append(time.perf_counter() - began)
+            ours, baseline, floor = (statistics.median(seconds[way][1:]) for way in ("record", "steps", "floor"))
+            note = f"{1000 * ours:.2f} ms and {1000 * baseline:.1f} ms"
+            what = f"create a delta of {rows:,} of 5M rows"
+            found.append(Result(what, "per s", 1 / ours, 1 / baseline, "reading all steps", 1 / floor, note))
+    return found
 
 
 def _state() -> tuple[TrainState, CollisionlessEmbeddingBags, np.ndarray]:
@@ -91,10 +127,10 @@ def _spec() -> DatasetSpec:
     )
 
 
-def _train(bags: CollisionlessEmbeddingBags, ids: np.ndarray, seed: int) -> None:
-    """Update `UPDATED` random rows."""
-    chosen = torch.from_numpy(np.random.default_rng(seed).choice(ids, UPDATED, replace=False))
-    features = KeyedJaggedTensor(["a"], chosen, lengths=torch.ones(UPDATED, dtype=torch.int32))
+def _train(bags: CollisionlessEmbeddingBags, ids: np.ndarray, seed: int, rows: int = UPDATED) -> None:
+    """Update `rows` random rows."""
+    chosen = torch.from_numpy(np.random.default_rng(seed).choice(ids, rows, replace=False))
+    features = KeyedJaggedTensor(["a"], chosen, lengths=torch.ones(rows, dtype=torch.int32))
     bags(features).values().square().sum().backward()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ml.embeddings.collisionless.row_layout import DEFAULT, FREE, ID, SEEN, STEP, TABLE, WEIGHTS
+from ml.embeddings.collisionless.row_layout import DEFAULT, FREE, ID, SEEN, STEP, TABLE, WEIGHTS, copy_rows
 from ml.embeddings.collisionless.store import Store
 from ml.embeddings.delta import Delta, Gap, TableDelta, TableShape, check_delta
 
@@ -33,17 +33,18 @@ def create_delta(store: Store, since: int) -> Delta:
         Gap: If `since` is later than the current step, or tombstones after it have been deleted.
     """
     _check_available(store, since)
-    words, ids = store.array.words[: store.used], store.array.longs
-    changed = np.flatnonzero((words[:, STEP] > since) & (words[:, TABLE] != FREE))
+    changed, words = _changed(store, since)
+    store.touched.begin(store.step, changed[words[:, STEP] > store.step])
     deleted = store.tombstones.since(since)
     tables = {}
     for number, rule in enumerate(store.rules):
-        rows = changed[words[changed, TABLE] == number]
-        rows = rows[np.argsort(ids[rows, ID])]
+        own = words if len(store.rules) == 1 else words[words[:, TABLE] == number]
+        ids = own[:, : 2 * (ID + 1)].copy().view(np.int64)[:, ID]
+        order = np.argsort(ids)
         tables[rule.name] = TableDelta(
-            keys=torch.from_numpy(ids[rows, ID]),
-            weights=torch.from_numpy(store.array.floats[rows, WEIGHTS : WEIGHTS + store.dim]),
-            seen=torch.from_numpy(store.array.seen(rows)),
+            keys=torch.from_numpy(ids[order]),
+            weights=torch.from_numpy(own[order, WEIGHTS:].view(np.float32)),
+            seen=torch.from_numpy(own[order, SEEN].view(np.uint32).astype(np.int64)),
             deleted=torch.from_numpy(np.unique(deleted[deleted[:, 1] == number, 2])),
         )
     return Delta(since, store.step, store.time, tables)
@@ -78,6 +79,7 @@ def apply_delta(store: Store, delta: Delta) -> bool:
         seen = torch.cat([table.seen for _, table in parts if table.seen is not None]).numpy()
         store.array.words[rows, SEEN] = seen.astype(np.uint32).view(np.int32)
         store.array.words[rows, STEP] = delta.step
+        store.touched.add(rows, store.used)
         weights = torch.cat([table.float_weights() for _, table in parts])
         store.array.floats[rows, WEIGHTS : WEIGHTS + store.dim] = weights.numpy()
     store.init_optimizer_state(rows[new])
@@ -122,7 +124,23 @@ def acknowledge(store: Store, name: str, step: int) -> None:
 def trim_tombstones(store: Store) -> None:
     """Delete tombstones up to the step that all receivers have acknowledged; all tombstones without receivers."""
     oldest = store.receivers.oldest_step()
-    store.tombstones.trim(store.step if oldest is None else min(oldest, store.step))
+    step = store.step if oldest is None else min(oldest, store.step)
+    store.tombstones.trim(step)
+    store.touched.trim(step)
+
+
+def _changed(store: Store, since: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that were updated or admitted after a step, int64 [U], and copies of them, int32 [U, WEIGHTS + D].
+
+    The copies are without optimizer state. Rows are far apart in memory, so each is read once.
+    """
+    rows = store.touched.since(since)
+    if rows is None:
+        rows = np.flatnonzero(store.array.words[: store.used, STEP] > since)
+    words = np.empty((len(rows), WEIGHTS + store.dim), np.int32)
+    copy_rows(store.array.words, rows, words)
+    changed = (words[:, STEP] > since) & (words[:, TABLE] != FREE)
+    return (rows, words) if changed.all() else (rows[changed], words[changed])
 
 
 def _check_available(store: Store, since: int) -> None:

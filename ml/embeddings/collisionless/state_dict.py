@@ -132,6 +132,7 @@ def restore(store: Store, weights: Columns, training_state: Columns | None) -> N
     ids = np.concatenate([weights[f"{rule.name}.id"].numpy() for rule in store.rules])
     rows = store.insert(np.concatenate(tables), ids)
     store.step, store.time = weights["step"].tolist()
+    store.touched.clear()  # the steps of the new rows are not those of training
     begin = 0
     for rule in store.rules:
         own = rows[begin : begin + len(weights[f"{rule.name}.id"])]

@@ -24,6 +24,7 @@ from ml.embeddings.collisionless.row_layout import DEFAULT, FREE, ID, LATEST, MO
 from ml.embeddings.collisionless.row_pool import RowPool
 from ml.embeddings.collisionless.threads import in_threads
 from ml.embeddings.collisionless.tombstones import Tombstones
+from ml.embeddings.collisionless.touched_rows import TouchedRows
 from ml.embeddings.collisionless.update import init_states, trainer
 from ml.embeddings.optimizers import CODES, RowOptimizer
 from ml.embeddings.receivers import Receivers
@@ -78,6 +79,7 @@ class Store:
         self.step = 0  # number of updates
         self.time = 0  # latest event time, in microseconds
         self.tombstones = Tombstones()
+        self.touched = TouchedRows()
         self.receivers = Receivers(self.event_seconds) if receivers is None else receivers
         self.counters = Counters.zeros(tables)
         self.seeds = np.array([seed_of(seed, rule.name) for rule in rules], np.uint64)
@@ -214,13 +216,14 @@ class Store:
         context, lines, kernel = pending.context, grad.reshape(-1, self.dim), trainer(self.dim, self._kind)
 
         def work(own: PartitionBuffers) -> None:
-            kernel(
+            own.found = kernel(
                 self.array.floats, self.array.words, lines, pending.offsets, own.features, len(grad), context.lines,
                 context.shares, context.places, own.distinct, own.summed, own.found, self._constants, np.float32(lr),
-                self.step,
+                self.step, self.touched.mark,
             )  # fmt: skip
 
         in_threads(work, [own for own in context.partitions if own.found])
+        self.touched.add(context.found_rows(), self.used)
         self._spare.append(context)
 
     def insert(self, tables: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -333,12 +336,13 @@ class Store:
         due = self.candidates.count(tables, ids, missing, now, self.counters.looked_up + self.step)
         for table in np.flatnonzero((self.live + due > self._caps) & (self.candidates.filters != DIRECT)):
             self._evict(table, int(self.live[table] + due[table] - self._caps[table]), listed)
-        before = self.live.copy()
+        before, (used, free) = self.live.copy(), self._pool.state.tolist()
         admit(
             self.hash_map.slots, self.candidates.slots, self.array.floats, self.array.words, self.array.longs, tables, ids,
             context.rows, missing, seconds, self._pool.free, self._pool.state, self.candidates.filters, self._caps, self.live,
             self.seeds, np.float32(self.init_scale), self.dim, self._kind, self._constants, self._next_step(),
         )  # fmt: skip
+        self.touched.add(np.concatenate([self._pool.free[self._pool.state[1] : free], np.arange(used, self.used)]), self.used)
         admitted = self.live - before
         self.hash_map.size += int(admitted.sum())
         self.counters.admitted += admitted

@@ -88,12 +88,13 @@ def _apply(floats, row, g, constants, lr, dim, kind):  # type: ignore[no-untyped
 
 
 @lru_cache(maxsize=32)
-def trainer(dim: int, kind: int) -> Callable[..., None]:
+def trainer(dim: int, kind: int) -> Callable[..., int]:
     """Return the kernel that updates rows, compiled for a dimension and an optimizer.
 
     The kernel is update(floats, words, grad, offsets, features, examples, lines, shares, places, distinct, summed, found,
-    constants, lr, step). `grad` is float32 [B * F, dim]; the other arrays are fields of `LookupContext` and of one of its
-    partitions. The kernel applies one optimizer step to each of the first `found` rows of `distinct`.
+    constants, lr, step, mark) -> touched. `grad` is float32 [B * F, dim]; the other arrays are fields of `LookupContext` and of
+    one of its partitions. The kernel applies one optimizer step to each of the first `found` rows of `distinct`, and then moves
+    the rows whose step was not later than `mark` to the front of `distinct`. `touched` is their number.
 
     Gradients are summed in memory order into `summed`, where frequent rows stay cached. A loop over rows instead would wait for
     a gradient from memory at each occurrence.
@@ -106,8 +107,9 @@ def trainer(dim: int, kind: int) -> Callable[..., None]:
     @jit(nogil=True, error_model="numpy", fastmath=FAST)
     def update(  # type: ignore[no-untyped-def]
         floats, words, grad, offsets, features, examples, lines, shares, places, distinct, summed, found,
-        constants, lr, step,
+        constants, lr, step, mark,
     ):  # fmt: skip
+        touched = 0
         summed[:found] = 0
         for f in range(len(features)):
             start, end = offsets[features[f] * examples], offsets[(features[f] + 1) * examples]
@@ -127,6 +129,10 @@ def trainer(dim: int, kind: int) -> Callable[..., None]:
                 prefetch(floats, soon, np.uint64(WEIGHTS + dim - 1))
             row = np.uint64(distinct[np.uint64(n)])
             _apply(floats, row, summed[n], constants, lr, dim, kind)
+            if words[row, np.uint64(STEP)] <= mark:
+                distinct[np.uint64(touched)] = row
+                touched += 1
             words[row, np.uint64(STEP)] = step
+        return touched
 
     return update

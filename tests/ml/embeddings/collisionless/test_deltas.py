@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import copy
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml.embeddings.collisionless.batch import Occurrences
 from ml.embeddings.collisionless.deltas import apply_delta, create_delta, trim_tombstones
-from ml.embeddings.collisionless.row_layout import WEIGHTS
+from ml.embeddings.collisionless.row_layout import ID, WEIGHTS
+from ml.embeddings.collisionless.state_dict import restore, training_state, weights
 from ml.embeddings.collisionless.store import Store
+from ml.embeddings.collisionless.touched_rows import NOTHING
 from ml.embeddings.delta import Gap
 from ml.embeddings.optimizers import Kind, RowOptimizer
 from ml.embeddings.rules import TableRules
+from tests.helpers.trials import TRIALS
 
 DIM, SECOND = 4, 1_000_000
-STEP = st.tuples(st.sampled_from(["train", "train", "expire", "sync", "again"]), st.lists(st.integers(-5, 5), max_size=8))
+IDS = st.lists(st.integers(-5, 5), max_size=8)
+STEP = st.tuples(st.sampled_from(["train", "train", "expire", "sync", "again"]), IDS)
+TOUCH = st.tuples(
+    st.sampled_from(["train", "train", "look up", "update", "delta", "delta", "expire", "apply", "trim", "restore", "many"]),
+    IDS,
+    st.integers(0, 3),
+)
 
 
-def new_store() -> Store:
-    return Store([TableRules("t", ttl_seconds=3.0), TableRules("u")], DIM, RowOptimizer(), 0.1, 0)
+def new_store(max_rows: int | None = None) -> Store:
+    rules = [
+        TableRules("t", ttl_seconds=3.0),
+        TableRules("u", max_rows=max_rows, evict="least_recently_used" if max_rows else "never"),
+    ]
+    return Store(rules, DIM, RowOptimizer(), 0.1, 0)
 
 
 def held(store: Store) -> dict[tuple[int, int], tuple[int, bytes]]:
@@ -63,6 +79,69 @@ def test_deltas_transfer_all_changes(steps: list[tuple[str, list[int]]]) -> None
     fresh = new_store()
     apply_delta(fresh, create_delta(trainer, 0))
     assert held(server) == held(trainer) == held(fresh)
+
+
+@settings(max_examples=100 * TRIALS, deadline=None)
+@given(st.lists(TOUCH, max_size=25))
+def test_the_rows_of_a_delta_are_those_that_reading_all_steps_finds(steps: list[tuple[str, list[int], int]]) -> None:
+    """Whatever happens between deltas: growth, reuse of rows, admission without update, expiry, eviction, another restore."""
+    store, rng = new_store(max_rows=7), np.random.default_rng(0)
+    pending, other = None, new_store()
+    train(other, [1, 2, 3, 4], 0, rng)
+    for now, (what, ids, back) in enumerate(steps):
+        if what == "train":
+            train(store, ids, now * SECOND, rng)
+        elif what == "look up" and ids:
+            _, pending = store.look_up_for_training(Occurrences(np.array(ids), np.array([0, len(ids), len(ids)])), now * SECOND)
+        elif what == "update" and pending is not None:
+            with suppress(RuntimeError):  # rows were deleted since the look-up
+                store.update(pending, np.ones((1, 2 * DIM), np.float32), 0.1)
+            pending = None
+        elif what == "expire":
+            store.expire(now * SECOND)
+        elif what == "apply":
+            train(other, ids, now * SECOND, rng)
+            own = create_delta(other, 0)
+            apply_delta(store, replace(own, since=store.step, step=store.step + 1))
+        elif what == "trim":
+            trim_tombstones(store)
+        elif what == "many":
+            train(store, list(range(100, 1300)), now * SECOND, rng)
+        elif what == "restore":
+            pending = None
+            tensors, store = (weights(store), training_state(store)), new_store(max_rows=7)
+            restore(store, *tensors)
+        since = max(store.step - back, store.tombstones.oldest_step)
+        if what == "delta":
+            fresh = copy.deepcopy(store)
+            fresh.touched.clear()
+            found, wanted = create_delta(store, since).to_tensors(), create_delta(fresh, since).to_tensors()
+            assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_a_delta_reads_the_rows_that_were_touched_since_the_last_one() -> None:
+    """Not all rows: online training creates a delta after every slice."""
+    store, rng = new_store(), np.random.default_rng(0)
+    train(store, list(range(5000)), 0, rng)
+    create_delta(store, store.step)
+    train(store, [7, 9, 5001], 0, rng)
+    create_delta(store, store.step - 1)
+    since = store.step
+    train(store, [9, 11], 0, rng)
+    train(store, [11, 13], 0, rng)
+    touched = store.touched.since(since)
+    assert touched is not None and store.array.longs[touched, ID].tolist() == [9, 11, 13]
+    assert create_delta(store, since).tables["u"].keys.tolist() == [9, 11, 13]
+
+
+def test_a_pass_over_most_rows_stops_the_record() -> None:
+    store, rng = new_store(), np.random.default_rng(0)
+    train(store, list(range(5000)), 0, rng)
+    create_delta(store, store.step)
+    train(store, list(range(5000)), 0, rng)
+    assert store.touched.mark == NOTHING
+    assert create_delta(store, store.step - 1).rows == 5000
+    assert store.touched.mark == store.step
 
 
 def test_a_delta_after_a_missed_delta_is_refused() -> None:
