@@ -27,28 +27,46 @@ def page(
         connection: The connection.
         query: Selects all objects.
         key: The id of the objects, by which they are ordered.
-        data: Query parameters: `limit`, `before` a marker (older objects), `after` a marker (newer objects), `ascending`.
+        data: Query parameters: `limit`; `before`, a marker (older objects only); `after`, a marker (newer objects only);
+            `ascending`.
         show: Renders one row.
 
     Raises:
         ApiError: The limit or a marker is invalid.
     """
-    size = limit(data)
+    size, ascending = limit(data), flag(data, "ascending")
     before, after = (_marker(data, name) for name in ("before", "after"))
-    if before is not None and after is not None:
-        raise invalid("after", "cannot be combined with before")
-    ascending = after is not None or flag(data, "ascending")
+    descending = from_newest(ascending, before, after)
     count = connection.scalar(sa.select(sa.func.count()).select_from(query.order_by(None).subquery()))
-    selected = query.where(key < before) if before is not None else query.where(key > after) if after is not None else query
-    rows = connection.execute(selected.order_by(key.asc() if ascending else key.desc()).limit(size + 1)).all()
-    more, rows = len(rows) > size, rows[:size]
-    marker = str(rows[-1]._mapping[key.name]) if more and rows else None
+    if before is not None:
+        query = query.where(key < before)
+    if after is not None:
+        query = query.where(key > after)
+    rows = connection.execute(query.order_by(key.desc() if descending else key.asc()).limit(size + 1)).all()
+    more, shown = len(rows) > size, list(rows[:size])
+    ids = [row._mapping[key.name] for row in rows]
+    if shown:
+        first, last = str(ids[0]), str(ids[len(shown) - 1]) if more else None
+    elif more:
+        first, last = None, str(ids[0] + (1 if descending else -1))  # a page of no objects leads to the first page
+    else:
+        first, last = (None, _text(before)) if descending else (None, _text(after))
+    if ascending == descending:
+        shown.reverse()
     return render.pagination(
-        (show(row) for row in rows),
+        (show(row) for row in shown),
         count=count,
-        before=None if ascending else marker,
-        after=marker if ascending else None,
+        before=last if descending else first,
+        after=first if descending else last,
     )
+
+
+def from_newest(ascending: bool, before: object, after: object) -> bool:
+    """Whether the page ends at `before`, or at the newest object, instead of starting at `after`.
+
+    With both markers, a descending list starts from the newest object between them, and an ascending one from the oldest.
+    """
+    return before is not None and after is None if ascending else before is not None or after is None
 
 
 def limit(data: Mapping[str, Any]) -> int:
@@ -75,3 +93,7 @@ def _marker(data: Mapping[str, Any], name: str) -> int | None:
     if given is not None and found is None:
         raise invalid(name, "is not a paging marker")
     return found
+
+
+def _text(marker: int | None) -> str | None:
+    return None if marker is None else str(marker)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ml.tuning import render
 from ml.tuning.errors import invalid
-from ml.tuning.pages import flag, limit
+from ml.tuning.pages import flag, from_newest, limit
 
 START = "start"
 """Marker of the first page, behind a page that was asked for with the limit 0."""
@@ -34,7 +34,7 @@ def sort_key(value: Any, identity: int | str) -> Key:
 
 
 def sorted_page(
-    items: Iterable[tuple[Key, Any]], data: Mapping[str, Any], show: Callable[[Any], dict[str, Any]], *, ascending: bool = False
+    items: Iterable[tuple[Key, Any]], data: Mapping[str, Any], show: Callable[[Any], dict[str, Any]]
 ) -> dict[str, Any]:
     """Return one page of a list as the API shows it.
 
@@ -42,19 +42,14 @@ def sorted_page(
         items: All objects of the list with their keys.
         data: Query parameters, see `ml.tuning.pages.page`. Markers are opaque.
         show: Renders one object.
-        ascending: The order, if neither `ascending` nor `after` is given.
 
     Raises:
         ApiError: The limit or a marker is invalid.
     """
-    size = limit(data)
+    size, ascending = limit(data), flag(data, "ascending")
     before, after = (_marker(data, name) for name in ("before", "after"))
-    if before is not None and after is not None:
-        raise invalid("after", "cannot be combined with before")
-    if "ascending" in data:
-        ascending = flag(data, "ascending")
-    ascending = after is not None or (ascending and before is None)
-    ordered = sorted(items, key=lambda item: item[0], reverse=not ascending)
+    descending = from_newest(ascending, data.get("before"), data.get("after"))
+    ordered = sorted(items, key=lambda item: item[0], reverse=descending)
     count = len(ordered)
     try:
         if before is not None:
@@ -64,12 +59,18 @@ def sorted_page(
     except TypeError:
         raise invalid("before" if after is None else "after", "is a paging marker of another list") from None
     more, shown = len(ordered) > size, ordered[:size]
-    marker = (_encoded(shown[-1][0]) if shown else data.get("before") or data.get("after") or START) if more else None
+    if shown:
+        first, last = _encoded(shown[0][0]), _encoded(shown[-1][0]) if more else None
+    else:
+        given = data.get("before") if descending else data.get("after")
+        first, last = None, (given or START) if more else given
+    if ascending == descending:
+        shown.reverse()
     return render.pagination(
         (show(item) for _, item in shown),
         count=count,
-        before=None if ascending else marker,
-        after=marker if ascending else None,
+        before=last if descending else first,
+        after=first if descending else last,
     )
 
 

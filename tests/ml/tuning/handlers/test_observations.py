@@ -134,8 +134,14 @@ def test_pages_are_read_in_both_directions(connection: sigopt.Connection) -> Non
     tuned = experiment(connection)
     tuned.observations().create_batch(observations=[{"assignments": CHOSEN, "failed": True}] * 7)
     assert [one.id for one in tuned.observations().fetch(limit=3).iterate_pages()] == list("7654321")
-    assert [one.id for one in tuned.observations().fetch(limit=3, after="2").iterate_pages()] == list("34567")
-    assert tuned.observations().fetch(limit=0).count == 7
+    assert [one.id for one in tuned.observations().fetch(limit=3, ascending=True, after="2").iterate_pages()] == list("34567")
+    assert [one.id for one in tuned.observations().fetch(limit=3, after="2")._unsafe_data] == list("543")  # newest first
+    assert [one.id for one in tuned.observations().fetch(before="6", after="2")._unsafe_data] == list("543")
+    assert [one.id for one in tuned.observations().fetch(before="6", ascending=True, limit=2)._unsafe_data] == list("45")
+    first, last = tuned.observations().fetch(limit=3).paging, tuned.observations().fetch(limit=3, before="2").paging
+    assert (first.before, first.after) == ("5", "7") and (last.before, last.after) == (None, "1")
+    empty = tuned.observations().fetch(limit=0)
+    assert empty.count == 7 and (empty.paging.before, empty.paging.after) == ("8", None)
     refused(lambda: tuned.observations().fetch(limit=-1), text="limit: must be an integer between 0 and 1000")
     refused(lambda: tuned.observations().fetch(before="x"), text="before: is not a paging marker")
 
