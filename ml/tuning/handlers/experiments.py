@@ -10,10 +10,13 @@ from ml.tuning import render, schema
 from ml.tuning.call import Call
 from ml.tuning.errors import ApiError, invalid
 from ml.tuning.experiment import Experiment
-from ml.tuning.pages import page
+from ml.tuning.handlers import projects
+from ml.tuning.pages import flag, page
 from ml.tuning.parse import experiments as parser
 from ml.tuning.records import experiments, progress
 from ml.tuning.router import Route
+from ml.tuning.sorted_pages import sort_key, sorted_page
+from ml.tuning.values import as_identity
 
 
 def create(call: Call) -> dict[str, Any]:
@@ -44,6 +47,7 @@ def update(call: Call) -> dict[str, Any]:
     changed = parser.update(call.data, found)
     if changed.project != found.project:
         _require_project(call, changed.project)
+        projects.touch(call, found.project, changed.project)
     return show(call, experiments.save(call, changed))
 
 
@@ -55,12 +59,18 @@ def delete(call: Call) -> dict[str, Any]:
 
 
 def listed(call: Call) -> dict[str, Any]:
-    """List the experiments of a client, by default the active ones of the core module."""
-    return page_of(call, schema.experiments.c.runs_only.is_(False))
+    """List the experiments of a client or project: by default the active ones of the core module."""
+    if "project" in call.arguments:
+        projects.find(call)
+    return page_of(call, *([] if flag(call.data, "include_ai") else [schema.experiments.c.runs_only.is_(False)]))
 
 
 def page_of(call: Call, *conditions: sa.ColumnElement[bool]) -> dict[str, Any]:
-    """Return one page of the caller's experiments that satisfy conditions."""
+    """Return one page of the caller's experiments that satisfy conditions.
+
+    The query parameters are `state`, `search`, `development`, `period_start` and `period_end` (times of creation in Unix
+    seconds, the end excluded), and `sort`: `id`, or `recent` for the time of the last change.
+    """
     table = schema.experiments
     state = call.data.get("state", "active")
     if state not in ("active", "deleted", "all"):
@@ -74,7 +84,31 @@ def page_of(call: Call, *conditions: sa.ColumnElement[bool]) -> dict[str, Any]:
         query = query.where(sa.func.lower(table.c.name).contains(str(call.data["search"]).lower().strip(), autoescape=True))
     if "project" in call.arguments:
         query = query.where(table.c.project == call.arguments["project"])
-    return page(call.connection, query, table.c.id, call.data, lambda row: show(call, experiments.from_row(row)))
+    if "development" in call.data:
+        query = query.where(table.c.development.is_(flag(call.data, "development")))
+    query = query.where(*_period(call))
+    sort = call.data.get("sort", "id")
+    if sort == "id":
+        return page(call.connection, query, table.c.id, call.data, lambda row: show(call, experiments.from_row(row)))
+    if sort != "recent":
+        raise invalid("sort", "must be id or recent")
+    recent = call.connection.execute(query.with_only_columns(table.c.id, table.c.updated)).tuples()
+    keyed = [(sort_key(updated, identity), identity) for identity, updated in recent]
+    return sorted_page(keyed, call.data, lambda identity: show(call, experiments.load(call, identity)))
+
+
+def _period(call: Call) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions of the query parameters `period_start` and `period_end`."""
+    created, bounds = schema.experiments.c.created, {}
+    for key in ("period_start", "period_end"):
+        if call.data.get(key) is not None:
+            bounds[key] = as_identity(call.data[key])
+            if bounds[key] is None:
+                raise invalid(key, "must be a time in Unix seconds")
+    start, end = bounds.get("period_start"), bounds.get("period_end")
+    if start is not None and end is not None and start > end:
+        raise invalid("period_start", "must not be after period_end")
+    return [*([] if start is None else [created >= start]), *([] if end is None else [created < end])]
 
 
 def show(call: Call, found: Experiment) -> dict[str, Any]:

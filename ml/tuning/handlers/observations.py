@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ from ml.tuning.parse.experiments import task_of
 from ml.tuning.parse.metrics import values
 from ml.tuning.records import experiments, observations, suggestions
 from ml.tuning.router import Route
+from ml.tuning.sorted_pages import Key, sort_key, sorted_page
 from ml.tuning.values import Reader
 
 PATH = "experiments/{experiment}/observations"
@@ -103,10 +105,36 @@ def _values(found: Experiment, reader: Reader, *, stopped: bool = False) -> dict
 
 
 def listed(call: Call) -> dict[str, Any]:
-    """List observations, newest first."""
+    """List observations, newest first; with `deleted` the deleted ones.
+
+    `sort` orders them by `id`, `value-METRIC`, `value_stddev-METRIC` or `parameter-NAME`. Those without the value come first,
+    as in SigOpt, where they count as infinite. `value` and `value_stddev` mean the first optimized metric.
+    """
     found, table = experiments.requested(call), schema.observations
-    query = sa.select(table).where(table.c.experiment == found.id, table.c.deleted.is_(False))
-    return page(call.connection, query, table.c.id, call.data, observations.show)
+    query = sa.select(table).where(table.c.experiment == found.id, table.c.deleted.is_(flag(call.data, "deleted")))
+    sort = str(call.data.get("sort", "id"))
+    if sort == "id":
+        return page(call.connection, query, table.c.id, call.data, observations.show)
+    value = _sorted_by(found, sort)
+    keyed = [(_key(value(row), row.id), row) for row in call.connection.execute(query)]
+    return sorted_page(keyed, call.data, observations.show)
+
+
+def _sorted_by(found: Experiment, sort: str) -> Callable[[Any], Any]:
+    """Return the function of a row that yields the value of a sort field."""
+    kind, _, name = sort.partition("-")
+    names = {*(one.name for one in found.space.parameters), *(one.name for one in found.space.conditionals)}
+    if kind == "parameter" and name in names:
+        return lambda row: row.assignments.get(name)
+    if "-" not in sort:
+        name = next((metric.name for metric in (*found.optimized, *found.metrics)), "")
+    if kind in ("value", "value_stddev") and name in {metric.name for metric in found.metrics}:
+        return lambda row: row._mapping["values"].get(name, {}).get(kind)
+    raise invalid("sort", f"must be id, value-METRIC, value_stddev-METRIC or parameter-NAME, not {sort}")
+
+
+def _key(value: Any, identity: int) -> Key:
+    return (True, "\U0010ffff", identity) if value is None else sort_key(value, identity)
 
 
 def fetch(call: Call) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def listed(call: Call) -> dict[str, Any]:
         raise invalid("sort", "must be created or updated")
     rows = call.connection.execute(sa.select(table).where(table.c.client == call.caller.client)).all()
     kept = [row for row in rows if flag(call.data, "deleted") or not row.deleted]
-    page = sorted_page(((sort_key(getattr(row, sort), row.id), row) for row in kept), call.data, lambda row: {"row": row})
+    times = _changed(call, kept) if sort == "updated" else {row.id: row.created for row in kept}
+    page = sorted_page(((sort_key(times[row.id], row.id), row) for row in kept), call.data, lambda row: {"row": row})
     return {**page, "data": _shown(call, [item["row"] for item in page["data"]])}
 
 
@@ -95,14 +96,35 @@ def require_all(call: Call) -> None:
         raise ApiError(403, f"The token gives access to experiment {call.caller.experiment} only")
 
 
+def touch(call: Call, *identities: str | None) -> None:
+    """Record that what belongs to projects has changed."""
+    changed = table.update().where(table.c.client == call.caller.client, table.c.id.in_(identities))
+    call.connection.execute(changed.values(updated=call.now))
+
+
+def _changed(call: Call, rows: list[sa.Row]) -> dict[str, float]:
+    """Return when each project, an experiment or a run of it was changed last."""
+    times = {row.id: row.updated for row in rows}
+    for contents in (schema.experiments, schema.training_runs):
+        for name, updated in _grouped(call, contents, sa.func.max(contents.c.updated), rows):
+            times[name] = max(times[name], updated)
+    return times
+
+
+def _grouped(call: Call, contents: sa.Table, value: sa.ColumnElement[Any], rows: list[sa.Row]) -> list[tuple[str, Any]]:
+    """Return a value that is aggregated over what belongs to each project."""
+    own = contents.c.client == call.caller.client, contents.c.project.in_([row.id for row in rows])
+    query = sa.select(contents.c.project, value).where(*own).group_by(contents.c.project)
+    return [(name, found) for name, found in call.connection.execute(query)]
+
+
 def _shown(call: Call, rows: list[sa.Row]) -> list[dict[str, Any]]:
     """Return projects with the numbers of their experiments and runs."""
-    counts: dict[str, dict[str, int]] = {}
-    for counted in (schema.experiments, schema.training_runs):
-        query = sa.select(counted.c.project, sa.func.count()).where(
-            counted.c.client == call.caller.client, counted.c.project.in_([row.id for row in rows])
-        )
-        counts[counted.name] = {name: count for name, count in call.connection.execute(query.group_by(counted.c.project))}
+    changed = _changed(call, rows)
+    counts = {
+        contents.name: dict(_grouped(call, contents, sa.func.count(), rows))
+        for contents in (schema.experiments, schema.training_runs)
+    }
     return [
         {
             "object": "project",
@@ -113,7 +135,7 @@ def _shown(call: Call, rows: list[sa.Row]) -> list[dict[str, Any]]:
             "metadata": row.metadata,
             "deleted": row.deleted,
             "created": int(row.created),
-            "updated": int(row.updated),
+            "updated": int(changed[row.id]),
             "experiment_count": counts["experiments"].get(row.id, 0),
             "training_run_count": counts["training_runs"].get(row.id, 0),
         }

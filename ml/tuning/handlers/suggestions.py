@@ -10,12 +10,12 @@ from ml.tuning import schema
 from ml.tuning.call import Call
 from ml.tuning.errors import ApiError, invalid
 from ml.tuning.experiment import Experiment
-from ml.tuning.pages import page
+from ml.tuning.pages import flag, page
 from ml.tuning.parse.assignments import assignments, metadata
 from ml.tuning.parse.experiments import require_active, task_of
 from ml.tuning.records import experiments, suggestions
 from ml.tuning.router import Route
-from ml.tuning.values import Reader
+from ml.tuning.values import Reader, as_identity
 
 PATH = "experiments/{experiment}/suggestions"
 
@@ -47,14 +47,15 @@ def requested(call: Call, what: str) -> Experiment:
 
 
 def listed(call: Call) -> dict[str, Any]:
-    """List suggestions, by default open and closed ones."""
+    """List suggestions: by default open and closed ones, with `deleted` the deleted ones; `id` has several, with commas."""
     found, table = experiments.requested(call), schema.suggestions
-    query = sa.select(table).where(table.c.experiment == found.id, table.c.deleted.is_(False))
-    state = call.data.get("state")
-    if state not in (None, "open", "closed"):
-        raise invalid("state", "must be open or closed")
-    if state is not None:
-        query = query.where(table.c.state == state)
+    query = sa.select(table).where(*_selected(call, found), table.c.deleted.is_(flag(call.data, "deleted")))
+    given = call.data.get("id")
+    if given is not None:
+        ids = [as_identity(one.strip()) for one in str(given).split(",")]
+        if None in ids:
+            raise invalid("id", "must be ids with commas between them")
+        query = query.where(table.c.id.in_(ids))
     return page(call.connection, query, table.c.id, call.data, suggestions.show)
 
 
@@ -93,13 +94,21 @@ def delete(call: Call) -> dict[str, Any]:
 
 
 def delete_all(call: Call) -> dict[str, Any]:
-    """Delete all suggestions of an experiment."""
-    _delete(call, schema.suggestions.c.experiment == experiments.requested(call, lock=True).id)
+    """Delete all suggestions of an experiment, with `state` only the open or closed ones."""
+    _delete(call, *_selected(call, experiments.requested(call, lock=True)))
     return {}
 
 
-def _delete(call: Call, condition: sa.ColumnElement[bool]) -> None:
-    call.connection.execute(schema.suggestions.update().where(condition).values(deleted=True))
+def _delete(call: Call, *conditions: sa.ColumnElement[bool]) -> None:
+    call.connection.execute(schema.suggestions.update().where(*conditions).values(deleted=True))
+
+
+def _selected(call: Call, found: Experiment) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions for the suggestions of an experiment in the requested state."""
+    table, state = schema.suggestions, call.data.get("state")
+    if state not in (None, "open", "closed"):
+        raise invalid("state", "must be open or closed")
+    return [table.c.experiment == found.id, *([] if state is None else [table.c.state == state])]
 
 
 def _requested(call: Call, *, lock: bool = False) -> Any:
