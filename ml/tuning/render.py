@@ -32,8 +32,9 @@ def experiment(found: Experiment, progress: JSON) -> JSON:
         "metadata": found.metadata,
         "progress": progress,
     }
+    body["runs_only"] = found.runs_only
     if not found.runs_only:
-        body |= {"development": found.development, "runs_only": False}
+        body["development"] = found.development
     if found.tasks:
         body["tasks"] = [task(one) for one in found.tasks]
     return body

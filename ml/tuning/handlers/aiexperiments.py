@@ -8,7 +8,7 @@ from typing import Any
 from ml.tuning import schema
 from ml.tuning.best import best
 from ml.tuning.call import Call
-from ml.tuning.errors import ApiError, invalid, missing
+from ml.tuning.errors import missing
 from ml.tuning.experiment import Experiment
 from ml.tuning.handlers import experiments as core
 from ml.tuning.handlers import projects
@@ -26,14 +26,8 @@ from ml.tuning.values import Reader
 def create(call: Call) -> dict[str, Any]:
     """Create an experiment of a project."""
     project = projects.find(call).id
-    if call.caller.development:
-        raise ApiError(403, "A development token cannot create experiments of the AI module")
-    if not call.data.get("metrics"):
-        raise invalid("metrics", "is required")
-    found = replace(parser.experiment(call.data, runs_only=True), project=project)
-    if not all(metric.name for metric in found.metrics):
-        raise invalid("metrics[0].name", "is required")
-    return core.show(call, core.store(call, found))
+    core.require_production(call)
+    return core.show(call, core.store(call, replace(parser.experiment(call.data, in_project=True), project=project)))
 
 
 def fetch(call: Call) -> dict[str, Any]:
@@ -78,7 +72,7 @@ def create_run(call: Call) -> dict[str, Any]:
 def best_runs(call: Call) -> dict[str, Any]:
     """List the runs with the best results that meet all thresholds: one, or the Pareto front of two optimized metrics."""
     found = _requested(call)
-    rows = studies.rows(call, found)
+    rows = studies.full_cost(found, studies.rows(call, found))
     chosen = {rows[index].id for index in best(found, [studies.observation(row) for row in rows])}
     columns = runs.table.c
     selected = runs.selected(call, columns.experiment == found.id, columns.deleted.is_(False))

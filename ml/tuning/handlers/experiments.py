@@ -20,8 +20,21 @@ from ml.tuning.values import as_identity
 
 
 def create(call: Call) -> dict[str, Any]:
-    """Create an experiment."""
-    return show(call, store(call, parser.experiment(call.data)))
+    """Create an experiment; with `runs_only`, one of the AI module."""
+    found = parser.experiment(call.data)
+    if found.runs_only:
+        require_production(call)
+    return show(call, store(call, found))
+
+
+def require_production(call: Call) -> None:
+    """Refuse a development token, whose experiments have suggestions and observations only.
+
+    Raises:
+        ApiError: 403 if the caller has a development token.
+    """
+    if call.caller.development:
+        raise ApiError(403, "A development token cannot create experiments of the AI module")
 
 
 def store(call: Call, found: Experiment) -> Experiment:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from ml.tuning import render, schema
 from ml.tuning.call import Call
 from ml.tuning.errors import ApiError, invalid
-from ml.tuning.experiment import Experiment
+from ml.tuning.experiment import Experiment, Task
 from ml.tuning.handlers.suggestions import requested
 from ml.tuning.pages import flag, page
 from ml.tuning.parse.assignments import assignments, metadata
@@ -67,11 +67,19 @@ def _parsed(call: Call, found: Experiment, reader: Reader) -> dict[str, Any]:
         "assignments": chosen,
         "values": _values(found, reader, stopped=stopped),
         "stopped": stopped,
-        "task": task_of(reader, found),
+        "task": _task(found, reader, chosen=given),
         "metadata": metadata(reader),
     }
     reader.close()
     return parsed
+
+
+def _task(found: Experiment, reader: Reader, *, chosen: bool) -> Task | None:
+    """Return the task of an observation, which it needs if the caller has chosen the assignments."""
+    task = task_of(reader, found)
+    if found.tasks and chosen and task is None:
+        raise reader.error("task", "is required, because the experiment has tasks")
+    return task
 
 
 def _named_suggestion(call: Call, found: Experiment, reader: Reader) -> Any:
@@ -146,24 +154,9 @@ def update(call: Call) -> dict[str, Any]:
     """Change an observation: only the keys that are given."""
     found = experiments.requested(call, lock=True)
     row, reader = _requested(call, found), Reader(call.data)
-    columns: dict[str, Any] = {}
-    named = _named_suggestion(call, found, reader)
-    if named is not None and named.id != row.suggestion:
-        other = observations.of_suggestion(call, named.id)
-        if other is not None:
-            raise reader.error("suggestion", f"suggestion {named.id} has the observation {other.id}")
-        columns |= {"suggestion": named.id, "assignments": named.assignments}
-        suggestions.close(call, named.id)
-    if reader.has("assignments"):
-        if named is not None:
-            raise reader.error("assignments", "cannot be combined with suggestion")
-        columns |= {"suggestion": None, "assignments": assignments(reader.raw("assignments"), found.space)}
-    columns |= _updated_values(found, row, reader)
+    columns = {**_updated_assignments(call, found, row, reader), **_updated_values(found, row, reader)}
     if reader.present("metadata"):
         columns["metadata"] = metadata(reader)
-    task = task_of(reader, found)
-    if task is not None:
-        columns["task"] = render.task(task)
     reader.flag("no_optimize")
     reader.close()
     if columns:
@@ -173,15 +166,64 @@ def update(call: Call) -> dict[str, Any]:
     return observations.show(observations.load(call, row.id))
 
 
+def _updated_assignments(call: Call, found: Experiment, row: Any, reader: Reader) -> dict[str, Any]:
+    """Return the changed columns `suggestion`, `assignments` and `task`.
+
+    Before and after, an observation has either a suggestion or assignments and, with several tasks, a task of its own.
+    """
+    suggestion = reader.identity("suggestion") if reader.present("suggestion") else row.suggestion
+    own = None if row.suggestion is not None else row.assignments
+    chosen = reader.raw("assignments") if reader.present("assignments") else own
+    if (suggestion is None) == (chosen is None):
+        raise reader.error("suggestion", "exactly one of suggestion and assignments is required; set the other one to null")
+    task = task_of(reader, found)
+    if suggestion is not None:
+        if task is not None:
+            raise reader.error("task", "cannot be combined with a suggestion, which has one")
+        if suggestion == row.suggestion:
+            return {}
+        named = _named_suggestion(call, found, reader)
+        other = observations.of_suggestion(call, named.id)
+        if other is not None:
+            raise reader.error("suggestion", f"suggestion {named.id} has the observation {other.id}")
+        suggestions.close(call, named.id)
+        return {"suggestion": named.id, "assignments": named.assignments, "task": named.task}
+    columns = {} if chosen is own else {"suggestion": None, "assignments": assignments(chosen, found.space)}
+    if task is not None:
+        return {**columns, "task": render.task(task)}
+    if found.tasks and row.suggestion is not None:
+        raise reader.error("task", "is required, because the experiment has tasks")
+    return columns
+
+
 def _updated_values(found: Experiment, row: Any, reader: Reader) -> dict[str, Any]:
-    """Return the changed columns `values` and `failed`."""
-    measured = any(reader.has(key) for key in ("values", "value"))
-    failed = reader.flag("failed") if reader.has("failed") else row.failed and not measured
-    if not measured and failed == row.failed:
+    """Return the changed columns `values` and `failed`. A value without `value_stddev` keeps the stored one."""
+    keys = ("values", "value", "value_stddev")
+    given = {key: reader.raw(key) for key in keys if reader.has(key)}
+    changed = [reader.present(key) for key in keys]
+    failed = reader.flag("failed") if reader.present("failed") else row.failed
+    measured = bool(given) if any(changed) else not row.failed
+    if failed and measured:
+        raise reader.error("failed", "a failed observation cannot have values; set values to null")
+    if not failed and not measured:
+        raise reader.error("values", "is required, because the observation did not fail")
+    if not any(changed):
         return {}
-    merged = {"failed": failed, **({key: reader.raw(key) for key in ("values", "value", "value_stddev") if reader.has(key)})}
-    found_values = _values(found, Reader(merged))
-    return {"values": found_values or {}, "failed": found_values is None, "stopped": False}
+    if failed:
+        return {"values": {}, "failed": True, "stopped": row.stopped}
+    if "value" in given:
+        given = _with_deviation(found, row, given)
+    elif isinstance(given.get("values"), list | tuple):
+        given["values"] = [_with_deviation(found, row, item) for item in given["values"]]
+    return {"values": _values(found, Reader(given)), "failed": False, "stopped": False}
+
+
+def _with_deviation(found: Experiment, row: Any, item: Any) -> Any:
+    if not isinstance(item, Mapping) or "value_stddev" in item:
+        return item
+    name = item.get("name") or found.metrics[0].name
+    stored = row._mapping["values"].get(name, {}) if isinstance(name, str) else {}
+    return {**item, "value_stddev": stored.get("value_stddev")}
 
 
 def delete(call: Call) -> dict[str, Any]:

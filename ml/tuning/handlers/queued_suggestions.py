@@ -26,6 +26,8 @@ def create(call: Call) -> dict[str, Any]:
     found = requested(call, "queued suggestions")
     reader = Reader(call.data)
     chosen, task = assignments(reader.raw("assignments", required=True), found.space), task_of(reader, found)
+    if found.tasks and task is None:
+        raise reader.error("task", "is required, because the experiment has tasks")
     reader.close()
     columns = {
         "experiment": found.id,

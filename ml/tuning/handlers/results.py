@@ -19,7 +19,7 @@ PATH = "experiments/{experiment}/"
 def best_assignments(call: Call) -> dict[str, Any]:
     """List the best assignments, and mark the knee of a Pareto front."""
     found = experiments.requested(call)
-    rows = studies.rows(call, found)
+    rows = studies.full_cost(found, studies.rows(call, found))
     observed = [studies.observation(row) for row in rows]
     knee = compromise(found, observed)
     return render.pagination(

@@ -26,6 +26,8 @@ def create(call: Call) -> dict[str, Any]:
     reader = Reader(call.data)
     chosen = assignments(reader.raw("assignments"), found.space) if reader.has("assignments") else None
     task, given = task_of(reader, found), metadata(reader)
+    if found.tasks and (task is None) != (chosen is None):
+        raise reader.error("task", "assignments and task are only accepted together, because the experiment has tasks")
     reader.flag("no_optimize")
     reader.close()
     return suggestions.show(suggestions.take(call, found, assignments=chosen, task=task, metadata=given))
@@ -72,6 +74,7 @@ def update(call: Call) -> dict[str, Any]:
     if reader.optional_text("state", choices=("open", "closed")) not in (None, row.state):
         raise reader.error("state", "cannot be changed; create an observation instead")
     reader.flag("no_optimize")
+    reader.ignore("task")
     reader.close()
     table = schema.suggestions
     call.connection.execute(table.update().where(table.c.id == row.id).values(metadata=given))

@@ -95,10 +95,13 @@ def read(call: Call) -> tuple[Results, Study]:
     found = experiments.requested(call)
     rows, study = studies.rows(call, found), studies.study(call, found)
     observed = [studies.observation(row) for row in rows]
-    chosen, knee = set(best(found, observed)), compromise(found, observed)
+    full = studies.full_cost(found, rows)
+    comparable = [studies.observation(row) for row in full]
+    chosen, middle = {full[n].id for n in best(found, comparable)}, compromise(found, comparable)
+    knee = None if middle is None else full[middle].id
     trials = [
-        Trial(n + 1, rows[n].id, one, _state(found.metrics, one, n in chosen), n == knee, _note(rows[n].metadata))
-        for n, one in enumerate(observed)
+        Trial(n, row.id, one, _state(found.metrics, one, row.id in chosen), row.id == knee, _note(row.metadata))
+        for n, (row, one) in enumerate(zip(rows, observed, strict=True), start=1)
     ]
     consumed = budget.consumed(call, found)
     return Results(found, trials, {}, round(consumed.held), stopping_reasons(study)), study

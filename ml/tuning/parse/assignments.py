@@ -10,6 +10,7 @@ from ml.tuning.errors import invalid
 from ml.tuning.parse.parameters import value_of
 from ml.tuning.values import Reader, as_text
 
+MAX_METADATA, MAX_KEYS, MAX_KEY = 500, 100, 100  # characters of a string, keys, and characters of a key
 _ROUNDING = 1e-9  # relative error of a weighted sum
 
 
@@ -60,13 +61,14 @@ def in_space(stored: Assignments, space: Space) -> dict[str, Value] | None:
         if not exists(parameter, found):
             continue
         value = stored.get(parameter.name, parameter.default)
-        if value is None or not _within(parameter, value):
+        if value is None or not within(parameter, value):
             return None
         found[parameter.name] = value
     return None if _broken(found, space) is not None else found
 
 
-def _within(parameter: Parameter, value: Value) -> bool:
+def within(parameter: Parameter, value: Value) -> bool:
+    """Whether a value lies within the bounds of a parameter, or is one of its grid or categories."""
     if parameter.kind == "categorical":
         return value in parameter.categories
     if isinstance(value, str) or parameter.low is None or parameter.high is None:
@@ -86,18 +88,20 @@ def _broken(found: Mapping[str, Value], space: Space) -> int | None:
 
 
 def metadata(reader: Reader, key: str = "metadata") -> dict[str, Any] | None:
-    """Return metadata of a user: an object of numbers, strings of at most 500 characters, and null."""
+    """Return metadata of a user: an object of numbers and of strings of at most 500 characters. Keys with null are dropped."""
     given = reader.object(key)
     if given is None:
         return None
     for name, value in given.items():
         path = f"{reader.path(key)}.{name}"
+        if len(name) > MAX_KEY:
+            raise reader.error(key, f"keys can have at most {MAX_KEY} characters, but one has {len(name)}")
         if isinstance(value, str):
             if len(value) > MAX_METADATA:
                 as_text(value, path, limit=MAX_METADATA)
         elif isinstance(value, list | Mapping):
             raise invalid(path, "must be a string, a number, a boolean or null")
-    return dict(given)
-
-
-MAX_METADATA = 500
+    kept = {name: value for name, value in given.items() if value is not None}
+    if len(kept) > MAX_KEYS:
+        raise reader.error(key, f"can have at most {MAX_KEYS} keys, but has {len(kept)}")
+    return kept

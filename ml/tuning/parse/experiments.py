@@ -8,30 +8,37 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ml.tuning.definition import Metric, Space
-from ml.tuning.errors import ApiError
+from ml.tuning.definition import Metric, Parameter, Space
+from ml.tuning.errors import ApiError, invalid
 from ml.tuning.experiment import Experiment, Task
-from ml.tuning.parse.assignments import metadata
+from ml.tuning.parse.assignments import metadata, within
 from ml.tuning.parse.metrics import metrics
 from ml.tuning.parse.metrics import updated as updated_metrics
 from ml.tuning.parse.parameters import parameters, space
+from ml.tuning.render import parameter as rendered
 from ml.tuning.values import MAX_COUNT, Reader, as_text
 
 MAX_NAME = 100
 MAX_GRID = 100_000  # combinations of a grid search
 
 
-def experiment(data: Mapping[str, Any], *, runs_only: bool = False) -> Experiment:
+def experiment(data: Mapping[str, Any], *, in_project: bool = False) -> Experiment:
     """Return the experiment of a create request.
 
     Args:
-        data: The body of the request.
-        runs_only: Whether it comes from the AI module, where the budget has another key and the project is in the path.
+        data: The body of the request. In the core module, `runs_only` creates an experiment of the AI module, where the budget
+            has another key.
+        in_project: Whether it comes from the AI module, where the project is in the path.
     """
     reader = Reader(data)
+    runs_only = in_project or reader.flag("runs_only")
     name = reader.text("name", limit=MAX_NAME)
     kind = reader.optional_text("type", choices=("offline", "random", "grid")) or "offline"
-    project = None if runs_only else project_id(reader)
+    project = None if in_project else project_id(reader)
+    if runs_only and not in_project and project is None:
+        raise reader.error("project", "is required for an experiment of runs")
+    if runs_only and not reader.raw("metrics"):
+        raise reader.error("metrics", "is required")
     found = Experiment(
         name=name,
         space=space(reader, grid=kind == "grid"),
@@ -45,9 +52,10 @@ def experiment(data: Mapping[str, Any], *, runs_only: bool = False) -> Experimen
         project=project,
         runs_only=runs_only,
     )
-    if not runs_only and reader.flag("runs_only"):
-        raise reader.error("runs_only", "create the experiment through the AI module instead")
+    if runs_only and not all(metric.name for metric in found.metrics):
+        raise invalid("metrics[0].name", "is required")
     reader.close()
+    _check_defaults(found.space)
     if kind == "grid":
         found = _grid_budget(found, reader)
     _check(found, reader)
@@ -62,6 +70,9 @@ def update(data: Mapping[str, Any], current: Experiment) -> Experiment:
     for key in fixed:
         if reader.present(key):
             raise reader.error(key, "cannot be changed")
+    for key in ("metrics", "parameters"):
+        if reader.present(key) and not reader.has(key):
+            raise reader.error(key, "cannot be removed")
     changes: dict[str, Any] = {}
     if reader.has("name"):
         changes["name"] = reader.text("name", limit=MAX_NAME)
@@ -118,7 +129,8 @@ def _updated_space(reader: Reader, current: Experiment) -> Space:
     if current.kind == "grid":
         raise reader.error("parameters", "cannot be changed for grid search experiments")
     before = {parameter.name: parameter for parameter in current.space.parameters}
-    parsed = parameters(reader, current.space.conditionals)
+    completed = [_completed(item, before) for _, item in reader.items("parameters", required=True)]
+    parsed = parameters(Reader({"parameters": completed}), current.space.conditionals)
     for index, parameter in enumerate(parsed):
         path = f"parameters[{index}]"
         old = before.get(parameter.name)
@@ -128,9 +140,29 @@ def _updated_space(reader: Reader, current: Experiment) -> Space:
         elif (old.kind, old.log) != (parameter.kind, parameter.log):
             raise reader.error(path, "type and transformation cannot be changed")
     found = Space(parsed, current.space.conditionals, current.space.constraints)
+    _check_defaults(found)
     if current.space.constraints and found != current.space:
         raise reader.error("parameters", "cannot be changed for experiments with linear constraints")
     return found
+
+
+def _completed(item: Any, before: Mapping[str, Parameter]) -> Any:
+    """Return a parameter of an update with the keys of the stored parameter that it leaves out."""
+    name = item.get("name") if isinstance(item, Mapping) else None
+    if not isinstance(name, str) or name not in before:
+        return item
+    stored = rendered(before[name])
+    for given, replaced in (("grid", "bounds"), ("bounds", "grid")):
+        if given in item:
+            del stored[replaced]
+    return {**stored, **item}
+
+
+def _check_defaults(space: Space) -> None:
+    """Refuse default values that are not within the bounds."""
+    for index, one in enumerate(space.parameters):
+        if one.default is not None and not within(one, one.default):
+            raise invalid(f"parameters[{index}].default_value", f"must be within the bounds, but is {one.default}")
 
 
 def _tasks(reader: Reader) -> tuple[Task, ...]:

@@ -76,9 +76,11 @@ def updated(reader: Reader, current: Sequence[Metric]) -> tuple[Metric, ...]:
             raise entry.error("name", f"must name each metric once: {', '.join(by_name)}")
         metric = by_name[name]
         for key, value in (("objective", metric.objective), ("strategy", metric.strategy)):
-            if entry.raw(key) not in (None, value):
+            if entry.present(key) and entry.raw(key) != value:
                 raise entry.error(key, f"cannot be changed; it is {value}")
         threshold = entry.optional_number("threshold")
+        if metric.strategy == "constraint" and threshold is None:
+            raise entry.error("threshold", "is required for constraint metrics")
         changed[name] = replace(metric, threshold=threshold if entry.present("threshold") else metric.threshold)
         entry.close()
         check_threshold(changed[name], path, optimized=optimized)
@@ -100,7 +102,8 @@ def values(reader: Reader, metrics: Sequence[Metric], *, key: str = "values") ->
     for path, item in reader.items(key, required=True):
         entry = Reader(item, path)
         entry.ignore("object")
-        name = _name(entry, alone=len(metrics) == 1) or (metrics[0].name if len(metrics) == 1 else "")
+        unnamed = len(metrics) == 1 and entry.raw("name") in (None, "")
+        name = metrics[0].name if unnamed else _name(entry, alone=False)
         if name not in names:
             raise entry.error("name", f"there is no metric {name}; expected {', '.join(sorted(names))}")
         if name in found:

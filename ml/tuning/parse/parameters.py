@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,8 @@ from ml.tuning.values import Reader, as_integer, as_number, as_text
 
 MAX_NAME, MAX_CATEGORY = 100, 50
 MAX_INTEGER_TERMS = 10  # integer parameters with linear constraints
+MAX_COMBINATIONS = 10_000  # of values of conditionals, of which each has to leave a parameter
+MIN_DISTANCE = 1e-6  # from all linear constraints, as a share of what the constrained sum can span
 _SHOWN = ("object", "precision", "tunable", "constraints")  # keys that the service shows and that have no effect
 
 
@@ -29,13 +32,20 @@ def space(reader: Reader, *, grid: bool = False, stored: bool = False) -> Space:
     if grid and conditionals:
         raise reader.error("conditionals", "grid search experiments do not support conditional parameters")
     by_name = {parameter.name: parameter for parameter in parsed}
-    constraints = tuple(_constraint(item, path, by_name) for path, item in reader.items("linear_constraints"))
+    constraints = tuple(
+        _constraint(item, path, by_name, least=1 if stored else 2) for path, item in reader.items("linear_constraints")
+    )
     used = {name for constraint in constraints for name in constraint.weights if by_name[name].kind == "int"}
     if len(used) > MAX_INTEGER_TERMS:
         raise reader.error("linear_constraints", f"can have at most {MAX_INTEGER_TERMS} integer parameters, not {len(used)}")
     found = Space(parsed, conditionals, constraints)
-    if constraints and not stored and not _feasible(found):
-        raise reader.error("linear_constraints", "no values between the bounds satisfy them all")
+    if not stored:
+        missing = _without_parameters(found)
+        if missing:
+            values = " and ".join(f"{name} = {value}" for name, value in missing.items())
+            raise reader.error("conditionals", f"no parameter meets its conditions with {values}")
+        if constraints and not _feasible(found):
+            raise reader.error("linear_constraints", "no values between the bounds satisfy them all, except on their edges")
     return found
 
 
@@ -208,7 +218,7 @@ def _conditional(item: Any, path: str) -> Conditional:
     return Conditional(name, values)
 
 
-def _constraint(item: Any, path: str, by_name: Mapping[str, Parameter]) -> LinearConstraint:
+def _constraint(item: Any, path: str, by_name: Mapping[str, Parameter], *, least: int) -> LinearConstraint:
     reader = Reader(item, path)
     reader.ignore("object")
     kind = reader.text("type", choices=("less_than", "greater_than"))
@@ -235,29 +245,48 @@ def _constraint(item: Any, path: str, by_name: Mapping[str, Parameter]) -> Linea
         if weight:
             weights[name] = weight
     reader.close()
-    if not weights:
-        raise reader.error("terms", "must have at least one term with a weight that is not 0")
+    if len(weights) < least:  # earlier versions accepted a single term
+        raise reader.error("terms", "must have at least two terms with a weight that is not 0; use bounds for one parameter")
     if len({by_name[name].kind for name in weights}) > 1:
         raise reader.error("terms", "cannot mix integers and doubles")
     return LinearConstraint(weights, threshold, kind)  # type: ignore[arg-type]
 
 
+def _without_parameters(space: Space) -> dict[str, str]:
+    """Return values of conditionals with which no parameter meets its conditions; empty if there are none."""
+    conditions = [parameter.conditions for parameter in space.parameters]
+    used = [one for one in space.conditionals if any(one.name in each for each in conditions)]
+    if not all(conditions) or math.prod(len(one.values) for one in used) > MAX_COMBINATIONS:
+        return {}
+    for values in itertools.product(*(one.values for one in used)):
+        chosen = {one.name: value for one, value in zip(used, values, strict=True)}
+        if not any(all(chosen[name] in allowed for name, allowed in each.items()) for each in conditions):
+            return chosen
+    return {}
+
+
 def _feasible(space: Space) -> bool:
-    """Whether any values satisfy all linear constraints."""
+    """Whether any values satisfy all linear constraints: of doubles, a region and not only a point or an edge."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     names = sorted({name for constraint in space.constraints for name in constraint.weights})
     by_name = {parameter.name: parameter for parameter in space.parameters}
-    rows = [[constraint.weights.get(name, 0.0) for name in names] for constraint in space.constraints]
-    lower = [one.threshold if one.kind == "greater_than" else -math.inf for one in space.constraints]
-    upper = [one.threshold if one.kind == "less_than" else math.inf for one in space.constraints]
+    bounds = [(float(by_name[name].low or 0), float(by_name[name].high or 0)) for name in names]
+    integer = [by_name[name].kind == "int" for name in names]
+    rows, limits = [], []
+    for one in space.constraints:  # the last column is the distance of the values from all constraints of doubles
+        sign = 1 if one.kind == "less_than" else -1
+        weights = [sign * one.weights.get(name, 0.0) for name in names]
+        span = sum(abs(weight) * (high - low) for weight, (low, high) in zip(weights, bounds, strict=True))
+        rows.append([*weights, 0.0 if any(whole and weight for whole, weight in zip(integer, weights, strict=True)) else span])
+        limits.append(sign * one.threshold)
     result = milp(
-        [0.0] * len(names),
-        integrality=[int(by_name[name].kind == "int") for name in names],
-        bounds=Bounds([by_name[name].low for name in names], [by_name[name].high for name in names]),  # type: ignore[arg-type]
-        constraints=LinearConstraint(rows, lower, upper),  # type: ignore[arg-type]
+        [*[0.0] * len(names), -1.0],
+        integrality=[*map(int, integer), 0],
+        bounds=Bounds([*(low for low, _ in bounds), 0.0], [*(high for _, high in bounds), 1.0]),  # type: ignore[arg-type]
+        constraints=LinearConstraint(rows, -math.inf, limits),  # type: ignore[arg-type]
     )
-    return result.status != 2  # 2: infeasible
+    return result.status != 2 and (result.x is None or result.x[-1] > MIN_DISTANCE)  # 2: infeasible
 
 
 def _distinct(names: list[str], path: str, what: str) -> None:

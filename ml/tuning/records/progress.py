@@ -42,7 +42,7 @@ def _best(call: Call, found: Experiment) -> int | None:
     """Return the id of the best observation of an experiment with one optimized metric."""
     if len(found.optimized) != 1:
         return None
-    rows = studies.rows(call, found)
+    rows = studies.full_cost(found, studies.rows(call, found))
     best = front(found.metrics, [studies.observation(row) for row in rows])
     return rows[best[0]].id if best else None
 

@@ -58,6 +58,11 @@ def rows(call: Call, found: Experiment) -> list[Any]:
     return list(call.connection.execute(query).all())
 
 
+def full_cost(found: Experiment, rows: Sequence[Any]) -> list[Any]:
+    """Return the rows whose values can be the best: with several tasks, those of the task that costs 1."""
+    return [row for row in rows if not found.tasks or row.task is None or row.task["cost"] == 1]
+
+
 def observation(row: Any) -> Observation:
     """Return the observation of a row, with its assignments as they were reported."""
     values, deviations = (by_name(row.values, key) for key in ("value", "value_stddev"))

@@ -30,17 +30,20 @@ EXPERIMENT = definition(
             "bounds": {"min": 0, "max": 1},
             "prior": {"name": "normal", "mean": 0.1, "scale": 1},
         },
+        {"name": "decay", "type": "double", "bounds": {"min": 0, "max": 1}},
         DIMENSION,
         INTERACTION,
     ],
     conditionals=[{"name": "arch", "values": ["deep", "wide"]}],
-    linear_constraints=[{"type": "less_than", "threshold": 1, "terms": [{"name": "dropout", "weight": 1}]}],
+    linear_constraints=[
+        {"type": "less_than", "threshold": 1, "terms": [{"name": "dropout", "weight": 1}, {"name": "decay", "weight": 1}]}
+    ],
     metrics=[{"name": "auc", "threshold": 0.1}, {"name": "seconds", "objective": "minimize"}],
     observation_budget=50,
     parallel_bandwidth=2,
     metadata={"a": 1},
 )
-ASSIGNMENTS = {"arch": "deep", "layers": 2, "dropout": 0.5, "dimension": 16, "interaction": "dcn"}
+ASSIGNMENTS = {"arch": "deep", "layers": 2, "dropout": 0.5, "decay": 0.1, "dimension": 16, "interaction": "dcn"}
 VALUES = [{"name": "auc", "value": 0.5, "value_stddev": 0.1}, {"name": "seconds", "value": 1}]
 CALLS: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("POST", ["experiments"], EXPERIMENT),

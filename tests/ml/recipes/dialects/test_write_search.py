@@ -44,7 +44,7 @@ def test_the_dialects_have_their_own_keys(search: Search) -> None:
 
 def test_sigopts_client_and_service_accept_an_experiment(search: Search) -> None:
     data = yaml.safe_load(as_yaml(to_sigopt(search, "experiment")))
-    found = experiment(validate_aiexperiment_input(data), runs_only=True)
+    found = experiment(validate_aiexperiment_input(data), in_project=True)
     assert len(found.space.parameters) == len(search.parameters)
     assert found.budget == search.observation_budget
 

@@ -167,3 +167,24 @@ def test_an_experiment_with_more_runs_than_a_statement_has_variables(service: Tu
     assert stored is not None and not stored["should_stop"]
     best = service.handle("GET", ["aiexperiments", experiment.id, "best_training_runs"], {"limit": "2"})
     assert best is not None and best["count"] == MANY and len(best["data"]) == 2
+
+
+def test_the_core_module_creates_experiments_of_runs(connection: sigopt.Connection, project: Any) -> None:
+    body = definition(runs_only=True, project="recsys", budget=2)
+    created = connection.clients(1).experiments().create(**body)
+    shown = created.to_json()
+    assert (shown["object"], shown["runs_only"], shown["budget"]) == ("aiexperiment", True, 2)
+    assert shown["progress"]["remaining_budget"] == 2 and connection.aiexperiments(created.id).fetch().project == "recsys"
+    core = connection.experiments(created.id)
+    for call in (core.suggestions, core.observations, core.queued_suggestions):
+        refused(lambda call=call: call().create(), 403, "please create runs instead")
+    assert core.update(budget=3).to_json()["budget"] == 3
+    refused(lambda: core.update(observation_budget=3), text="observation_budget: is not a known key")
+    refused(lambda: core.update(project=None), text="project: cannot be changed")
+    for changes, text in (
+        ({"project": None}, "project: is required for an experiment of runs"),
+        ({"observation_budget": 3}, "observation_budget: is not a known key"),
+        ({"metrics": [{"objective": "minimize"}]}, "metrics[0].name: is required"),
+        ({"runs_only": False}, "budget: is not a known key"),
+    ):
+        refused(lambda changes=changes: connection.experiments().create(**{**body, **changes}), text=text)

@@ -78,7 +78,8 @@ def test_tasks_consume_their_share_of_the_budget(service: TuningService) -> None
     created = connection.experiments().create(**definition(tasks=tasks, observation_budget=2))
     assert [task.cost for task in created.tasks] == [1, 0.1]
     tuned = connection.experiments(created.id)
-    suggestion = tuned.suggestions().create(task="tenth")
+    chosen = {"learning_rate": 0.01, "layers": 3, "interaction": "dcn"}
+    suggestion = tuned.suggestions().create(assignments=chosen, task="tenth")
     assert suggestion.task.name == "tenth"
     observation = tuned.observations().create(suggestion=suggestion.id, values=[{"name": "auc", "value": 0.7}])
     assert observation.task.cost == 0.1

@@ -120,7 +120,7 @@ def test_updates_and_deletions(connection: sigopt.Connection) -> None:
     assert (changed.values[0].value, dict(changed.metadata), changed.assignments) == (0.8, {"seed": 7}, first.assignments)
     assert tuned.observations(first.id).update(failed=True, values=None).failed
     assert tuned.observations(first.id).update(values=[{"name": "auc", "value": 0.9}], failed=None).values[0].value == 0.9
-    moved = tuned.observations(first.id).update(suggestion=suggestion.id)
+    moved = tuned.observations(first.id).update(suggestion=suggestion.id, assignments=None)
     assert (moved.suggestion, moved.assignments) == (suggestion.id, suggestion.assignments)
     tuned.observations(first.id).delete()
     refused(tuned.observations(first.id).fetch, 404)
@@ -128,6 +128,77 @@ def test_updates_and_deletions(connection: sigopt.Connection) -> None:
     assert tuned.observations().create(suggestion=suggestion.id, failed=True).id != first.id
     tuned.observations().delete()
     assert tuned.observations().fetch().count == 0
+
+
+def test_a_changed_value_keeps_its_deviation(connection: sigopt.Connection) -> None:
+    tuned = experiment(connection)
+    tuned.observations().create(assignments=CHOSEN, values=[{"name": "auc", "value": 0.7, "value_stddev": 0.1}])
+
+    def changed(**item: object) -> tuple[float, float | None]:
+        (found,) = tuned.observations("1").update(values=[item]).values
+        return found.value, found.value_stddev
+
+    assert changed(value=0.8) == changed(name="", value=0.8) == changed(name="auc", value=0.8) == (0.8, 0.1)
+    assert changed(value=0.8, value_stddev=0.2) == (0.8, 0.2) and changed(value=0.8, value_stddev=None) == (0.8, None)
+    refused(lambda: tuned.observations("1").update(values=[{"name": "", "value": None}]), text="values[0].value: is required")
+
+
+def test_an_update_leaves_values_or_a_failure(connection: sigopt.Connection) -> None:
+    tuned = experiment(connection)
+    values = [{"name": "auc", "value": 0.7}]
+    tuned.observations().create(assignments=CHOSEN, values=values)
+    tuned.observations().create(assignments=CHOSEN, failed=True)
+    measured, failed = tuned.observations("1"), tuned.observations("2")
+    for change in ({"failed": True}, {"failed": True, "values": values}):
+        refused(lambda change=change: measured.update(**change), text="failed: a failed observation cannot have values")
+    refused(lambda: measured.update(values=None), text="values: is required")
+    refused(lambda: failed.update(values=values), text="failed: a failed observation cannot have values")
+    refused(lambda: failed.update(failed=False), text="values: is required")
+    assert measured.update(failed=False).values[0].value == 0.7 and failed.update(failed=True, values=None).failed
+    assert failed.update(failed=False, values=values).values[0].value == 0.7
+    assert measured.update(failed=True, values=None).values == []
+
+
+def test_an_update_leaves_a_suggestion_or_assignments(connection: sigopt.Connection) -> None:
+    tuned = experiment(connection)
+    first, second = tuned.suggestions().create(), tuned.suggestions().create()
+    tuned.observations().create(suggestion=first.id, failed=True)
+    tuned.observations().create(assignments=CHOSEN, failed=True)
+    suggested, chosen = tuned.observations("1"), tuned.observations("2")
+    for refusal in (
+        lambda: suggested.update(suggestion=None),
+        lambda: suggested.update(assignments=CHOSEN),
+        lambda: suggested.update(suggestion=None, assignments=None),
+        lambda: chosen.update(assignments=None),
+        lambda: chosen.update(suggestion=second.id),
+        lambda: chosen.update(suggestion=second.id, assignments=CHOSEN),
+    ):
+        refused(refusal, text="suggestion: exactly one of suggestion and assignments is required")
+    assert suggested.update(assignments=None).suggestion == first.id and chosen.update(suggestion=None).suggestion is None
+    assert suggested.update(suggestion=second.id).assignments == second.assignments
+    assert dict(suggested.update(suggestion=None, assignments=CHOSEN).assignments) == CHOSEN
+    assert chosen.update(suggestion=first.id, assignments=None).assignments == first.assignments
+
+
+def test_several_tasks_need_one_for_chosen_assignments(connection: sigopt.Connection) -> None:
+    tasks = [{"name": "full", "cost": 1}, {"name": "tenth", "cost": 0.1}]
+    tuned = experiment(connection, tasks=tasks, observation_budget=9)
+    values = [{"name": "auc", "value": 0.9}]
+    refused(lambda: tuned.observations().create(assignments=CHOSEN, values=values), text="task: is required")
+    refused(lambda: tuned.queued_suggestions().create(assignments=CHOSEN), text="task: is required")
+    refused(
+        lambda: tuned.suggestions().create(assignments=CHOSEN), text="task: assignments and task are only accepted together"
+    )
+    refused(lambda: tuned.suggestions().create(task="tenth"), text="task: assignments and task are only accepted together")
+    suggestion = tuned.suggestions().create(assignments=CHOSEN, task="tenth")
+    assert tuned.suggestions(suggestion.id).update(task="full").task.name == "tenth"
+    tuned.observations().create(suggestion=suggestion.id, values=values)
+    assert tuned.best_assignments().fetch().count == 0 and tuned.fetch().progress.best_observation is None
+    refused(lambda: tuned.observations("1").update(task="full"), text="task: cannot be combined with a suggestion")
+    refused(lambda: tuned.observations("1").update(suggestion=None, assignments=CHOSEN), text="task: is required")
+    assert tuned.observations("1").update(suggestion=None, assignments=CHOSEN, task="full").task.name == "full"
+    (best,) = tuned.best_assignments().fetch().iterate_pages()
+    assert best.id == "1" and tuned.observations("1").update(assignments=CHOSEN).task.name == "full"
 
 
 def test_pages_are_read_in_both_directions(connection: sigopt.Connection) -> None:

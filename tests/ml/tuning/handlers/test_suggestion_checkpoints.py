@@ -160,5 +160,5 @@ def test_a_stopped_observation_has_a_suggestion_and_no_values(connection: sigopt
     values = [{"name": "auc", "value": 0.1}]
     refused(lambda: create(suggestion=trials.suggestion(), stopped=True, values=values), 400, "stopped: a stopped observation")
     stopped = create(suggestion=trials.suggestion(), stopped=True)
-    corrected = trials.experiment.observations(stopped.id).update(values=values).to_json()
+    corrected = trials.experiment.observations(stopped.id).update(values=values, failed=False).to_json()
     assert not corrected["failed"] and "stopped" not in corrected

@@ -10,6 +10,7 @@ from ml.tuning.definition import LinearConstraint, Prior
 from ml.tuning.errors import ApiError
 from ml.tuning.experiment import Experiment
 from ml.tuning.parse.experiments import experiment, update
+from ml.tuning.parse.parameters import space
 from ml.tuning.values import Reader
 from tests.helpers.tuning import DIMENSION, INTERACTION, LAYERS, LEARNING_RATE, definition
 
@@ -164,6 +165,9 @@ def constraint(*terms: tuple[str, float], threshold: float = 1, kind: str = "les
     return {"type": kind, "threshold": threshold, "terms": [{"name": name, "weight": weight} for name, weight in terms]}
 
 
+BOTH = (("dropout", 1), ("decay", 1))
+
+
 @pytest.mark.parametrize(
     ("constraints", "text"),
     [
@@ -176,17 +180,34 @@ def constraint(*terms: tuple[str, float], threshold: float = 1, kind: str = "les
         ([constraint(("dimension", 1))], "linear_constraints[0].terms[0].name: a constraint cannot be defined on a grid"),
         ([constraint(("layers", 1), ("dropout", 1))], "linear_constraints[0].terms: cannot mix integers and doubles"),
         ([constraint(("layers", 1), ("layers", 1))], "linear_constraints[0].terms[1].name: layers occurs twice"),
-        ([constraint(("layers", 0))], "linear_constraints[0].terms: must have at least one term"),
+        ([constraint(("layers", 0))], "linear_constraints[0].terms: must have at least two terms"),
+        ([constraint(("dropout", 1), ("momentum", 0))], "linear_constraints[0].terms[1].name: there is no parameter momentum"),
+        ([constraint(("dropout", 1), ("decay", 0))], "linear_constraints[0].terms: must have at least two terms"),
         ([constraint(("dropout", 1), kind="equals")], "linear_constraints[0].type: must be one of less_than, greater_than"),
         (
-            [constraint(("dropout", 1), threshold=0.1), constraint(("dropout", 1), threshold=0.2, kind="greater_than")],
+            [constraint(*BOTH, threshold=0.1), constraint(*BOTH, threshold=0.2, kind="greater_than")],
             "linear_constraints: no values between the bounds satisfy them all",
         ),
-        ([constraint(("layers", 1), threshold=0)], "linear_constraints: no values between the bounds satisfy them all"),
+        (  # only an edge is left, which random points do not meet
+            [constraint(*BOTH, threshold=0.5), constraint(*BOTH, threshold=0.5, kind="greater_than")],
+            "linear_constraints: no values between the bounds satisfy them all, except on their edges",
+        ),
+        (
+            [constraint(("layers", 1), ("width", 1), threshold=1)],
+            "linear_constraints: no values between the bounds satisfy them all",
+        ),
     ],
 )
 def test_invalid_constraints(constraints: list[dict[str, Any]], text: str) -> None:
-    parameters = [LAYERS, DROPOUT, LEARNING_RATE, DIMENSION, INTERACTION]
+    parameters = [
+        LAYERS,
+        DROPOUT,
+        LEARNING_RATE,
+        DIMENSION,
+        INTERACTION,
+        {**DROPOUT, "name": "decay"},
+        {**LAYERS, "name": "width"},
+    ]
     assert problem(parameters=parameters, linear_constraints=constraints).startswith(text)
 
 
@@ -249,6 +270,11 @@ def test_invalid_experiments(changes: dict[str, Any], text: str) -> None:
         ({"type": "random"}, "type: cannot be changed"),
         ({"linear_constraints": []}, "linear_constraints: cannot be changed"),
         ({"metrics": [{"name": "auc", "objective": "minimize"}]}, "metrics[0].objective: cannot be changed; it is maximize"),
+        ({"metrics": [{"name": "auc", "objective": None}]}, "metrics[0].objective: cannot be changed; it is maximize"),
+        ({"metrics": None}, "metrics: cannot be removed"),
+        ({"parameters": None}, "parameters: cannot be removed"),
+        ({"parameters": [{"name": "depth", "bounds": {"min": 1, "max": 2}}]}, "parameters[0].type: is required"),
+        ({"parameters": [{"name": "layers", "default_value": 9}]}, "parameters[0].default_value: must be within the bounds"),
         ({"metrics": []}, "metrics: cannot be added or removed; expected auc"),
         ({"metrics": [{"name": "auc", "threshold": 1}]}, "metrics[0].threshold: Thresholds are only supported"),
         ({"parameters": [DROPOUT]}, "parameters[0]: a parameter that is added needs a default_value"),
@@ -269,6 +295,69 @@ def test_updates_keep_what_they_do_not_name() -> None:
     assert (after.name, after.budget, after.metadata, after.metrics) == ("renamed", 10, {"a": 1}, before.metrics)
     assert [parameter.name for parameter in after.space.parameters] == ["dropout", "layers"]
     assert update({"observation_budget": None, "metadata": None}, after).budget is None
+
+
+def test_updates_of_parameters_name_only_what_changes() -> None:
+    conditional = {"conditionals": [{"name": "arch", "values": ["dot", "dcn"]}]}
+    crossing = {**DIMENSION, "conditions": {"arch": "dcn"}, "default_value": 64}
+    before = parsed(parameters=[LAYERS, INTERACTION, crossing], **conditional)
+    changed = [
+        {"name": "layers", "bounds": {"min": 2, "max": 4}},
+        {"name": "interaction", "categorical_values": ["dcn", "fm"]},
+        {"name": "dimension", "grid": [8, 64]},
+    ]
+    layers, interaction, dimension = update({"parameters": changed}, before).space.parameters
+    assert (layers.kind, layers.low, layers.high) == ("int", 2, 4)
+    assert interaction.categories == ("dcn", "fm")
+    assert (dimension.grid, dimension.low, dimension.conditions, dimension.default) == ((8, 64), 8, {"arch": ("dcn",)}, 64)
+    kept = update({"parameters": [{"name": "layers"}, {"name": "interaction"}, {"name": "dimension"}]}, before)
+    assert kept.space == before.space
+    with pytest.raises(ApiError, match=r"parameters\[0\].default_value: must be"):
+        update({"parameters": [{"name": "dimension", "grid": [8, 16]}, LAYERS]}, before)
+    bounded = {"name": "dimension", "bounds": {"min": 8, "max": 100}}
+    assert update({"parameters": [LAYERS, bounded]}, before).space.parameters[1].grid == ()
+
+
+def test_a_constraint_metric_keeps_a_threshold() -> None:
+    limited = {"name": "seconds", "strategy": "constraint", "threshold": 5}
+    before = parsed(metrics=[AUC, limited], observation_budget=5)
+    for change in ({"name": "seconds"}, {"name": "seconds", "threshold": None}):
+        with pytest.raises(ApiError, match="threshold: is required for constraint metrics"):
+            update({"metrics": [{"name": "auc"}, change]}, before)
+    assert update({"metrics": [{"name": "auc"}, {"name": "seconds", "threshold": 6}]}, before).metrics[1].threshold == 6
+
+
+def test_a_stored_constraint_of_one_parameter_is_read() -> None:
+    stored = {"parameters": [DROPOUT], "linear_constraints": [constraint(("dropout", 1), threshold=0.3)]}
+    assert space(Reader(stored), stored=True).constraints[0].weights == {"dropout": 1}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "missing"),
+    [
+        ([{"x": "5"}, {"x": ["5", "10"]}], None),
+        ([{"x": "5"}, {}], None),
+        ([{"x": "5", "y": "on"}, {"x": ["5", "10"], "y": "off"}, {"x": "10", "y": "on"}], None),
+        ([{"x": "5"}, {"x": "5"}], "x = 10"),
+        ([{"x": "5", "y": "on"}, {"x": "10", "y": "off"}, {"x": "10", "y": "on"}], "x = 5 and y = off"),
+    ],
+)
+def test_every_value_of_conditionals_leaves_a_parameter(conditions: list[dict[str, Any]], missing: str | None) -> None:
+    conditionals = [{"name": "x", "values": ["5", "10"]}, {"name": "y", "values": ["on", "off"]}]
+    parameters = [{**DROPOUT, "name": f"p{n}", "conditions": each} for n, each in enumerate(conditions)]
+    if missing is None:
+        assert len(parsed(parameters=parameters, conditionals=conditionals).space.parameters) == len(conditions)
+    else:
+        text = f"conditionals: no parameter meets its conditions with {missing}"
+        assert problem(parameters=parameters, conditionals=conditionals) == text
+
+
+def test_metadata_without_nulls() -> None:
+    assert parsed(metadata={"a": 1, "b": None}).metadata == {"a": 1} and parsed(metadata={}).metadata == {}
+    full = {str(n): n for n in range(100)}
+    assert parsed(metadata={**full, "none": None}).metadata == full
+    assert problem(metadata={**full, "one": 1}) == "metadata: can have at most 100 keys, but has 101"
+    assert problem(metadata={"x" * 101: 1}) == "metadata: keys can have at most 100 characters, but one has 101"
 
 
 def test_a_reader_names_the_whole_path() -> None:
