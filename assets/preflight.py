@@ -27,7 +27,8 @@ def findings_of(spec: DatasetSpec, folder: str) -> "list[Finding]":
     from ml.logs.sources import stamps_of
     from ml.preflight.check import preflight
 
-    stamps = [stamps_of(source, folder) for source in (spec.source, *(side.source for side in spec.join))]
+    actions = [spec.actions.source] if spec.actions else []
+    stamps = [stamps_of(source, folder) for source in (spec.source, *actions, *(side.source for side in spec.join))]
     made_from = (spec.model_dump_json(), *stamps)
     if folder not in _FOUND or _FOUND[folder][0] != made_from:
         _FOUND[folder] = made_from, preflight(spec, folder)

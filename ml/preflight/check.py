@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from datetime import timedelta
 from os import PathLike
 
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
-from ml.logs.clock import partition_bounds
-from ml.logs.sources import LogFile, NoLogs, file_day, find_files
+from ml.logs.sources import NoLogs
 from ml.logs.text.layout import WrongFile
-from ml.preflight.files import no_files
+from ml.preflight.actions import check_actions
+from ml.preflight.files import no_files, sample_log
 from ml.preflight.finding import Finding, errors
 from ml.preflight.joins import check_join
-from ml.preflight.sample import Sample, read_sample
-from ml.preflight.structure import check_files, check_structure
+from ml.preflight.sample import Sample
+from ml.preflight.structure import check_structure
 from ml.preflight.times import check_file_days, check_times
 from ml.preflight.values import check_columns, check_label
 
@@ -36,18 +34,22 @@ def preflight(spec: DatasetSpec, folder: str | PathLike[str]) -> list[Finding]:
         files that the days of a run do not need.
     """
     root = UPath(folder)
+    found, sample = _check_log(spec, root)
+    return found + (check_actions(spec, root, sample) if spec.actions else [])
+
+
+def _check_log(spec: DatasetSpec, root: UPath) -> tuple[list[Finding], Sample | None]:
+    """Checks the entry without `actions`. Also returns the sample of the log, if it can be read."""
     log, band = spec.log, spec.expectations.quarantine_rate
     try:
-        files = find_files(log.source, root)
+        sample, found = sample_log(log, root, "source")
     except NoLogs as error:
-        return [] if spec.simulation else [no_files(error, root, "source.files")]
+        return [] if spec.simulation else [no_files(error, root, "source.files")], None
     except WrongFile as error:
-        return [Finding("error", "source.files", str(error), "correct the files")]
-    sample = read_sample(log.source, _of_the_log(spec, files), log.time)
-    found, sample = _apart(spec, sample)
+        return [Finding("error", "source.files", str(error), "correct the files")], None
     found += check_structure(sample, "source", spec)
     if errors(finding for finding in found if not finding.days):
-        return found
+        return found, None
     found += check_file_days(log, sample)
     table = sample.table
     if not errors(finding for finding in found if not finding.days):
@@ -56,31 +58,4 @@ def preflight(spec: DatasetSpec, folder: str | PathLike[str]) -> list[Finding]:
     found += check_columns(spec, sample)
     for number in range(len(spec.join)):
         found += check_join(spec, number, table, root)
-    return found
-
-
-def _apart(spec: DatasetSpec, sample: Sample) -> tuple[list[Finding], Sample]:
-    """Findings of dated files that differ from the others or are damaged, and the sample without their content.
-
-    A run of other days does not need these files. If all sampled files are such, the entry is wrong, and the sample is left
-    as it is.
-    """
-    log, dated = spec.log, {file.name: file.day for file in sample.files if file.day is not None}
-    names = list(dict.fromkeys([*sample.starts, *sample.schemas, *sample.refused, *sample.damaged]))
-    found: dict[str, list[Finding]] = {}
-    for name in names:
-        if name in dated and (of_file := check_files(sample.of_files(name.__eq__), "source")):
-            around = range(-log.source.spill_days, log.source.spill_days + 1)
-            days = tuple(str(dated[name] + timedelta(days=n)) for n in around)
-            found[name] = [replace(finding, days=days) for finding in of_file]
-    if len(found) == len(names):
-        return [], sample
-    rest = replace(sample.of_files(lambda name: name not in found), files=sample.files)
-    return [finding for of_file in found.values() for finding in of_file], rest
-
-
-def _of_the_log(spec: DatasetSpec, files: list[LogFile]) -> list[LogFile]:
-    """Dated files of the log's days; all files if paths are not dated, or none is of such a day."""
-    count = len(partition_bounds(spec.log)) - 1
-    inside = [file for file in files if (day := file_day(spec.log, file)) is None or 0 <= day < count]
-    return inside or files
+    return found, sample

@@ -27,8 +27,9 @@ DEADLINE_SECONDS = 240
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    folders = [root / name for name in ("examples", "unmatched", "late")]
-    return {str(p.relative_to(root)): p.read_bytes() for folder in folders if folder.exists() for p in sorted(folder.iterdir())}
+    folders = [root / name for name in ("examples", "unmatched", "late", "quarantine")]
+    files = (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
 def run_and_kill(root: Path, batches: int, delay: float) -> bool:
@@ -50,12 +51,14 @@ def run_and_kill(root: Path, batches: int, delay: float) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", seeds(1))
 def test_killed_joins_write_the_same_files(seed: int, tmp_path: Path, spark: SparkSession) -> None:
     draw = random.Random(seed)
     impressions, actions = drawn(draw, 600, 900)
     arriving(tmp_path / "killed", impressions, actions, draw, files=8, late=10)
+    (tmp_path / "killed" / "impressions" / "0003b.jsonl").write_text('{"torn": ')
     for side in ("impressions", "actions"):
         (tmp_path / "calm" / side).mkdir(parents=True)
         for file in (tmp_path / "killed" / side).iterdir():
@@ -67,3 +70,5 @@ def test_killed_joins_write_the_same_files(seed: int, tmp_path: Path, spark: Spa
     calm = run_to_end(Joining(feed(), UPath(tmp_path / "calm"), **settings), spark)
     assert killed and calm and killed.counts == calm.counts and killed.batch == calm.batch
     assert contents(tmp_path / "killed") == contents(tmp_path / "calm")
+    records = [(tmp_path / name / "joiner" / "read.jsonl").read_text().splitlines() for name in ("killed", "calm")]
+    assert list(dict.fromkeys(records[0])) == records[1], "a repeated batch records the same files"
