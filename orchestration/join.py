@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -79,10 +80,14 @@ def join_stream(spec: DatasetSpec, root: UPath, ends: bool, console: Console) ->
     """
     from ml.compute.java import JavaMissing
     from ml.compute.spark import start_session
+    from ml.joiner.kafka import KafkaMissing, read_kafka, start_intake
     from ml.joiner.service import ChangedEntry, Joining, start_join
 
     joining = Joining(spec, root, ends=ends)
-    console.print(f"{spec.name}: files in {root}/impressions and {root}/actions; examples in {root}/examples; Ctrl-C stops")
+    assert spec.actions is not None
+    kafka = spec.actions.kafka
+    where = f"topics {kafka.impressions} and {kafka.actions}" if kafka else f"files in {root}/impressions and {root}/actions"
+    console.print(f"{spec.name}: {where}; examples in {root}/examples; Ctrl-C stops")
     try:
         spark = start_session()  # sets a handler of SIGINT, which `stopped_by_signals` replaces
     except JavaMissing as error:
@@ -90,22 +95,27 @@ def join_stream(spec: DatasetSpec, root: UPath, ends: bool, console: Console) ->
     first = StreamStatus.read(joining.folder)
     with stopped_by_signals() as stop:
         try:
+            intake = [start_intake(spec, root, read_kafka(kafka, spark), ends)] if kafka else []
+            while ends and any(query.isActive for query in intake) and not stop.wait(POLL_SECONDS):
+                pass  # all records that are there now become files
             query = start_join(joining, spark, on_batch=lambda status: console.print(line(status)))
-        except ChangedEntry as error:
+        except (ChangedEntry, KafkaMissing, ValueError) as error:
             raise click.ClickException(str(error)) from error
         console.print(HEADER)
-        _watch(joining, query, stop, console)
-        failed = query.exception()
-        query.stop()
+        queries = [query, *intake]
+        _watch(joining, [query] if ends else queries, stop, console)
+        failed = next((error for one in queries if (error := one.exception()) is not None), None)
+        for one in queries:
+            one.stop()
     if failed is not None and not stop.is_set():
         raise click.ClickException(f"{spec.name}: a batch failed; the same command repeats it: {failed}")
     console.print(summary(first, StreamStatus.read(joining.folder), ends))
 
 
-def _watch(joining: Joining, query: StreamingQuery, stop: threading.Event, console: Console) -> None:
-    """Wait until the query fails, its stream ends, or `stop` is set. Print the faults of the stream once each."""
+def _watch(joining: Joining, queries: Sequence[StreamingQuery], stop: threading.Event, console: Console) -> None:
+    """Wait until a query fails, its stream ends, or `stop` is set. Print the faults of the stream once each."""
     checked, said = time.monotonic(), set[str]()
-    while query.isActive and not stop.wait(POLL_SECONDS):
+    while all(query.isActive for query in queries) and not stop.wait(POLL_SECONDS):
         if joining.ends and has_ended(joining.root, StreamStatus.read(joining.folder)):
             return
         if time.monotonic() - checked >= CHECK_SECONDS:

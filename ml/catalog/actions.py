@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, model_validator
 
+from ml.catalog.kafka import Kafka, check_kafka
 from ml.catalog.log_spec import RESERVED_COLUMNS, LogSpec, check_log, hash_of
 from ml.catalog.reading import ColumnName, ColumnType, Source, Time
 from ml.catalog.strict import Float, Strict, fault
@@ -72,6 +73,9 @@ class Actions(Strict):
         description="Columns of 0 and 1 that examples have beside the columns of the impressions. Each comes with a column "
         "`<name>_delay`: seconds to the first action that counts, missing without one.",
     )
+    kafka: Kafka | None = Field(
+        default=None, description="Topics that the live join reads, instead of files that arrive in the folders of the stream."
+    )
 
     @property
     def wait(self) -> int:
@@ -114,7 +118,7 @@ class Actions(Strict):
         Args:
             impressions: The log of impressions.
         """
-        rules = hash_of(self, {"source", "time", "lateness_minutes"})
+        rules = hash_of(self, {"source", "time", "lateness_minutes", "kafka"})
         logs = f"{impressions.fingerprint} {self.log(impressions).fingerprint}"
         source = impressions.source
         return impressions.model_copy(
@@ -153,6 +157,8 @@ def check_actions(spec: DatasetSpec) -> None:
         check_log(actions.source, actions.time, partitions)
     except ValueError as error:
         raise _below_actions(error) from error
+    if actions.kafka is not None:
+        check_kafka(actions.kafka, spec.source, actions.source)
     _check_key(spec, actions)
     _check_labels(spec, actions)
 

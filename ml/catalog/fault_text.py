@@ -44,6 +44,7 @@ PATTERNS = {
     r"^[a-z][a-z0-9_]*$": "lower-case letters, digits and _, starting with a letter",
     r"^[^.\s/:*?\[\]{}\\]+$": "a name without spaces and without any of . / : * ? [ ] { } \\",
     r"^[\w-]+$": "letters, digits, _ and -",
+    r"^[A-Za-z0-9._-]{1,249}$": "the name of a topic: at most 249 letters, digits, dots, _ and -",
     r"^[\t -~]$": "one ASCII character, or a tab",
 }
 """What the patterns of keys mean, in words."""
