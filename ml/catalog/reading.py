@@ -40,7 +40,8 @@ class Source(Strict):
     )
     members: str = Field(default="*", min_length=1, description="Glob of member names in zip archives.")
     format: Literal["csv", "tsv", "jsonl", "parquet"] = Field(
-        description="Format of the files. They can be plain, packed (`.gz`, `.zst`) or members of a `.zip`, by their names."
+        description="Format of the files. They can be plain, packed (`.gz`, `.zst`, `.bz2`, `.xz`, `.lz4`) or members of a "
+        "`.zip`, by their names."
     )
     header: Bool = Field(default=False, description="Whether each file (or zip member) begins with a header line.")
     columns: dict[ColumnName, ColumnType] = Field(

@@ -20,12 +20,13 @@ from xxhash import xxh3_128_digest
 
 from ml.catalog.log_spec import LogSpec
 from ml.logs.block_ranges import BlockRange
+from ml.logs.packed import suffix_of
 from ml.logs.sources import LogFile
 from ml.logs.validated_blocks import ValidatedBlock, read_validated_blocks
 
 MAX_BYTES = 8 << 30
 _FORMAT = 3  # increase it when the content of cached files changes
-_UNPACKED = 6  # approximate ratio of text to its .gz or .zst file
+_UNPACKED = 6  # approximate ratio of text to its packed file
 _DIGEST = 16  # bytes of the XXH3 hash that a cached file begins with
 _BAD_SCHEMA = pa.schema([("line", pa.int64()), ("day", pa.int32()), ("reason", pa.string()), ("text", pa.binary())])
 
@@ -155,4 +156,4 @@ class BlockCache:
 
 
 def _text_bytes(file: LogFile) -> int:
-    return file.size * (_UNPACKED if file.name.lower().endswith((".gz", ".zst")) else 1)
+    return file.size * (_UNPACKED if suffix_of(file.name) else 1)

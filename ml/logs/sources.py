@@ -16,6 +16,7 @@ from upath import UPath
 
 from ml.catalog.log_spec import LogSpec
 from ml.catalog.reading import Source
+from ml.logs.packed import UNPACKERS, suffix_of
 from ml.logs.text.layout import WrongFile
 
 CLOCK_RESOLUTION = 2_000_000_000
@@ -51,7 +52,7 @@ class LogFile:
     @property
     def splittable(self) -> bool:
         """Whether a reader can start in the middle: the file is neither packed nor columnar."""
-        return self.lines and self.member is None and not self.name.lower().endswith((".gz", ".zst", ".zip"))
+        return self.lines and self.member is None and not (suffix_of(self.name) or self.name.lower().endswith(".zip"))
 
     @property
     def is_settled(self) -> bool:
@@ -115,17 +116,17 @@ def file_day(log: LogSpec, file: LogFile) -> int | None:
     return None if file.day is None else (file.day - log.partitions.start).days
 
 
-# Packed files that would be taken for text. (`.tar.gz` and `.tar.zst` are archives within packed files.)
-_NOT_UNPACKED = (".bz2", ".xz", ".lzma", ".lz4", ".br", ".snappy", ".z", ".7z", ".rar", ".tar", ".tgz", ".tar.gz", ".tar.zst")
+# Packed files that would be taken for text. (`.tar.gz` is an archive within a packed file.)
+_NOT_UNPACKED = (".lzma", ".br", ".snappy", ".z", ".7z", ".rar", ".tar", ".tgz", *(f".tar{suffix}" for suffix in UNPACKERS))
 
 
 def _plain(source: Source, path: UPath, name: str, day: date | None) -> LogFile:
     if packed := [suffix for suffix in _NOT_UNPACKED if name.lower().endswith(suffix)]:
         raise WrongFile(
-            f"{name}: {packed[-1]} files are not supported, only plain files, .gz, .zst and .zip; pack the file again, or "
-            f"exclude it by source.files"
+            f"{name}: {packed[-1]} files are not supported, only plain files, {', '.join(UNPACKERS)} and .zip; "
+            f"pack the file again, or exclude it by source.files"
         )
-    if source.format == "parquet" and name.lower().endswith((".gz", ".zst")):
+    if source.format == "parquet" and suffix_of(name):
         raise WrongFile(f"{name}: Parquet inside a packed file is not supported; unpack the file in the landing folder")
     size, stamp = stamp_of(path)
     return LogFile(str(path), None, size, stamp, day, name, source.format != "parquet")

@@ -6,7 +6,6 @@ no matter who reads it, so tasks can share a file. `ml.logs.text.parse` parses t
 
 from __future__ import annotations
 
-import gzip
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,15 +13,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import BinaryIO, cast
 
-import zstandard
 from upath import UPath
 
+from ml.logs.packed import UNPACKED_PIECE, CorruptBytes, suffix_of, unpack
 from ml.logs.sources import LogFile, stamp_of
 
 BLOCK = 8 << 20
 PIECE = 1 << 20
-# Small, because a whole piece is lost if packed bytes are corrupt.
-UNPACKED_PIECE = 1 << 16
 HEAD = 1000
 
 
@@ -61,17 +58,13 @@ def pieces(file: LogFile, start: int = 0) -> Iterator[bytes]:
         with path.open("rb") as raw:
             if name.endswith(".zip"):
                 raise DamagedFile("not a zip archive")
-            if name.endswith(".gz"):
-                with gzip.GzipFile(fileobj=raw, mode="rb") as unpacked:
-                    while piece := unpacked.read1(UNPACKED_PIECE):
-                        yield piece
-            elif name.endswith(".zst"):
-                yield from _zstandard(raw)
+            if suffix_of(name):
+                yield from unpack(name, cast(BinaryIO, raw))
             else:
                 raw.seek(start)
                 while piece := raw.read(PIECE):
                     yield piece
-    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, zstandard.ZstdError) as error:
+    except (CorruptBytes, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise DamagedFile(str(error) or type(error).__name__) from error
 
 
@@ -86,19 +79,6 @@ def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipExtFile:
         return cast(zipfile.ZipExtFile, archive.open(name))
     except RuntimeError as error:  # encrypted, or packed by a method that zipfile does not support
         raise DamagedFile(str(error)) from error
-
-
-def _zstandard(raw: BinaryIO) -> Iterator[bytes]:
-    """Unpacks frame by frame, because `stream_reader` does not notice a truncated frame."""
-    decompressor, frame = zstandard.ZstdDecompressor(max_window_size=1 << 31), None
-    while packed := raw.read(PIECE):
-        while packed:
-            frame = frame or decompressor.decompressobj()
-            if unpacked := frame.decompress(packed):
-                yield unpacked
-            packed, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
-    if frame is not None:
-        raise DamagedFile("compressed file ended before the end of a frame")
 
 
 def blocks(file: LogFile, first: int = 0, last: int | None = None) -> Iterator[Block]:

@@ -21,6 +21,7 @@ from ml.lake import is_local
 from ml.logs.block_ranges import BlockRange
 from ml.logs.clock import day_index
 from ml.logs.ingest_task import raw_schema
+from ml.logs.packed import suffix_of
 from ml.logs.sources import NoLogs, file_day, find_files
 from ml.logs.validated_blocks import read_validated_blocks
 from ml.parquet import read_parquet
@@ -56,7 +57,7 @@ def land_day(log: LogSpec, day: str, rows: list[UPath], landing: UPath, scratch:
     if _has_day(log, day, landing):
         raise CannotLand(f"{landing} has files of the day")
     name = date.fromisoformat(day).strftime(source.files.replace("**/", "")).replace("*", "stream")
-    if name.lower().endswith((".gz", ".zst", ".zip")):
+    if suffix_of(name) or name.lower().endswith(".zip"):
         raise CannotLand(f"{name} would be a packed file")
     made = Path(scratch.path) / Path(name).name
     made.parent.mkdir(parents=True, exist_ok=True)

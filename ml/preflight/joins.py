@@ -14,6 +14,7 @@ from upath import UPath
 from ml.catalog.spec import DatasetSpec, SideTable
 from ml.features.side_files import DamagedSideTable, check_whole
 from ml.features.side_join import RepeatedKey, prepare
+from ml.logs.packed import suffix_of
 from ml.logs.quarantine import excerpt
 from ml.logs.source_table import read_table
 from ml.logs.sources import LogFile, NoLogs, find_files
@@ -67,7 +68,7 @@ def check_join(spec: DatasetSpec, number: int, log: pa.Table, folder: str | UPat
 
 
 def _bytes(file: LogFile) -> int:
-    return file.size * (PACKED if file.name.lower().endswith((".gz", ".zst")) else 1)
+    return file.size * (PACKED if suffix_of(file.name) else 1)
 
 
 def _matches(spec: DatasetSpec, number: int, log: pa.Table, sample: Sample, keys: pa.ChunkedArray) -> list[Finding]:

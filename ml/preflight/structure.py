@@ -57,7 +57,14 @@ def _wrong_container(sample: Sample, prefix: str) -> list[Finding]:
     for file, start in sample.starts.items():
         where = f"{file} begins with {excerpt(start[:4])}"
         if start[:4] in (b"\x28\xb5\x2f\xfd", b"PK\x03\x04") or (start[:2] in (b"\x1f\x8b", b"BZ") and not start.isascii()):
-            return [Finding("error", f"{prefix}.files", f"{where}, so it is packed", "name it .gz, .zst or .zip, or unpack it")]
+            return [
+                Finding(
+                    "error",
+                    f"{prefix}.files",
+                    f"{where}, so it is packed",
+                    "name it .gz, .bz2, .zst or .zip, or unpack it",
+                )
+            ]
         if start[:4] == b"PAR1":
             return [Finding("error", f"{prefix}.format", f"{where}, so it is Parquet", "set `format: parquet`")]
         if start[:2] in (b"\xff\xfe", b"\xfe\xff") or start.count(b"\0") * 10 > len(start) > 0:

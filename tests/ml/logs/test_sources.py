@@ -20,6 +20,7 @@ from upath import UPath
 
 from ml.catalog.reading import Source
 from ml.logs import streams
+from ml.logs.packed import UNPACKERS
 from ml.logs.source_table import read_table
 from ml.logs.sources import NoLogs, find_files
 from ml.logs.streams import blocks
@@ -38,11 +39,28 @@ def pack(folder: Path, kind: str, data: bytes) -> Path:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("in/log.csv", data)
     else:
-        path.write_bytes({"csv": bytes, "gz": gzip.compress, "zst": zstandard.compress}[kind](data))
+        path.write_bytes(PACK[kind](data))
     return path
 
 
-@pytest.mark.parametrize("kind", ["csv", "gz", "zst", "zip"])
+def lz4_compress(data: bytes) -> bytes:
+    packed = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(packed, "lz4") as stream:
+        stream.write(data)
+    return packed.getvalue().to_pybytes()
+
+
+PACK = {
+    "csv": bytes,
+    "gz": gzip.compress,
+    "zst": zstandard.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "lz4": lz4_compress,
+}
+
+
+@pytest.mark.parametrize("kind", [*PACK, "zip"])
 def test_every_packing_gives_the_same_rows(kind: str, tmp_path: Path) -> None:
     pack(tmp_path, kind, LINES)
     table, quarantine = read_table(source(), tmp_path)
@@ -50,7 +68,7 @@ def test_every_packing_gives_the_same_rows(kind: str, tmp_path: Path) -> None:
     assert not len(quarantine)
 
 
-@pytest.mark.parametrize("kind", ["gz", "zst", "zip"])
+@pytest.mark.parametrize("kind", [*(suffix.lstrip(".") for suffix in UNPACKERS), "zip"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.95])
 def test_rows_before_a_truncation_are_kept(kind: str, share: float, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
@@ -66,6 +84,14 @@ def test_rows_before_a_truncation_are_kept(kind: str, share: float, tmp_path: Pa
         assert quarantine.table.column("line").to_pylist() == [kept + 1]
     if kind != "zip":  # the directory of a zip archive is at its end
         assert kept >= 100_000 * share * 0.5 - 20_000
+
+
+@pytest.mark.parametrize("kind", [*(suffix.lstrip(".") for suffix in UNPACKERS)])
+def test_packed_files_that_were_appended_to_each_other_are_read_to_the_end(kind: str, tmp_path: Path) -> None:
+    path = pack(tmp_path, kind, LINES)
+    path.write_bytes(path.read_bytes() + PACK[kind](b"3000,last\n"))
+    table, quarantine = read_table(source(), tmp_path)
+    assert table.column("a").to_pylist() == list(range(3001)) and not len(quarantine)
 
 
 def test_rows_before_a_flipped_byte_are_kept(tmp_path: Path) -> None:
@@ -200,12 +226,14 @@ def test_the_last_of_two_members_with_one_name_is_read(tmp_path: Path) -> None:
     assert read_table(source, tmp_path)[0]["a"].to_pylist() == [3]
 
 
-@pytest.mark.parametrize("name", ["a.csv.bz2", "a.csv.xz", "a.tar.gz", "a.tgz", "a.7z", "a.CSV.BZ2"])
+@pytest.mark.parametrize("name", ["a.csv.br", "a.csv.lzma", "a.tar.gz", "a.tar.bz2", "a.tgz", "a.7z", "a.CSV.SNAPPY"])
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_files_that_are_not_unpacked_are_refused_by_name(name: str, form: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(bz2.compress(LINES))
     suffix = name.lower().removeprefix("a.csv").removeprefix("a")
-    with pytest.raises(WrongFile, match=rf"{name}: {suffix} files are not supported, only plain files, .gz, .zst and .zip"):
+    with pytest.raises(
+        WrongFile, match=rf"{name}: {suffix} files are not supported, only plain files, .gz, .zst, .bz2, .xz, .lz4 and .zip"
+    ):
         find_files(source(format=form), tmp_path)
 
 
