@@ -18,7 +18,7 @@ def slots_for(count: int) -> int:
     return 1 << max(4, (2 * count - 1).bit_length())
 
 
-@jit
+@jit(nogil=True)
 def insert(slots: np.ndarray, places: np.ndarray, keys: np.ndarray) -> None:
     """Inserts keys into an empty table.
 
@@ -46,7 +46,7 @@ def find_one(slots, places, key, absent):  # type: ignore[no-untyped-def]
     return places[s] if slots[s] != EMPTY else absent
 
 
-@jit
+@jit(nogil=True)
 def find(slots: np.ndarray, places: np.ndarray, keys: np.ndarray, absent: int) -> np.ndarray:
     """Looks up keys.
 

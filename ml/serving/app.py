@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,6 +31,7 @@ from ml.http.errors import error_response
 from ml.http.guard import LOOPBACK
 from ml.retrieval.postings import UnknownColumn
 from ml.serving.faults import WrongColumn
+from ml.serving.feature_tables import ServedTables
 from ml.serving.forms import Answer, EventsRequest, Item, RankRequest, RecommendRequest, Stored
 from ml.serving.journal import JournalFull, WrongEvent
 from ml.serving.recommender import Ranked, Recommendation
@@ -95,6 +98,25 @@ class _Metrics:
         if (recommender := engine.recommender) is not None:
             items.set_function(lambda: len(recommender.source.live))
             age.set_function(lambda: max(0.0, (engine.clock.now() - recommender.source.live.at) / 1e6))
+            self.registry.register(_TableLookups(recommender.tables))
+
+
+class _TableLookups(Collector):
+    """Look-ups of feature tables, counted where they happen."""
+
+    def __init__(self, tables: ServedTables) -> None:
+        self._tables = tables
+
+    def collect(self) -> Iterator[Metric]:
+        looked = self._tables.looked
+        for name, text, counts in (
+            ("evergreen_feature_lookups", "Entities looked up in feature tables.", looked.lookups),
+            ("evergreen_feature_misses", "Entities without an event, which have default values.", looked.misses),
+        ):
+            family = CounterMetricFamily(name, text, labels=["table"])
+            for table in self._tables.spec.feature_tables:
+                family.add_metric([table.name], counts[table.name])
+            yield family
 
 
 class _Measured:
@@ -237,6 +259,7 @@ def _recommend(engine: Engine, asked: RecommendRequest, metrics: _Metrics) -> An
     if asked.explain and found.items:
         row = recommender.row_of(ranking, asked.user, asked.context, now)
         items = pa.Table.from_pylist([ranked.columns for ranked in found.items], recommender.source.live.items.schema)
+        items = recommender.with_tables(items, asked.user, asked.context, now)
         reasons = recommender.explain(ranking, row, items)
     return _answer(engine, found, began, reasons)
 

@@ -28,6 +28,7 @@ from ml.retrieval.postings import Postings
 from ml.retrieval.vectors import item_vectors
 from ml.schema import EVENT_TIME
 from ml.serving.events import EventWindow
+from ml.serving.feature_tables import ServedTables
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,13 @@ class LiveCatalogue:
         spec: A dataset with an item.
         window: The events.
         sides: The joined columns of each side table, in the order of `spec.join`.
+        tables: The feature tables; by default without events.
     """
 
-    def __init__(self, spec: DatasetSpec, window: EventWindow, sides: Sequence[pa.Table] = ()) -> None:
+    def __init__(
+        self, spec: DatasetSpec, window: EventWindow, sides: Sequence[pa.Table] = (), tables: ServedTables | None = None
+    ) -> None:
+        self.tables = tables or ServedTables(spec)
         self.spec, self.window, self._sides = spec, window, sides
         minutes = spec.ranked.popularity_minutes if spec.ranked else (60.0,)
         self._catalogue = Catalogue(round(spec.live_hours * MICROSECONDS_PER_HOUR))
@@ -85,6 +90,7 @@ class LiveCatalogue:
             retrieval: A two-tower model, or None.
         """
         rows = self.window.refresh(now)
+        self.tables.refresh(now)
         if len(rows):
             ids = hash_values("item", rows[item_column(self.spec)].combine_chunks())
             self._catalogue.add(rows[EVENT_TIME].to_numpy(), ids, rows.select(logged_columns(self.spec)))
@@ -137,7 +143,9 @@ class LiveCatalogue:
     def _snapshot(self, now: int, ids: NDArray[np.int64], items: pa.Table, retrieval: Bundle | None) -> ServedItems:
         counts = self._popularity.counts if len(ids) else np.zeros(0, np.int64)
         popular = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
-        index = ItemIndex(ids, item_vectors(retrieval, items)) if retrieval is not None and len(ids) else None
+        index = None
+        if retrieval is not None and len(ids):
+            index = ItemIndex(ids, item_vectors(retrieval, self.tables.of_items(items, {}, now, counted=False)))
         return ServedItems(now, ids, items, Postings(items.drop_columns(self._counts)), index, popular, counts)
 
     def _empty(self) -> pa.Table:

@@ -85,8 +85,8 @@ class Recommender:
     """
 
     def __init__(self, spec: DatasetSpec, window: EventWindow, source: LiveCatalogue, sides: Sequence[pa.Table] = ()) -> None:
-        self.spec, self.window, self.source = spec, window, source
-        self._item_columns = set(item_columns(spec))
+        self.spec, self.window, self.source, self.tables = spec, window, source, source.tables
+        self._item_columns = {*item_columns(spec), *source.tables.item_columns}
         of_context = [
             (side, held) for side, held in zip(spec.join, sides, strict=False) if side.log_key not in self._item_columns
         ]
@@ -96,6 +96,7 @@ class Recommender:
     def context_columns(self) -> list[str]:
         """Columns of the log that a request describes, and that the user's last events supply if it leaves them out."""
         used = raw_columns(self.spec)
+        used |= dict.fromkeys(sorted(self.tables.context_columns))
         return [name for name in used if name in self.spec.source.columns and name not in {*self._item_columns, self.spec.user}]
 
     def recommend(
@@ -134,7 +135,8 @@ class Recommender:
         counts = {name: len(at) for name, at in found.items()}
         result = Recommendation([], counts, filled, missing, past)
         if len(union):
-            scores = self.score(ranking, row, live.items.take(pa.array(union)))
+            items = self.with_tables(live.items.take(pa.array(union)), user, context, now)
+            scores = self.score(ranking, row, items)
             best = np.argsort(-scores, kind="stable")[:k]
             result.items = self._ranked(live, union[best], scores[best], found)
         return result
@@ -146,7 +148,7 @@ class Recommender:
         past, live = self.window.last_of(user, now, CONTEXT), self.source.live
         row, filled, missing = self._user_row(ranking, user, context, past, now)
         items = self._described(live, candidates)
-        scores = self.score(ranking, row, items)
+        scores = self.score(ranking, row, self.with_tables(items, user, context, now))
         order = np.argsort(-scores, kind="stable")
         rows = items.take(pa.array(order)).to_pylist()
         ranked = [
@@ -168,7 +170,8 @@ class Recommender:
         count, columns = items.num_rows, {}
         for name, kind in ranking.columns.items():
             if name in items.column_names:
-                columns[name] = items[name].combine_chunks().cast(kind)
+                held = items[name].combine_chunks()
+                columns[name] = held if name.startswith(HISTORY_PREFIX) else held.cast(kind)  # histories are lists of ids
             else:
                 columns[name] = pa.repeat(row[name], count)
         return ranking.score(ranking.batch(pa.RecordBatch.from_pydict(columns)))
@@ -190,7 +193,8 @@ class Recommender:
         for name in names:
             if name in items.column_names:
                 at, kind = items.column_names.index(name), ranking.columns[name]
-                without = self.score(ranking, row, items.set_column(at, name, pa.nulls(len(items), kind)))
+                none = pa.array([[]] * len(items), kind) if pa.types.is_list(kind) else pa.nulls(len(items), kind)
+                without = self.score(ranking, row, items.set_column(at, name, none))
             else:
                 kind = row[name].type
                 blank = pa.scalar([] if pa.types.is_list(kind) else None, kind)
@@ -203,6 +207,14 @@ class Recommender:
         """Return the columns of a request that do not describe items, as `score` takes them."""
         return self._user_row(ranking, user, context, self.window.last_of(user, now, CONTEXT), now)[0]
 
+    def with_tables(self, items: pa.Table, user: Any, context: Mapping[str, Any], now: int) -> pa.Table:
+        """Append to L items the values of feature tables that depend on the item, as of a request."""
+        return self.tables.of_items(items, self._given(user, context, now), now) if self.spec.feature_tables else items
+
+    def _given(self, user: Any, context: Mapping[str, Any], now: int) -> dict[str, Any]:
+        """Columns of the log that describe a request: those that it has, and those of the user's last events."""
+        return {**self.window.known_of(user, now), **context, **({self.spec.user: user} if self.spec.user else {})}
+
     def _user_row(
         self, ranking: Bundle, user: Any, context: Mapping[str, Any], past: Sequence[UserEvent], now: int
     ) -> tuple[dict[str, pa.Scalar], list[str], list[str]]:
@@ -214,8 +226,11 @@ class Recommender:
             )
         if wrong := [name for name in context if name in self._item_columns]:
             raise WrongColumn(f"context.{wrong[0]}: describes items, which the service knows; leave it out")
-        earlier = self.window.known_of(user, now)
-        given = {**earlier, **context, **({self.spec.user: user} if self.spec.user else {})}
+        of_tables = self.tables.request_columns
+        if wrong := [name for name in context if name in of_tables]:
+            raise WrongColumn(f"context.{wrong[0]}: a value of a feature table, which the service computes; leave it out")
+        earlier, given = self.window.known_of(user, now), self._given(user, context, now)
+        computed = self.tables.of_request(given, now) if of_tables else {}
         for side in self._sides:
             earlier |= side.columns_of(given.get(side.log_key))
         row: dict[str, pa.Scalar] = {}
@@ -225,6 +240,8 @@ class Recommender:
                 continue
             if name == EVENT_TIME:
                 row[name] = pa.scalar(now, pa.int64())
+            elif name in computed:
+                row[name] = computed[name][0]
             elif name.startswith(HISTORY_PREFIX):
                 row[name] = self._history(name, past, now)
             elif name == self.spec.user:

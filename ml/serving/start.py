@@ -15,7 +15,9 @@ from upath import UPath
 
 from ml.artifacts.bundle import Bundle
 from ml.catalog.spec import DatasetSpec
-from ml.days import day_bounds
+from ml.days import MICROSECONDS_PER_HOUR, day_bounds
+from ml.features.event_days import event_parts, read_events
+from ml.features.point_in_time.event_log import table_days
 from ml.lake import Lake
 from ml.logs.read import raw_parts
 from ml.recipes.recipe import recipe_of, retrieval_model
@@ -24,11 +26,12 @@ from ml.schema import EVENT_TIME
 from ml.serving.catalogue import LiveCatalogue
 from ml.serving.clock import Clock
 from ml.serving.events import EventWindow
+from ml.serving.feature_tables import ServedTables
 from ml.serving.journal import Journal
 from ml.serving.models import ExportedModel, NewestModel, ServedModel
 from ml.serving.recommender import Recommender
 from ml.serving.rows import rank_rows
-from ml.stages import exported_models
+from ml.stages import FEATURE_TABLES, exported_models
 from ml.sync.folder import SyncFolder
 from ml.sync.receiver import Receiver
 
@@ -65,6 +68,7 @@ class Engine:
         """Let new events change the next requests."""
         if self.recommender is not None:
             self.recommender.window.append(rows)
+            self.recommender.tables.append(rows)
 
     def refresh(self) -> None:
         """Make the live items of this moment."""
@@ -134,13 +138,25 @@ def start(
             for part in map(UPath, raw_parts(lake, spec.name, other, stage)):
                 rows = pq.read_table(part.path, columns=window.columns, filesystem=part.fs)
                 window.load(rows.filter(pa.array(rows[EVENT_TIME].to_numpy() >= window.reach(end - 1))))
-        recommender = Recommender(spec, window, LiveCatalogue(spec, window, sides), sides)
+        recommender = Recommender(spec, window, LiveCatalogue(spec, window, sides, _tables(spec, lake, last)), sides)
     engine = Engine(spec, clock, ranking, retrieval, recommender, Journal(spec, stream))
     for rows in engine.journal.unread(end):
         engine.observe(rows)
     engine.refresh()
     _warm_up(engine)
     return engine
+
+
+def _tables(spec: DatasetSpec, lake: Lake, last: str) -> ServedTables:
+    """Load the events that feature tables need at the end of a day."""
+    tables, end = ServedTables(spec), day_bounds(last, spec.zone)[1]
+    if spec.feature_tables:
+        days = [day for day in (*table_days(spec, last), last) if lake.has(FEATURE_TABLES, spec.name, day)]
+        if last not in days:
+            _log.warning("%s has no %s of %s: values of feature tables begin without events", spec.name, FEATURE_TABLES, last)
+        parts = [part for day in days for part in event_parts(lake, spec.name, day)]
+        tables.load(read_events(spec, parts, end - round(spec.table_look_back_hours * MICROSECONDS_PER_HOUR), end))
+    return tables
 
 
 def _warm_up(engine: Engine) -> None:

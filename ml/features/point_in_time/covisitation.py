@@ -142,7 +142,7 @@ def pair_key(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
     return combine(np.minimum(a, b), np.maximum(a, b))
 
 
-@jit
+@jit(nogil=True)
 def _pairs(session, item, time, known, span, context):  # type: ignore[no-untyped-def]
     # Events are grouped by session. Called twice below: first to count the pairs, then to write them.
     total = _write_pairs(session, item, time, known, span, context, np.empty(0, np.int64), np.empty(0, np.int64),
@@ -152,7 +152,7 @@ def _pairs(session, item, time, known, span, context):  # type: ignore[no-untype
     return a, b, at
 
 
-@jit
+@jit(nogil=True)
 def _write_pairs(session, item, time, known, span, context, a, b, at):  # type: ignore[no-untyped-def]
     n = start = 0
     seen = np.empty(context, np.int64)
@@ -177,7 +177,7 @@ def _write_pairs(session, item, time, known, span, context, a, b, at):  # type: 
     return n
 
 
-@jit
+@jit(nogil=True)
 def _first_of_row(offsets, items):  # type: ignore[no-untyped-def]
     # Whether each item is the first of its kind in its row.
     new = np.ones(len(items), np.bool_)

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ml.catalog.feature_tables import LastValue, RateValue
+from ml.catalog.feature_tables import CovisitationValue, LastValue, RateValue
 from ml.catalog.spec import DatasetSpec, FeatureTable, FeatureValue
 from ml.features.hashing import hash_values
 from ml.features.point_in_time.covisitation import CoVisits
 from ml.features.point_in_time.event_log import EventLog, column_keys, entity_keys, known_at
 from ml.features.point_in_time.values import count_value, rate_numbers, rate_value, recency_value, sampling_hours, span_of
-from ml.features.point_in_time.windows import Timeline
-from ml.schema import EVENT_TIME, HISTORY_PREFIX
+from ml.features.point_in_time.windows import RunningSums, Timeline
+from ml.schema import EVENT_TIME, HISTORY_PREFIX, MISSING_ID
 
 SESSION_SEED = "session"
 
@@ -90,6 +89,8 @@ class Asked:
 class TableEvents:
     """The events of one table, grouped by entity: values of any entities as of any instants.
 
+    What does not depend on the entities and instants is computed at the first use of a value, or by `prepare`.
+
     Args:
         table: The table.
         spec: The dataset.
@@ -97,7 +98,7 @@ class TableEvents:
     """
 
     def __init__(self, table: FeatureTable, spec: DatasetSpec, log: EventLog) -> None:
-        self._spec = spec
+        self.table, self._spec = table, spec
         self._delay = spec.known_after(table)
         self._sampling = sampling_hours(spec, table)
         self._events = log.matching(table)
@@ -105,6 +106,25 @@ class TableEvents:
         self._time, self._known = self._events[EVENT_TIME].to_numpy(), known_at(self._events, self._delay)
         self._timeline = Timeline.of(self._keys, self._time, self._known, self._delay)
         self._visits: dict[str, CoVisits] = {}
+        self._sums: dict[str, tuple[Timeline, RunningSums]] = {}
+        self._lists: dict[str, Timeline] = {}
+        self._ids: dict[str, NDArray[np.int64]] = {}
+
+    def prepare(self) -> None:
+        """Computes what all values share."""
+        one = np.ones(1, np.int64)
+        columns = {value.covisitation.session for value in self.table.values if value.covisitation}
+        asked = Asked(one, one, dict.fromkeys(columns, one))
+        for value in self.table.values:
+            if value.last is None:
+                self.column(value, asked)
+            elif table_columns(self._spec, value):
+                self.ids(value.last, asked)
+
+    def has_events(self, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Returns whether each of N entities has an event, bool [N]."""
+        starts, ends = self._timeline.ranges(keys)
+        return ends > starts
 
     def column(self, value: FeatureValue, asked: Asked) -> pa.Array:
         """Computes a value that is one number for each of N entities."""
@@ -112,16 +132,18 @@ class TableEvents:
             counts = self._timeline.count(asked.keys, asked.at, span_of(value.hours))
             return pa.array(count_value(counts, value.hours, self._sampling))
         if value.rate:
-            return pa.array(self._rate(value.rate, asked))
+            return pa.array(self._rate(value, value.rate, asked))
         if value.covisitation:
-            return pa.array(self._covisitation(value, asked), from_pandas=True)
+            return pa.array(self._covisitation(value.name, value.covisitation, asked), from_pandas=True)
         return pa.array(self._recency(value.hours, asked), from_pandas=True)
 
     def ids(self, value: LastValue, asked: Asked) -> pa.Array:
         """Lists the ids of a column's values in the last events of each of N entities."""
-        ids = hash_values(self._spec.feature_of(value.column) or "", self._events[value.column].combine_chunks())
+        if value.column not in self._ids:
+            values = self._events[value.column].combine_chunks()
+            self._ids[value.column] = hash_values(self._spec.feature_of(value.column) or "", values)
         offsets, events = self._last(value, asked)
-        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids[events]))
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(self._ids[value.column][events]))
 
     def lists(self, value: LastValue, asked: Asked) -> pa.Array:
         """Lists a column's values in the last events of each of N entities."""
@@ -131,27 +153,27 @@ class TableEvents:
 
     def _last(self, value: LastValue, asked: Asked) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Finds the last events of each entity, as offsets and indices of events."""
-        timeline = self._without(self._events[value.column])
+        if value.column not in self._lists:
+            null = self._events[value.column].is_null(nan_is_null=True).to_numpy()
+            self._lists[value.column] = self._without(null)
+        timeline = self._lists[value.column]
         offsets, places = timeline.last(asked.keys, asked.at, span_of(value.hours), value.most)
         return offsets, timeline.place[places]
 
-    def _without(self, column: pa.ChunkedArray) -> Timeline:
-        """Returns the timeline without the events in which a column is missing."""
-        if not column.null_count and not pa.types.is_floating(column.type):
+    def _without(self, missing: NDArray[np.bool_]) -> Timeline:
+        """Returns the timeline without some events."""
+        if not missing.any():
             return self._timeline
-        missing = pc.call_function("is_null", [column], pc.NullOptions(nan_is_null=True)).to_numpy()
-        return Timeline.of(np.where(missing, 0, self._keys), self._time, self._known, self._delay)
+        return Timeline.of(np.where(missing, MISSING_ID, self._keys), self._time, self._known, self._delay)
 
-    def _rate(self, rate: RateValue, asked: Asked) -> NDArray[np.float64]:
-        numbers = rate_numbers(self._events[rate.column], rate.at_least)
-        missing = np.isnan(numbers)
-        timeline = self._timeline
-        if missing.any():
-            timeline = Timeline.of(np.where(missing, 0, self._keys), self._time, self._known, self._delay)
-        span = span_of(rate.hours)
+    def _rate(self, value: FeatureValue, rate: RateValue, asked: Asked) -> NDArray[np.float64]:
+        if value.name not in self._sums:
+            numbers = rate_numbers(self._events[rate.column], rate.at_least)
+            timeline = self._without(np.isnan(numbers))
+            self._sums[value.name] = timeline, RunningSums.of(numbers[timeline.place])
+        (timeline, sums), span = self._sums[value.name], span_of(rate.hours)
         count = timeline.count(asked.keys, asked.at, span)
-        total = timeline.sum(asked.keys, asked.at, span, numbers[timeline.place])
-        return rate_value(total, count, rate)
+        return rate_value(timeline.sum(asked.keys, asked.at, span, sums), count, rate)
 
     def _recency(self, hours: float, asked: Asked) -> NDArray[np.float64]:
         offsets, places = self._timeline.last(asked.keys, asked.at, span_of(hours), 1)
@@ -160,12 +182,10 @@ class TableEvents:
         elapsed[found] = asked.at[found] - self._timeline.time[places]
         return recency_value(elapsed, hours, self._sampling)
 
-    def _covisitation(self, value: FeatureValue, asked: Asked) -> NDArray[np.float64]:
-        made = value.covisitation
-        assert made is not None
-        if value.name not in self._visits:
-            session = column_keys(self._events, SESSION_SEED, made.session)
-            self._visits[value.name] = CoVisits.of(
-                session, self._keys, self._time, self._known, self._delay, span_of(made.hours), made.context
+    def _covisitation(self, name: str, value: CovisitationValue, asked: Asked) -> NDArray[np.float64]:
+        if name not in self._visits:
+            session = column_keys(self._events, SESSION_SEED, value.session)
+            self._visits[name] = CoVisits.of(
+                session, self._keys, self._time, self._known, self._delay, span_of(value.hours), value.context
             )
-        return self._visits[value.name].strength(asked.sessions[made.session], asked.keys, asked.at, made.strength)
+        return self._visits[name].strength(asked.sessions[value.session], asked.keys, asked.at, value.strength)

@@ -90,14 +90,22 @@ class Timeline:
         """
         return _counts(*self.ranges(keys), self.time, self.known, self.late, at, span, self.delay)
 
-    def sum(
-        self, keys: NDArray[np.int64], at: NDArray[np.int64], span: int, weights: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Adds up the weights of the events that `count` counts. `weights` is float64 [E], in the order of the timeline.
+    def sum(self, keys: NDArray[np.int64], at: NDArray[np.int64], span: int, sums: RunningSums) -> NDArray[np.float64]:
+        """Adds up the weights of the events that `count` counts.
 
         Sums are rounded once, so they do not depend on events outside the window.
+
+        Args:
+            keys: int64 [N], hashed keys.
+            at: int64 [N], instants in microseconds.
+            span: Length of the window in microseconds.
+            sums: Running sums of the weights of the events, in the order of the timeline.
+
+        Returns:
+            float64 [N].
         """
-        return _sums(*self.ranges(keys), self.time, self.known, self.late, weights, *_running(weights), at, span, self.delay)
+        of = sums.weights, sums.high, sums.low
+        return _sums(*self.ranges(keys), self.time, self.known, self.late, *of, at, span, self.delay)
 
     def last(
         self, keys: NDArray[np.int64], at: NDArray[np.int64], span: int, most: int
@@ -114,6 +122,26 @@ class Timeline:
             int32 offsets [N + 1] into the second array, and int64 positions in the timeline, newest first for each key.
         """
         return _last(*self.ranges(keys), self.time, self.known, at, span, self.delay, most)
+
+
+@dataclass(frozen=True)
+class RunningSums:
+    """Sums over the first events of a timeline, each as a sum of two floats.
+
+    Attributes:
+        weights: float64 [E].
+        high: float64 [E + 1], rounded sums.
+        low: float64 [E + 1], what rounding has left out.
+    """
+
+    weights: NDArray[np.float64]
+    high: NDArray[np.float64]
+    low: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, weights: NDArray[np.float64]) -> RunningSums:
+        """Adds up E weights."""
+        return cls(weights, *_running(weights))
 
 
 def bounds(at, span, delay):  # type: ignore[no-untyped-def]
@@ -138,7 +166,7 @@ def _window(start, end, time, at, span, delay):  # type: ignore[no-untyped-def]
     return start + np.searchsorted(of_key, low), start + np.searchsorted(of_key, high)
 
 
-@jit
+@jit(nogil=True)
 def _counts(starts, ends, time, known, late, at, span, delay):  # type: ignore[no-untyped-def]
     out = np.zeros(len(at), np.int64)
     for i in range(len(at)):
@@ -160,16 +188,15 @@ def _add(high, low, x):  # type: ignore[no-untyped-def]
     return total, low + ((high - (total - rest)) + (x - rest))
 
 
-@jit
+@jit(nogil=True)
 def _running(weights):  # type: ignore[no-untyped-def]
-    # Running sums [E + 1] of weights as sums of two floats each.
     high, low = np.zeros(len(weights) + 1), np.zeros(len(weights) + 1)
     for i in range(len(weights)):
         high[i + 1], low[i + 1] = _add(high[i], low[i], weights[i])
     return high, low
 
 
-@jit
+@jit(nogil=True)
 def _sums(starts, ends, time, known, late, weights, high, low, at, span, delay):  # type: ignore[no-untyped-def]
     out = np.zeros(len(at))
     for i in range(len(at)):
@@ -185,7 +212,7 @@ def _sums(starts, ends, time, known, late, weights, high, low, at, span, delay):
     return out
 
 
-@jit
+@jit(nogil=True)
 def _last(starts, ends, time, known, at, span, delay, most):  # type: ignore[no-untyped-def]
     offsets = np.zeros(len(at) + 1, np.int32)
     found = np.empty(len(at) * most, np.int64)

@@ -16,6 +16,9 @@ from ml.datasets.batch import Batch
 from ml.datasets.collate import batch_from_arrow
 from ml.datasets.request import RequestTransform
 from ml.features.clean import clean_day
+from ml.features.event_days import write_event_day
+from ml.features.point_in_time.event_log import EventLog
+from ml.features.point_in_time.feature_tables import table_columns, with_feature_tables
 from ml.features.read import feature_table
 from ml.lake import Lake
 from ml.logs.ingest import ingest_day
@@ -24,6 +27,7 @@ from ml.online.examples import read_side_tables
 from ml.schema import EVENT_TIME, FeatureSchema
 from ml.serving.catalogue import LiveCatalogue
 from ml.serving.events import EventWindow
+from ml.serving.feature_tables import ServedTables
 from ml.serving.recommender import Recommender
 from tests.helpers.small_logs import write_log
 
@@ -62,6 +66,83 @@ def use_few_ids(archive: Path) -> None:
             written.writestr(name, "\n".join([lines[0], *few]) + "\n")
 
 
+TABLES = [
+    {"name": "article", "entity": ["click_article_id"], "values": [
+        {"name": "clicks_10m", "count": {"hours": 0.2}},
+        {"name": "idle", "recency": {"hours": 5}},
+        {"name": "together", "covisitation": {"session": "session", "context": 3, "hours": 8, "strength": 2}},
+    ]},
+    {"name": "reader", "entity": ["user_id"], "known_after_minutes": 5, "values": [
+        {"name": "reader_clicks", "count": {"hours": 24}},
+        {"name": "last_read", "last": {"column": "click_article_id", "most": 3, "hours": 24}},
+        {"name": "device_mean", "rate": {"column": "device", "hours": 12, "strength": 3}},
+    ]},
+    {"name": "on_device", "entity": ["click_article_id", "device"], "values": [
+        {"name": "clicks_on_device", "count": {"hours": 6}},
+        {"name": "readers", "last": {"column": "user_id", "most": 2, "hours": 20}},
+    ]},
+]  # fmt: skip
+
+
+def add_tables(entry: dict[str, Any]) -> None:
+    """Declares feature tables of the news log, with features of each value."""
+    dense = ["clicks_10m", "reader_clicks", "device_mean", "clicks_on_device"]
+    entry["feature_tables"] = TABLES
+    entry["dense"] += [*dense, {"name": "idle", "fill": -1}, {"name": "together", "fill": -1}]
+    entry["sparse"] += [{"name": "read", "history": "last_read"}, {"name": "others", "history": "readers"}]
+
+
+def make_days(spec: DatasetSpec, lake: Lake, logs: Path) -> tuple[str, str]:
+    first, day = spec.days()[:2]
+    for one in (first, day):
+        ingest_day(spec.log, one, str(logs), lake, LocalRunner())
+        if spec.feature_tables:
+            write_event_day(spec, one, lake)
+        clean_day(spec, one, lake, str(logs), LocalRunner())
+    return first, day
+
+
+def test_served_values_of_feature_tables_equal_those_of_the_log_all_day(tmp_path: Path, lake: Lake) -> None:
+    """Each event of a day, asked for just before it happens: no value differs. With events of the last minute not yet known,
+    values differ, and equal those of the events that are known."""
+    logs = tmp_path / "logs"
+    entry: dict[str, Any] = write_log("news", logs, 1)
+    add_tables(entry)
+    use_few_ids(logs / "clicks.zip")
+    spec = DatasetSpec.model_validate(entry)
+    first, day = make_days(spec, lake, logs)
+    raw = raw_table(lake, spec.name, day)
+    times = raw[EVENT_TIME].to_numpy()
+    log = EventLog.of(spec, pa.concat_tables([raw_table(lake, spec.name, first), raw]))
+    offline = with_feature_tables(raw, spec, log)
+    names = [name for table in spec.feature_tables for value in table.values for name in table_columns(spec, value)]
+    for lag in (0, 60 * 60_000_000):
+        tables, done, differing, refreshed = ServedTables(spec), 0, 0, -lag
+        tables.load(EventLog.of(spec, raw_table(lake, spec.name, first)))
+        for at, now in enumerate(times.tolist()):
+            if now - refreshed > lag or not lag:
+                before = int(np.searchsorted(times, now))
+                tables.append(raw.slice(done, before - done))
+                tables.refresh(now)
+                done, refreshed = max(done, before), now
+            row = raw.slice(at, 1)
+            context = row.to_pylist()[0]
+            found = tables.of_request(context, now)
+            items = tables.of_items(row.select(["click_article_id"]), context, now)
+            served = found | {name: items[name] for name in items.column_names[1:]}
+            assert served.keys() == set(names)
+            wanted = {name: offline[name][at].as_py() for name in names}
+            answers = {name: values[0].as_py() for name, values in served.items()}
+            if lag and answers != wanted:
+                differing += 1
+                known = EventLog(log.rows.slice(0, len(log.rows) - len(raw) + done))
+                wanted = with_feature_tables(row, spec, known).select(names).to_pylist()[0]
+            assert answers == wanted
+        assert (differing > 100) == bool(lag)
+        assert tables.looked.lookups == dict.fromkeys(("article", "reader", "on_device"), len(raw))
+        assert 0 < tables.looked.misses["on_device"] < len(raw) / 2
+
+
 @pytest.mark.parametrize("layout", ["news", "ratings", "shop"])
 def test_served_features_equal_those_of_the_day(layout: str, tmp_path: Path, lake: Lake) -> None:
     from ml.artifacts.raw_columns import raw_columns
@@ -70,13 +151,11 @@ def test_served_features_equal_those_of_the_day(layout: str, tmp_path: Path, lak
     entry: dict[str, Any] = write_log(layout, logs, 1)
     if layout == "news":
         entry["sparse"] += [{"name": "history", "history": 3}, {"name": "hour", "hour_of_day": True}]
+        add_tables(entry)
         use_few_ids(logs / "clicks.zip")
     spec = DatasetSpec.model_validate(entry)
     assert spec.item and spec.user
-    first, day = spec.days()[:2]
-    for one in (first, day):
-        ingest_day(spec.log, one, str(logs), lake, LocalRunner())
-        clean_day(spec, one, lake, str(logs), LocalRunner())
+    first, day = make_days(spec, lake, logs)
     sides = read_side_tables(spec, str(logs))
     window = EventWindow(spec)
     source = LiveCatalogue(spec, window, sides)
@@ -85,12 +164,14 @@ def test_served_features_equal_those_of_the_day(layout: str, tmp_path: Path, lak
     positives = features.filter(pa.array(features["label"].to_numpy() > 0.5)) if spec.label.negatives else features
     assert len(positives) == len(raw) > 20
     window.load(raw_table(lake, spec.name, first).select(window.columns))
+    source.tables.append(raw_table(lake, spec.name, first))
     done, compared = 0, 0
     times = raw[EVENT_TIME].to_numpy()
     for at in np.unique(np.linspace(1, len(raw) - 1, 150).astype(int)).tolist():
         now = int(times[at])
         before = int(np.searchsorted(times, now))  # events at the same instant are not known yet
         window.append(raw.slice(done, before - done).select(window.columns))
+        source.tables.append(raw.slice(done, before - done))
         done = max(done, before)
         row = raw.slice(at, 1).to_pylist()[0]
         live = source.refresh(now, None)
@@ -99,11 +180,13 @@ def test_served_features_equal_those_of_the_day(layout: str, tmp_path: Path, lak
             continue
         described = set(items.column_names)
         known = {name: value for name, value in row.items() if name in spec.column_types and name not in described}
-        asked = {name: value for name, value in known.items() if name in recorder.columns and name != spec.user}
+        read = {*recorder.columns, *source.tables.context_columns}
+        asked = {name: value for name, value in known.items() if name in read and name != spec.user}
         user_row = recommender.row_of(recorder, row[spec.user], asked, now)  # type: ignore[arg-type]
         logged = {name: row[name] for name in described if name in row}
         for name, value in logged.items():
             items = items.set_column(items.column_names.index(name), name, pa.array([value], items[name].type))
+        items = recommender.with_tables(items, row[spec.user], asked, now)
         recommender.score(recorder, user_row, items)  # type: ignore[arg-type]
         assert recorder.seen is not None
         wanted = batch_from_arrow(positives.slice(at, 1), FeatureSchema.of(spec))
