@@ -153,6 +153,7 @@ class StreamFolder:
         while True:
             for part in self.read(position):
                 position, said = part.position, False
+                seen.add(position.file)
                 yield part
             if not said:
                 on_wait(f"waiting for files in {self.root}" + (f" after {position.file}" if position.file else ""))

@@ -26,15 +26,15 @@ from ml.sync.receiver import Receiver
 IDS = torch.arange(-3, 220)
 
 
-def read_rows(bundle: Bundle) -> torch.Tensor:
-    """Read the rows of `IDS` in all quantised tables, float32 [N, sum of D]."""
+def read_rows(bundle: Bundle, ids: torch.Tensor = IDS) -> torch.Tensor:
+    """Read the rows of ids, int64 [N], in all quantised tables, float32 [N, sum of D]."""
     model = bundle.predictor.model  # type: ignore[attr-defined]
-    return torch.cat([_read(bags) for _, bags in sorted(quantised_of(model).items())], 1)
+    return torch.cat([_read(bags, ids) for _, bags in sorted(quantised_of(model).items())], 1)
 
 
-def _read(bags: QuantisedBags) -> torch.Tensor:
+def _read(bags: QuantisedBags, ids: torch.Tensor) -> torch.Tensor:
     keys = [feature for config in bags.embedding_bag_configs() for feature in config.feature_names]
-    features = KeyedJaggedTensor(keys, IDS.repeat(len(keys)), lengths=torch.ones(len(keys) * len(IDS), dtype=torch.int64))
+    features = KeyedJaggedTensor(keys, ids.repeat(len(keys)), lengths=torch.ones(len(keys) * len(ids), dtype=torch.int64))
     return bags(features).values()
 
 

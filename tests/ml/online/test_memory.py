@@ -10,7 +10,7 @@ from tests.helpers.memory_run import ROLES, measure
 from tests.helpers.trials import TRIALS
 
 HOURS, SPEED = (24.0, 50.0) if TRIALS > 1 else (1.0, 400.0)
-LIMITS = {"feeder": 8.0, "trainer": 96.0, "receiver": 32.0}
+LIMITS = {"feeder": 40.0, "trainer": 80.0, "receiver": 40.0}
 """Growth in MB after the warm-up that is accepted. The trainer keeps the predictions of the day for its scores."""
 
 

@@ -204,3 +204,21 @@ def test_a_remote_folder_is_read(tmp_path: Path) -> None:
 def test_part_sizes_do_not_change_the_rows(stream: StreamFolder) -> None:
     (stream.root / "1.csv").write_text(lines(*np.random.default_rng(0).permutation(50).tolist()))
     assert [t for part in times(list(stream.read(Position()))) for t in part] == list(range(50))
+
+
+class Racing(StreamFolder):
+    """A stream in which a file appears after the first listing of the folder."""
+
+    def names(self, after: Position) -> list[str]:
+        found = super().names(after)
+        (self.root / "1.csv").write_text(lines(1))
+        return found
+
+
+def test_a_file_that_arrives_just_before_it_is_read_is_not_reported(
+    stream: StreamFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    turns = iter(range(3))
+    racing = Racing(stream.root, stream.log)
+    assert times(list(racing.follow(Position(), lambda seconds: next(turns) == 2))) == [[1]]
+    assert not caplog.records
