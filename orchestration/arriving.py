@@ -29,9 +29,14 @@ COLUMNS = (
 
 
 def stream_of(spec: DatasetSpec) -> StreamFolder | None:
-    """Return the stream of a dataset; None if it has none."""
+    """Return the stream of a dataset; None if it has none.
+
+    The stream of a dataset with two logs exists before its first example: once impressions or actions arrive for `make join`.
+    """
     folder = stream_folder(UPath(str(home())), spec.name)
-    return StreamFolder(folder, spec.examples_log, in_order=spec.label.negatives is not None) if folder.exists() else None
+    if not (folder.exists() or (spec.actions is not None and folder.parent.exists())):
+        return None
+    return StreamFolder(folder, spec.examples_log, in_order=spec.label.negatives is not None)
 
 
 def cells(done: TrainedSlice, receiver: Receiver) -> list[str]:
@@ -72,6 +77,8 @@ def follow_stream(
         click.ClickException: The state to start from is missing, or another process trains the day.
     """
     console.print(f"{spec.name}/{model}: rows that arrive in {stream.root}, packages in {folder.root}; Ctrl-C stops")
+    if spec.actions is not None and not stream.root.exists():
+        console.print(f"{stream.root} has no examples yet; `make join DATASET={spec.name}` joins them")
     options = ArrivingOptions(on_message=console.print)
     logs = f"{landing_root()}/{spec.name}"
     with stopped_by_signals() as stop, slices_shown(console, COLUMNS, f"{spec.name}/{model}", receiver) as show:

@@ -19,6 +19,7 @@ from ml.sync.folder import SyncFolder
 from ml.sync.receiver import Receiver
 from orchestration.arriving import follow_stream, stopped_by_signals, stream_of
 from tests.helpers.arriving import DAYS, SPEC, recipe, write_files
+from tests.helpers.joined_logs import feed
 
 
 def stop_when_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +74,23 @@ def test_a_dataset_without_a_stream_folder_replays_its_log(tmp_path: Path, monke
     stream_folder(UPath(tmp_path), SPEC.name).mkdir(parents=True)
     found = stream_of(SPEC)
     assert found is not None and found.root.exists() and not found.in_order
+
+
+def test_a_joined_stream_is_followed_before_its_first_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The day of the log is still being joined, so a replay would train on a day without rows."""
+    monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path))
+    spec = feed()
+    assert stream_of(spec) is None, "there is no stream, so the log's days are replayed"
+    (tmp_path / "stream" / "feed" / "impressions").mkdir(parents=True)
+    stream = stream_of(spec)
+    assert stream is not None and not stream.root.exists()
+    stop_when_waiting(monkeypatch)
+    out, sync = StringIO(), SyncFolder.at(tmp_path / "sync")
+    console = Console(file=out, width=400, highlight=False)
+    follow_stream(spec, "dlrm", Lake.at(tmp_path / "lake"), stream, sync, Receiver(sync, "made"), console)
+    said = out.getvalue()
+    assert "has no examples yet; `make join DATASET=feed` joins them" in said
+    assert f"waiting for files in {stream.root}" in said
 
 
 def test_signals_set_the_event_and_are_restored() -> None:
