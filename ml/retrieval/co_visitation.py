@@ -36,6 +36,7 @@ class CoVisitation:
         shrinkage: weight of popularity, in entries.
         decay: weight of each item of the context relative to the next newer one.
         keep: microseconds without a click after which an item's ring is dropped.
+        directed: Whether an item's ring holds only items that were clicked after it.
 
     Example:
         >>> source, items = CoVisitation(window=100), np.array([5, 6, 7])
@@ -52,8 +53,9 @@ class CoVisitation:
         shrinkage: float = 10.0,
         decay: float = 0.7,
         keep: int = 48 * MICROSECONDS_PER_HOUR,
+        directed: bool = False,
     ) -> None:
-        self.shrinkage, self.decay, self.keep = shrinkage, decay, keep
+        self.shrinkage, self.decay, self.keep, self.directed = shrinkage, decay, keep, directed
         self._popularity = Popularity(window)
         self._ids = np.zeros(0, np.int64)  # ascending: items that have a ring
         self._codes = np.zeros(0, np.int32)  # of the same items: the rows of `_rings`
@@ -71,7 +73,7 @@ class CoVisitation:
             return
         self._add(np.union1d(clicks.item, clicks.contexts.items))
         own, others = self._code(clicks.item), self._code(clicks.contexts.items)
-        _observe(own, clicks.contexts.offsets, others, self._rings, self._entries)
+        _observe(own, clicks.contexts.offsets, others, self._rings, self._entries, self.directed)
         np.maximum.at(self._last, own, clicks.time)
         np.maximum.at(self._last, others, np.repeat(clicks.time, np.diff(clicks.contexts.offsets)))
 
@@ -137,7 +139,7 @@ class CoVisitation:
 
 
 @jit(nogil=True)
-def _observe(own, offsets, others, rings, entries):  # type: ignore[no-untyped-def]
+def _observe(own, offsets, others, rings, entries, directed):  # type: ignore[no-untyped-def]
     size = rings.shape[1]
     for i in range(len(own)):
         a = own[i]
@@ -146,6 +148,8 @@ def _observe(own, offsets, others, rings, entries):  # type: ignore[no-untyped-d
             if a != b:
                 rings[b, entries[b] % size] = a
                 entries[b] += 1
+                if directed:
+                    continue
                 rings[a, entries[a] % size] = b
                 entries[a] += 1
 

@@ -58,6 +58,13 @@ class Contexts:
         at = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
         return Contexts(offsets, self.items[at])
 
+    def first(self, count: int | NDArray[np.int64]) -> Contexts:
+        """Return the contexts without all but their newest `count` items: one number, or int64 [B]."""
+        lengths = np.minimum(np.diff(self.offsets), count)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        at = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1] - offsets[:-1], lengths)
+        return Contexts(offsets, self.items[at])
+
     def places(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the place of each item of the contexts in `items` (ascending, [L]), or `NOT_LIVE`."""
         return places(self.items, items)

@@ -17,6 +17,7 @@ from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE, day_bounds
 from ml.features.hashing import hash_values
 from ml.features.point_in_time.negatives import Events
 from ml.retrieval.contexts import session_contexts
+from ml.retrieval.interactions import positive
 from ml.retrieval.items import item_column
 from ml.retrieval.source import Clicks
 from ml.schema import ARROW_TYPES, EVENT_TIME, MISSING_ID
@@ -131,7 +132,7 @@ class EventWindow:
         """Remember the positive events of rows that are not in the index yet."""
         ids, users = hash_values("item", rows[self.item].combine_chunks()), self._user_ids(rows)
         times, items = rows[EVENT_TIME].to_pylist(), rows[self.item].to_pylist()
-        for at in np.flatnonzero(self._positive(rows) & (ids != MISSING_ID) & (users != MISSING_ID)).tolist():
+        for at in np.flatnonzero(positive(self.spec, rows) & (ids != MISSING_ID) & (users != MISSING_ID)).tolist():
             self._recent[int(users[at])].append(UserEvent(times[at], items[at], int(ids[at])))
 
     def _typed(self, rows: pa.Table) -> pa.Table:
@@ -198,7 +199,7 @@ class EventWindow:
         users = self._user_ids(rows)
         ids = hash_values("item", rows[self.item].combine_chunks())
         by_user = np.argsort(users, kind="stable")
-        return _Held(rows, rows[EVENT_TIME].to_numpy(), users, ids, self._positive(rows), by_user)
+        return _Held(rows, rows[EVENT_TIME].to_numpy(), users, ids, positive(self.spec, rows), by_user)
 
     def _user_id(self, user: Any) -> int:
         if self.user is None or user is None:
@@ -212,13 +213,6 @@ class EventWindow:
         if self.user is None:
             return np.full(len(rows), MISSING_ID)
         return hash_values("user", rows[self.user].combine_chunks())
-
-    def _positive(self, rows: pa.Table) -> NDArray[np.bool_]:
-        label = self.spec.label
-        if label.column is None:
-            return np.ones(len(rows), np.bool_)
-        values = rows[label.column].to_numpy().astype(np.float64)
-        return values >= (label.at_least if label.at_least is not None else 0.5)
 
 
 def _midnight(now: int, spec: DatasetSpec) -> int:

@@ -137,3 +137,17 @@ def test_before_any_click_every_item_is_alike(source: CandidateSource) -> None:
     assert source.scores(Contexts.of([[], [9]])).tolist() == [[0, 0], [0, 0]]
     source.refresh(0, np.zeros(0, np.int64))
     assert source.scores(Contexts.of([[9]])).shape == (1, 0)
+
+
+def test_a_directed_ring_holds_only_items_that_were_clicked_after() -> None:
+    source, items = CoVisitation(window=100, directed=True), np.array([5, 6, 7])
+    source.observe(Clicks(np.array([1, 2]), np.array([5, 7]), Contexts.of([[], [5]])))
+    source.refresh(now=10, items=items)
+    assert source.scores(Contexts.of([[5]]))[0].argmax() == 2
+    assert source.scores(Contexts.of([[7]]))[0].argmax() == 0 and source.scores(Contexts.of([[7]]))[0, 1] == 0
+
+
+def test_the_first_items_of_contexts() -> None:
+    contexts = Contexts.of([[7, 5, 3], [], [4, 2]])
+    assert contexts.first(1).items.tolist() == [7, 4] and contexts.first(1).offsets.tolist() == [0, 1, 1, 2]
+    assert contexts.first(np.array([2, 1, 0])).items.tolist() == [7, 5]

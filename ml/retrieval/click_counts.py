@@ -1,0 +1,101 @@
+"""Counts of clicks in trailing windows, overall and by the values of context columns, and when items were clicked."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.days import MICROSECONDS_PER_MINUTE
+from ml.retrieval.contexts import NOT_LIVE, places
+
+WINDOWS = (10, 60, 360)
+"""Minutes."""
+VALUES = 64
+"""Most values of a context column whose clicks are counted; the others have no lift."""
+_BLEND = 20.0  # clicks of the hour that smooth the share of the last ten minutes
+_PRIOR = 30.0  # clicks of overall popularity that smooth the share within a value
+
+
+class ClickCounts:
+    """Counts clicks of live items; all attributes are as of the last `refresh`.
+
+    Args:
+        columns: Number C of context columns.
+
+    Attributes:
+        counts: int64 [L] for each of `WINDOWS`.
+        share: float32 [L], share of the clicks of the last hour.
+        log_shares: float32 [L] for each of `WINDOWS`, logarithms of smoothed shares.
+        rank: float32 [L], place by clicks of the last hour, 0 for the most clicked.
+        lifts: For each column float32 [V + 1, L], log of the share within each of V values over the overall share; the last
+            row, for all other values, is 0.
+        first_seen, last_seen: float64 [L], microseconds since 1970 UTC of the first known and of the last click.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self._time, self._item, self._codes = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, columns), np.int64)
+        self._pending: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
+        self._ids, self._first, self._last = (np.zeros(0, np.int64) for _ in range(3))
+        self._values: list[NDArray[np.int64]] = [np.zeros(0, np.int64)] * columns
+        self.lifts: list[NDArray[np.float32]] = [np.zeros((1, 0), np.float32)] * columns
+        self.counts: list[NDArray[np.int64]] = []
+        self.log_shares: list[NDArray[np.float32]] = []
+
+    def observe(self, time: NDArray[np.int64], item: NDArray[np.int64], codes: NDArray[np.int64]) -> None:
+        """Add N clicks in time order: times [N], items [N] and codes [N, C]."""
+        self._pending.append((time, item, codes))
+
+    def refresh(self, now: int, items: NDArray[np.int64]) -> None:
+        """Count the clicks before `now` of L live items, given in ascending order."""
+        self._merge(now)
+        place = places(self._item, items)
+        live = place != NOT_LIVE
+        starts = [int(np.searchsorted(self._time, now - minutes * MICROSECONDS_PER_MINUTE)) for minutes in WINDOWS]
+        self.counts = [np.bincount(place[s:][live[s:]], minlength=len(items)) for s in starts]
+        ten, hour, six = self.counts
+        total = [max(1, int(of.sum())) for of in self.counts]
+        smooth = (hour + 0.05 * six * total[1] / total[2] + 1e-3) / (1.05 * total[1] + 1)
+        self.share = (hour / total[1]).astype(np.float32)
+        shares = [(ten + _BLEND * smooth) / (total[0] + _BLEND), smooth, (six + 0.1) / total[2]]
+        self.log_shares = [np.log(of).astype(np.float32) for of in shares]
+        self.log_share = self.log_shares[0]
+        self.rank = np.empty(len(items), np.float32)
+        self.rank[np.argsort(-hour, kind="stable")] = np.arange(len(items))
+        at, known = places(items, self._ids), np.float64(now)
+        ok = at != NOT_LIVE
+        self.first_seen = np.where(ok, self._first[at] if len(self._ids) else now, known)
+        self.last_seen = np.where(ok, self._last[at] if len(self._ids) else now, known)
+        start = starts[1]
+        self._lift(self._codes[start:][live[start:]], place[start:][live[start:]], smooth)
+
+    def rows(self, codes: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Return for each column the rows of `lifts`, int64 [B], of codes [B, C]."""
+        found = [places(codes[:, c], values) for c, values in enumerate(self._values)]
+        return [np.where(at == NOT_LIVE, len(v), at) for at, v in zip(found, self._values, strict=True)]
+
+    def _lift(self, codes: NDArray[np.int64], place: NDArray[np.int64], smooth: NDArray[np.float64]) -> None:
+        for c in range(codes.shape[1]):
+            values, counts = np.unique(codes[:, c], return_counts=True)
+            kept = np.sort(np.argsort(-counts, kind="stable")[:VALUES])
+            values, counts = values[kept], counts[kept]
+            at = places(codes[:, c], values)
+            ok = at != NOT_LIVE
+            within = np.bincount(at[ok] * len(smooth) + place[ok], minlength=len(values) * len(smooth))
+            within = within.reshape(len(values), len(smooth))
+            lift = np.log((within + _PRIOR * smooth) / (counts[:, None] + _PRIOR) / smooth)
+            self._values[c] = values
+            self.lifts[c] = np.concatenate([lift, np.zeros((1, len(smooth)))]).astype(np.float32)
+
+    def _merge(self, now: int) -> None:
+        """Take new clicks, and drop those that no window reaches."""
+        held = [(self._time, self._item, self._codes), *self._pending]
+        time, item, codes = (np.concatenate([part[n] for part in held]) for n in range(3))
+        new = [np.concatenate([part[n] for part in self._pending]) if self._pending else np.zeros(0, np.int64) for n in (0, 1)]
+        ids = np.concatenate([self._ids, new[1]])
+        self._ids, at = np.unique(ids, return_inverse=True)
+        first, last = np.full(len(self._ids), np.iinfo(np.int64).max), np.full(len(self._ids), np.iinfo(np.int64).min)
+        np.minimum.at(first, at, np.concatenate([self._first, new[0]]))
+        np.maximum.at(last, at, np.concatenate([self._last, new[0]]))
+        self._first, self._last, self._pending = first, last, []
+        reach = int(np.searchsorted(time, now - WINDOWS[-1] * MICROSECONDS_PER_MINUTE))
+        self._time, self._item, self._codes = time[reach:], item[reach:], codes[reach:]

@@ -1,0 +1,192 @@
+"""Candidates for requests from several sources, and the signals by which a ranker orders them.
+
+| source          | candidates                                                                          |
+|-----------------|-------------------------------------------------------------------------------------|
+| `popularity`    | the most clicked items of the last 10 and of the last 60 minutes                    |
+| `context`       | the items most clicked in contexts like the request's, such as on the same device   |
+| `co_visitation` | items of the same sessions as the items of the request's session                    |
+| `history`       | items of the same sessions as any of the user's last items, and these items         |
+| `two_tower`     | the items with the nearest vectors to the user's, if there is a two-tower model     |
+
+`SIGNALS` names the columns of a candidate's signals; a column for each column of the context follows. Shares are smoothed, and
+signals are logarithms of shares, lifts over popularity, and counts. NaN marks what is unknown, such as the co-visitation of an
+item that the user has taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE
+from ml.retrieval.click_counts import ClickCounts
+from ml.retrieval.co_visitation import CoVisitation
+from ml.retrieval.contexts import NOT_LIVE
+from ml.retrieval.interactions import Asked, Interactions
+from ml.retrieval.source import Clicks
+
+SOURCES = {"popularity": 100, "context": 150, "co_visitation": 200, "history": 100, "two_tower": 300}
+"""Most candidates of each source, for each of its lists."""
+SIGNALS = (
+    *("share_10m", "share_1h", "share_6h", "trend", "together", "together_lift", "history_lift", "follow_lift"),
+    *("context_lift", "blend", "age", "idle", "popularity_rank", "together_rank", "blend_rank", "taken", "session", "past"),
+    *("hour", "two_tower", "two_tower_rank"),
+)
+_FLOOR = 1e-5
+_LIFT = np.float32(0.5)  # weight of the lift of the context in the order of the sources `context` and `blend`
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Candidates of B requests.
+
+    Attributes:
+        offsets: int64 [B + 1]; request b has the rows `[offsets[b], offsets[b + 1])`.
+        places: int64 [R], places among the live items, ascending within a request.
+        signals: float32 [R, S].
+        found: bool [R] by source, which candidates the source found.
+    """
+
+    offsets: NDArray[np.int64]
+    places: NDArray[np.int64]
+    signals: NDArray[np.float32]
+    found: dict[str, NDArray[np.bool_]]
+
+
+class CandidateSignals:
+    """Finds candidates and computes their signals.
+
+    A caller alternates between `observe` and `refresh`, as for `ml.retrieval.source.CandidateSource`. Requests change nothing.
+
+    Args:
+        columns: The columns of the context.
+    """
+
+    def __init__(self, columns: Sequence[str] = ()) -> None:
+        self.names = (*SIGNALS, *(f"lift_{name}" for name in columns))
+        self._counts = ClickCounts(len(columns))
+        self._together, self._follows = CoVisitation(shrinkage=100.0, decay=0.8), CoVisitation(shrinkage=50.0, directed=True)
+        self._items, self._now = np.zeros(0, np.int64), 0
+
+    def observe(self, events: Interactions) -> None:
+        """Learn from events, none of which is earlier than one that was passed before."""
+        if not len(events):
+            return
+        clicks = events.clicks
+        self._counts.observe(clicks.time, clicks.item, events.asked.codes)
+        self._together.observe(clicks)
+        self._follows.observe(Clicks(clicks.time, clicks.item, clicks.contexts.first(1)))
+
+    def refresh(self, now: int, items: NDArray[np.int64]) -> None:
+        """Fix statistics and items as of a point in time. Events at `now` or later must not have been observed.
+
+        Args:
+            now: Microseconds since 1970 UTC.
+            items: int64 [L], ids of the live items, ascending.
+        """
+        self._items, self._now = items, now
+        self._counts.refresh(now, items)
+        self._together.refresh(now, items)
+        self._follows.refresh(now, items)
+
+    def candidates(
+        self,
+        asked: Asked,
+        similar: NDArray[np.float32] | None = None,
+        allowed: NDArray[np.bool_] | None = None,
+        exclude_seen: bool = True,
+        given: NDArray[np.int64] | None = None,
+    ) -> Candidates:
+        """Find the candidates of B requests.
+
+        Args:
+            asked: The requests.
+            similar: float32 [B, L], similarity of users and items by a two-tower model.
+            allowed: bool [L], items that the requests may get; by default all.
+            exclude_seen: Whether to leave out the users' last items.
+            given: int64, places of the candidates; by default sources find them.
+        """
+        counts, live = self._counts, len(self._items)
+        now = asked.past.first(asked.session)
+        together, history = self._together.scores(now), self._together.scores(asked.past)
+        follow = self._follows.scores(asked.past.first(np.minimum(asked.session, 1)))
+        lifts = [table[row] for table, row in zip(counts.lifts, counts.rows(asked.codes), strict=True)]  # C of [B, L]
+        lift = np.sum(lifts, axis=0, dtype=np.float32) if lifts else np.zeros_like(together)
+        context = counts.log_share + _LIFT * lift
+        popularity = np.float32(_FLOOR) + counts.share
+        blend = context + np.log((np.maximum(together, 0) + _FLOOR) / popularity)
+        seen = np.zeros((len(asked), live), np.bool_)
+        owner, own = np.repeat(np.arange(len(asked)), np.diff(asked.past.offsets)), asked.past.places(self._items)
+        seen[owner[own != NOT_LIVE], own[own != NOT_LIVE]] = True
+        masks = {name: np.zeros((len(asked), live), np.bool_) for name in SOURCES}
+        if given is None:
+            for order in (counts.counts[0], counts.counts[1]):
+                masks["popularity"] |= _first(order[None].astype(np.float32), SOURCES["popularity"])
+            masks["context"] = _first(blend, SOURCES["context"]) | _first(context, SOURCES["context"])
+            with_session = (asked.session > 0)[:, None]
+            masks["co_visitation"] = (_first(together, SOURCES["co_visitation"]) & with_session & (together > 0)) | (
+                _first(follow, SOURCES["history"]) & with_session & (follow > 0)
+            )
+            with_past = (np.diff(asked.past.offsets) > 0)[:, None]
+            masks["history"] = _first(history, SOURCES["history"]) & with_past & (history > 0)
+            if not exclude_seen:
+                masks["history"] |= seen
+            if similar is not None:
+                masks["two_tower"] = _first(similar, SOURCES["two_tower"])
+            chosen = np.logical_or.reduce(list(masks.values()))
+            if allowed is not None:
+                chosen &= allowed
+            if exclude_seen:
+                chosen &= ~seen
+        else:
+            chosen = np.zeros((len(asked), live), np.bool_)
+            chosen[:, given] = True
+        b, j = np.nonzero(chosen)
+        offsets = np.searchsorted(b, np.arange(len(asked) + 1))
+        share, taken = popularity[j], seen[b, j]
+
+        def over(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+            return np.where(taken, np.nan, np.log((np.maximum(scores[b, j], 0) + _FLOOR) / share)).astype(np.float32)
+
+        rank = _rank_within(offsets, [together[b, j], blend[b, j]] + ([] if similar is None else [similar[b, j]]))
+        hour = np.float32(self._now / MICROSECONDS_PER_HOUR % 24)
+        columns = [
+            *(part[j] for part in counts.log_shares),
+            counts.log_shares[0][j] - counts.log_shares[1][j],
+            np.where(taken, np.nan, np.log(np.maximum(together[b, j], 0) + _FLOOR)),
+            *(over(together), over(history), over(follow)),
+            *(lift[b, j], blend[b, j]),
+            np.log1p((self._now - counts.first_seen[j]) / MICROSECONDS_PER_MINUTE),
+            np.log1p((self._now - counts.last_seen[j]) / MICROSECONDS_PER_MINUTE),
+            *(counts.rank[j], rank[0], rank[1], taken),
+            *(asked.session[b], np.diff(asked.past.offsets)[b], np.full(len(b), hour)),
+            np.full(len(b), np.nan) if similar is None else similar[b, j],
+            np.full(len(b), np.nan) if similar is None else rank[2],
+            *(part[b, j] for part in lifts),
+        ]
+        signals = (
+            np.stack([np.asarray(c, np.float32) for c in columns], 1) if len(b) else np.zeros((0, len(columns)), np.float32)
+        )
+        return Candidates(offsets, j, signals, {name: np.broadcast_to(m, chosen.shape)[b, j] for name, m in masks.items()})
+
+
+def _first(scores: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
+    """Mark the first `count` items of each row by score [B, L], and those that equal the last of these."""
+    if scores.shape[1] <= count:
+        return np.ones(scores.shape, np.bool_)
+    least = np.partition(scores, scores.shape[1] - count, axis=1)[:, scores.shape[1] - count]
+    return scores >= least[:, None]
+
+
+def _rank_within(offsets: NDArray[np.int64], scores: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    """Rank the R candidates within their requests, 0 for the highest score. Equal scores keep the order of places."""
+    b = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    found = []
+    for of in scores:
+        order, rank = np.lexsort((-of, b)), np.empty(len(of), np.float32)
+        rank[order] = np.arange(len(of)) - offsets[:-1][b]
+        found.append(rank)
+    return found
