@@ -6,7 +6,7 @@ Declarations only. `ml.joiner` joins the logs, and `ml.logs` reads them.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,11 @@ class ActionLabel(Strict):
     types: tuple[str, ...] = Field(
         default=(), description="Types of the actions that count, as text; needed if `actions.type` names a column."
     )
+    weights: dict[str, Annotated[Float, Field(gt=0)]] = Field(
+        default={},
+        description="Weights of types, such as `{buy: 5}`; other types weigh 1. Examples then have a column `<name>_weight`: "
+        "the largest weight of an action that counts, 1 without one.",
+    )
     within_minutes: Float | None = Field(default=None, gt=0, le=43_200, description="The wait, in minutes.")
     within_hours: Float | None = Field(default=None, gt=0, le=720, description="The wait, in hours, instead of minutes.")
 
@@ -37,6 +42,8 @@ class ActionLabel(Strict):
     def _one(self) -> Self:
         if (self.within_minutes is None) == (self.within_hours is None):
             raise fault("", "give either within_minutes or within_hours")
+        if unknown := sorted(set(self.weights) - set(self.types)):
+            raise fault("weights", f"{unknown} are not among the types {list(self.types)}")
         return self
 
     @property
@@ -93,6 +100,8 @@ class Actions(Strict):
         types: dict[str, ColumnType] = {}
         for label in self.labels:
             types |= {label: "int", delay_column(label): "float"}
+            if self.labels[label].weights:
+                types[weight_column(label)] = "float"
         return types
 
     def log(self, impressions: LogSpec) -> LogSpec:
@@ -134,6 +143,11 @@ class Actions(Strict):
 def delay_column(label: str) -> str:
     """Returns the column with the seconds from an impression to the first action that counts for a label."""
     return f"{label}_delay"
+
+
+def weight_column(label: str) -> str:
+    """Returns the column with the weight of an example for a label whose types have weights."""
+    return f"{label}_weight"
 
 
 def check_actions(spec: DatasetSpec) -> None:
@@ -199,10 +213,11 @@ def _check_labels(spec: DatasetSpec, actions: Actions) -> None:
             raise fault(f"actions.labels.{name}.types", "needs actions.type, the column with the type of an action")
         if actions.type is not None and not label.types:
             raise fault(f"actions.labels.{name}.types", f"name the types of {actions.type!r} that count")
-        for column in (name, delay_column(name)):
+        uses = {name: "column", delay_column(name): "delay"} | ({weight_column(name): "weight"} if label.weights else {})
+        for column, use in uses.items():
             if column in spec.source.columns:
                 raise fault(f"actions.labels.{name}", f"would hide the column {column!r} of the impressions")
             if column in RESERVED_COLUMNS:
                 raise fault(f"actions.labels.{name}", f"{column!r} is a reserved name; rename the label")
             if column != name and column in actions.labels:
-                raise fault(f"actions.labels.{column}", f"is also the delay of the label {name!r}; rename one of them")
+                raise fault(f"actions.labels.{column}", f"is also the {use} of the label {name!r}; rename one of them")

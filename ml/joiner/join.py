@@ -4,6 +4,7 @@
   example; of several at the same instant, the one with the smallest values. The others are repeated.
 - An action counts for a label if the label lists its type, and if `ti <= ta < ti + wait` holds for the times of the example and
   of the action. The delay is the time to the first such action, so repeated actions do not matter.
+- The weight of an example, for a label whose types have weights, is the largest weight of such an action; without one, 1.
 - Each action is also judged: it counted, or a reason says why it did not.
 
 The result depends on the rows alone, not on their order.
@@ -23,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ml.catalog.actions import Actions, delay_column
+from ml.catalog.actions import Actions, delay_column, weight_column
 from ml.days import MICROSECONDS_PER_SECOND
 from ml.joiner.keys import KeyCodes, event_times, without_nulls
 from ml.schema import EVENT_TIME
@@ -43,7 +44,7 @@ class Joined:
     """The result of joining the impressions of a span of time.
 
     Attributes:
-        examples: Impressions, each once, in time order, with their label columns, [N].
+        examples: Impressions, each once, in time order, with the columns of the labels, [N].
         known: Key columns, event time and labels of all impressions, `earlier` ones included, [M]: `earlier` of the next span.
         repeated: Number of impressions that repeat another one.
         without_key: Number of impressions in which a column of the key is missing. They are not among the examples.
@@ -110,6 +111,9 @@ def join(rules: Actions, impressions: pa.Table, actions: pa.Table, until: int, e
         found = delay[examples]
         seconds = pa.array(found / MICROSECONDS_PER_SECOND, mask=found < 0)
         rows = rows.append_column(delay_column(name), seconds)
+        if rules.labels[name].weights:
+            weight = _weights(rules, name, codes, seen[examples], done, acted)
+            rows = rows.append_column(weight_column(name), pa.array(weight))
 
     flags = _flags(rules, labels, len(shown), earlier)
     counts, reasons = _judge(rules, codes, seen[first], {name: of[first] for name, of in flags.items()}, done, acted, until)
@@ -179,6 +183,18 @@ def _first_delay(codes: KeyCodes, seen: NDArray[np.int64], acted: NDArray[np.int
     counts = (action_code == code) & (action_time - time < wait)
     delay[found[counts]] = (action_time - time)[counts]
     return delay
+
+
+def _weights(
+    rules: Actions, label: str, codes: KeyCodes, seen: NDArray[np.int64], actions: pa.Table, acted: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Largest weight of an action that counts for each example, 1.0 without one, float64 [N]."""
+    of_label, types = rules.labels[label], pc.cast(actions[rules.type], pa.string())
+    weight = np.ones(len(seen))
+    for value, name in sorted((of_label.weights.get(name, 1.0), name) for name in of_label.types):
+        of_type = np.sort(acted[pc.equal(types, name).fill_null(False).to_numpy()])
+        weight[_first_delay(codes, seen, of_type, of_label.wait) >= 0] = value
+    return weight
 
 
 def _flags(

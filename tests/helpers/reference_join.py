@@ -40,7 +40,26 @@ def reference_examples(rules: Actions, impressions: pa.Table, actions: pa.Table)
             pl.col("_delay").is_not_null().cast(pl.Int64).alias(name), (pl.col("_delay") / 1_000_000).alias(f"{name}_delay")
         )
         examples = examples.drop("_delay")
+        if label.weights:
+            examples = examples.join(heaviest(rules, name, examples, done), on="_n", how="left").with_columns(
+                pl.col(f"{name}_weight").fill_null(1.0)
+            )
     return in_order(examples.drop("_n").to_dicts())
+
+
+def heaviest(rules: Actions, name: str, examples: pl.DataFrame, done: pl.DataFrame) -> pl.DataFrame:
+    """The largest weight of the actions that count for a label, by example."""
+    assert rules.type is not None
+    label = rules.labels[name]
+    weights = (
+        pl.col(rules.type).cast(pl.String).replace_strict({t: label.weights.get(t, 1.0) for t in label.types}, default=None)
+    )
+    counted = (
+        examples.select("_n", "event_time", *rules.key)
+        .join(done.select("_at", weights.alias("_weight"), *rules.key), on=list(rules.key))
+        .filter((pl.col("_at") >= pl.col("event_time")) & (pl.col("_at") - pl.col("event_time") < label.wait))
+    )
+    return counted.group_by("_n").agg(pl.col("_weight").max().alias(f"{name}_weight"))
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:

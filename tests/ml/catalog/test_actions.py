@@ -110,6 +110,15 @@ LABEL = {"types": ["click"], "within_minutes": 30}
         ),
         ({"actions": {"labels": {"price": LABEL}}}, "actions.labels.price: would hide the column 'price' of the impressions"),
         ({"actions": {"labels": {"row": LABEL}}}, "actions.labels.row: 'row' is a reserved name"),
+        (
+            {"actions": {"labels": {"clicked": {"weights": {"view": 2}}}}},
+            "actions.labels.clicked.weights: ['view'] are not among the types ['click']",
+        ),
+        ({"actions": {"labels": {"clicked": {"weights": {"click": 0}}}}}, "actions.labels.clicked.weights.click"),
+        (
+            {"actions": {"labels": {"clicked": {"weights": {"click": 2}}, "clicked_weight": LABEL}}},
+            "actions.labels.clicked_weight: is also the weight of the label 'clicked'",
+        ),
         ({"actions": {"labels": {"clicked_delay": LABEL}}}, "actions.labels.clicked_delay: is also the delay of the label"),
         (
             {"actions": {"labels": {"clicked": {"within_hours": 1}}}},

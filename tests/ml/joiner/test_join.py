@@ -49,6 +49,30 @@ def test_the_join_equals_an_independent_one(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("weights", [{"buy": 5.0}, {"buy": 0.25, "order": 0.5}])
+def test_weighted_labels_equal_an_independent_join(seed: int, weights: dict[str, float]) -> None:
+    weighted = feed(actions={"labels": {"bought": {"types": ["buy", "order"], "within_hours": 2, "weights": weights}}}).actions
+    assert weighted
+    impressions, actions = drawn(random.Random(seed), 300, 600)
+    found = join(weighted, impressions, actions, END)
+    assert in_order(found.examples.to_pylist()) == reference_examples(weighted, impressions, actions)
+    assert set(found.examples["bought_weight"].to_pylist()) == {1.0, *weights.values()}
+
+
+def test_an_example_weighs_as_much_as_the_heaviest_action_in_its_wait() -> None:
+    labels = {"engaged": {"types": ["click", "order"], "within_minutes": 30, "weights": {"order": 5}}}
+    weighted = feed(actions={"labels": {**labels, "clicked": {"types": ["click"], "within_minutes": 30}}}).actions
+    assert weighted
+    actions = done(
+        (1, "a", "click"), (2, "b", "click"), (3, "b", "order"), (4, "b", "order"), (1, "c", "click"), (40, "c", "order")
+    )
+    found = join(weighted, shown((0, "a"), (0, "b"), (0, "c"), (0, "d")), actions, END).examples
+    rows = {row["request"]: (row["engaged"], row["engaged_weight"], row["clicked"]) for row in found.to_pylist()}
+    assert rows == {"a": (1, 1.0, 1), "b": (1, 5.0, 1), "c": (1, 1.0, 1), "d": (0, 1.0, 0)}
+    assert "clicked_weight" not in found.column_names
+
+
+@pytest.mark.parametrize("seed", range(5))
 def test_the_order_of_the_rows_does_not_matter(seed: int) -> None:
     draw = random.Random(seed)
     impressions, actions = drawn(draw, 200, 60)
