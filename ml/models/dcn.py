@@ -84,6 +84,11 @@ class DCNv2(nn.Module):
         self.stacked = structure == "stacked"
         self.over = linear(deep[-1] if self.stacked else width + deep[-1], 1)
 
+    @property
+    def output(self) -> nn.Linear:
+        """The layer whose output is the logit, or a summand of it."""
+        return self.over
+
     def forward(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
         """Compute logits.
 

@@ -11,6 +11,7 @@ MLP but not the pairs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -53,6 +54,11 @@ class DeepFM(nn.Module):
         self.sparse_arch = SparseArch(bags)
         self.deep = Tower(self.sparse_arch.F * self.sparse_arch.D + dense, deep, dropout=dropout)
         self.linear = first_order(dense) if dense else None
+
+    @property
+    def output(self) -> nn.Linear:
+        """The layer whose output is the logit, or a summand of it."""
+        return cast(nn.Linear, self.deep[-1])
 
     def forward(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
         """Compute logits.

@@ -10,7 +10,7 @@ sparse, F keys ─ SparseArch (bags) ─ e [B, F, D] ────┬────
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -122,6 +122,11 @@ class DLRM(nn.Module):
         self.top = Tower(self.interaction.width, top, dropout=dropout)
         self.shortcut = nn.Linear(features * dim, 1, bias=False) if linear_shortcut else None
         init_as_torchrec(self)
+
+    @property
+    def output(self) -> nn.Linear:
+        """The layer whose output is the logit, or a summand of it."""
+        return cast(nn.Linear, self.top[-1])
 
     def forward(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
         """Compute logits.

@@ -10,6 +10,7 @@ Unlike in the paper, the weights and embeddings of several ids of a feature are 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -66,6 +67,11 @@ class WideDeep(nn.Module):
         self.sparse_arch, self.wide, self.crosses = SparseArch(bags), wide, tuple(crosses)
         self.deep = Tower(self.sparse_arch.F * self.sparse_arch.D + dense, deep, dropout=dropout)
         self.linear = first_order(dense) if dense else None
+
+    @property
+    def output(self) -> nn.Linear:
+        """The layer whose output is the logit, or a summand of it."""
+        return cast(nn.Linear, self.deep[-1])
 
     def forward(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
         """Compute logits.

@@ -26,12 +26,13 @@ from ml.stages import MDS_DATASETS, advisor_recipes, tuned_models
 from ml.stages import checkpoints as stage_of_checkpoints
 from ml.training.checkpoint import Checkpoints
 from ml.training.early_stop import EarlyStopping
+from ml.training.first_state import first_state
 from ml.training.keep import can_keep, copy_model, keep_model
 from ml.training.passes import train_pass
 from ml.training.progress import progress_of
 from ml.training.report import Step, TrainedDay
 from ml.training.score import EVALUATION_BATCH
-from ml.training.state import TrainState, new_state
+from ml.training.state import TrainState
 from ml.training.state_dict import load_snapshot, save_snapshot
 from ml.training.tracker import Tracker
 
@@ -115,7 +116,7 @@ def train_day(
             copy_model(lake, kept, _manifest(kept, identity) | lineage)
         checkpoints.discard()
         return kept
-    state = checkpoints.resume(recipe, schema, reader) or _begin(lake, spec, start, recipe, schema, ranks)
+    state = checkpoints.resume(recipe, schema, reader) or _begin(lake, spec, day, start, recipe, schema, ranks)
     resumed_at = state.running.rows if state.running else 0
     early_stopping = None
     if recipe.early_stop:
@@ -169,13 +170,14 @@ def _reader_of_rank(read: partial[BlockReader], recipe: Recipe, ranks: Ranks | N
 def _begin(
     lake: Lake,
     spec: DatasetSpec,
+    day: str,
     start: tuple[str, str] | None,
     recipe: Recipe,
     schema: FeatureSchema,
     ranks: Ranks | None,
 ) -> TrainState:
     if start is None:
-        state = new_state(recipe, schema, ranks)
+        state = first_state(lake, spec, day, recipe, ranks)
     else:
         folder = require_model(lake, start[0], spec.name, start[1])
         state = load_snapshot(folder, recipe=recipe, schema=schema, ranks=ranks)

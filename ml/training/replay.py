@@ -14,11 +14,11 @@ from ml.datasets.reader import BlockReader
 from ml.datasets.splits import SPLITS
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe
-from ml.schema import FeatureSchema
+from ml.training.first_state import first_state
 from ml.training.passes import train_pass
 from ml.training.report import Step, TrainReport
 from ml.training.score import EVALUATION_BATCH, Floats, predictions_of, scores_of
-from ml.training.state import TrainState, new_state
+from ml.training.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def replay(
     scored = days[1:] if scored is None else scored
     if days and days[0] in scored:
         raise ValueError(f"{days[0]} cannot be scored: it is the first day of the replay, so there is no model before it")
-    state, done = new_state(recipe, FeatureSchema.of(spec)), []
+    state, done = first_state(lake, spec, days[0], recipe), []
     for number, day in enumerate(days, 1):
         scores = report = predictions = None
         if day in scored:

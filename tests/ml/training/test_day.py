@@ -14,12 +14,11 @@ from ml.datasets.reader import BlockReader
 from ml.lake import Lake, MissingPartition
 from ml.metrics import auc
 from ml.models.predict import predict
-from ml.schema import FeatureSchema
 from ml.training.day import DayOptions, train_day
+from ml.training.first_state import first_state
 from ml.training.load import load_model
 from ml.training.passes import train_pass
 from ml.training.report import TrainedDay
-from ml.training.state import new_state
 from ml.training.state_dict import load_snapshot
 from tests.helpers.snapshots import OPTIMIZER_FILE, WEIGHTS_FILE
 from tests.helpers.training_days import made_spec, small_recipe, write_days
@@ -44,7 +43,7 @@ def test_each_day_goes_on_from_the_day_before(lake: Lake) -> None:
     assert [t.base for t in trained] == [None, *((STAGE, day) for day in days[:2])]
     assert [t.rows_so_far for t in trained] == [300, 600, 900]
 
-    state = new_state(small_recipe(), FeatureSchema.of(spec))
+    state = first_state(lake, spec, days[0], small_recipe())
     for day in days:
         state.begin_pass()
         train_pass(state, batches_of(lake, day, size=32), total_steps=10)
