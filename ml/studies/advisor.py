@@ -29,15 +29,14 @@ from ml.lake import Lake
 from ml.recipes.models import DlrmRecipe
 from ml.recipes.recipe import Recipe
 from ml.recipes.search import Search, with_assignments
-from ml.schema import FeatureSchema
 from ml.studies.advisor_report import Cases, figure, summary
 from ml.studies.original_dlrm import NumberedDays, Settings, fastest_threads, reference_features, train_original
 from ml.studies.timed_run import Recorder, TimedRun
 from ml.studies.wide_space import Observed, best_settings, tune_original, wide_recipe, wide_search
+from ml.training.first_state import first_state
 from ml.training.passes import train_pass
 from ml.training.report import Step
 from ml.training.score import EVALUATION_BATCH, score
-from ml.training.state import new_state
 from ml.trials.connection import Service
 from ml.trials.tune import Tuning, tune
 
@@ -155,11 +154,10 @@ def train_ours(
     def reader(day: str, batch_size: int) -> BlockReader:
         return BlockReader(lake, spec, [day], splits=SPLITS, batch_size=batch_size, order="time")
 
-    schema = FeatureSchema.of(spec)
-    warm = new_state(recipe, schema)  # loads kernels
+    warm = first_state(lake, spec, days[0], recipe)  # loads kernels
     warm.begin_pass()
     train_pass(warm, islice(reader(days[0], recipe.batch_size), _WARM_STEPS), total_steps=_WARM_STEPS)
-    state, last = new_state(recipe, schema), list(reader(days[-1], EVALUATION_BATCH))
+    state, last = first_state(lake, spec, days[0], recipe), list(reader(days[-1], EVALUATION_BATCH))
 
     def evaluate(batches: Any) -> float:
         found = score(state, batches)["auc"]

@@ -29,11 +29,11 @@ from ml.evaluation.plots import points
 from ml.lake import Lake
 from ml.metrics import summary
 from ml.recipes.recipe import Recipe, recipe_of
-from ml.schema import FeatureSchema
 from ml.studies.paired import Predictions, as_json, difference, ratio
+from ml.training.first_state import first_state
 from ml.training.passes import train_pass
 from ml.training.score import EVALUATION_BATCH, predictions_of
-from ml.training.state import TrainState, new_state
+from ml.training.state import TrainState
 from ml.training.state_dict import load_snapshot, save_snapshot
 
 BATCH = 1024  # of all processes together
@@ -194,7 +194,7 @@ def _rank(
     """Train all days in one of the processes. Return the passes, and on the first rank the predictions."""
     with process_group() as ranks:
         together = ranks if ranks.size > 1 else None
-        state = new_state(recipe, FeatureSchema.of(spec), together)
+        state = first_state(lake, spec, days[0], recipe, together)
         predictions, passes = {}, []
         for number, day in enumerate(days[:-1]):
             reader = BlockReader(
