@@ -188,6 +188,7 @@ _BODIES: dict[str, Schema] = {
     "POST clients/{client}/tags": record(
         ("name", "color"), name=text(100), color={"type": "string", "pattern": "^#[0-9A-Fa-f]{6}$"}
     ),
+    "POST clients/{client}/tokens": record(development=FLAG),
     "POST sessions": record(("password",), email={"type": "string"}, password={"type": "string"}),
     "POST experiments/{experiment}/suggestions": SUGGESTION,
     "PUT experiments/{experiment}/suggestions/{suggestion}": record(metadata=nullable(METADATA)),
@@ -213,7 +214,18 @@ _PAGE: dict[str, Schema] = {
     "after": {"type": "string"},
     "ascending": FLAG,
 }
-_LIST = {**_PAGE, "sort": one_of("id", "recent"), "search": {"type": "string"}}
+_TIME: Schema = {"type": "integer", "minimum": 0}
+_LIST = {
+    **_PAGE,
+    "sort": one_of("id", "recent"),
+    "search": {"type": "string"},
+    "state": one_of("active", "deleted", "all"),
+    "development": FLAG,
+    "include_ai": FLAG,
+    "period_start": _TIME,
+    "period_end": _TIME,
+}
+_STATE = one_of("open", "closed")
 _QUERIES: dict[str, dict[str, Schema]] = {
     "GET clients/{client}/projects": {**_PAGE, "sort": one_of("created", "updated"), "deleted": FLAG},
     "GET clients/{client}/projects/{project}/training_runs": {
@@ -221,6 +233,18 @@ _QUERIES: dict[str, dict[str, Schema]] = {
         "sort": {"type": "string", "examples": ["id", "created", "values.auc.value"]},
         "search": {"type": "string"},
         "filters": {"type": "string", "examples": ['[{"field": "state", "operator": "==", "value": "completed"}]']},
+    },
+    "GET experiments/{experiment}/suggestions": {
+        **_PAGE,
+        "state": _STATE,
+        "deleted": FLAG,
+        "id": {"type": "string", "pattern": "^[0-9]{1,18}(,[0-9]{1,18})*$"},
+    },
+    "DELETE experiments/{experiment}/suggestions": {"state": _STATE},
+    "GET experiments/{experiment}/observations": {
+        **_PAGE,
+        "deleted": FLAG,
+        "sort": {"type": "string", "examples": ["id", "value-auc", "value_stddev-auc", "parameter-layers"]},
     },
     "DELETE aiexperiments/{experiment}": {"include_runs": FLAG},
     "DELETE experiments/{experiment}": {"include_runs": FLAG},

@@ -32,7 +32,8 @@ def create(call: Call) -> dict[str, Any]:
     reader.close()
     if run["observation"] is not None:
         raise ApiError(403, f"The run {run['id']} has ended, so it cannot have new checkpoints")
-    stored = _by_run(call, table.c.training_run == run["id"]).get(run["id"], [])
+    own = sa.select(table.c["values"]).where(table.c.training_run == run["id"]).order_by(table.c.id)
+    stored = [by_name(values, "value") for values in call.connection.scalars(own)]
     if len(stored) >= MAX_CHECKPOINTS:
         raise ApiError(403, f"The run {run['id']} has {MAX_CHECKPOINTS} checkpoints, which is the largest number")
     columns["stopping_reasons"] = _reasons(call, run, [*stored, by_name(columns["values"], "value")])
@@ -67,17 +68,19 @@ def _reasons(call: Call, run: runs.Run, checkpoints: list[dict[str, float]]) -> 
     rivals = columns.experiment == found.id, columns.id != run["id"], columns.deleted.is_(False)
     selected = sa.select(columns.id, columns["values"]).where(*rivals, columns.state == "completed")
     final = {key: by_name(values or {}, "value") for key, values in call.connection.execute(selected).tuples()}
-    progress = [Progress(stored, final.get(key, {})) for key, stored in _by_run(call, *rivals).items()]
+    before = [{}] * (len(checkpoints) - 1)  # runs are only compared at the newest checkpoint
+    same = _same_checkpoint(call, len(checkpoints), *rivals)
+    progress = [Progress([*before, values], final.get(key, {})) for key, values in same.items()]
     return stopping_reasons(found.metrics, Progress(checkpoints), progress)
 
 
-def _by_run(call: Call, *conditions: sa.ColumnElement[bool]) -> dict[int, list[dict[str, float]]]:
-    """Return values by metric at each checkpoint, by run."""
-    found: dict[int, list[dict[str, float]]] = {}
-    selected = sa.select(table).join(runs.table, runs.table.c.id == table.c.training_run).where(*conditions)
-    for row in call.connection.execute(selected.order_by(table.c.id)).mappings():
-        found.setdefault(row["training_run"], []).append(by_name(row["values"], "value"))
-    return found
+def _same_checkpoint(call: Call, number: int, *conditions: sa.ColumnElement[bool]) -> dict[int, dict[str, float]]:
+    """Return values by metric at the n-th checkpoint of each run that has one."""
+    order = sa.func.row_number().over(partition_by=table.c.training_run, order_by=table.c.id).label("number")
+    joined = sa.select(table.c.training_run, table.c["values"], order).join(runs.table, runs.table.c.id == table.c.training_run)
+    numbered = joined.where(*conditions).subquery()
+    selected = sa.select(numbered.c.training_run, numbered.c["values"]).where(numbered.c.number == number)
+    return {run: by_name(values, "value") for run, values in call.connection.execute(selected).tuples()}
 
 
 def _shown(row: sa.Row) -> dict[str, Any]:

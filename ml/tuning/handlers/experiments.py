@@ -97,6 +97,8 @@ def page_of(call: Call, *conditions: sa.ColumnElement[bool]) -> dict[str, Any]:
         query = query.where(sa.func.lower(table.c.name).contains(str(call.data["search"]).lower().strip(), autoescape=True))
     if "project" in call.arguments:
         query = query.where(table.c.project == call.arguments["project"])
+    if call.caller.development:
+        query = query.where(table.c.development.is_(True))
     if "development" in call.data:
         query = query.where(table.c.development.is_(flag(call.data, "development")))
     query = query.where(*_period(call))

@@ -59,12 +59,13 @@ def listed(call: Call) -> dict[str, Any]:
 
 
 def _reasons(call: Call, found: Experiment, new: dict[str, Any]) -> dict[str, bool]:
-    """Apply the rules of early stopping to a trial with a new checkpoint."""
+    """Apply the rules of early stopping to a trial with a new checkpoint. Others are only compared at the same step."""
     tried, observed = schema.suggestions, schema.observations
     selected = (
         sa.select(table.c.suggestion, table.c.step, table.c["values"])
         .join(tried, tried.c.id == table.c.suggestion)
         .where(tried.c.experiment == found.id, tried.c.deleted.is_(False), table.c.step <= new["step"])
+        .where(sa.or_(table.c.step == new["step"], table.c.suggestion == new["suggestion"]))
     )
     steps: dict[int, dict[int, Values]] = {new["suggestion"]: {new["step"]: by_name(new["values"], "value")}}
     for suggestion, step, values in call.connection.execute(selected).tuples():

@@ -112,6 +112,8 @@ def listed(call: Call) -> dict[str, Any]:
         conditions.append(columns.project == projects.find(call).id)
     if call.caller.experiment is not None:
         conditions.append(columns.experiment == call.caller.experiment)
+    if call.caller.development:
+        conditions.append(columns.experiment.is_(None))
     for test in filters:
         if test.field.name == "experiment" and test.operator == "==":  # the most common filter, answered by an index
             conditions.append(columns.experiment == test.value)

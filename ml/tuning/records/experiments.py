@@ -58,6 +58,8 @@ def find(call: Call, key: object, *, lock: bool = False) -> Experiment:
         raise missing("experiment", key)
     if call.caller.experiment not in (None, row.id):
         raise ApiError(403, f"The token gives access to experiment {call.caller.experiment} only")
+    if call.caller.development and not row.development:
+        raise ApiError(403, "A development token gives access to experiments that were created with one only")
     return from_row(row)
 
 

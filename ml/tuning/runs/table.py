@@ -35,6 +35,8 @@ def requested(call: Call, *, lock: bool = False) -> Run:
         raise missing("training run", key)
     if call.caller.experiment not in (None, found[0]["experiment"]):
         raise ApiError(403, f"The token gives access to experiment {call.caller.experiment} only")
+    if call.caller.development and found[0]["experiment"] is not None:
+        raise ApiError(403, "A development token gives access to runs without an experiment only")
     if lock and found[0]["experiment"] is not None:  # before the run, as calls that create runs do
         owner = schema.experiments.c.id
         call.connection.execute(sa.select(owner).where(owner == found[0]["experiment"]).with_for_update())

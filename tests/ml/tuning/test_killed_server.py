@@ -1,7 +1,8 @@
-"""The service as a process of its own that is killed again and again while four workers use it over HTTP."""
+"""The service and its workers as processes of their own, which are killed again and again while they work over HTTP."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -26,17 +27,19 @@ from tests.helpers.tuning import definition
 
 KILLS, WORKERS = 4 * TRIALS, 4
 BUDGET = 40 * KILLS
+KILLED_BUDGET, TRIALS_PER_KILL, KILLS_PER_SERVER = 40 * TRIALS, 3, 4
+FORKSERVER = multiprocessing.get_context("forkserver")
 SECONDS_TO_START = 60.0
 
 
 class Server:
     """The program on one port and one database."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: str | None = None) -> None:
         with listen() as free:
             self.port = free.getsockname()[1]
         self.url, self.token = f"http://127.0.0.1:{self.port}", folder / "token"
-        files = ["--database", str(folder / "tuning.db"), "--token-file", str(self.token)]
+        files = ["--database", database or str(folder / "tuning.db"), "--token-file", str(self.token)]
         self._command = [sys.executable, "-m", "ml.tuning.server", "--port", str(self.port), *files]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -60,8 +63,8 @@ class Server:
 
 
 @contextmanager
-def started(folder: Path) -> Iterator[Server]:
-    server = Server(folder)
+def started(folder: Path, database: str | None = None) -> Iterator[Server]:
+    server = Server(folder, database)
     try:
         server.start()
         yield server
@@ -115,3 +118,89 @@ def test_a_service_that_is_killed_loses_and_repeats_nothing(tmp_path: Path, monk
     assert len(observations) == len(suggestions) == BUDGET
     assert {one.suggestion: one.values[0].value for one in observations} == acknowledged
     assert len({str(one.assignments) for one in suggestions}) == BUDGET
+
+
+class Worker:
+    """A worker process, which writes each observation that the service has acknowledged into a file."""
+
+    def __init__(self, server: Server, identity: str, name: str, folder: Path) -> None:
+        self.file, self._arguments = folder / name, (server.url, identity, name, folder / name)
+        self.file.touch()
+
+    def start(self) -> None:
+        self._process = FORKSERVER.Process(target=try_suggestions, args=self._arguments)
+        self._process.start()
+
+    def kill(self) -> None:
+        os.kill(self._process.pid or 0, signal.SIGKILL)
+        self._process.join()
+
+    def works(self) -> bool:
+        return self._process.exitcode in (None, 0)
+
+    def join(self) -> int | None:
+        self._process.join(SECONDS_TO_START)
+        return self._process.exitcode
+
+    def acknowledged(self) -> dict[str, float]:
+        lines = self.file.read_text().splitlines(keepends=True)
+        return {line.split()[0]: float(line.split()[1]) for line in lines if line.endswith("\n")}
+
+
+def try_suggestions(url: str, identity: str, name: str, file: Path) -> None:
+    """Try suggestions until no budget is left, in a process that can be killed at any moment."""
+    tuned = Service("", url).connect(name).experiments(identity)
+    with file.open("a") as acknowledged:
+        while tuned.fetch().progress.observation_count < KILLED_BUDGET:
+            try:
+                suggestion = tuned.suggestions().create()
+            except ApiException as error:
+                if error.status_code != 409:
+                    raise
+                time.sleep(0.05)
+                continue
+            value = suggestion.assignments["learning_rate"]
+            time.sleep(0.02)
+            tuned.observations().create(suggestion=suggestion.id, values=[{"name": "auc", "value": value}])
+            acknowledged.write(f"{suggestion.id} {value!r}\n")
+            acknowledged.flush()
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+def test_killed_workers_and_a_killed_service_use_the_budget_exactly(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every few trials a worker is killed, and with every fourth worker the service."""
+    draw, killed, due = random.Random(SEED), 0, TRIALS_PER_KILL
+    with started(tmp_path, address) as server:
+        monkeypatch.setenv(TOKEN, server.token.read_text().strip())
+        experiments = Service("", server.url).connect().experiments
+        identity = experiments().create(**definition(type="random", observation_budget=KILLED_BUDGET)).id
+        tuned = experiments(identity)
+        workers = [Worker(server, identity, f"worker-{n}", tmp_path) for n in range(WORKERS)]
+        for worker in workers:
+            worker.start()
+        while due < KILLED_BUDGET - WORKERS:
+            if tuned.observations().fetch(limit=0).count < due:
+                assert all(worker.works() for worker in workers)
+                time.sleep(0.01)
+                continue
+            worker = draw.choice(workers)
+            worker.kill()
+            killed += 1
+            if killed % KILLS_PER_SERVER == 0:
+                server.kill()
+                server.start()
+            worker.start()
+            due += TRIALS_PER_KILL
+        assert [worker.join() for worker in workers] == [0] * WORKERS
+        observations = list(tuned.observations().fetch().iterate_pages())
+        suggestions = list(tuned.suggestions().fetch().iterate_pages())
+    assert killed >= KILLED_BUDGET // TRIALS_PER_KILL - WORKERS
+    assert len(observations) == len(suggestions) == KILLED_BUDGET
+    assert len({str(one.assignments) for one in suggestions}) == KILLED_BUDGET
+    stored = {one.suggestion: one.values[0].value for one in observations}
+    acknowledged = {key: value for worker in workers for key, value in worker.acknowledged().items()}
+    assert len(stored) == KILLED_BUDGET and acknowledged.items() <= stored.items()
+    assert len(stored) - len(acknowledged) <= killed  # a killed worker can have reported one that it did not write down

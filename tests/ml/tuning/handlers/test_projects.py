@@ -82,6 +82,31 @@ def test_projects_count_what_belongs_to_them(connection: sigopt.Connection) -> N
     assert [(one["experiment_count"], one["training_run_count"]) for one in shown] == [(1, 0), (0, 2)]
 
 
+def test_a_development_token_reaches_only_what_it_made(service: TuningService) -> None:
+    ensure_tokens(service)
+    production, development = connect(service, client_token=TOKEN), connect(service, client_token=DEVELOPMENT_TOKEN)
+    production.clients(1).projects().create(id="a", name="a")
+    production.experiments().create(**definition())
+    tuned = production.clients(1).projects("a").aiexperiments().create(**definition())
+    run = production.aiexperiments(tuned.id).training_runs().create(name="run")
+    own = development.clients(1).projects("a").training_runs().create(name="own")
+    assert development.experiments().create(**definition()).id == "3"
+    for call in (
+        development.experiments("1").fetch,
+        development.experiments("1").suggestions().create,
+        development.aiexperiments(tuned.id).fetch,
+        development.training_runs(run.id).fetch,
+        lambda: development.training_runs(run.id).update(state="failed"),
+        lambda: development.impl.request("GET", ["clients", "1", "tokens"], {}, None),
+        lambda: development.impl.request("POST", ["clients", "1", "tokens"], {}, None),
+    ):
+        refused(call, 403, "development token")
+    refused(development.tokens(TOKEN).fetch, 404, "token")
+    assert [one.id for one in development.clients(1).experiments().fetch(include_ai=True).iterate_pages()] == ["3"]
+    assert [one.id for one in development.clients("1").projects("a").training_runs().fetch().iterate_pages()] == [own.id]
+    assert development.experiments("3").suggestions().create().id and production.training_runs(run.id).fetch().state == "active"
+
+
 def test_who_calls(service: TuningService) -> None:
     ensure_tokens(service)
     known = connect(service, client_token=TOKEN)
@@ -96,5 +121,12 @@ def test_who_calls(service: TuningService) -> None:
         DEVELOPMENT_TOKEN: ("client-dev", True),
     }
     refused(known.tokens("other").fetch, 404, "token")
+    made = known.impl.request("POST", ["clients", "1", "tokens"], {"development": True}, None)
+    assert (made["token_type"], len(made["token"])) == ("client-dev", 48)
+    other = known.impl.request("POST", ["clients", "1", "tokens"], {}, None)["token"]
+    refused(lambda: known.impl.request("DELETE", ["tokens", "self"], {}, None), 403, "cannot revoke itself")
+    connect(service, client_token=other).impl.request("DELETE", ["tokens", TOKEN], {}, None)
+    refused(known.clients(1).fetch, 401, "unknown")
+    known = connect(service, client_token=other)
     refused(known.clients(2).fetch, 404, "client 2")
     assert connect(service).tokens("self").fetch().client == "1"
