@@ -67,8 +67,28 @@ class Service:
         if not os.environ.get(TOKEN):
             raise ValueError(f"{TOKEN} is not set; the tuning service at {self.url} requires the token that it prints at start")
         headers = {WORKER_HEADER: worker} if worker else {}
-        driver = _repeating(RequestDriver, patience)
+        driver = _repeating(_complete(RequestDriver), patience)
         return Connection(driver=driver, client_token=os.environ[TOKEN], api_url=self.url, headers=headers)  # type: ignore[arg-type]
+
+
+def _complete(driver: type) -> type:
+    """Returns an HTTP driver that refuses incomplete answers, as of a service that was killed.
+
+    The library under the sigopt client does not compare the body with its announced length, and the client returns a body that
+    is not JSON as an object without fields.
+    """
+    from sigopt.exception import ConnectionException
+
+    class Complete(driver):
+        def _handle_response(self, response: Any) -> Any:
+            if response.ok and response.status_code != 204:
+                try:
+                    response.json()
+                except ValueError as error:
+                    raise ConnectionException(f"The tuning service sent an incomplete answer: {error}") from error
+            return super()._handle_response(response)
+
+    return Complete
 
 
 def _repeating(driver: type, patience: float) -> type:
