@@ -122,7 +122,7 @@ def _adopted(lake: Lake, spec: DatasetSpec, model: str, day: str) -> dict[str, A
 def _tuned_values(
     lake: Lake, spec: DatasetSpec, model: str, before: dict[str, Any] | None, new: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any] | None:
-    """Return the tuned values with their origin: those of the day before, with those of newer tunings."""
+    """Return the tuned values with their origin: the values of the day before, updated by newer tunings."""
     for tuned_for, found in new.items():
         changed = found["changed"]
         earlier = flat(before["values"]) if before else {}
@@ -172,7 +172,7 @@ def _recipe_of(lake: Lake, spec: DatasetSpec, model: str, day: str) -> Recipe | 
 
 
 def _origins(composed: Composed, recipe: Recipe, refused: Mapping[str, Any]) -> dict[str, str]:
-    """Return the origins of the values in use; those of a structure that is kept come from the day before."""
+    """Return the origins of the values in use; a structure that is kept has the origins of the day before."""
     refused_and_below = tuple(f"{key}." for key in refused)
     return {
         key: "the day before, whose structure is kept"

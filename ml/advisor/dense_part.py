@@ -40,7 +40,7 @@ class DensePart:
 
     Attributes:
         layers: Linear layers.
-        products: Multiplications of the forward pass outside of the layers, such as those of DLRM's dot products.
+        products: Multiplications of the forward pass outside of the layers, such as DLRM's dot products.
         elements: Values that the forward pass writes: inputs, outputs of layers, and interactions.
     """
 
@@ -50,7 +50,7 @@ class DensePart:
 
     @property
     def parameters(self) -> int:
-        """Number of parameters that the dense optimizer trains, without those of tables."""
+        """Number of parameters that the dense optimizer trains, excluding tables."""
         return sum(layer.parameters for layer in self.layers)
 
     @property

@@ -57,7 +57,7 @@ OF_TABLE = {
     "growth": "share of its ids that were new on the profile's last day; None with one day",
     "zipf": "exponent of its frequency distribution",
     "top_share": "share of occurrences of its most frequent id",
-    "numbered": "whether its ids are small numbers, as those of buckets and hours",
+    "numbered": "whether its ids are small numbers, such as buckets and hours",
     "numbers": "with `numbered`: largest id + 1",
     "multi_valued": "whether a row has any number of ids",
     "is_user": "whether it identifies the user",

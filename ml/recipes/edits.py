@@ -44,7 +44,7 @@ def read_edits(path: Path | None) -> Edits | None:
         The edits, or None if there is no such file.
 
     Raises:
-        CatalogError: The file is not valid YAML, or has other sections than those of a recipe.
+        CatalogError: The file is not valid YAML, or has sections that a recipe does not have.
     """
     if path is None or not path.is_file():
         return None

@@ -24,7 +24,7 @@ ERRORS = {
 def describe(routes: Iterable[Route]) -> dict[str, Any]:
     """Describe the API.
 
-    OpenAPI 3.1 has no place for the verb MERGE. Its operations are under `x-merge`; their bodies are those of PUT.
+    OpenAPI 3.1 has no place for the verb MERGE. Its operations are under `x-merge`; they accept the same bodies as PUT.
 
     Args:
         routes: Routes of the service.

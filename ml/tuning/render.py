@@ -122,7 +122,7 @@ def pagination(data: Iterable[JSON], *, count: int | None = None, before: str | 
 
     Args:
         data: The objects of the page.
-        count: Number of objects on all pages; by default those of this page.
+        count: Number of objects on all pages; by default the number on this page.
         before: Marker for the page of older objects.
         after: Marker for the page of newer objects.
     """

@@ -1,6 +1,6 @@
 """Serves the tuning service over HTTP: `python -m ml.tuning.server`.
 
-The routes, their rules and their errors are those of `TuningService`; this module only translates between HTTP and its calls.
+`TuningService` defines the routes, their rules and their errors; this module only translates between HTTP and its calls.
 The description of the API is at `/openapi.json`.
 """
 

@@ -6,7 +6,7 @@ The measure is held-out log loss, so that pairs of pure noise gain nothing, howe
    crosses, and `FEATURE_CODES` for the feature alone. Dense features become quantile bins, for step 2 alone.
 2. The rows are halved. Effects are fitted on one half and scored on the other, and vice versa. An additive logistic model of
    all features is fitted first, so that what another feature already says, such as an existing cross, is not gained again.
-3. The effect of each pair of codes is fitted to the residuals, with a larger penalty than that of step 2, so that a cross does
+3. The effect of each pair of codes is fitted to the residuals, with a larger penalty than in step 2, so that a cross does
    not gain what a penalty has taken from the features alone. All pairs are scored by a quadratic approximation of log loss, in
    one direction.
 4. The best pairs are fitted and scored exactly, in both directions. A pair is reported if its gain differs from zero

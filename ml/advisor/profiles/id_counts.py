@@ -64,7 +64,7 @@ class IdCounts:
 
     @property
     def error(self) -> float:
-        """Relative standard error of `distinct`: that of a binomial sample with probability 2^-level."""
+        """Relative standard error of `distinct`, estimated from a binomial sample with probability 2^-level."""
         return sqrt((1 - 2.0**-self.level) / max(len(self.ids), 1))
 
     @property

@@ -50,7 +50,7 @@ class Taken:
         return key, np.array([d.position(assignments[d.name]) for d in self._continuous if d.name in assignments])
 
     def free(self, point: Point, rng: np.random.Generator) -> dict[str, Value]:
-        """Return a point's assignments, or those of a free point close to it, or else of any free point.
+        """Return the assignments of a point, or of a free point close to it, or else of any free point.
 
         Raises:
             Exhausted: If no point of the space is free.

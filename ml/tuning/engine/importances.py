@@ -21,7 +21,8 @@ TREES = 32
 def importances(study: Study, metric: str) -> dict[str, float]:
     """Return the share of a metric's variance that each parameter explains by itself.
 
-    The variance is that of a random forest over the results (functional ANOVA; Hutter, Hoos and Leyton-Brown 2014).
+    The variance is computed from a random forest that is fitted to the results (functional ANOVA; Hutter, Hoos and
+    Leyton-Brown 2014).
 
     Args:
         study: The study. Failed observations and those outside of its space are left out.

@@ -59,7 +59,7 @@ def rows(call: Call, found: Experiment) -> list[Any]:
 
 
 def full_cost(found: Experiment, rows: Sequence[Any]) -> list[Any]:
-    """Return the rows whose values can be the best: with several tasks, those of the task that costs 1."""
+    """Return the rows whose values can be the best: with several tasks, only the task that costs 1."""
     return [row for row in rows if not found.tasks or row.task is None or row.task["cost"] == 1]
 
 

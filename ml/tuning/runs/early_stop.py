@@ -1,4 +1,4 @@
-"""Whether a run should stop early, from its checkpoints and those of the other runs of its experiment.
+"""Whether a run should stop early, from its own checkpoints and the checkpoints of the other runs of its experiment.
 
 Runs are compared at the same checkpoint, so checkpoints have to be logged at the same points of a training, for example after
 each tenth of the pass. Both rules also hold for experiments with two optimized metrics, which Optuna's pruners do not support.
