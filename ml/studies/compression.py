@@ -188,15 +188,6 @@ def figure(title: str, results: Sequence[Compressed]) -> bytes:
     return trade_off(f"AUC by bytes of tables: {title}", "bytes of the compressed tables", "AUC", groups, (FULL, full.auc))
 
 
-def best_by_share(results: Sequence[Compressed]) -> dict[str, list[Compressed]]:
-    """Group the results of the variants with a share of the rows by this share, highest AUC first."""
-    found: dict[str, list[Compressed]] = {}
-    for result in results:
-        if result.setting.startswith("1/"):
-            found.setdefault(result.setting, []).append(result)
-    return {share: sorted(own, key=lambda result: -result.auc) for share, own in found.items()}
-
-
 def _recipe(spec: DatasetSpec, model: str, tables: dict[str, dict[str, Any]], seed: int) -> Recipe:
     return recipe_of(spec, model, {"seed": seed, "tables": {"features": tables}})
 

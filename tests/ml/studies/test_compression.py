@@ -11,7 +11,7 @@ from ml.catalog.load import load_catalog
 from ml.lake import Lake
 from ml.recipes.recipe import recipe_of
 from ml.recipes.tables import CompositionalTable, HashedTable
-from ml.studies.compression import FULL, HASHED, OPERATIONS, PARTED, QUARTER, best_by_share, run_study, variants, write_study
+from ml.studies.compression import FULL, HASHED, OPERATIONS, PARTED, QUARTER, run_study, variants, write_study
 from tests.helpers.training_days import made_spec, write_days
 
 IDS = {"C3": 53_717, "C10": 12_993, "C19": 1_296}
@@ -49,7 +49,6 @@ def test_results_are_paired_with_full_tables(lake: Lake, tmp_path: Path) -> None
     assert full.rows == 640, "only feature b has 100 ids; those of two days were trained on"
     hashed = by_group[HASHED, "1/4"]
     assert hashed.rows == 160 and hashed.nbytes == 160 * 17 * 4 < full.nbytes / 4
-    assert best_by_share(results)["1/4"][0].auc == max(result.auc for result in results if result.setting == "1/4")
     write_study(tmp_path, "made", results)
     assert len(json.loads((tmp_path / "results.json").read_text())) == len(results)
     assert (tmp_path / "auc.png").read_bytes().startswith(b"\x89PNG")
