@@ -135,13 +135,13 @@ def main(
     result = lake.manifest(tuning_results(model), spec.name, day)
     why = f": {result['verdict']['reason']}" if result["verdict"] else ""
     outcome = f"Its recipe is used from {day} on" if result["adopted"] else "The recipe in use is kept"
-    console.print(f"* best. {outcome}{why}.")
+    console.print(f"* best. {outcome}{why}.", highlight=False, soft_wrap=True)
     if lake.has(STUDIES, CASES, spec.name):
         summary = json.loads((lake.require(STUDIES, CASES, spec.name) / "summary.json").read_text())
         console.print(cases_table(summary))
     elif "dlrm" in spec.models:
-        select = f"dagster asset materialize -m orchestration.definitions --select {STUDIES}/{spec.name}_{CASES}"
-        console.print(f"To compare original and advised DLRM and their tunings: {select}", soft_wrap=True)
+        select = f".venv/bin/dagster asset materialize -m orchestration.definitions --select {STUDIES}/{spec.name}_{CASES}"
+        console.print(f"To compare original and advised DLRM and their tunings: {select}", highlight=False, soft_wrap=True)
     trained = [key(spec, stage(model)) for stage in (advisor_recipes, tuned_models, exported_models)]
     if lake.has(tuned_models(model), spec.name, day):
         materialize(spec, day, trained)
