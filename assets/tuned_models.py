@@ -1,6 +1,6 @@
 """The day's models: each continues from the previous day's snapshot, by one pass over the day in time order."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from ml import stages
 from ml.catalog.spec import DatasetSpec
 
 if TYPE_CHECKING:
+    from ml.advisor.cost import Comparison
     from ml.embeddings.interface import TableStats
 
 
@@ -36,6 +37,7 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
     def tuned_models(
         context: dg.AssetExecutionContext, lake: LakeResource, mlflow: MlflowResource, training: TrainingResource
     ) -> dg.MaterializeResult:
+        from ml.advisor.measured import compare_day
         from ml.distributed.launchers import Processes
         from ml.tracking.run import Tracker
         from ml.training.day import DayOptions
@@ -48,8 +50,11 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
             tracker = Tracker(Path(mlflow.home), tags, example_rows=mlflow.example_rows)
             options = DayOptions(tracker=tracker, cache=training.cache.config())
             done = train_day_on(processes, spec, day, lake.open(), model, options)
+            whole = training.processes == 1 and not done.resumed_at and not done.kept_from
+            compared = compare_day(spec, day, lake.open(), Path(mlflow.home), done.recipe, done.metrics) if whole else []
             return {
                 **done.metrics,
+                **({"predicted": _predicted(compared)} if compared else {}),
                 "dagster/row_count": done.report.rows,
                 "warm_started_from": "/".join(done.base) if done.base else "nothing: the first day",
                 **({"kept_from": done.kept_from} if done.kept_from else {}),
@@ -63,6 +68,22 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
         return each_day(context, work, summary="loss")
 
     return tuned_models
+
+
+def _predicted(compared: "Sequence[Comparison]") -> dg.TableMetadataValue:
+    """One row per predicted quantity: the prediction beside what the training took."""
+    columns = {"quantity": "string", "predicted": "float", "measured": "float", "factor": "float", "close": "string"}
+    rows = (
+        {
+            "quantity": of.quantity,
+            "predicted": round(of.predicted, 3),
+            "measured": round(of.took, 3),
+            "factor": round(of.factor, 2),
+            "close": "yes" if of.close else "no",
+        }
+        for of in compared
+    )
+    return table(columns, rows)
 
 
 def _tables(stats: "Mapping[str, TableStats]") -> dg.TableMetadataValue:

@@ -25,8 +25,9 @@ WORD, SLOT = 4, 16  # bytes of a float32, and of a slot of the hash map
 DENSE_COPIES = 5  # weights, gradients, two moments of Adam, and a copy while a snapshot is written
 ACTIVATION_COPIES = 6  # values of the forward pass, their gradients, and intermediate results
 FIXED_BYTES = 12  # of a fixed row beside its weights: accumulator, step of the last update, and seed of the first weights
+SECONDS, TABLES, PEAK = "CPU-seconds of the loop", "megabytes of tables", "megabytes at the peak"  # what is compared
 FACTOR = 1.5  # a prediction is close if it is within this factor
-SHORT, SMALL = 0.5, 1.0  # seconds, such as those that loading kernels takes, and megabytes that do not matter
+SHORT, SMALL = 0.05, 1.0  # seconds, about those of the first step, and megabytes that do not matter
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Speed:
 
     Attributes:
         rates: Seconds per unit of each of `terms`.
-        start_seconds: Seconds that the first steps of a process take longer, because kernels are loaded.
+        start_seconds: CPU-seconds that a new process spends once on loading kernels, while it loads a state and takes a step.
         base_bytes: Memory of a process that trains a tiny model.
     """
 
@@ -49,8 +50,8 @@ class Prediction:
     """What training a day is predicted to take.
 
     Attributes:
-        seconds: Seconds of one core for the pass over the day.
-        start_seconds: Seconds that the first steps of a process take longer, because kernels are loaded.
+        seconds: CPU-seconds of the training loop over the day, with one thread. On an idle machine, as much time passes.
+        start_seconds: CPU-seconds that a new process spends once on loading kernels, before and in its first step.
         peak_bytes: Peak of the training process's memory.
         table_bytes: Bytes of each table with its optimizer state and index, at the end of the day.
         terms: Seconds by term, the largest first.
@@ -144,7 +145,7 @@ def terms(recipe: Recipe, schema: FeatureSchema, workload: Workload) -> dict[str
         crossed = sum(_crossed_rows(workload, pair) for pair in model.crosses)
         _add_lookups(found, "lookup", workload.rows * len(model.crosses), 1)
         found["new_rows"] += crossed * workload.rows / max(crossed + workload.rows, 1)
-        found["step_features"] += steps * (len(own.sparse) + len(model.crosses))
+        found["step_features"] += steps * len(model.crosses)  # the wide part's own cost is that of a further collection
     found["step_collections"] = steps * (len(kinds) - 1 + isinstance(model, WideDeepRecipe))
     read = sum(load.lookups for load in workload.features.values())
     found["values"] = workload.rows * len(schema.dense) + read
@@ -200,27 +201,30 @@ def compare(
     prediction: Prediction,
     metrics: Mapping[str, float],
     *,
-    new_process: bool = False,
+    loading_seconds: float | None = None,
     peak_bytes: float | None = None,
 ) -> list[Comparison]:
     """Compare a prediction with what a trained day took.
 
     Args:
         prediction: The prediction.
-        metrics: The metrics in the manifest of the trained day.
-        new_process: Whether the process had not trained before, so that it also loaded kernels.
+        metrics: The metrics in the manifest of the trained day; `cpu_seconds` are those of the training loop.
+        loading_seconds: CPU-seconds that a new process spent on loading the state before the loop. With it, the comparison is
+            about the loop and the start of the process; without it, about the loop of a process that has trained before.
         peak_bytes: Peak of the process's memory, if it was measured.
 
     Returns:
         The comparisons of time and of memory.
     """
-    start = prediction.start_seconds if new_process else 0.0
+    predicted, took = prediction.seconds, metrics["cpu_seconds"]
+    if loading_seconds is not None:
+        predicted, took = predicted + prediction.start_seconds, took + loading_seconds
     found = [
-        Comparison("seconds of one core", prediction.seconds + start, metrics["cpu_seconds"], SHORT),
-        Comparison("megabytes of tables", sum(prediction.table_bytes.values()) / 1e6, metrics["table_megabytes"], SMALL),
+        Comparison(SECONDS, predicted, took, SHORT),
+        Comparison(TABLES, sum(prediction.table_bytes.values()) / 1e6, metrics["table_megabytes"], SMALL),
     ]
     if peak_bytes is not None:
-        found.append(Comparison("megabytes at the peak", prediction.peak_bytes / 1e6, peak_bytes / 1e6))
+        found.append(Comparison(PEAK, prediction.peak_bytes / 1e6, peak_bytes / 1e6))
     return found
 
 

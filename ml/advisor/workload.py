@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ml.advisor.profiles.profile import FeatureProfile, SparseProfile
 from ml.recipes.recipe import Recipe
@@ -64,6 +64,15 @@ class Workload:
             raise ValueError(f"the profile of {profile.dataset} has no rows")
         features = {name: _load(sparse, days) for name, sparse in profile.sparse.items()}
         return cls(profile.rows / days, profile.positives / days, features)
+
+    def with_rows(self, rows: float) -> Workload:
+        """Return a day of the same data with another number of rows."""
+        factor = rows / self.rows
+        features = {
+            name: replace(load, lookups=load.lookups * factor, ids=load.ids + load.new * (factor - 1), new=load.new * factor)
+            for name, load in self.features.items()
+        }
+        return Workload(rows, self.positives * factor, features)
 
     def model_rows(self, recipe: Recipe) -> float:
         """Return the number of rows that the model computes: with `loss: softmax`, only those with label 1."""

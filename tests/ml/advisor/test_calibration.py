@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,16 @@ def test_a_calibration_is_measured_once(tmp_path: Path, monkeypatch: pytest.Monk
         file.write_text(damaged)
         assert calibration_of(tmp_path, MACHINE) == MADE
     assert len(calls) == 5 and sorted(p.name for p in file.parent.iterdir()) == [file.name]
+
+
+def test_rows_of_a_calibration_are_read_like_those_of_a_day() -> None:
+    fresh = next(shape for shape in SHAPES if shape.fresh)
+    rows = calibration._rows(fresh, 1)
+    batches = rows.single.reshape(calibration.BATCHES, -1)
+    assert all(low.max() < high.min() for low, high in pairwise(batches)), "a batch has only new ids"
+    assert batches.min() > calibration._rows(fresh, 0).single.max()
+    same = calibration._rows(SHAPES[0], 1)
+    assert len(same) == calibration.BATCHES * SHAPES[0].rows and same.single.max() < SHAPES[0].ids + 2
 
 
 def test_a_failed_measurement_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,29 @@ def test_seconds_are_units_times_rates() -> None:
     assert prediction.peak_bytes > 10**9 + sum(prediction.table_bytes.values())
 
 
+def test_the_parts_of_a_prediction_add_up_and_grow_with_the_work() -> None:
+    rates = dict.fromkeys(terms(load_recipe("dlrm"), SCHEMA, workload()), 1e-12) | {"steps": 1e-3}
+
+    def seconds(rows: float = 1000, batch: int = 100, name: str = "dlrm", **model: object) -> float:
+        recipe = load_recipe(name, {"batch_size": batch} | ({"model": model} if model else {}))
+        found = predict(recipe, SCHEMA, workload().with_rows(rows), Speed(rates))
+        assert found.seconds == pytest.approx(sum(found.terms.values()))
+        return found.seconds
+
+    assert seconds(2000) == pytest.approx(2 * seconds(), rel=1e-6), "twice as many rows are twice as many steps"
+    assert seconds(1) > seconds(100) / 10, "a step has a cost of its own"
+    assert seconds(batch=50) > seconds() > seconds(batch=200)
+    assert seconds(embedding_dim=32) > seconds()
+    assert seconds(name="wide_deep") > seconds(name="deepfm")
+    peak = [predict(load_recipe("dlrm"), SCHEMA, workload(rows), Speed({})).peak_bytes for rows in (100, 200)]
+    assert peak[0] < peak[1]
+
+
+def test_a_wide_part_costs_what_a_further_collection_costs() -> None:
+    wide, deep = (terms(load_recipe(name, {"batch_size": 100}), SCHEMA, workload()) for name in ("wide_deep", "deepfm"))
+    assert (wide["step_features"], wide["step_collections"]) == (deep["step_features"], deep["step_collections"] + 10)
+
+
 def test_comparison_with_a_trained_day() -> None:
     prediction = predict(load_recipe("dlrm", {"batch_size": 100}), SCHEMA, workload(), Speed({"steps": 0.5}, 0.25, 10**9))
     metrics = {"cpu_seconds": 6.0, "table_megabytes": 1.0}
@@ -85,6 +108,7 @@ def test_comparison_with_a_trained_day() -> None:
     assert (seconds.predicted, seconds.took, seconds.factor, seconds.close) == (5.0, 6.0, pytest.approx(1.2), True)
     assert tables.factor > 1.5 and tables.close  # less than a megabyte
     assert not compare(prediction, metrics | {"table_megabytes": 20.0})[1].close
-    assert compare(prediction, metrics, new_process=True)[0].predicted == 5.25
+    started = compare(prediction, metrics, loading_seconds=0.5)[0]
+    assert (started.predicted, started.took) == (5.25, 6.5), "the start of a process is part of both or of neither"
     assert len(compare(prediction, metrics, peak_bytes=1e9)) == 3
     assert Comparison("x", 0.0, 1.0).factor == float("inf") and not Comparison("x", 0.0, 1.0).close
