@@ -25,6 +25,19 @@ class Session(Strict):
     )
 
 
+class LambdaRankOptions(Strict):
+    """A LambdaRank on gradient-boosted trees, which is trained each day on simulated candidate lists of the day."""
+
+    queries: Int = Field(default=10_000, ge=1, description="Approximate number of events whose candidate lists are trained on.")
+    trees: Int = Field(default=100, ge=1, description="Number of trees.")
+    learning_rate: Float = Field(default=0.1, gt=0, le=1, description="Weight of each tree.")
+    leaves: Int = Field(default=31, ge=2, description="Largest number of leaves of a tree.")
+    min_leaf_rows: Int = Field(default=200, ge=1, description="Fewest candidates of a leaf.")
+    signal_share: Float = Field(default=0.7, gt=0, le=1, description="Share of the signals that each tree may use.")
+    truncation: Int = Field(default=30, ge=1, description="Pairs count if one of their items is among this many first.")
+    seed: Int = Field(default=0, ge=0, description="Seed of the sample of events and of the choice of signals.")
+
+
 class Ranking(Strict):
     """Ranking of the clicked item among all live items, in reports.
 
@@ -54,4 +67,9 @@ class Ranking(Strict):
         ge=1,
         description="Approximate number of pairs of a click and an item that a model scores, if it has to score each pair "
         "separately. If there are more pairs, a deterministic sample of the clicks is ranked, and the report states its size.",
+    )
+    lambdarank: LambdaRankOptions | None = Field(
+        default=None,
+        description="Trains a LambdaRank over candidates with `candidate_index`, and ranks with it when serving. By default, "
+        "candidates are ranked by a model.",
     )

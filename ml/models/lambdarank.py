@@ -11,21 +11,8 @@ from collections.abc import Sequence
 import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from ml.catalog.strict import Strict
-
-
-class LambdaRankOptions(Strict):
-    """Settings of the trees."""
-
-    trees: int = Field(default=100, ge=1, description="Number of trees.")
-    learning_rate: float = Field(default=0.1, gt=0, le=1, description="Weight of each tree.")
-    leaves: int = Field(default=31, ge=2, description="Largest number of leaves of a tree.")
-    min_leaf_rows: int = Field(default=200, ge=1, description="Fewest candidates of a leaf.")
-    signal_share: float = Field(default=0.7, gt=0, le=1, description="Share of the signals that each tree may use.")
-    truncation: int = Field(default=30, ge=1, description="Pairs count if one of their items is among this many first.")
-    seed: int = Field(default=0, ge=0, description="Seed of the choice of signals.")
+from ml.catalog.ranking import LambdaRankOptions
 
 
 class LambdaRank:

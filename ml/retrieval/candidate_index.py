@@ -3,6 +3,7 @@
 items.parquet          a row per item, in ascending order of `key:item`, the hashed item; `event_time` is its last row, and
 the other columns describe it
 vectors.safetensors    `vectors`, float32 [L, E], in the same order; absent without a two-tower model
+ranker.txt             a LambdaRank over candidates in LightGBM's text format; absent unless the entry has `ranking.lambdarank`
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
+from ml.models.lambdarank import LambdaRank
 from ml.parquet import read_parquet, write_table
 from ml.retrieval.index import ItemIndex
 from ml.schema import ITEM_KEY
 from ml.stages import CANDIDATE_INDEX
 
-ITEMS, VECTORS = "items.parquet", "vectors.safetensors"
+ITEMS, VECTORS, RANKER = "items.parquet", "vectors.safetensors", "ranker.txt"
 
 
 class DamagedIndex(ValueError):
@@ -37,10 +39,12 @@ class CandidateIndex:
     Attributes:
         items: L rows, in ascending order of `key:item`.
         index: The same items by their vectors; None without a two-tower model.
+        ranker: Orders candidates; None without `ranking.lambdarank`, and if nothing was learned on the day.
     """
 
     items: pa.Table
     index: ItemIndex | None
+    ranker: LambdaRank | None = None
 
     def write(self, folder: UPath) -> dict[str, str]:
         """Write into an existing folder. Returns the SHA-256 of each file by name."""
@@ -49,6 +53,9 @@ class CandidateIndex:
         if self.index is not None:
             (folder / VECTORS).write_bytes(safetensors.numpy.save({"vectors": self.index.vectors}))
             written.append(VECTORS)
+        if self.ranker is not None:
+            (folder / RANKER).write_text(self.ranker.text)
+            written.append(RANKER)
         return {name: _sha256(folder / name) for name in written}
 
     @classmethod
@@ -60,18 +67,33 @@ class CandidateIndex:
             StalePartition: The index was made under another specification of the dataset.
             DamagedIndex: A file has changed since it was written; the message names it.
         """
-        folder = lake.require(CANDIDATE_INDEX, spec.name, day, fingerprint=spec.fingerprint)
-        for name, wanted in lake.manifest(CANDIDATE_INDEX, spec.name, day)["files"].items():
-            if not (folder / name).exists() or _sha256(folder / name) != wanted:
-                raise DamagedIndex(
-                    f"{folder / name} is missing, or has changed since it was written; materialise {CANDIDATE_INDEX} of "
-                    f"{day} again"
-                )
+        folder = _intact(lake, spec, day)
         items = read_parquet(folder / ITEMS)
-        if not (folder / VECTORS).exists():
-            return cls(items, None)
-        vectors = safetensors.numpy.load((folder / VECTORS).read_bytes())["vectors"]
-        return cls(items, ItemIndex(items[ITEM_KEY].to_numpy(), np.asarray(vectors, np.float32)))
+        index = None
+        if (folder / VECTORS).exists():
+            vectors = safetensors.numpy.load((folder / VECTORS).read_bytes())["vectors"]
+            index = ItemIndex(items[ITEM_KEY].to_numpy(), np.asarray(vectors, np.float32))
+        return cls(items, index, _ranker(folder))
+
+
+def load_ranker(lake: Lake, spec: DatasetSpec, day: str) -> LambdaRank | None:
+    """Load the LambdaRank of a day, without the items; None if the day has none. Raises as `CandidateIndex.load` does."""
+    return _ranker(_intact(lake, spec, day))
+
+
+def _ranker(folder: UPath) -> LambdaRank | None:
+    return LambdaRank((folder / RANKER).read_text()) if (folder / RANKER).exists() else None
+
+
+def _intact(lake: Lake, spec: DatasetSpec, day: str) -> UPath:
+    """Return the partition of a day after comparing its files with the manifest."""
+    folder = lake.require(CANDIDATE_INDEX, spec.name, day, fingerprint=spec.fingerprint)
+    for name, wanted in lake.manifest(CANDIDATE_INDEX, spec.name, day)["files"].items():
+        if not (folder / name).exists() or _sha256(folder / name) != wanted:
+            raise DamagedIndex(
+                f"{folder / name} is missing, or has changed since it was written; materialise {CANDIDATE_INDEX} of {day} again"
+            )
+    return folder
 
 
 def _sha256(path: UPath) -> str:

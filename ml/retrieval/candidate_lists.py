@@ -12,12 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ml.catalog.ranking import LambdaRankOptions
 from ml.catalog.spec import DatasetSpec, Ranking
 from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE, day_bounds
 from ml.hashing import mix64_array
 from ml.lake import Lake
+from ml.models.lambdarank import LambdaRank
 from ml.retrieval.contexts import NOT_LIVE, places
-from ml.retrieval.interactions import ReadLog, context_columns, read_interactions
+from ml.retrieval.interactions import SIGNAL_HOURS, ReadLog, context_columns, read_interactions
 from ml.retrieval.signals import Candidates, CandidateSignals
 from ml.schema import MISSING_ID
 
@@ -93,5 +95,27 @@ def candidate_lists(
 
 
 def reach(spec: DatasetSpec, day: str) -> int:
-    """Return the first event time that candidate lists of a day read: a day before it, in microseconds."""
-    return day_bounds(day, spec.zone)[0] - 24 * MICROSECONDS_PER_HOUR
+    """Return the first event time that candidate lists of a day read, in microseconds."""
+    return day_bounds(day, spec.zone)[0] - SIGNAL_HOURS * MICROSECONDS_PER_HOUR
+
+
+def train_ranker(spec: DatasetSpec, day: str, lake: Lake, options: LambdaRankOptions) -> LambdaRank | None:
+    """Train a LambdaRank on the candidate lists of a day; None if no list has an item that was taken.
+
+    Args:
+        spec: A dataset with an item and a user.
+        day: `YYYY-MM-DD`.
+        lake: Where raw logs are stored.
+        options: Size of the sample, and settings of the trees.
+
+    Raises:
+        MissingPartition: The day has not been ingested.
+    """
+    lists = list(candidate_lists(spec, day, lake, options.queries, options.seed))
+    if not any(of.taken.any() for of in lists):
+        return None
+    sizes = np.concatenate([np.diff(of.candidates.offsets) for of in lists])
+    signals = np.concatenate([of.candidates.signals for of in lists])
+    names = CandidateSignals(context_columns(spec)).names
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    return LambdaRank.train(signals, np.concatenate([of.taken for of in lists]), offsets, names, options)

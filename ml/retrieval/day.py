@@ -1,4 +1,4 @@
-"""Makes the candidate index of a day: the items that are live at its end, as the day's two-tower model embeds them."""
+"""Makes the candidate index of a day: the live items at its end, their vectors by the two-tower model, and a ranker."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from ml.lake import Lake
 from ml.logs.read import raw_parts
 from ml.recipes.recipe import retrieval_model
 from ml.retrieval.candidate_index import CandidateIndex
+from ml.retrieval.candidate_lists import reach, train_ranker
 from ml.retrieval.catalogue import LiveItems
 from ml.retrieval.index import RECALL_AT, ItemIndex, recall_of
 from ml.retrieval.items import days_since, described, item_column, logged_columns, read_catalogue
@@ -87,8 +88,11 @@ def index_day(spec: DatasetSpec, day: str, lake: Lake, sides: Sequence[pa.Table]
             index = ItemIndex(live.ids, item_vectors(bundle, items), queries=queries if len(queries) else None)
             recall = recall_of(index, queries) if len(queries) else None
         inputs += [(exported_models(name), day), (CLEANED_FEATURES, day)]
+    options = spec.ranked.lambdarank if spec.ranked and spec.user else None
+    ranker = train_ranker(spec, day, lake, options) if options else None
+    inputs += [(RAW_LOGS, other) for other in (days_since(spec, day, lake, reach(spec, day)) if options else ())]
     with lake.write(CANDIDATE_INDEX, spec.name, day) as folder:
-        files = CandidateIndex(table, index).write(folder)
+        files = CandidateIndex(table, index, ranker).write(folder)
         digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
         about = {
             "digest": digest,
@@ -99,7 +103,7 @@ def index_day(spec: DatasetSpec, day: str, lake: Lake, sides: Sequence[pa.Table]
             "is_exact": index is None or index.is_exact,
             f"recall_at_{RECALL_AT}": recall,
         }
-        lake.write_manifest(folder, about | lake.lineage(spec.name, inputs))
+        lake.write_manifest(folder, about | lake.lineage(spec.name, list(dict.fromkeys(inputs))))
     path = lake.partition(CANDIDATE_INDEX, spec.name, day)
     return IndexedDay(path, len(live), name, index is None or index.is_exact, recall, len(queries))
 

@@ -25,6 +25,8 @@ from ml.schema import EVENT_TIME, MISSING_ID
 
 PAST = 20
 """Number of a user's last items that signals use."""
+SIGNAL_HOURS = 24
+"""Hours before the beginning of a day from which on signals of the day use events."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,12 @@ class Interactions:
         return Interactions(self.clicks.rows(start, stop), asked, self.user[start:stop], self.row[start:stop])
 
 
+def running_session(times: list[int], now: int, idle: int) -> int:
+    """Count the newest of a user's events, given newest first, that belong to a session which still runs."""
+    gaps = np.diff([*times[::-1], now])[::-1] <= idle
+    return len(gaps) if gaps.all() else int(gaps.argmin())
+
+
 def context_columns(spec: DatasetSpec) -> list[str]:
     """Return the columns of the log that describe a request: those of plain sparse features, except users, items, sessions."""
     others = {spec.user, spec.item, *item_columns(spec), *([spec.session.column] if spec.session else [])}
@@ -99,12 +107,13 @@ def codes_of(columns: list[str], rows: pa.Table) -> NDArray[np.int64]:
     return np.stack(found, 1) if found else np.zeros((len(rows), 0), np.int64)
 
 
-def interactions_of(spec: DatasetSpec, rows: pa.Table) -> Interactions:
+def interactions_of(spec: DatasetSpec, rows: pa.Table, since: int | None = None) -> Interactions:
     """Derive positive events from raw rows in time order.
 
     Args:
         spec: A dataset with a user and an item.
         rows: Rows with `event_time` and the columns of the log.
+        since: First time of the events to return, in microseconds; by default all are returned. Earlier rows count as past.
     """
     ranking, item = spec.ranked or Ranking(), hash_values("item", rows[item_column(spec)].combine_chunks())
     kept = np.flatnonzero(positive(spec, rows) & (item != MISSING_ID))
@@ -117,8 +126,10 @@ def interactions_of(spec: DatasetSpec, rows: pa.Table) -> Interactions:
     if spec.session:
         whose = hash_values("session", rows[spec.session.column].combine_chunks())[kept]
         sessions = session_contexts(whose, time, item, ranking.context).contexts
-    asked = Asked(past, np.diff(own.offsets), codes_of(context_columns(spec), rows.take(pa.array(kept))))
-    return Interactions(Clicks(time, item, sessions), asked, user, kept)
+    first, end = 0 if since is None else int(np.searchsorted(time, since)), len(time)
+    codes = codes_of(context_columns(spec), rows.take(pa.array(kept[first:])))
+    asked = Asked(past.rows(first, end), np.diff(own.offsets)[first:], codes)
+    return Interactions(Clicks(time, item, sessions).rows(first, end), asked, user[first:], kept[first:])
 
 
 @dataclass(frozen=True)

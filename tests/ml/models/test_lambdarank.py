@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ml.models.lambdarank import LambdaRank, LambdaRankOptions
+from ml.catalog.ranking import LambdaRankOptions
+from ml.models.lambdarank import LambdaRank
 
 OPTIONS = LambdaRankOptions(trees=8, min_leaf_rows=5, signal_share=1.0)
 
