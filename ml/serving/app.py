@@ -34,6 +34,7 @@ from ml.serving.faults import WrongColumn
 from ml.serving.feature_tables import ServedTables
 from ml.serving.forms import Answer, EventsRequest, Item, RankRequest, RecommendRequest, Stored
 from ml.serving.journal import JournalFull, WrongEvent
+from ml.serving.ranker import NAME
 from ml.serving.recommender import Ranked, Recommendation
 from ml.serving.rows import rank_rows
 from ml.serving.start import Engine
@@ -250,13 +251,16 @@ def _recommend(engine: Engine, asked: RecommendRequest, metrics: _Metrics) -> An
     recommender = engine.recommender
     assert recommender is not None
     ranking, retrieval = engine.bundles()
+    ranker = engine.ranker.ranker if engine.ranker else None
     found = recommender.recommend(
-        ranking, retrieval, asked.user, asked.context, asked.k, now, asked.filters, asked.exclude_seen
+        *(ranking, retrieval, asked.user, asked.context, asked.k, now, asked.filters, asked.exclude_seen),
+        ranker=ranker,
+        explain=asked.explain,
     )
     for name in found.missing:
         metrics.missing.labels(name).inc()
-    reasons: list[dict[str, float]] | None = None
-    if asked.explain and found.items:
+    reasons = found.reasons
+    if asked.explain and found.items and not found.by_ranker:
         row = recommender.row_of(ranking, asked.user, asked.context, now)
         items = pa.Table.from_pylist([ranked.columns for ranked in found.items], recommender.source.live.items.schema)
         items = recommender.with_tables(items, asked.user, asked.context, now)
@@ -282,6 +286,7 @@ def _rank(engine: Engine, asked: RankRequest) -> Answer:
 
 def _answer(engine: Engine, found: Recommendation, began: float, reasons: list[dict[str, float]] | None) -> Answer:
     version = engine.ranking.version
+    by = (NAME, engine.ranker.day) if found.by_ranker and engine.ranker else (version.model, version.version)
     items = [
         Item(
             item=ranked.item,
@@ -294,8 +299,8 @@ def _answer(engine: Engine, found: Recommendation, began: float, reasons: list[d
     ]
     return Answer(
         request_id=uuid.uuid4().hex,
-        model=version.model,
-        version=version.version,
+        model=by[0],
+        version=by[1],
         items=items,
         candidates=found.candidates,
         filled=found.filled,

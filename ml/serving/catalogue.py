@@ -22,9 +22,11 @@ from ml.retrieval.catalogue import Catalogue
 from ml.retrieval.co_visitation import CoVisitation
 from ml.retrieval.contexts import NOT_LIVE, Contexts, places
 from ml.retrieval.index import ItemIndex
+from ml.retrieval.interactions import Asked, context_columns
 from ml.retrieval.items import described, item_column, logged_columns
 from ml.retrieval.popularity import Popularity
 from ml.retrieval.postings import Postings
+from ml.retrieval.signals import Candidates, CandidateSignals
 from ml.retrieval.vectors import item_vectors
 from ml.schema import EVENT_TIME
 from ml.serving.events import EventWindow
@@ -78,6 +80,8 @@ class LiveCatalogue:
         self._popularity = Popularity(round(max(minutes) * MICROSECONDS_PER_MINUTE))
         self._together = CoVisitation(round(max(minutes) * MICROSECONDS_PER_MINUTE))
         self._counts = list(spec.label.negatives.recent if spec.label.negatives else ())
+        asks = spec.ranked is not None and spec.ranked.lambdarank is not None
+        self._signals = CandidateSignals(context_columns(spec)) if asks else None
         self._observed = np.iinfo(np.int64).min
         self._lock = threading.Lock()  # co-visitation changes in place
         self.live = self._snapshot(0, np.zeros(0, np.int64), self._empty(), None)
@@ -97,6 +101,7 @@ class LiveCatalogue:
         # Events that arrive later than newer ones count for items and histories, but not for the sources, which need order.
         clicks = self.window.clicks_since(self._observed)
         clicks = clicks.rows(0, int(np.searchsorted(clicks.time, now)))
+        events = self.window.interactions_since(self._observed) if self._signals else None
         found = self._catalogue.live(now)
         ids = found.ids if found else np.zeros(0, np.int64)
         items = described(self.spec, found, self._sides, now, self.window.events) if found else self._empty()
@@ -104,9 +109,13 @@ class LiveCatalogue:
             if len(clicks):
                 self._popularity.observe(clicks)
                 self._together.observe(clicks)
+                if self._signals and events is not None:
+                    self._signals.observe(events.rows(0, len(clicks)))
                 self._observed = int(clicks.time[-1]) + 1
             self._popularity.refresh(now, ids)
             self._together.refresh(now, ids)
+            if self._signals:
+                self._signals.refresh(now, ids)
             self.live = self._snapshot(now, ids, items, retrieval)
         return self.live
 
@@ -124,6 +133,29 @@ class LiveCatalogue:
             return None
         with self._lock:
             return self._together.scores(Contexts.of([context]))[0] if live is self.live else None
+
+    def candidates(
+        self, live: ServedItems, asked: Asked, allowed: NDArray[np.int64] | None, exclude_seen: bool
+    ) -> Candidates | None:
+        """Find candidates with their signals.
+
+        Args:
+            live: The items of the request.
+            asked: One request.
+            allowed: Places of the items that the request may get; None for all.
+            exclude_seen: Whether to leave out the user's last items.
+
+        Returns:
+            The candidates; None if the items have changed since.
+        """
+        is_allowed = None
+        if allowed is not None:
+            is_allowed = np.zeros(len(live), np.bool_)
+            is_allowed[allowed] = True
+        with self._lock:
+            if live is not self.live or self._signals is None:
+                return None
+            return self._signals.candidates(asked, allowed=is_allowed, exclude_seen=exclude_seen)
 
     def places_of(self, values: Sequence[Any]) -> NDArray[np.int64]:
         """Return the places of items, given as they are logged, or `NOT_LIVE`."""

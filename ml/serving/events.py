@@ -17,7 +17,7 @@ from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE, day_bounds
 from ml.features.hashing import hash_values
 from ml.features.point_in_time.negatives import Events
 from ml.retrieval.contexts import session_contexts
-from ml.retrieval.interactions import positive
+from ml.retrieval.interactions import SIGNAL_HOURS, Interactions, interactions_of, positive
 from ml.retrieval.items import item_column
 from ml.retrieval.source import Clicks
 from ml.schema import ARROW_TYPES, EVENT_TIME, MISSING_ID
@@ -78,7 +78,9 @@ class EventWindow:
 
     def reach(self, now: int) -> int:
         """Return the earliest time that is needed at a point in time, in microseconds, by live items and histories."""
-        return min(now - self._live, _midnight(now, self.spec) - self._look_back)
+        midnight = _midnight(now, self.spec)
+        signals = [midnight - SIGNAL_HOURS * MICROSECONDS_PER_HOUR] if self.spec.ranked and self.spec.ranked.lambdarank else []
+        return min(now - self._live, midnight - self._look_back, *signals)
 
     def history_since(self, now: int) -> int:
         """Return from when on events belong to a history, in microseconds.
@@ -155,7 +157,7 @@ class EventWindow:
         items = held.rows[self.item].take(pa.array(places)).to_pylist()
         events = [UserEvent(int(held.time[p]), item, int(held.item[p])) for p, item in zip(places, items, strict=True)]
         events += [event for event in recent if event.time < before]
-        return sorted(events, key=lambda event: -event.time)[:most]
+        return sorted(reversed(events), key=lambda event: -event.time)[:most]  # of one time, the last first
 
     def known_of(self, user: Any, before: int) -> dict[str, Any]:
         """Return the last known value of each column in a user's events before a point in time."""
@@ -194,6 +196,10 @@ class EventWindow:
             whose = hash_values("session", held.rows[self.spec.session.column].combine_chunks())[kept]
         contexts = session_contexts(whose, times, items, most, None if self.spec.session else idle).contexts
         return Clicks(times, items, contexts).rows(int(np.searchsorted(times, time)), len(times))
+
+    def interactions_since(self, time: int) -> Interactions:
+        """Return the positive events from a point in time on with what was known of their users, as of the last refresh."""
+        return interactions_of(self.spec, self._held.rows, time)
 
     def _index(self, rows: pa.Table) -> _Held:
         users = self._user_ids(rows)

@@ -21,10 +21,14 @@ from numpy.typing import NDArray
 from ml.artifacts.bundle import Bundle
 from ml.artifacts.raw_columns import raw_columns
 from ml.catalog.reading import SideTable
-from ml.catalog.spec import DatasetSpec
+from ml.catalog.spec import DatasetSpec, Ranking
+from ml.days import MICROSECONDS_PER_MINUTE
 from ml.features.hashing import hash_values
-from ml.retrieval.contexts import NOT_LIVE, places
+from ml.models.lambdarank import LambdaRank
+from ml.retrieval.contexts import NOT_LIVE, Contexts, places
+from ml.retrieval.interactions import Asked, codes_of, context_columns, running_session
 from ml.retrieval.items import item_columns
+from ml.retrieval.signals import Candidates
 from ml.retrieval.vectors import user_vectors
 from ml.schema import EVENT_TIME, HISTORY_PREFIX
 from ml.serving.catalogue import LiveCatalogue, ServedItems
@@ -44,7 +48,7 @@ class Ranked:
 
     Attributes:
         item: The item as logged.
-        score: Probability of a positive event, by the ranking model.
+        score: Probability of a positive event by the ranking model, or the score of a LambdaRank, which only orders items.
         sources: The sources that found it.
         columns: The columns that describe it.
     """
@@ -65,6 +69,9 @@ class Recommendation:
         filled: Columns that the request left out and the service knew from earlier events.
         missing: Columns that neither knew.
         context: The user's last items, newest first.
+        reasons: For each item the contribution of each signal to its score, the largest first; None unless a LambdaRank has
+            ranked and reasons were asked for.
+        by_ranker: Whether a LambdaRank has ranked.
     """
 
     items: list[Ranked]
@@ -72,6 +79,8 @@ class Recommendation:
     filled: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     context: list[UserEvent] = field(default_factory=list)
+    reasons: list[dict[str, float]] | None = None
+    by_ranker: bool = False
 
 
 class Recommender:
@@ -109,6 +118,8 @@ class Recommender:
         now: int,
         filters: Mapping[str, Sequence[Any]] | None = None,
         exclude_seen: bool = True,
+        ranker: LambdaRank | None = None,
+        explain: bool = False,
     ) -> Recommendation:
         """Find candidates and rank them.
 
@@ -121,6 +132,8 @@ class Recommender:
             now: Time of the request, in microseconds since 1970 UTC.
             filters: Allowed values by column of the item.
             exclude_seen: Whether to leave out the user's last items.
+            ranker: Ranks by signals of the candidate sources in place of `ranking`.
+            explain: Whether to return the reasons of the ranker.
 
         Raises:
             WrongColumn: A column of the context does not exist or describes items, or a value has another type.
@@ -130,6 +143,14 @@ class Recommender:
         row, filled, missing = self._user_row(ranking, user, context, past, now)
         seen = [event.id for event in past]
         allowed = self.source.allowed(live, filters or {}, seen if exclude_seen else [])
+        if ranker is not None:
+            asked = self._asked(user, context, past, now)
+            listed = self.source.candidates(live, asked, allowed, exclude_seen)
+            if listed is None:  # the items have just been replaced
+                return self.recommend(ranking, retrieval, user, context, k, now, filters, exclude_seen, ranker, explain)
+            result = self._by_signals(live, ranker, listed, k, explain)
+            result.filled, result.missing, result.context = filled, missing, past
+            return result
         found = self._candidates(live, retrieval, row, seen, allowed, exclude_seen)
         union = np.unique(np.concatenate([*found.values(), np.zeros(0, np.int64)]).astype(np.int64))
         counts = {name: len(at) for name, at in found.items()}
@@ -261,6 +282,29 @@ class Recommender:
         known = [event.item for event in past[:most] if event.time >= since] if column == self.spec.item else []
         items = pa.array(known, self.window.types[self.window.item])
         return pa.scalar(hash_values(self.spec.item_feature or "", items).tolist(), pa.list_(pa.int64()))
+
+    def _asked(self, user: Any, context: Mapping[str, Any], past: Sequence[UserEvent], now: int) -> Asked:
+        """What signals use of a request, as `interactions_of` derives it from the log."""
+        given, types = self._given(user, context, now), self.window.types
+        columns = context_columns(self.spec)
+        rows = pa.table({name: pa.array([_scalar(f"context.{name}", given.get(name), types[name])]) for name in columns})
+        idle = round((self.spec.ranked or Ranking()).idle_minutes * MICROSECONDS_PER_MINUTE)
+        session = running_session([event.time for event in past], now, idle)
+        codes = codes_of(columns, rows) if columns else np.zeros((1, 0), np.int64)
+        return Asked(Contexts.of([[event.id for event in past]]), np.array([session]), codes)
+
+    def _by_signals(self, live: ServedItems, ranker: LambdaRank, listed: Candidates, k: int, explain: bool) -> Recommendation:
+        """Rank candidates by their signals."""
+        scores = ranker.scores(listed.signals)
+        best = np.argsort(-scores, kind="stable")[:k]
+        found = {name: listed.places[of] for name, of in listed.found.items()}
+        result = Recommendation(self._ranked(live, listed.places[best], scores[best], found), by_ranker=True)
+        result.candidates = {name: len(at) for name, at in found.items()}
+        if explain and len(best):
+            parts = ranker.contributions(listed.signals[best])
+            by_item = [dict(zip(ranker.names, of.tolist(), strict=True)) for of in parts]
+            result.reasons = [dict(sorted(of.items(), key=lambda pair: -abs(pair[1]))) for of in by_item]
+        return result
 
     def _candidates(
         self,

@@ -29,6 +29,7 @@ from ml.serving.events import EventWindow
 from ml.serving.feature_tables import ServedTables
 from ml.serving.journal import Journal
 from ml.serving.models import ExportedModel, NewestModel, ServedModel
+from ml.serving.ranker import ServedRanker
 from ml.serving.recommender import Recommender
 from ml.serving.rows import rank_rows
 from ml.stages import FEATURE_TABLES, exported_models
@@ -51,6 +52,7 @@ class Engine:
         retrieval: The two-tower model; None without one.
         recommender: The two stages; None for a dataset without an item.
         journal: Where events are stored.
+        ranker: The LambdaRank that orders candidates; None to rank them by `ranking`.
     """
 
     spec: DatasetSpec
@@ -59,6 +61,7 @@ class Engine:
     retrieval: ServedModel | None
     recommender: Recommender | None
     journal: Journal
+    ranker: ServedRanker | None = None
 
     def bundles(self) -> tuple[Bundle, Bundle | None]:
         """Return the bundles to use for one request: of the ranking model, and of the two-tower model."""
@@ -80,6 +83,8 @@ class Engine:
         for model in (self.ranking, self.retrieval):
             if model is not None:
                 model.poll()
+        if self.ranker is not None:
+            self.ranker.poll()
 
     def follow(self, stop: threading.Event) -> None:
         """Refresh items and models until an event is set. An error is logged, and does not end the service."""
@@ -112,7 +117,8 @@ def start(
         stream: The dataset's folder of arriving events, `<home>/stream/<dataset>`.
         sides: The joined columns of each side table, in the order of `spec.join`.
         synced: The sync folder of each model that online training may publish.
-        model: The model that ranks; by default the first that has no two towers, or else the first.
+        model: The model that ranks; by default the first that has no two towers, or else the first. Unless it is given, a
+            LambdaRank orders the candidates of recommendations if the lake has one.
 
     Raises:
         NoModel: There is no model to serve.
@@ -139,7 +145,9 @@ def start(
                 rows = pq.read_table(part.path, columns=window.columns, filesystem=part.fs)
                 window.load(rows.filter(pa.array(rows[EVENT_TIME].to_numpy() >= window.reach(end - 1))))
         recommender = Recommender(spec, window, LiveCatalogue(spec, window, sides, _tables(spec, lake, last)), sides)
-    engine = Engine(spec, clock, ranking, retrieval, recommender, Journal(spec, stream))
+    asks = recommender is not None and model is None and spec.ranked is not None and spec.ranked.lambdarank is not None
+    ranker = ServedRanker(lake, spec) if asks else None
+    engine = Engine(spec, clock, ranking, retrieval, recommender, Journal(spec, stream), ranker)
     for rows in engine.journal.unread(end):
         engine.observe(rows)
     engine.refresh()
@@ -166,6 +174,8 @@ def _warm_up(engine: Engine) -> None:
     if (recommender := engine.recommender) is not None:
         for user in recommender.window.users(1):
             recommender.recommend(ranking, retrieval, user, {}, 1, now)
+            if engine.ranker is not None:
+                recommender.recommend(ranking, retrieval, user, {}, 1, now, ranker=engine.ranker.ranker)
 
 
 def _served(spec: DatasetSpec, lake: Lake, name: str, folder: SyncFolder | None) -> ServedModel:
