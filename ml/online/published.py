@@ -132,7 +132,7 @@ class PublishedServing:
 
     def end(self) -> None:
         """Let the packages of the day be deleted."""
-        self.publisher.folder.forget(NAME)
+        self.publisher.folder.drop(NAME)
 
     def _follow(self, version: int) -> None:
         self._view.newest[0] = version

@@ -57,7 +57,7 @@ def registered(folder: SyncFolder, ttl: float) -> list[Acknowledgement]:
         if time.time() - one.heard <= ttl:
             found.append(one)
             continue
-        folder.forget(one.name)
+        folder.drop(one.name)
         _log.warning(
             "receiver %s was silent for more than %g seconds and is dropped; it begins again at a snapshot", one.name, ttl
         )

@@ -214,7 +214,11 @@ class SyncFolder:
                 continue
         return found
 
-    def forget(self, name: str) -> None:
+    def is_registered(self, name: str) -> bool:
+        """Whether there is an acknowledgement of a receiver, which the publisher deletes when it drops the receiver."""
+        return (self.root / RECEIVERS / f"{name}.json").exists()
+
+    def drop(self, name: str) -> None:
         """Delete the acknowledgement of a receiver that was dropped."""
         (self.root / RECEIVERS / f"{name}.json").unlink(missing_ok=True)
 

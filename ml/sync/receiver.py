@@ -17,7 +17,7 @@ from threading import Event
 from ml.artifacts.bundle import Bundle
 from ml.artifacts.delta import ModelUndo
 from ml.embeddings.delta import Gap
-from ml.sync.folder import RECEIVERS, Acknowledgement, Head, SyncFolder
+from ml.sync.folder import Acknowledgement, Head, SyncFolder
 from ml.sync.manifest import DamagedPackage, PackageManifest
 from ml.sync.packages import Packages
 from ml.sync.probe import Probe
@@ -175,7 +175,7 @@ class Receiver:
             return self._load(head)
         if head.version <= served.version:
             return None
-        dropped = self._acknowledged is not None and not (self._folder.root / RECEIVERS / f"{self.name}.json").exists()
+        dropped = self._was_dropped()
         if dropped:
             self._note(Refused("dropped", f"receiver {self.name} was dropped at version {served.version}"))
         many = self._rejected is not None and head.version - served.version > MOST_UNDONE
@@ -184,6 +184,12 @@ class Receiver:
             if applied is not None or self._rejected == head:
                 return applied
         return self._load(head) if head.snapshot > served.version else None
+
+    def _was_dropped(self) -> bool:
+        try:
+            return self._acknowledged is not None and not self._folder.is_registered(self.name)
+        except OSError as error:
+            raise Refused("folder", error) from error
 
     def _apply(self, bundle: Bundle, served: PackageManifest, head: Head) -> Applied | None:
         """Apply the deltas after a version to the served bundle. Returns None if none was applied, or all were reverted."""

@@ -127,7 +127,7 @@ def test_acknowledgements_are_replaced_and_unreadable_ones_are_left_out(folder: 
         folder.acknowledge(done)
     (folder.root / "receivers" / "c.json").write_text('{"name": "c"')
     assert folder.acknowledgements() == [Acknowledgement("a", "a1", 2, {"bags": 9}, 3.0), two]
-    folder.forget("a")
+    folder.drop("a")
     assert folder.acknowledgements() == [two]
     assert folder.runs() == []
 

@@ -9,7 +9,7 @@ from threading import Event, Thread
 import pytest
 
 from ml.sync import receiver as module
-from ml.sync.folder import HEAD, RECEIVERS
+from ml.sync.folder import HEAD, RECEIVERS, SyncFolder
 from ml.sync.packages import Packages
 from ml.sync.receiver import Receiver
 from ml.sync.rows import DELTA_FILE
@@ -272,6 +272,22 @@ def test_an_unknown_format_is_refused_by_its_number(run: Run) -> None:
     run.advance()
     rewrite_manifest(run.package("delta", 3), format=2)
     assert_refused(receiver, "format", run, 2, "format 2, this code reads 1")
+
+
+def test_a_folder_that_fails_while_registrations_are_read_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception would end the thread that follows the folder, and the receiver would serve old rows without a sign."""
+    receiver = Receiver(run.folder, "server")
+    receiver.load()
+    run.advance()
+
+    def failing(self: SyncFolder, name: str) -> bool:
+        raise PermissionError("no access")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SyncFolder, "is_registered", failing)
+        assert receiver.poll() is None and receiver.status.refused == {"folder": 1}
+    receiver.poll()
+    assert receiver.status.version == run.publisher.version
 
 
 def test_a_receiver_that_was_dropped_begins_again_at_a_snapshot(run: Run) -> None:
