@@ -1,4 +1,4 @@
-"""Checks of online training: whether the AUC of the serving model holds up through the day and from day to day."""
+"""Checks of online training: whether the serving model predicts or ranks as well as the day before and the days before."""
 
 import dagster as dg
 
@@ -22,8 +22,8 @@ def build_online_check(spec: DatasetSpec, model: str) -> dg.AssetChecksDefinitio
         asset=asset,
         name=NAME,
         partitions_def=daily(spec),
-        description="The AUC of the serving model is not significantly lower than with the daily model of the day before, "
-        "on the same rows, nor below its own mean over the last seven days.",
+        description="The AUC of the serving model, or its recall@20 if the day's clicks are ranked, is not significantly "
+        "lower than with the daily model of the day before, on the same rows, nor below its own mean over the last seven days.",
     )
     def progressive_auc(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
         from ml.online.verdict import judge_day

@@ -27,8 +27,8 @@ class Retune(Strict):
     )
     online: bool = Field(
         default=True,
-        description="Whether a fall of the AUC of [online training](online-training.md), which the check `progressive_auc` "
-        "reports, is a reason.",
+        description="Whether a fall of the AUC or recall of [online training](online-training.md), which the check "
+        "`progressive_auc` reports, is a reason.",
     )
     days: Int = Field(default=3, ge=2, le=28, description="Number of last days on each of which a reason must hold.")
     reference_days: Int = Field(

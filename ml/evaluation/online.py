@@ -49,6 +49,7 @@ def day_by_slice(lake: Lake, spec: DatasetSpec, model: str, day: str) -> dict[st
         - `gains`: differences between `online` and the other models on the same rows.
         - `ranking`: how the models and the standing sources rank all live items for the clicks of the day, in the form of
           `ml.evaluation.ranking.report`; None if they were not ranked. The models are ranked on all clicks.
+        - `unranked`: why a retrieval model was not ranked within the day; None for other models, and for a ranked day.
         - `compared_with`: the day up to which each of the other models was trained.
         - `synced`: rows and bytes of the day's synchronisations; `rows_by_table`.
         - `slices`: the rows of `slices.parquet`.
@@ -66,6 +67,7 @@ def day_by_slice(lake: Lake, spec: DatasetSpec, model: str, day: str) -> dict[st
         "scores": manifest["scores"],
         "gains": manifest["gains"],
         "ranking": manifest.get("ranking"),
+        "unranked": manifest.get("unranked"),
         "compared_with": manifest["trained_from"]["compared_with"],
         "synced": manifest["synced"],
         "slices": slices,

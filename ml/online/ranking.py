@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from ml.artifacts.predictor import TorchPredictor
 from ml.artifacts.snapshot import Tensors, below
 from ml.catalog.spec import DatasetSpec
+from ml.evaluation.compare import Estimate
 from ml.evaluation.ranking.item_scorers import item_scorer
-from ml.evaluation.ranking.metrics import ranking_metrics
+from ml.evaluation.ranking.metrics import paired_difference, ranking_metrics
 from ml.evaluation.ranking.report import describe
 from ml.evaluation.ranking.requests import DayRanking, RankedDay, days_in_reach
 from ml.evaluation.ranking.systems import ClickRanks, popularity_name
@@ -78,6 +79,12 @@ class SliceRanking:
         """Return the metrics of the clicks so far in the form of `ml.evaluation.ranking.report`."""
         return describe(self._spec, self._asked, self._day.result())
 
+    def gain(self, model: str, other: str) -> Estimate | None:
+        """Compare the recall@20 of two models on the clicks so far: `model` less `other`. None without clicks."""
+        found = self._day.result()
+        one, two = found.models[model], found.models[other]
+        return paired_difference(one.ranks, two.ranks, found.whose[one.requests])
+
     def ranked(self) -> RankedDay:
         """Return the ranks of the clicks so far."""
         return self._day.result()
@@ -114,6 +121,13 @@ def ranked_features(lake: Lake, spec: DatasetSpec, day: str, recipe: Recipe) -> 
         a click and an item, which takes longer than training. Reports rank by such models on a sample of the clicks.
     """
     return features_in_reach(lake, spec, day) if isinstance(recipe.model, TwoTowerRecipe) else []
+
+
+def unranked(spec: DatasetSpec, recipe: Recipe) -> str | None:
+    """Return why a model is not ranked on a day of arriving rows; None for a model that would not be ranked on any day."""
+    if spec.ranked is None or not isinstance(recipe.model, TwoTowerRecipe):
+        return None
+    return "rows were followed as they arrived, and a ranking reads the features of the whole day, which did not exist yet"
 
 
 def features_in_reach(lake: Lake, spec: DatasetSpec, day: str) -> list[str]:

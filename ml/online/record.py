@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 
 from ml.artifacts.snapshot import Tensors
-from ml.evaluation.compare import LabelledRows
+from ml.evaluation.compare import Estimate, LabelledRows
 from ml.evaluation.ranking.metrics import HEADLINE
 from ml.metrics import ClickSums, auc, metrics_of, summary
 from ml.online.known_labels import HeldBackRows
@@ -212,8 +212,9 @@ class DayRecord:
         """Compare the serving model with the other models on the same rows.
 
         Returns:
-            For `stale` and `retrained`, the differences of `auc` and `log_loss`, each with its standard `error`, `df` and the
-            one-sided p-value `p_above`. Positive differences of AUC, and negative ones of log loss, favour online training.
+            For `stale` and `retrained`, the differences of `auc`, `log_loss` and, if items are ranked, `recall@20`, each with
+            its standard `error`, `df` and the one-sided p-value `p_above`. Positive differences of AUC and recall, and negative
+            ones of log loss, favour online training.
         """
         rows = LabelledRows(_joined(self.labels))
         found: dict[str, dict[str, dict[str, Any]]] = {}
@@ -223,8 +224,10 @@ class DayRecord:
             for name, metric in metrics.items():
                 one, two = (metric(_joined(self.predictions[model])) for model in (ONLINE, other))
                 if one is not None and two is not None:
-                    difference = rows.compare(one, two)
-                    found[other][name] = asdict(difference) | {"p_above": difference.p_above()}
+                    found[other][name] = _described(rows.compare(one, two))
+            recall = self.ranking.gain(ONLINE, other) if self.ranking else None
+            if recall is not None:
+                found[other][HEADLINE] = _described(recall)
         return found
 
     def state_dict(self) -> dict[str, Any]:
@@ -250,6 +253,10 @@ class DayRecord:
             begin = len(self.labels[0]) - len(tensors[_TIMES])
             predictions = {name: of[begin:] for name, (of,) in self.predictions.items()}
             self._held_back.restore(tensors[_TIMES].numpy(), self.labels[0][begin:], predictions)
+
+
+def _described(difference: Estimate) -> dict[str, Any]:
+    return asdict(difference) | {"p_above": difference.p_above()}
 
 
 def _joined(parts: Sequence[Floats]) -> Floats:

@@ -1,15 +1,21 @@
-"""Judges a day of online training: whether the AUC of the serving model has fallen."""
+"""Judges a day of online training: whether the serving model has become worse.
+
+The measure is the headline of the day's record: recall@20 if the day's clicks were ranked, as for retrieval models, and the AUC
+otherwise.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ml.catalog.spec import DatasetSpec
 from ml.days import trailing_days
 from ml.evaluation.compare import Estimate
+from ml.evaluation.ranking.metrics import HEADLINE, POPULAR_AUC
 from ml.lake import Lake
 from ml.online.loop import ONLINE
 from ml.online.rivals import RETRAINED
@@ -17,9 +23,10 @@ from ml.stages import online_updates
 
 LAST_DAYS = 7
 FEWEST_DAYS = 3
-"""Days before the day that its AUC is compared with: at most the first number, and at least the second."""
+"""Days before the day that it is compared with: at most the first number, and at least the second."""
 MARGIN = 0.005
-"""Falls of AUC up to this are ignored, as in the check of the champion."""
+"""Falls up to this are ignored, as in the check of the champion."""
+AUC = "auc"
 
 
 @dataclass(frozen=True)
@@ -38,33 +45,47 @@ class OnlineVerdict:
 def judge_day(lake: Lake, spec: DatasetSpec, model: str, day: str) -> OnlineVerdict:
     """Judge a day in the lake.
 
-    A day fails if its AUC is significantly lower than the AUC of the daily model of the day before on the same rows, or if it
-    is significantly and by more than `MARGIN` below the mean of the last days. The second comparison takes the spread of these
-    days into account, because days differ by more than the sampling error.
+    A day fails if its recall@20 or AUC is significantly lower than that of the daily model of the day before on the same clicks
+    or rows, or if it is significantly and by more than `MARGIN` below the mean of the last days. The second comparison takes
+    the spread of these days into account, because days differ by more than the sampling error. It leaves out days that were
+    measured otherwise.
 
     Raises:
         MissingPartition: The day was not trained online.
     """
     stage = online_updates(model)
     manifest = lake.manifest(stage, spec.name, day)
-    scores = manifest["scores"].get(ONLINE, {})
-    values: dict[str, float | None] = {"auc": scores.get("auc")}
+    metric = HEADLINE if manifest.get("ranking") else AUC
+    title = metric.replace(AUC, "AUC")
+    value, sampling_error = _measured(manifest, metric)
+    values: dict[str, float | None] = {metric: value}
+    if metric == HEADLINE:
+        values[POPULAR_AUC] = manifest["ranking"]["models"].get(ONLINE, {}).get(POPULAR_AUC)
     reasons = []
-    gain = _estimate(manifest["gains"].get(RETRAINED, {}).get("auc"))
+    gain = _estimate(manifest["gains"].get(RETRAINED, {}).get(metric))
     if gain is not None:
         values["gain_over_retrained"] = gain.value
         if gain.is_below():
-            reasons.append(f"the daily model of the day before has a significantly higher AUC, by {-gain.value:.4f}")
+            reasons.append(f"the daily model of the day before has a significantly higher {title}, by {-gain.value:.4f}")
     there = set(lake.days(stage, spec.name)) & set(trailing_days(day, LAST_DAYS))
-    earlier = [lake.manifest(stage, spec.name, other)["scores"].get(ONLINE, {}).get("auc") for other in sorted(there)]
-    known = [area for area in earlier if area is not None]
-    if values["auc"] is not None and len(known) >= FEWEST_DAYS:
+    earlier = [_measured(lake.manifest(stage, spec.name, other), metric)[0] for other in sorted(there)]
+    known = [one for one in earlier if one is not None]
+    if value is not None and len(known) >= FEWEST_DAYS:
         mean = values["mean_of_last_days"] = statistics.fmean(known)
-        error = math.hypot(scores["auc_error"] or 0.0, statistics.stdev(known) * math.sqrt(1 + 1 / len(known)))
-        change = Estimate(values["auc"] - mean, error, len(known) - 1)
+        error = math.hypot(sampling_error or 0.0, statistics.stdev(known) * math.sqrt(1 + 1 / len(known)))
+        change = Estimate(value - mean, error, len(known) - 1)
         if change.value < -MARGIN and change.is_below():
-            reasons.append(f"the AUC is {-change.value:.4f} below its mean over the last {len(known)} days, {mean:.4f}")
+            reasons.append(f"the {title} is {-change.value:.4f} below its mean over the last {len(known)} days, {mean:.4f}")
     return OnlineVerdict(values, reasons)
+
+
+def _measured(manifest: Mapping[str, Any], metric: str) -> tuple[float | None, float | None]:
+    """Return a metric of the serving model on a day, and its standard error; None if it was not measured."""
+    if metric == AUC:
+        scores = manifest["scores"].get(ONLINE, {})
+        return scores.get("auc"), scores.get("auc_error")
+    ranked = (manifest.get("ranking") or {"models": {}})["models"].get(ONLINE)
+    return (ranked[metric], ranked["standard_errors"][metric]) if ranked else (None, None)
 
 
 def _estimate(found: dict[str, Any] | None) -> Estimate | None:

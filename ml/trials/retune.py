@@ -192,14 +192,12 @@ def _calibration(model: str, reports: Sequence[Mapping[str, Any]], limits: Retun
 
 
 def _online(spec: DatasetSpec, model: str, since: str | None, day: str, lake: Lake) -> _Found | None:
-    """Counts the last days on which the AUC of online training has fallen; None with too few days."""
+    """Counts the last days on which online training has become worse; None with too few days."""
     trained = lake.days(online_updates(model), spec.name)
     days = [known for known in trained if known <= day and (since is None or known > since)][-spec.retune.days :]
     if not spec.retune.online or len(days) < spec.retune.days:
         return None
     fallen = [known for known in days if judge_day(lake, spec, model, known).reasons]
     last = "; ".join(judge_day(lake, spec, model, days[-1]).reasons)
-    reason = (
-        f"the AUC of online training has fallen on each of the last {len(days)} days; on {days[-1]}, {last} (retune.online)"
-    )
+    reason = f"online training has become worse on each of the last {len(days)} days; on {days[-1]}, {last} (retune.online)"
     return _Found(float(len(fallen)), reason if len(fallen) == len(days) else None)

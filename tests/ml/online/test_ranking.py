@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ml.evaluation.ranking.report import rank_day
 from ml.lake import Lake
 from ml.online import day as module
 from ml.online.day import OnlineDay, OnlineOptions, online_day
+from ml.online.ranking import unranked
 from ml.online.record import SLICES_FILE
 from ml.recipes.recipe import Recipe, load_recipe
 from ml.schema import FeatureSchema
@@ -106,6 +108,9 @@ def test_slices_add_up_to_the_day(lake: Lake, days: list[str]) -> None:
     assert list(so_far) == list(of_slice) == ["online", "stale", "retrained", "popularity"]
     assert so_far == pytest.approx({system: of["recall@20"] for system, of in of_day.items()})
     assert of_slice["online"] == rows[-1]["online_recall@20"]
+    for other in ("stale", "retrained"):
+        gain, models = done.manifest["gains"][other]["recall@20"], whole["models"]
+        assert gain["value"] == pytest.approx(models["online"]["recall@20"] - models[other]["recall@20"]) and gain["error"] > 0
     assert done.metrics["recall_at_20_online"] == whole["models"]["online"]["recall@20"]
     assert done.metrics["recall_at_20_popularity_60m"] == whole["sources"]["popularity_60m"]["recall@20"]
 
@@ -141,6 +146,15 @@ def test_rankers_are_not_ranked_within_the_day(lake: Lake, days: list[str]) -> N
         train_day(SPEC, day, lake, "dlrm", DayOptions(recipe=recipe_of("dlrm"), progress=False))
     done = run(lake, days[2], recipe_of("dlrm"), "dlrm")
     assert done.manifest["ranking"] is None and done.record.slices_table()["clicks"].null_count == len(done.record.slices)
+
+
+def test_the_report_says_why_a_followed_day_is_not_ranked(lake: Lake, days: list[str]) -> None:
+    reason = unranked(SPEC, recipe_of())
+    assert reason is not None and unranked(SPEC, recipe_of("dlrm")) is None
+    path = Path(str(run(lake, days[2]).folder), "manifest.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"ranking": None, "unranked": reason}))
+    html = evaluate_day(SPEC, days[2], lake, {}).report.read_text()
+    assert f"Not ranked within the day: {reason}." in html and "AUC by slice" in html
 
 
 def test_the_report_shows_the_ranking_by_slice(lake: Lake, days: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The check of a day of online training fails when its AUC falls, and not by chance."""
+"""The check of a day of online training fails when its AUC or recall falls, and not by chance."""
 
 from __future__ import annotations
 
@@ -59,6 +59,39 @@ def test_a_day_that_is_worse_than_the_daily_model_fails(lake: Lake) -> None:
     (found,) = reasons(lake, DAYS[0])
     assert "the daily model of the day before has a significantly higher AUC, by 0.0200" in found
     assert reasons(lake, DAYS[1]) == []
+
+
+def write_ranked(lake: Lake, day: str, recall: float, gain: float = 0.01, auc: float = 0.9, error: float = 0.002) -> None:
+    """A day whose clicks were ranked. Its AUC does not count."""
+    online = {"recall@20": recall, "popular_auc": 0.6, "standard_errors": {"recall@20": error}}
+    gains = {"auc": {"value": -0.1, "error": 0.001, "df": 500}, "recall@20": {"value": gain, "error": error, "df": 500}}
+    manifest = {
+        "scores": {"online": {"auc": auc, "auc_error": 0.001}},
+        "gains": {"retrained": gains},
+        "ranking": {"models": {"online": online}},
+    }
+    with lake.write("online_updates/dlrm", SPEC.name, day) as folder:
+        lake.write_manifest(folder, manifest)
+
+
+def test_a_ranked_day_is_judged_by_its_recall(lake: Lake) -> None:
+    """The AUC against sampled negatives is high for any model that knows popularity."""
+    for day, recall, auc in zip(DAYS[:4], (0.70, 0.705, 0.698, 0.701), (0.95, 0.9, 0.85, 0.8), strict=True):
+        write_ranked(lake, day, recall, auc=auc)
+        assert reasons(lake, day) == []
+    write_ranked(lake, DAYS[4], 0.60, gain=-0.03)
+    first, second = reasons(lake, DAYS[4])
+    assert "the daily model of the day before has a significantly higher recall@20, by 0.0300" in first
+    assert "the recall@20 is 0.1010 below its mean over the last 4 days, 0.7010" in second
+    values = judge_day(lake, SPEC, "dlrm", DAYS[4]).values
+    assert values["recall@20"] == 0.60 and values["popular_auc"] == 0.6 and "auc" not in values
+
+
+def test_a_ranked_day_is_not_compared_with_days_that_were_not_ranked(lake: Lake) -> None:
+    for day in DAYS[:4]:
+        write(lake, day, 0.95)
+    write_ranked(lake, DAYS[4], 0.60)
+    assert reasons(lake, DAYS[4]) == [] and "mean_of_last_days" not in judge_day(lake, SPEC, "dlrm", DAYS[4]).values
 
 
 def test_an_empty_day_passes_and_a_missing_day_is_named(lake: Lake) -> None:
