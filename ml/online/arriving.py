@@ -30,13 +30,23 @@ from ml.catalog.spec import DatasetSpec
 from ml.days import day_bounds
 from ml.embeddings.delta import Gap
 from ml.lake import Lake
-from ml.online.arriving_position import STREAM, ArrivingPosition, day_in_progress, position_file, rows_file, sealed_day
+from ml.online.arriving_position import (
+    STREAM,
+    ArrivingPosition,
+    day_in_progress,
+    discard_sealed,
+    position_file,
+    rows_file,
+    sealed_day,
+    taken_folder,
+)
 from ml.online.day import RECORD, SERVING, beside_state
 from ml.online.examples import DayExamples, events_before, known_before, newest_vocabularies, read_side_tables
 from ml.online.feeder import write_arriving, write_whole
 from ml.online.landing import CannotLand, land_day
 from ml.online.loop import ONLINE, SliceResult, online_slices
 from ml.online.partition import write_online_day
+from ml.online.ranking import unranked
 from ml.online.rates import online_rates
 from ml.online.record import DayRecord
 from ml.online.rivals import Rivals, predictions_of
@@ -108,7 +118,7 @@ def follow(
     model: str | None = None,
     options: ArrivingOptions | None = None,
 ) -> Iterator[TrainedSlice]:
-    """Train on arriving rows until told to stop.
+    """Train on arriving rows until `wait` returns True.
 
     Args:
         spec: The dataset.
@@ -116,7 +126,7 @@ def follow(
         stream: The arriving rows. Files must stay in the folder until their day is in the lake.
         folder: Where the model is published.
         logs: The landing folder, which holds the side tables.
-        wait: Waits some seconds and returns whether to stop, as `threading.Event.wait` does. It is also asked after each slice.
+        wait: Waits some seconds and returns whether to stop, as `threading.Event.wait` does. It is also called after each part.
         model: One of the dataset's models; by default the first.
         options: Recipe, checkpoints and messages.
 
@@ -131,13 +141,15 @@ def follow(
     """
     options, model = options or ArrivingOptions(), model or spec.primary
     sealed = sealed_day(lake, spec, model)
+    if sealed is not None:
+        discard_sealed(lake, spec, model, stream.root, sealed)
     position = Position(**lake.manifest(online_updates(model), spec.name, sealed)[STREAM]) if sealed else Position()
     begun = day_in_progress(lake, spec, model, sealed)
     parts: Iterator[Arrived] | None = None
     while True:
         if begun is None:
             parts = parts or stream.follow(position, wait, options.on_message)
-            first = _first_with_rows(parts)
+            first = next((part for part in parts if len(part.rows)), None)
             if first is None:
                 return
             begun, parts = first.day or "", itertools.chain([first], parts)
@@ -188,7 +200,7 @@ class _ArrivingDay:
         options: ArrivingOptions,
     ) -> None:
         self._spec, self._day, self._lake, self._folder, self._model = spec, day, lake, folder, model
-        self._options, self._logs, self._taken = options, logs, stream.root.parent / "taken" / model / day
+        self._options, self._logs, self._taken = options, logs, taken_folder(stream.root, model) / day
         self._recipe = recipe = options.recipe or recipe_in_use(lake, spec, model, day)
         schema = FeatureSchema.of(spec)
         self._start = start = start_online(lake, spec, model, day, recipe)
@@ -238,8 +250,9 @@ class _ArrivingDay:
         self._state = state
 
     def train(self, parts: Iterator[Arrived], wait: Callable[[float], bool]) -> Generator[TrainedSlice, None, Arrived | None]:
-        """Train on the parts of the day. Returns the first part of the next day, or None if told to stop."""
+        """Train on the parts of the day. Returns the first part of the next day, or None to stop."""
         state, at = self._state, self.at
+        self._taken.mkdir(parents=True, exist_ok=True)
         with online_rates(state, self._recipe.online):
             for part in parts:
                 if part.day not in (None, self._day):
@@ -247,9 +260,11 @@ class _ArrivingDay:
                 at.quarantined.update(part.quarantined)
                 if not len(part.rows):
                     at.position = part.position
+                    if wait(0):
+                        return None
                     continue
                 number, began = at.taken, time.perf_counter()
-                write_arriving(part.rows, self._make_taken() / rows_file(number))
+                write_arriving(part.rows, self._taken / rows_file(number))
                 write_whole(json.dumps(asdict(part.position)).encode(), self._taken / position_file(number))
                 own = self._examples.slice(part.rows, number, self._recipe.online.batch_size or self._recipe.batch_size)
                 for result in online_slices(state, [own], self._serving, beside=self._beside, synced=at.synced):
@@ -292,6 +307,7 @@ class _ArrivingDay:
             "samples_per_second": record.rows / max(sum(of["train"] for of in record.seconds), 1e-9),
             STREAM: asdict(self.at.position),
             "lost_slices": self.at.lost,
+            "unranked": unranked(self._spec, self._recipe),
             "quarantined": dict(self.at.quarantined),
             **self._lineage,
         }
@@ -381,11 +397,3 @@ class _ArrivingDay:
     def _tensors(self) -> Tensors:
         held = {f"{_PUBLISHER}{name}": tensor for name, tensor in self._publisher.tensors().items()}
         return beside_state(self.at.record, self._serving) | held
-
-    def _make_taken(self) -> UPath:
-        self._taken.mkdir(parents=True, exist_ok=True)
-        return self._taken
-
-
-def _first_with_rows(parts: Iterator[Arrived]) -> Arrived | None:
-    return next((part for part in parts if len(part.rows)), None)

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from upath import UPath
+
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.online.record import DayRecord
@@ -53,6 +55,31 @@ def rows_file(number: int) -> str:
 def position_file(number: int) -> str:
     """Return the name of the file of the position in the stream after a slice."""
     return f"{number:06d}.json"
+
+
+def taken_folder(stream: UPath, model: str) -> UPath:
+    """Return the folder of the slices that a model has taken from a stream, by day."""
+    return stream.parent / "taken" / model
+
+
+def discard_sealed(lake: Lake, spec: DatasetSpec, model: str, stream: UPath, sealed: str) -> None:
+    """Delete checkpoints and slices of sealed days, which a process that was killed at the end of a day leaves.
+
+    Args:
+        lake: Where states are stored.
+        spec: The dataset.
+        model: Name of the model.
+        stream: The folder of arriving files.
+        sealed: The newest sealed day.
+    """
+    stage, taken = online_checkpoints(model), taken_folder(stream, model)
+    for name in lake.days(stage, spec.name):
+        from_stream = STREAM in lake.manifest(stage, spec.name, name).get("identity", {}).get("data", {})
+        if from_stream and name.rpartition(".")[0] <= sealed:
+            lake.discard(stage, spec.name, name)
+    for folder in list(taken.iterdir()) if taken.exists() else ():
+        if folder.is_dir() and folder.name <= sealed:
+            folder.fs.rm(folder.path, recursive=True)
 
 
 def sealed_day(lake: Lake, spec: DatasetSpec, model: str) -> str | None:

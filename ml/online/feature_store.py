@@ -34,7 +34,7 @@ class AppliedPart:
 def follow_features(
     writer: StoreWriter, stream: StreamFolder, wait: Callable[[float], bool], on_message: Callable[[str], None] = _log.info
 ) -> Iterator[AppliedPart]:
-    """Apply what arrives after the store's position, and wait for more until told to stop.
+    """Apply what arrives after the store's position, and wait for more until `wait` returns True.
 
     A rebuild first applies everything that is in the folder. Readers then use the new generation.
 

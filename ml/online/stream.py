@@ -139,7 +139,7 @@ class StreamFolder:
     def follow(
         self, position: Position, wait: Callable[[float], bool], on_wait: Callable[[str], None] = _log.info
     ) -> Iterator[Arrived]:
-        """Read what arrives after a position, and wait for more until told to stop.
+        """Read what arrives after a position, and wait for more until `wait` returns True.
 
         Args:
             position: Where to begin.

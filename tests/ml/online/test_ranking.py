@@ -110,7 +110,7 @@ def test_slices_add_up_to_the_day(lake: Lake, days: list[str]) -> None:
     assert of_slice["online"] == rows[-1]["online_recall@20"]
     for other in ("stale", "retrained"):
         gain, models = done.manifest["gains"][other]["recall@20"], whole["models"]
-        assert gain["value"] == pytest.approx(models["online"]["recall@20"] - models[other]["recall@20"]) and gain["error"] > 0
+        assert gain["value"] == pytest.approx(models["online"]["recall@20"] - models[other]["recall@20"]) and gain["error"] >= 0
     assert done.metrics["recall_at_20_online"] == whole["models"]["online"]["recall@20"]
     assert done.metrics["recall_at_20_popularity_60m"] == whole["sources"]["popularity_60m"]["recall@20"]
 
