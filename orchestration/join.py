@@ -37,7 +37,7 @@ CHECK_SECONDS = 60.0
 
 
 def line(status: StreamStatus) -> str:
-    """Format a batch as a line below `HEADER`. Counts are totals since the stream was started first."""
+    """Format a batch as a line below `HEADER`. Counts are totals since the first start of the stream."""
     known = status.watermark >= 0
     until = f"{datetime.fromtimestamp(status.watermark / 1e6, UTC):%Y-%m-%d %H:%M}" if known else "–"
     counts = status.counts
@@ -80,6 +80,7 @@ def join_stream(spec: DatasetSpec, root: UPath, ends: bool, console: Console) ->
     """
     from ml.compute.java import JavaMissing
     from ml.compute.spark import start_session
+    from ml.compute.spark_stderr import filtered_stderr
     from ml.joiner.kafka import KafkaMissing, read_kafka, start_intake
     from ml.joiner.service import ChangedEntry, Joining, start_join
 
@@ -89,7 +90,8 @@ def join_stream(spec: DatasetSpec, root: UPath, ends: bool, console: Console) ->
     where = f"topics {kafka.impressions} and {kafka.actions}" if kafka else f"files in {root}/impressions and {root}/actions"
     console.print(f"{spec.name}: {where}; examples in {root}/examples; Ctrl-C stops")
     try:
-        spark = start_session()  # sets a handler of SIGINT, which `stopped_by_signals` replaces
+        with filtered_stderr():
+            spark = start_session()  # sets a handler of SIGINT, which `stopped_by_signals` replaces
     except JavaMissing as error:
         raise click.ClickException(str(error)) from error
     first = StreamStatus.read(joining.folder)

@@ -86,6 +86,7 @@ def test_ctrl_c_ends_a_process_without_a_traceback(home: Path, delay: float, mon
         assert process.wait(60) == 0
     lines = (home / "output.txt").read_text().splitlines()
     assert not [line for line in lines if "Traceback" in line or "Error" in line or "Exception" in line], lines
+    assert not [line for line in lines if "TransformWithState" in line]
     assert lines[-1].startswith("stopped: 1 batches") and lines[-1].endswith("the same command continues there")
     resumed = subprocess.run([*command, "--ends"], capture_output=True, text=True, timeout=240)
     assert resumed.returncode == 0 and resumed.stdout.endswith("every event that has arrived is joined\n")
