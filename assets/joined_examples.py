@@ -29,7 +29,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
             dg.AssetDep(key(spec, stages.RAW_ACTIONS), partition_mapping=days_around(0, days_after(spec))),
         ],
         pool=SPARK_POOL,
-        description="Each impression once, with its labels: what the user did within the wait. Actions that match no "
+        description="Each impression once, with its labels: whether the user acted within the wait. Actions that match no "
         "impression are in a side table, with the reason.",
     )
     def joined_examples(context: dg.AssetExecutionContext, lake: LakeResource, spark: SparkResource) -> dg.MaterializeResult:
@@ -56,7 +56,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
 
 
 def _actions(done: "JoinedDay") -> dg.TableMetadataValue:
-    """One row for each thing that became of actions."""
+    """One row per outcome of the actions."""
     total = max(sum(done.actions.values()), 1)
     rows = ({"actions": what, "count": n, "share": round(n / total, 6)} for what, n in done.actions.items())
     return table({"actions": "string", "count": "int", "share": "float"}, rows)

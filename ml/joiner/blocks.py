@@ -1,4 +1,4 @@
-"""Blocks of rows that Spark moves and stores without looking inside: tables as bytes, by partition of the keys and by bucket.
+"""Blocks of rows: packed tables, each of one partition of the keys and one bucket of event time. Spark stores them as bytes.
 
 The state store holds a block per partition, bucket and batch rather than a row per event, so that its cost does not depend on
 the number of events.
@@ -35,7 +35,7 @@ class Layout:
 
     @classmethod
     def of(cls, rules: Actions, partitions: int) -> Layout:
-        """Returns the layout for some rules: a quarter of the longest wait in a bucket."""
+        """Returns the layout for some rules. A bucket is a quarter of the longest wait wide."""
         return cls(partitions, max(rules.wait // BUCKETS_PER_WAIT, 1))
 
     def buckets_of(self, table: pa.Table) -> np.ndarray:
@@ -44,7 +44,7 @@ class Layout:
 
 
 def pack(table: pa.Table) -> bytes:
-    """Returns a table as bytes."""
+    """Serialises a table."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema, options=_OPTIONS) as writer:
         writer.write_table(table.combine_chunks())
@@ -52,7 +52,7 @@ def pack(table: pa.Table) -> bytes:
 
 
 def unpack(data: bytes) -> pa.Table:
-    """Returns the table that `pack` made bytes of."""
+    """Returns the table that `pack` serialised."""
     with pa.ipc.open_stream(pa.BufferReader(data)) as reader:
         return reader.read_all()
 

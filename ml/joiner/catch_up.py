@@ -1,4 +1,4 @@
-"""The daily catch-up: joins the raw impressions of a day with raw actions into `joined_examples`, by complete logs.
+"""The daily catch-up: joins the raw impressions of a day with the raw actions of complete days into `joined_examples`.
 
 Rows are divided by the hash of their key. Each task joins one partition of the keys in memory with `ml.joiner.join`, and writes
 a sorted run; further tasks merge runs into parts by ranges of event time. Rows never enter the JVM.
@@ -40,13 +40,13 @@ QUANTILES = (0.5, 0.9, 0.99)
 
 @dataclass(frozen=True)
 class JoinedDay:
-    """What the join of a day did.
+    """The result of joining a day.
 
     Attributes:
         rows: Examples.
         repeated: Impressions that repeat another one.
         without_key: Impressions in which a column of the key is missing. They are not among the examples.
-        actions: Actions of the day by what became of them: `matched`, `repeated`, or the reason why they did not count.
+        actions: Actions of the day by outcome: `matched`, `repeated`, or the reason why they did not count.
         positives: Examples with each label.
         delays: Quantiles of the delay of each label, in seconds, by name such as `p50`.
         seconds: Wall time.
@@ -160,7 +160,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Part:
-    """A Parquet file of raw rows; `number` is its place among those of its stage."""
+    """A Parquet file of raw rows; `number` is its index among the files of its stage."""
 
     stage: str
     number: int

@@ -5,7 +5,7 @@
 - An action counts for a label if the label lists its type, and if `ti <= ta < ti + wait` holds for the times of the example and
   of the action. The delay is the time to the first such action, so repeated actions do not matter.
 - The weight of an example, for a label whose types have weights, is the largest weight of such an action; without one, 1.
-- Each action is also judged: it counted, or a reason says why it did not.
+- Each action has an outcome: it counted, it repeats another one, or a reason says why it did not count.
 
 The result depends on the rows alone, not on their order.
 """
@@ -36,7 +36,7 @@ REASONS = (BEFORE, AFTER_WAIT, NO_IMPRESSION, NO_LABEL, LATE, NO_KEY)
 """Why an action did not count. `late` is the reason of a stream: the action arrived after the example was written."""
 REASON = "reason"
 LOOK_BACK_WAITS = 2
-"""How many waits before an action its impression is searched. With an older one it is `no impression`, not `after the wait`."""
+"""How many waits before an action its impression is searched. If it is older, the outcome is `no impression`."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Joined:
         known: Key columns, event time and labels of all impressions, `earlier` ones included, [M]: `earlier` of the next span.
         repeated: Number of impressions that repeat another one.
         without_key: Number of impressions in which a column of the key is missing. They are not among the examples.
-        actions: Number of actions within the span, by what became of them: `matched`, `repeated`, or a reason.
+        actions: Number of actions within the span, by outcome: `matched`, `repeated`, or a reason.
         unmatched: Actions within the span that did not count, with the reason in a further column, [Q].
     """
 
@@ -67,7 +67,7 @@ def join(rules: Actions, impressions: pa.Table, actions: pa.Table, until: int, e
         rules: The catalog's `actions`.
         impressions: All impressions of the span in any order: `event_time` (microseconds since 1970 UTC) and columns, [N].
         actions: All actions from the start of the span to its end and the longest wait, in any order, [A].
-        until: End of the span, exclusive. Actions from then on are not judged: they are within the next span.
+        until: End of the span, exclusive. Actions from then on have no outcome: they belong to the next span.
         earlier: Impressions before the span, at least those of the last `look_back(rules)`: columns of the key and
             `event_time`; with the label columns, an action that they do not show is judged `late`.
 
@@ -220,7 +220,7 @@ def _judge(
     acted: NDArray[np.int64],
     until: int,
 ) -> tuple[Counter[str], NDArray[np.object_]]:
-    """Says of each action what became of it, object [A]; empty for actions after the span."""
+    """Returns the counts of outcomes, and the outcome of each action, object [A]; it is empty for actions after the span."""
     verdict = np.full(len(actions), "", object)
     inside = _inside(actions, until)
     at = np.searchsorted(first, acted, side="right") - 1

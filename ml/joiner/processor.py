@@ -32,7 +32,7 @@ _KNOWN = 2  # side of the blocks of keys and times of impressions that were join
 
 @dataclass
 class _State:
-    """What is stored, apart from the blocks.
+    """The state of one partition of the keys, without the blocks.
 
     Attributes:
         latest: For each side, the times that the two files with the latest times have reached, the later one first; -1 without.
@@ -118,7 +118,7 @@ class JoinProcessor(StatefulProcessor):
         yield _row(part, STATE, text=json.dumps(clock))
 
     def _watermark(self, state: _State, held: int) -> int:
-        """Returns the time before which no event is expected, less the wait; -1 if it is not known.
+        """Returns the event time before which impressions are joined; -1 if it is not known.
 
         A side with further files in its folder holds the watermark back. One without does not, so that it is not waited for.
         A file that is ahead of all others of its side by more than the lateness does not move it: its clock may be wrong.

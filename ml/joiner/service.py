@@ -78,7 +78,7 @@ class Joining:
         return StreamInput(str(self.root), logs, self.spec.actions.key, layout, self.batch_bytes, self.ends)
 
     def layout(self, partitions: int) -> Layout:
-        """Returns how the state is divided: as it was when the stream was started first.
+        """Returns how the state is divided. The first start of the stream decides it.
 
         Raises:
             ChangedEntry: The catalog entry has changed since then.
@@ -150,7 +150,7 @@ def _write_batch(joining: Joining, on_batch: Callable[[StreamStatus], None] | No
     """Writes the output of a batch, the status last."""
     spool = joining.folder / "spool"
     if spool.exists():
-        spool.fs.rm(spool.path, recursive=True)  # of a batch that was not finished
+        spool.fs.rm(spool.path, recursive=True)  # left by a batch that was not finished
     spool.mkdir(parents=True)
     rows = frame.mapInArrow(partial(_spool, str(spool), joining.spec), _SPOOLED).collect()
     found: dict[str, list[str]] = {}

@@ -24,7 +24,7 @@ from ml.joiner.join import LATE, MATCHED, NO_KEY, REPEATED
 
 @dataclass(frozen=True)
 class StreamStatus:
-    """The state of a stream after a batch.
+    """The progress of a stream after a batch.
 
     Attributes:
         batch: Number of the batch.
@@ -34,7 +34,7 @@ class StreamStatus:
         watermark: Event time before which impressions were joined; -1 before the first row.
         state_rows: Events in the state.
         state_bytes: Bytes of these events.
-        counts: Totals by name since the start: events, examples, labels, what became of actions, rows that were left out.
+        counts: Totals by name since the first start: events, examples, labels, outcomes of actions, late and quarantined rows.
         before: The totals before this batch, from which it is counted again if it is repeated.
         ended: Whether the batch has ended the stream: everything was joined.
         ahead: Microseconds by which one file is ahead of the others of its log, if the watermark waits for a second one; or 0.
@@ -54,14 +54,14 @@ class StreamStatus:
 
     @property
     def match_rate(self) -> float | None:
-        """Share of actions that counted for an example, of those that were judged; None without any."""
+        """Share of actions that counted for an example, without repeated ones; None without actions."""
         found = self.actions
         total = sum(count for what, count in found.items() if what != REPEATED)
         return found.get(MATCHED, 0) / total if total else None
 
     @property
     def actions(self) -> dict[str, int]:
-        """Actions that were judged, by what became of them."""
+        """Actions by outcome, of all whose bucket was joined."""
         return {what[8:]: count for what, count in self.counts.items() if what.startswith("action: ")}
 
     @property

@@ -18,7 +18,7 @@ STUCK_SECONDS = 300.0
 
 
 def stream_faults(spec: DatasetSpec, root: UPath, status: StreamStatus | None, now: float | None = None) -> dict[str, str]:
-    """Says what is wrong with a live join. The check of the stream and `make join` report it.
+    """Returns what is wrong with a live join. The check of the stream and `make join` report it.
 
     Args:
         spec: A dataset with `actions`.
@@ -53,7 +53,7 @@ def stream_faults(spec: DatasetSpec, root: UPath, status: StreamStatus | None, n
 
 
 def stuck(root: UPath, status: StreamStatus | None, lateness: int, now: float | None = None) -> dict[str, str]:
-    """Says why a live join makes no progress; empty if it does, or if nothing has arrived.
+    """Returns why a live join makes no progress; empty if it does, or if nothing has arrived.
 
     Args:
         root: Folder of the stream.

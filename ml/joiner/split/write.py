@@ -48,8 +48,8 @@ class Split:
         lines: Lines of each stream.
         corrupt: Corrupt lines of each stream.
         files: Files of each stream.
-        impressions: Number of joined rows by what becomes of their impression.
-        actions: Number of joined rows by what becomes of their action.
+        impressions: Number of joined rows by outcome of their impression.
+        actions: Number of joined rows by outcome of their action.
     """
 
     rows: int
