@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,7 +34,7 @@ from ml.embeddings.inference.quantised import QuantisedBags
 from ml.embeddings.interface import bags_of
 from ml.models.build import build_model
 from ml.models.int8 import Int8Linear
-from ml.models.predict import predict
+from ml.models.predict import predict, predict_labels
 from ml.recipes.recipe import AFTER_TRAINING, Recipe
 from ml.recipes.tables import HashedTable, StaticTable, Table
 from ml.schema import FeatureSchema
@@ -92,6 +92,16 @@ class TorchPredictor:
         return predict(self.model, [batch], own if sampled else own._replace(per_row=False))
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the L labels that the model predicts, the main label first; of a two-tower model the main label only."""
+        return self.schema.labels[:1] if self.recipe.model.kind == "two_tower" else self.schema.labels
+
+    def predict_labels(self, batch: Batch, sampled: bool = False) -> npt.NDArray[np.float32]:
+        """Compute the probabilities of `labels`, float32 [B, L]; arguments as for `predict`."""
+        own = self.recipe.correction
+        return predict_labels(self.model, batch, own if sampled else own._replace(per_row=False))
+
+    @property
     def steps(self) -> dict[str, int]:
         """The step of each collection of tables by its path in the model, at which the next delta must begin."""
         return steps_of(self.model)
@@ -145,7 +155,7 @@ class TorchPredictor:
         shard = load_tensors(folder, for_training=False)
         try:
             recipe, own = recipe_of_metadata(shard.metadata), schema_of_metadata(shard.metadata)
-            check_same(folder, {"schema": asdict(own)}, {"schema": asdict(schema or own)})
+            check_same(folder, {"schema": own.plain()}, {"schema": (schema or own).plain()})
             quantised = shard.metadata.get("quantised", {"tables": {}, "layers": []})
             model = _model(recipe, own, quantised, shard.weights)
         except SnapshotMismatch:
@@ -162,7 +172,7 @@ def metadata_of(recipe: Recipe, schema: FeatureSchema) -> dict[str, Any]:
     """Describe a model as plain values: recipe, schema and library versions."""
     return {
         "recipe": recipe.model_dump(mode="json", exclude=set(AFTER_TRAINING)),
-        "schema": asdict(schema),
+        "schema": schema.plain(),
         "versions": {name: version(name) for name in ("torch", "torchrec", "fbgemm-gpu-cpu")},
     }
 
@@ -174,8 +184,7 @@ def recipe_of_metadata(metadata: Mapping[str, Any]) -> Recipe:
 
 def schema_of_metadata(metadata: Mapping[str, Any]) -> FeatureSchema:
     """Rebuild the schema that `metadata_of` described."""
-    names = metadata["schema"]
-    return FeatureSchema(*(tuple(names[key]) for key in ("dense", "single", "multi")), fingerprint=names["fingerprint"])
+    return FeatureSchema.from_plain(metadata["schema"])
 
 
 def check_same(folder: Path | UPath, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

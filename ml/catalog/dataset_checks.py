@@ -34,7 +34,7 @@ def check_columns(spec: DatasetSpec) -> None:
     """Checks that every column that is named exists."""
     raw, known = set(spec.source.columns), set(spec.column_types)
     named: list[tuple[str, str | None, set[str]]] = [
-        ("label.column", spec.label.column, known),
+        *((f"{rule.key}.column", rule.column, known) for rule in spec.label_rules),
         ("user", spec.user, raw if spec.label.negatives else known),  # negatives are sampled before the join
         ("item", spec.item, raw if spec.label.negatives else known),
         ("session.column", spec.session.column if spec.session else None, raw),
@@ -65,9 +65,12 @@ def check_types(spec: DatasetSpec) -> None:
             raise fault(f"sparse.{sparse.name}.split", f"column {sparse.column!r} is not a string")
         if sparse.bucketise and types[sparse.column or ""] not in NUMBERS:
             raise fault(f"sparse.{sparse.name}.bucketise", f"column {sparse.column!r} is not a number")
-    for key, column in (("label.column", spec.label.column), ("oracle", spec.oracle)):
-        if column and types[column] not in NUMBERS:
-            raise fault(key, f"{column!r} is {types[column]}, expected a number")
+    for rule in spec.label_rules:
+        if (kind := types[rule.column]) not in NUMBERS:
+            what = f"{rule.column!r} is {kind}, expected a number; labels are binary, and multi-class labels are not supported"
+            raise fault(f"{rule.key}.column", what)
+    if spec.oracle and types[spec.oracle] not in NUMBERS:
+        raise fault("oracle", f"{spec.oracle!r} is {types[spec.oracle]}, expected a number")
     for i, table in enumerate(spec.join):
         log, other = types[table.log_key], table.source.columns[table.table_key]
         if log != other:
@@ -85,7 +88,7 @@ def check_features(spec: DatasetSpec) -> None:
     for kind, features in (("dense", spec.dense), ("sparse", spec.sparse)):
         if taken := [f.name for f in features if f.name in RESERVED_FEATURES]:
             raise fault(f"{kind}.{taken[0]}", "this name is reserved; rename the feature")
-    answers = {spec.label.column, spec.oracle, *spec.action_columns} - {None}
+    answers = {*(rule.column for rule in spec.label_rules), spec.oracle, *spec.action_columns} - {None}
     for kind, feature, inputs in (
         *(("dense", d.name, (d.column,)) for d in spec.dense),
         *(("sparse", s.name, s.inputs) for s in spec.sparse),

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
+from ml.catalog.labels import check_binary
 from ml.catalog.reading import ColumnName
 from ml.catalog.strict import Bool, Float, Int, Strict, fault
 
@@ -68,6 +69,16 @@ class Label(Strict):
     negatives: Negatives | None = Field(
         default=None, description="Declares that every row is a positive, and how negatives are sampled."
     )
+    weight: ColumnName | None = Field(
+        default=None,
+        description="Column of the log with the weight of each row in the loss. Rows whose weight is missing, negative or "
+        "infinite are quarantined. Weights of 1 on average keep the meaning of the learning rates. Metrics are not weighted.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _binary(cls, data: Any) -> Any:
+        return check_binary(data)
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -75,6 +86,8 @@ class Label(Strict):
             raise fault("", "give either column (with or without at_least) or negatives")
         if self.at_least is not None and self.column is None:
             raise fault("at_least", "needs column")
+        if self.weight is not None and self.column is None:
+            raise fault("weight", "needs column: sampled negatives have no weight")
         return self
 
 

@@ -51,6 +51,11 @@ class LogSpec(Strict):
     time: Time = Field(description="When a row happened.")
     partitions: Partitions = Field(description="The log's days.")
     label: LabelColumn | None = Field(default=None, description="Column with the label, if the log has one.")
+    further_labels: tuple[LabelColumn, ...] = Field(default=(), description="Columns with further labels.")
+    weight: ColumnName | None = Field(
+        default=None,
+        description="Column with sample weights; a row whose weight is missing, negative or infinite is quarantined.",
+    )
     simulation: Simulation | None = Field(default=None, description="Settings of a log that Evergreen writes itself.")
     joined_from: str = Field(
         default="",
@@ -68,6 +73,11 @@ class LogSpec(Strict):
         if self.label and self.label.column not in self.source.columns:
             raise fault("label.column", f"no column {self.label.column!r}; the columns are {sorted(self.source.columns)}")
         return self
+
+    @property
+    def label_columns(self) -> tuple[LabelColumn, ...]:
+        """The columns of all labels, the main label first."""
+        return ((self.label,) if self.label else ()) + self.further_labels
 
     @property
     def zone(self) -> ZoneInfo:
@@ -103,7 +113,8 @@ class LogSpec(Strict):
         days = {"missing_days"} if self.time.by_position else {"end", "missing_days"}
         # Keys that came later are excluded where an entry does not have them, so that days written before stay current.
         absent = {name for name in ("format", "clock") if getattr(self.time, name) is None}
-        values = hash_of(self, {"partitions": days, "joined_from": True, "time": absent})
+        unset: dict[str, set[str] | bool] = {key: True for key in ("further_labels", "weight") if not getattr(self, key)}
+        values = hash_of(self, {"partitions": days, "joined_from": True, "time": absent} | unset)
         return hashlib.sha256(f"{_READING} {values}".encode()).hexdigest()[:16]
 
 

@@ -21,6 +21,7 @@ from ml.catalog.expand import expand_entry
 from ml.catalog.expectations import Band, ColumnExpectation, Expectations, Severity
 from ml.catalog.feature_tables import FeatureTable, FeatureValue
 from ml.catalog.features import DenseColumn, Label, Negatives, SparseColumn, Splits, VocabularySpec
+from ml.catalog.labels import FurtherLabel, LabelName, LabelRule, check_labels, label_columns, label_rules, labels_hash
 from ml.catalog.log_spec import LabelColumn, LogSpec, check_log, hash_of
 from ml.catalog.ranking import Ranking, Session
 from ml.catalog.reading import ColumnName, ColumnType, Partitions, SideTable, Simulation, Source, Time
@@ -41,8 +42,10 @@ __all__ = [
     "Expectations",
     "FeatureTable",
     "FeatureValue",
+    "FurtherLabel",
     "Label",
     "LabelColumn",
+    "LabelRule",
     "LogSpec",
     "ModelChoice",
     "Negatives",
@@ -131,7 +134,13 @@ class DatasetSpec(Strict):
         description="A second log, of what users did. The entry's own log then holds the impressions, and the joiner gives "
         "each impression its labels.",
     )
-    label: Label = Field(description="The label to predict.")
+    label: Label = Field(description="The main label, by which models are compared and the champion is chosen.")
+    labels: dict[LabelName, FurtherLabel] = Field(
+        default={},
+        description="Further binary labels by name, each learned by a head of the same model. The recipe's `loss_weights` sets "
+        "the weight of each in the loss. Two-tower models learn the main label only. Regression and multi-class labels are not "
+        "supported.",
+    )
     user: ColumnName | None = Field(default=None, description="Column that identifies the user.")
     item: ColumnName | None = Field(default=None, description="Column that identifies the item.")
     item_columns: tuple[ColumnName, ...] = Field(
@@ -182,6 +191,7 @@ class DatasetSpec(Strict):
         check_log(self.source, self.time, self.partitions)
         check_actions(self)
         check_joins(self)
+        check_labels(self)
         check_feature_tables(self)
         check_columns(self)
         check_types(self)
@@ -195,6 +205,11 @@ class DatasetSpec(Strict):
             raise fault("oracle", "only for simulated logs, whose true click probability is known")
         check_features(self)
         return self
+
+    @property
+    def label_rules(self) -> tuple[LabelRule, ...]:
+        """How the labels are read from columns, the main label first; empty with sampled negatives."""
+        return label_rules(self)
 
     @property
     def column_types(self) -> dict[str, ColumnType]:
@@ -281,13 +296,15 @@ class DatasetSpec(Strict):
     @property
     def log(self) -> LogSpec:
         """Where the dataset's log is stored and how it is read: all that `ml.logs` needs. With `actions`, of impressions."""
-        column, binary = self.label.column, self.label.at_least is None
+        main, further = label_columns(self, self.source.columns)
         return LogSpec(
             dataset=self.name,
             source=self.source,
             time=self.time,
             partitions=self.partitions,
-            label=LabelColumn(column=column, binary=binary) if column is not None and column in self.source.columns else None,
+            label=main,
+            further_labels=further,
+            weight=self.label.weight,
             simulation=self.simulation,
         )
 
@@ -301,9 +318,8 @@ class DatasetSpec(Strict):
         """The log that features are computed from: the dataset's log, or the examples that its two logs are joined to."""
         if self.actions is None:
             return self.log
-        column = self.label.column
-        label = LabelColumn(column=column) if column in self.actions.labels else self.log.label
-        return self.actions.examples_log(self.log).model_copy(update={"label": label})
+        main, further = label_columns(self, self.source.columns | self.action_columns)
+        return self.actions.examples_log(self.log).model_copy(update={"label": main, "further_labels": further})
 
     @property
     def live_hours(self) -> float:
@@ -362,8 +378,9 @@ class DatasetSpec(Strict):
         """Hash of everything that shapes features. Data written under one fingerprint is refused under another."""
         # Without feature tables the hash is the one of entries from before there were any.
         shaping = _SHAPES_FEATURES if self.feature_tables else _SHAPES_FEATURES - {"feature_tables"}
-        features = hash_of(self, set(type(self).model_fields) - shaping)
-        return hashlib.sha256(f"{_IDS} {self.examples_log.fingerprint} {features}".encode()).hexdigest()[:16]
+        skipped: dict[str, set[str] | bool] = {key: True for key in set(type(self).model_fields) - shaping}
+        features = hash_of(self, skipped | {"label": {"weight"}})
+        return hashlib.sha256(f"{_IDS} {self.examples_log.fingerprint} {features}{labels_hash(self)}".encode()).hexdigest()[:16]
 
     def fingerprint_of(self, stage: str) -> str:
         """Returns the fingerprint of a stage's partitions: a log's for rows and events, the dataset's for later stages."""

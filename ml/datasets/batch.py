@@ -50,6 +50,8 @@ class Batch:
         labels: float32 [B], 0 or 1.
         sample_rate: float32 [B], the probability that an unclicked row like this was kept by sampling; 1.0 without sampling.
         event_time: int64 [B], microseconds since 1970-01-01 UTC.
+        further: float32 [B, L - 1], further labels; None in a dataset with one label.
+        weight: float32 [B], sample weights; None in a dataset without.
 
     Example:
         >>> sparse = KeyedJaggedTensor(["item"], torch.tensor([7, 9]), lengths=torch.tensor([1, 1], dtype=torch.int32))
@@ -63,6 +65,8 @@ class Batch:
     labels: _TrainingField = _TrainingField()
     sample_rate: _TrainingField = _TrainingField()
     event_time: _TrainingField = _TrainingField()
+    further: torch.Tensor | None = None
+    weight: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -75,6 +79,16 @@ class Batch:
     def is_labelled(self) -> bool:
         """Whether the batch has labels, sample rates and event times."""
         return all(self.__dict__[f"_{name}"] is not None for name in ("labels", "sample_rate", "event_time"))
+
+    @property
+    def all_labels(self) -> torch.Tensor:
+        """All labels of the rows, float32 [B, L], the main label first."""
+        main = self.labels.unsqueeze(1)
+        return main if self.further is None else torch.cat((main, self.further), 1)
+
+    def with_sample_rate(self, sample_rate: torch.Tensor) -> Batch:
+        """Returns the same rows with other sample rates, float32 [B]."""
+        return Batch(self.dense, self.sparse, self.labels, sample_rate, self.event_time, self.further, self.weight)
 
     def rows(self, kept: torch.Tensor) -> Batch:
         """Select rows.
@@ -95,4 +109,6 @@ class Batch:
         )
         if not self.is_labelled:
             return Batch(self.dense[kept], sparse)
-        return Batch(self.dense[kept], sparse, self.labels[kept], self.sample_rate[kept], self.event_time[kept])
+        main = self.labels[kept], self.sample_rate[kept], self.event_time[kept]
+        further, weight = (None if values is None else values[kept] for values in (self.further, self.weight))
+        return Batch(self.dense[kept], sparse, *main, further, weight)

@@ -12,7 +12,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ml.datasets.batch import Batch
 from ml.datasets.rows import Array, Rows, column_from_table, features_from_table, gather_runs
-from ml.schema import EVENT_TIME, LABEL, SAMPLE_RATE, FeatureSchema
+from ml.schema import EVENT_TIME, LABEL, SAMPLE_RATE, SAMPLE_WEIGHT, FeatureSchema
 
 
 def batch_from_rows(rows: Rows, schema: FeatureSchema) -> Batch:
@@ -28,6 +28,8 @@ def batch_from_rows(rows: Rows, schema: FeatureSchema) -> Batch:
         labels=torch.from_numpy(rows.label),
         sample_rate=torch.from_numpy(rows.sample_rate),
         event_time=torch.from_numpy(rows.event_time),
+        further=torch.from_numpy(rows.further) if len(schema.labels) > 1 else None,
+        weight=torch.from_numpy(rows.weight[:, 0]) if schema.weighted else None,
     )
 
 
@@ -47,10 +49,20 @@ def batch_from_arrow(table: pa.Table | pa.RecordBatch, schema: FeatureSchema) ->
     sparse = _keyed(features["single"], features["multi_lengths"], features["multi_values"], schema)
     if LABEL not in whole.schema.names:
         return Batch(dense, sparse)
-    types = {LABEL: pa.float32(), SAMPLE_RATE: pa.float32(), EVENT_TIME: pa.int64()}
-    # Arrow's buffers are read-only, which torch does not support.
-    labels = [torch.from_numpy(column_from_table(whole, name, dtype).copy()) for name, dtype in types.items()]
-    return Batch(dense, sparse, *labels)
+
+    def column(name: str) -> torch.Tensor:
+        # Arrow's buffers are read-only, which torch does not support.
+        return torch.from_numpy(column_from_table(whole, name, pa.int64() if name == EVENT_TIME else pa.float32()).copy())
+
+    return Batch(
+        dense,
+        sparse,
+        labels=column(LABEL),
+        sample_rate=column(SAMPLE_RATE),
+        event_time=column(EVENT_TIME),
+        further=torch.stack([column(name) for name in schema.further_columns], 1) if schema.further_columns else None,
+        weight=column(SAMPLE_WEIGHT) if schema.weighted else None,
+    )
 
 
 def _keyed(single: Array, multi_lengths: Array, multi_values: Array, schema: FeatureSchema) -> KeyedJaggedTensor:

@@ -15,7 +15,7 @@ from upath import UPath
 from ml.catalog.spec import DatasetSpec
 from ml.features.read import check_file, feature_parts
 from ml.lake import Lake
-from ml.schema import EVENT_TIME, LABEL, SAMPLE_RATE, FeatureSchema
+from ml.schema import FeatureSchema
 from ml.stages import CLEANED_FEATURES
 
 
@@ -55,7 +55,7 @@ def parts_of(lake: Lake, spec: DatasetSpec, day: str) -> tuple[Part, ...]:
 def columns_of(spec: DatasetSpec) -> list[str]:
     """Returns the columns of the table that a batch needs."""
     schema = FeatureSchema.of(spec)
-    return [EVENT_TIME, LABEL, SAMPLE_RATE, *schema.dense, *schema.sparse]
+    return [*schema.training_columns, *schema.dense, *schema.sparse]
 
 
 def windows_of(spec: DatasetSpec, parts: Sequence[Part], begin: int, end: int, size: int) -> Iterator[tuple[int, pa.Table]]:

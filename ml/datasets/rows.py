@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ml.schema import EVENT_TIME, LABEL, SAMPLE_RATE, FeatureSchema
+from ml.schema import EVENT_TIME, LABEL, SAMPLE_RATE, SAMPLE_WEIGHT, FeatureSchema
 
 Array = npt.NDArray[Any]
 
@@ -34,12 +34,14 @@ class Rows:
         sample_rate: float32 [n].
         event_time: int64 [n], microseconds since 1970-01-01 UTC.
         position: int64 [n], position of the row in its day.
+        further: float32 [n, L - 1], further labels; L = 1 in a dataset with one label.
+        weight: float32 [n, W], sample weights; W = 0 in a dataset without, otherwise 1.
 
     Example:
         >>> none = np.zeros((3, 0))
         >>> ones = np.ones(3, np.float32)
         >>> order = np.arange(3)
-        >>> rows = Rows(none, np.array([[7], [8], [9]]), none.astype(np.int32), order[:0], ones, ones, order, order)
+        >>> rows = Rows(none, np.array([[7], [8], [9]]), none.astype(np.int32), order[:0], ones, ones, order, order, none, none)
         >>> rows.take(np.array([2, 0])).single.tolist()
         [[9], [7]]
     """
@@ -52,6 +54,8 @@ class Rows:
     sample_rate: npt.NDArray[np.float32]
     event_time: npt.NDArray[np.int64]
     position: npt.NDArray[np.int64]
+    further: npt.NDArray[np.float32]
+    weight: npt.NDArray[np.float32]
 
     def __len__(self) -> int:
         return self.label.size
@@ -119,6 +123,8 @@ class Rows:
             sample_rate=column_from_table(table, SAMPLE_RATE, pa.float32()),
             event_time=column_from_table(table, EVENT_TIME, pa.int64()),
             position=np.arange(start, start + table.num_rows, dtype=np.int64),
+            further=_stack(table, schema.further_columns, pa.float32()),
+            weight=_stack(table, (SAMPLE_WEIGHT,) if schema.weighted else (), pa.float32()),
         )
 
 
@@ -131,11 +137,14 @@ _DTYPES: dict[str, Any] = {
     SAMPLE_RATE: np.float32,
     EVENT_TIME: np.int64,
     "position": np.int64,
+    "further": np.float32,
+    "weight": np.float32,
 }
 
 
 def _widths(schema: FeatureSchema) -> dict[str, int]:
-    return {"dense": len(schema.dense), "single": len(schema.single), "multi_lengths": len(schema.multi)}
+    widths = {"dense": len(schema.dense), "single": len(schema.single), "multi_lengths": len(schema.multi)}
+    return widths | {"further": len(schema.labels) - 1, "weight": int(schema.weighted)}
 
 
 def mds_columns(schema: FeatureSchema) -> dict[str, str]:

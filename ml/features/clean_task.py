@@ -262,7 +262,8 @@ def earlier_days(spec: DatasetSpec, day: str) -> list[str]:
 def read_columns(spec: DatasetSpec) -> list[str]:
     """Returns the columns of the raw logs that features, keys, slices, joins or the oracle need."""
     used = [d.column for d in spec.dense] + [c for s in spec.sparse for c in s.inputs]
-    used += [c for c in (spec.label.column, spec.user, spec.item, spec.oracle) if c]
+    used += [rule.column for rule in spec.label_rules]
+    used += [c for c in (spec.label.weight, spec.user, spec.item, spec.oracle) if c]
     used += [spec.session.column] if spec.session else []
     used += [column for table in spec.feature_tables for column in table.row_columns]
     used += [*spec.slices, *(side.log_key for side in spec.join)]

@@ -12,14 +12,26 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ml.catalog.spec import DatasetSpec, DenseColumn
+from ml.catalog.spec import DatasetSpec, DenseColumn, LabelRule
 from ml.features.buffers import flat
 from ml.features.columns import plain, take_column
 from ml.features.dense import dense_values
 from ml.features.hashing import hash_values
 from ml.features.sparse import SparseFeature, sparse_features
 from ml.features.vocabulary import Vocabulary
-from ml.schema import EVENT_TIME, ITEM_KEY, LABEL, ORACLE, SAMPLE_RATE, SESSION_KEY, SLICE_PREFIX, USER_KEY, arrow_schema
+from ml.schema import (
+    EVENT_TIME,
+    ITEM_KEY,
+    LABEL,
+    LABEL_PREFIX,
+    ORACLE,
+    SAMPLE_RATE,
+    SAMPLE_WEIGHT,
+    SESSION_KEY,
+    SLICE_PREFIX,
+    USER_KEY,
+    arrow_schema,
+)
 
 # 1 for a logged event and 0 for a sampled negative, if a spec has negatives. No column of a log has this name.
 SAMPLED_LABEL = "sampled:label"
@@ -95,7 +107,11 @@ def compile_transforms(
     """
     vocabularies = check_vocabularies(spec, vocabularies)
     types = spec.column_types
-    makers: dict[str, Maker] = {EVENT_TIME: check_event_time, LABEL: _label(spec), SAMPLE_RATE: _sample_rate}
+    makers: dict[str, Maker] = {EVENT_TIME: check_event_time, LABEL: _sampled_label, SAMPLE_RATE: _sample_rate}
+    further = {LABEL_PREFIX + name for name in spec.labels}
+    columns = (LABEL, *(LABEL_PREFIX + name for name in spec.labels)) if spec.label_rules else ()
+    makers |= {column: _label(rule, spec) for column, rule in zip(columns, spec.label_rules, strict=True)}
+    makers |= {SAMPLE_WEIGHT: _weight(spec.label.weight, spec)} if spec.label.weight else {}
     makers |= {d.name: _dense(d, spec) for d in spec.dense}
     makers |= {
         name: _sparse(f, vocabularies[name] if f.column.vocabulary else None) for name, f in sparse_features(spec).items()
@@ -109,7 +125,14 @@ def compile_transforms(
         makers[ORACLE] = lambda b: take_column(b, oracle, types[oracle]).cast(pa.float32())
     schema = arrow_schema(spec)
     if not with_label:
-        without = {LABEL, SAMPLE_RATE, ORACLE, SESSION_KEY, *(SLICE_PREFIX + name for name in spec.slices)}
+        without = further | {
+            LABEL,
+            SAMPLE_RATE,
+            SAMPLE_WEIGHT,
+            ORACLE,
+            SESSION_KEY,
+            *(SLICE_PREFIX + name for name in spec.slices),
+        }
         schema = pa.schema([field for field in schema if field.name not in without], metadata=schema.metadata)
     return Transform(schema, tuple(makers[name] for name in schema.names))
 
@@ -128,27 +151,37 @@ def _sample_rate(batch: pa.RecordBatch) -> pa.Array:
     return pa.array(np.ones(len(batch), np.float32))
 
 
-def _label(spec: DatasetSpec) -> Maker:
-    name, at_least = spec.label.column, spec.label.at_least
+def _sampled_label(batch: pa.RecordBatch) -> pa.Array:
+    if SAMPLED_LABEL in batch.schema.names:
+        return batch[SAMPLED_LABEL].cast(pa.float32())
+    return pa.array(np.ones(len(batch), np.float32))
 
-    def sampled(batch: pa.RecordBatch) -> pa.Array:
-        if SAMPLED_LABEL in batch.schema.names:
-            return batch[SAMPLED_LABEL].cast(pa.float32())
-        return pa.array(np.ones(len(batch), np.float32))
 
+def _label(rule: LabelRule, spec: DatasetSpec) -> Maker:
     def read(batch: pa.RecordBatch) -> pa.Array:
-        values = take_column(batch, name or "", spec.column_types[name or ""]).cast(pa.float64(), safe=False)
+        values = take_column(batch, rule.column, spec.column_types[rule.column]).cast(pa.float64(), safe=False)
         numbers = flat(values, null=np.nan)
-        bad = np.isnan(numbers) if at_least is not None else (numbers != 0) & (numbers != 1)
+        bad = np.isnan(numbers) if rule.at_least is not None else (numbers != 0) & (numbers != 1)
         if bad.any():
-            wanted = "a number" if at_least is not None else "0 or 1"
+            wanted = "a number" if rule.at_least is not None else "0 or 1"
             raise LabelError(
-                f"label.column {name!r}: {int(bad.sum())} of {len(batch)} rows are not {wanted}; the first such value is "
-                f"{values[int(bad.argmax())].as_py()!r}; quarantine these rows or choose another label"
+                f"{rule.key}.column {rule.column!r}: {int(bad.sum())} of {len(batch)} rows are not {wanted}; the first such "
+                f"value is {values[int(bad.argmax())].as_py()!r}; quarantine these rows or choose another label"
             )
-        return pa.array((numbers >= at_least if at_least is not None else numbers).astype(np.float32))
+        return pa.array((numbers >= rule.at_least if rule.at_least is not None else numbers).astype(np.float32))
 
-    return read if name else sampled
+    return read
+
+
+def _weight(name: str, spec: DatasetSpec) -> Maker:
+    def read(batch: pa.RecordBatch) -> pa.Array:
+        values = flat(take_column(batch, name, spec.column_types[name]).cast(pa.float64(), safe=False), null=np.nan)
+        bad = ~(np.isfinite(values) & (values >= 0))
+        if bad.any():
+            raise LabelError(f"label.weight {name!r}: {int(bad.sum())} of {len(batch)} rows are missing, negative or infinite")
+        return pa.array(values.astype(np.float32))
+
+    return read
 
 
 def _dense(column: DenseColumn, spec: DatasetSpec) -> Maker:

@@ -21,6 +21,7 @@
 | time far from file's day  | further from the day of its dated file than `source.spill_days`                         |
 | label missing             | a null label                                                                            |
 | unknown label             | a label other than 0 and 1, if the label column has no threshold                        |
+| bad weight                | a missing, negative or infinite sample weight                                           |
 | damaged file: WHY         | the lost rest of a truncated or corrupt file, counted as one line                       |
 """
 
@@ -35,7 +36,7 @@ import pyarrow as pa
 BLANK, NOT_UTF8, STRAY_CR, TOO_LONG = "blank line", "not UTF-8", "stray carriage return", "line too long"
 FIELDS, UNBALANCED, BAD_JSON, UNREADABLE = "wrong number of fields", "unbalanced quote", "bad JSON", "unreadable"
 TIME_MISSING, TIME_UNPARSABLE, TIME_FAR = "time missing", "time unparsable", "time far from file's day"
-LABEL_MISSING, LABEL_UNKNOWN = "label missing", "unknown label"
+LABEL_MISSING, LABEL_UNKNOWN, WEIGHT = "label missing", "unknown label", "bad weight"
 
 TEXT_BYTES = 1000  # of a quarantined line, this many bytes are kept
 

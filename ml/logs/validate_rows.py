@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -19,10 +20,10 @@ from numpy.typing import NDArray
 from ml.catalog.log_spec import LogSpec
 from ml.days import midnight
 from ml.logs.clock import days_of, event_times, partition_bounds, time_values
-from ml.logs.quarantine import LABEL_MISSING, LABEL_UNKNOWN, TIME_FAR, TIME_MISSING, TIME_UNPARSABLE
+from ml.logs.quarantine import LABEL_MISSING, LABEL_UNKNOWN, TIME_FAR, TIME_MISSING, TIME_UNPARSABLE, WEIGHT
 
 # Codes of `ValidatedRows.fault`; 0 is a good row.
-FAULTS = ("", TIME_MISSING, TIME_UNPARSABLE, TIME_FAR, LABEL_MISSING, LABEL_UNKNOWN)
+FAULTS = ("", TIME_MISSING, TIME_UNPARSABLE, TIME_FAR, LABEL_MISSING, LABEL_UNKNOWN, WEIGHT)
 UNPLACED = -1
 BEFORE, AFTER = -2, np.iinfo(np.int32).max  # in place of the index of a day: before the log's first day, after its last
 
@@ -83,7 +84,7 @@ def validate_rows(log: LogSpec, table: pa.Table, file_day: int | None) -> Valida
         fault[missing] = FAULTS.index(TIME_MISSING)
         days = np.where(known, found, UNPLACED).astype(np.int32)
     good = (fault == 0) & ~is_outside(days)
-    for reason, rows in _label_faults(log, table).items():
+    for reason, rows in (*_label_faults(log, table), *_weight_faults(log, table)):
         fault[rows & good] = FAULTS.index(reason)
     return ValidatedRows(times, days, fault)
 
@@ -94,12 +95,16 @@ def _far(log: LogSpec, times: NDArray[np.int64], file_day: int) -> NDArray[np.bo
     return (times < midnight(day - spill, log.zone)) | (times >= midnight(day + spill + timedelta(days=1), log.zone))
 
 
-def _label_faults(log: LogSpec, table: pa.Table) -> dict[str, NDArray[np.bool_]]:
-    if log.label is None:
-        return {}
-    label = table.column(log.label.column)
-    missing = pc.is_null(label).to_numpy()
-    found = {LABEL_MISSING: missing}
-    if log.label.binary and not pa.types.is_boolean(label.type):
-        found[LABEL_UNKNOWN] = ~missing & ~pc.is_in(label, pa.array([0, 1], label.type)).to_numpy()
-    return found
+def _label_faults(log: LogSpec, table: pa.Table) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    for known in log.label_columns:
+        label = table.column(known.column)
+        missing = pc.is_null(label).to_numpy()
+        yield LABEL_MISSING, missing
+        if known.binary and not pa.types.is_boolean(label.type):
+            yield LABEL_UNKNOWN, ~missing & ~pc.is_in(label, pa.array([0, 1], label.type)).to_numpy()
+
+
+def _weight_faults(log: LogSpec, table: pa.Table) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    if log.weight is not None:
+        weight = table.column(log.weight).cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy()
+        yield WEIGHT, ~(np.isfinite(weight) & (weight >= 0))

@@ -31,16 +31,18 @@ def _dlrm(recipe: Recipe, chosen: DlrmRecipe, schema: FeatureSchema) -> nn.Modul
         interaction=chosen.interaction,
         linear_shortcut=chosen.linear_shortcut,
         dropout=chosen.dropout,
+        labels=len(schema.labels),
     )
 
 
 def _wide_deep(recipe: Recipe, chosen: WideDeepRecipe, schema: FeatureSchema) -> nn.Module:
     wide = build_wide(recipe, chosen, schema)
-    return WideDeep(build_bags(recipe, schema), wide, chosen.crosses, len(schema.dense), chosen.deep, chosen.dropout)
+    bags, labels = build_bags(recipe, schema), len(schema.labels)
+    return WideDeep(bags, wide, chosen.crosses, len(schema.dense), chosen.deep, chosen.dropout, labels)
 
 
 def _deepfm(recipe: Recipe, chosen: DeepFMRecipe, schema: FeatureSchema) -> nn.Module:
-    return DeepFM(build_bags(recipe, schema), len(schema.dense), chosen.deep, chosen.dropout)
+    return DeepFM(build_bags(recipe, schema), len(schema.dense), chosen.deep, chosen.dropout, len(schema.labels))
 
 
 def _dcn(recipe: Recipe, chosen: DcnRecipe, schema: FeatureSchema) -> nn.Module:
@@ -52,6 +54,7 @@ def _dcn(recipe: Recipe, chosen: DcnRecipe, schema: FeatureSchema) -> nn.Module:
         low_rank=chosen.low_rank,
         structure=chosen.structure,
         dropout=chosen.dropout,
+        labels=len(schema.labels),
     )
 
 
@@ -93,7 +96,8 @@ def build_model(recipe: Recipe, schema: FeatureSchema) -> nn.Module:
         schema: The features of a batch. The model ignores `recipe.exclude_features`.
 
     Returns:
-        A model with `forward(dense [B, I], sparse KJT) -> logits [B]`. Equal arguments give equal bits.
+        A model with `forward(dense [B, I], sparse KJT) -> logits [B]` of the main label and `logits(...) -> [B, L]` of all
+        labels of the schema; a two-tower model has the main label only. Equal arguments give equal bits.
 
     Raises:
         ValueError: The recipe names features that the schema does not have.
@@ -104,6 +108,9 @@ def build_model(recipe: Recipe, schema: FeatureSchema) -> nn.Module:
         >>> type(build_model(load_recipe("deepfm"), schema)).__name__
         'DeepFM'
     """
+    if unknown := set(recipe.loss_weights or {}) - set(schema.labels[1:]):
+        known = list(schema.labels[1:])
+        raise ValueError(f"recipe: loss_weights: {sorted(unknown)} not among the further labels {known} of the dataset")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return MODELS[type(recipe.model)](recipe, recipe.model, _visible(recipe, schema))

@@ -14,7 +14,7 @@ from torch import nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from ml.models.mlp import MLP, linear
+from ml.models.mlp import MLP, heads, linear, main_logits
 from ml.models.sparse import SparseArch
 
 
@@ -47,6 +47,7 @@ class DCNv2(nn.Module):
         low_rank: Rank of the cross layers' matrices; None for full matrices.
         structure: Whether the MLP follows the cross layers (`stacked`) or reads the same input (`parallel`).
         dropout: As for `MLP`.
+        labels: Number of labels L.
 
     Example:
         >>> import torch
@@ -75,6 +76,7 @@ class DCNv2(nn.Module):
         low_rank: int | None = None,
         structure: Literal["stacked", "parallel"] = "parallel",
         dropout: float = 0.0,
+        labels: int = 1,
     ) -> None:
         super().__init__()
         self.sparse_arch = SparseArch(bags)
@@ -82,7 +84,7 @@ class DCNv2(nn.Module):
         self.cross = nn.ModuleList(CrossLayer(width, low_rank) for _ in range(cross_layers))
         self.deep = MLP(width, deep, dropout)
         self.stacked = structure == "stacked"
-        self.over = linear(deep[-1] if self.stacked else width + deep[-1], 1)
+        self.over = heads(deep[-1] if self.stacked else width + deep[-1], labels)
 
     @property
     def output(self) -> nn.Linear:
@@ -90,7 +92,7 @@ class DCNv2(nn.Module):
         return self.over
 
     def forward(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
-        """Compute logits.
+        """Compute the logits of the main label.
 
         Args:
             dense: float32 [B, I], or [B, 0] without dense features.
@@ -99,9 +101,13 @@ class DCNv2(nn.Module):
         Returns:
             float32 [B].
         """
+        return main_logits(self.logits(dense, sparse))
+
+    def logits(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
+        """Compute the logits of all labels from the same arguments as `forward`, float32 [B, L], the main label first."""
         x0 = torch.cat((self.sparse_arch(sparse).flatten(1), dense), 1)  # [B, F D + I]
         x = x0
         for layer in self.cross:
             x = layer(x0, x)
         x = self.deep(x) if self.stacked else torch.cat((x, self.deep(x0)), 1)
-        return self.over(x).squeeze(1)
+        return self.over(x)

@@ -18,7 +18,7 @@ from torch import nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from ml.models.mlp import Tower, first_order
+from ml.models.mlp import LogitTower, first_order, main_logits
 from ml.models.sparse import SparseArch
 
 
@@ -31,6 +31,7 @@ class DeepFM(nn.Module):
         dense: Number of dense features I, or 0.
         deep: Hidden widths of the MLP.
         dropout: As for `MLP`.
+        labels: Number of labels L. They share the first-order and second-order terms of the embeddings.
 
     Example:
         >>> import torch
@@ -49,11 +50,18 @@ class DeepFM(nn.Module):
         torch.Size([2])
     """
 
-    def __init__(self, bags: EmbeddingBagCollectionInterface, dense: int, deep: Sequence[int], dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        bags: EmbeddingBagCollectionInterface,
+        dense: int,
+        deep: Sequence[int],
+        dropout: float = 0.0,
+        labels: int = 1,
+    ) -> None:
         super().__init__()
         self.sparse_arch = SparseArch(bags)
-        self.deep = Tower(self.sparse_arch.F * self.sparse_arch.D + dense, deep, dropout=dropout)
-        self.linear = first_order(dense) if dense else None
+        self.deep = LogitTower(self.sparse_arch.F * self.sparse_arch.D + dense, deep, labels, dropout)
+        self.linear = first_order(dense, labels) if dense else None
 
     @property
     def output(self) -> nn.Linear:
@@ -61,7 +69,7 @@ class DeepFM(nn.Module):
         return cast(nn.Linear, self.deep[-1])
 
     def forward(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
-        """Compute logits.
+        """Compute the logits of the main label.
 
         Args:
             dense: float32 [B, I], or [B, 0] without dense features.
@@ -70,8 +78,13 @@ class DeepFM(nn.Module):
         Returns:
             float32 [B].
         """
+        return main_logits(self.logits(dense, sparse))
+
+    def logits(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
+        """Compute the logits of all labels from the same arguments as `forward`, float32 [B, L], the main label first."""
         embedded = self.sparse_arch(sparse)  # [B, F, D]
         factors = embedded[:, :, 1:]
         pairs = 0.5 * (factors.sum(1).square() - factors.square().sum(1)).sum(1)  # equation 2, in linear time (Rendle, 2010)
-        logits = embedded[:, :, 0].sum(1) + pairs + self.deep(torch.cat((embedded.flatten(1), dense), 1)).squeeze(1)
-        return logits + self.linear(dense).squeeze(1) if self.linear is not None else logits
+        shared = (embedded[:, :, 0].sum(1) + pairs).unsqueeze(1)
+        logits = shared + self.deep(torch.cat((embedded.flatten(1), dense), 1))  # [B, L]
+        return logits + self.linear(dense) if self.linear is not None else logits

@@ -17,7 +17,7 @@ from torch import nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from ml.models.mlp import MLP, Tower, init_as_torchrec
+from ml.models.mlp import MLP, Heads, LogitTower, init_as_torchrec, main_logits
 from ml.models.sparse import SparseArch
 
 
@@ -84,6 +84,7 @@ class DLRM(nn.Module):
             Deep (Cheng et al., 2016). Dot products of two small vectors learn slowly at first, which costs accuracy if there
             is only one pass over the data.
         dropout: As for `MLP`.
+        labels: Number of labels L.
 
     Example:
         >>> import torch
@@ -112,6 +113,7 @@ class DLRM(nn.Module):
         interaction: Literal["dot", "cat"] = "dot",
         linear_shortcut: bool = False,
         dropout: float = 0.0,
+        labels: int = 1,
     ) -> None:
         super().__init__()
         self.sparse_arch = SparseArch(bags)
@@ -119,8 +121,8 @@ class DLRM(nn.Module):
         self.has_dense = dense > 0
         self.bottom = MLP(max(dense, 1), [*bottom, dim], dropout)
         self.interaction = (DotInteraction if interaction == "dot" else CatInteraction)(features, dim)
-        self.top = Tower(self.interaction.width, top, dropout=dropout)
-        self.shortcut = nn.Linear(features * dim, 1, bias=False) if linear_shortcut else None
+        self.top = LogitTower(self.interaction.width, top, labels, dropout)
+        self.shortcut = Heads(features * dim, labels, bias=False) if linear_shortcut else None
         init_as_torchrec(self)
 
     @property
@@ -129,7 +131,7 @@ class DLRM(nn.Module):
         return cast(nn.Linear, self.top[-1])
 
     def forward(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
-        """Compute logits.
+        """Compute the logits of the main label.
 
         Args:
             dense: float32 [B, I], or [B, 0] without dense features.
@@ -138,9 +140,13 @@ class DLRM(nn.Module):
         Returns:
             float32 [B].
         """
+        return main_logits(self.logits(dense, sparse))
+
+    def logits(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
+        """Compute the logits of all labels from the same arguments as `forward`, float32 [B, L], the main label first."""
         x = self.bottom(dense if self.has_dense else dense.new_ones(len(dense), 1))
         embedded = self.sparse_arch(sparse)
         logits = self.top(self.interaction(x, embedded))
         if self.shortcut is not None:
             logits = logits + self.shortcut(embedded.flatten(1))
-        return logits.squeeze(1)
+        return logits

@@ -14,6 +14,7 @@ from torch import nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 
 from ml.compute.kernel_cache import jit
+from ml.models.mlp import Heads
 
 _STEPS = 127
 _PART = 7  # bits of the lower part
@@ -90,7 +91,7 @@ class Int8Linear(nn.Module):
 def quantise_layers(model: nn.Module) -> list[str]:
     """Replace a model's linear layers by `Int8Linear`. The model must not be trained afterwards.
 
-    Layers with one output stay float32, and so do the projections inside embedding tables.
+    Layers with one output and the heads of labels stay float32, and so do the projections inside embedding tables.
 
     Args:
         model: Any model; changed in place.
@@ -110,7 +111,10 @@ def layers_of(model: nn.Module) -> list[str]:
     return [
         path
         for path, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module.out_features > 1 and not path.startswith(tables)
+        if isinstance(module, nn.Linear)
+        and module.out_features > 1
+        and not isinstance(module, Heads)
+        and not path.startswith(tables)
     ]
 
 

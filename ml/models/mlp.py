@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 
@@ -52,6 +53,24 @@ class Tower(nn.Sequential):
         super().__init__(MLP(inputs, widths, dropout), linear([inputs, *widths][-1], outputs))
 
 
+class Heads(nn.Linear):
+    """The last linear layer of a model: one output, a logit, for each label. It is not quantised."""
+
+
+class LogitTower(nn.Sequential):
+    """An MLP followed by a head for each label: `forward(float32 [B, inputs]) -> logits [B, L]`.
+
+    Args:
+        inputs: Width of the input.
+        widths: Hidden widths of the MLP.
+        labels: Number of labels L.
+        dropout: As for `MLP`.
+    """
+
+    def __init__(self, inputs: int, widths: Sequence[int], labels: int = 1, dropout: float = 0.0) -> None:
+        super().__init__(MLP(inputs, widths, dropout), heads([inputs, *widths][-1], labels))
+
+
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     """Create a linear layer with Glorot weights and zero biases."""
     layer = nn.Linear(inputs, outputs, bias=bias)
@@ -61,11 +80,24 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     return layer
 
 
-def first_order(inputs: int) -> nn.Linear:
-    """Create a linear layer with one output and without bias, whose weights are initially zero."""
-    layer = nn.Linear(inputs, 1, bias=False)
+def heads(inputs: int, labels: int) -> Heads:
+    """Create the heads of L labels, with Glorot weights and zero biases."""
+    layer = Heads(inputs, labels)
+    nn.init.xavier_normal_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def first_order(inputs: int, labels: int = 1) -> Heads:
+    """Create a linear layer with one output for each label and without bias, whose weights are initially zero."""
+    layer = Heads(inputs, labels, bias=False)
     nn.init.zeros_(layer.weight)
     return layer
+
+
+def main_logits(logits: torch.Tensor) -> torch.Tensor:
+    """Return the logits of the main label, float32 [B], from those of all labels, float32 [B, L]."""
+    return logits.squeeze(1) if logits.shape[1] == 1 else logits[:, 0]
 
 
 def init_as_torchrec(model: nn.Module) -> None:

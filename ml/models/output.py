@@ -21,4 +21,4 @@ def start_at_rate(model: nn.Module, rate: float) -> None:
     output = getattr(model, "output", None)
     if isinstance(output, nn.Linear) and output.bias is not None and 0 < rate < 1:
         with torch.no_grad():
-            output.bias.fill_(math.log(rate / (1 - rate)))
+            output.bias[0] = math.log(rate / (1 - rate))  # of the main label

@@ -47,6 +47,34 @@ def logits_of(model: nn.Module, batch: Batch, correction: Correction = UNCORRECT
     return to_sampled_logits(logits, batch) if correction.per_row else logits
 
 
+def logits_of_labels(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """Compute the logits of all labels that a model predicts, float32 [B, L], the main label first.
+
+    A model without a method `logits` predicts the main label only.
+    """
+    every = getattr(model, "logits", None)
+    return model(batch.dense, batch.sparse).unsqueeze(1) if every is None else every(batch.dense, batch.sparse)
+
+
+@torch.no_grad()
+def predict_labels(model: nn.Module, batch: Batch, correction: Correction = UNCORRECTED) -> npt.NDArray[np.float32]:
+    """Compute the probabilities of all labels that a model in eval mode predicts.
+
+    Args:
+        model: A model in eval mode.
+        batch: B rows.
+        correction: As for `logits_of`. It applies to the main label; the loss of further labels corrects for sampling by
+            weights.
+
+    Returns:
+        float32 [B, L], the main label first.
+    """
+    every = logits_of_labels(model, batch)
+    main = every[:, 0] + correction.shift if correction.shift else every[:, 0]
+    main = to_sampled_logits(main, batch) if correction.per_row else main
+    return torch.sigmoid(torch.cat((main.unsqueeze(1), every[:, 1:]), 1)).numpy()
+
+
 @torch.no_grad()  # not inference_mode, which bypasses the autograd key that FBGEMM's CPU kernels need
 def predict(model: nn.Module, batches: Iterable[Batch], correction: Correction = UNCORRECTED) -> npt.NDArray[np.float32]:
     """Compute click probabilities in eval mode. The model, its mode and its tables are left unchanged.

@@ -163,6 +163,10 @@ class TwoTower(nn.Module):
         user, item = self.embeddings(dense, sparse)
         return (user * item).sum(1) / self.temperature
 
+    def logits(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
+        """Compute the logits of the main label, float32 [B, 1]. Further labels of a dataset are not predicted."""
+        return self(dense, sparse).unsqueeze(1)
+
     def embeddings(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the vectors of each row's user and item, float32 [B, E] each."""
         embedded = self.sparse_arch(sparse)

@@ -18,7 +18,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ml.models.crosses import with_crosses
-from ml.models.mlp import Tower, first_order
+from ml.models.mlp import LogitTower, first_order, main_logits
 from ml.models.sparse import SparseArch
 
 
@@ -32,6 +32,7 @@ class WideDeep(nn.Module):
         dense: Number of dense features I, or 0.
         deep: Hidden widths of the MLP.
         dropout: As for `MLP`.
+        labels: Number of labels L. They share the wide weights.
 
     Example:
         >>> import torch
@@ -62,11 +63,12 @@ class WideDeep(nn.Module):
         dense: int,
         deep: Sequence[int],
         dropout: float = 0.0,
+        labels: int = 1,
     ) -> None:
         super().__init__()
         self.sparse_arch, self.wide, self.crosses = SparseArch(bags), wide, tuple(crosses)
-        self.deep = Tower(self.sparse_arch.F * self.sparse_arch.D + dense, deep, dropout=dropout)
-        self.linear = first_order(dense) if dense else None
+        self.deep = LogitTower(self.sparse_arch.F * self.sparse_arch.D + dense, deep, labels, dropout)
+        self.linear = first_order(dense, labels) if dense else None
 
     @property
     def output(self) -> nn.Linear:
@@ -74,7 +76,7 @@ class WideDeep(nn.Module):
         return cast(nn.Linear, self.deep[-1])
 
     def forward(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
-        """Compute logits.
+        """Compute the logits of the main label.
 
         Args:
             dense: float32 [B, I], or [B, 0] without dense features.
@@ -83,7 +85,11 @@ class WideDeep(nn.Module):
         Returns:
             float32 [B].
         """
+        return main_logits(self.logits(dense, sparse))
+
+    def logits(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
+        """Compute the logits of all labels from the same arguments as `forward`, float32 [B, L], the main label first."""
         wide = self.wide(with_crosses(sparse, self.crosses)).values().sum(1)
         embedded = self.sparse_arch(sparse).flatten(1)
-        logits = wide + self.deep(torch.cat((embedded, dense), 1)).squeeze(1)
-        return logits + self.linear(dense).squeeze(1) if self.linear is not None else logits
+        logits = wide.unsqueeze(1) + self.deep(torch.cat((embedded, dense), 1))  # [B, L]
+        return logits + self.linear(dense) if self.linear is not None else logits

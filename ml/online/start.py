@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ml.artifacts.predictor import recipe_of_metadata
@@ -126,5 +126,5 @@ def stale_day(spec: DatasetSpec, run: Run, day: str) -> str | None:
 def _can_continue(metadata: dict[str, Any], recipe: Recipe, spec: DatasetSpec) -> bool:
     """Whether a stored state can be continued: its schema and the structure of its recipe are those of the day."""
     schema = FeatureSchema.of(spec)
-    same_schema = metadata["schema"] == json.loads(json.dumps(asdict(schema)))
+    same_schema = FeatureSchema.from_plain(metadata["schema"]) == schema
     return same_schema and recipe_of_metadata(metadata).structure(schema.sparse) == recipe.structure(schema.sparse)

@@ -207,7 +207,16 @@ def _drift(spec: DatasetSpec) -> Expectation:
 def _filled(spec: DatasetSpec) -> tuple[str, ...]:
     """Columns of the feature table that never contain nulls."""
     keys = [key for key, name in (("key:user", spec.user), ("key:item", spec.item), ("key:session", spec.session)) if name]
-    return ("event_time", "label", "sample_rate", *(d.name for d in spec.dense), *(s.name for s in spec.sparse), *keys)
+    further = (*(f"label:{name}" for name in spec.labels), *(("sample:weight",) if spec.label.weight else ()))
+    return (
+        "event_time",
+        "label",
+        "sample_rate",
+        *further,
+        *(d.name for d in spec.dense),
+        *(s.name for s in spec.sparse),
+        *keys,
+    )
 
 
 def _declared(spec: DatasetSpec, columns: Collection[str], null_rate: str, value: str) -> list[Expectation]:

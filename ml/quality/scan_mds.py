@@ -18,7 +18,7 @@ from ml.lake import Lake
 from ml.quality.content import content_of
 from ml.quality.histogram import Histogram, histogram_of
 from ml.quality.profile import Profile
-from ml.schema import EVENT_TIME, LABEL, SAMPLE_RATE, FeatureSchema
+from ml.schema import EVENT_TIME, LABEL, SAMPLE_RATE, SAMPLE_WEIGHT, FeatureSchema
 from ml.stages import MDS_DATASETS
 
 
@@ -77,6 +77,8 @@ def scan_mds(spec: DatasetSpec, day: str, lake: Lake) -> Profile:
 
 def _columns(rows: Rows, schema: FeatureSchema) -> dict[str, ColumnProfile]:
     found = {name: rows.dense[:, i] for i, name in enumerate(schema.dense)}
+    found |= {name: rows.further[:, i] for i, name in enumerate(schema.further_columns)}
+    found |= {SAMPLE_WEIGHT: rows.weight[:, 0]} if schema.weighted else {}
     found |= {LABEL: rows.label, SAMPLE_RATE: rows.sample_rate, EVENT_TIME: rows.event_time}
     return {name: number_profile(values.dtype.name, values) for name, values in found.items()}
 
@@ -97,6 +99,8 @@ def _content(rows: Rows, schema: FeatureSchema) -> int:
         (EVENT_TIME, rows.event_time, None),
         (LABEL, rows.label, None),
         (SAMPLE_RATE, rows.sample_rate, None),
+        *((name, rows.further[:, i], None) for i, name in enumerate(schema.further_columns)),
+        *(((SAMPLE_WEIGHT, rows.weight[:, 0], None),) if schema.weighted else ()),
     ]
     columns += [(name, rows.dense[:, i], None) for i, name in enumerate(schema.dense)]
     columns += [(name, rows.single[:, i], None) for i, name in enumerate(schema.single)]

@@ -21,7 +21,7 @@ from ml.features.hashing import combine, hash_values
 from ml.quality.content import content_of
 from ml.quality.histogram import Histogram, Ids, histogram_of
 from ml.quality.profile import Profile
-from ml.schema import EVENT_TIME, LABEL, MISSING_ID, SAMPLE_RATE, FeatureSchema
+from ml.schema import EVENT_TIME, LABEL, MISSING_ID, FeatureSchema
 from ml.stages import RAW_LOGS
 
 
@@ -160,7 +160,7 @@ class _Tally:
 def _content(spec: DatasetSpec, table: pa.Table) -> int:
     """Hash of the columns that models see. 0 if one is missing, which the `schema` check reports."""
     schema = FeatureSchema.of(spec)
-    singles = [EVENT_TIME, LABEL, SAMPLE_RATE, *schema.dense, *schema.single]
+    singles = [*schema.training_columns, *schema.dense, *schema.single]
     if not {*singles, *schema.multi} <= set(table.column_names):
         return 0
     columns: list[tuple[str, npt.NDArray[Any], npt.NDArray[Any] | None]] = [

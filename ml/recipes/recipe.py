@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -86,6 +86,11 @@ class Recipe(Strict):
         default="float32", description="Precision of matrix products of the dense part; weights, tables and sums are float32."
     )
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, description="How far labels are moved towards 1/2.")
+    loss_weights: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
+        default=None,
+        description="Weight of each further label of the dataset (`labels`) in the loss, such as `{bought: 0.5}`; 1 by "
+        "default. The main label has the weight 1.",
+    )
     negative_sampling: NegativeSampling | None = Field(
         default=None, description="Trains on a sample of the unclicked rows; by default on all of them."
     )

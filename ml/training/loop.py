@@ -64,7 +64,7 @@ def train_step(state: TrainState, batch: Batch, *, total_steps: int, ranks: Rank
     if losses_in_batch:
         with threads(recipe.threads), seeded_draws(state, ranks):
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                losses, logits = per_example_loss(state.model, batch, recipe, ranks)
+                losses, logits = per_example_loss(state.model, batch, recipe, ranks, state.schema.labels[1:])
             loss = losses.detach().double().sum().item() / losses_in_batch
             if not math.isfinite(loss):
                 raise DivergedError(_diverged(running.steps, batch, loss, rates))

@@ -40,7 +40,7 @@ def sample_negatives(state: TrainState, batch: Batch, sampling: NegativeSampling
     draw = torch.Generator().manual_seed(derive_seed(state.recipe.seed, "negatives", state.steps, *rank))
     kept = (torch.rand(len(batch), generator=draw) < rates) | (batch.labels > 0.5)
     rows = batch.rows(kept)
-    return Batch(rows.dense, rows.sparse, rows.labels, rows.sample_rate * rates[kept], rows.event_time)
+    return rows.with_sample_rate(rows.sample_rate * rates[kept])
 
 
 def keep_rates(probabilities: torch.Tensor, labels: torch.Tensor, sampling: NegativeSampling) -> torch.Tensor:

@@ -2,39 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from ml.datasets.batch import Batch
 from ml.distributed.process_group import Ranks
-from ml.models.predict import to_sampled_logits
+from ml.models.mlp import main_logits
+from ml.models.predict import logits_of_labels, to_sampled_logits
 from ml.models.two_tower import TwoTower
 from ml.recipes.models import TwoTowerRecipe
 from ml.recipes.recipe import Recipe
 
 
 def per_example_loss(
-    model: nn.Module, batch: Batch, recipe: Recipe, ranks: Ranks | None = None
+    model: nn.Module, batch: Batch, recipe: Recipe, ranks: Ranks | None = None, further: Sequence[str] = ()
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Compute the losses of a batch, and the logits they come from.
+
+    The loss of a row is the loss of its main label plus the losses of its further labels times the recipe's `loss_weights`, all
+    multiplied by the row's sample weight.
 
     Args:
         model: A model in training mode.
         batch: B rows, P of them clicked.
         recipe: Chooses the loss.
         ranks: The processes whose items are sampled negatives for each other.
+        further: Names of the further labels of the batch.
 
     Returns:
-        Losses, float32 [B], and logits, float32 [B], comparable with the labels of the batch. For a two-tower model with
-        `loss: softmax`, the losses of the clicked rows, float32 [P], and None.
+        Losses, float32 [B], and logits of the main label, float32 [B], comparable with the labels of the batch. For a two-tower
+        model with `loss: softmax`, the losses of the clicked rows, float32 [P], and None.
     """
     chosen = recipe.model
     if isinstance(chosen, TwoTowerRecipe) and chosen.loss == "softmax":
         assert isinstance(model, TwoTower)
         clicked = batch.rows(batch.labels > 0.5)
         losses = model.sampled_softmax(clicked.dense, clicked.sparse, chosen.uniform_negatives, chosen.logq_correction, ranks)
-        return losses, None
-    logits = model(batch.dense, batch.sparse).float()
+        return _weighted(losses, clicked), None
+    every = logits_of_labels(model, batch).float()  # [B, L]
+    losses, logits = _main_losses(main_logits(every), batch, recipe)
+    for number, name in enumerate(further[: every.shape[1] - 1]):
+        losses = losses + (recipe.loss_weights or {}).get(name, 1.0) * _further_losses(
+            every[:, number + 1], number, batch, recipe
+        )
+    return _weighted(losses, batch), logits
+
+
+def _weighted(losses: torch.Tensor, batch: Batch) -> torch.Tensor:
+    return losses if batch.weight is None else losses * batch.weight
+
+
+def _main_losses(logits: torch.Tensor, batch: Batch, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the losses of the main label, and its logits as they compare with the labels of the batch, float32 [B] each."""
     if recipe.correction_kind == "weights":
         losses = cross_entropy(logits, batch.labels, recipe.label_smoothing)
         return losses / torch.where(batch.labels > 0.5, 1.0, batch.sample_rate), to_sampled_logits(logits, batch)
@@ -44,6 +65,22 @@ def per_example_loss(
     if recipe.fake_negative_weights:
         losses = losses * fake_negative_weights(logits.detach(), batch.labels)
     return losses, logits
+
+
+def _further_losses(logits: torch.Tensor, number: int, batch: Batch, recipe: Recipe) -> torch.Tensor:
+    """Return the losses of a further label, float32 [B].
+
+    Negative sampling keeps a row by its main label, so positives of a further label are sampled too. Weighing rows by the
+    inverse of their rate corrects for that, whereas `logit - log(sample_rate)` does not.
+    """
+    assert batch.further is not None
+    labels = batch.further[:, number]
+    losses = cross_entropy(logits, labels, recipe.label_smoothing)
+    if recipe.fake_negative_weights:
+        losses = losses * fake_negative_weights(logits.detach(), labels)
+    if recipe.correction_kind == "none":
+        return losses
+    return losses / torch.where(batch.labels > 0.5, 1.0, batch.sample_rate)
 
 
 def fake_negative_weights(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -82,7 +82,7 @@ def state_from_metadata(
         SnapshotMismatch: The recipe or the schema does not fit; the message names each key that differs.
     """
     own_recipe, own_schema = recipe_of_metadata(metadata), schema_of_metadata(metadata)
-    saved, asked = {"schema": asdict(own_schema)}, {"schema": asdict(schema or own_schema)}
+    saved, asked = {"schema": own_schema.plain()}, {"schema": (schema or own_schema).plain()}
     if recipe:
         saved["recipe"], asked["recipe"] = (of.structure(own_schema.sparse) for of in (own_recipe, recipe))
     check_same(folder, saved, asked)
