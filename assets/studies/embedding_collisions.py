@@ -1,4 +1,4 @@
-"""The effect of collisions, admission and expiry on AUC and memory (Monolith, arXiv 2209.07663, figure 7)."""
+"""The effect of collisions, admission and expiry on AUC and memory (Monolith, arXiv 2209.07663, figures 7 and 8)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +25,8 @@ class CollisionStudy(dg.Config):
     seeds: int = Field(default=3, ge=1, description="Number of runs of every variant.")
     epochs: int = Field(default=10, ge=1, description="Number of passes over the ratings.")
     days: int = Field(default=5, ge=2, description="Number of days of Globo.com's log for the sweep over admission and expiry.")
+    daily_days: int = Field(default=16, ge=2, description="Number of days of Globo.com's log for the AUC by day.")
+    user_share: float = Field(default=0.02, gt=0, le=1, description="Share of the users whose rows give the AUC by day.")
 
 
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:
@@ -34,7 +36,8 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         NAME,
         kinds={"pytorch", "matplotlib"},
         description="DeepFM on MovieLens 1M with collisionless, hashed and quotient-remainder tables at equal memory "
-        "(Monolith, figure 7), and the effect of admission and expiry on memory and AUC on Globo.com's log.",
+        "(Monolith, figure 7), the AUC by day with such tables on Globo.com's log (figure 8), and the effect of admission and "
+        "expiry on memory and AUC there.",
     )
     def embedding_collisions(
         context: dg.AssetExecutionContext,
@@ -43,13 +46,14 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         landing: LandingResource,
         spark: SparkResource,
     ) -> dg.MaterializeResult:
-        from ml.studies import admission_sweep, embedding_collisions
+        from ml.studies import admission_sweep, daily_collisions, embedding_collisions
         from ml.studies.movielens_1m import read_ratings
 
         own_run(context)
         held, most = lake.open(), len(spec.days())
-        if config.days > most:
-            raise dg.Failure(f"days: {config.days} requested, {spec.name} has {most}", allow_retries=False)
+        for name, days in (("days", config.days), ("daily_days", config.daily_days)):
+            if days > most:
+                raise dg.Failure(f"{name}: {days} requested, {spec.name} has {most}", allow_retries=False)
         ratings = read_ratings(Path(landing.folder(MOVIELENS)))
         curves = embedding_collisions.run_study(
             ratings,
@@ -61,11 +65,14 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
             found = embedding_collisions.write_study(folder, curves)
             held.write_manifest(folder, {"ratings": len(ratings), **config.model_dump()})
         settings = _sweep(context, config, held, landing, spark)
+        by_day = run_by_day(context, spec, config, held, landing, spark)
         return dg.MaterializeResult(
             metadata={
                 "auc": picture(embedding_collisions.figure(found)),
                 "sweep": picture(admission_sweep.figure(settings)),
+                "auc_by_day": picture(daily_collisions.figure(by_day)),
                 "variants": _variants(found),
+                "days": _days(by_day),
                 "settings": _settings(settings),
                 "path": dg.MetadataValue.path(str(held.root / STUDIES / NAME)),
                 "dagster/row_count": len(ratings),
@@ -94,6 +101,45 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         return settings
 
     return embedding_collisions
+
+
+def run_by_day(
+    context: dg.AssetExecutionContext,
+    spec: DatasetSpec,
+    config: CollisionStudy,
+    held: Lake,
+    landing: LandingResource,
+    spark: SparkResource,
+) -> dict[str, Any]:
+    """Score the days of a sample of the users with every kind of table, and write the result. Returns its summary."""
+    from ml.studies import daily_collisions
+    from ml.studies.embedding_collisions import write_study
+
+    days = days_from(spec.partitions.start.isoformat(), config.daily_days)
+    daily_collisions.prepare_features(spec, days, held, landing.folder(spec.name), spark.runner())
+    tables = daily_collisions.read_days(spec, days, held, config.user_share)
+    rows = sum(of.num_rows for of in tables.values())
+    context.log.info(f"{rows:,} rows of {config.user_share:.1%} of the users, {len(days)} days")
+    curves = daily_collisions.run_study(
+        spec,
+        tables,
+        config.seeds,
+        on_result=lambda c: context.log.info(f"{c.variant}, seed {c.seed}: AUC {c.auc[-1]:.4f} of the last day"),
+    )
+    with held.write(STUDIES, f"{NAME}_by_day", spec.name) as folder:
+        found = write_study(folder, curves, daily_collisions.figure)
+        held.write_manifest(folder, {"days": days, "rows": rows, "seeds": config.seeds, "user_share": config.user_share})
+    return found
+
+
+def _days(found: Mapping[str, Any]) -> dg.MetadataValue:
+    """Show MB and the mean AUC of each variant, and below them the AUC of each day."""
+    count = len(next(iter(found.values()))["auc"])
+    rows = [["MB", *(f"{of['bytes'] / 1e6:.2f}" for of in found.values())]]
+    rows.append(["mean AUC", *(f"{sum(of['auc']) / count:.4f}" for of in found.values())])
+    for day in range(count):
+        rows.append([f"day {day + 2}", *(f"{of['auc'][day]:.4f} ± {of['auc_spread'][day]:.4f}" for of in found.values())])
+    return table(["", *found], rows)
 
 
 def _variants(found: Mapping[str, Any]) -> dg.MetadataValue:

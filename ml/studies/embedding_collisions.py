@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from ml.training.score import score
 from ml.training.state import TrainState, new_state
 
 IDS = ("user", "movie")
+COLLISIONLESS, QUOTIENT_REMAINDER, HASHED = "collisionless", "quotient-remainder, equal memory", "hashed, equal memory"
 SCHEMA = FeatureSchema(dense=(), single=SINGLE, multi=("genres",), fingerprint="movielens-1m")
 PAPER_LOST = {"user": 0.0773, "movie": 0.0286}  # fraction of the ids that share a hash, table 1
 UNIVERSE = 1 << 20  # largest range that the quotient-remainder variant first hashes 64-bit ids into
@@ -81,16 +82,30 @@ def variants(ratings: Ratings, seed: int) -> dict[str, Recipe]:
     """Return the recipes by name. The bytes of the collisionless tables determine the sizes of the other tables."""
     counts = {name: len(np.unique(ratings.single[:, SINGLE.index(name)])) for name in IDS}
     plain = _recipe(seed, {})
-    budget = _bytes(plain, ratings)
-    equal = {name: budget[name] // (4 * (plain.model.embedding_dim + 1)) for name in IDS}
+    equal = equal_memory(_bytes(plain, ratings), plain.model.embedding_dim)
     as_in_paper = {name: _rows_for_collisions(counts[name], PAPER_LOST[name]) for name in IDS}
-    parts = {name: _quotient_remainder(rows) for name, rows in equal.items()}
     return {
-        "collisionless": plain,
-        "quotient-remainder, equal memory": _recipe(seed, parts),
+        COLLISIONLESS: plain,
+        QUOTIENT_REMAINDER: _recipe(seed, equal[QUOTIENT_REMAINDER]),
         "hashed, as many collisions as in the paper": _recipe(seed, _hashed(as_in_paper)),
-        "hashed, equal memory": _recipe(seed, _hashed(equal)),
+        HASHED: _recipe(seed, equal[HASHED]),
     }
+
+
+def equal_memory(budget: Mapping[str, int], dim: int) -> dict[str, dict[str, Any]]:
+    """Return the recipe key `tables.features` of tables with collisions, by variant.
+
+    Args:
+        budget: Bytes of each table.
+        dim: Weights of a row. A row also has one float of optimizer state.
+
+    Example:
+        >>> equal_memory({"user": 6800}, dim=16)["hashed, equal memory"]
+        {'user': {'kind': 'hashed', 'rows': 100}}
+    """
+    rows = {name: nbytes // (4 * (dim + 1)) for name, nbytes in budget.items()}
+    parts = {name: _quotient_remainder(count) for name, count in rows.items()}
+    return {QUOTIENT_REMAINDER: parts, HASHED: _hashed(rows)}
 
 
 def summary(curves: list[Curve]) -> dict[str, Any]:
@@ -104,7 +119,7 @@ def summary(curves: list[Curve]) -> dict[str, Any]:
     for curve in curves:
         own = by_variant.get(curve.variant, np.empty((0, len(curve.auc))))
         by_variant[curve.variant] = np.vstack([own, curve.auc])
-    best, size = by_variant["collisionless"], {curve.variant: curve.nbytes for curve in curves}
+    best, size = by_variant[COLLISIONLESS], {curve.variant: curve.nbytes for curve in curves}
     return {
         name: {
             "bytes": size[name],
@@ -123,12 +138,12 @@ def figure(found: dict[str, Any]) -> bytes:
     return lines("Collisions cost AUC: DeepFM, MovieLens 1M", "epoch", "AUC on held-out ratings", curves)
 
 
-def write_study(folder: Path | UPath, curves: list[Curve]) -> dict[str, Any]:
-    """Write `curves.json`, `summary.json` and `auc.png`. Returns the summary."""
+def write_study(folder: Path | UPath, curves: list[Curve], plot: Callable[[dict[str, Any]], bytes] = figure) -> dict[str, Any]:
+    """Write `curves.json`, `summary.json` and `auc.png`, which `plot` draws. Returns the summary."""
     found = summary(curves)
     (folder / "curves.json").write_text(json.dumps([asdict(curve) for curve in curves], indent=1))
     (folder / "summary.json").write_text(json.dumps(found, indent=1))
-    (folder / "auc.png").write_bytes(figure(found))
+    (folder / "auc.png").write_bytes(plot(found))
     return found
 
 
