@@ -36,7 +36,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     )
     def shard_failure(context: dg.AssetExecutionContext, config: FailureStudy, lake: LakeResource) -> dg.MaterializeResult:
         from ml.recipes.recipe import recipe_of
-        from ml.studies.shard_failure import figure, paper_arithmetic, rows_of_table, run_study, write_study
+        from ml.studies.shard_failure import columns_of_table, figure, paper_arithmetic, rows_of_table, run_study, write_study
 
         own_run(context)
         held, model = lake.open(), config.model or spec.primary
@@ -52,16 +52,18 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
             config.intervals,
             config.slices,
             config.seeds,
-            on_result=lambda r: context.log.info(f"1 of {r.shards}, {r.interval} slices, seed {r.seed}: AUC {r.auc:.5f}"),
+            on_result=lambda r: context.log.info(
+                (f"1 of {r.shards} shards, {r.interval} slices" if r.shards else "no loss")
+                + f", seed {r.seed}: AUC {r.auc:.5f}"
+            ),
         )
         with held.write(STUDIES, f"{NAME}_{model}", spec.name) as folder:
             found = write_study(folder, runs)
             held.write_manifest(folder, {"batch": trained, "online": online, "scored": scored, **config.model_dump()})
-        columns = ["shards", "hours", "rows set back", "AUC, first hour", "AUC, day", "expected with Monolith's failures"]
         return dg.MaterializeResult(
             metadata={
                 "auc": picture(figure(runs)),
-                "losses": table(columns, rows_of_table(found, config.slices)),
+                "losses": table(columns_of_table(config.slices), rows_of_table(found, config.slices)),
                 "paper": table(["Monolith", "value"], ([name, f"{value:g}"] for name, value in paper_arithmetic().items())),
                 "path": dg.MetadataValue.path(str(held.partition(STUDIES, f"{NAME}_{model}", spec.name))),
             }

@@ -42,7 +42,7 @@ SLICES = 48  # half an hour each
 INTERVALS = (2, 12, 48)  # slices
 SHARDS = (2, 10, 100)
 FIRST = 2
-"""Slices after the loss that are scored apart: the first hour."""
+"""Slices after the loss that are scored apart: the first hour of a day of `SLICES` slices."""
 BINS = 24  # parts of a day in the figure
 FAILURES_PER_DAY = 0.0001
 """Share of shards that fail in a day, in Monolith's arithmetic."""
@@ -175,7 +175,7 @@ def by_time(runs: Sequence[Run], bins: int = BINS) -> dict[str, tuple[list[float
 
 def figure(runs: Sequence[Run]) -> bytes:
     """Plot the difference of the AUC through the day after a loss, for the longest interval, as a PNG."""
-    return lines("AUC after the loss of a shard", f"parts of the day after it, {BINS}", "difference of the AUC", by_time(runs))
+    return lines("AUC after the loss of a shard", f"part of the next day, of {BINS}", "difference of the AUC", by_time(runs))
 
 
 def write_study(folder: Path | UPath, runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -199,6 +199,17 @@ def paper_arithmetic() -> dict[str, float]:
     days = 1 / (PAPER["shards"] * PAPER["failures_per_day"])
     users = PAPER["users"] / PAPER["shards"] * PAPER["snapshot_days"]
     return {"days_between_losses": days, "users_per_loss": users, "share_of_users_per_day": users / PAPER["users"] / days}
+
+
+def columns_of_table(slices: int = SLICES) -> list[str]:
+    """Name the columns of `rows_of_table`. The hours of the first slices depend on the number of slices of a day.
+
+    Example:
+        >>> columns_of_table(12)[3]
+        'AUC, first 4 hours'
+    """
+    first = f"AUC, first {24 * FIRST / slices:g} hours"
+    return ["shards", "hours", "rows set back", first, "AUC, day", "expected with Monolith's failures"]
 
 
 def rows_of_table(found: Sequence[Mapping[str, Any]], slices: int = SLICES) -> list[list[str]]:

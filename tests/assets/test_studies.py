@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from assets.resources import LakeResource
-from assets.studies import compression, independent_embeddings, multimetric
+from assets.studies import compression, independent_embeddings, multimetric, shard_failure, sync_cost
 from assets.studies.study_asset import first_days
 from ml.lake import Lake
 from ml.stages import STUDIES
@@ -18,13 +18,38 @@ from tests.helpers.training_days import made_spec, write_days
 SPEC = made_spec().model_copy(update={"demo_days": 3})
 
 
-def materialised(study: ModuleType, lake: Lake, config: dict[str, Any]) -> dict[str, Any]:
+def run(study: ModuleType, lake: Lake, config: dict[str, Any]) -> dict[str, Any]:
     write_days(lake, SPEC, 3, 320)
     asset, step = study.build(SPEC), f"{STUDIES}__{SPEC.name}_{study.NAME}"
     resources = {"lake": LakeResource(root=str(lake.root))}
     done = dg.materialize([asset], run_config={"ops": {step: {"config": config}}}, resources=resources)
-    assert lake.manifest(STUDIES, study.NAME, SPEC.name)["days"] == SPEC.days()[:3]
     return dict(done.asset_materializations_for_node(step)[0].metadata)
+
+
+def materialised(study: ModuleType, lake: Lake, config: dict[str, Any]) -> dict[str, Any]:
+    metadata = run(study, lake, config)
+    assert lake.manifest(STUDIES, study.NAME, SPEC.name)["days"] == SPEC.days()[:3]
+    return metadata
+
+
+def test_shard_failure_names_the_hours_of_its_first_slices(lake: Lake) -> None:
+    metadata = run(shard_failure, lake, {"seeds": 1, "slices": 6, "intervals": [3, 6], "shards": [2]})
+    table = str(metadata["losses"].value)
+    assert "| AUC, first 8 hours |" in table and "| 2 | 12 | " in table and "| 2 | 24 | " in table
+    assert "| users_per_loss | 15000 |" in str(metadata["paper"].value)
+    assert str(metadata["auc"].value).startswith("![figure](data:image/png;base64,")
+    assert lake.manifest(STUDIES, "shard_failure_dlrm", SPEC.name)["batch"] == SPEC.days()[:1]
+
+
+def test_sync_cost_shows_every_variant_and_the_package_of_the_paper(lake: Lake) -> None:
+    config = {"seeds": 1, "online_days": 1, "slices": [2, 3, 5], "budgets": [2048], "paper_ids": 100}
+    metadata = run(sync_cost, lake, config)
+    table = str(metadata["variants"].value)
+    assert all(
+        f"| {name} |" in table for name in ("3 slices, float32, dense part in all", "5 slices", "int8", "dense part never")
+    )
+    assert "| float32 | 0.4 |" in str(metadata["paper"].value)
+    assert lake.manifest(STUDIES, "sync_cost_dlrm", SPEC.name)["online"] == SPEC.days()[2:3]
 
 
 def test_compression_shows_a_figure_and_a_table(lake: Lake) -> None:
