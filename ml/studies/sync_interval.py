@@ -189,7 +189,7 @@ def figure(found: Sequence[Served]) -> bytes:
     finest = list(curves)[-1]
     return lines(
         "AUC of the model that serves",
-        f"parts of a day, {BINS} each",
+        f"part of the scored days, {BINS} a day",
         "AUC",
         {way: curves[way] for way in (finest, RETRAINED, STALE)},
     )
