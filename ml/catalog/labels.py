@@ -104,7 +104,8 @@ def check_labels(spec: DatasetSpec) -> None:
     weight = spec.label.weight
     if weight is None:
         return
-    if weight not in spec.source.columns:
-        raise fault("label.weight", f"no column {weight!r} in the log; the columns are {sorted(spec.source.columns)}")
-    if spec.source.columns[weight] not in ("int", "float"):
-        raise fault("label.weight", f"{weight!r} is {spec.source.columns[weight]}, expected int or float")
+    known = spec.source.columns | spec.action_columns
+    if weight not in known:
+        raise fault("label.weight", f"no column {weight!r} in the log; the columns are {sorted(known)}")
+    if known[weight] not in ("int", "float"):
+        raise fault("label.weight", f"{weight!r} is {known[weight]}, expected int or float")

@@ -304,7 +304,7 @@ class DatasetSpec(Strict):
             partitions=self.partitions,
             label=main,
             further_labels=further,
-            weight=self.label.weight,
+            weight=self.label.weight if self.label.weight in self.source.columns else None,
             simulation=self.simulation,
         )
 

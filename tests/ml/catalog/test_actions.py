@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from ml.catalog.explain import explain
 from ml.catalog.spec import DatasetSpec
 from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE
+from ml.features.clean_task import read_columns
 from ml.schema import FeatureSchema
 from ml.stages import CLEANED_FEATURES, JOINED_EXAMPLES, RAW_ACTIONS, RAW_LOGS, stages_of
 from tests.helpers.joined_logs import feed, feed_entry
@@ -33,6 +34,17 @@ def test_an_entry_with_actions_has_three_logs() -> None:
     assert spec.examples_log.label and spec.examples_log.label.column == "clicked" and spec.log.label is None
     assert stages_of(spec)[:4] == [RAW_LOGS, RAW_ACTIONS, JOINED_EXAMPLES, CLEANED_FEATURES]
     assert FeatureSchema.of(spec).dense == ("price",)
+
+
+def test_actions_give_further_labels_and_sample_weights() -> None:
+    weighted = {"labels": {"clicked": {"weights": {"click": 2}}}}
+    spec = feed(actions=weighted, label={"weight": "clicked_weight"}, labels={"bought": {}})
+    assert [rule.column for rule in spec.label_rules] == ["clicked", "bought"]
+    assert spec.log.weight is None and not spec.log.label_columns, "impressions have neither labels nor their weights"
+    assert [column.column for column in spec.examples_log.label_columns] == ["clicked", "bought"]
+    schema = FeatureSchema.of(spec)
+    assert (schema.labels, schema.weighted) == (("label", "bought"), True)
+    assert {"clicked", "bought", "clicked_weight"} <= set(read_columns(spec))
 
 
 def test_an_entry_without_actions_is_read_from_its_log(catalog: dict[str, DatasetSpec]) -> None:
