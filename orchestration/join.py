@@ -100,6 +100,10 @@ def join_stream(spec: DatasetSpec, root: UPath, ends: bool, console: Console) ->
             intake = [start_intake(spec, root, read_kafka(kafka, spark), ends)] if kafka else []
             while ends and any(query.isActive for query in intake) and not stop.wait(POLL_SECONDS):
                 pass  # all records that are there now become files
+            if lost := next((error for query in intake if (error := query.exception()) is not None), None):
+                raise click.ClickException(f"{spec.name}: records of Kafka could not be read, so nothing was joined: {lost}")
+            if stop.is_set():
+                return
             query = start_join(joining, spark, on_batch=lambda status: console.print(line(status)))
         except (ChangedEntry, KafkaMissing, ValueError) as error:
             raise click.ClickException(str(error)) from error

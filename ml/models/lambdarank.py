@@ -7,6 +7,7 @@ that equal arguments give equal bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from urllib.parse import quote, unquote
 
 import lightgbm as lgb
 import numpy as np
@@ -39,7 +40,7 @@ class LambdaRank:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the signals, in the order of the columns."""
-        return tuple(self._booster.feature_name())
+        return tuple(map(unquote, self._booster.feature_name()))
 
     @classmethod
     def train(
@@ -62,6 +63,7 @@ class LambdaRank:
         Raises:
             ValueError: Nothing was taken in any list.
         """
+        # (LightGBM refuses punctuation in names, and changes blanks)
         options, sizes = options or LambdaRankOptions(), np.diff(offsets)
         held = np.add.reduceat(np.r_[taken, False], offsets[:-1])[: len(sizes)] > 0
         useful = held & (sizes > 1)
@@ -84,7 +86,11 @@ class LambdaRank:
             "verbose": -1,
         }
         data = lgb.Dataset(
-            signals[kept], taken[kept].astype(np.int8), group=sizes[useful], feature_name=list(names), params={"verbose": -1}
+            signals[kept],
+            taken[kept].astype(np.int8),
+            group=sizes[useful],
+            feature_name=[quote(name, safe="") for name in names],
+            params={"verbose": -1},
         )
         return cls(lgb.train(parameters, data, options.trees).model_to_string(importance_type="gain"))
 

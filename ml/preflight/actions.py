@@ -15,7 +15,7 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.joiner.days import days_after
-from ml.logs.clock import event_times
+from ml.logs.clock import event_times, time_values
 from ml.logs.quarantine import excerpt
 from ml.logs.sources import NoLogs
 from ml.logs.text.layout import WrongFile
@@ -102,7 +102,7 @@ def _overlap(spec: DatasetSpec, impressions: Sample, actions: Sample) -> bool:
     assert spec.actions_log is not None
     ranges = []
     for log, sample in ((spec.log, impressions), (spec.actions_log, actions)):
-        times, known = event_times(sample.table[log.time.column or ""], log.time)
+        times, known = event_times(time_values(sample.table, log.time), log.time)
         if not known.any():
             return False
         ranges.append((times[known].min(), times[known].max()))

@@ -62,7 +62,7 @@ def _wrong_container(sample: Sample, prefix: str) -> list[Finding]:
                     "error",
                     f"{prefix}.files",
                     f"{where}, so it is packed",
-                    "name it .gz, .bz2, .zst or .zip, or unpack it",
+                    "name it .gz, .zst, .bz2, .xz, .lz4 or .zip, or unpack it",
                 )
             ]
         if start[:4] == b"PAR1":

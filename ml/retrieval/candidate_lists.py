@@ -96,7 +96,7 @@ def candidate_lists(
 
 def reach(spec: DatasetSpec, day: str) -> int:
     """Return the first event time that candidate lists of a day read, in microseconds."""
-    return day_bounds(day, spec.zone)[0] - SIGNAL_HOURS * MICROSECONDS_PER_HOUR
+    return day_bounds(day, spec.zone)[0] - round(max(SIGNAL_HOURS, spec.live_hours) * MICROSECONDS_PER_HOUR)
 
 
 def train_ranker(spec: DatasetSpec, day: str, lake: Lake, options: LambdaRankOptions) -> LambdaRank | None:

@@ -124,7 +124,7 @@ class CandidateSignals:
         masks = {name: np.zeros((len(asked), live), np.bool_) for name in SOURCES}
         if given is None:
             for order in (counts.counts[0], counts.counts[1]):
-                masks["popularity"] |= _first(order[None].astype(np.float32), SOURCES["popularity"])
+                masks["popularity"] |= _first(order[None].astype(np.float32), SOURCES["popularity"]) & (order > 0)
             masks["context"] = _first(blend, SOURCES["context"]) | _first(context, SOURCES["context"])
             with_session = (asked.session > 0)[:, None]
             masks["co_visitation"] = (_first(together, SOURCES["co_visitation"]) & with_session & (together > 0)) | (
@@ -174,11 +174,12 @@ class CandidateSignals:
 
 
 def _first(scores: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
-    """Mark the first `count` items of each row by score [B, L], and those that equal the last of these."""
+    """Mark the first `count` items of each row by score [B, L]. Of equal scores, the first places are marked."""
     if scores.shape[1] <= count:
         return np.ones(scores.shape, np.bool_)
-    least = np.partition(scores, scores.shape[1] - count, axis=1)[:, scores.shape[1] - count]
-    return scores >= least[:, None]
+    least = np.partition(scores, scores.shape[1] - count, axis=1)[:, scores.shape[1] - count, None]
+    above, ties = scores > least, scores == least
+    return above | (ties & (np.cumsum(ties, axis=1) <= count - above.sum(axis=1, keepdims=True)))
 
 
 def _rank_within(offsets: NDArray[np.int64], scores: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:

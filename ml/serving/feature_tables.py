@@ -91,11 +91,14 @@ class ServedTables:
 
     def load(self, log: EventLog) -> None:
         """Add events in time order, such as those of a day. They count from the next refresh on."""
-        with self._lock:
-            self._pending.append(log.rows)
+        if self.spec.feature_tables:  # otherwise no refresh takes them
+            with self._lock:
+                self._pending.append(log.rows)
 
     def append(self, rows: pa.Table) -> None:
         """Add N rows with columns of the log and `event_time`, in any order. They count from the next refresh on."""
+        if not self.spec.feature_tables:
+            return
         columns = {}
         for one in list(event_schema(self.spec))[:-1]:
             has_column = one.name in rows.column_names

@@ -133,7 +133,8 @@ class Journal:
             arrays[name] = _array(folder, name, values, kind)
         clock = log.time.column
         if clock is not None and arrays[clock].null_count and not log.time.is_text:
-            own = (np.asarray(arrays[EVENT_TIME]) * _PER_SECOND[log.time.unit]) // 1_000_000
+            times = np.asarray(arrays[EVENT_TIME])
+            own = times * 1_000 if log.time.unit == "ns" else times * _PER_SECOND[log.time.unit] // 1_000_000
             arrays[clock] = pa.array(own).cast(columns[clock]) if arrays[clock].null_count == len(events) else arrays[clock]
         return pa.table(arrays)
 

@@ -29,7 +29,8 @@ class ServedRanker:
     """
 
     def __init__(self, lake: Lake, spec: DatasetSpec) -> None:
-        self._lake, self._spec, self._refused = lake, spec, ""
+        self._lake, self._spec = lake, spec
+        self._unusable: set[tuple[str, str]] = set()  # days, with digest, that have no ranker or a refused one
         self._names = CandidateSignals(context_columns(spec)).names
         self.ranker: LambdaRank | None = None
         self.day, self._digest = "", ""
@@ -38,20 +39,22 @@ class ServedRanker:
     def poll(self) -> bool:
         """Load the model of a newer day. Returns whether one is served now that was not before."""
         for day in reversed(self._lake.days(CANDIDATE_INDEX, self._spec.name)):
-            found = self._lake.digest(CANDIDATE_INDEX, self._spec.name, day)
+            found = ""
             try:
-                if (day, found) == (self.day, self._digest) or found == self._refused:
+                found = self._lake.digest(CANDIDATE_INDEX, self._spec.name, day)
+                if (day, found) == (self.day, self._digest):
                     return False
+                if (day, found) in self._unusable:
+                    continue
                 ranker = load_ranker(self._lake, self._spec, day)
                 if ranker is None:
+                    self._unusable.add((day, found))
                     continue
                 if ranker.names != self._names:
                     raise DamagedIndex(f"the signals are {ranker.names}, expected {self._names}; materialise the day again")
             except (DamagedIndex, MissingPartition, StalePartition, OSError) as error:
                 _log.warning("%s/%s of %s: %s", self._spec.name, NAME, day, error)
-                if self.ranker is not None:
-                    self._refused = found
-                    return False
+                self._unusable.add((day, found))
                 continue
             self.ranker, self.day, self._digest = ranker, day, found
             return True

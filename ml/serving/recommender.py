@@ -35,8 +35,6 @@ from ml.serving.catalogue import LiveCatalogue, ServedItems
 from ml.serving.events import EventWindow, UserEvent
 from ml.serving.faults import WrongColumn
 
-CANDIDATES = 500
-"""Most candidates that are ranked for a request."""
 _PER_SOURCE = {"two_tower": 300, "popularity": 100, "co_visitation": 200}
 CONTEXT = 20
 """Number of the user's last items that candidate sources use."""

@@ -26,9 +26,8 @@ def first_state(lake: Lake, spec: DatasetSpec, day: str, recipe: Recipe, ranks: 
         A state without a pass. Equal arguments and data give equal bits.
     """
     state = new_state(recipe, FeatureSchema.of(spec), ranks)
-    if lake.has(CLEANED_FEATURES, spec.name, day):
-        found = lake.manifest(CLEANED_FEATURES, spec.name, day)
-        clicked = found.get("label_rate", 0.0)
+    found = lake.manifest(CLEANED_FEATURES, spec.name, day) if lake.has(CLEANED_FEATURES, spec.name, day) else {}
+    if clicked := found.get("label_rate"):
         rate = 1.0 if recipe.correction_kind == "none" else found["mean_sample_rate"]
         start_at_rate(state.model, clicked * rate / (clicked * rate + 1 - clicked))
     return state

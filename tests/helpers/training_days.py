@@ -80,9 +80,7 @@ def write_days(lake: Lake, spec: DatasetSpec, days: int, rows: int | Sequence[in
             (folder / "rows").mkdir()
             with (folder / "rows" / "part-00000.parquet").open("wb") as file:
                 pq.write_table(pa.table({name: columns[name] for name in schema.names}, schema=schema), file)
-            rate = float(np.mean(columns["label"])) if rows else 0.0
-            found = {"rows": rows, "label_rate": rate, "mean_sample_rate": 1.0, "fingerprint": spec.fingerprint}
-            lake.write_manifest(folder, found)
+            lake.write_manifest(folder, {"rows": rows, "fingerprint": spec.fingerprint})
         write_day(spec, day, lake, LocalRunner(), block_rows=64, window_blocks=2)
     return written
 

@@ -94,9 +94,9 @@ class PairFeatures:
 
         Args:
             now: Microseconds since 1970 UTC.
-            ids: int64 [L], items (`ITEM_KEY`), each of which has a row at `now` or before.
+            ids: int64 [L], items (`ITEM_KEY`), each of which has a row before `now`.
         """
-        offsets, places = self._by_item.last(ids, np.full(len(ids), now + 1), EVER, 1)
+        offsets, places = self._by_item.last(ids, np.full(len(ids), now), EVER, 1)
         if (np.diff(offsets) == 0).any():
             raise ValueError(f"{self._spec.name}: a live item has no row in the log; make the features again")
         self._items = self._rows.take(pa.array(self._by_item.place[places]))

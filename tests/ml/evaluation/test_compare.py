@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -219,15 +217,3 @@ def test_days_together_decide_what_a_day_alone_does_not() -> None:
     assert combine([]) is combine([Estimate(1.0, None, 0)]) is None
     tiny = combine([Estimate(0.1, 0.2, 1), *days])
     assert tiny and abs(tiny.value - 0.004) < 0.001, "a day of few clicks has little weight"
-
-
-def test_an_auc_with_its_error_takes_a_few_times_as_long_as_the_auc() -> None:
-    labels, one, _ = drawn(np.random.default_rng(0), 400_000)
-    begin = time.thread_time()
-    auc(labels, one)
-    alone = time.thread_time() - begin
-    begin = time.thread_time()
-    rows = LabelledRows(labels)
-    found = rows.auc(one)
-    assert found and rows.estimate(found, 0.5).error
-    assert time.thread_time() - begin < 10 * alone

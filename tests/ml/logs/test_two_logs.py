@@ -68,7 +68,7 @@ def test_a_change_of_one_log_leaves_the_other_current(tmp_path: Path, lake: Lake
     ("change", "message"),
     [
         ({"time": {"column": "when"}}, "no column 'when'"),
-        ({"time": {"column": "item"}}, "'item' is string; unit s needs int or float"),
+        ({"time": {"column": "user", "unit": "iso8601"}}, "'user' is int; unit iso8601 needs string"),
         ({"label": {"column": "bought"}}, "no column 'bought'"),
         ({"time": {"by_position": True}, "partitions": {"start": date(2026, 3, 1)}}, "needs partitions.end"),
     ],

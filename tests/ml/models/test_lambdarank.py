@@ -58,3 +58,9 @@ def test_lists_in_which_nothing_was_taken_are_ignored() -> None:
         LambdaRank.train(signals, np.zeros_like(taken), offsets, ("a", "b", "c"), OPTIONS)
     with pytest.raises(ValueError, match="nothing to learn"):
         LambdaRank.train(signals[:0], taken[:0], np.zeros(1, np.int64), ("a", "b", "c"), OPTIONS)
+
+
+@pytest.mark.parametrize("names", [("lift_device type", "a:b", 'c"[1],{}'), ("größe", "b", "%20")])
+def test_names_of_signals_are_kept_as_they_are(names: tuple[str, ...]) -> None:
+    model = LambdaRank.train(*lists(), names, OPTIONS)
+    assert model.names == LambdaRank(model.text).names == names
