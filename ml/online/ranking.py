@@ -56,7 +56,7 @@ class SliceRanking:
 
     def __init__(self, spec: DatasetSpec, day: str, lake: Lake, models: Mapping[str, Current], features: Sequence[str]) -> None:
         assert spec.ranked is not None
-        self._spec, self._asked = spec, spec.ranked
+        self._spec, self._ranking = spec, spec.ranked
         scorers = {id(of): _CurrentItems(spec, of) for of in models.values()}
         named = {name: scorers[id(of)] for name, of in models.items()}
         self._day = DayRanking(spec, spec.ranked, day, lake, [other for other in features if other != day], named)
@@ -77,7 +77,7 @@ class SliceRanking:
 
     def summary(self) -> dict[str, Any]:
         """Return the metrics of the clicks so far in the form of `ml.evaluation.ranking.report`."""
-        return describe(self._spec, self._asked, self._day.result())
+        return describe(self._spec, self._ranking, self._day.result())
 
     def gain(self, model: str, other: str) -> Estimate | None:
         """Compare the recall@20 of two models on the clicks so far: `model` less `other`. None without clicks."""
@@ -108,7 +108,7 @@ class SliceRanking:
         self._day.restore({name: ClickRanks(*(of[field].numpy() for field in _FIELDS)) for name, of in held.items()})
 
     def _named(self, found: Mapping[str, ClickRanks]) -> dict[str, ClickRanks]:
-        popular = popularity_name(self._asked.popularity_minutes[0])
+        popular = popularity_name(self._ranking.popularity_minutes[0])
         models = {name: ranks for name, ranks in found.items() if name not in self._day.source_names}
         return {**models, POPULARITY: found[popular]}
 

@@ -88,7 +88,7 @@ def candidate_lists(
         signals.refresh(start, live)
         for at in range(0, len(rows), BLOCK):
             block = rows[at : at + BLOCK]
-            found = signals.candidates(events.asked.take(block))
+            found = signals.candidates(events.requests.take(block))
             wanted = places(events.clicks.item[block], live)
             taken = found.places == np.repeat(wanted, np.diff(found.offsets))
             yield CandidateLists(start, found, taken, block - first, wanted != NOT_LIVE)

@@ -30,7 +30,7 @@ SIGNAL_HOURS = 24
 
 
 @dataclass(frozen=True)
-class Asked:
+class Requests:
     """What B requests know of their users.
 
     Attributes:
@@ -47,9 +47,9 @@ class Asked:
         """Number B of requests."""
         return len(self.session)
 
-    def take(self, rows: NDArray[np.int64]) -> Asked:
+    def take(self, rows: NDArray[np.int64]) -> Requests:
         """Return some requests, in the order of `rows`."""
-        return Asked(self.past.take(rows), self.session[rows], self.codes[rows])
+        return Requests(self.past.take(rows), self.session[rows], self.codes[rows])
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class Interactions:
 
     Attributes:
         clicks: Their times, items, and what their sessions took before.
-        asked: What was known of the users just before each event.
+        requests: What was known of the users just before each event.
         user: int64 [N], hashed users.
         row: int64 [N], places among the rows that were read.
     """
 
     clicks: Clicks
-    asked: Asked
+    requests: Requests
     user: NDArray[np.int64]
     row: NDArray[np.int64]
 
@@ -74,8 +74,8 @@ class Interactions:
 
     def rows(self, start: int, stop: int) -> Interactions:
         """Return the events `[start, stop)`."""
-        asked = self.asked.take(np.arange(start, stop))
-        return Interactions(self.clicks.rows(start, stop), asked, self.user[start:stop], self.row[start:stop])
+        requests = self.requests.take(np.arange(start, stop))
+        return Interactions(self.clicks.rows(start, stop), requests, self.user[start:stop], self.row[start:stop])
 
 
 def running_session(times: list[int], now: int, idle: int) -> int:
@@ -128,8 +128,8 @@ def interactions_of(spec: DatasetSpec, rows: pa.Table, since: int | None = None)
         sessions = session_contexts(whose, time, item, ranking.context).contexts
     first, end = 0 if since is None else int(np.searchsorted(time, since)), len(time)
     codes = codes_of(context_columns(spec), rows.take(pa.array(kept[first:])))
-    asked = Asked(past.rows(first, end), np.diff(own.offsets)[first:], codes)
-    return Interactions(Clicks(time, item, sessions).rows(first, end), asked, user[first:], kept[first:])
+    requests = Requests(past.rows(first, end), np.diff(own.offsets)[first:], codes)
+    return Interactions(Clicks(time, item, sessions).rows(first, end), requests, user[first:], kept[first:])
 
 
 @dataclass(frozen=True)

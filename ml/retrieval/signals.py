@@ -25,7 +25,7 @@ from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE
 from ml.retrieval.click_counts import ClickCounts
 from ml.retrieval.co_visitation import CoVisitation
 from ml.retrieval.contexts import NOT_LIVE
-from ml.retrieval.interactions import Asked, Interactions
+from ml.retrieval.interactions import Interactions, Requests
 from ml.retrieval.source import Clicks
 
 SOURCES = {"popularity": 100, "context": 150, "co_visitation": 200, "history": 100, "two_tower": 300}
@@ -76,7 +76,7 @@ class CandidateSignals:
         if not len(events):
             return
         clicks = events.clicks
-        self._counts.observe(clicks.time, clicks.item, events.asked.codes)
+        self._counts.observe(clicks.time, clicks.item, events.requests.codes)
         self._together.observe(clicks)
         self._follows.observe(Clicks(clicks.time, clicks.item, clicks.contexts.first(1)))
 
@@ -94,7 +94,7 @@ class CandidateSignals:
 
     def candidates(
         self,
-        asked: Asked,
+        requests: Requests,
         similar: NDArray[np.float32] | None = None,
         allowed: NDArray[np.bool_] | None = None,
         exclude_seen: bool = True,
@@ -103,34 +103,34 @@ class CandidateSignals:
         """Find the candidates of B requests.
 
         Args:
-            asked: The requests.
+            requests: The requests.
             similar: float32 [B, L], similarity of users and items by a two-tower model.
             allowed: bool [L], items that the requests may get; by default all.
             exclude_seen: Whether to leave out the users' last items.
             given: int64, places of the candidates; by default sources find them.
         """
         counts, live = self._counts, len(self._items)
-        now = asked.past.first(asked.session)
-        together, history = self._together.scores(now), self._together.scores(asked.past)
-        follow = self._follows.scores(asked.past.first(np.minimum(asked.session, 1)))
-        lifts = [table[row] for table, row in zip(counts.lifts, counts.rows(asked.codes), strict=True)]  # C of [B, L]
+        now = requests.past.first(requests.session)
+        together, history = self._together.scores(now), self._together.scores(requests.past)
+        follow = self._follows.scores(requests.past.first(np.minimum(requests.session, 1)))
+        lifts = [table[row] for table, row in zip(counts.lifts, counts.rows(requests.codes), strict=True)]  # C of [B, L]
         lift = np.sum(lifts, axis=0, dtype=np.float32) if lifts else np.zeros_like(together)
         context = counts.log_share + _LIFT * lift
         popularity = np.float32(_FLOOR) + counts.share
         blend = context + np.log((np.maximum(together, 0) + _FLOOR) / popularity)
-        seen = np.zeros((len(asked), live), np.bool_)
-        owner, own = np.repeat(np.arange(len(asked)), np.diff(asked.past.offsets)), asked.past.places(self._items)
+        seen = np.zeros((len(requests), live), np.bool_)
+        owner, own = np.repeat(np.arange(len(requests)), np.diff(requests.past.offsets)), requests.past.places(self._items)
         seen[owner[own != NOT_LIVE], own[own != NOT_LIVE]] = True
-        masks = {name: np.zeros((len(asked), live), np.bool_) for name in SOURCES}
+        masks = {name: np.zeros((len(requests), live), np.bool_) for name in SOURCES}
         if given is None:
             for order in (counts.counts[0], counts.counts[1]):
                 masks["popularity"] |= _first(order[None].astype(np.float32), SOURCES["popularity"]) & (order > 0)
             masks["context"] = _first(blend, SOURCES["context"]) | _first(context, SOURCES["context"])
-            with_session = (asked.session > 0)[:, None]
+            with_session = (requests.session > 0)[:, None]
             masks["co_visitation"] = (_first(together, SOURCES["co_visitation"]) & with_session & (together > 0)) | (
                 _first(follow, SOURCES["history"]) & with_session & (follow > 0)
             )
-            with_past = (np.diff(asked.past.offsets) > 0)[:, None]
+            with_past = (np.diff(requests.past.offsets) > 0)[:, None]
             masks["history"] = _first(history, SOURCES["history"]) & with_past & (history > 0)
             if not exclude_seen:
                 masks["history"] |= seen
@@ -142,10 +142,10 @@ class CandidateSignals:
             if exclude_seen:
                 chosen &= ~seen
         else:
-            chosen = np.zeros((len(asked), live), np.bool_)
+            chosen = np.zeros((len(requests), live), np.bool_)
             chosen[:, given] = True
         b, j = np.nonzero(chosen)
-        offsets = np.searchsorted(b, np.arange(len(asked) + 1))
+        offsets = np.searchsorted(b, np.arange(len(requests) + 1))
         share, taken = popularity[j], seen[b, j]
 
         def over(scores: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -162,7 +162,7 @@ class CandidateSignals:
             np.log1p((self._now - counts.first_seen[j]) / MICROSECONDS_PER_MINUTE),
             np.log1p((self._now - counts.last_seen[j]) / MICROSECONDS_PER_MINUTE),
             *(counts.rank[j], rank[0], rank[1], taken),
-            *(asked.session[b], np.diff(asked.past.offsets)[b], np.full(len(b), hour)),
+            *(requests.session[b], np.diff(requests.past.offsets)[b], np.full(len(b), hour)),
             np.full(len(b), np.nan) if similar is None else similar[b, j],
             np.full(len(b), np.nan) if similar is None else rank[2],
             *(part[b, j] for part in lifts),

@@ -109,10 +109,10 @@ class _TableLookups(Collector):
         self._tables = tables
 
     def collect(self) -> Iterator[Metric]:
-        looked = self._tables.looked
+        lookup_counts = self._tables.lookup_counts
         for name, text, counts in (
-            ("evergreen_feature_lookups", "Entities looked up in feature tables.", looked.lookups),
-            ("evergreen_feature_misses", "Entities without an event, which have default values.", looked.misses),
+            ("evergreen_feature_lookups", "Entities looked up in feature tables.", lookup_counts.lookups),
+            ("evergreen_feature_misses", "Entities without an event, which have default values.", lookup_counts.misses),
         ):
             family = CounterMetricFamily(name, text, labels=["table"])
             for table in self._tables.spec.feature_tables:

@@ -22,7 +22,7 @@ from ml.retrieval.catalogue import Catalogue
 from ml.retrieval.co_visitation import CoVisitation
 from ml.retrieval.contexts import NOT_LIVE, Contexts, places
 from ml.retrieval.index import ItemIndex
-from ml.retrieval.interactions import Asked, context_columns
+from ml.retrieval.interactions import Requests, context_columns
 from ml.retrieval.items import described, item_column, logged_columns
 from ml.retrieval.popularity import Popularity
 from ml.retrieval.postings import Postings
@@ -135,13 +135,13 @@ class LiveCatalogue:
             return self._together.scores(Contexts.of([context]))[0] if live is self.live else None
 
     def candidates(
-        self, live: ServedItems, asked: Asked, allowed: NDArray[np.int64] | None, exclude_seen: bool
+        self, live: ServedItems, requests: Requests, allowed: NDArray[np.int64] | None, exclude_seen: bool
     ) -> Candidates | None:
         """Find candidates with their signals.
 
         Args:
             live: The items of the request.
-            asked: One request.
+            requests: One request.
             allowed: Places of the items that the request may get; None for all.
             exclude_seen: Whether to leave out the user's last items.
 
@@ -155,7 +155,7 @@ class LiveCatalogue:
         with self._lock:
             if live is not self.live or self._signals is None:
                 return None
-            return self._signals.candidates(asked, allowed=is_allowed, exclude_seen=exclude_seen)
+            return self._signals.candidates(requests, allowed=is_allowed, exclude_seen=exclude_seen)
 
     def places_of(self, values: Sequence[Any]) -> NDArray[np.int64]:
         """Return the places of items, given as they are logged, or `NOT_LIVE`."""

@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 
 from ml.catalog.spec import DatasetSpec, FeatureTable
 from ml.days import MICROSECONDS_PER_HOUR
-from ml.features.hashing import combine, hash_values
+from ml.features.hashing import hash_values
 from ml.features.point_in_time.event_log import EventLog, column_keys, event_schema
-from ml.features.point_in_time.feature_tables import SESSION_SEED, Asked, TableEvents, table_columns
+from ml.features.point_in_time.feature_tables import EntityQueries, TableEvents, table_columns
 from ml.retrieval.items import logged_columns
 from ml.schema import ARROW_TYPES, EVENT_TIME
 from ml.serving.faults import WrongColumn
 
 
 @dataclass
-class Looked:
+class LookupCounts:
     """Look-ups of entities.
 
     Attributes:
@@ -55,11 +55,11 @@ class ServedTables:
         spec: The dataset.
 
     Attributes:
-        looked: All look-ups so far.
+        lookup_counts: All look-ups so far.
     """
 
     def __init__(self, spec: DatasetSpec) -> None:
-        self.spec, self.looked = spec, Looked()
+        self.spec, self.lookup_counts = spec, LookupCounts()
         items = set(logged_columns(spec)) if spec.item else set[str]()
         self._of_items = {table.name: sorted(items & set(table.row_columns)) for table in spec.feature_tables}
         self._span = round(spec.table_look_back_hours * MICROSECONDS_PER_HOUR)
@@ -173,17 +173,13 @@ class ServedTables:
             table = events.table
             if (items is None) == bool(self._of_items[table.name]):
                 continue
-            entities = combine(*(keys(table.name, column) for column in table.entity))
-            of_session = {value.covisitation.session for value in table.values if value.covisitation}
-            asked = Asked(entities, at, {column: keys(SESSION_SEED, column) for column in of_session})
-            for value in table.values:
-                for name in table_columns(self.spec, value):
-                    found[name] = events.ids(value.last, asked) if value.last else events.column(value, asked)
+            queries = EntityQueries.of_keys(table, keys, at)
+            found |= events.columns(queries)
             if not counted:
                 continue
             with self._lock:
-                self.looked.lookups[table.name] += count
-                self.looked.misses[table.name] += int((~events.has_events(entities)).sum())
+                self.lookup_counts.lookups[table.name] += count
+                self.lookup_counts.misses[table.name] += int((~events.has_events(queries.keys)).sum())
         return found
 
     def _names(self, table: FeatureTable) -> Sequence[str]:

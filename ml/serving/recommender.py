@@ -26,7 +26,7 @@ from ml.days import MICROSECONDS_PER_MINUTE
 from ml.features.hashing import hash_values
 from ml.models.lambdarank import LambdaRank
 from ml.retrieval.contexts import NOT_LIVE, Contexts, places
-from ml.retrieval.interactions import Asked, codes_of, context_columns, running_session
+from ml.retrieval.interactions import Requests, codes_of, context_columns, running_session
 from ml.retrieval.items import item_columns
 from ml.retrieval.signals import Candidates
 from ml.retrieval.vectors import user_vectors
@@ -142,8 +142,8 @@ class Recommender:
         seen = [event.id for event in past]
         allowed = self.source.allowed(live, filters or {}, seen if exclude_seen else [])
         if ranker is not None:
-            asked = self._asked(user, context, past, now)
-            listed = self.source.candidates(live, asked, allowed, exclude_seen)
+            requests = self._requests(user, context, past, now)
+            listed = self.source.candidates(live, requests, allowed, exclude_seen)
             if listed is None:  # the items have just been replaced
                 return self.recommend(ranking, retrieval, user, context, k, now, filters, exclude_seen, ranker, explain)
             result = self._by_signals(live, ranker, listed, k, explain)
@@ -281,7 +281,7 @@ class Recommender:
         items = pa.array(known, self.window.types[self.window.item])
         return pa.scalar(hash_values(self.spec.item_feature or "", items).tolist(), pa.list_(pa.int64()))
 
-    def _asked(self, user: Any, context: Mapping[str, Any], past: Sequence[UserEvent], now: int) -> Asked:
+    def _requests(self, user: Any, context: Mapping[str, Any], past: Sequence[UserEvent], now: int) -> Requests:
         """What signals use of a request, as `interactions_of` derives it from the log."""
         given, types = self._given(user, context, now), self.window.types
         columns = context_columns(self.spec)
@@ -289,7 +289,7 @@ class Recommender:
         idle = round((self.spec.ranked or Ranking()).idle_minutes * MICROSECONDS_PER_MINUTE)
         session = running_session([event.time for event in past], now, idle)
         codes = codes_of(columns, rows) if columns else np.zeros((1, 0), np.int64)
-        return Asked(Contexts.of([[event.id for event in past]]), np.array([session]), codes)
+        return Requests(Contexts.of([[event.id for event in past]]), np.array([session]), codes)
 
     def _by_signals(self, live: ServedItems, ranker: LambdaRank, listed: Candidates, k: int, explain: bool) -> Recommendation:
         """Rank candidates by their signals."""

@@ -18,9 +18,9 @@ from ml.catalog.spec import DatasetSpec, FeatureTable
 from ml.days import MICROSECONDS_PER_HOUR, day_bounds
 from ml.evaluation.rows import chunks
 from ml.features.event_days import event_parts, read_events
-from ml.features.hashing import combine, hash_values
+from ml.features.hashing import hash_values
 from ml.features.point_in_time.event_log import column_keys, table_days
-from ml.features.point_in_time.feature_tables import SESSION_SEED, Asked, TableEvents, table_columns
+from ml.features.point_in_time.feature_tables import EntityQueries, TableEvents
 from ml.features.point_in_time.windows import EVER, Timeline
 from ml.features.transforms import compile_transforms
 from ml.features.vocabulary import Vocabulary
@@ -124,13 +124,7 @@ class PairFeatures:
             return column_keys(requests.select([RAW + column]).rename_columns([column]), seed, column)[row]
 
         for table, events in zip(self._tables, self._events, strict=True):
-            values = [value for value in table.values if value.name in self._values]
-            of_session = {value.covisitation.session for value in values if value.covisitation}
-            entities = combine(*(keys(table.name, column) for column in table.entity))
-            asked = Asked(entities, at, {column: keys(SESSION_SEED, column) for column in of_session})
-            for value in values:
-                for name in table_columns(self._spec, value):
-                    columns[name] = events.ids(value.last, asked) if value.last else events.column(value, asked)
+            columns |= events.columns(EntityQueries.of_keys(table, keys, at, self._values), self._values)
         batch = pa.RecordBatch.from_pydict(columns)
         return pa.table({name: make(batch) for name, make in self._makers.items()})
 

@@ -64,7 +64,7 @@ class CoVisits:
         members = Timeline.of(np.column_stack((a, b)).reshape(-1), when[twice], since[twice], delay)
         return cls(sessions, items, pairs, members, span, context)
 
-    def contexts(self, session: NDArray[np.int64], at: NDArray[np.int64]) -> Contexts:
+    def contexts(self, session: NDArray[np.int64], at: NDArray[np.int64]) -> SessionItems:
         """Finds the contexts of R sessions.
 
         Args:
@@ -76,7 +76,7 @@ class CoVisits:
         new = _first_of_row(offsets, items)
         kept = np.concatenate(([0], np.cumsum(new)))[offsets]
         items, when = items[new], np.repeat(at, np.diff(kept))
-        return Contexts(at, kept, items, self.members.count(items, when, self.span))
+        return SessionItems(at, kept, items, self.members.count(items, when, self.span))
 
     def strength(
         self, session: NDArray[np.int64], item: NDArray[np.int64], at: NDArray[np.int64], shrink: float
@@ -97,7 +97,7 @@ class CoVisits:
         return self.strength_in(self.contexts(session[new], at[new]), np.cumsum(new) - 1, item, shrink)
 
     def strength_in(
-        self, contexts: Contexts, request: NDArray[np.int64], item: NDArray[np.int64], shrink: float
+        self, contexts: SessionItems, request: NDArray[np.int64], item: NDArray[np.int64], shrink: float
     ) -> NDArray[np.float64]:
         """Computes the strength of items in contexts that are already known.
 
@@ -121,7 +121,7 @@ class CoVisits:
 
 
 @dataclass(frozen=True)
-class Contexts:
+class SessionItems:
     """The distinct last items of R sessions.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ml.catalog.feature_tables import CovisitationValue, LastValue, RateValue
 from ml.catalog.spec import DatasetSpec, FeatureTable, FeatureValue
-from ml.features.hashing import hash_values
+from ml.features.hashing import combine, hash_values
 from ml.features.point_in_time.covisitation import CoVisits
 from ml.features.point_in_time.event_log import EventLog, column_keys, entity_keys, known_at
 from ml.features.point_in_time.values import count_value, rate_numbers, rate_value, recency_value, sampling_hours, span_of
@@ -34,10 +34,9 @@ def with_feature_tables(rows: pa.Table, spec: DatasetSpec, log: EventLog) -> pa.
         value.
     """
     for table in spec.feature_tables:
-        events, asked = TableEvents(table, spec, log), Asked.of(rows, table)
-        for value in table.values:
-            for name in table_columns(spec, value):
-                rows = rows.append_column(name, events.ids(value.last, asked) if value.last else events.column(value, asked))
+        events, queries = TableEvents(table, spec, log), EntityQueries.of(rows, table)
+        for name, column in events.columns(queries):
+            rows = rows.append_column(name, column)
     return rows
 
 
@@ -60,12 +59,12 @@ def table_values(rows: pa.Table, table: FeatureTable, spec: DatasetSpec, log: Ev
     Returns:
         An array [N] for each value, by name.
     """
-    events, asked = TableEvents(table, spec, log), Asked.of(rows, table)
-    return {v.name: events.lists(v.last, asked) if v.last else events.column(v, asked) for v in table.values}
+    events, queries = TableEvents(table, spec, log), EntityQueries.of(rows, table)
+    return {v.name: events.lists(v.last, queries) if v.last else events.column(v, queries) for v in table.values}
 
 
 @dataclass(frozen=True)
-class Asked:
+class EntityQueries:
     """N entities as of instants.
 
     Attributes:
@@ -79,11 +78,30 @@ class Asked:
     sessions: Mapping[str, NDArray[np.int64]]
 
     @classmethod
-    def of(cls, rows: pa.Table, table: FeatureTable) -> Asked:
+    def of(cls, rows: pa.Table, table: FeatureTable) -> EntityQueries:
         """Returns the entities of N rows, as of the rows' instants."""
-        columns = {value.covisitation.session for value in table.values if value.covisitation}
-        sessions = {column: column_keys(rows, SESSION_SEED, column) for column in columns}
-        return cls(entity_keys(rows, table), rows[EVENT_TIME].to_numpy(), sessions)
+        return cls.of_keys(table, lambda seed, column: column_keys(rows, seed, column), rows[EVENT_TIME].to_numpy())
+
+    @classmethod
+    def of_keys(
+        cls,
+        table: FeatureTable,
+        keys: Callable[[str, str], NDArray[np.int64]],
+        at: NDArray[np.int64],
+        names: Collection[str] | None = None,
+    ) -> EntityQueries:
+        """Returns entities whose columns do not come from one table.
+
+        Args:
+            table: The feature table.
+            keys: Returns the hashes, int64 [N], of a column with a seed: `keys(seed, column)`.
+            at: int64 [N], instants in microseconds.
+            names: Names of the values to compute; by default all.
+        """
+        wanted = [value for value in table.values if names is None or value.name in names]
+        sessions = {value.covisitation.session for value in wanted if value.covisitation}
+        entities = combine(*(keys(table.name, column) for column in table.entity))
+        return cls(entities, at, {column: keys(SESSION_SEED, column) for column in sessions})
 
 
 class TableEvents:
@@ -114,50 +132,61 @@ class TableEvents:
         """Computes what all values share."""
         one = np.ones(1, np.int64)
         columns = {value.covisitation.session for value in self.table.values if value.covisitation}
-        asked = Asked(one, one, dict.fromkeys(columns, one))
+        queries = EntityQueries(one, one, dict.fromkeys(columns, one))
         for value in self.table.values:
             if value.last is None:
-                self.column(value, asked)
+                self.column(value, queries)
             elif table_columns(self._spec, value):
-                self.ids(value.last, asked)
+                self.ids(value.last, queries)
 
     def has_events(self, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Returns whether each of N entities has an event, bool [N]."""
         starts, ends = self._timeline.ranges(keys)
         return ends > starts
 
-    def column(self, value: FeatureValue, asked: Asked) -> pa.Array:
+    def columns(self, queries: EntityQueries, names: Collection[str] | None = None) -> Iterator[tuple[str, pa.Array]]:
+        """Yields the columns that the values add to rows, [N] each: name and values.
+
+        Args:
+            queries: The entities and instants of N rows.
+            names: Names of the values to compute; by default all.
+        """
+        for value in self.table.values:
+            for name in table_columns(self._spec, value) if names is None or value.name in names else ():
+                yield name, self.ids(value.last, queries) if value.last else self.column(value, queries)
+
+    def column(self, value: FeatureValue, queries: EntityQueries) -> pa.Array:
         """Computes a value that is one number for each of N entities."""
         if value.count:
-            counts = self._timeline.count(asked.keys, asked.at, span_of(value.hours))
+            counts = self._timeline.count(queries.keys, queries.at, span_of(value.hours))
             return pa.array(count_value(counts, value.hours, self._sampling))
         if value.rate:
-            return pa.array(self._rate(value, value.rate, asked))
+            return pa.array(self._rate(value, value.rate, queries))
         if value.covisitation:
-            return pa.array(self._covisitation(value.name, value.covisitation, asked), from_pandas=True)
-        return pa.array(self._recency(value.hours, asked), from_pandas=True)
+            return pa.array(self._covisitation(value.name, value.covisitation, queries), from_pandas=True)
+        return pa.array(self._recency(value.hours, queries), from_pandas=True)
 
-    def ids(self, value: LastValue, asked: Asked) -> pa.Array:
+    def ids(self, value: LastValue, queries: EntityQueries) -> pa.Array:
         """Lists the ids of a column's values in the last events of each of N entities."""
         if value.column not in self._ids:
             values = self._events[value.column].combine_chunks()
             self._ids[value.column] = hash_values(self._spec.feature_of(value.column) or "", values)
-        offsets, events = self._last(value, asked)
+        offsets, events = self._last(value, queries)
         return pa.ListArray.from_arrays(pa.array(offsets), pa.array(self._ids[value.column][events]))
 
-    def lists(self, value: LastValue, asked: Asked) -> pa.Array:
+    def lists(self, value: LastValue, queries: EntityQueries) -> pa.Array:
         """Lists a column's values in the last events of each of N entities."""
-        offsets, events = self._last(value, asked)
+        offsets, events = self._last(value, queries)
         held = self._events[value.column].combine_chunks().take(pa.array(events))
         return pa.ListArray.from_arrays(pa.array(offsets), held)
 
-    def _last(self, value: LastValue, asked: Asked) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    def _last(self, value: LastValue, queries: EntityQueries) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Finds the last events of each entity, as offsets and indices of events."""
         if value.column not in self._lists:
             null = self._events[value.column].is_null(nan_is_null=True).to_numpy()
             self._lists[value.column] = self._without(null)
         timeline = self._lists[value.column]
-        offsets, places = timeline.last(asked.keys, asked.at, span_of(value.hours), value.most)
+        offsets, places = timeline.last(queries.keys, queries.at, span_of(value.hours), value.most)
         return offsets, timeline.place[places]
 
     def _without(self, missing: NDArray[np.bool_]) -> Timeline:
@@ -166,26 +195,26 @@ class TableEvents:
             return self._timeline
         return Timeline.of(np.where(missing, MISSING_ID, self._keys), self._time, self._known, self._delay)
 
-    def _rate(self, value: FeatureValue, rate: RateValue, asked: Asked) -> NDArray[np.float64]:
+    def _rate(self, value: FeatureValue, rate: RateValue, queries: EntityQueries) -> NDArray[np.float64]:
         if value.name not in self._sums:
             numbers = rate_numbers(self._events[rate.column], rate.at_least)
             timeline = self._without(np.isnan(numbers))
             self._sums[value.name] = timeline, RunningSums.of(numbers[timeline.place])
         (timeline, sums), span = self._sums[value.name], span_of(rate.hours)
-        count = timeline.count(asked.keys, asked.at, span)
-        return rate_value(timeline.sum(asked.keys, asked.at, span, sums), count, rate)
+        count = timeline.count(queries.keys, queries.at, span)
+        return rate_value(timeline.sum(queries.keys, queries.at, span, sums), count, rate)
 
-    def _recency(self, hours: float, asked: Asked) -> NDArray[np.float64]:
-        offsets, places = self._timeline.last(asked.keys, asked.at, span_of(hours), 1)
-        elapsed = np.full(len(asked.at), np.nan)
+    def _recency(self, hours: float, queries: EntityQueries) -> NDArray[np.float64]:
+        offsets, places = self._timeline.last(queries.keys, queries.at, span_of(hours), 1)
+        elapsed = np.full(len(queries.at), np.nan)
         found = np.diff(offsets) > 0
-        elapsed[found] = asked.at[found] - self._timeline.time[places]
+        elapsed[found] = queries.at[found] - self._timeline.time[places]
         return recency_value(elapsed, hours, self._sampling)
 
-    def _covisitation(self, name: str, value: CovisitationValue, asked: Asked) -> NDArray[np.float64]:
+    def _covisitation(self, name: str, value: CovisitationValue, queries: EntityQueries) -> NDArray[np.float64]:
         if name not in self._visits:
             session = column_keys(self._events, SESSION_SEED, value.session)
             self._visits[name] = CoVisits.of(
                 session, self._keys, self._time, self._known, self._delay, span_of(value.hours), value.context
             )
-        return self._visits[name].strength(asked.sessions[value.session], asked.keys, asked.at, value.strength)
+        return self._visits[name].strength(queries.sessions[value.session], queries.keys, queries.at, value.strength)

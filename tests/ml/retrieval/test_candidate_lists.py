@@ -89,7 +89,7 @@ def signals_at(rows: pa.Table, now: int) -> tuple[CandidateSignals, ReadLog]:
 
 def test_requests_have_the_same_candidates_alone_and_together() -> None:
     signals, log = signals_at(raw_rows(), MIDNIGHT + 20 * HOUR)
-    asked = log.events.asked.take(np.arange(330, 390))
+    asked = log.events.requests.take(np.arange(330, 390))
     similar = np.random.default_rng(0).random((60, len(signals._items)), np.float32)
     whole = signals.candidates(asked, similar)
     assert whole.signals.shape[1] == len(signals.names) == len(SIGNALS) + 1
@@ -102,8 +102,9 @@ def test_requests_have_the_same_candidates_alone_and_together() -> None:
 
 def test_allowed_seen_and_given_items() -> None:
     signals, log = signals_at(raw_rows(), MIDNIGHT + 20 * HOUR)
-    at = next(n for n in range(390, 300, -1) if (log.events.asked.take(np.array([n])).past.places(signals._items) >= 0).any())
-    asked = log.events.asked.take(np.array([at]))
+    past = log.events.requests.past
+    at = next(n for n in range(390, 300, -1) if (past.take(np.array([n])).places(signals._items) >= 0).any())
+    asked = log.events.requests.take(np.array([at]))
     seen = np.unique(asked.past.places(signals._items))
     seen = seen[seen >= 0]
     without, kept = signals.candidates(asked), signals.candidates(asked, exclude_seen=False)

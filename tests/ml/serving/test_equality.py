@@ -139,8 +139,8 @@ def test_served_values_of_feature_tables_equal_those_of_the_log_all_day(tmp_path
                 wanted = with_feature_tables(row, spec, known).select(names).to_pylist()[0]
             assert answers == wanted
         assert (differing > 100) == bool(lag)
-        assert tables.looked.lookups == dict.fromkeys(("article", "reader", "on_device"), len(raw))
-        assert 0 < tables.looked.misses["on_device"] < len(raw) / 2
+        assert tables.lookup_counts.lookups == dict.fromkeys(("article", "reader", "on_device"), len(raw))
+        assert 0 < tables.lookup_counts.misses["on_device"] < len(raw) / 2
 
 
 @pytest.mark.parametrize("layout", ["news", "ratings", "shop"])
