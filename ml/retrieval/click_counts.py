@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.days import MICROSECONDS_PER_MINUTE
+from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE
 from ml.retrieval.contexts import NOT_LIVE, places
+from ml.retrieval.interactions import SIGNAL_HOURS
 
 WINDOWS = (10, 60, 360)
 """Minutes."""
@@ -29,7 +30,8 @@ class ClickCounts:
         rank: float32 [L], place by clicks of the last hour, 0 for the most clicked.
         lifts: For each column float32 [V + 1, L], log of the share within each of V values over the overall share; the last
             row, for all other values, is 0.
-        first_seen, last_seen: float64 [L], microseconds since 1970 UTC of the first known and of the last click.
+        first_seen, last_seen: float64 [L], microseconds since 1970 UTC of the first and of the last click within
+            `SIGNAL_HOURS`, NaN without one. They do not depend on how long clicks have been observed.
     """
 
     def __init__(self, columns: int) -> None:
@@ -61,10 +63,11 @@ class ClickCounts:
         self.log_share = self.log_shares[0]
         self.rank = np.empty(len(items), np.float32)
         self.rank[np.argsort(-hour, kind="stable")] = np.arange(len(items))
-        at, known = places(items, self._ids), np.float64(now)
-        ok = at != NOT_LIVE
-        self.first_seen = np.where(ok, self._first[at] if len(self._ids) else now, known)
-        self.last_seen = np.where(ok, self._last[at] if len(self._ids) else now, known)
+        at = places(items, self._ids)
+        known, reach = at != NOT_LIVE, now - SIGNAL_HOURS * MICROSECONDS_PER_HOUR
+        self.first_seen, self.last_seen = np.full(len(items), np.nan), np.full(len(items), np.nan)
+        self.first_seen[known] = np.maximum(self._first[at[known]], reach)
+        self.last_seen[known] = self._last[at[known]]
         start = starts[1]
         self._lift(self._codes[start:][live[start:]], place[start:][live[start:]], smooth)
 
@@ -96,6 +99,7 @@ class ClickCounts:
         first, last = np.full(len(self._ids), np.iinfo(np.int64).max), np.full(len(self._ids), np.iinfo(np.int64).min)
         np.minimum.at(first, at, np.concatenate([self._first, new[0]]))
         np.maximum.at(last, at, np.concatenate([self._last, new[0]]))
-        self._first, self._last, self._pending = first, last, []
+        kept = last >= now - SIGNAL_HOURS * MICROSECONDS_PER_HOUR
+        self._ids, self._first, self._last, self._pending = self._ids[kept], first[kept], last[kept], []
         reach = int(np.searchsorted(time, now - WINDOWS[-1] * MICROSECONDS_PER_MINUTE))
         self._time, self._item, self._codes = time[reach:], item[reach:], codes[reach:]

@@ -6,7 +6,6 @@
 | `context`       | the items most clicked in contexts like the request's, such as on the same device   |
 | `co_visitation` | items of the same sessions as the items of the request's session                    |
 | `history`       | items of the same sessions as any of the user's last items, and these items         |
-| `two_tower`     | the items with the nearest vectors to the user's, if there is a two-tower model     |
 
 `SIGNALS` names the columns of a candidate's signals; a column for each column of the context follows. Shares are smoothed, and
 signals are logarithms of shares, lifts over popularity, and counts. NaN marks what is unknown, such as the co-visitation of an
@@ -28,12 +27,12 @@ from ml.retrieval.contexts import NOT_LIVE
 from ml.retrieval.interactions import Interactions, Requests
 from ml.retrieval.source import Clicks
 
-SOURCES = {"popularity": 100, "context": 150, "co_visitation": 200, "history": 100, "two_tower": 300}
+SOURCES = {"popularity": 100, "context": 150, "co_visitation": 200, "history": 100}
 """Most candidates of each source, for each of its lists."""
 SIGNALS = (
     *("share_10m", "share_1h", "share_6h", "trend", "together", "together_lift", "history_lift", "follow_lift"),
     *("context_lift", "blend", "age", "idle", "popularity_rank", "together_rank", "blend_rank", "taken", "session", "past"),
-    *("hour", "two_tower", "two_tower_rank"),
+    "hour",
 )
 _FLOOR = 1e-5
 _LIFT = np.float32(0.5)  # weight of the lift of the context in the order of the sources `context` and `blend`
@@ -92,85 +91,114 @@ class CandidateSignals:
         self._together.refresh(now, items)
         self._follows.refresh(now, items)
 
-    def candidates(
-        self,
-        requests: Requests,
-        similar: NDArray[np.float32] | None = None,
-        allowed: NDArray[np.bool_] | None = None,
-        exclude_seen: bool = True,
-        given: NDArray[np.int64] | None = None,
-    ) -> Candidates:
+    def candidates(self, requests: Requests, allowed: NDArray[np.bool_] | None = None, exclude_seen: bool = True) -> Candidates:
         """Find the candidates of B requests.
 
         Args:
             requests: The requests.
-            similar: float32 [B, L], similarity of users and items by a two-tower model.
             allowed: bool [L], items that the requests may get; by default all.
             exclude_seen: Whether to leave out the users' last items.
-            given: int64, places of the candidates; by default sources find them.
         """
-        counts, live = self._counts, len(self._items)
-        now = requests.past.first(requests.session)
-        together, history = self._together.scores(now), self._together.scores(requests.past)
-        follow = self._follows.scores(requests.past.first(np.minimum(requests.session, 1)))
-        lifts = [table[row] for table, row in zip(counts.lifts, counts.rows(requests.codes), strict=True)]  # C of [B, L]
-        lift = np.sum(lifts, axis=0, dtype=np.float32) if lifts else np.zeros_like(together)
-        context = counts.log_share + _LIFT * lift
-        popularity = np.float32(_FLOOR) + counts.share
-        blend = context + np.log((np.maximum(together, 0) + _FLOOR) / popularity)
-        seen = np.zeros((len(requests), live), np.bool_)
-        owner, own = np.repeat(np.arange(len(requests)), np.diff(requests.past.offsets)), requests.past.places(self._items)
-        seen[owner[own != NOT_LIVE], own[own != NOT_LIVE]] = True
-        masks = {name: np.zeros((len(requests), live), np.bool_) for name in SOURCES}
-        if given is None:
-            for order in (counts.counts[0], counts.counts[1]):
-                masks["popularity"] |= _first(order[None].astype(np.float32), SOURCES["popularity"]) & (order > 0)
-            masks["context"] = _first(blend, SOURCES["context"]) | _first(context, SOURCES["context"])
-            with_session = (requests.session > 0)[:, None]
-            masks["co_visitation"] = (_first(together, SOURCES["co_visitation"]) & with_session & (together > 0)) | (
-                _first(follow, SOURCES["history"]) & with_session & (follow > 0)
-            )
-            with_past = (np.diff(requests.past.offsets) > 0)[:, None]
-            masks["history"] = _first(history, SOURCES["history"]) & with_past & (history > 0)
-            if not exclude_seen:
-                masks["history"] |= seen
-            if similar is not None:
-                masks["two_tower"] = _first(similar, SOURCES["two_tower"])
-            chosen = np.logical_or.reduce(list(masks.values()))
-            if allowed is not None:
-                chosen &= allowed
-            if exclude_seen:
-                chosen &= ~seen
-        else:
-            chosen = np.zeros((len(requests), live), np.bool_)
-            chosen[:, given] = True
+        scores = self._scores(requests)
+        found = self._found(requests, scores)
+        if not exclude_seen:
+            found["history"] |= scores.seen
+        chosen = np.logical_or.reduce(list(found.values()))
+        if allowed is not None:
+            chosen &= allowed
+        if exclude_seen:
+            chosen &= ~scores.seen
         b, j = np.nonzero(chosen)
         offsets = np.searchsorted(b, np.arange(len(requests) + 1))
-        share, taken = popularity[j], seen[b, j]
+        return Candidates(offsets, j, self._signals(requests, scores, offsets, b, j), {n: m[b, j] for n, m in found.items()})
 
-        def over(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-            return np.where(taken, np.nan, np.log((np.maximum(scores[b, j], 0) + _FLOOR) / share)).astype(np.float32)
+    def _scores(self, requests: Requests) -> _Scores:
+        counts = self._counts
+        together = self._together.scores(requests.past.first(requests.session))
+        lifts = [table[row] for table, row in zip(counts.lifts, counts.rows(requests.codes), strict=True)]
+        lift = np.sum(lifts, axis=0, dtype=np.float32) if lifts else np.zeros_like(together)
+        popularity = np.float32(_FLOOR) + counts.share
+        context = counts.log_share + _LIFT * lift
+        seen = np.zeros(together.shape, np.bool_)
+        owner, own = np.repeat(np.arange(len(requests)), np.diff(requests.past.offsets)), requests.past.places(self._items)
+        seen[owner[own != NOT_LIVE], own[own != NOT_LIVE]] = True
+        return _Scores(
+            together=together,
+            history=self._together.scores(requests.past),
+            follow=self._follows.scores(requests.past.first(np.minimum(requests.session, 1))),
+            lifts=lifts,
+            lift=lift,
+            context=context,
+            blend=context + np.log((np.maximum(together, 0) + _FLOOR) / popularity),
+            popularity=popularity,
+            seen=seen,
+        )
 
-        rank = _rank_within(offsets, [together[b, j], blend[b, j]] + ([] if similar is None else [similar[b, j]]))
-        hour = np.float32(self._now / MICROSECONDS_PER_HOUR % 24)
+    def _found(self, requests: Requests, scores: _Scores) -> dict[str, NDArray[np.bool_]]:
+        """Return which items each source finds, bool [B, L]."""
+        with_session, with_past = ((n > 0)[:, None] for n in (requests.session, np.diff(requests.past.offsets)))
+        popular = [_first(n[None].astype(np.float32), SOURCES["popularity"]) & (n > 0) for n in self._counts.counts[:2]]
+        together, follow, history = scores.together, scores.follow, scores.history
+        of_session = _first(together, SOURCES["co_visitation"]) & (together > 0)
+        return {
+            "popularity": np.repeat(popular[0] | popular[1], len(requests), axis=0),
+            "context": _first(scores.blend, SOURCES["context"]) | _first(scores.context, SOURCES["context"]),
+            "co_visitation": with_session & (of_session | (_first(follow, SOURCES["history"]) & (follow > 0))),
+            "history": with_past & _first(history, SOURCES["history"]) & (history > 0),
+        }
+
+    def _signals(
+        self, requests: Requests, scores: _Scores, offsets: NDArray[np.int64], b: NDArray[np.int64], j: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Return the signals of R candidates, float32 [R, S]: of request b and place j."""
+        counts, taken, share = self._counts, scores.seen[b, j], scores.popularity[j]
+        together = scores.together[b, j]
+
+        def over(of: NDArray[np.float32]) -> NDArray[np.float32]:
+            return np.where(taken, np.nan, np.log((np.maximum(of[b, j], 0) + _FLOOR) / share)).astype(np.float32)
+
+        together_rank, blend_rank = _rank_within(offsets, [together, scores.blend[b, j]])
         columns = [
             *(part[j] for part in counts.log_shares),
             counts.log_shares[0][j] - counts.log_shares[1][j],
-            np.where(taken, np.nan, np.log(np.maximum(together[b, j], 0) + _FLOOR)),
-            *(over(together), over(history), over(follow)),
-            *(lift[b, j], blend[b, j]),
+            np.where(taken, np.nan, np.log(np.maximum(together, 0) + _FLOOR)),
+            *(over(scores.together), over(scores.history), over(scores.follow)),
+            *(scores.lift[b, j], scores.blend[b, j]),
             np.log1p((self._now - counts.first_seen[j]) / MICROSECONDS_PER_MINUTE),
             np.log1p((self._now - counts.last_seen[j]) / MICROSECONDS_PER_MINUTE),
-            *(counts.rank[j], rank[0], rank[1], taken),
-            *(requests.session[b], np.diff(requests.past.offsets)[b], np.full(len(b), hour)),
-            np.full(len(b), np.nan) if similar is None else similar[b, j],
-            np.full(len(b), np.nan) if similar is None else rank[2],
-            *(part[b, j] for part in lifts),
+            *(counts.rank[j], together_rank, blend_rank, taken),
+            *(requests.session[b], np.diff(requests.past.offsets)[b]),
+            np.full(len(b), self._now / MICROSECONDS_PER_HOUR % 24),
+            *(part[b, j] for part in scores.lifts),
         ]
-        signals = (
-            np.stack([np.asarray(c, np.float32) for c in columns], 1) if len(b) else np.zeros((0, len(columns)), np.float32)
-        )
-        return Candidates(offsets, j, signals, {name: np.broadcast_to(m, chosen.shape)[b, j] for name, m in masks.items()})
+        return np.stack([np.asarray(column, np.float32) for column in columns], 1)
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Scores of L live items for B requests, float32 [B, L] unless stated otherwise.
+
+    Attributes:
+        together: Co-visitation with the items of the running session.
+        history: Co-visitation with the user's last items.
+        follow: How often the item follows the session's last item directly.
+        lifts: How much more often items are clicked in the request's contexts, one array for each column.
+        lift: Their sum.
+        context: Logarithm of the popularity, lifted.
+        blend: `context`, and how much co-visitation exceeds popularity.
+        popularity: float32 [L], share of the clicks of the last hour.
+        seen: bool [B, L], the user's last items.
+    """
+
+    together: NDArray[np.float32]
+    history: NDArray[np.float32]
+    follow: NDArray[np.float32]
+    lifts: list[NDArray[np.float32]]
+    lift: NDArray[np.float32]
+    context: NDArray[np.float32]
+    blend: NDArray[np.float32]
+    popularity: NDArray[np.float32]
+    seen: NDArray[np.bool_]
 
 
 def _first(scores: NDArray[np.float32], count: int) -> NDArray[np.bool_]:

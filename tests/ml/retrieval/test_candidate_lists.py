@@ -90,17 +90,16 @@ def signals_at(rows: pa.Table, now: int) -> tuple[CandidateSignals, ReadLog]:
 def test_requests_have_the_same_candidates_alone_and_together() -> None:
     signals, log = signals_at(raw_rows(), MIDNIGHT + 20 * HOUR)
     asked = log.events.requests.take(np.arange(330, 390))
-    similar = np.random.default_rng(0).random((60, len(signals._items)), np.float32)
-    whole = signals.candidates(asked, similar)
+    whole = signals.candidates(asked)
     assert whole.signals.shape[1] == len(signals.names) == len(SIGNALS) + 1
     for b in range(60):
         part = slice(whole.offsets[b], whole.offsets[b + 1])
-        alone = signals.candidates(asked.take(np.array([b])), similar[b : b + 1])
+        alone = signals.candidates(asked.take(np.array([b])))
         np.testing.assert_array_equal(alone.places, whole.places[part])
         np.testing.assert_array_equal(alone.signals, whole.signals[part])
 
 
-def test_allowed_seen_and_given_items() -> None:
+def test_allowed_and_seen_items() -> None:
     signals, log = signals_at(raw_rows(), MIDNIGHT + 20 * HOUR)
     past = log.events.requests.past
     at = next(n for n in range(390, 300, -1) if (past.take(np.array([n])).places(signals._items) >= 0).any())
@@ -114,8 +113,6 @@ def test_allowed_seen_and_given_items() -> None:
     allowed = np.zeros(len(signals._items), np.bool_)
     allowed[[1, 3]] = True
     assert set(signals.candidates(asked, allowed=allowed).places.tolist()) <= {1, 3}
-    given = signals.candidates(asked, given=np.array([4, 0]))
-    assert given.places.tolist() == [0, 4] and not any(found.any() for found in given.found.values())
 
 
 def test_counts_are_those_of_the_windows() -> None:
