@@ -24,7 +24,10 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         stages.CANDIDATE_INDEX,
         kinds={"faiss", "parquet"},
         deps=[
-            dg.AssetDep(key(spec, stages.RAW_LOGS), partition_mapping=days_before(look_back, 0)),
+            *(
+                dg.AssetDep(key(spec, stage), partition_mapping=days_before(look_back, 0))
+                for stage in dict.fromkeys((stages.RAW_LOGS, spec.examples_log.stage))
+            ),
             key(spec, stages.CLEANED_FEATURES),
             *(key(spec, stages.exported_models(model)) for model in spec.models),
         ],

@@ -90,7 +90,9 @@ def index_day(spec: DatasetSpec, day: str, lake: Lake, sides: Sequence[pa.Table]
         inputs += [(exported_models(name), day), (CLEANED_FEATURES, day)]
     options = spec.ranked.lambdarank if spec.ranked and spec.user else None
     ranker = train_ranker(spec, day, lake, options) if options else None
-    inputs += [(RAW_LOGS, other) for other in (days_since(spec, day, lake, reach(spec, day)) if options else ())]
+    if options:
+        stage = spec.examples_log.stage
+        inputs += [(stage, other) for other in days_since(spec, day, lake, reach(spec, day), stage)]
     with lake.write(CANDIDATE_INDEX, spec.name, day) as folder:
         files = CandidateIndex(table, index, ranker).write(folder)
         digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()

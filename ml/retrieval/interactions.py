@@ -161,7 +161,8 @@ def read_interactions(spec: DatasetSpec, day: str, lake: Lake, since: int) -> Re
 def read_rows(spec: DatasetSpec, day: str, lake: Lake, since: int) -> pa.Table:
     """Read the raw rows from a point in time, in microseconds, to the end of a day, in time order."""
     log = spec.examples_log
-    parts = [UPath(p) for other in days_since(spec, day, lake, since) for p in raw_parts(lake, spec.name, other, log.stage)]
+    days = days_since(spec, day, lake, since, log.stage)
+    parts = [UPath(part) for other in days for part in raw_parts(lake, spec.name, other, log.stage)]
     columns = [EVENT_TIME, *log.source.columns]
     rows = pa.concat_tables([pq.read_table(part.path, columns=columns, filesystem=part.fs) for part in parts])
     first, end = np.searchsorted(rows[EVENT_TIME].to_numpy(), (since, day_bounds(day, spec.zone)[1]))

@@ -75,10 +75,10 @@ def read_catalogue(spec: DatasetSpec, day: str, lake: Lake) -> Catalogue:
     return catalogue
 
 
-def days_since(spec: DatasetSpec, day: str, lake: Lake, since: int) -> list[str]:
-    """Return the days of the lake from `since` to a day, ascending; the day itself even if the lake lacks it."""
+def days_since(spec: DatasetSpec, day: str, lake: Lake, since: int, stage: str = RAW_LOGS) -> list[str]:
+    """Return the days that a stage has from `since` to a day, ascending; the day itself even if the lake lacks it."""
     earlier = [other for other in trailing_days(day, 8) if day_bounds(other, spec.zone)[1] > since]
-    return [*(other for other in earlier if other >= spec.first_day and lake.has(RAW_LOGS, spec.name, other)), day]
+    return [*(other for other in earlier if other >= spec.first_day and lake.has(stage, spec.name, other)), day]
 
 
 def described(

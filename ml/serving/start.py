@@ -139,7 +139,7 @@ def start(
     if spec.item:
         window = EventWindow(spec)
         stage = spec.examples_log.stage
-        held = [other for other in days_since(spec, last, lake, window.reach(end - 1)) if lake.has(stage, spec.name, other)]
+        held = days_since(spec, last, lake, window.reach(end - 1), stage)
         for other in held:
             for part in map(UPath, raw_parts(lake, spec.name, other, stage)):
                 rows = pq.read_table(part.path, columns=window.columns, filesystem=part.fs)
