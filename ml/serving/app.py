@@ -251,10 +251,10 @@ def _recommend(engine: Engine, asked: RecommendRequest, metrics: _Metrics) -> An
     recommender = engine.recommender
     assert recommender is not None
     ranking, retrieval = engine.bundles()
-    ranker = engine.ranker.ranker if engine.ranker else None
+    ranker = engine.ranker.current if engine.ranker else None
     found = recommender.recommend(
         *(ranking, retrieval, asked.user, asked.context, asked.k, now, asked.filters, asked.exclude_seen),
-        ranker=ranker,
+        ranker=ranker.ranker if ranker else None,
         explain=asked.explain,
     )
     for name in found.missing:
@@ -265,7 +265,7 @@ def _recommend(engine: Engine, asked: RecommendRequest, metrics: _Metrics) -> An
         items = pa.Table.from_pylist([ranked.columns for ranked in found.items], recommender.source.live.items.schema)
         items = recommender.with_tables(items, asked.user, asked.context, now)
         reasons = recommender.explain(ranking, row, items)
-    return _answer(engine, found, began, reasons)
+    return _answer(engine, found, began, reasons, (NAME, ranker.day) if ranker and found.by_ranker else None)
 
 
 def _rank(engine: Engine, asked: RankRequest) -> Answer:
@@ -281,12 +281,19 @@ def _rank(engine: Engine, asked: RankRequest) -> Answer:
         raise WrongColumn(f"candidates: the dataset {engine.spec.name} has no `item`, so give rows: objects of columns")
     else:
         found = engine.recommender.rank(ranking, asked.user, asked.context, asked.candidates, now)
-    return _answer(engine, found, began, None)
+    return _answer(engine, found, began)
 
 
-def _answer(engine: Engine, found: Recommendation, began: float, reasons: list[dict[str, float]] | None) -> Answer:
+def _answer(
+    engine: Engine,
+    found: Recommendation,
+    began: float,
+    reasons: list[dict[str, float]] | None = None,
+    by: tuple[str, str] | None = None,
+) -> Answer:
+    """Build an answer. `by` is the model that ranked and its version, by default the ranking model's."""
     version = engine.ranking.version
-    by = (NAME, engine.ranker.day) if found.by_ranker and engine.ranker else (version.model, version.version)
+    by = by or (version.model, version.version)
     items = [
         Item(
             item=ranked.item,

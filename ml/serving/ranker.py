@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake, MissingPartition, StalePartition
@@ -16,6 +17,15 @@ NAME = "lambdarank"
 _log = logging.getLogger("evergreen")
 
 
+@dataclass(frozen=True)
+class RankerOfDay:
+    """A LambdaRank, and the day and digest of the candidate index that it comes from."""
+
+    ranker: LambdaRank
+    day: str
+    digest: str
+
+
 class ServedRanker:
     """Keeps the newest LambdaRank of the lake. A damaged one, or one of other signals, is refused and logged.
 
@@ -24,17 +34,20 @@ class ServedRanker:
         spec: A dataset with an item and a user.
 
     Attributes:
-        ranker: The model; None as long as the lake has none.
-        day: Day of the model.
+        current: The model that is served; None as long as the lake has none. A poll replaces it at once.
     """
 
     def __init__(self, lake: Lake, spec: DatasetSpec) -> None:
         self._lake, self._spec = lake, spec
         self._unusable: set[tuple[str, str]] = set()  # days, with digest, that have no ranker or a refused one
         self._names = CandidateSignals(context_columns(spec)).names
-        self.ranker: LambdaRank | None = None
-        self.day, self._digest = "", ""
+        self.current: RankerOfDay | None = None
         self.poll()
+
+    @property
+    def ranker(self) -> LambdaRank | None:
+        """The LambdaRank that is served."""
+        return self.current.ranker if self.current else None
 
     def poll(self) -> bool:
         """Load the model of a newer day. Returns whether one is served now that was not before."""
@@ -42,7 +55,7 @@ class ServedRanker:
             found = ""
             try:
                 found = self._lake.digest(CANDIDATE_INDEX, self._spec.name, day)
-                if (day, found) == (self.day, self._digest):
+                if self.current and (day, found) == (self.current.day, self.current.digest):
                     return False
                 if (day, found) in self._unusable:
                     continue
@@ -56,6 +69,6 @@ class ServedRanker:
                 _log.warning("%s/%s of %s: %s", self._spec.name, NAME, day, error)
                 self._unusable.add((day, found))
                 continue
-            self.ranker, self.day, self._digest = ranker, day, found
+            self.current = RankerOfDay(ranker, day, found)
             return True
         return False
