@@ -81,24 +81,28 @@ class Joining:
         """Returns how the state is divided. The first start of the stream decides it.
 
         Raises:
-            ChangedEntry: The catalog entry has changed since then.
+            ChangedEntry: The catalog entry has changed since then, or the state has another format.
         """
         assert self.spec.actions
-        rules = f"{_STATE_FORMAT} {self.spec.examples_log.fingerprint} {self.spec.actions.lateness}"
+        rules = f"{self.spec.examples_log.fingerprint} {self.spec.actions.lateness}"
         identity = hashlib.sha256(rules.encode()).hexdigest()[:16]
         path = self.folder / "layout.json"
         if not path.exists():
             layout = Layout.of(self.spec.actions, partitions)
             self.folder.mkdir(parents=True, exist_ok=True)
             staged = self.folder / ".layout.json"
-            staged.write_text(json.dumps({"entry": identity, "partitions": layout.partitions, "bucket": layout.bucket}))
+            made = {"format": _STATE_FORMAT, "entry": identity, "partitions": layout.partitions, "bucket": layout.bucket}
+            staged.write_text(json.dumps(made))
             staged.rename(path)
             return layout
         found = json.loads(path.read_text())
+        way_out = f"delete {self.folder} and {self.root / 'examples'}, and start the stream again"
+        if found.get("format") != _STATE_FORMAT:
+            raise ChangedEntry(f"{self.folder}: the state was written by another version of Evergreen; {way_out}")
         if found["entry"] != identity:
             raise ChangedEntry(
                 f"{self.folder}: the state belongs to another version of the catalog entry {self.spec.name}. Restore the entry "
-                f"as it was; or delete {self.folder} and {self.root / 'examples'}, and start the stream again"
+                f"as it was; or {way_out}"
             )
         return Layout(found["partitions"], found["bucket"])
 

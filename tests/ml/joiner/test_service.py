@@ -84,6 +84,10 @@ def test_the_stream_gives_the_examples_of_the_catch_up(tmp_path: Path, lake: Lak
     changed = feed(actions={"labels": {"clicked": {"within_minutes": 31}}})
     with pytest.raises(ChangedEntry, match="another version of the catalog entry feed"):
         finish(changed, root, spark)
+    layout = root / "joiner" / "layout.json"
+    layout.write_text(layout.read_text().replace('"format"', '"older"'))
+    with pytest.raises(ChangedEntry, match="another version of Evergreen; delete"):
+        finish(spec, root, spark)
 
 
 def test_late_events_are_kept_and_counted(tmp_path: Path, spark: SparkSession) -> None:
