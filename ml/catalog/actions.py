@@ -127,7 +127,9 @@ class Actions(Strict):
         Args:
             impressions: The log of impressions.
         """
-        rules = hash_of(self, {"source", "time", "lateness_minutes", "kafka"})
+        # (an entry without weights has the hash from before there were any)
+        plain = {name: {"weights"} for name, label in self.labels.items() if not label.weights}
+        rules = hash_of(self, {"source": True, "time": True, "lateness_minutes": True, "kafka": True, "labels": plain})
         logs = f"{impressions.fingerprint} {self.log(impressions).fingerprint}"
         source = impressions.source
         return impressions.model_copy(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, StringConstraints, model_validator
 
+from ml.catalog.actions import delay_column
 from ml.catalog.log_spec import LabelColumn
 from ml.catalog.reading import ColumnName
 from ml.catalog.strict import Float, Strict, fault
@@ -107,5 +108,7 @@ def check_labels(spec: DatasetSpec) -> None:
     known = spec.source.columns | spec.action_columns
     if weight not in known:
         raise fault("label.weight", f"no column {weight!r} in the log; the columns are {sorted(known)}")
+    if spec.actions and weight in map(delay_column, spec.actions.labels):
+        raise fault("label.weight", f"{weight!r} is missing without an action; expected a column that each row has")
     if known[weight] not in ("int", "float"):
         raise fault("label.weight", f"{weight!r} is {known[weight]}, expected int or float")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import date
-from typing import Any, Self
+from typing import Any, Self, cast
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, Field, model_validator
@@ -122,9 +123,9 @@ class LogSpec(Strict):
 _READING = 2
 
 
-def hash_of(model: BaseModel, exclude: dict[str, set[str] | bool] | set[str]) -> str:
+def hash_of(model: BaseModel, exclude: Mapping[str, Any] | set[str]) -> str:
     """Returns a hash of a model's values as JSON: 16 hexadecimal digits."""
-    values = model.model_dump(mode="json", exclude=exclude)
+    values = model.model_dump(mode="json", exclude=cast(Any, exclude))
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -319,7 +319,9 @@ class DatasetSpec(Strict):
         if self.actions is None:
             return self.log
         main, further = label_columns(self, self.source.columns | self.action_columns)
-        return self.actions.examples_log(self.log).model_copy(update={"label": main, "further_labels": further})
+        return self.actions.examples_log(self.log).model_copy(
+            update={"label": main, "further_labels": further, "weight": self.label.weight}
+        )
 
     @property
     def live_hours(self) -> float:

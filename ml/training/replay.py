@@ -92,7 +92,7 @@ def replay(
     scored = days[1:] if scored is None else scored
     if days and days[0] in scored:
         raise ValueError(f"{days[0]} cannot be scored: it is the first day of the replay, so there is no model before it")
-    state, done = first_state(lake, spec, days[0], recipe), []
+    state, done = first_state(lake, spec, days[0] if days else spec.first_day, recipe), []
     for number, day in enumerate(days, 1):
         scores = report = predictions = None
         if day in scored:

@@ -41,6 +41,7 @@ def test_actions_give_further_labels_and_sample_weights() -> None:
     spec = feed(actions=weighted, label={"weight": "clicked_weight"}, labels={"bought": {}})
     assert [rule.column for rule in spec.label_rules] == ["clicked", "bought"]
     assert spec.log.weight is None and not spec.log.label_columns, "impressions have neither labels nor their weights"
+    assert spec.examples_log.weight == "clicked_weight"
     assert [column.column for column in spec.examples_log.label_columns] == ["clicked", "bought"]
     schema = FeatureSchema.of(spec)
     assert (schema.labels, schema.weighted) == (("label", "bought"), True)
@@ -131,6 +132,7 @@ LABEL = {"types": ["click"], "within_minutes": 30}
             {"actions": {"labels": {"clicked": {"weights": {"click": 2}}, "clicked_weight": LABEL}}},
             "actions.labels.clicked_weight: is also the weight of the label 'clicked'",
         ),
+        ({"label": {"weight": "clicked_delay"}}, "label.weight: 'clicked_delay' is missing without an action"),
         ({"actions": {"labels": {"clicked_delay": LABEL}}}, "actions.labels.clicked_delay: is also the delay of the label"),
         (
             {"actions": {"labels": {"clicked": {"within_hours": 1}}}},
