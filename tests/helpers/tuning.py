@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +59,28 @@ def refused(call: Any, status: int = 400, text: str = "") -> str:
 def sqlite(folder: Path) -> str:
     """Return the path of a database in a folder."""
     return str(folder / "tuning.db")
+
+
+def try_suggestions(
+    tuned: Any, parameter: str, pause: float = 0.0, acknowledge: Callable[[str, float], object] = lambda *_: None
+) -> None:
+    """Try suggestions until the budget of an experiment is used up, as a worker does. The metric is the parameter's value.
+
+    Args:
+        tuned: The experiment.
+        parameter: Name of a parameter.
+        pause: Seconds that a trial takes.
+        acknowledge: Called with the suggestion and the value of each observation that the service has acknowledged.
+    """
+    while tuned.fetch().progress.observation_count < tuned.fetch().observation_budget:
+        try:
+            suggestion = tuned.suggestions().create()
+        except ApiException as error:
+            if error.status_code != 409:
+                raise
+            time.sleep(0.05)
+            continue
+        value = suggestion.assignments[parameter]
+        time.sleep(pause)
+        tuned.observations().create(suggestion=suggestion.id, values=[{"name": "auc", "value": value}])
+        acknowledge(suggestion.id, value)

@@ -17,13 +17,12 @@ from typing import Any
 
 import pytest
 import requests
-from sigopt.exception import ApiException
 
 from ml.http.server import listen
 from ml.trials.connection import TOKEN, Service
 from tests.helpers.paths import ROOT
 from tests.helpers.trials import SEED, TRIALS
-from tests.helpers.tuning import definition
+from tests.helpers.tuning import definition, try_suggestions
 
 KILLS, WORKERS = 4 * TRIALS, 4
 BUDGET = 40 * KILLS
@@ -73,20 +72,8 @@ def started(folder: Path, database: str | None = None) -> Iterator[Server]:
 
 
 def work(connect: Callable[[], Any], identity: str, acknowledged: dict[str, float]) -> None:
-    """Try suggestions until no budget is left, and record each observation that the service has acknowledged."""
-    tuned = connect().experiments(identity)
-    while tuned.fetch().progress.observation_count < BUDGET:
-        try:
-            suggestion = tuned.suggestions().create()
-        except ApiException as error:
-            if error.status_code != 409:
-                raise
-            time.sleep(0.05)
-            continue
-        value = suggestion.assignments["learning_rate"]
-        time.sleep(0.05)
-        tuned.observations().create(suggestion=suggestion.id, values=[{"name": "auc", "value": value}])
-        acknowledged[suggestion.id] = value
+    """Record each observation that the service has acknowledged."""
+    try_suggestions(connect().experiments(identity), "learning_rate", 0.05, acknowledged.__setitem__)
 
 
 @pytest.mark.slow
@@ -124,11 +111,12 @@ class Worker:
     """A worker process, which writes each observation that the service has acknowledged into a file."""
 
     def __init__(self, server: Server, identity: str, name: str, folder: Path) -> None:
-        self.file, self._arguments = folder / name, (server.url, identity, name, folder / name)
+        self.file = folder / name
+        self._arguments = self.file, server.url, server.token.read_text().strip(), identity, name
         self.file.touch()
 
     def start(self) -> None:
-        self._process = FORKSERVER.Process(target=try_suggestions, args=self._arguments)
+        self._process = FORKSERVER.Process(target=work_into, args=self._arguments)
         self._process.start()
 
     def kill(self) -> None:
@@ -147,23 +135,15 @@ class Worker:
         return {line.split()[0]: float(line.split()[1]) for line in lines if line.endswith("\n")}
 
 
-def try_suggestions(url: str, identity: str, name: str, file: Path) -> None:
-    """Try suggestions until no budget is left, in a process that can be killed at any moment."""
-    tuned = Service("", url).connect(name).experiments(identity)
-    with file.open("a") as acknowledged:
-        while tuned.fetch().progress.observation_count < KILLED_BUDGET:
-            try:
-                suggestion = tuned.suggestions().create()
-            except ApiException as error:
-                if error.status_code != 409:
-                    raise
-                time.sleep(0.05)
-                continue
-            value = suggestion.assignments["learning_rate"]
-            time.sleep(0.02)
-            tuned.observations().create(suggestion=suggestion.id, values=[{"name": "auc", "value": value}])
-            acknowledged.write(f"{suggestion.id} {value!r}\n")
-            acknowledged.flush()
+def work_into(file: Path, url: str, token: str, identity: str, name: str) -> None:
+    """Write each observation that the service has acknowledged, in a process that can be killed at any moment."""
+    os.environ[TOKEN] = token  # the server of forks keeps the environment of the test that started it
+    with file.open("a", buffering=1) as acknowledged:
+
+        def acknowledge(suggestion: str, value: float) -> None:
+            acknowledged.write(f"{suggestion} {value!r}\n")
+
+        try_suggestions(Service("", url).connect(name).experiments(identity), "learning_rate", 0.02, acknowledge)
 
 
 @pytest.mark.slow

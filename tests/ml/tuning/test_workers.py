@@ -20,7 +20,7 @@ from ml.tuning.database import Database
 from ml.tuning.definition import Assignments, Study
 from ml.tuning.leases import Leases
 from ml.tuning.service import TuningService
-from tests.helpers.tuning import connect, definition
+from tests.helpers.tuning import connect, definition, try_suggestions
 
 SPAWN = multiprocessing.get_context("spawn")
 BEAT = 0.5
@@ -30,18 +30,7 @@ LEASES = Leases(beat=BEAT, lease=3 * BEAT)
 def loop(address: str, identity: str, name: str | None, pause: float = 0.0) -> None:
     """Try suggestions until the budget is used up, as a worker does."""
     tuned = connect(TuningService(Database(address), leases=LEASES), worker=name).experiments(identity)
-    while tuned.fetch().progress.observation_count < tuned.fetch().observation_budget:
-        try:
-            suggestion = tuned.suggestions().create()
-        except ApiException as error:
-            if error.status_code != 409:
-                raise
-            time.sleep(0.05)
-            continue
-        time.sleep(pause)
-        tuned.observations().create(
-            suggestion=suggestion.id, values=[{"name": "auc", "value": suggestion.assignments["layers"]}]
-        )
+    try_suggestions(tuned, "layers", pause)
 
 
 def start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
