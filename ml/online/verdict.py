@@ -45,10 +45,10 @@ class OnlineVerdict:
 def judge_day(lake: Lake, spec: DatasetSpec, model: str, day: str) -> OnlineVerdict:
     """Judge a day in the lake.
 
-    A day fails if its recall@20 or AUC is significantly lower than that of the daily model of the day before on the same clicks
-    or rows, or if it is significantly and by more than `MARGIN` below the mean of the last days. The second comparison takes
-    the spread of these days into account, because days differ by more than the sampling error. It leaves out days that were
-    measured otherwise.
+    The measure is recall@20 for days that are ranked, otherwise AUC. A day fails if the daily model of the day before is
+    significantly better on the same clicks or rows. It also fails if it is significantly, and by more than `MARGIN`, below the
+    mean of the last days with the same measure. This comparison includes the spread of these days, because days differ by more
+    than the sampling error.
 
     Raises:
         MissingPartition: The day was not trained online.

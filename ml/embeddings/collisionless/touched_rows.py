@@ -1,7 +1,7 @@
 """Rows that were touched since recent deltas, so that the next delta does not read the step of every row.
 
-Recording begins with the first delta, and stops when so many rows are recorded that reading all steps is cheaper. Snapshots do
-not contain the record: the first delta after a restore reads all steps.
+Recording begins with the first delta. It stops once reading all steps is cheaper than the record, which is the case for about a
+quarter of the rows. Snapshots do not contain the record: the first delta after a restore reads all steps.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Features of pairs of a click and a live item: crosses of both, and values of feature tables as of the click's instant.
 
-A feature of the user or of the session alone has the value of the click's row, and a feature of the item alone that of the
-item's last row. The features here depend on both, or on when the item is looked at, so they are computed for each pair, from
-the same events and by the same kernels and transforms as the rows of the day.
+A feature of the user or the session is read from the row of the click, and a feature of the item from the item's last row. The
+features of this module depend on both, or on the instant, so they are computed for each pair. Events, kernels and transforms
+are the same as for the rows of the day.
 """
 
 from __future__ import annotations

@@ -84,9 +84,9 @@ def run(
     be in a delta yet, because deltas contain rows of counted steps.
     """
     trainer, settled = build(configs_of()), True
-    for now, (what, ids) in enumerate([*steps, ("train", [1, 2])]):
+    for number, (what, ids) in enumerate([*steps, ("train", [1, 2])]):
         if what in ("train", "look up"):
-            train(trainer, ids, now, update=what == "train")
+            train(trainer, ids, number, update=what == "train")
             settled = what == "train"
         elif what == "expire":
             trainer.end_pass()

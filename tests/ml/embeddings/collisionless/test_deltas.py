@@ -63,11 +63,11 @@ def train(store: Store, ids: list[int], now: int, rng: np.random.Generator) -> N
 def test_deltas_transfer_all_changes(steps: list[tuple[str, list[int]]]) -> None:
     trainer, server, rng = new_store(), new_store(), np.random.default_rng(0)
     last = None
-    for now, (what, ids) in enumerate(steps):
+    for number, (what, ids) in enumerate(steps):
         if what == "train":
-            train(trainer, ids, now * SECOND, rng)
+            train(trainer, ids, number * SECOND, rng)
         elif what == "expire":
-            trainer.expire(now * SECOND)
+            trainer.expire(number * SECOND)
         elif what == "again" and last is not None:
             before = held(server)
             assert apply_delta(server, last) is False and held(server) == before
@@ -88,25 +88,27 @@ def test_the_rows_of_a_delta_are_those_that_reading_all_steps_finds(steps: list[
     store, rng = new_store(max_rows=7), np.random.default_rng(0)
     pending, other = None, new_store()
     train(other, [1, 2, 3, 4], 0, rng)
-    for now, (what, ids, back) in enumerate(steps):
+    for number, (what, ids, back) in enumerate(steps):
         if what == "train":
-            train(store, ids, now * SECOND, rng)
+            train(store, ids, number * SECOND, rng)
         elif what == "look up" and ids:
-            _, pending = store.look_up_for_training(Occurrences(np.array(ids), np.array([0, len(ids), len(ids)])), now * SECOND)
+            _, pending = store.look_up_for_training(
+                Occurrences(np.array(ids), np.array([0, len(ids), len(ids)])), number * SECOND
+            )
         elif what == "update" and pending is not None:
             with suppress(RuntimeError):  # rows were deleted since the look-up
                 store.update(pending, np.ones((1, 2 * DIM), np.float32), 0.1)
             pending = None
         elif what == "expire":
-            store.expire(now * SECOND)
+            store.expire(number * SECOND)
         elif what == "apply":
-            train(other, ids, now * SECOND, rng)
+            train(other, ids, number * SECOND, rng)
             own = create_delta(other, 0)
             apply_delta(store, replace(own, since=store.step, step=store.step + 1))
         elif what == "trim":
             trim_tombstones(store)
         elif what == "many":
-            train(store, list(range(100, 1300)), now * SECOND, rng)
+            train(store, list(range(100, 1300)), number * SECOND, rng)
         elif what == "restore":
             pending = None
             tensors, store = (weights(store), training_state(store)), new_store(max_rows=7)
