@@ -13,6 +13,7 @@ Spark reads Kafka with the Maven package `spark-sql-kafka-0-10`, which pip does 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 RECORDS_PER_BATCH = 500_000
 _EVERY_SECONDS = 10
 _WRITTEN = "file string, records long"
+_TAKEN = re.compile(r"\d{12}")
 
 
 class KafkaMissing(RuntimeError):
@@ -94,10 +96,22 @@ def start_intake(spec: DatasetSpec, root: UPath, records: DataFrame, ends: bool 
         root: `<home>/stream/<dataset>`.
         records: A streaming frame with the columns `topic`, `partition`, `offset` and `value`.
         ends: Whether the query stops at the records that are there now.
+
+    Raises:
+        ValueError: The stream holds files of a query whose checkpoint is gone. Their names would be given again.
     """
     assert spec.actions and spec.actions.kafka
     for side in SIDES:
         (root / side).mkdir(parents=True, exist_ok=True)
+    if not (root / "kafka").exists():
+        for side in SIDES:
+            for path in sorted((root / side).iterdir()):
+                if _TAKEN.fullmatch(path.stem):
+                    raise ValueError(
+                        f"{path}: the records of this file were taken from Kafka, but the checkpoint {root / 'kafka'} is gone. "
+                        f"A new query would take them again. Restore the checkpoint, or move the folder {root} away "
+                        "to take all records from the start"
+                    )
     writer = records.writeStream.foreachBatch(partial(_write_batch, spec, str(root)))
     writer = writer.option("checkpointLocation", str(root / "kafka"))
     writer = writer.trigger(availableNow=True) if ends else writer.trigger(processingTime=f"{_EVERY_SECONDS} seconds")

@@ -145,3 +145,15 @@ def test_the_query_continues_at_the_offsets_of_its_checkpoint(tmp_path: Path, sp
     assert status.counts["impressions"] == 30 and status.counts["actions"] == 15 and status.counts["label: clicked"] == 15
     sizes = ReadFiles.load(UPath(stream.root / "joiner")).sizes
     assert list(sizes["impressions"]) == ["000000000000.jsonl", "000000000001.jsonl"] == list(sizes["actions"])
+
+
+@pytest.mark.slow
+def test_records_are_not_taken_again_without_their_checkpoint(tmp_path: Path, spark: SparkSession) -> None:
+    taken = tmp_path / "actions" / "000000000000.jsonl"
+    taken.parent.mkdir()
+    taken.write_text("{}\n")
+    (tmp_path / "records").mkdir()
+    frame = spark.readStream.schema("topic string, partition long, offset long, value binary").parquet(str(tmp_path / "records"))
+    with pytest.raises(ValueError, match=r"000000000000\.jsonl: .* the checkpoint .*kafka is gone"):
+        start_intake(on_kafka(), UPath(tmp_path), frame, ends=True)
+    assert taken.exists() and not (tmp_path / "kafka").exists()
