@@ -84,7 +84,8 @@ class LiveCatalogue:
         self._signals = CandidateSignals(context_columns(spec)) if asks else None
         self._observed = np.iinfo(np.int64).min
         self._lock = threading.Lock()  # co-visitation changes in place
-        self.live = self._snapshot(0, np.zeros(0, np.int64), self._empty(), None)
+        nothing = self._empty()
+        self.live = self._snapshot(0, np.zeros(0, np.int64), nothing, self._postings(nothing), None)
 
     def refresh(self, now: int, retrieval: Bundle | None) -> ServedItems:
         """Learn from new events, and make the items of a point in time.
@@ -105,6 +106,8 @@ class LiveCatalogue:
         found = self._catalogue.live(now)
         ids = found.ids if found else np.zeros(0, np.int64)
         items = described(self.spec, found, self._sides, now, self.window.events) if found else self._empty()
+        # These take long for large catalogues. Requests hold the lock too, and would wait.
+        postings, index = self._postings(items), self._index(ids, items, now, retrieval)
         with self._lock:
             if len(clicks):
                 self._popularity.observe(clicks)
@@ -116,7 +119,7 @@ class LiveCatalogue:
             self._together.refresh(now, ids)
             if self._signals:
                 self._signals.refresh(now, ids)
-            self.live = self._snapshot(now, ids, items, retrieval)
+            self.live = self._snapshot(now, ids, items, postings, index)
         return self.live
 
     def together(self, live: ServedItems, context: Sequence[int]) -> NDArray[np.float32] | None:
@@ -172,13 +175,20 @@ class LiveCatalogue:
         gone = places(np.array(without, np.int64), live.ids)
         return np.setdiff1d(held, gone[gone != NOT_LIVE], assume_unique=False)
 
-    def _snapshot(self, now: int, ids: NDArray[np.int64], items: pa.Table, retrieval: Bundle | None) -> ServedItems:
+    def _snapshot(
+        self, now: int, ids: NDArray[np.int64], items: pa.Table, postings: Postings, index: ItemIndex | None
+    ) -> ServedItems:
         counts = self._popularity.counts if len(ids) else np.zeros(0, np.int64)
         popular = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
-        index = None
-        if retrieval is not None and len(ids):
-            index = ItemIndex(ids, item_vectors(retrieval, self.tables.of_items(items, {}, now, counted=False)))
-        return ServedItems(now, ids, items, Postings(items.drop_columns(self._counts)), index, popular, counts)
+        return ServedItems(now, ids, items, postings, index, popular, counts)
+
+    def _postings(self, items: pa.Table) -> Postings:
+        return Postings(items.drop_columns(self._counts))
+
+    def _index(self, ids: NDArray[np.int64], items: pa.Table, now: int, retrieval: Bundle | None) -> ItemIndex | None:
+        if retrieval is None or not len(ids):
+            return None
+        return ItemIndex(ids, item_vectors(retrieval, self.tables.of_items(items, {}, now, counted=False)))
 
     def _empty(self) -> pa.Table:
         spec = self.spec
