@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from ml.catalog.spec import DatasetSpec
-from ml.compute.runner import LocalRunner
+from ml.compute.runner import LocalRunner, SparkRunner
 from ml.features.clean import Limits, clean_day
 from ml.features.event_days import EventDay, event_parts, write_event_day
 from ml.features.hashing import hash_values
@@ -22,6 +22,9 @@ from ml.stages import CLEANED_FEATURES, FEATURE_TABLES
 from tests.helpers.feature_values import slow_value
 from tests.helpers.joined_logs import feed
 from tests.helpers.table_days import DAYS, FIRST, MINUTE, TABLES, day_rows, in_time_order, table_spec, write_rows
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 SPEC = table_spec()
 
@@ -63,6 +66,20 @@ def test_values_do_not_depend_on_how_a_day_is_divided(lake: Lake, tmp_path: Path
     one, other = made_days(lake, log, 100)[-1], made_days(Lake.at(tmp_path / "other"), log, 10_000)[-1]
     assert one.equals(other)
     assert len(feature_parts(lake, SPEC, DAYS[1])) == 4
+
+
+@pytest.mark.slow
+def test_spark_writes_the_bytes_that_one_process_writes(lake: Lake, tmp_path: Path, spark: SparkSession) -> None:
+    other = Lake.at(tmp_path / "other")
+    for day in range(2):
+        rows = day_rows(day, 400)
+        for at, runner in ((lake, LocalRunner()), (other, SparkRunner(spark))):
+            write_rows(at, SPEC, DAYS[day], rows)
+            write_event_day(SPEC, DAYS[day], at)
+            clean_day(SPEC, DAYS[day], at, str(at.root), runner, limits=Limits(rows_per_task=100))
+    ours, theirs = (feature_parts(at, SPEC, DAYS[1]) for at in (lake, other))
+    assert len(ours) == len(theirs) == 4
+    assert [Path(part).read_bytes() for part in ours] == [Path(part).read_bytes() for part in theirs]
 
 
 @pytest.mark.parametrize("seed", range(3))
