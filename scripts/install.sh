@@ -5,7 +5,7 @@
 set -euo pipefail
 pip() { .venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check "$@"; }
 
-echo "Installing into .venv. This takes about 5 minutes and 3 GB, or 8 GB where PyTorch comes with CUDA."
+echo "Installing into .venv. This takes about 5 minutes and 4 GB, or 8 GB where PyTorch comes with CUDA."
 echo "  PyTorch ..."
 pip torch==2.13.0
 packages=$(grep -c . requirements.lock)
