@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -19,21 +19,18 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 from fastapi import FastAPI, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ml.http.app import create_app
 from ml.http.errors import error_response
 from ml.http.guard import LOOPBACK
 from ml.retrieval.postings import UnknownColumn
 from ml.serving.faults import WrongColumn
-from ml.serving.feature_tables import ServedTables
 from ml.serving.forms import Answer, EventsRequest, Item, RankRequest, RecommendRequest, Stored
 from ml.serving.journal import JournalFull, WrongEvent
+from ml.serving.metrics import Measured, Metrics
 from ml.serving.ranker import NAME
 from ml.serving.recommender import Ranked, Recommendation
 from ml.serving.rows import rank_rows
@@ -70,82 +67,6 @@ class _Worker:
         self._pool.shutdown(wait=False)
 
 
-class _Metrics:
-    """Counters of one app, in Prometheus' format."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.registry = CollectorRegistry()
-        buckets = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.05, 0.1, 0.25, 1.0)
-        self.seconds = Histogram(
-            "evergreen_request_seconds",
-            "Time of a request inside the service.",
-            ["route"],
-            buckets=buckets,
-            registry=self.registry,
-        )
-        self.requests = Counter("evergreen_requests", "Requests by status.", ["route", "status"], registry=self.registry)
-        self.missing = Counter(
-            "evergreen_missing_columns", "Requests in which a column was missing.", ["column"], registry=self.registry
-        )
-        self.events = Counter("evergreen_events", "Events stored.", ["log"], registry=self.registry)
-        lag = Gauge(
-            "evergreen_model_lag_seconds", "Time since the first publication not served.", ["model"], registry=self.registry
-        )
-        age = Gauge("evergreen_items_age_seconds", "Age of the live items.", registry=self.registry)
-        items = Gauge("evergreen_live_items", "Number of live items.", registry=self.registry)
-        for served in (engine.ranking, engine.retrieval):
-            if served is not None:
-                lag.labels(served.version.model).set_function(lambda served=served: served.version.lag_seconds)
-        if (recommender := engine.recommender) is not None:
-            items.set_function(lambda: len(recommender.source.live))
-            age.set_function(lambda: max(0.0, (engine.clock.now() - recommender.source.live.at) / 1e6))
-            self.registry.register(_TableLookups(recommender.tables))
-
-
-class _TableLookups(Collector):
-    """Look-ups of feature tables, counted where they happen."""
-
-    def __init__(self, tables: ServedTables) -> None:
-        self._tables = tables
-
-    def collect(self) -> Iterator[Metric]:
-        lookup_counts = self._tables.lookup_counts
-        for name, text, counts in (
-            ("evergreen_feature_lookups", "Entities looked up in feature tables.", lookup_counts.lookups),
-            ("evergreen_feature_misses", "Entities without an event, which have default values.", lookup_counts.misses),
-        ):
-            family = CounterMetricFamily(name, text, labels=["table"])
-            for table in self._tables.spec.feature_tables:
-                family.add_metric([table.name], counts[table.name])
-            yield family
-
-
-class _Measured:
-    """ASGI middleware that counts requests and their seconds by route."""
-
-    def __init__(self, app: ASGIApp, metrics: _Metrics) -> None:
-        self._app, self._metrics = app, metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began, status = time.perf_counter(), "500"
-
-        async def noting(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = str(message["status"])
-            await send(message)
-
-        try:
-            await self._app(scope, receive, noting)
-        finally:
-            route = getattr(scope.get("route"), "path", "other")
-            self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
-            self._metrics.requests.labels(route, status).inc()
-
-
 def create_serving_app(engine: Engine, token: str | None, hosts: Iterable[str] = LOOPBACK) -> FastAPI:
     """Create the app of a service.
 
@@ -158,7 +79,7 @@ def create_serving_app(engine: Engine, token: str | None, hosts: Iterable[str] =
         The app.
     """
     app = create_app(f"Evergreen: {engine.spec.name}", token, hosts, BODY_LIMIT, open_paths=("/",))
-    worker, metrics, stop = _Worker(), _Metrics(engine), threading.Event()
+    worker, metrics, stop = _Worker(), Metrics(engine), threading.Event()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -172,7 +93,7 @@ def create_serving_app(engine: Engine, token: str | None, hosts: Iterable[str] =
 
     app.router.lifespan_context = lifespan
 
-    app.add_middleware(_Measured, metrics=metrics)
+    app.add_middleware(Measured, metrics=metrics)
     for kind, status in ((WrongColumn, 400), (UnknownColumn, 400), (WrongEvent, 400), (JournalFull, 503)):
         app.add_exception_handler(kind, _handler(status))
     app.add_exception_handler(Overloaded, _handler(503, "the service is overloaded; try again later", {"retry-after": "1"}))
@@ -195,6 +116,7 @@ def create_serving_app(engine: Engine, token: str | None, hosts: Iterable[str] =
             "log": None if spec.actions else "examples",  # an action needs the keys of its impression
             "ranking": asdict(engine.ranking.version),
             "retrieval": asdict(engine.retrieval.version) if engine.retrieval else None,
+            "ranker": dict(zip(("model", "version"), engine.ranked_by, strict=True)),
             "items": len(recommender.source.live) if recommender else None,
             "items_at": recommender.source.live.at if recommender else None,
             "now": engine.clock.now(),
@@ -246,7 +168,7 @@ def _without_item(engine: Engine) -> Response:
     )
 
 
-def _recommend(engine: Engine, asked: RecommendRequest, metrics: _Metrics) -> Answer:
+def _recommend(engine: Engine, asked: RecommendRequest, metrics: Metrics) -> Answer:
     began, now = time.perf_counter(), engine.clock.now()
     recommender = engine.recommender
     assert recommender is not None
@@ -317,7 +239,7 @@ def _answer(
     )
 
 
-def _store(engine: Engine, asked: EventsRequest, metrics: _Metrics) -> Stored:
+def _store(engine: Engine, asked: EventsRequest, metrics: Metrics) -> Stored:
     now, stored = engine.clock.now(), 0
     given = {"examples": asked.examples, "impressions": asked.impressions, "actions": asked.actions}
     if wrong := [name for name, events in given.items() if events and name not in engine.journal.logs]:

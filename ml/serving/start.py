@@ -29,7 +29,7 @@ from ml.serving.events import EventWindow
 from ml.serving.feature_tables import ServedTables
 from ml.serving.journal import Journal
 from ml.serving.models import ExportedModel, NewestModel, ServedModel
-from ml.serving.ranker import ServedRanker
+from ml.serving.ranker import NAME, ServedRanker
 from ml.serving.recommender import Recommender
 from ml.serving.rows import rank_rows
 from ml.stages import FEATURE_TABLES, exported_models
@@ -66,6 +66,14 @@ class Engine:
     def bundles(self) -> tuple[Bundle, Bundle | None]:
         """Return the bundles to use for one request: of the ranking model, and of the two-tower model."""
         return self.ranking.bundle, self.retrieval.bundle if self.retrieval else None
+
+    @property
+    def ranked_by(self) -> tuple[str, str]:
+        """The model that orders recommendations, `lambdarank` or the ranking model, and its version: a day or a sync."""
+        if self.ranker is not None and (of_day := self.ranker.current) is not None:
+            return NAME, of_day.day
+        version = self.ranking.version
+        return version.model, version.version
 
     def observe(self, rows: pa.Table) -> None:
         """Let new events change the next requests."""
