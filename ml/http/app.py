@@ -49,7 +49,7 @@ def create_app(
     )
 
     @app.get(HEALTH)
-    def health() -> dict[str, str]:
+    async def health() -> dict[str, str]:  # needs no thread, so it answers also when all threads are busy
         """Whether the service answers."""
         return {"status": "ok"}
 

@@ -25,7 +25,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
 from ml.http.app import create_app
-from ml.http.errors import error_response
 from ml.http.guard import LOOPBACK
 from ml.http.server import listen, serve, url_of
 from ml.http.tokens import load_token, presented_token
@@ -35,10 +34,12 @@ from ml.tuning.driver import WORKER_HEADER
 from ml.tuning.errors import ApiError
 from ml.tuning.page.routes import add_page_routes
 from ml.tuning.records import tokens
+from ml.tuning.refusals import refusal
 from ml.tuning.service import TuningService
 from ml.tuning.uploads import add_upload_routes
 
 PORT = 8714
+MOST_WAITING = 16  # calls that wait for suggestions, of the 40 threads in which the server answers
 METHODS = ["GET", "POST", "PUT", "MERGE", "DELETE"]
 WITHOUT_BODY = ("GET", "DELETE")
 
@@ -77,8 +78,7 @@ def _answer(service: TuningService, request: Request, body: bytes) -> Response:
         caller = service.authenticate(token, request.headers.get(WORKER_HEADER))
         answer = service.handle(request.method, path, data, replace(caller, url=str(request.base_url).rstrip("/")))
     except ApiError as error:
-        challenge = {"WWW-Authenticate": 'Basic realm="evergreen"'} if error.status == 401 else None
-        return error_response(error.status, error.message, challenge)
+        return refusal(error)
     if answer is None or request.headers.get("x-response-content") == "skip":
         return Response(status_code=204)
     return JSONResponse(answer)
@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--token-file", type=Path, default=home / "token", help="file of the token; created if it is absent")
     options = parser.parse_args(arguments)
 
-    service = TuningService(_opened(options.database))
+    service = TuningService(_opened(options.database), most_waiting=MOST_WAITING)
     with service.database.transaction() as connection:
         tokens.ensure(connection, load_token(options.token_file), time.time())
     app = create_tuning_app(service, {*LOOPBACK, options.host, *options.allow_host})

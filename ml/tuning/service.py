@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -35,6 +37,8 @@ class TuningService:
         leases: How long a suggestion belongs to its worker.
         engine: Computes suggestions.
         clock: Returns the time in Unix seconds.
+        most_waiting: How many calls can wait for a suggestion that is computed. Further ones are refused with status 429, so
+            that a server has threads left for other calls.
 
     Example:
         >>> import tempfile
@@ -57,10 +61,12 @@ class TuningService:
         leases: Leases | None = None,
         engine: Engine | None = None,
         clock: Callable[[], float] = time.time,
+        most_waiting: int = sys.maxsize,
     ) -> None:
         self.database, self.leases, self._engine, self._clock = database, leases or Leases(), engine or _suggest, clock
         self.router = Router(routes.ROUTES)
         self._locks = defaultdict[int, threading.Lock](threading.Lock)  # one suggestion at a time is computed per experiment
+        self._most_waiting, self._places = most_waiting, threading.BoundedSemaphore(most_waiting)
 
     def authenticate(self, token: str | None, worker: str | None = None) -> Caller:
         """Return who sends a token.
@@ -109,7 +115,7 @@ class TuningService:
             return attempt()
         except NeedsSuggestion as needed:
             experiment = needed.experiment
-        with self._locks[experiment]:
+        with self._place(), self._locks[experiment]:
             return self._with_suggestion(attempt)
 
     def call(
@@ -122,6 +128,16 @@ class TuningService:
     ) -> Call:
         """Return a call at the present time, see `Call`."""
         return Call(connection, caller, arguments, data or {}, self._clock(), self.leases, proposal)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Take one of the places of calls that wait for suggestions, or refuse the call."""
+        if not self._places.acquire(blocking=False):
+            raise ApiError(429, f"{self._most_waiting} calls wait for suggestions, as many as can; try again")
+        try:
+            yield
+        finally:
+            self._places.release()
 
     def _with_suggestion(
         self, attempt: Callable[[tuple[Study, Assignments] | None], dict[str, Any] | None]

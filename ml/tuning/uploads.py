@@ -15,10 +15,10 @@ from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from ml.http.app import create_app
-from ml.http.errors import error_response
 from ml.tuning import schema
 from ml.tuning.database import Database
 from ml.tuning.errors import ApiError
+from ml.tuning.refusals import refusal
 from ml.tuning.values import as_identity
 
 
@@ -51,7 +51,7 @@ def add_upload_routes(app: FastAPI, database: Database) -> None:
         try:
             await run_in_threadpool(store, database, file, secret, body)
         except ApiError as error:
-            return error_response(error.status, error.message)
+            return refusal(error)
         return Response(status_code=204)
 
     @app.get("/uploads/{file}/{secret}", include_in_schema=False)
@@ -60,7 +60,7 @@ def add_upload_routes(app: FastAPI, database: Database) -> None:
         try:
             content, content_type = read(database, file, secret)
         except ApiError as error:
-            return error_response(error.status, error.message)
+            return refusal(error)
         return Response(content, media_type=content_type, headers={"Content-Disposition": "attachment"})
 
 

@@ -15,11 +15,11 @@ from fastapi import FastAPI, Request, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
-from ml.http.errors import error_response
 from ml.http.tokens import presented_token
 from ml.tuning.call import Caller
 from ml.tuning.errors import ApiError
 from ml.tuning.page.results import Results, listed, read, with_importances
+from ml.tuning.refusals import refusal
 from ml.tuning.service import TuningService
 
 _templates = Environment(loader=PackageLoader("ml.tuning.page", "."), autoescape=True, undefined=StrictUndefined)
@@ -52,8 +52,7 @@ def _answered(service: TuningService, request: Request, render: Callable[[Caller
     try:
         return render(service.authenticate(presented_token(request.headers.get("authorization", ""))))
     except ApiError as error:
-        challenge = {"WWW-Authenticate": 'Basic realm="evergreen"'} if error.status == 401 else None
-        return error_response(error.status, error.message, challenge)
+        return refusal(error)
 
 
 def _index(service: TuningService, caller: Caller) -> Response:

@@ -9,7 +9,10 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,11 @@ import requests
 from ml.http.server import serving
 from ml.tuning import schema
 from ml.tuning.database import Database
-from ml.tuning.server import create_tuning_app, main
+from ml.tuning.definition import Assignments, Study
+from ml.tuning.server import MOST_WAITING, create_tuning_app, main
 from ml.tuning.service import TuningService
 from tests.helpers.paths import ROOT
-from tests.helpers.tuning import sqlite
+from tests.helpers.tuning import definition, sqlite
 from tests.helpers.tuning_http import TOKEN, connect_http, served
 
 AUTH = (TOKEN, "")
@@ -157,12 +161,40 @@ def test_the_description_names_every_call_and_has_no_dangling_reference(url: str
     assert all(one["summary"].endswith(".") for one in operations)
 
 
+def test_calls_that_wait_for_suggestions_do_not_hold_up_others(tmp_path: Path) -> None:
+    """More calls than the server has threads ask for suggestions, while the first one is computed."""
+    computing, asked = threading.Event(), 60
+
+    def engine(study: Study) -> Assignments:
+        assert computing.wait(60)
+        return {"learning_rate": 0.1 / (1 + len(study.open)), "layers": 1, "interaction": "dcn"}
+
+    service = TuningService(Database(sqlite(tmp_path)), engine=engine, most_waiting=MOST_WAITING)
+    with served(service) as url, ThreadPoolExecutor(asked + 1) as pool:
+        tuned = connect_http(url).experiments(connect_http(url).experiments().create(**definition()).id)
+        path = f"{url}/v1/experiments/{tuned.fetch().id}"
+        asking = [pool.submit(requests.post, f"{path}/suggestions", json={}, auth=AUTH, timeout=60) for _ in range(asked)]
+        try:
+            for refused in islice(as_completed(asking, timeout=30), asked - MOST_WAITING):
+                assert refused.result().status_code == 429 and int(refused.result().headers["retry-after"]) >= 1
+                assert f"{MOST_WAITING} calls wait for suggestions" in refused.result().json()["message"]
+            assert requests.get(f"{url}/health", timeout=30).json() == {"status": "ok"}
+            chosen = {"learning_rate": 0.001, "layers": 1, "interaction": "dcn"}
+            report = {"assignments": chosen, "failed": True}
+            assert requests.post(f"{path}/observations", json=report, auth=AUTH, timeout=30).status_code == 200
+            repeating = pool.submit(tuned.suggestions().create)  # the client repeats calls that get 429
+        finally:
+            computing.set()
+        served_to = [one.result().json()["assignments"] for one in asking if one.result().status_code == 200]
+        assert len({str(one) for one in [*served_to, repeating.result().assignments]}) == MOST_WAITING + 1
+
+
 def test_an_unreachable_database_is_a_503(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Database, "_install", lambda self: None)
     app = create_tuning_app(TuningService(Database("postgresql://127.0.0.1:1/tuning")))
     with serving(app) as url:
         answer = requests.get(f"{url}/v1/experiments", auth=AUTH)
-    assert answer.status_code == 503
+    assert answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
     assert answer.json() == {"message": "The tuning service cannot reach its database; try again later", "status": 503}
 
 
