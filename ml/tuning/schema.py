@@ -140,7 +140,7 @@ queued_suggestions = Table(
     _refers("experiment", "experiments"),
     Column("assignments", _JSON, nullable=False),
     Column("task", _JSON),
-    Column("state", Text, nullable=False),  # open, served or deleted
+    Column("state", Text, nullable=False),  # open, served, deleted or outdated
     _time("created"),
     Index("queued_suggestions_by_experiment", "experiment", "state"),
     sqlite_autoincrement=True,

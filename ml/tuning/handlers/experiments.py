@@ -13,7 +13,7 @@ from ml.tuning.experiment import Experiment
 from ml.tuning.handlers import projects
 from ml.tuning.pages import flag, page
 from ml.tuning.parse import experiments as parser
-from ml.tuning.records import experiments, progress
+from ml.tuning.records import experiments, progress, queue
 from ml.tuning.router import Route
 from ml.tuning.sorted_pages import sort_key, sorted_page
 from ml.tuning.values import as_identity
@@ -61,6 +61,8 @@ def update(call: Call) -> dict[str, Any]:
     if changed.project != found.project:
         _require_project(call, changed.project)
         projects.touch(call, found.project, changed.project)
+    if changed.space != found.space:
+        queue.revise(call, changed)
     return show(call, experiments.save(call, changed))
 
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from ml.tuning import render, schema
 from ml.tuning.call import Call
-from ml.tuning.errors import missing
+from ml.tuning.errors import ApiError, missing
 from ml.tuning.experiment import Experiment
 from ml.tuning.handlers.suggestions import requested
 from ml.tuning.pages import page
@@ -71,9 +71,13 @@ def _find(call: Call, found: Experiment, key: object) -> Any:
     table, identity = schema.queued_suggestions, as_identity(key)
     row = None
     if identity is not None:
-        query = sa.select(table).where(table.c.id == identity, table.c.experiment == found.id, table.c.state == "open")
+        query = sa.select(table).where(table.c.id == identity, table.c.experiment == found.id)
         row = call.connection.execute(query).one_or_none()
-    if row is None:
+    if row is not None and row.state == "outdated":
+        raise ApiError(
+            404, f"The queued suggestion {key} was removed, because an update of the parameters excludes its assignments"
+        )
+    if row is None or row.state != "open":
         raise missing("queued suggestion", key)
     return row
 

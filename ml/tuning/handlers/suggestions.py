@@ -92,18 +92,14 @@ def heartbeat(call: Call) -> dict[str, Any]:
 
 def delete(call: Call) -> dict[str, Any]:
     """Delete a suggestion. It no longer counts against the budget, but a result of it is still accepted."""
-    _delete(call, schema.suggestions.c.id == _requested(call, lock=True).id)
+    suggestions.delete(call, schema.suggestions.c.id == _requested(call, lock=True).id)
     return {}
 
 
 def delete_all(call: Call) -> dict[str, Any]:
     """Delete all suggestions of an experiment, with `state` only the open or closed ones."""
-    _delete(call, *_selected(call, experiments.requested(call, lock=True)))
+    suggestions.delete(call, *_selected(call, experiments.requested(call, lock=True)))
     return {}
-
-
-def _delete(call: Call, *conditions: sa.ColumnElement[bool]) -> None:
-    call.connection.execute(schema.suggestions.update().where(*conditions).values(deleted=True))
 
 
 def _selected(call: Call, found: Experiment) -> list[sa.ColumnElement[bool]]:

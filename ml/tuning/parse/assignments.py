@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ml.tuning.definition import Assignments, Parameter, Space, Value
-from ml.tuning.errors import invalid
+from ml.tuning.errors import ApiError, invalid
 from ml.tuning.parse.parameters import value_of
 from ml.tuning.values import Reader, as_text
 
@@ -36,6 +36,14 @@ def assignments(data: Any, space: Space, path: str = "assignments") -> dict[str,
     if broken is not None:
         raise invalid(path, f"do not satisfy linear_constraints[{broken}]")
     return found
+
+
+def accepted(data: Any, space: Space) -> dict[str, Value] | None:
+    """Return assignments of all parameters, see `assignments`; None if they are not valid."""
+    try:
+        return assignments(data, space)
+    except ApiError:
+        return None
 
 
 def exists(parameter: Parameter, found: Mapping[str, Value]) -> bool:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from ml.tuning import schema
 from ml.tuning.call import Call
 from ml.tuning.experiment import Experiment
+from ml.tuning.parse.assignments import in_space
 
 table = schema.queued_suggestions
 
@@ -22,6 +23,19 @@ def first(call: Call, found: Experiment) -> Any:
 def close(call: Call, identity: int, state: str) -> None:
     """Remove a suggestion from the queue: `served` or `deleted`."""
     call.connection.execute(table.update().where(table.c.id == identity).values(state=state))
+
+
+def revise(call: Call, found: Experiment) -> None:
+    """Adapt the queue to an update of the parameters.
+
+    What the update excludes is removed from the queue. The others get the default values of added parameters, and lose the
+    values of removed ones.
+    """
+    waiting = sa.select(table.c.id, table.c.assignments).where(table.c.experiment == found.id, table.c.state == "open")
+    for identity, stored in call.connection.execute(waiting).all():
+        adapted = in_space(stored, found.space)
+        changes = {"state": "outdated"} if adapted is None else {"assignments": adapted}
+        call.connection.execute(table.update().where(table.c.id == identity).values(changes))
 
 
 def show(row: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ml.tuning.call import Call
 from ml.tuning.definition import Value
 from ml.tuning.errors import missing
 from ml.tuning.experiment import Experiment, Task
+from ml.tuning.parse.assignments import accepted, in_space
 from ml.tuning.records import queue, studies
 from ml.tuning.values import as_identity, as_text
 
@@ -31,8 +32,9 @@ def take(
 ) -> Any:
     """Return the suggestion that the caller tries next.
 
-    A worker with an open suggestion gets it again. Otherwise the suggestion is new: the given assignments, else the first of
-    the queue, else the search engine's.
+    A worker with an open suggestion gets it again, unless an update of the parameters has excluded it: it is then deleted, and
+    a result of it is still accepted. Otherwise the suggestion is new: the given assignments, else the first of the queue, else
+    the search engine's.
 
     Args:
         call: The call, whose transaction has locked the experiment.
@@ -51,6 +53,9 @@ def take(
     worker = worker_of(call, metadata)
     limited = worker is not None if limited is None else limited
     own = _own(call, found, worker) if assignments is None else None
+    if own is not None and not _is_current(own, found):
+        delete(call, table.c.id == own.id)
+        own = None
     if own is not None:
         if limited and own.deadline <= call.now:
             budget.require(call, found, _task(own), without=own.id)
@@ -104,6 +109,11 @@ def close(call: Call, identity: int) -> None:
     call.connection.execute(table.update().where(table.c.id == identity).values(state="closed"))
 
 
+def delete(call: Call, *conditions: sa.ColumnElement[bool]) -> None:
+    """Delete suggestions. They no longer count against the budget, but results of them are still accepted."""
+    call.connection.execute(table.update().where(*conditions).values(deleted=True))
+
+
 def load(call: Call, identity: int) -> Any:
     """Return the row of a suggestion that is known to exist."""
     return call.connection.execute(sa.select(table).where(table.c.id == identity)).one()
@@ -153,6 +163,13 @@ def _own(call: Call, found: Experiment, worker: str | None) -> Any:
         table.c.experiment == found.id, table.c.worker == worker, table.c.state == "open", table.c.deleted.is_(False)
     )
     return call.connection.execute(query.order_by(table.c.id.desc()).limit(1)).one_or_none()
+
+
+def _is_current(row: Any, found: Experiment) -> bool:
+    """Whether the parameters still allow a suggestion. Values that a user chose can lie outside the bounds."""
+    if row.source == "engine":
+        return in_space(row.assignments, found.space) == row.assignments
+    return accepted(row.assignments, found.space) is not None
 
 
 def _task(row: Any) -> Task | None:

@@ -7,9 +7,8 @@ from typing import Any
 
 from ml.tuning import schema
 from ml.tuning.call import Call
-from ml.tuning.errors import ApiError
 from ml.tuning.experiment import Experiment
-from ml.tuning.parse.assignments import assignments
+from ml.tuning.parse.assignments import accepted
 from ml.tuning.records import experiments, observations, suggestions
 from ml.tuning.runs import table as runs
 from ml.tuning.runs.fields import FINISHED, SERVED, apply
@@ -36,7 +35,7 @@ def create(call: Call, found: Experiment, columns: Mapping[str, Any]) -> Run:
     given = columns.get("assignments") or {}
     names = {*(one.name for one in found.space.conditionals), *(one.name for one in found.space.parameters)}
     relevant = {name: value for name, value in given.items() if name in names}
-    chosen = _complete(found, relevant) if relevant else None
+    chosen = accepted(relevant, found.space) if relevant else None  # SigOpt ignores assignments that are not valid
     own: dict[str, Any] = {"experiment": found.id}
     if columns.get("state") in FINISHED:
         if chosen is not None:
@@ -92,14 +91,6 @@ def set_deleted(call: Call, run: Run, *, deleted: bool) -> None:
     for table, key in ((schema.suggestions, run["suggestion"]), (schema.observations, run["observation"])):
         if key is not None:
             call.connection.execute(table.update().where(table.c.id == key).values(deleted=deleted))
-
-
-def _complete(found: Experiment, relevant: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return assignments of all parameters; None if some are missing or not valid, because SigOpt ignores such assignments."""
-    try:
-        return assignments(relevant, found.space)
-    except ApiError:
-        return None
 
 
 def _values(found: Experiment, run: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import sigopt
 
+from ml.tuning.database import Database
+from ml.tuning.definition import Assignments, Study
 from ml.tuning.service import TuningService
-from tests.helpers.tuning import DIMENSION, INTERACTION, LAYERS, Clock, connect, definition, refused
+from tests.helpers.tuning import DIMENSION, INTERACTION, LAYERS, LEARNING_RATE, Clock, connect, definition, refused
 
 CHOSEN = {"learning_rate": 0.01, "layers": 3, "interaction": "dcn"}
+DROPOUT: dict[str, Any] = {"name": "dropout", "type": "double", "bounds": {"min": 0, "max": 0.5}, "default_value": 0.1}
+UPDATED = [LEARNING_RATE, {**LAYERS, "bounds": {"min": 1, "max": 4}}, DROPOUT]
+"""An update of the parameters: fewer layers, no interaction, and dropout."""
 
 
 def test_a_suggestion_assigns_every_parameter_within_its_bounds(connection: sigopt.Connection) -> None:
@@ -48,6 +55,63 @@ def test_queued_suggestions_are_served_first(connection: sigopt.Connection) -> N
     assert experiment.queued_suggestions().fetch().count == 0
     refused(experiment.queued_suggestions(waiting[2].id).fetch, 404)
     assert experiment.suggestions().create().assignments != CHOSEN
+
+
+def test_an_update_of_the_parameters_revises_the_queue(connection: sigopt.Connection) -> None:
+    experiment = connection.experiments(connection.experiments().create(**definition()).id)
+    waiting = [experiment.queued_suggestions().create(assignments={**CHOSEN, "layers": layers}) for layers in (8, 3, 5, 4)]
+    experiment.update(name="renamed")
+    assert experiment.queued_suggestions().fetch().count == 4
+    experiment.update(parameters=UPDATED)
+    revised = [{"learning_rate": 0.01, "layers": layers, "dropout": 0.1} for layers in (3, 4)]
+    listed = experiment.queued_suggestions().fetch(ascending=True).iterate_pages()
+    assert [dict(one.assignments) for one in listed] == revised
+    for outside in (waiting[0], waiting[2]):
+        text = f"queued suggestion {outside.id} was removed, because an update of the parameters excludes its assignments"
+        refused(experiment.queued_suggestions(outside.id).fetch, 404, text)
+        refused(experiment.queued_suggestions(outside.id).delete, 404, text)
+    assert [dict(experiment.suggestions().create().assignments) for _ in revised] == revised
+    assert set(experiment.suggestions().create().assignments) == set(revised[0])
+
+
+def test_a_restarted_worker_gets_no_suggestion_from_before_an_update(service: TuningService) -> None:
+    worker = connect(service, worker="a")
+    experiment = worker.experiments(worker.experiments().create(**definition(observation_budget=2)).id)
+    experiment.queued_suggestions().create(assignments={**CHOSEN, "layers": 8})
+    before = experiment.suggestions().create()
+    assert experiment.suggestions().create().id == before.id
+    experiment.update(parameters=UPDATED)
+    after = experiment.suggestions().create()
+    assert set(after.assignments) == {"learning_rate", "layers", "dropout"} and after.assignments["layers"] <= 4
+    assert experiment.suggestions().create().id == after.id
+    other = connect(service, worker="b").experiments(experiment.fetch().id)
+    other.suggestions().create()  # the suggestion from before holds no budget
+    values = [{"name": "auc", "value": 0.7}]
+    assert dict(experiment.observations().create(suggestion=before.id, values=values).assignments) == {**CHOSEN, "layers": 8}
+
+
+def test_a_worker_keeps_values_outside_the_bounds_that_a_user_chose(service: TuningService) -> None:
+    worker = connect(service, worker="a")
+    experiment = worker.experiments(worker.experiments().create(**definition()).id)
+    chosen = experiment.suggestions().create(assignments={**CHOSEN, "layers": 99})
+    assert experiment.suggestions().create().id == chosen.id
+    experiment.update(parameters=[*definition()["parameters"], DROPOUT])
+    assert experiment.suggestions().create().id != chosen.id  # it lacks the dropout
+
+
+def test_parameters_that_change_while_a_suggestion_is_computed(address: str) -> None:
+    def engine(study: Study) -> Assignments:
+        seen.append([one.name for one in study.space.parameters])
+        if len(seen) == 1:
+            experiment.update(parameters=UPDATED)
+            return CHOSEN
+        return {"learning_rate": 0.01, "layers": 2, "dropout": 0.2}
+
+    seen: list[list[str]] = []
+    connection = connect(TuningService(Database(address), engine=engine))
+    experiment = connection.experiments(connection.experiments().create(**definition()).id)
+    assert set(experiment.suggestions().create().assignments) == {"learning_rate", "layers", "dropout"}
+    assert seen == [["learning_rate", "layers", "interaction"], ["learning_rate", "layers", "dropout"]]
 
 
 def test_a_deleted_suggestion_is_not_listed(connection: sigopt.Connection) -> None:
