@@ -8,12 +8,10 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from assets.owner import own_run
-from assets.policy import key
 from assets.resources import LakeResource
-from assets.studies.study_asset import first_days, picture, profile_of_days, study_asset, table
+from assets.studies.study_asset import first_days, picture, profile_of_days, study_asset, table, write_result
 from ml.catalog.spec import DatasetSpec
-from ml.stages import FEATURE_PROFILES, MDS_DATASETS, STUDIES
+from ml.stages import FEATURE_PROFILES, MDS_DATASETS
 
 NAME, MODEL = "advisor", "dlrm"
 
@@ -33,9 +31,9 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     """Build the study on one dataset with a DLRM."""
 
     @study_asset(
-        f"{spec.name}_{NAME}",
-        kinds={"pytorch", "matplotlib"},
-        deps=[key(spec, MDS_DATASETS), key(spec, FEATURE_PROFILES)],
+        NAME,
+        spec,
+        stages=[MDS_DATASETS, FEATURE_PROFILES],
         description="Time to equal AUC of the reference DLRM, the advised DLRM, and tuning of either (figure 5 of the "
         "article on the original advisor), and the shares of trainer, model and search space.",
     )
@@ -43,22 +41,20 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         from ml.studies.advisor import Study, run_study, write_study
         from ml.studies.advisor_report import figure
 
-        own_run(context)
         held, days = lake.open(), first_days(spec, config.days, least=4)
         with tempfile.TemporaryDirectory() as folder:
             settings = config.model_dump(exclude={"days"})
             study = Study(spec, days, held, Path(folder), profile_of_days(spec, days[:-1], held), **settings)
             cases = run_study(study, context.log.info)
-        with held.write(STUDIES, NAME, spec.name) as written:
-            found = write_study(written, cases)
-            held.write_manifest(written, {"days": days, "profiled": study.profile is not None, **settings})
+        made_from = {"days": days, "profiled": study.profile is not None, **settings}
+        found, path = write_result(held, NAME, spec.name, made_from, lambda folder: write_study(folder, cases))
         return dg.MaterializeResult(
             metadata={
                 "auc": picture(figure(cases)),
                 "runs": _runs(found),
                 **({"tunings": _tunings(found["tuning"])} if "tuning" in found else {}),
                 "speed_ups": dg.MetadataValue.json({name: found[name] for name in ("training", "tuning") if name in found}),
-                "path": dg.MetadataValue.path(str(held.partition(STUDIES, NAME, spec.name))),
+                "path": path,
             }
         )
 

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from assets.owner import own_run
-from assets.policy import key
 from assets.resources import LakeResource
-from assets.studies.study_asset import first_days, picture, study_asset, table
+from assets.studies.study_asset import first_days, picture, study_asset, table, write_result
 from ml.catalog.spec import DatasetSpec
-from ml.stages import MDS_DATASETS, STUDIES
+from ml.stages import MDS_DATASETS
 
 if TYPE_CHECKING:
     from ml.studies.compression import Compressed
@@ -34,16 +32,15 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     """Build the study on one dataset with a DLRM."""
 
     @study_asset(
-        f"{spec.name}_{NAME}",
-        kinds={"pytorch", "matplotlib"},
-        deps=[key(spec, MDS_DATASETS)],
+        NAME,
+        spec,
+        stages=[MDS_DATASETS],
         description="AUC against bytes of the tables: hashed, capped, compositional tables of every family and operation, and "
         "mixed dimensions, compared with full tables (Shi et al., 2020; Ginart et al., 2019).",
     )
     def compression(context: dg.AssetExecutionContext, config: CompressionStudy, lake: LakeResource) -> dg.MaterializeResult:
         from ml.studies.compression import figure, run_study, write_study
 
-        own_run(context)
         held, days = lake.open(), first_days(spec, config.days, least=2)
         settings = config.model_dump(exclude={"days"})
         results = run_study(
@@ -53,14 +50,13 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
             **settings,
         )
         title = f"{spec.name}, {MODEL}"
-        with held.write(STUDIES, NAME, spec.name) as folder:
-            write_study(folder, title, results)
-            held.write_manifest(folder, {"days": list(days), **settings})
+        made_from = {"days": days, **settings}
+        _, path = write_result(held, NAME, spec.name, made_from, lambda folder: write_study(folder, title, results))
         return dg.MaterializeResult(
             metadata={
                 "auc": picture(figure(title, results)),
                 "variants": _variants(results),
-                "path": dg.MetadataValue.path(str(held.partition(STUDIES, NAME, spec.name))),
+                "path": path,
             }
         )
 

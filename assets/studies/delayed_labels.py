@@ -5,12 +5,10 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from assets.owner import own_run
-from assets.policy import key
 from assets.resources import LakeResource
-from assets.studies.study_asset import picture, study_asset, table
+from assets.studies.study_asset import picture, recipes, study_asset, table, write_result
 from ml.catalog.spec import DatasetSpec
-from ml.stages import CLEANED_FEATURES, MDS_DATASETS, STUDIES
+from ml.stages import CLEANED_FEATURES, MDS_DATASETS
 
 NAME = "delayed_labels"
 
@@ -34,17 +32,15 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     """Build the study on one dataset."""
 
     @study_asset(
-        f"{spec.name}_{NAME}",
-        kinds={"pytorch", "matplotlib"},
-        deps=[key(spec, MDS_DATASETS), key(spec, CLEANED_FEATURES)],
+        NAME,
+        spec,
+        stages=[MDS_DATASETS, CLEANED_FEATURES],
         description=f"Trains {spec.primary} of {spec.name} online while clicks arrive with simulated delays: waiting, ignoring "
         "late clicks, weighting fake negatives, and an oracle.",
     )
     def delayed_labels(context: dg.AssetExecutionContext, config: DelayStudy, lake: LakeResource) -> dg.MaterializeResult:
-        from ml.recipes.recipe import recipe_of
         from ml.studies.delayed_labels import figure, run_study, write_study
 
-        own_run(context)
         held, days = lake.open(), spec.days()
         trained, served = days[: config.batch_days], days[config.batch_days : config.batch_days + config.online_days]
         runs = run_study(
@@ -52,21 +48,20 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
             held,
             trained,
             served,
-            lambda seed: recipe_of(spec, spec.primary, {"seed": seed, "exclude_features": config.exclude_features}),
+            recipes(spec, spec.primary, {"exclude_features": config.exclude_features}),
             config.delays,
             config.wait,
             config.slices,
             config.seeds,
             on_result=lambda r: context.log.info(f"{r.choice}, {r.delay:g} minutes, seed {r.seed}: AUC {r.auc:.4f}"),
         )
-        with held.write(STUDIES, NAME, spec.name) as folder:
-            found = write_study(folder, runs)
-            held.write_manifest(folder, {"batch": trained, "online": served, **config.model_dump()})
+        made_from = {"batch": trained, "online": served, **config.model_dump()}
+        found, path = write_result(held, NAME, spec.name, made_from, lambda folder: write_study(folder, runs))
         return dg.MaterializeResult(
             metadata={
                 "auc": picture(figure(found)),
                 "choices": _table(found),
-                "path": dg.MetadataValue.path(str(held.partition(STUDIES, NAME, spec.name))),
+                "path": path,
             }
         )
 

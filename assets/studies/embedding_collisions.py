@@ -1,20 +1,23 @@
 """The effect of collisions, admission and expiry on AUC and memory (Monolith, arXiv 2209.07663, figures 7 and 8)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
 from pydantic import Field
 
-from assets.owner import own_run
 from assets.resources import LakeResource, LandingResource, SparkResource
 from assets.studies.movielens_deepfm import MOVIELENS
-from assets.studies.study_asset import picture, study_asset, table
+from assets.studies.study_asset import picture, study_asset, table, write_result
 from ml.catalog.spec import DatasetSpec
 from ml.days import days_from
 from ml.lake import Lake
-from ml.stages import STUDIES
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+    from ml.compute.runner import Runner
 
 NAME, GLOBO = "embedding_collisions", "globo"
 
@@ -30,11 +33,10 @@ class CollisionStudy(dg.Config):
 
 
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:
-    """Build the study. `spec` is the dataset of the sweep over admission and expiry."""
+    """Build the study. `spec` is the dataset of the AUC by day and of the sweep over admission and expiry."""
 
     @study_asset(
         NAME,
-        kinds={"pytorch", "matplotlib"},
         description="DeepFM on MovieLens 1M with collisionless, hashed and quotient-remainder tables at equal memory "
         "(Monolith, figure 7), the AUC by day with such tables on Globo.com's log (figure 8), and the effect of admission and "
         "expiry on memory and AUC there.",
@@ -49,7 +51,6 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         from ml.studies import admission_sweep, daily_collisions, embedding_collisions
         from ml.studies.movielens_1m import read_ratings
 
-        own_run(context)
         held, most = lake.open(), len(spec.days())
         for name, days in (("days", config.days), ("daily_days", config.daily_days)):
             if days > most:
@@ -61,11 +62,13 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
             config.epochs,
             on_result=lambda c: context.log.info(f"{c.variant}, seed {c.seed}: AUC {c.auc[-1]:.4f} after {len(c.auc)} epochs"),
         )
-        with held.write(STUDIES, NAME, MOVIELENS) as folder:
-            found = embedding_collisions.write_study(folder, curves)
-            held.write_manifest(folder, {"ratings": len(ratings), **config.model_dump()})
-        settings = _sweep(context, config, held, landing, spark)
-        by_day = run_by_day(context, spec, config, held, landing, spark)
+        made_from = {"ratings": len(ratings), **config.model_dump()}
+        found, path = write_result(
+            held, NAME, MOVIELENS, made_from, lambda folder: embedding_collisions.write_study(folder, curves)
+        )
+        logs = _Logs(held, landing.folder(spec.name), spark.runner(), context.log.info)
+        settings, path_of_sweep = _sweep(spec, config, logs)
+        by_day, path_of_days = _by_day(spec, config, logs)
         return dg.MaterializeResult(
             metadata={
                 "auc": picture(embedding_collisions.figure(found)),
@@ -74,62 +77,70 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "variants": _variants(found),
                 "days": _days(by_day),
                 "settings": _settings(settings),
-                "path": dg.MetadataValue.path(str(held.root / STUDIES / NAME)),
+                "path": path,
+                "path_of_sweep": path_of_sweep,
+                "path_of_days": path_of_days,
                 "dagster/row_count": len(ratings),
             }
         )
 
-    def _sweep(
-        context: dg.AssetExecutionContext, config: CollisionStudy, held: Lake, landing: LandingResource, spark: SparkResource
-    ) -> list[Any]:
-        from ml.studies import admission_sweep
-
-        with_ids = admission_sweep.with_ids(spec)
-        days = days_from(spec.partitions.start.isoformat(), config.days)
-        admission_sweep.prepare(with_ids, days, held, landing.folder(spec.name), spark.runner())
-        settings = admission_sweep.sweep(
-            with_ids,
-            days,
-            held,
-            on_result=lambda s: context.log.info(
-                f"min_count {s.min_count}, ttl {s.ttl_days} days: {s.rows:,} rows, AUC {s.auc:.4f}"
-            ),
-        )
-        with held.write(STUDIES, NAME, spec.name) as folder:
-            admission_sweep.write_sweep(folder, settings)
-            held.write_manifest(folder, {"days": days})
-        return settings
-
     return embedding_collisions
 
 
-def run_by_day(
-    context: dg.AssetExecutionContext,
-    spec: DatasetSpec,
-    config: CollisionStudy,
-    held: Lake,
-    landing: LandingResource,
-    spark: SparkResource,
-) -> dict[str, Any]:
-    """Score the days of a sample of the users with every kind of table, and write the result. Returns its summary."""
+class _Logs(NamedTuple):
+    """Where days are read from and written to, how, and the log of results."""
+
+    lake: Lake
+    landing: str
+    runner: "Runner"
+    log: Callable[[str], None]
+
+
+def _sweep(spec: DatasetSpec, config: CollisionStudy, logs: _Logs) -> tuple[list[Any], dg.MetadataValue]:
+    """Measure admission and expiry, and write the result."""
+    from ml.studies import admission_sweep
+
+    with_ids = admission_sweep.with_ids(spec)
+    days = days_from(spec.partitions.start.isoformat(), config.days)
+    admission_sweep.prepare(with_ids, days, logs.lake, logs.landing, logs.runner)
+    settings = admission_sweep.sweep(
+        with_ids,
+        days,
+        logs.lake,
+        on_result=lambda s: logs.log(f"min_count {s.min_count}, ttl {s.ttl_days} days: {s.rows:,} rows, AUC {s.auc:.4f}"),
+    )
+
+    def write(folder: "UPath") -> list[Any]:
+        admission_sweep.write_sweep(folder, settings)
+        return settings
+
+    return write_result(logs.lake, NAME, spec.name, {"days": days}, write)
+
+
+def _by_day(spec: DatasetSpec, config: CollisionStudy, logs: _Logs) -> tuple[dict[str, Any], dg.MetadataValue]:
+    """Score the days of a sample of the users with every kind of table, and write the result."""
     from ml.studies import daily_collisions
     from ml.studies.embedding_collisions import write_study
 
     days = days_from(spec.partitions.start.isoformat(), config.daily_days)
-    daily_collisions.prepare_features(spec, days, held, landing.folder(spec.name), spark.runner())
-    tables = daily_collisions.read_days(spec, days, held, config.user_share)
+    daily_collisions.prepare_features(spec, days, logs.lake, logs.landing, logs.runner)
+    tables = daily_collisions.read_days(spec, days, logs.lake, config.user_share)
     rows = sum(of.num_rows for of in tables.values())
-    context.log.info(f"{rows:,} rows of {config.user_share:.1%} of the users, {len(days)} days")
+    logs.log(f"{rows:,} rows of {config.user_share:.1%} of the users, {len(days)} days")
     curves = daily_collisions.run_study(
         spec,
         tables,
         config.seeds,
-        on_result=lambda c: context.log.info(f"{c.variant}, seed {c.seed}: AUC {c.auc[-1]:.4f} of the last day"),
+        on_result=lambda c: logs.log(f"{c.variant}, seed {c.seed}: AUC {c.auc[-1]:.4f} of the last day"),
     )
-    with held.write(STUDIES, f"{NAME}_by_day", spec.name) as folder:
-        found = write_study(folder, curves, daily_collisions.figure)
-        held.write_manifest(folder, {"days": days, "rows": rows, "seeds": config.seeds, "user_share": config.user_share})
-    return found
+    made_from = {"days": days, "rows": rows, "seeds": config.seeds, "user_share": config.user_share}
+    return write_result(
+        logs.lake,
+        f"{NAME}_by_day",
+        spec.name,
+        made_from,
+        lambda folder: write_study(folder, curves, daily_collisions.figure),
+    )
 
 
 def _days(found: Mapping[str, Any]) -> dg.MetadataValue:

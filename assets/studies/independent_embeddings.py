@@ -6,12 +6,10 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from assets.owner import own_run
-from assets.policy import key
 from assets.resources import LakeResource
-from assets.studies.study_asset import first_days, picture, study_asset, table
+from assets.studies.study_asset import first_days, picture, study_asset, table, write_result
 from ml.catalog.spec import DatasetSpec
-from ml.stages import MDS_DATASETS, STUDIES
+from ml.stages import MDS_DATASETS
 
 NAME, MODEL = "independent_embeddings", "dlrm"
 
@@ -31,9 +29,9 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     """Build the study on one dataset with a DLRM."""
 
     @study_asset(
-        f"{spec.name}_{NAME}",
-        kinds={"pytorch", "matplotlib"},
-        deps=[key(spec, MDS_DATASETS)],
+        NAME,
+        spec,
+        stages=[MDS_DATASETS],
         description="AUC and samples per second of several processes with sharded and with independent tables, compared with "
         "one process.",
     )
@@ -42,7 +40,6 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         from ml.studies.independent_embeddings import figure, run_study, write_study
 
-        own_run(context)
         held, days = lake.open(), first_days(spec, config.days, least=3)
         settings = config.model_dump(exclude={"days"})
         runs = run_study(
@@ -53,14 +50,13 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
             ),
             **settings,
         )
-        with held.write(STUDIES, NAME, spec.name) as folder:
-            found = write_study(folder, runs)
-            held.write_manifest(folder, {"days": list(days), **settings})
+        made_from = {"days": days, **settings}
+        found, path = write_result(held, NAME, spec.name, made_from, lambda folder: write_study(folder, runs))
         return dg.MaterializeResult(
             metadata={
                 "speed": picture(figure(found)),
                 "cases": _cases(found),
-                "path": dg.MetadataValue.path(str(held.partition(STUDIES, NAME, spec.name))),
+                "path": path,
             }
         )
 

@@ -3,12 +3,12 @@
 import dagster as dg
 from pydantic import Field
 
-from assets.owner import own_run
-from assets.policy import key
 from assets.resources import LakeResource
-from assets.studies.study_asset import study_asset, table
+from assets.studies.study_asset import study_asset, table, write_result
 from ml.catalog.spec import DatasetSpec
-from ml.stages import MDS_DATASETS, STUDIES
+from ml.stages import MDS_DATASETS
+
+NAME = "models"
 
 
 class ModelStudy(dg.Config):
@@ -21,15 +21,15 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     """Build the study on one dataset with several ranking models."""
 
     @study_asset(
-        f"{spec.name}_models",
-        kinds={"pytorch"},
-        deps=[key(spec, MDS_DATASETS)],
+        NAME,
+        spec,
+        kinds=["pytorch"],
+        stages=[MDS_DATASETS],
         description=f"Compares the models of {spec.name} over several seeds, each trained on all days before the last day.",
     )
     def models(context: dg.AssetExecutionContext, config: ModelStudy, lake: LakeResource) -> dg.MaterializeResult:
         from ml.studies.model_comparison import compare, write_comparison
 
-        own_run(context)
         held = lake.open()
         scores = compare(
             spec,
@@ -38,9 +38,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
             config.seeds,
             on_result=lambda s: context.log.info(f"{s.model}, seed {s.seed}: AUC {s.auc:.4f}, log loss {s.log_loss:.4f}"),
         )
-        with held.write(STUDIES, "models", spec.name) as folder:
-            found = write_comparison(folder, scores)
-            held.write_manifest(folder, config.model_dump())
+        found, path = write_result(held, NAME, spec.name, config.model_dump(), lambda folder: write_comparison(folder, scores))
         rows = (
             [name, f"{of['auc']:.4f}", f"{of['auc_spread']:.4f}", f"{of['log_loss']:.4f}", f"{of['calibration']:.3f}"]
             for name, of in found.items()
@@ -48,7 +46,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         return dg.MaterializeResult(
             metadata={
                 "models": table(["model", "AUC", "spread", "log loss", "predicted / observed"], rows),
-                "path": dg.MetadataValue.path(str(held.partition(STUDIES, "models", spec.name))),
+                "path": path,
             }
         )
 

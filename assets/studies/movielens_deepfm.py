@@ -7,10 +7,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from assets.owner import own_run
 from assets.resources import LakeResource, LandingResource
-from assets.studies.study_asset import study_asset, table
-from ml.stages import STUDIES
+from assets.studies.study_asset import study_asset, table, write_result
 
 NAME, MOVIELENS = "movielens_deepfm", "movielens-1m"
 
@@ -25,7 +23,7 @@ class RandomSplitStudy(dg.Config):
 
 @study_asset(
     NAME,
-    kinds={"pytorch"},
+    kinds=["pytorch"],
     description="DeepFM on MovieLens 1M with a random 80/10/10 split, compared with the results of AutoInt and RecBole.",
 )
 def movielens_deepfm(
@@ -35,7 +33,6 @@ def movielens_deepfm(
     from ml.studies import movielens_deepfm as study
     from ml.studies.movielens_1m import ALL, read_ratings
 
-    own_run(context)
     held, ratings = lake.open(), read_ratings(Path(landing.folder(MOVIELENS)), ALL)
     runs = study.run_study(
         ratings,
@@ -44,13 +41,12 @@ def movielens_deepfm(
             f"{r.protocol}, seed {r.seed}: AUC {r.auc:.4f}, log loss {r.log_loss:.4f} after {r.epoch} epochs"
         ),
     )
-    with held.write(STUDIES, NAME, MOVIELENS) as folder:
-        found = study.write_study(folder, runs)
-        held.write_manifest(folder, {"ratings": len(ratings), **config.model_dump()})
+    made_from = {"ratings": len(ratings), **config.model_dump()}
+    found, path = write_result(held, NAME, MOVIELENS, made_from, lambda folder: study.write_study(folder, runs))
     return dg.MaterializeResult(
         metadata={
             "protocols": _protocols(found),
-            "path": dg.MetadataValue.path(str(held.partition(STUDIES, NAME, MOVIELENS))),
+            "path": path,
             "dagster/row_count": len(ratings),
         }
     )

@@ -8,12 +8,10 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from assets.owner import own_run
-from assets.policy import key
 from assets.resources import LakeResource
-from assets.studies.study_asset import first_days, picture, profile_of_days, study_asset, table
+from assets.studies.study_asset import first_days, picture, profile_of_days, study_asset, table, write_result
 from ml.catalog.spec import DatasetSpec
-from ml.stages import FEATURE_PROFILES, MDS_DATASETS, STUDIES
+from ml.stages import FEATURE_PROFILES, MDS_DATASETS
 
 NAME, MODEL = "multimetric", "dlrm"
 
@@ -32,29 +30,28 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     """Build the study on one dataset with a DLRM."""
 
     @study_asset(
-        f"{spec.name}_{NAME}",
-        kinds={"pytorch", "optuna", "matplotlib"},
-        deps=[key(spec, MDS_DATASETS), key(spec, FEATURE_PROFILES)],
+        NAME,
+        spec,
+        kinds=["pytorch", "optuna", "matplotlib"],
+        stages=[MDS_DATASETS, FEATURE_PROFILES],
         description="Training time of the tuned recipe at equal AUC, and share of the trials that meet both thresholds, with "
         "and without the time as a second metric (figures 6 and 7 of the article on the original advisor).",
     )
     def multimetric(context: dg.AssetExecutionContext, config: MultimetricStudy, lake: LakeResource) -> dg.MaterializeResult:
         from ml.studies.multimetric import Study, figure, run_study, write_study
 
-        own_run(context)
         held, days = lake.open(), first_days(spec, None, least=config.days)[-config.days :]
         settings = config.model_dump(exclude={"days"})
         with tempfile.TemporaryDirectory() as folder:
             study = Study(spec, days, held, Path(folder), profile_of_days(spec, days[:-1], held), **settings)
             experiments = run_study(study, context.log.info)
-        with held.write(STUDIES, NAME, spec.name) as written:
-            found = write_study(written, experiments)
-            held.write_manifest(written, {"days": list(days), "profiled": study.profile is not None, **settings})
+        made_from = {"days": days, "profiled": study.profile is not None, **settings}
+        found, path = write_result(held, NAME, spec.name, made_from, lambda folder: write_study(folder, experiments))
         return dg.MaterializeResult(
             metadata={
                 "trials": picture(figure(experiments)),
                 "experiments": _experiments(found),
-                "path": dg.MetadataValue.path(str(held.partition(STUDIES, NAME, spec.name))),
+                "path": path,
             }
         )
 

@@ -5,12 +5,10 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from assets.owner import own_run
-from assets.policy import key
 from assets.resources import LakeResource
-from assets.studies.study_asset import picture, study_asset, table
+from assets.studies.study_asset import picture, study_asset, table, write_result
 from ml.catalog.spec import DatasetSpec
-from ml.stages import MDS_DATASETS, STUDIES
+from ml.stages import MDS_DATASETS
 
 NAME = "negative_sampling"
 
@@ -26,16 +24,15 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     """Build the study on one dataset whose log has unclicked rows."""
 
     @study_asset(
-        f"{spec.name}_{NAME}",
-        kinds={"pytorch", "matplotlib"},
-        deps=[key(spec, MDS_DATASETS)],
+        NAME,
+        spec,
+        stages=[MDS_DATASETS],
         description=f"Trains {spec.primary} of {spec.name} on parts of the unclicked rows: naive, corrected in the loss or at "
         "serving, and importance-weighted, at constant rates and at rates by score.",
     )
     def negative_sampling(context: dg.AssetExecutionContext, config: SamplingStudy, lake: LakeResource) -> dg.MaterializeResult:
         from ml.studies.negative_sampling import figure, run_study, write_study
 
-        own_run(context)
         held, days = lake.open(), spec.days()[: config.days]
         runs = run_study(
             spec,
@@ -47,14 +44,13 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
                 f"predicted / observed {r.calibration:.3f}"
             ),
         )
-        with held.write(STUDIES, NAME, spec.name) as folder:
-            found = write_study(folder, runs)
-            held.write_manifest(folder, {"days": days, **config.model_dump()})
+        made_from = {**config.model_dump(), "days": days}
+        found, path = write_result(held, NAME, spec.name, made_from, lambda folder: write_study(folder, runs))
         return dg.MaterializeResult(
             metadata={
                 "log_loss": picture(figure(found)),
                 "variants": _table(found),
-                "path": dg.MetadataValue.path(str(held.partition(STUDIES, NAME, spec.name))),
+                "path": path,
             }
         )
 

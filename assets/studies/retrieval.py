@@ -3,15 +3,13 @@
 import dagster as dg
 from pydantic import Field
 
-from assets.owner import own_run
-from assets.policy import key
 from assets.resources import LakeResource
-from assets.studies.study_asset import picture, study_asset, table
+from assets.studies.study_asset import picture, study_asset, table, write_result
 from ml.catalog.spec import DatasetSpec
 from ml.days import days_from
-from ml.stages import MDS_DATASETS, STUDIES
+from ml.stages import MDS_DATASETS
 
-MODEL = "two_tower"
+NAME, MODEL = "retrieval", "two_tower"
 
 
 class RetrievalStudy(dg.Config):
@@ -24,9 +22,9 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     """Build the study on one dataset with a `two_tower` model."""
 
     @study_asset(
-        f"{spec.name}_retrieval",
-        kinds={"pytorch", "matplotlib"},
-        deps=[key(spec, MDS_DATASETS)],
+        NAME,
+        spec,
+        stages=[MDS_DATASETS],
         description="Recall of Two Tower among all live items on a day that it has not seen, with and without training during "
         "the day, compared with the most clicked items of the hour before.",
     )
@@ -34,14 +32,11 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         from ml.recipes.recipe import recipe_of
         from ml.studies import retrieval as study
 
-        own_run(context)
         held = lake.open()
         days = days_from(spec.partitions.start.isoformat(), config.days)
         found = study.run_study(spec, days, held, MODEL, on_result=context.log.info)
-        with held.write(STUDIES, "retrieval", spec.name) as folder:
-            written = study.write_study(folder, found)
-            recipe = recipe_of(spec, MODEL).model_dump(mode="json")
-            held.write_manifest(folder, {"days": days, "recipe": recipe})
+        made_from = {"days": days, "recipe": recipe_of(spec, MODEL).model_dump(mode="json")}
+        written, path = write_result(held, NAME, spec.name, made_from, lambda folder: study.write_study(folder, found))
         cuts = list(next(iter(written["ways"].values())))
         recalls = ([way, *(f"{of[cut]:.4f}" for cut in cuts)] for way, of in written["ways"].items())
         return dg.MaterializeResult(
@@ -51,7 +46,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "clicks": written["clicks"],
                 "live_items": written["live_items"],
                 "reachable": written["reachable"],
-                "path": dg.MetadataValue.path(str(held.partition(STUDIES, "retrieval", spec.name))),
+                "path": path,
             }
         )
 

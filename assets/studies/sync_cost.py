@@ -5,12 +5,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from assets.owner import own_run
-from assets.policy import key
 from assets.resources import LakeResource
-from assets.studies.study_asset import batch_and_online_days, picture, study_asset, table
+from assets.studies.study_asset import OnlineStudy, batch_and_online_days, picture, recipes, study_asset, table, write_result
 from ml.catalog.spec import DatasetSpec
-from ml.stages import CLEANED_FEATURES, MDS_DATASETS, STUDIES
+from ml.stages import CLEANED_FEATURES, MDS_DATASETS
 
 if TYPE_CHECKING:
     from ml.studies.paper_package import PaperPackage
@@ -18,36 +16,31 @@ if TYPE_CHECKING:
 NAME = "sync_cost"
 
 
-class SyncCostStudy(dg.Config):
-    """Days, cadences, budgets and number of runs."""
+class SyncCostStudy(OnlineStudy):
+    """Online days, cadences and budgets."""
 
-    model: str = Field(default="", description="One of the dataset's models; by default the first.")
-    batch_days: int = Field(default=0, ge=0, description="Days of batch training; by default all but the online days.")
     online_days: int = Field(default=2, ge=1, description="Days after them, which are scored.")
     slices: list[int] = Field(
         default=[10, 50, 100], min_length=1, description="Numbers of slices of a day; the other variants have the middle one."
     )
     budgets: list[int] = Field(default=[200_000, 100_000, 50_000], description="Byte budgets of a delta.")
     paper_ids: int = Field(default=100_000, ge=1, description="Rows of the package that is compared with the paper.")
-    seeds: int = Field(default=3, ge=1, description="Number of runs of every variant.")
 
 
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     """Build the study on one dataset."""
 
     @study_asset(
-        f"{spec.name}_{NAME}",
-        kinds={"pytorch", "matplotlib"},
-        deps=[key(spec, MDS_DATASETS), key(spec, CLEANED_FEATURES)],
+        NAME,
+        spec,
+        stages=[MDS_DATASETS, CLEANED_FEATURES],
         description=f"Measures bytes, seconds and AUC of online training on {spec.name} by cadence, row format and byte budget "
         "of the deltas, and by the cadence of the dense part.",
     )
     def sync_cost(context: dg.AssetExecutionContext, config: SyncCostStudy, lake: LakeResource) -> dg.MaterializeResult:
-        from ml.recipes.recipe import recipe_of
         from ml.studies.paper_package import paper_package
         from ml.studies.sync_cost import FORMATS, figure, rows_of_table, run_study, variants, write_study
 
-        own_run(context)
         held, model = lake.open(), config.model or spec.primary
         trained, served = batch_and_online_days(held, spec, model, config.batch_days, config.online_days)
         runs = run_study(
@@ -55,15 +48,16 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
             held,
             trained,
             served,
-            lambda seed: recipe_of(spec, model, {"seed": seed}),
+            recipes(spec, model),
             list(variants(config.slices, config.budgets)),
             config.seeds,
             on_result=lambda r: context.log.info(f"{r.variant.name}, seed {r.seed}: AUC {r.auc:.4f}, {r.nbytes / 1e6:.1f} MB"),
         )
         packages = [paper_package(rows, config.paper_ids) for rows in FORMATS]
-        with held.write(STUDIES, f"{NAME}_{model}", spec.name) as folder:
-            found = write_study(folder, runs, packages)
-            held.write_manifest(folder, {"batch": trained, "online": served, **config.model_dump()})
+        made_from = {"batch": trained, "online": served, **config.model_dump()}
+        found, path = write_result(
+            held, f"{NAME}_{model}", spec.name, made_from, lambda folder: write_study(folder, runs, packages)
+        )
         columns = [
             "variant",
             "kB a sync",
@@ -80,7 +74,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "auc": picture(figure(found)),
                 "variants": table(columns, rows_of_table(found)),
                 "paper": _paper(packages),
-                "path": dg.MetadataValue.path(str(held.partition(STUDIES, f"{NAME}_{model}", spec.name))),
+                "path": path,
             }
         )
 

@@ -6,42 +6,35 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from assets.owner import own_run
-from assets.policy import key
 from assets.resources import LakeResource
-from assets.studies.study_asset import batch_and_online_days, picture, study_asset, table
+from assets.studies.study_asset import OnlineStudy, batch_and_online_days, picture, recipes, study_asset, table, write_result
 from ml.catalog.spec import DatasetSpec
-from ml.stages import MDS_DATASETS, STUDIES
+from ml.stages import MDS_DATASETS
 
 NAME = "sync_interval"
 
 
-class SyncStudy(dg.Config):
-    """Days, intervals and number of runs."""
+class SyncStudy(OnlineStudy):
+    """Online days, intervals and rates."""
 
-    model: str = Field(default="", description="One of the dataset's models; by default the first.")
-    batch_days: int = Field(default=0, ge=0, description="Days of batch training; by default all but the online days.")
     online_days: int = Field(default=2, ge=1, description="Days after them, which are scored.")
     slices: list[int] = Field(default=[10, 50, 100], min_length=1, description="Numbers of slices of a day.")
     learning_rate: float = Field(default=0.0, ge=0, description="Recipe key online.learning_rate; 0 for the recipe's own.")
-    seeds: int = Field(default=3, ge=1, description="Number of runs of every way.")
 
 
 def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     """Build the study on one dataset."""
 
     @study_asset(
-        f"{spec.name}_{NAME}",
-        kinds={"pytorch", "matplotlib"},
-        deps=[key(spec, MDS_DATASETS)],
+        NAME,
+        spec,
+        stages=[MDS_DATASETS],
         description=f"Scores days of {spec.name} with a stale model, a model that is retrained daily, and serving models that "
         "are synchronised with online training 10, 50 and 100 times a day.",
     )
     def sync_interval(context: dg.AssetExecutionContext, config: SyncStudy, lake: LakeResource) -> dg.MaterializeResult:
-        from ml.recipes.recipe import recipe_of
         from ml.studies.sync_interval import PAPER, figure, oracle_auc, rows_of_table, run_study, write_study
 
-        own_run(context)
         held, model = lake.open(), config.model or spec.primary
         trained, served = batch_and_online_days(held, spec, model, config.batch_days, config.online_days)
         changes: dict[str, Any] = {"online": {"learning_rate": config.learning_rate}} if config.learning_rate else {}
@@ -50,7 +43,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
             held,
             trained,
             served,
-            lambda seed: recipe_of(spec, model, {"seed": seed, **changes}),
+            recipes(spec, model, changes),
             config.slices,
             config.seeds,
             on_result=lambda s: context.log.info(
@@ -58,9 +51,10 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
             ),
         )
         oracle = oracle_auc(spec, held, served)
-        with held.write(STUDIES, f"{NAME}_{model}", spec.name) as folder:
-            result = write_study(folder, found, oracle, spec)
-            held.write_manifest(folder, {"batch": trained, "online": served, **config.model_dump()})
+        made_from = {"batch": trained, "online": served, **config.model_dump()}
+        result, path = write_result(
+            held, f"{NAME}_{model}", spec.name, made_from, lambda folder: write_study(folder, found, oracle, spec)
+        )
         columns = ["way", "AUC", "over retrained", "over stale", "MB", "share of the gap to the best possible"]
         paper = ([way, f"{auc:.4f}", f"{spread:.4f}", f"{batch:.4f}"] for way, (auc, spread, batch) in PAPER.items())
         return dg.MaterializeResult(
@@ -69,7 +63,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "ways": table(columns, rows_of_table(result)),
                 **_ranking(spec, found, result),
                 "paper": table(["Monolith, DeepFM on Criteo's full log", "AUC", "spread", "batch"], paper),
-                "path": dg.MetadataValue.path(str(held.partition(STUDIES, f"{NAME}_{model}", spec.name))),
+                "path": path,
             }
         )
 
