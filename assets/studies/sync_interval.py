@@ -55,7 +55,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         result, path = write_result(
             held, f"{NAME}_{model}", spec.name, made_from, lambda folder: write_study(folder, found, oracle, spec)
         )
-        columns = ["way", "AUC", "over retrained", "over stale", "MB", "share of the gap to the best possible"]
+        columns = ["way", "AUC", *_gains(), "MB", "share of the gap to the best possible"]
         paper = ([way, f"{auc:.4f}", f"{spread:.4f}", f"{batch:.4f}"] for way, (auc, spread, batch) in PAPER.items())
         return dg.MaterializeResult(
             metadata={
@@ -70,13 +70,21 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     return sync_interval
 
 
+def _gains() -> list[str]:
+    from ml.studies.ranked_ways import GAINS
+
+    return [gain.replace("_", " ") for gain in GAINS]
+
+
 def _ranking(spec: DatasetSpec, found: Sequence[Any], result: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
     """Show how each way ranks all live items; empty if the dataset does not rank items."""
     from ml.online.ranking import METRICS
-    from ml.studies.ranked_ways import ranking_rows, sources
+    from ml.studies.ranked_ways import TIMES, ranking_rows, sources
+    from ml.studies.sync_interval import recall_figure
 
     if not found[0].ranked:
         return {}
     ways = {way: of["ranking"] for way, of in result.items()}
-    columns = ["way", METRICS[0], "over retrained", "over stale", *METRICS[1:]]
-    return {"ranking": table(columns, ranking_rows(ways, sources(spec, found[0].ranked)))}
+    columns = ["way", METRICS[0], *_gains(), *METRICS[1:], *(f"{METRICS[0]}, {times.replace('_', ' ')}" for times in TIMES)]
+    rows = ranking_rows(ways, sources(spec, found[0].ranked))
+    return {"recall": picture(recall_figure(found)), "ranking": table(columns, rows)}

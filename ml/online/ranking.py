@@ -52,21 +52,31 @@ class SliceRanking:
         lake: Where features are stored.
         models: Return the models by name. A model may be updated or replaced between two slices.
         features: Days whose features the ranking reads, as `ranked_features` returns them.
+        with_sources: False to rank by models only.
     """
 
-    def __init__(self, spec: DatasetSpec, day: str, lake: Lake, models: Mapping[str, Current], features: Sequence[str]) -> None:
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        day: str,
+        lake: Lake,
+        models: Mapping[str, Current],
+        features: Sequence[str],
+        with_sources: bool = True,
+    ) -> None:
         assert spec.ranked is not None
         self._spec, self._ranking = spec, spec.ranked
         scorers = {id(of): _CurrentItems(spec, of) for of in models.values()}
         named = {name: scorers[id(of)] for name, of in models.items()}
-        self._day = DayRanking(spec, spec.ranked, day, lake, [other for other in features if other != day], named)
+        earlier = [other for other in features if other != day]
+        self._day = DayRanking(spec, spec.ranked, day, lake, earlier, named, with_sources)
         self._sessions = self._day.sessions
 
     def rank(self, rows: int | None = None) -> dict[str, ClickRanks]:
         """Rank the clicks among the next rows of the day, by default among all that remain.
 
         Returns:
-            Ranks by name of the model, and those of `POPULARITY`.
+            Ranks by name of the model, and those of `POPULARITY` unless sources are left out.
         """
         return self._named(self._day.rank(rows))
 
@@ -110,7 +120,7 @@ class SliceRanking:
     def _named(self, found: Mapping[str, ClickRanks]) -> dict[str, ClickRanks]:
         popular = popularity_name(self._ranking.popularity_minutes[0])
         models = {name: ranks for name, ranks in found.items() if name not in self._day.source_names}
-        return {**models, POPULARITY: found[popular]}
+        return {**models, POPULARITY: found[popular]} if popular in found else models
 
 
 def ranked_features(lake: Lake, spec: DatasetSpec, day: str, recipe: Recipe) -> list[str]:
@@ -120,7 +130,9 @@ def ranked_features(lake: Lake, spec: DatasetSpec, day: str, recipe: Recipe) -> 
         Empty if the dataset does not rank items, or if the model is not a retrieval model: any other model scores each pair of
         a click and an item, which takes longer than training. Reports rank by such models on a sample of the clicks.
     """
-    return features_in_reach(lake, spec, day) if isinstance(recipe.model, TwoTowerRecipe) else []
+    if spec.ranked is None or not isinstance(recipe.model, TwoTowerRecipe) or not lake.has(CLEANED_FEATURES, spec.name, day):
+        return []
+    return [*days_in_reach(spec, spec.ranked, day, earlier_days(lake, spec.name, day, _LOOK_BACK_DAYS)), day]
 
 
 def unranked(spec: DatasetSpec, recipe: Recipe) -> str | None:
@@ -128,13 +140,6 @@ def unranked(spec: DatasetSpec, recipe: Recipe) -> str | None:
     if spec.ranked is None or not isinstance(recipe.model, TwoTowerRecipe):
         return None
     return "rows were followed as they arrived, and a ranking reads the features of the whole day, which did not exist yet"
-
-
-def features_in_reach(lake: Lake, spec: DatasetSpec, day: str) -> list[str]:
-    """Return the days whose features a ranking of a day reads, ascending; empty if items are not ranked."""
-    if spec.ranked is None or not lake.has(CLEANED_FEATURES, spec.name, day):
-        return []
-    return [*days_in_reach(spec, spec.ranked, day, earlier_days(lake, spec.name, day, _LOOK_BACK_DAYS)), day]
 
 
 def current_of(models: Mapping[str, TorchPredictor]) -> dict[str, Current]:

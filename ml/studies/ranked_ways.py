@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,35 +21,37 @@ from ml.studies.paired import with_seeds
 
 RankedDays = Mapping[str, RankedDay]
 """The ranks that one model, called `online`, gave to the clicks of each day."""
+TIMES = ("true_times", "filled_in_times")
+"""Clicks whose times are true, and clicks whose times the publisher filled in."""
+GAINS = ("over_retrained", "over_stale", "over_fewer_slices")
+"""Gains of a way of `ml.studies.sync_interval`, in the order of the tables."""
 
 
-def without_sources(ranked: RankedDays) -> dict[str, RankedDay]:
-    """Drop the ranks of standing sources, which are the same in every way."""
-    return {day: replace(of, sources={}) for day, of in ranked.items()}
-
-
-def sources(spec: DatasetSpec, ranked: RankedDays) -> dict[str, dict[str, float]]:
-    """Return the mean over days of each metric of the standing sources."""
+def sources(spec: DatasetSpec, ranked: RankedDays) -> dict[str, dict[str, float | None]]:
+    """Return the mean over days of each metric of the standing sources, and `TIMES` as in `ranking_of_way`."""
     assert spec.ranked is not None
     by_day = [describe(spec, spec.ranked, of)["sources"] for of in ranked.values()]
-    return {name: {metric: statistics.fmean(of[name][metric] for of in by_day) for metric in METRICS} for name in by_day[0]}
+    found = {}
+    for name in by_day[0]:
+        days = [of[name] for of in by_day]
+        found[name] = {metric: statistics.fmean(of[metric] for of in days) for metric in METRICS} | _by_times(days)
+    return found
 
 
 def ranking_of_way(
-    spec: DatasetSpec, ones: Sequence[RankedDays], stale: Sequence[RankedDays] | None, retrained: Sequence[RankedDays] | None
+    spec: DatasetSpec, ones: Sequence[RankedDays], others: Mapping[str, Sequence[RankedDays] | None]
 ) -> dict[str, Any]:
     """Summarise the rankings of one way.
 
     Args:
         spec: The dataset.
         ones: Rankings of the way, by seed.
-        stale: Those of the model after the batch days, with the same seeds; None if these are `ones`.
-        retrained: Those of the daily models, with the same seeds; None if these are `ones`.
+        others: Rankings of other ways with the same seeds, by name of the gain over them; None if the gain is undefined.
 
     Returns:
-        `requests` of the days. By metric: the mean `value` over days and seeds, its `spread` over seeds, and the gains
-        `over_stale` and `over_retrained` with their 95 % intervals over sessions and seeds. `true_times` and `filled_in_times`:
-        mean recall@20 of such clicks; None if the log does not have filled-in times.
+        `requests` of the days. By metric: the mean `value` over days and seeds, its `spread` over seeds, and the gains over
+        `others` with their 95 % intervals over sessions and seeds. `true_times` and `filled_in_times`: mean recall@20 of such
+        clicks; None if the log does not have filled-in times.
     """
     assert spec.ranked is not None
     by_seed = [[describe(spec, spec.ranked, of)["models"][ONLINE] for of in days.values()] for days in ones]
@@ -59,29 +61,58 @@ def ranking_of_way(
         found[metric] = {
             "value": statistics.fmean(values),
             "spread": statistics.stdev(values) if len(values) > 1 else 0.0,
-            "over_stale": _gain(ones, stale, metric) if stale else None,
-            "over_retrained": _gain(ones, retrained, metric) if retrained else None,
+            **{gain: _gain(ones, of, metric) if of else None for gain, of in others.items()},
         }
-    for times in ("true_times", "filled_in_times"):
-        parts = [of[times] for days in by_seed for of in days]
-        found[times] = statistics.fmean(of["recall@20"] for of in parts) if all(parts) else None
-    return found
+    return found | _by_times([of for days in by_seed for of in days])
 
 
-def ranking_rows(ways: Mapping[str, Mapping[str, Any]], standing: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
-    """Format rankings for a table: recall@20 with its gains, then the other metrics, and the sources below."""
+def ranking_rows(ways: Mapping[str, Mapping[str, Any]], standing: Mapping[str, Mapping[str, float | None]]) -> list[list[str]]:
+    """Format rankings for a table: recall@20 with its gains, the other metrics, `TIMES`, and the sources below."""
 
-    def gain(of: Mapping[str, Any] | None) -> str:
-        return "–" if of is None else f"{of['value']:+.4f} ± {1.96 * (of['error'] or 0.0):.4f}"
+    def number(value: float | None) -> str:
+        return "–" if value is None else f"{value:.4f}"
 
     rows = []
     for way, of in ways.items():
         first = of[METRICS[0]]
         values = [f"{of[metric]['value']:.4f} ± {of[metric]['spread']:.4f}" for metric in METRICS]
-        rows.append([way, values[0], gain(first["over_retrained"]), gain(first["over_stale"]), *values[1:]])
+        rows.append([way, values[0], *(gain_as_text(first[gain]) for gain in GAINS), *values[1:]])
+        rows[-1] += [number(of[times]) for times in TIMES]
     for name, of in standing.items():
-        rows.append([name, f"{of[METRICS[0]]:.4f}", "", "", *(f"{of[metric]:.4f}" for metric in METRICS[1:])])
+        first, *others = (number(of[metric]) for metric in (*METRICS, *TIMES))
+        rows.append([name, first, *([""] * len(GAINS)), *others])
     return rows
+
+
+def _by_times(parts: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    return {
+        times: statistics.fmean(of[times][METRICS[0]] for of in parts) if all(of[times] for of in parts) else None
+        for times in TIMES
+    }
+
+
+def recall_by_time(ranked: RankedDays, parts: int) -> list[float]:
+    """Return recall@20 of `parts` equal numbers of clicks of each day, in time order; NaN of a part without clicks."""
+    hits = (values_of(of.models[ONLINE].ranks)[METRICS[0]] for of in ranked.values())
+    return [float(part.mean()) if len(part) else math.nan for of in hits for part in np.array_split(of, parts)]
+
+
+def gain_as_json(gain: Estimate) -> dict[str, Any]:
+    """Return a gain with its 95 % interval and the probability of no gain as plain data."""
+    return {"value": gain.value, "error": gain.error, "interval": list(gain.interval() or ()), "p": gain.p_above(0.0)}
+
+
+def gain_as_text(gain: Mapping[str, Any] | None) -> str:
+    """Return a gain from `gain_as_json` as text: the value and half of its 95 % interval.
+
+    Example:
+        >>> gain_as_text({"value": 0.0123, "interval": [0.0113, 0.0133]})
+        '+0.0123 ± 0.0010'
+    """
+    if gain is None:
+        return "–"
+    low, high = gain["interval"] or (gain["value"], gain["value"])
+    return f"{gain['value']:+.4f} ± {(high - low) / 2:.4f}"
 
 
 def _gain(ones: Sequence[RankedDays], others: Sequence[RankedDays], metric: str) -> dict[str, Any]:
@@ -96,8 +127,7 @@ def _gain(ones: Sequence[RankedDays], others: Sequence[RankedDays], metric: str)
     total = combine(by_day)
     if total is None:
         raise ValueError(f"{metric} has no standard error: every day has clicks of fewer than two sessions")
-    better = with_seeds(total, [found.value for own in by_seed if (found := combine(own))])
-    return {"value": better.value, "error": better.error, "interval": list(better.interval() or ()), "p": better.p_above(0.0)}
+    return gain_as_json(with_seeds(total, [found.value for own in by_seed if (found := combine(own))]))
 
 
 def _values(ranked: RankedDay, metric: str) -> NDArray[np.float64]:

@@ -90,6 +90,7 @@ class DayRanking:
         lake: Where features are stored.
         earlier: Days with features before `day`, ascending. Their last hours fill the catalogue and the sources.
         scorers: Models by name.
+        with_sources: False to rank by models only.
 
     Raises:
         MissingPartition: The day has no features.
@@ -103,6 +104,7 @@ class DayRanking:
         lake: Lake,
         earlier: Sequence[str],
         scorers: Mapping[str, ItemScorer],
+        with_sources: bool = True,
     ) -> None:
         self._spec, self._minutes = spec, asked.slice_minutes
         reach, self._begin = _reach(spec, asked, day)
@@ -110,7 +112,7 @@ class DayRanking:
         earlier = days_in_reach(spec, asked, day, earlier)
         self._clicks = found = read_clicks(spec, asked, day, lake, earlier, reach, self._begin)
         self._sampled = sampled_requests(found, live_for, asked.scored_pairs)
-        self._systems, self._catalogue = Systems(asked, scorers), Catalogue(live_for)
+        self._systems, self._catalogue = Systems(asked, scorers, with_sources), Catalogue(live_for)
         self._systems.observe(found.clicks.rows(0, found.first))
         self._columns = list(dict.fromkeys([ITEM_KEY, *(n for scorer in scorers.values() for n in scorer.item_features)]))
         of_pairs = sorted({name for scorer in scorers.values() for name in scorer.pair_features})

@@ -84,18 +84,22 @@ class Systems:
     Args:
         asked: `spec.ranked`.
         models: How each model scores all items, by name. A model with two names scores once.
+        with_sources: False to rank by models only, if the ranks of the sources are known from another run.
     """
 
-    def __init__(self, asked: Ranking, models: Mapping[str, ItemScorer]) -> None:
+    def __init__(self, asked: Ranking, models: Mapping[str, ItemScorer], with_sources: bool = True) -> None:
         windows = {popularity_name(minutes): round(minutes * MICROSECONDS_PER_MINUTE) for minutes in asked.popularity_minutes}
         popular = {name: Popularity(window) for name, window in windows.items()}
         self.models = models
-        self.sources: dict[str, CandidateSource] = {**popular, CO_VISITATION: CoVisitation(max(windows.values()))}
-        self._popular = next(iter(popular.values()))
+        self.sources: dict[str, CandidateSource] = {}
+        if with_sources:
+            self.sources = {**popular, CO_VISITATION: CoVisitation(max(windows.values()))}
+        self._popular = next(iter(popular.values()))  # weighs the items that `ClickRanks.above` draws
+        self._learning: Sequence[CandidateSource] = list(self.sources.values()) or [self._popular]
 
     def observe(self, clicks: Clicks) -> None:
         """Let the sources learn from clicks."""
-        for source in self.sources.values():
+        for source in self._learning:
             source.observe(clicks)
 
     def rank(self, asked: Requests, sampled: NDArray[np.bool_], by_models: bool = True) -> dict[str, ClickRanks]:
@@ -111,7 +115,7 @@ class Systems:
         """
         everything, chosen = np.arange(len(asked.at)), np.flatnonzero(sampled[asked.numbers])
         found = {}
-        for source in self.sources.values():
+        for source in self._learning:
             if asked.live is not None:
                 source.refresh(asked.start, asked.live.ids)
         for name, source in self.sources.items():

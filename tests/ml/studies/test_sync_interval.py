@@ -64,6 +64,12 @@ def test_gains_are_paired_by_seed_and_the_gap_is_that_of_the_stale_model() -> No
         (result[RETRAINED]["auc"] - result[STALE]["auc"]) / (1 - result[STALE]["auc"])
     )
     assert result[STALE]["over_stale"] is None and result[RETRAINED]["over_retrained"] is None
+    more = summary([*found, *(served("more", seed, 0.35) for seed in range(2))])
+    gain = more["more"]["over_fewer_slices"]
+    assert gain["value"] == pytest.approx(more["more"]["over_stale"]["value"] - more["online"]["over_stale"]["value"], abs=1e-3)
+    assert all(more[way]["over_fewer_slices"] is None for way in (STALE, RETRAINED, "online"))
+    low, high = gain["interval"]
+    assert rows_of_table(more)[3][4] == f"{gain['value']:+.4f} ± {(high - low) / 2:.4f}"
 
 
 def test_every_way_ranks_the_same_clicks(lake: Lake, tmp_path: Path) -> None:
@@ -96,4 +102,6 @@ def test_every_way_ranks_the_same_clicks(lake: Lake, tmp_path: Path) -> None:
     assert stale["mrr@20"]["over_retrained"]["value"] == -result[RETRAINED]["ranking"]["mrr@20"]["over_stale"]["value"]
     rows = ranking_rows({way: of["ranking"] for way, of in result.items()}, sources(spec, found[0].ranked))
     assert [row[0] for row in rows] == [*result, "popularity_60m", "popularity_20m", "co_visitation"]
+    assert {len(row) for row in rows} == {10} and rows[2][8] == f"{online['true_times']:.4f}"
+    assert (tmp_path / "recall.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "summary.json").read_text())["sources"]["popularity_60m"]["recall@20"] > 0

@@ -169,6 +169,19 @@ def test_a_day_that_is_ranked_in_parts_is_ranked_as_in_one(lake: Lake) -> None:
     assert (finer.result().sources["popularity_60m"].ranks != whole.sources["popularity_60m"].ranks).any()
 
 
+def test_models_are_ranked_alike_without_sources(lake: Lake) -> None:
+    spec = kiosk()
+    filled(lake, spec)
+    assert spec.ranked
+    alone = DayRanking(spec, spec.ranked, DAY, lake, DAYS[:2], {"fixed": Fixed()}, with_sources=False)
+    assert set(alone.rank()) == {"fixed"} and not alone.source_names
+    found, whole = alone.result(), ranked(lake, spec, {"fixed": Fixed()})
+    assert not found.sources and found.reachable == whole.reachable and found.live == whole.live
+    assert np.isfinite(whole.models["fixed"].above).any()
+    for field in ("requests", "ranks", "unseen", "above"):
+        np.testing.assert_array_equal(getattr(found.models["fixed"], field), getattr(whole.models["fixed"], field))
+
+
 def test_a_resumed_ranking_takes_the_ranks_of_models_from_before(lake: Lake) -> None:
     spec = kiosk()
     filled(lake, spec)
