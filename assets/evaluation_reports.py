@@ -51,7 +51,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "dagster/row_count": done.rows,
                 **{
                     name: value
-                    for name, value in (scores | _ranking(done.metrics) | _means(done.metrics)).items()
+                    for name, value in (scores | _labels(done.metrics) | _ranking(done.metrics) | _means(done.metrics)).items()
                     if value is not None
                 },
                 "models": _models(done.metrics["models"]),
@@ -71,6 +71,13 @@ def _models_scored(spec: DatasetSpec, model: str) -> list[dg.AssetDep]:
     if spec.models[model].serve == "online":
         return [dg.AssetDep(online, partition_mapping=days_before(1, 0))]
     return [dg.AssetDep(daily, partition_mapping=days_before(1, 1)), dg.AssetDep(online)]
+
+
+def _labels(metrics: dict[str, Any]) -> dict[str, float | None]:
+    """Metrics of the first model for each further label, with the label's name."""
+    labels = {label["name"]: next(iter(label["models"].values()), None) for label in metrics.get("labels", [])[1:]}
+    numbers = ("auc", "log_loss", "calibration")
+    return {f"{metric}/{label}": found[metric] for label, found in labels.items() if found for metric in numbers}
 
 
 def _ranking(metrics: dict[str, Any]) -> dict[str, float | None]:

@@ -15,7 +15,7 @@ from ml.recipes.changes import recipe_changes
 from ml.stages import EVALUATION_REPORTS, RAW_LOGS
 from orchestration.deployments import lake_root, landing_root
 from orchestration.replay import DayFailed, quiet_console, replay, the_dataset
-from orchestration.report_tables import blank_metrics, metrics_table, ranking_tables, recent_line
+from orchestration.report_tables import blank_metrics, label_tables, metrics_table, ranking_tables, recent_line
 
 log = logging.getLogger("evergreen")
 
@@ -73,6 +73,8 @@ def main(dataset: str, logs: str | None, days: int | None, fresh: bool) -> None:
     for ranking in ranking_tables(spec, metrics):
         console.print(ranking)
     console.print(metrics_table(spec, metrics))
+    for of_label in label_tables(spec, metrics):
+        console.print(of_label)
     console.print(
         "NE: normalised entropy. LR: hashed logistic regression on the same days."
         + (" Best: the true probabilities." if spec.oracle else "")

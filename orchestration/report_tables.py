@@ -32,6 +32,22 @@ def metrics_table(spec: DatasetSpec, metrics: Mapping[str, Mapping[str, Any]]) -
     return table
 
 
+def label_tables(spec: DatasetSpec, metrics: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """Build a table for each further label, with one row per day: metrics of the first model that predicts it."""
+    tables = []
+    for number, name in enumerate(spec.labels, 1):
+        table = _table(f"{spec.name}: the label {name}")
+        for column in ("day", "positive", "AUC", "log loss", "NE", "pred/obs"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for day, found in metrics.items():
+            label = found["labels"][number] if "labels" in found else {"clicks": None, "models": {}}  # an older report
+            model = next(iter(label["models"].values()), {})
+            cells = [model.get(metric) for metric in ("auc", "log_loss", "normalised_entropy", "calibration")]
+            table.add_row(day, "–" if label["clicks"] is None else f"{label['clicks']:,}", *map(_number, cells))
+        tables.append(table)
+    return tables
+
+
 def blank_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return why days with rows and a model lack metrics in `metrics_table`, one line for each reason."""
     reasons: dict[str, list[str]] = {}

@@ -24,10 +24,11 @@
     history             one entry for each reported day up to this one: day, AUC of model, logistic_regression and oracle, and
                         auc, log_loss and snapshot_day of each model; recall@20 and mrr@20 of models and sources
     standing            champion, challenger: names of models, decided by the history
+    labels              only with several labels or sample weights: the metrics of each label, see `ml.evaluation.labels`
 
-All keys are always present. Undefined metrics are null: the AUC of a day with one class, metrics of a baseline without earlier
-days, and all metrics except AUC of a model that only ranks. On a first day, `models` is empty, and the metrics and `facts` of
-`model` are null. The content does not depend on when or where it was computed.
+All other keys are always present. Undefined metrics are null: the AUC of a day with one class, metrics of a baseline without
+earlier days, and all metrics except AUC of a model that only ranks. On a first day, `models` is empty, and the metrics and
+`facts` of `model` are null. The content does not depend on when or where it was computed.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.evaluation import plots
 from ml.evaluation.baselines import Baseline, fit_baselines
 from ml.evaluation.history import ENTRY, history_of
+from ml.evaluation.labels import label_metrics
 from ml.evaluation.online import headline_of, online_places, online_training
 from ml.evaluation.promotion import standings
 from ml.evaluation.ranking.report import rank_day
@@ -171,9 +173,11 @@ def _metrics(
 
     first = next(iter(models), None)
     ranks_only = models[first].ranks_only if first else False
-    uncertainty = Uncertainty(scores, [f"{_MODEL}{name}" for name, model in models.items() if model.ranks_only])
+    predictions = {name: f"{_MODEL}{name}" for name in models}
+    rankers = {predictions[name] for name, model in models.items() if model.ranks_only}
+    uncertainty = Uncertainty(scores, rankers)
     of_model = f"{_MODEL}{first}"
-    of_models = {name: summary(f"{_MODEL}{name}", m.ranks_only) | {"facts": m.facts} for name, m in models.items()}
+    of_models = {name: summary(predictions[name], m.ranks_only) | {"facts": m.facts} for name, m in models.items()}
     slices = slices_of(spec, scores.keys, known_keys(lake, spec, earlier) if earlier else {})
     bins = [] if first is None or ranks_only else scores.sums[of_model].calibration_bins()
     return {
@@ -193,7 +197,8 @@ def _metrics(
             slices, scores.labels, scores.by.get(of_model), scores.by.get("logistic_regression"), ranks_only
         ),
         "calibration_bins": [asdict(found) for found in bins],
-        "comparisons": compare_models(uncertainty, {name: f"{_MODEL}{name}" for name in models}, baselines),
+        "comparisons": compare_models(uncertainty, predictions, baselines),
+        **label_metrics(spec, scores, of_models, predictions, rankers),
     }
 
 

@@ -51,10 +51,12 @@ def _scored(spec: DatasetSpec, name: str, snapshot_day: str, lake: Lake) -> Scor
         "model": predictor.recipe.model.kind,
     }
 
+    score = predictor.predict_labels if len(predictor.labels) > 1 else predictor.predict
+
     def predict(table: pa.Table) -> NDArray[np.float32]:
         slices = (table.slice(first, SCORING_ROWS) for first in range(0, table.num_rows, SCORING_ROWS))
         with threads(1):  # models are scored side by side, which uses the cores better than threads inside small batches
-            parts = [predictor.predict(batch_from_arrow(rows, schema), sampled=True) for rows in slices]
+            parts = [score(batch_from_arrow(rows, schema), True) for rows in slices]
         return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
     ranks_only = getattr(predictor.recipe.model, "loss", None) == "softmax"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from ml.evaluation.rows import chunks
 from ml.evaluation.slices import key_columns
 from ml.lake import Lake
 from ml.metrics import ClickSums, auc
-from ml.schema import LABEL, ORACLE, arrow_schema
+from ml.schema import LABEL, ORACLE, SAMPLE_WEIGHT, FeatureSchema, arrow_schema
 
 ORACLE_SCORES = "oracle"
 
@@ -59,7 +59,7 @@ class ScoredModel:
     """A model that has not seen the day on which it is scored.
 
     Attributes:
-        predict: Maps N rows of the feature table to float probabilities [N].
+        predict: Maps N rows of the feature table to float probabilities [N], or [N, L] of L labels, the main label first.
         facts: JSON values that the report shows. `snapshot_day`, the day up to which the model was trained, also appears in
             the verdict and in the standing of the champion.
         ranks_only: True if the predictions only order rows and are not probabilities.
@@ -80,11 +80,17 @@ class Scores:
         labels: Labels, float32 [N].
         keys: The columns that define slices, N rows.
         by: Probabilities [N] of each model, baseline and oracle, by name.
+        further_labels: The further labels, float32 [N, L - 1].
+        further_by: Probabilities of the further labels, [N, L - 1], by name, of those that predict them.
+        weights: Sample weights, float32 [N]; None in a dataset without.
     """
 
     labels: NDArray[np.float32]
     keys: pa.Table
     by: dict[str, NDArray[Any]]
+    further_labels: NDArray[np.float32]
+    further_by: dict[str, NDArray[Any]]
+    weights: NDArray[np.float32] | None = None
 
     @cached_property
     def sums(self) -> dict[str, ClickSums]:
@@ -95,6 +101,22 @@ class Scores:
     def aucs(self) -> dict[str, float | None]:
         """AUC over all rows, by name; computed once."""
         return {name: auc(self.labels, found) for name, found in self.by.items()}
+
+    def of_label(self, number: int) -> Scores:
+        """Return the scores of one further label in place of the main label."""
+        by = {name: found[:, number] for name, found in self.further_by.items()}
+        return replace(self, labels=self.further_labels[:, number], by=by)
+
+    def rows(self, kept: NDArray[np.bool_]) -> Scores:
+        """Return the scores of the rows that a mask [N] keeps."""
+        return Scores(
+            self.labels[kept],
+            self.keys.filter(pa.array(kept)),
+            {name: found[kept] for name, found in self.by.items()},
+            self.further_labels[kept],
+            {name: found[kept] for name, found in self.further_by.items()},
+            None if self.weights is None else self.weights[kept],
+        )
 
 
 def score_day(spec: DatasetSpec, day: str, lake: Lake, predictors: Mapping[str, Predict]) -> Scores:
@@ -114,32 +136,52 @@ def score_day(spec: DatasetSpec, day: str, lake: Lake, predictors: Mapping[str, 
         ValueError: Predictions are not probabilities, or their number differs from the number of rows; the message names the
             predictor.
     """
-    keys, labels, truth = [], [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
-    by: dict[str, list[NDArray[Any]]] = {name: [np.zeros(0, np.float32)] for name in predictors}
+    schema = FeatureSchema.of(spec)
+    keys, truth = [], [np.zeros(0, np.float32)]
+    named: dict[str, list[NDArray[np.float32]]] = {name: [np.zeros(0, np.float32)] for name in _labelled(schema)}
+    by: dict[str, list[NDArray[Any]]] = {name: [] for name in predictors}
     # Models release the interpreter's lock, so several score a chunk at once.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for chunk in chunks(lake, spec, day):
             scoring = {name: pool.submit(predict, chunk) for name, predict in predictors.items()}
-            labels.append(chunk.column(LABEL).to_numpy())
+            for name, parts in named.items():
+                parts.append(chunk.column(name).to_numpy())
             keys.append(chunk.select(key_columns(spec)))
             if spec.oracle:
                 truth.append(chunk.column(ORACLE).to_numpy())
             for name, found in scoring.items():
-                by[name].append(_checked(found.result(), chunk.num_rows, f"{spec.name} {day}: {name}"))
+                by[name].append(_checked(found.result(), chunk.num_rows, len(schema.labels), f"{spec.name} {day}: {name}"))
     columns = pa.schema([arrow_schema(spec).field(name) for name in key_columns(spec)])
     table = pa.concat_tables([columns.empty_table(), *(part.cast(columns) for part in keys)])
-    found = {name: np.concatenate(parts) for name, parts in by.items()}
+    every = {
+        name: np.concatenate(parts) if parts else np.zeros((0, 1), np.float32) for name, parts in by.items()
+    }  # [N, 1 or L]
+    found = {name: of[:, 0] for name, of in every.items()}
     oracle = np.concatenate(truth)
     if spec.oracle and np.isfinite(oracle).all():
         found[ORACLE_SCORES] = oracle
-    return Scores(np.concatenate(labels), table, found)
+    main, *further = (np.concatenate(named[name]) for name in (LABEL, *schema.further_columns))
+    return Scores(
+        main,
+        table,
+        found,
+        np.stack(further, 1) if further else np.zeros((len(main), 0), np.float32),
+        {name: of[:, 1:] for name, of in every.items() if of.shape[1] > 1},
+        np.concatenate(named[SAMPLE_WEIGHT]) if schema.weighted else None,
+    )
 
 
-def _checked(probabilities: NDArray[Any], rows: int, whose: str) -> NDArray[Any]:
+def _labelled(schema: FeatureSchema) -> tuple[str, ...]:
+    """Return the columns with labels and sample weights."""
+    return (LABEL, *schema.further_columns, *((SAMPLE_WEIGHT,) if schema.weighted else ()))
+
+
+def _checked(probabilities: NDArray[Any], rows: int, labels: int, whose: str) -> NDArray[Any]:
+    """Return probabilities as [N, 1] or [N, L]."""
     found = np.asarray(probabilities)
-    if found.shape != (rows,):
+    if found.shape not in ((rows,), (rows, labels)):
         raise ValueError(f"{whose} gave predictions of shape {found.shape} for {rows} rows; expected ({rows},)")
     if not ((found >= 0) & (found <= 1)).all():
         wrong = found[~((found >= 0) & (found <= 1))]
         raise ValueError(f"{whose} gave {len(wrong)} predictions that are not in [0, 1], such as {wrong[0]}")
-    return found
+    return found if found.ndim == 2 else found[:, None]

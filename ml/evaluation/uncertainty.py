@@ -29,15 +29,21 @@ class Uncertainty:
     Args:
         scores: Predictions for the N rows of the day.
         ranks_only: Names of predictions that only order rows.
+        weights: Positive weights [N]; by default 1.
     """
 
-    def __init__(self, scores: Scores, ranks_only: Iterable[str] = ()) -> None:
-        self._rows = LabelledRows(scores.labels, user_groups(scores.keys))
+    def __init__(self, scores: Scores, ranks_only: Iterable[str] = (), weights: NDArray[Any] | None = None) -> None:
+        self._rows = LabelledRows(scores.labels, user_groups(scores.keys), weights)
         self._of: dict[str, dict[str, Linearised | None]] = {}
         for name, found in scores.by.items():
             self._of[name] = dict.fromkeys(INTERVALS) | {"auc": self._rows.auc(found)}
             if name not in ranks_only:
                 self._of[name] |= {"log_loss": self._rows.log_loss(found), "calibration": self._rows.calibration(found)}
+
+    def values(self, name: str) -> dict[str, float | None]:
+        """AUC, log loss and calibration; None if undefined."""
+        found = self._of.get(name, dict.fromkeys(INTERVALS))
+        return {metric: None if of is None else of.value for metric, of in found.items()}
 
     def intervals(self, name: str) -> dict[str, list[float] | None]:
         """95 % confidence intervals of AUC, log loss and calibration; None if undefined or if there are too few rows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ml.evaluation.ranking.verdict import headline_model, ranking_verdict
-from ml.evaluation.uncertainty import difference, too_few
+from ml.evaluation.uncertainty import JUDGED_FROM, difference, too_few
 
 WELL_CALIBRATED = (0.9, 1.1)  # predicted over observed clicks
 GOOD_AUC = 0.6  # smallest AUC of a good model, unless the best possible AUC of a simulated log is below
@@ -39,27 +39,31 @@ def attained(metrics: dict[str, Any]) -> dict[str, float | None]:
 
 
 def verdict(metrics: dict[str, Any]) -> tuple[str, list[str]]:
-    """Return a word (good, mixed, poor, unknown) and the sentences."""
+    """Return a word (good, mixed, poor, unknown), which judges the main label, and the sentences."""
     model, data = metrics["model"], metrics["data"]
     simulated = ["This log is simulated: no person clicked, and the true click probability is known."] * metrics["simulated"]
+    last = [*_further(metrics), *simulated]
     if not data["rows"]:
-        return "unknown", ["The day has no rows, so there is nothing to score.", *simulated]
+        return "unknown", ["The day has no rows, so there is nothing to score.", *last]
     if model["facts"] is None:
         first = "No model was trained before this day, so nothing is scored. The data of the day is described below."
-        return "unknown", [first, *simulated]
+        return "unknown", [first, *last]
     if headline := headline_model(metrics):
         word, sentences = ranking_verdict(metrics, headline)
-        return word, [*sentences, *simulated]
+        return word, [*sentences, *last]
     words = metrics["words"]
     if model["auc"] is None:
         only = words["positive"] if data["clicks"] else words["negative"]
-        return "unknown", [f"All rows of the day are {only}, so AUC is undefined.", *simulated]
+        return "unknown", [f"All rows of the day are {only}, so AUC is undefined.", *last]
     if few := too_few(metrics):
-        return "unknown", [few, _order(metrics), *simulated]
+        return "unknown", [few, _order(metrics), *last]
     sentences = [_order(metrics), _against(metrics)]
     off = False
+    weighted = _of_label(metrics, 0).get("weighted")
     if model["calibration"] is not None:  # None for a model that only ranks
-        off, sentence = _calibration(model["calibration"], model["intervals"]["calibration"], words["noun"])
+        judged = weighted or model  # with sample weights, the model learns probabilities of the weighted rows
+        noun = f"weighted {words['noun']}" if weighted else words["noun"]
+        off, sentence = _calibration(judged["calibration"], judged["intervals"]["calibration"], noun)
         sentences.append(sentence)
     share, best = metrics["attained"]["auc"], metrics["oracle"]["auc"]
     if share is not None:
@@ -70,7 +74,27 @@ def verdict(metrics: dict[str, Any]) -> tuple[str, list[str]]:
     known = [won for won in metrics["beats"].values() if won is not None]
     good = all(known) and not off and not weak
     word = "unknown" if not known else "poor" if not any(known) else "good" if good else "mixed"
-    return word, [*sentences, *simulated]
+    return word, [*sentences, *last]
+
+
+def _of_label(metrics: dict[str, Any], number: int) -> dict[str, Any]:
+    """Return the metrics of the first model for a label; empty if the report has no labels or the model does not predict it."""
+    labels = metrics.get("labels")
+    return labels[number]["models"].get(next(iter(metrics["models"]), ""), {}) if labels else {}
+
+
+def _further(metrics: dict[str, Any]) -> list[str]:
+    """Return a sentence about each further label that the first model predicts and that has enough rows of both classes."""
+    sentences = []
+    for number, label in enumerate(metrics.get("labels", [])[1:], 1):
+        found = _of_label(metrics, number)
+        rarer = min(label["clicks"], label["rows"] - label["clicks"])
+        if not found or rarer < JUDGED_FROM:
+            continue
+        judged = found["weighted"] or found
+        _, calibration = _calibration(judged["calibration"], judged["intervals"]["calibration"], "positive")
+        sentences.append(f"For the label {label['name']}, the AUC is {100 * found['auc']:.1f}. {calibration}")
+    return sentences
 
 
 def _order(metrics: dict[str, Any]) -> str:

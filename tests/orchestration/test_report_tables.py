@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from ml.catalog.spec import DatasetSpec
-from orchestration.report_tables import blank_metrics, metrics_table, ranking_tables, recent_line
+from orchestration.report_tables import blank_metrics, label_tables, metrics_table, ranking_tables, recent_line
 
 
 def cells(table: Any) -> list[list[str]]:
@@ -65,6 +65,27 @@ def test_the_means_of_the_primary_model(catalog: dict[str, DatasetSpec]) -> None
 def test_a_report_of_a_day_without_a_model_shows_dashes(catalog: dict[str, DatasetSpec]) -> None:
     table = metrics_table(catalog["criteo"], {"2014-01-01": {"data": {"rows": 10}}})
     assert [column[1] for column in cells(table)] == ["2014-01-01", "10", "–", "–", "–", "–", "–"]
+
+
+def test_each_further_label_has_a_table(catalog: dict[str, DatasetSpec]) -> None:
+    spec = catalog["movielens"].model_copy(update={"labels": {"loved": None}})
+    scored = {"auc": 0.75, "log_loss": 0.5, "normalised_entropy": 0.9, "calibration": 1.0}
+    days = {
+        "1997-09-20": {},
+        "1997-09-21": {"labels": [{}, {"clicks": 1_200, "models": {}}]},
+        "1997-09-22": {"labels": [{}, {"clicks": 1_300, "models": {"dlrm": scored}}]},
+    }
+    (table,) = label_tables(spec, days)
+    assert "loved" in str(table.title)
+    assert cells(table) == [
+        ["day", *days],
+        ["positive", "–", "1,200", "1,300"],
+        ["AUC", "–", "–", "0.7500"],
+        ["log loss", "–", "–", "0.5000"],
+        ["NE", "–", "–", "0.9000"],
+        ["pred/obs", "–", "–", "1.0000"],
+    ]
+    assert label_tables(catalog["movielens"], days) == []
 
 
 def test_a_blank_metric_has_a_reason() -> None:
