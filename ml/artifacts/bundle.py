@@ -105,6 +105,15 @@ class Bundle:
         """
         return self.score(self.batch(self._raw(rows)))
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the L labels that the model predicts, the main label first."""
+        return self.predictor.labels
+
+    def predict_labels(self, rows: pa.RecordBatch | pd.DataFrame) -> npt.NDArray[np.float32]:
+        """Predict the probabilities of all `labels`, float32 [N, L]; arguments and errors as for `predict`."""
+        return self.score_labels(self.batch(self._raw(rows)))
+
     def batch(self, rows: pa.RecordBatch) -> Batch:
         """Transform N raw rows, already in their declared types, to an unlabelled batch."""
         return self._transform(rows)
@@ -112,6 +121,10 @@ class Bundle:
     def score(self, batch: Batch, sampled: bool = False) -> npt.NDArray[np.float32]:
         """Predict click probabilities of transformed rows, float32 [B]; see `Predictor.predict`."""
         return self.predictor.predict(batch, sampled)
+
+    def score_labels(self, batch: Batch, sampled: bool = False) -> npt.NDArray[np.float32]:
+        """Predict the probabilities of all `labels` of transformed rows, float32 [B, L]; see `Predictor.predict_labels`."""
+        return self.predictor.predict_labels(batch, sampled)
 
     @property
     def steps(self) -> dict[str, int]:

@@ -61,6 +61,15 @@ class Predictor(Protocol):
         """
         ...
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the L labels that the model predicts, the main label first."""
+        ...
+
+    def predict_labels(self, batch: Batch, sampled: bool = False) -> npt.NDArray[np.float32]:
+        """Compute the probabilities of `labels`, float32 [B, L]; arguments as for `predict`."""
+        ...
+
 
 @dataclass(eq=False)
 class TorchPredictor:

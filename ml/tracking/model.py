@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -27,6 +28,8 @@ from ml.artifacts.stored import require_model
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.logs.read import raw_parts
+from ml.recipes.recipe import recipe_of
+from ml.schema import LABEL, FeatureSchema
 from ml.stages import RAW_LOGS, tuned_models
 
 EXAMPLE_ROWS = 5
@@ -79,7 +82,7 @@ def log_model(
             mlflow_model=Model(logged.artifact_location, run_id, model_id=logged.model_id),
             python_model=str(Path(__file__).with_name("pyfunc_entry.py")),
             artifacts={_BUNDLE: str(bundle)},
-            signature=signature_of(spec),
+            signature=signature_of(spec, labels_of(spec, model)),
             input_example=example_of(lake, spec, day, example_rows),  # pyright: ignore[reportArgumentType]
             pip_requirements=list(_PACKAGES),
             metadata={**facts, "columns": {name: str(kind) for name, kind in raw_columns(spec).items()}},
@@ -89,14 +92,23 @@ def log_model(
     return client.finalize_logged_model(logged.model_id, "READY")
 
 
-def signature_of(spec: DatasetSpec) -> ModelSignature:
-    """Describe the input: the names of the raw columns, and of the log's time column, all optional.
+def labels_of(spec: DatasetSpec, model: str) -> tuple[str, ...]:
+    """Return the names of the labels that a model of the dataset predicts, the main label first."""
+    labels = FeatureSchema.of(spec).labels
+    return labels[:1] if recipe_of(spec, model).model.kind == "two_tower" else labels
+
+
+def signature_of(spec: DatasetSpec, labels: Sequence[str] = (LABEL,)) -> ModelSignature:
+    """Describe input and output: the names of the raw columns, and of the log's time column, all optional; and the labels.
 
     The bundle checks types, because MLflow would refuse the floats into which pandas turns an int column with a missing value.
+    With one label, the output is one column without a name.
     """
     names = dict.fromkeys([*raw_columns(spec), *filter(None, [time_column(spec)])])
     inputs: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), name, required=False) for name in names]
-    return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec(DataType.float)]))
+    several = len(labels) > 1
+    outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.float, name if several else None) for name in labels]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
 
 
 def example_of(lake: Lake, spec: DatasetSpec, day: str, count: int) -> pd.DataFrame | None:

@@ -16,7 +16,7 @@ from ml.artifacts.bundle import Bundle
 
 
 class BundleModel(PythonModel):
-    """Predicts click probabilities, float32 [N], from a frame of N raw log rows."""
+    """Predicts click probabilities from a frame of N raw log rows: float32 [N], or a frame with a column for each label."""
 
     def load_context(self, context: Any) -> None:
         self.bundle = Bundle.load(Path(context.artifacts["bundle"]))
@@ -24,8 +24,11 @@ class BundleModel(PythonModel):
     # MLflow declares that this returns None.
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
-    ) -> npt.NDArray[np.float32]:
-        return self.bundle.predict(model_input)
+    ) -> npt.NDArray[np.float32] | pd.DataFrame:
+        labels = list(self.bundle.labels)
+        if len(labels) == 1:
+            return self.bundle.predict(model_input)
+        return pd.DataFrame(self.bundle.predict_labels(model_input), columns=pd.Index(labels))
 
 
 set_model(BundleModel())

@@ -117,6 +117,20 @@ def test_a_raw_row_is_scored_as_its_features_are(lake: Lake, served: Callable[[D
         model.predict(example.drop(columns="event_time"))
 
 
+def test_a_model_of_several_labels_has_a_column_for_each(lake: Lake, served: Callable[[DatasetSpec], PyFuncModel]) -> None:
+    spec = CLICKED.model_validate(
+        CLICKED.model_dump(mode="json", exclude_unset=True) | {"labels": {"again": {"column": "clicked"}}}
+    )
+    model = served(spec)
+    found = model.predict(exact(raw_table(lake, spec.name, FIRST)))
+    assert isinstance(found, pd.DataFrame) and list(found.columns) == ["label", "again"]
+    assert model.metadata.get_output_schema().input_names() == ["label", "again"]
+    np.testing.assert_allclose(found["label"], of_features(lake, spec), rtol=1e-5)
+    assert np.abs(found["again"] - found["label"]).max() > 1e-6, "each label has a head of its own"
+    one = model.predict(model.input_example)
+    assert len(one) == EXAMPLE_ROWS and list(one.columns) == ["label", "again"]
+
+
 def test_an_example_has_as_many_raw_rows_as_asked_for(lake: Lake) -> None:
     with lake.write("raw_logs", CLICKED.name, FIRST) as staging:
         (staging / "rows").mkdir()
