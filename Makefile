@@ -15,6 +15,8 @@ TRIALS ?= 20
 SEED ?= $(shell date +%j)
 PORT ?=
 REBUILD ?=
+TO ?=
+FORWARD ?=
 PROCESSES ?= auto
 
 export EVERGREEN_HOME ?= $(CURDIR)/.evergreen
@@ -26,7 +28,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 RUN := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: help need demo tune online join store serve sigopt test test-fast soak ui bench docs check clean
+.PHONY: help need demo tune online join store serve rollback sigopt test test-fast soak ui bench docs check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -50,6 +52,9 @@ store: $(READY) ## Keep the online store of feature tables current from the stre
 
 serve: $(READY) ## Serve recommendations over HTTP, on http://127.0.0.1:8715 (DATASET=, MODEL=, PORT=)
 	@$(RUN) -m orchestration.serve $(DATASET) $(if $(MODEL),--model $(MODEL)) $(if $(PORT),--port $(PORT))
+
+rollback: $(READY) ## Serve an earlier version of a model until FORWARD=1 (DATASET=, MODEL=, TO=<day>)
+	@$(RUN) -m orchestration.rollback $(DATASET) $(if $(MODEL),--model $(MODEL)) $(if $(TO),--to $(TO)) $(if $(FORWARD),--forward)
 
 join: $(READY) ## Join arriving impressions and actions into the stream that `make online` follows (DATASET=)
 	@$(RUN) -m orchestration.join $(DATASET)

@@ -67,6 +67,11 @@ def sync_root() -> str:
     return os.environ.get("EVERGREEN_SYNC") or str(home() / "sync")
 
 
+def serving_folder(dataset: str) -> Path:
+    """Return the folder of the settings that running services of a dataset read, such as their pins."""
+    return home() / "serving" / dataset
+
+
 def catalog_folder() -> Path:
     """Return the folder of the catalog."""
     return Path(os.environ.get("EVERGREEN_CATALOG") or CATALOG)

@@ -8,7 +8,7 @@ from upath import UPath
 
 from ml.lake import Lake
 from ml.sync.folder import sync_folder
-from orchestration.deployments import home, lake_root, landing_root, sync_root
+from orchestration.deployments import home, lake_root, landing_root, serving_folder, sync_root
 from orchestration.replay import quiet_console, the_dataset
 
 PORT = 8715
@@ -37,6 +37,7 @@ def main(dataset: str, model: str | None, host: str, port: int, names: tuple[str
     from ml.online.examples import read_side_tables
     from ml.serving.app import create_serving_app
     from ml.serving.models import NoModel
+    from ml.serving.pins import Pins
     from ml.serving.start import start
 
     torch.set_num_threads(1)
@@ -44,7 +45,8 @@ def main(dataset: str, model: str | None, host: str, port: int, names: tuple[str
     synced = {name: sync_folder(sync_root(), spec.name, name) for name in spec.models}
     stream = UPath(home()) / "stream" / spec.name
     try:
-        engine = start(spec, lake, stream, read_side_tables(spec, f"{landing_root()}/{spec.name}"), synced, model)
+        sides = read_side_tables(spec, f"{landing_root()}/{spec.name}")
+        engine = start(spec, lake, stream, sides, synced, model, Pins(serving_folder(spec.name)))
         listener = listen(host, port)
     except (NoModel, OSError) as error:
         raise click.ClickException(str(error)) from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -19,6 +20,7 @@ def create_app(
     hosts: Iterable[str] = LOOPBACK,
     body_limit: int = BODY_LIMIT,
     open_paths: Iterable[str] = (),
+    health: Callable[[], Mapping[str, Any]] = lambda: {"status": "ok"},
 ) -> FastAPI:
     """Create an app with the project's checks, headers and error shape, and a `/health` route that needs no token.
 
@@ -28,6 +30,7 @@ def create_app(
         hosts: Host names under which the service is reached; `*` allows all.
         body_limit: Largest request body, in bytes.
         open_paths: Further paths that need no token, such as a page without data.
+        health: Returns the body of `/health`, which anyone can read.
 
     Returns:
         The app, to which the service adds its routes.
@@ -49,8 +52,8 @@ def create_app(
     )
 
     @app.get(HEALTH)
-    async def health() -> dict[str, str]:  # needs no thread, so it answers also when all threads are busy
+    async def healthy() -> Mapping[str, Any]:  # needs no thread, so it answers also when all threads are busy
         """Whether the service answers."""
-        return {"status": "ok"}
+        return health()
 
     return app

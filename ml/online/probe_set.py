@@ -43,4 +43,5 @@ def probe_of(lake: Lake, spec: DatasetSpec, recipe: Recipe, before: str | None =
         return None
     count = max(reader.rows // wanted.rows, 1)
     (last,) = reader.slices(count=count, first=count - 1)
-    return Probe([chunk.whole for chunk in last.chunks(_BATCH)])
+    batches = [chunk.whole for chunk in last.chunks(_BATCH)]
+    return Probe(batches, wanted.log_loss_tolerance, wanted.auc_tolerance)

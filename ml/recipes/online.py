@@ -12,9 +12,13 @@ from ml.catalog.strict import Strict
 
 
 class ProbeRecipe(Strict):
-    """Rows that a receiver scores after each sync. It rolls back to the last good version if quality falls significantly."""
+    """Rows on which servers score each version. One that is significantly worse than the last good one is not served."""
 
     rows: int = Field(default=2048, ge=2, description="Number of rows.")
+    log_loss_tolerance: float = Field(
+        default=0.01, ge=0, description="Increase of the log loss that is accepted, as a fraction of the last good version's."
+    )
+    auc_tolerance: float = Field(default=0.005, ge=0, lt=1, description="Decrease of the AUC that is accepted.")
 
 
 class SyncRecipe(Strict):

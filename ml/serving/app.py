@@ -78,7 +78,12 @@ def create_serving_app(engine: Engine, token: str | None, hosts: Iterable[str] =
     Returns:
         The app.
     """
-    app = create_app(f"Evergreen: {engine.spec.name}", token, hosts, BODY_LIMIT, open_paths=("/",))
+
+    def health() -> dict[str, Any]:
+        models = engine.statuses
+        return {"status": "degraded" if "refused" in models.values() else "ok", "models": models}
+
+    app = create_app(f"Evergreen: {engine.spec.name}", token, hosts, BODY_LIMIT, open_paths=("/",), health=health)
     worker, metrics, stop = _Worker(), Metrics(engine), threading.Event()
 
     @asynccontextmanager
@@ -116,7 +121,7 @@ def create_serving_app(engine: Engine, token: str | None, hosts: Iterable[str] =
             "log": None if spec.actions else "examples",  # an action needs the keys of its impression
             "ranking": asdict(engine.ranking.version),
             "retrieval": asdict(engine.retrieval.version) if engine.retrieval else None,
-            "ranker": dict(zip(("model", "version"), engine.ranked_by, strict=True)),
+            "ranker": _ranker(engine),
             "items": len(recommender.source.live) if recommender else None,
             "items_at": recommender.source.live.at if recommender else None,
             "now": engine.clock.now(),
@@ -160,6 +165,13 @@ def _handler(status: int, message: str = "", headers: dict[str, str] | None = No
         return error_response(status, message or str(error), headers)
 
     return handle
+
+
+def _ranker(engine: Engine) -> dict[str, Any]:
+    """What orders recommendations."""
+    model, version = engine.ranked_by
+    held = engine.ranker or engine.ranking.version
+    return {"model": model, "version": version, "pinned": held.pinned, "refusal": held.refusal}
 
 
 def _without_item(engine: Engine) -> Response:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -42,13 +42,36 @@ class Metrics:
         )
         age = Gauge("evergreen_items_age_seconds", "Age of the live items.", registry=self.registry)
         items = Gauge("evergreen_live_items", "Number of live items.", registry=self.registry)
-        for served in (engine.ranking, engine.retrieval):
-            if served is not None:
-                lag.labels(served.version.model).set_function(lambda served=served: served.version.lag_seconds)
+        for served in engine.models:
+            lag.labels(served.version.model).set_function(lambda served=served: served.version.lag_seconds)
+        self.registry.register(_Models(engine))
         if (recommender := engine.recommender) is not None:
             items.set_function(lambda: len(recommender.source.live))
             age.set_function(lambda: max(0.0, (engine.clock.now() - recommender.source.live.at) / 1e6))
             self.registry.register(_TableLookups(recommender.tables))
+
+
+class _Models(Collector):
+    """What happened to the versions of the models."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        statuses = self._engine.statuses
+        for state, text in (("refused", "is refused"), ("pinned", "is not served, because the model is pinned")):
+            gauge = GaugeMetricFamily(f"evergreen_model_{state}", f"Whether the newest version {text}.", labels=["model"])
+            for name, status in statuses.items():
+                gauge.add_metric([name], float(status == state))
+            yield gauge
+        refusals = CounterMetricFamily("evergreen_model_refusals", "Versions refused by reason.", labels=["model", "reason"])
+        rollbacks = CounterMetricFamily("evergreen_model_rollbacks", "Versions left as worse on the probe.", labels=["model"])
+        for version in (served.version for served in self._engine.models):
+            rollbacks.add_metric([version.model], version.rollbacks)
+            for reason, count in version.refused.items():
+                refusals.add_metric([version.model, reason], count)
+        yield refusals
+        yield rollbacks
 
 
 class _TableLookups(Collector):

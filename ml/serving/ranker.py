@@ -11,9 +11,12 @@ from ml.models.lambdarank import LambdaRank
 from ml.retrieval.candidate_index import DamagedIndex, load_ranker
 from ml.retrieval.interactions import context_columns
 from ml.retrieval.signals import CandidateSignals
+from ml.serving.pins import Pins, WrongPin
 from ml.stages import CANDIDATE_INDEX
+from ml.sync.status import Refused
 
 NAME = "lambdarank"
+"""Name of the model in answers, and of its pin."""
 _log = logging.getLogger("evergreen")
 
 
@@ -26,21 +29,45 @@ class RankerOfDay:
     digest: str
 
 
+def load_day(lake: Lake, spec: DatasetSpec, day: str) -> LambdaRank | None:
+    """Load the LambdaRank of a day, and check that the service can rank by it; None if the day has none.
+
+    Raises:
+        Refused: It is missing, damaged, was made under another specification, or reads other signals.
+    """
+    try:
+        ranker = load_ranker(lake, spec, day)
+    except StalePartition as error:
+        raise Refused("schema", error) from error
+    except MissingPartition as error:
+        raise Refused("missing", error) from error
+    except (DamagedIndex, OSError) as error:
+        raise Refused("damaged", error) from error
+    wanted = CandidateSignals(context_columns(spec)).names
+    if ranker is not None and ranker.names != wanted:
+        raise Refused("schema", f"the signals are {ranker.names}, expected {wanted}; materialise the day again")
+    return ranker
+
+
 class ServedRanker:
-    """Keeps the newest LambdaRank of the lake. A damaged one, or one of other signals, is refused and logged.
+    """Keeps the newest LambdaRank of the lake, or the one of the day that it is pinned to. What cannot be served is refused.
 
     Args:
         lake: Where candidate indices are stored.
         spec: A dataset with an item and a user.
+        pins: The pins of the dataset; by default none.
 
     Attributes:
         current: The model that is served; None as long as the lake has none. A poll replaces it at once.
+        pinned: The day that it is pinned to; None for the newest one.
+        refusal: Why the newest one is not served; None if it is.
     """
 
-    def __init__(self, lake: Lake, spec: DatasetSpec) -> None:
-        self._lake, self._spec = lake, spec
-        self._unusable: set[tuple[str, str]] = set()  # days, with digest, that have no ranker or a refused one
-        self._names = CandidateSignals(context_columns(spec)).names
+    def __init__(self, lake: Lake, spec: DatasetSpec, pins: Pins | None = None) -> None:
+        self._lake, self._spec, self._pins = lake, spec, pins
+        self.pinned: str | None = None
+        self.refusal: str | None = None
+        self._unusable: dict[tuple[str, str], str] = {}  # day and digest to why it is refused; empty if the day has no ranker
         self.current: RankerOfDay | None = None
         self.poll()
 
@@ -50,25 +77,40 @@ class ServedRanker:
         return self.current.ranker if self.current else None
 
     def poll(self) -> bool:
-        """Load the model of a newer day. Returns whether one is served now that was not before."""
-        for day in reversed(self._lake.days(CANDIDATE_INDEX, self._spec.name)):
-            found = ""
-            try:
-                found = self._lake.digest(CANDIDATE_INDEX, self._spec.name, day)
-                if self.current and (day, found) == (self.current.day, self.current.digest):
-                    return False
-                if (day, found) in self._unusable:
-                    continue
-                ranker = load_ranker(self._lake, self._spec, day)
-                if ranker is None:
-                    self._unusable.add((day, found))
-                    continue
-                if ranker.names != self._names:
-                    raise DamagedIndex(f"the signals are {ranker.names}, expected {self._names}; materialise the day again")
-            except (DamagedIndex, MissingPartition, StalePartition, OSError) as error:
-                _log.warning("%s/%s of %s: %s", self._spec.name, NAME, day, error)
-                self._unusable.add((day, found))
-                continue
-            self.current = RankerOfDay(ranker, day, found)
-            return True
-        return False
+        """Load the model of a newer or the pinned day. Returns whether one is served now that was not before."""
+        try:
+            self.pinned = self._pins.day_of(NAME) if self._pins else None
+        except WrongPin as error:
+            self.refusal = str(error)
+            return False
+        refusal, changed = None, False
+        for day in [self.pinned] if self.pinned else reversed(self._lake.days(CANDIDATE_INDEX, self._spec.name)):
+            found = day, self._digest(day)
+            if self.current and found == (self.current.day, self.current.digest):
+                break
+            if found not in self._unusable:
+                ranker = self._load(*found)
+                if ranker is not None:
+                    self.current, changed = RankerOfDay(ranker, *found), True
+                    break
+            refusal = refusal or self._unusable[found] or None
+        self.refusal = refusal
+        return changed
+
+    def _load(self, day: str, digest: str) -> LambdaRank | None:
+        """Load the model of a day; if there is none to serve, note why."""
+        why = ""
+        try:
+            if (ranker := load_day(self._lake, self._spec, day)) is not None:
+                return ranker
+        except Refused as error:
+            why = f"{error.reason}: candidate index of {day}: {error}"
+            _log.warning("%s/%s refused %s", self._spec.name, NAME, why)
+        self._unusable[day, digest] = why
+        return None
+
+    def _digest(self, day: str) -> str:
+        try:
+            return self._lake.digest(CANDIDATE_INDEX, self._spec.name, day)
+        except MissingPartition:
+            return ""

@@ -20,7 +20,9 @@ from ml.features.event_days import event_parts, read_events
 from ml.features.point_in_time.event_log import table_days
 from ml.lake import Lake
 from ml.logs.read import raw_parts
+from ml.online.probe_set import probe_day, probe_of
 from ml.recipes.recipe import recipe_of, retrieval_model
+from ml.recipes.stored import recipe_in_use
 from ml.retrieval.items import days_since
 from ml.schema import EVENT_TIME
 from ml.serving.catalogue import LiveCatalogue
@@ -29,6 +31,7 @@ from ml.serving.events import EventWindow
 from ml.serving.feature_tables import ServedTables
 from ml.serving.journal import Journal
 from ml.serving.models import ExportedModel, NewestModel, ServedModel
+from ml.serving.pins import Pins
 from ml.serving.ranker import NAME, ServedRanker
 from ml.serving.recommender import Recommender
 from ml.serving.rows import rank_rows
@@ -63,6 +66,11 @@ class Engine:
     journal: Journal
     ranker: ServedRanker | None = None
 
+    @property
+    def models(self) -> list[ServedModel]:
+        """The ranking model and the two-tower model, which can be the same."""
+        return [self.ranking, *([self.retrieval] if self.retrieval not in (None, self.ranking) else [])]
+
     def bundles(self) -> tuple[Bundle, Bundle | None]:
         """Return the bundles to use for one request: of the ranking model, and of the two-tower model."""
         return self.ranking.bundle, self.retrieval.bundle if self.retrieval else None
@@ -74,6 +82,12 @@ class Engine:
             return NAME, of_day.day
         version = self.ranking.version
         return version.model, version.version
+
+    @property
+    def statuses(self) -> dict[str, str]:
+        """By model, whether the newest version is served (`current`), it was `refused`, or the model is `pinned`."""
+        found = {v.model: _status(v.pinned, v.refusal) for v in (model.version for model in self.models)}
+        return found | ({NAME: _status(self.ranker.pinned, self.ranker.refusal)} if self.ranker else {})
 
     def observe(self, rows: pa.Table) -> None:
         """Let new events change the next requests."""
@@ -88,9 +102,8 @@ class Engine:
 
     def poll(self) -> None:
         """Look for new versions of the models."""
-        for model in (self.ranking, self.retrieval):
-            if model is not None:
-                model.poll()
+        for model in self.models:
+            model.poll()
         if self.ranker is not None:
             self.ranker.poll()
 
@@ -109,6 +122,16 @@ class Engine:
                 _log.exception("%s: the service continues with its last items and models", self.spec.name)
 
 
+def ranking_model(spec: DatasetSpec) -> str:
+    """Return the model that ranks by default: the first without two towers, or else the first."""
+    single = [name for name in spec.models if recipe_of(spec, name).model.kind != "two_tower"]
+    return single[0] if single else spec.primary
+
+
+def _status(pinned: str | None, refusal: str | None) -> str:
+    return "refused" if refusal else "pinned" if pinned else "current"
+
+
 def start(
     spec: DatasetSpec,
     lake: Lake,
@@ -116,6 +139,7 @@ def start(
     sides: Sequence[pa.Table] = (),
     synced: Mapping[str, SyncFolder] | None = None,
     model: str | None = None,
+    pins: Pins | None = None,
 ) -> Engine:
     """Load models and events.
 
@@ -127,17 +151,16 @@ def start(
         synced: The sync folder of each model that online training may publish.
         model: The model that ranks; by default the first that has no two towers, or else the first. Unless it is given, a
             LambdaRank orders the candidates of recommendations if the lake has one.
+        pins: The pins of the dataset; by default, models cannot be pinned to earlier versions.
 
     Raises:
         NoModel: There is no model to serve.
     """
-    towers = retrieval_model(spec)
-    single = [name for name in spec.models if recipe_of(spec, name).model.kind != "two_tower"]
-    name = model or (single[0] if single else spec.primary)
-    ranking = _served(spec, lake, name, (synced or {}).get(name))
+    towers, name = retrieval_model(spec), model or ranking_model(spec)
+    ranking = _served(spec, lake, name, (synced or {}).get(name), pins)
     retrieval = None
     if towers is not None and towers != name and spec.item:
-        retrieval = _served(spec, lake, towers, (synced or {}).get(towers))
+        retrieval = _served(spec, lake, towers, (synced or {}).get(towers), pins)
     elif towers == name:
         retrieval = ranking
     days = lake.days(exported_models(name), spec.name)
@@ -154,7 +177,7 @@ def start(
                 window.load(rows.filter(pa.array(rows[EVENT_TIME].to_numpy() >= window.reach(end - 1))))
         recommender = Recommender(spec, window, LiveCatalogue(spec, window, sides, _tables(spec, lake, last)), sides)
     asks = recommender is not None and model is None and spec.ranked is not None and spec.ranked.lambdarank is not None
-    ranker = ServedRanker(lake, spec) if asks else None
+    ranker = ServedRanker(lake, spec, pins) if asks else None
     engine = Engine(spec, clock, ranking, retrieval, recommender, Journal(spec, stream), ranker)
     for rows in engine.journal.unread(end):
         engine.observe(rows)
@@ -186,9 +209,12 @@ def _warm_up(engine: Engine) -> None:
                 recommender.recommend(ranking, retrieval, user, {}, 1, now, ranker=engine.ranker.ranker)
 
 
-def _served(spec: DatasetSpec, lake: Lake, name: str, folder: SyncFolder | None) -> ServedModel:
-    """The newest export of a model, or what online training publishes after it."""
-    exported = ExportedModel(lake, spec, name)
+def _served(spec: DatasetSpec, lake: Lake, name: str, folder: SyncFolder | None, pins: Pins | None) -> ServedModel:
+    """The newest export of a model, or what online training publishes after it, each judged against the one before."""
+    newest = probe_day(lake, spec)
+    probe = probe_of(lake, spec, recipe_in_use(lake, spec, name, newest)) if newest else None
+    exported = ExportedModel(lake, spec, name, probe, pins)
     if folder is None:
         return exported
-    return NewestModel(exported, Receiver(folder, f"serve-{socket.gethostname()}-{os.getpid()}".replace(".", "-")), spec, name)
+    receiver = f"serve-{socket.gethostname()}-{os.getpid()}".replace(".", "-")
+    return NewestModel(exported, Receiver(folder, receiver, probe, spec.fingerprint), spec, name)

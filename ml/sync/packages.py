@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from ml.artifacts.bundle import Bundle
 from ml.artifacts.delta import ModelDelta
+from ml.artifacts.finite import NotFinite, check_model
+from ml.artifacts.predictor import TorchPredictor
 from ml.artifacts.snapshot import STATE, SnapshotMismatch
 from ml.sync.folder import SyncFolder
 from ml.sync.manifest import DamagedPackage, Kind, PackageManifest, UnknownFormat
@@ -66,6 +68,28 @@ class Packages:
         """Read a manifest. Raises `Refused` if there is none, or it is damaged or in an unknown format."""
         with _refusing():
             return self.folder.manifest(self.run_id, kind, version)
+
+
+def check_bundle(bundle: Bundle, name: str, fingerprint: str | None = None) -> None:
+    """Check a model before it is served.
+
+    Args:
+        bundle: The model.
+        name: What it is, for the message.
+        fingerprint: Fingerprint of the dataset that it must have been written under; by default not checked.
+
+    Raises:
+        Refused: The model was made under another specification, or a weight is not a finite number.
+    """
+    if fingerprint is not None and (found := bundle.spec.fingerprint) != fingerprint:
+        raise Refused(
+            "schema", f"{name} was made under the specification {found}, the catalog entry {bundle.spec.name} has {fingerprint}"
+        )
+    if isinstance(bundle.predictor, TorchPredictor):
+        try:
+            check_model(bundle.predictor.model)
+        except NotFinite as error:
+            raise Refused("not_finite", f"{name}: {error}") from error
 
 
 @contextmanager

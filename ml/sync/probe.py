@@ -56,7 +56,7 @@ class Probe:
 
     def judge(self, bundle: Bundle) -> Verdict:
         """Score a version. Unless it is worse than the last good version, it becomes the last good version."""
-        found = np.concatenate([bundle.score(batch, sampled=True) for batch in self._batches])
+        found = self._scores(bundle)
         if not np.isfinite(found).all():
             return Verdict(float("inf"), None, "a prediction is not a number")
         loss, auc = self._rows.log_loss(found), self._rows.auc(found)
@@ -65,6 +65,13 @@ class Probe:
         if worse is None:
             self._good = found
         return Verdict(loss.value, auc.value if auc else None, worse)
+
+    def accept(self, bundle: Bundle) -> None:
+        """Make a version the last good one, however it scores, such as one that was chosen by hand."""
+        self._good = self._scores(bundle)
+
+    def _scores(self, bundle: Bundle) -> npt.NDArray[np.float32]:
+        return np.concatenate([bundle.score(batch, sampled=True) for batch in self._batches])
 
     def _worse(self, found: npt.NDArray[np.float32], good: npt.NDArray[np.float32]) -> str | None:
         loss, before = self._rows.log_loss(found), self._rows.log_loss(good)

@@ -16,10 +16,11 @@ from threading import Event
 
 from ml.artifacts.bundle import Bundle
 from ml.artifacts.delta import ModelUndo
+from ml.artifacts.finite import NotFinite, check_delta
 from ml.embeddings.delta import Gap
 from ml.sync.folder import Acknowledgement, Head, SyncFolder
 from ml.sync.manifest import DamagedPackage, PackageManifest
-from ml.sync.packages import Packages
+from ml.sync.packages import Packages, check_bundle
 from ml.sync.probe import Probe
 from ml.sync.status import Applied, Reason, ReceiverStatus, Refused
 
@@ -47,6 +48,7 @@ class Receiver:
         folder: Where packages are published.
         name: Identifies the receiver across its restarts; letters, digits, `_` and `-`.
         probe: Rows to score each version on; by default none.
+        fingerprint: Fingerprint of the dataset that snapshots must have been written under; by default not checked.
 
     Raises:
         ValueError: The name has other characters.
@@ -57,10 +59,10 @@ class Receiver:
         (None, None)
     """
 
-    def __init__(self, folder: SyncFolder, name: str, probe: Probe | None = None) -> None:
+    def __init__(self, folder: SyncFolder, name: str, probe: Probe | None = None, fingerprint: str | None = None) -> None:
         if not re.fullmatch(r"[\w-]+", name):
             raise ValueError(f"name of a receiver: expected letters, digits, '_' and '-', found {name!r}")
-        self.name, self._folder, self._probe = name, folder, probe
+        self.name, self._folder, self._probe, self._fingerprint = name, folder, probe, fingerprint
         self._bundle: Bundle | None = None
         self._served: PackageManifest | None = None
         self._head: Head | None = None
@@ -71,7 +73,9 @@ class Receiver:
         self._load_failed: tuple[Head, float] | None = None  # and when
         self._rows, self._snapshots, self._rollbacks = 0, 0, 0
         self._refused: Counter[Reason] = Counter()
-        self._refusals: set[str] = set()
+        self._refusals: set[str] = set()  # since something was applied
+        self._refusal: str | None = None  # why the newest version is not served
+        self._noted = False  # whether the current poll has refused something
         self._last_refusal: str | None = None
         self._seconds = Seconds(float)
 
@@ -89,9 +93,7 @@ class Receiver:
     @property
     def status(self) -> ReceiverStatus:
         """The current state."""
-        served, head, newest = self._served, self._head, self._newest
-        same = served is not None and head is not None and head.run_id == served.run_id
-        behind = head is not None and not (same and served is not None and served.version >= head.version)
+        served, head, newest, behind = self._served, self._head, self._newest, self._is_behind
         lag: float | None = None if behind else 0.0
         if behind and served and newest and newest.event_to is not None and served.event_to is not None:
             lag = max(newest.event_to - served.event_to, 0) / 1e6
@@ -107,11 +109,19 @@ class Receiver:
             lag_event_seconds=lag,
             lag_wall_seconds=max(time.time() - since, 0.0) if behind and since is not None else 0.0,
             refused=dict(self._refused),
+            refusal=self._refusal,
             last_refusal=self._last_refusal,
             rollbacks=self._rollbacks,
             rolled_back_from=self._rejected.version if self._rejected else None,
             seconds=dict(self._seconds),
         )
+
+    @property
+    def _is_behind(self) -> bool:
+        served, head = self._served, self._head
+        if head is None:
+            return False
+        return served is None or served.run_id != head.run_id or served.version < head.version
 
     def load(self) -> Bundle:
         """Load the newest snapshot and the deltas after it.
@@ -135,20 +145,28 @@ class Receiver:
             self.poll()
             stop.wait(interval)
 
-    def poll(self) -> Applied | None:
+    def poll(self, after: int | None = None) -> Applied | None:
         """Apply what was published since the last call, and acknowledge it.
+
+        Args:
+            after: Microseconds since 1970 UTC. As long as the newest version has been trained on no event from then on, it is
+                left alone. By default every version is applied.
 
         Returns:
             What was applied; None for nothing. `status` has the reason if something was refused.
         """
-        applied = None
+        applied, waits = None, False
+        self._noted = False
         try:
             head = self._read_head()
             if head is not None:
                 self._note_lag(head)
-                applied = self._advance(head)
+                waits = after is not None and not self._reaches(head, after)
+                applied = None if waits else self._advance(head)
         except Refused as error:
             self._note(error)
+        if not self._noted and (waits or not self._is_behind):
+            self._refusal = None
         if applied is not None:
             self._refusals.clear()
             if self._head is not None and applied.version >= self._head.version:
@@ -224,12 +242,15 @@ class Receiver:
             manifest, delta = Packages(self._folder, served.run_id).delta(served)
         with _timed(seconds, "apply"):
             try:
+                check_delta(delta)
                 if self._probe is not None:
                     return manifest, bundle.apply_undoable(delta)
                 bundle.apply(delta)
                 return manifest, None
             except Gap as error:
                 raise Refused("gap", f"{manifest.name}: {error}") from error
+            except NotFinite as error:
+                raise Refused("not_finite", f"{manifest.name}: {error}") from error
             except ValueError as error:
                 raise Refused("model", f"{manifest.name}: {error}") from error
 
@@ -253,6 +274,7 @@ class Receiver:
                     now, bundle = packages.bundle(version)
                 if served is not None and (now.dataset, now.model) != (served.dataset, served.model):
                     raise Refused("model", f"{now.name} cannot replace {served.dataset}/{served.model}")
+                check_bundle(bundle, now.name, self._fingerprint)
             except Refused as error:
                 self._note(error)
                 continue
@@ -313,6 +335,11 @@ class Receiver:
         if self._behind_since is None:
             self._behind_since = self._newest.published_at if self._newest else time.time()
 
+    def _reaches(self, head: Head, after: int) -> bool:
+        """Whether the newest version was trained on events from a point in time on, or has to be read to find out."""
+        newest = self._newest if self._is_behind else self._served
+        return newest is None or (newest.event_to or 0) >= after
+
     def _waited(self, head: Head) -> Seconds:
         """Begin the account of a sync with the time since the publication of the newest version."""
         waited = time.time() - self._newest.published_at if self._newest and self._newest.version == head.version else 0.0
@@ -321,6 +348,7 @@ class Receiver:
     def _note(self, error: Refused) -> None:
         """Count and log a refusal, once until something is applied again."""
         text = f"{error.reason}: {error}"
+        self._refusal, self._noted = text, True
         if text in self._refusals:
             return
         self._refusals.add(text)

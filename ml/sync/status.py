@@ -8,7 +8,7 @@ from typing import Literal
 
 from ml.sync.manifest import Kind
 
-Reason = Literal["folder", "head", "missing", "damaged", "format", "gap", "model", "dropped", "quality"]
+Reason = Literal["folder", "head", "missing", "damaged", "format", "gap", "model", "schema", "not_finite", "dropped", "quality"]
 """Why something was refused.
 
 | reason    | meaning                                                                                |
@@ -20,6 +20,8 @@ Reason = Literal["folder", "head", "missing", "damaged", "format", "gap", "model
 | `format`  | a package is in an unknown format                                                      |
 | `gap`     | changes between the served version and a delta are missing                             |
 | `model`   | a package belongs to another dataset or model                                          |
+| `schema`  | a model was made under another specification of the dataset                            |
+| `not_finite` | a weight is not a finite number                                                     |
 | `dropped` | the publisher has dropped the receiver, which was silent for too long                  |
 | `quality` | the probe has scored a version significantly worse than the last good one              |
 """
@@ -77,6 +79,7 @@ class ReceiverStatus:
         lag_event_seconds: Event time between the latest events of the newest and the served version; None if unknown.
         lag_wall_seconds: Time since the first publication that is not applied yet; 0 without one.
         refused: Number of different refusals by reason.
+        refusal: Why the newest version is not served; None if it is, or nothing was refused.
         last_refusal: Text of the last refusal.
         rollbacks: Number of rollbacks.
         rolled_back_from: Version that the last rollback has left, while the version before it is served; otherwise None.
@@ -93,6 +96,7 @@ class ReceiverStatus:
     lag_event_seconds: float | None
     lag_wall_seconds: float
     refused: Mapping[Reason, int]
+    refusal: str | None
     last_refusal: str | None
     rollbacks: int
     rolled_back_from: int | None

@@ -26,6 +26,7 @@ TARGETS = {
     "demo": "takes minutes on real logs; its module runs, on the built-in log and on logs that a page writes",
     "tune": "takes minutes; a test runs its module",
     "online": "takes minutes; a test runs its module",
+    "rollback": "needs two days; a test runs its module beside a service",
     "join": "reads a stream until it is stopped; a test runs its module",
     "test": "would run these tests",
     "test-fast": "would run these tests",

@@ -99,16 +99,21 @@ def test_a_worse_snapshot_is_not_served_and_later_versions_are_tried(run: Run, m
 
 
 def test_predictions_that_are_not_numbers_are_worse(run: Run) -> None:
-    receiver = Receiver(run.folder, "server", probe_of(run))
-    receiver.load()
+    probe, receiver = probe_of(run), Receiver(run.folder, "server")
+    assert probe.judge(receiver.load()).worse is None
+    for parameter in receiver.bundle.predictor.model.parameters():  # type: ignore[attr-defined]
+        parameter.data.fill_(float("nan"))
+    assert probe.judge(receiver.bundle).worse == "a prediction is not a number"
 
-    def break_it(state: TrainState) -> None:
-        for parameter in state.dense_parameters:
-            parameter.data.fill_(float("nan"))
 
-    run.advance(change=break_it)
-    assert receiver.poll() is None
-    assert "not a number" in str(receiver.status.last_refusal) and serves(receiver.bundle, run.history[1])
+def test_a_version_that_is_chosen_by_hand_is_the_baseline_of_the_next_one(run: Run) -> None:
+    probe, receiver = probe_of(run), Receiver(run.folder, "server")
+    probe.judge(receiver.load())
+    run.advance(change=spoil)
+    receiver.poll()
+    assert probe.judge(receiver.bundle).worse is not None
+    probe.accept(receiver.bundle)
+    assert probe.judge(receiver.bundle).worse is None
 
 
 def test_a_difference_within_the_tolerance_or_by_chance_is_not_worse(run: Run) -> None:

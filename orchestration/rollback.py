@@ -1,0 +1,49 @@
+"""`make rollback`: serves an earlier version of a model, until a person decides to go forward again."""
+
+import click
+
+from ml.lake import Lake
+from ml.sync.folder import sync_folder
+from orchestration.deployments import lake_root, serving_folder, sync_root
+from orchestration.replay import quiet_console, the_dataset
+
+
+@click.command()
+@click.argument("dataset", default="synthetic")
+@click.option("--model", help="The model, or `lambdarank`; by default what orders recommendations.")
+@click.option("--to", help="The day (YYYY-MM-DD) to serve; by default the newest export before what is served.")
+@click.option("--forward", is_flag=True, help="Serve the newest version again.")
+def main(dataset: str, model: str | None, to: str | None, forward: bool) -> None:
+    """Pin a model of DATASET to an earlier day. Running services follow within seconds, and later ones begin with it.
+
+    Exits with 0 if the model is pinned or, with --forward, if its newest version is served from now on; with 1 if there is no
+    earlier version that can be served, and nothing has changed; with 2 if an argument is wrong.
+    """
+    quiet_console()
+    from ml.serving.pins import Pins, WrongPin
+    from ml.serving.ranker import NAME
+    from ml.serving.rollback import NothingToServe, roll_back
+    from ml.serving.start import ranking_model
+
+    spec, lake, pins = the_dataset(dataset), Lake.at(lake_root()), Pins(serving_folder(dataset))
+    asks = spec.item is not None and spec.ranked is not None and spec.ranked.lambdarank is not None
+    models = [*spec.models, *([NAME] if asks else [])]
+    name = model or (NAME if asks else ranking_model(spec))
+    if name not in models:
+        raise click.BadParameter(f"{dataset} has no model {name!r}; it has {', '.join(models)}", param_hint="--model")
+    if forward:
+        if to:
+            raise click.UsageError("give either --to or --forward")
+        was = "" if pins.unpin(name) else ", as before"
+        click.echo(f"{dataset}/{name}: the newest version is served{was}")
+        return
+    try:
+        done = roll_back(lake, spec, pins, name, sync_folder(sync_root(), dataset, name), to)
+    except (NothingToServe, WrongPin) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{dataset}/{name}: {done.day} is served instead of {done.left}")
+    click.echo(f"To serve the newest version again: make rollback DATASET={dataset} MODEL={name} FORWARD=1")
+
+
+if __name__ == "__main__":
+    main()
