@@ -1,6 +1,7 @@
 """`make serve`: serves recommendations over HTTP, from the newest models and the events that arrive."""
 
 import json
+import math
 from pathlib import Path
 
 import click
@@ -21,8 +22,14 @@ TOKEN = "serving-token"
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="Port; 0 for any free one.")
 @click.option("--name", "names", multiple=True, help="A further host name under which the service is reached.")
+@click.option(
+    "--rate", type=click.FloatRange(1), default=1000, show_default=True, help="Requests that one client may send in a second."
+)
+@click.option("--in-flight", type=click.IntRange(1), default=256, show_default=True, help="Requests in progress at once.")
 @click.option("--open", "is_open", is_flag=True, help="Answer without a token. Only for networks that you trust.")
-def main(dataset: str, model: str | None, host: str, port: int, names: tuple[str, ...], is_open: bool) -> None:
+def main(
+    dataset: str, model: str | None, host: str, port: int, names: tuple[str, ...], rate: float, in_flight: int, is_open: bool
+) -> None:
     """Serve recommendations of DATASET.
 
     The service takes the newest exported models, or what `make online` publishes, and learns from the events that it is sent.
@@ -32,6 +39,7 @@ def main(dataset: str, model: str | None, host: str, port: int, names: tuple[str
     import torch
 
     from ml.http.guard import LOOPBACK
+    from ml.http.limits import Limits
     from ml.http.server import listen, serve, url_of
     from ml.http.tokens import load_token
     from ml.online.examples import read_side_tables
@@ -67,7 +75,8 @@ def main(dataset: str, model: str | None, host: str, port: int, names: tuple[str
     example = json.dumps({"user": None, "k": 5})
     header = "" if token is None else f' -H "Authorization: Bearer $(cat {token_file})"'
     click.echo(f"Try: curl -s {url}/recommend{header} -H 'Content-Type: application/json' -d '{example}'")
-    serve(create_serving_app(engine, token, hosts=(*LOOPBACK, host, *names)), listener)
+    limits = Limits(rate, burst=math.ceil(rate), in_flight=in_flight)
+    serve(create_serving_app(engine, token, (*LOOPBACK, host, *names), limits), listener)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from ml.http.errors import install_error_handlers
 from ml.http.guard import LOOPBACK, Guard
+from ml.http.limits import Limited, Limits
 
 BODY_LIMIT = 16 * 2**20
 HEALTH = "/health"
@@ -21,6 +22,7 @@ def create_app(
     body_limit: int = BODY_LIMIT,
     open_paths: Iterable[str] = (),
     health: Callable[[], Mapping[str, Any]] = lambda: {"status": "ok"},
+    limits: Limits | None = None,
 ) -> FastAPI:
     """Create an app with the project's checks, headers and error shape, and a `/health` route that needs no token.
 
@@ -30,7 +32,8 @@ def create_app(
         hosts: Host names under which the service is reached; `*` allows all.
         body_limit: Largest request body, in bytes.
         open_paths: Further paths that need no token, such as a page without data.
-        health: Returns the body of `/health`, which anyone can read.
+        health: Returns the body of `/health`, which anyone can read and which has no limits.
+        limits: Rate, requests in progress and time of bodies; by default unlimited.
 
     Returns:
         The app, to which the service adds its routes.
@@ -43,12 +46,15 @@ def create_app(
     """
     app = FastAPI(title=title, docs_url=None, redoc_url=None)  # both pages load scripts from other sites
     install_error_handlers(app)
+    if limits is not None:
+        app.add_middleware(Limited, limits=limits, free=frozenset({HEALTH}))
     app.add_middleware(
         Guard,
         token=token,
         hosts=frozenset(host.lower() for host in hosts),
         body_limit=body_limit,
         open_paths=frozenset({HEALTH, *open_paths}),
+        body_seconds=limits.body_seconds if limits else None,
     )
 
     @app.get(HEALTH)

@@ -5,6 +5,7 @@ The checks are ASGI middleware, so they hold for all routes, also for pages and 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -24,25 +25,31 @@ SECURITY_HEADERS: Mapping[str, str] = {
 }
 
 
-class BodyTooLarge(Exception):
-    """A request sent more bytes than the limit."""
+class BodyRefused(Exception):
+    """A body has more bytes than the limit, or takes too long to arrive."""
 
 
-class _CountedBody:
-    """Counts the bytes of a body, which can be longer than announced or come without a length."""
+class _LimitedBody:
+    """Counts the bytes of a body, which can be longer than announced or come without a length, and its seconds."""
 
-    def __init__(self, receive: Receive, limit: int) -> None:
+    def __init__(self, receive: Receive, limit: int, seconds: float | None) -> None:
         self._receive, self._limit, self._seen = receive, limit, 0
-
-    @property
-    def too_large(self) -> bool:
-        return self._seen > self._limit
+        self._until = None if seconds is None else asyncio.get_running_loop().time() + seconds
+        self._is_complete = False
+        self.refusal: tuple[int, str] | None = None  # status and message
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        try:
+            async with asyncio.timeout_at(None if self._is_complete else self._until):
+                message = await self._receive()
+        except TimeoutError:
+            self.refusal = 408, "The request body did not arrive in time"
+            raise BodyRefused from None
         self._seen += len(message.get("body", b""))
-        if self.too_large:
-            raise BodyTooLarge
+        self._is_complete = not message.get("more_body", False)
+        if self._seen > self._limit:
+            self.refusal = 413, _too_large(self._limit)
+            raise BodyRefused
         return message
 
 
@@ -56,12 +63,20 @@ class Guard:
             this machine sends another name.
         body_limit: Largest request body, in bytes.
         open_paths: Paths that need no token.
+        body_seconds: Seconds within which a body has to arrive; None for any.
     """
 
     def __init__(
-        self, app: ASGIApp, token: str | None, hosts: frozenset[str], body_limit: int, open_paths: frozenset[str] = frozenset()
+        self,
+        app: ASGIApp,
+        token: str | None,
+        hosts: frozenset[str],
+        body_limit: int,
+        open_paths: frozenset[str] = frozenset(),
+        body_seconds: float | None = None,
     ) -> None:
         self.app, self.token, self.hosts, self.body_limit, self.open_paths = app, token, hosts, body_limit, open_paths
+        self.body_seconds = body_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,19 +89,20 @@ class Guard:
             extra = {"www-authenticate": 'Basic realm="evergreen"'} if status == 401 else {}
             await error_response(status, message, extra)(scope, receive, _with_security_headers(send))
             return
-        body = _CountedBody(receive, self.body_limit)
+        body = _LimitedBody(receive, self.body_limit, self.body_seconds)
         started = False
 
         async def sending(message: Message) -> None:
             nonlocal started
-            if started or not body.too_large:  # what the app makes of half a body is of no interest
+            if started or body.refusal is None:  # what the app makes of half a body is of no interest
                 started = True
                 await send(message)
 
-        with suppress(BodyTooLarge):
+        with suppress(BodyRefused):
             await self.app(scope, body.receive, _with_security_headers(sending))
-        if body.too_large and not started:
-            await error_response(413, self._too_large())(scope, receive, _with_security_headers(send))
+        if body.refusal is not None and not started:
+            status, message = body.refusal
+            await error_response(status, message, {"connection": "close"})(scope, receive, _with_security_headers(send))
 
     def _refusal(self, path: str, headers: Headers) -> tuple[int, str] | None:
         """Status and message if the request is refused."""
@@ -104,11 +120,12 @@ class Guard:
                 return 401, "The token is not valid"
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self.body_limit:
-            return 413, self._too_large()
+            return 413, _too_large(self.body_limit)
         return None
 
-    def _too_large(self) -> str:
-        return f"The request body is larger than {self.body_limit} bytes"
+
+def _too_large(limit: int) -> str:
+    return f"The request body is larger than {limit} bytes"
 
 
 def host_name(host: str) -> str:

@@ -26,6 +26,7 @@ from starlette.responses import HTMLResponse
 from ml.http.app import create_app
 from ml.http.errors import error_response
 from ml.http.guard import LOOPBACK
+from ml.http.limits import Limits
 from ml.retrieval.postings import UnknownColumn
 from ml.serving.faults import WrongColumn
 from ml.serving.forms import Answer, EventsRequest, Item, RankRequest, RecommendRequest, Stored
@@ -39,6 +40,7 @@ from ml.serving.start import Engine
 QUEUE = 64
 """Requests that may wait for the computing thread."""
 BODY_LIMIT = 4 << 20
+DEFAULT_LIMITS = Limits()
 PAGE = Path(__file__).with_name("page.html")
 Result = TypeVar("Result")
 
@@ -67,13 +69,16 @@ class _Worker:
         self._pool.shutdown(wait=False)
 
 
-def create_serving_app(engine: Engine, token: str | None, hosts: Iterable[str] = LOOPBACK) -> FastAPI:
+def create_serving_app(
+    engine: Engine, token: str | None, hosts: Iterable[str] = LOOPBACK, limits: Limits = DEFAULT_LIMITS
+) -> FastAPI:
     """Create the app of a service.
 
     Args:
         engine: What answers the requests. The app keeps it up to date while it runs.
         token: Token that requests have to present; None for an open service.
         hosts: Host names under which the service is reached.
+        limits: Rate of each client, and requests in progress.
 
     Returns:
         The app.
@@ -83,7 +88,9 @@ def create_serving_app(engine: Engine, token: str | None, hosts: Iterable[str] =
         models = engine.statuses
         return {"status": "degraded" if "refused" in models.values() else "ok", "models": models}
 
-    app = create_app(f"Evergreen: {engine.spec.name}", token, hosts, BODY_LIMIT, open_paths=("/",), health=health)
+    app = create_app(
+        f"Evergreen: {engine.spec.name}", token, hosts, BODY_LIMIT, open_paths=("/",), health=health, limits=limits
+    )
     worker, metrics, stop = _Worker(), Metrics(engine), threading.Event()
 
     @asynccontextmanager
