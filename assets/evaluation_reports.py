@@ -11,6 +11,7 @@ from assets.policy import daily_asset, key
 from assets.resources import LakeResource
 from assets.tables import table
 from ml import stages
+from ml.catalog.ranking import lambdarank_of
 from ml.catalog.spec import DatasetSpec
 
 LOOK_BACK_DAYS = 7  # days that the baselines learn from, and whose items and users count as known
@@ -26,19 +27,26 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
         deps=[
             dg.AssetDep(key(spec, stages.CLEANED_FEATURES), partition_mapping=days_before(LOOK_BACK_DAYS, 0)),
             *(dep for model in spec.models for dep in _models_scored(spec, model)),
+            *(
+                [dg.AssetDep(key(spec, stages.CANDIDATE_INDEX), partition_mapping=days_before(1, 1))]
+                if lambdarank_of(spec)
+                else []
+            ),
             dg.AssetDep(key(spec, stages.EVALUATION_REPORTS), partition_mapping=days_before(1, 1)),
         ],
         description="Metrics of the previous day's models on the day, compared with a constant and a logistic regression.",
     )
     def evaluation_reports(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         from ml.evaluation.evaluate import evaluate_day
-        from ml.evaluation.models import models_before
+        from ml.evaluation.models import models_before, ranker_before
 
         def work(day: str) -> dict[str, Any]:
             models = models_before(spec, day, lake.open())
             before = spec.previous_day(day)
             inputs = [(stages.served_models(spec, name), before) for name in models] if before else []
-            done = evaluate_day(spec, day, lake.open(), models, model_inputs=inputs)
+            ranker = ranker_before(spec, day, lake.open())
+            inputs += [(stages.CANDIDATE_INDEX, before)] if ranker and before else []
+            done = evaluate_day(spec, day, lake.open(), models, model_inputs=inputs, ranker=ranker)
             scores = {
                 name: (done.metrics["model"] or {}).get(name)
                 for name in ("auc", "log_loss", "normalised_entropy", "calibration")
@@ -55,6 +63,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
                     if value is not None
                 },
                 "models": _models(done.metrics["models"]),
+                **_rankers(done.metrics["ranking"]),
                 "verdict": dg.MetadataValue.md(done.verdict),
                 "report": dg.MetadataValue.path(str(done.report)),
                 **plots,
@@ -91,6 +100,26 @@ def _ranking(metrics: dict[str, Any]) -> dict[str, float | None]:
     numbers = {"recall_at_20": "recall@20", "mrr_at_20": "mrr@20"}
     found = {f"{short}/{name}": of[metric] for name, of in systems.items() for short, metric in numbers.items()}
     return found | ({short: systems[headline][metric] for short, metric in numbers.items()} if headline else {})
+
+
+def _rankers(ranking: dict[str, Any] | None) -> dict[str, Any]:
+    """The ranker that wins, and a table of all rankers on the same clicks; empty if they are not compared."""
+    if not ranking or not ranking["rankers"]:
+        return {}
+    rankers = ranking["rankers"]
+    numbers = ("recall@10", "recall@20", "recall@100", "mrr@20")
+    rows = (
+        {
+            "ranker": name,
+            "orders": of["of"],
+            **{metric: "" if of[metric] is None else round(of[metric], 4) for metric in numbers},
+        }
+        for name, of in rankers["systems"].items()
+    )
+    return {
+        "best_ranker": rankers["winner"] or "none: no significant difference",
+        "rankers": table({"ranker": "string", "orders": "string"} | dict.fromkeys(numbers, "float"), rows),
+    }
 
 
 def _means(metrics: dict[str, Any]) -> dict[str, float | None]:

@@ -5,12 +5,15 @@ Declarations only. `ml.retrieval` computes the standing candidate sources, and `
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from ml.catalog.reading import ColumnName
 from ml.catalog.strict import Float, Int, Strict
+
+if TYPE_CHECKING:
+    from ml.catalog.spec import DatasetSpec
 
 
 class Session(Strict):
@@ -73,3 +76,8 @@ class Ranking(Strict):
         description="Trains a LambdaRank over candidates with `candidate_index`, and ranks with it when serving. By default, "
         "candidates are ranked by a model.",
     )
+
+
+def lambdarank_of(spec: DatasetSpec) -> LambdaRankOptions | None:
+    """Return how a dataset's LambdaRank is trained each day; None if it has none, as without a user."""
+    return spec.ranked.lambdarank if spec.ranked and spec.user else None

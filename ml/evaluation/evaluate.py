@@ -59,6 +59,7 @@ from ml.evaluation.uncertainty import Uncertainty, compare_models
 from ml.evaluation.verdict import attained, beats, verdict
 from ml.lake import Lake
 from ml.metrics import count_clicks, metrics_of
+from ml.models.lambdarank import LambdaRank
 from ml.stages import CLEANED_FEATURES, EVALUATION_REPORTS
 
 WINDOW_DAYS = 7
@@ -93,6 +94,7 @@ def evaluate_day(
     models: Mapping[str, ScoredModel],
     window_days: int = WINDOW_DAYS,
     model_inputs: Iterable[tuple[str, str]] = (),
+    ranker: LambdaRank | None = None,
 ) -> EvaluatedDay:
     """Score a day and write its partition: `report.html`, `metrics.json`, `history_entry.json` and `figures/*.png`.
 
@@ -103,6 +105,7 @@ def evaluate_day(
         models: Models by name. Plots, slices and verdict are of the first. Without models, the report describes only the data.
         window_days: Number of days before `day` that the baselines learn from, and whose items and users count as known.
         model_inputs: Stage and day of each partition that the models were loaded from, for the lineage.
+        ranker: A LambdaRank that has not seen the day, to compare with the models as a ranker of candidates.
 
     Returns:
         The metrics, the plots and the path of the report.
@@ -124,7 +127,7 @@ def evaluate_day(
     scores = replace(of_models, by=of_models.by | score_day(spec, day, lake, fitted).by)
     metrics = _metrics(lake, spec, day, scores, earlier, models, baselines)
     metrics["online"] = online_training(lake, spec, day)
-    metrics["ranking"] = rank_day(spec, day, lake, earlier, {name: model.items for name, model in models.items()})
+    metrics["ranking"] = rank_day(spec, day, lake, earlier, {name: model.items for name, model in models.items()}, ranker)
     before, entry = history_of(lake, spec.name, until=day), _entry(metrics)
     metrics |= _compared(metrics, before, entry)
     images = _plots(scores, metrics)

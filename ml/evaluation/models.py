@@ -8,11 +8,14 @@ from numpy.typing import NDArray
 
 from ml.artifacts.predictor import TorchPredictor
 from ml.artifacts.stored import require_model
+from ml.catalog.ranking import lambdarank_of
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.collate import batch_from_arrow
 from ml.evaluation.ranking.item_scorers import CannotRank, item_scorer
 from ml.evaluation.scores import ItemScorer, ScoredModel
 from ml.lake import Lake
+from ml.models.lambdarank import LambdaRank
+from ml.retrieval.candidate_index import load_ranker
 from ml.schema import FeatureSchema
 from ml.stages import served_models
 from ml.training.loop import threads
@@ -39,6 +42,21 @@ def models_before(spec: DatasetSpec, day: str, lake: Lake) -> dict[str, ScoredMo
     """
     before = spec.previous_day(day)
     return {name: _scored(spec, name, before, lake) for name in spec.models} if before else {}
+
+
+def ranker_before(spec: DatasetSpec, day: str, lake: Lake) -> LambdaRank | None:
+    """Load the LambdaRank of the candidate index of the day before.
+
+    Returns:
+        None on the first day, without `ranking.lambdarank`, and if nothing could be learned on the day before.
+
+    Raises:
+        MissingPartition: The day before has no candidate index.
+        StalePartition: The index was made under another specification of the dataset.
+        DamagedIndex: A file of the index has changed since it was written.
+    """
+    before = spec.previous_day(day)
+    return load_ranker(lake, spec, before) if before and lambdarank_of(spec) else None
 
 
 def _scored(spec: DatasetSpec, name: str, snapshot_day: str, lake: Lake) -> ScoredModel:

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ml.evaluation.plots import NAMES
+from ml.evaluation.ranking.metrics import HEADLINE
 from ml.evaluation.ranking.verdict import best_source, headline_model, source_title
 from ml.evaluation.recent import METRICS, RANKING_METRICS
 from ml.evaluation.uncertainty import JUDGED_FROM, too_few
@@ -65,8 +66,14 @@ def _ranking(metrics: dict[str, Any]) -> dict[str, Any]:
         "titles_of_ranked": {name: source_title(name) for name in ranking["sources"]} | {n: n for n in ranking["models"]}
         if ranking
         else {},
+        "rankers": _by_recall(ranking["rankers"]) if ranking else {},
         "recent_metrics": [name for name in (*METRICS, *RANKING_METRICS) if any(name in of for of in systems.values())],
     }
+
+
+def _by_recall(rankers: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the systems of a comparison of rankers, the highest recall first."""
+    return dict(sorted((rankers or {"systems": {}})["systems"].items(), key=lambda of: -(of[1][HEADLINE] or 0.0)))
 
 
 def number(value: float | None, digits: int = 4) -> str:

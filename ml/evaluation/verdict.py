@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ml.evaluation.ranking.verdict import headline_model, ranking_verdict
+from ml.evaluation.ranking.verdict import headline_model, rankers_sentences, ranking_verdict
 from ml.evaluation.uncertainty import JUDGED_FROM, difference, too_few
 
 WELL_CALIBRATED = (0.9, 1.1)  # predicted over observed clicks
@@ -42,7 +42,7 @@ def verdict(metrics: dict[str, Any]) -> tuple[str, list[str]]:
     """Return a word (good, mixed, poor, unknown), which judges the main label, and the sentences."""
     model, data = metrics["model"], metrics["data"]
     simulated = ["This log is simulated: no person clicked, and the true click probability is known."] * metrics["simulated"]
-    last = [*_further(metrics), *simulated]
+    last = [*rankers_sentences(metrics["ranking"]), *_further(metrics), *simulated]
     if not data["rows"]:
         return "unknown", ["The day has no rows, so there is nothing to score.", *last]
     if model["facts"] is None:

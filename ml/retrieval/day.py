@@ -16,6 +16,7 @@ from upath import UPath
 
 from ml.artifacts.bundle import Bundle
 from ml.artifacts.stored import require_model
+from ml.catalog.ranking import lambdarank_of
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.collate import batch_from_arrow
 from ml.datasets.feature_table import columns_of
@@ -88,7 +89,7 @@ def index_day(spec: DatasetSpec, day: str, lake: Lake, sides: Sequence[pa.Table]
             index = ItemIndex(live.ids, item_vectors(bundle, items), queries=queries if len(queries) else None)
             recall = recall_of(index, queries) if len(queries) else None
         inputs += [(exported_models(name), day), (CLEANED_FEATURES, day)]
-    options = spec.ranked.lambdarank if spec.ranked and spec.user else None
+    options = lambdarank_of(spec)
     ranker = train_ranker(spec, day, lake, options) if options else None
     if options:
         stage = spec.examples_log.stage

@@ -12,6 +12,7 @@ models, sources     by name: requests, recall@10, recall@20, recall@100, mrr@20,
 models: against     by source: recall@20 of the source on the same clicks, `difference` of the model to it, and its
                     standard_error and degrees of freedom `df`
 unranked            the reason for each model that cannot rank all items
+rankers             which ranker wins, see `ml.evaluation.ranking.rankers`; null without a LambdaRank of the day before
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ml.evaluation.ranking.requests import RankedDay, rank_requests
 from ml.evaluation.ranking.systems import ClickRanks
 from ml.evaluation.scores import ItemScorer
 from ml.lake import Lake
+from ml.models.lambdarank import LambdaRank
 
 
 def rank_day(
@@ -37,6 +39,7 @@ def rank_day(
     lake: Lake,
     earlier: Sequence[str],
     models: Mapping[str, ItemScorer | str | None],
+    ranker: LambdaRank | None = None,
 ) -> dict[str, Any] | None:
     """Rank the clicked item of every click of a day.
 
@@ -46,6 +49,7 @@ def rank_day(
         lake: Where features are stored.
         earlier: Days with features before `day`, ascending.
         models: By name of a model, how it scores all items, or the reason why it cannot.
+        ranker: A LambdaRank that has not seen the day.
 
     Returns:
         JSON values, described at the top of this module; None if reports of the dataset do not rank items.
@@ -58,7 +62,7 @@ def rank_day(
     if asked is None:
         return None
     scorers = {name: items for name, items in models.items() if items is not None and not isinstance(items, str)}
-    ranked = rank_requests(spec, asked, day, lake, earlier, scorers)
+    ranked = rank_requests(spec, asked, day, lake, earlier, scorers, ranker)
     return describe(spec, asked, ranked, {name: reason for name, reason in models.items() if isinstance(reason, str)})
 
 
@@ -84,6 +88,7 @@ def describe(spec: DatasetSpec, asked: Ranking, ranked: RankedDay, unranked: Map
         },
         "unranked": dict(unranked or {}),
         "sources": {name: _metrics(of, ranked, filled_in) for name, of in ranked.sources.items()},
+        "rankers": ranked.rankers,
     }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,11 +21,13 @@ from ml.catalog.spec import DatasetSpec, Ranking
 from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE, day_bounds
 from ml.evaluation.ranking.clicks import read_clicks, sampled_requests
 from ml.evaluation.ranking.pair_features import PairFeatures
+from ml.evaluation.ranking.rankers import Rankers
 from ml.evaluation.ranking.systems import ClickRanks, Requests, Systems
 from ml.evaluation.ranking.time_slices import time_slices
 from ml.evaluation.rows import chunks
 from ml.evaluation.scores import ItemScorer
 from ml.lake import Lake
+from ml.models.lambdarank import LambdaRank
 from ml.retrieval.catalogue import Catalogue
 from ml.retrieval.contexts import NOT_LIVE, places
 from ml.schema import EVENT_TIME, ITEM_KEY, LABEL
@@ -40,6 +43,7 @@ class RankedDay:
         live: Mean number of live items over slices with clicks; None without clicks.
         reachable: Number of requests whose item was live.
         models, sources: Ranks by name.
+        rankers: The comparison of rankers, see `ml.evaluation.ranking.rankers`; None without a LambdaRank.
     """
 
     whose: NDArray[np.int64]
@@ -48,6 +52,7 @@ class RankedDay:
     reachable: int
     models: dict[str, ClickRanks]
     sources: dict[str, ClickRanks]
+    rankers: dict[str, Any] | None = None
 
 
 def days_in_reach(spec: DatasetSpec, asked: Ranking, day: str, earlier: Sequence[str]) -> list[str]:
@@ -57,7 +62,13 @@ def days_in_reach(spec: DatasetSpec, asked: Ranking, day: str, earlier: Sequence
 
 
 def rank_requests(
-    spec: DatasetSpec, asked: Ranking, day: str, lake: Lake, earlier: Sequence[str], scorers: Mapping[str, ItemScorer]
+    spec: DatasetSpec,
+    asked: Ranking,
+    day: str,
+    lake: Lake,
+    earlier: Sequence[str],
+    scorers: Mapping[str, ItemScorer],
+    ranker: LambdaRank | None = None,
 ) -> RankedDay:
     """Rank the clicked item of every click of a day by every system.
 
@@ -68,12 +79,13 @@ def rank_requests(
         lake: Where features are stored.
         earlier: Days with features before `day`, ascending. Their last hours fill the catalogue and the sources.
         scorers: Models by name.
+        ranker: A LambdaRank that has not seen the day, to compare with the others over candidates.
 
     Raises:
         MissingPartition: The day has no features.
         ValueError: Scores are not finite.
     """
-    ranking = DayRanking(spec, asked, day, lake, earlier, scorers)
+    ranking = DayRanking(spec, asked, day, lake, earlier, scorers, ranker=ranker)
     ranking.rank()
     return ranking.result()
 
@@ -91,6 +103,7 @@ class DayRanking:
         earlier: Days with features before `day`, ascending. Their last hours fill the catalogue and the sources.
         scorers: Models by name.
         with_sources: False to rank by models only.
+        ranker: A LambdaRank that has not seen the day, to compare with the others over candidates.
 
     Raises:
         MissingPartition: The day has no features.
@@ -105,6 +118,7 @@ class DayRanking:
         earlier: Sequence[str],
         scorers: Mapping[str, ItemScorer],
         with_sources: bool = True,
+        ranker: LambdaRank | None = None,
     ) -> None:
         self._spec, self._minutes = spec, asked.slice_minutes
         reach, self._begin = _reach(spec, asked, day)
@@ -114,6 +128,10 @@ class DayRanking:
         self._sampled = sampled_requests(found, live_for, asked.scored_pairs)
         self._systems, self._catalogue = Systems(asked, scorers, with_sources), Catalogue(live_for)
         self._systems.observe(found.clicks.rows(0, found.first))
+        self._rankers = None
+        if ranker is not None:
+            pairs = [name for name, scorer in scorers.items() if scorer.by_pair]
+            self._rankers = self._systems.listener = Rankers(spec, day, lake, ranker, pairs, found, self._sampled)
         self._columns = list(dict.fromkeys([ITEM_KEY, *(n for scorer in scorers.values() for n in scorer.item_features)]))
         of_pairs = sorted({name for scorer in scorers.values() for name in scorer.pair_features})
         self._pairs = PairFeatures(spec, day, lake, earlier, reach, of_pairs) if of_pairs else None
@@ -181,6 +199,7 @@ class DayRanking:
             reachable=self._reachable,
             models=self.models(),
             sources={name: ClickRanks.join(self._ranks[name]) for name in sources},
+            rankers=self._rankers.result() if self._rankers else None,
         )
 
     def _slice(self, now: int, rows: pa.Table, by_models: bool) -> dict[str, ClickRanks]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -73,6 +74,20 @@ class Requests:
     pairs: PairTable | None = None
 
 
+class Listener(Protocol):
+    """Takes the scores that systems give to a sample of the clicks.
+
+    Attributes:
+        sampled: bool by number of the request, the sample.
+    """
+
+    sampled: NDArray[np.bool_]
+
+    def rank(self, asked: Requests, scores: Mapping[str, NDArray[np.float32]]) -> None:
+        """Take the scores of a slice with live items, float32 [B, L] by system, of its B sampled clicks."""
+        ...
+
+
 def popularity_name(minutes: float) -> str:
     """Return the name of the popularity of a trailing window, such as `popularity_60m`."""
     return f"popularity_{minutes:g}m"
@@ -85,6 +100,9 @@ class Systems:
         asked: `spec.ranked`.
         models: How each model scores all items, by name. A model with two names scores once.
         with_sources: False to rank by models only, if the ranks of the sources are known from another run.
+
+    Attributes:
+        listener: Takes the scores of each slice; None by default.
     """
 
     def __init__(self, asked: Ranking, models: Mapping[str, ItemScorer], with_sources: bool = True) -> None:
@@ -96,6 +114,8 @@ class Systems:
             self.sources = {**popular, CO_VISITATION: CoVisitation(max(windows.values()))}
         self._popular = next(iter(popular.values()))  # weighs the items that `ClickRanks.above` draws
         self._learning: Sequence[CandidateSource] = list(self.sources.values()) or [self._popular]
+        self.listener: Listener | None = None
+        self._heard: dict[str, list[NDArray[np.float32]]] = {}  # what the listener takes after a slice
 
     def observe(self, clicks: Clicks) -> None:
         """Let the sources learn from clicks."""
@@ -128,6 +148,9 @@ class Systems:
                 which = chosen if scorer.by_pair else everything
                 done[id(scorer)] = self._rank(name, partial(_model_scores, scorer), asked, which)
             found[name] = done[id(scorer)]
+        if self.listener is not None and self._heard:
+            self.listener.rank(asked, {name: np.concatenate(parts) for name, parts in self._heard.items()})
+            self._heard = {}
         return found
 
     def _rank(
@@ -157,6 +180,8 @@ class Systems:
             scores = score(asked.rows.take(pa.array(block)), contexts)
             if not np.isfinite(scores).all():
                 raise ValueError(f"{name} at {asked.start} µs: scores are not finite; the weights of a model have diverged")
+            if self.listener is not None:
+                self._heard.setdefault(name, []).append(scores[self.listener.sampled[asked.numbers[block]]])
             ranks = ranks_of(scores, at)
             yield ClickRanks(
                 requests=asked.numbers[block],

@@ -85,3 +85,18 @@ def ranking_verdict(metrics: Mapping[str, Any], headline: str) -> tuple[str, lis
         auc = metrics["model"]["auc"]
         sentences.append(f"The AUC of {auc:.3f} is against uniform negatives, which popularity alone tells from clicks.")
     return word, sentences
+
+
+def rankers_sentences(ranking: Mapping[str, Any] | None) -> list[str]:
+    """Say which ranker wins; empty if a report does not compare rankers."""
+    rankers = ranking and ranking["rankers"]
+    if not ranking or not rankers or rankers["best"] is None:
+        return []
+    best, clicks = rankers["best"], f"{rankers['requests']:,} {'sampled ' * rankers['sampled']}clicks"
+    named = {name: source_title(name) if name in ranking["sources"] else name for name in rankers["systems"]}
+    recall = f"recall@20 of {100 * rankers['systems'][best][HEADLINE]:.1f} % on {clicks}"
+    if rankers["winner"]:
+        return [f"The best ranker is {named[best]}: its {recall} is significantly above that of every other."]
+    behind = {name: of["behind"] for name, of in rankers["systems"].items() if name != best}
+    equal = [named[name] for name, of in behind.items() if not _difference(of).is_above()]
+    return [f"No ranker wins: {named[best]} has the highest {recall}, not significantly above {' and '.join(equal)}."]
