@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ml.http.errors import error_response
@@ -98,7 +99,7 @@ class Guard:
                 started = True
                 await send(message)
 
-        with suppress(BodyRefused):
+        with suppress(BodyRefused, ClientDisconnect):  # nobody reads the response of a client that has gone
             await self.app(scope, body.receive, _with_security_headers(sending))
         if body.refusal is not None and not started:
             status, message = body.refusal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import pytest
 import requests
 from fastapi import Body, FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.types import Message
 
 from ml.http.app import create_app
 from ml.http.guard import host_name
@@ -129,6 +131,22 @@ def test_a_body_above_the_limit_is_refused_with_and_without_its_length(url: str)
         response = requests.post(url + path, data=chunks, auth=(TOKEN, ""))
         assert response.status_code == 413 and response.json()["message"] == "The request body is larger than 1000 bytes"
     assert requests.post(f"{url}/size", data=iter([b"x" * 500] * 2), auth=(TOKEN, "")).json() == 1000
+
+
+def test_a_client_that_disconnects_within_its_body_gets_no_response_and_is_no_error() -> None:
+    scope = {"type": "http", "method": "POST", "path": "/size", "raw_path": b"/size", "query_string": b"", "root_path": ""}
+    headers = [(b"host", b"localhost"), (b"authorization", f"Bearer {TOKEN}".encode()), (b"content-length", b"100")]
+    messages = iter([{"type": "http.request", "body": b"x", "more_body": True}, {"type": "http.disconnect"}])
+    sent = []
+
+    async def receive() -> Message:
+        return next(messages)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(echo_app()({**scope, "headers": headers}, receive, send))  # the server would log an exception
+    assert not sent
 
 
 @pytest.mark.parametrize("host", ["attacker.example", "127.0.0.1.attacker.example:80", "", "[::2]:80"])
