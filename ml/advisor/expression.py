@@ -16,6 +16,8 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ml.catalog.document import shown
+
 MOST = 1e18  # the largest number that an expression can have
 
 
@@ -187,7 +189,7 @@ class Expression:
 
         match node:
             case ast.Constant(value=value):
-                return value
+                return _bounded(value)
             case ast.Name() | ast.Attribute():
                 value = quantities.get(_dotted(node))
                 if value is None:
@@ -241,5 +243,5 @@ def _dotted(node: ast.AST) -> str:
 
 def _bounded(value: Any) -> Any:
     if isinstance(value, complex) or (isinstance(value, int | float) and not abs(value) <= MOST):
-        raise OverflowError(f"{value} is not a number of at most {MOST:g}")
+        raise OverflowError(f"{shown(value)} is not a number of at most {MOST:g}")
     return value
