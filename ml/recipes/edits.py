@@ -6,8 +6,9 @@ fixed: it is not tuned, unless the edits list a parameter for its key. Parameter
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from ml.catalog.document import CatalogError, read_document, shown
 from ml.catalog.explain import describe
 from ml.catalog.fault_text import what_is_wrong
 from ml.recipes.sections import SECTIONS, from_sections, in_sections
+
+NAMED_BY_USERS = {("tables", "features"), ("loss_weights",)}
+"""Recipe keys below which the keys are names of the dataset."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,48 @@ def patch(base: Mapping[str, Any], edits: Mapping[str, Any]) -> dict[str, Any]:
         if value is None:
             patched.pop(key, None)
         elif isinstance(value, Mapping):
-            merges = isinstance(below, Mapping) and value.get("kind", below.get("kind")) == below.get("kind")
-            patched[key] = patch(below if merges and isinstance(below, Mapping) else {}, value)
+            patched[key] = patch(below if isinstance(below, Mapping) and _same_kind(below, value) else {}, value)
         else:
             patched[key] = value
     return patched
+
+
+def _same_kind(base: Mapping[str, Any], edits: Mapping[str, Any]) -> bool:
+    return edits.get("kind", base.get("kind")) == base.get("kind")
+
+
+def check_removals(edits: Edits, recipe: Mapping[str, Any]) -> None:
+    """Refuses the removal of keys that do not exist, such as misspelt ones.
+
+    Args:
+        edits: The edits.
+        recipe: The recipe that is edited, with all its keys.
+
+    Raises:
+        CatalogError: The path of each such key in the file.
+    """
+    if unknown := dict(_unknown_removals(recipe, edits.values)):
+        document = read_document(edits.path)
+        lines = (describe(edits.path, in_sections(keys), what, document) for keys, what in unknown.items())
+        raise CatalogError("\n".join(lines))
+
+
+def _unknown_removals(
+    base: Mapping[str, Any], edits: Mapping[str, Any], above: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the path of each removed key that `base` lacks, and what is wrong."""
+    for key, value in edits.items():
+        path, below = (*above, key), base.get(key)
+        if path in NAMED_BY_USERS:
+            continue
+        if value is None and key not in base:
+            near = get_close_matches(key, base, n=1)
+            yield (
+                path,
+                "there is no such key to remove; " + (f"did you mean {near[0]!r}?" if near else f"the keys are {[*base]}"),
+            )
+        elif isinstance(value, Mapping) and isinstance(below, Mapping) and _same_kind(below, value):
+            yield from _unknown_removals(below, value, path)
 
 
 def flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ml.catalog.load import CATALOG, CatalogError, explain, read_yaml
 from ml.catalog.spec import DatasetSpec
 from ml.catalog.strict import Strict
 from ml.embeddings.fixed.partitions import widths_of
-from ml.recipes.edits import Edits, explain_edits, patch, read_edits
+from ml.recipes.edits import Edits, check_removals, explain_edits, patch, read_edits
 from ml.recipes.export import ExportRecipe
 from ml.recipes.models import ModelRecipe, TwoTowerRecipe
 from ml.recipes.online import OnlineRecipe
@@ -274,8 +274,10 @@ def retrieval_model(spec: DatasetSpec) -> str | None:
 
 def with_edits(recipe: Recipe, edits: Edits) -> Recipe:
     """Returns a recipe with a user's edits. Raises `CatalogError` with the path of the key in their file."""
+    present = recipe.model_dump(mode="json")
+    check_removals(edits, present)
     try:
-        return Recipe.model_validate(patch(recipe.model_dump(mode="json"), expand_recipe(edits.values)))
+        return Recipe.model_validate(patch(present, expand_recipe(edits.values)))
     except ValidationError as error:
         raise explain_edits(edits, error) from error
 

@@ -42,6 +42,14 @@ def test_null_removes_a_key_so_that_its_default_applies(edits: Path) -> None:
     assert recipe(edits, "training: {dense_optimizer: {clip_norm: null, weight_decay: null}}").dense_optimizer.clip_norm is None
 
 
+def test_a_table_or_a_key_of_another_kind_can_be_removed_whether_or_not_it_is_there(edits: Path) -> None:
+    tables, optimizer = "{features: {'C{1..3}': null}}", "{kind: adagrad, lr: 0.1, weight_decay: null}"
+    assert (
+        recipe(edits, f"model: {{tables: {tables}}}\ntraining: {{dense_optimizer: {optimizer}}}").dense_optimizer.kind
+        == "adagrad"
+    )
+
+
 def test_overrides_of_a_call_take_precedence_over_edits(edits: Path) -> None:
     edits.write_text("training: {seed: 5, batch_size: 100}")
     found = recipe_of(load_dataset(edits.parents[2] / "criteo.yaml"), "dlrm", {"seed": 7})
@@ -59,6 +67,15 @@ def test_overrides_of_a_call_take_precedence_over_edits(edits: Path) -> None:
         ("trainin: {seed: 1}", r"trainin: no such section; expected model, training, sigopt \(line 1\)"),
         ("training: 3", r"training: expected keys with values, found int"),
         ("training: {seed: 1", r"not valid YAML"),
+        (
+            "model:\n  dropuot: null",
+            r"dlrm\.yaml: model\.dropuot: there is no such key to remove; did you mean 'dropout'\? \(line 2\)",
+        ),
+        (
+            "training: {dense_optimizer: {clipnorm: null}}",
+            r"training\.dense_optimizer\.clipnorm: there is no such key to remove",
+        ),
+        ("model: {tables: {sizes: null}}", r"model\.tables\.sizes: there is no such key to remove"),
         ("training: {schedule: {warm_up: 0.9, decay_start: 0.2}}", r"training\.schedule: .*warm_up 0.9 ends after"),
     ],
 )
