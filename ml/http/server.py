@@ -26,7 +26,7 @@ def listen(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
         The socket.
 
     Raises:
-        OSError: If the port is in use.
+        OSError: If the port is in use, or the address is not one of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -34,7 +34,7 @@ def listen(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise OSError(error.errno, f"port {port} of {host} is in use: choose another port") from None
-        raise
+        raise OSError(error.errno, f"cannot listen on {host}, port {port}: {error.strerror}") from None
 
 
 def url_of(listener: socket.socket) -> str:

@@ -33,8 +33,10 @@ def load_token(path: Path) -> str:
     if mode & 0o077:
         raise PermissionError(f"{path} has mode {mode:04o}, so others can read the token: run `chmod 600 {path}`")
     token = path.read_text().strip()
-    if not token or not token.isascii() or any(letter.isspace() or letter == ":" for letter in token):
-        raise ValueError(f"{path} does not hold a token, which is one word: delete the file, and a new token is created")
+    if not token or not token.isascii() or any(letter.isspace() or letter in ":@" for letter in token):
+        raise ValueError(
+            f"{path} does not hold a token, which is one word without : and @: delete the file, and a new token is created"
+        )
     return token
 
 

@@ -118,10 +118,14 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     service = TuningService(_opened(options.database), most_waiting=MOST_WAITING)
+    try:
+        token, listener = load_token(options.token_file), listen(options.host, options.port)
+    except (OSError, ValueError) as error:
+        raise SystemExit(getattr(error, "strerror", None) or str(error)) from None
     with service.database.transaction() as connection:
-        tokens.ensure(connection, load_token(options.token_file), time.time())
+        tokens.ensure(connection, token, time.time())
     app = create_tuning_app(service, {*LOOPBACK, options.host, *options.allow_host})
-    with listen(options.host, options.port) as listener:
+    with listener:
         sys.stdout.write(_start_lines(url_of(listener), service.database, options.token_file))
         sys.stdout.flush()
         serve(app, listener)

@@ -33,7 +33,7 @@ def test_a_token_that_others_can_read_is_refused(tmp_path: Path) -> None:
         load_token(path)
 
 
-@pytest.mark.parametrize("content", ["", "\n", "two words", "a:b", "tökén"])
+@pytest.mark.parametrize("content", ["", "\n", "two words", "a:b", "a@worker", "tökén"])
 def test_a_file_without_one_word_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "token"
     path.touch(0o600)

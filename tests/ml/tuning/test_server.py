@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import requests
 
-from ml.http.server import serving
+from ml.http.server import listen, serving
 from ml.tuning import schema
 from ml.tuning.database import Database
 from ml.tuning.definition import Assignments, Study
@@ -202,6 +202,20 @@ def test_the_program_names_an_unreachable_database(tmp_path: Path, caplog: pytes
     with pytest.raises(SystemExit, match="cannot reach its database"):
         main(["--database", "postgresql://127.0.0.1:1/tuning", "--token-file", str(tmp_path / "token")])
     assert "127.0.0.1:1/tuning: the database is unavailable" in caplog.text
+
+
+def test_the_program_refuses_a_damaged_token_and_a_port_in_use(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    start = ["--database", sqlite(tmp_path), "--token-file", str(token)]
+    with listen() as taken, pytest.raises(SystemExit, match="is in use: choose another port"):
+        main([*start, "--port", str(taken.getsockname()[1])])
+    with pytest.raises(SystemExit, match=r"203\.0\.113\.1, port 8714: Cannot assign"):
+        main([*start, "--host", "203.0.113.1"])
+    for content, mode, reason in (("two words", 0o600, "does not hold a token"), ("token", 0o644, "run `chmod 600")):
+        token.write_text(content)
+        token.chmod(mode)
+        with pytest.raises(SystemExit, match=reason):
+            main(start)
 
 
 @pytest.mark.slow
