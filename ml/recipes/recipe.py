@@ -80,7 +80,7 @@ class Recipe(Strict):
     tables: TablesRecipe = Field(description="The embedding tables.")
     table_optimizer: TableOptimizer = Field(description="Optimizer of embedding tables.")
     dense_optimizer: DenseOptimizer = Field(description="Optimizer of dense parameters.")
-    batch_size: int = Field(ge=1, description="Examples per step, over all processes.")
+    batch_size: int = Field(ge=1, le=2**20, description="Examples per step, over all processes.")
     schedule: Schedule = Field(default=Schedule(), description="Schedule of the learning rates.")
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Precision of matrix products of the dense part; weights, tables and sums are float32."

@@ -5,13 +5,13 @@ The terms are SigOpt's, as in its `experiment.yml`. Each parameter also names th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from ml.catalog.strict import Strict, fault
+from ml.catalog.strict import FAULT, Strict, fault
 from ml.recipes.recipe import Recipe
 
 Number = int | float
@@ -204,8 +204,8 @@ def check_search(search: Search, recipe: Recipe) -> None:
     """Refuses parameters that do not fit a recipe.
 
     Raises:
-        UnsuitableParameter: A parameter's key is not one of the recipe's, a category is not a value of the key, or its default
-            is outside its values.
+        UnsuitableParameter: A parameter's key is not one of the recipe's, its type is not the key's, one of its values is not a
+            value of the key, or the recipe's own value is outside its values.
     """
     known = recipe.model_dump(mode="json")
     for index, parameter in enumerate(search.parameters):
@@ -214,15 +214,40 @@ def check_search(search: Search, recipe: Recipe) -> None:
         except KeyError as error:
             problem = f"the recipe has no key {parameter.key!r} ({error.args[0]})"
             raise UnsuitableParameter(index, parameter.name, problem, "key") from error
-        for category in parameter.categorical_values:
-            try:
-                _parsed(category, value)
-            except (ValueError, yaml.YAMLError):
-                problem = f"{category!r} is not a value of {parameter.key}"
-                raise UnsuitableParameter(index, parameter.name, problem, "categorical_values") from None
+        if isinstance(value, int) and not isinstance(value, bool) and parameter.type == "double":
+            problem = f"expected int, because {parameter.key} is an integer"
+            raise UnsuitableParameter(index, parameter.name, problem, "type")
+        for domain, problem in refused_values(parameter, recipe):
+            raise UnsuitableParameter(index, parameter.name, problem, domain)
         if not parameter.contains(value):
             problem = f"the recipe's {parameter.key}, {as_category(value)}, is outside its values; include it or edit it"
             raise UnsuitableParameter(index, parameter.name, problem)
+
+
+def refused_values(parameter: SearchedParameter, recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Yields what is wrong with the listed or extreme values of a parameter that the recipe refuses.
+
+    What several keys violate together is not reported, because parameters can set them together.
+
+    Args:
+        parameter: The parameter, whose key is one of the recipe's.
+        recipe: The recipe.
+
+    Yields:
+        The key of the parameter that has the value, such as `bounds`, and the problem.
+    """
+    domain = next(name for name in ("bounds", "grid", "categorical_values") if getattr(parameter, name))
+    bounds = parameter.bounds
+    for value in (bounds.min, bounds.max) if bounds else parameter.grid or parameter.categorical_values:
+        problem = f"{value!r} is not a value of {parameter.key}"
+        try:
+            with_assignments(recipe, [parameter], {parameter.name: value})
+        except ValidationError as error:
+            faults = [found for found in error.errors(include_url=False) if found["type"] not in ("value_error", FAULT)]
+            if faults:
+                yield domain, f"{problem}: {faults[0]['msg']}"
+        except (ValueError, yaml.YAMLError):
+            yield domain, problem
 
 
 def with_assignments(recipe: Recipe, parameters: Iterable[SearchedParameter], assignments: Mapping[str, Any]) -> Recipe:

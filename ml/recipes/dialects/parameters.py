@@ -13,7 +13,7 @@ from ml.recipes.dialects.known import Known, known_parameters
 from ml.recipes.dialects.numbers import as_number
 from ml.recipes.dialects.report import Report
 from ml.recipes.recipe import Recipe
-from ml.recipes.search import SearchedParameter, as_category, value_at, with_assignments
+from ml.recipes.search import SearchedParameter, as_category, refused_values, value_at
 
 _SHOWN = ("object", "precision", "tunable", "constraints")  # keys that SigOpt shows, without effect on a search
 _READ = ("name", "key", "type", "bounds", "grid", "categorical_values", "transformation", "prior", "conditions")
@@ -215,19 +215,10 @@ class ParameterReader:
 
     def _valid(self, at: Sequence[str | int], parameter: SearchedParameter) -> bool:
         """Records which of a parameter's listed or extreme values the recipe refuses."""
-        bounds = parameter.bounds
-        values = (bounds.min, bounds.max) if bounds else parameter.grid or parameter.categorical_values
-        before = len(self._report.faults)
-        for value in values:
-            try:
-                with_assignments(self._recipe, [parameter], {parameter.name: value})
-            except ValidationError as error:
-                faults = [one for one in error.errors(include_url=False) if one["type"] not in ("value_error", "fault")]
-                if faults:  # others concern several keys, which parameters can set together
-                    self._report.fault(at, f"{parameter.name}: {value} is not a value of {parameter.key}: {faults[0]['msg']}")
-            except ValueError:
-                self._report.fault(at, f"{parameter.name}: {value} is not a value of {parameter.key}")
-        return len(self._report.faults) == before
+        problems = [problem for _, problem in refused_values(parameter, self._recipe)]
+        for problem in problems:
+            self._report.fault(at, f"{parameter.name}: {problem}")
+        return not problems
 
 
 def _including(parameter: SearchedParameter, own: Any) -> SearchedParameter:

@@ -20,6 +20,7 @@ LR = {
 BATCH = {"name": "batch", "key": "batch_size", "type": "int", "grid": [128, 256, 512]}
 TOP = {"name": "top", "key": "model.top", "type": "categorical", "categorical_values": ["512-256", "128-64", "64"]}
 SHORTCUT = {"name": "wide", "key": "model.linear_shortcut", "type": "categorical", "categorical_values": ["true", "false"]}
+SMOOTHING: dict[str, Any] = {"name": "smoothing", "key": "label_smoothing", "type": "double"}
 UNITS = {"name": "units", "key": "model.top.1", "type": "int", "bounds": {"min": 8, "max": 128}}
 
 
@@ -120,6 +121,12 @@ def test_at_least_one_day_is_left_to_train_on(search: dict[str, Any], scored: in
         (LR | {"key": "model.top.7"}, r"no key 'model.top.7' \(7\)"),
         (BATCH | {"grid": [1, 2]}, "the recipe's batch_size, 256, is outside its values"),
         (TOP | {"categorical_values": ["7", "8"]}, "model.top, 128-64, is outside"),
+        (TOP | {"categorical_values": ["128-64", "0"]}, r"top\): categorical_values: '0' is not a value of model.top: .*equal to 1"),
+        (SMOOTHING | {"bounds": {"min": 0, "max": 1}}, r"bounds: 1 is not a value of label_smoothing: .* less than 0\.5"),
+        (SMOOTHING | {"bounds": {"min": -1, "max": 0.1}}, r"bounds: -1 is not a value of label_smoothing"),
+        (BATCH | {"grid": [0, 256]}, "grid: 0 is not a value of batch_size"),
+        (BATCH | {"grid": [256, 2**62]}, "grid: 4611686018427387904 is not a value of batch_size"),
+        (BATCH | {"type": "double"}, "type: expected int, because batch_size is an integer"),
     ],
 )
 def test_a_parameter_that_does_not_fit_the_recipe_is_named(dlrm: Recipe, parameter: dict[str, Any], message: str) -> None:
