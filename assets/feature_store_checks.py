@@ -1,4 +1,4 @@
-"""Check of the online store: the values that it serves are the ones that the daily features have."""
+"""Check of served values of feature tables: they are the ones that the daily features have."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from assets.check_results import result_of_days
 from assets.days import checked_days
 from assets.partitions import daily
 from assets.policy import key
-from assets.resources import LakeResource
+from assets.resources import LakeResource, StreamsResource
 from assets.tables import table
 from ml import stages
 from ml.catalog.spec import DatasetSpec
@@ -28,16 +28,22 @@ def build_feature_store_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
         name=NAME,
         partitions_def=daily(spec),
         description="The day is replayed into an online store, and each row is looked up as of its instant. The answers equal "
-        "the values that are computed from the log, or events that arrived after their day explain the differences.",
+        "the values that are computed from the log, or events that arrived after their day explain the differences. What the "
+        "service has answered on the day is compared too, and follows from the events that it knew.",
     )
-    def served_values(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
+    def served_values(
+        context: dg.AssetCheckExecutionContext, lake: LakeResource, streams: StreamsResource
+    ) -> dg.AssetCheckResult:
         from ml.features.online_store.compare import compare_day
+        from ml.serving.served_values import compare_served
 
-        held = lake.open()
+        held, stream = lake.open(), streams.folder(spec.name)
         days = checked_days(context, held, stages.FEATURE_TABLES, spec)
         found = {day: compare_day(spec, day, held) for day in days}
-        failing = [day for day, done in found.items() if done.unexplained]
-        shown = found[failing[0] if failing else days[-1]]
+        served = {day: compare_served(spec, day, held, stream) for day in days}
+        failing = [day for day, done in found.items() if done.unexplained or ((of := served[day]) and of.unexplained)]
+        day = failing[0] if failing else days[-1]
+        shown = found[day]
         values = {
             "values": _table(shown.differences),
             "unexplained": shown.unexplained,
@@ -46,6 +52,13 @@ def build_feature_store_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
             "look_ups": dg.MetadataValue.json(shown.lookups),
             "misses": dg.MetadataValue.json(shown.misses),
         }
+        if of_requests := served[day]:
+            values |= {
+                "requests": of_requests.requests,
+                "values_of_requests": _table(of_requests.differences),
+                "unexplained_of_requests": of_requests.unexplained,
+                "lag_seconds": dg.MetadataValue.json({f"{q:g}": lag for q, lag in of_requests.lag_seconds.items()}),
+            }
         return result_of_days(failing, values)
 
     return served_values

@@ -35,6 +35,7 @@ from ml.serving.metrics import Measured, Metrics
 from ml.serving.ranker import NAME
 from ml.serving.recommender import Ranked, Recommendation
 from ml.serving.rows import rank_rows
+from ml.serving.served_log import noting
 from ml.serving.start import Engine
 
 QUEUE = 64
@@ -101,6 +102,8 @@ def create_serving_app(
         stop.set()
         await run_in_threadpool(thread.join)
         await run_in_threadpool(engine.journal.rotate, True)
+        if engine.served is not None:
+            await run_in_threadpool(engine.served.flush)
         worker.stop()
 
     app.router.lifespan_context = lifespan
@@ -152,12 +155,12 @@ def create_serving_app(
         """Recommend items to a user: candidates from several sources, ranked by the model."""
         if engine.recommender is None:
             return _without_item(engine)  # type: ignore[return-value]
-        return await worker(lambda: _recommend(engine, asked, metrics))
+        return await worker(lambda: _logged(engine, lambda: _recommend(engine, asked, metrics)))
 
     @app.post("/rank")
     async def rank(asked: RankRequest) -> Answer:
         """Rank given items, or rows of the log, for a user."""
-        return await worker(lambda: _rank(engine, asked))
+        return await worker(lambda: _logged(engine, lambda: _rank(engine, asked)))
 
     @app.post("/events", status_code=202)
     async def events(asked: EventsRequest) -> Stored:
@@ -185,6 +188,16 @@ def _without_item(engine: Engine) -> Response:
     return error_response(
         409, f"the catalog entry {engine.spec.name} has no `item`, so there are no items to recommend; use /rank with rows"
     )
+
+
+def _logged(engine: Engine, answer: Callable[[], Answer]) -> Answer:
+    """Answer a request, and log the values of feature tables that the answer was based on."""
+    if engine.served is None:
+        return answer()
+    with noting() as served:
+        found = answer()
+    engine.served.answered(found.request_id, served, [ranked.item for ranked in found.items])
+    return found
 
 
 def _recommend(engine: Engine, asked: RecommendRequest, metrics: Metrics) -> Answer:

@@ -25,6 +25,7 @@ from ml.features.point_in_time.feature_tables import EntityQueries, TableEvents,
 from ml.retrieval.items import logged_columns
 from ml.schema import ARROW_TYPES, EVENT_TIME
 from ml.serving.faults import WrongColumn
+from ml.serving.served_log import ServedLog, current_request
 
 
 @dataclass
@@ -53,17 +54,18 @@ class ServedTables:
 
     Args:
         spec: The dataset.
+        log: Where the events that a refresh takes are noted; None to note none.
 
     Attributes:
         lookup_counts: All look-ups so far.
     """
 
-    def __init__(self, spec: DatasetSpec) -> None:
-        self.spec, self.lookup_counts = spec, LookupCounts()
+    def __init__(self, spec: DatasetSpec, log: ServedLog | None = None) -> None:
+        self.spec, self.lookup_counts, self._served = spec, LookupCounts(), log
         items = set(logged_columns(spec)) if spec.item else set[str]()
         self._of_items = {table.name: sorted(items & set(table.row_columns)) for table in spec.feature_tables}
         self._span = round(spec.table_look_back_hours * MICROSECONDS_PER_HOUR)
-        self._lock, self._pending = threading.Lock(), list[pa.Table]()
+        self._lock, self._pending, self._received = threading.Lock(), list[pa.Table](), list[pa.Table]()
         self._log = EventLog.empty(spec)
         self._grouped = _Grouped(0, ())
         self.refresh(0)
@@ -103,7 +105,10 @@ class ServedTables:
         for one in list(event_schema(self.spec))[:-1]:
             has_column = one.name in rows.column_names
             columns[one.name] = rows[one.name].cast(one.type) if has_column else pa.nulls(len(rows), one.type)
-        self.load(EventLog.of(self.spec, pa.table(columns)))
+        rows = EventLog.of(self.spec, pa.table(columns)).rows
+        with self._lock:
+            self._pending.append(rows)
+            self._received.append(rows)
 
     def refresh(self, now: int) -> None:
         """Group the events that are known at a point in time, and drop those that no window reaches any more."""
@@ -111,6 +116,9 @@ class ServedTables:
             return
         with self._lock:
             pending, self._pending = self._pending, []
+            received, self._received = self._received, []
+        if self._served is not None:
+            self._served.refreshed(now, received)
         if not pending and self._grouped.tables:
             self._grouped = _Grouped(now, self._grouped.tables)
             return
@@ -138,7 +146,10 @@ class ServedTables:
         Raises:
             WrongColumn: A value has another type than the column.
         """
-        return self._values(None, context, now)
+        found = self._values(None, context, now)
+        if (noted := current_request()) is not None:
+            noted.of_request = found
+        return found
 
     def of_items(self, items: pa.Table, context: Mapping[str, Any], now: int, counted: bool = True) -> pa.Table:
         """Append the columns that depend on the item.
@@ -151,6 +162,8 @@ class ServedTables:
         """
         for name, values in self._values(items, context, now, counted).items():
             items = items.append_column(name, values)
+        if (noted := current_request()) is not None:
+            noted.items = items
         return items
 
     def _values(
@@ -168,8 +181,11 @@ class ServedTables:
                 raise WrongColumn(f"context.{column}: expected {kind}, found {context[column]!r:.80}") from error
             return np.repeat(hash_values(seed, value), count)
 
-        at = np.full(count, now)
-        for events in self._grouped.tables:
+        at, grouped, noted = np.full(count, now), self._grouped, current_request()
+        if noted is not None:
+            grouped = noted.tables = noted.tables or grouped
+            noted.at, noted.refreshed_at, noted.given = now, grouped.at, context
+        for events in grouped.tables:
             table = events.table
             if (items is None) == bool(self._of_items[table.name]):
                 continue

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,6 +36,7 @@ from ml.serving.pins import Pins
 from ml.serving.ranker import NAME, ServedRanker
 from ml.serving.recommender import Recommender
 from ml.serving.rows import rank_rows
+from ml.serving.served_log import ServedLog
 from ml.stages import FEATURE_TABLES, exported_models
 from ml.sync.folder import SyncFolder
 from ml.sync.receiver import Receiver
@@ -56,6 +58,7 @@ class Engine:
         recommender: The two stages; None for a dataset without an item.
         journal: Where events are stored.
         ranker: The LambdaRank that orders candidates; None to rank them by `ranking`.
+        served: Where served values of feature tables are logged; None for a dataset without feature tables.
     """
 
     spec: DatasetSpec
@@ -65,6 +68,7 @@ class Engine:
     recommender: Recommender | None
     journal: Journal
     ranker: ServedRanker | None = None
+    served: ServedLog | None = None
 
     @property
     def models(self) -> list[ServedModel]:
@@ -115,6 +119,8 @@ class Engine:
             try:
                 self.poll()
                 self.journal.rotate()
+                if self.served is not None:
+                    self.served.flush()
                 if waited >= REFRESH_SECONDS:
                     waited = 0.0
                     self.refresh()
@@ -166,8 +172,9 @@ def start(
     days = lake.days(exported_models(name), spec.name)
     last = days[-1] if days else spec.partitions.start.isoformat()
     end = day_bounds(last, spec.zone)[1]
-    clock, recommender = Clock.after(end), None
+    clock, recommender, served = Clock.after(end), None, None
     if spec.item:
+        served = ServedLog(spec, Path(stream.path), end) if spec.feature_tables else None
         window = EventWindow(spec)
         stage = spec.examples_log.stage
         held = days_since(spec, last, lake, window.reach(end - 1), stage)
@@ -175,10 +182,10 @@ def start(
             for part in map(UPath, raw_parts(lake, spec.name, other, stage)):
                 rows = pq.read_table(part.path, columns=window.columns, filesystem=part.fs)
                 window.load(rows.filter(pa.array(rows[EVENT_TIME].to_numpy() >= window.reach(end - 1))))
-        recommender = Recommender(spec, window, LiveCatalogue(spec, window, sides, _tables(spec, lake, last)), sides)
+        recommender = Recommender(spec, window, LiveCatalogue(spec, window, sides, _tables(spec, lake, last, served)), sides)
     asks = recommender is not None and model is None and spec.ranked is not None and spec.ranked.lambdarank is not None
     ranker = ServedRanker(lake, spec, pins) if asks else None
-    engine = Engine(spec, clock, ranking, retrieval, recommender, Journal(spec, stream), ranker)
+    engine = Engine(spec, clock, ranking, retrieval, recommender, Journal(spec, stream), ranker, served)
     for rows in engine.journal.unread(end):
         engine.observe(rows)
     engine.refresh()
@@ -186,9 +193,9 @@ def start(
     return engine
 
 
-def _tables(spec: DatasetSpec, lake: Lake, last: str) -> ServedTables:
+def _tables(spec: DatasetSpec, lake: Lake, last: str, served: ServedLog | None) -> ServedTables:
     """Load the events that feature tables need at the end of a day."""
-    tables, end = ServedTables(spec), day_bounds(last, spec.zone)[1]
+    tables, end = ServedTables(spec, served), day_bounds(last, spec.zone)[1]
     if spec.feature_tables:
         days = [day for day in (*table_days(spec, last), last) if lake.has(FEATURE_TABLES, spec.name, day)]
         if last not in days:
