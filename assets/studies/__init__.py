@@ -14,6 +14,7 @@ from assets.studies import (
     multimetric,
     negative_sampling,
     retrieval,
+    served_recall,
     shard_failure,
     sync_cost,
     sync_interval,
@@ -35,6 +36,7 @@ def build(specs: Mapping[str, DatasetSpec]) -> list[dg.AssetsDefinition]:
     found += [delayed_labels.build(spec) for spec in specs.values() if spec.simulation]
     for study in (sync_interval, sync_cost, shard_failure):
         found += [study.build(spec) for spec in specs.values() if spec.partitions.end]
+    found += [served_recall.build(spec) for spec in specs.values() if spec.item and spec.user]
     return found + [retrieval.build(spec) for spec in specs.values() if retrieval.MODEL in spec.models]
 
 

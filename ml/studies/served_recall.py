@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,18 +18,24 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from ml.artifacts.bundle import Bundle
+from ml.artifacts.stored import require_model
 from ml.catalog.spec import DatasetSpec, Ranking
 from ml.days import MICROSECONDS_PER_MINUTE, day_bounds
 from ml.evaluation.ranking.metrics import CUTS, RECIPROCAL_CUT
 from ml.hashing import mix64_array
 from ml.lake import Lake
 from ml.models.lambdarank import LambdaRank
+from ml.recipes.recipe import retrieval_model
+from ml.retrieval.candidate_index import load_ranker
 from ml.retrieval.interactions import context_columns, positive, read_rows
 from ml.retrieval.items import item_column
 from ml.schema import EVENT_TIME
 from ml.serving.catalogue import LiveCatalogue
 from ml.serving.events import EventWindow
+from ml.serving.ranker import NAME as LAMBDARANK
 from ml.serving.recommender import Recommender
+from ml.serving.start import ranking_model
+from ml.stages import CANDIDATE_INDEX, exported_models
 
 ALL = 5000
 """More items than a request has candidates."""
@@ -113,6 +119,54 @@ def served_recall(
     if not ranks:
         raise ValueError(f"{spec.name} {day}: there are no clicks to answer")
     return _summed(np.array(ranks), not_live, np.array(sizes), np.array(seconds))
+
+
+def last_day(spec: DatasetSpec, lake: Lake) -> str | None:
+    """Return the last day of the log whose day before has a candidate index; None if there is none."""
+    days = lake.days(spec.examples_log.stage, spec.name)
+    return next((d for d in reversed(days) if lake.has(CANDIDATE_INDEX, spec.name, spec.previous_day(d) or "")), None)
+
+
+def run_study(
+    spec: DatasetSpec,
+    day: str,
+    lake: Lake,
+    requests: int = 4000,
+    sides: Sequence[pa.Table] = (),
+    on_result: Callable[[str], None] | None = None,
+) -> dict[str, ServedRecall]:
+    """Answer the same clicks by each ranker of the day before.
+
+    Args:
+        spec: A dataset with an item and a user.
+        day: `YYYY-MM-DD`, whose day before has exports and a candidate index.
+        lake: Where raw logs, exports and the candidate index are stored.
+        requests: Approximate number of clicks.
+        sides: The joined columns of each side table, in the order of `spec.join`.
+        on_result: Called with a line of text after each ranker.
+
+    Returns:
+        The recall of the LambdaRank, if the candidate index has one, and of the model that ranks by default.
+
+    Raises:
+        MissingPartition: The log of the day, or an export or the candidate index of the day before, is not in the lake.
+        ValueError: The day has no clicks, or is the first of the dataset.
+    """
+    before = spec.previous_day(day)
+    if before is None:
+        raise ValueError(f"{spec.name}: {day} is the first day, before which there are no models")
+
+    def bundle(model: str) -> Bundle:
+        return Bundle.load(require_model(lake, exported_models(model), spec.name, before, spec.fingerprint))
+
+    name, towers, ranker = ranking_model(spec), retrieval_model(spec), load_ranker(lake, spec, before)
+    ranking, retrieval = bundle(name), bundle(towers) if towers else None
+    found = {}
+    for called, by in {**({LAMBDARANK: ranker} if ranker else {}), name: None}.items():
+        found[called] = served_recall(spec, day, lake, ranking, retrieval, by, requests, sides)
+        if on_result is not None:
+            on_result(f"{called}: recall@20 {found[called].recall[20]:.4f} of {found[called].requests} clicks")
+    return found
 
 
 def _sample(clicked: NDArray[np.bool_], requests: int) -> NDArray[np.bool_]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 import pytest
 
-from assets.resources import LakeResource
-from assets.studies import compression, independent_embeddings, multimetric, shard_failure, sync_cost
+from assets.resources import LakeResource, LandingResource
+from assets.studies import compression, independent_embeddings, multimetric, served_recall, shard_failure, sync_cost
 from assets.studies.study_asset import first_days
 from ml.lake import Lake
+from ml.retrieval.day import index_day
 from ml.stages import STUDIES
+from tests.helpers.kiosk_days import DAYS
+from tests.helpers.kiosk_lake import DAY, HOUR, kiosk_lake, put_raw, raw_rows, spec_of
 from tests.helpers.training_days import made_spec, write_days
 
 SPEC = made_spec().model_copy(update={"demo_days": 3})
@@ -76,3 +82,28 @@ def test_too_few_days_fail_without_a_retry() -> None:
     with pytest.raises(dg.Failure, match="9 requested, made has 5"):
         first_days(SPEC, 9, least=3)
     assert first_days(SPEC, None, least=3) == tuple(SPEC.days()[:3])
+
+
+def test_served_recall_answers_a_day_by_each_ranker_of_the_day_before(tmp_path: Path) -> None:
+    spec = spec_of(ranking={"slice_minutes": 30, "popularity_minutes": [60], "lambdarank": {"trees": 5, "min_leaf_rows": 5}})
+    lake, rows = kiosk_lake(tmp_path / "lake"), raw_rows(seed=1, count=100)
+    asset, step = served_recall.build(spec), f"{STUDIES}__{spec.name}_{served_recall.NAME}"
+    resources = {"lake": LakeResource(root=str(lake.root)), "landing": LandingResource(root=str(tmp_path))}
+
+    def measure(**config: Any) -> dict[str, Any]:
+        done = dg.materialize([asset], run_config={"ops": {step: {"config": config}}}, resources=resources)
+        return dict(done.asset_materializations_for_node(step)[0].metadata)
+
+    with pytest.raises(dg.Failure, match="no day of the log has a candidate index of the day before"):
+        measure()
+    index_day(spec, DAY, lake)
+    put_raw(lake, spec, rows.set_column(0, "event_time", pa.array(rows["event_time"].to_numpy() + 24 * HOUR)), DAYS[1])
+    metadata = measure(requests=1000)
+    found = json.loads((lake.partition(STUDIES, "served_recall", spec.name) / "served.json").read_text())
+    assert set(found) == {"lambdarank", "dlrm"} and metadata["day"].value == DAYS[1]
+    assert {of["requests"] for of in found.values()} == {100}
+    assert metadata["recall_at_20/lambdarank"].value == found["lambdarank"]["recall"]["20"] > 0
+    assert "| lambdarank |" in metadata["rankers"].value and "| dlrm |" in metadata["rankers"].value
+    assert measure(requests=20)["recall_at_20/dlrm"] is not None, "a rerun replaces the result"
+    with pytest.raises(ValueError, match="is the first day"):
+        measure(day=DAYS[0])

@@ -153,7 +153,9 @@ def test_records_are_not_taken_again_without_their_checkpoint(tmp_path: Path, sp
     taken.parent.mkdir()
     taken.write_text("{}\n")
     (tmp_path / "records").mkdir()
-    frame = spark.readStream.schema("topic string, partition long, offset long, value binary").parquet(str(tmp_path / "records"))
+    frame = spark.readStream.schema("topic string, partition long, offset long, value binary").parquet(
+        str(tmp_path / "records")
+    )
     with pytest.raises(ValueError, match=r"000000000000\.jsonl: .* the checkpoint .*kafka is gone"):
         start_intake(on_kafka(), UPath(tmp_path), frame, ends=True)
     assert taken.exists() and not (tmp_path / "kafka").exists()
