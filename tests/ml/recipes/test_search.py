@@ -121,7 +121,10 @@ def test_at_least_one_day_is_left_to_train_on(search: dict[str, Any], scored: in
         (LR | {"key": "model.top.7"}, r"no key 'model.top.7' \(7\)"),
         (BATCH | {"grid": [1, 2]}, "the recipe's batch_size, 256, is outside its values"),
         (TOP | {"categorical_values": ["7", "8"]}, "model.top, 128-64, is outside"),
-        (TOP | {"categorical_values": ["128-64", "0"]}, r"top\): categorical_values: '0' is not a value of model.top: .*equal to 1"),
+        (
+            TOP | {"categorical_values": ["128-64", "0"]},
+            r"top\): categorical_values: '0' is not a value of model.top: .*equal to 1",
+        ),
         (SMOOTHING | {"bounds": {"min": 0, "max": 1}}, r"bounds: 1 is not a value of label_smoothing: .* less than 0\.5"),
         (SMOOTHING | {"bounds": {"min": -1, "max": 0.1}}, r"bounds: -1 is not a value of label_smoothing"),
         (BATCH | {"grid": [0, 256]}, "grid: 0 is not a value of batch_size"),
