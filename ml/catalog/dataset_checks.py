@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ml.catalog.labels import check_label_type
 from ml.catalog.log_spec import RESERVED_COLUMNS
 from ml.catalog.strict import fault
 
@@ -66,9 +67,7 @@ def check_types(spec: DatasetSpec) -> None:
         if sparse.bucketise and types[sparse.column or ""] not in NUMBERS:
             raise fault(f"sparse.{sparse.name}.bucketise", f"column {sparse.column!r} is not a number")
     for rule in spec.label_rules:
-        if (kind := types[rule.column]) not in NUMBERS:
-            what = f"{rule.column!r} is {kind}, expected a number; labels are binary, and multi-class labels are not supported"
-            raise fault(f"{rule.key}.column", what)
+        check_label_type(rule, types[rule.column])
     if spec.oracle and types[spec.oracle] not in NUMBERS:
         raise fault("oracle", f"{spec.oracle!r} is {types[spec.oracle]}, expected a number")
     for i, table in enumerate(spec.join):

@@ -87,13 +87,17 @@ def _fields(model: type[BaseModel] | None, loc: Sequence[str | int]) -> dict[str
     at: Any = model
     for key in loc:
         if _is_model(at):
-            field = at.model_fields.get(str(key))
+            field = _by_key(at).get(str(key))
             at = field.annotation if field else None
         elif get_origin(at) in (tuple, list, dict):
             at = next((part for part in get_args(at) if _is_model(part)), None)
         if get_origin(at) in (Union, types.UnionType):
             at = next((part for part in get_args(at) if part is not type(None)), None)
-    return dict(at.model_fields) if _is_model(at) else {}
+    return _by_key(at) if _is_model(at) else {}
+
+
+def _by_key(model: type[BaseModel]) -> dict[str, Any]:
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _is_model(annotation: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from ml.catalog.reading import ColumnName, ColumnType
-from ml.catalog.strict import Bool, Float, Int, Strict, fault
+from ml.catalog.strict import Float, Int, Scalar, Strict, fault
 
 # Files and keys of the online store are named after tables.
 TableName = Annotated[str, StringConstraints(max_length=100, pattern=r"^[a-z][a-z0-9_]*$")]
@@ -110,7 +110,7 @@ class EventFilter(Strict):
     """Which events of the log count."""
 
     column: ColumnName = Field(description="Column of the log.")
-    equals: Bool | Int | Float | str = Field(description="Value that the column has in the events that count.")
+    equals: Scalar = Field(description="Value that the column has in the events that count.")
 
 
 class FeatureTable(Strict):

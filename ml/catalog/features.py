@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from ml.catalog.labels import check_binary
+from ml.catalog.labels import LabelReading
 from ml.catalog.reading import ColumnName
 from ml.catalog.strict import Bool, Float, Int, Strict, fault
 
@@ -58,14 +58,9 @@ class Negatives(Strict):
         return max(self.window_hours, *self.recent.values(), 0.0)
 
 
-class Label(Strict):
-    """The label: a column of 0 and 1, a column compared with a threshold, or every row a positive."""
+class Label(LabelReading):
+    """The label: a column that says which rows are positive, or every row a positive."""
 
-    column: ColumnName | None = Field(default=None, description="Column of 0 and 1, or of numbers if `at_least` is given.")
-    at_least: Float | None = Field(
-        default=None,
-        description="A row is positive if the column is at or above this; rows with a missing value are quarantined.",
-    )
     negatives: Negatives | None = Field(
         default=None, description="Declares that every row is a positive, and how negatives are sampled."
     )
@@ -75,17 +70,13 @@ class Label(Strict):
         "infinite are quarantined. Weights of 1 on average keep the meaning of the learning rates. Metrics are not weighted.",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _binary(cls, data: Any) -> Any:
-        return check_binary(data)
-
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (self.column is None) == (self.negatives is None):
-            raise fault("", "give either column (with or without at_least) or negatives")
-        if self.at_least is not None and self.column is None:
-            raise fault("at_least", "needs column")
+            raise fault("", "give either column (with or without at_least or is) or negatives")
+        for key, value in (("at_least", self.at_least), ("is", self.is_)):
+            if value is not None and self.column is None:
+                raise fault(key, "needs column")
         if self.weight is not None and self.column is None:
             raise fault("weight", "needs column: sampled negatives have no weight")
         return self

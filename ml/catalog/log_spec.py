@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from ml.catalog.expand import expand_entry
 from ml.catalog.reading import ColumnName, Partitions, Simulation, Source, Time
-from ml.catalog.strict import Bool, Strict, fault
+from ml.catalog.strict import Bool, Scalar, Strict, fault, is_none
 from ml.days import days_between
 from ml.stages import RAW_LOGS
 
@@ -28,7 +28,13 @@ class LabelColumn(Strict):
     """The column of a log that holds the label. Rows whose label cannot be used are quarantined when the log is read."""
 
     column: ColumnName = Field(description="Column of the log; a row in which it is missing is quarantined.")
-    binary: Bool = Field(default=True, description="Whether values other than 0 and 1 are quarantined too.")
+    binary: Bool = Field(
+        default=True,
+        description="Whether values other than 0 and 1, or than words for them in text, are quarantined too.",
+    )
+    known: tuple[Scalar, ...] | None = Field(
+        default=None, exclude_if=is_none, description="Values other than these are quarantined too."
+    )
 
 
 class LogSpec(Strict):

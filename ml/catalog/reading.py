@@ -19,6 +19,14 @@ from ml.catalog.time_format import compile_format
 ColumnType = Literal["int", "float", "string", "bool"]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
+_OF_TYPE: dict[ColumnType, type | tuple[type, ...]] = {"int": int, "float": (int, float), "string": str, "bool": bool}
+
+
+def is_of_type(value: object, kind: ColumnType) -> bool:
+    """Whether a value of a catalog entry can be a value of a column. True and false are no integers."""
+    return isinstance(value, _OF_TYPE[kind]) and (kind == "bool" or not isinstance(value, bool))
+
+
 DATE_CODES = ("%Y", "%y", "%m", "%d", "%j", "%b", "%B", "%H", "%M", "%S", "%%")
 MAX_DAYS = 36_525  # a hundred years
 

@@ -73,7 +73,7 @@ def section(model: type[BaseModel]) -> str:
     rows = ["| key | description | type | default |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
         what = (field.description or "").replace("|", "\\|")
-        rows.append(f"| `{name}` | {what} | {shown_type(field.annotation)} | {shown_default(field)} |")
+        rows.append(f"| `{field.alias or name}` | {what} | {shown_type(field.annotation)} | {shown_default(field)} |")
     prose = re.split(r"^ *(?:Args|Attributes|Example|Raises):$", model.__doc__ or "", flags=re.MULTILINE)[0]
     about = re.sub(r"\s+", " ", prose).strip()
     return f"\n## {model.__name__}\n\n{about}\n\n" + "\n".join(rows) + "\n"

@@ -13,6 +13,9 @@ Bool = Annotated[bool, pydantic.Strict()]
 Int = Annotated[int, pydantic.Strict()]
 Float = Annotated[float, pydantic.Strict()]
 
+Scalar = Bool | Int | Float | str
+"""A value of a column as a catalog entry names it."""
+
 FAULT = "fault"  # pydantic's type of the errors that `fault` returns
 
 
@@ -20,6 +23,11 @@ class Strict(BaseModel):
     """A frozen model that refuses unknown keys, so that a typo is not silently ignored, and numbers that are not finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def is_none(value: object) -> bool:
+    """Whether a key is not given. With `exclude_if`, entries from before the key existed keep their fingerprints."""
+    return value is None
 
 
 def fault(key: str, what: str) -> PydanticCustomError:

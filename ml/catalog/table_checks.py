@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 from ml.catalog.dataset_checks import NUMBERS
 from ml.catalog.feature_tables import EventFilter, FeatureTable
 from ml.catalog.log_spec import RESERVED_COLUMNS
+from ml.catalog.reading import is_of_type
 from ml.catalog.strict import fault
 
 if TYPE_CHECKING:
     from ml.catalog.spec import DatasetSpec
-
-_OF_TYPE = {"int": int, "float": (int, float), "string": str, "bool": bool}
 
 
 def check_feature_tables(spec: DatasetSpec) -> None:
@@ -60,7 +59,7 @@ def _check_columns(table: FeatureTable, path: str, spec: DatasetSpec) -> None:
 
 def _check_filter(where: EventFilter, path: str, spec: DatasetSpec) -> None:
     kind, value = spec.column_types[where.column], where.equals
-    if not isinstance(value, _OF_TYPE[kind]) or (isinstance(value, bool) and kind != "bool"):
+    if not is_of_type(value, kind):
         raise fault(f"{path}.equals", f"{where.column!r} is {kind}, expected such a value, found {value!r:.80}")
 
 

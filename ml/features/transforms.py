@@ -19,6 +19,7 @@ from ml.features.dense import dense_values
 from ml.features.hashing import hash_values
 from ml.features.sparse import SparseFeature, sparse_features
 from ml.features.vocabulary import Vocabulary
+from ml.logs.labels import label_codes
 from ml.schema import (
     EVENT_TIME,
     ITEM_KEY,
@@ -159,18 +160,24 @@ def _sampled_label(batch: pa.RecordBatch) -> pa.Array:
 
 def _label(rule: LabelRule, spec: DatasetSpec) -> Maker:
     def read(batch: pa.RecordBatch) -> pa.Array:
-        values = take_column(batch, rule.column, spec.column_types[rule.column]).cast(pa.float64(), safe=False)
-        numbers = flat(values, null=np.nan)
-        bad = np.isnan(numbers) if rule.at_least is not None else (numbers != 0) & (numbers != 1)
+        values = take_column(batch, rule.column, spec.column_types[rule.column])
+        codes = label_codes(values, rule)
+        bad = codes < 0
         if bad.any():
-            wanted = "a number" if rule.at_least is not None else "0 or 1"
+            wanted = _wanted(rule)
             raise LabelError(
                 f"{rule.key}.column {rule.column!r}: {int(bad.sum())} of {len(batch)} rows are not {wanted}; the first such "
                 f"value is {values[int(bad.argmax())].as_py()!r}; quarantine these rows or choose another label"
             )
-        return pa.array((numbers >= rule.at_least if rule.at_least is not None else numbers).astype(np.float32))
+        return pa.array(codes.astype(np.float32))
 
     return read
+
+
+def _wanted(rule: LabelRule) -> str:
+    if rule.at_least is not None:
+        return "a number"
+    return "0 or 1" if rule.positive is None else "a value" if rule.known is None else f"one of {list(rule.known)}"
 
 
 def _weight(name: str, spec: DatasetSpec) -> Maker:

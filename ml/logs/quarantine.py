@@ -20,7 +20,7 @@
 | time unparsable           | an event time that is not a date and time                                               |
 | time far from file's day  | further from the day of its dated file than `source.spill_days`                         |
 | label missing             | a null label                                                                            |
-| unknown label             | a label other than 0 and 1, if the label column has no threshold                        |
+| unknown label             | a label other than 0 and 1 (in text, words for them), or in neither `is` nor `is_not`   |
 | bad weight                | a missing, negative or infinite sample weight                                           |
 | damaged file: WHY         | the lost rest of a truncated or corrupt file, counted as one line                       |
 """

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ml.catalog.log_spec import LogSpec
 from ml.days import midnight
 from ml.logs.clock import days_of, event_times, partition_bounds, time_values
+from ml.logs.labels import unknown_labels
 from ml.logs.quarantine import LABEL_MISSING, LABEL_UNKNOWN, TIME_FAR, TIME_MISSING, TIME_UNPARSABLE, WEIGHT
 
 # Codes of `ValidatedRows.fault`; 0 is a good row.
@@ -98,10 +99,8 @@ def _far(log: LogSpec, times: NDArray[np.int64], file_day: int) -> NDArray[np.bo
 def _label_faults(log: LogSpec, table: pa.Table) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     for known in log.label_columns:
         label = table.column(known.column)
-        missing = pc.is_null(label).to_numpy()
-        yield LABEL_MISSING, missing
-        if known.binary and not pa.types.is_boolean(label.type):
-            yield LABEL_UNKNOWN, ~missing & ~pc.is_in(label, pa.array([0, 1], label.type)).to_numpy()
+        yield LABEL_MISSING, pc.is_null(label).to_numpy()
+        yield LABEL_UNKNOWN, unknown_labels(label, known)
 
 
 def _weight_faults(log: LogSpec, table: pa.Table) -> Iterator[tuple[str, NDArray[np.bool_]]]:

@@ -265,7 +265,7 @@ def _explain_type(sample: Sample, column: str, spec: DatasetSpec) -> tuple[str, 
     elif wider == "string" and column == spec.time.column:
         change += ", and set `time.unit: iso8601` if the values are ISO 8601 times, else `time.format`"
     elif wider == "string" and column == spec.label.column:
-        change = "write labels as 0 and 1, or as numbers that label.at_least is compared with"
+        change += ", and list the values that are positive, such as `label.is: [click]`"
     elif wider == "string" and column in _numbers(spec):
         change = "write its values as numbers with a decimal point and without quotes, because a feature needs numbers"
     return f"columns.{column}", f"{change}{values}"

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml.catalog.spec import DatasetSpec
+from ml.logs.labels import POSITIVE, UNKNOWN, label_codes
 from ml.logs.quarantine import excerpt
 from ml.logs.text.layout import Layout
 from ml.preflight.finding import Finding, exceeds
@@ -32,26 +33,51 @@ def check_label(spec: DatasetSpec, table: pa.Table) -> list[Finding]:
     if exceeds(label.null_count, rows, band) or label.null_count == rows:
         found = f"{label.null_count:,} of {rows:,} sampled labels in {name!r} are missing"
         return [Finding("error", "label.column", found, "set label.column to the column of labels")]
-    numbers = label.drop_null().cast(pa.float64(), safe=False).to_numpy()
-    values = ", ".join(f"{value:g}" for value in np.unique(numbers)[:8])
-    if spec.label.at_least is None:
-        unknown = int(((numbers != 0) & (numbers != 1)).sum())
-        if exceeds(unknown, len(numbers), band) or unknown == len(numbers):
-            found = f"{unknown:,} of {rows:,} sampled labels in {name!r} are neither 0 nor 1; the values are {values}"
-            above = numbers[numbers > numbers.min()]  # at the smallest value, every row would be positive
-            threshold = max(np.median(numbers), above.min()) if len(above) else numbers.min()
-            change = f"set label.column to a column of 0 and 1, or a threshold such as `at_least: {threshold:g}`"
-            return [Finding("error", "label.column", found, change)]
-        positive = numbers == 1
-    else:
-        positive = numbers >= spec.label.at_least
+    codes = label_codes(label.drop_null(), spec.label_rules[0])
+    values = _shown(label)
+    unknown = int((codes == UNKNOWN).sum())
+    if exceeds(unknown, len(codes), band) or unknown == len(codes):
+        which = "neither 0 nor 1" if spec.label.is_ is None else "in neither is nor is_not"
+        found = f"{unknown:,} of {rows:,} sampled labels in {name!r} are {which}; the values are {values}"
+        return [
+            Finding("error", "label.column" if spec.label.is_ is None else "label.is_not", found, _other_label(spec, label))
+        ]
+    positive = codes == POSITIVE
     if rows >= ENOUGH and (positive.all() or not positive.any()):
         which = "positive" if positive.all() else "negative"
-        key = "label.column" if spec.label.at_least is None else "label.at_least"
+        key, change = _LABEL_KEYS.get((spec.label.at_least is not None, spec.label.is_ is not None), _LABEL_KEYS[False, False])
         found = f"all {rows:,} sampled rows are {which}; the values of {name!r} are {values}"
-        change = "correct the label" if spec.label.at_least is None else "set at_least between the values"
         return [Finding("warning", key, found, change)]
     return []
+
+
+_LABEL_KEYS = {
+    (False, False): ("label.column", "correct the label"),
+    (True, False): ("label.at_least", "set at_least between the values"),
+    (False, True): ("label.is", "list the values that are positive"),
+}
+
+
+def _shown(label: pa.ChunkedArray) -> str:
+    """The most frequent texts, or the smallest numbers."""
+    if pa.types.is_string(label.type):
+        counts = pc.value_counts(label.drop_null()).to_pylist()
+        return ", ".join(excerpt(one["values"]) for one in sorted(counts, key=lambda one: -one["counts"])[:8])
+    return ", ".join(f"{value:g}" for value in np.unique(label.drop_null().cast(pa.float64(), safe=False).to_numpy())[:8])
+
+
+def _other_label(spec: DatasetSpec, label: pa.ChunkedArray) -> str:
+    """What to change if values are no labels."""
+    if spec.label.is_ is not None:
+        return "list all negative values in is_not, or remove it if all values but those of `is` are negative"
+    if pa.types.is_string(label.type):
+        return "list the values that are positive, such as `is: [click]`"
+    numbers = label.drop_null().cast(pa.float64(), safe=False).to_numpy()
+    if set(numbers.tolist()) == {-1.0, 1.0}:
+        return "if -1 is negative, set `is: [1]` and `is_not: [-1]`"
+    above = numbers[numbers > numbers.min()]  # at the smallest value, every row would be positive
+    threshold = max(np.median(numbers), above.min()) if len(above) else numbers.min()
+    return f"set label.column to a column of 0 and 1, or a threshold such as `at_least: {threshold:g}`"
 
 
 def check_columns(spec: DatasetSpec, sample: Sample, prefix: str = "source", used: set[str] | None = None) -> list[Finding]:

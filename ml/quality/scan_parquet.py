@@ -15,9 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from upath import UPath
 
-from ml.catalog.spec import DatasetSpec
+from ml.catalog.labels import MAIN
+from ml.catalog.spec import DatasetSpec, LabelRule
 from ml.features.column_profile import ColumnProfile, column_profile
 from ml.features.hashing import combine, hash_values
+from ml.logs.labels import POSITIVE, label_codes
 from ml.quality.content import content_of
 from ml.quality.histogram import Histogram, Ids, histogram_of
 from ml.quality.profile import Profile
@@ -63,6 +65,9 @@ class _Tally:
         self.last_time = -(2**63)
         self.content = 0
         self.keys: list[Ids] = []
+        of_features = LabelRule(MAIN, "label", LABEL)
+        self.label = next((r for r in spec.label_rules if r.name == MAIN), None) if self.is_raw else of_features
+        self.label_is_text = self.is_raw and self.label is not None and spec.column_types[self.label.column] == "string"
         self.drifting = _raw_categories(spec) if self.is_raw else tuple(s.name for s in spec.sparse)
         types = spec.column_types
         self.dictionaries = [name for name in self.drifting if self.is_raw and types[name] == "string"]
@@ -87,6 +92,7 @@ class _Tally:
     def _nulls_in_footer(self, file: pq.ParquetFile, footer: pq.RowGroupMetaData) -> dict[str, int]:
         """Numbers of missing values, from the footer, of columns of which nothing else is measured. They need not be read."""
         used = {*self.drifting, *(self.spec.expectations.unique if self.is_raw else ())}
+        used |= {self.label.column} if self.label else set()
         counts: dict[str, int] = {}
         for i in range(footer.num_columns):
             chunk = footer.column(i)
@@ -129,18 +135,13 @@ class _Tally:
         self.last_time = int(times[-1])
 
     def _add_labels(self, column: Callable[[str], pa.Array | None]) -> None:
-        label = self.spec.label
-        values = column((label.column or "") if self.is_raw else LABEL)
-        if values is None or pa.types.is_string(values.type):
+        rule = self.label
+        values = column(rule.column) if rule else None
+        if rule is None or values is None or pa.types.is_string(values.type) != self.label_is_text:
             return
-        numbers = values.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False)
-        if self.is_raw and label.at_least is not None:
-            self.positives += int(np.count_nonzero(numbers >= label.at_least))
-            self.bad_labels += int(np.count_nonzero(np.isnan(numbers)))
-        else:
-            ones = int(np.count_nonzero(numbers == 1))
-            self.positives += ones
-            self.bad_labels += numbers.size - ones - int(np.count_nonzero(numbers == 0))
+        codes = label_codes(values, rule)
+        self.positives += int(np.count_nonzero(codes == POSITIVE))
+        self.bad_labels += int(np.count_nonzero(codes < 0))
 
     def profile(self, manifest: Mapping[str, Any]) -> Profile:
         return Profile(

@@ -17,6 +17,7 @@ from ml.catalog.spec import DatasetSpec, Ranking
 from ml.days import MICROSECONDS_PER_MINUTE, day_bounds
 from ml.features.hashing import hash_values
 from ml.lake import Lake
+from ml.logs.labels import POSITIVE, label_codes
 from ml.logs.read import raw_parts
 from ml.retrieval.contexts import Contexts, session_contexts
 from ml.retrieval.items import days_since, item_column, item_columns
@@ -94,11 +95,9 @@ def context_columns(spec: DatasetSpec) -> list[str]:
 
 def positive(spec: DatasetSpec, rows: pa.Table) -> NDArray[np.bool_]:
     """Return which of N rows of the log are positive, bool [N]."""
-    label = spec.label
-    if label.column is None:
+    if spec.label.column is None:
         return np.ones(len(rows), np.bool_)
-    values = rows[label.column].to_numpy().astype(np.float64)
-    return values >= (label.at_least if label.at_least is not None else 0.5)
+    return label_codes(rows[spec.label.column], spec.label_rules[0]) == POSITIVE
 
 
 def codes_of(columns: list[str], rows: pa.Table) -> NDArray[np.int64]:

@@ -23,6 +23,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse
 
+from ml.catalog.spec import DatasetSpec
 from ml.http.app import create_app
 from ml.http.errors import error_response
 from ml.http.guard import LOOPBACK
@@ -127,7 +128,7 @@ def create_serving_app(
             "user": spec.user,
             "item": spec.item,
             "label": label.column,
-            "positive": 1 if label.at_least is None else label.at_least,
+            "positive": _positive(spec),
             "log": None if spec.actions else "examples",  # an action needs the keys of its impression
             "ranking": asdict(engine.ranking.version),
             "retrieval": asdict(engine.retrieval.version) if engine.retrieval else None,
@@ -182,6 +183,15 @@ def _ranker(engine: Engine) -> dict[str, Any]:
     model, version = engine.ranked_by
     held = engine.ranker or engine.ranking.version
     return {"model": model, "version": version, "pinned": held.pinned, "refusal": held.refusal}
+
+
+def _positive(spec: DatasetSpec) -> Any:
+    """A value of the label's column that is positive, for the events of the page."""
+    if spec.label.at_least is not None:
+        return spec.label.at_least
+    if spec.label.is_ is not None:
+        return spec.label.is_[0]
+    return "1" if spec.label.column and spec.column_types[spec.label.column] == "string" else 1
 
 
 def _without_item(engine: Engine) -> Response:

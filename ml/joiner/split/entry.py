@@ -16,7 +16,8 @@ CLICKED = "clicked"
 
 def label_name(spec: DatasetSpec) -> str:
     """Returns the column with the label that the joiner adds: the log's own column of 0 and 1, or `clicked`."""
-    return spec.label.column if spec.label.column is not None and spec.label.at_least is None else CLICKED
+    own = spec.label.column if spec.label.at_least is None and spec.label.is_ is None else None
+    return own or CLICKED
 
 
 def key_of(spec: DatasetSpec) -> list[str]:

@@ -29,6 +29,7 @@ from ml.joiner.split.entry import ACTIONS, IMPRESSIONS, impression_columns, key_
 from ml.joiner.split.events import AT, POSITION, REQUEST, SHOWN_AT, Clock, split_rows
 from ml.joiner.split.options import SplitOptions
 from ml.lake import Lake
+from ml.logs.labels import POSITIVE, label_codes
 from ml.logs.read import raw_parts
 from ml.parquet import read_parquet
 from ml.schema import EVENT_TIME
@@ -190,8 +191,7 @@ def _keyed(
 def _positive(spec: DatasetSpec, block: pa.Table) -> NDArray[np.bool_]:
     if spec.label.negatives:
         return block[SAMPLED_LABEL].to_numpy() > 0
-    values = block[spec.label.column].to_numpy()
-    return values >= (1 if spec.label.at_least is None else spec.label.at_least)
+    return label_codes(block[spec.label.column], spec.label_rules[0]) == POSITIVE
 
 
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:

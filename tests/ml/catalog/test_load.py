@@ -139,7 +139,7 @@ IMPOSSIBLE: list[tuple[str, KeyPath, Any, str]] = [
     ("criteo", ("partitions", "end"), date(2013, 12, 31), "partitions.end"),
     ("criteo", ("partitions", "end"), date(9999, 12, 31), "partitions.end"),
     ("criteo", ("label", "column"), "clicked", "label.column"),
-    ("criteo", ("label", "column"), "C1", "label.column"),
+    ("criteo", ("label",), {"column": "C1", "at_least": 1.0}, "label.at_least"),
     ("criteo", ("label",), {}, "label"),
     ("criteo", ("label",), {"at_least": 3, "negatives": {}}, "label.at_least"),
     ("criteo", ("label",), {"negatives": {}}, "label.negatives"),

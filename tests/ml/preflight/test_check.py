@@ -176,7 +176,7 @@ def json_line(value: str, clicked: str = "1") -> str:
 @pytest.mark.parametrize(
     ("text", "key", "change"),
     [
-        (json_line("1.5", '"yes"'), "source.columns.clicked", "write labels as 0 and 1"),
+        (json_line("1.5", '"yes"'), "source.columns.clicked", "and list the values that are positive, such as `label.is"),
         (json_line('"1,5"'), "source.columns.price", "write its values as numbers"),
         (json_line("NaN"), "source.columns.price", "write null for missing values, not 'nan'"),
         (json_line("1.5").replace('"a"', '["a", "b"]'), "source.columns.item", "write each value as one text"),
@@ -184,13 +184,32 @@ def json_line(value: str, clicked: str = "1") -> str:
     ],
 )
 def test_a_change_leads_out(text: str, key: str, change: str, tmp_path: Path) -> None:
-    """Following it must not end in another refusal: a label, for example, cannot be declared as text."""
+    """Following it must not end in another refusal: a number of a feature, for example, cannot be declared as text."""
     write_text(tmp_path, text * 30)
     columns = {"time": "int", "item": "string", "price": "float", "clicked": "int"}
     source = {"files": "log.csv", "format": "jsonl", "columns": columns}
     found = only(preflight(clicks(source=source, dense=[{"name": "price"}]), tmp_path))
     assert (found.severity, found.key) == ("error", key)
     assert change in found.change
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "label", "key", "change"),
+    [
+        ("string", ["view", "click", "view"], {}, "label.column", "such as `is: [click]`"),
+        ("int", ["-1", "1"], {}, "label.column", "set `is: [1]` and `is_not: [-1]`"),
+        ("string", ["view", "click", "buy"], {"is": ["buy"], "is_not": ["view"]}, "label.is_not", "list all negative values"),
+        ("string", ["view", "skip"], {"is": ["buy"]}, "label.is", "list the values that are positive"),
+    ],
+)
+def test_labels_that_do_not_fit_lead_to_their_values(
+    kind: str, words: list[str], label: dict[str, Any], key: str, change: str, tmp_path: Path
+) -> None:
+    start = int(START.timestamp())
+    write_text(tmp_path, "".join(f"{start + n * 8640},i{n % 7},{words[n % len(words)]}\n" for n in range(100)))
+    source = clicks().source.model_dump() | {"columns": {"time": "int", "item": "string", "clicked": kind}}
+    found = only(preflight(clicks(source=source, label={"column": "clicked", **label}), tmp_path))
+    assert found.key == key and change in found.change and words[0] in found.found
 
 
 def test_times_that_are_text_name_the_unit_too(tmp_path: Path) -> None:

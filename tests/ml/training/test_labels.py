@@ -70,7 +70,7 @@ def log_rows(count: int = 400) -> pa.RecordBatch:
         ({"labels": {"label": {"column": "saved"}}}, "the name of the main label"),
         ({"labels": {"saved": {"classes": 5}}}, "multi-class labels are not supported"),
         ({"label": {"column": "stars", "loss": "squared"}}, "regression and multi-class"),
-        ({"labels": {"other": {"column": "a"}}}, "expected a number; labels are binary"),
+        ({"labels": {"other": {"column": "a", "at_least": 1.0}}}, "expected a number; `is` lists values"),
         ({"labels": {"bought": {}}}, "no column 'bought'"),
         ({"label": {"column": "saved", "weight": "a"}}, "'a' is string"),
         ({"label": {"negatives": {}, "weight": "trust"}}, "sampled negatives have no weight"),
