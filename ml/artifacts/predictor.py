@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,6 +80,8 @@ class TorchPredictor:
         model: `forward(dense [B, I], sparse KJT) -> logits [B]`, in eval mode. `apply` may replace it by another one.
         recipe: How the model was trained.
         schema: The features that the model reads.
+        changes: Number of changes that have begun plus number of changes that have ended, odd during a change. What is computed
+            from the model belongs to one version if the number is even and the same before and after.
 
     Example:
         >>> import tempfile
@@ -94,6 +97,7 @@ class TorchPredictor:
     model: nn.Module
     recipe: Recipe
     schema: FeatureSchema
+    changes: int = field(default=0, init=False)
 
     def predict(self, batch: Batch, sampled: bool = False) -> npt.NDArray[np.float32]:
         """Compute click probabilities, float32 [B]; see `Predictor.predict`."""
@@ -125,13 +129,23 @@ class TorchPredictor:
 
     def revert(self, undo: ModelUndo) -> None:
         """Restore the model from before a delta; see `ml.artifacts.delta.revert_served`."""
-        self.model = revert_served(undo)
+        with self._change():
+            self.model = revert_served(undo)
 
     def _apply(self, delta: ModelDelta, undoable: bool) -> ModelUndo | None:
-        if (done := apply_to_served(self.model, delta, undoable)) is None:
-            return None
-        self.model, undo = done
+        with self._change():
+            if (done := apply_to_served(self.model, delta, undoable)) is None:
+                return None
+            self.model, undo = done
         return undo
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        self.changes += 1
+        try:
+            yield
+        finally:
+            self.changes += 1
 
     def save(self, folder: Path | UPath, beside: Mapping[str, str] | None = None) -> None:
         """Write the model into an existing folder. Writing is not atomic; call it inside `Lake.write`, which is.

@@ -132,6 +132,7 @@ def create_serving_app(
             "log": None if spec.actions else "examples",  # an action needs the keys of its impression
             "ranking": asdict(engine.ranking.version),
             "retrieval": asdict(engine.retrieval.version) if engine.retrieval else None,
+            "scored_by_bundle": recommender.item_sides.reason if recommender else None,
             "ranker": _ranker(engine),
             "items": len(recommender.source.live) if recommender else None,
             "items_at": recommender.source.live.at if recommender else None,

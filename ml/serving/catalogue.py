@@ -160,11 +160,6 @@ class LiveCatalogue:
                 return None
             return self._signals.candidates(requests, allowed=is_allowed, exclude_seen=exclude_seen)
 
-    def places_of(self, values: Sequence[Any]) -> NDArray[np.int64]:
-        """Return the places of items, given as they are logged, or `NOT_LIVE`."""
-        column = pa.array(values, self.window.types[item_column(self.spec)])
-        return places(hash_values("item", column), self.live.ids)
-
     def allowed(
         self, live: ServedItems, filters: Mapping[str, Sequence[Any]], without: Sequence[int]
     ) -> NDArray[np.int64] | None:

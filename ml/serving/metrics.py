@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ml.serving.feature_tables import ServedTables
+from ml.serving.item_sides import ItemSides
 from ml.serving.start import Engine
 
 _BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.05, 0.1, 0.25, 1.0)
@@ -49,6 +50,7 @@ class Metrics:
             items.set_function(lambda: len(recommender.source.live))
             age.set_function(lambda: max(0.0, (engine.clock.now() - recommender.source.live.at) / 1e6))
             self.registry.register(_TableLookups(recommender.tables))
+            self.registry.register(_Scores(recommender.item_sides))
 
 
 class _Models(Collector):
@@ -90,6 +92,19 @@ class _TableLookups(Collector):
             for table in self._tables.spec.feature_tables:
                 family.add_metric([table.name], counts[table.name])
             yield family
+
+
+class _Scores(Collector):
+    """Requests by what has computed the item side of their candidates."""
+
+    def __init__(self, sides: ItemSides) -> None:
+        self._sides = sides
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily("evergreen_scores", "Requests that were scored, by what computes items.", labels=["by"])
+        for by, count in dict(self._sides.counts).items():
+            family.add_metric([by], count)
+        yield family
 
 
 class Measured:

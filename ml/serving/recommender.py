@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from ml.artifacts.bundle import Bundle
 from ml.artifacts.raw_columns import raw_columns
-from ml.catalog.reading import SideTable
 from ml.catalog.spec import DatasetSpec, Ranking
+from ml.datasets.batch import Batch
 from ml.days import MICROSECONDS_PER_MINUTE
 from ml.features.hashing import hash_values
 from ml.models.lambdarank import LambdaRank
@@ -34,6 +34,8 @@ from ml.schema import EVENT_TIME, HISTORY_PREFIX
 from ml.serving.catalogue import LiveCatalogue, ServedItems
 from ml.serving.events import EventWindow, UserEvent
 from ml.serving.faults import WrongColumn
+from ml.serving.item_sides import ItemSides
+from ml.serving.side_rows import SideRows
 
 _PER_SOURCE = {"two_tower": 300, "popularity": 100, "co_visitation": 200}
 CONTEXT = 20
@@ -98,6 +100,7 @@ class Recommender:
             (side, held) for side, held in zip(spec.join, sides, strict=False) if side.log_key not in self._item_columns
         ]
         self._sides = [SideRows(side, held) for side, held in of_context]
+        self.item_sides = ItemSides(spec, source.tables.item_columns)
 
     @property
     def context_columns(self) -> list[str]:
@@ -154,8 +157,7 @@ class Recommender:
         counts = {name: len(at) for name, at in found.items()}
         result = Recommendation([], counts, filled, missing, past)
         if len(union):
-            items = self.with_tables(live.items.take(pa.array(union)), user, context, now)
-            scores = self.score(ranking, row, items)
+            scores = self._score_live(ranking, live, union, row, user, context, now)
             best = np.argsort(-scores, kind="stable")[:k]
             result.items = self._ranked(live, union[best], scores[best], found)
         return result
@@ -166,8 +168,11 @@ class Recommender:
         """Rank given items, those that are not live as well. Arguments as for `recommend`."""
         past, live = self.window.last_of(user, now, CONTEXT), self.source.live
         row, filled, missing = self._user_row(ranking, user, context, past, now)
-        items = self._described(live, candidates)
-        scores = self.score(ranking, row, self.with_tables(items, user, context, now))
+        at, items = self._described(live, candidates)
+        if (at != NOT_LIVE).all():
+            scores = self._score_live(ranking, live, at, row, user, context, now)
+        else:
+            scores = self.score(ranking, row, self.with_tables(items, user, context, now))
         order = np.argsort(-scores, kind="stable")
         rows = items.take(pa.array(order)).to_pylist()
         ranked = [
@@ -186,14 +191,24 @@ class Recommender:
         Returns:
             float32 [N], probabilities.
         """
-        count, columns = items.num_rows, {}
-        for name, kind in ranking.columns.items():
-            if name in items.column_names:
-                held = items[name].combine_chunks()
-                columns[name] = held if name.startswith(HISTORY_PREFIX) else held.cast(kind)  # histories are lists of ids
-            else:
-                columns[name] = pa.repeat(row[name], count)
-        return ranking.score(ranking.batch(pa.RecordBatch.from_pydict(columns)))
+        return ranking.score(_batch_of(ranking, row, items))
+
+    def _score_live(
+        self,
+        ranking: Bundle,
+        live: ServedItems,
+        at: NDArray[np.int64],
+        row: Mapping[str, pa.Scalar],
+        user: Any,
+        context: Mapping[str, Any],
+        now: int,
+    ) -> NDArray[np.float32]:
+        """Score the live items at N places for one user, float32 [N]."""
+
+        def candidates() -> Batch:
+            return _batch_of(ranking, row, self.with_tables(live.items.take(pa.array(at)), user, context, now))
+
+        return self.item_sides.score(ranking, live.items, at, _table_of(row), candidates)
 
     def explain(self, ranking: Bundle, row: Mapping[str, pa.Scalar], items: pa.Table) -> list[dict[str, float]]:
         """Measure how much each column contributes to the scores: the change of the log-odds if it is missing.
@@ -319,8 +334,7 @@ class Recommender:
         if allowed is not None:
             is_allowed[allowed] = True
         if live.index is not None and retrieval is not None:
-            users = pa.table({name: pa.repeat(value, 1) for name, value in row.items()})
-            ids = live.index.search(user_vectors(retrieval, users), _PER_SOURCE["two_tower"], allowed).ids[0]
+            ids = live.index.search(user_vectors(retrieval, _table_of(row)), _PER_SOURCE["two_tower"], allowed).ids[0]
             at = places(ids, live.ids)
             found["two_tower"] = at[at != NOT_LIVE]
         found["popularity"] = live.popular[is_allowed[live.popular]][: _PER_SOURCE["popularity"]]
@@ -345,35 +359,32 @@ class Recommender:
             for place, score, columns in zip(at.tolist(), scores, rows, strict=True)
         ]
 
-    def _described(self, live: ServedItems, candidates: Sequence[Any]) -> pa.Table:
-        """The columns of items as they are live; of an item that is not, all but the item itself are missing."""
+    def _described(self, live: ServedItems, candidates: Sequence[Any]) -> tuple[NDArray[np.int64], pa.Table]:
+        """Places and columns of items as they are live; of an item that is not, all but the item itself are missing."""
         item = self.spec.item or ""
         try:
             given = pa.array(candidates, self.window.types[item])
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise WrongColumn(f"candidates: {error}") from error
-        at = self.source.places_of(candidates)
+        at = places(hash_values("item", given), live.ids)
         table = live.items.take(pa.array(at, mask=at == NOT_LIVE))
-        return table.set_column(table.column_names.index(item), item, given)
+        return at, table.set_column(table.column_names.index(item), item, given)
 
 
-class SideRows:
-    """Looks up the joined columns of a key, such as the age of a user.
+def _table_of(row: Mapping[str, pa.Scalar]) -> pa.Table:
+    return pa.table({name: pa.repeat(value, 1) for name, value in row.items()})
 
-    Args:
-        side: The join as the catalog entry declares it.
-        rows: The side table, as `read_side_tables` returns it.
-    """
 
-    def __init__(self, side: SideTable, rows: pa.Table) -> None:
-        self.log_key = side.log_key
-        self._rows = rows.select(list(side.columns))
-        self._at = {key: at for at, key in enumerate(rows[side.table_key].to_pylist())}
-
-    def columns_of(self, key: Any) -> dict[str, Any]:
-        """Return the columns of a key; empty for an unknown one."""
-        at = self._at.get(key)
-        return {} if at is None else self._rows.slice(at, 1).to_pylist()[0]
+def _batch_of(ranking: Bundle, row: Mapping[str, pa.Scalar], items: pa.Table) -> Batch:
+    """Make a batch of N candidates from the columns of the request and from those of the items."""
+    count, columns = items.num_rows, {}
+    for name, kind in ranking.columns.items():
+        if name in items.column_names:
+            held = items[name].combine_chunks()
+            columns[name] = held if name.startswith(HISTORY_PREFIX) else held.cast(kind)  # histories are lists of ids
+        else:
+            columns[name] = pa.repeat(row[name], count)
+    return ranking.batch(pa.RecordBatch.from_pydict(columns))
 
 
 def _scalar(what: str, value: Any, kind: pa.DataType) -> pa.Scalar:

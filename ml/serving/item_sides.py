@@ -1,0 +1,159 @@
+"""Scores of live items by a DLRM that computes the item side once per version of items and model.
+
+The item side of an item is computed when the item is a candidate for the first time, and used by all later requests. It belongs
+to one table of live items and to one version of the model. A delta that changes a row, or another model, makes a new one, so no
+score combines two versions. The bundle scores all columns of each candidate itself while a delta is being applied, and if
+`SplitDLRM` does not support the model. `ItemSides.counts` says how often, and `ItemSides.reason` why.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from ml.artifacts.bundle import Bundle
+from ml.artifacts.predictor import TorchPredictor
+from ml.catalog.spec import DatasetSpec
+from ml.datasets.batch import Batch
+from ml.models.dlrm import DLRM
+from ml.models.split_dlrm import FeatureSides, ItemStates, RequestState, SplitDLRM
+from ml.retrieval.items import item_columns
+from ml.retrieval.vectors import padded
+from ml.schema import HISTORY_PREFIX
+
+UNDERWAY = "a delta is being applied"
+ScoredBy = Literal["item_sides", "bundle"]
+_log = logging.getLogger("evergreen")
+
+
+class _ItemSide:
+    """States of L live items by one version of a model, each computed when it is first read.
+
+    Args:
+        predictor: Holds the model.
+        sides: What each feature depends on.
+        items: The items.
+    """
+
+    def __init__(self, predictor: TorchPredictor, sides: FeatureSides, items: pa.Table) -> None:
+        self._predictor, self._items, self._changes = predictor, items, predictor.changes
+        self.split = SplitDLRM(cast(DLRM, predictor.model), predictor.schema.dense, sides)
+        self._states = self.split.empty_states(len(items))
+        self._known = np.zeros(len(items), np.bool_)
+        self._lock = threading.Lock()
+
+    def is_of(self, predictor: TorchPredictor, items: pa.Table) -> bool:
+        """Return whether the states are those of the model as it is now, with no delta underway, and of a table of items."""
+        same = predictor is self._predictor and predictor.changes == self._changes and items is self._items
+        return same and self._changes % 2 == 0
+
+    def states(self, rows: NDArray[np.int64], batch: Callable[[pa.Table], Batch]) -> ItemStates:
+        """Return the states of all items, of which those of the given rows have been computed."""
+        if not self._known[rows].all():
+            with self._lock:
+                missing = np.unique(rows[~self._known[rows]])
+                found = self.split.items(batch(self._items.take(pa.array(missing))))
+                for held, own in zip(self._states, found, strict=True):
+                    held[torch.from_numpy(missing)] = own
+                self._known[missing] = True
+        return self._states
+
+
+class ItemSides:
+    """Scores candidates for a request.
+
+    Args:
+        spec: A dataset with an item.
+        pair_columns: Columns whose values depend on the item and on the request.
+
+    Attributes:
+        counts: Number of requests that were scored with item sides, and by the bundle.
+        reason: Why the bundle scored the last request; None if it did not.
+    """
+
+    def __init__(self, spec: DatasetSpec, pair_columns: set[str]) -> None:
+        self._sides = feature_sides(spec, pair_columns)
+        self._side: _ItemSide | None = None
+        self.counts: Counter[ScoredBy] = Counter()
+        self.reason: str | None = None
+
+    def score(
+        self,
+        ranking: Bundle,
+        items: pa.Table,
+        rows: NDArray[np.int64],
+        request: pa.Table,
+        candidates: Callable[[], Batch],
+    ) -> NDArray[np.float32]:
+        """Score candidates.
+
+        Args:
+            ranking: The model that ranks.
+            items: The live items. The identity of the table stands for its contents.
+            rows: The candidates among them, int64 [N].
+            request: One row with the columns that do not describe items.
+            candidates: Returns a batch of N rows with all columns. It is called only if features depend on request and item, or
+                if the bundle scores.
+
+        Returns:
+            Probabilities, float32 [N], equal to those of the bundle up to rounding.
+        """
+        predictor = ranking.predictor
+        if not (isinstance(predictor, TorchPredictor) and isinstance(predictor.model, DLRM)):
+            kind = type(predictor.model if isinstance(predictor, TorchPredictor) else predictor).__name__
+            return self._by_bundle(ranking, candidates, f"the model is a {kind}, and only DLRM is divided by sides")
+        if predictor.changes % 2:
+            return self._by_bundle(ranking, candidates, UNDERWAY)
+        side = self._side
+        if side is None or not side.is_of(predictor, items):
+            side = self._side = _ItemSide(predictor, self._sides, items)
+        states = side.states(rows, lambda some: ranking.batch(padded(ranking, some)))
+        state: RequestState = side.split.request(ranking.batch(padded(ranking, request)))
+        pairs = candidates() if side.split.has_pairs else None
+        logits = side.split.logits(state, states, torch.from_numpy(rows), pairs)
+        if not side.is_of(predictor, items):
+            return self._by_bundle(ranking, candidates, UNDERWAY)
+        self.counts["item_sides"] += 1
+        self.reason = None
+        return torch.sigmoid(logits + predictor.recipe.correction.shift).numpy()
+
+    def _by_bundle(self, ranking: Bundle, candidates: Callable[[], Batch], reason: str) -> NDArray[np.float32]:
+        if reason != self.reason:
+            _log.info("the bundle scores all columns of each candidate: %s", reason)
+        self.counts["bundle"] += 1
+        self.reason = reason
+        return ranking.score(candidates())
+
+
+def feature_sides(spec: DatasetSpec, pair_columns: set[str]) -> FeatureSides:
+    """Divide the features of a dataset by what they depend on.
+
+    Args:
+        spec: A dataset with an item.
+        pair_columns: Columns whose values depend on the item and on the request.
+    """
+    of_items = set(item_columns(spec))
+    item, pair = set[str](), set[str]()
+    for name, columns in _inputs(spec):
+        of_item = [column in of_items for column in columns]
+        if any(column in pair_columns for column in columns) or (any(of_item) and not all(of_item)):
+            pair.add(name)
+        elif any(of_item):
+            item.add(name)
+    return FeatureSides(frozenset(item), frozenset(pair))
+
+
+def _inputs(spec: DatasetSpec) -> Iterator[tuple[str, Sequence[str]]]:
+    """Return the columns that each feature is computed from."""
+    for dense in spec.dense:
+        yield dense.name, (dense.column,)
+    for sparse in spec.sparse:
+        yield sparse.name, (HISTORY_PREFIX + sparse.name,) if sparse.history else sparse.inputs

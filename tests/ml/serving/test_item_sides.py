@@ -1,0 +1,181 @@
+"""Scores by item sides are those of the bundle, before and after each delta, and never of two versions at once."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ml.artifacts.bundle import Bundle
+from ml.artifacts.delta import ModelDelta, model_delta
+from ml.catalog.spec import DatasetSpec
+from ml.datasets.batch import Batch
+from ml.recipes.recipe import recipe_of
+from ml.schema import FeatureSchema
+from ml.serving.item_sides import UNDERWAY, ItemSides, feature_sides
+from ml.serving.start import Engine
+from ml.sync.serving_copy import serving_copy
+from ml.training.passes import train_pass
+from ml.training.state import TrainState, new_state
+from tests.helpers.kiosk_days import kiosk
+from tests.helpers.training_days import make_batches
+
+ITEMS, SPARSE = 40, ["user", "item", "place", {"name": "history", "history": 3}]
+CROSS: dict[str, Any] = {"name": "place_x_item", "cross": ["place", "item"]}
+
+
+class Served:
+    """A model under training, the bundle that is served, its items and a request.
+
+    Args:
+        kind: The model.
+        **changes: Of the catalog entry.
+    """
+
+    def __init__(self, kind: str = "dlrm", **changes: Any) -> None:
+        tables = {"default": {"kind": "hashed", "rows": 64}}  # whose rows are found by the ids of a request
+        models = {kind: {"overrides": {"tables": tables | {"init_scale": 0.5}, "dense_optimizer": {"lr": 0.05}}}}
+        self.spec: DatasetSpec = kiosk(models=models, **changes)
+        self.state: TrainState = new_state(recipe_of(self.spec, kind), FeatureSchema.of(self.spec))
+        self.train(0)
+        self.bundle = Bundle(self.spec, serving_copy(self.state, "float32"), {})
+        self.items = pa.table({"item": np.arange(ITEMS), "clicks_1h": np.arange(ITEMS)[::-1] % 7})
+        history = pa.array([[3, -5]], pa.list_(pa.int64()))
+        self.request = pa.table({"user": [11], "place": ["here"], "history:history": history})
+        self.sides = ItemSides(self.spec, set())
+
+    def train(self, seed: int) -> None:
+        self.state.model.train()
+        self.state.begin_pass()
+        train_pass(self.state, list(make_batches(self.state.schema, 2, seed=seed)), total_steps=2)
+        self.state.model.eval()
+
+    def delta(self, seed: int = 1) -> ModelDelta:
+        self.train(seed)
+        return model_delta(self.state.model, self.bundle.steps)
+
+    def candidates(self, rows: np.ndarray) -> Callable[[], Batch]:
+        columns = {name: pa.repeat(self.request[name][0], len(rows)) for name in self.request.column_names}
+        table = self.items.take(pa.array(rows))
+        given = {
+            name: columns.get(name, table[name].combine_chunks() if name in table.column_names else None)
+            for name in self.bundle.columns
+        }
+        return lambda: self.bundle.batch(pa.RecordBatch.from_pydict(given))
+
+    def score(self, rows: np.ndarray) -> np.ndarray:
+        return self.sides.score(self.bundle, self.items, rows, self.request, self.candidates(rows))
+
+    def check(self, rows: np.ndarray) -> np.ndarray:
+        """Compare the scores with the bundle's."""
+        found, wanted = self.score(rows), self.bundle.score(self.candidates(rows)())
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
+        assert wanted.std() > 1e-3
+        return found
+
+
+@pytest.mark.parametrize("changes", [{}, {"sparse": [*SPARSE, CROSS]}, {"dense": []}], ids=["plain", "cross", "no dense"])
+def test_scores_are_those_of_the_bundle_for_every_version(changes: dict[str, Any]) -> None:
+    served, rng = Served(**changes), np.random.default_rng(0)
+    before = served.check(np.arange(ITEMS))
+    for seed in (1, 2):
+        delta = served.delta(seed)
+        undo = served.bundle.apply_undoable(delta)
+        assert undo is not None
+        after = served.check(np.arange(ITEMS))
+        assert np.abs(after - before).max() > 1e-3
+        served.bundle.revert(undo)
+        np.testing.assert_array_equal(served.check(np.arange(ITEMS)), before)
+        served.bundle.apply(delta)
+        for _ in range(4):  # items are computed as they are asked for
+            served.check(rng.permutation(ITEMS)[:9])
+        before = served.check(np.arange(ITEMS))
+    assert served.sides.counts == {"item_sides": served.sides.counts.total()} and served.sides.reason is None
+
+
+def test_a_delta_without_a_dense_part_changes_the_rows_that_it_has() -> None:
+    served = Served()
+    before = served.check(np.arange(ITEMS))
+    served.train(1)
+    assert served.bundle.apply(model_delta(served.state.model, served.bundle.steps, dense=False))
+    assert np.abs(served.check(np.arange(ITEMS)) - before).max() > 1e-3
+
+
+def test_other_items_have_sides_of_their_own() -> None:
+    served = Served()
+    before = served.check(np.arange(ITEMS))
+    served.items = served.items.set_column(1, "clicks_1h", pa.array(np.arange(ITEMS) % 3))
+    assert np.abs(served.check(np.arange(ITEMS)) - before).max() > 1e-3
+
+
+def test_while_a_delta_is_applied_the_bundle_scores() -> None:
+    served = Served()
+    served.check(np.arange(ITEMS))
+    served.bundle.predictor.changes += 1  # type: ignore[attr-defined]
+    served.check(np.arange(ITEMS))
+    assert served.sides.counts == {"item_sides": 1, "bundle": 1} and served.sides.reason == UNDERWAY
+    served.bundle.predictor.changes += 1  # type: ignore[attr-defined]
+    served.check(np.arange(ITEMS))
+    assert served.sides.counts["item_sides"] == 2 and served.sides.reason is None
+
+
+def test_no_score_combines_two_versions() -> None:
+    """Deltas are applied and reverted all the time; scores by item sides are those of one of the two versions."""
+    served, rows, stop = Served(), np.arange(ITEMS), threading.Event()
+    delta = served.delta()
+    other = Bundle(served.spec, copy.deepcopy(served.bundle.predictor), {})
+    other.apply(delta)
+    versions = [bundle.score(served.candidates(rows)()) for bundle in (served.bundle, other)]
+    assert np.abs(versions[0] - versions[1]).min() > 1e-6
+
+    def change() -> None:
+        while not stop.wait(0.02):
+            if (undo := served.bundle.apply_undoable(delta)) is not None:
+                served.bundle.revert(undo)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        while served.sides.counts["item_sides"] < 40:
+            by_sides = served.sides.counts["item_sides"]
+            found = served.score(rows)
+            if served.sides.counts["item_sides"] > by_sides:
+                assert any(np.allclose(found, wanted, rtol=1e-5, atol=1e-7) for wanted in versions)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_the_bundle_scores_by_models_that_are_not_divided() -> None:
+    served = Served("wide_deep")
+    served.check(np.arange(ITEMS))
+    assert served.sides.counts == {"bundle": 1} and "WideDeep" in (served.sides.reason or "")
+
+
+def test_features_are_divided_by_the_columns_that_they_read() -> None:
+    spec = kiosk(sparse=[*SPARSE, CROSS, {"name": "hour", "hour_of_day": True}])
+    assert feature_sides(spec, set()).item == {"item", "clicks_1h"}
+    assert feature_sides(spec, set()).pair == {"place_x_item"}
+    assert feature_sides(spec, {"history:history"}).pair == {"place_x_item", "history"}
+
+
+def test_the_service_ranks_by_item_sides(engine: Engine) -> None:
+    recommender = engine.recommender
+    assert recommender is not None
+    live, (ranking, retrieval), now = recommender.source.live, engine.bundles(), engine.clock.now()
+    counts = recommender.item_sides.counts
+    counts.clear()
+    recommender.recommend(ranking, retrieval, recommender.window.users(1)[0], {}, 5, now)
+    assert counts == {"item_sides": 1}
+    ids = live.items["item"].to_pylist()[:9]
+    found = {one.item: one.score for one in recommender.rank(ranking, 3, {"place": "here"}, ids, now).items}
+    assert counts == {"item_sides": 2}
+    row = recommender.row_of(ranking, 3, {"place": "here"}, now)
+    wanted = recommender.score(ranking, row, live.items.slice(0, 9))
+    assert [found[item] for item in ids] == pytest.approx(wanted.tolist(), rel=1e-5)
+    assert len(set(found.values())) > 3
