@@ -46,6 +46,10 @@ ARROW_TYPES: dict[ColumnType, pa.DataType] = {
     "float": pa.float64(),
     "string": pa.string(),
     "bool": pa.bool_(),
+    "list<int>": pa.list_(pa.int64()),
+    "list<float>": pa.list_(pa.float64()),
+    "list<string>": pa.list_(pa.string()),
+    "list<bool>": pa.list_(pa.bool_()),
 }
 
 
@@ -76,10 +80,11 @@ class FeatureSchema:
     @classmethod
     def of(cls, spec: DatasetSpec) -> FeatureSchema:
         """Returns the schema of a dataset's features."""
+        types = spec.column_types
         return cls(
             dense=tuple(d.name for d in spec.dense),
-            single=tuple(s.name for s in spec.sparse if not s.multi_valued),
-            multi=tuple(s.name for s in spec.sparse if s.multi_valued),
+            single=tuple(s.name for s in spec.sparse if not s.is_multi_valued(types)),
+            multi=tuple(s.name for s in spec.sparse if s.is_multi_valued(types)),
             fingerprint=spec.fingerprint,
             labels=(LABEL, *spec.labels),
             weighted=spec.label.weight is not None,
@@ -117,11 +122,12 @@ class FeatureSchema:
 
 def arrow_schema(spec: DatasetSpec) -> pa.Schema:
     """Returns the Arrow schema of a dataset's feature table, with the spec's fingerprint as metadata."""
+    types = spec.column_types
     fields = [pa.field(EVENT_TIME, pa.int64()), pa.field(LABEL, pa.float32()), pa.field(SAMPLE_RATE, pa.float32())]
     fields += [pa.field(LABEL_PREFIX + name, pa.float32()) for name in spec.labels]
     fields += [pa.field(SAMPLE_WEIGHT, pa.float32())] if spec.label.weight else []
     fields += [pa.field(d.name, pa.float32()) for d in spec.dense]
-    fields += [pa.field(s.name, pa.list_(pa.int64()) if s.multi_valued else pa.int64()) for s in spec.sparse]
+    fields += [pa.field(s.name, pa.list_(pa.int64()) if s.is_multi_valued(types) else pa.int64()) for s in spec.sparse]
     fields += [pa.field(USER_KEY, pa.int64())] if spec.user else []
     fields += [pa.field(ITEM_KEY, pa.int64())] if spec.item else []
     fields += [pa.field(SESSION_KEY, pa.int64())] if spec.session else []

@@ -111,7 +111,8 @@ def of_dataset(spec: DatasetSpec, profile: FeatureProfile | None, hardware: Hard
 
 def _best_cross(spec: DatasetSpec, profile: FeatureProfile) -> dict[str, Any]:
     """Return the strongest cross whose features are columns and that the catalog entry does not have."""
-    plain = {s.name: s.column for s in spec.sparse if s.column and not (s.split or s.bucketise or s.cross or s.history)}
+    multi = {s.name for s in spec.sparse if s.is_multi_valued(spec.column_types)}
+    plain = {s.name: s.column for s in spec.sparse if s.column and not (s.bucketise or s.cross or s.name in multi)}
     present = [set(sparse.cross) for sparse in spec.sparse if sparse.cross]
     for cross in profile.crosses:
         columns = [plain.get(name) for name in cross.features]
@@ -141,7 +142,7 @@ def of_table(spec: DatasetSpec, column: SparseColumn, profile: FeatureProfile | 
         "feature": column.name,
         "numbered": numbers is not None,
         "numbers": numbers,
-        "multi_valued": column.multi_valued,
+        "multi_valued": column.is_multi_valued(spec.column_types),
         "history": column.history is not None,
         "item_feature": spec.item_feature,
         "is_user": spec.user is not None and column.column == spec.user,

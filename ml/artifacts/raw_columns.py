@@ -12,7 +12,7 @@ from ml.artifacts.request_times import check_event_time, to_event_time
 from ml.catalog.reading import ColumnType
 from ml.catalog.spec import DatasetSpec
 from ml.features.hashing import hash_values
-from ml.logs.text.value_types import without_null_tokens
+from ml.logs.text.value_types import list_without_null_tokens, without_null_tokens
 from ml.logs.typed_columns import UnreadableType, type_column
 from ml.schema import ARROW_TYPES, EVENT_TIME, HISTORY_PREFIX
 
@@ -77,7 +77,7 @@ class RawColumns:
         self._texts = {
             name: pa.array(tokens, pa.string())
             for name, tokens in self._null_tokens.items()
-            if tokens and pa.types.is_string(self._without_event_time[name])
+            if tokens and self._without_event_time[name] in (pa.string(), pa.list_(pa.string()))
         }
         self._as_declared: pa.Schema | None = None  # of the last record batch that needed no change
 
@@ -134,7 +134,8 @@ class RawColumns:
             if (at := rows.schema.get_field_index(name)) < 0:
                 continue
             held = rows.column(at)
-            if (known := without_null_tokens(held, tokens)) is not held:
+            known = list_without_null_tokens(held, tokens) if pa.types.is_list(held.type) else without_null_tokens(held, tokens)
+            if known is not held:
                 rows = rows.set_column(at, name, known)
         return rows
 
@@ -206,12 +207,10 @@ def _without_nan(column: pa.Array) -> pa.Array:
 
 
 def _typed_list(name: str, column: pa.Array, kind: pa.DataType, null_tokens: tuple[str, ...]) -> pa.Array:
-    """Convert the items of lists [N]."""
+    """Convert the items of lists [N]. Null tokens stay in lists of text, as in columns of text."""
     lengths = pc.call_function("list_value_length", [column])
     offsets = np.concatenate(([0], np.cumsum(lengths.fill_null(0).to_numpy()))).astype(np.int32)
     typed = typed_array(name, column.flatten(), kind.value_type, null_tokens)
-    if pa.types.is_string(typed.type):
-        typed = without_null_tokens(typed, pa.array(null_tokens, pa.string()))
     return pa.ListArray.from_arrays(pa.array(offsets), typed, mask=lengths.is_null())
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ml.catalog.labels import check_label_type
 from ml.catalog.log_spec import RESERVED_COLUMNS
+from ml.catalog.row_shape import element_type
 from ml.catalog.strict import fault
 
 if TYPE_CHECKING:
+    from ml.catalog.features import SparseColumn
+    from ml.catalog.reading import ColumnType
     from ml.catalog.spec import DatasetSpec
 
 NUMBERS = ("int", "float", "bool")
@@ -33,7 +38,8 @@ def check_joins(spec: DatasetSpec) -> None:
 
 def check_columns(spec: DatasetSpec) -> None:
     """Checks that every column that is named exists."""
-    raw, known = set(spec.source.columns), set(spec.column_types)
+    types = spec.column_types
+    raw, known = set(spec.source.columns), set(types)
     named: list[tuple[str, str | None, set[str]]] = [
         *((f"{rule.key}.column", rule.column, known) for rule in spec.label_rules),
         ("user", spec.user, raw if spec.label.negatives else known),  # negatives are sampled before the join
@@ -53,6 +59,10 @@ def check_columns(spec: DatasetSpec) -> None:
     for path, column, there in named:
         if column is not None and column not in there:
             raise fault(path, f"no column {column!r}; the columns are {sorted(there)}")
+        kind = types.get(column or "")
+        listed = path.startswith(("expectations.columns", "item_columns")) or re.fullmatch(r"sparse\.[^.]*\.column", path)
+        if kind and element_type(kind) and not listed:
+            raise fault(path, f"{column!r} is {kind}; lists are read by sparse features of the column alone")
 
 
 def check_types(spec: DatasetSpec) -> None:
@@ -62,6 +72,12 @@ def check_types(spec: DatasetSpec) -> None:
         if types[dense.column] not in NUMBERS:
             raise fault(f"dense.{dense.name}.column", f"{dense.column!r} is {types[dense.column]}, expected a number")
     for sparse in spec.sparse:
+        if (kind := types.get(sparse.column or "")) in ("list<float>", "list<bool>"):
+            raise fault(f"sparse.{sparse.name}.column", f"{sparse.column!r} is {kind}, expected list<int> or list<string>")
+        if sparse.keep == "last" and (sparse.history or not sparse.is_multi_valued(types)):
+            raise fault(f"sparse.{sparse.name}.keep", "only with `split`, or a column that is a list")
+        if sparse.ids_of:
+            _check_ids_of(sparse, spec, types)
         if sparse.split and types[sparse.column or ""] != "string":
             raise fault(f"sparse.{sparse.name}.split", f"column {sparse.column!r} is not a string")
         if sparse.bucketise and types[sparse.column or ""] not in NUMBERS:
@@ -77,6 +93,20 @@ def check_types(spec: DatasetSpec) -> None:
     for column, expectation in spec.expectations.columns.items():
         if expectation.value and types[column] not in NUMBERS:
             raise fault(f"expectations.columns.{column}.value", f"{column!r} is {types[column]}, expected a number")
+
+
+def _check_ids_of(sparse: SparseColumn, spec: DatasetSpec, types: Mapping[str, ColumnType]) -> None:
+    """Checks that a feature can have the ids of another one: both hash values of one type."""
+    path, named = f"sparse.{sparse.name}.ids_of", {one.name: one for one in spec.sparse}
+    other = named.get(sparse.ids_of or "")
+    if other is None or other is sparse:
+        raise fault(path, f"no other sparse feature {sparse.ids_of!r}; the features are {sorted(named)}")
+    if not other.column or other.bucketise is not None or other.vocabulary or other.ids_of:
+        raise fault(path, f"{other.name!r} does not hash the values of a column, so its ids cannot be shared")
+    one, two = (element_type(types[each.column or ""]) or types[each.column or ""] for each in (sparse, other))
+    if one != two:
+        way_out = f"; declare {sparse.column!r} as list<{two}> with source.list_separator" if sparse.split else ""
+        raise fault(path, f"{sparse.column!r} has values of {one}, but {other.name!r} of {two}, whose ids differ{way_out}")
 
 
 def check_features(spec: DatasetSpec) -> None:

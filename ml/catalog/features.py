@@ -5,13 +5,15 @@ Declarations only. `ml.features` computes them; `ml.catalog.reading` declares ho
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from ml.catalog.labels import LabelReading
-from ml.catalog.reading import ColumnName
-from ml.catalog.strict import Bool, Float, Int, Strict, fault
+from ml.catalog.reading import ColumnName, ColumnType
+from ml.catalog.row_shape import element_type
+from ml.catalog.strict import Bool, Float, Int, Strict, fault, is_none
 
 # Tables and parameters of a model are named after features, with dots as separators.
 FeatureName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^.\s/:*?\[\]{}\\]+$")]
@@ -131,7 +133,21 @@ class SparseColumn(Strict):
         "as in `I{1..13}`, gives each of as many names its own column.",
     )
     split: str | None = Field(default=None, min_length=1, description="Separator at which a value is split into many ids.")
-    max_values: Int = Field(default=64, ge=1, description="With `split`: maximum number of ids; further parts are dropped.")
+    max_values: Int = Field(
+        default=64, ge=1, description="With `split` or a list: maximum number of ids; other values are dropped, see `keep`."
+    )
+    keep: Literal["first", "last"] = Field(
+        default="first",
+        exclude_if=lambda value: value == "first",
+        description="Which values are kept if there are more than `max_values`, such as the last ones of a history whose first "
+        "item is the oldest.",
+    )
+    ids_of: FeatureName | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="Name of the sparse feature whose ids this one has, such as that of the item for a logged history. With "
+        "the table `{kind: shared, of: <name>}` in the recipe, they share embeddings.",
+    )
     bucketise: tuple[Float, ...] | None = Field(
         default=None,
         description="Ascending edges of the buckets that numbers are assigned to. `{log: {per_octave: 4}}` gives 0, 1 and "
@@ -169,7 +185,9 @@ class SparseColumn(Strict):
             raise fault("vocabulary", "not for a history, which has the ids of the item's feature")
         if self.split and self.bucketise is not None:
             raise fault("split", "cannot be combined with bucketise")
-        for key in ("split", "bucketise"):
+        if self.ids_of is not None and (self.vocabulary or self.bucketise is not None):
+            raise fault("ids_of", "not for a feature with vocabulary or bucketise, whose ids are its own")
+        for key in ("split", "bucketise", "ids_of"):
             if getattr(self, key) is not None and self.column is None:
                 raise fault(key, "needs column")
         if self.bucketise is not None and (not self.bucketise or list(self.bucketise) != sorted(set(self.bucketise))):
@@ -178,9 +196,14 @@ class SparseColumn(Strict):
             raise fault("cross", f"expected distinct columns, found {list(self.cross)}")
         return self
 
-    @property
-    def multi_valued(self) -> bool:
-        return self.split is not None or self.history is not None
+    def is_multi_valued(self, types: Mapping[str, ColumnType]) -> bool:
+        """Whether a row has any number of ids.
+
+        Args:
+            types: Types of the columns (`DatasetSpec.column_types`).
+        """
+        is_list = self.column is not None and element_type(types[self.column]) is not None
+        return is_list or self.split is not None or self.history is not None
 
     @property
     def inputs(self) -> tuple[str, ...]:

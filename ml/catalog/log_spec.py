@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from ml.catalog.expand import expand_entry
 from ml.catalog.reading import ColumnName, Partitions, Simulation, Source, Time
+from ml.catalog.row_shape import field_of
 from ml.catalog.strict import Bool, Scalar, Strict, fault, is_none
 from ml.days import days_between
 from ml.stages import RAW_LOGS
@@ -147,6 +148,8 @@ def check_log(source: Source, time: Time, partitions: Partitions) -> None:
         raise fault("partitions.missing_days", "needs a dated path (strftime codes in source.files)")
     if time.by_position and source.dated:
         raise fault("time.by_position", "cannot be combined with a dated path in source.files")
+    if time.by_position and source.explode:
+        raise fault("source.explode", "not for a log without a clock (time.by_position), whose lines are counted and not read")
     if time.column is None:
         return
     reading = "time.format" if time.format else f"unit {time.unit}"
@@ -156,5 +159,7 @@ def check_log(source: Source, time: Time, partitions: Partitions) -> None:
             continue
         if column not in source.columns:
             raise fault(key, f"no column {column!r}; the columns are {sorted(source.columns)}")
+        if column in field_of(source):
+            raise fault(key, f"{column!r} differs between the elements of a line (source.explode); a line has one time")
         if (kind := source.columns[column]) not in wanted:
             raise fault(key, f"{column!r} is {kind}; {reading} needs {' or '.join(wanted)}")

@@ -13,18 +13,19 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from ml.catalog.strict import Bool, Float, Int, Strict, fault
+from ml.catalog.row_shape import check_shape, in_file
+from ml.catalog.strict import Bool, Float, Int, Strict, fault, is_none
 from ml.catalog.time_format import compile_format
 
-ColumnType = Literal["int", "float", "string", "bool"]
+ColumnType = Literal["int", "float", "string", "bool", "list<int>", "list<float>", "list<string>", "list<bool>"]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
-_OF_TYPE: dict[ColumnType, type | tuple[type, ...]] = {"int": int, "float": (int, float), "string": str, "bool": bool}
+_OF_TYPE: dict[str, type | tuple[type, ...]] = {"int": int, "float": (int, float), "string": str, "bool": bool}
 
 
 def is_of_type(value: object, kind: ColumnType) -> bool:
     """Whether a value of a catalog entry can be a value of a column. True and false are no integers."""
-    return isinstance(value, _OF_TYPE[kind]) and (kind == "bool" or not isinstance(value, bool))
+    return isinstance(value, _OF_TYPE.get(kind, ())) and (kind == "bool" or not isinstance(value, bool))
 
 
 DATE_CODES = ("%Y", "%y", "%m", "%d", "%j", "%b", "%B", "%H", "%M", "%S", "%%")
@@ -53,7 +54,9 @@ class Source(Strict):
     )
     header: Bool = Field(default=False, description="Whether each file (or zip member) begins with a header line.")
     columns: dict[ColumnName, ColumnType] = Field(
-        min_length=1, description="Names in file order, with types. `I{1..13}: int` declares thirteen columns."
+        min_length=1,
+        description="Names in file order, with types. `I{1..13}: int` declares thirteen columns. A list, such as "
+        "`list<string>` or `list<int>`, is read by sparse features with several ids.",
     )
     rename: dict[str, ColumnName] = Field(
         default={}, description="Mapping of names in a file's header (or JSON keys) to names in `columns`."
@@ -62,6 +65,28 @@ class Source(Strict):
         default=None, pattern=r"^[\t -~]$", description="Field separator; by default a comma for csv and a tab for tsv."
     )
     quoted: Bool = Field(default=False, description="Whether fields can be enclosed in double quotes (csv and tsv).")
+    list_separator: str | None = Field(
+        default=None,
+        min_length=1,
+        exclude_if=is_none,
+        description="Separator of the elements of lists that are one text, such as a blank; csv and tsv need it. Empty "
+        "elements are dropped. Without it, lists are arrays of JSON or lists of Parquet.",
+    )
+    explode: dict[str, Annotated[tuple[ColumnName, ...], Field(min_length=1)]] | None = Field(
+        default=None,
+        min_length=1,
+        exclude_if=is_none,
+        description="Fields of the file with a list, each with the columns that an element gives, such as `{shown: [item, "
+        "clicked]}`. Each element becomes a row, in which the other columns are those of the line. Several fields have lists "
+        "of the same length. A field stands in the place of its columns.",
+    )
+    part_separator: str | None = Field(
+        default=None,
+        min_length=1,
+        exclude_if=is_none,
+        description="Separator of the parts of an element that gives several columns, counted from the end of the element: "
+        "with `-`, `n55-1` gives `n55` and `1`.",
+    )
     null_tokens: tuple[str, ...] = Field(default=("",), description="Texts that mean a missing value.")
     encoding: Literal["utf-8", "latin-1"] = Field(default="utf-8", description="Text encoding of the files.")
     spill_days: Int = Field(
@@ -76,8 +101,10 @@ class Source(Strict):
             raise fault("separator", f"only for csv and tsv, but format is {self.format}")
         if self.separator and (self.separator in "\r\n" or (self.quoted and self.separator == '"')):
             raise fault("separator", f"{self.separator!r} also ends a line or a quoted field; use another character")
-        if unknown := sorted(set(self.rename.values()) - set(self.columns)):
-            raise fault("rename", f"{unknown} are not among source.columns {list(self.columns)}")
+        check_shape(self)
+        fields = list(in_file(self).columns)
+        if unknown := sorted(set(self.rename.values()) - set(fields)):
+            raise fault("rename", f"{unknown} are not among source.columns {fields}")
         if twice := sorted({name for name in self.rename.values() if list(self.rename.values()).count(name) > 1}):
             raise fault("rename", f"more than one name of the file is renamed to {twice}")
         if self.rename and not self.header and self.format in ("csv", "tsv"):

@@ -264,7 +264,7 @@ class DatasetSpec(Strict):
 
     def feature_of(self, column: str) -> str | None:
         """Returns the name of the sparse feature that holds a column's hashed values; None without one."""
-        plain = (f for f in self.sparse if f.column == column and not (f.split or f.bucketise or f.vocabulary))
+        plain = (f for f in self.sparse if f.column == column and not (f.split or f.bucketise or f.vocabulary or f.ids_of))
         return next((feature.name for feature in plain), None)
 
     def history_of(self, feature: SparseColumn) -> tuple[str, int]:

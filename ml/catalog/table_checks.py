@@ -8,6 +8,7 @@ from ml.catalog.dataset_checks import NUMBERS
 from ml.catalog.feature_tables import EventFilter, FeatureTable
 from ml.catalog.log_spec import RESERVED_COLUMNS
 from ml.catalog.reading import is_of_type
+from ml.catalog.row_shape import element_type
 from ml.catalog.strict import fault
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def _check_columns(table: FeatureTable, path: str, spec: DatasetSpec) -> None:
     for key, column in named:
         if column not in types:
             raise fault(key, f"no column {column!r}; the columns are {sorted(types)}")
+        if element_type(types[column]):
+            raise fault(key, f"{column!r} is {types[column]}, expected a column with one value")
     if table.where:
         _check_filter(table.where, f"{path}.where", spec)
     for j, value in enumerate(table.values):

@@ -85,8 +85,8 @@ class FusedTransform:
         self._dense = spec.dense
         self._vocabularies = dict(check_vocabularies(spec, vocabularies))  # a copy: kernels read its arrays by address
         features = list(sparse_features(spec).values())
-        self._single = [feature for feature in features if not feature.column.multi_valued]
-        self._multi = [feature for feature in features if feature.column.multi_valued]
+        self._single = [feature for feature in features if not feature.is_multi_valued]
+        self._multi = [feature for feature in features if feature.is_multi_valued]
         self._needs_time = any(feature.column.hour_of_day for feature in features)
         self._plan: _Plan | None = None
 
@@ -152,7 +152,7 @@ class FusedTransform:
                 continue
             features.append((target, len(parts), len(parts) + len(inputs), len(edges), len(edges) + len(edges_of)))
             parts += [(plain[name], _KINDS[schema.field(plain[name]).type]) for name in inputs]
-            seeds.append(feature_seed(feature.column.name))
+            seeds.append(feature_seed(feature.seed))
             edges += edges_of
             tables.append(self._table(feature))
         return _Plan(

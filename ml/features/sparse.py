@@ -84,6 +84,28 @@ def _part_ranges(  # type: ignore[no-untyped-def]
     return rows, starts, ends
 
 
+def _elements(column: SparseColumn, lists: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """Returns the values that a feature keeps of lists [N], and their offsets, int32 [N + 1].
+
+    Missing elements are dropped. A row without values has one that is missing.
+    """
+    rows = len(lists)
+    lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    flat = lists.flatten()
+    at = np.flatnonzero(flat.is_valid().to_numpy(zero_copy_only=False))  # places of the values, [V]
+    row = np.repeat(np.arange(rows), lengths)[at]
+    counts = np.bincount(row, minlength=rows)
+    rank = np.arange(len(at)) - (np.cumsum(counts) - counts)[row]  # of each value in its row, from 0
+    if column.keep == "last":
+        rank -= np.maximum(counts - column.max_values, 0)[row]
+    kept = (rank >= 0) & (rank < column.max_values)
+    counts = np.minimum(counts, column.max_values)
+    offsets = np.concatenate(([0], np.cumsum(np.maximum(counts, 1)))).astype(np.int32)
+    places = np.full(offsets[-1], -1, np.int64)
+    places[offsets[row[kept]] + rank[kept]] = at[kept]
+    return flat.take(pa.array(places, mask=places < 0)), offsets
+
+
 def _parts(column: SparseColumn, values: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Returns bytes, list offsets [N + 1], and the start and end of each part [V], without empty parts."""
     data, offsets = string_bytes(values)
@@ -140,6 +162,31 @@ class SparseFeature:
     types: dict[str, ColumnType]
     zone: ZoneInfo
 
+    @property
+    def is_multi_valued(self) -> bool:
+        """Whether a row has any number of keys."""
+        return self.column.is_multi_valued(self.types)
+
+    @property
+    def seed(self) -> str:
+        """Name of the feature whose ids this one has: its own, or that of `ids_of`."""
+        return self.column.ids_of or self.column.name
+
+    def _lists(self, batch: pa.RecordBatch) -> pa.Array | None:
+        """Returns the lists of values [N]; None if a row has a single value, or a text that the compiled pass splits."""
+        name = self.column.column
+        if name is None or not self.is_multi_valued:
+            return None
+        values = take_column(batch, name, self.types[name])
+        if not self.column.split:
+            return values
+        if self.column.keep == "first":
+            return None
+        parts = pc.call_function("split_pattern", [plain(values)], pc.SplitPatternOptions(self.column.split))
+        known = pc.call_function("if_else", [pc.call_function("not_equal", [parts.flatten(), ""]), parts.flatten(), None])
+        lengths = parts.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        return pa.ListArray.from_arrays(pa.array(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)), known)
+
     def _value(self, batch: pa.RecordBatch) -> pa.Array:
         """Returns the value that the key is computed from: the column's value, its bucket, or the hour of the event."""
         if self.column.hour_of_day:
@@ -168,13 +215,16 @@ class SparseFeature:
         if self.column.cross:
             parts = (hash_values(name, take_column(batch, c, self.types[c])) for c in self.column.cross)
             return Keys(combine(*parts))
+        if (lists := self._lists(batch)) is not None:
+            values, offsets = _elements(self.column, lists)
+            return Keys(hash_values(self.seed, values), offsets)
         value = self._value(batch)
         if self.column.bucketise or self.column.hour_of_day:
             return Keys(_numbered(value))
         if not self.column.split:
-            return Keys(hash_values(name, value))
+            return Keys(hash_values(self.seed, value))
         data, rows, starts, ends = _parts(self.column, plain(value))
-        return Keys(hash_ranges(data, starts, ends, starts >= 0, feature_seed(name)), rows)
+        return Keys(hash_ranges(data, starts, ends, starts >= 0, feature_seed(self.seed)), rows)
 
     def words(self, batch: pa.RecordBatch, positions: np.ndarray) -> pa.Array:
         """Returns the values behind some keys as text.
@@ -193,6 +243,8 @@ class SparseFeature:
             texts = [take_column(batch, c, self.types[c]).take(at) for c in self.column.cross]
             strings = [plain(text).cast(pa.string()) for text in texts]
             return pc.call_function("binary_join_element_wise", [*strings, pa.scalar(CROSS_JOINER)])
+        if (lists := self._lists(batch)) is not None:
+            return _elements(self.column, lists)[0].take(at).cast(pa.string())
         value = self._value(batch)
         if not self.column.split:
             return plain(value.take(at)).cast(pa.string())

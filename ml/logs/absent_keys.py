@@ -13,6 +13,7 @@ from upath import UPath
 
 from ml.catalog.log_spec import LogSpec
 from ml.catalog.reading import Source
+from ml.catalog.row_shape import in_file
 from ml.logs.index import LogIndex
 from ml.logs.sources import LogFile, find_files
 from ml.logs.streams import blocks
@@ -48,15 +49,15 @@ def check_keys(log: LogSpec, index: LogIndex, folder: str | UPath, files: Sequen
     else:
         others = [file for file in find_files(log.source, folder) if file not in files]
         for file in others[:: max(len(others) // FILES, 1)]:
-            absent = absent and without_found(Layout.declared(log.source), absent, first_lines(log.source, file))
+            absent = absent and without_found(Layout.declared(in_file(log.source)), absent, first_lines(log.source, file))
     if absent:
         raise lacking_keys(log.source, files[0], absent)
 
 
 def lacking_keys(source: Source, file: LogFile, absent: Iterable[str]) -> WrongFile:
     """The error for keys that no line has. It lists the keys of the file's first lines."""
-    names = Layout.declared(source).original_names
-    keys = ", ".join(repr(names[column]) for column in source.columns if column in set(absent))
+    names = Layout.declared(in_file(source)).original_names
+    keys = ", ".join(repr(key) for column, key in names.items() if column in set(absent))
     there = ", ".join(map(repr, keys_in(first_lines(source, file))[:40]))
     return WrongFile(
         f"{file.name}: no line has the key {keys}; the lines have {there}. "

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from ml.catalog.reading import Source, Time
+from ml.catalog.row_shape import in_file
 from ml.logs.parquet import read_row_groups
 from ml.logs.parsed_blocks import ParsedBlock
+from ml.logs.row_shape import is_shaped, shape_block
 from ml.logs.sources import LogFile
 from ml.logs.text.blocks import count_text_lines, read_text_blocks
 
@@ -29,9 +31,12 @@ def read_blocks(
     Raises:
         WrongFile: The file lacks a column of the source, or cannot hold what the catalog declares.
     """
+    fields = in_file(source)
     if source.format == "parquet":
-        return read_row_groups(source, file, wanted, clock)
-    return read_text_blocks(source, file, first, wanted)
+        blocks = read_row_groups(fields, file, wanted, clock)
+    else:
+        blocks = read_text_blocks(fields, file, first, wanted)
+    return (shape_block(source, block) for block in blocks) if is_shaped(source) else blocks
 
 
 def count_lines(

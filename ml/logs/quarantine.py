@@ -13,6 +13,9 @@
 | bad number in column X    | not a number, an integer beyond 64 bits, or an infinite or not-a-number float           |
 | bad boolean in column X   | a value other than 1, 0, true and false                                                 |
 | bad text in column X      | a JSON value that is not a string, or a float that is infinite or not a number          |
+| bad list in column X      | a value that is not a list, or has an element of another type                           |
+| bad element in X          | an element of the exploded field X without all its parts                                |
+| lists of different lengths | exploded fields whose lists differ in length                                           |
 | inexact integer in column X | an integer in a column of floats, from 2^53 on (2^24 for float32): not told from others |
 | bad JSON                  | not one JSON object, a repeated key, or half a surrogate pair                           |
 | unreadable                | refused by the reader for any other reason                                              |
@@ -36,6 +39,7 @@ import pyarrow as pa
 BLANK, NOT_UTF8, STRAY_CR, TOO_LONG = "blank line", "not UTF-8", "stray carriage return", "line too long"
 FIELDS, UNBALANCED, BAD_JSON, UNREADABLE = "wrong number of fields", "unbalanced quote", "bad JSON", "unreadable"
 TIME_MISSING, TIME_UNPARSABLE, TIME_FAR = "time missing", "time unparsable", "time far from file's day"
+LENGTHS = "lists of different lengths"
 LABEL_MISSING, LABEL_UNKNOWN, WEIGHT = "label missing", "unknown label", "bad weight"
 
 TEXT_BYTES = 1000  # of a quarantined line, this many bytes are kept
@@ -51,9 +55,14 @@ SCHEMA = pa.schema(
 
 
 def bad_value(kind: str, column: str) -> str:
-    """The reason for a value of `column` that is not of the declared type `kind` (`int`, `float`, `bool` or `string`)."""
-    word = {"int": "number", "float": "number", "bool": "boolean", "string": "text"}[kind]
+    """The reason for a value of `column` that is not of the declared type `kind`, such as `int` or `list<int>`."""
+    word = {"int": "number", "float": "number", "bool": "boolean", "string": "text"}.get(kind, "list")
     return f"bad {word} in column {column}"
+
+
+def bad_element(field: str) -> str:
+    """The reason for a line with an element of the exploded field `field` that lacks a part."""
+    return f"bad element in {field}"
 
 
 def inexact_integer(column: str) -> str:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ml.catalog.reading import ColumnType
+from ml.catalog.row_shape import element_type
 from ml.logs.text.value_types import bad_values, without_null_tokens
 from ml.schema import ARROW_TYPES
 
@@ -60,6 +61,8 @@ def type_column(
     Raises:
         UnreadableType: No value of the column's type can be read as `kind`.
     """
+    if (inner := element_type(kind)) is not None:
+        return _type_lists(column, kind, inner, null_tokens)
     values, not_utf8 = _plain(column)
     held = values.type
     inexact = np.zeros(len(values), bool)
@@ -80,6 +83,24 @@ def type_column(
     else:
         raise _unreadable(held, kind)
     return TypedColumn(typed, wrong | not_utf8, inexact, not_utf8)
+
+
+def _type_lists(column: pa.ChunkedArray, kind: ColumnType, inner: ColumnType, null_tokens: tuple[str, ...]) -> TypedColumn:
+    """Converts lists [N] by their elements. A list with a wrong element is wrong."""
+    whole = column.combine_chunks()
+    lists = pa.concat_arrays(whole.chunks) if isinstance(whole, pa.ChunkedArray) else whole
+    none = np.zeros(len(lists), bool)
+    if pa.types.is_null(lists.type):
+        return TypedColumn(lists.cast(ARROW_TYPES[kind]), none, none, none)
+    if pa.types.is_large_list(lists.type) or pa.types.is_fixed_size_list(lists.type):
+        lists = lists.cast(pa.list_(lists.type.value_type))
+    if not pa.types.is_list(lists.type):
+        raise UnreadableType(f"is {lists.type}, which cannot be read as {kind}; declare it as it is, or give list_separator")
+    lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
+    parents, offsets = np.repeat(np.arange(len(lists)), lengths), np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    typed = type_column(pa.chunked_array([lists.flatten()]), inner, null_tokens)
+    of_lists = [np.isin(np.arange(len(lists)), parents[mask]) for mask in (typed.wrong, typed.inexact, typed.not_utf8)]
+    return TypedColumn(pa.ListArray.from_arrays(pa.array(offsets), typed.values, mask=pc.is_null(lists)), *of_lists)
 
 
 def _plain(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.bool_]]:
@@ -202,7 +223,7 @@ def _without(values: pa.Array, mask: pa.Array) -> pa.Array:
 
 def _unreadable(held: pa.DataType, kind: ColumnType) -> UnreadableType:
     if pa.types.is_nested(held):
-        way_out = "write a list as one text with a separator, which a sparse feature can `split`, and a struct as columns"
+        way_out = "declare a list as list<string> or list<int>, and write a struct as columns"
     elif pa.types.is_temporal(held):
         way_out = "declare it as string, or write it as a timestamp"
     else:

@@ -12,10 +12,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from upath import UPath
 
 from ml.catalog.reading import Source, Time
+from ml.catalog.row_shape import in_file
 from ml.logs.parquet import column_names, read_first_rows
+from ml.logs.row_shape import is_shaped, shape_rows
 from ml.logs.sources import LogFile
 from ml.logs.streams import DamagedFile, pieces
 from ml.logs.text.layout import BOM, Layout, WrongFile
@@ -67,7 +70,8 @@ class Sample:
     """A sample of a source.
 
     Attributes:
-        source: The source.
+        source: The source with the fields of its files as columns.
+        rows: The source with the columns of rows.
         files: All files of the source.
         chunks: Rows of some of them, in file order.
         starts: File -> its first bytes, for text.
@@ -80,6 +84,7 @@ class Sample:
     """
 
     source: Source
+    rows: Source
     files: list[LogFile]
     chunks: list[Chunk] = field(default_factory=list)
     starts: dict[str, bytes] = field(default_factory=dict)
@@ -93,7 +98,7 @@ class Sample:
     @property
     def table(self) -> pa.Table:
         """All good rows of the sample, [N]."""
-        empty = Layout.declared(self.source).schema.empty_table()
+        empty = Layout.declared(self.rows).schema.empty_table()
         return pa.concat_tables([empty, *(chunk.table for chunk in self.chunks)])
 
     @property
@@ -161,7 +166,7 @@ def read_sample(source: Source, files: list[LogFile], clock: Time | None = None)
         files: The files, in order. Some are chosen, the first and the last among them.
         clock: How event times are read, for a log.
     """
-    sample = Sample(source, files)
+    sample = Sample(in_file(source), source, files)
     chosen = _spread(len(files), FILES)
     sample.complete = len(chosen) == len(files)
     share = max(CHUNKS // len(chosen), 3) if chosen else 0
@@ -294,11 +299,18 @@ def _add(sample: Sample, place: _Place, data: bytes, at_end: bool, *, from_end: 
     if not raw:
         return
     parsed = parse_block(place.layout, raw)
-    texts = {line: parsed.lines.text(line) for line in parsed.bad}
+    table, bad = _shaped(sample, parsed.table, parsed.row_lines, parsed.bad)
+    texts = {line: parsed.lines.text(line) for line in bad}
     first_line = place.first_line + (place.header and place.first_line == 1)
-    sample.chunks.append(
-        Chunk(place.file, place.first_line == 1, raw, place.layout, parsed.table, parsed.bad, texts, first_line)
-    )
+    sample.chunks.append(Chunk(place.file, place.first_line == 1, raw, place.layout, table, bad, texts, first_line))
+
+
+def _shaped(sample: Sample, table: pa.Table, lines: NDArray[np.int64], bad: dict[int, str]) -> tuple[pa.Table, dict[int, str]]:
+    """The rows that lines of a file give, and the lines that are bad."""
+    if not is_shaped(sample.rows):
+        return table, bad
+    shaped = shape_rows(sample.rows, table)
+    return shaped.table, dict(sorted((bad | {int(lines[line]): why for line, why in shaped.bad.items()}).items()))
 
 
 def _read_row_groups(sample: Sample, file: LogFile, share: int, clock: Time | None, last: bool) -> None:
@@ -310,8 +322,9 @@ def _read_row_groups(sample: Sample, file: LogFile, share: int, clock: Time | No
     for group in groups:
         block = read_first_rows(sample.source, file, group, CHUNK_ROWS, clock)
         bad = dict(zip(block.bad_lines.tolist(), block.reasons, strict=True))
+        table, bad = _shaped(sample, block.table, block.row_lines, bad)
         texts = {line: block.text_of(line) for line in bad}
         layout = Layout.declared(sample.source)
-        sample.chunks.append(Chunk(file, group == 0, b"", layout, block.table, bad, texts))
+        sample.chunks.append(Chunk(file, group == 0, b"", layout, table, bad, texts))
     if last and groups:
         sample.reaches_end = rows[-1] <= CHUNK_ROWS

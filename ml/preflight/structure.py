@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ml.catalog.reading import Source
 from ml.catalog.spec import DatasetSpec
-from ml.logs.quarantine import BAD_JSON, FIELDS, NOT_UTF8, UNBALANCED, damaged_file, excerpt
+from ml.logs.quarantine import BAD_JSON, FIELDS, LENGTHS, NOT_UTF8, UNBALANCED, bad_element, damaged_file, excerpt
 from ml.logs.text.layout import BOM, Layout
 from ml.logs.typed_columns import UnreadableType, type_column
 from ml.preflight.finding import Finding, errors, exceeds
@@ -23,7 +23,8 @@ SEPARATORS = ",\t;|: "
 UNREADABLE_NULLS = (*NULLS, "NA", "none", "-", "?", "")  # of a value that is not of its column's type
 FEW, FEW_SHARE = 3, 0.002  # bad lines of one kind that are more than noise although the band allows them
 _NUMBER = re.compile(r"^\s*-?\d+(\.\d+)?([eE][+-]?\d+)?\s*$")
-_BAD_VALUE = re.compile(r"^(?:bad (?:number|boolean|text)|inexact integer) in column (.*)$", re.DOTALL)
+_BAD_ELEMENT = re.compile(f"^{re.escape(bad_element(''))}(.*)$", re.DOTALL)
+_BAD_VALUE = re.compile(r"^(?:bad (?:number|boolean|text|list)|inexact integer) in column (.*)$", re.DOTALL)
 
 
 def check_structure(sample: Sample, prefix: str, spec: DatasetSpec) -> list[Finding]:
@@ -235,6 +236,10 @@ def _explain(sample: Sample, chunk: Chunk, line: int, reason: str, spec: Dataset
         array = chunk.begin and chunk.raw.lstrip().startswith(b"[")
         why = ": the file is one array, and jsonl is one object a line" if array else ""
         return "format", f"declare the format that the files have{why}"
+    if reason == LENGTHS:
+        return "explode", "explode fields whose lists have the same length in each line"
+    if match := _BAD_ELEMENT.match(reason):
+        return f"explode.{match[1]}", "set list_separator and part_separator to those of its elements"
     if match := _BAD_VALUE.match(reason):
         if reason.startswith("inexact"):
             way_out = "write them as integers or as text; floating-point numbers cannot tell integers of 2^53 or more apart"
@@ -245,7 +250,9 @@ def _explain(sample: Sample, chunk: Chunk, line: int, reason: str, spec: Dataset
 
 def _explain_type(sample: Sample, column: str, spec: DatasetSpec) -> tuple[str, str]:
     """The key to change for values that are not of their column's type."""
-    source, kind = sample.source, sample.source.columns[column]
+    source, kind = sample.source, sample.rows.columns[column]
+    if source.columns.get(column) != kind:
+        return f"columns.{column}", "declare the type that all elements of the lists have, such as string"
     texts = set(sample.text_columns().get(column, [])) - set(source.null_tokens) or _json_texts(sample, column)
     odd = sorted(text for text in texts if not _fits(text, kind))
     if odd and all(text.strip() in UNREADABLE_NULLS for text in odd):
@@ -261,7 +268,7 @@ def _explain_type(sample: Sample, column: str, spec: DatasetSpec) -> tuple[str, 
     values = f" (values such as {', '.join(map(repr, odd[:3]))})" if odd else ""
     change = f"declare `{column}: {wider}`"
     if wider == kind:
-        change = "write each value as one text; a sparse feature can `split` a list that has a separator"
+        change = f"declare `{column}: list<string>` if the values are lists, or write each value as one text"
     elif wider == "string" and column == spec.time.column:
         change += ", and set `time.unit: iso8601` if the values are ISO 8601 times, else `time.format`"
     elif wider == "string" and column == spec.label.column:

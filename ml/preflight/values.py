@@ -162,7 +162,7 @@ def _numbers_as_floats(spec: DatasetSpec, sample: Sample, wanted: list[str], pre
     texts = sample.text_columns()
     found: list[Finding] = []
     for name in wanted:
-        if sample.source.columns[name] != "float" or name not in ids or name in sample.file_types:
+        if sample.source.columns.get(name) != "float" or name not in ids or name in sample.file_types:
             continue
         if name in texts:
             values = [text for text in texts[name] if text not in sample.source.null_tokens]

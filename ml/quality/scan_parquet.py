@@ -177,7 +177,7 @@ def _content(spec: DatasetSpec, table: pa.Table) -> int:
 def _raw_categories(spec: DatasetSpec) -> tuple[str, ...]:
     """Columns of the log that sparse features use as categories, except users and items, in the order of the log."""
     wanted = {name for sparse in spec.sparse if not sparse.bucketise for name in sparse.inputs} - {spec.user, spec.item}
-    return tuple(name for name, kind in spec.source.columns.items() if name in wanted and kind != "float")
+    return tuple(name for name, kind in spec.source.columns.items() if name in wanted and kind in ("int", "string", "bool"))
 
 
 def _one_chunk(table: pa.Table, name: str) -> pa.Array:

@@ -88,7 +88,8 @@ def running_session(times: list[int], now: int, idle: int) -> int:
 def context_columns(spec: DatasetSpec) -> list[str]:
     """Return the columns of the log that describe a request: those of plain sparse features, except users, items, sessions."""
     others = {spec.user, spec.item, *item_columns(spec), *([spec.session.column] if spec.session else [])}
-    plain = (f for f in spec.sparse if f.column and not (f.split or f.bucketise or f.cross or f.hour_of_day or f.history))
+    types = spec.column_types
+    plain = (f for f in spec.sparse if f.column and not (f.bucketise or f.cross or f.hour_of_day or f.is_multi_valued(types)))
     columns = dict.fromkeys(f.column for f in plain if f.column in spec.examples_log.source.columns)
     return [column for column in columns if column is not None and column not in others]
 

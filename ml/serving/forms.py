@@ -9,10 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 MOST_ITEMS = 500
 MOST_CANDIDATES = 2000
 MOST_EVENTS = 10_000
+MOST_VALUES = 1000
 INT64 = 2**63
 
-Value = Annotated[int, Field(ge=-INT64, lt=INT64)] | float | str | bool | None
-"""A value of a column of the log."""
+Scalar = Annotated[int, Field(ge=-INT64, lt=INT64)] | float | str | bool | None
+Value = Scalar | Annotated[list[Scalar], Field(max_length=MOST_VALUES)]
+"""A value of a column of the log, or a list of values in a column of lists."""
 
 
 class Form(BaseModel):
@@ -24,14 +26,14 @@ class Form(BaseModel):
 class RecommendRequest(Form):
     """Asks for items for a user."""
 
-    user: Value = Field(default=None, description="The user as logged; null for an unknown one.")
+    user: Scalar = Field(default=None, description="The user as logged; null for an unknown one.")
     context: dict[str, Value] = Field(
         default={},
         max_length=1000,
         description="Columns of the log that describe the request. The user's last event supplies those that are left out.",
     )
     k: int = Field(default=10, ge=1, le=MOST_ITEMS, description="Number of items.")
-    filters: dict[str, list[Value]] = Field(
+    filters: dict[str, list[Scalar]] = Field(
         default={}, max_length=20, description="Allowed values by column of the item, such as `{genre: [Drama]}`."
     )
     exclude_seen: bool = Field(default=True, description="Whether to leave out the user's last items.")
@@ -41,9 +43,9 @@ class RecommendRequest(Form):
 class RankRequest(Form):
     """Asks for the order of given items or rows."""
 
-    user: Value = Field(default=None, description="The user as logged; null for an unknown one.")
+    user: Scalar = Field(default=None, description="The user as logged; null for an unknown one.")
     context: dict[str, Value] = Field(default={}, max_length=1000, description="As for `/recommend`.")
-    candidates: list[Value | dict[str, Value]] = Field(
+    candidates: list[Scalar | dict[str, Value]] = Field(
         min_length=1,
         max_length=MOST_CANDIDATES,
         description="Items as logged, or rows: objects of columns of the log that differ between candidates.",

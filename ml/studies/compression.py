@@ -127,12 +127,12 @@ def run_study(
         return [_run(spec, days, lake, _recipe(spec, model, tables, seed)) for seed in range(seeds)]
 
     full = runs({})
-    sparse = {feature.name: feature for feature in spec.sparse}
+    sparse, types = {feature.name: feature for feature in spec.sparse}, spec.column_types
     own = recipe_of(spec, model).tables
     ids = {
         name: stats.rows
         for name, stats in full[0].tables.items()
-        if stats.rows >= many_ids and not sparse[name].multi_valued and isinstance(own.of(name), CollisionlessTable)
+        if stats.rows >= many_ids and not sparse[name].is_multi_valued(types) and isinstance(own.of(name), CollisionlessTable)
     }
     if not ids:
         raise ValueError(f"{spec.name}: no table has {many_ids} ids or more")

@@ -44,7 +44,7 @@ def make_table(spec: DatasetSpec, rows: int, seed: int = 0) -> pa.Table:
     }
     columns |= {dense.name: rng.standard_normal(rows, dtype=np.float32) for dense in spec.dense}
     for number, sparse in enumerate(spec.sparse):
-        if sparse.multi_valued:
+        if sparse.is_multi_valued(spec.column_types):
             offsets = np.concatenate([[0], np.cumsum(rng.integers(1, 5, rows))]).astype(np.int32)
             values = rng.integers(-(2**62), 2**62, offsets[-1])
             columns[sparse.name] = pa.ListArray.from_arrays(offsets, pa.array(values))

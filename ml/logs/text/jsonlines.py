@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.json as pa_json
 
 from ml.catalog.reading import ColumnType
+from ml.catalog.row_shape import element_type
 from ml.logs.quarantine import BAD_JSON, bad_value
 from ml.logs.text.layout import BOM, Layout
 from ml.logs.text.lines import Lines
@@ -94,6 +95,8 @@ def _brace(text: bytes) -> bool:
 def _fits(value: Any, kind: ColumnType) -> bool:
     if value is None:
         return True
+    if (inner := element_type(kind)) is not None:
+        return isinstance(value, list) and all(_fits(one, inner) for one in value)
     if kind in ("int", "float") and (isinstance(value, bool) or not isinstance(value, int | float)):
         return False
     if kind == "int":

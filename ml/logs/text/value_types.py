@@ -19,7 +19,8 @@ _BOOLEANS = pa.array(["1", "True", "TRUE", "true", "0", "False", "FALSE", "false
 
 def all_finite(table: pa.Table) -> bool:
     """Whether every float of the table is finite (null counts as finite)."""
-    floats = [column for column in table.columns if pa.types.is_floating(column.type)]
+    columns = [pc.list_flatten(column) if pa.types.is_list(column.type) else column for column in table.columns]
+    floats = [column for column in columns if pa.types.is_floating(column.type)]
     return all(pc.all(pc.is_finite(column), min_count=0).as_py() for column in floats)
 
 
@@ -57,6 +58,15 @@ def without_null_tokens(texts: pa.Array, tokens: pa.Array) -> pa.Array:
     """Replaces every text [N] that is one of the tokens by null; an array without any is returned as it is."""
     found = pc.is_in(texts, tokens)
     return pc.if_else(found, pa.scalar(None, texts.type), texts) if found.true_count else texts
+
+
+def list_without_null_tokens(lists: pa.Array, tokens: pa.Array) -> pa.Array:
+    """Replaces every text in lists [N] that is one of the tokens by null; lists without any are returned as they are."""
+    texts = lists.flatten()
+    if (known := without_null_tokens(texts, tokens)) is texts:
+        return lists
+    offsets = np.concatenate(([0], np.cumsum(lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))))
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), known, mask=lists.is_null())
 
 
 def table_without_null_tokens(table: pa.Table, tokens: tuple[str, ...]) -> pa.Table:

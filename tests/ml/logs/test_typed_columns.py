@@ -129,8 +129,12 @@ def test_times_are_the_same_whatever_the_unit_of_the_file(unit: str) -> None:
 @pytest.mark.parametrize(
     ("held", "kind", "said"),
     [
-        (pa.list_(pa.string()), "string", "is list<item: string>, which cannot be read as string; write a list as one text"),
-        (pa.list_(pa.int64()), "int", "which cannot be read as int; write a list as one text"),
+        (
+            pa.list_(pa.string()),
+            "string",
+            "is list<item: string>, which cannot be read as string; declare a list as list<string>",
+        ),
+        (pa.list_(pa.int64()), "int", "which cannot be read as int; declare a list as list<string>"),
         (pa.struct([("a", pa.int64())]), "string", "which cannot be read as string"),
         (pa.map_(pa.string(), pa.int64()), "string", "which cannot be read as string"),
         (pa.date32(), "int", "is date32.*declare it as string"),

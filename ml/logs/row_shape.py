@@ -1,0 +1,172 @@
+"""Shapes the rows of a file into the rows of a log: divides texts into lists, and gives each element of a field its own row.
+
+`ml.catalog.row_shape` declares the shape. Readers of files see the fields as they are in the file (`in_file`).
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute creates its functions at import, so type checkers do not see them)
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ml.catalog.reading import ColumnType, Source
+from ml.catalog.row_shape import element_type, field_of
+from ml.logs.parsed_blocks import ParsedBlock
+from ml.logs.quarantine import LENGTHS, bad_element, bad_value
+from ml.logs.text.value_types import without_null_tokens
+from ml.logs.typed_columns import type_column
+from ml.schema import ARROW_TYPES
+
+
+@dataclass(frozen=True)
+class ShapedRows:
+    """M rows of N lines.
+
+    Attributes:
+        table: The source's columns, [M].
+        lines: Index of each row's line, int64 [M], ascending.
+        bad: Line -> reason, of lines with an element that is malformed. They have no rows.
+    """
+
+    table: pa.Table
+    lines: NDArray[np.int64]
+    bad: dict[int, str]
+
+
+@dataclass(frozen=True)
+class _Elements:
+    """V elements of the lists of N lines: their values [V], and the line of each, int64 [V], ascending."""
+
+    values: pa.Array
+    lines: NDArray[np.int64]
+
+
+def shape_block(source: Source, block: ParsedBlock) -> ParsedBlock:
+    """Shapes the rows of a block; a block of a source without lists and exploded fields is returned as it is."""
+    if not is_shaped(source):
+        return block
+    shaped = shape_rows(source, block.table)
+    bad = dict(zip(block.bad_lines.tolist(), block.reasons, strict=True))
+    bad |= {int(block.row_lines[line]): reason for line, reason in shaped.bad.items()}
+    bad = dict(sorted(bad.items()))
+    return replace(
+        block,
+        table=shaped.table,
+        row_lines=block.row_lines[shaped.lines],
+        bad_lines=np.fromiter(bad, np.int64, len(bad)),
+        reasons=list(bad.values()),
+    )
+
+
+def is_shaped(source: Source) -> bool:
+    """Whether the rows of a source differ from the lines of its files."""
+    return source.explode is not None or any(map(element_type, source.columns.values()))
+
+
+def shape_rows(source: Source, table: pa.Table) -> ShapedRows:
+    """Shapes rows.
+
+    Args:
+        source: The log's columns, lists and exploded fields.
+        table: Rows as they are in the file, with the fields of `in_file(source)`, [N].
+
+    Example:
+        >>> columns = {"user": "string", "item": "string", "clicked": "int"}
+        >>> source = Source(files="a", format="csv", columns=columns, explode={"shown": ["item", "clicked"]},
+        ...     list_separator=" ", part_separator="-")
+        >>> shape_rows(source, pa.table({"user": ["u7"], "shown": ["n55-1 n35-0"]})).table.to_pylist()
+        [{'user': 'u7', 'item': 'n55', 'clicked': 1}, {'user': 'u7', 'item': 'n35', 'clicked': 0}]
+    """
+    bad: dict[int, str] = {}
+    of_lines = {
+        name: _list_column(source, name, table[name], kind, bad) if element_type(kind) else table[name]
+        for name, kind in source.columns.items()
+        if name not in field_of(source)
+    }
+    of_elements: dict[str, _Elements] = {}
+    for name, columns in (source.explode or {}).items():
+        of_elements |= _explode(source, name, columns, table[name], bad)
+    _check_lengths(source, of_elements, table.num_rows, bad)
+    good = np.ones(table.num_rows, bool)
+    good[list(bad)] = False
+    lines = np.flatnonzero(good)
+    if source.explode:
+        first = next(iter(of_elements.values())).lines
+        lines = first[good[first]]
+        of_lines |= {name: one.values.filter(pa.array(good[one.lines])) for name, one in of_elements.items()}
+    if source.explode or bad:
+        at = pa.array(lines)
+        of_lines = {name: column if name in of_elements else column.take(at) for name, column in of_lines.items()}
+    taken = [of_lines[name] for name in source.columns]
+    schema = pa.schema([(name, ARROW_TYPES[kind]) for name, kind in source.columns.items()])
+    return ShapedRows(pa.table(taken, names=schema.names).cast(schema), lines, dict(sorted(bad.items())))
+
+
+def _elements(source: Source, column: pa.ChunkedArray) -> _Elements:
+    """The elements of lists, or of the texts that hold them, without null tokens; a missing list has none."""
+    whole = column.combine_chunks()
+    lists = pa.concat_arrays(whole.chunks) if isinstance(whole, pa.ChunkedArray) else whole
+    if pa.types.is_string(lists.type):
+        lists = pc.split_pattern(lists, source.list_separator)
+        lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
+        values, lines = lists.flatten(), np.repeat(np.arange(len(lists)), lengths)
+        there = pc.not_equal(values, "")
+        values, lines = values.filter(there), lines[there.to_numpy(zero_copy_only=False)]
+    else:
+        lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
+        values, lines = lists.flatten(), np.repeat(np.arange(len(lists)), lengths)
+    if pa.types.is_string(values.type):
+        values = without_null_tokens(values, pa.array(source.null_tokens, pa.string()))
+    return _Elements(values, lines)
+
+
+def _typed(elements: _Elements, name: str, kind: ColumnType, source: Source, bad: dict[int, str]) -> _Elements:
+    """The elements as values of a type; lines with an element that is none are bad."""
+    typed = type_column(pa.chunked_array([elements.values]), kind, source.null_tokens)
+    for line in np.unique(elements.lines[typed.wrong]).tolist():
+        bad.setdefault(line, bad_value(kind, name))
+    return replace(elements, values=typed.values)
+
+
+def _list_column(source: Source, name: str, column: pa.ChunkedArray, kind: ColumnType, bad: dict[int, str]) -> pa.Array:
+    inner = element_type(kind)
+    assert inner is not None
+    elements = _typed(_elements(source, column), name, inner, source, bad)
+    offsets = np.concatenate(([0], np.cumsum(np.bincount(elements.lines, minlength=len(column))))).astype(np.int32)
+    missing = pc.is_null(column).combine_chunks()
+    return pa.ListArray.from_arrays(pa.array(offsets), elements.values, mask=missing)
+
+
+def _explode(
+    source: Source, name: str, columns: tuple[str, ...], field: pa.ChunkedArray, bad: dict[int, str]
+) -> dict[str, _Elements]:
+    """The columns that the elements of a field give. Lines with an element that lacks a part are bad, and have none."""
+    elements = _elements(source, field)
+    kinds: list[ColumnType] = [source.columns[column] for column in columns]
+    if len(columns) == 1:
+        return {columns[0]: _typed(elements, columns[0], kinds[0], source, bad)}
+    parts = pc.split_pattern(elements.values, source.part_separator, max_splits=len(columns) - 1, reverse=True)
+    whole = pc.fill_null(pc.equal(pc.list_value_length(parts), len(columns)), False)
+    is_whole = whole.to_numpy(zero_copy_only=False)
+    for line in np.unique(elements.lines[~is_whole]).tolist():
+        bad.setdefault(line, bad_element(name))
+    parts, lines, found = parts.filter(whole), elements.lines[is_whole], {}
+    for i, (column, kind) in enumerate(zip(columns, kinds, strict=True)):
+        part = without_null_tokens(pc.list_element(parts, i), pa.array(source.null_tokens, pa.string()))
+        found[column] = _typed(_Elements(part, lines), column, kind, source, bad)
+    return found
+
+
+def _check_lengths(source: Source, elements: dict[str, _Elements], count: int, bad: dict[int, str]) -> None:
+    """Lines whose lists differ in length are bad."""
+    firsts = [elements[columns[0]].lines for columns in (source.explode or {}).values()]
+    lengths = [np.bincount(lines, minlength=count) for lines in firsts]
+    for other in lengths[1:]:
+        for line in np.flatnonzero(other != lengths[0]).tolist():
+            bad.setdefault(line, LENGTHS)
