@@ -87,6 +87,13 @@ class Source(Strict):
         description="Separator of the parts of an element that gives several columns, counted from the end of the element: "
         "with `-`, `n55-1` gives `n55` and `1`.",
     )
+    path_columns: tuple[ColumnName, ...] | None = Field(
+        default=None,
+        min_length=1,
+        exclude_if=is_none,
+        description="Columns whose values are in the folders of a file, as Hive writes them: `country` is `de` for "
+        "`country=de/part-0.csv`. `__HIVE_DEFAULT_PARTITION__` is a missing value.",
+    )
     null_tokens: tuple[str, ...] = Field(default=("",), description="Texts that mean a missing value.")
     encoding: Literal["utf-8", "latin-1"] = Field(default="utf-8", description="Text encoding of the files.")
     spill_days: Int = Field(

@@ -32,11 +32,13 @@ def field_of(source: Source) -> dict[str, str]:
 def in_file(source: Source) -> Source:
     """Returns the source with the fields of its files as columns, as readers of files see them.
 
-    A field that is exploded stands in the place of the first of its columns.
+    A field that is exploded stands in the place of the first of its columns. Columns of the path are not in the file.
     """
     fields: dict[str, ColumnType] = {}
     exploded, is_text = field_of(source), source.list_separator is not None
     for name, kind in source.columns.items():
+        if name in (source.path_columns or ()):
+            continue
         if name in exploded:
             of_parts = len((source.explode or {})[exploded[name]]) > 1
             listed = "list<string>" if of_parts else cast("ColumnType", f"list<{kind}>")
@@ -46,7 +48,7 @@ def in_file(source: Source) -> Source:
     if fields == source.columns and source.explode is None:
         return source
     return source.model_copy(
-        update={"columns": fields, "explode": None, "list_separator": None, "part_separator": None},
+        update={"columns": fields, "explode": None, "list_separator": None, "part_separator": None, "path_columns": None},
     )
 
 
@@ -60,6 +62,7 @@ def check_shape(source: Source) -> None:
         raise fault("list_separator", "no column is a list, such as list<string> or list<int>, and no field is exploded")
     if source.list_separator is not None and source.list_separator == source.delimiter and not source.quoted:
         raise fault("list_separator", f"{source.list_separator!r} also separates the fields of a line")
+    _check_path(source)
     if source.explode is not None:
         _check_explode(source)
     parts = any(len(columns) > 1 for columns in (source.explode or {}).values())
@@ -69,6 +72,18 @@ def check_shape(source: Source) -> None:
         raise fault("part_separator", "needed to divide the elements of a field that gives several columns, as in `n55-1`")
     if source.part_separator is not None and source.part_separator == source.list_separator:
         raise fault("part_separator", f"{source.part_separator!r} is also the list_separator")
+
+
+def _check_path(source: Source) -> None:
+    for i, column in enumerate(source.path_columns or ()):
+        if column not in source.columns:
+            raise fault(f"path_columns.{i}", f"no column {column!r}; the columns are {list(source.columns)}")
+        if element_type(source.columns[column]):
+            raise fault(f"path_columns.{i}", f"{column!r} is {source.columns[column]}, and a folder has one value")
+        if column in field_of(source):
+            raise fault(f"path_columns.{i}", f"{column!r} is also a part of an exploded field; a file has one value")
+    if set(source.columns) == set(source.path_columns or ()):
+        raise fault("path_columns", "no column is left that is in the files")
 
 
 def _check_explode(source: Source) -> None:

@@ -36,7 +36,7 @@ def read_blocks(
         blocks = read_row_groups(fields, file, wanted, clock)
     else:
         blocks = read_text_blocks(fields, file, first, wanted)
-    return (shape_block(source, block) for block in blocks) if is_shaped(source) else blocks
+    return (shape_block(source, block, file.name) for block in blocks) if is_shaped(source) else blocks
 
 
 def count_lines(

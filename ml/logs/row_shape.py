@@ -1,5 +1,6 @@
-"""Shapes the rows of a file into the rows of a log: divides texts into lists, and gives each element of a field its own row.
+"""Shapes the rows of a file into the rows of a log.
 
+Texts are divided into lists, each element of an exploded field gets its own row, and columns of the file's path are added.
 `ml.catalog.row_shape` declares the shape. Readers of files see the fields as they are in the file (`in_file`).
 """
 
@@ -8,7 +9,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +22,12 @@ from ml.catalog.reading import ColumnType, Source
 from ml.catalog.row_shape import element_type, field_of
 from ml.logs.parsed_blocks import ParsedBlock
 from ml.logs.quarantine import LENGTHS, bad_element, bad_value
+from ml.logs.text.layout import WrongFile
 from ml.logs.text.value_types import without_null_tokens
 from ml.logs.typed_columns import type_column
 from ml.schema import ARROW_TYPES
+
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True)
@@ -47,11 +53,9 @@ class _Elements:
     lines: NDArray[np.int64]
 
 
-def shape_block(source: Source, block: ParsedBlock) -> ParsedBlock:
-    """Shapes the rows of a block; a block of a source without lists and exploded fields is returned as it is."""
-    if not is_shaped(source):
-        return block
-    shaped = shape_rows(source, block.table)
+def shape_block(source: Source, block: ParsedBlock, file: str) -> ParsedBlock:
+    """Shapes the rows of a block of a file. Arguments and errors as for `shape_rows`."""
+    shaped = shape_rows(source, block.table, file)
     bad = dict(zip(block.bad_lines.tolist(), block.reasons, strict=True))
     bad |= {int(block.row_lines[line]): reason for line, reason in shaped.bad.items()}
     bad = dict(sorted(bad.items()))
@@ -66,15 +70,45 @@ def shape_block(source: Source, block: ParsedBlock) -> ParsedBlock:
 
 def is_shaped(source: Source) -> bool:
     """Whether the rows of a source differ from the lines of its files."""
-    return source.explode is not None or any(map(element_type, source.columns.values()))
+    return source.explode is not None or source.path_columns is not None or any(map(element_type, source.columns.values()))
 
 
-def shape_rows(source: Source, table: pa.Table) -> ShapedRows:
+def path_values(source: Source, file: str) -> dict[str, pa.Scalar]:
+    """Reads the values that the folders of a file give, such as `country=de`.
+
+    Args:
+        source: The log's columns and `path_columns`.
+        file: Path of the file below the landing folder.
+
+    Returns:
+        Column -> value in its declared type, null for a missing one.
+
+    Raises:
+        WrongFile: A folder is absent, or its value is not of the declared type.
+    """
+    found: dict[str, pa.Scalar] = {}
+    for column in source.path_columns or ():
+        part, kind = re.search(rf"(?:^|[/!]){re.escape(column)}=([^/]*)/", file), source.columns[column]
+        if part is None:
+            raise WrongFile(f"{file}: no folder `{column}=...` in the path; correct source.path_columns or source.files")
+        text = None if part[1] == HIVE_NULL or part[1] in source.null_tokens else unquote(part[1])
+        typed = type_column(pa.chunked_array([pa.array([text], pa.string())]), kind, source.null_tokens)
+        if typed.wrong.any():
+            raise WrongFile(f"{file}: {column}={part[1]} in the path is not {kind}; correct source.columns.{column}")
+        found[column] = typed.values[0]
+    return found
+
+
+def shape_rows(source: Source, table: pa.Table, file: str = "") -> ShapedRows:
     """Shapes rows.
 
     Args:
         source: The log's columns, lists and exploded fields.
         table: Rows as they are in the file, with the fields of `in_file(source)`, [N].
+        file: Path of the file below the landing folder, for columns of the path.
+
+    Raises:
+        WrongFile: The path lacks a column.
 
     Example:
         >>> columns = {"user": "string", "item": "string", "clicked": "int"}
@@ -84,11 +118,13 @@ def shape_rows(source: Source, table: pa.Table) -> ShapedRows:
         [{'user': 'u7', 'item': 'n55', 'clicked': 1}, {'user': 'u7', 'item': 'n35', 'clicked': 0}]
     """
     bad: dict[int, str] = {}
+    of_path = path_values(source, file)
     of_lines = {
         name: _list_column(source, name, table[name], kind, bad) if element_type(kind) else table[name]
         for name, kind in source.columns.items()
-        if name not in field_of(source)
+        if name not in field_of(source) and name not in of_path
     }
+    of_lines |= {name: pa.chunked_array([pa.repeat(value, table.num_rows)]) for name, value in of_path.items()}
     of_elements: dict[str, _Elements] = {}
     for name, columns in (source.explode or {}).items():
         of_elements |= _explode(source, name, columns, table[name], bad)

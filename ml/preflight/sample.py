@@ -18,7 +18,7 @@ from upath import UPath
 from ml.catalog.reading import Source, Time
 from ml.catalog.row_shape import in_file
 from ml.logs.parquet import column_names, read_first_rows
-from ml.logs.row_shape import is_shaped, shape_rows
+from ml.logs.row_shape import is_shaped, path_values, shape_rows
 from ml.logs.sources import LogFile
 from ml.logs.streams import DamagedFile, pieces
 from ml.logs.text.layout import BOM, Layout, WrongFile
@@ -187,6 +187,7 @@ def _spread(count: int, most: int) -> list[int]:
 def _read_head(sample: Sample, file: LogFile) -> None:
     source = sample.source
     try:
+        path_values(sample.rows, file.name)
         if source.format == "parquet":
             with UPath(file.url).open("rb") as raw:
                 sample.schemas[file.name] = schema = pq.read_schema(raw)
@@ -299,17 +300,19 @@ def _add(sample: Sample, place: _Place, data: bytes, at_end: bool, *, from_end: 
     if not raw:
         return
     parsed = parse_block(place.layout, raw)
-    table, bad = _shaped(sample, parsed.table, parsed.row_lines, parsed.bad)
+    table, bad = _shaped(sample, place.file, parsed.table, parsed.row_lines, parsed.bad)
     texts = {line: parsed.lines.text(line) for line in bad}
     first_line = place.first_line + (place.header and place.first_line == 1)
     sample.chunks.append(Chunk(place.file, place.first_line == 1, raw, place.layout, table, bad, texts, first_line))
 
 
-def _shaped(sample: Sample, table: pa.Table, lines: NDArray[np.int64], bad: dict[int, str]) -> tuple[pa.Table, dict[int, str]]:
+def _shaped(
+    sample: Sample, file: LogFile, table: pa.Table, lines: NDArray[np.int64], bad: dict[int, str]
+) -> tuple[pa.Table, dict[int, str]]:
     """The rows that lines of a file give, and the lines that are bad."""
     if not is_shaped(sample.rows):
         return table, bad
-    shaped = shape_rows(sample.rows, table)
+    shaped = shape_rows(sample.rows, table, file.name)
     return shaped.table, dict(sorted((bad | {int(lines[line]): why for line, why in shaped.bad.items()}).items()))
 
 
@@ -322,7 +325,7 @@ def _read_row_groups(sample: Sample, file: LogFile, share: int, clock: Time | No
     for group in groups:
         block = read_first_rows(sample.source, file, group, CHUNK_ROWS, clock)
         bad = dict(zip(block.bad_lines.tolist(), block.reasons, strict=True))
-        table, bad = _shaped(sample, block.table, block.row_lines, bad)
+        table, bad = _shaped(sample, file, block.table, block.row_lines, bad)
         texts = {line: block.text_of(line) for line in bad}
         layout = Layout.declared(sample.source)
         sample.chunks.append(Chunk(file, group == 0, b"", layout, table, bad, texts))

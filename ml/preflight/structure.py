@@ -120,6 +120,8 @@ def _names(sample: Sample, prefix: str) -> list[Finding]:
             if "the header cannot be read" in why:
                 return [Finding("error", f"{prefix}.files", *_halves(text))]
             return [Finding("error", f"{prefix}.columns", why, _closest(source, fields))]
+        if file not in sample.schemas:
+            return [Finding("error", f"{prefix}.path_columns", *_halves(text))]
         return [Finding("error", f"{prefix}.columns", why, _closest(source, sample.schemas[file].names))]
     there = {name.strip() for schema in sample.schemas.values() for name in schema.names}
     there |= {name for head in sample.heads.values() for name in _split(source, head, source.delimiter)}

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from ml.catalog.spec import DatasetSpec
 from ml.features.hashing import hash_values
 from ml.logs.quarantine import LABEL_UNKNOWN, LENGTHS, bad_element, bad_value
+from ml.logs.text.layout import WrongFile
 from ml.preflight.check import preflight
 from ml.schema import ITEM_KEY, LABEL, MISSING_ID
 from tests.helpers.feature_ways import features_in_every_way
@@ -233,3 +234,60 @@ def test_uses_of_lists_that_make_no_sense_are_refused(change: dict[str, Any], me
     sparse = change.pop("sparse", FEATURES)
     with pytest.raises(ValidationError, match=message):
         entry(MIND, "tsv", sparse, SHAPE, **change)
+
+
+HIVE = {"day": "string", "at": "string", "item": "string", "clicked": "int", "country": "string", "shop": "int"}
+
+
+def hive(form: str = "csv", **source: Any) -> DatasetSpec:
+    reading = {"files": f"day=%Y-%m-%d/**/*.{form}", "path_columns": ["day", "country", "shop"], **source}
+    time = {"column": "day", "clock": "at", "format": "%Y-%m-%d %H:%M"}
+    return entry(HIVE, form, ["item", "country", "shop"], reading, time=time)
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_columns_of_the_path(form: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    places = ["country=de/shop=7", "country=New%20Zealand/shop=8", "country=__HIVE_DEFAULT_PARTITION__/shop="]
+    for n, place in enumerate(places):
+        folder = tmp_path / "logs" / f"day={DAY}" / place
+        folder.mkdir(parents=True)
+        rows = pa.table({"at": [f"0{n}:30"], "item": ["a"], "clicked": pa.array([n % 2])})
+        if form == "csv":
+            (folder / "part-0.csv").write_text(",".join(str(column[0]) for column in rows.columns) + "\n")
+        else:
+            pq.write_table(rows, str(folder / "part-0.parquet"))
+    spec = hive(form)
+    spark = request.getfixturevalue("spark") if form == "csv" else None
+    rows, features, _ = features_in_every_way(spec, tmp_path / "logs", DAY, spark)
+    assert rows["country"].to_pylist() == ["de", "New Zealand", None] and rows["shop"].to_pylist() == [7, 8, None]
+    assert rows["event_time"].to_pylist() == [(START + 3600 * n + 1800) * 10**6 for n in range(3)]
+    assert features["country"].to_pylist() == hash_values("country", pa.array(["de", "New Zealand", None])).tolist()
+    assert [finding.key for finding in preflight(spec, tmp_path / "logs") if finding.severity == "error"] == []
+
+
+@pytest.mark.parametrize(
+    ("place", "message"), [("country=de", "no folder `shop=...`"), ("country=de/shop=x", "shop=x in the path is not int")]
+)
+def test_paths_that_lack_a_column_are_refused(place: str, message: str, tmp_path: Path) -> None:
+    folder = tmp_path / "logs" / f"day={DAY}" / place
+    folder.mkdir(parents=True)
+    (folder / "part-0.csv").write_text("01:30,a,1\n")
+    with pytest.raises(WrongFile, match=message):
+        features_in_every_way(hive(), tmp_path / "logs", DAY)
+    [finding] = [finding for finding in preflight(hive(), tmp_path / "logs") if finding.severity == "error"]
+    assert finding.key == "source.path_columns" and message in finding.found
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"path_columns": ["region"]}, "no column 'region'"),
+        ({"path_columns": list(HIVE)}, "no column is left"),
+        ({"path_columns": []}, "at least 1 item"),
+        ({"path_columns": ["item"], "explode": {"item": ["item"]}, "list_separator": " "}, "also a part of an exploded field"),
+        ({"path_columns": ["item"], "columns": HIVE | {"item": "list<int>"}, "list_separator": " "}, "a folder has one value"),
+    ],
+)
+def test_path_columns_that_make_no_sense_are_refused(source: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        hive(**source)
