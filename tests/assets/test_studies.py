@@ -2,34 +2,58 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from assets.resources import LakeResource, LandingResource
-from assets.studies import compression, independent_embeddings, multimetric, served_recall, shard_failure, sync_cost
+from assets.owner import PID
+from assets.resources import LakeResource, LandingResource, SparkResource
+from assets.studies import (
+    compression,
+    embedding_collisions,
+    independent_embeddings,
+    multimetric,
+    served_recall,
+    shard_failure,
+    sync_cost,
+)
+from assets.studies.movielens_deepfm import MOVIELENS
 from assets.studies.study_asset import first_days
+from ml.catalog.spec import DatasetSpec
+from ml.days import day_bounds
 from ml.lake import Lake
 from ml.retrieval.day import index_day
 from ml.stages import STUDIES
-from tests.helpers.kiosk_days import DAYS
+from ml.studies import admission_sweep
+from tests.helpers.kiosk_days import DAYS, kiosk
 from tests.helpers.kiosk_lake import DAY, HOUR, kiosk_lake, put_raw, raw_rows, spec_of
 from tests.helpers.training_days import made_spec, write_days
 
 SPEC = made_spec().model_copy(update={"demo_days": 3})
 
 
+def materialise(asset: dg.AssetsDefinition, config: dict[str, Any], lake: Lake, **resources: Any) -> dict[str, Any]:
+    """Run a study in this process. Returns its metadata."""
+    step, instance = asset.node_def.name, dg.DagsterInstance.ephemeral()
+    resources["lake"] = LakeResource(root=str(lake.root))
+    run_config = {"ops": {step: {"config": config}}}
+    done = dg.materialize([asset], run_config=run_config, resources=resources, instance=instance)
+    found = instance.get_run_by_id(done.run_id)
+    assert found and found.tags[PID] == str(os.getpid())
+    return dict(done.asset_materializations_for_node(step)[0].metadata)
+
+
 def run(study: ModuleType, lake: Lake, config: dict[str, Any]) -> dict[str, Any]:
     write_days(lake, SPEC, 3, 320)
-    asset, step = study.build(SPEC), f"{STUDIES}__{SPEC.name}_{study.NAME}"
-    resources = {"lake": LakeResource(root=str(lake.root))}
-    done = dg.materialize([asset], run_config={"ops": {step: {"config": config}}}, resources=resources)
-    return dict(done.asset_materializations_for_node(step)[0].metadata)
+    return materialise(study.build(SPEC), config, lake)
 
 
 def materialised(study: ModuleType, lake: Lake, config: dict[str, Any]) -> dict[str, Any]:
@@ -63,6 +87,48 @@ def test_compression_shows_a_figure_and_a_table(lake: Lake) -> None:
     table = str(metadata["variants"].value)
     assert "| hashed | 1/4 | 160 |" in table and "chinese_remainder, path" in table
     assert str(metadata["auc"].value).startswith("![figure](data:image/png;base64,")
+
+
+def movielens(folder: Path) -> None:
+    """Write 2,000 ratings in the layout of MovieLens 1M."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    rated = "".join(f"{n % 200},{n // 20},{rng.integers(1, 6)}\n" for n in range(2000))
+    (folder / "ratings.csv.gz").write_bytes(gzip.compress(f"user,movie,rating\n{rated}".encode()))
+    (folder / "users.dat").write_text("".join(f"{n}::F::25::{n % 9}::12345\n" for n in range(200)))
+    (folder / "movies.dat").write_text("".join(f"{n}::Film (1999)::Comedy|Drama\n" for n in range(100)))
+
+
+def kiosk_logs(spec: DatasetSpec, folder: Path) -> None:
+    """Write 1,000 clicks a day."""
+    folder.mkdir(parents=True)
+    rng, lines = np.random.default_rng(0), []
+    for day in DAYS:
+        begin, end = (at // 1_000_000 for at in day_bounds(day, spec.zone))
+        times = np.sort(rng.integers(begin, end, 1000))
+        lines += [f"{at},{rng.integers(40)},{rng.zipf(1.3) % 50},{at // 900},{rng.integers(3)}\n" for at in times]
+    (folder / "log.csv").write_text("".join(lines))
+
+
+@pytest.mark.slow
+def test_embedding_collisions_shows_its_three_parts(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, landing = kiosk(models={"dlrm": {}}), tmp_path / "landing"
+    movielens(landing / MOVIELENS)
+    kiosk_logs(spec, landing / spec.name)
+    monkeypatch.setattr(admission_sweep, "IDS", {"reader": "user", "article": "item"})
+    resources = {"landing": LandingResource(root=str(landing)), "spark": SparkResource(master="none")}
+    config = {"seeds": 1, "epochs": 2, "days": 2, "daily_days": 3, "user_share": 0.5}
+    metadata = materialise(embedding_collisions.build(spec), config, lake, **resources)
+    variants, days, settings = (str(metadata[name].value) for name in ("variants", "days", "settings"))
+    assert "| collisionless |" in variants and "| hashed, equal memory |" in variants
+    assert "| day 2 |" in days and "| day 3 |" in days and "| mean AUC |" in days
+    assert "| 100 | no expiry |" in settings and "| 1 | 0.5 |" in settings
+    for name in ("auc", "sweep", "auc_by_day"):
+        assert str(metadata[name].value).startswith("![figure](data:image/png;base64,")
+    assert lake.manifest(STUDIES, "embedding_collisions", MOVIELENS)["ratings"] == 2000
+    assert lake.manifest(STUDIES, "embedding_collisions", spec.name)["days"] == list(DAYS[:2])
+    by_day = lake.manifest(STUDIES, "embedding_collisions_by_day", spec.name)
+    assert by_day["days"] == list(DAYS) and 0 < by_day["rows"] < 6000
 
 
 @pytest.mark.slow
