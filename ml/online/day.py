@@ -7,7 +7,7 @@ in the lineage, however often training was interrupted.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -144,11 +144,22 @@ def online_day(
         The trained day.
 
     Raises:
+        BusyPartition: Another process is training the day.
         MissingPartition: The day's data, or the state to start from, is missing.
         SnapshotMismatch: The state to start from was trained with another schema.
         DivergedError: The loss is not finite.
     """
-    options, model = options or OnlineOptions(), model or spec.primary
+    model = model or spec.primary
+    with lake.write(online_updates(model), spec.name, day) as staging:  # from the start, to exclude other trainers
+        done, finish = _train(spec, day, lake, model, options or OnlineOptions(), staging)
+    finish()
+    return done
+
+
+def _train(
+    spec: DatasetSpec, day: str, lake: Lake, model: str, options: OnlineOptions, staging: UPath
+) -> tuple[OnlineDay, Callable[[], None]]:
+    """Train a day, and write its partition to a staging folder. Returns what to call when the partition is in the lake."""
     recipe, schema = options.recipe or recipe_in_use(lake, spec, model, day), FeatureSchema.of(spec)
     start = start_online(lake, spec, model, day, recipe)
     rivals = Rivals.of(lake, spec, model, day, start.run)
@@ -235,13 +246,15 @@ def online_day(
         **lineage,
     }
     run = replace(start.run, version=start.run.version + record.versions)
-    with lake.write(online_updates(model), spec.name, day) as folder:
-        manifest = write_online_day(folder, state, record, serving, start=start, run=run, keys=keys)
-    checkpoints.discard()
-    serving_of.close(serving)
-    if observer:
-        observer.end(state, learned)
-    return OnlineDay(lake.partition(online_updates(model), spec.name, day), record, resumed_at, manifest)
+    manifest = write_online_day(staging, state, record, serving, start=start, run=run, keys=keys)
+
+    def finish() -> None:
+        checkpoints.discard()
+        serving_of.close(serving)
+        if observer:
+            observer.end(state, learned)
+
+    return OnlineDay(lake.partition(online_updates(model), spec.name, day), record, resumed_at, manifest), finish
 
 
 class _Position:

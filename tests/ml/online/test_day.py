@@ -13,7 +13,7 @@ import pytest
 
 from ml.artifacts.predictor import TorchPredictor
 from ml.datasets.reader import BlockReader
-from ml.lake import Lake, MissingPartition
+from ml.lake import BusyPartition, Lake, MissingPartition
 from ml.metrics import auc, summary
 from ml.online import day as module
 from ml.online.day import OnlineDay, OnlineOptions, online_day
@@ -265,6 +265,16 @@ def test_an_interrupted_day_gives_the_same_bytes(
     assert resumed.manifest["scores"] == expected.manifest["scores"]
     assert resumed.manifest["synced"] == expected.manifest["synced"]
     assert not lake.days("online_checkpoints/dlrm", SPEC.name)
+
+
+def test_a_second_trainer_of_a_day_is_refused_before_it_trains(
+    lake: Lake, days: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(module, "online_slices")
+    with lake.write(STAGE, SPEC.name, days[1]) as staging:
+        with pytest.raises(BusyPartition, match="is being written by another run"):
+            run(lake, days[1])
+        lake.write_manifest(staging, {})
 
 
 def test_a_checkpoint_of_another_recipe_is_not_used(lake: Lake, days: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
