@@ -11,7 +11,7 @@ from rich.console import Console
 from assets.policy import key
 from ml.catalog.spec import DatasetSpec
 from ml.days import yesterday
-from ml.lake import Lake
+from ml.lake import BusyPartition, Lake
 from ml.online.live import LivePublisher, LiveSlice
 from ml.online.ranking import POPULARITY
 from ml.stages import MDS_DATASETS, online_updates, stages_of, tuned_models
@@ -170,6 +170,8 @@ def main(dataset: str, logs: str | None, model: str | None, days: int, speed: fl
             except KeyboardInterrupt:
                 logging.getLogger("evergreen").warning("stopped; the same command resumes at the last checkpoint")
                 raise click.Abort from None
+            except BusyPartition as error:
+                raise click.ClickException(str(error)) from error
         name = done.record.headline.replace("auc", "AUC")
         scores = ", ".join(f"{system} {of:.4f}" for system, of in done.record.so_far().items() if of is not None)
         console.print(f"{day}: {name} {scores}; {done.manifest['synced']['bytes'] / 1e6:.1f} MB sent; state in {done.folder}")

@@ -33,6 +33,10 @@ def test_days_after_the_demo_are_trained_online_one_after_the_other(home: Path) 
         assert head.version == head.snapshot == manifest["run"]["version"] == 4 * number
         assert (manifest["scores"]["online"]["auc"] and not lake.has("tuned_models/dlrm", "synthetic", day)) or number == 1
         assert [one.version for one in folder.acknowledgements()] == [head.version]
+    with lake.write("online_updates/dlrm", "synthetic", "2026-01-07") as staging:  # as another `make online` does
+        done = CliRunner().invoke(main, ["synthetic", "--slices", "4"])
+        lake.write_manifest(staging, {})
+    assert done.exit_code == 1 and "2026-01-07 is being written by another run; wait for it" in done.output
 
 
 @pytest.mark.parametrize("metric", ["auc", "recall@20"])
