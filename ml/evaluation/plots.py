@@ -171,7 +171,7 @@ def trade_off(
     for number, (name, placed) in enumerate(groups.items()):
         colour, marker = colours[number % len(colours)], markers[number // len(colours) % len(markers)]
         axes.plot([p[0] for p in placed], [p[1] for p in placed], color=colour, label=name, marker=marker, ms=4, lw=1.1)
-    axes.set_xscale("log")
+    _log_x(axes)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7, frameon=False, labelcolor=INK)
     return _save(figure)
 
@@ -185,11 +185,16 @@ def scatter(
         axes.scatter([p[0] for p in placed], [p[1] for p in placed], s=18, color=colour, marker=marker, label=name, alpha=0.8)
     axes.axvline(limits[0], color=INK, lw=1, ls=(0, (4, 3)))
     axes.axhline(limits[1], color=INK, lw=1, ls=(0, (4, 3)))
+    _log_x(axes)
+    return _png(figure, axes, "lower left")
+
+
+def _log_x(axes: Axes) -> None:
+    """Make the x axis logarithmic, with plain numbers at its ticks."""
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}")
     axes.tick_params(which="both", labelsize=8, length=0)
-    return _png(figure, axes, "lower left")
 
 
 def _axes(title: str, x: str, y: str, width: float = 4.7) -> tuple[Figure, Axes]:

@@ -94,10 +94,12 @@ def as_text(estimate: Mapping[str, float | None], digits: int = 4) -> str:
     Example:
         >>> as_text({"value": -0.00123, "low": -0.002, "high": -0.0004})
         '-0.0012 (-0.0020 to -0.0004)'
+        >>> as_text({"value": -0.00001, "low": None, "high": None})  # without the sign of a rounded zero
+        '0.0000'
     """
     value, low, high = (estimate[name] for name in ("value", "low", "high"))
-    text = f"{value:.{digits}f}"
-    return text if low is None or high is None else f"{text} ({low:.{digits}f} to {high:.{digits}f})"
+    text = f"{value:z.{digits}f}"
+    return text if low is None or high is None else f"{text} ({low:z.{digits}f} to {high:z.{digits}f})"
 
 
 def _difference(rows: LabelledRows, one: tuple[Floats, Floats], other: tuple[Floats, Floats], metric: str) -> Linearised | None:
