@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from ml.recipes.layers import Layer
 from ml.recipes.recipe import recipe_of
 from ml.recipes.search import check_search
 from ml.stages import advisor_recipes
+from tests.helpers.damage import damaged
 from tests.helpers.paths import ROOT
 from tests.helpers.training_days import made_spec
+from tests.helpers.trials import SEED, TRIALS
 
 MACHINE = Hardware("a processor", 2, 8 << 30)
 DAY = "2014-01-05"
@@ -110,6 +113,36 @@ def test_a_parameter_that_does_not_fit_the_recipe_names_the_file(
 ) -> None:
     with pytest.raises(CatalogError, match=message):
         plan(catalog, lake, {"sigopt": {"parameters": [{"name": "warm_up", "remove": True}, parameter]}})
+
+
+EDITS = """
+model: {dropout: 0.1, top: [64], tables: {features: {C1: {kind: collisionless, min_count: 2}, C2: {kind: static, rows: 8}}}}
+training: {dense_optimizer: {lr: 0.002, clip_norm: null}, schedule: {warm_up: 0.1}, seed: 1}
+sigopt:
+  observation_budget: 60
+  window_days: 5
+  metrics: [{name: auc, threshold: 0.7}, {name: training_time, objective: minimize, threshold: 60}]
+  conditionals: [{name: kind, values: [a, b]}]
+  linear_constraints: [{type: less_than, threshold: 1, terms: [{name: x, weight: 1}, {name: smoothing, weight: 2}]}]
+  parameters:
+  - {name: smoothing, key: label_smoothing, type: double, bounds: {min: 0, max: 0.1}}
+  - {name: x, key: schedule.warm_up, type: double, bounds: {min: 0, max: 0.3}}
+  - {name: batch, key: batch_size, type: int, grid: [256, 512], conditions: {kind: [a]}}
+  - {name: decay_to, remove: true}
+"""
+
+
+@pytest.mark.slow
+def test_damaged_edits_are_refused_with_their_file_and_never_crash(catalog: Path, lake: Lake) -> None:
+    draw, edits, refused = random.Random(SEED), yaml.safe_load(EDITS), 0
+    plan(catalog, lake, edits)
+    for _ in range(20 * TRIALS):
+        try:
+            plan(catalog, lake, damaged(edits, draw))
+        except CatalogError as error:
+            refused += 1
+            assert str(catalog / "recipes" / "criteo" / "dlrm.yaml") in str(error)
+    assert refused >= 10 * TRIALS
 
 
 def test_changes_of_a_run_take_precedence_over_edits(catalog: Path, lake: Lake) -> None:

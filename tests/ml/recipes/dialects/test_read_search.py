@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from ml.recipes.dialects.read import Imported, read_search
 from ml.recipes.dialects.write import as_yaml
 from ml.recipes.recipe import Recipe, load_recipe
 from ml.recipes.search import check_search, with_assignments
+from tests.helpers.damage import damaged
 from tests.helpers.search_files import SDA_DLRM, SDA_WIDE_DEEP, SIGOPT
 
 STEPS = 16003  # steps of the advisor's training on Criteo's terabyte
@@ -249,29 +249,15 @@ def test_an_experiment_as_sigopt_shows_it_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_damaged_files_are_refused_and_never_crash(tmp_path: Path, seed: int) -> None:
-    """Each value of a file in turn is replaced by a value of another type, or removed."""
+    """One value of a file is replaced by a value of another type, or removed."""
     texts = (SDA_DLRM, SDA_WIDE_DEEP, SIGOPT)
-    odd = [None, True, -1, 10**12, "x", [], [[1]], {}, {"name": ["x"]}, [{"name": ["x"], "value": None}], 0.5, ".nan"]
     draw = random.Random(seed)
     refused = 0
     for _ in range(40):
-        data = yaml.safe_load(draw.choice(texts))
-        place = draw.choice(list(places(data)))
-        *above, last = place
-        inside = data
-        for key in above:
-            inside = inside[key]
-        inside[last] = draw.choice(odd)
+        data = damaged(yaml.safe_load(draw.choice(texts)), draw)
         try:
             read(tmp_path, yaml.safe_dump(data), WIDE_DEEP if "sigopt" in data else DLRM, steps=20000, metrics={"MAP": "auc"})
         except CatalogError as error:
             refused += 1
             assert str(tmp_path) in str(error)
     assert refused
-
-
-def places(data: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    for key, value in data.items() if isinstance(data, dict) else enumerate(data):
-        yield (*above, key)
-        if isinstance(value, dict | list):
-            yield from places(value, (*above, key))
