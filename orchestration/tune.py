@@ -24,6 +24,8 @@ SHORTEST_WINDOW = 3  # a day to train on, one to score, and one to judge the bes
 CASES = "advisor"  # the study with the four cases
 SHOWN = 10
 """Trials that the table shows, the best ones first."""
+UNITS = {"training_time": " (s)"}
+"""Units of metrics, behind their names in the table."""
 
 
 def trials_table(spec: DatasetSpec, model: str, day: str, lake: Lake) -> Table:
@@ -41,7 +43,7 @@ def trials_table(spec: DatasetSpec, model: str, day: str, lake: Lake) -> Table:
     table = Table(title=title, box=None)
     table.add_column("trial", justify="right")
     for of in manifest["metrics"]:
-        table.add_column(of["name"], justify="right")
+        table.add_column(of["name"] + UNITS.get(of["name"], ""), justify="right")
     table.add_column("values", overflow="fold")
     for number in order[:SHOWN]:
         values = [f"{trials[number]['values'][of['name']]:.5g}" for of in manifest["metrics"]]

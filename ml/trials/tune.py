@@ -127,6 +127,11 @@ def tune(tuning: Tuning, client: Client, on_trial: Callable[[str, Tried], None] 
     ]
     running = {client.submit(worker.run, pure=False): worker for worker in workers}
     done, futures = len(tried(connection, experiment)), as_completed(list(running))
+    _log.info(
+        "tuning %s/%s on the days %s to %s: %d trials, %d at a time%s",
+        *(tuning.spec.name, tuning.model, trial.days[0], trial.days[-1], tuning.search.observation_budget, len(workers)),
+        f"; {done} are done" if done else "",
+    )
     for future in futures:
         worker, ended = running.pop(future), future.result()
         if ended is None:

@@ -62,7 +62,10 @@ def client() -> Iterator[Client]:
 
 
 @pytest.mark.slow
-def test_a_tuning_uses_its_budget_exactly_and_continues_where_it_stopped(tuning: Tuning, client: Client) -> None:
+def test_a_tuning_uses_its_budget_exactly_and_continues_where_it_stopped(
+    tuning: Tuning, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "evergreen")
     seen: list[str] = []
     done = tune(tuning, client, lambda experiment, trial: seen.append(str(trial.assignments)))
     assert len(done.trials) == len(seen) == 4 and not any(trial.failed for trial in done.trials)
@@ -72,6 +75,9 @@ def test_a_tuning_uses_its_budget_exactly_and_continues_where_it_stopped(tuning:
     assert done.trials[done.best].values["auc"] == max(trial.values["auc"] for trial in done.trials)
     again = tune(tuning, client, lambda *_: pytest.fail("nothing is left to try"))
     assert again == done
+    told = [record.message for record in caplog.records if record.message.startswith("tuning made/dlrm")]
+    days = f"on the days {tuning.window[0]} to {tuning.window[-1]}"
+    assert told == [f"tuning made/dlrm {days}: 4 trials, 2 at a time{end}" for end in ("", "; 4 are done")]
 
 
 def test_days_of_the_window_are_before_the_day(tuning: Tuning) -> None:
