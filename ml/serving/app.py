@@ -241,11 +241,11 @@ def _rank(engine: Engine, asked: RankRequest) -> Answer:
         raise WrongColumn("candidates: give either items or rows, not both")
     if rows:
         scored = rank_rows(engine.spec, ranking, asked.user, asked.context, rows, now)
-        found = Recommendation([Ranked(row, score, [], {}) for row, score in scored])
-    elif engine.recommender is None:
+        found = Recommendation([Ranked(row, score, [], {}) for row, score, _ in scored])
+        return _answer(engine, found, began, labels=[of_labels for *_, of_labels in scored])
+    if engine.recommender is None:
         raise WrongColumn(f"candidates: the dataset {engine.spec.name} has no `item`, so give rows: objects of columns")
-    else:
-        found = engine.recommender.rank(ranking, asked.user, asked.context, asked.candidates, now)
+    found = engine.recommender.rank(ranking, asked.user, asked.context, asked.candidates, now)
     return _answer(engine, found, began)
 
 
@@ -255,6 +255,7 @@ def _answer(
     began: float,
     reasons: list[dict[str, float]] | None = None,
     by: tuple[str, str] | None = None,
+    labels: list[dict[str, float] | None] | None = None,
 ) -> Answer:
     """Build an answer. `by` is the model that ranked and its version, by default the ranking model's."""
     version = engine.ranking.version
@@ -263,6 +264,7 @@ def _answer(
         Item(
             item=ranked.item,
             score=ranked.score,
+            labels=labels[number] if labels else None,
             sources=ranked.sources,
             columns=ranked.columns,
             reasons=reasons[number] if reasons else None,

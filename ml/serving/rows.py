@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from ml.artifacts.bundle import Bundle
 from ml.catalog.spec import DatasetSpec
@@ -21,8 +22,8 @@ def rank_rows(
     context: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
     now: int,
-) -> list[tuple[Mapping[str, Any], float]]:
-    """Score rows and sort them.
+) -> list[tuple[Mapping[str, Any], float, dict[str, float] | None]]:
+    """Score rows and sort them by the main label.
 
     Args:
         spec: The dataset.
@@ -33,7 +34,7 @@ def rank_rows(
         now: Time of the request, in microseconds since 1970 UTC.
 
     Returns:
-        The rows with their probabilities, the largest first.
+        The rows with their probabilities, the largest first, and with that of each label if the model predicts several.
 
     Raises:
         WrongColumn: A column does not exist, or a value has another type.
@@ -52,7 +53,13 @@ def rank_rows(
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise WrongColumn(f"candidates: column {name!r}: {error}") from error
     try:
-        scores = ranking.predict(pa.RecordBatch.from_pydict(columns))
+        scores = ranking.predict_labels(pa.RecordBatch.from_pydict(columns))
     except (TypeError, KeyError) as error:
         raise WrongColumn(str(error.args[0])) from error
-    return [(rows[at], float(scores[at])) for at in np.argsort(-scores, kind="stable").tolist()]
+    order = np.argsort(-scores[:, 0], kind="stable").tolist()
+    return [(rows[at], float(scores[at, 0]), by_label(ranking.labels, scores[at])) for at in order]
+
+
+def by_label(labels: Sequence[str], scores: NDArray[np.float32]) -> dict[str, float] | None:
+    """Return the probabilities [L] of a candidate by label; None if there is one label."""
+    return dict(zip(labels, scores.tolist(), strict=True)) if len(labels) > 1 else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
 import pytest
 from upath import UPath
 
@@ -16,7 +17,7 @@ from ml.serving.app import create_serving_app
 from ml.serving.models import NoModel
 from ml.serving.start import Engine, start
 from tests.helpers.kiosk_days import DAYS
-from tests.helpers.kiosk_lake import export, spec_of
+from tests.helpers.kiosk_lake import END, export, put_raw, raw_rows, spec_of
 
 TOKEN = "secret"
 
@@ -95,6 +96,39 @@ def test_rows_are_ranked_without_an_item_column(lake: Lake, tmp_path: Path) -> N
         rows = [{"item": 1, "clicks_1h": 2}, {"item": 2, "clicks_1h": 9}]
         answer = post(client, "/rank", {"user": 1, "context": {"place": "here"}, "candidates": rows})
         assert sorted(str(item["item"]) for item in answer["items"]) == sorted(map(str, rows))
+
+
+def two_labels(tmp_path: Path) -> Engine:
+    """A service whose model predicts whether an item is liked, and whether it is saved."""
+    columns = {"time": "int", "user": "int", "item": "int", "visit": "int", "place": "string", "liked": "int", "saved": "int"}
+    spec = spec_of(
+        source={"files": "*.csv", "format": "csv", "columns": columns},
+        label={"column": "liked"},
+        labels={"saved": {}},
+        dense=["visit"],
+        sparse=["user", "item", "place"],
+        models={"dlrm": {"overrides": {"tables": {"default": {"kind": "hashed", "rows": 512}}}}},
+    )
+    lake, rows = Lake.at(tmp_path / "labels"), raw_rows()
+    for name in ("liked", "saved"):
+        rows = rows.append_column(name, pa.array([n % 2 for n in range(len(rows))]))
+    put_raw(lake, spec, rows)
+    export(lake, spec, "dlrm")
+    return start(spec, lake, UPath(tmp_path / "stream"))
+
+
+def test_ranked_rows_have_the_probability_of_each_label(tmp_path: Path) -> None:
+    engine = two_labels(tmp_path)
+    rows = [{"item": 1, "visit": 3}, {"item": 2, "visit": 40}]
+    with serving(create_serving_app(engine, None)) as url, httpx.Client(base_url=url, timeout=30) as client:
+        items = post(client, "/rank", {"user": 1, "context": {"place": "here"}, "candidates": rows})["items"]
+    columns = {"user": [1, 1], "place": ["here", "here"], "event_time": [END, END]}
+    given = {**columns, "item": [of["item"]["item"] for of in items], "visit": [of["item"]["visit"] for of in items]}
+    wanted = engine.ranking.bundle.predict_labels(pa.RecordBatch.from_pydict(given))
+    assert [of["labels"] for of in items] == [
+        {"label": pytest.approx(main, rel=1e-5), "saved": pytest.approx(saved, rel=1e-5)} for main, saved in wanted.tolist()
+    ]
+    assert [of["labels"]["label"] for of in items] == [of["score"] for of in items]
 
 
 def test_a_newer_export_replaces_the_served_one(lake: Lake, engine: Engine) -> None:
