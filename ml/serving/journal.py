@@ -134,7 +134,7 @@ class Journal:
         clock = log.time.column
         if clock is not None and arrays[clock].null_count and not log.time.is_text:
             times = np.asarray(arrays[EVENT_TIME])
-            own = times * 1_000 if log.time.unit == "ns" else times * _PER_SECOND[log.time.unit] // 1_000_000
+            own = times * 1_000 if log.time.unit == "ns" else times // _MICROSECONDS[log.time.unit]
             arrays[clock] = pa.array(own).cast(columns[clock]) if arrays[clock].null_count == len(events) else arrays[clock]
         return pa.table(arrays)
 
@@ -179,7 +179,7 @@ class Journal:
         path.unlink()
 
 
-_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
+_MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 
 def _logs(spec: DatasetSpec) -> dict[str, LogSpec]:

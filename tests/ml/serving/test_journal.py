@@ -44,6 +44,15 @@ def test_events_are_published_with_all_columns_of_the_log(tmp_path: Path) -> Non
     assert len(published(tmp_path)) == 2
 
 
+@pytest.mark.parametrize(
+    ("unit", "time"), [("s", END // 10**6), ("ms", END // 10**3), ("us", END + 5), ("ns", 1000 * (END + 5))]
+)
+def test_the_column_of_the_time_is_in_the_unit_of_the_log(tmp_path: Path, unit: str, time: int) -> None:
+    spec = spec_of()
+    spec = spec.model_copy(update={"time": spec.time.model_copy(update={"unit": unit})})
+    assert Journal(spec, UPath(tmp_path)).append("examples", [{"item": 1}], now=END + 5)["time"].to_pylist() == [time]
+
+
 def test_a_killed_service_publishes_what_it_had_stored_when_it_starts_again(tmp_path: Path) -> None:
     held = journal(tmp_path)
     held.append("examples", [{"item": n} for n in range(5)], now=END)
