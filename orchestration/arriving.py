@@ -1,10 +1,6 @@
 """Training on arriving rows for `make online`: follows the stream folder of a dataset until Ctrl-C, and shows each slice."""
 
 import logging
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import click
@@ -19,6 +15,7 @@ from ml.online.stream import LostFile, StreamFolder, stream_folder
 from ml.sync.folder import SyncFolder
 from ml.sync.receiver import Receiver
 from orchestration.deployments import home, landing_root
+from orchestration.signals import stopped_by_signals
 from orchestration.slice_table import number, slices_shown
 
 log = logging.getLogger("evergreen")
@@ -54,18 +51,6 @@ def cells(done: TrainedSlice, receiver: Receiver) -> list[str]:
         f"{status.lag_wall_seconds:.1f}",
         f"{done.quarantined.total():,}",
     ]
-
-
-@contextmanager
-def stopped_by_signals() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C or SIGTERM sets, inside the block."""
-    stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def follow_stream(

@@ -10,9 +10,9 @@ from ml.features.online_store.plan import StorePlan
 from ml.features.online_store.writer import StaleStore, StoreWriter
 from ml.online.feature_store import follow_features
 from ml.online.stream import LostFile, StreamFolder, stream_folder
-from orchestration.arriving import stopped_by_signals
 from orchestration.deployments import home
 from orchestration.replay import quiet_console, the_dataset
+from orchestration.signals import stopped_by_signals
 
 
 def follow_store(spec: DatasetSpec, root: str, console: Console, *, rebuild: bool = False) -> None:

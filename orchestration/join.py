@@ -19,9 +19,9 @@ from ml.joiner.blocks import SIDES
 from ml.joiner.read_files import ReadFiles
 from ml.joiner.status import StreamStatus
 from ml.joiner.stream_faults import stream_faults
-from orchestration.arriving import stopped_by_signals
 from orchestration.deployments import home
 from orchestration.replay import quiet_console, the_dataset
+from orchestration.signals import stopped_by_signals
 
 if TYPE_CHECKING:
     from pyspark.sql.streaming.query import StreamingQuery

@@ -17,7 +17,7 @@ from ml.online.stream import StreamFolder, stream_folder
 from ml.recipes.recipe import Recipe
 from ml.sync.folder import SyncFolder
 from ml.sync.receiver import Receiver
-from orchestration.arriving import follow_stream, stopped_by_signals, stream_of
+from orchestration.arriving import follow_stream, stream_of
 from tests.helpers.arriving import DAYS, SPEC, recipe, write_files
 from tests.helpers.joined_logs import feed
 
@@ -91,11 +91,3 @@ def test_a_joined_stream_is_followed_before_its_first_example(tmp_path: Path, mo
     said = out.getvalue()
     assert "has no examples yet; `make join DATASET=feed` joins them" in said
     assert f"waiting for files in {stream.root}" in said
-
-
-def test_signals_set_the_event_and_are_restored() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with stopped_by_signals() as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert stop.is_set()
-    assert signal.getsignal(signal.SIGINT) is before
