@@ -50,6 +50,49 @@ def draw_weighted(weights: Floats, count: int, rng: np.random.Generator) -> Ints
     return np.minimum(np.searchsorted(total, rng.random(count) * total[-1], side="right"), len(weights) - 1)
 
 
+def click_log_odds(
+    world: World,
+    users: Users,
+    items: Items,
+    tastes_of: float,
+    hour: int,
+    user: Ints,
+    item: Ints,
+    device: Ints,
+    age: Floats,
+) -> Floats:
+    """Computes the log-odds of a click for N impressions.
+
+    Args:
+        world: Latent factors and fashions.
+        users: All users.
+        items: All items.
+        tastes_of: Time in days since 1970 whose tastes and fashions hold.
+        hour: Hour of the day, UTC.
+        user: Index into `users`, [N].
+        item: Index into `items`, [N].
+        device: Index into `DEVICES`, [N].
+        age: Hours since the birth of the item, [N].
+
+    Returns:
+        float64 [N].
+    """
+    local = (hour + UTC_OFFSET[users.country[user]]) % 24
+    category = items.category[item]
+    affinity = np.einsum("nk,nk->n", users.tastes(world, tastes_of)[user], items.factors[item]) / np.sqrt(FACTORS)
+    return (
+        INTERCEPT
+        + users.propensity[user]
+        + DEVICE_EFFECT[device]
+        + 0.25 * np.cos(2 * np.pi * (local - 21) / 24)
+        + items.quality[item]
+        + world.fashion(tastes_of)[category]
+        - 0.12 * (np.log(items.price[item]) - 2.2)
+        - STALENESS * (np.log1p(age) - 3.0)
+        + 0.7 * affinity
+    )
+
+
 def draw_hour(world: World, users: Users, items: Items, seed: int, day: int, hour: int, count: int) -> Impressions:
     """Draws the impressions of one hour.
 
@@ -69,19 +112,6 @@ def draw_hour(world: World, users: Users, items: Items, seed: int, day: int, hou
     item = draw_weighted(items.exposure_at(world, start + 1 / 24), count, rng)
     age = np.maximum(np.round(time_ms / 3_600_000 - items.born[item] * 24, 2), 0.0)
     device = np.where(rng.random(count) < 0.8, users.device[user], draw_weighted(DEVICE_SHARE, count, rng))
-    local = (hour + UTC_OFFSET[users.country[user]]) % 24
-    category = items.category[item]
-    affinity = np.einsum("nk,nk->n", users.tastes(world, start)[user], items.factors[item]) / np.sqrt(FACTORS)
-    log_odds = (
-        INTERCEPT
-        + users.propensity[user]
-        + DEVICE_EFFECT[device]
-        + 0.25 * np.cos(2 * np.pi * (local - 21) / 24)
-        + items.quality[item]
-        + world.fashion(start)[category]
-        - 0.12 * (np.log(items.price[item]) - 2.2)
-        - STALENESS * (np.log1p(age) - 3.0)
-        + 0.7 * affinity
-    )
+    log_odds = click_log_odds(world, users, items, start, hour, user, item, device, age)
     probability = np.round(1 / (1 + np.exp(-log_odds)), 6)
     return Impressions(time_ms, user, item, device, age, probability, rng.random(count) < probability)
