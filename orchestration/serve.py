@@ -14,6 +14,7 @@ from orchestration.replay import quiet_console, the_dataset
 
 PORT = 8715
 TOKEN = "serving-token"
+WAITING = "The models are loaded; requests are answered once there is"
 
 
 @click.command()
@@ -26,9 +27,20 @@ TOKEN = "serving-token"
     "--rate", type=click.FloatRange(1), default=1000, show_default=True, help="Requests that one client may send in a second."
 )
 @click.option("--in-flight", type=click.IntRange(1), default=256, show_default=True, help="Requests in progress at once.")
+@click.option(
+    "--clock", type=click.Path(path_type=Path), help="File of a simulated log's clock (ml.serving.clock); waits until it exists."
+)
 @click.option("--open", "is_open", is_flag=True, help="Answer without a token. Only for networks that you trust.")
 def main(
-    dataset: str, model: str | None, host: str, port: int, names: tuple[str, ...], rate: float, in_flight: int, is_open: bool
+    dataset: str,
+    model: str | None,
+    host: str,
+    port: int,
+    names: tuple[str, ...],
+    rate: float,
+    in_flight: int,
+    clock: Path | None,
+    is_open: bool,
 ) -> None:
     """Serve recommendations of DATASET.
 
@@ -44,6 +56,7 @@ def main(
     from ml.http.tokens import load_token
     from ml.online.examples import read_side_tables
     from ml.serving.app import create_serving_app
+    from ml.serving.clock import Clock
     from ml.serving.models import NoModel
     from ml.serving.pins import Pins
     from ml.serving.start import start
@@ -54,9 +67,13 @@ def main(
     stream = UPath(home()) / "stream" / spec.name
     try:
         sides = read_side_tables(spec, f"{landing_root()}/{spec.name}")
-        engine = start(spec, lake, stream, sides, synced, model, Pins(serving_folder(spec.name)))
+        shown = Clock.read(clock) if clock else None
+        engine = start(spec, lake, stream, sides, synced, model, Pins(serving_folder(spec.name)), shown)
+        if clock is not None:
+            click.echo(f"{WAITING} {clock}")
+            engine.clock = Clock.wait_for(clock)
         listener = listen(host, port)
-    except (NoModel, OSError) as error:
+    except (NoModel, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     token_file = Path(home()) / TOKEN
     token = None if is_open else load_token(token_file)

@@ -146,6 +146,7 @@ def start(
     synced: Mapping[str, SyncFolder] | None = None,
     model: str | None = None,
     pins: Pins | None = None,
+    clock: Clock | None = None,
 ) -> Engine:
     """Load models and events.
 
@@ -158,6 +159,7 @@ def start(
         model: The model that ranks; by default the first that has no two towers, or else the first. Unless it is given, a
             LambdaRank orders the candidates of recommendations if the lake has one.
         pins: The pins of the dataset; by default, models cannot be pinned to earlier versions.
+        clock: The time of requests; by default the end of the log, or the time of the machine for a live log.
 
     Raises:
         NoModel: There is no model to serve.
@@ -172,7 +174,7 @@ def start(
     days = lake.days(exported_models(name), spec.name)
     last = days[-1] if days else spec.partitions.start.isoformat()
     end = day_bounds(last, spec.zone)[1]
-    clock, recommender, served = Clock.after(end), None, None
+    clock, recommender, served = clock or Clock.after(end), None, None
     if spec.item:
         served = ServedLog(spec, Path(stream.path), end) if spec.feature_tables else None
         window = EventWindow(spec)
