@@ -51,12 +51,12 @@ class Ranking(Strict):
     live_hours: Float | None = Field(
         default=None,
         gt=0,
-        le=168,
+        le=744,
         description="An item is live if it had a row in this many hours before the slice. By default `label.negatives."
         "window_hours`, or 24 without sampled negatives.",
     )
     slice_minutes: Float = Field(default=10.0, gt=0, le=1440, description="Width of a slice.")
-    popularity_minutes: tuple[Annotated[Float, Field(gt=0, le=10080)], ...] = Field(
+    popularity_minutes: tuple[Annotated[Float, Field(gt=0, le=44640)], ...] = Field(
         default=(60.0, 10.0), min_length=1, description="Trailing windows of the popularity baselines."
     )
     context: Int = Field(
