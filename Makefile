@@ -28,7 +28,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 RUN := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: help need demo tune online join store serve rollback sigopt test test-fast soak ui bench docs check clean
+.PHONY: help need demo tune online join store serve rollback loop sigopt test test-fast soak ui bench docs check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -58,6 +58,9 @@ rollback: $(READY) ## Serve an earlier version of a model until FORWARD=1 (DATAS
 
 join: $(READY) ## Join arriving impressions and actions into the stream that `make online` follows (DATASET=)
 	@$(RUN) -m orchestration.join $(DATASET)
+
+loop: $(READY) ## Run a closed loop on simulated users whose tastes change, and report quality (DAYS=7 to compare daily and online by day)
+	@$(RUN) -m orchestration.loop $(if $(DAYS),--days $(DAYS))
 
 sigopt: $(READY) ## Serve the tuning service, which speaks SigOpt's API, on http://127.0.0.1:8714
 	@$(RUN) -m ml.tuning.server $(if $(PORT),--port $(PORT))

@@ -28,7 +28,7 @@ WAITING = "The models are loaded; requests are answered once there is"
 )
 @click.option("--in-flight", type=click.IntRange(1), default=256, show_default=True, help="Requests in progress at once.")
 @click.option(
-    "--clock", type=click.Path(path_type=Path), help="File of a simulated log's clock (ml.serving.clock); waits until it exists."
+    "--clock", type=click.Path(path_type=Path), help="File of simulated time (ml.serving.clock); waits until it exists."
 )
 @click.option("--open", "is_open", is_flag=True, help="Answer without a token. Only for networks that you trust.")
 def main(

@@ -146,6 +146,30 @@ def lines(title: str, x: str, y: str, curves: Mapping[str, tuple[Sequence[float]
     return _png(figure, axes, "best")
 
 
+def over_days(
+    title: str, y: str, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], change: float | None, floor: float
+) -> bytes:
+    """Draw curves over days, counted from 0.
+
+    Args:
+        title: Title of the figure.
+        y: Title of the y axis.
+        curves: Days and values of each curve, by name.
+        change: Day of an event that all curves share, as a line; None for none.
+        floor: A value that is reached without any model, as a line.
+    """
+    figure, axes = _axes(title, "days", y, width=8.2)
+    for (name, (days, values)), colour in zip(curves.items(), COLOURS.values(), strict=False):
+        axes.plot(days, values, color=colour, label=name, lw=1.8)
+    axes.axhline(floor, color=INK, lw=1, ls=(0, (1, 2)), label="items at random")
+    if change is not None:
+        axes.axvline(change, color=INK, lw=1, ls=(0, (4, 3)), label="tastes change")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(0, 1)
+    axes.margins(x=0.01)
+    return _png(figure, axes, "lower left")
+
+
 def points(title: str, x: str, y: str, groups: Mapping[str, Sequence[tuple[float, float, str]]]) -> bytes:
     """Draw the points (x, y, label) of each group, connected in order."""
     figure, axes = _axes(title, x, y)

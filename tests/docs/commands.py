@@ -33,6 +33,7 @@ TARGETS = {
     "soak": "takes hours",
     "store": "follows a stream until it is stopped; a test runs its module",
     "serve": "serves until it is stopped; a test runs its module",
+    "loop": "takes minutes; a test runs its processes",
     "sigopt": "serves until it is stopped; a test runs its module",
     "ui": "starts a server",
     "bench": "takes minutes",
