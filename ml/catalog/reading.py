@@ -94,7 +94,9 @@ class Source(Strict):
         description="Columns whose values are in the folders of a file, as Hive writes them: `country` is `de` for "
         "`country=de/part-0.csv`. `__HIVE_DEFAULT_PARTITION__` is a missing value.",
     )
-    null_tokens: tuple[str, ...] = Field(default=("",), description="Texts that mean a missing value.")
+    null_tokens: tuple[str, ...] = Field(
+        default=("",), description="Texts that mean a missing value. `NaN` also means the NaN of floats in Parquet."
+    )
     encoding: Literal["utf-8", "latin-1"] = Field(default="utf-8", description="Text encoding of the files.")
     spill_days: Int = Field(
         default=0, ge=0, le=7, description="With a dated path: maximum distance, in days, of a row's day from its file's day."

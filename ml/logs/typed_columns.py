@@ -65,6 +65,8 @@ def type_column(
         return _type_lists(column, kind, inner, null_tokens)
     values, not_utf8 = _plain(column)
     held = values.type
+    if pa.types.is_floating(held) and any(token.strip().lower() == "nan" for token in null_tokens):
+        values = _without(values, pc.is_nan(values))
     inexact = np.zeros(len(values), bool)
     if pa.types.is_null(held):
         typed, wrong = values.cast(ARROW_TYPES[kind]), np.zeros(len(values), bool)

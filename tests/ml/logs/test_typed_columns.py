@@ -206,3 +206,12 @@ def test_a_list_is_refused_by_file_and_column(tmp_path: Path, lake: Lake) -> Non
     with pytest.raises(WrongFile, match=r"2026-03-01\.parquet: column 'v' is list<element: string>, which cannot be read"):
         ingest(log_of({"t": "int", "v": "string"}), tmp_path, lake, "2026-03-01", {"t": [1], "v": [["a", "b"]]})
     assert not lake.has("raw_logs", "small", "2026-03-01")
+
+
+def test_nan_is_missing_if_it_is_a_null_token() -> None:
+    values = pa.array([1.0, float("nan"), None, float("inf")])
+    for kind, one in (("float", 1.0), ("int", 1), ("string", "1"), ("bool", True)):
+        found = type_column(pa.chunked_array([values]), kind, ("", "NaN"))  # type: ignore[arg-type]
+        assert found.values.to_pylist()[:3] == [one, None, None] and found.wrong.tolist() == [False, False, False, True]
+        strict = type_column(pa.chunked_array([values]), kind, ("",))  # type: ignore[arg-type]
+        assert strict.wrong.tolist() == [False, True, False, True]
