@@ -12,7 +12,7 @@ from ml.artifacts.request_times import check_event_time, to_event_time
 from ml.catalog.reading import ColumnType
 from ml.catalog.spec import DatasetSpec
 from ml.features.hashing import hash_values
-from ml.logs.text.value_types import list_without_null_tokens, without_null_tokens
+from ml.logs.text.value_types import list_without_null_tokens, trim_texts, without_null_tokens
 from ml.logs.typed_columns import UnreadableType, type_column
 from ml.schema import ARROW_TYPES, EVENT_TIME, HISTORY_PREFIX
 
@@ -79,6 +79,8 @@ class RawColumns:
             for name, tokens in self._null_tokens.items()
             if tokens and self._without_event_time[name] in (pa.string(), pa.list_(pa.string()))
         }
+        sources = [(spec.source, spec.source.columns), *((table.source, table.columns) for table in spec.join)]
+        self._trimmed = [name for source, names in sources if source.trim for name in names]
         self._as_declared: pa.Schema | None = None  # of the last record batch that needed no change
 
     def __call__(self, rows: pa.RecordBatch | pd.DataFrame) -> pa.RecordBatch:
@@ -129,7 +131,10 @@ class RawColumns:
         return self._without_event_time[name], self._null_tokens[name], self._units.get(name, "us")
 
     def _texts_without_null_tokens(self, rows: pa.RecordBatch) -> pa.RecordBatch:
-        """Replace null tokens in columns of text, as reading a log does; rows without any are returned as they are."""
+        """Trim texts and replace null tokens, as reading a log does; rows without any are returned as they are."""
+        for name in self._trimmed:
+            if (at := rows.schema.get_field_index(name)) >= 0:
+                rows = rows.set_column(at, name, trim_texts(rows.column(at)))
         for name, tokens in self._texts.items():
             if (at := rows.schema.get_field_index(name)) < 0:
                 continue

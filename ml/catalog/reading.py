@@ -94,6 +94,11 @@ class Source(Strict):
         description="Columns whose values are in the folders of a file, as Hive writes them: `country` is `de` for "
         "`country=de/part-0.csv`. `__HIVE_DEFAULT_PARTITION__` is a missing value.",
     )
+    trim: Bool = Field(
+        default=False,
+        exclude_if=lambda value: value is False,
+        description="Whether blanks around texts are removed, in elements of lists too, before null tokens are looked for.",
+    )
     null_tokens: tuple[str, ...] = Field(
         default=("",), description="Texts that mean a missing value. `NaN` also means the NaN of floats in Parquet."
     )

@@ -45,10 +45,17 @@ def in_file(source: Source) -> Source:
             fields.setdefault(exploded[name], "string" if is_text else listed)
         else:
             fields[name] = "string" if is_text and element_type(kind) else kind
-    if fields == source.columns and source.explode is None:
+    if fields == source.columns and source.explode is None and not source.trim:
         return source
     return source.model_copy(
-        update={"columns": fields, "explode": None, "list_separator": None, "part_separator": None, "path_columns": None},
+        update={
+            "columns": fields,
+            "explode": None,
+            "list_separator": None,
+            "part_separator": None,
+            "path_columns": None,
+            "trim": False,
+        },
     )
 
 

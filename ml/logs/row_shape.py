@@ -23,7 +23,7 @@ from ml.catalog.row_shape import element_type, field_of
 from ml.logs.parsed_blocks import ParsedBlock
 from ml.logs.quarantine import LENGTHS, bad_element, bad_value
 from ml.logs.text.layout import WrongFile
-from ml.logs.text.value_types import without_null_tokens
+from ml.logs.text.value_types import table_without_null_tokens, trim_texts, without_null_tokens
 from ml.logs.typed_columns import type_column
 from ml.schema import ARROW_TYPES
 
@@ -70,7 +70,12 @@ def shape_block(source: Source, block: ParsedBlock, file: str) -> ParsedBlock:
 
 def is_shaped(source: Source) -> bool:
     """Whether the rows of a source differ from the lines of its files."""
-    return source.explode is not None or source.path_columns is not None or any(map(element_type, source.columns.values()))
+    return (
+        source.trim
+        or source.explode is not None
+        or source.path_columns is not None
+        or any(map(element_type, source.columns.values()))
+    )
 
 
 def path_values(source: Source, file: str) -> dict[str, pa.Scalar]:
@@ -117,6 +122,10 @@ def shape_rows(source: Source, table: pa.Table, file: str = "") -> ShapedRows:
         >>> shape_rows(source, pa.table({"user": ["u7"], "shown": ["n55-1 n35-0"]})).table.to_pylist()
         [{'user': 'u7', 'item': 'n55', 'clicked': 1}, {'user': 'u7', 'item': 'n35', 'clicked': 0}]
     """
+    if source.trim:
+        table = table_without_null_tokens(
+            pa.table([trim_texts(column) for column in table.columns], table.column_names), source.null_tokens
+        )
     bad: dict[int, str] = {}
     of_path = path_values(source, file)
     of_lines = {
@@ -154,6 +163,7 @@ def _elements(source: Source, column: pa.ChunkedArray) -> _Elements:
         values, lines = lists.flatten(), np.repeat(np.arange(len(lists)), lengths)
         there = pc.not_equal(values, "")
         values, lines = values.filter(there), lines[there.to_numpy(zero_copy_only=False)]
+        values = trim_texts(values) if source.trim else values
     else:
         lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
         values, lines = lists.flatten(), np.repeat(np.arange(len(lists)), lengths)
@@ -194,7 +204,8 @@ def _explode(
         bad.setdefault(line, bad_element(name))
     parts, lines, found = parts.filter(whole), elements.lines[is_whole], {}
     for i, (column, kind) in enumerate(zip(columns, kinds, strict=True)):
-        part = without_null_tokens(pc.list_element(parts, i), pa.array(source.null_tokens, pa.string()))
+        texts = trim_texts(pc.list_element(parts, i)) if source.trim else pc.list_element(parts, i)
+        part = without_null_tokens(texts, pa.array(source.null_tokens, pa.string()))
         found[column] = _typed(_Elements(part, lines), column, kind, source, bad)
     return found
 

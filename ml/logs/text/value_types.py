@@ -69,6 +69,21 @@ def list_without_null_tokens(lists: pa.Array, tokens: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), known, mask=lists.is_null())
 
 
+def trim_texts(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Removes blanks around texts [N], in lists and dictionaries too; values of other types are returned as they are."""
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        return trim_texts(values.cast(kind.value_type)) if pa.types.is_string(kind.value_type) else values
+    if pa.types.is_string(kind):
+        return pc.utf8_trim_whitespace(values)
+    if not (pa.types.is_list(kind) and pa.types.is_string(kind.value_type)):
+        return values
+    if isinstance(values, pa.ChunkedArray):
+        return pa.chunked_array([trim_texts(chunk) for chunk in values.chunks], kind)
+    offsets = np.concatenate(([0], np.cumsum(values.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))))
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), trim_texts(values.flatten()), mask=values.is_null())
+
+
 def table_without_null_tokens(table: pa.Table, tokens: tuple[str, ...]) -> pa.Table:
     """Replaces the tokens in every column of text by null, for formats whose reader has no null tokens."""
     wanted = pa.array(tokens, pa.string())

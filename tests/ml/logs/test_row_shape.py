@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from ml.artifacts.raw_columns import RawColumns
 from ml.catalog.spec import DatasetSpec
 from ml.features.hashing import hash_values
 from ml.logs.quarantine import LABEL_UNKNOWN, LENGTHS, bad_element, bad_value
@@ -291,3 +292,19 @@ def test_paths_that_lack_a_column_are_refused(place: str, message: str, tmp_path
 def test_path_columns_that_make_no_sense_are_refused(source: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         hive(**source)
+
+
+def test_blanks_around_texts_are_removed_on_request(tmp_path: Path) -> None:
+    kinds = {"time": "int", "clicked": "string", "page": "string", "tags": "list<string>", "item": "string", "place": "int"}
+    shape = {"list_separator": ";", "explode": {"shown": ["item", "place"]}, "part_separator": ":", "null_tokens": ["", "-"]}
+    folder = in_folder(tmp_path, "log.csv", f"{START}, yes , home , a ; b;-, x : 1 ;y:2\n{START}, no,  - , - ,x:3\n")
+    sparse = ["page", "tags", "item"]
+    rows, features, _ = features_in_every_way(entry(kinds, "csv", sparse, shape | {"trim": True}), folder, DAY)
+    assert rows["page"].to_pylist() == ["home", "home", None] and rows["clicked"].to_pylist() == ["yes", "yes", "no"]
+    assert rows["tags"].to_pylist() == [["a", "b", None]] * 2 + [None] and rows["item"].to_pylist() == ["x", "y", "x"]
+    assert features["page"][0] == features["page"][1] and features["page"][2].as_py() == MISSING_ID
+    sent = pa.RecordBatch.from_pydict({"page": [" home "], "tags": [[" a", "-  "]], "item": ["x "]})
+    typed = RawColumns(entry(kinds, "csv", sparse, shape | {"trim": True}))(sent)
+    assert typed.to_pylist() == [{"page": "home", "tags": ["a", None], "item": "x"}]
+    plain = features_in_every_way(entry(kinds, "csv", sparse, shape), folder.rename(tmp_path / "plain"), DAY)[0]
+    assert plain["page"].to_pylist() == [" home ", " home ", "  - "]
