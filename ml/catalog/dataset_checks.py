@@ -20,6 +20,16 @@ NUMBERS = ("int", "float", "bool")
 RESERVED_FEATURES = ("event_time", "label", "sample_rate", "oracle")
 
 
+def check_users_and_items(spec: DatasetSpec) -> None:
+    """Checks that a dataset has the user and the item that its other keys need."""
+    if spec.label.negatives and (spec.user is None or spec.item is None):
+        raise fault("label.negatives", "sampling needs user and item")
+    if spec.ranking and (spec.user is None or spec.item is None):
+        raise fault("ranking", "ranking items needs user and item")
+    if spec.item_columns and spec.item is None:
+        raise fault("item_columns", "needs item, the column that identifies it")
+
+
 def check_joins(spec: DatasetSpec) -> None:
     """Checks that columns from side tables, and computed ones, have names of their own."""
     known = dict.fromkeys(spec.source.columns, "the log") | dict.fromkeys(spec.action_columns, "actions.labels")

@@ -16,9 +16,10 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, PrivateAttr, model_validator
 
 from ml.catalog.actions import ActionLabel, Actions, check_actions
-from ml.catalog.dataset_checks import check_columns, check_features, check_joins, check_types
+from ml.catalog.dataset_checks import check_columns, check_features, check_joins, check_types, check_users_and_items
 from ml.catalog.expand import expand_entry
 from ml.catalog.expectations import Band, ColumnExpectation, Expectations, Severity
+from ml.catalog.experiment import Experiment, check_experiment
 from ml.catalog.feature_tables import FeatureTable, FeatureValue
 from ml.catalog.features import DenseColumn, Label, Negatives, SparseColumn, Splits, VocabularySpec
 from ml.catalog.labels import FurtherLabel, LabelName, LabelRule, check_labels, label_columns, label_rules, labels_hash
@@ -175,6 +176,7 @@ class DatasetSpec(Strict):
         min_length=1,
         description="Models to train, by name; the first is the primary one of reports.",
     )
+    experiment: Experiment | None = Field(default=None, description="Models among which the service divides its users.")
     recipe: RecipeOfAll = Field(default=RecipeOfAll(), description="Changes to the recipes of all models.")
     retune: Retune = Field(default=Retune(), description="When the check `retune` asks for a recipe to be tuned again.")
     demo_days: Int = Field(default=4, ge=2, description="Number of days that `make demo` runs.")
@@ -195,15 +197,11 @@ class DatasetSpec(Strict):
         check_feature_tables(self)
         check_columns(self)
         check_types(self)
-        if self.label.negatives and (self.user is None or self.item is None):
-            raise fault("label.negatives", "sampling needs user and item")
-        if self.ranking and (self.user is None or self.item is None):
-            raise fault("ranking", "ranking items needs user and item")
-        if self.item_columns and self.item is None:
-            raise fault("item_columns", "needs item, the column that identifies it")
+        check_users_and_items(self)
         if self.oracle and not self.simulation:
             raise fault("oracle", "only for simulated logs, whose true click probability is known")
         check_features(self)
+        check_experiment(self)
         return self
 
     @property

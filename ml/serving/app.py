@@ -38,6 +38,7 @@ from ml.serving.recommender import Ranked, Recommendation
 from ml.serving.rows import rank_rows
 from ml.serving.served_log import noting
 from ml.serving.start import Engine
+from ml.serving.variants import Variant
 
 QUEUE = 64
 """Requests that may wait for the computing thread."""
@@ -133,7 +134,8 @@ def create_serving_app(
             "ranking": asdict(engine.ranking.version),
             "retrieval": asdict(engine.retrieval.version) if engine.retrieval else None,
             "scored_by_bundle": recommender.item_sides.reason if recommender else None,
-            "ranker": _ranker(engine),
+            "ranker": _ranker(engine.default),
+            "variants": {name: _ranker(variant) for name, variant in engine.variants.items()},
             "items": len(recommender.source.live) if recommender else None,
             "items_at": recommender.source.live.at if recommender else None,
             "now": engine.clock.now(),
@@ -179,10 +181,10 @@ def _handler(status: int, message: str = "", headers: dict[str, str] | None = No
     return handle
 
 
-def _ranker(engine: Engine) -> dict[str, Any]:
+def _ranker(variant: Variant) -> dict[str, Any]:
     """What orders recommendations."""
-    model, version = engine.ranked_by
-    held = engine.ranker or engine.ranking.version
+    model, version = variant.ranked_by
+    held = variant.ranker or variant.model.version
     return {"model": model, "version": version, "pinned": held.pinned, "refusal": held.refusal}
 
 
@@ -215,8 +217,8 @@ def _recommend(engine: Engine, asked: RecommendRequest, metrics: Metrics) -> Ans
     began, now = time.perf_counter(), engine.clock.now()
     recommender = engine.recommender
     assert recommender is not None
-    ranking, retrieval = engine.bundles()
-    ranker = engine.ranker.current if engine.ranker else None
+    variant, (_, retrieval) = engine.variant_of(asked.user), engine.bundles()
+    ranking, ranker = variant.model.bundle, variant.ranker.current if variant.ranker else None
     found = recommender.recommend(
         *(ranking, retrieval, asked.user, asked.context, asked.k, now, asked.filters, asked.exclude_seen),
         ranker=ranker.ranker if ranker else None,
@@ -230,27 +232,28 @@ def _recommend(engine: Engine, asked: RecommendRequest, metrics: Metrics) -> Ans
         items = pa.Table.from_pylist([ranked.columns for ranked in found.items], recommender.source.live.items.schema)
         items = recommender.with_tables(items, asked.user, asked.context, now)
         reasons = recommender.explain(ranking, row, items)
-    return _answer(engine, found, began, reasons, (NAME, ranker.day) if ranker and found.by_ranker else None)
+    return _answer(variant, found, began, reasons, (NAME, ranker.day) if ranker and found.by_ranker else None)
 
 
 def _rank(engine: Engine, asked: RankRequest) -> Answer:
     began, now = time.perf_counter(), engine.clock.now()
-    ranking = engine.ranking.bundle
+    variant = engine.variant_of(asked.user)
+    ranking = variant.model.bundle
     rows = [candidate for candidate in asked.candidates if isinstance(candidate, dict)]
     if rows and len(rows) < len(asked.candidates):
         raise WrongColumn("candidates: give either items or rows, not both")
     if rows:
         scored = rank_rows(engine.spec, ranking, asked.user, asked.context, rows, now)
         found = Recommendation([Ranked(row, score, [], {}) for row, score, _ in scored])
-        return _answer(engine, found, began, labels=[of_labels for *_, of_labels in scored])
+        return _answer(variant, found, began, labels=[of_labels for *_, of_labels in scored])
     if engine.recommender is None:
         raise WrongColumn(f"candidates: the dataset {engine.spec.name} has no `item`, so give rows: objects of columns")
     found = engine.recommender.rank(ranking, asked.user, asked.context, asked.candidates, now)
-    return _answer(engine, found, began)
+    return _answer(variant, found, began)
 
 
 def _answer(
-    engine: Engine,
+    variant: Variant,
     found: Recommendation,
     began: float,
     reasons: list[dict[str, float]] | None = None,
@@ -258,7 +261,7 @@ def _answer(
     labels: list[dict[str, float] | None] | None = None,
 ) -> Answer:
     """Build an answer. `by` is the model that ranked and its version, by default the ranking model's."""
-    version = engine.ranking.version
+    version = variant.model.version
     by = by or (version.model, version.version)
     items = [
         Item(
@@ -275,6 +278,7 @@ def _answer(
         request_id=uuid.uuid4().hex,
         model=by[0],
         version=by[1],
+        variant=variant.name,
         items=items,
         candidates=found.candidates,
         filled=found.filled,

@@ -207,13 +207,17 @@ class EventWindow:
         by_user = np.argsort(users, kind="stable")
         return _Held(rows, rows[EVENT_TIME].to_numpy(), users, ids, positive(self.spec, rows), by_user)
 
+    def user_array(self, user: Any) -> pa.Array:
+        """Return a user as an array [1] of the column's type. Raises `WrongColumn`."""
+        try:
+            return pa.array([user], self.types[self.user] if self.user else pa.null())
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+            raise WrongColumn(f"user: expected {self.types.get(self.user or '')}, found {user!r:.80}") from error
+
     def _user_id(self, user: Any) -> int:
         if self.user is None or user is None:
             return MISSING_ID
-        try:
-            return int(hash_values("user", pa.array([user], self.types[self.user]))[0])
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-            raise WrongColumn(f"user: expected {self.types[self.user]}, found {user!r:.80}") from error
+        return int(hash_values("user", self.user_array(user))[0])
 
     def _user_ids(self, rows: pa.Table) -> NDArray[np.int64]:
         if self.user is None:

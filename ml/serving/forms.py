@@ -85,6 +85,7 @@ class Answer(BaseModel):
     request_id: str = Field(description="Identifies the request.")
     model: str = Field(description="The model that ranked the items.")
     version: str = Field(description="Its version: the day of an export, or the number of a sync.")
+    variant: str | None = Field(default=None, description="The variant of an experiment that the user has; null without one.")
     items: list[Item]
     candidates: dict[str, int] = Field(default={}, description="Number of candidates of each source.")
     filled: list[str] = Field(default=[], description="Columns that were taken from the user's last event.")

@@ -9,6 +9,10 @@ service that crashes between the two steps writes the same file again.
 |----------------------------------|-----------------------------------------------|
 | with a log of actions            | `impressions` and `actions`                   |
 | with a single log                | `examples`                                    |
+| with an experiment               | `variants` beside `impressions` or `examples` |
+
+`variants` has the rows of impressions, or of the single log, with the experiment and the user's variant, which the logs do not
+have as columns.
 """
 
 from __future__ import annotations
@@ -26,15 +30,17 @@ import numpy as np
 import pyarrow as pa
 from upath import UPath
 
+from ml.catalog.experiment import EXPERIMENT, VARIANT, Experiment
 from ml.catalog.log_spec import LogSpec
 from ml.catalog.spec import DatasetSpec
 from ml.lake import is_local
 from ml.parquet import read_parquet, write_table
 from ml.schema import ARROW_TYPES, EVENT_TIME
+from ml.serving.variants import variants_of
 
 ROTATE_SECONDS = 2.0
 ROTATE_BYTES = 8 << 20
-JOURNAL = ".journal"
+JOURNAL, VARIANTS = ".journal", "variants"
 _log = logging.getLogger("evergreen")
 
 
@@ -52,16 +58,18 @@ class Journal:
     Args:
         spec: The dataset.
         stream: `<home>/stream/<dataset>`, a local folder.
+        experiment: The experiment that takes place, whose variants are noted with impressions; None without one.
 
     Raises:
         ValueError: The folder is not local: an append to an object store cannot be made durable.
     """
 
-    def __init__(self, spec: DatasetSpec, stream: UPath) -> None:
+    def __init__(self, spec: DatasetSpec, stream: UPath, experiment: Experiment | None = None) -> None:
         if not is_local(stream):
             raise ValueError(f"{stream}: the journal needs a local folder")
         self.spec, self.root = spec, Path(stream.path)
         self.logs: dict[str, LogSpec] = _logs(spec)
+        self._experiment = experiment
         self._folder = self.root / JOURNAL
         self._folder.mkdir(parents=True, exist_ok=True)
         self._open: dict[str, tuple[Path, BinaryIO, float]] = {}
@@ -87,7 +95,7 @@ class Journal:
             JournalFull: The disk is full, or cannot be written.
         """
         rows = self._rows(folder, events, now)
-        lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows.to_pylist())
+        lines = b"".join(json.dumps(row).encode() + b"\n" for row in self._noted(folder, rows).to_pylist())
         with self._lock:
             path, file, _ = self._file(folder)
             before = file.tell()
@@ -118,6 +126,17 @@ class Journal:
             kept = rows.filter(pa.array(rows[EVENT_TIME].to_numpy() >= since))
             if len(kept):
                 yield kept
+
+    def _noted(self, folder: str, rows: pa.Table) -> pa.Table:
+        """Append the experiment and the variants of the users to what was shown."""
+        experiment, user = self._experiment, self.spec.user
+        if experiment is None or user is None or folder == "actions":
+            return rows
+        own = variants_of(experiment, rows[user].combine_chunks())
+        names = [experiment.name if name else None for name in own]
+        for column, values in ((EXPERIMENT, names), (VARIANT, own)):
+            rows = rows.append_column(column, pa.array(values, pa.string()))
+        return rows
 
     def _rows(self, folder: str, events: Sequence[Mapping[str, Any]], now: int) -> pa.Table:
         if folder not in self.logs:
@@ -168,15 +187,28 @@ class Journal:
         complete = path.read_bytes().rpartition(b"\n")[0]
         try:
             if complete and folder in self.logs:
-                rows = self._rows(folder, [json.loads(line) for line in complete.split(b"\n")], 0)
-                target = self.root / folder / f"journal-{number}.parquet"
-                aside = target.with_name(f".{target.name}")
-                write_table(rows.sort_by(EVENT_TIME), str(aside))
-                aside.rename(target)
+                lines = [json.loads(line) for line in complete.split(b"\n")]
+                noted = {
+                    name: pa.array([line.pop(name, None) for line in lines], pa.string()) for name in (EXPERIMENT, VARIANT)
+                }
+                rows = self._rows(folder, lines, 0)
+                if noted[VARIANT].null_count < len(rows):
+                    shown = rows
+                    for name, values in noted.items():
+                        shown = shown.append_column(name, values)
+                    self._write(shown, VARIANTS, number)
+                self._write(rows, folder, number)
         except OSError as error:  # the journal stays, and is published by a later call or start
             _log.warning("%s: not published yet: %s", path, error)
             return
         path.unlink()
+
+    def _write(self, rows: pa.Table, folder: str, number: str) -> None:
+        """Write rows as a file that appears complete."""
+        target = self.root / folder / f"journal-{number}.parquet"
+        aside = target.with_name(f".{target.name}")
+        write_table(rows.sort_by(EVENT_TIME), str(aside))
+        aside.rename(target)
 
 
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}

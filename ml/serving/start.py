@@ -7,8 +7,9 @@ import os
 import socket
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,12 +32,13 @@ from ml.serving.clock import Clock
 from ml.serving.events import EventWindow
 from ml.serving.feature_tables import ServedTables
 from ml.serving.journal import Journal
-from ml.serving.models import ExportedModel, NewestModel, ServedModel
+from ml.serving.models import ExportedModel, NewestModel, NoModel, ServedModel
 from ml.serving.pins import Pins
 from ml.serving.ranker import NAME, ServedRanker
 from ml.serving.recommender import Recommender
 from ml.serving.rows import rank_rows
 from ml.serving.served_log import ServedLog
+from ml.serving.variants import Variant, variants_of
 from ml.stages import FEATURE_TABLES, exported_models
 from ml.sync.folder import SyncFolder
 from ml.sync.receiver import Receiver
@@ -59,6 +61,7 @@ class Engine:
         journal: Where events are stored.
         ranker: The LambdaRank that orders candidates; None to rank them by `ranking`.
         served: Where served values of feature tables are logged; None for a dataset without feature tables.
+        variants: What ranks for the users of an experiment, by name, the champion first; empty without an experiment.
     """
 
     spec: DatasetSpec
@@ -69,23 +72,30 @@ class Engine:
     journal: Journal
     ranker: ServedRanker | None = None
     served: ServedLog | None = None
+    variants: dict[str, Variant] = field(default_factory=dict)
 
     @property
     def models(self) -> list[ServedModel]:
-        """The ranking model and the two-tower model, which can be the same."""
-        return [self.ranking, *([self.retrieval] if self.retrieval not in (None, self.ranking) else [])]
+        """The models that rank and the two-tower model, each once."""
+        held = [self.ranking, self.retrieval, *(variant.model for variant in self.variants.values())]
+        return list({id(model): model for model in held if model is not None}.values())
 
     def bundles(self) -> tuple[Bundle, Bundle | None]:
         """Return the bundles to use for one request: of the ranking model, and of the two-tower model."""
         return self.ranking.bundle, self.retrieval.bundle if self.retrieval else None
 
     @property
-    def ranked_by(self) -> tuple[str, str]:
-        """The model that orders recommendations, `lambdarank` or the ranking model, and its version: a day or a sync."""
-        if self.ranker is not None and (of_day := self.ranker.current) is not None:
-            return NAME, of_day.day
-        version = self.ranking.version
-        return version.model, version.version
+    def default(self) -> Variant:
+        """What ranks without an experiment, and for unknown users."""
+        return next(iter(self.variants.values()), Variant(None, self.ranking, self.ranker))
+
+    def variant_of(self, user: Any) -> Variant:
+        """Return what ranks for a user. Raises `WrongColumn` if the user has another type than the column of the log."""
+        if not self.variants or self.recommender is None:
+            return self.default
+        assert self.spec.experiment is not None
+        own = variants_of(self.spec.experiment, self.recommender.window.user_array(user))[0]
+        return self.variants[own] if own else self.default
 
     @property
     def statuses(self) -> dict[str, str]:
@@ -157,14 +167,16 @@ def start(
         sides: The joined columns of each side table, in the order of `spec.join`.
         synced: The sync folder of each model that online training may publish.
         model: The model that ranks; by default the first that has no two towers, or else the first. Unless it is given, a
-            LambdaRank orders the candidates of recommendations if the lake has one.
+            LambdaRank orders the candidates of recommendations if the lake has one, and an experiment of the entry takes place.
         pins: The pins of the dataset; by default, models cannot be pinned to earlier versions.
         clock: The time of requests; by default the end of the log, or the time of the machine for a live log.
 
     Raises:
         NoModel: There is no model to serve.
     """
-    towers, name = retrieval_model(spec), model or ranking_model(spec)
+    experiment = None if model else spec.experiment
+    shown = [name for name in (experiment.shares if experiment else ()) if name != NAME]
+    towers, name = retrieval_model(spec), model or next(iter(shown), ranking_model(spec))
     ranking = _served(spec, lake, name, (synced or {}).get(name), pins)
     retrieval = None
     if towers is not None and towers != name and spec.item:
@@ -186,8 +198,16 @@ def start(
                 window.load(rows.filter(pa.array(rows[EVENT_TIME].to_numpy() >= window.reach(end - 1))))
         recommender = Recommender(spec, window, LiveCatalogue(spec, window, sides, _tables(spec, lake, last, served)), sides)
     asks = recommender is not None and model is None and spec.ranked is not None and spec.ranked.lambdarank is not None
+    asks = asks and (experiment is None or NAME in experiment.shares)
     ranker = ServedRanker(lake, spec, pins) if asks else None
-    engine = Engine(spec, clock, ranking, retrieval, recommender, Journal(spec, stream), ranker, served)
+    engine = Engine(spec, clock, ranking, retrieval, recommender, Journal(spec, stream, experiment), ranker, served)
+    if experiment is not None:
+        loaded = {served.version.model: served for served in engine.models}
+        by_name = {one: loaded.get(one) or _served(spec, lake, one, (synced or {}).get(one), pins) for one in shown}
+        engine.variants = {
+            one: Variant(one, ranking, _trained(spec, ranker)) if one == NAME else Variant(one, by_name[one], None)
+            for one in experiment.shares
+        }
     for rows in engine.journal.unread(end):
         engine.observe(rows)
     engine.refresh()
@@ -216,6 +236,15 @@ def _warm_up(engine: Engine) -> None:
             recommender.recommend(ranking, retrieval, user, {}, 1, now)
             if engine.ranker is not None:
                 recommender.recommend(ranking, retrieval, user, {}, 1, now, ranker=engine.ranker.ranker)
+            for variant in engine.variants.values():
+                recommender.recommend(variant.model.bundle, retrieval, user, {}, 1, now)
+
+
+def _trained(spec: DatasetSpec, ranker: ServedRanker | None) -> ServedRanker:
+    """Return a LambdaRank that takes part in an experiment. Raises `NoModel` if none has been trained."""
+    if ranker is None or ranker.current is None:
+        raise NoModel(f"{spec.name} has no {NAME} for its experiment; run `make demo DATASET={spec.name}` first")
+    return ranker
 
 
 def _served(spec: DatasetSpec, lake: Lake, name: str, folder: SyncFolder | None, pins: Pins | None) -> ServedModel:

@@ -69,3 +69,28 @@ def kiosk_lake(root: object) -> Lake:
     for model in spec.models:
         export(lake, spec, model)
     return lake
+
+
+def experiment_spec(**changes: object) -> DatasetSpec:
+    """The kiosk with a log of impressions and an experiment between two models."""
+    columns = {"time": "int", "user": "int", "item": "int", "visit": "int", "place": "string", "clicked": "int"}
+    tables = {"overrides": {"tables": {"default": {"kind": "hashed", "rows": 512}}}}
+    declared: dict[str, object] = {
+        "source": {"files": "*.csv", "format": "csv", "columns": columns},
+        "label": {"column": "clicked"},
+        "dense": [],
+        "sparse": ["user", "item", "place"],
+        "session": None,
+        "models": {"dlrm": tables, "deepfm": tables},
+        "experiment": {"name": "deep", "shares": {"dlrm": 0.7, "deepfm": 0.3}},
+    }
+    return kiosk(**(declared | changes))
+
+
+def experiment_lake(root: object) -> Lake:
+    """A lake of `experiment_spec` with a day of impressions."""
+    lake, spec, rows = Lake.at(str(root)), experiment_spec(), raw_rows()
+    put_raw(lake, spec, rows.append_column("clicked", pa.array(np.arange(len(rows)) % 3 == 0).cast(pa.int64())))
+    for number, model in enumerate(spec.models):
+        export(lake, spec, model, seed=number)
+    return lake

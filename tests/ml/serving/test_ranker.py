@@ -62,7 +62,7 @@ def test_a_dataset_that_does_not_ask_has_none(tmp_path: Path) -> None:
 
 
 def test_the_service_ranks_by_it_and_explains_by_signals(engine: Engine) -> None:
-    assert engine.recommender and engine.ranker and engine.ranked_by == ("lambdarank", DAY)
+    assert engine.recommender and engine.ranker and engine.default.ranked_by == ("lambdarank", DAY)
     user = engine.recommender.window.users(1)[0]
     found = ask(engine, user, explain=True)
     scores = [of.score for of in found.items]
