@@ -22,6 +22,7 @@ from assets import (
     tuning_results,
 )
 from assets.checks import build_checks
+from assets.experiment_checks import build_experiment_check
 from assets.feature_store_checks import build_feature_store_check
 from assets.freshness import build_freshness_check
 from assets.joiner_checks import build_joiner_checks, build_stream_check
@@ -61,6 +62,7 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
             *([build_feature_store_check(spec)] if spec.feature_tables else []),
             build_report_checks(spec),
             build_promotion_check(spec),
+            *([build_experiment_check(spec)] if spec.experiment else []),
             build_retune_checks(spec),
             *(build_online_check(spec, model) for model in spec.models),
             *(build_serving_check(spec, model) for model in spec.models),

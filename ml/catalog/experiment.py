@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 LAMBDARANK = "lambdarank"
 EXPERIMENT, VARIANT = "@experiment", "@variant"
 """Columns that the service adds to what was shown."""
+VARIANTS = "variants"
+"""Folder of the stream in which the service notes what was shown, with these columns."""
 _ROUNDING = 1e-6
 
 

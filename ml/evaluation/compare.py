@@ -181,6 +181,11 @@ class LabelledRows:
             return None
         return _ratio(np.asarray(probabilities, np.float64), self.clicked.astype(np.float64), self.weights)
 
+    def click_rate(self, mask: Any = None) -> Linearised | None:
+        """The share of clicked rows among the rows of a mask, bool [N], by default all. None without rows."""
+        chosen = np.ones(self.clicked.size) if mask is None else np.asarray(mask, np.float64)
+        return _ratio(self.clicked * chosen, chosen, self.weights) if chosen.any() else None
+
     def estimate(self, metric: Linearised, null: float | None = None) -> Estimate:
         """Add the sampling error to a metric.
 

@@ -30,7 +30,7 @@ import numpy as np
 import pyarrow as pa
 from upath import UPath
 
-from ml.catalog.experiment import EXPERIMENT, VARIANT, Experiment
+from ml.catalog.experiment import EXPERIMENT, VARIANT, VARIANTS, Experiment
 from ml.catalog.log_spec import LogSpec
 from ml.catalog.spec import DatasetSpec
 from ml.lake import is_local
@@ -40,7 +40,7 @@ from ml.serving.variants import variants_of
 
 ROTATE_SECONDS = 2.0
 ROTATE_BYTES = 8 << 20
-JOURNAL, VARIANTS = ".journal", "variants"
+JOURNAL = ".journal"
 _log = logging.getLogger("evergreen")
 
 

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from upath import UPath
 
-from ml.catalog.experiment import EXPERIMENT, VARIANT, Experiment
+from ml.catalog.experiment import EXPERIMENT, VARIANT, VARIANTS, Experiment
 from ml.http.server import serving
 from ml.lake import Lake
 from ml.logs.read import raw_table
 from ml.serving.app import create_serving_app
-from ml.serving.journal import VARIANTS, Journal
+from ml.serving.journal import Journal
 from ml.serving.models import NoModel
 from ml.serving.start import Engine, start
 from ml.serving.variants import variants_of
