@@ -16,7 +16,7 @@ GROUND = ("compute", "days", "distributed", "hashing", "lake", "metrics", "parqu
 PACKAGES = (  # packages of ml, in the same order; GROUND comes before them, and its modules may import each other
     *("catalog", "http", "tuning", "logs", "features", "joiner", "datasets", "embeddings", "recipes", "models", "artifacts"),
     *("retrieval", "training", "evaluation", "sync", "online", "serving", "export", "quality", "preflight", "tracking"),
-    *("advisor", "trials", "studies", "loop"),
+    *("advisor", "trials", "studies", "loop", "sketch"),
 )
 
 

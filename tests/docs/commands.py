@@ -154,6 +154,11 @@ def _split(words: list[str], work: Workplace) -> None:
     assert "joined rows" in work.run(sys.executable, "-m", "orchestration.split", *words)
 
 
+def _sketch(words: list[str], work: Workplace) -> None:
+    """Run on the folder that the page writes."""
+    assert "name: visits" in work.run(sys.executable, "-m", "orchestration.sketch", *words)
+
+
 def _advise(words: list[str], work: Workplace) -> None:
     """Run. The file of rules is the one on the page."""
     if "--rules" in words:
@@ -200,6 +205,7 @@ MODULES: dict[str, Callable[[list[str], Workplace], None]] = {
     "orchestration.recipes": _recipes,
     "orchestration.replay": _replay,
     "orchestration.split": _split,
+    "orchestration.sketch": _sketch,
     "pytest": _pytest,
     "tests.orchestration.test_definitions": _golden,
 }

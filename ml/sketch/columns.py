@@ -1,0 +1,178 @@
+"""Finds the type of each column of a log from a sample of its rows, and figures that its role is guessed from."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ml.preflight.sample import Sample, read_sample
+from ml.preflight.values import NULLS
+from ml.sketch.layout import FoundSource
+
+_INT = re.compile(r"-?\d{1,18}")
+_FLOAT = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+PARTS = "|,; "
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the sample.
+
+    Attributes:
+        name: Its name.
+        kind: `int`, `float`, `string` or `bool`.
+        rows: Number N of rows of the sample.
+        values: The values that are there, as they are read.
+        nested: Whether values are objects, which the catalog cannot read.
+    """
+
+    name: str
+    kind: str
+    rows: int
+    values: tuple[Any, ...]
+    nested: bool = False
+
+    @property
+    def counts(self) -> Counter[Any]:
+        """Value -> how often it occurs."""
+        return Counter(self.values)
+
+    @property
+    def missing(self) -> float:
+        """Share of rows without a value."""
+        return 1 - len(self.values) / max(self.rows, 1)
+
+    @property
+    def distinct(self) -> int:
+        return len(set(self.values))
+
+    @property
+    def numeric(self) -> bool:
+        return self.kind in ("int", "float")
+
+    @property
+    def unique(self) -> bool:
+        """Whether hardly a value occurs twice, as in a key of the row."""
+        return self.rows >= 20 and self.distinct >= 0.99 * len(self.values) > 0
+
+    def separator(self) -> str | None:
+        """The separator of a column of several parts, whose parts occur more often than whole values."""
+        if self.kind != "string" or self.distinct < 2:
+            return None
+        for mark in PARTS:
+            texts = [value for value in set(self.values) if value]
+            parts = [part for text in texts for part in text.split(mark)]
+            several = sum(mark in text for text in texts)
+            if several >= 0.3 * len(texts) and len(set(parts)) < 0.6 * len(parts) and len(parts) < 20 * len(texts):
+                return mark
+        return None
+
+
+@dataclass(frozen=True)
+class SampledLog:
+    """A sample of a log.
+
+    Attributes:
+        columns: The columns in file order.
+        null_tokens: Texts that mean a missing value, besides the empty text.
+        complete: Whether the sample has all rows.
+    """
+
+    columns: tuple[Column, ...]
+    null_tokens: tuple[str, ...]
+    complete: bool
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Name -> type of each column that can be read."""
+        return {column.name: column.kind for column in self.columns if not column.nested}
+
+    def __getitem__(self, name: str) -> Column:
+        """The column of a name."""
+        return next(column for column in self.columns if column.name == name)
+
+
+def sample_columns(found: FoundSource, folder: Path) -> SampledLog:
+    """Read a sample of up to 15,000 rows and find the types of the columns.
+
+    Args:
+        found: How the files are read.
+        folder: The folder of the logs.
+
+    Raises:
+        ValueError: The sample has no rows.
+    """
+    kinds = dict.fromkeys(found.names, "string")
+    if found.keys["format"] == "parquet":
+        kinds = _parquet_kinds(found, folder)
+    sample = read_sample(found.source(kinds), found.files(folder))
+    if not sample.num_lines:
+        raise ValueError(f"{found.group.pattern}: no rows could be read")
+    if found.keys["format"] == "jsonl":
+        return _of_objects(found, sample)
+    if found.keys["format"] == "parquet":
+        table = sample.table
+        columns = [_of_values(name, table[name].to_pylist()) for name in table.column_names]
+        gone = [Column(name, "string", len(table), (), nested=True) for name in found.names if name not in kinds]
+        return SampledLog((*columns, *gone), (), sample.complete)
+    texts = sample.text_columns()
+    tokens = tuple(t for t in NULLS if any(t in values and _kind_of(values, (t, "")) != "string" for values in texts.values()))
+    columns = [_of_texts(name, texts[name], ("", *tokens)) for name in found.names]
+    return SampledLog(tuple(columns), tokens, sample.complete)
+
+
+def _parquet_kinds(found: FoundSource, folder: Path) -> dict[str, str]:
+    import pyarrow.parquet as pq
+    from upath import UPath
+
+    with UPath(found.files(folder)[0].url).open("rb") as raw:
+        schema = pq.read_schema(raw)
+    kinds: dict[str, str] = {}
+    for name, held in zip(schema.names, schema.types, strict=True):
+        if pa.types.is_boolean(held):
+            kinds[name] = "bool"
+        elif pa.types.is_integer(held) or pa.types.is_timestamp(held) or pa.types.is_date(held):
+            kinds[name] = "int"
+        elif pa.types.is_floating(held) or pa.types.is_decimal(held):
+            kinds[name] = "float"
+        elif pa.types.is_string(held) or pa.types.is_large_string(held) or pa.types.is_dictionary(held):
+            kinds[name] = "string"
+    return kinds
+
+
+def _of_objects(found: FoundSource, sample: Sample) -> SampledLog:
+    objects = sample.objects()
+    columns = [_of_values(name, [value.get(name) for value in objects]) for name in found.names]
+    return SampledLog(tuple(columns), (), sample.complete)
+
+
+def _of_values(name: str, values: Sequence[Any]) -> Column:
+    """A column of values that have types, as in JSON and Parquet."""
+    there = [value for value in values if value is not None]
+    if any(isinstance(value, dict | list) for value in there):
+        return Column(name, "string", len(values), tuple(json.dumps(value) for value in there), nested=True)
+    kinds = {type(value) for value in there}
+    kind = "bool" if kinds == {bool} else "int" if kinds == {int} else "float" if kinds <= {int, float} and kinds else "string"
+    return Column(name, kind, len(values), tuple(there if kind != "string" else map(str, there)))
+
+
+def _kind_of(texts: Sequence[str], tokens: Sequence[str]) -> str:
+    there = {text for text in texts if text not in tokens}
+    if there and all(map(_INT.fullmatch, there)):
+        # Leading zeros are part of a text, such as a postal code.
+        return "string" if any(re.fullmatch(r"-?0\d+", text) for text in there) else "int"
+    return "float" if there and all(map(_FLOAT.fullmatch, there)) else "string"
+
+
+def _of_texts(name: str, texts: Sequence[str], tokens: Sequence[str]) -> Column:
+    kind = _kind_of(texts, tokens)
+    there = [text for text in texts if text not in tokens]
+    parse = {"int": int, "float": float}.get(kind, str)
+    return Column(name, kind, len(texts), tuple(map(parse, there)))

@@ -1,0 +1,145 @@
+"""Guesses what the columns of a log are: label, user, item and session, from their names and values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ml.sketch.columns import Column, SampledLog
+
+WORDS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text())
+"""Role -> words in the names of columns that suggest it."""
+_LOGGED_ONLY = re.compile(r"(?i)propensity|pscore|probability")
+FEW = 1000  # distinct values from which a column without a name may be a user or an item
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What columns are.
+
+    Attributes:
+        label: Keys of `label`; None if every row is a positive.
+        user: Column of the user, or None.
+        item: Column of the item, or None.
+        session: Column of the session, or None.
+        outcomes: Columns that look like further labels, which are no features.
+        policy: Columns that only the logging policy knew, such as propensities.
+    """
+
+    label: dict[str, Any] | None
+    user: str | None
+    item: str | None
+    session: str | None = None
+    outcomes: tuple[str, ...] = ()
+    policy: tuple[str, ...] = ()
+
+
+def find_roles(log: SampledLog, time: Collection[str], invented: bool) -> Roles:
+    """Guess the roles of columns.
+
+    Args:
+        log: The sample.
+        time: The columns of the event time.
+        invented: Whether the columns have no names of their own. Then the first column with many values is the user, and the
+            next one the item, if the log has times.
+    """
+    left = [column for column in log.columns if column.name not in time and column.values and not column.nested]
+    label, session = _label(left, invented), None
+    used = {label["column"]} if label else set()
+    left = [column for column in left if column.name not in used]
+    if invented:
+        many = [
+            column.name
+            for column in left
+            if column.distinct >= min(FEW, column.rows // 20) and column.kind in ("int", "string")
+        ]
+        user, item = many[:2] if time and len(many) >= 2 and len(log.columns) < 12 else (None, None)
+    else:
+        user, item = _named(left, WORDS["user"]), _named(left, WORDS["item"])
+        sessions = [c.name for c in left if {"session", "id"} <= _words(c.name) or c.name.lower() in ("session", "sessionid")]
+        session = sessions[0] if sessions else None
+        user, session = (user, session) if user else (session, None)
+    outcomes = tuple(
+        c.name for c in left if c.name not in (user, item) and _is_binary(c) and _words(c.name) & set(WORDS["label"])
+    )
+    policy = tuple(column.name for column in left if _LOGGED_ONLY.search(column.name))
+    return Roles(label, user, item, session, outcomes, policy)
+
+
+def _split(name: str) -> list[str]:
+    """The words of a name, in lower case.
+
+    >>> _split("click_articleId")
+    ['click', 'article', 'id']
+    """
+    return [word for word in re.split(r"[^a-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()) if word]
+
+
+def _words(name: str) -> set[str]:
+    return {name.lower(), *_split(name)}
+
+
+def _thing(name: str) -> str:
+    """What a name names: its last word that does not mean id.
+
+    >>> _thing("click_articleId"), _thing("user_age"), _thing("uid")
+    ('article', 'age', 'uid')
+    """
+    return next((word for word in reversed(_split(name)) if word not in WORDS["id"]), name.lower())
+
+
+def _is_binary(column: Column) -> bool:
+    return column.kind in ("int", "float", "bool") and 0 < column.distinct <= 2 and set(column.values) <= {0, 1}
+
+
+def _named(columns: Sequence[Column], names: Sequence[str]) -> str | None:
+    """The column that names one of the things, the first of them; an id before a name."""
+    held = [c for c in columns if _thing(c.name) in names and c.distinct > 2 and c.kind != "float"]
+    return min(held, key=lambda c: (names.index(_thing(c.name)), "id" not in _split(c.name))).name if held else None
+
+
+def _label(columns: Sequence[Column], invented: bool) -> dict[str, Any] | None:
+    """The first column whose name and values are those of a label; of columns without names, whose values are."""
+    for role, way in (("label", _binary_label), ("rating", _rating_label), ("action", _action_label)):
+        for column in columns:
+            if (invented or _words(column.name) & set(WORDS[role])) and (found := way(column)):
+                return found
+    return None
+
+
+def _binary_label(column: Column) -> dict[str, Any] | None:
+    if _is_binary(column) and column.distinct == 2:
+        return {"column": column.name}
+    if column.kind == "string" and {str(value).lower() for value in column.values} in ({"yes", "no"}, {"true", "false"}):
+        return {"column": column.name}
+    if column.kind == "int" and set(column.values) == {-1, 1}:
+        return {"column": column.name, "is": [1], "is_not": [-1]}
+    return None
+
+
+def _rating_label(column: Column) -> dict[str, Any] | None:
+    """A column of a few numbers, such as stars: the upper two fifths are positive."""
+    if not column.numeric or not 3 <= column.distinct <= 20:
+        return None
+    low, high = min(column.values), max(column.values)
+    if low < 0 or high > 100:
+        return None
+    counts, above = column.counts, 0
+    for value in sorted(counts, reverse=True):
+        above += counts[value]
+        if above >= 0.35 * len(column.values):
+            return {"column": column.name, "at_least": value if value > low else high}
+    return None
+
+
+def _action_label(column: Column) -> dict[str, Any] | None:
+    """A column of kinds of actions, one or more of which are wanted."""
+    if column.kind != "string" or not 2 <= column.distinct <= 30:
+        return None
+    wanted = sorted(value for value in set(column.values) if value.lower() in WORDS["wanted"])
+    return {"column": column.name, "is": wanted} if wanted and len(wanted) < column.distinct else None

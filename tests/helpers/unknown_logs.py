@@ -1,0 +1,161 @@
+"""Folders of logs that no entry describes, with the keys that a sketch must find. Every file is drawn from a seed."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+START = datetime(2025, 3, 1, tzinfo=UTC)
+DAYS = 3
+
+
+def _times(draw: random.Random, rows: int, days: int = DAYS) -> list[datetime]:
+    """Times in order, some on each day."""
+    each = [
+        START + timedelta(days=day, seconds=86_400 * (n + draw.random()) / rows) for day in range(days) for n in range(rows)
+    ]
+    return sorted(each)
+
+
+def policy_log(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """Impressions of a logging policy: position, propensity and columns of the context, in csv with a header."""
+    with (folder / "all.csv").open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(
+            [
+                "",
+                "timestamp",
+                "item_id",
+                "position",
+                "click",
+                "propensity_score",
+                "user_feature_0",
+                "age_group",
+                "user-item_affinity_0",
+            ]
+        )
+        for n, at in enumerate(_times(draw, 400)):
+            context = [f"{draw.randrange(8):04x}f", f"{draw.randrange(20, 60, 10)}s", round(draw.expovariate(1), 4)]
+            clicked = int(draw.random() < 0.1)
+            out.writerow(
+                [
+                    n,
+                    at.isoformat(" "),
+                    draw.randrange(80),
+                    draw.randrange(1, 4),
+                    clicked,
+                    0.0125 * draw.randrange(1, 9),
+                    *context,
+                ]
+            )
+    return {
+        "time.column": "timestamp",
+        "time.unit": "iso8601",
+        "item": "item_id",
+        "label": {"column": "click"},
+        "out": ["propensity_score"],
+    }
+
+
+def sparse_years(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """Ratings over years, a few a day, with `::` replaced by semicolons and without names."""
+    rows = []
+    for _ in range(3000):
+        at = START - timedelta(days=draw.randrange(900), seconds=draw.randrange(86_400))
+        user, stars = int(draw.paretovariate(0.6)) % 500, draw.choice((1, 2, 3, 4, 4, 5))
+        rows.append(f"{user};{draw.randrange(700)};{stars};{int(at.timestamp())}")
+    (folder / "ratings.dat").write_text("\n".join(rows) + "\n")
+    return {
+        "time.column": "c4",
+        "time.unit": "s",
+        "user": "c1",
+        "item": "c2",
+        "label": {"column": "c3", "at_least": 4},
+        "separator": ";",
+    }
+
+
+def daily_events(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """Actions of several kinds in JSON lines, in a file per day."""
+    (folder / "README.md").write_text("# The logs\n")
+    for day in range(DAYS):
+        lines = []
+        for n in range(300):
+            at = START + timedelta(days=day, seconds=280 * n)
+            action = draw.choice(("view", "view", "view", "addtocart", "transaction"))
+            line = {"eventTime": int(at.timestamp() * 1000), "visitorId": f"v{draw.randrange(90)}", "event": action}
+            lines.append(json.dumps(line | {"productId": draw.randrange(50), "price": draw.choice((None, 3.5, 19.9, 250.0))}))
+        with gzip.open(folder / f"events-{(START + timedelta(days=day)).date()}.jsonl.gz", "wt") as file:
+            file.write("\n".join(lines) + "\n")
+    label = {"column": "event", "is": ["addtocart", "transaction"]}
+    return {
+        "time.column": "eventTime",
+        "time.unit": "ms",
+        "user": "visitorId",
+        "item": "productId",
+        "label": label,
+        "files": "events-%Y-%m-%d.jsonl.gz",
+    }
+
+
+def partitioned(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """Parquet in folders of days, as Spark writes them, with timestamps."""
+    for day in range(DAYS):
+        at = START + timedelta(days=day)
+        held = folder / f"day={at.date()}"
+        held.mkdir()
+        (held / "_SUCCESS").touch()
+        for part in range(2):
+            rows = 200
+            table = {
+                "request_id": [f"r{day}-{part}-{n}" for n in range(rows)],
+                "ts": pa.array([at + timedelta(seconds=200 * (2 * n + part)) for n in range(rows)], pa.timestamp("us", "UTC")),
+                "customer_id": [draw.randrange(70) for _ in range(rows)],
+                "article": [f"a{draw.randrange(40)}" for _ in range(rows)],
+                "clicked": [draw.random() < 0.2 for _ in range(rows)],
+                "purchased": [draw.random() < 0.02 for _ in range(rows)],
+                "topics": [draw.choice(("news|sport", "news", "sport|ads", "ads|news")) for _ in range(rows)],
+            }
+            pq.write_table(pa.table(table), held / f"part-{part:05d}-8f14e45f-ceea-467f-a8f3-{part:012d}.snappy.parquet")
+    return {
+        "time.column": "ts",
+        "time.unit": "us",
+        "user": "customer_id",
+        "item": "article",
+        "label": {"column": "clicked"},
+        "files": "day=%Y-%m-%d/part-*-*.snappy.parquet",
+        "out": ["request_id", "purchased"],
+    }
+
+
+def clocks(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """Plays of songs, of which all are positives: date and time of day in two columns, separated by tabs."""
+    with (folder / "plays.tsv").open("w", newline="") as file:
+        out = csv.writer(file, delimiter="\t")
+        out.writerow(["date", "clock", "listener", "account", "song", "device"])
+        for at in _times(draw, 300):
+            row = [at.strftime("%d/%m/%Y"), at.strftime("%H:%M:%S"), "web", f"u{draw.randrange(60)}", f"s{draw.randrange(90)}"]
+            out.writerow([*row, draw.choice(("phone", "desktop"))])
+    return {
+        "time.column": "date",
+        "time.clock": "clock",
+        "time.format": "%d/%m/%Y %H:%M:%S",
+        "user": "account",
+        "item": "song",
+        "label": None,
+    }
+
+
+LOGS: dict[str, Callable[[Path, random.Random], dict[str, Any]]] = {
+    make.__name__: make for make in (policy_log, sparse_years, daily_events, partitioned, clocks)
+}
+"""Name -> function that writes a log into an empty folder and returns what a sketch must find."""
