@@ -83,7 +83,7 @@ def test_ctrl_c_ends_a_process_without_a_traceback(home: Path, delay: float, mon
             time.sleep(0.1)
         time.sleep(delay)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to Spark's processes too
-        assert process.wait(60) == 0
+        assert process.wait(240) == 0
     lines = (home / "output.txt").read_text().splitlines()
     assert not [line for line in lines if "Traceback" in line or "Error" in line or "Exception" in line], lines
     assert not [line for line in lines if "TransformWithState" in line]

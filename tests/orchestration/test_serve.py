@@ -64,7 +64,7 @@ def test_the_service_answers_and_stops_with_all_events_stored(home: Path) -> Non
         assert len(client.post("/recommend", json={"user": 3, "k": 4}).json()["items"]) == 4
         assert client.post("/events", json={"examples": [{"user": 3, "item": 7}]}).status_code == 202
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=240) == 0
     assert stored(home) == [7]
 
 

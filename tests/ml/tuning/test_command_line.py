@@ -63,7 +63,7 @@ def start(url: str, folder: Path, project: str, *arguments: str) -> subprocess.P
 
 def run(url: str, folder: Path, project: str, *arguments: str) -> str:
     process = start(url, folder, project, *arguments)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
     return output
 
@@ -91,7 +91,7 @@ def test_the_command_line(url: str, folder: Path) -> None:
     assert "start-worker" in run(url, folder, "recsys", "create", "experiment", "-e", "experiment.yml")
     made = max(client.clients(1).projects("recsys").aiexperiments().fetch().iterate_pages(), key=lambda one: int(one.id))
     workers = [start(url, folder, "recsys", "start-worker", made.id, sys.executable, "train.py") for _ in range(2)]
-    outputs = [worker.communicate(timeout=120)[0] for worker in workers]
+    outputs = [worker.communicate(timeout=400)[0] for worker in workers]
     progress = client.aiexperiments(made.id).fetch().progress
     assert (progress.finished_run_count, progress.active_run_count, progress.remaining_budget) == (4, 0, 0), outputs
 
@@ -105,7 +105,7 @@ def test_the_command_line(url: str, folder: Path) -> None:
 
 def test_a_command_that_fails_and_a_project_that_is_missing(url: str, folder: Path) -> None:
     process = start(url, folder, "missing", "run", "--", "true")
-    assert "does not exist" in process.communicate(timeout=60)[0] and process.returncode != 0
+    assert "does not exist" in process.communicate(timeout=400)[0] and process.returncode != 0
     run(url, folder, "failing", "create", "project")
     (folder / "experiment.yml").write_text(EXPERIMENT.replace("budget: 4", "budget: 1"))
     output = run(url, folder, "failing", "optimize", "-e", "experiment.yml", "--", "false")
