@@ -6,7 +6,6 @@ from pydantic import Field
 from assets.resources import LakeResource, LandingResource
 from assets.studies.study_asset import study_asset, table, write_result
 from ml.catalog.spec import DatasetSpec
-from ml.stages import CANDIDATE_INDEX, exported_models
 
 NAME = "served_recall"
 
@@ -27,7 +26,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
     @study_asset(
         NAME,
         spec,
-        stages=[spec.examples_log.stage, CANDIDATE_INDEX, *(exported_models(model) for model in spec.models)],
+        stages=[spec.examples_log.stage],  # not the models: a selection of what is downstream of a day would include the study
         kinds=["pytorch", "faiss"],
         description="Recall of recommendations for the clicks of a day, answered by the code of the service with the models of "
         "the day before: of each ranker, and what the candidate stage loses.",
