@@ -15,7 +15,6 @@ from rich.console import Console
 from ml.catalog.load import CatalogError, load_dataset
 from ml.preflight.check import preflight
 from ml.sketch.entry import entry_text, sketch
-from ml.sketch.layout import NotALog
 from orchestration.deployments import catalog_folder
 
 
@@ -47,11 +46,11 @@ def main(folder: Path, name: str | None, timezone: str, only_print: bool) -> Non
     path = catalog_folder() / f"{name}.yaml"
     if path.exists() and not only_print:
         raise click.ClickException(f"{path} exists and is not replaced; move it away, or pass another name with --name")
-    console = Console()
+    console = Console(markup=False)  # findings hold values of the log
     try:
         with console.status("Reading the files"):
             found = sketch(folder, name, timezone)
-    except (NotALog, FileNotFoundError) as error:
+    except (FileNotFoundError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     text = entry_text(found, folder, timezone)
     if only_print:

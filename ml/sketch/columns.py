@@ -19,6 +19,7 @@ from ml.sketch.layout import FoundSource
 _INT = re.compile(r"-?\d{1,18}")
 _FLOAT = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 PARTS = "|,; "
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary, pa.types.is_date)
 
 
 @dataclass(frozen=True)
@@ -138,11 +139,11 @@ def _parquet_kinds(found: FoundSource, folder: Path) -> dict[str, str]:
     for name, held in zip(schema.names, schema.types, strict=True):
         if pa.types.is_boolean(held):
             kinds[name] = "bool"
-        elif pa.types.is_integer(held) or pa.types.is_timestamp(held) or pa.types.is_date(held):
+        elif pa.types.is_integer(held) or pa.types.is_timestamp(held):
             kinds[name] = "int"
         elif pa.types.is_floating(held) or pa.types.is_decimal(held):
             kinds[name] = "float"
-        elif pa.types.is_string(held) or pa.types.is_large_string(held) or pa.types.is_dictionary(held):
+        elif any(is_text(held) for is_text in _TEXTS):
             kinds[name] = "string"
     return kinds
 

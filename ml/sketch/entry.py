@@ -107,7 +107,7 @@ def entry_text(found: Sketch, folder: Path, timezone: str = "UTC") -> str:
     for name, why in found.features.left_out.items():
         lines.append(f"# {name} is no feature: it {why}.")
     days = (found.days[1] - found.days[0]).days + 1
-    lines.append(f"demo_days: {min(days, 4)}")
+    lines += [f"demo_days: {min(days, 4)}"] if days > 1 else []
     return "\n".join(lines) + "\n"
 
 
@@ -134,7 +134,9 @@ def _source(found: Sketch) -> list[str]:
 
 
 def _comment(column: Column) -> str:
-    shown = ", ".join(json.dumps(value, ensure_ascii=False)[:24] for value in list(dict.fromkeys(column.values))[:3])
+    first = list(dict.fromkeys(column.values))[:3]
+    # Characters that YAML cannot hold are escaped.
+    shown = ", ".join(json.dumps(value, ensure_ascii=not str(value).isprintable())[:24] for value in first)
     missing = f"; {column.missing:.0%} missing" if column.missing >= 0.005 else ""
     return f"   # {column.distinct:,} values, such as {shown}{missing}"[:_WIDTH] if shown else "   # always missing"
 

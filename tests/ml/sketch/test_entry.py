@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -94,6 +97,28 @@ def test_a_log_of_positives_in_an_archive(real_logs: Path, tmp_path: Path) -> No
     entry, spec = sketched(real_logs / "globo", tmp_path)
     assert (spec.user, spec.item, entry["session"]) == ("user_id", "click_article_id", {"column": "session_id"})
     assert spec.label.negatives and (spec.days()[0], spec.days()[-1]) == ("2017-10-01", "2017-10-17")
+
+
+def test_characters_that_yaml_cannot_hold_are_escaped(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    lines = [f"2025-03-01 10:00:{n:02},u{n % 7},it\x92s {n % 5} \x85,{n % 2}" for n in range(60)]
+    (folder / "log.csv").write_bytes("\n".join(["at,user,title,clicked", *lines]).encode("latin-1"))
+    spec = sketched(folder, tmp_path)[1]
+    assert spec.source.encoding == "latin-1" and spec.item == "title"
+
+
+def test_dates_of_parquet_are_texts(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    rows = {
+        "day": [date(2025, 3, 1 + n % 2) for n in range(60)],
+        "user": [n % 7 for n in range(60)],
+        "click": [n % 2 for n in range(60)],
+    }
+    pq.write_table(pa.table(rows), folder / "log.parquet")
+    entry, spec = sketched(folder, tmp_path)
+    assert entry["source"]["columns"]["day"] == "string" and spec.days() == ["2025-03-01", "2025-03-02"]
 
 
 @pytest.mark.parametrize(
