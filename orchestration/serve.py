@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import click
+from filelock import FileLock, Timeout
 from upath import UPath
 
 from ml.lake import Lake
@@ -65,7 +66,12 @@ def main(
     spec, lake = the_dataset(dataset), Lake.at(lake_root())
     synced = {name: sync_folder(sync_root(), spec.name, name) for name in spec.models}
     stream = UPath(home()) / "stream" / spec.name
+    token_file = Path(home()) / TOKEN
+    stores = FileLock(Path(stream.path) / "serve.lock", timeout=0)  # held until the end: a journal has one writer
     try:
+        Path(stream.path).mkdir(parents=True, exist_ok=True)
+        stores.acquire()
+        token = None if is_open else load_token(token_file)
         sides = read_side_tables(spec, f"{landing_root()}/{spec.name}")
         shown = Clock.read(clock) if clock else None
         engine = start(spec, lake, stream, sides, synced, model, Pins(serving_folder(spec.name)), shown)
@@ -73,10 +79,12 @@ def main(
             click.echo(f"{WAITING} {clock}")
             engine.clock = Clock.wait_for(clock)
         listener = listen(host, port)
+    except Timeout as error:
+        raise click.ClickException(
+            f"another service runs for {spec.name}, and stores its events in {stream}; stop it, or set another EVERGREEN_HOME"
+        ) from error
     except (NoModel, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    token_file = Path(home()) / TOKEN
-    token = None if is_open else load_token(token_file)
     url = url_of(listener)
     click.echo(f"Serving {spec.name} on {url}: {engine.ranking.version.model} of {engine.ranking.version.version}")
     if not engine.clock.is_live:

@@ -117,6 +117,8 @@ class Journal:
             for folder, (_, _, opened) in list(self._open.items()):
                 if at_once or time.monotonic() - opened >= ROTATE_SECONDS:
                     self._close(folder)
+            for left in sorted(set(self._folder.glob("*.jsonl")) - {path for path, _, _ in self._open.values()}):
+                self._publish(left)  # the disk was full before
 
     def unread(self, since: int) -> Iterator[pa.Table]:
         """Read back the published events from a point in time on, which the raw logs of the lake do not have yet."""
@@ -208,10 +210,21 @@ class Journal:
         target = self.root / folder / f"journal-{number}.parquet"
         aside = target.with_name(f".{target.name}")
         write_table(rows.sort_by(EVENT_TIME), str(aside))
+        _to_disk(aside)  # the journal is removed only after its rows are on disk
         aside.rename(target)
+        _to_disk(target.parent)
 
 
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _logs(spec: DatasetSpec) -> dict[str, LogSpec]:

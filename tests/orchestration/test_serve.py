@@ -30,15 +30,17 @@ def home(tmp_path: Path) -> Path:
     return home
 
 
+def environment(home: Path) -> dict[str, str]:
+    own = {"EVERGREEN_HOME": str(home), "EVERGREEN_CATALOG": str(home.parent / "catalog"), "PYTHONPATH": str(ROOT)}
+    return os.environ | own
+
+
 @contextmanager
 def running(home: Path) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    env = os.environ | {
-        "EVERGREEN_HOME": str(home),
-        "EVERGREEN_CATALOG": str(home.parent / "catalog"),
-        "PYTHONPATH": str(ROOT),
-    }
     command = [sys.executable, "-m", "orchestration.serve", "kiosk", "--port", "0"]
-    process = subprocess.Popen(command, env=env, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env=environment(home), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     assert process.stdout is not None
     try:
         line = next(line for line in process.stdout if line.startswith("Page:"))
@@ -63,6 +65,8 @@ def test_the_service_answers_and_stops_with_all_events_stored(home: Path) -> Non
         assert token.stat().st_mode & 0o777 == 0o600
         assert len(client.post("/recommend", json={"user": 3, "k": 4}).json()["items"]) == 4
         assert client.post("/events", json={"examples": [{"user": 3, "item": 7}]}).status_code == 202
+        second = subprocess.run(process.args, env=environment(home), cwd=ROOT, text=True, capture_output=True)
+        assert second.returncode == 1 and "Error: another service runs for kiosk" in second.stderr
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=240) == 0
     assert stored(home) == [7]

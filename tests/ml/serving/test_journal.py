@@ -92,6 +92,23 @@ def test_a_full_disk_is_said_and_stores_nothing(tmp_path: Path, monkeypatch: pyt
     assert [row["item"] for row in published(tmp_path)] == [1, 3]
 
 
+def test_events_that_could_not_be_published_are_published_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = journal(tmp_path)
+    held.append("examples", [{"item": 1}], now=END)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ml.serving.journal.write_table", full)
+        held.rotate(at_once=True)
+    held.append("examples", [{"item": 2}], now=END)
+    held.rotate()
+    assert [row["item"] for row in published(tmp_path)] == [1]
+    held.rotate(at_once=True)
+    assert sorted(int(str(row["item"])) for row in published(tmp_path)) == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("folder", "event", "said"),
     [
