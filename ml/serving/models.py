@@ -200,7 +200,7 @@ class ExportedModel:
                 self._refuse(error, day)
                 was_refused = True
                 if self._served is not None:
-                    self._refused = found
+                    self._refused = None if error.reason == "folder" else found  # a folder that cannot be read is tried again
                     return False
                 continue
             self._served, self._loaded_at, self._refused = (bundle, *found), time.time(), None
@@ -209,10 +209,10 @@ class ExportedModel:
         return False
 
     def _begin(self, probe: Probe) -> None:
-        """Make the export before the newest one the last good version, so that a restart does not serve a worse one."""
-        for day in self._lake.days(exported_models(self._name), self._spec.name)[-2:-1]:
+        """Compare the last exports before the newest one, so that a restart does not serve a refused version."""
+        for day in self._lake.days(exported_models(self._name), self._spec.name)[-5:-1]:
             try:
-                probe.accept(load_export(self._lake, self._spec, self._name, day))
+                probe.judge(load_export(self._lake, self._spec, self._name, day))
             except Refused as error:
                 _log.warning("%s/%s: the newest export is not compared with %s: %s", self._spec.name, self._name, day, error)
 

@@ -41,7 +41,9 @@ def load_day(lake: Lake, spec: DatasetSpec, day: str) -> LambdaRank | None:
         raise Refused("schema", error) from error
     except MissingPartition as error:
         raise Refused("missing", error) from error
-    except (DamagedIndex, OSError) as error:
+    except OSError as error:
+        raise Refused("folder", error) from error
+    except DamagedIndex as error:
         raise Refused("damaged", error) from error
     wanted = CandidateSignals(context_columns(spec)).names
     if ranker is not None and ranker.names != wanted:
@@ -88,7 +90,7 @@ class ServedRanker:
             found = day, self._digest(day)
             if self.current and found == (self.current.day, self.current.digest):
                 break
-            if found not in self._unusable:
+            if self._unusable.get(found, "folder:").startswith("folder:"):  # a folder that cannot be read is tried again
                 ranker = self._load(*found)
                 if ranker is not None:
                     self.current, changed = RankerOfDay(ranker, *found), True
@@ -105,7 +107,8 @@ class ServedRanker:
                 return ranker
         except Refused as error:
             why = f"{error.reason}: candidate index of {day}: {error}"
-            _log.warning("%s/%s refused %s", self._spec.name, NAME, why)
+            if why != self._unusable.get((day, digest)):
+                _log.warning("%s/%s refused %s", self._spec.name, NAME, why)
         self._unusable[day, digest] = why
         return None
 
