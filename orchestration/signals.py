@@ -1,4 +1,4 @@
-"""How long-running commands stop: Ctrl-C and SIGTERM set an event, so that work in progress is completed."""
+"""How long-running commands stop: Ctrl-C, SIGTERM and a closed terminal set an event, so that work in progress is completed."""
 
 import signal
 import threading
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def stopped_by_signals() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C or SIGTERM sets, inside the block."""
+    """Yield an event that SIGINT, SIGTERM or SIGHUP sets, inside the block."""
     stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield stop
     finally:

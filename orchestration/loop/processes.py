@@ -49,6 +49,7 @@ class Process:
 
     def start(self) -> None:
         """Start it in a process group of its own, which includes what it starts itself."""
+        self.log.touch(mode=0o600)  # the log of a service has its token
         with self.log.open("ab") as output:
             self._running = subprocess.Popen(
                 [sys.executable, "-m", *self.module],
