@@ -123,7 +123,8 @@ class LogSpec(Strict):
         absent = {name for name in ("format", "clock") if getattr(self.time, name) is None}
         unset: dict[str, set[str] | bool] = {key: True for key in ("further_labels", "weight") if not getattr(self, key)}
         values = hash_of(self, {"partitions": days, "joined_from": True, "time": absent} | unset)
-        return hashlib.sha256(f"{_READING} {values}".encode()).hexdigest()[:16]
+        is_nan_missing = self.source.format == "parquet" and any(t.strip().lower() == "nan" for t in self.source.null_tokens)
+        return hashlib.sha256(f"{_READING}{' nan' * is_nan_missing} {values}".encode()).hexdigest()[:16]
 
 
 # Version of how files become raw rows. Increase it when the same files and the same entry give other rows.

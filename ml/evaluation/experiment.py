@@ -132,6 +132,7 @@ def _labelled(spec: DatasetSpec, shown: pa.Table, day: str, lake: Lake) -> pa.Ta
     joined = [raw_table(lake, spec.name, held, JOINED_EXAMPLES).select([*keys, label]) for held in days]
     if not joined:
         return shown.slice(0, 0).append_column(label, pa.array([], pa.int64()))
-    once = shown.group_by(keys, use_threads=False).aggregate([(VARIANT, "first"), (spec.user, "first")])
-    once = once.rename_columns([name.removesuffix("_first") for name in once.column_names])
+    others = [name for name in (VARIANT, spec.user) if name not in keys]
+    once = shown.group_by(keys, use_threads=False).aggregate([(name, "first") for name in others])
+    once = once.rename_columns({f"{name}_first": name for name in others})
     return once.join(pa.concat_tables(joined), keys, join_type="inner")

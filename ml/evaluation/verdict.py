@@ -61,8 +61,9 @@ def verdict(metrics: dict[str, Any]) -> tuple[str, list[str]]:
     off = False
     weighted = _of_label(metrics, 0).get("weighted")
     if model["calibration"] is not None:  # None for a model that only ranks
-        judged = weighted or model  # with sample weights, the model learns probabilities of the weighted rows
-        noun = f"weighted {words['noun']}" if weighted else words["noun"]
+        # With sample weights, the model learns probabilities of the weighted rows.
+        judged = weighted if weighted and weighted["calibration"] is not None else model
+        noun = f"weighted {words['noun']}" if judged is weighted else words["noun"]
         off, sentence = _calibration(judged["calibration"], judged["intervals"]["calibration"], noun)
         sentences.append(sentence)
     share, best = metrics["attained"]["auc"], metrics["oracle"]["auc"]
@@ -91,7 +92,8 @@ def _further(metrics: dict[str, Any]) -> list[str]:
         rarer = min(label["clicks"], label["rows"] - label["clicks"])
         if not found or rarer < JUDGED_FROM:
             continue
-        judged = found["weighted"] or found
+        weighted = found["weighted"]
+        judged = weighted if weighted and weighted["calibration"] is not None else found
         _, calibration = _calibration(judged["calibration"], judged["intervals"]["calibration"], "positive")
         sentences.append(f"For the label {label['name']}, the AUC is {100 * found['auc']:.1f}. {calibration}")
     return sentences

@@ -45,4 +45,4 @@ def count_lines(
     """Yields index, `num_lines` and `header_lines` of each block of `read_blocks`. Text is counted, not parsed."""
     if source.format == "parquet":  # the footer does not say which row groups are damaged
         return ((block.index, block.num_lines, block.header_lines) for block in read_blocks(source, file, first, wanted))
-    return count_text_lines(source, file, first, wanted)
+    return count_text_lines(in_file(source), file, first, wanted)

@@ -252,7 +252,9 @@ def _explain(sample: Sample, chunk: Chunk, line: int, reason: str, spec: Dataset
 
 def _explain_type(sample: Sample, column: str, spec: DatasetSpec) -> tuple[str, str]:
     """The key to change for values that are not of their column's type."""
-    source, kind = sample.source, sample.rows.columns[column]
+    source, kind = sample.source, sample.rows.columns.get(column)
+    if kind is None:  # a field of the file, whose elements become rows
+        return f"explode.{column}", "name a field whose values are lists, and declare the type that their elements have"
     if source.columns.get(column) != kind:
         return f"columns.{column}", "declare the type that all elements of the lists have, such as string"
     texts = set(sample.text_columns().get(column, [])) - set(source.null_tokens) or _json_texts(sample, column)
