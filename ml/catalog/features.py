@@ -69,7 +69,8 @@ class Label(LabelReading):
     weight: ColumnName | None = Field(
         default=None,
         description="Column of the log with the weight of each row in the loss. Rows whose weight is missing, negative or "
-        "infinite are quarantined. Weights of 1 on average keep the meaning of the learning rates. Metrics are not weighted.",
+        "infinite are quarantined. Weights of 1 on average keep the meaning of the learning rates. Reports give "
+        "metrics with and without the weights.",
     )
 
     @model_validator(mode="after")

@@ -7,8 +7,8 @@ The files are in the dataset's stream folder, beside the logs of impressions and
 `request_id` of a row is the one that the client was answered. A client that stores it with its impressions can join both.
 `ml.serving.served_values` computes the values again at the same instants.
 
-Rows are written with the next rotation of the journal, so a process that is killed loses those of its last seconds. A disk that
-is full costs rows of this log and no answer.
+Rows are written every second, so a process that is killed loses those of its last second. If the disk is full, rows of this
+log are lost, and requests are still answered.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finds the type of each column of a log from a sample of its rows, and figures that its role is guessed from."""
+"""Finds the type of each column of a log from a sample of its rows, and statistics from which its role is guessed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Column:
 
     @property
     def unique(self) -> bool:
-        """Whether hardly a value occurs twice, as in a key of the row."""
+        """Whether almost all values are distinct, as in a key of the row."""
         return self.rows >= 20 and self.distinct >= 0.99 * len(self.values) > 0
 
     def separator(self) -> str | None:

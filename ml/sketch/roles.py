@@ -98,7 +98,7 @@ def _is_binary(column: Column) -> bool:
 
 
 def _named(columns: Sequence[Column], names: Sequence[str]) -> str | None:
-    """The column that names one of the things, the first of them; an id before a name."""
+    """The first column that names one of the things; ids are preferred to names."""
     held = [c for c in columns if _thing(c.name) in names and c.distinct > 2 and c.kind != "float"]
     return min(held, key=lambda c: (names.index(_thing(c.name)), "id" not in _split(c.name))).name if held else None
 

@@ -126,7 +126,7 @@ class Watcher:
             self._write()
 
     def stop(self) -> None:
-        """End all processes, the last started first asked."""
+        """End all processes, in the reverse order of their start."""
         for process in reversed(self.processes):
             process.interrupt()
         until = time.monotonic() + GRACE_SECONDS
