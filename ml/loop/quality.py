@@ -159,10 +159,12 @@ class Freshness:
     Attributes:
         seconds: One for each impression, float64 [N].
         waiting: Seconds of these for which each waits for its clicks.
+        unreached: Number of impressions that have not reached the served weights. Those of the last seconds never have.
     """
 
     seconds: Floats
     waiting: float
+    unreached: int = 0
 
     def quantiles(self, shares: Sequence[float] = (0.5, 0.9)) -> tuple[list[float], list[float]]:
         """Return quantiles of the whole time, and of the time apart from waiting for clicks; NaN without impressions."""
@@ -187,10 +189,10 @@ def freshness(folder: Path, settings: Settings) -> Freshness:
     ]
     served = [(line["at"], line["event_to"] or 0) for line in read_records(folder, SERVED)]
     if not shown or not served:
-        return Freshness(np.zeros(0), settings.waiting_seconds)
+        return Freshness(np.zeros(0), settings.waiting_seconds, sum(count for _, _, count in shown))
     known = np.maximum.accumulate(np.array([event_to for _, event_to in served]))
     times, acknowledged, counts = (np.array(of) for of in zip(*shown, strict=True))
     at = np.searchsorted(known, times)  # the first version that knows the event
     found = at < len(served)
     seconds = np.array([when for when, _ in served])[at[found]] - acknowledged[found]
-    return Freshness(np.repeat(seconds, counts[found]), settings.waiting_seconds)
+    return Freshness(np.repeat(seconds, counts[found]), settings.waiting_seconds, int(counts[~found].sum()))

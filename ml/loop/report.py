@@ -40,6 +40,7 @@ def loop_metrics(settings: Settings, run: Path, restarts: Mapping[str, int]) -> 
         "days": [_of_day(settings, requests, number) for number in range(settings.days)],
         "freshness": {
             "impressions": len(fresh.seconds),
+            "unreached": fresh.unreached,
             "waiting_seconds": fresh.waiting,
             "median": whole[0],
             "p90": whole[1],
@@ -116,7 +117,8 @@ def result_lines(metrics: Mapping[str, Any]) -> list[str]:
     fresh = metrics["freshness"]
     lines.append(
         f"from event to served weights: median {fresh['median']:.1f} s, "
-        f"{fresh['median_apart_from_waiting']:.1f} s apart from waiting for clicks ({fresh['waiting_seconds']:.1f} s)"
+        f"{fresh['median_apart_from_waiting']:.1f} s apart from waiting for clicks ({fresh['waiting_seconds']:.1f} s); "
+        f"{fresh['unreached']:,} of {fresh['impressions'] + fresh['unreached']:,} impressions have not reached them"
     )
     return lines
 

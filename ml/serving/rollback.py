@@ -47,7 +47,8 @@ def roll_back(
         pins: The pins of the dataset.
         model: One of the dataset's models, or `lambdarank`.
         synced: The sync folder of the model; None without one.
-        to: The day; by default, the newest one before what is served. If online training is ahead of the exports, this is
+        to: The day; by default, the newest one before the pin, or before the newest export. An export that services have
+            refused counts as well, so name the day then. If online training is ahead of the exports, this is
             the newest export.
 
     Raises:

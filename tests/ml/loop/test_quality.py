@@ -83,5 +83,5 @@ def test_freshness_is_the_time_until_a_version_knows_the_event(tmp_path: Path) -
         f'{{"at": 115.0, "event_to": {start + 10}}}\n'
     )
     found = freshness(tmp_path, settings)
-    assert found.seconds.tolist() == [12.0, 12.0, 14.0]
+    assert found.seconds.tolist() == [12.0, 12.0, 14.0] and found.unreached == 1
     assert found.quantiles((0.5,)) == ([12.0], [12.0 - settings.waiting_seconds])
