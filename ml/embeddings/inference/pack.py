@@ -53,6 +53,8 @@ def _pack_integers(weights: torch.Tensor, format: Format, packed: torch.Tensor) 
 
 def unpack(packed: torch.Tensor, format: Format) -> torch.Tensor:
     """Return the weights that the kernel reads from packed rows, float32 [R, D]."""
+    if not len(packed):  # tensors without elements may have any strides, which a view in another type refuses
+        packed = packed.clone(memory_format=torch.contiguous_format)
     if format in ("float32", "float16"):
         return packed.contiguous().view(torch.float32 if format == "float32" else torch.float16).float()
     scale, shift = packed[:, :4].contiguous().view(torch.float16).float().split(1, 1)

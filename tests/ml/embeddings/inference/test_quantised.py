@@ -20,6 +20,7 @@ from ml.embeddings.fixed.static import StaticEmbeddingBags
 from ml.embeddings.inference import growing_memory
 from ml.embeddings.inference.formats import Format, fitting, row_bytes
 from ml.embeddings.inference.growing_memory import GrowingMemory
+from ml.embeddings.inference.pack import unpack
 from ml.embeddings.inference.packed_tables import PackedTables
 from ml.embeddings.inference.quantise import quantise_bags, quantise_tables
 from ml.embeddings.inference.quantised import QuantisedBags
@@ -72,6 +73,12 @@ def test_reported_errors_equal_the_errors_of_lookups(format: Format) -> None:
         off, spread = read[name] - weights[f"{name}.weight"], weights[f"{name}.weight"].square().mean().sqrt()
         assert tables[name].rms_error == pytest.approx(float(off.square().mean().sqrt() / spread), abs=1e-6)
         assert tables[name].largest_error == pytest.approx(float(off.abs().max() / spread), abs=1e-6)
+
+
+@pytest.mark.parametrize("format", list(WORST))
+def test_a_table_without_rows_has_no_weights_whatever_its_strides(format: Format) -> None:
+    packed = torch.empty(0, dtype=torch.uint8).as_strided((0, row_bytes(format, 16)), (0, 0))
+    assert unpack(packed, format).shape == (0, 16)
 
 
 def test_ids_without_a_row_read_zeros() -> None:
@@ -242,6 +249,7 @@ def test_growing_needs_no_second_copy_of_the_rows() -> None:
 import torch
 from ml.embeddings.inference import growing_memory
 from ml.embeddings.inference.growing_memory import GrowingMemory
+from ml.embeddings.inference.pack import unpack
 from ml.embeddings.inference.packed_tables import PackedTables
 def status(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) * 1024
