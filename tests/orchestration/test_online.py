@@ -43,7 +43,7 @@ def test_days_after_the_demo_are_trained_online_one_after_the_other(home: Path) 
 def test_a_line_has_a_value_below_each_column(metric: str) -> None:
     names = ("online", "stale", "retrained", *(("popularity",) if metric != "auc" else ()))
     score = dict.fromkeys(names, 0.5) | {"stale": None}
-    status = ReceiverStatus("test", None, None, None, None, 0, 0, None, 0.0, {}, None, 0, None, {})
+    status = ReceiverStatus("test", None, None, None, None, 0, 0, None, 0.0, {}, None, None, 0, None, {})
     shown = LiveSlice(0, datetime(2026, 1, 2, tzinfo=UTC), 10, 1000.0, metric, score, score, None, status)
     named, values = header(metric), line(shown)
     assert len(named) == len(values)
