@@ -29,6 +29,7 @@ from ml.http.errors import error_response
 from ml.http.guard import LOOPBACK
 from ml.http.limits import Limits
 from ml.retrieval.postings import UnknownColumn
+from ml.serving.explanations import column_contributions
 from ml.serving.faults import WrongColumn
 from ml.serving.forms import Answer, EventsRequest, Item, RankRequest, RecommendRequest, Stored
 from ml.serving.journal import JournalFull, WrongEvent
@@ -231,7 +232,7 @@ def _recommend(engine: Engine, asked: RecommendRequest, metrics: Metrics) -> Ans
         row = recommender.row_of(ranking, asked.user, asked.context, now)
         items = pa.Table.from_pylist([ranked.columns for ranked in found.items], recommender.source.live.items.schema)
         items = recommender.with_tables(items, asked.user, asked.context, now)
-        reasons = recommender.explain(ranking, row, items)
+        reasons = column_contributions(ranking, row, items)
     return _answer(variant, found, began, reasons, (NAME, ranker.day) if ranker and found.by_ranker else None)
 
 

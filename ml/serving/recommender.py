@@ -31,6 +31,7 @@ from ml.retrieval.items import item_columns
 from ml.retrieval.signals import Candidates
 from ml.retrieval.vectors import user_vectors
 from ml.schema import EVENT_TIME, HISTORY_PREFIX
+from ml.serving.batches import batch_of, scalar, table_of
 from ml.serving.catalogue import LiveCatalogue, ServedItems
 from ml.serving.events import EventWindow, UserEvent
 from ml.serving.faults import WrongColumn
@@ -172,26 +173,13 @@ class Recommender:
         if (at != NOT_LIVE).all():
             scores = self._score_live(ranking, live, at, row, user, context, now)
         else:
-            scores = self.score(ranking, row, self.with_tables(items, user, context, now))
+            scores = ranking.score(batch_of(ranking, row, self.with_tables(items, user, context, now)))
         order = np.argsort(-scores, kind="stable")
         rows = items.take(pa.array(order)).to_pylist()
         ranked = [
             Ranked(candidates[at], float(scores[at]), [], columns) for at, columns in zip(order.tolist(), rows, strict=True)
         ]
         return Recommendation(ranked, {}, filled, missing, past)
-
-    def score(self, ranking: Bundle, row: Mapping[str, pa.Scalar], items: pa.Table) -> NDArray[np.float32]:
-        """Score items for one user.
-
-        Args:
-            ranking: The model.
-            row: The columns of the model that do not describe items.
-            items: N rows with the columns that do.
-
-        Returns:
-            float32 [N], probabilities.
-        """
-        return ranking.score(_batch_of(ranking, row, items))
 
     def _score_live(
         self,
@@ -206,39 +194,12 @@ class Recommender:
         """Score the live items at N places for one user, float32 [N]."""
 
         def candidates() -> Batch:
-            return _batch_of(ranking, row, self.with_tables(live.items.take(pa.array(at)), user, context, now))
+            return batch_of(ranking, row, self.with_tables(live.items.take(pa.array(at)), user, context, now))
 
-        return self.item_sides.score(ranking, live.items, at, _table_of(row), candidates)
-
-    def explain(self, ranking: Bundle, row: Mapping[str, pa.Scalar], items: pa.Table) -> list[dict[str, float]]:
-        """Measure how much each column contributes to the scores: the change of the log-odds if it is missing.
-
-        Args:
-            ranking: The model.
-            row: The columns of the model that do not describe items.
-            items: N rows with the columns that do.
-
-        Returns:
-            For each item, the change by column, the largest first.
-        """
-        names = [name for name in ranking.columns if name != EVENT_TIME]
-        base = _log_odds(self.score(ranking, row, items))
-        changes = {}
-        for name in names:
-            if name in items.column_names:
-                at, kind = items.column_names.index(name), ranking.columns[name]
-                none = pa.array([[]] * len(items), kind) if pa.types.is_list(kind) else pa.nulls(len(items), kind)
-                without = self.score(ranking, row, items.set_column(at, name, none))
-            else:
-                kind = row[name].type
-                blank = pa.scalar([] if pa.types.is_list(kind) else None, kind)
-                without = self.score(ranking, {**row, name: blank}, items)
-            changes[name.removeprefix(HISTORY_PREFIX)] = base - _log_odds(without)
-        by_item = [{name: float(change[at]) for name, change in changes.items()} for at in range(len(items))]
-        return [dict(sorted(found.items(), key=lambda pair: -abs(pair[1]))) for found in by_item]
+        return self.item_sides.score(ranking, live.items, at, table_of(row), candidates)
 
     def row_of(self, ranking: Bundle, user: Any, context: Mapping[str, Any], now: int) -> dict[str, pa.Scalar]:
-        """Return the columns of a request that do not describe items, as `score` takes them."""
+        """Return the columns of a request that do not describe items, as `batch_of` takes them."""
         return self._user_row(ranking, user, context, self.window.last_of(user, now, CONTEXT), now)[0]
 
     def with_tables(self, items: pa.Table, user: Any, context: Mapping[str, Any], now: int) -> pa.Table:
@@ -279,9 +240,9 @@ class Recommender:
             elif name.startswith(HISTORY_PREFIX):
                 row[name] = self._history(name, past, now)
             elif name == self.spec.user:
-                row[name] = _scalar(name, user, kind)
+                row[name] = scalar(name, user, kind)
             elif name in context:
-                row[name] = _scalar(f"context.{name}", context[name], kind)
+                row[name] = scalar(f"context.{name}", context[name], kind)
             else:
                 (filled if earlier.get(name) is not None else missing).append(name)
                 row[name] = pa.scalar(earlier.get(name), kind)
@@ -300,7 +261,7 @@ class Recommender:
         """What signals use of a request, as `interactions_of` derives it from the log."""
         given, types = self._given(user, context, now), self.window.types
         columns = context_columns(self.spec)
-        rows = pa.table({name: pa.array([_scalar(f"context.{name}", given.get(name), types[name])]) for name in columns})
+        rows = pa.table({name: pa.array([scalar(f"context.{name}", given.get(name), types[name])]) for name in columns})
         idle = round((self.spec.ranked or Ranking()).idle_minutes * MICROSECONDS_PER_MINUTE)
         session = running_session([event.time for event in past], now, idle)
         codes = codes_of(columns, rows) if columns else np.zeros((1, 0), np.int64)
@@ -334,7 +295,7 @@ class Recommender:
         if allowed is not None:
             is_allowed[allowed] = True
         if live.index is not None and retrieval is not None:
-            ids = live.index.search(user_vectors(retrieval, _table_of(row)), _PER_SOURCE["two_tower"], allowed).ids[0]
+            ids = live.index.search(user_vectors(retrieval, table_of(row)), _PER_SOURCE["two_tower"], allowed).ids[0]
             at = places(ids, live.ids)
             found["two_tower"] = at[at != NOT_LIVE]
         found["popularity"] = live.popular[is_allowed[live.popular]][: _PER_SOURCE["popularity"]]
@@ -369,31 +330,3 @@ class Recommender:
         at = places(hash_values("item", given), live.ids)
         table = live.items.take(pa.array(at, mask=at == NOT_LIVE))
         return at, table.set_column(table.column_names.index(item), item, given)
-
-
-def _table_of(row: Mapping[str, pa.Scalar]) -> pa.Table:
-    return pa.table({name: pa.repeat(value, 1) for name, value in row.items()})
-
-
-def _batch_of(ranking: Bundle, row: Mapping[str, pa.Scalar], items: pa.Table) -> Batch:
-    """Make a batch of N candidates from the columns of the request and from those of the items."""
-    count, columns = items.num_rows, {}
-    for name, kind in ranking.columns.items():
-        if name in items.column_names:
-            held = items[name].combine_chunks()
-            columns[name] = held if name.startswith(HISTORY_PREFIX) else held.cast(kind)  # histories are lists of ids
-        else:
-            columns[name] = pa.repeat(row[name], count)
-    return ranking.batch(pa.RecordBatch.from_pydict(columns))
-
-
-def _scalar(what: str, value: Any, kind: pa.DataType) -> pa.Scalar:
-    try:
-        return pa.scalar(value, kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError, OverflowError) as error:
-        raise WrongColumn(f"{what}: expected {kind}, found {value!r}") from error
-
-
-def _log_odds(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
-    p = np.clip(probabilities.astype(np.float64), 1e-9, 1 - 1e-9)
-    return np.log(p / (1 - p))

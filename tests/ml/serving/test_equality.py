@@ -25,6 +25,7 @@ from ml.logs.ingest import ingest_day
 from ml.logs.read import raw_table
 from ml.online.examples import read_side_tables
 from ml.schema import EVENT_TIME, FeatureSchema
+from ml.serving.batches import batch_of
 from ml.serving.catalogue import LiveCatalogue
 from ml.serving.events import EventWindow
 from ml.serving.feature_tables import ServedTables
@@ -187,7 +188,7 @@ def test_served_features_equal_those_of_the_day(layout: str, tmp_path: Path, lak
         for name, value in logged.items():
             items = items.set_column(items.column_names.index(name), name, pa.array([value], items[name].type))
         items = recommender.with_tables(items, row[spec.user], asked, now)
-        recommender.score(recorder, user_row, items)  # type: ignore[arg-type]
+        recorder.score(batch_of(recorder, user_row, items))  # type: ignore[arg-type]
         assert recorder.seen is not None
         wanted = batch_from_arrow(positives.slice(at, 1), FeatureSchema.of(spec))
         batches_equal(recorder.seen, wanted)

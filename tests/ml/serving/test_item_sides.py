@@ -17,6 +17,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
 from ml.recipes.recipe import recipe_of
 from ml.schema import FeatureSchema
+from ml.serving.batches import batch_of
 from ml.serving.item_sides import UNDERWAY, ItemSides, feature_sides
 from ml.serving.start import Engine
 from ml.sync.serving_copy import serving_copy
@@ -176,6 +177,6 @@ def test_the_service_ranks_by_item_sides(engine: Engine) -> None:
     found = {one.item: one.score for one in recommender.rank(ranking, 3, {"place": "here"}, ids, now).items}
     assert counts == {"item_sides": 2}
     row = recommender.row_of(ranking, 3, {"place": "here"}, now)
-    wanted = recommender.score(ranking, row, live.items.slice(0, 9))
+    wanted = ranking.score(batch_of(ranking, row, live.items.slice(0, 9)))
     assert [found[item] for item in ids] == pytest.approx(wanted.tolist(), rel=1e-5)
     assert len(set(found.values())) > 3

@@ -11,6 +11,8 @@ from upath import UPath
 from ml.lake import Lake
 from ml.retrieval.postings import UnknownColumn
 from ml.schema import EVENT_TIME
+from ml.serving.batches import batch_of
+from ml.serving.explanations import column_contributions
 from ml.serving.faults import WrongColumn
 from ml.serving.recommender import Recommendation, Recommender
 from ml.serving.start import Engine, start
@@ -119,10 +121,10 @@ def test_reasons_are_changes_of_the_log_odds(engine: Engine) -> None:
     held, bundle = recommender(engine), engine.bundles()[0]
     row = held.row_of(bundle, 3, {"place": "here"}, engine.clock.now())
     items = held.source.live.items.slice(0, 4)
-    reasons = held.explain(bundle, row, items)
+    reasons = column_contributions(bundle, row, items)
     assert len(reasons) == 4 and set(reasons[0]) == {"clicks_1h", "user", "item", "place", "history"}
-    without = held.score(bundle, {**row, "place": pa.scalar(None, pa.string())}, items)
-    base = held.score(bundle, row, items)
+    without = bundle.score(batch_of(bundle, {**row, "place": pa.scalar(None, pa.string())}, items))
+    base = bundle.score(batch_of(bundle, row, items))
     assert (base[0] > without[0]) == (reasons[0]["place"] > 0)
 
 
