@@ -36,6 +36,7 @@ from ml.serving.catalogue import LiveCatalogue, ServedItems
 from ml.serving.events import EventWindow, UserEvent
 from ml.serving.faults import WrongColumn
 from ml.serving.item_sides import ItemSides
+from ml.serving.served_log import current_request
 from ml.serving.side_rows import SideRows
 
 _PER_SOURCE = {"two_tower": 300, "popularity": 100, "co_visitation": 200}
@@ -196,7 +197,10 @@ class Recommender:
         def candidates() -> Batch:
             return batch_of(ranking, row, self.with_tables(live.items.take(pa.array(at)), user, context, now))
 
-        return self.item_sides.score(ranking, live.items, at, table_of(row), candidates)
+        scores = self.item_sides.score(ranking, live.items, at, table_of(row), candidates)
+        if (noted := current_request()) is not None and noted.items is None:  # no feature needed the columns of candidates
+            self.with_tables(live.items.take(pa.array(at)), user, context, now)
+        return scores
 
     def row_of(self, ranking: Bundle, user: Any, context: Mapping[str, Any], now: int) -> dict[str, pa.Scalar]:
         """Return the columns of a request that do not describe items, as `batch_of` takes them."""

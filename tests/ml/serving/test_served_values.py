@@ -117,6 +117,33 @@ def test_without_new_events_every_value_is_that_of_the_lake(
     assert compare_served(spec, DAY, lake, UPath(tmp_path / "stream")) is None
 
 
+def test_values_of_users_alone_are_logged_when_no_feature_needs_the_columns_of_candidates(tmp_path: Path) -> None:
+    users = [table for table in TABLES if table["entity"] == ["user"]]
+    clicks = {
+        "name": "clicks_1h",
+        "column": "clicks_1h",
+        "bucketise": [1, 2, 4],
+    }  # not dense: all dense features are of the request
+    sparse = ["user", "item", "place", {"name": "history", "history": 3}, clicks]
+    spec = spec_of(feature_tables=users, dense=["active"], sparse=sparse)
+    held, stream = Lake.at(tmp_path / "held"), UPath(tmp_path / "other")
+    put_raw(held, spec, raw_rows())
+    write_event_day(spec, DAY, held)
+    for model in spec.models:
+        export(held, spec, model)
+    engine = start(spec, held, stream)
+    with serving(create_serving_app(engine, None)) as url, httpx.Client(base_url=url, timeout=30) as client:
+        assert engine.served is not None and engine.recommender is not None
+        engine.recommender.item_sides.counts.clear()
+        assert client.post("/recommend", json={"user": 3, "context": {"place": "here"}}).json()["items"]
+    engine.served.flush()
+    assert engine.recommender.item_sides.counts == {"item_sides": 1}
+    put_raw(held, spec, raw_rows().slice(0, 0), NEXT)
+    write_event_day(spec, NEXT, held)
+    found = compare_served(spec, NEXT, held, stream)
+    assert found is not None and found.requests == 1 and [one.value for one in found.differences] == ["active"]
+
+
 def test_values_that_no_known_event_explains_are_found(
     spec: DatasetSpec, lake: Lake, engine: Engine, client: httpx.Client, tmp_path: Path
 ) -> None:
