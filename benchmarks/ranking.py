@@ -11,8 +11,9 @@ below keeps what the steps above it do:
 | divided | products and first layer are divided; what candidates share is computed once |
 | item sides | what requests share was computed before, as the service does (`ml.serving.item_sides`) |
 
-The last row has 8-bit layers in addition (`export.layers: int8`). The floor of `item sides` is the larger of two times: that of
-its multiplications at the rate of a large matrix product, and that of the bytes which it gathers at the rate of a copy.
+The last row has 8-bit layers in addition (`export.layers: int8`). The floor of `item sides` is the larger of two times: the
+number of multiplications divided by the throughput of a large matrix product, and the number of gathered bytes divided by the
+bandwidth of a copy.
 """
 
 from __future__ import annotations

@@ -146,8 +146,8 @@ class SparseColumn(Strict):
     ids_of: FeatureName | None = Field(
         default=None,
         exclude_if=is_none,
-        description="Name of the sparse feature whose ids this one has, such as that of the item for a logged history. With "
-        "the table `{kind: shared, of: <name>}` in the recipe, they share embeddings.",
+        description="Name of another sparse feature. This feature gives a value the same id as that one does, so a logged "
+        "history has the ids of its items. With the table `{kind: shared, of: <name>}` in the recipe, both share embeddings.",
     )
     bucketise: tuple[Float, ...] | None = Field(
         default=None,

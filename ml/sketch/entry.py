@@ -173,7 +173,7 @@ def _roles(found: Sketch) -> list[str]:
             "label: {negatives: {per_positive: 4, window_hours: 24}}",
         ]
     else:
-        lines.append("label: {column: TODO}   # no column looks like a label: name it here")
+        lines.append("label: {column: <column>}   # no column looks like a label; give the name of one")
     for column in roles.outcomes:
         lines.append(f"# labels: {{{_flow(column)}: {{}}}}   # predicts this column too")
     return lines
