@@ -6,12 +6,12 @@ simulated day, and one by a model that is never updated.
 
 from __future__ import annotations
 
-import fcntl
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import click
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from ml.loop.settings import ARMS, ONLINE, Settings
@@ -42,12 +42,11 @@ def main(days: int | None, day_seconds: float, rate: float, drift: float, arms: 
         settings = replace(settings, days=days, change_hours=None, drift=drift)
     folders, console = Folders(Path(home()) / "loop", settings), Console(highlight=False, soft_wrap=True)
     folders.root.mkdir(parents=True, exist_ok=True)
-    with (folders.root / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise click.ClickException(f"another loop runs in {folders.root}") from error
-        run(folders, console)
+    try:
+        with FileLock(folders.root / "lock", timeout=0):
+            run(folders, console)
+    except Timeout as error:
+        raise click.ClickException(f"another loop runs in {folders.root}") from error
 
 
 def run(folders: Folders, console: Console) -> None:
