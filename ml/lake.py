@@ -20,6 +20,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 from upath import UPath
 
+from ml.disk import fsync
+
 MANIFEST = "manifest.json"
 
 
@@ -251,7 +253,7 @@ def _command(stages: Iterable[str], dataset: str, first: str, last: str) -> str:
 def _commit(staging: UPath, final: UPath, replaced: UPath) -> None:
     """Replaces the partition in the lake with a complete one."""
     if is_local(final):
-        _fsync(staging)
+        _flush(staging)
         if final.exists():
             Path(final.path).rename(replaced.path)
         Path(staging.path).rename(final.path)
@@ -280,9 +282,8 @@ def is_local(path: UPath) -> bool:
     return path.protocol in ("", "file")
 
 
-def _fsync(folder: UPath) -> None:
+def _flush(folder: UPath) -> None:
     """Flushes all files to disk, so that the rename does not become durable before them."""
     for path in Path(folder.path).rglob("*"):
         if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            fsync(path)

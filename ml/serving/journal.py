@@ -33,6 +33,7 @@ from upath import UPath
 from ml.catalog.experiment import EXPERIMENT, VARIANT, VARIANTS, Experiment
 from ml.catalog.log_spec import LogSpec
 from ml.catalog.spec import DatasetSpec
+from ml.disk import fsync
 from ml.lake import is_local
 from ml.parquet import read_parquet, write_table
 from ml.schema import ARROW_TYPES, EVENT_TIME
@@ -210,21 +211,12 @@ class Journal:
         target = self.root / folder / f"journal-{number}.parquet"
         aside = target.with_name(f".{target.name}")
         write_table(rows.sort_by(EVENT_TIME), str(aside))
-        _to_disk(aside)  # the journal is removed only after its rows are on disk
+        fsync(aside)  # the journal is removed only after its rows are on disk
         aside.rename(target)
-        _to_disk(target.parent)
+        fsync(target.parent)
 
 
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _logs(spec: DatasetSpec) -> dict[str, LogSpec]:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from ml.disk import fsync
+
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
@@ -164,7 +166,7 @@ def _replace(path: Path, write: Callable[[Path], None]) -> None:
     _delete(aside)
     try:
         write(aside)
-        _sync(aside)
+        fsync(aside)
         for suffix in ("-journal", "-wal", "-shm"):  # of a file that is gone; SQLite would apply them to the new one
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         aside.replace(path)
@@ -178,14 +180,6 @@ def _replace(path: Path, write: Callable[[Path], None]) -> None:
 def _delete(path: Path) -> None:
     for suffix in ("", "-journal", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 @contextmanager
