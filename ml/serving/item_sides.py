@@ -41,10 +41,13 @@ class _ItemSide:
         predictor: Holds the model.
         sides: What each feature depends on.
         items: The items.
+
+    Attributes:
+        items: The same table.
     """
 
     def __init__(self, predictor: TorchPredictor, sides: FeatureSides, items: pa.Table) -> None:
-        self._predictor, self._items, self._changes = predictor, items, predictor.changes
+        self._predictor, self.items, self._changes = predictor, items, predictor.changes
         self.split = SplitDLRM(cast(DLRM, predictor.model), predictor.schema.dense, sides)
         self._states = self.split.empty_states(len(items))
         self._known = np.zeros(len(items), np.bool_)
@@ -52,7 +55,7 @@ class _ItemSide:
 
     def is_of(self, predictor: TorchPredictor, items: pa.Table) -> bool:
         """Return whether the states are those of the model as it is now, with no delta underway, and of a table of items."""
-        same = predictor is self._predictor and predictor.changes == self._changes and items is self._items
+        same = predictor is self._predictor and predictor.changes == self._changes and items is self.items
         return same and self._changes % 2 == 0
 
     def states(self, rows: NDArray[np.int64], batch: Callable[[pa.Table], Batch]) -> ItemStates:
@@ -60,7 +63,7 @@ class _ItemSide:
         if not self._known[rows].all():
             with self._lock:
                 missing = np.unique(rows[~self._known[rows]])
-                found = self.split.items(batch(self._items.take(pa.array(missing))))
+                found = self.split.items(batch(self.items.take(pa.array(missing))))
                 for held, own in zip(self._states, found, strict=True):
                     held[torch.from_numpy(missing)] = own
                 self._known[missing] = True
@@ -81,7 +84,7 @@ class ItemSides:
 
     def __init__(self, spec: DatasetSpec, pair_columns: set[str]) -> None:
         self._sides = feature_sides(spec, pair_columns)
-        self._side: _ItemSide | None = None
+        self._held: dict[int, _ItemSide] = {}  # one for each model of an experiment, by its identity
         self.counts: Counter[ScoredBy] = Counter()
         self.reason: str | None = None
 
@@ -112,9 +115,10 @@ class ItemSides:
             return self._by_bundle(ranking, candidates, f"the model is a {kind}, and only DLRM is divided by sides")
         if predictor.changes % 2:
             return self._by_bundle(ranking, candidates, UNDERWAY)
-        side = self._side
+        side = self._held.get(id(predictor))
         if side is None or not side.is_of(predictor, items):
-            side = self._side = _ItemSide(predictor, self._sides, items)
+            side = _ItemSide(predictor, self._sides, items)
+            self._held = {key: one for key, one in self._held.items() if one.items is items} | {id(predictor): side}
         states = side.states(rows, lambda some: ranking.batch(padded(ranking, some)))
         state: RequestState = side.split.request(ranking.batch(padded(ranking, request)))
         pairs = candidates() if side.split.has_pairs else None

@@ -15,6 +15,7 @@ from ml.artifacts.bundle import Bundle
 from ml.artifacts.delta import ModelDelta, model_delta
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
+from ml.models.split_dlrm import SplitDLRM
 from ml.recipes.recipe import recipe_of
 from ml.schema import FeatureSchema
 from ml.serving.batches import batch_of
@@ -152,6 +153,18 @@ def test_no_score_combines_two_versions() -> None:
         thread.join()
 
 
+def test_models_of_an_experiment_keep_their_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other, rows = Served(), Served(), np.arange(9)
+    other.train(3)
+    other.sides, other.items = one.sides, one.items
+    computed, real = [], SplitDLRM.items
+    monkeypatch.setattr(SplitDLRM, "items", lambda split, batch: computed.append(len(batch)) or real(split, batch))
+    for _ in range(3):
+        one.check(rows)
+        other.check(rows)
+    assert computed == [9, 9]
+
+
 def test_the_bundle_scores_by_models_that_are_not_divided() -> None:
     served = Served("wide_deep")
     served.check(np.arange(ITEMS))
@@ -168,10 +181,10 @@ def test_features_are_divided_by_the_columns_that_they_read() -> None:
 def test_the_service_ranks_by_item_sides(engine: Engine) -> None:
     recommender = engine.recommender
     assert recommender is not None
-    live, (ranking, retrieval), now = recommender.source.live, engine.bundles(), engine.clock.now()
+    live, ranking, now = recommender.source.live, engine.ranking.bundle, engine.clock.now()
     counts = recommender.item_sides.counts
     counts.clear()
-    recommender.recommend(ranking, retrieval, recommender.window.users(1)[0], {}, 5, now)
+    recommender.recommend(ranking, recommender.window.users(1)[0], {}, 5, now)
     assert counts == {"item_sides": 1}
     ids = live.items["item"].to_pylist()[:9]
     found = {one.item: one.score for one in recommender.rank(ranking, 3, {"place": "here"}, ids, now).items}
