@@ -218,10 +218,10 @@ def _recommend(engine: Engine, asked: RecommendRequest, metrics: Metrics) -> Ans
     began, now = time.perf_counter(), engine.clock.now()
     recommender = engine.recommender
     assert recommender is not None
-    variant, (_, retrieval) = engine.variant_of(asked.user), engine.bundles()
+    variant = engine.variant_of(asked.user)
     ranking, ranker = variant.model.bundle, variant.ranker.current if variant.ranker else None
     found = recommender.recommend(
-        *(ranking, retrieval, asked.user, asked.context, asked.k, now, asked.filters, asked.exclude_seen),
+        *(ranking, asked.user, asked.context, asked.k, now, asked.filters, asked.exclude_seen),
         ranker=ranker.ranker if ranker else None,
         explain=asked.explain,
     )

@@ -43,6 +43,7 @@ class ServedItems:
         items: L rows with the columns that describe items, in the same order.
         postings: The same columns, for filters.
         index: Vectors of the items; None without a two-tower model.
+        tower: The model of these vectors, with which users have to be looked up; None without one.
         popular: int64, places of items by descending popularity; items without a click are left out.
         clicks: int64 [L], clicks of the popularity window.
     """
@@ -52,6 +53,7 @@ class ServedItems:
     items: pa.Table
     postings: Postings
     index: ItemIndex | None
+    tower: Bundle | None
     popular: NDArray[np.int64]
     clicks: NDArray[np.int64]
 
@@ -85,7 +87,7 @@ class LiveCatalogue:
         self._observed = np.iinfo(np.int64).min
         self._lock = threading.Lock()  # co-visitation changes in place
         nothing = self._empty()
-        self.live = self._snapshot(0, np.zeros(0, np.int64), nothing, self._postings(nothing), None)
+        self.live = self._snapshot(0, np.zeros(0, np.int64), nothing, self._postings(nothing), None, None)
 
     def refresh(self, now: int, retrieval: Bundle | None) -> ServedItems:
         """Learn from new events, and make the items of a point in time.
@@ -119,7 +121,7 @@ class LiveCatalogue:
             self._together.refresh(now, ids)
             if self._signals:
                 self._signals.refresh(now, ids)
-            self.live = self._snapshot(now, ids, items, postings, index)
+            self.live = self._snapshot(now, ids, items, postings, index, retrieval)
         return self.live
 
     def together(self, live: ServedItems, context: Sequence[int]) -> NDArray[np.float32] | None:
@@ -171,11 +173,17 @@ class LiveCatalogue:
         return np.setdiff1d(held, gone[gone != NOT_LIVE], assume_unique=False)
 
     def _snapshot(
-        self, now: int, ids: NDArray[np.int64], items: pa.Table, postings: Postings, index: ItemIndex | None
+        self,
+        now: int,
+        ids: NDArray[np.int64],
+        items: pa.Table,
+        postings: Postings,
+        index: ItemIndex | None,
+        tower: Bundle | None,
     ) -> ServedItems:
         counts = self._popularity.counts if len(ids) else np.zeros(0, np.int64)
         popular = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
-        return ServedItems(now, ids, items, postings, index, popular, counts)
+        return ServedItems(now, ids, items, postings, index, tower, popular, counts)
 
     def _postings(self, items: pa.Table) -> Postings:
         return Postings(items.drop_columns(self._counts))

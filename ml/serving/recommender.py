@@ -114,7 +114,6 @@ class Recommender:
     def recommend(
         self,
         ranking: Bundle,
-        retrieval: Bundle | None,
         user: Any,
         context: Mapping[str, Any],
         k: int,
@@ -128,7 +127,6 @@ class Recommender:
 
         Args:
             ranking: The model that ranks.
-            retrieval: A two-tower model, or None.
             user: The user as logged; None for an unknown one.
             context: Columns of the log that describe the request. The user's last events supply the columns that are left out.
             k: Number of items.
@@ -150,11 +148,11 @@ class Recommender:
             requests = self._requests(user, context, past, now)
             listed = self.source.candidates(live, requests, allowed, exclude_seen)
             if listed is None:  # the items have just been replaced
-                return self.recommend(ranking, retrieval, user, context, k, now, filters, exclude_seen, ranker, explain)
+                return self.recommend(ranking, user, context, k, now, filters, exclude_seen, ranker, explain)
             result = self._by_signals(live, ranker, listed, k, explain)
             result.filled, result.missing, result.context = filled, missing, past
             return result
-        found = self._candidates(live, retrieval, row, seen, allowed, exclude_seen)
+        found = self._candidates(live, row, seen, allowed, exclude_seen)
         union = np.unique(np.concatenate([*found.values(), np.zeros(0, np.int64)]).astype(np.int64))
         counts = {name: len(at) for name, at in found.items()}
         result = Recommendation([], counts, filled, missing, past)
@@ -287,7 +285,6 @@ class Recommender:
     def _candidates(
         self,
         live: ServedItems,
-        retrieval: Bundle | None,
         row: Mapping[str, pa.Scalar],
         seen: Sequence[int],
         allowed: NDArray[np.int64] | None,
@@ -298,8 +295,8 @@ class Recommender:
         is_allowed = np.ones(len(live), np.bool_) if allowed is None else np.zeros(len(live), np.bool_)
         if allowed is not None:
             is_allowed[allowed] = True
-        if live.index is not None and retrieval is not None:
-            ids = live.index.search(user_vectors(retrieval, table_of(row)), _PER_SOURCE["two_tower"], allowed).ids[0]
+        if live.index is not None and live.tower is not None:
+            ids = live.index.search(user_vectors(live.tower, table_of(row)), _PER_SOURCE["two_tower"], allowed).ids[0]
             at = places(ids, live.ids)
             found["two_tower"] = at[at != NOT_LIVE]
         found["popularity"] = live.popular[is_allowed[live.popular]][: _PER_SOURCE["popularity"]]

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from ml.artifacts.bundle import Bundle
 from ml.catalog.spec import DatasetSpec
 from ml.days import MICROSECONDS_PER_HOUR, day_bounds
 from ml.features.event_days import event_parts, read_events
@@ -79,10 +78,6 @@ class Engine:
         """The models that rank and the two-tower model, each once."""
         held = [self.ranking, self.retrieval, *(variant.model for variant in self.variants.values())]
         return list({id(model): model for model in held if model is not None}.values())
-
-    def bundles(self) -> tuple[Bundle, Bundle | None]:
-        """Return the bundles to use for one request: of the ranking model, and of the two-tower model."""
-        return self.ranking.bundle, self.retrieval.bundle if self.retrieval else None
 
     @property
     def default(self) -> Variant:
@@ -229,15 +224,15 @@ def _tables(spec: DatasetSpec, lake: Lake, last: str, served: ServedLog | None) 
 
 def _warm_up(engine: Engine) -> None:
     """Answer a request, so that kernels are compiled before a client waits for them."""
-    now, (ranking, retrieval) = engine.clock.now(), engine.bundles()
+    now, ranking = engine.clock.now(), engine.ranking.bundle
     rank_rows(engine.spec, ranking, None, {}, [{}], now)
     if (recommender := engine.recommender) is not None:
         for user in recommender.window.users(1):
-            recommender.recommend(ranking, retrieval, user, {}, 1, now)
+            recommender.recommend(ranking, user, {}, 1, now)
             if engine.ranker is not None:
-                recommender.recommend(ranking, retrieval, user, {}, 1, now, ranker=engine.ranker.ranker)
+                recommender.recommend(ranking, user, {}, 1, now, ranker=engine.ranker.ranker)
             for variant in engine.variants.values():
-                recommender.recommend(variant.model.bundle, retrieval, user, {}, 1, now)
+                recommender.recommend(variant.model.bundle, user, {}, 1, now)
 
 
 def _trained(spec: DatasetSpec, ranker: ServedRanker | None) -> ServedRanker:

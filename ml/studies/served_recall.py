@@ -111,7 +111,7 @@ def served_recall(
             row = rows.select(columns).slice(at, 1).to_pylist()[0]
             user, item = row.pop(spec.user or ""), row.pop(item_column(spec))
             began = time.perf_counter()
-            found = recommender.recommend(ranking, retrieval, user, row, ALL, int(times[at]), ranker=ranker)
+            found = recommender.recommend(ranking, user, row, ALL, int(times[at]), ranker=ranker)
             seconds.append(time.perf_counter() - began)
             ranks.append(next((n for n, of in enumerate(found.items) if of.item == item), ALL))
             not_live += item not in held

@@ -55,7 +55,7 @@ def client(engine: Engine) -> Iterator[httpx.Client]:
 
 
 def test_values_of_users_items_and_pairs_change_with_events(engine: Engine) -> None:
-    held, (ranking, _), now = engine.recommender, engine.bundles(), engine.clock.now()
+    held, ranking, now = engine.recommender, engine.ranking.bundle, engine.clock.now()
     assert held is not None
     rows = raw_rows()
     context = {"visit": int(rows["visit"][-1].as_py()), "place": "here"}

@@ -43,7 +43,7 @@ def engine(lake: Lake, tmp_path: Path) -> Engine:
 def ask(engine: Engine, user: int, context: dict[str, object] | None = None, **options: object) -> Recommendation:
     assert engine.recommender and engine.ranker
     ranker, now = engine.ranker.ranker, engine.clock.now()
-    return engine.recommender.recommend(*engine.bundles(), user, context or {}, 50, now, ranker=ranker, **options)  # type: ignore[arg-type]
+    return engine.recommender.recommend(engine.ranking.bundle, user, context or {}, 50, now, ranker=ranker, **options)  # type: ignore[arg-type]
 
 
 def test_a_day_has_a_ranker_with_the_same_bytes_again(lake: Lake) -> None:
@@ -125,7 +125,7 @@ def test_a_damaged_ranker_is_refused_and_the_one_before_is_served(lake: Lake) ->
 
 
 def test_recall_is_measured_through_the_service(lake: Lake, engine: Engine) -> None:
-    ranking, retrieval = engine.bundles()
+    ranking, retrieval = engine.ranking.bundle, engine.retrieval.bundle if engine.retrieval else None
     ranker = load_ranker(lake, SPEC, DAY)
     found = served_recall(SPEC, DAY, lake, ranking, None, ranker, requests=10_000)
     assert found.requests == len(raw_rows()) and 0 < found.recall[10] <= found.recall[20] <= found.recall[100] < 1

@@ -25,7 +25,7 @@ def recommender(engine: Engine) -> Recommender:
 
 
 def ask(engine: Engine, user: object = 3, k: int = 5, **options: object) -> Recommendation:
-    return recommender(engine).recommend(*engine.bundles(), user, {}, k, engine.clock.now(), **options)  # type: ignore[arg-type]
+    return recommender(engine).recommend(engine.ranking.bundle, user, {}, k, engine.clock.now(), **options)  # type: ignore[arg-type]
 
 
 def some_user(engine: Engine) -> int:
@@ -45,7 +45,7 @@ def test_items_are_ranked_by_the_model_and_found_by_several_sources(engine: Engi
 
 def test_scores_are_those_of_the_bundle_on_the_raw_columns(engine: Engine) -> None:
     user = some_user(engine)
-    found, bundle = ask(engine, user, k=3), engine.bundles()[0]
+    found, bundle = ask(engine, user, k=3), engine.ranking.bundle
     held = recommender(engine).window
     history = [event.item for event in held.last_of(user, engine.clock.now(), 3)]
     for ranked in found.items:
@@ -109,16 +109,16 @@ def test_an_unknown_user_gets_popular_items(engine: Engine) -> None:
 )
 def test_a_wrong_context_is_refused_by_name(engine: Engine, context: dict[str, object], said: str) -> None:
     with pytest.raises(WrongColumn, match=said):
-        recommender(engine).recommend(*engine.bundles(), 1, context, 5, engine.clock.now())
+        recommender(engine).recommend(engine.ranking.bundle, 1, context, 5, engine.clock.now())
 
 
 def test_given_items_are_ranked_also_if_they_are_not_live(engine: Engine) -> None:
-    found = recommender(engine).rank(engine.bundles()[0], 3, {}, [1, 10**9, 2], engine.clock.now())
+    found = recommender(engine).rank(engine.ranking.bundle, 3, {}, [1, 10**9, 2], engine.clock.now())
     assert sorted(ranked.item for ranked in found.items) == [1, 2, 10**9]
 
 
 def test_reasons_are_changes_of_the_log_odds(engine: Engine) -> None:
-    held, bundle = recommender(engine), engine.bundles()[0]
+    held, bundle = recommender(engine), engine.ranking.bundle
     row = held.row_of(bundle, 3, {"place": "here"}, engine.clock.now())
     items = held.source.live.items.slice(0, 4)
     reasons = column_contributions(bundle, row, items)
@@ -136,4 +136,4 @@ def test_columns_of_the_item_are_those_of_its_last_row(lake: Lake, tmp_path: Pat
     assert found.items and "place" not in {*found.filled, *found.missing}
     assert all(ranked.columns["place"] == last[ranked.item] for ranked in found.items)
     with pytest.raises(WrongColumn, match="describes items"):
-        recommender(engine).recommend(*engine.bundles(), 1, {"place": "here"}, 5, engine.clock.now())
+        recommender(engine).recommend(engine.ranking.bundle, 1, {"place": "here"}, 5, engine.clock.now())
