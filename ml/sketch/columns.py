@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+from upath import UPath
 
 from ml.preflight.sample import Sample, read_sample
 from ml.preflight.values import NULLS
@@ -19,7 +21,15 @@ from ml.sketch.layout import FoundSource
 _INT = re.compile(r"-?\d{1,18}")
 _FLOAT = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 PARTS = "|,; "
-_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary, pa.types.is_date)
+_KINDS = (
+    (pa.types.is_boolean, "bool"),
+    (pa.types.is_integer, "int"),
+    (pa.types.is_timestamp, "int"),
+    (pa.types.is_floating, "float"),
+    (pa.types.is_decimal, "float"),
+    *((is_text, "string") for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary)),
+    (pa.types.is_date, "string"),
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,7 @@ class Column:
 
     Attributes:
         name: Its name.
-        kind: `int`, `float`, `string` or `bool`.
+        kind: `int`, `float`, `string`, `bool`, or a list of these, such as `list<string>`.
         rows: Number N of rows of the sample.
         values: The values that are there, as they are read.
         nested: Whether values are objects, which the catalog cannot read.
@@ -130,22 +140,18 @@ def sample_columns(found: FoundSource, folder: Path) -> SampledLog:
 
 
 def _parquet_kinds(found: FoundSource, folder: Path) -> dict[str, str]:
-    import pyarrow.parquet as pq
-    from upath import UPath
-
+    """Name -> type of each column that the catalog can declare."""
     with UPath(found.files(folder)[0].url).open("rb") as raw:
         schema = pq.read_schema(raw)
-    kinds: dict[str, str] = {}
-    for name, held in zip(schema.names, schema.types, strict=True):
-        if pa.types.is_boolean(held):
-            kinds[name] = "bool"
-        elif pa.types.is_integer(held) or pa.types.is_timestamp(held):
-            kinds[name] = "int"
-        elif pa.types.is_floating(held) or pa.types.is_decimal(held):
-            kinds[name] = "float"
-        elif any(is_text(held) for is_text in _TEXTS):
-            kinds[name] = "string"
-    return kinds
+    kinds = {name: _kind_of_type(held) for name, held in zip(schema.names, schema.types, strict=True)}
+    return {name: kind for name, kind in kinds.items() if kind}
+
+
+def _kind_of_type(held: pa.DataType) -> str | None:
+    if pa.types.is_list(held) or pa.types.is_large_list(held):
+        element = _kind_of_type(held.value_type)
+        return f"list<{element}>" if element and not element.startswith("list") else None
+    return next((kind for is_type, kind in _KINDS if is_type(held)), None)
 
 
 def _of_objects(found: FoundSource, sample: Sample) -> SampledLog:
@@ -157,6 +163,11 @@ def _of_objects(found: FoundSource, sample: Sample) -> SampledLog:
 def _of_values(name: str, values: Sequence[Any]) -> Column:
     """A column of values that have types, as in JSON and Parquet."""
     there = [value for value in values if value is not None]
+    if there and all(isinstance(value, list) for value in there):
+        elements = [element for value in there for element in value if element is not None]
+        if not any(isinstance(element, dict | list) for element in elements):
+            kind = f"list<{_of_values(name, elements).kind}>"
+            return Column(name, kind, len(values), tuple(tuple(value) for value in there))
     if any(isinstance(value, dict | list) for value in there):
         return Column(name, "string", len(values), tuple(json.dumps(value) for value in there), nested=True)
     kinds = {type(value) for value in there}

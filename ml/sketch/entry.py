@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ml.catalog.reading import Time
 from ml.sketch.columns import Column, SampledLog, sample_columns
 from ml.sketch.features import Features, find_features
 from ml.sketch.files import FileGroup, find_groups
+from ml.sketch.labelled_items import exploded, find_labelled_items
 from ml.sketch.layout import FoundSource, NotALog, find_layout
 from ml.sketch.roles import Roles, find_roles
 from ml.sketch.times import find_days, find_time
@@ -72,14 +73,17 @@ def sketch(folder: Path, name: str, timezone: str = "UTC") -> Sketch:
             refused.append(str(error))
     else:
         raise NotALog("\n".join(refused))
-    time = find_time(log)
+    time, labelled = find_time(log), None
     columns = Time.model_validate({**time, "timezone": timezone}).columns if time else ()
     days, whole = (date(2026, 1, 1), date(2026, 1, 1) + timedelta(days=POSITION_DAYS - 1)), True
     if time:
         first, last, whole = find_days(found, log.types, Time.model_validate({**time, "timezone": timezone}), folder)
         days = (first, last)
+        labelled = find_labelled_items(log)
+        if labelled:
+            log, found = exploded(log, labelled), replace(found, keys=found.keys | labelled.keys)
     roles = find_roles(log, columns, found.invented)
-    features = find_features(log, roles, columns)
+    features = find_features(log, roles, columns, labelled.histories if labelled else ())
     others = tuple(one for one in groups if one is not group)
     return Sketch(name, found, log, time, days, whole, roles, features, others)
 

@@ -31,13 +31,14 @@ class Features:
     left_out: dict[str, str]
 
 
-def find_features(log: SampledLog, roles: Roles, time: Collection[str]) -> Features:
+def find_features(log: SampledLog, roles: Roles, time: Collection[str], histories: Collection[str] = ()) -> Features:
     """Choose the features of a log.
 
     Args:
         log: The sample.
         roles: What columns are.
         time: The columns of the event time, from which the hour is a feature.
+        histories: Columns that list items which the user took before.
     """
     dense, sparse, left_out = list[dict[str, Any] | str](), list[dict[str, Any] | str](), dict[str, str]()
     label = roles.label["column"] if roles.label else None
@@ -48,6 +49,10 @@ def find_features(log: SampledLog, roles: Roles, time: Collection[str]) -> Featu
             left_out[column.name] = why
         elif column.numeric and column.name not in (roles.user, roles.item) and not _is_code(column):
             dense.append(_dense(column))
+        elif column.name in histories:
+            sparse.append({"name": column.name, "ids_of": roles.item, "max_values": 50, "keep": "last"})
+        elif column.kind.startswith("list<"):
+            sparse.append({"name": column.name, "max_values": 16})
         elif mark := column.separator():
             sparse.append({"name": column.name, "split": mark, "max_values": 16})
         else:
@@ -59,7 +64,7 @@ def find_features(log: SampledLog, roles: Roles, time: Collection[str]) -> Featu
 
 def _why_not(column: Column, roles: Roles) -> str | None:
     if column.nested:
-        return "holds lists or objects"
+        return "holds objects"
     if not column.values:
         return "is always missing in the sample"
     if column.distinct == 1 and not column.missing:

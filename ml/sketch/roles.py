@@ -53,12 +53,11 @@ def find_roles(log: SampledLog, time: Collection[str], invented: bool) -> Roles:
     used = {label["column"]} if label else set()
     left = [column for column in left if column.name not in used]
     if invented:
-        many = [
-            column.name
-            for column in left
-            if column.distinct >= min(FEW, column.rows // 20) and column.kind in ("int", "string")
-        ]
-        user, item = many[:2] if time and len(many) >= 2 and len(log.columns) < 12 else (None, None)
+        ids = [column for column in left if column.kind in ("int", "string") and not column.unique]
+        many = [column.name for column in ids if column.distinct >= min(FEW, column.rows // 20)]
+        named = _named(left, WORDS["item"])  # the items of lines have a name
+        others = [name for name in many if name != named] if time and len(log.columns) < 12 else []
+        user, item = next(iter(others), None), named or next(iter(others[1:]), None)
     else:
         user, item = _named(left, WORDS["user"]), _named(left, WORDS["item"])
         sessions = [c.name for c in left if {"session", "id"} <= _words(c.name) or c.name.lower() in ("session", "sessionid")]
@@ -99,7 +98,7 @@ def _is_binary(column: Column) -> bool:
 
 def _named(columns: Sequence[Column], names: Sequence[str]) -> str | None:
     """The first column that names one of the things; ids are preferred to names."""
-    held = [c for c in columns if _thing(c.name) in names and c.distinct > 2 and c.kind != "float"]
+    held = [c for c in columns if _thing(c.name) in names and c.distinct > 2 and c.kind in ("int", "string")]
     return min(held, key=lambda c: (names.index(_thing(c.name)), "id" not in _split(c.name))).name if held else None
 
 

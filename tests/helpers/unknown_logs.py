@@ -93,7 +93,16 @@ def daily_events(folder: Path, draw: random.Random) -> dict[str, Any]:
             at = START + timedelta(days=day, seconds=280 * n)
             action = draw.choice(("view", "view", "view", "addtocart", "transaction"))
             line = {"eventTime": int(at.timestamp() * 1000), "visitorId": f"v{draw.randrange(90)}", "event": action}
-            lines.append(json.dumps(line | {"productId": draw.randrange(50), "price": draw.choice((None, 3.5, 19.9, 250.0))}))
+            lines.append(
+                json.dumps(
+                    line
+                    | {
+                        "productId": draw.randrange(50),
+                        "price": draw.choice((None, 3.5, 19.9, 250.0)),
+                        "tags": draw.sample("abcdef", 2),
+                    }
+                )
+            )
         with gzip.open(folder / f"events-{(START + timedelta(days=day)).date()}.jsonl.gz", "wt") as file:
             file.write("\n".join(lines) + "\n")
     label = {"column": "event", "is": ["addtocart", "transaction"]}
@@ -104,6 +113,7 @@ def daily_events(folder: Path, draw: random.Random) -> dict[str, Any]:
         "item": "productId",
         "label": label,
         "files": "events-%Y-%m-%d.jsonl.gz",
+        "types": {"tags": "list<string>"},
     }
 
 
@@ -155,7 +165,25 @@ def clocks(folder: Path, draw: random.Random) -> dict[str, Any]:
     }
 
 
+def labelled_lines(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """Lines of a news page without names: a request, a user, a time, what the user read, and the shown items with labels."""
+    lines = []
+    for n, at in enumerate(_times(draw, 200)):
+        read = " ".join(f"n{draw.randrange(60)}" for _ in range(draw.randrange(0, 5)))
+        shown = " ".join(f"n{draw.randrange(60)}-{int(draw.random() < 0.2)}" for _ in range(draw.randrange(1, 6)))
+        lines.append(f"imp-{n}\tu{draw.randrange(50)}\t{at:%m/%d/%Y %I:%M:%S %p}\t{read}\t{shown}")
+    (folder / "behaviors.tsv").write_text("\n".join(lines) + "\n")
+    return {
+        "time.column": "c3",
+        "time.format": "%m/%d/%Y %I:%M:%S %p",
+        "user": "c2",
+        "item": "item",
+        "label": {"column": "clicked"},
+        "out": ["c1"],
+    }
+
+
 LOGS: dict[str, Callable[[Path, random.Random], dict[str, Any]]] = {
-    make.__name__: make for make in (policy_log, sparse_years, daily_events, partitioned, clocks)
+    make.__name__: make for make in (policy_log, sparse_years, daily_events, partitioned, clocks, labelled_lines)
 }
 """Name -> function that writes a log into an empty folder and returns what a sketch must find."""

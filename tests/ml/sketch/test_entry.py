@@ -43,6 +43,7 @@ def test_roles_and_times_are_found(unknown: tuple[Path, dict[str, Any]], tmp_pat
         assert entry["time"].get(key) == wanted.get(f"time.{key}"), key
     assert entry.get("user") == wanted.get("user") and entry.get("item") == wanted["item"]
     assert entry["source"].get("separator") == wanted.get("separator")
+    assert entry["source"]["columns"].items() >= wanted.get("types", {}).items()
     assert entry["source"]["files"] == wanted.get("files", entry["source"]["files"])
     assert entry["label"] == wanted["label"] if wanted["label"] else "negatives" in entry["label"]
     learned = {column for feature in (*spec.dense, *spec.sparse) for column in getattr(feature, "inputs", (feature.name,))}
@@ -97,6 +98,19 @@ def test_a_log_of_positives_in_an_archive(real_logs: Path, tmp_path: Path) -> No
     entry, spec = sketched(real_logs / "globo", tmp_path)
     assert (spec.user, spec.item, entry["session"]) == ("user_id", "click_article_id", {"column": "session_id"})
     assert spec.label.negatives and (spec.days()[0], spec.days()[-1]) == ("2017-10-01", "2017-10-17")
+
+
+def test_lines_of_labelled_items_become_rows(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    LOGS["labelled_lines"](folder, random.Random(7))
+    entry, spec = sketched(folder, tmp_path)
+    lines = [line.split("\t") for line in (folder / "behaviors.tsv").read_text().splitlines()]
+    assert entry["source"]["explode"] == {"c5": ["item", "clicked"]} and entry["source"]["part_separator"] == "-"
+    assert {"name": "c4", "ids_of": "item", "max_values": 50, "keep": "last"} in entry["sparse"]
+    lake = Lake.at(tmp_path / "lake")
+    rows = sum(ingest_day(spec.log, day, str(folder), lake, LocalRunner()).rows for day in spec.days())
+    assert rows == sum(len(line[4].split()) for line in lines)
 
 
 def test_characters_that_yaml_cannot_hold_are_escaped(tmp_path: Path) -> None:
