@@ -12,40 +12,21 @@ import pytest
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
-from ml.features.event_days import write_event_day
 from ml.http.server import serving
-from ml.lake import Lake
 from ml.serving.app import create_serving_app
 from ml.serving.start import Engine, start
-from tests.helpers.kiosk_lake import DAY, export, put_raw, raw_rows, spec_of
-
-TABLES = [
-    {"name": "items", "entity": ["item"], "values": [
-        {"name": "seen", "count": {"hours": 24}},
-        {"name": "near", "covisitation": {"session": "visit", "hours": 24, "strength": 1}},
-    ]},
-    {"name": "users", "entity": ["user"], "values": [
-        {"name": "active", "count": {"hours": 24}},
-        {"name": "last", "last": {"column": "item", "most": 3, "hours": 24}},
-    ]},
-    {"name": "here", "entity": ["item", "place"], "values": [{"name": "seen_here", "count": {"hours": 24}}]},
-]  # fmt: skip
+from tests.helpers.kiosk_lake import raw_rows
+from tests.helpers.kiosk_tables import table_lake, table_spec
 
 
 @pytest.fixture
 def spec() -> DatasetSpec:
-    sparse = ["user", "item", "place", {"name": "history", "history": 3}, {"name": "last", "history": "last"}]
-    return spec_of(feature_tables=TABLES, dense=["clicks_1h", "seen", "near", "active", "seen_here"], sparse=sparse)
+    return table_spec()
 
 
 @pytest.fixture
 def engine(spec: DatasetSpec, tmp_path: Path) -> Engine:
-    lake = Lake.at(tmp_path / "lake")
-    put_raw(lake, spec, raw_rows())
-    write_event_day(spec, DAY, lake)
-    for model in spec.models:
-        export(lake, spec, model)
-    return start(spec, lake, UPath(tmp_path / "stream"))
+    return start(spec, table_lake(tmp_path / "lake", spec), UPath(tmp_path / "stream"))
 
 
 @pytest.fixture

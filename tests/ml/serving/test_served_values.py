@@ -20,26 +20,20 @@ from ml.lake import Lake, MissingPartition
 from ml.serving.app import create_serving_app
 from ml.serving.served_values import compare_served
 from ml.serving.start import Engine, start
-from tests.helpers.kiosk_lake import DAY, END, HOUR, export, put_raw, raw_rows, spec_of
-from tests.ml.serving.test_feature_tables import TABLES
+from tests.helpers.kiosk_lake import DAY, END, HOUR, put_raw, raw_rows, spec_of
+from tests.helpers.kiosk_tables import TABLES, table_lake, table_spec
 
 NEXT = "2026-01-02"
 
 
 @pytest.fixture
 def spec() -> DatasetSpec:
-    sparse = ["user", "item", "place", {"name": "history", "history": 3}, {"name": "last", "history": "last"}]
-    return spec_of(feature_tables=TABLES, dense=["clicks_1h", "seen", "near", "active", "seen_here"], sparse=sparse)
+    return table_spec()
 
 
 @pytest.fixture
 def lake(spec: DatasetSpec, tmp_path: Path) -> Lake:
-    lake = Lake.at(tmp_path / "lake")
-    put_raw(lake, spec, raw_rows())
-    write_event_day(spec, DAY, lake)
-    for model in spec.models:
-        export(lake, spec, model)
-    return lake
+    return table_lake(tmp_path / "lake", spec)
 
 
 @pytest.fixture
@@ -126,11 +120,7 @@ def test_values_of_users_alone_are_logged_when_no_feature_needs_the_columns_of_c
     }  # not dense: all dense features are of the request
     sparse = ["user", "item", "place", {"name": "history", "history": 3}, clicks]
     spec = spec_of(feature_tables=users, dense=["active"], sparse=sparse)
-    held, stream = Lake.at(tmp_path / "held"), UPath(tmp_path / "other")
-    put_raw(held, spec, raw_rows())
-    write_event_day(spec, DAY, held)
-    for model in spec.models:
-        export(held, spec, model)
+    held, stream = table_lake(tmp_path / "held", spec), UPath(tmp_path / "other")
     engine = start(spec, held, stream)
     with serving(create_serving_app(engine, None)) as url, httpx.Client(base_url=url, timeout=30) as client:
         assert engine.served is not None and engine.recommender is not None
