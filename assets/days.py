@@ -58,7 +58,7 @@ def each_day(
         The metadata of the last day.
 
     Raises:
-        dg.Failure: `work` failed with an error that is not transient. It is not retried.
+        dg.Failure: `work` was interrupted, or failed with an error that is not transient. It is not retried.
     """
     own_run(context)
     metadata: dict[str, Any] = {}
@@ -66,6 +66,8 @@ def each_day(
         started = time.perf_counter()
         try:
             metadata = dict(work(day))
+        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as error:  # Dagster would retry
+            raise dg.Failure(f"{context.asset_key.to_user_string()} of {day} was interrupted", allow_retries=False) from error
         except Exception as error:
             if is_transient(error):
                 raise

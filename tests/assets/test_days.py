@@ -3,6 +3,8 @@
 import gzip
 import logging
 import os
+import signal
+import time
 
 import dagster as dg
 import pytest
@@ -74,6 +76,22 @@ def test_the_log_line_names_its_number(catalog, caplog: pytest.LogCaptureFixture
     lost = {"dagster/row_count": 600, "quarantined": 3, "out_of_range": 1200}
     assert "600 rows, 3 malformed, 1,200 out of range, " in logged("rows", lost)
     assert "malformed" not in logged("rows", lost | {"quarantined": 0})
+
+
+def test_an_interrupt_ends_the_run_without_a_retry(catalog):
+    tries: list[str] = []
+
+    def work(day: str) -> dict[str, int]:
+        tries.append(day)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)  # the signal ends it
+        return {}
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = run(stage(catalog["criteo"], work), instance, "2014-01-02", "2014-01-03")
+    (failure,) = (event for event in done.all_events if event.is_step_failure)
+    assert tries == ["2014-01-02"]
+    assert "of 2014-01-02 was interrupted" in failure.step_failure_data.user_failure_data.description
 
 
 def test_bad_data_fails_once_and_names_the_day(catalog):
