@@ -1,9 +1,12 @@
-"""Two-stage requests with 500 candidates to the service, from a second process on loopback.
+"""Two-stage requests with 500 candidates to the service, from a second process on loopback, with and without deltas.
 
 The service runs in a process of its own with one computing thread, on Globo's demo in the Evergreen home (`make demo
 DATASET=globo LOGS=<folder>`), and requests are those of its users. The saturation rate is that of four connections that send
 without a pause. Latencies are measured at half of it, from the moment at which a request is due. The baseline is `/health`, a
-route that does nothing, at the same rate.
+route that does nothing, at the same rate. Then a third process trains the ranking model and publishes a delta each second,
+which the service applies, and the latencies are measured again.
+
+`EVERGREEN_BENCH_SECONDS` sets the length of each measurement, by default 20; 100,000 requests take about eleven minutes.
 """
 
 from __future__ import annotations
@@ -13,10 +16,15 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from benchmarks.real_logs import NoRealLogs
 from benchmarks.result import Result
@@ -24,7 +32,31 @@ from ml.catalog.load import load_catalog
 from ml.lake import Lake
 
 DATASET, PORT = "globo", 18715
-SECONDS, CONNECTIONS, WIDTH = 20.0, 4, 32
+SECONDS, CONNECTIONS, WIDTH = float(os.environ.get("EVERGREEN_BENCH_SECONDS") or 20), 4, 32
+QUANTILES = ("0.5", "0.99", "0.999")
+DELTA_ROWS = 2_000
+
+
+@dataclass
+class Service:
+    """A running service."""
+
+    url: str
+    token: str
+    process: psutil.Process
+
+    def load(self, route: str, seconds: float, rate: float, connections: int, bodies: str) -> dict[str, Any]:
+        """Send requests; see `benchmarks._load`. Adds the CPU seconds of the service per request."""
+        command = [sys.executable, "-m", "benchmarks._load", self.url + route, self.token]
+        before = sum(self.process.cpu_times()[:2])
+        done = subprocess.run([*command, *map(str, (seconds, rate, connections, bodies))], capture_output=True, check=True)
+        found = json.loads(done.stdout)
+        return found | {"cpu": (sum(self.process.cpu_times()[:2]) - before) / found["requests"]}
+
+    def get(self, route: str) -> Any:
+        """Return the answer of a route."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return httpx.get(self.url + route, headers=headers, timeout=30).raise_for_status().json()
 
 
 def run() -> list[Result]:
@@ -32,41 +64,82 @@ def run() -> list[Result]:
     spec = load_catalog()[DATASET]
     if not Lake.at(home).days(f"exported_models/{spec.primary}", DATASET):
         raise NoRealLogs(f"no export of {DATASET} in {home}; run `make demo DATASET={DATASET} LOGS=<folder>` first")
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"EVERGREEN_SYNC": f"{folder}/sync"}
+        bodies = Path(folder) / "bodies.jsonl"
+        with _service(home, environment) as service:
+            users = service.get("/users")["users"]
+            bodies.write_text("\n".join(json.dumps({"user": user, "k": 10}) for user in users))
+            return _measured(service, str(bodies), environment)
+
+
+def _measured(service: Service, bodies: str, environment: Mapping[str, str]) -> list[Result]:
+    service.load("/recommend", 3.0, 0.0, CONNECTIONS, bodies)  # warm
+    closed = service.load("/recommend", 10.0, 0.0, CONNECTIONS, bodies)
+    saturation = closed["requests"] / closed["seconds"]
+    idle = service.load("/health", SECONDS, saturation / 2, WIDTH, "-")
+    ours = service.load("/recommend", SECONDS, saturation / 2, WIDTH, bodies)
+    with _deltas(service, environment):
+        first = _ranking(service)["version"]
+        synced = service.load("/recommend", SECONDS, saturation / 2, WIDTH, bodies)
+        applied = int(_ranking(service)["version"]) - int(first)
+    per_second = f"{applied} deltas applied in {synced['seconds']:.0f} s"
+    return [
+        Result(
+            "Requests to saturation",
+            "requests/s",
+            saturation,
+            saturation / 2,
+            "the rate of the latencies",
+            note=f"statuses {closed['statuses']}; {closed['cpu'] * 1e3:.2f} ms of the service's CPU each",
+        ),
+        *_compared("Latency of /recommend", ours, idle, "a route that does nothing"),
+        *_compared("Latency of /recommend with a delta each second", synced, ours, "without deltas", per_second),
+    ]
+
+
+def _compared(name: str, ours: dict[str, Any], other: dict[str, Any], baseline: str, more: str = "") -> list[Result]:
+    found = []
+    for quantile in QUANTILES:
+        mine, floor = ours["quantiles"][quantile], other["quantiles"][quantile]
+        cpu = f"CPU of the service {ours['cpu'] * 1e3:.2f} ms against {other['cpu'] * 1e3:.2f} ms each"
+        note = f"{mine * 1e3:.2f} ms against {floor * 1e3:.2f} ms, {ours['requests']:,} requests, statuses {ours['statuses']}"
+        note = "; ".join(part for part in (note, cpu, more) if part)
+        found.append(Result(f"{name}, quantile {quantile}", "1/s", 1 / mine, 1 / floor, baseline, note=note))
+    return found
+
+
+def _ranking(service: Service) -> dict[str, Any]:
+    return service.get("/version")["ranking"]
+
+
+@contextmanager
+def _service(home: Path, environment: Mapping[str, str]) -> Iterator[Service]:
     command = [sys.executable, "-m", "orchestration.serve", DATASET, "--port", str(PORT)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
     assert process.stdout is not None
     try:
-        next(line for line in process.stdout if line.startswith("Try:"))
-        return _measured(f"http://127.0.0.1:{PORT}", (home / "serving-token").read_text().strip())
+        if not any(line.startswith("Try:") for line in process.stdout):
+            raise RuntimeError(f"{' '.join(command)} ended at its start; run it to see why")
+        token = (home / "serving-token").read_text().strip()
+        yield Service(f"http://127.0.0.1:{PORT}", token, psutil.Process(process.pid))
     finally:
         process.terminate()
         process.wait(30)
 
 
-def _measured(url: str, token: str) -> list[Result]:
-    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=30) as client:
-        users = client.get("/users").json()["users"]
-    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
-        file.write("\n".join(json.dumps({"user": user, "k": 10}) for user in users))
-        file.flush()
-        _load(url + "/recommend", token, 3.0, 0.0, CONNECTIONS, file.name)  # warm
-        closed = _load(url + "/recommend", token, SECONDS / 2, 0.0, CONNECTIONS, file.name)
-        saturation = closed["requests"] / closed["seconds"]
-        idle = _load(url + "/health", token, SECONDS, saturation / 2, WIDTH, "-")
-        ours = _load(url + "/recommend", token, SECONDS, saturation / 2, WIDTH, file.name)
-    results = []
-    for quantile in ("0.5", "0.99", "0.999"):
-        mine, floor = ours["quantiles"][quantile], idle["quantiles"][quantile]
-        note = f"{mine * 1e3:.2f} ms against {floor * 1e3:.2f} ms, {ours['requests']:,} requests, statuses {ours['statuses']}"
-        name = f"Latency of /recommend, quantile {quantile}"
-        results.append(Result(name, "1/s", 1 / mine, 1 / floor, "a route that does nothing", note=note))
-    note = f"statuses {closed['statuses']}"
-    return [
-        Result("Requests to saturation", "requests/s", saturation, saturation / 2, "the rate of the latencies", note=note),
-        *results,
-    ]
-
-
-def _load(url: str, token: str, seconds: float, rate: float, connections: int, bodies: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks._load", url, token, str(seconds), str(rate), str(connections), bodies]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+@contextmanager
+def _deltas(service: Service, environment: Mapping[str, str]) -> Iterator[None]:
+    """Publish a delta each second, from when the service serves the first ones."""
+    command = [sys.executable, "-m", "benchmarks._deltas", DATASET, _ranking(service)["model"], str(DELTA_ROWS)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 120
+        while _ranking(service)["source"] != "sync" or int(_ranking(service)["version"]) < 3:
+            if process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"{' '.join(command)} did not reach the service")
+            time.sleep(0.5)
+        yield
+    finally:
+        process.kill()
+        process.wait()
