@@ -21,7 +21,8 @@ from upath import UPath
 from ml.artifacts.bundle import write_inputs
 from ml.catalog.load import load_catalog
 from ml.lake import Lake
-from ml.online.arriving import ArrivingOptions, follow
+from ml.online.arriving import follow
+from ml.online.arriving_day import ArrivingOptions
 from ml.online.stream import StreamFolder, stream_folder
 from ml.recipes.online import SyncRecipe
 from ml.stages import tuned_models

@@ -10,7 +10,8 @@ from upath import UPath
 from ml.catalog.spec import DatasetSpec
 from ml.lake import BusyPartition, Lake, MissingPartition
 from ml.metrics import auc
-from ml.online.arriving import ArrivingOptions, TrainedSlice, follow
+from ml.online.arriving import follow
+from ml.online.arriving_day import ArrivingOptions, TrainedSlice
 from ml.online.stream import LostFile, StreamFolder, stream_folder
 from ml.sync.folder import SyncFolder
 from ml.sync.receiver import Receiver

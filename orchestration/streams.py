@@ -33,7 +33,8 @@ def stream_job(spec: DatasetSpec) -> dg.JobDefinition:
         context: dg.OpExecutionContext, lake: LakeResource, landing: LandingResource, sync: SyncResource
     ) -> None:
         from ml.lake import BusyPartition
-        from ml.online.arriving import ArrivingOptions, follow
+        from ml.online.arriving import follow
+        from ml.online.arriving_day import ArrivingOptions
         from orchestration.arriving import stream_of
 
         held, stream = lake.open(), stream_of(spec)

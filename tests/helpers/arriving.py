@@ -17,7 +17,8 @@ from upath import UPath
 
 from ml.lake import Lake
 from ml.logs.ingest_task import raw_schema
-from ml.online.arriving import ArrivingOptions, TrainedSlice, follow
+from ml.online.arriving import follow
+from ml.online.arriving_day import ArrivingOptions, TrainedSlice
 from ml.online.stream import StreamFolder, stream_folder
 from ml.sync.folder import SyncFolder
 from tests.helpers.training_days import FIRST, made_spec, small_recipe

@@ -30,7 +30,8 @@ from ml.lake import Lake
 from ml.logs.ingest import ingest_day
 from ml.logs.read import raw_table
 from ml.logs.synthetic import simulate
-from ml.online.arriving import ArrivingOptions, follow
+from ml.online.arriving import follow
+from ml.online.arriving_day import ArrivingOptions
 from ml.online.feeder import feed_day
 from ml.online.stream import StreamFolder, stream_folder
 from ml.recipes.recipe import recipe_of

@@ -12,7 +12,7 @@ from rich.console import Console
 from upath import UPath
 
 from ml.lake import Lake
-from ml.online import arriving as module
+from ml.online import arriving_day as module
 from ml.online.stream import StreamFolder, stream_folder
 from ml.recipes.recipe import Recipe
 from ml.sync.folder import SyncFolder

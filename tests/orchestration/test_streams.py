@@ -14,7 +14,7 @@ from assets.resources import LakeResource, LandingResource, SyncResource
 from assets.serving_checks import build_serving_check
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
-from ml.online import arriving
+from ml.online import arriving_day
 from ml.online.stream import stream_folder
 from ml.sync.folder import Acknowledgement
 from orchestration.definitions import build_defs
@@ -25,7 +25,7 @@ from tests.ml.sync.test_lag import publish
 @pytest.fixture
 def resources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path))
-    monkeypatch.setattr(arriving, "recipe_in_use", lambda *_: recipe())
+    monkeypatch.setattr(arriving_day, "recipe_in_use", lambda *_: recipe())
     found = {"lake": LakeResource(root=str(tmp_path)), "landing": LandingResource(root=str(tmp_path / "landing"))}
     return found | {"sync": SyncResource(root=str(tmp_path / "sync"))}
 

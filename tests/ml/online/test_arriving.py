@@ -14,7 +14,7 @@ import pytest
 from upath import UPath
 
 from ml.lake import BusyPartition, Lake
-from ml.online import arriving
+from ml.online.arriving_day import ArrivingDay
 from ml.online.stream import stream_folder
 from ml.sync.folder import SyncFolder
 from ml.sync.receiver import Receiver
@@ -168,7 +168,7 @@ def test_what_a_kill_at_the_end_of_a_day_leaves_is_deleted_later(tmp_path: Path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(arriving._ArrivingDay, "discard", killed)
+        patch.setattr(ArrivingDay, "discard", killed)
         run(tmp_path, 100)
     taken, lake = stream_of(tmp_path).parent / "taken" / "dlrm", Lake.at(tmp_path / "lake")
     stage = "online_checkpoints/dlrm"
