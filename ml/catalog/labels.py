@@ -1,4 +1,7 @@
-"""The labels of a dataset: the main label, and further labels, each of which a model predicts with a head of its own."""
+"""The labels of a dataset: the main label, and further labels, each of which a model predicts with a head of its own.
+
+Also the words for them in reports.
+"""
 
 from __future__ import annotations
 
@@ -90,6 +93,14 @@ class FurtherLabel(LabelReading):
         description="Column as for `label.column`; by default, the column with the label's name, such as one of "
         "`actions.labels`.",
     )
+
+
+class Words(Strict):
+    """Words for labels in reports."""
+
+    positive: str = Field(default="clicked", min_length=1, description="Past participle for label 1, such as `liked`.")
+    negative: str = Field(default="unclicked", min_length=1, description="Past participle for label 0, such as `unliked`.")
+    noun: str = Field(default="click", min_length=1, description="Noun for label 1, such as `like`; with an `s` in the plural.")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import date
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, PrivateAttr, model_validator
@@ -22,8 +21,9 @@ from ml.catalog.expectations import Band, ColumnExpectation, Expectations, Sever
 from ml.catalog.experiment import Experiment, check_experiment
 from ml.catalog.feature_tables import FeatureTable, FeatureValue
 from ml.catalog.features import DenseColumn, Label, Negatives, SparseColumn, Splits, VocabularySpec
-from ml.catalog.labels import FurtherLabel, LabelName, LabelRule, check_labels, label_columns, label_rules, labels_hash
+from ml.catalog.labels import FurtherLabel, LabelName, LabelRule, Words, check_labels, label_columns, label_rules, labels_hash
 from ml.catalog.log_spec import LabelColumn, LogSpec, check_log, hash_of
+from ml.catalog.model_choice import ModelChoice, ModelName, RecipeOfAll
 from ml.catalog.ranking import Ranking, Session
 from ml.catalog.reading import ColumnName, ColumnType, Partitions, SideTable, Simulation, Source, Time
 from ml.catalog.retune import Retune
@@ -65,61 +65,6 @@ __all__ = [
     "VocabularySpec",
     "Words",
 ]
-
-ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-
-
-class RecipeOfAll(Strict):
-    """Changes to the recipes of all models of a dataset."""
-
-    overrides: dict[str, Any] = Field(default={}, description="Recipe keys with their new values, nested as in the recipe.")
-    advice: Literal["apply", "explain"] = Field(
-        default="apply",
-        description="What is done with the advisor's values for keys that neither the entry nor a file of edits sets: they are "
-        "applied, or only explained beside the recipe.",
-    )
-
-
-class ModelChoice(Strict):
-    """The recipe that trains a model, and changes to it."""
-
-    recipe: str | None = Field(
-        default=None,
-        pattern=r"^[\w-]+$",
-        description="Name of a recipe: built-in, or a file in `recipes/` next to the entry. By default, the model's name.",
-    )
-    overrides: dict[str, Any] = Field(default={}, description="Recipe keys with their new values, nested as in the recipe.")
-    serve: Literal["daily", "online"] = Field(
-        default="daily",
-        description="Which state is exported and promoted: the state of the `daily` training, or of the `online` training, "
-        "which is then also made every day. With `daily`, online training runs on request.",
-    )
-    _folder: Path | None = PrivateAttr(default=None)
-    _edits: Path | None = PrivateAttr(default=None)
-
-    @property
-    def folder(self) -> Path | None:
-        """Folder of the recipe, if the entry was read from a file."""
-        return self._folder
-
-    @property
-    def edits(self) -> Path | None:
-        """File of the edits of this model's recipe, whether or not it exists, if the entry was read from a file."""
-        return self._edits
-
-    def found_in(self, folder: Path, edits: Path) -> Self:
-        """Returns a copy that knows the recipe's folder and the file of its edits."""
-        found = self.model_copy()
-        found._folder, found._edits = folder, edits
-        return found
-
-
-class Words(Strict):
-    """Words for labels in reports."""
-
-    positive: str = Field(default="clicked", min_length=1, description="Past participle for label 1, such as `liked`.")
-    negative: str = Field(default="unclicked", min_length=1, description="Past participle for label 0, such as `unliked`.")
-    noun: str = Field(default="click", min_length=1, description="Noun for label 1, such as `like`; with an `s` in the plural.")
 
 
 class DatasetSpec(Strict):
