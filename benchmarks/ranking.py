@@ -150,10 +150,10 @@ def _steps(
         return ours.top(ours.interaction(ours.bottom(asked.rows.dense), embedded)).squeeze(1)
 
     def divided(asked: _Asked) -> torch.Tensor:
-        return split.logits(split.request(asked.request), split.items(asked.rows), every, asked.rows)
+        return split.logits(split.request(asked.request), split.items(asked.rows), every, asked.rows).squeeze(1)
 
     def item_sides(by: SplitDLRM) -> Callable[[_Asked], torch.Tensor]:
-        return lambda asked: by.logits(by.request(asked.request), states, asked.candidates, asked.rows)
+        return lambda asked: by.logits(by.request(asked.request), states, asked.candidates, asked.rows).squeeze(1)
 
     in_int8 = SplitDLRM(_with_int8_layers(ours), DENSE_NAMES, SIDES)
     return {

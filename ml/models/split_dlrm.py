@@ -26,6 +26,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from ml.datasets.batch import Batch
 from ml.models.dlrm import DLRM, DotInteraction
 from ml.models.int8 import Int8Linear
+from ml.models.mlp import Heads
 
 Side = Literal["request", "item", "pair"]
 SIDES: tuple[Side, ...] = ("request", "item", "pair")
@@ -49,12 +50,12 @@ class FeatureSides:
 
 
 class RequestState(NamedTuple):
-    """What a request contributes to the logit of each candidate.
+    """What a request contributes to the L logits of each candidate.
 
     Attributes:
         vectors: float32 [R, D], the vectors that depend on the request.
         hidden: float32 [H], the summands of the first hidden layer, with its bias.
-        logit: float32, its summand of the linear shortcut.
+        logit: float32 [L], its summands of the linear shortcut.
     """
 
     vectors: torch.Tensor
@@ -68,7 +69,7 @@ class ItemStates(NamedTuple):
     Attributes:
         vectors: float32 [M, I, D], the vectors that depend on the item.
         hidden: float32 [M, H], the summands of the first hidden layer.
-        logit: float32 [M], the summand of the linear shortcut.
+        logit: float32 [M, L], the summands of the linear shortcut.
     """
 
     vectors: torch.Tensor
@@ -82,7 +83,7 @@ class ItemStates(NamedTuple):
 
 
 class SplitDLRM:
-    """The weights of a DLRM, divided by what their inputs depend on. It predicts the main label.
+    """The weights of a DLRM, divided by what their inputs depend on.
 
     A model whose dense part has changed needs a new instance. Embeddings are read from the model's tables at each call.
 
@@ -104,7 +105,7 @@ class SplitDLRM:
         >>> rows = Batch(torch.rand(3, 1), KeyedJaggedTensor(["user", "item"], ids, lengths=torch.ones(6, dtype=torch.int32)))
         >>> items, request = split.items(rows), split.request(rows.rows(torch.tensor([True, False, False])))
         >>> logits = split.logits(request, items, torch.tensor([2, 0]))
-        >>> torch.allclose(logits, model(rows.dense, rows.sparse)[[2, 0]], atol=1e-6)
+        >>> torch.allclose(logits, model.logits(rows.dense, rows.sparse)[[2, 0]], atol=1e-6)
         True
     """
 
@@ -123,11 +124,12 @@ class SplitDLRM:
             side: [0] * self._has_x[side] + [f + 1 for f in self._features[side]] for side in SIDES
         }
         self._split_first_layer(model)
-        heads = model.top[1]
-        self._head = heads.weight[:1], heads.bias[:1]  # pyright: ignore[reportIndexIssue]
+        self._heads = cast(Heads, model.top[1])
         self._rest = nn.Sequential(*list(cast(nn.Sequential, model.top[0]))[2:])
-        shortcut = model.shortcut.weight[0].view(arch.F, arch.D) if model.shortcut is not None else None
-        self._shortcut = {s: None if shortcut is None else shortcut[own].flatten() for s, own in self._features.items()}
+        shortcut = model.shortcut.weight.view(-1, arch.F, arch.D) if model.shortcut is not None else None  # [L, F, D]
+        self._shortcut = {
+            side: None if shortcut is None else shortcut[:, own].flatten(1).T for side, own in self._features.items()
+        }
 
     @torch.no_grad()
     def request(self, batch: Batch) -> RequestState:
@@ -145,7 +147,7 @@ class SplitDLRM:
     def empty_states(self, count: int) -> ItemStates:
         """Allocate the states of items, to be filled with those that `items` returns."""
         features, hidden = len(self._vectors["item"]), len(self._bias)
-        return ItemStates(torch.empty(count, features, self._dim), torch.empty(count, hidden), torch.empty(count))
+        return ItemStates(torch.empty(count, features, self._dim), torch.empty(count, hidden), torch.empty(count, self._labels))
 
     @property
     def has_pairs(self) -> bool:
@@ -154,7 +156,7 @@ class SplitDLRM:
 
     @torch.no_grad()
     def logits(self, request: RequestState, items: ItemStates, rows: torch.Tensor, pairs: Batch | None = None) -> torch.Tensor:
-        """Compute the logits of candidates.
+        """Compute the logits of all labels of candidates.
 
         Args:
             request: The request.
@@ -163,7 +165,7 @@ class SplitDLRM:
             pairs: A batch of N rows with the features that depend on both and all dense features; only if `has_pairs`.
 
         Returns:
-            float32 [N].
+            float32 [N, L], the main label first.
         """
         vectors = items.vectors.index_select(0, rows)  # [N, I, D]
         hidden = items.hidden.index_select(0, rows).add_(request.hidden)  # [N, H]
@@ -175,7 +177,11 @@ class SplitDLRM:
             if self._with_items is not None:
                 hidden.addmm_(torch.bmm(own, vectors.transpose(1, 2)).flatten(1), self._with_items)  # [N, P I]
             self._add_products(hidden, own, request.vectors, "pair")
-        return nn.functional.linear(self._rest(hidden.relu_()), *self._head).squeeze(1) + logit
+        return self._heads(self._rest(hidden.relu_())) + logit
+
+    @property
+    def _labels(self) -> int:
+        return self._heads.out_features
 
     def _split_first_layer(self, model: DLRM) -> None:
         first = cast(nn.Sequential, model.top[0])[0]
@@ -219,12 +225,12 @@ class SplitDLRM:
         return torch.cat(parts, 1) if parts else batch.dense.new_zeros(len(batch), 0, self._dim)
 
     def _alone(self, vectors: torch.Tensor, side: Side) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the summands that depend on one side: of the first hidden layer, [B, H], and of the shortcut, [B]."""
+        """Return the summands that depend on one side: of the first hidden layer, [B, H], and of the shortcut, [B, L]."""
         hidden = vectors.new_zeros(len(vectors), len(self._bias))
         return hidden, self._add_alone(hidden, vectors, side)
 
     def _add_alone(self, hidden: torch.Tensor, vectors: torch.Tensor, side: Side) -> torch.Tensor:
-        """Add the summands of the first hidden layer that depend on one side. Returns those of the shortcut, [B]."""
+        """Add the summands of the first hidden layer that depend on one side. Returns those of the shortcut, [B, L]."""
         linear, products, shortcut = self._linear[side], self._products[side], self._shortcut[side]
         if linear is not None:
             hidden.addmm_(vectors.flatten(1)[:, : len(linear)], linear)
@@ -232,7 +238,7 @@ class SplitDLRM:
             at, weight = products
             hidden.addmm_(torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1)[:, at], weight)
         embedded = vectors[:, self._has_x[side] :].flatten(1)
-        return embedded @ shortcut if shortcut is not None else vectors.new_zeros(len(vectors))
+        return embedded @ shortcut if shortcut is not None else vectors.new_zeros(len(vectors), self._labels)
 
     def _add_products(self, hidden: torch.Tensor, vectors: torch.Tensor, request: torch.Tensor, side: Side) -> None:
         """Add the summands of the products of a side's vectors, [N, V, D], and those of the request, [R, D]."""

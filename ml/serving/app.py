@@ -245,8 +245,8 @@ def _rank(engine: Engine, asked: RankRequest) -> Answer:
         raise WrongColumn("candidates: give either items or rows, not both")
     if rows:
         scored = rank_rows(engine.spec, ranking, asked.user, asked.context, rows, now)
-        found = Recommendation([Ranked(row, score, [], {}) for row, score, _ in scored])
-        return _answer(variant, found, began, labels=[of_labels for *_, of_labels in scored])
+        found = Recommendation([Ranked(row, score, [], {}, labels) for row, score, labels in scored])
+        return _answer(variant, found, began)
     if engine.recommender is None:
         raise WrongColumn(f"candidates: the dataset {engine.spec.name} has no `item`, so give rows: objects of columns")
     found = engine.recommender.rank(ranking, asked.user, asked.context, asked.candidates, now)
@@ -259,7 +259,6 @@ def _answer(
     began: float,
     reasons: list[dict[str, float]] | None = None,
     by: tuple[str, str] | None = None,
-    labels: list[dict[str, float] | None] | None = None,
 ) -> Answer:
     """Build an answer. `by` is the model that ranked and its version, by default the ranking model's."""
     version = variant.model.version
@@ -268,7 +267,7 @@ def _answer(
         Item(
             item=ranked.item,
             score=ranked.score,
-            labels=labels[number] if labels else None,
+            labels=ranked.labels,
             sources=ranked.sources,
             columns=ranked.columns,
             reasons=reasons[number] if reasons else None,

@@ -70,7 +70,8 @@ class Item(BaseModel):
     item: Any = Field(description="The item or row, as it was given or logged.")
     score: float = Field(description="Probability of a positive event.")
     labels: dict[str, float] | None = Field(
-        default=None, description="Of ranked rows: probability of each label, if the model predicts several."
+        default=None,
+        description="Probability of each label, if the model predicts several; null if a LambdaRank has ranked.",
     )
     sources: list[str] = Field(default=[], description="Candidate sources that found the item.")
     columns: dict[str, Any] = Field(default={}, description="Columns that describe the item.")

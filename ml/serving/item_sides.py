@@ -107,7 +107,7 @@ class ItemSides:
                 if the bundle scores.
 
         Returns:
-            Probabilities, float32 [N], equal to those of the bundle up to rounding.
+            Probabilities of all labels, float32 [N, L], equal to `Bundle.score_labels` up to rounding.
         """
         predictor = ranking.predictor
         if not (isinstance(predictor, TorchPredictor) and isinstance(predictor.model, DLRM)):
@@ -127,14 +127,15 @@ class ItemSides:
             return self._by_bundle(ranking, candidates, UNDERWAY)
         self.counts["item_sides"] += 1
         self.reason = None
-        return torch.sigmoid(logits + predictor.recipe.correction.shift).numpy()
+        logits[:, 0] += predictor.recipe.correction.shift  # of the main label, as in `predict_labels`
+        return logits.sigmoid_().numpy()
 
     def _by_bundle(self, ranking: Bundle, candidates: Callable[[], Batch], reason: str) -> NDArray[np.float32]:
         if reason != self.reason:
             _log.info("the bundle scores all columns of each candidate: %s", reason)
         self.counts["bundle"] += 1
         self.reason = reason
-        return ranking.score(candidates())
+        return ranking.score_labels(candidates())
 
 
 def feature_sides(spec: DatasetSpec, pair_columns: set[str]) -> FeatureSides:

@@ -30,12 +30,13 @@ from ml.retrieval.interactions import Requests, codes_of, context_columns, runni
 from ml.retrieval.items import item_columns
 from ml.retrieval.signals import Candidates
 from ml.retrieval.vectors import user_vectors
-from ml.schema import EVENT_TIME, HISTORY_PREFIX
+from ml.schema import EVENT_TIME, HISTORY_PREFIX, LABEL
 from ml.serving.batches import batch_of, scalar, table_of
 from ml.serving.catalogue import LiveCatalogue, ServedItems
 from ml.serving.events import EventWindow, UserEvent
 from ml.serving.faults import WrongColumn
 from ml.serving.item_sides import ItemSides
+from ml.serving.rows import by_label
 from ml.serving.served_log import current_request
 from ml.serving.side_rows import SideRows
 
@@ -53,12 +54,14 @@ class Ranked:
         score: Probability of a positive event by the ranking model, or the score of a LambdaRank, which only orders items.
         sources: The sources that found it.
         columns: The columns that describe it.
+        labels: Probability of each label; None if the model predicts one, or if a LambdaRank has ranked.
     """
 
     item: Any
     score: float
     sources: list[str]
     columns: dict[str, Any]
+    labels: dict[str, float] | None = None
 
 
 @dataclass
@@ -158,8 +161,8 @@ class Recommender:
         result = Recommendation([], counts, filled, missing, past)
         if len(union):
             scores = self._score_live(ranking, live, union, row, user, context, now)
-            best = np.argsort(-scores, kind="stable")[:k]
-            result.items = self._ranked(live, union[best], scores[best], found)
+            best = np.argsort(-scores[:, 0], kind="stable")[:k]
+            result.items = self._ranked(live, union[best], scores[best], found, ranking.labels)
         return result
 
     def rank(
@@ -172,11 +175,12 @@ class Recommender:
         if (at != NOT_LIVE).all():
             scores = self._score_live(ranking, live, at, row, user, context, now)
         else:
-            scores = ranking.score(batch_of(ranking, row, self.with_tables(items, user, context, now)))
-        order = np.argsort(-scores, kind="stable")
+            scores = ranking.score_labels(batch_of(ranking, row, self.with_tables(items, user, context, now)))
+        order = np.argsort(-scores[:, 0], kind="stable")
         rows = items.take(pa.array(order)).to_pylist()
         ranked = [
-            Ranked(candidates[at], float(scores[at]), [], columns) for at, columns in zip(order.tolist(), rows, strict=True)
+            Ranked(candidates[at], float(scores[at, 0]), [], columns, by_label(ranking.labels, scores[at]))
+            for at, columns in zip(order.tolist(), rows, strict=True)
         ]
         return Recommendation(ranked, {}, filled, missing, past)
 
@@ -190,7 +194,7 @@ class Recommender:
         context: Mapping[str, Any],
         now: int,
     ) -> NDArray[np.float32]:
-        """Score the live items at N places for one user, float32 [N]."""
+        """Score the live items at N places for one user: the probabilities of L labels, float32 [N, L]."""
 
         def candidates() -> Batch:
             return batch_of(ranking, row, self.with_tables(live.items.take(pa.array(at)), user, context, now))
@@ -274,7 +278,8 @@ class Recommender:
         scores = ranker.scores(listed.signals)
         best = np.argsort(-scores, kind="stable")[:k]
         found = {name: listed.places[of] for name, of in listed.found.items()}
-        result = Recommendation(self._ranked(live, listed.places[best], scores[best], found), by_ranker=True)
+        items = self._ranked(live, listed.places[best], scores[best, np.newaxis], found, [LABEL])
+        result = Recommendation(items, by_ranker=True)
         result.candidates = {name: len(at) for name, at in found.items()}
         if explain and len(best):
             parts = ranker.contributions(listed.signals[best])
@@ -312,12 +317,24 @@ class Recommender:
         return found
 
     def _ranked(
-        self, live: ServedItems, at: NDArray[np.int64], scores: NDArray[np.float32], found: Mapping[str, NDArray[np.int64]]
+        self,
+        live: ServedItems,
+        at: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        found: Mapping[str, NDArray[np.int64]],
+        labels: Sequence[str],
     ) -> list[Ranked]:
+        """Describe the items at N places, with their scores, float32 [N, L]."""
         rows = live.items.take(pa.array(at)).to_pylist()
         sets = {name: set(where.tolist()) for name, where in found.items()}
         return [
-            Ranked(columns[self.spec.item or ""], float(score), [n for n, held in sets.items() if place in held], columns)
+            Ranked(
+                columns[self.spec.item or ""],
+                float(score[0]),
+                [name for name, held in sets.items() if place in held],
+                columns,
+                by_label(labels, score),
+            )
             for place, score, columns in zip(at.tolist(), scores, rows, strict=True)
         ]
 

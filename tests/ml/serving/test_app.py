@@ -42,6 +42,7 @@ def test_a_request_is_answered_and_counted(client: httpx.Client) -> None:
     answer = post(client, "/recommend", {"user": user, "k": 3, "explain": True})
     assert len(answer["items"]) == 3 and answer["model"] == "dlrm" and answer["version"] == DAYS[0]
     assert set(answer["items"][0]["reasons"]) >= {"user", "place"}
+    assert answer["items"][0]["labels"] is None  # the model has one label
     ranked = post(client, "/rank", {"user": user, "candidates": [item["item"] for item in answer["items"]]})
     assert [item["item"] for item in ranked["items"]] == [item["item"] for item in answer["items"]]
     assert 'evergreen_requests_total{route="/recommend",status="200"} 1.0' in client.get("/metrics").text
@@ -98,7 +99,7 @@ def test_rows_are_ranked_without_an_item_column(lake: Lake, tmp_path: Path) -> N
         assert sorted(str(item["item"]) for item in answer["items"]) == sorted(map(str, rows))
 
 
-def two_labels(tmp_path: Path) -> Engine:
+def two_labels(tmp_path: Path, model: str = "dlrm") -> Engine:
     """A service whose model predicts whether an item is liked, and whether it is saved."""
     columns = {"time": "int", "user": "int", "item": "int", "visit": "int", "place": "string", "liked": "int", "saved": "int"}
     spec = spec_of(
@@ -107,14 +108,40 @@ def two_labels(tmp_path: Path) -> Engine:
         labels={"saved": {}},
         dense=["visit"],
         sparse=["user", "item", "place"],
-        models={"dlrm": {"overrides": {"tables": {"default": {"kind": "hashed", "rows": 512}}}}},
+        models={model: {"overrides": {"tables": {"default": {"kind": "hashed", "rows": 512}}}}},
     )
     lake, rows = Lake.at(tmp_path / "labels"), raw_rows()
     for name in ("liked", "saved"):
         rows = rows.append_column(name, pa.array([n % 2 for n in range(len(rows))]))
     put_raw(lake, spec, rows)
-    export(lake, spec, "dlrm")
+    export(lake, spec, model)
     return start(spec, lake, UPath(tmp_path / "stream"))
+
+
+@pytest.mark.parametrize(("model", "scored_by"), [("dlrm", "item_sides"), ("deepfm", "bundle")])
+def test_ranked_items_have_the_probability_of_each_label(model: str, scored_by: str, tmp_path: Path) -> None:
+    engine = two_labels(tmp_path, model)
+    recommender, request = engine.recommender, {"user": 1, "context": {"place": "here", "visit": 5}}
+    assert recommender is not None
+    recommender.item_sides.counts.clear()
+    live = recommender.source.live.items["item"].to_pylist()
+    with serving(create_serving_app(engine, None)) as url, httpx.Client(base_url=url, timeout=30) as client:
+        answers = [post(client, "/recommend", request | {"k": 9})["items"]]
+        answers += [
+            post(client, "/rank", request | {"candidates": items})["items"] for items in (live[:9], [*live[:4], 99_999])
+        ]
+        said = client.get("/openapi.json").json()["components"]["schemas"]["Item"]["properties"]["labels"]["description"]
+    assert recommender.item_sides.counts == {scored_by: 2}  # an item that is not live has no side
+    assert "label" in said
+    for items in answers:
+        given = {"user": 1, "place": "here", "visit": 5, "event_time": END}
+        rows = pa.RecordBatch.from_pylist([given | {"item": of["item"]} for of in items])
+        wanted = engine.ranking.bundle.predict_labels(rows)
+        for name, column in zip(("label", "saved"), wanted.T, strict=True):
+            assert [of["labels"][name] for of in items] == pytest.approx(column.tolist(), rel=1e-5)
+            assert column.std() > 1e-4
+        assert [of["labels"]["label"] for of in items] == [of["score"] for of in items]
+        assert [of["score"] for of in items] == sorted((of["score"] for of in items), reverse=True)
 
 
 def test_ranked_rows_have_the_probability_of_each_label(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class Served:
 
     def check(self, rows: np.ndarray) -> np.ndarray:
         """Compare the scores with the bundle's."""
-        found, wanted = self.score(rows), self.bundle.score(self.candidates(rows)())
+        found, wanted = self.score(rows), self.bundle.score_labels(self.candidates(rows)())
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
         assert wanted.std() > 1e-3
         return found
@@ -132,7 +132,7 @@ def test_no_score_combines_two_versions() -> None:
     delta = served.delta()
     other = Bundle(served.spec, copy.deepcopy(served.bundle.predictor), {})
     other.apply(delta)
-    versions = [bundle.score(served.candidates(rows)()) for bundle in (served.bundle, other)]
+    versions = [bundle.score_labels(served.candidates(rows)()) for bundle in (served.bundle, other)]
     assert np.abs(versions[0] - versions[1]).min() > 1e-6
 
     def change() -> None:
