@@ -6,6 +6,7 @@ import dagster as dg
 
 from assets import (
     advisor_recipes,
+    batch_recommendations,
     candidate_index,
     cleaned_features,
     evaluation_reports,
@@ -54,6 +55,7 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
             *(online_updates.build(spec, model) for model in spec.models),
             *(exported_models.build(spec, model) for model in spec.models),
             *([candidate_index.build(spec)] if spec.item else []),
+            *([batch_recommendations.build(spec)] if spec.item and spec.user else []),
             evaluation_reports.build(spec),
         ],
         asset_checks=[
@@ -67,6 +69,7 @@ def dataset_graph(spec: DatasetSpec) -> dg.Definitions:
             *(build_online_check(spec, model) for model in spec.models),
             *(build_serving_check(spec, model) for model in spec.models),
             *([candidate_index.build_recall_check(spec)] if spec.item else []),
+            *([batch_recommendations.build_check(spec)] if spec.item and spec.user else []),
             *([build_joiner_checks(spec), build_stream_check(spec)] if spec.actions else []),
         ],
     )

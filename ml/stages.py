@@ -19,6 +19,7 @@ CLEANED_FEATURES = "cleaned_features"
 FEATURE_PROFILES = "feature_profiles"
 MDS_DATASETS = "mds_datasets"
 CANDIDATE_INDEX = "candidate_index"
+BATCH_RECOMMENDATIONS = "batch_recommendations"
 EVALUATION_REPORTS = "evaluation_reports"
 STUDIES = "studies"
 
@@ -74,7 +75,8 @@ def profiles(stage: str) -> str:
 def stages_on_request(spec: DatasetSpec) -> list[str]:
     """Returns the stages of a dataset's assets that are not made with every day."""
     online = [online_updates(model) for model, choice in spec.models.items() if choice.serve == "daily"]
-    return [*(tuning_results(model) for model in spec.models), *online]
+    batch = [BATCH_RECOMMENDATIONS] if spec.item and spec.user else []
+    return [*(tuning_results(model) for model in spec.models), *online, *batch]
 
 
 def served_models(spec: DatasetSpec, model: str) -> str:

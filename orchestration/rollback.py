@@ -20,10 +20,10 @@ def main(dataset: str, model: str | None, to: str | None, forward: bool) -> None
     earlier version that can be served, and nothing has changed; with 2 if an argument is wrong.
     """
     quiet_console()
+    from ml.serving.choice import ranking_model
     from ml.serving.pins import Pins, WrongPin
     from ml.serving.ranker import NAME
     from ml.serving.rollback import NothingToServe, roll_back
-    from ml.serving.start import ranking_model
 
     spec, lake, pins = the_dataset(dataset), Lake.at(lake_root()), Pins(serving_folder(dataset))
     asks = spec.item is not None and spec.ranked is not None and spec.ranked.lambdarank is not None

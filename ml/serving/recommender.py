@@ -77,6 +77,7 @@ class Recommendation:
         reasons: For each item the contribution of each signal to its score, the largest first; None unless a LambdaRank has
             ranked and reasons were asked for.
         by_ranker: Whether a LambdaRank has ranked.
+        ranked: Number of distinct candidates that were ranked.
     """
 
     items: list[Ranked]
@@ -86,6 +87,7 @@ class Recommendation:
     context: list[UserEvent] = field(default_factory=list)
     reasons: list[dict[str, float]] | None = None
     by_ranker: bool = False
+    ranked: int = 0
 
 
 class Recommender:
@@ -158,7 +160,7 @@ class Recommender:
         found = self._candidates(live, row, seen, allowed, exclude_seen)
         union = np.unique(np.concatenate([*found.values(), np.zeros(0, np.int64)]).astype(np.int64))
         counts = {name: len(at) for name, at in found.items()}
-        result = Recommendation([], counts, filled, missing, past)
+        result = Recommendation([], counts, filled, missing, past, ranked=len(union))
         if len(union):
             scores = self._score_live(ranking, live, union, row, user, context, now)
             best = np.argsort(-scores[:, 0], kind="stable")[:k]
@@ -279,7 +281,7 @@ class Recommender:
         best = np.argsort(-scores, kind="stable")[:k]
         found = {name: listed.places[of] for name, of in listed.found.items()}
         items = self._ranked(live, listed.places[best], scores[best, np.newaxis], found, [LABEL])
-        result = Recommendation(items, by_ranker=True)
+        result = Recommendation(items, by_ranker=True, ranked=len(listed.places))
         result.candidates = {name: len(at) for name, at in found.items()}
         if explain and len(best):
             parts = ranker.contributions(listed.signals[best])

@@ -12,33 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
-from ml.days import MICROSECONDS_PER_HOUR, day_bounds
-from ml.features.event_days import event_parts, read_events
-from ml.features.point_in_time.event_log import table_days
+from ml.days import day_bounds
 from ml.lake import Lake
-from ml.logs.read import raw_parts
 from ml.online.probe_set import probe_day, probe_of
-from ml.recipes.recipe import recipe_of, retrieval_model
 from ml.recipes.stored import recipe_in_use
-from ml.retrieval.items import days_since
-from ml.schema import EVENT_TIME
-from ml.serving.catalogue import LiveCatalogue
+from ml.serving.choice import choose_models
 from ml.serving.clock import Clock
-from ml.serving.events import EventWindow
-from ml.serving.feature_tables import ServedTables
 from ml.serving.journal import Journal
 from ml.serving.models import ExportedModel, NewestModel, NoModel, ServedModel
+from ml.serving.past import recommender_at
 from ml.serving.pins import Pins
 from ml.serving.ranker import NAME, ServedRanker
 from ml.serving.recommender import Recommender
 from ml.serving.rows import rank_rows
 from ml.serving.served_log import ServedLog
 from ml.serving.variants import Variant, variants_of
-from ml.stages import FEATURE_TABLES, exported_models
+from ml.stages import exported_models
 from ml.sync.folder import SyncFolder
 from ml.sync.receiver import Receiver
 
@@ -133,12 +125,6 @@ class Engine:
                 _log.exception("%s: the service continues with its last items and models", self.spec.name)
 
 
-def ranking_model(spec: DatasetSpec) -> str:
-    """Return the model that ranks by default: the first without two towers, or else the first."""
-    single = [name for name in spec.models if recipe_of(spec, name).model.kind != "two_tower"]
-    return single[0] if single else spec.primary
-
-
 def _status(pinned: str | None, refusal: str | None) -> str:
     return "refused" if refusal else "pinned" if pinned else "current"
 
@@ -169,36 +155,24 @@ def start(
     Raises:
         NoModel: There is no model to serve.
     """
-    experiment = None if model else spec.experiment
-    shown = [name for name in (experiment.shares if experiment else ()) if name != NAME]
-    towers, name = retrieval_model(spec), model or next(iter(shown), ranking_model(spec))
+    choice = choose_models(spec, model)
+    experiment, name = choice.experiment, choice.model
     ranking = _served(spec, lake, name, (synced or {}).get(name), pins)
-    retrieval = None
-    if towers is not None and towers != name and spec.item:
-        retrieval = _served(spec, lake, towers, (synced or {}).get(towers), pins)
-    elif towers == name:
-        retrieval = ranking
+    retrieval = ranking if choice.towers == name else None
+    if choice.towers is not None and retrieval is None:
+        retrieval = _served(spec, lake, choice.towers, (synced or {}).get(choice.towers), pins)
     days = lake.days(exported_models(name), spec.name)
     last = days[-1] if days else spec.partitions.start.isoformat()
     end = day_bounds(last, spec.zone)[1]
     clock, recommender, served = clock or Clock.after(end), None, None
     if spec.item:
         served = ServedLog(spec, Path(stream.path), end) if spec.feature_tables else None
-        window = EventWindow(spec)
-        stage = spec.examples_log.stage
-        held = days_since(spec, last, lake, window.reach(end - 1), stage)
-        for other in held:
-            for part in map(UPath, raw_parts(lake, spec.name, other, stage)):
-                rows = pq.read_table(part.path, columns=window.columns, filesystem=part.fs)
-                window.load(rows.filter(pa.array(rows[EVENT_TIME].to_numpy() >= window.reach(end - 1))))
-        recommender = Recommender(spec, window, LiveCatalogue(spec, window, sides, _tables(spec, lake, last, served)), sides)
-    asks = recommender is not None and model is None and spec.ranked is not None and spec.ranked.lambdarank is not None
-    asks = asks and (experiment is None or NAME in experiment.shares)
-    ranker = ServedRanker(lake, spec, pins) if asks else None
+        recommender = recommender_at(spec, lake, last, sides, served)
+    ranker = ServedRanker(lake, spec, pins) if choice.has_ranker else None
     engine = Engine(spec, clock, ranking, retrieval, recommender, Journal(spec, stream, experiment), ranker, served)
     if experiment is not None:
         loaded = {served.version.model: served for served in engine.models}
-        by_name = {one: loaded.get(one) or _served(spec, lake, one, (synced or {}).get(one), pins) for one in shown}
+        by_name = {one: loaded.get(one) or _served(spec, lake, one, (synced or {}).get(one), pins) for one in choice.shown}
         engine.variants = {
             one: Variant(one, ranking, _trained(spec, ranker)) if one == NAME else Variant(one, by_name[one], None)
             for one in experiment.shares
@@ -208,18 +182,6 @@ def start(
     engine.refresh()
     _warm_up(engine)
     return engine
-
-
-def _tables(spec: DatasetSpec, lake: Lake, last: str, served: ServedLog | None) -> ServedTables:
-    """Load the events that feature tables need at the end of a day."""
-    tables, end = ServedTables(spec, served), day_bounds(last, spec.zone)[1]
-    if spec.feature_tables:
-        days = [day for day in (*table_days(spec, last), last) if lake.has(FEATURE_TABLES, spec.name, day)]
-        if last not in days:
-            _log.warning("%s has no %s of %s: values of feature tables begin without events", spec.name, FEATURE_TABLES, last)
-        parts = [part for day in days for part in event_parts(lake, spec.name, day)]
-        tables.load(read_events(spec, parts, end - round(spec.table_look_back_hours * MICROSECONDS_PER_HOUR), end))
-    return tables
 
 
 def _warm_up(engine: Engine) -> None:

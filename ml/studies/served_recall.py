@@ -31,10 +31,10 @@ from ml.retrieval.interactions import context_columns, positive, read_rows
 from ml.retrieval.items import item_column
 from ml.schema import EVENT_TIME
 from ml.serving.catalogue import LiveCatalogue
+from ml.serving.choice import ranking_model
 from ml.serving.events import EventWindow
 from ml.serving.ranker import NAME as LAMBDARANK
 from ml.serving.recommender import Recommender
-from ml.serving.start import ranking_model
 from ml.stages import CANDIDATE_INDEX, exported_models
 
 ALL = 5000

@@ -25,12 +25,12 @@ BLOCKS = [block for page in pages() for block in blocks_of(page)]
 TROUBLESHOOTING = "docs/troubleshooting.md"
 MESSAGES = [block for block in BLOCKS if block.language == "output" and block.page == TROUBLESHOOTING]
 LISTINGS = [block for block in BLOCKS if block.language == "text"]
-# Missing in the lake of these tests: no day is in training, no study was run, all logs have dates, no feature has a vocabulary,
-# and no dataset has feature tables, a log of actions or a two-tower model.
+# Missing in the lake of these tests: no day is in training, no study or batch was run, all logs have dates, no feature has a
+# vocabulary, and no dataset has feature tables, a log of actions or a two-tower model.
 ABSENT = {
     *("feature_tables", "raw_actions", "joined_examples", "vectors.safetensors", "ranker.txt"),
     *("checkpoints", "online_checkpoints", "online_packages", "online_updates"),
-    *("studies", "log_index", "vocabulary", "tuning_results"),
+    *("studies", "log_index", "vocabulary", "tuning_results", "batch_recommendations"),
 }
 
 SYNC_FOLDER = "<folder>/"  # head of the listing of a sync folder, which is not in the lake

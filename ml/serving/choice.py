@@ -1,0 +1,56 @@
+"""Which models recommend items of a dataset: the models that rank, the two-tower model, and whether a LambdaRank orders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ml.catalog.experiment import Experiment
+from ml.catalog.spec import DatasetSpec
+from ml.recipes.recipe import recipe_of, retrieval_model
+from ml.serving.ranker import NAME
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The models of a dataset by their parts in a recommendation.
+
+    Attributes:
+        model: The model that ranks, and that ranks given candidates beside a LambdaRank.
+        towers: The two-tower model that finds candidates; None without one, or without an item.
+        has_ranker: Whether a LambdaRank orders the candidates of recommendations.
+        experiment: The experiment that chooses what ranks for a user; None without one.
+    """
+
+    model: str
+    towers: str | None
+    has_ranker: bool
+    experiment: Experiment | None
+
+    @property
+    def shown(self) -> list[str]:
+        """The models of the experiment without the LambdaRank, the champion first."""
+        return _shown(self.experiment)
+
+
+def ranking_model(spec: DatasetSpec) -> str:
+    """Return the model that ranks by default: the first without two towers, or else the first."""
+    single = [name for name in spec.models if recipe_of(spec, name).model.kind != "two_tower"]
+    return single[0] if single else spec.primary
+
+
+def choose_models(spec: DatasetSpec, model: str | None = None) -> Choice:
+    """Choose the models of a dataset.
+
+    Args:
+        spec: The dataset.
+        model: The model that ranks alone, without LambdaRank and experiment; by default the catalog entry decides.
+    """
+    experiment = None if model else spec.experiment
+    has_ranker = bool(spec.item) and model is None and spec.ranked is not None and spec.ranked.lambdarank is not None
+    has_ranker = has_ranker and (experiment is None or NAME in experiment.shares)
+    name = model or next(iter(_shown(experiment)), ranking_model(spec))
+    return Choice(name, retrieval_model(spec) if spec.item else None, has_ranker, experiment)
+
+
+def _shown(experiment: Experiment | None) -> list[str]:
+    return [name for name in (experiment.shares if experiment else ()) if name != NAME]
