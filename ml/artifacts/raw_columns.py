@@ -13,7 +13,7 @@ from ml.catalog.reading import ColumnType
 from ml.catalog.spec import DatasetSpec
 from ml.features.hashing import hash_values
 from ml.logs.text.value_types import list_without_null_tokens, trim_texts, without_null_tokens
-from ml.logs.typed_columns import UnreadableType, type_column
+from ml.logs.typed_columns import AS_TYPED, UnreadableType, ValueRules, type_column
 from ml.schema import ARROW_TYPES, EVENT_TIME, HISTORY_PREFIX
 
 if TYPE_CHECKING:
@@ -73,14 +73,14 @@ class RawColumns:
         self._histories = {
             f"{HISTORY_PREFIX}{name}": (most, spec.feature_of(column) or "") for name, (column, most) in listed.items()
         }
-        self._null_tokens = _null_tokens(spec, self._without_event_time)
-        self._texts = {
-            name: pa.array(tokens, pa.string())
-            for name, tokens in self._null_tokens.items()
-            if tokens and self._without_event_time[name] in (pa.string(), pa.list_(pa.string()))
+        self._rules = _value_rules(spec, self._without_event_time)
+        texts = {
+            name: rules
+            for name, rules in self._rules.items()
+            if self._without_event_time[name] in (pa.string(), pa.list_(pa.string()))
         }
-        sources = [(spec.source, spec.source.columns), *((table.source, table.columns) for table in spec.join)]
-        self._trimmed = [name for source, names in sources if source.trim for name in names]
+        self._texts = {name: pa.array(rules.null_tokens, pa.string()) for name, rules in texts.items() if rules.null_tokens}
+        self._trimmed = [name for name, rules in texts.items() if rules.trim]
         self._as_declared: pa.Schema | None = None  # of the last record batch that needed no change
 
     def __call__(self, rows: pa.RecordBatch | pd.DataFrame) -> pa.RecordBatch:
@@ -127,8 +127,8 @@ class RawColumns:
             check_event_time(rows.column(at))
         return rows
 
-    def _reading(self, name: str) -> tuple[pa.DataType, tuple[str, ...], str]:
-        return self._without_event_time[name], self._null_tokens[name], self._units.get(name, "us")
+    def _reading(self, name: str) -> tuple[pa.DataType, ValueRules, str]:
+        return self._without_event_time[name], self._rules[name], self._units.get(name, "us")
 
     def _texts_without_null_tokens(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Trim texts and replace null tokens, as reading a log does; rows without any are returned as they are."""
@@ -153,16 +153,16 @@ def _ids(items: pa.Array, most: int, feature: str) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(hash_values(feature, kept.flatten())))
 
 
-def _null_tokens(spec: DatasetSpec, types: dict[str, pa.DataType]) -> dict[str, tuple[str, ...]]:
-    """Return the texts that mean a missing value in each column; in a history, those of the column that it lists."""
+def _value_rules(spec: DatasetSpec, types: dict[str, pa.DataType]) -> dict[str, ValueRules]:
+    """Return how the values of each column are written; in a history, those of the column that it lists."""
     sources = [(spec.source, spec.source.columns), *((table.source, table.columns) for table in spec.join)]
-    tokens = {name: source.null_tokens for source, names in sources for name in names}
+    rules = {name: ValueRules.of(source, name) for source, names in sources for name in names}
     listed = {f"{HISTORY_PREFIX}{s.name}": spec.history_of(s)[0] for s in spec.sparse if s.history}
-    return {name: tokens.get(listed.get(name, name), ()) for name in types}
+    return {name: rules.get(listed.get(name, name), ValueRules()) for name in types}
 
 
 def typed_array(
-    name: str, column: pa.Array, kind: pa.DataType, null_tokens: tuple[str, ...] = (), time_unit: str = "us"
+    name: str, column: pa.Array, kind: pa.DataType, rules: ValueRules = AS_TYPED, time_unit: str = "us"
 ) -> pa.Array:
     """Convert an Arrow column to its declared type as reading a log does; dictionaries of text are kept.
 
@@ -170,7 +170,7 @@ def typed_array(
         name: The column's name, for messages.
         column: Values of any type, [N]. NaN is a missing value.
         kind: The declared type, or a list of it.
-        null_tokens: Texts that are missing values. They stay in a column of text that is declared as text.
+        rules: How the values are written. Null tokens stay in a column of text that is declared as text.
         time_unit: Unit of the integers that timestamps become (`s`, `ms`, `us` or `ns`).
 
     Raises:
@@ -189,12 +189,12 @@ def typed_array(
         raise TypeError(f"column {name!r}: declared {kind}, found {held}")
     try:
         if pa.types.is_list(kind):
-            return column.cast(kind) if pa.types.is_null(held) else _typed_list(name, column, kind, null_tokens)
+            return column.cast(kind) if pa.types.is_null(held) else _typed_list(name, column, kind, rules)
         if pa.types.is_floating(held):
             if pa.types.is_floating(kind):
                 return column.cast(kind)  # features count infinities as missing
             column = _without_nan(column)
-        typed = type_column(pa.chunked_array([column]), _DECLARED[kind], null_tokens, time_unit)
+        typed = type_column(pa.chunked_array([column]), _DECLARED[kind], rules, time_unit)
     except (UnreadableType, pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise _refused(name, kind, error) from error
     if typed.inexact.any():
@@ -211,16 +211,16 @@ def _without_nan(column: pa.Array) -> pa.Array:
     return pc.call_function("if_else", [pc.call_function("is_nan", [column]), pa.scalar(None, column.type), column])
 
 
-def _typed_list(name: str, column: pa.Array, kind: pa.DataType, null_tokens: tuple[str, ...]) -> pa.Array:
+def _typed_list(name: str, column: pa.Array, kind: pa.DataType, rules: ValueRules) -> pa.Array:
     """Convert the items of lists [N]. Null tokens stay in lists of text, as in columns of text."""
     lengths = pc.call_function("list_value_length", [column])
     offsets = np.concatenate(([0], np.cumsum(lengths.fill_null(0).to_numpy()))).astype(np.int32)
-    typed = typed_array(name, column.flatten(), kind.value_type, null_tokens)
+    typed = typed_array(name, column.flatten(), kind.value_type, rules)
     return pa.ListArray.from_arrays(pa.array(offsets), typed, mask=lengths.is_null())
 
 
 def typed_series(
-    name: str, column: pd.Series, kind: pa.DataType, null_tokens: tuple[str, ...] = (), time_unit: str = "us"
+    name: str, column: pd.Series, kind: pa.DataType, rules: ValueRules = AS_TYPED, time_unit: str = "us"
 ) -> pa.Array:
     """Convert a pandas Series to its declared type, as `typed_array` does. None, NaN and NA are missing values."""
     plain = isinstance(column.dtype, np.dtype)
@@ -233,7 +233,7 @@ def typed_series(
         held = pa.array(values, from_pandas=True) if held is None else held
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
         raise _refused(name, kind, error) from error
-    return typed_array(name, held.combine_chunks() if isinstance(held, pa.ChunkedArray) else held, kind, null_tokens, time_unit)
+    return typed_array(name, held.combine_chunks() if isinstance(held, pa.ChunkedArray) else held, kind, rules, time_unit)
 
 
 def _texts(values: Any) -> pa.Array | None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ml.catalog.labels import check_label_type
 from ml.catalog.log_spec import RESERVED_COLUMNS
-from ml.catalog.row_shape import element_type
 from ml.catalog.strict import fault
+from ml.catalog.value_text import element_type
 
 if TYPE_CHECKING:
     from ml.catalog.features import SparseColumn
@@ -78,6 +78,7 @@ def check_columns(spec: DatasetSpec) -> None:
 def check_types(spec: DatasetSpec) -> None:
     """Checks that columns have the types that they are used as."""
     types = spec.column_types
+    _check_unsigned(spec)
     for dense in spec.dense:
         if types[dense.column] not in NUMBERS:
             raise fault(f"dense.{dense.name}.column", f"{dense.column!r} is {types[dense.column]}, expected a number")
@@ -103,6 +104,19 @@ def check_types(spec: DatasetSpec) -> None:
     for column, expectation in spec.expectations.columns.items():
         if expectation.value and types[column] not in NUMBERS:
             raise fault(f"expectations.columns.{column}.value", f"{column!r} is {types[column]}, expected a number")
+
+
+def _check_unsigned(spec: DatasetSpec) -> None:
+    """Checks that unsigned ids, whose order is lost, are not read as numbers."""
+    ids = {name for one in (spec.source, *(table.source for table in spec.join)) for name in one.unsigned or ()}
+    measured = [(f"dense.{d.name}.column", d.column) for d in spec.dense]
+    measured += [(f"sparse.{s.name}.bucketise", s.column) for s in spec.sparse if s.bucketise is not None]
+    measured += [(f"{rule.key}.column", rule.column) for rule in spec.label_rules]
+    measured += [("label.weight", spec.label.weight)]
+    measured += [(f"expectations.columns.{c}.value", c) for c, e in spec.expectations.columns.items() if e.value]
+    for path, column in measured:
+        if column in ids:
+            raise fault(path, f"{column!r} has unsigned ids (source.unsigned), which are not numbers to compare")
 
 
 def _check_ids_of(sparse: SparseColumn, spec: DatasetSpec, types: Mapping[str, ColumnType]) -> None:

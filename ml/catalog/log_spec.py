@@ -162,5 +162,7 @@ def check_log(source: Source, time: Time, partitions: Partitions) -> None:
             raise fault(key, f"no column {column!r}; the columns are {sorted(source.columns)}")
         if column in field_of(source):
             raise fault(key, f"{column!r} differs between the elements of a line (source.explode); a line has one time")
+        if column in (source.unsigned or ()):
+            raise fault("source.unsigned", f"{column!r} is a time (time.column), and not an id")
         if (kind := source.columns[column]) not in wanted:
             raise fault(key, f"{column!r} is {kind}; {reading} needs {' or '.join(wanted)}")

@@ -14,8 +14,9 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from ml.catalog.row_shape import check_shape, in_file
-from ml.catalog.strict import Bool, Float, Int, Strict, fault, is_none
+from ml.catalog.strict import Bool, Float, Int, Strict, fault, is_false, is_none
 from ml.catalog.time_format import compile_format
+from ml.catalog.value_text import check_paths, check_values
 
 ColumnType = Literal["int", "float", "string", "bool", "list<int>", "list<float>", "list<string>", "list<bool>"]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -61,6 +62,13 @@ class Source(Strict):
     rename: dict[str, ColumnName] = Field(
         default={}, description="Mapping of names in a file's header (or JSON keys) to names in `columns`."
     )
+    paths: dict[ColumnName, Annotated[str, StringConstraints(pattern=r"^[^.]+(\.[^.]+)+$")]] | None = Field(
+        default=None,
+        min_length=1,
+        exclude_if=is_none,
+        description="Columns whose value is within an object of JSON or a struct of Parquet, with the path of its keys: "
+        "`{user_id: user.id}`.",
+    )
     separator: str | None = Field(
         default=None, pattern=r"^[\t -~]$", description="Field separator; by default a comma for csv and a tab for tsv."
     )
@@ -96,8 +104,21 @@ class Source(Strict):
     )
     trim: Bool = Field(
         default=False,
-        exclude_if=lambda value: value is False,
-        description="Whether blanks around texts are removed, in elements of lists too, before null tokens are looked for.",
+        exclude_if=is_false,
+        description="Whether blanks around values are removed, in elements of lists too, before null tokens are looked for.",
+    )
+    decimal_ints: Bool = Field(
+        default=False,
+        exclude_if=is_false,
+        description="Whether ints can be written as `9.0`, as pandas writes them beside missing values: up to 15 digits, and "
+        "only zeros behind the point.",
+    )
+    unsigned: tuple[ColumnName, ...] | None = Field(
+        default=None,
+        min_length=1,
+        exclude_if=is_none,
+        description="Columns of int or list<int> with unsigned 64-bit ids, such as hashes. An id from 2^63 on becomes the "
+        "signed int with the same bits, which is the id less 2^64. In JSON, such ids can be numbers or texts.",
     )
     null_tokens: tuple[str, ...] = Field(
         default=("",), description="Texts that mean a missing value. `NaN` also means the NaN of floats in Parquet."
@@ -116,9 +137,11 @@ class Source(Strict):
         if self.separator and (self.separator in "\r\n" or (self.quoted and self.separator == '"')):
             raise fault("separator", f"{self.separator!r} also ends a line or a quoted field; use another character")
         check_shape(self)
+        check_values(self)
         fields = list(in_file(self).columns)
         if unknown := sorted(set(self.rename.values()) - set(fields)):
             raise fault("rename", f"{unknown} are not among source.columns {fields}")
+        check_paths(self, fields)
         if twice := sorted({name for name in self.rename.values() if list(self.rename.values()).count(name) > 1}):
             raise fault("rename", f"more than one name of the file is renamed to {twice}")
         if self.rename and not self.header and self.format in ("csv", "tsv"):

@@ -8,20 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from ml.catalog.strict import fault
+from ml.catalog.value_text import DELIMITED, element_type, held_in_file
 
 if TYPE_CHECKING:
     from ml.catalog.reading import ColumnType, Source
-
-DELIMITED = ("csv", "tsv")
-
-
-def element_type(kind: ColumnType) -> ColumnType | None:
-    """Returns the type of the elements of a list, such as `int` for `list<int>`; None if the type is no list.
-
-    >>> element_type("list<int>"), element_type("int")
-    ('int', None)
-    """
-    return cast("ColumnType", kind[len("list<") : -1]) if kind.startswith("list<") else None
 
 
 def field_of(source: Source) -> dict[str, str]:
@@ -35,8 +25,9 @@ def in_file(source: Source) -> Source:
     A field that is exploded stands in the place of the first of its columns. Columns of the path are not in the file.
     """
     fields: dict[str, ColumnType] = {}
+    types = held_in_file(source)
     exploded, is_text = field_of(source), source.list_separator is not None
-    for name, kind in source.columns.items():
+    for name, kind in types.items():
         if name in (source.path_columns or ()):
             continue
         if name in exploded:
@@ -45,8 +36,10 @@ def in_file(source: Source) -> Source:
             fields.setdefault(exploded[name], "string" if is_text else listed)
         else:
             fields[name] = "string" if is_text and element_type(kind) else kind
-    if fields == source.columns and source.explode is None and not source.trim:
+    if fields == source.columns and source.explode is None:
         return source
+    columnar = source.format == "parquet"
+    unsigned = tuple(exploded.get(name, name) for name in source.unsigned or ())
     return source.model_copy(
         update={
             "columns": fields,
@@ -54,7 +47,9 @@ def in_file(source: Source) -> Source:
             "list_separator": None,
             "part_separator": None,
             "path_columns": None,
-            "trim": False,
+            "trim": columnar and source.trim,
+            "decimal_ints": columnar and source.decimal_ints,
+            "unsigned": (columnar and unsigned) or None,
         },
     )
 

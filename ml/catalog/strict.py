@@ -30,6 +30,11 @@ def is_none(value: object) -> bool:
     return value is None
 
 
+def is_false(value: object) -> bool:
+    """Whether a switch is off, for `exclude_if` as with `is_none`."""
+    return value is False
+
+
 def fault(key: str, what: str) -> PydanticCustomError:
     """Returns the error for a validator to raise.
 

@@ -8,8 +8,8 @@ from ml.catalog.dataset_checks import NUMBERS
 from ml.catalog.feature_tables import EventFilter, FeatureTable
 from ml.catalog.log_spec import RESERVED_COLUMNS
 from ml.catalog.reading import is_of_type
-from ml.catalog.row_shape import element_type
 from ml.catalog.strict import fault
+from ml.catalog.value_text import element_type
 
 if TYPE_CHECKING:
     from ml.catalog.spec import DatasetSpec

@@ -56,12 +56,12 @@ def check_keys(log: LogSpec, index: LogIndex, folder: str | UPath, files: Sequen
 
 def lacking_keys(source: Source, file: LogFile, absent: Iterable[str]) -> WrongFile:
     """The error for keys that no line has. It lists the keys of the file's first lines."""
-    names = Layout.declared(in_file(source)).original_names
-    keys = ", ".join(repr(key) for column, key in names.items() if column in set(absent))
+    paths = Layout.declared(in_file(source)).key_paths
+    keys = ", ".join(repr(".".join(path)) for column, path in paths.items() if column in set(absent))
     there = ", ".join(map(repr, keys_in(first_lines(source, file))[:40]))
     return WrongFile(
         f"{file.name}: no line has the key {keys}; the lines have {there}. "
-        f"Correct source.columns or source.rename in the catalog"
+        f"Correct source.columns, source.rename or source.paths in the catalog"
     )
 
 

@@ -16,8 +16,8 @@ from ml.logs.parsed_blocks import ParsedBlock
 from ml.logs.quarantine import NOT_UTF8, TEXT_BYTES, bad_value, damaged_file, inexact_integer
 from ml.logs.sources import LogFile
 from ml.logs.text.layout import Layout, WrongFile, rename_fields
-from ml.logs.text.value_types import table_without_null_tokens
-from ml.logs.typed_columns import TypedColumn, UnreadableType, type_column
+from ml.logs.text.value_types import column_at, table_without_null_tokens
+from ml.logs.typed_columns import TypedColumn, UnreadableType, ValueRules, type_column
 
 
 def read_row_groups(
@@ -39,10 +39,10 @@ def read_row_groups(
         index = 0
         try:
             parquet = pq.ParquetFile(raw)
-            names = column_names(source, parquet.schema_arrow, file.name)
+            names = column_names(source, flat_schema(source, parquet.schema_arrow, file.name), file.name)
             for index in range(parquet.num_row_groups):
                 if wanted is None or index in wanted:
-                    group = parquet.read_row_group(index, use_threads=False).rename_columns(names)
+                    group = _flat(source, parquet.read_row_group(index, use_threads=False)).rename_columns(names)
                     yield _parse(source, schema, index, group, clock)
             return
         except (pa.ArrowInvalid, OSError) as error:
@@ -54,8 +54,34 @@ def read_row_groups(
     )
 
 
+def flat_schema(source: Source, schema: pa.Schema, file: str) -> pa.Schema:
+    """Returns a file's schema with the columns of `source.paths` in the place of the structs that hold them.
+
+    Raises:
+        WrongFile: A struct lacks a field of a path.
+    """
+    for column, path in (source.paths or {}).items():
+        held: pa.DataType = pa.struct(list(schema))
+        for key in path.split("."):
+            there = [field.name for field in held] if pa.types.is_struct(held) else []
+            if key not in there:
+                found = f"there are {', '.join(map(repr, there[:40]))}" if there else f"{key!r} would be within {held}"
+                raise WrongFile(f"{file}: schema lacks {path!r} of column {column!r}, {found}; correct source.paths")
+            held = held.field(key).type
+    return _flat(source, schema.empty_table()).schema
+
+
+def _flat(source: Source, table: pa.Table) -> pa.Table:
+    paths = {column: path.split(".") for column, path in (source.paths or {}).items()}
+    found = {column: column_at(table, path) for column, path in paths.items()}
+    table = table.drop_columns(list({path[0] for path in paths.values()}))
+    for column, values in found.items():
+        table = table.append_column(column, values)
+    return table
+
+
 def column_names(source: Source, schema: pa.Schema, file: str) -> list[str]:
-    """Returns the names of a file's columns in the catalog. Refuses a file whose columns cannot be read as declared."""
+    """Returns the catalog's names of the columns of a `flat_schema`. Refuses columns that cannot be read as declared."""
     names = rename_fields(source, schema.names, file, "schema")
     for name, held in zip(names, schema.types, strict=True):
         if name in source.columns:
@@ -72,7 +98,7 @@ def _parse(source: Source, schema: pa.Schema, index: int, group: pa.Table, clock
     columns: list[pa.Array] = []
     for column, kind in source.columns.items():
         unit = clock.unit if clock and column == clock.column and kind == "int" else "us"
-        typed = type_column(group.column(column), kind, source.null_tokens, unit)
+        typed = type_column(group.column(column), kind, ValueRules.of(source, column), unit)
         columns.append(typed.values)
         bad |= {row: _reason(typed, row, column, kind) for row in np.flatnonzero(typed.wrong).tolist() if row not in bad}
     good = np.ones(group.num_rows, bool)
@@ -112,9 +138,12 @@ def read_first_rows(source: Source, file: LogFile, index: int, rows: int, clock:
     schema = Layout.declared(source).schema
     with UPath(file.url).open("rb") as raw:
         parquet = pq.ParquetFile(raw)
-        names = column_names(source, parquet.schema_arrow, file.name)
-        wanted = {old: new for old, new in zip(parquet.schema_arrow.names, names, strict=True) if new in source.columns}
-        batch = next(parquet.iter_batches(rows, [index], list(wanted), use_threads=False), None)
-        held = pa.schema([parquet.schema_arrow.field(name) for name in wanted])
-        group = pa.Table.from_batches([batch] if batch is not None else [], held).rename_columns(list(wanted.values()))
+        flat = flat_schema(source, parquet.schema_arrow, file.name)
+        names = column_names(source, flat, file.name)
+        wanted = {old: new for old, new in zip(flat.names, names, strict=True) if new in source.columns}
+        roots = {path.split(".")[0] for path in (source.paths or {}).values()}
+        stored = [field for field in parquet.schema_arrow if field.name in roots or field.name in wanted]
+        batch = next(parquet.iter_batches(rows, [index], [field.name for field in stored], use_threads=False), None)
+        group = pa.Table.from_batches([batch] if batch is not None else [], pa.schema(stored))
+        group = _flat(source, group).select(list(wanted)).rename_columns(list(wanted.values()))
         return _parse(source, schema, index, group, clock)

@@ -19,12 +19,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ml.catalog.reading import ColumnType, Source
-from ml.catalog.row_shape import element_type, field_of
+from ml.catalog.row_shape import field_of
+from ml.catalog.value_text import element_type, held_in_file
 from ml.logs.parsed_blocks import ParsedBlock
 from ml.logs.quarantine import LENGTHS, bad_element, bad_value
 from ml.logs.text.layout import WrongFile
 from ml.logs.text.value_types import table_without_null_tokens, trim_texts, without_null_tokens
-from ml.logs.typed_columns import type_column
+from ml.logs.typed_columns import ValueRules, type_column
 from ml.schema import ARROW_TYPES
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -72,6 +73,7 @@ def is_shaped(source: Source) -> bool:
     """Whether the rows of a source differ from the lines of its files."""
     return (
         source.trim
+        or held_in_file(source) != source.columns
         or source.explode is not None
         or source.path_columns is not None
         or any(map(element_type, source.columns.values()))
@@ -97,7 +99,7 @@ def path_values(source: Source, file: str) -> dict[str, pa.Scalar]:
         if part is None:
             raise WrongFile(f"{file}: no folder `{column}=...` in the path; correct source.path_columns or source.files")
         text = None if part[1] == HIVE_NULL or part[1] in source.null_tokens else unquote(part[1])
-        typed = type_column(pa.chunked_array([pa.array([text], pa.string())]), kind, source.null_tokens)
+        typed = type_column(pa.chunked_array([pa.array([text], pa.string())]), kind, ValueRules.of(source, column))
         if typed.wrong.any():
             raise WrongFile(f"{file}: {column}={part[1]} in the path is not {kind}; correct source.columns.{column}")
         found[column] = typed.values[0]
@@ -129,7 +131,9 @@ def shape_rows(source: Source, table: pa.Table, file: str = "") -> ShapedRows:
     bad: dict[int, str] = {}
     of_path = path_values(source, file)
     of_lines = {
-        name: _list_column(source, name, table[name], kind, bad) if element_type(kind) else table[name]
+        name: _list_column(source, name, table[name], kind, bad)
+        if element_type(kind)
+        else _typed_column(source, name, table[name], kind, bad)
         for name, kind in source.columns.items()
         if name not in field_of(source) and name not in of_path
     }
@@ -172,9 +176,21 @@ def _elements(source: Source, column: pa.ChunkedArray) -> _Elements:
     return _Elements(values, lines)
 
 
+def _typed_column(
+    source: Source, name: str, column: pa.ChunkedArray, kind: ColumnType, bad: dict[int, str]
+) -> pa.ChunkedArray | pa.Array:
+    """A column that was read as text, because its values are not written as its type, as values of its type."""
+    if column.type.equals(ARROW_TYPES[kind]) or not pa.types.is_string(column.type):
+        return column
+    typed = type_column(column, kind, ValueRules.of(source, name))
+    for line in np.flatnonzero(typed.wrong).tolist():
+        bad.setdefault(line, bad_value(kind, name))
+    return typed.values
+
+
 def _typed(elements: _Elements, name: str, kind: ColumnType, source: Source, bad: dict[int, str]) -> _Elements:
     """The elements as values of a type; lines with an element that is none are bad."""
-    typed = type_column(pa.chunked_array([elements.values]), kind, source.null_tokens)
+    typed = type_column(pa.chunked_array([elements.values]), kind, ValueRules.of(source, name))
     for line in np.unique(elements.lines[typed.wrong]).tolist():
         bad.setdefault(line, bad_value(kind, name))
     return replace(elements, values=typed.values)

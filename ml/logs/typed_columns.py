@@ -11,23 +11,52 @@ that cannot be converted so are marked, and become malformed lines. `ml.logs.par
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ml.catalog.reading import ColumnType
-from ml.catalog.row_shape import element_type
-from ml.logs.text.value_types import bad_values, without_null_tokens
+from ml.catalog.reading import ColumnType, Source
+from ml.catalog.value_text import element_type
+from ml.logs.text.value_types import bad_values, trim_texts, without_null_tokens
 from ml.schema import ARROW_TYPES
 
 INT64_MAX = 2**63 - 1
 _TRAILING_ZEROS = r"(\.\d*?)0+$"
+_DECIMAL_INT = r"^([ \t]*-?[0-9]{1,15})\.0*([ \t]*)$"  # of 15 digits, because floats are exact to 2^53
+_UINT64_MAX = str(2**64 - 1)
 
 
 class UnreadableType(TypeError):
     """A column's type cannot be read as the declared type. The message says which type it is, and what to do."""
+
+
+@dataclass(frozen=True)
+class ValueRules:
+    """How the values of a column are written. The attributes are the keys of the source.
+
+    Attributes:
+        null_tokens: Texts that are missing values.
+        trim: Whether blanks around texts are removed.
+        decimal_ints: Whether texts such as `9.0` are ints.
+        unsigned: Whether ints are unsigned ids, whose bits become those of a signed int.
+    """
+
+    null_tokens: tuple[str, ...] = ()
+    trim: bool = False
+    decimal_ints: bool = False
+    unsigned: bool = False
+
+    @classmethod
+    def of(cls, source: Source, column: str) -> Self:
+        """The rules of a column of a source."""
+        return cls(source.null_tokens, source.trim, source.decimal_ints, column in (source.unsigned or ()))
+
+
+AS_TYPED = ValueRules()
+"""Values are written as their type."""
 
 
 @dataclass(frozen=True)
@@ -47,37 +76,37 @@ class TypedColumn:
     not_utf8: NDArray[np.bool_]
 
 
-def type_column(
-    column: pa.ChunkedArray, kind: ColumnType, null_tokens: tuple[str, ...] = (), time_unit: str = "us"
-) -> TypedColumn:
+def type_column(column: pa.ChunkedArray, kind: ColumnType, rules: ValueRules = AS_TYPED, time_unit: str = "us") -> TypedColumn:
     """Converts a column.
 
     Args:
         column: Values of any type, [N].
         kind: The declared type.
-        null_tokens: Texts that are missing values.
+        rules: How the values are written.
         time_unit: Unit of the integers that timestamps become (`s`, `ms`, `us` or `ns`).
 
     Raises:
         UnreadableType: No value of the column's type can be read as `kind`.
     """
     if (inner := element_type(kind)) is not None:
-        return _type_lists(column, kind, inner, null_tokens)
+        return _type_lists(column, kind, inner, rules)
     values, not_utf8 = _plain(column)
     held = values.type
-    if pa.types.is_floating(held) and any(token.strip().lower() == "nan" for token in null_tokens):
+    if pa.types.is_floating(held) and any(token.strip().lower() == "nan" for token in rules.null_tokens):
         values = _without(values, pc.is_nan(values))
     inexact = np.zeros(len(values), bool)
     if pa.types.is_null(held):
         typed, wrong = values.cast(ARROW_TYPES[kind]), np.zeros(len(values), bool)
     elif pa.types.is_string(held):
-        typed, wrong = _from_texts(values, kind, null_tokens)
+        typed, wrong = _from_texts(values, kind, rules)
     elif pa.types.is_floating(held) and kind in ("int", "string"):
         typed, wrong, inexact = _from_floats(values, kind)
     elif pa.types.is_decimal(held) and kind in ("int", "string"):
-        typed, wrong = _from_texts(_decimal_texts(values), kind, ())
+        typed, wrong = _from_texts(_decimal_texts(values), kind, ValueRules(unsigned=rules.unsigned))
     elif kind == "bool" and _is_number(held):
         typed, wrong = _bools(values)
+    elif kind == "int" and rules.unsigned and held == pa.uint64():
+        typed, wrong = values.view(pa.int64()), np.zeros(len(values), bool)
     elif pa.types.is_boolean(held) or _is_number(held):
         typed, wrong = _numbers(values, kind)
     elif pa.types.is_temporal(held) and kind in ("int", "string"):
@@ -87,7 +116,7 @@ def type_column(
     return TypedColumn(typed, wrong | not_utf8, inexact, not_utf8)
 
 
-def _type_lists(column: pa.ChunkedArray, kind: ColumnType, inner: ColumnType, null_tokens: tuple[str, ...]) -> TypedColumn:
+def _type_lists(column: pa.ChunkedArray, kind: ColumnType, inner: ColumnType, rules: ValueRules) -> TypedColumn:
     """Converts lists [N] by their elements. A list with a wrong element is wrong."""
     whole = column.combine_chunks()
     lists = pa.concat_arrays(whole.chunks) if isinstance(whole, pa.ChunkedArray) else whole
@@ -100,7 +129,7 @@ def _type_lists(column: pa.ChunkedArray, kind: ColumnType, inner: ColumnType, nu
         raise UnreadableType(f"is {lists.type}, which cannot be read as {kind}; declare it as it is, or give list_separator")
     lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
     parents, offsets = np.repeat(np.arange(len(lists)), lengths), np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
-    typed = type_column(pa.chunked_array([lists.flatten()]), inner, null_tokens)
+    typed = type_column(pa.chunked_array([lists.flatten()]), inner, rules)
     of_lists = [np.isin(np.arange(len(lists)), parents[mask]) for mask in (typed.wrong, typed.inexact, typed.not_utf8)]
     return TypedColumn(pa.ListArray.from_arrays(pa.array(offsets), typed.values, mask=pc.is_null(lists)), *of_lists)
 
@@ -139,12 +168,32 @@ def _not_utf8(values: pa.Array) -> list[int]:
     return found
 
 
-def _from_texts(texts: pa.Array, kind: ColumnType, null_tokens: tuple[str, ...]) -> tuple[pa.Array, NDArray[np.bool_]]:
+def _from_texts(texts: pa.Array, kind: ColumnType, rules: ValueRules) -> tuple[pa.Array, NDArray[np.bool_]]:
+    texts = trim_texts(texts) if rules.trim else texts
     if kind == "string":
         return texts, np.zeros(len(texts), bool)
-    texts = without_null_tokens(texts, pa.array(null_tokens, pa.string()))
+    texts = without_null_tokens(texts, pa.array(rules.null_tokens, pa.string()))
+    if kind == "int" and rules.decimal_ints:
+        texts = pc.replace_substring_regex(texts, _DECIMAL_INT, r"\1\2")
+    if kind == "int" and rules.unsigned:
+        texts = _signed_texts(texts)
     wrong = bad_values(texts, kind)
     return pc.utf8_trim(_without(texts, pa.array(wrong)), " \t").cast(ARROW_TYPES[kind]), wrong
+
+
+def _signed_texts(texts: pa.Array) -> pa.Array:
+    """Replaces integers from 2^63 to 2^64 - 1 by the signed ones with the same bits."""
+    digits = pc.utf8_trim(texts, " \t")
+    most = pa.scalar(_UINT64_MAX)
+    large = pc.or_(
+        pc.match_substring_regex(digits, "^[0-9]{19}$"),
+        pc.and_(pc.match_substring_regex(digits, "^[0-9]{20}$"), pc.less_equal(digits, most)),
+    )
+    large = pc.fill_null(large, False)
+    if not large.true_count:
+        return texts
+    signed = _without(digits, pc.invert(large)).cast(pa.uint64()).view(pa.int64())
+    return pc.if_else(large, signed.cast(pa.string()), texts)
 
 
 def _from_floats(values: pa.Array, kind: ColumnType) -> tuple[pa.Array, NDArray[np.bool_], NDArray[np.bool_]]:
@@ -225,7 +274,7 @@ def _without(values: pa.Array, mask: pa.Array) -> pa.Array:
 
 def _unreadable(held: pa.DataType, kind: ColumnType) -> UnreadableType:
     if pa.types.is_nested(held):
-        way_out = "declare a list as list<string> or list<int>, and write a struct as columns"
+        way_out = "declare a list as list<string> or list<int>, and read the fields of a struct by source.paths"
     elif pa.types.is_temporal(held):
         way_out = "declare it as string, or write it as a timestamp"
     else:

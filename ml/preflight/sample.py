@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +18,11 @@ from upath import UPath
 
 from ml.catalog.reading import Source, Time
 from ml.catalog.row_shape import in_file
-from ml.logs.parquet import column_names, read_first_rows
+from ml.logs.parquet import column_names, flat_schema, read_first_rows
 from ml.logs.row_shape import is_shaped, path_values, shape_rows
 from ml.logs.sources import LogFile
 from ml.logs.streams import DamagedFile, pieces
+from ml.logs.text.json_keys import NO_OBJECT, value_at
 from ml.logs.text.layout import BOM, Layout, WrongFile
 from ml.logs.text.parse import parse_block
 
@@ -132,6 +134,11 @@ class Sample:
         tables = [parse_block(Layout(as_text, chunk.layout.fields), chunk.raw).table for chunk in self.chunks if chunk.raw]
         return {name: [text for table in tables for text in table[name].to_pylist()] for name in kinds} if tables else {}
 
+    def key_values(self, column: str) -> list[Any]:
+        """The values of a column in `objects` that are not missing."""
+        path = Layout.declared(self.source).key_paths[column]
+        return [found for value in self.objects() if (found := value_at(value, path)) is not None and found is not NO_OBJECT]
+
     def objects(self) -> list[dict[str, object]]:
         """The first JSON objects of each chunk, for jsonl."""
         found: list[dict[str, object]] = []
@@ -190,7 +197,8 @@ def _read_head(sample: Sample, file: LogFile) -> None:
         path_values(sample.rows, file.name)
         if source.format == "parquet":
             with UPath(file.url).open("rb") as raw:
-                sample.schemas[file.name] = schema = pq.read_schema(raw)
+                stored = pq.read_schema(raw)
+            sample.schemas[file.name] = schema = flat_schema(source, stored, file.name)
             column_names(source, schema, file.name)
         else:
             start = _read(file)

@@ -11,13 +11,16 @@ from difflib import get_close_matches
 import pyarrow as pa
 
 from ml.catalog.reading import Source
+from ml.catalog.row_shape import field_of
 from ml.catalog.spec import DatasetSpec
+from ml.catalog.value_text import element_type
 from ml.logs.quarantine import BAD_JSON, FIELDS, LENGTHS, NOT_UTF8, UNBALANCED, bad_element, damaged_file, excerpt
+from ml.logs.text.json_keys import paths_in
 from ml.logs.text.layout import BOM, Layout
 from ml.logs.typed_columns import UnreadableType, type_column
 from ml.preflight.finding import Finding, errors, exceeds
 from ml.preflight.sample import Chunk, Sample
-from ml.preflight.values import NULLS
+from ml.preflight.values import NULLS, int_way_out
 
 SEPARATORS = ",\t;|: "
 UNREADABLE_NULLS = (*NULLS, "NA", "none", "-", "?", "")  # of a value that is not of its column's type
@@ -121,7 +124,8 @@ def _names(sample: Sample, prefix: str) -> list[Finding]:
                 return [Finding("error", f"{prefix}.files", *_halves(text))]
             return [Finding("error", f"{prefix}.columns", why, _closest(source, fields))]
         if file not in sample.schemas:
-            return [Finding("error", f"{prefix}.path_columns", *_halves(text))]
+            key = "paths" if "source.paths" in text else "path_columns"
+            return [Finding("error", f"{prefix}.{key}", *_halves(text))]
         return [Finding("error", f"{prefix}.columns", why, _closest(source, sample.schemas[file].names))]
     there = {name.strip() for schema in sample.schemas.values() for name in schema.names}
     there |= {name for head in sample.heads.values() for name in _split(source, head, source.delimiter)}
@@ -190,10 +194,18 @@ def _json_keys(sample: Sample, prefix: str) -> list[Finding]:
     if not objects:
         return []
     there = list(dict.fromkeys(key for value in objects for key in value))
-    absent = {column: key for column, key in Layout.declared(source).original_names.items() if key not in there}
+    paths = list(dict.fromkeys(path for value in objects for path in paths_in(value)))
+    named = {column: ".".join(path) for column, path in Layout.declared(source).key_paths.items()}
+    absent = {column: key for column, key in named.items() if key not in (paths if column in (source.paths or ()) else there)}
     if not absent:
         return []
-    found = f"no line has the key {', '.join(map(repr, absent.values()))}; the keys are {', '.join(map(repr, there[:40]))}"
+    found = f"no line has the key {', '.join(map(repr, absent.values()))}; the keys are {', '.join(map(repr, paths[:40]))}"
+    if set(absent) & set(source.paths or ()):
+        return [Finding("error", f"{prefix}.paths", found, "correct source.paths")]
+    within = {c: p for c in absent for p in paths if "." in p and c in (p, p.replace(".", "_"), p.rpartition(".")[2])}
+    if within:
+        pairs = ", ".join(f"{column}: {path}" for column, path in within.items())
+        return [Finding("error", f"{prefix}.columns", found, f"set `paths: {{{pairs}}}`, which reads values within objects")]
     part = "rename" if all(key in source.rename for key in absent.values()) else "columns"
     return [Finding("error", f"{prefix}.{part}", found, _closest(source, there))]
 
@@ -255,7 +267,8 @@ def _explain_type(sample: Sample, column: str, spec: DatasetSpec) -> tuple[str, 
     source, kind = sample.source, sample.rows.columns.get(column)
     if kind is None:  # a field of the file, whose elements become rows
         return f"explode.{column}", "name a field whose values are lists, and declare the type that their elements have"
-    if source.columns.get(column) != kind:
+    held = source.columns.get(column)
+    if held is None or column in field_of(sample.rows) or (held != kind and (element_type(kind) or element_type(held))):
         return f"columns.{column}", "declare the type that all elements of the lists have, such as string"
     texts = set(sample.text_columns().get(column, [])) - set(source.null_tokens) or _json_texts(sample, column)
     odd = sorted(text for text in texts if not _fits(text, kind))
@@ -263,6 +276,8 @@ def _explain_type(sample: Sample, column: str, spec: DatasetSpec) -> tuple[str, 
         if source.format == "jsonl":  # null tokens are texts
             return f"columns.{column}", f"write null for missing values, not {', '.join(map(repr, odd[:5]))}"
         return "null_tokens", f"add {', '.join(map(repr, odd[:5]))} to `null_tokens`"
+    if kind == "int" and (way := int_way_out(column, texts, odd)):
+        return way
     if column in sample.file_types:
         return f"columns.{column}", f"declare {_natural(sample.file_types[column]) or 'another type'}"
     wider = next(
@@ -288,8 +303,7 @@ def _numbers(spec: DatasetSpec) -> set[str]:
 
 
 def _json_texts(sample: Sample, column: str) -> set[str]:
-    key = Layout.declared(sample.source).original_names[column]
-    values = [value[key] for value in sample.objects() if value.get(key) is not None]
+    values = sample.key_values(column)
     return {
         value if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value) for value in values
     }

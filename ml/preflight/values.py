@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 from ml.catalog.spec import DatasetSpec
 from ml.logs.labels import POSITIVE, UNKNOWN, label_codes
 from ml.logs.quarantine import excerpt
-from ml.logs.text.layout import Layout
 from ml.preflight.finding import Finding, exceeds
 from ml.preflight.sample import Sample
 
@@ -168,8 +167,7 @@ def _numbers_as_floats(spec: DatasetSpec, sample: Sample, wanted: list[str], pre
             values = [text for text in texts[name] if text not in sample.source.null_tokens]
             whole = bool(values) and all(re.fullmatch(r"\s*-?\d+\s*", text) for text in values)
         else:
-            key = Layout.declared(sample.source).original_names[name]
-            numbers = [value[key] for value in sample.objects() if value.get(key) is not None]
+            numbers = sample.key_values(name)
             whole = bool(numbers) and all(isinstance(value, int) for value in numbers)
         if whole:
             what = f"all sampled values of {name!r} are whole numbers, and it is used as an id, a time or a label"
@@ -191,3 +189,20 @@ def _null_texts(spec: DatasetSpec, sample: Sample, wanted: list[str], prefix: st
             current = [*sample.source.null_tokens, text]
             return [Finding("warning", f"{prefix}.null_tokens", what, f"set `null_tokens: {current}`")]
     return []
+
+
+def int_way_out(column: str, texts: Iterable[str], odd: Iterable[str]) -> tuple[str, str] | None:
+    """The key to change for texts that are no signed 64-bit integers, and the change; None if they are no integers.
+
+    Args:
+        column: The column's name.
+        texts: Its values.
+        odd: The values that are not integers.
+    """
+    odd = list(odd)
+    if odd and all(re.fullmatch(r"\s*-?\d{1,15}\.0*\s*", text) for text in odd):
+        return "decimal_ints", f"set `decimal_ints: true` (values such as {odd[0]!r})"
+    large = next((text for text in texts if re.fullmatch(r"\s*\d+\s*", text) and 2**63 <= int(text) < 2**64), None)
+    if large and not odd:
+        return "unsigned", f"add {column!r} to `unsigned` (values such as {large.strip()})"
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from typing import Any
 
@@ -11,13 +12,16 @@ import pyarrow as pa
 import pyarrow.json as pa_json
 
 from ml.catalog.reading import ColumnType
-from ml.catalog.row_shape import element_type
+from ml.catalog.value_text import element_type
 from ml.logs.quarantine import BAD_JSON, bad_value
+from ml.logs.text.json_keys import NO_OBJECT, value_at
+from ml.logs.text.json_numbers import numbers_as_texts
 from ml.logs.text.layout import BOM, Layout
 from ml.logs.text.lines import Lines
-from ml.logs.text.value_types import all_finite, table_without_null_tokens
+from ml.logs.text.value_types import all_finite, column_at, table_without_null_tokens
 
 CHUNK = 128
+_NUMBER_FOR_TEXT = "from string to number"  # in Arrow's message
 
 
 class JsonReader:
@@ -27,8 +31,10 @@ class JsonReader:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.names = layout.original_names
-        self.schema = pa.schema([(self.names[field.name], field.type) for field in layout.schema])
+        self.paths = layout.key_paths
+        self.schema = _nested_schema({self.paths[field.name]: field.type for field in layout.schema})
+        texts = [self.paths[name][-1] for name, kind in layout.source.columns.items() if kind in ("string", "list<string>")]
+        self.texts = list(dict.fromkeys(texts))
 
     def read(self, lines: Lines) -> pa.Table | None:
         # With a brace at both ends of every line no object can span two; then as many rows as lines means one row each.
@@ -36,17 +42,25 @@ class JsonReader:
         if not _braced(lines):
             return None
         try:
-            table = pa_json.read_json(
-                pa.BufferReader(lines.data),
-                pa_json.ReadOptions(use_threads=False, block_size=len(lines.data) + 1),
-                pa_json.ParseOptions(explicit_schema=self.schema, unexpected_field_behavior="ignore"),
-            )
-        except pa.ArrowInvalid:
-            return None
+            table = self._arrow(lines.data)
+        except pa.ArrowInvalid as error:
+            if _NUMBER_FOR_TEXT not in str(error):
+                return None
+            try:
+                table = self._arrow(numbers_as_texts(lines.data, self.texts))
+            except pa.ArrowInvalid:
+                return None
+        table = pa.table([column_at(table, path) for path in self.paths.values()], schema=self.layout.schema)
         if table.num_rows != len(lines) or not all_finite(table):
             return None
-        table = table.select(self.schema.names).rename_columns(self.layout.schema.names)
         return table_without_null_tokens(table, self.layout.source.null_tokens)
+
+    def _arrow(self, data: bytes) -> pa.Table:
+        return pa_json.read_json(
+            pa.BufferReader(data),
+            pa_json.ReadOptions(use_threads=False, block_size=len(data) + 1),
+            pa_json.ParseOptions(explicit_schema=self.schema, unexpected_field_behavior="ignore"),
+        )
 
     def malformed(self, lines: Lines) -> dict[int, str]:
         return {}  # `invalid` finds bad structure and bad values together
@@ -73,9 +87,17 @@ class JsonReader:
         except (ValueError, RecursionError):
             return BAD_JSON
         for column, kind in self.layout.source.columns.items():
-            if not _fits(value.get(self.names[column]), kind):
+            if not _fits(value_at(value, self.paths[column]), kind):
                 return bad_value(kind, column)
         return None
+
+
+def _nested_schema(types: dict[tuple[str, ...], pa.DataType]) -> pa.Schema:
+    """The schema whose fields, at the end of each path, have these types."""
+    below: dict[str, dict[tuple[str, ...], pa.DataType]] = {}
+    for (first, *rest), kind in types.items():
+        below.setdefault(first, {})[tuple(rest)] = kind
+    return pa.schema([(name, of[()] if () in of else pa.struct(list(_nested_schema(of)))) for name, of in below.items()])
 
 
 def _braced(lines: Lines) -> bool:
@@ -95,6 +117,8 @@ def _brace(text: bytes) -> bool:
 def _fits(value: Any, kind: ColumnType) -> bool:
     if value is None:
         return True
+    if value is NO_OBJECT:
+        return False
     if (inner := element_type(kind)) is not None:
         return isinstance(value, list) and all(_fits(one, inner) for one in value)
     if kind in ("int", "float") and (isinstance(value, bool) or not isinstance(value, int | float)):
@@ -103,4 +127,6 @@ def _fits(value: Any, kind: ColumnType) -> bool:
         return isinstance(value, int) and -(2**63) <= value < 2**63
     if kind == "float":
         return abs(value) <= sys.float_info.max
+    if kind == "string" and isinstance(value, int | float) and not isinstance(value, bool):
+        return isinstance(value, int) or abs(value) < 2**53 or (math.isfinite(value) and not value.is_integer())
     return isinstance(value, bool if kind == "bool" else str)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from ml.catalog.reading import Source
+from ml.catalog.value_text import key_paths
 from ml.schema import ARROW_TYPES
 
 BOM = b"\xef\xbb\xbf"
@@ -39,9 +40,9 @@ class Layout:
         return pa.schema([(name, ARROW_TYPES[kind]) for name, kind in self.source.columns.items()])
 
     @property
-    def original_names(self) -> dict[str, str]:
-        """Column -> its name in the file, for formats that name each value."""
-        return {name: name for name in self.source.columns} | {new: old for old, new in self.source.rename.items()}
+    def key_paths(self) -> dict[str, tuple[str, ...]]:
+        """Column -> the keys that lead to its value, for formats that name each value: its name in the file, or a path."""
+        return key_paths(self.source, self.source.columns)
 
     @classmethod
     def declared(cls, source: Source) -> Layout:

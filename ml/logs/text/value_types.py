@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -52,6 +54,12 @@ def _is_value(text: str, kind: ColumnType) -> bool:
     except pa.ArrowInvalid:
         return False
     return bool(np.isfinite(value)) if kind == "float" else True
+
+
+def column_at(table: pa.Table, path: Sequence[str]) -> pa.ChunkedArray:
+    """Returns the column [N] at the end of a path of struct fields; null where one of the structs is."""
+    column = table[path[0]]
+    return pc.struct_field(column, list(path[1:])) if len(path) > 1 else column
 
 
 def without_null_tokens(texts: pa.Array, tokens: pa.Array) -> pa.Array:

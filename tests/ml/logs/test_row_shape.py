@@ -21,38 +21,15 @@ from ml.logs.text.layout import WrongFile
 from ml.preflight.check import preflight
 from ml.schema import ITEM_KEY, LABEL, MISSING_ID
 from tests.helpers.feature_ways import features_in_every_way
+from tests.helpers.shaped_logs import DAY, START, entry, faults, in_folder
 
-DAY, START = "2026-01-01", 1_767_225_600
 MIND = {"time": "int", "user": "string", "history": "list<string>", "item": "string", "clicked": "int"}
 SHAPE = {"list_separator": " ", "explode": {"shown": ["item", "clicked"]}, "part_separator": "-"}
 FEATURES = ["user", "item", {"name": "history", "ids_of": "item", "max_values": 3, "keep": "last"}]
 
 
-def entry(columns: dict[str, str], form: str, sparse: list[Any], source: dict[str, Any], **more: Any) -> DatasetSpec:
-    reading = {"files": f"*.{form}", "format": form, "columns": columns, **source}
-    return DatasetSpec.model_validate(
-        {
-            "name": "shown",
-            "description": "A log with lists.",
-            "source": reading,
-            "time": {"column": "time"},
-            "partitions": {"start": DAY, "end": DAY},
-            "label": {"column": "clicked"},
-            "sparse": sparse,
-            **more,
-        }
-    )
-
-
 def mind(**changes: Any) -> DatasetSpec:
     return entry(MIND, "tsv", FEATURES, SHAPE | changes, user="user", item="item")
-
-
-def in_folder(tmp_path: Path, name: str, text: str) -> Path:
-    folder = tmp_path / "logs"
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_text(text)
-    return folder
 
 
 def ids(spec: DatasetSpec, values: list[Any]) -> list[int]:
@@ -201,10 +178,8 @@ def test_elements_of_one_text_in_a_vocabulary(tmp_path: Path) -> None:
 def test_shapes_that_make_no_sense_are_refused(source: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError) as refused:
         mind(**source)
-    faults = [
-        ".".join([*map(str, f["loc"]), f.get("ctx", {}).get("key", "")]) + ": " + f["msg"] for f in refused.value.errors()
-    ]
-    assert any(re.search(message, fault) for fault in faults), faults
+    found = faults(refused.value)
+    assert any(re.search(message, fault) for fault in found), found
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,42 @@
+"""Catalog entries and files of small logs of one day, for tests of how lines become rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ml.catalog.spec import DatasetSpec
+
+DAY, START = "2026-01-01", 1_767_225_600
+
+
+def entry(columns: dict[str, str], form: str, sparse: list[Any], source: dict[str, Any], **more: Any) -> DatasetSpec:
+    """The entry of a log with the columns `time` and `clicked`, among others, and files named `*.<form>`."""
+    reading = {"files": f"*.{form}", "format": form, "columns": columns, **source}
+    return DatasetSpec.model_validate(
+        {
+            "name": "shown",
+            "description": "A log with lists.",
+            "source": reading,
+            "time": {"column": "time"},
+            "partitions": {"start": DAY, "end": DAY},
+            "label": {"column": "clicked"},
+            "sparse": sparse,
+            **more,
+        }
+    )
+
+
+def in_folder(tmp_path: Path, name: str, text: str) -> Path:
+    """Writes a file into the folder `logs`, and returns the folder."""
+    folder = tmp_path / "logs"
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(text.encode())
+    return folder
+
+
+def faults(refused: ValidationError) -> list[str]:
+    """The errors as `path of the key: message`, with paths below the model that refuses."""
+    return [".".join([*map(str, f["loc"]), f.get("ctx", {}).get("key", "")]) + ": " + f["msg"] for f in refused.errors()]
