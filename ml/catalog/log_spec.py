@@ -151,6 +151,10 @@ def check_log(source: Source, time: Time, partitions: Partitions) -> None:
         raise fault("time.by_position", "cannot be combined with a dated path in source.files")
     if time.by_position and source.explode:
         raise fault("source.explode", "not for a log without a clock (time.by_position), whose lines are counted and not read")
+    if time.by_position and source.multiline:
+        raise fault(
+            "source.multiline", "not for a log without a clock (time.by_position), whose lines are counted and not read"
+        )
     if time.column is None:
         return
     reading = "time.format" if time.format else f"unit {time.unit}"

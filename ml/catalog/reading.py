@@ -73,6 +73,12 @@ class Source(Strict):
         default=None, pattern=r"^[\t -~]$", description="Field separator; by default a comma for csv and a tab for tsv."
     )
     quoted: Bool = Field(default=False, description="Whether fields can be enclosed in double quotes (csv and tsv).")
+    multiline: Bool = Field(
+        default=False,
+        exclude_if=is_false,
+        description="Whether quoted fields can contain line ends, up to 1 MiB a field. One process reads such a file, from its "
+        "beginning, because a quote decides where rows end.",
+    )
     list_separator: str | None = Field(
         default=None,
         min_length=1,
@@ -132,6 +138,8 @@ class Source(Strict):
     def _check(self) -> Self:
         if self.quoted and self.format not in ("csv", "tsv"):
             raise fault("quoted", f"only for csv and tsv, but format is {self.format}")
+        if self.multiline and not self.quoted:
+            raise fault("multiline", "needs `quoted: true`: only quoted fields can contain line ends")
         if self.separator and self.format not in ("csv", "tsv"):
             raise fault("separator", f"only for csv and tsv, but format is {self.format}")
         if self.separator and (self.separator in "\r\n" or (self.quoted and self.separator == '"')):

@@ -64,7 +64,7 @@ def _reading(log: LogSpec, root: UPath, name: str) -> tuple[LogSpec, list[LogFil
         columns = {EVENT_TIME: "int", **source.columns}
         changes = {"format": "parquet", "columns": columns, "rename": {}, "header": False}
         changes |= {"list_separator": None, "explode": None, "part_separator": None, "path_columns": None, "trim": False}
-        changes |= {"decimal_ints": False, "paths": None}
+        changes |= {"decimal_ints": False, "paths": None, "multiline": False}
         source = source.model_copy(update=changes)
         clock = Time(column=EVENT_TIME, unit="us", timezone=log.time.timezone)
     elif log.time.by_position:

@@ -39,6 +39,7 @@ class LogFile:
         day: The day that a dated path names.
         name: Path below the landing folder; `archive.zip!member` for a member.
         lines: Whether the file holds lines, whatever its name; False for Parquet.
+        multiline: The field separator, if quoted fields can contain line ends.
     """
 
     url: str
@@ -48,11 +49,13 @@ class LogFile:
     day: date | None
     name: str
     lines: bool = True
+    multiline: str | None = None
 
     @property
     def splittable(self) -> bool:
-        """Whether a reader can start in the middle: the file is neither packed nor columnar."""
-        return self.lines and self.member is None and not (suffix_of(self.name) or self.name.lower().endswith(".zip"))
+        """Whether a reader can start in the middle: the file is neither packed nor columnar, and each line is a row."""
+        whole = self.member is not None or self.multiline is not None or not self.lines
+        return not whole and not (suffix_of(self.name) or self.name.lower().endswith(".zip"))
 
     @property
     def is_settled(self) -> bool:
@@ -129,7 +132,11 @@ def _plain(source: Source, path: UPath, name: str, day: date | None) -> LogFile:
     if source.format == "parquet" and suffix_of(name):
         raise WrongFile(f"{name}: Parquet inside a packed file is not supported; unpack the file in the landing folder")
     size, stamp = stamp_of(path)
-    return LogFile(str(path), None, size, stamp, day, name, source.format != "parquet")
+    return LogFile(str(path), None, size, stamp, day, name, source.format != "parquet", _multiline(source))
+
+
+def _multiline(source: Source) -> str | None:
+    return source.delimiter if source.multiline else None
 
 
 def _members(source: Source, path: UPath, name: str, day: date | None) -> list[LogFile]:
@@ -143,7 +150,12 @@ def _members(source: Source, path: UPath, name: str, day: date | None) -> list[L
     except zipfile.BadZipFile:
         return [_plain(source, path, name, day)]  # opening it as a stream fails with the reason, which goes to quarantine
     stamps = {i.filename: f"crc:{i.CRC:08x}:{i.file_size}" for i in infos}
-    return [LogFile(str(path), i.filename, i.file_size, stamps[i.filename], day, f"{name}!{i.filename}") for i in infos]
+    return [
+        LogFile(
+            str(path), i.filename, i.file_size, stamps[i.filename], day, f"{name}!{i.filename}", multiline=_multiline(source)
+        )
+        for i in infos
+    ]
 
 
 def _is_member(name: str, pattern: str) -> bool:

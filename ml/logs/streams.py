@@ -17,6 +17,7 @@ from upath import UPath
 
 from ml.logs.packed import UNPACKED_PIECE, CorruptBytes, suffix_of, unpack
 from ml.logs.sources import LogFile, stamp_of
+from ml.logs.text.joined_rows import join_rows
 
 BLOCK = 8 << 20
 PIECE = 1 << 20
@@ -47,7 +48,17 @@ class Block:
 
 
 def pieces(file: LogFile, start: int = 0) -> Iterator[bytes]:
-    """The unpacked bytes of a file, from `start` if it can be split. Raises `DamagedFile` if packed bytes are corrupt."""
+    """The unpacked bytes of a file, from `start` if it can be split, with each row on one line (`join_rows`).
+
+    Raises:
+        DamagedFile: Packed bytes are corrupt.
+    """
+    if file.multiline is None:
+        return _stored(file, start)
+    return join_rows(_stored(file, 0), file.multiline)
+
+
+def _stored(file: LogFile, start: int) -> Iterator[bytes]:
     path, name = UPath(file.url), file.name.lower()
     try:
         if file.member is not None:

@@ -236,6 +236,8 @@ def _explain(sample: Sample, chunk: Chunk, line: int, reason: str, spec: Dataset
         return "encoding", "set `encoding: latin-1`, or save the files as UTF-8"
     if b"\r" in text.rstrip(b"\r"):
         return "files", "save the files with lines that end with LF or CR LF: this one has a carriage return within"
+    if reason == UNBALANCED and not source.multiline:
+        return "multiline", "set `multiline: true` if quoted fields contain line ends, else double the quotes within fields"
     if reason in (FIELDS, UNBALANCED):
         width = len(chunk.layout.fields)
         for separator in SEPARATORS:

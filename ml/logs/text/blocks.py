@@ -13,9 +13,11 @@ from ml.logs.quarantine import TEXT_BYTES, TOO_LONG, damaged_file
 from ml.logs.sources import LogFile
 from ml.logs.streams import Block, blocks
 from ml.logs.text.content_type import check_is_text
+from ml.logs.text.joined_rows import LINE_END
 from ml.logs.text.json_keys import absent_columns
 from ml.logs.text.layout import BOM, Layout
 from ml.logs.text.parse import parse_block
+from ml.logs.text.row_lines import RowLines
 
 
 def read_text_blocks(source: Source, file: LogFile, first: int, wanted: Collection[int] | None) -> Iterator[ParsedBlock]:
@@ -29,7 +31,7 @@ def count_text_lines(
 ) -> Iterator[tuple[int, int, int]]:
     """Index, lines and header lines of each block that `read_text_blocks` would yield."""
     for _, block, header_lines, data in _blocks(source, file, first, wanted):
-        lines = data.count(b"\n") + (not data.endswith(b"\n") and bool(data))
+        lines = data.count(b"\n") + (not data.endswith(b"\n") and bool(data)) + source.multiline * data.count(LINE_END)
         yield block.index, header_lines + lines + len(_lost_ends(block)), header_lines
 
 
@@ -53,7 +55,7 @@ def _blocks(
                 header, data = data[:end], data[end:]
                 layout = Layout.from_header(source, header, file.name)
         if block.index >= first and (wanted is None or block.index in wanted):
-            yield layout or Layout.declared(source), block, int(bool(header)), data
+            yield layout or Layout.declared(source), block, bool(header) + source.multiline * header.count(LINE_END), data
 
 
 def _layout_from_start(source: Source, file: LogFile) -> Layout | None:
@@ -66,26 +68,27 @@ def _layout_from_start(source: Source, file: LogFile) -> Layout | None:
 
 def _parse(layout: Layout, block: Block, header_lines: int, data: bytes) -> ParsedBlock:
     parsed = parse_block(layout, data)
-    num_lines = header_lines + parsed.num_lines
+    rows = RowLines.of(parsed, joined=layout.source.multiline)
+    num_lines = header_lines + rows.num_lines
     lost = {num_lines + n: end for n, end in enumerate(_lost_ends(block))}
-    bad = {header_lines + line: reason for line, reason in parsed.bad.items()} | {line: why for line, (why, _) in lost.items()}
+    bad = {header_lines + line: reason for line, reason in rows.bad.items()} | {line: why for line, (why, _) in lost.items()}
 
     def text_of(line: int) -> bytes:
-        return (lost[line][1] if line in lost else parsed.lines.text(line - header_lines))[:TEXT_BYTES]
+        return (lost[line][1] if line in lost else rows.text(line - header_lines))[:TEXT_BYTES]
 
     def content_of(which: slice | NDArray[np.bool_]) -> bytes | memoryview:
-        if isinstance(which, slice) and not lost:
+        if isinstance(which, slice) and not lost and not layout.source.multiline:
             return parsed.lines.between(which.start - header_lines, which.stop - header_lines)
         mask = np.zeros(num_lines + len(lost), bool)
         mask[which] = True
-        return parsed.lines.take(mask[header_lines:num_lines]) + b"\n".join(end for n, (_, end) in lost.items() if mask[n])
+        return rows.take(mask[header_lines:num_lines]) + b"\n".join(end for n, (_, end) in lost.items() if mask[n])
 
     return ParsedBlock(
         index=block.index,
         num_lines=num_lines + len(lost),
         header_lines=header_lines,
         table=parsed.table,
-        row_lines=parsed.row_lines + header_lines,
+        row_lines=rows.starts[parsed.row_lines] + header_lines if layout.source.multiline else parsed.row_lines + header_lines,
         bad_lines=np.fromiter(bad, np.int64, len(bad)),
         reasons=list(bad.values()),
         text_of=text_of,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ml.catalog.reading import ColumnType
 from ml.logs.quarantine import FIELDS, UNBALANCED, UNREADABLE, bad_value
+from ml.logs.text.joined_rows import LINE_END, RETURN, with_line_ends
 from ml.logs.text.layout import BOM, Layout
 from ml.logs.text.lines import LF, Lines
 from ml.logs.text.value_types import all_finite, bad_values
@@ -18,7 +19,7 @@ QUOTE = 0x22
 
 
 class DelimitedReader:
-    """Reads one row per line. Quoted fields can hold separators and doubled quotes, but no line ends."""
+    """Reads one row per line. Quoted fields can hold separators and doubled quotes, and line ends only if they are replaced."""
 
     refused = UNREADABLE
 
@@ -30,7 +31,7 @@ class DelimitedReader:
         table = self._arrow(lines.data, dict(self.source.columns))
         if table is None or table.num_rows != len(lines) or not all_finite(table):
             return None
-        return table
+        return with_line_ends(table) if self.source.multiline and (LINE_END in lines.data or RETURN in lines.data) else table
 
     def _arrow(self, data: bytes, kinds: dict[str, ColumnType]) -> pa.Table | None:
         # Arrow drops one byte order mark, which here would belong to the first field. A blank line at the end becomes a row

@@ -19,7 +19,7 @@ from ml.lake import Lake
 from ml.logs.ingest import ingest_day
 from ml.logs.read import quarantine_table, raw_table
 from ml.logs.text.layout import WrongFile
-from ml.logs.typed_columns import UnreadableType, type_column
+from ml.logs.typed_columns import UnreadableType, ValueRules, type_column
 
 NAN, INF = float("nan"), float("inf")
 BAD = object()
@@ -95,7 +95,7 @@ def test_fractions_are_texts_and_not_integers() -> None:
 def test_floats() -> None:
     assert typed([1, 2**53 + 1, None], "float") == [1.0, float(2**53), None]
     assert typed([1.5, NAN, INF, None], "float") == [1.5, BAD, BAD, None]
-    assert typed(["1.5", " 2 ", "x", "inf", "", None], "float", null_tokens=("",)) == [1.5, 2.0, BAD, BAD, None, None]
+    assert typed(["1.5", " 2 ", "x", "inf", "", None], "float", rules=ValueRules(("",))) == [1.5, 2.0, BAD, BAD, None, None]
     assert typed([True, False], "float") == [1.0, 0.0]
     assert typed([Decimal("1.50")], "float") == [1.5]
 
@@ -211,7 +211,7 @@ def test_a_list_is_refused_by_file_and_column(tmp_path: Path, lake: Lake) -> Non
 def test_nan_is_missing_if_it_is_a_null_token() -> None:
     values = pa.array([1.0, float("nan"), None, float("inf")])
     for kind, one in (("float", 1.0), ("int", 1), ("string", "1"), ("bool", True)):
-        found = type_column(pa.chunked_array([values]), kind, ("", "NaN"))  # type: ignore[arg-type]
+        found = type_column(pa.chunked_array([values]), kind, ValueRules(("", "NaN")))  # type: ignore[arg-type]
         assert found.values.to_pylist()[:3] == [one, None, None] and found.wrong.tolist() == [False, False, False, True]
-        strict = type_column(pa.chunked_array([values]), kind, ("",))  # type: ignore[arg-type]
+        strict = type_column(pa.chunked_array([values]), kind, ValueRules(("",)))  # type: ignore[arg-type]
         assert strict.wrong.tolist() == [False, True, False, True]
