@@ -18,6 +18,7 @@ from ml.features.transforms import compile_transforms
 from ml.lake import Lake
 from ml.logs.ingest import ingest_day
 from ml.logs.read import raw_table
+from ml.logs.typed_columns import ValueRules
 from tests.helpers.raw_rows import CLICKED, exact, rows_of
 
 DAY = "2026-01-01"
@@ -163,9 +164,9 @@ def in_every_form(values: list[object], kind: pa.DataType, read: Callable[[Calla
         pd.Series(pd.arrays.ArrowExtensionArray(pa.chunked_array([array]))),
     ]
     held += [] if pa.types.is_list(array.type) else [pd.Series(values).astype("category")]
-    read(lambda: typed_array("who", pa.array(values), kind, TOKENS))
+    read(lambda: typed_array("who", pa.array(values), kind, ValueRules(TOKENS)))
     for series in held:
-        read(lambda series=series: typed_series("who", series, kind, TOKENS))
+        read(lambda series=series: typed_series("who", series, kind, ValueRules(TOKENS)))
 
 
 TOKENS = ("", "-")
