@@ -26,18 +26,20 @@ class RowLines:
         num_lines: Number of lines.
         bad: Line -> reason. A row with a value that is malformed is bad in its first line. A row that cannot be divided into
             fields is bad in all its lines, because an open quote takes the rows after it.
+        joined: Whether rows can have several lines.
     """
 
     rows: Lines
     starts: NDArray[np.int64]
     num_lines: int
     bad: dict[int, str]
+    joined: bool
 
     @classmethod
     def of(cls, parsed: ParsedLines, *, joined: bool) -> Self:
         """Numbers the lines of a parsed block; `joined` says whether its rows can have several."""
         if not joined:
-            return cls(parsed.lines, np.arange(parsed.num_lines), parsed.num_lines, parsed.bad)
+            return cls(parsed.lines, np.arange(parsed.num_lines), parsed.num_lines, parsed.bad, joined)
         lines = parsed.lines
         within = np.flatnonzero(lines.bytes == LINE_END[0])
         heights = 1 + np.bincount(lines.line_at(within), minlength=len(lines))
@@ -48,17 +50,16 @@ class RowLines:
         for row, reason in parsed.bad.items():
             start = int(ends[row] - heights[row])
             bad |= dict.fromkeys(range(start, int(ends[row]) if reason in _BROKEN else start + 1), reason)
-        return cls(lines, ends - heights, int(ends[-1]) if len(ends) else 0, bad)
+        return cls(lines, ends - heights, int(ends[-1]) if len(ends) else 0, bad, joined)
 
     def text(self, line: int) -> bytes:
         """The bytes of a bad line without its line end: of the whole row, if it is bad in its first line only."""
+        if not self.joined:
+            return self.rows.text(line)
         row = int(np.searchsorted(self.starts, line, side="right")) - 1
-        text = self.rows.text(row)
-        if self.starts[row] == row and LINE_END not in text:
-            return text
-        whole = split_rows(text)
+        whole = split_rows(self.rows.text(row))
         return whole.split(b"\n")[line - int(self.starts[row])].rstrip(b"\r") if self.bad[line] in _BROKEN else whole
 
     def take(self, mask: NDArray[np.bool_]) -> bytes:
         """The rows that begin in lines where mask [num_lines] is true, with their line ends replaced."""
-        return self.rows.take(mask[self.starts])
+        return self.rows.take(mask[self.starts] if self.joined else mask)
