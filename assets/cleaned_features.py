@@ -49,6 +49,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
                 **{f"match_rate_{n}": of.matches.rate for n, of in enumerate(done.joins.values()) if of.matches.keyed},
                 "without_candidate": done.without_candidate,
                 "label_rate": done.label_rate,
+                **{f"label_rate_{name}": rate for name, rate in done.further_rates.items()},
                 "mean_sample_rate": done.mean_sample_rate,
                 "vocabulary_ids": dg.MetadataValue.json({name: size.ids for name, size in done.vocabularies.items()}),
                 "path": dg.MetadataValue.path(str(lake.open().partition(stages.CLEANED_FEATURES, spec.name, day))),

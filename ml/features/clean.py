@@ -66,6 +66,7 @@ class CleanedDay:
         negatives: Number of rows with label 0.
         without_candidate: Number of logged events for which no negative could be drawn.
         label_rate: Share of positives; 0.0 without rows.
+        further_rates: The same of each further label, by name.
         mean_sample_rate: Mean of sample_rate; 1.0 without rows.
         parts: Number of Parquet files.
         joins: How each side table was joined, and how many rows it has a match for.
@@ -78,6 +79,7 @@ class CleanedDay:
     negatives: int
     without_candidate: int
     label_rate: float
+    further_rates: dict[str, float]
     mean_sample_rate: float
     parts: int
     joins: dict[str, JoinedTable]
@@ -159,7 +161,7 @@ def clean_day(
             name: table.statistics(sum((one.matches[n] for one in done), Matches()))
             for n, (name, table) in enumerate(sides.items())
         }
-        result = _sum(done, without, joins, sizes, time.perf_counter() - started)
+        result = _sum(spec, done, without, joins, sizes, time.perf_counter() - started)
         manifest: dict[str, Any] = {
             "rows": result.rows,
             "parts": result.parts,
@@ -168,6 +170,7 @@ def clean_day(
             "negatives": result.negatives,
             "without_candidate": result.without_candidate,
             "label_rate": result.label_rate,
+            **({"further_rates": result.further_rates} if spec.labels else {}),
             "mean_sample_rate": result.mean_sample_rate,
             "vocabularies": {
                 name: {"values": s.values, "ids": s.ids, "digest": _file_digest(staging / "vocabulary" / f"{name}.parquet")}
@@ -257,7 +260,12 @@ def _joined_columns(done: list[Done]) -> dict[str, ColumnProfile]:
 
 
 def _sum(
-    done: list[Done], without: int, joins: dict[str, JoinedTable], sizes: dict[str, VocabularySize], seconds: float
+    spec: DatasetSpec,
+    done: list[Done],
+    without: int,
+    joins: dict[str, JoinedTable],
+    sizes: dict[str, VocabularySize],
+    seconds: float,
 ) -> CleanedDay:
     rows, positives = sum(d.rows for d in done), sum(d.positives for d in done)
     return CleanedDay(
@@ -266,6 +274,9 @@ def _sum(
         negatives=rows - positives,
         without_candidate=without + sum(d.without for d in done),
         label_rate=positives / rows if rows else 0.0,
+        further_rates={
+            name: sum(d.further[number] for d in done) / rows if rows else 0.0 for number, name in enumerate(spec.labels)
+        },
         mean_sample_rate=sum(d.rates for d in done) / rows if rows else 1.0,
         parts=max(1, len(done)),
         joins=joins,

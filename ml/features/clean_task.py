@@ -30,7 +30,7 @@ from ml.features.transforms import SAMPLED_LABEL, compile_transforms, sparse_fea
 from ml.features.vocabulary import StateFile, Vocabulary
 from ml.features.vocabulary_counts import write_counts
 from ml.parquet import read_parquet, write_table
-from ml.schema import EVENT_TIME, HISTORY_PREFIX, LABEL, SAMPLE_RATE
+from ml.schema import EVENT_TIME, HISTORY_PREFIX, LABEL, LABEL_PREFIX, SAMPLE_RATE
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ class Done:
         counted: Number of distinct values of each feature with a vocabulary, in the job's order.
         matches: Number of rows that each side table has a match for, in the job's order.
         joined: Statistics of each joined column, by name.
+        further: Number of rows with label 1 of each further label, in the order of the catalog entry.
     """
 
     rows: int
@@ -107,6 +108,7 @@ class Done:
     counted: tuple[int, ...]
     matches: tuple[Matches, ...] = ()
     joined: dict[str, ColumnProfile] = field(default_factory=dict)
+    further: tuple[int, ...] = ()
 
 
 def plan(job: Job, parts: list[str], rows_per_task: int) -> list[Task]:
@@ -149,9 +151,11 @@ def clean_task(task: Task) -> Done:
     counting = [sparse[name] for name in job.vocabularies]
     counted = write_counts(counting, logged, UPath(task.counts)) if counting else ()
     profiles = {name: column_profile(batch[name]) for side in job.joins for name in side.columns}
-    label, rate = features[LABEL].to_numpy(), features[SAMPLE_RATE].to_numpy()
-    positives, rates = int(label.sum(dtype=np.float64)), float(rate.sum(dtype=np.float64))
-    return Done(len(features), positives, rates, without, counted, matches, profiles)
+    positives, *further = (
+        int(features[name].to_numpy().sum(dtype=np.float64)) for name in (LABEL, *(LABEL_PREFIX + name for name in spec.labels))
+    )
+    rates = float(features[SAMPLE_RATE].to_numpy().sum(dtype=np.float64))
+    return Done(len(features), positives, rates, without, counted, matches, profiles, tuple(further))
 
 
 def expand_task(task: Task) -> tuple[Task, int]:

@@ -13,7 +13,7 @@ from ml.training.state import TrainState, new_state
 
 
 def first_state(lake: Lake, spec: DatasetSpec, day: str, recipe: Recipe, ranks: Ranks | None = None) -> TrainState:
-    """Build an untrained model that predicts the label rate of the first day that it is trained on.
+    """Build an untrained model that predicts the rate of each label on the first day that it is trained on.
 
     Args:
         lake: Where the day's features are stored. Without them, the model starts with its own bias.
@@ -30,4 +30,7 @@ def first_state(lake: Lake, spec: DatasetSpec, day: str, recipe: Recipe, ranks: 
     if clicked := found.get("label_rate"):
         rate = 1.0 if recipe.correction_kind == "none" else found["mean_sample_rate"]
         start_at_rate(state.model, clicked * rate / (clicked * rate + 1 - clicked))
+    further = found.get("further_rates", {})  # datasets that sample negatives have no further labels
+    for number, name in enumerate(spec.labels, start=1):
+        start_at_rate(state.model, further.get(name, 0.0), number)
     return state

@@ -32,7 +32,7 @@ def small_recipe(**overrides: Any) -> Recipe:
     return load_recipe("dlrm", {**small, **overrides})
 
 
-def made_spec(dense: int = 2) -> DatasetSpec:
+def made_spec(dense: int = 2, **changes: Any) -> DatasetSpec:
     columns: dict[str, str] = {f"d{i}": "float" for i in range(dense)}
     columns |= {"a": "string", "b": "int", "tags": "string", "time": "int", "clicked": "int"}
     return DatasetSpec.model_validate(
@@ -46,6 +46,7 @@ def made_spec(dense: int = 2) -> DatasetSpec:
             "dense": [{"name": f"d{i}"} for i in range(dense)],
             "sparse": ["a", "b", {"name": "tags", "split": "|"}],
         }
+        | changes
     )
 
 

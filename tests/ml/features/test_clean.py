@@ -92,6 +92,16 @@ def test_a_day_is_its_rows_transformed_in_order(lake: Lake, tmp_path: Path, writ
     }
 
 
+def test_the_manifest_has_the_rate_of_each_further_label(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
+    spec = shop(labels={"ignored": {"column": "click", "is": [0]}})
+    day = shop_day(spec, 0, 1000)
+    write_raw(lake, spec, DAYS[0], day, row_group=100)
+    done = clean_day(spec, DAYS[0], lake, str(tmp_path), LocalRunner(), limits=Limits(rows_per_task=100))
+    ignored = 1 - int(np.sum(day["click"].to_numpy())) / 1000
+    assert done.parts > 1 and done.further_rates == {"ignored": pytest.approx(ignored)}
+    assert lake.manifest(CLEANED_FEATURES, "shop", DAYS[0])["further_rates"] == done.further_rates
+
+
 def test_an_empty_day_has_a_part_without_rows(lake: Lake, tmp_path: Path, write_raw: Any) -> None:
     spec = shop()
     write_raw(lake, spec, DAYS[0], shop_day(spec, 0, 0))

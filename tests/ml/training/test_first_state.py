@@ -1,6 +1,8 @@
 import math
+from typing import cast
 
 import pytest
+from torch import nn
 
 from ml.lake import Lake
 from ml.models.dlrm import DLRM
@@ -18,6 +20,18 @@ def test_the_first_state_predicts_the_rate_of_the_log_before_sampling(correction
     model = first_state(lake, spec, day, recipe).model
     assert isinstance(model, DLRM)
     assert model.output.bias[0].item() == pytest.approx(math.log(odds))
+
+
+@pytest.mark.parametrize("kind", ["dlrm", "deepfm", "dcn_v2", "wide_deep"])
+def test_each_head_starts_at_the_rate_of_its_label(kind: str, lake: Lake) -> None:
+    spec, day = made_spec(labels={name: {"column": "clicked"} for name in ("saved", "shared")}), "2026-01-01"
+    with lake.write("cleaned_features", spec.name, day) as folder:
+        facts = {"label_rate": 0.2, "further_rates": {"saved": 0.03, "shared": 0.0}, "mean_sample_rate": 1.0}
+        lake.write_manifest(folder, facts | {"fingerprint": spec.fingerprint})
+    models = (first_state(lake, spec, on, load_recipe(kind)).model for on in (day, "2026-01-02"))
+    bias, built = (cast(nn.Linear, model.output).bias for model in models)
+    assert bias[:2].tolist() == pytest.approx([math.log(rate / (1 - rate)) for rate in (0.2, 0.03)])
+    assert bias[2] == built[2]  # a label without positives has no finite log odds
 
 
 def test_without_the_days_features_the_model_keeps_its_own_bias(lake: Lake) -> None:
