@@ -128,7 +128,7 @@ class LogSpec(Strict):
 
 
 # Version of how files become raw rows. Increase it when the same files and the same entry give other rows.
-_READING = 2
+_READING = 3
 
 
 def hash_of(model: BaseModel, exclude: Mapping[str, Any] | set[str]) -> str:
