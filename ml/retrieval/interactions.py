@@ -90,7 +90,8 @@ def context_columns(spec: DatasetSpec) -> list[str]:
     others = {spec.user, spec.item, *item_columns(spec), *([spec.session.column] if spec.session else [])}
     types = spec.column_types
     plain = (f for f in spec.sparse if f.column and not (f.bucketise or f.cross or f.hour_of_day or f.is_multi_valued(types)))
-    columns = dict.fromkeys(f.column for f in plain if f.column in spec.examples_log.source.columns)
+    of_log = spec.examples_log.source.columns
+    columns = dict.fromkeys(f.column for f in plain if f.column in of_log)
     return [column for column in columns if column is not None and column not in others]
 
 

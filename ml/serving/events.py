@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -64,7 +65,7 @@ class EventWindow:
     """
 
     def __init__(self, spec: DatasetSpec) -> None:
-        self.spec, self.item, self.user = spec, item_column(spec), spec.user
+        self.spec, self.item, self.user, self._zone = spec, item_column(spec), spec.user, spec.zone
         self._look_back = round((spec.label.negatives.look_back_hours if spec.label.negatives else 0.0) * MICROSECONDS_PER_HOUR)
         self._live = round(spec.live_hours * MICROSECONDS_PER_HOUR)
         # With a log of actions, rows come from the joined examples, which have the label.
@@ -78,7 +79,7 @@ class EventWindow:
 
     def reach(self, now: int) -> int:
         """Return the earliest time that is needed at a point in time, in microseconds, by live items and histories."""
-        midnight = _midnight(now, self.spec)
+        midnight = _midnight(now, self._zone)
         signals = [midnight - SIGNAL_HOURS * MICROSECONDS_PER_HOUR] if self.spec.ranked and self.spec.ranked.lambdarank else []
         return min(now - self._live, midnight - self._look_back, *signals)
 
@@ -87,7 +88,7 @@ class EventWindow:
 
         The daily features of a day see the events from the window before its first event on, and so do the histories here.
         """
-        midnight, times = _midnight(now, self.spec), self._held.time
+        midnight, times = _midnight(now, self._zone), self._held.time
         at = int(np.searchsorted(times, midnight))
         first = int(times[at]) if at < len(times) else now
         return min(first, now) - self._look_back
@@ -225,7 +226,7 @@ class EventWindow:
         return hash_values("user", rows[self.user].combine_chunks())
 
 
-def _midnight(now: int, spec: DatasetSpec) -> int:
-    """The beginning of the day of a point in time, in the time zone of the log."""
-    day = datetime.fromtimestamp(now / 1e6, spec.zone).date().isoformat()
-    return day_bounds(day, spec.zone)[0]
+def _midnight(now: int, zone: ZoneInfo) -> int:
+    """The beginning of the day of a point in time."""
+    day = datetime.fromtimestamp(now / 1e6, zone).date().isoformat()
+    return day_bounds(day, zone)[0]

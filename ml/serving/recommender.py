@@ -103,6 +103,8 @@ class Recommender:
     def __init__(self, spec: DatasetSpec, window: EventWindow, source: LiveCatalogue, sides: Sequence[pa.Table] = ()) -> None:
         self.spec, self.window, self.source, self.tables = spec, window, source, source.tables
         self._item_columns = {*item_columns(spec), *source.tables.item_columns}
+        self._signal_columns = context_columns(spec)
+        self._idle = round((spec.ranked or Ranking()).idle_minutes * MICROSECONDS_PER_MINUTE)
         of_context = [
             (side, held) for side, held in zip(spec.join, sides, strict=False) if side.log_key not in self._item_columns
         ]
@@ -146,11 +148,12 @@ class Recommender:
             UnknownColumn: A filter names a column that items do not have.
         """
         live, past = self.source.live, self.window.last_of(user, now, CONTEXT)
-        row, filled, missing = self._user_row(ranking, user, context, past, now)
+        given = self._given(user, context, now)
+        row, filled, missing = self._user_row(ranking, user, context, given, past, now)
         seen = [event.id for event in past]
         allowed = self.source.allowed(live, filters or {}, seen if exclude_seen else [])
         if ranker is not None:
-            requests = self._requests(user, context, past, now)
+            requests = self._requests(given, past, now)
             listed = self.source.candidates(live, requests, allowed, exclude_seen)
             if listed is None:  # the items have just been replaced
                 return self.recommend(ranking, user, context, k, now, filters, exclude_seen, ranker, explain)
@@ -162,7 +165,7 @@ class Recommender:
         counts = {name: len(at) for name, at in found.items()}
         result = Recommendation([], counts, filled, missing, past, ranked=len(union))
         if len(union):
-            scores = self._score_live(ranking, live, union, row, user, context, now)
+            scores = self._score_live(ranking, live, union, row, given, now)
             best = np.argsort(-scores[:, 0], kind="stable")[:k]
             result.items = self._ranked(live, union[best], scores[best], found, ranking.labels)
         return result
@@ -172,12 +175,13 @@ class Recommender:
     ) -> Recommendation:
         """Rank given items, those that are not live as well. Arguments as for `recommend`."""
         past, live = self.window.last_of(user, now, CONTEXT), self.source.live
-        row, filled, missing = self._user_row(ranking, user, context, past, now)
+        given = self._given(user, context, now)
+        row, filled, missing = self._user_row(ranking, user, context, given, past, now)
         at, items = self._described(live, candidates)
         if (at != NOT_LIVE).all():
-            scores = self._score_live(ranking, live, at, row, user, context, now)
+            scores = self._score_live(ranking, live, at, row, given, now)
         else:
-            scores = ranking.score_labels(batch_of(ranking, row, self.with_tables(items, user, context, now)))
+            scores = ranking.score_labels(batch_of(ranking, row, self._with_tables(items, given, now)))
         order = np.argsort(-scores[:, 0], kind="stable")
         rows = items.take(pa.array(order)).to_pylist()
         ranked = [
@@ -192,34 +196,43 @@ class Recommender:
         live: ServedItems,
         at: NDArray[np.int64],
         row: Mapping[str, pa.Scalar],
-        user: Any,
-        context: Mapping[str, Any],
+        given: Mapping[str, Any],
         now: int,
     ) -> NDArray[np.float32]:
         """Score the live items at N places for one user: the probabilities of L labels, float32 [N, L]."""
 
         def candidates() -> Batch:
-            return batch_of(ranking, row, self.with_tables(live.items.take(pa.array(at)), user, context, now))
+            return batch_of(ranking, row, self._with_tables(live.items.take(pa.array(at)), given, now))
 
         scores = self.item_sides.score(ranking, live.items, at, table_of(row), candidates)
         if (noted := current_request()) is not None and noted.items is None:  # no feature needed the columns of candidates
-            self.with_tables(live.items.take(pa.array(at)), user, context, now)
+            self._with_tables(live.items.take(pa.array(at)), given, now)
         return scores
 
     def row_of(self, ranking: Bundle, user: Any, context: Mapping[str, Any], now: int) -> dict[str, pa.Scalar]:
         """Return the columns of a request that do not describe items, as `batch_of` takes them."""
-        return self._user_row(ranking, user, context, self.window.last_of(user, now, CONTEXT), now)[0]
+        past, given = self.window.last_of(user, now, CONTEXT), self._given(user, context, now)
+        return self._user_row(ranking, user, context, given, past, now)[0]
 
     def with_tables(self, items: pa.Table, user: Any, context: Mapping[str, Any], now: int) -> pa.Table:
         """Append to L items the values of feature tables that depend on the item, as of a request."""
-        return self.tables.of_items(items, self._given(user, context, now), now) if self.spec.feature_tables else items
+        return self._with_tables(items, self._given(user, context, now), now)
+
+    def _with_tables(self, items: pa.Table, given: Mapping[str, Any], now: int) -> pa.Table:
+        return self.tables.of_items(items, given, now) if self.spec.feature_tables else items
 
     def _given(self, user: Any, context: Mapping[str, Any], now: int) -> dict[str, Any]:
         """Columns of the log that describe a request: those that it has, and those of the user's last events."""
         return {**self.window.known_of(user, now), **context, **({self.spec.user: user} if self.spec.user else {})}
 
     def _user_row(
-        self, ranking: Bundle, user: Any, context: Mapping[str, Any], past: Sequence[UserEvent], now: int
+        self,
+        ranking: Bundle,
+        user: Any,
+        context: Mapping[str, Any],
+        given: Mapping[str, Any],
+        past: Sequence[UserEvent],
+        now: int,
     ) -> tuple[dict[str, pa.Scalar], list[str], list[str]]:
         """Columns that do not describe items, in their declared types; which were filled in; and which are missing."""
         known = self.spec.column_types
@@ -232,7 +245,7 @@ class Recommender:
         of_tables = self.tables.request_columns
         if wrong := [name for name in context if name in of_tables]:
             raise WrongColumn(f"context.{wrong[0]}: a value of a feature table, which the service computes; leave it out")
-        earlier, given = self.window.known_of(user, now), self._given(user, context, now)
+        earlier = dict(given)  # apart from the context, what the user's last events supply
         computed = self.tables.of_request(given, now) if of_tables else {}
         for side in self._sides:
             earlier |= side.columns_of(given.get(side.log_key))
@@ -265,13 +278,11 @@ class Recommender:
         items = pa.array(known, self.window.types[self.window.item])
         return pa.scalar(hash_values(self.spec.item_feature or "", items).tolist(), pa.list_(pa.int64()))
 
-    def _requests(self, user: Any, context: Mapping[str, Any], past: Sequence[UserEvent], now: int) -> Requests:
+    def _requests(self, given: Mapping[str, Any], past: Sequence[UserEvent], now: int) -> Requests:
         """What signals use of a request, as `interactions_of` derives it from the log."""
-        given, types = self._given(user, context, now), self.window.types
-        columns = context_columns(self.spec)
+        columns, types = self._signal_columns, self.window.types
         rows = pa.table({name: pa.array([scalar(f"context.{name}", given.get(name), types[name])]) for name in columns})
-        idle = round((self.spec.ranked or Ranking()).idle_minutes * MICROSECONDS_PER_MINUTE)
-        session = running_session([event.time for event in past], now, idle)
+        session = running_session([event.time for event in past], now, self._idle)
         codes = codes_of(columns, rows) if columns else np.zeros((1, 0), np.int64)
         return Requests(Contexts.of([[event.id for event in past]]), np.array([session]), codes)
 
