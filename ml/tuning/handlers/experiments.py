@@ -62,7 +62,7 @@ def update(call: Call) -> dict[str, Any]:
         _require_project(call, changed.project)
         projects.touch(call, found.project, changed.project)
     if changed.space != found.space:
-        queue.revise(call, changed)
+        queue.revise(call, found, changed)
     return show(call, experiments.save(call, changed))
 
 

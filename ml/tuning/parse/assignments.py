@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ml.tuning.definition import Assignments, Parameter, Space, Value
@@ -51,10 +52,15 @@ def exists(parameter: Parameter, found: Mapping[str, Value]) -> bool:
     return all(found.get(name) in allowed for name, allowed in parameter.conditions.items())
 
 
-def in_space(stored: Assignments, space: Space) -> dict[str, Value] | None:
+def in_space(stored: Assignments, space: Space, any_value: Collection[str] = ()) -> dict[str, Value] | None:
     """Return stored assignments as the current space of the experiment has them.
 
     A parameter that was added later has its default value, and one that was removed is dropped.
+
+    Args:
+        stored: The assignments.
+        space: The current space.
+        any_value: Names of parameters whose stored values may lie outside the bounds.
 
     Returns:
         The assignments; None if they are outside the space, so that a search engine cannot use them.
@@ -69,7 +75,8 @@ def in_space(stored: Assignments, space: Space) -> dict[str, Value] | None:
         if not exists(parameter, found):
             continue
         value = stored.get(parameter.name, parameter.default)
-        if value is None or not within(parameter, value):
+        allowed = parameter.name in stored and parameter.name in any_value
+        if value is None or not (allowed or within(parameter, value)):
             return None
         found[parameter.name] = value
     return None if _broken(found, space) is not None else found
@@ -82,6 +89,17 @@ def within(parameter: Parameter, value: Value) -> bool:
     if isinstance(value, str) or parameter.low is None or parameter.high is None:
         return False
     return value in parameter.grid if parameter.grid else parameter.low <= value <= parameter.high
+
+
+def same_values(before: Space, after: Space) -> set[str]:
+    """Return the names of the parameters that have the same values in two spaces: type, scale, bounds, grid and categories."""
+    kept = {parameter.name: _values(parameter) for parameter in before.parameters}
+    return {parameter.name for parameter in after.parameters if kept.get(parameter.name) == _values(parameter)}
+
+
+def _values(parameter: Parameter) -> Parameter:
+    """Return a parameter without what does not limit its values."""
+    return replace(parameter, prior=None, conditions={}, default=None)
 
 
 def _broken(found: Mapping[str, Value], space: Space) -> int | None:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from ml.tuning import schema
 from ml.tuning.call import Call
 from ml.tuning.experiment import Experiment
-from ml.tuning.parse.assignments import in_space
+from ml.tuning.parse.assignments import in_space, same_values
 
 table = schema.queued_suggestions
 
@@ -25,15 +25,16 @@ def close(call: Call, identity: int, state: str) -> None:
     call.connection.execute(table.update().where(table.c.id == identity).values(state=state))
 
 
-def revise(call: Call, found: Experiment) -> None:
+def revise(call: Call, before: Experiment, after: Experiment) -> None:
     """Adapt the queue to an update of the parameters.
 
     What the update excludes is removed from the queue. The others get the default values of added parameters, and lose the
-    values of removed ones.
+    values of removed ones. A user can queue values outside the bounds: they stay if the update leaves those bounds as they are.
     """
-    waiting = sa.select(table.c.id, table.c.assignments).where(table.c.experiment == found.id, table.c.state == "open")
+    waiting = sa.select(table.c.id, table.c.assignments).where(table.c.experiment == after.id, table.c.state == "open")
+    unchanged = same_values(before.space, after.space)
     for identity, stored in call.connection.execute(waiting).all():
-        adapted = in_space(stored, found.space)
+        adapted = in_space(stored, after.space, unchanged)
         changes = {"state": "outdated"} if adapted is None else {"assignments": adapted}
         call.connection.execute(table.update().where(table.c.id == identity).values(changes))
 

@@ -74,6 +74,22 @@ def test_an_update_of_the_parameters_revises_the_queue(connection: sigopt.Connec
     assert set(experiment.suggestions().create().assignments) == set(revised[0])
 
 
+def test_queued_values_outside_the_bounds_stay_unless_the_update_changes_those_bounds(connection: sigopt.Connection) -> None:
+    experiment = connection.experiments(connection.experiments().create(**definition()).id)
+    queued = experiment.queued_suggestions().create(assignments={**CHOSEN, "layers": 99})
+    others: list[dict[str, Any]] = [{**LEARNING_RATE, "bounds": {"min": 1e-3, "max": 0.2}}, LAYERS, DROPOUT]
+    experiment.update(parameters=others)
+    stays = {"learning_rate": 0.01, "layers": 99, "dropout": 0.1}
+    assert dict(experiment.queued_suggestions(queued.id).fetch().assignments) == stays
+    experiment.update(parameters=[{**LEARNING_RATE, "bounds": {"min": 0.02, "max": 0.2}}, LAYERS, DROPOUT])
+    refused(experiment.queued_suggestions(queued.id).fetch, 404, "an update of the parameters excludes its assignments")
+    queued = experiment.queued_suggestions().create(assignments={**stays, "learning_rate": 0.05})
+    experiment.update(parameters=[others[0], {**LAYERS, "bounds": {"min": 1, "max": 100}}, DROPOUT])
+    assert experiment.queued_suggestions(queued.id).fetch().assignments["layers"] == 99
+    experiment.update(parameters=[others[0], {**LAYERS, "bounds": {"min": 1, "max": 50}}, DROPOUT])
+    refused(experiment.queued_suggestions(queued.id).fetch, 404, "an update of the parameters excludes its assignments")
+
+
 def test_a_restarted_worker_gets_no_suggestion_from_before_an_update(service: TuningService) -> None:
     worker = connect(service, worker="a")
     experiment = worker.experiments(worker.experiments().create(**definition(observation_budget=2)).id)
