@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from ml.sketch.layout import FoundSource
 _INT = re.compile(r"-?\d{1,18}")
 _FLOAT = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 PARTS = "|,; "
+LEAVES = 50
+"""Most values of an object that become columns. An object with more of them is a map, such as from ids to counts."""
 _KINDS = (
     (pa.types.is_boolean, "bool"),
     (pa.types.is_integer, "int"),
@@ -41,7 +43,7 @@ class Column:
         kind: `int`, `float`, `string`, `bool`, or a list of these, such as `list<string>`.
         rows: Number N of rows of the sample.
         values: The values that are there, as they are read.
-        nested: Whether values are objects, which the catalog cannot read.
+        nested: Whether values are lists of objects, or objects with many keys, which are no columns.
     """
 
     name: str
@@ -94,11 +96,13 @@ class SampledLog:
         columns: The columns in file order.
         null_tokens: Texts that mean a missing value, besides the empty text.
         complete: Whether the sample has all rows.
+        paths: Name -> path of each column that is a value within objects, for `source.paths`.
     """
 
     columns: tuple[Column, ...]
     null_tokens: tuple[str, ...]
     complete: bool
+    paths: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def types(self) -> dict[str, str]:
@@ -121,8 +125,10 @@ def sample_columns(found: FoundSource, folder: Path) -> SampledLog:
         ValueError: The sample has no rows.
     """
     kinds = dict.fromkeys(found.names, "string")
+    paths: dict[str, str] = {}
     if found.keys["format"] == "parquet":
-        kinds = _parquet_kinds(found, folder)
+        kinds, paths = _parquet_kinds(found, folder)
+        found = replace(found, paths=paths)
     sample = read_sample(found.source(kinds), found.files(folder))
     if not sample.num_lines:
         raise ValueError(f"{found.group.pattern}: no rows could be read")
@@ -131,20 +137,43 @@ def sample_columns(found: FoundSource, folder: Path) -> SampledLog:
     if found.keys["format"] == "parquet":
         table = sample.table
         columns = [_of_values(name, table[name].to_pylist()) for name in table.column_names]
-        gone = [Column(name, "string", len(table), (), nested=True) for name in found.names if name not in kinds]
-        return SampledLog((*columns, *gone), (), sample.complete)
+        read = {*kinds, *(path.partition(".")[0] for path in paths.values())}
+        gone = [Column(name, "string", len(table), (), nested=True) for name in found.names if name not in read]
+        return SampledLog((*columns, *gone), (), sample.complete, paths)
     texts = sample.text_columns()
     tokens = tuple(t for t in NULLS if any(t in values and _kind_of(values, (t, "")) != "string" for values in texts.values()))
     columns = [_of_texts(name, texts[name], ("", *tokens)) for name in found.names]
     return SampledLog(tuple(columns), tokens, sample.complete)
 
 
-def _parquet_kinds(found: FoundSource, folder: Path) -> dict[str, str]:
-    """Name -> type of each column that the catalog can declare."""
+def _parquet_kinds(found: FoundSource, folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Name -> type of each column that the catalog can declare, and name -> path of those within structs."""
     with UPath(found.files(folder)[0].url).open("rb") as raw:
         schema = pq.read_schema(raw)
     kinds = {name: _kind_of_type(held) for name, held in zip(schema.names, schema.types, strict=True)}
-    return {name: kind for name, kind in kinds.items() if kind}
+    paths: dict[str, str] = {}
+    for name, held in zip(schema.names, schema.types, strict=True):
+        leaves = dict(_fields((name,), held)) if pa.types.is_struct(held) else {}
+        if columns := _columns_of(list(leaves), {*schema.names, *paths}):
+            paths |= {column: ".".join(path) for column, path in columns.items()}
+            kinds |= {column: leaves[path] for column, path in columns.items()}
+    return {name: kind for name, kind in kinds.items() if kind}, paths
+
+
+def _fields(path: tuple[str, ...], held: pa.DataType) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The path and type of each value within a type that the catalog can declare."""
+    if pa.types.is_struct(held):
+        for one in held:
+            yield from _fields((*path, one.name), one.type)
+    elif (kind := _kind_of_type(held)) is not None:
+        yield path, kind
+
+
+def _columns_of(paths: Sequence[tuple[str, ...]], taken: Container[str]) -> dict[str, tuple[str, ...]]:
+    """Name -> path of the values within an object; none if they cannot be columns."""
+    columns = {"_".join(path): path for path in paths}
+    is_read = len(columns) == len(paths) <= LEAVES and all(part and "." not in part for path in paths for part in path)
+    return columns if is_read and not any(name in taken for name in columns) else {}
 
 
 def _kind_of_type(held: pa.DataType) -> str | None:
@@ -155,9 +184,33 @@ def _kind_of_type(held: pa.DataType) -> str | None:
 
 
 def _of_objects(found: FoundSource, sample: Sample) -> SampledLog:
-    objects = sample.objects()
-    columns = [_of_values(name, [value.get(name) for value in objects]) for name in found.names]
-    return SampledLog(tuple(columns), (), sample.complete)
+    objects, columns, paths = sample.objects(), list[Column](), dict[str, str]()
+    for name in found.names:
+        values = [value.get(name) for value in objects]
+        there = [value for value in values if value is not None]
+        leaves: dict[tuple[str, ...], None] = {}
+        if there and all(isinstance(value, dict) for value in there):
+            leaves = dict.fromkeys(path for value in there for path in _leaves((name,), value))
+        within = _columns_of(list(leaves), {*found.names, *paths})
+        own = [_of_values(column, [_value_at(value, path) for value in objects]) for column, path in within.items()]
+        columns += own or [_of_values(name, values)]
+        paths |= {column.name: ".".join(within[column.name]) for column in own if not column.nested}
+    return SampledLog(tuple(columns), (), sample.complete, paths)
+
+
+def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[str, ...]]:
+    """The paths of all values within an object that are not objects themselves."""
+    if isinstance(value, dict):
+        for key, held in value.items():
+            yield from _leaves((*path, key), held)
+    elif value is not None:
+        yield path
+
+
+def _value_at(value: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def _of_values(name: str, values: Sequence[Any]) -> Column:

@@ -68,6 +68,7 @@ def sketch(folder: Path, name: str, timezone: str = "UTC") -> Sketch:
         try:
             found = find_layout(group, folder)
             log = sample_columns(found, folder)
+            found = replace(found, paths=log.paths)
             break
         except (NotALog, OSError, ValueError) as error:
             refused.append(str(error))

@@ -6,7 +6,8 @@ import csv
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,14 @@ class FoundSource:
         keys: Keys of `source` besides `files`, `members` and `columns`.
         names: Names of the columns, in file order.
         invented: Whether the files have no names, so that these are made up.
+        paths: Name -> path of each column that is a value within objects.
     """
 
     group: FileGroup
     keys: dict[str, Any]
     names: tuple[str, ...]
     invented: bool = False
+    paths: Mapping[str, str] = field(default_factory=dict)
 
     def source(self, columns: dict[str, str]) -> Source:
         """The source with some columns and their types."""
@@ -52,7 +55,14 @@ class FoundSource:
     def entry(self, columns: dict[str, str]) -> dict[str, Any]:
         """The keys of `source` in the order in which entries give them."""
         members = {"members": self.group.members} if self.group.members is not None else {}
-        return {"files": self.group.pattern, **members, **self.keys, "columns": columns}
+        within = {name: path for name, path in self.paths.items() if name in columns}
+        return {
+            "files": self.group.pattern,
+            **members,
+            **self.keys,
+            **({"paths": within} if within else {}),
+            "columns": columns,
+        }
 
     def files(self, folder: Path) -> list[LogFile]:
         """The files below a folder."""

@@ -183,7 +183,48 @@ def labelled_lines(folder: Path, draw: random.Random) -> dict[str, Any]:
     }
 
 
-LOGS: dict[str, Callable[[Path, random.Random], dict[str, Any]]] = {
-    make.__name__: make for make in (policy_log, sparse_years, daily_events, partitioned, clocks, labelled_lines)
+def _nested(draw: random.Random, at: datetime) -> dict[str, Any]:
+    """An event whose values are within objects."""
+    geo = draw.choice(({"country": draw.choice(("de", "fr")), "city": f"c{draw.randrange(9)}"}, None))
+    return {
+        "meta": {"ts": int(at.timestamp())},
+        "user": {"id": f"u{draw.randrange(60)}", "geo": geo},
+        "article": {"id": draw.randrange(50), "topics": draw.sample(("news", "sport", "ads"), 2)},
+        "clicked": int(draw.random() < 0.2),
+    }
+
+
+_WITHIN_OBJECTS = {
+    "time.column": "meta_ts",
+    "time.unit": "s",
+    "user": "user_id",
+    "item": "article_id",
+    "label": {"column": "clicked"},
+    "types": {"article_topics": "list<string>", "user_geo_city": "string"},
+    "paths": {
+        "meta_ts": "meta.ts",
+        "user_id": "user.id",
+        "user_geo_country": "user.geo.country",
+        "user_geo_city": "user.geo.city",
+        "article_id": "article.id",
+        "article_topics": "article.topics",
+    },
 }
+
+
+def nested_objects(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """JSON lines of objects, with a map of many keys that is no column."""
+    lines = [json.dumps(_nested(draw, at) | {"seen": {f"u{draw.randrange(900)}": 1}}) for at in _times(draw, 200)]
+    (folder / "events.jsonl").write_text("\n".join(lines) + "\n")
+    return {**_WITHIN_OBJECTS, "out": ["seen"]}
+
+
+def structs(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """The same in Parquet, as structs."""
+    pq.write_table(pa.Table.from_pylist([_nested(draw, at) for at in _times(draw, 200)]), folder / "events.parquet")
+    return _WITHIN_OBJECTS
+
+
+_MAKERS = (policy_log, sparse_years, daily_events, partitioned, clocks, labelled_lines, nested_objects, structs)
+LOGS: dict[str, Callable[[Path, random.Random], dict[str, Any]]] = {make.__name__: make for make in _MAKERS}
 """Name -> function that writes a log into an empty folder and returns what a sketch must find."""

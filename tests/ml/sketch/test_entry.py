@@ -42,6 +42,7 @@ def test_roles_and_times_are_found(unknown: tuple[Path, dict[str, Any]], tmp_pat
     for key in ("column", "unit", "format", "clock"):
         assert entry["time"].get(key) == wanted.get(f"time.{key}"), key
     assert entry.get("user") == wanted.get("user") and entry.get("item") == wanted["item"]
+    assert entry["source"].get("paths", {}) == wanted.get("paths", {})
     assert entry["source"].get("separator") == wanted.get("separator")
     assert entry["source"]["columns"].items() >= wanted.get("types", {}).items()
     assert entry["source"]["files"] == wanted.get("files", entry["source"]["files"])
