@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import quote, unquote
 
-import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
 
 from ml.catalog.ranking import LambdaRankOptions
+from ml.compute.openmp import load_openmp
+
+load_openmp()
+import lightgbm as lgb  # noqa: E402
 
 
 class LambdaRank:
