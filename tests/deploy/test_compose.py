@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -77,8 +81,64 @@ def test_tokens_and_passwords_are_secrets_and_not_in_the_image() -> None:
     for service in SERVICES.values():
         for key, value in service.get("environment", {}).items():
             assert "PASSWORD" not in key or (key.endswith("_FILE") and str(value).startswith("/run/secrets/"))
-    assert "deploy/secrets" in (DEPLOY / "Dockerfile.dockerignore").read_text().split()
     assert "deploy/secrets/" in (ROOT / ".gitignore").read_text().split()
+
+
+def test_what_git_ignores_is_not_copied_into_the_image_by_any_builder() -> None:
+    # Only BuildKit reads a `.dockerignore` beside the container file; all builders read the one of the root.
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert ".git" in ignored
+    for name in (ROOT / ".gitignore").read_text().split():
+        wanted = name.strip("/") if name.startswith("/") or "/" in name.strip("/") else f"**/{name.strip('/')}"
+        assert wanted in ignored, name
+
+
+def test_only_what_uses_dagster_gets_its_password() -> None:
+    given = {name for name, service in OURS.items() if "postgres_password" in service.get("secrets", [])}
+    assert given == {name for name, service in OURS.items() if "EVERGREEN_PG_PASSWORD_FILE" in service.get("environment", {})}
+    assert given == {"dagster-webserver", "dagster-daemon", "online"}
+
+
+def test_a_health_check_that_reads_the_instance_gets_the_password() -> None:
+    # A health check is started beside the entry point, without the variables that it exports.
+    check = SERVICES["dagster-daemon"]["healthcheck"]["test"]
+    assert check[-4:] == ["bash", "deploy/entrypoint.sh", "dagster-daemon", "liveness-check"]
+
+
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (204, False), (401, False), (503, False), (None, False)])
+def test_a_url_is_healthy_if_it_answers_200(status: int | None, healthy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status or 0)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # as Docker sets it for containers on networks with a proxy
+    monkeypatch.delenv("no_proxy", raising=False)
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        url = f"http://127.0.0.1:{server.server_port}/health"
+        if status is not None:
+            threading.Thread(target=server.handle_request, daemon=True).start()
+        else:
+            server.server_close()
+        done = subprocess.run([sys.executable, DEPLOY / "healthy.py", url], capture_output=True, check=False)
+    assert (done.returncode == 0) is healthy
+
+
+def test_the_entry_point_passes_the_password_and_the_status(tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("to be kept\n")
+    command = ["bash", str(DEPLOY / "entrypoint.sh"), "bash", "-c", 'echo "$EVERGREEN_PG_PASSWORD"; exit 7']
+    found = subprocess.run(
+        command, env={"EVERGREEN_PG_PASSWORD_FILE": str(secret)}, capture_output=True, text=True, check=False
+    )
+    assert (found.stdout, found.returncode) == ("to be kept\n", 7)
+    secret.unlink()
+    refused = subprocess.run(
+        command, env={"EVERGREEN_PG_PASSWORD_FILE": str(secret)}, capture_output=True, text=True, check=False
+    )
+    assert refused.stdout == "" and refused.returncode == 1 and str(secret) in refused.stderr
 
 
 def test_containers_run_as_a_user_without_rights() -> None:
