@@ -46,7 +46,7 @@ def main(dataset: str, model: str, rows: int) -> None:
         publisher.publish((end + second * 1_000_000, end + (second + 1) * 1_000_000))
         print(publisher.version, flush=True)
         due = max(due + 1.0, time.monotonic())
-        time.sleep(due - time.monotonic())
+        time.sleep(max(0.0, due - time.monotonic()))
 
 
 if __name__ == "__main__":

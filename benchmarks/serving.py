@@ -140,6 +140,8 @@ def _deltas(service: Service, environment: Mapping[str, str]) -> Iterator[None]:
                 raise RuntimeError(f"{' '.join(command)} did not reach the service")
             time.sleep(0.5)
         yield
+        if process.poll() is not None:
+            raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode} before the measurement did")
     finally:
         process.kill()
         process.wait()
