@@ -13,12 +13,13 @@ from assets.resources import LakeResource, LandingResource, SparkResource
 from ml import stages
 from ml.batch.options import BatchOptions
 from ml.catalog.spec import DatasetSpec
+from ml.serving.forms import MOST_ITEMS
 
 
 class BatchConfig(dg.Config):
     """What is asked for in one run."""
 
-    k: int = Field(default=BatchOptions.k, ge=1, le=1000, description="Number of items for each user.")
+    k: int = Field(default=BatchOptions.k, ge=1, le=MOST_ITEMS, description="Number of items for each user.")
     user_days: int = Field(
         default=BatchOptions.user_days, ge=1, description="Users of this many days of the log get recommendations."
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import dagster as dg
+import pytest
+from pydantic import ValidationError
 
-from assets.batch_recommendations import build, build_check
+from assets.batch_recommendations import BatchConfig, build, build_check
 from assets.graph import dataset_graph
 from assets.policy import key
 from assets.resources import LakeResource, LandingResource, SparkResource
@@ -14,6 +16,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.parquet import read_parquet, write_table
 from ml.retrieval.day import index_day
+from ml.serving.forms import MOST_ITEMS
 from ml.stages import BATCH_RECOMMENDATIONS, stages_of, stages_on_request
 from tests.helpers.kiosk_lake import DAY, kiosk_lake, spec_of
 
@@ -42,6 +45,12 @@ def test_datasets_with_an_item_have_it_on_request(catalog: dict[str, DatasetSpec
         assert (BATCH_RECOMMENDATIONS in stages_on_request(spec)) == bool(spec.item)
         assert BATCH_RECOMMENDATIONS not in stages_of(spec)
     assert catalog["criteo"].item is None
+
+
+def test_more_items_than_the_service_answers_are_refused() -> None:
+    assert BatchConfig(k=MOST_ITEMS).k == MOST_ITEMS
+    with pytest.raises(ValidationError, match=r"k\n.* less than or equal to 500"):
+        BatchConfig(k=MOST_ITEMS + 1)
 
 
 def test_a_run_reports_the_day_and_its_check_finds_a_repeated_item(tmp_path: Path) -> None:
