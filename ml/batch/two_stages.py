@@ -21,6 +21,7 @@ from ml.serving.ranker import NAME, load_day
 from ml.serving.recommender import Recommendation, Recommender
 from ml.serving.variants import variants_of
 from ml.stages import CANDIDATE_INDEX
+from ml.sync.status import Refused
 
 _log = logging.getLogger("evergreen")
 
@@ -102,12 +103,18 @@ def ranker_day(lake: Lake, spec: DatasetSpec, day: str) -> str | None:
     """Return the newest day up to a day whose candidate index has a LambdaRank; None if none ranks or there is none.
 
     Raises:
-        Refused: The candidate index of the day is missing, or one cannot be used.
+        Refused: The candidate index of the day is missing, or one cannot be used, or none has the LambdaRank of an experiment.
     """
-    if not choose_models(spec).has_ranker:
+    if not (choice := choose_models(spec)).has_ranker:
         return None
     earlier = [other for other in lake.days(CANDIDATE_INDEX, spec.name) if other < day]
     found = next((other for other in (day, *reversed(earlier)) if load_day(lake, spec, other) is not None), None)
+    if found is None and choice.experiment is not None:
+        raise Refused(
+            "missing",
+            f"{spec.name}: no candidate index up to {day} has the lambdarank of `experiment.shares`; materialise "
+            f"{CANDIDATE_INDEX} of a day that has clicks, or remove the variant",
+        )
     if found != day:
         _log.warning("%s: the candidate index of %s has no LambdaRank; %s", spec.name, day, found or "the model ranks")
     return found

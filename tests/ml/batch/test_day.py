@@ -137,6 +137,15 @@ def test_a_dataset_without_items_or_users_is_refused_by_key(lake: Lake, tmp_path
         recommend_day(spec, DAY, lake, str(tmp_path), LocalRunner())
 
 
+def test_an_experiment_with_a_lambdarank_that_no_day_has_is_refused(tmp_path: Path) -> None:
+    lake = experiment_lake(tmp_path / "lake")
+    spec = experiment_spec(ranking=RANKED, experiment={"name": "trees", "shares": {"dlrm": 0.5, "lambdarank": 0.5}})
+    index_day(experiment_spec(), DAY, lake)  # before `ranking` was added, so without one
+    with pytest.raises(Refused, match="no candidate index up to 2026-01-01 has the lambdarank of `experiment"):
+        recommend_day(spec, DAY, lake, str(tmp_path), LocalRunner(), FIVE)
+    assert not lake.has(STAGE, spec.name, DAY)
+
+
 def test_a_day_without_an_export_is_refused(tmp_path: Path) -> None:
     lake, spec = made(tmp_path / "lake", "models")
     lake.discard("exported_models/dlrm", spec.name, DAY)
