@@ -10,6 +10,7 @@
 | line too long             | a line longer than `ml.logs.streams.BLOCK` bytes                                        |
 | wrong number of fields    | more or fewer fields than the log has columns                                           |
 | unbalanced quote          | a quoted field without an end on its line                                               |
+| control character         | NUL, SOH or STX in a file of `source.multiline`                                         |
 | bad number in column X    | not a number, an integer beyond 64 bits, or an infinite or not-a-number float           |
 | bad boolean in column X   | a value other than 1, 0, true and false                                                 |
 | bad text in column X      | a JSON value that is not a string, or a float that is infinite or not a number          |
@@ -39,7 +40,7 @@ import pyarrow as pa
 BLANK, NOT_UTF8, STRAY_CR, TOO_LONG = "blank line", "not UTF-8", "stray carriage return", "line too long"
 FIELDS, UNBALANCED, BAD_JSON, UNREADABLE = "wrong number of fields", "unbalanced quote", "bad JSON", "unreadable"
 TIME_MISSING, TIME_UNPARSABLE, TIME_FAR = "time missing", "time unparsable", "time far from file's day"
-LENGTHS = "lists of different lengths"
+LENGTHS, CONTROL = "lists of different lengths", "control character"
 LABEL_MISSING, LABEL_UNKNOWN, WEIGHT = "label missing", "unknown label", "bad weight"
 
 TEXT_BYTES = 1000  # of a quarantined line, this many bytes are kept

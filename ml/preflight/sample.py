@@ -22,6 +22,7 @@ from ml.logs.parquet import column_names, flat_schema, read_first_rows
 from ml.logs.row_shape import is_shaped, path_values, shape_rows
 from ml.logs.sources import LogFile
 from ml.logs.streams import DamagedFile, pieces
+from ml.logs.text.joined_rows import split_rows
 from ml.logs.text.json_keys import NO_OBJECT, value_at
 from ml.logs.text.layout import BOM, Layout, WrongFile
 from ml.logs.text.parse import parse_block
@@ -205,6 +206,7 @@ def _read_head(sample: Sample, file: LogFile) -> None:
             sample.starts[file.name] = start[:START]
             line = start.removeprefix(BOM).split(b"\n", 1)[0].rstrip(b"\r")
             if line and source.header and source.format != "jsonl":
+                line = split_rows(line) if source.multiline else line
                 sample.heads[file.name] = line
                 Layout.from_header(source, line, file.name)
     except WrongFile as error:

@@ -13,7 +13,7 @@ from ml.logs.quarantine import TEXT_BYTES, TOO_LONG, damaged_file
 from ml.logs.sources import LogFile
 from ml.logs.streams import Block, blocks
 from ml.logs.text.content_type import check_is_text
-from ml.logs.text.joined_rows import LINE_END
+from ml.logs.text.joined_rows import LINE_END, split_rows
 from ml.logs.text.json_keys import absent_columns
 from ml.logs.text.layout import BOM, Layout
 from ml.logs.text.parse import parse_block
@@ -31,7 +31,8 @@ def count_text_lines(
 ) -> Iterator[tuple[int, int, int]]:
     """Index, lines and header lines of each block that `read_text_blocks` would yield."""
     for _, block, header_lines, data in _blocks(source, file, first, wanted):
-        lines = data.count(b"\n") + (not data.endswith(b"\n") and bool(data)) + source.multiline * data.count(LINE_END)
+        ends = (b"\n", LINE_END) if source.multiline else (b"\n",)  # an open quote takes the last line end
+        lines = sum(data.count(end) for end in ends) + (not data.endswith(ends) and bool(data))
         yield block.index, header_lines + lines + len(_lost_ends(block)), header_lines
 
 
@@ -53,7 +54,7 @@ def _blocks(
             if has_header and data:
                 end = data.find(b"\n") + 1 or len(data)
                 header, data = data[:end], data[end:]
-                layout = Layout.from_header(source, header, file.name)
+                layout = Layout.from_header(source, split_rows(header) if source.multiline else header, file.name)
         if block.index >= first and (wanted is None or block.index in wanted):
             yield layout or Layout.declared(source), block, bool(header) + source.multiline * header.count(LINE_END), data
 

@@ -8,8 +8,8 @@ import pyarrow.csv as pa_csv
 from numpy.typing import NDArray
 
 from ml.catalog.reading import ColumnType
-from ml.logs.quarantine import FIELDS, UNBALANCED, UNREADABLE, bad_value
-from ml.logs.text.joined_rows import LINE_END, RETURN, with_line_ends
+from ml.logs.quarantine import CONTROL, FIELDS, UNBALANCED, UNREADABLE, bad_value
+from ml.logs.text.joined_rows import LINE_END, RETURN, TAKEN, with_line_ends
 from ml.logs.text.layout import BOM, Layout
 from ml.logs.text.lines import LF, Lines
 from ml.logs.text.value_types import all_finite, bad_values
@@ -28,6 +28,8 @@ class DelimitedReader:
         self.separator = ord(self.source.delimiter)
 
     def read(self, lines: Lines) -> pa.Table | None:
+        if self._has_taken(lines):
+            return None
         table = self._arrow(lines.data, dict(self.source.columns))
         if table is None or table.num_rows != len(lines) or not all_finite(table):
             return None
@@ -63,7 +65,13 @@ class DelimitedReader:
         for line in np.flatnonzero(doubtful).tolist():
             if self._as_one_row(lines.text(line)) is None:
                 found[line] = UNBALANCED if lines.text(line).count(b'"') % 2 else FIELDS
+        if self._has_taken(lines):
+            taken = np.unique(lines.line_at(np.flatnonzero(lines.bytes == TAKEN[0])))
+            found |= {line: CONTROL for line in taken.tolist() if line not in found}
         return found
+
+    def _has_taken(self, lines: Lines) -> bool:
+        return self.source.multiline and TAKEN in lines.data
 
     def invalid(self, lines: Lines) -> dict[int, str]:
         texts = self._arrow(lines.data, dict.fromkeys(self.source.columns, "string"))

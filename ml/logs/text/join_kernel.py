@@ -8,6 +8,8 @@ from ml.compute.kernel_cache import jit
 
 MOST: Final = 1 << 20
 """Bytes after which a quoted field without an end is taken for an unbalanced quote."""
+TAKEN: Final = 2
+"""In place of the bytes that stand for line ends, where a file has them itself. It makes a row malformed."""
 BEGIN: Final = 0
 _PLAIN: Final = 1
 _QUOTED: Final = 2
@@ -22,14 +24,14 @@ def join(data, separator, state, length):  # type: ignore[no-untyped-def]
     """Replaces line ends within quoted fields of data [N], uint8. Returns the state after it and the quoted field's length."""
     for i in range(len(data)):
         byte = data[i]
-        if byte <= 1:
-            data[i] = byte = _CR  # these bytes are taken; a carriage return makes the line malformed
+        if byte < TAKEN:
+            data[i] = byte = TAKEN
         if state == _QUOTED:
             length += 1
             if byte == _QUOTE:
                 state = _AFTER_QUOTE
             elif length > MOST:
-                state = _PLAIN
+                state = BEGIN if byte == _LF else _PLAIN
             elif byte == _LF:
                 data[i] = 0
             elif byte == _CR:

@@ -1,6 +1,7 @@
 """Joins the lines of rows whose quoted fields contain line ends, so that each row is one line for all that reads lines.
 
-Line ends within quoted fields are replaced by bytes that text does not contain, and put back when a row has been read. A quote
+Line ends within quoted fields are replaced by bytes that text does not contain, and put back when a row has been read. Rows of
+a file that contains these bytes, or the one in their place (`TAKEN`), are malformed. A quote
 opens a field only at its beginning, as for Arrow's reader. A field that does not end within 1 MiB is taken for an
 unbalanced quote: the lines after it are rows again.
 """
@@ -20,6 +21,8 @@ from ml.logs.text.layout import BOM
 
 LINE_END, RETURN = b"\0", b"\1"
 """What stands for a line feed and for a carriage return within a quoted field."""
+TAKEN = b"\2"
+"""What stands for these bytes where a file has them. Rows with it are malformed."""
 
 
 def join_rows(pieces: Iterable[bytes], separator: str) -> Iterator[bytes]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.logs.quarantine import BLANK, FIELDS, NOT_UTF8, STRAY_CR, UNBALANCED, UNREADABLE
+from ml.logs.quarantine import BLANK, CONTROL, FIELDS, NOT_UTF8, STRAY_CR, UNBALANCED, UNREADABLE
 from ml.logs.text.joined_rows import LINE_END, split_rows
-from ml.logs.text.lines import Lines
+from ml.logs.text.lines import LF, Lines
 from ml.logs.text.parse import ParsedLines
 
-_BROKEN = (BLANK, FIELDS, NOT_UTF8, STRAY_CR, UNBALANCED, UNREADABLE)
+_BROKEN = (BLANK, CONTROL, FIELDS, NOT_UTF8, STRAY_CR, UNBALANCED, UNREADABLE)
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,15 @@ class RowLines:
         """The bytes of a bad line without its line end: of the whole row, if it is bad in its first line only."""
         if not self.joined:
             return self.rows.text(line)
-        row = int(np.searchsorted(self.starts, line, side="right")) - 1
-        whole = split_rows(self.rows.text(row))
-        return whole.split(b"\n")[line - int(self.starts[row])].rstrip(b"\r") if self.bad[line] in _BROKEN else whole
+        if self.bad[line] in _BROKEN:
+            begin = int(self._line_ends[line - 1]) + 1 if line else 0
+            return split_rows(self.rows.data[begin : self._line_ends[line]]).rstrip(b"\r")
+        return split_rows(self.rows.text(int(np.searchsorted(self.starts, line))))
+
+    @cached_property
+    def _line_ends(self) -> NDArray[np.int64]:
+        """Index of each line's end, a line feed or what stands for one."""
+        return np.flatnonzero((self.rows.bytes == LF) | (self.rows.bytes == LINE_END[0]))
 
     def take(self, mask: NDArray[np.bool_]) -> bytes:
         """The rows that begin in lines where mask [num_lines] is true, with their line ends replaced."""

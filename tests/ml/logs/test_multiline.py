@@ -14,7 +14,10 @@ import pytest
 from pydantic import ValidationError
 
 from ml.catalog.spec import DatasetSpec
-from ml.logs.quarantine import FIELDS, UNBALANCED, bad_value
+from ml.logs.formats import count_lines, read_blocks
+from ml.logs.quarantine import CONTROL, FIELDS, UNBALANCED, bad_value
+from ml.logs.sources import find_files
+from ml.logs.text.join_kernel import MOST
 from ml.logs.text.joined_rows import join_rows, split_rows
 from ml.preflight.check import preflight
 from tests.helpers.feature_ways import features_in_every_way
@@ -82,9 +85,41 @@ def test_an_open_quote_takes_a_limited_part_of_the_file(tmp_path: Path) -> None:
 def test_rows_are_joined_however_the_file_is_cut() -> None:
     data = b'a,"b\r\nc""\n",d\n\0"x\ny\n"\n,"",\n'
     whole = b"".join(join_rows([data], ","))
-    assert split_rows(whole).replace(b'\r"x', b'\0"x') == data and whole.count(b"\n") == 3
+    assert split_rows(whole).replace(b"\2", b"\0") == data and whole.count(b"\n") == 3
     for size in (1, 2, 5):
         assert b"".join(join_rows([data[i : i + size] for i in range(0, len(data), size)], ",")) == whole
+
+
+@pytest.mark.parametrize("control", ["\0", "\1", "\2"])
+def test_rows_with_bytes_that_stand_for_line_ends_are_malformed(control: str, tmp_path: Path) -> None:
+    rows = ['"a{}b",x,1', '"a\n{}",x,1', "a{},x,1", "a,x,1{}", "a,x,1{}\r", '"a\nb",x,1', "a,x,1{}"]
+    text = "\n".join(f"{START},{row.format(control)}" for row in rows)
+    got, _, lake = features_in_every_way(spec(), in_folder(tmp_path, "log.csv", text), DAY)
+    assert got["title"].to_pylist() == ["a\nb"]
+    assert [row["line"] for row in quarantine(lake)] == [1, 2, 3, 4, 5, 6, 9]
+    assert lake.manifest("raw_logs", "shown", DAY)["reasons"] == {CONTROL: 7}
+
+
+def test_a_header_of_several_lines(tmp_path: Path) -> None:
+    rows = f'time,"the\ntitle",note,clicked\n{START},"a\nb",x,1\n{START},c,d,yes\n'
+    folder = in_folder(tmp_path, "log.csv", rows)
+    named = spec(header=True, rename={"the\ntitle": "title"})
+    got, _, lake = features_in_every_way(named, folder, DAY)
+    assert got["title"].to_pylist() == ["a\nb"] and [row["line"] for row in quarantine(lake)] == [5]
+    assert not any(finding.severity == "error" for finding in preflight(named, folder))
+
+
+def test_lines_of_a_file_with_an_open_quote_are_counted_as_they_are_read(tmp_path: Path) -> None:
+    source = spec().source
+    for text in (f'{START},"open,b,1\n{START},c,d,1\n', f'{START},"open,b,1\n{START},c', f'{START},"a\nb",c,1\n'):
+        folder = in_folder(tmp_path, "log.csv", text)
+        [file] = find_files(source, folder)
+        assert [n for _, n, _ in count_lines(source, file)] == [block.num_lines for block in read_blocks(source, file)] == [2]
+
+
+def test_the_line_after_a_field_that_is_too_long_is_a_row() -> None:
+    data = b'"' + b"x" * MOST + b'\n"a\nb"\n'
+    assert b"".join(join_rows([data], ",")).endswith(b'x\n"a\0b"\n')
 
 
 def test_the_preflight_proposes_it(tmp_path: Path) -> None:
