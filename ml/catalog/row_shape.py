@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from ml.catalog.strict import fault
-from ml.catalog.value_text import DELIMITED, element_type, held_in_file
+from ml.catalog.value_text import DELIMITED, element_type, held_in_file, with_shared_keys
 
 if TYPE_CHECKING:
     from ml.catalog.reading import ColumnType, Source
@@ -36,6 +36,7 @@ def in_file(source: Source) -> Source:
             fields.setdefault(exploded[name], "string" if is_text else listed)
         else:
             fields[name] = "string" if is_text and element_type(kind) else kind
+    fields = with_shared_keys(source, fields)
     if fields == source.columns and source.explode is None:
         return source
     columnar = source.format == "parquet"

@@ -27,15 +27,20 @@ def element_type(kind: ColumnType) -> ColumnType | None:
 
 def held_in_file(source: Source) -> dict[str, ColumnType]:
     """Returns the types as which the reader of a file reads each column: text, if its values are not written as its type."""
-    types: dict[str, ColumnType] = {
-        name: _as_text(kind) if _is_text(source, name, kind) else kind for name, kind in source.columns.items()
-    }
+    return {name: _as_text(kind) if _is_text(source, name, kind) else kind for name, kind in source.columns.items()}
+
+
+def with_shared_keys(source: Source, fields: dict[str, ColumnType]) -> dict[str, ColumnType]:
+    """Returns the types of the fields of a file, with text for numbers whose last key of a path is also that of a text.
+
+    The reader of JSON makes texts of all numbers with such a key.
+    """
     if source.paths is None or source.format != "jsonl":
-        return types
-    # Numbers become texts by the last key of a column's path, so columns that share it with a column of text are read as text.
-    keys = key_paths(source, types)
-    texts = {keys[name][-1] for name, kind in types.items() if kind in ("string", "list<string>")}
-    return {n: _as_text(kind) if keys[n][-1] in texts and kind in ("int", "float") else kind for n, kind in types.items()}
+        return fields
+    keys = key_paths(source, fields)
+    texts = {keys[name][-1] for name, kind in fields.items() if kind in ("string", "list<string>")}
+    numbers = ("int", "float", "list<int>", "list<float>")
+    return {name: _as_text(kind) if keys[name][-1] in texts and kind in numbers else kind for name, kind in fields.items()}
 
 
 def key_paths(source: Source, fields: Iterable[str]) -> dict[str, tuple[str, ...]]:

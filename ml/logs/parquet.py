@@ -74,7 +74,8 @@ def flat_schema(source: Source, schema: pa.Schema, file: str) -> pa.Schema:
 def _flat(source: Source, table: pa.Table) -> pa.Table:
     paths = {column: path.split(".") for column, path in (source.paths or {}).items()}
     found = {column: column_at(table, path) for column, path in paths.items()}
-    table = table.drop_columns(list({path[0] for path in paths.values()}))
+    replaced = {*(path[0] for path in paths.values()), *(name for name in paths if name not in source.rename)}
+    table = table.drop_columns([name for name in table.column_names if name in replaced])
     for column, values in found.items():
         table = table.append_column(column, values)
     return table

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ml.catalog.reading import ColumnType, Source
-from ml.catalog.row_shape import field_of
-from ml.catalog.value_text import element_type, held_in_file
+from ml.catalog.row_shape import field_of, in_file
+from ml.catalog.value_text import element_type
 from ml.logs.parsed_blocks import ParsedBlock
 from ml.logs.quarantine import LENGTHS, bad_element, bad_value
 from ml.logs.text.layout import WrongFile
@@ -57,7 +57,14 @@ class _Elements:
 def shape_block(source: Source, block: ParsedBlock, file: str) -> ParsedBlock:
     """Shapes the rows of a block of a file. Arguments and errors as for `shape_rows`."""
     shaped = shape_rows(source, block.table, file)
-    bad = dict(zip(block.bad_lines.tolist(), block.reasons, strict=True))
+    # The reader names the type as which it reads a column.
+    declared = {
+        bad_value(kind, name): bad_value(source.columns[name], name)
+        for name, kind in in_file(source).columns.items()
+        if name in source.columns and name not in (source.explode or ())
+    }
+    reasons = [declared.get(reason, reason) for reason in block.reasons]
+    bad = dict(zip(block.bad_lines.tolist(), reasons, strict=True))
     bad |= {int(block.row_lines[line]): reason for line, reason in shaped.bad.items()}
     bad = dict(sorted(bad.items()))
     return replace(
@@ -73,7 +80,7 @@ def is_shaped(source: Source) -> bool:
     """Whether the rows of a source differ from the lines of its files."""
     return (
         source.trim
-        or held_in_file(source) != source.columns
+        or in_file(source).columns != source.columns
         or source.explode is not None
         or source.path_columns is not None
         or any(map(element_type, source.columns.values()))

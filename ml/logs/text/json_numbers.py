@@ -6,6 +6,7 @@ becomes the text that it becomes in Parquet and in rows that are sent to a model
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 
@@ -23,7 +24,7 @@ def numbers_as_texts(data: bytes, keys: Iterable[str]) -> bytes:
 
     Args:
         data: Lines, each of which is one JSON object.
-        keys: Names of keys, at any depth, as they are spelled without escapes.
+        keys: Names of keys, at any depth, spelled with or without escapes of characters that are not ASCII.
 
     Returns:
         The lines. A floating-point number that is an integer from 2^53 on remains, because it may be another one.
@@ -33,9 +34,10 @@ def numbers_as_texts(data: bytes, keys: Iterable[str]) -> bytes:
         b'{"sku": "17", "tags": ["1", null], "price": 2}'
     """
     for key in keys:
-        name = re.escape(key.encode())
+        spelled = {json.dumps(key, ensure_ascii=ascii).encode() for ascii in (True, False)}
         # A quote within a text follows a backslash, so this is a key wherever a colon follows it.
-        start = rb'("' + name + rb'"(?<!\\"' + name + rb'")[ \t]*:[ \t]*)'
+        names = b"|".join(rb"(?<!\\)" + re.escape(name) for name in sorted(spelled))
+        start = rb"((?:" + names + rb")[ \t]*:[ \t]*)"
         data = re.sub(start + rb"(0|-?[1-9][0-9]*)(?=[ \t]*[,}])", rb'\1"\2"', data)
         data = re.sub(start + rb"(" + _NUMBER + rb")(?=[ \t]*[,}])", lambda found: found[1] + _quoted(found[2]), data)
         data = re.sub(start + rb"(\[[-+0-9.eEnul, \t]*\])", lambda found: found[1] + _quoted_list(found[2]), data)

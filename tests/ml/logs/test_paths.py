@@ -95,6 +95,35 @@ def test_values_that_are_no_objects_are_quarantined(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_path_goes_before_a_field_with_the_name_of_its_column(form: str, tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    kinds = {"time": "int", "id": "int", "clicked": "int"}
+    shape = {"paths": {"time": "meta.at", "id": "user.id"}, "explode": {"clicked": ["clicked"]}}
+    if form == "jsonl":
+        write(folder, form, [{"id": 1, "user": {"id": 5}, "meta": {"at": START}, "clicked": [1]}])
+    else:
+        columns = {"id": [1], "user": [{"id": 5}], "meta": [{"at": START}], "clicked": [[1]]}
+        pq.write_table(pa.table(columns), str(folder / "log.parquet"))
+    got, _, _ = features_in_every_way(entry(kinds, form, ["id"], shape), folder, DAY)
+    assert got["id"].to_pylist() == [5]
+
+
+@pytest.mark.parametrize("shape", [{}, {"explode": {"seen": ["seen"]}}, {"explode": {"seen": ["seen", "kind"]}}])
+def test_lists_of_numbers_share_a_key_with_texts(shape: dict[str, Any], tmp_path: Path) -> None:
+    explode = shape.get("explode", {}).get("seen", [])
+    kinds = {"time": "int", "clicked": "int", "sku": "string", "seen": "int" if explode else "list<int>"}
+    kinds |= dict.fromkeys(explode[1:], "int")
+    shape = shape | {"paths": {"sku": "a.ids", "seen": "b.ids"}} | ({"part_separator": "-"} if explode[1:] else {})
+    seen = ["1-5", "2-6"] if explode[1:] else [1, 2]
+    lines = [{"time": START, "clicked": 1, "a": {"ids": sku}, "b": {"ids": seen}} for sku in ("x", 7)]
+    folder = in_folder(tmp_path, "log.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    got, _, _ = features_in_every_way(entry(kinds, "jsonl", ["sku", "seen"], shape), folder, DAY)
+    assert got["sku"].to_pylist() == (["x", "x", "7", "7"] if explode else ["x", "7"])
+    assert got["seen"].to_pylist() == ([1, 2, 1, 2] if explode else [[1, 2], [1, 2]])
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_paths_that_no_row_has_are_refused(form: str, tmp_path: Path) -> None:
     folder = tmp_path / "logs"
     write(folder, form, rows())

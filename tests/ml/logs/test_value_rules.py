@@ -131,6 +131,23 @@ def test_numbers_in_columns_of_text(tmp_path: Path, spark: Any) -> None:
     assert sent["sku"].to_pylist() == ["1", "1000", "0.5"]  # as in the log
 
 
+@pytest.mark.parametrize("ascii", [True, False])
+@pytest.mark.parametrize("key", ["größe", 'a"b', "a\\b"])
+def test_numbers_of_keys_with_escapes_become_texts(key: str, ascii: bool) -> None:
+    line = json.dumps({key: 1, "x": [{key: 2.5}]}, ensure_ascii=ascii).encode()
+    assert json.loads(numbers_as_texts(line, [key])) == {key: "1", "x": [{key: "2.5"}]}
+
+
+def test_reasons_name_the_declared_type(tmp_path: Path) -> None:
+    kinds = {"time": "int", "clicked": "int", "user": "int", "name": "string"}
+    wrong = [{"user": True}, {"user": {}}, {"user": "x"}, {"name": True}]
+    lines = [{"time": START, "clicked": 1, "user": 1, "name": "a"} | change for change in ({}, *wrong)]
+    folder = in_folder(tmp_path, "log.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    for shape in ({"unsigned": ["user"]}, {"decimal_ints": True}):
+        lake = features_in_every_way(entry(kinds, "jsonl", ["user", "name"], shape), folder, DAY)[2]
+        assert reasons(lake) == {bad_value("int", "user"): 3, bad_value("string", "name"): 1}
+
+
 def test_only_numbers_of_the_keys_become_texts() -> None:
     line = b'{"a": "x", "sku": 1, "\\"sku": 2, "n": {"sku": [1, "b"]}, "price": 3}'
     assert numbers_as_texts(line, ["sku", "a"]) == line.replace(b'"sku": 1', b'"sku": "1"')
