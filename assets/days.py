@@ -23,6 +23,9 @@ _WRAPPING = {"MlflowException"}
 
 RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
+_interrupted: set[str] = set()
+"""Runs of this process that were interrupted. Dagster goes on with steps that do not depend on the interrupted one."""
+
 
 def is_transient(error: BaseException) -> bool:
     """Return whether a retry may help: for errors of the network, the disk or a database, but not of data or settings."""
@@ -64,9 +67,12 @@ def each_day(
     metadata: dict[str, Any] = {}
     for day in context.partition_keys:
         started = time.perf_counter()
+        if context.run_id in _interrupted:
+            raise dg.Failure("the run was interrupted", allow_retries=False)
         try:
             metadata = dict(work(day))
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as error:  # Dagster would retry
+            _interrupted.add(context.run_id)
             raise dg.Failure(f"{context.asset_key.to_user_string()} of {day} was interrupted", allow_retries=False) from error
         except Exception as error:
             if is_transient(error):
