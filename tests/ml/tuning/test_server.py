@@ -246,6 +246,13 @@ def test_the_program_refuses_other_databases_in_one_line(tmp_path: Path, address
     assert re.search(reason, done.stderr.strip()) and done.stderr.count("\n") == 1
 
 
+ASK = """
+import os, httpx
+auth = (os.environ["SIGOPT_API_TOKEN"], "")
+print(httpx.get(os.environ["SIGOPT_API_URL"] + "/v1/sessions", auth=auth).text)
+"""
+
+
 def test_the_program_prints_what_the_client_needs(tmp_path: Path) -> None:
     env = {**os.environ, "EVERGREEN_HOME": str(tmp_path / "a home"), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "ml.tuning.server", "--port", "0"]
@@ -255,7 +262,7 @@ def test_the_program_prints_what_the_client_needs(tmp_path: Path) -> None:
             assert process.stdout
             lines = [process.stdout.readline() for _ in range(5)]
             exports = "".join(line for line in lines if line.startswith("export "))
-            ask = f"{exports} curl -s --user $SIGOPT_API_TOKEN: $SIGOPT_API_URL/v1/sessions"
+            ask = f"{exports} {sys.executable} -c '{ASK}'"
             shown = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
             states.append(json.loads(shown.stdout)["api_token"]["token"])
             process.send_signal(signal.SIGTERM)
