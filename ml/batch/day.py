@@ -8,9 +8,8 @@ runner or on the number of executors.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
+import uuid
 from collections import Counter
 from dataclasses import asdict, dataclass
 
@@ -18,7 +17,7 @@ import pyarrow as pa
 from upath import UPath
 
 from ml.batch.options import BatchOptions
-from ml.batch.part import USER, Batch, Task, recommend_part, release
+from ml.batch.part import USER, BatchRun, Task, recommend_part, release
 from ml.batch.two_stages import ranker_day
 from ml.batch.users import user_days, users_of
 from ml.catalog.spec import DatasetSpec
@@ -94,8 +93,7 @@ def recommend_day(
     ]
     lineage = lake.lineage(spec.name, inputs)
     users, began = users_of(spec, lake, days, runner), time.perf_counter()
-    digest = hashlib.sha256(json.dumps(lineage, sort_keys=True).encode()).hexdigest()
-    batch = Batch(spec, day, str(lake.root), str(logs), options, digest)
+    batch = BatchRun(spec, day, str(lake.root), str(logs), options, uuid.uuid4().hex)
     with lake.write(BATCH_RECOMMENDATIONS, spec.name, day) as staging:
         tasks = []
         for number, first in enumerate(range(0, max(1, len(users)), users_per_part)):

@@ -25,7 +25,7 @@ USER = "user"
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchRun:
     """What the tasks of a batch share.
 
     Attributes:
@@ -34,7 +34,7 @@ class Batch:
         lake: Root of the lake.
         logs: The landing folder, which holds the side tables.
         options: What is asked for.
-        inputs: Digest of all inputs.
+        id: Tells this run from all others, so that no process uses what it has loaded for another one.
     """
 
     spec: DatasetSpec
@@ -42,14 +42,14 @@ class Batch:
     lake: str
     logs: str
     options: BatchOptions
-    inputs: str
+    id: str
 
 
 @dataclass(frozen=True)
 class Task:
     """Users of a file, in its column `user`, whose recommendations are written to another file."""
 
-    batch: Batch
+    batch: BatchRun
     users: str
     output: str
 
@@ -73,7 +73,7 @@ class Done:
     live: int
 
 
-_held: list[tuple[Batch, TwoStages]] = []  # at most one
+_held: list[tuple[BatchRun, TwoStages]] = []  # at most one
 
 
 def recommend_part(task: Task) -> Done:
@@ -101,7 +101,7 @@ def release() -> None:
     _held.clear()
 
 
-def _stages(batch: Batch) -> TwoStages:
+def _stages(batch: BatchRun) -> TwoStages:
     """Load the two stages of a batch, if this process has not done so before."""
     if not _held or _held[0][0] != batch:
         release()

@@ -13,10 +13,12 @@ from upath import UPath
 
 from ml.batch.day import recommend_day
 from ml.batch.options import BatchOptions
+from ml.batch.part import release
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner, SparkRunner
 from ml.http.server import serving
 from ml.lake import Lake, MissingPartition
+from ml.online.examples import read_side_tables
 from ml.parquet import read_parquet
 from ml.retrieval.day import index_day
 from ml.schema import EVENT_TIME
@@ -89,6 +91,23 @@ def test_rows_are_what_the_service_answers_at_the_end_of_the_day(tmp_path: Path,
             assert [row["score"] for row in rows] == pytest.approx([item["score"] for item in answer["items"]], rel=1e-5)
             assert [row["sources"] for row in rows] == [item["sources"] for item in answer["items"]]
             assert {row["model"] for row in rows} == {answer["model"]} and [row["rank"] for row in rows] == [1, 2, 3, 4, 5]
+
+
+def test_a_worker_loads_anew_for_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spark's workers outlive a run, and side tables may have changed before the next one of the same day."""
+    lake, spec = kiosk_lake(tmp_path / "lake"), spec_of()
+    monkeypatch.setattr("ml.batch.day.release", lambda: None)  # reaches the driver only
+    loaded, read = [], read_side_tables
+
+    def noted(spec: DatasetSpec, logs: str) -> list[pa.Table]:
+        loaded.append(logs)
+        return read(spec, logs)
+
+    monkeypatch.setattr("ml.batch.part.read_side_tables", noted)
+    for _ in range(2):
+        recommend_day(spec, DAY, lake, str(tmp_path), LocalRunner(), FIVE, users_per_part=10)
+    release()
+    assert len(loaded) == 2
 
 
 @pytest.mark.slow
