@@ -6,7 +6,7 @@ from typing import Final
 
 from ml.compute.kernel_cache import jit
 
-MOST: Final = 1 << 20
+LONGEST_FIELD: Final = 1 << 20
 """Bytes after which a quoted field without an end is taken for an unbalanced quote."""
 TAKEN: Final = 2
 """In place of the bytes that stand for line ends, where a file has them itself. It makes a row malformed."""
@@ -30,7 +30,7 @@ def join(data, separator, state, length):  # type: ignore[no-untyped-def]
             length += 1
             if byte == _QUOTE:
                 state = _AFTER_QUOTE
-            elif length > MOST:
+            elif length > LONGEST_FIELD:
                 state = BEGIN if byte == _LF else _PLAIN
             elif byte == _LF:
                 data[i] = 0

@@ -23,7 +23,7 @@ class RowLines:
 
     Attributes:
         rows: The rows, each as one line, [J].
-        starts: The first line of each row, int64 [J], ascending; a row has the lines until that of the next one.
+        starts: The first line of each row, int64 [J], ascending. A row ends where the next one starts.
         num_lines: Number of lines.
         bad: Line -> reason. A row with a value that is malformed is bad in its first line. A row that cannot be divided into
             fields is bad in all its lines, because an open quote takes the rows after it.

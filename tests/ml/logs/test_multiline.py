@@ -17,7 +17,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.logs.formats import count_lines, read_blocks
 from ml.logs.quarantine import CONTROL, FIELDS, UNBALANCED, bad_value
 from ml.logs.sources import find_files
-from ml.logs.text.join_kernel import MOST
+from ml.logs.text.join_kernel import LONGEST_FIELD
 from ml.logs.text.joined_rows import join_rows, split_rows
 from ml.preflight.check import preflight
 from tests.helpers.feature_ways import features_in_every_way
@@ -118,7 +118,7 @@ def test_lines_of_a_file_with_an_open_quote_are_counted_as_they_are_read(tmp_pat
 
 
 def test_the_line_after_a_field_that_is_too_long_is_a_row() -> None:
-    data = b'"' + b"x" * MOST + b'\n"a\nb"\n'
+    data = b'"' + b"x" * LONGEST_FIELD + b'\n"a\nb"\n'
     assert b"".join(join_rows([data], ",")).endswith(b'x\n"a\0b"\n')
 
 
