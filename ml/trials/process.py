@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-import select
+import selectors
 import shutil
 import signal
 import subprocess
@@ -96,16 +96,18 @@ def _watch(
     process: subprocess.Popen[str], reports: TextIO, beat: Callable[[], None], seconds: float, on_checkpoint: OnCheckpoint
 ) -> None:
     """Wait for the end of a process. In the meantime, call `beat`, and answer its reports."""
-    while process.poll() is None:
-        ready, _, _ = select.select([reports], [], [], seconds)
-        if ready and (line := reports.readline()):
-            answer = on_checkpoint(**json.loads(line))
-            with suppress(BrokenPipeError):  # the process has ended
-                print(answer, file=process.stdin, flush=True)
-        elif ready:  # the process closed its end, so it is about to end
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(seconds)
-        beat()
+    with selectors.DefaultSelector() as selector:  # select() fails in a process with more than 1,024 open files
+        selector.register(reports, selectors.EVENT_READ)
+        while process.poll() is None:
+            ready = selector.select(seconds)
+            if ready and (line := reports.readline()):
+                answer = on_checkpoint(**json.loads(line))
+                with suppress(BrokenPipeError):  # the process has ended
+                    print(answer, file=process.stdin, flush=True)
+            elif ready:  # the process closed its end, so it is about to end
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(seconds)
+            beat()
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import stat
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -76,6 +78,18 @@ def test_a_process_that_waits_for_an_answer_ends_with_an_error_of_its_caller(tri
     with pytest.raises(KeyError):
         in_process(replace(trial, early_stopping=True), tmp_path / "error", on_checkpoint=on_checkpoint)
     assert processes_of(tmp_path) == []
+
+
+def test_a_process_of_a_caller_with_many_open_files_is_watched(trial: Trial, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
+    try:
+        with ExitStack() as stack:
+            for _ in range(1100):
+                stack.enter_context(Path(os.devnull).open())
+            assert in_process(trial, tmp_path / "many").auc is not None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_failure_has_the_reason(trial: Trial, tmp_path: Path) -> None:
