@@ -59,7 +59,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def train(root: Path, empties: int, cadence: float) -> None:
     """Train on the stream until the file `stop` appears, then publish empty deltas of the same model."""
     spec, lake, log = load_catalog()[DATASET], Lake.at(root / "lake"), Log(root / "trained")
-    stream, folder = StreamFolder(stream_folder(UPath(root), DATASET), spec.log), SyncFolder.at(root / "sync")
+    stream, folder = StreamFolder.of(spec, stream_folder(UPath(root), DATASET)), SyncFolder.at(root / "sync")
     wait = _waiting(root / "stop")
     for done in follow(spec, lake, stream, folder, str(root), wait, MODEL, ArrivingOptions(on_message=lambda text: None)):
         stats = done.published

@@ -34,7 +34,7 @@ def stream_of(spec: DatasetSpec) -> StreamFolder | None:
     folder = stream_folder(UPath(str(home())), spec.name)
     if not (folder.exists() or (spec.actions is not None and folder.parent.exists())):
         return None
-    return StreamFolder(folder, spec.examples_log, in_order=spec.label.negatives is not None)
+    return StreamFolder.of(spec, folder)
 
 
 def cells(done: TrainedSlice, receiver: Receiver) -> list[str]:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from upath import UPath
 
 from ml.catalog.log_spec import LogSpec
+from ml.catalog.spec import DatasetSpec
 from ml.logs.arriving import NoClock, arriving_blocks, arriving_files
 from ml.logs.clock import day_key
 from ml.logs.external_sort import sort_by_time
@@ -88,8 +89,7 @@ class StreamFolder:
     Args:
         root: Folder of the files; it need not exist yet.
         log: The log whose rows arrive.
-        in_order: Whether a row that is earlier than the rows before it is quarantined. If negatives are sampled, features
-            depend on the order of events; otherwise a late row of the same day is as good as any other.
+        in_order: Whether a row that is earlier than the rows before it is quarantined; see `StreamFolder.of`.
         part_rows: Most rows of one part.
 
     Example:
@@ -108,6 +108,19 @@ class StreamFolder:
     log: LogSpec
     in_order: bool = False
     part_rows: int = PART_ROWS
+
+    @classmethod
+    def of(cls, spec: DatasetSpec, root: UPath) -> StreamFolder:
+        """Return the stream of a dataset's examples.
+
+        With sampled negatives or feature tables, features depend on earlier events, so rows must be in time order. Otherwise a
+        late row of the same day is as good as any other.
+
+        Args:
+            spec: The dataset.
+            root: Folder of the files.
+        """
+        return cls(root, spec.examples_log, in_order=spec.label.negatives is not None or bool(spec.feature_tables))
 
     @property
     def quarantine(self) -> UPath:

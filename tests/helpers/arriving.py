@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
+from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.logs.ingest_task import raw_schema
 from ml.online.arriving import follow
@@ -25,6 +26,11 @@ from tests.helpers.training_days import FIRST, made_spec, small_recipe
 
 SPEC = made_spec()
 LOG = logging.getLogger(__name__)
+COUNTED = made_spec(
+    feature_tables=[{"name": "of_a", "entity": ["a"], "values": [{"name": "seen", "count": {"hours": 24}}]}],
+    sparse=["a", "b", {"name": "tags", "split": "|"}, {"name": "often", "column": "seen", "bucketise": [1, 4, 16, 64]}],
+)
+"""The same log with a feature table: values depend on the order of events, and on the day before."""
 DAYS = [FIRST, "2026-01-02"]
 START = 1_767_225_600  # seconds, 2026-01-01
 
@@ -62,6 +68,7 @@ def run(
     stop_after: int,
     on_message: Callable[[str], None] = LOG.info,
     crash_after: int | None = None,
+    spec: DatasetSpec = SPEC,
     **online: object,
 ) -> list[TrainedSlice]:
     """Train on what is in the stream, at most `stop_after` slices, and return them. A crash leaves the last checkpoint."""
@@ -70,9 +77,9 @@ def run(
     def wait(seconds: float) -> bool:
         return seconds > 0 or len(done) >= stop_after
 
-    stream = StreamFolder(stream_folder(UPath(folder), SPEC.name), SPEC.log)
+    stream = StreamFolder.of(spec, stream_folder(UPath(folder), spec.name))
     options = ArrivingOptions(recipe(**online), checkpoint_slices=2, on_message=on_message)
-    for one in follow(SPEC, Lake.at(folder / "lake"), stream, SyncFolder.at(folder / "sync"), folder, wait, options=options):
+    for one in follow(spec, Lake.at(folder / "lake"), stream, SyncFolder.at(folder / "sync"), folder, wait, options=options):
         done.append(one)
         if len(done) == crash_after:
             break

@@ -141,7 +141,7 @@ def _feed(root: Path, hours: float, speed: float) -> None:
 
 
 def _train(root: Path) -> None:
-    lake, stream = Lake.at(root / "lake"), StreamFolder(_stream(root), SPEC.log)
+    lake, stream = Lake.at(root / "lake"), StreamFolder.of(SPEC, _stream(root))
     wait, options = _waiting(root / "stop"), ArrivingOptions(on_message=lambda text: None)
     with (root / "slices").open("a") as file:
         for done in follow(SPEC, lake, stream, SyncFolder.at(root / "sync"), str(root), wait, MODEL, options):

@@ -37,7 +37,7 @@ def small(*_: object) -> Recipe:
 
 
 def follow_once(folder: Path) -> str:
-    stream = StreamFolder(stream_folder(UPath(folder), SPEC.name), SPEC.log)
+    stream = StreamFolder.of(SPEC, stream_folder(UPath(folder), SPEC.name))
     sync, out = SyncFolder.at(folder / "sync"), StringIO()
     console = Console(file=out, width=400, highlight=False)
     follow_stream(SPEC, "dlrm", Lake.at(folder / "lake"), stream, sync, Receiver(sync, "made"), console)

@@ -15,10 +15,10 @@ from upath import UPath
 
 from ml.lake import BusyPartition, Lake
 from ml.online.arriving_day import ArrivingDay
-from ml.online.stream import stream_folder
+from ml.online.stream import OUT_OF_ORDER, stream_folder
 from ml.sync.folder import SyncFolder
 from ml.sync.receiver import Receiver
-from tests.helpers.arriving import DAYS, SPEC, rows_of, run, write_files
+from tests.helpers.arriving import COUNTED, DAYS, SPEC, rows_of, run, write_files
 from tests.helpers.trials import SEED, TRIALS
 
 STAGE = "online_updates/dlrm"
@@ -176,6 +176,15 @@ def test_what_a_kill_at_the_end_of_a_day_leaves_is_deleted_later(tmp_path: Path,
     run(tmp_path, 100)
     assert not (taken / DAYS[0]).exists()
     assert not [name for name in lake.days(stage, SPEC.name) if name.startswith(DAYS[0])]
+
+
+def test_late_rows_do_not_stop_a_day_with_feature_tables(tmp_path: Path) -> None:
+    stream_of(tmp_path).mkdir(parents=True)
+    for number, first in enumerate((0, 32)):  # the second file begins before the end of the first one
+        pq.write_table(rows_of(0, first, 64), str(stream_of(tmp_path) / f"{number}.parquet"))
+    done = run(tmp_path, 100, spec=COUNTED)
+    assert [len(one.result.labels) for one in done] == [64, 33]
+    assert done[-1].quarantined == {OUT_OF_ORDER: 31}
 
 
 def test_ctrl_c_stops_between_files_without_usable_rows(tmp_path: Path) -> None:
