@@ -21,9 +21,10 @@ from ml.catalog.spec import DatasetSpec
 from ml.days import day_bounds
 from ml.embeddings.delta import Gap
 from ml.lake import Lake
+from ml.online.arriving_inputs import DayInputs
 from ml.online.arriving_position import STREAM, ArrivingPosition, position_file, rows_file, taken_folder
 from ml.online.day import RECORD, SERVING, beside_state
-from ml.online.examples import DayExamples, events_before, known_before, newest_vocabularies, read_side_tables
+from ml.online.examples import DayExamples, events_before, known_before, read_side_tables, read_vocabularies
 from ml.online.feeder import write_arriving, write_whole
 from ml.online.landing import CannotLand, land_day
 from ml.online.loop import ONLINE, SliceResult, online_slices
@@ -33,7 +34,7 @@ from ml.online.rates import online_rates
 from ml.online.record import DayRecord
 from ml.online.rivals import Rivals, predictions_of
 from ml.online.serving import ServingCopy, SyncStats
-from ml.online.start import begin_state, start_online
+from ml.online.start import begin_state
 from ml.online.stream import Arrived, Position, StreamFolder
 from ml.parquet import read_parquet
 from ml.recipes.recipe import Recipe
@@ -128,20 +129,16 @@ class ArrivingDay:
         self._options, self._logs, self._taken = options, logs, taken_folder(stream.root, model) / day
         self._recipe = recipe = options.recipe or recipe_in_use(lake, spec, model, day)
         schema = FeatureSchema.of(spec)
-        self._start = start = start_online(lake, spec, model, day, recipe)
-        rivals = Rivals.of(lake, spec, model, day, start.run)
-        self._words_of, vocabularies = newest_vocabularies(spec, day, lake)
-        states = {*([start.place] if start.place else ()), *rivals.places.values()}
-        self._identity = {
+        how = {
             "recipe": recipe.fingerprint,
             "online": recipe.online.fingerprint,
             "schema": schema.fingerprint,
-            "data": {STREAM: str(stream.root), "part_rows": stream.part_rows, "vocabularies_of": self._words_of},
-            "states": {"/".join(place): lake.digest(place[0], spec.name, place[1]) for place in sorted(states)},
-            "run": asdict(start.run),
-            "compared_with": rivals.days,
+            "data": {STREAM: str(stream.root), "part_rows": stream.part_rows},
         }
-        self._lineage = lake.lineage(spec.name, sorted(states))
+        self._inputs = inputs = DayInputs.choose(lake, spec, model, day, recipe, how)
+        self._start = start = inputs.start
+        rivals = Rivals(lake, spec, model, inputs.compared_with)
+        self._identity = how | inputs.to_plain()
         self._checkpoints = Checkpoints(lake, spec.name, online_checkpoints(model), day, self._identity, recipe.checkpoints)
         self._beside = predictions_of(rivals.load())
         known_to = {ONLINE: day_bounds(day, spec.zone)[0], **rivals.known_to}
@@ -152,7 +149,7 @@ class ArrivingDay:
         self._examples = DayExamples(
             spec,
             day,
-            vocabularies,
+            read_vocabularies(spec, inputs.vocabularies_of, lake),
             read_side_tables(spec, logs),
             events_before(spec, day, lake),
             known_before(spec, day, lake),
@@ -234,7 +231,7 @@ class ArrivingDay:
             "lost_slices": self.at.lost,
             "unranked": unranked(self._spec, self._recipe),
             "quarantined": dict(self.at.quarantined),
-            **self._lineage,
+            "lineage": self._inputs.states,
         }
         run = replace(start.run, run_id=self.at.run_id, version=self._publisher.version)
         write_online_day(staging, state, record, self._serving, start=start, run=run, keys=keys)
@@ -293,7 +290,8 @@ class ArrivingDay:
 
     def _publisher_of(self, state: TrainState, version: int, tensors: Tensors | None) -> Publisher:
         words = [column.name for column in self._spec.sparse if column.vocabulary]
-        folder = self._lake.partition(CLEANED_FEATURES, self._spec.name, self._words_of) if self._words_of else None
+        words_of = self._inputs.vocabularies_of
+        folder = self._lake.partition(CLEANED_FEATURES, self._spec.name, words_of) if words_of else None
         states = {name: folder / vocabulary_file(name) for name in words} if folder else {}
 
         def inputs(target: UPath) -> dict[str, str]:

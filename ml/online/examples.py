@@ -201,22 +201,22 @@ def read_side_tables(spec: DatasetSpec, logs: str | UPath) -> tuple[pa.Table, ..
     return tuple(tables)
 
 
-def newest_vocabularies(spec: DatasetSpec, day: str, lake: Lake) -> tuple[str | None, dict[str, Vocabulary]]:
-    """Read the newest state of the vocabularies from before a day.
-
-    Returns:
-        The day of the state, and the vocabulary of each feature that declares one; empty vocabularies with None if there is no
-        state, as on the first day of a log.
-    """
-    names = [column.name for column in spec.sparse if column.vocabulary]
-    if not names:
-        return None, {}
+def vocabulary_day(spec: DatasetSpec, day: str, lake: Lake) -> str | None:
+    """Return the day of the newest vocabularies from before a day; None without any, as on the first day of a log."""
+    if not any(column.vocabulary for column in spec.sparse):
+        return None
     stored = [d for d in lake.days(CLEANED_FEATURES, spec.name) if spec.first_day <= d < day]
     current = [d for d in stored if lake.is_current(CLEANED_FEATURES, spec.name, d, spec.fingerprint)]
-    if not current:
-        return None, {name: Vocabulary.empty() for name in names}
-    folder = lake.partition(CLEANED_FEATURES, spec.name, current[-1]) / "vocabulary"
-    return current[-1], {name: Vocabulary.read(folder / f"{name}.parquet") for name in names}
+    return current[-1] if current else None
+
+
+def read_vocabularies(spec: DatasetSpec, day: str | None, lake: Lake) -> dict[str, Vocabulary]:
+    """Read the vocabulary of each feature that declares one, as it was at the end of a day; empty ones if `day` is None."""
+    names = [column.name for column in spec.sparse if column.vocabulary]
+    if day is None:
+        return {name: Vocabulary.empty() for name in names}
+    folder = lake.partition(CLEANED_FEATURES, spec.name, day) / "vocabulary"
+    return {name: Vocabulary.read(folder / f"{name}.parquet") for name in names}
 
 
 def events_before(spec: DatasetSpec, day: str, lake: Lake) -> pa.Table | None:

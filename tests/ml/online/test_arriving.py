@@ -13,12 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 from upath import UPath
 
+from ml.artifacts.snapshot import digest
 from ml.lake import BusyPartition, Lake
 from ml.online.arriving_day import ArrivingDay
 from ml.online.stream import OUT_OF_ORDER, stream_folder
+from ml.schema import FeatureSchema
 from ml.sync.folder import SyncFolder
 from ml.sync.receiver import Receiver
-from tests.helpers.arriving import COUNTED, DAYS, SPEC, rows_of, run, write_files
+from ml.training.state import new_state
+from ml.training.state_dict import save_snapshot
+from tests.helpers.arriving import COUNTED, DAYS, SPEC, recipe, rows_of, run, write_files
 from tests.helpers.trials import SEED, TRIALS
 
 STAGE = "online_updates/dlrm"
@@ -116,6 +120,31 @@ def test_rows_that_arrive_later_are_trained_on_later(tmp_path: Path, whole: Path
     write_files(stream_of(tmp_path), 1, 1)
     run(tmp_path, 100)
     assert contents(tmp_path) == contents(whole)
+
+
+def write_daily_model(folder: Path) -> None:
+    """The daily model of the first day, as the daily chain writes it at night."""
+    lake, state = Lake.at(folder / "lake"), new_state(recipe(), FeatureSchema.of(SPEC))
+    state.begin_pass()
+    state.end_pass()
+    with lake.write("tuned_models/dlrm", SPEC.name, DAYS[0]) as staging:
+        save_snapshot(state, staging)
+        Lake.write_manifest(staging, {"digest": digest(staging), "fingerprint": state.schema.fingerprint})
+
+
+def test_a_day_resumes_with_its_inputs_after_the_daily_chain_has_run(tmp_path: Path) -> None:
+    folders = undisturbed, disturbed = [tmp_path / name for name in ("undisturbed", "disturbed")]
+    for folder in folders:
+        write_files(stream_of(folder), 0, 2)
+        write_files(stream_of(folder), 1, 4)
+        assert len(run(folder, 4)) == 4
+    write_daily_model(disturbed)
+    for path in stream_of(disturbed).glob("*"):
+        if path.name < f"{DAYS[1]}-002":  # in the checkpoint, so it need not be read again
+            path.unlink()
+    for folder in folders:
+        assert [(one.day, one.result.number) for one in run(folder, 100)] == [(DAYS[1], 2), (DAYS[1], 3)]
+    assert published(disturbed) == published(undisturbed)
 
 
 def test_another_recipe_begins_the_day_again_under_another_run_id(tmp_path: Path, whole: Path) -> None:

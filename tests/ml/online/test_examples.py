@@ -18,14 +18,22 @@ from ml.lake import Lake
 from ml.logs.ingest import ingest_day
 from ml.logs.read import raw_table
 from ml.logs.synthetic.simulate import write_day
-from ml.online.examples import DayExamples, UnorderedRows, events_before, known_before, newest_vocabularies, read_side_tables
+from ml.online.examples import (
+    DayExamples,
+    UnorderedRows,
+    events_before,
+    known_before,
+    read_side_tables,
+    read_vocabularies,
+    vocabulary_day,
+)
 from tests.helpers.small_logs import LAYOUTS, write_log
 from tests.helpers.table_days import DAYS as TABLE_DAYS
 from tests.helpers.table_days import day_rows, table_spec, write_rows
 
 
 def examples_of(spec: DatasetSpec, day: str, lake: Lake, logs: Path) -> DayExamples:
-    vocabularies = newest_vocabularies(spec, day, lake)[1]
+    vocabularies = read_vocabularies(spec, vocabulary_day(spec, day, lake), lake)
     sides, known = read_side_tables(spec, logs), known_before(spec, day, lake)
     return DayExamples(spec, day, vocabularies, sides, events_before(spec, day, lake), known)
 
@@ -146,11 +154,10 @@ def test_the_vocabulary_of_the_newest_day_is_read(tmp_path: Path, lake: Lake) ->
     entry["sparse"][0] = {"name": entry["sparse"][0], "vocabulary": {"min_count": 1}}
     spec = DatasetSpec.model_validate(entry)
     name = spec.sparse[0].name
-    day, vocabularies = newest_vocabularies(spec, spec.days()[1], lake)
-    assert day is None and len(vocabularies[name]) == 0
+    assert vocabulary_day(spec, spec.days()[1], lake) is None and len(read_vocabularies(spec, None, lake)[name]) == 0
     prepare(spec, spec.days()[:1], lake, tmp_path / "logs")
-    day, vocabularies = newest_vocabularies(spec, spec.days()[1], lake)
-    assert day == spec.days()[0] and len(vocabularies[name]) > 0
+    day = vocabulary_day(spec, spec.days()[1], lake)
+    assert day == spec.days()[0] and len(read_vocabularies(spec, day, lake)[name]) > 0
 
 
 def test_a_synthetic_day(catalog: dict[str, DatasetSpec], tmp_path: Path, lake: Lake) -> None:

@@ -1,0 +1,93 @@
+"""What a day of arriving rows reads apart from its own rows. It is chosen when the day begins, and stored in its checkpoints.
+
+The daily chain writes partitions while a day is followed. A day that resumes reads what it began with, so that its slices have
+the same predictions and its packages the same contents, whatever the lake has since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake
+from ml.online.examples import vocabulary_day
+from ml.online.rivals import Rivals
+from ml.online.start import Run, Start, start_online
+from ml.recipes.recipe import Recipe
+from ml.stages import CLEANED_FEATURES, online_checkpoints
+
+
+@dataclass(frozen=True)
+class DayInputs:
+    """Inputs of a day.
+
+    Attributes:
+        start: What the day starts from.
+        compared_with: Day of each daily model that predicts beside the serving model, by name.
+        vocabularies_of: Day of the vocabularies; None without any.
+        states: Digest of the state to start from and of each daily model, by `<stage>/<day>`.
+    """
+
+    start: Start
+    compared_with: dict[str, str]
+    vocabularies_of: str | None
+    states: dict[str, str]
+
+    @classmethod
+    def choose(cls, lake: Lake, spec: DatasetSpec, model: str, day: str, recipe: Recipe, how: Mapping[str, Any]) -> DayInputs:
+        """Return the inputs of the day's newest checkpoint if it can be continued, or else the newest in the lake.
+
+        Args:
+            lake: Where states and checkpoints are stored.
+            spec: The dataset.
+            model: Name of the model.
+            day: `YYYY-MM-DD`.
+            recipe: How the day is trained.
+            how: What else determines the result: recipe, schema and stream. A checkpoint with other values is not continued.
+
+        Raises:
+            MissingPartition: The state to start from is missing.
+        """
+        stage = online_checkpoints(model)
+        saved = [lake.manifest(stage, spec.name, name) for name in lake.days(stage, spec.name) if name.startswith(f"{day}.")]
+        for manifest in sorted(saved, key=lambda found: found["saved_at"], reverse=True):
+            identity = manifest["identity"]
+            if all(identity.get(name) == value for name, value in how.items()) and "start" in identity:
+                stored = cls._from_plain(identity)
+                if stored._are_in(lake, spec, model):
+                    return stored
+        start = start_online(lake, spec, model, day, recipe)
+        rivals = Rivals.of(lake, spec, model, day, start.run)
+        states = sorted({*([start.place] if start.place else ()), *rivals.places.values()})
+        digests = {"/".join(place): lake.digest(place[0], spec.name, place[1]) for place in states}
+        return cls(start, rivals.days, vocabulary_day(spec, day, lake), digests)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the inputs as values that JSON supports, for the identity of checkpoints."""
+        return {
+            "start": "/".join(self.start.place) if self.start.place else None,
+            "run": asdict(self.start.run),
+            "states": self.states,
+            "compared_with": self.compared_with,
+            "vocabularies_of": self.vocabularies_of,
+        }
+
+    @classmethod
+    def _from_plain(cls, plain: Mapping[str, Any]) -> DayInputs:
+        stage, _, day = (plain["start"] or "").rpartition("/")
+        start = Start(Run(**plain["run"]), (stage, day) if day else None)
+        return cls(start, plain["compared_with"], plain["vocabularies_of"], plain["states"])
+
+    def _are_in(self, lake: Lake, spec: DatasetSpec, model: str) -> bool:
+        """Whether the lake still has the inputs. Only the state to start from must have the same contents."""
+        place, words = self.start.place, self.vocabularies_of
+        if place and not lake.has(place[0], spec.name, place[1]):
+            return False
+        if place and lake.digest(place[0], spec.name, place[1]) != self.states["/".join(place)]:
+            return False
+        if words and not lake.is_current(CLEANED_FEATURES, spec.name, words, spec.fingerprint):
+            return False
+        rivals = Rivals(lake, spec, model, self.compared_with)
+        return all(lake.has(stage, spec.name, until) for stage, until in rivals.places.values())
