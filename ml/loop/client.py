@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 from pathlib import Path
 from typing import Any
 
+import requests
+from requests.exceptions import ChunkedEncodingError
+
 SECONDS = 10.0
 """Longest wait for an answer."""
+_UNANSWERED = (FileNotFoundError, requests.ConnectionError, requests.Timeout, ChunkedEncodingError)
 
 
 class Unavailable(Exception):
@@ -24,8 +26,9 @@ class ServiceClient:
     """
 
     def __init__(self, port: int, token: Path) -> None:
-        self._port, self._token = port, token
-        self._connection: http.client.HTTPConnection | None = None
+        self._url, self._token = f"http://127.0.0.1:{port}", token
+        self._session = requests.Session()
+        self._session.trust_env = False  # the proxies of the environment are for other machines
 
     def get(self, path: str) -> Any:
         """Return the answer to a GET; see `post`."""
@@ -38,27 +41,20 @@ class ServiceClient:
             Unavailable: There was no answer, or one of status 503.
             ValueError: The service refuses the request.
         """
-        return self._call("POST", path, json.dumps(body).encode())
+        return self._call("POST", path, body)
 
     def close(self) -> None:
         """Close the connection."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._session.close()
 
-    def _call(self, method: str, path: str, body: bytes | None) -> Any:
+    def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         try:
-            headers = {"Authorization": f"Bearer {self._token.read_text().strip()}", "Content-Type": "application/json"}
-            if self._connection is None:
-                self._connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=SECONDS)
-            self._connection.request(method, path, body, headers)
-            answer = self._connection.getresponse()
-            text = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            self.close()
+            headers = {"Authorization": f"Bearer {self._token.read_text().strip()}"}
+            answer = self._session.request(method, f"{self._url}{path}", json=body, headers=headers, timeout=SECONDS)
+        except _UNANSWERED as error:
             raise Unavailable(f"{path}: {type(error).__name__}: {error}") from error
-        if answer.status == http.client.SERVICE_UNAVAILABLE:
-            raise Unavailable(f"{path}: {text[:200]!r}")
-        if answer.status >= http.client.BAD_REQUEST:
-            raise ValueError(f"{path}: status {answer.status}: {text[:500]!r}")
-        return json.loads(text)
+        if answer.status_code == requests.codes.service_unavailable:
+            raise Unavailable(f"{path}: {answer.text[:200]!r}")
+        if not answer.ok:
+            raise ValueError(f"{path}: status {answer.status_code}: {answer.text[:500]!r}")
+        return answer.json()
