@@ -9,28 +9,24 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
 from threading import Event
 
 from ml.artifacts.bundle import Bundle
 from ml.artifacts.delta import ModelUndo
-from ml.artifacts.finite import NotFinite, check_delta
-from ml.embeddings.delta import Gap
 from ml.sync.folder import Acknowledgement, Head, SyncFolder
-from ml.sync.manifest import DamagedPackage, PackageManifest
+from ml.sync.manifest import DamagedPackage, Kind, PackageManifest
 from ml.sync.packages import Packages, check_bundle
 from ml.sync.probe import Probe
 from ml.sync.status import Applied, Reason, ReceiverStatus, Refused
+from ml.sync.versioned import Seconds, VersionedBundle, timed
 
 HEARTBEAT = 60.0
 """Seconds after which a receiver acknowledges its version again, so that it is not dropped."""
 RETRY = 60.0
-"""Seconds after which the same snapshots are read again, if none could be loaded while another model is served."""
+"""Seconds after which the same snapshots are read again, if none could be served while another model is served."""
 MOST_UNDONE = 8
 """Versions after the last good one that are applied at once after a rollback. Later ones are tried as snapshots only."""
-Seconds = defaultdict[str, float]
 _log = logging.getLogger("evergreen")
 
 
@@ -42,7 +38,8 @@ class Receiver:
 
     With a probe, each version is scored after it was applied. If it is worse than the last good version, the replaced rows are
     restored, and the last good version is served. The receiver tries again with each later version, by all deltas since the
-    good one or by the next snapshot, until one is good.
+    good one or by the next snapshot, until one is good. A receiver that starts scores the snapshot first, so that it ends at
+    the version that a receiver would serve that had scored every one.
 
     Args:
         folder: Where packages are published.
@@ -212,54 +209,30 @@ class Receiver:
     def _apply(self, bundle: Bundle, served: PackageManifest, head: Head) -> Applied | None:
         """Apply the deltas after a version to the served bundle. Returns None if none was applied, or all were reverted."""
         seconds, undone = self._waited(head), list[ModelUndo]()
-        now, size, rows = served, 0, 0
+        own = VersionedBundle(Packages(self._folder, served.run_id), bundle, served, self._probe, seconds)
         try:
-            while now.version < head.version:
-                now, undo = self._apply_next(bundle, now, seconds)
-                size, rows = size + now.nbytes, rows + now.rows
+            while own.at.version < head.version:
+                undo = own.apply_next(undoable=self._probe is not None)
                 undone += [undo] if undo is not None else []
-                self._served = now
+                self._served = own.at
         except Refused as error:
             self._note(error)
-        if now is served:
+        if own.at is served:
             return None
-        with _timed(seconds, "probe"):
-            worse = self._probe.judge(bundle).worse if self._probe else None
-        if worse is not None:
-            for undo in reversed(undone):
-                bundle.revert(undo)
+        if (worse := own.judge()) is not None:
+            own.revert(undone, served)
             self._served = served
             self._reject(head, f"rolled back to version {served.version}", worse)
             return None
-        self._rows, self._rejected = self._rows + rows, None
-        return self._done(now, served.version, rows, size, seconds)
-
-    def _apply_next(
-        self, bundle: Bundle, served: PackageManifest, seconds: Seconds
-    ) -> tuple[PackageManifest, ModelUndo | None]:
-        """Read the delta after a version, and apply it to a bundle that has the version."""
-        with _timed(seconds, "read"):
-            manifest, delta = Packages(self._folder, served.run_id).delta(served)
-        with _timed(seconds, "apply"):
-            try:
-                check_delta(delta)
-                if self._probe is not None:
-                    return manifest, bundle.apply_undoable(delta)
-                bundle.apply(delta)
-                return manifest, None
-            except Gap as error:
-                raise Refused("gap", f"{manifest.name}: {error}") from error
-            except NotFinite as error:
-                raise Refused("not_finite", f"{manifest.name}: {error}") from error
-            except ValueError as error:
-                raise Refused("model", f"{manifest.name}: {error}") from error
+        self._rows, self._rejected = self._rows + own.rows, None
+        return self._done(own, served.version, seconds)
 
     def _load(self, head: Head) -> Applied | None:
         """Load the newest snapshot that is not damaged and the deltas after it, and then serve it in place of the bundle."""
         served, packages = self._served, Packages(self._folder, head.run_id)
         if served is not None and self._load_failed is not None:
             failed, when = self._load_failed
-            if failed == head and time.time() - when < RETRY:
+            if (failed.run_id, failed.snapshot) == (head.run_id, head.snapshot) and time.time() - when < RETRY:
                 return None
         same = served if served is not None and served.run_id == head.run_id else None
         tried = False
@@ -270,48 +243,92 @@ class Receiver:
             if same is None:
                 self._register(head.run_id, version)
             try:
-                with _timed(seconds, "read"):
-                    now, bundle = packages.bundle(version)
-                if served is not None and (now.dataset, now.model) != (served.dataset, served.model):
-                    raise Refused("model", f"{now.name} cannot replace {served.dataset}/{served.model}")
-                check_bundle(bundle, now.name, self._fingerprint)
+                own, worse = self._loaded(packages, version, head, seconds)
             except Refused as error:
                 self._note(error)
                 continue
-            size, rows = now.nbytes, now.rows
-            try:
-                while now.version < head.version:
-                    now, _ = self._apply_next(bundle, now, seconds)
-                    size, rows = size + now.nbytes, rows + now.rows
-            except Refused as error:
-                self._note(error)
-            with _timed(seconds, "probe"):
-                worse = self._probe.judge(bundle).worse if self._probe else None
-            if worse is not None:
-                self._reject(head, "the snapshot is not served", worse)
-                return None
-            self._bundle, self._served, self._rejected = bundle, now, None
+            if own is None:
+                self._reject(head, "the snapshot is not served", str(worse))
+                break
+            self._bundle, self._served, self._rejected = own.bundle, own.at, None
             self._snapshots += 1
-            return self._done(now, same.version if same else None, rows, size, seconds, kind="snapshot")
+            if worse is not None:
+                self._reject(head, f"version {own.at.version} is served", worse)
+            return self._done(own, same.version if same else None, seconds, kind="snapshot")
         self._load_failed = head, time.time()
         if not tried:
             raise Refused("missing", f"run {head.run_id} has no snapshot")
         return None
 
-    def _done(
-        self, now: PackageManifest, since: int | None, rows: int, size: int, seconds: Seconds, kind: str = "delta"
-    ) -> Applied:
+    def _loaded(
+        self, packages: Packages, version: int, head: Head, seconds: Seconds
+    ) -> tuple[VersionedBundle | None, str | None]:
+        """Load a snapshot, and apply the deltas after it.
+
+        Returns:
+            The last good version, None if there is none; and why the newest version is worse, None if it is not.
+
+        Raises:
+            Refused: The snapshot cannot be served.
+        """
+        own = self._snapshot(packages, version, seconds)
+        worse_snapshot = worse = own.judge()
+        self._apply_until(own, head.version)
+        if own.at.version == version or (worse := own.judge()) is None:
+            return (own if worse is None else None), worse
+        if worse_snapshot is not None:
+            return None, worse
+        newest = own.at.version
+        del own  # so that the memory of two models is enough
+        own = self._snapshot(packages, version, seconds)
+        self._apply_judged(own, newest)
+        return own, worse if own.at.version < newest else None
+
+    def _snapshot(self, packages: Packages, version: int, seconds: Seconds) -> VersionedBundle:
+        """Read a snapshot of the served model. Raises `Refused`."""
+        with timed(seconds, "read"):
+            found, bundle = packages.bundle(version)
+        served = self._served
+        if served is not None and (found.dataset, found.model) != (served.dataset, served.model):
+            raise Refused("model", f"{found.name} cannot replace {served.dataset}/{served.model}")
+        check_bundle(bundle, found.name, self._fingerprint)
+        own = VersionedBundle(packages, bundle, found, self._probe, seconds)
+        own.rows, own.nbytes = found.rows, found.nbytes
+        return own
+
+    def _apply_until(self, own: VersionedBundle, version: int) -> None:
+        """Apply deltas up to a version, or to the first one that is refused."""
+        try:
+            while own.at.version < version:
+                own.apply_next()
+        except Refused as error:
+            self._note(error)
+
+    def _apply_judged(self, own: VersionedBundle, version: int) -> None:
+        """Apply deltas one by one and score each version. The bundle ends at the last good one."""
+        good, undone = own.at, list[ModelUndo]()
+        try:
+            while own.at.version < version and own.at.version - good.version < MOST_UNDONE:
+                undo = own.apply_next(undoable=True)
+                undone += [undo] if undo is not None else []
+                if own.judge() is None:
+                    good, undone = own.at, []
+        except Refused as error:
+            self._note(error)
+        own.revert(undone, good)
+
+    def _done(self, own: VersionedBundle, since: int | None, seconds: Seconds, kind: Kind = "delta") -> Applied:
         for activity, duration in seconds.items():
             self._seconds[activity] += duration
         return Applied(
-            kind="snapshot" if kind == "snapshot" else "delta",
-            run_id=now.run_id,
+            kind=kind,
+            run_id=own.at.run_id,
             since=since,
-            version=now.version,
-            rows=rows,
-            nbytes=size,
-            event_to=now.event_to,
-            published_at=now.published_at,
+            version=own.at.version,
+            rows=own.rows,
+            nbytes=own.nbytes,
+            event_to=own.at.event_to,
+            published_at=own.at.published_at,
             applied_at=time.time(),
             seconds=dict(seconds),
         )
@@ -373,12 +390,3 @@ class Receiver:
             self._acknowledged = heard
         except OSError as error:
             self._note(Refused("folder", error))
-
-
-@contextmanager
-def _timed(seconds: Seconds, activity: str) -> Iterator[None]:
-    began = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[activity] += time.perf_counter() - began

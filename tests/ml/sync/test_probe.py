@@ -10,6 +10,7 @@ import torch
 
 from ml.datasets.batch import Batch
 from ml.sync import receiver as module
+from ml.sync.packages import Packages
 from ml.sync.probe import Probe
 from ml.sync.receiver import Receiver
 from ml.training.state import TrainState
@@ -127,3 +128,58 @@ def test_a_difference_within_the_tolerance_or_by_chance_is_not_worse(run: Run) -
     assert verdict.worse is None, "four rows cannot tell"
     with pytest.raises(ValueError, match="no rows"):
         Probe([])
+
+
+def test_a_receiver_that_is_restarted_serves_the_version_that_it_had_rolled_back_to(run: Run) -> None:
+    running, restarted = (Receiver(run.folder, name, probe_of(run)) for name in ("server", "restarted"))
+    running.load()
+    run.advance(2, change=spoil)
+    running.poll()
+    restarted.load()
+    assert [(one.status.version, one.status.rollbacks, one.status.rolled_back_from) for one in (running, restarted)] == [
+        (1, 1, 3)
+    ] * 2
+    assert "version 3 is worse" in str(restarted.status.refusal) and "version 1 is served" in str(restarted.status.refusal)
+    assert serves(restarted.bundle, run.history[1])
+    acknowledged = {one.name: one.version for one in run.folder.acknowledgements()}
+    assert acknowledged["restarted"] == 1, "a version that is not served is not acknowledged"
+    assert restarted.poll() is None and restarted.status.rollbacks == 1, "the same version is not tried again"
+    run.advance(change=repair)
+    assert restarted.poll() is not None and serves(restarted.bundle, run.history[4])
+
+
+def test_a_start_among_more_worse_versions_than_are_undone_ends_at_the_good_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_UNDONE", 2)
+    receiver = Receiver(run.folder, "server", probe_of(run))
+    run.advance(change=spoil)
+    run.advance(3)
+    receiver.load()
+    assert (receiver.status.version, receiver.status.rolled_back_from) == (1, 5)
+    assert serves(receiver.bundle, run.history[1])
+
+
+def test_a_worse_run_is_not_read_again_for_each_of_its_versions(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver = Receiver(run.folder, "server", probe_of(run))
+    receiver.load()
+    train = Run.train
+
+    def badly(own: Run) -> None:
+        train(own)
+        spoil(own.state)
+
+    monkeypatch.setattr(Run, "train", badly)
+    worse = Run(tmp_path, run_id="b2")
+    assert receiver.poll() is None and receiver.status.rollbacks == 1
+    read = list[int]()
+    load = Packages.bundle
+    monkeypatch.setattr(Packages, "bundle", lambda packages, version: read.append(version) or load(packages, version))
+    worse.advance()
+    assert receiver.poll() is None and not read
+    monkeypatch.setattr(module, "RETRY", 0.0)
+    worse.advance()
+    assert receiver.poll() is None and read == [0]
+    assert serves(receiver.bundle, run.history[1])
