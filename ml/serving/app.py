@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -29,6 +29,7 @@ from ml.http.errors import error_response
 from ml.http.guard import LOOPBACK
 from ml.http.limits import Limits
 from ml.retrieval.postings import UnknownColumn
+from ml.serving.as_logged import AsLogged
 from ml.serving.explanations import column_contributions
 from ml.serving.faults import WrongColumn
 from ml.serving.forms import Answer, EventsRequest, Item, RankRequest, RecommendRequest, Stored
@@ -96,6 +97,7 @@ def create_serving_app(
         f"Evergreen: {engine.spec.name}", token, hosts, BODY_LIMIT, open_paths=("/",), health=health, limits=limits
     )
     worker, metrics, stop = _Worker(), Metrics(engine), threading.Event()
+    logged = AsLogged.of(engine.spec)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -153,19 +155,31 @@ def create_serving_app(
     @app.get("/users")
     def users() -> dict[str, Any]:
         """Some users with recent events, for the page."""
-        return {"users": engine.recommender.window.users(50) if engine.recommender else []}
+        users = engine.recommender.window.users(50) if engine.recommender else []
+        return {"users": [logged.as_given(engine.spec.user, user) for user in users]}
 
     @app.post("/recommend")
     async def recommend(asked: RecommendRequest) -> Answer:
         """Recommend items to a user: candidates from several sources, ranked by the model."""
         if engine.recommender is None:
             return _without_item(engine)  # type: ignore[return-value]
-        return await worker(lambda: _logged(engine, lambda: _recommend(engine, asked, metrics)))
+        asked = asked.model_copy(
+            update={
+                "user": logged.value(engine.spec.user, asked.user),
+                "context": logged.row(asked.context),
+                "filters": logged.row(asked.filters),
+            }
+        )
+        return await worker(lambda: _as_given(engine, logged, _logged(engine, lambda: _recommend(engine, asked, metrics))))
 
     @app.post("/rank")
     async def rank(asked: RankRequest) -> Answer:
         """Rank given items, or rows of the log, for a user."""
-        return await worker(lambda: _logged(engine, lambda: _rank(engine, asked)))
+        read = [logged.row(one) if isinstance(one, dict) else logged.value(engine.spec.item, one) for one in asked.candidates]
+        given = {id(one): sent for one, sent in zip(read, asked.candidates, strict=True)}  # `read` keeps the ids
+        user, context = logged.value(engine.spec.user, asked.user), logged.row(asked.context)
+        asked = asked.model_copy(update={"user": user, "context": context, "candidates": read})
+        return await worker(lambda: _as_given(engine, logged, _logged(engine, lambda: _rank(engine, asked)), given))
 
     @app.post("/events", status_code=202)
     async def events(asked: EventsRequest) -> Stored:
@@ -212,6 +226,15 @@ def _logged(engine: Engine, answer: Callable[[], Answer]) -> Answer:
         found = answer()
     engine.served.answered(found.request_id, served, [ranked.item for ranked in found.items])
     return found
+
+
+def _as_given(engine: Engine, logged: AsLogged, answer: Answer, given: Mapping[int, Any] | None = None) -> Answer:
+    """Write an answer's items and columns as the log has them, and candidates as the request has them."""
+    for ranked in answer.items:
+        ranked.item = given[id(ranked.item)] if given else logged.as_given(engine.spec.item, ranked.item)
+        ranked.columns = logged.row_as_given(ranked.columns)
+    answer.context = [logged.as_given(engine.spec.item, item) for item in answer.context]
+    return answer
 
 
 def _recommend(engine: Engine, asked: RecommendRequest, metrics: Metrics) -> Answer:

@@ -10,9 +10,9 @@ MOST_ITEMS = 500
 MOST_CANDIDATES = 2000
 MOST_EVENTS = 10_000
 MOST_VALUES = 1000
-INT64 = 2**63
+INT64, UINT64 = 2**63, 2**64
 
-Scalar = Annotated[int, Field(ge=-INT64, lt=INT64)] | float | str | bool | None
+Scalar = Annotated[int, Field(ge=-INT64, lt=UINT64)] | float | str | bool | None
 Value = Scalar | Annotated[list[Scalar], Field(max_length=MOST_VALUES)]
 """A value of a column of the log, or a list of values in a column of lists."""
 

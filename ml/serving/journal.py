@@ -37,6 +37,7 @@ from ml.disk import fsync
 from ml.lake import is_local
 from ml.parquet import read_parquet, write_table
 from ml.schema import ARROW_TYPES, EVENT_TIME
+from ml.serving.as_logged import AsLogged
 from ml.serving.variants import variants_of
 
 ROTATE_SECONDS = 2.0
@@ -149,9 +150,11 @@ class Journal:
         for number, event in enumerate(events):
             if unknown := [name for name in event if name not in columns]:
                 raise WrongEvent(f"{folder}[{number}].{unknown[0]}: no such column; the columns are {list(columns)}")
-        arrays = {}
+        logged, arrays = AsLogged([(log.source, log.source.columns)]), {}
         for name, kind in columns.items():
-            values = [event.get(name, now if name == EVENT_TIME else None) for event in events]
+            values = [
+                logged.value(name, event[name]) if name in event else now if name == EVENT_TIME else None for event in events
+            ]
             arrays[name] = _array(folder, name, values, kind)
         clock = log.time.column
         if clock is not None and arrays[clock].null_count and not log.time.is_text:

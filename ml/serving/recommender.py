@@ -356,7 +356,7 @@ class Recommender:
         item = self.spec.item or ""
         try:
             given = pa.array(candidates, self.window.types[item])
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise WrongColumn(f"candidates: {error}") from error
         at = places(hash_values("item", given), live.ids)
         table = live.items.take(pa.array(at, mask=at == NOT_LIVE))
