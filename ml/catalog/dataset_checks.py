@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ml.catalog.labels import check_label_type
 from ml.catalog.log_spec import RESERVED_COLUMNS
 from ml.catalog.strict import fault
-from ml.catalog.value_text import element_type
+from ml.catalog.value_text import check_both_unsigned, element_type
 
 if TYPE_CHECKING:
     from ml.catalog.features import SparseColumn
@@ -101,14 +101,24 @@ def check_types(spec: DatasetSpec) -> None:
         log, other = types[table.log_key], table.source.columns[table.table_key]
         if log != other:
             raise fault(f"join.{i}.table_key", f"{table.table_key!r} is {other}, but {table.log_key!r} of the log is {log}")
+        check_both_unsigned(
+            ("source.unsigned", "the log", table.log_key, spec.source),
+            (f"join.{i}.source.unsigned", table.source.files, table.table_key, table.source),
+        )
     for column, expectation in spec.expectations.columns.items():
         if expectation.value and types[column] not in NUMBERS:
             raise fault(f"expectations.columns.{column}.value", f"{column!r} is {types[column]}, expected a number")
 
 
+def _unsigned(spec: DatasetSpec) -> set[str]:
+    """The columns with unsigned ids, those of side tables too."""
+    joined = {name for table in spec.join for name in table.source.unsigned or () if name in table.columns}
+    return {*(spec.source.unsigned or ()), *joined}
+
+
 def _check_unsigned(spec: DatasetSpec) -> None:
     """Checks that unsigned ids, whose order is lost, are not read as numbers."""
-    ids = {name for one in (spec.source, *(table.source for table in spec.join)) for name in one.unsigned or ()}
+    ids = _unsigned(spec)
     measured = [(f"dense.{d.name}.column", d.column) for d in spec.dense]
     measured += [(f"sparse.{s.name}.bucketise", s.column) for s in spec.sparse if s.bucketise is not None]
     measured += [(f"{rule.key}.column", rule.column) for rule in spec.label_rules]
@@ -131,6 +141,10 @@ def _check_ids_of(sparse: SparseColumn, spec: DatasetSpec, types: Mapping[str, C
     if one != two:
         way_out = f"; declare {sparse.column!r} as list<{two}> with source.list_separator" if sparse.split else ""
         raise fault(path, f"{sparse.column!r} has values of {one}, but {other.name!r} of {two}, whose ids differ{way_out}")
+    ids = _unsigned(spec)
+    if (sparse.column in ids) != (other.column in ids):
+        has, lacks = sorted((sparse.column or "", other.column or ""), key=lambda name: name not in ids)
+        raise fault(path, f"{has!r} has unsigned ids, but {lacks!r} has not; add {lacks!r} to source.unsigned")
 
 
 def check_features(spec: DatasetSpec) -> None:

@@ -71,6 +71,19 @@ def check_values(source: Source) -> None:
         raise fault("decimal_ints", "no column is int or list<int>")
 
 
+def check_both_unsigned(one: tuple[str, str, str, Source], other: tuple[str, str, str, Source]) -> None:
+    """Checks that two columns whose values are compared both have unsigned ids, or neither. Raises a fault that names the key.
+
+    Args:
+        one: Path of the key `unsigned` of a source, what the source is, its column, and the source.
+        other: The same of the other source.
+    """
+    sides = {name in (source.unsigned or ()): (path, where, name) for path, where, name, source in (one, other)}
+    if len(sides) == 2:
+        (_, where, has), (path, elsewhere, lacks) = sides[True], sides[False]
+        raise fault(path, f"{has!r} of {where} has unsigned ids, but {lacks!r} of {elsewhere} has not; add {lacks!r}")
+
+
 def check_paths(source: Source, fields: Iterable[str]) -> None:
     """Checks the paths of columns. Raises a fault that names the key below the source.
 

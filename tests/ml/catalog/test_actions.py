@@ -108,6 +108,10 @@ LABEL = {"types": ["click"], "within_minutes": 30}
         ({"actions": {"key": ["request", "price"]}}, "actions.key.1: no column 'price' in the actions"),
         ({"actions": {"key": ["item", "item"]}}, "actions.key: a column is named more than once"),
         (
+            {"source": {"unsigned": ["item"]}},
+            "actions.source.unsigned: 'item' of the impressions has unsigned ids, but 'item' of the actions has not",
+        ),
+        (
             {"actions": {"source": {"columns": {"item": "string"}}}},
             "actions.source.columns.item: is string, but 'item' of the impressions is int",
         ),

@@ -153,6 +153,12 @@ def test_only_numbers_of_the_keys_become_texts() -> None:
     assert numbers_as_texts(line, ["sku", "a"]) == line.replace(b'"sku": 1', b'"sku": "1"')
 
 
+_TABLE = {"files": "brands.csv", "format": "csv", "columns": {"id": "int", "brand": "string"}}
+BRANDS = [{"source": _TABLE, "log_key": "user", "table_key": "id", "columns": ["brand"]}]
+BRANDS_OF_HASHES = [{**BRANDS[0], "source": {**_TABLE, "unsigned": ["id"]}}]
+SHARED = {"name": "of", "column": "other", "ids_of": "user"}
+
+
 @pytest.mark.parametrize(
     ("source", "more", "message"),
     [
@@ -163,11 +169,14 @@ def test_only_numbers_of_the_keys_become_texts() -> None:
         ({"unsigned": ["user"]}, {"dense": ["user"]}, "dense.user.column: 'user' has unsigned ids"),
         ({"unsigned": ["clicked"]}, {}, "label.column: 'clicked' has unsigned ids"),
         ({"unsigned": ["user"]}, {"sparse": [{"name": "u", "column": "user", "bucketise": [1]}]}, "sparse.u.bucketise"),
+        ({"unsigned": ["user"]}, {"join": BRANDS}, "join.0.source.unsigned: 'user' of the log has unsigned ids, but 'id' of "),
+        ({}, {"join": BRANDS_OF_HASHES}, "source.unsigned: 'id' of brands.csv has unsigned ids, but 'user' of the log has not"),
+        ({"unsigned": ["user"]}, {"sparse": ["user", SHARED]}, "sparse.of.ids_of: 'user' has unsigned ids, but 'other' "),
         ({"columns": {"time": "float", "clicked": "bool", "user": "string"}, "decimal_ints": True}, {}, "decimal_ints: no col"),
     ],
 )  # fmt: skip
 def test_rules_that_make_no_sense_are_refused(source: dict[str, Any], more: dict[str, Any], message: str) -> None:
-    kinds = {"time": "int", "clicked": "int", "user": "int", "name": "string"}
+    kinds = {"time": "int", "clicked": "int", "user": "int", "name": "string", "other": "int"}
     with pytest.raises(ValidationError) as refused:
         entry(kinds, "csv", more.pop("sparse", ["user"]), source, **more)
     found = faults(refused.value)
