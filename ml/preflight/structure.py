@@ -360,8 +360,10 @@ def _schemas(sample: Sample, prefix: str) -> list[Finding]:
         kind, natural = sample.source.columns.get(column), _natural(held)
         if kind is None or natural in (None, kind) or (natural, kind) in (("int", "float"), ("bool", "int")):
             continue
-        if natural == "float" and kind == "string" and _whole(sample.table[column]):
+        if natural == "float" and kind in ("int", "string") and _whole(sample.table[column].cast(pa.string())):
             natural = "int"  # of ids that were written as floats, for example because some are missing
+        if natural == kind:
+            continue
         what = f"the files hold {held}, and {kind} is declared"
         found.append(Finding("warning", f"{prefix}.columns.{column}", what, f"declare `{column}: {natural}`"))
     return found

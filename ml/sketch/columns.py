@@ -1,37 +1,16 @@
-"""Finds the type of each column of a log from a sample of its rows, and statistics from which its role is guessed."""
+"""The columns of a sampled log: their types, and statistics from which their roles are guessed."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from upath import UPath
+from ml.sketch.written import are_decimal_ints, are_unsigned, fit_in_64_bits, kind_of
 
-from ml.preflight.sample import Sample, read_sample
-from ml.preflight.values import NULLS
-from ml.sketch.layout import FoundSource
-
-_INT = re.compile(r"-?\d{1,18}")
-_FLOAT = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 PARTS = "|,; "
-LEAVES = 50
-"""Most values of an object that become columns. An object with more of them is a map, such as from ids to counts."""
-_KINDS = (
-    (pa.types.is_boolean, "bool"),
-    (pa.types.is_integer, "int"),
-    (pa.types.is_timestamp, "int"),
-    (pa.types.is_floating, "float"),
-    (pa.types.is_decimal, "float"),
-    *((is_text, "string") for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary)),
-    (pa.types.is_date, "string"),
-)
 
 
 @dataclass(frozen=True)
@@ -44,6 +23,8 @@ class Column:
         rows: Number N of rows of the sample.
         values: The values that are there, as they are read.
         nested: Whether values are lists of objects, or objects with many keys, which are no columns.
+        decimal: Whether ints are written as `9.0`.
+        unsigned: Whether ints are unsigned ids, some of which are beyond signed 64-bit integers.
     """
 
     name: str
@@ -51,6 +32,8 @@ class Column:
     rows: int
     values: tuple[Any, ...]
     nested: bool = False
+    decimal: bool = False
+    unsigned: bool = False
 
     @property
     def counts(self) -> Counter[Any]:
@@ -97,12 +80,16 @@ class SampledLog:
         null_tokens: Texts that mean a missing value, besides the empty text.
         complete: Whether the sample has all rows.
         paths: Name -> path of each column that is a value within objects, for `source.paths`.
+        keys: Further keys of `source` that the values need.
+        notes: Key of `source` -> why it is needed.
     """
 
     columns: tuple[Column, ...]
     null_tokens: tuple[str, ...]
     complete: bool
     paths: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def types(self) -> dict[str, str]:
@@ -114,130 +101,48 @@ class SampledLog:
         return next(column for column in self.columns if column.name == name)
 
 
-def sample_columns(found: FoundSource, folder: Path) -> SampledLog:
-    """Read a sample of up to 15,000 rows and find the types of the columns.
+def column_of_values(name: str, values: Sequence[Any], decimal: bool = True) -> Column:
+    """Make a column of values that have types, as in JSON and Parquet.
 
     Args:
-        found: How the files are read.
-        folder: The folder of the logs.
-
-    Raises:
-        ValueError: The sample has no rows.
+        name: Its name.
+        values: The values, [N].
+        decimal: Whether whole numbers with a point are ints that `source.decimal_ints` reads; in Parquet they need no key.
     """
-    kinds = dict.fromkeys(found.names, "string")
-    paths: dict[str, str] = {}
-    if found.keys["format"] == "parquet":
-        kinds, paths = _parquet_kinds(found, folder)
-        found = replace(found, paths=paths)
-    sample = read_sample(found.source(kinds), found.files(folder))
-    if not sample.num_lines:
-        raise ValueError(f"{found.group.pattern}: no rows could be read")
-    if found.keys["format"] == "jsonl":
-        return _of_objects(found, sample)
-    if found.keys["format"] == "parquet":
-        table = sample.table
-        columns = [_of_values(name, table[name].to_pylist()) for name in table.column_names]
-        read = {*kinds, *(path.partition(".")[0] for path in paths.values())}
-        gone = [Column(name, "string", len(table), (), nested=True) for name in found.names if name not in read]
-        return SampledLog((*columns, *gone), (), sample.complete, paths)
-    texts = sample.text_columns()
-    tokens = tuple(t for t in NULLS if any(t in values and _kind_of(values, (t, "")) != "string" for values in texts.values()))
-    columns = [_of_texts(name, texts[name], ("", *tokens)) for name in found.names]
-    return SampledLog(tuple(columns), tokens, sample.complete)
-
-
-def _parquet_kinds(found: FoundSource, folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Name -> type of each column that the catalog can declare, and name -> path of those within structs."""
-    with UPath(found.files(folder)[0].url).open("rb") as raw:
-        schema = pq.read_schema(raw)
-    kinds = {name: _kind_of_type(held) for name, held in zip(schema.names, schema.types, strict=True)}
-    paths: dict[str, str] = {}
-    for name, held in zip(schema.names, schema.types, strict=True):
-        leaves = dict(_fields((name,), held)) if pa.types.is_struct(held) else {}
-        if columns := _columns_of(list(leaves), {*schema.names, *paths}):
-            paths |= {column: ".".join(path) for column, path in columns.items()}
-            kinds |= {column: leaves[path] for column, path in columns.items()}
-    return {name: kind for name, kind in kinds.items() if kind}, paths
-
-
-def _fields(path: tuple[str, ...], held: pa.DataType) -> Iterator[tuple[tuple[str, ...], str]]:
-    """The path and type of each value within a type that the catalog can declare."""
-    if pa.types.is_struct(held):
-        for one in held:
-            yield from _fields((*path, one.name), one.type)
-    elif (kind := _kind_of_type(held)) is not None:
-        yield path, kind
-
-
-def _columns_of(paths: Sequence[tuple[str, ...]], taken: Container[str]) -> dict[str, tuple[str, ...]]:
-    """Name -> path of the values within an object; none if they cannot be columns."""
-    columns = {"_".join(path): path for path in paths}
-    is_read = len(columns) == len(paths) <= LEAVES and all(part and "." not in part for path in paths for part in path)
-    return columns if is_read and not any(name in taken for name in columns) else {}
-
-
-def _kind_of_type(held: pa.DataType) -> str | None:
-    if pa.types.is_list(held) or pa.types.is_large_list(held):
-        element = _kind_of_type(held.value_type)
-        return f"list<{element}>" if element and not element.startswith("list") else None
-    return next((kind for is_type, kind in _KINDS if is_type(held)), None)
-
-
-def _of_objects(found: FoundSource, sample: Sample) -> SampledLog:
-    objects, columns, paths = sample.objects(), list[Column](), dict[str, str]()
-    for name in found.names:
-        values = [value.get(name) for value in objects]
-        there = [value for value in values if value is not None]
-        leaves: dict[tuple[str, ...], None] = {}
-        if there and all(isinstance(value, dict) for value in there):
-            leaves = dict.fromkeys(path for value in there for path in _leaves((name,), value))
-        within = _columns_of(list(leaves), {*found.names, *paths})
-        own = [_of_values(column, [_value_at(value, path) for value in objects]) for column, path in within.items()]
-        columns += own or [_of_values(name, values)]
-        paths |= {column.name: ".".join(within[column.name]) for column in own if not column.nested}
-    return SampledLog(tuple(columns), (), sample.complete, paths)
-
-
-def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[str, ...]]:
-    """The paths of all values within an object that are not objects themselves."""
-    if isinstance(value, dict):
-        for key, held in value.items():
-            yield from _leaves((*path, key), held)
-    elif value is not None:
-        yield path
-
-
-def _value_at(value: Any, path: tuple[str, ...]) -> Any:
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _of_values(name: str, values: Sequence[Any]) -> Column:
-    """A column of values that have types, as in JSON and Parquet."""
-    there = [value for value in values if value is not None]
+    rows, there = len(values), [value for value in values if value is not None]
     if there and all(isinstance(value, list) for value in there):
         elements = [element for value in there for element in value if element is not None]
         if not any(isinstance(element, dict | list) for element in elements):
-            kind = f"list<{_of_values(name, elements).kind}>"
-            return Column(name, kind, len(values), tuple(tuple(value) for value in there))
+            inner = column_of_values(name, elements, decimal)
+            lists = tuple(tuple(value) for value in there)
+            return Column(name, f"list<{inner.kind}>", rows, lists, decimal=inner.decimal, unsigned=inner.unsigned)
     if any(isinstance(value, dict | list) for value in there):
-        return Column(name, "string", len(values), tuple(json.dumps(value) for value in there), nested=True)
+        return Column(name, "string", rows, tuple(json.dumps(value) for value in there), nested=True)
     kinds = {type(value) for value in there}
-    kind = "bool" if kinds == {bool} else "int" if kinds == {int} else "float" if kinds <= {int, float} and kinds else "string"
-    return Column(name, kind, len(values), tuple(there if kind != "string" else map(str, there)))
+    if kinds == {bool}:
+        return Column(name, "bool", rows, tuple(there))
+    if kinds == {int} and fit_in_64_bits(there):
+        return Column(name, "int", rows, tuple(there), unsigned=are_unsigned(there))
+    if float in kinds and kinds <= {int, float}:
+        if are_decimal_ints(name, there, rows):
+            return Column(name, "int", rows, tuple(map(int, there)), decimal=decimal)
+        return Column(name, "float", rows, tuple(there))
+    return Column(name, "string", rows, tuple(map(str, there)))
 
 
-def _kind_of(texts: Sequence[str], tokens: Sequence[str]) -> str:
-    there = {text for text in texts if text not in tokens}
-    if there and all(map(_INT.fullmatch, there)):
-        # Leading zeros are part of a text, such as a postal code.
-        return "string" if any(re.fullmatch(r"-?0\d+", text) for text in there) else "int"
-    return "float" if there and all(map(_FLOAT.fullmatch, there)) else "string"
+def column_of_texts(name: str, texts: Sequence[str], tokens: Collection[str]) -> Column:
+    """Make a column of texts, as in csv and tsv.
 
-
-def _of_texts(name: str, texts: Sequence[str], tokens: Sequence[str]) -> Column:
-    kind = _kind_of(texts, tokens)
-    there = [text for text in texts if text not in tokens]
-    parse = {"int": int, "float": float}.get(kind, str)
-    return Column(name, kind, len(texts), tuple(map(parse, there)))
+    Args:
+        name: Its name.
+        texts: The texts without blanks around them, [N].
+        tokens: Texts that mean a missing value.
+    """
+    rows, there = len(texts), [text for text in texts if text not in tokens]
+    kind = kind_of(there, ())
+    if kind == "int":
+        values = tuple(map(int, there))
+        return Column(name, kind, rows, values, unsigned=are_unsigned(values))
+    if kind == "float" and are_decimal_ints(name, there, rows):
+        return Column(name, "int", rows, tuple(int(text.partition(".")[0]) for text in there), decimal=True)
+    return Column(name, kind, rows, tuple(map(float, there)) if kind == "float" else tuple(there))

@@ -12,12 +12,13 @@ from typing import Any
 import yaml
 
 from ml.catalog.reading import Time
-from ml.sketch.columns import Column, SampledLog, sample_columns
+from ml.sketch.columns import Column, SampledLog
 from ml.sketch.features import Features, find_features
 from ml.sketch.files import FileGroup, find_groups
 from ml.sketch.labelled_items import exploded, find_labelled_items
 from ml.sketch.layout import FoundSource, NotALog, find_layout
 from ml.sketch.roles import Roles, find_roles
+from ml.sketch.sample import sample_columns
 from ml.sketch.times import find_days, find_time
 
 POSITION_DAYS = 7  # days of a log without times, as the DLRM reference code divides Criteo's
@@ -68,7 +69,7 @@ def sketch(folder: Path, name: str, timezone: str = "UTC") -> Sketch:
         try:
             found = find_layout(group, folder)
             log = sample_columns(found, folder)
-            found = replace(found, paths=log.paths)
+            found = replace(found, paths=log.paths, keys={**found.keys, **log.keys})
             break
         except (NotALog, OSError, ValueError) as error:
             refused.append(str(error))
@@ -132,7 +133,10 @@ def _source(found: Sketch) -> list[str]:
     columns, lines = entry.pop("columns"), list[str]()
     for key, value in entry.items():
         counted = "members" if found.found.group.members is not None else "files"
-        more = f"   # {found.found.group.count:,} files" if key == counted and found.found.group.count > 1 else ""
+        why = (
+            f"{found.found.group.count:,} files" if key == counted and found.found.group.count > 1 else found.log.notes.get(key)
+        )
+        more = f"   # {why}" if why else ""
         lines.append(f"  {key}: {_flow(value)}{more}")
     lines.append("  columns:" + ("   # the files have no names; give the columns better ones" if found.found.invented else ""))
     return lines + [f"    {_flow(name)}: {kind}{_comment(found.log[name])}" for name, kind in columns.items()]

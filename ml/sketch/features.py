@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from ml.sketch.columns import Column, SampledLog
+from ml.sketch.names import names_id
 from ml.sketch.roles import Roles
 from ml.sketch.times import holds_times
+from ml.sketch.written import LONG
 
 _CODES = 32  # distinct integers up to which they are taken for codes, not for quantities
-_LONG = 60  # characters on average from which texts are free text
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def _why_not(column: Column, roles: Roles) -> str | None:
         return "holds times"
     if column.unique and column.kind in ("int", "string") and not column.separator():
         return "differs in each row, like a key"
-    if column.kind == "string" and np.mean([len(value) for value in column.values[:1000]]) > _LONG:
+    if column.kind == "string" and np.mean([len(value) for value in column.values[:1000]]) > LONG:
         return "is free text"
     return None
 
@@ -91,8 +92,7 @@ def _is_code(column: Column) -> bool:
     if column.kind != "int":
         return False
     values = np.array(column.values, np.float64)
-    is_id = column.name.lower().endswith(("id", "_code", "_key", "type"))
-    return is_id or (column.distinct <= _CODES and float(np.ptp(values)) < 10 * _CODES)
+    return column.unsigned or names_id(column.name) or (column.distinct <= _CODES and float(np.ptp(values)) < 10 * _CODES)
 
 
 def _dense(column: Column) -> dict[str, Any] | str:

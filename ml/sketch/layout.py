@@ -59,10 +59,16 @@ class FoundSource:
         return {
             "files": self.group.pattern,
             **members,
-            **self.keys,
+            **self._keys_of(columns),
             **({"paths": within} if within else {}),
             "columns": columns,
         }
+
+    def _keys_of(self, columns: Mapping[str, str]) -> dict[str, Any]:
+        """The keys that some columns need."""
+        ints = [name for name, kind in columns.items() if kind in ("int", "list<int>")]
+        keys = self.keys | {"unsigned": [name for name in self.keys.get("unsigned", ()) if name in ints]}
+        return {key: value for key, value in keys.items() if value and (ints or key != "decimal_ints")}
 
     def files(self, folder: Path) -> list[LogFile]:
         """The files below a folder."""
@@ -140,13 +146,12 @@ def _objects(lines: list[str]) -> list[dict[str, Any]] | None:
 
 
 def _delimited(group: FileGroup, lines: list[str], extra: dict[str, Any]) -> FoundSource:
-    quoted = any(re.search(rf'(^|[{SEPARATORS}])"[^"]*"($|[{SEPARATORS}])', line) for line in lines)
-    best, rows = "", list[list[str]]()
-    for separator in SEPARATORS:
-        split = _rows(lines, separator, quoted)
-        width, agreeing = Counter(map(len, split)).most_common(1)[0]
-        if width > 1 and agreeing >= 0.9 * len(lines) and (not rows or width > len(rows[0])):
-            best, rows = separator, [row for row in split if len(row) == width]
+    # A quoted field can have line ends. Text with stray quotes is not quoted: read so, its lines do not agree.
+    quoted = bool(re.search(rf'(^|[{SEPARATORS}])"(?:[^"]|"")*"($|[{SEPARATORS}])', "\n".join(lines), re.MULTILINE))
+    best, rows = _best_rows(lines, quoted)
+    if not best and quoted:
+        quoted = False
+        best, rows = _best_rows(lines, quoted)
     if not best:
         raise NotALog(f"{group.pattern}: the lines are neither JSON nor separated by one of {list(SEPARATORS)}")
     format = "tsv" if best == "\t" else "csv"
@@ -160,6 +165,17 @@ def _delimited(group: FileGroup, lines: list[str], extra: dict[str, Any]) -> Fou
         tuple(name.strip() for name in rows[0] if name.strip()) if header else tuple(f"c{n + 1}" for n in range(len(rows[0])))
     )
     return FoundSource(group, keys, names, invented=not header)
+
+
+def _best_rows(lines: list[str], quoted: bool) -> tuple[str, list[list[str]]]:
+    """The separator that divides nearly all rows into the same number of fields, the most of them, and the rows."""
+    best, rows = "", list[list[str]]()
+    for separator in SEPARATORS:
+        split = _rows(lines, separator, quoted)
+        width, agreeing = Counter(map(len, split)).most_common(1)[0]
+        if width > 1 and agreeing >= 0.9 * len(split) and (not rows or width > len(rows[0])):
+            best, rows = separator, [row for row in split if len(row) == width]
+    return best, rows
 
 
 def _rows(lines: list[str], separator: str, quoted: bool) -> list[list[str]]:

@@ -5,15 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ml.sketch.columns import Column, SampledLog
+from ml.sketch.names import WORDS, split_name, thing_of, words_of
 
-WORDS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text())
-"""Role -> words in the names of columns that suggest it."""
 _LOGGED_ONLY = re.compile(r"(?i)propensity|pscore|probability")
 FEW = 1000  # distinct values from which a column without a name may be a user or an item
 
@@ -60,36 +56,14 @@ def find_roles(log: SampledLog, time: Collection[str], invented: bool) -> Roles:
         user, item = next(iter(others), None), named or next(iter(others[1:]), None)
     else:
         user, item = _named(left, WORDS["user"]), _named(left, WORDS["item"])
-        sessions = [c.name for c in left if {"session", "id"} <= _words(c.name) or c.name.lower() in ("session", "sessionid")]
+        sessions = [c.name for c in left if {"session", "id"} <= words_of(c.name) or c.name.lower() in ("session", "sessionid")]
         session = sessions[0] if sessions else None
         user, session = (user, session) if user else (session, None)
     outcomes = tuple(
-        c.name for c in left if c.name not in (user, item) and _is_binary(c) and _words(c.name) & set(WORDS["label"])
+        c.name for c in left if c.name not in (user, item) and _is_binary(c) and words_of(c.name) & set(WORDS["label"])
     )
     policy = tuple(column.name for column in left if _LOGGED_ONLY.search(column.name))
     return Roles(label, user, item, session, outcomes, policy)
-
-
-def _split(name: str) -> list[str]:
-    """The words of a name, in lower case.
-
-    >>> _split("click_articleId")
-    ['click', 'article', 'id']
-    """
-    return [word for word in re.split(r"[^a-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()) if word]
-
-
-def _words(name: str) -> set[str]:
-    return {name.lower(), *_split(name)}
-
-
-def _thing(name: str) -> str:
-    """What a name names: its last word that does not mean id.
-
-    >>> _thing("click_articleId"), _thing("user_age"), _thing("uid")
-    ('article', 'age', 'uid')
-    """
-    return next((word for word in reversed(_split(name)) if word not in WORDS["id"]), name.lower())
 
 
 def _is_binary(column: Column) -> bool:
@@ -98,15 +72,15 @@ def _is_binary(column: Column) -> bool:
 
 def _named(columns: Sequence[Column], names: Sequence[str]) -> str | None:
     """The first column that names one of the things; ids are preferred to names."""
-    held = [c for c in columns if _thing(c.name) in names and c.distinct > 2 and c.kind in ("int", "string")]
-    return min(held, key=lambda c: (names.index(_thing(c.name)), "id" not in _split(c.name))).name if held else None
+    held = [c for c in columns if thing_of(c.name) in names and c.distinct > 2 and c.kind in ("int", "string")]
+    return min(held, key=lambda c: (names.index(thing_of(c.name)), "id" not in split_name(c.name))).name if held else None
 
 
 def _label(columns: Sequence[Column], invented: bool) -> dict[str, Any] | None:
     """The first column whose name and values are those of a label; of columns without names, whose values are."""
     for role, way in (("label", _binary_label), ("rating", _rating_label), ("action", _action_label)):
         for column in columns:
-            if (invented or _words(column.name) & set(WORDS[role])) and (found := way(column)):
+            if (invented or words_of(column.name) & set(WORDS[role])) and (found := way(column)):
                 return found
     return None
 

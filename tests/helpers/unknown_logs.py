@@ -8,6 +8,7 @@ import json
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,134 @@ def structs(folder: Path, draw: random.Random) -> dict[str, Any]:
     return _WITHIN_OBJECTS
 
 
-_MAKERS = (policy_log, sparse_years, daily_events, partitioned, clocks, labelled_lines, nested_objects, structs)
+def fixed_width(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """Columns filled up with blanks, as databases print them, in which some values are nothing but blanks."""
+    lines = ["when|customer|sku|shelf|bought"]
+    for at in _times(draw, 200):
+        shelf = draw.choice(("north", "south", ""))
+        sku = draw.randrange(50)
+        lines.append(f"{at:%Y-%m-%d %H:%M:%S}|u{draw.randrange(60):<6}|{sku:>6}|{shelf:<8}|{int(draw.random() < 0.2)}")
+    (folder / "report.txt").write_text("\n".join(lines) + "\n")
+    return {
+        "time.column": "when",
+        "time.unit": "iso8601",
+        "user": "customer",
+        "item": "sku",
+        "label": {"column": "bought"},
+        "separator": "|",
+        "types": {"sku": "int", "shelf": "string"},
+        "keys": {"trim": True},
+    }
+
+
+def pandas_ints(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """Ids that pandas wrote as floats, because some are missing; prices are floats in earnest."""
+    lines = ["ts,user_id,item_id,coupon,age,price,click"]
+    for at in _times(draw, 200):
+        coupon = draw.choice(("", "", f"{draw.randrange(9)}.0"))
+        age = draw.choice(("", f"{draw.randrange(18, 80)}.0"))
+        row = [int(at.timestamp()), f"{draw.randrange(60)}.0", f"{draw.randrange(50)}.0", coupon, age, draw.randrange(90) / 2]
+        lines.append(",".join(map(str, [*row, int(draw.random() < 0.2)])))
+    (folder / "frame.csv").write_text("\n".join(lines) + "\n")
+    return {
+        "time.column": "ts",
+        "time.unit": "s",
+        "user": "user_id",
+        "item": "item_id",
+        "label": {"column": "click"},
+        "types": {"user_id": "int", "item_id": "int", "coupon": "int", "age": "int", "price": "float"},
+        "keys": {"decimal_ints": True},
+    }
+
+
+def hashed_ids(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """JSON lines with unsigned 64-bit hashes, alone and in lists, and ids of 19 digits that are signed."""
+    hashes = [draw.getrandbits(64) for _ in range(60)]
+    lines = []
+    for at in _times(draw, 200):
+        row = {"ts": at.isoformat(), "user": draw.choice(hashes), "ad_id": 1_800_000_000_000_000_000 + draw.randrange(50)}
+        lines.append(json.dumps(row | {"segments": draw.sample(hashes, 2), "clicked": draw.random() < 0.2}))
+    (folder / "ads.jsonl").write_text("\n".join(lines) + "\n")
+    return {
+        "time.column": "ts",
+        "time.unit": "iso8601",
+        "user": "user",
+        "item": "ad_id",
+        "label": {"column": "clicked"},
+        "types": {"user": "int", "ad_id": "int", "segments": "list<int>"},
+        "keys": {"unsigned": ["user", "segments"]},
+    }
+
+
+def hashed_texts(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """The same hashes in csv."""
+    hashes = [draw.getrandbits(64) for _ in range(60)]
+    lines = ["ts,uid,ad_id,clicked"]
+    for at in _times(draw, 200):
+        ad = 1_800_000_000_000_000_000 + draw.randrange(50)
+        lines.append(f"{at.isoformat()},{draw.choice(hashes)},{ad},{int(draw.random() < 0.2)}")
+    (folder / "ads.csv").write_text("\n".join(lines) + "\n")
+    return {
+        "time.column": "ts",
+        "time.unit": "iso8601",
+        "user": "uid",
+        "item": "ad_id",
+        "label": {"column": "clicked"},
+        "types": {"uid": "int", "ad_id": "int"},
+        "keys": {"unsigned": ["uid"]},
+    }
+
+
+def reviews(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """Reviews whose quoted texts have line ends, the first of them after many rows."""
+    with (folder / "reviews.csv").open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["review_time", "reviewer", "product_id", "text", "stars"])
+        for n, at in enumerate(_times(draw, 200)):
+            text = " ".join(draw.choices(("good", "bad, really", 'a "hit"', "fine"), k=12))
+            text = text.replace(" ", "\n\n", 2) if n > 250 and n % 3 == 0 else text
+            row = [at.strftime("%Y-%m-%d %H:%M:%S"), f"A{draw.randrange(60)}", f"p{draw.randrange(50)}"]
+            out.writerow([*row, text, draw.randrange(1, 6)])
+    return {
+        "time.column": "review_time",
+        "time.unit": "iso8601",
+        "user": "reviewer",
+        "item": "product_id",
+        "label": {"column": "stars", "at_least": 4},
+        "out": ["text"],
+        "keys": {"multiline": True},
+    }
+
+
+def warehouse(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """A table of a warehouse in Parquet: unsigned hashes, ids as decimals and doubles, prices as decimals, and NaN."""
+    times = _times(draw, 200)
+    rows, hashes = len(times), [draw.getrandbits(64) for _ in range(60)]
+    table = {
+        "created": pa.array([int(at.timestamp() * 1e9) for at in times], pa.timestamp("ns")),
+        "user_key": pa.array([draw.choice(hashes) for _ in times], pa.uint64()),
+        "product_id": pa.array([Decimal(draw.randrange(50)) for _ in times], pa.decimal128(38, 0)),
+        "campaign_id": pa.array([draw.choice((None, 3.0, 4.0, 5.0)) for _ in times], pa.float64()),
+        "price": pa.array([Decimal(draw.randrange(9999)) / 100 for _ in times], pa.decimal128(10, 2)),
+        "score": pa.array([draw.choice((float("nan"), draw.random())) for _ in times], pa.float64()),
+        "views": pa.array([draw.randrange(500) for _ in range(rows)], pa.uint64()),
+        "clicked": pa.array([draw.random() < 0.2 for _ in times]),
+    }
+    pq.write_table(pa.table(table), folder / "export.parquet")
+    return {
+        "time.column": "created",
+        "time.unit": "us",
+        "user": "user_key",
+        "item": "product_id",
+        "label": {"column": "clicked"},
+        "types": {"product_id": "int", "campaign_id": "int", "price": "float", "score": "float", "views": "int"},
+        "keys": {"unsigned": ["user_key"]},
+    }
+
+
+_MAKERS = (
+    *(policy_log, sparse_years, daily_events, partitioned, clocks, labelled_lines, nested_objects, structs),
+    *(fixed_width, pandas_ints, hashed_ids, hashed_texts, reviews, warehouse),
+)
 LOGS: dict[str, Callable[[Path, random.Random], dict[str, Any]]] = {make.__name__: make for make in _MAKERS}
 """Name -> function that writes a log into an empty folder and returns what a sketch must find."""

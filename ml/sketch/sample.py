@@ -1,0 +1,111 @@
+"""Samples a log, and finds its columns and the keys of `source` that say how its values are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from ml.preflight.sample import Sample, read_sample
+from ml.preflight.structure import UNREADABLE_NULLS
+from ml.sketch.columns import Column, SampledLog, column_of_texts, column_of_values
+from ml.sketch.layout import FoundSource
+from ml.sketch.objects import columns_of_objects
+from ml.sketch.parquet_types import parquet_types
+from ml.sketch.written import has_negative, kind_of, padded
+
+NAN = "NaN"
+
+
+def sample_columns(found: FoundSource, folder: Path) -> SampledLog:
+    """Read a sample of up to 15,000 rows and find the types of the columns.
+
+    Args:
+        found: How the files are read.
+        folder: The folder of the logs.
+
+    Raises:
+        ValueError: The sample has no rows.
+    """
+    if found.keys["format"] == "parquet":
+        return _of_parquet(found, folder)
+    sample, quoting = _read_quoted(found, folder)
+    if found.keys["format"] == "jsonl":
+        columns, paths = columns_of_objects(sample.objects(), found.names)
+        texts = {c.name: [*map(str, c.values)] for c in columns if c.kind == "string" and not c.nested}
+        return _with_keys(SampledLog(tuple(columns), (), sample.complete, paths), padded(texts, ()))
+    texts = sample.text_columns()
+    stripped = {name: [text.strip() for text in values] for name, values in texts.items()}
+    tokens = _null_tokens(stripped.values())
+    columns = [column_of_texts(name, stripped[name], ("", *tokens)) for name in found.names]
+    return _with_keys(SampledLog(tuple(columns), tokens, sample.complete), padded(texts, tokens), quoting)
+
+
+def _read(found: FoundSource, folder: Path, kinds: Mapping[str, str] | None = None) -> Sample:
+    sample = read_sample(found.source(dict(kinds or dict.fromkeys(found.names, "string"))), found.files(folder))
+    if not sample.num_lines:
+        raise ValueError(f"{found.group.pattern}: no rows could be read")
+    return sample
+
+
+def _malformed(sample: Sample) -> float:
+    return sum(len(chunk.bad) for chunk in sample.chunks) / sample.num_lines
+
+
+def _read_quoted(found: FoundSource, folder: Path) -> tuple[Sample, dict[str, Any]]:
+    """Read a sample, and find the keys of quoted fields without which some of its lines are malformed."""
+    sample, chosen = _read(found, folder), dict[str, Any]()
+    if found.keys["format"] not in ("csv", "tsv"):
+        return sample, chosen
+    for keys in ({"quoted": True}, {"quoted": True, "multiline": True}):
+        more = {key: value for key, value in keys.items() if key not in found.keys}
+        if more and _malformed(sample):
+            other = _read(replace(found, keys=found.keys | more), folder)
+            sample, chosen = (other, more) if _malformed(other) < _malformed(sample) else (sample, chosen)
+    return sample, chosen
+
+
+def _null_tokens(columns: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """The texts of missing values beside numbers."""
+    seen: set[str] = set()
+    for texts in columns:
+        there = set(texts) & set(UNREADABLE_NULLS)
+        seen |= there if kind_of(texts, UNREADABLE_NULLS) != "string" else set()
+    return tuple(text for text in UNREADABLE_NULLS if text in seen and text)
+
+
+def _of_parquet(found: FoundSource, folder: Path) -> SampledLog:
+    types = parquet_types(found, folder)
+    keys = found.keys | ({"unsigned": list(types.unsigned)} if types.unsigned else {})
+    found = replace(found, paths=types.paths, keys=keys)
+    sample = _read(found, folder, types.kinds)
+    tokens: tuple[str, ...] = ()
+    if _malformed(sample):
+        other = _read(replace(found, keys=keys | {"null_tokens": ["", NAN]}), folder, types.kinds)
+        sample, tokens = (other, (NAN,)) if _malformed(other) < _malformed(sample) else (sample, tokens)
+    columns: list[Column] = []
+    for name in sample.table.column_names:
+        column = column_of_values(name, sample.table[name].to_pylist(), decimal=False)
+        columns.append(replace(column, unsigned=name in types.unsigned and has_negative(column.values)))
+    read = {*types.kinds, *(path.partition(".")[0] for path in types.paths.values())}
+    columns += [Column(name, "string", sample.table.num_rows, (), nested=True) for name in found.names if name not in read]
+    texts = {column.name: [*map(str, column.values)] for column in columns if column.kind == "string"}
+    return _with_keys(SampledLog(tuple(columns), tokens, sample.complete, types.paths), padded(texts, ()))
+
+
+def _with_keys(log: SampledLog, blanks: Mapping[str, float], quoting: Mapping[str, Any] = MappingProxyType({})) -> SampledLog:
+    """Add the keys that the values of a log need, and why it needs them."""
+    keys, notes = dict(quoting), dict[str, str]()
+    if "multiline" in keys:
+        notes["multiline"] = "quoted fields have line ends; one process reads such a file"
+    if blanks:
+        most = max(blanks, key=lambda name: blanks[name])
+        keys["trim"], notes["trim"] = True, f"{blanks[most]:.0%} of the values of {most} have blanks around them"
+    if decimals := [column.name for column in log.columns if column.decimal]:
+        keys["decimal_ints"] = True
+        notes["decimal_ints"] = f"ints are written as 9.0, those of {decimals[0]}" + " among others" * (len(decimals) > 1)
+    if unsigned := [column.name for column in log.columns if column.unsigned]:
+        keys["unsigned"], notes["unsigned"] = unsigned, "ids of 2^63 and more; each becomes the signed int with the same bits"
+    return replace(log, keys=keys, notes=notes)
