@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 from ml.sketch.written import are_decimal_ints, are_unsigned, fit_in_64_bits, kind_of
 
 PARTS = "|,; "
+_DECIMAL_COMMA = re.compile(r"-?\d{1,12},\d{1,12}")
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,14 @@ class Column:
         """Whether almost all values are distinct, as in a key of the row."""
         return self.rows >= 20 and self.distinct >= 0.99 * len(self.values) > 0
 
+    @property
+    def has_decimal_commas(self) -> bool:
+        """Whether all values are numbers such as `1,5`."""
+        return self.kind == "string" and bool(self.values) and all(map(_DECIMAL_COMMA.fullmatch, map(str, self.values)))
+
     def separator(self) -> str | None:
         """The separator of a column of several parts, whose parts occur more often than whole values."""
-        if self.kind != "string" or self.distinct < 2:
+        if self.kind != "string" or self.distinct < 2 or self.has_decimal_commas:
             return None
         for mark in PARTS:
             texts = [value for value in set(self.values) if value]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ml.sketch.columns import Column, SampledLog
-from ml.sketch.names import names_id
+from ml.sketch.names import feature_name, names_id
 from ml.sketch.roles import Roles
 from ml.sketch.times import holds_times
 from ml.sketch.written import LONG
@@ -60,12 +60,27 @@ def find_features(log: SampledLog, roles: Roles, time: Collection[str], historie
             sparse.append(column.name)
     if time:
         sparse.append({"name": "hour", "hour_of_day": True})
-    return Features(tuple(dense), tuple(sparse), left_out)
+    return Features(tuple(map(_named, dense)), tuple(map(_named, sparse)), left_out)
+
+
+def _named(feature: dict[str, Any] | str) -> dict[str, Any] | str:
+    """A feature with a name that it can have. Names of columns can have blanks and other characters."""
+    keys = {"name": feature} if isinstance(feature, str) else dict(feature)
+    column, keys["name"] = keys["name"], feature_name(keys["name"])
+    if "ids_of" in keys:
+        keys["ids_of"] = feature_name(keys["ids_of"])
+    if keys["name"] == column:
+        return feature if isinstance(feature, str) else keys
+    return {"name": keys.pop("name"), "column": column, **keys}
 
 
 def _why_not(column: Column, roles: Roles) -> str | None:
     if column.nested:
-        return "holds objects"
+        return "holds objects or bytes, which are not read; a list of objects must be written as a line for each"
+    if column.kind in ("list<float>", "list<bool>"):
+        return f"is {column.kind}, which features do not read"
+    if column.has_decimal_commas:
+        return "has numbers with a decimal comma, which are not read; write them with a point to learn from them"
     if not column.values:
         return "is always missing in the sample"
     if column.distinct == 1 and not column.missing:

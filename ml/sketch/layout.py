@@ -146,12 +146,13 @@ def _objects(lines: list[str]) -> list[dict[str, Any]] | None:
 
 
 def _delimited(group: FileGroup, lines: list[str], extra: dict[str, Any]) -> FoundSource:
-    # A quoted field can have line ends. Text with stray quotes is not quoted: read so, its lines do not agree.
+    # A quoted field can have line ends.
     quoted = bool(re.search(rf'(^|[{SEPARATORS}])"(?:[^"]|"")*"($|[{SEPARATORS}])', "\n".join(lines), re.MULTILINE))
     best, rows = _best_rows(lines, quoted)
-    if not best and quoted:
-        quoted = False
-        best, rows = _best_rows(lines, quoted)
+    if quoted and not (best and all(_is_balanced(line, best) for line in lines)):
+        plain = _best_rows(lines, quoted=False)
+        if plain[0] and (not best or len(plain[1]) == len(lines)):  # the quotes are part of the texts
+            quoted, (best, rows) = False, plain
     if not best:
         raise NotALog(f"{group.pattern}: the lines are neither JSON nor separated by one of {list(SEPARATORS)}")
     format = "tsv" if best == "\t" else "csv"
@@ -185,6 +186,14 @@ def _rows(lines: list[str], separator: str, quoted: bool) -> list[list[str]]:
         return list(csv.reader(lines, delimiter=separator))
     except csv.Error:
         return [line.split(separator) for line in lines]
+
+
+def _is_balanced(line: str, separator: str) -> bool:
+    """Whether the quotes of a line begin and end its fields."""
+    try:
+        return bool(list(csv.reader([line], delimiter=separator, strict=True)))
+    except csv.Error:
+        return False
 
 
 def _has_header(rows: list[list[str]]) -> bool:

@@ -41,3 +41,12 @@ def names_id(name: str) -> bool:
     (True, True, False)
     """
     return name.lower().endswith(("id", "_code", "_key", "type")) or thing_of(name) in (*WORDS["user"], *WORDS["item"])
+
+
+def feature_name(column: str) -> str:
+    """Name a feature after its column: characters that names of features cannot have become underscores.
+
+    >>> feature_name("User Id"), feature_name("price")
+    ('User_Id', 'price')
+    """
+    return re.sub(r"[\s./:*?\[\]{}\\]", "_", column)

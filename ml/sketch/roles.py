@@ -11,6 +11,7 @@ from ml.sketch.columns import Column, SampledLog
 from ml.sketch.names import WORDS, split_name, thing_of, words_of
 
 _LOGGED_ONLY = re.compile(r"(?i)propensity|pscore|probability")
+_LABELS = {*WORDS["label"], *WORDS["action"]}
 FEW = 1000  # distinct values from which a column without a name may be a user or an item
 
 
@@ -25,6 +26,7 @@ class Roles:
         session: Column of the session, or None.
         outcomes: Columns that look like further labels, which are no features.
         policy: Columns that only the logging policy knew, such as propensities.
+        negative: A column that looks like a label, and has one value in the sample, which is not positive; or None.
     """
 
     label: dict[str, Any] | None
@@ -33,6 +35,7 @@ class Roles:
     session: str | None = None
     outcomes: tuple[str, ...] = ()
     policy: tuple[str, ...] = ()
+    negative: str | None = None
 
 
 def find_roles(log: SampledLog, time: Collection[str], invented: bool) -> Roles:
@@ -63,7 +66,23 @@ def find_roles(log: SampledLog, time: Collection[str], invented: bool) -> Roles:
         c.name for c in left if c.name not in (user, item) and _is_binary(c) and words_of(c.name) & set(WORDS["label"])
     )
     policy = tuple(column.name for column in left if _LOGGED_ONLY.search(column.name))
-    return Roles(label, user, item, session, outcomes, policy)
+    negative = next((c.name for c in left if not label and _is_negative(c)), None)
+    return Roles(label, user, item, session, outcomes, policy, negative)
+
+
+def _is_negative(column: Column) -> bool:
+    """Whether a column looks like a label, and all its values are one that means no positive event."""
+    text, *others = {str(value).lower() for value in column.values}
+    if others:
+        return False
+    is_zero = text in ("0", "0.0", "-1", "false", "no") and bool(words_of(column.name) & set(WORDS["label"]))
+    return is_zero or (bool(words_of(column.name) & _LABELS) and _denies_wanted(text))
+
+
+def _denies_wanted(text: str) -> bool:
+    """Whether a value of a column of actions says that there was none, such as `no-click`."""
+    words = set(re.split(r"[^a-z0-9]+", text))
+    return bool(words & set(WORDS["wanted"])) and bool(words & {"no", "not", "non", "without"})
 
 
 def _is_binary(column: Column) -> bool:
@@ -78,9 +97,10 @@ def _named(columns: Sequence[Column], names: Sequence[str]) -> str | None:
 
 def _label(columns: Sequence[Column], invented: bool) -> dict[str, Any] | None:
     """The first column whose name and values are those of a label; of columns without names, whose values are."""
-    for role, way in (("label", _binary_label), ("rating", _rating_label), ("action", _action_label)):
+    ways = ((WORDS["label"], _binary_label), (WORDS["rating"], _rating_label), (_LABELS, _action_label))
+    for words, way in ways:
         for column in columns:
-            if (invented or words_of(column.name) & set(WORDS[role])) and (found := way(column)):
+            if (invented or words_of(column.name) & set(words)) and (found := way(column)):
                 return found
     return None
 

@@ -55,15 +55,15 @@ def _malformed(sample: Sample) -> float:
 
 
 def _read_quoted(found: FoundSource, folder: Path) -> tuple[Sample, dict[str, Any]]:
-    """Read a sample, and find the keys of quoted fields without which some of its lines are malformed."""
+    """Read a sample, and find the keys of quoted fields with which the fewest of its lines are malformed."""
     sample, chosen = _read(found, folder), dict[str, Any]()
     if found.keys["format"] not in ("csv", "tsv"):
         return sample, chosen
-    for keys in ({"quoted": True}, {"quoted": True, "multiline": True}):
-        more = {key: value for key, value in keys.items() if key not in found.keys}
-        if more and _malformed(sample):
-            other = _read(replace(found, keys=found.keys | more), folder)
-            sample, chosen = (other, more) if _malformed(other) < _malformed(sample) else (sample, chosen)
+    # Quotes of texts that are not quoted can seem to hold line ends, so that is tried last.
+    for keys in ({"quoted": False}, {"quoted": True}, {"quoted": True, "multiline": True}):
+        if _malformed(sample) and any(found.keys.get(key, False) != value for key, value in keys.items()):
+            other = _read(replace(found, keys=found.keys | keys), folder)
+            sample, chosen = (other, keys) if _malformed(other) < _malformed(sample) else (sample, chosen)
     return sample, chosen
 
 

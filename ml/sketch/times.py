@@ -57,8 +57,11 @@ def find_time(log: SampledLog) -> dict[str, Any] | None:
 
 
 def holds_times(column: Column) -> bool:
-    """Whether the values of a column can be read as times."""
-    return bool(column.values) and not column.nested and _reading(column) is not None
+    """Whether the values of a column can be read as times or as dates."""
+    if not column.values or column.nested:
+        return False
+    is_date = column.kind == "string" and _format_of(column.values[:2000], _DAYS) is not None
+    return is_date or _reading(column) is not None
 
 
 def _reading(column: Column) -> dict[str, Any] | None:

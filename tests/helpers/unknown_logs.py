@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -322,6 +323,7 @@ def reviews(folder: Path, draw: random.Random) -> dict[str, Any]:
         "label": {"column": "stars", "at_least": 4},
         "out": ["text"],
         "keys": {"multiline": True},
+        "rows": 600,
     }
 
 
@@ -336,6 +338,7 @@ def warehouse(folder: Path, draw: random.Random) -> dict[str, Any]:
         "campaign_id": pa.array([draw.choice((None, 3.0, 4.0, 5.0)) for _ in times], pa.float64()),
         "price": pa.array([Decimal(draw.randrange(9999)) / 100 for _ in times], pa.decimal128(10, 2)),
         "score": pa.array([draw.choice((float("nan"), draw.random())) for _ in times], pa.float64()),
+        "vector": pa.array([[draw.random(), draw.random()] for _ in times], pa.list_(pa.float32())),
         "views": pa.array([draw.randrange(500) for _ in range(rows)], pa.uint64()),
         "clicked": pa.array([draw.random() < 0.2 for _ in times]),
     }
@@ -348,12 +351,54 @@ def warehouse(folder: Path, draw: random.Random) -> dict[str, Any]:
         "label": {"column": "clicked"},
         "types": {"product_id": "int", "campaign_id": "int", "price": "float", "score": "float", "views": "int"},
         "keys": {"unsigned": ["user_key"]},
+        "out": ["vector"],
+    }
+
+
+def stray_quotes(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """Queries in tsv, in which quotes are characters like others."""
+    texts = ('5" pipe', '"exact phrase"', 'say "hi" now', '"open', "back\\slash", "plain", "", "it's")
+    lines = ["ts\tuid\tquery\titem\tclk"]
+    for at in _times(draw, 200):
+        row = [at.isoformat(), draw.randrange(60), draw.choice(texts), f"p{draw.randrange(40)}", int(draw.random() < 0.2)]
+        lines.append("\t".join(map(str, row)))
+    (folder / "queries.tsv").write_text("\n".join(lines) + "\n")
+    return {
+        "time.column": "ts",
+        "time.unit": "iso8601",
+        "user": "uid",
+        "item": "item",
+        "label": {"column": "clk"},
+        "rows": 600,
+    }
+
+
+def spreadsheet(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """Names with blanks, UUIDs, decimal commas, and a label of words, which is negative on the first day."""
+    users, items = ([str(UUID(int=draw.getrandbits(128))) for _ in range(count)] for count in (60, 40))
+    lines = ["Timestamp;User Id;Item Id;Price;Born;Outcome"]
+    for n, at in enumerate(_times(draw, 200)):
+        price, born = (
+            f"{draw.randrange(99)},{draw.randrange(10, 99)}",
+            f"{draw.randrange(1950, 2005)}-01-0{draw.randrange(1, 9)}",
+        )
+        outcome = "click" if n >= 200 and draw.random() < 0.2 else "no-click"
+        lines.append(f"{at:%d.%m.%Y %H:%M:%S};{draw.choice(users)};{{{draw.choice(items)}}};{price};{born};{outcome}")
+    (folder / "export.csv").write_text("\n".join(lines) + "\n")
+    return {
+        "time.column": "Timestamp",
+        "time.format": "%d.%m.%Y %H:%M:%S",
+        "user": "User Id",
+        "item": "Item Id",
+        "label": {"column": "Outcome", "is": ["click"]},
+        "separator": ";",
+        "out": ["Price", "Born"],
     }
 
 
 _MAKERS = (
     *(policy_log, sparse_years, daily_events, partitioned, clocks, labelled_lines, nested_objects, structs),
-    *(fixed_width, pandas_ints, hashed_ids, hashed_texts, reviews, warehouse),
+    *(fixed_width, pandas_ints, hashed_ids, hashed_texts, reviews, warehouse, stray_quotes, spreadsheet),
 )
 LOGS: dict[str, Callable[[Path, random.Random], dict[str, Any]]] = {make.__name__: make for make in _MAKERS}
 """Name -> function that writes a log into an empty folder and returns what a sketch must find."""

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ml.catalog.load import load_dataset
+from ml.catalog.load import CatalogError, load_dataset
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
 from ml.lake import Lake
@@ -20,7 +20,7 @@ from ml.logs.ingest import ingest_day
 from ml.preflight.check import preflight
 from ml.sketch.entry import entry_text, sketch
 from ml.sketch.layout import NotALog
-from tests.helpers.unknown_logs import LOGS
+from tests.helpers.unknown_logs import DAYS, LOGS
 
 VALUE_KEYS = ("trim", "decimal_ints", "unsigned", "multiline")
 
@@ -58,13 +58,13 @@ def test_roles_and_times_are_found(unknown: tuple[Path, dict[str, Any]], tmp_pat
 
 
 def test_the_entry_fits_its_files_and_all_rows_are_read(unknown: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    folder, _ = unknown
+    folder, wanted = unknown
     spec = sketched(folder, tmp_path)[1]
     assert [str(finding) for finding in preflight(spec, folder)] == []
-    lake, days = Lake.at(tmp_path / "lake"), spec.days()[:2]
-    for day in days:
-        done = ingest_day(spec.log, day, str(folder), lake, LocalRunner())
-        assert done.rows > 0 and not done.quarantined
+    lake, days = Lake.at(tmp_path / "lake"), spec.days()[:DAYS]
+    done = [ingest_day(spec.log, day, str(folder), lake, LocalRunner()) for day in days]
+    assert all(day.rows > 0 and not day.quarantined for day in done)
+    assert sum(day.rows for day in done) == wanted.get("rows", sum(day.rows for day in done)), "no row is within another"
 
 
 def test_the_sketch_of_the_simulated_log_has_the_roles_of_its_entry(tmp_path: Path, catalog: dict[str, DatasetSpec]) -> None:
@@ -127,6 +127,19 @@ def test_characters_that_yaml_cannot_hold_are_escaped(tmp_path: Path) -> None:
     (folder / "log.csv").write_bytes("\n".join(["at,user,title,clicked", *lines]).encode("latin-1"))
     spec = sketched(folder, tmp_path)[1]
     assert spec.source.encoding == "latin-1" and spec.item == "title"
+
+
+@pytest.mark.parametrize("value", ["no-click", "0"])
+def test_a_label_that_is_never_positive_is_asked_for(value: str, tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    lines = [f"2025-03-01 10:00:{n:02},u{n % 7},i{n % 5},{value}" for n in range(60)]
+    (folder / "log.csv").write_text("\n".join(["at,user,item,clicked", *lines]))
+    with pytest.raises(CatalogError, match=r"label\.column: no column '<column>'"):
+        sketched(folder, tmp_path)
+    assert (
+        f"# clicked looks like the label, but all rows of the sample have {value}." in (tmp_path / "unknown.yaml").read_text()
+    )
 
 
 def test_dates_of_parquet_are_texts(tmp_path: Path) -> None:
