@@ -12,6 +12,8 @@ is `p(j)`. Items of the context itself come last: a session seldom returns to wh
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +25,41 @@ from ml.retrieval.source import Clicks
 
 UNKNOWN = -1  # code of an item that has no ring
 SEEN = -1.0  # score of an item of the context
+
+
+@dataclass(frozen=True)
+class SharedSessions:
+    """What scores L live items as of a point in time. Rings can meanwhile receive entries, but everything else stays.
+
+    Attributes:
+        items: int64 [L], ids of the live items, ascending.
+        share: float32 [L], share of the clicks of the trailing window.
+        ids: int64 [R], ascending: items that have a ring.
+        codes: int32 [R], of the same items: the rows of `rings`.
+        rings: int32, codes of other items.
+        entries: int64, number of entries that each ring was given so far.
+        live_of: int64 by code, places among the live items.
+        shrinkage: Weight of popularity, in entries.
+        decay: Weight of each item of the context relative to the next newer one.
+    """
+
+    items: NDArray[np.int64]
+    share: NDArray[np.float32]
+    ids: NDArray[np.int64]
+    codes: NDArray[np.int32]
+    rings: NDArray[np.int32]
+    entries: NDArray[np.int64]
+    live_of: NDArray[np.int64]
+    shrinkage: float
+    decay: float
+
+    def scores(self, contexts: Contexts) -> NDArray[np.float32]:
+        """Score the live items; see `CandidateSource.scores`."""
+        out = np.empty((len(contexts), len(self.items)), np.float32)
+        codes, seen = _codes(contexts.items, self.ids, self.codes), contexts.places(self.items)
+        held = self.rings, self.entries, self.live_of, self.share
+        _score(contexts.offsets, codes, seen, *held, self.shrinkage, self.decay, out)
+        return out
 
 
 class CoVisitation:
@@ -37,6 +74,9 @@ class CoVisitation:
         decay: weight of each item of the context relative to the next newer one.
         keep: microseconds without a click after which an item's ring is dropped.
         directed: Whether an item's ring holds only items that were clicked after it.
+
+    Attributes:
+        current: What scores the items of the last `refresh`. It stays usable after further ones.
 
     Example:
         >>> source, items = CoVisitation(window=100), np.array([5, 6, 7])
@@ -62,9 +102,7 @@ class CoVisitation:
         self._rings = np.zeros((0, ring), np.int32)  # codes of other items
         self._entries = np.zeros(0, np.int64)  # number of entries that each ring was given so far
         self._last = np.zeros(0, np.int64)  # time of each item's last click
-        self._live_of = np.zeros(0, np.int64)  # by code: place among the live items
-        self._share = np.zeros(0, np.float32)
-        self._items = np.zeros(0, np.int64)
+        self.current = self._fixed(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
     def observe(self, clicks: Clicks) -> None:
         """Add each click to the rings of its context, and its context to its ring; see `CandidateSource.observe`."""
@@ -72,7 +110,7 @@ class CoVisitation:
         if not len(clicks):
             return
         self._add(np.union1d(clicks.item, clicks.contexts.items))
-        own, others = self._code(clicks.item), self._code(clicks.contexts.items)
+        own, others = (_codes(of, self._ids, self._codes) for of in (clicks.item, clicks.contexts.items))
         _observe(own, clicks.contexts.offsets, others, self._rings, self._entries, self.directed)
         np.maximum.at(self._last, own, clicks.time)
         np.maximum.at(self._last, others, np.repeat(clicks.time, np.diff(clicks.contexts.offsets)))
@@ -81,35 +119,18 @@ class CoVisitation:
         """Fix popularity and the live items; see `CandidateSource.refresh`. Rings hold what was observed."""
         self._drop(now - self.keep)
         self._popularity.refresh(now, items)
-        counts = self._popularity.counts
-        self._share = (counts / max(1, counts.sum())).astype(np.float32)
-        self._items = items
-        self._live_of = np.empty(len(self._rings), np.int64)
-        self._live_of[self._codes] = places(self._ids, items)
+        self.current = self._fixed(items, self._popularity.counts)
 
     def scores(self, contexts: Contexts) -> NDArray[np.float32]:
         """Score the live items; see `CandidateSource.scores`."""
-        out = np.empty((len(contexts), len(self._items)), np.float32)
-        own = contexts.places(self._items)
-        codes = self._code(contexts.items)
-        _score(
-            contexts.offsets,
-            codes,
-            own,
-            self._rings,
-            self._entries,
-            self._live_of,
-            self._share,
-            self.shrinkage,
-            self.decay,
-            out,
-        )
-        return out
+        return self.current.scores(contexts)
 
-    def _code(self, items: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Codes of items, `UNKNOWN` without a ring."""
-        at = places(items, self._ids)
-        return np.where(at == NOT_LIVE, UNKNOWN, self._codes[at] if len(self._codes) else UNKNOWN).astype(np.int32)
+    def _fixed(self, items: NDArray[np.int64], counts: NDArray[np.int64]) -> SharedSessions:
+        share = (counts / max(1, counts.sum())).astype(np.float32)
+        live_of = np.empty(len(self._rings), np.int64)
+        live_of[self._codes] = places(self._ids, items)
+        held = self._ids, self._codes, self._rings, self._entries
+        return SharedSessions(items, share, *held, live_of, self.shrinkage, self.decay)
 
     def _add(self, items: NDArray[np.int64]) -> None:
         """Give new items a ring."""
@@ -136,6 +157,12 @@ class CoVisitation:
         rings = new[self._rings[rows]]
         self._rings, self._entries, self._last = rings, self._entries[rows], self._last[rows]
         self._ids, self._codes = self._ids[kept], np.arange(len(rows), dtype=np.int32)
+
+
+def _codes(items: NDArray[np.int64], ids: NDArray[np.int64], codes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the codes of items, `UNKNOWN` without a ring."""
+    at = places(items, ids)
+    return np.where(at == NOT_LIVE, UNKNOWN, codes[at] if len(codes) else UNKNOWN).astype(np.int32)
 
 
 @jit(nogil=True)

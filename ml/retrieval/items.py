@@ -13,7 +13,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.days import MICROSECONDS_PER_HOUR, day_bounds, trailing_days
 from ml.features.hashing import hash_values
 from ml.features.point_in_time.negatives import Events
-from ml.features.point_in_time.trailing_counts import count_recent
+from ml.features.point_in_time.trailing_counts import recent_counts
 from ml.features.side_join import index_join
 from ml.lake import Lake
 from ml.logs.read import raw_parts
@@ -102,9 +102,6 @@ def described(
             table, _ = index_join(table, side.log_key, held, side.table_key, side.columns)
     negatives = spec.label.negatives
     if negatives and negatives.recent and events is not None:
-        at = np.full(len(live), now)
-        for name, hours in negatives.recent.items():
-            counts = count_recent(events, live.ids, at, hours)
-            counts = np.maximum(counts, 1) if hours >= negatives.window_hours else counts
+        for name, counts in recent_counts(events, live.ids, np.full(len(live), now), negatives).items():
             table = table.append_column(name, pa.array(counts))
     return table.select(item_columns(spec))

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE
-from ml.retrieval.click_counts import ClickCounts
-from ml.retrieval.co_visitation import CoVisitation
+from ml.retrieval.click_counts import ClickCounts, Counted
+from ml.retrieval.co_visitation import CoVisitation, SharedSessions
 from ml.retrieval.contexts import NOT_LIVE
 from ml.retrieval.interactions import Interactions, Requests
 from ml.retrieval.source import Clicks
@@ -56,19 +56,23 @@ class Candidates:
 
 
 class CandidateSignals:
-    """Finds candidates and computes their signals.
+    """Learns from events what finds candidates and computes their signals.
 
     A caller alternates between `observe` and `refresh`, as for `ml.retrieval.source.CandidateSource`. Requests change nothing.
 
     Args:
         columns: The columns of the context.
+
+    Attributes:
+        names: Names of the signals, in the order of their columns.
+        current: Statistics and items of the last `refresh`. It stays usable after further ones.
     """
 
     def __init__(self, columns: Sequence[str] = ()) -> None:
         self.names = (*SIGNALS, *(f"lift_{name}" for name in columns))
         self._counts = ClickCounts(len(columns))
         self._together, self._follows = CoVisitation(shrinkage=100.0, decay=0.8), CoVisitation(shrinkage=50.0, directed=True)
-        self._items, self._now = np.zeros(0, np.int64), 0
+        self.refresh(0, np.zeros(0, np.int64))
 
     def observe(self, events: Interactions) -> None:
         """Learn from events, none of which is earlier than one that was passed before."""
@@ -86,10 +90,33 @@ class CandidateSignals:
             now: Microseconds since 1970 UTC.
             items: int64 [L], ids of the live items, ascending.
         """
-        self._items, self._now = items, now
-        self._counts.refresh(now, items)
         self._together.refresh(now, items)
         self._follows.refresh(now, items)
+        counts = self._counts.refresh(now, items)
+        self.current = SignalsAsOf(now, items, counts, self._together.current, self._follows.current)
+
+    def candidates(self, requests: Requests, allowed: NDArray[np.bool_] | None = None, exclude_seen: bool = True) -> Candidates:
+        """Find the candidates of B requests; see `SignalsAsOf.candidates`."""
+        return self.current.candidates(requests, allowed, exclude_seen)
+
+
+@dataclass(frozen=True)
+class SignalsAsOf:
+    """Finds candidates among L live items and computes their signals, as of a point in time.
+
+    Attributes:
+        now: Microseconds since 1970 UTC.
+        items: int64 [L], ids of the live items, ascending.
+        counts: Their clicks.
+        together: Co-visitation in either order.
+        follows: Co-visitation with the item that directly follows.
+    """
+
+    now: int
+    items: NDArray[np.int64]
+    counts: Counted
+    together: SharedSessions
+    follows: SharedSessions
 
     def candidates(self, requests: Requests, allowed: NDArray[np.bool_] | None = None, exclude_seen: bool = True) -> Candidates:
         """Find the candidates of B requests.
@@ -113,19 +140,19 @@ class CandidateSignals:
         return Candidates(offsets, j, self._signals(requests, scores, offsets, b, j), {n: m[b, j] for n, m in found.items()})
 
     def _scores(self, requests: Requests) -> _Scores:
-        counts = self._counts
-        together = self._together.scores(requests.past.first(requests.session))
+        counts = self.counts
+        together = self.together.scores(requests.past.first(requests.session))
         lifts = [table[row] for table, row in zip(counts.lifts, counts.rows(requests.codes), strict=True)]
         lift = np.sum(lifts, axis=0, dtype=np.float32) if lifts else np.zeros_like(together)
         popularity = np.float32(_FLOOR) + counts.share
-        context = counts.log_share + _LIFT * lift
+        context = counts.log_shares[0] + _LIFT * lift
         seen = np.zeros(together.shape, np.bool_)
-        owner, own = np.repeat(np.arange(len(requests)), np.diff(requests.past.offsets)), requests.past.places(self._items)
+        owner, own = np.repeat(np.arange(len(requests)), np.diff(requests.past.offsets)), requests.past.places(self.items)
         seen[owner[own != NOT_LIVE], own[own != NOT_LIVE]] = True
         return _Scores(
             together=together,
-            history=self._together.scores(requests.past),
-            follow=self._follows.scores(requests.past.first(np.minimum(requests.session, 1))),
+            history=self.together.scores(requests.past),
+            follow=self.follows.scores(requests.past.first(np.minimum(requests.session, 1))),
             lifts=lifts,
             lift=lift,
             context=context,
@@ -137,7 +164,7 @@ class CandidateSignals:
     def _found(self, requests: Requests, scores: _Scores) -> dict[str, NDArray[np.bool_]]:
         """Return which items each source finds, bool [B, L]."""
         with_session, with_past = ((n > 0)[:, None] for n in (requests.session, np.diff(requests.past.offsets)))
-        popular = [_first(n[None].astype(np.float32), SOURCES["popularity"]) & (n > 0) for n in self._counts.counts[:2]]
+        popular = [_first(n[None].astype(np.float32), SOURCES["popularity"]) & (n > 0) for n in self.counts.counts[:2]]
         together, follow, history = scores.together, scores.follow, scores.history
         of_session = _first(together, SOURCES["co_visitation"]) & (together > 0)
         return {
@@ -151,7 +178,7 @@ class CandidateSignals:
         self, requests: Requests, scores: _Scores, offsets: NDArray[np.int64], b: NDArray[np.int64], j: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         """Return the signals of R candidates, float32 [R, S]: of request b and place j."""
-        counts, taken, share = self._counts, scores.seen[b, j], scores.popularity[j]
+        counts, taken, share = self.counts, scores.seen[b, j], scores.popularity[j]
         together = scores.together[b, j]
 
         def over(of: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -164,11 +191,11 @@ class CandidateSignals:
             np.where(taken, np.nan, np.log(np.maximum(together, 0) + _FLOOR)),
             *(over(scores.together), over(scores.history), over(scores.follow)),
             *(scores.lift[b, j], scores.blend[b, j]),
-            np.log1p((self._now - counts.first_seen[j]) / MICROSECONDS_PER_MINUTE),
-            np.log1p((self._now - counts.last_seen[j]) / MICROSECONDS_PER_MINUTE),
+            np.log1p((self.now - counts.first_seen[j]) / MICROSECONDS_PER_MINUTE),
+            np.log1p((self.now - counts.last_seen[j]) / MICROSECONDS_PER_MINUTE),
             *(counts.rank[j], together_rank, blend_rank, taken),
             *(requests.session[b], np.diff(requests.past.offsets)[b]),
-            np.full(len(b), self._now / MICROSECONDS_PER_HOUR % 24),
+            np.full(len(b), self.now / MICROSECONDS_PER_HOUR % 24),
             *(part[b, j] for part in scores.lifts),
         ]
         return np.stack([np.asarray(column, np.float32) for column in columns], 1)

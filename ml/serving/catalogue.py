@@ -1,6 +1,7 @@
 """The items that can be recommended now: their columns, filters, vectors, popularity and co-visitation.
 
-A background thread makes a new `ServedItems` every few seconds and puts it in place of the old one, so requests never wait.
+A background thread makes a new `ServedItems` every few seconds and puts it in place of the old one. Requests wait only while
+the clicks that have arrived since are added to rings of co-visitation.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from ml.catalog.spec import DatasetSpec
 from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE
 from ml.features.hashing import hash_values
 from ml.retrieval.catalogue import Catalogue
-from ml.retrieval.co_visitation import CoVisitation
+from ml.retrieval.co_visitation import CoVisitation, SharedSessions
 from ml.retrieval.contexts import NOT_LIVE, Contexts, places
 from ml.retrieval.index import ItemIndex
-from ml.retrieval.interactions import Requests, context_columns
+from ml.retrieval.interactions import Interactions, Requests, context_columns
 from ml.retrieval.items import described, item_column, logged_columns
 from ml.retrieval.popularity import Popularity
 from ml.retrieval.postings import Postings
-from ml.retrieval.signals import Candidates, CandidateSignals
+from ml.retrieval.signals import Candidates, CandidateSignals, SignalsAsOf
+from ml.retrieval.source import Clicks
 from ml.retrieval.vectors import item_vectors
 from ml.schema import EVENT_TIME
 from ml.serving.events import EventWindow
@@ -46,6 +48,8 @@ class ServedItems:
         tower: The model of these vectors, with which users have to be looked up; None without one.
         popular: int64, places of items by descending popularity; items without a click are left out.
         clicks: int64 [L], clicks of the popularity window.
+        together: Co-visitation.
+        signals: What finds candidates and computes their signals; None without a LambdaRank.
     """
 
     at: int
@@ -56,6 +60,8 @@ class ServedItems:
     tower: Bundle | None
     popular: NDArray[np.int64]
     clicks: NDArray[np.int64]
+    together: SharedSessions
+    signals: SignalsAsOf | None
 
     def __len__(self) -> int:
         """Number L of items."""
@@ -81,11 +87,13 @@ class LiveCatalogue:
         self._catalogue = Catalogue(round(spec.live_hours * MICROSECONDS_PER_HOUR))
         self._popularity = Popularity(round(max(minutes) * MICROSECONDS_PER_MINUTE))
         self._together = CoVisitation(round(max(minutes) * MICROSECONDS_PER_MINUTE))
-        self._counts = list(spec.label.negatives.recent if spec.label.negatives else ())
+        negatives = spec.label.negatives
+        self._counts = list(negatives.recent if negatives else ())
+        self._look_back = round((negatives.look_back_hours if negatives else 0.0) * MICROSECONDS_PER_HOUR)
         asks = spec.ranked is not None and spec.ranked.lambdarank is not None
         self._signals = CandidateSignals(context_columns(spec)) if asks else None
         self._observed = np.iinfo(np.int64).min
-        self._lock = threading.Lock()  # co-visitation changes in place
+        self._lock = threading.Lock()  # rings of co-visitation change in place
         nothing = self._empty()
         self.live = self._snapshot(0, np.zeros(0, np.int64), nothing, self._postings(nothing), None, None)
 
@@ -104,27 +112,31 @@ class LiveCatalogue:
         # Events that arrive later than newer ones count for items and histories, but not for the sources, which need order.
         clicks = self.window.clicks_since(self._observed)
         clicks = clicks.rows(0, int(np.searchsorted(clicks.time, now)))
-        events = self.window.interactions_since(self._observed) if self._signals else None
+        if len(clicks):
+            events = self.window.interactions_since(self._observed).rows(0, len(clicks)) if self._signals else None
+            self._observe(clicks, events)
         found = self._catalogue.live(now)
         ids = found.ids if found else np.zeros(0, np.int64)
-        items = described(self.spec, found, self._sides, now, self.window.events) if found else self._empty()
-        # These take long for large catalogues. Requests hold the lock too, and would wait.
+        counted = self.window.events_since(now - self._look_back)
+        items = described(self.spec, found, self._sides, now, counted) if found else self._empty()
         postings, index = self._postings(items), self._index(ids, items, now, retrieval)
-        with self._lock:
-            if len(clicks):
-                self._popularity.observe(clicks)
-                self._together.observe(clicks)
-                if self._signals and events is not None:
-                    self._signals.observe(events.rows(0, len(clicks)))
-                self._observed = int(clicks.time[-1]) + 1
-            self._popularity.refresh(now, ids)
-            self._together.refresh(now, ids)
-            if self._signals:
-                self._signals.refresh(now, ids)
-            self.live = self._snapshot(now, ids, items, postings, index, retrieval)
+        self._popularity.refresh(now, ids)
+        self._together.refresh(now, ids)
+        if self._signals:
+            self._signals.refresh(now, ids)
+        self.live = self._snapshot(now, ids, items, postings, index, retrieval)
         return self.live
 
-    def together(self, live: ServedItems, context: Sequence[int]) -> NDArray[np.float32] | None:
+    def _observe(self, clicks: Clicks, events: Interactions | None) -> None:
+        """Add new clicks to the sources. Requests score by the same rings, so they wait."""
+        with self._lock:
+            self._popularity.observe(clicks)
+            self._together.observe(clicks)
+            if self._signals and events is not None:
+                self._signals.observe(events)
+        self._observed = int(clicks.time[-1]) + 1
+
+    def together(self, live: ServedItems, context: Sequence[int]) -> NDArray[np.float32]:
         """Score items by the sessions that they share with the items of a context.
 
         Args:
@@ -132,45 +144,38 @@ class LiveCatalogue:
             context: Ids of the items of the session, newest first.
 
         Returns:
-            float32 [L]; None if the items have changed since, or without a context.
+            float32 [L].
         """
-        if not context:
-            return None
         with self._lock:
-            return self._together.scores(Contexts.of([context]))[0] if live is self.live else None
+            return live.together.scores(Contexts.of([context]))[0]
 
     def candidates(
-        self, live: ServedItems, requests: Requests, allowed: NDArray[np.int64] | None, exclude_seen: bool
-    ) -> Candidates | None:
+        self, live: ServedItems, requests: Requests, allowed: NDArray[np.bool_] | None, exclude_seen: bool
+    ) -> Candidates:
         """Find candidates with their signals.
 
         Args:
-            live: The items of the request.
+            live: The items of the request, of a dataset with a LambdaRank.
             requests: One request.
-            allowed: Places of the items that the request may get; None for all.
+            allowed: bool [L], the items that the request may get; None for all.
             exclude_seen: Whether to leave out the user's last items.
-
-        Returns:
-            The candidates; None if the items have changed since.
         """
-        is_allowed = None
-        if allowed is not None:
-            is_allowed = np.zeros(len(live), np.bool_)
-            is_allowed[allowed] = True
+        assert live.signals is not None
         with self._lock:
-            if live is not self.live or self._signals is None:
-                return None
-            return self._signals.candidates(requests, allowed=is_allowed, exclude_seen=exclude_seen)
+            return live.signals.candidates(requests, allowed=allowed, exclude_seen=exclude_seen)
 
     def allowed(
         self, live: ServedItems, filters: Mapping[str, Sequence[Any]], without: Sequence[int]
-    ) -> NDArray[np.int64] | None:
-        """Return the places of the items that a request may get, ascending; None for all."""
+    ) -> NDArray[np.bool_] | None:
+        """Return which items a request may get, bool [L]; None for all."""
         if not filters and not without:
             return None
-        held = live.postings.places(filters) if filters else np.arange(len(live))
+        found = np.full(len(live), not filters)
+        if filters:
+            found[live.postings.places(filters)] = True
         gone = places(np.array(without, np.int64), live.ids)
-        return np.setdiff1d(held, gone[gone != NOT_LIVE], assume_unique=False)
+        found[gone[gone != NOT_LIVE]] = False
+        return found
 
     def _snapshot(
         self,
@@ -183,7 +188,8 @@ class LiveCatalogue:
     ) -> ServedItems:
         counts = self._popularity.counts if len(ids) else np.zeros(0, np.int64)
         popular = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
-        return ServedItems(now, ids, items, postings, index, tower, popular, counts)
+        signals = self._signals.current if self._signals else None
+        return ServedItems(now, ids, items, postings, index, tower, popular, counts, self._together.current, signals)
 
     def _postings(self, items: pa.Table) -> Postings:
         return Postings(items.drop_columns(self._counts))

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ml.catalog.spec import DatasetSpec
@@ -38,14 +39,68 @@ class UserEvent:
 
 @dataclass(frozen=True)
 class _Held:
-    """N events in time order, and the order that groups them by user."""
+    """N events in time order, and the order that groups them by user.
+
+    Attributes:
+        rows: The columns of the log, in one piece.
+        time: int64 [N], microseconds since 1970 UTC.
+        user: int64 [N], hashed users.
+        session: int64 [N], hashed sessions; None if the dataset has no column of sessions.
+        item: int64 [N], hashed items.
+        positive: bool [N].
+        by_user: int64 [N], places of the events by user, in time order for each.
+    """
 
     rows: pa.Table
     time: NDArray[np.int64]
     user: NDArray[np.int64]
+    session: NDArray[np.int64] | None
     item: NDArray[np.int64]
     positive: NDArray[np.bool_]
     by_user: NDArray[np.int64]
+
+    def followed_by(self, new: _Held, cut: int) -> _Held:
+        """Return the first `cut` of these events, and further ones, none of which is earlier."""
+
+        def joined(ours: NDArray[Any], theirs: NDArray[Any]) -> NDArray[Any]:
+            return np.concatenate([ours[:cut], theirs])
+
+        by_user = self.by_user[self.by_user < cut]
+        at = np.searchsorted(self.user[by_user], new.user[new.by_user], "right")
+        return _Held(
+            pa.concat_tables([self.rows.slice(0, cut), new.rows]),
+            joined(self.time, new.time),
+            joined(self.user, new.user),
+            None if self.session is None or new.session is None else joined(self.session, new.session),
+            joined(self.item, new.item),
+            joined(self.positive, new.positive),
+            np.insert(by_user, at, new.by_user + cut),
+        )
+
+    def since(self, time: int) -> _Held:
+        """Return the events from a point in time on."""
+        first = int(np.searchsorted(self.time, time))
+        return _Held(
+            self.rows.slice(first).combine_chunks(),
+            self.time[first:],
+            self.user[first:],
+            None if self.session is None else self.session[first:],
+            self.item[first:],
+            self.positive[first:],
+            self.by_user[self.by_user >= first] - first,
+        )
+
+    def connected(self, since: int) -> NDArray[np.int64]:
+        """Places of the events from a point in time on, and of all events of their users and sessions, ascending."""
+        first = int(np.searchsorted(self.time, since))
+        if first == len(self.time):
+            return np.zeros(0, np.int64)
+        chosen = np.arange(len(self.time)) >= first
+        for whose in (self.user, self.session):
+            if whose is not None:
+                ids = np.setdiff1d(whose[first:], [MISSING_ID])
+                chosen |= pc.is_in(pa.array(whose), value_set=pa.array(ids)).to_numpy(zero_copy_only=False)
+        return np.flatnonzero(chosen)
 
     def of_user(self, user: int, before: int) -> NDArray[np.int64]:
         """Places of a user's events before a point in time, in time order."""
@@ -122,14 +177,19 @@ class EventWindow:
         if not pending:
             return self._held.rows.slice(0, 0)
         new = pa.concat_tables(pending).combine_chunks().sort_by(EVENT_TIME)
-        merged = pa.concat_tables([self._held.rows, new]).sort_by(EVENT_TIME)
-        first = int(np.searchsorted(merged[EVENT_TIME].to_numpy(), self.reach(now)))
-        held = self._index(merged.slice(first).combine_chunks())
+        held = self._merged(new).since(self.reach(now)) if len(new) else self._held
         with self._lock:
             self._held, self._recent = held, defaultdict(list)
             for rows in self._pending:  # arrived meanwhile
                 self._note(rows)
         return new
+
+    def _merged(self, new: pa.Table) -> _Held:
+        """Merge events, in time order, into the index. Only those that are not earlier than the first of them are sorted."""
+        before = self._held
+        cut = int(np.searchsorted(before.time, new[EVENT_TIME][0].as_py(), "right"))
+        later = pa.concat_tables([before.rows.slice(cut), new]).combine_chunks().sort_by(EVENT_TIME)
+        return before.followed_by(self._index(later), cut)
 
     def _note(self, rows: pa.Table) -> None:
         """Remember the positive events of rows that are not in the index yet."""
@@ -178,11 +238,11 @@ class EventWindow:
         newest = self._held.rows[self.user].to_pylist()[: -20 * most : -1]
         return list(dict.fromkeys(user for user in newest if user is not None))[:most]
 
-    @property
-    def events(self) -> Events:
-        """All positive events as of the last refresh, for trailing counts."""
+    def events_since(self, time: int) -> Events:
+        """Return the positive events from a point in time on, as of the last refresh, for trailing counts."""
         held = self._held
-        kept = np.flatnonzero(held.positive)
+        first = int(np.searchsorted(held.time, time))
+        kept = first + np.flatnonzero(held.positive[first:])
         values = held.rows[self.item].combine_chunks().take(pa.array(kept))
         return Events(held.time[kept], held.user[kept], held.item[kept], values)
 
@@ -191,22 +251,27 @@ class EventWindow:
         ranking, held = self.spec.ranked, self._held
         most = ranking.context if ranking else 20
         idle = round((ranking.idle_minutes if ranking else 30.0) * MICROSECONDS_PER_MINUTE)
-        kept = np.flatnonzero(held.positive & (held.item != MISSING_ID))
-        whose, times, items = held.user[kept], held.time[kept], held.item[kept]
-        if self.spec.session:
-            whose = hash_values("session", held.rows[self.spec.session.column].combine_chunks())[kept]
+        kept = held.connected(time)
+        kept = kept[held.positive[kept] & (held.item[kept] != MISSING_ID)]
+        whose, times, items = (held.user if held.session is None else held.session)[kept], held.time[kept], held.item[kept]
         contexts = session_contexts(whose, times, items, most, None if self.spec.session else idle).contexts
         return Clicks(times, items, contexts).rows(int(np.searchsorted(times, time)), len(times))
 
     def interactions_since(self, time: int) -> Interactions:
-        """Return the positive events from a point in time on with what was known of their users, as of the last refresh."""
-        return interactions_of(self.spec, self._held.rows, time)
+        """Return the positive events from a point in time on with what was known of their users, as of the last refresh.
+
+        `row` of the result is a place among the rows of their users and sessions.
+        """
+        held = self._held
+        return interactions_of(self.spec, held.rows.take(pa.array(held.connected(time))), time)
 
     def _index(self, rows: pa.Table) -> _Held:
         users = self._user_ids(rows)
         ids = hash_values("item", rows[self.item].combine_chunks())
+        of_session = self.spec.session.column if self.spec.session else None
+        session = hash_values("session", rows[of_session].combine_chunks()) if of_session else None
         by_user = np.argsort(users, kind="stable")
-        return _Held(rows, rows[EVENT_TIME].to_numpy(), users, ids, positive(self.spec, rows), by_user)
+        return _Held(rows, rows[EVENT_TIME].to_numpy(), users, session, ids, positive(self.spec, rows), by_user)
 
     def user_array(self, user: Any) -> pa.Array:
         """Return a user as an array [1] of the column's type. Raises `WrongColumn`."""

@@ -155,8 +155,6 @@ class Recommender:
         if ranker is not None:
             requests = self._requests(given, past, now)
             listed = self.source.candidates(live, requests, allowed, exclude_seen)
-            if listed is None:  # the items have just been replaced
-                return self.recommend(ranking, user, context, k, now, filters, exclude_seen, ranker, explain)
             result = self._by_signals(live, ranker, listed, k, explain)
             result.filled, result.missing, result.context = filled, missing, past
             return result
@@ -305,22 +303,20 @@ class Recommender:
         live: ServedItems,
         row: Mapping[str, pa.Scalar],
         seen: Sequence[int],
-        allowed: NDArray[np.int64] | None,
+        allowed: NDArray[np.bool_] | None,
         exclude_seen: bool,
     ) -> dict[str, NDArray[np.int64]]:
         """Places of the candidates of each source."""
         found: dict[str, NDArray[np.int64]] = {}
-        is_allowed = np.ones(len(live), np.bool_) if allowed is None else np.zeros(len(live), np.bool_)
-        if allowed is not None:
-            is_allowed[allowed] = True
+        is_allowed = np.ones(len(live), np.bool_) if allowed is None else allowed
         if live.index is not None and live.tower is not None:
-            ids = live.index.search(user_vectors(live.tower, table_of(row)), _PER_SOURCE["two_tower"], allowed).ids[0]
+            among = None if allowed is None else np.flatnonzero(allowed)
+            ids = live.index.search(user_vectors(live.tower, table_of(row)), _PER_SOURCE["two_tower"], among).ids[0]
             at = places(ids, live.ids)
             found["two_tower"] = at[at != NOT_LIVE]
         found["popularity"] = live.popular[is_allowed[live.popular]][: _PER_SOURCE["popularity"]]
-        together = self.source.together(live, seen)
-        if together is not None and len(together) == len(live):
-            scores = np.where(is_allowed, together, -np.inf)
+        if seen:
+            scores = np.where(is_allowed, self.source.together(live, seen), -np.inf)
             best = np.argsort(-scores, kind="stable")[: _PER_SOURCE["co_visitation"]]
             found["co_visitation"] = best[scores[best] > 0]
         if not exclude_seen and seen:

@@ -18,19 +18,23 @@ from ml.features.point_in_time.windows import Timeline
 from ml.schema import EVENT_TIME
 
 
-def count_recent(events: Events, item: np.ndarray, time: np.ndarray, hours: float) -> np.ndarray:
-    """Counts the events of each row's item in `[time - hours, time)`.
+def recent_counts(events: Events, item: np.ndarray, time: np.ndarray, negatives: Negatives) -> dict[str, np.ndarray]:
+    """Counts the events of each row's item in `[time - hours, time)`, for the hours of each entry of `negatives.recent`.
 
     Args:
-        events: The log; it must start early enough for the first row's window.
+        events: The log; it must start early enough for the first row's longest window.
         item: int64 [N], hashed items of the rows. A missing item (0) has no events.
         time: int64 [N], event times of the rows in microseconds.
-        hours: Length of the window.
+        negatives: The catalog entry's settings of negatives. Counts over `window_hours` or longer are at least 1.
 
     Returns:
-        int64 [N] counts.
+        int64 [N] counts by name.
     """
-    return Timeline.of(events.item, events.time).count(item, time, round(hours * MICROSECONDS_PER_HOUR))
+    timeline, found = Timeline.of(events.item, events.time), {}
+    for name, hours in negatives.recent.items():
+        counts = timeline.count(item, time, round(hours * MICROSECONDS_PER_HOUR))
+        found[name] = np.maximum(counts, 1) if hours >= negatives.window_hours else counts
+    return found
 
 
 def with_recent(rows: pa.Table, item: str, events: Events, negatives: Negatives) -> pa.Table:
@@ -40,7 +44,7 @@ def with_recent(rows: pa.Table, item: str, events: Events, negatives: Negatives)
         rows: N rows, with event_time and the item column.
         item: Name of the item column.
         events: The log.
-        negatives: The catalog entry's settings of negatives. Counts over `window_hours` or longer are at least 1.
+        negatives: The catalog entry's settings of negatives, as for `recent_counts`.
 
     Returns:
         The rows with the columns appended.
@@ -48,8 +52,6 @@ def with_recent(rows: pa.Table, item: str, events: Events, negatives: Negatives)
     if not negatives.recent:
         return rows
     items, times = hash_values("item", rows[item].combine_chunks()), rows[EVENT_TIME].to_numpy()
-    timeline = Timeline.of(events.item, events.time)
-    for name, hours in negatives.recent.items():
-        counts = timeline.count(items, times, round(hours * MICROSECONDS_PER_HOUR))
-        rows = rows.append_column(name, pa.array(np.maximum(counts, 1) if hours >= negatives.window_hours else counts))
+    for name, counts in recent_counts(events, items, times, negatives).items():
+        rows = rows.append_column(name, pa.array(counts))
     return rows

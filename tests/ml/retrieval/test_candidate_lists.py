@@ -102,15 +102,15 @@ def test_requests_have_the_same_candidates_alone_and_together() -> None:
 def test_allowed_and_seen_items() -> None:
     signals, log = signals_at(raw_rows(), MIDNIGHT + 20 * HOUR)
     past = log.events.requests.past
-    at = next(n for n in range(390, 300, -1) if (past.take(np.array([n])).places(signals._items) >= 0).any())
+    at = next(n for n in range(390, 300, -1) if (past.take(np.array([n])).places(signals.current.items) >= 0).any())
     asked = log.events.requests.take(np.array([at]))
-    seen = np.unique(asked.past.places(signals._items))
+    seen = np.unique(asked.past.places(signals.current.items))
     seen = seen[seen >= 0]
     without, kept = signals.candidates(asked), signals.candidates(asked, exclude_seen=False)
     assert not np.isin(seen, without.places).any() and np.isin(seen, kept.places).all()
     taken = kept.signals[:, signals.names.index("taken")]
     np.testing.assert_array_equal(kept.places[taken == 1], seen)
-    allowed = np.zeros(len(signals._items), np.bool_)
+    allowed = np.zeros(len(signals.current.items), np.bool_)
     allowed[[1, 3]] = True
     assert set(signals.candidates(asked, allowed=allowed).places.tolist()) <= {1, 3}
 
@@ -123,21 +123,21 @@ def test_counts_are_those_of_the_windows() -> None:
     early = time < now
     for part in (slice(0, 100), slice(100, None)):
         counts.observe(time[early][part], item[early][part], codes[early][part])
-        counts.refresh(now, items)
-    for held, minutes in zip(counts.counts, (10, 60, 360), strict=True):
+        found = counts.refresh(now, items)
+    for held, minutes in zip(found.counts, (10, 60, 360), strict=True):
         window = (time >= now - minutes * minute) & (time < now)
         assert held.tolist() == [int((item[window] == i).sum()) for i in items]
-    assert counts.last_seen.tolist() == [time[early & (item == i)].max() for i in items]
-    assert counts.first_seen.tolist() == [time[early & (item == i)].min() for i in items]
+    assert found.last_seen.tolist() == [time[early & (item == i)].max() for i in items]
+    assert found.first_seen.tolist() == [time[early & (item == i)].min() for i in items]
     hour = (time >= now - 60 * minute) & (time < now)
-    overall = np.exp(counts.log_shares[1].astype(np.float64))
+    overall = np.exp(found.log_shares[1].astype(np.float64))
     for c in range(2):
         code = codes[hour][0, c]
         own = hour & (codes[:, c] == code)
         of_value = np.array([(item[own] == i).sum() for i in items])
         wanted = np.log((of_value + 30 * overall) / (own.sum() + 30) / overall)
-        np.testing.assert_allclose(counts.lifts[c][counts.rows(codes[hour][:1])[c][0]], wanted, atol=1e-5)
-    assert counts.lifts[0][counts.rows(np.array([[77, 77]]))[0][0]].tolist() == [0.0] * len(items)
+        np.testing.assert_allclose(found.lifts[c][found.rows(codes[hour][:1])[c][0]], wanted, atol=1e-5)
+    assert found.lifts[0][found.rows(np.array([[77, 77]]))[0][0]].tolist() == [0.0] * len(items)
 
 
 def test_the_context_is_what_describes_a_request() -> None:

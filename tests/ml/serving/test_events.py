@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from ml.features.hashing import hash_values
+from ml.retrieval.interactions import interactions_of
 from ml.schema import EVENT_TIME
 from ml.serving.events import EventWindow
 from ml.serving.faults import WrongColumn
@@ -40,20 +41,20 @@ def test_events_out_of_reach_are_dropped() -> None:
     held = EventWindow(spec_of())
     held.load(raw_rows())
     held.refresh(END - 1)
-    assert len(held.events.time) == 400  # the day, and three hours before it
+    assert len(held.events_since(0).time) == 400  # the day, and three hours before it
     held.append(raw_rows().slice(0, 1).set_column(0, EVENT_TIME, pa.array([END + 10 * HOUR])))
     held.refresh(END + 10 * HOUR)
-    assert held.events.time.min() >= END - 3 * HOUR and held.events.time[-1] == END + 10 * HOUR
+    assert held.events_since(0).time.min() >= END - 3 * HOUR and held.events_since(0).time[-1] == END + 10 * HOUR
     held.append(raw_rows().slice(0, 1).set_column(0, EVENT_TIME, pa.array([END + 48 * HOUR])))
     held.refresh(END + 48 * HOUR)
-    assert held.events.time.tolist() == [END + 48 * HOUR]
+    assert held.events_since(0).time.tolist() == [END + 48 * HOUR]
 
 
 def test_a_history_begins_with_the_window_before_the_first_event_of_the_day() -> None:
     held = EventWindow(spec_of())
     held.load(raw_rows().set_column(0, EVENT_TIME, pa.array(np.linspace(END - 5 * HOUR, END + 5 * HOUR, 400).astype(np.int64))))
     held.refresh(END + 5 * HOUR)
-    first = held.events.time[held.events.time >= END][0]
+    first = held.events_since(0).time[held.events_since(0).time >= END][0]
     assert held.history_since(END + 4 * HOUR) == first - 3 * HOUR
 
 
@@ -90,9 +91,9 @@ def test_statistics_see_new_events_after_a_refresh() -> None:
     rows = raw_rows().sort_by(EVENT_TIME)
     recent = rows.filter(pa.array(rows[EVENT_TIME].to_numpy() >= END - 3 * HOUR))
     held = window(recent, 5)
-    assert len(held.events.time) == 5
+    assert len(held.events_since(0).time) == 5
     assert held.refresh(END).num_rows == len(recent) - 5
-    np.testing.assert_array_equal(held.events.time, recent[EVENT_TIME].to_numpy())
+    np.testing.assert_array_equal(held.events_since(0).time, recent[EVENT_TIME].to_numpy())
 
 
 def test_with_a_log_of_actions_the_joined_examples_have_the_label() -> None:
@@ -104,3 +105,33 @@ def test_with_a_log_of_actions_the_joined_examples_have_the_label() -> None:
     held.append(pa.Table.from_pylist([{EVENT_TIME: at + 9, "item": 9, "request": "s", "user": 1}]))  # an impression
     assert [event.item for event in held.last_of(1, at + 10, 9)] == [3, 1]
     assert held.refresh(at + 10).num_rows == 1 and held.known_of(1, at + 10)["request"] == "s"
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 1, 3)])
+def test_events_added_in_parts_are_those_added_at_once(order: tuple[int, ...]) -> None:
+    rows = raw_rows().sort_by(EVENT_TIME)
+    parts = [rows.slice(0, 250), rows.slice(250, 1), rows.slice(251, 99), rows.slice(350)]
+    held, whole = EventWindow(spec_of()), EventWindow(spec_of())
+    for n in order:  # the second order has events that arrive late
+        held.append(parts[n])
+        held.refresh(END if n == order[-1] else int(parts[n][EVENT_TIME][-1].as_py()) + 1)  # the last drops old events
+    whole.load(rows)
+    whole.refresh(END)
+    assert held._held.rows.equals(whole._held.rows) and 0 < len(held._held.time) < len(rows)
+    for name in ("time", "user", "session", "item", "positive", "by_user"):
+        np.testing.assert_array_equal(getattr(held._held, name), getattr(whole._held, name))
+
+
+def test_what_was_known_before_new_events_is_that_of_the_whole_log() -> None:
+    rows = raw_rows().sort_by(EVENT_TIME)
+    held = window(rows, 400)
+    since = END - HOUR
+    found, whole = held.interactions_since(since), interactions_of(held.spec, held._held.rows, since)
+    assert 0 < len(held._held.connected(since)) < len(held._held.time)
+    for name in ("time", "item"):
+        np.testing.assert_array_equal(getattr(found.clicks, name), getattr(whole.clicks, name))
+    for ours, theirs in ((found.clicks.contexts, whole.clicks.contexts), (found.requests.past, whole.requests.past)):
+        np.testing.assert_array_equal(ours.offsets, theirs.offsets)
+        np.testing.assert_array_equal(ours.items, theirs.items)
+    np.testing.assert_array_equal(found.requests.session, whole.requests.session)
+    np.testing.assert_array_equal(found.requests.codes, whole.requests.codes)

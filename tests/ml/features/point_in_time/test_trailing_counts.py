@@ -10,7 +10,7 @@ from ml.catalog.spec import Negatives
 from ml.days import MICROSECONDS_PER_HOUR
 from ml.features.hashing import hash_values
 from ml.features.point_in_time.negatives import Events
-from ml.features.point_in_time.trailing_counts import count_recent, with_recent
+from ml.features.point_in_time.trailing_counts import recent_counts, with_recent
 
 MINUTE = MICROSECONDS_PER_HOUR // 60
 LOG = st.lists(st.tuples(st.integers(0, 300), st.integers(1, 4)), max_size=60)
@@ -32,7 +32,8 @@ def events_of(log: list[tuple[int, int]]) -> tuple[Events, list[tuple[int, int]]
 def test_events_in_the_hours_before_are_counted(log, queries, hours):
     events, log = events_of(log)
     items = hash_values("item", pa.array([item for _, item in queries], pa.int64()))
-    found = count_recent(events, items, np.array([minute * MINUTE for minute, _ in queries], np.int64), hours)
+    times = np.array([minute * MINUTE for minute, _ in queries], np.int64)
+    found = recent_counts(events, items, times, Negatives(window_hours=6.0, recent={"n": hours}))["n"]
     slow = [sum(i == item and minute - hours * 60 <= m < minute for m, i in log) for minute, item in queries]
     assert found.tolist() == slow
 
