@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ml.catalog.ranking import LambdaRankOptions
 from ml.compute.openmp import load_openmp
+from ml.models.tree_scores import TreeScores
 
 load_openmp()
 import lightgbm as lgb  # noqa: E402
@@ -39,6 +40,7 @@ class LambdaRank:
     def __init__(self, text: str) -> None:
         self.text = text
         self._booster = lgb.Booster(model_str=text)
+        self._trees = TreeScores.of(self._booster.dump_model())
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -101,7 +103,9 @@ class LambdaRank:
         """Score N candidates by their signals [N, S]. Returns float32 [N]; only their order has a meaning."""
         if not len(signals):
             return np.zeros(0, np.float32)
-        return np.asarray(self._booster.predict(signals, num_threads=1), np.float32)
+        if self._trees is None:
+            return np.asarray(self._booster.predict(signals, num_threads=1), np.float32)
+        return self._trees.scores(signals).astype(np.float32)
 
     def contributions(self, signals: NDArray[np.float32]) -> NDArray[np.float64]:
         """Attribute scores to signals by TreeSHAP (Lundberg et al., 2018). Returns float64 [N, S]."""
