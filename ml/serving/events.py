@@ -1,5 +1,7 @@
 """The events of the last hours, in memory: what each user did, and what was done with each item."""
 
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import threading
@@ -99,7 +101,7 @@ class _Held:
         for whose in (self.user, self.session):
             if whose is not None:
                 ids = np.setdiff1d(whose[first:], [MISSING_ID])
-                chosen |= pc.is_in(pa.array(whose), value_set=pa.array(ids)).to_numpy(zero_copy_only=False)
+                chosen |= pc.is_in(pa.array(whose), pa.array(ids)).to_numpy(zero_copy_only=False)
         return np.flatnonzero(chosen)
 
     def of_user(self, user: int, before: int) -> NDArray[np.int64]:

@@ -45,15 +45,15 @@ def test_scores_are_those_of_lightgbm(leaves: int, missing: float) -> None:
     trees, rows = TreeScores.of(model.dump_model()), asked(model)
     assert trees is not None
     assert len(trees.missing) == (2 if missing else 1)
-    np.testing.assert_array_equal(trees.scores(rows), model.predict(rows))
-    np.testing.assert_array_equal(trees.scores(rows[:1]), model.predict(rows[:1]))
+    np.testing.assert_array_equal(trees.scores(rows), np.asarray(model.predict(rows)))
+    np.testing.assert_array_equal(trees.scores(rows[:1]), np.asarray(model.predict(rows[:1])))
 
 
 def test_a_tree_that_is_a_single_leaf_adds_its_value() -> None:
     model = booster(31, 0.0, trees=3, min_data_in_leaf=10_000)
     trees, rows = TreeScores.of(model.dump_model()), asked(booster(31, 0.0))
     assert trees is not None and len(trees.column) == 0
-    np.testing.assert_array_equal(trees.scores(rows), model.predict(rows))
+    np.testing.assert_array_equal(trees.scores(rows), np.asarray(model.predict(rows)))
 
 
 @pytest.mark.parametrize(
