@@ -14,7 +14,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.online.examples import vocabulary_day
 from ml.online.rivals import Rivals
-from ml.online.start import Run, Start, start_online
+from ml.online.start import Run, Start, start_of_stream
 from ml.recipes.recipe import Recipe
 from ml.stages import CLEANED_FEATURES, online_checkpoints
 
@@ -58,7 +58,7 @@ class DayInputs:
                 stored = cls._from_plain(identity)
                 if stored._are_in(lake, spec, model):
                     return stored
-        start = start_online(lake, spec, model, day, recipe)
+        start = start_of_stream(lake, spec, model, day, recipe)
         rivals = Rivals.of(lake, spec, model, day, start.run)
         states = sorted({*([start.place] if start.place else ()), *rivals.places.values()})
         digests = {"/".join(place): lake.digest(place[0], spec.name, place[1]) for place in states}

@@ -12,11 +12,11 @@ from ml.artifacts.predictor import recipe_of_metadata
 from ml.artifacts.snapshot import read_state
 from ml.artifacts.stored import require_model
 from ml.catalog.spec import DatasetSpec
-from ml.lake import Lake
+from ml.lake import Lake, MissingPartition
 from ml.recipes.recipe import Recipe
 from ml.recipes.stored import start_of
 from ml.schema import FeatureSchema
-from ml.stages import online_updates
+from ml.stages import online_updates, tuned_models
 from ml.training.state import TrainState, new_state
 from ml.training.state_dict import load_snapshot
 
@@ -52,7 +52,7 @@ class Start:
     place: tuple[str, str] | None
 
 
-def start_online(lake: Lake, spec: DatasetSpec, model: str, day: str, recipe: Recipe) -> Start:
+def start_online(lake: Lake, spec: DatasetSpec, model: str, day: str, recipe: Recipe, before: str | None = None) -> Start:
     """Find what a day of online training starts from.
 
     With `base: online`, a day continues the run of the day before. A day begins a run if there is no such run, if the
@@ -65,18 +65,19 @@ def start_online(lake: Lake, spec: DatasetSpec, model: str, day: str, recipe: Re
         model: Name of the model.
         day: `YYYY-MM-DD`.
         recipe: How the day is trained.
+        before: The day whose states are continued; by default the day before.
 
     Raises:
         MissingPartition: There is no run to continue, and the daily model of the day before is missing.
     """
-    stage, parent = online_updates(model), spec.previous_day(day)
+    stage, parent = online_updates(model), before or spec.previous_day(day)
     if parent and recipe.online.base == "online" and lake.has(stage, spec.name, parent):
         state = read_state(lake.partition(stage, spec.name, parent))
         if _can_continue(state["metadata"], recipe, spec):
             run = lake.manifest(stage, spec.name, parent)["run"]
             return Start(Run(run["run_id"], run["first_day"], run["version"]), (stage, parent))
         _log.info("%s/%s of %s begins a run: the model has another structure than on %s", spec.name, stage, day, parent)
-    place = start_of(lake, spec, model, day)
+    place = (tuned_models(model), before) if before else start_of(lake, spec, model, day)
     identity = {
         "dataset": spec.name,
         "model": model,
@@ -88,6 +89,26 @@ def start_online(lake: Lake, spec: DatasetSpec, model: str, day: str, recipe: Re
     }
     run_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     return Start(Run(run_id, day, 0), place)
+
+
+def start_of_stream(lake: Lake, spec: DatasetSpec, model: str, day: str, recipe: Recipe) -> Start:
+    """Find what a day of arriving rows starts from, as `start_online`, and without states of the day before from older ones.
+
+    A stream can have no rows on a day, and the daily model of a day is not there at midnight. Training then continues the
+    newest online day, or with `base: daily` the newest daily model.
+
+    Raises:
+        MissingPartition: There is no state from before the day.
+    """
+    try:
+        return start_online(lake, spec, model, day, recipe)
+    except MissingPartition:
+        stage = online_updates(model) if recipe.online.base == "online" else tuned_models(model)
+        older = [other for other in lake.days(stage, spec.name) if other < day]
+        if not older:
+            raise
+        _log.warning("%s/%s of %s continues %s of %s, the newest that there is", spec.name, model, day, stage, older[-1])
+        return start_online(lake, spec, model, day, recipe, older[-1])
 
 
 def begin_state(lake: Lake, spec: DatasetSpec, start: Start, recipe: Recipe) -> TrainState:

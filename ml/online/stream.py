@@ -4,7 +4,8 @@ The files are in the source format of the dataset's log, or Parquet with the col
 it appears, so a writer renames it into the folder: names that begin with `.` or `_`, or end with `.part`, are ignored. The
 caller stores the position in its checkpoints, and nothing in the folder changes.
 
-Rows are validated as those of a landed log are. Rows that cannot be used, and files that cannot be read, are written with the
+Rows are validated as those of a landed log are. Single rows whose clock is ahead would end a day and make all rows after them
+late, so they cannot be used. Rows that cannot be used, and files that cannot be read, are written with the
 reason to `quarantine/` beside the folder of the files.
 """
 
@@ -23,6 +24,7 @@ from upath import UPath
 
 from ml.catalog.log_spec import LogSpec
 from ml.catalog.spec import DatasetSpec
+from ml.days import MICROSECONDS_PER_HOUR
 from ml.logs.arriving import NoClock, arriving_blocks, arriving_files
 from ml.logs.clock import day_key
 from ml.logs.external_sort import sort_by_time
@@ -37,6 +39,8 @@ PART_ROWS = 10_000
 """Most rows of one part. A longer file is delivered in several parts."""
 POLL_SECONDS = 1.0
 EARLIER_DAY, OUT_OF_ORDER = "time on an earlier day", "time before earlier rows"
+AHEAD = "time on a later day, over an hour after the other rows of its file"
+_AHEAD_SHARE, _AHEAD_FROM = 100, 10  # one row in 100 may be ahead, and one in a block of 10 to 100 rows
 _log = logging.getLogger("evergreen")
 
 
@@ -197,8 +201,12 @@ class StreamFolder:
                 self._keep(bad, f"{name}.{number:06d}")
                 table = sort_by_time(block.table.add_column(0, raw_schema(self.log).field(0), pa.array(block.times)))
                 days = np.sort(block.days)
+                usual = _rows_not_ahead(table[EVENT_TIME].to_numpy(), days)
+                ahead = _unused(name, table.slice(usual), AHEAD)
+                table, days = table.slice(0, usual), days[:usual]
+                self._keep(ahead, f"{name}.ahead.{number:06d}")
                 if taken >= skip:  # otherwise the block was counted before
-                    counts.update(bad.reasons)
+                    counts.update(Counter(bad.reasons) + Counter(ahead.reasons))
                     outside += block.before + block.after
                 for start, stop in _cuts(days, self.part_rows):
                     taken += stop - start
@@ -239,9 +247,9 @@ class StreamFolder:
     def _without_late(self, name: str, rows: pa.Table, key: str, day: str | None, newest: int) -> tuple[pa.Table, Quarantine]:
         """Divide rows of one day, in time order, into those that can be used and late ones."""
         if day is not None and key < day:
-            return rows.slice(0, 0), _late(name, rows, EARLIER_DAY)
+            return rows.slice(0, 0), _unused(name, rows, EARLIER_DAY)
         late = int(np.searchsorted(rows[EVENT_TIME].to_numpy(), newest)) if self.in_order and key == day else 0
-        return rows.slice(late), _late(name, rows.slice(0, late), OUT_OF_ORDER)
+        return rows.slice(late), _unused(name, rows.slice(0, late), OUT_OF_ORDER)
 
     def _keep(self, bad: Quarantine, name: str) -> None:
         """Write quarantined rows. Reading them again writes the same file."""
@@ -262,7 +270,17 @@ def _cuts(days: npt.NDArray[np.int32], most: int) -> Iterator[tuple[int, int]]:
             yield start, min(start + most, last)
 
 
-def _late(name: str, rows: pa.Table, reason: str) -> Quarantine:
+def _rows_not_ahead(times: npt.NDArray[np.int64], days: npt.NDArray[np.int32]) -> int:
+    """Return the number of rows before those whose clock is ahead, of N rows of a block in time order."""
+    most = max(len(times) // _AHEAD_SHARE, 1)
+    if len(times) < _AHEAD_FROM:
+        return len(times)
+    last = len(times) - 1 - most
+    ahead = (days > days[last]) & (times > times[last] + MICROSECONDS_PER_HOUR)
+    return len(times) - int(np.count_nonzero(ahead))
+
+
+def _unused(name: str, rows: pa.Table, reason: str) -> Quarantine:
     texts = [repr(row).encode() for row in rows.to_pylist()]
     return Quarantine.of(name, [0] * len(rows), [reason] * len(rows), texts)  # rows are sorted: their lines are not known
 

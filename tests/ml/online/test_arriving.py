@@ -216,6 +216,28 @@ def test_late_rows_do_not_stop_a_day_with_feature_tables(tmp_path: Path) -> None
     assert done[-1].quarantined == {OUT_OF_ORDER: 31}
 
 
+def test_a_day_after_days_without_rows_continues_the_newest_online_day(tmp_path: Path) -> None:
+    write_files(stream_of(tmp_path), 0, 2)
+    pq.write_table(rows_of(3, 0, 64), str(stream_of(tmp_path) / "2026-01-04-000.parquet"))
+    done = run(tmp_path, 100)
+    assert [one.day for one in done] == [DAYS[0], DAYS[0], "2026-01-04"]
+    assert len({one.run_id for one in done}) == 1 and [one.published.version for one in done] == [1, 2, 4]
+
+
+def test_a_day_from_the_daily_model_does_not_wait_for_the_night(tmp_path: Path) -> None:
+    """At midnight the lake has the daily model of the day before yesterday."""
+    write_files(stream_of(tmp_path), 0, 1)
+    run(tmp_path, 100, base="daily")
+    write_daily_model(tmp_path)
+    write_files(stream_of(tmp_path), 1, 1)
+    pq.write_table(rows_of(2, 0, 64), str(stream_of(tmp_path) / "2026-01-03-000.parquet"))
+    done = run(tmp_path, 100, base="daily")
+    assert [one.day for one in done] == [DAYS[1], "2026-01-03"]
+    assert Lake.at(tmp_path / "lake").manifest(STAGE, SPEC.name, DAYS[1])["base"] == f"tuned_models/dlrm/{DAYS[0]}"
+    saved = Lake.at(tmp_path / "lake").manifest("online_checkpoints/dlrm", SPEC.name, "2026-01-03.0")
+    assert saved["identity"]["start"] == f"tuned_models/dlrm/{DAYS[0]}"
+
+
 def test_ctrl_c_stops_between_files_without_usable_rows(tmp_path: Path) -> None:
     write_files(stream_of(tmp_path), 0, 1)
     for number in range(3):

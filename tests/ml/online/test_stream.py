@@ -18,7 +18,7 @@ from ml.lake import Lake
 from ml.logs.ingest import ingest_day
 from ml.logs.read import raw_table
 from ml.online.feeder import feed_day
-from ml.online.stream import EARLIER_DAY, OUT_OF_ORDER, Arrived, LostFile, Position, StreamFolder, stream_folder
+from ml.online.stream import AHEAD, EARLIER_DAY, OUT_OF_ORDER, Arrived, LostFile, Position, StreamFolder, stream_folder
 from tests.helpers.click_logs import clicks
 from tests.helpers.small_logs import LAYOUTS, write_log
 
@@ -107,6 +107,27 @@ def test_rows_of_a_day_that_is_over_are_quarantined(stream: StreamFolder) -> Non
     found = list(stream.read(Position()))
     assert times(found) == [[86_400], [86_401]] and found[-1].day == "2024-05-02"
     assert found[-1].quarantined == {EARLIER_DAY: 2}
+
+
+@pytest.mark.parametrize("later", [86_400 + 7_200, 3 * 86_400])
+def test_single_rows_with_a_clock_ahead_do_not_end_the_day(stream: StreamFolder, later: int) -> None:
+    (stream.root / "1.csv").write_text(lines(*range(30), later))
+    (stream.root / "2.csv").write_text(lines(40))
+    found = list(stream.read(Position()))
+    assert {part.day for part in found} == {"2024-05-01"} and [t for part in times(found) for t in part] == [*range(30), 40]
+    assert sum(part.quarantined.get(AHEAD, 0) for part in found) == 1 and reasons(stream) == [("1.csv", 0, AHEAD)]
+    for number, part in enumerate(found):
+        assert [r.position for r in stream.read(part.position)] == [r.position for r in found[number + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("first", "after"), [([86_399] * 30, [86_401]), ([0] * 30, [90_000] * 2), ([0] * 4, [90_000])], ids=["near", "two", "few"]
+)
+def test_rows_of_the_next_day_end_a_day(stream: StreamFolder, first: list[int], after: list[int]) -> None:
+    """If they follow within an hour, are more than one in a hundred, or are in a file of few rows."""
+    (stream.root / "1.csv").write_text(lines(*first, *after))
+    found = list(stream.read(Position()))
+    assert times(found)[-1] == after and found[-1].day == "2024-05-02" and not reasons(stream)
 
 
 def test_late_rows_are_quarantined_if_features_depend_on_the_order(stream: StreamFolder) -> None:
