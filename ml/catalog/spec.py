@@ -180,6 +180,11 @@ class DatasetSpec(Strict):
         return self.actions.wait if self.actions and set(self.action_columns) & set(table.columns) else 0
 
     @property
+    def reads_earlier_events(self) -> bool:
+        """Whether features of a row depend on the rows before it: with sampled negatives or feature tables."""
+        return self.label.negatives is not None or bool(self.feature_tables)
+
+    @property
     def table_look_back_hours(self) -> float:
         """Hours before a row whose events feature tables need; 0 without tables."""
         return max((table.look_back_hours for table in self.feature_tables), default=0.0)

@@ -24,7 +24,8 @@ from ml.lake import Lake
 from ml.online.arriving_inputs import DayInputs
 from ml.online.arriving_position import STREAM, ArrivingPosition, position_file, rows_file, taken_folder
 from ml.online.day import RECORD, SERVING, beside_state
-from ml.online.examples import DayExamples, events_before, known_before, read_side_tables, read_vocabularies
+from ml.online.earlier_events import events_before, forget_earlier, known_before
+from ml.online.examples import DayExamples, read_side_tables, read_vocabularies
 from ml.online.feeder import write_arriving, write_whole
 from ml.online.landing import CannotLand, land_day
 from ml.online.loop import ONLINE, SliceResult, online_slices
@@ -135,7 +136,7 @@ class ArrivingDay:
             "schema": schema.fingerprint,
             "data": {STREAM: str(stream.root), "part_rows": stream.part_rows},
         }
-        self._inputs = inputs = DayInputs.choose(lake, spec, model, day, recipe, how)
+        self._inputs = inputs = DayInputs.choose(lake, spec, model, day, recipe, self._taken.parent, how)
         self._start = start = inputs.start
         rivals = Rivals(lake, spec, model, inputs.compared_with)
         self._identity = how | inputs.to_plain()
@@ -151,8 +152,8 @@ class ArrivingDay:
             day,
             read_vocabularies(spec, inputs.vocabularies_of, lake),
             read_side_tables(spec, logs),
-            events_before(spec, day, lake),
-            known_before(spec, day, lake),
+            events_before(spec, inputs.earlier, lake, self._taken.parent),
+            known_before(spec, day, inputs.earlier, lake, self._taken.parent),
         )
         if state is not None:
             record.load_tensors(below(self._checkpoints.beside, RECORD))
@@ -164,7 +165,11 @@ class ArrivingDay:
                 self._examples.skip(read_parquet(self._taken / rows_file(number)))
             if recipe.online.restart == "snapshot":
                 self._lose_slices()
+            else:
+                self._forget_slices(self.at.taken)
         else:
+            self._forget_slices(0)
+            forget_earlier(spec, day, inputs.earlier, self._taken.parent)
             state = begin_state(lake, spec, start, recipe)
             self._serving = ServingCopy(state, recipe.online.sync, start.run.version)
             self._publisher = self._new_publisher(state, start.run.version, begins=True)
@@ -247,10 +252,16 @@ class ArrivingDay:
         return f"{self._day} is over; its rows are in {landed}"
 
     def discard(self) -> None:
-        """Delete what only an unfinished day needs."""
+        """Delete what only an unfinished day needs. The next day reads the rows, if its features depend on earlier events."""
         self._checkpoints.discard()
-        if self._taken.exists():
+        if self._taken.exists() and not self._spec.reads_earlier_events:
             self._taken.fs.rm(self._taken.path, recursive=True)
+
+    def _forget_slices(self, since: int) -> None:
+        """Delete the slices from a number on, which an earlier attempt at the day has taken and this one takes again."""
+        for file in list(self._taken.iterdir()) if self._taken.exists() else ():
+            if int(file.name.partition(".")[0]) >= since:
+                file.unlink()
 
     def _lose_slices(self) -> None:
         """Continue after the slices that were taken since the checkpoint, without training on them."""

@@ -65,6 +65,8 @@ def taken_folder(stream: UPath, model: str) -> UPath:
 def discard_sealed(lake: Lake, spec: DatasetSpec, model: str, stream: UPath, sealed: str) -> None:
     """Delete checkpoints and slices of sealed days, which a process that was killed at the end of a day leaves.
 
+    If features depend on earlier events, the next day decides which slices it needs.
+
     Args:
         lake: Where states are stored.
         spec: The dataset.
@@ -78,7 +80,7 @@ def discard_sealed(lake: Lake, spec: DatasetSpec, model: str, stream: UPath, sea
         if from_stream and name.rpartition(".")[0] <= sealed:
             lake.discard(stage, spec.name, name)
     for folder in list(taken.iterdir()) if taken.exists() else ():
-        if folder.is_dir() and folder.name <= sealed:
+        if folder.is_dir() and folder.name <= sealed and not spec.reads_earlier_events:
             folder.fs.rm(folder.path, recursive=True)
 
 

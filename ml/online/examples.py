@@ -3,12 +3,13 @@
 Where a dataset samples negatives or has feature tables, features depend on earlier events: the events of the day so far and of
 the window before the day are held in memory, as in a task of the daily features.
 
-Features equal `cleaned_features` of the day, with two exceptions:
+Features equal `cleaned_features` of the day, with three exceptions:
 
 - The daily features exclude as negatives the items of a user's whole day. An item that the user chooses after a slice is not
   known yet, so it can be a negative, and it changes which items are drawn for that event. Other events are not affected.
 - Vocabularies change at the end of a day, when `cleaned_features` is made. A day that begins before that reads the newest
   state that there is. Ids are never renumbered, so values that are new since then are out of vocabulary.
+- Rows that the stream has quarantined as late are in the log of the day, but they were never events of the stream.
 """
 
 from __future__ import annotations
@@ -19,17 +20,15 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.collate import batch_from_rows
 from ml.datasets.rows import Rows
 from ml.datasets.slices import DaySlice
-from ml.days import MICROSECONDS_PER_HOUR, day_bounds
-from ml.features.clean_task import dictionary_columns, earlier_days, expand_rows, one_batch, read_columns
-from ml.features.event_days import event_parts, read_events
-from ml.features.point_in_time.event_log import EventLog, table_days
+from ml.days import MICROSECONDS_PER_HOUR
+from ml.features.clean_task import dictionary_columns, expand_rows, one_batch, read_columns
+from ml.features.point_in_time.event_log import EventLog
 from ml.features.point_in_time.feature_tables import with_feature_tables
 from ml.features.point_in_time.negatives import Events
 from ml.features.side_files import check_whole
@@ -38,10 +37,9 @@ from ml.features.transforms import compile_transforms
 from ml.features.vocabulary import Vocabulary
 from ml.lake import Lake
 from ml.logs.ingest_task import raw_schema
-from ml.logs.read import raw_parts
 from ml.logs.source_table import read_table
 from ml.schema import EVENT_TIME, FeatureSchema, arrow_schema
-from ml.stages import CLEANED_FEATURES, FEATURE_TABLES, RAW_LOGS
+from ml.stages import CLEANED_FEATURES
 
 
 class UnorderedRows(ValueError):
@@ -217,20 +215,3 @@ def read_vocabularies(spec: DatasetSpec, day: str | None, lake: Lake) -> dict[st
         return {name: Vocabulary.empty() for name in names}
     folder = lake.partition(CLEANED_FEATURES, spec.name, day) / "vocabulary"
     return {name: Vocabulary.read(folder / f"{name}.parquet") for name in names}
-
-
-def events_before(spec: DatasetSpec, day: str, lake: Lake) -> pa.Table | None:
-    """Read the events of the days in the lake that the window before a day can reach; None without any."""
-    held = [other for other in earlier_days(spec, day) if lake.has(RAW_LOGS, spec.name, other)]
-    parts = [UPath(part) for other in held for part in raw_parts(lake, spec.name, other)]
-    tables = [pq.read_table(part.path, columns=event_columns(spec), filesystem=part.fs) for part in parts]
-    return pa.concat_tables(tables).combine_chunks() if tables else None
-
-
-def known_before(spec: DatasetSpec, day: str, lake: Lake) -> EventLog:
-    """Read the events of the days in the lake that the feature tables of a day can reach; none without feature tables."""
-    current = spec.fingerprint_of(FEATURE_TABLES)
-    held = [other for other in table_days(spec, day) if lake.is_current(FEATURE_TABLES, spec.name, other, current)]
-    first, _ = day_bounds(day, spec.zone)
-    since = first - round(spec.table_look_back_hours * MICROSECONDS_PER_HOUR)
-    return read_events(spec, [part for other in held for part in event_parts(lake, spec.name, other)], since, first)

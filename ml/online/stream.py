@@ -124,7 +124,7 @@ class StreamFolder:
             spec: The dataset.
             root: Folder of the files.
         """
-        return cls(root, spec.examples_log, in_order=spec.label.negatives is not None or bool(spec.feature_tables))
+        return cls(root, spec.examples_log, in_order=spec.reads_earlier_events)
 
     @property
     def quarantine(self) -> UPath:

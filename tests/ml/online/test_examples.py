@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
@@ -18,11 +19,10 @@ from ml.lake import Lake
 from ml.logs.ingest import ingest_day
 from ml.logs.read import raw_table
 from ml.logs.synthetic.simulate import write_day
+from ml.online.earlier_events import events_before, find_earlier, known_before
 from ml.online.examples import (
     DayExamples,
     UnorderedRows,
-    events_before,
-    known_before,
     read_side_tables,
     read_vocabularies,
     vocabulary_day,
@@ -34,8 +34,10 @@ from tests.helpers.table_days import day_rows, table_spec, write_rows
 
 def examples_of(spec: DatasetSpec, day: str, lake: Lake, logs: Path) -> DayExamples:
     vocabularies = read_vocabularies(spec, vocabulary_day(spec, day, lake), lake)
-    sides, known = read_side_tables(spec, logs), known_before(spec, day, lake)
-    return DayExamples(spec, day, vocabularies, sides, events_before(spec, day, lake), known)
+    taken = UPath(logs) / "taken"
+    earlier = find_earlier(spec, day, lake, taken)
+    before, known = events_before(spec, earlier, lake, taken), known_before(spec, day, earlier, lake, taken)
+    return DayExamples(spec, day, vocabularies, read_side_tables(spec, logs), before, known)
 
 
 def streamed(examples: DayExamples, raw: pa.Table, seed: int, slices: int) -> list[tuple[pa.Table, pa.Table]]:
