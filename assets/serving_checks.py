@@ -19,12 +19,15 @@ NAME = "serving_lag"
 
 def lag_verdict(lake: Lake, sync: SyncResource, spec: DatasetSpec, model: str) -> dict[str, Any]:
     """Return the arguments of the check's result: whether it passes, and the lag of each receiver."""
+    from ml.online.published import NAME as SCORES
     from ml.recipes.stored import recipe_in_use
     from ml.sync.lag import serving_lag
 
     days = lake.days(advisor_recipes(model), spec.name)
     limit = recipe_in_use(lake, spec, model, days[-1] if days else spec.first_day).online.sync.max_lag
-    found = serving_lag(sync.folder(spec.name, model))
+    found = serving_lag(
+        sync.folder(spec.name, model), ignore=[SCORES]
+    )  # which keeps the packages of the day, and serves nobody
     late = [one for one in found if one.seconds > limit]
     columns = {"receiver": "string", "run": "string", "version": "int", "lag_seconds": "float", "silent_seconds": "float"}
     values = ((one.name, one.run_id, one.version, round(one.seconds, 1), round(one.silent_seconds, 1)) for one in found)

@@ -77,7 +77,10 @@ def cells(shown: LiveSlice) -> list[str]:
 
 @contextmanager
 def following(folder: SyncFolder, probe: Probe | None) -> Iterator[Receiver]:
-    """Let a receiver follow a folder in a thread of its own inside the block. At its end, the receiver has the last version."""
+    """Let a receiver follow a folder in a thread of its own inside the block.
+
+    At its end, the receiver has the last version. It is no longer registered then, because it serves nothing any more.
+    """
     receiver, stop = Receiver(folder, RECEIVER, probe), threading.Event()
     thread = threading.Thread(target=receiver.follow, args=(stop, POLL), name="receiver", daemon=True)
     thread.start()
@@ -87,6 +90,7 @@ def following(folder: SyncFolder, probe: Probe | None) -> Iterator[Receiver]:
         stop.set()
         thread.join()
         receiver.poll()
+        folder.drop(RECEIVER)
 
 
 def prepare(spec: DatasetSpec, model: str, day: str, lake: Lake) -> None:

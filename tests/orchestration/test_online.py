@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from ml.online.live import LiveSlice
 from ml.sync.folder import sync_folder
 from ml.sync.status import ReceiverStatus
 from orchestration.deployments import sync_root
-from orchestration.online import header, line, main
+from orchestration.online import following, header, line, main
+from tests.helpers.sync_runs import Run
 
 
 @pytest.mark.slow
@@ -32,11 +34,23 @@ def test_days_after_the_demo_are_trained_online_one_after_the_other(home: Path) 
         assert head is not None and head.run_id == manifest["run"]["run_id"]
         assert head.version == head.snapshot == manifest["run"]["version"] == 4 * number
         assert (manifest["scores"]["online"]["auc"] and not lake.has("tuned_models/dlrm", "synthetic", day)) or number == 1
-        assert [one.version for one in folder.acknowledgements()] == [head.version]
+        assert folder.acknowledgements() == [], "a command that has ended lags behind nothing, and needs no packages"
     with lake.write("online_updates/dlrm", "synthetic", "2026-01-07") as staging:  # as another `make online` does
         done = CliRunner().invoke(main, ["synthetic", "--slices", "4"])
         lake.write_manifest(staging, {})
     assert done.exit_code == 1 and "2026-01-07 is being written by another run; wait for it" in done.output
+
+
+def test_a_receiver_that_follows_is_registered_until_the_end_of_the_command(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with pytest.raises(KeyboardInterrupt), following(run.folder, None):
+        for _ in range(1000):
+            if run.folder.is_registered("make-online"):
+                break
+            time.sleep(0.01)
+        assert [one.name for one in run.folder.acknowledgements()] == ["make-online"]
+        raise KeyboardInterrupt
+    assert run.folder.acknowledgements() == []
 
 
 @pytest.mark.parametrize("metric", ["auc", "recall@20"])

@@ -14,7 +14,7 @@ from assets.resources import LakeResource, LandingResource, SyncResource
 from assets.serving_checks import build_serving_check
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
-from ml.online import arriving_day
+from ml.online import arriving_day, published
 from ml.online.stream import stream_folder
 from ml.sync.folder import Acknowledgement
 from orchestration.definitions import build_defs
@@ -60,6 +60,7 @@ def test_a_server_that_lags_beyond_the_limit_fails_the_check(resources: dict[str
     folder = resources["sync"].folder(SPEC.name, "dlrm")
     publish(folder, "snapshot", 0, time.time() - 1000)
     folder.acknowledge(Acknowledgement("server-1", "a1", 0, {}, time.time()))
+    folder.acknowledge(Acknowledgement(published.NAME, "a1", 0, {}, time.time()))
     check: Any = build_serving_check(SPEC, "dlrm")
     assert check(resources["lake"], resources["sync"]).passed
     with dg.DagsterInstance.ephemeral() as instance:
