@@ -6,7 +6,7 @@ position or not at all, so a writer that continues after the stored position app
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -113,18 +113,6 @@ class StoreWriter:
         """Let readers use the generation that a rebuild has written."""
         make_current(self._generation)
         self.is_rebuild = False
-
-    def follow(self, events: Iterable[tuple[pa.Table, Mapping[str, Any]]]) -> Iterator[Meta]:
-        """Apply parts of a stream, each in one transaction.
-
-        Args:
-            events: Rows with event_time and the columns that the tables read, and the position after them, as JSON values.
-
-        Yields:
-            The state of the store after each part.
-        """
-        for rows, position in events:
-            yield self.apply(rows, position)
 
     def apply(self, rows: pa.Table, position: Mapping[str, Any]) -> Meta:
         """Apply one part of a stream, and store the position after it, in one transaction."""
