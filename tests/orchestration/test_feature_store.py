@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from io import StringIO
 from pathlib import Path
@@ -44,7 +45,8 @@ def test_what_arrives_is_looked_up_and_a_rebuild_gives_the_same(tmp_path: Path) 
     stream = tmp_path / "stream" / spec.name / "examples"
     stream.mkdir(parents=True)
     pq.write_table(rows.slice(0, 30), stream / "001.parquet")
-    assert "001.parquet: 30 rows, 30 in all" in follow(tmp_path, spec)
+    said = follow(tmp_path, spec)
+    assert "001.parquet: 30 rows, 30 in all" in said and re.search(r"windows of \d+ hours are complete from 20", said)
     pq.write_table(rows.slice(30), stream / "002.parquet")
     said = follow(tmp_path, spec)
     assert "002.parquet: 20 rows, 50 in all" in said and "001.parquet" not in said.replace("after 001.parquet", "")

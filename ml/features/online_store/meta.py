@@ -13,6 +13,7 @@ from ml.features.online_store.environment import Environment
 
 _KEY = b"meta"
 NEVER = -(1 << 63)
+NOTHING = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Meta:
         newest: Latest event time, in microseconds since 1970 UTC.
         settled: Latest median of the event times of a part. What is kept is counted back from it, so that a single row with a
             wrong time does not delete events.
-        complete_from: Look-ups of windows that begin at this instant or later find all their events.
+        complete_from: Look-ups as of this instant or later find all events of their windows that were applied.
+        began: Earliest median of the event times of a part. Windows that begin earlier may lack events from before the stream.
         parts: Number of parts that were applied.
         rows: Number of rows that were applied.
         late: Number of events that were earlier than sealed events of their entity.
@@ -37,6 +39,7 @@ class Meta:
     newest: int = NEVER
     settled: int = NEVER
     complete_from: int = NEVER
+    began: int = NOTHING
     parts: int = 0
     rows: int = 0
     late: int = 0

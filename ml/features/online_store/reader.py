@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from ml.catalog.feature_tables import FeatureValue
 from ml.catalog.reading import ColumnType
+from ml.days import MICROSECONDS_PER_HOUR
 from ml.features.online_store.covisitation import covisitation
 from ml.features.online_store.environment import CURRENT, Environment, current_generation, open_environment
 from ml.features.online_store.events import values_of
@@ -44,11 +45,14 @@ class Lookup:
             of last values. An entity without events has the defaults: 0, the prior, null, null and an empty list.
         missing: bool [N], whether the store has no events of the entity.
         newest: Latest event time that the store knew, in microseconds since 1970 UTC.
+        complete: bool [N], whether the longest window of the table begins after the stream did. Otherwise values lack the
+            events from before the stream, unless the log begins with it.
     """
 
     columns: pa.RecordBatch
     missing: npt.NDArray[np.bool_]
     newest: int
+    complete: npt.NDArray[np.bool_]
 
 
 class StoreReader:
@@ -127,7 +131,8 @@ class StoreReader:
             missing = state.missing
         self.lookups[table] += len(ids)
         self.misses[table] += int(missing.sum())
-        return Lookup(pa.RecordBatch.from_pydict(columns), missing, meta.newest)
+        complete = instants - round(plan.events.hours * MICROSECONDS_PER_HOUR) >= meta.began
+        return Lookup(pa.RecordBatch.from_pydict(columns), missing, meta.newest, complete)
 
     def _environment(self) -> Environment:
         """Return the environment of the current generation, which a rebuild replaces."""

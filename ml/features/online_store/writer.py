@@ -127,7 +127,8 @@ class StoreWriter:
 
     def _applied(self, txn: lmdb.Transaction, held: Environment, rows: pa.Table, meta: Meta) -> Meta:
         times = rows[EVENT_TIME].to_numpy()
-        settled = max(meta.settled, int(np.median(times)))
+        median = int(np.median(times))
+        settled = max(meta.settled, median)
         late = 0
         for plan in self.plan.tables.values():
             late += self._apply_table(txn, held, plan, EventLog(rows).matching(plan.table), settled)
@@ -138,6 +139,7 @@ class StoreWriter:
             newest=max(meta.newest, int(times.max())),
             settled=settled,
             complete_from=settled - self._history,
+            began=min(meta.began, median),
             rows=meta.rows + len(rows),
             late=meta.late + late,
             swept=swept.hex(),

@@ -86,6 +86,24 @@ def test_a_look_up_of_the_past_is_refused_once_events_are_deleted(tmp_path: Path
             reader.lookup("item", random_events(3, 0), np.array([newest, newest - 2 * HOUR - 1, newest]))
 
 
+def test_windows_that_begin_before_the_stream_are_reported(tmp_path: Path) -> None:
+    longest = 6
+    with StoreWriter(tmp_path, PLAN) as writer:
+        writer.apply(random_events(50, 1, first=100 * HOUR), {})
+        began = writer.meta.began
+        assert 100 * HOUR < began < 108 * HOUR
+        late = random_events(3, 2).set_column(0, EVENT_TIME, pa.array([0, began, began]))
+        writer.apply(late, {})
+        assert writer.meta.began == began, "one wrong time does not count"
+    reader, keys = StoreReader(tmp_path, PLAN), random_events(3, 0)
+    at = began + longest * HOUR
+    assert reader.lookup("item", keys, np.array([at - 1, at, at + 1])).complete.tolist() == [False, True, True]
+    with StoreWriter(tmp_path, PLAN, rebuild=True) as writer:  # of a stream whose first files were deleted
+        writer.apply(random_events(50, 1, first=110 * HOUR), {})
+        writer.publish()
+    assert not reader.lookup("item", keys, 110 * HOUR + at - began).complete.any()
+
+
 def test_readers_use_the_old_generation_until_a_rebuild_is_complete(tmp_path: Path) -> None:
     events = random_events(100, 1)
     at = int(events[EVENT_TIME][-1].as_py()) + 1
