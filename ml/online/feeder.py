@@ -1,6 +1,7 @@
 """Replays days of the lake's raw logs as a stream: files of consecutive rows appear in the stream folder at a pace.
 
-A day gives the same files however often the replay was interrupted. Files that are in the folder already are not written again.
+A day gives the same files however often the replay was interrupted. Files that are in the folder already are not written again,
+and a replay with another width of files is refused.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def feed_day(
 
     Raises:
         MissingPartition: The day is not in the lake.
-        ValueError: The speed is not positive.
+        ValueError: The speed is not positive, or the folder has files of the day of another width.
     """
     if not speed > 0:
         raise ValueError(f"speed: expected a positive number, found {speed}")
@@ -88,6 +89,7 @@ def feed_day(
     for number, rows in enumerate(_cut(parts, bounds)):
         name, last = file_name(day, number), int(rows[EVENT_TIME][-1].as_py())
         if name in there:
+            _require_rows(folder / name, len(rows))
             due = last
             continue
         if wait((last - due) / MICROSECONDS_PER_SECOND / speed):
@@ -122,6 +124,17 @@ def _remove_incomplete(folder: UPath) -> None:
     for path in folder.iterdir():
         if path.name.startswith(".") and path.name.endswith(".part"):
             path.unlink()
+
+
+def _require_rows(path: UPath, rows: int) -> None:
+    """Check that a file of an earlier replay has the rows that this one would write. Otherwise rows would be written twice."""
+    with path.fs.open(path.path, "rb") as file:
+        found = pq.ParquetFile(file).metadata.num_rows
+    if found != rows:
+        raise ValueError(
+            f"{path} has {found} rows, and would now have {rows}: the day was replayed with other slices or minutes before; "
+            "use the same again, or delete the files of the day if nothing has read them"
+        )
 
 
 def _times(part: str) -> np.ndarray:

@@ -39,6 +39,19 @@ def test_an_interrupted_replay_continues_with_the_same_files(spec: DatasetSpec, 
     assert contents(parts) == contents(whole)
 
 
+@pytest.mark.parametrize("other", [{"slices": 10}, {"slices": 4}, {"minutes": 30}], ids=str)
+def test_a_replay_is_not_continued_with_files_of_another_width(
+    spec: DatasetSpec, lake: Lake, tmp_path: Path, other: dict[str, int]
+) -> None:
+    folder = UPath(tmp_path / "s")
+    feeding = feed_day(spec, DAY, lake, folder, slices=5)
+    next(feeding), next(feeding)
+    before = contents(folder)
+    with pytest.raises(ValueError, match=rf"{DAY}-000000.parquet has 20 rows, and would now have \d+: .* other slices"):
+        list(feed_day(spec, DAY, lake, folder, **other))
+    assert contents(folder) == before
+
+
 def test_files_appear_at_the_pace_that_was_asked_for(spec: DatasetSpec, lake: Lake, tmp_path: Path) -> None:
     waited: list[float] = []
 
