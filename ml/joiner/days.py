@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from ml.catalog.spec import DatasetSpec
 from ml.days import day_bounds, days_from, trailing_days
 from ml.joiner.join import look_back
@@ -35,9 +37,16 @@ def earlier_impressions(spec: DatasetSpec, day: str) -> list[str]:
 
 def days_after(spec: DatasetSpec) -> int:
     """Returns how many days of actions after a day its examples can need."""
-    return -(-spec.actions.wait // 86_400_000_000) if spec.actions else 0
+    return _most_days(spec, spec.actions.wait) if spec.actions else 0
 
 
 def days_before(spec: DatasetSpec) -> int:
     """Returns how many days of impressions before a day its examples can need."""
-    return -(-look_back(spec.actions) // 86_400_000_000) if spec.actions else 0
+    return _most_days(spec, look_back(spec.actions)) if spec.actions else 0
+
+
+def _most_days(spec: DatasetSpec, span: int) -> int:
+    """Returns how many days a span of microseconds can reach into. One of them is short where clocks go forward."""
+    months = (datetime(spec.partitions.start.year, month, 1, tzinfo=spec.zone) for month in range(1, 13))
+    offsets = [moment.utcoffset() or timedelta() for moment in months]
+    return -(-(timedelta(microseconds=span) + max(offsets) - min(offsets)) // timedelta(days=1))

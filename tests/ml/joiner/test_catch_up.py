@@ -11,9 +11,9 @@ import pytest
 
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
-from ml.days import day_bounds
+from ml.days import day_bounds, days_from
 from ml.joiner.catch_up import join_day
-from ml.joiner.days import days_of_actions, earlier_impressions
+from ml.joiner.days import days_after, days_before, days_of_actions, earlier_impressions
 from ml.lake import Lake, MissingPartition
 from ml.logs.ingest import ingest_day
 from ml.logs.read import raw_table
@@ -84,6 +84,16 @@ def test_a_day_needs_the_days_that_its_wait_reaches(tmp_path: Path, lake: Lake) 
     ingest_day(spec.actions_log, DAYS[0], tmp_path, lake, LocalRunner())
     with pytest.raises(MissingPartition, match="feed/raw_actions of 2026-03-02 is not in the lake"):
         join_day(spec, DAYS[0], lake, LocalRunner())
+
+
+@pytest.mark.parametrize("hours", [1, 23, 24, 25, 48])
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Australia/Lord_Howe"])
+def test_the_days_around_reach_as_far_as_those_of_any_day_of_a_year(zone: str, hours: int) -> None:
+    wait = {"labels": {"bought": {"within_hours": hours}}}
+    spec = feed(time={"timezone": zone}, partitions={"end": None}, actions=wait)
+    days = days_from("2026-04-01", 400)
+    assert days_after(spec) == max(len(days_of_actions(spec, day)) - 1 for day in days)
+    assert days_before(spec) == max(len(earlier_impressions(spec, day)) for day in days)
 
 
 def test_days_without_rows_have_no_examples(tmp_path: Path, lake: Lake) -> None:
