@@ -268,6 +268,9 @@ def _explain_type(sample: Sample, column: str, spec: DatasetSpec) -> tuple[str, 
     """The key to change for values that are not of their column's type."""
     source, kind = sample.source, sample.rows.columns.get(column)
     if kind is None:  # a field of the file, whose elements become rows
+        if any(isinstance(value, list) and any(isinstance(one, dict) for one in value) for value in sample.key_values(column)):
+            way_out = "write a line for each object, or lists of the same length in place of the list of objects"
+            return f"explode.{column}", way_out
         return f"explode.{column}", "name a field whose values are lists, and declare the type that their elements have"
     held = source.columns.get(column)
     if held is None or column in field_of(sample.rows) or (held != kind and (element_type(kind) or element_type(held))):

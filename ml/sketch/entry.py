@@ -17,6 +17,7 @@ from ml.sketch.features import Features, find_features
 from ml.sketch.files import FileGroup, find_groups
 from ml.sketch.labelled_items import exploded, find_labelled_items
 from ml.sketch.layout import FoundSource, NotALog, find_layout
+from ml.sketch.parallel_lists import find_parallel_lists
 from ml.sketch.roles import Roles, find_roles
 from ml.sketch.sample import sample_columns
 from ml.sketch.times import find_days, find_time
@@ -84,6 +85,8 @@ def sketch(folder: Path, name: str, timezone: str = "UTC") -> Sketch:
         labelled = find_labelled_items(log)
         if labelled:
             log, found = exploded(log, labelled), replace(found, keys=found.keys | labelled.keys)
+        elif parallel := find_parallel_lists(log):
+            log, found = parallel.exploded(log), replace(found, keys=found.keys | parallel.keys(log))
     roles = find_roles(log, columns, found.invented)
     features = find_features(log, roles, columns, labelled.histories if labelled else ())
     others = tuple(one for one in groups if one is not group)

@@ -396,9 +396,28 @@ def spreadsheet(folder: Path, draw: random.Random) -> dict[str, Any]:
     }
 
 
+def parallel_lists(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """Pages of a shop in JSON lines: lists of the shown items, hashed, and of the clicks on them."""
+    items, lines = [draw.getrandbits(64) for _ in range(40)], []
+    for at in _times(draw, 200):
+        shown = draw.sample(items, draw.randrange(1, 5))
+        clicks = [int(draw.random() < 0.2) for _ in shown]
+        lines.append(json.dumps({"t": at.isoformat(), "uid": draw.randrange(60), "items": shown, "clicks": clicks}))
+    (folder / "pages.jsonl").write_text("\n".join(lines) + "\n")
+    return {
+        "time.column": "t",
+        "time.unit": "iso8601",
+        "user": "uid",
+        "item": "item",
+        "label": {"column": "click"},
+        "types": {"item": "int", "click": "int"},
+        "keys": {"unsigned": ["item"]},
+    }
+
+
 _MAKERS = (
     *(policy_log, sparse_years, daily_events, partitioned, clocks, labelled_lines, nested_objects, structs),
-    *(fixed_width, pandas_ints, hashed_ids, hashed_texts, reviews, warehouse, stray_quotes, spreadsheet),
+    *(fixed_width, pandas_ints, hashed_ids, hashed_texts, reviews, warehouse, stray_quotes, spreadsheet, parallel_lists),
 )
 LOGS: dict[str, Callable[[Path, random.Random], dict[str, Any]]] = {make.__name__: make for make in _MAKERS}
 """Name -> function that writes a log into an empty folder and returns what a sketch must find."""

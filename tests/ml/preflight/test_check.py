@@ -1,6 +1,7 @@
 """What a preflight says of a fault, what it reads to find it, and that correct entries of real and simulated logs pass."""
 
 import gzip
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ml.logs.synthetic.simulate import write_day
 from ml.preflight import sample
 from ml.preflight.check import preflight
 from ml.preflight.finding import Finding, errors, exceeds, refusal
+from tests.helpers import shaped_logs
 from tests.helpers.click_logs import START, clicks, only, write_clicks
 from tests.helpers.small_logs import write_log
 
@@ -333,3 +335,15 @@ def test_ids_in_parquet_doubles_are_to_be_integers(tmp_path: Path) -> None:
     inexact = found_for([2.0**53 + 2 * n for n in range(240)])
     assert inexact.severity == "error" and "inexact integer" in inexact.found
     assert inexact.change.startswith("write them as integers or as text")
+
+
+def test_lists_of_objects_are_named_before_a_run(tmp_path: Path) -> None:
+    rows = [
+        {"time": shaped_logs.START + n, "shown": [{"item": "a", "clicked": 0}, {"item": "b", "clicked": 1}]} for n in range(30)
+    ]
+    folder = shaped_logs.in_folder(tmp_path, "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    shape = {"explode": {"shown": ["item", "clicked"]}, "part_separator": "-"}
+    spec = shaped_logs.entry({"time": "int", "item": "string", "clicked": "int"}, "jsonl", ["item"], shape)
+    [finding] = preflight(spec, folder)
+    assert finding.severity == "error" and finding.key == "source.explode.shown"
+    assert finding.change.startswith("write a line for each object, or lists of the same length")
