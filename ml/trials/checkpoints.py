@@ -1,6 +1,6 @@
 """Checkpoints of a trial: its metrics at fixed points of its training, at which it can be stopped early.
 
-The quality at a checkpoint is measured on the first rows of the first scored day, with which the trial's own scores begin.
+The quality at a checkpoint is measured on the first rows of the last scored day, the only one that a trial never trains on.
 Points are shares of a day's pass, so trials with other batch sizes are compared at the same number of rows.
 """
 

@@ -119,7 +119,7 @@ def run_trial(
     check_data(trial.spec, trial.data, trial.lake)
     checkpoints = None
     if trial.early_stopping and on_checkpoint is not None:
-        checkpoints = Checkpoints(trial.spec, trial.lake, trial.scored[0], len(trial.days) - 1, on_checkpoint)
+        checkpoints = Checkpoints(trial.spec, trial.lake, trial.scored[-1], len(trial.days) - 1, on_checkpoint)
     try:
         done = replay(
             trial.spec,

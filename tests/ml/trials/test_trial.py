@@ -74,6 +74,17 @@ def test_checkpoints_do_not_change_the_result(trial: Trial) -> None:
     assert times == sorted(times) and 0 < times[-1] <= watched.training_time
 
 
+def test_checkpoints_score_the_day_that_is_never_trained(trial: Trial, lake: Lake) -> None:
+    def aucs() -> list[float]:
+        seen: list[float] = []
+        run_trial(replace(trial, early_stopping=True), on_checkpoint=lambda number, metrics: seen.append(metrics["auc"]) or "")
+        return seen
+
+    before = aucs()
+    write_days(lake, made_spec(), 4, [320, 320, 320, 200])  # other rows of the last day only
+    assert all(auc != other for auc, other in zip(before, aucs(), strict=True))
+
+
 def test_checkpoints_are_at_the_same_rows_with_another_batch_size(trial: Trial) -> None:
     for batch_size in (320, 100):  # 1 and 4 steps a day
         seen: list[int] = []
