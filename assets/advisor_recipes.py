@@ -1,6 +1,6 @@
 """The day's recipes: how each model is trained, and where each value comes from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import dagster as dg
@@ -36,8 +36,10 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
 
         def work(day: str) -> dict[str, Any]:
             done = advise_day(spec, model, day, lake.open())
+            reasons = {value["key"]: value["reason"] for value in done.advice.values}
             return {
-                "recipe": _values(flat(done.recipe.model_dump(mode="json")), done.origins),
+                "recipe": _values(flat(done.recipe.model_dump(mode="json")), done.origins, reasons),
+                **({"suggestions": _suggestions(done.advice.suggestions)} if done.advice.suggestions else {}),
                 "fingerprint": done.recipe.fingerprint,
                 **(
                     {"overrode": dg.MetadataValue.json({each.key: each.value for each in done.overrode})}
@@ -53,7 +55,16 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
     return advisor_recipes
 
 
-def _values(values: Mapping[str, Any], origins: Mapping[str, str]) -> dg.TableMetadataValue:
-    """One row per value of the recipe."""
-    rows = ({"key": name, "value": str(value), "origin": origins.get(name, "")} for name, value in values.items())
-    return table(dict.fromkeys(("key", "value", "origin"), "string"), rows)
+def _values(values: Mapping[str, Any], origins: Mapping[str, str], reasons: Mapping[str, str]) -> dg.TableMetadataValue:
+    """One row per value of the recipe, with the reason of an advised value."""
+    rows = []
+    for name, value in values.items():
+        origin = origins.get(name, "")
+        reason = reasons.get(name, "") if origin.startswith("advice") else ""
+        rows.append({"key": name, "value": str(value), "origin": origin, "reason": reason})
+    return table(dict.fromkeys(("key", "value", "origin", "reason"), "string"), rows)
+
+
+def _suggestions(suggestions: Iterable[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
+    """Changes that no recipe key can express."""
+    return dg.MetadataValue.md("\n".join(f"- {each['text']} {each['reason']} ({each['source']})" for each in suggestions))

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from upath import UPath
 
 from ml.advisor.stored_advice import StoredAdvice, advice_of_day
+from ml.catalog.document import CatalogError
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.recipes.edits import flat, nested
@@ -36,6 +37,7 @@ class AdvisedDay:
         folder: The partition that was written.
         recipe: The recipe.
         origins: Where each value comes from, by key.
+        advice: The advice in it, with reasons.
         overrode: Values that the user's edits replaced.
         refused: Values by key that were not applied, because they would change the structure of the model in use; None for
             the removal of a key.
@@ -44,6 +46,7 @@ class AdvisedDay:
     folder: UPath
     recipe: Recipe
     origins: Mapping[str, str]
+    advice: StoredAdvice
     overrode: tuple[Overrode, ...] = ()
     refused: Mapping[str, Any] = field(default_factory=dict)
 
@@ -70,7 +73,7 @@ def advise_day(spec: DatasetSpec, model: str, day: str, lake: Lake) -> AdvisedDa
     result = _adopted(lake, spec, model, day) if parent else None  # the first day starts from nothing
     inputs = [(stage, parent)] if parent and lake.has(stage, spec.name, parent) else []
     before = lake.manifest(stage, spec.name, parent).get("tuned") if parent and inputs else None
-    new = _not_yet_used(lake, spec, model, before, day, result)
+    new, late = _not_yet_used(lake, spec, model, before, day, result)
     tuned = _tuned_values(lake, spec, model, before, new)
     if result and result["restarts"]:
         present = Recipe.model_validate(result["recipe"])  # the stored state has its structure
@@ -82,9 +85,8 @@ def advise_day(spec: DatasetSpec, model: str, day: str, lake: Lake) -> AdvisedDa
     kept = keep_structure(composed.recipe, present, (feature.name for feature in spec.sparse)) if present else None
     refused = kept.refused if kept else {}
     recipe = kept.recipe if kept else composed.recipe
-    done = AdvisedDay(
-        lake.partition(stage, spec.name, day), recipe, _origins(composed, recipe, refused), composed.overrode, refused
-    )
+    origins = _origins(composed, recipe, refused)
+    done = AdvisedDay(lake.partition(stage, spec.name, day), recipe, origins, advice, composed.overrode, {**late, **refused})
     _report(done, f"{spec.name}/{stage} of {day}")
     inputs += [(FEATURE_PROFILES, used) for used in advice.days if lake.has(FEATURE_PROFILES, spec.name, used)]
     tunings = {day} if result else set()
@@ -109,7 +111,15 @@ def _composed(spec: DatasetSpec, model: str, advice: StoredAdvice | None, tuned:
         except ValidationError as error:
             why = error.errors()[0]["msg"]
             _log.warning("%s/%s: the advice does not fit the overrides and is not applied: %s", spec.name, model, why)
-    return compose(spec, model, tuned=tuned)
+    try:
+        return compose(spec, model, tuned=tuned)
+    except ValidationError as error:
+        first, path = error.errors()[0], spec.models[model].edits
+        where = ".".join(map(str, first["loc"])) or "recipe"
+        raise CatalogError(
+            f"{path}: the edits do not fit the values {tuned[0].origin}: {where}: {first['msg']}. These values are "
+            f"{flat(tuned[0].values)}: edit them as well, or remove the edit"
+        ) from error
 
 
 def _adopted(lake: Lake, spec: DatasetSpec, model: str, day: str) -> dict[str, Any] | None:
@@ -138,10 +148,12 @@ def _tuned_values(
 
 def _not_yet_used(
     lake: Lake, spec: DatasetSpec, model: str, before: dict[str, Any] | None, day: str, result: dict[str, Any] | None
-) -> dict[str, dict[str, Any]]:
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Return the adopted tunings up to a day that are newer than the tuned values of the day before: manifests by day.
 
-    A tuning can be written after its day was advised. It then takes effect on the next day.
+    A tuning can be written after its day was advised. It then takes effect on the next day, unless it changes the structure:
+    the model of its day was trained without its state, and its values were tuned for that structure. Such values are the
+    second result, by key.
     """
     stage = tuning_results(model)
     newest, used = (before.get("day", spec.first_day), before.get("tuning")) if before else (spec.first_day, None)
@@ -152,7 +164,10 @@ def _not_yet_used(
         and (known > newest or (known == newest and lake.digest(stage, spec.name, known) != used))
     ]
     found = {known: _adopted(lake, spec, model, known) for known in days} | {day: result}
-    return {known: manifest for known, manifest in found.items() if manifest is not None}
+    adopted = {known: manifest for known, manifest in found.items() if manifest is not None}
+    usable = {known: manifest for known, manifest in adopted.items() if known == day or not manifest["restarts"]}
+    late = {key: value for known in adopted.keys() - usable.keys() for key, value in adopted[known]["changed"].items()}
+    return usable, late
 
 
 def _overlap(key: str, other: str) -> bool:

@@ -93,12 +93,6 @@ class Draft:
                 f"rules {', '.join(rules)}: their values are not valid together: {where}: {first['msg']}"
             ) from error
 
-    def copy_with(self, key: str, value: Any) -> Recipe:
-        """Return the present recipe with another value of one key. Raises `pydantic.ValidationError`."""
-        other = Recipe.model_validate(self._data).model_dump(mode="json")
-        _put(other, key, value)
-        return Recipe.model_validate(other)
-
     def _set(self, key: str, value: Any, shipped: Any, rule: str, reason: str, source: str, below: dict[str, Any]) -> bool:
         advised = Advised(key, value, shipped, rule, reason, source, is_structural(key))
         before = value_at(below, key)

@@ -114,6 +114,27 @@ def test_a_day_that_starts_from_a_stored_state_keeps_its_structure(lake: Lake, c
     assert done.recipe.model.embedding_dim == 64 and dict(done.refused) == {"model.embedding_dim": 8}
 
 
+def test_a_late_tuning_of_another_structure_is_not_applied_by_half(lake: Lake, catalog: Path) -> None:
+    spec = load_dataset(catalog / "criteo.yaml")
+    before = [advise_day(spec, "dlrm", day, lake) for day in DAYS[:2]][-1]
+    changed = {"model.embedding_dim": 64, "table_optimizer.lr": 0.2}
+    write_restart(lake, spec, changed)
+    done = advise_day(spec, "dlrm", DAYS[2], lake)
+    assert done.recipe == before.recipe and dict(done.refused) == changed
+
+
+def test_an_edit_that_contradicts_a_tuned_value_names_both(lake: Lake, catalog: Path) -> None:
+    spec = load_dataset(catalog / "criteo.yaml")
+    advise_day(spec, "dlrm", DAYS[0], lake)
+    flags = {"adopted": True, "restarts": False, "experiment": "1", "changed": {"schedule.warm_up": 0.3}}
+    with lake.write(tuning_results("dlrm"), "criteo", DAYS[1]) as folder:
+        lake.write_manifest(folder, {**flags, "recipe": recipe_of(spec, "dlrm").model_dump(mode="json")})
+    advise_day(spec, "dlrm", DAYS[1], lake)
+    edited = edit(catalog, "training: {schedule: {decay_start: 0.2}}")
+    with pytest.raises(CatalogError, match=rf"criteo/dlrm.yaml.*tuned for {DAYS[1]}.*schedule.warm_up"):
+        advise_day(edited, "dlrm", DAYS[2], lake)
+
+
 def test_a_fresh_start_uses_no_tuning_of_earlier_days(lake: Lake, spec: DatasetSpec) -> None:
     advise_day(spec, "dlrm", DAYS[0], lake)
     write_restart(lake, spec, {"model.embedding_dim": 64, "seed": 7})
