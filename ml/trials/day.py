@@ -114,7 +114,8 @@ def tune_day(
         (folder / TRIALS).write_text(json.dumps([vars(trial) for trial in tuned.trials], indent=1, default=dict))
         if done.restarts and candidate is not None:
             save_snapshot(candidate.state, folder)
-        lake.write_manifest(folder, _manifest(done, tuning, folder) | {"advice": advice, "lineage": lineage})
+        in_use = {"in_use": _values_of(tuning, tuned, present)}
+        lake.write_manifest(folder, _manifest(done, tuning, folder) | in_use | {"advice": advice, "lineage": lineage})
     return done
 
 
@@ -166,19 +167,17 @@ def _savings(tuning: Tuning, tuned: Tuned, best: Tried, present: Recipe) -> tupl
     ]
     if not others:
         return ()
-    parameters = tuning.search.parameters
-    measured = next(
-        (
-            trial.values
-            for trial in tuned.trials
-            if not trial.failed and with_assignments(tuning.recipe, parameters, trial.assignments) == present
-        ),
-        None,
-    )
+    measured = _values_of(tuning, tuned, present)
     if measured is None:
         folder = tuning.folder / tuned.experiment / IN_USE
         measured = in_process(replace(tuning.trial, recipe=present), folder).values()
     return tuple(Saving(name, best.values[name], measured[name]) for name in others)
+
+
+def _values_of(tuning: Tuning, tuned: Tuned, recipe: Recipe) -> Mapping[str, float] | None:
+    """Return the metrics of the trial of a recipe; None if no trial of it has metrics."""
+    of = ((with_assignments(tuning.recipe, tuning.search.parameters, trial.assignments), trial) for trial in tuned.trials)
+    return next((trial.values for tried, trial in of if tried == recipe and not trial.failed), None)
 
 
 def _predictions(done: Replay) -> Predictions:

@@ -11,7 +11,6 @@ import numpy as np
 
 from ml.lake import Lake
 from ml.stages import EVALUATION_REPORTS, tuning_results
-from ml.trials.day import TRIALS
 
 BASELINE = "logistic_regression"
 LOWER_IS_BETTER = frozenset({"log_loss"})
@@ -35,14 +34,13 @@ class Promise:
 def promise_of(lake: Lake, dataset: str, model: str, day: str) -> Promise:
     """Reads what the tuning that served a day has promised.
 
-    If its best trial was not adopted, the promise is the result of the first trial, which had the values of the recipe in use.
+    If its best trial was not adopted, the promise is the result of the trial of the recipe in use, if there was one.
 
     Raises:
         MissingPartition: The tuning is not in the lake.
     """
-    folder = lake.require(tuning_results(model), dataset, day)
     manifest = lake.manifest(tuning_results(model), dataset, day)
-    values = manifest["best"]["values"] if manifest["adopted"] else _first(json.loads((folder / TRIALS).read_text()))
+    values = manifest["best"]["values"] if manifest["adopted"] else manifest.get("in_use") or {}
     metric = next((name for name in ("auc", "log_loss") if name in values), "auc")
     baselines = [_baseline(lake, dataset, scored, metric) for scored in manifest["scored"]]
     known = [value for value in baselines if value is not None]
@@ -61,10 +59,6 @@ def lead_of(report: Mapping[str, Any], model: str, metric: str) -> float | None:
 
 def _lead(own: float, baseline: float, metric: str) -> float:
     return baseline - own if metric in LOWER_IS_BETTER else own - baseline
-
-
-def _first(trials: list[Mapping[str, Any]]) -> Mapping[str, float]:
-    return {} if not trials or trials[0]["failed"] else trials[0]["values"]
 
 
 def _baseline(lake: Lake, dataset: str, day: str, metric: str) -> float | None:

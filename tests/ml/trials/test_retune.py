@@ -15,7 +15,6 @@ from ml.catalog.retune import Retune
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.stages import EVALUATION_REPORTS, online_updates, tuning_results
-from ml.trials.day import TRIALS
 from ml.trials.retune import retune_needs
 from tests.helpers.quality_days import DAYS, make_spec, write_features
 
@@ -37,12 +36,11 @@ def report(lake: Lake, day: str, auc: float | None, calibration: Sequence[float]
         lake.write_manifest(staging, {})
 
 
-def tuning(lake: Lake, day: str, window: list[str], *, adopted: bool = True, best: float = 0.75, first: float = 0.74) -> None:
+def tuning(lake: Lake, day: str, window: list[str], *, adopted: bool = True, best: float = 0.75, in_use: float = 0.74) -> None:
     """Write the result of a tuning, with the keys that are read."""
-    trials = [{"assignments": {}, "values": {"auc": auc}, "failed": False} for auc in (first, best)]
     manifest = {"window": window, "scored": window[-2:], "best": {"values": {"auc": best}}, "adopted": adopted}
+    manifest |= {"in_use": {"auc": in_use}}
     with lake.write(tuning_results("dlrm"), SPEC.name, day) as staging:
-        (staging / TRIALS).write_text(json.dumps(trials))
         lake.write_manifest(staging, manifest)
 
 
