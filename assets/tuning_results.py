@@ -14,7 +14,7 @@ from assets.resources import DaskResource, LakeResource, MlflowResource, TuningR
 from assets.tables import table
 from ml import stages
 from ml.catalog.spec import DatasetSpec
-from ml.trials.window import LONGEST_WINDOW
+from ml.recipes.search import LONGEST_WINDOW
 
 
 class TuneConfig(dg.Config):
@@ -61,6 +61,7 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
             changes = {name: value for name, value in config.model_dump().items() if value is not None}
             plan = plan_tuning(spec, model, day, lake.open(), detect(), changes)
             service, folder = Service.of(tuning.database), Path(tuning.folder) / spec.name / model
+            service.check_reach(dask.address)
             asked = Tuning(spec, model, day, plan.recipe, plan.search, lake.open(), service, folder)
             tracker = TrialTracker(Path(mlflow.home), asked, {"dagster/run_id": context.run_id})
             advice = asdict(StoredAdvice.of(plan.advice))

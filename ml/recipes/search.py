@@ -96,14 +96,19 @@ class SearchMetric(Strict):
         return self
 
 
+LONGEST_WINDOW = 28
+"""Most days before a day that a tuning of the day can depend on."""
+
+
 class Search(Strict):
     """What is tuned."""
 
     project: str | None = Field(default=None, description="SigOpt's project; by default the dataset.")
-    experiment: str | None = Field(default=None, description="Name of the experiment; by default the model.")
+    experiment: str | None = Field(default=None, description="Name of the experiment; by default the model and the day.")
     window_days: int = Field(
         default=5,
         ge=2,
+        le=LONGEST_WINDOW,
         description="Number of days with rows before the day that is served, in this order: days that trials train on, days "
         "that they score, days on which the best one is judged.",
     )
@@ -163,6 +168,11 @@ class Search(Strict):
     def days_scored(self) -> int:
         """Number of days that a trial scores."""
         return self.scored_days or min(2, self.window_days - self.judged_days - 1)
+
+    @property
+    def days_trained(self) -> int:
+        """Number of days that a trial trains on: all that it sees but the last one."""
+        return self.window_days - self.judged_days - 1
 
     def warnings(self) -> list[str]:
         """Returns what is allowed, but probably not meant."""

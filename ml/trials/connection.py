@@ -12,12 +12,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import backoff
+
+from ml.tuning.errors import ApiError
 
 URL, TOKEN = "SIGOPT_API_URL", "SIGOPT_API_TOKEN"
 PATIENCE = 300.0
 """Seconds for which a call is repeated."""
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _LONGEST_WAIT = 10.0  # seconds between two attempts
 _log = logging.getLogger("evergreen")
 
@@ -38,6 +42,22 @@ class Service:
     def of(cls, database: str) -> Service:
         """Returns the service that `SIGOPT_API_URL` names, or the one in process."""
         return cls(database, os.environ.get(URL) or "")
+
+    def check_reach(self, scheduler: str) -> None:
+        """Refuses a database on this machine for Dask workers on other machines.
+
+        Args:
+            scheduler: Address of the Dask scheduler, such as `tcp://10.0.0.5:8786`; empty for workers on this machine.
+
+        Raises:
+            ValueError: Workers of the scheduler would open a database of their own.
+        """
+        here = not scheduler or urlsplit(scheduler).hostname in LOOPBACK
+        if not here and not self.url and ("://" not in self.database or self.database.startswith("sqlite")):
+            raise ValueError(
+                f"the workers of the Dask scheduler {scheduler} cannot open {self.database}, a SQLite file on this machine: "
+                f"set EVERGREEN_TUNING_DB to a PostgreSQL URL, or start `make sigopt` and set {URL} and {TOKEN} for all workers"
+            )
 
     def connect(self, worker: str | None = None, patience: float = PATIENCE) -> Any:
         """Connects the sigopt client.
@@ -95,19 +115,21 @@ def _repeating(driver: type, patience: float) -> type:
     """Returns a driver of the sigopt client that repeats requests, with growing waits, for `patience` seconds."""
     from sigopt.exception import ApiException, ConnectionException
 
+    repeat = backoff.on_exception(
+        backoff.expo,
+        (ApiException, ConnectionException, ApiError),
+        giveup=lambda error: not patience or _is_final(error),
+        max_time=patience or None,
+        max_value=_LONGEST_WAIT,
+        on_backoff=_report,
+        logger=None,  # type: ignore  # the library accepts None
+    )
+
     class Repeating(driver):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            repeat(super().__init__)(*arguments, **named)  # the driver in process opens the database
+
         def request(self, *request: Any) -> Any:
-            if not patience:
-                return super().request(*request)
-            repeat = backoff.on_exception(
-                backoff.expo,
-                (ApiException, ConnectionException),
-                giveup=_is_final,
-                max_time=patience,
-                max_value=_LONGEST_WAIT,
-                on_backoff=_report,
-                logger=None,  # type: ignore  # the library accepts None
-            )
             return repeat(super().request)(*request)
 
     return Repeating
@@ -119,5 +141,5 @@ def _report(_attempt: Any) -> None:
 
 def _is_final(error: Exception) -> bool:
     """Whether the service answered, and would answer the same again."""
-    status = getattr(error, "status_code", None)
+    status = error.status if isinstance(error, ApiError) else getattr(error, "status_code", None)
     return status is not None and status != 429 and status < 500

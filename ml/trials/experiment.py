@@ -48,6 +48,8 @@ def metrics_of(search: Search) -> tuple[Metric, ...]:
 def experiment_of(connection: Any, search: Search, recipe: Recipe, name: str, project: str, made_from: Any) -> str:
     """Returns the id of the experiment of a tuning. It is created unless it exists.
 
+    A tuning with another number of trials, in all or at a time, continues the same experiment.
+
     The recipe's own values are its first suggestion, so tuning never ends with less than it began with. They are also queued if
     the process that created the experiment was killed before it did so.
 
@@ -63,15 +65,21 @@ def experiment_of(connection: Any, search: Search, recipe: Recipe, name: str, pr
         sigopt.exception.ApiException: The service refuses the definition.
     """
     body = experiment_body(search, name, project)
-    identity = json.dumps([body, recipe.fingerprint, made_from], sort_keys=True)
+    counts = {"observation_budget": search.observation_budget, "parallel_bandwidth": search.parallel_bandwidth}
+    identity = json.dumps([{**body, **dict.fromkeys(counts)}, recipe.fingerprint, made_from], sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
     found = _found(connection, body["name"], digest)
     if found is None:
         _require_project(connection, body["project"])
         found = str(connection.experiments().create(**body, metadata={DIGEST: digest}).id)
+    else:
+        connection.experiments(found).update(**counts)
     defaults = search.defaults(recipe)
     if len(defaults) == len(search.parameters) and _is_untouched(connection.experiments(found)):
         connection.experiments(found).queued_suggestions().create(assignments=defaults)
+        queued = list(connection.experiments(found).queued_suggestions().fetch().iterate_pages())
+        for again in queued[1:]:  # the call was repeated, because its first answer was lost
+            connection.experiments(found).queued_suggestions(again.id).delete()
     return found
 
 

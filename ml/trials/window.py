@@ -13,14 +13,20 @@ from datetime import date
 from ml.catalog.spec import DatasetSpec
 from ml.days import trailing_days
 from ml.lake import Lake, StalePartition
+from ml.recipes.edits import read_edits
+from ml.recipes.search import LONGEST_WINDOW, Search
 from ml.stages import MDS_DATASETS
-
-LONGEST_WINDOW = 28
-"""Most days before a day that a tuning of the day can depend on."""
 
 
 class NothingToTune(ValueError):
     """The search has no parameters, or its window is not full."""
+
+
+def declared_window(spec: DatasetSpec, model: str) -> int:
+    """Returns the number of days that the edits of a recipe state for tuning, or the default."""
+    edits = read_edits(spec.models[model].edits)
+    stated = edits.sigopt.get("window_days") if edits else None
+    return stated if isinstance(stated, int) else Search.model_fields["window_days"].default
 
 
 def window_of(spec: DatasetSpec, day: str, days: int, lake: Lake) -> tuple[str, ...]:

@@ -13,13 +13,13 @@ from sigopt.exception import ApiException, ConnectionException
 
 from ml.lake import Lake, MissingPartition, StalePartition
 from ml.recipes.dialects.write import experiment_body
-from ml.recipes.search import Search
+from ml.recipes.search import LONGEST_WINDOW, Search
 from ml.trials.connection import Service
 from ml.trials.experiment import experiment_of, metrics_of, tried
 from ml.trials.process import TrialFailed
 from ml.trials.trial import TrialResult, run_trial
 from ml.trials.tune import Tuning, describe, tune
-from ml.trials.window import LONGEST_WINDOW, NothingToTune, check_window
+from ml.trials.window import NothingToTune, check_window
 from ml.trials.worker import Worker
 from ml.tuning.database import Database
 from ml.tuning.driver import Driver
@@ -165,7 +165,10 @@ def test_the_same_tuning_finds_its_experiment_and_another_one_does_not(tuning: T
 
     first = found({"2026-01-01": "digest"})
     assert found({"2026-01-01": "digest"}) == first
-    assert len({first, found({"2026-01-01": "other"}), found({"2026-01-01": "digest"}, observation_budget=9)}) == 3
+    assert len({first, found({"2026-01-01": "other"}), found({"2026-01-01": "digest"}, experiment="mine")}) == 3
+    assert found({"2026-01-01": "digest"}, observation_budget=9, parallel_bandwidth=3) == first, "the experiment continues"
+    experiment = connection.experiments(first).fetch()
+    assert (experiment.observation_budget, experiment.parallel_bandwidth) == (9, 3)
 
 
 def test_a_kill_before_the_recipe_was_queued_does_not_lose_the_first_trial(tuning: Tuning) -> None:
@@ -289,7 +292,7 @@ def test_a_trial_that_is_worse_than_the_others_is_stopped_early(tuning: Tuning) 
     assert ended.metadata["log"] == "stopped early by median_rule at checkpoint 1 of 7" == describe(ended)
     assert tried(tuning.service.connect(), one.experiment)[-1] == ended
     assert not front(metrics_of(one.search), [ended.observation])
-    other = worker(tuning, early_stopping=False, observation_budget=7)
+    other = worker(tuning, early_stopping=False, observation_budget=6, experiment="whole")
     rivals(other, auc=1.0, steps=7)
     whole = other.run()
     assert whole is not None and whole.values["auc"] < 1 and not whole.stopped
