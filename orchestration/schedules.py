@@ -4,7 +4,10 @@ from datetime import timedelta
 
 import dagster as dg
 
+from assets.resources import LakeResource
 from ml.catalog.spec import DatasetSpec
+from ml.lake import Lake, MissingPartition
+from ml.trials.window import NothingToTune, declared_window, window_of
 from orchestration.jobs import AssetJob
 
 
@@ -23,11 +26,23 @@ def weekly_tuning(spec: DatasetSpec, job: AssetJob):
         execution_timezone=spec.time.timezone,
         description=f"Tunes the recipes of {spec.name} weekly. The daily job of the day then uses those that are better.",
     )
-    def weekly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    def weekly(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
         last = (context.scheduled_execution_time - timedelta(days=1)).date()
         day = last.isoformat()
         if day not in spec.days(last):
             return dg.SkipReason(f"{day} is not a day of {spec.name}")
+        missing = [_missing(spec, model, day, lake.open()) for model in spec.models]
+        if missing and all(missing):
+            return dg.SkipReason(missing[0])
         return dg.RunRequest(run_key=day, partition_key=day)
 
     return weekly
+
+
+def _missing(spec: DatasetSpec, model: str, day: str, lake: Lake) -> str:
+    """Return what a tuning for a day lacks; empty if its window is full."""
+    try:
+        window_of(spec, day, declared_window(spec, model), lake)
+    except (NothingToTune, MissingPartition) as error:
+        return str(error)
+    return ""

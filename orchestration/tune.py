@@ -11,10 +11,9 @@ from assets.policy import key
 from ml.catalog.spec import DatasetSpec
 from ml.days import yesterday
 from ml.lake import Lake
-from ml.recipes.edits import read_edits
-from ml.recipes.search import Search
 from ml.stages import STUDIES, advisor_recipes, exported_models, tuned_models, tuning_results
 from ml.trials.day import TRIALS
+from ml.trials.window import declared_window
 from orchestration.demo import link_logs
 from orchestration.deployments import lake_root
 from orchestration.materialize import materialize
@@ -73,13 +72,6 @@ def cases_table(summary: dict[str, Any]) -> Table:
 
 def _figure(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
-
-
-def declared_window(spec: DatasetSpec, model: str) -> int:
-    """Return the number of days that the edits of a recipe state for tuning, or the default."""
-    edits = read_edits(spec.models[model].edits)
-    stated = edits.sigopt.get("window_days") if edits else None
-    return stated if isinstance(stated, int) else Search.model_fields["window_days"].default
 
 
 def _short(value: object) -> str:
