@@ -10,6 +10,7 @@ from ml.advisor.advice import Advice, Wishes
 from ml.advisor.draft import value_at
 from ml.advisor.rules import Rules, Searched, load_rules
 from ml.recipes.recipe import Recipe
+from ml.recipes.search import Search
 
 PER_PARAMETER = 10  # trials that SigOpt recommends for each parameter, at least
 STEPS = 50  # fewest steps of a day that a searched batch size leaves
@@ -61,7 +62,8 @@ def search_space(advice: Advice, wishes: Wishes | None = None, cores: float = 1.
 
     Args:
         advice: The advice.
-        wishes: The user's wishes: a limit of seconds becomes the threshold of the training time.
+        wishes: The user's wishes: a limit of seconds a day becomes the threshold of the training time, for as many days as a
+            trial trains on by default.
         cores: Number of cores for trials, each of which uses one.
         rules: The rules; by default, Evergreen's.
 
@@ -158,7 +160,10 @@ def _metrics(wishes: Wishes) -> Iterator[dict[str, Any]]:
     quality: dict[str, Any] = {"name": name, "objective": "maximize" if name == "auc" else "minimize", "strategy": "optimize"}
     yield quality if threshold is None else quality | {"threshold": threshold}
     time: dict[str, Any] = {"name": "training_time", "objective": "minimize"}
-    yield time | ({"strategy": "store"} if wishes.seconds is None else {"strategy": "optimize", "threshold": wishes.seconds})
+    if wishes.seconds is None:
+        yield time | {"strategy": "store"}
+    else:  # the wish is about a day, and the metric about all days that a trial trains on
+        yield time | {"strategy": "optimize", "threshold": wishes.seconds * Search().days_trained}
 
 
 def _warnings(budget: int, parameters: int) -> Iterator[str]:

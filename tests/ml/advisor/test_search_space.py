@@ -93,7 +93,7 @@ def test_wishes_become_thresholds() -> None:
     _, space = space_of("criteo", "dlrm", wishes=Wishes(seconds=60, target=("auc", 0.76)))
     assert [(m["name"], m["strategy"], m.get("threshold")) for m in space.metrics] == [
         ("auc", "optimize", 0.76),
-        ("training_time", "optimize", 60),
+        ("training_time", "optimize", 60 * 3),  # five days, of which one is judged and the last one is not trained
     ]
 
 
