@@ -189,6 +189,10 @@ class Lake:
         """
         return self.partition(stage, dataset, day).parent / ".staging" / day
 
+    def lock_path(self, stage: str, dataset: str, day: str) -> UPath:
+        """Returns the file that a writer of a partition locks on a local disk. It stays when the partition is removed."""
+        return self.partition(stage, dataset, day).parent / ".locks" / f"{day}.lock"
+
     @contextmanager
     def write(self, stage: str, dataset: str, day: str) -> Iterator[UPath]:
         """Context manager that yields an empty folder to write a partition to.
@@ -206,12 +210,12 @@ class Lake:
     @contextmanager
     def _alone(self, stage: str, dataset: str, day: str) -> Iterator[None]:
         """Excludes other writers of the partition on a local disk, by a lock that is released if the process is killed."""
-        folder = self.partition(stage, dataset, day).parent / ".locks"
-        if not is_local(folder):
+        path = self.lock_path(stage, dataset, day)
+        if not is_local(path):
             yield
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{folder.path}/{day}.lock", timeout=0, thread_local=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.path, timeout=0, thread_local=False)
         try:
             lock.acquire()
         except Timeout as error:

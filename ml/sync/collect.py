@@ -47,11 +47,14 @@ def collect(folder: SyncFolder, ttl: float) -> int:
     for run_id, kind, versions in old:
         for version in versions:
             folder.discard(run_id, kind, version)
+    for run_id in folder.runs():
+        if run_id != head.run_id:
+            folder.remove_run(run_id)
     return sum(len(versions) for _, _, versions in old)
 
 
 def registered(folder: SyncFolder, ttl: float) -> list[Acknowledgement]:
-    """Return the last acknowledgement of each receiver that was heard of within `ttl` seconds, and drop the other receivers."""
+    """Return the last acknowledgement of each receiver that acknowledged within `ttl` seconds, and drop the other receivers."""
     found = []
     for one in folder.acknowledgements():
         if time.time() - one.heard <= ttl:

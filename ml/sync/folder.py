@@ -3,7 +3,7 @@
     head.json                              run, version and newest snapshot; the only file that receivers poll
     <run id>/snapshots/0000000000/         a package: manifest.json and its files
     <run id>/deltas/0000000001/
-    receivers/<name>.json                  what a receiver has applied, and when it was last heard of
+    receivers/<name>.json                  what a receiver has applied, and when it acknowledged it
 
 A package appears whole or not at all, as a partition of a lake does. `head.json` is replaced after its package has appeared.
 """
@@ -193,8 +193,20 @@ class SyncFolder:
             raise DamagedPackage(f"{path} cannot be read: {error}") from error
 
     def discard(self, run_id: str, kind: Kind, version: int) -> None:
-        """Delete a package. Its manifest is deleted first, so that an incomplete package is never visible."""
-        self._lake.discard(run_id, _FOLDERS[kind], _key(version))
+        """Delete a package and its lock. The manifest is deleted first, so that an incomplete package is never visible."""
+        place = (run_id, _FOLDERS[kind], _key(version))
+        self._lake.discard(*place)
+        self._lake.lock_path(*place).unlink(missing_ok=True)
+
+    def remove_run(self, run_id: str) -> None:
+        """Delete the folder of a run that has no packages. On a local disk, one that a process writes to is kept."""
+        if not is_local(self.root):
+            return  # it has no folders of its own
+        run = Path((self.root / run_id).path)
+        held = sorted(run.rglob("*"), reverse=True)
+        if not any(path.is_file() for path in held):
+            for path in (*held, run):
+                path.rmdir()
 
     def acknowledge(self, done: Acknowledgement) -> None:
         """Record what a receiver has applied, in place of its last acknowledgement."""
