@@ -64,7 +64,7 @@ class Receiver:
         self._served: PackageManifest | None = None
         self._head: Head | None = None
         self._newest: PackageManifest | None = None  # manifest of the newest version, if it is not served
-        self._behind_since: float | None = None
+        self._behind_since: float | None = None  # when the first version was published that is not served
         self._acknowledged: float | None = None
         self._rejected: Head | None = None  # what the probe has found to be worse
         self._load_failed: tuple[Head, float] | None = None  # and when
@@ -166,8 +166,9 @@ class Receiver:
             self._refusal = None
         if applied is not None:
             self._refusals.clear()
-            if self._head is not None and applied.version >= self._head.version:
-                self._behind_since, self._newest = None, None
+            self._behind_since = None
+            if self._head is not None:
+                self._note_lag(self._head)
         self._acknowledge(always=applied is not None)
         return applied
 
@@ -338,19 +339,25 @@ class Receiver:
         self._note(Refused("quality", f"version {head.version} is worse on the probe set ({worse}): {what}"))
 
     def _note_lag(self, head: Head) -> None:
-        """Remember which version is the newest, and since when it is not served."""
-        served = self._served
-        if head == self._head or (served and (served.run_id, served.version) == (head.run_id, head.version)):
-            self._head = head
+        """Record which version is the newest, and when the first version was published that is not served."""
+        served, is_new, self._head = self._served, head != self._head, head
+        if not self._is_behind:
+            self._behind_since = self._newest = None
             return
-        self._head = head
-        kind = "delta" if head.version > head.snapshot else "snapshot"
-        try:
-            self._newest = Packages(self._folder, head.run_id).manifest(kind, head.version)
-        except Refused:
-            self._newest = None
+        if is_new:
+            self._newest = self._manifest(head, head.version)
         if self._behind_since is None:
-            self._behind_since = self._newest.published_at if self._newest else time.time()
+            version = served.version + 1 if served is not None and served.run_id == head.run_id else head.snapshot
+            first = self._newest if version == head.version else self._manifest(head, version) or self._newest
+            self._behind_since = first.published_at if first else time.time()
+
+    def _manifest(self, head: Head, version: int) -> PackageManifest | None:
+        """Read the manifest of a version; None if there is none."""
+        kind = "delta" if version > head.snapshot else "snapshot"
+        try:
+            return Packages(self._folder, head.run_id).manifest(kind, version)
+        except Refused:
+            return None
 
     def _reaches(self, head: Head, after: int) -> bool:
         """Whether the newest version was trained on events from a point in time on, or has to be read to find out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from threading import Event, Thread
 
@@ -10,6 +11,7 @@ import pytest
 
 from ml.sync import receiver as module
 from ml.sync.folder import HEAD, RECEIVERS, SyncFolder
+from ml.sync.lag import serving_lag
 from ml.sync.packages import Packages
 from ml.sync.receiver import Receiver
 from ml.sync.rows import DELTA_FILE
@@ -84,6 +86,19 @@ def test_lag_is_reported_in_event_time_and_in_wall_time(run: Run) -> None:
     shutil.move(run.root / "kept", run.package("delta", 3))
     assert receiver.poll() is not None
     assert (receiver.status.lag_event_seconds, receiver.status.lag_wall_seconds) == (0.0, 0.0)
+
+
+def test_lag_begins_with_the_first_version_that_is_not_served(run: Run) -> None:
+    receiver, now = following(run), time.time()
+    run.advance(3)
+    for version, ago in ((3, 300), (4, 200), (5, 100)):
+        rewrite_manifest(run.package("delta", version), published_at=now - ago)
+    shutil.move(run.package("delta", 4) / DELTA_FILE, run.root / "kept")
+    assert receiver.poll() is not None and receiver.status.version == 3
+    (one,) = serving_lag(run.folder)
+    assert [one.seconds, receiver.status.lag_wall_seconds] == pytest.approx([200, 200], abs=60)
+    shutil.move(run.root / "kept", run.package("delta", 4) / DELTA_FILE)
+    assert receiver.poll() is not None and receiver.status.lag_wall_seconds == 0
 
 
 def test_a_missing_delta_is_a_gap_until_it_appears_or_a_snapshot_follows(run: Run) -> None:
