@@ -14,6 +14,8 @@ A query, or a client in any language with XXH64 (Collet, 2012), can therefore co
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import pyarrow as pa
 
@@ -138,6 +140,7 @@ def _chain(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return ids
 
 
+@lru_cache(maxsize=4096)
 def feature_seed(feature: str) -> np.uint64:
     """Returns the seed of a feature's hashes: the XXH64 of its name, with the seed 42 of Spark SQL."""
     name = np.frombuffer(feature.encode(), np.uint8)

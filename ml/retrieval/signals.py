@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE
+from ml.retrieval.best import mark_best
 from ml.retrieval.click_counts import ClickCounts, Counted
 from ml.retrieval.co_visitation import CoVisitation, SharedSessions
 from ml.retrieval.contexts import NOT_LIVE
@@ -93,7 +94,8 @@ class CandidateSignals:
         self._together.refresh(now, items)
         self._follows.refresh(now, items)
         counts = self._counts.refresh(now, items)
-        self.current = SignalsAsOf(now, items, counts, self._together.current, self._follows.current)
+        popular = [mark_best(n[None].astype(np.float32), SOURCES["popularity"])[0] & (n > 0) for n in counts.counts[:2]]
+        self.current = SignalsAsOf(now, items, counts, popular[0] | popular[1], self._together.current, self._follows.current)
 
     def candidates(self, requests: Requests, allowed: NDArray[np.bool_] | None = None, exclude_seen: bool = True) -> Candidates:
         """Find the candidates of B requests; see `SignalsAsOf.candidates`."""
@@ -108,6 +110,7 @@ class SignalsAsOf:
         now: Microseconds since 1970 UTC.
         items: int64 [L], ids of the live items, ascending.
         counts: Their clicks.
+        popular: bool [L], the most clicked items of the last 10 and of the last 60 minutes.
         together: Co-visitation in either order.
         follows: Co-visitation with the item that directly follows.
     """
@@ -115,6 +118,7 @@ class SignalsAsOf:
     now: int
     items: NDArray[np.int64]
     counts: Counted
+    popular: NDArray[np.bool_]
     together: SharedSessions
     follows: SharedSessions
 
@@ -164,14 +168,13 @@ class SignalsAsOf:
     def _found(self, requests: Requests, scores: _Scores) -> dict[str, NDArray[np.bool_]]:
         """Return which items each source finds, bool [B, L]."""
         with_session, with_past = ((n > 0)[:, None] for n in (requests.session, np.diff(requests.past.offsets)))
-        popular = [_first(n[None].astype(np.float32), SOURCES["popularity"]) & (n > 0) for n in self.counts.counts[:2]]
         together, follow, history = scores.together, scores.follow, scores.history
-        of_session = _first(together, SOURCES["co_visitation"]) & (together > 0)
+        of_session = mark_best(together, SOURCES["co_visitation"]) & (together > 0)
         return {
-            "popularity": np.repeat(popular[0] | popular[1], len(requests), axis=0),
-            "context": _first(scores.blend, SOURCES["context"]) | _first(scores.context, SOURCES["context"]),
-            "co_visitation": with_session & (of_session | (_first(follow, SOURCES["history"]) & (follow > 0))),
-            "history": with_past & _first(history, SOURCES["history"]) & (history > 0),
+            "popularity": np.repeat(self.popular[None], len(requests), axis=0),
+            "context": mark_best(scores.blend, SOURCES["context"]) | mark_best(scores.context, SOURCES["context"]),
+            "co_visitation": with_session & (of_session | (mark_best(follow, SOURCES["history"]) & (follow > 0))),
+            "history": with_past & mark_best(history, SOURCES["history"]) & (history > 0),
         }
 
     def _signals(
@@ -226,15 +229,6 @@ class _Scores:
     blend: NDArray[np.float32]
     popularity: NDArray[np.float32]
     seen: NDArray[np.bool_]
-
-
-def _first(scores: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
-    """Mark the first `count` items of each row by score [B, L]. Of equal scores, the first places are marked."""
-    if scores.shape[1] <= count:
-        return np.ones(scores.shape, np.bool_)
-    least = np.partition(scores, scores.shape[1] - count, axis=1)[:, scores.shape[1] - count, None]
-    above, ties = scores > least, scores == least
-    return above | (ties & (np.cumsum(ties, axis=1) <= count - above.sum(axis=1, keepdims=True)))
 
 
 def _rank_within(offsets: NDArray[np.int64], scores: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:

@@ -227,10 +227,12 @@ class EventWindow:
         own = self._user_id(user)
         if own == MISSING_ID:
             return {}
-        held = self._held
-        known: dict[str, Any] = {}
-        for row in held.rows.take(pa.array(held.of_user(own, before)[-_LAST:])).to_pylist():
-            known |= {name: value for name, value in row.items() if value is not None}
+        held, known = self._held, {}
+        newest = held.of_user(own, before)[: -_LAST - 1 : -1].tolist()
+        for name, column in zip(held.rows.column_names, held.rows.columns, strict=True):
+            values = (column[place].as_py() for place in newest)
+            if (value := next((value for value in values if value is not None), None)) is not None:
+                known[name] = value
         return known
 
     def users(self, most: int) -> list[Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,7 @@ class Recommender:
             (side, held) for side, held in zip(spec.join, sides, strict=False) if side.log_key not in self._item_columns
         ]
         self._sides = [SideRows(side, held) for side, held in of_context]
+        self._code = lru_cache(maxsize=4096, typed=True)(self._hashed)
         self.item_sides = ItemSides(spec, source.tables.item_columns)
 
     @property
@@ -149,15 +151,17 @@ class Recommender:
         """
         live, past = self.source.live, self.window.last_of(user, now, CONTEXT)
         given = self._given(user, context, now)
-        row, filled, missing = self._user_row(ranking, user, context, given, past, now)
+        self._check(ranking, context)
         seen = [event.id for event in past]
         allowed = self.source.allowed(live, filters or {}, seen if exclude_seen else [])
         if ranker is not None:
             requests = self._requests(given, past, now)
             listed = self.source.candidates(live, requests, allowed, exclude_seen)
             result = self._by_signals(live, ranker, listed, k, explain)
-            result.filled, result.missing, result.context = filled, missing, past
+            result.filled, result.missing = self._origins(ranking, context, self._earlier(given))
+            result.context = past
             return result
+        row, filled, missing = self._user_row(ranking, user, context, given, past, now)
         found = self._candidates(live, row, seen, allowed, exclude_seen)
         union = np.unique(np.concatenate([*found.values(), np.zeros(0, np.int64)]).astype(np.int64))
         counts = {name: len(at) for name, at in found.items()}
@@ -174,6 +178,7 @@ class Recommender:
         """Rank given items, those that are not live as well. Arguments as for `recommend`."""
         past, live = self.window.last_of(user, now, CONTEXT), self.source.live
         given = self._given(user, context, now)
+        self._check(ranking, context)
         row, filled, missing = self._user_row(ranking, user, context, given, past, now)
         at, items = self._described(live, candidates)
         if (at != NOT_LIVE).all():
@@ -233,22 +238,10 @@ class Recommender:
         now: int,
     ) -> tuple[dict[str, pa.Scalar], list[str], list[str]]:
         """Columns that do not describe items, in their declared types; which were filled in; and which are missing."""
-        known = self.spec.column_types
-        if unknown := [name for name in context if name not in known]:
-            raise WrongColumn(
-                f"context.{unknown[0]}: no such column; the columns are {sorted(set(known) - self._item_columns)}"
-            )
-        if wrong := [name for name in context if name in self._item_columns]:
-            raise WrongColumn(f"context.{wrong[0]}: describes items, which the service knows; leave it out")
         of_tables = self.tables.request_columns
-        if wrong := [name for name in context if name in of_tables]:
-            raise WrongColumn(f"context.{wrong[0]}: a value of a feature table, which the service computes; leave it out")
-        earlier = dict(given)  # apart from the context, what the user's last events supply
         computed = self.tables.of_request(given, now) if of_tables else {}
-        for side in self._sides:
-            earlier |= side.columns_of(given.get(side.log_key))
+        earlier = self._earlier(given)
         row: dict[str, pa.Scalar] = {}
-        filled, missing = [], []
         for name, kind in ranking.columns.items():
             if name in self._item_columns:
                 continue
@@ -260,12 +253,39 @@ class Recommender:
                 row[name] = self._history(name, past, now)
             elif name == self.spec.user:
                 row[name] = scalar(name, user, kind)
-            elif name in context:
-                row[name] = scalar(f"context.{name}", context[name], kind)
             else:
-                (filled if earlier.get(name) is not None else missing).append(name)
-                row[name] = pa.scalar(earlier.get(name), kind)
-        return row, filled, missing
+                row[name] = scalar(f"context.{name}", context.get(name, earlier.get(name)), kind)
+        return row, *self._origins(ranking, context, earlier)
+
+    def _earlier(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What the user's last events and side tables supply."""
+        earlier = dict(given)
+        for side in self._sides:
+            earlier |= side.columns_of(given.get(side.log_key))
+        return earlier
+
+    def _origins(self, ranking: Bundle, context: Mapping[str, Any], earlier: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+        """Columns that the context leaves out: those that the user's last events supply, and those that are missing."""
+        known = {*self._item_columns, *self.tables.request_columns, *context, EVENT_TIME, self.spec.user}
+        asked = [name for name in ranking.columns if name not in known and not name.startswith(HISTORY_PREFIX)]
+        filled = [name for name in asked if earlier.get(name) is not None]
+        return filled, [name for name in asked if earlier.get(name) is None]
+
+    def _check(self, ranking: Bundle, context: Mapping[str, Any]) -> None:
+        """Raise `WrongColumn` if the context has a column that requests do not describe, or a value of another type."""
+        known = self.spec.column_types
+        if unknown := [name for name in context if name not in known]:
+            raise WrongColumn(
+                f"context.{unknown[0]}: no such column; the columns are {sorted(set(known) - self._item_columns)}"
+            )
+        if wrong := [name for name in context if name in self._item_columns]:
+            raise WrongColumn(f"context.{wrong[0]}: describes items, which the service knows; leave it out")
+        of_tables = self.tables.request_columns
+        if wrong := [name for name in context if name in of_tables]:
+            raise WrongColumn(f"context.{wrong[0]}: a value of a feature table, which the service computes; leave it out")
+        for name, value in context.items():
+            if name in ranking.columns and name != self.spec.user:
+                scalar(f"context.{name}", value, ranking.columns[name])
 
     def _history(self, name: str, past: Sequence[UserEvent], now: int) -> pa.Scalar:
         """The ids of the user's last items, as the feature of the item has them."""
@@ -278,11 +298,15 @@ class Recommender:
 
     def _requests(self, given: Mapping[str, Any], past: Sequence[UserEvent], now: int) -> Requests:
         """What signals use of a request, as `interactions_of` derives it from the log."""
-        columns, types = self._signal_columns, self.window.types
-        rows = pa.table({name: pa.array([scalar(f"context.{name}", given.get(name), types[name])]) for name in columns})
         session = running_session([event.time for event in past], now, self._idle)
-        codes = codes_of(columns, rows) if columns else np.zeros((1, 0), np.int64)
-        return Requests(Contexts.of([[event.id for event in past]]), np.array([session]), codes)
+        values = [(name, given.get(name)) for name in self._signal_columns]
+        codes = [self._hashed(*of) if isinstance(of[1], list) else self._code(*of) for of in values]
+        return Requests(Contexts.of([[event.id for event in past]]), np.array([session]), np.array([codes], np.int64))
+
+    def _hashed(self, column: str, value: Any) -> int:
+        """Hash a value of the context, as `codes_of` hashes a column of the log."""
+        held = pa.array([scalar(f"context.{column}", value, self.window.types[column])])
+        return int(codes_of([column], pa.table({column: held}))[0, 0])
 
     def _by_signals(self, live: ServedItems, ranker: LambdaRank, listed: Candidates, k: int, explain: bool) -> Recommendation:
         """Rank candidates by their signals."""
