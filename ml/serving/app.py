@@ -158,11 +158,11 @@ def create_serving_app(
         users = engine.recommender.window.users(50) if engine.recommender else []
         return {"users": [logged.as_given(engine.spec.user, user) for user in users]}
 
-    @app.post("/recommend")
-    async def recommend(asked: RecommendRequest) -> Answer:
+    @app.post("/recommend", response_model=Answer)
+    async def recommend(asked: RecommendRequest) -> Response:
         """Recommend items to a user: candidates from several sources, ranked by the model."""
         if engine.recommender is None:
-            return _without_item(engine)  # type: ignore[return-value]
+            return _without_item(engine)
         asked = asked.model_copy(
             update={
                 "user": logged.value(engine.spec.user, asked.user),
@@ -170,16 +170,18 @@ def create_serving_app(
                 "filters": logged.row(asked.filters),
             }
         )
-        return await worker(lambda: _as_given(engine, logged, _logged(engine, lambda: _recommend(engine, asked, metrics))))
+        return _json(
+            await worker(lambda: _as_given(engine, logged, _logged(engine, lambda: _recommend(engine, asked, metrics))))
+        )
 
-    @app.post("/rank")
-    async def rank(asked: RankRequest) -> Answer:
+    @app.post("/rank", response_model=Answer)
+    async def rank(asked: RankRequest) -> Response:
         """Rank given items, or rows of the log, for a user."""
         read = [logged.row(one) if isinstance(one, dict) else logged.value(engine.spec.item, one) for one in asked.candidates]
         given = {id(one): sent for one, sent in zip(read, asked.candidates, strict=True)}  # `read` keeps the ids
         user, context = logged.value(engine.spec.user, asked.user), logged.row(asked.context)
         asked = asked.model_copy(update={"user": user, "context": context, "candidates": read})
-        return await worker(lambda: _as_given(engine, logged, _logged(engine, lambda: _rank(engine, asked)), given))
+        return _json(await worker(lambda: _as_given(engine, logged, _logged(engine, lambda: _rank(engine, asked)), given)))
 
     @app.post("/events", status_code=202)
     async def events(asked: EventsRequest) -> Stored:
@@ -187,6 +189,11 @@ def create_serving_app(
         return await run_in_threadpool(_store, engine, asked, metrics)
 
     return app
+
+
+def _json(answer: Answer) -> Response:
+    """Return an answer without what FastAPI would do first: validate it again, and copy it."""
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def _handler(status: int, message: str = "", headers: dict[str, str] | None = None) -> Any:
