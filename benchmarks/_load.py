@@ -1,6 +1,7 @@
 """Sends requests to a service from a process of its own.
 
-The arguments are the URL, the token, seconds, requests a second, connections, and a file with a body on each line or `-`.
+The arguments are the URL, seconds, requests a second, connections, and a file with a body on each line or `-`. The token is in
+`EVERGREEN_LOAD_TOKEN`, because other users of the machine can read arguments.
 
 With rate 0 each connection sends its next request when it has the answer (closed loop). Otherwise requests are due at fixed
 times, and a latency begins when the request is due, so that waiting behind slow ones counts (open loop).
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -47,6 +49,10 @@ async def main(url: str, token: str, seconds: float, rate: float, connections: i
 
 
 if __name__ == "__main__":
-    where, secret, length, wanted, count, file = sys.argv[1:7]
+    where, length, wanted, count, file = sys.argv[1:6]
     lines = Path(file).read_bytes().splitlines() if file != "-" else []
-    print(json.dumps(asyncio.run(main(where, secret, float(length), float(wanted), int(count), lines))))
+    print(
+        json.dumps(
+            asyncio.run(main(where, os.environ["EVERGREEN_LOAD_TOKEN"], float(length), float(wanted), int(count), lines))
+        )
+    )

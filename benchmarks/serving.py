@@ -47,9 +47,10 @@ class Service:
 
     def load(self, route: str, seconds: float, rate: float, connections: int, bodies: str) -> dict[str, Any]:
         """Send requests; see `benchmarks._load`. Adds the CPU seconds of the service per request."""
-        command = [sys.executable, "-m", "benchmarks._load", self.url + route, self.token]
+        command, environment = [sys.executable, "-m", "benchmarks._load"], os.environ | {"EVERGREEN_LOAD_TOKEN": self.token}
         before = sum(self.process.cpu_times()[:2])
-        done = subprocess.run([*command, *map(str, (seconds, rate, connections, bodies))], capture_output=True, check=True)
+        command += map(str, (self.url + route, seconds, rate, connections, bodies))
+        done = subprocess.run(command, capture_output=True, check=True, env=environment)
         found = json.loads(done.stdout)
         return found | {"cpu": (sum(self.process.cpu_times()[:2]) - before) / found["requests"]}
 
