@@ -12,6 +12,7 @@ from ml.batch.part import USER
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.parquet import read_parquet
+from ml.serving.choice import choose_models
 from ml.serving.recommender import CONTEXT
 from ml.stages import BATCH_RECOMMENDATIONS
 
@@ -26,6 +27,7 @@ class BatchVerdict:
         short: Number of users with fewer rows.
         repeated: Number of rows whose item the same user has in another row.
         not_finite: Number of rows whose score is not finite.
+        way_out: What gives every user enough items.
     """
 
     users: int
@@ -33,12 +35,13 @@ class BatchVerdict:
     short: int
     repeated: int
     not_finite: int
+    way_out: str
 
     @property
     def reasons(self) -> list[str]:
         """Why the day fails; empty if it does not."""
         found = {
-            f"{self.short:,} of {self.users:,} users have fewer than {self.least} items": self.short,
+            f"{self.short:,} of {self.users:,} users have fewer than {self.least} items; {self.way_out}": self.short,
             f"{self.repeated:,} rows repeat an item of their user": self.repeated,
             f"{self.not_finite:,} scores are not finite": self.not_finite,
         }
@@ -61,7 +64,10 @@ def batch_verdict(spec: DatasetSpec, day: str, lake: Lake) -> BatchVerdict:
         repeated += len(rows) - len(_counts(rows, [USER, "item"]))
         not_finite += int((~np.isfinite(rows["score"].to_numpy())).sum())
     users = manifest["users"]
-    return BatchVerdict(users, least, max(0, users - complete) if least else 0, repeated, not_finite)
+    way_out = "set a smaller `k` in the configuration of the run"
+    if choose_models(spec).towers is None:
+        way_out += f", or add the recipe two_tower to `models` of {spec.name}.yaml, which finds more candidates"
+    return BatchVerdict(users, least, max(0, users - complete) if least else 0, repeated, not_finite, way_out)
 
 
 def _parts(folder: UPath) -> list[UPath]:

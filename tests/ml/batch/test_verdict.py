@@ -32,8 +32,14 @@ def _diverge(rows: pa.Table) -> pa.Table:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda rows: rows.slice(1), "1 of 29 users have fewer than 5 items"),
-        (lambda rows: rows.slice(10), "2 of 29 users have fewer than 5 items"),
+        (
+            lambda rows: rows.slice(1),
+            "1 of 29 users have fewer than 5 items; set a smaller `k` in the configuration of the run",
+        ),
+        (
+            lambda rows: rows.slice(10),
+            "2 of 29 users have fewer than 5 items; set a smaller `k` in the configuration of the run",
+        ),
         (_repeat, "1 rows repeat an item of their user"),
         (_diverge, "1 scores are not finite"),
     ],
