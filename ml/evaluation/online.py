@@ -50,6 +50,8 @@ def day_by_slice(lake: Lake, spec: DatasetSpec, model: str, day: str) -> dict[st
         - `ranking`: how the models and the standing sources rank all live items for the clicks of the day, in the form of
           `ml.evaluation.ranking.report`; None if they were not ranked. The models are ranked on all clicks.
         - `unranked`: why a retrieval model was not ranked within the day; None for other models, and for a ranked day.
+        - `scored_after_seconds`: time from an impression until its example is predicted. If it is not 0, the scores of `online`
+          are those of a model that knows more than the one that was served at the impression, and ages are too low by it.
         - `compared_with`: the day up to which each of the other models was trained.
         - `synced`: rows and bytes of the day's synchronisations; `rows_by_table`.
         - `slices`: the rows of `slices.parquet`.
@@ -68,6 +70,7 @@ def day_by_slice(lake: Lake, spec: DatasetSpec, model: str, day: str) -> dict[st
         "gains": manifest["gains"],
         "ranking": manifest.get("ranking"),
         "unranked": manifest.get("unranked"),
+        "scored_after_seconds": manifest.get("scored_after_seconds", 0.0),
         "compared_with": manifest["trained_from"]["compared_with"],
         "synced": manifest["synced"],
         "slices": slices,

@@ -236,6 +236,7 @@ class ArrivingDay:
             "lost_slices": self.at.lost,
             "unranked": unranked(self._spec, self._recipe),
             "quarantined": dict(self.at.quarantined),
+            "scored_after_seconds": _scored_after(self._spec),
             "lineage": self._inputs.states,
         }
         run = replace(start.run, run_id=self.at.run_id, version=self._publisher.version)
@@ -331,3 +332,8 @@ class ArrivingDay:
     def _tensors(self) -> Tensors:
         held = {f"{_PUBLISHER}{name}": tensor for name, tensor in self._publisher.tensors().items()}
         return beside_state(self.at.record, self._serving) | held
+
+
+def _scored_after(spec: DatasetSpec) -> float:
+    """Return the time from an event until its example arrives and is predicted, by a model that has learned until then."""
+    return (spec.actions.wait + spec.actions.lateness) / 1e6 if spec.actions else 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from assets.progress import reports_online_training
@@ -56,6 +58,15 @@ def test_a_report_shows_the_day_by_slice(lake: Lake, days: list[str]) -> None:
     html = done.report.read_text()
     assert "dlrm trained within the day" in html and f"trained until {days[0]}" in html
     assert "online_dlrm" in done.plots and "Rows sent by table" in html
+
+
+def test_a_report_says_that_joined_examples_are_scored_late(lake: Lake, days: list[str]) -> None:
+    train_online(lake, days[1])
+    assert "The model that was served at the impression" not in report(lake, days[1]).report.read_text()
+    path = lake.partition("online_updates/dlrm", SPEC.name, days[1]) / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"scored_after_seconds": 7800.0}))
+    text = report(lake, days[1]).report.read_text()
+    assert "arrive 2.2 h after their impressions" in text and "The model that was served at the impression" in text
 
 
 def test_a_report_is_outdated_once_its_day_is_trained_online(lake: Lake, days: list[str]) -> None:
