@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from upath import UPath
 
@@ -72,7 +74,7 @@ def follow(
     while True:
         if begun is None:
             parts = parts or stream.follow(position, wait, options.on_message)
-            first = next((part for part in parts if len(part.rows)), None)
+            first = _with_rows(parts)
             if first is None:
                 return
             begun, parts = first.day or "", itertools.chain([first], parts)
@@ -98,6 +100,16 @@ def follow(
         day.discard()
         options.on_message(landed)
         begun, parts = next_day.day, itertools.chain([next_day], parts)
+
+
+def _with_rows(parts: Iterator[Arrived]) -> Arrived | None:
+    """Return the first part that has rows, with what was quarantined before it; None if there is none."""
+    quarantined: Counter[str] = Counter()
+    for part in parts:
+        quarantined.update(part.quarantined)
+        if len(part.rows):
+            return replace(part, quarantined=dict(quarantined))
+    return None
 
 
 class _Stopped(Exception):

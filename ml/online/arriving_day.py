@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
+import pyarrow as pa
 from upath import UPath
 
 from ml.artifacts.bundle import vocabulary_file, write_inputs
@@ -36,7 +37,7 @@ from ml.online.record import DayRecord
 from ml.online.rivals import Rivals, predictions_of
 from ml.online.serving import ServingCopy, SyncStats
 from ml.online.start import begin_state
-from ml.online.stream import Arrived, Position, StreamFolder
+from ml.online.stream import Arrived, LostFile, Position, StreamFolder
 from ml.parquet import read_parquet
 from ml.recipes.recipe import Recipe
 from ml.recipes.stored import recipe_in_use
@@ -113,6 +114,7 @@ class ArrivingDay:
 
     Raises:
         MissingPartition: The state to start from is missing.
+        LostFile: The rows of a slice before the checkpoint are missing.
     """
 
     def __init__(
@@ -162,7 +164,7 @@ class ArrivingDay:
             self._serving = ServingCopy(state, recipe.online.sync, self.at.synced.version, kept)
             self._publisher = self._new_publisher(state, self.at.synced.version, begins=False)
             for number in range(self.at.taken):
-                self._examples.skip(read_parquet(self._taken / rows_file(number)))
+                self._examples.skip(self._rows_of(number))
             if recipe.online.restart == "snapshot":
                 self._lose_slices()
             else:
@@ -234,9 +236,9 @@ class ArrivingDay:
             "samples_per_second": record.rows / max(sum(of["train"] for of in record.seconds), 1e-9),
             STREAM: asdict(self.at.position),
             "lost_slices": self.at.lost,
+            "scored_after_seconds": _scored_after(self._spec),
             "unranked": unranked(self._spec, self._recipe),
             "quarantined": dict(self.at.quarantined),
-            "scored_after_seconds": _scored_after(self._spec),
             "lineage": self._inputs.states,
         }
         run = replace(start.run, run_id=self.at.run_id, version=self._publisher.version)
@@ -264,11 +266,22 @@ class ArrivingDay:
             if int(file.name.partition(".")[0]) >= since:
                 file.unlink()
 
+    def _rows_of(self, number: int) -> pa.Table:
+        """Read the rows of a slice that was taken."""
+        path = self._taken / rows_file(number)
+        if not path.exists():
+            saved = self._lake.partition(online_checkpoints(self._model), self._spec.name, f"{self._day}.*")
+            raise LostFile(
+                f"{path}: the file of slice {number}, which a checkpoint continues, is missing; copy it back, or delete "
+                f"{saved}, so that the day begins again with the files of the stream"
+            )
+        return read_parquet(path)
+
     def _lose_slices(self) -> None:
         """Continue after the slices that were taken since the checkpoint, without training on them."""
         while (self._taken / position_file(self.at.taken)).exists():
             number = self.at.taken
-            self._examples.skip(read_parquet(self._taken / rows_file(number)))
+            self._examples.skip(self._rows_of(number))
             self.at.position = Position(**json.loads((self._taken / position_file(number)).read_text()))
             self.at.lost += 1
         if self.at.lost:

@@ -40,12 +40,13 @@ PART_ROWS = 10_000
 POLL_SECONDS = 1.0
 EARLIER_DAY, OUT_OF_ORDER = "time on an earlier day", "time before earlier rows"
 AHEAD = "time on a later day, over an hour after the other rows of its file"
+UNREAD = "file name before the last that was read"
 _AHEAD_SHARE, _AHEAD_FROM = 100, 10  # one row in 100 may be ahead, and one in a block of 10 to 100 rows
 _log = logging.getLogger("evergreen")
 
 
 class LostFile(FileNotFoundError):
-    """A file of which only some rows were taken is no longer in the folder."""
+    """A file of which only some rows were taken, or one that a checkpoint needs, is no longer there."""
 
 
 @dataclass(frozen=True)
@@ -178,9 +179,13 @@ class StreamFolder:
             if wait(POLL_SECONDS):
                 return
             found = set(self._all_names())
-            for name in sorted(found - seen):
-                if name <= position.file:
-                    _log.warning("%s is not read: its name sorts before %s, which was read", self.root / name, position.file)
+            unread = sorted(name for name in found - seen if name <= position.file)
+            for name in unread:
+                text = f"{self.root / name} is not read: its name sorts before {position.file}, which was read"
+                _log.warning("%s; deliver it again under a later name", text)
+                self._keep(Quarantine.of(name, [0], [UNREAD], [text.encode()]), f"{name}.unread")
+            if unread:
+                yield Arrived(raw_schema(self.log).empty_table(), None, position, {UNREAD: len(unread)})
             seen = found
 
     def _all_names(self) -> list[str]:

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from upath import UPath
 
 from ml.artifacts.snapshot import digest
 from ml.lake import BusyPartition, Lake
-from ml.online.arriving_day import ArrivingDay
-from ml.online.stream import OUT_OF_ORDER, stream_folder
+from ml.logs.ingest_task import raw_schema
+from ml.online.arriving import follow
+from ml.online.arriving_day import ArrivingDay, ArrivingOptions
+from ml.online.stream import OUT_OF_ORDER, LostFile, StreamFolder, stream_folder
+from ml.recipes.recipe import load_recipe
 from ml.schema import FeatureSchema
 from ml.sync.folder import SyncFolder
 from ml.sync.receiver import Receiver
 from ml.training.state import new_state
 from ml.training.state_dict import save_snapshot
 from tests.helpers.arriving import COUNTED, DAYS, SPEC, recipe, rows_of, run, write_files
+from tests.helpers.joined_logs import START as FEED_START
+from tests.helpers.joined_logs import feed
 from tests.helpers.trials import SEED, TRIALS
 
 STAGE = "online_updates/dlrm"
@@ -236,6 +243,50 @@ def test_a_day_from_the_daily_model_does_not_wait_for_the_night(tmp_path: Path) 
     assert Lake.at(tmp_path / "lake").manifest(STAGE, SPEC.name, DAYS[1])["base"] == f"tuned_models/dlrm/{DAYS[0]}"
     saved = Lake.at(tmp_path / "lake").manifest("online_checkpoints/dlrm", SPEC.name, "2026-01-03.0")
     assert saved["identity"]["start"] == f"tuned_models/dlrm/{DAYS[0]}"
+
+
+def test_what_was_quarantined_before_the_first_row_is_counted(tmp_path: Path) -> None:
+    stream_of(tmp_path).mkdir(parents=True)
+    (stream_of(tmp_path) / "0.parquet").write_bytes(b"no rows")
+    write_files(stream_of(tmp_path), 0, 1)
+    (done,) = run(tmp_path, 100)
+    assert done.quarantined.total() == 1
+
+
+def test_slices_of_an_earlier_attempt_are_not_lost_again(tmp_path: Path) -> None:
+    """With `restart: snapshot`, a day continues after the slices that were taken since the checkpoint, and only after these."""
+    write_files(stream_of(tmp_path), 0, 8)
+    run(tmp_path, 6, learning_rate=0.5, restart="snapshot")
+    assert [one.result.number for one in run(tmp_path, 2, restart="snapshot")] == [0, 1]
+    assert [one.result.number for one in run(tmp_path, 100, restart="snapshot")] == list(range(2, 8))
+
+
+def test_a_missing_slice_of_a_checkpoint_is_named_with_the_way_out(tmp_path: Path) -> None:
+    write_files(stream_of(tmp_path), 0, 3)
+    run(tmp_path, 2)
+    (stream_of(tmp_path).parent / "taken" / "dlrm" / DAYS[0] / "000001.parquet").unlink()
+    with pytest.raises(LostFile, match=rf"000001\.parquet: .* delete .*online_checkpoints/dlrm/made/{DAYS[0]}\.\*"):
+        run(tmp_path, 100)
+    for path in (tmp_path / "lake/online_checkpoints/dlrm/made").glob(f"{DAYS[0]}.*"):
+        shutil.rmtree(path)
+    assert len(run(tmp_path, 100)) == 3
+
+
+def test_the_manifest_says_how_late_joined_examples_are_scored(tmp_path: Path) -> None:
+    spec, root = feed(), stream_folder(UPath(tmp_path), "feed")
+    root.mkdir(parents=True)
+    schema = raw_schema(spec.examples_log)
+    for number, at in enumerate((FEED_START, FEED_START + 86_400_000_000)):
+        values = {"event_time": at + np.arange(20), "request": [f"r{n}" for n in range(20)], "clicked": np.arange(20) % 2}
+        columns = [pa.array(values.get(field.name, np.arange(20)), field.type) for field in schema]
+        pq.write_table(pa.table(columns, schema=schema), str(root / f"{number}.parquet"))
+    options = ArrivingOptions(load_recipe("dlrm", {"model": {"embedding_dim": 4, "bottom": [4], "top": [4]}}))
+    lake, sync = Lake.at(tmp_path / "lake"), SyncFolder.at(tmp_path / "sync")
+    stream = StreamFolder.of(spec, root)
+    done = list(follow(spec, lake, stream, sync, tmp_path, lambda seconds: seconds > 0, "dlrm", options))
+    assert len(done) == 2
+    waits = (2 * 60 + 10) * 60  # the longest wait of a label, and the lateness
+    assert lake.manifest(STAGE, "feed", "2026-03-01")["scored_after_seconds"] == waits
 
 
 def test_ctrl_c_stops_between_files_without_usable_rows(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from ml.lake import Lake
 from ml.logs.ingest import ingest_day
 from ml.logs.read import raw_table
 from ml.online.feeder import feed_day
-from ml.online.stream import AHEAD, EARLIER_DAY, OUT_OF_ORDER, Arrived, LostFile, Position, StreamFolder, stream_folder
+from ml.online.stream import AHEAD, EARLIER_DAY, OUT_OF_ORDER, UNREAD, Arrived, LostFile, Position, StreamFolder, stream_folder
 from tests.helpers.click_logs import clicks
 from tests.helpers.small_logs import LAYOUTS, write_log
 
@@ -167,7 +167,9 @@ def test_a_file_that_arrives_under_an_earlier_name_is_reported(stream: StreamFol
         (stream.root / "1.csv").write_text(lines(2))
         return next(turns) == 2
 
-    assert times(list(stream.follow(Position(), wait))) == [[1]]
+    found = list(stream.follow(Position(), wait))
+    assert times(found) == [[1], []] and found[1].position == found[0].position and found[1].quarantined == {UNREAD: 1}
+    assert reasons(stream) == [("1.csv", 0, UNREAD)]
     assert [r.message for r in caplog.records if "sorts before 2.csv" in r.message]
 
 
