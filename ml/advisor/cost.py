@@ -26,6 +26,7 @@ DENSE_COPIES = 5  # weights, gradients, two moments of Adam, and a copy while a 
 ACTIVATION_COPIES = 6  # values of the forward pass, their gradients, and intermediate results
 FIXED_BYTES = 12  # of a fixed row beside its weights: accumulator, step of the last update, and seed of the first weights
 SECONDS, TABLES, PEAK = "CPU-seconds of the loop", "megabytes of tables", "megabytes at the peak"  # what is compared
+READING_TERMS = ("passes", "values")  # of the files of a day; all others are of its steps
 FACTOR = 1.5  # a prediction is close if it is within this factor
 SHORT, SMALL = 0.05, 1.0  # seconds, about those of the first step, and megabytes that do not matter
 
@@ -105,20 +106,26 @@ def terms(recipe: Recipe, schema: FeatureSchema, workload: Workload) -> dict[str
 
         - `steps`: optimizer steps; `step_features`, `step_layers` and `step_collections`: steps times the number of sparse
           features, of linear layers, and of collections of tables beyond the first
+        - `step_wide`: steps, of a model with a wide part
         - `parameters`: steps times dense parameters
         - `flops_float32` or `flops_bfloat16`: multiplications and additions of matrix products
         - `elements`: values that the dense part writes
-        - `lookups`, `lookup_words`: ids that are looked up in collisionless tables, and weights that they read
-        - `fixed_lookups`, `fixed_words`: the same for tables with a fixed number of rows
+        - `passes`: one pass, which opens the day's files
+        - `lookups`, `words`: ids that are looked up in collisionless tables, and weights that they read
+        - `updates`, `update_words`: rows that the steps update, each once for all of its lookups, and their weights
+        - `step_lists`, `list_ids`: steps times the number of features with several ids a row, and ids of these features
+        - `fixed_lookups`, `fixed_words`, `fixed_updates`, `fixed_update_words`: the same for tables with a fixed number of rows
         - `new_rows`: rows that are admitted to collisionless tables
+        - `step_softmax`, `pairs`: with `loss: softmax`, steps, and pairs of a clicked row and an item that a step compares
         - `values`: values that the reader decodes
     """
     own = visible(recipe, schema)
     dense, model = dense_part(recipe, schema), recipe.model
-    steps = -(-workload.rows // recipe.batch_size)
+    steps = workload.steps(recipe)
     rows = workload.model_rows(recipe) + steps * getattr(model, "uniform_negatives", 0)
     found: defaultdict[str, float] = defaultdict(
         float,
+        passes=1,
         steps=steps,
         step_layers=steps * len(dense.layers),
         parameters=steps * dense.parameters,
@@ -128,25 +135,31 @@ def terms(recipe: Recipe, schema: FeatureSchema, workload: Workload) -> dict[str
     if getattr(model, "loss", None) == "softmax":  # each clicked row's logits of all items of the step
         pairs = workload.positives * (workload.positives + steps * getattr(model, "uniform_negatives", 0)) / max(steps, 1)
         flops += 6 * pairs * getattr(model, "out", 0)
-        found["elements"] += pairs
+        found["pairs"] = pairs
+        found["step_softmax"] = steps
     found[f"flops_{recipe.precision}"] = flops
     kinds = set()
     for feature in own.sparse:
         table, lookups = recipe.tables.of(feature), workload.lookups(recipe, feature)
         growing = isinstance(table, CollisionlessTable | SharedTable)
         kinds.add("collisionless" if growing else table.kind)
-        _add_lookups(found, "lookup" if growing else "fixed", lookups * _parts(table), model.embedding_dim)
+        parts, updates = _parts(table), workload.updated_rows(recipe, feature)
+        _add_lookups(found, "" if growing else "fixed_", lookups * parts, updates * parts, model.embedding_dim)
         found["new_rows"] += workload.new_rows(recipe, feature)
+        found["list_ids"] += lookups if feature in own.multi else 0.0
     found["step_features"] = steps * len(own.sparse)
+    found["step_lists"] = steps * len(own.multi)
     if isinstance(model, WideDeepRecipe):
         for feature in own.sparse:
-            _add_lookups(found, "lookup", workload.lookups(recipe, feature), 1)
+            _add_lookups(found, "", workload.lookups(recipe, feature), workload.updated_rows(recipe, feature), 1)
             found["new_rows"] += workload.new_rows(recipe, feature)
         crossed = sum(_crossed_rows(workload, pair) for pair in model.crosses)
-        _add_lookups(found, "lookup", workload.rows * len(model.crosses), 1)
+        updates = sum(max(workload.updated_rows(recipe, name) for name in pair) for pair in model.crosses)  # at least
+        _add_lookups(found, "", workload.rows * len(model.crosses), updates, 1)
         found["new_rows"] += crossed * workload.rows / max(crossed + workload.rows, 1)
-        found["step_features"] += steps * len(model.crosses)  # the wide part's own cost is that of a further collection
-    found["step_collections"] = steps * (len(kinds) - 1 + isinstance(model, WideDeepRecipe))
+        found["step_features"] += steps * len(model.crosses)
+        found["step_wide"] = steps
+    found["step_collections"] = steps * (len(kinds) - 1)
     read = sum(load.lookups for load in workload.features.values())
     found["values"] = workload.rows * len(schema.dense) + read
     return dict(found)
@@ -228,9 +241,12 @@ def compare(
     return found
 
 
-def _add_lookups(found: defaultdict[str, float], name: str, lookups: float, dim: int) -> None:
-    found[f"{name}s" if name == "lookup" else f"{name}_lookups"] += lookups
-    found[f"{name}_words"] += lookups * dim
+def _add_lookups(found: defaultdict[str, float], kind: str, lookups: float, updates: float, dim: int) -> None:
+    """Count lookups in tables of a kind, and the updates of the rows that they read."""
+    found[f"{kind}lookups"] += lookups
+    found[f"{kind}words"] += lookups * dim
+    found[f"{kind}updates"] += updates
+    found[f"{kind}update_words"] += updates * dim
 
 
 def _parts(table: object) -> int:

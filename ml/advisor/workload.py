@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from ml.advisor.profiles.profile import FeatureProfile, SparseProfile
 from ml.recipes.recipe import Recipe
@@ -36,6 +38,25 @@ class FeatureLoad:
         high = self.ids_by_count[above] if above < len(self.ids_by_count) else 0.0
         part = count / (1 << below) - 1
         return max(0.0, self.ids_by_count[below] + (high - self.ids_by_count[below]) * min(part, 1.0))
+
+    def distinct(self, lookups: float) -> float:
+        """Return the expected number of distinct ids among some lookups, each drawn from the ids' frequency distribution.
+
+        Example:
+            >>> skewed, even = FeatureLoad(1000, 100, 0, (100, 50, 25, 12, 6, 3)), FeatureLoad(1000, 100, 0)
+            >>> round(skewed.distinct(100)), round(even.distinct(100))
+            (42, 63)
+        """
+        at_least = (*(self.ids_by_count or (self.ids,)), 0.0)
+        ids = [high - low for high, low in pairwise(at_least)]
+        # Counts from 2^k up to 2^(k + 1), whose logarithms are taken for uniform.
+        counts = [2**k * (1 / math.log(2) if k else 1.0) for k in range(len(ids))]
+        total = sum(number * count for number, count in zip(ids, counts, strict=True))
+        if not total:
+            return 0.0
+        # An id is drawn by none of n lookups with probability (1 - p)^n, about exp(-n p).
+        seen = (number * -math.expm1(-lookups * count / total) for number, count in zip(ids, counts, strict=True))
+        return min(sum(seen), lookups)
 
 
 @dataclass(frozen=True)
@@ -86,6 +107,15 @@ class Workload:
             extra = getattr(recipe.model, "uniform_negatives", 0) * self.rows / recipe.batch_size
         load = self.features.get(feature)
         return (load.lookups * share if load else 0.0) + extra
+
+    def updated_rows(self, recipe: Recipe, feature: str) -> float:
+        """Return the number of rows of a feature's table that the steps of the day update, each once for all of its lookups."""
+        steps, load = self.steps(recipe), self.features.get(feature)
+        return steps * load.distinct(self.lookups(recipe, feature) / steps) if load and steps else 0.0
+
+    def steps(self, recipe: Recipe) -> int:
+        """Return the number of optimizer steps of the day."""
+        return math.ceil(self.rows / recipe.batch_size)
 
     def table_rows(self, recipe: Recipe, feature: str) -> float:
         """Return the number of rows of a feature's collisionless table at the end of the day.

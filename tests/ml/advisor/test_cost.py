@@ -54,7 +54,7 @@ def workload(rows: float = 1000) -> Workload:
 
 def test_terms_count_the_work_of_a_day() -> None:
     found = terms(load_recipe("dlrm", {"batch_size": 100}), SCHEMA, workload())
-    assert (found["steps"], found["step_features"], found["lookups"], found["lookup_words"]) == (10, 30, 3000, 48000)
+    assert (found["steps"], found["step_features"], found["lookups"], found["words"]) == (10, 30, 3000, 48000)
     assert (found["new_rows"], found["values"], found["step_collections"]) == (30, 4000, 0)
     assert found["flops_float32"] > 0 and "flops_bfloat16" not in found
     static = load_recipe("dlrm", {"batch_size": 100, "tables": {"features": {"hour": {"kind": "static", "rows": 32}}}})
@@ -62,11 +62,37 @@ def test_terms_count_the_work_of_a_day() -> None:
     assert (found["lookups"], found["fixed_lookups"], found["step_collections"]) == (2000, 1000, 10)
 
 
+def test_a_row_that_a_step_reads_often_is_updated_once() -> None:
+    def found(load: FeatureLoad, name: str = "dlrm", **overrides: object) -> dict[str, float]:
+        day = Workload(10_000, 2500, dict.fromkeys(SCHEMA.sparse, load))
+        return terms(load_recipe(name, {"batch_size": 1000, **overrides}), SCHEMA, day)
+
+    few, many = FeatureLoad(10_000, 20, 0), FeatureLoad(10_000, 10**7, 0)
+    assert found(few)["lookups"] == found(many)["lookups"] == 30_000
+    assert found(few)["updates"] == pytest.approx(3 * 20 * 10, rel=1e-3), "20 rows of each of 3 tables in each of 10 steps"
+    assert found(many)["updates"] == pytest.approx(30_000, rel=1e-3)
+    skewed = FeatureLoad(10_000, 1000, 0, tuple(1000 / 2**k for k in range(10)))
+    assert found(few)["updates"] < found(skewed)["updates"] < found(FeatureLoad(10_000, 1000, 0))["updates"]
+    static = found(few, tables={"features": {"hour": {"kind": "static", "rows": 32}}})
+    assert (static["fixed_updates"], static["fixed_update_words"]) == pytest.approx((200, 3200), rel=1e-3)
+    wide, deep = found(few, "wide_deep"), found(few, "deepfm")
+    assert wide["updates"] == 2 * deep["updates"] and wide["update_words"] == deep["update_words"] * 17 / 16
+
+
+def test_lists_and_the_opening_of_a_day_have_terms_of_their_own() -> None:
+    schema = FeatureSchema(dense=("age",), single=("user",), multi=("tags",), fingerprint="f")
+    day = Workload(1000, 250, {"user": FeatureLoad(1000, 100, 0), "tags": FeatureLoad(4000, 100, 0)})
+    found = terms(load_recipe("dlrm", {"batch_size": 100}), schema, day)
+    assert (found["passes"], found["list_ids"], found["step_lists"], found["lookups"]) == (1, 4000, 10, 5000)
+    assert terms(load_recipe("dlrm", {"exclude_features": ["tags"]}), schema, day)["list_ids"] == 0
+
+
 def test_a_softmax_computes_clicked_rows_and_all_pairs_of_a_batch() -> None:
     overrides = {"batch_size": 100, "model": {"user": ["user"], "item": ["item"], "uniform_negatives": 0}}
     few = terms(load_recipe("two_tower", overrides), SCHEMA, workload())
     more = terms(load_recipe("two_tower", overrides | {"batch_size": 1000}), SCHEMA, workload())
     assert more["flops_float32"] - few["flops_float32"] == pytest.approx(6 * 64 * (250 * 250 - 250 * 25))
+    assert (few["pairs"], few["step_softmax"]) == (250 * 25, 10), "each clicked row with each item of its batch"
     assert few["lookups"] == 500 and few["values"] == 4000  # the reader decodes what the model does not use
 
 
@@ -96,9 +122,9 @@ def test_the_parts_of_a_prediction_add_up_and_grow_with_the_work() -> None:
     assert peak[0] < peak[1]
 
 
-def test_a_wide_part_costs_what_a_further_collection_costs() -> None:
+def test_a_wide_part_has_a_cost_of_its_own() -> None:
     wide, deep = (terms(load_recipe(name, {"batch_size": 100}), SCHEMA, workload()) for name in ("wide_deep", "deepfm"))
-    assert (wide["step_features"], wide["step_collections"]) == (deep["step_features"], deep["step_collections"] + 10)
+    assert (wide["step_features"], wide["step_wide"]) == (deep["step_features"], 10) and "step_wide" not in deep
 
 
 def test_comparison_with_a_trained_day() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ml.advisor.workload import FeatureLoad, Workload
@@ -51,3 +52,35 @@ def test_a_softmax_looks_up_clicked_rows_and_uniform_negatives() -> None:
 def test_a_profile_without_rows_is_refused() -> None:
     with pytest.raises(ValueError, match="has no rows"):
         Workload.of(profile_of(SPEC, 0))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_distinct_ids_are_those_of_draws_from_the_frequencies(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    counts = generator.zipf(1.5, 3000).clip(max=10_000)  # of each id
+    at_least = tuple(float((counts >= 2**k).sum()) for k in range(int(counts.max()).bit_length()))
+    load = FeatureLoad(float(counts.sum()), len(counts), 0, at_least)
+    lookups = int(generator.integers(50, 5000))
+    drawn = [len(np.unique(generator.choice(len(counts), lookups, p=counts / counts.sum()))) for _ in range(5)]
+    assert load.distinct(lookups) == pytest.approx(np.mean(drawn), rel=0.2)
+
+
+@pytest.mark.parametrize("ids_by_count", [(), (1000.0, 400.0, 100.0, 5.0, 5.0, 1.0)])
+def test_more_lookups_have_more_distinct_ids_up_to_all(ids_by_count: tuple[float, ...]) -> None:
+    load, lookups = FeatureLoad(5000, 1000, 0, ids_by_count), np.geomspace(0.1, 1e9, 60)
+    found = np.array([load.distinct(number) for number in lookups])
+    assert (np.diff(found) >= 0).all() and (found <= np.minimum(lookups, 1000) + 1e-9).all()
+    assert found[0] == pytest.approx(0.1, rel=0.01) and found[-1] == pytest.approx(1000)
+    assert load.distinct(0) == 0 and FeatureLoad(0, 0, 0).distinct(10) == 0
+
+
+def test_smaller_batches_update_more_rows() -> None:
+    load = FeatureLoad(10_000, 500, 0, (500, 200, 80, 30, 10))
+    workload = Workload(10_000, 2500, {"user": load})
+    recipes = [load_recipe("dlrm", {"batch_size": size}) for size in (100, 1000, 10_000)]
+    found = [workload.updated_rows(recipe, "user") for recipe in recipes]
+    assert 10_000 > found[0] > found[1] > found[2] and [workload.steps(recipe) for recipe in recipes] == [100, 10, 1]
+    assert (
+        workload.updated_rows(recipes[0], "unknown") == 0
+        and Workload(0, 0, {"user": load}).updated_rows(recipes[0], "user") == 0
+    )
