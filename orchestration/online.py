@@ -111,16 +111,14 @@ def prepare(spec: DatasetSpec, model: str, day: str, lake: Lake) -> None:
 @click.argument("dataset", default="synthetic")
 @click.option("--logs", help="Folder of the dataset's raw logs.")
 @click.option("--model", help="One of the dataset's models; by default the first.")
-@click.option("--days", type=click.IntRange(min=1), default=1, show_default=True, help="Number of days to train online.")
+@click.option("--days", type=click.IntRange(min=1), help="Number of days to train online; by default 1.")
 @click.option(
     "--speed",
     type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
-    help="Seconds of the log that are replayed in a second; 0 for as fast as possible.",
+    help="Seconds of the log that are replayed in a second; by default, and with 0, as fast as possible.",
 )
 @click.option("--slices", type=click.IntRange(min=1), help="Slices of a day; by default the recipe's online.slices.")
-def main(dataset: str, logs: str | None, model: str | None, days: int, speed: float, slices: int | None) -> None:
+def main(dataset: str, logs: str | None, model: str | None, days: int | None, speed: float | None, slices: int | None) -> None:
     """Train a model of DATASET online, from the day after the last one on, and publish what it learns.
 
     The log's days are replayed in time order. If the dataset has a stream folder, the rows that arrive there are followed
@@ -140,12 +138,17 @@ def main(dataset: str, logs: str | None, model: str | None, days: int, speed: fl
     lake, console = Lake.at(lake_root()), Console(highlight=False, soft_wrap=True)
     folder = sync_folder(sync_root(), spec.name, model)
     if (stream := stream_of(spec)) is not None:
+        if days is not None or speed is not None or slices is not None:
+            raise click.UsageError(
+                f"{stream.root} exists, so arriving rows are followed; --days, --speed and --slices (DAYS, SPEED and SLICES of "
+                "make) are options of a replay of the log"
+            )
         newest = probe_day(lake, spec)
         probe = probe_of(lake, spec, recipe_in_use(lake, spec, model, newest)) if newest else None
         with following(folder, probe) as receiver:
             follow_stream(spec, model, lake, stream, folder, receiver, console)
         return
-    for _ in range(days):
+    for _ in range(days or 1):
         day = next_day(spec, model, lake)
         if day is None:
             console.print(f"every day of {spec.name} was trained online; the last one is in {online_updates(model)}")
@@ -167,13 +170,13 @@ def main(dataset: str, logs: str | None, model: str | None, days: int, speed: fl
                 sent = shown.published.manifest if shown.published else None
                 show(cells(shown), shown.rows, sent.rows if sent else 0, sent.nbytes if sent else 0)
 
-            live = LivePublisher(spec, model, day, lake, folder, receiver, speed, on_slice=on_slice)
+            live = LivePublisher(spec, model, day, lake, folder, receiver, speed or 0.0, on_slice=on_slice)
             options = OnlineOptions(recipe if slices else None, progress=False, observer=live)
             try:
                 done = online_day(spec, day, lake, model, options)
             except KeyboardInterrupt:
-                logging.getLogger("evergreen").warning("stopped; the same command resumes at the last checkpoint")
-                raise click.Abort from None
+                logging.getLogger("evergreen").info("stopped; the same command resumes at the last checkpoint")
+                return
             except BusyPartition as error:
                 raise click.ClickException(str(error)) from error
         name = done.record.headline.replace("auc", "AUC")

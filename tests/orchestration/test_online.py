@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import re
+import signal
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from upath import UPath
 
 from ml.lake import Lake
 from ml.online.live import LiveSlice
+from ml.online.stream import stream_folder
 from ml.sync.folder import sync_folder
 from ml.sync.status import ReceiverStatus
+from orchestration import online as module
 from orchestration.deployments import sync_root
-from orchestration.online import following, header, line, main
+from orchestration.online import cells, following, header, line, main
 from tests.helpers.sync_runs import Run
 
 
 @pytest.mark.slow
-def test_days_after_the_demo_are_trained_online_one_after_the_other(home: Path) -> None:
+def test_days_after_the_demo_are_trained_online_one_after_the_other(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lake, folder = Lake.at(home), sync_folder(home / "sync", "synthetic", "dlrm")
     for number, day in enumerate(("2026-01-05", "2026-01-06"), 1):
         done = CliRunner().invoke(main, ["synthetic", "--slices", "4"])
@@ -35,6 +39,12 @@ def test_days_after_the_demo_are_trained_online_one_after_the_other(home: Path) 
         assert head.version == head.snapshot == manifest["run"]["version"] == 4 * number
         assert (manifest["scores"]["online"]["auc"] and not lake.has("tuned_models/dlrm", "synthetic", day)) or number == 1
         assert folder.acknowledgements() == [], "a command that has ended lags behind nothing, and needs no packages"
+    with monkeypatch.context() as patch:  # Ctrl-C at each slice
+        patch.setattr(module, "cells", lambda shown: [signal.raise_signal(signal.SIGINT), *cells(shown)][1:])
+        done = CliRunner().invoke(main, ["synthetic", "--slices", "4"])
+    assert done.exit_code == 0 and "Aborted" not in done.output, done.output
+    assert not lake.has("online_updates/dlrm", "synthetic", "2026-01-07")
+    assert any(name.startswith("2026-01-07.") for name in lake.days("online_checkpoints/dlrm", "synthetic"))
     with lake.write("online_updates/dlrm", "synthetic", "2026-01-07") as staging:  # as another `make online` does
         done = CliRunner().invoke(main, ["synthetic", "--slices", "4"])
         lake.write_manifest(staging, {})
@@ -63,6 +73,12 @@ def test_a_line_has_a_value_below_each_column(metric: str) -> None:
     assert len(named) == len(values)
     ends = [end.end() for end in re.finditer(r"\S+", values) if end.start() >= 16]
     assert all(end == len(named) or named[end] == " " for end in ends) and "–" in values
+
+
+def test_options_of_a_replay_are_refused_beside_a_stream(home: Path) -> None:
+    stream_folder(UPath(home), "synthetic").mkdir(parents=True)
+    done = CliRunner().invoke(main, ["synthetic", "--speed", "3600"])
+    assert done.exit_code == 2 and "--days, --speed and --slices" in done.output and "stream/synthetic/examples" in done.output
 
 
 def test_a_model_that_the_dataset_lacks_is_named(home: Path) -> None:
