@@ -1,5 +1,6 @@
 """`make serve`: serves recommendations over HTTP, from the newest models and the events that arrive."""
 
+import gc
 import json
 import math
 from pathlib import Path
@@ -101,6 +102,8 @@ def main(
     header = "" if token is None else f' -H "Authorization: Bearer $(cat {token_file})"'
     click.echo(f"Try: curl -s {url}/recommend{header} -H 'Content-Type: application/json' -d '{example}'")
     limits = Limits(rate, burst=math.ceil(rate), in_flight=in_flight)
+    gc.collect()
+    gc.freeze()  # a full collection of the objects of models and items takes hundreds of milliseconds, in which no request runs
     serve(create_serving_app(engine, token, (*LOOPBACK, host, *names), limits), listener)
 
 
