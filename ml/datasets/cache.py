@@ -5,13 +5,16 @@ StreamingDataset's partition (0.13, `partition/orig.py`) repeats samples if the 
 repeats other samples for another number of ranks. An epoch would not be exact, and could not be resumed with other ranks. Its
 samples are also blocks here, not rows.
 
-StreamingDataset leaves small lock files in the temporary folder. If all ranks are killed at once, its shared memory remains
-until the machine restarts. Its clean-up function is not called here: it only checks whether another process has the memory
-open, and would also remove the memory of a job that is just starting.
+StreamingDataset holds shared memory, with two file descriptors for each block, until its process exits, and leaves small lock
+files in the temporary folder. The only rank of a node removes both once its cache is not used any more, because it may create
+many in turn. Ranks that share a node do not: they could then find different unused names for their next cache. If all ranks are
+killed at once, the memory remains until the machine restarts. StreamingDataset's clean-up function is not called here: it only
+checks whether another process has the memory open, and would also remove the memory of a job that is just starting.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
@@ -39,8 +42,10 @@ from ml.stages import MDS_DATASETS
 
 # isort: split
 from streaming import Stream, StreamingDataset
-from streaming.base.constant import CACHE_FILELOCK
+from streaming.base.constant import BARRIER_FILELOCK, CACHE_FILELOCK
 from streaming.base.dataset import _ShardState
+from streaming.base.shared import SharedArray, SharedBarrier, SharedMemory, SharedScalar
+from streaming.base.shared.prefix import _get_path
 from streaming.base.util import bytes_to_int, retry
 from streaming.base.world import World
 
@@ -123,6 +128,8 @@ class ShardCache:
         self._wanted: deque[Shard] = deque()  # the part of `_ahead` whose download has not started
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="shards")
         weakref.finalize(self, self._threads.shutdown, wait=False, cancel_futures=True)
+        if world.ranks_per_node == 1:
+            weakref.finalize(self, _release, self._dataset)
 
     def read(self, shard: Shard) -> Columns:
         """Reads a shard through the cache.
@@ -202,6 +209,24 @@ class ShardCache:
                 way_out = f"rerun {MDS_DATASETS} of {shard.window[0]}"
                 raise CorruptShard(f"{shard.path}: the bytes differ from what was written; {way_out}") from error
             raise
+
+
+def _release(dataset: StreamingDataset) -> None:
+    """Removes lock files and shared memory of a dataset that nothing uses. Its threads have ended: they hold the cache."""
+    for name in (BARRIER_FILELOCK, CACHE_FILELOCK):
+        (Path(tempfile.gettempdir()) / _get_path(dataset._shm_prefix_int, name)).unlink(missing_ok=True)
+    for memory in _memories(dataset):
+        atexit.unregister(memory.cleanup)
+        memory.cleanup()
+
+
+def _memories(holder: object) -> Iterator[SharedMemory]:
+    """Yields the shared memory of a dataset, or of one of the arrays, numbers and barriers that it consists of."""
+    for part in vars(holder).values():
+        if isinstance(part, SharedMemory):
+            yield part
+        elif isinstance(part, SharedArray | SharedBarrier | SharedScalar):
+            yield from _memories(part)
 
 
 class _LakeStream(Stream):

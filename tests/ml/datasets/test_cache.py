@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
 import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -122,6 +124,29 @@ def test_days_without_an_open_reader_are_deleted(lake: Lake, spec: DatasetSpec, 
             break
         time.sleep(0.05)
     assert days_held() == set(DAYS[:1])
+
+
+def test_readers_in_turn_do_not_add_open_files_or_shared_memory(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
+    cache = CacheConfig(str(tmp_path / "cache"))
+    others = {str(path) for path in Path("/dev/shm").iterdir()}  # of jobs that were killed; streaming opens them in its search
+
+    def read() -> None:
+        reader = BlockReader(lake, spec, [DAY], batch_size=24, cache=cache)
+        assert sum(len(batch.labels) for batch in reader) == 500
+
+    def held() -> tuple[int, int, int]:
+        gc.collect()
+        files = [os.path.realpath(file) for file in Path("/proc/self/fd").iterdir()]
+        memory, locks = Path("/dev/shm").glob("*_locals"), Path(tempfile.gettempdir()).glob("*_cache_filelock")
+        return len([file for file in files if file not in others]), len(list(memory)), len(list(locks))
+
+    read()
+    first, deadline = held(), time.monotonic() + 60
+    for _ in range(3):
+        read()
+    while held() > first and time.monotonic() < deadline:  # a thread that fetches ahead holds the cache until it is done
+        time.sleep(0.1)
+    assert held() <= first
 
 
 def test_a_rewritten_day_is_fetched_again(lake: Lake, spec: DatasetSpec, tmp_path: Path) -> None:
