@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 
 import backoff
 
+from ml.http.guard import LOOPBACK
 from ml.tuning.errors import ApiError
 
 URL, TOKEN = "SIGOPT_API_URL", "SIGOPT_API_TOKEN"
 PATIENCE = 300.0
 """Seconds for which a call is repeated."""
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _LONGEST_WAIT = 10.0  # seconds between two attempts
 _log = logging.getLogger("evergreen")
 
