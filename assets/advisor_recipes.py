@@ -1,6 +1,6 @@
 """The day's recipes: how each model is trained, and where each value comes from."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -31,15 +31,18 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
         description=f"Recipe that trains {model} on the day. Your edits: catalog/recipes/{spec.name}/{model}.yaml.",
     )
     def advisor_recipes(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+        from ml.advisor.advice import Suggestion
         from ml.advisor.day import advise_day
+        from ml.advisor.explain import suggestion_line
         from ml.recipes.edits import flat
 
         def work(day: str) -> dict[str, Any]:
             done = advise_day(spec, model, day, lake.open())
             reasons = {value["key"]: value["reason"] for value in done.advice.values}
+            suggestions = [f"- {suggestion_line(Suggestion(**each))}" for each in done.advice.suggestions]
             return {
                 "recipe": _values(flat(done.recipe.model_dump(mode="json")), done.origins, reasons),
-                **({"suggestions": _suggestions(done.advice.suggestions)} if done.advice.suggestions else {}),
+                **({"suggestions": dg.MetadataValue.md("\n".join(suggestions))} if suggestions else {}),
                 "fingerprint": done.recipe.fingerprint,
                 **(
                     {"overrode": dg.MetadataValue.json({each.key: each.value for each in done.overrode})}
@@ -63,8 +66,3 @@ def _values(values: Mapping[str, Any], origins: Mapping[str, str], reasons: Mapp
         reason = reasons.get(name, "") if origin.startswith("advice") else ""
         rows.append({"key": name, "value": str(value), "origin": origin, "reason": reason})
     return table(dict.fromkeys(("key", "value", "origin", "reason"), "string"), rows)
-
-
-def _suggestions(suggestions: Iterable[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
-    """Changes that no recipe key can express."""
-    return dg.MetadataValue.md("\n".join(f"- {each['text']} {each['reason']} ({each['source']})" for each in suggestions))

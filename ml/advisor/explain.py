@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ml.advisor.advice import Advice, Advised
+from ml.advisor.advice import Advice, Advised, Suggestion
 from ml.advisor.cost import Prediction
 
 SIGNIFICANT = 4  # digits of a number
@@ -34,7 +34,7 @@ def to_markdown(advice: Advice) -> str:
         cells = (f"`{keys}`", f"`{shown(value.value)}`", f"`{shown(value.shipped)}`", value.reason, value.rule, value.source)
         lines.append(f"| {' | '.join(map(_cell, cells))} |")
     for title, rows in (
-        ("Suggestions", _suggested(advice)),
+        ("Suggestions", [suggestion_line(each) for each in advice.suggestions]),
         ("Not applied", _kept(advice)),
         ("Prediction", _predicted(advice)),
     ):
@@ -70,7 +70,7 @@ def to_terminal(advice: Advice) -> RenderableType:
             parts += [Text(f"{rule}: {of}"), Padding(Text(reason), (0, 0, 0, 2))]
         parts += [Padding(Text(f"Source: {own[0].source}", style="dim"), (0, 0, 0, 2))]
     for title, rows in (
-        ("Suggestions", _suggested(advice)),
+        ("Suggestions", [suggestion_line(each) for each in advice.suggestions]),
         ("Not applied", _kept(advice)),
         ("Prediction", _predicted(advice)),
     ):
@@ -102,8 +102,9 @@ def _basis(advice: Advice) -> str:
     return f"From the profile of {days}."
 
 
-def _suggested(advice: Advice) -> list[str]:
-    return [f"{s.text}. {s.reason} ({s.rule}; {s.source})".replace("..", ".") for s in advice.suggestions]
+def suggestion_line(suggestion: Suggestion) -> str:
+    """Return a suggestion with its reason and source, as one line of Markdown."""
+    return f"{suggestion.text}. {suggestion.reason} ({suggestion.rule}; {suggestion.source})".replace("..", ".")
 
 
 def _kept(advice: Advice) -> list[str]:
