@@ -114,8 +114,8 @@ def tune_day(
         (folder / TRIALS).write_text(json.dumps([vars(trial) for trial in tuned.trials], indent=1, default=dict))
         if done.restarts and candidate is not None:
             save_snapshot(candidate.state, folder)
-        in_use = {"in_use": _values_of(tuning, tuned, present)}
-        lake.write_manifest(folder, _manifest(done, tuning, folder) | in_use | {"advice": advice, "lineage": lineage})
+        further = {"in_use": _values_of(tuning, tuned, present), "advice": advice, "lineage": lineage}
+        lake.write_manifest(folder, _manifest(done, tuning, folder) | further)
     return done
 
 
