@@ -29,7 +29,7 @@ SEEN = -1.0  # score of an item of the context
 
 @dataclass(frozen=True)
 class SharedSessions:
-    """What scores L live items as of a point in time. Rings can meanwhile receive entries, but everything else stays.
+    """What scores L live items as of a point in time. `rings` and `entries` change with later clicks.
 
     Attributes:
         items: int64 [L], ids of the live items, ascending.
@@ -127,7 +127,7 @@ class CoVisitation:
 
     def _fixed(self, items: NDArray[np.int64], counts: NDArray[np.int64]) -> SharedSessions:
         share = (counts / max(1, counts.sum())).astype(np.float32)
-        live_of = np.empty(len(self._rings), np.int64)
+        live_of = np.full(len(self._rings), NOT_LIVE, np.int64)  # also of items whose first click comes later
         live_of[self._codes] = places(self._ids, items)
         held = self._ids, self._codes, self._rings, self._entries
         return SharedSessions(items, share, *held, live_of, self.shrinkage, self.decay)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml.retrieval.co_visitation import SEEN, CoVisitation
-from ml.retrieval.contexts import Contexts, session_contexts
+from ml.retrieval.contexts import NOT_LIVE, Contexts, session_contexts
 from ml.retrieval.popularity import Popularity
 from ml.retrieval.source import CandidateSource, Clicks
 
@@ -129,6 +129,16 @@ def test_clicks_after_a_refresh_do_not_break_requests() -> None:
     new = np.arange(1000, 2000)
     source.observe(Clicks(np.full(1000, 20), new, Contexts.of([[5]] * 1000)))
     assert np.isfinite(source.scores(Contexts.of([[5], [1500]]))).all()
+
+
+def test_an_item_whose_first_click_comes_after_a_refresh_is_not_live() -> None:
+    source = CoVisitation(100, ring=10)
+    source.observe(Clicks(np.array([1, 2]), np.array([5, 6]), Contexts.of([[], [5]])))
+    source.refresh(10, np.array([5, 6]))
+    assert (source.current.live_of[len(source.current.ids) :] == NOT_LIVE).all()
+    before = source.scores(Contexts.of([[6]]))
+    source.observe(Clicks(np.array([20]), np.array([7]), Contexts.of([[5]])))  # the ring of 6 stays as it was
+    np.testing.assert_array_equal(source.scores(Contexts.of([[6]])), before)
 
 
 @pytest.mark.parametrize("source", [Popularity(100), CoVisitation(100)])
