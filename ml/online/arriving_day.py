@@ -25,9 +25,9 @@ from ml.lake import Lake
 from ml.online.arriving_inputs import DayInputs
 from ml.online.arriving_position import STREAM, ArrivingPosition, position_file, rows_file, taken_folder
 from ml.online.day import RECORD, SERVING, beside_state
-from ml.online.earlier_events import events_before, forget_earlier, known_before
+from ml.online.earlier_events import delete_unneeded_rows, events_before, known_before
 from ml.online.examples import DayExamples, read_side_tables, read_vocabularies
-from ml.online.feeder import write_arriving, write_whole
+from ml.online.feeder import remove_incomplete, write_arriving, write_whole
 from ml.online.landing import CannotLand, land_day
 from ml.online.loop import ONLINE, SliceResult, online_slices
 from ml.online.partition import write_online_day
@@ -132,16 +132,16 @@ class ArrivingDay:
         self._options, self._logs, self._taken = options, logs, taken_folder(stream.root, model) / day
         self._recipe = recipe = options.recipe or recipe_in_use(lake, spec, model, day)
         schema = FeatureSchema.of(spec)
-        how = {
+        settings = {
             "recipe": recipe.fingerprint,
             "online": recipe.online.fingerprint,
             "schema": schema.fingerprint,
             "data": {STREAM: str(stream.root), "part_rows": stream.part_rows},
         }
-        self._inputs = inputs = DayInputs.choose(lake, spec, model, day, recipe, self._taken.parent, how)
+        self._inputs = inputs = DayInputs.choose(lake, spec, model, day, recipe, self._taken.parent, settings)
         self._start = start = inputs.start
         rivals = Rivals(lake, spec, model, inputs.compared_with)
-        self._identity = how | inputs.to_plain()
+        self._identity = settings | inputs.to_plain()
         self._checkpoints = Checkpoints(lake, spec.name, online_checkpoints(model), day, self._identity, recipe.checkpoints)
         self._beside = predictions_of(rivals.load())
         known_to = {ONLINE: day_bounds(day, spec.zone)[0], **rivals.known_to}
@@ -168,10 +168,10 @@ class ArrivingDay:
             if recipe.online.restart == "snapshot":
                 self._lose_slices()
             else:
-                self._forget_slices(self.at.taken)
+                self._delete_slices(self.at.taken)
         else:
-            self._forget_slices(0)
-            forget_earlier(spec, day, inputs.earlier, self._taken.parent)
+            self._delete_slices(0)
+            delete_unneeded_rows(spec, day, inputs.earlier, self._taken.parent)
             state = begin_state(lake, spec, start, recipe)
             self._serving = ServingCopy(state, recipe.online.sync, start.run.version)
             self._publisher = self._new_publisher(state, start.run.version, begins=True)
@@ -260,9 +260,12 @@ class ArrivingDay:
         if self._taken.exists() and not self._spec.reads_earlier_events:
             self._taken.fs.rm(self._taken.path, recursive=True)
 
-    def _forget_slices(self, since: int) -> None:
-        """Delete the slices from a number on, which an earlier attempt at the day has taken and this one takes again."""
-        for file in list(self._taken.iterdir()) if self._taken.exists() else ():
+    def _delete_slices(self, since: int) -> None:
+        """Delete slices from a number on: an earlier attempt at the day took them, and this one takes them again."""
+        if not self._taken.exists():
+            return
+        remove_incomplete(self._taken)
+        for file in list(self._taken.iterdir()):
             if int(file.name.partition(".")[0]) >= since:
                 file.unlink()
 

@@ -14,12 +14,13 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
+from ml.online.arriving_position import saved_checkpoints
 from ml.online.earlier_events import TAKEN, find_earlier
 from ml.online.examples import vocabulary_day
 from ml.online.rivals import Rivals
 from ml.online.start import Run, Start, start_of_stream
 from ml.recipes.recipe import Recipe
-from ml.stages import CLEANED_FEATURES, online_checkpoints
+from ml.stages import CLEANED_FEATURES
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class DayInputs:
 
     @classmethod
     def choose(
-        cls, lake: Lake, spec: DatasetSpec, model: str, day: str, recipe: Recipe, taken: UPath, how: Mapping[str, Any]
+        cls, lake: Lake, spec: DatasetSpec, model: str, day: str, recipe: Recipe, taken: UPath, settings: Mapping[str, Any]
     ) -> DayInputs:
         """Return the inputs of the day's newest checkpoint if it can be continued, or else the newest in the lake.
 
@@ -53,18 +54,16 @@ class DayInputs:
             day: `YYYY-MM-DD`.
             recipe: How the day is trained.
             taken: Folder of the rows that were taken from the stream, by day.
-            how: What else determines the result: recipe, schema and stream. A checkpoint with other values is not continued.
+            settings: What else determines the result: recipe, schema and stream. A checkpoint with others is not continued.
 
         Raises:
             MissingPartition: The state to start from is missing.
         """
-        stage = online_checkpoints(model)
-        saved = [lake.manifest(stage, spec.name, name) for name in lake.days(stage, spec.name) if name.startswith(f"{day}.")]
-        for manifest in sorted(saved, key=lambda found: found["saved_at"], reverse=True):
+        for manifest in saved_checkpoints(lake, spec, model, day):
             identity = manifest["identity"]
-            if all(identity.get(name) == value for name, value in how.items()) and "earlier" in identity:
+            if all(identity.get(name) == value for name, value in settings.items()):
                 stored = cls._from_plain(identity)
-                if stored._are_in(lake, spec, model, taken):
+                if stored._are_available(lake, spec, model, taken):
                     return stored
         start = start_of_stream(lake, spec, model, day, recipe)
         rivals = Rivals.of(lake, spec, model, day, start.run)
@@ -90,7 +89,7 @@ class DayInputs:
         start = Start(Run(**plain["run"]), (stage, day) if day else None)
         return cls(start, plain["compared_with"], plain["vocabularies_of"], plain["earlier"], plain["states"])
 
-    def _are_in(self, lake: Lake, spec: DatasetSpec, model: str, taken: UPath) -> bool:
+    def _are_available(self, lake: Lake, spec: DatasetSpec, model: str, taken: UPath) -> bool:
         """Whether the lake still has the inputs. Only the state to start from must have the same contents."""
         place, words = self.start.place, self.vocabularies_of
         if place and not lake.has(place[0], spec.name, place[1]):

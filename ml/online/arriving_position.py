@@ -90,14 +90,19 @@ def sealed_day(lake: Lake, spec: DatasetSpec, model: str) -> str | None:
     return next((day for day in reversed(days) if STREAM in lake.manifest(online_updates(model), spec.name, day)), None)
 
 
+def saved_checkpoints(lake: Lake, spec: DatasetSpec, model: str, day: str) -> list[dict[str, Any]]:
+    """Return the manifests of a day's checkpoints, the newest first."""
+    stage = online_checkpoints(model)
+    saved = [lake.manifest(stage, spec.name, name) for name in lake.days(stage, spec.name) if name.startswith(f"{day}.")]
+    return sorted(saved, key=lambda manifest: manifest["saved_at"], reverse=True)
+
+
 def position_of(lake: Lake, spec: DatasetSpec, model: str) -> Position:
     """Return the position in the stream up to which rows are in a checkpoint or in a sealed day."""
-    sealed, stage = sealed_day(lake, spec, model), online_checkpoints(model)
+    sealed = sealed_day(lake, spec, model)
     begun = day_in_progress(lake, spec, model, sealed)
-    saved = [lake.manifest(stage, spec.name, name) for name in lake.days(stage, spec.name) if name.startswith(f"{begun}.")]
-    if begun and saved:
-        newest = max(saved, key=lambda manifest: manifest["saved_at"])
-        return Position(**newest["reader"]["position"])
+    if begun and (saved := saved_checkpoints(lake, spec, model, begun)):
+        return Position(**saved[0]["reader"]["position"])
     return Position(**lake.manifest(online_updates(model), spec.name, sealed)[STREAM]) if sealed else Position()
 
 

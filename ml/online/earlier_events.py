@@ -90,7 +90,7 @@ def known_before(spec: DatasetSpec, day: str, earlier: Mapping[str, list[str]], 
     return EventLog.join(logs)
 
 
-def forget_earlier(spec: DatasetSpec, day: str, earlier: Mapping[str, list[str]], taken: UPath) -> None:
+def delete_unneeded_rows(spec: DatasetSpec, day: str, earlier: Mapping[str, list[str]], taken: UPath) -> None:
     """Delete the rows of the days before a day that it does not read; arguments as for `known_before`."""
     for folder in list(taken.iterdir()) if taken.exists() else ():
         if folder.name < day and folder.name not in earlier[TAKEN] and spec.first_day <= folder.name:

@@ -83,7 +83,7 @@ def feed_day(
     times = np.concatenate([np.zeros(0, np.int64), *(_times(part) for part in parts)])
     bounds = bounds_by_minutes(times, minutes) if minutes else bounds_by_count(len(times), slices)
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_incomplete(folder)
+    remove_incomplete(folder)
     there = {path.name for path in folder.iterdir()}
     due = times[0] if len(times) else 0  # event time until which the clock has run
     for number, rows in enumerate(_cut(parts, bounds)):
@@ -119,8 +119,8 @@ def write_whole(data: bytes, path: UPath) -> None:
     beside.replace(path.path)
 
 
-def _remove_incomplete(folder: UPath) -> None:
-    """Remove what a killed replay has left."""
+def remove_incomplete(folder: UPath) -> None:
+    """Remove files that `write_whole` had not finished when its process was killed."""
     for path in folder.iterdir():
         if path.name.startswith(".") and path.name.endswith(".part"):
             path.unlink()

@@ -261,6 +261,15 @@ def test_slices_of_an_earlier_attempt_are_not_lost_again(tmp_path: Path) -> None
     assert [one.result.number for one in run(tmp_path, 100, restart="snapshot")] == list(range(2, 8))
 
 
+def test_a_kill_while_a_slice_is_written_does_not_stop_the_next_start(tmp_path: Path) -> None:
+    write_files(stream_of(tmp_path), 0, 3)
+    run(tmp_path, 2)
+    unfinished = stream_of(tmp_path).parent / "taken" / "dlrm" / DAYS[0] / ".000002.parquet.part"
+    unfinished.write_bytes(b"PAR1")
+    assert len(run(tmp_path, 100)) == 1
+    assert not unfinished.exists()
+
+
 def test_a_missing_slice_of_a_checkpoint_is_named_with_the_way_out(tmp_path: Path) -> None:
     write_files(stream_of(tmp_path), 0, 3)
     run(tmp_path, 2)

@@ -10,7 +10,7 @@ from upath import UPath
 
 from ml.features.event_days import write_event_day
 from ml.lake import Lake
-from ml.online.earlier_events import TAKEN, events_before, find_earlier, forget_earlier, known_before
+from ml.online.earlier_events import TAKEN, delete_unneeded_rows, events_before, find_earlier, known_before
 from ml.parquet import write_table
 from tests.helpers.arriving import COUNTED, rows_of, run, write_files
 from tests.helpers.table_days import DAYS, day_rows, table_spec, write_rows
@@ -36,7 +36,7 @@ def test_events_are_the_same_from_the_lake_and_from_the_stream(negatives: bool, 
     events, known = found[0]
     assert len(known) > 200 and (events is not None and len(events) == 400) == negatives
     assert all(others[0] == events and others[1].equals(known) for others in found[1:])
-    forget_earlier(spec, DAYS[2], find_earlier(spec, DAYS[2], lake, taken), taken)
+    delete_unneeded_rows(spec, DAYS[2], find_earlier(spec, DAYS[2], lake, taken), taken)
     assert not list(taken.iterdir())
 
 
