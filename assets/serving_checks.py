@@ -25,9 +25,8 @@ def lag_verdict(lake: Lake, sync: SyncResource, spec: DatasetSpec, model: str) -
 
     days = lake.days(advisor_recipes(model), spec.name)
     limit = recipe_in_use(lake, spec, model, days[-1] if days else spec.first_day).online.sync.max_lag
-    found = serving_lag(
-        sync.folder(spec.name, model), ignore=[SCORES]
-    )  # which keeps the packages of the day, and serves nobody
+    # The receiver of the day's scores keeps packages from deletion. It serves no requests.
+    found = serving_lag(sync.folder(spec.name, model), ignore=[SCORES])
     late = [one for one in found if one.seconds > limit]
     columns = {"receiver": "string", "run": "string", "version": "int", "lag_seconds": "float", "silent_seconds": "float"}
     values = ((one.name, one.run_id, one.version, round(one.seconds, 1), round(one.silent_seconds, 1)) for one in found)

@@ -201,7 +201,7 @@ class SyncFolder:
     def remove_run(self, run_id: str) -> None:
         """Delete the folder of a run that has no packages. On a local disk, one that a process writes to is kept."""
         if not is_local(self.root):
-            return  # it has no folders of its own
+            return  # an object store has no empty folders
         run = Path((self.root / run_id).path)
         held = sorted(run.rglob("*"), reverse=True)
         if not any(path.is_file() for path in held):

@@ -58,16 +58,29 @@ def serving_lag(folder: SyncFolder, now: float | None = None, ignore: Sequence[s
 
 def _seconds(folder: SyncFolder, head: Head, done: Acknowledgement, now: float) -> float:
     """Return the seconds since the publication of what a receiver needs next."""
-    same = done.run_id == head.run_id
-    if same and done.version >= head.version:
+    if done.run_id == head.run_id and done.version >= head.version:
         return 0.0
-    after = done.version if same else -1
+    first = first_not_served(folder, head, done.run_id, done.version)
+    return max(now - (done.heard if first is None else first), 0.0)
+
+
+def first_not_served(folder: SyncFolder, head: Head, run_id: str | None, version: int) -> float | None:
+    """Return when the first package was published that a receiver needs next.
+
+    Args:
+        folder: The sync folder of the model.
+        head: The newest version.
+        run_id: The run that is served; None for none.
+        version: The version that is served.
+
+    Returns:
+        Seconds since 1970 UTC; None if no such package can be read.
+    """
+    after = version if run_id == head.run_id else -1
     kinds: tuple[Kind, ...] = ("delta", "snapshot")
     times = []
     for kind in kinds:
-        later = [version for version in folder.versions(head.run_id, kind) if version > after]
         with suppress(OSError, DamagedPackage):  # deleted meanwhile
-            times += [folder.manifest(head.run_id, kind, version).published_at for version in later[:1]]
-    if times:
-        return max(now - min(times), 0.0)
-    return max(now - done.heard, 0.0)
+            later = [found for found in folder.versions(head.run_id, kind) if found > after]
+            times += [folder.manifest(head.run_id, kind, found).published_at for found in later[:1]]
+    return min(times, default=None)

@@ -10,11 +10,13 @@ import logging
 import re
 import time
 from collections import Counter
+from contextlib import suppress
 from threading import Event
 
 from ml.artifacts.bundle import Bundle
 from ml.artifacts.delta import ModelUndo
 from ml.sync.folder import Acknowledgement, Head, SyncFolder
+from ml.sync.lag import first_not_served
 from ml.sync.manifest import DamagedPackage, Kind, PackageManifest
 from ml.sync.packages import Packages, check_bundle
 from ml.sync.probe import Probe
@@ -38,8 +40,8 @@ class Receiver:
 
     With a probe, each version is scored after it was applied. If it is worse than the last good version, the replaced rows are
     restored, and the last good version is served. The receiver tries again with each later version, by all deltas since the
-    good one or by the next snapshot, until one is good. A receiver that starts scores the snapshot first, so that it ends at
-    the version that a receiver would serve that had scored every one.
+    good one or by the next snapshot, until one is good. A receiver that starts scores the snapshot first, so that versions that
+    were rolled back are not served after a restart.
 
     Args:
         folder: Where packages are published.
@@ -67,7 +69,7 @@ class Receiver:
         self._behind_since: float | None = None  # when the first version was published that is not served
         self._acknowledged: float | None = None
         self._rejected: Head | None = None  # what the probe has found to be worse
-        self._load_failed: tuple[Head, float] | None = None  # and when
+        self._snapshot_refused: tuple[str, int, float] | None = None  # run, snapshot, and when it was refused
         self._rows, self._snapshots, self._rollbacks = 0, 0, 0
         self._refused: Counter[Reason] = Counter()
         self._refusals: set[str] = set()  # since something was applied
@@ -231,9 +233,9 @@ class Receiver:
     def _load(self, head: Head) -> Applied | None:
         """Load the newest snapshot that is not damaged and the deltas after it, and then serve it in place of the bundle."""
         served, packages = self._served, Packages(self._folder, head.run_id)
-        if served is not None and self._load_failed is not None:
-            failed, when = self._load_failed
-            if (failed.run_id, failed.snapshot) == (head.run_id, head.snapshot) and time.time() - when < RETRY:
+        if served is not None and self._snapshot_refused is not None:
+            *refused, when = self._snapshot_refused
+            if refused == [head.run_id, head.snapshot] and time.time() - when < RETRY:
                 return None
         same = served if served is not None and served.run_id == head.run_id else None
         tried = False
@@ -256,7 +258,7 @@ class Receiver:
             if worse is not None:
                 self._reject(head, f"version {own.at.version} is served", worse)
             return self._done(own, same.version if same else None, seconds, kind="snapshot")
-        self._load_failed = head, time.time()
+        self._snapshot_refused = head.run_id, head.snapshot, time.time()
         if not tried:
             raise Refused("missing", f"run {head.run_id} has no snapshot")
         return None
@@ -293,9 +295,7 @@ class Receiver:
         if served is not None and (found.dataset, found.model) != (served.dataset, served.model):
             raise Refused("model", f"{found.name} cannot replace {served.dataset}/{served.model}")
         check_bundle(bundle, found.name, self._fingerprint)
-        own = VersionedBundle(packages, bundle, found, self._probe, seconds)
-        own.rows, own.nbytes = found.rows, found.nbytes
-        return own
+        return VersionedBundle(packages, bundle, found, self._probe, seconds, found.rows, found.nbytes)
 
     def _apply_until(self, own: VersionedBundle, version: int) -> None:
         """Apply deltas up to a version, or to the first one that is refused."""
@@ -345,19 +345,14 @@ class Receiver:
             self._behind_since = self._newest = None
             return
         if is_new:
-            self._newest = self._manifest(head, head.version)
+            self._newest = None
+            with suppress(Refused):
+                kind = "delta" if head.version > head.snapshot else "snapshot"
+                self._newest = Packages(self._folder, head.run_id).manifest(kind, head.version)
         if self._behind_since is None:
-            version = served.version + 1 if served is not None and served.run_id == head.run_id else head.snapshot
-            first = self._newest if version == head.version else self._manifest(head, version) or self._newest
-            self._behind_since = first.published_at if first else time.time()
-
-    def _manifest(self, head: Head, version: int) -> PackageManifest | None:
-        """Read the manifest of a version; None if there is none."""
-        kind = "delta" if version > head.snapshot else "snapshot"
-        try:
-            return Packages(self._folder, head.run_id).manifest(kind, version)
-        except Refused:
-            return None
+            run_id, version = (served.run_id, served.version) if served else (None, -1)
+            first = first_not_served(self._folder, head, run_id, version)
+            self._behind_since = time.time() if first is None else first
 
     def _reaches(self, head: Head, after: int) -> bool:
         """Whether the newest version was trained on events from a point in time on, or has to be read to find out."""

@@ -28,16 +28,27 @@ class VersionedBundle:
         at: Manifest of the version that it has.
         probe: Rows to score versions on; None for none.
         seconds: The duration of each activity is added here.
+        rows: Rows of the snapshot, if the bundle was loaded from one.
+        nbytes: Its bytes.
 
     Attributes:
         bundle: The bundle.
         at: Manifest of the version that it has now.
-        rows: Rows that were written since the start.
-        nbytes: Bytes that were read since the start.
+        rows: Rows that were written, with those of the snapshot.
+        nbytes: Bytes that were read, with those of the snapshot.
     """
 
-    def __init__(self, packages: Packages, bundle: Bundle, at: PackageManifest, probe: Probe | None, seconds: Seconds) -> None:
-        self.bundle, self.at, self.rows, self.nbytes = bundle, at, 0, 0
+    def __init__(
+        self,
+        packages: Packages,
+        bundle: Bundle,
+        at: PackageManifest,
+        probe: Probe | None,
+        seconds: Seconds,
+        rows: int = 0,
+        nbytes: int = 0,
+    ) -> None:
+        self.bundle, self.at, self.rows, self.nbytes = bundle, at, rows, nbytes
         self._packages, self._probe, self._seconds = packages, probe, seconds
 
     def apply_next(self, undoable: bool = False) -> ModelUndo | None:

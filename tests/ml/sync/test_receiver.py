@@ -101,6 +101,20 @@ def test_lag_begins_with_the_first_version_that_is_not_served(run: Run) -> None:
     assert receiver.poll() is not None and receiver.status.lag_wall_seconds == 0
 
 
+def test_lag_begins_with_a_delta_also_if_a_later_snapshot_is_damaged(run: Run) -> None:
+    receiver, now = following(run), time.time()
+    run.advance(1)
+    run.snapshot()
+    run.advance(2)
+    for version, ago in ((3, 300), (4, 200), (5, 100)):
+        rewrite_manifest(run.package("delta", version), published_at=now - ago)
+    shutil.rmtree(run.package("delta", 3))
+    shutil.rmtree(run.package("snapshot", 3))
+    receiver.poll()
+    (one,) = serving_lag(run.folder)
+    assert one.seconds == pytest.approx(receiver.status.lag_wall_seconds, abs=60)
+
+
 def test_a_missing_delta_is_a_gap_until_it_appears_or_a_snapshot_follows(run: Run) -> None:
     receiver = following(run)
     run.advance(2)
