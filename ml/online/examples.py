@@ -9,7 +9,7 @@ Features equal `cleaned_features` of the day, with three exceptions:
   known yet, so it can be a negative, and it changes which items are drawn for that event. Other events are not affected.
 - Vocabularies change at the end of a day, when `cleaned_features` is made. A day that begins before that reads the newest
   state that there is. Ids are never renumbered, so values that are new since then are out of vocabulary.
-- Rows that the stream has quarantined as late are in the log of the day, but they were never events of the stream.
+- Rows that the stream has quarantined as late are in the log of the day, but do not count as events here.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def start_online(lake: Lake, spec: DatasetSpec, model: str, day: str, recipe: Re
 
 
 def start_of_stream(lake: Lake, spec: DatasetSpec, model: str, day: str, recipe: Recipe) -> Start:
-    """Find what a day of arriving rows starts from, as `start_online`, and without states of the day before from older ones.
+    """Find what a day of arriving rows starts from, as `start_online` does, or from older states if the day before has none.
 
     A stream can have no rows on a day, and the daily model of a day is not there at midnight. Training then continues the
     newest online day, or with `base: daily` the newest daily model.

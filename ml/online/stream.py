@@ -39,9 +39,9 @@ PART_ROWS = 10_000
 """Most rows of one part. A longer file is delivered in several parts."""
 POLL_SECONDS = 1.0
 EARLIER_DAY, OUT_OF_ORDER = "time on an earlier day", "time before earlier rows"
-AHEAD = "time on a later day, over an hour after the other rows of its file"
+AHEAD = "time on a later day, over an hour after the other rows of its block"
 UNREAD = "file name before the last that was read"
-_AHEAD_SHARE, _AHEAD_FROM = 100, 10  # one row in 100 may be ahead, and one in a block of 10 to 100 rows
+_AHEAD_SHARE, _AHEAD_FROM = 100, 10  # one row in 100 may be ahead, and one in a block of 10 to 199 rows
 _log = logging.getLogger("evergreen")
 
 

@@ -13,7 +13,7 @@ from ml.features.online_store.environment import Environment
 
 _KEY = b"meta"
 NEVER = -(1 << 63)
-NOTHING = (1 << 63) - 1
+NOT_BEGUN = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Meta:
     newest: int = NEVER
     settled: int = NEVER
     complete_from: int = NEVER
-    began: int = NOTHING
+    began: int = NOT_BEGUN
     parts: int = 0
     rows: int = 0
     late: int = 0
