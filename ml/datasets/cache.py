@@ -6,10 +6,11 @@ repeats other samples for another number of ranks. An epoch would not be exact, 
 samples are also blocks here, not rows.
 
 StreamingDataset holds shared memory, with two file descriptors for each block, until its process exits, and leaves small lock
-files in the temporary folder. The only rank of a node removes both once its cache is not used any more, because it may create
-many in turn. Ranks that share a node do not: they could then find different unused names for their next cache. If all ranks are
-killed at once, the memory remains until the machine restarts. StreamingDataset's clean-up function is not called here: it only
-checks whether another process has the memory open, and would also remove the memory of a job that is just starting.
+files in the temporary folder. A rank that is alone on its node deletes both when its cache is garbage-collected, because a
+process may open many caches in turn. Ranks that share a node keep them: if one rank deleted its own first, ranks could choose
+different names for the next cache. If all ranks are killed at once, the memory remains until the machine restarts.
+StreamingDataset's clean-up function is not called here: it only checks whether another process has the memory open, and would
+also remove the memory of a job that is just starting.
 """
 
 from __future__ import annotations
@@ -212,7 +213,7 @@ class ShardCache:
 
 
 def _release(dataset: StreamingDataset) -> None:
-    """Removes lock files and shared memory of a dataset that nothing uses. Its threads have ended: they hold the cache."""
+    """Deletes the lock files and shared memory of a dataset. No thread reads it: threads hold a reference to the cache."""
     for name in (BARRIER_FILELOCK, CACHE_FILELOCK):
         (Path(tempfile.gettempdir()) / _get_path(dataset._shm_prefix_int, name)).unlink(missing_ok=True)
     for memory in _memories(dataset):
