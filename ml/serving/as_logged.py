@@ -1,4 +1,7 @@
-"""Turns values of requests into those that the lake holds: ids that are unsigned, and texts with blanks around them."""
+"""Converts values of requests as the log reader does for `source.unsigned` and `source.trim`.
+
+Null tokens are replaced in trimmed columns only.
+"""
 
 from __future__ import annotations
 

@@ -89,7 +89,6 @@ class LiveCatalogue:
         self._together = CoVisitation(round(max(minutes) * MICROSECONDS_PER_MINUTE))
         negatives = spec.label.negatives
         self._counts = list(negatives.recent if negatives else ())
-        self._look_back = round((negatives.look_back_hours if negatives else 0.0) * MICROSECONDS_PER_HOUR)
         asks = spec.ranked is not None and spec.ranked.lambdarank is not None
         self._signals = CandidateSignals(context_columns(spec)) if asks else None
         self._observed = np.iinfo(np.int64).min
@@ -117,7 +116,7 @@ class LiveCatalogue:
             self._observe(clicks, events)
         found = self._catalogue.live(now)
         ids = found.ids if found else np.zeros(0, np.int64)
-        counted = self.window.events_since(now - self._look_back)
+        counted = self.window.events_since(now - self.window.look_back)
         items = described(self.spec, found, self._sides, now, counted) if found else self._empty()
         postings, index = self._postings(items), self._index(ids, items, now, retrieval)
         self._popularity.refresh(now, ids)

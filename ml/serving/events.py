@@ -123,7 +123,7 @@ class EventWindow:
 
     def __init__(self, spec: DatasetSpec) -> None:
         self.spec, self.item, self.user, self._zone = spec, item_column(spec), spec.user, spec.zone
-        self._look_back = round((spec.label.negatives.look_back_hours if spec.label.negatives else 0.0) * MICROSECONDS_PER_HOUR)
+        self.look_back = round((spec.label.negatives.look_back_hours if spec.label.negatives else 0.0) * MICROSECONDS_PER_HOUR)
         self._live = round(spec.live_hours * MICROSECONDS_PER_HOUR)
         # With a log of actions, rows come from the joined examples, which have the label.
         columns = spec.examples_log.source.columns
@@ -138,7 +138,7 @@ class EventWindow:
         """Return the earliest time that is needed at a point in time, in microseconds, by live items and histories."""
         midnight = _midnight(now, self._zone)
         signals = [midnight - SIGNAL_HOURS * MICROSECONDS_PER_HOUR] if self.spec.ranked and self.spec.ranked.lambdarank else []
-        return min(now - self._live, midnight - self._look_back, *signals)
+        return min(now - self._live, midnight - self.look_back, *signals)
 
     def history_since(self, now: int) -> int:
         """Return from when on events belong to a history, in microseconds.
@@ -148,7 +148,7 @@ class EventWindow:
         midnight, times = _midnight(now, self._zone), self._held.time
         at = int(np.searchsorted(times, midnight))
         first = int(times[at]) if at < len(times) else now
-        return min(first, now) - self._look_back
+        return min(first, now) - self.look_back
 
     def append(self, rows: pa.Table) -> None:
         """Add N rows with columns of the log and `event_time`, in any order. Their users' next requests see them.

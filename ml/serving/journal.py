@@ -71,6 +71,7 @@ class Journal:
             raise ValueError(f"{stream}: the journal needs a local folder")
         self.spec, self.root = spec, Path(stream.path)
         self.logs: dict[str, LogSpec] = _logs(spec)
+        self._as_logged = {folder: AsLogged([(log.source, log.source.columns)]) for folder, log in self.logs.items()}
         self._experiment = experiment
         self._folder = self.root / JOURNAL
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -150,12 +151,10 @@ class Journal:
         for number, event in enumerate(events):
             if unknown := [name for name in event if name not in columns]:
                 raise WrongEvent(f"{folder}[{number}].{unknown[0]}: no such column; the columns are {list(columns)}")
-        logged, arrays = AsLogged([(log.source, log.source.columns)]), {}
+        logged, arrays = self._as_logged[folder], {}
         for name, kind in columns.items():
-            values = [
-                logged.value(name, event[name]) if name in event else now if name == EVENT_TIME else None for event in events
-            ]
-            arrays[name] = _array(folder, name, values, kind)
+            default = now if name == EVENT_TIME else None
+            arrays[name] = _array(folder, name, [logged.value(name, event.get(name, default)) for event in events], kind)
         clock = log.time.column
         if clock is not None and arrays[clock].null_count and not log.time.is_text:
             times = np.asarray(arrays[EVENT_TIME])
