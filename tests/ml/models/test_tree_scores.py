@@ -57,10 +57,10 @@ def test_a_tree_that_is_a_single_leaf_adds_its_value() -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [booster(BITS + 1, 0.0), booster(8, 0.2, zero_as_missing=True), booster(8, 0.0, categories=True)]
+    ("leaves", "missing", "options"), [(BITS + 1, 0.0, {}), (8, 0.2, {"zero_as_missing": True}), (8, 0.0, {"categories": True})]
 )
-def test_other_trees_are_left_to_lightgbm(model: lgb.Booster) -> None:
-    rows = asked(booster(8, 0.0))
+def test_other_trees_are_left_to_lightgbm(leaves: int, missing: float, options: dict[str, bool]) -> None:
+    model, rows = booster(leaves, missing, **options), asked(booster(8, 0.0))
     assert TreeScores.of(model.dump_model()) is None
     ranker = LambdaRank(model.model_to_string())
     np.testing.assert_array_equal(ranker.scores(rows), np.asarray(model.predict(rows), np.float32))
