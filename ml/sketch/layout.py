@@ -55,7 +55,8 @@ class FoundSource:
     def entry(self, columns: dict[str, str]) -> dict[str, Any]:
         """The keys of `source` in the order in which entries give them."""
         members = {"members": self.group.members} if self.group.members is not None else {}
-        within = {name: path for name, path in self.paths.items() if name in columns}
+        read = {*columns, *self.keys.get("explode", ())}
+        within = {name: path for name, path in self.paths.items() if name in read}
         return {
             "files": self.group.pattern,
             **members,

@@ -105,7 +105,7 @@ def _with_keys(log: SampledLog, blanks: Mapping[str, float], quoting: Mapping[st
         keys["trim"], notes["trim"] = True, f"{blanks[most]:.0%} of the values of {most} have blanks around them"
     if decimals := [column.name for column in log.columns if column.decimal]:
         keys["decimal_ints"] = True
-        notes["decimal_ints"] = f"ints are written as 9.0, those of {decimals[0]}" + " among others" * (len(decimals) > 1)
+        notes["decimal_ints"] = f"ints are written as 9.0, such as those of {decimals[0]}"
     if unsigned := [column.name for column in log.columns if column.unsigned]:
         keys["unsigned"], notes["unsigned"] = unsigned, "ids of 2^63 and more; each becomes the signed int with the same bits"
     return replace(log, keys=keys, notes=notes)

@@ -62,7 +62,7 @@ def are_decimal_ints(name: str, values: Sequence[Any], rows: int) -> bool:
         values: The values that are there, as texts or as floats.
         rows: Number of rows.
     """
-    texts = {value if isinstance(value, str) else format(value, ".1f") for value in values}
+    texts = {value if isinstance(value, str) else str(value) for value in values}
     is_whole = bool(texts) and all(map(_DECIMAL_INT.fullmatch, texts)) and any("." in text for text in texts)
     return is_whole and (names_id(name) or (len(values) < rows and len(texts) > 2))
 
