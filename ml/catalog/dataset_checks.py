@@ -143,8 +143,9 @@ def _check_ids_of(sparse: SparseColumn, spec: DatasetSpec, types: Mapping[str, C
         raise fault(path, f"{sparse.column!r} has values of {one}, but {other.name!r} of {two}, whose ids differ{way_out}")
     ids = _unsigned(spec)
     if (sparse.column in ids) != (other.column in ids):
-        has, lacks = sorted((sparse.column or "", other.column or ""), key=lambda name: name not in ids)
-        raise fault(path, f"{has!r} has unsigned ids, but {lacks!r} has not; add {lacks!r} to source.unsigned")
+        has, lacks = (sparse.column, other.column) if sparse.column in ids else (other.column, sparse.column)
+        at = next((f"join.{i}.source.unsigned" for i, side in enumerate(spec.join) if lacks in side.columns), "source.unsigned")
+        raise fault(path, f"{has!r} has unsigned ids, but {lacks!r} has not; add {lacks!r} to {at}")
 
 
 def check_features(spec: DatasetSpec) -> None:
