@@ -20,7 +20,7 @@ _PRIOR = 30.0  # clicks of overall popularity that smooth the share within a val
 
 
 @dataclass(frozen=True)
-class Counted:
+class ClickSnapshot:
     """Clicks of L live items as of a point in time.
 
     Attributes:
@@ -66,7 +66,7 @@ class ClickCounts:
         """Add N clicks in time order: times [N], items [N] and codes [N, C]."""
         self._pending.append((time, item, codes))
 
-    def refresh(self, now: int, items: NDArray[np.int64]) -> Counted:
+    def refresh(self, now: int, items: NDArray[np.int64]) -> ClickSnapshot:
         """Count the clicks before `now` of L live items, given in ascending order."""
         self._merge(now)
         place = places(self._item, items)
@@ -87,7 +87,7 @@ class ClickCounts:
         start = starts[1]
         codes, of_hour = self._codes[start:][live[start:]], place[start:][live[start:]]
         lifts = [_lift(codes[:, c], of_hour, smooth) for c in range(codes.shape[1])]
-        return Counted(
+        return ClickSnapshot(
             counts,
             (hour / total[1]).astype(np.float32),
             [np.log(of).astype(np.float32) for of in shares],

@@ -28,7 +28,7 @@ SEEN = -1.0  # score of an item of the context
 
 
 @dataclass(frozen=True)
-class SharedSessions:
+class CoVisitationSnapshot:
     """What scores L live items as of a point in time. `rings` and `entries` change with later clicks.
 
     Attributes:
@@ -102,7 +102,7 @@ class CoVisitation:
         self._rings = np.zeros((0, ring), np.int32)  # codes of other items
         self._entries = np.zeros(0, np.int64)  # number of entries that each ring was given so far
         self._last = np.zeros(0, np.int64)  # time of each item's last click
-        self.current = self._fixed(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        self.current = self._snapshot(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
     def observe(self, clicks: Clicks) -> None:
         """Add each click to the rings of its context, and its context to its ring; see `CandidateSource.observe`."""
@@ -119,18 +119,18 @@ class CoVisitation:
         """Fix popularity and the live items; see `CandidateSource.refresh`. Rings hold what was observed."""
         self._drop(now - self.keep)
         self._popularity.refresh(now, items)
-        self.current = self._fixed(items, self._popularity.counts)
+        self.current = self._snapshot(items, self._popularity.counts)
 
     def scores(self, contexts: Contexts) -> NDArray[np.float32]:
         """Score the live items; see `CandidateSource.scores`."""
         return self.current.scores(contexts)
 
-    def _fixed(self, items: NDArray[np.int64], counts: NDArray[np.int64]) -> SharedSessions:
+    def _snapshot(self, items: NDArray[np.int64], counts: NDArray[np.int64]) -> CoVisitationSnapshot:
         share = (counts / max(1, counts.sum())).astype(np.float32)
         live_of = np.full(len(self._rings), NOT_LIVE, np.int64)  # also of items whose first click comes later
         live_of[self._codes] = places(self._ids, items)
         held = self._ids, self._codes, self._rings, self._entries
-        return SharedSessions(items, share, *held, live_of, self.shrinkage, self.decay)
+        return CoVisitationSnapshot(items, share, *held, live_of, self.shrinkage, self.decay)
 
     def _add(self, items: NDArray[np.int64]) -> None:
         """Give new items a ring."""

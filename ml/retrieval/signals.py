@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE
 from ml.retrieval.best import mark_best
-from ml.retrieval.click_counts import ClickCounts, Counted
-from ml.retrieval.co_visitation import CoVisitation, SharedSessions
+from ml.retrieval.click_counts import ClickCounts, ClickSnapshot
+from ml.retrieval.co_visitation import CoVisitation, CoVisitationSnapshot
 from ml.retrieval.contexts import NOT_LIVE
 from ml.retrieval.interactions import Interactions, Requests
 from ml.retrieval.source import Clicks
@@ -95,15 +95,17 @@ class CandidateSignals:
         self._follows.refresh(now, items)
         counts = self._counts.refresh(now, items)
         popular = [mark_best(n[None].astype(np.float32), SOURCES["popularity"])[0] & (n > 0) for n in counts.counts[:2]]
-        self.current = SignalsAsOf(now, items, counts, popular[0] | popular[1], self._together.current, self._follows.current)
+        self.current = SignalSnapshot(
+            now, items, counts, popular[0] | popular[1], self._together.current, self._follows.current
+        )
 
     def candidates(self, requests: Requests, allowed: NDArray[np.bool_] | None = None, exclude_seen: bool = True) -> Candidates:
-        """Find the candidates of B requests; see `SignalsAsOf.candidates`."""
+        """Find the candidates of B requests; see `SignalSnapshot.candidates`."""
         return self.current.candidates(requests, allowed, exclude_seen)
 
 
 @dataclass(frozen=True)
-class SignalsAsOf:
+class SignalSnapshot:
     """Finds candidates among L live items and computes their signals, as of a point in time.
 
     Attributes:
@@ -117,10 +119,10 @@ class SignalsAsOf:
 
     now: int
     items: NDArray[np.int64]
-    counts: Counted
+    counts: ClickSnapshot
     popular: NDArray[np.bool_]
-    together: SharedSessions
-    follows: SharedSessions
+    together: CoVisitationSnapshot
+    follows: CoVisitationSnapshot
 
     def candidates(self, requests: Requests, allowed: NDArray[np.bool_] | None = None, exclude_seen: bool = True) -> Candidates:
         """Find the candidates of B requests.

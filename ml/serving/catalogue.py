@@ -20,14 +20,14 @@ from ml.catalog.spec import DatasetSpec
 from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE
 from ml.features.hashing import hash_values
 from ml.retrieval.catalogue import Catalogue
-from ml.retrieval.co_visitation import CoVisitation, SharedSessions
+from ml.retrieval.co_visitation import CoVisitation, CoVisitationSnapshot
 from ml.retrieval.contexts import NOT_LIVE, Contexts, places
 from ml.retrieval.index import ItemIndex
 from ml.retrieval.interactions import Interactions, Requests, context_columns
 from ml.retrieval.items import described, item_column, logged_columns
 from ml.retrieval.popularity import Popularity
 from ml.retrieval.postings import Postings
-from ml.retrieval.signals import Candidates, CandidateSignals, SignalsAsOf
+from ml.retrieval.signals import Candidates, CandidateSignals, SignalSnapshot
 from ml.retrieval.source import Clicks
 from ml.retrieval.vectors import item_vectors
 from ml.schema import EVENT_TIME
@@ -60,8 +60,8 @@ class ServedItems:
     tower: Bundle | None
     popular: NDArray[np.int64]
     clicks: NDArray[np.int64]
-    together: SharedSessions
-    signals: SignalsAsOf | None
+    together: CoVisitationSnapshot
+    signals: SignalSnapshot | None
 
     def __len__(self) -> int:
         """Number L of items."""

@@ -110,7 +110,7 @@ class Recommender:
             (side, held) for side, held in zip(spec.join, sides, strict=False) if side.log_key not in self._item_columns
         ]
         self._sides = [SideRows(side, held) for side, held in of_context]
-        self._code = lru_cache(maxsize=4096, typed=True)(self._hashed)
+        self._cached_hash = lru_cache(maxsize=4096, typed=True)(self._hash_value)
         self.item_sides = ItemSides(spec, source.tables.item_columns)
 
     @property
@@ -151,14 +151,14 @@ class Recommender:
         """
         live, past = self.source.live, self.window.last_of(user, now, CONTEXT)
         given = self._given(user, context, now)
-        self._check(ranking, context)
+        self._check_context(ranking, context)
         seen = [event.id for event in past]
         allowed = self.source.allowed(live, filters or {}, seen if exclude_seen else [])
         if ranker is not None:
             requests = self._requests(given, past, now)
             listed = self.source.candidates(live, requests, allowed, exclude_seen)
             result = self._by_signals(live, ranker, listed, k, explain)
-            result.filled, result.missing = self._origins(ranking, context, self._earlier(given))
+            result.filled, result.missing = self._filled_and_missing(ranking, context, self._earlier(given))
             result.context = past
             return result
         row, filled, missing = self._user_row(ranking, user, context, given, past, now)
@@ -178,7 +178,7 @@ class Recommender:
         """Rank given items, those that are not live as well. Arguments as for `recommend`."""
         past, live = self.window.last_of(user, now, CONTEXT), self.source.live
         given = self._given(user, context, now)
-        self._check(ranking, context)
+        self._check_context(ranking, context)
         row, filled, missing = self._user_row(ranking, user, context, given, past, now)
         at, items = self._described(live, candidates)
         if (at != NOT_LIVE).all():
@@ -255,23 +255,25 @@ class Recommender:
                 row[name] = scalar(name, user, kind)
             else:
                 row[name] = scalar(f"context.{name}", context.get(name, earlier.get(name)), kind)
-        return row, *self._origins(ranking, context, earlier)
+        return row, *self._filled_and_missing(ranking, context, earlier)
 
     def _earlier(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What the user's last events and side tables supply."""
+        """Columns known for a request: its own, those of the user's last events, and those of side tables."""
         earlier = dict(given)
         for side in self._sides:
             earlier |= side.columns_of(given.get(side.log_key))
         return earlier
 
-    def _origins(self, ranking: Bundle, context: Mapping[str, Any], earlier: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    def _filled_and_missing(
+        self, ranking: Bundle, context: Mapping[str, Any], earlier: Mapping[str, Any]
+    ) -> tuple[list[str], list[str]]:
         """Columns that the context leaves out: those that the user's last events supply, and those that are missing."""
         known = {*self._item_columns, *self.tables.request_columns, *context, EVENT_TIME, self.spec.user}
         asked = [name for name in ranking.columns if name not in known and not name.startswith(HISTORY_PREFIX)]
         filled = [name for name in asked if earlier.get(name) is not None]
         return filled, [name for name in asked if earlier.get(name) is None]
 
-    def _check(self, ranking: Bundle, context: Mapping[str, Any]) -> None:
+    def _check_context(self, ranking: Bundle, context: Mapping[str, Any]) -> None:
         """Raise `WrongColumn` if the context has a column that requests do not describe, or a value of another type."""
         known = self.spec.column_types
         if unknown := [name for name in context if name not in known]:
@@ -300,10 +302,11 @@ class Recommender:
         """What signals use of a request, as `interactions_of` derives it from the log."""
         session = running_session([event.time for event in past], now, self._idle)
         values = [(name, given.get(name)) for name in self._signal_columns]
-        codes = [self._hashed(*of) if isinstance(of[1], list) else self._code(*of) for of in values]
+        # A list is refused, but cannot be a key of the cache.
+        codes = [self._hash_value(*of) if isinstance(of[1], list) else self._cached_hash(*of) for of in values]
         return Requests(Contexts.of([[event.id for event in past]]), np.array([session]), np.array([codes], np.int64))
 
-    def _hashed(self, column: str, value: Any) -> int:
+    def _hash_value(self, column: str, value: Any) -> int:
         """Hash a value of the context, as `codes_of` hashes a column of the log."""
         held = pa.array([scalar(f"context.{column}", value, self.window.types[column])])
         return int(codes_of([column], pa.table({column: held}))[0, 0])
