@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import resource
 import signal
@@ -15,20 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.own_home import own_home
 from tests.helpers.trials import seeds
 from tests.orchestration.test_kill import DAYS, ROOT, small_catalog
 
 
 def first_day(home: Path, catalog: Path, before: Callable[[], None] | None = None) -> subprocess.Popen[bytes]:
     """Start a run of the first day; `before` is called in the new process."""
-    env = os.environ | {
-        "EVERGREEN_HOME": str(home),
-        "EVERGREEN_CATALOG": str(catalog),
-        "EVERGREEN_LANDING": str(catalog.parent / "landing"),
-        "EVERGREEN_DAGSTER": str(home / "dagster"),
-        "EVERGREEN_SPARK_MASTER": "none",
-        "DAGSTER_HOME": str(ROOT),
-    }
+    env = own_home(home, catalog)
     command = [sys.executable, "-m", "orchestration.replay", "synthetic", "--from", DAYS[0], "--to", DAYS[0]]
     with (home.parent / f"{home.name}.log").open("ab") as log:
         return subprocess.Popen(command, env=env, cwd=ROOT, stdout=log, stderr=log, preexec_fn=before)

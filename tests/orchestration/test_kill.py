@@ -1,7 +1,6 @@
 """A replay that is killed in each asset and run again writes the same bytes as an uninterrupted one."""
 
 import hashlib
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import yaml
 from ml.catalog.load import CATALOG, load_catalog
 from ml.lake import MANIFEST, Lake
 from ml.stages import stages_of
+from tests.helpers.own_home import own_home
 from tests.helpers.trials import TRIALS
 
 ROOT = Path(__file__).parents[2]
@@ -31,14 +31,7 @@ def small_catalog(folder: Path) -> None:
 
 
 def replay(home: Path, catalog: Path) -> subprocess.Popen[bytes]:
-    env = os.environ | {
-        "EVERGREEN_HOME": str(home),
-        "EVERGREEN_CATALOG": str(catalog),
-        "EVERGREEN_LANDING": str(catalog.parent / "landing"),  # shared, because manifests contain the stamps of log files
-        "EVERGREEN_DAGSTER": str(home / "dagster"),
-        "EVERGREEN_SPARK_MASTER": "none",
-        "DAGSTER_HOME": str(ROOT),
-    }
+    env = own_home(home, catalog)
     command = [sys.executable, "-m", "orchestration.replay", "synthetic", "--from", DAYS[0], "--to", DAYS[-1]]
     home.mkdir(exist_ok=True)
     with (home / "replay.log").open("wb") as log:

@@ -1,9 +1,8 @@
-"""Logs as machines write them run by the documented command: packed, without offsets, by Apache, with labels of -1 and 1."""
+"""`make demo` trains on common formats: compressed files, local times without offsets, Apache's access log, labels -1 and 1."""
 
 from __future__ import annotations
 
 import bz2
-import os
 import random
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 
 from ml.lake import Lake
 from ml.stages import MDS_DATASETS, RAW_LOGS, tuned_models
+from tests.helpers.own_home import own_home
 from tests.helpers.paths import ROOT
 
 MARKET = """
@@ -114,14 +114,7 @@ def test_the_documented_command_trains_on_the_log(
     (tmp_path / "catalog").mkdir()
     (tmp_path / "catalog" / f"{name}.yaml").write_text(entry)
     written = write(logs, random.Random(7))
-    env = os.environ | {
-        "EVERGREEN_HOME": str(home),
-        "EVERGREEN_CATALOG": str(tmp_path / "catalog"),
-        "EVERGREEN_DAGSTER": str(home / "dagster"),
-        "EVERGREEN_LANDING": str(tmp_path / "landing"),
-        "EVERGREEN_SPARK_MASTER": "none",
-        "DAGSTER_HOME": str(ROOT),
-    }
+    env = own_home(home, tmp_path / "catalog")
     command = [sys.executable, "-m", "orchestration.demo", name, "--logs", str(logs)]
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
