@@ -12,8 +12,7 @@ from ml.catalog.reading import Source
 from ml.catalog.spec import DatasetSpec
 from ml.catalog.value_text import element_type
 from ml.logs.typed_columns import ValueRules
-
-_INT64, _UINT64 = 2**63, 2**64
+from ml.serving.forms import INT64, UINT64
 
 
 class AsLogged:
@@ -56,7 +55,7 @@ class AsLogged:
         if column in self._unsigned:
             if isinstance(value, str) and value.strip().isdecimal():
                 value = int(value)
-            return value - _UINT64 if isinstance(value, int) and _INT64 <= value < _UINT64 else value
+            return value - UINT64 if isinstance(value, int) and INT64 <= value < UINT64 else value
         text = value.strip() if isinstance(value, str) else value
         return None if text in self._trimmed[column].null_tokens else text
 
@@ -68,7 +67,7 @@ class AsLogged:
         """Return a value of the lake as the log has it: unsigned ids without a sign."""
         if isinstance(value, list) and column in self._unsigned:
             return [self.as_given(column, element) for element in value]
-        return value + _UINT64 if column in self._unsigned and isinstance(value, int) and value < 0 else value
+        return value + UINT64 if column in self._unsigned and isinstance(value, int) and value < 0 else value
 
     def row_as_given(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return a row of the lake as the log has it."""

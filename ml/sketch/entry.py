@@ -178,11 +178,11 @@ def _roles(found: Sketch) -> list[str]:
         lines.append(f"session: {{column: {_flow(roles.session)}}}")
     if roles.label:
         lines.append(f"label: {_flow(roles.label)}{_positives(found.log[roles.label['column']], roles.label)}")
-    elif roles.negative:
-        value = _flow(found.log[roles.negative].values[0])
+    elif roles.never_positive:
+        value = _flow(found.log[roles.never_positive].values[0])
         lines += [
-            f"# {roles.negative} looks like the label, but all rows of the sample have {value}.",
-            f"# Write `label: {{column: {_flow(roles.negative)}, is: [<value>]}}` with the values that are positive.",
+            f"# {roles.never_positive} looks like the label, but all rows of the sample have {value}.",
+            f"# Write `label: {{column: {_flow(roles.never_positive)}, is: [<value>]}}` with the values that are positive.",
             "label: {column: <column>}",
         ]
     elif roles.user and roles.item and found.time:

@@ -26,7 +26,7 @@ class Roles:
         session: Column of the session, or None.
         outcomes: Columns that look like further labels, which are no features.
         policy: Columns that only the logging policy knew, such as propensities.
-        negative: A column that looks like a label, and has one value in the sample, which is not positive; or None.
+        never_positive: A column that looks like a label, and has one value in the sample, which is not positive; or None.
     """
 
     label: dict[str, Any] | None
@@ -35,7 +35,7 @@ class Roles:
     session: str | None = None
     outcomes: tuple[str, ...] = ()
     policy: tuple[str, ...] = ()
-    negative: str | None = None
+    never_positive: str | None = None
 
 
 def find_roles(log: SampledLog, time: Collection[str], invented: bool) -> Roles:
@@ -66,11 +66,11 @@ def find_roles(log: SampledLog, time: Collection[str], invented: bool) -> Roles:
         c.name for c in left if c.name not in (user, item) and _is_binary(c) and words_of(c.name) & set(WORDS["label"])
     )
     policy = tuple(column.name for column in left if _LOGGED_ONLY.search(column.name))
-    negative = next((c.name for c in left if not label and _is_negative(c)), None)
-    return Roles(label, user, item, session, outcomes, policy, negative)
+    never_positive = None if label else next((c.name for c in left if _is_never_positive(c)), None)
+    return Roles(label, user, item, session, outcomes, policy, never_positive)
 
 
-def _is_negative(column: Column) -> bool:
+def _is_never_positive(column: Column) -> bool:
     """Whether a column looks like a label, and all its values are one that means no positive event."""
     text, *others = {str(value).lower() for value in column.values}
     if others:

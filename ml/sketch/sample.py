@@ -16,7 +16,7 @@ from ml.sketch.objects import columns_of_objects
 from ml.sketch.parquet_types import parquet_types
 from ml.sketch.written import has_negative, kind_of, padded
 
-NAN = "NaN"
+_NAN = "NaN"
 
 
 def sample_columns(found: FoundSource, folder: Path) -> SampledLog:
@@ -83,8 +83,8 @@ def _of_parquet(found: FoundSource, folder: Path) -> SampledLog:
     sample = _read(found, folder, types.kinds)
     tokens: tuple[str, ...] = ()
     if _malformed(sample):
-        other = _read(replace(found, keys=keys | {"null_tokens": ["", NAN]}), folder, types.kinds)
-        sample, tokens = (other, (NAN,)) if _malformed(other) < _malformed(sample) else (sample, tokens)
+        other = _read(replace(found, keys=keys | {"null_tokens": ["", _NAN]}), folder, types.kinds)
+        sample, tokens = (other, (_NAN,)) if _malformed(other) < _malformed(sample) else (sample, tokens)
     columns: list[Column] = []
     for name in sample.table.column_names:
         column = column_of_values(name, sample.table[name].to_pylist(), decimal=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml.sketch.names import names_id
 
-INT64, UINT64 = 2**63, 2**64
+_INT64, _UINT64 = 2**63, 2**64
 PADDED = 0.01
 """Share of the values of a column that have blanks around them, from which blanks are removed."""
 LONG = 60
@@ -39,13 +39,13 @@ def fit_in_64_bits(values: Iterable[int]) -> bool:
     """Whether ints are all signed, or all unsigned, 64-bit integers."""
     there = list(values)
     low, high = min(there, default=0), max(there, default=0)
-    return (low >= -INT64 and high < INT64) or (low >= 0 and high < UINT64)
+    return (low >= -_INT64 and high < _INT64) or (low >= 0 and high < _UINT64)
 
 
 def are_unsigned(values: Iterable[Any]) -> bool:
     """Whether ints among values, and in lists among them, are beyond signed 64-bit integers."""
     return any(
-        are_unsigned(value) if isinstance(value, list | tuple) else value >= INT64 for value in values if value is not None
+        are_unsigned(value) if isinstance(value, list | tuple) else value >= _INT64 for value in values if value is not None
     )
 
 
