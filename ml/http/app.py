@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, Response
+from fastapi.responses import JSONResponse
 
 from ml.http.errors import install_error_handlers
 from ml.http.guard import LOOPBACK, Guard
 from ml.http.limits import Limited, Limits
+from ml.http.routes import JsonRoute
 
 BODY_LIMIT = 16 * 2**20
 HEALTH = "/health"
@@ -57,9 +59,12 @@ def create_app(
         body_seconds=limits.body_seconds if limits else None,
     )
 
-    @app.get(HEALTH)
-    async def healthy() -> Mapping[str, Any]:  # needs no thread, so it answers also when all threads are busy
-        """Whether the service answers."""
-        return health()
+    router = APIRouter(route_class=JsonRoute)
 
+    @router.get(HEALTH, response_model=dict[str, Any])
+    async def healthy() -> Response:  # needs no thread, so it answers also when all threads are busy
+        """Whether the service answers."""
+        return JSONResponse(health())
+
+    app.include_router(router)
     return app

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse
 
@@ -28,6 +29,7 @@ from ml.http.app import create_app
 from ml.http.errors import error_response
 from ml.http.guard import LOOPBACK
 from ml.http.limits import Limits
+from ml.http.routes import JsonRoute
 from ml.retrieval.postings import UnknownColumn
 from ml.serving.as_logged import AsLogged
 from ml.serving.explanations import column_contributions
@@ -158,7 +160,9 @@ def create_serving_app(
         users = engine.recommender.window.users(50) if engine.recommender else []
         return {"users": [logged.as_given(engine.spec.user, user) for user in users]}
 
-    @app.post("/recommend", response_model=Answer)
+    bodies = APIRouter(route_class=JsonRoute)
+
+    @bodies.post("/recommend", response_model=Answer)
     async def recommend(asked: RecommendRequest) -> Response:
         """Recommend items to a user: candidates from several sources, ranked by the model."""
         if engine.recommender is None:
@@ -174,7 +178,7 @@ def create_serving_app(
             await worker(lambda: _as_given(engine, logged, _logged(engine, lambda: _recommend(engine, asked, metrics))))
         )
 
-    @app.post("/rank", response_model=Answer)
+    @bodies.post("/rank", response_model=Answer)
     async def rank(asked: RankRequest) -> Response:
         """Rank given items, or rows of the log, for a user."""
         read = [logged.row(one) if isinstance(one, dict) else logged.value(engine.spec.item, one) for one in asked.candidates]
@@ -183,17 +187,17 @@ def create_serving_app(
         asked = asked.model_copy(update={"user": user, "context": context, "candidates": read})
         return _json(await worker(lambda: _as_given(engine, logged, _logged(engine, lambda: _rank(engine, asked)), given)))
 
-    @app.post("/events", status_code=202)
-    async def events(asked: EventsRequest) -> Stored:
+    @bodies.post("/events", status_code=202, response_model=Stored)
+    async def events(asked: EventsRequest) -> Response:
         """Store events durably. They change the next recommendations, and online training learns from them."""
-        return await run_in_threadpool(_store, engine, asked, metrics)
+        return _json(await run_in_threadpool(_store, engine, asked, metrics), status=202)
 
+    app.include_router(bodies)
     return app
 
 
-def _json(answer: Answer) -> Response:
-    """Return an answer without what FastAPI would do first: validate it again, and copy it."""
-    return Response(answer.model_dump_json(), media_type="application/json")
+def _json(answer: BaseModel, status: int = 200) -> Response:
+    return Response(answer.model_dump_json(), status, media_type="application/json")
 
 
 def _handler(status: int, message: str = "", headers: dict[str, str] | None = None) -> Any:
