@@ -10,7 +10,6 @@ from filelock import FileLock, Timeout
 from upath import UPath
 
 from ml.lake import Lake
-from ml.sync.folder import sync_folder
 from orchestration.deployments import home, lake_root, landing_root, serving_folder, sync_root
 from orchestration.replay import quiet_console, the_dataset
 
@@ -59,19 +58,22 @@ def main(
     from ml.online.examples import read_side_tables
     from ml.serving.app import create_serving_app
     from ml.serving.clock import Clock
+    from ml.serving.followed import followed_models
     from ml.serving.models import NoModel
     from ml.serving.pins import Pins
     from ml.serving.start import start
 
     torch.set_num_threads(1)
     spec, lake = the_dataset(dataset), Lake.at(lake_root())
-    synced = {name: sync_folder(sync_root(), spec.name, name) for name in spec.models}
     stream = UPath(home()) / "stream" / spec.name
     token_file = Path(home()) / TOKEN
     stores = FileLock(Path(stream.path) / "serve.lock", timeout=0)  # held until the end: a journal has one writer
     try:
         Path(stream.path).mkdir(parents=True, exist_ok=True)
         stores.acquire()
+        synced = followed_models(spec, sync_root(), serving_folder(spec.name))
+        for followed in synced.values():
+            click.get_current_context().call_on_close(followed.leave)
         token = None if is_open else load_token(token_file)
         sides = read_side_tables(spec, f"{landing_root()}/{spec.name}")
         shown = Clock.read(clock) if clock else None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from ml.online.probe_set import probe_day, probe_of
 from ml.recipes.stored import recipe_in_use
 from ml.serving.choice import choose_models
 from ml.serving.clock import Clock
+from ml.serving.followed import FollowedModel
 from ml.serving.journal import Journal
 from ml.serving.models import ExportedModel, NewestModel, NoModel, ServedModel
 from ml.serving.past import recommender_at
@@ -31,8 +30,6 @@ from ml.serving.rows import rank_rows
 from ml.serving.served_log import ServedLog
 from ml.serving.variants import Variant, variants_of
 from ml.stages import exported_models
-from ml.sync.folder import SyncFolder
-from ml.sync.receiver import Receiver
 
 REFRESH_SECONDS = 5.0
 POLL_SECONDS = 1.0
@@ -134,7 +131,7 @@ def start(
     lake: Lake,
     stream: UPath,
     sides: Sequence[pa.Table] = (),
-    synced: Mapping[str, SyncFolder] | None = None,
+    synced: Mapping[str, FollowedModel] | None = None,
     model: str | None = None,
     pins: Pins | None = None,
     clock: Clock | None = None,
@@ -146,7 +143,7 @@ def start(
         lake: Where exports and raw logs are stored.
         stream: The dataset's folder of arriving events, `<home>/stream/<dataset>`.
         sides: The joined columns of each side table, in the order of `spec.join`.
-        synced: The sync folder of each model that online training may publish.
+        synced: The models that online training may publish, by name.
         model: The model that ranks; by default the first that has no two towers, or else the first. Unless it is given, a
             LambdaRank orders the candidates of recommendations if the lake has one, and an experiment of the entry takes place.
         pins: The pins of the dataset; by default, models cannot be pinned to earlier versions.
@@ -204,12 +201,11 @@ def _trained(spec: DatasetSpec, ranker: ServedRanker | None) -> ServedRanker:
     return ranker
 
 
-def _served(spec: DatasetSpec, lake: Lake, name: str, folder: SyncFolder | None, pins: Pins | None) -> ServedModel:
+def _served(spec: DatasetSpec, lake: Lake, name: str, followed: FollowedModel | None, pins: Pins | None) -> ServedModel:
     """The newest export of a model, or what online training publishes after it, each judged against the one before."""
     newest = probe_day(lake, spec)
     probe = probe_of(lake, spec, recipe_in_use(lake, spec, name, newest)) if newest else None
     exported = ExportedModel(lake, spec, name, probe, pins)
-    if folder is None:
+    if followed is None:
         return exported
-    receiver = f"serve-{socket.gethostname()}-{os.getpid()}".replace(".", "-")
-    return NewestModel(exported, Receiver(folder, receiver, probe, spec.fingerprint), spec, name)
+    return NewestModel(exported, followed.receiver(probe, spec.fingerprint), spec, name)

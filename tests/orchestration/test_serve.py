@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from ml.serving.followed import receiver_name
+from ml.sync.folder import Acknowledgement, sync_folder
 from tests.helpers.kiosk_lake import kiosk_lake, spec_of
 from tests.helpers.paths import ROOT
 
@@ -67,9 +70,13 @@ def test_the_service_answers_and_stops_with_all_events_stored(home: Path) -> Non
         assert client.post("/events", json={"examples": [{"user": 3, "item": 7}]}).status_code == 202
         second = subprocess.run(process.args, env=environment(home), cwd=ROOT, text=True, capture_output=True)
         assert second.returncode == 1 and "Error: another service runs for kiosk" in second.stderr
+        name = receiver_name(home / "serving" / "kiosk")
+        synced = [sync_folder(home / "sync", "kiosk", model) for model in spec_of().models]
+        for folder in synced:
+            folder.acknowledge(Acknowledgement(name, "run", 0, {}, time.time()))
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=240) == 0
-    assert stored(home) == [7]
+    assert stored(home) == [7] and not any(folder.is_registered(name) for folder in synced)
 
 
 @pytest.mark.slow
