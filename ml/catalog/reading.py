@@ -16,7 +16,8 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from ml.catalog.row_shape import check_shape, in_file
 from ml.catalog.strict import Bool, Float, Int, Strict, fault, is_false, is_none
 from ml.catalog.time_format import compile_format
-from ml.catalog.value_text import check_paths, check_values
+from ml.catalog.value_paths import check_paths
+from ml.catalog.value_text import check_values
 
 ColumnType = Literal["int", "float", "string", "bool", "list<int>", "list<float>", "list<string>", "list<bool>"]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -92,7 +93,8 @@ class Source(Strict):
         exclude_if=is_none,
         description="Fields of the file with a list, each with the columns that an element gives, such as `{shown: [item, "
         "clicked]}`. Each element becomes a row, in which the other columns are those of the line. Several fields have lists "
-        "of the same length. A field stands in the place of its columns.",
+        "of the same length. A field stands in the place of its columns. Where the elements are objects, `paths` leads to each "
+        "column: `explode: {items: [item, clicked]}` with `paths: {item: items.id, clicked: items.clicked}`.",
     )
     part_separator: str | None = Field(
         default=None,

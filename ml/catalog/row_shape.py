@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from ml.catalog.strict import fault
-from ml.catalog.value_text import DELIMITED, element_type, held_in_file, with_shared_keys
+from ml.catalog.value_paths import object_lists, with_shared_keys
+from ml.catalog.value_text import DELIMITED, element_type, held_in_file
 
 if TYPE_CHECKING:
     from ml.catalog.reading import ColumnType, Source
@@ -22,15 +23,18 @@ def field_of(source: Source) -> dict[str, str]:
 def in_file(source: Source) -> Source:
     """Returns the source with the fields of its files as columns, as readers of files see them.
 
-    A field that is exploded stands in the place of the first of its columns. Columns of the path are not in the file.
+    A field that is exploded stands in the place of the first of its columns. A list of objects gives a list for each of its
+    columns, and stays in `explode`. Columns of the path are not in the file.
     """
     fields: dict[str, ColumnType] = {}
     types = held_in_file(source)
-    exploded, is_text = field_of(source), source.list_separator is not None
+    exploded, is_text, objects = field_of(source), source.list_separator is not None, object_lists(source)
     for name, kind in types.items():
         if name in (source.path_columns or ()):
             continue
-        if name in exploded:
+        if exploded.get(name) in objects:
+            fields[name] = cast("ColumnType", f"list<{kind}>")
+        elif name in exploded:
             of_parts = len((source.explode or {})[exploded[name]]) > 1
             listed = "list<string>" if of_parts else cast("ColumnType", f"list<{kind}>")
             fields.setdefault(exploded[name], "string" if is_text else listed)
@@ -40,11 +44,11 @@ def in_file(source: Source) -> Source:
     if fields == source.columns and source.explode is None:
         return source
     columnar = source.format == "parquet"
-    unsigned = tuple(exploded.get(name, name) for name in source.unsigned or ())
+    unsigned = tuple(name if name in fields else exploded.get(name, name) for name in source.unsigned or ())
     return source.model_copy(
         update={
             "columns": fields,
-            "explode": None,
+            "explode": objects or None,
             "list_separator": None,
             "part_separator": None,
             "path_columns": None,
@@ -68,11 +72,14 @@ def check_shape(source: Source) -> None:
     _check_path(source)
     if source.explode is not None:
         _check_explode(source)
-    parts = any(len(columns) > 1 for columns in (source.explode or {}).values())
+    objects = object_lists(source)
+    parts = [name for name, columns in (source.explode or {}).items() if len(columns) > 1 and name not in objects]
     if source.part_separator is not None and not parts:
-        raise fault("part_separator", "no field of explode gives several columns")
+        raise fault("part_separator", "no field of explode gives several columns of one text")
     if source.part_separator is None and parts:
-        raise fault("part_separator", "needed to divide the elements of a field that gives several columns, as in `n55-1`")
+        way_out = f", or, if the elements are objects, the path of each column, such as `{parts[0]}.id`, in `paths`"
+        ways = way_out if source.format not in DELIMITED else ""
+        raise fault("part_separator", f"needed to divide elements that give several columns, as in `n55-1`{ways}")
     if source.part_separator is not None and source.part_separator == source.list_separator:
         raise fault("part_separator", f"{source.part_separator!r} is also the list_separator")
 

@@ -5,7 +5,6 @@ Declarations only. `ml.logs.typed_columns` converts the values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
 from ml.catalog.strict import fault
@@ -27,26 +26,7 @@ def element_type(kind: ColumnType) -> ColumnType | None:
 
 def held_in_file(source: Source) -> dict[str, ColumnType]:
     """Returns the types as which the reader of a file reads each column: text, if its values are not written as its type."""
-    return {name: _as_text(kind) if _is_text(source, name, kind) else kind for name, kind in source.columns.items()}
-
-
-def with_shared_keys(source: Source, fields: dict[str, ColumnType]) -> dict[str, ColumnType]:
-    """Returns the types of the fields of a file, with text for numbers whose last key of a path is also that of a text.
-
-    The reader of JSON makes texts of all numbers with such a key.
-    """
-    if source.paths is None or source.format != "jsonl":
-        return fields
-    keys = key_paths(source, fields)
-    texts = {keys[name][-1] for name, kind in fields.items() if kind in ("string", "list<string>")}
-    numbers = ("int", "float", "list<int>", "list<float>")
-    return {name: _as_text(kind) if keys[name][-1] in texts and kind in numbers else kind for name, kind in fields.items()}
-
-
-def key_paths(source: Source, fields: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Returns the keys of JSON, or the fields of Parquet, that lead to the value of each field of a source."""
-    own, paths = {new: old for old, new in source.rename.items()}, source.paths or {}
-    return {name: tuple(paths[name].split(".")) if name in paths else (own.get(name, name),) for name in fields}
+    return {name: as_text(kind) if _is_text(source, name, kind) else kind for name, kind in source.columns.items()}
 
 
 def _is_text(source: Source, name: str, kind: ColumnType) -> bool:
@@ -56,7 +36,8 @@ def _is_text(source: Source, name: str, kind: ColumnType) -> bool:
     return (source.trim and source.format in DELIMITED) or (is_int and (source.decimal_ints or name in (source.unsigned or ())))
 
 
-def _as_text(kind: ColumnType) -> ColumnType:
+def as_text(kind: ColumnType) -> ColumnType:
+    """Returns the type of texts that hold values of a type."""
     return "list<string>" if element_type(kind) else "string"
 
 
@@ -82,28 +63,3 @@ def check_both_unsigned(one: tuple[str, str, str, Source], other: tuple[str, str
     if len(sides) == 2:
         (_, where, has), (path, elsewhere, lacks) = sides[True], sides[False]
         raise fault(path, f"{has!r} of {where} has unsigned ids, but {lacks!r} of {elsewhere} has not; add {lacks!r}")
-
-
-def check_paths(source: Source, fields: Iterable[str]) -> None:
-    """Checks the paths of columns. Raises a fault that names the key below the source.
-
-    Args:
-        source: The source.
-        fields: The fields of its files.
-    """
-    if source.paths is None:
-        return
-    if source.format not in ("jsonl", "parquet"):
-        raise fault("paths", f"only for jsonl and parquet, but format is {source.format}")
-    fields = list(fields)
-    for name in source.paths:
-        if name not in fields:
-            raise fault(f"paths.{name}", f"no column {name!r}; the columns are {fields}")
-        if name in source.rename.values():
-            raise fault(f"paths.{name}", f"source.rename has {name!r} too; give its path alone")
-    all_keys = key_paths(source, fields)
-    for name in source.paths:
-        keys = all_keys[name]
-        for other, at in all_keys.items():
-            if other != name and at == keys[: len(at)]:
-                raise fault(f"paths.{name}", f"{'.'.join(keys)!r} is within {'.'.join(at)!r}, which is the value of {other!r}")

@@ -14,6 +14,7 @@ from upath import UPath
 from ml.catalog.log_spec import LogSpec
 from ml.catalog.reading import Source
 from ml.catalog.row_shape import in_file
+from ml.catalog.value_paths import dotted
 from ml.logs.index import LogIndex
 from ml.logs.sources import LogFile, find_files
 from ml.logs.streams import blocks
@@ -57,7 +58,7 @@ def check_keys(log: LogSpec, index: LogIndex, folder: str | UPath, files: Sequen
 def lacking_keys(source: Source, file: LogFile, absent: Iterable[str]) -> WrongFile:
     """The error for keys that no line has. It lists the keys of the file's first lines."""
     paths = Layout.declared(in_file(source)).key_paths
-    keys = ", ".join(repr(".".join(path)) for column, path in paths.items() if column in set(absent))
+    keys = ", ".join(repr(dotted(path)) for column, path in paths.items() if column in set(absent))
     there = ", ".join(map(repr, keys_in(first_lines(source, file))[:40]))
     return WrongFile(
         f"{file.name}: no line has the key {keys}; the lines have {there}. "

@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from ml.catalog.reading import ColumnType, Source, Time
+from ml.catalog.value_paths import Each, KeyPath, dotted, key_paths
 from ml.logs.parsed_blocks import ParsedBlock
 from ml.logs.quarantine import NOT_UTF8, TEXT_BYTES, bad_value, damaged_file, inexact_integer
 from ml.logs.sources import LogFile
 from ml.logs.text.layout import Layout, WrongFile, rename_fields
 from ml.logs.text.value_types import column_at, table_without_null_tokens
-from ml.logs.typed_columns import TypedColumn, UnreadableType, ValueRules, type_column
+from ml.logs.typed_columns import TypedColumn, UnreadableType, ValueRules, is_list, type_column
+
+_IN_LIST = "make rows of the objects of a list with source.explode, such as `{items: [item]}` for the path `items.id`"
+_NO_LIST = "correct source.explode, which makes rows of the objects of a list"
 
 
 def read_row_groups(
@@ -60,19 +64,30 @@ def flat_schema(source: Source, schema: pa.Schema, file: str) -> pa.Schema:
     Raises:
         WrongFile: A struct lacks a field of a path.
     """
-    for column, path in (source.paths or {}).items():
+    for column, path in _nested_paths(source).items():
         held: pa.DataType = pa.struct(list(schema))
-        for key in path.split("."):
+        for key in path:
+            if isinstance(key, Each):
+                if not is_list(held):
+                    raise WrongFile(f"{file}: {dotted(path)!r} of column {column!r} is within {held}, not a list; {_NO_LIST}")
+                held = held.value_type
+                continue
             there = [field.name for field in held] if pa.types.is_struct(held) else []
             if key not in there:
                 found = f"there are {', '.join(map(repr, there[:40]))}" if there else f"{key!r} would be within {held}"
-                raise WrongFile(f"{file}: schema lacks {path!r} of column {column!r}, {found}; correct source.paths")
+                way_out = _IN_LIST if is_list(held) else "correct source.paths"
+                raise WrongFile(f"{file}: schema lacks {dotted(path)!r} of column {column!r}, {found}; {way_out}")
             held = held.field(key).type
     return _flat(source, schema.empty_table()).schema
 
 
+def _nested_paths(source: Source) -> dict[str, KeyPath]:
+    """The paths of the columns that are within structs."""
+    return {column: path for column, path in key_paths(source, source.columns).items() if column in (source.paths or ())}
+
+
 def _flat(source: Source, table: pa.Table) -> pa.Table:
-    paths = {column: path.split(".") for column, path in (source.paths or {}).items()}
+    paths = _nested_paths(source)
     found = {column: column_at(table, path) for column, path in paths.items()}
     replaced = {*(path[0] for path in paths.values()), *(name for name in paths if name not in source.rename)}
     table = table.drop_columns([name for name in table.column_names if name in replaced])
@@ -142,7 +157,7 @@ def read_first_rows(source: Source, file: LogFile, index: int, rows: int, clock:
         flat = flat_schema(source, parquet.schema_arrow, file.name)
         names = column_names(source, flat, file.name)
         wanted = {old: new for old, new in zip(flat.names, names, strict=True) if new in source.columns}
-        roots = {path.split(".")[0] for path in (source.paths or {}).values()}
+        roots = {path[0] for path in _nested_paths(source).values()}
         stored = [field for field in parquet.schema_arrow if field.name in roots or field.name in wanted]
         batch = next(parquet.iter_batches(rows, [index], [field.name for field in stored], use_threads=False), None)
         group = pa.Table.from_batches([batch] if batch is not None else [], pa.schema(stored))

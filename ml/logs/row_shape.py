@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ml.catalog.reading import ColumnType, Source
 from ml.catalog.row_shape import field_of, in_file
+from ml.catalog.value_paths import object_lists
 from ml.catalog.value_text import element_type
 from ml.logs.parsed_blocks import ParsedBlock
 from ml.logs.quarantine import LENGTHS, bad_element, bad_value
@@ -146,8 +147,13 @@ def shape_rows(source: Source, table: pa.Table, file: str = "") -> ShapedRows:
     }
     of_lines |= {name: pa.chunked_array([pa.repeat(value, table.num_rows)]) for name, value in of_path.items()}
     of_elements: dict[str, _Elements] = {}
+    objects = object_lists(source)
     for name, columns in (source.explode or {}).items():
-        of_elements |= _explode(source, name, columns, table[name], bad)
+        if name in objects:
+            for one in columns:
+                of_elements[one] = _typed(_elements(source, table[one]), one, source.columns[one], source, bad)
+        else:
+            of_elements |= _explode(source, name, columns, table[name], bad)
     _check_lengths(source, of_elements, table.num_rows, bad)
     good = np.ones(table.num_rows, bool)
     good[list(bad)] = False

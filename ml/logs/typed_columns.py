@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ml.catalog.reading import ColumnType, Source
 from ml.catalog.value_text import element_type
-from ml.logs.text.value_types import bad_values, trim_texts, without_null_tokens
+from ml.logs.text.value_types import bad_values, trim_texts, with_elements, without_null_tokens
 from ml.schema import ARROW_TYPES
 
 INT64_MAX = 2**63 - 1
@@ -123,15 +123,14 @@ def _type_lists(column: pa.ChunkedArray, kind: ColumnType, inner: ColumnType, ru
     none = np.zeros(len(lists), bool)
     if pa.types.is_null(lists.type):
         return TypedColumn(lists.cast(ARROW_TYPES[kind]), none, none, none)
-    if pa.types.is_large_list(lists.type) or pa.types.is_fixed_size_list(lists.type):
-        lists = lists.cast(pa.list_(lists.type.value_type))
-    if not pa.types.is_list(lists.type):
+    if not is_list(lists.type):
         raise UnreadableType(f"is {lists.type}, which cannot be read as {kind}; declare it as it is, or give list_separator")
+    lists = lists.cast(pa.list_(lists.type.value_type))
     lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
-    parents, offsets = np.repeat(np.arange(len(lists)), lengths), np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    parents = np.repeat(np.arange(len(lists)), lengths)
     typed = type_column(pa.chunked_array([lists.flatten()]), inner, rules)
     of_lists = [np.isin(np.arange(len(lists)), parents[mask]) for mask in (typed.wrong, typed.inexact, typed.not_utf8)]
-    return TypedColumn(pa.ListArray.from_arrays(pa.array(offsets), typed.values, mask=pc.is_null(lists)), *of_lists)
+    return TypedColumn(with_elements(lists, typed.values), *of_lists)
 
 
 def _plain(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.bool_]]:
@@ -263,6 +262,11 @@ def _from_times(values: pa.Array, kind: ColumnType, unit: str) -> pa.Array:
     return values.cast(ARROW_TYPES[kind])
 
 
+def is_list(held: pa.DataType) -> bool:
+    """Whether values of a type are lists, of any length and layout."""
+    return pa.types.is_list(held) or pa.types.is_large_list(held) or pa.types.is_fixed_size_list(held)
+
+
 def _is_number(held: pa.DataType) -> bool:
     return pa.types.is_integer(held) or pa.types.is_floating(held) or pa.types.is_decimal(held)
 
@@ -274,7 +278,10 @@ def _without(values: pa.Array, mask: pa.Array) -> pa.Array:
 
 def _unreadable(held: pa.DataType, kind: ColumnType) -> UnreadableType:
     if pa.types.is_nested(held):
-        way_out = "declare a list as list<string> or list<int>, and read the fields of a struct by source.paths"
+        way_out = (
+            "declare a list as list<string> or list<int>, read the fields of a struct by source.paths, and those of a list of "
+            "structs by source.paths and source.explode"
+        )
     elif pa.types.is_temporal(held):
         way_out = "declare it as string, or write it as a timestamp"
     else:

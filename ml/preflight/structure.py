@@ -13,12 +13,14 @@ import pyarrow as pa
 from ml.catalog.reading import Source
 from ml.catalog.row_shape import field_of
 from ml.catalog.spec import DatasetSpec
+from ml.catalog.value_paths import dotted, object_lists
 from ml.catalog.value_text import element_type
 from ml.logs.quarantine import BAD_JSON, FIELDS, LENGTHS, NOT_UTF8, UNBALANCED, bad_element, damaged_file, excerpt
 from ml.logs.text.json_keys import paths_in
 from ml.logs.text.layout import BOM, Layout
 from ml.logs.typed_columns import UnreadableType, type_column
 from ml.preflight.finding import Finding, errors, exceeds
+from ml.preflight.object_lists import reading_objects, unread_objects
 from ml.preflight.sample import Chunk, Sample
 from ml.preflight.values import NULLS, int_way_out
 
@@ -195,7 +197,7 @@ def _json_keys(sample: Sample, prefix: str) -> list[Finding]:
         return []
     there = list(dict.fromkeys(key for value in objects for key in value))
     paths = list(dict.fromkeys(path for value in objects for path in paths_in(value)))
-    named = {column: ".".join(path) for column, path in Layout.declared(source).key_paths.items()}
+    named = {column: dotted(path) for column, path in Layout.declared(source).key_paths.items()}
     absent = {column: key for column, key in named.items() if key not in (paths if column in (source.paths or ()) else there)}
     if not absent:
         return []
@@ -204,8 +206,7 @@ def _json_keys(sample: Sample, prefix: str) -> list[Finding]:
         return [Finding("error", f"{prefix}.paths", found, "correct source.paths")]
     within = {c: p for c in absent for p in paths if "." in p and c in (p, p.replace(".", "_"), p.rpartition(".")[2])}
     if within:
-        pairs = ", ".join(f"{column}: {path}" for column, path in within.items())
-        return [Finding("error", f"{prefix}.columns", found, f"set `paths: {{{pairs}}}`, which reads values within objects")]
+        return [Finding("error", f"{prefix}.columns", found, reading_objects(objects, within))]
     part = "rename" if all(key in source.rename for key in absent.values()) else "columns"
     return [Finding("error", f"{prefix}.{part}", found, _closest(source, there))]
 
@@ -254,7 +255,9 @@ def _explain(sample: Sample, chunk: Chunk, line: int, reason: str, spec: Dataset
         return "format", f"declare the format that the files have{why}"
     if reason == LENGTHS:
         return "explode", "explode fields whose lists have the same length in each line"
-    if match := _BAD_ELEMENT.match(reason):
+    if (match := _BAD_ELEMENT.match(reason)) and match[1] in object_lists(sample.rows):
+        return f"explode.{match[1]}", "name a list whose elements are objects, or null"
+    if match:
         return f"explode.{match[1]}", "set list_separator and part_separator to those of its elements"
     if match := _BAD_VALUE.match(reason):
         if reason.startswith("inexact"):
@@ -267,11 +270,12 @@ def _explain(sample: Sample, chunk: Chunk, line: int, reason: str, spec: Dataset
 def _explain_type(sample: Sample, column: str, spec: DatasetSpec) -> tuple[str, str]:
     """The key to change for values that are not of their column's type."""
     source, kind = sample.source, sample.rows.columns.get(column)
+    if change := unread_objects(sample, column):
+        return "paths", change
     if kind is None:  # a field of the file, whose elements become rows
-        if any(isinstance(value, list) and any(isinstance(one, dict) for one in value) for value in sample.key_values(column)):
-            way_out = "write a line for each object, or lists of the same length in place of the list of objects"
-            return f"explode.{column}", way_out
-        return f"explode.{column}", "name a field whose values are lists, and declare the type that their elements have"
+        of_objects = column in object_lists(sample.rows)
+        values = "lists of objects" if of_objects else "lists, and declare the type that their elements have"
+        return f"explode.{column}", f"name a field whose values are {values}"
     held = source.columns.get(column)
     if held is None or column in field_of(sample.rows) or (held != kind and (element_type(kind) or element_type(held))):
         return f"columns.{column}", "declare the type that all elements of the lists have, such as string"

@@ -3,14 +3,19 @@
 A key that is absent from a line is a missing value. A key that is absent from every line is a wrong name in the catalog.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute creates its functions at import, so type checkers do not see them)
+
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from ml.catalog.value_paths import EACH, KeyPath
 from ml.logs.text.layout import Layout
 from ml.logs.text.lines import Lines
 
@@ -32,10 +37,14 @@ def absent_columns(layout: Layout, table: pa.Table, lines: Lines) -> frozenset[s
     """
     if not table.num_rows:
         return None
-    paths = layout.key_paths
-    return frozenset(
-        name for name in table.column_names if table[name].null_count == len(table) and not _has(paths[name], lines)
-    )
+    absent: list[str] = []
+    for name, path in layout.key_paths.items():
+        column = table[name]
+        if EACH in path:
+            column = pc.list_flatten(column)
+            path = path if len(column) else path[: path.index(EACH)]  # empty lists do not say which keys objects would have
+        absent += [name] if column.null_count == len(column) and not _has(path, lines) else []
+    return frozenset(absent)
 
 
 def keys_in(lines: Lines) -> list[str]:
@@ -44,18 +53,24 @@ def keys_in(lines: Lines) -> list[str]:
 
 
 def paths_in(value: Mapping[str, Any]) -> list[str]:
-    """Lists the keys of an object, each with the paths of the values within it."""
-    found: list[str] = []
+    """Lists the keys of an object, each with the paths of the values within it, those in lists of objects too."""
+    found: dict[str, None] = {}
     for key, held in value.items():
-        found += [key, *(f"{key}.{path}" for path in (paths_in(held) if _is_object(held) else ()))]
-    return found
+        objects = [one for one in (held if isinstance(held, list) else [held]) if _is_object(one)]
+        found |= dict.fromkeys([key, *(f"{key}.{path}" for one in objects for path in paths_in(one))])
+    return list(found)
 
 
-def value_at(value: Any, path: Sequence[str]) -> Any:
-    """Returns the value at the end of a path of keys: None if a key is absent, `NO_OBJECT` if one before it is no object."""
-    for key in path:
+def value_at(value: Any, path: KeyPath) -> Any:
+    """Returns the value at the end of a path: None if a key is absent, `NO_OBJECT` if a value before it is no object.
+
+    Beyond `EACH`, it is a list of the values in each object of the list there, and `NO_OBJECT` if there is no list.
+    """
+    for depth, key in enumerate(path):
         if value is None:
             return None
+        if key is EACH:
+            return [value_at(one, path[depth + 1 :]) for one in value] if isinstance(value, list) else NO_OBJECT
         if not _is_object(value):
             return NO_OBJECT
         value = value.get(key)
@@ -67,13 +82,20 @@ def without_found(layout: Layout, columns: Iterable[str], lines: Lines) -> froze
     return frozenset(column for column in columns if not _has(layout.key_paths[column], lines))
 
 
-def _has(path: Sequence[str], lines: Lines) -> bool:
+def _has(path: KeyPath, lines: Lines) -> bool:
     """Whether a line has the last key of a path in its place. Parses the first lines, and those with the key's text."""
     spelled = {json.dumps(path[-1], ensure_ascii=ascii).encode() for ascii in (True, False)}
     places = [line for text in spelled for line in _lines_with(text, lines)]
     first = range(min(SAMPLE, len(lines)))  # a key can be spelled with escapes
-    objects = (value_at(_parsed(lines.text(line)), path[:-1]) for line in (*places, *first))
-    return any(_is_object(value) and path[-1] in value for value in objects)
+    return any(_reaches(_parsed(lines.text(line)), path) for line in (*places, *first))
+
+
+def _reaches(value: Any, path: KeyPath) -> bool:
+    """Whether a value, or an element of a list on the way, has the last key of a path in its place."""
+    key, rest = path[0], path[1:]
+    if key is EACH:
+        return isinstance(value, list) and any(_reaches(one, rest) for one in value)
+    return _is_object(value) and key in value and (not rest or _reaches(value[key], rest))
 
 
 def _lines_with(text: bytes, lines: Lines) -> Iterator[int]:

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.json as pa_json
 
 from ml.catalog.reading import ColumnType
+from ml.catalog.value_paths import EACH, KeyPath, object_lists
 from ml.catalog.value_text import element_type
-from ml.logs.quarantine import BAD_JSON, bad_value
+from ml.logs.quarantine import BAD_JSON, bad_element, bad_value
 from ml.logs.text.json_keys import NO_OBJECT, value_at
 from ml.logs.text.json_numbers import numbers_as_texts
 from ml.logs.text.layout import BOM, Layout
@@ -34,7 +35,8 @@ class JsonReader:
         self.paths = layout.key_paths
         self.schema = _nested_schema({self.paths[field.name]: field.type for field in layout.schema})
         texts = [self.paths[name][-1] for name, kind in layout.source.columns.items() if kind in ("string", "list<string>")]
-        self.texts = list(dict.fromkeys(texts))
+        self.texts = [key for key in dict.fromkeys(texts) if key is not EACH]
+        self.lists = {column: name for name, columns in object_lists(layout.source).items() for column in columns}
 
     def read(self, lines: Lines) -> pa.Table | None:
         # With a brace at both ends of every line no object can span two; then as many rows as lines means one row each.
@@ -87,17 +89,31 @@ class JsonReader:
         except (ValueError, RecursionError):
             return BAD_JSON
         for column, kind in self.layout.source.columns.items():
-            if not _fits(value_at(value, self.paths[column]), kind):
+            found = value_at(value, self.paths[column])
+            if column in self.lists and found is NO_OBJECT:
+                return bad_value("list", self.lists[column])
+            if column in self.lists and found is not None and NO_OBJECT in found:
+                return bad_element(self.lists[column])
+            if not _fits(found, kind):
                 return bad_value(kind, column)
         return None
 
 
-def _nested_schema(types: dict[tuple[str, ...], pa.DataType]) -> pa.Schema:
-    """The schema whose fields, at the end of each path, have these types."""
-    below: dict[str, dict[tuple[str, ...], pa.DataType]] = {}
+def _nested_schema(types: dict[KeyPath, pa.DataType]) -> pa.Schema:
+    """The schema whose fields, at the end of each path, have these types; beyond `EACH`, lists of them."""
+    below: dict[str, dict[KeyPath, pa.DataType]] = {}
     for (first, *rest), kind in types.items():
+        assert first is not EACH
         below.setdefault(first, {})[tuple(rest)] = kind
-    return pa.schema([(name, of[()] if () in of else pa.struct(list(_nested_schema(of)))) for name, of in below.items()])
+    return pa.schema([(name, _nested_type(of)) for name, of in below.items()])
+
+
+def _nested_type(types: dict[KeyPath, pa.DataType]) -> pa.DataType:
+    if () in types:
+        return types[()]
+    if all(path[0] is EACH for path in types):
+        return pa.list_(_nested_type({path[1:]: kind.value_type for path, kind in types.items()}))
+    return pa.struct(list(_nested_schema(types)))
 
 
 def _braced(lines: Lines) -> bool:

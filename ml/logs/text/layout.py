@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from ml.catalog.reading import Source
-from ml.catalog.value_text import key_paths
+from ml.catalog.value_paths import KeyPath, key_paths
 from ml.schema import ARROW_TYPES
 
 BOM = b"\xef\xbb\xbf"
@@ -40,8 +40,8 @@ class Layout:
         return pa.schema([(name, ARROW_TYPES[kind]) for name, kind in self.source.columns.items()])
 
     @property
-    def key_paths(self) -> dict[str, tuple[str, ...]]:
-        """Column -> the keys that lead to its value, for formats that name each value: its name in the file, or a path."""
+    def key_paths(self) -> dict[str, KeyPath]:
+        """Column -> the path of its value, for formats that name each value: its name in the file, or several keys."""
         return key_paths(self.source, self.source.columns)
 
     @classmethod

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ml.catalog.reading import ColumnType
+from ml.catalog.value_paths import EACH, KeyPath
 from ml.schema import ARROW_TYPES
 
 _SURELY = {"int": r"^-?[0-9]{1,18}$", "float": r"^-?[0-9]{1,15}(\.[0-9]{1,15})?$"}
@@ -56,10 +57,26 @@ def _is_value(text: str, kind: ColumnType) -> bool:
     return bool(np.isfinite(value)) if kind == "float" else True
 
 
-def column_at(table: pa.Table, path: Sequence[str]) -> pa.ChunkedArray:
-    """Returns the column [N] at the end of a path of struct fields; null where one of the structs is."""
-    column = table[path[0]]
-    return pc.struct_field(column, list(path[1:])) if len(path) > 1 else column
+def column_at(table: pa.Table, path: KeyPath) -> pa.ChunkedArray:
+    """Returns the column [N] at the end of a path of struct fields; null where one of the structs is.
+
+    Beyond `EACH`, it has lists, with the value in each struct of the list there.
+    """
+    first, *keys = path
+    if EACH not in keys:
+        return pc.struct_field(table[first], keys) if keys else table[first]
+    depth = path.index(EACH)
+    column, keys = column_at(table, path[:depth]), path[depth + 1 :]
+    found = [with_elements(lists, pc.struct_field(lists.flatten(), list(keys))) for lists in column.chunks]
+    element = reduce(lambda held, key: held.field(key).type, keys, column.type.value_type)
+    return pa.chunked_array(found, pa.list_(element))
+
+
+def with_elements(lists: pa.Array, elements: pa.Array) -> pa.ListArray:
+    """Returns lists [N] as long as `lists`, and null where these are, of other elements [V], which are in order."""
+    lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), elements, mask=lists.is_null())
 
 
 def without_null_tokens(texts: pa.Array, tokens: pa.Array) -> pa.Array:
@@ -73,8 +90,7 @@ def list_without_null_tokens(lists: pa.Array, tokens: pa.Array) -> pa.Array:
     texts = lists.flatten()
     if (known := without_null_tokens(texts, tokens)) is texts:
         return lists
-    offsets = np.concatenate(([0], np.cumsum(lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))))
-    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), known, mask=lists.is_null())
+    return with_elements(lists, known)
 
 
 def trim_texts(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
@@ -88,8 +104,7 @@ def trim_texts(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray
         return values
     if isinstance(values, pa.ChunkedArray):
         return pa.chunked_array([trim_texts(chunk) for chunk in values.chunks], kind)
-    offsets = np.concatenate(([0], np.cumsum(values.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))))
-    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), trim_texts(values.flatten()), mask=values.is_null())
+    return with_elements(values, trim_texts(values.flatten()))
 
 
 def table_without_null_tokens(table: pa.Table, tokens: tuple[str, ...]) -> pa.Table:

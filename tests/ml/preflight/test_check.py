@@ -345,5 +345,7 @@ def test_lists_of_objects_are_named_before_a_run(tmp_path: Path) -> None:
     shape = {"explode": {"shown": ["item", "clicked"]}, "part_separator": "-"}
     spec = shaped_logs.entry({"time": "int", "item": "string", "clicked": "int"}, "jsonl", ["item"], shape)
     [finding] = preflight(spec, folder)
-    assert finding.severity == "error" and finding.key == "source.explode.shown"
-    assert finding.change.startswith("write a line for each object, or lists of the same length")
+    assert finding.severity == "error" and finding.key == "source.paths"
+    assert finding.change.startswith(
+        "set `paths: {item: shown.item, clicked: shown.clicked}` and `explode: {shown: [item, clicked]}`"
+    )
