@@ -14,7 +14,7 @@ from ml.catalog.kafka import Kafka, check_kafka
 from ml.catalog.log_spec import RESERVED_COLUMNS, LogSpec, check_log, hash_of
 from ml.catalog.reading import ColumnName, ColumnType, Source, Time
 from ml.catalog.strict import Float, Strict, fault
-from ml.catalog.value_text import check_both_unsigned
+from ml.catalog.value_text import ComparedColumn, check_both_unsigned
 from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE
 from ml.stages import JOINED_EXAMPLES, RAW_ACTIONS
 
@@ -201,8 +201,8 @@ def _check_key(spec: DatasetSpec, actions: Actions) -> None:
         if here not in _KEY_TYPES:
             raise fault(f"actions.key.{i}", f"{column!r} is {here}, expected a column of {' or '.join(_KEY_TYPES)}")
         check_both_unsigned(
-            ("source.unsigned", "the impressions", column, spec.source),
-            ("actions.source.unsigned", "the actions", column, actions.source),
+            ComparedColumn("source.unsigned", "the impressions", column, spec.source),
+            ComparedColumn("actions.source.unsigned", "the actions", column, actions.source),
         )
     if len(set(actions.key)) < len(actions.key):
         raise fault("actions.key", "a column is named more than once")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ml.catalog.labels import check_label_type
 from ml.catalog.log_spec import RESERVED_COLUMNS
 from ml.catalog.strict import fault
-from ml.catalog.value_text import check_both_unsigned, element_type
+from ml.catalog.value_text import ComparedColumn, check_both_unsigned, element_type
 
 if TYPE_CHECKING:
     from ml.catalog.features import SparseColumn
@@ -102,8 +102,8 @@ def check_types(spec: DatasetSpec) -> None:
         if log != other:
             raise fault(f"join.{i}.table_key", f"{table.table_key!r} is {other}, but {table.log_key!r} of the log is {log}")
         check_both_unsigned(
-            ("source.unsigned", "the log", table.log_key, spec.source),
-            (f"join.{i}.source.unsigned", table.source.files, table.table_key, table.source),
+            ComparedColumn("source.unsigned", "the log", table.log_key, spec.source),
+            ComparedColumn(f"join.{i}.source.unsigned", table.source.files, table.table_key, table.source),
         )
     for column, expectation in spec.expectations.columns.items():
         if expectation.value and types[column] not in NUMBERS:

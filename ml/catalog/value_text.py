@@ -5,6 +5,7 @@ Declarations only. `ml.logs.typed_columns` converts the values.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from ml.catalog.strict import fault
@@ -52,14 +53,32 @@ def check_values(source: Source) -> None:
         raise fault("decimal_ints", "no column is int or list<int>")
 
 
-def check_both_unsigned(one: tuple[str, str, str, Source], other: tuple[str, str, str, Source]) -> None:
-    """Checks that two columns whose values are compared both have unsigned ids, or neither. Raises a fault that names the key.
+@dataclass(frozen=True)
+class ComparedColumn:
+    """A column whose values are compared with those of another one.
 
-    Args:
-        one: Path of the key `unsigned` of a source, what the source is, its column, and the source.
-        other: The same of the other source.
+    Attributes:
+        key: Path of the key `unsigned` of its source in the entry.
+        owner: What the source is, for messages.
+        name: The column.
+        source: The source.
     """
-    sides = {name in (source.unsigned or ()): (path, where, name) for path, where, name, source in (one, other)}
-    if len(sides) == 2:
-        (_, where, has), (path, elsewhere, lacks) = sides[True], sides[False]
-        raise fault(path, f"{has!r} of {where} has unsigned ids, but {lacks!r} of {elsewhere} has not; add {lacks!r}")
+
+    key: str
+    owner: str
+    name: str
+    source: Source
+
+    @property
+    def is_unsigned(self) -> bool:
+        """Whether its ids are unsigned."""
+        return self.name in (self.source.unsigned or ())
+
+
+def check_both_unsigned(one: ComparedColumn, other: ComparedColumn) -> None:
+    """Checks that two columns both have unsigned ids, or neither. Raises a fault that names the key of the one that has not."""
+    if one.is_unsigned == other.is_unsigned:
+        return
+    has, lacks = (one, other) if one.is_unsigned else (other, one)
+    found = f"{has.name!r} of {has.owner} has unsigned ids, but {lacks.name!r} of {lacks.owner} has not"
+    raise fault(lacks.key, f"{found}; add {lacks.name!r}")
