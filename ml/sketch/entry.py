@@ -17,9 +17,10 @@ from ml.sketch.features import Features, find_features
 from ml.sketch.files import FileGroup, find_groups
 from ml.sketch.labelled_items import exploded, find_labelled_items
 from ml.sketch.layout import FoundSource, NotALog, find_layout
+from ml.sketch.object_lists import find_object_list
 from ml.sketch.parallel_lists import find_parallel_lists
 from ml.sketch.roles import Roles, find_roles
-from ml.sketch.sample import sample_columns
+from ml.sketch.sample import sample_columns, with_keys
 from ml.sketch.times import find_days, find_time
 
 POSITION_DAYS = 7  # days of a log without times, as the DLRM reference code divides Criteo's
@@ -87,6 +88,9 @@ def sketch(folder: Path, name: str, timezone: str = "UTC") -> Sketch:
             log, found = exploded(log, labelled), replace(found, keys=found.keys | labelled.keys)
         elif parallel := find_parallel_lists(log):
             log, found = parallel.exploded(log), replace(found, keys=found.keys | parallel.keys(log))
+        elif objects := find_object_list(log, find_roles(log, columns, found.invented), found.keys["format"] != "parquet"):
+            log = with_keys(objects.exploded(log))
+            found = replace(found, keys={**found.keys, **log.keys, **objects.keys}, paths=log.paths)
     roles = find_roles(log, columns, found.invented)
     features = find_features(log, roles, columns, labelled.histories if labelled else ())
     others = tuple(one for one in groups if one is not group)

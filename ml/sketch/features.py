@@ -76,7 +76,7 @@ def _named(feature: dict[str, Any] | str) -> dict[str, Any] | str:
 
 def _why_not(column: Column, roles: Roles) -> str | None:
     if column.nested:
-        return "holds objects or bytes, which are not read; a list of objects must be written as a line for each"
+        return "holds objects or bytes, which are not read; `explode` makes rows of one list of objects"
     if column.kind in ("list<float>", "list<bool>"):
         return f"is {column.kind}, which features do not read"
     if column.has_decimal_commas:

@@ -58,7 +58,8 @@ def exploded(log: SampledLog, found: LabelledItems) -> SampledLog:
             columns.append(Column(LABEL, "int", len(parts), tuple(int(label) for _, _, label in parts)))
         else:
             columns.append(replace(column, kind="list<string>") if column.name in found.histories else column)
-    return replace(log, columns=tuple(columns))
+    notes = {**log.notes, "explode": f"each element is an item with its label behind {found.mark!r}"}
+    return replace(log, columns=tuple(columns), notes=notes)
 
 
 def _ways(column: Column) -> Iterator[tuple[str, str, str]]:

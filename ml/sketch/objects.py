@@ -26,12 +26,15 @@ def names_within(paths: Sequence[tuple[str, ...]], taken: Container[str]) -> dic
     return columns if is_read and not any(name in taken for name in columns) else {}
 
 
-def columns_of_objects(objects: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tuple[list[Column], dict[str, str]]:
+def columns_of_objects(
+    objects: Sequence[Mapping[str, Any]], names: Sequence[str], decimal: bool = True
+) -> tuple[list[Column], dict[str, str]]:
     """Make the columns of objects.
 
     Args:
         objects: The objects, [N].
         names: Their keys.
+        decimal: As for `column_of_values`.
 
     Returns:
         The columns, and name -> path of those within objects.
@@ -44,9 +47,11 @@ def columns_of_objects(objects: Sequence[Mapping[str, Any]], names: Sequence[str
         if there and all(isinstance(value, dict) for value in there):
             leaves = dict.fromkeys(path for value in there for path in _leaves((name,), value))
         within = names_within(list(leaves), {*names, *paths})
-        own = [column_of_values(column, [_value_at(value, path) for value in objects]) for column, path in within.items()]
-        columns += own or [column_of_values(name, values)]
-        paths |= {column.name: ".".join(within[column.name]) for column in own if not column.nested}
+        own = [
+            column_of_values(column, [_value_at(value, path) for value in objects], decimal) for column, path in within.items()
+        ]
+        columns += own or [column_of_values(name, values, decimal)]
+        paths |= {column.name: ".".join(within[column.name]) for column in own}
     return columns, paths
 
 

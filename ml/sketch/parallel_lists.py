@@ -15,18 +15,26 @@ class ParallelLists:
 
     Attributes:
         fields: Name of each column -> name of a column of its elements.
+        label: Name of the column of labels.
     """
 
     fields: dict[str, str]
+    label: str
 
     def keys(self, log: SampledLog) -> dict[str, Any]:
         """The keys of `source` that make a row of the elements at each place."""
         unsigned = [self.fields.get(name, name) for name in log.keys.get("unsigned", ())]
         return {"explode": {name: [column] for name, column in self.fields.items()}, "unsigned": unsigned}
 
+    @property
+    def reason(self) -> str:
+        """Why each place becomes a row."""
+        return f"lists of one length in each line; {self.label} looks like the label"
+
     def exploded(self, log: SampledLog) -> SampledLog:
         """Return the columns as they are in rows of one element each."""
-        return replace(log, columns=tuple(self._elements(one) if one.name in self.fields else one for one in log.columns))
+        columns = tuple(self._elements(one) if one.name in self.fields else one for one in log.columns)
+        return replace(log, columns=columns, notes={**log.notes, "explode": self.reason})
 
     def _elements(self, column: Column) -> Column:
         elements = [element for value in column.values for element in value]
@@ -45,16 +53,16 @@ def find_parallel_lists(log: SampledLog) -> ParallelLists | None:
     names = [column.name for column in lists if [len(value) for value in column.values] == lengths]
     if len(names) < 2 or sum(lengths) < 1.3 * len(lengths):
         return None
-    fields = {name: _of_one(name) for name in names}
+    fields = {name: of_one(name) for name in names}
     others = {column.name for column in log.columns if column.name not in fields}
-    return ParallelLists(fields) if len({*fields.values(), *others}) == len(log.columns) else None
+    return ParallelLists(fields, fields[labels[0].name]) if len({*fields.values(), *others}) == len(log.columns) else None
 
 
 def _has_labels(column: Column) -> bool:
     elements = {element for value in column.values for element in value}
-    return elements == {0, 1} and bool(words_of(_of_one(column.name)) & set(WORDS["label"]))
+    return elements == {0, 1} and bool(words_of(of_one(column.name)) & set(WORDS["label"]))
 
 
-def _of_one(name: str) -> str:
+def of_one(name: str) -> str:
     """The name of an element of a list: `item` of `items`."""
     return name.removesuffix("s") or name

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
+from ml.logs.text.value_types import column_at
+from ml.logs.typed_columns import is_list
 from ml.sketch.layout import FoundSource
 from ml.sketch.objects import names_within
 
+ROWS = 1000  # rows whose lists of structs are read
 _KINDS = (
     (pa.types.is_boolean, "bool"),
     (pa.types.is_integer, "int"),
@@ -33,11 +39,13 @@ class ParquetTypes:
         kinds: Name -> type of each column that can be declared.
         paths: Name -> path of those within structs.
         unsigned: Those of unsigned 64-bit integers.
+        object_lists: Name -> keys that lead to each list of structs.
     """
 
     kinds: dict[str, str]
     paths: dict[str, str]
     unsigned: tuple[str, ...]
+    object_lists: dict[str, tuple[str, ...]]
 
 
 def parquet_types(found: FoundSource, folder: Path) -> ParquetTypes:
@@ -50,14 +58,38 @@ def parquet_types(found: FoundSource, folder: Path) -> ParquetTypes:
     with UPath(found.files(folder)[0].url).open("rb") as raw:
         schema = pq.read_schema(raw)
     held = dict(zip(schema.names, schema.types, strict=True))
-    paths: dict[str, str] = {}
+    paths: dict[str, tuple[str, ...]] = {}
     for name, of in zip(schema.names, schema.types, strict=True):
         leaves = dict(_fields((name,), of)) if pa.types.is_struct(of) else {}
         if columns := names_within(list(leaves), {*schema.names, *paths}):
-            paths |= {column: ".".join(path) for column, path in columns.items()}
+            paths |= columns
             held |= {column: leaves[path] for column, path in columns.items()}
     kinds = {name: kind for name, of in held.items() if (kind := _kind_of(of)) is not None}
-    return ParquetTypes(kinds, paths, tuple(name for name in kinds if _element_of(held[name]) == pa.uint64()))
+    dotted = {name: ".".join(path) for name, path in paths.items() if name in kinds}
+    unsigned = tuple(name for name in kinds if _element_of(held[name]) == pa.uint64())
+    lists = {name: paths.get(name, (name,)) for name, of in held.items() if _holds_structs(of)}
+    return ParquetTypes(kinds, dotted, unsigned, lists)
+
+
+def object_lists(types: ParquetTypes, found: FoundSource, folder: Path) -> dict[str, list[Any]]:
+    """Read the first lists of structs from the first file.
+
+    Args:
+        types: The types of the columns.
+        found: How the files are read.
+        folder: The folder of the logs.
+
+    Returns:
+        Name -> values that JSON can hold.
+    """
+    if not types.object_lists:
+        return {}
+    with UPath(found.files(folder)[0].url).open("rb") as raw:
+        parquet, roots = pq.ParquetFile(raw), {path[0] for path in types.object_lists.values()}
+        schema = pa.schema([field for field in parquet.schema_arrow if field.name in roots])
+        table = pa.Table.from_batches(islice(parquet.iter_batches(ROWS, columns=schema.names), 1), schema)
+    values = {name: column_at(table, path).to_pylist() for name, path in types.object_lists.items()}
+    return json.loads(json.dumps(values, default=str))
 
 
 def _fields(path: tuple[str, ...], held: pa.DataType) -> Iterator[tuple[tuple[str, ...], pa.DataType]]:
@@ -65,20 +97,20 @@ def _fields(path: tuple[str, ...], held: pa.DataType) -> Iterator[tuple[tuple[st
     if pa.types.is_struct(held):
         for one in held:
             yield from _fields((*path, one.name), one.type)
-    elif _kind_of(held) is not None:
+    elif _kind_of(held) is not None or _holds_structs(held):
         yield path, held
 
 
-def _is_list(held: pa.DataType) -> bool:
-    return pa.types.is_list(held) or pa.types.is_large_list(held) or pa.types.is_fixed_size_list(held)
+def _holds_structs(held: pa.DataType) -> bool:
+    return is_list(held) and pa.types.is_struct(held.value_type)
 
 
 def _element_of(held: pa.DataType) -> pa.DataType:
-    return held.value_type if _is_list(held) else held
+    return held.value_type if is_list(held) else held
 
 
 def _kind_of(held: pa.DataType) -> str | None:
-    if _is_list(held):
+    if is_list(held):
         element = _kind_of(held.value_type)
         return f"list<{element}>" if element and not element.startswith("list") else None
     return next((kind for is_type, kind in _KINDS if is_type(held)), None)

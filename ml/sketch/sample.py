@@ -13,7 +13,7 @@ from ml.preflight.structure import UNREADABLE_NULLS
 from ml.sketch.columns import Column, SampledLog, column_of_texts, column_of_values
 from ml.sketch.layout import FoundSource
 from ml.sketch.objects import columns_of_objects
-from ml.sketch.parquet_types import parquet_types
+from ml.sketch.parquet_types import object_lists, parquet_types
 from ml.sketch.written import has_negative, kind_of, padded
 
 _NAN = "NaN"
@@ -34,8 +34,7 @@ def sample_columns(found: FoundSource, folder: Path) -> SampledLog:
     sample, quoting = _read_quoted(found, folder)
     if found.keys["format"] == "jsonl":
         columns, paths = columns_of_objects(sample.objects(), found.names)
-        texts = {c.name: [*map(str, c.values)] for c in columns if c.kind == "string" and not c.nested}
-        return _with_keys(SampledLog(tuple(columns), (), sample.complete, paths), padded(texts, ()))
+        return with_keys(SampledLog(tuple(columns), (), sample.complete, paths))
     texts = sample.text_columns()
     stripped = {name: [text.strip() for text in values] for name, values in texts.items()}
     tokens = _null_tokens(stripped.values())
@@ -90,14 +89,22 @@ def _of_parquet(found: FoundSource, folder: Path) -> SampledLog:
         column = column_of_values(name, sample.table[name].to_pylist(), decimal=False)
         columns.append(replace(column, unsigned=name in types.unsigned and has_negative(column.values)))
     read = {*types.kinds, *(path.partition(".")[0] for path in types.paths.values())}
+    read |= {path[0] for path in types.object_lists.values()}
     columns += [Column(name, "string", sample.table.num_rows, (), nested=True) for name in found.names if name not in read]
-    texts = {column.name: [*map(str, column.values)] for column in columns if column.kind == "string"}
-    return _with_keys(SampledLog(tuple(columns), tokens, sample.complete, types.paths), padded(texts, ()))
+    columns += [column_of_values(name, values) for name, values in object_lists(types, found, folder).items()]
+    paths = types.paths | {name: ".".join(path) for name, path in types.object_lists.items() if len(path) > 1}
+    return with_keys(SampledLog(tuple(columns), tokens, sample.complete, paths))
+
+
+def with_keys(log: SampledLog) -> SampledLog:
+    """Add the keys that the values of a log of JSON or Parquet need, and why it needs them."""
+    texts = {c.name: [*map(str, c.values)] for c in log.columns if c.kind == "string" and not c.nested}
+    return _with_keys(log, padded(texts, ()))
 
 
 def _with_keys(log: SampledLog, blanks: Mapping[str, float], quoting: Mapping[str, Any] = MappingProxyType({})) -> SampledLog:
     """Add the keys that the values of a log need, and why it needs them."""
-    keys, notes = dict(quoting), dict[str, str]()
+    keys, notes = dict(quoting), dict(log.notes)
     if "multiline" in keys:
         notes["multiline"] = "quoted fields have line ends; one process reads such a file"
     if blanks:

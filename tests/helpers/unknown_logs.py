@@ -258,6 +258,56 @@ def nested_lists(folder: Path, draw: random.Random) -> dict[str, Any]:
     return {**wanted, **changed, "paths": paths, "keys": {"unsigned": ["page_item"]}}
 
 
+def _page(draw: random.Random, at: datetime, items: list[int]) -> dict[str, Any]:
+    """A page of a shop with the shown items, each an object with its price and whether it was clicked."""
+    shown = [
+        {"id": item, "product": {"brand": f"b{item % 7}"}, "price": 1.5 * (item % 9), "clicked": draw.random() < 0.2}
+        for item in draw.sample(items, draw.randrange(0, 5))
+    ]
+    return {"ts": at.isoformat(), "uid": draw.randrange(60), "page": {"kind": draw.choice(("home", "search")), "items": shown}}
+
+
+_SHOWN_OBJECTS: dict[str, Any] = iso_times(
+    "uid",
+    "page_item_id",
+    "page_item_clicked",
+    types={"page_item_id": "int", "page_item_price": "float", "page_item_clicked": "bool", "page_kind": "string"},
+    paths={
+        "page_kind": "page.kind",
+        "page_items": "page.items",
+        "page_item_id": "page.items.id",
+        "page_item_product_brand": "page.items.product.brand",
+        "page_item_price": "page.items.price",
+        "page_item_clicked": "page.items.clicked",
+    },
+)
+
+
+def shown_objects(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """Lines of JSON with a list of objects, whose ids are unsigned."""
+    items = [draw.getrandbits(64) for _ in range(40)]
+    (folder / "pages.jsonl").write_text("".join(json.dumps(_page(draw, at, items)) + "\n" for at in times(draw, 200)))
+    return {**_SHOWN_OBJECTS, "keys": {"unsigned": ["page_item_id"]}}
+
+
+def shown_structs(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """The same in Parquet, as a list of structs."""
+    rows = [_page(draw, at, list(range(40))) for at in times(draw, 200)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "pages.parquet")
+    return _SHOWN_OBJECTS
+
+
+def baskets(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """Orders in JSON lines, each with a list of products: all are positives."""
+    lines = []
+    for at in times(draw, 200):
+        bought = [{"id": f"p{draw.randrange(40)}", "quantity": draw.randrange(1, 4)} for _ in range(draw.randrange(1, 4))]
+        lines.append(json.dumps({"ts": at.isoformat(), "customer": draw.randrange(60), "products": bought}))
+    (folder / "orders.jsonl").write_text("\n".join(lines) + "\n")
+    paths = {"product_id": "products.id", "product_quantity": "products.quantity"}
+    return {**iso_times("customer", "product_id", "", paths=paths), "label": None}
+
+
 LOGS: dict[str, Callable[[Path, random.Random], dict[str, Any]]] = {
     make.__name__: make
     for make in (
@@ -271,6 +321,9 @@ LOGS: dict[str, Callable[[Path, random.Random], dict[str, Any]]] = {
         structs,
         parallel_lists,
         nested_lists,
+        shown_objects,
+        shown_structs,
+        baskets,
     )
 }
 """Name -> function that writes a log into an empty folder and returns what a sketch must find."""

@@ -54,7 +54,8 @@ def test_roles_and_times_are_found(unknown: tuple[Path, dict[str, Any]], tmp_pat
     keys = {key: entry["source"][key] for key in VALUE_KEYS if key in entry["source"]}
     assert keys == wanted.get("keys", {})
     lines = (tmp_path / "unknown.yaml").read_text().splitlines()
-    assert all(any(line.startswith(f"  {key}: ") and "   # " in line for line in lines) for key in keys), "the reason of each"
+    for key in {*keys, *({"explode"} & entry["source"].keys())}:
+        assert any(line.startswith(f"  {key}: ") and "   # " in line for line in lines), f"{key} has no reason"
     assert entry["label"] == wanted["label"] if wanted["label"] else "negatives" in entry["label"]
     learned = {column for feature in (*spec.dense, *spec.sparse) for column in getattr(feature, "inputs", (feature.name,))}
     assert not learned & {*wanted.get("out", ()), wanted["time.column"], (wanted["label"] or {}).get("column")}
