@@ -73,7 +73,7 @@ def follow(
     parts: Iterator[Arrived] | None = None
     while True:
         if begun is None:
-            parts = parts or stream.follow(position, wait, options.on_message)
+            parts = parts or stream.follow(position, wait, options.on_message, stream.passed(position, model))
             first = _with_rows(parts)
             if first is None:
                 return
@@ -84,7 +84,8 @@ def follow(
                 if parts is None:  # the day is known from a checkpoint
                     if not day.resumed:
                         raise _Outdated
-                    parts = stream.follow(day.at.position, wait, options.on_message)
+                    position = day.at.position
+                    parts = stream.follow(position, wait, options.on_message, stream.passed(position, model))
                 next_day = yield from day.train(parts, wait)
                 if next_day is None:
                     day.save()

@@ -13,6 +13,7 @@ from ml.features.online_store.meta import Meta
 from ml.features.online_store.writer import StoreWriter
 from ml.online.stream import Arrived, Position, StreamFolder
 
+FOLLOWER = "feature-tables"
 _log = logging.getLogger("evergreen")
 
 
@@ -50,14 +51,16 @@ def follow_features(
     Raises:
         LostFile: The position is inside a file that is no longer in the folder.
     """
+    passed = stream.passed(_position(writer.meta), FOLLOWER)
     if writer.is_rebuild:
         for part in stream.read(_position(writer.meta)):
+            passed.add(part.position.file)
             yield _apply(writer, part)
             if wait(0.0):
                 return
         writer.publish()
         on_message(f"{writer.folder}: rebuilt from {writer.meta.rows:,} rows")
-    for part in stream.follow(_position(writer.meta), wait, on_message):
+    for part in stream.follow(_position(writer.meta), wait, on_message, passed):
         yield _apply(writer, part)
         if wait(0.0):
             return

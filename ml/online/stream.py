@@ -32,6 +32,7 @@ from ml.logs.ingest_task import raw_schema
 from ml.logs.quarantine import Quarantine
 from ml.logs.sources import NoLogs
 from ml.logs.text.layout import WrongFile
+from ml.online.passed_files import PassedFiles
 from ml.parquet import write_table
 from ml.schema import EVENT_TIME
 
@@ -155,38 +156,61 @@ class StreamFolder:
                 yield part
 
     def follow(
-        self, position: Position, wait: Callable[[float], bool], on_wait: Callable[[str], None] = _log.info
+        self,
+        position: Position,
+        wait: Callable[[float], bool],
+        on_wait: Callable[[str], None] = _log.info,
+        passed: PassedFiles | None = None,
     ) -> Iterator[Arrived]:
         """Read what arrives after a position, and wait for more until `wait` returns True.
+
+        A file that arrives under a name before the position is not read: its name is quarantined, logged and counted.
 
         Args:
             position: Where to begin.
             wait: Waits some seconds and returns whether to stop, as `threading.Event.wait` does.
             on_wait: Receives a message when there is nothing to read, once until something is read again.
+            passed: The files that were passed. With a stored record, files that arrived while nothing ran are found too; by
+                default all files before the position count as passed.
 
         Raises:
             LostFile: The position is inside a file that is no longer there.
         """
-        said, seen = False, set(self._all_names())
+        said, passed = False, passed or self.passed(position)
         while True:
+            if unread := self._report_unread(position, passed):
+                yield Arrived(raw_schema(self.log).empty_table(), None, position, {UNREAD: unread})
             for part in self.read(position):
                 position, said = part.position, False
-                seen.add(position.file)
+                passed.add(position.file)
                 yield part
             if not said:
                 on_wait(f"waiting for files in {self.root}" + (f" after {position.file}" if position.file else ""))
                 said = True
             if wait(POLL_SECONDS):
                 return
-            found = set(self._all_names())
-            unread = sorted(name for name in found - seen if name <= position.file)
-            for name in unread:
-                text = f"{self.root / name} is not read: its name sorts before {position.file}, which was read"
-                _log.warning("%s; deliver it again under a later name", text)
-                self._keep(Quarantine.of(name, [0], [UNREAD], [text.encode()]), f"{name}.unread")
-            if unread:
-                yield Arrived(raw_schema(self.log).empty_table(), None, position, {UNREAD: len(unread)})
-            seen = found
+
+    def passed(self, position: Position, follower: str | None = None) -> PassedFiles:
+        """Return the record of the files that a follower has passed.
+
+        Args:
+            position: The position of the follower. Without a record, the files before it count as passed.
+            follower: Name of the follower, under which the record is stored; by default it is in memory.
+        """
+        path = self.root.parent / "passed" / f"{follower}.txt" if follower else None
+        return PassedFiles(path, {name for name in self._all_names() if name <= position.file})
+
+    def _report_unread(self, position: Position, passed: PassedFiles) -> int:
+        """Quarantine the names of files that arrived under a name before the position, and return their number."""
+        found = self._all_names()
+        passed.keep(found)
+        unread = [name for name in found if name <= position.file and name not in passed]
+        for name in unread:
+            text = f"{self.root / name} is not read: its name sorts before {position.file}, which was read"
+            _log.warning("%s; deliver it again under a later name", text)
+            self._keep(Quarantine.of(name, [0], [UNREAD], [text.encode()]), f"{name}.unread")
+            passed.add(name)
+        return len(unread)
 
     def _all_names(self) -> list[str]:
         return self.names(Position())

@@ -20,7 +20,7 @@ from ml.lake import BusyPartition, Lake
 from ml.logs.ingest_task import raw_schema
 from ml.online.arriving import follow
 from ml.online.arriving_day import ArrivingDay, ArrivingOptions
-from ml.online.stream import OUT_OF_ORDER, LostFile, StreamFolder, stream_folder
+from ml.online.stream import OUT_OF_ORDER, UNREAD, LostFile, StreamFolder, stream_folder
 from ml.recipes.recipe import load_recipe
 from ml.schema import FeatureSchema
 from ml.sync.folder import SyncFolder
@@ -101,6 +101,20 @@ def test_a_byte_budget_holds_no_rows_back_at_the_end_of_a_day(tmp_path: Path) ->
     sync = SyncFolder.at(tmp_path / "sync")
     assert sync.manifest(done[0].run_id, "snapshot", 4).pending == 0
     assert sync.manifest(done[0].run_id, "delta", 5).pending > 0
+
+
+def test_a_file_under_an_earlier_name_that_arrives_while_nothing_runs_is_counted(tmp_path: Path) -> None:
+    root = stream_of(tmp_path)
+    write_files(root, 0, 3)
+    run(tmp_path, 2)
+    for name in ("000a", "000b"):
+        pq.write_table(rows_of(0, 0, 8), root / f"{DAYS[0]}-{name}.parquet")
+    (done,) = run(tmp_path, 100)
+    assert done.quarantined == {UNREAD: 2} and len(done.result.labels) == 64
+    write_files(root, 1, 1)
+    run(tmp_path, 100)
+    manifest = Lake.at(tmp_path / "lake").manifest(STAGE, SPEC.name, DAYS[0])
+    assert manifest["quarantined"] == {UNREAD: 2} and manifest["metrics"]["rows"] == 3 * 64
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 8])

@@ -13,7 +13,7 @@ from ml.catalog.log_spec import LogSpec
 from ml.features.online_store.reader import StoreReader
 from ml.features.online_store.writer import StoreWriter
 from ml.online.feature_store import follow_features
-from ml.online.stream import LostFile, StreamFolder
+from ml.online.stream import UNREAD, LostFile, StreamFolder
 from ml.schema import EVENT_TIME
 from tests.helpers.naive_tables import assert_same, naive_values
 from tests.helpers.store_tables import ITEM, MINUTE, TABLES, TYPES, plan_of, random_events
@@ -98,6 +98,19 @@ def test_a_rebuild_gives_the_same(tmp_path: Path) -> None:
     assert f"rebuilt from {ROWS:,} rows" in follow(tmp_path, rebuild=True)[0]
     check(tmp_path)
     assert reader.meta.rows == ROWS
+
+
+def test_a_file_under_an_earlier_name_is_counted_at_the_next_start_and_in_a_rebuild(tmp_path: Path) -> None:
+    write_files(tmp_path, 1)
+    follow(tmp_path)
+    write_files(tmp_path, 0, 1)
+    with StoreWriter(tmp_path / "store", PLAN, history_hours=100) as writer:
+        (part,) = follow_features(writer, stream(tmp_path), lambda seconds: seconds > 0)
+    assert (part.rows, part.quarantined) == (0, {UNREAD: 1})
+    with StoreWriter(tmp_path / "store", PLAN, history_hours=100, rebuild=True) as writer:
+        parts = list(follow_features(writer, stream(tmp_path), lambda seconds: seconds > 0))
+    assert not any(part.quarantined for part in parts)
+    check(tmp_path)
 
 
 def test_a_file_that_was_taken_in_part_must_be_there(tmp_path: Path) -> None:

@@ -173,6 +173,67 @@ def test_a_file_that_arrives_under_an_earlier_name_is_reported(stream: StreamFol
     assert [r.message for r in caplog.records if "sorts before 2.csv" in r.message]
 
 
+def follow_once(stream: StreamFolder, position: Position, follower: str = "a") -> list[Arrived]:
+    """Follow until there is nothing to read, as a process of its own does."""
+    return list(stream.follow(position, lambda _: True, passed=stream.passed(position, follower)))
+
+
+def test_a_file_that_arrives_under_an_earlier_name_while_nothing_runs_is_reported_at_the_start(stream: StreamFolder) -> None:
+    for name in ("2.csv", "4.csv"):
+        (stream.root / name).write_text(lines(int(name[0])))
+    position = follow_once(stream, Position())[-1].position
+    for name in ("1.csv", "3.csv", "5.csv"):
+        (stream.root / name).write_text(lines(int(name[0])))
+    found = follow_once(stream, position)
+    assert times(found) == [[], [5]] and found[0].quarantined == {UNREAD: 2} and found[0].position == position
+    assert reasons(stream) == [("1.csv", 0, UNREAD), ("3.csv", 0, UNREAD)]
+    assert follow_once(stream, found[-1].position) == [], "each is reported once"
+    first = follow_once(stream, Position(), follower="b")
+    assert times(first) == [[1], [2], [3], [4], [5]], "another follower has not passed them"
+
+
+def test_a_follower_that_was_killed_reads_again_what_came_after_its_position(stream: StreamFolder) -> None:
+    for name in ("2.csv", "4.csv", "6.csv"):
+        (stream.root / name).write_text(lines(int(name[0])))
+    position = follow_once(stream, Position())[0].position  # of its last checkpoint, after 2.csv
+    with (stream.root.parent / "passed" / "a.txt").open("a") as record:
+        record.write("7.c")  # torn
+    for name in ("1.csv", "5.csv"):
+        (stream.root / name).write_text(lines(int(name[0])))
+    found = follow_once(stream, position)
+    assert times(found) == [[], [4], [5], [6]] and reasons(stream) == [("1.csv", 0, UNREAD)]
+
+
+def test_a_name_that_is_used_again_after_its_file_was_deleted_is_reported(stream: StreamFolder) -> None:
+    for name in ("1.csv", "2.csv"):
+        (stream.root / name).write_text(lines(int(name[0])))
+    position = follow_once(stream, Position())[-1].position
+    (stream.root / "1.csv").unlink()
+    assert follow_once(stream, position) == []
+    (stream.root / "1.csv").write_text(lines(3))
+    assert [part.quarantined for part in follow_once(stream, position)] == [{UNREAD: 1}]
+
+
+def test_without_a_record_the_files_before_the_position_count_as_passed(stream: StreamFolder) -> None:
+    """As after a start with a state of an earlier version."""
+    for name in ("1.csv", "2.csv"):
+        (stream.root / name).write_text(lines(int(name[0])))
+    position = list(stream.read(Position()))[-1].position
+    assert follow_once(stream, position) == []
+    (stream.root / "0.csv").write_text(lines(3))
+    assert [part.quarantined for part in follow_once(stream, position)] == [{UNREAD: 1}]
+
+
+def test_an_object_store_keeps_the_record() -> None:
+    stream = StreamFolder(UPath("memory://passed-files/examples"), clicks().log)
+    for name in ("2.csv", "4.csv"):
+        (stream.root / name).write_text(lines(int(name[0])))
+    position = follow_once(stream, Position())[-1].position
+    (stream.root / "3.csv").write_text(lines(3))
+    assert [part.quarantined for part in follow_once(stream, position)] == [{UNREAD: 1}]
+    assert follow_once(stream, position) == []
+
+
 def test_a_file_that_was_removed_in_the_middle_is_named(stream: StreamFolder) -> None:
     (stream.root / "1.csv").write_text(lines(*range(10)))
     first = next(stream.read(Position()))

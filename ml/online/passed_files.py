@@ -1,0 +1,68 @@
+"""The record of the files of a stream that a follower has passed: `stream/<dataset>/passed/<follower>.txt`, a name a line.
+
+Files are read in the order of their names, so a position alone cannot tell a file that was read from one that arrived later
+under an earlier name. The record can, also if the file arrived while nothing ran.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from upath import UPath
+
+from ml.lake import is_local
+
+
+class PassedFiles:
+    """The files that were begun, or reported because they came too late.
+
+    A name is recorded before its rows are delivered. After a crash the record can therefore be ahead of the position, and the
+    files after the position are read again.
+
+    Args:
+        path: File of the record, whether or not it exists; None keeps it in memory.
+        default: The names that count as passed if there is no record.
+    """
+
+    def __init__(self, path: UPath | None, default: Collection[str] = ()) -> None:
+        self._path = path
+        if path is not None and path.exists():
+            whole, _, torn = path.read_text().rpartition("\n")  # the last line of a process that was killed can be torn
+            self._names = set(whole.splitlines())
+            if torn:
+                self._write()
+        else:
+            self._names = set(default)
+            self._write()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def add(self, name: str) -> None:
+        """Record a name."""
+        if name in self._names:
+            return
+        self._names.add(name)
+        if self._path is not None and is_local(self._path):
+            with self._path.open("a") as file:
+                file.write(f"{name}\n")
+        else:
+            self._write()
+
+    def keep(self, names: Collection[str]) -> None:
+        """Remove all names but these: those of files that were deleted."""
+        if not self._names <= set(names):
+            self._names.intersection_update(names)
+            self._write()
+
+    def _write(self) -> None:
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        text = "".join(f"{name}\n" for name in sorted(self._names))
+        if not is_local(self._path):
+            self._path.write_text(text)  # an object store replaces an object as a whole
+            return
+        beside = self._path.with_name(f".{self._path.name}.part")
+        beside.write_text(text)
+        beside.replace(self._path)
