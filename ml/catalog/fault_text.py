@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from ml.catalog.document import shown
 from ml.catalog.renamed import RENAMED
-from ml.catalog.strict import FAULT
+from ml.catalog.strict import FAULT, FEATURE_NAME
 
 _EXPECTED = {
     "int_type": "expected an integer",
@@ -42,7 +42,7 @@ _PHRASES = (
 
 PATTERNS = {
     r"^[a-z][a-z0-9_]*$": "lower-case letters, digits and _, starting with a letter",
-    r"^[^.\s/:*?\[\]{}\\]+$": "a name without spaces and without any of . / : * ? [ ] { } \\",
+    FEATURE_NAME: "a name without spaces and without any of . / : * ? [ ] { } \\",
     r"^[\w-]+$": "letters, digits, _ and -",
     r"^[A-Za-z0-9._-]{1,249}$": "the name of a topic: at most 249 letters, digits, dots, _ and -",
     r"^[\t -~]$": "one ASCII character, or a tab",

@@ -12,11 +12,10 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from ml.catalog.labels import LabelReading
 from ml.catalog.reading import ColumnName, ColumnType
-from ml.catalog.strict import Bool, Float, Int, Strict, fault, is_none
+from ml.catalog.strict import FEATURE_NAME, Bool, Float, Int, Strict, fault, is_none
 from ml.catalog.value_text import element_type
 
-# Tables and parameters of a model are named after features, with dots as separators.
-FeatureName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^.\s/:*?\[\]{}\\]+$")]
+FeatureName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=FEATURE_NAME)]
 
 
 def _is_name(value: Any) -> bool:

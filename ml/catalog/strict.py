@@ -16,6 +16,12 @@ Float = Annotated[float, pydantic.Strict()]
 Scalar = Bool | Int | Float | str
 """A value of a column as a catalog entry names it."""
 
+NOT_IN_FEATURE_NAMES = r".\s/:*?\[\]{}\\"
+"""Characters that names of features cannot have, as in a class of a regular expression. (Tables and parameters of a model are
+named after features, with dots as separators.)"""
+FEATURE_NAME = f"^[^{NOT_IN_FEATURE_NAMES}]+$"
+"""Pattern of the names of features."""
+
 FAULT = "fault"  # pydantic's type of the errors that `fault` returns
 
 

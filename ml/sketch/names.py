@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from ml.catalog.strict import NOT_IN_FEATURE_NAMES
+
 WORDS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text())
 """Role -> words in the names of columns that suggest it."""
 
@@ -49,4 +51,4 @@ def feature_name(column: str) -> str:
     >>> feature_name("User Id"), feature_name("price")
     ('User_Id', 'price')
     """
-    return re.sub(r"[\s./:*?\[\]{}\\]", "_", column)
+    return re.sub(f"[{NOT_IN_FEATURE_NAMES}]", "_", column)
