@@ -27,7 +27,7 @@ class BatchVerdict:
         short: Number of users with fewer rows.
         repeated: Number of rows whose item the same user has in another row.
         not_finite: Number of rows whose score is not finite.
-        way_out: What gives every user enough items.
+        has_towers: Whether two towers find candidates.
     """
 
     users: int
@@ -35,13 +35,16 @@ class BatchVerdict:
     short: int
     repeated: int
     not_finite: int
-    way_out: str
+    has_towers: bool
 
     @property
     def reasons(self) -> list[str]:
         """Why the day fails; empty if it does not."""
+        way_out = "set a smaller `k` in the configuration of the run"
+        if not self.has_towers:
+            way_out += ", or add the recipe two_tower to `models` of the catalog entry, which finds more candidates"
         found = {
-            f"{self.short:,} of {self.users:,} users have fewer than {self.least} items; {self.way_out}": self.short,
+            f"{self.short:,} of {self.users:,} users have fewer than {self.least} items; {way_out}": self.short,
             f"{self.repeated:,} rows repeat an item of their user": self.repeated,
             f"{self.not_finite:,} scores are not finite": self.not_finite,
         }
@@ -64,10 +67,8 @@ def batch_verdict(spec: DatasetSpec, day: str, lake: Lake) -> BatchVerdict:
         repeated += len(rows) - len(_counts(rows, [USER, "item"]))
         not_finite += int((~np.isfinite(rows["score"].to_numpy())).sum())
     users = manifest["users"]
-    way_out = "set a smaller `k` in the configuration of the run"
-    if choose_models(spec).towers is None:
-        way_out += f", or add the recipe two_tower to `models` of {spec.name}.yaml, which finds more candidates"
-    return BatchVerdict(users, least, max(0, users - complete) if least else 0, repeated, not_finite, way_out)
+    has_towers = choose_models(spec).towers is not None
+    return BatchVerdict(users, least, max(0, users - complete) if least else 0, repeated, not_finite, has_towers)
 
 
 def _parts(folder: UPath) -> list[UPath]:

@@ -11,7 +11,7 @@ import pytest
 
 from ml.batch.day import recommend_day
 from ml.batch.options import BatchOptions
-from ml.batch.verdict import batch_verdict
+from ml.batch.verdict import BatchVerdict, batch_verdict
 from ml.compute.runner import LocalRunner
 from ml.parquet import read_parquet, write_table
 from tests.helpers.kiosk_lake import DAY, kiosk_lake, spec_of
@@ -51,6 +51,12 @@ def test_each_fault_is_found(tmp_path: Path, change: Callable[[pa.Table], pa.Tab
     part = folder / "rows" / "part-00001.parquet"
     write_table(change(read_parquet(part)), part)
     assert batch_verdict(spec, DAY, lake).reasons == [said]
+
+
+@pytest.mark.parametrize("has_towers", [True, False])
+def test_two_towers_are_proposed_to_a_dataset_without_them(has_towers: bool) -> None:
+    [reason] = BatchVerdict(users=9, least=5, short=1, repeated=0, not_finite=0, has_towers=has_towers).reasons
+    assert "smaller `k`" in reason and ("two_tower" in reason) != has_towers
 
 
 def test_a_small_catalogue_bounds_what_is_asked_for(tmp_path: Path) -> None:
