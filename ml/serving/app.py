@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -182,7 +182,7 @@ def create_serving_app(
     async def rank(asked: RankRequest) -> Response:
         """Rank given items, or rows of the log, for a user."""
         read = [logged.row(one) if isinstance(one, dict) else logged.value(engine.spec.item, one) for one in asked.candidates]
-        given = {id(one): sent for one, sent in zip(read, asked.candidates, strict=True)}  # `read` keeps the ids
+        given = asked.candidates
         user, context = logged.value(engine.spec.user, asked.user), logged.row(asked.context)
         asked = asked.model_copy(update={"user": user, "context": context, "candidates": read})
         return _json(await worker(lambda: _as_given(engine, logged, _logged(engine, lambda: _rank(engine, asked)), given)))
@@ -239,10 +239,11 @@ def _logged(engine: Engine, answer: Callable[[], Answer]) -> Answer:
     return found
 
 
-def _as_given(engine: Engine, logged: AsLogged, answer: Answer, given: Mapping[int, Any] | None = None) -> Answer:
+def _as_given(engine: Engine, logged: AsLogged, answer: Answer, given: Sequence[Any] = ()) -> Answer:
     """Write an answer's items and columns as the log has them, and candidates as the request has them."""
     for ranked in answer.items:
-        ranked.item = given[id(ranked.item)] if given else logged.as_given(engine.spec.item, ranked.item)
+        place = ranked.place
+        ranked.item = logged.as_given(engine.spec.item, ranked.item) if place is None else given[place]
         ranked.columns = logged.row_as_given(ranked.columns)
     answer.context = [logged.as_given(engine.spec.item, item) for item in answer.context]
     return answer
@@ -279,7 +280,7 @@ def _rank(engine: Engine, asked: RankRequest) -> Answer:
         raise WrongColumn("candidates: give either items or rows, not both")
     if rows:
         scored = rank_rows(engine.spec, ranking, asked.user, asked.context, rows, now)
-        found = Recommendation([Ranked(row, score, [], {}, labels) for row, score, labels in scored])
+        found = Recommendation([Ranked(rows[at], score, [], {}, labels, at) for at, score, labels in scored])
         return _answer(variant, found, began)
     if engine.recommender is None:
         raise WrongColumn(f"candidates: the dataset {engine.spec.name} has no `item`, so give rows: objects of columns")
@@ -305,7 +306,7 @@ def _answer(
             sources=ranked.sources,
             columns=ranked.columns,
             reasons=reasons[number] if reasons else None,
-        )
+        ).at(ranked.place)
         for number, ranked in enumerate(found.items)
     ]
     return Answer(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 MOST_ITEMS = 500
 MOST_CANDIDATES = 2000
@@ -78,6 +78,17 @@ class Item(BaseModel):
     reasons: dict[str, float] | None = Field(
         default=None, description="Change of the log-odds by each column, compared with a missing value."
     )
+    _place: int | None = PrivateAttr(default=None)
+
+    def at(self, place: int | None) -> Self:
+        """Note the place of the candidate in the request, which is no part of the answer."""
+        self._place = place
+        return self
+
+    @property
+    def place(self) -> int | None:
+        """The place of the candidate in the request; None if the service found the item."""
+        return self._place
 
 
 class Answer(BaseModel):

@@ -56,6 +56,7 @@ class Ranked:
         sources: The sources that found it.
         columns: The columns that describe it.
         labels: Probability of each label; None if the model predicts one, or if a LambdaRank has ranked.
+        place: Place of the candidate in the request; None if the service found the item.
     """
 
     item: Any
@@ -63,6 +64,7 @@ class Ranked:
     sources: list[str]
     columns: dict[str, Any]
     labels: dict[str, float] | None = None
+    place: int | None = None
 
 
 @dataclass
@@ -188,7 +190,7 @@ class Recommender:
         order = np.argsort(-scores[:, 0], kind="stable")
         rows = items.take(pa.array(order)).to_pylist()
         ranked = [
-            Ranked(candidates[at], float(scores[at, 0]), [], columns, by_label(ranking.labels, scores[at]))
+            Ranked(candidates[at], float(scores[at, 0]), [], columns, by_label(ranking.labels, scores[at]), at)
             for at, columns in zip(order.tolist(), rows, strict=True)
         ]
         return Recommendation(ranked, {}, filled, missing, past)

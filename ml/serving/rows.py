@@ -22,7 +22,7 @@ def rank_rows(
     context: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
     now: int,
-) -> list[tuple[Mapping[str, Any], float, dict[str, float] | None]]:
+) -> list[tuple[int, float, dict[str, float] | None]]:
     """Score rows and sort them by the main label.
 
     Args:
@@ -34,7 +34,8 @@ def rank_rows(
         now: Time of the request, in microseconds since 1970 UTC.
 
     Returns:
-        The rows with their probabilities, the largest first, and with that of each label if the model predicts several.
+        The places of the rows with their probabilities, the largest first; and the probability of each label, if the model
+        predicts several.
 
     Raises:
         WrongColumn: A column does not exist, or a value has another type.
@@ -57,7 +58,7 @@ def rank_rows(
     except (TypeError, KeyError) as error:
         raise WrongColumn(str(error.args[0])) from error
     order = np.argsort(-scores[:, 0], kind="stable").tolist()
-    return [(rows[at], float(scores[at, 0]), by_label(ranking.labels, scores[at])) for at in order]
+    return [(at, float(scores[at, 0]), by_label(ranking.labels, scores[at])) for at in order]
 
 
 def by_label(labels: Sequence[str], scores: NDArray[np.float32]) -> dict[str, float] | None:

@@ -71,6 +71,10 @@ def test_padded_users_and_unsigned_items_meet_the_rows_of_the_log(client: httpx.
         ranked = post(client, "/rank", {"user": f"{user} ", "candidates": sent})["items"]
         assert sorted(map(str, sent)) == sorted(str(one["item"]) for one in ranked), "as the request has them"
         assert [one["score"] for one in ranked] == pytest.approx(sorted((scores[item] for item in large), reverse=True))
+    small = next(item for item in scores if item < 256)
+    for mixed in ([small, str(small), f" {small}", small], [str(large[0]), large[0], signed[0]]):
+        ranked = post(client, "/rank", {"user": user, "candidates": mixed})["items"]
+        assert [one["item"] for one in ranked] == mixed, "each candidate as the request has it, those that are equal too"
     only = post(client, "/recommend", {"user": user, "k": 50, "filters": {"item": large}})["items"]
     assert {one["item"] for one in only} == set(large)
     rows = post(client, "/rank", {"user": user, "candidates": [{"item": large[0], "place": " here "}]})["items"]
