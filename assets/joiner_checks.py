@@ -29,7 +29,7 @@ def build_joiner_checks(spec: DatasetSpec) -> dg.AssetChecksDefinition:
                 blocking=True,
                 partitions_def=daily(spec),
                 description="The share of actions that count for an example is not significantly lower than on recent days. If "
-                "it falls, the two logs no longer fit together, and clicked impressions would be trained on as unclicked.",
+                "it falls, the two logs no longer match, and clicked impressions would be trained on as unclicked.",
             )
         ],
     )

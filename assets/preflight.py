@@ -40,7 +40,7 @@ def check_spec(spec: DatasetSpec) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
         NAME,
         asset=key(spec, RAW_LOGS),
-        description="The catalog entry fits the files: a sample of them is read before anything else. Errors stop the run.",
+        description="The catalog entry matches the files: a sample of them is read before anything else. Errors stop the run.",
         partitions_def=daily(spec),
     )
 

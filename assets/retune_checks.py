@@ -35,7 +35,7 @@ def build_retune_checks(spec: DatasetSpec) -> dg.AssetChecksDefinition:
                 check_name(model),
                 asset=report,
                 additional_deps=[key(spec, stages.FEATURE_PROFILES)],
-                description=f"No drift, fall of quality or calibration of the last days asks for {model} to be tuned again.",
+                description=f"{model} need not be tuned again for drift, a fall of quality or calibration on the last days.",
                 partitions_def=partitions,
             )
             for model in spec.models

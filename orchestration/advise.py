@@ -56,16 +56,18 @@ class Target(click.ParamType):
 @click.command()
 @click.argument("dataset")
 @click.option("--model", help="One of the dataset's models; by default the first.")
-@click.option("--days", type=click.IntRange(min=1), help="Number of profiled days to use; by default all newest ones in a row.")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Seconds of one core that a day may take.")
-@click.option("--memory", type=Size(), help="Memory that training may take, such as 2gb.")
-@click.option("--target", type=Target(), help="Metric at which training of a day may end, such as auc=0.76.")
+@click.option(
+    "--days", type=click.IntRange(min=1), help="Number of profiled days to use; by default the newest consecutive days."
+)
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Limit of CPU-seconds for training a day.")
+@click.option("--memory", type=Size(), help="Limit of memory for training, such as 2gb.")
+@click.option("--target", type=Target(), help="Metric value at which training of a day stops, such as auc=0.76.")
 @click.option("--trials", type=click.IntRange(min=1), help="Number of trials of a tuning.")
 @click.option("--parallel", type=click.IntRange(min=1), help="Number of trials at a time.")
 @click.option(
-    "--rules", type=click.Path(exists=True, dir_okay=False, path_type=Path), multiple=True, help="File of your rules."
+    "--rules", type=click.Path(exists=True, dir_okay=False, path_type=Path), multiple=True, help="File with your own rules."
 )
-@click.option("--search", is_flag=True, help="Also print what tuning searches.")
+@click.option("--search", is_flag=True, help="Also print the search space of tuning.")
 @click.option("--recipe", "only_recipe", is_flag=True, help="Print only the recipe keys that change, as YAML.")
 @click.option("--markdown", is_flag=True, help="Print Markdown.")
 def main(

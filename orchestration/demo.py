@@ -55,7 +55,7 @@ def metrics_of(lake: Lake, spec: DatasetSpec, day: str) -> dict[str, Any]:
 @click.argument("dataset", default="synthetic")
 @click.option("--logs", help="Folder of the dataset's raw logs.")
 @click.option("--days", type=click.IntRange(min=2), help="Number of days; by default demo_days of the catalog.")
-@click.option("--fresh", is_flag=True, help="Run all days again, from the first, also those that are done.")
+@click.option("--fresh", is_flag=True, help="Run all days again, from the first, even those that are done.")
 def main(dataset: str, logs: str | None, days: int | None, fresh: bool) -> None:
     """Run the main job on the first days of DATASET, and print its metrics and the path of the report."""
     quiet_console()

@@ -60,7 +60,7 @@ def _incomplete(plan: StorePlan, state: Meta) -> str:
 
 @click.command()
 @click.argument("dataset", default="synthetic")
-@click.option("--rebuild", is_flag=True, help="Begin at the start of the stream.")
+@click.option("--rebuild", is_flag=True, help="Rebuild the store from the start of the stream.")
 def main(dataset: str, rebuild: bool) -> None:
     """Keep the online store of DATASET's feature tables current from its stream folder, until Ctrl-C."""
     quiet_console()

@@ -18,7 +18,7 @@ def daily_job(spec: DatasetSpec) -> AssetJob:
 
 def tuning_job(spec: DatasetSpec) -> AssetJob:
     """Build the job that tunes the recipes of one dataset for a day."""
-    about = f"Tunes the recipes of {spec.name} on the days before a day, which the tuned recipes then train."
+    about = f"Tunes the recipes of {spec.name} for a day, on the days before it."
     return _job(spec, f"{spec.name}_tuning", [tuning_results(model) for model in spec.models], about)
 
 

@@ -56,7 +56,7 @@ def line(status: StreamStatus) -> str:
 @click.option(
     "--ends",
     is_flag=True,
-    help="The stream ends with the files that are there: write the last examples too, then stop. Later events are late.",
+    help="End the stream with the present files: write the last examples too, then stop. Later events are late.",
 )
 def main(dataset: str, ends: bool) -> None:
     """Join the impressions and actions of DATASET that arrive in its stream folder, until Ctrl-C.

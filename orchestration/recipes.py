@@ -25,7 +25,7 @@ from ml.recipes.dialects.write import as_yaml, to_sda, to_sigopt
 from orchestration.deployments import lake_root
 from orchestration.replay import quiet_console, the_dataset
 
-WAY_OUT = "state `key` in the file, or --key, --metric, --steps or --skip"
+WAY_OUT = "set `key` in the file, or pass --key, --metric, --steps or --skip"
 
 
 class Pair(click.ParamType):
@@ -51,8 +51,8 @@ def main() -> None:
 @click.argument("dataset")
 @click.option("--model", help="One of the dataset's models; by default the first.")
 @click.option("--key", "keys", type=Pair(), multiple=True, help="Recipe key of a parameter: NAME=KEY.")
-@click.option("--metric", "metrics", type=Pair(), multiple=True, help="Metric that another stands for: MAP=auc.")
-@click.option("--skip", multiple=True, help="Parameter, metric or key of the file that is left out.")
+@click.option("--metric", "metrics", type=Pair(), multiple=True, help="Metric of the file and its metric here: MAP=auc.")
+@click.option("--skip", multiple=True, help="Parameter, metric or key of the file to leave out.")
 @click.option(
     "--steps",
     type=click.FloatRange(min=0, min_open=True),
@@ -93,9 +93,9 @@ def import_(
 @click.argument("dataset")
 @click.option("--model", help="One of the dataset's models; by default the first.")
 @click.option(
-    "--as", "dialect", type=click.Choice(["sigopt", "sda"]), default="sigopt", help="Whose file; by default SigOpt's."
+    "--as", "dialect", type=click.Choice(["sigopt", "sda"]), default="sigopt", help="Format of the file; by default SigOpt's."
 )
-@click.option("--day", help="The day that tuning would serve, YYYY-MM-DD; by default the last one.")
+@click.option("--day", help="The day to tune for, YYYY-MM-DD; by default the last one.")
 def export(dataset: str, model: str | None, dialect: str, day: str | None) -> None:
     """Print what tuning searches for a model of DATASET: the advised search with the user's edits."""
     spec, model = _model_of(dataset, model)

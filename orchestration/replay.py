@@ -145,7 +145,7 @@ def the_dataset(name: str) -> DatasetSpec:
     if name not in found.datasets:
         raise click.BadParameter(f"no dataset {name!r} in the catalog; it has {', '.join(found.datasets)}")
     for other, error in found.broken.items():
-        log.warning("The catalog entry of %s is not valid and is left out: %s", other, error)
+        log.warning("The catalog entry of %s is not valid and is skipped: %s", other, error)
     return found.datasets[name]
 
 
@@ -154,13 +154,13 @@ def the_dataset(name: str) -> DatasetSpec:
 @click.option("--from", "first", metavar="DAY", help="First day, YYYY-MM-DD; the log's first by default.")
 @click.option("--to", "last", metavar="DAY", help="Last day, included; the log's last, or yesterday for a live log.")
 @click.option("--redo", is_flag=True, help="Also run days that are done.")
-@click.option("--fresh", is_flag=True, help="Start the day of --from from nothing, without the days before it.")
+@click.option("--fresh", is_flag=True, help="Start at --from with new models, without the days before.")
 def main(dataset: str, first: str | None, last: str | None, redo: bool, fresh: bool) -> None:
     """Run the days of DATASET in order, in this process."""
     quiet_console()
     spec = the_dataset(dataset)
     if fresh and first is None:
-        raise click.UsageError("--fresh needs --from DAY, the day that starts from nothing")
+        raise click.UsageError("--fresh needs --from DAY, the first day of the new models")
     days = spec.days(last=yesterday())
     for given in filter(None, (first, last)):
         if given not in days:

@@ -48,9 +48,11 @@ def retuning_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:
         needs = retune_needs(spec, reported[-1], held)
         asking = {model: need for model, need in needs.items() if need.reasons}
         if not asking:
-            return dg.SkipReason(f"the report of {reported[-1]} asks for no tuning")
+            return dg.SkipReason(f"the report of {reported[-1]} needs no tuning")
         found = list(_requests(context.instance, spec, held, day, asking))
-        return found or dg.SkipReason(f"what the report of {reported[-1]} asks for was requested, or {day} is already trained")
+        return found or dg.SkipReason(
+            f"the tuning that the report of {reported[-1]} needs was requested, or {day} is already trained"
+        )
 
     return retuning
 

@@ -10,8 +10,8 @@ from orchestration.replay import quiet_console, the_dataset
 
 @click.command()
 @click.argument("dataset", default="synthetic")
-@click.option("--model", help="The model, or `lambdarank`; by default what orders recommendations.")
-@click.option("--to", help="The day (YYYY-MM-DD) to serve; by default the newest export before what is served.")
+@click.option("--model", help="The model, or `lambdarank`; by default the one that orders recommendations.")
+@click.option("--to", help="The day (YYYY-MM-DD) to serve; by default the newest export before the served one.")
 @click.option("--forward", is_flag=True, help="Serve the newest version again.")
 def main(dataset: str, model: str | None, to: str | None, forward: bool) -> None:
     """Pin a model of DATASET to an earlier day. Running services follow within seconds, and later ones begin with it.

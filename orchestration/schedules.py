@@ -24,7 +24,7 @@ def weekly_tuning(spec: DatasetSpec, job: AssetJob):
         job=job,
         cron_schedule="10 0 * * 1",
         execution_timezone=spec.time.timezone,
-        description=f"Tunes the recipes of {spec.name} weekly. The daily job of the day then uses those that are better.",
+        description=f"Tunes the recipes of {spec.name} weekly. The daily job of the day then uses better recipes.",
     )
     def weekly(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
         last = (context.scheduled_execution_time - timedelta(days=1)).date()

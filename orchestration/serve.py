@@ -15,12 +15,12 @@ from orchestration.replay import quiet_console, the_dataset
 
 PORT = 8715
 TOKEN = "serving-token"
-WAITING = "The models are loaded; requests are answered once there is"
+WAITING = "The models are loaded; the service starts when this file exists:"
 
 
 @click.command()
 @click.argument("dataset", default="synthetic")
-@click.option("--model", help="The model that ranks; by default the first that has no two towers.")
+@click.option("--model", help="The ranking model; by default the first without two towers.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="Port; 0 for any free one.")
 @click.option("--name", "names", multiple=True, help="A further host name under which the service is reached.")
@@ -31,7 +31,7 @@ WAITING = "The models are loaded; requests are answered once there is"
 @click.option(
     "--clock", type=click.Path(path_type=Path), help="File of simulated time (ml.serving.clock); waits until it exists."
 )
-@click.option("--open", "is_open", is_flag=True, help="Answer without a token. Only for networks that you trust.")
+@click.option("--open", "is_open", is_flag=True, help="Serve without a token. Only for networks that you trust.")
 def main(
     dataset: str,
     model: str | None,
@@ -91,7 +91,7 @@ def main(
     url = url_of(listener)
     click.echo(f"Serving {spec.name} on {url}: {engine.ranking.version.model} of {engine.ranking.version.version}")
     if not engine.clock.is_live:
-        click.echo("The log has ended, so the service continues at its end; `now` in /version is the time of requests.")
+        click.echo("The log has ended, so the time of requests continues from its end; `now` in /version shows it.")
     if engine.recommender is not None and (columns := engine.recommender.context_columns):
         click.echo(
             f"Columns that describe the request or the user: {', '.join(columns)}. A column that describes items belongs in "

@@ -30,8 +30,8 @@ def name_of(folder: Path) -> str:
 
 @click.command(help="Look at the files in FOLDER and write a first catalog entry for them.")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--name", help="Name of the dataset; by default, made from the name of the folder.")
-@click.option("--timezone", default="UTC", show_default=True, help="Time zone whose midnights begin the days.")
+@click.option("--name", help="Name of the dataset; by default derived from the name of the folder.")
+@click.option("--timezone", default="UTC", show_default=True, help="Time zone of the days.")
 @click.option("--print", "only_print", is_flag=True, help="Print the entry instead of writing it.")
 def main(folder: Path, name: str | None, timezone: str, only_print: bool) -> None:
     """Write the entry, or print it."""
@@ -42,10 +42,10 @@ def main(folder: Path, name: str | None, timezone: str, only_print: bool) -> Non
     try:
         ZoneInfo(timezone)
     except (KeyError, ValueError, OSError) as error:
-        raise click.BadParameter(f"{timezone!r} is no IANA time zone", param_hint="--timezone") from error
+        raise click.BadParameter(f"{timezone!r} is not an IANA time zone", param_hint="--timezone") from error
     path = catalog_folder() / f"{name}.yaml"
     if path.exists() and not only_print:
-        raise click.ClickException(f"{path} exists and is not replaced; move it away, or pass another name with --name")
+        raise click.ClickException(f"{path} exists and is not overwritten; move it away, or pass another name with --name")
     console = Console(markup=False)  # findings hold values of the log
     try:
         with console.status("Reading the files"):

@@ -96,16 +96,18 @@ def _counts(counts: dict[str, int]) -> str:
 @click.option("--first", help="First day to split; by default the first of the log.")
 @click.option("--days", type=click.IntRange(min=1), default=1, show_default=True, help="Number of days to split.")
 @click.option("--delays", type=DELAYS, default=SplitOptions.delays, help=f"Time from an impression to its action: {FORMS}.")
-@click.option("--wait", type=DURATION, default="1h", show_default=True, help="The wait of the label.")
-@click.option("--longest-delay", type=DURATION, default="12h", show_default=True, help="Longer delays are cut to this.")
+@click.option("--wait", type=DURATION, default="1h", show_default=True, help="Time in which an action counts for the label.")
+@click.option("--longest-delay", type=DURATION, default="12h", show_default=True, help="Longer delays are reduced to this.")
 @click.option("--transport", type=DURATION, default="5s", show_default=True, help="Mean time from an event to its arrival.")
-@click.option("--disorder", type=DURATION, default="10m", show_default=True, help="Most that a line arrives after its event.")
+@click.option("--disorder", type=DURATION, default="10m", show_default=True, help="Longest time from an event to its arrival.")
 @click.option("--duplicates", type=SHARE, default=0.05, show_default=True, help="Share of lines that arrive twice.")
 @click.option("--malformed", type=SHARE, default=0.0, show_default=True, help="Share of lines that are corrupt.")
 @click.option("--orphans", type=SHARE, default=0.0, show_default=True, help="Share of actions whose impression is missing.")
-@click.option("--clock-jump", type=SIGNED, default="0s", show_default=True, help="Error of clocks in a part of each day.")
-@click.option("--file-span", type=DURATION, default="10m", show_default=True, help="Time of arrival that a file covers.")
-@click.option("--speed", type=click.FloatRange(min=0), default=0.0, help="Seconds of the log a second; 0 for all at once.")
+@click.option("--clock-jump", type=SIGNED, default="0s", show_default=True, help="Error of clocks in six minutes of each day.")
+@click.option("--file-span", type=DURATION, default="10m", show_default=True, help="Span of arrival times in a file.")
+@click.option(
+    "--speed", type=click.FloatRange(min=0), default=0.0, help="Seconds of the log written per second; 0 for no limit."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed gives the same files.")
 def main(
     dataset: str, out: Path, logs: str | None, name: str | None, first: str | None, days: int, speed: float, **given: Any

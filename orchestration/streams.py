@@ -49,14 +49,14 @@ def stream_job(spec: DatasetSpec) -> dg.JobDefinition:
                 for _ in follow(spec, held, stream, folder, landing.folder(spec.name), _until_empty, model, options):
                     slices += 1
             except BusyPartition as error:
-                context.log.info(f"{model} is followed by another process: {error}")
+                context.log.info(f"{model} is trained by another process: {error}")
             for day in sorted(set(held.days(stage, spec.name)) - before):
                 context.log_event(dg.AssetMaterialization(key(spec, stage), partition=day))
             context.log.info(f"{model} was trained on {slices} slices")
 
     @dg.job(
         name=f"{spec.name}_arriving",
-        description=f"Trains models of {spec.name} on the rows that have arrived in its stream folder, and publishes them.",
+        description=f"Trains models of {spec.name} on rows that have arrived in its stream folder, and publishes the updates.",
         tags={"dataset": spec.name},
     )
     def arriving() -> None:

@@ -82,13 +82,13 @@ def _short(value: object) -> str:
 @click.argument("dataset", default="synthetic")
 @click.option("--logs", help="Folder of the dataset's raw logs.")
 @click.option("--model", help="One of the dataset's models; by default the first.")
-@click.option("--day", help="The day that the tuned recipe serves, YYYY-MM-DD; by default the last day of the demo.")
+@click.option("--day", help="The day to tune for, YYYY-MM-DD; by default the last day of the demo.")
 @click.option("--budget", type=click.IntRange(min=1), help="Number of trials; by default the recipe's observation_budget.")
 @click.option("--parallel", type=click.IntRange(min=1), help="Trials at a time; by default the recipe's parallel_bandwidth.")
 @click.option(
     "--window",
     type=click.IntRange(min=SHORTEST_WINDOW),
-    help="Days that are used; by default the recipe's window_days, or all days before.",
+    help="Number of days to use; by default the recipe's window_days, or all days before.",
 )
 def main(
     dataset: str,
@@ -113,7 +113,7 @@ def main(
         raise click.BadParameter(f"{day!r} is not a day of {dataset}; its days are {days[0]} to {days[-1]}")
     before = [known for known in days if known < day]
     if len(before) < SHORTEST_WINDOW:
-        why = f"tuning needs at least {SHORTEST_WINDOW} days before {day}, and there are {len(before)}"
+        why = f"tuning needs at least {SHORTEST_WINDOW} days before {day}, but there are {len(before)}"
         raise click.BadParameter(why, param_hint="--day")
     lake, console = Lake.at(lake_root()), Console()
     _replay(spec, before)

@@ -172,18 +172,18 @@ class _Advisor:
         return changed
 
     def _fulfil(self, stage: Stage, wish: float | None, unit: str, of: Callable[[Prediction], float]) -> Iterator[str]:
-        """Apply the rules of a stage until a prediction is within a wish. Yields warnings."""
+        """Apply the rules of a stage until a prediction is within its limit. Yields warnings."""
         if wish is None:
             return
         for _ in range(ROUNDS):
             prediction = self._predict(self.draft.finish())
             if prediction is None:
-                yield f"{unit}: {wish:g} are wished, but without a profile and a calibration nothing is predicted"
+                yield f"{unit}: the limit is {wish:g}, but predictions need a profile and a calibration"
                 return
             if of(prediction) <= wish:
                 return
             if not any(self._apply(rule) for rule in self._rules(stage)):
-                yield f"{unit}: {wish:g} are wished, and {of(prediction):.3g} are predicted; no rule reduces them further"
+                yield f"{unit}: the limit is {wish:g}, the prediction is {of(prediction):.3g}; no rule reduces it further"
                 return
 
     def _clamp(self) -> None:

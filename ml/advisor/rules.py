@@ -41,16 +41,16 @@ class Rule(Strict):
     stage: Stage = Field(
         default="always",
         description="`over_time` and `over_memory` apply, one after the other, only as long as the predicted time or memory is "
-        "above what the user wishes.",
+        "above the user's limit.",
     )
     models: tuple[str, ...] = Field(default=KINDS, description="Kinds of models that the rule is about.")
     when: str = Field(default="True", description="The condition, an expression.")
     set: dict[str, Any] = Field(default_factory=dict, description="Recipe keys with values.")
     compute: dict[str, str] = Field(default_factory=dict, description="Recipe keys with expressions of their values.")
     suggest: str | None = Field(
-        default=None, description="For what no recipe key can express: what to change in the catalog entry or environment."
+        default=None, description="A change of the catalog entry or the environment, which no recipe key can express."
     )
-    reason: str = Field(min_length=20, description="Why, with quantities such as `{ids:,}`.")
+    reason: str = Field(min_length=20, description="The reason, with quantities such as `{ids:,}`.")
     source: str = Field(min_length=5, description="The paper, report or study that the rule is from.")
 
     _when: Expression = PrivateAttr()
@@ -192,11 +192,11 @@ class Searched(Strict):
     key: str = Field(description="The recipe key.")
     models: tuple[str, ...] = Field(default=KINDS, description="Kinds of models that have it.")
     factor: float | None = Field(
-        default=None, gt=1, description="Searches from the value / factor to the value x factor, by log."
+        default=None, gt=1, description="Searches from value / factor to value * factor, on a logarithmic scale."
     )
     range: tuple[float, float] | None = Field(default=None, description="Searches between these two values.")
     type: Literal["double", "int"] = Field(default="double", description="Type of the values of a range.")
-    grid: tuple[int, ...] = Field(default=(), description="Searches these values; those above what fits are left out.")
+    grid: tuple[int, ...] = Field(default=(), description="Searches these values, except those above the bounds.")
     values: tuple[str, ...] = Field(default=(), description="Searches these categories.")
     shapes: str | None = Field(default=None, description="Searches the shapes of this list whose last layer fits.")
 
@@ -220,13 +220,13 @@ class Rules(Strict):
     )
     rules: tuple[Rule, ...] = Field(default=(), description="The rules, in order.")
     bounds: tuple[Bound, ...] = Field(default=(), description="Ranges that apply to all advice and to the search.")
-    search: tuple[Searched, ...] = Field(default=(), description="What tuning searches.")
+    search: tuple[Searched, ...] = Field(default=(), description="The parameters that tuning searches.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         for where, names in (("rules", [r.name for r in self.rules]), ("search", [(s.name, s.models) for s in self.search])):
             if twice := [name for index, name in enumerate(names) if name in names[:index]]:
-                raise fault(where, f"two have the name {twice[0]}")
+                raise fault(where, f"two of them have the name {twice[0]}")
         for name, shapes in self.lists.items():
             if list(shapes) != sorted(shapes, key=sum, reverse=True) or len(set(shapes)) != len(shapes):
                 raise fault(f"lists.{name}", "expected different shapes, from large to small")

@@ -36,8 +36,7 @@ def stream_faults(spec: DatasetSpec, root: UPath, status: StreamStatus | None, n
         if changed := read.changed(root, side):
             more = f" and {len(changed) - 1} more files" if len(changed) > 1 else ""
             found[f"{side} changed"] = (
-                f"{side}/{changed[0]}{more} changed after being read: rows that were added are in no example; write them "
-                "to a new file"
+                f"{side}/{changed[0]}{more} changed after it was read: added rows are not joined; write them to a new file"
             )
     if status is None:
         return found
@@ -77,15 +76,15 @@ def stuck(root: UPath, status: StreamStatus | None, lateness: int, now: float | 
                 found[f"{side} unread"] = f"{side}/{unread[0]} has not been read for {waiting:.0f} s; is `make join` running?"
     newest = min((age for age in ages.values() if age is not None), default=0.0)
     for side, age in ages.items():
-        silent = "although the other log goes on; its events will be late"
+        silent = "although the other log continues; its events will be late"
         if age is None and any(of is not None for of in ages.values()):
             found[f"{side} silent"] = f"{side}: no file has arrived, {silent}"
         elif age is not None and age - newest > max(lateness / 1e6, STUCK_SECONDS):
             found[f"{side} silent"] = f"{side}: no file has arrived for {age:.0f} s, {silent}"
     if status and status.ahead and now - written > max(STUCK_SECONDS, status.ahead / 1e6):
         found["ahead"] = (
-            f"the times of one file are {status.ahead / 1e6:,.0f} s ahead of the other files of its log, and none followed: "
-            "a clock may be wrong, so the watermark waits for a second file"
+            f"the times of one file are {status.ahead / 1e6:,.0f} s ahead of the other files of its log, and no second "
+            "file confirms them: a clock may be wrong, so the watermark waits for a second file"
         )
     return found
 

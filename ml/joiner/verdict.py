@@ -65,7 +65,7 @@ def judge_day(spec: DatasetSpec, day: str, lake: Lake) -> JoinVerdict:
         if rate < (1 - MAX_FALL) * recent and p_value < MAX_P:
             reasons.append(f"the match rate is {rate:.4f}, and it was {recent:.4f} on the {len(before)} days before")
     elif recent and today["rows"] and not total:
-        p_value, reasons = 0.0, ["there are no actions, and there were some on the days before"]
+        p_value, reasons = 0.0, ["there are no actions, but there were some on the days before"]
     impressions = today["rows"] + today["repeated"]
     return JoinVerdict(rate, recent, p_value, today["repeated"] / impressions if impressions else 0.0, tuple(reasons))
 

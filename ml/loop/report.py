@@ -76,7 +76,7 @@ def quality_figure(settings: Settings, run: Path, any_quality: float) -> bytes:
         found = curve(read_requests(run / "records", arm), settings)
         curves[arm] = ((found.time - settings.start) / MICROSECONDS_PER_DAY, found.quality)
     change = None if settings.change is None else (settings.change - settings.start) / MICROSECONDS_PER_DAY
-    title = "Chance of a click of what was recommended (simulated users)"
+    title = "Click probability of the recommended items (simulated users)"
     return over_days(title, "share of the best possible", curves, change, any_quality)
 
 

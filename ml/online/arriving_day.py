@@ -251,7 +251,7 @@ class ArrivingDay:
         try:
             landed = land_day(self._spec.examples_log, self._day, rows, UPath(self._logs), scratch)
         except CannotLand as reason:
-            return f"{self._day} is over; the landing folder needs its rows from elsewhere, because {reason}"
+            return f"{self._day} is over; its rows were not written to the landing folder, because {reason}; deliver them"
         return f"{self._day} is over; its rows are in {landed}"
 
     def discard(self) -> None:

@@ -58,13 +58,13 @@ def land_day(log: LogSpec, day: str, rows: list[UPath], landing: UPath, scratch:
         raise CannotLand(f"{landing} has files of the day")
     name = date.fromisoformat(day).strftime(source.files.replace("**/", "")).replace("*", "stream")
     if suffix_of(name) or name.lower().endswith(".zip"):
-        raise CannotLand(f"{name} would be a packed file")
+        raise CannotLand(f"{name} would be a compressed file")
     made = Path(scratch.path) / Path(name).name
     made.parent.mkdir(parents=True, exist_ok=True)
     try:
         _write(log, made, rows)
         if not _same(_read_back(log, made), (read_parquet(path).drop_columns("event_time") for path in rows)):
-            raise CannotLand(f"a {source.format} file does not keep all values")
+            raise CannotLand(f"a {source.format} file cannot store all values")
         target = landing / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if is_local(target):

@@ -139,7 +139,7 @@ def unranked(spec: DatasetSpec, recipe: Recipe) -> str | None:
     """Return why a model is not ranked on a day of arriving rows; None for a model that would not be ranked on any day."""
     if spec.ranked is None or not isinstance(recipe.model, TwoTowerRecipe):
         return None
-    return "rows were followed as they arrived, and a ranking reads the features of the whole day, which did not exist yet"
+    return "the day was trained on arriving rows, and a ranking needs the features of the whole day, which did not exist yet"
 
 
 def current_of(models: Mapping[str, TorchPredictor]) -> dict[str, Current]:

@@ -107,7 +107,7 @@ def start_of_stream(lake: Lake, spec: DatasetSpec, model: str, day: str, recipe:
         older = [other for other in lake.days(stage, spec.name) if other < day]
         if not older:
             raise
-        _log.warning("%s/%s of %s continues %s of %s, the newest that there is", spec.name, model, day, stage, older[-1])
+        _log.warning("%s/%s of %s continues %s of %s, the newest state", spec.name, model, day, stage, older[-1])
         return start_online(lake, spec, model, day, recipe, older[-1])
 
 

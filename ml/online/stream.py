@@ -47,7 +47,7 @@ _log = logging.getLogger("evergreen")
 
 
 class LostFile(FileNotFoundError):
-    """A file of which only some rows were taken, or one that a checkpoint needs, is no longer there."""
+    """A file of which only some rows were taken, or one that a checkpoint needs, no longer exists."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class StreamFolder:
         names = self.names(position)
         if not position.is_complete and position.file not in names:
             raise LostFile(
-                f"{self.root / position.file}: {position.rows} rows were taken, and the file is no longer there; "
+                f"{self.root / position.file}: {position.rows} of its rows were read, but the file no longer exists; "
                 "copy it back, then start again"
             )
         for name in names:

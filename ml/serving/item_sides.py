@@ -112,7 +112,7 @@ class ItemSides:
         predictor = ranking.predictor
         if not (isinstance(predictor, TorchPredictor) and isinstance(predictor.model, DLRM)):
             kind = type(predictor.model if isinstance(predictor, TorchPredictor) else predictor).__name__
-            return self._by_bundle(ranking, candidates, f"the model is a {kind}, and only DLRM is divided by sides")
+            return self._by_bundle(ranking, candidates, f"the model is a {kind}, and only a DLRM is split by item and request")
         if predictor.changes % 2:
             return self._by_bundle(ranking, candidates, UNDERWAY)
         side = self._held.get(id(predictor))

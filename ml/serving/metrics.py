@@ -39,7 +39,10 @@ class Metrics:
         )
         self.events = Counter("evergreen_events", "Events stored.", ["log"], registry=self.registry)
         lag = Gauge(
-            "evergreen_model_lag_seconds", "Time since the first publication not served.", ["model"], registry=self.registry
+            "evergreen_model_lag_seconds",
+            "Time since the publication of the oldest version that is not served.",
+            ["model"],
+            registry=self.registry,
         )
         age = Gauge("evergreen_items_age_seconds", "Age of the live items.", registry=self.registry)
         items = Gauge("evergreen_live_items", "Number of live items.", registry=self.registry)
@@ -67,7 +70,9 @@ class _Models(Collector):
                 gauge.add_metric([name], float(status == state))
             yield gauge
         refusals = CounterMetricFamily("evergreen_model_refusals", "Versions refused by reason.", labels=["model", "reason"])
-        rollbacks = CounterMetricFamily("evergreen_model_rollbacks", "Versions left as worse on the probe.", labels=["model"])
+        rollbacks = CounterMetricFamily(
+            "evergreen_model_rollbacks", "Versions rolled back because they are worse on the probe.", labels=["model"]
+        )
         for version in (served.version for served in self._engine.models):
             rollbacks.add_metric([version.model], version.rollbacks)
             for reason, count in version.refused.items():
@@ -101,7 +106,7 @@ class _Scores(Collector):
         self._sides = sides
 
     def collect(self) -> Iterator[Metric]:
-        family = CounterMetricFamily("evergreen_scores", "Requests that were scored, by what computes items.", labels=["by"])
+        family = CounterMetricFamily("evergreen_scores", "Requests that were scored, by method.", labels=["by"])
         for by, count in dict(self._sides.counts).items():
             family.add_metric([by], count)
         yield family

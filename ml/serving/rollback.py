@@ -74,7 +74,7 @@ def roll_back(
     if reasons:
         raise NothingToServe("; ".join(reasons))
     held = f"the lake has {', '.join(days)}" if days else "the lake has no day of it"
-    raise NothingToServe(f"{spec.name}/{model} is at {left or 'no version'}, and there is no day before it: {held}")
+    raise NothingToServe(f"{spec.name}/{model} serves {left or 'no version'}, and there is no earlier day: {held}")
 
 
 def _is_ahead(folder: SyncFolder, spec: DatasetSpec, day: str) -> bool:

@@ -94,7 +94,7 @@ def read_manifest(text: str | bytes, where: object) -> PackageManifest:
     try:
         found = json.loads(text)
         if isinstance(found, dict) and isinstance(format := found.get("format"), int) and format != FORMAT:
-            raise UnknownFormat(f"{where} is a manifest of format {format}, this code reads {FORMAT}: update it")
+            raise UnknownFormat(f"{where} is a manifest of format {format}, this code reads {FORMAT}: update Evergreen")
     except UnicodeDecodeError as error:
         raise DamagedPackage(f"{where} is not a manifest of format {FORMAT}: {error}") from error
     except json.JSONDecodeError:

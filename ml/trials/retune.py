@@ -3,7 +3,7 @@
 | reason        | what is compared                                                                                          |
 |---------------|-----------------------------------------------------------------------------------------------------------|
 | `drift`       | a day's features with the days that the last tuning used, beyond how much these differ among themselves   |
-| `fall`        | the model's lead over the logistic regression with the lead that the last tuning promised                |
+| `fall`        | the model's lead over the logistic regression with the lead that the last tuning measured                |
 | `calibration` | predicted with observed clicks                                                                            |
 | `online`      | the AUC of the serving model within the day with the AUC of earlier days and of the daily model              |
 
@@ -169,7 +169,7 @@ def _fall(promise: Promise | None, model: str, reports: Sequence[Mapping[str, An
     fall = Estimate(float(falls.mean()), float(falls.std(ddof=1) / np.sqrt(len(falls))), len(falls) - 1)
     reason = (
         f"the lead in {promise.metric} over the logistic regression is {fall.value:.4f} below the {promise.lead:.4f} that the "
-        f"last tuning promised, on {len(leads)} days together (retune.fall: {limits.fall:g})"
+        f"last tuning measured, on {len(leads)} days together (retune.fall: {limits.fall:g})"
     )
     return _Found(fall.value, reason if fall.value > limits.fall and fall.is_above(0.0) else None)
 

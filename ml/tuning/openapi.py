@@ -38,7 +38,7 @@ def describe(routes: Iterable[Route]) -> dict[str, Any]:
         paths.setdefault(f"/v1/{route.path}", {})[method] = _operation(route)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Evergreen's tuning service, which speaks SigOpt's API", "version": "1"},
+        "info": {"title": "Evergreen's tuning service, which implements SigOpt's API", "version": "1"},
         "paths": paths,
         "components": {
             "schemas": {**request_schemas.COMPONENTS, "Error": _ERROR},

@@ -23,8 +23,10 @@ from orchestration.signals import stopped_by_signals
 
 
 @click.command()
-@click.option("--days", type=click.IntRange(min=1, max=14), help="Simulated days; with it, tastes drift instead of jumping.")
-@click.option("--day-seconds", type=click.FloatRange(min=20), default=150.0, show_default=True, help="Seconds of such a day.")
+@click.option("--days", type=click.IntRange(min=1, max=14), help="Simulated days; tastes then drift, with no sudden change.")
+@click.option(
+    "--day-seconds", type=click.FloatRange(min=20), default=150.0, show_default=True, help="Seconds per simulated day."
+)
 @click.option("--rate", type=click.FloatRange(min=0.1), default=15.0, show_default=True, help="Requests a second.")
 @click.option("--drift", type=click.FloatRange(min=0), default=5.0, show_default=True, help="Speed of the drift with --days.")
 @click.option("--arms", default=",".join(ARMS), show_default=True, help="Arms that are served; the first must be online.")
@@ -56,7 +58,7 @@ def run(folders: Folders, console: Console) -> None:
     try:
         folders.prepare_base()
     except subprocess.CalledProcessError as error:
-        raise click.ClickException(f"the days before the loop could not be made: {error}") from error
+        raise click.ClickException(f"the days before the loop could not be simulated and trained: {error}") from error
     folders.prepare_run()
     with stopped_by_signals() as stop:
         loop = Loop(folders, stop)

@@ -84,7 +84,7 @@ def test_the_search_is_printed(profiled: Lake) -> None:
 
 def test_wishes_reach_the_advice(profiled: Lake) -> None:
     text = " ".join(run("--seconds", "0.001", "--memory", "1kb", "--target", "auc=0.76").split())
-    assert "seconds of one core: 0.001 are wished" in text and "bytes of memory: 1000 are wished" in text
+    assert "seconds of one core: the limit is 0.001" in text and "bytes of memory: the limit is 1000" in text
     assert "early_stop.target" in text
 
 

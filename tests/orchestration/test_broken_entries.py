@@ -81,7 +81,7 @@ def test_check_and_sensor_of_a_broken_entry_fail_with_its_error(name: str, folde
 def test_the_command_line_names_broken_entries(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "evergreen"):
         assert the_dataset("movielens").name == "movielens"
-    assert "The catalog entry of shop is not valid and is left out" in caplog.text
+    assert "The catalog entry of shop is not valid and is skipped" in caplog.text
     for name in ("shop", "ml-1m", "not a name"):
         with pytest.raises(click.ClickException, match=BROKEN[name][1]):
             the_dataset(name)

@@ -47,7 +47,7 @@ def test_a_running_service_follows(home: Path) -> None:
 
 
 def test_what_cannot_be_done_is_said_with_its_code(home: Path) -> None:
-    assert "there is no day before it" in rolled_back(home, code=1)
+    assert "there is no earlier day" in rolled_back(home, code=1)
     assert "is not in the lake" in rolled_back(home, "--to", DAYS[2], code=1)
     assert "it has dlrm, two_tower" in rolled_back(home, "--model", "deepfm", code=2)
     assert "either --to or --forward" in rolled_back(home, "--forward", "--to", DAYS[0], code=2)

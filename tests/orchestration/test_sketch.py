@@ -32,7 +32,7 @@ def test_an_entry_is_written_and_never_replaced(folder: Path) -> None:
     spec, text = load_dataset(path), path.read_text()
     assert spec.days() == ["2025-03-01", "2025-03-02", "2025-03-03"]
     again = CliRunner().invoke(main, [str(folder)])
-    assert again.exit_code == 1 and "exists and is not replaced" in again.output and path.read_text() == text
+    assert again.exit_code == 1 and "exists and is not overwritten" in again.output and path.read_text() == text
     other = CliRunner().invoke(main, [str(folder), "--name", "other", "--timezone", "Europe/Berlin"])
     assert other.exit_code == 0 and load_dataset(path.with_stem("other")).time.timezone == "Europe/Berlin"
 
@@ -46,7 +46,7 @@ def test_an_entry_can_be_printed_alone(folder: Path) -> None:
     ("arguments", "message"),
     [
         (["--name", "Shop"], "expected lower-case letters"),
-        (["--timezone", "Mars"], "no IANA time zone"),
+        (["--timezone", "Mars"], "not an IANA time zone"),
     ],
 )
 def test_wrong_arguments_are_refused(folder: Path, arguments: list[str], message: str) -> None:

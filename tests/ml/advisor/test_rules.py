@@ -91,7 +91,7 @@ def test_errors_of_other_parts_name_them_too(tmp_path: Path, text: str, expected
 
 
 def test_two_rules_of_one_file_cannot_have_the_same_name() -> None:
-    with pytest.raises(ValueError, match="two have the name mine"):
+    with pytest.raises(ValueError, match="two of them have the name mine"):
         Rules.model_validate({"rules": [RULE, RULE]})
 
 

@@ -131,7 +131,7 @@ def test_a_file_that_grows_after_being_read_is_reported(stream: StreamRun) -> No
     assert faults(stream) == {}
     path.write_bytes(path.read_bytes() + json.dumps(shown("r5", 5)).encode() + b"\n")
     stream.restart()
-    assert not stream.step() and "impressions/0.jsonl changed after being read" in faults(stream)["impressions changed"]
+    assert not stream.step() and "impressions/0.jsonl changed after it was read" in faults(stream)["impressions changed"]
     assert len(labels(stream)) == 0 and stream.end().counts["examples"] == 5
 
 

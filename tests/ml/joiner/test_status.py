@@ -61,7 +61,7 @@ def test_a_log_that_falls_silent_is_reported(tmp_path: Path) -> None:
     put(tmp_path, "impressions/2.jsonl", 1)
     were_read(tmp_path)
     (reason,) = stuck(UPath(tmp_path), status(1), LATENESS, NOW).values()
-    assert reason.startswith("actions: no file has arrived, although the other log goes on")
+    assert reason.startswith("actions: no file has arrived, although the other log continues")
     put(tmp_path, "actions/2.jsonl", 700)
     (reason,) = stuck(UPath(tmp_path), status(1), LATENESS, NOW).values()
     assert reason.startswith("actions: no file has arrived for 700 s")

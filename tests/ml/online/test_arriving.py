@@ -208,7 +208,7 @@ def test_slices_after_the_checkpoint_are_replayed_or_lost_as_the_recipe_says(tmp
 def test_a_day_that_is_over_is_landed_or_the_reason_is_given(tmp_path: Path) -> None:
     messages: list[str] = []
     run(two_days(tmp_path, files=2), 100, messages.append)
-    assert messages[0].startswith(f"{DAYS[0]} is over; the landing folder needs its rows from elsewhere, because source.files")
+    assert messages[0].startswith(f"{DAYS[0]} is over; its rows were not written to the landing folder, because source.files")
 
 
 def test_what_a_kill_at_the_end_of_a_day_leaves_is_deleted_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

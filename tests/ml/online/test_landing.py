@@ -54,10 +54,10 @@ def test_a_landed_day_is_read_as_its_rows(layout: str, source: dict[str, object]
     ("layout", "source", "reason"),
     [
         ("ratings", {}, "does not give the name of a day's file"),
-        ("shop", {}, "would be a packed file"),
+        ("shop", {}, "would be a compressed file"),
         ("shop", {"files": "%Y-%m-%d.jsonl"}, "cannot be written"),
         ("bank", {"files": "%Y-%m-%d.csv"}, "cannot be written"),
-        ("bank", {**CSV, "encoding": "utf-8", "rename": {}, "null_tokens": ["", "Rio"]}, "does not keep all values"),
+        ("bank", {**CSV, "encoding": "utf-8", "rename": {}, "null_tokens": ["", "Rio"]}, "cannot store all values"),
     ],
 )
 def test_a_day_that_cannot_be_landed_has_a_reason(

@@ -238,7 +238,7 @@ def test_a_file_that_was_removed_in_the_middle_is_named(stream: StreamFolder) ->
     (stream.root / "1.csv").write_text(lines(*range(10)))
     first = next(stream.read(Position()))
     (stream.root / "1.csv").unlink()
-    with pytest.raises(LostFile, match=r"1\.csv: 4 rows were taken"):
+    with pytest.raises(LostFile, match=r"1\.csv: 4 of its rows were read"):
         list(stream.read(first.position))
 
 

@@ -61,7 +61,7 @@ def test_a_running_service_follows_and_stays_until_it_is_told_to_go_forward(lake
 def test_each_rollback_goes_one_export_further_and_the_first_one_is_the_end(lake: Lake, pins: Pins) -> None:
     export(lake, SPEC, "dlrm", DAYS[2])
     assert [roll_back(lake, SPEC, pins, "dlrm").day for _ in range(2)] == [DAYS[1], DAYS[0]]
-    with pytest.raises(NothingToServe, match=f"kiosk/dlrm is at {DAYS[0]}, and there is no day before it"):
+    with pytest.raises(NothingToServe, match=f"kiosk/dlrm serves {DAYS[0]}, and there is no earlier day"):
         roll_back(lake, SPEC, pins, "dlrm")
     assert pins.day_of("dlrm") == DAYS[0]
     assert roll_back(lake, SPEC, pins, "dlrm", to=DAYS[1]).day == DAYS[1]
