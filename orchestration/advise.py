@@ -1,4 +1,4 @@
-"""Prints the advised recipe of a model with its reasons, from the profiles in the lake. Nothing but the calibration is written.
+"""Prints the advised recipe of a model with its reasons, from the profiles in the lake. It writes only the calibration.
 
 python -m orchestration.advise criteo --model dcn_v2 --seconds 60
 """

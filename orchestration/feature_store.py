@@ -1,4 +1,4 @@
-"""`make store`: keeps the online store of a dataset's feature tables current from its stream folder."""
+"""`make store`: updates the online store of a dataset's feature tables from its stream folder."""
 
 from datetime import UTC, datetime
 

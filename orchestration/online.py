@@ -1,4 +1,4 @@
-"""`make online`: trains a model online on the days of a log, publishes what it learns, and shows each slice."""
+"""`make online`: trains a model online on the days of a log, publishes the updates, and shows each slice."""
 
 import logging
 import threading
@@ -119,7 +119,7 @@ def prepare(spec: DatasetSpec, model: str, day: str, lake: Lake) -> None:
 )
 @click.option("--slices", type=click.IntRange(min=1), help="Slices of a day; by default the recipe's online.slices.")
 def main(dataset: str, logs: str | None, model: str | None, days: int | None, speed: float | None, slices: int | None) -> None:
-    """Train a model of DATASET online, from the day after the last one on, and publish what it learns.
+    """Train a model of DATASET online, from the day after the last one on, and publish the updates.
 
     The log's days are replayed in time order. If the dataset has a stream folder, the rows that arrive there are followed
     instead. Ctrl-C stops after a checkpoint, and the same command resumes there.

@@ -1,4 +1,4 @@
-"""One sensor per dataset that tunes a model again when its last reports ask for it. Sensors are off by default."""
+"""One sensor per dataset that tunes a model again when its last reports require it. Sensors are off by default."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""`make rollback`: serves an earlier version of a model, until a person decides to go forward again."""
+"""`make rollback`: serves an earlier version of a model, until the newest version is chosen again."""
 
 import click
 

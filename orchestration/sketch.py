@@ -2,7 +2,7 @@
 
     python -m orchestration.sketch /data/shop
 
-writes `catalog/shop.yaml`, and never replaces a file.
+writes `catalog/shop.yaml`, and never overwrites a file.
 """
 
 import re

@@ -1,8 +1,8 @@
 """One sensor per dataset on its stream folder, and the job that trains on the rows that have arrived.
 
 `make online` follows a stream all the time. The sensor, which is off by default, is for deployments without it. The job trains
-on the files that no checkpoint has, publishes, and seals days that are over: their rows are written into the landing folder,
-where the landing sensor finds them, and their state becomes a partition of `online_updates`.
+on the files that no checkpoint has, publishes, and completes days that are over: their rows are written into the landing
+folder, where the landing sensor finds them, and their state becomes a partition of `online_updates`.
 """
 
 import json

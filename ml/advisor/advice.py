@@ -1,4 +1,4 @@
-"""Advice: values of recipe keys, each with the rule, reason and source that it is from."""
+"""Advice: values of recipe keys, each with its rule, reason and source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ml.recipes.recipe import Recipe
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user wishes of a training.
+    """The user's limits and targets for training.
 
     Attributes:
         seconds: Seconds of one core that the training of a day may take; unlimited by default.

@@ -1,7 +1,7 @@
-"""Advises a recipe: applies rules to what is known of the data, the model, the hardware and the user's wishes.
+"""Advises a recipe: applies rules to a profile of the data, the model, the hardware and the user's limits.
 
 Rules apply in the order of their file. Each sees the values that earlier rules have set. Values that the catalog entry or
-the user's edits set are kept, because a person has chosen them.
+the user's edits set do not change.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def advise(
         profile: Profile of days before the one that is trained. Without one, as on the first day, only rules that need
             none apply.
         hardware: What training can use.
-        wishes: What the user wishes; by default, no limits.
+        wishes: The user's limits and targets; by default, none.
         rules: The rules; by default, Evergreen's.
         calibration: Speed of the machine. Without it, time is not predicted, and wishes about time or memory only
             give a warning.

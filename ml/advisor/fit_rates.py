@@ -1,4 +1,4 @@
-"""Solves for the rates of a machine that explain the times of trainings on it."""
+"""Fits the rates of a machine to measured training times."""
 
 from __future__ import annotations
 

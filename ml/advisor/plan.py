@@ -1,4 +1,4 @@
-"""Plans the tuning that serves a day: the recipe that is tried first, what is searched, and the recipe in use."""
+"""Plans the tuning for a day: the recipe of the first trial, the search space, and the recipe in use."""
 
 from __future__ import annotations
 

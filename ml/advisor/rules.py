@@ -1,6 +1,6 @@
-"""Rule files: what the advisor knows, as data that a person can read and extend.
+"""Rule files: the advisor's rules, as data that users can read and extend.
 
-`rules.yaml` holds the rules that Evergreen has. A user's own file has the same form, and its rules apply after those. This
+`rules.yaml` has the built-in rules. A user's own file has the same format, and its rules apply after the built-in ones. This
 module reads and checks files; `ml.advisor.advise` applies rules. `docs/advisor.md` explains the form of a rule.
 """
 

@@ -1,4 +1,4 @@
-"""What tuning searches, derived from advice: parameters around the advised values, constraints, metrics and budget."""
+"""The search space of tuning, derived from advice: parameters around the advised values, constraints, metrics and budget."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def search_space(advice: Advice, wishes: Wishes | None = None, cores: float = 1.
 
     Args:
         advice: The advice.
-        wishes: The user's wishes: a limit of seconds a day becomes the threshold of the training time, for as many days as a
+        wishes: The user's limits. A limit of seconds a day becomes the threshold of the training time, for as many days as a
             trial trains on by default.
         cores: Number of cores for trials, each of which uses one.
         rules: The rules; by default, Evergreen's.

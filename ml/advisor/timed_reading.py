@@ -1,4 +1,4 @@
-"""Measures what reading a day takes on this machine: seconds of opening it, and seconds per value that is decoded.
+"""Measures the speed of reading on this machine: seconds to open a day, and seconds per decoded value.
 
 A small day is written and read with the project's own writer and reader, in a temporary lake.
 """

@@ -1,8 +1,8 @@
 """The seconds that a unit of each term of `ml.advisor.cost` takes on a typical machine.
 
-`python -m ml.advisor.measure_typical_rates` prints them. These are of a virtual server with two cores of an Intel Xeon, which
-had other work. A calibration scales all of them to its machine, and departs from their proportions as far as what it measures
-asks for.
+`python -m ml.advisor.measure_typical_rates` prints them. They were measured on a virtual server with two cores of an Intel
+Xeon, which also ran other work. A calibration scales all of them to its machine, and changes their proportions only as far as
+the measured times require.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a day of training has to do: rows, ids that are looked up, and rows that tables have."""
+"""The work of a day of training: rows, looked-up ids, and rows of tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judges the join of a day against recent days: a fall of the match rate means that the logs no longer fit together."""
+"""Judges the join of a day against recent days: a fall of the match rate means that the logs no longer match."""
 
 from __future__ import annotations
 

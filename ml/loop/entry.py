@@ -1,4 +1,4 @@
-"""The catalog entry of the dataset of a closed loop: a log of impressions and one of clicks, of which a DLRM learns."""
+"""The catalog entry of the dataset of a closed loop: a log of impressions and one of clicks, on which a DLRM is trained."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Simulated users whose tastes are known: the users, items and click probabilities of the generator of the synthetic log.
 
-Items are neither born nor die, so that only tastes change. Tastes drift as in the generator before the loop, `drift` times as
-fast during it, and jump ahead at the change of taste.
+The set of items is fixed, so that only tastes change. Tastes drift as in the generator before the loop, `drift` times as fast
+during it, and by many days at once at the change of taste.
 """
 
 from __future__ import annotations

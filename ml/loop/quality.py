@@ -1,6 +1,6 @@
-"""How good recommendations were: the chance of a click of what was recommended, as a share of the best that is possible.
+"""Quality of recommendations: the click probability of the recommended items, as a share of the best possible.
 
-The chances are the true ones of the simulation, so there is no noise of clicks. Errors are those of the sample of users.
+The probabilities are the true ones of the simulation, so clicks add no noise. Errors come only from the sample of users.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A day of online training of arriving rows: its slices, synchronisations and checkpoints, and its partition once it is over.
 
-`ml.online.arriving` decides which day is trained, and hands it the parts of the stream.
+`ml.online.arriving` decides which day is trained, and passes it the parts of the stream.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a day of arriving rows reads apart from its own rows. It is chosen when the day begins, and stored in its checkpoints.
+"""The inputs of a day of arriving rows besides its own rows, chosen when the day begins and stored in its checkpoints.
 
-The daily chain writes partitions while a day is followed. A day that resumes reads what it began with, so that its slices have
-the same predictions and its packages the same contents, whatever the lake has since.
+The daily assets write partitions during the day. A day that resumes reads the inputs that it began with, so that its slices
+have the same predictions and its packages the same contents, even if the lake has changed.
 """
 
 from __future__ import annotations

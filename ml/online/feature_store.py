@@ -1,4 +1,4 @@
-"""Keeps the online store of a dataset's feature tables current: applies rows that arrive in a stream folder, each exactly once.
+"""Updates the online store of a dataset's feature tables: applies rows that arrive in a stream folder, each exactly once.
 
 The store has the position in the stream, so a follower that was killed continues where it stopped.
 """

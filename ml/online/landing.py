@@ -1,7 +1,7 @@
 """Writes the rows of a finished day of a stream into the landing folder, so that the daily models read them too.
 
 A file is written if the pattern of the log's files names a day, the folder has no file of the day, and reading the file gives
-the rows back. Otherwise the caller is given the reason: whoever delivers the log must deliver the day.
+the rows back. Otherwise the caller gets the reason, and the day must be delivered separately.
 """
 
 from __future__ import annotations

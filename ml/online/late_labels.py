@@ -1,4 +1,4 @@
-"""Late labels: what a trainer does with an example before it is known whether the user acts on it.
+"""Late labels: how a trainer uses an example whose label is not known yet.
 
 A click arrives some time after the impression. Each choice says which rows are trained on at the end of a slice, and with which
 labels; `CHOICES` has them by name:

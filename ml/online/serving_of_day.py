@@ -1,4 +1,4 @@
-"""Chooses what serves during a day of online training: a copy in memory, or a receiver of published packages."""
+"""Chooses the serving model of a day of online training: a copy in memory, or a receiver of published packages."""
 
 from __future__ import annotations
 

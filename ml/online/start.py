@@ -1,4 +1,4 @@
-"""What a day of online training starts from: its own day before, or the daily model, which begins a run."""
+"""The state that a day of online training starts from: the online state of the day before, or a daily model."""
 
 from __future__ import annotations
 

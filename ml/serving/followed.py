@@ -1,7 +1,7 @@
 """The models that a service follows as a receiver, under one name that stays the same across its restarts.
 
-The publisher keeps deltas for each receiver that it knows. A service that had another name after each restart would leave one
-that is never heard of again, and the publisher would keep its deltas for `receiver_ttl`.
+The publisher keeps deltas for each registered receiver. A service with a new name after each restart would leave a registered
+receiver behind, and the publisher would keep its deltas for `receiver_ttl`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The journal of events: what a client was told is stored survives a crash, and reaches the stream folder exactly once.
+"""The journal of events: acknowledged events survive a crash, and reach the stream folder exactly once.
 
 Events are appended to `<stream>/.journal/<folder>-<number>.jsonl` and flushed to disk before they are acknowledged. Every few
 seconds the file is closed, and its rows are written as one Parquet file, with the columns of the raw log, to

@@ -6,7 +6,7 @@
 | the lake          | otherwise                                                 | the export of a newer day, loaded aside   |
 
 A version that cannot be loaded, or is worse than the recipe's probe allows, is refused and reported, and the version before it
-is served on. A pinned model serves the export of its day alone; see `ml.serving.rollback`.
+continues to be served. A pinned model serves only the export of its day; see `ml.serving.rollback`.
 """
 
 from __future__ import annotations

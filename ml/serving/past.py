@@ -1,4 +1,4 @@
-"""Loads what the two stages need of the past: the events up to the end of a day, and those of feature tables."""
+"""Loads the past events that the two stages need: the events up to the end of a day, and those of feature tables."""
 
 from __future__ import annotations
 

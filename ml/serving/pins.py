@@ -1,7 +1,7 @@
-"""Pins: the day to which a person has pinned a model of the service, as one small file per model.
+"""Pins: the day to which a user has pinned a model of the service, as one small file per model.
 
 Running services read `<home>/serving/<dataset>/<model>.json` every second. While there is a pin, they serve the model of its
-day, and neither a newer day nor what online training publishes.
+day, and ignore newer days and published packages.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The log of served features: what a request was answered, and the values of feature tables that the answer was based on.
+"""The log of served features: the items of each response, and the values of feature tables that they were ranked by.
 
     served/rows-<time>-<process>.parquet      a row for each answered item
     served/events-<time>-<process>.parquet    received events, with the refresh of the feature tables that took them

@@ -1,1 +1,1 @@
-"""Sync: what a trainer has learned, published as small packages that servers apply while they serve."""
+"""Sync: a trainer publishes its updates as small packages, which servers apply while they serve."""

@@ -1,4 +1,4 @@
-"""What is known of the published rows of one table: a projection of their weights, and how often they change."""
+"""Statistics of the published rows of one table: a projection of their weights, and how often they change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publishes what a trainer has learned: a snapshot at the start of a run, then deltas of the rows and the dense part.
+"""Publishes a model in training: a snapshot at the start of a run, then deltas of the rows and the dense part.
 
 Packages hold the tombstones of deleted ids, so the tables keep theirs only until the next package is published. Receivers that
 read the packages later need no further data from the trainer.

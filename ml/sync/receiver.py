@@ -1,7 +1,8 @@
 """A receiver: it loads the newest snapshot of a run, applies the deltas after it in order, and acknowledges them.
 
-The model predicts throughout. Whatever a receiver refuses leaves the served model as it is. If deltas cannot be applied, the
-next snapshot is loaded aside, which takes the memory of a second model until it replaces the served one.
+The model predicts throughout. A package that a receiver refuses does not change the served model. If deltas cannot be applied,
+the next snapshot is loaded while the old model serves, which takes the memory of a second model until it replaces the served
+one.
 """
 
 from __future__ import annotations

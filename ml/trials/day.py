@@ -1,9 +1,9 @@
-"""The tuning that serves a day: trials on the days before it, a candidate, and the verdict whether the candidate is used.
+"""The tuning for a day: trials on the days before it, a candidate, and the verdict on whether the candidate is used.
 
-The best of many trials owes a part of its score to chance, so the verdict comes from days at the end of the window that no
-trial has seen. A candidate that keeps the structure of the model in use is compared with the recipe in use, both trained on the
-days before. One that changes the structure cannot continue from the daily model. It is compared with the daily models
-themselves, and its state after the window is stored, so that the day starts from it.
+The score of the best of many trials is biased upwards, so the verdict comes from days at the end of the window that no trial
+has seen. A candidate that keeps the structure of the model in use is compared with the recipe in use, both trained on the days
+before. One that changes the structure cannot continue from the daily model. It is compared with the daily models themselves,
+and its state after the window is stored, so that the day starts from it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a tuning has promised: the lead of its recipe over the logistic regression of reports, on the days that it scored."""
+"""The promise of a tuning: the lead of its recipe over the logistic regression of reports, on the days that it scored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decides whether a recipe should be tuned again: because of drift, of a fall of quality, or of predictions that are off.
+"""Decides whether a recipe should be tuned again: because of drift, a fall of quality, or wrong calibration.
 
 | reason        | what is compared                                                                                          |
 |---------------|-----------------------------------------------------------------------------------------------------------|

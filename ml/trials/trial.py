@@ -1,4 +1,4 @@
-"""One trial: a model trained from nothing on days in order, and scored on the last of them before it is trained on each.
+"""One trial: a new model that is trained on days in order, and scored on each of the last days before it is trained on it.
 
 A trial writes nothing to the lake, and trains on each of its days once.
 """

@@ -1,1 +1,1 @@
-"""`make loop`: starts and watches the processes of a closed loop, and shows how it goes. `ml.loop` simulates and measures."""
+"""`make loop`: starts and watches the processes of a closed loop, and shows its progress. `ml.loop` simulates and measures."""

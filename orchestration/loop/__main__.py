@@ -31,7 +31,7 @@ from orchestration.signals import stopped_by_signals
 @click.option("--drift", type=click.FloatRange(min=0), default=5.0, show_default=True, help="Speed of the drift with --days.")
 @click.option("--arms", default=",".join(ARMS), show_default=True, help="Arms that are served; the first must be online.")
 def main(days: int | None, day_seconds: float, rate: float, drift: float, arms: str) -> None:
-    """Run a closed loop on simulated users, and report how recommendations follow their tastes.
+    """Run a closed loop with simulated users, and report how fast recommendations adapt to their tastes.
 
     Without --days, tastes change at once within the first of three days. With it, they drift all the time, and the report has
     the improvement of online training by day. Ctrl-C ends the loop and reports what there is.

@@ -1,6 +1,7 @@
-"""What the advisor knows about the data of one or more days: the profile of a dataset's features.
+"""The profile of a dataset's features: statistics of the data of one or more days.
 
-A profile is small and is stored as JSON. `ml.advisor.profiles.sketch` stores what profiles of several days are merged from.
+A profile is small and is stored as JSON. `ml.advisor.profiles.sketch` stores the sketches from which profiles of several days
+are merged.
 """
 
 from __future__ import annotations

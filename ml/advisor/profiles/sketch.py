@@ -1,4 +1,4 @@
-"""What a profile is computed from. Sketches of parts and of days merge without reading their rows again.
+"""Sketches, from which profiles are computed. Sketches of parts and of days merge without reading their rows again.
 
 Counts are exact up to the limits of `id_counts` and `value_counts`, and their errors are stated beyond. Merging sketches gives
 the same sketch as measuring all rows at once, except for the last digits of means and for `IdCounts.heavy_counts`.
