@@ -1,6 +1,6 @@
 """The labels of a dataset: the main label, and further labels, each of which a model predicts with a head of its own.
 
-Also the words for them in reports.
+Also their names in reports.
 """
 
 from __future__ import annotations

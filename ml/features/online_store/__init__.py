@@ -1,4 +1,4 @@
-"""The online store: values of feature tables by key, embedded in each process that reads them, and kept current from a stream.
+"""The online store: values of feature tables by key, embedded in each process that reads them, and updated from a stream.
 
 One process writes and any number of processes read, on LMDB. `writer` applies events and stores the position in the stream in
 the same transaction, `reader` answers look-ups, and `compare` compares answers with values that are computed from the log. The

@@ -1,4 +1,4 @@
-"""What a store says of itself: its plan, the position in the stream, the times of its events, and counters."""
+"""The metadata of a store: its plan, the position in the stream, the times of its events, and counters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the store holds for the feature tables of a catalog entry: series of events for each kind of entity.
+"""The series of a store for the feature tables of a catalog entry: events for each kind of entity.
 
 A table has one series, the events of its entities. A co-visitation value has three more: the entities of each session, the
 pairs of each two entities, and the pairs of each entity.

@@ -1,6 +1,6 @@
-"""The reader of a store: values of many entities as of an instant, in the process that asks.
+"""The reader of a store: values of many entities as of an instant, in the calling process.
 
-A look-up reads one committed state of the store, without locks, while the writer goes on.
+A look-up reads one committed state of the store, without locks, while the writer continues.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Deletes what no look-up needs any more: each transaction looks at some keys, and the next one continues after them."""
+"""Deletes events that no look-up needs: each transaction checks some keys, and the next one continues after them."""
 
 from __future__ import annotations
 

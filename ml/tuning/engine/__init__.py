@@ -1,4 +1,4 @@
-"""What to try next in an experiment, and what its results say. Everything is a pure function of a study."""
+"""The search engine: suggestions for an experiment, and analyses of its results. Everything is a pure function of a study."""
 
 from ml.tuning.engine.constraints import NoFeasiblePoint
 from ml.tuning.engine.duplicates import Exhausted

@@ -1,4 +1,4 @@
-"""What Gaussian processes expect of a point: the improvement of the best results, times the probability of meeting all limits.
+"""Acquisition functions: the expected improvement of the best results, times the probability of meeting all limits.
 
 The processes and acquisition functions are Optuna's. Its sampler is not used, for three reasons: it measures the hypervolume of
 two metrics from the worst result rather than from the thresholds, it cannot model failed points, and it ignores open points as

@@ -1,4 +1,4 @@
-"""Clients, tokens and sessions: who calls, as far as a service without users knows."""
+"""Clients, tokens and sessions of callers. The service has no users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the observations of an experiment say: the best ones, whether to stop, and advice."""
+"""Results of an experiment: the best observations, whether to stop, and advice."""
 
 from __future__ import annotations
 
