@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -22,6 +23,9 @@ from ml.logs.clock import (
     position_times,
     time_values,
 )
+from ml.schema import FIRST_ID
+from tests.helpers.feature_ways import features_in_every_way
+from tests.helpers.shaped_logs import DAY, entry, in_folder
 
 UTC = timezone.utc  # noqa: UP017
 
@@ -180,6 +184,27 @@ def test_numbers_as_text_are_read_as_numbers(unit: str) -> None:
         read, expected = (event_times(pa.chunked_array([column]), clock) for column in (texts, pa.array(values, kind)))
         assert read[0].tolist() == expected[0].tolist() and read[1].tolist() == expected[1].tolist()
     assert not event_times(pa.chunked_array([["", "x", "1e9", "1-2", "0x10"]]), clock)[1].any()
+
+
+@pytest.mark.parametrize(
+    ("time", "text"),
+    [
+        ({"format": "%m/%d/%Y %I:%M:%S %p"}, "1/1/2026 2:14:46 PM"),
+        ({"format": "%Y%m%dT%H%M%S%z"}, "20260101T141446Z"),
+        ({"unit": "ms"}, "1767276886000"),
+        ({"unit": "iso8601", "timezone": "America/Sao_Paulo"}, "2026-01-01 11:14:46"),
+    ],
+)
+def test_times_of_text_in_every_way(time: dict[str, str], text: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    kinds = {"time": "string", "clicked": "int", "item": "string"}
+    hour = {"name": "hour", "hour_of_day": True}
+    log = entry(kinds, "tsv", ["item", hour], {}, time={"column": "time", **time})
+    folder = in_folder(tmp_path, "log.tsv", f"{text}\t1\ta\n{text}\t0\tb\n")
+    spark = request.getfixturevalue("spark") if "timezone" in time else None  # Spark takes long, and runs the same tasks
+    rows, features, _ = features_in_every_way(log, folder, DAY, spark)
+    assert rows["event_time"].to_pylist() == [micros(datetime(2026, 1, 1, 14, 14, 46, tzinfo=UTC))] * 2
+    local = 11 if "timezone" in time else 14
+    assert features["hour"].to_pylist() == [FIRST_ID + local] * 2
 
 
 @pytest.mark.parametrize(("total", "days"), [(0, 3), (2, 3), (10, 3), (137_139, 7), (45_840_617, 7)])

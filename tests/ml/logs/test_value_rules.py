@@ -46,7 +46,7 @@ def test_blanks_around_numbers_and_null_tokens_are_removed_on_request(tmp_path: 
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
-def test_ints_written_with_a_point(form: str, tmp_path: Path) -> None:
+def test_ints_written_with_a_point(form: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     kinds = {"time": "int", "clicked": "int", "item": "int", "tags": "list<int>"}
     texts = ["9.0", "-3.", "12", "9.5", "1000000000000000.0", ""]
     folder = tmp_path / "logs"
@@ -63,7 +63,8 @@ def test_ints_written_with_a_point(form: str, tmp_path: Path) -> None:
         pq.write_table(pa.table(columns), str(folder / "log.parquet"))
     shape = {"decimal_ints": True} | ({"list_separator": "|"} if form == "csv" else {})
     spec = entry(kinds, form, ["item", "tags"], shape)
-    rows, features, lake = features_in_every_way(spec, folder, DAY)
+    spark = request.getfixturevalue("spark") if form == "csv" else None
+    rows, features, lake = features_in_every_way(spec, folder, DAY, spark)
     assert rows["item"].to_pylist() == [9, -3, 12, None]
     assert [[tag for tag in tags if tag] for tags in rows["tags"].to_pylist()] == [[9, 4], [-3, 4], [12, 4], [4]]
     assert features["item"].to_pylist() == hash_values("item", pa.array([9, -3, 12, None])).tolist()
@@ -73,6 +74,18 @@ def test_ints_written_with_a_point(form: str, tmp_path: Path) -> None:
         plain = entry(kinds, form, ["item", "tags"], {"list_separator": "|"})
         [*_, finding] = preflight(plain, folder)
         assert "decimal_ints: true" in str(finding)
+
+
+def test_nan_of_parquet_is_missing_on_request(tmp_path: Path, spark: Any) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    columns = {"time": [START] * 3, "clicked": [0, 1, 0], "price": [1.5, float("nan"), None], "item": [7.0, 8.0, float("nan")]}
+    pq.write_table(pa.table(columns), str(folder / "log.parquet"))
+    kinds = {"time": "int", "clicked": "int", "price": "float", "item": "int"}
+    spec = entry(kinds, "parquet", ["item"], {"null_tokens": ["", "NaN"]}, dense=[{"name": "price", "fill": -1.0}])
+    rows, features, _ = features_in_every_way(spec, folder, DAY, spark)
+    assert rows["price"].to_pylist() == [1.5, None, None] and features["price"].to_pylist() == [1.5, -1, -1]
+    assert features["item"].to_pylist() == hash_values("item", pa.array([7, 8, None])).tolist()
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
