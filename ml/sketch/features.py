@@ -59,7 +59,8 @@ def find_features(log: SampledLog, roles: Roles, time: Collection[str], historie
         else:
             sparse.append(column.name)
     if time:
-        sparse.append({"name": "hour", "hour_of_day": True})
+        taken = any(column.name == "hour" for column in log.columns)
+        sparse.append({"name": "hour_of_day" if taken else "hour", "hour_of_day": True})
     return Features(tuple(map(_named, dense)), tuple(map(_named, sparse)), left_out)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 _DATE = re.compile(r"(?<!\d)((?:19|20)\d{2})([-_./]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")
 _RANDOM = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d+")
+_VALUE = re.compile(r"(?:(?<=/)|^)([A-Za-z_][\w-]*)=(?![^/]*%Y)[^/]*(?=/)")
 _NOT_LOGS = re.compile(
     r"(?i)(^|/)(\.|_success|_metadata|__macosx|.*(readme|licen[cs]e|terms)[^/]*$)"
     r"|\.(md|pdf|html?|ya?ml|py|ipynb|png|sql|docx?)$"
@@ -20,7 +21,7 @@ _NOT_LOGS = re.compile(
 
 @dataclass(frozen=True)
 class FileGroup:
-    """Files whose names differ in numbers only.
+    """Files whose names differ in numbers, and in the values of folders such as `country=de`, only.
 
     Attributes:
         pattern: A glob below the folder, for `source.files`; with strftime codes if the names are dated.
@@ -33,6 +34,11 @@ class FileGroup:
     members: str | None
     count: int
     size: int
+
+    @property
+    def path_columns(self) -> tuple[str, ...]:
+        """Names of folders with values, such as `country=de`, that differ between files."""
+        return tuple(re.findall(r"(?:(?<=/)|^)([A-Za-z_][\w-]*)=\*(?=/)", self.pattern))
 
     @property
     def parquet(self) -> bool:
@@ -87,7 +93,9 @@ def _grouped(names: Iterable[str]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
         if not _NOT_LOGS.search(name):
-            groups[re.sub(r"\*+", "*", _RANDOM.sub("*", dated(_escaped(name))))].append(name)
+            # Folders with values, as Hive writes them, differ in any text.
+            pattern = _VALUE.sub(r"\1=*", _RANDOM.sub("*", dated(_escaped(name))))
+            groups[re.sub(r"\*+", "*", pattern)].append(name)
     return {dated(_escaped(held[0])) if len(held) == 1 else pattern: held for pattern, held in groups.items()}
 
 

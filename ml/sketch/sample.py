@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ml.logs.row_shape import path_values
 from ml.preflight.sample import Sample, read_sample
 from ml.preflight.structure import UNREADABLE_NULLS
 from ml.sketch.columns import Column, SampledLog, column_of_texts, column_of_values
@@ -29,6 +30,19 @@ def sample_columns(found: FoundSource, folder: Path) -> SampledLog:
     Raises:
         ValueError: The sample has no rows.
     """
+    log = _of_files(found, folder)
+    if not (names := [name for name in found.group.path_columns if name not in {column.name for column in log.columns}]):
+        return log
+    source = replace(found, keys={**found.keys, "path_columns": names}).source(dict.fromkeys((*found.names, *names), "string"))
+    values = [path_values(source, file.name) for file in found.files(folder)] * 2  # a file has several rows
+    texts = {name: [of[name].as_py() or "" for of in values] for name in names}
+    columns = [column_of_texts(name, of, ("",)) for name, of in texts.items()]
+    keys, notes = {**log.keys, "path_columns": names}, {**log.notes, "path_columns": "values in the names of folders"}
+    return replace(log, columns=(*log.columns, *columns), keys=keys, notes=notes)
+
+
+def _of_files(found: FoundSource, folder: Path) -> SampledLog:
+    """The columns that are in the files."""
     if found.keys["format"] == "parquet":
         return _of_parquet(found, folder)
     sample, quoting = _read_quoted(found, folder)
@@ -43,14 +57,19 @@ def sample_columns(found: FoundSource, folder: Path) -> SampledLog:
 
 
 def _read(found: FoundSource, folder: Path, kinds: Mapping[str, str] | None = None) -> Sample:
-    sample = read_sample(found.source(dict(kinds or dict.fromkeys(found.names, "string"))), found.files(folder))
+    sample = _sampled(found, folder, kinds)
     if not sample.num_lines:
         raise ValueError(f"{found.group.pattern}: no rows could be read")
     return sample
 
 
+def _sampled(found: FoundSource, folder: Path, kinds: Mapping[str, str] | None = None) -> Sample:
+    return read_sample(found.source(dict(kinds or dict.fromkeys(found.names, "string"))), found.files(folder))
+
+
 def _malformed(sample: Sample) -> float:
-    return sum(len(chunk.bad) for chunk in sample.chunks) / sample.num_lines
+    """Share of the lines that are malformed; 1 if the files are refused, such as for a header that lacks a column."""
+    return sum(len(chunk.bad) for chunk in sample.chunks) / sample.num_lines if sample.num_lines else 1.0
 
 
 def _read_quoted(found: FoundSource, folder: Path) -> tuple[Sample, dict[str, Any]]:
@@ -61,7 +80,7 @@ def _read_quoted(found: FoundSource, folder: Path) -> tuple[Sample, dict[str, An
     # Quotes of texts that are not quoted can seem to hold line ends, so that is tried last.
     for keys in ({"quoted": False}, {"quoted": True}, {"quoted": True, "multiline": True}):
         if _malformed(sample) and any(found.keys.get(key, False) != value for key, value in keys.items()):
-            other = _read(replace(found, keys=found.keys | keys), folder)
+            other = _sampled(replace(found, keys=found.keys | keys), folder)
             sample, chosen = (other, keys) if _malformed(other) < _malformed(sample) else (sample, chosen)
     return sample, chosen
 

@@ -22,7 +22,10 @@ from ml.sketch.layout import FoundSource
 
 SCANNED = 1 << 30  # bytes of files whose times are all read
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_DAYS = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%Y%m%d")
+_DAYS = (
+    *("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%Y%m%d", "%d.%m.%y", "%m/%d/%y", "%d/%m/%y"),
+    *("%d %b %Y", "%d-%b-%Y", "%b %d %Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y"),
+)
 _TIMES = ("%H:%M:%S", "%H:%M:%S.%f", "%H:%M", "%I:%M:%S %p", "%I:%M %p", "%H%M%S")
 _FORMATS = (
     *(f"{day}{mark}{clock}{zone}" for day in _DAYS for mark in (" ", "T") for clock in _TIMES for zone in ("", "%z", " %z")),
@@ -30,8 +33,6 @@ _FORMATS = (
     "[%d/%b/%Y:%H:%M:%S %z]",
     "%a %b %d %H:%M:%S %Y",
     "%a, %d %b %Y %H:%M:%S %z",
-    "%d %b %Y %H:%M:%S",
-    "%b %d, %Y %I:%M:%S %p",
 )
 _NAMED = re.compile(r"(?i)(^|_)(event_?)?(time|timestamp|ts|date|datetime|at|when)($|_|:)|time(stamp)?$")
 _ENOUGH = 0.99
@@ -65,10 +66,10 @@ def holds_times(column: Column) -> bool:
 
 
 def _reading(column: Column) -> dict[str, Any] | None:
-    if column.numeric:
+    if (numbers := _numbers(column)) is not None:
         first, last = datetime(1995, 1, 1, tzinfo=UTC).timestamp(), datetime.now(UTC).timestamp() + 366 * 86400
         for unit, factor in _UNITS.items():
-            if _share(first * factor <= value <= last * factor for value in column.values) >= _ENOUGH:
+            if _share(first * factor <= value <= last * factor for value in numbers) >= _ENOUGH:
                 return {"unit": unit}
         if column.kind == "int" and _matches(list(map(str, column.values)), "%Y%m%d"):
             return {"format": "%Y%m%d"}
@@ -80,7 +81,17 @@ def _reading(column: Column) -> dict[str, Any] | None:
         map(re.compile(r"\d{4}-\d{2}-\d{2}").fullmatch, texts)
     ):
         return {"unit": "iso8601"}
-    return next(({"format": text} for text in _FORMATS if ("%H" in text or "%I" in text) and _matches(texts, text)), None)
+    format = _format_of(texts, _FORMATS)
+    return {"format": format} if format else None
+
+
+def _numbers(column: Column) -> Sequence[float] | None:
+    """The values of a column of numbers, or of texts that are all numbers, as in JSON; None of another one."""
+    if column.numeric:
+        return column.values
+    if column.kind != "string" or not all(map(re.compile(r"\d{9,19}(\.\d+)?").fullmatch, column.values)):
+        return None
+    return tuple(map(float, column.values))
 
 
 def _with_clock(column: Column, columns: Sequence[Column]) -> dict[str, Any] | None:
@@ -112,7 +123,7 @@ def _matches(texts: Sequence[Any], format: str) -> bool:
 def _span(texts: Sequence[Any], format: str) -> int | None:
     """Microseconds between the first and the last time; None if texts do not have the format: 13 is no month."""
     pattern = re.compile(compile_format(format))
-    if _share(pattern.match(text) for text in texts) < _ENOUGH:
+    if not any(map(pattern.match, texts[:20])) or _share(pattern.match(text) for text in texts) < _ENOUGH:
         return None
     times, known = event_times(pa.chunked_array([pa.array(texts, pa.string())]), Time(column="any", format=format))
     return int(np.ptp(times[known])) if float(known.mean()) >= _ENOUGH else None

@@ -308,6 +308,68 @@ def baskets(folder: Path, draw: random.Random) -> dict[str, Any]:
     return {**iso_times("customer", "product_id", "", paths=paths), "label": None}
 
 
+def hive_folders(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """Csv in folders of days, countries and hours, as Hive writes them, with times as `Mar 01 2025 10:00:00`."""
+    for day in range(DAYS):
+        for country in ("de", "New%20Zealand", "__HIVE_DEFAULT_PARTITION__"):
+            for hour in range(0, 24, 8):
+                at = START + timedelta(days=day, hours=hour)
+                held = folder / f"day={at.date()}" / f"country={country}" / f"hour={hour}"
+                held.mkdir(parents=True)
+                rows = []
+                for n in range(60):
+                    when = f"{at + timedelta(minutes=n):%b %d %Y %H:%M:%S}"
+                    rows.append(f"{when},u{draw.randrange(50)},{draw.randrange(40)},{n % 4 // 3}")
+                (held / "part-0.csv").write_text("\n".join(["when,user,item,clicked", *rows]) + "\n")
+    return {
+        "time.column": "when",
+        "time.format": "%b %d %Y %H:%M:%S",
+        "user": "user",
+        "item": "item",
+        "label": {"column": "clicked"},
+        "files": "day=%Y-%m-%d/country=*/hour=*/part-*.csv",
+        "types": {"country": "string", "hour": "int"},
+        "keys": {"path_columns": ["country", "hour"]},
+        "rows": 1620,
+    }
+
+
+def exported_table(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """A table of a spreadsheet: every field is quoted, the names too, some have line ends, and days come first in dates."""
+    with (folder / "export.csv").open("w", newline="") as file:
+        out = csv.writer(file, quoting=csv.QUOTE_ALL)
+        out.writerow(["Date", "Customer Id", "Product", "Comment", "Bought"])
+        for n, at in enumerate(times(draw, 200)):
+            comment = 'first line\nof "two"' if n % 5 == 0 else "fine"
+            row = [at.strftime("%d/%m/%y %I:%M %p"), draw.randrange(60), f"p{draw.randrange(50)}", comment]
+            out.writerow([*row, draw.choice(("Yes", "No", "No"))])
+    return {
+        "time.column": "Date",
+        "time.format": "%d/%m/%y %I:%M %p",
+        "user": "Customer Id",
+        "item": "Product",
+        "label": {"column": "Bought"},
+        "keys": {"multiline": True},
+        "rows": 600,
+    }
+
+
+def numbers_as_texts(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """JSON lines with times in milliseconds as texts."""
+    lines = []
+    for at in times(draw, 200):
+        row = {"sent": str(int(at.timestamp() * 1000)), "visitor": draw.randrange(60), "product": f"p{draw.randrange(40)}"}
+        lines.append(json.dumps(row | {"liked": draw.choice((-1, -1, 1))}))
+    (folder / "events.jsonl").write_text("\n".join(lines) + "\n")
+    label = {"column": "liked", "is": [1], "is_not": [-1]}
+    return {
+        **{"time.column": "sent", "time.unit": "ms", "user": "visitor", "item": "product"},
+        "label": label,
+        "types": {"sent": "string"},
+        "rows": 600,
+    }
+
+
 LOGS: dict[str, Callable[[Path, random.Random], dict[str, Any]]] = {
     make.__name__: make
     for make in (
@@ -324,6 +386,9 @@ LOGS: dict[str, Callable[[Path, random.Random], dict[str, Any]]] = {
         shown_objects,
         shown_structs,
         baskets,
+        hive_folders,
+        exported_table,
+        numbers_as_texts,
     )
 }
 """Name -> function that writes a log into an empty folder and returns what a sketch must find."""

@@ -25,7 +25,7 @@ from tests.helpers import unknown_logs, written_values
 from tests.helpers.unknown_logs import DAYS
 
 LOGS = unknown_logs.LOGS | written_values.LOGS
-VALUE_KEYS = ("trim", "decimal_ints", "unsigned", "multiline")
+VALUE_KEYS = ("trim", "decimal_ints", "unsigned", "multiline", "path_columns")
 
 
 def sketched(folder: Path, to: Path, name: str = "unknown") -> tuple[dict[str, Any], DatasetSpec]:
