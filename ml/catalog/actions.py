@@ -56,7 +56,7 @@ class ActionLabel(Strict):
 
 
 class Actions(Strict):
-    """The log of actions, and how actions become labels of impressions. The entry's own log then holds the impressions."""
+    """The log of actions, and how actions become labels of impressions. The entry's own log then has the impressions."""
 
     source: Source = Field(description="Where the files of actions are and how they are read, as for the log itself.")
     time: Time = Field(description="Event time of an action, in the time zone of the impressions.")
@@ -72,9 +72,9 @@ class Actions(Strict):
         default=60.0,
         ge=0,
         le=10_080,
-        description="How much later than newer events an event may arrive in a stream. An example is written once newer events "
-        "than its wait and this many minutes have arrived; an event that arrives later is counted and left out, and the daily "
-        "catch-up restores it.",
+        description="Minutes by which an event may arrive after newer events in a stream. An example is written once an "
+        "event has arrived that is newer than the end of its wait by this time; an event that arrives later is "
+        "counted and left out, and the daily catch-up includes it.",
     )
     labels: dict[ColumnName, ActionLabel] = Field(
         min_length=1,

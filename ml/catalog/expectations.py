@@ -13,7 +13,7 @@ Severity = Literal["error", "warning"]
 
 
 class Band(Strict):
-    """Allowed range of a statistic, and how severe it is to be outside.
+    """Allowed range of a statistic, and the severity of a value outside it.
 
     A share of rows, a number of rows or a drift that is outside, but no further than sampling noise explains (one-sided test,
     p >= 0.001), is a warning whatever the severity. On small days, a few rows can therefore not block.

@@ -20,7 +20,7 @@ _ROUNDING = 1e-6
 
 
 class Experiment(Strict):
-    """An experiment with users: the service ranks for each user by one of several models, and reports compare the clicks."""
+    """An A/B test: the service ranks for each user by one of several models, and reports compare the clicks."""
 
     name: str = Field(
         pattern=r"^[a-z][a-z0-9_-]*$",

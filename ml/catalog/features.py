@@ -30,15 +30,15 @@ def _history(value: Any) -> Any:
 
 
 class Negatives(Strict):
-    """Sampling of negatives for a log of positives only: items that the user could have taken at that time and did not."""
+    """Sampling of negatives for a log of positives only: items that the user could have chosen at that time and did not."""
 
     per_positive: Int = Field(default=4, ge=1, le=1000, description="Negatives per positive.")
     window_hours: Float = Field(
         default=6.0,
         gt=0,
         le=720,
-        description="Candidates are items with an event in this many hours before the row, except items that the user took on "
-        "the day, or in this many hours before its first event.",
+        description="Candidates are items with an event in this many hours before the row, except items that the user chose "
+        "on the day, or in this many hours before its first event.",
     )
     draw: Literal["uniform", "popularity"] = Field(
         default="uniform",
@@ -60,7 +60,7 @@ class Negatives(Strict):
 
 
 class Label(LabelReading):
-    """The label: a column that says which rows are positive, or every row a positive."""
+    """The label: a column that marks positive rows, or a declaration that all rows are positive."""
 
     negatives: Negatives | None = Field(
         default=None, description="Declares that every row is a positive, and how negatives are sampled."

@@ -18,8 +18,8 @@ class RecipeOfAll(Strict):
     overrides: dict[str, Any] = Field(default={}, description="Recipe keys with their new values, nested as in the recipe.")
     advice: Literal["apply", "explain"] = Field(
         default="apply",
-        description="What is done with the advisor's values for keys that neither the entry nor a file of edits sets: they are "
-        "applied, or only explained beside the recipe.",
+        description="Whether the advisor's values apply to keys that neither the entry nor a file of edits sets, or are "
+        "only explained beside the recipe.",
     )
 
 
@@ -35,7 +35,7 @@ class ModelChoice(Strict):
     serve: Literal["daily", "online"] = Field(
         default="daily",
         description="Which state is exported and promoted: the state of the `daily` training, or of the `online` training, "
-        "which is then also made every day. With `daily`, online training runs on request.",
+        "which then also runs every day. With `daily`, online training runs on request.",
     )
     _folder: Path | None = PrivateAttr(default=None)
     _edits: Path | None = PrivateAttr(default=None)

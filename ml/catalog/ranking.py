@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Session(Strict):
-    """Visits of a user, as the log itself divides them."""
+    """Visits of a user, as given in the log."""
 
     column: ColumnName = Field(description="Column of the log that identifies the session.")
     filled_in_seconds: Float | None = Field(

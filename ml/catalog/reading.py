@@ -51,7 +51,7 @@ class Source(Strict):
     )
     members: str = Field(default="*", min_length=1, description="Glob of member names in zip archives.")
     format: Literal["csv", "tsv", "jsonl", "parquet"] = Field(
-        description="Format of the files. They can be plain, packed (`.gz`, `.zst`, `.bz2`, `.xz`, `.lz4`) or members of a "
+        description="Format of the files. They can be plain, compressed (`.gz`, `.zst`, `.bz2`, `.xz`, `.lz4`) or members of a "
         "`.zip`, by their names."
     )
     header: Bool = Field(default=False, description="Whether each file (or zip member) begins with a header line.")
@@ -93,7 +93,7 @@ class Source(Strict):
         exclude_if=is_none,
         description="Fields of the file with a list, each with the columns that an element gives, such as `{shown: [item, "
         "clicked]}`. Each element becomes a row, in which the other columns are those of the line. Several fields have lists "
-        "of the same length. A field stands in the place of its columns. Where the elements are objects, `paths` leads to each "
+        "of the same length. A field replaces its columns in the line. Where the elements are objects, `paths` leads to each "
         "column: `explode: {items: [item, clicked]}` with `paths: {item: items.id, clicked: items.clicked}`.",
     )
     part_separator: str | None = Field(
@@ -184,7 +184,7 @@ _DAYS = [{y, m, "%d"} for y in ("%Y", "%y") for m in ("%m", "%b", "%B")] + [{y, 
 
 
 class Time(Strict):
-    """Event time of a row: a column, or by position in a log without a clock."""
+    """Event time of a row: a column, or by position in a log without event times."""
 
     column: ColumnName | None = Field(default=None, description="Column with the event time; give this or `by_position: true`.")
     unit: Literal["s", "ms", "us", "ns", "iso8601"] = Field(
@@ -205,8 +205,8 @@ class Time(Strict):
     timezone: Annotated[str, AfterValidator(_is_zone)] = Field(default="UTC", description="Time zone that defines days.")
     by_position: Bool = Field(
         default=False,
-        description="For a log without a clock: its lines, in file order, are divided into equal days, with event times spread "
-        "evenly over each day.",
+        description="For a log without event times: its lines, in file order, are divided into equal days, with event times "
+        "spread evenly over each day.",
     )
 
     @model_validator(mode="after")
@@ -260,7 +260,7 @@ class Partitions(Strict):
     end: date | None = Field(default=None, description="Last day; without it, the log is live and grows every day.")
     missing_days: Literal["error", "skip"] = Field(
         default="error",
-        description="With dated paths, what a day without a file is: an error, or, with `skip`, a day without rows.",
+        description="With dated paths, the meaning of a day without a file: an error, or, with `skip`, a day without rows.",
     )
 
     @model_validator(mode="after")

@@ -19,7 +19,7 @@ class Retune(Strict):
     fall: Float | None = Field(
         default=0.005,
         gt=0,
-        description="Fall of a model's lead over the logistic regression, below the lead that the last tuning promised, in AUC "
+        description="Fall of a model's lead over the logistic regression, below the lead that the last tuning measured, in AUC "
         "or, if that was not a metric of the tuning, in log loss.",
     )
     calibration: Float | None = Field(

@@ -77,7 +77,7 @@ class DatasetSpec(Strict):
     partitions: Partitions = Field(description="First and last day of the log.")
     actions: Actions | None = Field(
         default=None,
-        description="A second log, of what users did. The entry's own log then holds the impressions, and the joiner gives "
+        description="A second log, of the actions of users. The entry's own log then has the impressions, and the joiner gives "
         "each impression its labels.",
     )
     label: Label = Field(description="The main label, by which models are compared and the champion is chosen.")
@@ -110,7 +110,7 @@ class DatasetSpec(Strict):
     ranking: Ranking | None = Field(
         default=None,
         description="Ranking of the clicked item among all live items, in reports. Logs with sampled negatives have one by "
-        "default; other logs with `item` and `user` can ask for one, such as `ranking: {}`.",
+        "default; other logs with `item` and `user` enable it with `ranking: {}`.",
     )
     splits: Splits = Field(default=Splits(), description="Shares of a day for validation and test.")
     expectations: Expectations = Field(default=Expectations(), description="What a day's data should look like.")
@@ -121,9 +121,13 @@ class DatasetSpec(Strict):
         min_length=1,
         description="Models to train, by name; the first is the primary one of reports.",
     )
-    experiment: Experiment | None = Field(default=None, description="Models among which the service divides its users.")
+    experiment: Experiment | None = Field(
+        default=None, description="Models that the service shows to shares of its users (A/B test)."
+    )
     recipe: RecipeOfAll = Field(default=RecipeOfAll(), description="Changes to the recipes of all models.")
-    retune: Retune = Field(default=Retune(), description="When the check `retune` asks for a recipe to be tuned again.")
+    retune: Retune = Field(
+        default=Retune(), description="When the checks `retune_<model>` warn that a recipe should be tuned again."
+    )
     demo_days: Int = Field(default=4, ge=2, description="Number of days that `make demo` runs.")
 
     _starts_at: date | None = PrivateAttr(default=None)

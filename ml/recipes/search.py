@@ -101,7 +101,7 @@ LONGEST_WINDOW = 28
 
 
 class Search(Strict):
-    """What is tuned."""
+    """The parameters, metrics and budget of a tuning."""
 
     project: str | None = Field(default=None, description="SigOpt's project; by default the dataset.")
     experiment: str | None = Field(default=None, description="Name of the experiment; by default the model and the day.")
