@@ -93,8 +93,8 @@ class Source(Strict):
         exclude_if=is_none,
         description="Fields of the file with a list, each with the columns that an element gives, such as `{shown: [item, "
         "clicked]}`. Each element becomes a row, in which the other columns are those of the line. Several fields have lists "
-        "of the same length. A field takes the place of the first of its columns. Where the elements are objects, `paths` leads to each "
-        "column: `explode: {items: [item, clicked]}` with `paths: {item: items.id, clicked: items.clicked}`.",
+        "of the same length. A field takes the place of the first of its columns. Where the elements are objects, `paths` "
+        "leads to each column: `explode: {items: [item, clicked]}` with `paths: {item: items.id, clicked: items.clicked}`.",
     )
     part_separator: str | None = Field(
         default=None,
