@@ -42,7 +42,9 @@ _PHRASES = (
 
 PATTERNS = {
     r"^[a-z][a-z0-9_]*$": "lower-case letters, digits and _, starting with a letter",
+    r"^[a-z][a-z0-9_-]*$": "lower-case letters, digits, _ and -, starting with a letter",
     FEATURE_NAME: "a name without spaces and without any of . / : * ? [ ] { } \\",
+    r"^[^.]+(\.[^.]+)+$": "the keys of a path with dots between them, such as user.id",
     r"^[\w-]+$": "letters, digits, _ and -",
     r"^[A-Za-z0-9._-]{1,249}$": "the name of a topic: at most 249 letters, digits, dots, _ and -",
     r"^[\t -~]$": "one ASCII character, or a tab",
