@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from ml.catalog.reading import Time
+from ml.logs.labels import POSITIVE, WORDS
 from ml.sketch.columns import Column, SampledLog
 from ml.sketch.features import Features, find_features
 from ml.sketch.files import FileGroup, find_groups
@@ -206,7 +207,7 @@ def _positives(column: Column, label: Mapping[str, Any]) -> str:
     if "is" in label:
         positive = [value in label["is"] for value in column.values]
     elif column.kind == "string":
-        positive = [value.lower() in ("yes", "true") for value in column.values]
+        positive = [value.lower() in WORDS[POSITIVE] for value in column.values]
     else:
         positive = [value >= label.get("at_least", 1) for value in column.values]
     return f"   # {sum(positive) / max(len(positive), 1):.1%} of the sample is positive"

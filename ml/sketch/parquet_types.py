@@ -28,6 +28,7 @@ _KINDS = (
     (pa.types.is_decimal, "float"),
     *((is_text, "string") for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary)),
     (pa.types.is_date, "string"),
+    (pa.types.is_time, "string"),
 )
 
 

@@ -7,10 +7,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ml.logs.labels import NEGATIVE, POSITIVE
+from ml.logs.labels import WORDS as WORDS_OF_LABELS
 from ml.sketch.columns import Column, SampledLog
 from ml.sketch.names import WORDS, split_name, thing_of, words_of
 
 _LOGGED_ONLY = re.compile(r"(?i)propensity|pscore|probability")
+_PAIRS = [{positive, negative} for positive, negative in zip(WORDS_OF_LABELS[POSITIVE], WORDS_OF_LABELS[NEGATIVE], strict=True)]
 _LABELS = {*WORDS["label"], *WORDS["action"]}
 FEW = 1000  # distinct values from which a column without a name may be a user or an item
 
@@ -108,7 +111,7 @@ def _label(columns: Sequence[Column], invented: bool) -> dict[str, Any] | None:
 def _binary_label(column: Column) -> dict[str, Any] | None:
     if _is_binary(column) and column.distinct == 2:
         return {"column": column.name}
-    if column.kind == "string" and {str(value).lower() for value in column.values} in ({"yes", "no"}, {"true", "false"}):
+    if column.kind == "string" and {str(value).lower() for value in column.values} in _PAIRS:
         return {"column": column.name}
     if column.kind == "int" and set(column.values) == {-1, 1}:
         return {"column": column.name, "is": [1], "is_not": [-1]}

@@ -342,7 +342,7 @@ def exported_table(folder: Path, draw: random.Random) -> dict[str, Any]:
         for n, at in enumerate(times(draw, 200)):
             comment = 'first line\nof "two"' if n % 5 == 0 else "fine"
             row = [at.strftime("%d/%m/%y %I:%M %p"), draw.randrange(60), f"p{draw.randrange(50)}", comment]
-            out.writerow([*row, draw.choice(("Yes", "No", "No"))])
+            out.writerow([*row, draw.choice(("Y", "N", "N"))])
     return {
         "time.column": "Date",
         "time.format": "%d/%m/%y %I:%M %p",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from datetime import date
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,21 @@ def test_a_label_that_is_never_positive_is_asked_for(value: str, tmp_path: Path)
     assert (
         f"# clicked looks like the label, but all rows of the sample have {value}." in (tmp_path / "unknown.yaml").read_text()
     )
+
+
+def test_times_of_day_of_parquet_are_clocks(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    instants = [datetime(2025, 3, 1) + timedelta(minutes=40 * n) for n in range(60)]
+    rows = {
+        "day": [at.date() for at in instants],
+        "clock": [at.time() for at in instants],
+        "click": ["ny"[n % 2] for n in range(60)],
+    }
+    pq.write_table(pa.table(rows), folder / "log.parquet")
+    entry, spec = sketched(folder, tmp_path)
+    assert entry["time"]["clock"] == "clock" and spec.label.column == "click"
+    assert [str(finding) for finding in preflight(spec, folder)] == []
 
 
 def test_dates_of_parquet_are_texts(tmp_path: Path) -> None:
