@@ -122,6 +122,26 @@ def test_every_order_of_sparse_days_reaches_the_end(seed: int, tmp_path: Path) -
     assert json.dumps(standings(history_of(lake, spec.name))[-1].champion)
 
 
+@pytest.mark.slow
+def test_a_rare_label_is_calibrated_from_the_second_day_on(tmp_path: Path) -> None:
+    """Days of 1,500 rows with eight clicks, by the default recipe."""
+    written = sparse_spec(3).model_dump(mode="json", exclude={"models"}, exclude_unset=True)
+    spec, lake, draw = DatasetSpec.model_validate(written), Lake.at(tmp_path / "home"), random.Random(5)
+    (tmp_path / "logs").mkdir()
+    for day in spec.days():
+        midnight = int(datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp())
+        clicks = set(draw.sample(range(1500), 8))
+        lines = [
+            f"{midnight + 57 * n},{draw.randrange(300)},{draw.randrange(80)},0.5,{int(n in clicks)}\n" for n in range(1500)
+        ]
+        (tmp_path / "logs" / f"{day}.csv").write_text("".join(lines))
+    assert list(spec.models) == ["dlrm"]
+    first, *later = [run_day(spec, day, lake, tmp_path / "logs") for day in spec.days()]
+    assert not first["models"], "no model is older than the first day"
+    for report in later:
+        assert 0.5 <= report["models"]["dlrm"]["calibration"] <= 2
+
+
 def test_hundreds_of_days_without_rows_cost_little(tmp_path: Path) -> None:
     """Every day after the first keeps its model and its export, however many there are; ten stand for them here."""
     spec, lake = sparse_spec(11), Lake.at(tmp_path / "home")
