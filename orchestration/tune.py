@@ -12,7 +12,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.days import yesterday
 from ml.lake import Lake
 from ml.stages import STUDIES, advisor_recipes, exported_models, tuned_models, tuning_results
-from ml.trials.day import TRIALS
+from ml.trials.earlier import TRIALS
 from ml.trials.window import declared_window
 from orchestration.demo import link_logs
 from orchestration.deployments import lake_root

@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
@@ -26,6 +26,7 @@ from ml.recipes.search import with_assignments
 from ml.stages import MDS_DATASETS, tuning_results
 from ml.training.replay import Replay, replay
 from ml.training.state_dict import save_snapshot
+from ml.trials.earlier import TRIALS, earlier_trials
 from ml.trials.experiment import Tried, metrics_of
 from ml.trials.process import in_process
 from ml.trials.trial import SCORES
@@ -36,7 +37,6 @@ from ml.trials.window import check_data
 if TYPE_CHECKING:
     from distributed import Client
 
-TRIALS = "trials.json"
 IN_USE = "in_use"  # folder of a trial of the recipe in use, beside the folders of suggestions
 _log = logging.getLogger("evergreen")
 
@@ -71,7 +71,8 @@ def tune_day(
 ) -> TunedDay:
     """Tune a recipe for a day, and write the partition `tuning_results/<model>/<dataset>/<day>`.
 
-    A tuning that was killed continues its experiment, and reports what its trials have finished.
+    A tuning that was killed continues its experiment, and reports what its trials have finished. The best trials of earlier
+    tunings are tried again, after the recipe itself.
 
     Args:
         tuning: What is tuned. Its recipe is the first trial.
@@ -95,7 +96,8 @@ def tune_day(
     if not tuning.search.judged_days:
         raise ValueError("sigopt.judged_days: expected at least 1 day to judge the best trial on, found 0")
     with _alone(tuning):
-        tuned = tune(tuning, client, on_trial)
+        earlier = earlier_trials(tuning)
+        tuned = tune(tuning, client, on_trial, [one.assignments for one in earlier])
         best = None if tuned.best is None else tuned.trials[tuned.best]
         recipe = with_assignments(tuning.recipe, tuning.search.parameters, best.assignments) if best else present
         sparse = [feature.name for feature in spec.sparse]
@@ -114,7 +116,9 @@ def tune_day(
         (folder / TRIALS).write_text(json.dumps([vars(trial) for trial in tuned.trials], indent=1, default=dict))
         if done.restarts and candidate is not None:
             save_snapshot(candidate.state, folder)
-        further = {"in_use": _values_of(tuning, tuned, present), "advice": advice, "lineage": lineage}
+        tried = [trial.assignments for trial in tuned.trials]
+        again = [asdict(one) for one in earlier if one.assignments in tried]
+        further = {"earlier": again, "in_use": _values_of(tuning, tuned, present), "advice": advice, "lineage": lineage}
         lake.write_manifest(folder, _manifest(done, tuning, folder) | further)
     return done
 

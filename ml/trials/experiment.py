@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ml.recipes.dialects.write import experiment_body
 from ml.recipes.recipe import Recipe
 from ml.recipes.search import Search
-from ml.tuning.definition import Metric, Observation
+from ml.tuning.definition import Metric, Observation, Value
 
 DIGEST = "evergreen_digest"
 
@@ -45,13 +45,21 @@ def metrics_of(search: Search) -> tuple[Metric, ...]:
     return tuple(Metric(m.name, m.objective, m.strategy, m.threshold) for m in search.metrics)
 
 
-def experiment_of(connection: Any, search: Search, recipe: Recipe, name: str, project: str, made_from: Any) -> str:
+def experiment_of(
+    connection: Any,
+    search: Search,
+    recipe: Recipe,
+    name: str,
+    project: str,
+    made_from: Any,
+    further: Sequence[Mapping[str, Value]] = (),
+) -> str:
     """Returns the id of the experiment of a tuning. It is created unless it exists.
 
     A tuning with another number of trials, in all or at a time, continues the same experiment.
 
-    The recipe's own values are its first suggestion, so tuning never ends with less than it began with. They are also queued if
-    the process that created the experiment was killed before it did so.
+    The recipe's own values are its first suggestion, so tuning never ends with less than it began with. They and `further` are
+    also queued if the process that created the experiment was killed before it did so.
 
     Args:
         connection: A connection to the service.
@@ -60,6 +68,7 @@ def experiment_of(connection: Any, search: Search, recipe: Recipe, name: str, pr
         name: Name of the experiment, unless the search names it.
         project: Project of the experiment, unless the search names it.
         made_from: What the trials depend on besides search and recipe, such as digests of their data; JSON.
+        further: Values that are tried after those of the recipe. They do not identify the experiment.
 
     Raises:
         sigopt.exception.ApiException: The service refuses the definition.
@@ -75,11 +84,9 @@ def experiment_of(connection: Any, search: Search, recipe: Recipe, name: str, pr
     else:
         connection.experiments(found).update(**counts)
     defaults = search.defaults(recipe)
-    if len(defaults) == len(search.parameters) and _is_untouched(connection.experiments(found)):
-        connection.experiments(found).queued_suggestions().create(assignments=defaults)
-        queued = list(connection.experiments(found).queued_suggestions().fetch().iterate_pages())
-        for again in queued[1:]:  # the call was repeated, because its first answer was lost
-            connection.experiments(found).queued_suggestions(again.id).delete()
+    own = [defaults] if len(defaults) == len(search.parameters) else []
+    if _is_untouched(connection.experiments(found)):
+        _queue(connection.experiments(found), [*own, *further])
     return found
 
 
@@ -92,10 +99,30 @@ def _found(connection: Any, name: str, digest: str) -> str | None:
 
 
 def _is_untouched(experiment: Any) -> bool:
-    """Whether nothing was queued, suggested or observed yet: the experiment is new, or its creator was killed at once."""
-    return not any(
-        kind().fetch(limit=1).count for kind in (experiment.queued_suggestions, experiment.suggestions, experiment.observations)
-    )
+    """Whether nothing was suggested or observed yet: the experiment is new, or its creator was killed before it had workers."""
+    return not any(kind().fetch(limit=1).count for kind in (experiment.suggestions, experiment.observations))
+
+
+def _queue(experiment: Any, wanted: Sequence[Mapping[str, Value]]) -> None:
+    """Queue assignments, in order, unless they are queued, each once."""
+    for each in wanted:
+        if each not in [assignments for _, assignments in _queued(experiment)]:
+            experiment.queued_suggestions().create(assignments=dict(each))
+    seen: list[Mapping[str, Value]] = []
+    for identity, assignments in _queued(experiment):
+        if assignments in seen:  # the call was repeated, because its first answer was lost
+            experiment.queued_suggestions(identity).delete()
+        seen.append(assignments)
+
+
+def _queued(experiment: Any) -> list[tuple[str, Mapping[str, Value]]]:
+    """Return ids and assignments of the queue, in order."""
+    pages = experiment.queued_suggestions().fetch(sort="id", ascending=True).iterate_pages()
+    return [(each.id, _plain(each.assignments)) for each in pages]
+
+
+def _plain(assignments: Any) -> dict[str, Value]:
+    return dict(assignments.to_json() if hasattr(assignments, "to_json") else assignments)
 
 
 def _require_project(connection: Any, project: str) -> None:
@@ -120,7 +147,7 @@ def tried(connection: Any, experiment: str) -> list[Tried]:
     pages = connection.experiments(experiment).observations().fetch(sort="id", ascending=True).iterate_pages()
     return [
         Tried(
-            dict(each.assignments.to_json() if hasattr(each.assignments, "to_json") else each.assignments),
+            _plain(each.assignments),
             {value.name: value.value for value in each.values or () if value.value is not None},
             bool(each.failed),
             dict(each.metadata or {}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from ml.trials.experiment import Tried, experiment_of, metrics_of, tried
 from ml.trials.trial import Trial
 from ml.trials.window import NothingToTune, check_window, window_of
 from ml.trials.worker import Worker
+from ml.tuning.definition import Value
 from ml.tuning.engine.front import front, knee
 
 if TYPE_CHECKING:
@@ -92,13 +93,19 @@ class Tuned:
     front: Sequence[int]
 
 
-def tune(tuning: Tuning, client: Client, on_trial: Callable[[str, Tried], None] | None = None) -> Tuned:
+def tune(
+    tuning: Tuning,
+    client: Client,
+    on_trial: Callable[[str, Tried], None] | None = None,
+    further: Sequence[Mapping[str, Value]] = (),
+) -> Tuned:
     """Run the trials of a tuning. A tuning that was killed continues its experiment.
 
     Args:
         tuning: What is tuned.
         client: A Dask client. Its workers must not be daemonic, because trials start processes.
         on_trial: Called with the id of the experiment and each trial that ends.
+        further: Values by parameter that are tried after the recipe's own ones, such as those of earlier tunings.
 
     Returns:
         The trials and the best of them.
@@ -120,7 +127,7 @@ def tune(tuning: Tuning, client: Client, on_trial: Callable[[str, Tried], None] 
     trial = tuning.trial
     check_window(trial.spec, trial.days, trial.scored, trial.lake)
     name, connection = f"{tuning.model} {tuning.day}", tuning.service.connect()
-    experiment = experiment_of(connection, tuning.search, tuning.recipe, name, tuning.spec.name, trial.data)
+    experiment = experiment_of(connection, tuning.search, tuning.recipe, name, tuning.spec.name, trial.data, further)
     workers = [
         Worker(f"{tuning.spec.name}-{tuning.model}-{slot}", tuning.service, experiment, tuning.search, trial, tuning.folder)
         for slot in range(tuning.search.parallel_bandwidth)

@@ -22,7 +22,8 @@ from ml.recipes.stored import recipe_in_use, start_of
 from ml.stages import advisor_recipes, tuned_models, tuning_results
 from ml.training.day import DayOptions, train_day
 from ml.trials.connection import Service
-from ml.trials.day import TRIALS, TunedDay, tune_day
+from ml.trials.day import TunedDay, tune_day
+from ml.trials.earlier import TRIALS
 from ml.trials.trial import TrialResult
 from ml.trials.tune import Tuning
 from ml.trials.verdict import Saving, Verdict, judge

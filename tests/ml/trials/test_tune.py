@@ -171,6 +171,26 @@ def test_the_same_tuning_finds_its_experiment_and_another_one_does_not(tuning: T
     assert (experiment.observation_budget, experiment.parallel_bandwidth) == (9, 3)
 
 
+def test_further_values_are_queued_after_those_of_the_recipe_also_after_a_kill(tuning: Tuning) -> None:
+    connection, further = tuning.service.connect(), [{"lr": 0.01, "top": "16-8"}, {"lr": 0.02, "top": "8"}]
+    wanted = [search().defaults(tuning.recipe), *further]
+
+    def queued(identity: str) -> list[dict[str, Any]]:
+        pages = connection.experiments(identity).queued_suggestions().fetch(sort="id", ascending=True).iterate_pages()
+        return [dict(one.assignments) for one in pages]
+
+    first = experiment_of(connection, search(), tuning.recipe, "dlrm", "made", None, further)
+    assert queued(first) == wanted
+    last = list(connection.experiments(first).queued_suggestions().fetch(sort="id", ascending=True).iterate_pages())[-1]
+    connection.experiments(first).queued_suggestions(last.id).delete()  # as if the process was killed before it queued the last
+    assert experiment_of(connection, search(), tuning.recipe, "dlrm", "made", None, further) == first
+    assert queued(first) == wanted
+    taken = [dict(connection.experiments(first).suggestions().create().assignments) for _ in wanted]
+    assert taken == wanted
+    assert experiment_of(connection, search(), tuning.recipe, "dlrm", "made", None) == first, "they do not identify it"
+    assert queued(first) == []
+
+
 def test_a_kill_before_the_recipe_was_queued_does_not_lose_the_first_trial(tuning: Tuning) -> None:
     connection = tuning.service.connect()
     first = experiment_of(connection, search(), tuning.recipe, "dlrm", "made", None)
