@@ -18,12 +18,15 @@ _FOUND: "dict[str, tuple[Any, list[Finding]]]" = {}  # by folder: a sensor asks 
 
 
 def findings_of(spec: DatasetSpec, folder: str) -> "list[Finding]":
-    """Return the findings of the preflight. They are computed again when a file or the entry has changed.
+    """Return the findings of the preflight: of the recipes, and of the logs.
+
+    Those of the logs are computed again when a file or the entry has changed.
 
     Args:
         spec: The dataset.
         folder: Its landing folder.
     """
+    from ml.advisor.check import check_recipes
     from ml.logs.sources import stamps_of
     from ml.preflight.check import preflight
 
@@ -32,7 +35,7 @@ def findings_of(spec: DatasetSpec, folder: str) -> "list[Finding]":
     made_from = (spec.model_dump_json(), *stamps)
     if folder not in _FOUND or _FOUND[folder][0] != made_from:
         _FOUND[folder] = made_from, preflight(spec, folder)
-    return _FOUND[folder][1]
+    return check_recipes(spec) + _FOUND[folder][1]
 
 
 def check_spec(spec: DatasetSpec) -> dg.AssetCheckSpec:

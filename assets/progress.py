@@ -60,9 +60,12 @@ def run_fingerprint(spec: DatasetSpec, logs: str) -> str:
         logs: The landing folder, which holds the side tables.
     """
     from ml.logs.sources import stamps_of
+    from ml.recipes.edits import read_edits
     from ml.recipes.recipe import recipe_of
 
     recipes = {name: recipe_of(spec, name).model_dump(mode="json") for name in spec.models}
+    edits = [read_edits(choice.edits) for choice in spec.models.values()]
+    edited = [(each.sigopt, each.wishes) if each else None for each in edits]
     sides = [stamps_of(side.source, logs) for side in spec.join]
     entry = spec.model_dump(mode="json", exclude={"description", "demo_days", "retune"})
-    return hashlib.sha256(json.dumps([entry, recipes, sides], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([entry, recipes, edited, sides], sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -51,7 +51,6 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         from ml.advisor.hardware import detect
         from ml.advisor.plan import plan_tuning
-        from ml.advisor.stored_advice import StoredAdvice
         from ml.trials.connection import Service
         from ml.trials.day import tune_day
         from ml.trials.tracking import TrialTracker
@@ -59,13 +58,12 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
 
         def work(day: str) -> dict[str, Any]:
             changes = {name: value for name, value in config.model_dump().items() if value is not None}
-            plan = plan_tuning(spec, model, day, lake.open(), detect(), changes)
+            plan = plan_tuning(spec, model, day, lake.open(), detect(), changes, Path(mlflow.home))
             service, folder = Service.of(tuning.database), Path(tuning.folder) / spec.name / model
             service.check_reach(dask.address)
             asked = Tuning(spec, model, day, plan.recipe, plan.search, lake.open(), service, folder)
             tracker = TrialTracker(Path(mlflow.home), asked, {"dagster/run_id": context.run_id})
-            advice = asdict(StoredAdvice.of(plan.advice))
-            done = tune_day(asked, plan.present, dask.cluster().client(), tracker.log, advice)
+            done = tune_day(asked, plan.present, dask.cluster().client(), tracker.log, asdict(plan.stored))
             for trial in done.tuned.trials:  # also those that ended before the run, and that a killed run did not log
                 tracker.log(done.tuned.experiment, trial)
             rows = [

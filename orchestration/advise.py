@@ -20,13 +20,13 @@ from ml.advisor.profiles.day import profile_of
 from ml.advisor.profiles.days import days_to_profile
 from ml.advisor.rules import load_rules
 from ml.advisor.search_space import search_space
+from ml.advisor.wishes import wishes_of
 from ml.catalog.load import CatalogError
 from ml.lake import Lake, StalePartition
 from ml.recipes.sections import to_sections
+from ml.recipes.wishes import size_in_bytes
 from orchestration.deployments import home, lake_root
 from orchestration.replay import quiet_console, the_dataset
-
-UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 
 class Size(click.ParamType):
@@ -35,10 +35,10 @@ class Size(click.ParamType):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]b)", str(value).lower())
-        if not match or not float(match[1]):
-            self.fail(f"{value!r} is not a size such as 500mb or 2gb", param, ctx)
-        return float(match[1]) * UNITS[match[2]]
+        try:
+            return size_in_bytes(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Target(click.ParamType):
@@ -60,7 +60,7 @@ class Target(click.ParamType):
     "--days", type=click.IntRange(min=1), help="Number of profiled days to use; by default the newest consecutive days."
 )
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Limit of CPU-seconds for training a day.")
-@click.option("--memory", type=Size(), help="Limit of memory for training, such as 2gb.")
+@click.option("--memory", type=Size(), help="Limit of memory for training, such as 2gb; by default 80 % of the machine's.")
 @click.option("--target", type=Target(), help="Metric value at which training of a day stops, such as auc=0.76.")
 @click.option("--trials", type=click.IntRange(min=1), help="Number of trials of a tuning.")
 @click.option("--parallel", type=click.IntRange(min=1), help="Number of trials at a time.")
@@ -86,7 +86,7 @@ def main(
 ) -> None:
     """Print the advised recipe of a model of DATASET, and the reason of each value."""
     quiet_console()
-    spec, wishes = the_dataset(dataset), Wishes(seconds, memory, target, trials, parallel)
+    spec = the_dataset(dataset)
     if model is not None and model not in spec.models:
         raise click.BadParameter(
             f"{dataset} has no model {model!r}; its models are {', '.join(spec.models)}", param_hint="--model"
@@ -95,8 +95,10 @@ def main(
     try:
         chosen = days_to_profile(spec, lake, most=days)
         profile = profile_of(spec, chosen, lake) if chosen else None
-    except StalePartition as error:
+        said = wishes_of(spec, model or spec.primary)
+    except (StalePartition, CatalogError) as error:
         raise click.ClickException(str(error)) from error
+    wishes = Wishes(seconds or said.seconds, memory or said.memory, target or said.target, trials, parallel)
     calibration = calibration_of(home(), hardware) if profile else None
     try:
         known = load_rules(*rules)

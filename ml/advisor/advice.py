@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from ml.advisor.cost import Prediction
 from ml.recipes.edits import nested
 from ml.recipes.layers import Layer
 from ml.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from ml.advisor.cost import Prediction  # PyTorch takes seconds to import, which a check of a recipe does not need
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Wishes:
 
     Attributes:
         seconds: Seconds of one core that the training of a day may take; unlimited by default.
-        memory: Bytes of memory that the training process may take; unlimited by default.
+        memory: Bytes of memory that the training process may take; by default a share of the memory of the machine.
         target: Metric and value at which the training of a day may end early, such as `("auc", 0.76)`.
         trials: Number of trials of a tuning; by default, ten for each parameter.
         parallel: Number of trials at a time; by default, one for each core.
@@ -32,6 +34,12 @@ class Wishes:
     target: tuple[Literal["auc", "log_loss"], float] | None = None
     trials: int | None = None
     parallel: int | None = None
+
+    @property
+    def of_training(self) -> dict[str, Any]:
+        """The wishes that advice on training depends on, as plain data."""
+        known = {"seconds": self.seconds, "memory": self.memory, "target": list(self.target) if self.target else None}
+        return {name: value for name, value in known.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ class Advice:
             change the structure of the incumbent.
         prediction: What training a day with the recipe is predicted to take; None without a profile or a calibration.
         before: The same without the advice.
-        warnings: Wishes that could not be fulfilled.
+        warnings: Wishes that could not be fulfilled, and what the memory of the machine has changed without a wish.
         rows: Rows of a day; None without a profile.
     """
 

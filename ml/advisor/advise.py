@@ -18,6 +18,7 @@ from ml.advisor.draft import FEATURES, Draft
 from ml.advisor.hardware import Hardware
 from ml.advisor.profiles.profile import FeatureProfile
 from ml.advisor.rules import TABLE, Rule, Rules, Stage, load_rules
+from ml.advisor.wishes import MEMORY_SHARE, memory_limit
 from ml.advisor.workload import Workload, missing_features
 from ml.catalog.expand import expand_recipe
 from ml.catalog.features import SparseColumn
@@ -52,10 +53,10 @@ def advise(
         profile: Profile of days before the one that is trained. Without one, as on the first day, only rules that need
             none apply.
         hardware: What training can use.
-        wishes: The user's limits and targets; by default, none.
+        wishes: The user's limits and targets; by default, no limit of time, and a share of the memory of `hardware`.
         rules: The rules; by default, Evergreen's.
         calibration: Speed of the machine. Without it, time is not predicted, and wishes about time or memory only
-            give a warning.
+            give a warning. The default limit of memory then has no effect.
         incumbent: The recipe of the day before. Its structure is kept, so that training continues with its weights; advice that
             would change it is in `Advice.kept`.
 
@@ -98,9 +99,12 @@ class _Advisor:
         self.workload = Workload.of(profile) if profile and profile.rows else None
         if self.workload and missing_features(self.workload, self.schema):
             self.workload = None
+        self.memory = memory_limit(wishes, hardware)
+        self.basis = "" if wishes.memory is not None else f" ({MEMORY_SHARE:.0%} of this machine's memory)"
         self.fixed = quantities.of_dataset(spec, profile, hardware) | {
             "wished_seconds": wishes.seconds,
-            "wished_bytes": wishes.memory,
+            "wished_bytes": self.memory,
+            "allowed": f"allowed{self.basis}" if self.basis else "wished",
             "target_metric": wishes.target[0] if wishes.target else None,
             "target": wishes.target[1] if wishes.target else None,
         }
@@ -111,8 +115,11 @@ class _Advisor:
         for rule in self._rules("always"):
             self._apply(rule)
         self._clamp()
-        warnings = list(self._fulfil("over_time", self.wishes.seconds, "seconds of one core", lambda p: p.seconds))
-        warnings += self._fulfil("over_memory", self.wishes.memory, "bytes of memory", lambda p: p.peak_bytes)
+        warnings = []
+        if self.wishes.seconds is not None:
+            warnings += self._fulfil("over_time", self.wishes.seconds, "seconds of one core", "", lambda p: p.seconds)
+        if self.wishes.memory is not None or self._predict(self.recipe) is not None:
+            warnings += self._fulfil("over_memory", self.memory, "bytes of memory", self.basis, lambda p: p.peak_bytes)
         self._clamp()
         recipe = self.draft.finish()
         values = sorted(self.draft.values.values(), key=lambda value: value.key.startswith("tables.features."))
@@ -171,20 +178,28 @@ class _Advisor:
             changed |= self.draft.set_table(feature, of_table, rule.name, reason, rule.source)
         return changed
 
-    def _fulfil(self, stage: Stage, wish: float | None, unit: str, of: Callable[[Prediction], float]) -> Iterator[str]:
+    def _fulfil(self, stage: Stage, limit: float, unit: str, basis: str, of: Callable[[Prediction], float]) -> Iterator[str]:
         """Apply the rules of a stage until a prediction is within its limit. Yields warnings."""
-        if wish is None:
-            return
+        applied: list[str] = []
+        first = None
         for _ in range(ROUNDS):
             prediction = self._predict(self.draft.finish())
             if prediction is None:
-                yield f"{unit}: the limit is {wish:g}, but predictions need a profile and a calibration"
+                yield f"{unit}: the limit is {limit:g}{basis}, but predictions need a profile and a calibration"
                 return
-            if of(prediction) <= wish:
+            first = of(prediction) if first is None else first
+            if of(prediction) <= limit:
+                break
+            rule = next((rule for rule in self._rules(stage) if self._apply(rule)), None)
+            if rule is None:
+                value = of(prediction)
+                yield f"{unit}: the limit is {limit:g}{basis}, the prediction is {value:.3g}; no rule reduces it further"
                 return
-            if not any(self._apply(rule) for rule in self._rules(stage)):
-                yield f"{unit}: the limit is {wish:g}, the prediction is {of(prediction):.3g}; no rule reduces it further"
-                return
+            applied.append(rule.name)
+        if applied and basis:
+            names = ", ".join(dict.fromkeys(applied))
+            changed = f"rules that changed the recipe: {names}"
+            yield f"{unit}: the limit is {limit:g}{basis}, the prediction was {first:.3g}; {changed}"
 
     def _clamp(self) -> None:
         """Move advised values into the ranges outside of which training diverges."""

@@ -19,11 +19,13 @@ from typing import Self
 
 import psutil
 
+from ml.advisor.advice import Wishes
 from ml.advisor.cost import Speed
 from ml.advisor.fit_rates import fit_rates
 from ml.advisor.hardware import Hardware, detect
 from ml.advisor.shapes import SHAPES
 from ml.advisor.timed_training import BATCHES, Shape, Training, typical_seconds
+from ml.advisor.typical_rates import TYPICAL_BASE_BYTES, TYPICAL_RATES
 from ml.training.loop import threads
 
 VERSION = 5  # increase it with a change of the terms or of what is measured
@@ -80,6 +82,22 @@ def calibration_of(home: Path, hardware: Hardware | None = None) -> Calibration:
     partial.write_text(found.to_json(), encoding="utf-8")
     partial.replace(file)
     return found
+
+
+def calibration_for(wishes: Wishes, hardware: Hardware, home: Path | None) -> Calibration:
+    """Return the speed with which wishes are judged.
+
+    This machine is calibrated only for a wish about time, which takes some seconds once. Typical rates suffice for memory.
+
+    Args:
+        wishes: The wishes.
+        hardware: This machine.
+        home: Folder of the calibrations; None to use typical rates.
+    """
+    if home is not None and wishes.seconds is not None:
+        return calibration_of(home, hardware)
+    stored = stored_calibration(home, hardware.machine) if home is not None else None
+    return stored or Calibration(hardware.machine, "typical rates", Speed(TYPICAL_RATES, 0.0, TYPICAL_BASE_BYTES), 0.0)
 
 
 def stored_calibration(home: Path, machine: str) -> Calibration | None:

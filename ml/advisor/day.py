@@ -8,19 +8,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 from upath import UPath
 
+from ml.advisor.hardware import detect
+from ml.advisor.search_section import check_section, search_section
 from ml.advisor.stored_advice import StoredAdvice, advice_of_day
 from ml.catalog.document import CatalogError
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
+from ml.recipes.dialects.section import SECTION
 from ml.recipes.edits import flat, nested
 from ml.recipes.layers import Composed, Layer, Overrode, compose, keep_structure
 from ml.recipes.recipe import Recipe, recipe_of
+from ml.recipes.search import Search
 from ml.recipes.sections import to_sections
 from ml.recipes.stored import STARTS_FROM
 from ml.stages import FEATURE_PROFILES, advisor_recipes, tuned_models, tuning_results
@@ -36,7 +41,8 @@ class AdvisedDay:
     Attributes:
         folder: The partition that was written.
         recipe: The recipe.
-        origins: Where each value comes from, by key.
+        search: What a tuning of the recipe searches: its section `sigopt`.
+        origins: Where each value comes from, by key; keys of the section `sigopt` are as in `SearchSection.origins`.
         advice: The advice in it, with reasons.
         overrode: Values that the user's edits replaced.
         refused: Values by key that were not applied, because they would change the structure of the model in use; None for
@@ -45,13 +51,14 @@ class AdvisedDay:
 
     folder: UPath
     recipe: Recipe
+    search: Search
     origins: Mapping[str, str]
     advice: StoredAdvice
     overrode: tuple[Overrode, ...] = ()
     refused: Mapping[str, Any] = field(default_factory=dict)
 
 
-def advise_day(spec: DatasetSpec, model: str, day: str, lake: Lake) -> AdvisedDay:
+def advise_day(spec: DatasetSpec, model: str, day: str, lake: Lake, home: Path | None = None) -> AdvisedDay:
     """Write the partition `advisor_recipes/<model>/<dataset>/<day>`: the recipe that trains the day.
 
     It depends only on days before it. Rerunning it gives the same bytes.
@@ -61,12 +68,13 @@ def advise_day(spec: DatasetSpec, model: str, day: str, lake: Lake) -> AdvisedDa
         model: Name of the model.
         day: `YYYY-MM-DD`.
         lake: Where recipes are stored.
+        home: Folder of the calibrations; see `ml.advisor.calibration.calibration_for`.
 
     Returns:
         The recipe, with the origin of each value.
 
     Raises:
-        CatalogError: The recipe, the catalog entry's overrides or the edits are not valid.
+        CatalogError: The recipe, the catalog entry's overrides or the edits are not valid, also in what they say of tuning.
         ValueError: The dataset has no such day.
     """
     stage, parent = advisor_recipes(model), spec.previous_day(day)
@@ -79,14 +87,21 @@ def advise_day(spec: DatasetSpec, model: str, day: str, lake: Lake) -> AdvisedDa
         present = Recipe.model_validate(result["recipe"])  # the stored state has its structure
     else:
         present = _recipe_of(lake, spec, model, parent) if parent else None
-    advice = advice_of_day(spec, model, day, lake, present, StoredAdvice.from_manifest(new[max(new)]) if new else None)
+    of_tuning = StoredAdvice.from_manifest(new[max(new)]) if new else None
+    advice = advice_of_day(spec, model, day, lake, present, of_tuning, home)
     layers = [Layer(tuned["origin"], tuned["values"])] if tuned else []
     composed = _composed(spec, model, advice if spec.recipe.advice == "apply" else None, layers)
+    cores = _cores(lake, spec, stage, day)
+    section = search_section(spec, model, composed.recipe, advice.rows, cores)
+    for warning in (*advice.warnings, *check_section(spec, model, section.search, composed.recipe), *section.search.warnings()):
+        _log.warning("%s/%s of %s: %s", spec.name, stage, day, warning)
     kept = keep_structure(composed.recipe, present, (feature.name for feature in spec.sparse)) if present else None
     refused = kept.refused if kept else {}
     recipe = kept.recipe if kept else composed.recipe
-    origins = _origins(composed, recipe, refused)
-    done = AdvisedDay(lake.partition(stage, spec.name, day), recipe, origins, advice, composed.overrode, {**late, **refused})
+    origins = _origins(composed, recipe, refused) | dict(section.origins)
+    overrode = (*composed.overrode, *section.overrode)
+    folder = lake.partition(stage, spec.name, day)
+    done = AdvisedDay(folder, recipe, section.search, origins, advice, overrode, {**late, **refused})
     _report(done, f"{spec.name}/{stage} of {day}")
     inputs += [(FEATURE_PROFILES, used) for used in advice.days if lake.has(FEATURE_PROFILES, spec.name, used)]
     tunings = {day} if result else set()
@@ -94,13 +109,19 @@ def advise_day(spec: DatasetSpec, model: str, day: str, lake: Lake) -> AdvisedDa
         tunings.add(tuned["day"])
     lineage = lake.lineage(spec.name, [*inputs, *((tuning_results(model), known) for known in sorted(tunings))])
     manifest = _manifest(done, spec, recipe_of(spec, model)) | lineage
-    manifest |= {"advice": asdict(advice), "tuned": tuned, STARTS_FROM: None}
+    manifest |= {"advice": asdict(advice), "cores": cores, "tuned": tuned, STARTS_FROM: None}
     if result and result["restarts"]:
         manifest |= {STARTS_FROM: tuning_results(model), "digest": f"{recipe.fingerprint}-{result['digest'][:16]}"}
     with lake.write(stage, spec.name, day) as folder:
         (folder / RECIPE).write_text(_text(done))
         lake.write_manifest(folder, manifest)
     return done
+
+
+def _cores(lake: Lake, spec: DatasetSpec, stage: str, day: str) -> float:
+    """Return the cores for trials: those of the day's present recipe, so that a rerun reproduces it, or of this machine."""
+    stored = lake.manifest(stage, spec.name, day).get("cores") if lake.has(stage, spec.name, day) else None
+    return detect().cores if stored is None else stored
 
 
 def _composed(spec: DatasetSpec, model: str, advice: StoredAdvice | None, tuned: list[Layer]) -> Composed:
@@ -211,7 +232,7 @@ def _report(done: AdvisedDay, name: str) -> None:
 
 def _text(done: AdvisedDay) -> str:
     """Return the recipe in sections, as YAML."""
-    sections = to_sections(done.recipe.model_dump(mode="json"))
+    sections = to_sections(done.recipe.model_dump(mode="json")) | {SECTION: done.search.section}
     return yaml.safe_dump(sections, sort_keys=False, width=120, default_flow_style=None)
 
 
@@ -220,6 +241,7 @@ def _manifest(done: AdvisedDay, spec: DatasetSpec, declared: Recipe) -> dict[str
         "fingerprint": spec.fingerprint,
         "digest": done.recipe.fingerprint,
         "recipe": done.recipe.model_dump(mode="json"),
+        "search": done.search.section,
         "declared": declared.model_dump(mode="json"),
         "origins": dict(done.origins),
         "overrode": [asdict(each) for each in done.overrode],

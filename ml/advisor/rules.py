@@ -7,6 +7,7 @@ module reads and checks files; `ml.advisor.advise` applies rules. `docs/advisor.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from string import Formatter
 from typing import Any, Literal, Self
@@ -41,7 +42,7 @@ class Rule(Strict):
     stage: Stage = Field(
         default="always",
         description="`over_time` and `over_memory` apply, one after the other, only as long as the predicted time or memory is "
-        "above the user's limit.",
+        "above its limit.",
     )
     models: tuple[str, ...] = Field(default=KINDS, description="Kinds of models that the rule is about.")
     when: str = Field(default="True", description="The condition, an expression.")
@@ -200,6 +201,11 @@ class Searched(Strict):
     values: tuple[str, ...] = Field(default=(), description="Searches these categories.")
     shapes: str | None = Field(default=None, description="Searches the shapes of this list whose last layer fits.")
 
+    @property
+    def parameter_type(self) -> str:
+        """Type of the parameter in SigOpt's terms."""
+        return "int" if self.grid else "categorical" if self.values or self.shapes else self.type
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         given = [name for name in ("factor", "range", "grid", "values", "shapes") if getattr(self, name)]
@@ -268,13 +274,23 @@ def load_rules(*files: Path) -> Rules:
         >>> all(rule.reason and rule.source for rule in rules.rules)
         True
     """
-    found = Rules()
-    for path in (RULES, *files):
-        document = read_document(path)
-        try:
-            own = Rules.model_validate(document.data)
-        except ValidationError as error:
-            raise explain(path, error, Rules, document) from error
-        found = found.and_then(own)
-        found.check_lists(path)
+    found = _built_in()
+    for path in files:
+        found = _followed_by(found, path)
     return found
+
+
+@cache
+def _built_in() -> Rules:
+    return _followed_by(Rules(), RULES)
+
+
+def _followed_by(found: Rules, path: Path) -> Rules:
+    document = read_document(path)
+    try:
+        own = Rules.model_validate(document.data)
+    except ValidationError as error:
+        raise explain(path, error, Rules, document) from error
+    both = found.and_then(own)
+    both.check_lists(path)
+    return both

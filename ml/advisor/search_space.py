@@ -78,31 +78,52 @@ def search_space(advice: Advice, wishes: Wishes | None = None, cores: float = 1.
         >>> space.parameters[0]["name"], space.parameters[0]["transformation"]
         ('dense_lr', 'log')
     """
+    return space_around(advice.recipe, advice.rows, wishes, cores, rules)
+
+
+def space_around(
+    recipe: Recipe,
+    rows: float | None,
+    wishes: Wishes | None = None,
+    cores: float = 1.0,
+    rules: Rules | None = None,
+    days_trained: int | None = None,
+) -> SearchSpace:
+    """Derive what tuning searches around a recipe.
+
+    Args:
+        recipe: The recipe.
+        rows: Rows of a day; None if they are not known.
+        wishes: As for `search_space`.
+        cores: As for `search_space`.
+        rules: As for `search_space`.
+        days_trained: Number of days that a trial trains on; by default, that of the default window.
+    """
     wishes, rules = wishes or Wishes(), rules or load_rules()
-    searched = [one for one in rules.search if advice.recipe.model.kind in one.models]
-    grids = {one.key: _grid(one, advice) for one in searched if one.grid}
-    parameters = tuple(found for one in searched if (found := _parameter(one, advice, rules, grids)))
+    searched = [one for one in rules.search if recipe.model.kind in one.models]
+    grids = {one.key: _grid(one, recipe, rows) for one in searched if one.grid}
+    parameters = tuple(found for one in searched if (found := _parameter(one, recipe, rules, grids)))
     names = {parameter["name"] for parameter in parameters}
     constraints = (DECAY_AFTER_WARM_UP,) if {"decay_start", "warm_up"} <= names else ()
     budget = PER_PARAMETER * len(parameters) if wishes.trials is None else wishes.trials
     return SearchSpace(
         parameters,
         constraints,
-        tuple(_metrics(wishes)),
+        tuple(_metrics(wishes, days_trained or Search().days_trained)),
         budget,
         wishes.parallel or max(1, int(cores)),
         tuple(_warnings(budget, len(parameters))),
     )
 
 
-def _parameter(one: Searched, advice: Advice, rules: Rules, grids: dict[str, tuple[int, ...]]) -> dict[str, Any] | None:
+def _parameter(one: Searched, recipe: Recipe, rules: Rules, grids: dict[str, tuple[int, ...]]) -> dict[str, Any] | None:
     """Return a parameter; None if the recipe has no value for it, or there is only one to try."""
-    value = value_at(advice.recipe.model_dump(mode="json"), one.key)
+    value = value_at(recipe.model_dump(mode="json"), one.key)
     common = {"name": one.name, "key": one.key}
     if value is None:
         return None
     if one.factor:
-        low, high = _within(rules, one.key, advice.recipe, grids, value / one.factor, value * one.factor)
+        low, high = _within(rules, one.key, recipe, grids, value / one.factor, value * one.factor)
         if not 0 < low < high:
             return None
         bounds = {"min": min(float(f"{low:.4g}"), value), "max": max(float(f"{high:.4g}"), value)}
@@ -119,7 +140,7 @@ def _parameter(one: Searched, advice: Advice, rules: Rules, grids: dict[str, tup
         return common | {"type": "int", "grid": list(grid)} if len(grid) > 1 else None
     own = "-".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
     if one.shapes:
-        fits = advice.recipe.model.embedding_dim if one.key == "model.bottom" else 0
+        fits = recipe.model.embedding_dim if one.key == "model.bottom" else 0
         values = ["-".join(map(str, shape)) for shape in rules.lists[one.shapes] if shape[-1] >= fits]
     else:
         values = list(one.values)
@@ -127,14 +148,14 @@ def _parameter(one: Searched, advice: Advice, rules: Rules, grids: dict[str, tup
     return common | {"type": "categorical", "categorical_values": values} if len(values) > 1 else None
 
 
-def _grid(one: Searched, advice: Advice) -> tuple[int, ...]:
+def _grid(one: Searched, recipe: Recipe, rows: float | None) -> tuple[int, ...]:
     """Return the values that fit the data, in ascending order, with the advised one among them."""
-    value, values = value_at(advice.recipe.model_dump(mode="json"), one.key), set(one.grid)
+    value, values = value_at(recipe.model_dump(mode="json"), one.key), set(one.grid)
     if value is None:
         return ()
     if one.key == "batch_size":
         # Without a profile, the number of rows is unknown, so only sizes near the advised one are searched.
-        most = advice.rows / STEPS if advice.rows else 2 * value
+        most = rows / STEPS if rows else 2 * value
         values = {size for size in values if value / 4 <= size <= most}
     return tuple(sorted(values | {value}))
 
@@ -155,15 +176,16 @@ def _within(
     return low, high
 
 
-def _metrics(wishes: Wishes) -> Iterator[dict[str, Any]]:
+def _metrics(wishes: Wishes, days_trained: int) -> Iterator[dict[str, Any]]:
     name, threshold = wishes.target or ("auc", None)
     quality: dict[str, Any] = {"name": name, "objective": "maximize" if name == "auc" else "minimize", "strategy": "optimize"}
-    yield quality if threshold is None else quality | {"threshold": threshold}
+    # SigOpt allows thresholds of optimized metrics only if there are two of them.
+    yield quality if threshold is None or wishes.seconds is None else quality | {"threshold": threshold}
     time: dict[str, Any] = {"name": "training_time", "objective": "minimize"}
     if wishes.seconds is None:
         yield time | {"strategy": "store"}
     else:  # the wish is about a day, and the metric about all days that a trial trains on
-        yield time | {"strategy": "optimize", "threshold": wishes.seconds * Search().days_trained}
+        yield time | {"strategy": "optimize", "threshold": wishes.seconds * days_trained}
 
 
 def _warnings(budget: int, parameters: int) -> Iterator[str]:

@@ -1,21 +1,25 @@
 """The advice that applies to a day, which is kept from day to day.
 
-Advice is given again when the size of a day has changed, or when the user no longer sets a key that it is about.
+Advice is given again when the size of a day or the user's wishes have changed, when the machine has less memory, or when the
+user no longer sets a key that it is about.
 Advice that followed each day's data would change a recipe daily, and with it the meaning of its metrics.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Self
 
-from ml.advisor.advice import Advice
+from ml.advisor.advice import Advice, Wishes
 from ml.advisor.advise import advise, pinned_keys
+from ml.advisor.calibration import calibration_for
 from ml.advisor.draft import is_structural, under
 from ml.advisor.hardware import detect
 from ml.advisor.profiles.day import profile_of
 from ml.advisor.profiles.days import days_to_profile
+from ml.advisor.wishes import memory_limit, wishes_of
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.recipes.edits import flat, nested
@@ -24,6 +28,7 @@ from ml.recipes.recipe import Recipe
 from ml.stages import FEATURE_PROFILES, advisor_recipes
 
 _FACTOR = 2.0  # new advice is given once the number of rows of a day has changed by this factor
+_LESS = 0.9  # and once the limit of memory is below this share of the one that the advice was given for
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,9 @@ class StoredAdvice:
         values: `Advised` values as plain data, those that differ from the values without advice.
         kept: `Advised` values that are not applied, because the user has set the key or the structure of the model is kept.
         suggestions: Changes that no recipe key can express, as plain data.
+        warnings: What the limits of time and memory could not reach, or what the memory of the machine has changed.
+        wishes: The user's wishes that it was given for (`Wishes.of_training`).
+        memory: The limit of memory that it was given for, in bytes; None for advice of earlier versions.
     """
 
     days: tuple[str, ...]
@@ -45,14 +53,19 @@ class StoredAdvice:
     values: tuple[Mapping[str, Any], ...]
     kept: tuple[Mapping[str, Any], ...]
     suggestions: tuple[Mapping[str, Any], ...]
+    warnings: tuple[str, ...] = ()
+    wishes: Mapping[str, Any] = field(default_factory=dict)
+    memory: float | None = None
 
     @classmethod
-    def of(cls, advice: Advice) -> Self:
-        """Returns advice as plain data."""
+    def of(cls, advice: Advice, wishes: Wishes | None = None, memory: float | None = None) -> Self:
+        """Returns advice as plain data, with the wishes and the limit of memory that it was given for."""
         values = tuple(asdict(value) for value in advice.values if value.changes)
         kept = tuple(asdict(value) for value in advice.kept)
         applied = tuple(asdict(layer) for layer in advice.layers)
-        return cls(advice.days, advice.rows, applied, values, kept, tuple(asdict(each) for each in advice.suggestions))
+        suggestions = tuple(asdict(each) for each in advice.suggestions)
+        said = wishes.of_training if wishes else {}
+        return cls(advice.days, advice.rows, applied, values, kept, suggestions, advice.warnings, said, memory)
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Self | None:
@@ -61,7 +74,18 @@ class StoredAdvice:
         if found is None:
             return None
         lists = (tuple(found[name]) for name in ("applied", "values", "kept", "suggestions"))
-        return cls(tuple(found["days"]), found["rows"], *lists)
+        applied, values, kept, suggestions = lists
+        return cls(
+            tuple(found["days"]),
+            found["rows"],
+            applied,
+            values,
+            kept,
+            suggestions,
+            tuple(found.get("warnings", ())),
+            found.get("wishes", {}),
+            found.get("memory"),
+        )
 
     @property
     def layers(self) -> list[Layer]:
@@ -70,7 +94,13 @@ class StoredAdvice:
 
 
 def advice_of_day(
-    spec: DatasetSpec, model: str, day: str, lake: Lake, present: Recipe | None, tuned: StoredAdvice | None = None
+    spec: DatasetSpec,
+    model: str,
+    day: str,
+    lake: Lake,
+    present: Recipe | None,
+    tuned: StoredAdvice | None = None,
+    home: Path | None = None,
 ) -> StoredAdvice:
     """Return the advice that applies to a day.
 
@@ -81,7 +111,10 @@ def advice_of_day(
         lake: Where profiles and recipes are stored.
         present: The recipe of the day before, whose structure is kept; None for a day that starts from nothing.
         tuned: The advice in the recipe of a tuning whose result is used from the day on. It replaces earlier advice.
+        home: Folder of the calibrations; see `calibration_for`.
     """
+    wishes, hardware = wishes_of(spec, model), detect()
+    memory = memory_limit(wishes, hardware)
     stage, parent = advisor_recipes(model), spec.previous_day(day)
     days = days_to_profile(spec, lake, before=day)
     rows = _rows(lake, spec, days)
@@ -89,13 +122,15 @@ def advice_of_day(
     if tuned is None:
         # A rerun uses the day's own advice, also after the advice of the day before was given again.
         before = own if own is not None and own.days == tuple(days) else before
-        kept = before is not None and (before is own or _alike(before.rows, rows))
+        kept = before is not None and (before is own or (_alike(before.rows, rows) and not _shrunk(before.memory, memory)))
     else:
         before, kept = tuned, True
+    kept = before is not None and kept and before.wishes == wishes.of_training
     if before is not None and kept and not _revealed(before, spec, model, present):
         return before
-    profile = profile_of(spec, days, lake) if rows else None
-    new = StoredAdvice.of(advise(spec, model, profile, detect(), incumbent=present))
+    profile, calibration = profile_of(spec, days, lake) if rows else None, calibration_for(wishes, hardware, home)
+    advice = advise(spec, model, profile, hardware, wishes, calibration=calibration, incumbent=present)
+    new = StoredAdvice.of(advice, wishes, memory)
     return _with_structure(new, before, present) if before and present else new
 
 
@@ -131,6 +166,10 @@ def _rows(lake: Lake, spec: DatasetSpec, days: list[str]) -> float | None:
     """Return the mean number of rows of a day; None if there are none."""
     counts = [lake.manifest(FEATURE_PROFILES, spec.name, day)["rows"] for day in days]
     return sum(counts) / len(counts) if sum(counts) else None
+
+
+def _shrunk(before: float | None, now: float) -> bool:
+    return before is not None and now < _LESS * before
 
 
 def _alike(before: float | None, now: float | None) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+TYPICAL_BASE_BYTES = 550_000_000
+"""Memory of a process that trains a tiny model."""
 TYPICAL_RATES: Mapping[str, float] = MappingProxyType(
     {
         "steps": 1.9e-03,

@@ -1,4 +1,4 @@
-"""A user's edits of one model's recipe: `catalog/recipes/<dataset>/<model>.yaml`, in the sections of a recipe.
+"""A user's edits of one model's recipe: `catalog/recipes/<dataset>/<model>.yaml`, in the sections of a recipe and `wishes`.
 
 An edit changes a value, adds a key, or removes one with `null`, so that its default applies. A value that is edited is
 fixed: it is not tuned, unless the edits list a parameter for its key. Parameters are edited by name.
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from ml.catalog.document import CatalogError, read_document, shown
 from ml.catalog.explain import describe
 from ml.catalog.fault_text import what_is_wrong
-from ml.recipes.sections import SECTIONS, from_sections, in_sections
+from ml.recipes.sections import SECTIONS, WISHES, from_sections, in_sections
 
 NAMED_BY_USERS = {("tables", "features"), ("loss_weights",)}
 """Recipe keys below which the keys are names of the dataset."""
@@ -31,11 +31,13 @@ class Edits:
         path: The file.
         values: Recipe keys with new values, nested as in `Recipe`; None removes a key.
         sigopt: Keys of the section `sigopt` with new values.
+        wishes: The section `wishes`, which the advisor reads.
     """
 
     path: Path
     values: Mapping[str, Any] = field(default_factory=dict)
     sigopt: Mapping[str, Any] = field(default_factory=dict)
+    wishes: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_edits(path: Path | None) -> Edits | None:
@@ -52,17 +54,20 @@ def read_edits(path: Path | None) -> Edits | None:
     """
     if path is None or not path.is_file():
         return None
-    document = read_document(path)
-    wrong = [describe(path, [key], f"no such section; expected {', '.join(SECTIONS)}", document) for key in document.data]
-    wrong = [line for key, line in zip(document.data, wrong, strict=True) if key not in SECTIONS]
+    document, known = read_document(path), (*SECTIONS, WISHES)
+    wrong = [
+        describe(path, [key], f"no such section; expected {', '.join(known)}", document)
+        for key in document.data
+        if key not in known
+    ]
     wrong += [
         describe(path, [key], f"expected keys with values, found {type(value).__name__}", document)
         for key, value in document.data.items()
-        if key in SECTIONS and not isinstance(value, dict)
+        if key in known and not isinstance(value, dict)
     ]
     if wrong:
         raise CatalogError("\n".join(wrong))
-    return Edits(path, from_sections(document.data), document.data.get("sigopt", {}))
+    return Edits(path, from_sections(document.data), document.data.get("sigopt", {}), document.data.get(WISHES, {}))
 
 
 def patch(base: Mapping[str, Any], edits: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ml.catalog.expand import expand_recipe
 from ml.catalog.spec import DatasetSpec
-from ml.recipes.edits import flat, nested, patch, read_edits
+from ml.recipes.edits import Edits, flat, nested, patch, read_edits
 from ml.recipes.recipe import RECIPES, Recipe, read_recipe, recipe_of
 
 DEFAULT = "default"
@@ -82,7 +82,12 @@ def entry_layers(spec: DatasetSpec, model: str) -> list[Layer]:
 def edits_layers(spec: DatasetSpec, model: str) -> list[Layer]:
     """Returns the layer of the user's edits, or none."""
     edits = read_edits(spec.models[model].edits)
-    return [Layer(f"edits, {edits.path.parent.name}/{edits.path.name}", edits.values)] if edits and edits.values else []
+    return [Layer(edits_origin(edits), edits.values)] if edits and edits.values else []
+
+
+def edits_origin(edits: Edits) -> str:
+    """Returns the origin of values that a user's edits set."""
+    return f"edits, {edits.path.parent.name}/{edits.path.name}"
 
 
 def compose(spec: DatasetSpec, model: str, advice: Iterable[Layer] = (), tuned: Iterable[Layer] = ()) -> Composed:

@@ -174,6 +174,13 @@ class Search(Strict):
         """Number of days that a trial trains on: all that it sees but the last one."""
         return self.window_days - self.judged_days - 1
 
+    @property
+    def section(self) -> dict[str, Any]:
+        """The section `sigopt` of a recipe as plain data, without what is not set."""
+        data = self.model_dump(mode="json", exclude_none=True, exclude={"parameters"})
+        parameters = [one.model_dump(mode="json", exclude_defaults=True) for one in self.parameters]
+        return {name: value for name, value in data.items() if value != []} | {"parameters": parameters}
+
     def warnings(self) -> list[str]:
         """Returns what is allowed, but probably not meant."""
         needed = TRIALS_PER_PARAMETER * len(self.parameters)
@@ -210,6 +217,25 @@ class UnsuitableParameter(ValueError):
         self.name, self.problem, self.key = name, problem, key
 
 
+class UnknownKey(UnsuitableParameter):
+    """The recipe has no such key.
+
+    Args:
+        index: Index of the parameter.
+        name: Its name.
+        recipe_key: The key.
+        part: The part of the key that does not exist.
+    """
+
+    def __init__(self, index: int, name: str, recipe_key: str, part: str) -> None:
+        super().__init__(index, name, f"the recipe has no key {recipe_key!r} ({part})", "key")
+        self.recipe_key = recipe_key
+
+
+class OutsideValues(UnsuitableParameter):
+    """The recipe's own value, which can be advised or tuned, is not among the values that are searched."""
+
+
 def check_search(search: Search, recipe: Recipe) -> None:
     """Refuses parameters that do not fit a recipe.
 
@@ -217,21 +243,27 @@ def check_search(search: Search, recipe: Recipe) -> None:
         UnsuitableParameter: A parameter's key is not one of the recipe's, its type is not the key's, one of its values is not a
             value of the key, or the recipe's own value is outside its values.
     """
+    for error in unsuitable_parameters(search, recipe):
+        raise error
+
+
+def unsuitable_parameters(search: Search, recipe: Recipe) -> Iterator[UnsuitableParameter]:
+    """Yields the first thing that is wrong with each parameter that does not fit a recipe."""
     known = recipe.model_dump(mode="json")
     for index, parameter in enumerate(search.parameters):
         try:
             value = value_at(known, parameter.key)
         except KeyError as error:
-            problem = f"the recipe has no key {parameter.key!r} ({error.args[0]})"
-            raise UnsuitableParameter(index, parameter.name, problem, "key") from error
+            yield UnknownKey(index, parameter.name, parameter.key, error.args[0])
+            continue
         if isinstance(value, int) and not isinstance(value, bool) and parameter.type == "double":
             problem = f"expected int, because {parameter.key} is an integer"
-            raise UnsuitableParameter(index, parameter.name, problem, "type")
-        for domain, problem in refused_values(parameter, recipe):
-            raise UnsuitableParameter(index, parameter.name, problem, domain)
-        if not parameter.contains(value):
+            yield UnsuitableParameter(index, parameter.name, problem, "type")
+        elif refused := next(refused_values(parameter, recipe), None):
+            yield UnsuitableParameter(index, parameter.name, refused[1], refused[0])
+        elif not parameter.contains(value):
             problem = f"the recipe's {parameter.key}, {as_category(value)}, is outside its values; include it or edit it"
-            raise UnsuitableParameter(index, parameter.name, problem)
+            yield OutsideValues(index, parameter.name, problem)
 
 
 def refused_values(parameter: SearchedParameter, recipe: Recipe) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 SECTIONS = ("model", "training", "sigopt")
+WISHES = "wishes"  # a further section of edits, which is for the advisor (`ml.recipes.wishes`)
 _IN_MODEL = ("tables", "exclude_features")  # keys of the recipe that are in the section `model`, beside the model's own
 
 

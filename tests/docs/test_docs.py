@@ -21,7 +21,8 @@ from ml.recipes.dialects.read import read_search
 from ml.recipes.edits import read_edits
 from ml.recipes.recipe import RECIPES, Recipe, load_recipe, merge, recipe_of, with_edits
 from ml.recipes.search import Search, check_search
-from ml.recipes.sections import SECTIONS
+from ml.recipes.sections import SECTIONS, WISHES
+from ml.recipes.wishes import WishesSection
 from ml.schema import FeatureSchema
 from tests.docs.commands import COMMANDS, MAKEFILE, check_target, commands_of
 from tests.helpers.markdown import Block, blocks_of, inline_code, pages
@@ -103,6 +104,8 @@ def test_yaml_is_accepted_by_the_loader_and_by_the_models(block: Block, tmp_path
         assert recipes
         for recipe in (load_recipe("dlrm"), *recipes):
             check_search(search, with_edits(recipe, edits))
+    elif set(written) == {WISHES}:
+        WishesSection.model_validate(written[WISHES])
     elif "budget" in written:
         (tmp_path / "experiment.yml").write_text(block.text)
         assert len(read_search(tmp_path / "experiment.yml", load_recipe("dlrm")).search.parameters) == len(

@@ -10,6 +10,7 @@ from ml.advisor.profiles.days import days_to_profile
 from ml.advisor.profiles.profile import FeatureProfile
 from ml.catalog.load import load_catalog
 from ml.lake import Lake
+from ml.recipes.recipe import RECIPES
 from ml.stages import FEATURE_PROFILES
 from orchestration import advise
 from tests.helpers.feature_profiles import profile_of
@@ -88,6 +89,19 @@ def test_wishes_reach_the_advice(profiled: Lake) -> None:
     assert "early_stop.target" in text
 
 
+def test_wishes_of_the_edits_are_followed_unless_an_option_says_otherwise(
+    profiled: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edits = tmp_path / "dlrm.yaml"
+    edits.write_text("wishes: {memory: 1kb, target: {auc: 0.76}}")
+    wished = CRITEO.model_copy(update={"models": {"dlrm": CRITEO.models["dlrm"].found_in(RECIPES, edits)}})
+    monkeypatch.setattr(advise, "the_dataset", lambda name: wished)
+    assert "bytes of memory: the limit is 1000" in " ".join(run().split()) and "early_stop.target" in run()
+    assert "bytes of memory: the limit is 2000" in " ".join(run("--memory", "2kb").split())
+    edits.write_text("wishes: {memory: 1}")
+    assert "wishes.memory: expected text, found 1" in refused()
+
+
 def test_without_profiles_only_rules_that_need_none_apply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path))
     monkeypatch.setattr(advise, "quiet_console", lambda: None)
@@ -99,8 +113,8 @@ def test_without_profiles_only_rules_that_need_none_apply(tmp_path: Path, monkey
     ("words", "expected"),
     [
         (("--model", "dlrn"), "criteo has no model 'dlrn'; its models are dlrm"),
-        (("--memory", "2"), "'2' is not a size such as 500mb"),
-        (("--memory", "0gb"), "is not a size"),
+        (("--memory", "2"), "expected a size such as 500mb or 2gb, found '2'"),
+        (("--memory", "0gb"), "expected a size"),
         (("--target", "auc=2"), "is not a target such as auc=0.76"),
         (("--target", "recall=0.5"), "is not a target"),
         (("--seconds", "0"), "--seconds"),

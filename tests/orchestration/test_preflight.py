@@ -14,6 +14,7 @@ from assets.resources import LakeResource, LandingResource, MlflowResource, Spar
 from ml.catalog.load import Catalog
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
+from ml.recipes.recipe import RECIPES
 from orchestration import demo, replay
 from orchestration.definitions import build_defs
 from orchestration.jobs import job_name
@@ -100,6 +101,19 @@ def test_findings_are_computed_again_when_a_file_changes(entry: dict[str, Any], 
     assert findings_of(spec, str(folder)) == []
     (folder / "ml.item").unlink()
     assert [finding.key for finding in findings_of(spec, str(folder))] == ["join.0.source.files"]
+
+
+def test_a_wrong_key_of_a_recipe_is_found_although_no_file_of_the_log_has_changed(
+    entry: dict[str, Any], tmp_path: Path
+) -> None:
+    spec, folder = DatasetSpec.model_validate(entry), tmp_path / "home" / "landing" / "ratings"
+    edits = tmp_path / "edits.yaml"
+    models = {name: choice.found_in(RECIPES, edits) for name, choice in spec.models.items()}
+    spec = spec.model_copy(update={"models": models})
+    assert findings_of(spec, str(folder)) == []
+    edits.write_text("sigopt: {budget: 3}")
+    found = findings_of(spec, str(folder))
+    assert found and all(f"{edits}: sigopt.budget: unknown key" in finding.found for finding in found)
 
 
 def test_a_damaged_file_of_a_later_day_warns_and_its_day_stops(entry: dict[str, Any], tmp_path: Path) -> None:

@@ -148,7 +148,10 @@ def test_a_failed_day_is_asked_for_again_after_a_recipe_or_side_table_changes(tm
     found.add(run_fingerprint(load_dataset(path), str(tmp_path)))
     recipe.write_text("extends: dlrm\nbatch_size: 256\n")
     found.add(run_fingerprint(load_dataset(path), str(tmp_path)))
-    assert len(found) == 4
+    (tmp_path / "recipes" / "shop").mkdir()
+    (tmp_path / "recipes" / "shop" / "own.yaml").write_text("sigopt: {observation_budget: 3}")
+    found.add(run_fingerprint(load_dataset(path), str(tmp_path)))
+    assert len(found) == 5
 
 
 def test_the_sensor_asks_again_after_the_expectations_changed(spec: DatasetSpec, tmp_path: Path):

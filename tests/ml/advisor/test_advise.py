@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,7 @@ def test_a_wish_about_time_is_fulfilled_or_warned_of() -> None:
     tight = of_criteo(5_000_000, wishes=Wishes(seconds=free.prediction.seconds * 0.8))
     assert tight.prediction and tight.prediction.seconds <= free.prediction.seconds * 0.8 and not tight.warnings
     impossible = of_criteo(5_000_000, wishes=Wishes(seconds=0.001))
-    assert any("no rule reduces them further" in warning for warning in impossible.warnings)
+    assert any("no rule reduces it further" in warning for warning in impossible.warnings)
 
 
 def test_a_wish_about_memory_is_fulfilled_or_warned_of() -> None:
@@ -189,12 +190,35 @@ def test_a_wish_about_memory_is_fulfilled_or_warned_of() -> None:
     tight = of_criteo(3_000_000, sparse=rare, wishes=Wishes(memory=free.prediction.peak_bytes * 0.75))
     assert tight.prediction and tight.prediction.peak_bytes <= free.prediction.peak_bytes * 0.75 and not tight.warnings
     impossible = of_criteo(3_000_000, sparse=rare, wishes=Wishes(memory=1000))
-    assert any("no rule reduces them further" in warning for warning in impossible.warnings)
+    assert any("no rule reduces it further" in warning for warning in impossible.warnings)
+
+
+def test_the_memory_of_the_machine_is_the_limit_without_a_wish() -> None:
+    rare = {"C3": sparse_profile(5_000_000, 12_000_000, singles=0.6)}
+    profile = profile_of(CATALOG["criteo"], 3_000_000, sparse=rare)
+
+    def advised(memory: float, wishes: Wishes | None = None) -> Advice:
+        machine = replace(MACHINE, memory=int(memory))
+        return advise(CATALOG["criteo"], "dlrm", profile, machine, wishes, calibration=CALIBRATION)
+
+    free = advised(64 << 30)
+    assert free.prediction and not free.warnings
+    peak = free.prediction.peak_bytes
+    small = advised(peak)  # the limit is 80 % of it
+    assert small.prediction and small.prediction.peak_bytes <= 0.8 * peak and small.recipe != free.recipe
+    [said] = small.warnings
+    assert "80% of this machine's memory" in said and "rules that changed the recipe: " in said
+    changed = {value.rule for value in small.values if value.changes} - {value.rule for value in free.values if value.changes}
+    assert changed and changed <= set(said.rsplit(": ", 1)[1].split(", "))
+    assert any("80% of this machine's memory" in value.reason for value in small.values if value.rule in changed)
+    assert advised(peak, Wishes(memory=peak)).recipe == free.recipe, "a wish takes precedence"
+    unknown = advise(CATALOG["criteo"], "dlrm", None, replace(MACHINE, memory=1), calibration=CALIBRATION)
+    assert not unknown.warnings, "nothing is predicted, and nothing was wished"
 
 
 def test_a_wish_without_a_profile_is_warned_of() -> None:
     advice = advise(CATALOG["criteo"], "dlrm", None, MACHINE, Wishes(seconds=1), calibration=CALIBRATION)
-    assert any("nothing is predicted" in warning for warning in advice.warnings)
+    assert any("predictions need a profile" in warning for warning in advice.warnings)
 
 
 def test_the_structure_of_an_incumbent_is_kept() -> None:

@@ -9,16 +9,28 @@ from typing import Any
 import pytest
 import yaml
 
+from ml.advisor import day as module
 from ml.advisor.day import RECIPE, advise_day
+from ml.advisor.hardware import Hardware, detect
+from ml.advisor.plan import plan_tuning
+from ml.advisor.search_section import by_name
 from ml.catalog.load import CatalogError, load_dataset
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
+from ml.recipes.edits import flat
 from ml.recipes.recipe import Recipe, recipe_of
+from ml.recipes.search import Search
 from ml.recipes.sections import from_sections
 from ml.recipes.stored import recipe_in_use
 from ml.stages import advisor_recipes, tuned_models, tuning_results
 from tests.helpers.paths import ROOT
 
+SIGOPT = """
+sigopt:
+  observation_budget: 60
+  metrics: [{name: auc, threshold: 0.7}, {name: training_time, objective: minimize, threshold: 60}]
+  parameters: [{name: dropout, bounds: {min: 0.0, max: 0.2}}, {name: decay_to, remove: true}]
+"""
 DAYS = ["2014-01-01", "2014-01-02", "2014-01-03"]
 STAGE = advisor_recipes("dlrm")
 
@@ -62,6 +74,82 @@ def test_a_rerun_gives_the_same_bytes(lake: Lake, spec: DatasetSpec) -> None:
     for day, written in zip(DAYS, before, strict=True):
         advise_day(spec, "dlrm", day, lake)
         assert files(lake, day) == written
+
+
+def test_the_written_recipe_has_three_sections(lake: Lake, catalog: Path) -> None:
+    spec = edit(catalog, SIGOPT)
+    done = advise_day(spec, "dlrm", DAYS[0], lake)
+    written = yaml.safe_load((done.folder / RECIPE).read_text())
+    assert [*written] == ["model", "training", "sigopt"]
+    assert Search.model_validate(written["sigopt"]) == done.search == plan_tuning(spec, "dlrm", DAYS[0], lake, detect()).search
+    assert written["sigopt"] == lake.manifest(STAGE, "criteo", DAYS[0])["search"]
+    assert (done.search.observation_budget, done.search.metrics[0].threshold) == (60, 0.7)
+    assert Recipe.model_validate(from_sections(written)) == done.recipe
+
+
+def test_each_value_of_the_search_has_its_origin_and_replaced_ones_are_named(lake: Lake, catalog: Path) -> None:
+    done = advise_day(edit(catalog, SIGOPT), "dlrm", DAYS[0], lake)
+    assert done.origins.keys() == flat(done.recipe.model_dump(mode="json")).keys() | by_name(done.search.section).keys()
+    edits = "edits, criteo/dlrm.yaml"
+    assert {key: done.origins[f"sigopt.{key}"] for key in ("observation_budget", "parallel_bandwidth", "window_days")} == {
+        "observation_budget": edits,
+        "parallel_bandwidth": "advice, search",
+        "window_days": "default",
+    }
+    of_dropout = {key: done.origins[f"sigopt.parameters.dropout.{key}"] for key in ("key", "bounds.min", "bounds.max")}
+    assert of_dropout == {"key": "advice, search", "bounds.min": edits, "bounds.max": edits}
+    assert done.origins["sigopt.metrics.auc.threshold"] == edits
+    replaced = {each.key: (each.value, each.by) for each in done.overrode}
+    assert replaced["sigopt.parameters.dropout.bounds.max"] == (0.5, 0.2)
+    assert replaced["sigopt.parameters.decay_to"][1] is None
+    assert replaced["sigopt.observation_budget"][1] == 60
+    assert "sigopt.parallel_bandwidth" not in replaced
+
+
+def test_a_rerun_on_another_machine_gives_the_same_search(
+    lake: Lake, spec: DatasetSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advise_day(spec, "dlrm", DAYS[0], lake)
+    before = files(lake, DAYS[0])
+    monkeypatch.setattr(module, "detect", lambda: Hardware("another processor", 64, 1 << 40))
+    advise_day(spec, "dlrm", DAYS[0], lake)
+    assert files(lake, DAYS[0]) == before
+    assert advise_day(spec, "dlrm", DAYS[1], lake).search.parallel_bandwidth == 64
+
+
+def test_the_search_does_not_change_the_identity_of_the_recipe(lake: Lake, catalog: Path) -> None:
+    plain = advise_day(load_dataset(catalog / "criteo.yaml"), "dlrm", DAYS[0], lake)
+    digest = lake.digest(STAGE, "criteo", DAYS[0])
+    searched = advise_day(edit(catalog, "sigopt: {observation_budget: 3}"), "dlrm", DAYS[0], lake)
+    assert searched.recipe == plain.recipe and lake.digest(STAGE, "criteo", DAYS[0]) == digest
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "sigopt: {observation_budgett: 3}",
+            r"dlrm\.yaml: sigopt\.observation_budgett: unknown key.*observation_budget.*line 1",
+        ),
+        ("sigopt: {parallel_bandwidth: many}", r"dlrm\.yaml: sigopt\.parallel_bandwidth: expected an integer, found 'many'"),
+        (
+            "sigopt: {parameters: [{name: x, key: dense_optimizer.lrr, type: double, bounds: {min: 0, max: 1}}]}",
+            r"dlrm\.yaml: sigopt\.parameters\.0\.key: x: the recipe has no key 'dense_optimizer\.lrr'",
+        ),
+    ],
+)
+def test_a_wrong_key_of_the_search_is_refused_and_nothing_is_written(
+    lake: Lake, catalog: Path, text: str, message: str
+) -> None:
+    with pytest.raises(CatalogError, match=message):
+        advise_day(edit(catalog, text), "dlrm", DAYS[0], lake)
+    assert not lake.has(STAGE, "criteo", DAYS[0])
+
+
+def test_a_value_outside_of_what_is_searched_is_a_warning(lake: Lake, catalog: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = "sigopt: {parameters: [{name: dropout, bounds: {min: 0.3, max: 0.5}}]}"
+    advise_day(edit(catalog, text), "dlrm", DAYS[0], lake)
+    assert "sigopt.parameters.0: dropout: the recipe's model.dropout, 0.0, is outside its values" in caplog.text
 
 
 def test_edits_apply_and_what_they_replace_is_logged(lake: Lake, catalog: Path, caplog: pytest.LogCaptureFixture) -> None:

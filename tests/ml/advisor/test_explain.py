@@ -36,7 +36,7 @@ def test_keys_of_the_catalog_entry_are_listed_as_not_applied() -> None:
 
 
 def test_a_wish_that_cannot_be_fulfilled_is_shown() -> None:
-    assert "no rule reduces them further" in " ".join(" ".join(lines(seconds=1e-9)).split())
+    assert "no rule reduces it further" in " ".join(" ".join(lines(seconds=1e-9)).split())
 
 
 def test_markdown_has_a_row_for_each_value_and_groups_features() -> None:

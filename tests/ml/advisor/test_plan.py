@@ -194,6 +194,12 @@ def test_a_wrong_section_names_file_and_key(catalog: Path, lake: Lake, sigopt: d
         plan(catalog, lake, {"sigopt": sigopt})
 
 
+def test_edits_of_a_parameter_that_is_not_advised_need_not_repeat_its_key(catalog: Path, lake: Lake) -> None:
+    edits = {"training": {"batch_size": 512}, "sigopt": {"parameters": [{"name": "batch_size", "grid": [256, 512]}]}}
+    found = parameters(plan(catalog, lake, edits))["batch_size"]
+    assert (found.key, found.type, found.grid) == ("batch_size", "int", (256, 512))
+
+
 def test_a_parameter_that_only_other_models_or_profiles_have_can_be_removed(catalog: Path, lake: Lake) -> None:
     edits = [{"name": name, "remove": True} for name in ("cross_layers", "batch_size")]
     found = plan(catalog, lake, {"training": {"batch_size": 512}, "sigopt": {"parameters": edits}})

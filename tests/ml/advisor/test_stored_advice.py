@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ml.advisor.day import advise_day
+from ml.advisor.hardware import Hardware
 from ml.advisor.profiles.day import profile_day
 from ml.advisor.rules import load_rules
 from ml.advisor.stored_advice import StoredAdvice, advice_of_day
@@ -63,7 +64,6 @@ def test_a_rerun_keeps_the_advice_although_the_machine_has_changed(
     lake: Lake, days: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ml.advisor import stored_advice
-    from ml.advisor.hardware import Hardware
 
     spec = spec_with()
     for day in days[:2]:
@@ -72,6 +72,69 @@ def test_a_rerun_keeps_the_advice_although_the_machine_has_changed(
     monkeypatch.setattr(stored_advice, "detect", lambda: Hardware("another processor", 64, 1 << 40))
     advise_day(spec, "dlrm", days[1], lake)
     assert lake.manifest(STAGE, "made", days[1]) == before
+
+
+def with_edits(path: Path, text: str) -> DatasetSpec:
+    path.write_text(text)
+    spec = spec_with()
+    return spec.model_copy(update={"models": {"dlrm": spec.models["dlrm"].found_in(RECIPES, path)}})
+
+
+def test_a_change_of_the_wishes_gives_advice_again_and_a_rerun_reproduces_it(
+    lake: Lake, days: list[str], tmp_path: Path
+) -> None:
+    for day in days[:2]:
+        advise_day(spec_with(), "dlrm", day, lake)
+    wished = with_edits(tmp_path / "dlrm.yaml", "wishes: {target: {auc: 0.7}, memory: 1kb, seconds: 100}")
+    for _ in range(2):
+        done = advise_day(wished, "dlrm", days[2], lake)
+        assert done.recipe.early_stop and done.recipe.early_stop.target == 0.7
+        assert done.advice.wishes == {"seconds": 100, "memory": 1000.0, "target": ["auc", 0.7]} and done.advice.days == tuple(
+            days[:2]
+        )
+        assert any("the limit is 1000" in warning for warning in done.advice.warnings)
+        assert done.search.metrics[0].threshold == 0.7
+        assert done.origins["sigopt.metrics.auc.threshold"].endswith("dlrm.yaml, wishes")
+    advise_day(wished, "dlrm", days[3], lake)
+    assert stored(lake, days[3]) == stored(lake, days[2]), "kept while the wishes are the same"
+    assert advise_day(spec_with(), "dlrm", days[3], lake).recipe.early_stop is None
+
+
+def test_a_wish_about_time_is_a_threshold_for_the_days_of_a_trial(lake: Lake, days: list[str], tmp_path: Path) -> None:
+    wished = with_edits(tmp_path / "dlrm.yaml", "wishes: {seconds: 5}\nsigopt: {window_days: 4}")
+    quality, time = advise_day(wished, "dlrm", days[0], lake).search.metrics
+    assert quality.threshold is None
+    assert (time.name, time.strategy, time.threshold) == ("training_time", "optimize", 10)
+
+
+def test_advice_is_given_again_on_a_machine_with_less_memory(
+    lake: Lake, days: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ml.advisor import stored_advice
+
+    def on(memory: int, day: str) -> StoredAdvice:
+        monkeypatch.setattr(stored_advice, "detect", lambda: Hardware("a processor", 2, memory))
+        return advise_day(spec_with(), "dlrm", day, lake).advice
+
+    on(8 << 30, days[0])
+    assert on(8 << 30, days[1]).memory == 0.8 * (8 << 30)
+    assert on(64 << 30, days[2]).memory == 0.8 * (8 << 30), "kept on a larger machine"
+    small = on(1 << 20, days[3])
+    assert small.memory == 0.8 * (1 << 20) and any("this machine's memory" in warning for warning in small.warnings)
+    before = lake.manifest(STAGE, "made", days[3])
+    on(64 << 30, days[3])
+    assert lake.manifest(STAGE, "made", days[3]) == before, "a rerun keeps the day's advice"
+
+
+def test_advice_of_an_earlier_version_is_read(lake: Lake, days: list[str]) -> None:
+    done = advise_day(spec_with(), "dlrm", days[0], lake)
+    manifest = lake.manifest(STAGE, "made", days[0])
+    for new in ("warnings", "wishes", "memory"):
+        del manifest["advice"][new]
+    del manifest["cores"]
+    lake.write_manifest(lake.partition(STAGE, "made", days[0]), manifest)
+    again = advise_day(spec_with(), "dlrm", days[0], lake)
+    assert again.recipe == done.recipe and again.advice.memory is None
 
 
 def test_advice_is_applied_below_the_users_values_or_only_explained(
@@ -154,7 +217,6 @@ def test_advice_that_does_not_fit_is_not_applied_with_a_warning(
 
 def test_the_layers_of_stored_advice_are_those_of_the_advice() -> None:
     from ml.advisor.advise import advise
-    from ml.advisor.hardware import Hardware
     from ml.catalog.load import load_catalog
     from tests.helpers.feature_profiles import profile_of, sparse_profile
 

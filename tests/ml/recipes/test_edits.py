@@ -64,7 +64,7 @@ def test_overrides_of_a_call_take_precedence_over_edits(edits: Path) -> None:
         ("model:\n  tables:\n    init_scale: -1", r"model\.tables\.init_scale: .*at least 0.*line 3"),
         ("model:\n  dropuot: 0.1", r"yaml: model\.dropuot: unknown key, found 0\.1 \(line 2\)"),
         ("model: {embedding_dim: 7}", r"model\.dlrm\.embedding_dim|model\.embedding_dim"),
-        ("trainin: {seed: 1}", r"trainin: no such section; expected model, training, sigopt \(line 1\)"),
+        ("trainin: {seed: 1}", r"trainin: no such section; expected model, training, sigopt, wishes \(line 1\)"),
         ("training: 3", r"training: expected keys with values, found int"),
         ("training: {seed: 1", r"not valid YAML"),
         (

@@ -1,0 +1,203 @@
+"""The section `sigopt` of a recipe: the advised search with the user's edits, and where each of its values comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from ml.advisor.draft import FEATURES, value_at
+from ml.advisor.recipe_keys import of_recipe, of_table
+from ml.advisor.rules import load_rules
+from ml.advisor.search_space import space_around
+from ml.advisor.wishes import wishes_of
+from ml.catalog.document import CatalogError
+from ml.catalog.spec import DatasetSpec
+from ml.recipes.dialects.section import SECTION
+from ml.recipes.dialects.write import experiment_body
+from ml.recipes.edits import Edits, edited_parameters, explain_parameter, explain_search, flat, listed_parameters, read_edits
+from ml.recipes.layers import DEFAULT, Overrode, edits_origin
+from ml.recipes.recipe import Recipe
+from ml.recipes.search import OutsideValues, Search, UnknownKey, unsuitable_parameters
+from ml.recipes.sections import WISHES
+from ml.tuning.errors import ApiError
+from ml.tuning.parse.experiments import experiment
+
+ADVISED = "advice, search"
+WINDOW_KEYS = ("window_days", "scored_days", "judged_days")
+NAMED = ("parameters", "metrics")  # lists of the section whose items have names
+
+
+@dataclass(frozen=True)
+class SearchSection:
+    """The section `sigopt` of a recipe.
+
+    Attributes:
+        search: What tuning searches.
+        origins: Origins by key. Items of lists have their names as keys, as in `sigopt.parameters.dense_lr.bounds.min`.
+        overrode: Advised values that the user's edits replaced. An advised parameter that is not searched is one value.
+    """
+
+    search: Search
+    origins: Mapping[str, str]
+    overrode: tuple[Overrode, ...] = ()
+
+
+def search_section(
+    spec: DatasetSpec,
+    model: str,
+    recipe: Recipe,
+    rows: float | None,
+    cores: float = 1.0,
+    changes: Mapping[str, Any] | None = None,
+) -> SearchSection:
+    """Return the section `sigopt` of a recipe: the advised search around it, with the user's edits.
+
+    A key whose value the user has edited is not searched, unless the edits list a parameter for it. Wishes for time and
+    target are thresholds.
+
+    Args:
+        spec: The dataset.
+        model: Name of the model.
+        recipe: The recipe that is tried first.
+        rows: Rows of a day; None if they are not known.
+        cores: Number of cores for trials, each of which uses one.
+        changes: Keys of the section that take precedence over the edits.
+
+    Raises:
+        CatalogError: The section is not valid, or the tuning service would refuse it; the message names the file of the edits.
+    """
+    edits = read_edits(spec.models[model].edits)
+    wishes = wishes_of(spec, model)
+    edited = {key: value for key, value in (edits.sigopt.items() if edits else ()) if key != "parameters"} | dict(changes or {})
+    advised = space_around(recipe, rows, wishes, cores, days_trained=_days_trained(edited)).section
+    parameters, listed = _parameters(edits, recipe, advised["parameters"])
+    names = {parameter["name"] for parameter in parameters}
+    constraints = [each for each in advised["linear_constraints"] if {term["name"] for term in each["terms"]} <= names]
+    data = {**advised, "parameters": parameters, "linear_constraints": constraints, **edited}
+    search = _validated(spec, model, edits, data)
+    of_edits = by_name(edited | {"parameters": listed})
+    kept = by_name({key: value for key, value in advised.items() if key not in edited})
+    plain = by_name(space_around(recipe, rows, cores=cores).section)
+    origins = {}
+    for key, value in by_name(search.section).items():
+        origins[key] = DEFAULT
+        if edits and key in of_edits:
+            origins[key] = edits_origin(edits)
+        elif kept.get(key) == value:
+            origins[key] = ADVISED if plain.get(key) == value or not edits else f"{edits_origin(edits)}, {WISHES}"
+    return SearchSection(search, origins, tuple(_overrode(advised, search)))
+
+
+def _days_trained(edited: Mapping[str, Any]) -> int | None:
+    """Return the number of days that a trial trains on, None if the edits of the window are not valid."""
+    try:
+        return Search.model_validate({key: edited[key] for key in WINDOW_KEYS if key in edited}).days_trained
+    except ValidationError:  # the validation of the whole section names the key
+        return None
+
+
+def check_section(
+    spec: DatasetSpec, model: str, search: Search, recipe: Recipe, *, declared: bool = False, strict: bool = False
+) -> list[str]:
+    """Check that the searched parameters fit a recipe.
+
+    Args:
+        spec: The dataset.
+        model: Name of the model.
+        search: What is searched.
+        recipe: The recipe.
+        declared: Whether the recipe is the declared one. Advice can then still add keys, of tables and of parts that are not
+            set, so parameters for such keys are not judged.
+        strict: Whether the recipe's own value has to be among the values that are searched, as tuning requires.
+
+    Returns:
+        A line for each parameter whose values do not contain the recipe's own.
+
+    Raises:
+        CatalogError: A parameter does not fit the recipe; the message names the file of the edits and the key.
+    """
+    edits = read_edits(spec.models[model].edits)
+    warnings = []
+    for error in unsuitable_parameters(search, recipe):
+        if declared and isinstance(error, UnknownKey) and _can_be_added(error.recipe_key, recipe):
+            continue
+        refusal = (
+            CatalogError(f"{spec.name}/{model}: {error}")
+            if edits is None
+            else explain_parameter(edits, error.name, error.key, error.problem)
+        )
+        if strict or not isinstance(error, OutsideValues):
+            raise refusal from error
+        warnings.append(str(refusal))
+    return warnings
+
+
+def _can_be_added(key: str, recipe: Recipe) -> bool:
+    """Whether a key that a recipe lacks is one of a feature's table, or of a part that is not set."""
+    known = recipe.model_dump(mode="json")
+    above = key.split(".")[:-1]
+    return (key.startswith(f"{FEATURES}.") and of_table(key.rsplit(".", 1)[1])) or any(
+        value_at(known, ".".join(above[: n + 1])) is None and of_recipe(key) for n in range(len(above))
+    )
+
+
+def by_name(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a section by key, with the names of parameters and metrics in place of their positions.
+
+    Example:
+        >>> by_name({"observation_budget": 3, "metrics": [{"name": "auc", "threshold": 0.7}]})
+        {'sigopt.observation_budget': 3, 'sigopt.metrics.auc.threshold': 0.7}
+    """
+    named = {
+        name: {one["name"]: {key: value for key, value in one.items() if key != "name"} for one in section[name]}
+        for name in NAMED
+        if name in section
+    }
+    return {key: value for key, value in flat({SECTION: {**section, **named}}).items() if value not in ({}, [])}
+
+
+def _parameters(
+    edits: Edits | None, recipe: Recipe, advised: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[Mapping[str, Any]]]:
+    """Return the parameters with the edits, and the edits of those that are searched.
+
+    Edits of a parameter that is not advised at present, such as batch sizes for very few rows, need not repeat its key.
+    """
+    rules = load_rules().search
+    listed = listed_parameters(edits, {parameter["name"] for parameter in advised} | {rule.name for rule in rules})
+    fixed = tuple(f"{key}." for key, value in flat(edits.values).items() if value != {}) if edits else ()
+    searched = [parameter for parameter in advised if not f"{parameter['key']}.".startswith(fixed)]
+    known = {rule.name: {"key": rule.key, "type": rule.parameter_type} for rule in rules if recipe.model.kind in rule.models}
+    changed = [one for one in listed if not one.get("remove")]
+    missing = {one["name"] for one in changed} - {parameter["name"] for parameter in searched}
+    searched += [{"name": name, **known[name]} for name in sorted(missing & known.keys())]
+    return edited_parameters(searched, listed), changed
+
+
+def _validated(spec: DatasetSpec, model: str, edits: Edits | None, data: Mapping[str, Any]) -> Search:
+    """Return the search of a section. Raises `CatalogError` with the path of the key in the file of the edits."""
+    try:
+        search = Search.model_validate(data)
+        experiment(experiment_body(search, model, None))
+    except ApiError as error:
+        raise CatalogError(f"{edits.path if edits else spec.name}: {SECTION}: {error.message}") from error
+    except ValidationError as error:
+        if edits is None:
+            raise CatalogError(f"{spec.name}: {error.errors(include_url=False)[0]['msg']}") from error
+        raise explain_search(edits, error, Search, [parameter["name"] for parameter in data["parameters"]]) from error
+    return search
+
+
+def _overrode(advised: Mapping[str, Any], search: Search) -> Iterator[Overrode]:
+    """Yield the advised values that are not searched."""
+    final, names = by_name(search.section), {parameter.name for parameter in search.parameters}
+    for parameter in advised["parameters"]:
+        if parameter["name"] not in names:
+            yield Overrode(f"{SECTION}.parameters.{parameter['name']}", parameter, ADVISED, None)
+    searched = [parameter for parameter in advised["parameters"] if parameter["name"] in names]
+    for key, value in by_name({**advised, "parameters": searched}).items():
+        if final.get(key) != value:
+            yield Overrode(key, value, ADVISED, final.get(key))

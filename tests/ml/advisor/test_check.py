@@ -1,0 +1,87 @@
+"""The check of recipes before anything runs: wrong keys of any section, with file, path and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ml.advisor.check import check_recipes
+from ml.catalog.load import load_catalog, load_dataset
+from ml.preflight.finding import Finding
+from tests.helpers.paths import ROOT
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Path:
+    (tmp_path / "criteo.yaml").write_text((ROOT / "catalog" / "criteo.yaml").read_text())
+    (tmp_path / "recipes" / "criteo").mkdir(parents=True)
+    return tmp_path
+
+
+def found(catalog: Path, text: str) -> list[Finding]:
+    (catalog / "recipes" / "criteo" / "dlrm.yaml").write_text(text)
+    return check_recipes(load_dataset(catalog / "criteo.yaml"))
+
+
+@pytest.mark.parametrize("name", ["criteo", "globo", "movielens", "synthetic"])
+def test_the_recipes_of_the_catalog_pass(name: str) -> None:
+    assert check_recipes(load_catalog()[name]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: {embeding_dim: 8}", "model.embeding_dim: unknown key"),
+        ("training: {batch_size: many}", "training.batch_size: expected an integer, found 'many' (line 1)"),
+        (
+            "sigopt: {parallel_bandwith: 2}",
+            "sigopt.parallel_bandwith: unknown key, found 2; did you mean 'parallel",
+        ),
+        ("sigopt: {metrics: [{name: auc, threshhold: 0.7}]}", "sigopt.metrics.0.threshhold: unknown key"),
+        ("sigopt: {observation_budget: 1.5}", "sigopt.observation_budget: expected"),
+        ("sigopt: {parameters: [{name: top, remove: yes please}]}", "sigopt.parameters.0.remove: expected true"),
+        (
+            "sigopt: {parameters: [{name: x, key: tabels.init_scale, type: double, bounds: {min: 0, max: 1}}]}",
+            "sigopt.parameters.0.key: x: the recipe has no key 'tabels.init_scale'",
+        ),
+        (
+            "sigopt: {parameters: [{name: x, key: batch_size, type: double, bounds: {min: 64, max: 512}}]}",
+            "sigopt.parameters.0.type: x: expected int",
+        ),
+        (
+            "sigopt: {parameters: [{name: x, key: tables.features.C3.min_cuont, type: int, bounds: {min: 1, max: 3}}]}",
+            "sigopt.parameters.0.key: x: the recipe has no key 'tables.features.C3.min_cuont'",
+        ),
+        ("sigoptt: {}", "sigoptt: no such section; expected model, training, sigopt, wishes"),
+        ("wishes: {memori: 2gb}", "wishes.memori: unknown key, found '2gb'; did you mean 'memory'?"),
+        ("wishes: {memory: 2}", "wishes.memory: expected text, found 2"),
+        ("wishes: {memory: much}", "wishes.memory: expected a size such as 500mb or 2gb, found 'much'"),
+        ("wishes: {seconds: 0}", "wishes.seconds: expected greater than 0, found 0"),
+        ("wishes: {target: {auc: 0.7, log_loss: 0.5}}", "wishes.target: expected either auc or log_loss"),
+    ],
+)
+def test_a_wrong_key_of_any_section_is_an_error_with_its_path(catalog: Path, text: str, message: str) -> None:
+    [finding] = found(catalog, text)
+    assert (finding.severity, finding.key) == ("error", "models.dlrm")
+    assert f"{catalog / 'recipes' / 'criteo' / 'dlrm.yaml'}: {message}" in finding.found
+
+
+@pytest.mark.parametrize("wishes", ["target: {auc: 0.7}", "target: {log_loss: 0.5}, seconds: 60, memory: 2gb", "seconds: 1"])
+def test_wishes_make_a_search_that_the_tuning_service_accepts(catalog: Path, wishes: str) -> None:
+    assert found(catalog, f"wishes: {{{wishes}}}") == []
+
+
+def test_each_fault_is_a_finding(catalog: Path) -> None:
+    assert len(found(catalog, "training: {batch_size: 0, seed: -1}")) == 2
+
+
+def test_a_value_that_advice_can_change_is_a_warning(catalog: Path) -> None:
+    [finding] = found(catalog, "sigopt: {parameters: [{name: batch_size, grid: [16384, 32768]}]}")
+    assert finding.severity == "warning" and "the recipe's batch_size, 256, is outside its values" in finding.found
+
+
+@pytest.mark.parametrize("key", ["tables.features.C3.min_count", "early_stop.every"])
+def test_a_key_that_advice_can_add_is_not_judged(catalog: Path, key: str) -> None:
+    one = f"{{name: x, key: {key}, type: double, bounds: {{min: 0.1, max: 1}}}}"
+    assert found(catalog, f"sigopt: {{parameters: [{one}]}}") == []
