@@ -30,7 +30,7 @@ def to_markdown(advice: Advice) -> str:
     """
     lines = [f"### Recipe of {advice.model} for {advice.dataset}", "", _basis(advice), ""]
     lines += ["| key | advised | without advice | reason | rule | source |", "|---|---|---|---|---|---|"]
-    for keys, value in _together(advice.values):
+    for keys, value in together(advice.values):
         cells = (f"`{keys}`", f"`{shown(value.value)}`", f"`{shown(value.shipped)}`", value.reason, value.rule, value.source)
         lines.append(f"| {' | '.join(map(_cell, cells))} |")
     for title, rows in (
@@ -56,7 +56,7 @@ def to_terminal(advice: Advice) -> RenderableType:
     table.add_column("key", overflow="fold", max_width=32)
     table.add_column("advised", overflow="fold", max_width=18)
     table.add_column("without", overflow="fold", max_width=18)
-    for keys, value in _together(advice.values):
+    for keys, value in together(advice.values):
         mark = "* " if value.changes else "  "
         table.add_row(Text(mark + keys, style="bold"), Text(shown(value.value)), Text(shown(value.shipped)))
     parts: list[RenderableType] = [
@@ -66,7 +66,7 @@ def to_terminal(advice: Advice) -> RenderableType:
     for rule, values in groupby(sorted(advice.values, key=_by_rule(advice)), key=lambda value: value.rule):
         own = list(values)
         for reason in dict.fromkeys(value.reason for value in own):
-            of = ", ".join(keys for keys, _ in _together([value for value in own if value.reason == reason]))
+            of = ", ".join(keys for keys, _ in together([value for value in own if value.reason == reason]))
             parts += [Text(f"{rule}: {of}"), Padding(Text(reason), (0, 0, 0, 2))]
         parts += [Padding(Text(f"Source: {own[0].source}", style="dim"), (0, 0, 0, 2))]
     for title, rows in (
@@ -111,7 +111,7 @@ def _kept(advice: Advice) -> list[str]:
     return [
         f"`{keys}` stays `{shown(value.shipped)}`, because the catalog entry or the running model sets it; {value.rule} "
         f"advises `{shown(value.value)}`."
-        for keys, value in _together(value for value in advice.kept if value.changes)
+        for keys, value in together(value for value in advice.kept if value.changes)
     ]
 
 
@@ -139,8 +139,8 @@ def _by_rule(advice: Advice) -> Any:
     return lambda value: order.index(value.rule)
 
 
-def _together(values: Iterable[Advised]) -> Iterator[tuple[str, Advised]]:
-    """Yield keys and values. Tables of different features with the same value, rule and former value share one."""
+def together(values: Iterable[Advised]) -> Iterator[tuple[str, Advised]]:
+    """Yields keys and values. Tables of different features with the same value, rule and former value share one."""
     groups: dict[tuple[str, str, str, str], list[Advised]] = {}
     for value in values:
         groups.setdefault((_general(value.key), shown(value.value), shown(value.shipped), value.rule), []).append(value)
