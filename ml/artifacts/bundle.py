@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -65,7 +66,7 @@ class Bundle:
     """
 
     def __init__(self, spec: DatasetSpec, predictor: Predictor, vocabularies: Mapping[str, Vocabulary]) -> None:
-        self.spec, self.predictor, self._vocabularies = spec, predictor, vocabularies
+        self.spec, self.predictor, self.vocabularies = spec, predictor, vocabularies
 
     @classmethod
     def load(cls, folder: Path | UPath) -> Bundle:
@@ -84,6 +85,12 @@ class Bundle:
             if feature.vocabulary
         }
         return cls(spec, TorchPredictor.load(folder), vocabularies)
+
+    def with_predictor(self, predictor: Predictor) -> Bundle:
+        """Return a bundle with the same transforms and another model."""
+        bundle = copy.copy(self)
+        bundle.predictor = predictor
+        return bundle
 
     @property
     def columns(self) -> dict[str, pa.DataType]:
@@ -178,7 +185,7 @@ class Bundle:
 
     @cached_property
     def _transform(self) -> RequestTransform:
-        return RequestTransform(self.spec, self._vocabularies)
+        return RequestTransform(self.spec, self.vocabularies)
 
 
 def write_inputs(folder: Path | UPath, spec: DatasetSpec, states: Mapping[str, UPath]) -> dict[str, str]:

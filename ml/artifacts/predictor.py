@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -32,7 +32,7 @@ from ml.artifacts.snapshot import (
 from ml.artifacts.weights import load_weights, quantised_of, weights_of
 from ml.datasets.batch import Batch
 from ml.embeddings.inference.quantised import QuantisedBags
-from ml.embeddings.interface import bags_of
+from ml.embeddings.interface import TrainableBags, bags_of
 from ml.models.build import build_model
 from ml.models.int8 import Int8Linear
 from ml.models.predict import predict, predict_labels
@@ -156,7 +156,7 @@ class TorchPredictor:
         """
         quantised = {
             "tables": {path: bags.about() for path, bags in quantised_of(self.model).items()},
-            "layers": [path for path, module in self.model.named_modules() if isinstance(module, Int8Linear)],
+            "layers": quantised_layers(self.model),
         }
         metadata = metadata_of(self.recipe, self.schema) | {"quantised": quantised}
         shard = CheckpointShard(weights_of(self.model), None, metadata, collections_by_id(self.model))
@@ -188,7 +188,7 @@ class TorchPredictor:
             raise DamagedSnapshot(
                 f"{folder}: its weights do not fit {STATE}; train its day again (an export: export its day again): {error}"
             ) from error
-        return cls(model.requires_grad_(False), recipe, own)
+        return cls(model, recipe, own)
 
 
 def metadata_of(recipe: Recipe, schema: FeatureSchema) -> dict[str, Any]:
@@ -223,16 +223,46 @@ def collections_by_id(model: nn.Module) -> dict[str, list[str]]:
     return {path: [config.name for config in bags.embedding_bag_configs()] for path, bags in found.items()}
 
 
-def _model(recipe: Recipe, schema: FeatureSchema, quantised: Mapping[str, Any], weights: Tensors) -> nn.Module:
-    model = build_model(_shrunk(recipe) if quantised["tables"] else recipe, schema).eval()
-    for path in quantised["layers"]:
+def quantised_layers(model: nn.Module) -> list[str]:
+    """Return the paths of the layers of a model that are quantised."""
+    return [path for path, module in model.named_modules() if isinstance(module, Int8Linear)]
+
+
+def served_model(
+    recipe: Recipe,
+    schema: FeatureSchema,
+    layers: Iterable[str],
+    tables: Mapping[str, Callable[[TrainableBags], QuantisedBags]],
+    weights: Tensors,
+) -> nn.Module:
+    """Build a model for inference and fill it.
+
+    Args:
+        recipe: How the model was trained.
+        schema: The features that it reads.
+        layers: Paths of the layers that are quantised.
+        tables: By its path, what makes each quantised collection from a trainable one with the same tables.
+        weights: The other tensors, as `ml.artifacts.weights.weights_of` names them.
+
+    Raises:
+        ValueError: The tensors belong to another model.
+    """
+    model = build_model(_shrunk(recipe) if tables else recipe, schema).eval()
+    for path in layers:
         layer = model.get_submodule(path)
         model.set_submodule(path, Int8Linear(layer.in_features, layer.out_features))  # type: ignore[arg-type]
-    for path, about in quantised["tables"].items():
-        bags = QuantisedBags.restored(bags_of(model)[path], about, below(weights, f"{TABLES}{path}/"))
-        model.set_submodule(path, bags)
+    for path, quantised in tables.items():
+        model.set_submodule(path, quantised(bags_of(model)[path]))
     load_weights(model, weights)
-    return model
+    return model.requires_grad_(False)
+
+
+def _model(recipe: Recipe, schema: FeatureSchema, quantised: Mapping[str, Any], weights: Tensors) -> nn.Module:
+    def restored(path: str, about: Mapping[str, Any]) -> Callable[[TrainableBags], QuantisedBags]:
+        return lambda bags: QuantisedBags.restored(bags, about, below(weights, f"{TABLES}{path}/"))
+
+    tables = {path: restored(path, about) for path, about in quantised["tables"].items()}
+    return served_model(recipe, schema, quantised["layers"], tables, weights)
 
 
 def _shrunk(recipe: Recipe) -> Recipe:

@@ -25,10 +25,14 @@ def weights_of(model: nn.Module) -> Tensors:
         `dense/<parameter or buffer>` and `tables/<path>/<name>`. Tensors share memory with the model, except those of
         collisionless tables, which are copies.
     """
+    quantised = {path: bags.tensors() for path, bags in quantised_of(model).items()}
+    return _named(TABLES, quantised) | unquantised_weights(model)
+
+
+def unquantised_weights(model: nn.Module) -> Tensors:
+    """Collect the tensors of `weights_of` that are not in quantised tables."""
     tables = {path: bags.weights() for path, bags in bags_of(model).items()}
-    tables |= {path: bags.tensors() for path, bags in quantised_of(model).items()}
-    named = {f"{TABLES}{path}/{name}": tensor for path, own in tables.items() for name, tensor in own.items()}
-    return named | {f"{DENSE}{name}": tensor for name, tensor in dense_of(model).items()}
+    return _named(TABLES, tables) | {f"{DENSE}{name}": tensor for name, tensor in dense_of(model).items()}
 
 
 def training_buffers(model: nn.Module) -> Tensors:
@@ -81,6 +85,10 @@ def dense_of(model: nn.Module) -> Tensors:
     apart = _paths(model, (QuantisedBags, *_FOR_TRAINING))
     held = {name: parameter.data for name, parameter in dense_parameters(model)}
     return held | {name: buffer for name, buffer in dense_buffers(model) if not name.startswith(apart)}
+
+
+def _named(prefix: str, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> Tensors:
+    return {f"{prefix}{path}/{name}": tensor for path, own in tensors.items() for name, tensor in own.items()}
 
 
 def _paths(model: nn.Module, kinds: tuple[type, ...]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Numba intrinsics that read and write 64-bit words of memory that other threads use at the same time.
+"""Numba intrinsics that read and write 64-bit words of memory that other threads, or processes, use at the same time.
 
 A word that is stored with `store_release` is never seen in part, and whoever reads it with `load_acquire` also sees everything
 that was stored before it.
@@ -40,6 +40,16 @@ def _store_release(typingctx: Any, address: Any, word: Any) -> Any:
     return types.void(types.int64, types.int64), codegen
 
 
+def _fence(typingctx: Any) -> Any:
+    """Finish all reads and writes that come before, also for other processors, before those that come after."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
 def _prefetch_at(typingctx: Any, address: Any) -> Any:
     """Prefetch the cache line of an address for reading. Any address is harmless."""
 
@@ -56,4 +66,5 @@ def _prefetch_at(typingctx: Any, address: Any) -> Any:
 
 load_acquire: Any = intrinsic(_load_acquire)
 store_release: Any = intrinsic(_store_release)
+fence: Any = intrinsic(_fence)
 prefetch_at: Any = intrinsic(_prefetch_at)

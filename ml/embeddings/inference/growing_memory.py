@@ -6,17 +6,34 @@ The operating system assigns memory to a page when it is first written, so an un
 from __future__ import annotations
 
 import mmap
-import sys
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ml.embeddings.inference.shared.ranges import NO_RESERVE, RangeHandle, SharedRange
+
 _PAGE, _HUGE_PAGE = 1 << 12, 1 << 21
 _ROOMS = ((64, 1 << 28), (8, 1 << 24), (2, _PAGE))
 """Room of a part, as a multiple of its size and in bytes at least; smaller ones in case the system refuses an address range."""
-_NO_RESERVE = 0x4000 if sys.platform == "linux" else 0  # MAP_NORESERVE: unused pages do not count against a limit
+
+
+class MemoryHandle(NamedTuple):
+    """Identifies shared memory for other processes.
+
+    Attributes:
+        range: The memory.
+        start: First byte of the range of all parts.
+        begins: First byte of each part in that range.
+        rooms: Number of bytes up to the next part.
+    """
+
+    range: RangeHandle
+    start: int
+    begins: list[int]
+    rooms: list[int]
 
 
 class GrowingMemory:
@@ -24,6 +41,7 @@ class GrowingMemory:
 
     Args:
         sizes: Size of each part, in bytes.
+        shared: Whether other processes can read the memory.
 
     Attributes:
         bytes: The range, uint8.
@@ -39,13 +57,13 @@ class GrowingMemory:
         (True, 0)
     """
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    def __init__(self, sizes: Sequence[int], shared: bool = False) -> None:
+        self._shared: SharedRange | None = None
         for multiple, least in _ROOMS:
             unit = _HUGE_PAGE if least > _HUGE_PAGE else _PAGE
             rooms = [-(-max(size * multiple, least) // unit) * unit for size in sizes]
             try:
-                flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
-                self._mapped = mmap.mmap(-1, sum(rooms) + _HUGE_PAGE, flags=flags)
+                self._map(sum(rooms) + _HUGE_PAGE, shared)
                 break
             except (OSError, ValueError):
                 continue
@@ -58,6 +76,28 @@ class GrowingMemory:
         self._huge = [-(-begin // _HUGE_PAGE) * _HUGE_PAGE for begin in self.begins]
         for part, size in enumerate(sizes):
             self.use(part, size)
+
+    @classmethod
+    def attach(cls, handle: MemoryHandle) -> GrowingMemory:
+        """Read the shared memory of another process. Raises `StaleRange`."""
+        memory = cls.__new__(cls)
+        memory._shared, memory._start = SharedRange.attach(handle.range), handle.start
+        memory.begins, memory.rooms = handle.begins, handle.rooms
+        memory.bytes = memory._shared.view()[handle.start : handle.start + sum(handle.rooms)]
+        return memory
+
+    @property
+    def handle(self) -> MemoryHandle:
+        """Identifies the memory for other processes, if it is shared."""
+        assert self._shared is not None, "only shared memory has a handle"
+        return MemoryHandle(self._shared.handle, self._start, self.begins, self.rooms)
+
+    def _map(self, size: int, shared: bool) -> None:
+        if shared:
+            self._shared = SharedRange.create(size)
+            self._mapped = self._shared.map()
+        else:
+            self._mapped = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE)
 
     def use(self, part: int, size: int) -> None:
         """Use huge pages for the whole ones in the first `size` bytes of a part, which are about to be written.

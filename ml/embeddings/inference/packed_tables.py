@@ -58,6 +58,7 @@ class PackedTables:
         self._types = torch.tensor([types[table].as_int() for table in table_of.tolist()], dtype=torch.uint8)
         self._columns = torch.tensor([0, *(dims[table] for table in table_of.tolist())]).cumsum(0).int()
         self._width = int(self._columns[-1])
+        self._shared = False
         self._place([own.numpy() for own in rows])
 
     def __reduce__(self) -> tuple[type[PackedTables], tuple[Any, ...]]:
@@ -69,6 +70,27 @@ class PackedTables:
     def nbytes(self) -> int:
         """Size of the rows in bytes, including reserved rows."""
         return sum(self._sizes())
+
+    @property
+    def memory(self) -> GrowingMemory:
+        """The memory of the rows."""
+        return self._memory[0]
+
+    def share(self) -> None:
+        """Move the rows to memory that other processes can read. Not during a `look_up`."""
+        self._shared = True
+        self._place([self.rows(table) for table in range(len(self.capacities))])
+
+    def unfilled(self) -> PackedTables:
+        """Return the same tables without rows, which `attached` gives the rows of another process."""
+        empty = [torch.empty((0, width), dtype=torch.uint8) for width in self.row_bytes]
+        return PackedTables(*self._arguments, empty, self._table_of, self._mode == int(PoolingMode.MEAN))
+
+    def attached(self, memory: GrowingMemory) -> PackedTables:
+        """Return the same tables over the rows in the memory of another process. They can be looked up only."""
+        tables = PackedTables.__new__(PackedTables)
+        tables.__dict__ = self.__dict__ | {"_memory": (memory, torch.tensor(memory.begins)[self._table_of])}
+        return tables
 
     def rows(self, table: int) -> NDArray[np.uint8]:
         """Return a view of a table's rows, uint8 [capacity, bytes of a row]."""
@@ -136,7 +158,7 @@ class PackedTables:
 
     def _place(self, rows: Sequence[NDArray[np.uint8]]) -> None:
         """Copy rows, uint8 [R, bytes of a row] of each table, to a new range with room for `capacities`."""
-        memory = GrowingMemory(self._sizes())
+        memory = GrowingMemory(self._sizes(), self._shared)
         for table, own in enumerate(rows):
             memory.bytes[memory.begins[table] : memory.begins[table] + own.size] = own.reshape(-1)
         # One reference, so that a look-up in another thread uses the offsets of the range that it reads.

@@ -22,6 +22,7 @@ from ml.embeddings.inference.kinds import Kind, kind_of
 from ml.embeddings.inference.pack import LARGEST, repack, unpack
 from ml.embeddings.inference.packed_tables import PackedTables
 from ml.embeddings.inference.serving_rows import Replaced, ServingRows
+from ml.embeddings.inference.shared.epochs import SharedEpochs
 from ml.embeddings.interface import TrainableBags, check_fit, in_order
 from ml.schema import FIRST_ID
 
@@ -142,6 +143,10 @@ class QuantisedBags(EmbeddingBagCollectionInterface, DeltaReceiver):
     def nbytes(self) -> int:
         """Size of the rows, including free ones, and of the map from ids to rows, in bytes."""
         return self._rows.nbytes
+
+    def share(self, epochs: SharedEpochs) -> None:
+        """Let other processes read the rows while this one applies deltas; see `ml.embeddings.inference.shared.pickling`."""
+        self._rows.share(epochs)
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
         """Look up and pool rows.

@@ -20,6 +20,7 @@ from ml.compute.kernel_cache import jit
 from ml.embeddings.collisionless.hash_map import EMPTY, ROW_BITS, ROW_MASK
 from ml.embeddings.collisionless.prefetch import AHEAD
 from ml.embeddings.inference.atomic import load_acquire, prefetch_at, store_release
+from ml.embeddings.inference.shared.arena import Arena
 from ml.hashing import GOLDEN, mix64
 
 DELETED = -2  # `DELETED >> ROW_BITS` is no table
@@ -60,6 +61,8 @@ class RowMap:
     """
 
     def __init__(self) -> None:
+        self._arena: Arena | None = None
+        self._replaced: list[Ints] = []  # segments in the arena that readers may still use
         self._set([_slots(_SMALLEST) for _ in range(_SEGMENTS)])
 
     def __len__(self) -> int:
@@ -70,6 +73,7 @@ class RowMap:
         return self.segments.slots
 
     def __setstate__(self, slots: tuple[Ints, ...]) -> None:
+        self._arena, self._replaced = None, []
         self._set(list(slots))
 
     @property
@@ -112,6 +116,21 @@ class RowMap:
         mine = mine[np.argsort(mine[:, 0])]
         return np.ascontiguousarray(mine[:, 0]), mine[:, 1] & ROW_MASK
 
+    def share(self, arena: Arena) -> None:
+        """Move the slots to shared memory, and allocate further ones there.
+
+        Segments that are copied from now on keep their memory until `reuse`, as readers in other processes hold no reference.
+        """
+        self._arena = arena
+        self._set([arena.copy(own) for own in self.segments.slots])
+
+    def reuse(self) -> None:
+        """Reuse the shared memory of segments that were copied before, which no reader uses any more."""
+        for slots in self._replaced:
+            assert self._arena is not None
+            self._arena.free(slots)
+        self._replaced = []
+
     def _set(self, slots: list[Ints]) -> None:
         """Replace all segments, and count their keys and taken slots."""
         self._live = np.array([np.count_nonzero(own[:, 1] >= 0) for own in slots])
@@ -127,8 +146,10 @@ class RowMap:
         for segment in full.tolist():
             slots = list(self.segments.slots)
             wanted = _slots_for(int(self._live[segment] + new[segment]))
-            copied = _slots(wanted)
+            copied = _slots(wanted) if self._arena is None else self._arena.slots(wanted)
             _copy(slots[segment], copied)
+            if self._arena is not None:
+                self._replaced.append(slots[segment])
             slots[segment] = copied
             self._taken[segment] = self._live[segment]
             self.segments = _segments(slots)

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from ml.compute.kernel_cache import jit
 from ml.embeddings.collisionless.hash_map import EMPTY, HashMap
-from ml.embeddings.collisionless.hash_map import find_one as find_redirected
-from ml.embeddings.collisionless.prefetch import AHEAD
-from ml.embeddings.fixed.id_to_row import to_rows
 from ml.embeddings.inference.epochs import ReadEpochs
+from ml.embeddings.inference.find_rows import RowFinder
 from ml.embeddings.inference.kinds import Kind
 from ml.embeddings.inference.packed_tables import PackedTables
-from ml.embeddings.inference.row_map import RowMap, find_one, prefetch_one
-from ml.schema import OOV_ID
+from ml.embeddings.inference.row_map import RowMap
+from ml.embeddings.inference.shared.attached_rows import RowsHandle
+from ml.embeddings.inference.shared.epochs import SharedEpochs
+from ml.embeddings.inference.shared.layout import LayoutWriter
 
 _CHUNK_OF, _LEAST_CHUNK = 64, 1024  # a chunk is a 64th of a table's rows, which is also the memory that changes need
 
@@ -49,7 +49,8 @@ class Replaced(NamedTuple):
 class ServingRows:
     """Packed rows of T tables of one kind, and the way from ids to rows.
 
-    `look_up` may be called in several threads, also during a change. One thread at a time may change rows.
+    `look_up` may be called in several threads, also during a change. After `share`, `AttachedRows` in other processes read the
+    same rows. One thread at a time may change rows.
 
     Args:
         kind: How ids are mapped to rows. In collisionless tables, rows have ids as keys; in the others, row numbers.
@@ -65,8 +66,11 @@ class ServingRows:
         self.kind, self.packed, self.sizes = kind, packed, list(sizes)
         self._used = list(sizes)  # rows of each table, including free ones
         self._free = [np.empty(0, np.int64) for _ in sizes]
-        self._fixed_rows, self._table_of = torch.tensor(self.sizes), table_of
-        self._map, self._redirected, self._epochs = RowMap(), None, ReadEpochs()
+        self._finder = RowFinder(kind, table_of, torch.tensor(self.sizes))
+        self._map = RowMap()
+        self._redirected: Ints | None = None  # slots of a map from rows to rows
+        self._epochs: ReadEpochs | SharedEpochs = ReadEpochs()
+        self._layouts: LayoutWriter | None = None  # for readers in other processes
         for table, own in enumerate(ids):
             self._map.assign(table, own.numpy(), np.arange(len(own)))
 
@@ -86,7 +90,42 @@ class ServingRows:
             Pooled rows, float32 [B, sum of the features' dimensions].
         """
         with self._epochs.read():
-            return self.packed.look_up(self._find(ids, offsets), offsets)
+            segments = self._map.segments  # the reference keeps the slots in memory
+            rows = self._finder.find(ids, offsets, segments.directory, self._redirected)
+            return self.packed.look_up(rows, offsets)
+
+    def share(self, epochs: SharedEpochs) -> None:
+        """Move the rows and the map to memory that other processes can read while this one changes rows.
+
+        Not during a `look_up`. Rows that are shared already stay where they are.
+
+        Args:
+            epochs: The readers of all processes; this one is the writer.
+        """
+        if self._layouts is not None:
+            return
+        self._epochs, self._layouts = epochs, LayoutWriter()
+        self.packed.share()
+        if self.kind == "collisionless":
+            self._map.share(self._layouts.arena)
+        self._publish()
+
+    @property
+    def handle(self) -> RowsHandle:
+        """Identifies the rows for `AttachedRows` in other processes. Not during a change.
+
+        Raises:
+            ValueError: The rows are not shared.
+        """
+        if self._layouts is None:
+            raise ValueError("the rows are in the memory of this process alone; call `share` first")
+        return RowsHandle(self._layouts.board.handle, self._finder, self.packed.unfilled(), self._layouts.board.number)
+
+    def _publish(self) -> None:
+        """Begin a change for readers in other processes, or let them find what has changed."""
+        if self._layouts is not None:
+            slots = self._map.segments.slots if self.kind == "collisionless" else ()
+            self._layouts.publish(self.packed.memory, slots, self._redirected, self.sizes)
 
     def keys_and_rows(self, table: int) -> tuple[Ints, Ints]:
         """Return the keys of a table in ascending order, and the row of each, both int64 [R]. Not during a change."""
@@ -108,7 +147,10 @@ class ServingRows:
         """
         if self.kind != "collisionless":
             return self._write_redirected(table, keys, rows)
+        held = self.packed.memory  # which readers attach until the next layout is published
         places = self._take(table, len(keys))
+        self._publish()
+        del held
         _scatter(self.packed.rows(table), places, rows)
         replaced = self._replaced(table, keys, self._map.assign(table, keys, places))
         self.sizes[table] += len(replaced.new)
@@ -116,6 +158,7 @@ class ServingRows:
 
     def delete(self, table: int, ids: Ints) -> Replaced:
         """Delete the rows of ids in a collisionless table. Ids without a row are ignored."""
+        self._publish()
         replaced = self._replaced(table, ids, self._map.remove(table, ids))
         self.sizes[table] -= len(replaced.keys)
         return replaced
@@ -125,7 +168,9 @@ class ServingRows:
         had = places != EMPTY
         places = places[had]
         rows = _gather(self.packed.rows(table), places)
+        self._publish()
         self._epochs.wait_for_readers()
+        self._map.reuse()
         self._free[table] = np.concatenate([self._free[table], places])
         return Replaced(keys[had], rows, keys[~had])
 
@@ -144,26 +189,18 @@ class ServingRows:
         _scatter(self.packed.rows(table), beside, packed)
         redirected = HashMap(len(rows))
         redirected.insert(np.full(len(rows), table), rows, beside)
-        self._redirected = redirected
+        slots = redirected.slots if self._layouts is None else self._layouts.arena.copy(redirected.slots)
+        self._redirected = slots
+        self._publish()
         self._epochs.wait_for_readers()
         before = _gather(self.packed.rows(table), rows)
         _scatter(self.packed.rows(table), rows, packed)
         self._redirected = None
+        self._publish()
         self._epochs.wait_for_readers()
+        if self._layouts is not None:
+            self._layouts.arena.free(slots)
         return Replaced(rows, before, np.empty(0, np.int64))
-
-    def _find(self, ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-        """Return the row of each id, int64 [N]; -1 for ids without a row."""
-        tables = self._table_of.numpy()
-        if self.kind == "collisionless":
-            rows, segments = torch.empty_like(ids), self._map.segments
-            _find(segments.directory, tables, ids.numpy(), offsets.numpy(), rows.numpy())
-            return rows
-        sizes = torch.repeat_interleave(self._fixed_rows[self._table_of], offsets[:: (len(offsets) - 1) // len(tables)].diff())
-        rows = to_rows(ids, sizes) if self.kind == "hashed" else torch.where((ids >= 0) & (ids < sizes), ids, OOV_ID)
-        if (redirected := self._redirected) is not None:
-            _redirect(redirected.slots, tables, offsets.numpy(), rows.numpy())
-        return rows
 
 
 def _gather(table: Bytes, places: Ints) -> Bytes:
@@ -182,25 +219,3 @@ def _copy_rows(table, places, rows):  # type: ignore[no-untyped-def]
 def _scatter(table, places, rows):  # type: ignore[no-untyped-def]
     for i in range(len(places)):
         table[places[i]] = rows[i]
-
-
-@jit(nogil=True)
-def _find(directory, table_of, ids, offsets, rows):  # type: ignore[no-untyped-def]
-    bags = (len(offsets) - 1) // len(table_of)
-    for feature in range(len(table_of)):
-        table, end = table_of[feature], offsets[(feature + 1) * bags]
-        for i in range(offsets[feature * bags], end):
-            if i + AHEAD < end:
-                prefetch_one(directory, table, ids[i + AHEAD])
-            rows[i] = find_one(directory, table, ids[i])
-
-
-@jit(nogil=True)
-def _redirect(slots, table_of, offsets, rows):  # type: ignore[no-untyped-def]
-    """Replace the rows that are being written by the rows beside the table that have their contents."""
-    bags = (len(offsets) - 1) // len(table_of)
-    for feature in range(len(table_of)):
-        for i in range(offsets[feature * bags], offsets[(feature + 1) * bags]):
-            row = find_redirected(slots, table_of[feature], rows[i])
-            if row != EMPTY:
-                rows[i] = row
