@@ -4,7 +4,7 @@ The arguments are the dataset, the model, the rows of a delta, and the number of
 trained day on the rows of that day, for their volume alone: they are trained on a second time, and the deltas are dated after
 the day, so that a service applies them. Packages go to the sync folder, which `EVERGREEN_SYNC` names. They are recorded
 beforehand because a trainer usually has a machine of its own: here it would take one of the two cores from the service that is
-measured. A line on standard output says that recording has ended.
+measured. The first line on standard output says that recording has ended, and the next ones are the published versions.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def _replay(recorded: SyncFolder, folder: SyncFolder) -> None:
                 return manifest.files
 
             folder.publish(manifest.model_copy(update={"published_at": time.time()}), copy)
+            print(manifest.version, flush=True)
             due = max(due + 1.0, time.monotonic())
 
 

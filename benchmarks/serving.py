@@ -48,11 +48,21 @@ class Service:
     def load(self, route: str, seconds: float, rate: float, connections: int, bodies: str) -> dict[str, Any]:
         """Send requests; see `benchmarks._load`. Adds the CPU seconds of the service per request."""
         command, environment = [sys.executable, "-m", "benchmarks._load"], os.environ | {"EVERGREEN_LOAD_TOKEN": self.token}
-        before = sum(self.process.cpu_times()[:2])
+        before = self.cpu_seconds
         command += map(str, (self.url + route, seconds, rate, connections, bodies))
         done = subprocess.run(command, capture_output=True, check=True, env=environment)
         found = json.loads(done.stdout)
-        return found | {"cpu": (sum(self.process.cpu_times()[:2]) - before) / found["requests"]}
+        return found | {"cpu": (self.cpu_seconds - before) / found["requests"]}
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        """The process that was started, and those that answer its requests, if it has started any."""
+        return [self.process, *(one for one in self.process.children() if "--multiprocessing-fork" in one.cmdline())]
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU seconds of all processes."""
+        return sum(sum(process.cpu_times()[:2]) for process in self.processes)
 
     def get(self, route: str) -> Any:
         """Return the answer of a route."""
@@ -68,7 +78,7 @@ def run() -> list[Result]:
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"EVERGREEN_SYNC": f"{folder}/sync"}
         bodies = Path(folder) / "bodies.jsonl"
-        with _service(home, environment) as service:
+        with running_service(home, PORT, environment) as service:
             users = service.get("/users")["users"]
             bodies.write_text("\n".join(json.dumps({"user": user, "k": 10}) for user in users))
             return _measured(service, str(bodies), environment)
@@ -80,10 +90,10 @@ def _measured(service: Service, bodies: str, environment: Mapping[str, str]) -> 
     saturation = closed["requests"] / closed["seconds"]
     idle = service.load("/health", min(SECONDS, 60.0), saturation / 2, WIDTH, "-")
     ours = service.load("/recommend", SECONDS, saturation / 2, WIDTH, bodies)
-    with _deltas(service, environment):
-        first = _ranking(service)["version"]
+    with published_deltas(service, environment):
+        first = ranking_of(service)["version"]
         synced = service.load("/recommend", SECONDS, saturation / 2, WIDTH, bodies)
-        applied = int(_ranking(service)["version"]) - int(first)
+        applied = int(ranking_of(service)["version"]) - int(first)
     per_second = f"{applied} deltas applied in {synced['seconds']:.0f} s"
     return [
         Result(
@@ -110,40 +120,42 @@ def _compared(name: str, ours: dict[str, Any], other: dict[str, Any], baseline: 
     return found
 
 
-def _ranking(service: Service) -> dict[str, Any]:
+def ranking_of(service: Service) -> dict[str, Any]:
+    """Return what the service says of the model that ranks."""
     return service.get("/version")["ranking"]
 
 
 @contextmanager
-def _service(home: Path, environment: Mapping[str, str]) -> Iterator[Service]:
-    command = [sys.executable, "-m", "orchestration.serve", DATASET, "--port", str(PORT)]
+def running_service(home: Path, port: int, environment: Mapping[str, str], processes: int = 1) -> Iterator[Service]:
+    """Run the service in processes of its own."""
+    command = [sys.executable, "-m", "orchestration.serve", DATASET, "--port", str(port), "--processes", str(processes)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
     assert process.stdout is not None
     try:
         if not any(line.startswith("Try:") for line in process.stdout):
             raise RuntimeError(f"{' '.join(command)} ended at its start; run it to see why")
         token = (home / "serving-token").read_text().strip()
-        yield Service(f"http://127.0.0.1:{PORT}", token, psutil.Process(process.pid))
+        yield Service(f"http://127.0.0.1:{port}", token, psutil.Process(process.pid))
     finally:
         process.terminate()
         process.wait(30)
 
 
 @contextmanager
-def _deltas(service: Service, environment: Mapping[str, str]) -> Iterator[None]:
-    """Publish a delta each second, from when the service serves the first ones."""
-    arguments = [DATASET, _ranking(service)["model"], str(DELTA_ROWS), str(int(SECONDS * 1.1) + 60)]
+def published_deltas(service: Service, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """Publish a delta each second, from when the service serves the first ones. The process writes the version of each."""
+    arguments = [DATASET, ranking_of(service)["model"], str(DELTA_ROWS), str(int(SECONDS * 1.1) + 60)]
     command = [sys.executable, "-m", "benchmarks._deltas", *arguments]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         process.stdout.readline()  # all deltas are recorded
         until = time.monotonic() + 120
-        while _ranking(service)["source"] != "sync" or int(_ranking(service)["version"]) < 3:
+        while ranking_of(service)["source"] != "sync" or int(ranking_of(service)["version"]) < 3:
             if process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"{' '.join(command)} did not reach the service")
             time.sleep(0.5)
-        yield
+        yield process
         if process.poll() is not None:
             raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode} before the measurement did")
     finally:
