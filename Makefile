@@ -17,7 +17,7 @@ PORT ?=
 REBUILD ?=
 TO ?=
 FORWARD ?=
-PROCESSES ?= auto
+PROCESSES ?=
 
 export EVERGREEN_HOME ?= $(CURDIR)/.evergreen
 export DAGSTER_HOME ?= $(CURDIR)
@@ -50,8 +50,9 @@ online: $(READY) ## Train a model online on the days after the demo, and publish
 store: $(READY) ## Keep the online store of feature tables current from the stream folder (DATASET=, REBUILD=1 to start from the stream's beginning)
 	@$(RUN) -m orchestration.feature_store $(DATASET) $(if $(REBUILD),--rebuild)
 
-serve: $(READY) ## Serve recommendations over HTTP, on http://127.0.0.1:8715 (DATASET=, MODEL=, PORT=)
-	@$(RUN) -m orchestration.serve $(DATASET) $(if $(MODEL),--model $(MODEL)) $(if $(PORT),--port $(PORT))
+serve: $(READY) ## Serve recommendations over HTTP, on http://127.0.0.1:8715 (DATASET=, MODEL=, PORT=, PROCESSES=2 for one on each of two cores)
+	@$(RUN) -m orchestration.serve $(DATASET) $(if $(MODEL),--model $(MODEL)) $(if $(PORT),--port $(PORT)) \
+		$(if $(PROCESSES),--processes $(PROCESSES))
 
 rollback: $(READY) ## Serve an earlier version of a model until FORWARD=1 (DATASET=, MODEL=, TO=<day>)
 	@$(RUN) -m orchestration.rollback $(DATASET) $(if $(MODEL),--model $(MODEL)) $(if $(TO),--to $(TO)) $(if $(FORWARD),--forward)
@@ -65,11 +66,11 @@ loop: $(READY) ## Run a closed loop on simulated users whose tastes change, and 
 sigopt: $(READY) ## Serve the tuning service, which speaks SigOpt's API, on http://127.0.0.1:8714
 	@$(RUN) -m ml.tuning.server $(if $(PORT),--port $(PORT))
 
-test: $(READY) ## Run all tests, on every core
-	@$(RUN) -m pytest -n $(PROCESSES) --dist loadfile
+test: $(READY) ## Run all tests, on every core (PROCESSES=)
+	@$(RUN) -m pytest -n $(or $(PROCESSES),auto) --dist loadfile
 
-test-fast: $(READY) ## Run the tests that take at most a few seconds each
-	@$(RUN) -m pytest -n $(PROCESSES) --dist loadfile -m "not slow"
+test-fast: $(READY) ## Run the tests that take at most a few seconds each (PROCESSES=)
+	@$(RUN) -m pytest -n $(or $(PROCESSES),auto) --dist loadfile -m "not slow"
 
 soak: $(READY) ## Run long trials: kills, replays, generated attacks (TRIALS=20 times as many as `make test`, seeds from SEED=n on)
 	@EVERGREEN_TRIALS=$(TRIALS) EVERGREEN_SEED=$(SEED) $(RUN) -m pytest -m soak --timeout=0 -v

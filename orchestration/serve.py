@@ -3,7 +3,11 @@
 import gc
 import json
 import math
+import socket
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from filelock import FileLock, Timeout
@@ -12,6 +16,9 @@ from upath import UPath
 from ml.lake import Lake
 from orchestration.deployments import home, lake_root, landing_root, serving_folder, sync_root
 from orchestration.replay import quiet_console, the_dataset
+
+if TYPE_CHECKING:
+    from ml.serving.models import ModelVersion
 
 PORT = 8715
 TOKEN = "serving-token"
@@ -31,6 +38,13 @@ WAITING = "The models are loaded; the service starts when this file exists:"
 @click.option(
     "--clock", type=click.Path(path_type=Path), help="File of simulated time (ml.serving.clock); waits until it exists."
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Processes that answer requests, such as one per core. They share rows. --rate and --in-flight hold for each of them.",
+)
 @click.option("--open", "is_open", is_flag=True, help="Serve without a token. Only for networks that you trust.")
 def main(
     dataset: str,
@@ -41,6 +55,7 @@ def main(
     rate: float,
     in_flight: int,
     clock: Path | None,
+    processes: int,
     is_open: bool,
 ) -> None:
     """Serve recommendations of DATASET.
@@ -57,17 +72,20 @@ def main(
     from ml.http.tokens import load_token
     from ml.online.examples import read_side_tables
     from ml.serving.app import create_serving_app
+    from ml.serving.choice import choose_models
     from ml.serving.clock import Clock
     from ml.serving.followed import followed_models
+    from ml.serving.journal import Journal
     from ml.serving.models import NoModel
     from ml.serving.pins import Pins
-    from ml.serving.start import start
+    from ml.serving.start import clock_of, load_models, start
 
     torch.set_num_threads(1)
     spec, lake = the_dataset(dataset), Lake.at(lake_root())
     stream = UPath(home()) / "stream" / spec.name
     token_file = Path(home()) / TOKEN
     stores = FileLock(Path(stream.path) / "serve.lock", timeout=0)  # held until the end: a journal has one writer
+    limits, pins = Limits(rate, burst=math.ceil(rate), in_flight=in_flight), Pins(serving_folder(spec.name))
     try:
         Path(stream.path).mkdir(parents=True, exist_ok=True)
         stores.acquire()
@@ -77,7 +95,22 @@ def main(
         token = None if is_open else load_token(token_file)
         sides = read_side_tables(spec, f"{landing_root()}/{spec.name}")
         shown = Clock.read(clock) if clock else None
-        engine = start(spec, lake, stream, sides, synced, model, Pins(serving_folder(spec.name)), shown)
+        if processes > 1:
+            from ml.serving.processes.keeper import Keeper
+            from ml.serving.processes.worker import Service
+
+            models, journaled = load_models(spec, lake, synced, model, pins), None if model else spec.experiment
+            if clock is not None:
+                click.echo(f"{WAITING} {clock}")
+                shown = Clock.wait_for(clock)
+            shown, listener = shown or clock_of(spec, lake, model), listen(host, port)
+            hosts = (*LOOPBACK, host, *names)
+            service = Service(spec, lake_root(), stream, list(sides), model, pins, shown, token, hosts, limits)
+            ranking = models[choose_models(spec, model).model].version
+            say = partial(_say, url_of(listener), spec.name, ranking, shown.is_live, token, token_file)
+            Keeper(service, models, Journal(spec, stream, journaled), processes, listener, _work).run(say)
+            return
+        engine = start(spec, lake, stream, sides, synced, model, pins, shown)
         if clock is not None:
             click.echo(f"{WAITING} {clock}")
             engine.clock = Clock.wait_for(clock)
@@ -88,14 +121,35 @@ def main(
         ) from error
     except (NoModel, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    url = url_of(listener)
-    click.echo(f"Serving {spec.name} on {url}: {engine.ranking.version.model} of {engine.ranking.version.version}")
-    if not engine.clock.is_live:
+    columns = engine.recommender.context_columns if engine.recommender else []
+    _say(url_of(listener), spec.name, engine.ranking.version, engine.clock.is_live, token, token_file, columns)
+    gc.collect()
+    gc.freeze()  # a full collection of the objects of models and items takes hundreds of milliseconds, in which no request runs
+    serve(create_serving_app(engine, token, (*LOOPBACK, host, *names), limits), listener)
+
+
+def _work(shared: bytes, listener: socket.socket, number: int, connection: Connection) -> None:
+    """Answer requests in a process of its own."""
+    quiet_console()
+    import torch
+
+    from ml.serving.processes.worker import work
+
+    torch.set_num_threads(1)
+    work(shared, listener, number, connection)
+
+
+def _say(
+    url: str, dataset: str, ranking: "ModelVersion", is_live: bool, token: str | None, token_file: Path, columns: list[str]
+) -> None:
+    """Tell where the service answers, and how to call it."""
+    click.echo(f"Serving {dataset} on {url}: {ranking.model} of {ranking.version}")
+    if not is_live:
         click.echo("The log has ended, so the time of requests continues from its end; `now` in /version shows it.")
-    if engine.recommender is not None and (columns := engine.recommender.context_columns):
+    if columns:
         click.echo(
             f"Columns that describe the request or the user: {', '.join(columns)}. A column that describes items belongs in "
-            f"`item_columns` of {spec.name}.yaml."
+            f"`item_columns` of {dataset}.yaml."
         )
     click.echo(f"Page: {url}/{'' if token is None else f'#{token}'}")
     if token is not None:
@@ -103,10 +157,6 @@ def main(
     example = json.dumps({"user": None, "k": 5})
     header = "" if token is None else f' -H "Authorization: Bearer $(cat {token_file})"'
     click.echo(f"Try: curl -s {url}/recommend{header} -H 'Content-Type: application/json' -d '{example}'")
-    limits = Limits(rate, burst=math.ceil(rate), in_flight=in_flight)
-    gc.collect()
-    gc.freeze()  # a full collection of the objects of models and items takes hundreds of milliseconds, in which no request runs
-    serve(create_serving_app(engine, token, (*LOOPBACK, host, *names), limits), listener)
 
 
 if __name__ == "__main__":

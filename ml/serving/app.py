@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 from fastapi import APIRouter, FastAPI, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse
@@ -35,7 +35,7 @@ from ml.serving.as_logged import AsLogged
 from ml.serving.explanations import column_contributions
 from ml.serving.faults import WrongColumn
 from ml.serving.forms import Answer, EventsRequest, Item, RankRequest, RecommendRequest, Stored
-from ml.serving.journal import JournalFull, WrongEvent
+from ml.serving.journal import Journal, JournalFull, WrongEvent
 from ml.serving.metrics import Measured, Metrics
 from ml.serving.ranker import NAME
 from ml.serving.recommender import Ranked, Recommendation
@@ -77,7 +77,11 @@ class _Worker:
 
 
 def create_serving_app(
-    engine: Engine, token: str | None, hosts: Iterable[str] = LOOPBACK, limits: Limits = DEFAULT_LIMITS
+    engine: Engine,
+    token: str | None,
+    hosts: Iterable[str] = LOOPBACK,
+    limits: Limits = DEFAULT_LIMITS,
+    counters: Path | None = None,
 ) -> FastAPI:
     """Create the app of a service.
 
@@ -86,6 +90,7 @@ def create_serving_app(
         token: Token that requests have to present; None for an open service.
         hosts: Host names under which the service is reached.
         limits: Rate of each client, and requests in progress.
+        counters: Folder in which several processes count together; see `ml.serving.metrics.Metrics`.
 
     Returns:
         The app.
@@ -98,7 +103,7 @@ def create_serving_app(
     app = create_app(
         f"Evergreen: {engine.spec.name}", token, hosts, BODY_LIMIT, open_paths=("/",), health=health, limits=limits
     )
-    worker, metrics, stop = _Worker(), Metrics(engine), threading.Event()
+    worker, metrics, stop = _Worker(), Metrics(engine, counters), threading.Event()
     logged = AsLogged.of(engine.spec)
 
     @asynccontextmanager
@@ -108,7 +113,8 @@ def create_serving_app(
         yield
         stop.set()
         await run_in_threadpool(thread.join)
-        await run_in_threadpool(engine.journal.rotate, True)
+        if isinstance(engine.journal, Journal):
+            await run_in_threadpool(engine.journal.rotate, True)
         if engine.served is not None:
             await run_in_threadpool(engine.served.flush)
         worker.stop()
@@ -152,7 +158,7 @@ def create_serving_app(
     @app.get("/metrics", response_class=Response)
     def prometheus() -> Response:
         """Counters and latencies in Prometheus' text format."""
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/users")
     def users() -> dict[str, Any]:
@@ -231,6 +237,7 @@ def _without_item(engine: Engine) -> Response:
 
 def _logged(engine: Engine, answer: Callable[[], Answer]) -> Answer:
     """Answer a request, and log the values of feature tables that the answer was based on."""
+    engine.catch_up()
     if engine.served is None:
         return answer()
     with noting() as served:
@@ -330,9 +337,7 @@ def _store(engine: Engine, asked: EventsRequest, metrics: Metrics) -> Stored:
         raise WrongEvent(f"{wrong[0]}: the dataset {engine.spec.name} has the logs {sorted(engine.journal.logs)}")
     for name, events in given.items():
         if events:
-            rows = engine.journal.append(name, events, now)
-            if name != "actions":
-                engine.observe(rows)
-            stored += len(rows)
-            metrics.events.labels(name).inc(len(rows))
+            count = engine.store(name, events, now)
+            stored += count
+            metrics.events.labels(name).inc(count)
     return Stored(stored=stored)

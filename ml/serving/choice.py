@@ -31,6 +31,11 @@ class Choice:
         """The models of the experiment without the LambdaRank, the champion first."""
         return _shown(self.experiment)
 
+    @property
+    def names(self) -> list[str]:
+        """The models to load, each once."""
+        return list(dict.fromkeys(name for name in (self.model, self.towers, *self.shown) if name is not None))
+
 
 def ranking_model(spec: DatasetSpec) -> str:
     """Return the model that ranks by default: the first without two towers, or else the first."""

@@ -58,6 +58,10 @@ class _ItemSide:
         same = predictor is self._predictor and predictor.changes == self._changes and items is self.items
         return same and self._changes % 2 == 0
 
+    def is_current(self, items: pa.Table) -> bool:
+        """Return whether the model is as it was, and the items are a table's."""
+        return self.is_of(self._predictor, items)
+
     def states(self, rows: NDArray[np.int64], batch: Callable[[pa.Table], Batch]) -> ItemStates:
         """Return the states of all items, of which those of the given rows have been computed."""
         if not self._known[rows].all():
@@ -118,7 +122,7 @@ class ItemSides:
         side = self._held.get(id(predictor))
         if side is None or not side.is_of(predictor, items):
             side = _ItemSide(predictor, self._sides, items)
-            self._held = {key: one for key, one in self._held.items() if one.items is items} | {id(predictor): side}
+            self._held = {key: one for key, one in self._held.items() if one.is_current(items)} | {id(predictor): side}
         states = side.states(rows, lambda some: ranking.batch(padded(ranking, some)))
         state: RequestState = side.split.request(ranking.batch(padded(ranking, request)))
         pairs = candidates() if side.split.has_pairs else None

@@ -17,12 +17,13 @@ have as columns.
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -70,7 +71,7 @@ class Journal:
         if not is_local(stream):
             raise ValueError(f"{stream}: the journal needs a local folder")
         self.spec, self.root = spec, Path(stream.path)
-        self.logs: dict[str, LogSpec] = _logs(spec)
+        self.logs = logs_of(spec)
         self._as_logged = {folder: AsLogged([(log.source, log.source.columns)]) for folder, log in self.logs.items()}
         self._experiment = experiment
         self._folder = self.root / JOURNAL
@@ -125,12 +126,21 @@ class Journal:
 
     def unread(self, since: int) -> Iterator[pa.Table]:
         """Read back the published events from a point in time on, which the raw logs of the lake do not have yet."""
-        folder = "impressions" if "impressions" in self.logs else "examples"
-        for path in sorted((self.root / folder).glob("journal-*.parquet")):
-            rows = read_parquet(UPath(path))
-            kept = rows.filter(pa.array(rows[EVENT_TIME].to_numpy() >= since))
-            if len(kept):
-                yield kept
+        return read_events(self.observed, self.published(), since)
+
+    @property
+    def observed(self) -> Path:
+        """The folder of the events that change later requests, which are all but actions."""
+        return self.root / ("impressions" if "impressions" in self.logs else "examples")
+
+    def published(self) -> list[str]:
+        """Return the names of the files in `observed`, in any order, which takes little time even for those of a day."""
+        return os.listdir(self.observed) if self.observed.is_dir() else []  # noqa: PTH208 (a tenth of the time of paths)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the stream folder has all stored events."""
+        return not any(self._folder.glob("*.jsonl"))
 
     def _noted(self, folder: str, rows: pa.Table) -> pa.Table:
         """Append the experiment and the variants of the users to what was shown."""
@@ -218,10 +228,20 @@ class Journal:
         fsync(target.parent)
 
 
+def read_events(folder: Path, names: Iterable[str], since: int) -> Iterator[pa.Table]:
+    """Read the events of published files from a point in time on, in the order in which they were stored."""
+    for name in sorted(fnmatch.filter(names, "journal-*.parquet")):
+        rows = read_parquet(UPath(folder / name))
+        kept = rows.filter(pa.array(rows[EVENT_TIME].to_numpy() >= since))
+        if len(kept):
+            yield kept
+
+
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 
-def _logs(spec: DatasetSpec) -> dict[str, LogSpec]:
+def logs_of(spec: DatasetSpec) -> dict[str, LogSpec]:
+    """Return the logs whose events can be stored, by their folder."""
     actions = spec.actions_log
     return {"examples": spec.log} if actions is None else {"impressions": spec.log, "actions": actions}
 

@@ -2,68 +2,100 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ml.serving.feature_tables import ServedTables
-from ml.serving.item_sides import ItemSides
+from ml.serving.recommender import Recommender
 from ml.serving.start import Engine
 
 _BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.05, 0.1, 0.25, 1.0)
 
 
 class Metrics:
-    """Counters of one app.
+    """Counters of one app. If several processes serve it, each answers with the counts of all of them.
 
     Args:
         engine: What answers its requests.
+        folder: The folder of `ml.serving.processes.counters.count_together`; None if no other process serves the app.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(self, engine: Engine, folder: Path | None = None) -> None:
+        self._registry = CollectorRegistry()
+        own: CollectorRegistry | None = self._registry
+        if folder is not None:
+            own = None  # the collector reads the counts of this process from the folder, too
+            MultiProcessCollector(self._registry, str(folder))
         self.seconds = Histogram(
-            "evergreen_request_seconds",
-            "Time of a request inside the service.",
-            ["route"],
-            buckets=_BUCKETS,
-            registry=self.registry,
+            "evergreen_request_seconds", "Time of a request inside the service.", ["route"], buckets=_BUCKETS, registry=own
         )
-        self.requests = Counter("evergreen_requests", "Requests by status.", ["route", "status"], registry=self.registry)
-        self.missing = Counter(
-            "evergreen_missing_columns", "Requests in which a column was missing.", ["column"], registry=self.registry
-        )
-        self.events = Counter("evergreen_events", "Events stored.", ["log"], registry=self.registry)
-        lag = Gauge(
-            "evergreen_model_lag_seconds",
-            "Time since the publication of the oldest version that is not served.",
-            ["model"],
-            registry=self.registry,
-        )
-        age = Gauge("evergreen_items_age_seconds", "Age of the live items.", registry=self.registry)
-        items = Gauge("evergreen_live_items", "Number of live items.", registry=self.registry)
-        for served in engine.models:
-            lag.labels(served.version.model).set_function(lambda served=served: served.version.lag_seconds)
-        self.registry.register(_Models(engine))
+        self.requests = Counter("evergreen_requests", "Requests by status.", ["route", "status"], registry=own)
+        self.missing = Counter("evergreen_missing_columns", "Requests in which a column was missing.", ["column"], registry=own)
+        self.events = Counter("evergreen_events", "Events stored.", ["log"], registry=own)
+        self._registry.register(_Models(engine))
+        self._lock, self._followed = threading.Lock(), list[_Followed]()
         if (recommender := engine.recommender) is not None:
-            items.set_function(lambda: len(recommender.source.live))
-            age.set_function(lambda: max(0.0, (engine.clock.now() - recommender.source.live.at) / 1e6))
-            self.registry.register(_TableLookups(recommender.tables))
-            self.registry.register(_Scores(recommender.item_sides))
+            self._registry.register(_Items(engine, recommender))
+            counts, tables = recommender.tables.lookup_counts, [table.name for table in engine.spec.feature_tables]
+            for name, text, held in (
+                ("evergreen_feature_lookups", "Entities looked up in feature tables.", counts.lookups),
+                ("evergreen_feature_misses", "Entities without an event, which have default values.", counts.misses),
+            ):
+                self._followed.append(_Followed(Counter(name, text, ["table"], registry=own), held, tables))
+            scores = Counter("evergreen_scores", "Requests that were scored, by method.", ["by"], registry=own)
+            self._followed.append(_Followed(scores, recommender.item_sides.counts))
+
+    def follow(self) -> None:
+        """Add what was counted elsewhere in the process since the last call."""
+        with self._lock:
+            for followed in self._followed:
+                followed.add()
+
+    def text(self) -> bytes:
+        """Return all counters in Prometheus' text format."""
+        self.follow()
+        return generate_latest(self._registry)
+
+
+class _Followed:
+    """A counter of what is counted where it happens."""
+
+    def __init__(self, counter: Counter, counts: Mapping[Any, int], labels: Sequence[str] = ()) -> None:
+        self._counter, self._counts, self._added = counter, counts, dict.fromkeys(labels, 0)
+        for label in labels:
+            counter.labels(label)
+
+    def add(self) -> None:
+        """Add what is new."""
+        for label, count in dict(self._counts).items():
+            self._counter.labels(label).inc(count - self._added.get(label, 0))
+            self._added[label] = count
 
 
 class _Models(Collector):
-    """What happened to the versions of the models."""
+    """The versions of the models, and what happened to them."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def collect(self) -> Iterator[Metric]:
-        statuses = self._engine.statuses
+        statuses, versions = self._engine.statuses, [served.version for served in self._engine.models]
+        lag = GaugeMetricFamily(
+            "evergreen_model_lag_seconds",
+            "Time since the publication of the oldest version that is not served.",
+            labels=["model"],
+        )
+        for version in versions:
+            lag.add_metric([version.model], version.lag_seconds)
+        yield lag
         for state, text in (("refused", "is refused"), ("pinned", "is not served, because the model is pinned")):
             gauge = GaugeMetricFamily(f"evergreen_model_{state}", f"Whether the newest version {text}.", labels=["model"])
             for name, status in statuses.items():
@@ -73,7 +105,7 @@ class _Models(Collector):
         rollbacks = CounterMetricFamily(
             "evergreen_model_rollbacks", "Versions rolled back because they are worse on the probe.", labels=["model"]
         )
-        for version in (served.version for served in self._engine.models):
+        for version in versions:
             rollbacks.add_metric([version.model], version.rollbacks)
             for reason, count in version.refused.items():
                 refusals.add_metric([version.model, reason], count)
@@ -81,35 +113,17 @@ class _Models(Collector):
         yield rollbacks
 
 
-class _TableLookups(Collector):
-    """Look-ups of feature tables, counted where they happen."""
+class _Items(Collector):
+    """The live items of this process."""
 
-    def __init__(self, tables: ServedTables) -> None:
-        self._tables = tables
-
-    def collect(self) -> Iterator[Metric]:
-        lookup_counts = self._tables.lookup_counts
-        for name, text, counts in (
-            ("evergreen_feature_lookups", "Entities looked up in feature tables.", lookup_counts.lookups),
-            ("evergreen_feature_misses", "Entities without an event, which have default values.", lookup_counts.misses),
-        ):
-            family = CounterMetricFamily(name, text, labels=["table"])
-            for table in self._tables.spec.feature_tables:
-                family.add_metric([table.name], counts[table.name])
-            yield family
-
-
-class _Scores(Collector):
-    """Requests by what has computed the item side of their candidates."""
-
-    def __init__(self, sides: ItemSides) -> None:
-        self._sides = sides
+    def __init__(self, engine: Engine, recommender: Recommender) -> None:
+        self._engine, self._recommender = engine, recommender
 
     def collect(self) -> Iterator[Metric]:
-        family = CounterMetricFamily("evergreen_scores", "Requests that were scored, by method.", labels=["by"])
-        for by, count in dict(self._sides.counts).items():
-            family.add_metric([by], count)
-        yield family
+        live = self._recommender.source.live
+        age = max(0.0, (self._engine.clock.now() - live.at) / 1e6)
+        yield GaugeMetricFamily("evergreen_items_age_seconds", "Age of the live items.", value=age)
+        yield GaugeMetricFamily("evergreen_live_items", "Number of live items.", value=len(live))
 
 
 class Measured:
@@ -136,3 +150,4 @@ class Measured:
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
             self._metrics.requests.labels(route, status).inc()
+            self._metrics.follow()

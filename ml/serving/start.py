@@ -17,13 +17,14 @@ from ml.days import day_bounds
 from ml.lake import Lake
 from ml.online.probe_set import probe_day, probe_of
 from ml.recipes.stored import recipe_in_use
-from ml.serving.choice import choose_models
+from ml.serving.choice import Choice, choose_models
 from ml.serving.clock import Clock
 from ml.serving.followed import FollowedModel
 from ml.serving.journal import Journal
 from ml.serving.models import ExportedModel, NewestModel, NoModel, ServedModel
 from ml.serving.past import recommender_at
 from ml.serving.pins import Pins
+from ml.serving.processes.event_store import ACTIONS, RemoteEvents
 from ml.serving.ranker import NAME, ServedRanker
 from ml.serving.recommender import Recommender
 from ml.serving.rows import rank_rows
@@ -46,7 +47,7 @@ class Engine:
         ranking: The model that ranks.
         retrieval: The two-tower model; None without one.
         recommender: The two stages; None for a dataset without an item.
-        journal: Where events are stored.
+        journal: Where events are stored: in this process, or by the process that has started it.
         ranker: The LambdaRank that orders candidates; None to rank them by `ranking`.
         served: Where served values of feature tables are logged; None for a dataset without feature tables.
         variants: What ranks for the users of an experiment, by name, the champion first; empty without an experiment.
@@ -57,7 +58,7 @@ class Engine:
     ranking: ServedModel
     retrieval: ServedModel | None
     recommender: Recommender | None
-    journal: Journal
+    journal: Journal | RemoteEvents
     ranker: ServedRanker | None = None
     served: ServedLog | None = None
     variants: dict[str, Variant] = field(default_factory=dict)
@@ -87,6 +88,23 @@ class Engine:
         found = {v.model: _status(v.pinned, v.refusal) for v in (model.version for model in self.models)}
         return found | ({NAME: _status(self.ranker.pinned, self.ranker.refusal)} if self.ranker else {})
 
+    def store(self, log: str, events: Sequence[Mapping[str, Any]], now: int) -> int:
+        """Store events durably, let them change the next requests, and return their number; see `Journal.append`.
+
+        An action changes nothing before the joiner has made an example of it.
+        """
+        if isinstance(self.journal, RemoteEvents):
+            return self.journal.append(log, events, now)
+        rows = self.journal.append(log, events, now)
+        if log != ACTIONS:
+            self.observe(rows)
+        return len(rows)
+
+    def catch_up(self) -> None:
+        """Observe all events that were acknowledged before the call, in whichever process."""
+        if isinstance(self.journal, RemoteEvents):
+            self.journal.deliver(self.observe)
+
     def observe(self, rows: pa.Table) -> None:
         """Let new events change the next requests."""
         if self.recommender is not None:
@@ -95,6 +113,7 @@ class Engine:
 
     def refresh(self) -> None:
         """Make the live items of this moment."""
+        self.catch_up()
         if self.recommender is not None:
             self.recommender.source.refresh(self.clock.now(), self.retrieval.bundle if self.retrieval else None)
 
@@ -112,7 +131,8 @@ class Engine:
             waited += POLL_SECONDS
             try:
                 self.poll()
-                self.journal.rotate()
+                if isinstance(self.journal, Journal):
+                    self.journal.rotate()
                 if self.served is not None:
                     self.served.flush()
                 if waited >= REFRESH_SECONDS:
@@ -126,6 +146,23 @@ def _status(pinned: str | None, refusal: str | None) -> str:
     return "refused" if refusal else "pinned" if pinned else "current"
 
 
+def load_models(
+    spec: DatasetSpec,
+    lake: Lake,
+    synced: Mapping[str, FollowedModel] | None = None,
+    model: str | None = None,
+    pins: Pins | None = None,
+) -> dict[str, ServedModel]:
+    """Load the models of a service, by name; see `start` for the arguments. Raises `NoModel`."""
+    names = choose_models(spec, model).names
+    return {name: _served(spec, lake, name, (synced or {}).get(name), pins) for name in names}
+
+
+def clock_of(spec: DatasetSpec, lake: Lake, model: str | None = None) -> Clock:
+    """Return the clock of a service: the end of the log, or the time of the machine for a live log."""
+    return Clock.after(day_bounds(_last_day(spec, lake, choose_models(spec, model)), spec.zone)[1])
+
+
 def start(
     spec: DatasetSpec,
     lake: Lake,
@@ -135,6 +172,8 @@ def start(
     model: str | None = None,
     pins: Pins | None = None,
     clock: Clock | None = None,
+    models: Mapping[str, ServedModel] | None = None,
+    journal: RemoteEvents | None = None,
 ) -> Engine:
     """Load models and events.
 
@@ -148,37 +187,40 @@ def start(
             LambdaRank orders the candidates of recommendations if the lake has one, and an experiment of the entry takes place.
         pins: The pins of the dataset; by default, models cannot be pinned to earlier versions.
         clock: The time of requests; by default the end of the log, or the time of the machine for a live log.
+        models: The models by name, if another process keeps them up to date; by default they are loaded.
+        journal: Stores events in another process; by default, this process stores them.
 
     Raises:
         NoModel: There is no model to serve.
     """
     choice = choose_models(spec, model)
-    experiment, name = choice.experiment, choice.model
-    ranking = _served(spec, lake, name, (synced or {}).get(name), pins)
-    retrieval = ranking if choice.towers == name else None
-    if choice.towers is not None and retrieval is None:
-        retrieval = _served(spec, lake, choice.towers, (synced or {}).get(choice.towers), pins)
-    days = lake.days(exported_models(name), spec.name)
-    last = days[-1] if days else spec.partitions.start.isoformat()
+    models = load_models(spec, lake, synced, model, pins) if models is None else models
+    ranking, retrieval = models[choice.model], models[choice.towers] if choice.towers else None
+    last = _last_day(spec, lake, choice)
     end = day_bounds(last, spec.zone)[1]
     clock, recommender, served = clock or Clock.after(end), None, None
     if spec.item:
         served = ServedLog(spec, Path(stream.path), end) if spec.feature_tables else None
         recommender = recommender_at(spec, lake, last, sides, served)
     ranker = ServedRanker(lake, spec, pins) if choice.has_ranker else None
-    engine = Engine(spec, clock, ranking, retrieval, recommender, Journal(spec, stream, experiment), ranker, served)
-    if experiment is not None:
-        loaded = {served.version.model: served for served in engine.models}
-        by_name = {one: loaded.get(one) or _served(spec, lake, one, (synced or {}).get(one), pins) for one in choice.shown}
+    events = journal or Journal(spec, stream, choice.experiment)
+    engine = Engine(spec, clock, ranking, retrieval, recommender, events, ranker, served)
+    if choice.experiment is not None:
         engine.variants = {
-            one: Variant(one, ranking, _trained(spec, ranker)) if one == NAME else Variant(one, by_name[one], None)
-            for one in experiment.shares
+            one: Variant(one, ranking, _trained(spec, ranker)) if one == NAME else Variant(one, models[one], None)
+            for one in choice.experiment.shares
         }
-    for rows in engine.journal.unread(end):
+    for rows in events.unread(end):
         engine.observe(rows)
     engine.refresh()
     _warm_up(engine)
     return engine
+
+
+def _last_day(spec: DatasetSpec, lake: Lake, choice: Choice) -> str:
+    """The last day whose events the lake has for a service."""
+    days = lake.days(exported_models(choice.model), spec.name)
+    return days[-1] if days else spec.partitions.start.isoformat()
 
 
 def _warm_up(engine: Engine) -> None:

@@ -39,8 +39,8 @@ def environment(home: Path) -> dict[str, str]:
 
 
 @contextmanager
-def running(home: Path) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    command = [sys.executable, "-m", "orchestration.serve", "kiosk", "--port", "0"]
+def running(home: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    command = [sys.executable, "-m", "orchestration.serve", "kiosk", "--port", "0", *options]
     process = subprocess.Popen(
         command, env=environment(home), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
@@ -94,9 +94,10 @@ def test_a_killed_service_loses_no_event_that_it_acknowledged(home: Path) -> Non
 
 
 @pytest.mark.slow
-def test_without_a_model_the_command_names_the_demo(home: Path) -> None:
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_without_a_model_the_command_names_the_demo(home: Path, processes: str) -> None:
     env = os.environ | {"EVERGREEN_HOME": str(home.parent / "empty"), "PYTHONPATH": str(ROOT)}
     env["EVERGREEN_CATALOG"] = str(home.parent / "catalog")
-    command = [sys.executable, "-m", "orchestration.serve", "kiosk", "--port", "0"]
+    command = [sys.executable, "-m", "orchestration.serve", "kiosk", "--port", "0", "--processes", processes]
     done = subprocess.run(command, env=env, cwd=ROOT, text=True, capture_output=True, check=False)
     assert done.returncode == 1 and "run `make demo DATASET=kiosk` first" in done.stderr
