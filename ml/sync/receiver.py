@@ -183,7 +183,7 @@ class Receiver:
         except OSError as error:
             raise Refused("folder", error) from error
         if head is None and self._served is not None:
-            raise Refused("head", f"{self._folder.root} no longer has head.json")
+            raise Refused("head", f"{self._folder.root} has no head.json")
         return head
 
     def _advance(self, head: Head) -> Applied | None:
