@@ -61,7 +61,7 @@ def test_the_four_cases_are_shown_with_those_of_the_article() -> None:
     [
         (["synthetic", "--model", "none"], "synthetic has no model 'none'; it has dlrm"),
         (["synthetic", "--day", "2031-01-01"], "is not a day of synthetic"),
-        (["synthetic", "--day", "2026-01-03"], "at least 3 days before 2026-01-03, and there are 2"),
+        (["synthetic", "--day", "2026-01-03"], "at least 3 days before 2026-01-03, but there are 2"),
         (["nothing"], "no dataset 'nothing'"),
     ],
 )
