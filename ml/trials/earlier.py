@@ -49,9 +49,10 @@ class EarlierTrial:
 def earlier_trials(tuning: Tuning) -> tuple[EarlierTrial, ...]:
     """Return what a tuning tries after the recipe's own values: the best trials of the newest tunings before its day.
 
-    A tuning counts if it is of the same kind of model and optimizes the same metrics. Its best trials are the knee of its
-    Pareto front, the rest of the front, and then the front of the others. Values are carried over by recipe key. A parameter
-    that the earlier search did not have keeps the recipe's value. Trials with a value outside of the new search are left out.
+    A tuning counts if it is of the same kind of model, optimizes the same metrics, and scored its trials on no day on which
+    the new tuning judges its best one. Its best trials are the knee of its Pareto front, the rest of the front, and then the
+    front of the others. Values are carried over by recipe key. A parameter that the earlier search did not have keeps the
+    recipe's value. Trials with a value outside of the new search are left out.
 
     Args:
         tuning: The tuning. Only results of days before its day are used, so no trial owes anything to later days.
@@ -59,6 +60,8 @@ def earlier_trials(tuning: Tuning) -> tuple[EarlierTrial, ...]:
     Returns:
         At most `MOST` different trials, and at most one for `SHARE` trials of the budget; newest tunings first.
     """
+    if not tuning.search.parameters:
+        return ()
     most = min(MOST, tuning.search.observation_budget // SHARE)
     space = SearchSpace(experiment(experiment_body(tuning.search, tuning.model, None)).space)
     own = tuning.search.defaults(tuning.recipe)
@@ -89,6 +92,9 @@ def _best(tuning: Tuning, day: str) -> Iterator[dict[str, Any]]:
         search = Search.model_validate(manifest["search"])
     except (KeyError, ValidationError):
         _log.info("%s/%s of %s was written by another version; its trials are not tried again", name, stage, day)
+        return
+    if (scored := manifest.get("scored")) and scored[-1] >= min(tuning.judged, default=tuning.day):
+        _log.info("%s/%s of %s has scored %s, which the best trial is judged on; not tried again", name, stage, day, scored[-1])
         return
     metrics = metrics_of(search)
     if manifest["recipe"]["model"]["kind"] != tuning.recipe.model.kind or _goals(metrics) != _goals(metrics_of(tuning.search)):

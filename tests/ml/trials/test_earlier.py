@@ -36,10 +36,10 @@ def trial(lr: float, auc: float, seconds: float, top: str = "16-8") -> Tried:
     return Tried({"lr": lr, "top": top}, {"auc": auc, "training_time": seconds})
 
 
-def write(lake: Lake, day: str, *trials: Tried, of: Search | None = None, kind: str = "dlrm") -> None:
+def write(lake: Lake, day: str, *trials: Tried, of: Search | None = None, kind: str = "dlrm", **more: Any) -> None:
     with lake.write(tuning_results("dlrm"), SPEC.name, day) as folder:
         (folder / TRIALS).write_text(json.dumps([vars(each) for each in trials], default=dict))
-        manifest = {"search": (of or search()).model_dump(mode="json"), "recipe": {"model": {"kind": kind}}}
+        manifest = {"search": (of or search()).model_dump(mode="json"), "recipe": {"model": {"kind": kind}}, **more}
         lake.write_manifest(folder, manifest)
 
 
@@ -131,3 +131,11 @@ def test_the_recipe_itself_is_not_tried_twice(tuning: Tuning) -> None:
     own = tuning.search.defaults(tuning.recipe)
     write(tuning.lake, "2026-01-13", Tried(own, {"auc": 0.8, "training_time": 1}))
     assert earlier_trials(tuning) == ()
+
+
+def test_trials_that_were_chosen_on_a_judged_day_are_left_out(tuning: Tuning) -> None:
+    vars(tuning)["window"] = ("2026-01-16", "2026-01-17", "2026-01-18", "2026-01-19")
+    assert tuning.judged[0] == "2026-01-19", "one day is judged by default"
+    write(tuning.lake, "2026-01-18", trial(0.1, 0.7, 5.0), scored=["2026-01-16", "2026-01-18"])
+    write(tuning.lake, "2026-01-19", trial(0.2, 0.7, 5.0), scored=["2026-01-19"])
+    assert rates(tuning) == [("2026-01-18", 0.1)]
