@@ -120,8 +120,8 @@ def advice_of_day(
     rows = _rows(lake, spec, days)
     own, before = (_stored(lake, spec, stage, known) for known in (day, parent))
     if tuned is None:
-        # A rerun uses the day's own advice, also after the advice of the day before was given again.
-        before = own if own is not None and own.days == tuple(days) else before
+        # A rerun uses the day's own advice, also after the advice of the day before was given again, and on another machine.
+        before = own if own is not None and (own.days == tuple(days) or own == before) else before
         kept = before is not None and (before is own or (_alike(before.rows, rows) and not _shrunk(before.memory, memory)))
     else:
         before, kept = tuned, True

@@ -119,6 +119,9 @@ def test_advice_is_given_again_on_a_machine_with_less_memory(
     on(8 << 30, days[0])
     assert on(8 << 30, days[1]).memory == 0.8 * (8 << 30)
     assert on(64 << 30, days[2]).memory == 0.8 * (8 << 30), "kept on a larger machine"
+    before = lake.manifest(STAGE, "made", days[2])
+    on(1 << 20, days[2])
+    assert lake.manifest(STAGE, "made", days[2]) == before, "a rerun on a smaller machine keeps advice of the day before"
     small = on(1 << 20, days[3])
     assert small.memory == 0.8 * (1 << 20) and any("this machine's memory" in warning for warning in small.warnings)
     before = lake.manifest(STAGE, "made", days[3])
