@@ -114,7 +114,7 @@ def check_section(
         strict: Whether the recipe's own value has to be among the values that are searched, as tuning requires.
 
     Returns:
-        A line for each parameter whose values do not contain the recipe's own.
+        A line for each parameter whose values do not contain the recipe's own, or whose key is not in the recipe on this day.
 
     Raises:
         CatalogError: A parameter does not fit the recipe; the message names the file of the edits and the key.
@@ -122,24 +122,26 @@ def check_section(
     edits = read_edits(spec.models[model].edits)
     warnings = []
     for error in unsuitable_parameters(search, recipe):
-        if declared and isinstance(error, UnknownKey) and _can_be_added(error.recipe_key, recipe):
+        can_be_added = not strict and isinstance(error, UnknownKey) and _can_be_added(error.recipe_key, recipe, spec)
+        if declared and can_be_added:
             continue
         refusal = (
             CatalogError(f"{spec.name}/{model}: {error}")
             if edits is None
             else explain_parameter(edits, error.name, error.key, error.problem)
         )
-        if strict or not isinstance(error, OutsideValues):
+        if strict or not (can_be_added or isinstance(error, OutsideValues)):
             raise refusal from error
         warnings.append(str(refusal))
     return warnings
 
 
-def _can_be_added(key: str, recipe: Recipe) -> bool:
+def _can_be_added(key: str, recipe: Recipe, spec: DatasetSpec) -> bool:
     """Whether a key that a recipe lacks is one of a feature's table, or of a part that is not set."""
     known = recipe.model_dump(mode="json")
     above = key.split(".")[:-1]
-    return (key.startswith(f"{FEATURES}.") and of_table(key.rsplit(".", 1)[1])) or any(
+    tables = {f"{FEATURES}.{feature.name}" for feature in spec.sparse}
+    return (".".join(above) in tables and of_table(key.rsplit(".", 1)[1])) or any(
         value_at(known, ".".join(above[: n + 1])) is None and of_recipe(key) for n in range(len(above))
     )
 
@@ -181,7 +183,8 @@ def _validated(spec: DatasetSpec, model: str, edits: Edits | None, data: Mapping
     """Return the search of a section. Raises `CatalogError` with the path of the key in the file of the edits."""
     try:
         search = Search.model_validate(data)
-        experiment(experiment_body(search, model, None))
+        if search.parameters:  # without any, only tuning is refused
+            experiment(experiment_body(search, model, None))
     except ApiError as error:
         raise CatalogError(f"{edits.path if edits else spec.name}: {SECTION}: {error.message}") from error
     except ValidationError as error:

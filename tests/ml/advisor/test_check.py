@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from ml.advisor.check import check_recipes
-from ml.catalog.load import load_catalog, load_dataset
+from ml.advisor.search_section import check_section, search_section
+from ml.catalog.load import CatalogError, load_catalog, load_dataset
 from ml.preflight.finding import Finding
+from ml.recipes.recipe import recipe_of
 from tests.helpers.paths import ROOT
 
 
@@ -53,6 +55,10 @@ def test_the_recipes_of_the_catalog_pass(name: str) -> None:
             "sigopt: {parameters: [{name: x, key: tables.features.C3.min_cuont, type: int, bounds: {min: 1, max: 3}}]}",
             "sigopt.parameters.0.key: x: the recipe has no key 'tables.features.C3.min_cuont'",
         ),
+        (
+            "sigopt: {parameters: [{name: x, key: tables.features.C99.min_count, type: int, bounds: {min: 1, max: 3}}]}",
+            "sigopt.parameters.0.key: x: the recipe has no key 'tables.features.C99.min_count'",
+        ),
         ("sigoptt: {}", "sigoptt: no such section; expected model, training, sigopt, wishes"),
         ("wishes: {memori: 2gb}", "wishes.memori: unknown key, found '2gb'; did you mean 'memory'?"),
         ("wishes: {memory: 2}", "wishes.memory: expected text, found 2"),
@@ -85,3 +91,22 @@ def test_a_value_that_advice_can_change_is_a_warning(catalog: Path) -> None:
 def test_a_key_that_advice_can_add_is_not_judged(catalog: Path, key: str) -> None:
     one = f"{{name: x, key: {key}, type: double, bounds: {{min: 0.1, max: 1}}}}"
     assert found(catalog, f"sigopt: {{parameters: [{one}]}}") == []
+
+
+def test_without_parameters_only_tuning_is_refused(catalog: Path) -> None:
+    spec = load_dataset(catalog / "criteo.yaml")
+    searched = search_section(spec, "dlrm", recipe_of(spec, "dlrm"), 100_000, 2.0).search.parameters
+    removed = ", ".join(f"{{name: {parameter.name}, remove: true}}" for parameter in searched)
+    assert searched and found(catalog, f"sigopt: {{parameters: [{removed}]}}") == []
+
+
+def test_a_key_that_advice_did_not_add_on_a_day_is_a_warning(catalog: Path) -> None:
+    one = "{name: x, key: tables.features.C3.min_count, type: int, bounds: {min: 1, max: 9}}"
+    assert found(catalog, f"sigopt: {{parameters: [{one}]}}") == []
+    spec = load_dataset(catalog / "criteo.yaml")
+    recipe = recipe_of(spec, "dlrm")
+    search = search_section(spec, "dlrm", recipe, 100_000, 2.0).search
+    (warning,) = check_section(spec, "dlrm", search, recipe)
+    assert "tables.features.C3.min_count" in warning
+    with pytest.raises(CatalogError, match="C3"):
+        check_section(spec, "dlrm", search, recipe, strict=True)
