@@ -27,8 +27,8 @@ def stopping(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deliver Ctrl-C when there is nothing left to read."""
     follow = StreamFolder.follow
 
-    def waiting(self, position, wait, on_wait):  # type: ignore[no-untyped-def]
-        return follow(self, position, wait, lambda text: (on_wait(text), signal.raise_signal(signal.SIGINT)))
+    def waiting(self, position, wait, on_wait, passed):  # type: ignore[no-untyped-def]
+        return follow(self, position, wait, lambda text: (on_wait(text), signal.raise_signal(signal.SIGINT)), passed)
 
     monkeypatch.setattr(StreamFolder, "follow", waiting)
 
