@@ -1,4 +1,4 @@
-"""The section `wishes` of a user's edits: what the training of a model may take, and what it has to reach."""
+"""The section `wishes` of a user's edits: limits of time and memory, and a target metric, of a model's training."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class WishedTarget(Strict):
 
 
 class WishesSection(Strict):
-    """What a user wishes of a model's training. The advisor fulfils it as far as its rules can."""
+    """Limits and a target of a model's training. The advisor applies them as far as its rules can."""
 
     seconds: float | None = Field(
         default=None,
