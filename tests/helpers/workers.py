@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import time
 from multiprocessing.connection import Connection
 from typing import Any
@@ -41,3 +42,11 @@ def answers(shared: bytes, listener: Any, number: int, connection: Connection) -
 
 def ends_at_its_start(shared: bytes, listener: Any, number: int, connection: Connection) -> None:
     os._exit(9)
+
+
+def answers_its_last_request(shared: bytes, listener: Any, number: int, connection: Connection) -> None:
+    """Close the listener on SIGTERM, and end when the one client closes its connection."""
+    signal.signal(signal.SIGTERM, lambda *_: listener.close())
+    connection.send(("ready", []))
+    client, _ = listener.accept()
+    client.recv(1)

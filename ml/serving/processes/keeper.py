@@ -48,8 +48,8 @@ MOST_SHORT_RUNS = 6
 """If no worker answers requests, the service ends when one has had this number of short runs in succession."""
 CUT_SECONDS = 2.0
 """After the end of its pipe, a worker that has not ended by itself is ended: it could store no events."""
-MOST_END_SECONDS = GRACE_SECONDS + 5.0
-"""A worker that takes longer to end is killed."""
+MOST_END_SECONDS = GRACE_SECONDS + 30.0
+"""A worker that takes longer to end is killed. Requests have the grace, and the last poll and the last writes the rest."""
 _log = logging.getLogger("evergreen")
 
 
@@ -95,7 +95,7 @@ class Keeper:
         models: The models by name, which the keeper polls.
         journal: Where events are stored.
         processes: Number N of workers.
-        listener: The listening socket.
+        listener: The listening socket, which is closed at the end.
         work: What a worker runs, a function of a module that a new process can import: `ml.serving.processes.worker.work`, or
             one that calls it.
     """
@@ -115,7 +115,8 @@ class Keeper:
         self._journal, self._store = journal, EventStore(journal, self._feed)
         self._shared = SharedModels(models, self._epochs)
         self._runs: dict[int, _Run] = {}
-        self._stop = threading.Event()
+        self._is_ending = False
+        self._stop = threading.Event()  # set outside of signal handlers: a second signal inside `set` would deadlock
         self._columns: list[str] = []
 
     def run(self, when_ready: Callable[[list[str]], None]) -> None:
@@ -149,21 +150,22 @@ class Keeper:
         try:
             for number in range(self._count):
                 self._start(number, counters)
-            while not self._stop.is_set():
+            while not self._is_ending:
                 wait([run.process.sentinel for run in self._runs.values() if run.due is None], LOOK_SECONDS)
                 self._watch(is_ready, counters)
                 if not is_ready and all(run.ready is not None for run in self._runs.values()):
                     is_ready = True
                     when_ready(self._columns)
         finally:
-            self._end_workers()
             self._stop.set()
+            self._listener.close()  # with the workers' own, so that new connections are refused while requests are answered
+            self._end_workers()
             for thread in repeating:
                 thread.join()
             self._store.rotate(at_once=True)
 
     def _end(self, _: int, __: FrameType | None) -> None:
-        self._stop.set()
+        self._is_ending = True
 
     def _repeat(self, steps: Sequence[Callable[[], None]]) -> None:
         """Take steps again and again until the end. An error is logged, and the service continues."""
@@ -222,7 +224,7 @@ class Keeper:
         """Start workers again that have ended, after repeated short runs with a pause."""
         now = time.monotonic()
         for number, run in list(self._runs.items()):
-            if self._stop.is_set():
+            if self._is_ending:
                 return
             if run.process.is_alive():
                 self._end_if_cut(number, run, now)

@@ -1,4 +1,4 @@
-"""A worker that cannot be kept running: the service says so, and ends instead of starting it for ever."""
+"""The keeper of workers: it restarts workers that end, gives up with the reason after repeated failures, and ends in order."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import logging
 import multiprocessing.spawn
 import os
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from upath import UPath
 
 from ml.days import day_bounds
 from ml.embeddings.inference.shared.epochs import SharedEpochs
+from ml.http.server import listen
 from ml.lake import Lake
 from ml.serving.journal import Journal
 from ml.serving.models import ExportedModel, NewestModel
@@ -26,10 +28,23 @@ from ml.serving.processes.shared_models import AttachedModels
 from ml.sync.receiver import Receiver
 from tests.helpers.kiosk_lake import spec_of
 from tests.helpers.sync_runs import Run
-from tests.helpers.workers import answers, cuts_its_pipe_once, ends_after_its_start, ends_at_its_start, says_why_it_ends
+from tests.helpers.workers import (
+    answers,
+    answers_its_last_request,
+    cuts_its_pipe_once,
+    ends_after_its_start,
+    ends_at_its_start,
+    says_why_it_ends,
+)
 from tests.ml.serving.test_models import FIRST, SPEC, export
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with listen() as opened:
+        yield opened
 
 
 def end_service() -> None:
@@ -53,11 +68,11 @@ class Slow(ExportedModel):
 
 
 def test_a_worker_that_ends_again_and_again_is_started_a_limited_number_of_times(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, listener: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(keeper, "MOST_SHORT_RUNS", 3)
     monkeypatch.setattr(keeper, "AGAIN_SECONDS", 0.01)
-    running, ready = Keeper(None, {}, Journal(spec_of(), UPath(tmp_path)), 1, None, ends_after_its_start), list[list[str]]()  # type: ignore[arg-type]
+    running, ready = Keeper(None, {}, Journal(spec_of(), UPath(tmp_path)), 1, listener, ends_after_its_start), list[list[str]]()  # type: ignore[arg-type]
     with caplog.at_level(logging.WARNING, "evergreen"), pytest.raises(WorkerFailed, match="code 7 after 3 short runs"):
         running.run(ready.append)
     assert ready == [["place"]], "it was ready once"
@@ -66,33 +81,33 @@ def test_a_worker_that_ends_again_and_again_is_started_a_limited_number_of_times
     ] * 2
 
 
-def test_a_service_whose_worker_does_not_start_ends_at_once(tmp_path: Path) -> None:
-    running = Keeper(None, {}, Journal(spec_of(), UPath(tmp_path)), 2, None, ends_at_its_start)  # type: ignore[arg-type]
+def test_a_service_whose_worker_does_not_start_ends_at_once(tmp_path: Path, listener: socket.socket) -> None:
+    running = Keeper(None, {}, Journal(spec_of(), UPath(tmp_path)), 2, listener, ends_at_its_start)  # type: ignore[arg-type]
     with pytest.raises(WorkerFailed, match="code 9 before it answered"):
         running.run(lambda _: pytest.fail("no worker was ready"))
 
 
-def test_the_reason_of_a_worker_is_the_reason_of_the_service(tmp_path: Path) -> None:
-    running = Keeper(None, {}, Journal(spec_of(), UPath(tmp_path)), 1, None, says_why_it_ends)  # type: ignore[arg-type]
+def test_the_reason_of_a_worker_is_the_reason_of_the_service(tmp_path: Path, listener: socket.socket) -> None:
+    running = Keeper(None, {}, Journal(spec_of(), UPath(tmp_path)), 1, listener, says_why_it_ends)  # type: ignore[arg-type]
     with pytest.raises(WorkerFailed, match=r"code 1 \(there is no LambdaRank\) before it answered"):
         running.run(lambda _: pytest.fail("no worker was ready"))
 
 
 def test_a_worker_that_ends_before_it_reads_a_large_service_does_not_hold_up_the_keeper(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(multiprocessing.spawn, "_python_exe", b"/bin/false")
     large: Any = bytes(1 << 24)
-    running = Keeper(large, {}, Journal(spec_of(), UPath(tmp_path)), 1, None, answers)  # type: ignore[arg-type]
+    running = Keeper(large, {}, Journal(spec_of(), UPath(tmp_path)), 1, listener, answers)  # type: ignore[arg-type]
     with pytest.raises(WorkerFailed, match="code 1 before it answered"):
         running.run(lambda _: pytest.fail("no worker was ready"))
 
 
 def test_a_worker_whose_pipe_has_ended_is_started_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, listener: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(keeper, "CUT_SECONDS", 0.1)
-    running = Keeper(None, {}, Journal(spec_of(), UPath(tmp_path)), 1, None, cuts_its_pipe_once)  # type: ignore[arg-type]
+    running = Keeper(None, {}, Journal(spec_of(), UPath(tmp_path)), 1, listener, cuts_its_pipe_once)  # type: ignore[arg-type]
 
     def has_begun_again() -> bool:
         return (run := running._runs[0]).process is not first and run.ready is not None
@@ -111,14 +126,14 @@ def test_a_worker_whose_pipe_has_ended_is_started_again(
     ]
 
 
-def test_a_model_that_loads_for_long_holds_up_neither_another_model_nor_events(tmp_path: Path) -> None:
+def test_a_model_that_loads_for_long_holds_up_neither_another_model_nor_events(tmp_path: Path, listener: socket.socket) -> None:
     lake, run, end = Lake.at(tmp_path / "lake"), Run(tmp_path / "sync"), day_bounds(FIRST, SPEC.zone)[1]
     export(lake, FIRST, run)
     quick = NewestModel(ExportedModel(lake, SPEC, "dlrm"), Receiver(run.folder, "server"), SPEC, "dlrm")
     slow = Slow(lake, SPEC, "dlrm")
     slow.loaded = loaded = threading.Event()
     journal = Journal(spec_of(), UPath(tmp_path / "stream"))
-    running = Keeper(None, {"quick": quick, "slow": slow}, journal, 1, None, answers)  # type: ignore[arg-type]
+    running = Keeper(None, {"quick": quick, "slow": slow}, journal, 1, listener, answers)  # type: ignore[arg-type]
     reader = AttachedModels(running._shared.handle, SharedEpochs.attach(running._epochs.handle, process=1))
     run.train()
     run.publisher.publish((end, end + 1_000_000))
@@ -136,3 +151,47 @@ def test_a_model_that_loads_for_long_holds_up_neither_another_model_nor_events(t
 
     running.run(check)
     assert [rows["item"].to_pylist() for rows in journal.unread(since=0)] == [[7]]
+
+
+def test_an_ending_service_refuses_connections_while_its_workers_answer_requests(
+    tmp_path: Path, listener: socket.socket
+) -> None:
+    running = Keeper(None, {}, Journal(spec_of(), UPath(tmp_path)), 1, listener, answers_its_last_request)  # type: ignore[arg-type]
+    address, client = listener.getsockname(), socket.socket()
+
+    def is_refused() -> bool:
+        try:
+            socket.create_connection(address).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    def end_and_connect() -> None:
+        end_service()
+        until(is_refused)
+        refused_with.append(running._runs[0].process.is_alive())
+        client.close()
+
+    def watch(_: list[str]) -> None:
+        client.connect(address)
+        threading.Thread(target=end_and_connect, daemon=True).start()
+
+    refused_with = list[bool]()
+    with client:
+        running.run(watch)
+    assert refused_with == [True]
+
+
+def test_a_second_signal_while_the_keeper_ends_does_not_hold_it_up(tmp_path: Path, listener: socket.socket) -> None:
+    class Interrupted(threading.Event):
+        """A signal arrives while the event is being set."""
+
+        def set(self) -> None:
+            with self._cond:  # type: ignore[attr-defined]
+                end_service()
+            super().set()
+
+    running = Keeper(None, {}, Journal(spec_of(), UPath(tmp_path)), 1, listener, answers)  # type: ignore[arg-type]
+    running._stop = Interrupted()
+    running.run(lambda _: end_service())
+    assert running._stop.is_set()
