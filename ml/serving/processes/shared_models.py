@@ -35,6 +35,8 @@ from ml.serving.models import ModelVersion, ServedModel
 
 LOOK_SECONDS, LONGEST_PAUSE = 0.02, 5.0
 """Seconds between two looks for new versions, which double with each error in succession, and the most of them."""
+SILENT_SECONDS = 10.0
+"""A model is behind by at least the time since its last publication, if that is longer: versions may have come meanwhile."""
 _MOST = 4 << 20  # bytes of what is published of all models
 _log = logging.getLogger("evergreen")
 
@@ -45,12 +47,14 @@ class _Published(NamedTuple):
     Attributes:
         version: What is served, without its lag.
         behind_since: When the first version was published that is not served, in seconds since 1970 UTC; None without one.
+        looked_at: When the writer had looked for new versions, by `time.monotonic`, which all processes of a machine share.
         inputs: The specification and the vocabularies of the bundle.
         predictor: The `_Parts` of the model.
     """
 
     version: ModelVersion
     behind_since: float | None
+    looked_at: float
     inputs: Dump
     predictor: Dump
 
@@ -92,17 +96,20 @@ class SharedModels:
         bundle, version = model.bundle, model.version
         predictor = bundle.predictor
         assert isinstance(predictor, TorchPredictor)
-        since = time.time() - version.lag_seconds if version.lag_seconds else None
+        since, looked_at = time.time() - version.lag_seconds if version.lag_seconds else None, time.monotonic()
         version = replace(version, lag_seconds=0.0)
         if before is not None and (before.bundle, before.changes) == (bundle, predictor.changes):
-            return before._replace(published=before.published._replace(version=version, behind_since=since))
+            return before._replace(
+                published=before.published._replace(version=version, behind_since=since, looked_at=looked_at)
+            )
         share_rows(predictor.model, self._epochs)
         if before is not None and before.bundle is bundle:
             inputs, of_inputs = before.memory[0], before.published.inputs
         else:
             inputs, of_inputs = dump((bundle.spec, bundle.vocabularies))
         own, of_predictor = dump(_parts(predictor))
-        return _Held(bundle, predictor.changes, _Published(version, since, of_inputs, of_predictor), (inputs, own))
+        published = _Published(version, since, looked_at, of_inputs, of_predictor)
+        return _Held(bundle, predictor.changes, published, (inputs, own))
 
 
 class _Parts(NamedTuple):
@@ -150,9 +157,10 @@ class AttachedModel:
 
     @property
     def version(self) -> ModelVersion:
-        """What is served. The lag grows also while the other process is busy."""
-        since = self._published.behind_since
-        return replace(self._published.version, lag_seconds=0.0 if since is None else max(time.time() - since, 0.0))
+        """What is served. The lag grows also while the other process is busy, stuck, or cannot be followed."""
+        since, silent = self._published.behind_since, time.monotonic() - self._published.looked_at
+        lag = 0.0 if since is None else max(time.time() - since, 0.0)
+        return replace(self._published.version, lag_seconds=max(lag, silent) if silent > SILENT_SECONDS else lag)
 
     def poll(self) -> bool:
         """Return False: the other process looks for new versions."""

@@ -5,17 +5,21 @@ from __future__ import annotations
 import gc
 import shutil
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from ml.artifacts.bundle import Bundle
 from ml.days import day_bounds
 from ml.embeddings.inference.shared.epochs import SharedEpochs
 from ml.lake import Lake
 from ml.serving.models import ExportedModel, NewestModel
+from ml.serving.processes import shared_models
 from ml.serving.processes.shared_models import AttachedModels, SharedModels
 from ml.sync.receiver import Receiver
 from tests.helpers.sync_runs import Run
@@ -117,6 +121,19 @@ def test_the_lag_grows_without_a_publication(tmp_path: Path) -> None:
     assert 0 < found[0].lag_seconds < found[1].lag_seconds
     assert found[1].lag_seconds <= service.model.version.lag_seconds, "both count from the same instant"
     assert found[0].refused == service.model.version.refused == {"missing": 1}
+
+
+def test_a_model_is_behind_while_nobody_looks_for_new_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: now)
+    monkeypatch.setattr(shared_models, "time", clock)
+    now = 100.0
+    service = Service(tmp_path)
+    found = list[float]()
+    for now in (109.0, 111.0, 160.0):  # noqa: B007 (the clock reads it)
+        found.append(service.attached.version.lag_seconds)
+    assert found == [0.0, 11.0, 60.0], "a short poll is no lag"
+    service.publish()
+    assert service.attached.version.lag_seconds == 0.0
 
 
 def test_a_worker_that_fails_to_follow_tries_less_and_less_often(tmp_path: Path) -> None:
