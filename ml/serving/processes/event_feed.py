@@ -63,7 +63,8 @@ class EventFeed:
         """Append rows. When the call returns, every reader finds them.
 
         Raises:
-            OSError: There is too little memory. No reader finds the rows, and the next call writes to the same place.
+            OSError: There is too little shared memory. No reader finds the rows, and the next call writes to the same place.
+            MemoryError: There is too little memory to write the rows as bytes.
         """
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, rows.schema) as stream:

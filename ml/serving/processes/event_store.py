@@ -72,7 +72,7 @@ class EventStore:
             while self._waiting:
                 self._feed.append(self._waiting[0])
                 del self._waiting[0]
-        except OSError as error:
+        except (OSError, MemoryError) as error:  # of the shared memory, or of Arrow
             _log.warning("%d lots of stored events do not count for requests yet: %s", len(self._waiting), error)
 
 
@@ -103,10 +103,14 @@ class RemoteEvents:
         """Observe the events that were stored since the last call, also those that other workers have received.
 
         A call waits for one in another thread, so that all events that were acknowledged before it have been observed after it.
+        Events that cannot be observed are logged: they must fail neither the request of another client, nor later events.
         """
         with self._delivering:
             for rows in self._feed.new():
-                observe(rows)
+                try:
+                    observe(rows)
+                except Exception:
+                    _log.exception("%d stored events do not count for requests to this process", len(rows))
 
     def ask(self, what: str, *arguments: Any) -> Any:
         """Send a question to the other process and return the answer, or raise what it has raised."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,14 +43,14 @@ def service(tmp_path: Path) -> Service:
     return Service(tmp_path)
 
 
-@pytest.fixture
-def no_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Event]:
+@pytest.fixture(params=[OSError(errno.ENOSPC, "No space left on device"), pa.ArrowMemoryError("malloc failed")], ids=type)
+def no_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Event]:
     """Lets writes into the feed end after half of them, with an error, for as long as it is set."""
     whole, failing = os.pwrite, Event()
 
     def half(fd: int, data: Any, offset: int) -> int:
         if failing.is_set() and len(data) == 1:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise request.param
         return whole(fd, data[: (len(data) + 1) // 2], offset)
 
     monkeypatch.setattr(event_feed.os, "pwrite", half)
@@ -91,6 +92,22 @@ def test_events_that_find_no_memory_are_stored_once_and_counted_later(service: S
     service.send(4)
     service.worker.deliver(service.observe)
     assert service.seen == [1, 2, 3, 4]
+
+
+def test_events_that_cannot_be_observed_hold_up_neither_later_ones_nor_a_request(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    def observe(rows: pa.Table) -> None:
+        if rows["item"].to_pylist() == [2]:
+            raise ValueError("not finite")
+        service.observe(rows)
+
+    for item in (1, 2, 3):
+        service.send(item)
+    with caplog.at_level(logging.ERROR, "evergreen"):
+        service.worker.deliver(observe)
+    assert service.seen == [1, 3]
+    assert [record.getMessage() for record in caplog.records] == ["1 stored events do not count for requests to this process"]
 
 
 def test_a_worker_that_begins_has_each_event_once(service: Service, tmp_path: Path) -> None:
