@@ -50,9 +50,10 @@ online: $(READY) ## Train a model online on the days after the demo, and publish
 store: $(READY) ## Keep the online store of feature tables current from the stream folder (DATASET=, REBUILD=1 to start from the stream's beginning)
 	@$(RUN) -m orchestration.feature_store $(DATASET) $(if $(REBUILD),--rebuild)
 
+# PROCESSES in the environment is the default of `make test`, and starts no workers here.
 serve: $(READY) ## Serve recommendations over HTTP, on http://127.0.0.1:8715 (DATASET=, MODEL=, PORT=, PROCESSES=2 for one on each of two cores)
 	@$(RUN) -m orchestration.serve $(DATASET) $(if $(MODEL),--model $(MODEL)) $(if $(PORT),--port $(PORT)) \
-		$(if $(PROCESSES),--processes $(PROCESSES))
+		$(if $(and $(filter command,$(origin PROCESSES)),$(PROCESSES)),--processes $(PROCESSES))
 
 rollback: $(READY) ## Serve an earlier version of a model until FORWARD=1 (DATASET=, MODEL=, TO=<day>)
 	@$(RUN) -m orchestration.rollback $(DATASET) $(if $(MODEL),--model $(MODEL)) $(if $(TO),--to $(TO)) $(if $(FORWARD),--forward)
