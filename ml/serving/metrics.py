@@ -14,7 +14,6 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ml.serving.recommender import Recommender
 from ml.serving.start import Engine
 
 _BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.05, 0.1, 0.25, 1.0)
@@ -41,9 +40,9 @@ class Metrics:
         self.missing = Counter("evergreen_missing_columns", "Requests in which a column was missing.", ["column"], registry=own)
         self.events = Counter("evergreen_events", "Events stored.", ["log"], registry=own)
         self._registry.register(_Models(engine))
+        self._registry.register(_Items(engine))
         self._lock, self._followed = threading.Lock(), list[_Followed]()
         if (recommender := engine.recommender) is not None:
-            self._registry.register(_Items(engine, recommender))
             counts, tables = recommender.tables.lookup_counts, [table.name for table in engine.spec.feature_tables]
             for name, text, held in (
                 ("evergreen_feature_lookups", "Entities looked up in feature tables.", counts.lookups),
@@ -114,16 +113,18 @@ class _Models(Collector):
 
 
 class _Items(Collector):
-    """The live items of this process."""
+    """The live items of this process; a dataset without an item has none."""
 
-    def __init__(self, engine: Engine, recommender: Recommender) -> None:
-        self._engine, self._recommender = engine, recommender
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
     def collect(self) -> Iterator[Metric]:
-        live = self._recommender.source.live
-        age = max(0.0, (self._engine.clock.now() - live.at) / 1e6)
+        age, count = 0.0, 0
+        if (recommender := self._engine.recommender) is not None:
+            live = recommender.source.live
+            age, count = max(0.0, (self._engine.clock.now() - live.at) / 1e6), len(live)
         yield GaugeMetricFamily("evergreen_items_age_seconds", "Age of the live items.", value=age)
-        yield GaugeMetricFamily("evergreen_live_items", "Number of live items.", value=len(live))
+        yield GaugeMetricFamily("evergreen_live_items", "Number of live items.", value=count)
 
 
 class Measured:

@@ -97,6 +97,8 @@ def test_rows_are_ranked_without_an_item_column(lake: Lake, tmp_path: Path) -> N
         rows = [{"item": 1, "clicks_1h": 2}, {"item": 2, "clicks_1h": 9}]
         answer = post(client, "/rank", {"user": 1, "context": {"place": "here"}, "candidates": rows})
         assert sorted(str(item["item"]) for item in answer["items"]) == sorted(map(str, rows))
+        metrics = client.get("/metrics").text
+        assert "evergreen_live_items 0.0" in metrics and "evergreen_items_age_seconds 0.0" in metrics
 
 
 def two_labels(tmp_path: Path, model: str = "dlrm") -> Engine:
