@@ -67,15 +67,16 @@ def earlier_trials(tuning: Tuning) -> tuple[EarlierTrial, ...]:
     own = tuning.search.defaults(tuning.recipe)
     found: list[EarlierTrial] = []
     for day in reversed(_days(tuning)):
-        fitting = 0
+        limit = min(most, len(found) + OF_A_TUNING)
+        if len(found) == limit:
+            break
         for assignments in _best(tuning, day):
             values = space.completed(assignments)
             if values == own or values in [one.assignments for one in found] or not _fits(tuning, space, values):
                 continue
-            if fitting == OF_A_TUNING or len(found) == most:
-                break
             found.append(EarlierTrial(day, values))
-            fitting += 1
+            if len(found) == limit:
+                break
     return tuple(found)
 
 

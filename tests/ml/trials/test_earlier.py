@@ -73,6 +73,17 @@ def test_newer_tunings_come_first_and_the_same_values_once(tuning: Tuning) -> No
     assert len({rate for _, rate in found}) == 5
 
 
+def test_older_tunings_are_not_read_once_there_are_enough_trials(tuning: Tuning) -> None:
+    write(tuning.lake, "2026-01-06", trial(0.1, 0.9, 1))
+    (tuning.lake.partition(tuning_results("dlrm"), SPEC.name, "2026-01-06") / "manifest.json").write_text("damaged")
+    few = replace(tuning, search=search(observation_budget=12))
+    with pytest.raises(json.JSONDecodeError):
+        earlier_trials(few)
+    assert rates(replace(tuning, search=search(observation_budget=5))) == [], "no trial may be tried again"
+    write(tuning.lake, "2026-01-13", trial(0.003, 0.8, 2), trial(0.002, 0.7, 1))
+    assert rates(few) == [("2026-01-13", 0.003), ("2026-01-13", 0.002)]
+
+
 def test_only_tunings_of_days_before_are_used(tuning: Tuning) -> None:
     for day in ("2026-01-01", "2026-01-20", "2026-01-21"):  # the first day of the log, the day itself, a later one
         write(tuning.lake, day, trial(0.003, 0.8, 1))
