@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from ml.recipes.search import with_assignments
 from ml.stages import MDS_DATASETS, tuning_results
 from ml.training.replay import Replay, replay
 from ml.training.state_dict import save_snapshot
-from ml.trials.earlier import TRIALS, earlier_trials
+from ml.trials.earlier import TRIALS, EarlierTrial, earlier_trials
 from ml.trials.experiment import Tried, metrics_of
 from ml.trials.process import in_process
 from ml.trials.trial import SCORES
@@ -112,12 +112,11 @@ def tune_day(
     _log.info("%s/%s of %s: %s", spec.name, stage, tuning.day, _summary(done))
     check_data(spec, tuning.data, lake)
     lineage = {f"{MDS_DATASETS}/{day}": found for day, found in tuning.data.items()}
+    again = _tried_again(tuning, tuned, earlier)
     with lake.write(stage, spec.name, tuning.day) as folder:
         (folder / TRIALS).write_text(json.dumps([vars(trial) for trial in tuned.trials], indent=1, default=dict))
         if done.restarts and candidate is not None:
             save_snapshot(candidate.state, folder)
-        tried = [trial.assignments for trial in tuned.trials]
-        again = [asdict(one) for one in earlier if one.assignments in tried]
         further = {"earlier": again, "in_use": _values_of(tuning, tuned, present), "advice": advice, "lineage": lineage}
         lake.write_manifest(folder, _manifest(done, tuning, folder) | further)
     return done
@@ -133,6 +132,19 @@ def _alone(tuning: Tuning) -> Iterator[None]:
     except Timeout as error:
         name = f"{tuning.spec.name}/{tuning.model}"
         raise BusyPartition(f"{name} of {tuning.day} is being tuned by another run; wait for it, then try again") from error
+
+
+def _tried_again(tuning: Tuning, tuned: Tuned, earlier: Sequence[EarlierTrial]) -> list[dict[str, Any]]:
+    """Return the trials of earlier tunings that the tuning has tried, as plain data.
+
+    A rerun continues the experiment, so it keeps those of the partition that it replaces: the lake can have other ones by now.
+    """
+    lake, stage, name = tuning.lake, tuning_results(tuning.model), tuning.spec.name
+    stored = lake.manifest(stage, name, tuning.day) if lake.has(stage, name, tuning.day) else {}
+    if stored.get("experiment") == tuned.experiment and "earlier" in stored:
+        return stored["earlier"]
+    tried = [trial.assignments for trial in tuned.trials]
+    return [asdict(one) for one in earlier if one.assignments in tried]
 
 
 def _judged(tuning: Tuning, recipe: Recipe, present: Recipe, restructured: bool) -> tuple[Verdict, Replay]:

@@ -109,6 +109,31 @@ def test_a_better_recipe_is_adopted_and_trains_the_day_and_those_after_it(
     assert not advise_day(spec, "dlrm", days[2], lake).origins["table_optimizer.lr"].startswith("tuned")
 
 
+def test_a_rerun_keeps_the_earlier_trials_that_were_tried(
+    lake: Lake, tmp_path: Path, client: Client, days: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ml.trials import earlier
+
+    monkeypatch.setattr(earlier, "SHARE", 2)  # a budget of two trials allows one
+    recipe = untrained()
+    rates = RATES | {"grid": [0.0001, 0.02, 0.05]}
+
+    def tuned_before(rate: float) -> None:
+        search = Search.model_validate({"parameters": [rates]}).model_dump(mode="json")
+        with lake.write(tuning_results("dlrm"), SPEC.name, days[1]) as folder:
+            trial = {"assignments": {"lr": rate}, "values": {"auc": 0.7, "training_time": 1}}
+            (folder / TRIALS).write_text(json.dumps([trial]))
+            lake.write_manifest(folder, {"search": search, "recipe": {"model": {"kind": "dlrm"}}, "scored": [days[0]]})
+
+    tuned_before(0.02)
+    run(lake, tmp_path, client, days[3], recipe, rates)
+    manifest = lake.manifest(tuning_results("dlrm"), SPEC.name, days[3])
+    assert manifest["earlier"] == [{"day": days[1], "assignments": {"lr": 0.02}}]
+    tuned_before(0.05)
+    run(lake, tmp_path, client, days[3], recipe, rates)
+    assert lake.manifest(tuning_results("dlrm"), SPEC.name, days[3]) == manifest
+
+
 def test_a_better_structure_starts_from_the_state_of_the_candidate(
     lake: Lake, tmp_path: Path, client: Client, days: list[str]
 ) -> None:
