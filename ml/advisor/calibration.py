@@ -26,6 +26,7 @@ from ml.advisor.hardware import Hardware, detect
 from ml.advisor.shapes import SHAPES
 from ml.advisor.timed_training import BATCHES, Shape, Training, typical_seconds
 from ml.advisor.typical_rates import TYPICAL_BASE_BYTES, TYPICAL_RATES
+from ml.disk import replace_text
 from ml.training.loop import threads
 
 VERSION = 5  # increase it with a change of the terms or of what is measured
@@ -75,12 +76,8 @@ def calibration_of(home: Path, hardware: Hardware | None = None) -> Calibration:
     machine = (hardware or detect()).machine
     if (stored := stored_calibration(home, machine)) is not None:
         return stored
-    file = _file(home, machine)
     found = _measured_apart(machine)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text(found.to_json(), encoding="utf-8")
-    partial.replace(file)
+    replace_text(_file(home, machine), found.to_json())
     return found
 
 

@@ -6,7 +6,6 @@ receiver behind, and the publisher would keep its deltas for `receiver_ttl`.
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import socket
@@ -16,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from ml.catalog.spec import DatasetSpec
+from ml.disk import replace_text
 from ml.sync.folder import SyncFolder, sync_folder
 from ml.sync.probe import Probe
 from ml.sync.receiver import Receiver
@@ -73,10 +73,7 @@ def receiver_name(folder: Path) -> str:
     """Return the name of the service of a folder. The first start makes it, of the host and a random number."""
     path = folder / NAME_FILE
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = folder / f".{NAME_FILE}.{os.getpid()}"
-        beside.write_text(f"serve-{_host()}-{secrets.token_hex(8)}")
-        beside.replace(path)
+        replace_text(path, f"serve-{_host()}-{secrets.token_hex(8)}")
     return path.read_text()
 
 

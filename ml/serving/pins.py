@@ -7,10 +7,11 @@ day, and ignore newer days and published packages.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+
+from ml.disk import replace_text
 
 
 class WrongPin(ValueError):
@@ -54,11 +55,7 @@ class Pins:
 
     def pin(self, model: str, day: str) -> None:
         """Pin a model to a day, in place of an earlier pin."""
-        path = self._path(model)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        aside.write_text(json.dumps({"day": day}) + "\n")
-        aside.replace(path)
+        replace_text(self._path(model), json.dumps({"day": day}) + "\n")
 
     def unpin(self, model: str) -> bool:
         """Remove a pin. Returns whether there was one."""

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from upath import UPath
 
+from ml.disk import replace_text
 from ml.lake import MANIFEST, Lake, is_local
 from ml.sync.manifest import DamagedPackage, Kind, PackageManifest, read_manifest
 
@@ -284,10 +285,8 @@ def _place(manifest: PackageManifest) -> tuple[str, Kind, int]:
 
 def _replace(path: UPath, text: str) -> None:
     """Write a small file so that readers see either the old or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not is_local(path):
+    if is_local(path):
+        replace_text(Path(path.path), text)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)  # an object store replaces an object as a whole
-        return
-    beside = Path(path.path).with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text)
-    beside.replace(path.path)

@@ -24,6 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
+from ml.disk import replace_text
 from ml.trials.checkpoints import OnCheckpoint
 from ml.trials.trial import Trial, TrialResult, run_trial
 
@@ -166,9 +167,7 @@ def main(folder: Path, reports: int) -> None:
             return sys.stdin.readline().strip()
 
         result = run_trial(trial, on_day, on_checkpoint)
-    partial = folder / f"{RESULT}.partial"
-    partial.write_text(json.dumps(asdict(result)))
-    partial.replace(folder / RESULT)
+    replace_text(folder / RESULT, json.dumps(asdict(result)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import pytest
 
@@ -40,6 +43,21 @@ def test_a_calibration_is_measured_once(tmp_path: Path, monkeypatch: pytest.Monk
         file.write_text(damaged)
         assert calibration_of(tmp_path, MACHINE) == MADE
     assert len(calls) == 5 and sorted(p.name for p in file.parent.iterdir()) == [file.name]
+
+
+def test_two_processes_can_calibrate_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both_have_written, write = Barrier(2), Path.write_text
+
+    def write_and_wait(self: Path, *args: Any, **options: Any) -> int:
+        size = write(self, *args, **options)
+        both_have_written.wait(timeout=10)
+        return size
+
+    monkeypatch.setattr(Path, "write_text", write_and_wait)
+    monkeypatch.setattr(calibration, "_measured_apart", lambda machine: MADE)
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(lambda _: calibration_of(tmp_path, MACHINE), range(2))) == [MADE, MADE]
+    assert calibration.stored_calibration(tmp_path, MACHINE.machine) == MADE
 
 
 def test_a_failed_measurement_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
