@@ -22,7 +22,7 @@ from ml.recipes.dialects.choices import Choices
 from ml.recipes.dialects.read import read_search
 from ml.recipes.dialects.section import SECTION, section_of, write_section
 from ml.recipes.dialects.write import as_yaml, to_sda, to_sigopt
-from orchestration.deployments import lake_root
+from orchestration.deployments import home, lake_root
 from orchestration.replay import quiet_console, the_dataset
 
 WAY_OUT = "set `key` in the file, or pass --key, --metric, --steps or --skip"
@@ -117,7 +117,8 @@ def _model_of(dataset: str, model: str | None) -> tuple[DatasetSpec, str]:
 
 
 def _plan(spec: DatasetSpec, model: str, day: str | None = None) -> Plan:
-    return plan_tuning(spec, model, day or spec.days(yesterday(spec.zone))[-1], Lake.at(lake_root()), detect())
+    day = day or spec.days(yesterday(spec.zone))[-1]
+    return plan_tuning(spec, model, day, Lake.at(lake_root()), detect(), home=home())
 
 
 if __name__ == "__main__":

@@ -9,11 +9,21 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from ml.advisor import plan
+from ml.advisor.calibration import Calibration, made_with
+from ml.advisor.cost import Speed
+from ml.advisor.hardware import detect
+from ml.advisor.typical_rates import TYPICAL_RATES
 from ml.catalog.load import load_dataset
+from ml.lake import Lake
 from ml.recipes.dialects.read import read_search
+from ml.recipes.dialects.write import as_yaml, to_sigopt
 from ml.recipes.edits import read_edits
 from ml.recipes.recipe import recipe_of
+from ml.stages import FEATURE_PROFILES
+from orchestration.deployments import lake_root
 from orchestration.recipes import main
+from tests.helpers.feature_profiles import profile_of
 from tests.helpers.paths import ROOT
 from tests.helpers.search_files import SDA_DLRM, SIGOPT
 
@@ -35,6 +45,32 @@ def catalog_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(*words: object) -> Result:
     return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def test_the_exported_search_is_planned_with_the_calibration_of_the_home(
+    catalog_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On this slow machine, the wish for time allows only the smallest model."""
+    shutil.copy(ROOT / "catalog" / "criteo.yaml", catalog_folder)
+    edits = catalog_folder / "recipes" / "criteo" / "dlrm.yaml"
+    edits.parent.mkdir(parents=True)
+    edits.write_text("wishes: {seconds: 1000}")
+    spec, lake = load_dataset(catalog_folder / "criteo.yaml"), Lake.at(lake_root())
+    for day in spec.days()[:4]:
+        with lake.write(FEATURE_PROFILES, spec.name, day) as folder:
+            lake.write_manifest(folder, {"fingerprint": spec.fingerprint, "digest": day, "rows": 300_000})
+    monkeypatch.setattr(plan, "profile_of", lambda spec, days, lake: profile_of(spec, 300_000))
+    slow = Speed({name: 1000 * rate for name, rate in TYPICAL_RATES.items()}, 0.0, 500_000_000)
+    machine = detect().machine
+    calibration = tmp_path / "calibration" / f"{machine}.json"
+    calibration.parent.mkdir()
+    calibration.write_text(Calibration(machine, made_with(), slow, 0.0).to_json())
+    of_calibration, of_typical_rates = (
+        plan.plan_tuning(spec, "dlrm", spec.days()[4], lake, detect(), home=home).search for home in (tmp_path, None)
+    )
+    exported = run("export", "criteo", "--day", spec.days()[4])
+    assert exported.exit_code == 0, exported.output
+    assert exported.stdout == as_yaml(to_sigopt(of_calibration, "dlrm")) != as_yaml(to_sigopt(of_typical_rates, "dlrm"))
 
 
 def test_an_imported_search_is_what_tuning_searches(catalog_folder: Path) -> None:
