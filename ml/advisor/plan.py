@@ -75,7 +75,8 @@ def plan_tuning(
     present = recipe_in_use(lake, spec, model, parent) if parent else recipe_of(spec, model)
     days = days_to_profile(spec, lake, before=day)
     profile, wishes = profile_of(spec, days, lake) if days else None, wishes_of(spec, model)
-    advice = advise(spec, model, profile, hardware, wishes, calibration=calibration_for(wishes, hardware, home))
+    calibration = calibration_for(wishes, hardware, home) if profile else None
+    advice = advise(spec, model, profile, hardware, wishes, calibration=calibration)
     layers = advice.layers if spec.recipe.advice == "apply" else []
     composed = compose(spec, model, layers, _tuned(lake, spec, model, parent))
     search = search_section(spec, model, composed.recipe, advice.rows, hardware.cores, changes).search

@@ -128,7 +128,8 @@ def advice_of_day(
     kept = before is not None and kept and before.wishes == wishes.of_training
     if before is not None and kept and not _revealed(before, spec, model, present):
         return before
-    profile, calibration = profile_of(spec, days, lake) if rows else None, calibration_for(wishes, hardware, home)
+    profile = profile_of(spec, days, lake) if rows else None
+    calibration = calibration_for(wishes, hardware, home) if profile else None
     advice = advise(spec, model, profile, hardware, wishes, calibration=calibration, incumbent=present)
     new = StoredAdvice.of(advice, wishes, memory)
     return _with_structure(new, before, present) if before and present else new

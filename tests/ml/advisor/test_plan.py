@@ -61,6 +61,13 @@ def test_advice_that_is_only_explained_is_not_tried(lake: Lake, monkeypatch: pyt
     assert plan_tuning(explained, "dlrm", days[1], lake, MACHINE).recipe == recipe_of(spec, "dlrm")
 
 
+def test_without_a_profile_nothing_is_calibrated(catalog: Path, lake: Lake, tmp_path: Path) -> None:
+    (catalog / "recipes" / "criteo" / "dlrm.yaml").write_text("wishes: {seconds: 60}")
+    found = plan_tuning(load_dataset(catalog / "criteo.yaml"), "dlrm", DAY, lake, MACHINE, home=tmp_path / "home")
+    assert any("predictions need a profile" in warning for warning in found.advice.warnings)
+    assert not (tmp_path / "home").exists()
+
+
 def test_an_edited_value_is_fixed_unless_its_parameter_is_listed(catalog: Path, lake: Lake) -> None:
     free = plan(catalog, lake)
     assert "batch_size" in parameters(free)
