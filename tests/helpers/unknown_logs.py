@@ -26,9 +26,23 @@ def times(draw: random.Random, rows: int, days: int = DAYS) -> list[datetime]:
     return sorted(each)
 
 
-def iso_times(user: str, item: str, label: str, **more: Any) -> dict[str, Any]:
+def roles(time: dict[str, str], user: str | None, item: str, label: Any, **more: Any) -> dict[str, Any]:
+    """What a sketch must find in a log.
+
+    Args:
+        time: Keys of `time`.
+        user: Column of the user; None if there is none.
+        item: Column of the item.
+        label: Column of the label, or the keys of `label`; None if all rows are positives.
+        more: Further things, such as `rows`.
+    """
+    label = {"column": label} if isinstance(label, str) else label
+    return {**{f"time.{key}": of for key, of in time.items()}, "user": user, "item": item, "label": label, **more}
+
+
+def iso_times(user: str, item: str, label: str | None, **more: Any) -> dict[str, Any]:
     """What a sketch must find in a log whose times are ISO 8601 in `ts`."""
-    return {"time.column": "ts", "time.unit": "iso8601", "user": user, "item": item, "label": {"column": label}, **more}
+    return roles({"column": "ts", "unit": "iso8601"}, user, item, label, **more)
 
 
 def policy_log(folder: Path, draw: random.Random) -> dict[str, Any]:
@@ -62,14 +76,8 @@ def policy_log(folder: Path, draw: random.Random) -> dict[str, Any]:
                     *context,
                 ]
             )
-    return {
-        "time.column": "timestamp",
-        "time.unit": "iso8601",
-        "item": "item_id",
-        "label": {"column": "click"},
-        "out": ["propensity_score"],
-        "rows": 1200,
-    }
+    time = {"column": "timestamp", "unit": "iso8601"}
+    return roles(time, None, "item_id", "click", out=["propensity_score"], rows=1200)
 
 
 def sparse_years(folder: Path, draw: random.Random) -> dict[str, Any]:
@@ -80,14 +88,7 @@ def sparse_years(folder: Path, draw: random.Random) -> dict[str, Any]:
         user, stars = int(draw.paretovariate(0.6)) % 500, draw.choice((1, 2, 3, 4, 4, 5))
         rows.append(f"{user};{draw.randrange(700)};{stars};{int(at.timestamp())}")
     (folder / "ratings.dat").write_text("\n".join(rows) + "\n")
-    return {
-        "time.column": "c4",
-        "time.unit": "s",
-        "user": "c1",
-        "item": "c2",
-        "label": {"column": "c3", "at_least": 4},
-        "separator": ";",
-    }
+    return roles({"column": "c4", "unit": "s"}, "c1", "c2", {"column": "c3", "at_least": 4}, separator=";")
 
 
 def daily_events(folder: Path, draw: random.Random) -> dict[str, Any]:
@@ -112,16 +113,15 @@ def daily_events(folder: Path, draw: random.Random) -> dict[str, Any]:
         with gzip.open(folder / f"events-{(START + timedelta(days=day)).date()}.jsonl.gz", "wt") as file:
             file.write("\n".join(lines) + "\n")
     label = {"column": "event", "is": ["addtocart", "transaction"]}
-    return {
-        "time.column": "eventTime",
-        "time.unit": "ms",
-        "user": "visitorId",
-        "item": "productId",
-        "label": label,
-        "files": "events-%Y-%m-%d.jsonl.gz",
-        "types": {"tags": "list<string>"},
-        "rows": 900,
-    }
+    return roles(
+        {"column": "eventTime", "unit": "ms"},
+        "visitorId",
+        "productId",
+        label,
+        files="events-%Y-%m-%d.jsonl.gz",
+        types={"tags": "list<string>"},
+        rows=900,
+    )
 
 
 def partitioned(folder: Path, draw: random.Random) -> dict[str, Any]:
@@ -143,16 +143,15 @@ def partitioned(folder: Path, draw: random.Random) -> dict[str, Any]:
                 "topics": [draw.choice(("news|sport", "news", "sport|ads", "ads|news")) for _ in range(rows)],
             }
             pq.write_table(pa.table(table), held / f"part-{part:05d}-8f14e45f-ceea-467f-a8f3-{part:012d}.snappy.parquet")
-    return {
-        "time.column": "ts",
-        "time.unit": "us",
-        "user": "customer_id",
-        "item": "article",
-        "label": {"column": "clicked"},
-        "files": "day=%Y-%m-%d/part-*-*.snappy.parquet",
-        "out": ["request_id", "purchased"],
-        "rows": 1200,
-    }
+    return roles(
+        {"column": "ts", "unit": "us"},
+        "customer_id",
+        "article",
+        "clicked",
+        files="day=%Y-%m-%d/part-*-*.snappy.parquet",
+        out=["request_id", "purchased"],
+        rows=1200,
+    )
 
 
 def clocks(folder: Path, draw: random.Random) -> dict[str, Any]:
@@ -163,15 +162,7 @@ def clocks(folder: Path, draw: random.Random) -> dict[str, Any]:
         for at in times(draw, 300):
             row = [at.strftime("%d/%m/%Y"), at.strftime("%H:%M:%S"), "web", f"u{draw.randrange(60)}", f"s{draw.randrange(90)}"]
             out.writerow([*row, draw.choice(("phone", "desktop"))])
-    return {
-        "time.column": "date",
-        "time.clock": "clock",
-        "time.format": "%d/%m/%Y %H:%M:%S",
-        "user": "account",
-        "item": "song",
-        "label": None,
-        "rows": 900,
-    }
+    return roles({"column": "date", "clock": "clock", "format": "%d/%m/%Y %H:%M:%S"}, "account", "song", None, rows=900)
 
 
 def labelled_lines(folder: Path, draw: random.Random) -> dict[str, Any]:
@@ -182,14 +173,7 @@ def labelled_lines(folder: Path, draw: random.Random) -> dict[str, Any]:
         shown = " ".join(f"n{draw.randrange(60)}-{int(draw.random() < 0.2)}" for _ in range(draw.randrange(1, 6)))
         lines.append(f"imp-{n}\tu{draw.randrange(50)}\t{at:%m/%d/%Y %I:%M:%S %p}\t{read}\t{shown}")
     (folder / "behaviors.tsv").write_text("\n".join(lines) + "\n")
-    return {
-        "time.column": "c3",
-        "time.format": "%m/%d/%Y %I:%M:%S %p",
-        "user": "c2",
-        "item": "item",
-        "label": {"column": "clicked"},
-        "out": ["c1"],
-    }
+    return roles({"column": "c3", "format": "%m/%d/%Y %I:%M:%S %p"}, "c2", "item", "clicked", out=["c1"])
 
 
 def _nested(draw: random.Random, at: datetime) -> dict[str, Any]:
@@ -203,15 +187,14 @@ def _nested(draw: random.Random, at: datetime) -> dict[str, Any]:
     }
 
 
-_WITHIN_OBJECTS = {
-    "time.column": "meta_ts",
-    "time.unit": "s",
-    "user": "user_id",
-    "item": "article_id",
-    "label": {"column": "clicked"},
-    "types": {"article_topics": "list<string>", "user_geo_city": "string"},
-    "rows": 600,
-    "paths": {
+_WITHIN_OBJECTS = roles(
+    {"column": "meta_ts", "unit": "s"},
+    "user_id",
+    "article_id",
+    "clicked",
+    types={"article_topics": "list<string>", "user_geo_city": "string"},
+    rows=600,
+    paths={
         "meta_ts": "meta.ts",
         "user_id": "user.id",
         "user_geo_country": "user.geo.country",
@@ -219,7 +202,7 @@ _WITHIN_OBJECTS = {
         "article_id": "article.id",
         "article_topics": "article.topics",
     },
-}
+)
 
 
 def nested_objects(folder: Path, draw: random.Random) -> dict[str, Any]:
@@ -305,7 +288,7 @@ def baskets(folder: Path, draw: random.Random) -> dict[str, Any]:
         lines.append(json.dumps({"ts": at.isoformat(), "customer": draw.randrange(60), "products": bought}))
     (folder / "orders.jsonl").write_text("\n".join(lines) + "\n")
     paths = {"product_id": "products.id", "product_quantity": "products.quantity"}
-    return {**iso_times("customer", "product_id", "", paths=paths), "label": None}
+    return iso_times("customer", "product_id", None, paths=paths)
 
 
 def hive_folders(folder: Path, draw: random.Random) -> dict[str, Any]:
@@ -321,17 +304,16 @@ def hive_folders(folder: Path, draw: random.Random) -> dict[str, Any]:
                     when = f"{at + timedelta(minutes=n):%b %d %Y %H:%M:%S}"
                     rows.append(f"{when},u{draw.randrange(50)},{draw.randrange(40)},{n % 4 // 3}")
                 (held / "part-0.csv").write_text("\n".join(["when,user,item,clicked", *rows]) + "\n")
-    return {
-        "time.column": "when",
-        "time.format": "%b %d %Y %H:%M:%S",
-        "user": "user",
-        "item": "item",
-        "label": {"column": "clicked"},
-        "files": "day=%Y-%m-%d/country=*/hour=*/part-*.csv",
-        "types": {"country": "string", "hour": "int"},
-        "keys": {"path_columns": ["country", "hour"]},
-        "rows": 1620,
-    }
+    return roles(
+        {"column": "when", "format": "%b %d %Y %H:%M:%S"},
+        "user",
+        "item",
+        "clicked",
+        files="day=%Y-%m-%d/country=*/hour=*/part-*.csv",
+        types={"country": "string", "hour": "int"},
+        keys={"path_columns": ["country", "hour"]},
+        rows=1620,
+    )
 
 
 def exported_table(folder: Path, draw: random.Random) -> dict[str, Any]:
@@ -343,15 +325,14 @@ def exported_table(folder: Path, draw: random.Random) -> dict[str, Any]:
             comment = 'first line\nof "two"' if n % 5 == 0 else "fine"
             row = [at.strftime("%d/%m/%y %I:%M %p"), draw.randrange(60), f"p{draw.randrange(50)}", comment]
             out.writerow([*row, draw.choice(("Y", "N", "N"))])
-    return {
-        "time.column": "Date",
-        "time.format": "%d/%m/%y %I:%M %p",
-        "user": "Customer Id",
-        "item": "Product",
-        "label": {"column": "Bought"},
-        "keys": {"multiline": True},
-        "rows": 600,
-    }
+    return roles(
+        {"column": "Date", "format": "%d/%m/%y %I:%M %p"},
+        "Customer Id",
+        "Product",
+        "Bought",
+        keys={"multiline": True},
+        rows=600,
+    )
 
 
 def numbers_as_texts(folder: Path, draw: random.Random) -> dict[str, Any]:
@@ -362,12 +343,7 @@ def numbers_as_texts(folder: Path, draw: random.Random) -> dict[str, Any]:
         lines.append(json.dumps(row | {"liked": draw.choice((-1, -1, 1))}))
     (folder / "events.jsonl").write_text("\n".join(lines) + "\n")
     label = {"column": "liked", "is": [1], "is_not": [-1]}
-    return {
-        **{"time.column": "sent", "time.unit": "ms", "user": "visitor", "item": "product"},
-        "label": label,
-        "types": {"sent": "string"},
-        "rows": 600,
-    }
+    return roles({"column": "sent", "unit": "ms"}, "visitor", "product", label, types={"sent": "string"}, rows=600)
 
 
 LOGS: dict[str, Callable[[Path, random.Random], dict[str, Any]]] = {

@@ -14,7 +14,7 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.helpers.unknown_logs import iso_times, times
+from tests.helpers.unknown_logs import iso_times, roles, times
 
 
 def fixed_width(folder: Path, draw: random.Random) -> dict[str, Any]:
@@ -25,17 +25,16 @@ def fixed_width(folder: Path, draw: random.Random) -> dict[str, Any]:
         sku = draw.randrange(50)
         lines.append(f"{at:%Y-%m-%d %H:%M:%S}|u{draw.randrange(60):<6}|{sku:>6}|{shelf:<8}|{int(draw.random() < 0.2)}")
     (folder / "report.txt").write_text("\n".join(lines) + "\n")
-    return {
-        "time.column": "when",
-        "time.unit": "iso8601",
-        "user": "customer",
-        "item": "sku",
-        "label": {"column": "bought"},
-        "separator": "|",
-        "types": {"sku": "int", "shelf": "string"},
-        "keys": {"trim": True},
-        "rows": 600,
-    }
+    return roles(
+        {"column": "when", "unit": "iso8601"},
+        "customer",
+        "sku",
+        "bought",
+        separator="|",
+        types={"sku": "int", "shelf": "string"},
+        keys={"trim": True},
+        rows=600,
+    )
 
 
 def pandas_ints(folder: Path, draw: random.Random) -> dict[str, Any]:
@@ -47,16 +46,15 @@ def pandas_ints(folder: Path, draw: random.Random) -> dict[str, Any]:
         row = [int(at.timestamp()), f"{draw.randrange(60)}.0", f"{draw.randrange(50)}.0", coupon, age, draw.randrange(90) / 2]
         lines.append(",".join(map(str, [*row, int(draw.random() < 0.2)])))
     (folder / "frame.csv").write_text("\n".join(lines) + "\n")
-    return {
-        "time.column": "ts",
-        "time.unit": "s",
-        "user": "user_id",
-        "item": "item_id",
-        "label": {"column": "click"},
-        "types": {"user_id": "int", "item_id": "int", "coupon": "int", "age": "int", "price": "float"},
-        "keys": {"decimal_ints": True},
-        "rows": 600,
-    }
+    return roles(
+        {"column": "ts", "unit": "s"},
+        "user_id",
+        "item_id",
+        "click",
+        types={"user_id": "int", "item_id": "int", "coupon": "int", "age": "int", "price": "float"},
+        keys={"decimal_ints": True},
+        rows=600,
+    )
 
 
 def hashed_ids(folder: Path, draw: random.Random) -> dict[str, Any]:
@@ -98,16 +96,15 @@ def reviews(folder: Path, draw: random.Random) -> dict[str, Any]:
             text = text.replace(" ", "\n\n", 2) if n > 250 and n % 3 == 0 else text
             row = [at.strftime("%Y-%m-%d %H:%M:%S"), f"A{draw.randrange(60)}", f"p{draw.randrange(50)}"]
             out.writerow([*row, text, draw.randrange(1, 6)])
-    return {
-        "time.column": "review_time",
-        "time.unit": "iso8601",
-        "user": "reviewer",
-        "item": "product_id",
-        "label": {"column": "stars", "at_least": 4},
-        "out": ["text"],
-        "keys": {"multiline": True},
-        "rows": 600,
-    }
+    return roles(
+        {"column": "review_time", "unit": "iso8601"},
+        "reviewer",
+        "product_id",
+        {"column": "stars", "at_least": 4},
+        out=["text"],
+        keys={"multiline": True},
+        rows=600,
+    )
 
 
 def warehouse(folder: Path, draw: random.Random) -> dict[str, Any]:
@@ -126,17 +123,16 @@ def warehouse(folder: Path, draw: random.Random) -> dict[str, Any]:
         "clicked": pa.array([draw.random() < 0.2 for _ in instants]),
     }
     pq.write_table(pa.table(table), folder / "export.parquet")
-    return {
-        "time.column": "created",
-        "time.unit": "us",
-        "user": "user_key",
-        "item": "product_id",
-        "label": {"column": "clicked"},
-        "types": {"product_id": "int", "campaign_id": "int", "price": "float", "score": "float", "views": "int"},
-        "keys": {"unsigned": ["user_key"]},
-        "out": ["vector"],
-        "rows": 600,
-    }
+    return roles(
+        {"column": "created", "unit": "us"},
+        "user_key",
+        "product_id",
+        "clicked",
+        types={"product_id": "int", "campaign_id": "int", "price": "float", "score": "float", "views": "int"},
+        keys={"unsigned": ["user_key"]},
+        out=["vector"],
+        rows=600,
+    )
 
 
 def stray_quotes(folder: Path, draw: random.Random) -> dict[str, Any]:
@@ -162,16 +158,15 @@ def spreadsheet(folder: Path, draw: random.Random) -> dict[str, Any]:
         outcome = "click" if n >= 200 and draw.random() < 0.2 else "no-click"
         lines.append(f"{at:%d.%m.%Y %H:%M:%S};{draw.choice(users)};{{{draw.choice(items)}}};{price};{born};{outcome}")
     (folder / "export.csv").write_text("\n".join(lines) + "\n")
-    return {
-        "time.column": "Timestamp",
-        "time.format": "%d.%m.%Y %H:%M:%S",
-        "user": "User Id",
-        "item": "Item Id",
-        "label": {"column": "Outcome", "is": ["click"]},
-        "separator": ";",
-        "out": ["Price", "Born"],
-        "rows": 600,
-    }
+    return roles(
+        {"column": "Timestamp", "format": "%d.%m.%Y %H:%M:%S"},
+        "User Id",
+        "Item Id",
+        {"column": "Outcome", "is": ["click"]},
+        separator=";",
+        out=["Price", "Born"],
+        rows=600,
+    )
 
 
 LOGS: dict[str, Callable[[Path, random.Random], dict[str, Any]]] = {
