@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from io import StringIO
 from pathlib import Path
 
@@ -19,17 +18,8 @@ from ml.sync.folder import SyncFolder
 from ml.sync.receiver import Receiver
 from orchestration.arriving import follow_stream, stream_of
 from tests.helpers.arriving import DAYS, SPEC, recipe, write_files
+from tests.helpers.interrupted_streams import interrupt_when_waiting
 from tests.helpers.joined_logs import feed
-
-
-def stop_when_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deliver Ctrl-C when there is nothing left to read."""
-    follow = StreamFolder.follow
-
-    def waiting(self, position, wait, on_wait, passed):  # type: ignore[no-untyped-def]
-        return follow(self, position, wait, lambda text: (on_wait(text), signal.raise_signal(signal.SIGINT)), passed)
-
-    monkeypatch.setattr(StreamFolder, "follow", waiting)
 
 
 def small(*_: object) -> Recipe:
@@ -46,7 +36,7 @@ def follow_once(folder: Path) -> str:
 
 def test_each_slice_is_a_line_and_ctrl_c_ends_cleanly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "recipe_in_use", small)
-    stop_when_waiting(monkeypatch)
+    interrupt_when_waiting(monkeypatch)
     root = stream_folder(UPath(tmp_path), SPEC.name)
     write_files(root, 0, 3)
     said = follow_once(tmp_path).splitlines()
@@ -84,7 +74,7 @@ def test_a_joined_stream_is_followed_before_its_first_example(tmp_path: Path, mo
     (tmp_path / "stream" / "feed" / "impressions").mkdir(parents=True)
     stream = stream_of(spec)
     assert stream is not None and not stream.root.exists()
-    stop_when_waiting(monkeypatch)
+    interrupt_when_waiting(monkeypatch)
     out, sync = StringIO(), SyncFolder.at(tmp_path / "sync")
     console = Console(file=out, width=400, highlight=False)
     follow_stream(spec, "dlrm", Lake.at(tmp_path / "lake"), stream, sync, Receiver(sync, "made"), console)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 from io import StringIO
 from pathlib import Path
 
@@ -16,21 +15,15 @@ from ml.catalog.spec import DatasetSpec
 from ml.features.online_store.environment import store_folder
 from ml.features.online_store.plan import StorePlan
 from ml.features.online_store.reader import StoreReader
-from ml.online.stream import StreamFolder
 from orchestration.feature_store import follow_store
+from tests.helpers.interrupted_streams import interrupt_when_waiting
 from tests.helpers.shop_days import spec_of
 from tests.helpers.table_days import day_rows, table_spec
 
 
 @pytest.fixture
 def stopping(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deliver Ctrl-C when there is nothing left to read."""
-    follow = StreamFolder.follow
-
-    def waiting(self, position, wait, on_wait, passed):  # type: ignore[no-untyped-def]
-        return follow(self, position, wait, lambda text: (on_wait(text), signal.raise_signal(signal.SIGINT)), passed)
-
-    monkeypatch.setattr(StreamFolder, "follow", waiting)
+    interrupt_when_waiting(monkeypatch)
 
 
 def follow(root: Path, spec: DatasetSpec, *, rebuild: bool = False) -> str:
