@@ -250,6 +250,11 @@ def _page(draw: random.Random, at: datetime, items: list[int]) -> dict[str, Any]
     return {"ts": at.isoformat(), "uid": draw.randrange(60), "page": {"kind": draw.choice(("home", "search")), "items": shown}}
 
 
+def _shown(pages: list[dict[str, Any]]) -> int:
+    """Number of shown items of all pages."""
+    return sum(len(page["page"]["items"]) for page in pages)
+
+
 _SHOWN_OBJECTS: dict[str, Any] = iso_times(
     "uid",
     "page_item_id",
@@ -269,26 +274,28 @@ _SHOWN_OBJECTS: dict[str, Any] = iso_times(
 def shown_objects(folder: Path, draw: random.Random) -> dict[str, Any]:
     """Lines of JSON with a list of objects, whose ids are unsigned."""
     items = [draw.getrandbits(64) for _ in range(40)]
-    (folder / "pages.jsonl").write_text("".join(json.dumps(_page(draw, at, items)) + "\n" for at in times(draw, 200)))
-    return {**_SHOWN_OBJECTS, "keys": {"unsigned": ["page_item_id"]}}
+    pages = [_page(draw, at, items) for at in times(draw, 200)]
+    (folder / "pages.jsonl").write_text("".join(json.dumps(page) + "\n" for page in pages))
+    return {**_SHOWN_OBJECTS, "keys": {"unsigned": ["page_item_id"]}, "rows": _shown(pages)}
 
 
 def shown_structs(folder: Path, draw: random.Random) -> dict[str, Any]:
     """The same in Parquet, as a list of structs."""
-    rows = [_page(draw, at, list(range(40))) for at in times(draw, 200)]
-    pq.write_table(pa.Table.from_pylist(rows), folder / "pages.parquet")
-    return _SHOWN_OBJECTS
+    pages = [_page(draw, at, list(range(40))) for at in times(draw, 200)]
+    pq.write_table(pa.Table.from_pylist(pages), folder / "pages.parquet")
+    return {**_SHOWN_OBJECTS, "rows": _shown(pages)}
 
 
 def baskets(folder: Path, draw: random.Random) -> dict[str, Any]:
     """Orders in JSON lines, each with a list of products: all are positives."""
-    lines = []
+    lines, count = [], 0
     for at in times(draw, 200):
         bought = [{"id": f"p{draw.randrange(40)}", "quantity": draw.randrange(1, 4)} for _ in range(draw.randrange(1, 4))]
         lines.append(json.dumps({"ts": at.isoformat(), "customer": draw.randrange(60), "products": bought}))
+        count += len(bought)
     (folder / "orders.jsonl").write_text("\n".join(lines) + "\n")
     paths = {"product_id": "products.id", "product_quantity": "products.quantity"}
-    return iso_times("customer", "product_id", None, paths=paths)
+    return iso_times("customer", "product_id", None, paths=paths, rows=count)
 
 
 def hive_folders(folder: Path, draw: random.Random) -> dict[str, Any]:
