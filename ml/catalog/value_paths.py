@@ -39,7 +39,8 @@ def dotted(path: Iterable[str | Each]) -> str:
 def object_lists(source: Source) -> dict[str, tuple[str, ...]]:
     """Returns the fields of `explode` whose elements are objects, with the columns that their values give.
 
-    These fields have columns with a path. (The path of a column with the name of its field is that of the field.)
+    The elements of a field are objects if one of its columns has a path. A column with the name of the field does not count,
+    because its path leads to the field.
     """
     within = source.paths or {}
     exploded = (source.explode or {}).items()
