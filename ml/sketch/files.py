@@ -12,7 +12,8 @@ from pathlib import Path
 
 _DATE = re.compile(r"(?<!\d)((?:19|20)\d{2})([-_./]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")
 _RANDOM = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d+")
-_VALUE = re.compile(r"(?:(?<=/)|^)([A-Za-z_][\w-]*)=(?![^/]*%Y)[^/]*(?=/)")
+_FOLDER = r"(?:(?<=/)|^)([A-Za-z_][\w-]*)="  # a folder with a value, such as `country=de`, before the value
+_VALUE = re.compile(rf"{_FOLDER}(?![^/]*%Y)[^/]*(?=/)")
 _NOT_LOGS = re.compile(
     r"(?i)(^|/)(\.|_success|_metadata|__macosx|.*(readme|licen[cs]e|terms)[^/]*$)"
     r"|\.(md|pdf|html?|ya?ml|py|ipynb|png|sql|docx?)$"
@@ -38,7 +39,7 @@ class FileGroup:
     @property
     def path_columns(self) -> tuple[str, ...]:
         """Names of folders with values, such as `country=de`, that differ between files."""
-        return tuple(re.findall(r"(?:(?<=/)|^)([A-Za-z_][\w-]*)=\*(?=/)", self.pattern))
+        return tuple(re.findall(rf"{_FOLDER}\*(?=/)", self.pattern))
 
     @property
     def parquet(self) -> bool:

@@ -68,9 +68,11 @@ class FoundSource:
     def _keys_of(self, columns: Mapping[str, str]) -> dict[str, Any]:
         """The keys that some columns need."""
         ints = [name for name, kind in columns.items() if kind in ("int", "list<int>")]
-        of_path = [name for name in self.keys.get("path_columns", ()) if name in columns]
-        keys = self.keys | {"unsigned": [name for name in self.keys.get("unsigned", ()) if name in ints]}
-        keys |= {"path_columns": of_path} if of_path or "path_columns" in keys else {}
+        keys = {
+            **self.keys,
+            "unsigned": [name for name in self.keys.get("unsigned", ()) if name in ints],
+            "path_columns": [name for name in self.keys.get("path_columns", ()) if name in columns],
+        }
         return {key: value for key, value in keys.items() if value and (ints or key != "decimal_ints")}
 
     def files(self, folder: Path) -> list[LogFile]:

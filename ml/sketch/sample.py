@@ -34,7 +34,8 @@ def sample_columns(found: FoundSource, folder: Path) -> SampledLog:
     if not (names := [name for name in found.group.path_columns if name not in {column.name for column in log.columns}]):
         return log
     source = replace(found, keys={**found.keys, "path_columns": names}).source(dict.fromkeys((*found.names, *names), "string"))
-    values = [path_values(source, file.name) for file in found.files(folder)] * 2  # a file has several rows
+    # Each file counts twice: it has several rows, so that a value that no other file has is not the key of a row.
+    values = [path_values(source, file.name) for file in found.files(folder)] * 2
     texts = {name: [of[name].as_py() or "" for of in values] for name in names}
     columns = [column_of_texts(name, of, ("",)) for name, of in texts.items()]
     keys, notes = {**log.keys, "path_columns": names}, {**log.notes, "path_columns": "values in the names of folders"}
