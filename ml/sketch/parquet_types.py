@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +14,7 @@ from upath import UPath
 
 from ml.logs.text.value_types import column_at
 from ml.logs.typed_columns import is_list
+from ml.sketch.columns import Column
 from ml.sketch.layout import FoundSource
 from ml.sketch.objects import names_within
 
@@ -40,13 +40,13 @@ class ParquetTypes:
         kinds: Name -> type of each column that can be declared.
         paths: Name -> path of those within structs.
         unsigned: Those of unsigned 64-bit integers.
-        object_lists: Name -> keys that lead to each list of structs.
+        struct_lists: Name -> keys that lead to each list of structs.
     """
 
     kinds: dict[str, str]
     paths: dict[str, str]
     unsigned: tuple[str, ...]
-    object_lists: dict[str, tuple[str, ...]]
+    struct_lists: dict[str, tuple[str, ...]]
 
 
 def parquet_types(found: FoundSource, folder: Path) -> ParquetTypes:
@@ -72,7 +72,7 @@ def parquet_types(found: FoundSource, folder: Path) -> ParquetTypes:
     return ParquetTypes(kinds, dotted, unsigned, lists)
 
 
-def object_lists(types: ParquetTypes, found: FoundSource, folder: Path) -> dict[str, list[Any]]:
+def columns_of_struct_lists(types: ParquetTypes, found: FoundSource, folder: Path) -> list[Column]:
     """Read the first lists of structs from the first file.
 
     Args:
@@ -81,16 +81,19 @@ def object_lists(types: ParquetTypes, found: FoundSource, folder: Path) -> dict[
         folder: The folder of the logs.
 
     Returns:
-        Name -> values that JSON can hold.
+        A nested column for each; its values are texts of JSON.
     """
-    if not types.object_lists:
-        return {}
+    if not types.struct_lists:
+        return []
     with UPath(found.files(folder)[0].url).open("rb") as raw:
-        parquet, roots = pq.ParquetFile(raw), {path[0] for path in types.object_lists.values()}
+        parquet, roots = pq.ParquetFile(raw), {path[0] for path in types.struct_lists.values()}
         schema = pa.schema([field for field in parquet.schema_arrow if field.name in roots])
         table = pa.Table.from_batches(islice(parquet.iter_batches(ROWS, columns=schema.names), 1), schema)
-    values = {name: column_at(table, path).to_pylist() for name, path in types.object_lists.items()}
-    return json.loads(json.dumps(values, default=str))
+    columns: list[Column] = []
+    for name, path in types.struct_lists.items():
+        texts = tuple(json.dumps(value, default=str) for value in column_at(table, path).to_pylist() if value is not None)
+        columns.append(Column(name, "string", table.num_rows, texts, nested=True))
+    return columns
 
 
 def _fields(path: tuple[str, ...], held: pa.DataType) -> Iterator[tuple[tuple[str, ...], pa.DataType]]:

@@ -14,7 +14,7 @@ from ml.preflight.structure import UNREADABLE_NULLS
 from ml.sketch.columns import Column, SampledLog, column_of_texts, column_of_values
 from ml.sketch.layout import FoundSource
 from ml.sketch.objects import columns_of_objects
-from ml.sketch.parquet_types import object_lists, parquet_types
+from ml.sketch.parquet_types import columns_of_struct_lists, parquet_types
 from ml.sketch.written import has_negative, kind_of, padded
 
 _NAN = "NaN"
@@ -109,10 +109,10 @@ def _of_parquet(found: FoundSource, folder: Path) -> SampledLog:
         column = column_of_values(name, sample.table[name].to_pylist(), decimal=False)
         columns.append(replace(column, unsigned=name in types.unsigned and has_negative(column.values)))
     read = {*types.kinds, *(path.partition(".")[0] for path in types.paths.values())}
-    read |= {path[0] for path in types.object_lists.values()}
+    read |= {path[0] for path in types.struct_lists.values()}
     columns += [Column(name, "string", sample.table.num_rows, (), nested=True) for name in found.names if name not in read]
-    columns += [column_of_values(name, values) for name, values in object_lists(types, found, folder).items()]
-    paths = types.paths | {name: ".".join(path) for name, path in types.object_lists.items() if len(path) > 1}
+    columns += columns_of_struct_lists(types, found, folder)
+    paths = types.paths | {name: ".".join(path) for name, path in types.struct_lists.items() if len(path) > 1}
     return with_keys(SampledLog(tuple(columns), tokens, sample.complete, paths))
 
 

@@ -162,6 +162,21 @@ def test_times_of_day_of_parquet_are_clocks(tmp_path: Path) -> None:
     assert [str(finding) for finding in preflight(spec, folder)] == []
 
 
+def test_a_list_of_structs_that_is_always_empty_is_no_column(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    rows = {
+        "ts": [datetime(2025, 3, 1) + timedelta(minutes=n) for n in range(60)],
+        "user": [n % 7 for n in range(60)],
+        "click": [n % 2 for n in range(60)],
+        "more": pa.array([[]] * 60, pa.list_(pa.struct([("id", pa.int64())]))),
+    }
+    pq.write_table(pa.table(rows), folder / "log.parquet")
+    entry, spec = sketched(folder, tmp_path)
+    assert "more" not in entry["source"]["columns"]
+    assert [str(finding) for finding in preflight(spec, folder)] == []
+
+
 def test_dates_of_parquet_are_texts(tmp_path: Path) -> None:
     folder = tmp_path / "logs"
     folder.mkdir()
