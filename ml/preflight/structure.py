@@ -20,7 +20,7 @@ from ml.logs.text.json_keys import paths_in
 from ml.logs.text.layout import BOM, Layout
 from ml.logs.typed_columns import UnreadableType, type_column
 from ml.preflight.finding import Finding, errors, exceeds
-from ml.preflight.object_lists import reading_objects, unread_objects
+from ml.preflight.object_paths import propose_paths, propose_paths_of_list
 from ml.preflight.sample import Chunk, Sample
 from ml.preflight.values import NULLS, int_way_out
 
@@ -206,7 +206,7 @@ def _json_keys(sample: Sample, prefix: str) -> list[Finding]:
         return [Finding("error", f"{prefix}.paths", found, "correct source.paths")]
     within = {c: p for c in absent for p in paths if "." in p and c in (p, p.replace(".", "_"), p.rpartition(".")[2])}
     if within:
-        return [Finding("error", f"{prefix}.columns", found, reading_objects(objects, within))]
+        return [Finding("error", f"{prefix}.columns", found, propose_paths(objects, within))]
     part = "rename" if all(key in source.rename for key in absent.values()) else "columns"
     return [Finding("error", f"{prefix}.{part}", found, _closest(source, there))]
 
@@ -270,7 +270,7 @@ def _explain(sample: Sample, chunk: Chunk, line: int, reason: str, spec: Dataset
 def _explain_type(sample: Sample, column: str, spec: DatasetSpec) -> tuple[str, str]:
     """The key to change for values that are not of their column's type."""
     source, kind = sample.source, sample.rows.columns.get(column)
-    if change := unread_objects(sample, column):
+    if change := propose_paths_of_list(sample, column):
         return "paths", change
     if kind is None:  # a field of the file, whose elements become rows
         of_objects = column in object_lists(sample.rows)

@@ -21,7 +21,7 @@ from ml.sketch.layout import FoundSource, NotALog, find_layout
 from ml.sketch.object_lists import find_object_list
 from ml.sketch.parallel_lists import find_parallel_lists
 from ml.sketch.roles import Roles, find_roles
-from ml.sketch.sample import sample_columns, with_keys
+from ml.sketch.sample import sample_columns, with_keys_of_values
 from ml.sketch.times import find_days, find_time
 
 POSITION_DAYS = 7  # days of a log without times, as the DLRM reference code divides Criteo's
@@ -90,7 +90,7 @@ def sketch(folder: Path, name: str, timezone: str = "UTC") -> Sketch:
         elif parallel := find_parallel_lists(log):
             log, found = parallel.exploded(log), replace(found, keys=found.keys | parallel.keys(log))
         elif objects := find_object_list(log, find_roles(log, columns, found.invented), found.keys["format"] != "parquet"):
-            log = with_keys(objects.exploded(log))
+            log = with_keys_of_values(objects.exploded(log))
             found = replace(found, keys={**found.keys, **log.keys, **objects.keys}, paths=log.paths)
     roles = find_roles(log, columns, found.invented)
     features = find_features(log, roles, columns, labelled.histories if labelled else ())

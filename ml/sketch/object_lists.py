@@ -8,7 +8,7 @@ from typing import Any
 
 from ml.sketch.columns import Column, SampledLog
 from ml.sketch.names import WORDS, thing_of, words_of
-from ml.sketch.objects import columns_of_objects
+from ml.sketch.object_columns import columns_of_objects
 from ml.sketch.parallel_lists import of_one
 from ml.sketch.roles import Roles
 

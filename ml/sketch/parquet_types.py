@@ -16,7 +16,7 @@ from ml.logs.text.value_types import column_at
 from ml.logs.typed_columns import is_list
 from ml.sketch.columns import Column
 from ml.sketch.layout import FoundSource
-from ml.sketch.objects import names_within
+from ml.sketch.object_columns import names_within
 
 ROWS = 1000  # rows whose lists of structs are read
 _KINDS = (

@@ -13,7 +13,7 @@ from ml.preflight.sample import Sample, read_sample
 from ml.preflight.structure import UNREADABLE_NULLS
 from ml.sketch.columns import Column, SampledLog, column_of_texts, column_of_values
 from ml.sketch.layout import FoundSource
-from ml.sketch.objects import columns_of_objects
+from ml.sketch.object_columns import columns_of_objects
 from ml.sketch.parquet_types import columns_of_struct_lists, parquet_types
 from ml.sketch.written import has_negative, kind_of, padded
 
@@ -49,7 +49,7 @@ def _of_files(found: FoundSource, folder: Path) -> SampledLog:
     sample, quoting = _read_quoted(found, folder)
     if found.keys["format"] == "jsonl":
         columns, paths = columns_of_objects(sample.objects(), found.names)
-        return with_keys(SampledLog(tuple(columns), (), sample.complete, paths))
+        return with_keys_of_values(SampledLog(tuple(columns), (), sample.complete, paths))
     texts = sample.text_columns()
     stripped = {name: [text.strip() for text in values] for name, values in texts.items()}
     tokens = _null_tokens(stripped.values())
@@ -113,10 +113,10 @@ def _of_parquet(found: FoundSource, folder: Path) -> SampledLog:
     columns += [Column(name, "string", sample.table.num_rows, (), nested=True) for name in found.names if name not in read]
     columns += columns_of_struct_lists(types, found, folder)
     paths = types.paths | {name: ".".join(path) for name, path in types.struct_lists.items() if len(path) > 1}
-    return with_keys(SampledLog(tuple(columns), tokens, sample.complete, paths))
+    return with_keys_of_values(SampledLog(tuple(columns), tokens, sample.complete, paths))
 
 
-def with_keys(log: SampledLog) -> SampledLog:
+def with_keys_of_values(log: SampledLog) -> SampledLog:
     """Add the keys that the values of a log of JSON or Parquet need, and why it needs them."""
     texts = {c.name: [*map(str, c.values)] for c in log.columns if c.kind == "string" and not c.nested}
     return _with_keys(log, padded(texts, ()))

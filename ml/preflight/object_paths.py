@@ -10,7 +10,7 @@ from ml.logs.text.json_keys import paths_in, value_at
 from ml.preflight.sample import Sample
 
 
-def reading_objects(objects: Sequence[Mapping[str, Any]], paths: Mapping[str, str]) -> str:
+def propose_paths(objects: Sequence[Mapping[str, Any]], paths: Mapping[str, str]) -> str:
     """Propose how columns within objects are read.
 
     Args:
@@ -33,7 +33,7 @@ def reading_objects(objects: Sequence[Mapping[str, Any]], paths: Mapping[str, st
     return f"set `paths: {{{pairs}}}` and `explode: {{{exploded}}}`, which makes a row of each object of a list"
 
 
-def unread_objects(sample: Sample, column: str) -> str | None:
+def propose_paths_of_list(sample: Sample, column: str) -> str | None:
     """Propose how a column is read whose values are within a list of objects that the entry does not read as such.
 
     Args:
@@ -48,10 +48,10 @@ def unread_objects(sample: Sample, column: str) -> str | None:
         keys = {key.removeprefix(f"{path}.") for one in objects for key in paths_in(one) if key.startswith(f"{path}.")}
         # A column with the name of the field cannot have a path within it.
         guess = {f"{name}_id" if name == column else name: f"{path}.{name if name in keys else '<key>'}" for name in columns}
-        return reading_objects(objects, guess) if keys else None
+        return propose_paths(objects, guess) if keys else None
     if column in (sample.rows.paths or ()) and (at := _list_of(objects, path)) is not None:
         within = {name: of for name, of in (sample.rows.paths or {}).items() if of.startswith(f"{at}.")}
-        return reading_objects(objects, within)
+        return propose_paths(objects, within)
     return None
 
 
