@@ -1,35 +1,28 @@
-"""Checks how the files of a source are laid out: format, encoding, header, separator, names and types of columns."""
+"""Checks how the files of a source are laid out: format, encoding, header, separator, names and types of columns.
+
+`ml.preflight.malformed` explains the lines that cannot be read.
+"""
 
 from __future__ import annotations
 
-import csv
 import re
-from collections import Counter
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 import pyarrow as pa
 
 from ml.catalog.reading import Source
-from ml.catalog.row_shape import field_of
 from ml.catalog.spec import DatasetSpec
-from ml.catalog.value_paths import dotted, object_lists
-from ml.catalog.value_text import element_type
-from ml.logs.quarantine import BAD_JSON, FIELDS, LENGTHS, NOT_UTF8, UNBALANCED, bad_element, damaged_file, excerpt
+from ml.catalog.value_paths import dotted
+from ml.logs.quarantine import damaged_file, excerpt
 from ml.logs.text.json_keys import paths_in
-from ml.logs.text.layout import BOM, Layout
+from ml.logs.text.layout import Layout
 from ml.logs.typed_columns import UnreadableType, type_column
-from ml.preflight.finding import Finding, errors, exceeds
-from ml.preflight.object_paths import propose_paths, propose_paths_of_list
-from ml.preflight.sample import Chunk, Sample
-from ml.preflight.values import NULLS, int_way_out
-
-SEPARATORS = ",\t;|: "
-UNREADABLE_NULLS = (*NULLS, "NA", "none", "-", "?", "")  # of a value that is not of its column's type
-FEW, FEW_SHARE = 3, 0.002  # bad lines of one kind that are more than noise although the band allows them
-_NUMBER = re.compile(r"^\s*-?\d+(\.\d+)?([eE][+-]?\d+)?\s*$")
-_BAD_ELEMENT = re.compile(f"^{re.escape(bad_element(''))}(.*)$", re.DOTALL)
-_BAD_VALUE = re.compile(r"^(?:bad (?:number|boolean|text|list)|inexact integer) in column (.*)$", re.DOTALL)
+from ml.preflight.fields import NUMBER, SEPARATORS, natural_type, split_fields
+from ml.preflight.finding import Finding, errors
+from ml.preflight.malformed import check_lines
+from ml.preflight.object_paths import propose_paths
+from ml.preflight.sample import Sample
 
 
 def check_structure(sample: Sample, prefix: str, spec: DatasetSpec) -> list[Finding]:
@@ -43,7 +36,7 @@ def check_structure(sample: Sample, prefix: str, spec: DatasetSpec) -> list[Find
     found = check_files(sample, prefix) or _no_rows(sample, prefix)
     if found or (found := _unexpected_header(sample, prefix)):
         return found
-    found = _json_keys(sample, prefix) or _malformed(sample, prefix, spec)
+    found = _json_keys(sample, prefix) or check_lines(sample, prefix, spec)
     if errors(found):
         return found
     return _without_repeats([*found, *_encoding(sample, prefix), *_quotes(sample, prefix), *_schemas(sample, prefix)])
@@ -90,16 +83,6 @@ def _no_rows(sample: Sample, prefix: str) -> list[Finding]:
     return []
 
 
-def _split(source: Source, line: bytes, separator: str) -> list[str]:
-    text = line.removeprefix(BOM).decode(source.encoding, errors="replace")
-    quoting = csv.QUOTE_MINIMAL if source.quoted else csv.QUOTE_NONE
-    try:
-        fields = next(csv.reader([text], delimiter=separator, quoting=quoting), [])
-    except csv.Error:  # a carriage return within the line, or a field of more than 128 KB
-        fields = text.split(separator)
-    return [field.strip() for field in fields]
-
-
 def _names(sample: Sample, prefix: str) -> list[Finding]:
     """Headers and schemas that lack columns, and renamed names that no file has."""
     source = sample.source
@@ -108,18 +91,18 @@ def _names(sample: Sample, prefix: str) -> list[Finding]:
         if head is not None:
             wanted = {name for name in source.columns} - set(source.rename.values()) | set(source.rename)
             for separator in SEPARATORS:
-                if separator != source.delimiter and wanted <= set(_split(source, head, separator)):
+                if separator != source.delimiter and wanted <= set(split_fields(source, head, separator)):
                     change = f"set `separator: {excerpt(separator)}`"
                     return [
                         Finding("error", f"{prefix}.separator", f"the header of {file} is separated by {separator!r}", change)
                     ]
-            fields = _split(source, head, source.delimiter)
+            fields = split_fields(source, head, source.delimiter)
             unquoted = {field.strip('"') for field in fields}
             if wanted <= unquoted and not wanted <= set(fields) and not source.quoted:
                 return [
                     Finding("error", f"{prefix}.quoted", f"the names in the header of {file} are quoted", "set `quoted: true`")
                 ]
-            if len(fields) == len(source.columns) and any(map(_NUMBER.match, fields)) and not wanted & set(fields):
+            if len(fields) == len(source.columns) and any(map(NUMBER.match, fields)) and not wanted & set(fields):
                 found = f"the first line of {file} is a row, not a header: {excerpt(head)}"
                 return [Finding("error", f"{prefix}.header", found, "set `header: false`")]
             if "the header cannot be read" in why:
@@ -130,7 +113,7 @@ def _names(sample: Sample, prefix: str) -> list[Finding]:
             return [Finding("error", f"{prefix}.{key}", *_halves(text))]
         return [Finding("error", f"{prefix}.columns", why, _closest(source, sample.schemas[file].names))]
     there = {name.strip() for schema in sample.schemas.values() for name in schema.names}
-    there |= {name for head in sample.heads.values() for name in _split(source, head, source.delimiter)}
+    there |= {name for head in sample.heads.values() for name in split_fields(source, head, source.delimiter)}
     if there and (unmatched := [name for name in source.rename if name not in there]):
         found = f"no file has {', '.join(map(repr, unmatched))}; the files have {', '.join(map(repr, sorted(there)[:40]))}"
         return [Finding("error", f"{prefix}.rename", found, "rename names that the files have")]
@@ -176,11 +159,11 @@ def _unexpected_header(sample: Sample, prefix: str) -> list[Finding]:
         return []
     for chunk in (chunk for chunk in sample.chunks if chunk.begin and chunk.raw):
         head = chunk.raw.split(b"\n", 1)[0].rstrip(b"\r")
-        fields = [field.strip('"') for field in _split(source, head, source.delimiter)]
+        fields = [field.strip('"') for field in split_fields(source, head, source.delimiter)]
         known = set(source.columns) | set(source.rename)
         named = len(known & set(fields)) * 2 >= len(source.columns)
         numbers = [kind in ("int", "float", "bool") for kind in source.columns.values()]
-        words = [not _NUMBER.match(field) and bool(field) for field in fields]
+        words = [not NUMBER.match(field) and bool(field) for field in fields]
         unlike = any(numbers) and len(fields) == len(numbers) and all(words) and chunk.table.num_rows > 0
         if named or unlike:
             names = dict(zip(fields, source.columns, strict=False))
@@ -209,121 +192,6 @@ def _json_keys(sample: Sample, prefix: str) -> list[Finding]:
         return [Finding("error", f"{prefix}.columns", found, propose_paths(objects, within))]
     part = "rename" if all(key in source.rename for key in absent.values()) else "columns"
     return [Finding("error", f"{prefix}.{part}", found, _closest(source, there))]
-
-
-def _malformed(sample: Sample, prefix: str, spec: DatasetSpec) -> list[Finding]:
-    """Lines that cannot be read, explained by their most frequent reason."""
-    band = spec.expectations.quarantine_rate
-    counts = Counter(reason for chunk in sample.chunks for reason in chunk.bad.values())
-    total = sample.num_lines
-    found: list[Finding] = []
-    for reason, count in counts.most_common():
-        many = count == total or exceeds(count, total, band)
-        if not many and not (count >= FEW and count / total > FEW_SHARE):
-            continue
-        chunk, line = next((c, line) for c in sample.chunks for line, why in c.bad.items() if why == reason)
-        severity = "error" if many and (band.severity == "error" or count == total) else "warning"
-        share = f"{count:,} of {total:,} sampled lines are malformed"
-        what = f"{share}: {reason}; the first is {chunk.place(line)}: {excerpt(chunk.texts[line])}"
-        part, change = _explain(sample, chunk, line, reason, spec)
-        found.append(Finding(severity, f"{prefix}.{part}", what, change))
-    return found
-
-
-def _explain(sample: Sample, chunk: Chunk, line: int, reason: str, spec: DatasetSpec) -> tuple[str, str]:
-    """The key to change for a reason, and the change."""
-    source, text = sample.source, chunk.texts[line]
-    if reason == NOT_UTF8:
-        return "encoding", "set `encoding: latin-1`, or save the files as UTF-8"
-    if b"\r" in text.rstrip(b"\r"):
-        return "files", "save the files with lines that end with LF or CR LF: this one has a carriage return within"
-    if reason == UNBALANCED and not source.multiline:
-        return "multiline", "set `multiline: true` if quoted fields contain line ends, else double the quotes within fields"
-    if reason in (FIELDS, UNBALANCED):
-        width = len(chunk.layout.fields)
-        for separator in SEPARATORS:
-            if separator != source.delimiter and len(_split(source, text, separator)) == width:
-                return "separator", f"set `separator: {excerpt(separator)}`"
-        if b'"' in text and not source.quoted:
-            return "quoted", "set `quoted: true`"
-        lines = chunk.raw.splitlines()[:50]
-        fields = Counter(len(_split(source, one, source.delimiter)) for one in lines).most_common(1)[0][0] if lines else 0
-        return "columns", f"declare one column per field, in file order: most lines have {fields} fields, {width} are declared"
-    if reason == BAD_JSON:
-        array = chunk.begin and chunk.raw.lstrip().startswith(b"[")
-        why = ": the file is one array, and jsonl is one object a line" if array else ""
-        return "format", f"declare the format that the files have{why}"
-    if reason == LENGTHS:
-        return "explode", "explode fields whose lists have the same length in each line"
-    if (match := _BAD_ELEMENT.match(reason)) and match[1] in object_lists(sample.rows):
-        return f"explode.{match[1]}", "name a list whose elements are objects, or null"
-    if match:
-        return f"explode.{match[1]}", "set list_separator and part_separator to those of its elements"
-    if match := _BAD_VALUE.match(reason):
-        if reason.startswith("inexact"):
-            way_out = "write them as integers or as text; floating-point numbers cannot tell integers of 2^53 or more apart"
-            return f"columns.{match[1]}", way_out
-        return _explain_type(sample, match[1], spec)
-    return "files", "correct the files"
-
-
-def _explain_type(sample: Sample, column: str, spec: DatasetSpec) -> tuple[str, str]:
-    """The key to change for values that are not of their column's type."""
-    source, kind = sample.source, sample.rows.columns.get(column)
-    if change := propose_paths_of_list(sample, column):
-        return "paths", change
-    if kind is None:  # a field of the file, whose elements become rows
-        of_objects = column in object_lists(sample.rows)
-        values = "lists of objects" if of_objects else "lists, and declare the type that their elements have"
-        return f"explode.{column}", f"name a field whose values are {values}"
-    held = source.columns.get(column)
-    if held is None or column in field_of(sample.rows) or (held != kind and (element_type(kind) or element_type(held))):
-        return f"columns.{column}", "declare the type that all elements of the lists have, such as string"
-    texts = set(sample.text_columns().get(column, [])) - set(source.null_tokens) or _json_texts(sample, column)
-    odd = sorted(text for text in texts if not _fits(text, kind))
-    if odd and all(text.strip() in UNREADABLE_NULLS for text in odd):
-        if source.format == "jsonl":  # null tokens are texts
-            return f"columns.{column}", f"write null for missing values, not {', '.join(map(repr, odd[:5]))}"
-        return "null_tokens", f"add {', '.join(map(repr, odd[:5]))} to `null_tokens`"
-    if kind == "int" and (way := int_way_out(column, texts, odd)):
-        return way
-    if column in sample.file_types:
-        return f"columns.{column}", f"declare {_natural(sample.file_types[column]) or 'another type'}"
-    wider = next(
-        (other for other in ("int", "float", "bool") if other != kind and texts and all(_fits(t, other) for t in texts)),
-        "string",
-    )
-    values = f" (values such as {', '.join(map(repr, odd[:3]))})" if odd else ""
-    change = f"declare `{column}: {wider}`"
-    if wider == kind:
-        change = f"declare `{column}: list<string>` if the values are lists, or write each value as one text"
-    elif wider == "string" and column == spec.time.column:
-        change += ", and set `time.unit: iso8601` if the values are ISO 8601 times, else `time.format`"
-    elif wider == "string" and column == spec.label.column:
-        change += ", and list the values that are positive, such as `label.is: [click]`"
-    elif wider == "string" and column in _numbers(spec):
-        change = "write its values as numbers with a decimal point and without quotes, because a feature needs numbers"
-    return f"columns.{column}", f"{change}{values}"
-
-
-def _numbers(spec: DatasetSpec) -> set[str]:
-    """Columns of features that need numbers."""
-    return {dense.column for dense in spec.dense} | {sparse.column for sparse in spec.sparse if sparse.bucketise}  # type: ignore[return-value]
-
-
-def _json_texts(sample: Sample, column: str) -> set[str]:
-    values = sample.key_values(column)
-    return {
-        value if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value) for value in values
-    }
-
-
-def _fits(text: str, kind: str) -> bool:
-    if kind == "string":
-        return True
-    if kind == "bool":
-        return text in ("0", "1", "true", "false", "True", "False", "TRUE", "FALSE")
-    return bool(re.match(r"^\s*-?\d+\s*$" if kind == "int" else _NUMBER.pattern, text))
 
 
 def _encoding(sample: Sample, prefix: str) -> list[Finding]:
@@ -364,7 +232,7 @@ def _schemas(sample: Sample, prefix: str) -> list[Finding]:
     """Parquet columns with another type in a file than declared."""
     found: list[Finding] = []
     for column, held in sample.file_types.items():
-        kind, natural = sample.source.columns.get(column), _natural(held)
+        kind, natural = sample.source.columns.get(column), natural_type(held)
         if kind is None or natural in (None, kind) or (natural, kind) in (("int", "float"), ("bool", "int")):
             continue
         if natural == "float" and kind in ("int", "string") and _whole(sample.table[column].cast(pa.string())):
@@ -378,15 +246,3 @@ def _schemas(sample: Sample, prefix: str) -> list[Finding]:
 
 def _whole(texts: pa.ChunkedArray) -> bool:
     return texts.null_count < len(texts) and all(re.fullmatch(r"-?\d+", text) for text in texts.drop_null().to_pylist())
-
-
-def _natural(held: pa.DataType) -> str | None:
-    """The declared type that holds values of an Arrow type; None if it depends on their use."""
-    held = held.value_type if pa.types.is_dictionary(held) else held
-    if pa.types.is_boolean(held):
-        return "bool"
-    if pa.types.is_integer(held):
-        return "int"
-    if pa.types.is_floating(held) or pa.types.is_decimal(held):
-        return "float"
-    return "string" if pa.types.is_string(held) or pa.types.is_large_string(held) or pa.types.is_binary(held) else None

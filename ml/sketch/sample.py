@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from ml.logs.row_shape import path_values
+from ml.preflight.malformed import UNREADABLE_NULLS
 from ml.preflight.sample import Sample, read_sample
-from ml.preflight.structure import UNREADABLE_NULLS
 from ml.sketch.columns import Column, SampledLog, column_of_texts, column_of_values
 from ml.sketch.layout import FoundSource
 from ml.sketch.object_columns import columns_of_objects
