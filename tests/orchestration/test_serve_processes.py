@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from ml.training.passes import train_pass
 from ml.training.state import TrainState, new_state
 from tests.helpers.kiosk_lake import END, spec_of
 from tests.helpers.training_days import make_batches
+from tests.helpers.waiting import until
 from tests.orchestration.test_serve import home, running, stored
 
 __all__ = ["home"]  # a fixture
@@ -69,13 +69,6 @@ def workers(keeper: int) -> list[psutil.Process]:
 def counter_folders(home: Path) -> list[Path]:
     place = (home / "stream" / "kiosk").stat()
     return list(ROOT.glob(f"evergreen-counters-{place.st_dev:x}-{place.st_ino:x}"))
-
-
-def until(is_so: Callable[[], bool], seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end, "it has not happened"
-        time.sleep(0.05)
 
 
 @contextmanager

@@ -8,8 +8,7 @@ import os
 import signal
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from ml.serving.processes.shared_models import AttachedModels
 from ml.sync.receiver import Receiver
 from tests.helpers.kiosk_lake import spec_of
 from tests.helpers.sync_runs import Run
+from tests.helpers.waiting import until
 from tests.helpers.workers import (
     answers,
     answers_its_last_request,
@@ -49,11 +49,6 @@ def listener() -> Iterator[socket.socket]:
 
 def end_service() -> None:
     os.kill(os.getpid(), signal.SIGINT)
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    while not is_so():
-        time.sleep(0.02)
 
 
 class Slow(ExportedModel):
