@@ -106,7 +106,7 @@ def ingest_day(
         done = runner.map(partial(ingest_task, job), tasks)
         parts = plan_parts([run for one in done for run in one.runs], part_rows)
         runner.map(write_part, [(part_path(staging, n), part) for n, part in enumerate(parts)])
-        # A log whose exploded lists no line has is without rows on any day.
+        # If no line has the key of an exploded list, no day has rows. The index then says which keys are absent.
         blocks = done if wanted else [block for of_file in index.files for block in of_file.blocks or ()]
         if absent := absent_everywhere(block.absent for block in blocks):
             check_keys(log, index, folder, [index.files[n].file for n, _ in wanted] or [index.files[0].file], absent)

@@ -43,7 +43,8 @@ def absent_columns(layout: Layout, table: pa.Table, lines: Lines) -> frozenset[s
         if EACH in path:
             column = pc.list_flatten(column)
             path = path if len(column) else path[: path.index(EACH)]  # empty lists do not say which keys objects would have
-        absent += [name] if column.null_count == len(column) and not _has(path, lines) else []
+        if column.null_count == len(column) and not _has(path, lines):
+            absent.append(name)
     return frozenset(absent)
 
 
