@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from ml.catalog.spec import DatasetSpec
@@ -34,6 +37,23 @@ def in_folder(tmp_path: Path, name: str, text: str) -> Path:
     folder = tmp_path / "logs"
     folder.mkdir(exist_ok=True)
     (folder / name).write_bytes(text.encode())
+    return folder
+
+
+def write_rows(folder: Path, form: str, rows: list[dict[str, Any]], schema: pa.Schema | None = None) -> Path:
+    """Writes the file `log.jsonl` or `log.parquet`, and returns its folder.
+
+    Args:
+        folder: The folder, which need not exist.
+        form: `jsonl` or `parquet`.
+        rows: The rows of the file; in JSON lines, one line each.
+        schema: Types of the columns in Parquet; by default those of the values.
+    """
+    folder.mkdir(exist_ok=True)
+    if form == "jsonl":
+        (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows, schema), str(folder / "log.parquet"))
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from ml.logs.text.layout import WrongFile
 from ml.preflight.check import preflight
 from ml.schema import LABEL
 from tests.helpers.feature_ways import features_in_every_way
-from tests.helpers.shaped_logs import DAY, START, entry, faults, in_folder
+from tests.helpers.shaped_logs import DAY, START, entry, faults, write_rows
 
 KINDS = {"time": "int", "user": "string", "item": "int", "brand": "string", "clicked": "bool", "price": "float", "id": "string"}
 PATHS = {"item": "items.id", "brand": "items.product.brand", "clicked": "items.clicked", "price": "items.price"}
@@ -48,12 +47,8 @@ def listed(form: str, **changes: Any) -> DatasetSpec:
 
 
 def write(folder: Path, form: str, lines: list[dict[str, Any]], of_list: Any = pa.list_) -> None:
-    folder.mkdir(exist_ok=True)
-    if form == "jsonl":
-        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return
     kinds = {"time": pa.int64(), "user": pa.string(), "id": pa.string(), "items": of_list(ELEMENTS)}
-    pq.write_table(pa.Table.from_pylist(lines, pa.schema(list(kinds.items()))), str(folder / "log.parquet"))
+    write_rows(folder, form, lines, pa.schema(list(kinds.items())))
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
@@ -85,12 +80,7 @@ def test_lists_within_objects_beside_parallel_lists(form: str, tmp_path: Path) -
         {"time": START, "page": {"items": [{"id": n, "price": n / 2} for n in range(2)]}, "clicks": one} for one in clicks[:2]
     ]
     lines.append({"time": START, "page": None, "clicks": []})
-    folder = tmp_path / "logs"
-    folder.mkdir()
-    if form == "jsonl":
-        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    else:
-        pq.write_table(pa.Table.from_pylist(lines), str(folder / "log.parquet"))
+    folder = write_rows(tmp_path / "logs", form, lines)
     spec = entry(kinds, form, ["item"], shape, dense=[{"name": "price"}])
     rows, _, lake = features_in_every_way(spec, folder, DAY)
     assert rows["item"].to_pylist() == [0, 1] and rows["clicked"].to_pylist() == [0, 1]
@@ -99,7 +89,7 @@ def test_lists_within_objects_beside_parallel_lists(form: str, tmp_path: Path) -
 
 def test_values_of_objects_are_written_as_declared(tmp_path: Path) -> None:
     items = [{"id": 2**63 + 1, "sku": 17, "n": 9.0, "clicked": 1}, {"id": "5", "sku": " - ", "n": "8.0", "clicked": 0}]
-    folder = in_folder(tmp_path, "log.jsonl", json.dumps({"time": START, "items": items}) + "\n")
+    folder = write_rows(tmp_path / "logs", "jsonl", [{"time": START, "items": items}])
     columns = ["id", "sku", "n", "clicked"]
     kinds = {"time": "int", "id": "int", "sku": "string", "n": "int", "clicked": "int"}
     source = {

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
@@ -19,7 +18,7 @@ from ml.logs.text.layout import WrongFile
 from ml.preflight.check import preflight
 from ml.schema import LABEL
 from tests.helpers.feature_ways import features_in_every_way
-from tests.helpers.shaped_logs import DAY, START, entry, faults, in_folder
+from tests.helpers.shaped_logs import DAY, START, entry, faults, in_folder, write_rows
 
 KINDS = {
     "time": "int",
@@ -50,10 +49,6 @@ def rows() -> list[dict[str, Any]]:
 
 
 def write(folder: Path, form: str, lines: list[dict[str, Any]]) -> None:
-    folder.mkdir(exist_ok=True)
-    if form == "jsonl":
-        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return
     geo = pa.struct([("country", pa.string()), ("zip", pa.list_(pa.int64()))])
     kinds = {
         "id": pa.int64(),
@@ -62,7 +57,7 @@ def write(folder: Path, form: str, lines: list[dict[str, Any]]) -> None:
         "page": pa.struct([("items", pa.list_(pa.int64()))]),
         "clicked": pa.list_(pa.int64()),
     }
-    pq.write_table(pa.Table.from_pylist(lines, pa.schema(list(kinds.items()))), str(folder / "log.parquet"))
+    write_rows(folder, form, lines, pa.schema(list(kinds.items())))
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
@@ -96,15 +91,10 @@ def test_values_that_are_no_objects_are_quarantined(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_a_path_goes_before_a_field_with_the_name_of_its_column(form: str, tmp_path: Path) -> None:
-    folder = tmp_path / "logs"
-    folder.mkdir()
     kinds = {"time": "int", "id": "int", "clicked": "int"}
     shape = {"paths": {"time": "meta.at", "id": "user.id"}, "explode": {"clicked": ["clicked"]}}
-    if form == "jsonl":
-        write(folder, form, [{"id": 1, "user": {"id": 5}, "meta": {"at": START}, "clicked": [1]}])
-    else:
-        columns = {"id": [1], "user": [{"id": 5}], "meta": [{"at": START}], "clicked": [[1]]}
-        pq.write_table(pa.table(columns), str(folder / "log.parquet"))
+    row = {"id": 1, "user": {"id": 5}, "meta": {"at": START}, "clicked": [1]}
+    folder = write_rows(tmp_path / "logs", form, [row])
     got, _, _ = features_in_every_way(entry(kinds, form, ["id"], shape), folder, DAY)
     assert got["id"].to_pylist() == [5]
 
@@ -117,7 +107,7 @@ def test_lists_of_numbers_share_a_key_with_texts(shape: dict[str, Any], tmp_path
     shape = shape | {"paths": {"sku": "a.ids", "seen": "b.ids"}} | ({"part_separator": "-"} if explode[1:] else {})
     seen = ["1-5", "2-6"] if explode[1:] else [1, 2]
     lines = [{"time": START, "clicked": 1, "a": {"ids": sku}, "b": {"ids": seen}} for sku in ("x", 7)]
-    folder = in_folder(tmp_path, "log.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    folder = write_rows(tmp_path / "logs", "jsonl", lines)
     got, _, _ = features_in_every_way(entry(kinds, "jsonl", ["sku", "seen"], shape), folder, DAY)
     assert got["sku"].to_pylist() == (["x", "x", "7", "7"] if explode else ["x", "7"])
     assert got["seen"].to_pylist() == ([1, 2, 1, 2] if explode else [[1, 2], [1, 2]])

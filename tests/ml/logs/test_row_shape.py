@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from ml.logs.text.layout import WrongFile
 from ml.preflight.check import preflight
 from ml.schema import ITEM_KEY, LABEL, MISSING_ID
 from tests.helpers.feature_ways import features_in_every_way
-from tests.helpers.shaped_logs import DAY, START, entry, faults, in_folder
+from tests.helpers.shaped_logs import DAY, START, entry, faults, in_folder, write_rows
 
 MIND = {"time": "int", "user": "string", "history": "list<string>", "item": "string", "clicked": "int"}
 SHAPE = {"list_separator": " ", "explode": {"shown": ["item", "clicked"]}, "part_separator": "-"}
@@ -77,14 +76,12 @@ LISTED = [
 
 
 def write_listed(folder: Path, form: str) -> None:
-    folder.mkdir()
-    if form == "parquet":
+    if form in ("parquet", "jsonl"):
         kinds = {"time": pa.int64(), "user": pa.int64(), "clicked": pa.list_(pa.int32()), "history": pa.large_list(pa.int64())}
         schema = pa.schema(list(({"item": pa.list_(pa.int64())} | kinds).items()))
-        pq.write_table(pa.Table.from_pylist(LISTED, schema), str(folder / "log.parquet"))
-    elif form == "jsonl":
-        (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in LISTED))
+        write_rows(folder, form, LISTED, schema)
     else:
+        folder.mkdir()
         texts = [["|".join(map(str, filter(None.__ne__, v or []))) if k in ("item", "clicked", "history") else v for k, v in
             row.items()] for row in LISTED]  # fmt: skip
         (folder / "log.csv").write_text("".join(",".join("" if v is None else str(v) for v in row) + "\n" for row in texts))
@@ -107,7 +104,7 @@ def test_lists_with_wrong_elements_are_quarantined(tmp_path: Path) -> None:
     kinds = {"time": "int", "clicked": "int", "tags": "list<int>"}
     values: list[Any] = [[1, 2], [1, "x"], "1", [1.5], [], None, [2**63], [[1]]]
     rows = [{"time": START + n, "clicked": 0, "tags": value} for n, value in enumerate(values)]
-    folder = in_folder(tmp_path, "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    folder = write_rows(tmp_path / "logs", "jsonl", rows)
     spec = entry(kinds, "jsonl", ["tags"], {})
     got, features, lake = features_in_every_way(spec, folder, DAY)
     assert got["tags"].to_pylist() == [[1, 2], [], None]
@@ -118,7 +115,7 @@ def test_lists_with_wrong_elements_are_quarantined(tmp_path: Path) -> None:
 def test_null_tokens_are_missing_elements(tmp_path: Path) -> None:
     kinds = {"time": "int", "clicked": "int", "tags": "list<string>"}
     rows = [{"time": START, "clicked": 0, "tags": ["a", "", "-", "b"]}, {"time": START, "clicked": 1, "tags": ["-"]}]
-    folder = in_folder(tmp_path, "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    folder = write_rows(tmp_path / "logs", "jsonl", rows)
     spec = entry(kinds, "jsonl", ["tags"], {"null_tokens": ["", "-"]})
     got, features, _ = features_in_every_way(spec, folder, DAY)
     assert got["tags"].to_pylist() == [["a", None, None, "b"], [None]]

@@ -20,7 +20,7 @@ from ml.logs.text.json_numbers import numbers_as_texts
 from ml.preflight.check import preflight
 from ml.schema import MISSING_ID
 from tests.helpers.feature_ways import features_in_every_way
-from tests.helpers.shaped_logs import DAY, START, entry, faults, in_folder
+from tests.helpers.shaped_logs import DAY, START, entry, faults, in_folder, write_rows
 
 MOST = 2**64 - 1
 
@@ -103,7 +103,7 @@ def test_unsigned_ids_keep_their_bits(form: str, tmp_path: Path, request: pytest
         lines = [{"time": START, "clicked": 1, "user": u, "seen": s} for u, s in zip(users, seen, strict=True)]
         lines[1]["user"] = str(2**63)
         lines += [{"time": START, "clicked": 1, "user": MOST + 1}, {"time": START, "clicked": 1, "user": 0.5}]
-        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_rows(folder, form, lines)
     else:
         columns = {
             "time": [START] * 6,
@@ -155,7 +155,7 @@ def test_reasons_name_the_declared_type(tmp_path: Path) -> None:
     kinds = {"time": "int", "clicked": "int", "user": "int", "name": "string"}
     wrong = [{"user": True}, {"user": {}}, {"user": "x"}, {"name": True}]
     lines = [{"time": START, "clicked": 1, "user": 1, "name": "a"} | change for change in ({}, *wrong)]
-    folder = in_folder(tmp_path, "log.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    folder = write_rows(tmp_path / "logs", "jsonl", lines)
     for shape in ({"unsigned": ["user"]}, {"decimal_ints": True}):
         lake = features_in_every_way(entry(kinds, "jsonl", ["user", "name"], shape), folder, DAY)[2]
         assert reasons(lake) == {bad_value("int", "user"): 3, bad_value("string", "name"): 1}
