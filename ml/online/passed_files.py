@@ -7,9 +7,11 @@ under an earlier name. The record can, also if the file arrived while nothing ra
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 from upath import UPath
 
+from ml.disk import replace_text
 from ml.lake import is_local
 
 
@@ -27,7 +29,8 @@ class PassedFiles:
     def __init__(self, path: UPath | None, default: Collection[str] = ()) -> None:
         self._path = path
         if path is not None and path.exists():
-            whole, _, torn = path.read_text().rpartition("\n")  # the last line of a process that was killed can be torn
+            # The last line of a process that was killed can be torn.
+            whole, _, torn = path.read_text(encoding="utf-8").rpartition("\n")
             self._names = set(whole.splitlines())
             if torn:
                 self._write()
@@ -44,7 +47,7 @@ class PassedFiles:
             return
         self._names.add(name)
         if self._path is not None and is_local(self._path):
-            with self._path.open("a") as file:
+            with self._path.open("a", encoding="utf-8") as file:
                 file.write(f"{name}\n")
         else:
             self._write()
@@ -58,11 +61,9 @@ class PassedFiles:
     def _write(self) -> None:
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(f"{name}\n" for name in sorted(self._names))
-        if not is_local(self._path):
-            self._path.write_text(text)  # an object store replaces an object as a whole
-            return
-        beside = self._path.with_name(f".{self._path.name}.part")
-        beside.write_text(text)
-        beside.replace(self._path)
+        if is_local(self._path):
+            replace_text(Path(self._path.path), text)
+        else:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(text, encoding="utf-8")  # an object store replaces an object as a whole
