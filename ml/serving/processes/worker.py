@@ -84,7 +84,8 @@ def work(given: bytes, listener: socket.socket, number: int, connection: Connect
         number: Number of this worker, from 0 on.
         connection: To the process that stores events.
     """
-    shared: Shared = pickle.loads(given)  # noqa: S301 (the parent wrote it)
+    # Only the parent can write it: it comes with the arguments of this process, through a pipe that it has inherited.
+    shared: Shared = pickle.loads(given)  # noqa: S301
     epochs = SharedEpochs.attach(shared.epochs, process=number + 1)
     service: Service = RowsReader(epochs).load(shared.service)[0]
     count_together(shared.counters, number)
