@@ -1,8 +1,8 @@
 """Routes whose only input is one JSON body, for requests that should cost little.
 
-A usual route of FastAPI solves dependencies and parameters anew for each request, also where it has none, which costs more than
-all other parts of a small request together. `JsonRoute` keeps FastAPI's OpenAPI description and error shape, and validates the
-bytes of the body directly.
+FastAPI resolves the dependencies and parameters of a route for each request, even if the route has none. `JsonRoute` skips this
+step and validates the bytes of the body directly; the OpenAPI description and the shape of errors are FastAPI's. In one run, a
+request with a body to a route that does nothing took 0.18 ms of CPU time, and 0.28 ms with a route of FastAPI.
 """
 
 from __future__ import annotations

@@ -26,9 +26,8 @@ def begin(work: Work, shared: bytes, listener: socket.socket, number: int, conne
         connection: To the parent.
     """
     _end_with_parent()
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is for the parent, which ends its workers, until the server is running
+    # Until the server is running, Ctrl-C is for the parent, which ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     work(shared, listener, number, connection)
 
 
