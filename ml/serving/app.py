@@ -313,7 +313,8 @@ def _answer(
             sources=ranked.sources,
             columns=ranked.columns,
             reasons=reasons[number] if reasons else None,
-        ).at(ranked.place)
+            place=ranked.place,
+        )
         for number, ranked in enumerate(found.items)
     ]
     return Answer(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 MOST_ITEMS = 500
 MOST_CANDIDATES = 2000
@@ -78,17 +79,8 @@ class Item(BaseModel):
     reasons: dict[str, float] | None = Field(
         default=None, description="Change of the log-odds by each column, compared with a missing value."
     )
-    _place: int | None = PrivateAttr(default=None)
-
-    def at(self, place: int | None) -> Self:
-        """Note the place of the candidate in the request, which is no part of the answer."""
-        self._place = place
-        return self
-
-    @property
-    def place(self) -> int | None:
-        """The place of the candidate in the request; None if the service found the item."""
-        return self._place
+    place: SkipJsonSchema[int | None] = Field(default=None, exclude=True)
+    """The place of the candidate in the request, which is not part of the answer; None if the service found the item."""
 
 
 class Answer(BaseModel):
