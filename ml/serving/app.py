@@ -32,6 +32,7 @@ from ml.http.limits import Limits
 from ml.http.routes import JsonRoute
 from ml.retrieval.postings import UnknownColumn
 from ml.serving.as_logged import AsLogged
+from ml.serving.engine import Engine
 from ml.serving.explanations import column_contributions
 from ml.serving.faults import WrongColumn
 from ml.serving.forms import Answer, EventsRequest, Item, RankRequest, RecommendRequest, Stored
@@ -41,7 +42,6 @@ from ml.serving.ranker import NAME
 from ml.serving.recommender import Ranked, Recommendation
 from ml.serving.rows import rank_rows
 from ml.serving.served_log import noting
-from ml.serving.start import Engine
 from ml.serving.variants import Variant
 
 QUEUE = 64

@@ -44,6 +44,8 @@ from ml.serving.variants import variants_of
 ROTATE_SECONDS = 2.0
 ROTATE_BYTES = 8 << 20
 JOURNAL = ".journal"
+ACTIONS = "actions"
+"""The folder of a log of actions. An action changes nothing before the joiner has made an example of it."""
 _log = logging.getLogger("evergreen")
 
 
@@ -145,7 +147,7 @@ class Journal:
     def _noted(self, folder: str, rows: pa.Table) -> pa.Table:
         """Append the experiment and the variants of the users to what was shown."""
         experiment, user = self._experiment, self.spec.user
-        if experiment is None or user is None or folder == "actions":
+        if experiment is None or user is None or folder == ACTIONS:
             return rows
         own = variants_of(experiment, rows[user].combine_chunks())
         names = [experiment.name if name else None for name in own]
@@ -243,7 +245,7 @@ _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 def logs_of(spec: DatasetSpec) -> dict[str, LogSpec]:
     """Return the logs whose events can be stored, by their folder."""
     actions = spec.actions_log
-    return {"examples": spec.log} if actions is None else {"impressions": spec.log, "actions": actions}
+    return {"examples": spec.log} if actions is None else {"impressions": spec.log, ACTIONS: actions}
 
 
 def _array(folder: str, name: str, values: list[Any], kind: pa.DataType) -> pa.Array:

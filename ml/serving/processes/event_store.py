@@ -12,10 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from ml.catalog.spec import DatasetSpec
-from ml.serving.journal import Journal, JournalFull, logs_of, read_events
+from ml.serving.journal import ACTIONS, Journal, JournalFull, logs_of, read_events
 from ml.serving.processes.event_feed import EventFeed
 
-ACTIONS = "actions"
 _log = logging.getLogger("evergreen")
 
 

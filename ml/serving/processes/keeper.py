@@ -28,6 +28,7 @@ from typing import Any
 from ml.embeddings.inference.shared.epochs import SharedEpochs
 from ml.embeddings.inference.shared.pickling import dump
 from ml.http.server import GRACE_SECONDS
+from ml.serving.engine import POLL_SECONDS
 from ml.serving.journal import Journal
 from ml.serving.models import ServedModel
 from ml.serving.processes import child
@@ -37,7 +38,6 @@ from ml.serving.processes.event_feed import EventFeed
 from ml.serving.processes.event_store import EventStore
 from ml.serving.processes.shared_models import SharedModels
 from ml.serving.processes.worker import Service, Shared
-from ml.serving.start import POLL_SECONDS
 
 LOOK_SECONDS = 0.2
 LONG_SECONDS = 60.0

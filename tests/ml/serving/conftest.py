@@ -6,7 +6,8 @@ import pytest
 from upath import UPath
 
 from ml.lake import Lake
-from ml.serving.start import Engine, start
+from ml.serving.engine import Engine
+from ml.serving.start import start
 from tests.helpers.kiosk_lake import kiosk_lake, spec_of
 
 

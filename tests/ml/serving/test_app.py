@@ -14,8 +14,9 @@ from upath import UPath
 from ml.http.server import serving
 from ml.lake import Lake
 from ml.serving.app import create_serving_app
+from ml.serving.engine import Engine
 from ml.serving.models import NoModel
-from ml.serving.start import Engine, start
+from ml.serving.start import start
 from tests.helpers.kiosk_days import DAYS
 from tests.helpers.kiosk_lake import END, export, put_raw, raw_rows, spec_of
 

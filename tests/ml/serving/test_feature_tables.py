@@ -14,7 +14,8 @@ from upath import UPath
 from ml.catalog.spec import DatasetSpec
 from ml.http.server import serving
 from ml.serving.app import create_serving_app
-from ml.serving.start import Engine, start
+from ml.serving.engine import Engine
+from ml.serving.start import start
 from tests.helpers.kiosk_lake import raw_rows
 from tests.helpers.kiosk_tables import table_lake, table_spec
 

@@ -19,8 +19,8 @@ from ml.models.split_dlrm import SplitDLRM
 from ml.recipes.recipe import recipe_of
 from ml.schema import FeatureSchema
 from ml.serving.batches import batch_of
+from ml.serving.engine import Engine
 from ml.serving.item_sides import UNDERWAY, ItemSides, feature_sides
-from ml.serving.start import Engine
 from ml.sync.serving_copy import serving_copy
 from ml.training.passes import train_pass
 from ml.training.state import TrainState, new_state

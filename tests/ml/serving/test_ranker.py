@@ -17,9 +17,10 @@ from ml.retrieval.day import index_day
 from ml.retrieval.interactions import PAST, context_columns, interactions_of, read_interactions, running_session
 from ml.retrieval.signals import CandidateSignals
 from ml.schema import EVENT_TIME
+from ml.serving.engine import Engine
 from ml.serving.ranker import ServedRanker
 from ml.serving.recommender import Recommendation
-from ml.serving.start import Engine, start
+from ml.serving.start import start
 from ml.studies.served_recall import served_recall, table_of
 from tests.helpers.kiosk_lake import DAY, HOUR, MIDNIGHT, kiosk_lake, raw_rows, spec_of
 

@@ -12,10 +12,11 @@ from ml.lake import Lake
 from ml.retrieval.postings import UnknownColumn
 from ml.schema import EVENT_TIME
 from ml.serving.batches import batch_of
+from ml.serving.engine import Engine
 from ml.serving.explanations import column_contributions
 from ml.serving.faults import WrongColumn
 from ml.serving.recommender import Recommendation, Recommender
-from ml.serving.start import Engine, start
+from ml.serving.start import start
 from tests.helpers.kiosk_lake import HOUR, raw_rows, spec_of
 
 

@@ -15,8 +15,9 @@ from ml.datasets.write import write_day
 from ml.http.server import serving
 from ml.lake import Lake
 from ml.serving.app import create_serving_app
+from ml.serving.engine import Engine
 from ml.serving.models import ExportedModel, NoModel
-from ml.serving.start import Engine, start
+from ml.serving.start import start
 from ml.sync.receiver import Receiver
 from ml.training.state import TrainState
 from tests.helpers.kiosk_days import DAYS

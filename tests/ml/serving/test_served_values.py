@@ -18,8 +18,9 @@ from ml.features.event_days import write_event_day
 from ml.http.server import serving
 from ml.lake import Lake, MissingPartition
 from ml.serving.app import create_serving_app
+from ml.serving.engine import Engine
 from ml.serving.served_values import compare_served
-from ml.serving.start import Engine, start
+from ml.serving.start import start
 from tests.helpers.kiosk_lake import DAY, END, HOUR, put_raw, raw_rows, spec_of
 from tests.helpers.kiosk_tables import TABLES, table_lake, table_spec
 

@@ -17,9 +17,10 @@ from ml.http.server import serving
 from ml.lake import Lake
 from ml.logs.read import raw_table
 from ml.serving.app import create_serving_app
+from ml.serving.engine import Engine
 from ml.serving.journal import Journal
 from ml.serving.models import NoModel
-from ml.serving.start import Engine, start
+from ml.serving.start import start
 from ml.serving.variants import variants_of
 from tests.helpers.kiosk_days import DAYS
 from tests.helpers.kiosk_lake import DAY, END, experiment_lake, experiment_spec, export, put_raw
