@@ -104,7 +104,7 @@ class _Advisor:
         self.fixed = quantities.of_dataset(spec, profile, hardware) | {
             "wished_seconds": wishes.seconds,
             "wished_bytes": self.memory,
-            "allowed": f"allowed{self.basis}" if self.basis else "wished",
+            "memory_basis": self.basis,
             "target_metric": wishes.target[0] if wishes.target else None,
             "target": wishes.target[1] if wishes.target else None,
         }

@@ -41,7 +41,7 @@ OF_RECIPE = {
     "gpus": "number of GPUs",
     "wished_seconds": "limit of seconds for training a day, if the user sets one",
     "wished_bytes": "limit of bytes of memory for training: the user's, or 80 % of `memory`",
-    "allowed": "origin of `wished_bytes`, as text for a reason: `wished`, or `allowed (80% of this machine's memory)`",
+    "memory_basis": "text after `wished_bytes` in a reason: ` (80% of this machine's memory)`; empty for the user's limit",
     "target_metric": "metric whose target ends training of a day, if the user sets one",
     "target": "its value",
     "seconds": "predicted CPU-seconds of training a day with the recipe so far",

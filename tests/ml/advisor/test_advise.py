@@ -189,6 +189,9 @@ def test_a_wish_about_memory_is_fulfilled_or_warned_of() -> None:
     assert free.prediction
     tight = of_criteo(3_000_000, sparse=rare, wishes=Wishes(memory=free.prediction.peak_bytes * 0.75))
     assert tight.prediction and tight.prediction.peak_bytes <= free.prediction.peak_bytes * 0.75 and not tight.warnings
+    limit = f"the limit {free.prediction.peak_bytes * 0.75:,.0f}. "
+    reasons = [value.reason for value in tight.values if value.rule.endswith("_for_memory")]
+    assert reasons and all(limit in reason for reason in reasons)
     impossible = of_criteo(3_000_000, sparse=rare, wishes=Wishes(memory=1000))
     assert any("no rule reduces it further" in warning for warning in impossible.warnings)
 
