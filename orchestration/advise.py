@@ -11,7 +11,6 @@ import click
 import yaml
 from rich.console import Console
 
-from ml.advisor.advice import Wishes
 from ml.advisor.advise import advise
 from ml.advisor.calibration import calibration_of
 from ml.advisor.explain import to_markdown, to_terminal
@@ -20,7 +19,7 @@ from ml.advisor.profiles.day import profile_of
 from ml.advisor.profiles.days import days_to_profile
 from ml.advisor.rules import load_rules
 from ml.advisor.search_space import search_space
-from ml.advisor.wishes import wishes_of
+from ml.advisor.wishes import Wishes, wishes_of
 from ml.catalog.load import CatalogError
 from ml.lake import Lake, StalePartition
 from ml.recipes.sections import to_sections

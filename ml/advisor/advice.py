@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ml.recipes.edits import nested
 from ml.recipes.layers import Layer
@@ -11,35 +11,6 @@ from ml.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from ml.advisor.cost import Prediction  # PyTorch takes seconds to import, which a check of a recipe does not need
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """The user's limits and targets for training.
-
-    Attributes:
-        seconds: Seconds of one core that the training of a day may take; unlimited by default.
-        memory: Bytes of memory that the training process may take; by default a share of the memory of the machine.
-        target: Metric and value at which the training of a day may end early, such as `("auc", 0.76)`.
-        trials: Number of trials of a tuning; by default, ten for each parameter.
-        parallel: Number of trials at a time; by default, one for each core.
-
-    Example:
-        >>> Wishes(seconds=60, target=("auc", 0.76)).target
-        ('auc', 0.76)
-    """
-
-    seconds: float | None = None
-    memory: float | None = None
-    target: tuple[Literal["auc", "log_loss"], float] | None = None
-    trials: int | None = None
-    parallel: int | None = None
-
-    @property
-    def of_training(self) -> dict[str, Any]:
-        """The wishes that advice on training depends on, as plain data."""
-        known = {"seconds": self.seconds, "memory": self.memory, "target": list(self.target) if self.target else None}
-        return {name: value for name, value in known.items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ml.advisor import quantities
-from ml.advisor.advice import Advice, Suggestion, Wishes
+from ml.advisor.advice import Advice, Suggestion
 from ml.advisor.calibration import Calibration
 from ml.advisor.cost import Prediction, predict
 from ml.advisor.dense_part import dense_part, visible
@@ -18,7 +18,7 @@ from ml.advisor.draft import FEATURES, Draft
 from ml.advisor.hardware import Hardware
 from ml.advisor.profiles.profile import FeatureProfile
 from ml.advisor.rules import TABLE, Rule, Rules, Stage, load_rules
-from ml.advisor.wishes import MEMORY_SHARE, memory_limit
+from ml.advisor.wishes import MEMORY_SHARE, Wishes, memory_limit
 from ml.advisor.workload import Workload, missing_features
 from ml.catalog.expand import expand_recipe
 from ml.catalog.features import SparseColumn

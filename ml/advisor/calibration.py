@@ -19,13 +19,13 @@ from typing import Self
 
 import psutil
 
-from ml.advisor.advice import Wishes
 from ml.advisor.cost import Speed
 from ml.advisor.fit_rates import fit_rates
 from ml.advisor.hardware import Hardware, detect
 from ml.advisor.shapes import SHAPES
 from ml.advisor.timed_training import BATCHES, Shape, Training, typical_seconds
 from ml.advisor.typical_rates import TYPICAL_BASE_BYTES, TYPICAL_RATES
+from ml.advisor.wishes import Wishes
 from ml.disk import replace_text
 from ml.training.loop import threads
 

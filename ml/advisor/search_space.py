@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ml.advisor.advice import Advice, Wishes
+from ml.advisor.advice import Advice
 from ml.advisor.draft import value_at
 from ml.advisor.rules import Rules, Searched, load_rules
+from ml.advisor.wishes import Wishes
 from ml.recipes.recipe import Recipe
 from ml.recipes.search import Search
 

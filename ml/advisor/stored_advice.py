@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from ml.advisor.advice import Advice, Wishes
+from ml.advisor.advice import Advice
 from ml.advisor.advise import advise, pinned_keys
 from ml.advisor.calibration import calibration_for
 from ml.advisor.draft import is_structural, under
 from ml.advisor.hardware import detect
 from ml.advisor.profiles.day import profile_of
 from ml.advisor.profiles.days import days_to_profile
-from ml.advisor.wishes import memory_limit, wishes_of
+from ml.advisor.wishes import Wishes, memory_limit, wishes_of
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.recipes.edits import flat, nested

@@ -1,10 +1,15 @@
-"""What a user wishes of the training of a model, as the edits of its recipe say, and the limit of memory without a wish."""
+"""The user's limits and targets for training, from the edits of a recipe, and the limit of memory without one.
+
+`ml.recipes.wishes` declares the section of the file.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, Literal
+
 from pydantic import ValidationError
 
-from ml.advisor.advice import Wishes
 from ml.advisor.hardware import Hardware
 from ml.catalog.document import CatalogError, read_document
 from ml.catalog.explain import describe
@@ -14,6 +19,35 @@ from ml.recipes.edits import read_edits
 from ml.recipes.wishes import WishesSection, size_in_bytes
 
 MEMORY_SHARE = 0.8  # of the memory that a process can use; predictions are within a quarter
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The user's limits and targets for training.
+
+    Attributes:
+        seconds: Seconds of one core that the training of a day may take; unlimited by default.
+        memory: Bytes of memory that the training process may take; by default a share of the memory of the machine.
+        target: Metric and value at which the training of a day may end early, such as `("auc", 0.76)`.
+        trials: Number of trials of a tuning; by default, ten for each parameter.
+        parallel: Number of trials at a time; by default, one for each core.
+
+    Example:
+        >>> Wishes(seconds=60, target=("auc", 0.76)).target
+        ('auc', 0.76)
+    """
+
+    seconds: float | None = None
+    memory: float | None = None
+    target: tuple[Literal["auc", "log_loss"], float] | None = None
+    trials: int | None = None
+    parallel: int | None = None
+
+    @property
+    def of_training(self) -> dict[str, Any]:
+        """The wishes that advice on training depends on, as plain data."""
+        known = {"seconds": self.seconds, "memory": self.memory, "target": list(self.target) if self.target else None}
+        return {name: value for name, value in known.items() if value is not None}
 
 
 def wishes_of(spec: DatasetSpec, model: str) -> Wishes:

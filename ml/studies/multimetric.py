@@ -19,11 +19,11 @@ from typing import Any
 from pydantic import ValidationError
 from upath import UPath
 
-from ml.advisor.advice import Wishes
 from ml.advisor.advise import advise
 from ml.advisor.hardware import Hardware, detect
 from ml.advisor.profiles.profile import FeatureProfile
 from ml.advisor.search_space import search_space
+from ml.advisor.wishes import Wishes
 from ml.catalog.spec import DatasetSpec
 from ml.evaluation.plots import scatter
 from ml.lake import Lake

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from ml.advisor.advice import Advice, Wishes
+from ml.advisor.advice import Advice
 from ml.advisor.advise import advise
 from ml.advisor.calibration import Calibration
 from ml.advisor.cost import Speed
 from ml.advisor.hardware import Hardware
 from ml.advisor.profiles.profile import Cross
 from ml.advisor.rules import Rules, load_rules
+from ml.advisor.wishes import Wishes
 from ml.catalog.load import CatalogError, load_catalog
 from ml.recipes.recipe import Recipe, recipe_of
 from tests.helpers.entries import untuned_criteo

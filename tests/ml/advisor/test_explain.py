@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from ml.advisor.advice import Wishes
 from ml.advisor.advise import advise
 from ml.advisor.explain import compact, to_markdown, to_terminal
+from ml.advisor.wishes import Wishes
 from ml.catalog.load import load_catalog
 from tests.helpers.entries import untuned_criteo
 from tests.helpers.feature_profiles import profile_of

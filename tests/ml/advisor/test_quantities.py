@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from ml.advisor.advice import Wishes
 from ml.advisor.advise import advise
 from ml.advisor.expression import FUNCTIONS
 from ml.advisor.profiles.profile import Cross, FeatureProfile
 from ml.advisor.quantities import SCOPES, ids_of
 from ml.advisor.rules import Rules
+from ml.advisor.wishes import Wishes
 from ml.catalog.load import load_catalog
 from tests.helpers.feature_profiles import profile_of
 from tests.helpers.paths import ROOT

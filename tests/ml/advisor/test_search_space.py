@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from ml.advisor.advice import Wishes
 from ml.advisor.advise import advise
 from ml.advisor.search_space import SearchSpace, search_space
+from ml.advisor.wishes import Wishes
 from ml.catalog.load import load_catalog
 from ml.recipes.search import Search, check_search, with_assignments
 from tests.helpers.feature_profiles import profile_of
