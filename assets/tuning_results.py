@@ -51,6 +51,7 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         from ml.advisor.hardware import detect
         from ml.advisor.plan import plan_tuning
+        from ml.advisor.stored_advice import StoredAdvice
         from ml.trials.connection import Service
         from ml.trials.day import tune_day
         from ml.trials.tracking import TrialTracker
@@ -63,7 +64,7 @@ def build(spec: DatasetSpec, model: str) -> dg.AssetsDefinition:
             service.check_reach(dask.address)
             asked = Tuning(spec, model, day, plan.recipe, plan.search, lake.open(), service, folder)
             tracker = TrialTracker(Path(mlflow.home), asked, {"dagster/run_id": context.run_id})
-            done = tune_day(asked, plan.present, dask.cluster().client(), tracker.log, asdict(plan.stored))
+            done = tune_day(asked, plan.present, dask.cluster().client(), tracker.log, asdict(StoredAdvice.of(plan.advice)))
             for trial in done.tuned.trials:  # also those that ended before the run, and that a killed run did not log
                 tracker.log(done.tuned.experiment, trial)
             rows = [

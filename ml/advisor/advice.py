@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ml.advisor.wishes import Wishes
 from ml.recipes.edits import nested
 from ml.recipes.layers import Layer
 from ml.recipes.recipe import Recipe
@@ -75,6 +76,8 @@ class Advice:
         before: The same without the advice.
         warnings: Wishes that could not be fulfilled, and what the memory of the machine has changed without a wish.
         rows: Rows of a day; None without a profile.
+        wishes: The user's wishes that it was given for.
+        memory: The limit of memory that it was given for, in bytes.
     """
 
     dataset: str
@@ -88,6 +91,8 @@ class Advice:
     before: Prediction | None = None
     warnings: tuple[str, ...] = ()
     rows: float | None = None
+    wishes: Wishes = field(default_factory=Wishes)
+    memory: float | None = None
 
     @property
     def overrides(self) -> dict[str, Any]:

@@ -135,6 +135,8 @@ class _Advisor:
             before=before,
             warnings=tuple(warnings),
             rows=self.fixed.get("rows"),
+            wishes=self.wishes,
+            memory=self.memory,
         )
 
     def _rules(self, stage: Stage) -> Iterator[Rule]:

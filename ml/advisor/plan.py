@@ -14,8 +14,7 @@ from ml.advisor.hardware import Hardware
 from ml.advisor.profiles.day import profile_of
 from ml.advisor.profiles.days import days_to_profile
 from ml.advisor.search_section import check_section, search_section
-from ml.advisor.stored_advice import StoredAdvice
-from ml.advisor.wishes import memory_limit, wishes_of
+from ml.advisor.wishes import wishes_of
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.recipes.layers import Layer, compose
@@ -35,14 +34,12 @@ class Plan:
         search: What is searched.
         present: The recipe in use.
         advice: The advice.
-        stored: The advice as plain data, for the manifest of the tuning.
     """
 
     recipe: Recipe
     search: Search
     present: Recipe
     advice: Advice
-    stored: StoredAdvice
 
 
 def plan_tuning(
@@ -81,7 +78,7 @@ def plan_tuning(
     composed = compose(spec, model, layers, _tuned(lake, spec, model, parent))
     search = search_section(spec, model, composed.recipe, advice.rows, hardware.cores, changes).search
     check_section(spec, model, search, composed.recipe, strict=True)
-    return Plan(composed.recipe, search, present, advice, StoredAdvice.of(advice, wishes, memory_limit(wishes, hardware)))
+    return Plan(composed.recipe, search, present, advice)
 
 
 def _tuned(lake: Lake, spec: DatasetSpec, model: str, day: str | None) -> list[Layer]:

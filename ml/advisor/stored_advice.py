@@ -19,7 +19,7 @@ from ml.advisor.draft import is_structural, under
 from ml.advisor.hardware import detect
 from ml.advisor.profiles.day import profile_of
 from ml.advisor.profiles.days import days_to_profile
-from ml.advisor.wishes import Wishes, memory_limit, wishes_of
+from ml.advisor.wishes import memory_limit, wishes_of
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.recipes.edits import flat, nested
@@ -58,14 +58,14 @@ class StoredAdvice:
     memory: float | None = None
 
     @classmethod
-    def of(cls, advice: Advice, wishes: Wishes | None = None, memory: float | None = None) -> Self:
-        """Returns advice as plain data, with the wishes and the limit of memory that it was given for."""
+    def of(cls, advice: Advice) -> Self:
+        """Returns advice as plain data."""
         values = tuple(asdict(value) for value in advice.values if value.changes)
         kept = tuple(asdict(value) for value in advice.kept)
         applied = tuple(asdict(layer) for layer in advice.layers)
         suggestions = tuple(asdict(each) for each in advice.suggestions)
-        said = wishes.of_training if wishes else {}
-        return cls(advice.days, advice.rows, applied, values, kept, suggestions, advice.warnings, said, memory)
+        wishes = advice.wishes.of_training
+        return cls(advice.days, advice.rows, applied, values, kept, suggestions, advice.warnings, wishes, advice.memory)
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Self | None:
@@ -73,19 +73,9 @@ class StoredAdvice:
         found = manifest.get("advice")
         if found is None:
             return None
-        lists = (tuple(found[name]) for name in ("applied", "values", "kept", "suggestions"))
-        applied, values, kept, suggestions = lists
-        return cls(
-            tuple(found["days"]),
-            found["rows"],
-            applied,
-            values,
-            kept,
-            suggestions,
-            tuple(found.get("warnings", ())),
-            found.get("wishes", {}),
-            found.get("memory"),
-        )
+        lists = {name: tuple(found[name]) for name in ("days", "applied", "values", "kept", "suggestions")}
+        added = {"warnings": tuple(found.get("warnings", ())), "wishes": found.get("wishes", {}), "memory": found.get("memory")}
+        return cls(rows=found["rows"], **lists, **added)
 
     @property
     def layers(self) -> list[Layer]:
@@ -130,8 +120,7 @@ def advice_of_day(
         return before
     profile = profile_of(spec, days, lake) if rows else None
     calibration = calibration_for(wishes, hardware, home) if profile else None
-    advice = advise(spec, model, profile, hardware, wishes, calibration=calibration, incumbent=present)
-    new = StoredAdvice.of(advice, wishes, memory)
+    new = StoredAdvice.of(advise(spec, model, profile, hardware, wishes, calibration=calibration, incumbent=present))
     return _with_structure(new, before, present) if before and present else new
 
 

@@ -13,6 +13,7 @@ from ml.advisor.advice import Advice
 from ml.advisor.day import advise_day
 from ml.advisor.hardware import Hardware
 from ml.advisor.plan import Plan, plan_tuning
+from ml.advisor.stored_advice import StoredAdvice
 from ml.catalog.load import CatalogError, load_dataset
 from ml.lake import Lake
 from ml.recipes.layers import Layer
@@ -66,6 +67,8 @@ def test_without_a_profile_nothing_is_calibrated(catalog: Path, lake: Lake, tmp_
     found = plan_tuning(load_dataset(catalog / "criteo.yaml"), "dlrm", DAY, lake, MACHINE, home=tmp_path / "home")
     assert any("predictions need a profile" in warning for warning in found.advice.warnings)
     assert not (tmp_path / "home").exists()
+    stored = StoredAdvice.of(found.advice)
+    assert (stored.wishes, stored.memory) == ({"seconds": 60}, 0.8 * MACHINE.memory), "the days after it compare theirs"
 
 
 def test_an_edited_value_is_fixed_unless_its_parameter_is_listed(catalog: Path, lake: Lake) -> None:
