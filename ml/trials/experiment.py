@@ -105,8 +105,9 @@ def _is_untouched(experiment: Any) -> bool:
 
 def _queue(experiment: Any, wanted: Sequence[Mapping[str, Value]]) -> None:
     """Queue assignments, in order, unless they are queued, each once."""
+    present = [assignments for _, assignments in _queued(experiment)]
     for each in wanted:
-        if each not in [assignments for _, assignments in _queued(experiment)]:
+        if each not in present:
             experiment.queued_suggestions().create(assignments=dict(each))
     seen: list[Mapping[str, Value]] = []
     for identity, assignments in _queued(experiment):
