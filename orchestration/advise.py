@@ -22,6 +22,7 @@ from ml.advisor.search_space import search_space
 from ml.advisor.wishes import Wishes, wishes_of
 from ml.catalog.load import CatalogError
 from ml.lake import Lake, StalePartition
+from ml.recipes.search import Search
 from ml.recipes.sections import to_sections
 from ml.recipes.wishes import size_in_bytes
 from orchestration.deployments import home, lake_root
@@ -113,7 +114,7 @@ def main(
         Console().print(to_terminal(advice))
     if search:
         click.echo(yaml.safe_dump({"sigopt": space.section}, sort_keys=False, default_flow_style=None), nl=False)
-        for warning in space.warnings:
+        for warning in Search.model_validate(space.section).warnings():
             click.echo(warning, err=True)
 
 

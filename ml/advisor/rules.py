@@ -204,7 +204,9 @@ class Searched(Strict):
     @property
     def parameter_type(self) -> str:
         """Type of the parameter in SigOpt's terms."""
-        return "int" if self.grid else "categorical" if self.values or self.shapes else self.type
+        if self.values or self.shapes:
+            return "categorical"
+        return "int" if self.grid else "double" if self.factor else self.type
 
     @model_validator(mode="after")
     def _check(self) -> Self:

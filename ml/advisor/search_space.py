@@ -11,9 +11,8 @@ from ml.advisor.draft import value_at
 from ml.advisor.rules import Rules, Searched, load_rules
 from ml.advisor.wishes import Wishes
 from ml.recipes.recipe import Recipe
-from ml.recipes.search import Search
+from ml.recipes.search import TRIALS_PER_PARAMETER, Search
 
-PER_PARAMETER = 10  # trials that SigOpt recommends for each parameter, at least
 STEPS = 50  # fewest steps of a day that a searched batch size leaves
 DECAY_AFTER_WARM_UP = {
     "type": "greater_than",
@@ -33,7 +32,6 @@ class SearchSpace:
         metrics: SigOpt's metrics.
         observation_budget: Number of trials.
         parallel_bandwidth: Number of trials at a time.
-        warnings: What makes the search unlikely to succeed.
     """
 
     parameters: tuple[dict[str, Any], ...]
@@ -41,7 +39,6 @@ class SearchSpace:
     metrics: tuple[dict[str, Any], ...]
     observation_budget: int
     parallel_bandwidth: int
-    warnings: tuple[str, ...] = ()
 
     @property
     def section(self) -> dict[str, Any]:
@@ -98,7 +95,7 @@ def space_around(
         wishes: As for `search_space`.
         cores: As for `search_space`.
         rules: As for `search_space`.
-        days_trained: Number of days that a trial trains on; by default, that of the default window.
+        days_trained: Number of training days of a trial, as `Search.days_trained`; by default, that of a search with defaults.
     """
     wishes, rules = wishes or Wishes(), rules or load_rules()
     searched = [one for one in rules.search if recipe.model.kind in one.models]
@@ -106,21 +103,20 @@ def space_around(
     parameters = tuple(found for one in searched if (found := _parameter(one, recipe, rules, grids)))
     names = {parameter["name"] for parameter in parameters}
     constraints = (DECAY_AFTER_WARM_UP,) if {"decay_start", "warm_up"} <= names else ()
-    budget = PER_PARAMETER * len(parameters) if wishes.trials is None else wishes.trials
+    budget = TRIALS_PER_PARAMETER * len(parameters) if wishes.trials is None else wishes.trials
     return SearchSpace(
         parameters,
         constraints,
         tuple(_metrics(wishes, days_trained or Search().days_trained)),
         budget,
         wishes.parallel or max(1, int(cores)),
-        tuple(_warnings(budget, len(parameters))),
     )
 
 
 def _parameter(one: Searched, recipe: Recipe, rules: Rules, grids: dict[str, tuple[int, ...]]) -> dict[str, Any] | None:
     """Return a parameter; None if the recipe has no value for it, or there is only one to try."""
     value = value_at(recipe.model_dump(mode="json"), one.key)
-    common = {"name": one.name, "key": one.key}
+    common = {"name": one.name, "key": one.key, "type": one.parameter_type}
     if value is None:
         return None
     if one.factor:
@@ -128,17 +124,14 @@ def _parameter(one: Searched, recipe: Recipe, rules: Rules, grids: dict[str, tup
         if not 0 < low < high:
             return None
         bounds = {"min": min(float(f"{low:.4g}"), value), "max": max(float(f"{high:.4g}"), value)}
-        return common | {"type": "double", "bounds": bounds, "transformation": "log"}
+        return common | {"bounds": bounds, "transformation": "log"}
     if one.range:
         low, high = min(one.range[0], value), max(one.range[1], value)
         whole = one.type == "int"
-        return common | {
-            "type": one.type,
-            "bounds": {"min": int(low), "max": int(high)} if whole else {"min": low, "max": high},
-        }
+        return common | {"bounds": {"min": int(low), "max": int(high)} if whole else {"min": low, "max": high}}
     if one.grid:
         grid = grids[one.key]
-        return common | {"type": "int", "grid": list(grid)} if len(grid) > 1 else None
+        return common | {"grid": list(grid)} if len(grid) > 1 else None
     own = "-".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
     if one.shapes:
         fits = recipe.model.embedding_dim if one.key == "model.bottom" else 0
@@ -146,7 +139,7 @@ def _parameter(one: Searched, recipe: Recipe, rules: Rules, grids: dict[str, tup
     else:
         values = list(one.values)
     values = list(dict.fromkeys([*values, own]))
-    return common | {"type": "categorical", "categorical_values": values} if len(values) > 1 else None
+    return common | {"categorical_values": values} if len(values) > 1 else None
 
 
 def _grid(one: Searched, recipe: Recipe, rows: float | None) -> tuple[int, ...]:
@@ -187,11 +180,3 @@ def _metrics(wishes: Wishes, days_trained: int) -> Iterator[dict[str, Any]]:
         yield time | {"strategy": "store"}
     else:  # the wish is about a day, and the metric about all days that a trial trains on
         yield time | {"strategy": "optimize", "threshold": wishes.seconds * days_trained}
-
-
-def _warnings(budget: int, parameters: int) -> Iterator[str]:
-    if budget < PER_PARAMETER * parameters:
-        yield (
-            f"observation_budget: {budget} trials are few for {parameters} parameters: search fewer, or allow "
-            f"{PER_PARAMETER * parameters} trials"
-        )

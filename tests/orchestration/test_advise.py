@@ -79,7 +79,7 @@ def test_the_recipe_is_printed_in_sections_that_can_be_edits(profiled: Lake) -> 
 
 def test_the_search_is_printed(profiled: Lake) -> None:
     printed = run("--recipe", "--search", "--trials", "7", "--parallel", "2")
-    found = yaml.safe_load(printed[printed.index("sigopt:") : printed.index("observation_budget: 7 trials")])["sigopt"]
+    found = yaml.safe_load(printed[printed.index("sigopt:") : printed.index("sigopt.observation_budget: 7 trials")])["sigopt"]
     assert (found["observation_budget"], found["parallel_bandwidth"]) == (7, 2)
 
 
