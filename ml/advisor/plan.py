@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from ml.advisor.hardware import Hardware
 from ml.advisor.profiles.day import profile_of
 from ml.advisor.profiles.days import days_to_profile
 from ml.advisor.search_section import check_section, search_section
-from ml.advisor.wishes import wishes_of
+from ml.advisor.wishes import MEMORY_SHARE, Wishes, memory_limit, wishes_of
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.recipes.layers import Layer, compose
@@ -22,6 +23,8 @@ from ml.recipes.recipe import Recipe, recipe_of
 from ml.recipes.search import Search
 from ml.recipes.stored import recipe_in_use
 from ml.stages import advisor_recipes
+
+_log = logging.getLogger("evergreen")
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,21 @@ def plan_tuning(
     composed = compose(spec, model, layers, _tuned(lake, spec, model, parent))
     search = search_section(spec, model, composed.recipe, advice.rows, hardware.cores, changes).search
     check_section(spec, model, search, composed.recipe, strict=True)
+    if warning := _memory_warning(search, advice, hardware):
+        _log.warning("%s/%s: %s", spec.name, model, warning)
     return Plan(composed.recipe, search, present, advice)
+
+
+def _memory_warning(search: Search, advice: Advice, hardware: Hardware) -> str | None:
+    """Return a warning if trials that run at the same time are predicted to take too much memory together."""
+    limit, trials = memory_limit(Wishes(), hardware), search.parallel_bandwidth
+    if trials == 1 or advice.prediction is None or trials * advice.prediction.peak_bytes <= limit:
+        return None
+    return (
+        f"sigopt.parallel_bandwidth: {trials} trials at a time are predicted to take {trials} x "
+        f"{advice.prediction.peak_bytes / 1e6:,.0f} MB, more than {MEMORY_SHARE:.0%} of this machine's memory, "
+        f"{limit / 1e6:,.0f} MB; run fewer at a time unless other machines run them"
+    )
 
 
 def _tuned(lake: Lake, spec: DatasetSpec, model: str, day: str | None) -> list[Layer]:

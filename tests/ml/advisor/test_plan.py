@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from ml.advisor import plan as plan_module
 from ml.advisor.advice import Advice
 from ml.advisor.day import advise_day
 from ml.advisor.hardware import Hardware
@@ -19,8 +21,9 @@ from ml.lake import Lake
 from ml.recipes.layers import Layer
 from ml.recipes.recipe import recipe_of
 from ml.recipes.search import check_search
-from ml.stages import advisor_recipes
+from ml.stages import FEATURE_PROFILES, advisor_recipes
 from tests.helpers.damage import damaged
+from tests.helpers.feature_profiles import profile_of
 from tests.helpers.paths import ROOT
 from tests.helpers.training_days import made_spec
 from tests.helpers.trials import SEED, TRIALS
@@ -69,6 +72,27 @@ def test_without_a_profile_nothing_is_calibrated(catalog: Path, lake: Lake, tmp_
     assert not (tmp_path / "home").exists()
     stored = StoredAdvice.of(found.advice)
     assert (stored.wishes, stored.memory) == ({"seconds": 60}, 0.8 * MACHINE.memory), "the days after it compare theirs"
+
+
+def test_trials_that_take_too_much_memory_together_are_warned_of(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec, days = made_spec(), ["2026-01-01", "2026-01-02"]
+    with lake.write(FEATURE_PROFILES, spec.name, days[0]) as folder:
+        lake.write_manifest(folder, {"fingerprint": spec.fingerprint, "digest": "d", "rows": 640})
+    monkeypatch.setattr(plan_module, "profile_of", lambda spec, days, lake: profile_of(spec, 640))
+
+    def warned(trials: int, peaks: float) -> bool:
+        """Whether there is a warning on a machine whose limit is this number of predicted peaks of one trial."""
+        peak = plan_tuning(spec, "dlrm", days[1], lake, MACHINE).advice.prediction
+        assert peak is not None
+        machine = replace(MACHINE, memory=int(peaks * peak.peak_bytes / 0.8))
+        caplog.clear()
+        plan_tuning(spec, "dlrm", days[1], lake, machine, {"parallel_bandwidth": trials})
+        return f"{trials} trials at a time are predicted to take {trials} x " in caplog.text
+
+    assert warned(3, 2.9) and not warned(3, 3.1)
+    assert not warned(1, 0.9), "the advice warns of a single one"
 
 
 def test_an_edited_value_is_fixed_unless_its_parameter_is_listed(catalog: Path, lake: Lake) -> None:
