@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from pydantic import ValidationError
 
 from ml.catalog.spec import DatasetSpec
@@ -57,6 +60,13 @@ def write_rows(folder: Path, form: str, rows: list[dict[str, Any]], schema: pa.S
     return folder
 
 
-def faults(refused: ValidationError) -> list[str]:
-    """The errors as `path of the key: message`, with paths below the model that refuses."""
-    return [".".join([*map(str, f["loc"]), f.get("ctx", {}).get("key", "")]) + ": " + f["msg"] for f in refused.errors()]
+@contextmanager
+def refused(message: str) -> Iterator[None]:
+    """Expects an entry to be refused, with a text in one of the errors, which are `path of the key: message`."""
+    with pytest.raises(ValidationError) as error:
+        yield
+    found = []
+    for fault in error.value.errors():
+        path = [*map(str, fault["loc"]), fault.get("ctx", {}).get("key", "")]  # the second part is below the model that refuses
+        found.append(f"{'.'.join(filter(None, path))}: {fault['msg']}")
+    assert any(message in fault for fault in found), found

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pydantic import ValidationError
 
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
@@ -21,7 +19,7 @@ from ml.logs.text.layout import WrongFile
 from ml.preflight.check import preflight
 from ml.schema import LABEL
 from tests.helpers.feature_ways import features_in_every_way
-from tests.helpers.shaped_logs import DAY, START, entry, faults, write_rows
+from tests.helpers.shaped_logs import DAY, START, entry, refused, write_rows
 
 KINDS = {"time": "int", "user": "string", "item": "int", "brand": "string", "clicked": "bool", "price": "float", "id": "string"}
 PATHS = {"item": "items.id", "brand": "items.product.brand", "clicked": "items.clicked", "price": "items.price"}
@@ -188,7 +186,5 @@ def test_the_preflight_proposes_the_keys(source: dict[str, Any], change: str, tm
     ],
 )  # fmt: skip
 def test_lists_of_objects_that_make_no_sense_are_refused(source: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError) as refused:
+    with refused(message):
         listed("jsonl", **source)
-    found = faults(refused.value)
-    assert any(re.search(re.escape(message), fault.replace(".:", ":")) for fault in found), found

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from pydantic import ValidationError
 
 from ml.catalog.spec import DatasetSpec
 from ml.features.hashing import hash_values
@@ -18,7 +16,7 @@ from ml.logs.text.layout import WrongFile
 from ml.preflight.check import preflight
 from ml.schema import LABEL
 from tests.helpers.feature_ways import features_in_every_way
-from tests.helpers.shaped_logs import DAY, START, entry, faults, in_folder, write_rows
+from tests.helpers.shaped_logs import DAY, START, entry, in_folder, refused, write_rows
 
 KINDS = {
     "time": "int",
@@ -151,7 +149,5 @@ def test_the_preflight_proposes_paths(tmp_path: Path) -> None:
     ],
 )
 def test_paths_that_make_no_sense_are_refused(source: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError) as refused:
+    with refused(message):
         nested("jsonl", **source)
-    found = faults(refused.value)
-    assert any(re.search(re.escape(message), fault.replace(".:", ":")) for fault in found), found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from ml.logs.text.layout import WrongFile
 from ml.preflight.check import preflight
 from ml.schema import ITEM_KEY, LABEL, MISSING_ID
 from tests.helpers.feature_ways import features_in_every_way
-from tests.helpers.shaped_logs import DAY, START, entry, faults, in_folder, write_rows
+from tests.helpers.shaped_logs import DAY, START, entry, in_folder, refused, write_rows
 
 MIND = {"time": "int", "user": "string", "history": "list<string>", "item": "string", "clicked": "int"}
 SHAPE = {"list_separator": " ", "explode": {"shown": ["item", "clicked"]}, "part_separator": "-"}
@@ -173,10 +172,8 @@ def test_elements_of_one_text_in_a_vocabulary(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_shapes_that_make_no_sense_are_refused(source: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError) as refused:
+    with refused(message):
         mind(**source)
-    found = faults(refused.value)
-    assert any(re.search(message, fault) for fault in found), found
 
 
 @pytest.mark.parametrize(

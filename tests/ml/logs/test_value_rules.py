@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pydantic import ValidationError
 
 from ml.artifacts.raw_columns import RawColumns
 from ml.features.hashing import hash_values
@@ -20,7 +18,7 @@ from ml.logs.text.json_numbers import numbers_as_texts
 from ml.preflight.check import preflight
 from ml.schema import MISSING_ID
 from tests.helpers.feature_ways import features_in_every_way
-from tests.helpers.shaped_logs import DAY, START, entry, faults, in_folder, write_rows
+from tests.helpers.shaped_logs import DAY, START, entry, in_folder, refused, write_rows
 
 MOST = 2**64 - 1
 
@@ -190,7 +188,5 @@ SHARED = {"name": "of", "column": "other", "ids_of": "user"}
 )  # fmt: skip
 def test_rules_that_make_no_sense_are_refused(source: dict[str, Any], more: dict[str, Any], message: str) -> None:
     kinds = {"time": "int", "clicked": "int", "user": "int", "name": "string", "other": "int"}
-    with pytest.raises(ValidationError) as refused:
+    with refused(message):
         entry(kinds, "csv", more.pop("sparse", ["user"]), source, **more)
-    found = faults(refused.value)
-    assert any(re.search(message, fault) for fault in (*found, *(fault.replace(".:", ":") for fault in found))), found
