@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from ml.logs.text.value_types import column_at
 from ml.logs.typed_columns import is_list
-from ml.sketch.columns import Column
 from ml.sketch.layout import FoundSource
 from ml.sketch.object_columns import names_within
 
-ROWS = 1000  # rows whose lists of structs are read
 _KINDS = (
     (pa.types.is_boolean, "bool"),
     (pa.types.is_integer, "int"),
@@ -70,30 +65,6 @@ def parquet_types(found: FoundSource, folder: Path) -> ParquetTypes:
     unsigned = tuple(name for name in kinds if _element_of(held[name]) == pa.uint64())
     lists = {name: paths.get(name, (name,)) for name, of in held.items() if _holds_structs(of)}
     return ParquetTypes(kinds, dotted, unsigned, lists)
-
-
-def columns_of_struct_lists(types: ParquetTypes, found: FoundSource, folder: Path) -> list[Column]:
-    """Read the first lists of structs from the first file.
-
-    Args:
-        types: The types of the columns.
-        found: How the files are read.
-        folder: The folder of the logs.
-
-    Returns:
-        A nested column for each; its values are texts of JSON.
-    """
-    if not types.struct_lists:
-        return []
-    with UPath(found.files(folder)[0].url).open("rb") as raw:
-        parquet, roots = pq.ParquetFile(raw), {path[0] for path in types.struct_lists.values()}
-        schema = pa.schema([field for field in parquet.schema_arrow if field.name in roots])
-        table = pa.Table.from_batches(islice(parquet.iter_batches(ROWS, columns=schema.names), 1), schema)
-    columns: list[Column] = []
-    for name, path in types.struct_lists.items():
-        texts = tuple(json.dumps(value, default=str) for value in column_at(table, path).to_pylist() if value is not None)
-        columns.append(Column(name, "string", table.num_rows, texts, nested=True))
-    return columns
 
 
 def _fields(path: tuple[str, ...], held: pa.DataType) -> Iterator[tuple[tuple[str, ...], pa.DataType]]:

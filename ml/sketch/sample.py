@@ -14,7 +14,8 @@ from ml.preflight.sample import Sample, read_sample
 from ml.sketch.columns import Column, SampledLog, column_of_texts, column_of_values
 from ml.sketch.layout import FoundSource
 from ml.sketch.object_columns import columns_of_objects
-from ml.sketch.parquet_types import columns_of_struct_lists, parquet_types
+from ml.sketch.parquet_types import parquet_types
+from ml.sketch.struct_lists import columns_of_struct_lists
 from ml.sketch.written import has_negative, kind_of, padded
 
 _NAN = "NaN"
@@ -111,7 +112,7 @@ def _of_parquet(found: FoundSource, folder: Path) -> SampledLog:
     read = {*types.kinds, *(path.partition(".")[0] for path in types.paths.values())}
     read |= {path[0] for path in types.struct_lists.values()}
     columns += [Column(name, "string", sample.table.num_rows, (), nested=True) for name in found.names if name not in read]
-    columns += columns_of_struct_lists(types, found, folder)
+    columns += columns_of_struct_lists(types.struct_lists, found.files(folder)[0])
     paths = types.paths | {name: ".".join(path) for name, path in types.struct_lists.items() if len(path) > 1}
     return with_keys_of_values(SampledLog(tuple(columns), tokens, sample.complete, paths))
 
