@@ -78,17 +78,33 @@ def search_section(
     constraints = [each for each in advised["linear_constraints"] if {term["name"] for term in each["terms"]} <= names]
     data = {**advised, "parameters": parameters, "linear_constraints": constraints, **edited}
     search = _validated(spec, model, edits, data)
-    of_edits = by_name(edited | {"parameters": listed})
-    kept = by_name({key: value for key, value in advised.items() if key not in edited})
-    plain = by_name(space_around(recipe, rows, cores=cores).section)
+    unwished = space_around(recipe, rows, cores=cores).section
+    origins = _origins(search, advised, unwished, edits, edited | {"parameters": listed})
+    return SearchSection(search, origins, tuple(_overrode(advised, search)))
+
+
+def _origins(
+    search: Search, advised: Mapping[str, Any], unwished: Mapping[str, Any], edits: Edits | None, edited: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return the origin of each value of a search.
+
+    Args:
+        search: The search.
+        advised: The advised section.
+        unwished: The section that would be advised without the user's wishes.
+        edits: The user's edits; None for none.
+        edited: The keys of the section that they set.
+    """
+    of_edits, unwished = by_name(edited), by_name(unwished)
+    kept = by_name({key: value for key, value in advised.items() if key == "parameters" or key not in edited})
     origins = {}
     for key, value in by_name(search.section).items():
         origins[key] = DEFAULT
         if edits and key in of_edits:
             origins[key] = edits_origin(edits)
         elif kept.get(key) == value:
-            origins[key] = ADVISED if plain.get(key) == value or not edits else f"{edits_origin(edits)}, {WISHES}"
-    return SearchSection(search, origins, tuple(_overrode(advised, search)))
+            origins[key] = ADVISED if unwished.get(key) == value or not edits else f"{edits_origin(edits)}, {WISHES}"
+    return origins
 
 
 def _days_trained(edited: Mapping[str, Any]) -> int | None:
