@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from ml.embeddings.collisionless.hash_map import EMPTY
 from ml.embeddings.inference.growing_memory import GrowingMemory
 
-_SLOT, _FIRST = 16, 1 << 16
+SLOT_BYTES = 16
+_FIRST = 1 << 16  # bytes of the smallest memory
 Ints = NDArray[np.int64]
 
 
@@ -48,7 +49,7 @@ class Arena:
         if self._free[count]:
             slots = self._free[count].pop()
         else:
-            size = count * _SLOT
+            size = count * SLOT_BYTES
             if not self.memories or self._used + size > self.memories[-1].rooms[0]:
                 self.memories.append(GrowingMemory([max(size, _FIRST)], shared=True))
                 self._used = 0

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from ml.embeddings.inference.find_rows import RowFinder
 from ml.embeddings.inference.growing_memory import GrowingMemory, MemoryHandle
 from ml.embeddings.inference.packed_tables import PackedTables
+from ml.embeddings.inference.shared.arena import SLOT_BYTES
 from ml.embeddings.inference.shared.board import Board
 from ml.embeddings.inference.shared.epochs import SharedEpochs
 from ml.embeddings.inference.shared.layout import Layout
 from ml.embeddings.inference.shared.ranges import RangeHandle, StaleRange
 
-_SLOT = 16
 Ints = NDArray[np.int64]
 
 
@@ -118,4 +118,4 @@ def _redirected(layout: Layout, maps: list[GrowingMemory]) -> Ints | None:
     if layout.redirected is None:
         return None
     memory, begin, slots = layout.redirected
-    return maps[memory].bytes[begin : begin + slots * _SLOT].view(np.int64).reshape(-1, 2)
+    return maps[memory].bytes[begin : begin + slots * SLOT_BYTES].view(np.int64).reshape(-1, 2)
