@@ -16,6 +16,7 @@ import click
 import pytest
 import yaml
 
+from ml.http.server import GRACE_SECONDS
 from orchestration.serve import PORT, TOKEN
 from tests.helpers.paths import ROOT
 
@@ -160,3 +161,7 @@ def test_files_that_the_containers_run_exist() -> None:
     }
     named |= set(re.findall(r"deploy/[\w./]+\.(?:sh|txt)", (DEPLOY / "Dockerfile").read_text()))
     assert len(named) == 3 and all(Path(ROOT / name).is_file() for name in named)
+
+
+def test_the_service_has_longer_to_end_than_its_requests() -> None:
+    assert int(SERVICES["serve"]["stop_grace_period"].removesuffix("s")) > GRACE_SECONDS
