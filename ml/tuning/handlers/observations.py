@@ -169,13 +169,16 @@ def update(call: Call) -> dict[str, Any]:
 def _updated_assignments(call: Call, found: Experiment, row: Any, reader: Reader) -> dict[str, Any]:
     """Return the changed columns `suggestion`, `assignments` and `task`.
 
-    Before and after, an observation has either a suggestion or assignments and, with several tasks, a task of its own.
+    Before and after, an observation has either a suggestion or assignments and, with several tasks, a task of its own. That of
+    a run keeps its suggestion, which is archived and restored with the run.
     """
     suggestion = reader.identity("suggestion") if reader.present("suggestion") else row.suggestion
     own = None if row.suggestion is not None else row.assignments
     chosen = reader.raw("assignments") if reader.present("assignments") else own
     if (suggestion is None) == (chosen is None):
         raise reader.error("suggestion", "exactly one of suggestion and assignments is required; set the other one to null")
+    if found.runs_only and suggestion != row.suggestion:
+        raise reader.error("suggestion", "cannot be changed, because the observation belongs to a run")
     task = task_of(reader, found)
     if suggestion is not None:
         if task is not None:

@@ -119,6 +119,22 @@ def test_archived_runs_are_not_observed_until_they_are_restored(
     assert connection.aiexperiments(experiment.id).fetch().progress.remaining_budget == 0
 
 
+def test_observations_of_runs_keep_their_suggestions(
+    service: TuningService, project: Any, connection: sigopt.Connection
+) -> None:
+    experiment = made(project)
+    tried = complete(service, new_run(service, experiment))
+    chosen = {"learning_rate": 0.01, "layers": 3, "interaction": "dcn"}
+    given = new_run(service, experiment, state="completed", assignments=chosen, values={"auc": {"value": 0.8}})
+    connection.training_runs(tried.id).delete()
+    observations = connection.experiments(experiment.id).observations
+    kept = "suggestion: cannot be changed, because the observation belongs to a run"
+    refused(lambda: observations(given.observation).update(suggestion=tried.suggestion, assignments=None), text=kept)
+    assert connection.training_runs(tried.id).update(deleted=False).observation == tried.observation
+    refused(lambda: observations(tried.observation).update(suggestion=None, assignments=chosen), text=kept)
+    assert observations(tried.observation).update(suggestion=tried.suggestion).suggestion == tried.suggestion
+
+
 def test_experiments_are_listed_by_project_and_name(connection: sigopt.Connection, project: Any) -> None:
     connection.clients(1).projects().create(id="other", name="Other")
     first, second = made(project, name="Hello World"), made(project, name="hello there")
