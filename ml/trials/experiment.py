@@ -156,3 +156,9 @@ def tried(connection: Any, experiment: str) -> list[Tried]:
         )
         for each in pages
     ]
+
+
+def holders(connection: Any, experiment: str) -> list[str]:
+    """Returns the names of workers with an open suggestion, in the order of their suggestions."""
+    pages = connection.experiments(experiment).suggestions().fetch(state="open", sort="id", ascending=True).iterate_pages()
+    return [lease["worker"] for each in pages if (lease := each.to_json().get("lease"))]

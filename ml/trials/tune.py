@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from ml.recipes.recipe import Recipe
 from ml.recipes.search import Search, check_search
 from ml.stages import MDS_DATASETS
 from ml.trials.connection import Service
-from ml.trials.experiment import Tried, experiment_of, metrics_of, tried
+from ml.trials.experiment import Tried, experiment_of, holders, metrics_of, tried
 from ml.trials.trial import Trial
 from ml.trials.window import NothingToTune, check_window, window_of
 from ml.trials.worker import Worker
@@ -99,7 +100,7 @@ def tune(
     on_trial: Callable[[str, Tried], None] | None = None,
     further: Sequence[Mapping[str, Value]] = (),
 ) -> Tuned:
-    """Run the trials of a tuning. A tuning that was killed continues its experiment.
+    """Run the trials of a tuning. A tuning that was killed continues its experiment, and first its open suggestions.
 
     Args:
         tuning: What is tuned.
@@ -117,8 +118,6 @@ def tune(
         ValueError: A parameter does not fit the recipe.
         sigopt.exception.ApiException: The service refuses the experiment.
     """
-    from distributed import as_completed
-
     if not tuning.search.parameters:
         raise NothingToTune(f"{tuning.spec.name}/{tuning.model}: sigopt.parameters names no parameter to tune")
     check_search(tuning.search, tuning.recipe)
@@ -128,31 +127,49 @@ def tune(
     check_window(trial.spec, trial.days, trial.scored, trial.lake)
     name, connection = f"{tuning.model} {tuning.day}", tuning.service.connect()
     experiment = experiment_of(connection, tuning.search, tuning.recipe, name, tuning.spec.name, trial.data, further)
+    prefix, slots = f"{tuning.spec.name}-{tuning.model}-", tuning.search.parallel_bandwidth
+    names = [f"{prefix}{slot}" for slot in range(slots)]
+    holding = [each for each in holders(connection, experiment) if each.startswith(prefix) and each not in names]
     workers = [
-        Worker(f"{tuning.spec.name}-{tuning.model}-{slot}", tuning.service, experiment, tuning.search, trial, tuning.folder)
-        for slot in range(tuning.search.parallel_bandwidth)
+        Worker(each, tuning.service, experiment, tuning.search, trial, tuning.folder)
+        for each in (*holding, *names)  # their open suggestions use budget, so those of a killed run come first
     ]
-    running = {client.submit(worker.run, pure=False): worker for worker in workers}
-    done, futures = len(tried(connection, experiment)), as_completed(list(running))
+    done = len(tried(connection, experiment))
     _log.info(
         "tuning %s/%s on the days %s to %s: %d trials, %d at a time%s",
-        *(tuning.spec.name, tuning.model, trial.days[0], trial.days[-1], tuning.search.observation_budget, len(workers)),
+        *(tuning.spec.name, tuning.model, trial.days[0], trial.days[-1], tuning.search.observation_budget, slots),
         f"; {done} are done" if done else "",
     )
-    for future in futures:
-        worker, ended = running.pop(future), future.result()
-        if ended is None:
-            continue
-        done += 1
-        _log.info("trial %d of %d: %s", done, tuning.search.observation_budget, describe(ended))
+    for number, ended in enumerate(_run(workers, slots, client), done + 1):
+        _log.info("trial %d of %d: %s", number, tuning.search.observation_budget, describe(ended))
         if on_trial:
             on_trial(experiment, ended)
-        follow = client.submit(worker.run, pure=False)
-        running[follow] = worker
-        futures.add(follow)
     trials = tried(connection, experiment)
+    if len(trials) < tuning.search.observation_budget:
+        _log.warning(
+            "tuning %s/%s: experiment %s has %d of %d trials, because open suggestions of other callers use the rest of its "
+            "budget; delete these suggestions, and tune again",
+            *(tuning.spec.name, tuning.model, experiment, len(trials), tuning.search.observation_budget),
+        )
     observations, metrics = [each.observation for each in trials], metrics_of(tuning.search)
     return Tuned(experiment, trials, knee(metrics, observations), front(metrics, observations))
+
+
+def _run(workers: Sequence[Worker], slots: int, client: Client) -> Iterator[Tried]:
+    """Run workers in turn, `slots` of them at a time, until no budget is left for any, and yield the trials that end."""
+    from distributed import as_completed
+
+    waiting, running, futures = deque(workers), {}, as_completed()
+    while waiting or running:
+        while waiting and len(running) < slots:
+            future = client.submit(waiting[0].run, pure=False)
+            running[future] = waiting.popleft()
+            futures.add(future)
+        future = next(futures)
+        worker, ended = running.pop(future), future.result()
+        if ended is not None:
+            waiting.append(worker)
+            yield ended
 
 
 def describe(trial: Tried) -> str:

@@ -36,6 +36,8 @@ LR = {
 }
 TOP = {"name": "top", "key": "model.top", "type": "categorical", "categorical_values": ["8", "16-8"]}
 
+RESULT = TrialResult(auc=0.7, log_loss=0.5, training_time=1.0, model_bytes=10, rows=5, by_day={})
+
 LIVE = made_spec().partitions.model_copy(update={"end": None})
 
 
@@ -78,6 +80,34 @@ def test_a_tuning_uses_its_budget_exactly_and_continues_where_it_stopped(
     told = [record.message for record in caplog.records if record.message.startswith("tuning made/dlrm")]
     days = f"on the days {tuning.window[0]} to {tuning.window[-1]}"
     assert told == [f"tuning made/dlrm {days}: 4 trials, 2 at a time{end}" for end in ("", "; 4 are done")]
+
+
+def test_a_tuning_with_fewer_trials_at_a_time_finishes_the_open_ones_of_a_killed_run(
+    tuning: Tuning, client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ml.trials.worker.in_process", lambda *_, **__: RESULT)
+    trial, service = tuning.trial, tuning.service
+    experiment = experiment_of(service.connect(), tuning.search, tuning.recipe, "dlrm 2026-01-04", "made", trial.data)
+    begun = [service.connect(f"made-dlrm-{slot}").experiments(experiment).suggestions().create() for slot in range(2)]
+    done = tune(replace(tuning, search=search(parallel_bandwidth=1)), client)
+    assert done.experiment == experiment and len(done.trials) == 4
+    assert [dict(one.assignments) for one in done.trials[:2]] == [dict(one.assignments) for one in reversed(begun)]
+    assert "open suggestions" not in caplog.text
+
+
+def test_a_tuning_warns_if_other_callers_hold_its_budget(
+    tuning: Tuning, client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ml.trials.worker.in_process", lambda *_, **__: RESULT)
+    name, connection = "dlrm 2026-01-04", tuning.service.connect()
+    experiment = experiment_of(connection, tuning.search, tuning.recipe, name, "made", tuning.trial.data)
+    other = connection.experiments(experiment).suggestions().create()
+    assert len(tune(tuning, client).trials) == 3
+    assert f"experiment {experiment} has 3 of 4 trials, because open suggestions of other callers" in caplog.text
+    caplog.clear()
+    connection.experiments(experiment).suggestions(other.id).delete()
+    assert len(tune(tuning, client).trials) == 4
+    assert "open suggestions" not in caplog.text
 
 
 def test_days_of_the_window_are_before_the_day(tuning: Tuning) -> None:
@@ -219,9 +249,6 @@ def test_a_failed_trial_is_a_failed_observation_with_its_log(tuning: Tuning) -> 
     (recorded,) = tried(tuning.service.connect(), broken.experiment)
     assert recorded.failed and not recorded.values
     assert "not in the lake" in recorded.metadata["log"]
-
-
-RESULT = TrialResult(auc=0.7, log_loss=0.5, training_time=1.0, model_bytes=10, rows=5, by_day={})
 
 
 @pytest.mark.parametrize("error", [ApiException({"message": "down"}, 503), ApiException({}, 404), ConnectionException("down")])
