@@ -1,7 +1,7 @@
 """The join of impressions and actions, as one function of Arrow tables. The daily catch-up and the live stream both call it.
 
 - Impressions with the same key, each less than the longest wait after the one before, are one impression. The earliest is the
-  example; of several at the same instant, the one with the smallest values. The others are repeated.
+  example; of several at the same instant, the one with the smallest values (`order_by`). The others are repeated.
 - An action counts for a label if the label lists its type, and if `ti <= ta < ti + wait` holds for the times of the example and
   of the action. The delay is the time to the first such action, so repeated actions do not matter.
 - The weight of an example, for a label whose types have weights, is the largest weight of such an action; without one, 1.
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from ml.catalog.actions import Actions, delay_column, weight_column
 from ml.days import MICROSECONDS_PER_SECOND
-from ml.joiner.keys import KeyCodes, event_times, without_nulls
+from ml.joiner.keys import KeyCodes, event_times, order_by, without_nulls
 from ml.schema import EVENT_TIME
 
 MATCHED, REPEATED, NO_KEY = "matched", "repeated", "key missing"
@@ -91,7 +91,7 @@ def join(rules: Actions, impressions: pa.Table, actions: pa.Table, until: int, e
     codes = KeyCodes.of([known, done], rules.key)
     seen, acted = codes.positions
 
-    order = _in_order(seen, shown, len(known))  # positions of `known` by key, then time, then values
+    order = _in_order(seen, shown)  # positions of `known` by key, then time, then values
     code, time = codes.split(seen[order])
     is_first = np.ones(len(order), bool)
     is_first[1:] = (code[1:] != code[:-1]) | (time[1:] - time[:-1] >= rules.wait)
@@ -102,9 +102,7 @@ def join(rules: Actions, impressions: pa.Table, actions: pa.Table, until: int, e
         name: _first_delay(codes, seen, acted[sorted_actions[_of_types(rules, name, done)[sorted_actions]]], label.wait)
         for name, label in rules.labels.items()
     }
-    examples = np.sort(first[first < len(shown)])
-    examples = examples[np.argsort(event_times(shown)[examples], kind="stable")]
-    examples = _canonical(shown, examples, codes, seen)
+    examples = order_by(shown, event_times(shown), first[first < len(shown)])
     rows = shown.take(pa.array(examples))
     for name, delay in labels.items():
         rows = rows.append_column(name, pa.array((delay[examples] >= 0).astype(np.int64)))
@@ -134,33 +132,12 @@ def look_back(rules: Actions) -> int:
     return LOOK_BACK_WAITS * rules.wait
 
 
-def _in_order(seen: NDArray[np.int64], shown: pa.Table, count: int) -> NDArray[np.int64]:
+def _in_order(seen: NDArray[np.int64], shown: pa.Table) -> NDArray[np.int64]:
     """Positions of impressions by key and time, and at the same instant by values, int64 [M]."""
     order = np.argsort(seen, kind="stable")
-    equal = np.flatnonzero(seen[order][1:] == seen[order][:-1])
-    if not len(equal):
-        return order
-    places = np.union1d(equal, equal + 1)
-    rows = order[places]
-    own = rows < len(shown)  # an earlier impression is never at the same instant as one of the span
-    places, rows = places[own], rows[own]
-    table = shown.take(pa.array(rows)).append_column("", pa.array(seen[rows]))
-    keys = [("", "ascending"), *((name, "ascending") for name in shown.column_names)]
-    order[places] = rows[pc.sort_indices(table, sort_keys=keys).to_numpy()]
+    # Impressions of the span come first in `seen`. Earlier ones are never at the same instant as these.
+    order[order < len(shown)] = order_by(shown, seen[: len(shown)])
     return order
-
-
-def _canonical(shown: pa.Table, examples: NDArray[np.int64], codes: KeyCodes, seen: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Orders examples of the same instant by their values, because the input is in the order of arrival."""
-    times = event_times(shown)[examples]
-    equal = np.flatnonzero(times[1:] == times[:-1])
-    if not len(equal):
-        return examples
-    places = np.union1d(equal, equal + 1)
-    table = shown.take(pa.array(examples[places]))
-    keys = [(EVENT_TIME, "ascending"), *((name, "ascending") for name in shown.column_names if name != EVENT_TIME)]
-    examples[places] = examples[places][pc.sort_indices(table, sort_keys=keys).to_numpy()]
-    return examples
 
 
 def _of_types(rules: Actions, label: str, actions: pa.Table) -> NDArray[np.bool_]:

@@ -1,10 +1,14 @@
-"""Keys of impressions and actions as numbers: (key, time) pairs that sort as one int64, and partitions of keys by hash."""
+"""Keys of impressions and actions as numbers, and the order of rows.
+
+(key, time) pairs sort as one int64. Partitions of keys are by hash. Rows of the same instant are ordered by their values.
+"""
 
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute creates its functions at import, so type checkers do not see them)
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,6 +76,36 @@ def _dictionary_codes(values: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
 def event_times(table: pa.Table) -> NDArray[np.int64]:
     """Event times of rows, int64 [N], in microseconds since 1970 UTC."""
     return table[EVENT_TIME].to_numpy()
+
+
+def order_by(table: pa.Table, rank: NDArray[np.int64], rows: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """Returns rows in the order of their rank, and those of equal rank in the order of their values, int64 [R].
+
+    Values are compared column by column, missing ones last. Arrow cannot compare lists, so their JSON text is compared.
+
+    Args:
+        table: Rows of one of the two logs, [N].
+        rank: Rank of each row, such as its time, int64 [N].
+        rows: Numbers of the rows to order, int64 [R]; by default all.
+    """
+    rows = np.arange(len(table)) if rows is None else rows
+    rows = rows[np.argsort(rank[rows], kind="stable")]
+    equal = np.flatnonzero(rank[rows][1:] == rank[rows][:-1])
+    if not len(equal):
+        return rows
+    places = np.union1d(equal, equal + 1)
+    tied = rows[places]
+    columns = [rank[tied], *map(_comparable, table.take(pa.array(tied)).columns)]
+    names = [str(n) for n in range(len(columns))]
+    order = pc.sort_indices(pa.table(columns, names), sort_keys=[(name, "ascending") for name in names])
+    rows[places] = tied[order.to_numpy()]
+    return rows
+
+
+def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    if not pa.types.is_nested(column.type):
+        return column
+    return pa.array([None if value is None else json.dumps(value) for value in column.to_pylist()], pa.string())
 
 
 def without_nulls(table: pa.Table, key: Sequence[str]) -> tuple[pa.Table, int]:

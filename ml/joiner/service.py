@@ -22,6 +22,7 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.joiner.blocks import SIDES, Layout, unpack
+from ml.joiner.keys import event_times, order_by
 from ml.joiner.processor import COUNTS, EXAMPLES, LATE, OUTPUT, READ, STATE, UNMATCHED, JoinProcessor
 from ml.joiner.read_files import record
 from ml.joiner.source import JoinerSource, StreamInput
@@ -30,7 +31,6 @@ from ml.logs.external_sort import SortedRun, plan_parts, write_part, write_run
 from ml.logs.ingest import PART_ROWS
 from ml.logs.ingest_task import raw_schema
 from ml.parquet import read_parquet, write_table
-from ml.schema import EVENT_TIME
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -222,8 +222,7 @@ def _write_side(folder: UPath, what: str, batch: int, paths: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     table = pa.concat_tables([read_parquet(path) for path in sorted(paths)])
     name = "-".join([f"{batch:012d}", *what.split()[1:]]) + ".parquet"
-    order = [EVENT_TIME, *(column for column in table.column_names if column != EVENT_TIME)]
-    write_table(table.sort_by([(column, "ascending") for column in order]), folder / f".{name}")
+    write_table(table.take(pa.array(order_by(table, event_times(table)))), folder / f".{name}")
     (folder / f".{name}").rename(folder / name)
 
 

@@ -21,7 +21,14 @@ ENTRY: dict[str, Any] = {
     "source": {
         "files": "impressions-%Y-%m-%d.jsonl",
         "format": "jsonl",
-        "columns": {"shown_at": "int", "request": "string", "item": "int", "user": "int", "price": "float"},
+        "columns": {
+            "shown_at": "int",
+            "request": "string",
+            "item": "int",
+            "user": "int",
+            "price": "float",
+            "tags": "list<string>",
+        },
     },
     "time": {"column": "shown_at", "unit": "ms"},
     "partitions": {"start": "2026-03-01", "end": "2026-03-03"},
@@ -70,6 +77,7 @@ def _changed(entry: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 START = 1_772_323_200_000_000  # 2026-03-01, in microseconds
 MINUTE = 60_000_000
+TAGS = (None, [], ["a"], ["a", "b"], ["b"], [None])
 
 
 def drawn(draw: random.Random, impressions: int, minutes: int) -> tuple[pa.Table, pa.Table]:
@@ -82,13 +90,12 @@ def drawn(draw: random.Random, impressions: int, minutes: int) -> tuple[pa.Table
     for n in range(impressions):
         at = START + draw.randrange(minutes * 60) * 1_000_000
         row = {"event_time": at, "shown_at": at // 1000, "request": f"r{n // 3}", "item": n % 3, "user": n % 50, "price": 1.5}
-        row["price"] = draw.choice([1.5, None, draw.random()])
+        row |= {"price": draw.choice([1.5, None, draw.random()]), "tags": draw.choice(TAGS)}
         shown.append(row)
         for _ in range(draw.choice([0] * 12 + [1, 2])):
             later = at + draw.choice([0, 0, 1, 60, 1700, 5000, 9000]) * 1_000_000
-            shown.append(
-                {**row, "event_time": later, "shown_at": later // 1000, "price": draw.choice([1.5, row["price"], 2.0])}
-            )
+            other = {"price": draw.choice([1.5, row["price"], 2.0]), "tags": draw.choice([row["tags"], *TAGS])}
+            shown.append({**row, **other, "event_time": later, "shown_at": later // 1000})
         for _ in range(draw.choice([0, 0, 0, 1, 3])):
             then = at + draw.choice([0, 1, 59, 1799, 1800, 1801, 5000, 7199, 7200, 7300, 14_399, 20_000, -5]) * 1_000_000
             kind = draw.choice(["click", "click", "buy", "order", "hover"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -18,9 +19,14 @@ def distinct_impressions(rules: Actions, impressions: pl.DataFrame) -> pl.DataFr
     """Keeps the earliest impression of each key, or of each stretch of impressions that are less than the wait apart."""
     columns = impressions.columns
     order = [*rules.key, "event_time", *(c for c in columns if c not in (*rules.key, "event_time"))]
-    rows = impressions.drop_nulls(list(rules.key)).sort(order, nulls_last=True)
+    by = [_as_text(name) if isinstance(impressions.schema[name], pl.List) else pl.col(name) for name in order]
+    rows = impressions.drop_nulls(list(rules.key)).sort(by, nulls_last=True)
     since = pl.col("event_time") - pl.col("event_time").shift(1).over(rules.key)
     return rows.filter(since.is_null() | (since >= rules.wait)).select(columns)
+
+
+def _as_text(column: str) -> pl.Expr:
+    return pl.col(column).map_elements(lambda values: json.dumps(values.to_list()), return_dtype=pl.String)
 
 
 def reference_examples(rules: Actions, impressions: pa.Table, actions: pa.Table) -> list[Row]:
