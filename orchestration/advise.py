@@ -12,13 +12,13 @@ import yaml
 from rich.console import Console
 
 from ml.advisor.advise import advise
+from ml.advisor.advised_search import advised_search
 from ml.advisor.calibration import calibration_of
 from ml.advisor.explain import to_markdown, to_terminal
 from ml.advisor.hardware import detect
 from ml.advisor.profiles.day import profile_of
 from ml.advisor.profiles.days import days_to_profile
 from ml.advisor.rules import load_rules
-from ml.advisor.search_space import search_space
 from ml.advisor.wishes import Wishes, wishes_of
 from ml.catalog.load import CatalogError
 from ml.lake import Lake, StalePartition
@@ -105,7 +105,7 @@ def main(
         advice = advise(spec, model or spec.primary, profile, hardware, wishes, rules=known, calibration=calibration)
     except CatalogError as error:
         raise click.ClickException(str(error)) from error
-    space = search_space(advice, wishes, hardware.cores, known)
+    found = advised_search(advice, wishes, hardware.cores, known)
     if only_recipe:
         click.echo(yaml.safe_dump(to_sections(advice.overrides), sort_keys=False, default_flow_style=None), nl=False)
     elif markdown:
@@ -113,8 +113,8 @@ def main(
     else:
         Console().print(to_terminal(advice))
     if search:
-        click.echo(yaml.safe_dump({"sigopt": space.section}, sort_keys=False, default_flow_style=None), nl=False)
-        for warning in Search.model_validate(space.section).warnings():
+        click.echo(yaml.safe_dump({"sigopt": found.section}, sort_keys=False, default_flow_style=None), nl=False)
+        for warning in Search.model_validate(found.section).warnings():
             click.echo(warning, err=True)
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ml.advisor.advised_search import search_around
 from ml.advisor.draft import FEATURES, value_at
 from ml.advisor.recipe_keys import of_recipe, of_table
 from ml.advisor.rules import load_rules
-from ml.advisor.search_space import space_around
 from ml.advisor.wishes import wishes_of
 from ml.catalog.document import CatalogError
 from ml.catalog.spec import DatasetSpec
@@ -72,13 +72,13 @@ def search_section(
     edits = read_edits(spec.models[model].edits)
     wishes = wishes_of(spec, model)
     edited = {key: value for key, value in (edits.sigopt.items() if edits else ()) if key != "parameters"} | dict(changes or {})
-    advised = space_around(recipe, rows, wishes, cores, days_trained=_days_trained(edited)).section
+    advised = search_around(recipe, rows, wishes, cores, days_trained=_days_trained(edited)).section
     parameters, listed = _parameters(edits, recipe, advised["parameters"])
     names = {parameter["name"] for parameter in parameters}
     constraints = [each for each in advised["linear_constraints"] if {term["name"] for term in each["terms"]} <= names]
     data = {**advised, "parameters": parameters, "linear_constraints": constraints, **edited}
     search = _validated(spec, model, edits, data)
-    unwished = space_around(recipe, rows, cores=cores).section
+    unwished = search_around(recipe, rows, cores=cores).section
     origins = _origins(search, advised, unwished, edits, edited | {"parameters": listed})
     return SearchSection(search, origins, tuple(_overrode(advised, search)))
 

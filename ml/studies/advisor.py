@@ -18,9 +18,9 @@ from typing import Any
 from upath import UPath
 
 from ml.advisor.advise import advise
+from ml.advisor.advised_search import advised_search
 from ml.advisor.hardware import Hardware, detect
 from ml.advisor.profiles.profile import FeatureProfile
-from ml.advisor.search_space import search_space
 from ml.advisor.wishes import Wishes
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.reader import BlockReader
@@ -112,8 +112,8 @@ def run_study(study: Study, on_result: Callable[[str], None] = lambda text: None
     runs["advised_model"] = theirs("the original's trainer, advised model", with_model, with_advised_model(original, advised))
     tunings: dict[str, tuple[Observed, ...]] = {}
     if study.observations:
-        space = search_space(advice, Wishes(trials=study.observations, parallel=1), 1, None)
-        narrow = Search.model_validate(space.section | _window(study))
+        found = advised_search(advice, Wishes(trials=study.observations, parallel=1), 1, None)
+        narrow = Search.model_validate(found.section | _window(study))
         wide = wide_search(wide_recipe(advised), **_window(study))
         service = Service(str(study.folder / "tuning.db"))
 

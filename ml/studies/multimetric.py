@@ -20,9 +20,9 @@ from pydantic import ValidationError
 from upath import UPath
 
 from ml.advisor.advise import advise
+from ml.advisor.advised_search import advised_search
 from ml.advisor.hardware import Hardware, detect
 from ml.advisor.profiles.profile import FeatureProfile
-from ml.advisor.search_space import search_space
 from ml.advisor.wishes import Wishes
 from ml.catalog.spec import DatasetSpec
 from ml.evaluation.plots import scatter
@@ -144,7 +144,7 @@ def run_study(
     if len(study.days) < 3:
         raise ValueError(f"days: expected at least three, found {list(study.days)}")
     advice = advise(study.spec, MODEL, study.profile, hardware or detect())
-    section = search_space(advice, Wishes(trials=study.observations, parallel=1), 1, None).section
+    section = advised_search(advice, Wishes(trials=study.observations, parallel=1), 1, None).section
     recipe, tried = advice.recipe, study.days[:-1]
     _observe(study, recipe, tried)  # loads kernels
     found = []

@@ -1,4 +1,4 @@
-"""The search space of tuning, derived from advice: parameters around the advised values, constraints, metrics and budget."""
+"""What tuning searches, derived from advice: parameters around the advised values, constraints, metrics and budget."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DECAY_AFTER_WARM_UP = {
 
 
 @dataclass(frozen=True)
-class SearchSpace:
+class AdvisedSearch:
     """The search of one model, in SigOpt's terms.
 
     Attributes:
@@ -52,7 +52,9 @@ class SearchSpace:
         }
 
 
-def search_space(advice: Advice, wishes: Wishes | None = None, cores: float = 1.0, rules: Rules | None = None) -> SearchSpace:
+def advised_search(
+    advice: Advice, wishes: Wishes | None = None, cores: float = 1.0, rules: Rules | None = None
+) -> AdvisedSearch:
     """Derive what tuning searches from advice.
 
     The advised value of each parameter is within its bounds or among its values, grids ascend, and learning rates are searched
@@ -66,35 +68,35 @@ def search_space(advice: Advice, wishes: Wishes | None = None, cores: float = 1.
         rules: The rules; by default, Evergreen's.
 
     Returns:
-        The search space.
+        The search.
 
     Example:
         >>> from ml.advisor.advise import advise
         >>> from ml.advisor.hardware import Hardware
         >>> from ml.catalog.load import load_catalog
-        >>> space = search_space(advise(load_catalog()["criteo"], "dlrm", None, Hardware("a processor", 2, 8 << 30)))
-        >>> space.parameters[0]["name"], space.parameters[0]["transformation"]
+        >>> search = advised_search(advise(load_catalog()["criteo"], "dlrm", None, Hardware("a processor", 2, 8 << 30)))
+        >>> search.parameters[0]["name"], search.parameters[0]["transformation"]
         ('dense_lr', 'log')
     """
-    return space_around(advice.recipe, advice.rows, wishes, cores, rules)
+    return search_around(advice.recipe, advice.rows, wishes, cores, rules)
 
 
-def space_around(
+def search_around(
     recipe: Recipe,
     rows: float | None,
     wishes: Wishes | None = None,
     cores: float = 1.0,
     rules: Rules | None = None,
     days_trained: int | None = None,
-) -> SearchSpace:
+) -> AdvisedSearch:
     """Derive what tuning searches around a recipe.
 
     Args:
         recipe: The recipe.
         rows: Rows of a day; None if they are not known.
-        wishes: As for `search_space`.
-        cores: As for `search_space`.
-        rules: As for `search_space`.
+        wishes: As for `advised_search`.
+        cores: As for `advised_search`.
+        rules: As for `advised_search`.
         days_trained: Number of training days of a trial, as `Search.days_trained`; by default, that of a search with defaults.
     """
     wishes, rules = wishes or Wishes(), rules or load_rules()
@@ -104,7 +106,7 @@ def space_around(
     names = {parameter["name"] for parameter in parameters}
     constraints = (DECAY_AFTER_WARM_UP,) if {"decay_start", "warm_up"} <= names else ()
     budget = TRIALS_PER_PARAMETER * len(parameters) if wishes.trials is None else wishes.trials
-    return SearchSpace(
+    return AdvisedSearch(
         parameters,
         constraints,
         tuple(_metrics(wishes, days_trained or Search().days_trained)),
