@@ -30,6 +30,7 @@ def build(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "dagster/row_count": done.rows,
                 "late": done.late,
                 "removed": done.removed,
+                "corrected": done.corrected,
                 "path": dg.MetadataValue.path(str(lake.open().partition(stages.FEATURE_TABLES, spec.name, day))),
             }
 

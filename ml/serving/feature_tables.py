@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ml.catalog.spec import DatasetSpec, FeatureTable
 from ml.days import MICROSECONDS_PER_HOUR
 from ml.features.hashing import hash_values
-from ml.features.point_in_time.event_log import EventLog, column_keys, event_schema
+from ml.features.point_in_time.event_log import ARRIVED, REPLACED, EventLog, column_keys, event_schema
 from ml.features.point_in_time.feature_tables import EntityQueries, TableEvents, table_columns
 from ml.retrieval.items import logged_columns
 from ml.schema import ARROW_TYPES, EVENT_TIME
@@ -102,7 +102,9 @@ class ServedTables:
         if not self.spec.feature_tables:
             return
         columns = {}
-        for one in list(event_schema(self.spec))[:-1]:
+        for one in event_schema(self.spec):
+            if one.name in (ARRIVED, REPLACED):
+                continue
             has_column = one.name in rows.column_names
             columns[one.name] = rows[one.name].cast(one.type) if has_column else pa.nulls(len(rows), one.type)
         rows = EventLog.of(self.spec, pa.table(columns)).rows

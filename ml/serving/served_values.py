@@ -112,9 +112,9 @@ def _by_process(
     for process in dict.fromkeys(rows[PROCESS].to_pylist()):
         own = rows.filter(pc.call_function("equal", [rows[PROCESS], process]))
         end = own[LOADED_UNTIL][0].as_py()
-        loaded = log.rows.filter((pc.field(EVENT_TIME) < end) & (pc.field(ARRIVED) <= end))
+        loaded = log.as_of(end).rows.filter(pc.field(EVENT_TIME) < end)
         sent = received.filter(pc.field(PROCESS) == process)
-        events = pa.concat_tables([loaded, sent.select(loaded.schema.names)])
+        events = pa.concat_tables([loaded, EventLog.of(spec, sent).rows])
         taken = np.concatenate([np.zeros(len(loaded), np.int64), sent[REFRESHED_AT].to_numpy()])
         order = np.argsort(events[EVENT_TIME].to_numpy(), kind="stable")
         yield own, (EventLog(events.take(pa.array(order)).combine_chunks()), taken[order])

@@ -49,5 +49,5 @@ def test_a_day_reports_its_events_and_those_that_came_late(tmp_path: Path) -> No
             instance=dg.DagsterInstance.ephemeral(),
         )
         metadata = run.asset_materializations_for_node(f"{spec.name}__{FEATURE_TABLES}")[0].metadata
-        found.append([metadata[name].value for name in ("dagster/row_count", "late", "removed")])
-    assert found == [[25, 0, 0], [30, 5, 0]]
+        found.append([metadata[name].value for name in ("dagster/row_count", "late", "removed", "corrected")])
+    assert found == [[25, 0, 0, 0], [30, 5, 0, 0]]

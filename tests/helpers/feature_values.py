@@ -14,28 +14,36 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Event:
-    """A row of the log with its two times."""
+    """A row of the log with its times: it counts for instants in `[known, until)`."""
 
     row: Row
     time: int
     known: int
+    until: float
+
+    def counts(self, at: int) -> bool:
+        return self.known <= at < self.until
 
 
 def events_of(spec: DatasetSpec, table: FeatureTable, log: list[Row]) -> list[Event]:
-    """The events of a table. A row of the log has `event_time`, and `arrived` if it came late."""
+    """The events of a table.
+
+    A row of the log has `event_time`, `arrived` if it came late, and `replaced_at` if its label was corrected.
+    """
     delay, where = spec.known_after(table), table.where
     rows = [row for row in log if where is None or row[where.column] == where.equals]
-    return [
-        Event(row, row["event_time"], max(row["event_time"] + delay, row.get("arrived", 0)))
-        for row in sorted(rows, key=lambda row: row["event_time"])
-    ]
+    events = []
+    for row in sorted(rows, key=lambda row: row["event_time"]):
+        at, end = row["event_time"] + delay, row.get("replaced_at")
+        events.append(Event(row, row["event_time"], max(at, row.get("arrived", 0)), math.inf if end is None else max(at, end)))
+    return events
 
 
 def slow_value(spec: DatasetSpec, table: FeatureTable, value: FeatureValue, row: Row, log: list[Row]) -> Any:
     """The value of a row; None if it is missing."""
     at, span = row["event_time"], round(value.hours * MICROSECONDS_PER_HOUR)
     entity = [row[column] for column in table.entity]
-    known = [e for e in events_of(spec, table, log) if at - span <= e.time < at and e.known <= at]
+    known = [e for e in events_of(spec, table, log) if at - span <= e.time < at and e.counts(at)]
     mine = [e for e in known if None not in entity and [e.row[column] for column in table.entity] == entity]
     if value.count:
         return len(mine)
@@ -59,7 +67,7 @@ def slow_covisitation(spec: DatasetSpec, table: FeatureTable, value: FeatureValu
     events = [e for e in events_of(spec, table, log) if e.row[item] is not None and e.row[made.session] is not None]
 
     def context(session: Any, at: int, known: int) -> set[Any]:
-        seen = [e for e in events if e.row[made.session] == session and at - span <= e.time < at and e.known <= known]
+        seen = [e for e in events if e.row[made.session] == session and at - span <= e.time < at and e.counts(known)]
         return {e.row[item] for e in seen[-made.context :]}
 
     pairs = []
@@ -67,7 +75,7 @@ def slow_covisitation(spec: DatasetSpec, table: FeatureTable, value: FeatureValu
         others = context(event.row[made.session], event.time, event.known) - {event.row[item]}
         pairs += [(frozenset((a, event.row[item])), event) for a in others]
     at = row["event_time"]
-    pairs = [(pair, e) for pair, e in pairs if at - span <= e.time < at and e.known <= at]
+    pairs = [(pair, e) for pair, e in pairs if at - span <= e.time < at and e.counts(at)]
     of_row = context(row[made.session], at, at) if row[made.session] is not None else set()
     if row[item] is None or not of_row:
         return None

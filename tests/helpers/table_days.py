@@ -98,3 +98,9 @@ def in_time_order(*parts: pa.Table) -> pa.Table:
     """Rows of several tables in time order; rows of one instant in the order of the tables."""
     rows = pa.concat_tables(parts)
     return rows.take(pa.array(np.argsort(rows["event_time"].to_numpy(), kind="stable")))
+
+
+def with_corrected_clicks(rows: pa.Table, numbers: list[int]) -> pa.Table:
+    """Rows with the other label in some of them."""
+    clicks = [1 - click if n in numbers else click for n, click in enumerate(rows["click"].to_pylist())]
+    return rows.set_column(rows.column_names.index("click"), "click", pa.array(clicks))

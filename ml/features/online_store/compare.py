@@ -23,7 +23,7 @@ from ml.features.online_store.differences import Differences, compare_value
 from ml.features.online_store.plan import StorePlan
 from ml.features.online_store.reader import StoreReader
 from ml.features.online_store.writer import StoreWriter
-from ml.features.point_in_time.event_log import ARRIVED, EventLog, table_days
+from ml.features.point_in_time.event_log import EventLog, table_days
 from ml.features.point_in_time.feature_tables import table_values
 from ml.lake import Lake
 from ml.schema import EVENT_TIME
@@ -39,7 +39,7 @@ class DayComparison:
     Attributes:
         differences: For each value.
         events: Number of events that the store received.
-        late: Number of events that arrived after their day was made. A stream does not have them.
+        late: Number of events that arrived, or got another label, after their day was made. A stream does not have them.
         misses: Number of look-ups of entities without events, by table.
         lookups: Number of look-ups, by table.
     """
@@ -76,7 +76,7 @@ def compare_day(spec: DatasetSpec, day: str, lake: Lake, *, lag_minutes: float =
     held = [other for other in table_days(spec, day) if lake.has(FEATURE_TABLES, spec.name, other)]
     parts = [path for other in (*held, day) for path in event_parts(lake, spec.name, other)]
     log = read_events(spec, parts, since, end)
-    in_time = log.rows.filter(pa.array(log.rows[ARRIVED].to_numpy() == 0))
+    in_time = log.as_of(0).rows
     rows = log.rows.filter(pa.array(log.rows[EVENT_TIME].to_numpy() >= start))
     edges = _edges(start, end, lag_minutes)
     served: dict[str, list[pa.RecordBatch]] = {table.name: [] for table in spec.feature_tables}

@@ -3,7 +3,7 @@
 Each event of item b counts a pair (a, b) for each other item a among the last events of its session. Pairs are events
 themselves: they have the time of the event and are known when it is known, so they are counted as of a row's instant by the
 same kernels as other events. Which pairs an event has depends only on events that were known no later than itself, so an event
-that arrives late adds pairs and changes none.
+that arrives late adds pairs and changes none. The pairs of a replaced event stop counting when its replacement is known.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ml.compute.kernel_cache import jit
 from ml.features.hashing import combine
-from ml.features.point_in_time.windows import Timeline
+from ml.features.point_in_time.windows import Timeline, is_known
 from ml.schema import MISSING_ID
 
 
@@ -41,7 +41,7 @@ class CoVisits:
 
     @classmethod
     def of(cls, session: NDArray[np.int64], item: NDArray[np.int64], time: NDArray[np.int64],
-           known: NDArray[np.int64], delay: int, span: int, context: int) -> CoVisits:  # fmt: skip
+           known: NDArray[np.int64], until: NDArray[np.int64], delay: int, span: int, context: int) -> CoVisits:  # fmt: skip
         """Finds the pairs of E events in time order.
 
         Args:
@@ -49,19 +49,22 @@ class CoVisits:
             item: int64 [E], hashed items.
             time: int64 [E], event times in microseconds.
             known: int64 [E], known-at times in microseconds.
+            until: int64 [E], instants from which events no longer count; [0] if no event was replaced.
             delay: Microseconds after its time at which an event is known, if it did not arrive late.
             span: Length of the window in microseconds.
             context: Number of the last events of a session that make its context.
         """
-        sessions = Timeline.of(np.where(item == MISSING_ID, MISSING_ID, session), time, known, delay)
+        sessions = Timeline.of(np.where(item == MISSING_ID, MISSING_ID, session), time, known, delay, until)
         items = item[sessions.place]
-        a, b, at = _pairs(sessions.keys, items, sessions.time, sessions.known, span, context)
+        a, b, at = _pairs(sessions.keys, items, sessions.time, sessions.known, sessions.until, span, context)
         order = np.argsort(sessions.time[at], kind="stable")
         a, b, at = a[order], b[order], at[order]
         when, since = sessions.time[at], sessions.known[at]
-        pairs = Timeline.of(pair_key(a, b), when, since, delay)
+        end = sessions.until[at] if len(until) else until
+        pairs = Timeline.of(pair_key(a, b), when, since, delay, end)
         twice = np.arange(2 * len(a)) // 2
-        members = Timeline.of(np.column_stack((a, b)).reshape(-1), when[twice], since[twice], delay)
+        both = np.column_stack((a, b)).reshape(-1)
+        members = Timeline.of(both, when[twice], since[twice], delay, end[twice] if len(until) else until)
         return cls(sessions, items, pairs, members, span, context)
 
     def contexts(self, session: NDArray[np.int64], at: NDArray[np.int64]) -> SessionItems:
@@ -143,17 +146,17 @@ def pair_key(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 @jit(nogil=True)
-def _pairs(session, item, time, known, span, context):  # type: ignore[no-untyped-def]
+def _pairs(session, item, time, known, until, span, context):  # type: ignore[no-untyped-def]
     # Events are grouped by session. Called twice below: first to count the pairs, then to write them.
-    total = _write_pairs(session, item, time, known, span, context, np.empty(0, np.int64), np.empty(0, np.int64),
-                         np.empty(0, np.int64))  # fmt: skip
+    none = np.empty(0, np.int64)
+    total = _write_pairs(session, item, time, known, until, span, context, none, none, none)
     a, b, at = np.empty(total, np.int64), np.empty(total, np.int64), np.empty(total, np.int64)
-    _write_pairs(session, item, time, known, span, context, a, b, at)
+    _write_pairs(session, item, time, known, until, span, context, a, b, at)
     return a, b, at
 
 
 @jit(nogil=True)
-def _write_pairs(session, item, time, known, span, context, a, b, at):  # type: ignore[no-untyped-def]
+def _write_pairs(session, item, time, known, until, span, context, a, b, at):  # type: ignore[no-untyped-def]
     n = start = 0
     seen = np.empty(context, np.int64)
     for p in range(len(session)):
@@ -162,7 +165,7 @@ def _write_pairs(session, item, time, known, span, context, a, b, at):  # type: 
         distinct = taken = 0
         q = p - 1
         while q >= start and taken < context and time[q] >= time[p] - span:
-            if time[q] < time[p] and known[q] <= known[p]:
+            if time[q] < time[p] and is_known(known, until, q, known[p]):
                 taken += 1
                 new = item[q] != item[p]
                 for k in range(distinct):

@@ -13,7 +13,7 @@ from ml.catalog.feature_tables import CovisitationValue, LastValue, RateValue
 from ml.catalog.spec import DatasetSpec, FeatureTable, FeatureValue
 from ml.features.hashing import combine, hash_values
 from ml.features.point_in_time.covisitation import CoVisits
-from ml.features.point_in_time.event_log import EventLog, column_keys, entity_keys, known_at
+from ml.features.point_in_time.event_log import EventLog, column_keys, entity_keys, known_at, known_until
 from ml.features.point_in_time.values import count_value, rate_numbers, rate_value, recency_value, sampling_hours, span_of
 from ml.features.point_in_time.windows import RunningSums, Timeline
 from ml.schema import EVENT_TIME, HISTORY_PREFIX, MISSING_ID
@@ -122,7 +122,8 @@ class TableEvents:
         self._events = log.matching(table)
         self._keys = entity_keys(self._events, table)
         self._time, self._known = self._events[EVENT_TIME].to_numpy(), known_at(self._events, self._delay)
-        self._timeline = Timeline.of(self._keys, self._time, self._known, self._delay)
+        self._until = known_until(self._events, self._delay)
+        self._timeline = Timeline.of(self._keys, self._time, self._known, self._delay, self._until)
         self._visits: dict[str, CoVisits] = {}
         self._sums: dict[str, tuple[Timeline, RunningSums]] = {}
         self._lists: dict[str, Timeline] = {}
@@ -193,7 +194,7 @@ class TableEvents:
         """Returns the timeline without some events."""
         if not missing.any():
             return self._timeline
-        return Timeline.of(np.where(missing, MISSING_ID, self._keys), self._time, self._known, self._delay)
+        return Timeline.of(np.where(missing, MISSING_ID, self._keys), self._time, self._known, self._delay, self._until)
 
     def _rate(self, value: FeatureValue, rate: RateValue, queries: EntityQueries) -> NDArray[np.float64]:
         if value.name not in self._sums:
@@ -215,6 +216,6 @@ class TableEvents:
         if name not in self._visits:
             session = column_keys(self._events, SESSION_SEED, value.session)
             self._visits[name] = CoVisits.of(
-                session, self._keys, self._time, self._known, self._delay, span_of(value.hours), value.context
+                session, self._keys, self._time, self._known, self._until, self._delay, span_of(value.hours), value.context
             )
         return self._visits[name].strength(queries.sessions[value.session], queries.keys, queries.at, value.strength)

@@ -1,8 +1,9 @@
 """Kernels of values as of a row's instant: sums over a window of a key's events, and the last events before the row.
 
 An event has an event time and a known-at time. At instant T, an event counts if `T - span <= time < T` and it is known at T.
-Nearly all events are known a fixed delay after their time. Sums over these are differences of running sums. The others, which
-arrived late, are looked at one by one.
+An event that was replaced by a corrected version stops counting when that version is known.
+Nearly all events are known a fixed delay after their time, indefinitely. Sums over these are differences of running sums. The
+others, which arrived late or were replaced, are looked at one by one.
 
 Trailing counts, histories and the values of feature tables use these kernels.
 """
@@ -20,7 +21,9 @@ from ml.features.hashtable import find, insert, slots_for
 from ml.schema import MISSING_ID
 
 EVER = 1 << 62
-"""A span that covers all events."""
+"""A span that covers all events, and an instant after all others."""
+NEVER_REPLACED = np.zeros(0, np.int64)
+"""The ends of events none of which was replaced."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Timeline:
         known: int64 [E], known-at times in microseconds, at least `time + delay`.
         place: int64 [E], index of each event in the arrays that the timeline was made of.
         delay: Microseconds after its time at which an event is known, if it did not arrive late.
+        until: int64 [E], instants in microseconds from which events no longer count; [0] if no event was replaced.
     """
 
     keys: NDArray[np.int64]
@@ -40,10 +44,16 @@ class Timeline:
     known: NDArray[np.int64]
     place: NDArray[np.int64]
     delay: int
+    until: NDArray[np.int64]
 
     @classmethod
     def of(
-        cls, keys: NDArray[np.int64], time: NDArray[np.int64], known: NDArray[np.int64] | None = None, delay: int = 0
+        cls,
+        keys: NDArray[np.int64],
+        time: NDArray[np.int64],
+        known: NDArray[np.int64] | None = None,
+        delay: int = 0,
+        until: NDArray[np.int64] = NEVER_REPLACED,
     ) -> Timeline:
         """Groups events.
 
@@ -52,15 +62,18 @@ class Timeline:
             time: int64 [E], ascending event times in microseconds.
             known: int64 [E], known-at times; by default `time + delay`.
             delay: Microseconds after its time at which an event is known.
+            until: int64 [E], instants from which events no longer count; [0] if no event was replaced.
         """
         order = np.argsort(keys, kind="stable")  # stable, so the events of a key stay in time order
         order = order[keys[order] != MISSING_ID]
-        return cls(keys[order], time[order], (time + delay if known is None else known)[order], order, delay)
+        known = time + delay if known is None else known
+        return cls(keys[order], time[order], known[order], order, delay, until[order] if len(until) else until)
 
     @cached_property
-    def late(self) -> NDArray[np.int64]:
-        """Positions of the events that are known later than `delay` after their time, ascending."""
-        return np.flatnonzero(self.known > self.time + self.delay)
+    def special(self) -> NDArray[np.int64]:
+        """Positions of the events that are known later than `delay` after their time, or were replaced; ascending."""
+        is_late = self.known > self.time + self.delay
+        return np.flatnonzero(is_late | (self.until < EVER) if len(self.until) else is_late)
 
     def ranges(self, keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Returns the first position, and the position after the last, of the events of each of N keys."""
@@ -88,7 +101,7 @@ class Timeline:
         Returns:
             int64 [N].
         """
-        return _counts(*self.ranges(keys), self.time, self.known, self.late, at, span, self.delay)
+        return _counts(*self.ranges(keys), self.time, self.known, self.until, self.special, at, span, self.delay)
 
     def sum(self, keys: NDArray[np.int64], at: NDArray[np.int64], span: int, sums: RunningSums) -> NDArray[np.float64]:
         """Adds up the weights of the events that `count` counts.
@@ -105,7 +118,7 @@ class Timeline:
             float64 [N].
         """
         of = sums.weights, sums.high, sums.low
-        return _sums(*self.ranges(keys), self.time, self.known, self.late, *of, at, span, self.delay)
+        return _sums(*self.ranges(keys), self.time, self.known, self.until, self.special, *of, at, span, self.delay)
 
     def last(
         self, keys: NDArray[np.int64], at: NDArray[np.int64], span: int, most: int
@@ -121,7 +134,7 @@ class Timeline:
         Returns:
             int32 offsets [N + 1] into the second array, and int64 positions in the timeline, newest first for each key.
         """
-        return _last(*self.ranges(keys), self.time, self.known, at, span, self.delay, most)
+        return _last(*self.ranges(keys), self.time, self.known, self.until, at, span, self.delay, most)
 
 
 @dataclass(frozen=True)
@@ -160,23 +173,29 @@ _bounds = jit(bounds, inline="always")
 
 @jit(inline="always")
 def _window(start, end, time, at, span, delay):  # type: ignore[no-untyped-def]
-    # The range of the events that count if none arrived late.
+    # The range of the events that count if none arrived late or was replaced.
     of_key = time[start:end]
     low, high = _bounds(at, span, delay)
     return start + np.searchsorted(of_key, low), start + np.searchsorted(of_key, high)
 
 
+@jit(inline="always")
+def is_known(known, until, n, at):  # type: ignore[no-untyped-def]
+    """Returns whether event n is known at an instant, and no other version of it; for use in compiled functions."""
+    return known[n] <= at and (len(until) == 0 or until[n] > at)
+
+
 @jit(nogil=True)
-def _counts(starts, ends, time, known, late, at, span, delay):  # type: ignore[no-untyped-def]
+def _counts(starts, ends, time, known, until, special, at, span, delay):  # type: ignore[no-untyped-def]
     out = np.zeros(len(at), np.int64)
     for i in range(len(at)):
         first, last = _window(starts[i], ends[i], time, at[i], span, delay)
         if last <= first:
             continue
         out[i] = last - first
-        if len(late):
-            for n in range(np.searchsorted(late, first), np.searchsorted(late, last)):
-                out[i] -= known[late[n]] > at[i]
+        if len(special):
+            for n in range(np.searchsorted(special, first), np.searchsorted(special, last)):
+                out[i] -= not is_known(known, until, special[n], at[i])
     return out
 
 
@@ -197,23 +216,23 @@ def _running(weights):  # type: ignore[no-untyped-def]
 
 
 @jit(nogil=True)
-def _sums(starts, ends, time, known, late, weights, high, low, at, span, delay):  # type: ignore[no-untyped-def]
+def _sums(starts, ends, time, known, until, special, weights, high, low, at, span, delay):  # type: ignore[no-untyped-def]
     out = np.zeros(len(at))
     for i in range(len(at)):
         first, last = _window(starts[i], ends[i], time, at[i], span, delay)
         if last <= first:
             continue
         total, rest = _add(high[last], low[last] - low[first], -high[first])
-        if len(late):
-            for n in range(np.searchsorted(late, first), np.searchsorted(late, last)):
-                if known[late[n]] > at[i]:
-                    total, rest = _add(total, rest, -weights[late[n]])
+        if len(special):
+            for n in range(np.searchsorted(special, first), np.searchsorted(special, last)):
+                if not is_known(known, until, special[n], at[i]):
+                    total, rest = _add(total, rest, -weights[special[n]])
         out[i] = total + rest
     return out
 
 
 @jit(nogil=True)
-def _last(starts, ends, time, known, at, span, delay, most):  # type: ignore[no-untyped-def]
+def _last(starts, ends, time, known, until, at, span, delay, most):  # type: ignore[no-untyped-def]
     offsets = np.zeros(len(at) + 1, np.int32)
     found = np.empty(len(at) * most, np.int64)
     n = 0
@@ -222,7 +241,7 @@ def _last(starts, ends, time, known, at, span, delay, most):  # type: ignore[no-
         taken = 0
         while last > first and taken < most:
             last -= 1
-            if known[last] <= at[i]:
+            if is_known(known, until, last, at[i]):
                 found[n] = last
                 n += 1
                 taken += 1

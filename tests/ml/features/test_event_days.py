@@ -21,7 +21,17 @@ from ml.schema import ARROW_TYPES, MISSING_ID
 from ml.stages import CLEANED_FEATURES, FEATURE_TABLES
 from tests.helpers.feature_values import slow_value
 from tests.helpers.joined_logs import feed
-from tests.helpers.table_days import DAYS, FIRST, MINUTE, TABLES, day_rows, in_time_order, table_spec, write_rows
+from tests.helpers.table_days import (
+    DAYS,
+    FIRST,
+    MINUTE,
+    TABLES,
+    day_rows,
+    in_time_order,
+    table_spec,
+    with_corrected_clicks,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -108,7 +118,7 @@ def test_events_that_arrive_late_are_known_from_the_end_of_the_newest_day(lake: 
     log = [day_rows(day, 50) for day in range(2)]
     made_days(lake, log)
     write_rows(lake, SPEC, DAYS[0], in_time_order(log[0], day_rows(0, 7, seed=1)))
-    assert write_event_day(SPEC, DAYS[0], lake) == EventDay(57, 7, 0)
+    assert write_event_day(SPEC, DAYS[0], lake) == EventDay(57, late=7, removed=0, corrected=0)
     rows = read_parquet(event_parts(lake, SPEC.name, DAYS[0])[0])
     assert set(rows["arrived"].to_pylist()) == {0, int(np.datetime64("2026-01-03", "us").astype(np.int64))}
 
@@ -119,16 +129,16 @@ def test_a_day_that_is_made_again_has_the_same_bytes(lake: Lake) -> None:
     write_rows(lake, SPEC, DAYS[0], in_time_order(log[0], day_rows(0, 5, seed=1)))
     write_event_day(SPEC, DAYS[0], lake)
     once = Path(event_parts(lake, SPEC.name, DAYS[0])[0]).read_bytes()
-    assert write_event_day(SPEC, DAYS[0], lake) == EventDay(85, 5, 0)
+    assert write_event_day(SPEC, DAYS[0], lake) == EventDay(85, late=5, removed=0, corrected=0)
     assert Path(event_parts(lake, SPEC.name, DAYS[0])[0]).read_bytes() == once
 
 
 def test_equal_rows_are_separate_events_also_when_one_of_them_arrives_late(lake: Lake) -> None:
     rows = day_rows(0, 30)
     write_rows(lake, SPEC, DAYS[0], in_time_order(rows, rows))
-    assert write_event_day(SPEC, DAYS[0], lake) == EventDay(60, 0, 0)
+    assert write_event_day(SPEC, DAYS[0], lake) == EventDay(60, late=0, removed=0, corrected=0)
     write_rows(lake, SPEC, DAYS[0], in_time_order(rows, rows, rows.slice(0, 4)))
-    assert write_event_day(SPEC, DAYS[0], lake) == EventDay(64, 4, 0)
+    assert write_event_day(SPEC, DAYS[0], lake) == EventDay(64, late=4, removed=0, corrected=0)
 
 
 def test_events_that_the_log_no_longer_has_are_kept_and_counted(lake: Lake) -> None:
@@ -136,7 +146,52 @@ def test_events_that_the_log_no_longer_has_are_kept_and_counted(lake: Lake) -> N
     write_rows(lake, SPEC, DAYS[0], rows)
     write_event_day(SPEC, DAYS[0], lake)
     write_rows(lake, SPEC, DAYS[0], rows.slice(3))
-    assert write_event_day(SPEC, DAYS[0], lake) == EventDay(30, 0, 3)
+    assert write_event_day(SPEC, DAYS[0], lake) == EventDay(30, late=0, removed=3, corrected=0)
+
+
+def test_an_event_whose_label_is_corrected_counts_once(lake: Lake) -> None:
+    """The rows of the days that were there keep their features, and later days see each event with its new label."""
+    log = [day_rows(day, 150) for day in range(3)]
+    before = made_days(lake, log[:2])
+    corrected = [with_corrected_clicks(rows, list(range(0, 150, 7))) for rows in log[:2]]
+    for day, rows in zip(DAYS, corrected, strict=False):
+        write_rows(lake, SPEC, day, rows)
+        assert write_event_day(SPEC, day, lake) == EventDay(150, late=0, removed=0, corrected=22)
+    for day, old in zip(DAYS, before, strict=False):
+        new = make(lake, SPEC, day)
+        assert new.drop_columns(["label"]).equals(old.drop_columns(["label"])) and not new.equals(old)
+    write_rows(lake, SPEC, DAYS[2], log[2])
+    last, events = make(lake, SPEC, DAYS[2]), pa.concat_tables([*corrected, log[2]]).to_pylist()
+    for table in SPEC.feature_tables:
+        for value in table.values:
+            if not value.last:
+                slow = [slow_value(SPEC, table, value, row, events) for row in log[2].to_pylist()]
+                assert last[value.name].to_pylist() == pytest.approx([-1 if x is None else x for x in slow], rel=1e-6), (
+                    value.name
+                )
+
+
+def test_a_label_can_be_corrected_again_and_a_day_without_corrections_has_the_columns_it_had(lake: Lake) -> None:
+    rows = day_rows(0, 30)
+    write_rows(lake, SPEC, DAYS[0], rows)
+    write_event_day(SPEC, DAYS[0], lake)
+    assert "replaced_at" not in read_parquet(event_parts(lake, SPEC.name, DAYS[0])[0]).column_names
+    write_rows(lake, SPEC, DAYS[0], with_corrected_clicks(rows, [3]))
+    assert write_event_day(SPEC, DAYS[0], lake) == EventDay(30, late=0, removed=0, corrected=1)
+    once = Path(event_parts(lake, SPEC.name, DAYS[0])[0]).read_bytes()
+    assert write_event_day(SPEC, DAYS[0], lake) == EventDay(30, late=0, removed=0, corrected=1)
+    assert Path(event_parts(lake, SPEC.name, DAYS[0])[0]).read_bytes() == once
+    write_rows(lake, SPEC, DAYS[1], day_rows(1, 30))
+    write_event_day(SPEC, DAYS[1], lake)
+    write_rows(lake, SPEC, DAYS[0], rows)
+    assert write_event_day(SPEC, DAYS[0], lake) == EventDay(30, late=0, removed=0, corrected=2)
+    held = read_parquet(event_parts(lake, SPEC.name, DAYS[0])[0]).to_pylist()
+    versions = [
+        (row["click"], row["arrived"], row["replaced_at"]) for row in held if row["event_time"] == rows["event_time"][3].as_py()
+    ]
+    first, flip = rows["click"][3].as_py(), 1 - rows["click"][3].as_py()
+    ends = [int(np.datetime64(day, "us").astype(np.int64)) for day in DAYS[1:3]]
+    assert versions == [(first, 0, ends[0]), (flip, ends[0], ends[1]), (first, ends[1], None)]
 
 
 def test_what_is_missing_or_stale_is_refused(lake: Lake) -> None:

@@ -12,7 +12,7 @@ from ml.features.event_days import write_event_day
 from ml.features.online_store.compare import compare_day
 from ml.features.online_store.differences import compare_rows, compare_value
 from ml.lake import Lake
-from tests.helpers.table_days import DAYS, day_rows, table_spec, write_rows
+from tests.helpers.table_days import DAYS, day_rows, table_spec, with_corrected_clicks, write_rows
 
 
 def test_numbers() -> None:
@@ -82,6 +82,19 @@ def test_events_that_arrived_after_their_day_explain_differences(lake: Lake) -> 
     found = compare_day(spec, DAYS[2], lake)
     assert found.late == 30
     assert sum(one.differing for one in found.differences) > 0 and found.unexplained == 0
+
+
+def test_labels_that_were_corrected_after_their_day_explain_differences(lake: Lake) -> None:
+    spec = table_spec()
+    lake.discard("feature_tables", spec.name, DAYS[2])
+    lake.discard("feature_tables", spec.name, DAYS[3])
+    write_rows(lake, spec, DAYS[1], with_corrected_clicks(day_rows(1, 300), list(range(0, 300, 10))))
+    write_event_day(spec, DAYS[1], lake)
+    write_event_day(spec, DAYS[2], lake)
+    found = compare_day(spec, DAYS[2], lake)
+    differing = {one.value: one.differing for one in found.differences}
+    assert found.late == 30 and found.unexplained == 0
+    assert differing["ctr"] > 0 and differing["shown"] == 0, "the events are the same, only their labels differ"
 
 
 def test_a_store_that_loses_events_is_found(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

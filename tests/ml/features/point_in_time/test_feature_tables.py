@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ml.catalog.spec import DatasetSpec
 from ml.days import MICROSECONDS_PER_HOUR
 from ml.features.hashing import hash_values
-from ml.features.point_in_time.event_log import ARRIVED, EventLog
+from ml.features.point_in_time.event_log import ARRIVED, REPLACED, EventLog
 from ml.features.point_in_time.feature_tables import with_feature_tables
 from ml.schema import ARROW_TYPES, EVENT_TIME, HISTORY_PREFIX
 from tests.helpers.feature_values import Row, slow_value
@@ -89,6 +89,7 @@ ROWS: st.SearchStrategy[list[Row]] = st.lists(
             "stars": st.none() | st.integers(1, 5).map(float),
             "visit": st.none() | st.integers(0, 2),
             ARRIVED: st.just(0) | st.integers(0, 70).map(lambda n: n * 5 * MINUTE),
+            REPLACED: st.none() | st.integers(0, 70).map(lambda n: n * 5 * MINUTE),
         }
     ),
     max_size=25,
@@ -101,11 +102,12 @@ def table_of(rows: list[Row], *, dictionaries: bool = False) -> pa.Table:
         columns[name] = pa.array([row[name] for row in rows], ARROW_TYPES[kind])
     if dictionaries:
         columns["country"] = columns["country"].dictionary_encode()
-    return pa.table(columns | {ARRIVED: pa.array([row.get(ARRIVED, 0) for row in rows], pa.int64())})
+    columns[ARRIVED] = pa.array([row.get(ARRIVED, 0) for row in rows], pa.int64())
+    return pa.table(columns | {REPLACED: pa.array([row.get(REPLACED) for row in rows], pa.int64())})
 
 
 def values_of(rows: list[Row], log: list[Row], spec: DatasetSpec = SPEC) -> list[dict[str, Any]]:
-    held = table_of(rows, dictionaries=True).drop_columns([ARRIVED])
+    held = table_of(rows, dictionaries=True).drop_columns([ARRIVED, REPLACED])
     made = with_feature_tables(held, spec, EventLog.of(spec, table_of(log)))
     return made.select([*spec.column_types.keys() & spec.table_values, f"{HISTORY_PREFIX}seen"]).to_pylist()
 
@@ -138,6 +140,7 @@ def test_no_value_uses_its_own_time_or_later_or_what_was_not_known(log: list[Row
     for rest in ([], later, backfilled, later + backfilled):
         changed = in_order(before + rest)
         known = [row for row in log if row[ARRIVED] <= at]
+        known = [row if (row[REPLACED] or 0) <= at else {**row, REPLACED: None} for row in known]
         assert values_of(rows, changed) == values_of(rows, in_order(known))
 
 
@@ -164,6 +167,17 @@ def test_an_event_counts_from_the_instant_at_which_it_is_known() -> None:
     assert [one["ctr"] for one in values_of([row(19), row(20), row(60)], log)] == smoothed[:3]
     late = [row(0) | {ARRIVED: 40 * MINUTE}]
     assert [one["ctr"] for one in values_of([row(39), row(40)], late)] == [0.25, 0.5]
+
+
+def test_a_replaced_event_counts_until_its_replacement_is_known() -> None:
+    """A click at minute 0 was logged as none until minute 40; `rates` knows events after 20 minutes."""
+    log = [row(0, click=0) | {REPLACED: 40 * MINUTE}, row(0) | {ARRIVED: 40 * MINUTE}]
+    found = values_of([row(39), row(40)], log)
+    assert [one["shown"] for one in found] == [1, 1]
+    assert [one["ctr"] for one in found] == [0.5 / 3, 1.5 / 3]
+    assert [len(one[f"{HISTORY_PREFIX}seen"]) for one in found] == [0, 1]
+    log = [row(0, click=0) | {REPLACED: 10 * MINUTE}, row(0) | {ARRIVED: 10 * MINUTE}]
+    assert [one["ctr"] for one in values_of([row(19), row(20)], log)] == [0.25, 0.5]
 
 
 def test_a_rate_does_not_depend_on_values_outside_its_window() -> None:
