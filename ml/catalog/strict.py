@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import pydantic
-from pydantic import BaseModel, ConfigDict
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 # '7', 1 and yes are not converted to 7, true and true.
 Bool = Annotated[bool, pydantic.Strict()]
 Int = Annotated[int, pydantic.Strict()]
 Float = Annotated[float, pydantic.Strict()]
+
+
+def _not_bool(kind: Any) -> BeforeValidator:
+    """Returns a validator that refuses true and false, which pydantic converts to 1 and 0, with pydantic's error `kind`."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, bool):
+            raise PydanticKnownError(kind)
+        return value
+
+    return BeforeValidator(check)
+
+
+# Recipes accept numbers as text, because YAML reads 1e-3 as text.
+LaxInt = Annotated[int, _not_bool("int_type")]
+LaxFloat = Annotated[float, _not_bool("float_type")]
+LaxNumber = Annotated[int | float, _not_bool("float_type")]
 
 Scalar = Bool | Int | Float | str
 """A value of a column as a catalog entry names it."""

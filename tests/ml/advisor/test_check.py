@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import pytest
+from pydantic import ValidationError
 
 from ml.advisor.check import check_recipes
+from ml.advisor.rules import Rules
 from ml.advisor.search_section import check_section, search_section
 from ml.catalog.load import CatalogError, load_catalog, load_dataset
+from ml.catalog.reference import reachable
 from ml.preflight.finding import Finding
-from ml.recipes.recipe import recipe_of
+from ml.recipes.recipe import Recipe, recipe_of
+from ml.recipes.search import Search
+from ml.recipes.wishes import WishesSection
 from tests.helpers.paths import ROOT
 
 
@@ -64,6 +72,15 @@ def test_the_recipes_of_the_catalog_pass(name: str) -> None:
         ("wishes: {memory: 2}", "wishes.memory: expected text, found 2"),
         ("wishes: {memory: much}", "wishes.memory: expected a size such as 500mb or 2gb, found 'much'"),
         ("wishes: {seconds: 0}", "wishes.seconds: expected greater than 0, found 0"),
+        ("training: {batch_size: yes}", "training.batch_size: expected an integer, found True (line 1)"),
+        ("training: {dense_optimizer: {lr: true}}", "training.dense_optimizer.lr: expected a number, found True"),
+        ("model: {top: [64, true]}", "model.top.1: expected an integer, found True"),
+        ("sigopt: {observation_budget: true}", "sigopt.observation_budget: expected an integer, found True"),
+        (
+            "sigopt: {parameters: [{name: x, key: seed, type: int, bounds: {min: no, max: 3}}]}",
+            "sigopt.parameters.0.bounds.min: expected a number, found False",
+        ),
+        ("wishes: {seconds: true}", "wishes.seconds: expected a number, found True"),
         ("wishes: {target: {auc: 0.7, log_loss: 0.5}}", "wishes.target: expected either auc or log_loss"),
     ],
 )
@@ -71,6 +88,47 @@ def test_a_wrong_key_of_any_section_is_an_error_with_its_path(catalog: Path, tex
     [finding] = found(catalog, text)
     assert (finding.severity, finding.key) == ("error", "models.dlrm")
     assert f"{catalog / 'recipes' / 'criteo' / 'dlrm.yaml'}: {message}" in finding.found
+
+
+def trues(annotation: Any) -> Iterator[Any]:
+    """Yield values with true in the place of each number of a type."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if annotation in (int, float):
+        yield True
+    elif origin in (Union, UnionType) and bool not in inner:
+        yield from (value for one in inner for value in trues(one))
+    elif origin is Annotated:
+        yield from trues(inner[0])
+    elif origin is tuple:
+        yield from ([value] for value in trues(inner[0]))
+    elif origin is dict:
+        yield from ({"x": value} for value in trues(inner[1]))
+
+
+NUMBERS = [
+    pytest.param(model, field.alias or name, value, id=f"{model.__name__}.{name}")
+    for root in (Recipe, Search, WishesSection, Rules)
+    for model in reachable(root)
+    for name, field in model.model_fields.items()
+    for value in trues(field.annotation)
+]
+
+
+def test_the_numbers_of_all_sections_are_known() -> None:
+    keys = {param.id for param in NUMBERS}
+    assert {"Recipe.batch_size", "Recipe.loss_weights", "DlrmRecipe.top", "Bounds.min", "WishedTarget.auc"} <= keys
+
+
+@pytest.mark.parametrize(("model", "key", "value"), NUMBERS)
+def test_true_is_not_a_number(model: Any, key: str, value: Any) -> None:
+    with pytest.raises(ValidationError) as refused:
+        model.model_validate({key: value})
+    assert [error for error in refused.value.errors() if error["loc"][0] == key and error["input"] is True]
+
+
+def test_numbers_can_be_text_as_yaml_reads_those_without_a_dot(catalog: Path) -> None:
+    assert found(catalog, "training: {dense_optimizer: {lr: 1e-3}}") == []
+    assert recipe_of(load_dataset(catalog / "criteo.yaml"), "dlrm").dense_optimizer.lr == 1e-3
 
 
 @pytest.mark.parametrize("wishes", ["target: {auc: 0.7}", "target: {log_loss: 0.5}, seconds: 60, memory: 2gb", "seconds: 1"])
