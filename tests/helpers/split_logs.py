@@ -23,11 +23,11 @@ MINUTE, HOUR = MICROSECONDS_PER_MINUTE, MICROSECONDS_PER_HOUR
 NAME = "again"
 
 
-def small_dataset(layout: str, folder: Path, seed: int = 0) -> tuple[DatasetSpec, Lake]:
-    """A small log of a layout, with its first two days in a lake."""
+def small_dataset(layout: str, folder: Path, seed: int = 0, **changes: Any) -> tuple[DatasetSpec, Lake]:
+    """A small log of a layout, with its first two days in a lake. `changes` replace keys of its entry."""
     logs = folder / "logs"
     logs.mkdir(parents=True)
-    entry = {"name": "small", "description": "A small log.", **write_log(layout, logs, seed)}
+    entry = {"name": "small", "description": "A small log.", **write_log(layout, logs, seed), **changes}
     spec, lake = DatasetSpec.model_validate(entry), Lake.at(folder / "lake")
     for day in spec.days()[:2]:
         ingest_day(spec.log, day, logs, lake, LocalRunner())

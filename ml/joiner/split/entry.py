@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from ml.catalog.explain import explain
 from ml.catalog.spec import DatasetSpec
 from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE, shift_day
 from ml.features.clean_task import read_columns
@@ -15,9 +19,16 @@ CLICKED = "clicked"
 
 
 def label_name(spec: DatasetSpec) -> str:
-    """Returns the column with the label that the joiner adds: the log's own column of 0 and 1, or `clicked`."""
-    own = spec.label.column if spec.label.at_least is None and spec.label.is_ is None else None
-    return own or CLICKED
+    """Returns the column with the label that the joiner adds: the log's own column, if it has 0 and 1, or `clicked`."""
+    own = spec.label.column
+    is_binary = spec.label.at_least is None and spec.label.is_ is None
+    return own if own and is_binary and spec.source.columns.get(own) == "int" else CLICKED
+
+
+def source_columns(spec: DatasetSpec) -> list[str]:
+    """Returns the columns of the raw logs that features, feature tables and labels need."""
+    tables = [name for name in spec.table_columns if name in spec.source.columns]
+    return list(dict.fromkeys([*read_columns(spec), *tables]))
 
 
 def key_of(spec: DatasetSpec) -> list[str]:
@@ -28,12 +39,17 @@ def key_of(spec: DatasetSpec) -> list[str]:
 def impression_columns(spec: DatasetSpec) -> dict[str, str]:
     """Returns the types of the impressions' columns: those that features need, without the label, and the key and the time.
 
+    A column that the label is read from otherwise than as 0 and 1, such as stars, stays if a feature table reads it too.
+
     Raises:
-        ValueError: The log has a column with a name that the streams use.
+        ValueError: The log has a column with a name that the streams use, or the label is a column of a side table.
     """
-    negatives = spec.label.negatives
-    needed = read_columns(spec)
-    types: dict[str, str] = {c: kind for c, kind in spec.source.columns.items() if c in needed and c != spec.label.column}
+    negatives, label = spec.label.negatives, spec.label.column
+    if label and label not in spec.source.columns:
+        raise ValueError(f"{spec.name}: the label {label!r} is in a side table, so it is the same before and after an action")
+    dropped = {label} if label_name(spec) == label or label not in spec.table_columns else set()
+    needed = set(source_columns(spec)) - dropped
+    types: dict[str, str] = {c: kind for c, kind in spec.source.columns.items() if c in needed}
     types |= dict.fromkeys(negatives.recent, "int") if negatives else {}
     own = {**dict.fromkeys(key_of(spec), "int"), SHOWN_AT: "int"}
     if taken := sorted(types.keys() & {*own, label_name(spec), TYPE, AT}):
@@ -44,14 +60,17 @@ def impression_columns(spec: DatasetSpec) -> dict[str, str]:
 def stream_entry(spec: DatasetSpec, name: str, days: list[str], options: SplitOptions) -> dict[str, Any]:
     """Returns the catalog entry of the dataset that joins the streams again.
 
-    Its features are those of the split dataset, except histories, which exist only for logs with sampled negatives. It has its
-    own recipes.
+    Its features are those of the split dataset, except histories of clicked items (`history: <number>`), which exist only for
+    logs with sampled negatives. It has its own recipes.
 
     Args:
         spec: The dataset that was split.
         name: Name of the new dataset.
         days: The days that were split.
         options: Delays, which say how many days follow.
+
+    Raises:
+        ValueError: The catalog would refuse the entry, or a reason of `impression_columns`.
     """
     data = spec.model_dump(mode="json", exclude_unset=True)
     dropped = (
@@ -70,9 +89,9 @@ def stream_entry(spec: DatasetSpec, name: str, days: list[str], options: SplitOp
     kept = {key: value for key, value in data.items() if key not in dropped}
     label, key = label_name(spec), key_of(spec)
     columns = impression_columns(spec)
-    features = [f for f, column in zip(kept["sparse"], spec.sparse, strict=True) if column.history is None]
+    features = [f for f, column in zip(kept["sparse"], spec.sparse, strict=True) if not isinstance(column.history, int)]
     last = shift_day(days[-1], -(-options.longest_delay // (24 * MICROSECONDS_PER_HOUR)))
-    return {
+    entry = {
         **kept,
         "name": name,
         "description": f"{spec.name}, split into impressions and actions of some days, for the joiner.",
@@ -95,3 +114,9 @@ def stream_entry(spec: DatasetSpec, name: str, days: list[str], options: SplitOp
         "label": {"column": label},
         "demo_days": max(2, min(spec.demo_days, len(days))),
     }
+    try:
+        DatasetSpec.model_validate(entry)
+    except ValidationError as error:
+        why = explain(Path(f"{name}.yaml"), error, DatasetSpec)
+        raise ValueError(f"{spec.name}: the catalog would refuse the entry that joins the streams again:\n{why}") from error
+    return entry

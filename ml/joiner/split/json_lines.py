@@ -21,21 +21,21 @@ def json_lines(rows: pa.Table) -> pa.Array:
     Missing values become `null`. Numbers are written so that they are read back exactly.
 
     Args:
-        rows: N rows with columns of integers, finite floats, strings and bools.
+        rows: N rows with columns of integers, finite floats, strings and bools, or of lists of them.
 
     Returns:
         Large strings [N], each ended by a line feed.
 
     Example:
-        >>> json_lines(pa.table({"n": [1, None], "s": ['a"', "b"]})).to_pylist()
-        ['{"n":1,"s":"a\\""}\n', '{"n":null,"s":"b"}\n']
+        >>> json_lines(pa.table({"n": [1, None], "s": ['a"', "b"], "l": [[1, None], None]})).to_pylist()
+        ['{"n":1,"s":"a\\"","l":[1,null]}\n', '{"n":null,"s":"b","l":null}\n']
     """
     text = pa.large_string()
     pieces: list[pa.Array | pa.Scalar] = []
     for n, name in enumerate(rows.column_names):
         pieces.append(pa.scalar(("," if n else "{") + json.dumps(name) + ":", text))
         column = rows[name].combine_chunks()
-        pieces.append(pc.fill_null(_values(column).cast(text), "null"))
+        pieces.append(_texts(column))
     joined = pc.binary_join_element_wise(*pieces, pa.scalar("}\n", text), pa.scalar("", text))
     return joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined
 
@@ -87,10 +87,17 @@ KINDS: dict[str, Callable[[bytes, str, str], bytes]] = {
 """Ways in which lines are corrupt. Each makes the line useless to the joiner."""
 
 
-def _values(column: pa.Array) -> pa.Array:
-    """Returns the JSON text of each value; null for a missing one."""
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return column
-    coded = column.dictionary_encode()
-    quoted = pa.array([json.dumps(value, ensure_ascii=False) for value in coded.dictionary.to_pylist()], pa.large_string())
-    return quoted.take(coded.indices)
+def _texts(column: pa.Array) -> pa.Array:
+    """Returns the JSON text of each value, large strings [N]."""
+    text = pa.large_string()
+    if pa.types.is_list(column.type):
+        ends = np.append(0, np.cumsum(pc.list_value_length(column).fill_null(0).to_numpy()))
+        lists = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), _texts(column.flatten()))
+        opening, comma, closing, null, nothing = (pa.scalar(one, text) for one in ("[", ",", "]", "null", ""))
+        joined = pc.binary_join_element_wise(opening, pc.binary_join(lists, comma), closing, nothing)
+        return pc.if_else(column.is_valid(), joined, null)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        coded = column.dictionary_encode()
+        quoted = pa.array([json.dumps(value, ensure_ascii=False) for value in coded.dictionary.to_pylist()], text)
+        column = quoted.take(coded.indices)
+    return pc.fill_null(column.cast(text), "null")

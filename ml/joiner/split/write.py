@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from ml.catalog.spec import DatasetSpec
 from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE, day_bounds
-from ml.features.clean_task import earlier_days, expand_rows, read_columns
+from ml.features.clean_task import earlier_days, expand_rows
 from ml.features.point_in_time.negatives import Events
 from ml.features.transforms import SAMPLED_LABEL
 from ml.hashing import derive_seed, mix64_array
 from ml.joiner.split.arrivals import Arrivals, Stream
-from ml.joiner.split.entry import ACTIONS, IMPRESSIONS, impression_columns, key_of, stream_entry
+from ml.joiner.split.entry import ACTIONS, IMPRESSIONS, impression_columns, key_of, source_columns, stream_entry
 from ml.joiner.split.events import AT, POSITION, REQUEST, SHOWN_AT, Clock, split_rows
 from ml.joiner.split.options import SplitOptions
 from ml.lake import Lake
@@ -79,7 +79,8 @@ def split_days(
     Raises:
         FileExistsError: The folder is not empty.
         MissingPartition: A day has not been ingested.
-        ValueError: The dataset has two logs already, or a column with a name that the streams use.
+        ValueError: The dataset has two logs already, a column with a name that the streams use, or a label in a side table; or
+            the catalog would refuse the entry.
     """
     if spec.actions is not None:
         raise ValueError(f"{spec.name} has a log of actions already; split a dataset with one log")
@@ -143,7 +144,7 @@ def _clock(spec: DatasetSpec, partitions: dict[str, str], day: str, options: Spl
 
 def _blocks(spec: DatasetSpec, day: str, lake: Lake) -> Iterator[pa.Table]:
     """Yields the joined rows of a day in time order: with negatives, `SAMPLED_LABEL` and trailing counts, if there are any."""
-    columns = read_columns(spec)
+    columns = source_columns(spec)
     parts = raw_parts(lake, spec.name, day)
     negatives, before = spec.label.negatives, 0
     events: Events | None = None

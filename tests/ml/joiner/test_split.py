@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from ml.joiner.split.delays import Delays, duration
 from ml.joiner.split.events import ARRIVAL, BAD
 from ml.joiner.split.json_lines import KINDS, corrupt_lines, json_lines, text_of
 from ml.joiner.split.options import SplitOptions
+from ml.joiner.split.write import split_days
 from ml.logs.read import raw_table
 from tests.helpers.split_logs import HOUR, MINUTE, NAME, options_of, small_dataset, split, stream_rows
 
@@ -150,6 +152,89 @@ def test_the_entry_is_valid_and_covers_the_delays(tmp_path: Path) -> None:
         assert spec.label.column not in found.source.columns
 
 
+TABLES: dict[str, dict[str, Any]] = {
+    "ratings": {  # `rating`, which the label compares with a number, is read by tables too
+        "feature_tables": [
+            {
+                "name": "film",
+                "entity": ["item"],
+                "where": {"column": "rating", "equals": 5},
+                "values": [
+                    {"name": "liked", "rate": {"column": "rating", "at_least": 4, "hours": 24}},
+                    {"name": "seen_at", "last": {"column": "timestamp", "hours": 24}},
+                ],
+            }
+        ],
+        "dense": ["liked"],
+        "sparse": ["user", "item", {"name": "stamp", "column": "timestamp"}, {"name": "times", "history": "seen_at"}],
+    },
+    "shop": {  # the label, a column of 0 and 1, is read by a table, and `page` by nothing else
+        "feature_tables": [
+            {
+                "name": "product",
+                "entity": ["product"],
+                "where": {"column": "page", "equals": "home"},
+                "values": [{"name": "sold", "rate": {"column": "bought", "hours": 24}}],
+            }
+        ],
+        "dense": ["price", "sold"],
+        "sparse": ["visitor", "product"],
+        "join": [],
+    },
+    "tracker": {  # the label is a bool, which a table compares
+        "feature_tables": [
+            {
+                "name": "sku",
+                "entity": ["sku"],
+                "where": {"column": "hit", "equals": True},
+                "values": [{"name": "hits", "count": {"hours": 24}}],
+            }
+        ],
+        "dense": ["hits"],
+    },
+    "news": {  # sampled negatives, and a table of a column that is no feature
+        "feature_tables": [
+            {
+                "name": "article",
+                "entity": ["click_article_id"],
+                "where": {"column": "device", "equals": 1},
+                "values": [{"name": "clicks_2h", "count": {"hours": 2}}],
+            }
+        ],
+        "dense": ["clicks_1h", "clicks_2h"],
+        "sparse": [{"name": "item", "column": "click_article_id"}, {"name": "user", "column": "user_id"}],
+    },
+}
+
+
+@pytest.mark.parametrize("layout", TABLES)
+def test_datasets_with_feature_tables_are_split_with_all_columns_of_the_tables(layout: str, tmp_path: Path) -> None:
+    spec, lake = small_dataset(layout, tmp_path, **TABLES[layout])
+    split(spec, lake, tmp_path / "out", SplitOptions())
+    found = load_dataset(tmp_path / "out" / f"{NAME}.yaml")
+    assert found.feature_tables == spec.feature_tables
+    assert [f.name for f in (*found.dense, *found.sparse)] == [f.name for f in (*spec.dense, *spec.sparse)]
+    rows = stream_rows(tmp_path / "out" / "impressions")
+    assert set(rows.column_names) == set(found.source.columns)
+    joined = set(found.action_columns)
+    for table in found.feature_tables:
+        assert all(column in joined or not rows[column].null_count for column in table.columns)
+    assert ("bought" in joined) == (layout == "shop")
+
+
+def test_an_entry_that_the_catalog_would_refuse_is_not_written(tmp_path: Path) -> None:
+    spec, lake = small_dataset("banner", tmp_path)
+    with pytest.raises(ValueError, match=r"(?s)the catalog would refuse the entry .*No Name\.yaml: name"):
+        split_days(spec, spec.days()[:1], lake, tmp_path / "out", "No Name", SplitOptions())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_label_in_a_side_table_is_refused(tmp_path: Path) -> None:
+    spec, lake = small_dataset("ratings", tmp_path, label={"column": "age", "at_least": 30}, dense=[])
+    with pytest.raises(ValueError, match="the label 'age' is in a side table"):
+        split(spec, lake, tmp_path / "out", SplitOptions())
+
+
 def test_a_folder_with_files_is_refused(tmp_path: Path) -> None:
     spec, lake = small_dataset("banner", tmp_path)
     (tmp_path / "out").mkdir()
@@ -234,6 +319,10 @@ def test_lines_are_read_back_exactly() -> None:
         "i": pa.array([None if i % 7 == 0 else (-1) ** i * (2**63 - 1 - i) for i in range(n)], pa.int64()),
         "s": [texts[i % len(texts)] for i in range(n)],
         'odd "name"': [i % 2 == 0 for i in range(n)],
+        "words": [[None, [], ["a", None], texts[:i % 5]][i % 4] for i in range(n)],
+        "numbers": pa.array([[None, [], [i, None], [2**63 - 1]][i % 4] for i in range(n)], pa.list_(pa.int64())),
+        "floats": [[float(value)] * (i % 3) for i, value in enumerate(floats)],
+        "flags": [[i % 2 == 0, None] for i in range(n)],
     })  # fmt: skip
     lines = json_lines(rows)
     text = text_of(lines, 0, n)

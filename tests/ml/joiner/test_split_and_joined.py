@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from ml.catalog.spec import DatasetSpec
+from ml.compute.runner import LocalRunner
 from ml.days import MICROSECONDS_PER_HOUR
 from ml.joiner.join import AFTER_WAIT, BEFORE, LATE, MATCHED, NO_IMPRESSION, NO_KEY, REPEATED
+from ml.lake import Lake
+from ml.logs.ingest import ingest_day
+from ml.logs.read import raw_table
+from ml.stages import JOINED_EXAMPLES
 from tests.helpers.rejoin import differences, rejoin
 from tests.helpers.split_logs import NAME, options_of, small_dataset, split
 
@@ -31,6 +38,24 @@ def test_every_example_comes_back_once_with_its_label(layout: str, seed: int, tm
     ), "every line of an action is counted, by one reason"
     assert done.repeated + written.rows == written.lines["impressions"]
     assert done.quarantined == done.without_key == 0
+
+
+def test_lists_come_back(tmp_path: Path, lake: Lake) -> None:
+    tags = [None, [], ["a", 'b "c"'], ["a"], ["naïve", None]]
+    rows = [{"at": 1_772_323_200 + 60 * n, "item": n % 9, "tags": tags[n % 5], "clicked": n % 3 // 2} for n in range(400)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {"at": "int", "item": "int", "tags": "list<string>", "clicked": "int"}
+    entry = {"source": {"files": "log.jsonl", "format": "jsonl", "columns": columns}, "time": {"column": "at", "unit": "s"}}
+    entry |= {"partitions": {"start": "2026-03-01", "end": "2026-03-02"}, "label": {"column": "clicked"}}
+    spec = DatasetSpec.model_validate({"name": "tagged", "description": "Tags.", **entry, "sparse": ["item", "tags"]})
+    for day in spec.days():
+        ingest_day(spec.log, day, tmp_path, lake, LocalRunner())
+    out = tmp_path / "out"
+    split(spec, lake, out, options_of(0))
+    done = rejoin(out, NAME, lake)
+    assert differences(out, lake, done.spec) == NOTHING and done.quarantined == 0
+    found = [row for day in done.spec.days() for row in raw_table(lake, NAME, day, JOINED_EXAMPLES).to_pylist()]
+    assert [(row["item"], row["tags"]) for row in found] == [(row["item"], row["tags"]) for row in rows]
 
 
 @pytest.mark.parametrize("seed", range(3))
