@@ -16,6 +16,7 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.joiner.blocks import SIDES
+from ml.joiner.lock import StreamInUse, only_join
 from ml.joiner.read_files import ReadFiles
 from ml.joiner.status import StreamStatus
 from ml.joiner.stream_faults import stream_faults
@@ -69,11 +70,16 @@ def main(dataset: str, ends: bool) -> None:
         raise click.ClickException(f"{dataset} has one log; a dataset whose entry declares `actions` has two to join")
     if os.environ.get("EVERGREEN_SPARK_MASTER") == "none":
         raise click.ClickException("joining a stream needs Spark; unset EVERGREEN_SPARK_MASTER, or set it to a master")
-    join_stream(spec, UPath(str(home())) / "stream" / spec.name, ends, console)
+    root = UPath(str(home())) / "stream" / spec.name
+    try:
+        with only_join(root):
+            join_stream(spec, root, ends, console)
+    except StreamInUse as error:
+        raise click.ClickException(str(error)) from error
 
 
 def join_stream(spec: DatasetSpec, root: UPath, ends: bool, console: Console) -> None:
-    """Join a stream until Ctrl-C, or to its end, and print each batch.
+    """Join a stream, whose lock the caller holds, until Ctrl-C, or to its end, and print each batch.
 
     Raises:
         click.ClickException: The state belongs to another catalog entry, or a batch failed.

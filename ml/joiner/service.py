@@ -23,6 +23,7 @@ from upath import UPath
 from ml.catalog.spec import DatasetSpec
 from ml.joiner.blocks import SIDES, Layout, unpack
 from ml.joiner.keys import event_times, order_by
+from ml.joiner.lock import only_join
 from ml.joiner.processor import COUNTS, EXAMPLES, LATE, OUTPUT, READ, STATE, UNMATCHED, JoinProcessor
 from ml.joiner.read_files import record
 from ml.joiner.source import JoinerSource, StreamInput
@@ -108,7 +109,7 @@ class Joining:
 
 
 def start_join(joining: Joining, spark: SparkSession, on_batch: Callable[[StreamStatus], None] | None = None) -> StreamingQuery:
-    """Starts the query of a live join, which continues where it stopped.
+    """Starts the query of a live join, which continues where it stopped. The caller holds the lock of the stream (`only_join`).
 
     Args:
         joining: The settings.
@@ -250,11 +251,13 @@ def run_to_end(joining: Joining, spark: SparkSession) -> StreamStatus | None:
     """Joins what is in the folders, and returns the status after the last batch; None if there was nothing.
 
     Raises:
+        StreamInUse: Another process joins the stream.
         StreamingQueryException: A batch failed.
     """
-    query: Any = start_join(joining, spark)
-    try:
-        query.processAllAvailable()
-    finally:
-        query.stop()
+    with only_join(joining.root):
+        query: Any = start_join(joining, spark)
+        try:
+            query.processAllAvailable()
+        finally:
+            query.stop()
     return StreamStatus.read(joining.folder)

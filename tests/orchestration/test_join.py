@@ -19,6 +19,7 @@ import yaml
 from rich.console import Console
 from upath import UPath
 
+from ml.joiner.lock import only_join
 from ml.joiner.status import StreamStatus
 from ml.online.stream import Position
 from orchestration.arriving import stream_of
@@ -56,6 +57,15 @@ def test_a_dataset_of_one_log_is_refused(home: Path) -> None:
     (home / "catalog" / "feed.yaml").write_text(yaml.safe_dump(feed_entry(), sort_keys=False))
     with pytest.raises(click.ClickException, match="joining a stream needs Spark; unset EVERGREEN_SPARK_MASTER"):
         main.callback("feed", False)  # type: ignore[misc]
+
+
+def test_a_stream_that_another_process_joins_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EVERGREEN_SPARK_MASTER")
+    (home / "catalog" / "feed.yaml").write_text(yaml.safe_dump(feed_entry(), sort_keys=False))
+    root = home / "stream" / "feed"
+    with only_join(UPath(root)), pytest.raises(click.ClickException, match=f"another process joins the stream {root}; stop it"):
+        main.callback("feed", False)  # type: ignore[misc]
+    assert not (root / "joiner").exists()
 
 
 def test_a_run_says_in_one_line_what_it_has_done() -> None:
