@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import date
 from typing import Any, Self
 from zoneinfo import ZoneInfo
@@ -339,10 +340,13 @@ class DatasetSpec(Strict):
     def fingerprint_of(self, stage: str) -> str:
         """Returns the fingerprint of a stage's partitions: a log's for rows and events, the dataset's for later stages."""
         if stage == FEATURE_TABLES:  # the events, from which any values can be computed
-            columns = json.dumps(self.table_columns)
-            return hashlib.sha256(f"{self.examples_log.fingerprint} {columns}".encode()).hexdigest()[:16]
+            return self.events_fingerprint(self.table_columns)
         logs = (self.log, self.examples_log, self.actions_log)
         return next((log.fingerprint for log in logs if log and log.stage == stage), self.fingerprint)
+
+    def events_fingerprint(self, columns: Mapping[str, ColumnType]) -> str:
+        """Returns the fingerprint of events with some columns of the log, given with their types in order."""
+        return hashlib.sha256(f"{self.examples_log.fingerprint} {json.dumps(dict(columns))}".encode()).hexdigest()[:16]
 
 
 # Version of how values become ids and rows get their sampling rates. Increase it with either, so that features are not mixed.

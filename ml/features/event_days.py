@@ -5,7 +5,8 @@ The partition holds `rows/part-00000.parquet` (event_time, the columns that the 
 is made again after the log's day has changed, the events that it had keep their place, and new ones are marked as arrived late:
 they are known from the end of the newest day that was made before them. An event whose label was corrected ends at that
 instant, and its new version begins. So a backfill never changes a value of a row that already exists. A log that was changed by
-removing rows keeps the removed events; to start again without them, delete the partition.
+removing rows keeps the removed events; to start again without them, delete the partition. All of this also holds if the feature
+tables read other columns than when the day was made, but not if the log is read in another way.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
 from ml.days import day_bounds
-from ml.features.event_versions import add_changes, label_columns
+from ml.features.event_versions import add_changes
 from ml.features.point_in_time.event_log import ARRIVED, REPLACED, EventLog
 from ml.lake import Lake
 from ml.logs.read import raw_parts
@@ -68,10 +69,9 @@ def write_event_day(spec: DatasetSpec, day: str, lake: Lake) -> EventDay:
     parts = raw_parts(lake, spec.name, day, log.stage)
     events = EventLog.of(spec, pa.concat_tables([read_parquet(part, columns) for part in parts]))
     removed = 0
-    if lake.is_current(FEATURE_TABLES, spec.name, day, fingerprint):
-        before = EventLog.of(spec, pa.concat_tables([read_parquet(part) for part in event_parts(lake, spec.name, day)]))
+    if (stored := _stored(spec, day, lake)) is not None:
         newest = max(day, *lake.days(FEATURE_TABLES, spec.name))
-        changed = add_changes(before, events, day_bounds(newest, spec.zone)[1], label_columns(spec))
+        changed = add_changes(spec, stored, events, day_bounds(newest, spec.zone)[1])
         events, removed = changed.log, changed.removed
     rows = events.rows
     corrected = len(rows) - rows[REPLACED].null_count
@@ -83,6 +83,22 @@ def write_event_day(spec: DatasetSpec, day: str, lake: Lake) -> EventDay:
         stats = {name: count for name, count in asdict(done).items() if corrected or name != "corrected"}
         lake.write_manifest(staging, stats | {"fingerprint": fingerprint} | made_from)
     return done
+
+
+def _stored(spec: DatasetSpec, day: str, lake: Lake) -> pa.Table | None:
+    """Returns the events that a day has, with the columns that tables read when it was made; None without comparable ones.
+
+    If the log was read in another way then, its rows had other values, so the events start again.
+    """
+    if not lake.has(FEATURE_TABLES, spec.name, day):
+        return None
+    rows = pa.concat_tables([read_parquet(part) for part in event_parts(lake, spec.name, day)])
+    types = spec.source.columns | spec.action_columns
+    columns = [name for name in rows.column_names if name not in (EVENT_TIME, ARRIVED, REPLACED)]
+    if not types.keys() >= set(columns):
+        return None
+    fingerprint = spec.events_fingerprint({name: types[name] for name in columns})
+    return rows if lake.is_current(FEATURE_TABLES, spec.name, day, fingerprint) else None
 
 
 def event_parts(lake: Lake, dataset: str, day: str) -> list[str]:

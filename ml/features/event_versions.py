@@ -1,13 +1,13 @@
 """Adds what has changed in the log of a day to the events that the day had.
 
-Events are compared by their values. An event that the log did not have is late. An event that the log no longer has is
-kept, because rows that exist have counted it. If only its label has changed, both versions are kept: the old one ends when the
-new one becomes known.
+Events are compared by their values in the columns that both have. An event that the log did not have is late. An event that the
+log no longer has is kept, because rows that exist have counted it. If only its label has changed, both versions are kept: the
+old one ends when the new one becomes known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,32 +34,44 @@ class ChangedEvents:
     removed: int
 
 
-def add_changes(before: EventLog, now: EventLog, arrived: int, labels: Collection[str]) -> ChangedEvents:
+def add_changes(spec: DatasetSpec, stored: pa.Table, now: EventLog, arrived: int) -> ChangedEvents:
     """Adds late events and corrected labels to the events of a day.
 
     Args:
-        before: The events that the day had.
+        spec: The dataset.
+        stored: The events that the day had, as stored. The feature tables may have read other columns then. New columns have
+            the values of the log, and are missing in events that the log no longer has.
         now: The events of its log, in time order.
         arrived: Instant from which new events and new versions are known, in microseconds.
-        labels: Columns that differ between the versions of an event.
 
     Returns:
-        The events of `before`, and the new ones, in time order. Events of one instant are in the order in which they arrived.
+        The events of `stored`, and the new ones, in time order. Events of one instant are in the order in which they arrived.
     """
-    current = np.flatnonzero(before.rows[REPLACED].is_null().to_numpy())
-    old, new = _identities(before.rows.take(pa.array(current)), ()), _identities(now.rows, ())
-    gone, come = current[~np.isin(old, new)], np.flatnonzero(~np.isin(new, old))
-    lost, added = before.rows.take(pa.array(gone)), now.rows.take(pa.array(come))
-    corrected = gone[np.isin(_identities(lost, labels), _identities(added, labels))]
-    is_replaced = np.isin(np.arange(len(before.rows)), corrected)
+    fresh = [field for field in now.rows.schema if field.name not in stored.column_names]
+    shared = [name for name in now.rows.column_names if name in stored.column_names and name != ARRIVED]
+    for field in fresh:
+        stored = stored.append_column(field, pa.nulls(len(stored), field.type))
+    before = EventLog.of(spec, stored).rows
+    current = np.flatnonzero(before[REPLACED].is_null().to_numpy())
+    old, new = _identities(before.take(pa.array(current)), shared), _identities(now.rows, shared)
+    _, both_old, both_new = np.intersect1d(old, new, assume_unique=True, return_indices=True)
+    place = np.full(len(before), -1)  # of each event among those of the log
+    place[current[both_old]] = both_new
+    for field in fresh:
+        before = _with(before, field.name, now.rows[field.name].take(pa.array(place, mask=place < 0)))
+    gone, come = np.setdiff1d(current, current[both_old]), np.setdiff1d(np.arange(len(new)), both_new)
+    lost, added = before.take(pa.array(gone)), now.rows.take(pa.array(come))
+    unlabelled = [name for name in shared if name not in _label_columns(spec)]
+    corrected = gone[np.isin(_identities(lost, unlabelled), _identities(added, unlabelled))]
+    is_replaced = np.isin(np.arange(len(before)), corrected)
     ends = pa.array(np.where(is_replaced, arrived, 0), mask=~is_replaced)
-    kept = _with(before.rows, REPLACED, pa.chunked_array([before.rows[REPLACED].combine_chunks().fill_null(ends)]))
+    kept = _with(before, REPLACED, before[REPLACED].combine_chunks().fill_null(ends))
     rows = pa.concat_tables([kept, _with(added, ARRIVED, pa.array(np.full(len(added), arrived)))])
     order = np.argsort(rows[EVENT_TIME].to_numpy(), kind="stable")
     return ChangedEvents(EventLog(rows.take(pa.array(order)).combine_chunks()), len(gone) - len(corrected))
 
 
-def label_columns(spec: DatasetSpec) -> set[str]:
+def _label_columns(spec: DatasetSpec) -> set[str]:
     """Returns the columns of the log that change if a label is corrected."""
     return {rule.column for rule in spec.label_rules} | set(spec.action_columns)
 
@@ -68,11 +80,11 @@ def _with(rows: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.T
     return rows.set_column(rows.schema.get_field_index(name), name, values)
 
 
-def _identities(rows: pa.Table, without: Collection[str]) -> NDArray[np.uint64]:
+def _identities(rows: pa.Table, columns: Sequence[str]) -> NDArray[np.uint64]:
     """Returns a hash of each row's values (uint64 [N]); rows with equal values are numbered, so that each has its own."""
     key = rows[EVENT_TIME].to_numpy().view(np.uint64)
-    for name in rows.column_names:
-        if name not in (EVENT_TIME, ARRIVED, REPLACED, *without):
+    for name in columns:
+        if name not in (EVENT_TIME, REPLACED):
             key = mix64_array(key) + hash_values("event", rows[name].combine_chunks()).view(np.uint64)
     order = np.argsort(key, kind="stable")
     first = np.concatenate(([True], key[order][1:] != key[order][:-1])) if len(key) else np.zeros(0, np.bool_)

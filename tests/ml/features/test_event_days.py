@@ -194,6 +194,58 @@ def test_a_label_can_be_corrected_again_and_a_day_without_corrections_has_the_co
     assert versions == [(first, 0, ends[0]), (flip, ends[0], ends[1]), (first, ends[1], None)]
 
 
+def with_table_of(column: str) -> DatasetSpec:
+    """The dataset with a table that reads one more column."""
+    return table_spec(feature_tables=[*TABLES, {"name": "more", "entity": [column], "values": [COUNT]}])
+
+
+COUNT = {"name": "n", "count": {"hours": 1}}
+
+
+def test_other_tables_keep_the_clocks_of_the_events(lake: Lake) -> None:
+    """Late, removed and corrected events of old days stay so when the tables read one more column, or one less."""
+    log = [day_rows(day, 150) for day in range(2)]
+    made_days(lake, log)
+    late = day_rows(0, 40, seed=1)
+    changed = in_time_order(with_corrected_clicks(log[0], [70, 90]).slice(5), late)
+    write_rows(lake, SPEC, DAYS[0], changed)
+    assert write_event_day(SPEC, DAYS[0], lake) == EventDay(190, late=40, removed=5, corrected=2)
+    before = [make(lake, SPEC, day) for day in DAYS[:2]]
+    held = read_parquet(event_parts(lake, SPEC.name, DAYS[0])[0])
+    more = with_table_of("time")
+    after = [make(lake, more, day) for day in DAYS[:2]]
+    assert all(new.select(old.column_names).equals(old) for old, new in zip(before, after, strict=True))
+    found = read_parquet(event_parts(lake, SPEC.name, DAYS[0])[0])
+    assert found.select(held.column_names).equals(held)
+    current = found.filter(pa.compute.is_null(found["replaced_at"]))
+    minutes = (current["event_time"].to_numpy() - FIRST) // MINUTE
+    known = current["time"].is_valid().to_numpy()
+    assert (current["time"].drop_null().to_numpy() == minutes[known]).all(), "the log has the new column of its events"
+    assert np.count_nonzero(~known) == 5, "and not that of the removed ones"
+    write_event_day(SPEC, DAYS[0], lake)
+    assert read_parquet(event_parts(lake, SPEC.name, DAYS[0])[0]).equals(held)
+
+
+def test_what_changed_in_the_log_before_other_tables_read_it_is_late_or_corrected_too(lake: Lake) -> None:
+    rows = day_rows(0, 60)
+    write_rows(lake, SPEC, DAYS[0], rows)
+    write_event_day(SPEC, DAYS[0], lake)
+    write_rows(lake, SPEC, DAYS[0], in_time_order(with_corrected_clicks(rows, [7]), day_rows(0, 8, seed=1)))
+    more = with_table_of("time")
+    assert write_event_day(more, DAYS[0], lake) == EventDay(68, late=8, removed=0, corrected=1)
+    once = Path(event_parts(lake, SPEC.name, DAYS[0])[0]).read_bytes()
+    write_event_day(more, DAYS[0], lake)
+    assert Path(event_parts(lake, SPEC.name, DAYS[0])[0]).read_bytes() == once
+
+
+def test_a_log_that_is_read_in_another_way_starts_again(lake: Lake) -> None:
+    write_rows(lake, SPEC, DAYS[0], day_rows(0, 30))
+    write_event_day(SPEC, DAYS[0], lake)
+    other = table_spec(time={"column": "time", "unit": "ms"})
+    write_rows(lake, other, DAYS[0], in_time_order(day_rows(0, 30), day_rows(0, 4, seed=1)))
+    assert write_event_day(other, DAYS[0], lake) == EventDay(34, late=0, removed=0, corrected=0)
+
+
 def test_what_is_missing_or_stale_is_refused(lake: Lake) -> None:
     write_rows(lake, SPEC, DAYS[1], day_rows(1, 10))
     write_event_day(SPEC, DAYS[1], lake)
