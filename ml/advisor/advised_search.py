@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from ml.recipes.recipe import Recipe
 from ml.recipes.search import TRIALS_PER_PARAMETER, Search
 
 STEPS = 50  # fewest steps of a day that a searched batch size leaves
+WARM_UP, DECAY_START = "schedule.warm_up", "schedule.decay_start"
 DECAY_AFTER_WARM_UP = {
     "type": "greater_than",
     "threshold": 0,
@@ -88,6 +89,7 @@ def search_around(
     cores: float = 1.0,
     rules: Rules | None = None,
     days_trained: int | None = None,
+    fixed: Collection[str] = (),
 ) -> AdvisedSearch:
     """Derive what tuning searches around a recipe.
 
@@ -98,11 +100,13 @@ def search_around(
         cores: As for `advised_search`.
         rules: As for `advised_search`.
         days_trained: Number of training days of a trial, as `Search.days_trained`; by default, that of a search with defaults.
+        fixed: Recipe keys that will not be searched. Where the warm-up or the decay is among them, the other one's bounds keep
+            the warm-up before the decay.
     """
     wishes, rules = wishes or Wishes(), rules or load_rules()
     searched = [one for one in rules.search if recipe.model.kind in one.models]
     grids = {one.key: _grid(one, recipe, rows) for one in searched if one.grid}
-    parameters = tuple(found for one in searched if (found := _parameter(one, recipe, rules, grids)))
+    parameters = tuple(found for one in searched if (found := _parameter(one, recipe, rules, grids, fixed)))
     names = {parameter["name"] for parameter in parameters}
     constraints = (DECAY_AFTER_WARM_UP,) if {"decay_start", "warm_up"} <= names else ()
     budget = TRIALS_PER_PARAMETER * len(parameters) if wishes.trials is None else wishes.trials
@@ -115,7 +119,9 @@ def search_around(
     )
 
 
-def _parameter(one: Searched, recipe: Recipe, rules: Rules, grids: dict[str, tuple[int, ...]]) -> dict[str, Any] | None:
+def _parameter(
+    one: Searched, recipe: Recipe, rules: Rules, grids: dict[str, tuple[int, ...]], fixed: Collection[str]
+) -> dict[str, Any] | None:
     """Return a parameter; None if the recipe has no value for it, or there is only one to try."""
     value = value_at(recipe.model_dump(mode="json"), one.key)
     common = {"name": one.name, "key": one.key, "type": one.parameter_type}
@@ -129,6 +135,12 @@ def _parameter(one: Searched, recipe: Recipe, rules: Rules, grids: dict[str, tup
         return common | {"bounds": bounds, "transformation": "log"}
     if one.range:
         low, high = min(one.range[0], value), max(one.range[1], value)
+        if one.key == WARM_UP and DECAY_START in fixed:
+            high = min(high, recipe.schedule.decay_start)
+        if one.key == DECAY_START and WARM_UP in fixed:
+            low = max(low, recipe.schedule.warm_up)
+        if low == high:
+            return None
         whole = one.type == "int"
         return common | {"bounds": {"min": int(low), "max": int(high)} if whole else {"min": low, "max": high}}
     if one.grid:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,15 +72,21 @@ def search_section(
     edits = read_edits(spec.models[model].edits)
     wishes = wishes_of(spec, model)
     edited = {key: value for key, value in (edits.sigopt.items() if edits else ()) if key != "parameters"} | dict(changes or {})
-    advised = search_around(recipe, rows, wishes, cores, days_trained=_days_trained(edited)).section
+    every = search_around(recipe, rows).parameters
+    fixed = _keys(every) - _keys(_parameters(edits, recipe, every)[0])
+    advised = search_around(recipe, rows, wishes, cores, days_trained=_days_trained(edited), fixed=fixed).section
     parameters, listed = _parameters(edits, recipe, advised["parameters"])
     names = {parameter["name"] for parameter in parameters}
     constraints = [each for each in advised["linear_constraints"] if {term["name"] for term in each["terms"]} <= names]
     data = {**advised, "parameters": parameters, "linear_constraints": constraints, **edited}
     search = _validated(spec, model, edits, data)
-    unwished = search_around(recipe, rows, cores=cores).section
+    unwished = search_around(recipe, rows, cores=cores, fixed=fixed).section
     origins = _origins(search, advised, unwished, edits, edited | {"parameters": listed})
     return SearchSection(search, origins, tuple(_overrode(advised, search)))
+
+
+def _keys(parameters: Iterable[Mapping[str, Any]]) -> set[str]:
+    return {parameter["key"] for parameter in parameters if "key" in parameter}
 
 
 def _origins(
@@ -178,7 +184,7 @@ def by_name(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parameters(
-    edits: Edits | None, recipe: Recipe, advised: list[dict[str, Any]]
+    edits: Edits | None, recipe: Recipe, advised: Sequence[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[Mapping[str, Any]]]:
     """Return the parameters with the edits, and the edits of those that are searched.
 
