@@ -3,7 +3,6 @@
 The landing sensor evaluates the check on every tick, because a check inside a run cannot report that no run happened.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import dagster as dg
@@ -19,9 +18,9 @@ NAME = "freshness"
 MAX_LAG_DAYS = 1
 
 
-def lag_in_days(lake: Lake, spec: DatasetSpec, landed: Iterable[str]) -> int | None:
-    """Return the days from the newest model to the newest landed log; None if no log has landed or there is no model yet."""
-    newest, models = max(landed, default=None), lake.days(stages.tuned_models(spec.primary), spec.name)
+def lag_in_days(lake: Lake, spec: DatasetSpec, newest: str | None) -> int | None:
+    """Return the days from the newest model to the newest landed day; None without a landed day, or without a model."""
+    models = lake.days(stages.tuned_models(spec.primary), spec.name)
     if newest is None or not models:
         return None
     return max(0, days_apart(models[-1], newest))
@@ -52,6 +51,6 @@ def build_freshness_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
         from ml.joiner.landing import landed_examples
 
         landed = landed_examples(spec, landing.folder(spec.name), lake.open())
-        return dg.AssetCheckResult(**_verdict(lag_in_days(lake.open(), spec, (day.key for day in landed))))
+        return dg.AssetCheckResult(**_verdict(lag_in_days(lake.open(), spec, landed.newest)))
 
     return freshness

@@ -40,27 +40,30 @@ def landing_sensor(spec: DatasetSpec, job: AssetJob) -> dg.SensorDefinition:
         if errors(of_days(found, ())):
             return dg.SkipReason(refusal(spec.name, found))
         landed = landed_examples(spec, landing.folder(spec.name), lake.open())
-        lag = lag_in_days(lake.open(), spec, (day.key for day in landed))
-        news = [evaluation(spec, lag)] if landed and context.cursor != str(lag) else []
-        due = (
-            day for day in landed if not (day.current and stages_done(lake.open(), spec, day.key, landing.folder(spec.name)))
-        )
-        day = next(due, None)
+        lag = lag_in_days(lake.open(), spec, landed.newest)
+        news = [evaluation(spec, lag)] if landed.newest and context.cursor != str(lag) else []
+        folder = landing.folder(spec.name)
+        day = next((day for day in landed.days if not (day.current and stages_done(lake.open(), spec, day.key, folder))), None)
         if day is not None and errors(of_day := of_days(found, (day.key,))):
             return dg.SkipReason(refusal(spec.name, of_day))
-        answer = _answer(context.instance, spec, job, day, landing.folder(spec.name))
+        answer = _answer(context.instance, spec, job, day, folder) if day else dg.SkipReason(_nothing_due(landed.waiting))
         requests, reason = ([answer], None) if isinstance(answer, dg.RunRequest) else ([], answer)
         return dg.SensorResult(requests, reason, cursor=str(lag) if news else context.cursor, asset_events=news)
 
     return landing_folder
 
 
+def _nothing_due(waiting: tuple[str, str] | None) -> str:
+    """Say that no day is due, and what the first day waits for that cannot be made yet (`LandedExamples.waiting`)."""
+    if waiting is None:
+        return "every day that has landed is in the lake"
+    return f"{waiting[0]} waits for the actions of {waiting[1]}, which have not landed; earlier days are in the lake"
+
+
 def _answer(instance: dg.DagsterInstance, spec: DatasetSpec, job: AssetJob, due, folder: str) -> dg.RunRequest | dg.SkipReason:
-    """Return what to do about the earliest day that is due (a `LandedDay`), if there is one."""
+    """Return what to do about the earliest day that is due (a `LandedDay`)."""
     if running := instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=IN_PROGRESS), limit=1):
         return dg.SkipReason(f"run {running[0].run_id} is in progress")
-    if due is None:
-        return dg.SkipReason("every day that has landed is in the lake")
     request = f"{due.key}:{due.stamp}:{run_fingerprint(spec, folder)}"
     earlier = instance.get_runs(dg.RunsFilter(job_name=job.name, tags={REQUEST: request}))
     if earlier and earlier[0].status in FAILED:

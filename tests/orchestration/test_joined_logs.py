@@ -12,12 +12,13 @@ import yaml
 from click import ClickException
 
 from assets.progress import is_done
+from assets.resources import LakeResource, LandingResource
 from ml.catalog.load import load_dataset
 from ml.catalog.spec import DatasetSpec
 from ml.joiner.landing import is_landed_as_read, landed_examples
 from ml.lake import Lake
 from ml.logs.read import raw_table
-from ml.stages import CLEANED_FEATURES, JOINED_EXAMPLES, MDS_DATASETS, RAW_ACTIONS, stages_of
+from ml.stages import CLEANED_FEATURES, JOINED_EXAMPLES, MDS_DATASETS, RAW_ACTIONS, stages_of, tuned_models
 from orchestration.definitions import build_defs
 from orchestration.materialize import materialize
 from tests.helpers.joined_logs import drawn, feed_entry, land
@@ -59,7 +60,8 @@ def test_the_graph_joins_before_the_features(spec: DatasetSpec) -> None:
 def test_days_go_from_two_logs_to_training_data(spec: DatasetSpec, home: Path) -> None:
     folder, lake = home / "landing" / "feed", Lake.at(home)
     land(folder, *drawn(random.Random(4), 1500, 3 * 24 * 60))
-    assert [day.key for day in landed_examples(spec, folder, lake)] == DAYS
+    landed = landed_examples(spec, folder, lake)
+    assert [day.key for day in landed.days] == DAYS and landed.newest == DAYS[2] and landed.waiting is None
     keys = [dg.AssetKey(["feed", stage]) for stage in stages_of(spec)[:5]]
     for day in DAYS:
         materialize(spec, day, keys)
@@ -78,7 +80,33 @@ def test_a_day_waits_for_the_actions_that_its_wait_reaches(spec: DatasetSpec, ho
     folder, lake = home / "landing" / "feed", Lake.at(home)
     land(folder, *drawn(random.Random(4), 100, 3 * 24 * 60))
     (folder / f"actions-{DAYS[2]}.jsonl").unlink()
-    assert [day.key for day in landed_examples(spec, folder, lake)] == DAYS[:1]
+    landed = landed_examples(spec, folder, lake)
+    assert [day.key for day in landed.days] == DAYS[:1] and landed.waiting == (DAYS[1], DAYS[2])
+    assert landed.newest == DAYS[2], "the last day of the log needs no later actions"
     keys = [dg.AssetKey(["feed", stage]) for stage in stages_of(spec)[:3]]
     with pytest.raises(ClickException, match="no file of 2026-03-03"):
         materialize(spec, DAYS[1], keys)
+
+
+def test_actions_that_stop_are_named_and_count_as_lag(spec: DatasetSpec, home: Path) -> None:
+    folder, lake = home / "landing" / "feed", Lake.at(home)
+    live = spec.model_copy(update={"partitions": spec.partitions.model_copy(update={"end": None})})
+    land(folder, *drawn(random.Random(4), 100, 3 * 24 * 60))
+    assert landed_examples(live, folder, lake).newest == DAYS[1], "the next day's actions cannot have landed"
+    for day in DAYS[1:]:
+        (folder / f"actions-{day}.jsonl").unlink()
+    landed = landed_examples(live, folder, lake)
+    assert landed.days == [] and landed.newest == DAYS[1] and landed.waiting == (DAYS[0], DAYS[1])
+    with lake.write(tuned_models(spec.primary), spec.name, DAYS[0]) as staging:
+        lake.write_manifest(staging, {"fingerprint": spec.fingerprint})
+    resources = {"lake": LakeResource(root=str(home)), "landing": LandingResource(root=str(home / "landing"))}
+    definitions = build_defs([live], resources)
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_sensor_context(instance=instance, definitions=definitions, resources=resources)
+        tick = definitions.resolve_sensor_def("feed_landing").evaluate_tick(context)
+    assert not tick.run_requests
+    assert (
+        tick.skip_message
+        == f"{DAYS[0]} waits for the actions of {DAYS[1]}, which have not landed; earlier days are in the lake"
+    )
+    assert [event.metadata["lag_days"].value for event in tick.asset_events] == [1]
