@@ -33,6 +33,10 @@ class StalePartition(ValueError):
     """A partition was made from another version of the catalog entry, or from other inputs, than those now in use."""
 
 
+class DamagedManifest(ValueError):
+    """The manifest of a partition is not the JSON object that was written; the message names the file."""
+
+
 class BusyPartition(TimeoutError):
     """Another run is writing the partition."""
 
@@ -105,13 +109,18 @@ class Lake:
         return self.has(stage, dataset, day) and self.manifest(stage, dataset, day).get("fingerprint") == fingerprint
 
     def manifest(self, stage: str, dataset: str, day: str) -> dict[str, Any]:
-        """Reads a partition's manifest. Raises `MissingPartition`."""
-        return json.loads((self.require(stage, dataset, day) / MANIFEST).read_text())
+        """Reads a partition's manifest. Raises `MissingPartition` or `DamagedManifest`."""
+        path = self.require(stage, dataset, day) / MANIFEST
+        return _manifest(path, path.read_bytes())
 
     def digest(self, stage: str, dataset: str, day: str) -> str:
-        """Returns a hash that changes with a partition's contents: the manifest's `digest`, or else the manifest's hash."""
-        text = (self.require(stage, dataset, day) / MANIFEST).read_bytes()
-        return json.loads(text).get("digest") or hashlib.sha256(text).hexdigest()
+        """Returns a hash that changes with a partition's contents: the manifest's `digest`, or else the manifest's hash.
+
+        Raises as `manifest` does.
+        """
+        path = self.require(stage, dataset, day) / MANIFEST
+        data = path.read_bytes()
+        return _manifest(path, data).get("digest") or hashlib.sha256(data).hexdigest()
 
     def lineage(self, dataset: str, inputs: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
         """Returns the entry `lineage` of a manifest, which records the inputs of a partition.
@@ -252,6 +261,20 @@ def _command(stages: Iterable[str], dataset: str, first: str, last: str) -> str:
     days = f"--partition {last}" if first == last else f"--partition-range {first}...{last}"
     selection = ",".join(f"{dataset}/{stage}" for stage in stages)
     return f"dagster asset materialize -m orchestration.definitions --select {selection} {days}"
+
+
+def _manifest(path: UPath, data: bytes) -> dict[str, Any]:
+    """Return the manifest in the bytes of a file. Raises `DamagedManifest`."""
+    way_out = "restore the file from a copy, or materialise the partition again"
+    try:
+        found = json.loads(data)
+    except ValueError as error:  # not UTF-8, or not JSON
+        raise DamagedManifest(f"{path} cannot be read ({error}); {way_out}") from error
+    if not isinstance(found, dict) or not isinstance(found.get("digest", ""), str):
+        raise DamagedManifest(
+            f"{path}: expected an object of JSON, with the text `digest` if any, found {data!r:.80}; {way_out}"
+        )
+    return found
 
 
 def _commit(staging: UPath, final: UPath, replaced: UPath) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +16,12 @@ from ml.serving.models import ServedModel
 from ml.serving.processes.event_store import RemoteEvents
 from ml.serving.ranker import NAME, ServedRanker
 from ml.serving.recommender import Recommender
+from ml.serving.repeating import Every, repeat
 from ml.serving.served_log import ServedLog
 from ml.serving.variants import Variant, variants_of
 
 REFRESH_SECONDS = 5.0
 POLL_SECONDS = 1.0
-_log = logging.getLogger("evergreen")
 
 
 @dataclass
@@ -107,27 +106,21 @@ class Engine:
 
     def poll(self) -> None:
         """Look for new versions of the models."""
-        for model in self.models:
-            model.poll()
-        if self.ranker is not None:
-            self.ranker.poll()
+        for poll in self._polls:
+            poll()
+
+    @property
+    def _polls(self) -> list[Callable[[], object]]:
+        return [model.poll for model in (*self.models, *([self.ranker] if self.ranker else []))]
 
     def follow(self, stop: threading.Event) -> None:
-        """Refresh items and models until an event is set. An error is logged, and does not end the service."""
-        waited = 0.0
-        while not stop.wait(POLL_SECONDS):
-            waited += POLL_SECONDS
-            try:
-                self.poll()
-                if isinstance(self.journal, Journal):
-                    self.journal.rotate()
-                if self.served is not None:
-                    self.served.flush()
-                if waited >= REFRESH_SECONDS:
-                    waited = 0.0
-                    self.refresh()
-            except Exception:
-                _log.exception("%s: the service continues with its last items and models", self.spec.name)
+        """Refresh items and models until an event is set. An error is logged, and holds up nothing else."""
+        steps = self._polls
+        if isinstance(self.journal, Journal):
+            steps.append(self.journal.rotate)
+        if self.served is not None:
+            steps.append(self.served.flush)
+        repeat([*steps, Every(REFRESH_SECONDS, self.refresh)], stop, POLL_SECONDS)
 
 
 def _status(pinned: str | None, refusal: str | None) -> str:

@@ -11,7 +11,6 @@ continues to be served. A pinned model serves only the export of its day; see `m
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import Counter
@@ -20,11 +19,11 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ml.artifacts.bundle import Bundle
-from ml.artifacts.snapshot import DamagedSnapshot, SnapshotMismatch
+from ml.artifacts.snapshot import SnapshotMismatch
 from ml.artifacts.stored import require_model
 from ml.catalog.spec import DatasetSpec
 from ml.days import day_bounds
-from ml.lake import Lake, MissingPartition, StalePartition
+from ml.lake import DamagedManifest, Lake, MissingPartition, StalePartition
 from ml.serving.pins import Pins, WrongPin
 from ml.stages import exported_models
 from ml.sync.packages import check_bundle
@@ -105,10 +104,12 @@ def load_export(lake: Lake, spec: DatasetSpec, name: str, day: str) -> Bundle:
         raise Refused("missing", error) from error
     except SnapshotMismatch as error:
         raise Refused("format", error) from error
-    except (DamagedSnapshot, FileNotFoundError, json.JSONDecodeError) as error:
+    except FileNotFoundError as error:
         raise Refused("damaged", error) from error
     except OSError as error:
         raise Refused("folder", error) from error
+    except (ValueError, LookupError, AttributeError, TypeError) as error:  # of a file that is not what was written
+        raise Refused("damaged", error) from error
     check_bundle(bundle, f"export of {day}")
     return bundle
 
@@ -227,9 +228,10 @@ class ExportedModel:
             raise Refused("quality", f"worse on the probe set ({worse})")
 
     def _digest(self, day: str) -> str:
+        """Identify the contents of a day; empty if they cannot be identified, so that loading them says why."""
         try:
             return self._lake.digest(exported_models(self._name), self._spec.name, day)
-        except (MissingPartition, json.JSONDecodeError):
+        except (DamagedManifest, OSError):
             return ""
 
     def _refuse(self, error: Refused, day: str | None = None) -> None:

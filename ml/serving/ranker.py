@@ -6,9 +6,9 @@ import logging
 from dataclasses import dataclass
 
 from ml.catalog.spec import DatasetSpec
-from ml.lake import Lake, MissingPartition, StalePartition
+from ml.lake import DamagedManifest, Lake, MissingPartition, StalePartition
 from ml.models.lambdarank import LambdaRank
-from ml.retrieval.candidate_index import DamagedIndex, load_ranker
+from ml.retrieval.candidate_index import load_ranker
 from ml.retrieval.interactions import context_columns
 from ml.retrieval.signals import CandidateSignals
 from ml.serving.pins import Pins, WrongPin
@@ -43,7 +43,7 @@ def load_day(lake: Lake, spec: DatasetSpec, day: str) -> LambdaRank | None:
         raise Refused("missing", error) from error
     except OSError as error:
         raise Refused("folder", error) from error
-    except DamagedIndex as error:
+    except (ValueError, LookupError, AttributeError, TypeError) as error:  # of a file that is not what was written
         raise Refused("damaged", error) from error
     wanted = CandidateSignals(context_columns(spec)).names
     if ranker is not None and ranker.names != wanted:
@@ -113,7 +113,8 @@ class ServedRanker:
         return None
 
     def _digest(self, day: str) -> str:
+        """Identify the contents of a day; empty if they cannot be identified, so that loading them says why."""
         try:
             return self._lake.digest(CANDIDATE_INDEX, self._spec.name, day)
-        except MissingPartition:
+        except (DamagedManifest, OSError):
             return ""

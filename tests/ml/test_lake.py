@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from ml.lake import BusyPartition, Lake, MissingPartition, StalePartition
+from ml.lake import BusyPartition, DamagedManifest, Lake, MissingPartition, StalePartition
 
 DAY = ("raw_logs", "shop", "2025-03-01")
 
@@ -92,6 +92,16 @@ def test_a_partition_without_a_manifest_is_refused(lake: Lake):
     with pytest.raises(ValueError, match="manifest"), lake.write(*DAY) as staging:
         (staging / "rows.txt").write_text("a")
     assert not lake.has(*DAY)
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe\x00", b"[]", b"{", b'{"digest": []}'])
+def test_a_damaged_manifest_is_named_with_the_way_out(damage: bytes, lake: Lake):
+    with lake.write(*DAY) as staging:
+        lake.write_manifest(staging, {})
+    (lake.partition(*DAY) / "manifest.json").write_bytes(damage)
+    for read in (lake.manifest, lake.digest):
+        with pytest.raises(DamagedManifest, match=r"manifest\.json.*materialise the partition again"):
+            read(*DAY)
 
 
 def test_a_missing_partition_says_which_and_how_to_make_it(lake: Lake):

@@ -16,7 +16,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -38,6 +38,7 @@ from ml.serving.processes.event_feed import EventFeed
 from ml.serving.processes.event_store import EventStore
 from ml.serving.processes.shared_models import SharedModels
 from ml.serving.processes.worker import Service, Shared
+from ml.serving.repeating import repeat
 
 LOOK_SECONDS = 0.2
 LONG_SECONDS = 60.0
@@ -141,8 +142,8 @@ class Keeper:
     def _run(self, counters: Path, when_ready: Callable[[list[str]], None]) -> None:
         polls = [partial(self._update, model) for model in self._models.values()]
         repeating = [
-            threading.Thread(target=self._repeat, args=(polls,), name="models", daemon=True),
-            threading.Thread(target=self._repeat, args=([self._store.rotate],), name="journal", daemon=True),
+            threading.Thread(target=repeat, args=(polls, self._stop, POLL_SECONDS), name="models", daemon=True),
+            threading.Thread(target=repeat, args=([self._store.rotate], self._stop, POLL_SECONDS), name="journal", daemon=True),
         ]
         for thread in repeating:
             thread.start()
@@ -166,15 +167,6 @@ class Keeper:
 
     def _end(self, _: int, __: FrameType | None) -> None:
         self._is_ending = True
-
-    def _repeat(self, steps: Sequence[Callable[[], None]]) -> None:
-        """Take steps again and again until the end. An error is logged, and the service continues."""
-        while not self._stop.wait(POLL_SECONDS):
-            for step in steps:
-                try:
-                    step()
-                except Exception:
-                    _log.exception("the service continues with its last models and events")
 
     def _update(self, model: ServedModel) -> None:
         """Look for a new version, and pass it on at once: that of another model may take long."""

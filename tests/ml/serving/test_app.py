@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from ml.http.server import serving
 from ml.lake import Lake
 from ml.serving.app import create_serving_app
 from ml.serving.engine import Engine
+from ml.serving.journal import Journal
 from ml.serving.models import NoModel
 from ml.serving.start import start
 from tests.helpers.kiosk_days import DAYS
@@ -177,6 +180,31 @@ def test_a_damaged_export_is_refused_and_the_old_one_served(lake: Lake, engine: 
     assert engine.ranking.bundle is before and DAYS[1] in (engine.ranking.version.last_refusal or "")
     engine.poll()  # it is not read again
     assert engine.ranking.bundle is before
+
+
+def test_an_error_of_one_model_holds_up_neither_events_nor_items(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert engine.recommender is not None and isinstance(engine.journal, Journal)
+    held, stop = engine.recommender.source.live, threading.Event()
+
+    def broken() -> bool:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(engine.ranking, "poll", broken)
+    for name in ("POLL_SECONDS", "REFRESH_SECONDS"):
+        monkeypatch.setattr(f"ml.serving.engine.{name}", 0.01)
+    monkeypatch.setattr("ml.serving.journal.ROTATE_SECONDS", 0)
+    engine.store("examples", [{"user": 3, "item": 5}], engine.clock.now())
+    thread = threading.Thread(target=engine.follow, args=(stop,))
+    thread.start()
+    try:
+        for _ in range(3000):
+            if engine.journal.is_published and engine.recommender.source.live is not held:
+                break
+            time.sleep(0.01)
+        assert engine.journal.is_published and engine.recommender.source.live is not held
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_without_a_model_the_way_out_is_named(tmp_path: Path) -> None:

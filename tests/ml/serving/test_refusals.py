@@ -14,9 +14,11 @@ from ml.compute.runner import LocalRunner
 from ml.datasets.write import write_day
 from ml.http.server import serving
 from ml.lake import Lake
+from ml.retrieval.day import index_day
 from ml.serving.app import create_serving_app
 from ml.serving.engine import Engine
 from ml.serving.models import ExportedModel, NoModel
+from ml.serving.ranker import ServedRanker
 from ml.serving.start import start
 from ml.sync.receiver import Receiver
 from ml.training.state import TrainState
@@ -102,6 +104,41 @@ def test_an_export_under_another_specification_is_refused(lake: Lake, tmp_path: 
     export(empty, spec_of(dense=[]), "dlrm")
     with pytest.raises(NoModel, match=r"that can be loaded \(schema: export of"):
         ExportedModel(empty, spec_of(), "dlrm")
+
+
+DAMAGES = (b"\xff\xfe not text \x00\x80", b"[]", b"{}", b'{"digest": []}', b"null", b"")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_export_with_any_damaged_file_is_refused_and_the_one_before_served(damage: bytes, lake: Lake) -> None:
+    spec = spec_of()
+    export(lake, spec, "dlrm", DAYS[1], seed=7)
+    files = [path for path in lake.partition("exported_models/dlrm", spec.name, DAYS[1]).rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"manifest.json", "state.json", "spec.json"}
+    for path in files:
+        before = path.read_bytes()
+        path.write_bytes(damage)
+        version = ExportedModel(lake, spec, "dlrm").version
+        assert version.version == DAY and str(version.refusal).startswith(("damaged", "schema")), path
+        path.write_bytes(before)
+    assert ExportedModel(lake, spec, "dlrm").version.version == DAYS[1]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_candidate_index_with_any_damaged_file_is_refused(damage: bytes, lake: Lake) -> None:
+    spec = spec_of(
+        ranking={"slice_minutes": 30, "popularity_minutes": [60, 20], "lambdarank": {"trees": 2, "min_leaf_rows": 5}}
+    )
+    index_day(spec, DAY, lake)
+    files = [path for path in lake.partition("candidate_index", spec.name, DAY).rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"manifest.json", "ranker.txt"}
+    for path in files:
+        before = path.read_bytes()
+        path.write_bytes(damage)
+        served = ServedRanker(lake, spec)
+        assert served.ranker is None and str(served.refusal).startswith(("damaged", "schema")), path
+        path.write_bytes(before)
+    assert ServedRanker(lake, spec).ranker is not None
 
 
 def test_a_run_under_another_specification_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ml.lake import Lake
+from ml.lake import DamagedManifest, Lake
 from ml.recipes.search import Search
 from ml.stages import tuning_results
 from ml.trials.connection import Service
@@ -77,7 +77,7 @@ def test_older_tunings_are_not_read_once_there_are_enough_trials(tuning: Tuning)
     write(tuning.lake, "2026-01-06", trial(0.1, 0.9, 1))
     (tuning.lake.partition(tuning_results("dlrm"), SPEC.name, "2026-01-06") / "manifest.json").write_text("damaged")
     few = replace(tuning, search=search(observation_budget=12))
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(DamagedManifest):
         earlier_trials(few)
     assert rates(replace(tuning, search=search(observation_budget=5))) == [], "no trial may be tried again"
     write(tuning.lake, "2026-01-13", trial(0.003, 0.8, 2), trial(0.002, 0.7, 1))
