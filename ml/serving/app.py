@@ -332,13 +332,8 @@ def _answer(
 
 
 def _store(engine: Engine, asked: EventsRequest, metrics: Metrics) -> Stored:
-    now, stored = engine.clock.now(), 0
     given = {"examples": asked.examples, "impressions": asked.impressions, "actions": asked.actions}
-    if wrong := [name for name, events in given.items() if events and name not in engine.journal.logs]:
-        raise WrongEvent(f"{wrong[0]}: the dataset {engine.spec.name} has the logs {sorted(engine.journal.logs)}")
-    for name, events in given.items():
-        if events:
-            count = engine.store(name, events, now)
-            stored += count
-            metrics.events.labels(name).inc(count)
-    return Stored(stored=stored)
+    stored = engine.store(given, engine.clock.now())
+    for name, count in stored.items():
+        metrics.events.labels(name).inc(count)
+    return Stored(stored=sum(stored.values()))

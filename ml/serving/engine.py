@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ml.catalog.spec import DatasetSpec
 from ml.serving.clock import Clock
-from ml.serving.journal import ACTIONS, Journal
+from ml.serving.journal import ACTIONS, Journal, let_count
 from ml.serving.models import ServedModel
 from ml.serving.processes.event_store import RemoteEvents
 from ml.serving.ranker import NAME, ServedRanker
@@ -75,17 +75,21 @@ class Engine:
         found = {v.model: _status(v.pinned, v.refusal) for v in (model.version for model in self.models)}
         return found | ({NAME: _status(self.ranker.pinned, self.ranker.refusal)} if self.ranker else {})
 
-    def store(self, log: str, events: Sequence[Mapping[str, Any]], now: int) -> int:
-        """Store events durably, let them change the next requests, and return their number; see `Journal.append`.
+    def store(self, given: Mapping[str, Sequence[Mapping[str, Any]]], now: int) -> dict[str, int]:
+        """Store events by log durably, all or none, and let them change the next requests; see `Journal.append`.
 
         An action changes nothing before the joiner has made an example of it.
+
+        Returns:
+            The number of stored events of each log that has any.
         """
         if isinstance(self.journal, RemoteEvents):
-            return self.journal.append(log, events, now)
-        rows = self.journal.append(log, events, now)
-        if log != ACTIONS:
-            self.observe(rows)
-        return len(rows)
+            return self.journal.append(given, now)
+        stored = self.journal.append(given, now)
+        for log, rows in stored.items():
+            if log != ACTIONS:
+                let_count(self.observe, rows)
+        return {log: len(rows) for log, rows in stored.items()}
 
     def catch_up(self) -> None:
         """Observe all events that were acknowledged before the call, in whichever process."""

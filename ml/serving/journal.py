@@ -23,7 +23,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -84,38 +84,50 @@ class Journal:
         for left in sorted(self._folder.glob("*.jsonl")):
             self._publish(left)
 
-    def append(self, folder: str, events: Sequence[Mapping[str, Any]], now: int) -> pa.Table:
+    def append(self, given: Mapping[str, Sequence[Mapping[str, Any]]], now: int) -> dict[str, pa.Table]:
         """Store events, and return after they are on disk.
 
         Args:
-            folder: `examples`, `impressions` or `actions`.
-            events: Rows with columns of the log; columns that are left out are missing. `event_time`, in microseconds since
-                1970 UTC, is the time of the row, by default `now`.
+            given: Events by log, which is `examples`, `impressions` or `actions`: rows with columns of the log. Columns that
+                are left out or null are missing. The time of a row is `event_time`, in microseconds since 1970 UTC, or `now`.
             now: Time of the service.
 
         Returns:
-            The rows, with all columns of the log.
+            The rows of each log that has any, with all columns of the log.
 
         Raises:
-            WrongEvent: A column does not exist, or a value has another type. Nothing is stored.
-            JournalFull: The disk is full, or cannot be written.
+            WrongEvent: There is no such log, a column does not exist, or a value has another type. Nothing is stored.
+            JournalFull: The disk is full, or cannot be written. Nothing is stored.
         """
-        rows = self._rows(folder, events, now)
-        lines = b"".join(json.dumps(row).encode() + b"\n" for row in self._noted(folder, rows).to_pylist())
+        if wrong := [folder for folder, events in given.items() if events and folder not in self.logs]:
+            raise WrongEvent(f"{wrong[0]}: the dataset {self.spec.name} has the logs {sorted(self.logs)}")
+        rows = {folder: self._rows(folder, events, now) for folder, events in given.items() if events}
+        lines = {
+            folder: b"".join(json.dumps(row).encode() + b"\n" for row in self._noted(folder, own).to_pylist())
+            for folder, own in rows.items()
+        }
         with self._lock:
-            path, file, _ = self._file(folder)
-            before = file.tell()
-            try:
-                file.write(lines)
+            self._write_lines(lines)
+            self.stored += sum(map(len, rows.values()))
+            for folder in lines:
+                if self._open[folder][1].tell() >= ROTATE_BYTES:
+                    self._close(folder)
+        return rows
+
+    def _write_lines(self, lines: Mapping[str, bytes]) -> None:
+        """Append lines to the journals of their logs: all of them are on disk afterwards, or none. Raises `JournalFull`."""
+        begun: list[tuple[str, Path, int]] = []
+        try:
+            for folder, data in lines.items():
+                path, file, _ = self._file(folder)
+                begun.append((folder, path, file.tell()))
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            except OSError as error:
-                self._undo(folder, path, before)
-                raise JournalFull(error.errno, f"{path}: events cannot be stored: {error.strerror}") from error
-            self.stored += len(rows)
-            if before + len(lines) >= ROTATE_BYTES:
-                self._close(folder)
-        return rows
+        except OSError as error:
+            for folder, path, size in begun:
+                self._undo(folder, path, size)
+            raise JournalFull(error.errno, f"{self._folder}: events cannot be stored: {error.strerror}") from error
 
     def rotate(self, at_once: bool = False) -> None:
         """Publish journals that are older than `ROTATE_SECONDS`, or all of them."""
@@ -156,8 +168,6 @@ class Journal:
         return rows
 
     def _rows(self, folder: str, events: Sequence[Mapping[str, Any]], now: int) -> pa.Table:
-        if folder not in self.logs:
-            raise WrongEvent(f"{folder}: expected one of {sorted(self.logs)}")
         log = self.logs[folder]
         columns = {EVENT_TIME: pa.int64()} | {name: ARROW_TYPES[kind] for name, kind in log.source.columns.items()}
         for number, event in enumerate(events):
@@ -177,10 +187,7 @@ class Journal:
     def _file(self, folder: str) -> tuple[Path, BinaryIO, float]:
         if folder not in self._open:
             path = self._folder / f"{folder}-{time.time_ns():020d}.jsonl"
-            try:
-                self._open[folder] = path, path.open("xb"), time.monotonic()
-            except OSError as error:
-                raise JournalFull(error.errno, f"{path}: events cannot be stored: {error.strerror}") from error
+            self._open[folder] = path, path.open("xb"), time.monotonic()
         return self._open[folder]
 
     def _undo(self, folder: str, path: Path, size: int) -> None:
@@ -228,6 +235,14 @@ class Journal:
         fsync(aside)  # the journal is removed only after its rows are on disk
         aside.rename(target)
         fsync(target.parent)
+
+
+def let_count(observe: Callable[[pa.Table], None], rows: pa.Table) -> None:
+    """Observe stored events. An error is logged, because a client must not send again what is stored."""
+    try:
+        observe(rows)
+    except Exception:
+        _log.exception("%d stored events do not count for requests to this process", len(rows))
 
 
 def read_events(folder: Path, names: Iterable[str], since: int) -> Iterator[pa.Table]:

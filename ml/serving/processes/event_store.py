@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from ml.catalog.spec import DatasetSpec
-from ml.serving.journal import ACTIONS, Journal, JournalFull, logs_of, read_events
+from ml.serving.journal import ACTIONS, Journal, JournalFull, let_count, logs_of, read_events
 from ml.serving.processes.event_feed import EventFeed
 
 _log = logging.getLogger("evergreen")
@@ -30,14 +30,13 @@ class EventStore:
         self._journal, self._feed, self._lock = journal, feed, threading.Lock()
         self._waiting: list[pa.Table] = []  # stored events that are not in the feed yet
 
-    def append(self, folder: str, events: Sequence[Mapping[str, Any]], now: int) -> int:
-        """Store events; see `Journal.append`. Returns their number."""
+    def append(self, given: Mapping[str, Sequence[Mapping[str, Any]]], now: int) -> dict[str, int]:
+        """Store events by log; see `Journal.append`. Returns their number by log."""
         with self._lock:
-            rows = self._journal.append(folder, events, now)
-            if folder != ACTIONS:
-                self._waiting.append(rows)
-                self._feed_waiting()
-        return len(rows)
+            stored = self._journal.append(given, now)
+            self._waiting += [rows for folder, rows in stored.items() if folder != ACTIONS]
+            self._feed_waiting()
+        return {folder: len(rows) for folder, rows in stored.items()}
 
     def begin(self, worker: int) -> tuple[Path, list[str]]:
         """Let a worker begin to read the feed.
@@ -89,9 +88,9 @@ class RemoteEvents:
         self._connection, self._feed = connection, feed
         self._asking, self._delivering = threading.Lock(), threading.Lock()
 
-    def append(self, folder: str, events: Sequence[Mapping[str, Any]], now: int) -> int:
-        """Store events, and return their number after they are on disk; see `Journal.append`. `deliver` has them, too."""
-        return self.ask("append", folder, events, now)
+    def append(self, given: Mapping[str, Sequence[Mapping[str, Any]]], now: int) -> dict[str, int]:
+        """Store events, and return their numbers by log after they are on disk; see `Journal.append`. `deliver` has them."""
+        return self.ask("append", given, now)
 
     def unread(self, since: int) -> Iterator[pa.Table]:
         """Read the events from a point in time on that were stored up to now; `deliver` has all later ones."""
@@ -106,10 +105,7 @@ class RemoteEvents:
         """
         with self._delivering:
             for rows in self._feed.new():
-                try:
-                    observe(rows)
-                except Exception:
-                    _log.exception("%d stored events do not count for requests to this process", len(rows))
+                let_count(observe, rows)
 
     def ask(self, what: str, *arguments: Any) -> Any:
         """Send a question to the other process and return the answer, or raise what it has raised."""

@@ -182,6 +182,18 @@ def test_a_damaged_export_is_refused_and_the_old_one_served(lake: Lake, engine: 
     assert engine.ranking.bundle is before
 
 
+def test_stored_events_that_cannot_be_observed_are_acknowledged(
+    client: httpx.Client, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert engine.recommender is not None
+
+    def broken(rows: pa.Table) -> None:
+        raise ValueError("not finite")
+
+    monkeypatch.setattr(engine.recommender.tables, "append", broken)
+    assert post(client, "/events", {"examples": [{"user": 3, "item": 5}]}, 202) == {"stored": 1}
+
+
 def test_an_error_of_one_model_holds_up_neither_events_nor_items(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine.recommender is not None and isinstance(engine.journal, Journal)
     held, stop = engine.recommender.source.live, threading.Event()
@@ -193,7 +205,7 @@ def test_an_error_of_one_model_holds_up_neither_events_nor_items(engine: Engine,
     for name in ("POLL_SECONDS", "REFRESH_SECONDS"):
         monkeypatch.setattr(f"ml.serving.engine.{name}", 0.01)
     monkeypatch.setattr("ml.serving.journal.ROTATE_SECONDS", 0)
-    engine.store("examples", [{"user": 3, "item": 5}], engine.clock.now())
+    engine.store({"examples": [{"user": 3, "item": 5}]}, engine.clock.now())
     thread = threading.Thread(target=engine.follow, args=(stop,))
     thread.start()
     try:

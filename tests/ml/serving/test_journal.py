@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from upath import UPath
 
 from ml.serving.journal import JOURNAL, Journal, JournalFull, WrongEvent
+from tests.helpers.joined_logs import feed
 from tests.helpers.kiosk_lake import END, spec_of
 
 
@@ -27,7 +29,7 @@ def published(root: Path, folder: str = "examples") -> list[dict[str, object]]:
 
 def test_events_are_published_with_all_columns_of_the_log(tmp_path: Path) -> None:
     held = journal(tmp_path)
-    rows = held.append("examples", [{"user": 3, "item": 5}, {"event_time": END - 1, "item": 6}], now=END)
+    rows = held.append({"examples": [{"user": 3, "item": 5}, {"event_time": END - 1, "item": 6}]}, now=END)["examples"]
     assert published(tmp_path) == [] and held.stored == 2
     held.rotate(at_once=True)
     assert published(tmp_path) == rows.sort_by("event_time").to_pylist()
@@ -50,12 +52,13 @@ def test_events_are_published_with_all_columns_of_the_log(tmp_path: Path) -> Non
 def test_the_column_of_the_time_is_in_the_unit_of_the_log(tmp_path: Path, unit: str, time: int) -> None:
     spec = spec_of()
     spec = spec.model_copy(update={"time": spec.time.model_copy(update={"unit": unit})})
-    assert Journal(spec, UPath(tmp_path)).append("examples", [{"item": 1}], now=END + 5)["time"].to_pylist() == [time]
+    stored = Journal(spec, UPath(tmp_path)).append({"examples": [{"item": 1}]}, now=END + 5)
+    assert stored["examples"]["time"].to_pylist() == [time]
 
 
 def test_a_killed_service_publishes_what_it_had_stored_when_it_starts_again(tmp_path: Path) -> None:
     held = journal(tmp_path)
-    held.append("examples", [{"item": n} for n in range(5)], now=END)
+    held.append({"examples": [{"item": n} for n in range(5)]}, now=END)
     [file] = (tmp_path / JOURNAL).iterdir()
     with file.open("ab") as torn:
         torn.write(b'{"event_time": 1, "it')  # was not acknowledged
@@ -65,7 +68,7 @@ def test_a_killed_service_publishes_what_it_had_stored_when_it_starts_again(tmp_
 
 def test_a_crash_after_publishing_publishes_the_same_file_again(tmp_path: Path) -> None:
     held = journal(tmp_path)
-    held.append("examples", [{"item": 1}], now=END)
+    held.append({"examples": [{"item": 1}]}, now=END)
     [file] = (tmp_path / JOURNAL).iterdir()
     copy = file.read_bytes()
     held.rotate(at_once=True)
@@ -77,7 +80,7 @@ def test_a_crash_after_publishing_publishes_the_same_file_again(tmp_path: Path) 
 
 def test_a_full_disk_is_said_and_stores_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = journal(tmp_path)
-    held.append("examples", [{"item": 1}], now=END)
+    held.append({"examples": [{"item": 1}]}, now=END)
     real = os.fsync
 
     def full(descriptor: int) -> None:
@@ -85,16 +88,41 @@ def test_a_full_disk_is_said_and_stores_nothing(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr("ml.serving.journal.os.fsync", full)
     with pytest.raises(JournalFull, match="events cannot be stored: No space left on device"):
-        held.append("examples", [{"item": 2}], now=END)
+        held.append({"examples": [{"item": 2}]}, now=END)
     monkeypatch.setattr("ml.serving.journal.os.fsync", real)
-    held.append("examples", [{"item": 3}], now=END)
+    held.append({"examples": [{"item": 3}]}, now=END)
     held.rotate(at_once=True)
     assert [row["item"] for row in published(tmp_path)] == [1, 3]
 
 
+@pytest.mark.parametrize("full", [True, False], ids=["disk", "wrong"])
+def test_a_request_with_two_logs_is_stored_as_a_whole_or_not_at_all(
+    full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Journal(feed(), UPath(tmp_path))
+    shown, action = {"request": "r", "item": 5}, {"request": "r", "item": 5, "kind": "click"}
+    held.append({"impressions": [shown]}, now=END)
+    calls, fsync = itertools.count(), os.fsync
+
+    def second_fails(descriptor: int) -> None:
+        if next(calls) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    if full:
+        monkeypatch.setattr("ml.serving.journal.os.fsync", second_fails)
+    with pytest.raises(JournalFull if full else WrongEvent):
+        held.append({"impressions": [shown], "actions": [action if full else action | {"item": "five"}]}, now=END)
+    monkeypatch.undo()
+    assert held.stored == 1
+    held.append({"impressions": [shown], "actions": [action]}, now=END)
+    held.rotate(at_once=True)
+    assert (len(published(tmp_path, "impressions")), len(published(tmp_path, "actions")), held.stored) == (2, 1, 3)
+
+
 def test_events_that_could_not_be_published_are_published_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = journal(tmp_path)
-    held.append("examples", [{"item": 1}], now=END)
+    held.append({"examples": [{"item": 1}]}, now=END)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -102,7 +130,7 @@ def test_events_that_could_not_be_published_are_published_later(tmp_path: Path, 
     with monkeypatch.context() as patch:
         patch.setattr("ml.serving.journal.write_table", full)
         held.rotate(at_once=True)
-    held.append("examples", [{"item": 2}], now=END)
+    held.append({"examples": [{"item": 2}]}, now=END)
     held.rotate()
     assert [row["item"] for row in published(tmp_path)] == [1]
     held.rotate(at_once=True)
@@ -115,20 +143,20 @@ def test_events_that_could_not_be_published_are_published_later(tmp_path: Path, 
         ("examples", {"itm": 1}, r"examples\[1\]\.itm: no such column"),
         ("examples", {"item": "five"}, r"examples\[1\]\.item: expected int64, found 'five'"),
         ("examples", {"item": 2**70}, r"examples\[1\]\.item: expected int64"),
-        ("actions", {"item": 1}, r"actions: expected one of \['examples'\]"),
+        ("actions", {"item": 1}, r"actions: the dataset kiosk has the logs \['examples'\]"),
     ],
 )
 def test_a_wrong_event_is_refused_by_name(tmp_path: Path, folder: str, event: dict[str, object], said: str) -> None:
     held = journal(tmp_path)
     with pytest.raises(WrongEvent, match=said):
-        held.append(folder, [{"item": 1}, event], now=END)
+        held.append({folder: [{"item": 1}, event]}, now=END)
     held.rotate(at_once=True)
     assert published(tmp_path, folder) == []
 
 
 def test_events_of_a_restarted_service_are_read_back(tmp_path: Path) -> None:
     held = journal(tmp_path)
-    held.append("examples", [{"item": 1, "event_time": END - 5}, {"item": 2}], now=END)
+    held.append({"examples": [{"item": 1, "event_time": END - 5}, {"item": 2}]}, now=END)
     held.rotate(at_once=True)
     tables = list(journal(tmp_path).unread(since=END))
     assert pa.concat_tables(tables)["item"].to_pylist() == [2]
@@ -136,6 +164,6 @@ def test_events_of_a_restarted_service_are_read_back(tmp_path: Path) -> None:
 
 def test_lines_are_json(tmp_path: Path) -> None:
     held = journal(tmp_path)
-    held.append("examples", [{"place": 'a "b"\n'}], now=END)
+    held.append({"examples": [{"place": 'a "b"\n'}]}, now=END)
     [file] = (tmp_path / JOURNAL).iterdir()
     assert json.loads(file.read_text())["place"] == 'a "b"\n'

@@ -71,8 +71,7 @@ def test_trailing_counts_are_those_of_the_log(engine: Engine) -> None:
 def test_a_click_changes_the_next_request(engine: Engine) -> None:
     user = some_user(engine)
     first = ask(engine, user).items[0].item
-    rows = engine.journal.append("examples", [{"user": user, "item": first}], engine.clock.now() - 1)
-    engine.observe(rows)
+    engine.store({"examples": [{"user": user, "item": first}]}, engine.clock.now() - 1)
     after = ask(engine, user, k=50)
     assert after.context[0].item == first and first not in [ranked.item for ranked in after.items]
     again = ask(engine, user, k=50, exclude_seen=False)
@@ -80,7 +79,7 @@ def test_a_click_changes_the_next_request(engine: Engine) -> None:
 
 
 def test_a_new_item_is_recommended_after_a_refresh(engine: Engine) -> None:
-    engine.observe(engine.journal.append("examples", [{"user": 1, "item": 999}], engine.clock.now() - 1))
+    engine.store({"examples": [{"user": 1, "item": 999}]}, engine.clock.now() - 1)
     assert 999 not in [ranked.item for ranked in ask(engine, 5, k=100).items]
     engine.refresh()
     assert 999 in [ranked.item for ranked in ask(engine, 5, k=100).items]

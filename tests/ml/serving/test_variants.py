@@ -77,7 +77,7 @@ def test_each_user_is_ranked_by_the_variant_and_the_journal_names_it(engine: Eng
 
 def test_variants_survive_a_kill(tmp_path: Path) -> None:
     held = Journal(SPEC, UPath(tmp_path), SPEC.experiment)
-    held.append("examples", [{"user": 3, "item": 5}], now=END)
+    held.append({"examples": [{"user": 3, "item": 5}]}, now=END)
     Journal(SPEC, UPath(tmp_path))  # started again without the experiment
     [file] = (tmp_path / VARIANTS).glob("*.parquet")
     assert pq.read_table(file)[VARIANT].to_pylist() == variants_of(SPEC.experiment, pa.array([3]))  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ def test_variants_survive_a_kill(tmp_path: Path) -> None:
 
 def test_without_an_experiment_nothing_is_noted(tmp_path: Path) -> None:
     held = Journal(SPEC, UPath(tmp_path))
-    held.append("examples", [{"user": 3, "item": 5}], now=END)
+    held.append({"examples": [{"user": 3, "item": 5}]}, now=END)
     held.rotate(at_once=True)
     assert not (tmp_path / VARIANTS).exists()
 

@@ -32,7 +32,7 @@ class Service:
         self.seen: list[int] = []
 
     def send(self, item: int) -> int:
-        return self.store.append("examples", [{"item": item}], now=item)
+        return self.store.append({"examples": [{"item": item}]}, now=item)["examples"]
 
     def observe(self, rows: pa.Table) -> None:
         self.seen += rows["item"].to_pylist()

@@ -139,7 +139,7 @@ def test_a_model_that_loads_for_long_holds_up_neither_another_model_nor_events(t
 
     def check(_: list[str]) -> None:
         until(is_new)
-        running._store.append("examples", [{"item": 7}], now=0)
+        running._store.append({"examples": [{"item": 7}]}, now=0)
         until(lambda: journal.is_published)
         loaded.set()
         end_service()
