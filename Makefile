@@ -15,6 +15,7 @@ TRIALS ?= 20
 SEED ?= $(shell date +%j)
 PORT ?=
 REBUILD ?=
+STREAM ?=
 TO ?=
 FORWARD ?=
 PROCESSES ?=
@@ -47,8 +48,8 @@ online: $(READY) ## Train a model online on the days after the demo, and publish
 	@$(RUN) -m orchestration.online $(DATASET) $(if $(LOGS),--logs "$(LOGS)") $(if $(MODEL),--model $(MODEL)) \
 		$(if $(DAYS),--days $(DAYS)) $(if $(SPEED),--speed $(SPEED)) $(if $(SLICES),--slices $(SLICES))
 
-store: $(READY) ## Keep the online store of feature tables current from the stream folder (DATASET=, REBUILD=1 to start from the stream's beginning)
-	@$(RUN) -m orchestration.feature_store $(DATASET) $(if $(REBUILD),--rebuild)
+store: $(READY) ## Keep the online store of feature tables current from the stream folder (DATASET=, REBUILD=1 to start from its beginning, STREAM=impressions)
+	@$(RUN) -m orchestration.feature_store $(DATASET) $(if $(REBUILD),--rebuild) $(if $(STREAM),--stream $(STREAM))
 
 # PROCESSES in the environment is the default of `make test`, and starts no workers here.
 serve: $(READY) ## Serve recommendations over HTTP, on http://127.0.0.1:8715 (DATASET=, MODEL=, PORT=, PROCESSES=2 for one on each of two cores)

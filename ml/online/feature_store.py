@@ -33,7 +33,11 @@ class AppliedPart:
 
 
 def follow_features(
-    writer: StoreWriter, stream: StreamFolder, wait: Callable[[float], bool], on_message: Callable[[str], None] = _log.info
+    writer: StoreWriter,
+    stream: StreamFolder,
+    wait: Callable[[float], bool],
+    on_message: Callable[[str], None] = _log.info,
+    follower: str = FOLLOWER,
 ) -> Iterator[AppliedPart]:
     """Apply what arrives after the store's position, and wait for more until `wait` returns True.
 
@@ -44,6 +48,7 @@ def follow_features(
         stream: The stream of the dataset.
         wait: Waits some seconds and returns whether to stop, as `threading.Event.wait` does.
         on_message: Receives messages, such as that there is nothing to read.
+        follower: Name under which the files that were passed are recorded. Each stream folder has one of its own.
 
     Yields:
         Each part, after its transaction.
@@ -51,7 +56,7 @@ def follow_features(
     Raises:
         LostFile: The position is inside a file that is no longer in the folder.
     """
-    passed = stream.passed(_position(writer.meta), FOLLOWER)
+    passed = stream.passed(_position(writer.meta), follower)
     if writer.is_rebuild:
         for part in stream.read(_position(writer.meta)):
             passed.add(part.position.file)

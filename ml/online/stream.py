@@ -286,9 +286,9 @@ class StreamFolder:
             write_table(bad.table, self.quarantine / f"{name}.parquet")
 
 
-def stream_folder(home: str | UPath, dataset: str) -> UPath:
-    """Return the default folder of a dataset's arriving rows, `<home>/stream/<dataset>/examples`."""
-    return UPath(home) / "stream" / dataset / "examples"
+def stream_folder(home: str | UPath, dataset: str, kind: str = "examples") -> UPath:
+    """Return the default folder of a dataset's arriving rows, `<home>/stream/<dataset>/<kind>`."""
+    return UPath(home) / "stream" / dataset / kind
 
 
 def _cuts(days: npt.NDArray[np.int32], most: int) -> Iterator[tuple[int, int]]:

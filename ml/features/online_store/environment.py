@@ -24,6 +24,7 @@ import lmdb
 from filelock import FileLock, Timeout
 
 CURRENT = "current"
+EXAMPLES, IMPRESSIONS = "examples", "impressions"
 MAX_BYTES = 1 << 38
 """Most bytes of a store. LMDB reserves as much address space; the file has only the size that it needs."""
 _LOCK = threading.Lock()
@@ -57,9 +58,16 @@ class Environment:
 _OPEN: WeakValueDictionary[str, Environment] = WeakValueDictionary()
 
 
-def store_folder(home: str | Path, dataset: str) -> Path:
-    """Return the folder of a dataset's store, `<home>/online_store/<dataset>`."""
-    return Path(home) / "online_store" / dataset
+def store_folder(home: str | Path, dataset: str, stream: str = EXAMPLES) -> Path:
+    """Return the folder of a dataset's store.
+
+    Args:
+        home: The Evergreen home.
+        dataset: Name of the dataset.
+        stream: The folder of the stream that the store follows: `examples`, whose store is `<home>/online_store/<dataset>`, or
+            `impressions`, whose store is `<home>/online_store/<dataset>.impressions`.
+    """
+    return Path(home) / "online_store" / (dataset if stream == EXAMPLES else f"{dataset}.{stream}")
 
 
 def open_environment(folder: Path) -> Environment:

@@ -15,6 +15,7 @@ from ml.catalog.feature_tables import CovisitationValue, FeatureTable
 from ml.catalog.reading import ColumnType
 from ml.catalog.spec import DatasetSpec
 from ml.days import MICROSECONDS_PER_HOUR
+from ml.features.online_store.environment import EXAMPLES
 from ml.features.point_in_time.values import sampling_hours
 
 FORMAT = 1
@@ -102,13 +103,19 @@ class StorePlan:
     types: Mapping[str, ColumnType]
 
     @classmethod
-    def of(cls, spec: DatasetSpec) -> StorePlan:
-        """Plan the series of a catalog entry's tables."""
+    def of(cls, spec: DatasetSpec, stream: str = EXAMPLES) -> StorePlan:
+        """Plan the series of a catalog entry's tables.
+
+        Args:
+            spec: The dataset.
+            stream: `examples` for all tables; `impressions` for the tables that read no column that the joiner adds.
+        """
+        tables = [t for t in spec.feature_tables if stream == EXAMPLES or not set(t.columns) & set(spec.action_columns)]
         planned, number = {}, 0
-        for table in spec.feature_tables:
+        for table in tables:
             planned[table.name] = plan = _plan_table(table, spec, number)
             number += sum(1 for _ in plan.series)
-        return cls(planned, {name: spec.column_types[name] for table in spec.feature_tables for name in table.columns})
+        return cls(planned, {name: spec.column_types[name] for table in tables for name in table.columns})
 
     @property
     def series(self) -> list[Series]:
