@@ -7,8 +7,9 @@ export has the same tensors as a new export of the trained model.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -152,7 +153,7 @@ def apply_delta(model: nn.Module, delta: ModelDelta) -> bool:
     """Apply a delta to a trained or an exported model, completely or not at all.
 
     Rows are quantised to the formats of their tables, and weights of `Int8Linear` layers to 8 bits. The model is changed in
-    place and cannot predict during the call; `apply_to_served` is for models that do.
+    place and cannot predict during the call; `pending_delta` is for models that do.
 
     Args:
         model: A model with the structure of the trained model.
@@ -187,21 +188,46 @@ class ModelUndo:
     tables: Mapping[str, Delta]
 
 
-def apply_to_served(model: nn.Module, delta: ModelDelta, undoable: bool = False) -> tuple[nn.Module, ModelUndo] | None:
-    """Apply a delta to a model that predicts in other threads during the call, completely or not at all.
+@dataclass(frozen=True)
+class PendingDelta:
+    """A delta that fits a served model and is not yet written.
 
-    Quantised tables are changed in place, and a prediction that overlaps with the call may read some rows from before the delta
-    and others from after it, each of them whole. The dense part and collections that are not quantised are copied, changed, and
-    returned as another model, so that a prediction with one of the two models uses one version of these parts.
+    Quantised tables are changed in place by `write`, and a prediction that overlaps with it may read some rows from before the
+    delta and others from after it, each of them whole. Each of the two models has a dense part and collections that are not
+    quantised of its own, so that a prediction uses one version of these parts.
+
+    Attributes:
+        model: The model to predict with after `write`. It shares its quantised tables with the model before.
+        before: The model before.
+        tables: The changes of each collection of tables, by its path in the model.
+    """
+
+    model: nn.Module
+    before: nn.Module
+    tables: Mapping[str, Delta]
+
+    def write(self, undoable: bool = False) -> ModelUndo:
+        """Write the rows of the tables, while other threads predict. Returns what was replaced, with rows if `undoable`."""
+        undone: dict[str, Delta] = {}
+        for path, receiver in receivers_of(self.model).items():
+            if path not in self.tables:
+                continue
+            if not (undoable and isinstance(receiver, QuantisedBags)):
+                receiver.apply_delta(self.tables[path])
+            elif (undo := receiver.apply_undoable(self.tables[path])) is not None:
+                undone[path] = undo
+        return ModelUndo(self.before, undone)
+
+
+def pending_delta(model: nn.Module, delta: ModelDelta) -> PendingDelta | None:
+    """Prepare a delta for a model that predicts in other threads. Nothing of the model is changed.
 
     Args:
         model: The model, which must not be changed by other threads.
         delta: Changes that begin at the model's steps.
-        undoable: Whether to keep the rows that are replaced.
 
     Returns:
-        The model to predict with from now on, and what was replaced, with rows if `undoable`; None if the tables already have
-        the changes.
+        The delta; None if the tables already have the changes.
 
     Raises:
         Gap: As for `apply_delta`.
@@ -214,24 +240,35 @@ def apply_to_served(model: nn.Module, delta: ModelDelta, undoable: bool = False)
         return None
     changed = model
     if delta.dense or any(path not in shared for path in new):
-        changed = copy.deepcopy(model, {id(bags): bags for bags in shared.values()})
+        whole = [bags for path, bags in receivers.items() if path not in shared and isinstance(bags, nn.Module)]
+        changed = _copy_of(model, whole, {id(bags): bags for bags in shared.values()})
         _write_dense(changed, delta.dense)
-    undone: dict[str, Delta] = {}
-    for path, receiver in receivers_of(changed).items():
-        if path not in new:
-            continue
-        if not (undoable and isinstance(receiver, QuantisedBags)):
-            receiver.apply_delta(delta.tables[path])
-        elif (undo := receiver.apply_undoable(delta.tables[path])) is not None:
-            undone[path] = undo
-    return changed, ModelUndo(model, undone)
+    return PendingDelta(changed, model, {path: delta.tables[path] for path in new})
+
+
+def _copy_of(model: nn.Module, whole: Collection[nn.Module], memo: dict[int, Any]) -> nn.Module:
+    """Copy the tensors of a model. `copy.deepcopy` also copies what describes its modules, which takes most of its time.
+
+    Args:
+        model: Its modules must refer to tensors and other modules as parameters, buffers and submodules alone.
+        whole: Submodules to which this does not apply. They are copied with all that they refer to.
+        memo: The copies that exist, by the identity of the original, as for `copy.deepcopy`.
+    """
+    if id(model) in memo or model in whole:
+        return copy.deepcopy(model, memo)
+    memo[id(model)] = copied = copy.copy(model)
+    held = vars(copied)
+    for kind in ("_parameters", "_buffers"):
+        held[kind] = copy.deepcopy(held[kind], memo)
+    held["_modules"] = {name: own and _copy_of(own, whole, memo) for name, own in model._modules.items()}
+    return copied
 
 
 def revert_served(undo: ModelUndo) -> nn.Module:
     """Restore the rows from before a delta, and return the model from before it. It may predict during the call.
 
     Args:
-        undo: What `apply_to_served` returned for the last delta that was not yet reverted, with `undoable`.
+        undo: What `PendingDelta.write` returned for the last delta that was not yet reverted, with `undoable`.
     """
     for path, bags in quantised_of(undo.model).items():
         if path in undo.tables:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import nn
 from upath import UPath
 
-from ml.artifacts.delta import ModelDelta, ModelUndo, apply_to_served, revert_served, steps_of
+from ml.artifacts.delta import ModelDelta, ModelUndo, pending_delta, revert_served, steps_of
 from ml.artifacts.snapshot import (
     STATE,
     TABLES,
@@ -120,7 +120,7 @@ class TorchPredictor:
         return steps_of(self.model)
 
     def apply(self, delta: ModelDelta) -> bool:
-        """Apply a delta completely or not at all, while other threads predict; see `ml.artifacts.delta.apply_to_served`."""
+        """Apply a delta completely or not at all, while other threads predict; see `ml.artifacts.delta.PendingDelta`."""
         return self._apply(delta, undoable=False) is not None
 
     def apply_undoable(self, delta: ModelDelta) -> ModelUndo | None:
@@ -133,10 +133,11 @@ class TorchPredictor:
             self.model = revert_served(undo)
 
     def _apply(self, delta: ModelDelta, undoable: bool) -> ModelUndo | None:
+        if (pending := pending_delta(self.model, delta)) is None:
+            return None
         with self._change():
-            if (done := apply_to_served(self.model, delta, undoable)) is None:
-                return None
-            self.model, undo = done
+            undo = pending.write(undoable)
+            self.model = pending.model
         return undo
 
     @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
@@ -14,11 +15,12 @@ from torch import nn
 
 from ml.artifacts.delta import (
     ModelDelta,
+    ModelUndo,
     acknowledge,
     apply_delta,
-    apply_to_served,
     merge_model_deltas,
     model_delta,
+    pending_delta,
     register_receiver,
     revert_served,
     steps_of,
@@ -30,6 +32,7 @@ from ml.embeddings.delta import Gap
 from ml.embeddings.inference.quantise import quantise_tables
 from ml.embeddings.inference.quantised import QuantisedBags
 from ml.models.int8 import Int8Linear, quantise_layers
+from ml.models.predict import predict
 from ml.recipes.recipe import load_recipe
 from ml.training.passes import train_pass
 from ml.training.state import TrainState, new_state
@@ -46,6 +49,12 @@ def state_of(name: str) -> TrainState:
     overrides["tables"] = {**overrides.get("tables", {}), "default": GROWING}
     overrides["model"] = {"embedding_dim": 8, **overrides["model"]}
     return new_state(load_recipe(name, overrides), SCHEMA)
+
+
+def served(model: nn.Module, delta: ModelDelta, undoable: bool = False) -> tuple[nn.Module, ModelUndo] | None:
+    """Apply a delta to a model that may predict meanwhile."""
+    pending = pending_delta(model, delta)
+    return None if pending is None else (pending.model, pending.write(undoable))
 
 
 def batches(day: int, steps: int = 4) -> Iterator[Batch]:
@@ -115,10 +124,13 @@ def test_a_served_model_is_replaced_by_one_with_the_delta_and_restored_bit_for_b
     for day in (1, 2):
         train(state, day)
         delta = sent(model_delta(state.model, steps_of(server)))
-        done = apply_to_served(server, delta, undoable=True)
-        assert done is not None and apply_to_served(done[0], delta) is None
-        assert_same(done[0], exported(state, tmp_path / f"fresh {day}"))
-        assert all(torch.equal(a, b) for a, b in zip(server.parameters(), before.parameters(), strict=True))
+        done = served(server, delta, undoable=True)
+        assert done is not None and served(done[0], delta) is None
+        fresh, batch = exported(state, tmp_path / f"fresh {day}"), next(batches(day))
+        assert_same(done[0], fresh)
+        np.testing.assert_array_equal(predict(done[0], [batch]), predict(fresh, [batch]))
+        kept = dense_of(server)
+        assert all(torch.equal(kept[name], tensor) for name, tensor in dense_of(before).items())
         assert revert_served(done[1]) is server
         assert_same(server, before)
         state.model.train()
@@ -133,10 +145,10 @@ def test_a_served_model_is_unchanged_by_a_refused_delta_and_keeps_its_dense_part
     path, *_, last = good.tables
     wrong = replace(good, tables={**good.tables, last: replace(good.tables[last], since=99, step=100)})
     with pytest.raises(Gap):
-        apply_to_served(server, wrong)
+        served(server, wrong)
     assert path != last
     assert_same(server, before)
-    done = apply_to_served(server, good)
+    done = served(server, good)
     assert done is not None and steps_of(done[0]) == steps_of(state.model)
     dense = dense_of(before)
     assert all(torch.equal(tensor, dense[name]) for name, tensor in dense_of(done[0]).items())
