@@ -107,6 +107,7 @@ class Engine:
         self.catch_up()
         if self.recommender is not None:
             self.recommender.source.refresh(self.clock.now(), self.retrieval.bundle if self.retrieval else None)
+            self._prepare()
 
     def poll(self) -> None:
         """Look for new versions of the models."""
@@ -115,7 +116,13 @@ class Engine:
 
     @property
     def _polls(self) -> list[Callable[[], object]]:
-        return [model.poll for model in (*self.models, *([self.ranker] if self.ranker else []))]
+        return [*(model.poll for model in (*self.models, *([self.ranker] if self.ranker else []))), self._prepare]
+
+    def _prepare(self) -> None:
+        """Compute what requests share for new versions, before the next request needs it."""
+        if (recommender := self.recommender) is not None:
+            for model in self.models:
+                recommender.item_sides.prepare(model.bundle, recommender.source.live.items)
 
     def follow(self, stop: threading.Event) -> None:
         """Refresh items and models until an event is set. An error is logged, and holds up nothing else."""

@@ -2,8 +2,10 @@
 
 The item side of an item is computed when the item is a candidate for the first time, and used by all later requests. It belongs
 to one table of live items and to one version of the model. A delta that changes a row, or another model, makes a new one, so no
-score combines two versions. The bundle scores all columns of each candidate itself while a delta is being applied, and if
-`SplitDLRM` does not support the model. `ItemSides.counts` says how often, and `ItemSides.reason` why.
+score combines two versions. `ItemSides.prepare` computes it outside of requests, for the candidates of the version before.
+
+The bundle scores all columns of each candidate itself while the rows of a delta are written, and if `SplitDLRM` does not
+support the model. `ItemSides.counts` says how often, and `ItemSides.reason` why.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Literal, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
@@ -30,6 +33,8 @@ from ml.retrieval.vectors import padded
 from ml.schema import HISTORY_PREFIX
 
 UNDERWAY = "a delta is being applied"
+_ATTEMPTS = 2
+"""A delta that is written during the first attempt has usually been written before the second."""
 ScoredBy = Literal["item_sides", "bundle"]
 _log = logging.getLogger("evergreen")
 
@@ -43,27 +48,41 @@ class _ItemSide:
         items: The items.
 
     Attributes:
+        predictor: The same object.
         items: The same table.
     """
 
     def __init__(self, predictor: TorchPredictor, sides: FeatureSides, items: pa.Table) -> None:
-        self._predictor, self.items, self._changes = predictor, items, predictor.changes
+        self.predictor, self.items, self._changes = predictor, items, predictor.changes
         self.split = SplitDLRM(cast(DLRM, predictor.model), predictor.schema.dense, sides)
         self._states = self.split.empty_states(len(items))
-        self._known = np.zeros(len(items), np.bool_)
+        self._known, self._used = np.zeros(len(items), np.bool_), np.zeros(len(items), np.bool_)
         self._lock = threading.Lock()
 
     def is_of(self, predictor: TorchPredictor, items: pa.Table) -> bool:
         """Return whether the states are those of the model as it is now, with no delta underway, and of a table of items."""
-        same = predictor is self._predictor and predictor.changes == self._changes and items is self.items
+        same = predictor is self.predictor and predictor.changes == self._changes and items is self.items
         return same and self._changes % 2 == 0
 
     def is_current(self, items: pa.Table) -> bool:
         """Return whether the model is as it was, and the items are a table's."""
-        return self.is_of(self._predictor, items)
+        return self.is_of(self.predictor, items)
 
     def states(self, rows: NDArray[np.int64], batch: Callable[[pa.Table], Batch]) -> ItemStates:
-        """Return the states of all items, of which those of the given rows have been computed."""
+        """Return the states of all items, of which those of the given rows have been computed, for a request."""
+        self._used[rows] = True
+        self.compute(rows, batch)
+        return self._states
+
+    def used(self, item: str, items: pa.Table) -> NDArray[np.int64]:
+        """Return the rows of the items that requests have used, in a newer table with the same column of items."""
+        if items is self.items:
+            return np.flatnonzero(self._used)
+        used = self.items[item].filter(pa.array(self._used))
+        return np.flatnonzero(pc.is_in(items[item], value_set=used.combine_chunks()))  # pyright: ignore[reportAttributeAccessIssue]
+
+    def compute(self, rows: NDArray[np.int64], batch: Callable[[pa.Table], Batch]) -> None:
+        """Compute the states of rows that are not yet known."""
         if not self._known[rows].all():
             with self._lock:
                 missing = np.unique(rows[~self._known[rows]])
@@ -71,7 +90,6 @@ class _ItemSide:
                 for held, own in zip(self._states, found, strict=True):
                     held[torch.from_numpy(missing)] = own
                 self._known[missing] = True
-        return self._states
 
 
 class ItemSides:
@@ -87,7 +105,7 @@ class ItemSides:
     """
 
     def __init__(self, spec: DatasetSpec, pair_columns: set[str]) -> None:
-        self._sides = feature_sides(spec, pair_columns)
+        self._sides, self._item = feature_sides(spec, pair_columns), spec.item or ""
         self._held: dict[int, _ItemSide] = {}  # one for each model of an experiment, by its identity
         self.counts: Counter[ScoredBy] = Counter()
         self.reason: str | None = None
@@ -117,22 +135,56 @@ class ItemSides:
         if not (isinstance(predictor, TorchPredictor) and isinstance(predictor.model, DLRM)):
             kind = type(predictor.model if isinstance(predictor, TorchPredictor) else predictor).__name__
             return self._by_bundle(ranking, candidates, f"the model is a {kind}, and only a DLRM is split by item and request")
+        for _ in range(_ATTEMPTS):
+            logits = self._by_sides(ranking, predictor, items, rows, request, candidates)
+            if logits is not None:
+                self.counts["item_sides"] += 1
+                self.reason = None
+                logits[:, 0] += predictor.recipe.correction.shift  # of the main label, as in `predict_labels`
+                return logits.sigmoid_().numpy()
+        return self._by_bundle(ranking, candidates, UNDERWAY)
+
+    def _by_sides(
+        self,
+        ranking: Bundle,
+        predictor: TorchPredictor,
+        items: pa.Table,
+        rows: NDArray[np.int64],
+        request: pa.Table,
+        candidates: Callable[[], Batch],
+    ) -> torch.Tensor | None:
+        """Compute the logits of N candidates, float32 [N, L]; None if rows change meanwhile. Arguments as for `score`."""
         if predictor.changes % 2:
-            return self._by_bundle(ranking, candidates, UNDERWAY)
-        side = self._held.get(id(predictor))
-        if side is None or not side.is_of(predictor, items):
-            side = _ItemSide(predictor, self._sides, items)
-            self._held = {key: one for key, one in self._held.items() if one.is_current(items)} | {id(predictor): side}
+            return None
+        side = self._side(predictor, items)
         states = side.states(rows, lambda some: ranking.batch(padded(ranking, some)))
         state: RequestState = side.split.request(ranking.batch(padded(ranking, request)))
         pairs = candidates() if side.split.has_pairs else None
         logits = side.split.logits(state, states, torch.from_numpy(rows), pairs)
-        if not side.is_of(predictor, items):
-            return self._by_bundle(ranking, candidates, UNDERWAY)
-        self.counts["item_sides"] += 1
-        self.reason = None
-        logits[:, 0] += predictor.recipe.correction.shift  # of the main label, as in `predict_labels`
-        return logits.sigmoid_().numpy()
+        return logits if side.is_of(predictor, items) else None
+
+    def prepare(self, ranking: Bundle, items: pa.Table) -> None:
+        """Compute the states of the items that requests have used so far, for a new version of the model or of the items.
+
+        Without this call, the first requests after a change compute them.
+
+        Args:
+            ranking: A model that ranks.
+            items: The live items.
+        """
+        before = self._held.get(id(ranking.predictor))
+        if before is None or before.predictor.changes % 2 or before.is_current(items):
+            return
+        rows = before.used(self._item, items)
+        self._side(before.predictor, items).compute(rows, lambda some: ranking.batch(padded(ranking, some)))
+
+    def _side(self, predictor: TorchPredictor, items: pa.Table) -> _ItemSide:
+        """Return the side of a table of items and of the model as it is now."""
+        side = self._held.get(id(predictor))
+        if side is None or not side.is_of(predictor, items):
+            side = _ItemSide(predictor, self._sides, items)
+            self._held = {key: one for key, one in self._held.items() if one.is_current(items)} | {id(predictor): side}
+        return side
 
     def _by_bundle(self, ranking: Bundle, candidates: Callable[[], Batch], reason: str) -> NDArray[np.float32]:
         if reason != self.reason:

@@ -15,7 +15,7 @@ from ml.artifacts.bundle import Bundle
 from ml.artifacts.delta import ModelDelta, model_delta
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.batch import Batch
-from ml.models.split_dlrm import SplitDLRM
+from ml.models.split_dlrm import ItemStates, SplitDLRM
 from ml.recipes.recipe import recipe_of
 from ml.schema import FeatureSchema
 from ml.serving.batches import batch_of
@@ -98,6 +98,41 @@ def test_scores_are_those_of_the_bundle_for_every_version(changes: dict[str, Any
             served.check(rng.permutation(ITEMS)[:9])
         before = served.check(np.arange(ITEMS))
     assert served.sides.counts == {"item_sides": served.sides.counts.total()} and served.sides.reason is None
+
+
+def test_a_new_version_is_prepared_for_the_items_of_the_one_before() -> None:
+    served, asked = Served(), list[int]()
+    served.check(np.arange(9))
+    compute = SplitDLRM.items
+
+    def counted(self: SplitDLRM, batch: Batch) -> ItemStates:
+        asked.append(len(batch))
+        return compute(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SplitDLRM, "items", counted)
+        served.bundle.apply(served.delta())
+        served.sides.prepare(served.bundle, served.items)
+        assert asked == [9]
+        served.check(np.arange(9))
+        assert asked == [9]
+        served.items = served.items.slice(3)  # items have other rows in the next table
+        served.sides.prepare(served.bundle, served.items)
+        assert asked == [9, 6]
+        served.check(np.arange(6))
+        served.sides.prepare(served.bundle, served.items)
+        assert asked == [9, 6]
+        served.check(np.arange(7))
+        assert asked == [9, 6, 1]
+
+
+def test_nothing_is_prepared_before_the_first_request_and_during_a_delta() -> None:
+    served = Served()
+    served.sides.prepare(served.bundle, served.items)
+    before = served.check(np.arange(ITEMS))
+    with served.bundle.predictor._change():  # type: ignore[attr-defined]
+        served.sides.prepare(served.bundle, served.items)
+    np.testing.assert_array_equal(served.check(np.arange(ITEMS)), before)
 
 
 def test_a_delta_without_a_dense_part_changes_the_rows_that_it_has() -> None:
