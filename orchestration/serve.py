@@ -4,6 +4,7 @@ import gc
 import json
 import math
 import socket
+import sys
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 PORT = 8715
 TOKEN = "serving-token"
+SWITCH_SECONDS = 5e-4
+"""How long a request waits for Python's lock while another thread applies a delta; by default, Python waits 5 ms."""
+
 WAITING = "The models are loaded; the service starts when this file exists:"
 
 
@@ -81,6 +85,7 @@ def main(
     from ml.serving.start import clock_of, load_models, start
 
     torch.set_num_threads(1)
+    sys.setswitchinterval(SWITCH_SECONDS)
     spec, lake = the_dataset(dataset), Lake.at(lake_root())
     stream = UPath(home()) / "stream" / spec.name
     token_file = Path(home()) / TOKEN
@@ -136,6 +141,7 @@ def _work(shared: bytes, listener: socket.socket, number: int, connection: Conne
     from ml.serving.processes.worker import work
 
     torch.set_num_threads(1)
+    sys.setswitchinterval(SWITCH_SECONDS)
     work(shared, listener, number, connection)
 
 
