@@ -33,10 +33,11 @@ from ml.http.routes import JsonRoute
 from ml.retrieval.postings import UnknownColumn
 from ml.serving.as_logged import AsLogged
 from ml.serving.engine import Engine
+from ml.serving.event_rows import WrongEvent
 from ml.serving.explanations import column_contributions
 from ml.serving.faults import WrongColumn
 from ml.serving.forms import Answer, EventsRequest, Item, RankRequest, RecommendRequest, Stored
-from ml.serving.journal import Journal, JournalFull, WrongEvent
+from ml.serving.journal import Journal, JournalFull
 from ml.serving.metrics import Measured, Metrics
 from ml.serving.ranker import NAME
 from ml.serving.recommender import Ranked, Recommendation

@@ -27,7 +27,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import pyarrow as pa
 from upath import UPath
 
@@ -37,8 +36,8 @@ from ml.catalog.spec import DatasetSpec
 from ml.disk import fsync
 from ml.lake import is_local
 from ml.parquet import read_parquet, write_table
-from ml.schema import ARROW_TYPES, EVENT_TIME
-from ml.serving.as_logged import AsLogged
+from ml.schema import EVENT_TIME
+from ml.serving.event_rows import EventRows, WrongEvent
 from ml.serving.variants import variants_of
 
 ROTATE_SECONDS = 2.0
@@ -51,10 +50,6 @@ _log = logging.getLogger("evergreen")
 
 class JournalFull(OSError):
     """Events cannot be stored, so they are not acknowledged."""
-
-
-class WrongEvent(ValueError):
-    """An event cannot be a row of the log; the message names the event and the column."""
 
 
 class Journal:
@@ -74,7 +69,7 @@ class Journal:
             raise ValueError(f"{stream}: the journal needs a local folder")
         self.spec, self.root = spec, Path(stream.path)
         self.logs = logs_of(spec)
-        self._as_logged = {folder: AsLogged([(log.source, log.source.columns)]) for folder, log in self.logs.items()}
+        self._event_rows = {folder: EventRows(folder, log) for folder, log in self.logs.items()}
         self._experiment = experiment
         self._folder = self.root / JOURNAL
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -96,12 +91,12 @@ class Journal:
             The rows of each log that has any, with all columns of the log.
 
         Raises:
-            WrongEvent: There is no such log, a column does not exist, or a value has another type. Nothing is stored.
+            WrongEvent: There is no such log, or an event is not a row of it; see `EventRows.of`. Nothing is stored.
             JournalFull: The disk is full, or cannot be written. Nothing is stored.
         """
         if wrong := [folder for folder, events in given.items() if events and folder not in self.logs]:
             raise WrongEvent(f"{wrong[0]}: the dataset {self.spec.name} has the logs {sorted(self.logs)}")
-        rows = {folder: self._rows(folder, events, now) for folder, events in given.items() if events}
+        rows = {folder: self._event_rows[folder].of(events, now) for folder, events in given.items() if events}
         lines = {
             folder: b"".join(json.dumps(row).encode() + b"\n" for row in self._noted(folder, own).to_pylist())
             for folder, own in rows.items()
@@ -167,23 +162,6 @@ class Journal:
             rows = rows.append_column(column, pa.array(values, pa.string()))
         return rows
 
-    def _rows(self, folder: str, events: Sequence[Mapping[str, Any]], now: int) -> pa.Table:
-        log = self.logs[folder]
-        columns = {EVENT_TIME: pa.int64()} | {name: ARROW_TYPES[kind] for name, kind in log.source.columns.items()}
-        for number, event in enumerate(events):
-            if unknown := [name for name in event if name not in columns]:
-                raise WrongEvent(f"{folder}[{number}].{unknown[0]}: no such column; the columns are {list(columns)}")
-        logged, arrays = self._as_logged[folder], {}
-        for name, kind in columns.items():
-            default = now if name == EVENT_TIME else None
-            arrays[name] = _array(folder, name, [logged.value(name, event.get(name, default)) for event in events], kind)
-        clock = log.time.column
-        if clock is not None and arrays[clock].null_count and not log.time.is_text:
-            times = np.asarray(arrays[EVENT_TIME])
-            own = times * 1_000 if log.time.unit == "ns" else times // _MICROSECONDS[log.time.unit]
-            arrays[clock] = pa.array(own).cast(columns[clock]) if arrays[clock].null_count == len(events) else arrays[clock]
-        return pa.table(arrays)
-
     def _file(self, folder: str) -> tuple[Path, BinaryIO, float]:
         if folder not in self._open:
             path = self._folder / f"{folder}-{time.time_ns():020d}.jsonl"
@@ -215,7 +193,7 @@ class Journal:
                 noted = {
                     name: pa.array([line.pop(name, None) for line in lines], pa.string()) for name in (EXPERIMENT, VARIANT)
                 }
-                rows = self._rows(folder, lines, 0)
+                rows = self._event_rows[folder].read(lines)
                 if noted[VARIANT].null_count < len(rows):
                     shown = rows
                     for name, values in noted.items():
@@ -254,22 +232,7 @@ def read_events(folder: Path, names: Iterable[str], since: int) -> Iterator[pa.T
             yield kept
 
 
-_MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
-
-
 def logs_of(spec: DatasetSpec) -> dict[str, LogSpec]:
     """Return the logs whose events can be stored, by their folder."""
     actions = spec.actions_log
     return {"examples": spec.log} if actions is None else {"impressions": spec.log, ACTIONS: actions}
-
-
-def _array(folder: str, name: str, values: list[Any], kind: pa.DataType) -> pa.Array:
-    try:
-        return pa.array(values, kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError):
-        for number, value in enumerate(values):
-            try:
-                pa.array([value], kind)
-            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError) as error:
-                raise WrongEvent(f"{folder}[{number}].{name}: expected {kind}, found {value!r:.80}") from error
-        raise

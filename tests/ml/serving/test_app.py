@@ -182,6 +182,19 @@ def test_a_damaged_export_is_refused_and_the_old_one_served(lake: Lake, engine: 
     assert engine.ranking.bundle is before
 
 
+@pytest.mark.parametrize("event", [{"event_time": None}, {"event_time": None, "time": 5}])
+def test_an_event_with_a_time_of_null_leaves_its_user_answered(client: httpx.Client, event: dict[str, Any]) -> None:
+    assert post(client, "/events", {"examples": [event | {"user": 3, "item": 5}]}, 202) == {"stored": 1}
+    assert post(client, "/recommend", {"user": 3})["context"][0] == 5
+
+
+def test_an_event_of_tomorrow_is_refused(client: httpx.Client, engine: Engine) -> None:
+    ahead = {"user": 3, "item": 5, "event_time": engine.clock.now() + 86_400_000_000}
+    answer = post(client, "/events", {"examples": [{"item": 1}, ahead]}, 400)
+    assert "examples[1].event_time" in answer["message"] and isinstance(engine.journal, Journal)
+    assert engine.journal.is_published
+
+
 def test_stored_events_that_cannot_be_observed_are_acknowledged(
     client: httpx.Client, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
