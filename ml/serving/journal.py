@@ -76,8 +76,14 @@ class Journal:
         self._open: dict[str, tuple[Path, BinaryIO, float]] = {}
         self._lock = threading.Lock()
         self.stored = 0
-        for left in sorted(self._folder.glob("*.jsonl")):
-            self._publish(left)
+        self._newest = {folder: max(map(_number, _journals(self.root / folder, "parquet")), default=0) for folder in self.logs}
+        left = _journals(self._folder, "jsonl")
+        self._last = max([*self._newest.values(), *map(_number, left)])
+        for path in left:
+            if (folder := path.stem.rpartition("-")[0]) not in self.logs:
+                self._set_aside(path, f"{folder} is none of the logs {sorted(self.logs)}")
+        for folder in self.logs:
+            self._publish_closed(folder)
 
     def append(self, given: Mapping[str, Sequence[Mapping[str, Any]]], now: int) -> dict[str, pa.Table]:
         """Store events, and return after they are on disk.
@@ -130,8 +136,8 @@ class Journal:
             for folder, (_, _, opened) in list(self._open.items()):
                 if at_once or time.monotonic() - opened >= ROTATE_SECONDS:
                     self._close(folder)
-            for left in sorted(set(self._folder.glob("*.jsonl")) - {path for path, _, _ in self._open.values()}):
-                self._publish(left)  # the disk was full before
+            for folder in self.logs:
+                self._publish_closed(folder)  # what could not be published before
 
     def unread(self, since: int) -> Iterator[pa.Table]:
         """Read back the published events from a point in time on, which the raw logs of the lake do not have yet."""
@@ -163,10 +169,23 @@ class Journal:
         return rows
 
     def _file(self, folder: str) -> tuple[Path, BinaryIO, float]:
+        """Return the open journal of a log. Raises `OSError`."""
         if folder not in self._open:
-            path = self._folder / f"{folder}-{time.time_ns():020d}.jsonl"
-            self._open[folder] = path, path.open("xb"), time.monotonic()
+            path = self._next_path(folder)
+            file = path.open("xb")
+            try:
+                fsync(self._folder)  # a crash of the machine must not lose the name
+            except OSError:
+                file.close()
+                path.unlink()
+                raise
+            self._open[folder] = path, file, time.monotonic()
         return self._open[folder]
+
+    def _next_path(self, folder: str) -> Path:
+        """Return the path of a new journal, whose number is above all earlier ones, also if the clock was set back."""
+        self._last = max(time.time_ns(), self._last + 1)
+        return self._folder / f"{folder}-{self._last:020d}.jsonl"
 
     def _undo(self, folder: str, path: Path, size: int) -> None:
         """Remove what was written of events that are not acknowledged."""
@@ -176,43 +195,94 @@ class Journal:
         except OSError:
             _log.debug("%s: closed with an error", path)
         os.truncate(path, size)
-        self._publish(path)
+        self._publish_closed(folder)
 
     def _close(self, folder: str) -> None:
-        path, file, _ = self._open.pop(folder)
+        _, file, _ = self._open.pop(folder)
         file.close()
-        self._publish(path)
+        self._publish_closed(folder)
 
-    def _publish(self, path: Path) -> None:
-        """Write a closed journal as a Parquet file of the stream folder, and delete it. A torn last line is dropped."""
-        folder, number = path.stem.rsplit("-", 1)
-        complete = path.read_bytes().rpartition(b"\n")[0]
+    def _publish_closed(self, folder: str) -> None:
+        """Publish the closed journals of a log, the oldest first. One that must wait holds up the newer ones.
+
+        Readers take the files in the order of their names, and would not read one that comes later under an earlier name.
+        """
+        current = self._open[folder][0] if folder in self._open else None
+        for path in _journals(self._folder, "jsonl", folder):
+            if path != current and not self._publish(folder, path):
+                return
+
+    def _publish(self, folder: str, path: Path) -> bool:
+        """Write a closed journal as a Parquet file of the stream folder, and delete it. A torn last line is dropped.
+
+        Returns whether newer journals can be published. One whose events are no rows of the log any more is set aside.
+        """
         try:
-            if complete and folder in self.logs:
-                lines = [json.loads(line) for line in complete.split(b"\n")]
-                noted = {
-                    name: pa.array([line.pop(name, None) for line in lines], pa.string()) for name in (EXPERIMENT, VARIANT)
-                }
-                rows = self._event_rows[folder].read(lines)
-                if noted[VARIANT].null_count < len(rows):
-                    shown = rows
-                    for name, values in noted.items():
-                        shown = shown.append_column(name, values)
-                    self._write(shown, VARIANTS, number)
-                self._write(rows, folder, number)
+            if complete := path.read_bytes().rpartition(b"\n")[0]:
+                path = self._in_order(folder, path)
+                self._write_events(folder, _number(path), complete)
+            path.unlink()
         except OSError as error:  # the journal stays, and is published by a later call or start
             _log.warning("%s: not published yet: %s", path, error)
-            return
-        path.unlink()
+            return False
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            return self._set_aside(path, error)
+        return True
 
-    def _write(self, rows: pa.Table, folder: str, number: str) -> None:
+    def _in_order(self, folder: str, path: Path) -> Path:
+        """Rename a journal that a newer one has overtaken, such as one that was set aside, so that readers find its file."""
+        number = _number(path)
+        if number < self._newest[folder] and not self._target(folder, number).exists():
+            return path.rename(self._next_path(folder))
+        return path
+
+    def _set_aside(self, path: Path, why: object) -> bool:
+        """Rename a journal that cannot be published. Returns whether that was possible."""
+        aside = path.with_suffix(".refused")
+        try:
+            path.rename(aside)
+        except OSError as error:
+            _log.warning("%s: not set aside yet: %s", path, error)
+            return False
+        _log.error(
+            "%s: its events are not rows of the catalog entry (%s), and are not published; "
+            "restore the entry, rename the file to %s, and start the service again",
+            *(aside, why, path.name),
+        )
+        return True
+
+    def _write_events(self, folder: str, number: int, complete: bytes) -> None:
+        """Publish the lines of a journal."""
+        lines = [json.loads(line) for line in complete.split(b"\n")]
+        noted = {name: pa.array([line.pop(name, None) for line in lines], pa.string()) for name in (EXPERIMENT, VARIANT)}
+        rows = self._event_rows[folder].read(lines)
+        if noted[VARIANT].null_count < len(rows):
+            shown = rows
+            for name, values in noted.items():
+                shown = shown.append_column(name, values)
+            self._write(shown, self._target(VARIANTS, number))
+        self._write(rows, self._target(folder, number))
+        self._newest[folder] = max(self._newest[folder], number)
+
+    def _target(self, folder: str, number: int) -> Path:
+        return self.root / folder / f"journal-{number:020d}.parquet"
+
+    def _write(self, rows: pa.Table, target: Path) -> None:
         """Write rows as a file that appears complete."""
-        target = self.root / folder / f"journal-{number}.parquet"
         aside = target.with_name(f".{target.name}")
         write_table(rows.sort_by(EVENT_TIME), str(aside))
         fsync(aside)  # the journal is removed only after its rows are on disk
         aside.rename(target)
         fsync(target.parent)
+
+
+def _journals(folder: Path, kind: str, log: str = "*") -> list[Path]:
+    """Return the files of a folder that come from journals, the oldest of each log first."""
+    return sorted(path for path in folder.glob(f"{log}-*.{kind}") if path.stem.rpartition("-")[2].isdecimal())
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.rpartition("-")[2])
 
 
 def let_count(observe: Callable[[pa.Table], None], rows: pa.Table) -> None:

@@ -6,6 +6,9 @@ import errno
 import itertools
 import json
 import os
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from upath import UPath
 
+from ml.online.stream import Position, StreamFolder
+from ml.parquet import write_table
 from ml.serving.event_rows import WrongEvent
 from ml.serving.journal import JOURNAL, Journal, JournalFull
 from tests.helpers.joined_logs import feed
@@ -178,6 +183,88 @@ def test_events_of_a_restarted_service_are_read_back(tmp_path: Path) -> None:
     held.rotate(at_once=True)
     tables = list(journal(tmp_path).unread(since=END))
     assert pa.concat_tables(tables)["item"].to_pylist() == [2]
+
+
+def followed(root: Path, *steps: Callable[[], object]) -> tuple[list[int], Counter[str]]:
+    """Follow the stream folder while steps are taken, each when nothing is left to read: items and what was quarantined."""
+    items, quarantined, turns = list[int](), Counter[str](), iter(steps)
+
+    def wait(_: float) -> bool:
+        step = next(turns, None)
+        if step is not None:
+            step()
+        return step is None
+
+    for part in StreamFolder.of(spec_of(), UPath(root / "examples")).follow(Position(), wait):
+        items += part.rows["item"].to_pylist()
+        quarantined += Counter(part.quarantined)
+    return items, quarantined
+
+
+def test_an_older_journal_that_waits_for_the_disk_is_published_before_newer_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, full = journal(tmp_path), list[str]()
+
+    def store(item: int) -> None:
+        held.append({"examples": [{"item": item}]}, now=END - 100 + item)
+        if item == 1:
+            full.extend(path.stem.rpartition("-")[2] for path in (tmp_path / JOURNAL).iterdir())
+        held.rotate(at_once=True)
+
+    def write(rows: pa.Table, path: str) -> None:
+        if any(number in path for number in full):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_table(rows, path)
+
+    monkeypatch.setattr("ml.serving.journal.write_table", write)
+    steps = [partial(store, 1), partial(store, 2), full.clear, held.rotate]
+    assert followed(tmp_path, *steps) == ([1, 2], Counter())
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_clock_that_is_set_back_leaves_events_readable(
+    restarted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = journal(tmp_path)
+
+    def store(item: int) -> None:
+        monkeypatch.setattr("ml.serving.journal.time.time_ns", lambda: 10**18 - item)
+        own = journal(tmp_path) if restarted else held
+        own.append({"examples": [{"item": item}]}, now=END - 100 + item)
+        own.rotate(at_once=True)
+
+    assert followed(tmp_path, *(partial(store, item) for item in (1, 2, 3))) == ([1, 2, 3], Counter())
+
+
+@pytest.mark.parametrize("line", [b'{"event_time": 5, "gone": 2}', b"{", b"[]", b'{"event_time": 5, "item": "five"}', b"\xff"])
+def test_a_journal_that_is_not_of_the_entry_is_set_aside(line: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    held = journal(tmp_path)
+    left = tmp_path / JOURNAL / f"examples-{5:020d}.jsonl"
+    left.write_bytes(line + b"\n")
+    held = journal(tmp_path)
+    aside = left.with_suffix(".refused")
+    assert aside.read_bytes() == line + b"\n" and str(aside) in caplog.text and f"rename the file to {left.name}" in caplog.text
+
+    def store() -> None:
+        held.append({"examples": [{"item": 1}]}, now=END - 1)
+        held.rotate(at_once=True)
+
+    def restore() -> None:
+        aside.unlink()
+        left.write_bytes(json.dumps({"event_time": END - 1, "item": 2}).encode() + b"\n")
+        held.rotate()
+
+    assert followed(tmp_path, store, restore) == ([1, 2], Counter())
+    assert held.is_published
+
+
+def test_a_journal_of_a_log_that_the_entry_no_longer_has_is_set_aside(tmp_path: Path) -> None:
+    held = Journal(feed(), UPath(tmp_path))
+    held.append({"actions": [{"request": "r", "item": 5}]}, now=END)
+    journal(tmp_path)
+    [aside] = (tmp_path / JOURNAL).iterdir()
+    assert aside.suffix == ".refused" and json.loads(aside.read_text())["request"] == "r"
 
 
 def test_lines_are_json(tmp_path: Path) -> None:
