@@ -70,7 +70,7 @@ def test_wrong_keys_are_refused_with_their_path(changes: dict[str, Any], message
     ("key", "source", "message"),
     [
         ("source", {"format": "parquet"}, "source.format: a record of Kafka is one line"),
-        ("source", {"format": "csv", "header": True}, "source.header: records of Kafka have no header"),
+        ("source", {"format": "csv", "header": True, "list_separator": " "}, "source.header: records of Kafka have no header"),
         ("actions", {"format": "parquet"}, "actions.source.format: a record of Kafka is one line"),
         ("actions", {"format": "csv", "header": True}, "actions.source.header: records of Kafka have no header"),
     ],
