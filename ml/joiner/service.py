@@ -1,18 +1,21 @@
 """The live join: a Spark Structured Streaming query from the folders of two logs to the stream of examples.
 
-Each batch writes its examples to `examples/<batch>-<part>.parquet` in time order, by rename. A batch that is repeated after a
-crash writes the same files again, so every example is written once. The folder is the one that `make online` follows.
+Each batch writes its examples to `examples/<start>-<batch>-<part>.parquet` in time order, by rename. A batch that is repeated
+after a crash writes the same files again, so every example is written once. The folder is the one that `make online` follows.
+A start without a checkpoint has a later time in its names, so followers read its examples after those of earlier starts.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 
 BATCH_BYTES = 64 << 20
 _STATE_FORMAT = 2  # increase it when a checkpoint of an earlier version can no longer be read
+_LAYOUT = "layout.json"
+_log = logging.getLogger("evergreen")
 _SPOOLED = "what string, text string"
 
 
@@ -78,6 +83,12 @@ class Joining:
         logs = (self.spec.log, self.spec.actions_log)
         return StreamInput(str(self.root), logs, self.spec.actions.key, layout, self.batch_bytes, self.ends)
 
+    def name_of(self, batch: int) -> str:
+        """Returns the beginning of the names of a batch's files. The start of the stream, which has a layout, decides it."""
+        # Streams that were started before names had the time of the start keep the names that followers know.
+        started = json.loads((self.folder / _LAYOUT).read_text()).get("started")
+        return f"{started}-{batch:012d}" if started else f"{batch:012d}"
+
     def layout(self, partitions: int) -> Layout:
         """Returns how the state is divided. The first start of the stream decides it.
 
@@ -87,17 +98,23 @@ class Joining:
         assert self.spec.actions
         rules = f"{self.spec.examples_log.fingerprint} {self.spec.actions.lateness}"
         identity = hashlib.sha256(rules.encode()).hexdigest()[:16]
-        path = self.folder / "layout.json"
+        path = self.folder / _LAYOUT
         if not path.exists():
             layout = Layout.of(self.spec.actions, partitions)
             self.folder.mkdir(parents=True, exist_ok=True)
-            staged = self.folder / ".layout.json"
+            staged = self.folder / f".{_LAYOUT}"
             made = {"format": _STATE_FORMAT, "entry": identity, "partitions": layout.partitions, "bucket": layout.bucket}
+            made |= {"started": f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"}
+            if any((self.root / "examples").glob("*.parquet")):
+                _log.warning("%s/examples has examples of an earlier start; all files of both logs are joined again", self.root)
             staged.write_text(json.dumps(made))
             staged.rename(path)
             return layout
         found = json.loads(path.read_text())
-        way_out = f"delete {self.folder} and {self.root / 'examples'}, and start the stream again"
+        way_out = (
+            f"move files that were joined (read.jsonl lists them) out of {self.root}/impressions and {self.root}/actions, or "
+            f"they are joined again; then delete {self.folder}, and start the stream again"
+        )
         if found.get("format") != _STATE_FORMAT:
             raise ChangedEntry(f"{self.folder}: the state was written by another version of Evergreen; {way_out}")
         if found["entry"] != identity:
@@ -168,7 +185,7 @@ def _write_batch(joining: Joining, on_batch: Callable[[StreamStatus], None] | No
         totals.update(json.loads(text))
     _write_examples(joining, batch, [json.loads(text) for text in found.get(EXAMPLES, [])])
     for what in (UNMATCHED, *(f"{LATE} {side}" for side in SIDES)):
-        _write_side(joining.root / what.split()[0], what, batch, found.get(what, []))
+        _write_side(joining.root / what.split()[0], what, joining.name_of(batch), found.get(what, []))
     files = {side: [of for text in found.get(READ, []) for of in json.loads(text).get(side, [])] for side in SIDES}
     record(joining.folder, {side: sorted(of) for side, of in files.items()})
     status = _status(found.get(STATE, []), last, batch, totals, before)
@@ -210,19 +227,19 @@ def _write_examples(joining: Joining, batch: int, spooled: list[list[Any]]) -> N
         for _, _, _, path, *arrays in sorted(spooled, key=lambda of: of[:3])  # so that the bytes depend on the rows alone
     ]
     for number, part in enumerate(plan_parts(runs, PART_ROWS)):
-        name = f"{batch:012d}-{number:04d}.parquet"
+        name = f"{joining.name_of(batch)}-{number:04d}.parquet"
         staged = folder / f".{name}"
         write_part((str(staged), part))
         staged.rename(folder / name)
 
 
-def _write_side(folder: UPath, what: str, batch: int, paths: list[str]) -> None:
+def _write_side(folder: UPath, what: str, start: str, paths: list[str]) -> None:
     """Writes rows that are in no example to one file of a batch, in time order."""
     if not paths:
         return
     folder.mkdir(parents=True, exist_ok=True)
     table = pa.concat_tables([read_parquet(path) for path in sorted(paths)])
-    name = "-".join([f"{batch:012d}", *what.split()[1:]]) + ".parquet"
+    name = "-".join([start, *what.split()[1:]]) + ".parquet"
     write_table(table.take(pa.array(order_by(table, event_times(table)))), folder / f".{name}")
     (folder / f".{name}").rename(folder / name)
 

@@ -168,6 +168,14 @@ class StreamRun:
         return path
 
 
+def written_files(root: Path) -> dict[str, bytes]:
+    """Returns the files that a join has written, by their names without the time of the stream's start."""
+    folders = [root / name for name in ("examples", "unmatched", "late", "quarantine")]
+    files = (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())
+    started = json.loads((root / "joiner" / "layout.json").read_text())["started"]
+    return {str(path.relative_to(root)).replace(f"{started}-", ""): path.read_bytes() for path in files}
+
+
 def shown(request: str | None, minute: float, **changes: Any) -> dict[str, Any]:
     """An impression, some minutes after `START`."""
     return {"shown_at": START + round(minute * 60_000), "request": request, "item": 1, "user": 7, "price": 2.5} | changes

@@ -17,7 +17,7 @@ from ml.catalog.log_spec import LogSpec
 from ml.joiner.stream_faults import stream_faults
 from ml.logs.arriving import arriving_blocks
 from ml.logs.validated_blocks import ValidatedBlock
-from tests.helpers.stream_runs import StreamRun, click, shown
+from tests.helpers.stream_runs import StreamRun, click, shown, written_files
 
 DAY = 24 * 60
 
@@ -216,13 +216,7 @@ def test_a_batch_that_is_repeated_writes_the_same_files(tmp_path: Path) -> None:
         stream.restart(ends=True)
         while stream.step(repeat):
             pass
-        roots.append(
-            {
-                str(path.relative_to(stream.root)): path.read_bytes()
-                for folder in ("examples", "unmatched", "late", "quarantine")
-                for path in sorted((stream.root / folder).rglob("*.parquet"))
-            }
-        )
+        roots.append(written_files(stream.root))
         assert stream.status.counts["examples"] == 300
     assert roots[0] == roots[1] and len(roots[0]) > 8
 

@@ -17,6 +17,7 @@ from upath import UPath
 from ml.joiner.service import Joining, run_to_end
 from ml.joiner.status import StreamStatus
 from tests.helpers.joined_logs import arriving, drawn, feed
+from tests.helpers.stream_runs import written_files
 from tests.helpers.trials import seeds
 
 if TYPE_CHECKING:
@@ -24,12 +25,6 @@ if TYPE_CHECKING:
 
 KILLS = 2
 DEADLINE_SECONDS = 240
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    folders = [root / name for name in ("examples", "unmatched", "late", "quarantine")]
-    files = (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
 def run_and_kill(root: Path, batches: int, delay: float) -> bool:
@@ -69,6 +64,6 @@ def test_killed_joins_write_the_same_files(seed: int, tmp_path: Path, spark: Spa
     killed = run_to_end(Joining(feed(), UPath(tmp_path / "killed"), **settings), spark)
     calm = run_to_end(Joining(feed(), UPath(tmp_path / "calm"), **settings), spark)
     assert killed and calm and killed.counts == calm.counts and killed.batch == calm.batch
-    assert contents(tmp_path / "killed") == contents(tmp_path / "calm")
+    assert written_files(tmp_path / "killed") == written_files(tmp_path / "calm")
     records = [(tmp_path / name / "joiner" / "read.jsonl").read_text().splitlines() for name in ("killed", "calm")]
     assert list(dict.fromkeys(records[0])) == records[1], "a repeated batch records the same files"
