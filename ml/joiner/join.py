@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ml.catalog.actions import Actions, delay_column, weight_column
+from ml.catalog.actions import ActionLabel, Actions, delay_column, weight_column
 from ml.days import MICROSECONDS_PER_SECOND
 from ml.joiner.keys import KeyCodes, event_times, order_by, without_nulls
 from ml.schema import EVENT_TIME
@@ -45,7 +45,8 @@ class Joined:
 
     Attributes:
         examples: Impressions, each once, in time order, with the columns of the labels, [N].
-        known: Key columns, event time and labels of all impressions, `earlier` ones included, [M]: `earlier` of the next span.
+        known: Key columns, event time, labels and weights of all impressions, `earlier` ones included, [M]: `earlier` of the
+            next span.
         repeated: Number of impressions that repeat another one.
         without_key: Number of impressions in which a column of the key is missing. They are not among the examples.
         actions: Number of actions within the span, by outcome: `matched`, `repeated`, or a reason.
@@ -69,7 +70,7 @@ def join(rules: Actions, impressions: pa.Table, actions: pa.Table, until: int, e
         actions: All actions from the start of the span to its end and the longest wait, in any order, [A].
         until: End of the span, exclusive. Actions from then on have no outcome: they belong to the next span.
         earlier: Impressions before the span, at least those of the last `look_back(rules)`: columns of the key and
-            `event_time`; with the label columns, an action that they do not show is judged `late`.
+            `event_time`; with the columns of labels and weights, an action that they do not show is judged `late`.
 
     Example:
         >>> from ml.catalog.actions import ActionLabel
@@ -97,11 +98,12 @@ def join(rules: Actions, impressions: pa.Table, actions: pa.Table, until: int, e
     is_first[1:] = (code[1:] != code[:-1]) | (time[1:] - time[:-1] >= rules.wait)
     first = order[is_first]  # in order of key and time
 
-    sorted_actions = np.argsort(acted, kind="stable")
+    own = {name: _type_weights(rules, name, done) for name in rules.labels}
     labels = {
-        name: _first_delay(codes, seen, acted[sorted_actions[_of_types(rules, name, done)[sorted_actions]]], label.wait)
+        name: _first_delay(codes, seen, np.sort(acted[~np.isnan(own[name])]), label.wait)
         for name, label in rules.labels.items()
     }
+    weights = {name: _weights(label, own[name], codes, seen, acted) for name, label in rules.labels.items() if label.weights}
     examples = order_by(shown, event_times(shown), first[first < len(shown)])
     rows = shown.take(pa.array(examples))
     for name, delay in labels.items():
@@ -109,17 +111,17 @@ def join(rules: Actions, impressions: pa.Table, actions: pa.Table, until: int, e
         found = delay[examples]
         seconds = pa.array(found / MICROSECONDS_PER_SECOND, mask=found < 0)
         rows = rows.append_column(delay_column(name), seconds)
-        if rules.labels[name].weights:
-            weight = _weights(rules, name, codes, seen[examples], done, acted)
-            rows = rows.append_column(weight_column(name), pa.array(weight))
+        if name in weights:
+            rows = rows.append_column(weight_column(name), pa.array(weights[name][examples]))
 
-    flags = _flags(rules, labels, len(shown), earlier)
-    counts, reasons = _judge(rules, codes, seen[first], {name: of[first] for name, of in flags.items()}, done, acted, until)
+    held = _shown_weights(rules, labels, weights, len(shown), earlier)
+    held_first = {name: of[first] for name, of in held.items()}
+    counts, reasons = _judge(rules, codes, seen[first], held_first, own, done, acted, until)
     if lost := int(np.count_nonzero(_inside(actions, until))) - int(np.count_nonzero(_inside(done, until))):
         counts[NO_KEY] += lost
     return Joined(
         examples=rows,
-        known=_known(known, flags),
+        known=_known(rules, known, held),
         repeated=int(np.count_nonzero(order[~is_first] < len(shown))),
         without_key=without_key,
         actions=counts,
@@ -140,14 +142,6 @@ def _in_order(seen: NDArray[np.int64], shown: pa.Table) -> NDArray[np.int64]:
     return order
 
 
-def _of_types(rules: Actions, label: str, actions: pa.Table) -> NDArray[np.bool_]:
-    """Whether each action has a type of a label, bool [A]."""
-    if rules.type is None:
-        return np.ones(len(actions), bool)
-    types = pc.cast(actions[rules.type], pa.string())
-    return pc.is_in(types, pa.array(rules.labels[label].types, pa.string())).to_numpy()
-
-
 def _first_delay(codes: KeyCodes, seen: NDArray[np.int64], acted: NDArray[np.int64], wait: int) -> NDArray[np.int64]:
     """Microseconds from each impression to the first of the sorted actions in the wait; -1 without one, int64 [M]."""
     delay = np.full(len(seen), -1, np.int64)
@@ -163,41 +157,63 @@ def _first_delay(codes: KeyCodes, seen: NDArray[np.int64], acted: NDArray[np.int
 
 
 def _weights(
-    rules: Actions, label: str, codes: KeyCodes, seen: NDArray[np.int64], actions: pa.Table, acted: NDArray[np.int64]
+    label: ActionLabel, own: NDArray[np.float64], codes: KeyCodes, seen: NDArray[np.int64], acted: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Largest weight of an action that counts for each example, 1.0 without one, float64 [N]."""
-    of_label, types = rules.labels[label], pc.cast(actions[rules.type], pa.string())
+    """Largest weight of an action that counts for each impression, 1.0 without one, float64 [M]."""
     weight = np.ones(len(seen))
-    for value, name in sorted((of_label.weights.get(name, 1.0), name) for name in of_label.types):
-        of_type = np.sort(acted[pc.equal(types, name).fill_null(False).to_numpy()])
-        weight[_first_delay(codes, seen, of_type, of_label.wait) >= 0] = value
+    for value in sorted({label.weights.get(name, 1.0) for name in label.types}):
+        weight[_first_delay(codes, seen, np.sort(acted[own == value]), label.wait) >= 0] = value
     return weight
 
 
-def _flags(
-    rules: Actions, labels: dict[str, NDArray[np.int64]], count: int, earlier: pa.Table | None
-) -> dict[str, NDArray[np.bool_]]:
-    """Whether the written example shows each label, bool [M] by label. Earlier impressions without labels show them all."""
-    flags = {}
+def _type_weights(rules: Actions, label: str, actions: pa.Table) -> NDArray[np.float64]:
+    """Weight of each action for a label, 1.0 without weights, NaN for a type that the label does not list, float64 [A]."""
+    if rules.type is None:
+        return np.ones(len(actions))
+    of_label, types = rules.labels[label], pc.cast(actions[rules.type], pa.string())
+    place = pc.index_in(types, pa.array(of_label.types, pa.string())).fill_null(len(of_label.types)).to_numpy()
+    return np.array([*(of_label.weights.get(name, 1.0) for name in of_label.types), np.nan])[place]
+
+
+def _shown_weights(
+    rules: Actions,
+    labels: dict[str, NDArray[np.int64]],
+    weights: dict[str, NDArray[np.float64]],
+    count: int,
+    earlier: pa.Table | None,
+) -> dict[str, NDArray[np.float64]]:
+    """The largest weight of an action that the written example shows, float64 [M] by label.
+
+    It is `-inf` if the example does not show the label, and `inf` if it shows a label without weights. Earlier impressions
+    without columns of labels show all labels.
+    """
+    found = {}
     for name in rules.labels:
-        shows = labels[name] >= 0
+        held = np.where(labels[name] >= 0, weights.get(name, np.inf), -np.inf)
         if earlier is not None and len(earlier):
-            has = name in earlier.column_names
-            shows[count:] = earlier[name].to_numpy().astype(bool) if has else True
-        flags[name] = shows
-    return flags
+            shows = earlier[name].to_numpy().astype(bool) if name in earlier.column_names else np.ones(len(earlier), bool)
+            of_name = weight_column(name)
+            # (blocks that were stored before blocks had weights have none)
+            weight = earlier[of_name].fill_null(np.inf).to_numpy() if of_name in earlier.column_names else np.inf
+            held[count:] = np.where(shows, weight, -np.inf)
+        found[name] = held
+    return found
 
 
 def _judge(
     rules: Actions,
     codes: KeyCodes,
     first: NDArray[np.int64],
-    flags: dict[str, NDArray[np.bool_]],
+    held: dict[str, NDArray[np.float64]],
+    own: dict[str, NDArray[np.float64]],
     actions: pa.Table,
     acted: NDArray[np.int64],
     until: int,
 ) -> tuple[Counter[str], NDArray[np.object_]]:
-    """Returns the counts of outcomes, and the outcome of each action, object [A]; it is empty for actions after the span."""
+    """Returns the counts of outcomes, and the outcome of each action, object [A]; it is empty for actions after the span.
+
+    An action is late if it counts for a label that the example of its impression does not show, or shows with a smaller weight.
+    """
     verdict = np.full(len(actions), "", object)
     inside = _inside(actions, until)
     at = np.searchsorted(first, acted, side="right") - 1
@@ -206,19 +222,20 @@ def _judge(
     after = (at >= 0) & (there_code == code) if len(first) else np.zeros(len(actions), bool)
     following = np.minimum(at + 1, max(len(first) - 1, 0))
     before = (at + 1 < len(first)) & (codes.split(first[following])[0] == code) if len(first) else after
-    listed, in_time, is_shown = (np.zeros(len(actions), bool) for _ in range(3))
+    listed, in_time, is_late = (np.zeros(len(actions), bool) for _ in range(3))
     for name, label in rules.labels.items():
-        typed = _of_types(rules, name, actions)
+        typed = ~np.isnan(own[name])
         now = typed & after & (time - there_time < label.wait)
         listed |= typed
         in_time |= now
-        is_shown |= now & flags[name][np.maximum(at, 0)] if len(first) else now
+        if len(first):
+            is_late |= now & (own[name] > held[name][np.maximum(at, 0)])
     near = after & (time - there_time < look_back(rules))
     verdict[:] = NO_IMPRESSION
     verdict[before] = BEFORE
     verdict[near] = AFTER_WAIT
-    verdict[in_time] = LATE
-    verdict[is_shown] = MATCHED
+    verdict[in_time] = MATCHED
+    verdict[is_late] = LATE
     verdict[~listed] = NO_LABEL
     verdict[_repeated(rules, actions, acted)] = REPEATED
     verdict[~inside] = ""
@@ -244,9 +261,11 @@ def _inside(actions: pa.Table, until: int) -> NDArray[np.bool_]:
     return event_times(actions) < until
 
 
-def _known(known: pa.Table, flags: dict[str, NDArray[np.bool_]]) -> pa.Table:
-    for name, shows in flags.items():
-        known = known.append_column(name, pa.array(shows.astype(np.int8)))
+def _known(rules: Actions, known: pa.Table, held: dict[str, NDArray[np.float64]]) -> pa.Table:
+    for name, weight in held.items():
+        known = known.append_column(name, pa.array((weight > -np.inf).astype(np.int8)))
+        if rules.labels[name].weights:
+            known = known.append_column(weight_column(name), pa.array(weight))
     return known
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -122,6 +123,26 @@ def test_an_action_that_came_after_its_example_was_written_is_late() -> None:
     arrived = done((5, "b", "click"), (6, "a", "click"))
     found = join(rules(), shown(), arrived, END, first.known)
     assert found.actions == {MATCHED: 1, LATE: 1} and found.unmatched["request"].to_pylist() == ["a"]
+
+
+def test_a_late_action_that_the_example_shows_with_a_smaller_weight_is_late() -> None:
+    labels: dict[str, Any] = {
+        "engaged": {"types": ["click", "hover", "buy"], "within_minutes": 30, "weights": {"buy": 5, "hover": 0.5}}
+    }
+    labels |= {"clicked": {"types": ["click"], "within_minutes": 30}, "bought": None}
+    weighted = feed(actions={"labels": labels}).actions
+    assert weighted
+    before = done((1, "a", "click"), (1, "b", "buy"), (1, "c", "hover"))
+    first = join(weighted, shown((0, "a"), (0, "b"), (0, "c"), (0, "d")), before, START + 3 * MINUTE)
+    assert first.actions == {MATCHED: 3}
+    late = done(*((minute, name, kind) for name in "abcd" for minute, kind in ((5, "click"), (6, "hover"), (7, "buy"))))
+    found = join(weighted, shown(), late, END, first.known)
+    judged = {(row["request"], row["kind"]) for row in found.unmatched.to_pylist() if row[REASON] == LATE}
+    changed = {"a": ["buy"], "b": ["click"], "c": ["click", "buy"], "d": ["click", "hover", "buy"]}
+    assert judged == {(name, kind) for name, kinds in changed.items() for kind in kinds}, "only these change the example"
+    assert found.actions == {MATCHED: 5, LATE: 7}
+    without = first.known.drop_columns(["engaged_weight"])  # as stored before weights were
+    assert join(weighted, shown(), late, END, without).actions == {MATCHED: 7, LATE: 5}
 
 
 def test_no_rows_give_no_examples() -> None:
