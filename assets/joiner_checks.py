@@ -75,8 +75,8 @@ def build_stream_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
         metadata = {
             "batch": status.batch,
             "examples": status.counts.get("examples", 0),
-            "late_share": status.late_share,
-            "quarantined_share": status.quarantined_share,
+            "late_share": status.recent.late_share,
+            "quarantined_share": status.recent.quarantined_share,
             "repeated_impressions": status.counts.get("repeated impressions", 0),
             "state_rows": status.state_rows,
             "state_bytes": status.state_bytes,

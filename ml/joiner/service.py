@@ -30,7 +30,7 @@ from ml.joiner.lock import only_join
 from ml.joiner.processor import COUNTS, EXAMPLES, LATE, OUTPUT, READ, STATE, UNMATCHED, JoinProcessor
 from ml.joiner.read_files import record
 from ml.joiner.source import JoinerSource, StreamInput
-from ml.joiner.status import StreamStatus, next_totals
+from ml.joiner.status import StreamStatus, next_hours, next_totals
 from ml.logs.external_sort import SortedRun, plan_parts, write_part, write_run
 from ml.logs.ingest import PART_ROWS
 from ml.logs.ingest_task import raw_schema
@@ -249,9 +249,10 @@ def _status(
 ) -> StreamStatus:
     states = [json.loads(text) for text in clocks]
     newest = [max([of["newest"][side] for of in states], default=-1) for side in range(len(SIDES))]
+    now = time.time()
     return StreamStatus(
         batch=batch,
-        written_at=time.time(),
+        written_at=now,
         files={name: max([of["files"][side] for of in states], default="") for side, name in enumerate(SIDES)},
         newest=dict(zip(SIDES, newest, strict=True)),
         watermark=max([of["watermark"] for of in states], default=last.watermark if last else -1),
@@ -261,6 +262,7 @@ def _status(
         before=before,
         ended=any(of["ended"] for of in states),
         ahead=max([of["ahead"] for of in states], default=0),
+        hours=next_hours(last, before, now),
     )
 
 

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from upath import UPath
 
 from ml.joiner.blocks import SIDES
 from ml.joiner.join import LATE, MATCHED, NO_KEY, REPEATED
+
+HOURS = 24
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class StreamStatus:
         before: The totals before this batch, from which it is counted again if it is repeated.
         ended: Whether the batch has ended the stream: everything was joined.
         ahead: Microseconds by which one file is ahead of the others of its log, if the watermark waits for a second one; or 0.
+        hours: The last `HOURS` hours, numbered since 1970, in which batches were written, and the totals before each of them.
     """
 
     batch: int
@@ -51,6 +54,13 @@ class StreamStatus:
     before: dict[str, int] = field(default_factory=dict)
     ended: bool = False
     ahead: int = 0
+    hours: list[tuple[int, dict[str, int]]] = field(default_factory=list)
+
+    @property
+    def recent(self) -> StreamStatus:
+        """The status with the counts of the last `HOURS` hours instead of totals. Faults are judged by it."""
+        earlier = Counter(self.hours[0][1] if self.hours else {})
+        return replace(self, counts=dict(Counter(self.counts) - earlier))
 
     @property
     def match_rate(self) -> float | None:
@@ -103,9 +113,10 @@ class StreamStatus:
     def read(cls, folder: UPath) -> StreamStatus | None:
         """Reads the status in a folder; None if there is none."""
         try:
-            return cls(**json.loads((folder / "status.json").read_text()))
+            found = json.loads((folder / "status.json").read_text())
         except FileNotFoundError:
             return None
+        return cls(**found | {"hours": [(hour, counts) for hour, counts in found.get("hours", [])]})
 
 
 def next_totals(last: StreamStatus | None, batch: int) -> Counter[str]:
@@ -113,3 +124,16 @@ def next_totals(last: StreamStatus | None, batch: int) -> Counter[str]:
     if last is None:
         return Counter()
     return Counter(last.counts if last.batch < batch else last.before)
+
+
+def next_hours(last: StreamStatus | None, before: dict[str, int], now: float) -> list[tuple[int, dict[str, int]]]:
+    """Returns `StreamStatus.hours` of a batch.
+
+    Args:
+        last: The status before it.
+        before: The totals before it.
+        now: When the batch is written, in seconds since 1970 UTC.
+    """
+    hour = int(now // 3600)
+    kept = [(of, counts) for of, counts in (last.hours if last else []) if of > hour - HOURS]
+    return kept if kept and kept[-1][0] >= hour else [*kept, (hour, before)]

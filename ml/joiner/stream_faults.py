@@ -9,7 +9,7 @@ from upath import UPath
 from ml.catalog.spec import DatasetSpec
 from ml.joiner.blocks import SIDES
 from ml.joiner.read_files import ReadFiles
-from ml.joiner.status import StreamStatus
+from ml.joiner.status import HOURS, StreamStatus
 from ml.logs.arriving import arriving_files
 
 MAX_LATE_SHARE = 0.01
@@ -40,12 +40,13 @@ def stream_faults(spec: DatasetSpec, root: UPath, status: StreamStatus | None, n
             )
     if status is None:
         return found
-    if status.late_share > MAX_LATE_SHARE:
-        found["late"] = f"{status.late:,} events are late; a larger lateness_minutes waits for them"
+    recent, when = status.recent, f"in the last {HOURS} hours"
+    if recent.late_share > MAX_LATE_SHARE:
+        found["late"] = f"{recent.late:,} events are late {when}; a larger lateness_minutes waits for them"
     most = spec.expectations.quarantine_rate.max
-    if most is not None and status.quarantined_share > most:
+    if most is not None and recent.quarantined_share > most:
         found["quarantined"] = (
-            f"{status.quarantined:,} rows and files are in quarantine ({status.quarantined_share:.1%}), more than "
+            f"{recent.quarantined:,} rows and files are in quarantine ({recent.quarantined_share:.1%}) {when}, more than "
             f"expectations.quarantine_rate allows; {root / 'quarantine'} has the reasons"
         )
     return found

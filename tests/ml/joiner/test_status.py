@@ -9,8 +9,9 @@ from pathlib import Path
 from upath import UPath
 
 from ml.joiner.read_files import ReadFiles, record
-from ml.joiner.status import StreamStatus, next_totals
-from ml.joiner.stream_faults import stuck
+from ml.joiner.status import StreamStatus, next_hours, next_totals
+from ml.joiner.stream_faults import stream_faults, stuck
+from tests.helpers.joined_logs import feed
 
 LATENESS = 600_000_000
 NOW = time.time()
@@ -84,3 +85,37 @@ def test_a_repeated_batch_is_not_counted_twice(tmp_path: Path) -> None:
     assert next_totals(read, 4) == {"examples": 7} and next_totals(read, 3) == {"examples": 4} and next_totals(None, 0) == {}
     assert status(1).watermark_lag == 6.0
     assert status(1, counts={"action: matched": 3, "action: late": 1, "late actions": 2}).late == 3
+
+
+def test_late_and_quarantined_events_are_judged_by_the_last_hours(tmp_path: Path) -> None:
+    spec, hour = feed(), int(NOW // 3600)
+    assert spec.expectations.quarantine_rate.max
+    old = {"impressions": 90_000_000, "actions": 10_000_000}
+    burst = old | {"actions": 11_000_000, "late actions": 900_000, "quarantined: bad JSON": 700_000}
+    later = status(1, counts=burst, hours=[(hour, old)])
+    assert later.late_share < 0.01 and later.recent.late_share == 0.9 and later.counts == burst
+    found = stream_faults(spec, UPath(tmp_path), later, NOW)
+    assert found["late"].startswith("900,000 events are late in the last 24 hours")
+    assert found["quarantined"].startswith("700,000 rows and files are in quarantine (41.2%) in the last 24 hours")
+
+    bad = {"impressions": 1000, "late impressions": 900, "quarantined: bad JSON": 800}
+    recovered = status(1, counts=bad | {"impressions": 9000}, hours=[(hour, bad)])
+    assert recovered.late_share > 0.01 and stream_faults(spec, UPath(tmp_path), recovered, NOW) == {}
+    assert "late" in stream_faults(spec, UPath(tmp_path), status(1, counts=bad), NOW), "the first hours are judged too"
+
+
+def test_the_last_hours_begin_with_the_totals_before_them(tmp_path: Path) -> None:
+    last, started = None, 500_000
+    for hour in (0, 0, 1, 5, 23, 24, 30, 100):
+        total = last.counts["examples"] if last else 0
+        hours = next_hours(last, {"examples": total}, (started + hour) * 3600 + 1800.0)
+        status(1, counts={"examples": total + 1}, hours=hours).write(UPath(tmp_path))
+        last = StreamStatus.read(UPath(tmp_path))
+        assert last
+        assert next_hours(last, {"examples": total}, (started + hour) * 3600 + 1900.0) == hours, "the batch is repeated"
+        if hour == 23:
+            assert last.hours == [(started + of, {"examples": n}) for of, n in ((0, 0), (1, 2), (5, 3), (23, 4))]
+            assert last.recent.counts == {"examples": 5}
+        if hour == 24:
+            assert last.recent.counts == {"examples": 4}, "the batches of the first hour no longer count"
+    assert last and last.recent.counts == {"examples": 1} and last.counts == {"examples": 8}
