@@ -15,6 +15,7 @@ from ml.catalog.load import load_dataset
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner, Runner
 from ml.joiner.catch_up import join_day
+from ml.joiner.split.events import truth_column
 from ml.lake import Lake
 from ml.logs.ingest import ingest_day
 from ml.logs.read import raw_table
@@ -67,7 +68,7 @@ def differences(out: Path, lake: Lake, spec: DatasetSpec, examples: pa.Table | N
 
     Returns:
         Number of examples that are `missing`, `extra` (repeated ones among them), or have another label (`wrong`) or another
-        delay (`delay`) than the truth.
+        delay (`delay`) than the truth, summed over the labels.
     """
     assert spec.actions and spec.label.column
     if examples is None:
@@ -75,8 +76,17 @@ def differences(out: Path, lake: Lake, spec: DatasetSpec, examples: pa.Table | N
     truth = pq.read_table(out / "truth.parquet")
     truth = truth.filter(pc.field("impression") == "joined")
     key = list(spec.actions.key)
-    label, delay = spec.label.column, f"{spec.label.column}_delay"
-    truth = truth.select([*key, "label", "delay"]).rename_columns([*key, "true label", "true delay"])
+    counts = Counter[str]()
+    for label, of_label in spec.actions.labels.items():
+        (kind,) = of_label.types
+        columns = [truth_column(name, kind) for name in ("label", "delay")]
+        one = truth.select([*key, *columns]).rename_columns([*key, "true label", "true delay"])
+        counts += Counter(_differences(one, examples, key, label))
+    return {name: counts[name] for name in ("missing", "extra", "wrong", "delay", "twice")}
+
+
+def _differences(truth: pa.Table, examples: pa.Table, key: list[str], label: str) -> dict[str, int]:
+    delay = f"{label}_delay"
     truth = truth.append_column("is_true", pa.array(np.ones(len(truth), np.int8)))
     found = examples.select([*key, label, delay]).append_column("is_found", pa.array(np.ones(len(examples), np.int8)))
     both = truth.join(found, keys=key, join_type="full outer")

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ml.catalog.explain import explain
+from ml.catalog.labels import MAIN
 from ml.catalog.spec import DatasetSpec
 from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE, shift_day
 from ml.features.clean_task import read_columns
@@ -18,11 +19,23 @@ IMPRESSIONS, ACTIONS = "impressions", "actions"
 CLICKED = "clicked"
 
 
-def label_name(spec: DatasetSpec) -> str:
-    """Returns the column with the label that the joiner adds: the log's own column, if it has 0 and 1, or `clicked`."""
-    own = spec.label.column
-    is_binary = spec.label.at_least is None and spec.label.is_ is None
-    return own if own and is_binary and spec.source.columns.get(own) == "int" else CLICKED
+def label_names(spec: DatasetSpec) -> dict[str, str]:
+    """Returns the columns with the labels that the joiner adds, by the names of the labels, the main one first.
+
+    A label has the log's own column, if that has 0 and 1. Otherwise the main one is `clicked`, and others have their own names.
+    The actions of the main label are of the type `ACTION`, and those of each other label of the type of its column's name.
+
+    Raises:
+        ValueError: Two labels would have the same column or type.
+    """
+    found = {MAIN: CLICKED} if spec.label.negatives else {}
+    for rule in spec.label_rules:
+        is_own = rule.at_least is None and rule.positive is None and spec.source.columns.get(rule.column) == "int"
+        found[rule.name] = rule.column if is_own else CLICKED if rule.name == MAIN else rule.name
+    main, *others = found.values()
+    if taken := sorted({name for name in others if name in (main, ACTION) or others.count(name) > 1}):
+        raise ValueError(f"{spec.name}: the streams use {taken} for another label; rename labels or columns with these names")
+    return found
 
 
 def source_columns(spec: DatasetSpec) -> list[str]:
@@ -37,22 +50,23 @@ def key_of(spec: DatasetSpec) -> list[str]:
 
 
 def impression_columns(spec: DatasetSpec) -> dict[str, str]:
-    """Returns the types of the impressions' columns: those that features need, without the label, and the key and the time.
+    """Returns the types of the impressions' columns: those that features need, without the labels, and the key and the time.
 
-    A column that the label is read from otherwise than as 0 and 1, such as stars, stays if a feature table reads it too.
+    A column that a label is read from otherwise than as 0 and 1, such as stars, stays if a feature table reads it too.
 
     Raises:
-        ValueError: The log has a column with a name that the streams use, or the label is a column of a side table.
+        ValueError: The log has a column with a name that the streams use, or a label is a column of a side table.
     """
-    negatives, label = spec.label.negatives, spec.label.column
-    if label and label not in spec.source.columns:
-        raise ValueError(f"{spec.name}: the label {label!r} is in a side table, so it is the same before and after an action")
-    dropped = {label} if label_name(spec) == label or label not in spec.table_columns else set()
+    negatives, names = spec.label.negatives, label_names(spec)
+    rules = spec.label_rules
+    if elsewhere := [rule.column for rule in rules if rule.column not in spec.source.columns]:
+        raise ValueError(f"{spec.name}: the labels {elsewhere} are in side tables, so no action gives them to an impression")
+    dropped = {rule.column for rule in rules if names[rule.name] == rule.column or rule.column not in spec.table_columns}
     needed = set(source_columns(spec)) - dropped
     types: dict[str, str] = {c: kind for c, kind in spec.source.columns.items() if c in needed}
     types |= dict.fromkeys(negatives.recent, "int") if negatives else {}
     own = {**dict.fromkeys(key_of(spec), "int"), SHOWN_AT: "int"}
-    if taken := sorted(types.keys() & {*own, label_name(spec), TYPE, AT}):
+    if taken := sorted(types.keys() & {*own, *names.values(), TYPE, AT}):
         raise ValueError(f"{spec.name}: columns {taken} have names that the streams use; rename them with source.rename")
     return types | own
 
@@ -78,6 +92,7 @@ def stream_entry(spec: DatasetSpec, name: str, days: list[str], options: SplitOp
         "time",
         "partitions",
         "label",
+        "labels",
         "oracle",
         "simulation",
         "models",
@@ -87,7 +102,9 @@ def stream_entry(spec: DatasetSpec, name: str, days: list[str], options: SplitOp
         "demo_days",
     )
     kept = {key: value for key, value in data.items() if key not in dropped}
-    label, key = label_name(spec), key_of(spec)
+    labels, key = label_names(spec), key_of(spec)
+    main, *others = labels.values()
+    wait = options.wait / MICROSECONDS_PER_MINUTE
     columns = impression_columns(spec)
     features = [f for f, column in zip(kept["sparse"], spec.sparse, strict=True) if not isinstance(column.history, int)]
     last = shift_day(days[-1], -(-options.longest_delay // (24 * MICROSECONDS_PER_HOUR)))
@@ -109,9 +126,13 @@ def stream_entry(spec: DatasetSpec, name: str, days: list[str], options: SplitOp
             "key": key,
             "type": TYPE,
             "lateness_minutes": options.disorder / MICROSECONDS_PER_MINUTE,
-            "labels": {label: {"types": [ACTION], "within_minutes": options.wait / MICROSECONDS_PER_MINUTE}},
+            "labels": {
+                main: {"types": [ACTION], "within_minutes": wait},
+                **{column: {"types": [column], "within_minutes": wait} for column in others},
+            },
         },
-        "label": {"column": label},
+        "label": {"column": main, **({"weight": spec.label.weight} if spec.label.weight else {})},
+        **({"labels": {name: {"column": labels[name]} for name in spec.labels}} if spec.labels else {}),
         "demo_days": max(2, min(spec.demo_days, len(days))),
     }
     try:

@@ -66,8 +66,9 @@ class SplitRows:
     Attributes:
         impressions: Lines of impressions, with `ARRIVAL` and `BAD`, in no particular order.
         actions: Lines of actions, likewise.
-        truth: One row for each joined row: the columns of the key, `shown_at`, `label`, `delay` (microseconds to the action
-            that was logged, missing without one), and what became of the `impression` and of the `action`.
+        truth: One row for each joined row: the columns of the key, `shown_at`, what became of the `impression`, the `label`,
+            the `delay` (microseconds to the action that was logged, missing without one), and what became of the `action`. The
+            last three are repeated for each further type of actions, as `<type>_label` and so on.
     """
 
     impressions: pa.Table
@@ -78,7 +79,7 @@ class SplitRows:
 def split_rows(
     rows: pa.Table,
     times: NDArray[np.int64],
-    positive: NDArray[np.bool_],
+    positive: dict[str, NDArray[np.bool_]],
     key: list[str],
     clock: Clock,
     options: SplitOptions,
@@ -89,33 +90,46 @@ def split_rows(
     Args:
         rows: Columns of the impressions, the key among them, [N].
         times: When each row was shown, int64 [N], microseconds since 1970-01-01 UTC.
-        positive: Which rows are followed by an action, bool [N].
+        positive: Which rows are followed by an action, bool [N], by its type, that of the main label first.
         key: Columns that identify an impression.
         clock: What machines log as the time of an event.
         options: Delays and faults.
         rng: Draws them.
     """
     n = len(rows)
-    delay = np.minimum(options.delays.draw(rng, n), options.longest_delay)
-    acted = times + delay
-    shown_at, at = clock.read(times), clock.read(acted)
-    is_shown = ~(positive & (rng.random(n) < options.orphans))
+    delays = [np.minimum(options.delays.draw(rng, n), options.longest_delay) for _ in positive]
+    shown_at = clock.read(times)
+    is_acted = np.logical_or.reduce(list(positive.values()))
+    is_shown = ~(is_acted & (rng.random(n) < options.orphans))
     shown, shown_readable = _arriving(rows.append_column(SHOWN_AT, pa.array(shown_at)), times, is_shown, options, rng)
-    typed = rows.select(key).append_column(TYPE, _constant(ACTION, n)).append_column(AT, pa.array(at))
-    done, done_readable = _arriving(typed, acted, positive, options, rng)
     impression = np.select([~shown_readable, clock.is_outside(shown_at)], [1, 2], 0)
-    late, early = at - shown_at >= options.wait, at < shown_at
-    action = np.select([~positive, ~done_readable, clock.is_outside(at), early, late], [0, 4, 5, 3, 2], 1)
     truth = rows.select(key).append_column(SHOWN_AT, pa.array(shown_at))
-    columns: dict[str, Any] = {
-        "label": pa.array((action == 1).astype(np.int64)),
-        "delay": pa.array(at - shown_at, mask=~positive),
-        "impression": _named(impression, _IMPRESSION_STATES),
-        "action": _named(action, _ACTION_STATES),
-    }
-    for name, values in columns.items():
-        truth = truth.append_column(name, values)
-    return SplitRows(shown, done, truth)
+    truth = truth.append_column("impression", _named(impression, _IMPRESSION_STATES))
+    actions = []
+    for (kind, is_positive), delay in zip(positive.items(), delays, strict=True):
+        at = clock.read(times + delay)
+        typed = rows.select(key).append_column(TYPE, _constant(kind, n)).append_column(AT, pa.array(at))
+        done, readable = _arriving(typed, times + delay, is_positive, options, rng)
+        actions.append(done)
+        late, early = at - shown_at >= options.wait, at < shown_at
+        action = np.select([~is_positive, ~readable, clock.is_outside(at), early, late], [0, 4, 5, 3, 2], 1)
+        columns: dict[str, Any] = {
+            "label": pa.array((action == 1).astype(np.int64)),
+            "delay": pa.array(at - shown_at, mask=~is_positive),
+            "action": _named(action, _ACTION_STATES),
+        }
+        for name, values in columns.items():
+            truth = truth.append_column(truth_column(name, kind), values)
+    return SplitRows(shown, pa.concat_tables(actions), truth)
+
+
+def truth_column(name: str, kind: str) -> str:
+    """Returns the column of the truth with `label`, `delay` or `action` for a type of actions.
+
+    >>> truth_column("delay", ACTION), truth_column("delay", "bought")
+    ('delay', 'bought_delay')
+    """
+    return name if kind == ACTION else f"{kind}_{name}"
 
 
 def _arriving(

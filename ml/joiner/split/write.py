@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
+from ml.catalog.labels import MAIN
 from ml.catalog.spec import DatasetSpec
 from ml.days import MICROSECONDS_PER_HOUR, MICROSECONDS_PER_MINUTE, day_bounds
 from ml.features.clean_task import earlier_days, expand_rows
@@ -25,8 +26,8 @@ from ml.features.point_in_time.negatives import Events
 from ml.features.transforms import SAMPLED_LABEL
 from ml.hashing import derive_seed, mix64_array
 from ml.joiner.split.arrivals import Arrivals, Stream
-from ml.joiner.split.entry import ACTIONS, IMPRESSIONS, impression_columns, key_of, source_columns, stream_entry
-from ml.joiner.split.events import AT, POSITION, REQUEST, SHOWN_AT, Clock, split_rows
+from ml.joiner.split.entry import ACTIONS, IMPRESSIONS, impression_columns, key_of, label_names, source_columns, stream_entry
+from ml.joiner.split.events import ACTION, AT, POSITION, REQUEST, SHOWN_AT, Clock, split_rows, truth_column
 from ml.joiner.split.options import SplitOptions
 from ml.lake import Lake
 from ml.logs.labels import POSITIVE, label_codes
@@ -50,7 +51,7 @@ class Split:
         corrupt: Corrupt lines of each stream.
         files: Files of each stream.
         impressions: Number of joined rows by outcome of their impression.
-        actions: Number of joined rows by outcome of their action.
+        actions: Number of joined rows by outcome of their action, summed over the types of actions.
     """
 
     rows: int
@@ -113,7 +114,8 @@ def split_days(
                 writer = writer or pq.ParquetWriter(out / TRUTH, found.truth.schema, compression="zstd")
                 writer.write_table(found.truth)
                 shown.update(_counts(found.truth["impression"]))
-                acted.update(_counts(found.truth["action"]))
+                for kind in positive:
+                    acted.update(_counts(found.truth[truth_column("action", kind)]))
                 rows += len(block)
         arrivals.write(None)
     finally:
@@ -172,10 +174,11 @@ def _blocks(spec: DatasetSpec, day: str, lake: Lake) -> Iterator[pa.Table]:
 
 def _keyed(
     spec: DatasetSpec, block: pa.Table, first: int, seed: int, rng: np.random.Generator
-) -> tuple[pa.Table, NDArray[np.bool_]]:
-    """Adds the columns of the key to joined rows, and returns which rows are positive, bool [N]."""
+) -> tuple[pa.Table, dict[str, NDArray[np.bool_]]]:
+    """Adds the columns of the key to joined rows, and returns which rows are positive, bool [N] by type of actions."""
     n = len(block)
-    positive = _positive(spec, block)
+    all_positive = _positive(spec, block)
+    positive = all_positive[ACTION]
     # A request of a log with negatives begins with its positive.
     request = np.cumsum(positive) - 1 if spec.label.negatives else np.arange(n)
     numbers = (request + first).astype(np.uint64) + np.uint64(derive_seed(seed, "requests"))
@@ -186,13 +189,17 @@ def _keyed(
         position = np.empty(n, np.int64)
         position[order] = np.arange(n) - starts[request]
         block = block.append_column(POSITION, pa.array(position))
-    return block, positive
+    return block, all_positive
 
 
-def _positive(spec: DatasetSpec, block: pa.Table) -> NDArray[np.bool_]:
+def _positive(spec: DatasetSpec, block: pa.Table) -> dict[str, NDArray[np.bool_]]:
     if spec.label.negatives:
-        return block[SAMPLED_LABEL].to_numpy() > 0
-    return label_codes(block[spec.label.column], spec.label_rules[0]) == POSITIVE
+        return {ACTION: block[SAMPLED_LABEL].to_numpy() > 0}
+    names = label_names(spec)
+    return {
+        ACTION if rule.name == MAIN else names[rule.name]: label_codes(block[rule.column], rule) == POSITIVE
+        for rule in spec.label_rules
+    }
 
 
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:

@@ -229,9 +229,18 @@ def test_an_entry_that_the_catalog_would_refuse_is_not_written(tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["click", "label"])
+def test_labels_that_the_streams_could_not_tell_apart_are_refused(name: str, tmp_path: Path) -> None:
+    spec, lake = small_dataset("banner", tmp_path, labels={"other": {"column": "label", "at_least": 1}})
+    rule = spec.labels["other"].model_copy(update={"at_least": None if name == "label" else 1.0})
+    spec = spec.model_copy(update={"labels": {"other" if name == "label" else name: rule}})
+    with pytest.raises(ValueError, match=rf"the streams use \['{name}'\] for another label; rename"):
+        split(spec, lake, tmp_path / "out", SplitOptions())
+
+
 def test_a_label_in_a_side_table_is_refused(tmp_path: Path) -> None:
     spec, lake = small_dataset("ratings", tmp_path, label={"column": "age", "at_least": 30}, dense=[])
-    with pytest.raises(ValueError, match="the label 'age' is in a side table"):
+    with pytest.raises(ValueError, match=r"the labels \['age'\] are in side tables"):
         split(spec, lake, tmp_path / "out", SplitOptions())
 
 

@@ -40,6 +40,27 @@ def test_every_example_comes_back_once_with_its_label(layout: str, seed: int, tm
     assert done.quarantined == done.without_key == 0
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_each_label_comes_back_from_actions_of_its_own_type(seed: int, tmp_path: Path) -> None:
+    labels = {"home": {"column": "page", "is": ["home"]}, "dear": {"column": "price", "at_least": 30}}
+    spec, lake = small_dataset("shop", tmp_path, seed, labels=labels, dense=[], sparse=["visitor", "product"], join=[])
+    out = tmp_path / "out"
+    written = split(spec, lake, out, options_of(seed, orphans=0.1 if seed == 2 else 0.0))
+    done = rejoin(out, NAME, lake)
+    assert done.spec.actions and list(done.spec.actions.labels) == ["bought", "home", "dear"]
+    assert [rule.name for rule in done.spec.label_rules] == ["label", "home", "dear"]
+    assert not {"bought", "page", "price"} & set(done.spec.source.columns), "the impressions do not have the labels"
+    assert differences(out, lake, done.spec) == NOTHING
+    if seed < 2:
+        assert done.actions[MATCHED] == written.actions["in time"]
+    raw = [row for day in spec.days()[:2] for row in raw_table(lake, spec.name, day).to_pylist()]
+    truth = pq.read_table(out / "truth.parquet")
+    for column, expected in (("action", "bought"), ("home_action", "home"), ("dear_action", "dear")):
+        acted = sum(action != "none" for action in truth[column].to_pylist())
+        is_positive = {"bought": lambda row: row["bought"] == 1, "home": lambda row: row["page"] == "home"}
+        assert acted == sum(is_positive.get(expected, lambda row: row["price"] >= 30)(row) for row in raw) > 0
+
+
 def test_lists_come_back(tmp_path: Path, lake: Lake) -> None:
     tags = [None, [], ["a", 'b "c"'], ["a"], ["naïve", None]]
     rows = [{"at": 1_772_323_200 + 60 * n, "item": n % 9, "tags": tags[n % 5], "clicked": n % 3 // 2} for n in range(400)]
