@@ -28,8 +28,9 @@ def build_joiner_checks(spec: DatasetSpec) -> dg.AssetChecksDefinition:
                 asset=asset,
                 blocking=True,
                 partitions_def=daily(spec),
-                description="The share of actions that count for an example is not significantly lower than on recent days. If "
-                "it falls, the two logs no longer match, and clicked impressions would be trained on as unclicked.",
+                description="The share of actions that count for an example is not significantly lower than on recent days, "
+                "nor is the number of actions per example. If one falls, the two logs no longer match, or actions are missing, "
+                "and clicked impressions would be trained on as unclicked.",
             )
         ],
     )
@@ -45,6 +46,7 @@ def build_joiner_checks(spec: DatasetSpec) -> dg.AssetChecksDefinition:
             "recent_match_rate": shown.recent,
             "p_value": shown.p_value,
             "repeated_share": shown.repeated,
+            "actions_per_example": shown.actions,
         }
         yield result_of_days(failing, values, shown.reasons, dg.AssetCheckSeverity.ERROR, MATCH_RATE, asset)
 

@@ -1,4 +1,8 @@
-"""Judges the join of a day against recent days: a fall of the match rate means that the logs no longer match."""
+"""Judges the join of a day against recent days.
+
+A fall of the match rate means that the logs no longer match. A fall of the number of actions per impression means that a part
+of the actions is missing. In both cases, impressions that were acted on would be trained on as negatives.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,8 @@ from ml.stages import JOINED_EXAMPLES
 
 MAX_FALL = 0.2
 """Largest fall of the match rate that passes, as a share of the match rate of recent days."""
+MAX_LOSS = 0.4
+"""Largest fall of the number of actions per impression that passes, as a share of that of recent days."""
 MAX_P = 0.001
 """A fall that noise explains with at least this probability passes."""
 
@@ -28,6 +34,7 @@ class JoinVerdict:
         recent: The same of the days before it together; None without such days.
         p_value: Probability of so low a rate, or a lower one, if the day were like the recent days; 1.0 without them.
         repeated: Share of the day's impressions that repeat another one.
+        actions: The day's actions per example, without repeated ones; None without examples.
         reasons: Why the day fails; empty if it passes.
     """
 
@@ -35,11 +42,12 @@ class JoinVerdict:
     recent: float | None
     p_value: float
     repeated: float
+    actions: float | None
     reasons: tuple[str, ...]
 
 
 def judge_day(spec: DatasetSpec, day: str, lake: Lake) -> JoinVerdict:
-    """Compares the match rate of a day with the match rates of the days before it (`expectations.recent_days`).
+    """Compares the match rate and the number of actions of a day with those of the days before it (`expectations.recent_days`).
 
     Args:
         spec: A dataset with `actions`.
@@ -52,12 +60,12 @@ def judge_day(spec: DatasetSpec, day: str, lake: Lake) -> JoinVerdict:
     today = lake.manifest(JOINED_EXAMPLES, spec.name, day)
     fingerprint = spec.fingerprint_of(JOINED_EXAMPLES)
     before = [
-        lake.manifest(JOINED_EXAMPLES, spec.name, other)["actions"]
+        lake.manifest(JOINED_EXAMPLES, spec.name, other)
         for other in trailing_days(day, spec.expectations.recent_days)
         if lake.is_current(JOINED_EXAMPLES, spec.name, other, fingerprint)
     ]
     matched, total = _counts(today["actions"])
-    recent_matched, recent_total = (sum(of) for of in zip(*map(_counts, before), strict=True)) if before else (0, 0)
+    recent_matched, recent_total = (sum(_counts(of["actions"])[n] for of in before) for n in (0, 1))
     rate, recent = (m / n if n else None for m, n in ((matched, total), (recent_matched, recent_total)))
     p_value, reasons = 1.0, []
     if rate is not None and recent is not None:
@@ -66,8 +74,14 @@ def judge_day(spec: DatasetSpec, day: str, lake: Lake) -> JoinVerdict:
             reasons.append(f"the match rate is {rate:.4f}, and it was {recent:.4f} on the {len(before)} days before")
     elif recent and today["rows"] and not total:
         p_value, reasons = 0.0, ["there are no actions, but there were some on the days before"]
-    impressions = today["rows"] + today["repeated"]
-    return JoinVerdict(rate, recent, p_value, today["repeated"] / impressions if impressions else 0.0, tuple(reasons))
+    rows, recent_rows = today["rows"], sum(of["rows"] for of in before)
+    actions, recent_actions = (n / of if of else None for n, of in ((total, rows), (recent_total, recent_rows)))
+    has_fallen = actions and recent_actions and actions < (1 - MAX_LOSS) * recent_actions
+    if has_fallen and _p_value(total, total + rows, recent_total, recent_total + recent_rows) < MAX_P:
+        reasons.append(f"there are {actions:.4f} actions per example, and there were {recent_actions:.4f} on days before")
+    impressions = rows + today["repeated"]
+    repeated = today["repeated"] / impressions if impressions else 0.0
+    return JoinVerdict(rate, recent, p_value, repeated, actions, tuple(reasons))
 
 
 def _counts(actions: Mapping[str, Any]) -> tuple[int, int]:

@@ -12,10 +12,10 @@ from tests.helpers.joined_logs import feed
 DAYS = ["2026-03-01", "2026-03-02", "2026-03-03"]
 
 
-def store(lake: Lake, day: str, actions: dict[str, int], fingerprint: str = "") -> None:
+def store(lake: Lake, day: str, actions: dict[str, int], rows: int = 1000, fingerprint: str = "") -> None:
     with lake.write(JOINED_EXAMPLES, "feed", day) as staging:
         found = fingerprint or feed().fingerprint_of(JOINED_EXAMPLES)
-        lake.write_manifest(staging, {"rows": 1000, "repeated": 250, "actions": actions, "fingerprint": found})
+        lake.write_manifest(staging, {"rows": rows, "repeated": rows // 4, "actions": actions, "fingerprint": found})
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,8 @@ def store(lake: Lake, day: str, actions: dict[str, int], fingerprint: str = "") 
 def test_a_fall_of_the_match_rate_fails(actions: dict[str, int], fails: bool, lake: Lake) -> None:
     for day in DAYS[:2]:
         store(lake, day, {"matched": 900, "no impression": 100, "repeated": 30})
-    store(lake, DAYS[2], actions)
+    rows = sum(count for what, count in actions.items() if what != "repeated")  # as many for each example as before
+    store(lake, DAYS[2], actions, rows or 100)
     found = judge_day(feed(), DAYS[2], lake)
     assert bool(found.reasons) is fails and found.recent == 0.9 and found.repeated == 0.2
 
@@ -43,3 +44,15 @@ def test_a_day_without_comparable_days_passes(lake: Lake) -> None:
     store(lake, DAYS[1], {"matched": 1, "no impression": 99})
     found = judge_day(feed(), DAYS[1], lake)
     assert not found.reasons and found.recent is None and found.rate == 0.01
+
+
+@pytest.mark.parametrize(
+    ("actions", "rows", "fails"), [(50, 1000, True), (70, 1000, False), (5, 100, False), (100, 1000, False)]
+)
+def test_a_day_that_has_lost_half_of_its_actions_fails(actions: int, rows: int, fails: bool, lake: Lake) -> None:
+    for day in DAYS[:2]:
+        store(lake, day, {"matched": 90, "no impression": 10, "repeated": 40})
+    store(lake, DAYS[2], {"matched": actions * 9 // 10, "no impression": actions // 10, "repeated": 100}, rows)
+    found = judge_day(feed(), DAYS[2], lake)
+    assert bool(found.reasons) is fails
+    assert not fails or found.reasons == ("there are 0.0500 actions per example, and there were 0.1000 on days before",)
