@@ -12,6 +12,7 @@ Spark reads Kafka with the Maven package `spark-sql-kafka-0-10`, which pip does 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -98,7 +99,8 @@ def start_intake(spec: DatasetSpec, root: UPath, records: DataFrame, ends: bool 
         ends: Whether the query stops at the records that are there now.
 
     Raises:
-        ValueError: The stream holds files of a query whose checkpoint is gone. Their names would be given again.
+        ValueError: The stream holds files of a query whose checkpoint is gone. Their names would be given again. Or the
+            checkpoint is of other topics.
     """
     assert spec.actions and spec.actions.kafka
     for side in SIDES:
@@ -112,10 +114,25 @@ def start_intake(spec: DatasetSpec, root: UPath, records: DataFrame, ends: bool 
                         f"A new query would take them again. Restore the checkpoint, or move the folder {root} away "
                         "to take all records from the start"
                     )
+    topics = {spec.actions.kafka.impressions, spec.actions.kafka.actions}
+    if other := sorted(_topics_of(root / "kafka") - topics):
+        raise ValueError(
+            f"{root / 'kafka'}: the offsets are of the topics {other}, and the entry {spec.name} names {sorted(topics)}. "
+            f"Restore the names in actions.kafka, or move the folder {root} away to take all records of the new topics"
+        )
     writer = records.writeStream.foreachBatch(partial(_write_batch, spec, str(root)))
     writer = writer.option("checkpointLocation", str(root / "kafka"))
     writer = writer.trigger(availableNow=True) if ends else writer.trigger(processingTime=f"{_EVERY_SECONDS} seconds")
     return writer.queryName(f"kafka {spec.name}").start()
+
+
+def _topics_of(checkpoint: UPath) -> set[str]:
+    """Returns the topics of the last offsets of a checkpoint, whose last line is such as `{"feed.shown": {"0": 23}}`."""
+    batches = [path for path in (checkpoint / "offsets").glob("*") if path.name.isdigit()]
+    if not batches:
+        return set()
+    offsets = json.loads(max(batches, key=lambda path: int(path.name)).read_text().splitlines()[-1])
+    return {name for name, of in offsets.items() if isinstance(of, dict)}
 
 
 def _write_batch(spec: DatasetSpec, root: str, frame: DataFrame, batch: int) -> None:

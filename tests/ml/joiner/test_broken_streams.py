@@ -163,7 +163,8 @@ def test_a_clock_that_stays_ahead_is_reported_until_a_second_file_confirms_it(st
     stream.put("impressions/2.jsonl", *[shown(f"s{m}", DAY + m) for m in range(100)])
     status = stream.run()
     assert 0 < status.watermark < START_OF_NEXT_DAY - 3_600_000_000
-    assert "ahead of the other files of its log" in faults(stream, hours=25)["ahead"] and "ahead" not in faults(stream, hours=1)
+    assert "ahead of the other files of its log" in faults(stream, hours=49)["ahead"]
+    assert "ahead" not in faults(stream, hours=25)
     stream.put("impressions/3.jsonl", shown("t", DAY + 95), shown("t", DAY + 95.1))
     status = stream.run()
     assert status.counts["examples"] == 300 and status.ahead == 0 and status.late == 0

@@ -113,6 +113,19 @@ def test_records_of_a_task_become_a_file_per_topic(tmp_path: Path) -> None:
     assert status.counts["quarantined: bad JSON"] == status.counts["quarantined: blank line"] == 1
 
 
+def test_offsets_of_other_topics_are_refused(tmp_path: Path) -> None:
+    offsets = tmp_path / "kafka" / "offsets"
+    offsets.mkdir(parents=True)
+    for batch, topics in ((9, {"feed.old": {"0": 1}}), (10, {"feed.shown": {"0": 23, "1": 7}, "feed.done": {"0": 5}})):
+        (offsets / str(batch)).write_text("v1\n" + json.dumps({"batchWatermarkMs": 0}) + "\n" + json.dumps(topics))
+    (offsets / ".11.crc").write_bytes(b"\x00")
+    unused: Any = None
+    with pytest.raises(ValueError, match=r"kafka: the offsets are of the topics \['feed.done'\], and the entry feed names"):
+        start_intake(on_kafka(actions="feed.clicks"), UPath(tmp_path), unused)
+    with pytest.raises(AttributeError, match="writeStream"):
+        start_intake(on_kafka(), UPath(tmp_path), unused)  # the same topics continue
+
+
 @pytest.mark.slow
 def test_a_session_without_the_package_says_how_to_add_it(spark: SparkSession) -> None:
     with pytest.raises(KafkaMissing, match=r"--packages org\.apache\.spark:spark-sql-kafka-0-10_2\.13:4\."):
