@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 import uvicorn
 from starlette.types import ASGIApp
 
+from ml.http.connections import ConnectionLimits, protocol_of
+
 GRACE_SECONDS = 20
 BACKLOG = 512
 
@@ -51,17 +53,18 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
         listener: The socket, from `listen`.
     """
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has stopped
-        _server(app).run(sockets=[listener])
+        _server(app, ConnectionLimits()).run(sockets=[listener])
 
 
 @contextmanager
-def serving(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+def serving(app: ASGIApp, host: str = "127.0.0.1", port: int = 0, limits: ConnectionLimits | None = None) -> Iterator[str]:
     """Serve in a thread of this process within the block.
 
     Args:
         app: The app.
         host: Address to listen on.
         port: Port; 0 for any free one.
+        limits: Limits of connections; by default those of `serve`.
 
     Yields:
         The URL of the service.
@@ -76,7 +79,7 @@ def serving(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> Iterator[st
         True
     """
     with listen(host, port) as listener:
-        server = _server(app)
+        server = _server(app, limits or ConnectionLimits())
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="http-server", daemon=True)
         thread.start()
         while not server.started and thread.is_alive():
@@ -90,10 +93,10 @@ def serving(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> Iterator[st
             thread.join()
 
 
-def _server(app: ASGIApp) -> uvicorn.Server:
+def _server(app: ASGIApp, limits: ConnectionLimits) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=protocol_of(limits),
         ws="none",
         access_log=False,
         log_config=None,
