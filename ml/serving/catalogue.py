@@ -89,6 +89,7 @@ class LiveCatalogue:
         self._together = CoVisitation(round(max(minutes) * MICROSECONDS_PER_MINUTE))
         negatives = spec.label.negatives
         self._counts = list(negatives.recent if negatives else ())
+        self._separators = {one.column: one.split for one in reversed(spec.sparse) if one.column and one.split}
         asks = spec.ranked is not None and spec.ranked.lambdarank is not None
         self._signals = CandidateSignals(context_columns(spec)) if asks else None
         self._observed = np.iinfo(np.int64).min
@@ -191,7 +192,7 @@ class LiveCatalogue:
         return ServedItems(now, ids, items, postings, index, tower, popular, counts, self._together.current, signals)
 
     def _postings(self, items: pa.Table) -> Postings:
-        return Postings(items.drop_columns(self._counts))
+        return Postings(items.drop_columns(self._counts), self._separators)
 
     def _index(self, ids: NDArray[np.int64], items: pa.Table, now: int, retrieval: Bundle | None) -> ItemIndex | None:
         if retrieval is None or not len(ids):
