@@ -205,10 +205,13 @@ class _Cells:
         """Remove the places without `kept`, add N vectors after the kept ones, and put all places in the new order."""
         inverted = cast(faiss.IndexIVF, faiss.clone_index(self.inverted))
         inverted.remove_ids(faiss.IDSelectorBatch(self.slots[~kept]))
-        added = np.arange(len(self.place_of), len(self.place_of) + len(vectors))
+        count = max(len(self.place_of), len(order))
+        is_free = np.ones(count, np.bool_)
+        is_free[self.slots[kept]] = False
+        added = np.flatnonzero(is_free)[: len(vectors)]
         inverted.add_with_ids(np.ascontiguousarray(vectors, np.float32), added)
         slots = np.concatenate([self.slots[kept], added])[order]
-        place_of = np.full(len(self.place_of) + len(vectors), NOT_LIVE)
+        place_of = np.full(count, NOT_LIVE)
         place_of[slots] = np.arange(len(slots))
         return _Cells(inverted, self.probes, slots, place_of)
 

@@ -29,10 +29,10 @@ from ml.retrieval.popularity import Popularity
 from ml.retrieval.postings import Postings
 from ml.retrieval.signals import Candidates, CandidateSignals, SignalSnapshot
 from ml.retrieval.source import Clicks
-from ml.retrieval.vectors import item_vectors
 from ml.schema import EVENT_TIME
 from ml.serving.events import EventWindow
 from ml.serving.feature_tables import ServedTables
+from ml.serving.live_index import LiveIndex
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class LiveCatalogue:
         self._separators = {one.column: one.split for one in reversed(spec.sparse) if one.column and one.split}
         asks = spec.ranked is not None and spec.ranked.lambdarank is not None
         self._signals = CandidateSignals(context_columns(spec)) if asks else None
+        self._live_index = LiveIndex()
         self._observed = np.iinfo(np.int64).min
         self._lock = threading.Lock()  # rings of co-visitation change in place
         nothing = self._empty()
@@ -197,7 +198,7 @@ class LiveCatalogue:
     def _index(self, ids: NDArray[np.int64], items: pa.Table, now: int, retrieval: Bundle | None) -> ItemIndex | None:
         if retrieval is None or not len(ids):
             return None
-        return ItemIndex(ids, item_vectors(retrieval, self.tables.of_items(items, {}, now, counted=False)))
+        return self._live_index.refresh(ids, self.tables.of_items(items, {}, now, counted=False), retrieval)
 
     def _empty(self) -> pa.Table:
         spec = self.spec
