@@ -61,6 +61,17 @@ class CoVisitationSnapshot:
         _score(contexts.offsets, codes, seen, *held, self.shrinkage, self.decay, out)
         return out
 
+    def shares(self, context: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the share of the ring of each of C items that each of N items has, float32 [C, N]."""
+        others = _codes(items, self.ids, self.codes)
+        out = np.zeros((len(context), len(items)), np.float32)
+        for row, code in zip(out, _codes(context, self.ids, self.codes), strict=True):
+            if code != UNKNOWN:
+                ring = self.rings[code, : self.entries[code]]
+                counts = np.bincount(ring[ring != UNKNOWN], minlength=len(self.rings))  # [R]
+                row[:] = np.where(others == UNKNOWN, 0, counts[others] / max(1, len(ring)))
+        return out
+
 
 class CoVisitation:
     """Scores live items by the sessions that they share with a request's items.

@@ -24,7 +24,6 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse
 
-from ml.catalog.spec import DatasetSpec
 from ml.http.app import create_app
 from ml.http.errors import error_response
 from ml.http.guard import LOOPBACK
@@ -32,9 +31,10 @@ from ml.http.limits import Limits
 from ml.http.routes import JsonRoute
 from ml.retrieval.postings import UnknownColumn
 from ml.serving.as_logged import AsLogged
+from ml.serving.clicks import click_form
 from ml.serving.engine import Engine
 from ml.serving.event_rows import WrongEvent
-from ml.serving.explanations import column_contributions
+from ml.serving.explanations import column_contributions, nearest_clicks
 from ml.serving.faults import WrongColumn
 from ml.serving.forms import Answer, EventsRequest, Item, RankRequest, RecommendRequest, Stored
 from ml.serving.journal import Journal, JournalFull
@@ -135,14 +135,12 @@ def create_serving_app(
     @app.get("/version")
     def version() -> dict[str, Any]:
         """What is served: the models with their versions and their lag, and the live items."""
-        recommender, spec, label = engine.recommender, engine.spec, engine.spec.label
+        recommender, spec = engine.recommender, engine.spec
         return {
             "dataset": spec.name,
             "user": spec.user,
             "item": spec.item,
-            "label": label.column,
-            "positive": _positive(spec),
-            "log": None if spec.actions else "examples",  # an action needs the keys of its impression
+            "click": click_form(spec),
             "ranking": asdict(engine.ranking.version),
             "retrieval": asdict(engine.retrieval.version) if engine.retrieval else None,
             "scored_by_bundle": recommender.item_sides.reason if recommender else None,
@@ -221,15 +219,6 @@ def _ranker(variant: Variant) -> dict[str, Any]:
     return {"model": model, "version": version, "pinned": held.pinned, "refusal": held.refusal}
 
 
-def _positive(spec: DatasetSpec) -> Any:
-    """A value of the label's column that is positive, for the events of the page."""
-    if spec.label.at_least is not None:
-        return spec.label.at_least
-    if spec.label.is_ is not None:
-        return spec.label.is_[0]
-    return "1" if spec.label.column and spec.column_types[spec.label.column] == "string" else 1
-
-
 def _without_item(engine: Engine) -> Response:
     return error_response(
         409, f"the catalog entry {engine.spec.name} has no `item`, so there are no items to recommend; use /rank with rows"
@@ -253,7 +242,10 @@ def _as_given(engine: Engine, logged: AsLogged, answer: Answer, given: Sequence[
         place = ranked.place
         ranked.item = logged.as_given(engine.spec.item, ranked.item) if place is None else given[place]
         ranked.columns = logged.row_as_given(ranked.columns)
+        if ranked.nearest is not None:
+            ranked.nearest = [logged.as_given(engine.spec.item, item) for item in ranked.nearest]
     answer.context = [logged.as_given(engine.spec.item, item) for item in answer.context]
+    answer.request = None if answer.request is None else logged.row_as_given(answer.request)
     return answer
 
 
@@ -276,7 +268,16 @@ def _recommend(engine: Engine, asked: RecommendRequest, metrics: Metrics) -> Ans
         items = pa.Table.from_pylist([ranked.columns for ranked in found.items], recommender.source.live.items.schema)
         items = recommender.with_tables(items, asked.user, asked.context, now)
         reasons = column_contributions(ranking, row, items)
-    return _answer(variant, found, began, reasons, (NAME, ranker.day) if ranker and found.by_ranker else None)
+    answer = _answer(variant, found, began, reasons, (NAME, ranker.day) if ranker and found.by_ranker else None)
+    if asked.explain:
+        window = recommender.window
+        known = window.known_of(asked.user, now) | asked.context
+        answer.request = {name: known[name] for name in recommender.context_columns if name in known}
+        items = pa.array([ranked.item for ranked in found.items], window.types[window.item])
+        for item, nearest in zip(answer.items, nearest_clicks(recommender.source, found.context, items), strict=True):
+            item.nearest = nearest
+        answer.milliseconds = (time.perf_counter() - began) * 1e3
+    return answer
 
 
 def _rank(engine: Engine, asked: RankRequest) -> Answer:

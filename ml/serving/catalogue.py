@@ -150,6 +150,11 @@ class LiveCatalogue:
         with self._lock:
             return live.together.scores(Contexts.of([context]))[0]
 
+    def shares(self, context: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return how much of what shares sessions with each of C items is each of N items, float32 [C, N]. Both are ids."""
+        with self._lock:
+            return self.live.together.shares(context, items)
+
     def candidates(
         self, live: ServedItems, requests: Requests, allowed: NDArray[np.bool_] | None, exclude_seen: bool
     ) -> Candidates:

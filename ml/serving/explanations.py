@@ -1,16 +1,22 @@
-"""Why items have their scores: the contribution of each column of a request and its items."""
+"""Why items are recommended: the contribution of each column of a request and its items, and the nearest past clicks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from ml.artifacts.bundle import Bundle
+from ml.features.hashing import hash_values
 from ml.schema import EVENT_TIME, HISTORY_PREFIX
 from ml.serving.batches import batch_of
+from ml.serving.catalogue import LiveCatalogue
+from ml.serving.events import UserEvent
+
+MOST_NEAREST = 3
 
 
 def column_contributions(ranking: Bundle, row: Mapping[str, pa.Scalar], items: pa.Table) -> list[dict[str, float]]:
@@ -39,6 +45,24 @@ def column_contributions(ranking: Bundle, row: Mapping[str, pa.Scalar], items: p
         changes[name.removeprefix(HISTORY_PREFIX)] = base - _log_odds(without)
     by_item = [{name: float(change[at]) for name, change in changes.items()} for at in range(len(items))]
     return [dict(sorted(found.items(), key=lambda pair: -abs(pair[1]))) for found in by_item]
+
+
+def nearest_clicks(source: LiveCatalogue, past: Sequence[UserEvent], items: pa.Array) -> list[list[Any]]:
+    """Find the past clicks that are nearest to each item: those that shared most sessions with it.
+
+    Args:
+        source: The live items, with their co-visitation.
+        past: The user's last clicks.
+        items: N items as logged.
+
+    Returns:
+        For each item, up to `MOST_NEAREST` of the user's items, the nearest first; none that shared no session with it.
+    """
+    by_id = {event.id: event.item for event in past}
+    clicked = list(by_id.values())
+    shares = source.shares(np.array(list(by_id), np.int64), hash_values("item", items)).T  # [N, C]
+    best = np.argsort(-shares, axis=1, kind="stable")[:, :MOST_NEAREST]
+    return [[clicked[at] for at in own if row[at] > 0] for row, own in zip(shares, best.tolist(), strict=True)]
 
 
 def _log_odds(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:

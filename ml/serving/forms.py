@@ -79,6 +79,10 @@ class Item(BaseModel):
     reasons: dict[str, float] | None = Field(
         default=None, description="Change of the log-odds by each column, compared with a missing value."
     )
+    nearest: list[Any] | None = Field(
+        default=None,
+        description="With `explain`, those of the user's last items that shared most sessions with the item.",
+    )
     place: SkipJsonSchema[int | None] = Field(default=None, exclude=True)
     """The place of the candidate in the request, which is not part of the answer; None if the service found the item."""
 
@@ -94,6 +98,9 @@ class Answer(BaseModel):
     candidates: dict[str, int] = Field(default={}, description="Number of candidates of each source.")
     filled: list[str] = Field(default=[], description="Columns that were taken from the user's last event.")
     missing: list[str] = Field(default=[], description="Columns that are missing.")
+    request: dict[str, Any] | None = Field(
+        default=None, description="With `explain`, the columns of the request, with those of the user's last events."
+    )
     context: list[Any] = Field(default=[], description="The user's last items, newest first.")
     milliseconds: float = Field(description="Time of the service for the request.")
 

@@ -161,3 +161,17 @@ def test_the_first_items_of_contexts() -> None:
     contexts = Contexts.of([[7, 5, 3], [], [4, 2]])
     assert contexts.first(1).items.tolist() == [7, 4] and contexts.first(1).offsets.tolist() == [0, 1, 1, 2]
     assert contexts.first(np.array([2, 1, 0])).items.tolist() == [7, 5]
+
+
+def test_shares_of_rings_are_counted_and_unknown_items_have_none() -> None:
+    source = CoVisitation(window=100, ring=3)
+    items = np.array([6, 7, 5, 8, 7])  # 5 meets 6 and 7 in sessions, and keeps the last three of them
+    contexts = Contexts.of([[5], [5], [], [], [5]])
+    source.observe(Clicks(np.arange(1, 6), items, contexts))
+    source.refresh(now=10, items=np.array([5, 6, 7, 8]))
+    shares = source.current.shares(np.array([5, 6, 8, 99]), np.array([7, 5, 6, 99]))
+    third = 1 / 3
+    np.testing.assert_allclose(shares, [[2 * third, 0, third, 0], [0, 1, 0, 0], [0] * 4, [0] * 4], rtol=1e-6)
+    for number in range(6, 9):
+        source.observe(Clicks(np.array([number]), np.array([6]), Contexts.of([[5]])))
+    np.testing.assert_allclose(source.current.shares(np.array([5]), np.array([7, 6])), [[0, 1]])

@@ -235,3 +235,17 @@ def test_an_error_of_one_model_holds_up_neither_events_nor_items(engine: Engine,
 def test_without_a_model_the_way_out_is_named(tmp_path: Path) -> None:
     with pytest.raises(NoModel, match="make demo DATASET=kiosk"):
         start(spec_of(), Lake.at(tmp_path), UPath(tmp_path / "stream"))
+
+
+def test_an_explained_answer_has_the_nearest_past_clicks_and_the_columns_of_the_request(client: httpx.Client) -> None:
+    user = client.get("/users").json()["users"][0]
+    answer = post(client, "/recommend", {"user": user, "k": 20, "explain": True})
+    nearest = [item["nearest"] for item in answer["items"]]
+    assert any(nearest) and all(len(own) <= 3 and set(own) <= set(answer["context"]) for own in nearest)
+    assert answer["request"]["place"] in ("here", "there") and answer["filled"] == ["place"]
+    given = post(client, "/recommend", {"user": user, "explain": True, "context": {"place": "elsewhere"}})
+    assert given["request"] == {"place": "elsewhere"}
+    plain = post(client, "/recommend", {"user": user})
+    assert plain["request"] is None and plain["items"][0]["nearest"] is None
+    nobody = post(client, "/recommend", {"user": None, "explain": True})
+    assert nobody["request"] == {} and all(item["nearest"] == [] for item in nobody["items"])

@@ -1,4 +1,4 @@
-"""The page in a browser: recommendations, and what a click stores and changes."""
+"""The page in a browser: recommendations, their reasons, and what a click stores and changes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,11 +18,12 @@ from upath import UPath
 from ml.catalog.spec import DatasetSpec
 from ml.http.server import serving
 from ml.lake import Lake
+from ml.parquet import write_table
 from ml.serving.app import create_serving_app
 from ml.serving.engine import Engine
 from ml.serving.journal import Journal
 from ml.serving.start import start
-from tests.helpers.kiosk_lake import export, put_raw, raw_rows, spec_of
+from tests.helpers.kiosk_lake import DAY, END, experiment_spec, export, raw_rows, spec_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 LARGE = 2**60 + 1
@@ -53,14 +55,16 @@ def large_rows() -> pa.Table:
 def opened(browser: Browser, tmp_path: Path, spec: DatasetSpec, rows: pa.Table) -> Iterator[tuple[Page, Engine]]:
     """The page of a service whose log has some rows."""
     lake = Lake.at(str(tmp_path / "lake"))
-    put_raw(lake, spec, rows)
+    with lake.write(spec.examples_log.stage, spec.name, DAY) as folder:
+        write_table(rows, folder / "rows" / "part-00000.parquet")
+        lake.write_manifest(folder, {"fingerprint": spec.examples_log.fingerprint})
     for model in spec.models:
         export(lake, spec, model)
     engine = start(spec, lake, UPath(tmp_path / "stream"))
     with serving(create_serving_app(engine, "secret")) as url:
         page = browser.new_page()
         page.goto(f"{url}/#secret")
-        expect(page.locator("#items tr")).to_have_count(10)
+        expect(page.locator("#items tr")).not_to_have_count(0)
         yield page, engine
         page.close()
 
@@ -73,10 +77,11 @@ def stored(engine: Engine, log: str) -> list[dict[str, Any]]:
     return [row for path in paths for row in pq.read_table(path).to_pylist()]
 
 
-def test_a_click_stores_the_shown_item(browser: Browser, tmp_path: Path) -> None:
+def test_a_click_stores_the_shown_item_with_its_session_and_context(browser: Browser, tmp_path: Path) -> None:
+    spec = spec_of(item_columns=["place"])
     rows = large_rows()
     known = {int(value) for value in rows["item"].to_numpy()}
-    with opened(browser, tmp_path, spec_of(), rows) as (page, engine):
+    with opened(browser, tmp_path, spec, rows) as (page, engine):
         user = int(page.input_value("#user"))
         assert user in rows["user"].to_pylist() and user % 4 == 1
         for number in range(2):
@@ -85,7 +90,17 @@ def test_a_click_stores_the_shown_item(browser: Browser, tmp_path: Path) -> None
             expect(page.locator("#context li").first).to_have_text(item)
             row = stored(engine, "examples")[number]
             assert (row["user"], row["item"]) == (user, int(item)) and int(item) in known
+            assert row["place"] in ("here", "there")
+        first, second = stored(engine, "examples")
+        assert first["visit"] == second["visit"] and first["visit"] is not None
         assert page.locator("#error").text_content() == ""
+
+
+def test_nearest_past_clicks_are_items_of_the_user(browser: Browser, tmp_path: Path) -> None:
+    with opened(browser, tmp_path, spec_of(), large_rows()) as (page, _):
+        context = page.locator("#context li").all_text_contents()
+        nearest = page.locator("#items tr td:nth-child(6) .tag").all_text_contents()
+        assert nearest and set(nearest) <= set(context)
 
 
 def test_a_user_that_is_typed_in_and_a_filter_are_sent_exactly(browser: Browser, tmp_path: Path) -> None:
@@ -102,3 +117,37 @@ def test_a_user_that_is_typed_in_and_a_filter_are_sent_exactly(browser: Browser,
         page.fill("#user", "nobody")
         page.get_by_role("button", name="Recommend").click()
         expect(page.locator("#error")).to_contain_text("user: expected int64")
+
+
+def test_a_click_of_a_dataset_with_actions_stores_what_was_shown_and_the_action(browser: Browser, tmp_path: Path) -> None:
+    columns = {"time": "int", "request": "string", "user": "int", "item": "int", "place": "string"}
+    spec = experiment_spec(
+        source={"files": "*.csv", "format": "csv", "columns": columns},
+        actions={
+            "source": {
+                "files": "actions/*.csv",
+                "format": "csv",
+                "columns": {"at": "int", "request": "string", "item": "int", "kind": "string"},
+            },
+            "time": {"column": "at"},
+            "key": ["request", "item"],
+            "type": "kind",
+            "labels": {"clicked": {"types": ["click"], "within_minutes": 10}},
+        },
+        experiment=None,
+    )
+    rows = raw_rows().drop_columns(["visit"])
+    count = len(rows)
+    rows = rows.append_column("request", pa.array([f"r{n}" for n in range(count)]))
+    rows = rows.append_column("clicked", pa.array(np.arange(count) % 3 == 0).cast(pa.int64()))
+    rows = rows.append_column("clicked_delay", pa.nulls(count, pa.float64()))
+    with opened(browser, tmp_path, spec, rows) as (page, engine):
+        items, user = page.evaluate("before"), int(page.input_value("#user"))
+        with page.expect_response("**/events") as response:
+            page.locator("#items button").nth(2).click()
+        assert response.value.status == 202
+        shown, [action] = stored(engine, "impressions"), stored(engine, "actions")
+        assert [row["item"] for row in shown] == items and {row["user"] for row in shown} == {user}
+        assert len({row["request"] for row in shown}) == 1 and shown[0]["request"]
+        assert (action["request"], action["item"], action["kind"]) == (shown[0]["request"], items[2], "click")
+        assert END <= shown[0]["event_time"] <= action["event_time"]
