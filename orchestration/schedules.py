@@ -4,9 +4,11 @@ from datetime import timedelta
 
 import dagster as dg
 
+from assets.policy import key
 from assets.resources import LakeResource
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake, MissingPartition
+from ml.stages import tuning_results
 from ml.trials.window import NothingToTune, declared_window, window_of
 from orchestration.jobs import AssetJob
 
@@ -31,10 +33,15 @@ def weekly_tuning(spec: DatasetSpec, job: AssetJob):
         day = last.isoformat()
         if day not in spec.days(last):
             return dg.SkipReason(f"{day} is not a day of {spec.name}")
-        missing = [_missing(spec, model, day, lake.open()) for model in spec.models]
-        if missing and all(missing):
-            return dg.SkipReason(missing[0])
-        return dg.RunRequest(run_key=day, partition_key=day)
+        missing = {model: _missing(spec, model, day, lake.open()) for model in spec.models}
+        full = [model for model, lacks in missing.items() if not lacks]
+        if not full:
+            return dg.SkipReason(missing[spec.primary])
+        for model in sorted(missing.keys() - set(full)):
+            context.log.info("%s is not tuned: %s", model, missing[model])
+        return dg.RunRequest(
+            run_key=day, partition_key=day, asset_selection=[key(spec, tuning_results(model)) for model in full]
+        )
 
     return weekly
 
