@@ -31,7 +31,6 @@ from ml.training.keep import can_keep, copy_model, keep_model
 from ml.training.passes import train_pass
 from ml.training.progress import progress_of
 from ml.training.report import Step, TrainedDay
-from ml.training.score import EVALUATION_BATCH
 from ml.training.state import TrainState
 from ml.training.state_dict import load_snapshot, save_snapshot
 from ml.training.tracker import Tracker
@@ -118,10 +117,7 @@ def train_day(
         return kept
     state = checkpoints.resume(recipe, schema, reader) or _begin(lake, spec, day, start, recipe, schema, ranks)
     resumed_at = state.running.rows if state.running else 0
-    early_stopping = None
-    if recipe.early_stop:
-        held_out = in_time_order(splits=["validation"], batch_size=EVALUATION_BATCH)
-        early_stopping = EarlyStopping(recipe.early_stop, lambda: held_out, len(reader), ranks)
+    early_stopping = EarlyStopping.of(recipe, in_time_order, len(reader), ranks)
     first, tracker = ranks is None or ranks.rank == 0, options.tracker
     with (
         tracker.follow(lake, spec, model, day, recipe, len(reader)) if tracker and first else nullcontext() as observer,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Self
 
 from ml.datasets.batch import Batch
+from ml.datasets.reader import BlockReader
 from ml.distributed.process_group import Ranks
-from ml.recipes.recipe import EarlyStop
-from ml.training.score import score
+from ml.recipes.recipe import EarlyStop, Recipe
+from ml.training.score import EVALUATION_BATCH, score
 from ml.training.state import TrainState
 
 
@@ -29,6 +31,24 @@ class EarlyStopping:
     ) -> None:
         self._rule, self._held_out, self._ranks = rule, held_out, ranks
         self._period = max(1, round(rule.every * total_steps))
+
+    @classmethod
+    def of(cls, recipe: Recipe, read: Callable[..., BlockReader], total_steps: int, ranks: Ranks | None = None) -> Self | None:
+        """Return the early stopping of a pass over a day, on the day's validation split.
+
+        Args:
+            recipe: How the model is trained.
+            read: Returns a reader of the day for splits and a batch size.
+            total_steps: Number of steps of the whole pass.
+            ranks: The processes that train together.
+
+        Returns:
+            The early stopping; None if the recipe has none.
+        """
+        if recipe.early_stop is None:
+            return None
+        held_out = read(splits=["validation"], batch_size=EVALUATION_BATCH)
+        return cls(recipe.early_stop, lambda: held_out, total_steps, ranks)
 
     def reached(self, state: TrainState) -> bool:
         """Whether the target is reached; False at steps without an evaluation."""

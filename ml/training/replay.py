@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from ml.catalog.spec import DatasetSpec
 from ml.datasets.reader import BlockReader
 from ml.datasets.splits import SPLITS
 from ml.lake import Lake
 from ml.recipes.recipe import Recipe
+from ml.training.early_stop import EarlyStopping
 from ml.training.first_state import first_state
 from ml.training.passes import train_pass
 from ml.training.report import Step, TrainReport
@@ -72,7 +74,7 @@ def replay(
         spec: The dataset.
         days: Consecutive days, in ascending order; their `mds_datasets` are in the lake.
         lake: Where the data is stored. Nothing is written.
-        recipe: How the model is trained; it also names the splits of each day to train on.
+        recipe: How the model is trained; it also names the splits of each day to train on, and may end days early.
         scored: Days to score; by default all except the first, before which there is no model.
         scored_splits: Splits of a day that are scored.
         train_last: Whether to train on the last day too.
@@ -95,15 +97,17 @@ def replay(
     state, done = first_state(lake, spec, days[0] if days else spec.first_day, recipe), []
     for number, day in enumerate(days, 1):
         scores = report = predictions = None
+        read = partial(BlockReader, lake, spec, [day], order="time")
         if day in scored:
-            reader = BlockReader(lake, spec, [day], splits=scored_splits, batch_size=EVALUATION_BATCH, order="time")
+            reader = read(splits=scored_splits, batch_size=EVALUATION_BATCH)
             predictions = predictions_of(state, reader)
             scores = scores_of(state, *predictions)
         if train_last or number < len(days):
-            reader = BlockReader(lake, spec, [day], splits=recipe.splits, batch_size=recipe.batch_size, order="time")
+            reader = read(splits=recipe.splits, batch_size=recipe.batch_size)
             state.begin_pass()
             after_step = None if on_pass is None else on_pass(state, len(reader))
-            report = train_pass(state, reader, total_steps=len(reader), after_step=after_step)
+            early_stopping = EarlyStopping.of(recipe, read, len(reader))
+            report = train_pass(state, reader, total_steps=len(reader), after_step=after_step, early_stopping=early_stopping)
         done.append(ReplayedDay(day, scores, report, predictions if keep_predictions else None))
         if on_result is not None:
             on_result(done[-1])

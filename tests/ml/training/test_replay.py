@@ -41,6 +41,18 @@ def test_days_are_trained_as_daily_training_does_and_scored_by_the_day_before(la
     )
 
 
+def test_a_day_ends_early_as_in_daily_training(lake: Lake) -> None:
+    early_stop = {"metric": "log_loss", "target": 0.69, "every": 0.1}
+    days, recipe = write_days(lake, made_spec(), 2, 640), small_recipe(splits=["train", "test"], early_stop=early_stop)
+    replayed = replay(made_spec(), days, lake, recipe, scored=())
+    trained = [train_day(made_spec(), day, lake, options=DayOptions(recipe=recipe, progress=False)) for day in days]
+    assert [(day.report.rows, day.report.stopped_early) for day in replayed.days if day.report] == [
+        (day.report.rows, day.report.stopped_early) for day in trained
+    ]
+    assert trained[-1].report.stopped_early and trained[-1].report.rows < 400
+    assert same_weights(replayed.state, load_snapshot(trained[-1].folder))
+
+
 def test_what_is_scored_and_trained_on_can_be_chosen(lake: Lake) -> None:
     days, recipe = write_days(lake, made_spec(), 3, 640), small_recipe(splits=["train"])
     replayed = replay(made_spec(), days, lake, recipe, scored=days[-1:], scored_splits=["validation"], train_last=False)

@@ -35,6 +35,13 @@ def test_the_scores_are_those_of_a_replay(trial: Trial, lake: Lake) -> None:
     assert result.values().keys() == {"auc", "log_loss", "training_time", "model_bytes"}
 
 
+def test_a_target_that_is_easy_ends_the_training_of_each_day(trial: Trial) -> None:
+    recipe = small_recipe(splits=["train", "test"], early_stop={"target": 0.01, "every": 0.25})
+    whole = run_trial(replace(trial, recipe=small_recipe(splits=["train", "test"])))
+    result = run_trial(replace(trial, recipe=recipe))
+    assert 0 < result.rows < whole.rows / 2
+
+
 def test_a_trial_leaves_the_lake_as_it_is(trial: Trial, lake: Lake) -> None:
     def files() -> dict[str, float]:
         return {str(path): path.stat().st_mtime_ns for path in Path(lake.root.path).rglob("*")}
