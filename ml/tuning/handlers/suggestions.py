@@ -10,7 +10,7 @@ from ml.tuning import schema
 from ml.tuning.call import Call
 from ml.tuning.errors import ApiError, invalid
 from ml.tuning.experiment import Experiment
-from ml.tuning.pages import flag, page
+from ml.tuning.pages import MAX_LIMIT, flag, page
 from ml.tuning.parse.assignments import assignments, metadata
 from ml.tuning.parse.experiments import require_active, task_of
 from ml.tuning.records import experiments, suggestions
@@ -57,6 +57,8 @@ def listed(call: Call) -> dict[str, Any]:
         ids = [as_identity(one.strip()) for one in str(given).split(",")]
         if None in ids:
             raise invalid("id", "must be ids with commas between them")
+        if len(ids) > MAX_LIMIT:
+            raise invalid("id", f"can have at most {MAX_LIMIT} ids; use several calls")
         query = query.where(table.c.id.in_(ids))
     return page(call.connection, query, table.c.id, call.data, suggestions.show)
 

@@ -38,6 +38,8 @@ def test_suggestions_by_state_id_and_deletion(connection: sigopt.Connection) -> 
     assert ids(tuned.suggestions().fetch(deleted=True, state="open")) == ["4"]
     assert ids(tuned.suggestions().fetch(id="1,3,99")) == ["3", "1"] and ids(tuned.suggestions().fetch(id="1")) == ["1"]
     refused(lambda: tuned.suggestions().fetch(id="1;3"), text="id: must be ids")
+    refused(lambda: tuned.suggestions().fetch(id=",".join(["1"] * 1001)), text="id: can have at most 1000 ids")
+    assert ids(tuned.suggestions().fetch(id=",".join(["1"] * 1000))) == ["1"]
 
 
 def test_only_open_suggestions_are_deleted_if_the_caller_says_so(connection: sigopt.Connection) -> None:
