@@ -52,7 +52,8 @@ class SearchedParameter(Strict):
         given = [name for name in ("bounds", "grid", "categorical_values") if getattr(self, name)]
         expected = ["categorical_values"] if self.type == "categorical" else ["bounds", "grid"]
         if len(given) != 1 or given[0] not in expected:
-            raise fault("", f"parameter {self.name!r} of type {self.type}: expected {' or '.join(expected)}, found {given}")
+            found = " and ".join(given) or "none"
+            raise fault("", f"parameter {self.name!r} of type {self.type}: expected {' or '.join(expected)}, found {found}")
         if self.bounds and not self.bounds.min < self.bounds.max:
             raise fault("bounds", f"expected min below max, found {self.bounds.min} and {self.bounds.max}")
         if self.grid and (len(set(self.grid)) < 2 or list(self.grid) != sorted(set(self.grid))):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ml.advisor.search_section import ADVISED, SearchSection, search_section
-from ml.catalog.load import load_dataset
+from ml.catalog.load import CatalogError, load_dataset
 from ml.recipes.recipe import Recipe, recipe_of
 from ml.recipes.search import with_assignments
 from tests.helpers.paths import ROOT
@@ -64,6 +64,12 @@ def test_both_ends_are_searched_under_a_constraint(tmp_path: Path) -> None:
     _, section = section_of(tmp_path, text)
     assert bounds_of(section) == {"warm_up": (0, 0.3), "decay_start": (0.1, 1)}
     assert len(section.search.linear_constraints) == 1
+
+
+def test_a_fixed_key_is_tuned_between_bounds_that_the_edits_give(tmp_path: Path) -> None:
+    text = "training: {schedule: {warm_up: 0.1}}\nsigopt: {parameters: [{name: warm_up, key: schedule.warm_up}]}"
+    with pytest.raises(CatalogError, match="parameter 'warm_up' of type double: expected bounds or grid, found none"):
+        section_of(tmp_path, text)
 
 
 def test_bounds_of_the_edits_take_precedence(tmp_path: Path) -> None:
