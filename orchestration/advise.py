@@ -18,7 +18,7 @@ from ml.advisor.explain import to_markdown, to_terminal
 from ml.advisor.hardware import detect
 from ml.advisor.profiles.day import profile_of
 from ml.advisor.profiles.days import days_to_profile
-from ml.advisor.rules import load_rules
+from ml.advisor.rules import rules_of
 from ml.advisor.wishes import Wishes, wishes_of
 from ml.catalog.load import CatalogError
 from ml.lake import Lake, StalePartition
@@ -65,7 +65,10 @@ class Target(click.ParamType):
 @click.option("--trials", type=click.IntRange(min=1), help="Number of trials of a tuning.")
 @click.option("--parallel", type=click.IntRange(min=1), help="Number of trials at a time.")
 @click.option(
-    "--rules", type=click.Path(exists=True, dir_okay=False, path_type=Path), multiple=True, help="File with your own rules."
+    "--rules",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="File with your own rules, after those of the entry.",
 )
 @click.option("--search", is_flag=True, help="Also print the search space of tuning.")
 @click.option("--recipe", "only_recipe", is_flag=True, help="Print only the recipe keys that change, as YAML.")
@@ -101,11 +104,11 @@ def main(
     wishes = Wishes(seconds or said.seconds, memory or said.memory, target or said.target, trials, parallel)
     calibration = calibration_of(home(), hardware) if profile else None
     try:
-        known = load_rules(*rules)
+        known = rules_of(spec, *rules)
         advice = advise(spec, model or spec.primary, profile, hardware, wishes, rules=known, calibration=calibration)
     except CatalogError as error:
         raise click.ClickException(str(error)) from error
-    found = advised_search(advice, wishes, hardware.cores, known)
+    found = advised_search(advice, wishes, hardware.cores)
     if only_recipe:
         click.echo(yaml.safe_dump(to_sections(advice.overrides), sort_keys=False, default_flow_style=None), nl=False)
     elif markdown:

@@ -13,7 +13,7 @@ import click
 
 from ml.advisor.hardware import detect
 from ml.advisor.plan import Plan, plan_tuning
-from ml.advisor.rules import load_rules
+from ml.advisor.rules import rules_of
 from ml.catalog.load import CatalogError
 from ml.catalog.spec import DatasetSpec
 from ml.days import yesterday
@@ -77,7 +77,7 @@ def import_(
     try:
         recipe = _plan(spec, model).recipe
         found = read_search(file, recipe, choices)
-        advised = [one.name for one in load_rules().search if recipe.model.kind in one.models]
+        advised = [one.name for one in rules_of(spec).search if recipe.model.kind in one.models]
         section = section_of(found.search, advised)
         path = spec.models[model].edits
         if path is not None and not printed:

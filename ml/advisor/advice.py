@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ml.advisor.rules import Rules
 from ml.advisor.wishes import Wishes
 from ml.recipes.edits import nested
 from ml.recipes.layers import Layer
@@ -69,6 +70,7 @@ class Advice:
         days: The days of the profile; empty without a profile.
         recipe: The whole advised recipe.
         values: The values that rules have set, also those that equal the values without advice.
+        rules: The rules that were applied.
         suggestions: Changes that no recipe key can express.
         kept: Values that rules would set, but that the catalog entry or the edits set, also to the same value, or that would
             change the structure of the incumbent.
@@ -85,6 +87,7 @@ class Advice:
     days: tuple[str, ...]
     recipe: Recipe
     values: tuple[Advised, ...]
+    rules: Rules
     suggestions: tuple[Suggestion, ...] = ()
     kept: tuple[Advised, ...] = ()
     prediction: Prediction | None = None

@@ -17,7 +17,7 @@ from ml.advisor.dense_part import dense_part, visible
 from ml.advisor.draft import FEATURES, Draft
 from ml.advisor.hardware import Hardware
 from ml.advisor.profiles.profile import FeatureProfile
-from ml.advisor.rules import TABLE, Rule, Rules, Stage, load_rules
+from ml.advisor.rules import TABLE, Rule, Rules, Stage, rules_of
 from ml.advisor.wishes import MEMORY_SHARE, Wishes, memory_limit
 from ml.advisor.workload import Workload, missing_features
 from ml.catalog.expand import expand_recipe
@@ -54,7 +54,7 @@ def advise(
             none apply.
         hardware: What training can use.
         wishes: The user's limits and targets; by default, no limit of time, and a share of the memory of `hardware`.
-        rules: The rules; by default, Evergreen's.
+        rules: The rules; by default, Evergreen's and those of the dataset's catalog entry.
         calibration: Speed of the machine. Without it, time is not predicted, and wishes about time or memory only
             give a warning. The default limit of memory then has no effect.
         incumbent: The recipe of the day before. Its structure is kept, so that training continues with its weights; advice that
@@ -73,7 +73,9 @@ def advise(
         >>> advice.of("table_optimizer.kind").value, advice.prediction is None
         ('rowwise_adagrad', True)
     """
-    return _Advisor(spec, model, profile, hardware, wishes or Wishes(), rules or load_rules(), calibration, incumbent).advice()
+    return _Advisor(
+        spec, model, profile, hardware, wishes or Wishes(), rules or rules_of(spec), calibration, incumbent
+    ).advice()
 
 
 class _Advisor:
@@ -129,6 +131,7 @@ class _Advisor:
             days=self.profile.days if self.profile else (),
             recipe=recipe,
             values=tuple(values),
+            rules=self.rules,
             suggestions=tuple(self.suggestions.values()),
             kept=tuple(self.draft.kept.values()),
             prediction=self._predict(recipe),

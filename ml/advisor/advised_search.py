@@ -53,9 +53,7 @@ class AdvisedSearch:
         }
 
 
-def advised_search(
-    advice: Advice, wishes: Wishes | None = None, cores: float = 1.0, rules: Rules | None = None
-) -> AdvisedSearch:
+def advised_search(advice: Advice, wishes: Wishes | None = None, cores: float = 1.0) -> AdvisedSearch:
     """Derive what tuning searches from advice.
 
     The advised value of each parameter is within its bounds or among its values, grids ascend, and learning rates are searched
@@ -66,7 +64,6 @@ def advised_search(
         wishes: The user's limits. A limit of seconds a day becomes the threshold of the training time, for as many days as a
             trial trains on by default.
         cores: Number of cores for trials, each of which uses one.
-        rules: The rules; by default, Evergreen's.
 
     Returns:
         The search.
@@ -79,7 +76,7 @@ def advised_search(
         >>> search.parameters[0]["name"], search.parameters[0]["transformation"]
         ('dense_lr', 'log')
     """
-    return search_around(advice.recipe, advice.rows, wishes, cores, rules)
+    return search_around(advice.recipe, advice.rows, wishes, cores, advice.rules)
 
 
 def search_around(
@@ -98,7 +95,7 @@ def search_around(
         rows: Rows of a day; None if they are not known.
         wishes: As for `advised_search`.
         cores: As for `advised_search`.
-        rules: As for `advised_search`.
+        rules: The rules; by default, Evergreen's.
         days_trained: Number of training days of a trial, as `Search.days_trained`; by default, that of a search with defaults.
         fixed: Recipe keys that will not be searched. Where the warm-up or the decay is among them, the other one's bounds keep
             the warm-up before the decay.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ml.advisor.rules import rules_of
 from ml.advisor.search_section import check_section, search_section
 from ml.catalog.document import CatalogError
 from ml.catalog.spec import DatasetSpec
@@ -18,9 +19,13 @@ def check_recipes(spec: DatasetSpec) -> list[Finding]:
         spec: The dataset.
 
     Returns:
-        An error for each wrong key, with its file, path and line; and a warning for each searched parameter whose values do
-        not contain the recipe's own, because advice or a tuning can still change that value.
+        An error for each wrong key, also of a rule file, with its file, path and line; and a warning for each searched
+        parameter whose values do not contain the recipe's own, because advice or a tuning can still change that value.
     """
+    try:
+        rules_of(spec)
+    except CatalogError as error:
+        return [Finding("error", "recipe.rules", line, "correct the file") for line in str(error).splitlines()]
     return [finding for model in spec.models for finding in _check(spec, model)]
 
 

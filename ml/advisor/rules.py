@@ -6,6 +6,7 @@ module reads and checks files; `ml.advisor.advise` applies rules. `docs/advisor.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from ml.advisor.recipe_keys import of_recipe, of_table
 from ml.catalog.document import read_document
 from ml.catalog.explain import explain
 from ml.catalog.load import CatalogError
+from ml.catalog.spec import DatasetSpec
 from ml.catalog.strict import LaxFloat, LaxInt, Strict, fault
 from ml.recipes.models import Model
 
@@ -230,6 +232,8 @@ class Rules(Strict):
     bounds: tuple[Bound, ...] = Field(default=(), description="Ranges that apply to all advice and to the search.")
     search: tuple[Searched, ...] = Field(default=(), description="The parameters that tuning searches.")
 
+    _digest: str = PrivateAttr(default="")
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         for where, names in (("rules", [r.name for r in self.rules]), ("search", [(s.name, s.models) for s in self.search])):
@@ -239,6 +243,11 @@ class Rules(Strict):
             if list(shapes) != sorted(shapes, key=sum, reverse=True) or len(set(shapes)) != len(shapes):
                 raise fault(f"lists.{name}", "expected different shapes, from large to small")
         return self
+
+    @property
+    def digest(self) -> str:
+        """Hash of the user's files among the loaded ones; empty without any."""
+        return self._digest
 
     def and_then(self, other: Rules) -> Rules:
         """Return these rules followed by others. Rules, bounds, parameters and lists of the same name are replaced in place."""
@@ -276,23 +285,35 @@ def load_rules(*files: Path) -> Rules:
         >>> all(rule.reason and rule.source for rule in rules.rules)
         True
     """
-    found = _built_in()
+    found, known = _built_in(), hashlib.sha256()
     for path in files:
-        found = _followed_by(found, path)
+        own = _read(path)
+        known.update(own.model_dump_json(exclude_defaults=True).encode())
+        found = found.and_then(own)
+        found.check_lists(path)
+        found._digest = known.hexdigest()[:16]
     return found
+
+
+def rules_of(spec: DatasetSpec, *files: Path) -> Rules:
+    """Load the rules that apply to a dataset: Evergreen's, those of its catalog entry, and those of further files.
+
+    Raises:
+        CatalogError: As for `load_rules`.
+    """
+    return load_rules(*spec.recipe.rule_files, *files)
 
 
 @cache
 def _built_in() -> Rules:
-    return _followed_by(Rules(), RULES)
+    rules = _read(RULES)
+    rules.check_lists(RULES)
+    return rules
 
 
-def _followed_by(found: Rules, path: Path) -> Rules:
+def _read(path: Path) -> Rules:
     document = read_document(path)
     try:
-        own = Rules.model_validate(document.data)
+        return Rules.model_validate(document.data)
     except ValidationError as error:
         raise explain(path, error, Rules, document) from error
-    both = found.and_then(own)
-    both.check_lists(path)
-    return both

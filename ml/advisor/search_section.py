@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ml.advisor.advised_search import search_around
 from ml.advisor.draft import FEATURES, value_at
 from ml.advisor.recipe_keys import of_recipe, of_table
-from ml.advisor.rules import load_rules
+from ml.advisor.rules import Rules, rules_of
 from ml.advisor.wishes import wishes_of
 from ml.catalog.document import CatalogError
 from ml.catalog.spec import DatasetSpec
@@ -68,19 +68,21 @@ def search_section(
 
     Raises:
         CatalogError: The section is not valid, or the tuning service would refuse it; the message names the file of the edits.
+            Or a rule file of the catalog entry is not valid.
     """
     edits = read_edits(spec.models[model].edits)
     wishes = wishes_of(spec, model)
     edited = {key: value for key, value in (edits.sigopt.items() if edits else ()) if key != "parameters"} | dict(changes or {})
-    every = search_around(recipe, rows).parameters
-    fixed = _keys(every) - _keys(_parameters(edits, recipe, every)[0])
-    advised = search_around(recipe, rows, wishes, cores, days_trained=_days_trained(edited), fixed=fixed).section
-    parameters, listed = _parameters(edits, recipe, advised["parameters"])
+    rules = rules_of(spec)
+    every = search_around(recipe, rows, rules=rules).parameters
+    fixed = _keys(every) - _keys(_parameters(edits, recipe, every, rules)[0])
+    advised = search_around(recipe, rows, wishes, cores, rules, _days_trained(edited), fixed).section
+    parameters, listed = _parameters(edits, recipe, advised["parameters"], rules)
     names = {parameter["name"] for parameter in parameters}
     constraints = [each for each in advised["linear_constraints"] if {term["name"] for term in each["terms"]} <= names]
     data = {**advised, "parameters": parameters, "linear_constraints": constraints, **edited}
     search = _validated(spec, model, edits, data)
-    unwished = search_around(recipe, rows, cores=cores, fixed=fixed).section
+    unwished = search_around(recipe, rows, cores=cores, rules=rules, fixed=fixed).section
     origins = _origins(search, advised, unwished, edits, edited | {"parameters": listed})
     return SearchSection(search, origins, tuple(_overrode(advised, search)))
 
@@ -184,17 +186,17 @@ def by_name(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parameters(
-    edits: Edits | None, recipe: Recipe, advised: Sequence[dict[str, Any]]
+    edits: Edits | None, recipe: Recipe, advised: Sequence[dict[str, Any]], rules: Rules
 ) -> tuple[list[dict[str, Any]], list[Mapping[str, Any]]]:
     """Return the parameters with the edits, and the edits of those that are searched.
 
     Edits of a parameter that is not advised at present, such as batch sizes for very few rows, need not repeat its key.
     """
-    rules = load_rules().search
-    listed = listed_parameters(edits, {parameter["name"] for parameter in advised} | {rule.name for rule in rules})
+    listed = listed_parameters(edits, {parameter["name"] for parameter in advised} | {one.name for one in rules.search})
     fixed = tuple(f"{key}." for key, value in flat(edits.values).items() if value != {}) if edits else ()
     searched = [parameter for parameter in advised if not f"{parameter['key']}.".startswith(fixed)]
-    known = {rule.name: {"key": rule.key, "type": rule.parameter_type} for rule in rules if recipe.model.kind in rule.models}
+    of_model = [one for one in rules.search if recipe.model.kind in one.models]
+    known = {one.name: {"key": one.key, "type": one.parameter_type} for one in of_model}
     changed = [one for one in listed if not one.get("remove")]
     missing = {one["name"] for one in changed} - {parameter["name"] for parameter in searched}
     searched += [{"name": name, **known[name]} for name in sorted(missing & known.keys())]

@@ -1,7 +1,7 @@
 """The advice that applies to a day, which is kept from day to day.
 
-Advice is given again when the size of a day or the user's wishes have changed, when the machine has less memory, or when the
-user no longer sets a key that it is about.
+Advice is given again when the size of a day or the user's wishes or rules have changed, when the machine has less memory, or
+when the user no longer sets a key that it is about.
 Advice that followed each day's data would change a recipe daily, and with it the meaning of its metrics.
 """
 
@@ -19,6 +19,7 @@ from ml.advisor.draft import is_structural, under
 from ml.advisor.hardware import detect
 from ml.advisor.profiles.day import profile_of
 from ml.advisor.profiles.days import days_to_profile
+from ml.advisor.rules import rules_of
 from ml.advisor.wishes import memory_limit, wishes_of
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
@@ -45,6 +46,7 @@ class StoredAdvice:
         warnings: What the limits of time and memory could not reach, or what the memory of the machine has changed.
         wishes: The user's wishes that it was given for (`Wishes.of_training`).
         memory: The limit of memory that it was given for, in bytes; None for advice of earlier versions.
+        rules: The digest of the user's rules that it was given for (`Rules.digest`).
     """
 
     days: tuple[str, ...]
@@ -56,6 +58,7 @@ class StoredAdvice:
     warnings: tuple[str, ...] = ()
     wishes: Mapping[str, Any] = field(default_factory=dict)
     memory: float | None = None
+    rules: str = ""
 
     @classmethod
     def of(cls, advice: Advice) -> Self:
@@ -64,8 +67,8 @@ class StoredAdvice:
         kept = tuple(asdict(value) for value in advice.kept)
         applied = tuple(asdict(layer) for layer in advice.layers)
         suggestions = tuple(asdict(each) for each in advice.suggestions)
-        wishes = advice.wishes.of_training
-        return cls(advice.days, advice.rows, applied, values, kept, suggestions, advice.warnings, wishes, advice.memory)
+        given = (advice.warnings, advice.wishes.of_training, advice.memory, advice.rules.digest)
+        return cls(advice.days, advice.rows, applied, values, kept, suggestions, *given)
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Self | None:
@@ -75,7 +78,7 @@ class StoredAdvice:
             return None
         lists = {name: tuple(found[name]) for name in ("days", "applied", "values", "kept", "suggestions")}
         added = {"warnings": tuple(found.get("warnings", ())), "wishes": found.get("wishes", {}), "memory": found.get("memory")}
-        return cls(rows=found["rows"], **lists, **added)
+        return cls(rows=found["rows"], rules=found.get("rules", ""), **lists, **added)
 
     @property
     def layers(self) -> list[Layer]:
@@ -103,7 +106,7 @@ def advice_of_day(
         tuned: The advice in the recipe of a tuning whose result is used from the day on. It replaces earlier advice.
         home: Folder of the calibrations; see `calibration_for`.
     """
-    wishes, hardware = wishes_of(spec, model), detect()
+    wishes, rules, hardware = wishes_of(spec, model), rules_of(spec), detect()
     memory = memory_limit(wishes, hardware)
     stage, parent = advisor_recipes(model), spec.previous_day(day)
     days = days_to_profile(spec, lake, before=day)
@@ -115,12 +118,14 @@ def advice_of_day(
         kept = before is not None and (before is own or (_alike(before.rows, rows) and not _shrunk(before.memory, memory)))
     else:
         before, kept = tuned, True
-    kept = before is not None and kept and before.wishes == wishes.of_training
+    kept = before is not None and kept and before.wishes == wishes.of_training and before.rules == rules.digest
     if before is not None and kept and not _revealed(before, spec, model, present):
         return before
     profile = profile_of(spec, days, lake) if rows else None
     calibration = calibration_for(wishes, hardware, home) if profile else None
-    new = StoredAdvice.of(advise(spec, model, profile, hardware, wishes, calibration=calibration, incumbent=present))
+    new = StoredAdvice.of(
+        advise(spec, model, profile, hardware, wishes, rules=rules, calibration=calibration, incumbent=present)
+    )
     return _with_structure(new, before, present) if before and present else new
 
 

@@ -57,7 +57,7 @@ def load_dataset(path: Path) -> DatasetSpec:
             what = f"expected one of the recipes {known} in {places}, found {recipe!r}"
             raise CatalogError(describe(path, ["models", name, *(["recipe"] if choice.recipe else [])], what, document))
         models[name] = choice.found_in(holding[0], path.parent / "recipes" / spec.name / f"{name}.yaml")
-    return spec.model_copy(update={"models": models})
+    return spec.model_copy(update={"models": models, "recipe": spec.recipe.found_in(path.parent)})
 
 
 @dataclass(frozen=True)

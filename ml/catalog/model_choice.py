@@ -21,6 +21,23 @@ class RecipeOfAll(Strict):
         description="Whether the advisor's values apply to keys that neither the entry nor a file of edits sets, or are "
         "only explained beside the recipe.",
     )
+    rules: tuple[str, ...] = Field(
+        default=(),
+        description="The advisor's [rule files](advisor.md#rule-files) of your own, in order, such as `rules/ours.yaml`; paths "
+        "are relative to the folder of the entry.",
+    )
+    _folder: Path = PrivateAttr(default=Path())
+
+    @property
+    def rule_files(self) -> tuple[Path, ...]:
+        """The files of `rules`."""
+        return tuple(self._folder / name for name in self.rules)
+
+    def found_in(self, folder: Path) -> Self:
+        """Returns a copy that knows the folder of the entry."""
+        found = self.model_copy()
+        found._folder = folder
+        return found
 
 
 class ModelChoice(Strict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,7 @@ import pytest
 
 from assets import advisor_recipes
 from assets.resources import LakeResource, MlflowResource
-from ml.advisor import stored_advice
 from ml.advisor.day import advise_day
-from ml.advisor.rules import load_rules
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
 from ml.recipes.recipe import RECIPES
@@ -59,7 +56,7 @@ def test_each_value_is_shown_with_its_origin_in_three_columns(spec: DatasetSpec,
 
 @pytest.mark.parametrize(("use", "said"), [("apply", ""), ("explain", "; not applied")])
 def test_advice_is_shown_with_reasons_also_if_it_is_only_explained(
-    spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: str, said: str
+    spec: DatasetSpec, tmp_path: Path, use: str, said: str
 ) -> None:
     rules = tmp_path / "mine.yaml"
     rules.write_text(
@@ -68,8 +65,7 @@ def test_advice_is_shown_with_reasons_also_if_it_is_only_explained(
         "  - {name: few, for: table, set: {table.min_count: 2}, reason: Ids of a test are rare., source: a measurement}\n"
         "  - {name: more, suggest: 'log more rows', reason: Days of a test are small., source: a measurement}\n"
     )
-    monkeypatch.setattr(stored_advice, "advise", partial(stored_advice.advise, rules=load_rules(rules)))
-    spec = spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"advice": use})})
+    spec = spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"advice": use, "rules": (str(rules),)})})
     shown = metadata(spec, tmp_path)
     of = {row["key"]: row for row in rows(shown["advice"])}
     reason = "Days of a test are small."

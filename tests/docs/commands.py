@@ -163,7 +163,7 @@ def _advise(words: list[str], work: Workplace) -> None:
     """Run. The file of rules is the one on the page."""
     if "--rules" in words:
         file = work.folder / words[words.index("--rules") + 1]
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(next(b for b in blocks_of(ROOT / "docs" / "advisor.md") if b.text.startswith(f"# {words[-1]}")).text)
     assert f"for {words[0]}" in work.run(sys.executable, "-m", "orchestration.advise", *words)
 

@@ -136,6 +136,19 @@ def test_wishes_make_a_search_that_the_tuning_service_accepts(catalog: Path, wis
     assert found(catalog, f"wishes: {{{wishes}}}") == []
 
 
+def test_a_rule_file_that_is_not_valid_is_an_error(catalog: Path) -> None:
+    entry = catalog / "criteo.yaml"
+    entry.write_text(entry.read_text().replace("\nrecipe:\n", "\nrecipe:\n  rules: [ours.yaml]\n"))
+    [missing] = check_recipes(load_dataset(entry))
+    assert (missing.severity, missing.key) == ("error", "recipe.rules") and "ours.yaml: cannot be read" in missing.found
+    rules = catalog / "ours.yaml"
+    rules.write_text("rulez: []")
+    [wrong] = check_recipes(load_dataset(entry))
+    assert f"{rules}: rulez: unknown key" in wrong.found
+    rules.write_text("rules: []")
+    assert check_recipes(load_dataset(entry)) == []
+
+
 def test_each_fault_is_a_finding(catalog: Path) -> None:
     assert len(found(catalog, "training: {batch_size: 0, seed: -1}")) == 2
 

@@ -57,6 +57,18 @@ def test_the_plan_of_every_model_can_be_tuned(catalog: Path, lake: Lake, model: 
     assert found.search.defaults(found.recipe).keys() == parameters(found).keys()
 
 
+def test_rules_of_the_entry_reach_the_plan(catalog: Path, lake: Lake) -> None:
+    (catalog / "rules").mkdir()
+    (catalog / "rules" / "ours.yaml").write_text(
+        "rules: [{name: small, set: {batch_size: 512}, reason: Batches of a test are small., source: a measurement}]\n"
+        "search: [{name: batch_size, key: batch_size, grid: [384, 512, 640]}]"
+    )
+    entry = catalog / "criteo.yaml"
+    entry.write_text(entry.read_text().replace("\nrecipe:\n", "\nrecipe:\n  rules: [rules/ours.yaml]\n"))
+    found = plan(catalog, lake)
+    assert found.recipe.batch_size == 512 and parameters(found)["batch_size"].grid == (384, 512, 640)
+
+
 def test_advice_that_is_only_explained_is_not_tried(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, days = made_spec(), ["2026-01-01", "2026-01-02"]
     monkeypatch.setattr(Advice, "layers", [Layer("advice, small", {"batch_size": 64})])

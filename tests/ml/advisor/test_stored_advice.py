@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 from ml.advisor.day import advise_day
 from ml.advisor.hardware import Hardware
 from ml.advisor.profiles.day import profile_day
-from ml.advisor.rules import load_rules
 from ml.advisor.stored_advice import StoredAdvice, advice_of_day
 from ml.catalog.spec import DatasetSpec
 from ml.lake import Lake
@@ -171,16 +169,13 @@ def test_advice_is_applied_below_the_users_values_or_only_explained(
 
 @pytest.mark.parametrize("edited", [100, 64])
 def test_advice_that_an_edit_hides_applies_when_the_edit_is_removed(
-    lake: Lake, days: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edited: int
+    lake: Lake, days: list[str], tmp_path: Path, edited: int
 ) -> None:
-    from ml.advisor import stored_advice
-
     rules = tmp_path / "mine.yaml"
     rules.write_text("rules: [{name: small, set: {batch_size: 64}, reason: Days of a test are small., source: a measurement}]")
-    monkeypatch.setattr(stored_advice, "advise", partial(stored_advice.advise, rules=load_rules(rules)))
     edits = tmp_path / "dlrm.yaml"
     edits.write_text(f"training: {{batch_size: {edited}}}")
-    spec = spec_with()
+    spec = spec_with(rules=[str(rules)])
     spec = spec.model_copy(update={"models": {"dlrm": spec.models["dlrm"].found_in(RECIPES, edits)}})
     for day in days[:3]:
         assert advise_day(spec, "dlrm", day, lake).recipe.batch_size == edited
@@ -191,6 +186,28 @@ def test_advice_that_an_edit_hides_applies_when_the_edit_is_removed(
         written = lake.manifest(STAGE, "made", day)
         advise_day(spec, "dlrm", day, lake)
         assert lake.manifest(STAGE, "made", day) == written
+
+
+def test_rules_of_the_entry_reach_recipes_and_a_change_of_them_gives_new_advice(
+    lake: Lake, days: list[str], tmp_path: Path
+) -> None:
+    def write(size: int, comment: str = "") -> None:
+        rule = f"{{name: small, set: {{batch_size: {size}}}, reason: Days of a test are small., source: a measurement}}"
+        parameter = "{name: smoothing, key: label_smoothing, range: [0, 0.1]}"
+        rules.write_text(f"{comment}rules: [{rule}]\nsearch: [{parameter}]")
+
+    rules, spec = tmp_path / "mine.yaml", spec_with(rules=[str(tmp_path / "mine.yaml")])
+    write(64)
+    first = advise_day(spec, "dlrm", days[1], lake)
+    assert (first.recipe.batch_size, first.origins["batch_size"]) == (64, "advice, small")
+    assert "smoothing" in [parameter.name for parameter in first.search.parameters]
+    write(64, comment="# ours\n")
+    assert advise_day(spec, "dlrm", days[2], lake).advice == first.advice
+    write(128)
+    changed = advise_day(spec, "dlrm", days[3], lake)
+    assert changed.recipe.batch_size == 128 and changed.advice.days == tuple(days[:3])
+    plain = advise_day(spec_with(), "dlrm", days[3], lake)
+    assert plain.recipe.batch_size == recipe_of(spec, "dlrm").batch_size, "without the rules, their advice does not remain"
 
 
 def test_advice_given_again_keeps_what_the_structure_in_use_is_made_from(lake: Lake, days: list[str]) -> None:
