@@ -31,7 +31,7 @@ from ml.retrieval.interactions import Requests, codes_of, context_columns, runni
 from ml.retrieval.items import item_columns
 from ml.retrieval.signals import Candidates
 from ml.retrieval.vectors import user_vectors
-from ml.schema import EVENT_TIME, HISTORY_PREFIX, LABEL
+from ml.schema import ARROW_TYPES, EVENT_TIME, HISTORY_PREFIX, LABEL
 from ml.serving.batches import batch_of, scalar, table_of
 from ml.serving.catalogue import LiveCatalogue, ServedItems
 from ml.serving.events import EventWindow, UserEvent
@@ -287,9 +287,9 @@ class Recommender:
         of_tables = self.tables.request_columns
         if wrong := [name for name in context if name in of_tables]:
             raise WrongColumn(f"context.{wrong[0]}: a value of a feature table, which the service computes; leave it out")
-        for name, value in context.items():
-            if name in ranking.columns and name != self.spec.user:
-                scalar(f"context.{name}", value, ranking.columns[name])
+        for name, value in context.items():  # also those that only find other values, such as the key of a side table
+            if name != self.spec.user:
+                scalar(f"context.{name}", value, ranking.columns.get(name, ARROW_TYPES[known[name]]))
 
     def _history(self, name: str, past: Sequence[UserEvent], now: int) -> pa.Scalar:
         """The ids of the user's last items, as the feature of the item has them."""

@@ -69,6 +69,8 @@ def test_stored_events_change_the_next_answer(client: httpx.Client, engine: Engi
         ("/recommend", {"k": 0}, "k"),
         ("/recommend", {"kk": 1}, "kk"),
         ("/recommend", {"context": {"nope": 1}}, "context.nope"),
+        ("/recommend", {"context": {"visit": [1]}}, "context.visit: expected int64, found [1]"),
+        ("/rank", {"context": {"visit": "x"}, "candidates": [1]}, "context.visit: expected int64"),
         ("/recommend", {"filters": {"nope": [1]}}, "filters.nope"),
         ("/rank", {"candidates": []}, "candidates"),
         ("/rank", {"candidates": ["x"]}, "candidates"),
