@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ _UNANSWERED = (FileNotFoundError, requests.ConnectionError, requests.Timeout, Ch
 
 
 class Unavailable(Exception):
-    """The service has not answered, or refuses requests because it is overloaded. What was sent may have been stored."""
+    """The service has not answered, has failed, or refuses requests for now. What was sent may have been stored."""
 
 
 class ServiceClient:
@@ -38,7 +39,7 @@ class ServiceClient:
         """Return the answer to a POST.
 
         Raises:
-            Unavailable: There was no answer, or one of status 503.
+            Unavailable: There was no answer, or one of status 429 or from 500 on, which another attempt may not get.
             ValueError: The service refuses the request.
         """
         return self._call("POST", path, body)
@@ -53,8 +54,8 @@ class ServiceClient:
             answer = self._session.request(method, f"{self._url}{path}", json=body, headers=headers, timeout=SECONDS)
         except _UNANSWERED as error:
             raise Unavailable(f"{path}: {type(error).__name__}: {error}") from error
-        if answer.status_code == requests.codes.service_unavailable:
-            raise Unavailable(f"{path}: {answer.text[:200]!r}")
+        if answer.status_code == HTTPStatus.TOO_MANY_REQUESTS or answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise Unavailable(f"{path}: status {answer.status_code}: {answer.text[:200]!r}")
         if not answer.ok:
             raise ValueError(f"{path}: status {answer.status_code}: {answer.text[:500]!r}")
         return answer.json()

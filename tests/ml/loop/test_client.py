@@ -27,9 +27,9 @@ def app():
     def double(body: dict = Body()) -> dict:  # noqa: B008
         return {"value": 2 * body["value"]}
 
-    @made.get("/busy")
-    def busy():
-        return error_response(503, "the service is overloaded")
+    @made.get("/status/{status}")
+    def refuse(status: int):
+        return error_response(status, "the service is overloaded")
 
     return made
 
@@ -38,8 +38,11 @@ def test_answers_and_refusals(token: Path) -> None:
     with serving(app()) as url:
         client = ServiceClient(urlsplit(url).port or 0, token)
         assert [client.post("/double", {"value": n})["value"] for n in range(3)] == [0, 2, 4]
-        with pytest.raises(Unavailable, match="overloaded"):
-            client.get("/busy")
+        for status in (429, 500, 503):
+            with pytest.raises(Unavailable, match=f"status {status}: .*overloaded"):
+                client.get(f"/status/{status}")
+        with pytest.raises(ValueError, match="400"):
+            client.get("/status/400")
         with pytest.raises(ValueError, match="404"):
             client.get("/nothing")
         assert client.post("/double", {"value": 9}) == {"value": 18}
