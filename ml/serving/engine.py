@@ -16,7 +16,7 @@ from ml.serving.models import ServedModel
 from ml.serving.processes.event_store import RemoteEvents
 from ml.serving.ranker import NAME, ServedRanker
 from ml.serving.recommender import Recommender
-from ml.serving.repeating import Every, repeat
+from ml.serving.repeating import repeat
 from ml.serving.served_log import ServedLog
 from ml.serving.variants import Variant, variants_of
 
@@ -125,13 +125,23 @@ class Engine:
                 recommender.item_sides.prepare(model.bundle, recommender.source.live.items)
 
     def follow(self, stop: threading.Event) -> None:
-        """Refresh items and models until an event is set. An error is logged, and holds up nothing else."""
-        steps = self._polls
-        if isinstance(self.journal, Journal):
-            steps.append(self.journal.rotate)
+        """Keep models, events and items up to date until an event is set, each in a thread: to load a model may take long.
+
+        An error is logged, and holds up nothing else.
+        """
+        stored: list[Callable[[], object]] = [self.journal.rotate] if isinstance(self.journal, Journal) else []
         if self.served is not None:
-            steps.append(self.served.flush)
-        repeat([*steps, Every(REFRESH_SECONDS, self.refresh)], stop, POLL_SECONDS)
+            stored.append(self.served.flush)
+        works = {
+            "models": (self._polls, stop, POLL_SECONDS),
+            "events": (stored, stop, POLL_SECONDS),
+            "items": ([self.refresh], stop, REFRESH_SECONDS),
+        }
+        threads = [threading.Thread(target=repeat, args=of, name=name, daemon=True) for name, of in works.items()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
 
 def _status(pinned: str | None, refusal: str | None) -> str:

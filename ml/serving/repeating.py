@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 _log = logging.getLogger("evergreen")
@@ -26,21 +25,3 @@ def repeat(steps: Sequence[Callable[[], object]], stop: threading.Event, seconds
                 step()
             except Exception:
                 _log.exception("the service continues with its last models, items and events")
-
-
-class Every:
-    """A step that is due less often than its round.
-
-    Args:
-        seconds: From one begin of the step to the next, at least.
-        step: The step.
-    """
-
-    def __init__(self, seconds: float, step: Callable[[], object]) -> None:
-        self._seconds, self._step, self._begun = seconds, step, time.monotonic()
-
-    def __call__(self) -> None:
-        """Take the step if it is due."""
-        if (now := time.monotonic()) - self._begun >= self._seconds:
-            self._begun = now
-            self._step()

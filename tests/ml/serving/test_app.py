@@ -209,14 +209,19 @@ def test_stored_events_that_cannot_be_observed_are_acknowledged(
     assert post(client, "/events", {"examples": [{"user": 3, "item": 5}]}, 202) == {"stored": 1}
 
 
-def test_an_error_of_one_model_holds_up_neither_events_nor_items(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_broken", [True, False])
+def test_a_model_that_fails_or_takes_long_holds_up_neither_events_nor_items(
+    is_broken: bool, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert engine.recommender is not None and isinstance(engine.journal, Journal)
     held, stop = engine.recommender.source.live, threading.Event()
 
-    def broken() -> bool:
-        raise RuntimeError("broken")
+    def poll() -> bool:
+        if is_broken:
+            raise RuntimeError("broken")
+        return stop.wait()
 
-    monkeypatch.setattr(engine.ranking, "poll", broken)
+    monkeypatch.setattr(engine.ranking, "poll", poll)
     for name in ("POLL_SECONDS", "REFRESH_SECONDS"):
         monkeypatch.setattr(f"ml.serving.engine.{name}", 0.01)
     monkeypatch.setattr("ml.serving.journal.ROTATE_SECONDS", 0)
