@@ -38,13 +38,17 @@ def short(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def _two_digits(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"
+
+
 def table_of(results: Iterable[Result]) -> Table:
     """One row per result."""
     table = Table(title="Ratios measured in this run")
     for column in ("benchmark", "unit", "ours", "baseline", "baseline is", "ratio", "floor", "note"):
         table.add_column(column, justify="right" if column in ("ours", "baseline", "ratio", "floor") else "left")
     for r in results:
-        cells = (short(r.ours), short(r.baseline), r.baseline_name, f"{r.ratio:.2f}", short(r.floor), r.note)
+        cells = (short(r.ours), short(r.baseline), r.baseline_name, _two_digits(r.ratio), short(r.floor), r.note)
         table.add_row(r.name, r.unit, *cells)
     return table
 
@@ -70,7 +74,7 @@ def measure(chosen: Sequence[str], console: Console) -> tuple[list[Result], list
             console.print(f"    failed: {type(error).__name__}: {error}", markup=False, highlight=False)
             continue
         found += results
-        ratios = ", ".join(f"{result.ratio:.2f}" for result in results)
+        ratios = ", ".join(_two_digits(result.ratio) or "-" for result in results)
         console.print(f"    {time.perf_counter() - began:.0f} s; ratios {ratios}", markup=False, highlight=False)
     return found, failed
 

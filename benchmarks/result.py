@@ -13,7 +13,7 @@ class Result:
         name: What was measured.
         unit: Unit of `ours`, `baseline` and `floor`.
         ours: Our rate.
-        baseline: The rate of the baseline.
+        baseline: The rate of the baseline; None if its library is not installed.
         baseline_name: What the baseline is.
         floor: The most that the machine allows, where it is known.
         note: Explanations, for example how the floor was measured.
@@ -22,11 +22,11 @@ class Result:
     name: str
     unit: str
     ours: float
-    baseline: float
+    baseline: float | None
     baseline_name: str
     floor: float | None = None
     note: str = ""
 
     @property
-    def ratio(self) -> float:
-        return self.ours / self.baseline
+    def ratio(self) -> float | None:
+        return None if self.baseline is None else self.ours / self.baseline

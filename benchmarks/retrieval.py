@@ -58,6 +58,7 @@ def _measured() -> list[Result]:
         try:
             module = importlib.import_module(library if library != "usearch" else "usearch.index")
         except ImportError:
+            results.append(Result(name, "queries/s", ours, None, f"{library}'s graph", note=f"{library} is not installed"))
             continue
         rate, about = _graph(build_graph(module, vectors), queries, exact, recall)
         results.append(Result(name, "queries/s", ours, rate, f"{library}'s graph", note=about))
