@@ -18,6 +18,8 @@ from ml.joiner.keys import event_times, partition_of
 IMPRESSIONS, ACTIONS = 0, 1
 SIDES = ("impressions", "actions")
 BUCKETS_PER_WAIT = 4
+BLOCK_BYTES = 1 << 20
+"""Approximate bytes of the rows of one block, not compressed. Java's heap holds some blocks at a time."""
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
@@ -41,6 +43,18 @@ class Layout:
     def buckets_of(self, table: pa.Table) -> np.ndarray:
         """Bucket of each row, int64 [N]."""
         return event_times(table) // self.bucket
+
+
+def packed(table: pa.Table) -> Iterator[tuple[int, bytes]]:
+    """Serialises a table as blocks of about `BLOCK_BYTES`.
+
+    Yields:
+        The number of rows of a block, and its bytes; nothing for an empty table.
+    """
+    most = max(len(table) * BLOCK_BYTES // max(table.nbytes, 1), 1)
+    for first in range(0, len(table), most):
+        rows = table.slice(first, most)
+        yield len(rows), pack(rows)
 
 
 def pack(table: pa.Table) -> bytes:

@@ -17,16 +17,15 @@ from pyspark.sql.streaming.stateful_processor import StatefulProcessor, Stateful
 
 from ml.catalog.actions import Actions
 from ml.catalog.log_spec import LogSpec
-from ml.joiner.blocks import ACTIONS, IMPRESSIONS, SIDES, Layout, pack, unpack
+from ml.joiner.blocks import ACTIONS, IMPRESSIONS, SIDES, Layout, packed, unpack
 from ml.joiner.join import join, look_back
 from ml.joiner.keys import event_times
 from ml.joiner.source import END
+from ml.joiner.spool import Spool
 from ml.logs.ingest_task import raw_schema
 
-OUTPUT = "part int, what string, bucket long, rows int, payload binary, text string"
+OUTPUT = "what string, text string"
 EXAMPLES, UNMATCHED, LATE, COUNTS, STATE, READ = "examples", "unmatched", "late", "counts", "state", "read"
-SLICE_ROWS = 1 << 17
-"""Most rows of one row of the output, so that a large bucket does not become one large value in Java."""
 _KNOWN = 2  # side of the blocks of keys and times of impressions that were joined
 
 
@@ -69,10 +68,11 @@ class JoinProcessor(StatefulProcessor):
         rules: The catalog's `actions`.
         logs: The log of impressions and the log of actions.
         layout: Partitions and buckets.
+        spool: Where the rows of the result are written.
     """
 
-    def __init__(self, rules: Actions, logs: tuple[LogSpec, LogSpec], layout: Layout) -> None:
-        self._rules, self._layout = rules, layout
+    def __init__(self, rules: Actions, logs: tuple[LogSpec, LogSpec], layout: Layout, spool: Spool) -> None:
+        self._rules, self._layout, self._spool = rules, layout, spool
         self._schemas = [raw_schema(log) for log in logs]
 
     def init(self, handle: StatefulProcessorHandle) -> None:
@@ -92,14 +92,16 @@ class JoinProcessor(StatefulProcessor):
             reached[file] = max(reached.get(file, -1), row.newest)
             held |= row.held
             if row.counts:
-                yield _row(part, COUNTS, text=row.counts)
+                yield _row(COUNTS, row.counts)
             if row.size >= 0:
-                yield _row(part, READ, text=json.dumps({SIDES[row.side]: [[row.file, row.size]]}))
+                yield _row(READ, json.dumps({SIDES[row.side]: [[row.file, row.size]]}))
             if not row.rows:
                 continue
             payload = bytes(row.payload)
             if state.frontier is not None and row.bucket < state.frontier:
-                yield _row(part, LATE, row.bucket, row.rows, payload, SIDES[row.side])
+                what = f"{LATE} {SIDES[row.side]}"
+                yield _row(what, self._spool.write_rows(LATE, row.bucket, part, unpack(payload)))
+                yield _row(COUNTS, json.dumps({what: row.rows}))
             else:
                 self._store(state, row.bucket, row.side, row.rows, payload)
         state.advance(reached)
@@ -115,7 +117,7 @@ class JoinProcessor(StatefulProcessor):
         clock |= {"rows": rows_held, "bytes": bytes_held, "ended": bool(held & END)}
         ahead = [latest - self._reached(state, side) for side, (latest, second) in enumerate(state.latest) if second >= 0]
         clock |= {"ahead": max(ahead, default=0)}
-        yield _row(part, STATE, text=json.dumps(clock))
+        yield _row(STATE, json.dumps(clock))
 
     def _watermark(self, state: _State, held: int) -> int:
         """Returns the event time before which impressions are joined; -1 if it is not known.
@@ -155,20 +157,20 @@ class JoinProcessor(StatefulProcessor):
         recent = earlier.filter(pa.array(event_times(earlier) >= start - look_back(self._rules))) if earlier else None
         actions = acted or self._schemas[ACTIONS].empty_table()
         found = join(self._rules, shown or self._schemas[IMPRESSIONS].empty_table(), actions, end, recent)
-        for what, table in ((EXAMPLES, found.examples), (UNMATCHED, found.unmatched)):
-            for first in range(0, len(table), SLICE_ROWS):
-                rows = table.slice(first, SLICE_ROWS)
-                yield _row(part, what, bucket, len(rows), pack(rows), str(first))
+        if len(found.examples):
+            yield _row(EXAMPLES, self._spool.write_examples(bucket, part, found.examples))
+        if len(found.unmatched):
+            yield _row(UNMATCHED, self._spool.write_rows(UNMATCHED, bucket, part, found.unmatched))
         counts = {f"action: {what}": count for what, count in found.actions.items()}
         counts |= {"examples": len(found.examples), "repeated impressions": found.repeated}
         counts |= {f"label: {name}": int(found.examples[name].to_numpy().sum()) for name in self._rules.labels}
-        yield _row(part, COUNTS, text=json.dumps(counts))
+        yield _row(COUNTS, json.dumps(counts))
         known = found.known.filter(pa.array(event_times(found.known) >= start))
         for side in (IMPRESSIONS, ACTIONS):
             self._delete(state, side, [bucket])
         self._delete(state, _KNOWN, [int(b) for b in state.blocks[_KNOWN] if int(b) < bucket + 1 - back])
-        if len(known):
-            self._store(state, bucket, _KNOWN, len(known), pack(known))
+        for rows, payload in packed(known):
+            self._store(state, bucket, _KNOWN, rows, payload)
 
     def _store(self, state: _State, bucket: int, side: int, rows: int, payload: bytes) -> None:
         number, total, size = state.blocks[side].get(str(bucket), [0, 0, 0])
@@ -195,5 +197,5 @@ def _count(state: _State, side: int, bucket: int) -> int:
     return state.blocks[side].get(str(bucket), [0])[0]
 
 
-def _row(part: int, what: str, bucket: int = 0, rows: int = 0, payload: bytes = b"", text: str = "") -> Row:
-    return Row(part=part, what=what, bucket=bucket, rows=rows, payload=payload, text=text)
+def _row(what: str, text: str) -> Row:
+    return Row(what=what, text=text)

@@ -10,41 +10,35 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
 from upath import UPath
 
 from ml.catalog.spec import DatasetSpec
-from ml.joiner.blocks import SIDES, Layout, unpack
-from ml.joiner.keys import event_times, order_by
+from ml.joiner.blocks import SIDES, Layout
 from ml.joiner.lock import only_join
 from ml.joiner.processor import COUNTS, EXAMPLES, LATE, OUTPUT, READ, STATE, UNMATCHED, JoinProcessor
 from ml.joiner.read_files import record
 from ml.joiner.source import JoinerSource, StreamInput
+from ml.joiner.spool import Spool, merge_examples, merge_rows
 from ml.joiner.status import StreamStatus, next_hours, next_totals
-from ml.logs.external_sort import SortedRun, plan_parts, write_part, write_run
-from ml.logs.ingest import PART_ROWS
-from ml.logs.ingest_task import raw_schema
-from ml.parquet import read_parquet, write_table
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.streaming.query import StreamingQuery
 
 BATCH_BYTES = 64 << 20
+ARROW_BYTES = 4 << 20
+"""Approximate bytes of blocks that pass from Java to Python at once."""
 _STATE_FORMAT = 2  # increase it when a checkpoint of an earlier version can no longer be read
 _LAYOUT = "layout.json"
 _log = logging.getLogger("evergreen")
-_SPOOLED = "what string, text string"
 
 
 class ChangedEntry(ValueError):
@@ -76,6 +70,11 @@ class Joining:
     def folder(self) -> UPath:
         """Folder of the checkpoint and the status."""
         return self.root / "joiner"
+
+    @property
+    def spool(self) -> UPath:
+        """Folder of the files that tasks write during a batch."""
+        return self.folder / "spool"
 
     def source(self, layout: Layout) -> StreamInput:
         """Returns the settings of the source."""
@@ -147,7 +146,8 @@ def start_join(joining: Joining, spark: SparkSession, on_batch: Callable[[Stream
     for side in SIDES:
         (joining.root / side).mkdir(parents=True, exist_ok=True)
     blocks = session.readStream.format(JoinerSource.name()).option("input", source.to_json()).load()
-    processor = JoinProcessor(spec.actions, (spec.log, spec.actions_log), layout)
+    spool = Spool(str(joining.spool), spec.examples_log)
+    processor = JoinProcessor(spec.actions, (spec.log, spec.actions_log), layout, spool)
     joined = blocks.groupBy("part").transformWithState(processor, OUTPUT, "Append", "None")
     writer = joined.writeStream.foreachBatch(partial(_write_batch, joining, on_batch))
     writer = writer.option("checkpointLocation", str(joining.folder / "checkpoint"))
@@ -163,18 +163,19 @@ def _settings(joining: Joining, cores: int) -> dict[str, str]:
         f"{state}.rocksdb.maxMemoryUsageMB": str(joining.state_megabytes),
         "spark.sql.streaming.minBatchesToRetain": "10",
         "spark.sql.shuffle.partitions": str(cores),
-        # Rows are blocks of up to megabytes.
+        # Rows are blocks of up to about a megabyte.
         "spark.sql.execution.arrow.maxRecordsPerBatch": "64",
+        "spark.sql.execution.arrow.maxBytesPerBatch": str(ARROW_BYTES),
     }
 
 
 def _write_batch(joining: Joining, on_batch: Callable[[StreamStatus], None] | None, frame: DataFrame, batch: int) -> None:
     """Writes the output of a batch, the status last."""
-    spool = joining.folder / "spool"
+    spool = joining.spool
     if spool.exists():
         spool.fs.rm(spool.path, recursive=True)  # left by a batch that was not finished
     spool.mkdir(parents=True)
-    rows = frame.mapInArrow(partial(_spool, str(spool), joining.spec), _SPOOLED).collect()
+    rows = frame.collect()
     found: dict[str, list[str]] = {}
     for row in rows:
         found.setdefault(row.what, []).append(row.text)
@@ -183,9 +184,11 @@ def _write_batch(joining: Joining, on_batch: Callable[[StreamStatus], None] | No
     before = dict(totals)
     for text in found.get(COUNTS, []):
         totals.update(json.loads(text))
-    _write_examples(joining, batch, [json.loads(text) for text in found.get(EXAMPLES, [])])
-    for what in (UNMATCHED, *(f"{LATE} {side}" for side in SIDES)):
-        _write_side(joining.root / what.split()[0], what, joining.name_of(batch), found.get(what, []))
+    name = joining.name_of(batch)
+    merge_examples(joining.root / "examples", name, found.get(EXAMPLES, []))
+    merge_rows(joining.root / "unmatched", name, found.get(UNMATCHED, []))
+    for side in SIDES:
+        merge_rows(joining.root / "late", f"{name}-{side}", found.get(f"{LATE} {side}", []))
     files = {side: [of for text in found.get(READ, []) for of in json.loads(text).get(side, [])] for side in SIDES}
     record(joining.folder, {side: sorted(of) for side, of in files.items()})
     status = _status(found.get(STATE, []), last, batch, totals, before)
@@ -193,55 +196,6 @@ def _write_batch(joining: Joining, on_batch: Callable[[StreamStatus], None] | No
     status.write(joining.folder)
     if on_batch is not None:
         on_batch(status)
-
-
-def _spool(folder: str, spec: DatasetSpec, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Writes tables to files in a task, so that only their paths and the counts pass through the driver."""
-    schema = raw_schema(spec.examples_log)
-    for batch in batches:
-        lines: list[dict[str, str]] = []
-        for row in batch.to_pylist():
-            what, path = row["what"], f"{folder}/{row['what']}-{row['bucket']}-{row['part']}"
-            if what == EXAMPLES:
-                path = f"{path}-{row['text']}"
-                run = write_run(unpack(row["payload"]).cast(schema), path)
-                arrays = [of.tolist() for of in (run.seconds, run.rows, run.first, run.last)]
-                lines.append({"what": what, "text": json.dumps([row["bucket"], row["part"], int(row["text"]), path, *arrays])})
-            elif what in (UNMATCHED, LATE):
-                path = f"{path}-{os.urandom(8).hex()}"  # there can be several
-                write_table(unpack(row["payload"]), path)
-                lines.append({"what": what if what == UNMATCHED else f"{LATE} {row['text']}", "text": path})
-                if what == LATE:
-                    lines.append({"what": COUNTS, "text": json.dumps({f"{LATE} {row['text']}": row["rows"]})})
-            else:
-                lines.append({"what": what, "text": row["text"]})
-        yield pa.RecordBatch.from_pylist(lines, pa.schema([("what", pa.string()), ("text", pa.string())]))
-
-
-def _write_examples(joining: Joining, batch: int, spooled: list[list[Any]]) -> None:
-    """Merges the examples of all partitions in time order. Names of files sort in time order too."""
-    folder = joining.root / "examples"
-    folder.mkdir(parents=True, exist_ok=True)
-    runs = [
-        SortedRun(path, *(np.array(of, np.int64) for of in arrays))
-        for _, _, _, path, *arrays in sorted(spooled, key=lambda of: of[:3])  # so that the bytes depend on the rows alone
-    ]
-    for number, part in enumerate(plan_parts(runs, PART_ROWS)):
-        name = f"{joining.name_of(batch)}-{number:04d}.parquet"
-        staged = folder / f".{name}"
-        write_part((str(staged), part))
-        staged.rename(folder / name)
-
-
-def _write_side(folder: UPath, what: str, start: str, paths: list[str]) -> None:
-    """Writes rows that are in no example to one file of a batch, in time order."""
-    if not paths:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    table = pa.concat_tables([read_parquet(path) for path in sorted(paths)])
-    name = "-".join([start, *what.split()[1:]]) + ".parquet"
-    write_table(table.take(pa.array(order_by(table, event_times(table)))), folder / f".{name}")
-    (folder / f".{name}").rename(folder / name)
 
 
 def _status(

@@ -19,7 +19,7 @@ from pyspark.sql.datasource import DataSource, DataSourceStreamReader, InputPart
 from upath import UPath
 
 from ml.catalog.log_spec import LogSpec
-from ml.joiner.blocks import IMPRESSIONS, SIDES, Layout, divide, pack
+from ml.joiner.blocks import IMPRESSIONS, SIDES, Layout, divide, packed
 from ml.joiner.join import NO_KEY
 from ml.joiner.keys import event_times, without_nulls
 from ml.joiner.read_files import ReadFiles
@@ -49,9 +49,12 @@ _ARROW = pa.schema(
 )
 END = 4
 """Bit of `held` that says that the stream has ended: everything that is left is joined."""
+MOST_BYTES = 4 << 20
+"""Bytes of packed rows that pass from Python to Java at once."""
 MOST_FILES = 500
 """Most files that a batch reads from a folder."""
 CANNOT_OPEN = "cannot be opened"
+_Packed = tuple[int, int, int, bytes]  # partition, bucket, number of rows, and the packed rows
 _log = logging.getLogger("evergreen")
 
 
@@ -194,8 +197,9 @@ def read_file(source: StreamInput, read: StreamFile) -> Iterator[pa.RecordBatch]
         read: The file.
 
     Yields:
-        For each block of the file, a row for each partition and bucket with its packed rows; at least one row for each
-        partition, so that all partitions know the time. Then a row for each partition at the end of the file.
+        For each block of the file, rows for each partition and bucket with its packed rows; at least one row for each
+        partition, so that all partitions know the time. Then a row for each partition at the end of the file. A batch has
+        about `MOST_BYTES` of packed rows at most.
 
     Raises:
         FileNotFoundError: The file was removed after the batch was planned.
@@ -204,19 +208,26 @@ def read_file(source: StreamInput, read: StreamFile) -> Iterator[pa.RecordBatch]
     log, line = source.logs[side], 1
     schema = raw_schema(log)
     try:
-        for number, block in enumerate(arriving_blocks(log, source.folder(side), name)):
+        for place, block in enumerate(arriving_blocks(log, source.folder(side), name)):
             bad = Quarantine.of(name, (block.bad_lines + line).tolist(), block.reasons, block.texts)
             table = block.table.add_column(0, schema.field(0), pa.array(block.times))
             usable, missing = without_nulls(table, source.key)
             if missing:
                 bad = Quarantine.concat([bad, _without_key(name, block.row_lines + line, table, source.key)])
-            _keep(source, side, bad, f"{name}.{number:06d}")
+            _keep(source, side, bad, f"{name}.{place:06d}")
             line += block.num_lines
             counts = Counter({SIDES[side]: len(table)})
             counts.update({quarantined(reason): count for reason, count in bad.reasons.items()})
             counts["out of range"] += block.before + block.after
-            rows = [(part, bucket, len(of), pack(of)) for part, bucket, of in divide(usable, source.key, source.layout)]
-            yield _batch(source.layout, read, _newest(usable), rows, +counts)
+            newest, rows, size = _newest(usable), list[_Packed](), 0
+            for part, bucket, of in divide(usable, source.key, source.layout):
+                for number, data in packed(of):
+                    rows.append((part, bucket, number, data))
+                    size += len(data)
+                    if size >= MOST_BYTES:
+                        yield _batch(source.layout, read, newest, rows, +counts)
+                        rows, size, counts = [], 0, Counter()
+            yield _batch(source.layout, read, newest, rows, +counts)
     except (WrongFile, NoClock, FileNotFoundError, PermissionError) as error:  # NoLogs is a FileNotFoundError
         if not (source.folder(side) / name).exists():
             raise FileNotFoundError(
@@ -271,7 +282,7 @@ def _batch(
     layout: Layout,
     read: StreamFile,
     newest: int,
-    rows: Sequence[tuple[int, int, int, bytes]],
+    rows: Sequence[_Packed],
     counts: Mapping[str, int],
     size: int = -1,
 ) -> pa.RecordBatch:

@@ -7,7 +7,7 @@ within one instant, so that the parts are the same however the log was divided i
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,7 @@ class SortedRun:
         rows: Number of rows in each second, int64 [S].
         first: Earliest event time in each second, int64 [S].
         last: Latest event time in each second, int64 [S].
+        batch_rows: Rows of each batch of the file, except the last.
     """
 
     path: str
@@ -39,15 +40,17 @@ class SortedRun:
     rows: NDArray[np.int64]
     first: NDArray[np.int64]
     last: NDArray[np.int64]
+    batch_rows: int = BATCH_ROWS
 
 
 @dataclass(frozen=True)
 class RunRange:
-    """Rows `start` to `stop` of a run."""
+    """Rows `start` to `stop` of a run, which has `batch_rows` rows in each batch."""
 
     path: str
     start: int
     stop: int
+    batch_rows: int = BATCH_ROWS
 
 
 def sort_by_time(table: pa.Table) -> pa.Table:
@@ -56,15 +59,15 @@ def sort_by_time(table: pa.Table) -> pa.Table:
     return table.take(pa.array(np.argsort(times, kind="stable"))) if (times[1:] < times[:-1]).any() else table
 
 
-def write_run(table: pa.Table, path: str) -> SortedRun:
-    """Writes a run of rows that are already in time order."""
+def write_run(table: pa.Table, path: str, batch_rows: int = BATCH_ROWS) -> SortedRun:
+    """Writes a run of rows that are already in time order. A range is read in whole batches, so wide rows need smaller ones."""
     times = table.column(EVENT_TIME).to_numpy()
     with UPath(path).open("wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        for start in range(0, len(times), BATCH_ROWS):  # `read_range` relies on batches of exactly this size
-            writer.write_batch(table.slice(start, BATCH_ROWS).combine_chunks().to_batches()[0])
+        for start in range(0, len(times), batch_rows):  # `read_range` relies on batches of exactly this size
+            writer.write_batch(table.slice(start, batch_rows).combine_chunks().to_batches()[0])
     seconds, first = np.unique(times // MICROSECONDS_PER_SECOND, return_index=True)
     rows = np.diff(np.append(first, len(times)))
-    return SortedRun(path, seconds, rows, times[first], times[first + rows - 1])
+    return SortedRun(path, seconds, rows, times[first], times[first + rows - 1], batch_rows)
 
 
 def plan_parts(runs: Sequence[SortedRun], part_rows: int) -> list[list[RunRange]]:
@@ -101,7 +104,7 @@ def plan_parts(runs: Sequence[SortedRun], part_rows: int) -> list[list[RunRange]
 def _within(run: SortedRun, first: int, last: int) -> RunRange | None:
     ends = np.append(0, np.cumsum(run.rows))
     low, high = np.searchsorted(run.seconds, first), np.searchsorted(run.seconds, last, side="right")
-    return RunRange(run.path, int(ends[low]), int(ends[high])) if low < high else None
+    return RunRange(run.path, int(ends[low]), int(ends[high]), run.batch_rows) if low < high else None
 
 
 def _split(ranges: Iterable[RunRange], part_rows: int) -> list[list[RunRange]]:
@@ -114,7 +117,7 @@ def _split(ranges: Iterable[RunRange], part_rows: int) -> list[list[RunRange]]:
                 parts.append([])
                 room = part_rows
             stop = min(one.stop, start + room)
-            parts[-1].append(RunRange(one.path, start, stop))
+            parts[-1].append(replace(one, start=start, stop=stop))
             start, room = stop, room - (stop - start)
     return parts
 
@@ -129,9 +132,9 @@ def write_part(part: tuple[str, Sequence[RunRange]]) -> None:
 def read_range(part: RunRange) -> pa.Table:
     """Reads the rows of a range of a sorted run."""
     with UPath(part.path).open("rb") as file, pa.ipc.open_file(file) as reader:
-        low, high = part.start // BATCH_ROWS, -(-part.stop // BATCH_ROWS)
+        low, high = part.start // part.batch_rows, -(-part.stop // part.batch_rows)
         batches = [reader.get_batch(i) for i in range(low, high)]
-        return pa.Table.from_batches(batches, reader.schema).slice(part.start - low * BATCH_ROWS, part.stop - part.start)
+        return pa.Table.from_batches(batches, reader.schema).slice(part.start - low * part.batch_rows, part.stop - part.start)
 
 
 def write_parquet(tables: Iterable[pa.Table], schema: pa.Schema, path: str) -> None:

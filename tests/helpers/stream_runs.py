@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import Row
 from upath import UPath
@@ -19,6 +19,7 @@ from ml.catalog.spec import DatasetSpec
 from ml.joiner.processor import JoinProcessor
 from ml.joiner.service import Joining, _write_batch
 from ml.joiner.source import JoinerSource
+from ml.joiner.spool import Spool
 from ml.joiner.status import StreamStatus
 from tests.helpers.joined_logs import feed
 
@@ -66,16 +67,15 @@ class _Handle:
         return self.value
 
 
+class Crash(Exception):
+    """The driver ends while it waits for the tasks of a batch."""
+
+
 class _Frame:
-    def __init__(self, rows: list[Row]) -> None:
-        self.batch = pa.RecordBatch.from_pylist([row.asDict() for row in rows])
+    """The rows of a batch, which are computed when they are collected."""
 
-    def mapInArrow(self, function: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]], _: str) -> _Frame:
-        self.done = list(function(iter([self.batch])))
-        return self
-
-    def collect(self) -> list[Row]:
-        return [Row(**row) for batch in self.done for row in batch.to_pylist()]
+    def __init__(self, rows: Callable[[], list[Row]]) -> None:
+        self.collect = rows
 
 
 @dataclass
@@ -93,7 +93,7 @@ class StreamRun:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.batch, self.offset = 0, None
+        self.batch, self.offset, self.draw = 0, None, random.Random(0)
         self.handles = [_Handle() for _ in range(PARTITIONS)]
         for side in ("impressions", "actions"):
             (self.root / side).mkdir(parents=True, exist_ok=True)
@@ -107,32 +107,48 @@ class StreamRun:
         source = JoinerSource({"input": self.joining.source(self.joining.layout(PARTITIONS)).to_json()})
         self.reader: Any = source.streamReader(None)
 
-    def step(self, repeat: bool = False) -> bool:
-        """Runs a batch; returns whether there was one. With `repeat`, the batch runs twice, as after a crash."""
+    def step(self, repeat: bool = False, crash: bool = False) -> bool:
+        """Runs a batch; returns whether there was one.
+
+        Args:
+            repeat: The batch runs twice, as after a crash before its commit.
+            crash: The batch first runs until its tasks have written their files, and then as a whole.
+        """
         start = self.offset or self.reader.initialOffset()
         end = json.loads(json.dumps(self.reader.latestOffset(start, None)))
         if end == start:
             return False
-        for attempt in range(1 + repeat):
-            handles = copy.deepcopy(self.handles) if attempt < repeat else self.handles
-            self._run(start, end, handles)
+        if repeat:
+            self._run(start, end, copy.deepcopy(self.handles))
+        if crash:
+            with suppress(Crash):
+                self._run(start, end, copy.deepcopy(self.handles), crash=True)
+        self._run(start, end, self.handles)
         self.offset, self.batch = end, self.batch + 1
         return True
 
-    def _run(self, start: Any, end: Any, handles: list[_Handle]) -> None:
-        assert self.spec.actions and self.spec.actions_log
-        layout = self.joining.layout(PARTITIONS)
+    def _run(self, start: Any, end: Any, handles: list[_Handle], crash: bool = False) -> None:
+        rules, layout = self.spec.actions, self.joining.layout(PARTITIONS)
+        assert rules and self.spec.actions_log
         read = [
             row for part in self.reader.partitions(start, end) for found in self.reader.read(part) for row in found.to_pylist()
         ]
-        random.Random(len(read)).shuffle(read)  # as a shuffle of Spark does
-        out = []
-        for n, handle in enumerate(handles):
-            processor = JoinProcessor(self.spec.actions, (self.spec.log, self.spec.actions_log), layout)
-            processor.init(handle)  # type: ignore[arg-type]
-            rows = [Row(**row) for row in read if row["part"] == n]
-            out += list(processor.handleInputRows((n,), iter(rows), None))  # type: ignore[arg-type]
-        _write_batch(self.joining, None, _Frame(out), self.batch)  # type: ignore[arg-type]
+        self.draw.shuffle(read)  # as a shuffle of Spark does
+        logs = (self.spec.log, self.spec.actions_log)
+        spool = Spool(str(self.joining.spool), self.spec.examples_log)
+
+        def joined() -> list[Row]:
+            out = []
+            for n, handle in enumerate(handles):
+                processor = JoinProcessor(rules, logs, layout, spool)
+                processor.init(handle)  # type: ignore[arg-type]
+                rows = [Row(**row) for row in read if row["part"] == n]
+                out += list(processor.handleInputRows((n,), iter(rows), None))  # type: ignore[arg-type]
+            if crash:
+                raise Crash
+            return out
+
+        _write_batch(self.joining, None, _Frame(joined), self.batch)  # type: ignore[arg-type]
 
     def run(self) -> StreamStatus:
         """Runs batches until there is none, and returns the last status."""

@@ -205,21 +205,21 @@ def test_rows_outside_the_days_of_the_log_are_counted(stream: StreamRun) -> None
 
 def test_a_batch_that_is_repeated_writes_the_same_files(tmp_path: Path) -> None:
     roots = []
-    for repeat in (False, True):
-        stream = StreamRun(tmp_path / str(repeat), settings={"batch_bytes": 1})
+    for how in ({}, {"repeat": True}, {"crash": True}):
+        stream = StreamRun(tmp_path / str(len(roots)), settings={"batch_bytes": 1})
         for n in range(5):
             stream.put(f"impressions/{n}.jsonl", *minutes(n * 60, n * 60 + 60), "torn")
             stream.put(
                 f"actions/{n}.jsonl", *[click(f"r{m}", m + 1) for m in range(n * 60, n * 60 + 60, 3)], click("r0", n * 60)
             )
-        while stream.step(repeat):
-            pass
+        while stream.step(**how):
+            assert not stream.joining.spool.exists(), "files of tasks are left"
         stream.restart(ends=True)
-        while stream.step(repeat):
+        while stream.step(**how):
             pass
         roots.append(written_files(stream.root))
         assert stream.status.counts["examples"] == 300
-    assert roots[0] == roots[1] and len(roots[0]) > 8
+    assert roots[0] == roots[1] == roots[2] and len(roots[0]) > 8
 
 
 def test_a_file_that_cannot_be_opened_is_quarantined(stream: StreamRun, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,5 +65,6 @@ def test_killed_joins_write_the_same_files(seed: int, tmp_path: Path, spark: Spa
     calm = run_to_end(Joining(feed(), UPath(tmp_path / "calm"), **settings), spark)
     assert killed and calm and killed.counts == calm.counts and killed.batch == calm.batch
     assert written_files(tmp_path / "killed") == written_files(tmp_path / "calm")
+    assert not (tmp_path / "killed" / "joiner" / "spool").exists(), "files of tasks are left"
     records = [(tmp_path / name / "joiner" / "read.jsonl").read_text().splitlines() for name in ("killed", "calm")]
     assert list(dict.fromkeys(records[0])) == records[1], "a repeated batch records the same files"
