@@ -35,6 +35,8 @@ HEADER = (
 )
 POLL_SECONDS = 1.0
 CHECK_SECONDS = 60.0
+INTAKE_SECONDS = 30.0
+"""How long a batch of records of Kafka is waited for when the join stops. Without a broker it would not end."""
 
 
 def line(status: StreamStatus) -> str:
@@ -81,6 +83,8 @@ def main(dataset: str, ends: bool) -> None:
 def join_stream(spec: DatasetSpec, root: UPath, ends: bool, console: Console) -> None:
     """Join a stream, whose lock the caller holds, until Ctrl-C, or to its end, and print each batch.
 
+    The batch in progress at Ctrl-C is completed.
+
     Raises:
         click.ClickException: The state belongs to another catalog entry, or a batch failed.
     """
@@ -88,7 +92,7 @@ def join_stream(spec: DatasetSpec, root: UPath, ends: bool, console: Console) ->
     from ml.compute.spark import start_session
     from ml.compute.spark_stderr import filtered_stderr
     from ml.joiner.kafka import KafkaMissing, read_kafka, start_intake
-    from ml.joiner.service import ChangedEntry, Joining, start_join
+    from ml.joiner.service import ChangedEntry, Joining, is_busy, start_join, stop_join, stop_query
 
     joining = Joining(spec, root, ends=ends)
     assert spec.actions is not None
@@ -116,9 +120,13 @@ def join_stream(spec: DatasetSpec, root: UPath, ends: bool, console: Console) ->
         console.print(HEADER)
         queries = [query, *intake]
         _watch(joining, [query] if ends else queries, stop, console)
+        if stop.is_set() and is_busy(query):
+            console.print("stopping after the batch in progress; Ctrl-C again stops at once, and the next start repeats it")
+        stop.clear()
+        stop_join(joining, query, at_once=stop)
         failed = next((error for one in queries if (error := one.exception()) is not None), None)
-        for one in queries:
-            one.stop()
+        for one in intake:
+            stop_query(one, stop, INTAKE_SECONDS)
     if failed is not None and not stop.is_set():
         raise click.ClickException(f"{spec.name}: a batch failed; the same command repeats it: {failed}")
     console.print(summary(first, StreamStatus.read(joining.folder), ends))

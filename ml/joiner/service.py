@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -25,7 +27,7 @@ from ml.joiner.blocks import SIDES, Layout
 from ml.joiner.lock import only_join
 from ml.joiner.processor import COUNTS, EXAMPLES, LATE, OUTPUT, READ, STATE, UNMATCHED, JoinProcessor
 from ml.joiner.read_files import record
-from ml.joiner.source import JoinerSource, StreamInput
+from ml.joiner.source import STOP, JoinerSource, StreamInput
 from ml.joiner.spool import Spool, merge_examples, merge_rows
 from ml.joiner.status import StreamStatus, next_hours, next_totals
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 BATCH_BYTES = 64 << 20
 ARROW_BYTES = 4 << 20
 """Approximate bytes of blocks that pass from Java to Python at once."""
+_POLL_SECONDS = 0.02
 _STATE_FORMAT = 2  # increase it when a checkpoint of an earlier version can no longer be read
 _LAYOUT = "layout.json"
 _log = logging.getLogger("evergreen")
@@ -148,6 +151,7 @@ def start_join(joining: Joining, spark: SparkSession, on_batch: Callable[[Stream
     blocks = session.readStream.format(JoinerSource.name()).option("input", source.to_json()).load()
     spool = Spool(str(joining.spool), spec.examples_log)
     processor = JoinProcessor(spec.actions, (spec.log, spec.actions_log), layout, spool)
+    (joining.folder / STOP).unlink(missing_ok=True)  # left by a process that was killed while it stopped
     joined = blocks.groupBy("part").transformWithState(processor, OUTPUT, "Append", "None")
     writer = joined.writeStream.foreachBatch(partial(_write_batch, joining, on_batch))
     writer = writer.option("checkpointLocation", str(joining.folder / "checkpoint"))
@@ -218,6 +222,42 @@ def _status(
         ahead=max([of["ahead"] for of in states], default=0),
         hours=next_hours(last, before, now),
     )
+
+
+def stop_join(joining: Joining, query: StreamingQuery, at_once: threading.Event) -> None:
+    """Stops the query of a live join after its batch in progress.
+
+    Args:
+        joining: The settings of the query.
+        query: The query.
+        at_once: If it is set, the batch in progress is interrupted. The next start of the query repeats it.
+    """
+    stop = joining.folder / STOP
+    stop.touch()  # else the next batch follows at once while there are unread files
+    try:
+        stop_query(query, at_once)
+    finally:
+        stop.unlink(missing_ok=True)
+
+
+def stop_query(query: StreamingQuery, at_once: threading.Event, seconds: float = math.inf) -> None:
+    """Stops a query when it has no batch in progress. If a batch is interrupted, Spark's processes print errors.
+
+    Args:
+        query: The query.
+        at_once: If it is set, the query is not waited for.
+        seconds: How long it is waited for at most.
+    """
+    until = time.monotonic() + seconds
+    while is_busy(query) and time.monotonic() < until and not at_once.wait(_POLL_SECONDS):
+        pass
+    query.stop()
+
+
+def is_busy(query: StreamingQuery) -> bool:
+    """Returns whether a query starts, looks for files, or has a batch in progress."""
+    status = query.status
+    return query.isActive and (status["isTriggerActive"] or not status["message"].startswith("Waiting for"))
 
 
 def run_to_end(joining: Joining, spark: SparkSession) -> StreamStatus | None:

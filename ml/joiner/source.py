@@ -53,6 +53,8 @@ MOST_BYTES = 4 << 20
 """Bytes of packed rows that pass from Python to Java at once."""
 MOST_FILES = 500
 """Most files that a batch reads from a folder."""
+STOP = "stop"
+"""File of the folder `joiner`. While it exists, no further batch starts."""
 CANNOT_OPEN = "cannot be opened"
 _Packed = tuple[int, int, int, bytes]  # partition, bucket, number of rows, and the packed rows
 _log = logging.getLogger("evergreen")
@@ -145,6 +147,8 @@ class _Reader(DataSourceStreamReader):
         return {"number": 0, "files": {side: [] for side in SIDES}, "held": 0}
 
     def latestOffset(self, start: Mapping[str, Any], limit: object) -> dict[str, Any]:
+        if (UPath(self._source.root) / "joiner" / STOP).exists():
+            return dict(start)
         if self._read is None:  # the first batch of this process; a batch that was repeated is in the record
             self._read = ReadFiles.load(UPath(self._source.root) / "joiner")
         self._read.add(start["files"])

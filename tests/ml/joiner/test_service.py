@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from upath import UPath
 from ml.catalog.spec import DatasetSpec
 from ml.compute.runner import LocalRunner
 from ml.joiner.catch_up import join_day
-from ml.joiner.service import ChangedEntry, Joining, run_to_end
+from ml.joiner.service import ChangedEntry, Joining, run_to_end, start_join, stop_join
 from ml.joiner.status import StreamStatus
 from ml.lake import Lake
 from ml.logs.ingest import ingest_day
@@ -25,6 +26,7 @@ from ml.online.stream import Position, StreamFolder
 from ml.stages import JOINED_EXAMPLES
 from tests.helpers.joined_logs import arriving, drawn, feed, land
 from tests.helpers.reference_join import in_order, reference_verdicts
+from tests.helpers.stream_runs import written_files
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -88,6 +90,28 @@ def test_the_stream_gives_the_examples_of_the_catch_up(tmp_path: Path, lake: Lak
     layout.write_text(layout.read_text().replace('"format"', '"older"'))
     with pytest.raises(ChangedEntry, match=r"another version of Evergreen; move files .* then delete .*joiner, and start"):
         finish(spec, root, spark)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_join_stops_between_two_batches_and_continues(tmp_path: Path, spark: SparkSession, at_once: bool) -> None:
+    impressions, actions = drawn(random.Random(5), 600, 900)
+    for name in ("stopped", "calm"):
+        arriving(tmp_path / name, impressions, actions, random.Random(6), files=6)
+    root = tmp_path / "stopped"
+    joining = Joining(feed(), UPath(root), batch_bytes=1)
+    began, hurry = threading.Event(), threading.Event()
+    query = start_join(joining, spark, on_batch=lambda _: began.set())
+    assert began.wait(240)
+    hurry.set() if at_once else None
+    stop_join(joining, query, hurry)
+    stopped = StreamStatus.read(joining.folder)
+    assert stopped and stopped.batch < 5 and not query.isActive
+    if not at_once:
+        commits = [int(path.name) for path in (root / "joiner" / "checkpoint" / "commits").iterdir() if path.name.isdigit()]
+        assert max(commits) == stopped.batch and query.exception() is None and not joining.spool.exists()
+    finish(feed(), root, spark, batch_bytes=1)
+    finish(feed(), tmp_path / "calm", spark, batch_bytes=1)
+    assert written_files(root) == written_files(tmp_path / "calm") and not joining.spool.exists()
 
 
 def test_late_events_are_kept_and_counted(tmp_path: Path, spark: SparkSession) -> None:
