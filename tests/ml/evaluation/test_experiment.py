@@ -69,9 +69,8 @@ def journalled(stream: Path, rates: dict[str, float]) -> None:
         {"user": int(u), "item": 1, "clicked": int(c), "event_time": MIDNIGHT + n}
         for n, (u, c) in enumerate(zip(users, clicked, strict=True))
     ]
-    journal.append(
-        "examples", [*rows, {"user": 1, "item": 1, "clicked": 1, "event_time": END}, {"user": 2, "item": 1}], now=END
-    )
+    last = [{"user": 1, "item": 1, "clicked": 1, "event_time": END}, {"user": 2, "item": 1}]
+    journal.append({"examples": [*rows, *last]}, now=END)
     journal.rotate(at_once=True)
 
 
@@ -96,7 +95,7 @@ def test_labels_of_a_log_of_actions_come_from_the_joined_examples(tmp_path: Path
     journal = Journal(spec, UPath(tmp_path / "stream"), spec.experiment)
     shown = [{"request": name, "item": 7, "user": n, "event_time": at + n} for n, name in enumerate(["r1", "r2", "r3", "late"])]
     for rows in (shown, shown[:1]):
-        journal.append("impressions", rows, now=at)
+        journal.append({"impressions": rows}, now=at)
     journal.rotate(at_once=True)
     joined = {"event_time": [at] * 3, "request": list(clicked), "item": [7] * 3, "clicked": list(clicked.values())}
     with lake.write("joined_examples", spec.name, day) as folder:

@@ -68,10 +68,10 @@ def test_a_day_lands_from_what_a_service_has_stored(tmp_path: Path) -> None:
         (start + 86_399_999_999, "last"),
         (start + 86_400_000_000, "after"),
     ):
-        journal.append("impressions", [{"request": name, "item": 1, "user": 2}], at)
-    journal.append("actions", [{"request": "first", "item": 1}], start + 5)
+        journal.append({"impressions": [{"request": name, "item": 1, "user": 2}]}, at)
+    journal.append({"actions": [{"request": "first", "item": 1}]}, start + 5)
     journal.rotate(at_once=True)
-    journal.append("impressions", [{"request": "not published", "item": 1}], start + 7)
+    journal.append({"impressions": [{"request": "not published", "item": 1}]}, start + 7)
     assert land_served(spec, UPath(tmp_path / "stream"), tmp_path / "landing", day) == 2
     landed = rows(tmp_path / "landing" / "impressions")
     assert landed["request"].to_pylist() == ["first", "last"]
