@@ -35,6 +35,8 @@ from ml.schema import HISTORY_PREFIX
 UNDERWAY = "a delta is being applied"
 _ATTEMPTS = 2
 """A delta that is written during the first attempt has usually been written before the second."""
+_CHUNK = 512
+"""Items that are prepared at once; a request for other items waits for them."""
 ScoredBy = Literal["item_sides", "bundle"]
 _log = logging.getLogger("evergreen")
 
@@ -46,17 +48,22 @@ class _ItemSide:
         predictor: Holds the model.
         sides: What each feature depends on.
         items: The items.
+        wanted: Rows of the items that requests are likely to use.
 
     Attributes:
         predictor: The same object.
         items: The same table.
+        wanted: The same rows.
     """
 
-    def __init__(self, predictor: TorchPredictor, sides: FeatureSides, items: pa.Table) -> None:
+    def __init__(
+        self, predictor: TorchPredictor, sides: FeatureSides, items: pa.Table, wanted: NDArray[np.int64] | None = None
+    ) -> None:
         self.predictor, self.items, self._changes = predictor, items, predictor.changes
         self.split = SplitDLRM(cast(DLRM, predictor.model), predictor.schema.dense, sides)
         self._states = self.split.empty_states(len(items))
         self._known, self._used = np.zeros(len(items), np.bool_), np.zeros(len(items), np.bool_)
+        self.wanted = np.zeros(0, np.int64) if wanted is None else wanted
         self._lock = threading.Lock()
 
     def is_of(self, predictor: TorchPredictor, items: pa.Table) -> bool:
@@ -75,10 +82,14 @@ class _ItemSide:
         return self._states
 
     def used(self, item: str, items: pa.Table) -> NDArray[np.int64]:
-        """Return the rows of the items that requests have used, in a newer table with the same column of items."""
+        """Return the rows of the items that requests have used, in a newer table with the same column of items.
+
+        If there were no requests, these are the wanted rows.
+        """
+        rows = np.flatnonzero(self._used) if self._used.any() else self.wanted
         if items is self.items:
-            return np.flatnonzero(self._used)
-        used = self.items[item].filter(pa.array(self._used))
+            return rows
+        used = self.items[item].take(pa.array(rows))
         return np.flatnonzero(pc.is_in(items[item], value_set=used.combine_chunks()))  # pyright: ignore[reportAttributeAccessIssue]
 
     def compute(self, rows: NDArray[np.int64], batch: Callable[[pa.Table], Batch]) -> None:
@@ -172,17 +183,19 @@ class ItemSides:
             ranking: A model that ranks.
             items: The live items.
         """
-        before = self._held.get(id(ranking.predictor))
-        if before is None or before.predictor.changes % 2 or before.is_current(items):
+        held = self._held.get(id(ranking.predictor))
+        if held is None or held.predictor.changes % 2:
             return
-        rows = before.used(self._item, items)
-        self._side(before.predictor, items).compute(rows, lambda some: ranking.batch(padded(ranking, some)))
+        side = self._side(held.predictor, items)
+        for begin in range(0, len(side.wanted), _CHUNK):
+            rows = side.wanted[begin : begin + _CHUNK]
+            side.compute(rows, lambda some: ranking.batch(padded(ranking, some)))
 
     def _side(self, predictor: TorchPredictor, items: pa.Table) -> _ItemSide:
         """Return the side of a table of items and of the model as it is now."""
         side = self._held.get(id(predictor))
         if side is None or not side.is_of(predictor, items):
-            side = _ItemSide(predictor, self._sides, items)
+            side = _ItemSide(predictor, self._sides, items, side.used(self._item, items) if side else None)
             self._held = {key: one for key, one in self._held.items() if one.is_current(items)} | {id(predictor): side}
         return side
 

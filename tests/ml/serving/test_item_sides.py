@@ -124,6 +124,14 @@ def test_a_new_version_is_prepared_for_the_items_of_the_one_before() -> None:
         assert asked == [9, 6]
         served.check(np.arange(7))
         assert asked == [9, 6, 1]
+        served.bundle.apply(served.delta(2))
+        served.check(np.arange(2))  # a request that comes before
+        served.sides.prepare(served.bundle, served.items)
+        assert asked == [9, 6, 1, 2, 5]
+        for seed in (3, 4):  # without a request between them
+            served.bundle.apply(served.delta(seed))
+            served.sides.prepare(served.bundle, served.items)
+        assert asked == [9, 6, 1, 2, 5, 2, 2]
 
 
 def test_nothing_is_prepared_before_the_first_request_and_during_a_delta() -> None:
