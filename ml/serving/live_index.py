@@ -53,7 +53,7 @@ class LiveIndex:
         self._index: ItemIndex | None = None
         self._inputs = pa.table({})
         self._model: _Model | None = None
-        self._sample, self._built = np.zeros(0, np.int64), np.zeros((0, 0), np.float32)
+        self._sample, self._built, self._count = np.zeros(0, np.int64), np.zeros((0, 0), np.float32), 0
 
     def refresh(self, ids: NDArray[np.int64], items: pa.Table, tower: Bundle) -> ItemIndex:
         """Return the index of the items by a model.
@@ -79,20 +79,22 @@ class LiveIndex:
         if index is None or not self._fits(index, ids, vectors):
             index = ItemIndex(ids, vectors, self._exact_below)
             at = np.linspace(0, len(ids) - 1, min(_SAMPLE, len(ids))).astype(np.int64)
-            self._sample, self._built = ids[at], vectors[at]
+            self._sample, self._built, self._count = ids[at], vectors[at], len(ids)
         elif len(changed) or len(ids) < len(index):
             index = index.updated(ids[changed], vectors[changed], np.setdiff1d(index.ids, ids, assume_unique=True))
         self._index, self._inputs, self._model = index, inputs, model
         return index
 
     def _fits(self, index: ItemIndex, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> bool:
-        """Whether an index needs cells if it has some, and most items are about where they were when these were built."""
+        """Whether an index has cells if it needs them, made for most of the items, which are about where they were then."""
         if index.is_exact != (len(ids) < self._exact_below) or vectors.shape[1] != self._built.shape[1]:
             return False
         if index.is_exact:
             return True
         at = places(self._sample, ids)
         left = at != NOT_LIVE
+        if not left.any() or len(ids) > 2 * self._count:
+            return False
         cosines = np.einsum("ne,ne->n", vectors[at[left]], self._built[left])
         return bool(left.mean() > 0.5 and cosines.mean() >= LEAST_COSINE)
 

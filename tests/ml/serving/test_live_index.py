@@ -95,6 +95,16 @@ def test_a_changed_model_moves_all_items_and_cells_that_no_longer_fit_are_built_
     assert (held._built is before) is is_kept and embedded == [300, 300]
 
 
+def test_other_cells_are_made_when_the_items_have_more_than_doubled(tower: Bundle) -> None:
+    held = LiveIndex(CELLS)
+    held.refresh(np.arange(300), items_of(np.arange(300)), tower)
+    before = held._built
+    for count, is_kept in ((600, True), (601, False)):
+        ids = np.arange(count)
+        assert_equals_a_new_index(held.refresh(ids, items_of(ids), tower), ids, items_of(ids), tower)
+        assert (held._built is before) is is_kept
+
+
 def test_items_are_embedded_again_while_a_delta_is_being_applied(tower: Bundle, embedded: list[int]) -> None:
     held, ids = LiveIndex(), np.arange(30)
     for changes in (0, 0, 1, 1, 2, 2):
