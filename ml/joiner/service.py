@@ -106,8 +106,11 @@ class Joining:
             self.folder.mkdir(parents=True, exist_ok=True)
             staged = self.folder / f".{_LAYOUT}"
             made = {"format": _STATE_FORMAT, "entry": identity, "partitions": layout.partitions, "bucket": layout.bucket}
-            made |= {"started": f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"}
-            if any((self.root / "examples").glob("*.parquet")):
+            earlier = max((file.name for file in (self.root / "examples").glob("*.parquet")), default="")
+            started = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+            # Followers read only names after those that they have read, even if a clock has been set back.
+            made |= {"started": started if started > earlier else f"{earlier.partition('-')[0]}0"}
+            if earlier:
                 _log.warning("%s/examples has examples of an earlier start; all files of both logs are joined again", self.root)
             staged.write_text(json.dumps(made))
             staged.rename(path)

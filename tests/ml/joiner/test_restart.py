@@ -49,6 +49,18 @@ def test_followers_read_the_examples_of_a_stream_that_starts_again_under_another
     assert len(second.rows("unmatched")) == 5
 
 
+def test_names_follow_those_of_an_earlier_start_whose_clock_was_ahead(tmp_path: Path) -> None:
+    examples = tmp_path / "examples"
+    examples.mkdir()
+    before = "29990101T000000000000-000000000007-0000.parquet"
+    (examples / before).write_bytes(b"")
+    stream = StreamRun(tmp_path)
+    stream.put("impressions/0.jsonl", shown("r0", 0))
+    stream.end()
+    names = sorted(path.name for path in examples.iterdir())
+    assert len(names) > 1 and names[0] == before
+
+
 def test_a_stream_without_the_time_of_its_start_keeps_its_names(tmp_path: Path) -> None:
     stream = StreamRun(tmp_path)
     layout = tmp_path / "joiner" / "layout.json"
