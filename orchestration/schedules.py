@@ -36,7 +36,7 @@ def weekly_tuning(spec: DatasetSpec, job: AssetJob):
         missing = {model: _missing(spec, model, day, lake.open()) for model in spec.models}
         full = [model for model, lacks in missing.items() if not lacks]
         if not full:
-            return dg.SkipReason(missing[spec.primary])
+            return dg.SkipReason(next(iter(missing.values()), f"{spec.name} has no models"))
         for model in sorted(missing.keys() - set(full)):
             context.log.info("%s is not tuned: %s", model, missing[model])
         return dg.RunRequest(

@@ -146,10 +146,13 @@ def tune(
             on_trial(experiment, ended)
     trials = tried(connection, experiment)
     if len(trials) < tuning.search.observation_budget:
+        opened = connection.experiments(experiment).suggestions().fetch(state="open").count
+        reason = (
+            f", because {opened} open suggestions of other callers use budget; delete them, and tune again" if opened else ""
+        )
         _log.warning(
-            "tuning %s/%s: experiment %s has %d of %d trials, because open suggestions of other callers use the rest of its "
-            "budget; delete these suggestions, and tune again",
-            *(tuning.spec.name, tuning.model, experiment, len(trials), tuning.search.observation_budget),
+            "tuning %s/%s: experiment %s has %d of %d trials%s",
+            *(tuning.spec.name, tuning.model, experiment, len(trials), tuning.search.observation_budget, reason),
         )
     observations, metrics = [each.observation for each in trials], metrics_of(tuning.search)
     return Tuned(experiment, trials, knee(metrics, observations), front(metrics, observations))
