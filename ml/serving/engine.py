@@ -121,13 +121,12 @@ class Engine:
     def _prepare(self) -> None:
         """Compute what requests share for new versions, before the next request needs it."""
         if (recommender := self.recommender) is not None:
-            for model in self.models:
-                recommender.item_sides.prepare(model.bundle, recommender.source.live.items)
+            recommender.item_sides.prepare([model.bundle for model in self.models], recommender.source.live.items)
 
     def follow(self, stop: threading.Event) -> None:
         """Keep models, events and items up to date until an event is set, each in a thread: to load a model may take long.
 
-        An error is logged, and holds up nothing else.
+        An error is logged, and the other work goes on.
         """
         stored: list[Callable[[], object]] = [self.journal.rotate] if isinstance(self.journal, Journal) else []
         if self.served is not None:

@@ -118,6 +118,7 @@ class ItemSides:
     def __init__(self, spec: DatasetSpec, pair_columns: set[str]) -> None:
         self._sides, self._item = feature_sides(spec, pair_columns), spec.item or ""
         self._held: dict[int, _ItemSide] = {}  # one for each model of an experiment, by its identity
+        self._lock = threading.Lock()
         self.counts: Counter[ScoredBy] = Counter()
         self.reason: str | None = None
 
@@ -174,30 +175,37 @@ class ItemSides:
         logits = side.split.logits(state, states, torch.from_numpy(rows), pairs)
         return logits if side.is_of(predictor, items) else None
 
-    def prepare(self, ranking: Bundle, items: pa.Table) -> None:
-        """Compute the states of the items that requests have used so far, for a new version of the model or of the items.
+    def prepare(self, models: Sequence[Bundle], items: pa.Table) -> None:
+        """Compute the states of the items that requests have used so far, for new versions of the models or of the items.
 
-        Without this call, the first requests after a change compute them.
+        Without this call, the first requests after a change compute them. States of other models are dropped.
 
         Args:
-            ranking: A model that ranks.
+            models: The models that rank. One that no request has used so far is left alone.
             items: The live items.
         """
-        held = self._held.get(id(ranking.predictor))
-        if held is None or held.predictor.changes % 2:
-            return
-        side = self._side(held.predictor, items)
+        served = {id(model.predictor): model for model in models}
+        with self._lock:
+            self._held = {key: side for key, side in self._held.items() if key in served}
+            held = [(side.predictor, served[key]) for key, side in self._held.items()]
+        for predictor, model in held:
+            if predictor.changes % 2 == 0:
+                self._prepare(self._side(predictor, items), model, items)
+
+    def _prepare(self, side: _ItemSide, model: Bundle, items: pa.Table) -> None:
         for begin in range(0, len(side.wanted), _CHUNK):
-            rows = side.wanted[begin : begin + _CHUNK]
-            side.compute(rows, lambda some: ranking.batch(padded(ranking, some)))
+            if not side.is_current(items):
+                return
+            side.compute(side.wanted[begin : begin + _CHUNK], lambda some: model.batch(padded(model, some)))
 
     def _side(self, predictor: TorchPredictor, items: pa.Table) -> _ItemSide:
         """Return the side of a table of items and of the model as it is now."""
-        side = self._held.get(id(predictor))
-        if side is None or not side.is_of(predictor, items):
-            side = _ItemSide(predictor, self._sides, items, side.used(self._item, items) if side else None)
-            self._held = {key: one for key, one in self._held.items() if one.is_current(items)} | {id(predictor): side}
-        return side
+        with self._lock:
+            side = self._held.get(id(predictor))
+            if side is None or not side.is_of(predictor, items):
+                side = _ItemSide(predictor, self._sides, items, side.used(self._item, items) if side else None)
+                self._held[id(predictor)] = side
+            return side
 
     def _by_bundle(self, ranking: Bundle, candidates: Callable[[], Batch], reason: str) -> NDArray[np.float32]:
         if reason != self.reason:

@@ -112,34 +112,52 @@ def test_a_new_version_is_prepared_for_the_items_of_the_one_before() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SplitDLRM, "items", counted)
         served.bundle.apply(served.delta())
-        served.sides.prepare(served.bundle, served.items)
+        served.sides.prepare([served.bundle], served.items)
         assert asked == [9]
         served.check(np.arange(9))
         assert asked == [9]
         served.items = served.items.slice(3)  # items have other rows in the next table
-        served.sides.prepare(served.bundle, served.items)
+        served.sides.prepare([served.bundle], served.items)
         assert asked == [9, 6]
         served.check(np.arange(6))
-        served.sides.prepare(served.bundle, served.items)
+        served.sides.prepare([served.bundle], served.items)
         assert asked == [9, 6]
         served.check(np.arange(7))
         assert asked == [9, 6, 1]
         served.bundle.apply(served.delta(2))
         served.check(np.arange(2))  # a request that comes before
-        served.sides.prepare(served.bundle, served.items)
+        served.sides.prepare([served.bundle], served.items)
         assert asked == [9, 6, 1, 2, 5]
         for seed in (3, 4):  # without a request between them
             served.bundle.apply(served.delta(seed))
-            served.sides.prepare(served.bundle, served.items)
+            served.sides.prepare([served.bundle], served.items)
         assert asked == [9, 6, 1, 2, 5, 2, 2]
+
+
+def test_each_model_of_an_experiment_is_prepared_and_sides_of_other_models_are_dropped() -> None:
+    served = Served()
+    other = Bundle(served.spec, copy.deepcopy(served.bundle.predictor), {})
+    first, rows = served.bundle, np.arange(5)
+    for bundle in (first, other):
+        served.bundle = bundle
+        served.check(rows)
+    served.items = served.items.slice(1)
+    served.sides.prepare([first, other], served.items)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SplitDLRM, "items", lambda *_: pytest.fail("the items are prepared"))
+        for bundle in (first, other):
+            served.bundle = bundle
+            served.check(np.arange(4))
+    served.sides.prepare([first], served.items)
+    assert list(served.sides._held) == [id(first.predictor)]
 
 
 def test_nothing_is_prepared_before_the_first_request_and_during_a_delta() -> None:
     served = Served()
-    served.sides.prepare(served.bundle, served.items)
+    served.sides.prepare([served.bundle], served.items)
     before = served.check(np.arange(ITEMS))
     with served.bundle.predictor._change():  # type: ignore[attr-defined]
-        served.sides.prepare(served.bundle, served.items)
+        served.sides.prepare([served.bundle], served.items)
     np.testing.assert_array_equal(served.check(np.arange(ITEMS)), before)
 
 
