@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ VERSION_SECONDS = 0.2
 MOST_UNSENT = 5_000
 """Events that wait to be sent; further visits are left out until the service stores events again."""
 MOST_SENT = 2_000
+_log = logging.getLogger("evergreen")
 
 
 class Visitors:
@@ -54,6 +56,7 @@ class Visitors:
         self._shown: list[tuple[dict[str, Any], float | None]] = []  # impressions, and the delays of their clicks in seconds
         self._acting: list[tuple[float, int, dict[str, Any]]] = []  # clicks by the time at which they happen
         self._number = itertools.count()
+        self._is_failing = False
 
     def follow(self, stop: threading.Event) -> None:
         """Visit until an event is set."""
@@ -77,8 +80,12 @@ class Visitors:
             self._requests.write(failed=failed, rows=rows)
         try:
             self._report()
-        except Unavailable:
-            return  # it is sent again with the next tick
+        except Unavailable as error:  # the next tick sends them again
+            if not self._is_failing:
+                _log.warning("events are not stored, and are sent again until they are: %s", error)
+            self._is_failing = True
+        else:
+            self._is_failing = False
 
     def _visit(self, user: int, device: int) -> list[float]:
         """Ask for recommendations and see them. Returns the simulated time, the user, and chances of clicks."""
