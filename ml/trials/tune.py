@@ -147,12 +147,10 @@ def tune(
     trials = tried(connection, experiment)
     if len(trials) < tuning.search.observation_budget:
         opened = connection.experiments(experiment).suggestions().fetch(state="open").count
-        reason = (
-            f", because {opened} open suggestions of other callers use budget; delete them, and tune again" if opened else ""
-        )
+        hint = f"; open suggestions of other callers may use budget ({opened}): delete them, and tune again" if opened else ""
         _log.warning(
             "tuning %s/%s: experiment %s has %d of %d trials%s",
-            *(tuning.spec.name, tuning.model, experiment, len(trials), tuning.search.observation_budget, reason),
+            *(tuning.spec.name, tuning.model, experiment, len(trials), tuning.search.observation_budget, hint),
         )
     observations, metrics = [each.observation for each in trials], metrics_of(tuning.search)
     return Tuned(experiment, trials, knee(metrics, observations), front(metrics, observations))

@@ -103,7 +103,7 @@ def test_a_tuning_warns_if_other_callers_hold_its_budget(
     experiment = experiment_of(connection, tuning.search, tuning.recipe, name, "made", tuning.trial.data)
     other = connection.experiments(experiment).suggestions().create()
     assert len(tune(tuning, client).trials) == 3
-    assert f"experiment {experiment} has 3 of 4 trials, because 1 open suggestions of other callers" in caplog.text
+    assert f"experiment {experiment} has 3 of 4 trials; open suggestions of other callers may use budget (1)" in caplog.text
     caplog.clear()
     connection.experiments(experiment).suggestions(other.id).delete()
     assert len(tune(tuning, client).trials) == 4
