@@ -31,7 +31,8 @@ class ConnectionLimits:
     Attributes:
         head_bytes: Bytes of a head, and of the trailers of a body. A head is refused at the latest at twice as many.
         head_seconds: Seconds within which a head has to arrive.
-        connections: Open connections. Beyond it, the one that has sent nothing for longest is closed.
+        connections: Open connections. Beyond it, the one that has sent nothing for longest is closed, among those that wait for
+            no answer if there are any.
         pipelined: Requests that a connection may send before the first is answered.
     """
 
@@ -55,9 +56,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._heard = self.loop.time()
         self._expect_head()
         if len(self.connections) > self.limits.connections:
-            silent = min(self.connections, key=lambda one: one._heard)  # type: ignore[union-attr]
+            silent = min(self.connections, key=lambda one: (one._is_answering, one._heard))  # type: ignore[union-attr]
             self.connections.discard(silent)
             silent.transport.abort()  # type: ignore[union-attr]
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._expect_nothing()
@@ -78,7 +83,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.transport.abort()
             if self.transport.is_closing():
                 return
-        if self.cycle is None or self.cycle.response_complete:
+        if not self._is_answering:
             self._expect_head()
         elif self._timer is not None:
             self._expect_nothing()

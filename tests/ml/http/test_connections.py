@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -36,6 +37,11 @@ def service(limits: ConnectionLimits | None = None) -> Iterator[str]:
     @app.post("/echo")
     async def echo(request: Request) -> int:
         return len(await request.body())
+
+    @app.post("/slow")
+    async def slow() -> str:
+        await asyncio.sleep(2)
+        return "done"
 
     with serving(app, limits=limits) as url:
         yield url
@@ -146,6 +152,17 @@ def test_the_connection_that_was_silent_for_longest_makes_room() -> None:
         assert second.recv(1) == b""
         first.sendall(HEAD + b"\r\n")
         assert first.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_a_connection_that_waits_for_its_answer_is_not_closed_for_newer_ones() -> None:
+    with service(ConnectionLimits(connections=5)) as url, ExitStack() as stack:
+        waiting = stack.enter_context(connect(url))
+        waiting.sendall(b"POST /slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        for _ in range(8):
+            idle = stack.enter_context(connect(url))
+            idle.sendall(HEAD + b"\r\n")
+            assert idle.recv(65536).startswith(b"HTTP/1.1 200")
+        assert waiting.recv(65536).startswith(b"HTTP/1.1 200")
 
 
 def test_pipelined_requests_are_answered_in_order_and_too_many_close_the_connection() -> None:
